@@ -1,0 +1,45 @@
+//! The words all planes share: custom resources, EdgeX models, labels, ports, the telemetry batch.
+//!
+//! Data only: nothing here reads a clock, a file or a socket. A plane that needs another plane's data at run time
+//! finds its shape here and fetches it over a published protocol.
+//!
+//! - [`edgex`]: events, readings, device profiles and devices as EdgeX Foundry v3 publishes them.
+//! - [`resources`]: the kinds of `edge.selvedge.dev/v1alpha1` and their definitions ([`crds::all`]).
+//! - [`telemetry`]: what a node sends to `POST /telemetry/v1/batches`.
+//! - [`ports`]: default ports and the names under which they stand in `ports.json`.
+
+pub mod conditions;
+pub mod crds;
+pub mod edgex;
+pub mod go_duration;
+pub mod ports;
+pub mod resources;
+pub mod status;
+pub mod telemetry;
+
+/// The API group of our own kinds.
+pub const GROUP: &str = "edge.selvedge.dev";
+
+/// The only version of our own kinds so far.
+pub const VERSION: &str = "v1alpha1";
+
+/// `group/version` of our own kinds, as it stands in `apiVersion`.
+pub const API_VERSION: &str = "edge.selvedge.dev/v1alpha1";
+
+/// Prefix of every label and annotation that is ours.
+pub const LABEL_PREFIX: &str = "selvedge.dev/";
+
+/// Label of a [`resources::NodeAssignmentSpec`] object: the node that it is for.
+pub const LABEL_NODE: &str = "selvedge.dev/node";
+
+/// The Kubernetes version that hub and node claim, `v1.36.0+selvedge.VERSION`.
+pub const KUBERNETES_VERSION: &str = concat!("v1.36.0+selvedge.", env!("CARGO_PKG_VERSION"));
+
+/// `runtimeClassName` of pods whose containers are plain processes.
+pub const RUNTIME_CLASS_PROCESS: &str = "selvedge-process";
+
+/// `runtimeClassName` of pods whose containers are WebAssembly programs.
+pub const RUNTIME_CLASS_WASM: &str = "selvedge-wasm";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,56 @@
+use crate::edgex::{Event, Reading, Value, ValueType};
+
+#[test]
+fn floats_are_written_as_go_writes_them() {
+    for (value, text) in [(123.4, "1.234e+02"), (0.0, "0e+00"), (-5e-10, "-5e-10"), (1e100, "1e+100")] {
+        assert_eq!(Value::Float(value).to_edgex(ValueType::Float64).unwrap(), text);
+    }
+    assert_eq!(Value::Float(f64::from(0.1f32)).to_edgex(ValueType::Float32).unwrap(), "1e-01");
+}
+
+#[test]
+fn a_reading_survives_the_wire() {
+    for (value_type, value, text) in [
+        (ValueType::Bool, Value::Bool(true), r#""value":"true""#),
+        (ValueType::Int16, Value::Int(-7), r#""value":"-7""#),
+        (ValueType::Uint64, Value::Uint(u64::MAX), r#""value":"18446744073709551615""#),
+        (ValueType::Float64, Value::Float(21.5), r#""value":"2.15e+01""#),
+        (ValueType::String, Value::String("a \"b\"".into()), r#""value":"a \"b\"""#),
+        (ValueType::Int8Array, Value::Array(vec![Value::Int(1), Value::Int(-2)]), r#""value":"[1, -2]""#),
+        (ValueType::Binary, Value::Binary(vec![1, 2, 3]), r#""binaryValue":"AQID""#),
+        (ValueType::Object, Value::Object(serde_json::json!({"a": 1})), r#""objectValue":{"a":1}"#),
+    ] {
+        let reading = Reading {
+            id: "i".into(),
+            origin: 5,
+            device_name: "d".into(),
+            resource_name: "r".into(),
+            profile_name: "p".into(),
+            value_type,
+            units: None,
+            media_type: None,
+            value: value.clone(),
+        };
+        let json = serde_json::to_string(&reading).unwrap();
+        assert!(json.contains(text), "{json}");
+        assert_eq!(serde_json::from_str::<Reading>(&json).unwrap(), reading);
+    }
+}
+
+#[test]
+fn an_event_of_another_version_is_refused() {
+    let error = serde_json::from_str::<Event>(
+        r#"{"apiVersion":"v9","id":"","deviceName":"d","profileName":"p","sourceName":"s","origin":1,"readings":[]}"#,
+    );
+    assert!(error.unwrap_err().to_string().contains("v9"));
+}
+
+#[test]
+fn every_crd_is_structural_and_named_after_its_plural() {
+    for crd in crate::crds::all() {
+        let name = crd["metadata"]["name"].as_str().unwrap();
+        let plural = crd["spec"]["names"]["plural"].as_str().unwrap();
+        assert_eq!(name, format!("{plural}.{}", crate::GROUP));
+        assert_eq!(crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["type"], "object");
+    }
+}
