@@ -1,1 +1,61 @@
-fn main() {}
+//! The project's one door: `cargo xtask up | test | check | bench | dist`.
+//!
+//! Continuous integration walks through the same door as people do (`.ci/run`), so what passes there passes here.
+
+mod bench;
+mod check;
+mod example;
+mod install;
+mod run;
+mod test;
+mod tidy;
+mod up;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const HELP: &str = "\
+cargo xtask up [-- ARGS]       build Selvedge and run it with examples/first-light (installs nothing)
+cargo xtask test [FILTER]      install what tests need, then run all of them
+      --all                    long checks at their full size
+      --no-install             install nothing; tests whose tools are missing say so and are skipped
+      --unit | --black-box     only one half
+cargo xtask check              format, lints, docs, licences, tidy, the node-only build
+cargo xtask bench NAME         measure; NAME is first-light or store-engines
+cargo xtask dist               the shipped binary, with its size
+cargo xtask example            make the programs of examples/first-light
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("  cause: {cause}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(args: &[String]) -> Result<()> {
+    let Some((command, rest)) = args.split_first() else {
+        bail!("a command is needed\n\n{HELP}");
+    };
+    match command.as_str() {
+        "up" => up::up(rest),
+        "test" => test::test(rest),
+        "check" => check::check(rest),
+        "bench" => bench::bench(rest),
+        "dist" => bench::dist(rest),
+        "example" => example::build().map(|_| ()),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        other => bail!("`{other}` is no command\n\n{HELP}"),
+    }
+}

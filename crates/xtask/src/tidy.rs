@@ -1,0 +1,101 @@
+//! House rules that no lint knows. Exception lists only shrink.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use crate::run::{cargo, output, root};
+
+/// A file beyond this many lines of code is asking for a wall.
+const CODE_LINES_MAX: usize = 800;
+
+/// Files that may be longer, each with its reason.
+const LONG_FILES: &[(&str, &str)] = &[];
+
+/// Crates that planes must not reach for: (prefix of the user, prefixes it must not depend on).
+const ARROWS: &[(&str, &[&str])] = &[
+    ("edge-", &["node-", "hub-", "machinery-"]),
+    ("node-", &["edge-", "hub-", "machinery-"]),
+    ("hub-", &["edge-", "node-"]),
+    ("machinery-", &["edge-", "node-", "hub-"]),
+    ("base-", &["edge-", "node-", "hub-", "machinery-"]),
+];
+
+/// Looks at every source file and manifest.
+pub fn tidy() -> Result<()> {
+    let mut faults = Vec::new();
+    for file in sources(&root().join("crates")).into_iter().chain(sources(&root().join("tests"))) {
+        let text = fs::read_to_string(&file)?;
+        let shown = file.strip_prefix(root()).unwrap_or(&file).display().to_string();
+        let is_test = shown.contains("/tests/") || shown.ends_with("tests.rs");
+        if !is_test && !text.starts_with("//!") {
+            faults.push(format!("{shown}: open with `//!` and say what the file is for"));
+        }
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let lines = code.lines().filter(|line| !line.trim().is_empty() && !line.trim_start().starts_with("//")).count();
+        if !is_test && lines > CODE_LINES_MAX && !LONG_FILES.iter().any(|(name, _)| *name == shown) {
+            faults.push(format!("{shown}: {lines} lines of code; build a wall at {CODE_LINES_MAX}"));
+        }
+    }
+    for (user, forbidden) in ARROWS {
+        for manifest in manifests(user)? {
+            let text = fs::read_to_string(&manifest)?;
+            let dependencies = text.split("[dev-dependencies]").next().unwrap_or_default();
+            for line in dependencies.lines() {
+                if let Some(prefix) = forbidden.iter().find(|prefix| line.starts_with(**prefix)) {
+                    faults.push(format!("{}: `{line}`: {user}* must not depend on {prefix}*", manifest.display()));
+                }
+            }
+        }
+    }
+    for duplicate in ["tokio", "rustls", "hyper", "serde_json", "ring"] {
+        let tree = output(&mut cargo(&[
+            "tree",
+            "--workspace",
+            "--edges",
+            "normal",
+            "--duplicates",
+            "--prefix",
+            "none",
+            "--depth",
+            "0",
+        ]))?;
+        let versions = tree.lines().filter(|line| line.split(' ').next() == Some(duplicate)).count();
+        if versions > 1 {
+            faults.push(format!("{versions} versions of {duplicate}: one is enough (`cargo tree --duplicates`)"));
+        }
+    }
+    if !faults.is_empty() {
+        bail!("{} faults:\n  {}", faults.len(), faults.join("\n  "));
+    }
+    Ok(())
+}
+
+fn manifests(prefix: &str) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root().join("crates"))? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)) {
+            found.push(path.join("Cargo.toml"));
+        }
+    }
+    Ok(found)
+}
+
+fn sources(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![dir.to_owned()];
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
