@@ -1,1 +1,25 @@
-//! Placeholder
+//! Runs the containers of a pod: plain processes and WebAssembly, behind one trait.
+//!
+//! A container is a process with a small shim as its parent. The shim owns the pipes, writes the log, waits, and
+//! puts an exit record on disk; the kubelet may be killed at any moment and finds everything again. A WebAssembly
+//! container is the same thing with this very program as its process (`wasm-worker`), so cgroup, logs, signals and
+//! adoption are written once.
+//!
+//! ```text
+//! kubelet ── PodRuntime ──▶ state folder ◀── shim ── [ init ] ── the container's process
+//!    ▲                       spec.json        │ pipes ──▶ log_dir/<attempt>.log
+//!    └────── events ──────── exit.json ◀──────┘
+//! ```
+//!
+//! An identity (pod uid, container, attempt) is spent by creating its state folder, which succeeds once; a lock file
+//! in it decides between a shim that starts late and a runtime that has given the attempt up. So nothing ever
+//! starts twice, whoever dies between which two steps.
+
+#![warn(missing_docs)]
+
+mod door;
+
+pub use door::{
+    ContainerEvent, ContainerId, ContainerSpec, ContainerState, ContainerStats, ContainerStatus, ExecOutput,
+    ExitReason, ExitRecord, Limits, Mount, PodRef, PodRuntime, RuntimeError, RuntimeFuture,
+};

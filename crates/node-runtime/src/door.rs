@@ -1,0 +1,371 @@
+//! The words and the trait that the kubelet and every runtime share.
+
+use std::{collections::BTreeMap, fmt, future::Future, io, path::PathBuf, pin::Pin, time::Duration};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+
+/// Which pod a container belongs to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodRef {
+    /// `metadata.uid`; for a static pod whatever the kubelet made up for it.
+    pub uid: String,
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+}
+
+/// What makes a container one of its kind: no two containers ever have the same id, not even one after the other.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerId {
+    /// `metadata.uid` of the pod.
+    pub pod_uid: String,
+    /// `name` in the pod's spec.
+    pub container: String,
+    /// 0 for the first start; each restart counts one up.
+    pub attempt: u32,
+}
+
+impl fmt::Display for ContainerId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}_{}_{}", self.pod_uid, self.container, self.attempt)
+    }
+}
+
+/// A folder or file of the node that the container sees at a path of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mount {
+    /// Absolute path on the node; it must exist.
+    pub host_path: PathBuf,
+    /// Absolute path in the container. Where nothing is there on the node, the path exists in the container only.
+    pub container_path: PathBuf,
+    /// Whether writing is refused.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// What a container may use; `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// Thousandths of a core.
+    pub cpu_millis: Option<u64>,
+    /// Bytes of memory; beyond them the kernel kills the container (`OOMKilled`).
+    pub memory_bytes: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+}
+
+impl Limits {
+    /// Whether anything is limited.
+    pub fn any(&self) -> bool {
+        self.cpu_millis.is_some() || self.memory_bytes.is_some() || self.pids.is_some()
+    }
+}
+
+/// All that a runtime needs to start a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerSpec {
+    /// The pod.
+    pub pod: PodRef,
+    /// `name` of the container in the pod's spec.
+    pub container: String,
+    /// 0 for the first start; each restart counts one up.
+    pub attempt: u32,
+    /// `file:///bin/x` or `file:///opt/x.wasm`.
+    pub image: String,
+    /// `command` of the container. The image is the program: empty, or its first word names the image's own path.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// `args` of the container, references to variables already expanded.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// The whole environment: nothing of the kubelet's own is handed on. `PATH` and `HOSTNAME` get defaults.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// `workingDir`; default `/`.
+    #[serde(default)]
+    pub working_dir: Option<PathBuf>,
+    /// Volumes, in the order in which they are mounted.
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
+    /// Limits; asked for and impossible on this node, the start is refused.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Where `<attempt>.log` goes (CRI log format); it is created when missing.
+    pub log_dir: PathBuf,
+    /// `runAsUser`; default: the kubelet's own.
+    #[serde(default)]
+    pub run_as_user: Option<u32>,
+    /// `runAsGroup`; default: `run_as_user`'s number when that is set, else the kubelet's own.
+    #[serde(default)]
+    pub run_as_group: Option<u32>,
+    /// `fsGroup` and `supplementalGroups`; the kubelet's own supplementary groups are never kept.
+    #[serde(default)]
+    pub supplemental_groups: Vec<u32>,
+    /// `spec.hostname`; default: the pod's name.
+    #[serde(default)]
+    pub hostname: Option<String>,
+    /// A file on the node whose first 4,096 bytes become the exit record's message (`terminationMessagePath`, which the
+    /// kubelet also lists among the mounts).
+    #[serde(default)]
+    pub termination_message: Option<PathBuf>,
+}
+
+impl ContainerSpec {
+    /// The container's identity.
+    pub fn id(&self) -> ContainerId {
+        ContainerId { pod_uid: self.pod.uid.clone(), container: self.container.clone(), attempt: self.attempt }
+    }
+
+    /// Where the log is written.
+    pub fn log_path(&self) -> PathBuf {
+        self.log_dir.join(format!("{}.log", self.attempt))
+    }
+}
+
+/// Why a container ended, in the words of `kubectl describe pod`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExitReason {
+    /// Exit code 0.
+    Completed,
+    /// Another exit code, or a signal.
+    Error,
+    /// The kernel killed it at its memory limit.
+    #[serde(rename = "OOMKilled")]
+    OomKilled,
+    /// It never ran: its message says why.
+    StartError,
+    /// Nobody saw it end: its shim was killed, or the machine went down.
+    ContainerStatusUnknown,
+}
+
+impl ExitReason {
+    /// As written in `state.terminated.reason`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "Completed",
+            Self::Error => "Error",
+            Self::OomKilled => "OOMKilled",
+            Self::StartError => "StartError",
+            Self::ContainerStatusUnknown => "ContainerStatusUnknown",
+        }
+    }
+}
+
+/// How a container ended; `exit.json` of its state folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExitRecord {
+    /// Version of this record; 1. A newer one is refused.
+    pub version: u32,
+    /// The program's exit code; 128 + signal when a signal ended it; 137 when nobody knows; 128 when it never ran.
+    pub exit_code: i32,
+    /// The signal that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// One word.
+    pub reason: ExitReason,
+    /// A sentence, or what the program wrote into its termination message file.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// When the program was started; `None` when it never was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// When it ended, or was found to have ended.
+    pub finished_at: Timestamp,
+}
+
+/// Where a container is in its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ContainerState {
+    /// Its id is taken, its program does not run yet.
+    Created,
+    /// Its program runs.
+    Running {
+        /// Process id on the node: the program's, or that of the init process of its pid namespace.
+        pid: u32,
+        /// When it was started.
+        started_at: Timestamp,
+    },
+    /// It has ended. Its folder stays until [`PodRuntime::remove`].
+    Exited(ExitRecord),
+}
+
+/// A container as a runtime knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerStatus {
+    /// Its identity.
+    pub id: ContainerId,
+    /// Its pod.
+    pub pod: PodRef,
+    /// Where it is in its life.
+    pub state: ContainerState,
+    /// The image as asked for.
+    pub image: String,
+    /// The image as it was found (`imageID`): for WebAssembly with its digest.
+    pub image_id: String,
+    /// Its log.
+    pub log_path: PathBuf,
+    /// What the node could not give it, one sentence each (`"no pid namespace: not permitted"`); for an Event.
+    pub notices: Vec<String>,
+}
+
+/// Something happened to a container; the status is that of the moment it was sent.
+#[derive(Clone, Debug)]
+pub enum ContainerEvent {
+    /// Its program runs.
+    Started(ContainerStatus),
+    /// It has ended; `status.state` is [`ContainerState::Exited`].
+    Exited(ContainerStatus),
+}
+
+/// Result of [`PodRuntime::exec`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExecOutput {
+    /// Exit code; 128 + signal when a signal ended it.
+    pub exit_code: i32,
+    /// stdout and stderr as they came, at most [`ExecOutput::BYTES_MAX`]; what follows is dropped.
+    pub output: Vec<u8>,
+}
+
+impl ExecOutput {
+    /// What a probe's answer may hold, as in Kubernetes' own probes (10 KiB).
+    pub const BYTES_MAX: usize = 10 * 1024;
+}
+
+/// What a container uses now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ContainerStats {
+    /// Nanoseconds of CPU time since its start.
+    pub cpu_nanos: u64,
+    /// Bytes of memory, page cache included.
+    pub memory_bytes: u64,
+    /// Processes.
+    pub pids: u64,
+}
+
+/// Why a runtime could not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The image is not `file:` with an absolute path, is missing, or is not executable. Retrying helps when it is put in place.
+    #[error("failed to use image {image}: {reason}")]
+    Image {
+        /// As asked for.
+        image: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// The node's configuration does not allow the image's path. Retrying does not help.
+    #[error(
+        "image {image} is not under a path that this node allows ({allowed}); add one to the node's `imagePrefixes`"
+    )]
+    ImageNotAllowed {
+        /// As asked for.
+        image: String,
+        /// The prefixes.
+        allowed: String,
+    },
+    /// The spec asks for something that this runtime cannot do on this node. Retrying does not help.
+    #[error("failed to accept container {id}: {reason}")]
+    Refused {
+        /// The container.
+        id: ContainerId,
+        /// What, and what to do.
+        reason: String,
+    },
+    /// The identity is spent: this very attempt was started before. [`PodRuntime::list`] tells what became of it.
+    #[error("container {0} was started before")]
+    AlreadyStarted(ContainerId),
+    /// The attempt was made and failed before its program ran; its exit record says the same.
+    #[error("failed to start container {id}: {message}")]
+    Start {
+        /// The container.
+        id: ContainerId,
+        /// What failed.
+        message: String,
+    },
+    /// No such container.
+    #[error("container {0} does not exist")]
+    NotFound(ContainerId),
+    /// The act needs a running container.
+    #[error("container {0} does not run")]
+    NotRunning(ContainerId),
+    /// The act needs a container that has ended.
+    #[error("container {0} still runs; stop it first")]
+    StillRunning(ContainerId),
+    /// The command did not end in time and was killed.
+    #[error("the command did not end within {} ms in container {id}", timeout.as_millis())]
+    ExecTimeout {
+        /// The container.
+        id: ContainerId,
+        /// How long it was given.
+        timeout: Duration,
+    },
+    /// The command could not be run in the container.
+    #[error("failed to run the command in container {id}: {message}")]
+    Exec {
+        /// The container.
+        id: ContainerId,
+        /// What failed.
+        message: String,
+    },
+    /// The node's disk or kernel refused.
+    #[error("failed to {act}")]
+    Io {
+        /// What was being done, as "read /x".
+        act: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What the methods of [`PodRuntime`] return.
+pub type RuntimeFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, RuntimeError>> + Send + 'a>>;
+
+/// Something that runs containers of one `RuntimeClass`.
+///
+/// All calls may be repeated; dropping a future leaves the container in a state that [`list`](PodRuntime::list) tells.
+pub trait PodRuntime: Send + Sync {
+    /// Handler of the `RuntimeClass`: `selvedge-process`, `selvedge-wasm`.
+    fn handler(&self) -> &'static str;
+
+    /// Says whether `spec` could be started here, without starting it: image, command, limits, mounts.
+    fn check(&self, spec: &ContainerSpec) -> Result<(), RuntimeError>;
+
+    /// Starts a container; answers when its program runs. An `Err` other than `AlreadyStarted` means that nothing runs.
+    /// After [`RuntimeError::Start`] the attempt is spent, listed as exited with [`ExitReason::StartError`].
+    fn start(&self, spec: ContainerSpec) -> RuntimeFuture<'_, ContainerStatus>;
+
+    /// Sends SIGTERM, and SIGKILL to everything in the container after `grace`; answers when nothing of it runs any more.
+    /// A container that has ended answers at once. Calling again with a shorter grace while another call waits is allowed.
+    fn stop(&self, id: &ContainerId, grace: Duration) -> RuntimeFuture<'_, ContainerStatus>;
+
+    /// Sends a signal to the container's program.
+    fn signal(&self, id: &ContainerId, signal: i32) -> RuntimeFuture<'_, ()>;
+
+    /// One container.
+    fn status(&self, id: &ContainerId) -> RuntimeFuture<'_, ContainerStatus>;
+
+    /// Every container whose folder exists, those that an earlier kubelet started among them, sorted by id.
+    fn list(&self) -> RuntimeFuture<'_, Vec<ContainerStatus>>;
+
+    /// Runs a command in the container's namespaces, cgroup, environment and working directory, and waits for its end.
+    fn exec(&self, id: &ContainerId, argv: Vec<String>, timeout: Duration) -> RuntimeFuture<'_, ExecOutput>;
+
+    /// What the container uses.
+    fn stats(&self, id: &ContainerId) -> RuntimeFuture<'_, ContainerStats>;
+
+    /// Forgets a container that has ended (its log stays). One that does not exist is no error. Its id must not be used again.
+    fn remove(&self, id: &ContainerId) -> RuntimeFuture<'_, ()>;
+
+    /// Starts and ends from now on. A receiver that is told `Lagged` calls [`list`](PodRuntime::list).
+    fn events(&self) -> broadcast::Receiver<ContainerEvent>;
+}
