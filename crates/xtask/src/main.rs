@@ -21,6 +21,7 @@ cargo xtask test [FILTER]      install what tests need, then run all of them
       --all                    long checks at their full size
       --no-install             install nothing; tests whose tools are missing say so and are skipped
       --unit | --black-box     only one half
+cargo xtask install            only install what tests need
 cargo xtask check              format, lints, docs, licences, tidy, the node-only build
 cargo xtask bench NAME         measure; NAME is first-light or store-engines
 cargo xtask dist               the shipped binary, with its size
@@ -48,6 +49,7 @@ fn dispatch(args: &[String]) -> Result<()> {
     match command.as_str() {
         "up" => up::up(rest),
         "test" => test::test(rest),
+        "install" => install::install().map(|_| ()),
         "check" => check::check(rest),
         "bench" => bench::bench(rest),
         "dist" => bench::dist(rest),

@@ -1,0 +1,36 @@
+//! What the kernel says of a process.
+
+use std::fs;
+
+/// Memory of a process in KiB.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    /// Resident set size.
+    pub rss_kib: u64,
+    /// Proportional set size: shared pages count in parts.
+    pub pss_kib: u64,
+}
+
+/// Memory of a process; `None` when it is gone.
+pub fn memory(pid: u32) -> Option<Memory> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let field = |name: &str| {
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix("kB")?.trim().parse().ok())
+    };
+    Some(Memory { rss_kib: field("Rss:")?, pss_kib: field("Pss:")? })
+}
+
+/// Processes whose command line satisfies `matches`, as (pid, words).
+pub fn find(matches: impl Fn(&[String]) -> bool) -> Vec<(u32, Vec<String>)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        let Ok(bytes) = fs::read(entry.path().join("cmdline")) else { continue };
+        let words: Vec<String> =
+            bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+        if matches(&words) {
+            found.push((pid, words));
+        }
+    }
+    found
+}
