@@ -1,0 +1,108 @@
+//! The few file operations both stores need, in one place, so that tests can make each of them fail.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+/// The disk, or in tests a disk that fills up and fails on demand.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Disk {
+    #[cfg(test)]
+    pub(crate) faults: std::sync::Arc<Faults>,
+}
+
+/// What a test wants to go wrong.
+#[cfg(test)]
+#[derive(Debug)]
+pub(crate) struct Faults {
+    /// Bytes that may still be written before the disk is full.
+    pub(crate) room: std::sync::atomic::AtomicU64,
+    /// The next that many syncs fail.
+    pub(crate) failing_syncs: std::sync::atomic::AtomicU64,
+}
+
+#[cfg(test)]
+impl Default for Faults {
+    fn default() -> Self {
+        Self { room: u64::MAX.into(), failing_syncs: 0.into() }
+    }
+}
+
+impl Disk {
+    /// Makes a folder and those above it; their names are durable on return.
+    pub(crate) fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        let missing: Vec<&Path> = dir.ancestors().take_while(|path| !path.exists()).collect();
+        fs::create_dir_all(dir)?;
+        missing.iter().filter_map(|path| path.parent()).try_for_each(|parent| {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            self.sync_dir(parent)
+        })
+    }
+
+    /// Makes a file that must not be there yet; readable by its owner only, because payloads may be secret.
+    pub(crate) fn create(&self, path: &Path) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
+    }
+
+    /// Opens a file for reading and writing.
+    pub(crate) fn open(&self, path: &Path) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).open(path)
+    }
+
+    /// Writes all of `bytes` at `position`.
+    pub(crate) fn write_at(&self, file: &File, bytes: &[u8], position: u64) -> io::Result<()> {
+        #[cfg(test)]
+        {
+            use std::sync::atomic::Ordering::SeqCst;
+            let room = self.faults.room.load(SeqCst);
+            if room < bytes.len() as u64 {
+                // A real disk takes what fits before it complains.
+                file.write_all_at(&bytes[..room as usize], position)?;
+                self.faults.room.store(0, SeqCst);
+                return Err(io::Error::from(io::ErrorKind::StorageFull));
+            }
+            if room != u64::MAX {
+                self.faults.room.store(room - bytes.len() as u64, SeqCst);
+            }
+        }
+        file.write_all_at(bytes, position)
+    }
+
+    /// Makes the contents of `file` durable.
+    pub(crate) fn sync(&self, file: &File) -> io::Result<()> {
+        #[cfg(test)]
+        {
+            use std::sync::atomic::Ordering::SeqCst;
+            if self.faults.failing_syncs.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
+                return Err(io::Error::other("injected sync failure"));
+            }
+        }
+        file.sync_data()
+    }
+
+    /// Makes names in `dir` durable.
+    pub(crate) fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
+    }
+
+    /// Removes a file; one that is gone already is fine.
+    pub(crate) fn remove(&self, path: &Path) -> io::Result<()> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// Whether `error` says that there is no room: a full disk, or a full quota.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Sixteen random bytes from the kernel.
+pub(crate) fn random_16() -> io::Result<[u8; 16]> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
