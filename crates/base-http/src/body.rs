@@ -1,0 +1,173 @@
+//! Bodies: what a handler answers with, and how it reads what came.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, StreamExt};
+use http_body_util::BodyExt;
+use hyper::body::{Frame, SizeHint};
+
+/// Any error of a body.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A client on a radio link may stall; one that says nothing for so long in the middle of a request is gone.
+const STALL_MAX: Duration = Duration::from_secs(60);
+
+/// The body of an answer: nothing, some pieces of shared bytes, or a stream.
+pub struct Body(Kind);
+
+enum Kind {
+    /// Pieces are sent one after the other, without being copied together.
+    Pieces {
+        pieces: VecDeque<Bytes>,
+        left: u64,
+    },
+    Stream(Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>>),
+}
+
+impl Body {
+    /// No bytes.
+    pub fn empty() -> Self {
+        Self::pieces(VecDeque::new())
+    }
+
+    /// Pieces that together are the body; its length is known to the client.
+    pub fn pieces(pieces: impl Into<VecDeque<Bytes>>) -> Self {
+        let pieces: VecDeque<Bytes> = pieces.into();
+        let left = pieces.iter().map(|piece| piece.len() as u64).sum();
+        Self(Kind::Pieces { pieces, left })
+    }
+
+    /// A body that comes as it is made; an error in it cuts the connection, so that nobody takes the part for the whole.
+    pub fn stream<S, E>(stream: S) -> Self
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send + 'static,
+        E: Into<BoxError> + 'static,
+    {
+        Self(Kind::Stream(Box::pin(stream.map(|item| item.map_err(Into::into)))))
+    }
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Self::empty()
+    }
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            Kind::Pieces { left, .. } => write!(formatter, "Body({left} bytes)"),
+            Kind::Stream(_) => formatter.write_str("Body(stream)"),
+        }
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self::pieces([bytes])
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Bytes::from(text).into()
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Bytes::from(bytes).into()
+    }
+}
+
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Self {
+        Bytes::from_static(text.as_bytes()).into()
+    }
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.0 {
+            Kind::Pieces { pieces, left } => loop {
+                match pieces.pop_front() {
+                    None => return Poll::Ready(None),
+                    Some(piece) if piece.is_empty() => {}
+                    Some(piece) => {
+                        *left -= piece.len() as u64;
+                        return Poll::Ready(Some(Ok(Frame::data(piece))));
+                    }
+                }
+            },
+            Kind::Stream(stream) => stream.poll_next_unpin(context).map(|next| next.map(|item| item.map(Frame::data))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.0, Kind::Pieces { left: 0, .. })
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.0 {
+            Kind::Pieces { left, .. } => SizeHint::with_exact(left),
+            Kind::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// Why a request's body could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadBodyError {
+    /// Answer 413.
+    #[error("the body is larger than {max} bytes")]
+    TooLarge {
+        /// The limit.
+        max: usize,
+    },
+    /// The client went away or sent nothing for a minute.
+    #[error("the body ended before it was complete")]
+    Broken(#[source] BoxError),
+}
+
+/// Reads a body of at most `max` bytes. A length announced beyond that is refused before a byte is read.
+pub async fn read_body<B>(body: B, max: usize) -> Result<Bytes, ReadBodyError>
+where
+    B: hyper::body::Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    if body.size_hint().lower() > max as u64 {
+        return Err(ReadBodyError::TooLarge { max });
+    }
+    let mut body = std::pin::pin!(body);
+    let mut first = Bytes::new();
+    let mut rest: Option<BytesMut> = None;
+    loop {
+        let frame = tokio::time::timeout(STALL_MAX, body.frame())
+            .await
+            .map_err(|elapsed| ReadBodyError::Broken(elapsed.into()))?;
+        let Some(frame) = frame else { break };
+        let Ok(data) = frame.map_err(|error| ReadBodyError::Broken(error.into()))?.into_data() else { continue };
+        let read = rest.as_ref().map_or(first.len(), BytesMut::len);
+        if read + data.len() > max {
+            return Err(ReadBodyError::TooLarge { max });
+        }
+        match &mut rest {
+            Some(rest) => rest.extend_from_slice(&data),
+            // Most bodies come in one piece, which is then not copied.
+            None if first.is_empty() => first = data,
+            None => {
+                let mut joined = BytesMut::from(first.as_ref());
+                joined.extend_from_slice(&data);
+                rest = Some(joined);
+            }
+        }
+    }
+    Ok(rest.map_or(first, BytesMut::freeze))
+}

@@ -1,0 +1,201 @@
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base_pki::{Ca, IssueRequest, San, Usage};
+use bytes::Bytes;
+use http::{Request, Response, Version};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Address, BindError, Body, Listener, Peer, Ports, ReadBodyError, ServerTls, client_config, read_body, serve,
+};
+
+const ANY: &str = "127.0.0.1:0";
+
+fn bind() -> Listener {
+    Listener::bind("test", Address::Tcp(ANY.parse().unwrap())).unwrap()
+}
+
+fn tcp(listener: &Listener) -> std::net::SocketAddr {
+    match listener.address() {
+        Address::Tcp(addr) => *addr,
+        Address::Unix(_) => unreachable!("bound as TCP"),
+    }
+}
+
+fn issue(ca: &Ca, cn: &str, usage: Usage) -> base_pki::Issued {
+    let sans = vec![San::from("localhost"), San::from("127.0.0.1")];
+    ca.sign(&IssueRequest { cn: cn.into(), orgs: vec![], sans, usage, validity: Duration::from_secs(3600) }).unwrap()
+}
+
+async fn hello(_: Request<hyper::body::Incoming>, peer: Peer) -> Response<Body> {
+    let user = peer
+        .client_cert
+        .map_or_else(|| "nobody".to_owned(), |certificate| base_pki::client_identity(&certificate).unwrap().user);
+    Response::new(Body::from(format!("hello {user}")))
+}
+
+async fn get1<S>(stream: S) -> String
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut client, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get("/").header("host", "localhost").body(Full::<Bytes>::default()).unwrap();
+    text(client.send_request(request).await.unwrap()).await
+}
+
+async fn text(response: Response<hyper::body::Incoming>) -> String {
+    String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+async fn tls_get(
+    listener_tls: &Ca,
+    addr: std::net::SocketAddr,
+    identity: Option<(&str, &str)>,
+    alpn: &str,
+) -> Result<String, String> {
+    let mut config = client_config(listener_tls.cert_pem(), identity).unwrap();
+    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+    let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
+        .connect("localhost".try_into().unwrap(), TcpStream::connect(addr).await.unwrap())
+        .await
+        .map_err(|error| error.to_string())?;
+    if alpn == "http/1.1" {
+        return Ok(get1(stream).await);
+    }
+    let (mut client, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
+    tokio::spawn(connection);
+    let request = Request::get("https://localhost/").version(Version::HTTP_2).body(Full::<Bytes>::default()).unwrap();
+    Ok(text(client.send_request(request).await.map_err(|error| error.to_string())?).await)
+}
+
+#[tokio::test]
+async fn plain_tcp_and_unix_sockets_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("test.sock");
+    // Left by a process that was killed.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let shutdown = CancellationToken::new();
+    let listener = bind();
+    let addr = tcp(&listener);
+    let unix = Listener::bind("unix", Address::Unix(path.clone())).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let tasks = [serve(listener, hello, shutdown.clone()), serve(unix, hello, shutdown.clone())];
+    assert_eq!(get1(TcpStream::connect(addr).await.unwrap()).await, "hello nobody");
+    assert_eq!(get1(UnixStream::connect(&path).await.unwrap()).await, "hello nobody");
+    assert!(matches!(Listener::bind("again", Address::Unix(path.clone())), Err(BindError::InUse { .. })));
+    shutdown.cancel();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn tls_tells_who_calls_over_both_protocols() {
+    let (ca, other_ca) = (Ca::create("ca").unwrap(), Ca::create("other").unwrap());
+    let server = issue(&ca, "hub", Usage::Server);
+    let tls = ServerTls::new(&server.cert_pem, &server.key_pem, Some(ca.cert_pem())).unwrap();
+    let listener = bind().with_tls(tls.clone());
+    let addr = tcp(&listener);
+    let shutdown = CancellationToken::new();
+    let task = serve(listener, hello, shutdown.clone());
+    let client = issue(&ca, "gw-1", Usage::Client);
+    let stranger = issue(&other_ca, "gw-1", Usage::Client);
+    let wrong_usage = issue(&ca, "gw-1", Usage::Server);
+    for alpn in ["h2", "http/1.1"] {
+        assert_eq!(tls_get(&ca, addr, None, alpn).await.unwrap(), "hello nobody");
+        let identity = Some((client.cert_pem.as_str(), client.key_pem.as_str()));
+        assert_eq!(tls_get(&ca, addr, identity, alpn).await.unwrap(), "hello gw-1");
+    }
+    for bad in [&stranger, &wrong_usage] {
+        let identity = Some((bad.cert_pem.as_str(), bad.key_pem.as_str()));
+        assert!(tls_get(&ca, addr, identity, "h2").await.is_err());
+    }
+
+    let renewed = issue(&other_ca, "hub", Usage::Server);
+    tls.replace(&renewed.cert_pem, &renewed.key_pem).unwrap();
+    assert!(tls_get(&ca, addr, None, "h2").await.is_err());
+    assert_eq!(tls_get(&other_ca, addr, None, "h2").await.unwrap(), "hello nobody");
+    shutdown.cancel();
+    task.await.unwrap();
+}
+
+#[tokio::test]
+async fn draining_finishes_open_requests_and_takes_no_new_ones() {
+    let listener = bind();
+    let addr = tcp(&listener);
+    let shutdown = CancellationToken::new();
+    let (started, finish) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (started_in, finish_in) = (started.clone(), finish.clone());
+    let task = serve(
+        listener,
+        move |_: Request<hyper::body::Incoming>, _: Peer| {
+            let (started, finish) = (started_in.clone(), finish_in.clone());
+            async move {
+                started.notify_one();
+                finish.notified().await;
+                Response::new(Body::from("done"))
+            }
+        },
+        shutdown.clone(),
+    );
+    let open = tokio::spawn(async move { get1(TcpStream::connect(addr).await.unwrap()).await });
+    started.notified().await;
+    shutdown.cancel();
+    finish.notify_one();
+    assert_eq!(open.await.unwrap(), "done");
+    task.await.unwrap();
+    assert!(TcpStream::connect(addr).await.is_err());
+}
+
+#[test]
+fn a_port_in_use_is_named_with_the_listener_and_the_setting() {
+    let first = bind();
+    let error = Listener::bind("hub-api", first.address().clone()).err().unwrap().to_string();
+    for part in [&first.address().to_string(), "hub-api", "in use", "--ports ephemeral"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn ports_are_recorded_side_by_side() {
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path();
+    assert_eq!(Ports::read(data_dir).unwrap(), Ports::default());
+    Ports::record(data_dir, "hub-api", &Address::Tcp("127.0.0.1:6443".parse().unwrap())).unwrap();
+    Ports::record(data_dir, "node", &Address::Unix("/run/node.sock".into())).unwrap();
+    let text = std::fs::read_to_string(Ports::path(data_dir)).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        json,
+        serde_json::json!({"version": 1, "listeners": {"hub-api": "127.0.0.1:6443", "node": "unix:/run/node.sock"}})
+    );
+    Ports::forget(data_dir, &["node"]).unwrap();
+    assert_eq!(Ports::read(data_dir).unwrap().listeners.len(), 1);
+    std::fs::write(Ports::path(data_dir), r#"{"version": 2, "listeners": {}}"#).unwrap();
+    assert!(Ports::record(data_dir, "hub-api", &Address::Unix("/x".into())).is_err());
+}
+
+#[tokio::test]
+async fn a_body_is_read_up_to_its_limit() {
+    let pieces = |texts: &[&'static str]| {
+        Body::pieces(texts.iter().map(|text| Bytes::from_static(text.as_bytes())).collect::<Vec<_>>())
+    };
+    assert_eq!(read_body(pieces(&[]), 0).await.unwrap(), "");
+    assert_eq!(read_body(pieces(&["abc"]), 3).await.unwrap(), "abc");
+    assert_eq!(read_body(pieces(&["a", "", "bc", "d"]), 4).await.unwrap(), "abcd");
+    assert!(matches!(read_body(pieces(&["abc", "d"]), 3).await, Err(ReadBodyError::TooLarge { max: 3 })));
+    let endless = Body::stream(futures::stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(b"abc"))));
+    assert!(matches!(read_body(endless, 100).await, Err(ReadBodyError::TooLarge { max: 100 })));
+    let broken = Body::stream(futures::stream::iter([Err::<Bytes, _>(std::io::Error::other("gone"))]));
+    assert!(matches!(read_body(broken, 100).await, Err(ReadBodyError::Broken(_))));
+}
