@@ -1,1 +1,53 @@
-//! Placeholder
+//! Versioned objects and watches: what the Kubernetes API is served from. Knows nothing of HTTP or JSON.
+//!
+//! All objects live in memory as encoded bytes, shared by the index, lists and watchers. One writer thread decides every
+//! write in order, puts all that wait into one flush to the engine, and only then shows and answers them:
+//!
+//! ```text
+//! commit ─▶ queue ─▶ writer: check, encode ─▶ engine (one fsync) ─▶ index + change window ─▶ answer, wake watchers
+//!                                                                       ▲
+//!                                             get, range, watch ────────┘
+//! ```
+//!
+//! On disk every object version is one row under its revision. A superseded version stays until the change that
+//! superseded it leaves the change window (ten minutes), so the rows are the history as well: a watch resumes after a
+//! restart, and a list can be continued at the revision where it began.
+//!
+//! **Invariant:** what is on disk is always a prefix of the history. Lazy writes are shown before the disk has them, but
+//! the disk never has a later change without them; what a crash can take from them lies in a gap that is recorded, and a
+//! revision of a gap is never given again.
+//!
+//! ```
+//! # use machinery_store::*;
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! # let dir = tempfile::tempdir().unwrap();
+//! let store = Store::open(dir.path(), StoreOptions::default())?;
+//! let mut watch = store.watch("/configmaps", store.current())?;
+//! let key = Key::new("/configmaps", "default", "greeting");
+//! let create = Op::Put {
+//!     key: key.clone(),
+//!     expect: Expect::Absent,
+//!     encode: Box::new(|revision| (format!("hello at {revision}").into(), Box::default())),
+//! };
+//! let revisions = store.commit(vec![create], Durability::Group).await?;
+//! assert_eq!(store.get(&key).expect("it was just written").revision, revisions[0]);
+//! assert_eq!(watch.next().await?.changes[0].object.key, key);
+//! # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
+//! ```
+
+mod codec;
+mod engine;
+mod error;
+mod index;
+mod store;
+mod types;
+mod watch;
+mod writer;
+
+pub use crate::engine::EngineError;
+pub use crate::error::{CommitError, Expired, OpenStoreError, WatchEnded};
+pub use crate::store::{Store, StoreOptions};
+pub use crate::types::{
+    Change, ChangeKind, Durability, Encode, EncodeFinal, Expect, IndexFields, Key, Object, Op, Range, Revision, Usage,
+};
+pub use crate::watch::{Batch, Watch};

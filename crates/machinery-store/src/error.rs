@@ -1,0 +1,105 @@
+//! How the store fails, and what to do then.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::engine::EngineError;
+use crate::types::Revision;
+
+/// Why a store could not be opened. The files are as they were.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenStoreError {
+    /// The folder cannot be made, read or written.
+    #[error("failed to prepare the store folder {}", path.display())]
+    PrepareFolder {
+        /// The folder or file in question.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The version file is not one of ours.
+    #[error("{} does not name a store format; the folder is not a store, or the file is damaged", path.display())]
+    ReadVersion {
+        /// The version file.
+        path: PathBuf,
+    },
+    /// A later program wrote it.
+    #[error("the store in {} has format {found}, this program knows up to {known}; start the newer program", path.display())]
+    Newer {
+        /// The store's folder.
+        path: PathBuf,
+        /// The format found there.
+        found: u32,
+        /// The newest format this program reads.
+        known: u32,
+    },
+    /// The engine could not open its files.
+    #[error("failed to open the store engine in {}", path.display())]
+    OpenEngine {
+        /// The store's folder.
+        path: PathBuf,
+        /// What the engine said.
+        #[source]
+        source: EngineError,
+    },
+    /// A row or the bookkeeping cannot be decoded.
+    #[error("the store in {} is damaged at revision {revision}: {reason}; restore a backup", path.display())]
+    Damaged {
+        /// The store's folder.
+        path: PathBuf,
+        /// Which row.
+        revision: Revision,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The writer thread could not be started.
+    #[error("failed to start the store's writer thread")]
+    StartWriter(#[source] io::Error),
+}
+
+/// Why a commit did not happen. None of its operations did.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CommitError {
+    /// The object exists where it should be absent, or is at another revision.
+    #[error("the object is at revision {current}, not as expected")]
+    Conflict {
+        /// Its revision now.
+        current: Revision,
+    },
+    /// There is no such object.
+    #[error("there is no such object")]
+    NotFound,
+    /// No room on the disk; nothing is harmed, try again when there is room.
+    #[error("the disk of the store is full; make room, then try again")]
+    Full,
+    /// The disk failed; the store goes on with what the disk holds.
+    #[error("failed to write the store: {0}")]
+    Io(String),
+    /// The store is being closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// The revision is older than the change window, or was never given out by this store: list again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("revision {asked} is not within the change window {oldest}..={current}; list again")]
+pub struct Expired {
+    /// The revision asked for.
+    pub asked: Revision,
+    /// The oldest one that can still be asked for.
+    pub oldest: Revision,
+    /// The newest.
+    pub current: Revision,
+}
+
+/// Why a watch gives no more changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WatchEnded {
+    /// The watcher was too slow: changes it has not seen left the window. List again, then watch.
+    #[error("the watch fell behind the change window; list again")]
+    Lagged,
+    /// The store is closed.
+    #[error("the store is closed")]
+    Closed,
+}
