@@ -1,0 +1,170 @@
+//! What the suites share: systems in the shapes that users run, and what they look for in them.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use testkit::kubectl::Kubectl;
+use testkit::program::{Selvedge, run};
+use testkit::wait::eventually;
+
+/// Long against everything that is awaited; a test that needs it all has failed.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Whether the long checks run at their full size.
+pub fn is_full() -> bool {
+    std::env::var("SELVEDGE_TEST_SIZE").is_ok_and(|size| size == "full")
+}
+
+/// The checkout.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lies in the checkout").to_owned()
+}
+
+/// `selvedge up`, with kubectl at hand.
+pub struct Up {
+    pub kubectl: Kubectl,
+    pub program: Selvedge,
+    // Last, so that the folder outlives the program that writes into it.
+    pub dir: tempfile::TempDir,
+}
+
+impl Up {
+    /// Starts it and waits until its node is Ready. `None` where there is no kubectl.
+    pub fn start(args: &[&str]) -> Result<Option<Self>> {
+        let dir = tempfile::tempdir()?;
+        let data_dir = dir.path().join("data");
+        let Some(kubectl) = Kubectl::newest(&data_dir.join("kubeconfig")) else { return Ok(None) };
+        let mut all = vec!["up", "--node-name", "box"];
+        all.extend(args);
+        let mut program = Selvedge::start(&data_dir, &all)?;
+        program.address("hub-api")?;
+        node_is_ready(&kubectl, "box")?;
+        Ok(Some(Self { kubectl, program, dir }))
+    }
+}
+
+/// Hub and node as processes of their own.
+pub struct Fleet {
+    pub kubectl: Kubectl,
+    pub node: Selvedge,
+    pub hub: Selvedge,
+    pub hub_address: String,
+    pub dir: tempfile::TempDir,
+}
+
+impl Fleet {
+    /// Starts a hub and one node `edge-1` that joins by token. `None` where there is no kubectl.
+    pub fn start() -> Result<Option<Self>> {
+        let dir = tempfile::tempdir()?;
+        let hub_dir = dir.path().join("hub");
+        let Some(kubectl) = Kubectl::newest(&hub_dir.join("kubeconfig")) else { return Ok(None) };
+        let mut hub = Selvedge::start(&hub_dir, &["hub"])?;
+        let hub_address = hub.address("hub-api")?;
+        let token = token(&hub_dir)?;
+        let url = format!("https://{hub_address}");
+        let config = dir.path().join("node.yaml");
+        std::fs::write(&config, format!("imagePrefixes: [/bin, /usr/bin, {}]\n", root().join("examples").display()))?;
+        let config = config.to_string_lossy().into_owned();
+        let node = Selvedge::start(
+            &dir.path().join("node"),
+            &["node", "--hub", &url, "--token", &token, "--node-name", "edge-1", "--config", &config],
+        )?;
+        let fleet = Self { kubectl, node, hub, hub_address, dir };
+        node_is_ready(&fleet.kubectl, "edge-1")?;
+        Ok(Some(fleet))
+    }
+
+    /// Starts the hub again on the port it had, since nodes know it by that.
+    pub fn hub_again(&mut self) -> Result<()> {
+        let config = self.dir.path().join("hub.yaml");
+        std::fs::write(&config, format!("listen: {}\n", self.hub_address))?;
+        let config = config.to_string_lossy().into_owned();
+        self.hub.change_args(|args| {
+            if !args.contains(&"--config".to_owned()) {
+                args.extend(["--config".to_owned(), config]);
+            }
+        });
+        self.hub.start_again("default")?;
+        self.hub.address("hub-api")?;
+        Ok(())
+    }
+}
+
+/// A join token of the hub in a folder.
+pub fn token(hub_dir: &Path) -> Result<String> {
+    let printed = eventually("join token", PATIENCE, || {
+        run(["token", "create", "--data-dir", &hub_dir.to_string_lossy()]).and_then(|outcome| outcome.ok())
+    })?;
+    Ok(printed.trim().to_owned())
+}
+
+/// Waits until a node is Ready.
+pub fn node_is_ready(kubectl: &Kubectl, node: &str) -> Result<()> {
+    eventually(&format!("Ready node {node}"), PATIENCE, || {
+        let node = kubectl.json(&["node", node]).map_err(|error| error.to_string())?;
+        match condition(&node, "Ready") {
+            Some(ready) if ready["status"] == "True" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+}
+
+/// A condition of an object.
+pub fn condition(object: &Value, r#type: &str) -> Option<Value> {
+    object["status"]["conditions"].as_array()?.iter().find(|one| one["type"] == r#type).cloned()
+}
+
+/// Waits until a condition of an object has a status; answers the condition.
+pub fn wait_condition(kubectl: &Kubectl, object: &[&str], r#type: &str, status: &str) -> Result<Value> {
+    eventually(&format!("{}={status} on {}", r#type, object.join("/")), PATIENCE, || {
+        let found = kubectl.json(object).map_err(|error| error.to_string())?;
+        match condition(&found, r#type) {
+            Some(condition) if condition["status"] == status => Ok(condition),
+            _ => Err(found["status"].to_string()),
+        }
+    })
+}
+
+/// Waits until exactly `count` pods with a label run and are ready.
+pub fn wait_pods(kubectl: &Kubectl, label: &str, count: usize) -> Result<Vec<Value>> {
+    eventually(&format!("{count} running pods {label}"), PATIENCE, || {
+        let all = kubectl.json(&["pods", "-l", label]).map_err(|error| error.to_string())?;
+        let items = all["items"].as_array().cloned().unwrap_or_default();
+        let ready =
+            items.iter().filter(|pod| condition(pod, "Ready").is_some_and(|one| one["status"] == "True")).count();
+        if items.len() == count && ready == count {
+            return Ok(items);
+        }
+        Err(serde_json::to_string(&items.iter().map(|pod| &pod["status"]).collect::<Vec<_>>()).unwrap_or_default())
+    })
+}
+
+/// Labels the node so that the example's workloads run there.
+pub fn make_gateway(kubectl: &Kubectl, node: &str) -> Result<()> {
+    kubectl.ok(&["label", "node", node, "selvedge.dev/role=gateway", "--overwrite"]).map(|_| ())
+}
+
+/// The manifests of the example for a node, as one text.
+pub fn example_manifest(file: &str, node: &str) -> Result<String> {
+    let example = root().join("examples/first-light");
+    let text = std::fs::read_to_string(example.join(file))?;
+    Ok(text.replace("${NODE_NAME}", node).replace("${EXAMPLE_DIR}", &example.to_string_lossy()))
+}
+
+/// Every stored reading of a device's resource, oldest first, over all pages.
+pub fn stored_readings(kubectl: &Kubectl, node: &str, device: &str, resource: &str) -> Result<Vec<Value>> {
+    let mut all = Vec::new();
+    let mut after = String::new();
+    loop {
+        let path = format!("/telemetry/v1/readings?node={node}&device={device}&resource={resource}&limit=1000{after}");
+        let answer = kubectl.raw(&path)?;
+        let page = answer["readings"].as_array().context("readings is a list")?;
+        all.extend(page.iter().cloned());
+        match answer["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => return Ok(all),
+        }
+    }
+}

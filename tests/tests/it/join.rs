@@ -1,0 +1,78 @@
+//! A node joins by token, keeps what it learned, and refuses a hub that is not the token's.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use testkit::program::Selvedge;
+use testkit::wait::eventually;
+
+use crate::common::{Fleet, PATIENCE, example_manifest, make_gateway, node_is_ready, token, wait_pods};
+
+#[test]
+fn a_labelled_node_runs_the_gateways_pods_and_stops_them_with_the_label() -> Result<()> {
+    let Some(mut fleet) = Fleet::start()? else { return Ok(()) };
+    fleet.kubectl.apply(&example_manifest("50-workloads.yaml", "edge-1")?)?.ok()?;
+    // Without the label nothing may start: the DaemonSets have seen the node when they count it out.
+    eventually("DaemonSets that want no node", PATIENCE, || {
+        let sets = fleet.kubectl.json(&["ds"]).map_err(|error| error.to_string())?;
+        let status = |index: usize| sets["items"][index]["status"]["observedGeneration"].clone();
+        if status(0) == 1 && status(1) == 1 { Ok(()) } else { Err(sets.to_string()) }
+    })?;
+    assert_eq!(fleet.kubectl.ok(&["get", "pods", "-o", "name"])?, "");
+    make_gateway(&fleet.kubectl, "edge-1")?;
+    wait_pods(&fleet.kubectl, "app=heartbeat", 1)?;
+    wait_pods(&fleet.kubectl, "app=greeter", 1)?;
+    fleet.kubectl.ok(&["label", "node", "edge-1", "selvedge.dev/role-"])?;
+    wait_pods(&fleet.kubectl, "app=heartbeat", 0)?;
+    wait_pods(&fleet.kubectl, "app=greeter", 0)?;
+
+    // A node that has joined starts again without its token.
+    fleet.node.kill();
+    fleet.node.change_args(|args| {
+        let at = args.iter().position(|arg| arg == "--token").expect("the first start had a token");
+        args.drain(at..at + 2);
+    });
+    fleet.node.start_again("ephemeral")?;
+    make_gateway(&fleet.kubectl, "edge-1")?;
+    wait_pods(&fleet.kubectl, "app=greeter", 1)?;
+    Ok(())
+}
+
+#[test]
+fn a_second_node_joins_beside_the_first() -> Result<()> {
+    let Some(fleet) = Fleet::start()? else { return Ok(()) };
+    let token = token(&fleet.dir.path().join("hub"))?;
+    let url = format!("https://{}", fleet.hub_address);
+    let _second = Selvedge::start(
+        &fleet.dir.path().join("second"),
+        &["node", "--hub", &url, "--token", &token, "--node-name", "edge-2"],
+    )?;
+    node_is_ready(&fleet.kubectl, "edge-2")
+}
+
+#[test]
+fn a_wrong_ca_in_the_token_is_refused() -> Result<()> {
+    let Some(fleet) = Fleet::start()? else { return Ok(()) };
+    let token = token(&fleet.dir.path().join("hub"))?;
+    let mut parts: Vec<&str> = token.split('.').collect();
+    let wrong = "0".repeat(64);
+    parts[1] = &wrong;
+    let url = format!("https://{}", fleet.hub_address);
+    let mut stranger = Selvedge::start(
+        &fleet.dir.path().join("stranger"),
+        &["node", "--hub", &url, "--token", &parts.join("."), "--node-name", "stranger"],
+    )?;
+    eventually("a refusal of the CA", PATIENCE, || {
+        let log = stranger.log();
+        if log.contains("CA") && (log.contains("does not match") || log.contains("not the token's")) {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    })?;
+    let refusal = fleet.kubectl.refused(&["get", "node", "stranger"])?;
+    assert!(refusal.contains("NotFound"), "{refusal}");
+    assert!(fleet.kubectl.ok(&["get", "csr", "-o", "name"])?.lines().all(|name| !name.contains("stranger")));
+    let _ = stranger.wait(Duration::from_millis(1));
+    Ok(())
+}

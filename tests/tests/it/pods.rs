@@ -1,0 +1,175 @@
+//! Pods survive what happens to gateways: a killed node, a killed hub, both.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use testkit::process;
+use testkit::program::signal;
+use testkit::wait::eventually;
+
+use crate::common::{Fleet, PATIENCE, Up, example_manifest, make_gateway, wait_condition, wait_pods};
+
+/// Start time and restart count of a pod's container.
+fn life(pod: &Value) -> (Value, Value) {
+    let status = &pod["status"]["containerStatuses"][0];
+    (status["state"]["running"]["startedAt"].clone(), status["restartCount"].clone())
+}
+
+#[test]
+fn pods_are_adopted_when_the_node_alone_is_killed() -> Result<()> {
+    let Some(mut fleet) = Fleet::start()? else { return Ok(()) };
+    make_gateway(&fleet.kubectl, "edge-1")?;
+    fleet.kubectl.apply(&example_manifest("50-workloads.yaml", "edge-1")?)?.ok()?;
+    let heartbeat = life(&wait_pods(&fleet.kubectl, "app=heartbeat", 1)?[0]);
+    let greeter = life(&wait_pods(&fleet.kubectl, "app=greeter", 1)?[0]);
+    for _ in 0..if crate::common::is_full() { 20 } else { 3 } {
+        fleet.node.kill();
+        fleet.node.start_again("ephemeral")?;
+        fleet.node.address("node-kubelet")?;
+        assert_eq!(life(&wait_pods(&fleet.kubectl, "app=heartbeat", 1)?[0]), heartbeat);
+        assert_eq!(life(&wait_pods(&fleet.kubectl, "app=greeter", 1)?[0]), greeter);
+    }
+    let mine = fleet.dir.path().to_string_lossy().into_owned();
+    let workers =
+        process::find(|words| words.iter().any(|word| word == "shim") && words.iter().any(|word| word.contains(&mine)));
+    assert!(
+        workers.iter().filter(|(_, words)| words.iter().any(|word| word.contains("greeter"))).count() <= 1,
+        "{workers:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn everything_is_back_with_no_hub_after_node_and_pods_were_killed() -> Result<()> {
+    let Some(mut fleet) = Fleet::start()? else { return Ok(()) };
+    make_gateway(&fleet.kubectl, "edge-1")?;
+    for file in ["10-profile.yaml", "20-device.yaml", "30-rule.yaml", "40-export.yaml", "50-workloads.yaml"] {
+        fleet.kubectl.apply(&example_manifest(file, "edge-1")?)?.ok()?;
+    }
+    wait_pods(&fleet.kubectl, "app=greeter", 1)?;
+    wait_condition(&fleet.kubectl, &["rule", "cpu-average"], "Ready", "True")?;
+    wait_condition(&fleet.kubectl, &["device", "host"], "Ready", "True")?;
+    fleet.hub.kill();
+    fleet.node.kill();
+    let mine = fleet.node.data_dir().to_string_lossy().into_owned();
+    // Everything of this node: shims, and with them their containers and the edge plane.
+    eventually("no process of the node", PATIENCE, || {
+        let left = process::find(|words| words.iter().any(|word| word.contains(&mine)));
+        for (pid, _) in &left {
+            signal(*pid, libc::SIGKILL);
+        }
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })?;
+    let start = Instant::now();
+    fleet.node.start_again("ephemeral")?;
+    let status = eventually("pods, devices and rules without a hub", PATIENCE, || {
+        let data_dir = fleet.node.data_dir().to_string_lossy().into_owned();
+        let printed = testkit::program::run(["status", "-o", "json", "--data-dir", &data_dir])
+            .and_then(|outcome| outcome.ok())
+            .map_err(|error| error.to_string())?;
+        let status: Value = serde_json::from_str(&printed).map_err(|error| error.to_string())?;
+        let pods = status["node"]["pods"].as_array().cloned().unwrap_or_default();
+        let ready_pods = pods
+            .iter()
+            .filter(|pod| pod["ready"] == true && pod["pod"].as_str().is_some_and(|name| name.starts_with("default/")))
+            .count();
+        let entries = status["edge"]["entries"].as_array().cloned().unwrap_or_default();
+        let ready = |kind: &str| entries.iter().any(|entry| entry["kind"] == kind && entry["ready"] == true);
+        if ready_pods == 2 && ready("Device") && ready("Rule") { Ok(status) } else { Err(printed) }
+    })?;
+    println!("pods, devices and rules were back {} ms after the start, with no hub", start.elapsed().as_millis());
+    assert_eq!(status["node"]["connected"], false, "{status}");
+    // The hub comes back and sees the same pods, not new ones.
+    fleet.hub_again()?;
+    wait_pods(&fleet.kubectl, "app=greeter", 1)?;
+    Ok(())
+}
+
+#[test]
+fn configuration_secrets_and_probes_reach_the_container() -> Result<()> {
+    let Some(up) = Up::start(&[])? else { return Ok(()) };
+    up.kubectl.ok(&["create", "secret", "generic", "key", "--from-literal=pin=1234"])?;
+    up.kubectl.ok(&["create", "configmap", "settings", "--from-literal=colour=green"])?;
+    up.kubectl.apply(r#"
+apiVersion: v1
+kind: Pod
+metadata: { name: reader }
+spec:
+  nodeName: box
+  runtimeClassName: selvedge-process
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 1
+  containers:
+    - name: reader
+      image: file:///bin/sh
+      args: ["-c", "cat /etc/selvedge-test/settings/colour /etc/selvedge-test/key/pin; echo; echo $PIN $COLOUR; echo scratch > /etc/selvedge-test/scratch/file; cat /etc/selvedge-test/scratch/file; exit 3"]
+      env:
+        - { name: PIN, valueFrom: { secretKeyRef: { name: key, key: pin } } }
+      envFrom:
+        - { prefix: "", configMapRef: { name: settings } }
+        - { prefix: "X_", secretRef: { name: key } }
+      volumeMounts:
+        - { name: settings, mountPath: /etc/selvedge-test/settings }
+        - { name: key, mountPath: /etc/selvedge-test/key }
+        - { name: scratch, mountPath: /etc/selvedge-test/scratch }
+  volumes:
+    - { name: settings, configMap: { name: settings } }
+    - { name: key, secret: { secretName: key } }
+    - { name: scratch, emptyDir: {} }
+"#)?.ok()?;
+    let pod = eventually("the pod's end", PATIENCE, || {
+        let pod = up.kubectl.json(&["pod", "reader"]).map_err(|error| error.to_string())?;
+        if pod["status"]["phase"] == "Failed" { Ok(pod) } else { Err(pod["status"].to_string()) }
+    })?;
+    let state = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
+    assert_eq!((state["exitCode"].as_i64(), state["reason"].as_str()), (Some(3), Some("Error")), "{pod}");
+    let log = up.kubectl.ok(&["logs", "reader"])?;
+    assert_eq!(log, "green1234\n1234 \nscratch\n", "{log}");
+    Ok(())
+}
+
+#[test]
+fn a_failing_liveness_probe_restarts_the_container_and_back_off_holds_it() -> Result<()> {
+    let Some(up) = Up::start(&[])? else { return Ok(()) };
+    up.kubectl
+        .apply(
+            r#"
+apiVersion: v1
+kind: Pod
+metadata: { name: sick }
+spec:
+  nodeName: box
+  runtimeClassName: selvedge-process
+  terminationGracePeriodSeconds: 1
+  containers:
+    - name: sick
+      image: file:///bin/sleep
+      args: ["3600"]
+      livenessProbe: { exec: { command: [/bin/false] }, periodSeconds: 1, failureThreshold: 1 }
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: quitter }
+spec:
+  nodeName: box
+  runtimeClassName: selvedge-process
+  containers:
+    - { name: quitter, image: "file:///bin/false" }
+"#,
+        )?
+        .ok()?;
+    eventually("a restart", PATIENCE, || {
+        let pod = up.kubectl.json(&["pod", "sick"]).map_err(|error| error.to_string())?;
+        let restarts = pod["status"]["containerStatuses"][0]["restartCount"].as_i64();
+        if restarts >= Some(1) { Ok(()) } else { Err(pod["status"].to_string()) }
+    })?;
+    eventually("CrashLoopBackOff", PATIENCE, || {
+        let pods = up.kubectl.ok(&["get", "pod", "quitter"]).map_err(|error| error.to_string())?;
+        if pods.contains("CrashLoopBackOff") { Ok(()) } else { Err(pods) }
+    })?;
+    let events = up.kubectl.ok(&["get", "events"])?;
+    assert!(events.contains("Unhealthy") && events.contains("BackOff"), "{events}");
+    up.kubectl.ok(&["delete", "pod", "sick", "quitter", "--timeout=60s"]).context("deletion waits for the node")?;
+    Ok(())
+}

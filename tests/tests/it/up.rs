@@ -1,0 +1,84 @@
+//! `selvedge up`: five lines, one kubeconfig, real readings at the hub, and a clean end.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use testkit::program::run;
+use testkit::wait::eventually;
+
+use crate::common::{PATIENCE, Up, make_gateway, root, stored_readings, wait_pods};
+
+#[test]
+fn one_command_brings_readings_of_this_machine_to_the_hub() -> Result<()> {
+    let example = root().join("examples/first-light");
+    let Some(mut up) = Up::start(&["--example", &example.to_string_lossy()])? else { return Ok(()) };
+    let readings = eventually("readings of the host at the hub", PATIENCE, || {
+        let found = stored_readings(&up.kubectl, "box", "host", "CpuUsage").map_err(|error| error.to_string())?;
+        if found.len() >= 3 { Ok(found) } else { Err(format!("{} readings", found.len())) }
+    })?;
+    let usage: f64 = readings[1]["reading"]["value"].as_str().context("a value")?.parse()?;
+    assert!((0.0..=100.0).contains(&usage), "{usage}");
+
+    // Those before the end of the first window may be few; the rule's own events arrive like a device's.
+    let averages = eventually("the rule's averages at the hub", PATIENCE, || {
+        let found =
+            stored_readings(&up.kubectl, "box", "cpu-average", "CpuAverage").map_err(|error| error.to_string())?;
+        if found.is_empty() { Err("none") } else { Ok(found) }.map_err(str::to_owned)
+    })?;
+    let average: f64 = averages[0]["reading"]["value"].as_str().context("a value")?.parse()?;
+    assert!((0.0..=100.0).contains(&average), "{average}");
+
+    make_gateway(&up.kubectl, "box")?;
+    wait_pods(&up.kubectl, "app=heartbeat", 1)?;
+    wait_pods(&up.kubectl, "app=greeter", 1)?;
+
+    let data_dir = up.program.data_dir().to_string_lossy().into_owned();
+    let status: Value = serde_json::from_str(&run(["status", "-o", "json", "--data-dir", &data_dir])?.ok()?)?;
+    assert_eq!(status["hub"]["nodes"][0]["name"], "box", "{status}");
+    assert_eq!(status["hub"]["rules"][0]["ready"], true, "{status}");
+    assert_eq!(status["hub"]["devices"][0]["ready"], true, "{status}");
+    assert_eq!(status["node"]["connected"], true, "{status}");
+    assert!(status["edge"]["journal"]["next"].as_u64().is_some_and(|next| next > 0), "{status}");
+    let text = run(["status", "--data-dir", &data_dir])?.ok()?;
+    assert!(text.contains("ok box") && text.contains("ok default/cpu-average"), "{text}");
+
+    let said = up.program.log();
+    let lines: Vec<&str> = said.lines().filter(|line| line.starts_with("selvedge: ")).collect();
+    assert_eq!(lines.len(), 5, "{said}");
+    let (_, status) = up.program.interrupt(Duration::from_secs(10))?;
+    assert!(status.success(), "{status}\n{}", up.program.log());
+    Ok(())
+}
+
+#[test]
+fn what_was_made_is_there_after_a_restart() -> Result<()> {
+    let Some(mut up) = Up::start(&[])? else { return Ok(()) };
+    up.kubectl.ok(&["create", "configmap", "kept", "--from-literal=a=1"])?;
+    let before = up.kubectl.json(&["configmap", "kept"])?;
+    up.program.kill();
+    up.program.start_again("ephemeral")?;
+    up.program.address("hub-api")?;
+    let after = eventually("the same object", PATIENCE, || {
+        up.kubectl.json(&["configmap", "kept"]).map_err(|error| error.to_string())
+    })?;
+    assert_eq!(before, after);
+    Ok(())
+}
+
+#[test]
+fn reset_removes_what_was_kept_and_only_when_told() -> Result<()> {
+    let Some(mut up) = Up::start(&[])? else { return Ok(()) };
+    let data_dir = up.program.data_dir().to_string_lossy().into_owned();
+    let refusal = run(["reset", "--yes", "--data-dir", &data_dir])?.refused()?;
+    assert!(refusal.contains("runs on"), "{refusal}");
+    up.program.kill();
+    let said = run(["reset", "--data-dir", &data_dir])?.ok()?;
+    assert!(said.contains("--yes") && up.program.data_dir().join("hub").exists(), "{said}");
+    let stranger = up.program.data_dir().join("notes.txt");
+    std::fs::write(&stranger, "mine")?;
+    run(["reset", "--yes", "--data-dir", &data_dir])?.ok()?;
+    assert!(!up.program.data_dir().join("hub").exists() && !up.program.data_dir().join("node").exists());
+    assert!(stranger.exists(), "a file that is not ours went too");
+    Ok(())
+}
