@@ -436,7 +436,7 @@ pub struct ResourceProperties {
     /// Bits kept of an integer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<u64>,
-    /// Bits by which an integer is moved: right when positive, left when negative.
+    /// Bits by which an unsigned integer is moved on reading: left when positive, right when negative, as EdgeX does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shift: Option<i64>,
     /// The raw value is the exponent to this base.
