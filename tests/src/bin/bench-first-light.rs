@@ -1,0 +1,218 @@
+//! `cargo xtask bench first-light`: what the whole costs, measured on the shipped binary.
+//!
+//! Prints each figure with its unit, its spread over the runs and its limit where there is one, and writes
+//! `first-light.json` and `first-light.md` into the folder given. Medians of several runs.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+use testkit::kubectl::Kubectl;
+use testkit::process::{self, Memory};
+use testkit::program::{Selvedge, binary, run, signal};
+use testkit::wait::eventually;
+
+/// Starts are measured this often: the median of five is not moved by one slow disk flush.
+const RUNS: usize = 5;
+const PATIENCE: Duration = Duration::from_secs(60);
+const WORKLOADS: [&str; 5] =
+    ["10-profile.yaml", "20-device.yaml", "30-rule.yaml", "40-export.yaml", "50-workloads.yaml"];
+
+/// One line of the report.
+#[derive(Serialize)]
+struct Figure {
+    figure: &'static str,
+    value: f64,
+    unit: &'static str,
+    n: usize,
+    /// Smallest and largest of the runs.
+    spread: [f64; 2],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ratio: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<f64>,
+}
+
+fn main() -> Result<()> {
+    let out = PathBuf::from(std::env::args().nth(1).context("usage: bench-first-light FOLDER")?);
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("a checkout")?.join("examples/first-light");
+    let mut figures = starts(&example)?;
+    figures.extend(parts(&example)?);
+    let bytes = std::fs::metadata(binary())?.len() as f64;
+    figures.push(figure("size of the binary", "MiB", vec![bytes / 1024.0 / 1024.0], None));
+    report(&out, &figures)
+}
+
+fn figure(name: &'static str, unit: &'static str, mut runs: Vec<f64>, limit: Option<f64>) -> Figure {
+    runs.sort_by(f64::total_cmp);
+    let value = runs[runs.len() / 2];
+    let spread = [runs[0], runs[runs.len() - 1]];
+    Figure { figure: name, value, unit, n: runs.len(), spread, peer: None, ratio: None, limit }
+}
+
+/// From `up` to a Ready node and to the first reading at the hub, each on a new folder.
+fn starts(example: &Path) -> Result<Vec<Figure>> {
+    let (mut ready, mut reading) = (Vec::new(), Vec::new());
+    for _ in 0..RUNS {
+        let dir = tempfile::tempdir()?;
+        let data_dir = dir.path().join("data");
+        let kubectl = Kubectl::newest(&data_dir.join("kubeconfig")).context("kubectl is needed")?;
+        let start = Instant::now();
+        let mut up =
+            Selvedge::start(&data_dir, &["up", "--node-name", "box", "--example", &example.to_string_lossy()])?;
+        // The program tells both moments in its log: asking by kubectl would measure kubectl, which takes 100 ms a call.
+        let at =
+            |what: &str| {
+                eventually(what, PATIENCE, || {
+                    if up.log().contains(what) { Ok(start.elapsed()) } else { Err("not yet said") }
+                })
+            };
+        ready.push(at("node box is Ready")?.as_secs_f64() * 1000.0);
+        reading.push(at("first reading stored")?.as_secs_f64() * 1000.0);
+        up.interrupt(Duration::from_secs(10))?;
+        drop(kubectl);
+    }
+    Ok(vec![
+        figure("from `up` on a new folder to node Ready", "ms", ready, None),
+        figure("from `up` on a new folder to the first reading at the hub", "ms", reading, None),
+    ])
+}
+
+/// Hub, node and edge as processes of their own: memory after work, and the way back without a hub.
+fn parts(example: &Path) -> Result<Vec<Figure>> {
+    let dir = tempfile::tempdir()?;
+    let hub_dir = dir.path().join("hub");
+    let kubectl = Kubectl::newest(&hub_dir.join("kubeconfig")).context("kubectl is needed")?;
+    let mut hub = Selvedge::start(&hub_dir, &["hub"])?;
+    let address = hub.address("hub-api")?;
+    let token = eventually("token", PATIENCE, || {
+        run(["token", "create", "--data-dir", &hub_dir.to_string_lossy()]).and_then(|outcome| outcome.ok())
+    })?;
+    let config = dir.path().join("node.yaml");
+    std::fs::write(&config, format!("imagePrefixes: [/bin, /usr/bin, {}]\n", example.display()))?;
+    let url = format!("https://{address}");
+    let config = config.to_string_lossy().into_owned();
+    let node_dir = dir.path().join("node");
+    let mut node = Selvedge::start(
+        &node_dir,
+        &["node", "--hub", &url, "--token", token.trim(), "--node-name", "box", "--config", &config],
+    )?;
+    eventually("a node", PATIENCE, || kubectl.ok(&["wait", "--for=condition=Ready", "node/box", "--timeout=1s"]))?;
+    kubectl.ok(&["label", "node", "box", "selvedge.dev/role=gateway"])?;
+    for file in WORKLOADS {
+        let text = std::fs::read_to_string(example.join(file))?;
+        let text = text.replace("${NODE_NAME}", "box").replace("${EXAMPLE_DIR}", &example.to_string_lossy());
+        kubectl.apply(&text)?.ok()?;
+    }
+    wait_ready(&node_dir)?;
+    // Work: half a minute of readings, and some hundred requests.
+    for round in 0..100 {
+        let name = format!("load-{round}");
+        kubectl.ok(&["create", "configmap", &name, "--from-literal=a=1"])?;
+    }
+    eventually("thirty readings", PATIENCE, || {
+        let path = "/telemetry/v1/readings?node=box&device=host&resource=CpuUsage&limit=1000";
+        let answer = kubectl.raw(path).map_err(|error| error.to_string())?;
+        let count = answer["readings"].as_array().map_or(0, Vec::len);
+        if count >= 30 { Ok(()) } else { Err(format!("{count} readings")) }
+    })?;
+    let word = |word: &'static str, dir: &Path| {
+        let dir = dir.to_string_lossy().into_owned();
+        move |words: &[String]| {
+            words.get(1).is_some_and(|first| first == word) && words.iter().any(|one| one.contains(&dir))
+        }
+    };
+    let edge = process::find(word("edge", &node_dir));
+    let mut figures = Vec::new();
+    let mut add = |rss: &'static str, pss: &'static str, memory: Option<Memory>| -> Result<()> {
+        let memory = memory.context("the process is there")?;
+        figures.push(figure(rss, "MiB", vec![memory.rss_kib as f64 / 1024.0], None));
+        figures.push(figure(pss, "MiB", vec![memory.pss_kib as f64 / 1024.0], None));
+        Ok(())
+    };
+    add("RSS of hub after the run", "PSS of hub after the run", process::memory(hub.pid()))?;
+    add("RSS of node after the run", "PSS of node after the run", process::memory(node.pid()))?;
+    let edge_pid = edge.first().context("the edge plane has a process of its own")?.0;
+    add("RSS of edge after the run", "PSS of edge after the run", process::memory(edge_pid))?;
+    for (rss, pss, name) in [
+        ("RSS of one shim", "PSS of one shim", "shim"),
+        ("RSS of the wasm worker", "PSS of the wasm worker", "wasm-worker"),
+    ] {
+        let found = process::find(|words| words.get(1).is_some_and(|first| first == name));
+        if let Some((pid, _)) = found.first() {
+            add(rss, pss, process::memory(*pid))?;
+        }
+    }
+
+    let mut back = Vec::new();
+    hub.kill();
+    for _ in 0..RUNS {
+        node.kill();
+        let mine = node_dir.to_string_lossy().into_owned();
+        eventually("no process of the node", PATIENCE, || {
+            let left = process::find(|words| words.iter().any(|one| one.contains(&mine)));
+            left.iter().for_each(|(pid, _)| signal(*pid, 9));
+            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+        })?;
+        let start = Instant::now();
+        node.start_again("ephemeral")?;
+        wait_ready(&node_dir)?;
+        back.push(start.elapsed().as_secs_f64() * 1000.0);
+    }
+    figures.push(figure("node and pods killed, no hub: pods, rules and devices back", "ms", back, Some(3000.0)));
+    Ok(figures)
+}
+
+/// Waits until both pods, the device and the rule are ready, asking the node itself.
+fn wait_ready(node_dir: &Path) -> Result<()> {
+    eventually("pods, device and rule", PATIENCE, || {
+        let printed = run(["status", "-o", "json", "--data-dir", &node_dir.to_string_lossy()])
+            .and_then(|outcome| outcome.ok())
+            .map_err(|error| error.to_string())?;
+        let status: serde_json::Value = serde_json::from_str(&printed).map_err(|error| error.to_string())?;
+        let pods = status["node"]["pods"].as_array().map_or(0, |pods| {
+            let is_ours = |pod: &&serde_json::Value| {
+                pod["ready"] == true && pod["pod"].as_str().is_some_and(|name| name.starts_with("default/"))
+            };
+            pods.iter().filter(is_ours).count()
+        });
+        let is_ready = |kind: &str| {
+            let entries = status["edge"]["entries"].as_array();
+            entries.into_iter().flatten().any(|entry| entry["kind"] == kind && entry["ready"] == true)
+        };
+        if pods >= 2 && is_ready("Device") && is_ready("Rule") { Ok(()) } else { Err(printed) }
+    })
+}
+
+fn report(out: &Path, figures: &[Figure]) -> Result<()> {
+    std::fs::create_dir_all(out)?;
+    let machine = machine();
+    let json = serde_json::json!({"version": 1, "name": "first-light", "machine": machine, "figures": figures});
+    std::fs::write(out.join("first-light.json"), serde_json::to_string_pretty(&json)? + "\n")?;
+    let mut text = format!(
+        "# first-light\n\n{machine}\n\n| figure | median | unit | n | spread | limit |\n|---|---|---|---|---|---|\n"
+    );
+    for one in figures {
+        let limit = one.limit.map_or_else(|| "–".to_owned(), |limit| format!("{limit:.0}"));
+        let _ = writeln!(
+            text,
+            "| {} | {:.1} | {} | {} | {:.1}–{:.1} | {limit} |",
+            one.figure, one.value, one.unit, one.n, one.spread[0], one.spread[1]
+        );
+    }
+    print!("{text}");
+    std::fs::write(out.join("first-light.md"), text).context("failed to write the report")
+}
+
+fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let cpu = read("/proc/cpuinfo");
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name));
+    let kernel = read("/proc/sys/kernel/osrelease");
+    format!("{cores} cores ({}), Linux {}, release profile", model.unwrap_or("unknown"), kernel.trim())
+}
