@@ -4,8 +4,10 @@
 //! - [`kubectl`]: the real kubectl.
 //! - [`modbus`]: a Modbus device played by pymodbus.
 //! - [`process`]: memory and command lines, as the kernel tells them.
+//! - [`forgetful`]: a disk that forgets what was not synced, and fills up on demand.
 //! - [`wait`]: `eventually`, which tells the last state seen when its deadline passes.
 
+pub mod forgetful;
 pub mod kubectl;
 pub mod modbus;
 pub mod process;
