@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -202,7 +202,7 @@ pub struct Journal {
     inner: Arc<Inner>,
 }
 
-type Listener = Box<dyn Fn(u64) + Send + Sync>;
+type Listener = Box<dyn Fn(u64) -> ControlFlow<()> + Send + Sync>;
 
 struct Inner {
     dir: PathBuf,
@@ -432,8 +432,10 @@ impl Journal {
         Ok(appended.offsets)
     }
 
-    /// Calls `listener` with [`Journal::next`] after each commit, on the committing thread: it should only nudge someone.
-    pub fn on_commit(&self, listener: impl Fn(u64) + Send + Sync + 'static) {
+    /// Calls `listener` with [`Journal::next`] after each commit, on the committing thread, until it answers `Break`.
+    ///
+    /// It should only nudge someone.
+    pub fn on_commit(&self, listener: impl Fn(u64) -> ControlFlow<()> + Send + Sync + 'static) {
         lock(&self.inner.listeners).push(Box::new(listener));
     }
 
@@ -678,9 +680,7 @@ impl Inner {
 
     fn tell_listeners(&self) {
         let durable = lock(&self.state).durable;
-        for listener in lock(&self.listeners).iter() {
-            listener(durable);
-        }
+        lock(&self.listeners).retain(|listener| listener(durable).is_continue());
     }
 }
 

@@ -1,0 +1,190 @@
+//! The loop around the core: reads the journal, sends, stores the cursor, publishes the status.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use base_journal::Journal;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::core::{Confirmed, Counts, ExportCore, ExportOptions, Want};
+use crate::transport::{BatchTransport, SendError};
+
+/// How an export fares.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExportStatus {
+    /// Whether the last batch was answered. False before the first one.
+    pub connected: bool,
+    /// Events confirmed since the start.
+    pub sent: u64,
+    /// Records that were gone before they could be sent, since the start.
+    pub lost: u64,
+    /// Events that the receiver will not take, since the start.
+    pub refused: u64,
+    /// Records in the journal that are not confirmed yet.
+    pub depth: u64,
+    /// Why the last batch was not taken.
+    pub last_error: Option<String>,
+}
+
+/// A running export.
+#[derive(Debug)]
+pub struct ExportHandle {
+    /// How it fares, published when it changes.
+    pub status: watch::Receiver<ExportStatus>,
+    /// Ends soon after the shutdown token is cancelled.
+    pub task: JoinHandle<()>,
+}
+
+/// Name of the journal cursor of the export `namespace/name`. Remove it when the export is deleted.
+pub fn cursor_name(export: &str) -> String {
+    format!("export/{export}")
+}
+
+/// Starts an export on the current runtime. It stops when `shutdown` is cancelled, and a later one goes on where it was.
+///
+/// Without a cursor it begins with the oldest record that the journal holds.
+pub fn spawn_export(
+    journal: Journal,
+    options: ExportOptions,
+    transport: Arc<dyn BatchTransport>,
+    shutdown: CancellationToken,
+) -> ExportHandle {
+    let (status_tx, status) = watch::channel(ExportStatus::default());
+    let task = tokio::spawn(async move {
+        let run = run_export(journal, options, transport, status_tx);
+        shutdown.run_until_cancelled(run).await;
+    });
+    ExportHandle { status, task }
+}
+
+async fn run_export(
+    journal: Journal,
+    options: ExportOptions,
+    transport: Arc<dyn BatchTransport>,
+    status: watch::Sender<ExportStatus>,
+) {
+    let nudge = Arc::new(Notify::new());
+    let weak = Arc::downgrade(&nudge);
+    journal.on_commit(move |_| match weak.upgrade() {
+        Some(nudge) => {
+            nudge.notify_one();
+            ControlFlow::Continue(())
+        }
+        None => ControlFlow::Break(()),
+    });
+    let cursor_name = cursor_name(&options.name);
+    let export = options.name.clone();
+    let cursor = match journal.cursor(&cursor_name) {
+        Some(cursor) => cursor,
+        None => {
+            // Stored at once: trimming keeps what this export has not seen yet.
+            let first = journal.first();
+            store_cursor(&journal, &cursor_name, Confirmed { cursor: Some(first), is_ahead: false }).await;
+            first
+        }
+    };
+    let mut core = ExportCore::new(options, journal.epoch(), cursor);
+    loop {
+        match core.want(Instant::now()) {
+            Want::Read { from, bytes_max } => {
+                let reading = journal.clone();
+                match blocking(move || reading.read(from, bytes_max)).await {
+                    Ok(chunk) => core.take(chunk),
+                    Err(error) => {
+                        warn!(%export, %error, source = ?error.source, "Could not read the journal.");
+                        core.answer(Err(SendError::Unreachable(error.to_string())), Instant::now());
+                    }
+                }
+            }
+            Want::Send(header, lines) => {
+                debug!(%export, from = header.from, to = header.to, events = header.events, "Sending a batch.");
+                let answer = transport.send(header, lines).await;
+                let was_connected = status.borrow().connected;
+                let connected = match &answer {
+                    Ok(_) | Err(SendError::Elsewhere(_) | SendError::Refused(_)) => true,
+                    Err(SendError::Unreachable(_)) => false,
+                };
+                if connected && !was_connected {
+                    info!(%export, "The receiver answers.");
+                } else if let Err(error) = &answer
+                    && (was_connected || core.last_error().is_none())
+                {
+                    warn!(%export, %error, "A batch was not taken; events stay in the journal.");
+                }
+                let confirmed = core.answer(answer, Instant::now());
+                store_cursor(&journal, &cursor_name, confirmed).await;
+                publish(&status, &core, &journal, Some(connected));
+            }
+            Want::Wait(until) => {
+                publish(&status, &core, &journal, None);
+                tokio::time::sleep_until(until.into()).await;
+            }
+            Want::More { from, until } => {
+                publish(&status, &core, &journal, None);
+                if journal.next() > from {
+                    core.more_came();
+                    continue;
+                }
+                match until {
+                    Some(until) => {
+                        let _timeout = tokio::time::timeout_at(until.into(), nudge.notified()).await;
+                    }
+                    None => nudge.notified().await,
+                }
+            }
+        }
+    }
+}
+
+/// Stores what the receiver has confirmed. A failure is told and harms nothing: the batch is sent again after a restart, and the receiver
+/// recognises it.
+async fn store_cursor(journal: &Journal, name: &str, confirmed: Confirmed) {
+    let Some(cursor) = confirmed.cursor else { return };
+    let (journal, name) = (journal.clone(), name.to_owned());
+    blocking(move || {
+        if confirmed.is_ahead && cursor > journal.next() {
+            warn!(
+                cursor,
+                next = journal.next(),
+                "The receiver knows later records than the journal; numbering goes on there."
+            );
+            if let Err(error) = journal.skip_to(cursor) {
+                warn!(%error, "Could not make the journal go on at the receiver's offset.");
+            }
+        }
+        if let Err(error) = journal.set_cursor(&name, cursor) {
+            warn!(%error, source = %error.source, "Could not store an export's cursor.");
+        }
+    })
+    .await;
+}
+
+/// Runs what blocks on the disk on a thread that may block.
+async fn blocking<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(act).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+fn publish(status: &watch::Sender<ExportStatus>, core: &ExportCore, journal: &Journal, connected: Option<bool>) {
+    let Counts { sent, lost, refused, .. } = core.counts().clone();
+    let depth = journal.next().saturating_sub(core.cursor().max(journal.first()));
+    status.send_if_modified(|status| {
+        let now = ExportStatus {
+            connected: connected.unwrap_or(status.connected),
+            sent,
+            lost,
+            refused,
+            depth,
+            last_error: core.last_error().map(str::to_owned),
+        };
+        let is_changed = *status != now;
+        *status = now;
+        is_changed
+    });
+}
