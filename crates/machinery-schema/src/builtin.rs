@@ -1,0 +1,126 @@
+//! The kinds that every Kubernetes API serves: their types as static tables, their defaults, their rules.
+
+mod defaults;
+mod patch;
+mod pods;
+mod rules;
+#[cfg(test)]
+mod tests;
+mod types;
+mod update;
+
+use serde_json::Value;
+
+pub use patch::{ListStrategy, PatchField, PatchSchema};
+pub(crate) use {
+    defaults::apply_defaults,
+    rules::name_rule,
+    types::{enter, enter_item, is_base64, validate_types},
+    update::validate_update,
+};
+
+use crate::FieldError;
+
+/// A named object type.
+#[derive(Debug)]
+pub(crate) struct Definition {
+    pub name: &'static str,
+    /// Sorted by name. Empty for types that are anything but an object with known fields.
+    pub fields: &'static [Field],
+}
+
+/// A field of a [`Definition`].
+#[derive(Debug)]
+pub(crate) struct Field {
+    pub name: &'static str,
+    pub required: bool,
+    pub shape: Shape,
+}
+
+/// What a value may look like.
+#[derive(Debug)]
+pub(crate) enum Shape {
+    Text,
+    Base64,
+    Time,
+    Boolean,
+    Integer32,
+    Integer64,
+    Number,
+    IntOrString,
+    Quantity,
+    /// An object of which nothing is known.
+    AnyObject,
+    /// Any JSON at all.
+    Any,
+    /// Number of a [`Definition`].
+    Object(u16),
+    Map(&'static Shape),
+    List(&'static List),
+}
+
+/// What is known of a list.
+#[derive(Debug)]
+pub(crate) struct List {
+    pub items: Shape,
+    /// Whether a strategic merge patch adds to it; otherwise it is replaced.
+    pub merge: bool,
+    pub merge_key: Option<&'static str>,
+}
+
+/// The compressed `components.schemas` of one group version's OpenAPI document.
+pub(crate) struct Components {
+    pub group: &'static str,
+    pub version: &'static str,
+    /// Changes when the text does.
+    pub hash: u64,
+    pub bytes: &'static [u8],
+}
+
+include!(concat!(env!("OUT_DIR"), "/tables.rs"));
+
+impl Definition {
+    pub fn field(&self, name: &str) -> Option<&'static Field> {
+        let position = self.fields.binary_search_by(|field| field.name.cmp(name)).ok()?;
+        Some(&self.fields[position])
+    }
+}
+
+/// The definition with the given full name, such as `io.k8s.api.core.v1.Pod`.
+pub(crate) fn definition(name: &str) -> Option<&'static Definition> {
+    let position = DEFINITIONS.binary_search_by(|definition| definition.name.cmp(name)).ok()?;
+    Some(&DEFINITIONS[position])
+}
+
+pub(crate) fn definition_at(number: u16) -> &'static Definition {
+    &DEFINITIONS[usize::from(number)]
+}
+
+/// The type of `metadata`, which custom resources share.
+pub(crate) fn object_meta() -> &'static Definition {
+    definition("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta").expect("every served kind has metadata")
+}
+
+/// Removes unknown fields and nulls; tells the paths of the unknown fields.
+pub(crate) fn prune(definition: &'static Definition, object: &mut Value) -> Vec<String> {
+    let mut unknown = Vec::new();
+    types::prune_object(definition, object, &mut String::new(), &mut unknown, 0);
+    unknown
+}
+
+/// Types first: the rules of a kind are only told when they can be read.
+pub(crate) fn validate(definition: &'static Definition, group: &str, object: &Value) -> Vec<FieldError> {
+    let mut errors = validate_types(definition, object, "");
+    if errors.is_empty() {
+        let kind = definition.name.rsplit('.').next().unwrap_or(definition.name);
+        errors = rules::validate(group, kind, object);
+    }
+    errors
+}
+
+/// Removes unknown fields and nulls from the `metadata` of any object; paths begin with `metadata`.
+pub(crate) fn prune_metadata(metadata: &mut Value) -> Vec<String> {
+    let mut unknown = Vec::new();
+    types::prune_object(object_meta(), metadata, &mut "metadata".to_owned(), &mut unknown, 0);
+    unknown
+}

@@ -1,0 +1,110 @@
+//! What may not change once an object exists.
+
+use serde_json::Value;
+
+use crate::FieldError;
+
+/// Compares an update with what it replaces.
+pub(crate) fn validate_update(group: &str, kind: &str, new: &Value, old: &Value) -> Vec<FieldError> {
+    match (group, kind) {
+        ("", "Pod") => pod(new, old),
+        ("", "Secret") => {
+            let mut errors = unchanged(new, old, "/type");
+            errors.extend(sealed(new, old, &["/data", "/immutable"]));
+            errors
+        }
+        ("", "ConfigMap") => sealed(new, old, &["/data", "/binaryData", "/immutable"]),
+        ("apps", "DaemonSet") => unchanged(new, old, "/spec/selector"),
+        ("apps", "ControllerRevision") => unchanged(new, old, "/data"),
+        ("certificates.k8s.io", "CertificateSigningRequest") => unchanged(new, old, "/spec"),
+        ("node.k8s.io", "RuntimeClass") => unchanged(new, old, "/handler"),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => {
+            let fields = ["/spec/group", "/spec/scope", "/spec/names/plural", "/spec/names/kind"];
+            fields.iter().flat_map(|field| unchanged(new, old, field)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// A pod is started as it was written: only images, deadlines and tolerations may change while it runs.
+fn pod(new: &Value, old: &Value) -> Vec<FieldError> {
+    let (Some(mut wanted), Some(current)) = (new.get("spec").cloned(), old.get("spec")) else { return Vec::new() };
+    for list in ["containers", "initContainers"] {
+        let images = current.get(list).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let containers = wanted.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
+        for (container, before) in containers.zip(images) {
+            copy(container, before, "image");
+        }
+    }
+    for key in ["activeDeadlineSeconds", "tolerations"] {
+        copy(&mut wanted, current, key);
+    }
+    // A negative grace period means 1, and may be put right.
+    if current.get("terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|seconds| seconds < 0) {
+        copy(&mut wanted, current, "terminationGracePeriodSeconds");
+    }
+    // Binding sets the node once.
+    if current.get("nodeName").is_none() {
+        copy(&mut wanted, current, "nodeName");
+    }
+    let mut errors = Vec::new();
+    if wanted != *current {
+        let differing = differing_fields(&wanted, current).join(", ");
+        let detail = format!(
+            "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,\
+             `spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),\
+             `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative); changed: {differing}"
+        );
+        errors.push(FieldError::forbidden("spec", detail));
+    }
+    let tolerations =
+        |pod: &Value| pod.pointer("/spec/tolerations").and_then(Value::as_array).cloned().unwrap_or_default();
+    let kept = tolerations(new);
+    if !tolerations(old).iter().all(|toleration| kept.contains(toleration)) {
+        errors.push(FieldError::forbidden(
+            "spec.tolerations",
+            "existing toleration can not be modified except its tolerationSeconds",
+        ));
+    }
+    errors
+}
+
+fn copy(target: &mut Value, source: &Value, key: &str) {
+    let Some(target) = target.as_object_mut() else { return };
+    match source.get(key) {
+        Some(value) => target.insert(key.to_owned(), value.clone()),
+        None => target.remove(key),
+    };
+}
+
+fn differing_fields(new: &Value, old: &Value) -> Vec<String> {
+    let keys = |value: &Value| value.as_object().map(|map| map.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
+    let mut names = keys(new);
+    names.extend(keys(old));
+    names.sort();
+    names.dedup();
+    names.into_iter().filter(|name| new.get(name) != old.get(name)).map(|name| format!("spec.{name}")).collect()
+}
+
+/// The field at a pointer keeps its value.
+fn unchanged(new: &Value, old: &Value, pointer: &str) -> Vec<FieldError> {
+    let (now, before) = (new.pointer(pointer), old.pointer(pointer));
+    if now == before {
+        return Vec::new();
+    }
+    let path = pointer.trim_start_matches('/').replace('/', ".");
+    vec![FieldError::invalid(path, now.unwrap_or(&Value::Null), "field is immutable")]
+}
+
+/// `immutable: true` seals the data of a ConfigMap or Secret for good.
+fn sealed(new: &Value, old: &Value, pointers: &[&str]) -> Vec<FieldError> {
+    if old.get("immutable") != Some(&Value::Bool(true)) {
+        return Vec::new();
+    }
+    let changed = pointers.iter().filter(|pointer| new.pointer(pointer) != old.pointer(pointer));
+    changed
+        .map(|pointer| {
+            FieldError::forbidden(pointer.trim_start_matches('/'), "field is immutable when `immutable` is set")
+        })
+        .collect()
+}

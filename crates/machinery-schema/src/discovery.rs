@@ -1,0 +1,163 @@
+//! Discovery documents: how a client learns what is served.
+
+use serde_json::{Value, json};
+
+use crate::{Registry, ResourceInfo, resource::join_api_version};
+
+/// Which form of the aggregated document a client asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiscoveryVersion {
+    /// `apidiscovery.k8s.io/v2`.
+    V2,
+    /// `apidiscovery.k8s.io/v2beta1`, for clients older than 1.30.
+    V2Beta1,
+}
+
+impl DiscoveryVersion {
+    fn api_version(self) -> &'static str {
+        match self {
+            Self::V2 => "apidiscovery.k8s.io/v2",
+            Self::V2Beta1 => "apidiscovery.k8s.io/v2beta1",
+        }
+    }
+}
+
+impl Registry {
+    /// Answers `GET /api`. `server_address` is `host:port` as the client reached us.
+    pub fn api_versions(&self, server_address: &str) -> Value {
+        json!({
+            "kind": "APIVersions",
+            "versions": self.versions(""),
+            "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": server_address}],
+        })
+    }
+
+    /// Answers `GET /apis`.
+    pub fn api_group_list(&self) -> Value {
+        let groups: Vec<Value> =
+            self.groups().filter(|group| !group.is_empty()).filter_map(|group| self.group_document(group)).collect();
+        json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+    }
+
+    /// Answers `GET /apis/GROUP`; `None` when there is no such group.
+    pub fn api_group(&self, group: &str) -> Option<Value> {
+        let mut document = self.group_document(group).filter(|_| !group.is_empty())?;
+        document["kind"] = json!("APIGroup");
+        document["apiVersion"] = json!("v1");
+        Some(document)
+    }
+
+    /// Answers `GET /api/v1` (group `""`) and `GET /apis/GROUP/VERSION`; `None` when there is no such group version.
+    pub fn api_resource_list(&self, group: &str, version: &str) -> Option<Value> {
+        let mut resources = Vec::new();
+        for resource in self.resources_of(group, version) {
+            let mut entry = json!({
+                "name": resource.plural,
+                "singularName": resource.singular,
+                "namespaced": resource.namespaced,
+                "kind": resource.kind,
+                "verbs": resource.verbs,
+                "storageVersionHash": storage_version_hash(resource),
+            });
+            add_names(&mut entry, resource);
+            resources.push(entry);
+            for subresource in &resource.subresources {
+                resources.push(json!({
+                    "name": format!("{}/{}", resource.plural, subresource.name),
+                    "singularName": "",
+                    "namespaced": resource.namespaced,
+                    "kind": subresource.kind,
+                    "verbs": subresource.verbs,
+                }));
+            }
+        }
+        if resources.is_empty() {
+            return None;
+        }
+        Some(json!({
+            "kind": "APIResourceList",
+            "apiVersion": "v1",
+            "groupVersion": join_api_version(group, version),
+            "resources": resources,
+        }))
+    }
+
+    /// Answers `GET /api` (`core`) or `GET /apis` for a client that takes the whole in one document.
+    pub fn aggregated_discovery(&self, core: bool, form: DiscoveryVersion) -> Value {
+        let groups: Vec<Value> = self
+            .groups()
+            .filter(|group| group.is_empty() == core)
+            .map(|group| {
+                let versions: Vec<Value> = self
+                    .versions(group)
+                    .into_iter()
+                    .map(|version| {
+                        let resources: Vec<Value> = self.resources_of(group, version).map(|r| aggregated(r)).collect();
+                        json!({"version": version, "resources": resources, "freshness": "Current"})
+                    })
+                    .collect();
+                let metadata = if core {
+                    json!({"creationTimestamp": null})
+                } else {
+                    json!({"name": group, "creationTimestamp": null})
+                };
+                json!({"metadata": metadata, "versions": versions})
+            })
+            .collect();
+        json!({"kind": "APIGroupDiscoveryList", "apiVersion": form.api_version(), "metadata": {}, "items": groups})
+    }
+
+    fn group_document(&self, group: &str) -> Option<Value> {
+        let versions: Vec<Value> = self
+            .versions(group)
+            .into_iter()
+            .map(|version| json!({"groupVersion": join_api_version(group, version), "version": version}))
+            .collect();
+        let preferred = versions.first()?.clone();
+        Some(json!({"name": group, "versions": versions, "preferredVersion": preferred}))
+    }
+}
+
+fn aggregated(resource: &ResourceInfo) -> Value {
+    let subresources: Vec<Value> = resource
+        .subresources
+        .iter()
+        .map(|subresource| {
+            json!({
+                "subresource": subresource.name,
+                "responseKind": {"group": resource.group, "version": resource.version, "kind": subresource.kind},
+                "verbs": subresource.verbs,
+            })
+        })
+        .collect();
+    let mut entry = json!({
+        "resource": resource.plural,
+        "responseKind": {"group": resource.group, "version": resource.version, "kind": resource.kind},
+        "scope": if resource.namespaced { "Namespaced" } else { "Cluster" },
+        "singularResource": resource.singular,
+        "verbs": resource.verbs,
+    });
+    add_names(&mut entry, resource);
+    if !subresources.is_empty() {
+        entry["subresources"] = Value::Array(subresources);
+    }
+    entry
+}
+
+fn add_names(entry: &mut Value, resource: &ResourceInfo) {
+    if !resource.short_names.is_empty() {
+        entry["shortNames"] = json!(resource.short_names);
+    }
+    if !resource.categories.is_empty() {
+        entry["categories"] = json!(resource.categories);
+    }
+}
+
+/// Clients compare it to see whether two group versions share their storage; its form is opaque.
+fn storage_version_hash(resource: &ResourceInfo) -> String {
+    let text = format!("{}/{}/{}", resource.group, resource.storage_version, resource.kind);
+    format!("{:016x}", crate::openapi::hash(text.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+//! One served resource: its names, verbs and subresources, and the door to its schema.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::{
+    FieldError, PatchSchema, builtin,
+    structural::Structural,
+    table::{self, PrinterColumn},
+};
+
+/// One resource of one group version, as discovery tells of it.
+#[derive(Debug)]
+pub struct ResourceInfo {
+    /// API group; empty for core.
+    pub group: Arc<str>,
+    /// Version within the group, such as `v1`.
+    pub version: Arc<str>,
+    /// Version that objects are stored in; it differs from `version` for further versions of a custom resource.
+    pub storage_version: Arc<str>,
+    /// Kind of one object, such as `Pod`.
+    pub kind: Arc<str>,
+    /// Kind of a list, such as `PodList`.
+    pub list_kind: Arc<str>,
+    /// Name in URLs, such as `pods`.
+    pub plural: Arc<str>,
+    /// Name of one, such as `pod`.
+    pub singular: Arc<str>,
+    /// Names for the hurried, such as `po`.
+    pub short_names: Vec<Arc<str>>,
+    /// Groups of kinds, such as `all`.
+    pub categories: Vec<Arc<str>>,
+    /// Whether objects live in namespaces.
+    pub namespaced: bool,
+    /// What may be done, in discovery's order.
+    pub verbs: &'static [&'static str],
+    /// `status`, `log` and the like.
+    pub subresources: Vec<Subresource>,
+    /// What a field selector may ask for besides `metadata.name` and `metadata.namespace`.
+    pub selectable_fields: Vec<SelectableField>,
+    pub(crate) schema: Schema,
+    pub(crate) columns: Columns,
+}
+
+/// A subresource and what may be done with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subresource {
+    /// Last part of the URL, such as `status`.
+    pub name: Arc<str>,
+    /// Kind of its body, such as `Pod`; for `scale` of another group than the resource.
+    pub kind: Arc<str>,
+    /// What may be done.
+    pub verbs: &'static [&'static str],
+}
+
+/// A field that a field selector may ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelectableField {
+    /// As users write it, such as `spec.nodeName`.
+    pub name: Arc<str>,
+    /// Where the value is, when the name does not say so itself.
+    pub(crate) path: Option<&'static str>,
+    /// What a missing value counts as.
+    pub(crate) absent: &'static str,
+}
+
+/// Where the types of a resource come from.
+#[derive(Debug)]
+pub(crate) enum Schema {
+    Builtin(&'static builtin::Definition),
+    Custom(Arc<Structural>),
+}
+
+/// Where the columns of a table come from.
+#[derive(Debug)]
+pub(crate) enum Columns {
+    Builtin(&'static table::Printer),
+    Custom(Vec<PrinterColumn>),
+}
+
+impl ResourceInfo {
+    /// `group/version`, or the bare version for core.
+    pub fn api_version(&self) -> String {
+        join_api_version(&self.group, &self.version)
+    }
+
+    /// `plural.group`, or the bare plural for core: the name in messages such as `pods "a" not found`.
+    pub fn qualified_name(&self) -> String {
+        if self.group.is_empty() { self.plural.to_string() } else { format!("{}.{}", self.plural, self.group) }
+    }
+
+    /// Whether the resource is one of an installed CustomResourceDefinition.
+    pub fn is_custom(&self) -> bool {
+        matches!(self.schema, Schema::Custom(_))
+    }
+
+    /// Looks a subresource up.
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
+        self.subresources.iter().find(|subresource| &*subresource.name == name)
+    }
+
+    /// Whether `status` is written through its own URL only.
+    pub fn has_status(&self) -> bool {
+        self.subresource("status").is_some()
+    }
+
+    /// Removes fields that the schema does not know, and nulls that mean "absent"; tells the paths of the unknown
+    /// fields, sorted. What the caller does with them depends on the request's `fieldValidation`.
+    pub fn prune(&self, object: &mut Value) -> Vec<String> {
+        match &self.schema {
+            Schema::Builtin(definition) => builtin::prune(definition, object),
+            Schema::Custom(structural) => structural.prune(object),
+        }
+    }
+
+    /// Fills in what a client may leave out. Does nothing where a value has the wrong type; [`Self::validate`] tells.
+    pub fn apply_defaults(&self, object: &mut Value) {
+        match &self.schema {
+            Schema::Builtin(_) => builtin::apply_defaults(&self.group, &self.kind, object),
+            Schema::Custom(structural) => structural.apply_defaults(object),
+        }
+    }
+
+    /// Checks a whole object (pruned and defaulted): metadata, types, and the rules of its kind.
+    /// `object` must carry its final name and, when namespaced, its namespace.
+    pub fn validate(&self, object: &Value) -> Vec<FieldError> {
+        let mut errors = crate::metadata::validate(object, self.namespaced, self.name_rule());
+        match &self.schema {
+            Schema::Builtin(definition) => errors.extend(builtin::validate(definition, &self.group, object)),
+            Schema::Custom(structural) => errors.extend(structural.validate(object)),
+        }
+        errors
+    }
+
+    /// Checks what an update changed: fields that may not change once set. Call it besides [`Self::validate`].
+    pub fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        let mut errors = crate::metadata::validate_update(new, old);
+        if let Schema::Builtin(_) = &self.schema {
+            errors.extend(builtin::validate_update(&self.group, &self.kind, new, old));
+        }
+        errors
+    }
+
+    /// Merge keys and strategies for a strategic merge patch; `None` for custom resources, which do not take any.
+    pub fn patch_schema(&self) -> Option<PatchSchema> {
+        match &self.schema {
+            Schema::Builtin(definition) => Some(PatchSchema::of(definition)),
+            Schema::Custom(_) => None,
+        }
+    }
+
+    /// The value of a selectable field, `metadata.name` and `metadata.namespace` included, as field selectors
+    /// compare it; `None` when the resource cannot be selected by that field.
+    pub fn selectable_value(&self, object: &Value, field: &str) -> Option<String> {
+        if field == "metadata.name" || field == "metadata.namespace" {
+            return Some(text_at(object, field).unwrap_or_default());
+        }
+        let selectable = self.selectable_fields.iter().find(|selectable| &*selectable.name == field)?;
+        let path = selectable.path.unwrap_or(&selectable.name);
+        Some(text_at(object, path).unwrap_or_else(|| selectable.absent.to_owned()))
+    }
+
+    /// Full name of a built-in definition.
+    pub(crate) fn definition_name(&self) -> Option<&'static str> {
+        match &self.schema {
+            Schema::Builtin(definition) => Some(definition.name),
+            Schema::Custom(_) => None,
+        }
+    }
+
+    fn name_rule(&self) -> crate::metadata::NameRule {
+        match &self.schema {
+            Schema::Builtin(_) => builtin::name_rule(&self.group, &self.kind),
+            Schema::Custom(_) => crate::metadata::NameRule::Subdomain,
+        }
+    }
+}
+
+impl SelectableField {
+    pub(crate) fn new(name: &str) -> Self {
+        Self { name: name.into(), path: None, absent: "" }
+    }
+}
+
+/// `group/version`, or the bare version for core.
+pub(crate) fn join_api_version(group: &str, version: &str) -> String {
+    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+}
+
+/// A scalar at a dotted path, as text.
+fn text_at(object: &Value, path: &str) -> Option<String> {
+    let mut value = object;
+    for key in path.split('.') {
+        value = value.get(key)?;
+    }
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(flag) => Some(flag.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}

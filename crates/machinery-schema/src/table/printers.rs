@@ -1,0 +1,343 @@
+//! Columns and cells of the built-in kinds.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use super::{Column, Printer, age_of, items, number, or_none, pods, since, text};
+
+const fn column(name: &'static str, kind: &'static str) -> Column {
+    Column { name, kind, format: "", priority: 0 }
+}
+
+const fn wide(name: &'static str) -> Column {
+    Column { name, kind: "string", format: "", priority: 1 }
+}
+
+const NAME: Column = Column { name: "Name", kind: "string", format: "name", priority: 0 };
+const AGE: Column = column("Age", "string");
+
+static CONFIG_MAPS: Printer = Printer {
+    columns: &[NAME, column("Data", "integer"), AGE],
+    cells: |object, now| {
+        let count = keys(object, "/data") + keys(object, "/binaryData");
+        vec![name(object), count.into(), age_of(object, now)]
+    },
+};
+
+static SECRETS: Printer = Printer {
+    columns: &[NAME, column("Type", "string"), column("Data", "integer"), AGE],
+    cells: |object, now| {
+        vec![name(object), text(object, "/type").into(), keys(object, "/data").into(), age_of(object, now)]
+    },
+};
+
+static SERVICE_ACCOUNTS: Printer = Printer {
+    columns: &[NAME, column("Secrets", "integer"), AGE],
+    cells: |object, now| vec![name(object), items(object, "/secrets").len().into(), age_of(object, now)],
+};
+
+static NAMESPACES: Printer = Printer {
+    columns: &[NAME, column("Status", "string"), AGE],
+    cells: |object, now| vec![name(object), text(object, "/status/phase").into(), age_of(object, now)],
+};
+
+static PODS: Printer = Printer {
+    columns: &[
+        NAME,
+        column("Ready", "string"),
+        column("Status", "string"),
+        column("Restarts", "string"),
+        AGE,
+        wide("IP"),
+        wide("Node"),
+        wide("Nominated Node"),
+        wide("Readiness Gates"),
+    ],
+    cells: pods::cells,
+};
+
+static NODES: Printer = Printer {
+    columns: &[
+        NAME,
+        column("Status", "string"),
+        column("Roles", "string"),
+        AGE,
+        column("Version", "string"),
+        wide("Internal-IP"),
+        wide("External-IP"),
+        wide("OS-Image"),
+        wide("Kernel-Version"),
+        wide("Container-Runtime"),
+    ],
+    cells: |object, now| {
+        let info = |key: &str| unknown_when_empty(text(object, &format!("/status/nodeInfo/{key}")));
+        vec![
+            name(object),
+            node_status(object).into(),
+            node_roles(object).into(),
+            age_of(object, now),
+            text(object, "/status/nodeInfo/kubeletVersion").into(),
+            node_address(object, "InternalIP").into(),
+            node_address(object, "ExternalIP").into(),
+            info("osImage").into(),
+            info("kernelVersion").into(),
+            info("containerRuntimeVersion").into(),
+        ]
+    },
+};
+
+static DAEMON_SETS: Printer = Printer {
+    columns: &[
+        NAME,
+        column("Desired", "integer"),
+        column("Current", "integer"),
+        column("Ready", "integer"),
+        column("Up-to-date", "integer"),
+        column("Available", "integer"),
+        column("Node Selector", "string"),
+        AGE,
+        wide("Containers"),
+        wide("Images"),
+        wide("Selector"),
+    ],
+    cells: |object, now| {
+        let status = |key: &str| Value::from(number(object, &format!("/status/{key}")));
+        let containers = items(object, "/spec/template/spec/containers");
+        let of_containers =
+            |key: &str| containers.iter().map(|container| text(container, key)).collect::<Vec<_>>().join(",");
+        vec![
+            name(object),
+            status("desiredNumberScheduled"),
+            status("currentNumberScheduled"),
+            status("numberReady"),
+            status("updatedNumberScheduled"),
+            status("numberAvailable"),
+            labels(object.pointer("/spec/template/spec/nodeSelector")).into(),
+            age_of(object, now),
+            of_containers("/name").into(),
+            of_containers("/image").into(),
+            selector(object.pointer("/spec/selector")).into(),
+        ]
+    },
+};
+
+static CONTROLLER_REVISIONS: Printer = Printer {
+    columns: &[NAME, column("Controller", "string"), column("Revision", "integer"), AGE],
+    cells: |object, now| {
+        let owners = items(object, "/metadata/ownerReferences");
+        let controller = owners.iter().find(|owner| owner.get("controller") == Some(&Value::Bool(true)));
+        let controller = controller.map_or_else(
+            || "<none>".to_owned(),
+            |owner| {
+                let (group, _) = text(owner, "/apiVersion").split_once('/').unwrap_or_default();
+                let kind = text(owner, "/kind").to_lowercase();
+                let dot = if group.is_empty() { "" } else { "." };
+                format!("{kind}{dot}{group}/{}", text(owner, "/name"))
+            },
+        );
+        vec![name(object), controller.into(), number(object, "/revision").into(), age_of(object, now)]
+    },
+};
+
+static EVENTS: Printer = Printer {
+    columns: &[
+        column("Last Seen", "string"),
+        column("Type", "string"),
+        column("Reason", "string"),
+        column("Object", "string"),
+        wide("Subobject"),
+        wide("Source"),
+        column("Message", "string"),
+        wide("First Seen"),
+        wide("Count"),
+        Column { name: "Name", kind: "string", format: "name", priority: 1 },
+    ],
+    cells: event_cells,
+};
+
+static LEASES: Printer = Printer {
+    columns: &[NAME, column("Holder", "string"), AGE],
+    cells: |object, now| vec![name(object), text(object, "/spec/holderIdentity").into(), age_of(object, now)],
+};
+
+static RUNTIME_CLASSES: Printer = Printer {
+    columns: &[NAME, column("Handler", "string"), AGE],
+    cells: |object, now| vec![name(object), text(object, "/handler").into(), age_of(object, now)],
+};
+
+static SIGNING_REQUESTS: Printer = Printer {
+    columns: &[
+        NAME,
+        AGE,
+        column("SignerName", "string"),
+        column("Requestor", "string"),
+        column("RequestedDuration", "string"),
+        column("Condition", "string"),
+    ],
+    cells: |object, now| {
+        let asked = object.pointer("/spec/expirationSeconds").and_then(Value::as_i64);
+        let asked = asked.map_or_else(|| "<none>".to_owned(), super::human_duration);
+        vec![
+            name(object),
+            age_of(object, now),
+            text(object, "/spec/signerName").into(),
+            text(object, "/spec/username").into(),
+            asked.into(),
+            signing_condition(object).into(),
+        ]
+    },
+};
+
+static CUSTOM_RESOURCE_DEFINITIONS: Printer = Printer {
+    columns: &[NAME, Column { name: "Created At", kind: "date", format: "", priority: 0 }],
+    cells: |object, _| vec![name(object), text(object, "/metadata/creationTimestamp").into()],
+};
+
+static OTHERS: Printer =
+    Printer { columns: &[NAME, AGE], cells: |object, now| vec![name(object), age_of(object, now)] };
+
+/// How a built-in kind is shown; name and age when nothing better is known.
+pub(crate) fn printer(kind: &str) -> &'static Printer {
+    match kind {
+        "CertificateSigningRequest" => &SIGNING_REQUESTS,
+        "ConfigMap" => &CONFIG_MAPS,
+        "ControllerRevision" => &CONTROLLER_REVISIONS,
+        "CustomResourceDefinition" => &CUSTOM_RESOURCE_DEFINITIONS,
+        "DaemonSet" => &DAEMON_SETS,
+        "Event" => &EVENTS,
+        "Lease" => &LEASES,
+        "Namespace" => &NAMESPACES,
+        "Node" => &NODES,
+        "Pod" => &PODS,
+        "RuntimeClass" => &RUNTIME_CLASSES,
+        "Secret" => &SECRETS,
+        "ServiceAccount" => &SERVICE_ACCOUNTS,
+        _ => &OTHERS,
+    }
+}
+
+fn name(object: &Value) -> Value {
+    text(object, "/metadata/name").into()
+}
+
+fn keys(object: &Value, pointer: &str) -> usize {
+    object.pointer(pointer).and_then(Value::as_object).map_or(0, Map::len)
+}
+
+fn node_status(node: &Value) -> String {
+    let ready = items(node, "/status/conditions").iter().find(|condition| text(condition, "/type") == "Ready");
+    let mut words = vec![match ready.map(|condition| text(condition, "/status")) {
+        Some("True") => "Ready",
+        Some(_) => "NotReady",
+        None => "Unknown",
+    }];
+    if node.pointer("/spec/unschedulable") == Some(&Value::Bool(true)) {
+        words.push("SchedulingDisabled");
+    }
+    words.join(",")
+}
+
+fn node_roles(node: &Value) -> String {
+    let Some(labels) = node.pointer("/metadata/labels").and_then(Value::as_object) else { return "<none>".to_owned() };
+    let mut roles: Vec<&str> = labels
+        .iter()
+        .filter_map(|(key, value)| match key.strip_prefix("node-role.kubernetes.io/") {
+            Some(role) => Some(role),
+            None if key == "kubernetes.io/role" => value.as_str(),
+            None => None,
+        })
+        .filter(|role| !role.is_empty())
+        .collect();
+    roles.sort_unstable();
+    roles.dedup();
+    or_none(&roles.join(",")).to_owned()
+}
+
+fn node_address(node: &Value, kind: &str) -> String {
+    let found = items(node, "/status/addresses").iter().find(|address| text(address, "/type") == kind);
+    or_none(found.map_or("", |address| text(address, "/address"))).to_owned()
+}
+
+fn unknown_when_empty(text: &str) -> &str {
+    if text.is_empty() { "<unknown>" } else { text }
+}
+
+/// `a=b,c=d`.
+fn labels(map: Option<&Value>) -> String {
+    let pairs = map.and_then(Value::as_object).into_iter().flatten();
+    let pairs: Vec<String> =
+        pairs.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
+    or_none(&pairs.join(",")).to_owned()
+}
+
+/// `a=b,c in (d,e),f,!g`.
+fn selector(selector: Option<&Value>) -> String {
+    let Some(selector) = selector else { return "<none>".to_owned() };
+    let mut parts = Vec::new();
+    if keys(selector, "/matchLabels") > 0 {
+        parts.push(labels(selector.get("matchLabels")));
+    }
+    for expression in items(selector, "/matchExpressions") {
+        let key = text(expression, "/key");
+        let values: Vec<&str> = items(expression, "/values").iter().filter_map(Value::as_str).collect();
+        let values = values.join(",");
+        parts.push(match text(expression, "/operator") {
+            "In" => format!("{key} in ({values})"),
+            "NotIn" => format!("{key} notin ({values})"),
+            "Exists" => key.to_owned(),
+            _ => format!("!{key}"),
+        });
+    }
+    or_none(&parts.join(",")).to_owned()
+}
+
+fn event_cells(event: &Value, now: Timestamp) -> Vec<Value> {
+    let first_of = |pointers: &[&str]| {
+        let found = pointers.iter().map(|pointer| text(event, pointer)).find(|time| !time.is_empty());
+        since(found.unwrap_or_default(), now)
+    };
+    let kind = text(event, "/involvedObject/kind").to_lowercase();
+    let component = match text(event, "/source/component") {
+        "" => text(event, "/reportingComponent"),
+        component => component,
+    };
+    let host = match text(event, "/source/host") {
+        "" => text(event, "/reportingInstance"),
+        host => host,
+    };
+    let source = if host.is_empty() { component.to_owned() } else { format!("{component}, {host}") };
+    let count = match event.pointer("/series/count").and_then(Value::as_i64) {
+        Some(count) => count,
+        None => number(event, "/count").max(1),
+    };
+    vec![
+        first_of(&["/series/lastObservedTime", "/lastTimestamp", "/eventTime", "/firstTimestamp"]).into(),
+        text(event, "/type").into(),
+        text(event, "/reason").into(),
+        format!("{kind}/{}", text(event, "/involvedObject/name")).into(),
+        text(event, "/involvedObject/fieldPath").into(),
+        source.into(),
+        text(event, "/message").trim().into(),
+        first_of(&["/firstTimestamp", "/eventTime"]).into(),
+        count.into(),
+        name(event),
+    ]
+}
+
+fn signing_condition(request: &Value) -> String {
+    let conditions = items(request, "/status/conditions");
+    let has = |kind: &str| conditions.iter().any(|condition| text(condition, "/type") == kind);
+    let mut words = Vec::new();
+    match (has("Denied"), has("Approved")) {
+        (true, _) => words.push("Denied"),
+        (false, true) => words.push("Approved"),
+        (false, false) => words.push("Pending"),
+    }
+    if has("Failed") {
+        words.push("Failed");
+    }
+    if !text(request, "/status/certificate").is_empty() {
+        words.push("Issued");
+    }
+    words.join(",")
+}
