@@ -1,0 +1,176 @@
+//! Requests under `/telemetry/v1/` as calls of the store, and answers as bytes.
+//!
+//! The API server stays the only one that chooses status codes for failures: a failure leaves here as a [`RequestError`], typed.
+//! The two answers of the protocol, 200 and 409 with a [`BatchAnswer`](selvedge_api::telemetry::BatchAnswer), are made here.
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Method, Response, StatusCode, header};
+use selvedge_api::telemetry::{BATCH_CONTENT_TYPE, BATCHES_PATH, READINGS_PATH};
+use serde::Serialize;
+
+use crate::batch::BatchError;
+use crate::query::{QueryError, ReadingsQuery};
+use crate::store::{IngestError, Telemetry};
+
+/// User names of nodes begin with this.
+const NODE_PREFIX: &str = "system:node:";
+
+/// Group of those who may read.
+const ADMINS: &str = "system:masters";
+
+/// Why a request was not served; the text is for its sender.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// 404.
+    #[error("there is no {0}; there are {BATCHES_PATH} and {READINGS_PATH}")]
+    NotFound(String),
+    /// 405.
+    #[error("{path} does not take {method}; use {allowed}")]
+    MethodNotAllowed {
+        /// Of the request.
+        path: &'static str,
+        /// Of the request.
+        method: Method,
+        /// The one it takes.
+        allowed: Method,
+    },
+    /// 403.
+    #[error("{0}")]
+    Forbidden(String),
+    /// 415.
+    #[error("a batch must come as {BATCH_CONTENT_TYPE}")]
+    UnsupportedMediaType,
+    /// 413.
+    #[error(transparent)]
+    TooLarge(BatchError),
+    /// 400.
+    #[error("{0}")]
+    BadRequest(String),
+    /// 507: no room on the hub's disk; the sender should try again later.
+    #[error(transparent)]
+    Full(IngestError),
+    /// 500: the hub's disk failed.
+    #[error("the hub failed to store or read readings")]
+    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Serves one request; blocks on the disk. `user` and `groups` are of the sender, `body` is whole and bounded by
+/// [`selvedge_api::telemetry::BATCH_BYTES_MAX`].
+pub fn handle(
+    telemetry: &Telemetry,
+    parts: &Parts,
+    user: &str,
+    groups: &[String],
+    body: &Bytes,
+) -> Result<Response<Bytes>, RequestError> {
+    match parts.uri.path() {
+        BATCHES_PATH => {
+            allow_method(parts, BATCHES_PATH, Method::POST)?;
+            post_batch(telemetry, parts, user, body)
+        }
+        READINGS_PATH => {
+            allow_method(parts, READINGS_PATH, Method::GET)?;
+            if !groups.iter().any(|group| group == ADMINS) {
+                return Err(RequestError::Forbidden(format!(
+                    "user {user:?} may not read telemetry; only {ADMINS} may"
+                )));
+            }
+            get_readings(telemetry, parts.uri.query().unwrap_or_default())
+        }
+        other => Err(RequestError::NotFound(other.to_owned())),
+    }
+}
+
+fn allow_method(parts: &Parts, path: &'static str, allowed: Method) -> Result<(), RequestError> {
+    if parts.method == allowed {
+        Ok(())
+    } else {
+        Err(RequestError::MethodNotAllowed { path, method: parts.method.clone(), allowed })
+    }
+}
+
+fn post_batch(telemetry: &Telemetry, parts: &Parts, user: &str, body: &Bytes) -> Result<Response<Bytes>, RequestError> {
+    // The name comes from the certificate and never from the body: a node speaks for itself only.
+    let node = user.strip_prefix(NODE_PREFIX).filter(|node| !node.is_empty() && !node.contains('/'));
+    let Some(node) = node else {
+        return Err(RequestError::Forbidden(format!("user {user:?} may not send telemetry; only nodes may")));
+    };
+    let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    if content_type.is_none_or(|text| text.split(';').next().unwrap_or_default().trim() != BATCH_CONTENT_TYPE) {
+        return Err(RequestError::UnsupportedMediaType);
+    }
+    match telemetry.ingest_body(node, body) {
+        Ok(answer) => Ok(json(StatusCode::OK, &answer)),
+        Err(IngestError::Elsewhere(answer)) => Ok(json(StatusCode::CONFLICT, &answer)),
+        Err(IngestError::Batch(error @ BatchError::TooLarge { .. })) => Err(RequestError::TooLarge(error)),
+        Err(IngestError::Batch(error)) => Err(RequestError::BadRequest(error.to_string())),
+        Err(error @ IngestError::Full { .. }) => Err(RequestError::Full(error)),
+        Err(error @ IngestError::Store(_)) => Err(RequestError::Internal(Box::new(error))),
+    }
+}
+
+fn get_readings(telemetry: &Telemetry, query: &str) -> Result<Response<Bytes>, RequestError> {
+    let query = parse_query(query)?;
+    match telemetry.query(&query) {
+        Ok(page) => Ok(json(StatusCode::OK, &page)),
+        Err(error @ (QueryError::Token(_) | QueryError::Limit(_))) => Err(RequestError::BadRequest(error.to_string())),
+        Err(error @ QueryError::Read(_)) => Err(RequestError::Internal(Box::new(error))),
+    }
+}
+
+/// Reads `node=…&device=…&resource=…&from=…&to=…&limit=…&after=…`. An unknown parameter is an error: a mistyped filter
+/// must not answer with everything.
+pub fn parse_query(text: &str) -> Result<ReadingsQuery, RequestError> {
+    let mut query = ReadingsQuery::default();
+    for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let value = percent_decode(value)
+            .ok_or_else(|| RequestError::BadRequest(format!("the value of `{name}` is not percent-encoded UTF-8")))?;
+        if value.is_empty() {
+            continue;
+        }
+        let number = |what: &str| RequestError::BadRequest(format!("`{name}` is `{value}`; it must be {what}"));
+        let nanoseconds = || value.parse().map_err(|_| number("a time in nanoseconds since 1970"));
+        match name {
+            "node" => query.node = Some(value),
+            "device" => query.device = Some(value),
+            "resource" => query.resource = Some(value),
+            "from" => query.from = Some(nanoseconds()?),
+            "to" => query.to = Some(nanoseconds()?),
+            "limit" => query.limit = Some(value.parse().map_err(|_| number("a number of readings"))?),
+            "after" => query.after = Some(value),
+            _ => {
+                return Err(RequestError::BadRequest(format!(
+                    "unknown parameter `{name}`; known are node, device, resource, from, to, limit and after"
+                )));
+            }
+        }
+    }
+    Ok(query)
+}
+
+fn percent_decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let high = char::from(rest.next()?).to_digit(16)?;
+                let low = char::from(rest.next()?).to_digit(16)?;
+                (high * 16 + low) as u8
+            }
+            other => other,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+fn json(status: StatusCode, body: &impl Serialize) -> Response<Bytes> {
+    let body = serde_json::to_vec(body).expect("answers hold JSON values only");
+    let mut response = Response::new(Bytes::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response
+}
