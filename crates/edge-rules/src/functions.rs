@@ -112,7 +112,7 @@ static FUNCTIONS: &[ScalarFunction] = &[
     plain("cardinality", 1, 1, collections::cardinality),
     plain("array_cardinality", 1, 1, collections::cardinality),
     sees_null("array_create", 1, MANY, collections::array_create),
-    plain("array_contains", 2, 2, collections::array_contains),
+    sees_null("array_contains", 2, 2, collections::array_contains),
     plain("array_position", 2, 2, collections::array_position),
     plain("array_max", 1, 1, |arguments| collections::array_extreme(arguments, true)),
     plain("array_min", 1, 1, |arguments| collections::array_extreme(arguments, false)),

@@ -195,7 +195,13 @@ impl Rule {
             return Ok(None);
         }
         let mut declared = Row::new();
+        let whole = self.plan.has_wildcard();
         for column in &stream.columns {
+            // A column that the query does not read cannot make its row wrong.
+            let is_read = |slot: &Slot| matches!(slot, Slot::Column(name) if name.eq_ignore_ascii_case(&column.name));
+            if !whole && !self.plan.slots.iter().any(is_read) {
+                continue;
+            }
             let value = match row.column(&column.name) {
                 None | Some(Datum::Null) => column.default.clone(),
                 Some(value) if stream.options.strict_validation => Some(

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::datum::Datum;
 use crate::eval::{Eval, EvalError, fail, integer, same, typed};
 
-fn array<'a>(arguments: &'a [Datum]) -> Result<&'a [Datum], EvalError> {
+fn array(arguments: &[Datum]) -> Result<&[Datum], EvalError> {
     match &arguments[0] {
         Datum::Array(items) => Ok(items),
         other => fail(format!("the first argument is an array, not {}", typed(other))),
@@ -24,8 +24,8 @@ pub(super) fn coalesce(arguments: &[Datum]) -> Eval {
 }
 
 pub(super) fn cardinality(arguments: &[Datum]) -> Eval {
-    // eKuiper counts no element in what is no array.
-    Ok(Datum::Int(array(arguments).map_or(0, <[Datum]>::len) as i64))
+    // A null is no element, as array_create takes none.
+    Ok(Datum::Int(array(arguments)?.iter().filter(|item| !item.is_null()).count() as i64))
 }
 
 pub(super) fn array_create(arguments: &[Datum]) -> Eval {
@@ -33,6 +33,9 @@ pub(super) fn array_create(arguments: &[Datum]) -> Eval {
 }
 
 pub(super) fn array_contains(arguments: &[Datum]) -> Eval {
+    if arguments[0].is_null() {
+        return Ok(Datum::Bool(false));
+    }
     Ok(Datum::Bool(array(arguments)?.iter().any(|item| same(item, &arguments[1]))))
 }
 
@@ -44,11 +47,8 @@ pub(super) fn array_position(arguments: &[Datum]) -> Eval {
 
 pub(super) fn array_extreme(arguments: &[Datum], largest: bool) -> Eval {
     let items = array(arguments)?;
-    if items.iter().any(Datum::is_null) {
-        return Ok(Datum::Null);
-    }
     let mut best: Option<&Datum> = None;
-    for item in items {
+    for item in items.iter().filter(|item| !item.is_null()) {
         best = match (best, item) {
             (None, _) => Some(item),
             (Some(Datum::Int(_) | Datum::Float(_)), Datum::Int(_) | Datum::Float(_))

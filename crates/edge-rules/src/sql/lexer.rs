@@ -108,9 +108,9 @@ impl Lexer<'_> {
                 self.at += blanks;
             } else if rest.starts_with("--") {
                 self.at += rest.find('\n').unwrap_or(rest.len());
-            } else if rest.starts_with("/*") {
+            } else if let Some(comment) = rest.strip_prefix("/*") {
                 let start = self.at;
-                match rest[2..].find("*/") {
+                match comment.find("*/") {
                     Some(length) => self.at += length + 4,
                     None => return Err(self.error(start, "this comment is not closed by `*/`")),
                 }

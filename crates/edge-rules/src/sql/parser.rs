@@ -508,15 +508,13 @@ impl<'a> Parser<'a> {
             return self.call(name.to_lowercase(), span);
         }
         // Whether `a.b` is column b of stream a or member b of column a is known when streams are.
-        let mut kind = ExprKind::Column { stream: None, name };
-        let mut end = span.end;
-        if self.peek_sign(".") {
-            self.advance();
-            end = self.span().end;
-            let ExprKind::Column { name: stream, .. } = kind else { unreachable!("it was made three lines above") };
-            kind = ExprKind::Column { stream: Some(stream), name: self.name("the name of a column")? };
+        if self.take_sign(".") {
+            let end = self.span().end;
+            let column = self.name("the name of a column")?;
+            let kind = ExprKind::Column { stream: Some(name), name: column };
+            return Ok(Expr { kind, span: Span { start: span.start, end } });
         }
-        Ok(Expr { kind, span: Span { start: span.start, end } })
+        Ok(Expr { kind: ExprKind::Column { stream: None, name }, span })
     }
 
     fn case(&mut self, span: Span) -> Result<Expr, SqlError> {
