@@ -25,7 +25,7 @@ const FORMAT: u32 = 1;
 const VERSION_FILE: &str = "VERSION";
 const VERSION_WORD: &str = "selvedge-store";
 
-/// Crashes whose gaps are remembered. Older ones expire everything before them for lazy resources.
+/// Gaps of crashes that are told apart; the oldest are merged.
 const GAPS_MAX: usize = 16;
 
 /// Tells the Unix time in milliseconds.
@@ -117,6 +117,8 @@ impl Store {
             changes_max: options.window_changes_max,
             bytes_max: options.window_bytes_max,
         };
+        // The engine syncs its file, not the name of a new one.
+        sync_folder(dir).map_err(|source| OpenStoreError::PrepareFolder { path: dir.into(), source })?;
         let mut loaded = load(dir, &mut engine)?;
         let removes = loaded.index.trim(now_ms(), limits);
         loaded.meta.horizons = loaded.index.horizons();
@@ -264,11 +266,9 @@ fn load(dir: &Path, engine: &mut impl Engine) -> Result<Loaded, OpenStoreError> 
         index.kind_mut(resource).lazy = true;
     }
     if meta.gaps.len() > GAPS_MAX {
-        let (_, end) = meta.gaps.remove(0);
-        for resource in &meta.lazy {
-            let kind = index.kind_mut(resource);
-            kind.horizon = kind.horizon.max(Revision(end));
-        }
+        // What lies between the two oldest is old as well; telling its watchers to list again harms nobody.
+        let (first, _) = meta.gaps.remove(0);
+        meta.gaps[0].0 = first;
     }
     index.gaps = meta.gaps.clone();
     index.current = Revision(last);
@@ -324,6 +324,13 @@ fn write_version(dir: &Path, path: &Path) -> io::Result<()> {
     writeln!(file, "{VERSION_WORD} {FORMAT}")?;
     file.sync_all()?;
     fs::rename(&draft, path)?;
+    sync_folder(dir)?;
+    // The folder itself may be new too.
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    sync_folder(parent.unwrap_or(Path::new(".")))
+}
+
+fn sync_folder(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
