@@ -1,0 +1,51 @@
+//! What a new hub holds before anyone has said anything: namespaces, runtime classes, our kinds.
+
+use serde_json::{Value, json};
+
+use crate::kinds::Kind;
+use crate::writer::{WriteError, Writer};
+
+/// Makes what is missing; brings our kinds up to this version of the program.
+pub(crate) async fn run(writer: &Writer) -> Result<(), WriteError> {
+    for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        writer.create(Kind::Namespace, namespace).await?;
+    }
+    for handler in [selvedge_api::RUNTIME_CLASS_PROCESS, selvedge_api::RUNTIME_CLASS_WASM] {
+        let class = json!({
+            "apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": handler}, "handler": handler,
+        });
+        writer.create(Kind::RuntimeClass, class).await?;
+    }
+    for definition in selvedge_api::crds::all() {
+        keep_definition(writer, definition).await?;
+    }
+    Ok(())
+}
+
+async fn keep_definition(writer: &Writer, definition: Value) -> Result<(), WriteError> {
+    let kind = Kind::CustomResourceDefinition;
+    if writer.create(kind, definition.clone()).await?.is_some() {
+        return Ok(());
+    }
+    let name = definition["metadata"]["name"].as_str().unwrap_or_default();
+    let Some(mut current) = writer.get_now(kind, ("", name)).await? else { return Ok(()) };
+    if contains(&current["spec"], &definition["spec"]) {
+        return Ok(());
+    }
+    current["spec"] = definition["spec"].clone();
+    writer.replace(kind, &current).await.map(|_| ())
+}
+
+/// Whether `have` says all that `want` says; defaults that the API has added do not count as a difference.
+fn contains(have: &Value, want: &Value) -> bool {
+    match (have, want) {
+        (Value::Object(have), Value::Object(want)) => {
+            want.iter().all(|(field, want)| have.get(field).is_some_and(|have| contains(have, want)))
+        }
+        (Value::Array(have), Value::Array(want)) => {
+            have.len() == want.len() && have.iter().zip(want).all(|(have, want)| contains(have, want))
+        }
+        (have, want) => have == want,
+    }
+}
