@@ -1,0 +1,82 @@
+//! RFC 6902, operation by operation.
+
+use serde_json::{Value, json};
+
+use crate::{OPERATIONS_MAX, PatchError, json_patch};
+
+#[track_caller]
+fn check(document: Value, patch: Value, wanted: Value) {
+    assert_eq!(json_patch(&document, &patch), Ok(wanted), "{document} patched by {patch}");
+}
+
+/// The patch is refused, and the message names `place`.
+#[track_caller]
+fn check_refused(document: Value, patch: Value, place: &str) {
+    let error = json_patch(&document, &patch).expect_err("the patch must be refused");
+    assert!(error.to_string().contains(place), "{error} names {place}");
+}
+
+#[test]
+fn add_inserts_into_lists_and_sets_in_objects() {
+    check(json!({"a": 1}), json!([{"op": "add", "path": "/b", "value": 2}]), json!({"a": 1, "b": 2}));
+    check(json!({"a": 1}), json!([{"op": "add", "path": "/a", "value": 2}]), json!({"a": 2}));
+    check(json!([1, 3]), json!([{"op": "add", "path": "/1", "value": 2}]), json!([1, 2, 3]));
+    check(json!([1]), json!([{"op": "add", "path": "/1", "value": 2}]), json!([1, 2]));
+    check(json!([1]), json!([{"op": "add", "path": "/-", "value": [2]}]), json!([1, [2]]));
+    check(json!({"a": 1}), json!([{"op": "add", "path": "", "value": []}]), json!([]));
+    check(json!({}), json!([{"op": "add", "path": "/a~1b~0c", "value": 1}]), json!({"a/b~c": 1}));
+}
+
+#[test]
+fn remove_replace_move_and_copy_need_what_they_name() {
+    check(json!({"a": 1, "b": 2}), json!([{"op": "remove", "path": "/a"}]), json!({"b": 2}));
+    check(json!([1, 2, 3]), json!([{"op": "remove", "path": "/1"}]), json!([1, 3]));
+    check(json!({"a": [1]}), json!([{"op": "replace", "path": "/a/0", "value": null}]), json!({"a": [null]}));
+    check(json!({"a": {"b": 1}}), json!([{"op": "move", "from": "/a/b", "path": "/c"}]), json!({"a": {}, "c": 1}));
+    check(json!([1, 2, 3]), json!([{"op": "move", "from": "/0", "path": "/2"}]), json!([2, 3, 1]));
+    check(
+        json!({"a": {"b": 1}}),
+        json!([{"op": "copy", "from": "/a", "path": "/a/c"}]),
+        json!({"a": {"b": 1, "c": {"b": 1}}}),
+    );
+    check_refused(json!({"a": 1}), json!([{"op": "remove", "path": "/b"}]), "/b");
+    check_refused(json!({"a": 1}), json!([{"op": "replace", "path": "/b", "value": 1}]), "/b");
+    check_refused(json!({"a": {}}), json!([{"op": "add", "path": "/a/b/c", "value": 1}]), "/a/b");
+    check_refused(json!([1]), json!([{"op": "add", "path": "/2", "value": 1}]), "/2");
+    check_refused(json!([1]), json!([{"op": "remove", "path": "/00"}]), "/00");
+    check_refused(json!({"a": {}}), json!([{"op": "move", "from": "/a", "path": "/a/b"}]), "into itself");
+}
+
+#[test]
+fn a_failed_test_undoes_everything() {
+    check(json!({"a": 1}), json!([{"op": "test", "path": "/a", "value": 1.0}]), json!({"a": 1}));
+    check(
+        json!({"a": {"b": [1]}}),
+        json!([{"op": "test", "path": "/a", "value": {"b": [1]}}]),
+        json!({"a": {"b": [1]}}),
+    );
+    check(json!({}), json!([{"op": "test", "path": "/a", "value": null}]), json!({}));
+    let patch = json!([{"op": "add", "path": "/b", "value": 2}, {"op": "test", "path": "/a", "value": "1"}]);
+    let failed = Err(PatchError::TestFailed { path: "/a".to_owned() });
+    assert_eq!(json_patch(&json!({"a": 1}), &patch), failed);
+}
+
+#[test]
+fn a_malformed_patch_names_the_operation() {
+    check_refused(json!({}), json!({"op": "add"}), "list of operations");
+    check_refused(json!({}), json!([{"op": "test", "path": "", "value": {}}, {"op": "add", "value": 1}]), "/1/path");
+    check_refused(json!({}), json!([{"op": "add", "path": "a", "value": 1}]), "/0/path");
+    check_refused(json!({}), json!([{"op": "add", "path": "/a"}]), "/0/value");
+    check_refused(json!({}), json!([{"op": "move", "path": "/a"}]), "/0/from");
+    check_refused(json!({}), json!([{"op": "merge", "path": "/a"}]), "\"merge\"");
+}
+
+#[test]
+fn a_patch_cannot_grow_without_bound() {
+    let test = json!({"op": "test", "path": "", "value": {}});
+    let patch = Value::Array(vec![test; OPERATIONS_MAX + 1]);
+    assert!(matches!(json_patch(&json!({}), &patch), Err(PatchError::TooLarge { .. })));
+    // Each copy doubles the document.
+    let patch = Value::Array(vec![json!({"op": "copy", "from": "", "path": "/-"}); 64]);
+    assert!(matches!(json_patch(&json!(["x".repeat(100)]), &patch), Err(PatchError::TooLarge { .. })));
+}
