@@ -1,1 +1,650 @@
-//! What the journal and the store promise.
+//! What the journal and the store promise, through power cuts, full disks and damage.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::SeqCst;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use crate::disk::Disk;
+use crate::frame::{self, FrameReader, HEADER_BYTES, Header, Kind, Step};
+use crate::journal::{AppendError, Journal, JournalOptions, OpenJournalError};
+use crate::snapshot::{OpenSnapshotError, SnapshotError, SnapshotOptions, SnapshotStore};
+
+const SMALL: JournalOptions = JournalOptions { segment_bytes: 256, bytes_max: 1024 };
+const ROOMY: JournalOptions = JournalOptions { segment_bytes: 256, bytes_max: 1 << 20 };
+const QUICK: SnapshotOptions = SnapshotOptions { log_bytes_min: 256 };
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn open(dir: &Path, options: JournalOptions) -> Journal {
+    Journal::open(dir, options).expect("a sound journal")
+}
+
+/// The text of record `number`.
+fn text(number: u64) -> String {
+    format!("record number {number}, with some words to fill the segment")
+}
+
+fn fill(journal: &Journal, count: u64) {
+    for _ in 0..count {
+        let next = journal.next();
+        journal.append_and_commit(&[text(next).as_bytes()]).expect("room");
+    }
+}
+
+/// Reads everything from `from` on, and checks that each record is the one expected; returns their offsets and the lost.
+#[track_caller]
+fn read_all(journal: &Journal, from: u64) -> (Vec<u64>, u64) {
+    let (mut offsets, mut lost, mut next) = (Vec::new(), 0, from);
+    loop {
+        let chunk = journal.read(next, 200).expect("a readable disk");
+        assert_eq!(chunk.records.len() as u64 + chunk.lost, chunk.next - next, "every offset is read or counted");
+        if chunk.next == next {
+            return (offsets, lost);
+        }
+        for record in chunk.records {
+            assert_eq!(record.payload, text(record.offset).as_bytes());
+            offsets.push(record.offset);
+        }
+        lost += chunk.lost;
+        next = chunk.next;
+    }
+}
+
+fn segments(dir: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(dir).expect("the journal's folder").map(|file| file.expect("an entry").path());
+    let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|ext| ext == "segment")).collect();
+    files.sort();
+    files
+}
+
+fn copy_dir(from: &Path) -> TempDir {
+    let to = folder();
+    for file in fs::read_dir(from).expect("a folder") {
+        let file = file.expect("an entry");
+        fs::copy(file.path(), to.path().join(file.file_name())).expect("a copy");
+    }
+    to
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).expect("a file");
+    bytes[at] ^= 0x40;
+    fs::write(path, bytes).expect("a written file");
+}
+
+#[test]
+fn records_come_back_in_order_after_reopening() {
+    let dir = folder();
+    let journal = open(dir.path(), ROOMY);
+    let epoch = journal.epoch().to_owned();
+    fill(&journal, 40);
+    assert_eq!(read_all(&journal, 0), ((0..40).collect(), 0));
+    drop(journal);
+    let journal = open(dir.path(), ROOMY);
+    assert_eq!(journal.epoch(), epoch);
+    assert_eq!(journal.recovery(), &Default::default());
+    assert_eq!(read_all(&journal, 17), ((17..40).collect(), 0));
+    fill(&journal, 1);
+    assert_eq!(read_all(&journal, 39), (vec![39, 40], 0));
+}
+
+#[test]
+fn only_committed_records_can_be_read() {
+    let dir = folder();
+    let journal = open(dir.path(), ROOMY);
+    let appended = journal.append(&[text(0).as_bytes()]).expect("room");
+    assert_eq!(read_all(&journal, 0), (vec![], 0));
+    journal.commit(&appended).expect("a sound disk");
+    assert_eq!(read_all(&journal, 0), (vec![0], 0));
+}
+
+#[test]
+fn a_second_process_is_kept_out() {
+    let dir = folder();
+    let _journal = open(dir.path(), ROOMY);
+    assert!(matches!(Journal::open(dir.path(), ROOMY), Err(OpenJournalError::InUse { .. })));
+}
+
+#[test]
+fn many_appenders_share_syncs_and_lose_nothing() {
+    let dir = folder();
+    let journal = open(dir.path(), JournalOptions { segment_bytes: 4096, bytes_max: 1 << 20 });
+    std::thread::scope(|scope| {
+        for thread in 0..8_u8 {
+            let journal = &journal;
+            scope.spawn(move || {
+                for _ in 0..50 {
+                    let offsets = journal.append_and_commit(&[&[thread; 20]]).expect("room");
+                    assert!(journal.next() >= offsets.end);
+                }
+            });
+        }
+    });
+    assert_eq!(journal.next(), 400);
+    drop(journal);
+    let chunk = open(dir.path(), ROOMY).read(0, usize::MAX).expect("a readable disk");
+    assert_eq!((chunk.records.len(), chunk.lost), (400, 0));
+}
+
+#[test]
+fn listeners_hear_of_commits_until_they_have_enough() {
+    let dir = folder();
+    let journal = open(dir.path(), ROOMY);
+    let heard = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let hearing = heard.clone();
+    journal.on_commit(move |next| {
+        hearing.lock().expect("no panic while listening").push(next);
+        if next < 2 { std::ops::ControlFlow::Continue(()) } else { std::ops::ControlFlow::Break(()) }
+    });
+    fill(&journal, 4);
+    assert_eq!(*heard.lock().expect("no panic while listening"), [1, 2]);
+}
+
+#[test]
+fn a_full_journal_drops_its_oldest_segments_and_readers_learn_how_much() {
+    let dir = folder();
+    let journal = open(dir.path(), SMALL);
+    fill(&journal, 60);
+    assert!(journal.bytes() <= SMALL.bytes_max);
+    let first = journal.first();
+    assert!(first > 0 && first < 60);
+    assert_eq!(read_all(&journal, 0), ((first..60).collect(), first));
+    drop(journal);
+    assert_eq!(read_all(&open(dir.path(), SMALL), 5), ((first..60).collect(), first - 5));
+}
+
+#[test]
+fn trimming_gives_whole_segments_back_and_loses_nothing_after() {
+    let dir = folder();
+    let journal = open(dir.path(), ROOMY);
+    fill(&journal, 40);
+    journal.trim(20);
+    assert!(journal.first() > 0 && journal.first() <= 20);
+    assert_eq!(read_all(&journal, 20), ((20..40).collect(), 0));
+    journal.trim(40);
+    fill(&journal, 1);
+    assert_eq!(read_all(&journal, 40), (vec![40], 0));
+}
+
+#[test]
+fn cursors_survive_reopening_and_a_damaged_file() {
+    let dir = folder();
+    let journal = open(dir.path(), ROOMY);
+    fill(&journal, 9);
+    for offset in [3, 7] {
+        journal.set_cursor("hub", offset).expect("room");
+    }
+    journal.set_cursor("gone", 1).expect("room");
+    journal.remove_cursor("gone").expect("room");
+    assert_eq!(journal.cursors(), [("hub".to_owned(), 7)]);
+    drop(journal);
+    assert_eq!(open(dir.path(), ROOMY).cursors(), [("hub".to_owned(), 7)]);
+    // The fourth write went to b; before it, a had both cursors.
+    flip(&dir.path().join("cursors.b"), HEADER_BYTES + 9);
+    assert_eq!(open(dir.path(), ROOMY).cursor("hub"), Some(7));
+}
+
+#[test]
+fn a_confirmed_offset_is_never_given_again() {
+    let dir = folder();
+    let journal = open(dir.path(), ROOMY);
+    fill(&journal, 3);
+    journal.set_cursor("hub", 3).expect("room");
+    drop(journal);
+    let segment = &segments(dir.path())[0];
+    fs::File::options().write(true).open(segment).and_then(|f| f.set_len(HEADER_BYTES as u64)).expect("a cut file");
+    let journal = open(dir.path(), ROOMY);
+    assert_eq!(journal.append_and_commit(&[text(3).as_bytes()]).expect("room"), 3..4);
+    assert_eq!(read_all(&journal, 0), (vec![3], 3));
+}
+
+#[test]
+fn numbering_can_be_made_to_go_on_later() {
+    let dir = folder();
+    let journal = open(dir.path(), ROOMY);
+    fill(&journal, 2);
+    journal.skip_to(10).expect("room");
+    journal.skip_to(4).expect("an earlier offset changes nothing");
+    fill(&journal, 2);
+    assert_eq!(read_all(&journal, 0), (vec![0, 1, 10, 11], 8));
+    drop(journal);
+    assert_eq!(read_all(&open(dir.path(), ROOMY), 0), (vec![0, 1, 10, 11], 8));
+}
+
+#[test]
+fn a_power_cut_at_any_byte_keeps_all_records_before_it() {
+    let dir = folder();
+    let journal = open(dir.path(), ROOMY);
+    fill(&journal, 12);
+    drop(journal);
+    let newest = segments(dir.path()).pop().expect("a segment");
+    let base: u64 = newest.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse().ok()).expect("a base");
+    let whole = fs::read(&newest).expect("a segment");
+    for len in 0..whole.len() {
+        let copy = copy_dir(dir.path());
+        let cut = copy.path().join(newest.file_name().expect("a name"));
+        fs::write(&cut, &whole[..len]).expect("a cut file");
+        let journal = open(copy.path(), ROOMY);
+        let next = journal.next();
+        assert!((base..=12).contains(&next));
+        assert_eq!(read_all(&journal, 0), ((0..next).collect(), 0), "cut at {len}");
+        fill(&journal, 2);
+        assert_eq!(read_all(&journal, 0), ((0..next + 2).collect(), 0), "cut at {len}");
+    }
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_told_and_the_rest_is_read() {
+    let dir = folder();
+    let journal = open(dir.path(), ROOMY);
+    fill(&journal, 9);
+    drop(journal);
+    let files = segments(dir.path());
+    assert!(files.len() >= 3);
+    for (at, file) in files[..files.len() - 1].iter().enumerate() {
+        let bases = |at: usize| files[at].file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse().ok());
+        let (base, end): (u64, u64) = (bases(at).expect("a base"), bases(at + 1).expect("a base"));
+        for byte in 0..fs::metadata(file).expect("a file").len() as usize {
+            let copy = copy_dir(dir.path());
+            flip(&copy.path().join(file.file_name().expect("a name")), byte);
+            let journal = match Journal::open(copy.path(), ROOMY) {
+                Ok(journal) => journal,
+                // The bit was in the version.
+                Err(OpenJournalError::Newer { .. }) => continue,
+                Err(error) => panic!("{error}"),
+            };
+            let (offsets, lost) = read_all(&journal, 0);
+            assert_eq!(offsets.len() as u64 + lost, 9);
+            assert!((0..9).filter(|n| !(base..end).contains(n)).all(|n| offsets.contains(&n)), "byte {byte}");
+            let told = journal.recovery().damaged.len() as u64 + lost;
+            assert!(told > 0, "byte {byte} of {}", file.display());
+        }
+    }
+}
+
+#[test]
+fn damage_to_one_record_costs_one_record() {
+    let dir = folder();
+    let journal = open(dir.path(), JournalOptions { segment_bytes: 1 << 16, bytes_max: 1 << 20 });
+    fill(&journal, 9);
+    drop(journal);
+    flip(&segments(dir.path())[0], HEADER_BYTES + 200);
+    let journal = open(dir.path(), ROOMY);
+    assert_eq!(journal.recovery().damaged.len(), 1);
+    let damaged = journal.recovery().damaged[0].offsets.clone();
+    assert_eq!(read_all(&journal, 0), ((0..9).filter(|n| !damaged.contains(n)).collect(), 1));
+    fill(&journal, 1);
+    assert_eq!(journal.next(), 10);
+}
+
+#[test]
+fn a_newer_format_is_refused_and_left_as_it_is() {
+    let dir = folder();
+    let journal = open(dir.path(), ROOMY);
+    fill(&journal, 9);
+    drop(journal);
+    let newest = segments(dir.path()).pop().expect("a segment");
+    let mut bytes = fs::read(&newest).expect("a segment");
+    bytes[8] = 2;
+    bytes.extend_from_slice(b"what this program does not understand");
+    fs::write(&newest, &bytes).expect("a written file");
+    let Err(error) = Journal::open(dir.path(), ROOMY) else { panic!("a newer journal was opened") };
+    assert!(error.to_string().contains("format 2"), "{error}");
+    assert_eq!(fs::read(&newest).expect("a segment"), bytes);
+}
+
+#[test]
+fn a_full_disk_is_told_harms_nothing_and_passes() {
+    let dir = folder();
+    let disk = Disk::default();
+    let journal = Journal::open_on(disk.clone(), dir.path(), ROOMY).expect("a new journal");
+    fill(&journal, 3);
+    for room in [0, 5, 30, 70] {
+        disk.faults.room.store(room, SeqCst);
+        let batch = text(journal.next());
+        let records = [batch.as_bytes(), b"second".as_slice()];
+        assert!(matches!(journal.append(&records), Err(AppendError::Full { .. })), "room for {room} bytes");
+        assert_eq!(read_all(&journal, 0), ((0..journal.next()).collect(), 0));
+        disk.faults.room.store(u64::MAX, SeqCst);
+        fill(&journal, 4);
+    }
+    drop(journal);
+    assert_eq!(read_all(&open(dir.path(), ROOMY), 0), ((0..19).collect(), 0));
+}
+
+#[test]
+fn a_failed_sync_loses_only_what_was_never_acknowledged() {
+    let dir = folder();
+    let disk = Disk::default();
+    let journal = Journal::open_on(disk.clone(), dir.path(), ROOMY).expect("a new journal");
+    fill(&journal, 2);
+    let first = journal.append(&[b"lost".as_slice()]).expect("room");
+    let second = journal.append(&[b"lost as well".as_slice()]).expect("room");
+    disk.faults.failing_syncs.store(1, SeqCst);
+    assert!(matches!(journal.commit(&first), Err(AppendError::Write { .. })));
+    assert!(matches!(journal.commit(&second), Err(AppendError::Lost { first: 3 })));
+    fill(&journal, 6);
+    assert!(matches!(journal.commit(&second), Err(AppendError::Lost { .. })));
+    assert_eq!(read_all(&journal, 0), ((0..8).collect(), 0));
+    drop(journal);
+    assert_eq!(read_all(&open(dir.path(), ROOMY), 0), ((0..8).collect(), 0));
+}
+
+#[test]
+fn a_record_too_large_is_refused() {
+    let dir = folder();
+    let journal = open(dir.path(), SMALL);
+    assert!(matches!(journal.append(&[&[0; 600]]), Err(AppendError::TooLarge { bytes: 600, max: 512 })));
+}
+
+/// The journal and the store as format 1 wrote them; `writes_the_fixture` shows how.
+const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/v1");
+
+#[test]
+fn format_1_is_read() {
+    let dir = copy_dir(&Path::new(FIXTURE).join("journal"));
+    let journal = open(dir.path(), ROOMY);
+    assert_eq!(journal.recovery(), &Default::default());
+    assert_eq!(read_all(&journal, 0), ((0..9).collect(), 0));
+    assert_eq!(journal.cursors(), [("hub".to_owned(), 5)]);
+    let dir = copy_dir(&Path::new(FIXTURE).join("store"));
+    let store = SnapshotStore::open(dir.path(), QUICK).expect("a sound store");
+    assert_eq!(store.recovery(), &Default::default());
+    let expected: Vec<_> = (1..20).map(|n| (format!("key-{n:02}"), text(n).into_bytes().into())).collect();
+    assert_eq!(store.iter(), expected);
+}
+
+#[test]
+#[ignore = "run once when a format is made: SELVEDGE_FIXTURE=folder"]
+fn writes_the_fixture() {
+    let dir = PathBuf::from(std::env::var("SELVEDGE_FIXTURE").expect("the folder to write to"));
+    let journal = open(&dir.join("journal"), ROOMY);
+    fill(&journal, 9);
+    journal.set_cursor("hub", 4).expect("room");
+    journal.set_cursor("hub", 5).expect("room");
+    let store = SnapshotStore::open(&dir.join("store"), QUICK).expect("a new store");
+    for n in 0..20 {
+        store.put(&format!("key-{n:02}"), text(n).into_bytes()).expect("room");
+        store.sync().expect("room");
+    }
+    store.remove("key-00").expect("room");
+    store.sync().expect("room");
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Append(Vec<u8>),
+    Commit,
+    Reopen,
+    Trim(u64),
+    Cursor(u64),
+    Tear(usize),
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let act = prop_oneof![
+        4 => prop::collection::vec(0_u8..90, 0..5).prop_map(Act::Append),
+        3 => Just(Act::Commit),
+        1 => Just(Act::Reopen),
+        1 => (0_u64..200).prop_map(Act::Trim),
+        1 => (0_u64..200).prop_map(Act::Cursor),
+        1 => (1_usize..40).prop_map(Act::Tear),
+    ];
+    prop::collection::vec(act, 0..40)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Against a plain list of records.
+    #[test]
+    fn the_journal_is_a_list_that_survives(acts in acts()) {
+        let dir = folder();
+        let mut journal = open(dir.path(), ROOMY);
+        let mut model: Vec<Vec<u8>> = Vec::new();
+        let mut waiting: Vec<Vec<u8>> = Vec::new();
+        let mut tickets = Vec::new();
+        let mut trimmed = 0;
+        let mut cursor = None;
+        for act in acts {
+            match act {
+                Act::Append(sizes) => {
+                    let records: Vec<Vec<u8>> = sizes.iter().map(|size| vec![model.len() as u8; usize::from(*size)]).collect();
+                    let parts: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
+                    let appended = journal.append(&parts).expect("room");
+                    prop_assert_eq!(appended.offsets.start, (model.len() + waiting.len()) as u64);
+                    tickets.push(appended);
+                    waiting.extend(records);
+                }
+                Act::Commit => {
+                    for ticket in tickets.drain(..) {
+                        journal.commit(&ticket).expect("a sound disk");
+                    }
+                    model.append(&mut waiting);
+                }
+                // Without a power cut, what was written is there even if no one waited for it.
+                Act::Reopen => {
+                    tickets.clear();
+                    drop(journal);
+                    journal = open(dir.path(), ROOMY);
+                    model.append(&mut waiting);
+                }
+                Act::Trim(before) => {
+                    journal.trim(before);
+                    trimmed = trimmed.max(before);
+                }
+                Act::Cursor(offset) => {
+                    let offset = offset.min(model.len() as u64);
+                    journal.set_cursor("reader", offset).expect("room");
+                    cursor = Some(offset);
+                }
+                Act::Tear(bytes) => {
+                    drop(journal);
+                    tickets.clear();
+                    model.append(&mut waiting);
+                    let newest = segments(dir.path()).pop().expect("a segment");
+                    let file = fs::File::options().append(true).open(&newest).expect("a segment");
+                    std::io::Write::write_all(&mut &file, &vec![0xa5; bytes]).expect("room");
+                    journal = open(dir.path(), ROOMY);
+                    prop_assert_eq!(journal.recovery().torn_bytes, bytes as u64);
+                }
+            }
+            prop_assert!(journal.next() >= model.len() as u64);
+            prop_assert!(journal.first() <= trimmed);
+            prop_assert_eq!(journal.cursor("reader"), cursor);
+            let chunk = journal.read(journal.first(), usize::MAX).expect("a readable disk");
+            prop_assert_eq!(chunk.lost, 0);
+            for record in &chunk.records {
+                let offset = record.offset as usize;
+                let expected = model.get(offset).or_else(|| waiting.get(offset - model.len()));
+                prop_assert_eq!(Some(&record.payload[..]), expected.map(Vec::as_slice));
+            }
+        }
+    }
+
+    /// Whatever stands in a file, reading ends, and takes no more memory than the file has bytes.
+    #[test]
+    fn any_bytes_can_be_read_as_frames(mut bytes in prop::collection::vec(any::<u8>(), 0..2000), frames in 0_u64..5, at in 0_usize..300) {
+        let mut sound = Vec::new();
+        for number in 0..frames {
+            frame::encode(number, &[text(number).as_bytes()], &mut sound);
+        }
+        bytes.splice(0..0, sound);
+        if at < bytes.len() {
+            bytes[at] ^= 1;
+        }
+        let dir = folder();
+        let path = dir.path().join("file");
+        fs::write(&path, &bytes).expect("room");
+        let file = fs::File::open(&path).expect("a file");
+        let mut reader = FrameReader::new(&file, 0, 0, bytes.len() as u64);
+        let mut steps = 0;
+        loop {
+            match reader.step().expect("a readable file") {
+                Step::Frame { payload, .. } => prop_assert!(payload.len() <= bytes.len()),
+                Step::Damaged { .. } | Step::Broken { .. } => {}
+                Step::End => break,
+            }
+            steps += 1;
+            prop_assert!(steps <= bytes.len() / frame::FRAME_HEADER_BYTES + 2);
+        }
+        let _any = Header::decode(&bytes, Kind::Segment);
+    }
+
+    /// Against a map, with damage to the newest snapshot at the end.
+    #[test]
+    fn the_store_is_a_map_that_survives(acts in prop::collection::vec((0_u8..12, 0_u8..60, 0_u8..6), 0..60)) {
+        let dir = folder();
+        let mut store = SnapshotStore::open(dir.path(), QUICK).expect("a new store");
+        let mut model = std::collections::BTreeMap::new();
+        for (key, size, act) in acts {
+            let key = format!("key-{key}");
+            match act {
+                0..=2 => {
+                    store.put(&key, vec![size; usize::from(size)]).expect("room");
+                    model.insert(key, vec![size; usize::from(size)]);
+                }
+                3 => prop_assert_eq!(store.remove(&key).expect("room"), model.remove(&key).is_some()),
+                4 => store.sync().expect("room"),
+                _ => {
+                    drop(store);
+                    store = SnapshotStore::open(dir.path(), QUICK).expect("a sound store");
+                    prop_assert_eq!(store.recovery(), &Default::default());
+                }
+            }
+            let held: Vec<_> = store.iter().into_iter().map(|(key, value)| (key, value.to_vec())).collect();
+            prop_assert_eq!(&held, &model.clone().into_iter().collect::<Vec<_>>());
+        }
+        drop(store);
+        let newest = newest_snapshot(dir.path());
+        flip(&newest, HEADER_BYTES + 3);
+        let store = SnapshotStore::open(dir.path(), QUICK).expect("an older generation");
+        prop_assert_eq!(&store.recovery().damaged, &[newest.clone()]);
+        let held: Vec<_> = store.iter().into_iter().map(|(key, value)| (key, value.to_vec())).collect();
+        prop_assert_eq!(held, model.into_iter().collect::<Vec<_>>());
+    }
+}
+
+fn newest_snapshot(dir: &Path) -> PathBuf {
+    let files = fs::read_dir(dir).expect("the store's folder").map(|file| file.expect("an entry").path());
+    let is_snapshot =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("snapshot-"));
+    files.filter(is_snapshot).max().expect("a snapshot")
+}
+
+/// A store with two generations behind it and a few changes in the newest log.
+fn used_store(dir: &Path, disk: &Disk) -> SnapshotStore {
+    let store = SnapshotStore::open_on(disk.clone(), dir, QUICK).expect("a new store");
+    for n in 0..20 {
+        store.put(&format!("key-{n:02}"), text(n).into_bytes()).expect("room");
+        store.sync().expect("room");
+    }
+    store
+}
+
+#[test]
+fn a_cut_log_keeps_every_change_before_the_cut() {
+    let dir = folder();
+    drop(used_store(dir.path(), &Disk::default()));
+    let name = newest_snapshot(dir.path()).file_name().expect("a name").to_string_lossy().replace("snapshot", "log");
+    let whole = fs::read(dir.path().join(&name)).expect("a log");
+    assert!(whole.len() > HEADER_BYTES + 100);
+    let mut before = 0;
+    for len in HEADER_BYTES..whole.len() {
+        let copy = copy_dir(dir.path());
+        fs::write(copy.path().join(&name), &whole[..len]).expect("a cut file");
+        let store = SnapshotStore::open(copy.path(), QUICK).expect("a sound store");
+        assert!(!store.recovery().is_incomplete);
+        let keys: Vec<_> = store.iter().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, (0..keys.len()).map(|n| format!("key-{n:02}")).collect::<Vec<_>>());
+        assert!(keys.len() >= before, "a later cut keeps no less");
+        before = keys.len();
+        store.put("more", b"x".as_slice()).expect("room");
+        store.sync().expect("room");
+        drop(store);
+        let store = SnapshotStore::open(copy.path(), QUICK).expect("a sound store");
+        assert_eq!(store.get("more").as_deref(), Some(b"x".as_slice()));
+    }
+    assert_eq!(before, 19);
+}
+
+#[test]
+fn a_damaged_byte_in_the_newest_snapshot_costs_nothing() {
+    let dir = folder();
+    drop(used_store(dir.path(), &Disk::default()));
+    let newest = newest_snapshot(dir.path());
+    for byte in (0..fs::metadata(&newest).expect("a file").len() as usize).filter(|byte| !(8..12).contains(byte)) {
+        let copy = copy_dir(dir.path());
+        flip(&copy.path().join(newest.file_name().expect("a name")), byte);
+        let store = SnapshotStore::open(copy.path(), QUICK).expect("an older generation");
+        assert_eq!(store.len(), 20, "byte {byte}");
+        assert_eq!(store.recovery().damaged.len(), 1);
+        assert!(!store.recovery().is_incomplete);
+        drop(store);
+        let store = SnapshotStore::open(copy.path(), QUICK).expect("a repaired store");
+        assert_eq!((store.len(), store.recovery()), (20, &Default::default()));
+    }
+}
+
+#[test]
+fn a_full_disk_keeps_the_store_as_it_was() {
+    let dir = folder();
+    let disk = Disk::default();
+    let store = used_store(dir.path(), &disk);
+    disk.faults.room.store(10, SeqCst);
+    assert!(matches!(store.put("key-03", b"new".as_slice()), Err(SnapshotError::Full { .. })));
+    assert_eq!(store.get("key-03").as_deref(), Some(text(3).as_bytes()));
+    disk.faults.room.store(u64::MAX, SeqCst);
+    store.put("key-03", b"new".as_slice()).expect("room");
+    store.sync().expect("room");
+    drop(store);
+    let store = SnapshotStore::open(dir.path(), QUICK).expect("a sound store");
+    assert_eq!(store.get("key-03").as_deref(), Some(b"new".as_slice()));
+    assert_eq!(store.len(), 20);
+}
+
+#[test]
+fn a_compaction_without_room_keeps_the_log() {
+    let dir = folder();
+    let disk = Disk::default();
+    let store = SnapshotStore::open_on(disk.clone(), dir.path(), QUICK).expect("a new store");
+    for n in 0..20 {
+        store.put(&format!("key-{n:02}"), text(n).into_bytes()).expect("room");
+    }
+    disk.faults.room.store(100, SeqCst);
+    store.sync().expect("the log is on the disk");
+    disk.faults.room.store(u64::MAX, SeqCst);
+    drop(store);
+    assert_eq!(SnapshotStore::open(dir.path(), QUICK).expect("a sound store").len(), 20);
+}
+
+#[test]
+fn a_failed_sync_is_made_good_by_the_next_one() {
+    let dir = folder();
+    let disk = Disk::default();
+    let store = used_store(dir.path(), &disk);
+    store.put("late", b"x".as_slice()).expect("room");
+    disk.faults.failing_syncs.store(1, SeqCst);
+    assert!(matches!(store.sync(), Err(SnapshotError::Write { .. })));
+    let before = newest_snapshot(dir.path());
+    store.sync().expect("a whole new generation");
+    assert_ne!(newest_snapshot(dir.path()), before);
+    drop(store);
+    assert_eq!(SnapshotStore::open(dir.path(), QUICK).expect("a sound store").len(), 21);
+}
+
+#[test]
+fn a_newer_store_is_refused() {
+    let dir = folder();
+    drop(used_store(dir.path(), &Disk::default()));
+    let newest = newest_snapshot(dir.path());
+    let mut bytes = fs::read(&newest).expect("a snapshot");
+    bytes[8] = 9;
+    fs::write(&newest, bytes).expect("a written file");
+    assert!(matches!(SnapshotStore::open(dir.path(), QUICK), Err(OpenSnapshotError::Newer { found: 9, .. })));
+}
