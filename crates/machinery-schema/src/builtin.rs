@@ -111,6 +111,8 @@ pub(crate) fn prune(definition: &'static Definition, object: &mut Value) -> Vec<
 /// Types first: the rules of a kind are only told when they can be read.
 pub(crate) fn validate(definition: &'static Definition, group: &str, object: &Value) -> Vec<FieldError> {
     let mut errors = validate_types(definition, object, "");
+    // The metadata of every kind is checked in one place, `crate::metadata`.
+    errors.retain(|error| !error.path.starts_with("metadata"));
     if errors.is_empty() {
         let kind = definition.name.rsplit('.').next().unwrap_or(definition.name);
         errors = rules::validate(group, kind, object);

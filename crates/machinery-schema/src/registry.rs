@@ -178,4 +178,4 @@ fn version_rank(version: &str) -> Option<(u8, u32, u32)> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,1 +1,292 @@
-//! Checks of this module.
+//! Objects as users write them: what is removed, filled in and refused.
+
+use std::{fs, io::Read, path::Path};
+
+use serde_json::{Value, json};
+
+use super::DEFINITIONS;
+use crate::{Registry, ResourceInfo};
+
+fn resource(plural: &str) -> std::sync::Arc<ResourceInfo> {
+    let registry = Registry::builtin();
+    let found = registry.resources().find(|resource| &*resource.plural == plural).cloned();
+    found.unwrap_or_else(|| panic!("{plural} is built in"))
+}
+
+/// Prunes, defaults and validates as the server does; tells every error.
+fn admit(plural: &str, mut object: Value) -> (Value, Vec<String>) {
+    let resource = resource(plural);
+    let mut errors = resource.prune(&mut object);
+    resource.apply_defaults(&mut object);
+    errors.extend(resource.validate(&object).iter().map(ToString::to_string));
+    (object, errors)
+}
+
+fn pod(spec: Value) -> Value {
+    json!({"metadata": {"name": "p", "namespace": "default"}, "spec": spec})
+}
+
+#[track_caller]
+fn check_pod(spec: Value, wanted: &[&str]) {
+    let (_, errors) = admit("pods", pod(spec));
+    assert_eq!(errors.len(), wanted.len(), "{errors:#?}");
+    for (error, wanted) in errors.iter().zip(wanted) {
+        assert!(error.starts_with(wanted), "{error} begins with {wanted}");
+    }
+}
+
+#[track_caller]
+fn check(plural: &str, object: Value, wanted: &[&str]) {
+    let (_, errors) = admit(plural, object);
+    assert_eq!(errors.len(), wanted.len(), "{errors:#?}");
+    for (error, wanted) in errors.iter().zip(wanted) {
+        assert!(error.starts_with(wanted), "{error} begins with {wanted}");
+    }
+}
+
+#[test]
+fn the_vendored_definitions_are_what_kubernetes_publishes() {
+    let origin = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/openapi/kubernetes/1.36/definitions.json");
+    let Ok(published) = fs::read(&origin) else {
+        eprintln!("skipped: {} is not on this machine", origin.display());
+        return;
+    };
+    let published: Value = serde_json::from_slice(&published).expect("published definitions are JSON");
+    let packed: &[u8] = include_bytes!("../../definitions/kubernetes-1.36.json.gz");
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(packed).read_to_string(&mut text).expect("vendored definitions are gzip");
+    let vendored: Value = serde_json::from_str(&text).expect("vendored definitions are JSON");
+    assert!(
+        vendored == crate::vendor::reachable_definitions(&published).expect("complete"),
+        "run the example vendor_definitions"
+    );
+    assert_eq!(vendored.as_object().map(serde_json::Map::len), Some(DEFINITIONS.len()));
+}
+
+#[test]
+fn unknown_fields_and_nulls_go() {
+    let mut object = json!({
+        "metadata": {"name": "p", "creationTimestamp": null, "lables": {}},
+        "spec": {"foo": 1, "containers": [{"name": "a", "image": "x", "imagePullPolicey": "Always"}], "nodeSelector": {"any": "thing"}},
+        "status": {},
+    });
+    let unknown = resource("pods").prune(&mut object);
+    assert_eq!(unknown, ["metadata.lables", "spec.containers[0].imagePullPolicey", "spec.foo"]);
+    assert_eq!(object["metadata"], json!({"name": "p"}));
+    assert_eq!(object["spec"]["nodeSelector"], json!({"any": "thing"}));
+    let message = crate::strict_decoding_error(&unknown[2..]);
+    assert_eq!(message.as_deref(), Some("strict decoding error: unknown field \"spec.foo\""));
+}
+
+#[test]
+fn a_pod_gets_the_defaults_that_the_kubelet_relies_on() {
+    let (pod, errors) = admit(
+        "pods",
+        pod(json!({"containers": [{
+        "name": "a", "image": "busybox", "ports": [{"containerPort": 80}], "livenessProbe": {"exec": {"command": ["true"]}},
+        "resources": {"limits": {"cpu": "1"}}, "env": [{"name": "N", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
+    }], "volumes": [{"name": "v", "configMap": {"name": "c"}}, {"name": "e"}]})),
+    );
+    assert_eq!(errors, [""; 0]);
+    assert_eq!(pod["status"], json!({"phase": "Pending"}));
+    assert_eq!(
+        pod["spec"],
+        json!({
+            "restartPolicy": "Always", "dnsPolicy": "ClusterFirst", "terminationGracePeriodSeconds": 30,
+            "schedulerName": "default-scheduler", "securityContext": {}, "enableServiceLinks": true,
+            "containers": [{
+                "name": "a", "image": "busybox", "imagePullPolicy": "Always",
+                "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
+                "ports": [{"containerPort": 80, "protocol": "TCP"}],
+                "livenessProbe": {"exec": {"command": ["true"]}, "timeoutSeconds": 1, "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3},
+                "resources": {"limits": {"cpu": "1"}, "requests": {"cpu": "1"}},
+                "env": [{"name": "N", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "spec.nodeName"}}}],
+            }],
+            "volumes": [{"name": "v", "configMap": {"name": "c", "defaultMode": 420}}, {"name": "e", "emptyDir": {}}],
+        })
+    );
+    let (again, _) = admit("pods", pod.clone());
+    assert_eq!(again, pod, "defaults hold still");
+}
+
+#[test]
+fn a_bad_pod_is_told_where_and_why() {
+    check_pod(json!({}), &["spec.containers: Required value"]);
+    check_pod(json!({"containers": []}), &["spec.containers: Required value"]);
+    check_pod(
+        json!({"containers": "x"}),
+        &["spec.containers: Invalid value: \"string\": spec.containers in body must be of type array"],
+    );
+    check_pod(json!({"containers": [{"image": "x"}]}), &["spec.containers[0].name: Required value"]);
+    check_pod(json!({"containers": [{"name": "a"}]}), &["spec.containers[0].image: Required value"]);
+    check_pod(
+        json!({"containers": [{"name": "A_", "image": "x"}]}),
+        &["spec.containers[0].name: Invalid value: \"A_\": a lowercase RFC 1123 label"],
+    );
+    check_pod(
+        json!({"containers": [{"name": "a", "image": "x"}], "initContainers": [{"name": "a", "image": "x"}]}),
+        &["spec.containers[0].name: Duplicate value: \"a\""],
+    );
+    check_pod(
+        json!({"restartPolicy": "Sometimes", "containers": [{"name": "a", "image": "x", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}),
+        &[
+            "spec.containers[0].volumeMounts[0].name: Not found: \"v\"",
+            "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\"",
+        ],
+    );
+    check_pod(
+        json!({"containers": [{"name": "a", "image": "x", "env": [{"name": "A=B"}, {"name": "C", "valueFrom": {}}]}]}),
+        &[
+            "spec.containers[0].env[0].name: Invalid value: \"A=B\"",
+            "spec.containers[0].env[1].valueFrom: Invalid value: \"\": must specify",
+        ],
+    );
+    check_pod(
+        json!({"containers": [{"name": "a", "image": "x", "resources": {"requests": {"cpu": "fast"}}}]}),
+        &["spec.containers[0].resources.requests.cpu: Invalid value: \"fast\": quantities must match"],
+    );
+    check_pod(
+        json!({"containers": [{"name": "a", "image": "x", "livenessProbe": {}}]}),
+        &["spec.containers[0].livenessProbe: Required value: must specify a handler type"],
+    );
+    check_pod(
+        json!({"terminationGracePeriodSeconds": 3_000_000_000_i64, "activeDeadlineSeconds": "5", "containers": [{"name": "a", "image": "x"}]}),
+        &["spec.activeDeadlineSeconds: Invalid value: \"string\""],
+    );
+}
+
+#[test]
+fn metadata_is_checked_for_every_kind() {
+    let named = |name: &str| json!({"metadata": {"name": name, "namespace": "default"}});
+    check("configmaps", named("a.b-c"), &[]);
+    check("configmaps", named("A"), &["metadata.name: Invalid value: \"A\": a lowercase RFC 1123 subdomain"]);
+    check("configmaps", named(""), &["metadata.name: Required value: name or generateName is required"]);
+    check("configmaps", json!({"metadata": {"name": "a"}}), &["metadata.namespace: Required value"]);
+    check("configmaps", json!({}), &["metadata: Required value"]);
+    check(
+        "configmaps",
+        json!({"metadata": {"name": "a", "namespace": "d", "labels": {"-": "x", "a": "b c"}}}),
+        &["metadata.labels: Invalid value: \"-\"", "metadata.labels: Invalid value: \"b c\""],
+    );
+    check(
+        "configmaps",
+        json!({"metadata": {"name": "a", "namespace": "d", "labels": {"a": 1}}}),
+        &["metadata.labels.a: Invalid value: \"integer\""],
+    );
+    check(
+        "namespaces",
+        json!({"metadata": {"name": "a.b"}}),
+        &["metadata.name: Invalid value: \"a.b\": a lowercase RFC 1123 label"],
+    );
+    check("nodes", json!({"metadata": {"name": "a", "namespace": "x"}}), &["metadata.namespace: Forbidden"]);
+    let old = json!({"metadata": {"name": "a", "uid": "1"}});
+    let errors = resource("nodes").validate_update(&json!({"metadata": {"name": "a", "uid": "2"}}), &old);
+    assert_eq!(errors[0].to_string(), "metadata.uid: Invalid value: \"2\": field is immutable");
+}
+
+fn daemon_set(spec: Value) -> Value {
+    json!({"metadata": {"name": "d", "namespace": "default"}, "spec": spec})
+}
+
+#[test]
+fn a_daemon_set_selects_its_own_pods() {
+    let template =
+        |labels: Value| json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "a", "image": "x"}]}});
+    let good = json!({"selector": {"matchLabels": {"a": "b"}}, "template": template(json!({"a": "b"}))});
+    let (defaulted, errors) = admit("daemonsets", daemon_set(good));
+    assert_eq!(errors, [""; 0]);
+    assert_eq!(
+        defaulted["spec"]["updateStrategy"],
+        json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}})
+    );
+    assert_eq!(
+        (&defaulted["spec"]["revisionHistoryLimit"], &defaulted["spec"]["template"]["spec"]["restartPolicy"]),
+        (&json!(10), &json!("Always"))
+    );
+    check(
+        "daemonsets",
+        daemon_set(json!({"selector": {"matchLabels": {"a": "c"}}, "template": template(json!({"a": "b"}))})),
+        &["spec.template.metadata.labels: Invalid value"],
+    );
+    check(
+        "daemonsets",
+        daemon_set(json!({"selector": {}, "template": template(json!({}))})),
+        &["spec.selector: Invalid value: {}: empty selector"],
+    );
+    check("daemonsets", daemon_set(json!({"template": template(json!({}))})), &["spec.selector: Required value"]);
+}
+
+#[test]
+fn the_other_kinds_have_their_rules() {
+    let meta = json!({"name": "a", "namespace": "d"});
+    check("configmaps", json!({"metadata": meta, "data": {"bad key": "x"}}), &["data[bad key]: Invalid value"]);
+    check(
+        "secrets",
+        json!({"metadata": meta, "data": {"k": "not base64"}}),
+        &["data.k: Invalid value: \"not base64\": must be base64"],
+    );
+    check(
+        "secrets",
+        json!({"metadata": meta, "type": "kubernetes.io/tls"}),
+        &["data[tls.crt]: Required value", "data[tls.key]: Required value"],
+    );
+    check(
+        "leases",
+        json!({"metadata": meta, "spec": {"leaseDurationSeconds": 0, "renewTime": "2026-11-22T02:00:00.123456Z"}}),
+        &["spec.leaseDurationSeconds: Invalid value: 0"],
+    );
+    check(
+        "nodes",
+        json!({"metadata": {"name": "n"}, "spec": {"taints": [{"key": "a", "effect": "Never"}]}}),
+        &["spec.taints[0].effect: Unsupported value"],
+    );
+    check("runtimeclasses", json!({"metadata": {"name": "r"}, "handler": "Not One"}), &["handler: Invalid value"]);
+    let (secret, errors) = admit(
+        "secrets",
+        json!({"metadata": meta, "stringData": {"k": "hello", "e": "", "a": "ab"}, "data": {"k": "eA=="}}),
+    );
+    assert_eq!(errors, [""; 0]);
+    assert_eq!((&secret["data"], &secret["type"]), (&json!({"k": "aGVsbG8=", "e": "", "a": "YWI="}), &json!("Opaque")));
+    let (namespace, _) = admit("namespaces", json!({"metadata": {"name": "n"}}));
+    assert_eq!(namespace["metadata"]["labels"], json!({"kubernetes.io/metadata.name": "n"}));
+}
+
+#[track_caller]
+fn check_update(plural: &str, old: Value, new: Value, wanted: &[&str]) {
+    let errors: Vec<String> = resource(plural).validate_update(&new, &old).iter().map(ToString::to_string).collect();
+    assert_eq!(errors.len(), wanted.len(), "{errors:#?}");
+    for (error, wanted) in errors.iter().zip(wanted) {
+        assert!(error.starts_with(wanted), "{error} begins with {wanted}");
+    }
+}
+
+#[test]
+fn what_is_set_for_good_cannot_change() {
+    let old = pod(json!({"containers": [{"name": "a", "image": "x"}]}));
+    check_update("pods", old.clone(), pod(json!({"containers": [{"name": "a", "image": "y"}]})), &[]);
+    check_update("pods", old.clone(), pod(json!({"nodeName": "n", "containers": [{"name": "a", "image": "x"}]})), &[]);
+    check_update(
+        "pods",
+        old,
+        pod(json!({"containers": [{"name": "a", "image": "x", "args": ["b"]}]})),
+        &["spec: Forbidden: pod updates may not change fields"],
+    );
+    check_update(
+        "secrets",
+        json!({"type": "Opaque"}),
+        json!({"type": "x/y"}),
+        &["type: Invalid value: \"x/y\": field is immutable"],
+    );
+    check_update(
+        "configmaps",
+        json!({"immutable": true, "data": {"a": "1"}}),
+        json!({"immutable": true, "data": {}}),
+        &["data: Forbidden: field is immutable when `immutable` is set"],
+    );
+    check_update(
+        "daemonsets",
+        json!({"spec": {"selector": {"matchLabels": {"a": "b"}}}}),
+        json!({"spec": {"selector": {"matchLabels": {"a": "c"}}}}),
+        &["spec.selector: Invalid value"],
+    );
+}

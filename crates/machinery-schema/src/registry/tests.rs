@@ -1,1 +1,117 @@
-//! Checks of this module.
+//! What is served before and after definitions come and go.
+
+use serde_json::{Value, json};
+
+use super::{Registry, compare_versions};
+
+pub(crate) fn widgets() -> Value {
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "widgets.example.com"},
+        "spec": {
+            "group": "example.com", "scope": "Namespaced",
+            "names": {"kind": "Widget", "plural": "widgets", "shortNames": ["wd"], "categories": ["all"]},
+            "versions": [{
+                "name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
+                "schema": {"openAPIV3Schema": {"type": "object", "description": "A widget.", "properties": {
+                    "spec": {"type": "object", "properties": {"size": {"type": "integer", "default": 1, "description": "How big."}}},
+                    "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+                }}},
+                "additionalPrinterColumns": [{"name": "Size", "type": "integer", "jsonPath": ".spec.size"}],
+                "selectableFields": [{"jsonPath": ".spec.size"}],
+            }],
+        },
+    })
+}
+
+#[track_caller]
+fn check_refused(change: impl FnOnce(&mut Value), wanted: &str) {
+    let mut crd = widgets();
+    change(&mut crd);
+    let mut registry = Registry::builtin();
+    let errors = registry.install_crd(&crd).expect_err("the definition must be refused");
+    assert!(errors.iter().any(|error| error.to_string().contains(wanted)), "{errors:?} tells {wanted}");
+    assert!(registry.resource("example.com", "v1", "widgets").is_none());
+}
+
+#[test]
+fn a_definition_brings_its_resources_and_takes_them_away() {
+    let mut registry = Registry::builtin();
+    let before = registry.clone();
+    let installed = registry.install_crd(&widgets()).expect("the definition is good");
+    assert_eq!(installed.warnings, [""; 0]);
+    let widget = registry.resource("example.com", "v1", "widgets").expect("installed");
+    assert_eq!((&*widget.list_kind, &*widget.singular, widget.has_status()), ("WidgetList", "widget", true));
+    assert_eq!(widget.selectable_value(&json!({"spec": {"size": 3}}), "spec.size").as_deref(), Some("3"));
+    assert!(widget.patch_schema().is_none());
+    assert!(before.resource("example.com", "v1", "widgets").is_none(), "a snapshot stays as it is");
+    registry.install_crd(&widgets()).expect("a definition may be installed again");
+    assert!(registry.remove_crd("widgets.example.com"));
+    assert!(!registry.remove_crd("widgets.example.com"));
+    assert_eq!(registry.groups().count(), before.groups().count());
+}
+
+#[test]
+fn our_own_definitions_are_good() {
+    let mut registry = Registry::builtin();
+    let definitions =
+        registry.resource("apiextensions.k8s.io", "v1", "customresourcedefinitions").cloned().expect("built in");
+    for mut crd in selvedge_api::crds::all() {
+        assert_eq!(definitions.prune(&mut crd), [""; 0]);
+        definitions.apply_defaults(&mut crd);
+        assert_eq!(definitions.validate(&crd), []);
+        assert_eq!(registry.install_crd(&crd).expect("good").warnings, [""; 0]);
+    }
+    assert!(registry.resource_by_kind(selvedge_api::GROUP, selvedge_api::VERSION, "Device").is_some());
+}
+
+#[test]
+fn a_bad_definition_is_refused_and_changes_nothing() {
+    check_refused(|crd| crd["metadata"]["name"] = json!("widgets"), "metadata.name: Invalid value");
+    check_refused(|crd| crd["spec"]["scope"] = json!("World"), "spec.scope: Unsupported value: \"World\"");
+    check_refused(|crd| crd["spec"]["versions"] = json!([]), "spec.versions: Required value");
+    check_refused(
+        |crd| crd["spec"]["versions"][0]["storage"] = json!(false),
+        "exactly one version marked as storage version",
+    );
+    check_refused(|crd| crd["spec"]["versions"][0]["schema"] = json!({}), "schemas are required");
+    check_refused(
+        |crd| crd["spec"]["versions"][0]["additionalPrinterColumns"][0]["jsonPath"] = json!(".a["),
+        "additionalPrinterColumns[0].jsonPath",
+    );
+    check_refused(|crd| crd["spec"]["conversion"] = json!({"strategy": "Webhook"}), "spec.conversion.strategy");
+}
+
+#[test]
+fn names_that_others_hold_are_refused() {
+    let mut registry = Registry::builtin();
+    registry.install_crd(&widgets()).expect("the definition is good");
+    let mut other = widgets();
+    other["metadata"]["name"] = json!("gadgets.example.com");
+    other["spec"]["names"]["plural"] = json!("gadgets");
+    let errors = registry.install_crd(&other).expect_err("the kind is taken");
+    assert_eq!(
+        errors[0].to_string(),
+        "spec.names.kind: Invalid value: \"Widget\": already in use by widgets.example.com"
+    );
+}
+
+#[test]
+fn stable_versions_come_first() {
+    let mut versions = ["v1alpha1", "foo1", "v1beta2", "v11", "v2", "v1beta10", "v1", "bar"];
+    versions.sort_by(|a, b| compare_versions(a, b));
+    assert_eq!(versions, ["v11", "v2", "v1", "v1beta10", "v1beta2", "v1alpha1", "bar", "foo1"]);
+}
+
+#[test]
+fn a_selector_compares_a_missing_value_as_its_default() {
+    let registry = Registry::builtin();
+    let value = |plural: &str, object: Value, field: &str| {
+        registry.resource("", "v1", plural).expect("built in").selectable_value(&object, field)
+    };
+    assert_eq!(value("pods", json!({"spec": {"nodeName": "n"}}), "spec.nodeName").as_deref(), Some("n"));
+    assert_eq!(value("pods", json!({}), "spec.nodeName").as_deref(), Some(""));
+    assert_eq!(value("nodes", json!({}), "spec.unschedulable").as_deref(), Some("false"));
+    assert_eq!(value("events", json!({"source": {"component": "kubelet"}}), "source").as_deref(), Some("kubelet"));
+    assert_eq!(value("configmaps", json!({"metadata": {"name": "a"}}), "metadata.name").as_deref(), Some("a"));
+    assert_eq!(value("configmaps", json!({}), "data.x"), None);
+}
