@@ -27,6 +27,15 @@ pub struct Message {
     pub maker: Maker,
 }
 
+/// An event that was just made, on its way to the journal and then the bus.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// The event.
+    pub event: Event,
+    /// Who made it.
+    pub maker: Maker,
+}
+
 /// Who made an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Maker {

@@ -19,7 +19,7 @@ mod task;
 mod transform;
 
 pub use driver::{BoxFuture, DeviceSession, Driver, DriverError, ResourceError, SessionError, WriteFailure};
-pub use manager::{AddDeviceError, DeviceManager, ManagerOptions, Produced};
+pub use manager::{AddDeviceError, DeviceManager, ManagerOptions};
 pub use readings::Outcome;
 pub use task::{CommandError, DeviceReport, OperatingState};
 pub use transform::{TransformError, from_write, to_reading};

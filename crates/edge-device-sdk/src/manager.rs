@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use selvedge_api::edgex::{AdminState, Device, DeviceProfile, Event};
+use edge_bus::Made;
+use selvedge_api::edgex::{AdminState, Device, DeviceProfile};
 use selvedge_api::go_duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -21,15 +22,6 @@ const JOBS_WAITING_MAX: usize = 32;
 
 /// Additions and removals that wait for the scheduler.
 const SCHEDULES_WAITING_MAX: usize = 64;
-
-/// An event that an auto-event made.
-#[derive(Clone, Debug)]
-pub struct Produced {
-    /// The event.
-    pub event: Event,
-    /// The driver's name.
-    pub service: Arc<str>,
-}
 
 /// Times of the manager. The defaults suit field devices.
 #[derive(Clone)]
@@ -99,7 +91,7 @@ pub enum AddDeviceError {
 pub struct DeviceManager {
     drivers: BTreeMap<&'static str, Arc<dyn Driver>>,
     devices: Mutex<HashMap<String, Entry>>,
-    produced: mpsc::Sender<Produced>,
+    produced: mpsc::Sender<Made>,
     options: ManagerOptions,
     schedule: mpsc::Sender<Schedule>,
     scheduler: JoinHandle<()>,
@@ -119,7 +111,7 @@ impl DeviceManager {
     /// A manager without devices; events of auto-events go to `produced`, which holds devices up when it is full.
     ///
     /// Must be called within a tokio runtime.
-    pub fn new(drivers: Vec<Arc<dyn Driver>>, produced: mpsc::Sender<Produced>, options: ManagerOptions) -> Self {
+    pub fn new(drivers: Vec<Arc<dyn Driver>>, produced: mpsc::Sender<Made>, options: ManagerOptions) -> Self {
         let (schedule, schedules) = mpsc::channel(SCHEDULES_WAITING_MAX);
         Self {
             drivers: drivers.into_iter().map(|driver| (driver.name(), driver)).collect(),

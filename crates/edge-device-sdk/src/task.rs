@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use edge_bus::{Made, Maker};
 use selvedge_api::edgex::{AdminState, Device, DeviceProfile};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::driver::{DeviceSession, Driver, DriverError, ResourceError, SessionError, WriteFailure};
-use crate::manager::{ManagerOptions, Produced};
+use crate::manager::ManagerOptions;
 use crate::readings::{LastSeen, Outcome, Source};
 
 /// One lost answer is normal on a serial line or a radio link; three in a row are not.
@@ -207,7 +208,7 @@ pub(crate) struct DeviceTask {
     pub driver: Arc<dyn Driver>,
     pub autos: Vec<AutoSource>,
     pub jobs: mpsc::Receiver<Job>,
-    pub produced: mpsc::Sender<Produced>,
+    pub produced: mpsc::Sender<Made>,
     pub service: Arc<str>,
     pub shared: Arc<Shared>,
     pub options: ManagerOptions,
@@ -292,7 +293,7 @@ impl DeviceTask {
         }
         let readings = event.readings.len() as u64;
         // Waits while the journal is slower than the devices. The receiver is gone only when everything stops.
-        if self.produced.send(Produced { event, service: self.service.clone() }).await.is_ok() {
+        if self.produced.send(Made { event, maker: Maker::Device(self.service.clone()) }).await.is_ok() {
             self.shared.update(|report| {
                 report.events_sent += 1;
                 report.readings_sent += readings;
