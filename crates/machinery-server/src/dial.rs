@@ -1,0 +1,71 @@
+//! How a kubelet is reached, for logs.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// A radio link needs seconds; a person who waits for a log does not have minutes.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where a kubelet says it can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeAddress {
+    /// The node's name.
+    pub name: String,
+    /// Address or host name.
+    pub host: String,
+    /// Port of the kubelet's API.
+    pub port: u16,
+}
+
+/// A byte stream in both directions.
+pub trait AsyncReadWrite: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> AsyncReadWrite for T {}
+
+/// Opens connections to kubelets: directly, or through a tunnel that the node has opened.
+pub trait NodeDialer: Send + Sync {
+    /// Opens one connection, over which HTTP/1.1 is spoken; TLS, where there is any, is the dialer's.
+    fn dial<'a>(&'a self, node: &'a NodeAddress) -> BoxFuture<'a, io::Result<Box<dyn AsyncReadWrite>>>;
+}
+
+/// Reaches kubelets directly over TLS.
+pub struct DirectTls {
+    connector: TlsConnector,
+}
+
+impl DirectTls {
+    /// Trusts kubelets whose certificates come from `ca_pem`, and shows them this certificate (PEM, with its key), which
+    /// must be of `system:masters` for our kubelet.
+    ///
+    /// # Errors
+    /// When a PEM text cannot be used.
+    pub fn new(ca_pem: &str, cert_pem: &str, key_pem: &str) -> Result<Self, base_http::TlsError> {
+        let config = base_http::client_config(ca_pem, Some((cert_pem, key_pem)))?;
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)) })
+    }
+
+    async fn connect(&self, node: &NodeAddress) -> io::Result<Box<dyn AsyncReadWrite>> {
+        let name = ServerName::try_from(node.host.clone())
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the node's address is no host name"))?;
+        let stream = TcpStream::connect((node.host.as_str(), node.port)).await?;
+        stream.set_nodelay(true)?;
+        Ok(Box::new(self.connector.connect(name, stream).await?))
+    }
+}
+
+impl NodeDialer for DirectTls {
+    fn dial<'a>(&'a self, node: &'a NodeAddress) -> BoxFuture<'a, io::Result<Box<dyn AsyncReadWrite>>> {
+        Box::pin(async move {
+            tokio::time::timeout(DIAL_TIMEOUT, self.connect(node))
+                .await
+                .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer within ten seconds"))?
+        })
+    }
+}

@@ -1,0 +1,154 @@
+//! What is served, as documents: health, version, discovery, OpenAPI.
+
+use base_http::Body;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use serde_json::{Value, json};
+
+use crate::negotiate::aggregated_discovery;
+use crate::request::{Query, Route};
+use crate::server::{Inner, RequestBody};
+use crate::status::{self, ApiError, Result};
+
+const AGGREGATED_V2: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+const AGGREGATED_V2_BETA1: &str = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
+
+/// What is answered without asking who calls: version and health tell nothing that a port scan would not.
+pub(crate) fn open_to_all(
+    server: &Inner,
+    path: &str,
+    method: &Method,
+    query: Option<&str>,
+) -> Option<Result<Response<Body>>> {
+    let path = path.trim_end_matches('/');
+    let answer = match path {
+        "/version" => status::ok_json(&version()),
+        "/healthz" | "/livez" | "/readyz" => {
+            let is_verbose = Query::parse(query).is_ok_and(|query| query.has("verbose"));
+            health(server, &path[1..], is_verbose)
+        }
+        _ => return None,
+    };
+    Some(if matches!(*method, Method::GET | Method::HEAD) { Ok(answer) } else { Err(ApiError::method_not_allowed()) })
+}
+
+/// Answers paths that are no resource, for callers who may see them.
+pub(crate) fn answer(server: &Inner, route: &Route, request: &Request<RequestBody>) -> Result<Response<Body>> {
+    let path = request.uri().path();
+    let registry = server.registry();
+    let headers = request.headers();
+    let document = match route {
+        Route::CoreVersions | Route::Groups if aggregated_discovery(headers).is_some() => {
+            let form = aggregated_discovery(headers).expect("checked in the guard");
+            let document = registry.aggregated_discovery(*route == Route::CoreVersions, form);
+            let media = match form {
+                machinery_schema::DiscoveryVersion::V2 => AGGREGATED_V2,
+                machinery_schema::DiscoveryVersion::V2Beta1 => AGGREGATED_V2_BETA1,
+            };
+            Some(with_etag(headers, &document.to_string(), media))
+        }
+        Route::CoreVersions => Some(status::ok_json(&registry.api_versions(&server.address))),
+        Route::Groups => Some(status::ok_json(&registry.api_group_list())),
+        Route::Group(group) => registry.api_group(group).map(|document| status::ok_json(&document)),
+        Route::Resources { group, version } => {
+            registry.api_resource_list(group, version).map(|document| status::ok_json(&document))
+        }
+        Route::Other | Route::Resource(_) => match path.trim_end_matches('/') {
+            "/openapi/v3" => Some(status::ok_json(&registry.openapi_index())),
+            "" => Some(status::ok_json(&json!({"paths": root_paths(server)}))),
+            other => openapi_document(&registry, other, headers),
+        },
+    };
+    let response = document.ok_or_else(ApiError::no_such_path)?;
+    if request.method() == Method::GET { Ok(response) } else { Err(ApiError::method_not_allowed()) }
+}
+
+fn openapi_document(registry: &machinery_schema::Registry, path: &str, headers: &HeaderMap) -> Option<Response<Body>> {
+    let segments: Vec<&str> = path.strip_prefix("/openapi/v3/")?.split('/').collect();
+    let (group, version) = match segments.as_slice() {
+        ["api", version] => ("", *version),
+        ["apis", group, version] => (*group, *version),
+        _ => return None,
+    };
+    let etag = format!("\"{}\"", registry.openapi_hash(group, version)?);
+    if is_held(headers, &etag) {
+        return Some(status::not_modified());
+    }
+    let mut response = status::ok(registry.openapi_document(group, version)?);
+    if let Ok(value) = HeaderValue::from_str(&etag) {
+        response.headers_mut().insert(header::ETAG, value);
+    }
+    Some(response)
+}
+
+fn with_etag(headers: &HeaderMap, text: &str, media: &'static str) -> Response<Body> {
+    let etag = format!("\"{}\"", base_pki::fingerprint_of_der(text.as_bytes()));
+    let mut response = if is_held(headers, &etag) { status::not_modified() } else { status::ok(text.to_owned()) };
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    if let Ok(value) = HeaderValue::from_str(&etag) {
+        response.headers_mut().insert(header::ETAG, value);
+    }
+    response
+}
+
+fn is_held(headers: &HeaderMap, etag: &str) -> bool {
+    headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).is_some_and(|held| held.contains(etag))
+}
+
+fn version() -> Value {
+    let version = selvedge_api::KUBERNETES_VERSION;
+    let mut numbers = version.trim_start_matches('v').split('.');
+    json!({
+        "major": numbers.next(),
+        "minor": numbers.next(),
+        "gitVersion": version,
+        "gitCommit": "",
+        "gitTreeState": "",
+        "buildDate": "",
+        "goVersion": "",
+        "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, go_architecture()),
+    })
+}
+
+/// Clients expect Go's names of architectures.
+fn go_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn health(server: &Inner, check: &str, is_verbose: bool) -> Response<Body> {
+    // A full disk does not make the hub useless: it still answers reads, and dropping it would lose those too.
+    let is_open = !server.shutdown.is_cancelled();
+    let is_healthy = is_open || check == "livez";
+    if !is_verbose && is_healthy {
+        return status::text(true, "ok".to_owned());
+    }
+    let usage = server.store.usage();
+    let mark = |is_good: bool| if is_good { "[+]" } else { "[-]" };
+    let disk = if usage.full { "full: writes are refused until there is room" } else { "ok" };
+    let text = format!(
+        "[+]ping ok\n{}shutdown {}\n{}store {disk}\n{check} check {}\n",
+        mark(is_open),
+        if is_open { "ok" } else { "in progress" },
+        mark(!usage.full),
+        if is_healthy { "passed" } else { "failed" },
+    );
+    status::text(is_healthy, text)
+}
+
+fn root_paths(server: &Inner) -> Vec<String> {
+    let registry = server.registry();
+    let mut paths = vec!["/api".to_owned(), "/api/v1".to_owned(), "/apis".to_owned()];
+    for group in registry.groups().filter(|group| !group.is_empty()) {
+        paths.push(format!("/apis/{group}"));
+        paths.extend(registry.versions(group).into_iter().map(|version| format!("/apis/{group}/{version}")));
+    }
+    paths.extend(["/healthz", "/livez", "/openapi/v3", "/readyz", "/version"].map(str::to_owned));
+    paths.extend(server.extensions.iter().map(|extension| extension.prefix().to_owned()));
+    paths.sort();
+    paths
+}

@@ -1,0 +1,202 @@
+//! Objects as bytes: what the store keeps is what goes over the wire.
+//!
+//! An encoded object begins `{"apiVersion":"…","kind":"…","metadata":{"resourceVersion":"…"`, so that the revision can be
+//! put in when the store gives it, and another version of a custom resource can be shown, without decoding anything.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use machinery_schema::ResourceInfo;
+use machinery_store::{IndexFields, Object, Revision};
+use serde_json::{Map, Value};
+
+use crate::selector::LABEL_FIELD_PREFIX;
+use crate::status::{ApiError, Result};
+
+/// Comes before the revision in every encoded object, and nowhere before that.
+const REVISION_MARK: &[u8] = br#""metadata":{"resourceVersion":""#;
+
+/// Comes before the API version.
+const API_VERSION_MARK: &[u8] = br#"{"apiVersion":""#;
+
+/// Field names that are kept once; more than any sane fleet has label keys.
+const INTERNED_MAX: usize = 16_384;
+
+/// An object that only lacks its revision.
+#[derive(Debug)]
+pub(crate) struct Encoded {
+    head: Vec<u8>,
+    tail: Vec<u8>,
+}
+
+impl Encoded {
+    /// Encodes an object, whatever revision it carries.
+    pub(crate) fn new(object: &Value) -> Self {
+        let empty = Map::new();
+        let fields = object.as_object().unwrap_or(&empty);
+        let mut head = Vec::with_capacity(128);
+        head.extend_from_slice(br#"{"apiVersion":"#);
+        write(&mut head, fields.get("apiVersion").unwrap_or(&Value::Null));
+        head.extend_from_slice(br#","kind":"#);
+        write(&mut head, fields.get("kind").unwrap_or(&Value::Null));
+        head.push(b',');
+        head.extend_from_slice(REVISION_MARK);
+        let mut tail = Vec::with_capacity(512);
+        tail.push(b'"');
+        let metadata = fields.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
+        for (key, value) in metadata.iter().filter(|(key, _)| *key != "resourceVersion") {
+            write_entry(&mut tail, key, value);
+        }
+        tail.push(b'}');
+        for (key, value) in fields.iter().filter(|(key, _)| !matches!(key.as_str(), "apiVersion" | "kind" | "metadata"))
+        {
+            write_entry(&mut tail, key, value);
+        }
+        tail.push(b'}');
+        Self { head, tail }
+    }
+
+    /// The whole object at a revision.
+    pub(crate) fn at(&self, revision: Revision) -> Bytes {
+        [&self.head, revision.to_string().as_bytes(), &self.tail].concat().into()
+    }
+
+    /// Bytes without the revision.
+    pub(crate) fn len(&self) -> usize {
+        self.head.len() + self.tail.len()
+    }
+}
+
+fn write_entry(out: &mut Vec<u8>, key: &str, value: &Value) {
+    out.push(b',');
+    serde_json::to_writer(&mut *out, key).expect("a string always serialises into memory");
+    out.push(b':');
+    write(out, value);
+}
+
+fn write(out: &mut Vec<u8>, value: &Value) {
+    serde_json::to_writer(out, value).expect("a JSON value always serialises into memory");
+}
+
+/// The same object at another revision.
+pub(crate) fn with_revision(bytes: &Bytes, revision: Revision) -> Bytes {
+    let Some(start) = find(bytes, REVISION_MARK).map(|at| at + REVISION_MARK.len()) else { return bytes.clone() };
+    let Some(end) = bytes[start..].iter().position(|byte| *byte == b'"') else { return bytes.clone() };
+    [&bytes[..start], revision.to_string().as_bytes(), &bytes[start + end..]].concat().into()
+}
+
+/// The same object as another version of its group; the very same bytes when it is that one already.
+pub(crate) fn with_api_version(bytes: &Bytes, api_version: &str) -> Bytes {
+    let Some(rest) = bytes.strip_prefix(API_VERSION_MARK) else { return bytes.clone() };
+    let Some(end) = rest.iter().position(|byte| *byte == b'"') else { return bytes.clone() };
+    if &rest[..end] == api_version.as_bytes() {
+        return bytes.clone();
+    }
+    [API_VERSION_MARK, api_version.as_bytes(), &rest[end..]].concat().into()
+}
+
+/// Decodes what the store holds, as `info`'s version.
+pub(crate) fn decode(info: &ResourceInfo, object: &Object) -> Result<Value> {
+    let mut value: Value = serde_json::from_slice(&object.bytes)
+        .map_err(|error| ApiError::internal(format!("the stored object {} cannot be read: {error}", object.key)))?;
+    value["apiVersion"] = info.api_version().into();
+    Ok(value)
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|window| window == wanted)
+}
+
+/// Whether an encoded object mentions this text anywhere; a cheap test before decoding.
+pub(crate) fn mentions(object: &Object, text: &str) -> bool {
+    find(&object.bytes, text.as_bytes()).is_some()
+}
+
+/// Whether names stand in the index. Nobody watches one lease or event by name, and there are many.
+pub(crate) fn has_name_field(info: &ResourceInfo) -> bool {
+    !matches!(&*info.kind, "Lease" | "Event")
+}
+
+/// Field names of the index, each kept once.
+#[derive(Debug, Default)]
+pub(crate) struct Interner(Mutex<HashSet<Arc<str>>>);
+
+impl Interner {
+    fn get(&self, text: &str) -> Arc<str> {
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(name) = names.get(text) {
+            return name.clone();
+        }
+        let name: Arc<str> = text.into();
+        if names.len() < INTERNED_MAX {
+            names.insert(name.clone());
+        }
+        name
+    }
+
+    /// What selectors may ask about an object.
+    pub(crate) fn index_fields(&self, info: &ResourceInfo, object: &Value) -> IndexFields {
+        let mut fields: Vec<(Arc<str>, Box<str>)> = Vec::new();
+        if has_name_field(info) {
+            fields.push((self.get("metadata.name"), name_of(object).into()));
+        }
+        for field in &info.selectable_fields {
+            if let Some(value) = info.selectable_value(object, &field.name).filter(|value| !value.is_empty()) {
+                fields.push((self.get(&field.name), value.into()));
+            }
+        }
+        let labels = object.pointer("/metadata/labels").and_then(Value::as_object);
+        for (key, value) in labels.into_iter().flatten() {
+            if let Some(value) = value.as_str() {
+                fields.push((self.get(&format!("{LABEL_FIELD_PREFIX}{key}")), value.into()));
+            }
+        }
+        fields.into()
+    }
+}
+
+/// `metadata.name`, or nothing.
+pub(crate) fn name_of(object: &Value) -> &str {
+    text_at(object, "/metadata/name")
+}
+
+/// `metadata.uid`, or nothing.
+pub(crate) fn uid_of(object: &Value) -> &str {
+    text_at(object, "/metadata/uid")
+}
+
+/// The text at a JSON pointer, or nothing.
+pub(crate) fn text_at<'a>(object: &'a Value, pointer: &str) -> &'a str {
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The object's metadata; made when it is missing or no object (the schema refuses that later).
+pub(crate) fn metadata(object: &mut Value) -> &mut Map<String, Value> {
+    let slot = match object {
+        Value::Object(fields) => fields.entry("metadata").or_insert_with(|| Value::Object(Map::new())),
+        other => {
+            *other = Value::Object(Map::from_iter([("metadata".to_owned(), Value::Object(Map::new()))]));
+            &mut other["metadata"]
+        }
+    };
+    if !slot.is_object() {
+        *slot = Value::Object(Map::new());
+    }
+    slot.as_object_mut().expect("made an object above")
+}
+
+/// Whether the object waits for its deletion.
+pub(crate) fn is_terminating(object: &Value) -> bool {
+    object.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null())
+}
+
+/// `metadata.finalizers`.
+pub(crate) fn has_finalizers(object: &Value) -> bool {
+    object.pointer("/metadata/finalizers").and_then(Value::as_array).is_some_and(|finalizers| !finalizers.is_empty())
+}
+
+/// A moment as Kubernetes writes it: UTC, whole seconds.
+pub(crate) fn timestamp(time: jiff::Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}

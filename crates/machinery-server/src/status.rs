@@ -1,0 +1,370 @@
+//! Refusals as Kubernetes words them. The only place where a status code is chosen.
+
+use base_http::{Body, ReadBodyError};
+use http::{HeaderValue, Response, StatusCode, header};
+use machinery_schema::{FieldError, ResourceInfo};
+use machinery_store::{CommitError, Expired};
+use serde_json::{Value, json};
+
+pub(crate) type Result<T, E = ApiError> = std::result::Result<T, E>;
+
+/// Why a request was refused, as the client sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct ApiError {
+    reason: Reason,
+    message: String,
+    details: Option<Value>,
+    retry_after_seconds: Option<u32>,
+}
+
+/// Kubernetes' machine-readable reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    BadRequest,
+    Unauthorized,
+    Forbidden,
+    NotFound,
+    MethodNotAllowed,
+    NotAcceptable,
+    AlreadyExists,
+    Conflict,
+    Expired,
+    RequestEntityTooLarge,
+    UnsupportedMediaType,
+    Invalid,
+    TooManyRequests,
+    InternalError,
+    ServiceUnavailable,
+    Timeout,
+    InsufficientStorage,
+}
+
+impl Reason {
+    fn code(self) -> StatusCode {
+        match self {
+            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
+            Self::AlreadyExists | Self::Conflict => StatusCode::CONFLICT,
+            Self::Expired => StatusCode::GONE,
+            Self::RequestEntityTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+            Self::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::InsufficientStorage => StatusCode::INSUFFICIENT_STORAGE,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::BadRequest => "BadRequest",
+            Self::Unauthorized => "Unauthorized",
+            Self::Forbidden => "Forbidden",
+            Self::NotFound => "NotFound",
+            Self::MethodNotAllowed => "MethodNotAllowed",
+            Self::NotAcceptable => "NotAcceptable",
+            Self::AlreadyExists => "AlreadyExists",
+            Self::Conflict => "Conflict",
+            Self::Expired => "Expired",
+            Self::RequestEntityTooLarge => "RequestEntityTooLarge",
+            Self::UnsupportedMediaType => "UnsupportedMediaType",
+            Self::Invalid => "Invalid",
+            Self::TooManyRequests => "TooManyRequests",
+            Self::InternalError => "InternalError",
+            Self::ServiceUnavailable => "ServiceUnavailable",
+            Self::Timeout => "Timeout",
+            Self::InsufficientStorage => "InsufficientStorage",
+        }
+    }
+}
+
+impl ApiError {
+    fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), details: None, retry_after_seconds: None }
+    }
+
+    fn about(mut self, info: &ResourceInfo, name: &str) -> Self {
+        self.details = Some(json!({"name": name, "group": info.group, "kind": info.plural}));
+        self
+    }
+
+    fn with_causes(mut self, causes: Vec<Value>) -> Self {
+        let details = self.details.get_or_insert_with(|| json!({}));
+        details["causes"] = Value::Array(causes);
+        self
+    }
+
+    /// The request itself makes no sense.
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(Reason::BadRequest, message)
+    }
+
+    /// The caller did not say who it is, or not credibly.
+    pub(crate) fn unauthorized() -> Self {
+        Self::new(Reason::Unauthorized, "Unauthorized")
+    }
+
+    /// The caller may not do this to an object.
+    pub(crate) fn forbidden(info: &ResourceInfo, name: &str, why: &str) -> Self {
+        let subject =
+            if name.is_empty() { info.qualified_name() } else { format!("{} {name:?}", info.qualified_name()) };
+        Self::new(Reason::Forbidden, format!("{subject} is forbidden: {why}")).about(info, name)
+    }
+
+    /// The caller may not ask for a path that is no resource.
+    pub(crate) fn forbidden_path(path: &str, why: &str) -> Self {
+        let mut error = Self::new(Reason::Forbidden, format!("forbidden: {why}"));
+        error.details = Some(json!({"name": path}));
+        error
+    }
+
+    /// Nothing may be created in a namespace that is being deleted.
+    pub(crate) fn namespace_terminating(info: &ResourceInfo, name: &str, namespace: &str) -> Self {
+        let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
+        Self::forbidden(info, name, &why).with_causes(vec![json!({
+            "reason": "NamespaceTerminating",
+            "message": format!("namespace {namespace} is being terminated"),
+            "field": "metadata.namespace",
+        })])
+    }
+
+    /// There is no such object.
+    pub(crate) fn not_found(info: &ResourceInfo, name: &str) -> Self {
+        Self::new(Reason::NotFound, format!("{} {name:?} not found", info.qualified_name())).about(info, name)
+    }
+
+    /// There is no such namespace.
+    pub(crate) fn namespace_not_found(name: &str) -> Self {
+        let mut error = Self::new(Reason::NotFound, format!("namespaces {name:?} not found"));
+        error.details = Some(json!({"name": name, "kind": "namespaces"}));
+        error
+    }
+
+    /// Nothing is served under this path.
+    pub(crate) fn no_such_path() -> Self {
+        Self::new(Reason::NotFound, "the server could not find the requested resource")
+    }
+
+    /// The path is served, but not with this method.
+    pub(crate) fn method_not_allowed() -> Self {
+        Self::new(Reason::MethodNotAllowed, "the server does not allow this method on the requested resource")
+    }
+
+    /// The client takes no format that is served.
+    pub(crate) fn not_acceptable() -> Self {
+        Self::new(
+            Reason::NotAcceptable,
+            "only the following media types are accepted: application/json, application/json;stream=watch",
+        )
+    }
+
+    /// The body is in a format that is not served; `message` says which are.
+    pub(crate) fn unsupported_media_type(message: impl Into<String>) -> Self {
+        Self::new(Reason::UnsupportedMediaType, message)
+    }
+
+    /// A create met an object of that name.
+    pub(crate) fn already_exists(info: &ResourceInfo, name: &str) -> Self {
+        Self::new(Reason::AlreadyExists, format!("{} {name:?} already exists", info.qualified_name())).about(info, name)
+    }
+
+    /// The object changed since the client read it.
+    pub(crate) fn modified(info: &ResourceInfo, name: &str) -> Self {
+        let why = "the object has been modified; please apply your changes to the latest version and try again";
+        Self::conflict(info, name, why)
+    }
+
+    /// An expectation of the client does not hold.
+    pub(crate) fn conflict(info: &ResourceInfo, name: &str, why: &str) -> Self {
+        let message = format!("Operation cannot be fulfilled on {} {name:?}: {why}", info.qualified_name());
+        Self::new(Reason::Conflict, message).about(info, name)
+    }
+
+    /// Fields of the object are wrong.
+    pub(crate) fn invalid(info: &ResourceInfo, name: &str, errors: &[FieldError]) -> Self {
+        Self::invalid_kind(&info.group, &info.kind, name, errors)
+    }
+
+    /// Fields of something that is no stored resource are wrong.
+    pub(crate) fn invalid_kind(group: &str, kind: &str, name: &str, errors: &[FieldError]) -> Self {
+        let subject = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
+        let causes = errors
+            .iter()
+            .map(|error| json!({"reason": error.reason.as_str(), "message": error.message, "field": error.path}))
+            .collect();
+        let message = format!("{subject} {name:?} is invalid: {}", machinery_schema::join_field_errors(errors));
+        let mut error = Self::new(Reason::Invalid, message);
+        error.details = Some(json!({"name": name, "group": group, "kind": kind}));
+        error.with_causes(causes)
+    }
+
+    /// The request is well formed and does not fit the object; no single field is to blame.
+    pub(crate) fn unprocessable(info: &ResourceInfo, name: &str, why: &str) -> Self {
+        Self::new(Reason::Invalid, format!("{} {name:?} is invalid: {why}", info.qualified_name())).about(info, name)
+    }
+
+    /// The request asks for more than one may.
+    pub(crate) fn too_large(message: impl Into<String>) -> Self {
+        Self::new(Reason::RequestEntityTooLarge, message)
+    }
+
+    /// The revision asked for has left the history.
+    pub(crate) fn expired(message: impl Into<String>) -> Self {
+        Self::new(Reason::Expired, message)
+    }
+
+    /// The revision asked for has not been reached; a client that came from another hub lists anew.
+    pub(crate) fn future_revision(expired: &Expired) -> Self {
+        let mut error = Self::new(
+            Reason::Timeout,
+            format!("Too large resource version: {}, current: {}", expired.asked, expired.current),
+        )
+        .with_causes(vec![json!({"reason": "ResourceVersionTooLarge", "message": "Too large resource version"})]);
+        error.retry_after_seconds = Some(1);
+        error
+    }
+
+    /// More requests than the server works on at a time.
+    pub(crate) fn too_many_requests() -> Self {
+        let message = "the server has received too many requests and has asked us to try again later";
+        let mut error = Self::new(Reason::TooManyRequests, message);
+        error.retry_after_seconds = Some(1);
+        error
+    }
+
+    /// The server is to blame.
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::new(Reason::InternalError, format!("Internal error occurred: {}", message.into()))
+    }
+
+    /// Something that the answer needs, such as a node, cannot be reached now.
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(Reason::ServiceUnavailable, message)
+    }
+
+    /// A body that could not be read.
+    pub(crate) fn body(error: &ReadBodyError) -> Self {
+        match error {
+            ReadBodyError::TooLarge { max } => {
+                Self::new(Reason::RequestEntityTooLarge, format!("Request entity too large: limit is {max}"))
+            }
+            ReadBodyError::Broken(_) => Self::bad_request(error.to_string()),
+        }
+    }
+
+    /// A commit that the store did not do, for reasons that are not the client's.
+    pub(crate) fn commit(error: &CommitError) -> Self {
+        match error {
+            CommitError::Full => Self::new(
+                Reason::InsufficientStorage,
+                "the disk of the hub is full, nothing was written; make room in its data folder, then try again",
+            ),
+            CommitError::Closed => Self::unavailable("the hub is shutting down; try again in a moment"),
+            CommitError::Io(_) | CommitError::Conflict { .. } | CommitError::NotFound => {
+                Self::internal(error.to_string())
+            }
+        }
+    }
+
+    /// What the log says.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    pub(crate) fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// The `Status` object.
+    pub(crate) fn status(&self) -> Value {
+        let mut status = json!({
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Failure",
+            "message": self.message,
+            "reason": self.reason.as_str(),
+            "code": self.reason.code().as_u16(),
+        });
+        if let Some(details) = &self.details {
+            status["details"] = details.clone();
+        }
+        if let Some(seconds) = self.retry_after_seconds {
+            let details = status.as_object_mut().expect("made above").entry("details").or_insert_with(|| json!({}));
+            details["retryAfterSeconds"] = seconds.into();
+        }
+        status
+    }
+
+    /// The whole answer.
+    pub(crate) fn into_response(self) -> Response<Body> {
+        let mut response = json_response(self.reason.code(), &self.status());
+        if let Some(seconds) = self.retry_after_seconds {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        if self.reason == Reason::Unauthorized {
+            let challenge = HeaderValue::from_static(r#"Bearer realm="selvedge""#);
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}
+
+/// The `Status` of something that was done and has no object to show, such as a delete.
+pub(crate) fn success(info: &ResourceInfo, name: &str, uid: &str) -> Value {
+    json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+        "details": {"name": name, "group": info.group, "kind": info.plural, "uid": uid},
+    })
+}
+
+/// 200 with an object.
+pub(crate) fn ok(body: impl Into<Body>) -> Response<Body> {
+    bytes_response(StatusCode::OK, body.into())
+}
+
+/// 200 with a document.
+pub(crate) fn ok_json(value: &Value) -> Response<Body> {
+    json_response(StatusCode::OK, value)
+}
+
+/// 201 with the object that was made.
+pub(crate) fn created(body: impl Into<Body>) -> Response<Body> {
+    bytes_response(StatusCode::CREATED, body.into())
+}
+
+/// 304: what the client holds is still right.
+pub(crate) fn not_modified() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    response
+}
+
+/// Plain text, for health endpoints.
+pub(crate) fn text(is_healthy: bool, body: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
+    if !is_healthy {
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    }
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+fn json_response(code: StatusCode, value: &Value) -> Response<Body> {
+    bytes_response(code, Body::from(value.to_string()))
+}
+
+fn bytes_response(code: StatusCode, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = code;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}

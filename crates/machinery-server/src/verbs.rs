@@ -1,0 +1,10 @@
+//! The verbs, one module each, and what all writes share.
+
+pub(crate) mod create;
+pub(crate) mod delete;
+pub(crate) mod log;
+pub(crate) mod patch;
+pub(crate) mod read;
+pub(crate) mod update;
+pub(crate) mod watch;
+mod write;

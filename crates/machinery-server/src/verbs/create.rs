@@ -1,0 +1,98 @@
+//! POST: a new object.
+
+use base_http::Body;
+use http::Response;
+use machinery_schema::FieldError;
+use machinery_store::Expect;
+use serde_json::Value;
+
+use super::write::PutError;
+use crate::admission::Operation;
+use crate::negotiate::decode_body;
+use crate::object::{metadata, name_of, text_at, timestamp};
+use crate::request::WriteOptions;
+use crate::server::{Context, RequestBody};
+use crate::status::{ApiError, Result};
+use crate::{crd, kinds};
+
+/// Random names of five characters seldom meet; when they do, another one is tried.
+const GENERATE_NAME_TRIES: usize = 8;
+
+/// Kubernetes' alphabet for random names: no vowels, so no words, and nothing that is mistaken for something else.
+const NAME_ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+
+/// `prefix` is cut so that the random part fits.
+const GENERATE_PREFIX_MAX: usize = 58;
+
+pub(crate) async fn create(context: &Context<'_>, body: RequestBody) -> Result<Response<Body>> {
+    let options = WriteOptions::parse(&context.query)?;
+    let body = context.body(body).await?;
+    let mut object = decode_body(&context.headers, &body)?;
+    context.check_identity(&mut object)?;
+    if !text_at(&object, "/metadata/resourceVersion").is_empty() {
+        return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+    }
+    let mut warnings = Vec::new();
+    context.prune(&mut object, options.field_validation, &mut warnings)?;
+    let prefix = text_at(&object, "/metadata/generateName").to_owned();
+    let is_generated = name_of(&object).is_empty();
+    if is_generated && prefix.is_empty() {
+        let error = FieldError::required("metadata.name", "name or generateName is required");
+        return Err(ApiError::invalid(&context.info, "", &[error]));
+    }
+    if is_generated {
+        set_generated_name(&mut object, &prefix);
+    }
+    let now = timestamp(jiff::Timestamp::now());
+    kinds::prepare_create(&context.info, &mut object, context.identity, &now);
+    context.info.apply_defaults(&mut object);
+    context.check_namespace(name_of(&object))?;
+    context.admit(Operation::Create, &mut object, None, options)?;
+    check(context, &object)?;
+
+    // Definitions change what is served: one at a time, and the registry only once the store has it.
+    let is_crd = crd::is_crd(&context.info);
+    let _guard = if is_crd { Some(context.server.crd_writes.lock().await) } else { None };
+    let registry = if is_crd {
+        let (registry, more) = crd::stage(context.server, &context.info, &mut object, &now)?;
+        warnings.extend(more);
+        Some(registry)
+    } else {
+        None
+    };
+    if options.dry_run {
+        if context.server.store.get(&context.key(name_of(&object))).is_some() {
+            return Err(ApiError::already_exists(&context.info, name_of(&object)));
+        }
+        return context.show(Context::dry(&object), true, &warnings);
+    }
+    for _ in 0..GENERATE_NAME_TRIES {
+        match context.put(&object, Expect::Absent).await {
+            Ok(bytes) => {
+                if let Some(registry) = registry {
+                    crd::publish(context.server, registry);
+                }
+                return context.show(bytes, true, &warnings);
+            }
+            Err(PutError::Raced) if is_generated => set_generated_name(&mut object, &prefix),
+            Err(PutError::Raced) => break,
+            Err(PutError::Refused(error)) => return Err(error),
+        }
+    }
+    Err(ApiError::already_exists(&context.info, name_of(&object)))
+}
+
+fn check(context: &Context<'_>, object: &Value) -> Result<()> {
+    let errors = context.info.validate(object);
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(&context.info, name_of(object), &errors)) }
+}
+
+fn set_generated_name(object: &mut Value, prefix: &str) {
+    let kept = prefix.char_indices().nth(GENERATE_PREFIX_MAX).map_or(prefix, |(end, _)| &prefix[..end]);
+    let random = uuid::Uuid::new_v4();
+    let suffix: String = random.as_bytes()[..5]
+        .iter()
+        .map(|byte| char::from(NAME_ALPHABET[usize::from(*byte) % NAME_ALPHABET.len()]))
+        .collect();
+    metadata(object).insert("name".to_owned(), format!("{kept}{suffix}").into());
+}

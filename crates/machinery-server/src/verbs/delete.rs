@@ -1,0 +1,345 @@
+//! DELETE: an object goes at once, or begins to go and stays until those who hold it let it.
+
+use base_http::Body;
+use bytes::Bytes;
+use http::Response;
+use jiff::ToSpan;
+use machinery_schema::FieldError;
+use machinery_store::{CommitError, Durability, Expect, Object, Op};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tracing::info;
+
+use super::read::{page, selection};
+use super::write::{PutError, decode_stored};
+use crate::admission::Operation;
+use crate::negotiate::decode_body;
+use crate::object::{
+    Encoded, has_finalizers, is_terminating, mentions, metadata, text_at, timestamp, uid_of, with_revision,
+};
+use crate::request::{ListOptions, WriteOptions};
+use crate::server::{Context, RequestBody, warn};
+use crate::status::{self, ApiError, Result};
+use crate::{crd, kinds};
+
+/// How often a delete looks again when others write the object in between.
+const TRIES: usize = 10;
+
+/// Objects that are deleted in one step when their kind goes.
+const BATCH: usize = 500;
+
+/// What a client says about a deletion, in the body or the query.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct DeleteOptions {
+    grace_period_seconds: Option<i64>,
+    preconditions: Option<Preconditions>,
+    propagation_policy: Option<String>,
+    orphan_dependents: Option<bool>,
+    dry_run: Option<Vec<String>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Preconditions {
+    uid: Option<String>,
+    resource_version: Option<String>,
+}
+
+/// What became of an object.
+enum Outcome {
+    /// It is gone; its uid.
+    Gone(String),
+    /// It waits for its deletion.
+    Waiting(Bytes),
+}
+
+pub(crate) async fn delete(context: &Context<'_>, body: RequestBody) -> Result<Response<Body>> {
+    let (options, write) = options(context, body).await?;
+    let stored = context.stored()?;
+    let outcome = delete_one(context, &options, write, stored.key.name.as_ref()).await?;
+    let mut response = match outcome {
+        Outcome::Gone(uid) => status::ok_json(&status::success(&context.info, context.name(), &uid)),
+        Outcome::Waiting(bytes) => context.show(bytes, false, &[])?,
+    };
+    warn(&mut response, &options.warnings());
+    Ok(response)
+}
+
+pub(crate) async fn delete_collection(
+    context: &Context<'_>,
+    list: &ListOptions,
+    body: RequestBody,
+) -> Result<Response<Body>> {
+    let (options, write) = options(context, body).await?;
+    let page = page(context, list, &selection(context, list)?)?;
+    let mut deleted = Vec::with_capacity(page.items.len());
+    for object in &page.items {
+        match delete_one(context, &options, write, &object.key.name).await {
+            Ok(_) => deleted.push(decode_stored(context, object)?),
+            // Somebody else deleted it, which is what was asked for.
+            Err(error) if error.reason() == status::Reason::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(status::ok_json(&json!({
+        "apiVersion": context.info.api_version(),
+        "kind": context.info.list_kind,
+        "metadata": {"resourceVersion": page.revision.to_string()},
+        "items": deleted,
+    })))
+}
+
+impl DeleteOptions {
+    fn is_orphaning(&self) -> bool {
+        self.propagation_policy.as_deref() == Some("Orphan") || self.orphan_dependents == Some(true)
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        if self.propagation_policy.as_deref() == Some("Foreground") {
+            return vec![
+                "foreground deletion is not served by this version; dependents are deleted in the background"
+                    .to_owned(),
+            ];
+        }
+        Vec::new()
+    }
+}
+
+async fn options(context: &Context<'_>, body: RequestBody) -> Result<(DeleteOptions, WriteOptions)> {
+    let body = context.body(body).await?;
+    let mut options = DeleteOptions::default();
+    if !body.iter().all(u8::is_ascii_whitespace) {
+        let decoded = decode_body(&context.headers, &body)?;
+        if !decoded.is_null() {
+            options = serde_json::from_value(decoded)
+                .map_err(|error| ApiError::bad_request(format!("error decoding DeleteOptions: {error}")))?;
+        }
+    }
+    let query = &context.query;
+    if let Some(text) = query.get("gracePeriodSeconds") {
+        let seconds = text
+            .parse()
+            .map_err(|_| ApiError::bad_request(format!("invalid value {text:?} for parameter gracePeriodSeconds")))?;
+        options.grace_period_seconds = Some(seconds);
+    }
+    if let Some(policy) = query.get("propagationPolicy") {
+        options.propagation_policy = Some(policy.to_owned());
+    }
+    let mut errors = Vec::new();
+    if options.grace_period_seconds.is_some_and(|seconds| seconds < 0) {
+        let value = options.grace_period_seconds.unwrap_or_default().into();
+        errors.push(FieldError::invalid("gracePeriodSeconds", &value, "must be greater than or equal to 0"));
+    }
+    if let Some(policy) = options.propagation_policy.as_deref()
+        && !matches!(policy, "Orphan" | "Background" | "Foreground")
+    {
+        let supported = ["Background", "Foreground", "Orphan"];
+        errors.push(FieldError::not_supported("propagationPolicy", &policy.into(), &supported));
+    }
+    let mut write = WriteOptions::parse(query)?;
+    for value in options.dry_run.iter().flatten() {
+        write.dry_run = true;
+        if value != "All" {
+            errors.push(FieldError::not_supported("dryRun", &value.as_str().into(), &["All"]));
+        }
+    }
+    if errors.is_empty() {
+        Ok((options, write))
+    } else {
+        Err(ApiError::invalid_kind("meta.k8s.io", "DeleteOptions", "", &errors))
+    }
+}
+
+async fn delete_one(
+    context: &Context<'_>,
+    options: &DeleteOptions,
+    write: WriteOptions,
+    name: &str,
+) -> Result<Outcome> {
+    let is_crd = crd::is_crd(&context.info);
+    let _guard = if is_crd { Some(context.server.crd_writes.lock().await) } else { None };
+    let insists = options.preconditions.as_ref().is_some_and(|held| held.resource_version.is_some());
+    for _ in 0..TRIES {
+        let stored = context.server.store.get(&context.key(name));
+        let stored = stored.ok_or_else(|| ApiError::not_found(&context.info, name))?;
+        let old = decode_stored(context, &stored)?;
+        check_preconditions(context, options, &stored, &old, name)?;
+        context.admit(Operation::Delete, &mut old.clone(), Some(&old), write)?;
+        let uid = uid_of(&old).to_owned();
+        let attempt = match waiting(context, options, &old) {
+            Some(new) if write.dry_run => return Ok(Outcome::Waiting(Context::dry(&new))),
+            Some(new) if new == old => return Ok(Outcome::Waiting(stored.bytes.clone())),
+            Some(new) => context.put(&new, Expect::Revision(stored.revision)).await.map(Outcome::Waiting),
+            None if write.dry_run => return Ok(Outcome::Gone(uid)),
+            None => {
+                if options.is_orphaning() {
+                    orphan_dependents(context, &uid).await?;
+                }
+                if is_crd {
+                    crd::withdraw(context.server, name);
+                    delete_all(context, &crd::resource_of(&old)).await?;
+                }
+                remove(context, &stored).await.map(|()| Outcome::Gone(uid))
+            }
+        };
+        match attempt {
+            Ok(outcome) => return Ok(outcome),
+            Err(PutError::Raced) if insists => break,
+            Err(PutError::Raced) => {}
+            Err(PutError::Refused(error)) => return Err(error),
+        }
+    }
+    Err(ApiError::modified(&context.info, name))
+}
+
+fn check_preconditions(
+    context: &Context<'_>,
+    options: &DeleteOptions,
+    stored: &Object,
+    old: &Value,
+    name: &str,
+) -> Result<()> {
+    let Some(expected) = &options.preconditions else { return Ok(()) };
+    let pairs = [
+        ("UID", expected.uid.clone(), uid_of(old).to_owned()),
+        ("ResourceVersion", expected.resource_version.clone(), stored.revision.to_string()),
+    ];
+    for (what, expected, held) in pairs {
+        if let Some(expected) = expected.filter(|expected| *expected != held) {
+            let why = format!("Precondition failed: {what} in precondition: {expected}, {what} in object meta: {held}");
+            return Err(ApiError::conflict(&context.info, name, &why));
+        }
+    }
+    Ok(())
+}
+
+/// The object as it waits for its deletion; `None` when nothing holds it.
+fn waiting(context: &Context<'_>, options: &DeleteOptions, old: &Value) -> Option<Value> {
+    let is_pod = &*context.info.kind == "Pod" && context.info.group.is_empty();
+    let is_namespace = &*context.info.kind == "Namespace" && context.info.group.is_empty();
+    let mut grace = 0;
+    if is_pod && kinds::is_held_by_node(old) {
+        grace = options.grace_period_seconds.unwrap_or_else(|| kinds::grace_seconds(old)).max(0);
+    }
+    let has_namespace_finalizers = is_namespace
+        && old.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|finalizers| !finalizers.is_empty());
+    if grace == 0 && !has_finalizers(old) && !has_namespace_finalizers {
+        return None;
+    }
+    let mut new = old.clone();
+    let before = old.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
+    // A second delete may shorten the time that is left, never lengthen it.
+    if !is_terminating(old) || before.is_some_and(|before| grace < before) {
+        let end = jiff::Timestamp::now().checked_add(grace.seconds()).unwrap_or(jiff::Timestamp::MAX);
+        let fields = metadata(&mut new);
+        fields.insert("deletionTimestamp".to_owned(), timestamp(end).into());
+        fields.insert("deletionGracePeriodSeconds".to_owned(), grace.into());
+        if let Some(generation) = fields.get("generation").and_then(Value::as_i64) {
+            fields.insert("generation".to_owned(), (generation + 1).into());
+        }
+    }
+    if is_namespace {
+        new["status"]["phase"] = "Terminating".into();
+    }
+    Some(new)
+}
+
+async fn remove(context: &Context<'_>, stored: &Object) -> Result<(), PutError> {
+    let last = stored.bytes.clone();
+    let delete = Op::Delete {
+        key: stored.key.clone(),
+        expect: Expect::Revision(stored.revision),
+        final_bytes: Box::new(move |revision| with_revision(&last, revision)),
+    };
+    match context.server.store.commit(vec![delete], kinds::durability(&context.info)).await {
+        Ok(_) => Ok(()),
+        Err(CommitError::Conflict { .. }) => Err(PutError::Raced),
+        // Somebody else deleted it, and no one may say that it was still there.
+        Err(CommitError::NotFound) => Err(PutError::Refused(ApiError::not_found(&context.info, &stored.key.name))),
+        Err(error) => Err(PutError::Refused(ApiError::commit(&error))),
+    }
+}
+
+/// Everything of a resource whose definition goes.
+async fn delete_all(context: &Context<'_>, resource: &str) -> Result<()> {
+    let store = &context.server.store;
+    let mut count = 0;
+    loop {
+        let range = store.range(resource, None, None, Some(BATCH), None);
+        let items = range.map_err(|error| ApiError::internal(error.to_string()))?.items;
+        if items.is_empty() {
+            break;
+        }
+        count += items.len();
+        let deletes = items
+            .into_iter()
+            .map(|object| {
+                let last = object.bytes.clone();
+                Op::Delete {
+                    key: object.key.clone(),
+                    expect: Expect::Any,
+                    final_bytes: Box::new(move |revision| with_revision(&last, revision)),
+                }
+            })
+            .collect();
+        match store.commit(deletes, Durability::Group).await {
+            // An object that others deleted meanwhile: look again.
+            Ok(_) | Err(CommitError::NotFound | CommitError::Conflict { .. }) => {}
+            Err(error) => return Err(ApiError::commit(&error)),
+        }
+    }
+    if count > 0 {
+        info!(resource, count, "Deleted the objects of a resource with its definition.");
+    }
+    Ok(())
+}
+
+/// Takes an owner's uid out of the owner references of all that names it, so that garbage collection leaves them.
+async fn orphan_dependents(context: &Context<'_>, uid: &str) -> Result<()> {
+    let server = context.server;
+    for info in server.registry().resources() {
+        let resource = format!("{}/{}", info.group, info.plural);
+        let namespace = context.path.namespace.as_deref();
+        let items = server.store.range(&resource, namespace, None, None, None);
+        let items = items.map_err(|error| ApiError::internal(error.to_string()))?.items;
+        for object in items.into_iter().filter(|object| mentions(object, uid)) {
+            orphan(context, info, &object, uid).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn orphan(
+    context: &Context<'_>,
+    info: &machinery_schema::ResourceInfo,
+    object: &Object,
+    uid: &str,
+) -> Result<()> {
+    let store = &context.server.store;
+    for _ in 0..TRIES {
+        let Some(stored) = store.get(&object.key) else { return Ok(()) };
+        let mut value = crate::object::decode(info, &stored)?;
+        let Some(owners) = value.pointer_mut("/metadata/ownerReferences").and_then(Value::as_array_mut) else {
+            return Ok(());
+        };
+        let before = owners.len();
+        owners.retain(|owner| text_at(owner, "/uid") != uid);
+        if owners.len() == before {
+            return Ok(());
+        }
+        let encoded = Encoded::new(&value);
+        let fields = context.server.interner.index_fields(info, &value);
+        let put = Op::Put {
+            key: object.key.clone(),
+            expect: Expect::Revision(stored.revision),
+            encode: Box::new(move |revision| (encoded.at(revision), fields)),
+        };
+        match store.commit(vec![put], Durability::Group).await {
+            Ok(_) | Err(CommitError::NotFound) => return Ok(()),
+            Err(CommitError::Conflict { .. }) => {}
+            Err(error) => return Err(ApiError::commit(&error)),
+        }
+    }
+    Err(ApiError::conflict(info, &object.key.name, "it is written too often to be orphaned; try again"))
+}

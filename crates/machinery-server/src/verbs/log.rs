@@ -1,0 +1,152 @@
+//! GET …/pods/NAME/log: what a container wrote, fetched from its kubelet and passed on as it comes.
+
+use std::time::Duration;
+
+use base_http::Body;
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyStream, Empty};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use machinery_store::Key;
+use serde_json::Value;
+
+use super::write::decode_stored;
+use crate::NodeAddress;
+use crate::negotiate::bounded_body;
+use crate::object::text_at;
+use crate::request::Query;
+use crate::server::Context;
+use crate::status::{ApiError, Result};
+
+/// Parameters that the kubelet knows as well.
+const PASSED_ON: [&str; 7] =
+    ["follow", "previous", "sinceSeconds", "sinceTime", "tailLines", "timestamps", "limitBytes"];
+
+/// A kubelet that has accepted a connection answers soon, or is stuck.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What is read of a kubelet's refusal.
+const REFUSAL_BYTES_MAX: usize = 4096;
+
+/// The kubelet's port when the Node does not say.
+const KUBELET_PORT: u64 = 10250;
+
+pub(crate) async fn log(context: &Context<'_>) -> Result<Response<Body>> {
+    let stored = context.stored()?;
+    let pod = decode_stored(context, &stored)?;
+    let container = container(&pod, context.name(), context.query.get("container"))?;
+    let node = text_at(&pod, "/spec/nodeName");
+    if node.is_empty() {
+        return Err(ApiError::bad_request(format!("pod {} does not have a host assigned", context.name())));
+    }
+    let address = node_address(context, node)?;
+    let path =
+        format!("/containerLogs/{}/{}/{container}{}", context.namespace(), context.name(), passed_on(&context.query));
+    let response = ask(context, &address, &path).await?;
+    if response.status() != StatusCode::OK {
+        return Err(refusal(&address, response).await);
+    }
+    let shutdown = context.server.shutdown.clone();
+    let stream = BodyStream::new(response.into_body())
+        .filter_map(|frame| async move { frame.map(|frame| frame.into_data().ok()).transpose() })
+        // A followed log has no end of its own; it must not hold up the hub's.
+        .take_until(async move { shutdown.cancelled().await });
+    let mut answer = Response::new(Body::stream(stream));
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    Ok(answer)
+}
+
+/// The container that is asked for, or the only one.
+fn container(pod: &Value, name: &str, asked: Option<&str>) -> Result<String> {
+    let names = |kind: &str| -> Vec<&str> {
+        let containers = pod.pointer(&format!("/spec/{kind}")).and_then(Value::as_array);
+        containers.into_iter().flatten().map(|container| text_at(container, "/name")).collect()
+    };
+    let (init, main) = (names("initContainers"), names("containers"));
+    match asked {
+        Some(asked) if init.contains(&asked) || main.contains(&asked) => Ok(asked.to_owned()),
+        Some(asked) => Err(ApiError::bad_request(format!("container {asked} is not valid for pod {name}"))),
+        None => match main.as_slice() {
+            [only] => Ok((*only).to_owned()),
+            many => Err(ApiError::bad_request(format!(
+                "a container name must be specified for pod {name}, choose one of: [{}]",
+                many.join(" ")
+            ))),
+        },
+    }
+}
+
+/// Where the node says that its kubelet is.
+fn node_address(context: &Context<'_>, node: &str) -> Result<NodeAddress> {
+    let object = context.server.store.get(&Key::new("/nodes", "", node));
+    let object =
+        object.ok_or_else(|| ApiError::unavailable(format!("the pod's node {node:?} does not exist any more")))?;
+    let value: Value = serde_json::from_slice(&object.bytes)
+        .map_err(|error| ApiError::internal(format!("the stored node {node:?} cannot be read: {error}")))?;
+    let addresses = value.pointer("/status/addresses").and_then(Value::as_array);
+    let of_kind = |kind: &str| {
+        let mut found = addresses.into_iter().flatten().filter(|address| text_at(address, "/type") == kind);
+        found.next().map(|address| text_at(address, "/address").to_owned()).filter(|address| !address.is_empty())
+    };
+    let host = ["InternalIP", "Hostname", "ExternalIP"].into_iter().find_map(of_kind);
+    let host = host.ok_or_else(|| {
+        ApiError::unavailable(format!("node {node:?} has not told an address yet; is its kubelet running?"))
+    })?;
+    let port = value.pointer("/status/daemonEndpoints/kubeletEndpoint/Port").and_then(Value::as_u64);
+    let port = u16::try_from(port.unwrap_or(KUBELET_PORT)).map_err(|_| ApiError::internal("a port above 65535"))?;
+    Ok(NodeAddress { name: node.to_owned(), host, port })
+}
+
+fn passed_on(query: &Query) -> String {
+    let mut text = String::new();
+    for (key, value) in query.iter().filter(|(key, _)| PASSED_ON.contains(key)) {
+        text.push(if text.is_empty() { '?' } else { '&' });
+        text.push_str(key);
+        text.push('=');
+        for byte in value.bytes() {
+            match byte {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => text.push(char::from(byte)),
+                other => text.push_str(&format!("%{other:02X}")),
+            }
+        }
+    }
+    text
+}
+
+async fn ask(context: &Context<'_>, address: &NodeAddress, path: &str) -> Result<Response<Incoming>> {
+    let unreachable = |error: &dyn std::fmt::Display| {
+        ApiError::unavailable(format!(
+            "the kubelet of node {:?} at {}:{} cannot be reached, so there is no log to show: {error}",
+            address.name, address.host, address.port
+        ))
+    };
+    let stream = context.server.node_dialer.dial(address).await.map_err(|error| unreachable(&error))?;
+    let (mut client, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| unreachable(&error))?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "A connection to a kubelet ended early.");
+        }
+    });
+    let request = Request::get(path)
+        .header(header::HOST, format!("{}:{}", address.host, address.port))
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| ApiError::bad_request(format!("the log's address cannot be built: {error}")))?;
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, client.send_request(request)).await;
+    answer.map_err(|_| unreachable(&"no answer within 30 seconds"))?.map_err(|error| unreachable(&error))
+}
+
+/// The kubelet's own words, with its status where that means the same here.
+async fn refusal(address: &NodeAddress, response: Response<Incoming>) -> ApiError {
+    let code = response.status();
+    let body = bounded_body(crate::server::boxed(response.into_body()), REFUSAL_BYTES_MAX).await;
+    let text = body.map(|body| String::from_utf8_lossy(&body).trim().to_owned()).unwrap_or_default();
+    let text = if text.is_empty() { code.to_string() } else { text };
+    if code.is_client_error() && code != StatusCode::UNAUTHORIZED && code != StatusCode::FORBIDDEN {
+        ApiError::bad_request(text)
+    } else {
+        ApiError::internal(format!("the kubelet of node {:?} answered {code}: {text}", address.name))
+    }
+}

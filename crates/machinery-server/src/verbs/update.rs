@@ -1,0 +1,163 @@
+//! PUT: another version of an object; and the way that every change of an object takes, patches included.
+
+use base_http::Body;
+use bytes::Bytes;
+use http::Response;
+use machinery_schema::{FieldError, Registry};
+use machinery_store::{CommitError, Expect, Object, Op, Revision};
+use serde_json::Value;
+
+use super::write::{PutError, decode_stored};
+use crate::admission::Operation;
+use crate::negotiate::decode_body;
+use crate::object::{has_finalizers, is_terminating, metadata, name_of, text_at, timestamp, uid_of, with_revision};
+use crate::request::WriteOptions;
+use crate::server::{Context, RequestBody};
+use crate::status::{ApiError, Result};
+use crate::{crd, kinds};
+
+/// How often a change is computed anew when others write the same object in between.
+const TRIES: usize = 10;
+
+pub(crate) async fn update(context: &Context<'_>, body: RequestBody) -> Result<Response<Body>> {
+    let options = WriteOptions::parse(&context.query)?;
+    let body = context.body(body).await?;
+    let mut sent = decode_body(&context.headers, &body)?;
+    context.check_identity(&mut sent)?;
+    match name_of(&sent) {
+        "" => drop(metadata(&mut sent).insert("name".to_owned(), context.name().into())),
+        name if name == context.name() => {}
+        name => {
+            return Err(ApiError::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({})",
+                context.name()
+            )));
+        }
+    }
+    let mut warnings = Vec::new();
+    context.prune(&mut sent, options.field_validation, &mut warnings)?;
+    if context.info.is_custom() && text_at(&sent, "/metadata/resourceVersion").is_empty() {
+        let error = FieldError::invalid("metadata.resourceVersion", &0.into(), "must be specified for an update");
+        return Err(ApiError::invalid(&context.info, context.name(), &[error]));
+    }
+    change(context, options, warnings, |_| Ok((sent.clone(), Vec::new()))).await
+}
+
+/// Changes the object of the request: `compute` makes the new version from the stored one (already pruned), and is
+/// called again when somebody else was faster, unless the client insists on a revision.
+pub(crate) async fn change(
+    context: &Context<'_>,
+    options: WriteOptions,
+    warnings: Vec<String>,
+    compute: impl Fn(&Value) -> Result<(Value, Vec<String>)>,
+) -> Result<Response<Body>> {
+    let is_crd = crd::is_crd(&context.info);
+    let _guard = if is_crd { Some(context.server.crd_writes.lock().await) } else { None };
+    for _ in 0..TRIES {
+        let stored = context.stored()?;
+        let old = decode_stored(context, &stored)?;
+        let (mut new, more) = compute(&old)?;
+        let mut warnings = warnings.clone();
+        warnings.extend(more);
+        let insists = check_preconditions(context, &stored, &new, &old)?;
+        let registry = settle(context, options, &mut new, &old, &mut warnings)?;
+        metadata(&mut new).insert("resourceVersion".to_owned(), stored.revision.to_string().into());
+        if options.dry_run {
+            return context.show(Context::dry(&new), false, &warnings);
+        }
+        if new == old {
+            // Nothing changed: no revision is spent, and no watcher is woken.
+            return context.show(stored.bytes.clone(), false, &warnings);
+        }
+        let written = if is_free_to_go(context, &new) {
+            remove(context, &stored, &new).await
+        } else {
+            context.put(&new, Expect::Revision(stored.revision)).await
+        };
+        match written {
+            Ok(bytes) => {
+                if let Some(registry) = registry {
+                    crd::publish(context.server, registry);
+                }
+                return context.show(bytes, false, &warnings);
+            }
+            Err(PutError::Raced) if insists => break,
+            Err(PutError::Raced) => {}
+            Err(PutError::Refused(error)) => return Err(error),
+        }
+    }
+    Err(ApiError::modified(&context.info, context.name()))
+}
+
+/// Checks revision and uid that the client sent along; tells whether it sent a revision.
+fn check_preconditions(context: &Context<'_>, stored: &Object, new: &Value, old: &Value) -> Result<bool> {
+    let (uid, held) = (uid_of(new), uid_of(old));
+    if !uid.is_empty() && uid != held {
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {held}");
+        return Err(ApiError::conflict(&context.info, context.name(), &why));
+    }
+    match text_at(new, "/metadata/resourceVersion") {
+        "" | "0" => Ok(false),
+        text if text.parse() == Ok(stored.revision) => Ok(true),
+        text if text.parse::<Revision>().is_err() => {
+            let error = FieldError::invalid("metadata.resourceVersion", &text.into(), "must be a whole number");
+            Err(ApiError::invalid(&context.info, context.name(), &[error]))
+        }
+        _ => Err(ApiError::modified(&context.info, context.name())),
+    }
+}
+
+/// Brings a new version into its final form and checks it; gives the registry that it brings, for a definition.
+fn settle(
+    context: &Context<'_>,
+    options: WriteOptions,
+    new: &mut Value,
+    old: &Value,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Registry>> {
+    let subresource = context.path.subresource.as_deref();
+    kinds::prepare_update(&context.info, subresource, new, old);
+    context.info.apply_defaults(new);
+    context.admit(Operation::Update, new, Some(old), options)?;
+    let mut errors = context.info.validate(new);
+    errors.extend(context.info.validate_update(new, old));
+    if !errors.is_empty() {
+        return Err(ApiError::invalid(&context.info, context.name(), &errors));
+    }
+    if crd::is_crd(&context.info) && !is_terminating(new) {
+        let now = timestamp(jiff::Timestamp::now());
+        let (registry, more) = crd::stage(context.server, &context.info, new, &now)?;
+        warnings.extend(more);
+        return Ok(Some(registry));
+    }
+    Ok(None)
+}
+
+/// Whether the last finalizer of an object that waits for its deletion has gone.
+fn is_free_to_go(context: &Context<'_>, new: &Value) -> bool {
+    if !is_terminating(new) || has_finalizers(new) {
+        return false;
+    }
+    match (&*context.info.group, &*context.info.kind) {
+        ("", "Pod") => new.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0) == 0,
+        ("", "Namespace") => {
+            new.pointer("/spec/finalizers").and_then(Value::as_array).is_none_or(|finalizers| finalizers.is_empty())
+        }
+        _ => true,
+    }
+}
+
+async fn remove(context: &Context<'_>, stored: &Object, new: &Value) -> Result<Bytes, PutError> {
+    let bytes = Context::dry(new);
+    let last = bytes.clone();
+    let delete = Op::Delete {
+        key: stored.key.clone(),
+        expect: Expect::Revision(stored.revision),
+        final_bytes: Box::new(move |revision| with_revision(&last, revision)),
+    };
+    match context.server.store.commit(vec![delete], kinds::durability(&context.info)).await {
+        Ok(_) => Ok(bytes),
+        Err(CommitError::Conflict { .. } | CommitError::NotFound) => Err(PutError::Raced),
+        Err(error) => Err(PutError::Refused(ApiError::commit(&error))),
+    }
+}

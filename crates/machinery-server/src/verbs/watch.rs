@@ -1,0 +1,287 @@
+//! GET with `watch`: what happens to objects, as it happens, one JSON object a line.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base_http::Body;
+use bytes::{Bytes, BytesMut};
+use http::Response;
+use machinery_schema::{IncludeObject, ResourceInfo};
+use machinery_store::{Change, ChangeKind, Expired, Object, Revision, Watch, WatchEnded};
+use serde_json::{Value, json};
+use tokio::time::{Instant, Interval};
+use tokio_util::sync::CancellationToken;
+
+use super::read::selection;
+use crate::negotiate::{Output, output, partial, table};
+use crate::object::{has_name_field, with_api_version, with_revision};
+use crate::request::{At, ListOptions};
+use crate::selector::Selection;
+use crate::server::Context;
+use crate::status::{self, ApiError, Result};
+
+/// How often an idle watcher that wants bookmarks is told where the history stands; as in Kubernetes.
+const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
+
+/// A watch without a time of its own ends after half an hour to an hour, so that clients do not all come back at once.
+const TIMEOUT_MIN: Duration = Duration::from_secs(1800);
+
+/// Initial events are sent in pieces of this many bytes.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// Tells a client that everything that was there before is now sent.
+const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
+
+pub(crate) fn watch(context: &Context<'_>, options: &ListOptions) -> Result<Response<Body>> {
+    let output = output(&context.headers, &context.query)?;
+    let selection = selection(context, options)?;
+    let encoder =
+        Encoder { info: context.info.clone(), api_version: context.info.api_version(), output, has_columns: false };
+    let timeout = options.timeout.unwrap_or_else(default_timeout);
+    let started = start(context, options, &selection);
+    let stream = match started {
+        Ok(started) => Stream {
+            watch: Some(started.watch),
+            initial: started.initial,
+            initial_end: started.marks_end.then_some(started.revision),
+            selection,
+            encoder,
+            wants_bookmarks: options.bookmarks,
+            bookmarks: tokio::time::interval_at(Instant::now() + BOOKMARK_PERIOD, BOOKMARK_PERIOD),
+            deadline: Instant::now() + timeout,
+            shutdown: context.server.shutdown.clone(),
+        },
+        // A watch that cannot begin says so in its stream, where clients look for it.
+        Err(error) if error.reason() == status::Reason::Expired => {
+            let line = encoder.error(&error);
+            return Ok(status::ok(Body::stream(futures::stream::iter([Ok::<_, std::convert::Infallible>(line)]))));
+        }
+        Err(error) => return Err(error),
+    };
+    let stream = futures::stream::unfold(stream, |mut stream| async move {
+        stream.next().await.map(|bytes| (Ok::<_, std::convert::Infallible>(bytes), stream))
+    });
+    Ok(status::ok(Body::stream(stream)))
+}
+
+fn default_timeout() -> Duration {
+    let random = u64::from(uuid::Uuid::new_v4().as_bytes()[0]);
+    TIMEOUT_MIN + TIMEOUT_MIN.mul_f64(random as f64 / 256.0)
+}
+
+struct Started {
+    watch: Watch,
+    initial: VecDeque<Arc<Object>>,
+    revision: Revision,
+    marks_end: bool,
+}
+
+fn start(context: &Context<'_>, options: &ListOptions, selection: &Selection) -> Result<Started> {
+    let store = &context.server.store;
+    let marks_end = options.initial_events == Some(true);
+    let from = match options.at {
+        At::NotOlderThan(revision) | At::Exact(revision) => Some(revision),
+        At::Latest | At::Any => None,
+    };
+    if let Some(revision) = from.filter(|revision| *revision > store.current()) {
+        // It comes from another life of this hub: only a new list helps.
+        return Err(too_old(&Expired { asked: revision, oldest: store.current(), current: store.current() }));
+    }
+    let has_initial = match options.initial_events {
+        Some(wanted) => wanted,
+        None => from.is_none(),
+    };
+    let resource = context.resource_key();
+    let (initial, revision) = match (has_initial, from) {
+        (true, _) => {
+            let range = store.range(&resource, selection.namespace.as_deref(), None, None, None);
+            let range = range.map_err(|expired| too_old(&expired))?;
+            let items = range.items.into_iter().filter(|object| selection.matches(object)).collect();
+            (items, range.revision)
+        }
+        (false, Some(revision)) => (VecDeque::new(), revision),
+        (false, None) => (VecDeque::new(), store.current()),
+    };
+    let watch = match selection.index_term() {
+        Some((field, value)) if field != "metadata.name" || has_name_field(&context.info) => {
+            store.watch_where(&resource, revision, field, value)
+        }
+        _ => store.watch(&resource, revision),
+    };
+    let watch = watch.map_err(|expired| too_old(&expired))?;
+    Ok(Started { watch, initial, revision, marks_end })
+}
+
+fn too_old(expired: &Expired) -> ApiError {
+    ApiError::expired(format!("too old resource version: {} ({})", expired.asked, expired.oldest))
+}
+
+/// One watch in progress.
+struct Stream {
+    watch: Option<Watch>,
+    initial: VecDeque<Arc<Object>>,
+    /// The revision of the bookmark that ends the initial events, while it is still to come.
+    initial_end: Option<Revision>,
+    selection: Selection,
+    encoder: Encoder,
+    wants_bookmarks: bool,
+    bookmarks: Interval,
+    deadline: Instant,
+    shutdown: CancellationToken,
+}
+
+impl Stream {
+    /// The next lines; `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        if !self.initial.is_empty() {
+            return Some(self.take_initial());
+        }
+        if let Some(revision) = self.initial_end.take() {
+            return Some(self.encoder.bookmark(revision, true));
+        }
+        let watch = self.watch.as_mut()?;
+        loop {
+            tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return None,
+                () = tokio::time::sleep_until(self.deadline) => {
+                    let bookmark = self.wants_bookmarks.then(|| self.encoder.bookmark(watch.progress(), false));
+                    self.watch = None;
+                    return bookmark;
+                }
+                batch = watch.next() => {
+                    match batch {
+                        Ok(batch) => {
+                            let mut lines = BytesMut::new();
+                            for change in &batch.changes {
+                                self.encoder.change(change, &self.selection, &mut lines);
+                            }
+                            if !lines.is_empty() {
+                                return Some(lines.freeze());
+                            }
+                        }
+                        Err(ended) => {
+                            self.watch = None;
+                            return (ended == WatchEnded::Lagged).then(|| self.encoder.lagged());
+                        }
+                    }
+                }
+                _ = self.bookmarks.tick(), if self.wants_bookmarks => {
+                    return Some(self.encoder.bookmark(watch.progress(), false));
+                }
+            }
+        }
+    }
+
+    fn take_initial(&mut self) -> Bytes {
+        let mut lines = BytesMut::new();
+        while let Some(object) = self.initial.pop_front() {
+            self.encoder.event("ADDED", &object.bytes, &mut lines);
+            if lines.len() >= PIECE_BYTES {
+                break;
+            }
+        }
+        lines.freeze()
+    }
+}
+
+/// Writes events in the form that the client wants.
+struct Encoder {
+    info: Arc<ResourceInfo>,
+    api_version: String,
+    output: Output,
+    /// Whether the client has the columns of a table already; they are sent once.
+    has_columns: bool,
+}
+
+impl Encoder {
+    /// A change as this client sees it: what enters its selection is added, what leaves it is deleted.
+    fn change(&mut self, change: &Change, selection: &Selection, lines: &mut BytesMut) {
+        let is_in = change.kind == ChangeKind::Put && selection.matches(&change.object);
+        let was_in = change.previous.as_ref().is_some_and(|previous| selection.matches(previous));
+        match (was_in, is_in) {
+            (false, false) => {}
+            (false, true) => self.event("ADDED", &change.object.bytes, lines),
+            (true, true) => self.event("MODIFIED", &change.object.bytes, lines),
+            (true, false) if change.kind == ChangeKind::Delete => self.event("DELETED", &change.object.bytes, lines),
+            (true, false) => {
+                // The client is shown what it knew, at the revision at which it went out of its sight.
+                let previous = change.previous.as_ref().expect("it was in the selection");
+                self.event("DELETED", &with_revision(&previous.bytes, change.revision), lines);
+            }
+        }
+    }
+
+    fn event(&mut self, kind: &str, bytes: &Bytes, lines: &mut BytesMut) {
+        let bytes = with_api_version(bytes, &self.api_version);
+        match self.output {
+            Output::Json => line(kind, &bytes, lines),
+            Output::Partial => {
+                if let Ok(object) = serde_json::from_slice::<Value>(&bytes) {
+                    line(kind, partial(&object).to_string().as_bytes(), lines);
+                }
+            }
+            Output::Table(include) => {
+                if let Ok(object) = serde_json::from_slice::<Value>(&bytes) {
+                    let shown = self.row(&object, include);
+                    line(kind, shown.to_string().as_bytes(), lines);
+                }
+            }
+        }
+    }
+
+    fn row(&mut self, object: &Value, include: IncludeObject) -> Value {
+        let mut shown = table(&self.info, std::slice::from_ref(object), include);
+        shown["metadata"] = json!({"resourceVersion": crate::object::text_at(object, "/metadata/resourceVersion")});
+        if std::mem::replace(&mut self.has_columns, true) {
+            shown["columnDefinitions"] = json!([]);
+        }
+        shown
+    }
+
+    /// Where the history stands, for a client that resumes.
+    fn bookmark(&self, revision: Revision, is_initial_end: bool) -> Bytes {
+        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if is_initial_end {
+            metadata["annotations"] = json!({INITIAL_EVENTS_END: "true"});
+        }
+        let object = match self.output {
+            Output::Json => json!({"kind": self.info.kind, "apiVersion": self.api_version, "metadata": metadata}),
+            Output::Partial => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+            }
+            Output::Table(_) => {
+                let object =
+                    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
+                json!({
+                    "kind": "Table", "apiVersion": "meta.k8s.io/v1", "columnDefinitions": [],
+                    "metadata": {"resourceVersion": revision.to_string()},
+                    "rows": [{"cells": [], "object": object}],
+                })
+            }
+        };
+        let mut lines = BytesMut::new();
+        line("BOOKMARK", object.to_string().as_bytes(), &mut lines);
+        lines.freeze()
+    }
+
+    fn lagged(&self) -> Bytes {
+        self.error(&ApiError::expired("the watch fell behind the history that is kept; list again"))
+    }
+
+    fn error(&self, error: &ApiError) -> Bytes {
+        let mut lines = BytesMut::new();
+        line("ERROR", error.status().to_string().as_bytes(), &mut lines);
+        lines.freeze()
+    }
+}
+
+fn line(kind: &str, object: &[u8], lines: &mut BytesMut) {
+    lines.reserve(object.len() + 40);
+    lines.extend_from_slice(br#"{"type":""#);
+    lines.extend_from_slice(kind.as_bytes());
+    lines.extend_from_slice(br#"","object":"#);
+    lines.extend_from_slice(object);
+    lines.extend_from_slice(b"}\n");
+}

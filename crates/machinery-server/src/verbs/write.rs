@@ -1,0 +1,236 @@
+//! What all writes share: decoding, the way through schema and plug-ins, the commit.
+
+use std::sync::Arc;
+
+use base_http::Body;
+use bytes::Bytes;
+use http::Response;
+use machinery_store::{CommitError, Expect, Key, Object, Op, Revision};
+use serde_json::{Value, json};
+
+use crate::admission::{AdmissionRequest, Operation, Refusal};
+use crate::authorizer::node_restriction;
+use crate::negotiate::{BODY_BYTES_MAX, Output, partial, table, whole_body};
+use crate::object::{Encoded, decode, metadata, name_of, text_at};
+use crate::request::{FieldValidation, WriteOptions};
+use crate::server::{Context, RequestBody, warn};
+use crate::status::{self, ApiError, Result};
+use crate::{kinds, object};
+
+/// An object with all its parts in place is a little larger than what the client sent.
+const OBJECT_BYTES_MAX: usize = BODY_BYTES_MAX + 64 * 1024;
+
+impl Context<'_> {
+    /// The name that the store has for the resource.
+    pub(crate) fn resource_key(&self) -> String {
+        format!("{}/{}", self.info.group, self.info.plural)
+    }
+
+    /// The namespace of the request; empty for cluster-scoped resources.
+    pub(crate) fn namespace(&self) -> &str {
+        self.path.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// The name of the request; empty when it names no object.
+    pub(crate) fn name(&self) -> &str {
+        self.path.name.as_deref().unwrap_or_default()
+    }
+
+    /// The store's key of an object of the request's resource and namespace.
+    pub(crate) fn key(&self, name: &str) -> Key {
+        Key::new(&self.resource_key(), self.namespace(), name)
+    }
+
+    /// The object of the request, as last written.
+    pub(crate) fn stored(&self) -> Result<Arc<Object>> {
+        let object = self.server.store.get(&self.key(self.name()));
+        object.ok_or_else(|| ApiError::not_found(&self.info, self.name()))
+    }
+
+    /// The whole body.
+    pub(crate) async fn body(&self, body: RequestBody) -> Result<Bytes> {
+        whole_body(body).await
+    }
+
+    /// Fills in `apiVersion`, `kind` and namespace where the client left them out, and refuses others than the URL's.
+    pub(crate) fn check_identity(&self, object: &mut Value) -> Result<()> {
+        let fields = object.as_object_mut().ok_or_else(|| ApiError::bad_request("the body must be an object"))?;
+        let api_version = self.info.api_version();
+        for (field, expected) in [("apiVersion", api_version.as_str()), ("kind", &*self.info.kind)] {
+            match fields.get(field).and_then(Value::as_str).unwrap_or_default() {
+                "" => drop(fields.insert(field.to_owned(), expected.into())),
+                found if found == expected => {}
+                found if field == "apiVersion" => {
+                    return Err(ApiError::bad_request(format!(
+                        "the API version in the data ({found}) does not match the expected API version ({expected})"
+                    )));
+                }
+                found => {
+                    return Err(ApiError::bad_request(format!(
+                        "{found} in version {:?} cannot be handled as a {expected}: the kind in the body is not the URL's",
+                        self.info.version
+                    )));
+                }
+            }
+        }
+        let fields = metadata(object);
+        match fields.get("namespace").and_then(Value::as_str).unwrap_or_default() {
+            "" if self.namespace().is_empty() => drop(fields.remove("namespace")),
+            "" => drop(fields.insert("namespace".to_owned(), self.namespace().into())),
+            found if found == self.namespace() => {}
+            _ => {
+                return Err(ApiError::bad_request(
+                    "the namespace of the provided object does not match the namespace sent on the request",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops unknown fields, as the client wants them treated; adds to `warnings`.
+    pub(crate) fn prune(
+        &self,
+        object: &mut Value,
+        validation: FieldValidation,
+        warnings: &mut Vec<String>,
+    ) -> Result<()> {
+        let unknown = self.info.prune(object);
+        match validation {
+            FieldValidation::Strict => match machinery_schema::strict_decoding_error(&unknown) {
+                None => {}
+                Some(error) => {
+                    let kind = &self.info.kind;
+                    return Err(ApiError::bad_request(format!(
+                        "{kind} in version {:?} cannot be handled as a {kind}: {error}",
+                        self.info.version
+                    )));
+                }
+            },
+            FieldValidation::Warn => {
+                warnings.extend(unknown.iter().map(|path| format!("unknown field {path:?}")));
+            }
+            FieldValidation::Ignore => {}
+        }
+        Ok(())
+    }
+
+    /// Asks the plug-ins, the server's own rule for nodes first.
+    pub(crate) fn admit(
+        &self,
+        operation: Operation,
+        object: &mut Value,
+        old: Option<&Value>,
+        options: WriteOptions,
+    ) -> Result<()> {
+        let name = name_of(object).to_owned();
+        let is_create = operation == Operation::Create;
+        node_restriction(self.identity, &self.info.group, &self.info.plural, is_create, object)
+            .map_err(|why| ApiError::forbidden(&self.info, &name, &why))?;
+        let request = AdmissionRequest {
+            operation,
+            info: &self.info,
+            subresource: self.path.subresource.as_deref(),
+            namespace: self.namespace(),
+            name: &name,
+            identity: self.identity,
+            old,
+            dry_run: options.dry_run,
+        };
+        for plugin in &self.server.admission {
+            plugin.admit(&request, object).map_err(|refusal| match refusal {
+                Refusal::Forbidden(why) => ApiError::forbidden(&self.info, &name, &why),
+                Refusal::Invalid(errors) => ApiError::invalid(&self.info, &name, &errors),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Nothing is created in a namespace that is missing or on its way out.
+    pub(crate) fn check_namespace(&self, name: &str) -> Result<()> {
+        if self.namespace().is_empty() {
+            return Ok(());
+        }
+        let namespace = self.server.store.get(&Key::new("/namespaces", "", self.namespace()));
+        let namespace = namespace.ok_or_else(|| ApiError::namespace_not_found(self.namespace()))?;
+        // The phase is an index field, so nothing is decoded for a create.
+        if namespace.field("status.phase") == Some("Terminating") {
+            return Err(ApiError::namespace_terminating(&self.info, name, self.namespace()));
+        }
+        Ok(())
+    }
+
+    /// Writes an object and gives it back as stored.
+    pub(crate) async fn put(&self, object: &Value, expect: Expect) -> Result<Bytes, PutError> {
+        let encoded = Arc::new(Encoded::new(object));
+        if encoded.len() > OBJECT_BYTES_MAX {
+            let error = machinery_schema::FieldError::too_long("", OBJECT_BYTES_MAX);
+            return Err(PutError::Refused(ApiError::invalid(&self.info, name_of(object), &[error])));
+        }
+        let fields = self.server.interner.index_fields(&self.info, object);
+        let for_store = encoded.clone();
+        let put = Op::Put {
+            key: self.key(name_of(object)),
+            expect,
+            encode: Box::new(move |revision| (for_store.at(revision), fields)),
+        };
+        let revisions = self.server.store.commit(vec![put], kinds::durability(&self.info)).await;
+        match revisions {
+            Ok(revisions) => Ok(encoded.at(revisions.first().copied().unwrap_or_default())),
+            Err(CommitError::Conflict { .. } | CommitError::NotFound) => Err(PutError::Raced),
+            Err(error) => Err(PutError::Refused(ApiError::commit(&error))),
+        }
+    }
+
+    /// What a dry run answers: the object at the revision it has, or none.
+    pub(crate) fn dry(object: &Value) -> Bytes {
+        let revision = text_at(object, "/metadata/resourceVersion").parse().unwrap_or(Revision(0));
+        let bytes = Encoded::new(object).at(revision);
+        if revision == Revision(0) {
+            // An object that was never stored has no revision.
+            let mut object: Value = object.clone();
+            object::metadata(&mut object).remove("resourceVersion");
+            return object.to_string().into();
+        }
+        bytes
+    }
+
+    /// An object in the form that the client wants, as the answer to a write or a get.
+    pub(crate) fn show(&self, bytes: Bytes, is_new: bool, warnings: &[String]) -> Result<Response<Body>> {
+        let body = self.shown(bytes)?;
+        let mut response = if is_new { status::created(body) } else { status::ok(body) };
+        warn(&mut response, warnings);
+        Ok(response)
+    }
+
+    fn shown(&self, bytes: Bytes) -> Result<Bytes> {
+        let output = crate::negotiate::output(&self.headers, &self.query)?;
+        let bytes = object::with_api_version(&bytes, &self.info.api_version());
+        let decoded = || {
+            serde_json::from_slice::<Value>(&bytes)
+                .map_err(|error| ApiError::internal(format!("a stored object cannot be read: {error}")))
+        };
+        Ok(match output {
+            Output::Json => bytes,
+            Output::Partial => partial(&decoded()?).to_string().into(),
+            Output::Table(include) => {
+                let object = decoded()?;
+                let mut shown = table(&self.info, std::slice::from_ref(&object), include);
+                shown["metadata"] = json!({"resourceVersion": text_at(&object, "/metadata/resourceVersion")});
+                shown.to_string().into()
+            }
+        })
+    }
+}
+
+/// Why a put did not happen.
+pub(crate) enum PutError {
+    /// The object is not what was expected any more; look again.
+    Raced,
+    /// Anything else.
+    Refused(ApiError),
+}
+
+/// The stored object with the revision it has.
+pub(crate) fn decode_stored(context: &Context<'_>, stored: &Object) -> Result<Value> {
+    decode(&context.info, stored)
+}
