@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::cache::{Lister, Objects};
 use crate::daemonsets::key;
+use crate::driver::FirstFailure;
 use crate::events::Recorder;
 use crate::fleet_status;
 use crate::kinds::Kind;
@@ -220,6 +221,7 @@ pub(crate) async fn reconcile(
             wanted.insert(part_name(&node, spec.part), spec);
         }
     }
+    let mut failures = FirstFailure::default();
     for (name, spec) in &wanted {
         let spec = serde_json::to_value(spec).unwrap_or_default();
         let node = spec["nodeName"].clone();
@@ -228,20 +230,21 @@ pub(crate) async fn reconcile(
             Some(current) => {
                 let mut changed = (**current).clone();
                 changed["spec"] = spec;
-                writer.replace(Kind::NodeAssignment, &changed).await?;
+                failures.note(writer.replace(Kind::NodeAssignment, &changed).await);
             }
             None => {
                 let object = json!({
                     "apiVersion": API_VERSION, "kind": Kind::NodeAssignment.name(),
                     "metadata": {"name": name, "labels": {LABEL_NODE: node}}, "spec": spec,
                 });
-                writer.create(Kind::NodeAssignment, object).await?;
+                failures.note(writer.create(Kind::NodeAssignment, object).await);
             }
         }
     }
     for ((_, name), object) in existing.iter().filter(|((_, name), _)| !wanted.contains_key(name)) {
         tracing::info!(assignment = name, "Deleting an assignment whose node or part is gone.");
-        writer.delete(Kind::NodeAssignment, object, None).await?;
+        failures.note(writer.delete(Kind::NodeAssignment, object, None).await);
     }
-    fleet_status::reconcile(&fleet, &resolved, &existing, writer, recorder, now).await
+    failures.note(fleet_status::reconcile(&fleet, &resolved, &existing, writer, recorder, now).await);
+    failures.into_result()
 }

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use crate::cache::Lister;
+use crate::driver::FirstFailure;
 use crate::events::{Recorder, seconds};
 use crate::kinds::Kind;
 use crate::writer::{WriteError, Writer};
@@ -142,6 +143,7 @@ pub(crate) async fn reconcile(
     now: Timestamp,
 ) -> Result<(), WriteError> {
     let kind = Kind::CertificateSigningRequest;
+    let mut failures = FirstFailure::default();
     for request in lister.list(kind).values() {
         let name = request["metadata"]["name"].as_str().unwrap_or_default();
         let mut changed = (**request).clone();
@@ -167,9 +169,9 @@ pub(crate) async fn reconcile(
             }
             add_condition(&mut changed, r#type, reason, &message, now);
         }
-        writer.replace_subresource(kind, name, subresource, &changed).await?;
+        failures.note(writer.replace_subresource(kind, name, subresource, &changed).await);
     }
-    Ok(())
+    failures.into_result()
 }
 
 fn add_condition(request: &mut Value, r#type: &str, reason: &str, message: &str, now: Timestamp) {

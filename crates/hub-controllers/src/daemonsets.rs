@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::cache::{Lister, Objects};
+use crate::driver::FirstFailure;
 use crate::events::Recorder;
 use crate::kinds::Kind;
 use crate::selector::{fits_node, label_selector_matches};
@@ -18,6 +19,9 @@ use crate::writer::{WriteError, Writer};
 
 /// Label that tells which revision of the template a pod was made from.
 pub(crate) const REVISION_LABEL: &str = "controller-revision-hash";
+/// Names of pods are made from nodes' names, not drawn: with five letters two of a thousand nodes would often share one,
+/// with ten no two of a hundred thousand do.
+const POD_SUFFIX_LEN: usize = 10;
 /// A pod that failed at once would fail again: the first replacement waits this long, the next twice as long.
 const FAILED_PAUSE_MIN: Duration = Duration::from_secs(1);
 /// As upstream's back-off of failed daemon pods.
@@ -143,7 +147,7 @@ pub(crate) fn revision_hash(template: &Value) -> String {
 /// A name for the pod of a DaemonSet's revision on a node.
 pub(crate) fn pod_name(set: &str, hash: &str, node: &str) -> String {
     let set: String = set.chars().take(240).collect();
-    format!("{set}-{}", short_hash(format!("{hash}/{node}").as_bytes(), 5))
+    format!("{set}-{}", short_hash(format!("{hash}/{node}").as_bytes(), POD_SUFFIX_LEN))
 }
 
 /// FNV-1a in letters and digits that cannot be read as words, as Kubernetes writes its suffixes.
@@ -226,12 +230,13 @@ impl DaemonSets {
         }
         let sets = lister.list(Kind::DaemonSet);
         self.failures.retain(|(uid, _), _| sets.values().any(|set| set["metadata"]["uid"] == uid.as_str()));
+        let mut failures = FirstFailure::default();
         for set in sets.values().filter(|set| set["metadata"]["deletionTimestamp"].is_null()) {
             let uid = set["metadata"]["uid"].as_str().unwrap_or_default();
             let mine = owned.remove(uid).unwrap_or_default();
-            self.reconcile_one(set, &nodes, &mine, lister, writer, recorder, now).await?;
+            failures.note(self.reconcile_one(set, &nodes, &mine, lister, writer, recorder, now).await);
         }
-        Ok(())
+        failures.into_result()
     }
 
     #[expect(clippy::too_many_arguments, reason = "one run's surroundings, handed on once")]
@@ -262,6 +267,7 @@ impl DaemonSets {
                 recorder.normal(Kind::DaemonSet, set, "SuccessfulDelete", format!("Deleted pod: {name}"));
             }
         }
+        let mut failures = FirstFailure::default();
         for node in &plan.create_on {
             let made = writer.create(Kind::Pod, pod_for(set, &hash, node)).await;
             match made {
@@ -274,16 +280,18 @@ impl DaemonSets {
                 Err(error) => {
                     let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
                     recorder.warning(Kind::DaemonSet, set, "FailedCreate", format!("Error creating pod: {why}"));
-                    return Err(error);
+                    failures.note::<()>(Err(error));
+                    // What one is refused for, the others are too.
+                    break;
                 }
             }
         }
         let mut status = set["status"].clone();
         merge_into(&mut status, &plan.status);
         if status != set["status"] {
-            writer.merge_status(Kind::DaemonSet, key(set), &plan.status).await?;
+            failures.note(writer.merge_status(Kind::DaemonSet, key(set), &plan.status).await);
         }
-        Ok(())
+        failures.into_result()
     }
 
     /// Whether the pod that ended on a node may be replaced now; counts the replacement.

@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +17,11 @@ use crate::writer::WriteError;
 
 /// Changes come in groups (an `apply` of six files): waiting this long answers a group in one run.
 const GATHER_PERIOD: Duration = Duration::from_millis(15);
+/// A run over many objects takes longer; resting this many times as long keeps a controller below a fifth of a core
+/// however fast changes come.
+const REST_FACTOR: u32 = 4;
+/// No change waits longer than this.
+const REST_MAX: Duration = Duration::from_secs(1);
 /// After a failure; doubled up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(200);
 /// A hub whose disk is full is asked again this often.
@@ -46,10 +51,12 @@ pub async fn drive<F, R>(
         for receiver in &mut changes {
             receiver.mark_unchanged();
         }
+        let began = Instant::now();
         let outcome = tokio::select! {
             () = shutdown.cancelled() => return,
             outcome = reconcile() => outcome,
         };
+        let rest = (began.elapsed() * REST_FACTOR).clamp(GATHER_PERIOD, REST_MAX);
         let pause = match outcome {
             Ok(()) => {
                 retry = RETRY_MIN;
@@ -71,8 +78,30 @@ pub async fn drive<F, R>(
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = wait => {}
-            () = any_change(&mut changes) => tokio::time::sleep(GATHER_PERIOD).await,
+            () = any_change(&mut changes) => tokio::time::sleep(rest).await,
         }
+    }
+}
+
+/// The first failure of a run that goes on after it, so that one object that the API refuses holds up nobody else.
+#[derive(Default)]
+pub(crate) struct FirstFailure(Option<WriteError>);
+
+impl FirstFailure {
+    /// Takes a result in; what it held when it is a success.
+    pub(crate) fn note<T>(&mut self, done: Result<T, WriteError>) -> Option<T> {
+        match done {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.0.get_or_insert(error);
+                None
+            }
+        }
+    }
+
+    /// The failure, at the end of the run.
+    pub(crate) fn into_result(self) -> Result<(), WriteError> {
+        self.0.map_or(Ok(()), Err)
     }
 }
 

@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::assignments::{Fleet, Problem, Resolved, problem_key};
 use crate::cache::Objects;
 use crate::daemonsets::key;
+use crate::driver::FirstFailure;
 use crate::events::{Recorder, seconds};
 use crate::kinds::Kind;
 use crate::writer::{WriteError, Writer};
@@ -28,6 +29,9 @@ pub(crate) struct OnNode {
     pub wanted: i64,
     /// What the node has told, if it has.
     pub told: Option<EntryStatus>,
+    /// Whether the node has acted on the assignment as it stands now. What it told of an older one may be about an
+    /// object of the same name that is gone.
+    pub is_current: bool,
 }
 
 /// Sums up what all nodes tell of one object.
@@ -44,10 +48,14 @@ pub(crate) fn sum_up(
         conditions: old.conditions.clone(),
         ..FleetStatus::default()
     };
+    // Once applied, an object is not doubted again whenever something else is added to a node's assignment.
+    let was_applied = old.observed_generation == generation
+        && old.conditions.iter().any(|condition| condition.r#type == APPLIED && condition.is_true());
     let mut refused: Option<(String, Condition)> = None;
     let mut unready: Option<NodeFailure> = None;
     for on_node in nodes {
         let told = on_node.told.as_ref().filter(|told| told.generation == on_node.wanted);
+        let told = told.filter(|_| was_applied || on_node.is_current);
         let find = |r#type: &str| told.and_then(|told| told.conditions.iter().find(|one| one.r#type == r#type));
         let is_true = |r#type: &str| find(r#type).is_some_and(Condition::is_true);
         status.applied += u32::from(is_true(APPLIED));
@@ -100,12 +108,13 @@ pub(crate) fn sum_up(
     status
 }
 
-/// What every node tells of every entry, by object.
-fn gather(assignments: &Objects) -> BTreeMap<(String, String, String), Vec<OnNode>> {
-    let mut gathered: BTreeMap<(String, String, String), Vec<OnNode>> = BTreeMap::new();
+/// What every node tells of every entry, by the uid of its object.
+fn gather(assignments: &Objects) -> BTreeMap<String, Vec<OnNode>> {
+    let mut gathered: BTreeMap<String, Vec<OnNode>> = BTreeMap::new();
     for assignment in assignments.values() {
         // A node writes its own status: what does not read as one says nothing.
         let status: NodeAssignmentStatus = serde_json::from_value(assignment["status"].clone()).unwrap_or_default();
+        let is_current = assignment["metadata"]["generation"].as_i64() <= Some(status.observed_generation);
         let spec: NodeAssignmentSpec = serde_json::from_value(assignment["spec"].clone()).unwrap_or_default();
         let mut told: BTreeMap<(String, String, String), EntryStatus> = status
             .entries
@@ -113,10 +122,9 @@ fn gather(assignments: &Objects) -> BTreeMap<(String, String, String), Vec<OnNod
             .map(|entry| ((entry.kind.clone(), entry.namespace.clone(), entry.name.clone()), entry))
             .collect();
         for entry in spec.entries {
-            let key = (entry.kind, entry.namespace, entry.name);
-            let told = told.remove(&key);
-            let on_node = OnNode { node: spec.node_name.clone(), wanted: entry.generation, told };
-            gathered.entry(key).or_default().push(on_node);
+            let told = told.remove(&(entry.kind, entry.namespace, entry.name));
+            let on_node = OnNode { node: spec.node_name.clone(), wanted: entry.generation, told, is_current };
+            gathered.entry(entry.uid).or_default().push(on_node);
         }
     }
     gathered
@@ -142,10 +150,11 @@ pub(crate) async fn reconcile(
             desired.entry(key).or_default().push((node, entry.generation));
         }
     }
+    let mut failures = FirstFailure::default();
     for (kind, objects) in all {
         for object in objects.values().filter(|object| object["metadata"]["deletionTimestamp"].is_null()) {
             let (namespace, name) = key(object);
-            let told = gathered.get(&(kind.name().to_owned(), namespace.to_owned(), name.to_owned()));
+            let told = object["metadata"]["uid"].as_str().and_then(|uid| gathered.get(uid));
             let nodes: Vec<OnNode> = desired
                 .get(&(kind.name(), namespace, name))
                 .into_iter()
@@ -156,14 +165,15 @@ pub(crate) async fn reconcile(
                         node: (*node).to_owned(),
                         wanted: *generation,
                         told: found.and_then(|one| one.told.clone()),
+                        is_current: found.is_some_and(|one| one.is_current),
                     }
                 })
                 .collect();
             let problem = resolved.problems.get(&problem_key(kind, object));
-            write_if_changed(kind, object, problem, &nodes, writer, recorder, now).await?;
+            failures.note(write_if_changed(kind, object, problem, &nodes, writer, recorder, now).await);
         }
     }
-    Ok(())
+    failures.into_result()
 }
 
 async fn write_if_changed(

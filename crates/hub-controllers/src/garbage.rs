@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::cache::Lister;
 use crate::daemonsets::{controller_of, key};
+use crate::driver::FirstFailure;
 use crate::kinds::Kind;
 use crate::writer::{WriteError, Writer};
 
@@ -28,10 +29,14 @@ pub(crate) async fn reconcile(lister: &dyn Lister, writer: &Writer) -> Result<()
         .collect();
     let sets = lister.list(Kind::DaemonSet);
     let alive: BTreeSet<&str> = sets.values().filter_map(|set| set["metadata"]["uid"].as_str()).collect();
+    let mut failures = FirstFailure::default();
     for (kind, object) in &dependents {
         let is_orphan = controller_of(object).is_some_and(|owner| !alive.contains(owner));
-        if is_orphan && object["metadata"]["deletionTimestamp"].is_null() && !owner_exists(object, writer).await? {
-            writer.delete(*kind, object, None).await?;
+        if is_orphan
+            && object["metadata"]["deletionTimestamp"].is_null()
+            && failures.note(owner_exists(object, writer).await) == Some(false)
+        {
+            failures.note(writer.delete(*kind, object, None).await);
         }
     }
     for set in sets.values().filter(|set| !set["metadata"]["deletionTimestamp"].is_null()) {
@@ -55,7 +60,7 @@ pub(crate) async fn reconcile(lister: &dyn Lister, writer: &Writer) -> Result<()
             }
         }
     }
-    Ok(())
+    failures.into_result()
 }
 
 fn is_of_daemon_set(object: &Value) -> bool {

@@ -40,6 +40,7 @@ kinds! {
     ConfigMap: "", "v1", "configmaps", true;
     Secret: "", "v1", "secrets", true;
     ServiceAccount: "", "v1", "serviceaccounts", true;
+    Event: "", "v1", "events", true;
     Lease: "coordination.k8s.io", "v1", "leases", true;
     RuntimeClass: "node.k8s.io", "v1", "runtimeclasses", false;
     CertificateSigningRequest: "certificates.k8s.io", "v1", "certificatesigningrequests", false;

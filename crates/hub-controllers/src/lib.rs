@@ -1,4 +1,3 @@
-//! NOTE to co-author (delete this line): all modules are written by the lead, incl. assignments.rs/fleet_status.rs (in a minute); yours: unit tests (`mod tests;` per module), review, fixes, trying it in process against machinery-server.
 //! The hub's controllers: what should exist because something else does.
 //!
 //! Each is level-triggered: it reads through a [`cache::Lister`], decides in a plain function, and writes through
@@ -109,9 +108,12 @@ struct Surroundings {
 
 impl Surroundings {
     fn run_all(&self, ca: Arc<Ca>) {
-        self.run("namespaces", &[Kind::Namespace, Kind::ServiceAccount, Kind::Pod], None, |all| async move {
-            namespaces::reconcile(&*all.lister, &all.writer).await
-        });
+        self.run(
+            "namespaces",
+            &[Kind::Namespace, Kind::ServiceAccount, Kind::Pod],
+            Some(namespaces::LOOK_PERIOD),
+            |all| async move { namespaces::reconcile(&*all.lister, &all.writer).await },
+        );
         self.run("csr", &[Kind::CertificateSigningRequest], None, move |all| {
             let ca = ca.clone();
             async move { csr::reconcile(&ca, &*all.lister, &all.writer, &all.recorder, Timestamp::now()).await }
@@ -143,7 +145,7 @@ impl Surroundings {
                 done
             }
         });
-        self.run("pods", &[Kind::Pod], None, |all| async move {
+        self.run("pods", &[Kind::Pod, Kind::Node], None, |all| async move {
             pods::reconcile(&*all.lister, &all.writer, &all.recorder, Timestamp::now()).await
         });
         let reads = &[

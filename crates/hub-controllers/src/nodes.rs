@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use crate::cache::Lister;
+use crate::driver::FirstFailure;
 use crate::events::{Recorder, seconds};
 use crate::kinds::Kind;
 use crate::writer::{WriteError, Writer};
@@ -27,28 +28,46 @@ const REASON: &str = "NodeStatusUnknown";
 /// lease change.
 #[derive(Default)]
 pub(crate) struct Heartbeats {
-    seen: BTreeMap<String, (String, Instant)>,
+    seen: BTreeMap<String, Heartbeat>,
+}
+
+/// What is known of one node's heartbeat.
+struct Heartbeat {
+    renewed: String,
+    /// When we saw `renewed` for the first time.
+    since: Instant,
+    /// Whether it changed while we were looking. A hub that has just started knows no more than what is written.
+    is_heard: bool,
 }
 
 impl Heartbeats {
-    /// Takes the leases as they are now in. A node never seen before has just been heard.
+    /// Takes the leases as they are now in. A node never seen before gets the time that every node has.
     pub(crate) fn observe<'a>(&mut self, nodes: impl Iterator<Item = &'a str>, leases: &[Value], now: Instant) {
+        let renewals: BTreeMap<&str, &str> = leases
+            .iter()
+            .filter_map(|lease| Some((lease["metadata"]["name"].as_str()?, lease["spec"]["renewTime"].as_str()?)))
+            .collect();
         let mut seen = BTreeMap::new();
         for node in nodes {
-            let lease = leases.iter().find(|lease| lease["metadata"]["name"] == node);
-            let renewed = lease.and_then(|lease| lease["spec"]["renewTime"].as_str()).unwrap_or_default().to_owned();
-            let since = match self.seen.get(node) {
-                Some((old, since)) if *old == renewed => *since,
-                _ => now,
+            let renewed = renewals.get(node).copied().unwrap_or_default();
+            let heartbeat = match self.seen.remove(node) {
+                Some(old) if old.renewed == renewed => old,
+                old => Heartbeat { renewed: renewed.to_owned(), since: now, is_heard: old.is_some() },
             };
-            seen.insert(node.to_owned(), (renewed, since));
+            seen.insert(node.to_owned(), heartbeat);
         }
         self.seen = seen;
     }
 
     /// Whether the node has been silent for too long.
     pub(crate) fn is_silent(&self, node: &str, now: Instant) -> bool {
-        self.seen.get(node).is_some_and(|(_, since)| now.duration_since(*since) > SILENCE_MAX)
+        self.seen.get(node).is_some_and(|heartbeat| now.duration_since(heartbeat.since) > SILENCE_MAX)
+    }
+
+    /// Whether the node should carry the mark: a silent one does; one that carries it keeps it until it is heard.
+    pub(crate) fn should_mark(&self, node: &str, is_marked: bool, now: Instant) -> bool {
+        let is_heard = self.seen.get(node).is_some_and(|heartbeat| heartbeat.is_heard);
+        self.is_silent(node, now) || (is_marked && !is_heard)
     }
 
     /// One run over all nodes.
@@ -63,31 +82,43 @@ impl Heartbeats {
         let nodes = lister.list(Kind::Node);
         let leases = writer.list_now(Kind::Lease, LEASE_NAMESPACE).await?;
         self.observe(nodes.keys().map(|(_, name)| name.as_str()), &leases, now);
+        let mut failures = FirstFailure::default();
         for ((_, name), node) in nodes.iter() {
-            let is_silent = self.is_silent(name, now);
+            let is_silent = self.should_mark(name, is_marked(node), now);
             if is_silent == is_marked(node) && (!is_silent || is_status_unknown(node)) {
                 continue;
             }
-            let Some(fresh) = writer.get_now(Kind::Node, ("", name)).await? else { continue };
-            let marked = mark(&fresh, is_silent, wall);
-            if writer.replace(Kind::Node, &marked).await? && is_silent {
-                writer.replace_status_of(Kind::Node, name, |current| mark_status(current, wall)).await?;
-            }
-            if is_silent {
-                warn!(node = name, "A node has been silent for too long; its pods are left alone.");
-                recorder.warning(
-                    Kind::Node,
-                    node,
-                    "NodeNotReady",
-                    format!("Node {name} has not been heard of for {} s", SILENCE_MAX.as_secs()),
-                );
-            } else {
-                info!(node = name, "A node is back.");
-                recorder.normal(Kind::Node, node, "NodeReady", format!("Node {name} is back"));
-            }
+            failures.note(set_mark(name, node, is_silent, writer, recorder, wall).await);
         }
-        Ok(())
+        failures.into_result()
     }
+}
+
+/// Marks a node, or takes the mark away.
+async fn set_mark(
+    name: &str,
+    node: &Value,
+    is_silent: bool,
+    writer: &Writer,
+    recorder: &Recorder,
+    wall: Timestamp,
+) -> Result<(), WriteError> {
+    let Some(fresh) = writer.get_now(Kind::Node, ("", name)).await? else { return Ok(()) };
+    let is_written = writer.replace(Kind::Node, &mark(&fresh, is_silent, wall)).await?;
+    if !is_written {
+        // Someone else wrote meanwhile; the next look comes soon.
+        return Ok(());
+    }
+    if is_silent {
+        writer.replace_status_of(Kind::Node, name, |current| mark_status(current, wall)).await?;
+        warn!(node = name, "A node has been silent for too long; its pods are left alone.");
+        let message = format!("Node {name} has not been heard of for {} s", SILENCE_MAX.as_secs());
+        recorder.warning(Kind::Node, node, "NodeNotReady", message);
+    } else {
+        info!(node = name, "A node is back.");
+        recorder.normal(Kind::Node, node, "NodeReady", format!("Node {name} is back"));
+    }
+    Ok(())
 }
 
 fn is_marked(node: &Value) -> bool {

@@ -1,7 +1,7 @@
 //! What controllers write through: the API, with the answers that mean "someone was faster" told apart.
 
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
-use kube::core::{ApiResource, GroupVersionKind};
+use kube::core::ApiResource;
 use kube::{Client, Error};
 use serde_json::{Value, json};
 
@@ -101,16 +101,6 @@ impl Writer {
         let list = self.api(kind, namespace).list(&kube::api::ListParams::default()).await;
         let list = list.map_err(|error| WriteError { act: act(), source: Box::new(error) })?;
         Ok(list.items.into_iter().filter_map(|object| serde_json::to_value(object).ok()).collect())
-    }
-
-    /// Creates an Event in the namespace that it names.
-    pub async fn create_event(&self, event: Value) -> Result<(), WriteError> {
-        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Event"));
-        let namespace = event["metadata"]["namespace"].as_str().unwrap_or("default").to_owned();
-        let failed = |source| WriteError { act: "create an Event".to_owned(), source: Box::new(source) };
-        let object: DynamicObject = serde_json::from_value(event).map_err(|error| failed(Error::SerdeError(error)))?;
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &namespace, &resource);
-        api.create(&PostParams::default(), &object).await.map(|_| ()).map_err(failed)
     }
 
     /// The object as it stands now, past every cache; `None` when it is gone.
