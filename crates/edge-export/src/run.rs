@@ -35,7 +35,7 @@ pub struct ExportStatus {
 pub struct ExportHandle {
     /// How it fares, published when it changes.
     pub status: watch::Receiver<ExportStatus>,
-    /// Ends soon after the shutdown token is cancelled.
+    /// Ends soon after the shutdown token is cancelled, holding nothing of the journal any more.
     pub task: JoinHandle<()>,
 }
 
@@ -54,10 +54,7 @@ pub fn spawn_export(
     shutdown: CancellationToken,
 ) -> ExportHandle {
     let (status_tx, status) = watch::channel(ExportStatus::default());
-    let task = tokio::spawn(async move {
-        let run = run_export(journal, options, transport, status_tx);
-        shutdown.run_until_cancelled(run).await;
-    });
+    let task = tokio::spawn(run_export(journal, options, transport, status_tx, shutdown));
     ExportHandle { status, task }
 }
 
@@ -66,6 +63,7 @@ async fn run_export(
     options: ExportOptions,
     transport: Arc<dyn BatchTransport>,
     status: watch::Sender<ExportStatus>,
+    shutdown: CancellationToken,
 ) {
     let nudge = Arc::new(Notify::new());
     let weak = Arc::downgrade(&nudge);
@@ -88,7 +86,7 @@ async fn run_export(
         }
     };
     let mut core = ExportCore::new(options, journal.epoch(), cursor);
-    loop {
+    while !shutdown.is_cancelled() {
         match core.want(Instant::now()) {
             Want::Read { from, bytes_max } => {
                 let reading = journal.clone();
@@ -102,7 +100,9 @@ async fn run_export(
             }
             Want::Send(header, lines) => {
                 debug!(%export, from = header.from, to = header.to, events = header.events, "Sending a batch.");
-                let answer = transport.send(header, lines).await;
+                // Whether a batch given up here arrived is found out when it is sent again.
+                let sent = shutdown.run_until_cancelled(transport.send(header, lines)).await;
+                let Some(answer) = sent else { return };
                 let was_connected = status.borrow().connected;
                 let connected = match &answer {
                     Ok(_) | Err(SendError::Elsewhere(_) | SendError::Refused(_)) => true,
@@ -121,7 +121,7 @@ async fn run_export(
             }
             Want::Wait(until) => {
                 publish(&status, &core, &journal, None);
-                tokio::time::sleep_until(until.into()).await;
+                shutdown.run_until_cancelled(tokio::time::sleep_until(until.into())).await;
             }
             Want::More { from, until } => {
                 publish(&status, &core, &journal, None);
@@ -129,12 +129,13 @@ async fn run_export(
                     core.more_came();
                     continue;
                 }
-                match until {
-                    Some(until) => {
-                        let _timeout = tokio::time::timeout_at(until.into(), nudge.notified()).await;
+                let nudged = async {
+                    match until {
+                        Some(until) => drop(tokio::time::timeout_at(until.into(), nudge.notified()).await),
+                        None => nudge.notified().await,
                     }
-                    None => nudge.notified().await,
-                }
+                };
+                shutdown.run_until_cancelled(nudged).await;
             }
         }
     }
