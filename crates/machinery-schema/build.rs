@@ -91,7 +91,7 @@ fn tables(definitions: &Definitions) -> String {
                     code,
                     "Field {{ name: {field:?}, required: {}, shape: {} }}, ",
                     required.contains(field.as_str()),
-                    shape(definitions, &numbers, schema)
+                    shape(&numbers, schema)
                 )
                 .expect("a String takes any text");
             }
@@ -103,7 +103,7 @@ fn tables(definitions: &Definitions) -> String {
 }
 
 /// The Rust expression for the shape of one schema.
-fn shape(definitions: &Definitions, numbers: &BTreeMap<&str, usize>, schema: &Value) -> String {
+fn shape(numbers: &BTreeMap<&str, usize>, schema: &Value) -> String {
     if let Some(name) = schema.get("$ref").and_then(Value::as_str).map(last_part) {
         return match last_name(name) {
             "IntOrString" => "Shape::IntOrString".to_owned(),
@@ -118,7 +118,7 @@ fn shape(definitions: &Definitions, numbers: &BTreeMap<&str, usize>, schema: &Va
             _ => format!("Shape::Object({})", numbers[name]),
         };
     }
-    let inner = |key: &str| schema.get(key).map(|inner| shape(definitions, numbers, inner));
+    let inner = |key: &str| schema.get(key).map(|inner| shape(numbers, inner));
     match (type_of(schema), schema.get("format").and_then(Value::as_str)) {
         (Some("string"), Some("byte")) => "Shape::Base64".to_owned(),
         (Some("string"), Some("date-time")) => "Shape::Time".to_owned(),

@@ -191,8 +191,8 @@ pub(crate) fn builtin_resources() -> impl Iterator<Item = Arc<ResourceInfo>> {
 fn selectable(name: &'static str) -> SelectableField {
     let mut field = SelectableField::new(name);
     match name {
-        // Of an event, `source` means the component that reported it.
-        "source" => field.path = Some("source.component"),
+        // Of an event, `source` means the component that reported it; new and old clients write it in two places.
+        "source" => field.paths = &["source.component", "reportingComponent"],
         "spec.unschedulable" | "spec.hostNetwork" => field.absent = "false",
         _ => {}
     }

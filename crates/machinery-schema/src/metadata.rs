@@ -132,14 +132,13 @@ pub(crate) fn validate(object: &Value, namespaced: bool, rule: NameRule) -> Vec<
     errors
 }
 
-/// Checks what may not change in `metadata`.
+/// Checks what may not change in `metadata`. What a client left out counts as unchanged: the server fills it in.
 pub(crate) fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for key in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         let (now, before) = (new.pointer(&format!("/metadata/{key}")), old.pointer(&format!("/metadata/{key}")));
-        if now != before {
-            let shown = now.unwrap_or(&Value::Null);
-            errors.push(FieldError::invalid(format!("metadata.{key}"), shown, "field is immutable"));
+        if let Some(now) = now.filter(|now| Some(*now) != before) {
+            errors.push(FieldError::invalid(format!("metadata.{key}"), now, "field is immutable"));
         }
     }
     errors

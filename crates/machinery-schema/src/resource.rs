@@ -59,8 +59,8 @@ pub struct Subresource {
 pub struct SelectableField {
     /// As users write it, such as `spec.nodeName`.
     pub name: Arc<str>,
-    /// Where the value is, when the name does not say so itself.
-    pub(crate) path: Option<&'static str>,
+    /// Where the value is, when the name does not say so itself: the first place that has one counts.
+    pub(crate) paths: &'static [&'static str],
     /// What a missing value counts as.
     pub(crate) absent: &'static str,
 }
@@ -157,8 +157,11 @@ impl ResourceInfo {
             return Some(text_at(object, field).unwrap_or_default());
         }
         let selectable = self.selectable_fields.iter().find(|selectable| &*selectable.name == field)?;
-        let path = selectable.path.unwrap_or(&selectable.name);
-        Some(text_at(object, path).unwrap_or_else(|| selectable.absent.to_owned()))
+        let found = match selectable.paths {
+            [] => text_at(object, &selectable.name),
+            paths => paths.iter().filter_map(|path| text_at(object, path)).find(|text| !text.is_empty()),
+        };
+        Some(found.unwrap_or_else(|| selectable.absent.to_owned()))
     }
 
     /// Full name of a built-in definition.
@@ -179,7 +182,7 @@ impl ResourceInfo {
 
 impl SelectableField {
     pub(crate) fn new(name: &str) -> Self {
-        Self { name: name.into(), path: None, absent: "" }
+        Self { name: name.into(), paths: &[], absent: "" }
     }
 }
 

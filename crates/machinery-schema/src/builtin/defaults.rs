@@ -74,10 +74,9 @@ fn container(container: &mut Map<String, Value>, host_network: bool) {
         }
     }
     for variable in objects(container, "env") {
-        if let Some(field) = variable.get_mut("valueFrom").and_then(|from| from.get_mut("fieldRef")) {
-            if let Some(field) = field.as_object_mut() {
-                set(field, "apiVersion", || json!("v1"));
-            }
+        let field = variable.get_mut("valueFrom").and_then(|from| from.get_mut("fieldRef"));
+        if let Some(field) = field.and_then(Value::as_object_mut) {
+            set(field, "apiVersion", || json!("v1"));
         }
     }
     for key in ["livenessProbe", "readinessProbe", "startupProbe"] {

@@ -2,6 +2,7 @@
 
 use std::{fs, io::Read, path::Path};
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::DEFINITIONS;
@@ -289,4 +290,37 @@ fn what_is_set_for_good_cannot_change() {
         json!({"spec": {"selector": {"matchLabels": {"a": "c"}}}}),
         &["spec.selector: Invalid value"],
     );
+}
+
+/// JSON in which the names of fields that matter turn up in places where they do not belong.
+fn hostile() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        "(Always|True|Ready|é|[a-z]{0,3})".prop_map(Value::from),
+    ];
+    let key = "(metadata|spec|status|name|labels|data|stringData|containers|volumes|secret|env|valueFrom|template|selector|\
+               conditions|type|state|terminated|resources|limits|versions|schema|openAPIV3Schema|properties|taints|names)";
+    leaf.prop_recursive(6, 40, 5, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map(key, inner, 0..6).prop_map(|map| map.into_iter().collect()),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_object_makes_us_panic(object in hostile()) {
+        let now = "2026-11-22T10:00:00Z".parse().expect("a time");
+        for resource in Registry::builtin().resources() {
+            let mut admitted = object.clone();
+            resource.prune(&mut admitted);
+            resource.apply_defaults(&mut admitted);
+            resource.validate(&admitted);
+            resource.validate_update(&admitted, &object);
+            crate::table(resource, [&object], now, crate::IncludeObject::Object);
+        }
+    }
 }

@@ -42,6 +42,10 @@ fn prune_shape(shape: &'static Shape, value: &mut Value, path: &mut String, unkn
         (Shape::Object(number), value) => prune_object(definition_at(*number), value, path, unknown, depth),
         (Shape::Map(inner), Value::Object(map)) => {
             for (key, value) in map {
+                // Go decodes a null into the zero value of the type.
+                if value.is_null() && matches!(inner, Shape::Text) {
+                    *value = Value::String(String::new());
+                }
                 let mark = enter(path, key);
                 prune_shape(inner, value, path, unknown, depth + 1);
                 path.truncate(mark);

@@ -112,6 +112,7 @@ fn a_selector_compares_a_missing_value_as_its_default() {
     assert_eq!(value("pods", json!({}), "spec.nodeName").as_deref(), Some(""));
     assert_eq!(value("nodes", json!({}), "spec.unschedulable").as_deref(), Some("false"));
     assert_eq!(value("events", json!({"source": {"component": "kubelet"}}), "source").as_deref(), Some("kubelet"));
+    assert_eq!(value("events", json!({"reportingComponent": "hub"}), "source").as_deref(), Some("hub"));
     assert_eq!(value("configmaps", json!({"metadata": {"name": "a"}}), "metadata.name").as_deref(), Some("a"));
     assert_eq!(value("configmaps", json!({}), "data.x"), None);
 }
