@@ -105,6 +105,7 @@ pub(crate) fn object_meta() -> &'static Definition {
 pub(crate) fn prune(definition: &'static Definition, object: &mut Value) -> Vec<String> {
     let mut unknown = Vec::new();
     types::prune_object(definition, object, &mut String::new(), &mut unknown, 0);
+    unknown.sort();
     unknown
 }
 

@@ -28,7 +28,7 @@ const ROOTS: &[&str] = &[
     "io.k8s.apimachinery.pkg.apis.meta.v1.WatchEvent",
 ];
 
-/// Keeps the definitions that [`ROOTS`] reach. `published` is the whole file (`$defs` at its top).
+/// Keeps the definitions that the served kinds reach. `published` is the whole file (`$defs` at its top).
 ///
 /// # Errors
 /// Names a definition that is referred to but not there.
