@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 
 use crate::codec::{self, Meta};
-use crate::engine::{Batch, Engine, RedbEngine};
+use crate::engine::{Batch, Engine, SqliteEngine};
 use crate::error::{CommitError, Expired, OpenStoreError};
 use crate::index::{Index, WindowLimits};
 use crate::types::{Change, ChangeKind, Durability, Key, Object, Op, Range, Revision, Usage};
@@ -111,7 +111,7 @@ impl Store {
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, OpenStoreError> {
         check_version(dir)?;
         let open_engine = |source| OpenStoreError::OpenEngine { path: dir.into(), source };
-        let mut engine = RedbEngine::open(&dir.join("objects.redb")).map_err(open_engine)?;
+        let mut engine = SqliteEngine::open(&dir.join("objects.sqlite")).map_err(open_engine)?;
         let limits = WindowLimits {
             age_ms: u64::try_from(options.window.as_millis()).unwrap_or(u64::MAX),
             changes_max: options.window_changes_max,

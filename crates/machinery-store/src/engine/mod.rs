@@ -4,11 +4,9 @@
 //! revision that made it, so a write is one append and the history needs no second copy of anything. See
 //! `docs/adr/0001-store-engine.md` for how the engine was chosen.
 
-use std::io;
+mod sqlite;
 
-mod redb;
-
-pub(crate) use self::redb::RedbEngine;
+pub(crate) use self::sqlite::SqliteEngine;
 
 /// Everything that one flush makes durable, or nothing of it.
 #[derive(Debug, Default)]
@@ -36,15 +34,6 @@ pub enum EngineError {
     /// The disk or the engine's file is at fault.
     #[error("the engine failed: {0}")]
     Io(String),
-}
-
-impl From<io::Error> for EngineError {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full,
-            _ => Self::Io(error.to_string()),
-        }
-    }
 }
 
 /// Called with each row; it stops the walk by answering false.

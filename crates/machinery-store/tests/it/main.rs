@@ -5,6 +5,8 @@ mod behaviour;
 #[cfg(test)]
 mod crashes;
 #[cfg(test)]
+mod format;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod util;
