@@ -17,9 +17,21 @@
 
 #![warn(missing_docs)]
 
+mod cgroup;
+mod config;
 mod door;
+mod image;
+mod logfile;
+mod process;
+mod shim;
+mod state;
+mod supervisor;
+mod sys;
 
+pub use config::{Isolation, ProcessConfig, WasmConfig};
 pub use door::{
     ContainerEvent, ContainerId, ContainerSpec, ContainerState, ContainerStats, ContainerStatus, ExecOutput,
     ExitReason, ExitRecord, Limits, Mount, PodRef, PodRuntime, RuntimeError, RuntimeFuture,
 };
+pub use process::ProcessRuntime;
+pub use shim::shim_main;

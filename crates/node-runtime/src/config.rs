@@ -1,0 +1,70 @@
+//! What the node's configuration tells the runtimes.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// How far containers are kept apart from the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Isolation {
+    /// Mount, pid, ipc and uts namespaces where the kernel permits them; where not, a notice says so.
+    #[default]
+    Auto,
+    /// None, even where the kernel would permit it. Volumes at container paths are then refused for processes.
+    None,
+}
+
+/// Settings of [`crate::ProcessRuntime`]; the WebAssembly runtime stands on the same.
+#[derive(Clone, Debug)]
+pub struct ProcessConfig {
+    /// `DATA_DIR/node/pods/…`: a folder for the state folders; it must outlive a reboot.
+    pub state_dir: PathBuf,
+    /// The program with the hidden subcommands `shim`, `wasm-worker` and `wasm-compile`.
+    /// [`ProcessConfig::THIS_PROGRAM`] unless a test has one of its own.
+    pub program: PathBuf,
+    /// Folders whose programs or modules may be run. Empty: none.
+    pub allowed_prefixes: Vec<PathBuf>,
+    /// Name of the control group under which all containers' groups are.
+    pub cgroup_parent: String,
+    /// Namespaces.
+    pub isolation: Isolation,
+    /// Size at which a log file is put aside.
+    pub log_bytes_max: u64,
+    /// Log files kept, the one being written among them.
+    pub log_files_max: u32,
+}
+
+impl ProcessConfig {
+    /// The running program itself; this name goes on working when its file is replaced by an upgrade.
+    pub const THIS_PROGRAM: &str = "/proc/self/exe";
+
+    /// Settings with a kubelet's usual limits: 10 MiB a log file, 5 files.
+    pub fn new(state_dir: impl Into<PathBuf>, allowed_prefixes: Vec<PathBuf>) -> Self {
+        Self {
+            state_dir: state_dir.into(),
+            program: Self::THIS_PROGRAM.into(),
+            allowed_prefixes,
+            cgroup_parent: "selvedge".to_owned(),
+            isolation: Isolation::Auto,
+            log_bytes_max: 10 * 1024 * 1024,
+            log_files_max: 5,
+        }
+    }
+}
+
+/// Settings of the WebAssembly runtime beside [`ProcessConfig`].
+#[derive(Clone, Debug)]
+pub struct WasmConfig {
+    /// `DATA_DIR/node/wasm-cache`: compiled modules. Made with mode 0700; code in it is run unchecked by the engine.
+    pub cache_dir: PathBuf,
+    /// Bytes the cache may hold; the longest unused go first.
+    pub cache_bytes_max: u64,
+}
+
+impl WasmConfig {
+    /// A cache of 256 MiB, some twenty modules of the size that language runtimes produce.
+    pub fn new(cache_dir: impl Into<PathBuf>) -> Self {
+        Self { cache_dir: cache_dir.into(), cache_bytes_max: 256 * 1024 * 1024 }
+    }
+}

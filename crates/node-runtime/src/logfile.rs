@@ -1,0 +1,177 @@
+//! A container's log in the CRI format: `2026-01-01T00:00:00.000000000Z stdout F line`.
+//!
+//! A line that is long, or that ends without a newline, is written in parts tagged `P`. Full files are put aside as
+//! `<attempt>.log.1` (the youngest) and so on; the number of files is bounded. A disk that refuses never stops the
+//! container: what could not be written is counted, and told in the log when there is room again.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
+
+/// Longest part of a line, as containerd's: readers may rely on lines of a bounded length.
+const PART_BYTES_MAX: usize = 16 * 1024;
+
+/// One of the program's two outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stream {
+    Stdout,
+    Stderr,
+}
+
+impl Stream {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// Cuts one output into lines.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    stream: Stream,
+    rest: Vec<u8>,
+}
+
+impl Lines {
+    pub fn new(stream: Stream) -> Self {
+        Self { stream, rest: Vec::new() }
+    }
+
+    /// Takes what was read, writes every complete line to `out`.
+    pub fn push(&mut self, mut bytes: &[u8], now: Timestamp, out: &mut Vec<u8>) {
+        while !bytes.is_empty() {
+            let room = PART_BYTES_MAX - self.rest.len();
+            let newline = bytes.iter().take(room + 1).position(|byte| *byte == b'\n');
+            match newline {
+                Some(end) => {
+                    self.rest.extend_from_slice(&bytes[..end]);
+                    self.emit('F', now, out);
+                    bytes = &bytes[end + 1..];
+                }
+                None if bytes.len() > room => {
+                    self.rest.extend_from_slice(&bytes[..room]);
+                    self.emit('P', now, out);
+                    bytes = &bytes[room..];
+                }
+                None => {
+                    self.rest.extend_from_slice(bytes);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The output has ended; a line without its newline is written as a part.
+    pub fn finish(&mut self, now: Timestamp, out: &mut Vec<u8>) {
+        if !self.rest.is_empty() {
+            self.emit('P', now, out);
+        }
+    }
+
+    fn emit(&mut self, tag: char, now: Timestamp, out: &mut Vec<u8>) {
+        line(self.stream, tag, &self.rest, now, out);
+        self.rest.clear();
+    }
+}
+
+fn line(stream: Stream, tag: char, text: &[u8], now: Timestamp, out: &mut Vec<u8>) {
+    const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(9));
+    let time = PRINTER.timestamp_to_string(&now);
+    out.extend_from_slice(format!("{time} {} {tag} ", stream.as_str()).as_bytes());
+    out.extend_from_slice(text);
+    out.push(b'\n');
+}
+
+/// The files on disk.
+#[derive(Debug)]
+pub(crate) struct LogFile {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+    bytes_max: u64,
+    files_max: u32,
+    /// Bytes of log lines that the disk refused, and why.
+    lost: Option<(u64, io::Error)>,
+}
+
+impl LogFile {
+    /// Opens the log at its end.
+    pub fn open(path: &Path, bytes_max: u64, files_max: u32) -> io::Result<Self> {
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        let file = append(path)?;
+        let bytes = file.metadata()?.len();
+        Ok(Self { path: path.to_owned(), file, bytes, bytes_max, files_max: files_max.max(1), lost: None })
+    }
+
+    /// Writes whole lines.
+    pub fn write(&mut self, lines: &[u8], now: Timestamp) {
+        if lines.is_empty() {
+            return;
+        }
+        if self.bytes > 0 && self.bytes + lines.len() as u64 > self.bytes_max {
+            // When putting aside fails, the file grows on: better a large log than a lost one.
+            if let Ok(file) = self.rotate() {
+                self.file = file;
+                self.bytes = 0;
+            }
+        }
+        if let Some((lost, error)) = &self.lost {
+            let mut note = Vec::new();
+            let text = format!("selvedge: {lost} bytes of this log were lost: {error}");
+            line(Stream::Stderr, 'F', text.as_bytes(), now, &mut note);
+            if self.append_whole(&note).is_ok() {
+                self.lost = None;
+            }
+        }
+        if let Err(error) = self.append_whole(lines) {
+            let before = self.lost.as_ref().map_or(0, |(lost, _)| *lost);
+            self.lost = Some((before + lines.len() as u64, error));
+        }
+    }
+
+    /// All or nothing: half a line would spoil the one after it.
+    fn append_whole(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let result = self.file.write_all(bytes);
+        match result {
+            Ok(()) => self.bytes += bytes.len() as u64,
+            Err(_) => self.file.set_len(self.bytes)?,
+        }
+        result
+    }
+
+    fn rotate(&self) -> io::Result<File> {
+        if self.files_max == 1 {
+            self.file.set_len(0)?;
+            return append(&self.path);
+        }
+        for number in (1..self.files_max - 1).rev() {
+            match fs::rename(numbered(&self.path, number), numbered(&self.path, number + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        fs::rename(&self.path, numbered(&self.path, 1))?;
+        append(&self.path)
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).open(path)
+}
+
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{number}"));
+    name.into()
+}
+
+#[cfg(test)]
+mod tests;

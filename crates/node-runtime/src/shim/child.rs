@@ -1,0 +1,293 @@
+//! The child's side: namespaces, the init process, and the last steps before the program.
+//!
+//! In a pid namespace the first process has duties (signals without a handler do not reach it, orphans become its
+//! children), which programs do not know of. So the shim's own image stays as init, and the program is its child:
+//! SIGTERM ends `sleep` here as it does in a shell.
+
+use std::{
+    collections::BTreeMap,
+    ffi::CString,
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+use rustix::{
+    process::{Signal, WaitOptions},
+    thread::UnshareFlags,
+};
+
+use super::mounts;
+use crate::{
+    ContainerSpec,
+    state::Launch,
+    sys::{self, Ended},
+};
+
+/// Search path of a container that names none.
+pub(crate) const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Descriptors handed on begin here; above them the pipes are out of the way.
+const DESCRIPTORS_FIRST: i32 = 3;
+
+/// The ends of pipes that the child holds.
+pub(super) struct Ends {
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+    /// Notices and the error, one a line; its end means that the program runs.
+    pub status: File,
+    /// How the program ended, from init.
+    pub result: File,
+    /// One byte, once everything is on disk. Its end without that byte means that the shim is gone.
+    pub go: File,
+}
+
+/// Makes the next fork the first process of a pid namespace; as a plain user inside a user namespace of its own.
+pub(super) fn new_pid_namespace() -> io::Result<()> {
+    if sys::is_root() {
+        return unshare(UnshareFlags::NEWPID);
+    }
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    unshare(UnshareFlags::NEWUSER)?;
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
+    fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"))?;
+    unshare(UnshareFlags::NEWPID)
+}
+
+fn unshare(flags: UnshareFlags) -> io::Result<()> {
+    // SAFETY: descriptors stay shared (no FILES among the flags), and the process has one thread.
+    Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
+}
+
+/// Closes the child's copy of a file that belongs to the shim.
+pub(super) fn close_copy(file: &File) {
+    // SAFETY: the child never uses its copy of `file` again and leaves by `_exit` or exec, so it is not closed twice.
+    unsafe { libc::close(file.as_raw_fd()) };
+}
+
+/// Reads what the child says until its program runs.
+pub(super) fn read_status(status: File, notices: &mut Vec<String>) -> Result<(), String> {
+    let mut text = Vec::new();
+    status.take(16 * 1024).read_to_end(&mut text).map_err(|error| format!("failed to hear from the child: {error}"))?;
+    let text = String::from_utf8_lossy(&text);
+    for line in text.lines() {
+        match line.split_once(' ') {
+            Some(("notice", notice)) => notices.push(notice.to_owned()),
+            Some(("error", error)) => return Err(error.to_owned()),
+            _ => {}
+        }
+    }
+    // Its end without "exec" means that the child was killed on its way.
+    if text.lines().any(|line| line == "exec") {
+        Ok(())
+    } else {
+        Err("the child died before its program ran".to_owned())
+    }
+}
+
+/// The child's whole life.
+pub(super) fn run(launch: &Launch, root: &Path, isolated: bool, mut ends: Ends) -> ! {
+    let result = if isolated { run_init(launch, root, &mut ends) } else { run_bare(launch, &mut ends) };
+    if let Err(message) = result {
+        let _ = writeln!(ends.status, "error {}", message.replace('\n', " "));
+    }
+    sys::exit_now(127)
+}
+
+fn run_bare(launch: &Launch, ends: &mut Ends) -> Result<(), String> {
+    if launch.bind_mounts && !launch.spec.mounts.is_empty() {
+        return Err("volumes need a mount namespace, which this node does not permit: run it as root, or allow user \
+                    namespaces"
+            .to_owned());
+    }
+    wait_for_go(ends)?;
+    program(launch, ends, true)
+}
+
+fn run_init(launch: &Launch, root: &Path, ends: &mut Ends) -> Result<(), String> {
+    die_with_parent()?;
+    wait_for_go(ends)?;
+    let spec = &launch.spec;
+    match unshare(UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS) {
+        Ok(()) => {
+            let mounts = if launch.bind_mounts { spec.mounts.as_slice() } else { &[] };
+            mounts::set_up(mounts, root)?;
+            if let Err(error) = mounts::mount_proc() {
+                notice(ends, &format!("/proc shows the whole node: {error}"));
+            }
+            if let Err(error) = rustix::system::sethostname(hostname(spec).as_bytes()) {
+                notice(ends, &format!("the host name is the node's: {error}"));
+            }
+        }
+        Err(error) if launch.bind_mounts && !spec.mounts.is_empty() => {
+            return Err(format!("volumes need a mount namespace, which this node does not permit: {error}"));
+        }
+        Err(error) => notice(ends, &format!("no mount namespace: {error}")),
+    }
+    match sys::fork().map_err(|error| format!("failed to fork: {error}"))? {
+        0 => program(launch, ends, false),
+        pid => init(pid, ends),
+    }
+}
+
+fn wait_for_go(ends: &mut Ends) -> Result<(), String> {
+    ends.go.read_exact(&mut [0]).map_err(|_| "the shim is gone".to_owned())
+}
+
+fn notice(ends: &mut Ends, text: &str) {
+    let _ = writeln!(ends.status, "notice {}", text.replace('\n', " "));
+}
+
+fn die_with_parent() -> Result<(), String> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|error| format!("failed to bind the container's life to the shim's: {error}"))
+}
+
+/// The first process of the pid namespace: passes signals on, reaps orphans, and tells how the program ended. With
+/// its own end the kernel kills the rest.
+fn init(program: i32, ends: &mut Ends) -> ! {
+    // Everything that would keep the program's pipes open, or its start unreported.
+    if let Ok(null) = OpenOptions::new().read(true).write(true).open("/dev/null") {
+        for fd in [ends.status.as_fd().as_raw_fd(), ends.stdout.as_raw_fd(), ends.stderr.as_raw_fd()] {
+            let _ = sys::duplicate_to(null.as_fd(), fd);
+        }
+    }
+    let signals = sys::Signals::all();
+    loop {
+        match signals.wait(None) {
+            Ok(Some(libc::SIGCHLD)) | Ok(None) | Err(_) => {}
+            Ok(Some(signal)) => sys::kill(program, signal),
+        }
+        while let Ok(Some(Ended { pid, raw_status })) = sys::reap(false) {
+            if pid == program {
+                let _ = ends.result.write_all(&raw_status.to_ne_bytes());
+                sys::exit_now(0);
+            }
+        }
+    }
+}
+
+fn program(launch: &Launch, ends: &mut Ends, die_with_shim: bool) -> Result<(), String> {
+    let spec = &launch.spec;
+    let shim = rustix::process::getppid();
+    let explain = |act: &str, error: io::Error| format!("failed to {act}: {error}");
+    rustix::process::setsid().map_err(|error| explain("start a session", error.into()))?;
+    let _ = fs::write("/proc/self/oom_score_adj", "0");
+    let open = open_all(launch)?;
+    become_user(spec)?;
+    if die_with_shim {
+        // Becoming another user forgets it, hence only now; the shim may have died before.
+        die_with_parent()?;
+        if rustix::process::getppid() != shim {
+            return Err("the shim is gone".to_owned());
+        }
+    }
+    enter_working_dir(spec)?;
+    let exec = Exec::new(&launch.program, &launch.argv, &environment(spec))?;
+    let first_free = DESCRIPTORS_FIRST + open.len() as i32;
+    let out_of_the_way = |fd: &OwnedFd| {
+        rustix::io::fcntl_dupfd_cloexec(fd, first_free).map_err(|error| explain("copy a descriptor", error.into()))
+    };
+    let mut status = File::from(out_of_the_way(&OwnedFd::from(
+        ends.status.try_clone().map_err(|error| explain("copy a descriptor", error))?,
+    ))?);
+    let (stdout, stderr) = (out_of_the_way(&ends.stdout)?, out_of_the_way(&ends.stderr)?);
+    let open = open.iter().map(out_of_the_way).collect::<Result<Vec<_>, _>>()?;
+    let result = [(&stdout, 1), (&stderr, 2)]
+        .into_iter()
+        .chain(open.iter().zip(DESCRIPTORS_FIRST..))
+        .try_for_each(|(fd, target)| sys::duplicate_to(fd.as_fd(), target));
+    // From here on `ends.status` may be another file: only the copy is used.
+    let error = match result {
+        Ok(()) => {
+            sys::close_on_exec_from(first_free as u32);
+            sys::default_signals();
+            let _ = status.write_all(b"exec\n");
+            exec.run()
+        }
+        Err(error) => error,
+    };
+    let _ = writeln!(status, "error failed to run {}: {error}", launch.program.display());
+    sys::exit_now(127)
+}
+
+fn open_all(launch: &Launch) -> Result<Vec<OwnedFd>, String> {
+    let open = |path: &std::path::PathBuf| {
+        File::open(path).map(OwnedFd::from).map_err(|error| format!("failed to open {}: {error}", path.display()))
+    };
+    launch.open.iter().map(open).collect()
+}
+
+/// Takes on the container's user.
+pub(super) fn become_user(spec: &ContainerSpec) -> Result<(), String> {
+    let gid = spec.run_as_group.or(spec.run_as_user);
+    sys::become_user(spec.run_as_user, gid, &spec.supplemental_groups).map_err(|error| {
+        format!(
+            "failed to become user {:?} (group {gid:?}): {error}; only a node that runs as root can",
+            spec.run_as_user
+        )
+    })
+}
+
+/// Goes to the working directory.
+pub(super) fn enter_working_dir(spec: &ContainerSpec) -> Result<(), String> {
+    let dir = spec.working_dir.as_deref().unwrap_or(Path::new("/"));
+    std::env::set_current_dir(dir)
+        .map_err(|error| format!("failed to enter the working directory {}: {error}", dir.display()))
+}
+
+/// The container's environment with the defaults of an empty one.
+pub(super) fn environment(spec: &ContainerSpec) -> BTreeMap<String, String> {
+    let mut env = spec.env.clone();
+    env.entry("PATH".to_owned()).or_insert_with(|| PATH_DEFAULT.to_owned());
+    env.entry("HOSTNAME".to_owned()).or_insert_with(|| hostname(spec).to_owned());
+    env
+}
+
+fn hostname(spec: &ContainerSpec) -> &str {
+    // Linux takes 64 bytes; a pod's name may be longer, and is then cut as Kubernetes does.
+    let name = spec.hostname.as_deref().unwrap_or(&spec.pod.name);
+    name.get(..63).unwrap_or(name).trim_end_matches(['-', '.'])
+}
+
+/// A program with its words, ready to be run.
+pub(super) struct Exec {
+    program: CString,
+    argv: Vec<CString>,
+    env: Vec<CString>,
+}
+
+impl Exec {
+    pub fn new(program: &Path, argv: &[String], env: &BTreeMap<String, String>) -> Result<Self, String> {
+        let word = |bytes: &[u8]| {
+            CString::new(bytes).map_err(|_| "a word of the command or environment has a NUL in it".to_owned())
+        };
+        Ok(Self {
+            program: word(program.as_os_str().as_bytes())?,
+            argv: argv.iter().map(|arg| word(arg.as_bytes())).collect::<Result<_, _>>()?,
+            env: env
+                .iter()
+                .map(|(name, value)| word(format!("{name}={value}").as_bytes()))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Becomes the program; returns only when that fails.
+    pub fn run(&self) -> io::Error {
+        sys::exec(&self.program, &self.argv, &self.env)
+    }
+}
+
+/// Waits for one child.
+pub(super) fn wait_for(pid: i32) -> io::Result<i32> {
+    let pid = rustix::process::Pid::from_raw(pid).ok_or_else(|| io::Error::other("no child"))?;
+    match rustix::process::waitpid(Some(pid), WaitOptions::empty())? {
+        Some((_, status)) => Ok(status.as_raw()),
+        None => Err(io::Error::other("the child still runs")),
+    }
+}

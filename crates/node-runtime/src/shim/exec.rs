@@ -1,0 +1,165 @@
+//! Runs a command inside a container that runs already.
+//!
+//! A process of its own, because namespaces are entered by single-threaded processes only. It enters control
+//! groups and namespaces of the container, forks the command, gives it its time, and passes its exit code on. The
+//! command's outputs are this process' stdout; what goes wrong before it runs is on stderr.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    fs::File,
+    io::{self, Read},
+    os::fd::AsFd,
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use rustix::{process::Signal, thread::ThreadNameSpaceType};
+use serde::{Deserialize, Serialize};
+
+use super::child::{Exec, become_user, enter_working_dir, environment, wait_for};
+use crate::{ContainerSpec, state::StateDir, sys};
+
+/// Printed on stderr when the command was killed for want of time.
+pub(crate) const TIMED_OUT: &str = "timeout";
+
+/// What is to be run; JSON on stdin.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ExecRequest {
+    pub program: PathBuf,
+    pub argv: Vec<String>,
+    pub timeout: Duration,
+    /// Opened with the kubelet's rights and handed on from descriptor 3.
+    #[serde(default)]
+    pub open: Vec<PathBuf>,
+}
+
+/// More than any command line the kernel takes.
+const REQUEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Entered before the command is forked.
+const NAMESPACES: [(&str, ThreadNameSpaceType); 3] = [
+    ("ipc", ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION),
+    ("uts", ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME),
+    ("pid", ThreadNameSpaceType::PROCESS_ID),
+];
+
+/// `shim --exec <state folder>`.
+pub(super) fn run(dir: &StateDir) -> ExitCode {
+    match enter_and_run(dir) {
+        Ok(code) => ExitCode::from(code),
+        Err(message) => {
+            eprint!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn enter_and_run(dir: &StateDir) -> Result<u8, String> {
+    let explain = |act: &'static str| move |error: io::Error| format!("failed to {act}: {error}");
+    let mut request = Vec::new();
+    io::stdin().take(REQUEST_BYTES_MAX).read_to_end(&mut request).map_err(explain("read the request"))?;
+    let request: ExecRequest =
+        serde_json::from_slice(&request).map_err(|error| format!("failed to read the request: {error}"))?;
+    let launch = dir.launch().map_err(explain("read launch.json"))?;
+    let running = dir.running().map_err(explain("read state.json"))?.ok_or("the container does not run")?;
+    if !running.child.exists() {
+        return Err("the container does not run".to_owned());
+    }
+    sys::Signals::all().block();
+    running
+        .cgroups
+        .join(rustix::process::getpid().as_raw_nonzero().get())
+        .map_err(explain("enter the container's control groups"))?;
+    let mounts = enter_namespaces(running.child.pid).map_err(explain("enter the container's namespaces"))?;
+    let exec = Exec::new(&request.program, &request.argv, &environment(&launch.spec))?;
+    let pid = sys::fork().map_err(explain("fork"))?;
+    if pid == 0 {
+        let message = become_command(&launch.spec, &request, mounts.as_ref(), &exec);
+        eprint!("{message}");
+        sys::exit_now(127);
+    }
+    let raw_status = wait(pid, request.timeout)?;
+    let (code, _) = sys::decode_status(raw_status);
+    Ok(u8::try_from(code).unwrap_or(u8::MAX))
+}
+
+/// Enters all but the mount namespace, which is answered when it is not ours already: it hides this process' `/proc`,
+/// so only the command itself enters it.
+fn enter_namespaces(pid: i32) -> io::Result<Option<File>> {
+    let (theirs, ours) = (PathBuf::from(format!("/proc/{pid}/ns")), PathBuf::from("/proc/self/ns"));
+    // The ones we are in need no entering, and without rights could not be entered.
+    let open = |name: &str| -> io::Result<Option<File>> {
+        let same = fs::read_link(theirs.join(name))? == fs::read_link(ours.join(name))?;
+        if same { Ok(None) } else { File::open(theirs.join(name)).map(Some) }
+    };
+    let user = open("user")?;
+    let others = NAMESPACES.iter().map(|(name, kind)| Ok((open(name)?, *kind))).collect::<io::Result<Vec<_>>>()?;
+    let mounts = open("mnt")?;
+    for (file, kind) in std::iter::once((user, ThreadNameSpaceType::USER)).chain(others) {
+        if let Some(file) = file {
+            rustix::thread::move_into_thread_name_spaces(file.as_fd(), kind)?;
+        }
+    }
+    Ok(mounts)
+}
+
+/// Becomes the command; returns only with what went wrong.
+fn become_command(spec: &ContainerSpec, request: &ExecRequest, mounts: Option<&File>, exec: &Exec) -> String {
+    let prepare = || -> Result<(), String> {
+        let explain = |error: rustix::io::Errno| format!("failed to start a session: {error}");
+        rustix::process::setsid().map_err(explain)?;
+        let first_free = 3 + request.open.len() as i32;
+        let mut open = Vec::new();
+        for path in &request.open {
+            let failed = |error: io::Error| format!("failed to open {}: {error}", path.display());
+            let file = File::open(path).map_err(failed)?;
+            open.push(rustix::io::fcntl_dupfd_cloexec(&file, first_free).map_err(|error| failed(error.into()))?);
+        }
+        if let Some(mounts) = mounts {
+            rustix::thread::move_into_thread_name_spaces(mounts.as_fd(), ThreadNameSpaceType::MOUNT)
+                .map_err(|error| format!("failed to enter the container's mounts: {error}"))?;
+        }
+        become_user(spec)?;
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(explain)?;
+        enter_working_dir(spec)?;
+        for (fd, target) in open.iter().zip(3..) {
+            sys::duplicate_to(fd.as_fd(), target)
+                .map_err(|error| format!("failed to hand a descriptor on: {error}"))?;
+        }
+        sys::close_on_exec_from(first_free as u32);
+        // Errors from here on can only be those of the exec itself, which names its program.
+        let keep = rustix::io::fcntl_dupfd_cloexec(io::stderr(), first_free).map_err(explain)?;
+        sys::duplicate_to(io::stdout().as_fd(), 2).map_err(|error| format!("failed to join the outputs: {error}"))?;
+        sys::default_signals();
+        let error = exec.run();
+        let _ = sys::duplicate_to(keep.as_fd(), 2);
+        Err(format!("failed to run {}: {error}", request.program.display()))
+    };
+    prepare().err().unwrap_or_default()
+}
+
+fn wait(pid: i32, timeout: Duration) -> Result<i32, String> {
+    let explain = |error: io::Error| format!("failed to wait for the command: {error}");
+    let deadline = Instant::now() + timeout;
+    let signals = sys::Signals::of(&[libc::SIGCHLD, libc::SIGTERM]);
+    loop {
+        if let Some(ended) = sys::reap(false).map_err(explain)? {
+            return Ok(ended.raw_status);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let signal = signals.wait(Some(left)).map_err(explain)?;
+        if signal == Some(libc::SIGTERM) || Instant::now() >= deadline {
+            sys::kill_group(pid, libc::SIGKILL);
+            sys::kill(pid, libc::SIGKILL);
+            wait_for(pid).map_err(explain)?;
+            return Err(TIMED_OUT.to_owned());
+        }
+    }
+}
+
+/// The variable by which a command is looked up in a container.
+pub(crate) fn search_path(env: &BTreeMap<String, String>) -> &str {
+    env.get("PATH").map_or(super::child::PATH_DEFAULT, String::as_str)
+}

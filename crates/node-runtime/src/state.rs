@@ -1,0 +1,278 @@
+//! The state folder of a container: what is on disk, and who may say what became of it.
+//!
+//! ```text
+//! <root>/<pod uid>_<container>_<attempt>/
+//!   launch.json   what to run; complete as soon as the folder has its name
+//!   lock          held by the shim as long as it lives
+//!   state.json    pids and control groups, written before the program runs
+//!   exit.json     how it ended; written once, by the holder of the lock
+//! ```
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use rustix::fs::{FlockOperation, RenameFlags};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{ContainerId, ContainerSpec, ExitReason, ExitRecord, Isolation, RuntimeError, cgroup::CgroupPaths};
+
+/// Version of `launch.json`, `state.json` and `exit.json`.
+pub(crate) const STATE_VERSION: u32 = 1;
+
+/// A spec has at most some 1.5 MiB of environment in it; more than this was not written by us.
+const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// Room for an exit record, taken when the container starts: a disk that is full at its end does not lose it.
+const EXIT_RESERVE_BYTES: usize = 16 * 1024;
+
+/// What the shim is to do; `launch.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Launch {
+    pub version: u32,
+    pub spec: ContainerSpec,
+    /// The file that is executed.
+    pub program: PathBuf,
+    /// Its arguments, the zeroth among them.
+    pub argv: Vec<String>,
+    /// Whether mounts appear at their container paths; WebAssembly gets them as open folders instead.
+    pub bind_mounts: bool,
+    /// Files and folders opened before rights are given up, handed on from descriptor 3.
+    #[serde(default)]
+    pub open: Vec<PathBuf>,
+    pub cgroup_parent: String,
+    pub isolation: Isolation,
+    pub image_id: String,
+    pub log_bytes_max: u64,
+    pub log_files_max: u32,
+}
+
+/// What runs; `state.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Running {
+    pub version: u32,
+    pub shim: Process,
+    /// The program, or the init process of its pid namespace.
+    pub child: Process,
+    pub started_at: Timestamp,
+    pub cgroups: CgroupPaths,
+    pub notices: Vec<String>,
+}
+
+/// A process that can be told from a later one with the same id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Process {
+    pub pid: i32,
+    /// Field 22 of `/proc/<pid>/stat`, ticks since boot.
+    pub start_ticks: u64,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+}
+
+/// A state folder.
+#[derive(Clone, Debug)]
+pub(crate) struct StateDir {
+    path: PathBuf,
+}
+
+impl StateDir {
+    pub fn new(root: &Path, id: &ContainerId) -> Self {
+        Self { path: root.join(id.to_string()) }
+    }
+
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Spends the identity: makes the folder with `launch.json` in it, in one step that succeeds once.
+    pub fn create(&self, root: &Path, launch: &Launch) -> Result<(), RuntimeError> {
+        let id = launch.spec.id();
+        let draft = root.join(format!(".new-{id}"));
+        // Left by a kubelet that was killed in this very function; nobody else ever looks into it.
+        if draft.exists() {
+            fs::remove_dir_all(&draft).map_err(|source| io_error("remove", &draft, source))?;
+        }
+        fs::DirBuilder::new().mode(0o700).create(&draft).map_err(|source| io_error("create", &draft, source))?;
+        let fill = || -> io::Result<()> {
+            write_json(&draft.join("launch.json"), launch)?;
+            File::create(draft.join("lock"))?;
+            fs::DirBuilder::new().mode(0o755).create(draft.join("root"))?;
+            File::open(&draft)?.sync_all()
+        };
+        fill().map_err(|source| io_error("write", &draft, source))?;
+        let renamed =
+            rustix::fs::renameat_with(rustix::fs::CWD, &draft, rustix::fs::CWD, &self.path, RenameFlags::NOREPLACE);
+        match renamed {
+            Ok(()) => sync_folder(root).map_err(|source| io_error("write", root, source)),
+            Err(rustix::io::Errno::EXIST | rustix::io::Errno::NOTEMPTY) => {
+                let _ = fs::remove_dir_all(&draft);
+                Err(RuntimeError::AlreadyStarted(id))
+            }
+            Err(source) => Err(io_error("create", &self.path, source.into())),
+        }
+    }
+
+    pub fn launch(&self) -> io::Result<Launch> {
+        let launch: Launch = read_json(&self.path.join("launch.json"))?;
+        refuse_newer(launch.version).map(|()| launch)
+    }
+
+    pub fn running(&self) -> io::Result<Option<Running>> {
+        let running: Option<Running> = optional(read_json(&self.path.join("state.json")))?;
+        running.map(|running| refuse_newer(running.version).map(|()| running)).transpose()
+    }
+
+    pub fn exit(&self) -> io::Result<Option<ExitRecord>> {
+        let exit: Option<ExitRecord> = optional(read_json(&self.path.join("exit.json")))?;
+        exit.map(|exit| refuse_newer(exit.version).map(|()| exit)).transpose()
+    }
+
+    pub fn write_running(&self, running: &Running) -> io::Result<()> {
+        write_json(&self.path.join("state.json"), running)
+    }
+
+    /// Takes the disk space that [`write_exit`](Self::write_exit) will need.
+    pub fn reserve_exit(&self) -> io::Result<()> {
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).open(self.path.join("exit.reserve"))?;
+        file.write_all(&[b' '; EXIT_RESERVE_BYTES])?;
+        file.sync_all()
+    }
+
+    /// Says how the container ended. Only the holder of the lock calls this.
+    pub fn write_exit(&self, record: &ExitRecord) -> io::Result<()> {
+        let reserve = self.path.join("exit.reserve");
+        let bytes = serde_json::to_vec(record)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(&reserve)?;
+        file.write_all(&bytes)?;
+        file.set_len(bytes.len() as u64)?;
+        file.sync_all()?;
+        fs::rename(&reserve, self.path.join("exit.json"))?;
+        sync_folder(&self.path)
+    }
+
+    /// Takes the lock, or answers `None` when another holds it.
+    pub fn try_lock(&self) -> io::Result<Option<File>> {
+        let file = File::open(self.path.join("lock"))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes the lock, waiting for whoever looks at it just now.
+    pub fn lock(&self) -> io::Result<File> {
+        let file = File::open(self.path.join("lock"))?;
+        rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+        Ok(file)
+    }
+}
+
+impl Process {
+    /// The process `pid` as it is now.
+    pub fn of(pid: i32) -> io::Result<Self> {
+        Ok(Self { pid, start_ticks: start_ticks(pid)?, boot_id: boot_id()? })
+    }
+
+    /// Whether this very process still exists (as a zombie, too).
+    pub fn exists(&self) -> bool {
+        boot_id().is_ok_and(|boot_id| boot_id == self.boot_id)
+            && start_ticks(self.pid).is_ok_and(|ticks| ticks == self.start_ticks)
+    }
+}
+
+impl ExitRecord {
+    /// The record of a container that nobody saw end.
+    pub(crate) fn unknown(message: &str, started_at: Option<Timestamp>) -> Self {
+        Self {
+            version: STATE_VERSION,
+            exit_code: 137,
+            signal: None,
+            reason: ExitReason::ContainerStatusUnknown,
+            message: message.to_owned(),
+            started_at,
+            finished_at: Timestamp::now(),
+        }
+    }
+
+    /// The record of a container whose program never ran.
+    pub(crate) fn start_error(message: &str) -> Self {
+        Self {
+            version: STATE_VERSION,
+            exit_code: 128,
+            signal: None,
+            reason: ExitReason::StartError,
+            message: message.chars().take(1024).collect(),
+            started_at: None,
+            finished_at: Timestamp::now(),
+        }
+    }
+}
+
+pub(crate) fn io_error(act: &str, path: &Path, source: io::Error) -> RuntimeError {
+    RuntimeError::Io { act: format!("{act} {}", path.display()), source }
+}
+
+fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+fn start_ticks(pid: i32) -> io::Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    parse_start_ticks(&stat).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc/<pid>/stat"))
+}
+
+/// The name in parentheses may itself hold parentheses and spaces, so fields are counted from the last one.
+fn parse_start_ticks(stat: &str) -> Option<u64> {
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+fn refuse_newer(version: u32) -> io::Result<()> {
+    if version <= STATE_VERSION {
+        return Ok(());
+    }
+    let text = format!("it has version {version}, written by a newer program; this one reads up to {STATE_VERSION}");
+    Err(io::Error::new(io::ErrorKind::Unsupported, text))
+}
+
+fn optional<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+    serde_json::from_slice(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// Written aside, synced, then renamed: a reader sees all of it or the one before.
+fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    let draft = path.with_extension("tmp");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    file.write_all(&serde_json::to_vec(value)?)?;
+    file.sync_all()?;
+    fs::rename(&draft, path)
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,541 @@
+//! The kubelet's side of the shims, shared by both runtimes: starts them, adopts them, waits for their end.
+//!
+//! What is true stands in the state folders; this keeps a copy of it in memory, one `watch` per container. Waiting
+//! costs nothing: one pidfd per running shim.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io,
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt},
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::{Arc, Mutex, MutexGuard, Weak},
+    time::Duration,
+};
+
+use rustix::process::{Pid, PidfdFlags};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, unix::AsyncFd},
+    process::Command,
+    sync::{broadcast, watch},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{info, warn};
+
+use crate::{
+    ContainerEvent, ContainerId, ContainerSpec, ContainerState, ContainerStats, ContainerStatus, ExecOutput,
+    ExitRecord, ProcessConfig, RuntimeError,
+    shim::{ExecRequest, TIMED_OUT},
+    state::{Launch, Process, Running, StateDir, io_error},
+    sys,
+};
+
+/// A kubelet that falls further behind than this lists instead.
+const EVENTS_QUEUE: usize = 256;
+
+/// A killed process that is still there after this hangs in the kernel (a dead network disk).
+const KILL_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// How often a shim that is still starting is looked at; it says nothing while it does.
+const STARTING_LOOK_PERIOD: Duration = Duration::from_millis(50);
+
+/// What the helper of an exec may take beside its command.
+const EXEC_OVERHEAD_MAX: Duration = Duration::from_secs(5);
+
+/// Folders that are being made or taken away; no container has a name like this.
+const DRAFTS: [&str; 2] = [".new-", ".gone-"];
+
+pub(crate) struct Supervisor {
+    inner: Arc<Inner>,
+    /// Ends the watching tasks when the runtime is dropped. The containers go on.
+    _watching: DropGuard,
+}
+
+struct Inner {
+    config: ProcessConfig,
+    root: PathBuf,
+    containers: Mutex<BTreeMap<ContainerId, Container>>,
+    events_tx: broadcast::Sender<ContainerEvent>,
+    cancel: CancellationToken,
+    /// Two runtimes over the same folder would each take the other's starting shims for dead ones.
+    _lock: File,
+}
+
+struct Container {
+    status: watch::Sender<ContainerStatus>,
+    running: Option<Running>,
+}
+
+/// What a state folder tells.
+enum Found {
+    Starting,
+    Running(Box<Running>),
+    Exited(ExitRecord),
+}
+
+impl Supervisor {
+    /// Takes over what the state folders under `<state_dir>/<handler>` tell.
+    pub fn open(config: ProcessConfig, handler: &str) -> Result<Self, RuntimeError> {
+        let root = config.state_dir.join(handler);
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&root)
+            .map_err(|source| io_error("create", &root, source))?;
+        let root = fs::canonicalize(&root).map_err(|source| io_error("find", &root, source))?;
+        let lock_path = root.join(".lock");
+        let lock = File::create(&lock_path).map_err(|source| io_error("create", &lock_path, source))?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+            .map_err(|error| io_error("lock (another node runs on the same data folder)", &lock_path, error.into()))?;
+        let cancel = CancellationToken::new();
+        let inner = Arc::new(Inner {
+            config,
+            root,
+            containers: Mutex::default(),
+            events_tx: broadcast::channel(EVENTS_QUEUE).0,
+            cancel: cancel.clone(),
+            _lock: lock,
+        });
+        inner.adopt_all()?;
+        Ok(Self { inner, _watching: cancel.drop_guard() })
+    }
+
+    pub fn config(&self) -> &ProcessConfig {
+        &self.inner.config
+    }
+
+    pub fn events(&self) -> broadcast::Receiver<ContainerEvent> {
+        self.inner.events_tx.subscribe()
+    }
+
+    /// Spends the identity and starts a shim. Goes on to its end even when the caller stops waiting.
+    pub async fn start(&self, launch: Launch) -> Result<ContainerStatus, RuntimeError> {
+        let inner = Arc::clone(&self.inner);
+        let id = launch.spec.id();
+        let task = tokio::spawn(async move { inner.start(launch).await });
+        task.await.unwrap_or_else(|error| {
+            Err(RuntimeError::Start { id, message: format!("the starting task died: {error}") })
+        })
+    }
+
+    pub async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<ContainerStatus, RuntimeError> {
+        let mut status = self.inner.watch(id)?;
+        let is_up = |status: &ContainerStatus| status.state != ContainerState::Created;
+        let not_found = |_| RuntimeError::NotFound(id.clone());
+        status.wait_for(is_up).await.map_err(not_found)?;
+        if let Some(running) = self.inner.running(id) {
+            kill_verified(&running.child, libc::SIGTERM);
+            if tokio::time::timeout(grace, status.wait_for(has_ended)).await.is_err() {
+                kill_verified(&running.child, libc::SIGKILL);
+                blocking(move || running.cgroups.kill_all()).await;
+            }
+        }
+        let ended = tokio::time::timeout(KILL_WAIT_MAX, status.wait_for(has_ended)).await;
+        match ended {
+            Ok(result) => result.map(|status| status.clone()).map_err(not_found),
+            Err(_) => {
+                let text = "its processes hang in the kernel, on a disk or device that does not answer";
+                Err(RuntimeError::Io { act: format!("kill container {id}"), source: io::Error::other(text) })
+            }
+        }
+    }
+
+    pub fn signal(&self, id: &ContainerId, signal: i32) -> Result<(), RuntimeError> {
+        self.inner.watch(id)?;
+        let running = self.inner.running(id).ok_or_else(|| RuntimeError::NotRunning(id.clone()))?;
+        kill_verified(&running.child, signal);
+        Ok(())
+    }
+
+    pub fn status(&self, id: &ContainerId) -> Result<ContainerStatus, RuntimeError> {
+        Ok(self.inner.watch(id)?.borrow().clone())
+    }
+
+    pub fn list(&self) -> Vec<ContainerStatus> {
+        self.inner.containers().values().map(|container| container.status.borrow().clone()).collect()
+    }
+
+    /// What a container was started with.
+    pub fn launch(&self, id: &ContainerId) -> Result<Launch, RuntimeError> {
+        let dir = self.inner.dir(id);
+        dir.launch().map_err(|source| io_error("read launch.json in", dir.path(), source))
+    }
+
+    pub async fn stats(&self, id: &ContainerId) -> Result<ContainerStats, RuntimeError> {
+        self.inner.watch(id)?;
+        let running = self.inner.running(id).ok_or_else(|| RuntimeError::NotRunning(id.clone()))?;
+        Ok(blocking(move || running.cgroups.stats()).await)
+    }
+
+    pub async fn exec(&self, id: &ContainerId, request: ExecRequest) -> Result<ExecOutput, RuntimeError> {
+        self.inner.watch(id)?;
+        if self.inner.running(id).is_none() {
+            return Err(RuntimeError::NotRunning(id.clone()));
+        }
+        let failed = |message: String| RuntimeError::Exec { id: id.clone(), message };
+        let limit = request.timeout + EXEC_OVERHEAD_MAX;
+        let run = self.inner.run_exec(id, &request);
+        let (code, output, complaint) = match tokio::time::timeout(limit, run).await {
+            Ok(result) => result.map_err(|error| failed(error.to_string()))?,
+            Err(_) => return Err(RuntimeError::ExecTimeout { id: id.clone(), timeout: request.timeout }),
+        };
+        if complaint == TIMED_OUT {
+            return Err(RuntimeError::ExecTimeout { id: id.clone(), timeout: request.timeout });
+        }
+        if !complaint.is_empty() {
+            return Err(failed(complaint));
+        }
+        Ok(ExecOutput { exit_code: code, output })
+    }
+
+    pub async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        match self.status(id) {
+            Err(RuntimeError::NotFound(_)) => return Ok(()),
+            Ok(status) if has_ended(&status) => {}
+            _ => return Err(RuntimeError::StillRunning(id.clone())),
+        }
+        let (dir, gone) = (self.inner.dir(id), self.inner.root.join(format!(".gone-{id}")));
+        // First out of sight in one step: half a folder would be taken for a container that nobody saw end.
+        blocking(move || {
+            match fs::rename(dir.path(), &gone) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(io_error("remove", dir.path(), error));
+                }
+                _ => {}
+            }
+            match fs::remove_dir_all(&gone) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &gone, error)),
+                _ => Ok(()),
+            }
+        })
+        .await?;
+        self.inner.containers().remove(id);
+        Ok(())
+    }
+}
+
+fn has_ended(status: &ContainerStatus) -> bool {
+    matches!(status.state, ContainerState::Exited(_))
+}
+
+/// Signals a process only while it is the one we mean.
+fn kill_verified(process: &Process, signal: i32) {
+    if process.exists() {
+        sys::kill(process.pid, signal);
+    }
+}
+
+/// Runs something that waits for the disk or the kernel beside the async tasks.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("the closure does not panic and is never cancelled")
+}
+
+impl Inner {
+    fn containers(&self) -> MutexGuard<'_, BTreeMap<ContainerId, Container>> {
+        self.containers.lock().expect("no holder of this lock panics")
+    }
+
+    fn dir(&self, id: &ContainerId) -> StateDir {
+        StateDir::new(&self.root, id)
+    }
+
+    fn watch(&self, id: &ContainerId) -> Result<watch::Receiver<ContainerStatus>, RuntimeError> {
+        let containers = self.containers();
+        let container = containers.get(id).ok_or_else(|| RuntimeError::NotFound(id.clone()))?;
+        Ok(container.status.subscribe())
+    }
+
+    fn running(&self, id: &ContainerId) -> Option<Running> {
+        self.containers().get(id).and_then(|container| container.running.clone())
+    }
+
+    fn adopt_all(self: &Arc<Self>) -> Result<(), RuntimeError> {
+        let failed = |source| io_error("read", &self.root, source);
+        for entry in fs::read_dir(&self.root).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if DRAFTS.iter().any(|draft| name.starts_with(draft)) {
+                let _ = fs::remove_dir_all(entry.path());
+            } else if !name.starts_with('.') && entry.path().is_dir() {
+                // One folder that cannot be read must not keep the others from being looked after.
+                if let Err(error) = self.adopt(&StateDir::at(entry.path())) {
+                    warn!(folder = name, %error, "Left a container's state folder alone; remove it by hand when nothing of it runs.");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn adopt(self: &Arc<Self>, dir: &StateDir) -> io::Result<()> {
+        let launch = dir.launch()?;
+        let id = launch.spec.id();
+        if dir.path() != self.dir(&id).path() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "launch.json belongs to another container"));
+        }
+        let found = find_out(dir)?;
+        info!(%id, running = matches!(found, Found::Running(_)), "Adopted a container.");
+        let container = Container { status: watch::Sender::new(created(&launch)), running: None };
+        self.containers().insert(id.clone(), container);
+        self.note(&id, &found);
+        if !matches!(found, Found::Exited(_)) {
+            self.spawn_watcher(id);
+        }
+        Ok(())
+    }
+
+    /// Takes what was found into the copy in memory, and tells the listeners.
+    fn note(&self, id: &ContainerId, found: &Found) {
+        let mut containers = self.containers();
+        let Some(container) = containers.get_mut(id) else { return };
+        let (state, running) = match found {
+            Found::Starting => return,
+            Found::Running(running) => {
+                let pid = running.child.pid.unsigned_abs();
+                (ContainerState::Running { pid, started_at: running.started_at }, Some((**running).clone()))
+            }
+            Found::Exited(record) => (ContainerState::Exited(record.clone()), None),
+        };
+        let changed = container.status.send_if_modified(|status| {
+            let changed = status.state != state;
+            status.state = state;
+            if let Some(running) = &running {
+                status.notices = running.notices.clone();
+            }
+            changed
+        });
+        container.running = running;
+        if changed {
+            let status = container.status.borrow().clone();
+            let event =
+                if has_ended(&status) { ContainerEvent::Exited(status) } else { ContainerEvent::Started(status) };
+            // Nobody listening is fine: they will list.
+            let _ = self.events_tx.send(event);
+        }
+    }
+
+    async fn start(self: Arc<Self>, launch: Launch) -> Result<ContainerStatus, RuntimeError> {
+        let id = launch.spec.id();
+        let dir = self.dir(&id);
+        {
+            let mut containers = self.containers();
+            if containers.contains_key(&id) {
+                return Err(RuntimeError::AlreadyStarted(id));
+            }
+            containers.insert(id.clone(), Container { status: watch::Sender::new(created(&launch)), running: None });
+        }
+        let made = {
+            let (dir, root) = (dir.clone(), self.root.clone());
+            blocking(move || dir.create(&root, &launch)).await
+        };
+        if let Err(error) = made {
+            self.containers().remove(&id);
+            return Err(error);
+        }
+        let complaint = self.run_shim(&dir).await;
+        let found = blocking({
+            let dir = dir.clone();
+            move || find_out(&dir)
+        })
+        .await
+        .map_err(|source| io_error("read", dir.path(), source))?;
+        self.note(&id, &found);
+        if !matches!(found, Found::Exited(_)) {
+            Self::spawn_watcher(&self, id.clone());
+        }
+        match (complaint, &found) {
+            (_, Found::Exited(record)) if record.started_at.is_none() => {
+                let message = match complaint_text(&record.message) {
+                    "" => "the shim died".to_owned(),
+                    text => text.to_owned(),
+                };
+                Err(RuntimeError::Start { id, message })
+            }
+            // It ran, however short, or runs though its shim's word was lost.
+            _ => self.watch(&id).map(|status| status.borrow().clone()),
+        }
+    }
+
+    async fn run_shim(&self, dir: &StateDir) -> io::Result<()> {
+        let output = Command::new(&self.config.program)
+            .arg("shim")
+            .arg(dir.path())
+            .env_clear()
+            .current_dir("/")
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .output()
+            .await?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    }
+
+    fn spawn_watcher(self: &Arc<Self>, id: ContainerId) {
+        let (inner, cancel) = (Arc::downgrade(self), self.cancel.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = watch_until_exit(inner, id) => {}
+            }
+        });
+    }
+
+    /// Exit code, output and complaint of the helper that runs a command.
+    async fn run_exec(&self, id: &ContainerId, request: &ExecRequest) -> io::Result<(i32, Vec<u8>, String)> {
+        let mut helper = Command::new(&self.config.program)
+            .args(["shim", "--exec"])
+            .arg(self.dir(id).path())
+            .env_clear()
+            .current_dir("/")
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let pipes = (helper.stdin.take(), helper.stdout.take(), helper.stderr.take());
+        let (Some(mut stdin), Some(mut stdout), Some(mut stderr)) = pipes else {
+            return Err(io::Error::other("the helper has no pipes"));
+        };
+        stdin.write_all(&serde_json::to_vec(request)?).await?;
+        drop(stdin);
+        let (output, complaint, status) = tokio::join!(
+            read_bounded(&mut stdout, ExecOutput::BYTES_MAX),
+            read_bounded(&mut stderr, 4096),
+            helper.wait()
+        );
+        let complaint = String::from_utf8_lossy(&complaint?).trim().to_owned();
+        Ok((status?.code().unwrap_or(128 + libc::SIGKILL), output?, complaint))
+    }
+}
+
+fn complaint_text(message: &str) -> &str {
+    message.trim()
+}
+
+/// Reads to the end, keeps the first `bytes_max`.
+async fn read_bounded(from: &mut (impl AsyncReadExt + Unpin), bytes_max: usize) -> io::Result<Vec<u8>> {
+    let mut kept = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        match from.read(&mut buffer).await? {
+            0 => return Ok(kept),
+            bytes => kept.extend_from_slice(&buffer[..bytes.min(bytes_max - kept.len())]),
+        }
+    }
+}
+
+fn created(launch: &Launch) -> ContainerStatus {
+    let spec: &ContainerSpec = &launch.spec;
+    ContainerStatus {
+        id: spec.id(),
+        pod: spec.pod.clone(),
+        state: ContainerState::Created,
+        image: spec.image.clone(),
+        image_id: launch.image_id.clone(),
+        log_path: spec.log_path(),
+        notices: Vec::new(),
+    }
+}
+
+/// Reads a state folder, and closes the book on a container whose shim is gone.
+fn find_out(dir: &StateDir) -> io::Result<Found> {
+    if let Some(record) = dir.exit()? {
+        return Ok(Found::Exited(record));
+    }
+    let Some(lock) = dir.try_lock()? else {
+        return Ok(dir.running()?.map_or(Found::Starting, |running| Found::Running(Box::new(running))));
+    };
+    // The shim may have ended between the two looks.
+    if let Some(record) = dir.exit()? {
+        return Ok(Found::Exited(record));
+    }
+    let record = match dir.running()? {
+        Some(running) => {
+            kill_verified(&running.child, libc::SIGKILL);
+            running.cgroups.kill_all();
+            running.cgroups.remove();
+            ExitRecord::unknown(
+                "nobody saw the container end: its shim was killed, or the machine went down",
+                Some(running.started_at),
+            )
+        }
+        None => ExitRecord::start_error("the node's agent or the shim was killed before the program ran"),
+    };
+    dir.write_exit(&record)?;
+    drop(lock);
+    Ok(Found::Exited(record))
+}
+
+async fn watch_until_exit(inner: Weak<Inner>, id: ContainerId) {
+    let mut pidfd: Option<AsyncFd<OwnedFd>> = None;
+    loop {
+        match &pidfd {
+            // An error of the descriptor is found out about below.
+            Some(pidfd) => drop(pidfd.readable().await),
+            None => tokio::time::sleep(STARTING_LOOK_PERIOD).await,
+        }
+        let Some(inner) = inner.upgrade() else { return };
+        let dir = inner.dir(&id);
+        let path = dir.path().to_owned();
+        match blocking(move || find_out(&dir)).await {
+            Ok(found) => {
+                inner.note(&id, &found);
+                pidfd = match &found {
+                    Found::Exited(_) => return,
+                    Found::Starting => None,
+                    Found::Running(running) => open_pidfd(&running.shim),
+                };
+            }
+            Err(error) => {
+                warn!(%id, %error, "Failed to read {}; trying again.", path.display());
+                pidfd = None;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+/// `None` when the process has ended, or is another one by now.
+fn open_pidfd(process: &Process) -> Option<AsyncFd<OwnedFd>> {
+    let fd = rustix::process::pidfd_open(Pid::from_raw(process.pid)?, PidfdFlags::empty()).ok()?;
+    if !process.exists() {
+        return None;
+    }
+    // SAFETY: an OwnedFd stays the same open descriptor until it is dropped, which AsyncFd does after deregistering.
+    unsafe { AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE).ok() }
+}
+
+/// Names become folder names and control groups; what Kubernetes allows is fine, a `/` or `..` is not.
+pub(crate) fn check_names(spec: &ContainerSpec) -> Result<(), RuntimeError> {
+    let plain = |name: &str| {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+        !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.bytes().all(allowed)
+    };
+    if plain(&spec.pod.uid) && plain(&spec.container) {
+        return Ok(());
+    }
+    let reason = "pod uid and container name must be 1 to 128 of a-z, A-Z, 0-9, `-` and `.`".to_owned();
+    Err(RuntimeError::Refused { id: spec.id(), reason })
+}
+
+/// Paths of mounts must be absolute and without `..`.
+pub(crate) fn check_mounts(spec: &ContainerSpec) -> Result<(), RuntimeError> {
+    let plain = |path: &Path| {
+        path.is_absolute()
+            && path != Path::new("/")
+            && path.components().all(|part| part != std::path::Component::ParentDir)
+    };
+    match spec.mounts.iter().find(|mount| !plain(&mount.container_path) || !mount.host_path.is_absolute()) {
+        None => Ok(()),
+        Some(mount) => {
+            let reason =
+                format!("mount path {} must be absolute, without `..`, and not /", mount.container_path.display());
+            Err(RuntimeError::Refused { id: spec.id(), reason })
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The few calls for which neither std nor rustix has a safe form.
+
+use std::{
+    ffi::CString,
+    fs, io,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+};
+
+/// Sends a signal; a process that is gone is fine.
+pub(crate) fn kill(pid: i32, signal: i32) {
+    if pid > 0 {
+        // SAFETY: kill takes plain numbers and touches no memory of ours.
+        unsafe { libc::kill(pid, signal) };
+    }
+}
+
+/// Kills a process group; one that is gone is fine.
+pub(crate) fn kill_group(leader: i32, signal: i32) {
+    if leader > 1 {
+        // SAFETY: kill takes plain numbers and touches no memory of ours.
+        unsafe { libc::kill(-leader, signal) };
+    }
+}
+
+/// Splits this process in two; 0 in the child.
+///
+/// Refused while the process has more than one thread: locks of the others would stay taken in the child for ever.
+pub(crate) fn fork() -> io::Result<i32> {
+    if fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::other("the shim must be started before any thread is"));
+    }
+    // SAFETY: the process has one thread, so the child may go on with any code.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        pid => Ok(pid),
+    }
+}
+
+/// Ends the process at once, without the destructors that belong to the parent it was forked from.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit takes a plain number and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Replaces this process by a program; returns only when that fails.
+pub(crate) fn exec(program: &CString, argv: &[CString], env: &[CString]) -> io::Error {
+    let pointers =
+        |words: &[CString]| words.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();
+    let (argv, env) = (pointers(argv), pointers(env));
+    // SAFETY: both arrays end with a null pointer, and what they point to lives until the call returns.
+    unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// A set of signals.
+#[derive(Clone, Copy)]
+pub(crate) struct Signals(libc::sigset_t);
+
+impl Signals {
+    pub fn all() -> Self {
+        let mut set = std::mem::MaybeUninit::uninit();
+        // SAFETY: sigfillset writes the whole set.
+        unsafe {
+            libc::sigfillset(set.as_mut_ptr());
+            Self(set.assume_init())
+        }
+    }
+
+    pub fn of(signals: &[i32]) -> Self {
+        let mut set = std::mem::MaybeUninit::uninit();
+        // SAFETY: sigemptyset writes the whole set; sigaddset changes a set that has been written.
+        unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            for signal in signals {
+                libc::sigaddset(set.as_mut_ptr(), *signal);
+            }
+            Self(set.assume_init())
+        }
+    }
+
+    /// Keeps them waiting from now on, and nothing else.
+    pub fn block(&self) {
+        // SAFETY: the set is written; no old mask is asked for.
+        unsafe { libc::sigprocmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) };
+    }
+
+    /// Waits for one of them, which must be blocked; `None` when `timeout` passes first.
+    pub fn wait(&self, timeout: Option<std::time::Duration>) -> io::Result<Option<i32>> {
+        let limit = timeout.map(|timeout| libc::timespec {
+            tv_sec: timeout.as_secs() as libc::time_t,
+            tv_nsec: timeout.subsec_nanos() as _,
+        });
+        let limit_ptr = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        // SAFETY: the set is written, no details are asked for, and the time limit outlives the call.
+        match unsafe { libc::sigtimedwait(&self.0, std::ptr::null_mut(), limit_ptr) } {
+            -1 => match io::Error::last_os_error() {
+                error if error.raw_os_error() == Some(libc::EAGAIN) => Ok(None),
+                error if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+                error => Err(error),
+            },
+            signal => Ok(Some(signal)),
+        }
+    }
+
+    /// A descriptor that is readable when one of them, which must be blocked, has come.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        // SAFETY: the set is written; -1 asks for a new descriptor, which nobody else owns.
+        unsafe {
+            match libc::signalfd(-1, &self.0, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
+                -1 => Err(io::Error::last_os_error()),
+                fd => Ok(OwnedFd::from_raw_fd(fd)),
+            }
+        }
+    }
+}
+
+/// Puts signals back as a program expects them: nothing blocked, SIGPIPE deadly (Rust's start-up ignores it).
+pub(crate) fn default_signals() {
+    // SAFETY: SIG_DFL is a valid disposition.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    Signals::of(&[]).block();
+}
+
+/// What [`reap`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub pid: i32,
+    /// As `waitpid` gives it.
+    pub raw_status: i32,
+}
+
+/// Takes one child that has ended; `Ok(None)` when all still run, an error when there is none.
+pub(crate) fn reap(block: bool) -> io::Result<Option<Ended>> {
+    let mut raw_status = 0;
+    // SAFETY: the status is written to a number of ours.
+    match unsafe { libc::waitpid(-1, &mut raw_status, if block { 0 } else { libc::WNOHANG }) } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        pid => Ok(Some(Ended { pid, raw_status })),
+    }
+}
+
+/// Exit code and signal of a raw status.
+pub(crate) fn decode_status(raw_status: i32) -> (i32, Option<i32>) {
+    if libc::WIFSIGNALED(raw_status) {
+        let signal = libc::WTERMSIG(raw_status);
+        return (128 + signal, Some(signal));
+    }
+    (libc::WEXITSTATUS(raw_status), None)
+}
+
+/// Makes `target` another name of `fd`, one that an exec keeps.
+pub(crate) fn duplicate_to(fd: BorrowedFd<'_>, target: i32) -> io::Result<()> {
+    if fd.as_raw_fd() == target {
+        rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
+        return Ok(());
+    }
+    // SAFETY: `fd` is open; whatever `target` was, the caller is about to exec and gives it up.
+    match unsafe { libc::dup2(fd.as_raw_fd(), target) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Makes an exec close every descriptor from `first` on. Old kernels do not know the call; all of ours are marked anyway.
+pub(crate) fn close_on_exec_from(first: u32) {
+    // SAFETY: close_range with CLOSE_RANGE_CLOEXEC only sets a flag on descriptors.
+    unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+}
+
+/// Takes on user, group and supplementary groups; `None` keeps what is. Root's own groups are dropped in any case.
+pub(crate) fn become_user(uid: Option<u32>, gid: Option<u32>, groups: &[u32]) -> io::Result<()> {
+    let check = |result: i32| if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+    // SAFETY: the pointer and the length are those of one slice; the others take plain numbers.
+    unsafe {
+        if libc::geteuid() == 0 || !groups.is_empty() {
+            let result = check(libc::setgroups(groups.len(), groups.as_ptr()));
+            // In a user namespace of one user nobody may change groups, and there is none to drop.
+            if !groups.is_empty()
+                || !result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+            {
+                result?;
+            }
+        }
+        if let Some(gid) = gid {
+            check(libc::setresgid(gid, gid, gid))?;
+        }
+        if let Some(uid) = uid {
+            check(libc::setresuid(uid, uid, uid))?;
+            if uid != 0 {
+                check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether this process has root's rights.
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}

@@ -1,0 +1,155 @@
+//! A runtime over a folder of its own.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use node_runtime::{
+    ContainerId, ContainerSpec, ContainerState, ContainerStatus, ExitRecord, PodRef, PodRuntime, ProcessConfig,
+    ProcessRuntime, RuntimeError,
+};
+
+/// A machine that is busy with other tests is slow, not broken.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct Fixture {
+    pub folder: tempfile::TempDir,
+    /// `None` while no kubelet runs.
+    pub runtime: Option<ProcessRuntime>,
+}
+
+/// The program that stands in for `selvedge`.
+pub fn helper() -> PathBuf {
+    let test = env::current_exe().unwrap();
+    let helper = test.ancestors().nth(2).unwrap().join("examples/runtime-helper");
+    assert!(helper.exists(), "{} is missing: build the examples of this crate", helper.display());
+    helper
+}
+
+pub fn config(folder: &Path) -> ProcessConfig {
+    let mut config = ProcessConfig::new(folder.join("state"), vec!["/bin".into(), "/usr/bin".into()]);
+    config.program = helper();
+    config.cgroup_parent = "selvedge-test".to_owned();
+    config
+}
+
+impl Fixture {
+    pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub fn with(change: impl FnOnce(&mut ProcessConfig)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = config(folder.path());
+        change(&mut config);
+        Self { runtime: Some(ProcessRuntime::open(config).unwrap()), folder }
+    }
+
+    pub fn runtime(&self) -> &ProcessRuntime {
+        self.runtime.as_ref().unwrap()
+    }
+
+    /// A container that runs `script`; no two have the same pod.
+    pub fn shell(&self, script: &str) -> ContainerSpec {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let uid = format!("{}-{number}", std::process::id());
+        ContainerSpec {
+            pod: pod(&uid),
+            container: "main".to_owned(),
+            image: "file:///bin/sh".to_owned(),
+            args: vec!["-c".to_owned(), script.to_owned()],
+            log_dir: self.folder.path().join("logs").join(&uid),
+            ..ContainerSpec::default()
+        }
+    }
+
+    pub async fn start(&self, spec: &ContainerSpec) -> ContainerStatus {
+        self.runtime().start(spec.clone()).await.unwrap()
+    }
+
+    /// Starts it and waits for its end.
+    pub async fn run(&self, spec: &ContainerSpec) -> ExitRecord {
+        self.start(spec).await;
+        self.exit(&spec.id()).await
+    }
+
+    pub async fn exit(&self, id: &ContainerId) -> ExitRecord {
+        let what = format!("the end of {id}");
+        eventually(&what, async || match self.runtime().status(id).await.unwrap().state {
+            ContainerState::Exited(record) => Ok(record),
+            state => Err(format!("{state:?}")),
+        })
+        .await
+    }
+
+    /// The log without its times.
+    pub fn log(&self, spec: &ContainerSpec) -> Vec<String> {
+        let text = fs::read_to_string(spec.log_path()).unwrap_or_default();
+        text.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect()
+    }
+
+    pub async fn until_logged(&self, spec: &ContainerSpec, line: &str) {
+        let what = format!("the log line {line:?}");
+        eventually(&what, async || {
+            let log = self.log(spec);
+            if log.iter().any(|logged| logged.contains(line)) { Ok(()) } else { Err(format!("{log:?}")) }
+        })
+        .await
+    }
+
+    /// As a kubelet that is started again.
+    pub fn reopen(&mut self) {
+        self.runtime = None;
+        self.runtime = Some(ProcessRuntime::open(config(self.folder.path())).unwrap());
+    }
+}
+
+impl Drop for Fixture {
+    /// Leaves nothing running, whatever the test made of it.
+    fn drop(&mut self) {
+        for entry in fs::read_dir(self.folder.path().join("state/selvedge-process")).into_iter().flatten().flatten() {
+            if let Ok(text) = fs::read_to_string(entry.path().join("state.json"))
+                && !entry.path().join("exit.json").exists()
+                && let Some(pid) = pid_in(&text, "child")
+            {
+                let _ = std::process::Command::new("/bin/kill").args(["-9", &pid.to_string()]).status();
+            }
+        }
+    }
+}
+
+fn pod(uid: &str) -> PodRef {
+    PodRef { uid: uid.to_owned(), namespace: "default".to_owned(), name: format!("pod-{uid}") }
+}
+
+/// `<who>.pid` of a `state.json`.
+pub fn pid_in(state: &str, who: &str) -> Option<i32> {
+    let state: serde_json::Value = serde_json::from_str(state).ok()?;
+    i32::try_from(state[who]["pid"].as_i64()?).ok()
+}
+
+/// Waits for a state with a deadline that prints the last one seen.
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match look().await {
+            Ok(found) => return found,
+            Err(seen) => assert!(Instant::now() < deadline, "waited for {what}; last seen: {seen}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub fn message(error: &RuntimeError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}

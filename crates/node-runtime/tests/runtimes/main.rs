@@ -1,0 +1,5 @@
+//! Real containers through the public door, with the helper program as shim.
+
+mod fixture;
+mod process;
+mod survival;

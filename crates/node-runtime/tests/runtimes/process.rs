@@ -1,0 +1,296 @@
+//! What a container is given, and what is told of it.
+
+use std::{fs, time::Duration};
+
+use node_runtime::{ContainerEvent, ContainerState, ExitReason, Isolation, Limits, Mount, PodRuntime, RuntimeError};
+
+use crate::fixture::{Fixture, eventually, message};
+
+fn is_root() -> bool {
+    fs::read_to_string("/proc/self/status").unwrap().contains("Uid:\t0\t")
+}
+
+async fn check_exit(script: &str, code: i32, signal: Option<i32>, reason: ExitReason) {
+    let fixture = Fixture::new();
+    let record = fixture.run(&fixture.shell(script)).await;
+    assert_eq!((record.exit_code, record.signal, record.reason), (code, signal, reason), "{script}");
+    assert!(record.started_at.unwrap() <= record.finished_at);
+}
+
+#[tokio::test]
+async fn the_programs_end_is_told_as_it_was() {
+    check_exit("exit 0", 0, None, ExitReason::Completed).await;
+    check_exit("exit 3", 3, None, ExitReason::Error).await;
+    check_exit("kill -9 $$", 137, Some(9), ExitReason::Error).await;
+    check_exit("kill -TERM $$", 143, Some(15), ExitReason::Error).await;
+}
+
+async fn check_log(script: &str, expected: &[&str]) {
+    let fixture = Fixture::new();
+    let spec = fixture.shell(script);
+    fixture.run(&spec).await;
+    assert_eq!(fixture.log(&spec), expected, "{script}");
+}
+
+#[tokio::test]
+async fn the_log_holds_both_outputs_to_the_last_byte() {
+    check_log("echo a; echo b", &["stdout F a", "stdout F b"]).await;
+    check_log("echo oops >&2", &["stderr F oops"]).await;
+    check_log("printf end", &["stdout P end"]).await;
+    check_log("echo $0 $HOSTNAME | cut -c1-11", &["stdout F /bin/sh pod"]).await;
+}
+
+#[tokio::test]
+async fn the_environment_is_the_specs_and_nothing_else() {
+    let fixture = Fixture::new();
+    let mut spec = fixture.shell("env | grep -v ^PWD= | sort; pwd");
+    spec.env = [("GREETING", "hello world"), ("HOSTNAME", "h")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    spec.working_dir = Some("/usr".into());
+    fixture.run(&spec).await;
+    let path = "stdout F PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let log = fixture.log(&spec);
+    let log: Vec<&str> = log.iter().map(String::as_str).filter(|line| !line.contains(" _=")).collect();
+    assert_eq!(log, ["stdout F GREETING=hello world", "stdout F HOSTNAME=h", path, "stdout F /usr"]);
+}
+
+#[tokio::test]
+async fn stop_asks_and_then_kills() {
+    let fixture = Fixture::new();
+    let polite = fixture.shell("trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 0.05; done");
+    fixture.start(&polite).await;
+    fixture.until_logged(&polite, "up").await;
+    fixture.runtime().stop(&polite.id(), Duration::from_secs(30)).await.unwrap();
+    assert_eq!(fixture.exit(&polite.id()).await.exit_code, 7);
+    fixture.until_logged(&polite, "bye").await;
+
+    let stubborn = fixture.shell("trap '' TERM; echo up; while :; do sleep 0.05; done");
+    fixture.start(&stubborn).await;
+    fixture.until_logged(&stubborn, "up").await;
+    let status = fixture.runtime().stop(&stubborn.id(), Duration::from_millis(50)).await.unwrap();
+    let ContainerState::Exited(record) = status.state else { panic!("{status:?}") };
+    assert_eq!((record.exit_code, record.signal), (137, Some(9)));
+    // Once more is no mistake.
+    fixture.runtime().stop(&stubborn.id(), Duration::ZERO).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_program_without_handlers_ends_at_once_when_asked() {
+    let fixture = Fixture::new();
+    let mut spec = fixture.shell("");
+    (spec.image, spec.args) = ("file:///bin/sleep".to_owned(), vec!["1000".to_owned()]);
+    fixture.start(&spec).await;
+    fixture.runtime().stop(&spec.id(), Duration::from_secs(1000)).await.unwrap();
+    assert_eq!(fixture.exit(&spec.id()).await.signal, Some(15));
+}
+
+#[tokio::test]
+async fn nothing_of_a_container_is_left_when_its_program_ends() {
+    for isolation in [Isolation::Auto, Isolation::None] {
+        let fixture = Fixture::with(|config| config.isolation = isolation);
+        let mark = format!("7{:07}", std::process::id());
+        let spec = fixture.shell(&format!("setsid sleep {mark} & sleep {mark} & echo up"));
+        fixture.run(&spec).await;
+        let left = std::process::Command::new("/bin/sh")
+            .args(["-c", &format!("grep -alz '^{mark}$' /proc/[0-9]*/cmdline 2>/dev/null | xargs -r grep -alz ^sleep")])
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&left.stdout), "", "{isolation:?}");
+    }
+}
+
+#[tokio::test]
+async fn signals_reach_the_program() {
+    let fixture = Fixture::new();
+    let spec = fixture.shell("trap 'echo got usr1; exit 0' USR1; echo up; while :; do sleep 0.05; done");
+    fixture.start(&spec).await;
+    fixture.until_logged(&spec, "up").await;
+    fixture.runtime().signal(&spec.id(), 10).await.unwrap();
+    fixture.exit(&spec.id()).await;
+    assert!(matches!(fixture.runtime().signal(&spec.id(), 10).await, Err(RuntimeError::NotRunning(_))));
+}
+
+#[tokio::test]
+async fn starts_and_ends_are_events() {
+    let fixture = Fixture::new();
+    let mut events = fixture.runtime().events();
+    let spec = fixture.shell("read line < /dev/null; sleep 0.3; exit 4");
+    fixture.start(&spec).await;
+    assert!(matches!(events.recv().await.unwrap(), ContainerEvent::Started(status) if status.id == spec.id()));
+    let ContainerEvent::Exited(status) = events.recv().await.unwrap() else { panic!("another start") };
+    assert!(matches!(status.state, ContainerState::Exited(record) if record.exit_code == 4));
+}
+
+#[tokio::test]
+async fn an_identity_starts_once_and_never_again() {
+    let fixture = Fixture::new();
+    let spec = fixture.shell("exit 0");
+    let (first, second) = tokio::join!(fixture.runtime().start(spec.clone()), fixture.runtime().start(spec.clone()));
+    assert_eq!([first.is_ok(), second.is_ok()].iter().filter(|ok| **ok).count(), 1);
+    fixture.exit(&spec.id()).await;
+    assert!(matches!(fixture.runtime().start(spec.clone()).await, Err(RuntimeError::AlreadyStarted(_))));
+    let mut again = spec.clone();
+    again.attempt = 1;
+    fixture.run(&again).await;
+    assert_eq!(fixture.runtime().list().await.unwrap().len(), 2);
+    fixture.runtime().remove(&spec.id()).await.unwrap();
+    fixture.runtime().remove(&spec.id()).await.unwrap();
+    assert_eq!(fixture.runtime().list().await.unwrap().len(), 1);
+    assert!(spec.log_path().parent().unwrap().exists());
+}
+
+async fn check_refused(change: impl FnOnce(&mut node_runtime::ContainerSpec), expected: &str) {
+    let fixture = Fixture::new();
+    let mut spec = fixture.shell("exit 0");
+    change(&mut spec);
+    let error = message(&fixture.runtime().start(spec.clone()).await.unwrap_err());
+    assert!(error.contains(expected), "{error}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_started_is_refused_with_the_reason() {
+    check_refused(|spec| spec.image = "file:///opt/x".into(), "imagePrefixes").await;
+    check_refused(|spec| spec.image = "file:///bin/no-such".into(), "put the file there").await;
+    check_refused(|spec| spec.command = vec!["/bin/ls".into()], "the image is the program").await;
+    check_refused(|spec| spec.container = "../up".into(), "container name").await;
+    check_refused(|spec| spec.working_dir = Some("/no/such".into()), "working directory").await;
+    let mount =
+        |container: &str| Mount { host_path: "/no/such".into(), container_path: container.into(), read_only: false };
+    check_refused(|spec| spec.mounts = vec![mount("data")], "absolute").await;
+    check_refused(|spec| spec.mounts = vec![mount("/data")], "/no/such").await;
+    check_refused(|spec| spec.env = [("A".to_owned(), "a\0b".to_owned())].into(), "NUL").await;
+}
+
+#[tokio::test]
+async fn a_start_that_failed_is_listed_with_its_reason() {
+    let fixture = Fixture::new();
+    let mut spec = fixture.shell("exit 0");
+    spec.working_dir = Some("/no/such".into());
+    fixture.runtime().start(spec.clone()).await.unwrap_err();
+    let record = fixture.exit(&spec.id()).await;
+    assert_eq!((record.exit_code, record.reason, record.started_at), (128, ExitReason::StartError, None));
+    assert!(record.message.contains("/no/such"));
+}
+
+#[tokio::test]
+async fn volumes_appear_where_the_node_has_nothing() {
+    if !is_root() {
+        return eprintln!("skipped: mount namespaces need root");
+    }
+    let fixture = Fixture::new();
+    let volume = fixture.folder.path().join("volume");
+    fs::create_dir(&volume).unwrap();
+    fs::write(volume.join("key"), "value\n").unwrap();
+    let mount = |path: &str, read_only| Mount { host_path: volume.clone(), container_path: path.into(), read_only };
+    let mut spec = fixture.shell(
+        "cat /selvedge-test-a/b/key /etc/selvedge-test/key /mnt/key /selvedge-test-key; echo x > /selvedge-test-a/b/new; \
+         echo y 2>/dev/null > /etc/selvedge-test/no || echo read-only; ls -d /etc/passwd /selvedge-test-a/c; cat /proc/1/comm",
+    );
+    spec.mounts = vec![
+        mount("/selvedge-test-a/b", false),
+        mount("/etc/selvedge-test", true),
+        mount("/mnt", true),
+        mount("/selvedge-test-a/c", true),
+        Mount { host_path: volume.join("key"), container_path: "/selvedge-test-key".into(), read_only: true },
+    ];
+    fixture.run(&spec).await;
+    let value = "stdout F value";
+    let expected =
+        [value, value, value, value, "stdout F read-only", "stdout F /etc/passwd", "stdout F /selvedge-test-a/c"];
+    let log = fixture.log(&spec);
+    assert_eq!(log[..expected.len()], expected, "{log:?}");
+    assert_eq!(fs::read_to_string(volume.join("new")).unwrap(), "x\n");
+    for path in ["/selvedge-test-a", "/etc/selvedge-test", "/selvedge-test-key"] {
+        assert!(!std::path::Path::new(path).exists(), "{path} was left on the node");
+    }
+}
+
+#[tokio::test]
+async fn a_user_without_rights_stays_one() {
+    if !is_root() {
+        return eprintln!("skipped: becoming another user needs root");
+    }
+    let fixture = Fixture::new();
+    let mut spec = fixture.shell("id -u; id -G; id -g");
+    (spec.run_as_user, spec.run_as_group, spec.supplemental_groups) = (Some(1234), Some(99), vec![7]);
+    fixture.run(&spec).await;
+    assert_eq!(fixture.log(&spec), ["stdout F 1234", "stdout F 99 7", "stdout F 99"]);
+}
+
+#[tokio::test]
+async fn memory_beyond_the_limit_is_told_as_oom() {
+    if !is_root() {
+        return eprintln!("skipped: control groups need root");
+    }
+    let fixture = Fixture::new();
+    let mut spec = fixture.shell("a=x; while :; do a=$a$a; done");
+    spec.limits = Limits { memory_bytes: Some(16 << 20), cpu_millis: Some(500), pids: Some(20) };
+    match fixture.runtime().start(spec.clone()).await {
+        Ok(_) => {}
+        Err(error) => return eprintln!("skipped: no control groups here: {}", message(&error)),
+    }
+    let record = fixture.exit(&spec.id()).await;
+    assert_eq!((record.exit_code, record.reason), (137, ExitReason::OomKilled), "{record:?}");
+}
+
+#[tokio::test]
+async fn the_termination_message_is_the_programs_last_word() {
+    let fixture = Fixture::new();
+    let file = fixture.folder.path().join("message");
+    let mut spec = fixture.shell(&format!("echo -n sorry > {}; exit 1", file.display()));
+    spec.termination_message = Some(file.clone());
+    assert_eq!(fixture.run(&spec).await.message, "sorry");
+    fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", &file).unwrap();
+    let mut spec = fixture.shell("exit 1");
+    spec.termination_message = Some(file);
+    assert_eq!(fixture.run(&spec).await.message, "");
+}
+
+#[tokio::test]
+async fn a_command_runs_inside_the_container() {
+    let fixture = Fixture::new();
+    let mut spec = fixture.shell("echo up; sleep 1000");
+    spec.env.insert("WHO".to_owned(), "me".to_owned());
+    fixture.start(&spec).await;
+    fixture.until_logged(&spec, "up").await;
+    let exec = |argv: &[&str], seconds| {
+        let argv = argv.iter().map(|word| word.to_string()).collect();
+        fixture.runtime().exec(&spec.id(), argv, Duration::from_millis(seconds))
+    };
+    let answer = exec(&["sh", "-c", "echo $WHO; echo err >&2; exit 3"], 30_000).await.unwrap();
+    assert_eq!((answer.exit_code, String::from_utf8(answer.output).unwrap()), (3, "me\nerr\n".to_owned()));
+    let answer = exec(&["sh", "-c", "head -c 100000 /dev/zero"], 30_000).await.unwrap();
+    assert_eq!((answer.exit_code, answer.output.len()), (0, 10 * 1024));
+    assert!(matches!(exec(&["sleep", "1000"], 100).await, Err(RuntimeError::ExecTimeout { .. })));
+    assert!(matches!(exec(&["no-such-program"], 100).await, Err(RuntimeError::Image { .. })));
+    assert!(matches!(exec(&["/etc/passwd"], 100).await, Err(RuntimeError::ImageNotAllowed { .. })));
+    if is_root() {
+        let answer = exec(&["hostname"], 30_000).await.unwrap();
+        assert_eq!(String::from_utf8(answer.output).unwrap().trim(), spec.pod.name);
+    }
+}
+
+#[tokio::test]
+async fn what_a_container_uses_is_counted() {
+    let fixture = Fixture::new();
+    let spec = fixture.shell("echo up; sleep 1000");
+    let status = fixture.start(&spec).await;
+    if status.notices.iter().any(|notice| notice.contains("control group")) {
+        return eprintln!("skipped: {:?}", status.notices);
+    }
+    eventually("memory in use", async || match fixture.runtime().stats(&spec.id()).await.unwrap() {
+        stats if stats.memory_bytes > 0 && stats.pids > 0 && stats.cpu_nanos > 0 => Ok(()),
+        stats => Err(format!("{stats:?}")),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn full_log_files_are_put_aside() {
+    let fixture = Fixture::with(|config| (config.log_bytes_max, config.log_files_max) = (4096, 3));
+    let spec =
+        fixture.shell("for i in 1 2 3 4 5 6 7 8 9; do head -c 2000 /dev/zero | tr '\\0' x; echo; sleep 0.02; done");
+    fixture.run(&spec).await;
+    assert!(fs::read_dir(&spec.log_dir).unwrap().count() <= 3);
+    assert!(fs::metadata(spec.log_path()).unwrap().len() <= 4096);
+}
