@@ -721,8 +721,7 @@ fn find_segments(disk: &Disk, dir: &Path) -> Result<Found, OpenJournalError> {
 fn settle(disk: &Disk, found: &mut Found, epoch: [u8; 16], recovery: &mut Recovery) -> Result<u64, OpenJournalError> {
     let segments = &mut found.segments;
     let mut begun = 0;
-    loop {
-        let Some(last) = segments.back_mut() else { break };
+    while let Some(last) = segments.back_mut() {
         let path = last.path.clone();
         let in_file = |source| OpenJournalError::OpenFile { path: path.clone(), source };
         let (position, damaged) = last.scan().map_err(in_file)?;

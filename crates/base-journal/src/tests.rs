@@ -1,5 +1,7 @@
 //! What the journal and the store promise, through power cuts, full disks and damage.
 
+mod power;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::SeqCst;
@@ -524,7 +526,7 @@ proptest! {
         let newest = newest_snapshot(dir.path());
         flip(&newest, HEADER_BYTES + 3);
         let store = SnapshotStore::open(dir.path(), QUICK).expect("an older generation");
-        prop_assert_eq!(&store.recovery().damaged, &[newest.clone()]);
+        prop_assert_eq!(&store.recovery().damaged[..], std::slice::from_ref(&newest));
         let held: Vec<_> = store.iter().into_iter().map(|(key, value)| (key, value.to_vec())).collect();
         prop_assert_eq!(held, model.into_iter().collect::<Vec<_>>());
     }
@@ -647,4 +649,29 @@ fn a_newer_store_is_refused() {
     bytes[8] = 9;
     fs::write(&newest, bytes).expect("a written file");
     assert!(matches!(SnapshotStore::open(dir.path(), QUICK), Err(OpenSnapshotError::Newer { found: 9, .. })));
+}
+
+/// `cargo test --release -p base-journal -- --ignored --nocapture how_fast` prints records per second.
+#[test]
+#[ignore = "a measurement"]
+fn how_fast_records_are_committed() {
+    let record = [b'x'; 400];
+    for (appenders, per_commit) in [(1, 1), (1, 100), (16, 1)] {
+        let dir = folder();
+        let journal = open(dir.path(), JournalOptions::default());
+        let commits = 3000 / appenders;
+        let begun = std::time::Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..appenders {
+                scope.spawn(|| {
+                    let records = vec![record.as_slice(); per_commit];
+                    for _ in 0..commits {
+                        journal.append_and_commit(&records).expect("room");
+                    }
+                });
+            }
+        });
+        let rate = journal.next() as f64 / begun.elapsed().as_secs_f64();
+        println!("{appenders} appenders, {per_commit} records per commit: {rate:.0} records/s");
+    }
 }

@@ -141,7 +141,7 @@ fn a_batch_is_cut_by_bytes_too() {
     let mut core = core_with(options, &["a", "a", "a", "a"], &[]);
     let (from, to, lost, events) = sent(&mut core, Instant::now());
     assert_eq!((from, lost), (0, 0));
-    assert!(events >= 1 && events < 4 && to == events as u64);
+    assert!((1..4).contains(&events) && to == events as u64);
 }
 
 #[test]
