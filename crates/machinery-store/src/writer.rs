@@ -376,7 +376,8 @@ impl<E: Engine> Writer<E> {
             }
             Err(_) => {
                 batch.removes.extend(batch.puts.drain(pending_rows..).map(|(revision, _)| revision));
-                self.meta_due |= batch.meta.take().is_some();
+                // Made anew next time, because it goes with what is pending then.
+                batch.meta = None;
                 self.pending = batch;
                 self.flush_by = Some(Instant::now() + RETRY_PERIOD);
             }

@@ -213,6 +213,8 @@ async fn a_full_disk_refuses_writes_and_harms_nothing() {
     let store = open(disk.path());
     let value = "x".repeat(16 << 10);
     set(&store, &key("before"), &value).await;
+    let lease = Key::new(LEASES, "kube-node-lease", "n1");
+    store.commit(vec![put(&lease, Expect::Any, "1")], Durability::Lazy).await.unwrap();
     disk.set_space_left(Some(64 << 10));
     let mut written = Vec::new();
     let refused = loop {
@@ -227,9 +229,12 @@ async fn a_full_disk_refuses_writes_and_harms_nothing() {
     assert!(store.usage().full);
     assert_eq!(store.range(MAPS, None, None, None, None).unwrap().items.len(), written.len() + 1);
     // Leases go on in memory until the disk has room: a full disk should not make every node look dead.
-    let lease = Key::new(LEASES, "kube-node-lease", "n1");
+    for beat in 2..10 {
+        let refused = store.commit(vec![put(&key("more"), Expect::Any, &value)], Durability::Group).await;
+        assert!(refused.is_err());
+        store.commit(vec![put(&lease, Expect::Any, &beat.to_string())], Durability::Lazy).await.unwrap();
+    }
     disk.set_space_left(None);
-    store.commit(vec![put(&lease, Expect::Any, "1")], Durability::Lazy).await.unwrap();
     let after = set(&store, &key("after"), &value).await;
     assert!(!store.usage().full);
     drop(store);
@@ -237,6 +242,7 @@ async fn a_full_disk_refuses_writes_and_harms_nothing() {
     let store = open(disk.path());
     assert!(written.iter().all(|name| store.get(name).is_some_and(|object| object.bytes == value)));
     assert_eq!(store.get(&key("after")).unwrap().revision, after);
+    assert_eq!(store.get(&lease).unwrap().bytes, "9");
     assert_eq!(store.range(MAPS, None, None, None, None).unwrap().items.len(), written.len() + 2);
 }
 
