@@ -1,0 +1,173 @@
+//! What the kubelet is told at its start.
+//!
+//! Reading files and environment variables is the program's; here are the values, their defaults and the rules that
+//! hold between them, so that a bad setting is found before anything was done.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use base_pki::JoinToken;
+use selvedge_api::ports;
+
+/// A node heartbeat is lost now and then; four missed ones make the hub call the node unreachable.
+const LEASE_RENEW_PERIOD: Duration = Duration::from_secs(10);
+/// As Kubernetes' kubelets ask for.
+const LEASE_DURATION: Duration = Duration::from_secs(40);
+/// An unchanged node status is posted this often, as Kubernetes' kubelets do.
+const STATUS_POST_PERIOD: Duration = Duration::from_secs(300);
+/// Kubernetes' own default.
+const MAX_PODS: u32 = 110;
+
+/// Everything the kubelet needs to know before it starts.
+#[derive(Clone, Debug)]
+pub struct KubeletConfig {
+    /// Root of the program's state; the kubelet keeps to `node/`, `run/` and `ports.json` in it.
+    pub data_dir: PathBuf,
+    /// Name of the Node object, in lower case, a DNS-1123 subdomain. See [`default_node_name`].
+    pub node_name: String,
+    /// Hubs to call, in order of preference; `https://host:port`. A joined node remembers those it joined with, so
+    /// this may be empty at a later start.
+    pub hub_urls: Vec<String>,
+    /// Needed at the first start only; a joined node ignores it.
+    pub token: Option<JoinToken>,
+    /// The hub's CA in PEM, when the caller has it at hand. It must match the token when both are given.
+    pub ca: Option<String>,
+    /// Labels the node registers with, beside the well-known ones.
+    pub labels: BTreeMap<String, String>,
+    /// Taints the node registers with.
+    pub taints: Vec<Taint>,
+    /// Where the kubelet's own API listens.
+    pub listen: SocketAddr,
+    /// Address the node reports for itself and its pods; found from the route to the hub when absent.
+    pub node_ip: Option<IpAddr>,
+    /// Pods the node takes at most.
+    pub max_pods: u32,
+    /// How often the node's Lease is renewed.
+    pub lease_renew_period: Duration,
+    /// `leaseDurationSeconds` of the Lease.
+    pub lease_duration: Duration,
+    /// How often an unchanged node status is posted again.
+    pub status_post_period: Duration,
+}
+
+/// A taint that the node registers with.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Taint {
+    /// Such as `selvedge.dev/lab`.
+    pub key: String,
+    /// May be empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub value: String,
+    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
+    pub effect: String,
+}
+
+impl Default for KubeletConfig {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("/var/lib/selvedge"),
+            node_name: default_node_name(),
+            hub_urls: Vec::new(),
+            token: None,
+            ca: None,
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, ports::KUBELET)),
+            node_ip: None,
+            max_pods: MAX_PODS,
+            lease_renew_period: LEASE_RENEW_PERIOD,
+            lease_duration: LEASE_DURATION,
+            status_post_period: STATUS_POST_PERIOD,
+        }
+    }
+}
+
+/// One mistake in a [`KubeletConfig`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The name cannot be a Node's.
+    #[error("node name `{0}` is not a DNS-1123 subdomain: use lower-case letters, digits, `-` and `.`, at most 253")]
+    NodeName(String),
+    /// The URL cannot be a hub's.
+    #[error("hub URL `{0}` is not of the form https://HOST[:PORT]")]
+    HubUrl(String),
+    /// Kubernetes knows three effects.
+    #[error("taint `{key}` has effect `{effect}`; use NoSchedule, PreferNoSchedule or NoExecute")]
+    TaintEffect {
+        /// Key of the taint.
+        key: String,
+        /// What was given.
+        effect: String,
+    },
+    /// The lease would run out between two renewals.
+    #[error("lease duration {duration_s} s is not longer than its renew period {period_s} s")]
+    Lease {
+        /// The duration.
+        duration_s: u64,
+        /// The period.
+        period_s: u64,
+    },
+}
+
+impl KubeletConfig {
+    /// All mistakes at once; empty when the configuration can be used.
+    pub fn mistakes(&self) -> Vec<ConfigError> {
+        let mut mistakes = Vec::new();
+        if !is_dns_subdomain(&self.node_name) {
+            mistakes.push(ConfigError::NodeName(self.node_name.clone()));
+        }
+        for url in &self.hub_urls {
+            if !is_hub_url(url) {
+                mistakes.push(ConfigError::HubUrl(url.clone()));
+            }
+        }
+        for taint in &self.taints {
+            if !matches!(taint.effect.as_str(), "NoSchedule" | "PreferNoSchedule" | "NoExecute") {
+                mistakes.push(ConfigError::TaintEffect { key: taint.key.clone(), effect: taint.effect.clone() });
+            }
+        }
+        if self.lease_duration <= self.lease_renew_period {
+            mistakes.push(ConfigError::Lease {
+                duration_s: self.lease_duration.as_secs(),
+                period_s: self.lease_renew_period.as_secs(),
+            });
+        }
+        mistakes
+    }
+}
+
+/// The machine's host name as a node name: lower case, every character a Node's name may not hold made a `-`.
+pub fn default_node_name() -> String {
+    node_name_from(&rustix::system::uname().nodename().to_string_lossy())
+}
+
+pub(crate) fn node_name_from(host_name: &str) -> String {
+    let mapped: String = host_name
+        .to_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' { c } else { '-' })
+        .take(253)
+        .collect();
+    let labels: Vec<&str> = mapped.split('.').map(|label| label.trim_matches('-')).filter(|l| !l.is_empty()).collect();
+    if labels.is_empty() { "node".to_owned() } else { labels.join(".") }
+}
+
+fn is_dns_subdomain(name: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
+}
+
+fn is_hub_url(url: &str) -> bool {
+    url.parse::<http::Uri>()
+        .is_ok_and(|uri| uri.scheme_str() == Some("https") && uri.host().is_some_and(|host| !host.is_empty()))
+}
+
+#[cfg(test)]
+mod tests;

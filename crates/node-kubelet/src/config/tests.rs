@@ -1,0 +1,29 @@
+use super::*;
+
+#[test]
+fn a_host_name_becomes_a_node_name() {
+    for (host, node) in [
+        ("press-4", "press-4"),
+        ("Press_4.Plant", "press-4.plant"),
+        ("_x_", "x"),
+        ("", "node"),
+        ("Größe", "gr--e"),
+        ("a..b", "a.b"),
+    ] {
+        assert_eq!(node_name_from(host), node, "{host}");
+        assert!(is_dns_subdomain(&node_name_from(host)), "{host}");
+    }
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let config = KubeletConfig {
+        node_name: "Press 4".into(),
+        hub_urls: vec!["http://hub".into(), "https://hub:6443".into()],
+        taints: vec![Taint { key: "a".into(), value: String::new(), effect: "Never".into() }],
+        lease_duration: Duration::from_secs(5),
+        ..KubeletConfig::default()
+    };
+    assert_eq!(config.mistakes().len(), 4);
+    assert!(KubeletConfig { node_name: "n".into(), ..KubeletConfig::default() }.mistakes().is_empty());
+}

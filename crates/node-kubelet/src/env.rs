@@ -1,0 +1,262 @@
+//! The environment and command line of a container: values from many places, and `$(NAME)` expanded.
+//!
+//! Plain functions; objects come through a [`Lookup`], so that tests need neither store nor hub.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::Value;
+
+use crate::pods::model::{Container, EnvSource, FieldRef, KeyRef, Pod, Quantity, ResourceFieldRef};
+use crate::store::{Known, ObjectKey, ObjectKind};
+
+/// Where ConfigMaps and Secrets come from.
+pub(crate) trait Lookup {
+    fn object(&self, key: &ObjectKey) -> Known;
+}
+
+impl Lookup for crate::store::Store {
+    fn object(&self, key: &ObjectKey) -> Known {
+        self.object(key)
+    }
+}
+
+/// Why a value cannot be had (yet).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ValueError {
+    #[error("{} \"{name}\" was not fetched from the hub yet", kind.singular())]
+    Pending { kind: ObjectKind, name: String },
+    #[error("{} \"{name}\" not found", kind.singular())]
+    NoObject { kind: ObjectKind, name: String },
+    #[error("couldn't find key {key} in {} {name}", kind.singular())]
+    NoKey { kind: ObjectKind, name: String, key: String },
+    #[error("the value of key {key} in {} {name} is not text", kind.singular())]
+    NotText { kind: ObjectKind, name: String, key: String },
+    #[error("field path `{0}` is not supported")]
+    Field(String),
+    #[error("resource `{0}` is not supported; use limits.cpu, limits.memory, requests.cpu or requests.memory")]
+    Resource(String),
+}
+
+/// Facts of the node that fields may refer to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NodeFacts {
+    pub node_name: String,
+    pub node_ip: String,
+    /// Stands for a limit that a container does not have.
+    pub cpu_millis: u64,
+    pub memory_bytes: u64,
+}
+
+/// The whole environment of a container.
+pub(crate) fn environment(
+    pod: &Pod,
+    container: &Container,
+    node: &NodeFacts,
+    lookup: &dyn Lookup,
+) -> Result<BTreeMap<String, String>, ValueError> {
+    let mut environment = BTreeMap::new();
+    for from in &container.env_from {
+        let references =
+            [(ObjectKind::ConfigMap, from.config_map_ref.as_ref()), (ObjectKind::Secret, from.secret_ref.as_ref())];
+        for (kind, reference) in references {
+            let Some(reference) = reference else { continue };
+            let Some(object) = fetch(lookup, kind, &pod.metadata.namespace, &reference.name, reference.optional)?
+            else {
+                continue;
+            };
+            for (key, value) in data(kind, &object) {
+                // A key that is no variable's name, or no text, is left out, as kubelets do.
+                if let (true, Ok(text)) = (is_variable_name(&key), String::from_utf8(value)) {
+                    environment.insert(format!("{}{key}", from.prefix), text);
+                }
+            }
+        }
+    }
+    for variable in &container.env {
+        let value = match (&variable.value, &variable.value_from) {
+            (Some(value), _) if !value.is_empty() => Some(expand(value, &environment)),
+            (_, Some(source)) => resolve(pod, container, node, lookup, source)?,
+            _ => Some(String::new()),
+        };
+        if let Some(value) = value {
+            environment.insert(variable.name.clone(), value);
+        }
+    }
+    Ok(environment)
+}
+
+fn resolve(
+    pod: &Pod,
+    container: &Container,
+    node: &NodeFacts,
+    lookup: &dyn Lookup,
+    source: &EnvSource,
+) -> Result<Option<String>, ValueError> {
+    let namespace = &pod.metadata.namespace;
+    if let Some(reference) = &source.config_map_key_ref {
+        return key_value(lookup, ObjectKind::ConfigMap, namespace, reference);
+    }
+    if let Some(reference) = &source.secret_key_ref {
+        return key_value(lookup, ObjectKind::Secret, namespace, reference);
+    }
+    if let Some(field) = &source.field_ref {
+        return field_value(pod, node, field).map(Some);
+    }
+    if let Some(resource) = &source.resource_field_ref {
+        return resource_value(pod, container, node, resource).map(Some);
+    }
+    Ok(Some(String::new()))
+}
+
+fn key_value(
+    lookup: &dyn Lookup,
+    kind: ObjectKind,
+    namespace: &str,
+    reference: &KeyRef,
+) -> Result<Option<String>, ValueError> {
+    let (name, key) = (reference.name.clone(), reference.key.clone());
+    let Some(object) = fetch(lookup, kind, namespace, &name, reference.optional)? else { return Ok(None) };
+    match data(kind, &object).remove(&key) {
+        Some(value) => String::from_utf8(value).map(Some).map_err(|_| ValueError::NotText { kind, name, key }),
+        None if reference.optional => Ok(None),
+        None => Err(ValueError::NoKey { kind, name, key }),
+    }
+}
+
+/// The object, `None` when it is missing and may be.
+pub(crate) fn fetch(
+    lookup: &dyn Lookup,
+    kind: ObjectKind,
+    namespace: &str,
+    name: &str,
+    optional: bool,
+) -> Result<Option<Value>, ValueError> {
+    let key = ObjectKey { kind, namespace: namespace.to_owned(), name: name.to_owned() };
+    match lookup.object(&key) {
+        Known::Present(object) => Ok(Some(object)),
+        Known::Absent if optional => Ok(None),
+        Known::Absent => Err(ValueError::NoObject { kind, name: key.name }),
+        Known::Unknown => Err(ValueError::Pending { kind, name: key.name }),
+    }
+}
+
+/// Keys and values of a ConfigMap or Secret.
+pub(crate) fn data(kind: ObjectKind, object: &Value) -> BTreeMap<String, Vec<u8>> {
+    let entries = |field: &str| object[field].as_object().cloned().unwrap_or_default();
+    let decoded = |value: &Value| BASE64.decode(value.as_str().unwrap_or_default()).ok();
+    let mut data = BTreeMap::new();
+    for (key, value) in entries("data") {
+        let bytes = match kind {
+            ObjectKind::ConfigMap => value.as_str().map(|text| text.as_bytes().to_vec()),
+            ObjectKind::Secret => decoded(&value),
+        };
+        if let Some(bytes) = bytes {
+            data.insert(key, bytes);
+        }
+    }
+    if kind == ObjectKind::ConfigMap {
+        for (key, value) in entries("binaryData") {
+            if let Some(bytes) = decoded(&value) {
+                data.insert(key, bytes);
+            }
+        }
+    }
+    data
+}
+
+/// The value of a downward API field.
+pub(crate) fn field_value(pod: &Pod, node: &NodeFacts, field: &FieldRef) -> Result<String, ValueError> {
+    let metadata = &pod.metadata;
+    let path = field.field_path.as_str();
+    let value = match path {
+        "metadata.name" => metadata.name.clone(),
+        "metadata.namespace" => metadata.namespace.clone(),
+        "metadata.uid" => metadata.uid.clone(),
+        "metadata.labels" => lines(&metadata.labels),
+        "metadata.annotations" => lines(&metadata.annotations),
+        "spec.nodeName" => node.node_name.clone(),
+        "spec.serviceAccountName" => pod.spec.service_account_name.clone().unwrap_or_else(|| "default".to_owned()),
+        "status.hostIP" | "status.hostIPs" | "status.podIP" | "status.podIPs" => node.node_ip.clone(),
+        _ => {
+            let subscript = |prefix: &str| path.strip_prefix(prefix)?.strip_suffix("']");
+            let (map, key) = match (subscript("metadata.labels['"), subscript("metadata.annotations['")) {
+                (Some(key), _) => (&metadata.labels, key),
+                (_, Some(key)) => (&metadata.annotations, key),
+                (None, None) => return Err(ValueError::Field(path.to_owned())),
+            };
+            map.get(key).cloned().unwrap_or_default()
+        }
+    };
+    Ok(value)
+}
+
+/// One `key="value"` per line, as the downward API writes maps.
+fn lines(map: &BTreeMap<String, String>) -> String {
+    map.iter().map(|(key, value)| format!("{key}={value:?}")).collect::<Vec<_>>().join("\n")
+}
+
+/// The value of a resource field, in units of its divisor, rounded up.
+pub(crate) fn resource_value(
+    pod: &Pod,
+    container: &Container,
+    node: &NodeFacts,
+    field: &ResourceFieldRef,
+) -> Result<String, ValueError> {
+    let unknown = || ValueError::Resource(field.resource.clone());
+    let container = match &field.container_name {
+        Some(name) => pod.all_containers().find(|container| container.name == *name).ok_or_else(unknown)?,
+        None => container,
+    };
+    let (list, resource) = field.resource.split_once('.').ok_or_else(unknown)?;
+    let of = |map: &BTreeMap<String, Quantity>| map.get(resource).and_then(Quantity::millis);
+    let whole_node = match resource {
+        "cpu" => node.cpu_millis,
+        "memory" => node.memory_bytes.saturating_mul(1000),
+        _ => return Err(unknown()),
+    };
+    let millis = match list {
+        "limits" => of(&container.resources.limits).unwrap_or(whole_node),
+        "requests" => of(&container.resources.requests).or_else(|| of(&container.resources.limits)).unwrap_or(0),
+        _ => return Err(unknown()),
+    };
+    let divisor = field.divisor.as_ref().and_then(Quantity::millis).filter(|divisor| *divisor > 0).unwrap_or(1000);
+    Ok(millis.div_ceil(divisor).to_string())
+}
+
+/// Replaces `$(NAME)` by the variable's value; one that does not exist stays as it is, `$$` is a dollar sign.
+pub(crate) fn expand(text: &str, environment: &BTreeMap<String, String>) -> String {
+    let mut expanded = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(position) = rest.find('$') {
+        expanded.push_str(&rest[..position]);
+        let after = &rest[position + 1..];
+        rest = if let Some(tail) = after.strip_prefix('$') {
+            expanded.push('$');
+            tail
+        } else if let Some((name, tail)) = after.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
+            match environment.get(name) {
+                Some(value) => expanded.push_str(value),
+                None => {
+                    expanded.push_str("$(");
+                    expanded.push_str(name);
+                    expanded.push(')');
+                }
+            }
+            tail
+        } else {
+            expanded.push('$');
+            after
+        };
+    }
+    expanded.push_str(rest);
+    expanded
+}
+
+fn is_variable_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['=', '\0'])
+}
+
+#[cfg(test)]
+mod tests;

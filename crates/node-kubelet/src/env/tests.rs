@@ -1,0 +1,115 @@
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+struct Objects(Vec<(ObjectKind, &'static str, Value)>);
+
+impl Lookup for Objects {
+    fn object(&self, key: &ObjectKey) -> Known {
+        let found = self.0.iter().find(|(kind, name, _)| *kind == key.kind && *name == key.name);
+        match found {
+            Some((_, _, Value::Null)) => Known::Unknown,
+            Some((_, _, object)) => Known::Present(object.clone()),
+            None => Known::Absent,
+        }
+    }
+}
+
+fn objects() -> Objects {
+    Objects(vec![
+        (ObjectKind::ConfigMap, "c", json!({"data": {"a": "1", "b": "two"}, "binaryData": {"z": "/w=="}})),
+        (ObjectKind::Secret, "s", json!({"data": {"p": "aHVudGVy"}})),
+        (ObjectKind::Secret, "late", Value::Null),
+    ])
+}
+
+fn env_of(container: Value) -> Result<BTreeMap<String, String>, ValueError> {
+    let mut container = container;
+    container["name"] = "a".into();
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": {"name": "p", "namespace": "d", "uid": "u", "labels": {"app": "x"}},
+        "spec": {"containers": [container]},
+    }))
+    .unwrap();
+    let node = NodeFacts { node_name: "n".into(), node_ip: "10.0.0.1".into(), cpu_millis: 4000, memory_bytes: 1 << 30 };
+    environment(&pod, &pod.spec.containers[0], &node, &objects())
+}
+
+fn check(container: Value, expected: &[(&str, &str)]) {
+    let expected = expected.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    assert_eq!(env_of(container.clone()), Ok(expected), "{container}");
+}
+
+fn check_refused(container: Value, expected: &str) {
+    assert_eq!(env_of(container.clone()).unwrap_err().to_string(), expected, "{container}");
+}
+
+#[test]
+fn values_come_from_every_source() {
+    check(
+        json!({"env": [{"name": "A", "value": "x"}, {"name": "B", "value": "$(A)$(NO)$$"}]}),
+        &[("A", "x"), ("B", "x$(NO)$")],
+    );
+    check(json!({"envFrom": [{"prefix": "C_", "configMapRef": {"name": "c"}}]}), &[("C_a", "1"), ("C_b", "two")]);
+    check(
+        json!({"env": [{"name": "P", "valueFrom": {"secretKeyRef": {"name": "s", "key": "p"}}}]}),
+        &[("P", "hunter")],
+    );
+    check(json!({"env": [{"name": "N", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]}), &[("N", "n")]);
+    check(
+        json!({"env": [{"name": "L", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}}]}),
+        &[("L", "x")],
+    );
+    check(
+        json!({"resources": {"limits": {"memory": "64Mi"}}, "env": [
+            {"name": "M", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory", "divisor": "1Mi"}}},
+            {"name": "R", "valueFrom": {"resourceFieldRef": {"resource": "requests.memory", "divisor": "1Mi"}}},
+            {"name": "C", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}},
+        ]}),
+        &[("M", "64"), ("R", "64"), ("C", "4")],
+    );
+}
+
+#[test]
+fn what_is_optional_may_be_missing_and_what_is_not_is_named() {
+    let reference = |kind: &str, name: &str, key: &str, optional: bool| json!({"env": [{"name": "A", "valueFrom": {kind: {"name": name, "key": key, "optional": optional}}}]});
+    check(reference("configMapKeyRef", "none", "a", true), &[]);
+    check(reference("configMapKeyRef", "c", "none", true), &[]);
+    check_refused(reference("configMapKeyRef", "none", "a", false), "configmap \"none\" not found");
+    check_refused(reference("secretKeyRef", "s", "none", false), "couldn't find key none in secret s");
+    check_refused(reference("configMapKeyRef", "c", "z", false), "the value of key z in configmap c is not text");
+    check_refused(reference("secretKeyRef", "late", "a", true), "secret \"late\" was not fetched from the hub yet");
+    check_refused(
+        json!({"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.x"}}}]}),
+        "field path `spec.x` is not supported",
+    );
+}
+
+#[test]
+fn references_are_expanded_and_dollars_escaped() {
+    let environment = BTreeMap::from([("A".to_owned(), "1".to_owned()), ("B".to_owned(), "$(A)".to_owned())]);
+    for (text, expected) in [
+        ("$(A)", "1"),
+        ("$(B)", "$(A)"),
+        ("$$(A)", "$(A)"),
+        ("$A", "$A"),
+        ("$(A", "$(A"),
+        ("x$", "x$"),
+        ("$$$(A)", "$1"),
+        ("ü$(A)ü", "ü1ü"),
+        ("$()", "$()"),
+    ] {
+        assert_eq!(expand(text, &environment), expected, "{text}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn text_without_dollars_is_unchanged_and_no_text_panics(text in "\\PC*") {
+        let expanded = expand(&text, &BTreeMap::new());
+        if !text.contains("$$") {
+            prop_assert_eq!(expanded, text);
+        }
+    }
+}

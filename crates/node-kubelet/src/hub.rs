@@ -1,0 +1,505 @@
+//! The one connection to the hub.
+//!
+//! All requests and watches of the kubelet are streams of one HTTP/2 connection: a node costs the hub one socket, and
+//! one answer tells whether the hub is there. [`run`] keeps the connection (dial, wait until it ends, back off with
+//! jitter, dial the next URL); everyone else takes what is there at the moment and is told at once when nothing is.
+//!
+//! Bodies stay JSON text or [`Value`]: the kubelet acts on few fields and keeps no typed copies.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
+use http::{Method, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::pki_types::ServerName;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::report::{Board, chain};
+
+/// A hub that has not answered within this is taken for dead; a slow radio link needs some of it for the handshake.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest wait for the head and body of an ordinary answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// Largest answer that is read: a list of 110 pods with their status stays well below.
+const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Largest single event of a watch: objects are at most 1.5 MB in etcd, and so in any hub.
+const EVENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// First and longest pause between two dials.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// Why a request to the hub has no usable answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HubError {
+    #[error("the hub is out of reach")]
+    Unreachable,
+    #[error("the hub did not answer {act} in time")]
+    Timeout { act: String },
+    #[error("the connection to the hub broke during {act}")]
+    Broken {
+        act: String,
+        #[source]
+        source: hyper::Error,
+    },
+    #[error("the hub answered {act} with {code} {reason}: {message}")]
+    Status { act: String, code: u16, reason: String, message: String },
+    #[error("the hub answered {act} with something that cannot be read: {message}")]
+    Unreadable { act: String, message: String },
+}
+
+impl HubError {
+    /// The HTTP status, when the hub answered at all.
+    pub(crate) fn code(&self) -> Option<u16> {
+        match self {
+            Self::Status { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+
+    /// Whether waiting for the hub is all there is to do.
+    pub(crate) fn is_outage(&self) -> bool {
+        match self {
+            Self::Unreachable | Self::Timeout { .. } | Self::Broken { .. } => true,
+            Self::Status { code, .. } => *code >= 500 || *code == 429,
+            Self::Unreadable { .. } => false,
+        }
+    }
+}
+
+/// Why no connection to a hub could be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    #[error("`{0}` is not a URL of the form https://HOST[:PORT]")]
+    Url(String),
+    #[error("failed to connect to {address}")]
+    Connect {
+        address: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("failed to agree on TLS with {address}")]
+    Tls {
+        address: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("failed to speak HTTP/2 with {address}")]
+    Http {
+        address: String,
+        #[source]
+        source: hyper::Error,
+    },
+    #[error("{address} did not answer within {} s", DIAL_TIMEOUT.as_secs())]
+    Timeout { address: String },
+}
+
+/// With what to call which hubs. A new value makes the kubelet dial again.
+#[derive(Clone, Debug)]
+pub(crate) struct Access {
+    pub urls: Vec<String>,
+    pub tls: Arc<rustls::ClientConfig>,
+    pub bearer: Option<String>,
+}
+
+/// A sender of requests over a connection that was open a moment ago.
+#[derive(Clone, Debug)]
+struct Link {
+    sender: http2::SendRequest<Full<Bytes>>,
+    authority: Arc<str>,
+    bearer: Option<Arc<str>>,
+    /// Counts the connections of this process.
+    number: u64,
+    /// Ends this connection: for a caller that has seen it hang.
+    hang_up: CancellationToken,
+}
+
+/// A handle on the connection; cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Hub {
+    link: watch::Receiver<Option<Link>>,
+    local_ip: watch::Receiver<Option<std::net::IpAddr>>,
+}
+
+/// The other end of a [`Hub`], for [`run`].
+#[derive(Debug)]
+pub(crate) struct HubKeeper {
+    link: watch::Sender<Option<Link>>,
+    local_ip: watch::Sender<Option<std::net::IpAddr>>,
+}
+
+/// A hub that is not connected, and its keeper.
+pub(crate) fn hub() -> (Hub, HubKeeper) {
+    let (link_tx, link) = watch::channel(None);
+    let (ip_tx, local_ip) = watch::channel(None);
+    (Hub { link, local_ip }, HubKeeper { link: link_tx, local_ip: ip_tx })
+}
+
+/// Keeps the connection until `shutdown`; waits for the first [`Access`] when there is none yet.
+pub(crate) async fn run(
+    keeper: HubKeeper,
+    mut access: watch::Receiver<Option<Access>>,
+    board: Board,
+    shutdown: CancellationToken,
+) {
+    let mut failures = 0_u32;
+    let mut turn = 0_usize;
+    let mut connections = 0_u64;
+    loop {
+        let current = access.borrow_and_update().clone();
+        let Some(current) = current.filter(|access| !access.urls.is_empty()) else {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                changed = access.changed() => if changed.is_err() { return },
+            }
+            continue;
+        };
+        let url = current.urls[turn % current.urls.len()].clone();
+        let dialed = tokio::select! {
+            () = shutdown.cancelled() => return,
+            dialed = dial(&url, &current) => dialed,
+        };
+        match dialed {
+            Ok((mut link, connection, local_ip)) => {
+                connections += 1;
+                link.number = connections;
+                info!(%url, "Connected to the hub.");
+                failures = 0;
+                board.set_connected(true);
+                let hang_up = link.hang_up.clone();
+                keeper.local_ip.send_replace(local_ip);
+                keeper.link.send_replace(Some(link));
+                let stop = tokio::select! {
+                    () = shutdown.cancelled() => true,
+                    () = hang_up.cancelled() => false,
+                    changed = access.changed() => changed.is_err(),
+                    ended = connection => {
+                        if let Err(error) = ended {
+                            debug!(%url, error = %chain(&error), "The connection to the hub ended.");
+                        }
+                        false
+                    }
+                };
+                keeper.link.send_replace(None);
+                board.set_connected(false);
+                if stop {
+                    return;
+                }
+                warn!(%url, "Lost the hub; pods run on, dialing again.");
+            }
+            Err(error) => {
+                let text = chain(&error);
+                // The first failure and then each time the back-off doubles: not one line per dial for hours.
+                if failures == 0 || failures.is_power_of_two() {
+                    warn!(%url, error = %text, failures, "Failed to reach the hub; pods run on, trying again.");
+                }
+                board.error(format!("hub {url}: {text}"));
+                failures = failures.saturating_add(1);
+                turn = turn.wrapping_add(1);
+            }
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(pause(failures)) => {}
+            changed = access.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// The pause before the next dial: doubles up to its longest, half of it at random so that a thousand nodes that lost
+/// the same hub do not come back in the same second.
+pub(crate) fn pause(failures: u32) -> Duration {
+    let longest = BACKOFF.0.saturating_mul(1 << failures.min(10)).min(BACKOFF.1);
+    longest.mul_f64(0.5 + 0.5 * random_fraction())
+}
+
+/// A number in [0, 1).
+pub(crate) fn random_fraction() -> f64 {
+    let mut bytes = [0_u8; 4];
+    match ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes) {
+        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0),
+        // Without randomness only the spread is lost.
+        Err(_) => 0.5,
+    }
+}
+
+type Dialed = (
+    Link,
+    http2::Connection<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>, Full<Bytes>, TokioExecutor>,
+    Option<std::net::IpAddr>,
+);
+
+async fn dial(url: &str, access: &Access) -> Result<Dialed, DialError> {
+    let address = HubAddress::parse(url)?;
+    tokio::time::timeout(DIAL_TIMEOUT, dial_address(&address, access))
+        .await
+        .map_err(|_| DialError::Timeout { address: address.authority.clone() })?
+}
+
+async fn dial_address(address: &HubAddress, access: &Access) -> Result<Dialed, DialError> {
+    let authority = &address.authority;
+    let tcp = TcpStream::connect((address.host.as_str(), address.port))
+        .await
+        .map_err(|source| DialError::Connect { address: authority.clone(), source })?;
+    let local_ip = tcp.local_addr().ok().map(|local| local.ip());
+    // Small requests, answered one by one: waiting to fill a segment only adds delay. A refusal changes nothing else.
+    let _ = tcp.set_nodelay(true);
+    let tls = TlsConnector::from(access.tls.clone())
+        .connect(address.server_name.clone(), tcp)
+        .await
+        .map_err(|source| DialError::Tls { address: authority.clone(), source })?;
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        // Small windows: a node reads a few KB at a time, and the budget is for pods.
+        .initial_stream_window_size(256 * 1024)
+        .initial_connection_window_size(512 * 1024)
+        .max_send_buf_size(128 * 1024)
+        .handshake(TokioIo::new(tls))
+        .await
+        .map_err(|source| DialError::Http { address: authority.clone(), source })?;
+    let link = Link {
+        sender,
+        authority: authority.as_str().into(),
+        bearer: access.bearer.as_deref().map(Into::into),
+        number: 0,
+        hang_up: CancellationToken::new(),
+    };
+    Ok((link, connection, local_ip))
+}
+
+/// Host, port and TLS name of a hub URL.
+pub(crate) struct HubAddress {
+    pub host: String,
+    pub port: u16,
+    pub authority: String,
+    pub server_name: ServerName<'static>,
+}
+
+impl HubAddress {
+    pub(crate) fn parse(url: &str) -> Result<Self, DialError> {
+        let refused = || DialError::Url(url.to_owned());
+        let uri: Uri = url.parse().map_err(|_| refused())?;
+        let host = uri.host().ok_or_else(refused)?.trim_start_matches('[').trim_end_matches(']').to_owned();
+        if uri.scheme_str() != Some("https") {
+            return Err(refused());
+        }
+        let port = uri.port_u16().unwrap_or(443);
+        let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let server_name = ServerName::try_from(host.clone()).map_err(|_| refused())?;
+        Ok(Self { host, port, authority, server_name })
+    }
+}
+
+/// A patch, by how it is to be understood.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Patch {
+    Merge,
+    Strategic,
+}
+
+impl Hub {
+    /// Waits until there is a connection.
+    pub(crate) async fn connected(&mut self) {
+        // An error means that the keeper is gone, which happens at shutdown only; the caller is then cancelled, too.
+        if self.link.wait_for(Option::is_some).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Address of this node's end of the connection: the one by which the hub's network knows the node.
+    pub(crate) fn local_ip(&self) -> Option<std::net::IpAddr> {
+        *self.local_ip.borrow()
+    }
+
+    /// Which connection this is, counted from 1: who has told the hub something asks whether it is still the same one.
+    pub(crate) fn connection_number(&self) -> u64 {
+        self.link.borrow().as_ref().map_or(0, |link| link.number)
+    }
+
+    /// Ends a connection that hangs; the keeper dials again.
+    pub(crate) fn hang_up(&self) {
+        if let Some(link) = self.link.borrow().as_ref() {
+            link.hang_up.cancel();
+        }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Result<Value, HubError> {
+        self.json(Method::GET, path, None).await
+    }
+
+    pub(crate) async fn create(&self, path: &str, body: &Value) -> Result<Value, HubError> {
+        self.json(Method::POST, path, Some(("application/json", body))).await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, kind: Patch, body: &Value) -> Result<Value, HubError> {
+        let content_type = match kind {
+            Patch::Merge => "application/merge-patch+json",
+            Patch::Strategic => "application/strategic-merge-patch+json",
+        };
+        self.json(Method::PATCH, path, Some((content_type, body))).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str, options: &Value) -> Result<Value, HubError> {
+        self.json(Method::DELETE, path, Some(("application/json", options))).await
+    }
+
+    /// Opens a watch; its first event may be long in coming.
+    pub(crate) async fn watch(&self, path: &str) -> Result<Watch, HubError> {
+        let act = format!("GET {path}");
+        let response = within(ANSWER_TIMEOUT, &act, self.send(Method::GET, path, None)).await?;
+        let status = response.status();
+        if status != StatusCode::OK {
+            let body = within(ANSWER_TIMEOUT, &act, read_answer(response.into_body(), &act)).await?;
+            return Err(status_error(act, status, &body));
+        }
+        Ok(Watch { act, body: response.into_body(), buffer: BytesMut::new() })
+    }
+
+    async fn json(&self, method: Method, path: &str, body: Option<(&'static str, &Value)>) -> Result<Value, HubError> {
+        let act = format!("{method} {}", path.split('?').next().unwrap_or(path));
+        let exchange = async {
+            let response = self.send(method, path, body).await?;
+            let status = response.status();
+            Ok((status, read_answer(response.into_body(), &act).await?))
+        };
+        let (status, answer) = within(ANSWER_TIMEOUT, &act, exchange).await?;
+        if !status.is_success() {
+            return Err(status_error(act, status, &answer));
+        }
+        serde_json::from_slice(&answer).map_err(|error| HubError::Unreadable { act, message: error.to_string() })
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&'static str, &Value)>,
+    ) -> Result<Response<Incoming>, HubError> {
+        let link = self.link.borrow().clone().ok_or(HubError::Unreachable)?;
+        let act = format!("{method} {path}");
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("https://{}{path}", link.authority))
+            .header(ACCEPT, "application/json")
+            .header(USER_AGENT, concat!("selvedge-kubelet/", env!("CARGO_PKG_VERSION")));
+        if let Some(token) = &link.bearer {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let bytes = match body {
+            Some((content_type, value)) => {
+                request = request.header(CONTENT_TYPE, content_type);
+                Bytes::from(value.to_string())
+            }
+            None => Bytes::new(),
+        };
+        let request = request
+            .body(Full::new(bytes))
+            .map_err(|error| HubError::Unreadable { act: act.clone(), message: error.to_string() })?;
+        let mut sender = link.sender;
+        sender.send_request(request).await.map_err(|source| HubError::Broken { act, source })
+    }
+}
+
+async fn within<T>(limit: Duration, act: &str, work: impl Future<Output = Result<T, HubError>>) -> Result<T, HubError> {
+    tokio::time::timeout(limit, work).await.map_err(|_| HubError::Timeout { act: act.to_owned() })?
+}
+
+async fn read_answer(mut body: Incoming, act: &str) -> Result<Bytes, HubError> {
+    let mut answer = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|source| HubError::Broken { act: act.to_owned(), source })?;
+        if let Some(data) = frame.data_ref() {
+            if answer.len() + data.len() > ANSWER_BYTES_MAX {
+                return Err(HubError::Unreadable { act: act.to_owned(), message: "it is too large".to_owned() });
+            }
+            answer.extend_from_slice(data);
+        }
+    }
+    Ok(answer.freeze())
+}
+
+fn status_error(act: String, status: StatusCode, body: &[u8]) -> HubError {
+    let answer: Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = |field: &str| answer[field].as_str().unwrap_or_default().to_owned();
+    HubError::Status { act, code: status.as_u16(), reason: text("reason"), message: text("message") }
+}
+
+/// One event of a watch.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Event {
+    /// Added or modified: the object as it is now.
+    Applied(Value),
+    /// The object as it was last.
+    Deleted(Value),
+    /// Nothing changed up to this resource version.
+    Bookmark(String),
+    /// The hub ends the watch; 410 asks for a new list.
+    Error { code: u64, message: String },
+}
+
+/// An open watch.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    act: String,
+    body: Incoming,
+    buffer: BytesMut,
+}
+
+impl Watch {
+    /// The next event; `None` when the hub closed the watch in good order. May be dropped while it waits.
+    pub(crate) async fn next(&mut self) -> Result<Option<Event>, HubError> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line = self.buffer.split_to(end + 1);
+                if line.iter().all(u8::is_ascii_whitespace) {
+                    continue;
+                }
+                return parse_event(&line).map(Some).map_err(|message| self.unreadable(message));
+            }
+            if self.buffer.len() > EVENT_BYTES_MAX {
+                return Err(self.unreadable("an event is too large".to_owned()));
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(source)) => return Err(HubError::Broken { act: self.act.clone(), source }),
+                Some(Ok(frame)) => {
+                    if let Some(data) = frame.data_ref() {
+                        self.buffer.extend_from_slice(data);
+                    }
+                }
+            }
+        }
+    }
+
+    fn unreadable(&self, message: String) -> HubError {
+        HubError::Unreadable { act: self.act.clone(), message }
+    }
+}
+
+pub(crate) fn parse_event(line: &[u8]) -> Result<Event, String> {
+    let mut event: Value = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    let object = event["object"].take();
+    match event["type"].as_str().unwrap_or_default() {
+        "ADDED" | "MODIFIED" => Ok(Event::Applied(object)),
+        "DELETED" => Ok(Event::Deleted(object)),
+        "BOOKMARK" => {
+            Ok(Event::Bookmark(object["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned()))
+        }
+        "ERROR" => Ok(Event::Error {
+            code: object["code"].as_u64().unwrap_or(500),
+            message: object["message"].as_str().unwrap_or_default().to_owned(),
+        }),
+        other => Err(format!("unknown event type `{other}`")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

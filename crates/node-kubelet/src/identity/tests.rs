@@ -1,0 +1,46 @@
+use super::*;
+
+fn identity() -> Identity {
+    let ca = base_pki::Ca::create("test").unwrap();
+    let key = base_pki::KeyPair::generate().unwrap();
+    let csr = base_pki::make_csr(&key, "system:node:n", &["system:nodes".to_owned()], &[]).unwrap();
+    let cert = ca.sign_csr(&csr, base_pki::Usage::Client, std::time::Duration::from_secs(4 * 3600)).unwrap();
+    Identity::new("n", vec!["https://hub:6443".into()], ca.cert_pem().to_owned(), cert, key.to_pem())
+}
+
+#[test]
+fn an_identity_survives_a_restart_and_only_its_owner_may_read_it() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("node/pki")).unwrap();
+    assert_eq!(Identity::load(dir.path()).unwrap(), None);
+    let identity = identity();
+    identity.save(dir.path()).unwrap();
+    assert_eq!(Identity::load(dir.path()).unwrap(), Some(identity.clone()));
+    let mode = std::fs::metadata(Identity::path(dir.path())).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    identity.access().unwrap();
+}
+
+#[test]
+fn a_certificate_is_renewed_after_three_quarters_of_its_life() {
+    let identity = identity();
+    let (from, until) = base_pki::validity(&identity.cert_pem).unwrap();
+    let renew_at = identity.renew_at().unwrap();
+    assert!(renew_at > from + (until - from) / 2 && renew_at < until);
+}
+
+#[test]
+fn a_newer_or_torn_file_is_refused() {
+    let path = Path::new("identity.json");
+    assert!(matches!(parse(br#"{"version": 2}"#, path), Err(IdentityError::TooNew { found: 2, .. })));
+    for torn in [&b""[..], b"{", b"{}", br#"{"version": 1}"#] {
+        assert!(matches!(parse(torn, path), Err(IdentityError::Parse { .. })));
+    }
+}
+
+#[test]
+fn the_key_is_not_printed() {
+    let text = format!("{:?}", identity());
+    assert!(!text.contains("PRIVATE") && text.contains("hub:6443"), "{text}");
+}

@@ -1,0 +1,418 @@
+//! From a token to a certificate, and from one certificate to the next.
+//!
+//! Two parties prove themselves: the hub by a CA whose hash the token carries ([`fetch_ca`]), the node by the token's
+//! bootstrap secret. The node then asks for its certificate by a CertificateSigningRequest, as any kubelet does, and
+//! later renews it the same way with the certificate it has. Nothing is tried a bounded number of times: a gateway
+//! is often switched on before its link works.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use base_pki::{JoinToken, KeyPair, San};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::hub::{self, Access, DialError, Hub, HubAddress, HubError};
+use crate::identity::{Identity, IdentityError, client_builder};
+use crate::report::{Board, chain};
+
+/// Signer of node client certificates.
+const SIGNER_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
+/// Signer of kubelet serving certificates.
+const SIGNER_SERVING: &str = "kubernetes.io/kubelet-serving";
+const CSRS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+/// How often a pending request is looked at: a hub that approves by itself does it within a second.
+const POLL_PERIOD: Duration = Duration::from_secs(1);
+/// A request that waits longer (a person must approve it) is made again, as the hub removes old ones.
+const APPROVAL_WAIT_MAX: Duration = Duration::from_secs(600);
+/// The hub's handshake, on a slow link.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest sleep towards a renewal: the clock of a box without one may jump.
+const RENEWAL_LOOK_PERIOD: Duration = Duration::from_secs(600);
+
+/// Why a node could not join.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum JoinError {
+    #[error(
+        "the hub at {url} is not the one that the token was made on: none of its certificates has the SHA-256 {wanted} (its last one has {found}); check the URL, or make a new token there with `selvedge token create`"
+    )]
+    WrongCa { url: String, wanted: String, found: String },
+    #[error("the hub at {url} shows a certificate that its CA does not vouch for under this name: {reason}")]
+    NotVouchedFor { url: String, reason: String },
+    #[error("failed to reach the hub")]
+    Dial(#[from] DialError),
+    #[error("failed to fetch the CA of the hub at {url}")]
+    Handshake {
+        url: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(
+        "the hub refused the token (401): it is unknown or has expired; make a new one with `selvedge token create`"
+    )]
+    TokenRefused,
+    #[error("failed to request a certificate")]
+    Request(#[source] HubError),
+    #[error("the hub {verdict} the certificate request {name}: {message}")]
+    Denied { verdict: &'static str, name: String, message: String },
+    #[error("nobody approved the certificate request {name} yet (`kubectl certificate approve {name}`)")]
+    NotApproved { name: String },
+    #[error("failed to make a key or a request")]
+    Pki(#[from] base_pki::PkiError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+impl JoinError {
+    /// Whether a person must change something before a retry can help.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::WrongCa { .. } | Self::NotVouchedFor { .. } | Self::TokenRefused | Self::Denied { .. } | Self::Pki(_)
+        )
+    }
+}
+
+/// What joining needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Joiner {
+    pub data_dir: PathBuf,
+    pub node_name: String,
+    pub hub_urls: Vec<String>,
+    pub token: JoinToken,
+    pub ca: Option<String>,
+}
+
+/// Tries until the node has an identity, which is then on disk; `None` when `shutdown` came first. A refusal is
+/// published in `refused`, for a person who waits; trying goes on, as the hub may be set right.
+pub(crate) async fn join(
+    joiner: Joiner,
+    board: Board,
+    refused: &watch::Sender<Option<String>>,
+    shutdown: &CancellationToken,
+) -> Option<Identity> {
+    let mut failures = 0_u32;
+    loop {
+        for url in &joiner.hub_urls {
+            let attempt = tokio::select! {
+                () = shutdown.cancelled() => return None,
+                attempt = join_at(&joiner, url, shutdown) => attempt,
+            };
+            match attempt {
+                Ok(identity) => {
+                    info!(node = %joiner.node_name, %url, "Joined the hub.");
+                    refused.send_replace(None);
+                    return Some(identity);
+                }
+                Err(failure) => {
+                    let text = chain(&failure);
+                    board.error(format!("join: {text}"));
+                    if failure.is_refusal() {
+                        error!(%url, error = %text, "The hub and this node do not agree; trying again.");
+                        refused.send_replace(Some(text));
+                    } else {
+                        warn!(%url, error = %text, "Failed to join the hub; trying again.");
+                    }
+                }
+            }
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return None,
+            () = tokio::time::sleep(hub::pause(failures)) => {}
+        }
+        failures = failures.saturating_add(1);
+    }
+}
+
+async fn join_at(joiner: &Joiner, url: &str, shutdown: &CancellationToken) -> Result<Identity, JoinError> {
+    let ca_pem = match &joiner.ca {
+        Some(ca) => {
+            let found = base_pki::ca_fingerprint(ca)?;
+            if found != joiner.token.ca_sha256 {
+                let wanted = joiner.token.ca_sha256.clone();
+                return Err(JoinError::WrongCa { url: url.to_owned(), wanted, found });
+            }
+            ca.clone()
+        }
+        None => fetch_ca(url, &joiner.token.ca_sha256).await?,
+    };
+    let mut tls = client_builder(&ca_pem)?.with_no_client_auth();
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let access = Access { urls: vec![url.to_owned()], tls: Arc::new(tls), bearer: Some(joiner.token.bearer()) };
+
+    let (hub, keeper) = hub::hub();
+    let (_access_tx, access_rx) = watch::channel(Some(access));
+    let done = shutdown.child_token();
+    let _hang_up = done.clone().drop_guard();
+    let keeping = tokio::spawn(hub::run(keeper, access_rx, Board::new(&joiner.node_name), done));
+    let mut waiting = hub.clone();
+    let connected = tokio::time::timeout(HANDSHAKE_TIMEOUT, waiting.connected()).await;
+    let result = match connected {
+        Ok(()) => client_certificate(&hub, &joiner.node_name).await,
+        Err(_) => Err(JoinError::Request(HubError::Unreachable)),
+    };
+    keeping.abort();
+    let (cert_pem, key_pem) = result?;
+    // The hub that was joined comes first; the others are kept for when it moves.
+    let mut urls = vec![url.to_owned()];
+    urls.extend(joiner.hub_urls.iter().filter(|other| *other != url).cloned());
+    let identity = Identity::new(&joiner.node_name, urls, ca_pem, cert_pem, key_pem);
+    identity.save(&joiner.data_dir)?;
+    Ok(identity)
+}
+
+/// Asks for a client certificate of `node_name` over `hub`; answers certificate and key in PEM.
+pub(crate) async fn client_certificate(hub: &Hub, node_name: &str) -> Result<(String, String), JoinError> {
+    let cn = format!("system:node:{node_name}");
+    request_certificate(hub, node_name, SIGNER_CLIENT, "client auth", &cn, &[]).await
+}
+
+/// Asks for a serving certificate of the kubelet; answers certificate and key in PEM.
+pub(crate) async fn serving_certificate(
+    hub: &Hub,
+    node_name: &str,
+    sans: &[San],
+) -> Result<(String, String), JoinError> {
+    let cn = format!("system:node:{node_name}");
+    request_certificate(hub, node_name, SIGNER_SERVING, "server auth", &cn, sans).await
+}
+
+async fn request_certificate(
+    hub: &Hub,
+    node_name: &str,
+    signer: &str,
+    usage: &str,
+    cn: &str,
+    sans: &[San],
+) -> Result<(String, String), JoinError> {
+    let key = KeyPair::generate()?;
+    let csr = base_pki::make_csr(&key, cn, &["system:nodes".to_owned()], sans)?;
+    let name = format!("csr-{}", uuid::Uuid::new_v4().simple());
+    let object = json!({
+        "apiVersion": "certificates.k8s.io/v1",
+        "kind": "CertificateSigningRequest",
+        "metadata": {"name": name, "labels": {selvedge_api::LABEL_NODE: node_name}},
+        "spec": {"request": BASE64.encode(&csr), "signerName": signer, "usages": ["digital signature", usage]},
+    });
+    let act = |error: HubError| match error.code() {
+        Some(401) => JoinError::TokenRefused,
+        _ => JoinError::Request(error),
+    };
+    hub.create(CSRS, &object).await.map_err(act)?;
+    let give_up = tokio::time::Instant::now() + APPROVAL_WAIT_MAX;
+    while tokio::time::Instant::now() < give_up {
+        match verdict(&hub.get(&format!("{CSRS}/{name}")).await.map_err(act)?) {
+            Verdict::Issued(certificate) => return Ok((certificate, key.to_pem())),
+            Verdict::Refused { verdict, message } => return Err(JoinError::Denied { verdict, name, message }),
+            Verdict::Pending => tokio::time::sleep(POLL_PERIOD).await,
+        }
+    }
+    Err(JoinError::NotApproved { name })
+}
+
+#[derive(Debug, PartialEq)]
+enum Verdict {
+    Pending,
+    Issued(String),
+    Refused { verdict: &'static str, message: String },
+}
+
+/// What has become of a CertificateSigningRequest.
+fn verdict(csr: &Value) -> Verdict {
+    for condition in csr["status"]["conditions"].as_array().into_iter().flatten() {
+        let verdict = match condition["type"].as_str() {
+            Some("Denied") => "denied",
+            Some("Failed") => "could not sign",
+            _ => continue,
+        };
+        let message = condition["message"].as_str().unwrap_or("no reason given").to_owned();
+        return Verdict::Refused { verdict, message };
+    }
+    let certificate = csr["status"]["certificate"].as_str().and_then(|encoded| BASE64.decode(encoded).ok());
+    match certificate.and_then(|bytes| String::from_utf8(bytes).ok()) {
+        Some(pem) if !pem.is_empty() => Verdict::Issued(pem),
+        _ => Verdict::Pending,
+    }
+}
+
+/// Renews the certificate at three quarters of its life, again and again, until `shutdown`.
+pub(crate) async fn renew(
+    hub: Hub,
+    data_dir: PathBuf,
+    identity: Arc<watch::Sender<Option<Arc<Identity>>>>,
+    board: Board,
+    shutdown: CancellationToken,
+) {
+    let mut changed = identity.subscribe();
+    let mut failures = 0_u32;
+    loop {
+        let current = changed.borrow_and_update().clone();
+        let wait = match current.as_deref().map(Identity::renew_at) {
+            Some(Ok(at)) => {
+                let left = at.saturating_sub(jiff::Timestamp::now().as_second());
+                Duration::from_secs(u64::try_from(left).unwrap_or(0))
+            }
+            // An unreadable certificate would have been refused at the start.
+            Some(Err(_)) | None => RENEWAL_LOOK_PERIOD,
+        };
+        if let (Some(current), true) = (current, wait.is_zero()) {
+            let result = client_certificate(&hub, &current.node_name).await.and_then(|(cert_pem, key_pem)| {
+                let next = Identity { cert_pem, key_pem, ..(*current).clone() };
+                next.save(&data_dir)?;
+                Ok(next)
+            });
+            match result {
+                Ok(next) => {
+                    info!("Renewed the node's certificate.");
+                    failures = 0;
+                    identity.send_replace(Some(Arc::new(next)));
+                    continue;
+                }
+                Err(failure) => {
+                    let text = chain(&failure);
+                    if failures == 0 {
+                        warn!(error = %text, "Failed to renew the node's certificate; trying again.");
+                    }
+                    board.error(format!("certificate: {text}"));
+                    failures = failures.saturating_add(1);
+                }
+            }
+        }
+        let wait = if wait.is_zero() { hub::pause(failures.max(6)) } else { wait.min(RENEWAL_LOOK_PERIOD) };
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+            changed = changed.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Connects to the hub and answers the CA certificate (PEM) in its chain whose SHA-256 is `wanted`, after checking that it
+/// vouches for the hub's certificate under the URL's name.
+pub(crate) async fn fetch_ca(url: &str, wanted: &str) -> Result<String, JoinError> {
+    let address = HubAddress::parse(url)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier =
+        Arc::new(PinVerifier { wanted: wanted.to_owned(), provider: provider.clone(), seen: Mutex::default() });
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(IdentityError::from)?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier.clone())
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let handshake = async {
+        let tcp = TcpStream::connect((address.host.as_str(), address.port)).await?;
+        TlsConnector::from(Arc::new(tls)).connect(address.server_name.clone(), tcp).await
+    };
+    let result = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake)
+        .await
+        .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+    let seen = verifier.seen.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let url = url.to_owned();
+    match (seen, result) {
+        (Some(Err(PinError::WrongCa { found })), _) => {
+            Err(JoinError::WrongCa { url, wanted: wanted.to_owned(), found })
+        }
+        (Some(Err(PinError::NotVouchedFor { reason })), _) => Err(JoinError::NotVouchedFor { url, reason }),
+        (Some(Ok(ca)), Ok(_)) => Ok(base_pki::certificate_pem(&ca)),
+        (_, Err(source)) => Err(JoinError::Handshake { url, source }),
+        (None, Ok(_)) => Err(JoinError::Handshake { url, source: std::io::ErrorKind::InvalidData.into() }),
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum PinError {
+    WrongCa { found: String },
+    NotVouchedFor { reason: String },
+}
+
+/// Accepts a server whose chain holds the pinned CA, and whose certificate that CA has signed for this name.
+#[derive(Debug)]
+struct PinVerifier {
+    wanted: String,
+    provider: Arc<CryptoProvider>,
+    seen: Mutex<Option<Result<CertificateDer<'static>, PinError>>>,
+}
+
+impl PinVerifier {
+    fn judge(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<CertificateDer<'static>, PinError> {
+        let ca =
+            others.iter().find(|certificate| base_pki::fingerprint_of_der(certificate) == self.wanted).ok_or_else(
+                || PinError::WrongCa { found: base_pki::fingerprint_of_der(others.last().unwrap_or(end_entity)) },
+            )?;
+        let fail = |reason: String| PinError::NotVouchedFor { reason };
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.clone().into_owned()).map_err(|error| fail(error.to_string()))?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
+            .build()
+            .map_err(|error| fail(error.to_string()))?;
+        verifier.verify_server_cert(end_entity, others, name, &[], now).map_err(|error| fail(error.to_string()))?;
+        Ok(ca.clone().into_owned())
+    }
+}
+
+impl ServerCertVerifier for PinVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let judged = self.judge(end_entity, intermediates, server_name, now);
+        let accepted = judged.is_ok();
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(judged);
+        if accepted {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            Err(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer))
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests;

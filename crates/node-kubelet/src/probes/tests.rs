@@ -1,0 +1,47 @@
+use super::*;
+
+fn tracker(success: u32, failure: u32) -> Tracker {
+    Tracker::new(&Probe { success_threshold: Some(success), failure_threshold: Some(failure), ..Probe::default() })
+}
+
+fn check(success: u32, failure: u32, tries: &[(bool, Option<bool>)]) {
+    let mut tracker = tracker(success, failure);
+    for (position, (ok, expected)) in tries.iter().enumerate() {
+        assert_eq!(tracker.note(*ok), *expected, "try {position} of {tries:?}");
+    }
+}
+
+#[test]
+fn a_verdict_needs_its_threshold_in_a_row() {
+    check(1, 3, &[(true, Some(true)), (true, None), (false, None), (false, None), (false, Some(false)), (false, None)]);
+    check(1, 3, &[(false, None), (false, None), (true, Some(true)), (false, None), (true, None)]);
+    check(2, 1, &[(false, Some(false)), (true, None), (true, Some(true))]);
+}
+
+#[tokio::test]
+async fn a_socket_that_listens_answers_a_tcp_probe() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let ip = "127.0.0.1".parse().unwrap();
+    assert!(connect(None, ip, port).await.is_ok());
+    drop(listener);
+    assert!(connect(None, ip, port).await.unwrap_err().contains("dial 127.0.0.1"));
+}
+
+#[tokio::test]
+async fn an_http_probe_judges_by_the_status() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    for (status, ok) in [("200 OK", true), ("302 Found", true), ("404 Not Found", false), ("500 Oops", false)] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await;
+            stream.write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").as_bytes()).await.unwrap();
+        });
+        let probe = HttpProbe { path: "/healthz".into(), port: PortRef::Number(port), ..HttpProbe::default() };
+        let result = http_get(&probe, &Container::default(), "127.0.0.1".parse().unwrap()).await;
+        assert_eq!(result.is_ok(), ok, "{status}: {result:?}");
+        server.await.unwrap();
+    }
+}

@@ -1,0 +1,212 @@
+//! The kubelet's own API: logs and pods for the hub, over TLS, for administrators only; and the status socket for
+//! `selvedge status`, for the owner of the data folder.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base_http::{Body, Peer};
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use jiff::Timestamp;
+use node_runtime::{ContainerId, ContainerState};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+use tracing::debug;
+
+use crate::logs::{LogQuery, LogReader, percent_decode};
+use crate::pods::{Command, LogPlace};
+use crate::report::Board;
+
+/// Whose certificates may ask.
+const ADMIN_GROUP: &str = "system:masters";
+/// How often a followed log is looked at for more: soon enough for a person who watches.
+const FOLLOW_PERIOD: Duration = Duration::from_millis(250);
+/// Every how many looks at the log it is asked whether the container still runs.
+const RUNNING_LOOKS: u32 = 4;
+/// Pieces of a log that wait for a slow reader.
+const PIECES_MAX: usize = 8;
+
+/// Answers requests to the kubelet's API.
+pub(crate) async fn answer(request: Request<Incoming>, peer: Peer, commands: mpsc::Sender<Command>) -> Response<Body> {
+    let path = request.uri().path().trim_end_matches('/').to_owned();
+    if path == "/healthz" {
+        return text(StatusCode::OK, "ok");
+    }
+    if !is_admin(&peer) {
+        return text(StatusCode::UNAUTHORIZED, "Unauthorized: show a client certificate of group system:masters");
+    }
+    if request.method() != Method::GET {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here");
+    }
+    let segments: Vec<String> = path.split('/').skip(1).map(percent_decode).collect();
+    match segments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["pods"] => pods(&commands).await,
+        ["containerLogs", namespace, pod, container] => {
+            let query = LogQuery::parse(request.uri().query().unwrap_or_default(), Timestamp::now());
+            match query {
+                Ok(query) => logs(&commands, namespace, pod, container, query).await,
+                Err(message) => text(StatusCode::BAD_REQUEST, &message),
+            }
+        }
+        _ => text(StatusCode::NOT_FOUND, "not served by this kubelet"),
+    }
+}
+
+/// Answers requests to the status socket.
+pub(crate) async fn answer_status(request: Request<Incoming>, board: Board) -> Response<Body> {
+    match request.uri().path() {
+        "/status" => json_body(&serde_json::to_value(board.report()).unwrap_or_default()),
+        _ => text(StatusCode::NOT_FOUND, "try /status"),
+    }
+}
+
+fn is_admin(peer: &Peer) -> bool {
+    let identity = peer.client_cert.as_ref().and_then(|certificate| base_pki::client_identity(certificate).ok());
+    identity.is_some_and(|identity| identity.groups.iter().any(|group| group == ADMIN_GROUP))
+}
+
+async fn pods(commands: &mpsc::Sender<Command>) -> Response<Body> {
+    let (answer, pods) = oneshot::channel();
+    if commands.send(Command::List(answer)).await.is_err() {
+        return stopping();
+    }
+    let Ok(pods) = pods.await else { return stopping() };
+    let items: Vec<Value> = pods.iter().filter_map(|json| serde_json::from_slice(json).ok()).collect();
+    json_body(&json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
+}
+
+async fn logs(
+    commands: &mpsc::Sender<Command>,
+    namespace: &str,
+    pod: &str,
+    container: &str,
+    query: LogQuery,
+) -> Response<Body> {
+    let (answer, place) = oneshot::channel();
+    let (namespace, pod, container) = (namespace.to_owned(), pod.to_owned(), container.to_owned());
+    if commands.send(Command::Logs { namespace, pod, container, answer }).await.is_err() {
+        return stopping();
+    }
+    let place = match place.await {
+        Ok(Ok(place)) => place,
+        Ok(Err(message)) => return text(StatusCode::NOT_FOUND, &message),
+        Err(_) => return stopping(),
+    };
+    let (path, attempt) = match log_file(&place.dir, query.previous) {
+        Some(found) => found,
+        None if query.previous => {
+            let message = format!(
+                "previous terminated container \"{}\" in pod \"{}\" of namespace \"{}\" not found",
+                place.container, place.pod, place.namespace
+            );
+            return text(StatusCode::BAD_REQUEST, &message);
+        }
+        None => {
+            let message = format!("container \"{}\" in pod \"{}\" is waiting to start", place.container, place.pod);
+            return text(StatusCode::BAD_REQUEST, &message);
+        }
+    };
+    let reader = match LogReader::open(&path, &query).await {
+        Ok(reader) => reader,
+        Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, &format!("failed to open the log: {error}")),
+    };
+    let (pieces, body) = mpsc::channel(PIECES_MAX);
+    let id = ContainerId { pod_uid: place.uid.clone(), container: place.container.clone(), attempt };
+    tokio::spawn(pump(reader, query.follow.then(|| commands.clone()), place, id, pieces));
+    let stream = futures::stream::unfold(body, |mut body| async move { Some((body.recv().await?, body)) });
+    let mut response = Response::new(Body::stream(stream));
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain"));
+    response
+}
+
+/// Reads a log to its end, or follows it while its container runs and the kubelet does.
+async fn pump(
+    mut reader: LogReader,
+    follow: Option<mpsc::Sender<Command>>,
+    place: LogPlace,
+    id: ContainerId,
+    pieces: mpsc::Sender<std::io::Result<Bytes>>,
+) {
+    let mut looks = 0_u32;
+    let mut is_last = follow.is_none();
+    loop {
+        match reader.next().await {
+            Ok(Some(piece)) => {
+                if pieces.send(Ok(piece)).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                debug!(%error, "Reading a log failed.");
+                // The reader may be gone, too.
+                let _ = pieces.send(Err(error)).await;
+                return;
+            }
+        }
+        if is_last || reader.is_full() || follow.as_ref().is_none_or(mpsc::Sender::is_closed) {
+            return;
+        }
+        // Asked less often than the log is read; what was written before the end is read once more after it.
+        looks += 1;
+        if looks.is_multiple_of(RUNNING_LOOKS) {
+            is_last = !still_runs(&place, &id).await;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(FOLLOW_PERIOD) => {}
+            () = pieces.closed() => return,
+        }
+    }
+}
+
+async fn still_runs(place: &LogPlace, id: &ContainerId) -> bool {
+    let Some(runtime) = &place.runtime else { return false };
+    runtime.status(id).await.is_ok_and(|status| !matches!(status.state, ContainerState::Exited(_)))
+}
+
+/// The newest log in `dir`, or the one before it, and whose attempt it is.
+fn log_file(dir: &Path, previous: bool) -> Option<(PathBuf, u32)> {
+    let attempts = std::fs::read_dir(dir).ok()?.filter_map(|entry| {
+        let name = entry.ok()?.file_name().into_string().ok()?;
+        name.strip_suffix(".log")?.parse::<u32>().ok()
+    });
+    let mut attempts: Vec<u32> = attempts.collect();
+    attempts.sort_unstable_by(|a, b| b.cmp(a));
+    let attempt = *attempts.get(usize::from(previous))?;
+    Some((dir.join(format!("{attempt}.log")), attempt))
+}
+
+fn stopping() -> Response<Body> {
+    text(StatusCode::SERVICE_UNAVAILABLE, "the kubelet is stopping")
+}
+
+fn text(status: StatusCode, message: &str) -> Response<Body> {
+    let mut response = Response::new(Body::from(message.to_owned()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+fn json_body(value: &Value) -> Response<Body> {
+    let mut response = Response::new(Body::from(value.to_string()));
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_log_is_found_and_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(log_file(dir.path(), false), None);
+        for name in ["2.log", "10.log", "10.log.1", "x.log", "9.log"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        assert_eq!(log_file(dir.path(), false), Some((dir.path().join("10.log"), 10)));
+        assert_eq!(log_file(dir.path(), true), Some((dir.path().join("9.log"), 9)));
+    }
+}

@@ -1,0 +1,300 @@
+//! The offline store: everything the node acts on, on disk before it is acted on.
+//!
+//! Keys are `pods/<uid>`, `configmaps/<ns>/<name>`, `secrets/<ns>/<name>`, `state/<uid>` (what the kubelet itself decided
+//! about a pod) and `assignment`. Secrets are sealed with a key of this node, so that a stolen SD card without
+//! `node/pki` tells none. Calls block on the disk: callers on the runtime's threads go through `spawn_blocking`.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use base_journal::{OpenSnapshotError, SnapshotError, SnapshotOptions, SnapshotStore};
+use bytes::Bytes;
+use jiff::Timestamp;
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::rand::{SecureRandom, SystemRandom};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::pods::model::References;
+
+/// Length of the node's store key.
+const KEY_LEN: usize = 32;
+
+/// Why the offline store could not be opened or written. What was there before stays.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The store itself.
+    #[error("failed to open the offline store")]
+    Open(#[from] OpenSnapshotError),
+    /// The key that Secrets are sealed with.
+    #[error("failed to read the store key {}", path.display())]
+    ReadKey {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The key has another length: the file was damaged.
+    #[error("the store key {} is damaged; remove it, Secrets are then fetched again from the hub", .0.display())]
+    DamagedKey(PathBuf),
+    /// A new key could not be kept.
+    #[error("failed to keep the store key")]
+    WriteKey(#[source] base_pki::WriteFileError),
+    /// The system gives no randomness.
+    #[error("failed to make a store key: the system gives no random numbers")]
+    Random,
+    /// A change could not be written.
+    #[error("failed to write to the offline store; is the disk full?")]
+    Write(#[from] SnapshotError),
+}
+
+/// A kind of object that pods refer to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum ObjectKind {
+    ConfigMap,
+    Secret,
+}
+
+impl ObjectKind {
+    pub(crate) fn plural(self) -> &'static str {
+        match self {
+            Self::ConfigMap => "configmaps",
+            Self::Secret => "secrets",
+        }
+    }
+
+    pub(crate) fn singular(self) -> &'static str {
+        match self {
+            Self::ConfigMap => "configmap",
+            Self::Secret => "secret",
+        }
+    }
+}
+
+/// Which object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ObjectKey {
+    pub kind: ObjectKind,
+    pub namespace: String,
+    pub name: String,
+}
+
+impl ObjectKey {
+    fn key(&self) -> String {
+        format!("{}/{}/{}", self.kind.plural(), self.namespace, self.name)
+    }
+
+    /// The keys of everything a pod in `namespace` refers to.
+    pub(crate) fn of(references: &References, namespace: &str) -> BTreeSet<Self> {
+        let key = |kind, name: &String| Self { kind, namespace: namespace.to_owned(), name: name.clone() };
+        let config_maps = references.config_maps.iter().map(|name| key(ObjectKind::ConfigMap, name));
+        config_maps.chain(references.secrets.iter().map(|name| key(ObjectKind::Secret, name))).collect()
+    }
+}
+
+/// What is known of an object.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Known {
+    /// The hub has not been asked yet.
+    Unknown,
+    /// The hub said that there is none.
+    Absent,
+    /// The object.
+    Present(Value),
+}
+
+/// What the kubelet itself decided about a pod, and must still know after a restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct PodState {
+    /// When the kubelet took the pod up.
+    pub start_time: Option<Timestamp>,
+    /// Reason and message when it failed as a whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<(String, String)>,
+}
+
+/// The offline store.
+pub(crate) struct Store {
+    snapshots: SnapshotStore,
+    key: LessSafeKey,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Store").field("entries", &self.snapshots.len()).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the store under `data_dir`/node, or makes one.
+    pub(crate) fn open(data_dir: &Path) -> Result<Self, StoreError> {
+        let key = load_key(&data_dir.join("node/pki/store.key"))?;
+        let snapshots = SnapshotStore::open(&data_dir.join("node/store"), SnapshotOptions::default())?;
+        Ok(Self { snapshots, key })
+    }
+
+    /// What opening had to repair, as a sentence; `None` when nothing.
+    pub(crate) fn repairs(&self) -> Option<String> {
+        let recovery = self.snapshots.recovery();
+        (*recovery != Default::default()).then(|| format!("{recovery:?}"))
+    }
+
+    /// Pods as JSON, with their uids.
+    pub(crate) fn pods(&self) -> Vec<(String, Bytes)> {
+        let strip = |(key, bytes): (String, Bytes)| Some((key.strip_prefix("pods/")?.to_owned(), bytes));
+        self.snapshots.iter_prefix("pods/").into_iter().filter_map(strip).collect()
+    }
+
+    pub(crate) fn put_pod(&self, uid: &str, json: Bytes) -> Result<(), StoreError> {
+        self.put(&format!("pods/{uid}"), json)
+    }
+
+    /// Forgets a pod and what was decided about it.
+    pub(crate) fn remove_pod(&self, uid: &str) -> Result<(), StoreError> {
+        self.snapshots.remove(&format!("pods/{uid}"))?;
+        self.snapshots.remove(&format!("state/{uid}"))?;
+        Ok(self.snapshots.sync()?)
+    }
+
+    /// Makes `pods` the only ones. What was decided about the others stays until [`Store::remove_pod`].
+    pub(crate) fn replace_pods(&self, pods: &[(String, Bytes)]) -> Result<(), StoreError> {
+        let kept: BTreeSet<&str> = pods.iter().map(|(uid, _)| uid.as_str()).collect();
+        for (uid, _) in self.pods() {
+            if !kept.contains(uid.as_str()) {
+                self.snapshots.remove(&format!("pods/{uid}"))?;
+            }
+        }
+        for (uid, bytes) in pods {
+            let key = format!("pods/{uid}");
+            if self.snapshots.get(&key).as_ref() != Some(bytes) {
+                self.snapshots.put(&key, bytes.clone())?;
+            }
+        }
+        Ok(self.snapshots.sync()?)
+    }
+
+    pub(crate) fn pod_state(&self, uid: &str) -> PodState {
+        let bytes = self.snapshots.get(&format!("state/{uid}"));
+        bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    }
+
+    pub(crate) fn put_pod_state(&self, uid: &str, state: &PodState) -> Result<(), StoreError> {
+        let bytes = serde_json::to_vec(state).expect("times and texts become JSON");
+        self.put(&format!("state/{uid}"), bytes.into())
+    }
+
+    pub(crate) fn object(&self, key: &ObjectKey) -> Known {
+        let name = key.key();
+        let Some(bytes) = self.snapshots.get(&name) else { return Known::Unknown };
+        if bytes.is_empty() {
+            return Known::Absent;
+        }
+        let plain = match key.kind {
+            ObjectKind::ConfigMap => Some(bytes),
+            ObjectKind::Secret => self.unseal(&name, &bytes).map(Into::into),
+        };
+        // What cannot be read (another key, a damaged value) is as good as never fetched.
+        plain.and_then(|plain| serde_json::from_slice(&plain).ok()).map_or(Known::Unknown, Known::Present)
+    }
+
+    /// Keeps an object, or that there is none; answers whether that is news.
+    pub(crate) fn put_object(&self, key: &ObjectKey, object: Option<&Value>) -> Result<bool, StoreError> {
+        let news = match (self.object(key), object) {
+            (Known::Present(old), Some(new)) => data_of(&old) != data_of(new),
+            (Known::Absent, None) => false,
+            _ => true,
+        };
+        if news {
+            let name = key.key();
+            let bytes = match object {
+                None => Bytes::new(),
+                Some(object) => {
+                    let plain = object.to_string().into_bytes();
+                    match key.kind {
+                        ObjectKind::ConfigMap => plain.into(),
+                        ObjectKind::Secret => self.seal(&name, plain)?,
+                    }
+                }
+            };
+            self.put(&name, bytes)?;
+        }
+        Ok(news)
+    }
+
+    /// Forgets objects that no pod refers to any more.
+    pub(crate) fn retain_objects(&self, wanted: &BTreeSet<ObjectKey>) -> Result<(), StoreError> {
+        let wanted: BTreeSet<String> = wanted.iter().map(ObjectKey::key).collect();
+        let mut changed = false;
+        for prefix in ["configmaps/", "secrets/"] {
+            for (key, _) in self.snapshots.iter_prefix(prefix) {
+                if !wanted.contains(&key) {
+                    changed |= self.snapshots.remove(&key)?;
+                }
+            }
+        }
+        if changed {
+            self.snapshots.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Whether this node's assignment had entries when the hub was last heard.
+    pub(crate) fn assignment_present(&self) -> bool {
+        self.snapshots.get("assignment").is_some_and(|value| &value[..] == b"1")
+    }
+
+    pub(crate) fn put_assignment_present(&self, present: bool) -> Result<(), StoreError> {
+        if self.assignment_present() == present && self.snapshots.get("assignment").is_some() {
+            return Ok(());
+        }
+        self.put("assignment", Bytes::from_static(if present { b"1" } else { b"0" }))
+    }
+
+    fn put(&self, key: &str, bytes: Bytes) -> Result<(), StoreError> {
+        self.snapshots.put(key, bytes)?;
+        Ok(self.snapshots.sync()?)
+    }
+
+    /// Nonce, then cipher text; bound to its key, so that two secrets cannot be swapped on disk.
+    fn seal(&self, name: &str, mut plain: Vec<u8>) -> Result<Bytes, StoreError> {
+        let mut nonce = [0_u8; NONCE_LEN];
+        SystemRandom::new().fill(&mut nonce).map_err(|_| StoreError::Random)?;
+        self.key
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(name.as_bytes()), &mut plain)
+            .map_err(|_| StoreError::Random)?;
+        Ok([&nonce[..], &plain].concat().into())
+    }
+
+    fn unseal(&self, name: &str, sealed: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, cipher) = sealed.split_first_chunk::<NONCE_LEN>()?;
+        let mut cipher = cipher.to_vec();
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let plain = self.key.open_in_place(nonce, Aad::from(name.as_bytes()), &mut cipher).ok()?;
+        Some(plain.to_vec())
+    }
+}
+
+/// The parts of an object that reach a container.
+fn data_of(object: &Value) -> (&Value, &Value, &Value) {
+    (&object["data"], &object["binaryData"], &object["metadata"]["resourceVersion"])
+}
+
+fn load_key(path: &Path) -> Result<LessSafeKey, StoreError> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let mut bytes = vec![0_u8; KEY_LEN];
+            SystemRandom::new().fill(&mut bytes).map_err(|_| StoreError::Random)?;
+            base_pki::write_private(path, &bytes).map_err(StoreError::WriteKey)?;
+            bytes
+        }
+        Err(source) => return Err(StoreError::ReadKey { path: path.to_owned(), source }),
+    };
+    let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| StoreError::DamagedKey(path.to_owned()))?;
+    Ok(LessSafeKey::new(key))
+}
+
+#[cfg(test)]
+mod tests;

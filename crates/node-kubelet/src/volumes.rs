@@ -1,0 +1,337 @@
+//! Volumes of a pod: folders on the node that its containers see.
+//!
+//! They live in `DATA_DIR/node/pods/<ns>_<pod>_<uid>/.volumes/<name>`. Content of ConfigMaps, Secrets and fields goes
+//! through the [`atomic_writer`], so that a program reading them sees one version as a whole; [`prepare`] may be
+//! called again at any time and changes only what differs.
+
+pub(crate) mod atomic_writer;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use crate::env::{self, Lookup, NodeFacts, ValueError};
+use crate::pods::model::{ConfigMapVolume, Container, DownwardVolume, HostPath, KeyToPath, Pod, Quantity, Volume};
+use crate::store::ObjectKind;
+use atomic_writer::{Content, File};
+
+/// Mode of files from ConfigMaps, Secrets and fields when the volume does not say.
+const DEFAULT_MODE: u32 = 0o644;
+/// A memory volume without a size limit may take this much: half of the smallest gateway would be too much.
+const MEMORY_VOLUME_BYTES: u64 = 64 * 1024 * 1024;
+/// `f_type` of a tmpfs.
+const TMPFS_MAGIC: i64 = 0x0102_1994;
+
+/// Why a volume is not in place.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VolumeError {
+    /// Only a wait for the hub; no fault.
+    #[error("volume \"{volume}\" waits: {source}")]
+    Pending {
+        volume: String,
+        #[source]
+        source: ValueError,
+    },
+    #[error("MountVolume.SetUp failed for volume \"{volume}\" : {source}")]
+    Value {
+        volume: String,
+        #[source]
+        source: ValueError,
+    },
+    #[error("MountVolume.SetUp failed for volume \"{volume}\" : references non-existent config key: {key}")]
+    NoKey { volume: String, key: String },
+    #[error("volume \"{volume}\" has a path that leads out of it: `{path}`")]
+    Path { volume: String, path: String },
+    #[error("hostPath {path} of volume \"{volume}\" is not a {expected}")]
+    HostPath { volume: String, path: String, expected: String },
+    #[error(
+        "volume \"{0}\" is of a kind that this node does not have; use emptyDir, configMap, secret, downwardAPI, projected or hostPath"
+    )]
+    Unsupported(String),
+    #[error("failed to put volume \"{volume}\" in place at {}", path.display())]
+    Io {
+        volume: String,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Where each volume of a pod is on the node.
+pub(crate) type Places = BTreeMap<String, PathBuf>;
+
+/// Puts every volume of a pod in place, or brings it up to date. Blocks on the disk.
+pub(crate) fn prepare(pod: &Pod, pod_dir: &Path, node: &NodeFacts, lookup: &dyn Lookup) -> Result<Places, VolumeError> {
+    let mut places = Places::new();
+    for volume in &pod.spec.volumes {
+        let place = pod_dir.join(".volumes").join(&volume.name);
+        let path = prepare_one(pod, volume, &place, node, lookup)?;
+        places.insert(volume.name.clone(), path);
+    }
+    Ok(places)
+}
+
+fn prepare_one(
+    pod: &Pod,
+    volume: &Volume,
+    place: &Path,
+    node: &NodeFacts,
+    lookup: &dyn Lookup,
+) -> Result<PathBuf, VolumeError> {
+    let io = |source| VolumeError::Io { volume: volume.name.clone(), path: place.to_owned(), source };
+    if let Some(host_path) = &volume.host_path {
+        return prepare_host_path(&volume.name, host_path);
+    }
+    if let Some(empty_dir) = &volume.empty_dir {
+        make_dir(place, 0o777).map_err(io)?;
+        if empty_dir.medium == "Memory" {
+            let limit = empty_dir.size_limit.as_ref().and_then(Quantity::units).unwrap_or(MEMORY_VOLUME_BYTES);
+            mount_memory(place, limit, 0o777).map_err(io)?;
+        }
+        give_to_group(place, pod);
+        return Ok(place.to_owned());
+    }
+    let (content, is_secret) = content_of(pod, volume, node, lookup)?;
+    make_dir(place, 0o755).map_err(io)?;
+    if is_secret {
+        // A secret should not reach the flash; where mounting is not permitted, the folder's owner is all that protects it.
+        if let Err(error) = mount_memory(place, 4 * 1024 * 1024, 0o755) {
+            tracing::debug!(volume = %volume.name, %error, "No memory for a Secret volume; using the disk.");
+        }
+    }
+    atomic_writer::write(place, &content, pod.spec.security_context.fs_group).map_err(io)?;
+    Ok(place.to_owned())
+}
+
+/// What stands in a volume that is made of objects and fields, and whether any of it is secret.
+fn content_of(
+    pod: &Pod,
+    volume: &Volume,
+    node: &NodeFacts,
+    lookup: &dyn Lookup,
+) -> Result<(Content, bool), VolumeError> {
+    let mut builder =
+        ContentBuilder { pod, volume: &volume.name, node, lookup, content: Content::new(), is_secret: false };
+    if let Some(source) = &volume.config_map {
+        builder.add_object(ObjectKind::ConfigMap, source, DEFAULT_MODE)?;
+    } else if let Some(source) = &volume.secret {
+        let source = ConfigMapVolume {
+            name: source.secret_name.clone(),
+            items: source.items.clone(),
+            default_mode: source.default_mode,
+            optional: source.optional,
+        };
+        builder.add_object(ObjectKind::Secret, &source, DEFAULT_MODE)?;
+    } else if let Some(source) = &volume.downward_api {
+        builder.add_fields(source, DEFAULT_MODE)?;
+    } else if let Some(projected) = &volume.projected {
+        let mode = projected.default_mode.unwrap_or(DEFAULT_MODE);
+        for source in &projected.sources {
+            if let Some(config_map) = &source.config_map {
+                builder.add_object(ObjectKind::ConfigMap, config_map, mode)?;
+            }
+            if let Some(secret) = &source.secret {
+                builder.add_object(ObjectKind::Secret, secret, mode)?;
+            }
+            if let Some(fields) = &source.downward_api {
+                builder.add_fields(fields, mode)?;
+            }
+            if source.service_account_token.is_some() {
+                return Err(VolumeError::Unsupported(format!("{}/serviceAccountToken", volume.name)));
+            }
+        }
+    } else {
+        return Err(VolumeError::Unsupported(volume.name.clone()));
+    }
+    Ok((builder.content, builder.is_secret))
+}
+
+struct ContentBuilder<'a> {
+    pod: &'a Pod,
+    volume: &'a str,
+    node: &'a NodeFacts,
+    lookup: &'a dyn Lookup,
+    content: Content,
+    is_secret: bool,
+}
+
+impl ContentBuilder<'_> {
+    fn add_object(&mut self, kind: ObjectKind, source: &ConfigMapVolume, mode: u32) -> Result<(), VolumeError> {
+        self.is_secret |= kind == ObjectKind::Secret;
+        let mode = source.default_mode.unwrap_or(mode);
+        let namespace = &self.pod.metadata.namespace;
+        let object =
+            env::fetch(self.lookup, kind, namespace, &source.name, source.optional).map_err(|e| self.value(e))?;
+        let Some(object) = object else { return Ok(()) };
+        let mut data = env::data(kind, &object);
+        if source.items.is_empty() {
+            for (key, bytes) in data {
+                self.add(&key, bytes, mode)?;
+            }
+            return Ok(());
+        }
+        for KeyToPath { key, path, mode: own } in &source.items {
+            match data.remove(key) {
+                Some(bytes) => {
+                    data.insert(key.clone(), bytes.clone());
+                    self.add(path, bytes, own.unwrap_or(mode))?;
+                }
+                None if source.optional => {}
+                None => return Err(VolumeError::NoKey { volume: self.volume.to_owned(), key: key.clone() }),
+            }
+        }
+        Ok(())
+    }
+
+    fn add_fields(&mut self, source: &DownwardVolume, mode: u32) -> Result<(), VolumeError> {
+        let mode = source.default_mode.unwrap_or(mode);
+        for item in &source.items {
+            let value = if let Some(field) = &item.field_ref {
+                env::field_value(self.pod, self.node, field)
+            } else if let Some(resource) = &item.resource_field_ref {
+                let fresh = Container::default();
+                env::resource_value(self.pod, self.pod.spec.containers.first().unwrap_or(&fresh), self.node, resource)
+            } else {
+                continue;
+            };
+            let value = value.map_err(|e| self.value(e))?;
+            self.add(&item.path, value.into_bytes(), item.mode.unwrap_or(mode))?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, path: &str, bytes: Vec<u8>, mode: u32) -> Result<(), VolumeError> {
+        if !is_inside(path) || path.starts_with("..") {
+            return Err(VolumeError::Path { volume: self.volume.to_owned(), path: path.to_owned() });
+        }
+        self.content.insert(path.to_owned(), File { bytes, mode: mode & 0o777 });
+        Ok(())
+    }
+
+    fn value(&self, source: ValueError) -> VolumeError {
+        let volume = self.volume.to_owned();
+        match source {
+            ValueError::Pending { .. } => VolumeError::Pending { volume, source },
+            _ => VolumeError::Value { volume, source },
+        }
+    }
+}
+
+/// Whether a relative path stays where it starts.
+fn is_inside(path: &str) -> bool {
+    let path = Path::new(path);
+    !path.as_os_str().is_empty() && path.components().all(|component| matches!(component, Component::Normal(_)))
+}
+
+/// The folder or file of a volume that one mount shows: all of it, or its `subPath`.
+pub(crate) fn sub_path(volume: &str, place: &Path, sub_path: &str) -> Result<PathBuf, VolumeError> {
+    if sub_path.is_empty() {
+        return Ok(place.to_owned());
+    }
+    let outside = || VolumeError::Path { volume: volume.to_owned(), path: sub_path.to_owned() };
+    if !is_inside(sub_path) {
+        return Err(outside());
+    }
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| VolumeError::Io { volume: volume.to_owned(), path, source }
+    };
+    let path = place.join(sub_path);
+    if !path.exists() {
+        std::fs::create_dir_all(&path).map_err(io(&path))?;
+    }
+    // A container may have put a link there that leads elsewhere.
+    let real = path.canonicalize().map_err(io(&path))?;
+    let root = place.canonicalize().map_err(io(place))?;
+    if real.starts_with(&root) { Ok(real) } else { Err(outside()) }
+}
+
+fn prepare_host_path(volume: &str, host_path: &HostPath) -> Result<PathBuf, VolumeError> {
+    let path = PathBuf::from(&host_path.path);
+    let io = |source| VolumeError::Io { volume: volume.to_owned(), path: path.clone(), source };
+    match host_path.r#type.as_str() {
+        "DirectoryOrCreate" if !path.exists() => make_dir(&path, 0o755).map_err(io)?,
+        "FileOrCreate" if !path.exists() => {
+            std::fs::OpenOptions::new().create(true).append(true).open(&path).map_err(io)?;
+        }
+        _ => {}
+    }
+    let kind = std::fs::metadata(&path).map_err(io)?.file_type();
+    let fits = match host_path.r#type.as_str() {
+        "Directory" | "DirectoryOrCreate" => kind.is_dir(),
+        "File" | "FileOrCreate" => kind.is_file(),
+        "Socket" => kind.is_socket(),
+        "CharDevice" => kind.is_char_device(),
+        "BlockDevice" => kind.is_block_device(),
+        _ => true,
+    };
+    if fits {
+        Ok(path)
+    } else {
+        let expected = host_path.r#type.clone();
+        Err(VolumeError::HostPath { volume: volume.to_owned(), path: host_path.path.clone(), expected })
+    }
+}
+
+/// Makes a folder with exactly this mode, whatever the umask.
+fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+    }
+    std::fs::create_dir(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+}
+
+/// Mounts a tmpfs on `path` unless one is there.
+fn mount_memory(path: &Path, bytes: u64, mode: u32) -> io::Result<()> {
+    if is_memory(path)? {
+        return Ok(());
+    }
+    let options = std::ffi::CString::new(format!("size={bytes},mode={mode:o}")).map_err(io::Error::other)?;
+    rustix::mount::mount("selvedge", path, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, options.as_c_str())?;
+    Ok(())
+}
+
+/// Whether `path` is a tmpfs of its own, and not merely in one.
+fn is_memory(path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt as _;
+    let is_tmpfs = i64::try_from(rustix::fs::statfs(path)?.f_type).is_ok_and(|kind| kind == TMPFS_MAGIC);
+    let parent = path.parent().unwrap_or(path);
+    Ok(is_tmpfs && std::fs::metadata(path)?.dev() != std::fs::metadata(parent)?.dev())
+}
+
+fn give_to_group(path: &Path, pod: &Pod) {
+    if let Some(group) = pod.spec.security_context.fs_group {
+        // Without the right to do so, the mode lets everyone in anyway.
+        let _ = std::os::unix::fs::chown(path, None, Some(group));
+    }
+}
+
+/// Unmounts and removes everything of a pod. Missing parts are no error.
+pub(crate) fn remove(pod_dir: &Path) -> io::Result<()> {
+    match std::fs::read_dir(pod_dir.join(".volumes")) {
+        Ok(entries) => {
+            for entry in entries {
+                let path = entry?.path();
+                if path.is_dir() && is_memory(&path)? {
+                    rustix::mount::unmount(&path, UnmountFlags::DETACH)?;
+                }
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    match std::fs::remove_dir_all(pod_dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
