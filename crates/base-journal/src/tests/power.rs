@@ -20,7 +20,7 @@ fn write_journal(journal: &Journal, mut acked: (u64, u64)) -> (u64, u64) {
         let records = [text(next), text(next + 1)];
         let Ok(offsets) = journal.append_and_commit(&[records[0].as_bytes(), records[1].as_bytes()]) else { break };
         acked.0 = offsets.end;
-        if next % 3 == 0 && journal.set_cursor("hub", next).is_ok() {
+        if next.is_multiple_of(3) && journal.set_cursor("hub", next).is_ok() {
             acked.1 = next;
         }
     }
@@ -70,7 +70,7 @@ fn what_was_synced_to_the_store_survives_a_power_cut() {
                     if store.put(&key, value).is_err() {
                         break;
                     }
-                    if n % 3 == 0 {
+                    if n.is_multiple_of(3) {
                         if store.sync().is_err() {
                             break;
                         }
