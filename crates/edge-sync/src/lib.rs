@@ -11,12 +11,23 @@
 //!                             └─▶ DATA_DIR/edge/state
 //! ```
 
+mod desired;
+mod edge;
+mod hub;
+mod local;
+mod rules;
+mod runtime;
+mod socket;
+
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+
+pub use edge::{Edge, EdgeHandle, StartEdgeError};
+pub use local::LoadFilesError;
 
 /// A future in a box, so that the traits of this crate can be used as objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -56,8 +67,8 @@ where
     }
 }
 
-/// Disk that the journal of events may use when nothing else is said: a day of 50 readings a second.
-pub const JOURNAL_BYTES_MAX_DEFAULT: u64 = 1024 * 1024 * 1024;
+/// Disk that the journal of events may use when nothing else is said: some million events.
+pub const JOURNAL_BYTES_MAX_DEFAULT: u64 = 256 * 1024 * 1024;
 
 /// How the edge plane is started.
 #[derive(Clone)]
@@ -98,3 +109,6 @@ impl fmt::Debug for EdgeConfig {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

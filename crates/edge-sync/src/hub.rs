@@ -1,0 +1,329 @@
+//! The hub's side: the watch on our assignment, the status back, and batches of events.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use edge_export::{BatchTransport, SendError, encode_body};
+use futures::StreamExt as _;
+use http_body_util::{BodyExt as _, Limited};
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
+use kube::runtime::watcher;
+use selvedge_api::resources::{NodeAssignmentSpec, NodeAssignmentStatus};
+use selvedge_api::telemetry::{BATCH_CONTENT_TYPE, BATCHES_PATH, BatchAnswer, BatchHeader};
+use selvedge_api::{GROUP, LABEL_NODE, VERSION};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+use crate::{BoxFuture, HubAccess};
+
+/// First pause before the hub is tried again; doubles each time.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+
+/// Longest such pause: a node is back within half a minute after its hub.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// How long the hub may take for one batch or status. A batch of 4 MB over a slow radio link takes most of it.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The status is written at most this often.
+const STATUS_PERIOD: Duration = Duration::from_secs(1);
+
+/// Largest answer of the hub that is read.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// One part of the assignment, as it is kept on disk.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    /// Version of this form.
+    pub version: u32,
+    /// Generation of the object.
+    pub generation: i64,
+    /// What it says.
+    pub spec: NodeAssignmentSpec,
+}
+
+/// Version of [`Part`].
+pub const PART_VERSION: u32 = 1;
+
+/// The parts by object name.
+pub type Parts = BTreeMap<String, Part>;
+
+/// What the hub's side tells about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trouble {
+    /// Why the assignment cannot be watched.
+    pub watch: Option<String>,
+    /// Why the status cannot be written.
+    pub status: Option<String>,
+}
+
+/// Shared by the hub's tasks.
+pub type Troubles = Arc<Mutex<Trouble>>;
+
+/// Whether every part is there. While the hub rewrites parts, entries move between them.
+pub fn is_complete(parts: &Parts) -> bool {
+    let Some(first) = parts.values().find(|part| part.spec.part == 0) else { return parts.is_empty() };
+    (1..first.spec.parts).all(|wanted| parts.values().any(|part| part.spec.part == wanted))
+}
+
+fn resource() -> ApiResource {
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, VERSION, "NodeAssignment"), "nodeassignments")
+}
+
+/// Grows from [`RETRY_FIRST`] to [`RETRY_MAX`], with a random quarter less, so that a thousand nodes do not call at once.
+struct Retry(Duration);
+
+impl Retry {
+    fn new() -> Self {
+        Self(RETRY_FIRST)
+    }
+
+    async fn pause(&mut self) {
+        let spread = f64::from(uuid::Uuid::new_v4().as_u128() as u32) / f64::from(u32::MAX);
+        tokio::time::sleep(self.0.mul_f64(0.75 + spread / 4.0)).await;
+        self.0 = (self.0 * 2).min(RETRY_MAX);
+    }
+}
+
+/// Watches the assignment of `node` for ever; each change is published whole.
+pub async fn run_watch(
+    access: Arc<dyn HubAccess>,
+    node: String,
+    assignment: watch::Sender<Option<Parts>>,
+    troubles: Troubles,
+) {
+    let mut retry = Retry::new();
+    loop {
+        let problem = match access.client().await {
+            Err(error) => error.to_string(),
+            Ok(client) => {
+                let api: Api<DynamicObject> = Api::all_with(client, &resource());
+                let began = tokio::time::Instant::now();
+                let problem = watch_once(api, &node, &assignment, &troubles).await;
+                // A watch that held for a while was well; the next one may begin soon.
+                if began.elapsed() > RETRY_MAX {
+                    retry = Retry::new();
+                }
+                problem
+            }
+        };
+        {
+            let mut trouble = troubles.lock().unwrap_or_else(PoisonError::into_inner);
+            if trouble.watch.is_none() {
+                warn!(error = %problem, "Cannot watch this node's assignment; running the last one.");
+            }
+            trouble.watch = Some(format!("cannot reach the hub: {problem}"));
+        }
+        retry.pause().await;
+    }
+}
+
+/// Runs one watch until it fails; answers why. A fresh client is made for the next, as certificates may have changed.
+async fn watch_once(
+    api: Api<DynamicObject>,
+    node: &str,
+    assignment: &watch::Sender<Option<Parts>>,
+    troubles: &Troubles,
+) -> String {
+    let config = watcher::Config::default().labels(&format!("{LABEL_NODE}={node}"));
+    let mut events = std::pin::pin!(watcher(api, config));
+    let mut parts = Parts::new();
+    let mut is_listing = true;
+    while let Some(event) = events.next().await {
+        match event {
+            Err(error) => return chain(&error),
+            Ok(watcher::Event::Init) => {
+                parts.clear();
+                is_listing = true;
+            }
+            Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => match part(&object) {
+                Ok(part) => drop(parts.insert(object.metadata.name.clone().unwrap_or_default(), part)),
+                Err(error) => {
+                    let name = object.metadata.name.as_deref().unwrap_or_default();
+                    warn!(assignment = name, %error, "An assignment cannot be read; the last one stays.");
+                    continue;
+                }
+            },
+            Ok(watcher::Event::Delete(object)) => {
+                drop(parts.remove(object.metadata.name.as_deref().unwrap_or_default()))
+            }
+            Ok(watcher::Event::InitDone) => {
+                is_listing = false;
+                let mut trouble = troubles.lock().unwrap_or_else(PoisonError::into_inner);
+                if trouble.watch.take().is_some() {
+                    info!("The hub answers again.");
+                }
+            }
+        }
+        if !is_listing {
+            assignment.send_if_modified(|old| {
+                let is_new = old.as_ref() != Some(&parts);
+                if is_new {
+                    *old = Some(parts.clone());
+                }
+                is_new
+            });
+        }
+    }
+    "the watch ended".to_owned()
+}
+
+fn part(object: &DynamicObject) -> Result<Part, serde_json::Error> {
+    let spec = object.data.get("spec").cloned().unwrap_or_else(|| json!({}));
+    let spec = serde_json::from_value(spec)?;
+    Ok(Part { version: PART_VERSION, generation: object.metadata.generation.unwrap_or_default(), spec })
+}
+
+/// Writes the status of each part when it differs from what was written last.
+pub async fn run_status(
+    access: Arc<dyn HubAccess>,
+    mut statuses: watch::Receiver<BTreeMap<String, NodeAssignmentStatus>>,
+    troubles: Troubles,
+) {
+    let mut written: BTreeMap<String, NodeAssignmentStatus> = BTreeMap::new();
+    let mut client: Option<kube::Client> = None;
+    let mut retry = Retry::new();
+    loop {
+        let wanted = statuses.borrow_and_update().clone();
+        written.retain(|name, _| wanted.contains_key(name));
+        let mut problem = None;
+        for (name, status) in &wanted {
+            if written.get(name) == Some(status) {
+                continue;
+            }
+            match write_status(&access, &mut client, name, status).await {
+                Ok(()) => drop(written.insert(name.clone(), status.clone())),
+                Err(error) => {
+                    client = None;
+                    problem = Some(error);
+                    break;
+                }
+            }
+        }
+        let failed = problem.is_some();
+        troubles.lock().unwrap_or_else(PoisonError::into_inner).status =
+            problem.map(|problem| format!("cannot write the assignment's status: {problem}"));
+        if failed {
+            retry.pause().await;
+            continue;
+        }
+        retry = Retry::new();
+        tokio::time::sleep(STATUS_PERIOD).await;
+        if statuses.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn write_status(
+    access: &Arc<dyn HubAccess>,
+    client: &mut Option<kube::Client>,
+    name: &str,
+    status: &NodeAssignmentStatus,
+) -> Result<(), String> {
+    let current = match client {
+        Some(client) => client.clone(),
+        None => client.insert(access.client().await.map_err(|error| error.to_string())?).clone(),
+    };
+    let api: Api<DynamicObject> = Api::all_with(current, &resource());
+    let patch = Patch::Merge(json!({"status": status}));
+    let parameters = PatchParams::default();
+    let writing = api.patch_status(name, &parameters, &patch);
+    match tokio::time::timeout(REQUEST_TIMEOUT, writing).await {
+        Ok(Ok(_)) => {
+            debug!(assignment = name, "Wrote the status.");
+            Ok(())
+        }
+        // Deleted meanwhile; the watch will tell.
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(()),
+        Ok(Err(error)) => Err(chain(&error)),
+        Err(_) => Err(format!("no answer within {} s", REQUEST_TIMEOUT.as_secs())),
+    }
+}
+
+/// Sends batches over the hub's own connection, with the node's identity.
+pub struct HubTransport {
+    access: Arc<dyn HubAccess>,
+    client: Mutex<Option<kube::Client>>,
+}
+
+impl HubTransport {
+    /// Asks `access` for a client when the first batch goes, and again after each failure.
+    pub fn new(access: Arc<dyn HubAccess>) -> Self {
+        Self { access, client: Mutex::new(None) }
+    }
+
+    async fn post(&self, body: Bytes) -> Result<(http::StatusCode, Bytes), String> {
+        let cached = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let client = match cached {
+            Some(client) => client,
+            None => {
+                let client = self.access.client().await.map_err(|error| error.to_string())?;
+                *self.client.lock().unwrap_or_else(PoisonError::into_inner) = Some(client.clone());
+                client
+            }
+        };
+        let request = http::Request::post(BATCHES_PATH)
+            .header(http::header::CONTENT_TYPE, BATCH_CONTENT_TYPE)
+            .body(kube::client::Body::from(body))
+            .map_err(|error| error.to_string())?;
+        let response = client.send(request).await.map_err(|error| chain(&error))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        Ok((status, body.map_err(|error| error.to_string())?.to_bytes()))
+    }
+}
+
+impl BatchTransport for HubTransport {
+    fn send(&self, header: BatchHeader, lines: Vec<Bytes>) -> BoxFuture<'_, Result<BatchAnswer, SendError>> {
+        Box::pin(async move {
+            let body = encode_body(&header, &lines);
+            let posted = match tokio::time::timeout(REQUEST_TIMEOUT, self.post(body)).await {
+                Ok(posted) => posted,
+                Err(_) => Err(format!("no answer within {} s", REQUEST_TIMEOUT.as_secs())),
+            };
+            let answer = match posted {
+                Ok((status, body)) => judge(status, &body),
+                Err(problem) => Err(SendError::Unreachable(problem)),
+            };
+            if matches!(answer, Err(SendError::Unreachable(_))) {
+                self.client.lock().unwrap_or_else(PoisonError::into_inner).take();
+            }
+            answer
+        })
+    }
+}
+
+/// What the hub's answer to a batch means.
+pub fn judge(status: http::StatusCode, body: &[u8]) -> Result<BatchAnswer, SendError> {
+    let answer = || serde_json::from_slice::<BatchAnswer>(body).ok();
+    let message = || {
+        let text = serde_json::from_slice::<serde_json::Value>(body).ok();
+        let text = text.and_then(|status| status.get("message")?.as_str().map(str::to_owned));
+        format!("the hub answered {status}: {}", text.unwrap_or_else(|| "no further word".to_owned()))
+    };
+    match status.as_u16() {
+        200 => answer().ok_or_else(|| SendError::Unreachable("the hub's answer to a batch cannot be read".to_owned())),
+        409 => Err(answer().map_or_else(|| SendError::Unreachable(message()), SendError::Elsewhere)),
+        400 | 413 | 422 => Err(SendError::Refused(message())),
+        _ => Err(SendError::Unreachable(message())),
+    }
+}
+
+/// An error with its causes; kube's own text often leaves the last one, which says most, out.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}

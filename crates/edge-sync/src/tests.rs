@@ -1,0 +1,421 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use edge_device_sdk::ManagerOptions;
+use edge_export::{BatchTransport, EventRecord, SendError};
+use edge_rules::Row;
+use http::{Method, StatusCode};
+use http_body_util::BodyExt as _;
+use selvedge_api::edgex::{Event, Value};
+use selvedge_api::resources::{AssignmentEntry, EdgexActionProps};
+use selvedge_api::status::EdgeReport;
+use selvedge_api::telemetry::{BATCHES_PATH, BatchAnswer, BatchHeader};
+use serde_json::{Value as Json, json};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::desired::{Item, Key, resolve};
+use crate::hub::{Part, Parts, is_complete, judge};
+
+fn entry(kind: &str, name: &str, spec: Json) -> AssignmentEntry {
+    let namespace = if kind == "DeviceProfile" { "" } else { "default" };
+    AssignmentEntry {
+        kind: kind.into(),
+        namespace: namespace.into(),
+        name: name.into(),
+        uid: String::new(),
+        generation: 1,
+        spec,
+    }
+}
+
+fn profile() -> AssignmentEntry {
+    let cpu = json!({"name": "cpu", "attributes": {"source": "cpu.usage"}, "properties": {"valueType": "Float64", "units": "%"}});
+    let uptime = json!({"name": "up", "attributes": {"source": "uptime"}, "properties": {"valueType": "Float64"}});
+    entry("DeviceProfile", "machine", json!({"deviceResources": [cpu, uptime]}))
+}
+
+fn device(name: &str) -> AssignmentEntry {
+    let spec = json!({"nodeName": "n", "profileName": "machine", "serviceName": "host",
+        "autoEvents": [{"interval": "50ms", "sourceName": "up"}]});
+    entry("Device", name, spec)
+}
+
+fn stream() -> AssignmentEntry {
+    entry("Stream", "events", json!({"sql": "CREATE STREAM events () WITH (TYPE=\"edgex\", FORMAT=\"json\")"}))
+}
+
+fn rule(name: &str, sql: &str) -> AssignmentEntry {
+    entry("Rule", name, json!({"sql": sql, "actions": [{"edgex": {}}]}))
+}
+
+fn export() -> AssignmentEntry {
+    entry("Export", "all", json!({"to": {"hub": {}}, "batchPeriod": "20ms"}))
+}
+
+fn check_fault(entries: &[AssignmentEntry], kind: &str, reason: &str, text: &str) {
+    let resolved = resolve(entries);
+    let (_, found) = resolved.iter().find(|(key, _)| key.kind == kind).expect("the entry is there");
+    let fault = found.item.as_ref().expect_err("it cannot be run");
+    assert_eq!(fault.reason, reason, "{}", fault.message);
+    assert!(fault.message.contains(text), "{}", fault.message);
+}
+
+#[test]
+fn an_entry_that_cannot_be_run_says_why() {
+    let wrong_sql = rule("r", "SELECT up\nFORM events");
+    check_fault(&[stream(), wrong_sql], "Rule", "ParseError", "line 2, column 1");
+    check_fault(&[rule("r", "SELECT up FROM events")], "Rule", "StreamNotFound", "there is no Stream `events`");
+    let mqtt =
+        entry("Stream", "events", json!({"sql": "CREATE STREAM events () WITH (TYPE=\"mqtt\", DATASOURCE=\"a\")"}));
+    check_fault(std::slice::from_ref(&mqtt), "Stream", "UnsupportedSource", "TYPE=\"edgex\"");
+    check_fault(
+        &[mqtt, rule("r", "SELECT up FROM events")],
+        "Rule",
+        "StreamNotAccepted",
+        "stream `events` cannot be used",
+    );
+    let mut to_nowhere = rule("r", "SELECT up FROM events");
+    to_nowhere.spec["actions"] = json!([{"mqtt": {}}]);
+    check_fault(&[stream(), to_nowhere], "Rule", "InvalidAction", "there is no sink `mqtt`");
+    check_fault(&[device("d")], "Device", "ProfileNotFound", "`machine`");
+    let mut wrong = profile();
+    wrong.spec["deviceResources"][0]["properties"]["valueType"] = json!("Float65");
+    check_fault(&[wrong, device("d")], "Device", "InvalidSpec", "Float65");
+    let mut late = device("d");
+    late.spec["autoEvents"][0]["sourceName"] = json!("down");
+    check_fault(&[profile(), late], "Device", "InvalidDevice", "has no resource or command `down`");
+    check_fault(&[entry("Export", "e", json!({"to": {}}))], "Export", "InvalidSpec", "spec.to");
+    check_fault(&[entry("Plugin", "p", json!({}))], "Plugin", "UnknownKind", "`Plugin`");
+}
+
+#[test]
+fn of_two_devices_of_one_name_the_second_is_refused() {
+    let mut second = device("e");
+    second.spec["name"] = json!("d");
+    let resolved = resolve(&[profile(), device("d"), second]);
+    let is_accepted: Vec<bool> = resolved
+        .iter()
+        .filter(|(key, _)| key.kind == "Device")
+        .map(|(_, resolved)| matches!(resolved.item, Ok(Item::Device { .. })))
+        .collect();
+    assert_eq!(is_accepted, [true, false]);
+}
+
+fn fingerprint(entries: &[AssignmentEntry], kind: &str) -> String {
+    let resolved = resolve(entries);
+    resolved.iter().find(|(key, _)| key.kind == kind).expect("the entry is there").1.fingerprint.clone()
+}
+
+#[test]
+fn what_an_entry_is_made_of_decides_whether_it_is_restarted() {
+    let mut changed = profile();
+    changed.spec["deviceResources"][0]["properties"]["scale"] = json!(2.0);
+    let before = fingerprint(&[profile(), device("d"), stream()], "Device");
+    assert_ne!(before, fingerprint(&[changed, device("d"), stream()], "Device"));
+    assert_eq!(before, fingerprint(&[profile(), device("d"), export()], "Device"));
+    let sql = "SELECT up FROM events";
+    let mut declared = stream();
+    declared.spec["sql"] = json!("CREATE STREAM events (up FLOAT) WITH (TYPE=\"edgex\")");
+    assert_ne!(fingerprint(&[stream(), rule("r", sql)], "Rule"), fingerprint(&[declared, rule("r", sql)], "Rule"));
+}
+
+#[test]
+fn an_assignment_is_complete_when_every_part_is_there() {
+    let part = |part: u32, parts: u32| Part {
+        spec: selvedge_api::resources::NodeAssignmentSpec { part, parts, ..Default::default() },
+        ..Part::default()
+    };
+    let check = |list: &[(u32, u32)], expected: bool| {
+        let parts: Parts = list.iter().map(|(n, of)| (format!("n{n}"), part(*n, *of))).collect();
+        assert_eq!(is_complete(&parts), expected, "{list:?}");
+    };
+    check(&[], true);
+    check(&[(0, 1)], true);
+    check(&[(0, 2)], false);
+    check(&[(1, 2)], false);
+    check(&[(0, 2), (1, 2)], true);
+    check(&[(0, 1), (1, 2)], true);
+}
+
+#[test]
+fn the_hubs_answer_to_a_batch_is_understood() {
+    let answer = br#"{"epoch":"e","next":7}"#;
+    assert_eq!(judge(StatusCode::OK, answer).unwrap().next, 7);
+    assert!(matches!(judge(StatusCode::CONFLICT, answer), Err(SendError::Elsewhere(answer)) if answer.next == 7));
+    let status = br#"{"kind":"Status","message":"no such node"}"#;
+    let check = |code: u16, is_final: bool| {
+        let error = judge(StatusCode::from_u16(code).unwrap(), status).unwrap_err();
+        assert_eq!(matches!(error, SendError::Refused(_)), is_final, "{code}");
+        assert!(error.to_string().contains("no such node"), "{error}");
+    };
+    check(422, true);
+    check(413, true);
+    check(503, false);
+    check(403, false);
+    check(409, false);
+}
+
+#[test]
+fn a_row_becomes_an_event_with_a_reading_per_column() {
+    let row =
+        Row::from_json(r#"{"avg": 1.5, "n": 3, "who": "x", "none": null, "ok": true, "list": [1, "a"]}"#).unwrap();
+    let properties = EdgexActionProps { device_name: Some("virtual".into()), ..Default::default() };
+    let event = rules::row_event(&row, &properties, "average", 5).unwrap();
+    let seen: Vec<(&str, &str)> =
+        event.readings.iter().map(|reading| (reading.resource_name.as_str(), reading.value_type.as_str())).collect();
+    let seen: BTreeSet<(&str, &str)> = seen.into_iter().collect();
+    let expected = [("avg", "Float64"), ("n", "Int64"), ("who", "String"), ("ok", "Bool"), ("list", "ObjectArray")];
+    assert_eq!(seen, BTreeSet::from(expected));
+    assert_eq!((event.device_name.as_str(), event.profile_name.as_str()), ("virtual", "average"));
+    assert!(rules::row_event(&Row::from_json(r#"{"none": null}"#).unwrap(), &properties, "r", 5).is_none());
+}
+
+/// A receiver that stores what it is sent.
+#[derive(Default)]
+struct Receiver {
+    events: Mutex<Vec<Event>>,
+    next: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Receiver {
+    fn take(&self, header: &BatchHeader, lines: &[Bytes]) -> Result<BatchAnswer, SendError> {
+        let mut next = self.next.lock().unwrap();
+        let next = next.entry(header.export.clone()).or_insert(header.from);
+        let answer = |next| BatchAnswer { epoch: header.epoch.clone(), next };
+        if *next != header.from {
+            return Err(SendError::Elsewhere(answer(*next)));
+        }
+        *next = header.to;
+        self.events.lock().unwrap().extend(lines.iter().map(|line| serde_json::from_slice::<Event>(line).unwrap()));
+        Ok(answer(header.to))
+    }
+
+    fn of_device(&self, device: &str) -> Vec<Event> {
+        self.events.lock().unwrap().iter().filter(|event| event.device_name == device).cloned().collect()
+    }
+}
+
+impl BatchTransport for Receiver {
+    fn send(&self, header: BatchHeader, lines: Vec<Bytes>) -> BoxFuture<'_, Result<BatchAnswer, SendError>> {
+        let answer = self.take(&header, &lines);
+        Box::pin(async move { answer })
+    }
+}
+
+/// Waits for a report that fits; the deadline prints the last one.
+async fn eventually(handle: &EdgeHandle, fits: impl Fn(&EdgeReport) -> bool) -> EdgeReport {
+    let mut reports = handle.reports();
+    let waiting = tokio::time::timeout(Duration::from_secs(30), reports.wait_for(|report| fits(report)));
+    match waiting.await {
+        Ok(report) => report.expect("the edge plane runs").clone(),
+        Err(_) => panic!("last seen: {:#?}", handle.report()),
+    }
+}
+
+fn write_config(data_dir: &Path, entries: &[AssignmentEntry]) {
+    let folder = data_dir.join("edge/config");
+    std::fs::create_dir_all(&folder).unwrap();
+    let documents: Vec<String> = entries
+        .iter()
+        .map(|entry| {
+            json!({"apiVersion": "edge.selvedge.dev/v1alpha1", "kind": entry.kind,
+                "metadata": {"name": entry.name}, "spec": entry.spec})
+            .to_string()
+        })
+        .collect();
+    // JSON is YAML.
+    std::fs::write(folder.join("all.yaml"), documents.join("\n---\n")).unwrap();
+}
+
+fn events_of(report: &EdgeReport, name: &str) -> u64 {
+    report.entries.iter().find(|entry| entry.name == name).map_or(0, |entry| entry.events)
+}
+
+#[tokio::test]
+async fn readings_go_from_the_device_through_a_rule_to_the_receiver() {
+    let dir = tempfile::tempdir().unwrap();
+    let average = "SELECT avg(up) AS mean, count(*) AS n FROM events WHERE meta(deviceName) = \"box\" GROUP BY TUMBLINGWINDOW(ms, 300)";
+    let echo = "SELECT mean FROM events WHERE meta(deviceName) = \"average\"";
+    let entries = [profile(), device("box"), stream(), rule("average", average), rule("echo", echo), export()];
+    write_config(dir.path(), &entries);
+    let receiver = Arc::new(Receiver::default());
+    let shutdown = CancellationToken::new();
+    let config = EdgeConfig::new(dir.path(), "");
+    let options = ManagerOptions::default();
+    let handle =
+        edge::start_with(config, shutdown.clone(), edge_devices::all(), options, Some(receiver.clone())).await.unwrap();
+    eventually(&handle, |report| events_of(report, "default/echo") >= 2 && events_of(report, "default/all") >= 4).await;
+    let report = handle.report();
+    assert!(report.entries.iter().all(|entry| entry.ready), "{report:#?}");
+    shutdown.cancel();
+    handle.stopped().await;
+    let readings = receiver.of_device("box");
+    let is_in_order = readings.windows(2).all(|pair| pair[0].origin < pair[1].origin);
+    assert!(is_in_order && !readings.is_empty());
+    // A rule's mean is that of the readings it covers, in the order in which they went by.
+    let values: Vec<f64> = readings.iter().filter_map(|event| event.readings[0].value.as_f64()).collect();
+    let first = receiver.of_device("average").into_iter().next().expect("the rule's events were sent");
+    let of = |name: &str| first.readings.iter().find(|reading| reading.resource_name == name).unwrap().value.clone();
+    let (Value::Float(mean), Value::Int(count)) = (of("mean"), of("n")) else { panic!("{first:?}") };
+    let expected = values[..count as usize].iter().sum::<f64>() / count as f64;
+    assert!((mean - expected).abs() < 1e-9, "{mean} {expected}");
+    assert!(!receiver.of_device("echo").is_empty(), "one rule may read another's events");
+    // Nothing was sent twice.
+    let ids: BTreeSet<String> = receiver.events.lock().unwrap().iter().map(|event| event.id.clone()).collect();
+    assert_eq!(ids.len(), receiver.events.lock().unwrap().len());
+}
+
+#[tokio::test]
+async fn every_mistake_of_the_files_is_told_with_file_and_document() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("files");
+    std::fs::create_dir(&folder).unwrap();
+    let stream =
+        "apiVersion: edge.selvedge.dev/v1alpha1\nkind: Stream\nmetadata: {name: s}\nspec: {sql: 'CREATE STREM s'}\n";
+    let text = format!("apiVersion: v1\nkind: Pod\n---\n{stream}---\n{stream}");
+    std::fs::write(folder.join("a.yaml"), text).unwrap();
+    std::fs::write(folder.join("b.yaml"), "a: [").unwrap();
+    let config = EdgeConfig { config_dir: Some(folder), ..EdgeConfig::new(dir.path(), "") };
+    let error = Edge::start(config, CancellationToken::new()).await.err().expect("the files are wrong");
+    let StartEdgeError::Files(error) = error else { panic!("{error}") };
+    let text = error.to_string();
+    for expected in
+        ["a.yaml, document 1: apiVersion `v1`", "b.yaml: is not YAML", "stands in", "document 2: Stream `s`"]
+    {
+        assert!(text.contains(expected), "{text}");
+    }
+}
+
+/// A hub made of memory, behind a real client.
+#[derive(Default)]
+struct FakeHub {
+    entries: Mutex<Vec<AssignmentEntry>>,
+    statuses: Mutex<Vec<Json>>,
+    receiver: Receiver,
+}
+
+impl FakeHub {
+    async fn answer(self: Arc<Self>, request: http::Request<kube::client::Body>) -> http::Response<kube::client::Body> {
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let respond = |code: u16, value: Json| {
+            let body = kube::client::Body::from(value.to_string().into_bytes());
+            http::Response::builder().status(code).header("content-type", "application/json").body(body).unwrap()
+        };
+        let query = head.uri.query().unwrap_or_default().to_owned();
+        if head.method == Method::POST && head.uri.path() == BATCHES_PATH {
+            let mut lines = body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+            let header: BatchHeader = serde_json::from_slice(lines.next().unwrap()).unwrap();
+            let lines: Vec<Bytes> = lines.map(Bytes::copy_from_slice).collect();
+            return match self.receiver.take(&header, &lines) {
+                Ok(answer) => respond(200, json!(answer)),
+                Err(SendError::Elsewhere(answer)) => respond(409, json!(answer)),
+                Err(error) => respond(503, json!({"message": error.to_string()})),
+            };
+        }
+        let object = json!({"apiVersion": "edge.selvedge.dev/v1alpha1", "kind": "NodeAssignment",
+            "metadata": {"name": "n", "generation": 3, "resourceVersion": "5", "labels": {"selvedge.dev/node": "n"}},
+            "spec": {"nodeName": "n", "part": 0, "parts": 1, "entries": &*self.entries.lock().unwrap()}});
+        if head.method == Method::PATCH {
+            assert!(head.uri.path().ends_with("/nodeassignments/n/status"), "{}", head.uri);
+            let patch: Json = serde_json::from_slice(&body).unwrap();
+            self.statuses.lock().unwrap().push(patch["status"].clone());
+            return respond(200, object);
+        }
+        assert!(query.contains("labelSelector=selvedge.dev%2Fnode%3Dn"), "{query}");
+        if query.contains("watch=") {
+            std::future::pending::<()>().await;
+        }
+        respond(
+            200,
+            json!({"apiVersion": "edge.selvedge.dev/v1alpha1", "kind": "NodeAssignmentList",
+            "metadata": {"resourceVersion": "5"}, "items": [object]}),
+        )
+    }
+}
+
+fn access(hub: Arc<FakeHub>) -> Arc<dyn HubAccess> {
+    Arc::new(HubAccessFn(move || {
+        let hub = hub.clone();
+        let service = tower::service_fn(move |request| {
+            let hub = hub.clone();
+            async move { Ok::<_, std::convert::Infallible>(hub.answer(request).await) }
+        });
+        let client = kube::Client::new(service, "default");
+        Box::pin(async move { Ok(client) }) as BoxFuture<'static, Result<kube::Client, HubAccessError>>
+    }))
+}
+
+#[tokio::test]
+async fn a_node_runs_its_assignment_tells_how_it_fares_and_starts_again_without_the_hub() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = Arc::new(FakeHub::default());
+    let wrong = rule("wrong", "SELECT up FORM events");
+    *hub.entries.lock().unwrap() = vec![profile(), device("box"), stream(), wrong, export()];
+    let mut config = EdgeConfig::new(dir.path(), "n");
+    config.hub = Some(access(hub.clone()));
+    let shutdown = CancellationToken::new();
+    let handle = Edge::start(config, shutdown.clone()).await.unwrap();
+    eventually(&handle, |report| events_of(report, "default/all") >= 3).await;
+    let is_told = |status: &Json, kind: &str, condition: usize, expected: &str| {
+        let entries = status["entries"].as_array().cloned().unwrap_or_default();
+        let found = entries.into_iter().find(|entry| entry["kind"] == kind);
+        found.is_some_and(|entry| entry["conditions"][condition]["status"] == expected)
+    };
+    let told = |status: &Json| {
+        is_told(status, "Device", 2, "True")
+            && is_told(status, "Rule", 0, "False")
+            && is_told(status, "Export", 2, "True")
+    };
+    eventually(&handle, |_| hub.statuses.lock().unwrap().last().is_some_and(told)).await;
+    let status = hub.statuses.lock().unwrap().last().cloned().unwrap();
+    assert_eq!(status["observedGeneration"], 3);
+    let rule = status["entries"].as_array().unwrap().iter().find(|entry| entry["kind"] == "Rule").unwrap();
+    assert_eq!(rule["conditions"][0]["reason"], "ParseError");
+    let message = rule["conditions"][0]["message"].as_str().unwrap();
+    assert!(message.contains("line 1, column 11"), "{message}");
+    assert!(hub.statuses.lock().unwrap().len() <= 6, "a status is written when it changes: {:?}", hub.statuses);
+    shutdown.cancel();
+    handle.stopped().await;
+
+    let shutdown = CancellationToken::new();
+    let handle = Edge::start(EdgeConfig::new(dir.path(), "n"), shutdown.clone()).await.unwrap();
+    assert_eq!(handle.report().entries.len(), 4, "all is there at once");
+    eventually(&handle, |report| events_of(report, "default/box") >= 2).await;
+    let first = Edge::start(EdgeConfig::new(dir.path(), "n"), CancellationToken::new()).await;
+    assert!(matches!(first, Err(StartEdgeError::Socket(_))), "a second edge plane on one folder is refused");
+    shutdown.cancel();
+    handle.stopped().await;
+}
+
+#[tokio::test]
+async fn applying_a_change_touches_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = base_journal::Journal::open(dir.path(), Default::default()).unwrap();
+    let options = ManagerOptions::default();
+    let mut runtime = runtime::Runtime::start(journal.clone(), edge_devices::all(), options, None);
+    runtime.apply(&[profile(), device("a"), device("b")]).await;
+    let key = |name: &str| Key { kind: "Device".into(), namespace: "default".into(), name: name.into() };
+    let events =
+        |runtime: &runtime::Runtime, name: &str| events_of(&runtime.report("", &[]), &format!("default/{name}"));
+    while events(&runtime, "a") < 2 || events(&runtime, "b") < 2 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut changed = device("b");
+    changed.generation = 2;
+    changed.spec["autoEvents"][0]["interval"] = json!("1h");
+    runtime.apply(&[profile(), device("a"), changed, device("c")]).await;
+    // A device that was started anew counts from 0, and reads once in an hour now.
+    assert!(events(&runtime, "a") >= 2);
+    assert!(events(&runtime, "b") <= 1);
+    assert_eq!(runtime.conditions()[&key("b")].0, 2);
+    runtime.apply(&[profile(), device("a")]).await;
+    assert!(!runtime.conditions().contains_key(&key("c")));
+    runtime.stop_all().await;
+    let chunk = journal.read(0, 1 << 20).unwrap();
+    assert!(chunk.records.iter().all(|record| EventRecord::decode(&record.payload).unwrap().event().is_ok()));
+}
