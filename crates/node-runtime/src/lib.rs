@@ -27,6 +27,8 @@ mod shim;
 mod state;
 mod supervisor;
 mod sys;
+#[cfg(feature = "wasm")]
+mod wasm;
 
 pub use config::{Isolation, ProcessConfig, WasmConfig};
 pub use door::{
@@ -35,3 +37,5 @@ pub use door::{
 };
 pub use process::ProcessRuntime;
 pub use shim::shim_main;
+#[cfg(feature = "wasm")]
+pub use wasm::{WasmRuntime, wasm_compile_main, wasm_worker_main};

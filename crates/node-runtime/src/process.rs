@@ -70,7 +70,7 @@ impl ProcessRuntime {
 }
 
 /// The program's words: its path, the rest of `command`, `args`.
-fn argv(spec: &ContainerSpec, program: &Path) -> Result<Vec<String>, RuntimeError> {
+pub(crate) fn argv(spec: &ContainerSpec, program: &Path) -> Result<Vec<String>, RuntimeError> {
     let path = program.display().to_string();
     if let Some(word) = spec.command.first() {
         let is_program = Path::new(word) == program || program.file_name().is_some_and(|name| name == word.as_str());

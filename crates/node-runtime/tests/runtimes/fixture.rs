@@ -18,7 +18,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Fixture {
     pub folder: tempfile::TempDir,
     /// `None` while no kubelet runs.
-    pub runtime: Option<ProcessRuntime>,
+    pub runtime: Option<Box<dyn PodRuntime>>,
 }
 
 /// The program that stands in for `selvedge`.
@@ -45,11 +45,11 @@ impl Fixture {
         let folder = tempfile::tempdir().unwrap();
         let mut config = config(folder.path());
         change(&mut config);
-        Self { runtime: Some(ProcessRuntime::open(config).unwrap()), folder }
+        Self { runtime: Some(Box::new(ProcessRuntime::open(config).unwrap())), folder }
     }
 
-    pub fn runtime(&self) -> &ProcessRuntime {
-        self.runtime.as_ref().unwrap()
+    pub fn runtime(&self) -> &dyn PodRuntime {
+        self.runtime.as_deref().unwrap()
     }
 
     /// A container that runs `script`; no two have the same pod.
@@ -104,14 +104,15 @@ impl Fixture {
     /// As a kubelet that is started again.
     pub fn reopen(&mut self) {
         self.runtime = None;
-        self.runtime = Some(ProcessRuntime::open(config(self.folder.path())).unwrap());
+        self.runtime = Some(Box::new(ProcessRuntime::open(config(self.folder.path())).unwrap()));
     }
 }
 
 impl Drop for Fixture {
     /// Leaves nothing running, whatever the test made of it.
     fn drop(&mut self) {
-        for entry in fs::read_dir(self.folder.path().join("state/selvedge-process")).into_iter().flatten().flatten() {
+        let folders = ["process", "wasm"].map(|name| self.folder.path().join(format!("state/selvedge-{name}")));
+        for entry in folders.iter().flat_map(fs::read_dir).flatten().flatten() {
             if let Ok(text) = fs::read_to_string(entry.path().join("state.json"))
                 && !entry.path().join("exit.json").exists()
                 && let Some(pid) = pid_in(&text, "child")

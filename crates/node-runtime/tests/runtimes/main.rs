@@ -3,3 +3,5 @@
 mod fixture;
 mod process;
 mod survival;
+#[cfg(feature = "wasm")]
+mod wasm;
