@@ -1,1 +1,66 @@
+use machinery_schema::Registry;
+use serde_json::json;
 
+use super::*;
+
+fn refusals(spec: Value) -> Vec<String> {
+    let registry = Registry::builtin();
+    let identity = Identity::new("admin", ["system:masters"]);
+    let request = AdmissionRequest {
+        operation: Operation::Create,
+        info: registry.resource("", "v1", "pods").unwrap(),
+        subresource: None,
+        namespace: "default",
+        name: "web",
+        identity: &identity,
+        old: None,
+        dry_run: false,
+    };
+    match PodRuntimeClass.admit(&request, &mut json!({"spec": spec})) {
+        Ok(()) => Vec::new(),
+        Err(Refusal::Forbidden(why)) => vec![why],
+        Err(Refusal::Invalid(errors)) => errors.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn check(spec: Value, expected: &[&str]) {
+    let found = refusals(spec);
+    assert_eq!(found.len(), expected.len(), "{found:?}");
+    for (found, part) in found.iter().zip(expected) {
+        assert!(found.contains(part), "{found} has no {part}");
+    }
+}
+
+#[test]
+fn containers_are_refused_with_the_classes_that_are_served() {
+    check(
+        json!({"containers": [{"image": "nginx"}]}),
+        &["spec.runtimeClassName: Required value: containers are not served by this version"],
+    );
+    let found = refusals(json!({"runtimeClassName": "gvisor", "containers": []}));
+    assert!(found[0].contains("selvedge-process") && found[0].contains("selvedge-wasm"), "{found:?}");
+}
+
+#[test]
+fn what_a_runtime_cannot_honour_is_named_field_by_field() {
+    let process = |container: Value| json!({"runtimeClassName": "selvedge-process", "containers": [container]});
+    check(process(json!({"image": "file:///bin/sleep", "ports": [{"containerPort": 80}]})), &[]);
+    check(
+        process(json!({"image": "nginx"})),
+        &["containers[0].image: Invalid value: \"nginx\": selvedge-process runs files"],
+    );
+    check(
+        process(json!({
+            "image": "file:///bin/sleep", "tty": true, "securityContext": {"privileged": true},
+            "ports": [{"hostPort": 80}],
+        })),
+        &["privileged", "tty", "hostPort"],
+    );
+    check(
+        json!({
+            "runtimeClassName": "selvedge-wasm", "hostPID": true, "containers": [{"image": "file:///x.wasm"}],
+            "volumes": [{"name": "a", "configMap": {}}, {"name": "b", "persistentVolumeClaim": {}}],
+        }),
+        &["spec.hostPID", "spec.volumes[1].persistentVolumeClaim"],
+    );
+}

@@ -1,1 +1,71 @@
+use http::HeaderValue;
+use proptest::prelude::*;
 
+use super::*;
+
+fn headers(accept: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if !accept.is_empty() {
+        headers.insert(header::ACCEPT, HeaderValue::from_str(accept).unwrap());
+    }
+    headers
+}
+
+fn check(accept: &str, query: &str, expected: Option<Output>) {
+    let found = output(&headers(accept), &Query::parse(Some(query)).unwrap());
+    assert_eq!(found.ok(), expected, "{accept} {query}");
+}
+
+#[test]
+fn the_first_form_that_is_served_is_given() {
+    let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+    check(kubectl, "", Some(Output::Table(IncludeObject::Metadata)));
+    check(kubectl, "includeObject=Object", Some(Output::Table(IncludeObject::Object)));
+    check(kubectl, "includeObject=All", None);
+    check("", "", Some(Output::Json));
+    check("*/*", "", Some(Output::Json));
+    check("application/json;stream=watch", "", Some(Output::Json));
+    check("application/vnd.kubernetes.protobuf,application/json", "", Some(Output::Json));
+    check("application/vnd.kubernetes.protobuf", "", None);
+    check("text/html", "", None);
+    check("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", "", Some(Output::Partial));
+    check("application/json;as=Table;v=v9;g=meta.k8s.io, application/json", "", Some(Output::Json));
+}
+
+#[test]
+fn aggregated_discovery_is_given_to_those_who_ask_first_for_it() {
+    let v2 = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let v2beta1 = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
+    assert_eq!(aggregated_discovery(&headers(&format!("{v2},{v2beta1},application/json"))), Some(DiscoveryVersion::V2));
+    assert_eq!(aggregated_discovery(&headers(&format!("{v2beta1},application/json"))), Some(DiscoveryVersion::V2Beta1));
+    assert_eq!(aggregated_discovery(&headers("application/json")), None);
+}
+
+#[test]
+fn json_and_yaml_say_the_same() {
+    let mut yaml = HeaderMap::new();
+    yaml.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/yaml; charset=utf-8"));
+    let from_yaml = decode_body(&yaml, &Bytes::from_static(b"kind: Pod\nspec:\n  ports: [1, '2']\n")).unwrap();
+    assert_eq!(from_yaml, json!({"kind": "Pod", "spec": {"ports": [1, "2"]}}));
+    assert!(decode_body(&yaml, &Bytes::from_static(b"a: [")).is_err());
+    assert!(decode_body(&HeaderMap::new(), &Bytes::from_static(b"{")).is_err());
+    let mut protobuf = HeaderMap::new();
+    protobuf.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/vnd.kubernetes.protobuf"));
+    assert!(decode_body(&protobuf, &Bytes::new()).unwrap_err().message().contains("application/json"));
+}
+
+#[test]
+fn a_body_that_nests_for_ever_is_refused() {
+    let deep = "[".repeat(100_000);
+    assert!(json(&Bytes::from(deep.clone())).is_err());
+    assert!(yaml(&Bytes::from(deep)).is_err());
+}
+
+proptest! {
+    #[test]
+    fn no_header_makes_the_parser_panic(accept in "[ -~]{0,60}") {
+        let headers = headers(&accept);
+        let _ = output(&headers, &Query::default());
+        let _ = aggregated_discovery(&headers);
+    }
+}

@@ -1,0 +1,75 @@
+use std::sync::Mutex;
+
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+
+use super::*;
+
+/// A kubelet at the other end of a pipe: answers every request with what it was asked for.
+#[derive(Default)]
+struct Echo(Mutex<Vec<NodeAddress>>);
+
+impl NodeDialer for Echo {
+    fn dial<'a>(&'a self, node: &'a NodeAddress) -> BoxFuture<'a, io::Result<Box<dyn AsyncReadWrite>>> {
+        self.0.lock().unwrap().push(node.clone());
+        Box::pin(async {
+            let (ours, theirs) = tokio::io::duplex(4096);
+            let service = service_fn(|request: Request<hyper::body::Incoming>| async move {
+                let mut response = Response::new(Body::from(request.uri().to_string()));
+                if request.uri().path().ends_with("/broken") {
+                    *response.status_mut() = http::StatusCode::NOT_FOUND;
+                }
+                Ok::<_, std::convert::Infallible>(response)
+            });
+            tokio::spawn(async move {
+                let _ =
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(theirs), service).await;
+            });
+            Ok(Box::new(ours) as Box<dyn AsyncReadWrite>)
+        })
+    }
+}
+
+async fn with_pods(hub: &Hub) {
+    let addresses = json!([{"type": "Hostname", "address": "gw-1.lan"}, {"type": "InternalIP", "address": "10.0.0.7"}]);
+    let node = json!({"metadata": {"name": "gw-1"}, "status": {
+        "addresses": addresses, "daemonEndpoints": {"kubeletEndpoint": {"Port": 10999}}}});
+    hub.create("/api/v1/nodes", node).await;
+    hub.create(PODS, pod("web", "gw-1")).await;
+    let mut two = pod("two", "gw-1");
+    two["spec"]["containers"] =
+        json!([{"name": "good", "image": "file:///a"}, {"name": "broken", "image": "file:///b"}]);
+    hub.create(PODS, two).await;
+    hub.create(PODS, pod("unbound", "")).await;
+}
+
+#[tokio::test]
+async fn a_log_comes_from_the_kubelet_of_the_pods_node() {
+    let dialer = Arc::new(Echo::default());
+    let hub = Hub::start_with(dialer.clone()).await;
+    with_pods(&hub).await;
+    let log =
+        hub.get(&format!("{PODS}/web/log?follow=true&tailLines=5&sinceTime=2026-01-01T00%3A00%3A00Z&other=x")).await;
+    assert_eq!(log.body, "/containerLogs/default/web/main?follow=true&tailLines=5&sinceTime=2026-01-01T00%3A00%3A00Z");
+    let dialed = dialer.0.lock().unwrap().clone();
+    assert_eq!(dialed, [NodeAddress { name: "gw-1".into(), host: "10.0.0.7".into(), port: 10999 }]);
+    let good = hub.get(&format!("{PODS}/two/log?container=good")).await;
+    assert_eq!(good.body, "/containerLogs/default/two/good");
+    for (path, part) in [
+        ("two/log", "a container name must be specified for pod two, choose one of: [good broken]"),
+        ("two/log?container=none", "container none is not valid for pod two"),
+        ("two/log?container=broken", "/containerLogs/default/two/broken"),
+        ("unbound/log", "does not have a host assigned"),
+    ] {
+        hub.get(&format!("{PODS}/{path}")).await.check(400, "BadRequest", part);
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_be_reached_is_named() {
+    let hub = Hub::start().await;
+    with_pods(&hub).await;
+    let answer = hub.get(&format!("{PODS}/web/log")).await;
+    answer.check(503, "ServiceUnavailable", r#"the kubelet of node "gw-1" at 10.0.0.7:10999 cannot be reached"#);
+}

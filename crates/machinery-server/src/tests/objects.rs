@@ -1,0 +1,313 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+#[tokio::test]
+async fn a_new_object_gets_what_the_server_owns() {
+    let hub = Hub::start().await;
+    let made = hub.create(CONFIG_MAPS, config_map("a", json!({"x": "y"}), json!({"k": "v"}))).await;
+    for field in ["uid", "creationTimestamp", "resourceVersion"] {
+        assert!(!made["metadata"][field].as_str().unwrap().is_empty(), "{field}");
+    }
+    assert_eq!(made["metadata"]["namespace"], "default");
+    assert_eq!(hub.get(&format!("{CONFIG_MAPS}/a")).await.body, made);
+    let generated = hub.create(CONFIG_MAPS, json!({"metadata": {"generateName": "b-"}})).await;
+    let name = generated["metadata"]["name"].as_str().unwrap();
+    assert!(name.starts_with("b-") && name.len() == 7, "{name}");
+    assert_eq!((&generated["kind"], &generated["apiVersion"]), (&json!("ConfigMap"), &json!("v1")));
+}
+
+#[tokio::test]
+async fn refusals_are_worded_as_clients_know_them() {
+    let hub = Hub::start().await;
+    let made = hub.create(CONFIG_MAPS, config_map("a", json!({}), json!({}))).await;
+    let a = format!("{CONFIG_MAPS}/a");
+    let again = hub.call("POST", CONFIG_MAPS, config_map("a", json!({}), json!({}))).await;
+    again.check(409, "AlreadyExists", r#"configmaps "a" already exists"#);
+    hub.get(&format!("{CONFIG_MAPS}/b")).await.check(404, "NotFound", r#"configmaps "b" not found"#);
+    hub.get("/api/v1/nothing").await.check(404, "NotFound", "the server could not find the requested resource");
+    hub.call("PATCH", CONFIG_MAPS, json!({})).await.check(405, "MethodNotAllowed", "does not allow this method");
+    hub.get_as(&a, "text/html").await.check(406, "NotAcceptable", "application/json");
+    let nowhere =
+        hub.call("POST", "/api/v1/namespaces/nowhere/configmaps", config_map("a", json!({}), json!({}))).await;
+    nowhere.check(404, "NotFound", r#"namespaces "nowhere" not found"#);
+    hub.call("POST", CONFIG_MAPS, json!({"metadata": {}})).await.check(
+        422,
+        "Invalid",
+        "name or generateName is required",
+    );
+    hub.call("POST", CONFIG_MAPS, json!({"kind": "Pod", "metadata": {"name": "x"}})).await.check(
+        400,
+        "BadRequest",
+        "Pod",
+    );
+    let mut stale = made.clone();
+    stale["metadata"]["resourceVersion"] = json!("1");
+    hub.call("PUT", &a, stale).await.check(409, "Conflict", "the object has been modified; please apply your changes");
+    let mut other = made.clone();
+    other["metadata"]["name"] = json!("c");
+    hub.call("PUT", &a, other).await.check(400, "BadRequest", "does not match the name on the URL");
+    let mut other = made;
+    other["metadata"]["uid"] = json!("other");
+    hub.call("PUT", &a, other).await.check(409, "Conflict", "Precondition failed: UID");
+    let admin = Identity::controllers();
+    let protobuf = hub.send(&admin, "POST", CONFIG_MAPS, "application/vnd.kubernetes.protobuf", "k8s").await;
+    protobuf.check(415, "UnsupportedMediaType", "application/json");
+    let big = "x".repeat(4 * 1024 * 1024);
+    hub.call("POST", CONFIG_MAPS, json!(big)).await.check(413, "RequestEntityTooLarge", "limit is 3145728");
+    hub.send(&admin, "POST", CONFIG_MAPS, "application/json", "{").await.check(400, "BadRequest", "JSON");
+    hub.get(&format!("{CONFIG_MAPS}?fieldSelector=data%3Dx")).await.check(
+        400,
+        "BadRequest",
+        "field label not supported: data",
+    );
+    hub.get(&format!("{CONFIG_MAPS}?labelSelector=a+b")).await.check(400, "BadRequest", "selector");
+}
+
+#[tokio::test]
+async fn unknown_fields_are_refused_told_or_dropped_as_the_client_wants() {
+    let hub = Hub::start().await;
+    let object = || json!({"metadata": {"name": "a"}, "dta": {"x": "y"}});
+    let strict = hub.call("POST", &format!("{CONFIG_MAPS}?fieldValidation=Strict"), object()).await;
+    strict.check(400, "BadRequest", r#"strict decoding error: unknown field "dta""#);
+    let warned = hub.call("POST", &format!("{CONFIG_MAPS}?dryRun=All"), object()).await;
+    assert_eq!((warned.code, warned.warnings.as_slice()), (201, &[r#"299 - "unknown field \"dta\"""#.to_owned()][..]));
+    let ignored = hub.call("POST", &format!("{CONFIG_MAPS}?fieldValidation=Ignore"), object()).await;
+    assert_eq!((ignored.code, ignored.warnings.len()), (201, 0));
+    assert!(ignored.body.get("dta").is_none());
+}
+
+#[tokio::test]
+async fn a_dry_run_leaves_nothing_behind() {
+    let hub = Hub::start().await;
+    let dry = hub.call("POST", &format!("{CONFIG_MAPS}?dryRun=All"), config_map("a", json!({}), json!({}))).await;
+    assert_eq!(dry.code, 201);
+    assert!(dry.body["metadata"].get("resourceVersion").is_none());
+    assert_eq!(hub.get(&format!("{CONFIG_MAPS}/a")).await.code, 404);
+    let made = hub.create(CONFIG_MAPS, config_map("a", json!({}), json!({"k": "1"}))).await;
+    let a = format!("{CONFIG_MAPS}/a?dryRun=All");
+    assert_eq!(hub.patch(&a, "merge-patch", json!({"data": {"k": "2"}})).await.body["data"]["k"], "2");
+    assert_eq!(hub.call("DELETE", &a, Value::Null).await.code, 200);
+    assert_eq!(hub.get(&format!("{CONFIG_MAPS}/a")).await.body, made);
+}
+
+#[tokio::test]
+async fn three_patch_languages_change_an_object_and_the_fourth_is_refused() {
+    let hub = Hub::start().await;
+    hub.create(CONFIG_MAPS, config_map("a", json!({"x": "1"}), json!({"k": "1", "gone": "1"}))).await;
+    let a = format!("{CONFIG_MAPS}/a");
+    let merged = hub.patch(&a, "merge-patch", json!({"data": {"k": "2", "gone": null}})).await;
+    assert_eq!(merged.body["data"], json!({"k": "2"}));
+    let json_patched = hub.patch(&a, "json-patch", json!([{"op": "replace", "path": "/data/k", "value": "3"}])).await;
+    assert_eq!(json_patched.body["data"], json!({"k": "3"}));
+    let strategic = hub.patch(&a, "strategic-merge-patch", json!({"metadata": {"labels": {"y": "2"}}})).await;
+    assert_eq!(strategic.body["metadata"]["labels"], json!({"x": "1", "y": "2"}));
+    let same = hub.patch(&a, "strategic-merge-patch", json!({"metadata": {"labels": {"y": "2"}}})).await;
+    assert_eq!(same.body, strategic.body, "a patch that changes nothing spends no revision");
+    let test = json!([{"op": "test", "path": "/data/k", "value": "9"}]);
+    hub.patch(&a, "json-patch", test).await.check(422, "Invalid", "testing value");
+    hub.patch(&a, "merge-patch", json!({"metadata": {"name": "b"}})).await.check(422, "Invalid", "metadata.name");
+    let stale = json!({"metadata": {"resourceVersion": "1"}});
+    hub.patch(&a, "merge-patch", stale).await.check(409, "Conflict", "has been modified");
+    let admin = Identity::controllers();
+    let apply = hub.send(&admin, "PATCH", &a, "application/apply-patch+yaml", "kind: ConfigMap").await;
+    apply.check(415, "UnsupportedMediaType", "server-side apply is not served by this version");
+}
+
+#[tokio::test]
+async fn lists_are_selected_and_paged_at_one_moment() {
+    let hub = Hub::start().await;
+    for number in 0..7 {
+        let labels = json!({"parity": if number % 2 == 0 { "even" } else { "odd" }});
+        hub.create(CONFIG_MAPS, config_map(&format!("c{number}"), labels, json!({}))).await;
+    }
+    let other = config_map("c0", json!({}), json!({}));
+    hub.create("/api/v1/namespaces/kube-system/configmaps", other).await;
+    assert_eq!(hub.get("/api/v1/configmaps").await.names().len(), 8);
+    assert_eq!(hub.get(&format!("{CONFIG_MAPS}?labelSelector=parity%3Dodd")).await.names(), ["c1", "c3", "c5"]);
+    assert_eq!(hub.get(&format!("{CONFIG_MAPS}?fieldSelector=metadata.name%3Dc4")).await.names(), ["c4"]);
+
+    let first = hub.get(&format!("{CONFIG_MAPS}?limit=3")).await;
+    assert_eq!(first.names(), ["c0", "c1", "c2"]);
+    assert_eq!(first.body["metadata"]["remainingItemCount"], 4);
+    assert_eq!(first.body["kind"], "ConfigMapList");
+    hub.call("DELETE", &format!("{CONFIG_MAPS}/c4"), Value::Null).await;
+    let token = first.body["metadata"]["continue"].as_str().unwrap();
+    let second = hub.get(&format!("{CONFIG_MAPS}?limit=9&continue={token}")).await;
+    assert_eq!(second.names(), ["c3", "c4", "c5", "c6"], "the list is still that of the first page");
+    assert_eq!(second.body["metadata"]["resourceVersion"], first.body["metadata"]["resourceVersion"]);
+    assert!(second.body["metadata"].get("continue").is_none());
+
+    let odd = hub.get(&format!("{CONFIG_MAPS}?limit=2&labelSelector=parity%3Dodd")).await;
+    assert_eq!(odd.names(), ["c1", "c3"]);
+    let token = odd.body["metadata"]["continue"].as_str().unwrap();
+    let rest = hub.get(&format!("{CONFIG_MAPS}?limit=2&labelSelector=parity%3Dodd&continue={token}")).await;
+    assert_eq!(rest.names(), ["c5"]);
+    hub.get(&format!("{CONFIG_MAPS}?continue=nonsense")).await.check(400, "BadRequest", "continue key");
+    let future = hub.get(&format!("{CONFIG_MAPS}?resourceVersion=999999999&resourceVersionMatch=NotOlderThan")).await;
+    future.check(504, "Timeout", "Too large resource version");
+}
+
+#[tokio::test]
+async fn tables_and_metadata_are_given_on_request() {
+    let hub = Hub::start().await;
+    hub.create(CONFIG_MAPS, config_map("a", json!({}), json!({"k": "v"}))).await;
+    let table = hub.get_as(CONFIG_MAPS, "application/json;as=Table;v=v1;g=meta.k8s.io").await;
+    assert_eq!(table.body["kind"], "Table");
+    assert_eq!(table.body["rows"][0]["cells"][0], "a");
+    assert!(!table.body["metadata"]["resourceVersion"].as_str().unwrap().is_empty());
+    let one = hub.get_as(&format!("{CONFIG_MAPS}/a"), "application/json;as=Table;v=v1;g=meta.k8s.io").await;
+    assert_eq!(one.body["rows"].as_array().unwrap().len(), 1);
+    let partial = hub.get_as(CONFIG_MAPS, "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io").await;
+    assert_eq!(partial.body["kind"], "PartialObjectMetadataList");
+    assert_eq!(partial.names(), ["a"]);
+    assert!(partial.body["items"][0].get("data").is_none());
+}
+
+#[tokio::test]
+async fn a_pod_on_a_node_stays_until_its_kubelet_lets_it_go() {
+    let hub = Hub::start().await;
+    hub.create(PODS, pod("web", "gw-1")).await;
+    let web = format!("{PODS}/web");
+    let going = hub.call("DELETE", &web, json!({"gracePeriodSeconds": 20})).await;
+    assert_eq!(going.body["metadata"]["deletionGracePeriodSeconds"], 20);
+    let longer = hub.call("DELETE", &web, json!({"gracePeriodSeconds": 25})).await;
+    assert_eq!(longer.body, going.body, "a second delete does not lengthen the time");
+    let shorter = hub.call("DELETE", &format!("{web}?gracePeriodSeconds=5"), Value::Null).await;
+    assert_eq!(shorter.body["metadata"]["deletionGracePeriodSeconds"], 5);
+    let wrong = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": "other"}});
+    hub.call("DELETE", &web, wrong).await.check(409, "Conflict", "Precondition failed: UID");
+    let gone = hub.call("DELETE", &web, json!({"gracePeriodSeconds": 0})).await;
+    assert_eq!((gone.code, &gone.body["status"]), (200, &json!("Success")));
+    assert_eq!(hub.get(&web).await.code, 404);
+    hub.create(PODS, pod("unbound", "")).await;
+    hub.call("DELETE", &format!("{PODS}/unbound"), Value::Null).await;
+    assert_eq!(hub.get(&format!("{PODS}/unbound")).await.code, 404);
+}
+
+#[tokio::test]
+async fn finalizers_hold_an_object_until_the_last_one_goes() {
+    let hub = Hub::start().await;
+    let mut object = config_map("a", json!({}), json!({}));
+    object["metadata"]["finalizers"] = json!(["example.org/hold"]);
+    hub.create(CONFIG_MAPS, object).await;
+    let a = format!("{CONFIG_MAPS}/a");
+    let waiting = hub.call("DELETE", &a, Value::Null).await;
+    assert!(waiting.body["metadata"]["deletionTimestamp"].is_string(), "{}", waiting.body);
+    assert_eq!(hub.get(&a).await.code, 200);
+    let freed = hub.patch(&a, "merge-patch", json!({"metadata": {"finalizers": null}})).await;
+    assert_eq!(freed.code, 200);
+    assert_eq!(hub.get(&a).await.code, 404);
+}
+
+#[tokio::test]
+async fn a_namespace_terminates_takes_nothing_new_and_goes_when_it_is_finalized() {
+    let hub = Hub::start().await;
+    hub.create("/api/v1/namespaces", json!({"metadata": {"name": "team"}})).await;
+    let team = hub.call("DELETE", "/api/v1/namespaces/team", Value::Null).await;
+    assert_eq!(team.body["status"]["phase"], "Terminating");
+    let refused = hub.call("POST", "/api/v1/namespaces/team/configmaps", config_map("a", json!({}), json!({}))).await;
+    refused.check(403, "Forbidden", "because it is being terminated");
+    let mut finalized = hub.get("/api/v1/namespaces/team").await.body;
+    finalized["spec"]["finalizers"] = json!([]);
+    assert_eq!(hub.call("PUT", "/api/v1/namespaces/team/finalize", finalized).await.code, 200);
+    assert_eq!(hub.get("/api/v1/namespaces/team").await.code, 404);
+}
+
+#[tokio::test]
+async fn a_collection_is_deleted_by_its_selector() {
+    let hub = Hub::start().await;
+    for (name, app) in [("a", "x"), ("b", "x"), ("c", "y")] {
+        hub.create(CONFIG_MAPS, config_map(name, json!({"app": app}), json!({}))).await;
+    }
+    let deleted = hub.call("DELETE", &format!("{CONFIG_MAPS}?labelSelector=app%3Dx"), Value::Null).await;
+    assert_eq!(deleted.names(), ["a", "b"]);
+    assert_eq!(hub.get(CONFIG_MAPS).await.names(), ["c"]);
+}
+
+#[tokio::test]
+async fn orphans_keep_living_without_their_owner() {
+    let hub = Hub::start().await;
+    let owner = hub.create(CONFIG_MAPS, config_map("owner", json!({}), json!({}))).await;
+    let mut child = config_map("child", json!({}), json!({}));
+    child["metadata"]["ownerReferences"] =
+        json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner["metadata"]["uid"]}]);
+    hub.create(CONFIG_MAPS, child).await;
+    hub.call("DELETE", &format!("{CONFIG_MAPS}/owner"), json!({"propagationPolicy": "Orphan"})).await;
+    let child = hub.get(&format!("{CONFIG_MAPS}/child")).await.body;
+    assert_eq!(child["metadata"]["ownerReferences"].as_array().map(Vec::len).unwrap_or(0), 0);
+}
+
+fn gadget_crd() -> Value {
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "gadgets.example.org"},
+        "spec": {
+            "group": "example.org", "scope": "Namespaced",
+            "names": {"kind": "Gadget", "plural": "gadgets", "singular": "gadget", "listKind": "GadgetList"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
+                "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+                    "spec": {"type": "object", "required": ["size"], "properties": {
+                        "size": {"type": "integer", "minimum": 1}, "color": {"type": "string", "default": "red"}}},
+                    "status": {"type": "object", "properties": {"ready": {"type": "boolean"}}}}}}}],
+        },
+    })
+}
+
+#[tokio::test]
+async fn a_definition_brings_a_resource_that_survives_a_restart_and_goes_with_it() {
+    let hub = Hub::start().await;
+    let gadgets = "/apis/example.org/v1/namespaces/default/gadgets";
+    assert_eq!(hub.get(gadgets).await.code, 404);
+    let made = hub.create(CRDS, gadget_crd()).await;
+    let conditions = made["status"]["conditions"].as_array().unwrap();
+    assert!(conditions.iter().all(|condition| condition["status"] == "True") && conditions.len() == 2);
+    let gadget = hub.create(gadgets, json!({"metadata": {"name": "a"}, "spec": {"size": 3}})).await;
+    assert_eq!((&gadget["spec"]["color"], &gadget["metadata"]["generation"]), (&json!("red"), &json!(1)));
+    let wrong = hub.call("POST", gadgets, json!({"metadata": {"name": "b"}, "spec": {"size": 0}})).await;
+    wrong.check(422, "Invalid", "spec.size");
+
+    let hub = hub.restart();
+    let a = format!("{gadgets}/a");
+    let status =
+        hub.patch(&format!("{a}/status"), "merge-patch", json!({"spec": {"size": 9}, "status": {"ready": true}})).await;
+    assert_eq!((&status.body["spec"]["size"], &status.body["status"]["ready"]), (&json!(3), &json!(true)));
+    assert_eq!(status.body["metadata"]["generation"], 1);
+    let grown = hub.patch(&a, "merge-patch", json!({"spec": {"size": 4}, "status": {"ready": false}})).await;
+    assert_eq!((&grown.body["metadata"]["generation"], &grown.body["status"]["ready"]), (&json!(2), &json!(true)));
+    let strategic = hub.patch(&a, "strategic-merge-patch", json!({})).await;
+    strategic.check(415, "UnsupportedMediaType", "application/merge-patch+json");
+
+    assert_eq!(hub.call("DELETE", &format!("{CRDS}/gadgets.example.org"), Value::Null).await.code, 200);
+    assert_eq!(hub.get(gadgets).await.code, 404);
+    hub.create(CRDS, gadget_crd()).await;
+    assert!(hub.get(gadgets).await.names().is_empty(), "the objects went with the definition");
+}
+
+#[tokio::test]
+async fn a_definition_that_makes_no_sense_is_refused_whole() {
+    let hub = Hub::start().await;
+    let mut crd = gadget_crd();
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"] = json!({"type": "strange"});
+    let refused = hub.call("POST", CRDS, crd).await;
+    assert_eq!((refused.code, &refused.body["reason"]), (422, &json!("Invalid")), "{}", refused.body);
+    assert_eq!(hub.get("/apis/example.org/v1").await.code, 404);
+}
+
+#[tokio::test]
+async fn what_is_served_is_told() {
+    let hub = Hub::start().await;
+    let version = hub.get("/version").await.body;
+    assert_eq!((&version["major"], &version["minor"]), (&json!("1"), &json!("36")));
+    assert_eq!(hub.get("/readyz").await.body, "ok");
+    assert!(hub.get("/livez?verbose").await.body.as_str().unwrap().contains("livez check passed"));
+    assert_eq!(hub.get("/api").await.body["kind"], "APIVersions");
+    assert_eq!(hub.get("/apis").await.body["kind"], "APIGroupList");
+    assert_eq!(hub.get("/api/v1").await.body["kind"], "APIResourceList");
+    let aggregated = hub.get_as("/apis", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList").await;
+    assert_eq!(aggregated.body["kind"], "APIGroupDiscoveryList");
+    let index = hub.get("/openapi/v3").await.body;
+    let url = index["paths"]["api/v1"]["serverRelativeURL"].as_str().unwrap();
+    assert_eq!(hub.get(url).await.body["openapi"], "3.0.0");
+    hub.get("/metrics/nothing").await.check(404, "NotFound", "could not find");
+}

@@ -1,0 +1,121 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+#[tokio::test]
+async fn a_watch_tells_what_was_there_and_then_what_happens() {
+    let hub = Hub::start().await;
+    hub.create(CONFIG_MAPS, config_map("a", json!({}), json!({}))).await;
+    let mut watch = hub.watch(&format!("{CONFIG_MAPS}?watch=true")).await;
+    assert_eq!(watch.told().await, "ADDED a");
+    hub.create(CONFIG_MAPS, config_map("b", json!({}), json!({}))).await;
+    hub.patch(&format!("{CONFIG_MAPS}/b"), "merge-patch", json!({"data": {"k": "v"}})).await;
+    hub.call("DELETE", &format!("{CONFIG_MAPS}/b"), Value::Null).await;
+    hub.create("/api/v1/namespaces/kube-system/configmaps", config_map("elsewhere", json!({}), json!({}))).await;
+    hub.create(CONFIG_MAPS, config_map("c", json!({}), json!({}))).await;
+    for told in ["ADDED b", "MODIFIED b", "DELETED b", "ADDED c"] {
+        assert_eq!(watch.told().await, told);
+    }
+    hub.shutdown.cancel();
+    assert_eq!(watch.told().await, "end");
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_where_a_list_ended() {
+    let hub = Hub::start().await;
+    hub.create(CONFIG_MAPS, config_map("a", json!({}), json!({}))).await;
+    let list = hub.get(CONFIG_MAPS).await.body;
+    let revision = list["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    hub.create(CONFIG_MAPS, config_map("b", json!({}), json!({}))).await;
+    let mut watch = hub.watch(&format!("{CONFIG_MAPS}?watch=1&resourceVersion={revision}")).await;
+    assert_eq!(watch.told().await, "ADDED b");
+    let hub = hub.restart();
+    let mut watch = hub.watch(&format!("{CONFIG_MAPS}?watch=1&resourceVersion={revision}")).await;
+    assert_eq!(watch.told().await, "ADDED b");
+}
+
+#[tokio::test]
+async fn what_leaves_a_selection_is_deleted_and_what_enters_it_is_added() {
+    let hub = Hub::start().await;
+    for selector in ["labelSelector=on%3Dyes", "labelSelector=on+in+(yes,sure)"] {
+        let mut watch = hub.watch(&format!("{CONFIG_MAPS}?watch=1&{selector}")).await;
+        hub.create(CONFIG_MAPS, config_map("a", json!({"on": "no"}), json!({}))).await;
+        let a = format!("{CONFIG_MAPS}/a");
+        for on in ["yes", "no", "yes"] {
+            hub.patch(&a, "merge-patch", json!({"metadata": {"labels": {"on": on}}})).await;
+        }
+        hub.call("DELETE", &a, Value::Null).await;
+        let mut revisions = Vec::new();
+        for told in ["ADDED", "DELETED", "ADDED", "DELETED"] {
+            let event = watch.next().await.unwrap();
+            assert_eq!((&event["type"], &event["object"]["metadata"]["labels"]["on"]), (&json!(told), &json!("yes")));
+            revisions.push(event["object"]["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap());
+        }
+        assert!(revisions.is_sorted_by(|a, b| a < b), "{revisions:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_sees_its_own_pods_only() {
+    let hub = Hub::start().await;
+    let mut watch = hub.watch("/api/v1/pods?watch=1&fieldSelector=spec.nodeName%3Dgw-1&resourceVersion=0").await;
+    hub.create(PODS, pod("other", "gw-2")).await;
+    hub.create(PODS, pod("own", "gw-1")).await;
+    assert_eq!(watch.told().await, "ADDED own");
+}
+
+#[tokio::test]
+async fn a_streamed_list_ends_with_a_bookmark() {
+    let hub = Hub::start().await;
+    hub.create(CONFIG_MAPS, config_map("a", json!({}), json!({}))).await;
+    let path = format!(
+        "{CONFIG_MAPS}?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
+    );
+    let mut watch = hub.watch(&path).await;
+    assert_eq!(watch.told().await, "ADDED a");
+    let mark = watch.next().await.unwrap();
+    assert_eq!(mark["type"], "BOOKMARK");
+    assert_eq!(mark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    hub.create(CONFIG_MAPS, config_map("b", json!({}), json!({}))).await;
+    assert_eq!(watch.told().await, "ADDED b");
+}
+
+#[tokio::test]
+async fn a_watch_ends_in_time_with_a_last_bookmark() {
+    let hub = Hub::start().await;
+    let current = hub.get(CONFIG_MAPS).await.body["metadata"]["resourceVersion"].clone();
+    let mut watch = hub.watch(&format!("{CONFIG_MAPS}?watch=1&allowWatchBookmarks=true&timeoutSeconds=1")).await;
+    let last = watch.next().await.unwrap();
+    assert_eq!((&last["type"], &last["object"]["metadata"]["resourceVersion"]), (&json!("BOOKMARK"), &current));
+    assert_eq!(watch.told().await, "end");
+    let mut watch = hub.watch(&format!("{CONFIG_MAPS}?watch=1&timeoutSeconds=1")).await;
+    assert_eq!(watch.told().await, "end");
+}
+
+#[tokio::test]
+async fn a_watch_from_a_revision_that_is_not_known_says_410_in_its_stream() {
+    let hub = Hub::start().await;
+    let mut watch = hub.watch(&format!("{CONFIG_MAPS}?watch=1&resourceVersion=99999999")).await;
+    let error = watch.next().await.unwrap();
+    assert_eq!((&error["type"], &error["object"]["code"]), (&json!("ERROR"), &json!(410)));
+    assert_eq!(error["object"]["reason"], "Expired");
+    assert_eq!(watch.told().await, "end");
+}
+
+#[tokio::test]
+async fn a_table_is_watched_with_its_columns_once() {
+    let hub = Hub::start().await;
+    hub.create(CONFIG_MAPS, config_map("a", json!({}), json!({}))).await;
+    hub.create(CONFIG_MAPS, config_map("b", json!({}), json!({}))).await;
+    let request = http::Request::get(format!("{CONFIG_MAPS}?watch=1"))
+        .header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
+        .body(String::new())
+        .unwrap();
+    let response = hub.raw(Some(&Identity::controllers()), request).await;
+    let mut watch = Lines { body: response.into_body(), rest: Vec::new(), lines: VecDeque::new() };
+    for (name, has_columns) in [("a", true), ("b", false)] {
+        let event = watch.next().await.unwrap();
+        assert_eq!(event["object"]["rows"][0]["cells"][0], name);
+        assert_eq!(!event["object"]["columnDefinitions"].as_array().unwrap().is_empty(), has_columns);
+    }
+}
