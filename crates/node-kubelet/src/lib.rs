@@ -211,8 +211,8 @@ fn spawn(parts: Parts) -> KubeletHandle {
         publications: publications.clone(),
         board: board.clone(),
     });
-    let manager = pods::Manager::new(context, runtimes, commands.clone(), wanted_tx);
-    tasks.spawn(manager.run(command_rx, shutdown.clone()));
+    let manager = pods::Manager::new(context, runtimes, commands.clone(), wanted_tx, shutdown.clone());
+    tasks.spawn(manager.run(command_rx));
     let status_board = board.clone();
     let status_handler = move |request, _peer| server::answer_status(request, status_board.clone());
     tasks.spawn(ended(base_http::serve(socket, status_handler, shutdown.clone())));

@@ -141,6 +141,7 @@ pub(crate) struct Manager {
     orphans: BTreeMap<String, Vec<ContainerStatus>>,
     /// Objects that pods refer to, for the sources to watch.
     wanted: watch::Sender<BTreeSet<ObjectKey>>,
+    shutdown: CancellationToken,
 }
 
 impl Manager {
@@ -149,6 +150,7 @@ impl Manager {
         runtimes: Runtimes,
         commands: mpsc::Sender<Command>,
         wanted: watch::Sender<BTreeSet<ObjectKey>>,
+        shutdown: CancellationToken,
     ) -> Self {
         Self {
             context,
@@ -159,11 +161,13 @@ impl Manager {
             finished: BTreeSet::new(),
             orphans: BTreeMap::new(),
             wanted,
+            shutdown,
         }
     }
 
     /// Starts from the disk, then serves until `shutdown`. Containers run on when it ends.
-    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>, shutdown: CancellationToken) {
+    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let shutdown = self.shutdown.clone();
         let (events_tx, mut events) = mpsc::channel(MAILBOX);
         for runtime in &self.runtimes {
             tokio::spawn(forward(runtime.events(), runtime.clone(), events_tx.clone(), shutdown.clone()));
@@ -171,11 +175,15 @@ impl Manager {
         self.begin().await;
         loop {
             tokio::select! {
-                () = shutdown.cancelled() => return,
+                () = shutdown.cancelled() => break,
                 Some(status) = events.recv() => self.route(status).await,
                 Some(command) = commands.recv() => self.take(command).await,
             }
         }
+        // Whoever starts next on this data folder finds nobody else at work in it.
+        drop(commands);
+        self.workers.close();
+        self.workers.wait().await;
     }
 
     /// Takes up the stored pods and what runs of them.
@@ -326,9 +334,9 @@ impl Manager {
         let beginning =
             Beginning { pod: pod.clone(), stored_status, runtime: runtime.clone(), state, containers, is_history };
         let worker = Worker::new(self.context.clone(), beginning, mailbox.clone());
-        let (commands, finished) = (self.commands.clone(), uid.clone());
+        let (commands, finished, shutdown) = (self.commands.clone(), uid.clone(), self.shutdown.clone());
         self.workers.spawn(async move {
-            worker.run(messages).await;
+            worker.run(messages, shutdown).await;
             let _ = commands.send(Command::Finished { uid: finished }).await;
         });
         self.pods.insert(uid, Held { pod, json, runtime, mailbox, asks, is_static });

@@ -311,15 +311,18 @@ pub(crate) async fn objects(
     shutdown: CancellationToken,
 ) {
     let mut tasks: BTreeMap<ObjectKey, tokio_util::sync::DropGuard> = BTreeMap::new();
+    let mut running = tokio::task::JoinSet::new();
     let mut listed_once = false;
     loop {
+        // What has ended is taken out of the set.
+        while running.try_join_next().is_some() {}
         let now: BTreeSet<ObjectKey> = wanted.borrow_and_update().clone();
         tasks.retain(|key, _| now.contains(key));
         for key in &now {
             if !tasks.contains_key(key) {
                 let stop = shutdown.child_token();
                 let watched = tasks.len() < WATCHED_MAX;
-                tokio::spawn(object(hub.clone(), store.clone(), key.clone(), watched, commands.clone(), stop.clone()));
+                running.spawn(object(hub.clone(), store.clone(), key.clone(), watched, commands.clone(), stop.clone()));
                 tasks.insert(key.clone(), stop.drop_guard());
             }
         }
@@ -332,10 +335,11 @@ pub(crate) async fn objects(
         }
         listed_once = true;
         tokio::select! {
-            () = shutdown.cancelled() => return,
-            changed = wanted.changed() => if changed.is_err() { return },
+            () = shutdown.cancelled() => break,
+            changed = wanted.changed() => if changed.is_err() { break },
         }
     }
+    running.shutdown().await;
 }
 
 /// Keeps one object up to date.

@@ -23,7 +23,7 @@ const DEFAULT_MODE: u32 = 0o644;
 /// A memory volume without a size limit may take this much: half of the smallest gateway would be too much.
 const MEMORY_VOLUME_BYTES: u64 = 64 * 1024 * 1024;
 /// `f_type` of a tmpfs.
-const TMPFS_MAGIC: i64 = 0x0102_1994;
+const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
 
 /// Why a volume is not in place.
 #[derive(Debug, thiserror::Error)]
@@ -301,7 +301,7 @@ fn mount_memory(path: &Path, bytes: u64, mode: u32) -> io::Result<()> {
 /// Whether `path` is a tmpfs of its own, and not merely in one.
 fn is_memory(path: &Path) -> io::Result<bool> {
     use std::os::unix::fs::MetadataExt as _;
-    let is_tmpfs = i64::try_from(rustix::fs::statfs(path)?.f_type).is_ok_and(|kind| kind == TMPFS_MAGIC);
+    let is_tmpfs = rustix::fs::statfs(path)?.f_type == TMPFS_MAGIC;
     let parent = path.parent().unwrap_or(path);
     Ok(is_tmpfs && std::fs::metadata(path)?.dev() != std::fs::metadata(parent)?.dev())
 }

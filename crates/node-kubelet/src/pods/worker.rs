@@ -3,27 +3,28 @@
 //! A worker owns everything known about its pod. Whatever may take long (starting, stopping, probing) runs beside it
 //! and comes back as a [`Message`], so that a pod can be told to end at any moment.
 
+mod spec;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use node_runtime::{ContainerId, ContainerSpec, ContainerState, ContainerStatus, Mount, PodRuntime, RuntimeError};
+use node_runtime::{ContainerId, ContainerState, ContainerStatus, PodRuntime, RuntimeError};
 use selvedge_api::status::PodReport;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Context;
-use super::admission::{limits, pod_ref};
 use super::backoff::Backoff;
 use super::model::{Container, Pod, RestartPolicy};
 use super::publisher::Publication;
 use super::reconcile::{self, Action, ContainerView, Seen, View};
 use super::status::{self, Facts, Observed, Waiting, exit_of};
-use crate::env;
 use crate::probes::{self, ProbeKind, ProbeReport};
 use crate::report::chain;
 use crate::store::PodState;
@@ -133,8 +134,8 @@ impl Worker {
         worker
     }
 
-    /// Works until the pod has ended.
-    pub(crate) async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+    /// Works until the pod has ended, or until `shutdown`, which leaves its containers as they are.
+    pub(crate) async fn run(mut self, mut messages: mpsc::Receiver<Message>, shutdown: CancellationToken) {
         loop {
             let decision = self.decide();
             let mut again = false;
@@ -160,6 +161,7 @@ impl Worker {
             let look_again = decision.look_again_at.map(|at| tokio::time::Instant::now() + until(at));
             let wake = [look_again, self.volumes_look_at].into_iter().flatten().min();
             tokio::select! {
+                () = shutdown.cancelled() => return,
                 message = messages.recv() => match message {
                     Some(message) => self.take(message).await,
                     None => return,
@@ -610,76 +612,6 @@ impl Worker {
                 cell.observed.ready = container.readiness_probe.is_none();
                 self.spawn_probes(&container, &report.id, &[ProbeKind::Liveness, ProbeKind::Readiness]);
             }
-        }
-    }
-
-    fn container_spec(
-        &self,
-        container: &Container,
-        attempt: u32,
-        runtime: &dyn PodRuntime,
-    ) -> Result<ContainerSpec, String> {
-        let facts = self.context.facts();
-        let environment =
-            env::environment(&self.pod, container, &facts, &*self.context.store).map_err(|e| e.to_string())?;
-        let expand = |words: &[String]| words.iter().map(|word| env::expand(word, &environment)).collect();
-        let mut mounts = Vec::new();
-        for mount in &container.volume_mounts {
-            let place = self.volumes.as_ref().and_then(|places| places.get(&mount.name));
-            let place = place.ok_or_else(|| format!("volume \"{}\" is not one of the pod's", mount.name))?;
-            mounts.push(Mount {
-                host_path: volumes::sub_path(&mount.name, place, &mount.sub_path).map_err(|error| chain(&error))?,
-                container_path: PathBuf::from(&mount.mount_path),
-                read_only: mount.read_only,
-            });
-        }
-        let security = &self.pod.spec.security_context;
-        let mut groups = security.supplemental_groups.clone();
-        groups.extend(security.fs_group);
-        let mut spec = ContainerSpec {
-            pod: pod_ref(&self.pod),
-            container: container.name.clone(),
-            attempt,
-            image: container.image.clone(),
-            command: expand(&container.command),
-            args: expand(&container.args),
-            working_dir: container.working_dir.as_ref().map(PathBuf::from),
-            mounts,
-            limits: limits(container),
-            log_dir: self.dir.join(&container.name),
-            run_as_user: container.security_context.run_as_user.or(security.run_as_user),
-            run_as_group: container.security_context.run_as_group.or(security.run_as_group),
-            supplemental_groups: groups,
-            hostname: self.pod.spec.hostname.clone(),
-            termination_message: None,
-            env: environment,
-        };
-        self.add_termination_message(container, attempt, runtime, &mut spec);
-        Ok(spec)
-    }
-
-    /// Gives the container a file for its last words, where the runtime can show it one.
-    fn add_termination_message(
-        &self,
-        container: &Container,
-        attempt: u32,
-        runtime: &dyn PodRuntime,
-        spec: &mut ContainerSpec,
-    ) {
-        let Some(path) = container.termination_message_path.as_ref().filter(|path| !path.is_empty()) else { return };
-        let file = self.dir.join(".termination").join(format!("{}-{attempt}", container.name));
-        let made = file.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| {
-            use std::os::unix::fs::PermissionsExt as _;
-            std::fs::write(&file, b"")?;
-            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666))
-        });
-        let mount = Mount { host_path: file.clone(), container_path: PathBuf::from(path), read_only: false };
-        spec.mounts.push(mount);
-        spec.termination_message = Some(file);
-        if made.is_err() || runtime.check(spec).is_err() {
-            // Without mounts a program's exit code has to do.
-            spec.mounts.pop();
-            spec.termination_message = None;
         }
     }
 

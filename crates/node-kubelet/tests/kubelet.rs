@@ -1,0 +1,276 @@
+//! The whole kubelet against a hub and a runtime made for the test: joining, running, losing the hub, coming back.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands; clippy exempts only the test functions")]
+
+mod support;
+
+use std::time::Duration;
+
+use node_kubelet::{Kubelet, KubeletConfig, KubeletHandle};
+use serde_json::{Value, json};
+use support::{FakeHub, FakeRuntime, eventually};
+use tokio_util::sync::CancellationToken;
+
+/// A kubelet that can be killed and started again on the same folder.
+struct Node {
+    dir: tempfile::TempDir,
+    runtime: std::sync::Arc<FakeRuntime>,
+    shutdown: CancellationToken,
+    kubelet: Option<KubeletHandle>,
+}
+
+impl Node {
+    fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            runtime: FakeRuntime::new(),
+            shutdown: CancellationToken::new(),
+            kubelet: None,
+        }
+    }
+
+    fn config(&self, hub: Option<&FakeHub>) -> KubeletConfig {
+        KubeletConfig {
+            data_dir: self.dir.path().to_owned(),
+            node_name: "n".into(),
+            hub_urls: hub.map(|hub| hub.url.clone()).into_iter().collect(),
+            token: hub.map(FakeHub::token),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            ..KubeletConfig::default()
+        }
+    }
+
+    async fn start(&mut self, hub: Option<&FakeHub>) {
+        self.shutdown = CancellationToken::new();
+        let kubelet = Kubelet::start(self.config(hub), vec![self.runtime.clone()], self.shutdown.clone()).await;
+        self.kubelet = Some(kubelet.unwrap());
+    }
+
+    async fn kill(&mut self) {
+        self.shutdown.cancel();
+        if let Some(kubelet) = self.kubelet.take() {
+            kubelet.stopped().await;
+        }
+    }
+}
+
+fn pod(name: &str, container: Value) -> Value {
+    let mut container = container;
+    container["name"] = "a".into();
+    container["image"] = "file:///bin/x".into();
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": "d", "uid": format!("uid-{name}")},
+        "spec": {"nodeName": "n", "runtimeClassName": "selvedge-process", "containers": [container]},
+    })
+}
+
+fn status_of(hub: &FakeHub, name: &str) -> Value {
+    hub.object(&format!("/api/v1/namespaces/d/pods/{name}"))["status"].clone()
+}
+
+async fn is_ready(hub: &FakeHub, name: &str) {
+    eventually("the pod is ready", || {
+        let status = status_of(hub, name);
+        let ready = status["conditions"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|c| c["type"] == "Ready" && c["status"] == "True");
+        if ready { Ok(()) } else { Err(status.to_string()) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_joins_registers_and_runs_a_pod() {
+    let hub = FakeHub::start().await;
+    hub.put_pod(pod("web", json!({})));
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    is_ready(&hub, "web").await;
+    assert_eq!(node.runtime.running(), ["uid-web_a_0"]);
+    eventually("the node is Ready", || {
+        let node = hub.object("/api/v1/nodes/n");
+        let ready = node["status"]["conditions"].to_string().contains("KubeletReady");
+        if ready { Ok(()) } else { Err(node.to_string()) }
+    })
+    .await;
+    eventually("the Lease is held", || {
+        let lease = hub.object("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n");
+        if lease["spec"]["leaseDurationSeconds"] == 40 { Ok(()) } else { Err(lease.to_string()) }
+    })
+    .await;
+
+    hub.delete_gracefully("web");
+    eventually("the pod is gone", || match node.runtime.running().as_slice() {
+        [] if hub.object("/api/v1/namespaces/d/pods/web").is_null() => Ok(()),
+        running => Err(format!("{running:?} {}", hub.object("/api/v1/namespaces/d/pods/web"))),
+    })
+    .await;
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn a_killed_kubelet_adopts_what_runs_and_starts_nothing_twice() {
+    let hub = FakeHub::start().await;
+    hub.put_pod(pod("web", json!({})));
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    is_ready(&hub, "web").await;
+    node.kill().await;
+    hub.stop();
+
+    node.start(None).await;
+    let kubelet = node.kubelet.as_ref().unwrap();
+    eventually("the pod is reported", || match kubelet.report().pods.as_slice() {
+        [pod] if pod.ready => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    assert_eq!(node.runtime.starts(), ["uid-web_a_0"]);
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn pods_killed_with_their_node_are_back_without_a_hub() {
+    let hub = FakeHub::start().await;
+    hub.put_pod(pod("web", json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]})));
+    hub.put("/api/v1/namespaces/d/secrets/s", json!({"metadata": {"name": "s"}, "data": {"k": "djE="}}));
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    is_ready(&hub, "web").await;
+    node.kill().await;
+    hub.stop();
+    node.runtime.power_cut();
+
+    let begun = std::time::Instant::now();
+    node.start(None).await;
+    eventually("the pod runs again", || match node.runtime.running() {
+        running if running == ["uid-web_a_1"] => Ok(()),
+        running => Err(format!("{running:?}")),
+    })
+    .await;
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!(node.runtime.env("uid-web_a_1", "A").as_deref(), Some("v1"));
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn a_pod_that_left_while_the_node_was_down_is_stopped_after_a_list_only() {
+    let hub = FakeHub::start().await;
+    hub.put_pod(pod("web", json!({})));
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    is_ready(&hub, "web").await;
+    node.kill().await;
+
+    hub.remove_pod("web");
+    hub.refuse_lists(true);
+    node.start(Some(&hub)).await;
+    let kubelet = node.kubelet.as_ref().unwrap();
+    let mut registered = kubelet.registered();
+    registered.wait_for(|registered| *registered).await.unwrap();
+    assert_eq!(node.runtime.running(), ["uid-web_a_0"], "a list that fails stops nothing");
+    hub.refuse_lists(false);
+    eventually("the pod is stopped", || match node.runtime.running().as_slice() {
+        [] => Ok(()),
+        running => Err(format!("{running:?}")),
+    })
+    .await;
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn a_container_that_exits_is_restarted_and_then_backs_off() {
+    let hub = FakeHub::start().await;
+    hub.put_pod(pod("web", json!({})));
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    is_ready(&hub, "web").await;
+    node.runtime.exit("uid-web_a_0", 3);
+    eventually("it was restarted once", || match node.runtime.running() {
+        running if running == ["uid-web_a_1"] => Ok(()),
+        running => Err(format!("{running:?}")),
+    })
+    .await;
+    node.runtime.exit("uid-web_a_1", 3);
+    eventually("it backs off", || {
+        let status = status_of(&hub, "web");
+        let container = &status["containerStatuses"][0];
+        let is_held = container["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+            && container["lastState"]["terminated"]["exitCode"] == 3
+            && container["restartCount"] == 1;
+        if is_held { Ok(()) } else { Err(status.to_string()) }
+    })
+    .await;
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn containers_are_refused_saying_why() {
+    let hub = FakeHub::start().await;
+    let mut refused = pod("image", json!({}));
+    refused["spec"].as_object_mut().unwrap().remove("runtimeClassName");
+    hub.put_pod(refused);
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    eventually("the pod is refused", || {
+        let status = status_of(&hub, "image");
+        let said = status["message"].as_str().is_some_and(|message| message.contains("runtimeClassName"));
+        if status["phase"] == "Failed" && status["reason"] == "UnsupportedRuntime" && said {
+            Ok(())
+        } else {
+            Err(status.to_string())
+        }
+    })
+    .await;
+    assert!(node.runtime.starts().is_empty());
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn a_wrong_ca_is_refused_and_said() {
+    let (hub, other) = (FakeHub::start().await, FakeHub::start().await);
+    let node = Node::new();
+    let config = KubeletConfig { token: Some(other.token()), ..node.config(Some(&hub)) };
+    let shutdown = CancellationToken::new();
+    let kubelet = Kubelet::start(config, vec![node.runtime.clone()], shutdown.clone()).await.unwrap();
+    let mut refused = kubelet.join_refused();
+    let text = tokio::time::timeout(Duration::from_secs(20), refused.wait_for(Option::is_some))
+        .await
+        .unwrap()
+        .unwrap()
+        .clone();
+    assert!(text.unwrap().contains("not the one that the token was made on"));
+    assert!(kubelet.identity().borrow().is_none());
+    shutdown.cancel();
+    kubelet.stopped().await;
+}
+
+#[tokio::test]
+async fn a_node_without_identity_and_token_does_not_start() {
+    let node = Node::new();
+    let error = Kubelet::start(node.config(None), vec![], CancellationToken::new()).await.unwrap_err();
+    assert!(error.to_string().contains("token"), "{error}");
+}
+
+#[tokio::test]
+async fn static_pods_run_and_appear_at_the_hub_as_mirrors() {
+    let hub = FakeHub::start().await;
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    let mut manifest = pod("edge", json!({}));
+    manifest["metadata"].as_object_mut().unwrap().remove("uid");
+    let kubelet = node.kubelet.as_ref().unwrap();
+    kubelet.set_static_pods(vec![manifest]).await;
+    is_ready(&hub, "edge-n").await;
+    assert_eq!(node.runtime.running().len(), 1);
+    kubelet.set_static_pods(vec![]).await;
+    eventually("it and its mirror are gone", || match node.runtime.running().as_slice() {
+        [] if hub.object("/api/v1/namespaces/d/pods/edge-n").is_null() => Ok(()),
+        running => Err(format!("{running:?}")),
+    })
+    .await;
+    node.kill().await;
+}

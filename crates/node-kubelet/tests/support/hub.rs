@@ -1,0 +1,230 @@
+//! A hub that keeps objects by path: enough for one node.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base_http::{Body, Listener, ServerTls, read_body};
+use base_pki::{Ca, IssueRequest, JoinToken, Usage};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+const PODS: &str = "/api/v1/namespaces/d/pods";
+
+struct State {
+    ca: Ca,
+    objects: Mutex<BTreeMap<String, Value>>,
+    /// Type and object of every change of a pod.
+    changes: broadcast::Sender<(&'static str, Value)>,
+    refuses_lists: AtomicBool,
+}
+
+pub struct FakeHub {
+    pub url: String,
+    state: Arc<State>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl FakeHub {
+    pub async fn start() -> Self {
+        let ca = Ca::create("hub").unwrap();
+        let leaf = ca
+            .sign(&IssueRequest {
+                cn: "hub".into(),
+                orgs: vec![],
+                sans: vec!["127.0.0.1".into()],
+                usage: Usage::Server,
+                validity: Duration::from_secs(3600),
+            })
+            .unwrap();
+        let chain = format!("{}{}", leaf.cert_pem, ca.cert_pem());
+        let tls = ServerTls::new(&chain, &leaf.key_pem, Some(ca.cert_pem())).unwrap();
+        let address: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let listener = Listener::bind("hub-api", address).unwrap().with_tls(tls);
+        let url = format!("https://{}", listener.address());
+        let state = Arc::new(State {
+            ca,
+            objects: Mutex::default(),
+            changes: broadcast::channel(64).0,
+            refuses_lists: AtomicBool::new(false),
+        });
+        let shared = state.clone();
+        let handler = move |request, _peer| answer(shared.clone(), request);
+        let serving = base_http::serve(listener, handler, CancellationToken::new());
+        Self { url, state, serving }
+    }
+
+    pub fn stop(&self) {
+        self.serving.abort();
+    }
+
+    pub fn token(&self) -> JoinToken {
+        JoinToken::generate(base_pki::ca_fingerprint(self.state.ca.cert_pem()).unwrap()).unwrap()
+    }
+
+    pub fn object(&self, path: &str) -> Value {
+        self.state.objects.lock().unwrap().get(path).cloned().unwrap_or_default()
+    }
+
+    pub fn put(&self, path: &str, object: Value) {
+        self.state.objects.lock().unwrap().insert(path.to_owned(), object);
+    }
+
+    pub fn put_pod(&self, pod: Value) {
+        let path = format!("{PODS}/{}", pod["metadata"]["name"].as_str().unwrap());
+        self.state.set(&path, pod);
+    }
+
+    pub fn delete_gracefully(&self, name: &str) {
+        let path = format!("{PODS}/{name}");
+        let mut pod = self.object(&path);
+        pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        pod["metadata"]["deletionGracePeriodSeconds"] = 1.into();
+        self.state.set(&path, pod);
+    }
+
+    pub fn remove_pod(&self, name: &str) {
+        self.state.remove(&format!("{PODS}/{name}"));
+    }
+
+    pub fn refuse_lists(&self, refuse: bool) {
+        self.state.refuses_lists.store(refuse, Ordering::SeqCst);
+    }
+}
+
+impl State {
+    fn set(&self, path: &str, object: Value) {
+        self.objects.lock().unwrap().insert(path.to_owned(), object.clone());
+        if path.contains("/pods/") {
+            // Nobody watches before the node has joined.
+            let _ = self.changes.send(("MODIFIED", object));
+        }
+    }
+
+    fn remove(&self, path: &str) -> Option<Value> {
+        let object = self.objects.lock().unwrap().remove(path)?;
+        if path.contains("/pods/") {
+            let _ = self.changes.send(("DELETED", object.clone()));
+        }
+        Some(object)
+    }
+}
+
+async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let (path, query) = (parts.uri.path().to_owned(), parts.uri.query().unwrap_or_default().to_owned());
+    let body: Value = serde_json::from_slice(&read_body(body, 1 << 20).await.unwrap()).unwrap_or_default();
+    match parts.method {
+        Method::GET if query.contains("watch=true") => watch(&state, &path),
+        Method::GET => get(&state, &path, &query),
+        Method::POST => create(&state, &path, body),
+        Method::PATCH => patch(&state, path.trim_end_matches("/status"), &body),
+        Method::DELETE => match state.remove(&path) {
+            Some(object) => reply(StatusCode::OK, &object),
+            None => refuse(StatusCode::NOT_FOUND),
+        },
+        _ => refuse(StatusCode::METHOD_NOT_ALLOWED),
+    }
+}
+
+fn get(state: &State, path: &str, query: &str) -> Response<Body> {
+    if path == "/api/v1/pods" {
+        if state.refuses_lists.load(Ordering::SeqCst) {
+            return refuse(StatusCode::INTERNAL_SERVER_ERROR);
+        }
+        let objects = state.objects.lock().unwrap();
+        let items: Vec<&Value> =
+            objects.iter().filter(|(path, _)| path.contains("/pods/")).map(|(_, pod)| pod).collect();
+        return reply(StatusCode::OK, &json!({"metadata": {"resourceVersion": "1"}, "items": items}));
+    }
+    if query.contains("limit=") {
+        return reply(
+            StatusCode::OK,
+            &json!({"metadata": {"resourceVersion": "1"}, "items": listed(state, path, query)}),
+        );
+    }
+    match state.objects.lock().unwrap().get(path) {
+        Some(object) => reply(StatusCode::OK, object),
+        None => refuse(StatusCode::NOT_FOUND),
+    }
+}
+
+/// The one object that a field selector names, if it is there.
+fn listed(state: &State, path: &str, query: &str) -> Vec<Value> {
+    let name = query.split("metadata.name%3D").nth(1).and_then(|rest| rest.split('&').next()).unwrap_or_default();
+    state.objects.lock().unwrap().get(&format!("{path}/{name}")).cloned().into_iter().collect()
+}
+
+fn watch(state: &State, path: &str) -> Response<Body> {
+    let changes = (path == "/api/v1/pods").then(|| state.changes.subscribe());
+    let stream = futures::stream::unfold(changes, |changes| async move {
+        let Some(mut changes) = changes else { return std::future::pending().await };
+        let (kind, object) = changes.recv().await.ok()?;
+        let line = format!("{}\n", json!({"type": kind, "object": object}));
+        Some((Ok::<_, std::io::Error>(Bytes::from(line)), Some(changes)))
+    });
+    Response::new(Body::stream(stream))
+}
+
+fn create(state: &State, path: &str, mut object: Value) -> Response<Body> {
+    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let path = format!("{path}/{name}");
+    if object["metadata"]["uid"].is_null() {
+        object["metadata"]["uid"] = format!("made-{name}").into();
+    }
+    if let Some(request) = object["spec"]["request"].as_str() {
+        let csr = String::from_utf8(BASE64.decode(request).unwrap()).unwrap();
+        let usage =
+            if object["spec"]["signerName"] == "kubernetes.io/kubelet-serving" { Usage::Server } else { Usage::Client };
+        let signed = state.ca.sign_csr(&csr, usage, Duration::from_secs(3600)).unwrap();
+        object["status"]["certificate"] = BASE64.encode(signed).into();
+    }
+    if state.objects.lock().unwrap().contains_key(&path) {
+        return refuse(StatusCode::CONFLICT);
+    }
+    state.set(&path, object.clone());
+    reply(StatusCode::CREATED, &object)
+}
+
+fn patch(state: &State, path: &str, patch: &Value) -> Response<Body> {
+    let Some(mut object) = state.objects.lock().unwrap().get(path).cloned() else {
+        return refuse(StatusCode::NOT_FOUND);
+    };
+    if !patch["metadata"]["uid"].is_null() && patch["metadata"]["uid"] != object["metadata"]["uid"] {
+        return refuse(StatusCode::CONFLICT);
+    }
+    merge(&mut object, patch);
+    state.set(path, object.clone());
+    reply(StatusCode::OK, &object)
+}
+
+fn merge(object: &mut Value, patch: &Value) {
+    match patch {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                if !object.is_object() {
+                    *object = json!({});
+                }
+                merge(&mut object[key], value);
+            }
+        }
+        other => *object = other.clone(),
+    }
+}
+
+fn reply(status: StatusCode, value: &Value) -> Response<Body> {
+    let mut response = Response::new(Body::from(value.to_string()));
+    *response.status_mut() = status;
+    response
+}
+
+fn refuse(status: StatusCode) -> Response<Body> {
+    reply(status, &json!({"kind": "Status", "reason": status.canonical_reason(), "message": "refused by the test"}))
+}

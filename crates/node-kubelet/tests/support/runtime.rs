@@ -1,0 +1,160 @@
+//! Containers that are entries of a table.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use node_runtime::{
+    ContainerEvent, ContainerId, ContainerSpec, ContainerState, ContainerStats, ContainerStatus, ExecOutput,
+    ExitReason, ExitRecord, PodRuntime, RuntimeError, RuntimeFuture,
+};
+use tokio::sync::broadcast;
+
+#[derive(Default)]
+struct Table {
+    containers: BTreeMap<String, (ContainerStatus, ContainerSpec)>,
+    starts: Vec<String>,
+}
+
+pub struct FakeRuntime {
+    table: Mutex<Table>,
+    events: broadcast::Sender<ContainerEvent>,
+}
+
+impl FakeRuntime {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { table: Mutex::default(), events: broadcast::channel(64).0 })
+    }
+
+    /// Ids of what runs.
+    pub fn running(&self) -> Vec<String> {
+        let table = self.table.lock().unwrap();
+        let runs = |status: &ContainerStatus| matches!(status.state, ContainerState::Running { .. });
+        table.containers.iter().filter(|(_, (status, _))| runs(status)).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Ids of everything that was ever started, in order.
+    pub fn starts(&self) -> Vec<String> {
+        self.table.lock().unwrap().starts.clone()
+    }
+
+    pub fn env(&self, id: &str, name: &str) -> Option<String> {
+        self.table.lock().unwrap().containers.get(id)?.1.env.get(name).cloned()
+    }
+
+    pub fn exit(&self, id: &str, code: i32) {
+        let reason = if code == 0 { ExitReason::Completed } else { ExitReason::Error };
+        let status = self.end(id, code, reason);
+        // Nobody listens while the kubelet is down.
+        let _ = self.events.send(ContainerEvent::Exited(status));
+    }
+
+    /// Everything stops, and nobody sees it.
+    pub fn power_cut(&self) {
+        for id in self.running() {
+            self.end(&id, 137, ExitReason::ContainerStatusUnknown);
+        }
+    }
+
+    fn end(&self, id: &str, exit_code: i32, reason: ExitReason) -> ContainerStatus {
+        let mut table = self.table.lock().unwrap();
+        let (status, _) = table.containers.get_mut(id).expect("the container exists");
+        if let ContainerState::Running { started_at, .. } = status.state {
+            status.state = ContainerState::Exited(ExitRecord {
+                version: 1,
+                exit_code,
+                signal: None,
+                reason,
+                message: String::new(),
+                started_at: Some(started_at),
+                finished_at: Timestamp::now(),
+            });
+        }
+        status.clone()
+    }
+}
+
+impl PodRuntime for FakeRuntime {
+    fn handler(&self) -> &'static str {
+        "selvedge-process"
+    }
+
+    fn check(&self, _spec: &ContainerSpec) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
+    fn start(&self, spec: ContainerSpec) -> RuntimeFuture<'_, ContainerStatus> {
+        Box::pin(async move {
+            let id = spec.id();
+            let status = ContainerStatus {
+                id: id.clone(),
+                pod: spec.pod.clone(),
+                state: ContainerState::Running { pid: 1, started_at: Timestamp::now() },
+                image: spec.image.clone(),
+                image_id: "sha256:0".into(),
+                log_path: spec.log_path(),
+                notices: vec![],
+            };
+            let mut table = self.table.lock().unwrap();
+            if table.starts.contains(&id.to_string()) {
+                return Err(RuntimeError::AlreadyStarted(id));
+            }
+            table.starts.push(id.to_string());
+            table.containers.insert(id.to_string(), (status.clone(), spec));
+            drop(table);
+            let _ = self.events.send(ContainerEvent::Started(status.clone()));
+            Ok(status)
+        })
+    }
+
+    fn stop(&self, id: &ContainerId, _grace: Duration) -> RuntimeFuture<'_, ContainerStatus> {
+        let id = id.clone();
+        Box::pin(async move {
+            if !self.table.lock().unwrap().containers.contains_key(&id.to_string()) {
+                return Err(RuntimeError::NotFound(id));
+            }
+            let status = self.end(&id.to_string(), 143, ExitReason::Error);
+            let _ = self.events.send(ContainerEvent::Exited(status.clone()));
+            Ok(status)
+        })
+    }
+
+    fn signal(&self, _id: &ContainerId, _signal: i32) -> RuntimeFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn status(&self, id: &ContainerId) -> RuntimeFuture<'_, ContainerStatus> {
+        let id = id.clone();
+        Box::pin(async move {
+            let table = self.table.lock().unwrap();
+            table.containers.get(&id.to_string()).map(|(status, _)| status.clone()).ok_or(RuntimeError::NotFound(id))
+        })
+    }
+
+    fn list(&self) -> RuntimeFuture<'_, Vec<ContainerStatus>> {
+        Box::pin(async {
+            Ok(self.table.lock().unwrap().containers.values().map(|(status, _)| status.clone()).collect())
+        })
+    }
+
+    fn exec(&self, _id: &ContainerId, _argv: Vec<String>, _timeout: Duration) -> RuntimeFuture<'_, ExecOutput> {
+        Box::pin(async { Ok(ExecOutput::default()) })
+    }
+
+    fn stats(&self, _id: &ContainerId) -> RuntimeFuture<'_, ContainerStats> {
+        Box::pin(async { Ok(ContainerStats::default()) })
+    }
+
+    fn remove(&self, id: &ContainerId) -> RuntimeFuture<'_, ()> {
+        let id = id.to_string();
+        Box::pin(async move {
+            self.table.lock().unwrap().containers.remove(&id);
+            Ok(())
+        })
+    }
+
+    fn events(&self) -> broadcast::Receiver<ContainerEvent> {
+        self.events.subscribe()
+    }
+}
