@@ -83,14 +83,18 @@ pub fn load<T>(path: Option<&Path>, env_prefix: &str) -> Result<T, ConfigErrors>
 where
     T: Default + Serialize + DeserializeOwned,
 {
-    let text = path.map(read).transpose().map_err(|message| ConfigErrors(vec![ConfigError { line: None, message }]))?;
+    let text = path.map(read).transpose()?;
     let env =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     load_from(&Source { text: text.as_deref(), env: env.collect() }, env_prefix)
 }
 
-fn read(path: &Path) -> Result<String, String> {
-    let failed = |why: String| format!("failed to read configuration file {}: {why}", path.display());
+/// Reads a configuration file, bounded; its failure is a mistake like any other.
+pub fn read(path: &Path) -> Result<String, ConfigErrors> {
+    let failed = |why: String| {
+        let message = format!("failed to read configuration file {}: {why}", path.display());
+        ConfigErrors(vec![ConfigError { line: None, message }])
+    };
     let bytes = fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
     if bytes > FILE_BYTES_MAX {
         return Err(failed(format!("it has {bytes} bytes, more than {FILE_BYTES_MAX}")));

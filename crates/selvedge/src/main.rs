@@ -1,1 +1,216 @@
-fn main() {}
+//! The program: command line, configuration, wiring and shutdown. What Selvedge does is in the other crates.
+
+mod cli;
+mod config;
+#[cfg(feature = "edge")]
+mod edge;
+#[cfg(feature = "hub")]
+mod example;
+mod exit;
+#[cfg(feature = "hub")]
+mod hub;
+mod kube_access;
+#[cfg(feature = "node")]
+mod node;
+mod paths;
+mod reset;
+mod status;
+mod stop;
+mod token;
+#[cfg(all(feature = "hub", feature = "node", feature = "edge"))]
+mod up;
+
+use std::future::Future;
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+#[cfg(any(feature = "hub", feature = "node", feature = "edge"))]
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use base_telemetry::LogOptions;
+use clap::Parser as _;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+#[cfg(any(feature = "hub", feature = "node", feature = "edge"))]
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{Cli, Command, RoleArgs, TokenCommand};
+use crate::exit::Exit;
+#[cfg(any(feature = "hub", feature = "node", feature = "edge"))]
+use crate::{cli::PortChoice, paths::DataDir};
+
+/// Roles wait for the network and the disk, not for the processor: more threads only cost memory.
+const WORKER_THREADS: usize = 2;
+
+/// What `--check-config` says when there is nothing to say.
+const SETTINGS_ARE_RIGHT: &str = "the settings are right";
+
+fn main() -> ExitCode {
+    // SIGPIPE is ignored by the runtime library; `selvedge status | head` then ends with an error, which is fine.
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
+        }
+    };
+    match cli.command {
+        #[cfg(feature = "node")]
+        Command::Shim(raw) => node_runtime::shim_main(raw.args),
+        #[cfg(feature = "wasm")]
+        Command::WasmWorker(raw) => node_runtime::wasm_worker_main(raw.args),
+        #[cfg(feature = "wasm")]
+        Command::WasmCompile(raw) => node_runtime::wasm_compile_main(raw.args),
+        command => match run(command) {
+            Ok(exit) => exit.into(),
+            Err(error) => {
+                exit::print(&error);
+                let is_setting = error.downcast_ref::<base_config::ConfigErrors>().is_some();
+                if is_setting { Exit::Usage.into() } else { Exit::Failed.into() }
+            }
+        },
+    }
+}
+
+fn run(command: Command) -> Result<Exit> {
+    match command {
+        #[cfg(all(feature = "hub", feature = "node", feature = "edge"))]
+        Command::Up(args) => {
+            let config = config::UpConfig::load(args.role.config.as_deref())?;
+            if args.role.check_config {
+                println!("{SETTINGS_ARE_RIGHT}");
+                return Ok(Exit::Done);
+            }
+            role(&config.hub.log.clone(), up::run(args, config))
+        }
+        #[cfg(feature = "hub")]
+        Command::Hub(args) => {
+            let Some(config) = settings::<config::HubConfig>(&args, config::HubConfig::ENV)? else {
+                return Ok(Exit::Done);
+            };
+            role(&config.log.clone(), run_hub(args, config))
+        }
+        #[cfg(feature = "node")]
+        Command::Node(args) => {
+            let Some(config) = settings::<config::NodeConfig>(&args.role, config::NodeConfig::ENV)? else {
+                return Ok(Exit::Done);
+            };
+            role(&config.log.clone(), run_node(args, config))
+        }
+        #[cfg(feature = "edge")]
+        Command::Edge(args) => {
+            let Some(config) = settings::<config::EdgeConfig>(&args.role, config::EdgeConfig::ENV)? else {
+                return Ok(Exit::Done);
+            };
+            role(&config.log.clone(), run_edge(args, config))
+        }
+        Command::Token(TokenCommand::Create(args)) => tool(token::create(args)),
+        Command::Status(args) => tool(status::status(args)),
+        Command::Reset(args) => tool(reset::reset(args)),
+        Command::Version => {
+            println!("selvedge {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), selvedge_api::KUBERNETES_VERSION);
+            Ok(Exit::Done)
+        }
+        #[cfg(feature = "node")]
+        Command::Shim(_) => unreachable!("answered before"),
+        #[cfg(feature = "wasm")]
+        Command::WasmWorker(_) | Command::WasmCompile(_) => unreachable!("answered before"),
+    }
+}
+
+/// Reads a role's settings; `None` when they were only to be checked, and are right.
+#[cfg_attr(not(any(feature = "hub", feature = "node", feature = "edge")), expect(dead_code))]
+fn settings<T: Default + Serialize + DeserializeOwned>(args: &RoleArgs, env_prefix: &str) -> Result<Option<T>> {
+    let config = base_config::load(args.config.as_deref(), env_prefix)?;
+    if args.check_config {
+        println!("{SETTINGS_ARE_RIGHT}");
+        return Ok(None);
+    }
+    Ok(Some(config))
+}
+
+/// Runs a role to its end.
+fn role(log: &str, work: impl Future<Output = Result<Exit>>) -> Result<Exit> {
+    let options = LogOptions { filter: log.to_owned(), ansi: std::io::stderr().is_terminal(), ..LogOptions::default() };
+    base_telemetry::init_logging(&options)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .enable_all()
+        .build()
+        .context("failed to start the runtime")?;
+    let outcome = runtime.block_on(work);
+    // What is still running was told to end and did not: the process ends without it.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Runs a tool to its end.
+fn tool(work: impl Future<Output = Result<()>>) -> Result<Exit> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start the runtime")?;
+    runtime.block_on(work).map(|()| Exit::Done)
+}
+
+#[cfg(feature = "hub")]
+async fn run_hub(args: RoleArgs, mut config: config::HubConfig) -> Result<Exit> {
+    let data_dir = DataDir::new(args.data_dir)?;
+    if args.ports == PortChoice::Ephemeral {
+        config.listen.set_port(0);
+    }
+    let shutdown = CancellationToken::new();
+    stop::on_signal(shutdown.clone())?;
+    let hub = hub::start(&data_dir, &config, shutdown.clone()).await?;
+    println!("selvedge: hub   {} (Kubernetes {})", hub.url, selvedge_api::KUBERNETES_VERSION);
+    println!("selvedge: try   export KUBECONFIG={}; kubectl get nodes", data_dir.kubeconfig().display());
+    println!(
+        "selvedge: join  selvedge node --hub {} --token $(selvedge token create --data-dir {})",
+        hub.url,
+        data_dir.path().display()
+    );
+    shutdown.cancelled().await;
+    Ok(stop::drain(Duration::from_secs(config.shutdown_grace_seconds), hub.wait()).await)
+}
+
+#[cfg(feature = "node")]
+async fn run_node(args: cli::NodeArgs, mut config: config::NodeConfig) -> Result<Exit> {
+    let data_dir = DataDir::new(args.role.data_dir)?;
+    if args.role.ports == PortChoice::Ephemeral {
+        config.kubelet_listen.set_port(0);
+    }
+    let token = args.token.as_deref().map(str::parse).transpose()?;
+    let shutdown = CancellationToken::new();
+    stop::on_signal(shutdown.clone())?;
+    let start = node::NodeStart { hubs: args.hub, token, node_name: args.node_name, ..node::NodeStart::default() };
+    let node = node::start(&data_dir, &config, start, shutdown.clone()).await?;
+    println!("selvedge: node  {}, state in {}", node.name, data_dir.path().display());
+    #[cfg(feature = "edge")]
+    node::keep_edge_pod(&node, &data_dir, &config, shutdown.clone()).await?;
+    #[cfg(not(feature = "edge"))]
+    shutdown.cancelled().await;
+    // Pods go on: the next start finds them running.
+    Ok(stop::drain(Duration::from_secs(config.shutdown_grace_seconds), node.kubelet.stopped()).await)
+}
+
+#[cfg(feature = "edge")]
+async fn run_edge(args: cli::EdgeArgs, config: config::EdgeConfig) -> Result<Exit> {
+    let data_dir = DataDir::new(args.role.data_dir)?;
+    let shutdown = CancellationToken::new();
+    stop::on_signal(shutdown.clone())?;
+    let (node_name, hub) = match &args.node_dir {
+        #[cfg(feature = "node")]
+        Some(dir) => (edge::node_name(dir)?, Some(edge::hub_of_node(dir))),
+        #[cfg(not(feature = "node"))]
+        Some(_) => anyhow::bail!("--node-dir needs a program that was built with the feature `node`"),
+        None => (String::new(), None),
+    };
+    let start = edge::EdgeStart {
+        node_name,
+        hub,
+        config_dir: config.config_dir.clone(),
+        journal_bytes_max: config.journal_bytes_max,
+    };
+    let edge = edge::start(&data_dir, start, shutdown.clone()).await?;
+    println!("selvedge: edge  state in {}", data_dir.path().display());
+    shutdown.cancelled().await;
+    Ok(stop::drain(Duration::from_secs(config.shutdown_grace_seconds), edge.handle.stopped()).await)
+}

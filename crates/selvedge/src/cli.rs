@@ -1,0 +1,175 @@
+//! The command line: which role, with which settings. Nothing is decided here.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A self-reliant Kubernetes edge node, the devices around it, and the hub of a fleet, in one program.
+#[derive(Debug, Parser)]
+#[command(name = "selvedge", version, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The roles and tools.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run hub, node and edge in this process
+    #[cfg(all(feature = "hub", feature = "node", feature = "edge"))]
+    Up(UpArgs),
+    /// Run the cloud side: Kubernetes API, controllers, telemetry intake
+    #[cfg(feature = "hub")]
+    Hub(RoleArgs),
+    /// Run a gateway: join a hub, run its pods, connect its devices
+    #[cfg(feature = "node")]
+    Node(NodeArgs),
+    /// Run the data plane: devices, rules, export
+    #[cfg(feature = "edge")]
+    Edge(EdgeArgs),
+    /// Join tokens of the hub in this data folder
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// What runs, and what is wrong
+    Status(StatusArgs),
+    /// Stop the pods of this data folder and remove what Selvedge keeps there
+    Reset(ResetArgs),
+    /// The version of the program and of the Kubernetes API that it serves
+    Version,
+    /// Watches over one container; started by the node
+    #[command(hide = true)]
+    #[cfg(feature = "node")]
+    Shim(RawArgs),
+    /// Runs one WebAssembly program; started by the shim
+    #[command(hide = true)]
+    #[cfg(feature = "wasm")]
+    WasmWorker(RawArgs),
+    /// Compiles one WebAssembly program; started by the node
+    #[command(hide = true)]
+    #[cfg(feature = "wasm")]
+    WasmCompile(RawArgs),
+}
+
+/// Settings that every role has.
+#[derive(Args, Clone, Debug)]
+pub struct RoleArgs {
+    /// Where state is kept [default: /var/lib/selvedge as root, else $XDG_DATA_HOME/selvedge]
+    #[arg(long, value_name = "DIR", env = "SELVEDGE_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// YAML file with settings; every key is also an environment variable SELVEDGE_<ROLE>_<KEY>
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Read the settings, name every mistake in them, and stop
+    #[arg(long)]
+    pub check_config: bool,
+    /// Which ports to listen on
+    #[arg(long, value_enum, default_value_t = PortChoice::Default)]
+    pub ports: PortChoice,
+}
+
+/// How listeners choose their ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum PortChoice {
+    /// The ports that the settings name
+    #[default]
+    Default,
+    /// Free ports; they stand in DATA_DIR/ports.json
+    Ephemeral,
+}
+
+/// `selvedge up`.
+#[derive(Args, Clone, Debug)]
+pub struct UpArgs {
+    #[command(flatten)]
+    pub role: RoleArgs,
+    /// Apply the manifests of this folder, with ${NODE_NAME} and ${EXAMPLE_DIR} filled in
+    #[arg(long, value_name = "DIR")]
+    pub example: Option<PathBuf>,
+    /// Name of the node [default: this machine's name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+}
+
+/// `selvedge node`.
+#[derive(Args, Clone, Debug)]
+pub struct NodeArgs {
+    #[command(flatten)]
+    pub role: RoleArgs,
+    /// URL of the hub, such as https://hub.example:6443; may be given several times
+    #[arg(long, value_name = "URL")]
+    pub hub: Vec<String>,
+    /// Join token from `selvedge token create`; not needed once the node has joined
+    #[arg(long, value_name = "TOKEN", env = "SELVEDGE_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Name of the node [default: this machine's name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+}
+
+/// `selvedge edge`.
+#[derive(Args, Clone, Debug)]
+pub struct EdgeArgs {
+    #[command(flatten)]
+    pub role: RoleArgs,
+    /// Folder of a joined node: take the assignment and the identity of that node
+    #[arg(long, value_name = "DIR")]
+    pub node_dir: Option<PathBuf>,
+}
+
+/// `selvedge token`.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token with which nodes can join
+    Create(TokenCreateArgs),
+}
+
+/// `selvedge token create`.
+#[derive(Args, Debug)]
+pub struct TokenCreateArgs {
+    /// The hub's data folder
+    #[arg(long, value_name = "DIR", env = "SELVEDGE_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// How long it may be used, as a Go duration
+    #[arg(long, value_name = "DURATION", default_value = "24h")]
+    pub ttl: String,
+}
+
+/// `selvedge status`.
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// The data folder of the hub or node
+    #[arg(long, value_name = "DIR", env = "SELVEDGE_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// Forms of output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// `selvedge reset`.
+#[derive(Args, Debug)]
+pub struct ResetArgs {
+    /// The data folder
+    #[arg(long, value_name = "DIR", env = "SELVEDGE_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Do it; without this flag it only says what would go
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// Arguments handed on as they are.
+#[derive(Args, Debug)]
+pub struct RawArgs {
+    /// For the part that is started
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<std::ffi::OsString>,
+}

@@ -1,0 +1,194 @@
+//! Settings of the roles: one YAML file per role, every key also an environment variable.
+//!
+//! `DESCRIPTIONS` of each role is the reference: the sample files of `docs/reference` are made from it, and a test holds
+//! that no key lacks its sentence.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use selvedge_api::ports;
+use serde::{Deserialize, Serialize};
+
+/// Settings of `selvedge hub`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+pub struct HubConfig {
+    /// Where the Kubernetes API listens.
+    pub listen: SocketAddr,
+    /// Names and addresses under which nodes and people reach the hub.
+    pub public_names: Vec<String>,
+    /// Disk for readings.
+    pub telemetry_bytes_max: u64,
+    /// How long a stop waits.
+    pub shutdown_grace_seconds: u64,
+    /// What is logged.
+    pub log: String,
+}
+
+impl Default for HubConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], ports::HUB_API)),
+            public_names: Vec::new(),
+            telemetry_bytes_max: 8 * 1024 * 1024 * 1024,
+            shutdown_grace_seconds: 10,
+            log: "info".to_owned(),
+        }
+    }
+}
+
+impl HubConfig {
+    /// Prefix of the environment variables.
+    pub const ENV: &str = "SELVEDGE_HUB";
+    /// What each key means.
+    #[cfg(test)]
+    pub const DESCRIPTIONS: &[(&str, &str)] = &[
+        ("listen", "Address and port of the Kubernetes API, telemetry intake included."),
+        (
+            "publicNames",
+            "Names and addresses under which nodes and people reach the hub; they go into its certificate beside localhost, the machine's name and its addresses.",
+        ),
+        ("telemetryBytesMax", "Disk for readings; the oldest go first when it is full."),
+        ("shutdownGraceSeconds", "How long a stop waits for open requests."),
+        ("log", "A level, or a filter such as info,machinery_server=debug. SELVEDGE_LOG goes before it."),
+    ];
+}
+
+/// Settings of `selvedge node`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+pub struct NodeConfig {
+    /// Hubs to call.
+    pub hubs: Vec<String>,
+    /// Name of the node.
+    pub node_name: Option<String>,
+    /// Labels to register with.
+    pub labels: BTreeMap<String, String>,
+    /// Folders from which programs may be run.
+    pub image_prefixes: Vec<PathBuf>,
+    /// Where the kubelet's own API listens.
+    pub kubelet_listen: SocketAddr,
+    /// The address that the node tells.
+    pub node_ip: Option<IpAddr>,
+    /// Most pods.
+    pub pods_max: u32,
+    /// Memory of the edge plane's process.
+    pub edge_memory_bytes_max: u64,
+    /// Disk for events that are not exported yet.
+    pub journal_bytes_max: u64,
+    /// How long a stop waits.
+    pub shutdown_grace_seconds: u64,
+    /// What is logged.
+    pub log: String,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            hubs: Vec::new(),
+            node_name: None,
+            labels: BTreeMap::new(),
+            image_prefixes: ["/bin", "/usr/bin", "/opt"].map(PathBuf::from).to_vec(),
+            kubelet_listen: SocketAddr::from(([127, 0, 0, 1], ports::KUBELET)),
+            node_ip: None,
+            pods_max: 110,
+            edge_memory_bytes_max: 256 * 1024 * 1024,
+            journal_bytes_max: 1024 * 1024 * 1024,
+            shutdown_grace_seconds: 10,
+            log: "info".to_owned(),
+        }
+    }
+}
+
+impl NodeConfig {
+    /// Prefix of the environment variables.
+    pub const ENV: &str = "SELVEDGE_NODE";
+    /// What each key means.
+    #[cfg(test)]
+    pub const DESCRIPTIONS: &[(&str, &str)] = &[
+        ("hubs", "URLs of hubs, in order of preference, such as https://hub.example:6443. --hub goes before them."),
+        ("nodeName", "Name of the Node object; the machine's name when absent. --node-name goes before it."),
+        ("labels", "Labels that the node registers with."),
+        (
+            "imagePrefixes",
+            "Folders from which pods may run programs (image: file:///...). What is elsewhere is refused.",
+        ),
+        ("kubeletListen", "Address and port of the kubelet's own API, over which the hub fetches logs."),
+        ("nodeIp", "Address that the node tells; found from the route to the hub when absent."),
+        ("podsMax", "Most pods at a time."),
+        ("edgeMemoryBytesMax", "Memory limit of the edge plane's process."),
+        ("journalBytesMax", "Disk for events that are not exported yet; the oldest go first when it is full."),
+        ("shutdownGraceSeconds", "How long a stop waits for open requests."),
+        ("log", "A level, or a filter such as info,node_kubelet=debug. SELVEDGE_LOG goes before it."),
+    ];
+}
+
+/// Settings of `selvedge edge`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+pub struct EdgeConfig {
+    /// Folder with devices, rules and exports.
+    pub config_dir: Option<PathBuf>,
+    /// Disk for events.
+    pub journal_bytes_max: u64,
+    /// How long a stop waits.
+    pub shutdown_grace_seconds: u64,
+    /// What is logged.
+    pub log: String,
+}
+
+impl Default for EdgeConfig {
+    fn default() -> Self {
+        Self {
+            config_dir: None,
+            journal_bytes_max: 1024 * 1024 * 1024,
+            shutdown_grace_seconds: 10,
+            log: "info".to_owned(),
+        }
+    }
+}
+
+impl EdgeConfig {
+    /// Prefix of the environment variables.
+    pub const ENV: &str = "SELVEDGE_EDGE";
+    /// What each key means.
+    #[cfg(test)]
+    pub const DESCRIPTIONS: &[(&str, &str)] = &[
+        (
+            "configDir",
+            "Folder with *.yaml files of DeviceProfile, Device, Stream, Rule and Export, for work without a hub; DATA_DIR/edge/config when absent.",
+        ),
+        ("journalBytesMax", "Disk for events that are not exported yet; the oldest go first when it is full."),
+        ("shutdownGraceSeconds", "How long a stop waits for open requests."),
+        ("log", "A level, or a filter such as info,edge_device_sdk=debug. SELVEDGE_LOG goes before it."),
+    ];
+}
+
+/// Settings of `selvedge up`: the roles', each in a section of its own.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+pub struct UpConfig {
+    /// As `selvedge hub`.
+    pub hub: HubConfig,
+    /// As `selvedge node`.
+    pub node: NodeConfig,
+}
+
+impl UpConfig {
+    /// Reads the file and the variables of both roles: `SELVEDGE_HUB_LISTEN` means the same here as for `selvedge hub`.
+    ///
+    /// # Errors
+    /// Every mistake at once.
+    pub fn load(path: Option<&Path>) -> Result<Self, base_config::ConfigErrors> {
+        let text = path.map(base_config::read).transpose()?;
+        // Other variables of the program, such as SELVEDGE_LOG, are not settings of a section.
+        let is_ours = |name: &str| [HubConfig::ENV, NodeConfig::ENV].iter().any(|role| name.starts_with(role));
+        let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let env = variables.filter(|(name, _)| is_ours(name)).collect();
+        base_config::load_from(&base_config::Source { text: text.as_deref(), env }, "SELVEDGE")
+    }
+}
+
+#[cfg(test)]
+mod tests;

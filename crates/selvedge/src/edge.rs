@@ -1,0 +1,85 @@
+//! Puts the edge plane together: alone, or with the identity of a node.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use edge_sync::{Edge, EdgeHandle, HubAccess};
+use tokio_util::sync::CancellationToken;
+
+use crate::paths::{Claim, DataDir};
+
+/// A running edge plane.
+pub struct RunningEdge {
+    /// Its handle.
+    pub handle: EdgeHandle,
+    _claim: Claim,
+}
+
+/// How the edge plane is started.
+pub struct EdgeStart {
+    /// The node it belongs to; empty when it works alone.
+    pub node_name: String,
+    /// The hub, by the node's identity.
+    pub hub: Option<Arc<dyn HubAccess>>,
+    /// Files to run, for work alone.
+    pub config_dir: Option<PathBuf>,
+    /// Disk for events.
+    pub journal_bytes_max: u64,
+}
+
+/// Starts the edge plane on a data folder.
+pub async fn start(data_dir: &DataDir, start: EdgeStart, shutdown: CancellationToken) -> Result<RunningEdge> {
+    let claim = data_dir.claim("edge")?;
+    let mut config = edge_sync::EdgeConfig::new(data_dir.path(), start.node_name);
+    config.hub = start.hub;
+    config.config_dir = start.config_dir;
+    config.journal_bytes_max = start.journal_bytes_max;
+    let handle = Edge::start(config, shutdown).await.context("failed to start the edge plane")?;
+    Ok(RunningEdge { handle, _claim: claim })
+}
+
+/// Name of the node in a folder, which must have joined.
+#[cfg(feature = "node")]
+pub fn node_name(node_dir: &Path) -> Result<String> {
+    let identity = node_kubelet::Identity::load(node_dir)
+        .with_context(|| format!("failed to read the node's identity in {}", node_dir.display()))?;
+    Ok(identity
+        .with_context(|| {
+            format!("the node in {} has not joined a hub; start `selvedge node` first", node_dir.display())
+        })?
+        .node_name)
+}
+
+/// Clients with the identity of the node in a folder, read anew for each: certificates are renewed, hubs move.
+#[cfg(feature = "node")]
+pub fn hub_of_node(node_dir: &Path) -> Arc<dyn HubAccess> {
+    let node_dir = node_dir.to_owned();
+    Arc::new(edge_sync::HubAccessFn(
+        move || -> edge_sync::BoxFuture<'static, Result<kube::Client, edge_sync::HubAccessError>> {
+            let node_dir = node_dir.clone();
+            Box::pin(async move {
+                let not_yet = |reason: String, source: Option<Box<dyn std::error::Error + Send + Sync>>| {
+                    edge_sync::HubAccessError { reason, source }
+                };
+                let identity = node_kubelet::Identity::load(&node_dir)
+                    .map_err(|error| not_yet("the node's identity cannot be read".to_owned(), Some(Box::new(error))))?
+                    .ok_or_else(|| not_yet("the node has not joined a hub yet".to_owned(), None))?;
+                client(&identity).map_err(|error| not_yet(format!("{error:#}"), None))
+            })
+        },
+    ))
+}
+
+#[cfg(feature = "node")]
+fn client(identity: &node_kubelet::Identity) -> Result<kube::Client> {
+    use base64::Engine as _;
+    let url = identity.hub_urls.first().context("the node knows no hub")?;
+    let mut config = kube::Config::new(url.parse().with_context(|| format!("{url} is no URL"))?);
+    let authorities = base_pki::certificates(&identity.ca_pem)?;
+    config.root_cert = Some(authorities.into_iter().map(|certificate| certificate.to_vec()).collect());
+    let base64 = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+    config.auth_info.client_certificate_data = Some(base64(&identity.cert_pem));
+    config.auth_info.client_key_data = Some(base64(&identity.key_pem).into());
+    kube::Client::try_from(config).context("failed to set up a client for the hub")
+}

@@ -1,0 +1,272 @@
+//! Puts the hub together: certificates, store, API server, telemetry, controllers, one port.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use base_http::{Body, Listener, Ports, ServerTls};
+use base_pki::{Ca, IssueRequest, San, Usage};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{Request, Response, StatusCode};
+use hub_controllers::Controllers;
+use hub_telemetry::http::RequestError;
+use hub_telemetry::{Telemetry, TelemetryOptions};
+use machinery_server::{
+    DirectTls, Extension, Identity, PodRuntimeClass, RequestBody, Server, ServerConfig, StandardAuthorizer,
+};
+use machinery_store::{Store, StoreOptions};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::config::HubConfig;
+use crate::paths::{Claim, DataDir};
+
+/// Certificates of the hub itself are made anew at each start and half-way through their life.
+const CERTIFICATE_VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A running hub.
+pub struct Hub {
+    /// Where it answers, as a URL for this machine.
+    pub url: String,
+    /// Its CA, in PEM.
+    pub ca_pem: String,
+    /// A client with all rights, without a socket.
+    pub client: kube::Client,
+    /// Readings.
+    pub telemetry: Telemetry,
+    controllers: Controllers,
+    serving: JoinHandle<()>,
+    renewal: JoinHandle<()>,
+    _claim: Claim,
+}
+
+/// Starts a hub on a data folder.
+pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: CancellationToken) -> Result<Hub> {
+    let claim = data_dir.claim("hub")?;
+    let listener = Listener::bind("hub-api", config.listen).context("the hub's setting is `listen`")?;
+    let port = listener.port().context("the hub listens on TCP")?;
+    let url = format!("https://127.0.0.1:{port}");
+
+    let pki = data_dir.hub().join("pki");
+    let ca = Arc::new(authority(&pki)?);
+    let names = names(config);
+    let serving = serving_certificate(&ca, &names)?;
+    let tls = ServerTls::new(&serving.0, &serving.1, Some(ca.cert_pem())).context("failed to set up TLS")?;
+    kubeconfig(data_dir, &ca, &url)?;
+    let kubelets = issue(&ca, "system:selvedge:hub", Usage::Client, &[])?;
+    let dialer =
+        DirectTls::new(ca.cert_pem(), &kubelets.cert_pem, &kubelets.key_pem).context("failed to set up TLS")?;
+
+    let store = open_store(data_dir.hub().join("store")).await?;
+    let telemetry_dir = data_dir.hub().join("telemetry");
+    let options = TelemetryOptions { bytes_max: config.telemetry_bytes_max, ..TelemetryOptions::default() };
+    let telemetry = tokio::task::spawn_blocking(move || Telemetry::open(&telemetry_dir, options))
+        .await?
+        .context("failed to open the readings that were stored before")?;
+    let server = Server::new(ServerConfig {
+        store,
+        authorizer: Arc::new(StandardAuthorizer),
+        admission: vec![Box::new(PodRuntimeClass)],
+        node_dialer: Arc::new(dialer),
+        extensions: vec![Arc::new(TelemetryRoutes(telemetry.clone()))],
+        address: format!("127.0.0.1:{port}"),
+        shutdown: shutdown.clone(),
+    })?;
+    let client = kube::Client::new(server.in_process(Identity::controllers()), "default");
+
+    // Controllers first: whoever can connect finds namespaces and our kinds.
+    let controllers = Controllers::start(client.clone(), ca.clone(), shutdown.clone())
+        .await
+        .context("failed to start the hub's controllers")?;
+    let address = listener.address().clone();
+    let renewal = tokio::spawn(renew(tls.clone(), ca.clone(), names, shutdown.clone()));
+    let serving = base_http::serve(listener.with_tls(tls), server, shutdown);
+    Ports::record(data_dir.path(), "hub-api", &address)?;
+    info!(%address, "The hub serves the Kubernetes API.");
+    Ok(Hub { url, ca_pem: ca.cert_pem().to_owned(), client, telemetry, controllers, serving, renewal, _claim: claim })
+}
+
+impl Hub {
+    /// Waits until everything has ended, after the shutdown that was handed to [`start`].
+    pub async fn wait(self) {
+        if let Err(error) = self.serving.await {
+            error!(%error, "The hub's listener ended badly.");
+        }
+        self.controllers.wait().await;
+        self.renewal.abort();
+        if let Err(error) = self.telemetry.checkpoint() {
+            error!(error = %base_telemetry::Chain(&error), "Failed to checkpoint the readings; the next start reads more.");
+        }
+    }
+}
+
+async fn open_store(dir: std::path::PathBuf) -> Result<Store> {
+    tokio::task::spawn_blocking(move || {
+        fs::create_dir_all(&dir).with_context(|| format!("failed to make {}", dir.display()))?;
+        Store::open(&dir, StoreOptions::default()).context("failed to open the hub's store")
+    })
+    .await?
+}
+
+/// The authority in a folder; made at the first start.
+fn authority(pki: &Path) -> Result<Ca> {
+    let (cert_path, key_path) = (pki.join("ca.crt"), pki.join("ca.key"));
+    match (fs::read_to_string(&cert_path), fs::read_to_string(&key_path)) {
+        (Ok(cert), Ok(key)) => {
+            Ca::load(&cert, &key).with_context(|| format!("failed to use the CA in {}", pki.display()))
+        }
+        (Err(cert), Err(key))
+            if cert.kind() == std::io::ErrorKind::NotFound && key.kind() == std::io::ErrorKind::NotFound =>
+        {
+            fs::create_dir_all(pki).with_context(|| format!("failed to make {}", pki.display()))?;
+            let ca = Ca::create("selvedge-hub").context("failed to make a CA")?;
+            base_pki::write_private(&key_path, ca.key_pem().as_bytes())?;
+            base_pki::write_public(&cert_path, ca.cert_pem().as_bytes())?;
+            Ok(ca)
+        }
+        // A key without its certificate is a start that was cut between the two; nobody has trusted it yet.
+        (Err(cert), Ok(key)) if cert.kind() == std::io::ErrorKind::NotFound => {
+            drop(key);
+            fs::remove_file(&key_path).with_context(|| format!("failed to remove {}", key_path.display()))?;
+            authority(pki)
+        }
+        (Err(error), _) => Err(error).with_context(|| format!("failed to read {}", cert_path.display())),
+        (_, Err(error)) => {
+            Err(error).with_context(|| format!("failed to read {}; restore it from a backup", key_path.display()))
+        }
+    }
+}
+
+fn issue(ca: &Ca, cn: &str, usage: Usage, sans: &[San]) -> Result<base_pki::Issued> {
+    let orgs = match usage {
+        Usage::Client => vec![machinery_server::GROUP_MASTERS.to_owned()],
+        Usage::Server => Vec::new(),
+    };
+    ca.sign(&IssueRequest { cn: cn.to_owned(), orgs, sans: sans.to_vec(), usage, validity: CERTIFICATE_VALIDITY })
+        .with_context(|| format!("failed to make the certificate of {cn}"))
+}
+
+/// Names of the hub: those of the settings, and those that this machine answers to.
+fn names(config: &HubConfig) -> Vec<San> {
+    let mut names: Vec<San> =
+        ["localhost", "127.0.0.1", "::1", "kubernetes", "kubernetes.default"].map(San::from).to_vec();
+    names.push(San::from(rustix::system::uname().nodename().to_string_lossy().as_ref()));
+    names.extend(config.public_names.iter().map(|name| San::from(name.as_str())));
+    if !config.listen.ip().is_unspecified() {
+        names.push(San::Ip(config.listen.ip()));
+    }
+    // The address by which others see this machine; no packet is sent for this.
+    let outward = std::net::UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+        socket.connect("192.0.2.1:9")?;
+        socket.local_addr()
+    });
+    if let Ok(address) = outward {
+        names.push(San::Ip(address.ip()));
+    }
+    names.dedup();
+    names
+}
+
+/// The chain with the CA in it, since a joining node checks the CA against its token; and the key.
+fn serving_certificate(ca: &Ca, names: &[San]) -> Result<(String, String)> {
+    let issued = issue(ca, "selvedge-hub", Usage::Server, names)?;
+    Ok((format!("{}{}", issued.cert_pem, ca.cert_pem()), issued.key_pem))
+}
+
+/// Replaces the serving certificate half-way through its life, while serving.
+async fn renew(tls: ServerTls, ca: Arc<Ca>, names: Vec<San>, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(CERTIFICATE_VALIDITY / 2) => {}
+        }
+        let renewed = serving_certificate(&ca, &names)
+            .and_then(|(cert, key)| tls.replace(&cert, &key).context("failed to use the new certificate"));
+        if let Err(error) = renewed {
+            error!(error = %format!("{error:#}"), "Failed to renew the hub's certificate; restart the hub.");
+        }
+    }
+}
+
+/// The administrator's kubeconfig; kept as it is while it fits this hub.
+fn kubeconfig(data_dir: &DataDir, ca: &Ca, url: &str) -> Result<()> {
+    let pki = data_dir.hub().join("pki");
+    let (cert_path, key_path) = (pki.join("admin.crt"), pki.join("admin.key"));
+    let is_fresh = |cert: &str| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+        base_pki::validity(cert)
+            .is_ok_and(|(_, until)| until > i64::try_from(now + CERTIFICATE_VALIDITY.as_secs() / 2).unwrap_or(i64::MAX))
+    };
+    let (cert, key) = match (fs::read_to_string(&cert_path), fs::read_to_string(&key_path)) {
+        (Ok(cert), Ok(key)) if is_fresh(&cert) => (cert, key),
+        _ => {
+            let admin = issue(ca, "selvedge-admin", Usage::Client, &[])?;
+            base_pki::write_private(&key_path, admin.key_pem.as_bytes())?;
+            base_pki::write_public(&cert_path, admin.cert_pem.as_bytes())?;
+            (admin.cert_pem, admin.key_pem)
+        }
+    };
+    let text = base_pki::kubeconfig(url, ca.cert_pem(), &cert, &key);
+    base_pki::write_private(&data_dir.kubeconfig(), text.as_bytes()).context("failed to write the kubeconfig")
+}
+
+/// Telemetry on the API's port, with the API's identities.
+struct TelemetryRoutes(Telemetry);
+
+impl Extension for TelemetryRoutes {
+    fn prefix(&self) -> &'static str {
+        "/telemetry/"
+    }
+
+    fn call<'a>(&'a self, request: Request<RequestBody>, identity: &'a Identity) -> BoxFuture<'a, Response<Body>> {
+        Box::pin(async move {
+            let (parts, body) = request.into_parts();
+            let body = match base_http::read_body(body, selvedge_api::telemetry::BATCH_BYTES_MAX).await {
+                Ok(body) => body,
+                Err(error) => return refusal(StatusCode::PAYLOAD_TOO_LARGE, &error.to_string()),
+            };
+            let (telemetry, identity) = (self.0.clone(), identity.clone());
+            let answered = tokio::task::spawn_blocking(move || {
+                hub_telemetry::http::handle(&telemetry, &parts, &identity.user, &identity.groups, &body)
+            });
+            match answered.await {
+                Ok(Ok(response)) => response.map(|bytes: Bytes| Body::from(bytes)),
+                Ok(Err(error)) => {
+                    if let RequestError::Internal(_) | RequestError::Full(_) = &error {
+                        error!(error = %base_telemetry::Chain(&error), "Failed to serve telemetry.");
+                    }
+                    refusal(status_of(&error), &error.to_string())
+                }
+                Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+            }
+        })
+    }
+}
+
+fn status_of(error: &RequestError) -> StatusCode {
+    match error {
+        RequestError::NotFound(_) => StatusCode::NOT_FOUND,
+        RequestError::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+        RequestError::Forbidden(_) => StatusCode::FORBIDDEN,
+        RequestError::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        RequestError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+        RequestError::BadRequest(_) => StatusCode::BAD_REQUEST,
+        RequestError::Full(_) => StatusCode::INSUFFICIENT_STORAGE,
+        RequestError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+fn refusal(status: StatusCode, message: &str) -> Response<Body> {
+    let body = serde_json::json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": message, "reason": status.canonical_reason().unwrap_or_default().replace(' ', ""), "code": status.as_u16(),
+    });
+    let mut response = Response::new(Body::from(Bytes::from(body.to_string())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,147 @@
+//! Puts the node together: runtimes, kubelet, and the edge plane as a pod of its own.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use node_kubelet::{Kubelet, KubeletConfig, KubeletHandle, Runtimes};
+use node_runtime::{ProcessConfig, ProcessRuntime};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::config::NodeConfig;
+use crate::paths::{Claim, DataDir};
+
+/// What the command line adds to a node's settings.
+#[derive(Default)]
+pub struct NodeStart {
+    /// Go before the settings' hubs.
+    pub hubs: Vec<String>,
+    /// Needed at the first start only.
+    pub token: Option<base_pki::JoinToken>,
+    /// Goes before the settings' name.
+    pub node_name: Option<String>,
+    /// The hub's CA, when it is at hand.
+    pub ca_pem: Option<String>,
+    /// More folders from which programs may be run.
+    pub image_prefixes: Vec<PathBuf>,
+}
+
+/// A running node.
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// The kubelet.
+    pub kubelet: KubeletHandle,
+    _claim: Claim,
+}
+
+/// Starts a node on a data folder.
+pub async fn start(
+    data_dir: &DataDir,
+    config: &NodeConfig,
+    start: NodeStart,
+    shutdown: CancellationToken,
+) -> Result<Node> {
+    let claim = data_dir.claim("node")?;
+    let mut prefixes = config.image_prefixes.clone();
+    prefixes.extend(start.image_prefixes);
+    let mut kubelet = KubeletConfig {
+        data_dir: data_dir.path().to_owned(),
+        hub_urls: start.hubs.into_iter().chain(config.hubs.iter().cloned()).collect(),
+        token: start.token,
+        ca: start.ca_pem,
+        labels: config.labels.clone(),
+        listen: config.kubelet_listen,
+        node_ip: config.node_ip,
+        max_pods: config.pods_max,
+        ..KubeletConfig::default()
+    };
+    if let Some(name) = start.node_name.or_else(|| config.node_name.clone()) {
+        kubelet.node_name = name;
+    }
+    let name = kubelet.node_name.clone();
+    let kubelet = Kubelet::start(kubelet, runtimes(data_dir, prefixes)?, shutdown)
+        .await
+        .context("failed to start the node; its address is the setting `kubeletListen`")?;
+    Ok(Node { name, kubelet, _claim: claim })
+}
+
+/// The runtimes of a data folder.
+pub fn runtimes(data_dir: &DataDir, mut prefixes: Vec<PathBuf>) -> Result<Runtimes> {
+    // The edge plane is this very program in a pod of its own.
+    prefixes.push(this_program()?);
+    let config = ProcessConfig::new(data_dir.node().join("runtime"), prefixes);
+    #[cfg_attr(
+        not(feature = "wasm"),
+        expect(unused_mut, reason = "the WebAssembly runtime is added behind its feature")
+    )]
+    let mut runtimes: Runtimes =
+        vec![Arc::new(ProcessRuntime::open(config.clone()).context("failed to open the process runtime")?)];
+    #[cfg(feature = "wasm")]
+    {
+        let cache = node_runtime::WasmConfig::new(data_dir.node().join("wasm-cache"));
+        let runtime =
+            node_runtime::WasmRuntime::open(config, cache).context("failed to open the WebAssembly runtime")?;
+        runtimes.push(Arc::new(runtime));
+    }
+    Ok(runtimes)
+}
+
+fn this_program() -> Result<PathBuf> {
+    let path = std::env::current_exe().context("failed to find this program's own file")?;
+    // After an upgrade the kernel marks the old file's name; the new file is at the name itself.
+    let text = path.to_string_lossy();
+    Ok(text.strip_suffix(" (deleted)").map_or_else(|| path.clone(), PathBuf::from))
+}
+
+/// Keeps the edge plane running as a static pod while the node is assigned anything.
+#[cfg(feature = "edge")]
+pub async fn keep_edge_pod(
+    node: &Node,
+    data_dir: &DataDir,
+    config: &NodeConfig,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let pod = edge_pod(data_dir, config, &node.name)?;
+    let mut present = node.kubelet.assignment_present();
+    loop {
+        let is_present = *present.borrow_and_update();
+        info!(is_present, "The edge plane follows the node's assignment.");
+        node.kubelet.set_static_pods(if is_present { vec![pod.clone()] } else { Vec::new() }).await;
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            changed = present.changed() => if changed.is_err() { return Ok(()) },
+        }
+    }
+}
+
+#[cfg(feature = "edge")]
+fn edge_pod(data_dir: &DataDir, config: &NodeConfig, node_name: &str) -> Result<Value> {
+    let dir = data_dir.path().to_string_lossy();
+    let mut container = json!({
+        "name": "edge",
+        "image": format!("file://{}", this_program()?.display()),
+        "args": ["edge", "--data-dir", dir, "--node-dir", dir],
+        "env": [
+            {"name": "SELVEDGE_EDGE_JOURNAL_BYTES_MAX", "value": config.journal_bytes_max.to_string()},
+            {"name": "SELVEDGE_EDGE_LOG", "value": config.log},
+        ],
+    });
+    // Without root there are no control groups to set limits in, and no limit is better than no edge plane.
+    if rustix::process::geteuid().is_root() {
+        container["resources"] = json!({"limits": {"memory": config.edge_memory_bytes_max.to_string()}});
+    }
+    Ok(json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": format!("selvedge-edge-{node_name}"), "namespace": "kube-system", "labels": {"app": "selvedge-edge"}},
+        "spec": {
+            "runtimeClassName": selvedge_api::RUNTIME_CLASS_PROCESS,
+            "hostNetwork": true,
+            "terminationGracePeriodSeconds": config.shutdown_grace_seconds,
+            "containers": [container],
+        },
+    }))
+}

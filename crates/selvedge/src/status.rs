@@ -1,0 +1,220 @@
+//! `selvedge status`: what runs and what is wrong, from the hub's API and the sockets of the roles on this machine.
+//!
+//! Whatever can be reached is shown; what cannot is named with its reason, so that the command helps most when half
+//! of the system is down.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use kube::Client;
+use kube::api::{Api, DynamicObject, ListParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use selvedge_api::status::{EdgeReport, EntryReport, NodeReport};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::cli::{Output, StatusArgs};
+use crate::paths::DataDir;
+
+/// A role that does not answer within this time is in trouble, and says so by that.
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(3);
+/// A report of a node with 110 pods and 1,000 devices is far below.
+const REPORT_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Everything that could be learned; `-o json` prints it.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    version: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hub: Option<HubStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<NodeReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    edge: Option<EdgeReport>,
+    /// Roles that should have answered and did not, and why.
+    unreachable: Vec<String>,
+}
+
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct HubStatus {
+    nodes: Vec<Line>,
+    pods: Vec<Line>,
+    devices: Vec<Line>,
+    rules: Vec<Line>,
+    exports: Vec<Line>,
+}
+
+/// One object: its name, whether it is well, and a sentence.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Line {
+    name: String,
+    ready: bool,
+    message: String,
+}
+
+/// Prints the status; an error only when nothing at all could be learned.
+pub async fn status(args: StatusArgs) -> Result<()> {
+    let data_dir = DataDir::new(args.data_dir)?;
+    let mut status = Status { version: 1, ..Status::default() };
+    if data_dir.kubeconfig().exists() {
+        match hub(&data_dir.kubeconfig()).await {
+            Ok(hub) => status.hub = Some(hub),
+            Err(error) => status.unreachable.push(format!("hub: {error:#}")),
+        }
+    }
+    if data_dir.node().exists() {
+        match report(&data_dir.run().join("node.sock")).await {
+            Ok(report) => status.node = Some(report),
+            Err(error) => status.unreachable.push(format!("node: {error:#}")),
+        }
+    }
+    if data_dir.edge().exists() {
+        match report(&data_dir.run().join("edge.sock")).await {
+            Ok(report) => status.edge = Some(report),
+            Err(error) => status.unreachable.push(format!("edge: {error:#}")),
+        }
+    }
+    let has_anything = status.hub.is_some() || status.node.is_some() || status.edge.is_some();
+    if !has_anything && status.unreachable.is_empty() {
+        bail!("{} holds no hub, node or edge; name the data folder with --data-dir", data_dir.path().display());
+    }
+    match args.output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&status).context("a status is JSON")?),
+        Output::Text => print!("{}", text(&status)),
+    }
+    if !has_anything {
+        bail!("nothing of {} answers; is it running?", data_dir.path().display());
+    }
+    Ok(())
+}
+
+async fn hub(kubeconfig: &Path) -> Result<HubStatus> {
+    let client = crate::kube_access::client(kubeconfig).await?;
+    let ours = |kind| GroupVersionKind::gvk(selvedge_api::GROUP, selvedge_api::VERSION, kind);
+    Ok(HubStatus {
+        nodes: list(&client, &GroupVersionKind::gvk("", "v1", "Node"), "Ready").await?,
+        pods: list(&client, &GroupVersionKind::gvk("", "v1", "Pod"), "Ready").await?,
+        devices: list(&client, &ours("Device"), "Ready").await?,
+        rules: list(&client, &ours("Rule"), "Ready").await?,
+        exports: list(&client, &ours("Export"), "Ready").await?,
+    })
+}
+
+async fn list(client: &Client, kind: &GroupVersionKind, condition: &str) -> Result<Vec<Line>> {
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::from_gvk(kind));
+    let objects = api.list(&ListParams::default()).await.with_context(|| format!("failed to list {}s", kind.kind))?;
+    Ok(objects.items.iter().map(|object| line(object, condition)).collect())
+}
+
+fn line(object: &DynamicObject, condition: &str) -> Line {
+    let name = match (&object.metadata.namespace, &object.metadata.name) {
+        (Some(namespace), Some(name)) => format!("{namespace}/{name}"),
+        (_, name) => name.clone().unwrap_or_default(),
+    };
+    let conditions = object.data["status"]["conditions"].as_array();
+    let found = conditions.into_iter().flatten().find(|one| one["type"] == condition);
+    let words: Vec<&str> =
+        [found.and_then(|one| one["reason"].as_str()), found.and_then(|one| one["message"].as_str())]
+            .into_iter()
+            .flatten()
+            .filter(|word| !word.is_empty())
+            .collect();
+    let message = match (object.data["status"]["phase"].as_str(), words.is_empty()) {
+        (Some(phase), true) => phase.to_owned(),
+        (_, false) => words.join(": "),
+        (None, true) => "no status yet".to_owned(),
+    };
+    Line { name, ready: found.is_some_and(|one| one["status"] == Value::from("True")), message }
+}
+
+/// Asks a role over its socket.
+async fn report<T: serde::de::DeserializeOwned>(socket: &Path) -> Result<T> {
+    let ask = async {
+        let stream = tokio::net::UnixStream::connect(socket)
+            .await
+            .with_context(|| format!("failed to connect to {}; it does not run", socket.display()))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        let request = hyper::Request::get("/status").header("host", "localhost").body(Empty::<bytes::Bytes>::new())?;
+        let answer = sender.send_request(request).await?;
+        let body = Limited::new(answer.into_body(), REPORT_BYTES_MAX);
+        let bytes = body.collect().await.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes();
+        serde_json::from_slice(&bytes).context("its answer is not a report")
+    };
+    tokio::time::timeout(SOCKET_TIMEOUT, ask)
+        .await
+        .with_context(|| format!("no answer on {} within {SOCKET_TIMEOUT:?}", socket.display()))?
+}
+
+fn text(status: &Status) -> String {
+    let mut out = String::new();
+    if let Some(hub) = &status.hub {
+        for (title, lines) in [
+            ("NODES", &hub.nodes),
+            ("PODS", &hub.pods),
+            ("DEVICES", &hub.devices),
+            ("RULES", &hub.rules),
+            ("EXPORTS", &hub.exports),
+        ] {
+            section(&mut out, title, lines.iter().map(|line| (line.name.as_str(), line.ready, line.message.clone())));
+        }
+    }
+    if let Some(node) = &status.node {
+        let link = if node.connected { "connected to the hub" } else { "no hub in sight" };
+        let _ = writeln!(out, "NODE {}: {link}, {} pods", node.node, node.pods.len());
+        section(
+            &mut out,
+            "PODS HERE",
+            node.pods
+                .iter()
+                .map(|pod| (pod.pod.as_str(), pod.ready, format!("{}, {} restarts", pod.phase, pod.restarts))),
+        );
+        errors(&mut out, &node.last_errors);
+    }
+    if let Some(edge) = &status.edge {
+        let journal = &edge.journal;
+        let _ = writeln!(
+            out,
+            "EDGE: {} events waiting, {} held, {} bytes on disk",
+            journal.depth,
+            journal.next.saturating_sub(journal.first),
+            journal.bytes
+        );
+        let shown = |entry: &EntryReport| format!("{}, {} events", entry.message, entry.events);
+        let names: Vec<String> = edge.entries.iter().map(|entry| format!("{} {}", entry.kind, entry.name)).collect();
+        section(
+            &mut out,
+            "RUNNING HERE",
+            edge.entries.iter().zip(&names).map(|(entry, name)| (name.as_str(), entry.ready, shown(entry))),
+        );
+        errors(&mut out, &edge.last_errors);
+    }
+    for role in &status.unreachable {
+        let _ = writeln!(out, "UNREACHABLE {role}");
+    }
+    out
+}
+
+fn section<'a>(out: &mut String, title: &str, lines: impl Iterator<Item = (&'a str, bool, String)>) {
+    let _ = writeln!(out, "{title}");
+    for (name, ready, message) in lines {
+        let mark = if ready { "ok" } else { "--" };
+        let _ = writeln!(out, "  {mark} {name}  {message}");
+    }
+}
+
+fn errors(out: &mut String, errors: &[String]) {
+    if !errors.is_empty() {
+        let _ = writeln!(out, "LAST ERRORS");
+        for error in errors {
+            let _ = writeln!(out, "  {error}");
+        }
+    }
+}

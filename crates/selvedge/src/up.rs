@@ -1,0 +1,150 @@
+//! `selvedge up`: hub, node and edge in one process, in the foreground.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use k8s_openapi::api::core::v1::Node as NodeObject;
+use kube::Api;
+use kube::runtime::wait::await_condition;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::cli::{PortChoice, UpArgs};
+use crate::config::UpConfig;
+use crate::edge::{self, EdgeStart};
+use crate::exit::Exit;
+use crate::hub::{self, Hub};
+use crate::node::{self, NodeStart};
+use crate::paths::DataDir;
+use crate::{example, stop, token};
+
+/// The node of this process joins at once or never.
+const TOKEN_TTL: Duration = Duration::from_secs(600);
+/// Pods get this long when the whole is stopped from the keyboard; the rest of the grace is for everything else.
+const PODS_GRACE: Duration = Duration::from_secs(4);
+
+/// Runs until a signal.
+pub async fn run(args: UpArgs, mut config: UpConfig) -> Result<Exit> {
+    let data_dir = DataDir::new(args.role.data_dir)?;
+    if args.role.ports == PortChoice::Ephemeral {
+        config.hub.listen.set_port(0);
+        config.node.kubelet_listen.set_port(0);
+    }
+    let grace = Duration::from_secs(config.hub.shutdown_grace_seconds);
+    // Three tokens, because the hub must outlive its node and the edge plane: they tell it their last words.
+    let (stopping, stop_edge, stop_hub) =
+        (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    stop::on_signal(stopping.clone())?;
+
+    let hub = hub::start(&data_dir, &config.hub, stop_hub.clone()).await?;
+    let has_joined = node_kubelet::Identity::load(data_dir.path())?.is_some();
+    let token = match has_joined {
+        true => None,
+        false => Some(token::create_with(&hub.client, &hub.ca_pem, TOKEN_TTL).await?),
+    };
+    let start = NodeStart {
+        hubs: vec![hub.url.clone()],
+        token,
+        node_name: args.node_name,
+        ca_pem: Some(hub.ca_pem.clone()),
+        image_prefixes: args.example.iter().filter_map(|dir| std::fs::canonicalize(dir).ok()).collect(),
+    };
+    let stop_node = CancellationToken::new();
+    let node = node::start(&data_dir, &config.node, start, stop_node.clone()).await?;
+    let start = EdgeStart {
+        node_name: node.name.clone(),
+        hub: Some(edge::hub_of_node(data_dir.path())),
+        config_dir: None,
+        journal_bytes_max: config.node.journal_bytes_max,
+    };
+    let edge = edge::start(&data_dir, start, stop_edge.clone()).await?;
+    greet(&data_dir, &hub, &node.name);
+
+    let tasks = TaskTracker::new();
+    tasks.spawn(announce(hub.client.clone(), hub.telemetry.clone(), node.name.clone(), stopping.clone()));
+    if let Some(folder) = &args.example {
+        let files = example::render(folder, &data_dir.example(), &node.name)?;
+        let (client, name) = (hub.client.clone(), node.name.clone());
+        let stopping = stopping.clone();
+        tasks.spawn(async move {
+            let applied = async {
+                is_ready(&client, &name).await?;
+                example::apply(&client, &files).await
+            };
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                applied = applied => match applied {
+                    Ok(()) => info!(files = files.len(), "Applied the example."),
+                    Err(error) => warn!("Failed to apply the example: {error:#}"),
+                },
+            }
+        });
+    }
+    tasks.close();
+
+    stopping.cancelled().await;
+    Ok(stop::drain(grace, async move {
+        tasks.wait().await;
+        node.kubelet.stop_pods(PODS_GRACE).await;
+        stop_edge.cancel();
+        edge.handle.stopped().await;
+        stop_node.cancel();
+        node.kubelet.stopped().await;
+        stop_hub.cancel();
+        hub.wait().await;
+    })
+    .await)
+}
+
+/// What runs where, and what to try next: five lines.
+fn greet(data_dir: &DataDir, hub: &Hub, node: &str) {
+    let kubeconfig = data_dir.kubeconfig();
+    println!(
+        "selvedge: hub   {} (Kubernetes {}), state in {}",
+        hub.url,
+        selvedge_api::KUBERNETES_VERSION,
+        data_dir.path().display()
+    );
+    println!("selvedge: node  {node}, runs pods of the classes selvedge-process and selvedge-wasm");
+    println!(
+        "selvedge: edge  devices, rules and export of {node}; see `selvedge status --data-dir {}`",
+        data_dir.path().display()
+    );
+    println!("selvedge: try   export KUBECONFIG={}; kubectl get nodes,pods,devices,rules", kubeconfig.display());
+    println!("selvedge: try   kubectl label node {node} selvedge.dev/role=gateway; Ctrl-C stops everything");
+}
+
+/// Says in the log when the node is Ready and when the first reading has arrived.
+async fn announce(
+    client: kube::Client,
+    telemetry: hub_telemetry::Telemetry,
+    node: String,
+    stopping: CancellationToken,
+) {
+    let both = async {
+        match is_ready(&client, &node).await {
+            Ok(()) => info!("node {node} is Ready"),
+            Err(error) => warn!("Failed to wait for node {node}: {error:#}"),
+        }
+        // The store of readings has no news channel; this ends with the first one.
+        let mut look = tokio::time::interval(Duration::from_millis(50));
+        while telemetry.usage().bytes == 0 {
+            look.tick().await;
+        }
+        info!("first reading stored");
+    };
+    tokio::select! {
+        () = stopping.cancelled() => {}
+        () = both => {}
+    }
+}
+
+async fn is_ready(client: &kube::Client, node: &str) -> Result<()> {
+    let nodes: Api<NodeObject> = Api::all(client.clone());
+    let ready = |node: Option<&NodeObject>| {
+        let conditions = node.and_then(|node| node.status.as_ref()?.conditions.as_ref());
+        conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    };
+    await_condition(nodes, node, ready).await.context("failed to watch the node").map(|_| ())
+}
