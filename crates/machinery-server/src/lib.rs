@@ -12,7 +12,8 @@
 //! else. What is stored are objects as they go over the wire ([`Server`] splices them into lists and watch events
 //! without decoding them), so a list of 50,000 objects costs its bytes and not its values.
 //!
-//! Server-side apply, protobuf, exec and port-forward are not served; each is refused with a sentence.
+//! Server-side apply, exec and port-forward are not served, and protobuf only for what kubectl sends in no other form;
+//! each is refused with a sentence.
 
 mod admission;
 mod auth;
@@ -24,6 +25,7 @@ mod in_process;
 mod kinds;
 mod negotiate;
 mod object;
+mod protobuf;
 mod request;
 mod reviews;
 mod selector;

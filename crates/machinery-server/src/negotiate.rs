@@ -7,6 +7,7 @@ use http::{HeaderMap, header};
 use machinery_schema::{DiscoveryVersion, IncludeObject, ResourceInfo};
 use serde_json::{Value, json};
 
+use crate::protobuf::DecodeError;
 use crate::request::Query;
 use crate::server::RequestBody;
 use crate::status::{ApiError, Result};
@@ -130,6 +131,10 @@ pub(crate) fn decode_body(headers: &HeaderMap, body: &Bytes) -> Result<Value> {
     match content_type(headers) {
         "" | "application/json" | "text/json" => json(body),
         "application/yaml" | "application/x-yaml" | "text/yaml" => yaml(body),
+        "application/vnd.kubernetes.protobuf" => crate::protobuf::decode(body).map_err(|error| match error {
+            DecodeError::Malformed(_) => ApiError::bad_request(error.to_string()),
+            DecodeError::Unknown { .. } => ApiError::unsupported_media_type(error.to_string()),
+        }),
         other => Err(ApiError::unsupported_media_type(format!(
             "the body of the request was in an unknown format ({other}) - accepted media types include: \
              application/json, application/yaml"

@@ -51,7 +51,8 @@ fn json_and_yaml_say_the_same() {
     assert!(decode_body(&HeaderMap::new(), &Bytes::from_static(b"{")).is_err());
     let mut protobuf = HeaderMap::new();
     protobuf.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/vnd.kubernetes.protobuf"));
-    assert!(decode_body(&protobuf, &Bytes::new()).unwrap_err().message().contains("application/json"));
+    let pod = Bytes::from_static(b"k8s\0\x0a\x09\x0a\x02v1\x12\x03Pod");
+    assert!(decode_body(&protobuf, &pod).unwrap_err().message().contains("application/json"));
 }
 
 #[test]

@@ -1,0 +1,77 @@
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+/// A field with bytes in it.
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let len = u8::try_from(bytes.len()).expect("the tests' messages are short");
+    assert!(len < 0x80, "one byte holds the length");
+    [&[number << 3 | 2, len], bytes].concat()
+}
+
+fn number(number: u8, value: u8) -> Vec<u8> {
+    vec![number << 3, value]
+}
+
+fn envelope(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
+    let names = [field(1, api_version.as_bytes()), field(2, kind.as_bytes())].concat();
+    [MAGIC, &field(1, &names), &field(2, message), &field(3, b""), &field(4, b"")].concat()
+}
+
+#[test]
+fn a_message_becomes_the_json_that_its_author_would_have_written() {
+    let entry = |key: &[u8], value: &[u8]| [field(1, key), field(2, value)].concat();
+    let metadata = [
+        field(1, b"settings"),
+        field(2, b""),
+        number(7, 0),
+        field(8, b""),
+        field(11, &entry(b"app", b"web")),
+        field(14, b"example.org/hold"),
+    ]
+    .concat();
+    let message =
+        [field(1, &metadata), field(2, &entry(b"a", b"")), field(3, &entry(b"b", &[0, 255])), number(4, 1)].concat();
+    let expected = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "settings", "labels": {"app": "web"}, "finalizers": ["example.org/hold"]},
+        "data": {"a": ""}, "binaryData": {"b": "AP8="}, "immutable": true,
+    });
+    assert_eq!(decode(&envelope("v1", "ConfigMap", &message)).unwrap(), expected);
+}
+
+#[test]
+fn zero_is_a_grace_period_and_no_generation() {
+    let options = [number(1, 0), field(4, b"Background"), field(5, b"All")].concat();
+    let expected = json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0,
+        "propagationPolicy": "Background", "dryRun": ["All"]});
+    assert_eq!(decode(&envelope("v1", "DeleteOptions", &options)).unwrap(), expected);
+}
+
+#[test]
+fn what_is_not_understood_is_refused_by_name() {
+    for (body, part) in [
+        (envelope("v1", "Pod", b""), "the kind \"Pod\""),
+        (envelope("v1", "ConfigMap", &field(15, b"x")), "field 15 of ConfigMap"),
+        (envelope("v1", "ConfigMap", &field(1, &field(15, b"x"))), "field 15 of ConfigMap.metadata"),
+        (envelope("v1", "ConfigMap", &[10, 100]), "cut short"),
+        (envelope("v1", "ConfigMap", &number(2, 1)), "another type"),
+        (b"{}".to_vec(), "does not begin"),
+    ] {
+        let error = decode(&body).unwrap_err().to_string();
+        assert!(error.contains(part), "{error} has no {part}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+        let _ = decode(&bytes);
+        let _ = decode(&[MAGIC, &bytes].concat());
+        let short = &bytes[..bytes.len().min(40)];
+        for kind in ["ConfigMap", "CertificateSigningRequest", "DeleteOptions"] {
+            let _ = decode(&envelope("v1", kind, short));
+        }
+    }
+}
