@@ -248,3 +248,6 @@ pub(crate) async fn reconcile(
     failures.note(fleet_status::reconcile(&fleet, &resolved, &existing, writer, recorder, now).await);
     failures.into_result()
 }
+
+#[cfg(test)]
+mod tests;

@@ -198,3 +198,6 @@ fn sign(ca: &Ca, request: &Value, usage: Usage) -> Result<String, String> {
     let validity = asked.map_or(VALIDITY, |seconds| Duration::from_secs(seconds.max(VALIDITY_MIN_S)).min(VALIDITY));
     ca.sign_csr(&pem, usage, validity).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests;

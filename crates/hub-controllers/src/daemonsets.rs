@@ -372,3 +372,6 @@ pub(crate) fn merge_into(into: &mut Value, from: &Value) {
         into[field] = value.clone();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -221,3 +221,6 @@ fn announce(kind: Kind, object: &Value, old: &FleetStatus, new: &FleetStatus, re
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

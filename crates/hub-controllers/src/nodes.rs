@@ -162,3 +162,6 @@ pub(crate) fn mark_status(mut node: Value, now: Timestamp) -> Value {
     node["status"]["conditions"] = conditions.into();
     node
 }
+
+#[cfg(test)]
+mod tests;

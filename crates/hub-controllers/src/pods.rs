@@ -62,3 +62,6 @@ async fn end_stranded(pod: &Value, writer: &Writer) -> Result<(), WriteError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

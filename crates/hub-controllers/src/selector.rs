@@ -95,3 +95,6 @@ fn each(list: &Value, holds: impl Fn(&Value) -> bool) -> bool {
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

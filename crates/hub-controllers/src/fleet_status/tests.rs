@@ -1,0 +1,75 @@
+//! Tests of `fleet_status`: its decisions, as data.
+
+use super::*;
+
+/// What a node tells: `accepted applied ready`, each `+`, `-` or `.` for nothing.
+fn on_node(node: &str, generation: i64, told: &str, is_current: bool) -> OnNode {
+    let conditions = [ACCEPTED, APPLIED, READY]
+        .into_iter()
+        .zip(told.chars())
+        .filter(|(_, sign)| *sign != '.')
+        .map(|(r#type, sign)| Condition::new(r#type, sign == '+', if sign == '+' { "Fine" } else { "Wrong" }, "why"))
+        .collect();
+    OnNode {
+        node: node.to_owned(),
+        wanted: 2,
+        told: Some(EntryStatus { generation, conditions, ..EntryStatus::default() }),
+        is_current,
+    }
+}
+
+/// Checks `applied/ready of desired` and the signs and reasons of the conditions.
+fn check(old: &FleetStatus, problem: Option<&Problem>, nodes: &[OnNode], expected: &str) -> FleetStatus {
+    let status = sum_up(old, 2, problem, nodes, Timestamp::UNIX_EPOCH);
+    let conditions: Vec<String> = status
+        .conditions
+        .iter()
+        .map(|one| format!("{}{}", if one.is_true() { '+' } else { '-' }, one.reason))
+        .collect();
+    let shown = format!("{}/{} of {} {}", status.applied, status.ready, status.desired, conditions.join(" "));
+    assert_eq!(shown, expected);
+    status
+}
+
+#[test]
+fn an_object_is_applied_when_every_node_says_so() {
+    let old = FleetStatus::default();
+    check(&old, None, &[on_node("a", 2, "+++", true)], "1/1 of 1 +Accepted +Applied +Running");
+    let waiting = [on_node("a", 2, "+++", true), on_node("b", 1, "+++", true)];
+    check(&old, None, &waiting, "1/1 of 2 +Accepted -Waiting -Waiting");
+}
+
+#[test]
+fn one_refusal_is_told_with_its_node() {
+    let nodes = [on_node("a", 2, "+++", true), on_node("b", 2, "-..", true)];
+    let status = check(&FleetStatus::default(), None, &nodes, "1/1 of 2 -Wrong -Wrong -Wrong");
+    assert_eq!(status.failures, [NodeFailure { node: "b".into(), reason: "Wrong".into(), message: "why".into() }]);
+    assert_eq!(status.conditions[0].message, "why (node b)");
+}
+
+#[test]
+fn a_device_that_does_not_answer_is_applied_and_not_ready() {
+    check(&FleetStatus::default(), None, &[on_node("a", 2, "++-", true)], "1/0 of 1 +Accepted +Applied -Wrong");
+}
+
+#[test]
+fn the_first_ten_failures_are_listed() {
+    let nodes: Vec<OnNode> = (0..20).map(|node| on_node(&format!("n{node}"), 2, "++-", true)).collect();
+    let status = check(&FleetStatus::default(), None, &nodes, "20/0 of 20 +Accepted +Applied -Wrong");
+    assert_eq!(status.failures.len(), FAILURES_MAX);
+}
+
+#[test]
+fn what_was_told_of_an_older_assignment_counts_only_for_what_was_applied() {
+    let nodes = [on_node("a", 2, "+++", false)];
+    check(&FleetStatus::default(), None, &nodes, "0/0 of 1 +Accepted -Waiting -Waiting");
+    let applied =
+        check(&FleetStatus::default(), None, &[on_node("a", 2, "+++", true)], "1/1 of 1 +Accepted +Applied +Running");
+    check(&applied, None, &nodes, "1/1 of 1 +Accepted +Applied +Running");
+}
+
+#[test]
+fn a_problem_stands_in_every_condition() {
+    let problem = Problem { reason: "ProfileNotFound", message: "there is no DeviceProfile x".to_owned() };
+    check(&FleetStatus::default(), Some(&problem), &[], "0/0 of 0 -ProfileNotFound -ProfileNotFound -ProfileNotFound");
+}
