@@ -20,10 +20,7 @@ pub fn decode(point: &Point, registers: &[u16]) -> Option<Value> {
         ValueType::Int64 => Value::Int(big_endian as i64),
         ValueType::Float32 => Value::Float(f32::from_bits(big_endian as u32).into()),
         ValueType::Float64 => Value::Float(f64::from_bits(big_endian)),
-        ValueType::String => {
-            let text = bytes.strip_suffix(&[0]).map_or(&bytes[..], |_| trim_zeros(&bytes));
-            Value::String(String::from_utf8_lossy(text).into_owned())
-        }
+        ValueType::String => Value::String(String::from_utf8_lossy(trim_zeros(&bytes)).into_owned()),
         // `Point::parse` lets no other type through.
         _ => return None,
     })
@@ -67,10 +64,9 @@ pub fn encode(point: &Point, value: &Value) -> Result<Vec<u16>, String> {
             if number < low || number > high {
                 return Err(format!("{number} does not fit the device's {raw_type}"));
             }
-            // Two's complement, cut to the registers the type takes.
-            let bytes = (number as i64 as u64).to_be_bytes();
-            let bytes = if low == 0 { (number as u64).to_be_bytes() } else { bytes };
-            bytes[8 - usize::from(point.count) * 2..].to_vec()
+            // Two's complement, cut to the registers the type takes; the range was checked above.
+            let bytes = number.to_be_bytes();
+            bytes[bytes.len() - usize::from(point.count) * 2..].to_vec()
         }
     };
     Ok(from_bytes(point, &bytes))
