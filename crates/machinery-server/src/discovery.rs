@@ -12,6 +12,8 @@ use crate::status::{self, ApiError, Result};
 const AGGREGATED_V2: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const AGGREGATED_V2_BETA1: &str = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
 
+const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
 /// What is answered without asking who calls: version and health tell nothing that a port scan would not.
 pub(crate) fn open_to_all(
     server: &Inner,
@@ -54,6 +56,7 @@ pub(crate) fn answer(server: &Inner, route: &Route, request: &Request<RequestBod
         }
         Route::Other | Route::Resource(_) => match path.trim_end_matches('/') {
             "/openapi/v3" => Some(status::ok_json(&registry.openapi_index())),
+            "/openapi/v2" => Some(openapi_v2(headers)),
             "" => Some(status::ok_json(&json!({"paths": root_paths(server)}))),
             other => openapi_document(&registry, other, headers),
         },
@@ -78,6 +81,21 @@ fn openapi_document(registry: &machinery_schema::Registry, path: &str, headers: 
         response.headers_mut().insert(header::ETAG, value);
     }
     Some(response)
+}
+
+/// kubectl turns to OpenAPI v2 for a kind that v3 does not have, and needs a document in which it is missing too, to tell
+/// its user that there is no such kind. So there is one without kinds; everything else is in v3.
+fn openapi_v2(headers: &HeaderMap) -> Response<Body> {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !accept.contains("proto-openapi") {
+        let info = json!({"title": "Kubernetes", "version": selvedge_api::KUBERNETES_VERSION});
+        return status::ok_json(&json!({"swagger": "2.0", "info": info, "paths": {}, "definitions": {}}));
+    }
+    // Field 1 is `swagger`, field 2 `info` (title, version), field 8 `paths`.
+    const EMPTY_DOCUMENT: &[u8] = b"\x0a\x032.0\x12\x13\x0a\x0aKubernetes\x12\x05v1.36\x42\x00";
+    let mut response = status::ok(bytes::Bytes::from_static(EMPTY_DOCUMENT));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(OPENAPI_V2_PROTOBUF));
+    response
 }
 
 fn with_etag(headers: &HeaderMap, text: &str, media: &'static str) -> Response<Body> {

@@ -21,6 +21,7 @@ mod authorizer;
 mod crd;
 mod dial;
 mod discovery;
+mod housekeeping;
 mod in_process;
 mod kinds;
 mod negotiate;

@@ -312,5 +312,23 @@ async fn what_is_served_is_told() {
     let index = hub.get("/openapi/v3").await.body;
     let url = index["paths"]["api/v1"]["serverRelativeURL"].as_str().unwrap();
     assert_eq!(hub.get(url).await.body["openapi"], "3.0.0");
+    assert_eq!(hub.get("/openapi/v2").await.body["swagger"], "2.0");
     hub.get("/metrics/nothing").await.check(404, "NotFound", "could not find");
+}
+
+#[tokio::test]
+async fn events_go_an_hour_after_they_were_last_seen() {
+    let hub = Hub::start().await;
+    let events = "/api/v1/namespaces/default/events";
+    let after = |seconds| jiff::Timestamp::now().checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap();
+    for (name, last_seen) in [("once", after(0)), ("again", after(1800))] {
+        let object = json!({"kind": "Pod", "name": "web", "namespace": "default"});
+        let event =
+            json!({"metadata": {"name": name}, "involvedObject": object, "lastTimestamp": last_seen.to_string()});
+        hub.create(events, event).await;
+    }
+    for (seconds, left) in [(3500, &["again", "once"][..]), (3700, &["again"]), (5500, &[])] {
+        hub.server.expire_events(after(seconds)).await.unwrap();
+        assert_eq!(hub.get(events).await.names(), left, "{seconds} s later");
+    }
 }
