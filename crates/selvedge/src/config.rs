@@ -184,7 +184,8 @@ impl UpConfig {
         let text = path.map(base_config::read).transpose()?;
         // Other variables of the program, such as SELVEDGE_LOG, are not settings of a section.
         let is_ours = |name: &str| [HubConfig::ENV, NodeConfig::ENV].iter().any(|role| name.starts_with(role));
-        let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let variables =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let env = variables.filter(|(name, _)| is_ours(name)).collect();
         base_config::load_from(&base_config::Source { text: text.as_deref(), env }, "SELVEDGE")
     }

@@ -71,6 +71,25 @@ pub fn hub_of_node(node_dir: &Path) -> Arc<dyn HubAccess> {
     ))
 }
 
+/// Clients with the identity of the kubelet in this process; waits until it has one.
+#[cfg(feature = "node")]
+pub fn hub_of_kubelet(
+    identity: tokio::sync::watch::Receiver<Option<Arc<node_kubelet::Identity>>>,
+) -> Arc<dyn HubAccess> {
+    Arc::new(edge_sync::HubAccessFn(
+        move || -> edge_sync::BoxFuture<'static, Result<kube::Client, edge_sync::HubAccessError>> {
+            let mut identity = identity.clone();
+            Box::pin(async move {
+                let failed = |reason: String| edge_sync::HubAccessError { reason, source: None };
+                let joined =
+                    identity.wait_for(Option::is_some).await.map_err(|_| failed("the node is stopping".to_owned()))?;
+                let joined = joined.clone().ok_or_else(|| failed("the node has not joined a hub yet".to_owned()))?;
+                client(&joined).map_err(|error| failed(format!("{error:#}")))
+            })
+        },
+    ))
+}
+
 #[cfg(feature = "node")]
 fn client(identity: &node_kubelet::Identity) -> Result<kube::Client> {
     use base64::Engine as _;

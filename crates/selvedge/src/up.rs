@@ -54,7 +54,7 @@ pub async fn run(args: UpArgs, mut config: UpConfig) -> Result<Exit> {
     let node = node::start(&data_dir, &config.node, start, stop_node.clone()).await?;
     let start = EdgeStart {
         node_name: node.name.clone(),
-        hub: Some(edge::hub_of_node(data_dir.path())),
+        hub: Some(edge::hub_of_kubelet(node.kubelet.identity())),
         config_dir: None,
         journal_bytes_max: config.node.journal_bytes_max,
     };
@@ -129,7 +129,8 @@ async fn announce(
         }
         // The store of readings has no news channel; this ends with the first one.
         let mut look = tokio::time::interval(Duration::from_millis(50));
-        while telemetry.usage().bytes == 0 {
+        let empty = telemetry.usage().bytes;
+        while telemetry.usage().bytes == empty {
             look.tick().await;
         }
         info!("first reading stored");

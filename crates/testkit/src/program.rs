@@ -77,10 +77,11 @@ impl Selvedge {
             }
             let text = fs::read_to_string(&path).map_err(|error| format!("no ports.json: {error}"))?;
             let ports: serde_json::Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-            let address = ports["listeners"][listener].as_str().ok_or(text)?;
+            // What listens on every address is reached on loopback.
+            let address = ports["listeners"][listener].as_str().ok_or(text)?.replace("0.0.0.0", "127.0.0.1");
             // A file of an earlier run may still name a port nobody listens on.
-            std::net::TcpStream::connect(address).map_err(|error| format!("{address}: {error}"))?;
-            Ok(address.to_owned())
+            std::net::TcpStream::connect(&address).map_err(|error| format!("{address}: {error}"))?;
+            Ok(address)
         })
     }
 
@@ -138,9 +139,8 @@ impl Selvedge {
 
 impl Drop for Selvedge {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("── {} {}\n{}", binary().display(), self.args.join(" "), tail(&self.log()));
-        }
+        // Shown by the test runner only when the test failed.
+        println!("── {} {}\n{}", binary().display(), self.args.join(" "), tail(&self.log()));
         self.kill();
         if self.resets_at_drop {
             let _ = run(["reset", "--yes", "--data-dir"].iter().map(OsStr::new).chain([self.data_dir.as_os_str()]));

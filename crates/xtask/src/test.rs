@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use crate::install::{Tools, install};
 use crate::run::{PROFILE, cargo, run, say, target_dir};
 
-/// Runs unit tests, then the black-box suites against the built program.
+/// Runs unit tests and the black-box suites against the built program.
 pub fn test(args: &[String]) -> Result<()> {
     let (mut all, mut may_install, mut unit, mut black_box, mut filter) = (false, true, true, true, None);
     for arg in args {
@@ -21,26 +21,28 @@ pub fn test(args: &[String]) -> Result<()> {
     }
     let tools = if may_install { install()? } else { Tools::found() };
     crate::example::build()?;
-    let finish = |command: &mut std::process::Command| {
-        tools.export(command);
-        command.env("SELVEDGE_BIN", target_dir().join(PROFILE).join("selvedge"));
-        command.env("SELVEDGE_TEST_SIZE", if all { "full" } else { "small" });
-        if let Some(filter) = &filter {
-            command.arg(filter);
-        }
-        // Each black-box test runs a hub, a node and their pods: more than two at once measure the machine, not us.
-        command.args(["--", "--test-threads", "2"]);
-        run(command)
-    };
-    if unit {
-        say("Unit tests");
-        finish(&mut cargo(&["test", "--profile", PROFILE, "--workspace", "--exclude", "selvedge-tests"]))?;
+    // One selection of packages for all that is built here: cargo unites features over a selection, so another one
+    // would compile the same dependencies anew.
+    let mut select = vec!["test", "--profile", PROFILE, "--workspace"];
+    match (unit, black_box) {
+        (true, true) => {}
+        (true, false) => select.extend(["--exclude", "selvedge-tests"]),
+        (false, true) => select.extend(["--test", "black-box", "--test", "program"]),
+        (false, false) => bail!("--unit and --black-box leave nothing to run; give one of them, or none"),
     }
-    if black_box {
-        say("Building the program");
-        run(&mut cargo(&["build", "--profile", PROFILE, "--package", "selvedge"]))?;
-        say("Black-box tests");
-        finish(&mut cargo(&["test", "--profile", PROFILE, "--package", "selvedge-tests"]))?;
+    say("Building tests and the program");
+    let mut build = select.clone();
+    build.push("--no-run");
+    run(&mut cargo(&build))?;
+    say(if all { "All tests, long ones at full size" } else { "All tests" });
+    let mut command = cargo(&select);
+    tools.export(&mut command);
+    // Cargo builds the program beside the tests, because the package `selvedge` has a test of its own.
+    command.env("SELVEDGE_BIN", target_dir().join(PROFILE).join("selvedge"));
+    command.env("SELVEDGE_TEST_SIZE", if all { "full" } else { "small" });
+    if let Some(filter) = &filter {
+        command.arg(filter);
     }
-    Ok(())
+    // Each black-box test runs a hub, a node and their pods: more than two at once measure the machine, not us.
+    run(command.args(["--", "--test-threads", "2"]))
 }

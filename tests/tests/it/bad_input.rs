@@ -94,9 +94,12 @@ spec:
 "#
         ))?
         .ok()?;
-    let ready = wait_condition(&up.kubectl, &["device", "meter"], "Ready", "False")?;
-    let message = ready["message"].as_str().context("a message")?;
-    assert!(message.contains(&format!("127.0.0.1:{nobody}")), "{message}");
+    eventually("the device's address in its Ready condition", PATIENCE, || {
+        let ready =
+            wait_condition(&up.kubectl, &["device", "meter"], "Ready", "False").map_err(|error| error.to_string())?;
+        let message = ready["message"].as_str().unwrap_or_default();
+        if message.contains(&format!("127.0.0.1:{nobody}")) { Ok(()) } else { Err(message.to_owned()) }
+    })?;
     wait_condition(&up.kubectl, &["device", "host"], "Ready", "True")?;
     Ok(())
 }

@@ -22,6 +22,11 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lies in the checkout").to_owned()
 }
 
+/// The setting that lets the example's programs run.
+fn image_prefixes() -> String {
+    format!("imagePrefixes: [/bin, /usr/bin, {}]\n", root().join("examples").display())
+}
+
 /// `selvedge up`, with kubectl at hand.
 pub struct Up {
     pub kubectl: Kubectl,
@@ -36,7 +41,10 @@ impl Up {
         let dir = tempfile::tempdir()?;
         let data_dir = dir.path().join("data");
         let Some(kubectl) = Kubectl::newest(&data_dir.join("kubeconfig")) else { return Ok(None) };
-        let mut all = vec!["up", "--node-name", "box"];
+        let config = dir.path().join("up.yaml");
+        std::fs::write(&config, format!("node:\n  {}", image_prefixes()))?;
+        let config = config.to_string_lossy().into_owned();
+        let mut all = vec!["up", "--node-name", "box", "--config", &config];
         all.extend(args);
         let mut program = Selvedge::start(&data_dir, &all)?;
         program.address("hub-api")?;
@@ -65,7 +73,7 @@ impl Fleet {
         let token = token(&hub_dir)?;
         let url = format!("https://{hub_address}");
         let config = dir.path().join("node.yaml");
-        std::fs::write(&config, format!("imagePrefixes: [/bin, /usr/bin, {}]\n", root().join("examples").display()))?;
+        std::fs::write(&config, image_prefixes())?;
         let config = config.to_string_lossy().into_owned();
         let node = Selvedge::start(
             &dir.path().join("node"),

@@ -168,8 +168,10 @@ spec:
         let pods = up.kubectl.ok(&["get", "pod", "quitter"]).map_err(|error| error.to_string())?;
         if pods.contains("CrashLoopBackOff") { Ok(()) } else { Err(pods) }
     })?;
-    let events = up.kubectl.ok(&["get", "events"])?;
-    assert!(events.contains("Unhealthy") && events.contains("BackOff"), "{events}");
+    eventually("events of both", PATIENCE, || {
+        let events = up.kubectl.ok(&["get", "events"]).map_err(|error| error.to_string())?;
+        if events.contains("Unhealthy") && events.contains("BackOff") { Ok(()) } else { Err(events) }
+    })?;
     up.kubectl.ok(&["delete", "pod", "sick", "quitter", "--timeout=60s"]).context("deletion waits for the node")?;
     Ok(())
 }

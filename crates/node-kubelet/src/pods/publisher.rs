@@ -204,6 +204,20 @@ enum Told {
     Gone,
 }
 
+/// Conditions are merged by type, and a merge keeps what is not named: the reason of a condition that holds again must
+/// be taken back by name.
+fn as_patch(status: &Value) -> Value {
+    let mut patch = status.clone();
+    for condition in patch["conditions"].as_array_mut().into_iter().flatten() {
+        for field in ["reason", "message"] {
+            if condition[field].is_null() {
+                condition[field] = Value::Null;
+            }
+        }
+    }
+    patch
+}
+
 async fn tell(hub: &Hub, uid: &str, entry: &mut Entry) -> Result<Told, HubError> {
     if let (Some(manifest), None) = (&entry.manifest, &entry.mirror_uid) {
         return mirror(hub, uid, manifest.clone(), entry).await;
@@ -211,7 +225,7 @@ async fn tell(hub: &Hub, uid: &str, entry: &mut Entry) -> Result<Told, HubError>
     let hub_uid = entry.mirror_uid.clone().unwrap_or_else(|| uid.to_owned());
     if let Some(status) = entry.status.clone().filter(|status| !tells(&entry.told, status)) {
         let path = format!("/api/v1/namespaces/{}/pods/{}/status", entry.namespace, entry.name);
-        let patch = json!({"metadata": {"uid": hub_uid}, "status": status});
+        let patch = json!({"metadata": {"uid": hub_uid}, "status": as_patch(&status)});
         match hub.patch(&path, Patch::Strategic, &patch).await {
             Ok(_) => entry.told = status,
             // Another pod of that name, or none: this one is history.
