@@ -79,9 +79,21 @@ impl Hierarchy {
         }
     }
 
+    /// The groups that [`create`](Self::create) makes, whether they exist or not.
+    pub fn groups(&self, parent: &str, id: &ContainerId) -> CgroupPaths {
+        let group = group(parent, id);
+        match self {
+            Self::V2 { base } => CgroupPaths(BTreeMap::from([(String::new(), base.join(group))])),
+            Self::V1 { mounts } => {
+                CgroupPaths(mounts.iter().map(|(name, mount)| (name.clone(), mount.join(&group))).collect())
+            }
+            Self::Absent => CgroupPaths::default(),
+        }
+    }
+
     /// Makes the container's groups with their limits. What was made is removed again when a later step fails.
     pub fn create(&self, parent: &str, id: &ContainerId, limits: &Limits) -> io::Result<CgroupPaths> {
-        let group = Path::new(parent).join(&id.pod_uid).join(format!("{}_{}", id.container, id.attempt));
+        let group = group(parent, id);
         let mut made = CgroupPaths::default();
         let result = match self {
             Self::V2 { base } => create_v2(base, &group, limits, &mut made),
@@ -96,6 +108,10 @@ impl Hierarchy {
             }
         }
     }
+}
+
+fn group(parent: &str, id: &ContainerId) -> PathBuf {
+    Path::new(parent).join(&id.pod_uid).join(format!("{}_{}", id.container, id.attempt))
 }
 
 fn create_v2(base: &Path, group: &Path, limits: &Limits, made: &mut CgroupPaths) -> io::Result<()> {

@@ -26,6 +26,7 @@ use tracing::{info, warn};
 use crate::{
     ContainerEvent, ContainerId, ContainerSpec, ContainerState, ContainerStats, ContainerStatus, ExecOutput,
     ExitRecord, ProcessConfig, RuntimeError,
+    cgroup::Hierarchy,
     shim::{ExecRequest, TIMED_OUT},
     state::{Launch, Process, Running, StateDir, io_error},
     sys,
@@ -343,12 +344,9 @@ impl Inner {
         if !matches!(found, Found::Exited(_)) {
             Self::spawn_watcher(&self, id.clone());
         }
-        match (complaint, &found) {
-            (_, Found::Exited(record)) if record.started_at.is_none() => {
-                let message = match complaint_text(&record.message) {
-                    "" => "the shim died".to_owned(),
-                    text => text.to_owned(),
-                };
+        match (&found, complaint) {
+            (Found::Exited(record), complaint) if record.started_at.is_none() => {
+                let message = complaint.err().map_or_else(|| record.message.clone(), |error| error.to_string());
                 Err(RuntimeError::Start { id, message })
             }
             // It ran, however short, or runs though its shim's word was lost.
@@ -413,10 +411,6 @@ impl Inner {
     }
 }
 
-fn complaint_text(message: &str) -> &str {
-    message.trim()
-}
-
 /// Reads to the end, keeps the first `bytes_max`.
 async fn read_bounded(from: &mut (impl AsyncReadExt + Unpin), bytes_max: usize) -> io::Result<Vec<u8>> {
     let mut kept = Vec::new();
@@ -464,7 +458,13 @@ fn find_out(dir: &StateDir) -> io::Result<Found> {
                 Some(running.started_at),
             )
         }
-        None => ExitRecord::start_error("the node's agent or the shim was killed before the program ran"),
+        None => {
+            let launch = dir.launch()?;
+            let groups = Hierarchy::detect(sys::is_root()).groups(&launch.cgroup_parent, &launch.spec.id());
+            groups.kill_all();
+            groups.remove();
+            ExitRecord::start_error("the node's agent or the shim was killed before the program ran")
+        }
     };
     dir.write_exit(&record)?;
     drop(lock);

@@ -26,7 +26,9 @@ pub(crate) fn kill_group(leader: i32, signal: i32) {
 ///
 /// Refused while the process has more than one thread: locks of the others would stay taken in the child for ever.
 pub(crate) fn fork() -> io::Result<i32> {
-    if fs::read_dir("/proc/self/task")?.count() != 1 {
+    // In a new pid namespace whose `/proc` could not be mounted there is nothing to read; such a process was itself
+    // forked here.
+    if fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1) {
         return Err(io::Error::other("the shim must be started before any thread is"));
     }
     // SAFETY: the process has one thread, so the child may go on with any code.

@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use node_runtime::{ContainerEvent, ContainerState, ExitReason, Isolation, Limits, Mount, PodRuntime, RuntimeError};
+use node_runtime::{ContainerEvent, ContainerState, ExitReason, Isolation, Limits, Mount, RuntimeError};
 
 use crate::fixture::{Fixture, eventually, message};
 

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
-use node_runtime::{ContainerSpec, ContainerState, ExitReason, PodRuntime, ProcessRuntime, RuntimeError};
+use node_runtime::{ContainerSpec, ContainerState, ExitReason, ProcessRuntime, RuntimeError};
 
 use crate::fixture::{Fixture, config, eventually, pid_in};
 

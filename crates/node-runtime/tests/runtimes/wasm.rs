@@ -2,9 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use node_runtime::{
-    ContainerSpec, ContainerState, ExitReason, Limits, Mount, PodRuntime, RuntimeError, WasmConfig, WasmRuntime,
-};
+use node_runtime::{ContainerSpec, ContainerState, ExitReason, Limits, Mount, RuntimeError, WasmConfig, WasmRuntime};
 
 use crate::fixture::{Fixture, config, message};
 
@@ -77,7 +75,7 @@ fn component(fails: bool) -> String {
   (core instance $mem (instantiate $memory))
   (core func $get (canon lower (func $stdout "get-stdout")))
   (core func $write (canon lower (func $streams "[method]output-stream.blocking-write-and-flush")
-    (memory $mem "memory")))
+    (memory (core memory $mem "memory"))))
   (core module $program
     (import "host" "memory" (memory 1))
     (import "host" "get" (func $get (result i32)))
