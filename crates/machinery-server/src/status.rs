@@ -206,7 +206,11 @@ impl ApiError {
 
     /// The request is well formed and does not fit the object; no single field is to blame.
     pub(crate) fn unprocessable(info: &ResourceInfo, name: &str, why: &str) -> Self {
-        Self::new(Reason::Invalid, format!("{} {name:?} is invalid: {why}", info.qualified_name())).about(info, name)
+        // kubectl shows an Invalid answer by its causes and leaves the message out.
+        let cause = json!({"reason": "FieldValueInvalid", "message": why, "field": "patch"});
+        Self::new(Reason::Invalid, format!("{} {name:?} is invalid: {why}", info.qualified_name()))
+            .about(info, name)
+            .with_causes(vec![cause])
     }
 
     /// The request asks for more than one may.

@@ -183,10 +183,23 @@ async fn run_node(args: cli::NodeArgs, mut config: config::NodeConfig) -> Result
     let start = node::NodeStart { hubs: args.hub, token, node_name: args.node_name, ..node::NodeStart::default() };
     let node = node::start(&data_dir, &config, start, shutdown.clone()).await?;
     println!("selvedge: node  {}, state in {}", node.name, data_dir.path().display());
-    #[cfg(feature = "edge")]
-    node::keep_edge_pod(&node, &data_dir, &config, shutdown.clone()).await?;
-    #[cfg(not(feature = "edge"))]
-    shutdown.cancelled().await;
+    let until_stopped = async {
+        #[cfg(feature = "edge")]
+        return node::keep_edge_pod(&node, &data_dir, &config, shutdown.clone()).await;
+        #[cfg(not(feature = "edge"))]
+        {
+            shutdown.cancelled().await;
+            Ok(())
+        }
+    };
+    tokio::select! {
+        stopped = until_stopped => stopped?,
+        reason = node.join_refused() => {
+            shutdown.cancel();
+            node.kubelet.stopped().await;
+            anyhow::bail!("failed to join: {reason}");
+        }
+    }
     // Pods go on: the next start finds them running.
     Ok(stop::drain(Duration::from_secs(config.shutdown_grace_seconds), node.kubelet.stopped()).await)
 }

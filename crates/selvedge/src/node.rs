@@ -37,6 +37,19 @@ pub struct Node {
     _claim: Claim,
 }
 
+impl Node {
+    /// Ends when hub and node do not agree on joining: a person at a terminal must correct the token or the URL. A node
+    /// that has joined before never ends by this; it has pods to look after.
+    pub async fn join_refused(&self) -> String {
+        let has_joined = self.kubelet.identity().borrow().is_some();
+        let mut refused = self.kubelet.join_refused();
+        if !has_joined && let Ok(reason) = refused.wait_for(Option::is_some).await {
+            return reason.clone().unwrap_or_default();
+        }
+        std::future::pending().await
+    }
+}
+
 /// Starts a node on a data folder.
 pub async fn start(
     data_dir: &DataDir,

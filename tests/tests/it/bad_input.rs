@@ -173,9 +173,10 @@ fn a_full_disk_refuses_writes_and_harms_nothing() -> Result<()> {
     })?;
     let ballast = disk.path().join("ballast");
     fill(&ballast)?;
-    let value = "x".repeat(200_000);
+    // The longest argument that a command may have is 128 KiB.
+    let value = "x".repeat(100_000);
     let mut refusal = None;
-    for number in 0..200 {
+    for number in 0..400 {
         let outcome =
             kubectl.run(&["create", "configmap", &format!("c{number}"), &format!("--from-literal=a={value}")])?;
         if outcome.code != 0 {
@@ -183,7 +184,7 @@ fn a_full_disk_refuses_writes_and_harms_nothing() -> Result<()> {
             break;
         }
     }
-    let refusal = refusal.context("200 objects of 200 KB fitted on a full disk")?;
+    let refusal = refusal.context("400 objects of 100 KB fitted on a full disk")?;
     assert!(refusal.contains("disk") || refusal.contains("space"), "{refusal}");
     assert!(hub.is_running());
     kubectl.ok(&["get", "configmap", "before"])?;

@@ -146,14 +146,14 @@ fn strangers_are_turned_away_and_told_why() -> Result<()> {
     assert_eq!(health, "ok");
 
     // The node's own certificate may not write another's objects.
-    let pki = up.program.data_dir().join("node/pki");
-    let pem = |word: &str| -> Result<String> {
-        let found = std::fs::read_dir(&pki)?
-            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-            .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().contains(word)));
-        Ok(found.with_context(|| format!("no {word} in {}", pki.display()))?.to_string_lossy().into_owned())
+    let identity = std::fs::read_to_string(up.program.data_dir().join("node/pki/identity.json"))?;
+    let identity: serde_json::Value = serde_json::from_str(&identity)?;
+    let pem = |field: &str| -> Result<String> {
+        let path = up.dir.path().join(field);
+        std::fs::write(&path, identity[field].as_str().with_context(|| format!("the identity has a {field}"))?)?;
+        Ok(path.to_string_lossy().into_owned())
     };
-    let (cert, key) = (pem("client.crt")?, pem("client.key")?);
+    let (cert, key) = (pem("certPem")?, pem("keyPem")?);
     let as_node = [
         "--server",
         server.as_str(),
