@@ -1,5 +1,8 @@
 //! Real containers through the public door, with the helper program as shim.
 
+// A test that unwraps fails with the place and the error, which is what it should do.
+#![allow(clippy::unwrap_used)]
+
 mod fixture;
 mod process;
 mod survival;
