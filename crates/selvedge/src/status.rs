@@ -15,7 +15,6 @@ use kube::api::{Api, DynamicObject, ListParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use selvedge_api::status::{EdgeReport, EntryReport, NodeReport};
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::cli::{Output, StatusArgs};
 use crate::paths::DataDir;
@@ -131,7 +130,7 @@ fn line(object: &DynamicObject, condition: &str) -> Line {
         (_, false) => words.join(": "),
         (None, true) => "no status yet".to_owned(),
     };
-    Line { name, ready: found.is_some_and(|one| one["status"] == Value::from("True")), message }
+    Line { name, ready: found.is_some_and(|one| one["status"] == "True"), message }
 }
 
 /// Asks a role over its socket.

@@ -107,7 +107,7 @@ spec:
   containers:
     - name: reader
       image: file:///bin/sh
-      args: ["-c", "cat /etc/selvedge-test/settings/colour /etc/selvedge-test/key/pin; echo; echo $PIN $COLOUR; echo scratch > /etc/selvedge-test/scratch/file; cat /etc/selvedge-test/scratch/file; exit 3"]
+      args: ["-c", "cat /etc/selvedge-test/settings/colour /etc/selvedge-test/key/pin; echo; echo $PIN $colour $X_pin; echo scratch > /etc/selvedge-test/scratch/file; cat /etc/selvedge-test/scratch/file; exit 3"]
       env:
         - { name: PIN, valueFrom: { secretKeyRef: { name: key, key: pin } } }
       envFrom:
@@ -131,7 +131,7 @@ spec:
     // A node that has just joined may still wait for its serving certificate.
     let log =
         eventually("the log", PATIENCE, || up.kubectl.ok(&["logs", "reader"]).map_err(|error| error.to_string()))?;
-    assert_eq!(log, "green1234\n1234 \nscratch\n", "{log}");
+    assert_eq!(log, "green1234\n1234 green 1234\nscratch\n", "{log}");
     Ok(())
 }
 
