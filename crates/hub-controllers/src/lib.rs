@@ -8,7 +8,7 @@
 //! API ──watch──▶ cache ──changed──▶ driver ──▶ reconcile: plan(objects) → steps ──▶ writer ──▶ API
 //! ```
 //!
-//! - [`bootstrap`]: namespaces, runtime classes and our own kinds, before anything else.
+//! - `bootstrap`: namespaces, runtime classes and our own kinds, before anything else.
 //! - `daemonsets`, `garbage`: pods on labelled nodes, and their end.
 //! - `csr`: certificates of nodes. `nodes`: nodes out of reach are marked, their pods left alone.
 //! - `assignments`: devices, streams, rules and exports become one `NodeAssignment` per node; what nodes report is summed up.

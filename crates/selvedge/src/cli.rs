@@ -57,7 +57,7 @@ pub struct RoleArgs {
     /// Where state is kept [default: /var/lib/selvedge as root, else $XDG_DATA_HOME/selvedge]
     #[arg(long, value_name = "DIR", env = "SELVEDGE_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
-    /// YAML file with settings; every key is also an environment variable SELVEDGE_<ROLE>_<KEY>
+    /// YAML file with settings; every key is also an environment variable, such as SELVEDGE_HUB_LISTEN
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Read the settings, name every mistake in them, and stop
@@ -83,7 +83,7 @@ pub enum PortChoice {
 pub struct UpArgs {
     #[command(flatten)]
     pub role: RoleArgs,
-    /// Apply the manifests of this folder, with ${NODE_NAME} and ${EXAMPLE_DIR} filled in
+    /// Apply the manifests of this folder, with NODE_NAME and EXAMPLE_DIR filled in
     #[arg(long, value_name = "DIR")]
     pub example: Option<PathBuf>,
     /// Name of the node [default: this machine's name]
@@ -96,7 +96,7 @@ pub struct UpArgs {
 pub struct NodeArgs {
     #[command(flatten)]
     pub role: RoleArgs,
-    /// URL of the hub, such as https://hub.example:6443; may be given several times
+    /// URL of the hub, port included; may be given several times
     #[arg(long, value_name = "URL")]
     pub hub: Vec<String>,
     /// Join token from `selvedge token create`; not needed once the node has joined

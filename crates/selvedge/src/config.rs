@@ -3,14 +3,23 @@
 //! `DESCRIPTIONS` of each role is the reference: the sample files of `docs/reference` are made from it, and a test holds
 //! that no key lacks its sentence.
 
+#[cfg(feature = "node")]
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+#[cfg(feature = "node")]
+use std::net::IpAddr;
+#[cfg(any(feature = "hub", feature = "node"))]
+use std::net::SocketAddr;
+#[cfg(all(feature = "hub", feature = "node", feature = "edge"))]
+use std::path::Path;
+#[cfg(any(feature = "node", feature = "edge"))]
+use std::path::PathBuf;
 
+#[cfg(any(feature = "hub", feature = "node"))]
 use selvedge_api::ports;
 use serde::{Deserialize, Serialize};
 
 /// Settings of `selvedge hub`.
+#[cfg(feature = "hub")]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct HubConfig {
@@ -26,6 +35,7 @@ pub struct HubConfig {
     pub log: String,
 }
 
+#[cfg(feature = "hub")]
 impl Default for HubConfig {
     fn default() -> Self {
         Self {
@@ -38,6 +48,7 @@ impl Default for HubConfig {
     }
 }
 
+#[cfg(feature = "hub")]
 impl HubConfig {
     /// Prefix of the environment variables.
     pub const ENV: &str = "SELVEDGE_HUB";
@@ -56,6 +67,7 @@ impl HubConfig {
 }
 
 /// Settings of `selvedge node`.
+#[cfg(feature = "node")]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct NodeConfig {
@@ -83,6 +95,7 @@ pub struct NodeConfig {
     pub log: String,
 }
 
+#[cfg(feature = "node")]
 impl Default for NodeConfig {
     fn default() -> Self {
         Self {
@@ -101,6 +114,7 @@ impl Default for NodeConfig {
     }
 }
 
+#[cfg(feature = "node")]
 impl NodeConfig {
     /// Prefix of the environment variables.
     pub const ENV: &str = "SELVEDGE_NODE";
@@ -125,6 +139,7 @@ impl NodeConfig {
 }
 
 /// Settings of `selvedge edge`.
+#[cfg(feature = "edge")]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct EdgeConfig {
@@ -138,6 +153,7 @@ pub struct EdgeConfig {
     pub log: String,
 }
 
+#[cfg(feature = "edge")]
 impl Default for EdgeConfig {
     fn default() -> Self {
         Self {
@@ -149,6 +165,7 @@ impl Default for EdgeConfig {
     }
 }
 
+#[cfg(feature = "edge")]
 impl EdgeConfig {
     /// Prefix of the environment variables.
     pub const ENV: &str = "SELVEDGE_EDGE";
@@ -166,6 +183,7 @@ impl EdgeConfig {
 }
 
 /// Settings of `selvedge up`: the roles', each in a section of its own.
+#[cfg(all(feature = "hub", feature = "node", feature = "edge"))]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct UpConfig {
@@ -175,6 +193,7 @@ pub struct UpConfig {
     pub node: NodeConfig,
 }
 
+#[cfg(all(feature = "hub", feature = "node", feature = "edge"))]
 impl UpConfig {
     /// Reads the file and the variables of both roles: `SELVEDGE_HUB_LISTEN` means the same here as for `selvedge hub`.
     ///
@@ -191,5 +210,5 @@ impl UpConfig {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "hub", feature = "node", feature = "edge"))]
 mod tests;

@@ -40,7 +40,7 @@ pub struct Hub {
     pub telemetry: Telemetry,
     controllers: Controllers,
     serving: JoinHandle<()>,
-    renewal: JoinHandle<()>,
+    upkeep: [JoinHandle<()>; 2],
     _claim: Claim,
 }
 
@@ -83,11 +83,24 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
         .await
         .context("failed to start the hub's controllers")?;
     let address = listener.address().clone();
+    let housekeeping = tokio::spawn({
+        let server = server.clone();
+        async move { server.keep_house().await }
+    });
     let renewal = tokio::spawn(renew(tls.clone(), ca.clone(), names, shutdown.clone()));
     let serving = base_http::serve(listener.with_tls(tls), server, shutdown);
     Ports::record(data_dir.path(), "hub-api", &address)?;
     info!(%address, "The hub serves the Kubernetes API.");
-    Ok(Hub { url, ca_pem: ca.cert_pem().to_owned(), client, telemetry, controllers, serving, renewal, _claim: claim })
+    Ok(Hub {
+        url,
+        ca_pem: ca.cert_pem().to_owned(),
+        client,
+        telemetry,
+        controllers,
+        serving,
+        upkeep: [renewal, housekeeping],
+        _claim: claim,
+    })
 }
 
 impl Hub {
@@ -97,7 +110,7 @@ impl Hub {
             error!(%error, "The hub's listener ended badly.");
         }
         self.controllers.wait().await;
-        self.renewal.abort();
+        self.upkeep.iter().for_each(JoinHandle::abort);
         if let Err(error) = self.telemetry.checkpoint() {
             error!(error = %base_telemetry::Chain(&error), "Failed to checkpoint the readings; the next start reads more.");
         }

@@ -4,6 +4,8 @@ mod cli;
 mod config;
 #[cfg(feature = "edge")]
 mod edge;
+#[cfg(all(feature = "node", feature = "edge"))]
+mod edge_pod;
 #[cfg(feature = "hub")]
 mod example;
 mod exit;
@@ -185,11 +187,11 @@ async fn run_node(args: cli::NodeArgs, mut config: config::NodeConfig) -> Result
     println!("selvedge: node  {}, state in {}", node.name, data_dir.path().display());
     let until_stopped = async {
         #[cfg(feature = "edge")]
-        return node::keep_edge_pod(&node, &data_dir, &config, shutdown.clone()).await;
+        return edge_pod::keep(&node, &data_dir, &config, shutdown.clone()).await;
         #[cfg(not(feature = "edge"))]
         {
             shutdown.cancelled().await;
-            Ok(())
+            anyhow::Ok(())
         }
     };
     tokio::select! {

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use node_kubelet::{Kubelet, KubeletConfig, KubeletHandle, Runtimes};
 use node_runtime::{ProcessConfig, ProcessRuntime};
-use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
 
 use crate::config::NodeConfig;
 use crate::paths::{Claim, DataDir};
@@ -102,59 +100,10 @@ pub fn runtimes(data_dir: &DataDir, mut prefixes: Vec<PathBuf>) -> Result<Runtim
     Ok(runtimes)
 }
 
-fn this_program() -> Result<PathBuf> {
+/// The file of the running program.
+pub fn this_program() -> Result<PathBuf> {
     let path = std::env::current_exe().context("failed to find this program's own file")?;
     // After an upgrade the kernel marks the old file's name; the new file is at the name itself.
     let text = path.to_string_lossy();
     Ok(text.strip_suffix(" (deleted)").map_or_else(|| path.clone(), PathBuf::from))
-}
-
-/// Keeps the edge plane running as a static pod while the node is assigned anything.
-#[cfg(feature = "edge")]
-pub async fn keep_edge_pod(
-    node: &Node,
-    data_dir: &DataDir,
-    config: &NodeConfig,
-    shutdown: CancellationToken,
-) -> Result<()> {
-    let pod = edge_pod(data_dir, config, &node.name)?;
-    let mut present = node.kubelet.assignment_present();
-    loop {
-        let is_present = *present.borrow_and_update();
-        info!(is_present, "The edge plane follows the node's assignment.");
-        node.kubelet.set_static_pods(if is_present { vec![pod.clone()] } else { Vec::new() }).await;
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
-            changed = present.changed() => if changed.is_err() { return Ok(()) },
-        }
-    }
-}
-
-#[cfg(feature = "edge")]
-fn edge_pod(data_dir: &DataDir, config: &NodeConfig, node_name: &str) -> Result<Value> {
-    let dir = data_dir.path().to_string_lossy();
-    let mut container = json!({
-        "name": "edge",
-        "image": format!("file://{}", this_program()?.display()),
-        "args": ["edge", "--data-dir", dir, "--node-dir", dir],
-        "env": [
-            {"name": "SELVEDGE_EDGE_JOURNAL_BYTES_MAX", "value": config.journal_bytes_max.to_string()},
-            {"name": "SELVEDGE_EDGE_LOG", "value": config.log},
-        ],
-    });
-    // Without root there are no control groups to set limits in, and no limit is better than no edge plane.
-    if rustix::process::geteuid().is_root() {
-        container["resources"] = json!({"limits": {"memory": config.edge_memory_bytes_max.to_string()}});
-    }
-    Ok(json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": format!("selvedge-edge-{node_name}"), "namespace": "kube-system", "labels": {"app": "selvedge-edge"}},
-        "spec": {
-            "runtimeClassName": selvedge_api::RUNTIME_CLASS_PROCESS,
-            "hostNetwork": true,
-            "terminationGracePeriodSeconds": config.shutdown_grace_seconds,
-            "containers": [container],
-        },
-    }))
 }

@@ -128,7 +128,7 @@ impl Sensor {
     /// Reads the attributes of a resource.
     ///
     /// # Errors
-    /// [`AttributeError`] for a source that does not exist, or an attribute that the source does not take.
+    /// `AttributeError` for a source that does not exist, or an attribute that the source does not take.
     pub fn parse(attributes: &BTreeMap<String, Json>) -> Result<Sensor, AttributeError> {
         let error = |place: &str, problem: String| AttributeError { place: format!("attributes.{place}"), problem };
         let source = attributes.get("source").ok_or_else(|| {

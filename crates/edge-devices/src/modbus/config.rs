@@ -46,7 +46,7 @@ impl Endpoint {
     /// Reads the protocol properties of a device.
     ///
     /// # Errors
-    /// [`ConfigError`], naming the property.
+    /// `ConfigError`, naming the property.
     pub fn parse(device: &Device) -> Result<Endpoint, ConfigError> {
         let properties = tcp_properties(&device.protocols)?;
         let place = |key: &str| format!("protocols.modbus-tcp.{key}");
@@ -179,7 +179,7 @@ impl Point {
     /// Reads the attributes of a resource.
     ///
     /// # Errors
-    /// [`ConfigError`], naming the attribute or property.
+    /// `ConfigError`, naming the attribute or property.
     pub fn parse(resource: &DeviceResource) -> Result<Point, ConfigError> {
         let attributes = &resource.attributes;
         let wrong = |key: &str, problem: String| ConfigError::new(format!("attributes.{key}"), problem);
