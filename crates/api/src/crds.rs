@@ -24,11 +24,13 @@ struct Crd {
 
 impl Crd {
     fn build(self) -> Value {
+        let mut spec = self.spec;
+        spec["description"] = json!(format!("What is wanted. {}", self.description));
         let mut properties = json!({
             "apiVersion": {"type": "string", "description": "Version of this representation of the object."},
             "kind": {"type": "string", "description": "Name of the kind."},
             "metadata": {"type": "object"},
-            "spec": self.spec,
+            "spec": spec,
         });
         let mut version =
             json!({"name": VERSION, "served": true, "storage": true, "additionalPrinterColumns": self.columns});
@@ -155,7 +157,7 @@ fn streams() -> Value {
             "sql": {"type": "string", "minLength": 1, "description": "CREATE STREAM name (...) WITH (...)."},
         }}),
         status: Some(fleet_status()),
-        columns: fleet_columns(),
+        columns: fleet_columns(Some(json!({"name": "SQL", "type": "string", "jsonPath": ".spec.sql", "priority": 1}))),
     }
     .build()
 }
@@ -170,7 +172,7 @@ fn rules() -> Value {
             "actions": {"type": "array", "description": "Where rows go: edgex, log or nop, each with its properties.", "items": any_object()},
         }}),
         status: Some(fleet_status()),
-        columns: fleet_columns(),
+        columns: fleet_columns(Some(json!({"name": "SQL", "type": "string", "jsonPath": ".spec.sql", "priority": 1}))),
     }
     .build()
 }
@@ -189,7 +191,7 @@ fn exports() -> Value {
             "batchPeriod": {"type": "string", "default": "1s", "description": "How long an event may wait for others, as a Go duration."},
         }}),
         status: Some(fleet_status()),
-        columns: fleet_columns(),
+        columns: fleet_columns(None),
     }
     .build()
 }
@@ -259,14 +261,11 @@ fn fleet_status() -> Value {
     }})
 }
 
-fn fleet_columns() -> Value {
-    json!([
-        {"name": "Desired", "type": "integer", "jsonPath": ".status.desired"},
-        {"name": "Applied", "type": "integer", "jsonPath": ".status.applied"},
-        ready(), reason(),
-        {"name": "SQL", "type": "string", "jsonPath": ".spec.sql", "priority": 1},
-        age(),
-    ])
+/// Columns of a spread kind, with one of its own for `-o wide`.
+fn fleet_columns(wide: Option<Value>) -> Value {
+    let desired = json!({"name": "Desired", "type": "integer", "jsonPath": ".status.desired"});
+    let applied = json!({"name": "Applied", "type": "integer", "jsonPath": ".status.applied"});
+    [desired, applied, ready(), reason()].into_iter().chain(wide).chain([age()]).collect()
 }
 
 fn ready() -> Value {

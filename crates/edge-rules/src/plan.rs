@@ -114,7 +114,7 @@ impl<'a> Compiler<'a> {
                 from.name,
                 stream.options.source_type.as_str()
             );
-            let hint = "`TYPE=\"edgex\"` and `TYPE=\"memory\"` are".to_owned();
+            let hint = "`TYPE=\"edgex\"` is".to_owned();
             return Err(error(from.span, message).with_hint(Some(hint)));
         }
         let aliases = select

@@ -73,7 +73,7 @@ fn what_is_not_supported_is_refused_by_name() {
         mqtt.as_deref(),
         Some(
             "stream `press` is of type mqtt, which is not supported by this version at line 1, column 15; \
-             `TYPE=\"edgex\"` and `TYPE=\"memory\"` are"
+             `TYPE=\"edgex\"` is"
         ),
     );
 }

@@ -69,13 +69,15 @@ pub async fn start(
         max_pods: config.pods_max,
         ..KubeletConfig::default()
     };
-    if let Some(name) = start.node_name.or_else(|| config.node_name.clone()) {
+    // A node that has joined keeps its name: `--data-dir` alone starts it again.
+    let joined = node_kubelet::Identity::load(data_dir.path()).context("failed to read the node's identity")?;
+    let asked = start.node_name.or_else(|| config.node_name.clone());
+    if let Some(name) = asked.or_else(|| joined.map(|identity| identity.node_name)) {
         kubelet.node_name = name;
     }
     let name = kubelet.node_name.clone();
-    let kubelet = Kubelet::start(kubelet, runtimes(data_dir, prefixes)?, shutdown)
-        .await
-        .context("failed to start the node; its address is the setting `kubeletListen`")?;
+    let kubelet =
+        Kubelet::start(kubelet, runtimes(data_dir, prefixes)?, shutdown).await.context("failed to start the node")?;
     Ok(Node { name, kubelet, _claim: claim })
 }
 

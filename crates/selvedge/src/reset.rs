@@ -18,8 +18,12 @@ const POD_GRACE: Duration = Duration::from_secs(1);
 /// Says what would go, or lets it go.
 pub async fn reset(args: ResetArgs) -> Result<()> {
     let data_dir = DataDir::new(args.data_dir)?;
-    let ours: Vec<PathBuf> = [data_dir.hub(), data_dir.node(), data_dir.edge(), data_dir.example(), data_dir.run()]
+    // `edge/config` is the user's own: files with devices and rules for work without a hub.
+    let edge = fs::read_dir(data_dir.edge()).into_iter().flatten().flatten().map(|entry| entry.path());
+    let edge: Vec<PathBuf> = edge.filter(|path| !path.ends_with("config")).collect();
+    let ours: Vec<PathBuf> = [data_dir.hub(), data_dir.node(), data_dir.example(), data_dir.run()]
         .into_iter()
+        .chain(edge)
         .chain(
             ["kubeconfig", "kubeconfig.kubectl-cache", "ports.json", "ports.lock"]
                 .map(|name| data_dir.path().join(name)),

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::install::install;
-use crate::run::{cargo, root, run, say, target_dir};
+use crate::run::{PROFILE, cargo, root, run, say, target_dir};
 
 /// Measures; the report goes to `bench/reports/NAME.json` and `.md`.
 pub fn bench(args: &[String]) -> Result<()> {
