@@ -34,23 +34,8 @@ pub async fn reset(args: ResetArgs) -> Result<()> {
         println!("{} holds nothing of Selvedge", data_dir.path().display());
         return Ok(());
     }
-    // A role that runs keeps its folder; holding all three locks also keeps one from starting meanwhile.
-    let _claims = ["hub", "node", "edge"].map(|role| data_dir.claim(role)).into_iter().collect::<Result<Vec<_>>>();
-    #[cfg(not(feature = "node"))]
-    let _claims = _claims?;
-    #[cfg(feature = "node")]
-    let _claims = match _claims {
-        Ok(claims) => claims,
-        // The edge plane may be a pod that outlived its node: then the node's lock is free, and stopping pods frees it.
-        Err(error) => {
-            let _others = [data_dir.claim("hub"), data_dir.claim("node")].into_iter().collect::<Result<Vec<_>>>()?;
-            if !args.yes {
-                return Err(error);
-            }
-            stop_pods(&data_dir).await?;
-            vec![data_dir.claim("edge")?]
-        }
-    };
+    // A role that runs keeps its folder, and holding its lock keeps it from starting meanwhile.
+    let _hub_and_node = [data_dir.claim("hub")?, data_dir.claim("node")?];
     if !args.yes {
         println!("would stop the pods of {} and remove:", data_dir.path().display());
         for path in &ours {
@@ -61,6 +46,8 @@ pub async fn reset(args: ResetArgs) -> Result<()> {
     }
     #[cfg(feature = "node")]
     stop_pods(&data_dir).await?;
+    // Only now: the edge plane may be a pod that outlived its node.
+    let _edge = data_dir.claim("edge")?;
     for path in &ours {
         let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         match removed {

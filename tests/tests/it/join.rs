@@ -1,10 +1,12 @@
 //! A node joins by token, keeps what it learned, and refuses a hub that is not the token's.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use testkit::program::Selvedge;
 use testkit::wait::eventually;
 
-use crate::common::{Fleet, PATIENCE, example_manifest, make_gateway, node_is_ready, token, wait_pods};
+use crate::common::{Fleet, PATIENCE, condition, example_manifest, make_gateway, node_is_ready, token, wait_pods};
 
 #[test]
 fn a_labelled_node_runs_the_gateways_pods_and_stops_them_with_the_label() -> Result<()> {
@@ -28,6 +30,11 @@ fn a_labelled_node_runs_the_gateways_pods_and_stops_them_with_the_label() -> Res
     fleet.node.kill();
     fleet.node.change_args(|args| {
         let at = args.iter().position(|arg| arg == "--token").expect("the first start had a token");
+        args.drain(at..at + 2);
+        // Nor does it need its name or its hub.
+        let at = args.iter().position(|arg| arg == "--hub").expect("the first start had a hub");
+        args.drain(at..at + 2);
+        let at = args.iter().position(|arg| arg == "--node-name").expect("the first start had a name");
         args.drain(at..at + 2);
     });
     fleet.node.start_again("ephemeral")?;
@@ -66,5 +73,37 @@ fn a_wrong_ca_in_the_token_is_refused() -> Result<()> {
     let refusal = fleet.kubectl.refused(&["get", "node", "stranger"])?;
     assert!(refusal.contains("NotFound"), "{refusal}");
     assert!(fleet.kubectl.ok(&["get", "csr", "-o", "name"])?.lines().all(|name| !name.contains("stranger")));
+    Ok(())
+}
+
+/// Longer than the 40 s of silence after which a node counts as out of reach.
+const SILENCE: Duration = Duration::from_secs(90);
+
+#[test]
+fn a_silent_node_is_marked_its_pods_stay_and_it_is_well_again_when_it_is_back() -> Result<()> {
+    let Some(mut fleet) = Fleet::start()? else { return Ok(()) };
+    fleet.kubectl.apply(&example_manifest("50-workloads.yaml", "edge-1")?)?.ok()?;
+    make_gateway(&fleet.kubectl, "edge-1")?;
+    let before = wait_pods(&fleet.kubectl, "app=greeter", 1)?;
+    fleet.node.kill();
+    let taint = "node.kubernetes.io/unreachable";
+    eventually("a node marked as out of reach", SILENCE, || {
+        let node = fleet.kubectl.json(&["node", "edge-1"]).map_err(|error| error.to_string())?;
+        let ready = condition(&node, "Ready").unwrap_or_default();
+        let is_tainted =
+            node["spec"]["taints"].as_array().is_some_and(|taints| taints.iter().any(|one| one["key"] == taint));
+        if ready["status"] == "Unknown" && is_tainted { Ok(()) } else { Err(format!("{ready} {}", node["spec"])) }
+    })?;
+    let during = fleet.kubectl.json(&["pods", "-l", "app=greeter"])?;
+    assert_eq!(during["items"][0]["metadata"]["uid"], before[0]["metadata"]["uid"]);
+    assert!(during["items"][0]["metadata"]["deletionTimestamp"].is_null(), "{during}");
+    fleet.node.start_again("ephemeral")?;
+    node_is_ready(&fleet.kubectl, "edge-1")?;
+    eventually("a node without the taint", PATIENCE, || {
+        let node = fleet.kubectl.json(&["node", "edge-1"]).map_err(|error| error.to_string())?;
+        if node["spec"]["taints"].as_array().is_none_or(Vec::is_empty) { Ok(()) } else { Err(node["spec"].to_string()) }
+    })?;
+    let after = wait_pods(&fleet.kubectl, "app=greeter", 1)?;
+    assert_eq!(after[0]["metadata"]["uid"], before[0]["metadata"]["uid"]);
     Ok(())
 }
