@@ -24,10 +24,7 @@ pub async fn reset(args: ResetArgs) -> Result<()> {
     let ours: Vec<PathBuf> = [data_dir.hub(), data_dir.node(), data_dir.example(), data_dir.run()]
         .into_iter()
         .chain(edge)
-        .chain(
-            ["kubeconfig", "kubeconfig.kubectl-cache", "ports.json", "ports.lock"]
-                .map(|name| data_dir.path().join(name)),
-        )
+        .chain(["kubeconfig", "ports.json"].map(|name| data_dir.path().join(name)))
         .filter(|path| path.exists())
         .collect();
     if ours.is_empty() {

@@ -2,11 +2,13 @@ use std::path::{Path, PathBuf};
 
 use super::{EdgeConfig, HubConfig, NodeConfig};
 
+const COMPLETE: &str = "every key has its sentence";
+
 fn samples() -> [(&'static str, String); 3] {
     [
-        ("hub.yaml", base_config::sample::<HubConfig>(HubConfig::ENV, HubConfig::DESCRIPTIONS).unwrap()),
-        ("node.yaml", base_config::sample::<NodeConfig>(NodeConfig::ENV, NodeConfig::DESCRIPTIONS).unwrap()),
-        ("edge.yaml", base_config::sample::<EdgeConfig>(EdgeConfig::ENV, EdgeConfig::DESCRIPTIONS).unwrap()),
+        ("hub.yaml", base_config::sample::<HubConfig>(HubConfig::ENV, HubConfig::DESCRIPTIONS).expect(COMPLETE)),
+        ("node.yaml", base_config::sample::<NodeConfig>(NodeConfig::ENV, NodeConfig::DESCRIPTIONS).expect(COMPLETE)),
+        ("edge.yaml", base_config::sample::<EdgeConfig>(EdgeConfig::ENV, EdgeConfig::DESCRIPTIONS).expect(COMPLETE)),
     ]
 }
 
