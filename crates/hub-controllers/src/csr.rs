@@ -117,7 +117,8 @@ fn is_wellformed(signer: &str, request: &Value, info: &CsrInfo) -> Result<Usage,
 
 fn is_own_name(san: &San, node: &str) -> bool {
     match san {
-        San::Dns(name) => name == node || name == "localhost",
+        // Nodes know the hub by the name `kubernetes`, whatever its address: no node may bear it.
+        San::Dns(name) => (name == node && !name.starts_with("kubernetes")) || name == "localhost",
         San::Ip(_) => true,
     }
 }

@@ -14,7 +14,7 @@ use crate::cache::{Lister, Objects};
 use crate::driver::FirstFailure;
 use crate::events::Recorder;
 use crate::kinds::Kind;
-use crate::selector::{fits_node, label_selector_matches};
+use crate::selector::{fits_node, label_selector_matches, may_stay};
 use crate::writer::{WriteError, Writer};
 
 /// Label that tells which revision of the template a pod was made from.
@@ -64,6 +64,12 @@ pub(crate) fn plan(set: &Value, hash: &str, nodes: &Objects, pods: &[Arc<Value>]
     for (node, mut pods) in by_node {
         if !fitting.contains(node) {
             misscheduled += pods.len();
+            let stays = nodes
+                .get(&(String::new(), node.to_owned()))
+                .is_some_and(|node| node["metadata"]["deletionTimestamp"].is_null() && may_stay(template, node));
+            if stays {
+                continue;
+            }
             plan.delete.extend(pods.into_iter().filter(|pod| !is_leaving(pod)).cloned());
             continue;
         }
@@ -322,14 +328,19 @@ async fn keep_revision(set: &Value, hash: &str, lister: &dyn Lister, writer: &Wr
     let newest = mine.iter().filter_map(|revision| revision["revision"].as_i64()).max().unwrap_or_default();
     match mine.iter().find(|revision| revision["metadata"]["name"] == revision_name.as_str()) {
         None => {
+            // kubectl finds revisions by the set's own labels, and goes back by a patch that must replace, not merge.
+            let mut labels = set["spec"]["template"]["metadata"]["labels"].clone();
+            merge_into(&mut labels, &json!({REVISION_LABEL: hash}));
+            let mut template = set["spec"]["template"].clone();
+            template["$patch"] = json!("replace");
             let object = json!({
                 "apiVersion": "apps/v1",
                 "kind": "ControllerRevision",
                 "metadata": {
-                    "name": revision_name, "namespace": namespace, "labels": {REVISION_LABEL: hash},
+                    "name": revision_name, "namespace": namespace, "labels": labels,
                     "ownerReferences": [owner_reference(set)],
                 },
-                "data": {"spec": {"template": set["spec"]["template"]}},
+                "data": {"spec": {"template": template}},
                 "revision": newest + 1,
             });
             writer.create(Kind::ControllerRevision, object).await?;

@@ -37,6 +37,16 @@ pub(crate) fn fits_node(template: &Value, node: &Value) -> bool {
         && each(&node["spec"]["taints"], |taint| is_tolerated(taint, &spec["tolerations"]))
 }
 
+/// Whether a daemon's pod that runs on a node may stay: of the taints only `NoExecute` drives it away.
+pub(crate) fn may_stay(template: &Value, node: &Value) -> bool {
+    let spec = &template["spec"];
+    node_selector_matches(&spec["nodeSelector"], &node["metadata"]["labels"])
+        && affinity_matches(&spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"], node)
+        && each(&node["spec"]["taints"], |taint| {
+            taint["effect"] != "NoExecute" || is_tolerated(taint, &spec["tolerations"])
+        })
+}
+
 /// Required node affinity: one of the terms must hold; no terms at all is no demand.
 fn affinity_matches(required: &Value, node: &Value) -> bool {
     let Some(terms) = required["nodeSelectorTerms"].as_array() else { return true };

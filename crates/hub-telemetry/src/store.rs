@@ -185,6 +185,12 @@ impl Telemetry {
     pub fn ingest(&self, node: &str, header: &BatchHeader, lines: &[u8]) -> Result<BatchAnswer, IngestError> {
         let inner = &*self.inner;
         let head = batch::check(node, header, lines)?;
+        // After a start that had to read the whole journal it is due at once: nothing else would ever write it.
+        let is_overdue = lock(&inner.tables).unmarked_bytes > inner.options.bytes_max / 2;
+        if is_overdue && let Err(error) = inner.write_checkpoint() {
+            warn!(%error, "Could not write the telemetry checkpoint; batches are refused until it can be.");
+            return Err(IngestError::Full { path: inner.dir.clone() });
+        }
         let key = stands::key(node, &header.export);
         let stand = lock(&inner.stands).entry(key.clone()).or_default().clone();
         let mut stand = lock(&stand);

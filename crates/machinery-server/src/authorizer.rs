@@ -177,8 +177,8 @@ fn node_rules(access: &Access<'_>, node: &str, store: &Store) -> Decision {
             // Mirror pods of static pods; admission checks that they are its own.
             "create" => Decision::Allow,
             "list" | "watch" => {
-                let may = selectors.is_some_and(|(_, fields)| fields.exact("spec.nodeName") == Some(node))
-                    || name_or_field.is_some_and(|name| is_own_pod(store, namespace, name, node));
+                // By name would not do: a watch outlives the moment in which nobody has that name.
+                let may = selectors.is_some_and(|(_, fields)| fields.exact("spec.nodeName") == Some(node));
                 allow_if(may, &format!("node {node:?} may only list pods with fieldSelector spec.nodeName={node}"))
             }
             "get" | "delete" => own_pod(store, namespace, name, node),
@@ -309,8 +309,31 @@ pub(crate) fn node_restriction(
             if text_at(new, "/spec/nodeName") != node {
                 return refuse("create pods for other nodes".to_owned());
             }
+            if refers_to_any(new.get("spec").unwrap_or(&Value::Null)) {
+                return refuse("create pods that refer to secrets or config maps".to_owned());
+            }
             Ok(())
         }
         _ => Ok(()),
+    }
+}
+
+/// Whether a mirror pod names anything that its node could then read: it must not become a key.
+fn refers_to_any(spec: &Value) -> bool {
+    const KEYS: [&str; 9] = [
+        "secret",
+        "secretName",
+        "secretRef",
+        "secretKeyRef",
+        "configMap",
+        "configMapRef",
+        "configMapKeyRef",
+        "imagePullSecrets",
+        "persistentVolumeClaim",
+    ];
+    match spec {
+        Value::Object(fields) => fields.iter().any(|(key, value)| KEYS.contains(&key.as_str()) || refers_to_any(value)),
+        Value::Array(items) => items.iter().any(refers_to_any),
+        _ => false,
     }
 }

@@ -99,7 +99,13 @@ impl Watch {
         let index = self.shared.read();
         let waiting = match &self.source {
             Source::All { .. } => {
-                index.kind(&self.resource).is_some_and(|kind| kind.changes_after(self.position).next().is_some())
+                // What left the window unseen was not delivered either: resuming there must tell so.
+                let is_behind = |position| {
+                    index
+                        .kind(&self.resource)
+                        .is_some_and(|kind| position < kind.horizon || kind.changes_after(position).next().is_some())
+                };
+                is_behind(self.position)
             }
             Source::Filtered(queue) => queue.is_waiting(),
         };

@@ -283,6 +283,9 @@ pub(crate) struct HubAddress {
     pub server_name: ServerName<'static>,
 }
 
+/// A name that every Kubernetes API server's certificate carries.
+const HUB_NAME: &str = "kubernetes";
+
 impl HubAddress {
     pub(crate) fn parse(url: &str) -> Result<Self, DialError> {
         let refused = || DialError::Url(url.to_owned());
@@ -293,7 +296,9 @@ impl HubAddress {
         }
         let port = uri.port_u16().unwrap_or(443);
         let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-        let server_name = ServerName::try_from(host.clone()).map_err(|_| refused())?;
+        ServerName::try_from(host.as_str()).map_err(|_| refused())?;
+        // A node may have a certificate for any address, but never for this name: it cannot play the hub.
+        let server_name = ServerName::try_from(HUB_NAME).map_err(|_| refused())?;
         Ok(Self { host, port, authority, server_name })
     }
 }

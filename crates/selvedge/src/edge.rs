@@ -97,6 +97,8 @@ fn client(identity: &node_kubelet::Identity) -> Result<kube::Client> {
     let mut config = kube::Config::new(url.parse().with_context(|| format!("{url} is no URL"))?);
     let authorities = base_pki::certificates(&identity.ca_pem)?;
     config.root_cert = Some(authorities.into_iter().map(|certificate| certificate.to_vec()).collect());
+    // As the kubelet does: a node may have a certificate for any address, but never for this name.
+    config.tls_server_name = Some("kubernetes".to_owned());
     let base64 = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
     config.auth_info.client_certificate_data = Some(base64(&identity.cert_pem));
     config.auth_info.client_key_data = Some(base64(&identity.key_pem).into());

@@ -18,6 +18,7 @@ use machinery_server::{
     DirectTls, Extension, Identity, PodRuntimeClass, RequestBody, Server, ServerConfig, StandardAuthorizer,
 };
 use machinery_store::{Store, StoreOptions};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -72,7 +73,7 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
         authorizer: Arc::new(StandardAuthorizer),
         admission: vec![Box::new(PodRuntimeClass)],
         node_dialer: Arc::new(dialer),
-        extensions: vec![Arc::new(TelemetryRoutes(telemetry.clone()))],
+        extensions: vec![Arc::new(TelemetryRoutes::new(telemetry.clone()))],
         address: format!("127.0.0.1:{port}"),
         shutdown: shutdown.clone(),
     })?;
@@ -228,7 +229,19 @@ fn kubeconfig(data_dir: &DataDir, ca: &Ca, url: &str) -> Result<()> {
 }
 
 /// Telemetry on the API's port, with the API's identities.
-struct TelemetryRoutes(Telemetry);
+struct TelemetryRoutes {
+    telemetry: Telemetry,
+    slots: Arc<Semaphore>,
+}
+
+/// A batch and its record are 8 MiB at most: when a thousand nodes come back at once, most are asked to come again.
+const BATCHES_IN_FLIGHT_MAX: usize = 32;
+
+impl TelemetryRoutes {
+    fn new(telemetry: Telemetry) -> Self {
+        Self { telemetry, slots: Arc::new(Semaphore::new(BATCHES_IN_FLIGHT_MAX)) }
+    }
+}
 
 impl Extension for TelemetryRoutes {
     fn prefix(&self) -> &'static str {
@@ -237,13 +250,17 @@ impl Extension for TelemetryRoutes {
 
     fn call<'a>(&'a self, request: Request<RequestBody>, identity: &'a Identity) -> BoxFuture<'a, Response<Body>> {
         Box::pin(async move {
+            let Ok(slot) = self.slots.clone().try_acquire_owned() else {
+                return refusal(StatusCode::TOO_MANY_REQUESTS, "the hub takes in as much as it can; try again");
+            };
             let (parts, body) = request.into_parts();
             let body = match base_http::read_body(body, selvedge_api::telemetry::BATCH_BYTES_MAX).await {
                 Ok(body) => body,
                 Err(error) => return refusal(StatusCode::PAYLOAD_TOO_LARGE, &error.to_string()),
             };
-            let (telemetry, identity) = (self.0.clone(), identity.clone());
+            let (telemetry, identity) = (self.telemetry.clone(), identity.clone());
             let answered = tokio::task::spawn_blocking(move || {
+                let _slot = slot;
                 hub_telemetry::http::handle(&telemetry, &parts, &identity.user, &identity.groups, &body)
             });
             match answered.await {

@@ -3,7 +3,6 @@
 use base_http::Body;
 use bytes::Bytes;
 use http::Response;
-use jiff::ToSpan;
 use machinery_schema::FieldError;
 use machinery_store::{CommitError, Durability, Expect, Object, Op};
 use serde::Deserialize;
@@ -21,6 +20,9 @@ use crate::request::{ListOptions, WriteOptions};
 use crate::server::{Context, RequestBody, warn};
 use crate::status::{self, ApiError, Result};
 use crate::{crd, kinds};
+
+/// Without them the hub does not work: nodes have their leases there, tokens their Secrets.
+const BUILTIN_NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
 /// How often a delete looks again when others write the object in between.
 const TRIES: usize = 10;
@@ -157,6 +159,9 @@ async fn delete_one(
     write: WriteOptions,
     name: &str,
 ) -> Result<Outcome> {
+    if is_namespace(&context.info) && BUILTIN_NAMESPACES.contains(&name) {
+        return Err(ApiError::forbidden(&context.info, name, "this namespace may not be deleted"));
+    }
     let is_crd = crd::is_crd(&context.info);
     let _guard = if is_crd { Some(context.server.crd_writes.lock().await) } else { None };
     let insists = options.preconditions.as_ref().is_some_and(|held| held.resource_version.is_some());
@@ -217,7 +222,7 @@ fn check_preconditions(
 /// The object as it waits for its deletion; `None` when nothing holds it.
 fn waiting(context: &Context<'_>, options: &DeleteOptions, old: &Value) -> Option<Value> {
     let is_pod = &*context.info.kind == "Pod" && context.info.group.is_empty();
-    let is_namespace = &*context.info.kind == "Namespace" && context.info.group.is_empty();
+    let is_namespace = is_namespace(&context.info);
     let mut grace = 0;
     if is_pod && kinds::is_held_by_node(old) {
         grace = options.grace_period_seconds.unwrap_or_else(|| kinds::grace_seconds(old)).max(0);
@@ -231,7 +236,8 @@ fn waiting(context: &Context<'_>, options: &DeleteOptions, old: &Value) -> Optio
     let before = old.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
     // A second delete may shorten the time that is left, never lengthen it.
     if !is_terminating(old) || before.is_some_and(|before| grace < before) {
-        let end = jiff::Timestamp::now().checked_add(grace.seconds()).unwrap_or(jiff::Timestamp::MAX);
+        let end =
+            jiff::Timestamp::now().checked_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(jiff::Timestamp::MAX);
         let fields = metadata(&mut new);
         fields.insert("deletionTimestamp".to_owned(), timestamp(end).into());
         fields.insert("deletionGracePeriodSeconds".to_owned(), grace.into());
@@ -243,6 +249,10 @@ fn waiting(context: &Context<'_>, options: &DeleteOptions, old: &Value) -> Optio
         new["status"]["phase"] = "Terminating".into();
     }
     Some(new)
+}
+
+fn is_namespace(info: &machinery_schema::ResourceInfo) -> bool {
+    &*info.kind == "Namespace" && info.group.is_empty()
 }
 
 async fn remove(context: &Context<'_>, stored: &Object) -> Result<(), PutError> {

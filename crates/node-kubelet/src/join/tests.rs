@@ -41,7 +41,7 @@ fn server(ca: &Ca, name: &str) -> base_pki::Issued {
 #[tokio::test]
 async fn the_hub_of_the_token_is_trusted() {
     let ca = Ca::create("hub").unwrap();
-    let leaf = server(&ca, "127.0.0.1");
+    let leaf = server(&ca, "kubernetes");
     let url = hub_that_shows(vec![leaf.cert_pem, ca.cert_pem().to_owned()], &leaf.key_pem).await;
     let found = fetch_ca(&url, &base_pki::ca_fingerprint(ca.cert_pem()).unwrap()).await.unwrap();
     assert_eq!(base_pki::ca_fingerprint(&found).unwrap(), base_pki::ca_fingerprint(ca.cert_pem()).unwrap());
@@ -50,7 +50,7 @@ async fn the_hub_of_the_token_is_trusted() {
 #[tokio::test]
 async fn another_hub_is_refused_by_name_of_both_fingerprints() {
     let (ca, other) = (Ca::create("hub").unwrap(), Ca::create("other").unwrap());
-    let leaf = server(&other, "127.0.0.1");
+    let leaf = server(&other, "kubernetes");
     let url = hub_that_shows(vec![leaf.cert_pem, other.cert_pem().to_owned()], &leaf.key_pem).await;
     let wanted = base_pki::ca_fingerprint(ca.cert_pem()).unwrap();
     let error = fetch_ca(&url, &wanted).await.unwrap_err();
@@ -62,7 +62,7 @@ async fn another_hub_is_refused_by_name_of_both_fingerprints() {
 #[tokio::test]
 async fn a_stranger_who_appends_the_right_ca_is_refused() {
     let (ca, other) = (Ca::create("hub").unwrap(), Ca::create("hub").unwrap());
-    let leaf = server(&other, "127.0.0.1");
+    let leaf = server(&other, "kubernetes");
     let url = hub_that_shows(vec![leaf.cert_pem, ca.cert_pem().to_owned()], &leaf.key_pem).await;
     let error = fetch_ca(&url, &base_pki::ca_fingerprint(ca.cert_pem()).unwrap()).await.unwrap_err();
     assert!(matches!(error, JoinError::NotVouchedFor { .. }), "{error}");

@@ -39,7 +39,7 @@ impl FakeHub {
             .sign(&IssueRequest {
                 cn: "hub".into(),
                 orgs: vec![],
-                sans: vec!["127.0.0.1".into()],
+                sans: vec!["127.0.0.1".into(), "kubernetes".into()],
                 usage: Usage::Server,
                 validity: Duration::from_secs(3600),
             })

@@ -1,8 +1,10 @@
 //! Modules and components as containers; written as text, so that what they do can be read here.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
-use node_runtime::{ContainerSpec, ContainerState, ExitReason, Limits, Mount, RuntimeError, WasmConfig, WasmRuntime};
+use node_runtime::{
+    ContainerSpec, ContainerState, ExitReason, Limits, Mount, ProcessConfig, RuntimeError, WasmConfig, WasmRuntime,
+};
 
 use crate::fixture::{Fixture, config, message};
 
@@ -97,8 +99,13 @@ fn component(fails: bool) -> String {
 }
 
 fn fixture() -> Fixture {
+    fixture_with(|_, _| {})
+}
+
+fn fixture_with(change: impl FnOnce(&Path, &mut ProcessConfig)) -> Fixture {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
+    change(folder.path(), &mut config);
     config.allowed_prefixes = vec![folder.path().to_owned()];
     let wasm = WasmConfig::new(folder.path().join("cache"));
     Fixture { runtime: Some(Box::new(WasmRuntime::open(config, wasm).unwrap())), folder }
@@ -143,13 +150,21 @@ async fn arguments_and_environment_reach_the_module() {
 }
 
 async fn check_volume(read_only: bool, user: Option<u32>) -> bool {
-    let fixture = fixture();
+    let fixture = fixture_with(|folder, config| {
+        if user.is_some() {
+            // The build folder may lie where another user cannot look.
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o711)).unwrap();
+            let reachable = folder.join("runtime-helper");
+            fs::copy(&config.program, &reachable).unwrap();
+            config.program = reachable;
+        }
+    });
     let mut spec = container(&fixture, WRITE);
     let volume = fixture.folder.path().join("volume");
     fs::create_dir(&volume).unwrap();
     if user.is_some() {
         // What is above the volume stays closed to the user.
-        fs::set_permissions(&volume, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        fs::set_permissions(&volume, fs::Permissions::from_mode(0o777)).unwrap();
     }
     spec.run_as_user = user;
     spec.mounts = vec![Mount { host_path: volume.clone(), container_path: "/data".into(), read_only }];
