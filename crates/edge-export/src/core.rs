@@ -305,7 +305,9 @@ impl ExportCore {
         } else if self.lines.pop().is_some() {
             tracing::error!(export = %self.options.name, from = self.from, to = self.position, why,
                 "The receiver refuses an event; it is left out.");
-            self.line_bytes = 0;
+            // Full at once: what is confirmed moves past the event before anything joins the batch, else the next refusal
+            // would come back to it.
+            self.line_bytes = self.options.batch_bytes;
             self.lost += 1;
             self.counts.refused += 1;
             self.events_max = self.options.batch_events;

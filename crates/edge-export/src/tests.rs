@@ -196,7 +196,19 @@ fn a_receiver_that_stands_elsewhere_is_followed() {
 }
 
 #[test]
-fn an_event_that_is_refused_is_found_and_left_out() {
+fn events_that_are_refused_are_found_and_left_out() {
+    check_refused(&[5]);
+    check_refused(&[2, 5]);
+    check_refused(&[0, 1, 7]);
+    check_refused(&[0, 1, 2, 3, 4, 5, 6, 7]);
+}
+
+/// Eight events in one batch, of which the receiver refuses some.
+fn check_refused(bad: &[usize]) {
+    let is_bad =
+        |line: &Bytes| bad.iter().any(|value| line.ends_with(format!("\"value\":\"{value}\"}}]}}").as_bytes()));
+    // Halving finds one event in four sends; many more would mean that it goes round in circles.
+    let mut sends_left = 100;
     let mut now = Instant::now();
     let options = ExportOptions { batch_events: 8, ..ExportOptions::new("default/all") };
     let mut core = ExportCore::new(options, "e", 0);
@@ -208,8 +220,9 @@ fn an_event_that_is_refused_is_found_and_left_out() {
                 let records = all[from as usize..].to_vec();
                 core.take(Chunk { records, next: 8, ..Chunk::default() });
             }
-            Want::Send(header, lines) if lines.iter().any(|line| line.ends_with(b"\"value\":\"5\"}]}")) => {
-                let _refused = header;
+            Want::Send(header, lines) if lines.iter().any(is_bad) => {
+                sends_left -= 1;
+                assert!(sends_left > 0, "{bad:?}: still at {} after a hundred refusals", header.from);
                 core.answer(Err(SendError::Refused("line 2: no".to_owned())), now);
             }
             Want::Send(header, lines) => {
@@ -220,8 +233,9 @@ fn an_event_that_is_refused_is_found_and_left_out() {
             Want::More { until, .. } => now = until.expect("a batch has begun"),
         }
     }
-    assert_eq!(taken.iter().map(|batch| batch.3).sum::<usize>(), 7, "{taken:?}");
-    assert_eq!((core.counts().refused, core.counts().lost), (1, 1));
+    assert_eq!(taken.iter().map(|batch| batch.3).sum::<usize>(), 8 - bad.len(), "{taken:?}");
+    let refused = bad.len() as u64;
+    assert_eq!((core.counts().refused, core.counts().lost), (refused, refused), "{bad:?}");
 }
 
 /// A link to a real hub that fails as its seed says.
