@@ -128,7 +128,8 @@ impl Kubelet {
         if known.is_none() && (config.token.is_none() || config.hub_urls.is_empty()) {
             return Err(StartKubeletError::NotJoined);
         }
-        let store = Arc::new(store::Store::open(&config.data_dir)?);
+        let tasks = TaskTracker::new();
+        let store = Arc::new(store::Store::open(&config.data_dir, tasks.token())?);
         let board = Board::new(&config.node_name);
         if let Some(repairs) = store.repairs() {
             warn!(%repairs, "The offline store was repaired after a crash.");
@@ -141,7 +142,7 @@ impl Kubelet {
             Address::Tcp(address) => *address,
             Address::Unix(_) => config.listen,
         };
-        Ok(spawn(Parts { config, runtimes, shutdown, known, store, board, api, socket, address }))
+        Ok(spawn(Parts { config, runtimes, shutdown, tasks, known, store, board, api, socket, address }))
     }
 }
 
@@ -173,6 +174,7 @@ struct Parts {
     config: KubeletConfig,
     runtimes: Runtimes,
     shutdown: CancellationToken,
+    tasks: TaskTracker,
     known: Option<Identity>,
     store: Arc<store::Store>,
     board: Board,
@@ -182,8 +184,7 @@ struct Parts {
 }
 
 fn spawn(parts: Parts) -> KubeletHandle {
-    let Parts { config, runtimes, shutdown, known, store, board, api, socket, address } = parts;
-    let tasks = TaskTracker::new();
+    let Parts { config, runtimes, shutdown, tasks, known, store, board, api, socket, address } = parts;
     let name = config.node_name.clone();
     let machine = Arc::new(node_status::machine());
     let (hub, keeper) = hub::hub();
@@ -456,7 +457,8 @@ impl KubeletHandle {
         }
     }
 
-    /// Waits until every task has ended after the shutdown token was cancelled.
+    /// Waits until every task has ended after the shutdown token was cancelled and the data folder is free for the next
+    /// kubelet.
     pub async fn stopped(&self) {
         self.tasks.wait().await;
     }

@@ -14,6 +14,7 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::pods::model::References;
 
@@ -119,6 +120,9 @@ pub(crate) struct PodState {
 pub(crate) struct Store {
     snapshots: SnapshotStore,
     key: LessSafeKey,
+    /// Let go after the folder is (fields are dropped in order): whoever waits for it may open the folder again. A write
+    /// under way on a blocking thread outlives the task that asked for it.
+    _open: TaskTrackerToken,
 }
 
 impl std::fmt::Debug for Store {
@@ -128,11 +132,11 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the store under `data_dir`/node, or makes one.
-    pub(crate) fn open(data_dir: &Path) -> Result<Self, StoreError> {
+    /// Opens the store under `data_dir`/node, or makes one. `open` is held until the folder is free again.
+    pub(crate) fn open(data_dir: &Path, open: TaskTrackerToken) -> Result<Self, StoreError> {
         let key = load_key(&data_dir.join("node/pki/store.key"))?;
         let snapshots = SnapshotStore::open(&data_dir.join("node/store"), SnapshotOptions::default())?;
-        Ok(Self { snapshots, key })
+        Ok(Self { snapshots, key, _open: open })
     }
 
     /// What opening had to repair, as a sentence; `None` when nothing.

@@ -19,7 +19,7 @@ fn a_pod_is_kept_without_bookkeeping() {
 async fn an_assignment_with_entries_in_any_part_is_present_and_remembered() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(dir.path().join("node/pki")).unwrap();
-    let store = Arc::new(Store::open(dir.path()).unwrap());
+    let store = Arc::new(Store::open(dir.path(), tokio_util::task::TaskTracker::new().token()).unwrap());
     let (present, seen) = watch::channel(false);
     let mut source = Assignment { node: "n".into(), store: store.clone(), present, parts: BTreeMap::new() };
     let part = |name: &str, entries: Value| json!({"metadata": {"name": name}, "spec": {"entries": entries}});
