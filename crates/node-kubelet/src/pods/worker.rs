@@ -167,8 +167,13 @@ impl Worker {
                     None => return,
                 },
                 () = sleep_until(wake) => {
-                    if self.volumes.is_some() && self.volumes_look_at.is_some_and(|at| at <= tokio::time::Instant::now()) {
-                        self.prepare_volumes().await;
+                    if self.volumes_look_at.is_some_and(|at| at <= tokio::time::Instant::now()) {
+                        // Without volumes the next decision asks for them, if it still wants them; a moment that has
+                        // passed must not wake the worker again and again.
+                        self.volumes_look_at = None;
+                        if self.volumes.is_some() {
+                            self.prepare_volumes().await;
+                        }
                     }
                 }
             }
