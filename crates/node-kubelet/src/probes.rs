@@ -13,6 +13,7 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::TokioIo;
 use node_runtime::{ContainerId, PodRuntime, RuntimeError};
 use tokio::net::TcpStream;
+use tracing::debug;
 
 use crate::pods::model::{Container, HttpProbe, PortRef, Probe};
 use crate::report::chain;
@@ -108,9 +109,15 @@ pub(crate) async fn run(
     let mut tracker = Tracker::new(&probe);
     loop {
         ticks.tick().await;
-        let result = attempt(&probe, &container, &id, &*runtime, ip, timeout).await;
-        let verdict = tracker.note(result.is_ok());
-        let failure = result.err();
+        let failure = match attempt(&probe, &container, &id, &*runtime, ip, timeout).await {
+            Ok(()) => None,
+            Err(Failure::Failed(said)) => Some(said),
+            Err(Failure::NotTried(error)) => {
+                debug!(container = %id, probe = kind.as_str(), %error, "A probe could not be tried; it does not count.");
+                continue;
+            }
+        };
+        let verdict = tracker.note(failure.is_none());
         if verdict.is_some() || failure.is_some() {
             report(ProbeReport { id: id.clone(), kind, verdict, failure });
         }
@@ -120,6 +127,15 @@ pub(crate) async fn run(
     }
 }
 
+/// Why a try was no success.
+#[derive(Debug, PartialEq)]
+enum Failure {
+    /// The container did not answer as it should.
+    Failed(String),
+    /// The node could not ask: that says nothing of the container.
+    NotTried(String),
+}
+
 async fn attempt(
     probe: &Probe,
     container: &Container,
@@ -127,17 +143,20 @@ async fn attempt(
     runtime: &dyn PodRuntime,
     ip: IpAddr,
     timeout: Duration,
-) -> Result<(), String> {
+) -> Result<(), Failure> {
     if let Some(exec) = &probe.exec {
         return match runtime.exec(id, exec.command.clone(), timeout).await {
             Ok(output) if output.exit_code == 0 => Ok(()),
             Ok(output) => {
                 let text =
                     String::from_utf8_lossy(&output.output[..output.output.len().min(OUTPUT_BYTES_MAX)]).into_owned();
-                Err(if text.trim().is_empty() { format!("exit code {}", output.exit_code) } else { text })
+                Err(Failure::Failed(match text.trim() {
+                    "" => format!("exit code {}", output.exit_code),
+                    _ => text,
+                }))
             }
-            Err(error @ RuntimeError::ExecTimeout { .. }) => Err(error.to_string()),
-            Err(error) => Err(chain(&error)),
+            Err(error @ RuntimeError::ExecTimeout { .. }) => Err(Failure::Failed(error.to_string())),
+            Err(error) => Err(Failure::NotTried(chain(&error))),
         };
     }
     let network = async {
@@ -153,6 +172,7 @@ async fn attempt(
     tokio::time::timeout(timeout, network)
         .await
         .unwrap_or_else(|_| Err(format!("no answer within {} s", timeout.as_secs())))
+        .map_err(Failure::Failed)
 }
 
 async fn connect(host: Option<&str>, ip: IpAddr, port: u16) -> Result<TcpStream, String> {
@@ -169,8 +189,13 @@ async fn http_get(probe: &HttpProbe, container: &Container, ip: IpAddr) -> Resul
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     let path = if probe.path.starts_with('/') { probe.path.clone() } else { format!("/{}", probe.path) };
-    let mut request =
-        http::Request::get(path).header("host", format!("{ip}:{port}")).header("user-agent", "kube-probe/1.36");
+    let mut request = http::Request::get(path);
+    // The probe's own headers stand in for these.
+    for (name, value) in [("host", format!("{ip}:{port}")), ("user-agent", "kube-probe/1.36".to_owned())] {
+        if !probe.http_headers.iter().any(|header| header.name.eq_ignore_ascii_case(name)) {
+            request = request.header(name, value);
+        }
+    }
     for header in &probe.http_headers {
         request = request.header(&header.name, &header.value);
     }

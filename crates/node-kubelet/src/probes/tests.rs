@@ -45,3 +45,25 @@ async fn an_http_probe_judges_by_the_status() {
         server.await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn headers_of_the_probe_stand_in_for_the_usual_ones() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = vec![0; 1024];
+        let bytes = stream.read(&mut request).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        String::from_utf8(request[..bytes].to_vec()).unwrap().to_lowercase()
+    });
+    let probe: HttpProbe = serde_json::from_value(serde_json::json!({
+        "path": "/", "port": port, "httpHeaders": [{"name": "Host", "value": "shop.example"}, {"name": "X-A", "value": "1"}],
+    }))
+    .unwrap();
+    http_get(&probe, &Container::default(), "127.0.0.1".parse().unwrap()).await.unwrap();
+    let request = server.await.unwrap();
+    assert_eq!(request.matches("\r\nhost:").count(), 1, "{request}");
+    assert!(request.contains("host: shop.example") && request.contains("x-a: 1") && request.contains("kube-probe"));
+}
