@@ -54,6 +54,32 @@ impl LogQuery {
     }
 }
 
+/// Removes what the attempts of a container up to `attempt` left in the pod's folder: logs, those put aside when they
+/// were full too, and termination messages. What is not there is no error.
+pub(crate) fn remove_until(pod_dir: &Path, container: &str, attempt: u32) -> io::Result<()> {
+    let is_old = |number: &str| number.parse::<u32>().is_ok_and(|number| number <= attempt);
+    remove_files(&pod_dir.join(container), |name| {
+        name.split_once('.').is_some_and(|(number, rest)| is_old(number) && (rest == "log" || rest.starts_with("log.")))
+    })?;
+    remove_files(&pod_dir.join(".termination"), |name| {
+        name.strip_prefix(container).and_then(|rest| rest.strip_prefix('-')).is_some_and(is_old)
+    })
+}
+
+fn remove_files(folder: &Path, is_old: impl Fn(&str) -> bool) -> io::Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(&is_old) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 fn is_true(value: &str) -> bool {
     matches!(value, "true" | "1" | "")
 }

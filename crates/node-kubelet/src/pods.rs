@@ -135,6 +135,8 @@ pub(crate) struct Manager {
     commands: mpsc::Sender<Command>,
     workers: TaskTracker,
     pods: BTreeMap<String, Held>,
+    /// Manifests of the static pods that are wished for, by uid.
+    static_pods: BTreeMap<String, Value>,
     /// Ended here, and not yet gone from the hub.
     finished: BTreeSet<String>,
     /// Containers found at the start whose pod is not known (yet).
@@ -158,6 +160,7 @@ impl Manager {
             commands,
             workers: TaskTracker::new(),
             pods: BTreeMap::new(),
+            static_pods: BTreeMap::new(),
             finished: BTreeSet::new(),
             orphans: BTreeMap::new(),
             wanted,
@@ -236,6 +239,8 @@ impl Manager {
                 if let Some(held) = self.pods.remove(&uid) {
                     if held.is_static {
                         self.forget_state(uid).await;
+                        // It may have been wished for again while it ended.
+                        self.start_static_pods().await;
                     } else {
                         self.finished.insert(uid);
                     }
@@ -266,8 +271,9 @@ impl Manager {
             self.gone(&uid).await;
         }
         self.finished.retain(|uid| listed.contains(uid));
-        // Only now, after a list that succeeded, is a container of an unknown pod nobody's.
-        self.sweep_orphans(|uid| !uid.starts_with(STATIC_UID_PREFIX)).await;
+        // Only now, after a list that succeeded, is a container of an unknown pod nobody's. One of a pod that is listed but
+        // cannot be understood runs on.
+        self.sweep_orphans(|uid| !uid.starts_with(STATIC_UID_PREFIX) && !listed.contains(uid)).await;
         self.want_objects();
     }
 
@@ -336,8 +342,10 @@ impl Manager {
         let worker = Worker::new(self.context.clone(), beginning, mailbox.clone());
         let (commands, finished, shutdown) = (self.commands.clone(), uid.clone(), self.shutdown.clone());
         self.workers.spawn(async move {
-            worker.run(messages, shutdown).await;
-            let _ = commands.send(Command::Finished { uid: finished }).await;
+            if worker.run(messages, shutdown).await {
+                // The manager is gone at shutdown only.
+                let _ = commands.send(Command::Finished { uid: finished }).await;
+            }
         });
         self.pods.insert(uid, Held { pod, json, runtime, mailbox, asks, is_static });
     }
@@ -350,7 +358,7 @@ impl Manager {
             Some(held) => {
                 let _ = held.mailbox.send(Message::End).await;
             }
-            None => {}
+            None => self.sweep_orphans(|orphan| orphan == uid).await,
         }
         self.context.publish(Publication::Forget { uid: uid.to_owned() }).await;
         self.forget_state(uid.to_owned()).await;
@@ -365,24 +373,30 @@ impl Manager {
     }
 
     async fn set_static_pods(&mut self, manifests: Vec<Value>) {
-        let mut wished = BTreeSet::new();
-        for manifest in manifests {
-            let (uid, manifest) = static_pod(manifest, &self.context.config.node_name);
-            wished.insert(uid.clone());
-            if self.pods.contains_key(&uid) {
-                continue;
-            }
-            let json = Bytes::from(manifest.to_string());
-            self.upsert(uid.clone(), json, true).await;
-            self.context.publish(Publication::Static { uid, manifest }).await;
-        }
+        let node_name = &self.context.config.node_name;
+        self.static_pods = manifests.into_iter().map(|manifest| static_pod(manifest, node_name)).collect();
+        self.start_static_pods().await;
         for (uid, held) in &self.pods {
-            if held.is_static && !wished.contains(uid) {
+            if held.is_static && !self.static_pods.contains_key(uid) {
                 let _ = held.mailbox.send(Message::End).await;
             }
         }
         self.sweep_orphans(|uid| uid.starts_with(STATIC_UID_PREFIX)).await;
         self.want_objects();
+    }
+
+    /// Takes up the static pods that nobody looks after yet. One that still ends is taken up when it has ended.
+    async fn start_static_pods(&mut self) {
+        let missing: Vec<(String, Value)> = self
+            .static_pods
+            .iter()
+            .filter(|(uid, _)| !self.pods.contains_key(*uid))
+            .map(|(uid, manifest)| (uid.clone(), manifest.clone()))
+            .collect();
+        for (uid, manifest) in missing {
+            self.upsert(uid.clone(), Bytes::from(manifest.to_string()), true).await;
+            self.context.publish(Publication::Static { uid, manifest }).await;
+        }
     }
 
     /// Stops and forgets containers found at the start whose pods are nobody's.

@@ -43,6 +43,8 @@ pub(crate) enum VolumeError {
     },
     #[error("MountVolume.SetUp failed for volume \"{volume}\" : references non-existent config key: {key}")]
     NoKey { volume: String, key: String },
+    #[error("volume name `{0}` is not a name; use letters, digits and `-`")]
+    Name(String),
     #[error("volume \"{volume}\" has a path that leads out of it: `{path}`")]
     Path { volume: String, path: String },
     #[error("hostPath {path} of volume \"{volume}\" is not a {expected}")]
@@ -67,6 +69,10 @@ pub(crate) type Places = BTreeMap<String, PathBuf>;
 pub(crate) fn prepare(pod: &Pod, pod_dir: &Path, node: &NodeFacts, lookup: &dyn Lookup) -> Result<Places, VolumeError> {
     let mut places = Places::new();
     for volume in &pod.spec.volumes {
+        // The hub checks names; a static pod, or the pod of another hub, may not have met it.
+        if !is_inside(&volume.name) || volume.name.contains('/') {
+            return Err(VolumeError::Name(volume.name.clone()));
+        }
         let place = pod_dir.join(".volumes").join(&volume.name);
         let path = prepare_one(pod, volume, &place, node, lookup)?;
         places.insert(volume.name.clone(), path);

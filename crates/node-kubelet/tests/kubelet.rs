@@ -274,3 +274,62 @@ async fn static_pods_run_and_appear_at_the_hub_as_mirrors() {
     .await;
     node.kill().await;
 }
+
+#[tokio::test]
+async fn a_static_pod_wished_for_again_while_it_ends_is_started_again() {
+    let mut node = Node::new();
+    let hub = FakeHub::start().await;
+    node.start(Some(&hub)).await;
+    let kubelet = node.kubelet.as_ref().unwrap();
+    let manifest = || {
+        let mut manifest = pod("edge", json!({}));
+        manifest["metadata"].as_object_mut().unwrap().remove("uid");
+        manifest
+    };
+    kubelet.set_static_pods(vec![manifest()]).await;
+    eventually("it runs", || match node.runtime.running().len() {
+        1 => Ok(()),
+        count => Err(format!("{count} run")),
+    })
+    .await;
+    node.runtime.hold_stops(true);
+    kubelet.set_static_pods(vec![]).await;
+    kubelet.set_static_pods(vec![manifest()]).await;
+    node.runtime.hold_stops(false);
+    eventually("it was stopped and started again", || {
+        match (node.runtime.starts().len(), node.runtime.running().len()) {
+            (2, 1) => Ok(()),
+            _ => Err(format!("{:?} of {:?}", node.runtime.running(), node.runtime.starts())),
+        }
+    })
+    .await;
+    is_ready(&hub, "edge-n").await;
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn a_pod_that_cannot_be_understood_keeps_running() {
+    let hub = FakeHub::start().await;
+    hub.put_pod(pod("web", json!({})));
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    is_ready(&hub, "web").await;
+    node.kill().await;
+
+    let mut strange = pod("web", json!({}));
+    strange["spec"]["containers"] = json!("many");
+    hub.put_pod(strange);
+    // The one listed after it shows that the list was acted on.
+    hub.put_pod(pod("zeta", json!({})));
+    std::fs::remove_dir_all(node.dir.path().join("node/store")).unwrap();
+    node.start(Some(&hub)).await;
+    is_ready(&hub, "zeta").await;
+    assert!(node.runtime.running().contains(&"uid-web_a_0".to_owned()));
+    hub.remove_pod("web");
+    eventually("what is deleted is stopped", || match node.runtime.running().contains(&"uid-web_a_0".to_owned()) {
+        false => Ok(()),
+        true => Err("it runs".to_owned()),
+    })
+    .await;
+    node.kill().await;
+}

@@ -194,10 +194,17 @@ impl Rules {
             } else if !places.insert(place) {
                 self.errors.push(FieldError::invalid(format!("{path}.mountPath"), &place.into(), "must be unique"));
             }
-            let sub_path = text(mount, "subPath");
-            if sub_path.starts_with('/') || sub_path.split('/').any(|part| part == "..") {
-                let detail = "must be a relative path that does not contain '..'";
-                self.errors.push(FieldError::invalid(format!("{path}.subPath"), &sub_path.into(), detail));
+            for field in ["subPath", "subPathExpr"] {
+                let sub_path = text(mount, field);
+                if sub_path.starts_with('/') || sub_path.split('/').any(|part| part == "..") {
+                    let detail = "must be a relative path that does not contain '..'";
+                    self.errors.push(FieldError::invalid(format!("{path}.{field}"), &sub_path.into(), detail));
+                }
+            }
+            if !text(mount, "subPath").is_empty() && !text(mount, "subPathExpr").is_empty() {
+                let detail = "subPathExpr and subPath are mutually exclusive";
+                let value = text(mount, "subPathExpr").into();
+                self.errors.push(FieldError::invalid(format!("{path}.subPathExpr"), &value, detail));
             }
         }
     }

@@ -93,3 +93,29 @@ proptest! {
         let _ = LogQuery::parse(&text, Timestamp::UNIX_EPOCH);
     }
 }
+
+#[test]
+fn old_attempts_leave_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = ["a/0.log", "a/1.log", "a/1.log.1", "a/1.log.2", "a/2.log", "a/2.log.1", "a/notes.log", "b/0.log"];
+    let messages = [".termination/a-1", ".termination/a-2", ".termination/a-1-0", ".termination/b-0"];
+    for name in names.iter().chain(&messages) {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "").unwrap();
+    }
+    remove_until(dir.path(), "a", 1).unwrap();
+    let left: Vec<&str> =
+        names.iter().chain(&messages).copied().filter(|name| dir.path().join(name).exists()).collect();
+    let expected = [
+        "a/2.log",
+        "a/2.log.1",
+        "a/notes.log",
+        "b/0.log",
+        ".termination/a-2",
+        ".termination/a-1-0",
+        ".termination/b-0",
+    ];
+    assert_eq!(left, expected);
+    remove_until(dir.path(), "never-started", 1).unwrap();
+}

@@ -253,6 +253,7 @@ pub(crate) struct VolumeMount {
     pub mount_path: String,
     pub read_only: bool,
     pub sub_path: String,
+    pub sub_path_expr: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]

@@ -6,7 +6,7 @@
 mod spec;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -134,8 +134,9 @@ impl Worker {
         worker
     }
 
-    /// Works until the pod has ended, or until `shutdown`, which leaves its containers as they are.
-    pub(crate) async fn run(mut self, mut messages: mpsc::Receiver<Message>, shutdown: CancellationToken) {
+    /// Works until the pod has ended, or until `shutdown`, which leaves its containers as they are. Answers whether the
+    /// pod has ended.
+    pub(crate) async fn run(mut self, mut messages: mpsc::Receiver<Message>, shutdown: CancellationToken) -> bool {
         loop {
             let decision = self.decide();
             let mut again = false;
@@ -150,7 +151,7 @@ impl Worker {
                     }
                     Action::Finish => {
                         self.finish().await;
-                        return;
+                        return true;
                     }
                 }
             }
@@ -161,10 +162,10 @@ impl Worker {
             let look_again = decision.look_again_at.map(|at| tokio::time::Instant::now() + until(at));
             let wake = [look_again, self.volumes_look_at].into_iter().flatten().min();
             tokio::select! {
-                () = shutdown.cancelled() => return,
+                () = shutdown.cancelled() => return false,
                 message = messages.recv() => match message {
                     Some(message) => self.take(message).await,
-                    None => return,
+                    None => return false,
                 },
                 () = sleep_until(wake) => {
                     if self.volumes_look_at.is_some_and(|at| at <= tokio::time::Instant::now()) {
@@ -227,7 +228,7 @@ impl Worker {
                     }
                 }
             }
-            Message::Container(status) => self.observe(status),
+            Message::Container(status) => self.observe(status).await,
             Message::Started { id, result } => self.started(id, result).await,
             Message::Stopped { id, result } => self.stopped(&id, result),
             Message::Probe(report) => self.probed(report),
@@ -270,9 +271,15 @@ impl Worker {
         }
     }
 
-    /// Takes note of a container's state, as the runtime tells it by an event.
-    fn observe(&mut self, status: ContainerStatus) {
-        self.accept(status, false);
+    /// Takes note of a container's state when the runtime tells that it changed. An event may have waited while a static
+    /// pod ended and began again under the same names: what counts is how the container is now.
+    async fn observe(&mut self, told: ContainerStatus) {
+        let Some(runtime) = self.runtime.clone() else { return };
+        match runtime.status(&told.id).await {
+            Ok(status) => self.accept(status, false),
+            Err(RuntimeError::NotFound(_)) => {}
+            Err(_) => self.accept(told, false),
+        }
     }
 
     fn accept(&mut self, status: ContainerStatus, adopting: bool) {
@@ -289,7 +296,7 @@ impl Worker {
                 return;
             }
             if status.id.attempt > current.id.attempt {
-                cell.keep_as_previous(&self.runtime);
+                cell.keep_as_previous(&self.runtime, &self.dir);
             }
         }
         let was_running = cell.is_running();
@@ -746,15 +753,16 @@ impl Cell {
     }
 
     /// Makes room for a new attempt: its predecessor becomes the last state, the one before that is forgotten.
-    fn keep_as_previous(&mut self, runtime: &Option<Arc<dyn PodRuntime>>) {
+    fn keep_as_previous(&mut self, runtime: &Option<Arc<dyn PodRuntime>>, pod_dir: &Path) {
         let Some(current) = self.observed.current.take() else { return };
         if let (Some(runtime), Some(attempt)) = (runtime.clone(), current.id.attempt.checked_sub(1)) {
             let forgotten = ContainerId { attempt, ..current.id.clone() };
-            let log = current.log_path.with_file_name(format!("{attempt}.log"));
+            let pod_dir = pod_dir.to_owned();
             tokio::spawn(async move {
                 // Either may be gone already; both are swept with the pod.
                 let _ = runtime.remove(&forgotten).await;
-                let _ = tokio::fs::remove_file(log).await;
+                let sweep = move || crate::logs::remove_until(&pod_dir, &forgotten.container, attempt);
+                let _ = tokio::task::spawn_blocking(sweep).await;
             });
         }
         self.observed.previous = exit_of(&current).cloned();

@@ -117,6 +117,22 @@ fn a_volume_that_cannot_be_made_says_why() {
 }
 
 #[test]
+fn a_volume_stays_in_the_pods_folder() {
+    let (dir, pod_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let outside = dir.path().join("outside");
+    for name in [outside.to_str().unwrap(), "../outside", "..", ".", "", "a/b"] {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "d", "uid": "u"},
+            "spec": {"containers": [{"name": "a"}], "volumes": [{"name": name, "emptyDir": {}}]},
+        }))
+        .unwrap();
+        let result = prepare(&pod, pod_dir.path(), &NodeFacts::default(), &Objects(json!({})));
+        assert!(matches!(result, Err(VolumeError::Name(_))), "{name}: {result:?}");
+    }
+    assert!(!outside.exists() && std::fs::read_dir(pod_dir.path()).unwrap().next().is_none());
+}
+
+#[test]
 fn a_sub_path_stays_in_its_volume() {
     let dir = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink("/etc", dir.path().join("link")).unwrap();

@@ -9,7 +9,7 @@ use node_runtime::{
     ContainerEvent, ContainerId, ContainerSpec, ContainerState, ContainerStats, ContainerStatus, ExecOutput,
     ExitReason, ExitRecord, PodRuntime, RuntimeError, RuntimeFuture,
 };
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 #[derive(Default)]
 struct Table {
@@ -20,11 +20,17 @@ struct Table {
 pub struct FakeRuntime {
     table: Mutex<Table>,
     events: broadcast::Sender<ContainerEvent>,
+    /// Stops are asked for, and wait while it is true.
+    holds_stops: watch::Sender<bool>,
 }
 
 impl FakeRuntime {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { table: Mutex::default(), events: broadcast::channel(64).0 })
+        Arc::new(Self {
+            table: Mutex::default(),
+            events: broadcast::channel(64).0,
+            holds_stops: watch::channel(false).0,
+        })
     }
 
     /// Ids of what runs.
@@ -48,6 +54,11 @@ impl FakeRuntime {
         let status = self.end(id, code, reason);
         // Nobody listens while the kubelet is down.
         let _ = self.events.send(ContainerEvent::Exited(status));
+    }
+
+    /// Containers that are asked to stop take their time while `hold` is true.
+    pub fn hold_stops(&self, hold: bool) {
+        self.holds_stops.send_replace(hold);
     }
 
     /// Everything stops, and nobody sees it.
@@ -97,7 +108,7 @@ impl PodRuntime for FakeRuntime {
                 notices: vec![],
             };
             let mut table = self.table.lock().unwrap();
-            if table.starts.contains(&id.to_string()) {
+            if table.containers.contains_key(&id.to_string()) {
                 return Err(RuntimeError::AlreadyStarted(id));
             }
             table.starts.push(id.to_string());
@@ -114,6 +125,7 @@ impl PodRuntime for FakeRuntime {
             if !self.table.lock().unwrap().containers.contains_key(&id.to_string()) {
                 return Err(RuntimeError::NotFound(id));
             }
+            self.holds_stops.subscribe().wait_for(|hold| !hold).await.unwrap();
             let status = self.end(&id.to_string(), 143, ExitReason::Error);
             let _ = self.events.send(ContainerEvent::Exited(status.clone()));
             Ok(status)

@@ -26,8 +26,15 @@ impl Worker {
         for mount in &container.volume_mounts {
             let place = self.volumes.as_ref().and_then(|places| places.get(&mount.name));
             let place = place.ok_or_else(|| format!("volume \"{}\" is not one of the pod's", mount.name))?;
+            let sub_path = match mount.sub_path_expr.as_str() {
+                "" => mount.sub_path.clone(),
+                expression => env::expand(expression, &environment),
+            };
+            if sub_path.contains("$(") {
+                return Err(format!("subPathExpr `{}` names a variable that is not set", mount.sub_path_expr));
+            }
             mounts.push(Mount {
-                host_path: volumes::sub_path(&mount.name, place, &mount.sub_path).map_err(|error| chain(&error))?,
+                host_path: volumes::sub_path(&mount.name, place, &sub_path).map_err(|error| chain(&error))?,
                 container_path: PathBuf::from(&mount.mount_path),
                 read_only: mount.read_only,
             });
