@@ -338,8 +338,16 @@ impl Inner {
             let dir = dir.clone();
             move || find_out(&dir)
         })
-        .await
-        .map_err(|source| io_error("read", dir.path(), source))?;
+        .await;
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                // The program may run: the watcher finds out, and the attempt is spent in any case.
+                warn!(%id, %error, "Failed to read how a start went; looking again.");
+                Self::spawn_watcher(&self, id.clone());
+                return self.watch(&id).map(|status| status.borrow().clone());
+            }
+        };
         self.note(&id, &found);
         if !matches!(found, Found::Exited(_)) {
             Self::spawn_watcher(&self, id.clone());
