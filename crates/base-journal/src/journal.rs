@@ -84,7 +84,7 @@ pub enum AppendError {
         /// The journal's folder.
         path: PathBuf,
     },
-    /// A record is larger than [`RECORD_BYTES_MAX`], or than the whole journal may be.
+    /// A record is larger than [`Journal::record_bytes_max`].
     #[error("a record of {bytes} bytes is larger than the journal takes ({max})")]
     TooLarge {
         /// Size of the record.
@@ -345,13 +345,18 @@ impl Journal {
         lock(&self.inner.state).bytes
     }
 
+    /// Largest payload of one record.
+    pub fn record_bytes_max(&self) -> usize {
+        RECORD_BYTES_MAX.min(usize::try_from(self.inner.options.bytes_max / 2).unwrap_or(usize::MAX))
+    }
+
     /// Writes records one after the other; they are safe, and readable, after [`Journal::commit`].
     ///
     /// On an error none of them is in the journal. The oldest segments go when the journal would outgrow
     /// [`JournalOptions::bytes_max`].
     pub fn append(&self, payloads: &[&[u8]]) -> Result<Appended, AppendError> {
         let inner = &*self.inner;
-        let max = RECORD_BYTES_MAX.min(usize::try_from(inner.options.bytes_max / 2).unwrap_or(usize::MAX));
+        let max = self.record_bytes_max();
         if let Some(payload) = payloads.iter().find(|payload| payload.len() > max) {
             return Err(AppendError::TooLarge { bytes: payload.len(), max });
         }

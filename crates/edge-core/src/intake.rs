@@ -95,7 +95,7 @@ async fn run_intake(
                 batch.push(made);
             }
         }
-        let records = encode(&batch, &report);
+        let records = encode(&batch, journal.record_bytes_max(), &report);
         let count = records.len() as u64;
         let writing = journal.clone();
         let written = match tokio::task::spawn_blocking(move || write(&writing, &records)).await {
@@ -109,16 +109,20 @@ async fn run_intake(
     }
 }
 
-fn encode(batch: &[Made], report: &Mutex<IntakeReport>) -> Vec<Vec<u8>> {
+fn encode(batch: &[Made], bytes_max: usize, report: &Mutex<IntakeReport>) -> Vec<Vec<u8>> {
     let mut records = Vec::with_capacity(batch.len());
     for made in batch {
-        match EventRecord::encode(&made.event) {
-            Ok(record) => records.push(record),
-            Err(error) => {
-                warn!(device = %made.event.device_name, %error, "An event cannot be written and is left out.");
-                report.lock().unwrap_or_else(PoisonError::into_inner).events_dropped += 1;
+        // One event that does not fit must not take the others of its batch with it.
+        let problem = match EventRecord::encode(&made.event) {
+            Ok(record) if record.len() <= bytes_max => {
+                records.push(record);
+                continue;
             }
-        }
+            Ok(record) => format!("it has {} bytes, and the journal takes {bytes_max}", record.len()),
+            Err(error) => error.to_string(),
+        };
+        warn!(device = %made.event.device_name, source = %made.event.source_name, %problem, "An event cannot be written and is left out.");
+        report.lock().unwrap_or_else(PoisonError::into_inner).events_dropped += 1;
     }
     records
 }

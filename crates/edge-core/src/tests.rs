@@ -57,6 +57,26 @@ async fn an_event_is_on_disk_before_anyone_sees_it() {
     intake.drain().await;
 }
 
+#[tokio::test]
+async fn an_event_that_is_too_large_is_left_out_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = JournalOptions { bytes_max: 1 << 20, segment_bytes: 1 << 17, ..JournalOptions::default() };
+    let journal = Journal::open(dir.path(), options).unwrap();
+    let intake = spawn_intake(journal.clone(), Bus::new());
+    let mut large = made("a", 1);
+    large.event.readings[0].value = Value::String("x".repeat(1 << 20));
+    for event in [made("a", 0), large, made("a", 2)] {
+        intake.events.send(event).await.unwrap();
+    }
+    while intake.report().events < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(intake.report(), IntakeReport { events: 2, events_dropped: 1, ..Default::default() });
+    intake.drain().await;
+    let readings = journal::last_readings(&journal, None, 10).unwrap();
+    assert_eq!(readings.iter().map(|reading| reading.origin).collect::<Vec<_>>(), [2, 0]);
+}
+
 fn check(profile: serde_json::Value, device: serde_json::Value, expected: &[&str]) {
     let mut base = json!({
         "name": "p",
