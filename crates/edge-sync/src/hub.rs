@@ -132,34 +132,49 @@ async fn watch_once(
     let config = watcher::Config::default().labels(&format!("{LABEL_NODE}={node}"));
     let mut events = std::pin::pin!(watcher(api, config));
     let mut parts = Parts::new();
+    // What is there, but not understood: without it the others are not the whole.
+    let mut unreadable = BTreeMap::new();
     let mut is_listing = true;
     while let Some(event) = events.next().await {
         match event {
             Err(error) => return chain(&error),
             Ok(watcher::Event::Init) => {
                 parts.clear();
+                unreadable.clear();
                 is_listing = true;
             }
-            Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => match part(&object) {
-                Ok(part) => drop(parts.insert(object.metadata.name.clone().unwrap_or_default(), part)),
-                Err(error) => {
-                    let name = object.metadata.name.as_deref().unwrap_or_default();
-                    warn!(assignment = name, %error, "An assignment cannot be read; the last one stays.");
-                    continue;
+            Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => {
+                let name = object.metadata.name.clone().unwrap_or_default();
+                match part(&object) {
+                    Ok(part) => {
+                        unreadable.remove(&name);
+                        parts.insert(name, part);
+                    }
+                    Err(error) => {
+                        warn!(assignment = name, %error, "An assignment cannot be read; the last one stays.");
+                        unreadable.insert(name, error.to_string());
+                    }
                 }
-            },
+            }
             Ok(watcher::Event::Delete(object)) => {
-                drop(parts.remove(object.metadata.name.as_deref().unwrap_or_default()))
+                let name = object.metadata.name.as_deref().unwrap_or_default();
+                unreadable.remove(name);
+                parts.remove(name);
             }
             Ok(watcher::Event::InitDone) => {
                 is_listing = false;
-                let mut trouble = troubles.lock().unwrap_or_else(PoisonError::into_inner);
-                if trouble.watch.take().is_some() {
+                if troubles.lock().unwrap_or_else(PoisonError::into_inner).watch.is_some() {
                     info!("The hub answers again.");
                 }
             }
         }
-        if !is_listing {
+        if is_listing {
+            continue;
+        }
+        troubles.lock().unwrap_or_else(PoisonError::into_inner).watch = unreadable.first_key_value().map(|(name, error)| {
+            format!("assignment {name} cannot be read, the last one runs; is this node's program older than the hub's? {error}")
+        });
+        if unreadable.is_empty() {
             assignment.send_if_modified(|old| {
                 let is_new = old.as_ref() != Some(&parts);
                 if is_new {

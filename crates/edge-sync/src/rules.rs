@@ -88,11 +88,12 @@ impl Rules {
         self.reports.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Stops.
+    /// Stops, when what the rules have made is handed over. Windows that are open are given up.
     pub async fn stop(self) {
-        self.task.abort();
-        // An aborted task ends with an error, and that is all there is to know.
-        drop(self.task.await);
+        drop(self.commands);
+        if let Err(error) = self.task.await {
+            warn!(%error, "The rules ended with a panic.");
+        }
     }
 }
 
@@ -111,7 +112,7 @@ impl RulesTask {
             let pause = self.until_next_deadline();
             tokio::select! {
                 command = commands.recv() => match command {
-                    None => return,
+                    None => break,
                     Some(command) => self.command(command),
                 },
                 permit = made.reserve(), if !self.outbox.is_empty() => match (permit, self.outbox.pop_front()) {
@@ -129,6 +130,13 @@ impl RulesTask {
                     self.tick();
                     self.publish();
                 }
+            }
+        }
+        // The journal's writer must not wait for us while we wait for it.
+        drop(events);
+        for event in self.outbox {
+            if made.send(event).await.is_err() {
+                return;
             }
         }
     }

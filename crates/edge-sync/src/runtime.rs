@@ -141,15 +141,16 @@ impl Runtime {
                 if let Err(error) = handle.task.await {
                     warn!(export = %key.path(), %error, "An export ended with a panic.");
                 }
-                if is_gone {
-                    let (journal, name) = (self.journal.clone(), cursor_name(&key.path()));
-                    let removed = tokio::task::spawn_blocking(move || journal.remove_cursor(&name)).await;
-                    if let Ok(Err(error)) = removed {
-                        warn!(export = %key.path(), %error, "The cursor of a deleted export stays behind and keeps events.");
-                    }
-                }
             }
             Running::Definition | Running::ExportWithoutHub | Running::Refused(_) => {}
+        }
+        // One that is refused now may have run before.
+        if is_gone && key.kind == "Export" {
+            let (journal, name) = (self.journal.clone(), cursor_name(&key.path()));
+            let removed = tokio::task::spawn_blocking(move || journal.remove_cursor(&name)).await;
+            if let Ok(Err(error)) = removed {
+                warn!(export = %key.path(), %error, "The cursor of a deleted export stays behind and keeps events.");
+            }
         }
     }
 

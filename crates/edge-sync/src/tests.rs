@@ -294,6 +294,8 @@ async fn every_mistake_of_the_files_is_told_with_file_and_document() {
 #[derive(Default)]
 struct FakeHub {
     entries: Mutex<Vec<AssignmentEntry>>,
+    /// Stands in the entries' place when it is set.
+    strange_entries: Mutex<Option<Json>>,
     statuses: Mutex<Vec<Json>>,
     receiver: Receiver,
 }
@@ -317,9 +319,13 @@ impl FakeHub {
                 Err(error) => respond(503, json!({"message": error.to_string()})),
             };
         }
+        let entries = match &*self.strange_entries.lock().unwrap() {
+            Some(strange) => strange.clone(),
+            None => json!(&*self.entries.lock().unwrap()),
+        };
         let object = json!({"apiVersion": "edge.selvedge.dev/v1alpha1", "kind": "NodeAssignment",
             "metadata": {"name": "n", "generation": 3, "resourceVersion": "5", "labels": {"selvedge.dev/node": "n"}},
-            "spec": {"nodeName": "n", "part": 0, "parts": 1, "entries": &*self.entries.lock().unwrap()}});
+            "spec": {"nodeName": "n", "part": 0, "parts": 1, "entries": entries}});
         if head.method == Method::PATCH {
             assert!(head.uri.path().ends_with("/nodeassignments/n/status"), "{}", head.uri);
             let patch: Json = serde_json::from_slice(&body).unwrap();
@@ -390,6 +396,77 @@ async fn a_node_runs_its_assignment_tells_how_it_fares_and_starts_again_without_
     assert!(matches!(first, Err(StartEdgeError::Socket(_))), "a second edge plane on one folder is refused");
     shutdown.cancel();
     handle.stopped().await;
+}
+
+#[tokio::test]
+async fn an_assignment_that_cannot_be_read_empties_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = Arc::new(FakeHub::default());
+    *hub.entries.lock().unwrap() = vec![profile(), device("box"), stream()];
+    for strange in [None, Some(json!("of a time to come"))] {
+        let is_strange = strange.is_some();
+        *hub.strange_entries.lock().unwrap() = strange;
+        let config = EdgeConfig { hub: Some(access(hub.clone())), ..EdgeConfig::new(dir.path(), "n") };
+        let shutdown = CancellationToken::new();
+        let handle = Edge::start(config, shutdown.clone()).await.unwrap();
+        let is_told = |report: &EdgeReport| {
+            report.last_errors.iter().any(|error| error.contains("assignment n cannot be read")) == is_strange
+        };
+        eventually(&handle, |report| is_told(report) && events_of(report, "default/box") >= 2).await;
+        assert_eq!(handle.report().entries.len(), 2);
+        shutdown.cancel();
+        handle.stopped().await;
+    }
+}
+
+#[tokio::test]
+async fn an_export_that_goes_takes_its_cursor_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = base_journal::Journal::open(dir.path(), Default::default()).unwrap();
+    let cursor = edge_export::cursor_name("default/all");
+    let mut refused = export();
+    refused.spec["to"] = json!({"moon": {}});
+    for entry in [export(), refused] {
+        // It sent events in its better days.
+        journal.set_cursor(&cursor, 0).unwrap();
+        let mut runtime =
+            runtime::Runtime::start(journal.clone(), edge_devices::all(), ManagerOptions::default(), None);
+        runtime.apply(&[entry]).await;
+        assert_eq!(journal.cursor(&cursor), Some(0));
+        runtime.apply(&[]).await;
+        assert_eq!(journal.cursor(&cursor), None);
+        runtime.stop_all().await;
+    }
+}
+
+#[tokio::test]
+async fn what_the_rules_have_made_is_handed_over_at_the_end() {
+    let bus = edge_bus::Bus::new();
+    let (made, mut handed) = tokio::sync::mpsc::channel(1);
+    let clock: rules::Clock = Arc::new(|| 0);
+    let running = rules::Rules::start(&bus, made, clock);
+    let resolved = resolve(&[stream(), rule("echo", "SELECT up FROM events")]);
+    let (_, found) = resolved.into_iter().find(|(key, _)| key.kind == "Rule").unwrap();
+    let Ok(Item::Rule { select, streams, actions }) = found.item else { panic!("the rule is fine") };
+    let rule = edge_rules::Rule::new(&select, streams.iter()).unwrap();
+    let streams = streams.into_iter().map(|stream| stream.name).collect();
+    running.set("default/echo", rules::RunningRule { rule, streams, actions, short_name: "echo".into() }).await;
+    let row = Row::from_json(r#"{"up": 1.0}"#).unwrap();
+    let event = rules::row_event(&row, &EdgexActionProps::default(), "box", 5).unwrap();
+    for _ in 0..10 {
+        let event = Arc::new(event.clone());
+        bus.publish(edge_bus::Message { event, maker: edge_bus::Maker::Device(Arc::from("box")) }).await;
+    }
+    while running.reports().get("default/echo").is_none_or(|report| report.stats.rows_out < 10) {
+        tokio::task::yield_now().await;
+    }
+    let stopping = tokio::spawn(running.stop());
+    let mut count = 0;
+    while handed.recv().await.is_some() {
+        count += 1;
+    }
+    stopping.await.unwrap();
+    assert_eq!(count, 10);
 }
 
 #[tokio::test]
