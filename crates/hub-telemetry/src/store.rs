@@ -92,6 +92,8 @@ pub struct Telemetry {
     pub(crate) inner: Arc<Inner>,
 }
 
+/// Locks are taken in the order `checkpointing`, `stands`, one stand, `tables`, and a stand is held while its batch goes
+/// to the disk: whoever holds `tables` takes nothing else.
 pub(crate) struct Inner {
     dir: PathBuf,
     options: TelemetryOptions,
@@ -113,6 +115,8 @@ pub(crate) struct Tables {
     unmarked_bytes: u64,
     /// Blocks before this one are in the checkpoint.
     mark: u64,
+    /// Records that nodes lost, over all stands.
+    lost: u64,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -137,6 +141,7 @@ impl Telemetry {
             changed: BTreeSet::new(),
             unmarked_bytes: 0,
             mark: checkpoint.get(MARK).and_then(|mark| std::str::from_utf8(&mark).ok()?.parse().ok()).unwrap_or(0),
+            lost: 0,
         };
         let mut stands: HashMap<String, Stand> = HashMap::new();
         for (key, bytes) in checkpoint.iter_prefix("stand/") {
@@ -159,6 +164,7 @@ impl Telemetry {
             tables.index = Index::default();
         }
         let scanned = scan(&journal, &mut tables, &mut stands)?;
+        tables.lost = stands.values().map(|stand| stand.lost).sum();
         info!(dir = %dir.display(), scanned, exports = stands.len(), bytes = journal.bytes(), "Telemetry is open.");
         let stands = stands.into_iter().map(|(key, stand)| (key, Arc::new(Mutex::new(stand)))).collect();
         let inner = Inner {
@@ -216,7 +222,9 @@ impl Telemetry {
             let mut tables = lock(&inner.tables);
             tables.in_flight.remove(&offset);
             committed.map_err(|error| inner.ingest_error(error))?;
+            let lost_before = stand.lost;
             stand.advance(&header.epoch, header.to, header.lost);
+            tables.lost += stand.lost - lost_before;
             tables.index.add(offset, record.len() as u64, &head);
             tables.changed.insert(key);
             tables.unmarked_bytes += record.len() as u64;
@@ -230,15 +238,14 @@ impl Telemetry {
         Ok(BatchAnswer { epoch: header.epoch.clone(), next: header.to })
     }
 
-    /// What the store holds.
+    /// What the store holds. Waits for no disk.
     pub fn usage(&self) -> TelemetryUsage {
-        let stands: Vec<_> = lock(&self.inner.stands).values().cloned().collect();
-        TelemetryUsage {
-            bytes: self.inner.journal.bytes(),
-            events: lock(&self.inner.tables).index.events(),
-            exports: stands.len(),
-            lost: stands.iter().map(|stand| lock(stand).lost).sum(),
-        }
+        let exports = lock(&self.inner.stands).len();
+        let (events, lost) = {
+            let tables = lock(&self.inner.tables);
+            (tables.index.events(), tables.lost)
+        };
+        TelemetryUsage { bytes: self.inner.journal.bytes(), events, exports, lost }
     }
 
     /// Writes the checkpoint, so that the next opening is quick. Not needed for safety.

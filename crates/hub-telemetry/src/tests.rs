@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request};
@@ -101,6 +104,32 @@ fn stands_survive_a_restart_with_and_without_a_checkpoint() {
         assert!(send(&telemetry, "n", "a", 61, 62).is_err());
         assert_eq!(origins(&telemetry, &of("n", "a")), (0..60).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn looking_at_the_usage_holds_no_batch_up() {
+    let dir = folder();
+    let telemetry = open(dir.path());
+    let (done_tx, done) = std::sync::mpsc::channel();
+    let sender = telemetry.clone();
+    std::thread::spawn(move || {
+        for n in 0..300 {
+            send(&sender, "n", "a", n, n + 1).expect("stored");
+        }
+        done_tx.send(()).expect("the test waits");
+    });
+    let (looking, stop) = (telemetry.clone(), Arc::new(AtomicBool::new(false)));
+    let told = stop.clone();
+    std::thread::spawn(move || {
+        while !told.load(Ordering::Relaxed) {
+            looking.usage();
+        }
+    });
+    // Neither thread is waited for: they would never end if they held each other up.
+    done.recv_timeout(Duration::from_secs(60)).expect("every batch is stored");
+    stop.store(true, Ordering::Relaxed);
+    let usage = telemetry.usage();
+    assert_eq!((usage.events, usage.exports, usage.lost), (300, 1, 0));
 }
 
 #[test]
