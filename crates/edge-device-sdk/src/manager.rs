@@ -176,6 +176,7 @@ impl DeviceManager {
                 shared: shared.clone(),
                 options: self.options.clone(),
                 session: None,
+                losses: 0,
                 failures: 0,
                 retry_at: Instant::now(),
             };

@@ -16,7 +16,7 @@ use crate::manager::ManagerOptions;
 use crate::readings::{LastSeen, Outcome, Source};
 
 /// One lost answer is normal on a serial line or a radio link; three in a row are not.
-const FAILURES_MAX: u32 = 3;
+const LOSSES_MAX: u32 = 3;
 
 /// EdgeX's operating state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -213,7 +213,9 @@ pub(crate) struct DeviceTask {
     pub shared: Arc<Shared>,
     pub options: ManagerOptions,
     pub session: Option<Box<dyn DeviceSession>>,
-    /// Sessions lost or not opened since the device last answered.
+    /// Sessions lost since the device last answered: one that opens is no answer.
+    pub losses: u32,
+    /// How often the device was found down since it was last up; the pauses between attempts grow with it.
     pub failures: u32,
     /// When to try to open a session again, while there is none.
     pub retry_at: Instant,
@@ -261,7 +263,7 @@ impl DeviceTask {
             Ok(Ok(session)) => {
                 self.session = Some(session);
                 // A device that accepts connections but never answers stays down until it does.
-                if self.failures < FAILURES_MAX {
+                if self.losses < LOSSES_MAX {
                     self.mark_up();
                 }
             }
@@ -336,7 +338,7 @@ impl DeviceTask {
         let answer = tokio::time::timeout(timeout, session.write(&values)).await;
         match answer {
             Ok(Ok(())) => {
-                self.mark_up();
+                self.note_answer();
                 Ok(())
             }
             Ok(Err(WriteFailure::Resource(error))) => {
@@ -378,7 +380,7 @@ impl DeviceTask {
 
     fn note_outcome(&mut self, resources: &[&str], outcome: &Outcome) {
         if outcome.failures.is_empty() || outcome.event.is_some() {
-            self.mark_up();
+            self.note_answer();
         }
         self.shared.update(|report| {
             for resource in resources {
@@ -393,6 +395,11 @@ impl DeviceTask {
                 report.last_error = Some(failure.to_string());
             }
         });
+    }
+
+    fn note_answer(&mut self) {
+        self.losses = 0;
+        self.mark_up();
     }
 
     fn mark_up(&mut self) {
@@ -410,8 +417,8 @@ impl DeviceTask {
         }
     }
 
-    /// Drops the session. The first losses are followed by a new connection at once; after [`FAILURES_MAX`] the device
-    /// is down.
+    /// Drops the session. The first losses are followed by a new connection at once; after [`LOSSES_MAX`] the device is
+    /// down until it answers.
     fn lose_session(&mut self, error: SessionError) -> SessionError {
         self.session = None;
         let text = error.to_string();
@@ -419,17 +426,17 @@ impl DeviceTask {
             report.reads_failed += 1;
             report.last_error = Some(text.clone());
         });
-        if self.failures + 1 >= FAILURES_MAX {
+        self.losses = self.losses.saturating_add(1);
+        if self.losses >= LOSSES_MAX {
             self.mark_down(format!("{text}; check the device and its connection"));
         } else {
-            self.failures += 1;
             self.retry_at = Instant::now();
         }
         error
     }
 
     fn mark_down(&mut self, problem: String) {
-        self.failures = self.failures.saturating_add(1).max(FAILURES_MAX);
+        self.failures = self.failures.saturating_add(1);
         let pause = self.pause();
         self.retry_at = Instant::now() + pause;
         for auto in &mut self.autos {
@@ -450,7 +457,7 @@ impl DeviceTask {
     /// Doubles with every failure, up to the longest; spread by a quarter so that devices behind one gateway that came
     /// back are not all asked in the same instant.
     fn pause(&self) -> Duration {
-        let doublings = self.failures.saturating_sub(FAILURES_MAX).min(16);
+        let doublings = self.failures.saturating_sub(1).min(16);
         let pause = self.options.retry_first.saturating_mul(1 << doublings).min(self.options.retry_max);
         let spread = f64::from(uuid::Uuid::new_v4().as_u128() as u32) / f64::from(u32::MAX);
         pause.mul_f64(0.75 + spread / 4.0)

@@ -418,6 +418,26 @@ async fn one_lost_answer_is_no_outage_but_three_are() {
     assert_eq!(report(&manager, "d", |_| true).await.state, OperatingState::Up);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_device_that_connects_and_never_answers_is_down() {
+    let (field, manager, mut events) = start();
+    field.slow.lock().unwrap().insert("d".into(), Duration::from_secs(3600));
+    manager.add(device("d", &[("1s", "level")]), profile()).await.unwrap();
+    let down = report(&manager, "d", |report| report.state == OperatingState::Down).await;
+    assert!(down.unreachable.unwrap().contains("no answer within"));
+    // It stays down, however often it takes a connection, and is not asked more and more.
+    let mut changes = manager.changes();
+    let opened = field.opened.load(Ordering::Relaxed);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(600);
+    while let Ok(Ok(())) = tokio::time::timeout_at(deadline, changes.changed()).await {
+        assert_eq!(report(&manager, "d", |_| true).await.state, OperatingState::Down);
+    }
+    assert!((4..=40).contains(&(field.opened.load(Ordering::Relaxed) - opened)), "{:?}", field.opened);
+    field.slow.lock().unwrap().clear();
+    events.recv().await.unwrap();
+    report(&manager, "d", |report| report.state == OperatingState::Up).await;
+}
+
 async fn check_command(
     manager: &DeviceManager,
     source: &str,
