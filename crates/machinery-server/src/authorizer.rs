@@ -291,13 +291,25 @@ pub(crate) fn node_restriction(
     identity: &Identity,
     group: &str,
     resource: &str,
-    is_create: bool,
+    old: Option<&Value>,
     new: &Value,
 ) -> Result<(), String> {
+    let is_create = old.is_none();
     let Some(node) = identity.node_name() else { return Ok(()) };
     let refuse = |what: String| Err(format!("node {node:?} is not allowed to {what}"));
     match (group, resource) {
         ("", "nodes") if is_create && name_of(new) != node => refuse(format!("create the Node {:?}", name_of(new))),
+        ("", "nodes") => {
+            // Taints and protected labels say what may run on a node: what it says of itself must not decide that.
+            if old.is_some_and(|old| old.pointer("/spec/taints") != new.pointer("/spec/taints")) {
+                return refuse("modify taints".to_owned());
+            }
+            match protected_changes(old, new).as_slice() {
+                [] => Ok(()),
+                keys if is_create => refuse(format!("set the labels {}", keys.join(", "))),
+                keys => refuse(format!("modify the labels {}", keys.join(", "))),
+            }
+        }
         ("coordination.k8s.io", "leases") if is_create && name_of(new) != node => {
             refuse(format!("create the Lease {:?}", name_of(new)))
         }
@@ -316,6 +328,45 @@ pub(crate) fn node_restriction(
         }
         _ => Ok(()),
     }
+}
+
+/// Labels that differ and are not a node's own to set, as Kubernetes' admission plug-in NodeRestriction has it.
+fn protected_changes(old: Option<&Value>, new: &Value) -> Vec<String> {
+    const OWN: [&str; 15] = [
+        "kubernetes.io/hostname",
+        "kubernetes.io/arch",
+        "kubernetes.io/os",
+        "beta.kubernetes.io/arch",
+        "beta.kubernetes.io/os",
+        "beta.kubernetes.io/instance-type",
+        "node.kubernetes.io/instance-type",
+        "failure-domain.beta.kubernetes.io/zone",
+        "failure-domain.beta.kubernetes.io/region",
+        "failure-domain.kubernetes.io/zone",
+        "failure-domain.kubernetes.io/region",
+        "topology.kubernetes.io/zone",
+        "topology.kubernetes.io/region",
+        "kubernetes.io/instance-type",
+        "node.kubernetes.io/windows-build",
+    ];
+    let is_of =
+        |domain: &str, of: &str| domain == of || domain.strip_suffix(of).is_some_and(|rest| rest.ends_with('.'));
+    let is_protected = |key: &str| {
+        let domain = key.split_once('/').map_or("", |(domain, _)| domain);
+        let is_kubernetes = is_of(domain, "kubernetes.io") || is_of(domain, "k8s.io");
+        let is_own =
+            OWN.contains(&key) || is_of(domain, "node.kubernetes.io") || is_of(domain, "kubelet.kubernetes.io");
+        is_kubernetes && !is_own
+    };
+    let labels = |object: Option<&Value>| {
+        object.and_then(|object| object.pointer("/metadata/labels")?.as_object()).cloned().unwrap_or_default()
+    };
+    let (before, after) = (labels(old), labels(Some(new)));
+    let mut keys: Vec<String> = before.keys().chain(after.keys()).filter(|key| is_protected(key)).cloned().collect();
+    keys.retain(|key| before.get(key) != after.get(key));
+    keys.sort();
+    keys.dedup();
+    keys
 }
 
 /// Whether a mirror pod names anything that its node could then read: it must not become a key.

@@ -38,7 +38,17 @@ async fn a_node_reads_and_writes_what_is_its_own() {
     let hub = Hub::start().await;
     let gw = &node("gw-1");
     check(&hub, gw, "POST", "/api/v1/nodes", json!({"metadata": {"name": "gw-2"}}), 403).await;
-    check(&hub, gw, "POST", "/api/v1/nodes", json!({"metadata": {"name": "gw-1"}}), 201).await;
+    let restricted = |value: Value| json!({"metadata": {"labels": {"node-restriction.kubernetes.io/zone": value}}});
+    let mut trusted = restricted(json!("a"));
+    trusted["metadata"]["name"] = "gw-1".into();
+    check(&hub, gw, "POST", "/api/v1/nodes", trusted, 403).await;
+    let taints = json!([{"key": "a", "effect": "NoSchedule"}]);
+    let tainted = json!({"metadata": {"name": "gw-1"}, "spec": {"taints": taints}});
+    check(&hub, gw, "POST", "/api/v1/nodes", tainted, 201).await;
+    // An administrator says more of it; what a node sends along unchanged is no change.
+    assert_eq!(hub.patch("/api/v1/nodes/gw-1", "merge-patch", restricted(json!("a"))).await.code, 200);
+    check(&hub, gw, "PATCH", "/api/v1/nodes/gw-1", restricted(json!("a")), 200).await;
+    check(&hub, gw, "PATCH", "/api/v1/nodes/gw-1", restricted(Value::Null), 403).await;
     check(&hub, &node("gw-2"), "POST", "/api/v1/nodes", json!({"metadata": {"name": "gw-2"}}), 201).await;
     hub.create(PODS, pod("own", "gw-1")).await;
     hub.create(PODS, pod("other", "gw-2")).await;
@@ -55,6 +65,10 @@ async fn a_node_reads_and_writes_what_is_its_own() {
         ("GET", "/api/v1/nodes?fieldSelector=metadata.name%3Dgw-1", Value::Null, 200),
         ("PATCH", "/api/v1/nodes/gw-1/status", json!({"status": {}}), 200),
         ("PATCH", "/api/v1/nodes/gw-2/status", json!({"status": {}}), 403),
+        ("PATCH", "/api/v1/nodes/gw-1", json!({"metadata": {"labels": {"room": "b", "kubernetes.io/arch": "x"}}}), 200),
+        ("PATCH", "/api/v1/nodes/gw-1", json!({"metadata": {"labels": {"kubernetes.io/cluster": "x"}}}), 403),
+        ("PATCH", "/api/v1/nodes/gw-1", restricted(json!("b")), 403),
+        ("PATCH", "/api/v1/nodes/gw-1", json!({"spec": {"taints": null}}), 403),
         ("DELETE", "/api/v1/nodes/gw-1", Value::Null, 403),
         ("GET", "/api/v1/pods", Value::Null, 403),
         ("GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Dgw-1", Value::Null, 200),

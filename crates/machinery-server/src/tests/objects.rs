@@ -288,6 +288,24 @@ async fn a_definition_brings_a_resource_that_survives_a_restart_and_goes_with_it
 }
 
 #[tokio::test]
+async fn a_definition_that_was_held_by_a_finalizer_takes_its_resource_along() {
+    let hub = Hub::start().await;
+    let gadgets = "/apis/example.org/v1/namespaces/default/gadgets";
+    let mut held = gadget_crd();
+    held["metadata"]["finalizers"] = json!(["example.org/hold"]);
+    hub.create(CRDS, held).await;
+    hub.create(gadgets, json!({"metadata": {"name": "a"}, "spec": {"size": 3}})).await;
+    let definition = format!("{CRDS}/gadgets.example.org");
+    hub.call("DELETE", &definition, Value::Null).await;
+    assert_eq!(hub.get(gadgets).await.names(), ["a"]);
+    let freed = hub.patch(&definition, "merge-patch", json!({"metadata": {"finalizers": null}})).await;
+    assert_eq!(freed.code, 200, "{}", freed.body);
+    assert_eq!((hub.get(&definition).await.code, hub.get(gadgets).await.code), (404, 404));
+    hub.create(CRDS, gadget_crd()).await;
+    assert!(hub.get(gadgets).await.names().is_empty(), "the objects went with the definition");
+}
+
+#[tokio::test]
 async fn a_definition_that_makes_no_sense_is_refused_whole() {
     let hub = Hub::start().await;
     let mut crd = gadget_crd();

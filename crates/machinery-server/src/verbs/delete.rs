@@ -14,7 +14,7 @@ use super::write::{PutError, decode_stored};
 use crate::admission::Operation;
 use crate::negotiate::decode_body;
 use crate::object::{
-    Encoded, has_finalizers, is_terminating, mentions, metadata, text_at, timestamp, uid_of, with_revision,
+    Encoded, has_finalizers, is_terminating, mentions, metadata, name_of, text_at, timestamp, uid_of, with_revision,
 };
 use crate::request::{ListOptions, WriteOptions};
 use crate::server::{Context, RequestBody, warn};
@@ -181,11 +181,8 @@ async fn delete_one(
                 if options.is_orphaning() {
                     orphan_dependents(context, &uid).await?;
                 }
-                if is_crd {
-                    crd::withdraw(context.server, name);
-                    delete_all(context, &crd::resource_of(&old)).await?;
-                }
-                remove(context, &stored).await.map(|()| Outcome::Gone(uid))
+                let removed = async { remove(context, &stored).await.map(|()| Outcome::Gone(uid)) };
+                if is_crd { undefine(context, &old, removed).await } else { removed.await }
             }
         };
         match attempt {
@@ -269,6 +266,25 @@ async fn remove(context: &Context<'_>, stored: &Object) -> Result<(), PutError> 
         Err(CommitError::NotFound) => Err(PutError::Refused(ApiError::not_found(&context.info, &stored.key.name))),
         Err(error) => Err(PutError::Refused(ApiError::commit(&error))),
     }
+}
+
+/// Does `remove`, which takes a definition away, when its resource is served no more and its objects are gone. When that
+/// fails the resource is served again. The caller holds the lock of definitions.
+pub(crate) async fn undefine<T>(
+    context: &Context<'_>,
+    definition: &Value,
+    remove: impl Future<Output = Result<T, PutError>>,
+) -> Result<T, PutError> {
+    let served = context.server.registry();
+    crd::withdraw(context.server, name_of(definition));
+    let removed = match delete_all(context, &crd::resource_of(definition)).await {
+        Ok(()) => remove.await,
+        Err(error) => Err(PutError::Refused(error)),
+    };
+    if removed.is_err() {
+        crd::publish(context.server, served);
+    }
+    removed
 }
 
 /// Everything of a resource whose definition goes.

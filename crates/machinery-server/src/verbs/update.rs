@@ -7,6 +7,7 @@ use machinery_schema::{FieldError, Registry};
 use machinery_store::{CommitError, Expect, Object, Op, Revision};
 use serde_json::Value;
 
+use super::delete::undefine;
 use super::write::{PutError, decode_stored};
 use crate::admission::Operation;
 use crate::negotiate::decode_body;
@@ -70,7 +71,8 @@ pub(crate) async fn change(
             return context.show(stored.bytes.clone(), false, &warnings);
         }
         let written = if is_free_to_go(context, &new) {
-            remove(context, &stored, &new).await
+            let removed = remove(context, &stored, &new);
+            if is_crd { undefine(context, &new, removed).await } else { removed.await }
         } else {
             context.put(&new, Expect::Revision(stored.revision)).await
         };

@@ -123,8 +123,7 @@ impl Context<'_> {
         options: WriteOptions,
     ) -> Result<()> {
         let name = name_of(object).to_owned();
-        let is_create = operation == Operation::Create;
-        node_restriction(self.identity, &self.info.group, &self.info.plural, is_create, object)
+        node_restriction(self.identity, &self.info.group, &self.info.plural, old, object)
             .map_err(|why| ApiError::forbidden(&self.info, &name, &why))?;
         let request = AdmissionRequest {
             operation,
