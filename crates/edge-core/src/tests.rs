@@ -68,9 +68,12 @@ async fn an_event_that_is_too_large_is_left_out_alone() {
     for event in [made("a", 0), large, made("a", 2)] {
         intake.events.send(event).await.unwrap();
     }
-    while intake.report().events < 2 {
-        tokio::task::yield_now().await;
-    }
+    let wait = tokio::time::timeout(std::time::Duration::from_secs(30), async {
+        while intake.report().events < 2 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    });
+    wait.await.unwrap();
     assert_eq!(intake.report(), IntakeReport { events: 2, events_dropped: 1, ..Default::default() });
     intake.drain().await;
     let readings = journal::last_readings(&journal, None, 10).unwrap();

@@ -216,6 +216,14 @@ async fn eventually(handle: &EdgeHandle, fits: impl Fn(&EdgeReport) -> bool) -> 
     }
 }
 
+async fn until(holds: impl Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(tokio::time::Instant::now() < deadline, "not so after 30 s");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 fn write_config(data_dir: &Path, entries: &[AssignmentEntry]) {
     let folder = data_dir.join("edge/config");
     std::fs::create_dir_all(&folder).unwrap();
@@ -451,15 +459,14 @@ async fn what_the_rules_have_made_is_handed_over_at_the_end() {
     let rule = edge_rules::Rule::new(&select, streams.iter()).unwrap();
     let streams = streams.into_iter().map(|stream| stream.name).collect();
     running.set("default/echo", rules::RunningRule { rule, streams, actions, short_name: "echo".into() }).await;
+    until(|| running.reports().contains_key("default/echo")).await;
     let row = Row::from_json(r#"{"up": 1.0}"#).unwrap();
     let event = rules::row_event(&row, &EdgexActionProps::default(), "box", 5).unwrap();
     for _ in 0..10 {
         let event = Arc::new(event.clone());
         bus.publish(edge_bus::Message { event, maker: edge_bus::Maker::Device(Arc::from("box")) }).await;
     }
-    while running.reports().get("default/echo").is_none_or(|report| report.stats.rows_out < 10) {
-        tokio::task::yield_now().await;
-    }
+    until(|| running.reports()["default/echo"].stats.rows_out == 10).await;
     let stopping = tokio::spawn(running.stop());
     let mut count = 0;
     while handed.recv().await.is_some() {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use testkit::kubectl::Kubectl;
 use testkit::program::Selvedge;
 use testkit::wait::eventually;
 
@@ -73,6 +74,66 @@ fn a_wrong_ca_in_the_token_is_refused() -> Result<()> {
     let refusal = fleet.kubectl.refused(&["get", "node", "stranger"])?;
     assert!(refusal.contains("NotFound"), "{refusal}");
     assert!(fleet.kubectl.ok(&["get", "csr", "-o", "name"])?.lines().all(|name| !name.contains("stranger")));
+    Ok(())
+}
+
+/// kubectl with what a thief finds on the gateway.
+fn as_node(fleet: &Fleet) -> Result<Kubectl> {
+    let identity = std::fs::read_to_string(fleet.dir.path().join("node/node/pki/identity.json"))?;
+    let identity: serde_json::Value = serde_json::from_str(&identity)?;
+    let folder = fleet.dir.path().join("thief");
+    std::fs::create_dir(&folder)?;
+    for (name, field) in [("ca.pem", "caPem"), ("cert.pem", "certPem"), ("key.pem", "keyPem")] {
+        std::fs::write(folder.join(name), identity[field].as_str().context("PEM")?)?;
+    }
+    let kubeconfig = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+         clusters: [{{name: c, cluster: {{server: 'https://{}', certificate-authority: ca.pem}}}}]\n\
+         users: [{{name: u, user: {{client-certificate: cert.pem, client-key: key.pem}}}}]\n\
+         contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n",
+        fleet.hub_address.replace("0.0.0.0", "127.0.0.1")
+    );
+    std::fs::write(folder.join("kubeconfig"), kubeconfig)?;
+    Kubectl::newest(&folder.join("kubeconfig")).context("there was one a moment ago")
+}
+
+#[test]
+fn a_stolen_gateway_gives_away_itself_and_nothing_else() -> Result<()> {
+    let Some(fleet) = Fleet::start()? else { return Ok(()) };
+    fleet.kubectl.ok(&["create", "secret", "generic", "other", "--from-literal=k=v"])?;
+    fleet.kubectl.ok(&["label", "node", "edge-1", "node-restriction.kubernetes.io/zone=a"])?;
+    let thief = as_node(&fleet)?;
+    assert!(thief.ok(&["get", "node", "edge-1", "-o", "name"])?.contains("node/edge-1"));
+    for act in [
+        &["get", "secrets", "-A"][..],
+        &["get", "secret", "other"],
+        &["get", "configmaps", "-A"],
+        &["get", "nodes"],
+        &["get", "pods", "-A"],
+        &["delete", "node", "edge-1"],
+        &["taint", "node", "edge-1", "a=b:NoSchedule"],
+        &["label", "node", "edge-1", "node-restriction.kubernetes.io/zone=b", "--overwrite"],
+        &["create", "configmap", "mine"],
+        &["get", "--raw", "/telemetry/v1/readings"],
+    ] {
+        let refusal = thief.refused(act)?;
+        assert!(refusal.to_lowercase().contains("forbidden"), "{act:?}: {refusal}");
+    }
+    // A mirror pod that names a Secret would be a key to it.
+    let mirror = |volumes: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: m\n  annotations: {{kubernetes.io/config.mirror: x}}\n\
+             spec:\n  nodeName: edge-1\n  containers: [{{name: a, image: 'file:///bin/true'}}]\n{volumes}"
+        )
+    };
+    let create = |manifest: String| {
+        let file = fleet.dir.path().join("mirror.yaml");
+        std::fs::write(&file, manifest)?;
+        thief.run(&["create", "--validate=false", "-f", &file.to_string_lossy()])
+    };
+    let refusal = create(mirror("  volumes: [{name: v, secret: {secretName: other}}]\n"))?.refused()?;
+    assert!(refusal.contains("refer to secrets or config maps"), "{refusal}");
+    create(mirror(""))?.ok()?;
     Ok(())
 }
 
