@@ -60,7 +60,7 @@ async fn an_event_is_on_disk_before_anyone_sees_it() {
 #[tokio::test]
 async fn an_event_that_is_too_large_is_left_out_alone() {
     let dir = tempfile::tempdir().unwrap();
-    let options = JournalOptions { bytes_max: 1 << 20, segment_bytes: 1 << 17, ..JournalOptions::default() };
+    let options = JournalOptions { bytes_max: 1 << 20, segment_bytes: 1 << 17 };
     let journal = Journal::open(dir.path(), options).unwrap();
     let intake = spawn_intake(journal.clone(), Bus::new());
     let mut large = made("a", 1);

@@ -33,8 +33,9 @@ const SIGNER_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 /// Signer of kubelet serving certificates.
 const SIGNER_SERVING: &str = "kubernetes.io/kubelet-serving";
 const CSRS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
-/// How often a pending request is looked at: a hub that approves by itself does it within a second.
-const POLL_PERIOD: Duration = Duration::from_secs(1);
+/// How soon a pending request is looked at, doubling up to how often: a hub that approves by itself does it in a few
+/// milliseconds, a person needs longer.
+const POLL_PERIODS: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(1));
 /// A request that waits longer (a person must approve it) is made again, as the hub removes old ones.
 const APPROVAL_WAIT_MAX: Duration = Duration::from_secs(600);
 /// The hub's handshake, on a slow link.
@@ -212,12 +213,14 @@ async fn request_certificate(
     };
     hub.create(CSRS, &object).await.map_err(act)?;
     let give_up = tokio::time::Instant::now() + APPROVAL_WAIT_MAX;
+    let (mut pause, longest) = POLL_PERIODS;
     while tokio::time::Instant::now() < give_up {
         match verdict(&hub.get(&format!("{CSRS}/{name}")).await.map_err(act)?) {
             Verdict::Issued(certificate) => return Ok((certificate, key.to_pem())),
             Verdict::Refused { verdict, message } => return Err(JoinError::Denied { verdict, name, message }),
-            Verdict::Pending => tokio::time::sleep(POLL_PERIOD).await,
+            Verdict::Pending => tokio::time::sleep(pause).await,
         }
+        pause = (pause * 2).min(longest);
     }
     Err(JoinError::NotApproved { name })
 }

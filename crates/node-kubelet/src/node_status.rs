@@ -214,6 +214,7 @@ pub(crate) async fn run(mut hub: Hub, registration: Registration, shutdown: Canc
     let mut failures = 0_u32;
     let mut is_first = true;
     let mut connection = 0;
+    let mut looked_at = Timestamp::now();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -224,11 +225,14 @@ pub(crate) async fn run(mut hub: Hub, registration: Registration, shutdown: Canc
         {
             registration.node_ip.send_if_modified(|current| current.replace(ip) != Some(ip));
         }
-        // While we were away the hub may have called the node unreachable: what was told before no longer counts.
-        if hub.connection_number() != connection {
+        // While we were away, or the machine slept, the hub may have called the node unreachable: what was told before no
+        // longer counts.
+        let slept = Timestamp::now().duration_since(looked_at).unsigned_abs() >= registration.config.lease_duration;
+        if hub.connection_number() != connection || slept {
             connection = hub.connection_number();
             told_at = None;
         }
+        looked_at = Timestamp::now();
         let wait = match step(&hub, &registration, &mut told, &mut told_at).await {
             Ok(()) => {
                 failures = 0;

@@ -91,6 +91,16 @@ impl Selvedge {
         let _ = self.child.wait();
     }
 
+    /// Lets it do nothing until [`Selvedge::thaw`]; its connections stay open.
+    pub fn freeze(&self) {
+        signal(self.pid(), libc::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        signal(self.pid(), libc::SIGCONT);
+    }
+
     /// Sends SIGINT and waits for the end; answers how long it took and how it ended.
     pub fn interrupt(&mut self, deadline: Duration) -> Result<(Duration, ExitStatus)> {
         let start = Instant::now();

@@ -7,7 +7,9 @@ use testkit::kubectl::Kubectl;
 use testkit::program::Selvedge;
 use testkit::wait::eventually;
 
-use crate::common::{Fleet, PATIENCE, condition, example_manifest, make_gateway, node_is_ready, token, wait_pods};
+use crate::common::{
+    Fleet, PATIENCE, condition, example_manifest, is_full, make_gateway, node_is_ready, token, wait_pods,
+};
 
 #[test]
 fn a_labelled_node_runs_the_gateways_pods_and_stops_them_with_the_label() -> Result<()> {
@@ -137,6 +139,32 @@ fn a_stolen_gateway_gives_away_itself_and_nothing_else() -> Result<()> {
     Ok(())
 }
 
+fn is_out_of_reach(fleet: &Fleet) -> Result<()> {
+    let taint = "node.kubernetes.io/unreachable";
+    eventually("a node marked as out of reach", SILENCE, || {
+        let node = fleet.kubectl.json(&["node", "edge-1"]).map_err(|error| error.to_string())?;
+        let ready = condition(&node, "Ready").unwrap_or_default();
+        let is_tainted =
+            node["spec"]["taints"].as_array().is_some_and(|taints| taints.iter().any(|one| one["key"] == taint));
+        if ready["status"] == "Unknown" && is_tainted { Ok(()) } else { Err(format!("{ready} {}", node["spec"])) }
+    })
+}
+
+/// A machine that slept keeps its connections: nothing tells the node that it was away.
+#[test]
+fn a_node_that_slept_is_ready_when_it_wakes() -> Result<()> {
+    if !is_full() {
+        eprintln!("skipped: takes a minute; runs with `cargo xtask test --all`");
+        return Ok(());
+    }
+    let Some(fleet) = Fleet::start()? else { return Ok(()) };
+    fleet.node.freeze();
+    let marked = is_out_of_reach(&fleet);
+    fleet.node.thaw();
+    marked?;
+    node_is_ready(&fleet.kubectl, "edge-1")
+}
+
 /// Longer than the 40 s of silence after which a node counts as out of reach.
 const SILENCE: Duration = Duration::from_secs(90);
 
@@ -147,14 +175,7 @@ fn a_silent_node_is_marked_its_pods_stay_and_it_is_well_again_when_it_is_back() 
     make_gateway(&fleet.kubectl, "edge-1")?;
     let before = wait_pods(&fleet.kubectl, "app=greeter", 1)?;
     fleet.node.kill();
-    let taint = "node.kubernetes.io/unreachable";
-    eventually("a node marked as out of reach", SILENCE, || {
-        let node = fleet.kubectl.json(&["node", "edge-1"]).map_err(|error| error.to_string())?;
-        let ready = condition(&node, "Ready").unwrap_or_default();
-        let is_tainted =
-            node["spec"]["taints"].as_array().is_some_and(|taints| taints.iter().any(|one| one["key"] == taint));
-        if ready["status"] == "Unknown" && is_tainted { Ok(()) } else { Err(format!("{ready} {}", node["spec"])) }
-    })?;
+    is_out_of_reach(&fleet)?;
     let during = fleet.kubectl.json(&["pods", "-l", "app=greeter"])?;
     assert_eq!(during["items"][0]["metadata"]["uid"], before[0]["metadata"]["uid"]);
     assert!(during["items"][0]["metadata"]["deletionTimestamp"].is_null(), "{during}");
