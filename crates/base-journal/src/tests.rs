@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use proptest::prelude::*;
 use tempfile::TempDir;
+use testkit::fixture::copy_of;
 
 use crate::disk::Disk;
 use crate::frame::{self, FrameReader, HEADER_BYTES, Header, Kind, Step};
@@ -62,15 +63,6 @@ fn segments(dir: &Path) -> Vec<PathBuf> {
     let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|ext| ext == "segment")).collect();
     files.sort();
     files
-}
-
-fn copy_dir(from: &Path) -> TempDir {
-    let to = folder();
-    for file in fs::read_dir(from).expect("a folder") {
-        let file = file.expect("an entry");
-        fs::copy(file.path(), to.path().join(file.file_name())).expect("a copy");
-    }
-    to
 }
 
 fn flip(path: &Path, at: usize) {
@@ -228,7 +220,7 @@ fn a_power_cut_at_any_byte_keeps_all_records_before_it() {
     let base: u64 = newest.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse().ok()).expect("a base");
     let whole = fs::read(&newest).expect("a segment");
     for len in 0..whole.len() {
-        let copy = copy_dir(dir.path());
+        let copy = copy_of(dir.path());
         let cut = copy.path().join(newest.file_name().expect("a name"));
         fs::write(&cut, &whole[..len]).expect("a cut file");
         let journal = open(copy.path(), ROOMY);
@@ -252,7 +244,7 @@ fn a_flipped_bit_anywhere_is_told_and_the_rest_is_read() {
         let bases = |at: usize| files[at].file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse().ok());
         let (base, end): (u64, u64) = (bases(at).expect("a base"), bases(at + 1).expect("a base"));
         for byte in 0..fs::metadata(file).expect("a file").len() as usize {
-            let copy = copy_dir(dir.path());
+            let copy = copy_of(dir.path());
             flip(&copy.path().join(file.file_name().expect("a name")), byte);
             let journal = match Journal::open(copy.path(), ROOMY) {
                 Ok(journal) => journal,
@@ -349,12 +341,12 @@ const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/v1");
 
 #[test]
 fn format_1_is_read() {
-    let dir = copy_dir(&Path::new(FIXTURE).join("journal"));
+    let dir = copy_of(&Path::new(FIXTURE).join("journal"));
     let journal = open(dir.path(), ROOMY);
     assert_eq!(journal.recovery(), &Default::default());
     assert_eq!(read_all(&journal, 0), ((0..9).collect(), 0));
     assert_eq!(journal.cursors(), [("hub".to_owned(), 5)]);
-    let dir = copy_dir(&Path::new(FIXTURE).join("store"));
+    let dir = copy_of(&Path::new(FIXTURE).join("store"));
     let store = SnapshotStore::open(dir.path(), QUICK).expect("a sound store");
     assert_eq!(store.recovery(), &Default::default());
     let expected: Vec<_> = (1..20).map(|n| (format!("key-{n:02}"), text(n).into_bytes().into())).collect();
@@ -558,7 +550,7 @@ fn a_cut_log_keeps_every_change_before_the_cut() {
     assert!(whole.len() > HEADER_BYTES + 100);
     let mut before = 0;
     for len in HEADER_BYTES..whole.len() {
-        let copy = copy_dir(dir.path());
+        let copy = copy_of(dir.path());
         fs::write(copy.path().join(&name), &whole[..len]).expect("a cut file");
         let store = SnapshotStore::open(copy.path(), QUICK).expect("a sound store");
         assert!(!store.recovery().is_incomplete);
@@ -581,7 +573,7 @@ fn a_damaged_byte_in_the_newest_snapshot_costs_nothing() {
     drop(used_store(dir.path(), &Disk::default()));
     let newest = newest_snapshot(dir.path());
     for byte in (0..fs::metadata(&newest).expect("a file").len() as usize).filter(|byte| !(8..12).contains(byte)) {
-        let copy = copy_dir(dir.path());
+        let copy = copy_of(dir.path());
         flip(&copy.path().join(newest.file_name().expect("a name")), byte);
         let store = SnapshotStore::open(copy.path(), QUICK).expect("an older generation");
         assert_eq!(store.len(), 20, "byte {byte}");

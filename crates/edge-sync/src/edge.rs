@@ -188,7 +188,7 @@ fn open_journal(dir: &Path, bytes_max: u64) -> Result<Journal, StartEdgeError> {
     Ok(journal)
 }
 
-fn stored_parts(state: &SnapshotStore) -> Parts {
+pub(crate) fn stored_parts(state: &SnapshotStore) -> Parts {
     let mut parts = Parts::new();
     for (key, value) in state.iter_prefix(ASSIGNMENT_PREFIX) {
         let name = key[ASSIGNMENT_PREFIX.len()..].to_owned();
@@ -332,7 +332,7 @@ impl Main {
     }
 }
 
-fn store(state: &SnapshotStore, old: &Parts, new: &Parts) -> Result<(), String> {
+pub(crate) fn store(state: &SnapshotStore, old: &Parts, new: &Parts) -> Result<(), String> {
     let key = |name: &str| format!("{ASSIGNMENT_PREFIX}{name}");
     for (name, part) in new {
         if old.get(name) != Some(part) {

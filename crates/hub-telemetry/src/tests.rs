@@ -340,3 +340,47 @@ fn how_fast_batches_are_taken() {
     let elapsed = begun.elapsed().as_secs_f64();
     println!("{:.0} events/s, {} bytes each", (batches * events) as f64 / elapsed, lines.len() as u64 / events);
 }
+
+/// A store as format 1 wrote it; `writes_the_fixture` shows how.
+const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/v1");
+
+#[test]
+fn format_1_is_read() {
+    let dir = testkit::fixture::copy_of(Path::new(FIXTURE));
+    let telemetry = open(dir.path());
+    assert_eq!(origins(&telemetry, &of("n", "a")), (0..60).collect::<Vec<_>>());
+    assert_eq!(origins(&telemetry, &of("m", "b")), [0, 1]);
+    assert_eq!(telemetry.usage().lost, 3);
+    // The hub stands where it stood.
+    assert_eq!(send(&telemetry, "n", "a", 59, 60).expect("known").next, 60);
+    assert!(send(&telemetry, "n", "a", 61, 62).is_err());
+    send(&telemetry, "n", "a", 60, 61).expect("stored");
+}
+
+#[test]
+fn a_newer_checkpoint_is_refused() {
+    let dir = folder();
+    drop(open(dir.path()));
+    let checkpoint = base_journal::SnapshotStore::open(&dir.path().join("checkpoint"), Default::default());
+    let checkpoint = checkpoint.expect("a sound store");
+    checkpoint.put("format", "2").expect("room");
+    checkpoint.sync().expect("room");
+    drop(checkpoint);
+    let error = Telemetry::open(dir.path(), SMALL).err().expect("it is newer");
+    assert!(error.to_string().contains("format 2"), "{error}");
+}
+
+#[test]
+#[ignore = "run once when a format is made: SELVEDGE_FIXTURE=folder"]
+fn writes_the_fixture() {
+    let dir = std::env::var("SELVEDGE_FIXTURE").expect("the folder to write to");
+    let telemetry = open(Path::new(&dir));
+    for n in 0..50 {
+        send(&telemetry, "n", "a", n, n + 1).expect("stored");
+    }
+    telemetry.checkpoint().expect("room");
+    send(&telemetry, "n", "a", 50, 60).expect("stored");
+    let lines = [line("b", 0, &["count"]), line("b", 1, &["count"])].join("\n");
+    let header = BatchHeader { lost: 3, ..header(0, 5, 2) };
+    telemetry.ingest("m", &header, lines.as_bytes()).expect("stored");
+}

@@ -252,7 +252,7 @@ fn verdict(csr: &Value) -> Verdict {
 
 /// Renews the certificate at three quarters of its life, again and again, until `shutdown`.
 pub(crate) async fn renew(
-    hub: Hub,
+    mut hub: Hub,
     data_dir: PathBuf,
     identity: Arc<watch::Sender<Option<Arc<Identity>>>>,
     board: Board,
@@ -271,6 +271,10 @@ pub(crate) async fn renew(
             Some(Err(_)) | None => RENEWAL_LOOK_PERIOD,
         };
         if let (Some(current), true) = (current, wait.is_zero()) {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = hub.connected() => {}
+            }
             let result = client_certificate(&hub, &current.node_name).await.and_then(|(cert_pem, key_pem)| {
                 let next = Identity { cert_pem, key_pem, ..(*current).clone() };
                 next.save(&data_dir)?;

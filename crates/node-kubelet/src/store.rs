@@ -1,6 +1,6 @@
 //! The offline store: everything the node acts on, on disk before it is acted on.
 //!
-//! Keys are `pods/<uid>`, `configmaps/<ns>/<name>`, `secrets/<ns>/<name>`, `state/<uid>` (what the kubelet itself decided
+//! Keys are `format`, `pods/<uid>`, `configmaps/<ns>/<name>`, `secrets/<ns>/<name>`, `state/<uid>` (what the kubelet itself decided
 //! about a pod) and `assignment`. Secrets are sealed with a key of this node, so that a stolen SD card without
 //! `node/pki` tells none. Calls block on the disk: callers on the runtime's threads go through `spawn_blocking`.
 
@@ -17,6 +17,10 @@ use serde_json::Value;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::pods::model::References;
+
+/// Form of the entries; where there is none yet it is written down.
+const FORMAT: &str = "1";
+const FORMAT_KEY: &str = "format";
 
 /// Length of the node's store key.
 const KEY_LEN: usize = 32;
@@ -39,6 +43,14 @@ pub enum StoreError {
     /// The key has another length: the file was damaged.
     #[error("the store key {} is damaged; remove it, Secrets are then fetched again from the hub", .0.display())]
     DamagedKey(PathBuf),
+    /// A later version of this program wrote it. Nothing is touched.
+    #[error("the offline store {} has format {found}, this program knows {FORMAT}; run the newer program again", path.display())]
+    Newer {
+        /// The folder.
+        path: PathBuf,
+        /// Its format.
+        found: String,
+    },
     /// A new key could not be kept.
     #[error("failed to keep the store key")]
     WriteKey(#[source] base_pki::WriteFileError),
@@ -135,7 +147,19 @@ impl Store {
     /// Opens the store under `data_dir`/node, or makes one. `open` is held until the folder is free again.
     pub(crate) fn open(data_dir: &Path, open: TaskTrackerToken) -> Result<Self, StoreError> {
         let key = load_key(&data_dir.join("node/pki/store.key"))?;
-        let snapshots = SnapshotStore::open(&data_dir.join("node/store"), SnapshotOptions::default())?;
+        let path = data_dir.join("node/store");
+        let snapshots = SnapshotStore::open(&path, SnapshotOptions::default())?;
+        match snapshots.get(FORMAT_KEY) {
+            Some(format) if &format[..] == FORMAT.as_bytes() => {}
+            Some(format) => {
+                let found = String::from_utf8_lossy(&format).into_owned();
+                return Err(StoreError::Newer { path, found });
+            }
+            None => {
+                // A full disk must not keep the node from starting; none written down is the first.
+                let _ = snapshots.put(FORMAT_KEY, FORMAT).and_then(|()| snapshots.sync());
+            }
+        }
         Ok(Self { snapshots, key, _open: open })
     }
 

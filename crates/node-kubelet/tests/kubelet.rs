@@ -333,3 +333,67 @@ async fn a_pod_that_cannot_be_understood_keeps_running() {
     .await;
     node.kill().await;
 }
+
+#[tokio::test]
+async fn a_certificate_is_renewed_before_it_ends() {
+    let hub = FakeHub::start().await;
+    // Valid from an hour ago: three quarters of its life are over in three seconds.
+    hub.client_certificates_last(1207);
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    let mut identity = node.kubelet.as_ref().unwrap().identity();
+    let first = identity.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+    hub.client_certificates_last(3600);
+    let renewed = tokio::time::timeout(
+        Duration::from_secs(30),
+        identity.wait_for(|now| now.as_ref().is_some_and(|now| now.cert_pem != first.cert_pem)),
+    );
+    let renewed = renewed.await.unwrap().unwrap().clone().unwrap();
+    assert!(renewed.key_pem != first.key_pem && renewed.ca_pem == first.ca_pem);
+    // The new one is what the node works with, and starts with.
+    hub.put_pod(pod("web", json!({})));
+    is_ready(&hub, "web").await;
+    node.kill().await;
+    node.start(None).await;
+    let kept = node.kubelet.as_ref().unwrap().identity().borrow().clone();
+    assert_eq!(kept, Some(renewed));
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn a_container_is_told_before_it_is_stopped() {
+    let hub = FakeHub::start().await;
+    hub.put_pod(pod("web", json!({"lifecycle": {"preStop": {"exec": {"command": ["say", "bye"]}}}})));
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    is_ready(&hub, "web").await;
+    hub.delete_gracefully("web");
+    eventually("the pod is gone", || match node.runtime.running().as_slice() {
+        [] => Ok(()),
+        running => Err(format!("{running:?}")),
+    })
+    .await;
+    assert_eq!(node.runtime.acts(), ["exec uid-web_a_0 say bye", "stop uid-web_a_0"]);
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn pods_that_were_stopped_with_the_node_start_with_it() {
+    let hub = FakeHub::start().await;
+    hub.put_pod(pod("web", json!({})));
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    is_ready(&hub, "web").await;
+    node.kubelet.as_ref().unwrap().stop_pods(Duration::from_secs(5)).await;
+    assert!(node.runtime.running().is_empty());
+    node.kill().await;
+    assert_eq!(node.runtime.starts(), ["uid-web_a_0"], "nothing is started while the node stops");
+    assert!(!hub.object("/api/v1/namespaces/d/pods/web").is_null(), "the pod stays wished for");
+    node.start(None).await;
+    eventually("the pod runs again", || match node.runtime.running() {
+        running if running == ["uid-web_a_1"] => Ok(()),
+        running => Err(format!("{running:?}")),
+    })
+    .await;
+    node.kill().await;
+}

@@ -5,8 +5,10 @@
 //! - [`modbus`]: a Modbus device played by pymodbus.
 //! - [`process`]: memory and command lines, as the kernel tells them.
 //! - [`forgetful`]: a disk that forgets what was not synced, and fills up on demand.
+//! - [`fixture`]: files of former formats.
 //! - [`wait`]: `eventually`, which tells the last state seen when its deadline passes.
 
+pub mod fixture;
 pub mod forgetful;
 pub mod kubectl;
 pub mod modbus;

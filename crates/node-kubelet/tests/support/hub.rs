@@ -1,7 +1,7 @@
 //! A hub that keeps objects by path: enough for one node.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ struct State {
     /// Type and object of every change of a pod.
     changes: broadcast::Sender<(&'static str, Value)>,
     refuses_lists: AtomicBool,
+    /// Seconds for which clients' certificates are good.
+    client_validity: AtomicU64,
 }
 
 pub struct FakeHub {
@@ -54,6 +56,7 @@ impl FakeHub {
             objects: Mutex::default(),
             changes: broadcast::channel(64).0,
             refuses_lists: AtomicBool::new(false),
+            client_validity: AtomicU64::new(3600),
         });
         let shared = state.clone();
         let handler = move |request, _peer| answer(shared.clone(), request);
@@ -92,6 +95,10 @@ impl FakeHub {
 
     pub fn remove_pod(&self, name: &str) {
         self.state.remove(&format!("{PODS}/{name}"));
+    }
+
+    pub fn client_certificates_last(&self, seconds: u64) {
+        self.state.client_validity.store(seconds, Ordering::SeqCst);
     }
 
     pub fn refuse_lists(&self, refuse: bool) {
@@ -181,9 +188,11 @@ fn create(state: &State, path: &str, mut object: Value) -> Response<Body> {
     }
     if let Some(request) = object["spec"]["request"].as_str() {
         let csr = String::from_utf8(BASE64.decode(request).unwrap()).unwrap();
-        let usage =
-            if object["spec"]["signerName"] == "kubernetes.io/kubelet-serving" { Usage::Server } else { Usage::Client };
-        let signed = state.ca.sign_csr(&csr, usage, Duration::from_secs(3600)).unwrap();
+        let (usage, seconds) = match object["spec"]["signerName"] == "kubernetes.io/kubelet-serving" {
+            true => (Usage::Server, 3600),
+            false => (Usage::Client, state.client_validity.load(Ordering::SeqCst)),
+        };
+        let signed = state.ca.sign_csr(&csr, usage, Duration::from_secs(seconds)).unwrap();
         object["status"]["certificate"] = BASE64.encode(signed).into();
     }
     if state.objects.lock().unwrap().contains_key(&path) {

@@ -15,6 +15,8 @@ use tokio::sync::{broadcast, watch};
 struct Table {
     containers: BTreeMap<String, (ContainerStatus, ContainerSpec)>,
     starts: Vec<String>,
+    /// Stops and commands, in order.
+    acts: Vec<String>,
 }
 
 pub struct FakeRuntime {
@@ -43,6 +45,11 @@ impl FakeRuntime {
     /// Ids of everything that was ever started, in order.
     pub fn starts(&self) -> Vec<String> {
         self.table.lock().unwrap().starts.clone()
+    }
+
+    /// What was asked of containers, in order: `exec <id> <argv>` and `stop <id>`.
+    pub fn acts(&self) -> Vec<String> {
+        self.table.lock().unwrap().acts.clone()
     }
 
     pub fn env(&self, id: &str, name: &str) -> Option<String> {
@@ -122,8 +129,12 @@ impl PodRuntime for FakeRuntime {
     fn stop(&self, id: &ContainerId, _grace: Duration) -> RuntimeFuture<'_, ContainerStatus> {
         let id = id.clone();
         Box::pin(async move {
-            if !self.table.lock().unwrap().containers.contains_key(&id.to_string()) {
-                return Err(RuntimeError::NotFound(id));
+            {
+                let mut table = self.table.lock().unwrap();
+                if !table.containers.contains_key(&id.to_string()) {
+                    return Err(RuntimeError::NotFound(id));
+                }
+                table.acts.push(format!("stop {id}"));
             }
             self.holds_stops.subscribe().wait_for(|hold| !hold).await.unwrap();
             let status = self.end(&id.to_string(), 143, ExitReason::Error);
@@ -150,7 +161,8 @@ impl PodRuntime for FakeRuntime {
         })
     }
 
-    fn exec(&self, _id: &ContainerId, _argv: Vec<String>, _timeout: Duration) -> RuntimeFuture<'_, ExecOutput> {
+    fn exec(&self, id: &ContainerId, argv: Vec<String>, _timeout: Duration) -> RuntimeFuture<'_, ExecOutput> {
+        self.table.lock().unwrap().acts.push(format!("exec {id} {}", argv.join(" ")));
         Box::pin(async { Ok(ExecOutput::default()) })
     }
 

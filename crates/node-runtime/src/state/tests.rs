@@ -77,3 +77,58 @@ fn a_process_is_told_from_a_later_one_with_its_id() {
     let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194560 1 0 0 0 3 4 0 0 20 0 1 0 4711 1000 100";
     assert_eq!(parse_start_ticks(stat), Some(4711));
 }
+
+/// State folders as format 1 wrote them; `writes_the_fixture` shows how.
+const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/v1");
+
+fn fixture() -> (Launch, Running, ExitRecord) {
+    let process = |pid| Process { pid, start_ticks: 12345, boot_id: "8d9a2f0e-0000-4000-8000-000000000001".into() };
+    let mut launch = launch();
+    launch.spec.image = "file:///bin/true".into();
+    launch.spec.args = vec!["-v".into()];
+    launch.spec.env = [("HOME".to_owned(), "/".to_owned())].into();
+    launch.spec.mounts =
+        vec![crate::Mount { host_path: "/srv".into(), container_path: "/data".into(), read_only: true }];
+    launch.spec.limits.memory_bytes = Some(1 << 20);
+    launch.spec.log_dir = "/var/log/p".into();
+    launch.open = vec!["/srv".into()];
+    let started_at = "2026-11-22T06:00:00Z".parse().unwrap();
+    let running = Running {
+        version: 1,
+        shim: process(10),
+        child: process(11),
+        started_at,
+        cgroups: serde_json::from_value(serde_json::json!({"memory": "/sys/fs/cgroup/memory/p"})).unwrap(),
+        notices: vec!["no control groups".into()],
+    };
+    let exit = ExitRecord {
+        version: 1,
+        exit_code: 137,
+        signal: Some(9),
+        reason: ExitReason::OomKilled,
+        message: "out of memory".into(),
+        started_at: Some(started_at),
+        finished_at: "2026-11-22T06:01:00Z".parse().unwrap(),
+    };
+    (launch, running, exit)
+}
+
+#[test]
+fn format_1_is_read() {
+    let (launch, running, exit) = fixture();
+    let dir = StateDir::new(Path::new(FIXTURE), &launch.spec.id());
+    assert_eq!(dir.launch().unwrap(), launch);
+    assert_eq!(dir.running().unwrap(), Some(running));
+    assert_eq!(dir.exit().unwrap(), Some(exit));
+}
+
+#[test]
+#[ignore = "run once when a format is made: SELVEDGE_FIXTURE=folder"]
+fn writes_the_fixture() {
+    let root = PathBuf::from(std::env::var("SELVEDGE_FIXTURE").unwrap());
+    let (launch, running, exit) = fixture();
+    let dir = StateDir::new(&root, &launch.spec.id());
+    dir.create(&root, &launch).unwrap();
+    dir.write_running(&running).unwrap();
+    dir.write_exit(&exit).unwrap();
+}
