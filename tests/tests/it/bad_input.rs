@@ -196,6 +196,79 @@ fn a_full_disk_refuses_writes_and_harms_nothing() -> Result<()> {
     Ok(())
 }
 
+/// What the edge plane of a data folder tells about itself.
+fn edge_report(data_dir: &std::path::Path) -> Result<serde_json::Value, String> {
+    let printed = run(["status", "-o", "json", "--data-dir", &data_dir.to_string_lossy()])
+        .and_then(|outcome| outcome.ok())
+        .map_err(|error| error.to_string())?;
+    let status: serde_json::Value = serde_json::from_str(&printed).map_err(|error| error.to_string())?;
+    if status["edge"].is_object() { Ok(status["edge"].clone()) } else { Err(printed) }
+}
+
+fn rows_of_the_rule(report: &serde_json::Value) -> u64 {
+    let entries = report["entries"].as_array().cloned().unwrap_or_default();
+    entries.iter().find(|entry| entry["kind"] == "Rule").and_then(|entry| entry["events"].as_u64()).unwrap_or(0)
+}
+
+#[test]
+fn a_full_disk_at_the_edge_is_told_and_rules_go_on() -> Result<()> {
+    let Some(disk) = SmallDisk::mount(24 * 1024 * 1024)? else { return Ok(()) };
+    let data_dir = disk.path().join("data");
+    let config = data_dir.join("edge/config");
+    std::fs::create_dir_all(&config)?;
+    std::fs::write(config.join("10-profile.yaml"), example_manifest("10-profile.yaml", "box")?)?;
+    let device = example_manifest("20-device.yaml", "box")?.replace("interval: 1s", "interval: 20ms");
+    std::fs::write(config.join("20-device.yaml"), device)?;
+    let rule = r#"
+apiVersion: edge.selvedge.dev/v1alpha1
+kind: Stream
+metadata: { name: readings }
+spec: { sql: 'CREATE STREAM readings () WITH (TYPE="edgex", FORMAT="json")' }
+---
+apiVersion: edge.selvedge.dev/v1alpha1
+kind: Rule
+metadata: { name: all }
+spec: { sql: SELECT * FROM readings, actions: [{ nop: {} }] }
+"#;
+    std::fs::write(config.join("30-rule.yaml"), rule)?;
+    let mut edge = Selvedge::start(&data_dir, &["edge"])?;
+    eventually("events in the journal", PATIENCE, || {
+        let report = edge_report(&data_dir)?;
+        if report["journal"]["next"].as_u64() >= Some(10) { Ok(()) } else { Err(report.to_string()) }
+    })?;
+    let ballast = disk.path().join("ballast");
+    let full = eventually("the full disk among the errors", PATIENCE, || {
+        // The journal may hold room that it has not used yet, and gives old events up before it drops new ones.
+        fill(&ballast).map_err(|error| error.to_string())?;
+        let report = edge_report(&data_dir)?;
+        let errors = report["lastErrors"].to_string();
+        if errors.contains("disk") && errors.contains("dropped") { Ok(report) } else { Err(report.to_string()) }
+    })?;
+    eventually("a rule that goes on", PATIENCE, || {
+        let report = edge_report(&data_dir)?;
+        if rows_of_the_rule(&report) > rows_of_the_rule(&full) + 10 { Ok(()) } else { Err(report.to_string()) }
+    })?;
+    std::fs::remove_file(&ballast)?;
+    let again = eventually("events in the journal again", PATIENCE, || {
+        let report = edge_report(&data_dir)?;
+        let is_well = report["lastErrors"].as_array().is_some_and(Vec::is_empty);
+        let is_longer = report["journal"]["next"].as_u64() > full["journal"]["next"].as_u64();
+        if is_well && is_longer { Ok(report) } else { Err(report.to_string()) }
+    })?;
+    // What is in the journal is whole: the next start finds it.
+    edge.kill();
+    edge.start_again("default")?;
+    eventually("the journal after a restart", PATIENCE, || {
+        let report = edge_report(&data_dir)?;
+        if report["journal"]["next"].as_u64() >= again["journal"]["next"].as_u64() {
+            Ok(())
+        } else {
+            Err(report.to_string())
+        }
+    })?;
+    Ok(())
+}
+
 /// A file system of a fixed size, so that filling it harms nobody.
 struct SmallDisk {
     dir: tempfile::TempDir,
