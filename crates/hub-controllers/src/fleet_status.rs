@@ -53,6 +53,8 @@ pub(crate) fn sum_up(
         && old.conditions.iter().any(|condition| condition.r#type == APPLIED && condition.is_true());
     let mut refused: Option<(String, Condition)> = None;
     let mut unready: Option<NodeFailure> = None;
+    // It works, and there is something to say about how.
+    let mut limping: Option<(String, Condition)> = None;
     for on_node in nodes {
         let told = on_node.told.as_ref().filter(|told| told.generation == on_node.wanted);
         let told = told.filter(|_| was_applied || on_node.is_current);
@@ -60,6 +62,9 @@ pub(crate) fn sum_up(
         let is_true = |r#type: &str| find(r#type).is_some_and(Condition::is_true);
         status.applied += u32::from(is_true(APPLIED));
         status.ready += u32::from(is_true(READY));
+        if let Some(ready) = find(READY).filter(|ready| ready.is_true() && !ready.message.is_empty()) {
+            limping.get_or_insert_with(|| (on_node.node.clone(), ready.clone()));
+        }
         let wrong = [ACCEPTED, APPLIED, READY].into_iter().filter_map(find).find(|condition| !condition.is_true());
         if let Some(wrong) = wrong {
             let failure = NodeFailure {
@@ -99,7 +104,10 @@ pub(crate) fn sum_up(
         }
     };
     let applied = progress(APPLIED, status.applied, "Applied", "Waiting");
-    let ready = progress(READY, status.ready, "Running", "Waiting");
+    let mut ready = progress(READY, status.ready, "Running", "Waiting");
+    if let (true, Some((node, told))) = (ready.is_true(), limping) {
+        ready = Condition::new(READY, true, &told.reason, format!("{} (node {node})", told.message));
+    }
     let now = seconds(now);
     for mut condition in [accepted, applied, ready] {
         condition.observed_generation = Some(generation);

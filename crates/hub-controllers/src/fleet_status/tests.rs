@@ -8,7 +8,10 @@ fn on_node(node: &str, generation: i64, told: &str, is_current: bool) -> OnNode 
         .into_iter()
         .zip(told.chars())
         .filter(|(_, sign)| *sign != '.')
-        .map(|(r#type, sign)| Condition::new(r#type, sign == '+', if sign == '+' { "Fine" } else { "Wrong" }, "why"))
+        .map(|(r#type, sign)| match sign {
+            '+' => Condition::new(r#type, true, "Fine", ""),
+            _ => Condition::new(r#type, false, "Wrong", "why"),
+        })
         .collect();
     OnNode {
         node: node.to_owned(),
@@ -72,4 +75,15 @@ fn what_was_told_of_an_older_assignment_counts_only_for_what_was_applied() {
 fn a_problem_stands_in_every_condition() {
     let problem = Problem { reason: "ProfileNotFound", message: "there is no DeviceProfile x".to_owned() };
     check(&FleetStatus::default(), Some(&problem), &[], "0/0 of 0 -ProfileNotFound -ProfileNotFound -ProfileNotFound");
+}
+
+#[test]
+fn what_works_and_limps_is_told_with_its_node() {
+    let mut limping = on_node("b", 2, "+++", true);
+    let conditions = &mut limping.told.as_mut().unwrap().conditions;
+    let ready = conditions.iter_mut().find(|condition| condition.r#type == READY).unwrap();
+    (ready.reason, ready.message) = ("RowErrors".into(), "division by zero".into());
+    let nodes = [on_node("a", 2, "+++", true), limping];
+    let status = check(&FleetStatus::default(), None, &nodes, "2/2 of 2 +Accepted +Applied +RowErrors");
+    assert_eq!(status.conditions[2].message, "division by zero (node b)");
 }
