@@ -155,7 +155,9 @@ async fn attempt(
                     _ => text,
                 }))
             }
-            Err(error @ RuntimeError::ExecTimeout { .. }) => Err(Failure::Failed(error.to_string())),
+            Err(error @ (RuntimeError::ExecTimeout { .. } | RuntimeError::Exec { .. })) => {
+                Err(Failure::Failed(error.to_string()))
+            }
             Err(error) => Err(Failure::NotTried(chain(&error))),
         };
     }

@@ -82,6 +82,15 @@ async fn is_ready(hub: &FakeHub, name: &str) {
     .await;
 }
 
+/// Waits until exactly these containers run.
+async fn runs(node: &Node, ids: &[&str]) {
+    eventually(&format!("{ids:?} run"), || match node.runtime.running() {
+        running if running == ids => Ok(()),
+        running => Err(format!("{running:?}")),
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_node_joins_registers_and_runs_a_pod() {
     let hub = FakeHub::start().await;
@@ -146,11 +155,7 @@ async fn pods_killed_with_their_node_are_back_without_a_hub() {
 
     let begun = std::time::Instant::now();
     node.start(None).await;
-    eventually("the pod runs again", || match node.runtime.running() {
-        running if running == ["uid-web_a_1"] => Ok(()),
-        running => Err(format!("{running:?}")),
-    })
-    .await;
+    runs(&node, &["uid-web_a_1"]).await;
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     assert_eq!(node.runtime.env("uid-web_a_1", "A").as_deref(), Some("v1"));
     node.kill().await;
@@ -173,11 +178,7 @@ async fn a_pod_that_left_while_the_node_was_down_is_stopped_after_a_list_only() 
     registered.wait_for(|registered| *registered).await.unwrap();
     assert_eq!(node.runtime.running(), ["uid-web_a_0"], "a list that fails stops nothing");
     hub.refuse_lists(false);
-    eventually("the pod is stopped", || match node.runtime.running().as_slice() {
-        [] => Ok(()),
-        running => Err(format!("{running:?}")),
-    })
-    .await;
+    runs(&node, &[]).await;
     node.kill().await;
 }
 
@@ -189,11 +190,7 @@ async fn a_container_that_exits_is_restarted_and_then_backs_off() {
     node.start(Some(&hub)).await;
     is_ready(&hub, "web").await;
     node.runtime.exit("uid-web_a_0", 3);
-    eventually("it was restarted once", || match node.runtime.running() {
-        running if running == ["uid-web_a_1"] => Ok(()),
-        running => Err(format!("{running:?}")),
-    })
-    .await;
+    runs(&node, &["uid-web_a_1"]).await;
     node.runtime.exit("uid-web_a_1", 3);
     eventually("it backs off", || {
         let status = status_of(&hub, "web");
@@ -368,11 +365,7 @@ async fn a_container_is_told_before_it_is_stopped() {
     node.start(Some(&hub)).await;
     is_ready(&hub, "web").await;
     hub.delete_gracefully("web");
-    eventually("the pod is gone", || match node.runtime.running().as_slice() {
-        [] => Ok(()),
-        running => Err(format!("{running:?}")),
-    })
-    .await;
+    runs(&node, &[]).await;
     assert_eq!(node.runtime.acts(), ["exec uid-web_a_0 say bye", "stop uid-web_a_0"]);
     node.kill().await;
 }
@@ -390,9 +383,29 @@ async fn pods_that_were_stopped_with_the_node_start_with_it() {
     assert_eq!(node.runtime.starts(), ["uid-web_a_0"], "nothing is started while the node stops");
     assert!(!hub.object("/api/v1/namespaces/d/pods/web").is_null(), "the pod stays wished for");
     node.start(None).await;
-    eventually("the pod runs again", || match node.runtime.running() {
-        running if running == ["uid-web_a_1"] => Ok(()),
-        running => Err(format!("{running:?}")),
+    runs(&node, &["uid-web_a_1"]).await;
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn a_mount_shows_the_folder_that_its_variables_name() {
+    let hub = FakeHub::start().await;
+    let mount = |expression: &str| json!([{"name": "v", "mountPath": "/data", "subPathExpr": expression}]);
+    let env = json!([{"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]);
+    for (name, expression) in [("web", "of-$(NAME)"), ("lost", "of-$(NOBODY)")] {
+        let mut pod = pod(name, json!({"env": env, "volumeMounts": mount(expression)}));
+        pod["spec"]["volumes"] = json!([{"name": "v", "emptyDir": {}}]);
+        hub.put_pod(pod);
+    }
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    is_ready(&hub, "web").await;
+    assert!(node.runtime.mount("uid-web_a_0", "/data").unwrap().ends_with(".volumes/v/of-web"));
+    eventually("the other says why it does not start", || {
+        let status = status_of(&hub, "lost");
+        let waiting = &status["containerStatuses"][0]["state"]["waiting"];
+        let said = waiting["message"].as_str().is_some_and(|message| message.contains("$(NOBODY)"));
+        if waiting["reason"] == "CreateContainerConfigError" && said { Ok(()) } else { Err(status.to_string()) }
     })
     .await;
     node.kill().await;

@@ -178,7 +178,7 @@ impl Supervisor {
         let limit = request.timeout + EXEC_OVERHEAD_MAX;
         let run = self.inner.run_exec(id, &request);
         let (code, output, complaint) = match tokio::time::timeout(limit, run).await {
-            Ok(result) => result.map_err(|error| failed(error.to_string()))?,
+            Ok(result) => result.map_err(|source| io_error("run", &self.inner.config.program, source))?,
             Err(_) => return Err(RuntimeError::ExecTimeout { id: id.clone(), timeout: request.timeout }),
         };
         if complaint == TIMED_OUT {

@@ -56,6 +56,13 @@ impl FakeRuntime {
         self.table.lock().unwrap().containers.get(id)?.1.env.get(name).cloned()
     }
 
+    /// Where on the node a mount of a container comes from.
+    pub fn mount(&self, id: &str, container_path: &str) -> Option<std::path::PathBuf> {
+        let table = self.table.lock().unwrap();
+        let mounts = &table.containers.get(id)?.1.mounts;
+        Some(mounts.iter().find(|mount| mount.container_path.as_os_str() == container_path)?.host_path.clone())
+    }
+
     pub fn exit(&self, id: &str, code: i32) {
         let reason = if code == 0 { ExitReason::Completed } else { ExitReason::Error };
         let status = self.end(id, code, reason);

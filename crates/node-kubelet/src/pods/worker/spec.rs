@@ -30,7 +30,7 @@ impl Worker {
                 "" => mount.sub_path.clone(),
                 expression => env::expand(expression, &environment),
             };
-            if sub_path.contains("$(") {
+            if !mount.sub_path_expr.is_empty() && sub_path.contains("$(") {
                 return Err(format!("subPathExpr `{}` names a variable that is not set", mount.sub_path_expr));
             }
             mounts.push(Mount {
