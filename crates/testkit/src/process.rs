@@ -20,6 +20,17 @@ pub fn memory(pid: u32) -> Option<Memory> {
     Some(Memory { rss_kib: field("Rss:")?, pss_kib: field("Pss:")? })
 }
 
+/// The parent of a process, its parent, and so on.
+pub fn ancestors(pid: u32) -> Vec<u32> {
+    std::iter::successors(parent(pid), |pid| parent(*pid)).collect()
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything; the state and the parent follow it.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok().filter(|parent| *parent > 0)
+}
+
 /// Processes whose command line satisfies `matches`, as (pid, words).
 pub fn find(matches: impl Fn(&[String]) -> bool) -> Vec<(u32, Vec<String>)> {
     let mut found = Vec::new();

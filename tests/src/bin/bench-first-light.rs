@@ -138,15 +138,14 @@ fn parts(example: &Path) -> Result<Vec<Figure>> {
     add("RSS of node after the run", "PSS of node after the run", process::memory(node.pid()))?;
     let edge_pid = edge.first().context("the edge plane has a process of its own")?.0;
     add("RSS of edge after the run", "PSS of edge after the run", process::memory(edge_pid))?;
-    for (rss, pss, name) in [
-        ("RSS of one shim", "PSS of one shim", "shim"),
-        ("RSS of the wasm worker", "PSS of the wasm worker", "wasm-worker"),
-    ] {
-        let found = process::find(|words| words.get(1).is_some_and(|first| first == name));
-        if let Some((pid, _)) = found.first() {
-            add(rss, pss, process::memory(*pid))?;
-        }
-    }
+    let shims = process::find(word("shim", &node_dir));
+    let shim = shims.first().context("a container of this node has a shim")?.0;
+    add("RSS of one shim", "PSS of one shim", process::memory(shim))?;
+    // Its command line does not say whose it is, its shim's does.
+    let workers = process::find(|words| words.get(1).is_some_and(|first| first == "wasm-worker"));
+    let is_ours = |pid: &u32| process::ancestors(*pid).iter().any(|up| shims.iter().any(|(shim, _)| shim == up));
+    let worker = workers.into_iter().map(|(pid, _)| pid).find(is_ours).context("the wasm pod has a worker")?;
+    add("RSS of the wasm worker", "PSS of the wasm worker", process::memory(worker))?;
 
     let mut back = Vec::new();
     hub.kill();
