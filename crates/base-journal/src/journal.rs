@@ -217,7 +217,7 @@ struct Inner {
     cursors: Mutex<Cursors>,
     listeners: Mutex<Vec<Listener>>,
     /// Keeps other processes out while it is open.
-    _lock: File,
+    lock: File,
 }
 
 struct State {
@@ -315,7 +315,7 @@ impl Journal {
                 sync: Mutex::new(()),
                 cursors: Mutex::new(cursors),
                 listeners: Mutex::new(Vec::new()),
-                _lock: lock,
+                lock,
             }),
         })
     }
@@ -588,6 +588,15 @@ impl Chunk {
         self.damaged.push(Damage { path: path.to_owned(), position, offsets: self.next..to });
         self.lost += to - self.next;
         self.next = to;
+    }
+}
+
+impl Drop for Inner {
+    /// Closing the file would not do: a child that is being started holds a copy of it until its `exec`.
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.unlock() {
+            warn!(journal = %self.dir.display(), %error, "Failed to let go of a journal.");
+        }
     }
 }
 

@@ -28,7 +28,7 @@ use crate::{
     ExitRecord, ProcessConfig, RuntimeError,
     cgroup::Hierarchy,
     shim::{ExecRequest, TIMED_OUT},
-    state::{Launch, Process, Running, StateDir, io_error},
+    state::{FileLock, Launch, Process, Running, StateDir, io_error},
     sys,
 };
 
@@ -60,7 +60,7 @@ struct Inner {
     events_tx: broadcast::Sender<ContainerEvent>,
     cancel: CancellationToken,
     /// Two runtimes over the same folder would each take the other's starting shims for dead ones.
-    _lock: File,
+    _lock: FileLock,
 }
 
 struct Container {
@@ -87,8 +87,10 @@ impl Supervisor {
         let root = fs::canonicalize(&root).map_err(|source| io_error("find", &root, source))?;
         let lock_path = root.join(".lock");
         let lock = File::create(&lock_path).map_err(|source| io_error("create", &lock_path, source))?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-            .map_err(|error| io_error("lock (another node runs on the same data folder)", &lock_path, error.into()))?;
+        let in_use = || io::Error::new(io::ErrorKind::ResourceBusy, "another node runs on the same data folder");
+        let lock = FileLock::try_take(lock)
+            .and_then(|lock| lock.ok_or_else(in_use))
+            .map_err(|source| io_error("lock", &lock_path, source))?;
         let cancel = CancellationToken::new();
         let inner = Arc::new(Inner {
             config,
@@ -487,11 +489,12 @@ async fn watch_until_exit(inner: Weak<Inner>, id: ContainerId) {
             Some(pidfd) => drop(pidfd.readable().await),
             None => tokio::time::sleep(STARTING_LOOK_PERIOD).await,
         }
-        let Some(inner) = inner.upgrade() else { return };
-        let dir = inner.dir(&id);
+        // Not held while looking: a runtime that is dropped is gone at once.
+        let Some(dir) = inner.upgrade().map(|inner| inner.dir(&id)) else { return };
         let path = dir.path().to_owned();
         match blocking(move || find_out(&dir)).await {
             Ok(found) => {
+                let Some(inner) = inner.upgrade() else { return };
                 inner.note(&id, &found);
                 pidfd = match &found {
                     Found::Exited(_) => return,

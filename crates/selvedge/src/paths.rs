@@ -4,6 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use tracing::warn;
 
 /// A data folder.
 #[derive(Clone, Debug)]
@@ -64,7 +65,7 @@ impl DataDir {
         let path = run.join(format!("{role}.lock"));
         let file = File::create(&path).with_context(|| format!("failed to open {}", path.display()))?;
         match file.try_lock() {
-            Ok(()) => Ok(Claim { _file: file }),
+            Ok(()) => Ok(Claim { file }),
             Err(TryLockError::WouldBlock) => {
                 bail!("another selvedge {role} runs on {}: stop it, or choose another --data-dir", self.0.display())
             }
@@ -76,7 +77,16 @@ impl DataDir {
 /// A role's hold on a data folder; the kernel lets go of it when the process ends, however it ends.
 #[derive(Debug)]
 pub struct Claim {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Claim {
+    /// Closing the file would not do: a child that is being started holds a copy of it until its `exec`.
+    fn drop(&mut self) {
+        if let Err(error) = self.file.unlock() {
+            warn!(%error, "Failed to let go of the data folder.");
+        }
+    }
 }
 
 fn default_of_user() -> Option<PathBuf> {

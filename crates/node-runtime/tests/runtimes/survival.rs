@@ -1,6 +1,15 @@
 //! Whoever dies, nothing starts twice, nothing runs unobserved, and no end is lost.
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use node_runtime::{ContainerSpec, ContainerState, ExitReason, ProcessRuntime, RuntimeError};
 
@@ -90,7 +99,30 @@ async fn a_kubelet_that_died_before_its_shim_started_has_spent_the_attempt() {
 async fn a_second_runtime_over_the_same_folder_is_refused() {
     let fixture = Fixture::new();
     let Err(error) = ProcessRuntime::open(config(fixture.folder.path())) else { panic!("it was opened twice") };
-    assert!(error.to_string().contains("another node runs"), "{error}");
+    let reason = std::error::Error::source(&error).unwrap().to_string();
+    assert!(reason.contains("another node runs"), "{error}: {reason}");
+}
+
+#[tokio::test]
+async fn a_runtime_lets_go_of_its_folder_while_children_are_started_and_watched() {
+    let mut fixture = Fixture::new();
+    fixture.start(&fixture.shell("sleep 1000")).await;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let spawners = [(); 2].map(|()| {
+        let is_over = Arc::clone(&is_over);
+        std::thread::spawn(move || {
+            while !is_over.load(Ordering::Relaxed) {
+                assert!(Command::new("/bin/true").status().unwrap().success());
+            }
+        })
+    });
+    for round in 0..300 {
+        // Now and then just as long as the watcher of an adopted container takes to its first look.
+        tokio::time::sleep(Duration::from_millis(if round % 8 == 0 { 50 } else { 0 })).await;
+        fixture.reopen();
+    }
+    is_over.store(true, Ordering::Relaxed);
+    spawners.into_iter().for_each(|spawner| spawner.join().unwrap());
 }
 
 #[tokio::test]
