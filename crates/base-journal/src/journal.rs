@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use crate::cursors::Cursors;
 use crate::disk::{self, Disk};
 use crate::frame::{self, BadHeader, FrameReader, Header, Kind, RECORD_BYTES_MAX, Step};
+use crate::lock::FolderLock;
 use crate::segment::{self, Segment};
 
 /// How a journal uses its disk.
@@ -217,7 +218,7 @@ struct Inner {
     cursors: Mutex<Cursors>,
     listeners: Mutex<Vec<Listener>>,
     /// Keeps other processes out while it is open.
-    lock: File,
+    _lock: FolderLock,
 }
 
 struct State {
@@ -264,10 +265,8 @@ impl Journal {
     pub(crate) fn open_on(disk: Disk, dir: &Path, options: JournalOptions) -> Result<Self, OpenJournalError> {
         let in_folder = |source| OpenJournalError::OpenFolder { path: dir.to_owned(), source };
         disk.create_dir(dir).map_err(in_folder)?;
-        let lock = File::create(dir.join("lock")).map_err(in_folder)?;
-        if lock.try_lock().is_err() {
-            return Err(OpenJournalError::InUse { path: dir.to_owned() });
-        }
+        let lock = FolderLock::try_take(dir).map_err(in_folder)?;
+        let lock = lock.ok_or_else(|| OpenJournalError::InUse { path: dir.to_owned() })?;
         let mut found = find_segments(&disk, dir)?;
         let cursors = Cursors::open(&disk, dir)?;
         let epoch = match found.epoch {
@@ -315,7 +314,7 @@ impl Journal {
                 sync: Mutex::new(()),
                 cursors: Mutex::new(cursors),
                 listeners: Mutex::new(Vec::new()),
-                lock,
+                _lock: lock,
             }),
         })
     }
@@ -588,15 +587,6 @@ impl Chunk {
         self.damaged.push(Damage { path: path.to_owned(), position, offsets: self.next..to });
         self.lost += to - self.next;
         self.next = to;
-    }
-}
-
-impl Drop for Inner {
-    /// Closing the file would not do: a child that is being started holds a copy of it until its `exec`.
-    fn drop(&mut self) {
-        if let Err(error) = self.lock.unlock() {
-            warn!(journal = %self.dir.display(), %error, "Failed to let go of a journal.");
-        }
     }
 }
 

@@ -17,6 +17,7 @@ mod cursors;
 mod disk;
 mod frame;
 mod journal;
+mod lock;
 mod segment;
 mod snapshot;
 

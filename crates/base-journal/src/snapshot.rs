@@ -15,11 +15,15 @@ use tracing::warn;
 
 use crate::disk::{self, Disk};
 use crate::frame::{self, BadHeader, FrameReader, HEADER_BYTES, Header, Kind, RECORD_BYTES_MAX, Step};
+use crate::lock::FolderLock;
 
 const PUT: u8 = 1;
 const REMOVE: u8 = 2;
 /// The last frame of a complete snapshot.
 const SEAL: u8 = 3;
+
+/// Under which the store says what form its entries have.
+const FORMAT_KEY: &str = "format";
 
 /// How a store uses its disk.
 #[derive(Clone, Debug)]
@@ -57,6 +61,16 @@ pub enum OpenSnapshotError {
         path: PathBuf,
         /// Its format version.
         found: u32,
+    },
+    /// A newer program wrote its entries; nothing was changed.
+    #[error("the entries of {} have format {found}, this program knows {known}; run the newer program again", path.display())]
+    NewerEntries {
+        /// The store's folder.
+        path: PathBuf,
+        /// What it says of itself.
+        found: String,
+        /// What was asked for.
+        known: u32,
     },
     /// Another process has it open.
     #[error("store {} is in use by another process; stop that one first", path.display())]
@@ -122,7 +136,7 @@ pub struct SnapshotStore {
     disk: Disk,
     recovery: SnapshotRecovery,
     state: Mutex<State>,
-    _lock: File,
+    _lock: FolderLock,
 }
 
 struct State {
@@ -165,10 +179,8 @@ impl SnapshotStore {
     pub(crate) fn open_on(disk: Disk, dir: &Path, options: SnapshotOptions) -> Result<Self, OpenSnapshotError> {
         let in_folder = |source| OpenSnapshotError::Open { path: dir.to_owned(), source };
         disk.create_dir(dir).map_err(in_folder)?;
-        let lock = File::create(dir.join("lock")).map_err(in_folder)?;
-        if lock.try_lock().is_err() {
-            return Err(OpenSnapshotError::InUse { path: dir.to_owned() });
-        }
+        let lock = FolderLock::try_take(dir).map_err(in_folder)?;
+        let lock = lock.ok_or_else(|| OpenSnapshotError::InUse { path: dir.to_owned() })?;
         let loaded = Loaded::read(&disk, dir)?;
         let needs_compaction = !loaded.recovery.damaged.is_empty() || loaded.log.is_none();
         let (log, log_bytes, next_number) = match loaded.log {
@@ -208,6 +220,25 @@ impl SnapshotStore {
     /// What opening had to repair.
     pub fn recovery(&self) -> &SnapshotRecovery {
         &self.recovery
+    }
+
+    /// Refuses entries of another form than `known`; the key `format` tells. Where none is written down it is the first.
+    pub fn require_format(&self, known: u32) -> Result<(), OpenSnapshotError> {
+        let format = known.to_string();
+        match self.get(FORMAT_KEY) {
+            Some(found) if found == format.as_bytes() => Ok(()),
+            Some(found) => {
+                let found = String::from_utf8_lossy(&found).into_owned();
+                Err(OpenSnapshotError::NewerEntries { path: self.dir.clone(), found, known })
+            }
+            None => {
+                // On the disk with the next change that is. A full disk must not keep the store from being read.
+                if let Err(error) = self.put(FORMAT_KEY, format) {
+                    warn!(store = %self.dir.display(), %error, "Could not write down the format; opening tries again.");
+                }
+                Ok(())
+            }
+        }
     }
 
     /// The value of `key`.

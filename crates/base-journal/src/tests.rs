@@ -293,6 +293,22 @@ fn a_newer_format_is_refused_and_left_as_it_is() {
 }
 
 #[test]
+fn entries_of_a_newer_form_are_refused_and_left_as_they_are() {
+    let dir = folder();
+    let open = || SnapshotStore::open(dir.path(), QUICK).expect("a store");
+    let store = open();
+    store.require_format(2).expect("the first form of a new store");
+    store.put("a", "1").expect("a change");
+    store.sync().expect("a sync");
+    drop(store);
+    let store = open();
+    store.require_format(2).expect("the same form");
+    let error = store.require_format(1).expect_err("a newer form");
+    assert!(matches!(&error, OpenSnapshotError::NewerEntries { found, known: 1, .. } if found == "2"), "{error}");
+    assert_eq!(store.get("a").as_deref(), Some(b"1".as_slice()));
+}
+
+#[test]
 fn a_full_disk_is_told_harms_nothing_and_passes() {
     let dir = folder();
     let disk = Disk::default();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use base_journal::{AppendError, Journal};
 use edge_bus::{Bus, Made, Message};
 use edge_export::EventRecord;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
@@ -41,7 +41,6 @@ pub struct Intake {
     /// Where events go; waiting for room in it is the back-pressure on devices.
     pub events: mpsc::Sender<Made>,
     report: Arc<Mutex<IntakeReport>>,
-    trouble: watch::Receiver<bool>,
     task: JoinHandle<()>,
 }
 
@@ -49,11 +48,6 @@ impl Intake {
     /// How it fares.
     pub fn report(&self) -> IntakeReport {
         self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Changes when writing begins or ceases to fail.
-    pub fn changes(&self) -> watch::Receiver<bool> {
-        self.trouble.clone()
     }
 
     /// Waits until every event that was handed in is written. All other senders must be gone.
@@ -73,18 +67,11 @@ impl Intake {
 pub fn spawn_intake(journal: Journal, bus: Bus) -> Intake {
     let (events, events_rx) = mpsc::channel(WAITING_MAX);
     let report = Arc::new(Mutex::new(IntakeReport::default()));
-    let (trouble_tx, trouble) = watch::channel(false);
-    let task = tokio::spawn(run_intake(journal, bus, events_rx, report.clone(), trouble_tx));
-    Intake { events, report, trouble, task }
+    let task = tokio::spawn(run_intake(journal, bus, events_rx, report.clone()));
+    Intake { events, report, task }
 }
 
-async fn run_intake(
-    journal: Journal,
-    bus: Bus,
-    mut events: mpsc::Receiver<Made>,
-    report: Arc<Mutex<IntakeReport>>,
-    trouble: watch::Sender<bool>,
-) {
+async fn run_intake(journal: Journal, bus: Bus, mut events: mpsc::Receiver<Made>, report: Arc<Mutex<IntakeReport>>) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
     while events.recv_many(&mut batch, BATCH_MAX).await > 0 {
         if batch.len() < BATCH_MAX {
@@ -102,7 +89,7 @@ async fn run_intake(
             Ok(written) => written,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
-        note(&report, &trouble, count, written);
+        note(&report, count, written);
         for Made { event, maker } in batch.drain(..) {
             bus.publish(Message { event: Arc::new(event), maker }).await;
         }
@@ -154,7 +141,7 @@ fn write(journal: &Journal, records: &[Vec<u8>]) -> Written {
     }
 }
 
-fn note(report: &Mutex<IntakeReport>, trouble: &watch::Sender<bool>, count: u64, written: Written) {
+fn note(report: &Mutex<IntakeReport>, count: u64, written: Written) {
     let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
     report.records_given_up += written.given_up;
     let had_trouble = report.trouble.is_some();
@@ -177,6 +164,4 @@ fn note(report: &Mutex<IntakeReport>, trouble: &watch::Sender<bool>, count: u64,
     if written.given_up > 0 {
         warn!(records = written.given_up, "The disk is full; the oldest records were given up.");
     }
-    let has_trouble = report.trouble.is_some();
-    trouble.send_if_modified(|old| std::mem::replace(old, has_trouble) != has_trouble);
 }

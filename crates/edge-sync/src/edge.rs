@@ -15,6 +15,7 @@ use selvedge_api::resources::{AssignmentEntry, EntryStatus, NodeAssignmentStatus
 use selvedge_api::status::EdgeReport;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -24,10 +25,10 @@ use crate::local::{self, LoadFilesError};
 use crate::runtime::Runtime;
 use crate::{EdgeConfig, socket};
 
-/// How often reports and statuses are made anew. A status is only written when it changed.
+/// How often reports and statuses are made anew, at least. A status is only written when it changed.
 const REPORT_PERIOD: Duration = Duration::from_secs(1);
 
-/// How long changes of the assignment are gathered: the hub writes several parts one after the other.
+/// How long changes are gathered: the hub writes several parts of an assignment, and devices answer, one after the other.
 const SETTLE_PERIOD: Duration = Duration::from_millis(100);
 
 /// How often what every export has passed is given back.
@@ -243,6 +244,8 @@ impl Main {
                 std::future::pending::<()>().await;
             }));
         }
+        let mut devices = self.runtime.device_changes();
+        let mut next_early = Instant::now();
         let mut report_tick = tokio::time::interval(REPORT_PERIOD);
         report_tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut trim_tick = tokio::time::interval(TRIM_PERIOD);
@@ -259,6 +262,12 @@ impl Main {
                     if let Some(parts) = parts.filter(hub::is_complete) {
                         self.take(parts).await;
                     }
+                }
+                // A device that comes or goes is told at once; one that does so all the time, once a period.
+                Ok(()) = devices.changed(), if Instant::now() >= next_early => {
+                    tokio::time::sleep(SETTLE_PERIOD).await;
+                    devices.mark_unchanged();
+                    next_early = Instant::now() + REPORT_PERIOD;
                 }
                 _ = report_tick.tick() => {}
                 _ = trim_tick.tick() => self.runtime.trim(),

@@ -12,6 +12,7 @@ use edge_rules::Rule;
 use selvedge_api::conditions::{ACCEPTED, APPLIED, Condition, READY};
 use selvedge_api::resources::AssignmentEntry;
 use selvedge_api::status::{EdgeReport, EntryReport};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -158,6 +159,11 @@ impl Runtime {
     pub fn trim(&self) {
         let journal = self.journal.clone();
         drop(tokio::task::spawn_blocking(move || edge_core::journal::trim(&journal)));
+    }
+
+    /// Changes when a device comes, goes, or begins or ceases to fail.
+    pub fn device_changes(&self) -> watch::Receiver<u64> {
+        self.devices.changes()
     }
 
     /// The conditions of every entry, without times.

@@ -486,9 +486,7 @@ async fn applying_a_change_touches_nothing_else() {
     let key = |name: &str| Key { kind: "Device".into(), namespace: "default".into(), name: name.into() };
     let events =
         |runtime: &runtime::Runtime, name: &str| events_of(&runtime.report("", &[]), &format!("default/{name}"));
-    while events(&runtime, "a") < 2 || events(&runtime, "b") < 2 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until(|| events(&runtime, "a") >= 2 && events(&runtime, "b") >= 2).await;
     let mut changed = device("b");
     changed.generation = 2;
     changed.spec["autoEvents"][0]["interval"] = json!("1h");

@@ -30,21 +30,20 @@ pub(crate) fn node_selector_matches(selector: &Value, labels: &Value) -> bool {
 
 /// Whether a daemon's pod template fits on a node: node selector, required node affinity, taints.
 pub(crate) fn fits_node(template: &Value, node: &Value) -> bool {
-    let spec = &template["spec"];
-    let labels = &node["metadata"]["labels"];
-    node_selector_matches(&spec["nodeSelector"], labels)
-        && affinity_matches(&spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"], node)
-        && each(&node["spec"]["taints"], |taint| is_tolerated(taint, &spec["tolerations"]))
+    is_wanted_on(template, node, |_| true)
 }
 
 /// Whether a daemon's pod that runs on a node may stay: of the taints only `NoExecute` drives it away.
 pub(crate) fn may_stay(template: &Value, node: &Value) -> bool {
+    is_wanted_on(template, node, |taint| taint["effect"] == "NoExecute")
+}
+
+/// Whether selector and affinity want the node, and each of its taints that `counts` is tolerated.
+fn is_wanted_on(template: &Value, node: &Value, counts: impl Fn(&Value) -> bool) -> bool {
     let spec = &template["spec"];
     node_selector_matches(&spec["nodeSelector"], &node["metadata"]["labels"])
         && affinity_matches(&spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"], node)
-        && each(&node["spec"]["taints"], |taint| {
-            taint["effect"] != "NoExecute" || is_tolerated(taint, &spec["tolerations"])
-        })
+        && each(&node["spec"]["taints"], |taint| !counts(taint) || is_tolerated(taint, &spec["tolerations"]))
 }
 
 /// Required node affinity: one of the terms must hold; no terms at all is no demand.

@@ -24,8 +24,7 @@ use crate::stands::{self, Place, Stand};
 const MARK: &str = "mark";
 
 /// Form of the checkpoint.
-const FORMAT: &str = "1";
-const FORMAT_KEY: &str = "format";
+const FORMAT: u32 = 1;
 
 /// How much is kept.
 #[derive(Clone, Debug)]
@@ -52,14 +51,6 @@ pub enum OpenTelemetryError {
     /// The checkpoint.
     #[error("failed to open the telemetry checkpoint")]
     Checkpoint(#[from] OpenSnapshotError),
-    /// A later version of this program wrote it. Nothing is touched.
-    #[error("the telemetry in {} has format {found}, this program knows {FORMAT}; run the newer program again", path.display())]
-    Newer {
-        /// The store's folder.
-        path: PathBuf,
-        /// Its format.
-        found: String,
-    },
     /// Batches since the checkpoint cannot be read.
     #[error("failed to read batches since the last checkpoint")]
     Read(#[from] ReadError),
@@ -147,15 +138,7 @@ impl Telemetry {
             JournalOptions { segment_bytes: options.segment_bytes, bytes_max: options.bytes_max },
         )?;
         let checkpoint = SnapshotStore::open(&dir.join("checkpoint"), SnapshotOptions::default())?;
-        match checkpoint.get(FORMAT_KEY) {
-            Some(format) if &format[..] == FORMAT.as_bytes() => {}
-            Some(format) => {
-                let found = String::from_utf8_lossy(&format).into_owned();
-                return Err(OpenTelemetryError::Newer { path: dir.to_owned(), found });
-            }
-            // None written down yet, which the next checkpoint does, is the first.
-            None => {}
-        }
+        checkpoint.require_format(FORMAT)?;
         let mut tables = Tables {
             index: Index::default(),
             in_flight: BTreeSet::new(),
@@ -296,9 +279,6 @@ impl Inner {
             (std::mem::take(&mut tables.changed), blocks, gone, tables.mark, mark, tables.unmarked_bytes)
         };
         let written = (|| {
-            if self.checkpoint.get(FORMAT_KEY).is_none() {
-                self.checkpoint.put(FORMAT_KEY, FORMAT)?;
-            }
             for key in &changed {
                 let Some(stand) = lock(&self.stands).get(key).cloned() else { continue };
                 let bytes = serde_json::to_vec(&*lock(&stand)).expect("a stand holds text and numbers only");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use base_journal::OpenSnapshotError;
 use bytes::Bytes;
 use http::{Method, Request};
 use proptest::prelude::*;
@@ -13,7 +14,7 @@ use selvedge_api::telemetry::{BATCH_BYTES_MAX, BATCH_CONTENT_TYPE, BatchAnswer, 
 use tempfile::TempDir;
 
 use crate::http::{RequestError, handle, parse_query};
-use crate::{BatchError, IngestError, ReadingsQuery, Telemetry, TelemetryOptions};
+use crate::{BatchError, IngestError, OpenTelemetryError, ReadingsQuery, Telemetry, TelemetryOptions};
 
 const SMALL: TelemetryOptions = TelemetryOptions { bytes_max: 1 << 24, segment_bytes: 4096 };
 
@@ -367,7 +368,10 @@ fn a_newer_checkpoint_is_refused() {
     checkpoint.sync().expect("room");
     drop(checkpoint);
     let error = Telemetry::open(dir.path(), SMALL).err().expect("it is newer");
-    assert!(error.to_string().contains("format 2"), "{error}");
+    let OpenTelemetryError::Checkpoint(newer @ OpenSnapshotError::NewerEntries { .. }) = error else {
+        panic!("{error}")
+    };
+    assert!(newer.to_string().contains("format 2"), "{newer}");
 }
 
 #[test]

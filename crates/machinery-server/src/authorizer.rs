@@ -332,14 +332,13 @@ pub(crate) fn node_restriction(
 
 /// Labels that differ and are not a node's own to set, as Kubernetes' admission plug-in NodeRestriction has it.
 fn protected_changes(old: Option<&Value>, new: &Value) -> Vec<String> {
-    const OWN: [&str; 15] = [
+    const OWN: [&str; 13] = [
         "kubernetes.io/hostname",
         "kubernetes.io/arch",
         "kubernetes.io/os",
         "beta.kubernetes.io/arch",
         "beta.kubernetes.io/os",
         "beta.kubernetes.io/instance-type",
-        "node.kubernetes.io/instance-type",
         "failure-domain.beta.kubernetes.io/zone",
         "failure-domain.beta.kubernetes.io/region",
         "failure-domain.kubernetes.io/zone",
@@ -347,7 +346,6 @@ fn protected_changes(old: Option<&Value>, new: &Value) -> Vec<String> {
         "topology.kubernetes.io/zone",
         "topology.kubernetes.io/region",
         "kubernetes.io/instance-type",
-        "node.kubernetes.io/windows-build",
     ];
     let is_of =
         |domain: &str, of: &str| domain == of || domain.strip_suffix(of).is_some_and(|rest| rest.ends_with('.'));

@@ -323,12 +323,22 @@ fn check_path(info: &ResourceInfo, path: &ResourcePath, verb: &str) -> Result<()
     }
     let verbs = match &path.subresource {
         None => info.verbs,
-        Some(name) => info.subresource(name).ok_or_else(ApiError::no_such_path)?.verbs,
+        Some(name) => info.subresource(name).ok_or_else(|| no_subresource(info, name))?.verbs,
     };
     if verbs.contains(&verb) && !(verb == "create" && path.name.is_some()) {
         Ok(())
     } else {
         Err(ApiError::method_not_allowed())
+    }
+}
+
+/// What people will ask for by habit is refused in words.
+fn no_subresource(info: &ResourceInfo, name: &str) -> ApiError {
+    match (&*info.group, &*info.kind, name) {
+        ("", "Pod", "exec" | "attach" | "portforward") => ApiError::not_implemented(&format!(
+            "pods/{name} is not served by this version of Selvedge; `kubectl logs` and exec probes are"
+        )),
+        _ => ApiError::no_such_path(),
     }
 }
 

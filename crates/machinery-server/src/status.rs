@@ -37,6 +37,7 @@ pub(crate) enum Reason {
     ServiceUnavailable,
     Timeout,
     InsufficientStorage,
+    NotImplemented,
 }
 
 impl Reason {
@@ -58,6 +59,7 @@ impl Reason {
             Self::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::InsufficientStorage => StatusCode::INSUFFICIENT_STORAGE,
+            Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
         }
     }
 
@@ -80,6 +82,7 @@ impl Reason {
             Self::ServiceUnavailable => "ServiceUnavailable",
             Self::Timeout => "Timeout",
             Self::InsufficientStorage => "InsufficientStorage",
+            Self::NotImplemented => "NotImplemented",
         }
     }
 }
@@ -149,6 +152,11 @@ impl ApiError {
     /// Nothing is served under this path.
     pub(crate) fn no_such_path() -> Self {
         Self::new(Reason::NotFound, "the server could not find the requested resource")
+    }
+
+    /// Other hubs serve it, this one does not yet; `message` says so.
+    pub(crate) fn not_implemented(message: &str) -> Self {
+        Self::new(Reason::NotImplemented, message)
     }
 
     /// The path is served, but not with this method.

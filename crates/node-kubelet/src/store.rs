@@ -18,9 +18,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::pods::model::References;
 
-/// Form of the entries; where there is none yet it is written down.
-const FORMAT: &str = "1";
-const FORMAT_KEY: &str = "format";
+/// Form of the entries.
+const FORMAT: u32 = 1;
 
 /// Length of the node's store key.
 const KEY_LEN: usize = 32;
@@ -43,14 +42,6 @@ pub enum StoreError {
     /// The key has another length: the file was damaged.
     #[error("the store key {} is damaged; remove it, Secrets are then fetched again from the hub", .0.display())]
     DamagedKey(PathBuf),
-    /// A later version of this program wrote it. Nothing is touched.
-    #[error("the offline store {} has format {found}, this program knows {FORMAT}; run the newer program again", path.display())]
-    Newer {
-        /// The folder.
-        path: PathBuf,
-        /// Its format.
-        found: String,
-    },
     /// A new key could not be kept.
     #[error("failed to keep the store key")]
     WriteKey(#[source] base_pki::WriteFileError),
@@ -147,19 +138,8 @@ impl Store {
     /// Opens the store under `data_dir`/node, or makes one. `open` is held until the folder is free again.
     pub(crate) fn open(data_dir: &Path, open: TaskTrackerToken) -> Result<Self, StoreError> {
         let key = load_key(&data_dir.join("node/pki/store.key"))?;
-        let path = data_dir.join("node/store");
-        let snapshots = SnapshotStore::open(&path, SnapshotOptions::default())?;
-        match snapshots.get(FORMAT_KEY) {
-            Some(format) if &format[..] == FORMAT.as_bytes() => {}
-            Some(format) => {
-                let found = String::from_utf8_lossy(&format).into_owned();
-                return Err(StoreError::Newer { path, found });
-            }
-            None => {
-                // A full disk must not keep the node from starting; none written down is the first.
-                let _ = snapshots.put(FORMAT_KEY, FORMAT).and_then(|()| snapshots.sync());
-            }
-        }
+        let snapshots = SnapshotStore::open(&data_dir.join("node/store"), SnapshotOptions::default())?;
+        snapshots.require_format(FORMAT)?;
         Ok(Self { snapshots, key, _open: open })
     }
 

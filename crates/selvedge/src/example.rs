@@ -9,8 +9,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
-use kube::core::GroupVersionKind;
+use kube::core::{GroupVersionKind, TypeMeta};
 use kube::discovery::{Scope, pinned_kind};
+use serde_json::{Value, json};
+
+/// Where `kubectl apply` finds what was applied before.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Fills the placeholders of every `*.yaml` in `example` and writes the outcome; answers the files in order.
 pub fn render(example: &Path, out: &Path, node_name: &str) -> Result<Vec<PathBuf>> {
@@ -40,37 +44,53 @@ pub fn render(example: &Path, out: &Path, node_name: &str) -> Result<Vec<PathBuf
 pub async fn apply(client: &Client, files: &[PathBuf]) -> Result<()> {
     for file in files {
         let text = fs::read_to_string(file).with_context(|| format!("failed to read {}", file.display()))?;
-        let documents: Vec<serde_json::Value> =
+        let documents: Vec<Value> =
             serde_saphyr::from_multiple(&text).with_context(|| format!("failed to parse {}", file.display()))?;
         for document in documents.into_iter().filter(|document| !document.is_null()) {
-            let object: DynamicObject = serde_json::from_value(document)
-                .with_context(|| format!("{}: not a Kubernetes object", file.display()))?;
-            apply_one(client, object).await.with_context(|| format!("failed to apply {}", file.display()))?;
+            apply_one(client, document).await.with_context(|| format!("failed to apply {}", file.display()))?;
         }
     }
     Ok(())
 }
 
-async fn apply_one(client: &Client, object: DynamicObject) -> Result<()> {
-    let name = object.metadata.name.clone().context("an object needs a metadata.name")?;
-    let types = object.types.clone().context("an object needs apiVersion and kind")?;
+/// As `kubectl apply` leaves an object, so that applying the rendered file by hand changes nothing: the annotation holds
+/// the object as it was asked for, in the very bytes that kubectl makes of it.
+fn with_last_applied(mut document: Value) -> Value {
+    if document["metadata"]["annotations"].is_null() {
+        document["metadata"]["annotations"] = json!({});
+    }
+    // Go's encoder writes these three so that JSON may stand in a page of HTML.
+    let text = document.to_string().replace('&', "\\u0026").replace('<', "\\u003c").replace('>', "\\u003e");
+    if let Some(annotations) = document["metadata"]["annotations"].as_object_mut() {
+        annotations.insert(LAST_APPLIED.to_owned(), format!("{text}\n").into());
+    }
+    document
+}
+
+async fn apply_one(client: &Client, mut document: Value) -> Result<()> {
+    let types: TypeMeta = serde_json::from_value(document.clone()).context("an object needs apiVersion and kind")?;
     let kind = GroupVersionKind::try_from(&types).context("apiVersion is group/version")?;
     let (resource, capabilities) =
         pinned_kind(client, &kind).await.with_context(|| format!("the hub serves no {}", types.kind))?;
-    let api: Api<DynamicObject> = match capabilities.scope {
-        Scope::Cluster => Api::all_with(client.clone(), &resource),
-        Scope::Namespaced => {
-            let namespace = object.metadata.namespace.as_deref().unwrap_or("default");
-            Api::namespaced_with(client.clone(), namespace, &resource)
-        }
+    let metadata =
+        document.get_mut("metadata").and_then(Value::as_object_mut).context("an object needs a metadata.name")?;
+    if capabilities.scope == Scope::Namespaced {
+        metadata.entry("namespace").or_insert_with(|| "default".into());
+    }
+    let object: DynamicObject =
+        serde_json::from_value(with_last_applied(document)).context("not a Kubernetes object")?;
+    let name = object.metadata.name.as_deref().context("an object needs a metadata.name")?;
+    let api: Api<DynamicObject> = match object.metadata.namespace.as_deref() {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
     };
     let what = format!("{} {name}", types.kind);
-    match api.get_opt(&name).await.with_context(|| format!("failed to look for {what}"))? {
+    match api.get_opt(name).await.with_context(|| format!("failed to look for {what}"))? {
         None => {
             api.create(&PostParams::default(), &object).await.with_context(|| format!("failed to create {what}"))?
         }
         Some(_) => api
-            .patch(&name, &PatchParams::default(), &Patch::Merge(&object))
+            .patch(name, &PatchParams::default(), &Patch::Merge(&object))
             .await
             .with_context(|| format!("failed to change {what}"))?,
     };

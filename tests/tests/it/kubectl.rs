@@ -77,6 +77,11 @@ fn drive(up: &Up, kubectl: &Kubectl) -> Result<()> {
     let refusal = kubectl.refused(&["apply", "--server-side", "-f", &manifests])?;
     assert!(refusal.contains("server-side apply"), "{refusal}");
 
+    for not_yet in [&["exec", greeter, "--", "true"][..], &["attach", greeter], &["port-forward", greeter, "0:80"]] {
+        let refusal = kubectl.refused(not_yet)?;
+        assert!(refusal.contains("is not served by this version"), "{not_yet:?}: {refusal}");
+    }
+
     let deleted = kubectl.ok(&["delete", "-f", &manifests, "--timeout=60s"])?;
     assert!(deleted.contains("daemonset.apps \"greeter\" deleted"), "{deleted}");
     eventually("no pods left", PATIENCE, || {

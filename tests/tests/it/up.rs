@@ -46,6 +46,11 @@ fn one_command_brings_readings_of_this_machine_to_the_hub() -> Result<()> {
     let said = up.program.log();
     let lines: Vec<&str> = said.lines().filter(|line| line.starts_with("selvedge: ")).collect();
     assert_eq!(lines.len(), 5, "{said}");
+
+    // The rendered files are what runs: applying them by hand changes nothing, and warns of nothing.
+    let rendered = up.program.data_dir().join("example").to_string_lossy().into_owned();
+    let applied = up.kubectl.ok(&["apply", "-f", &rendered])?;
+    assert!(applied.lines().all(|line| line.ends_with(" unchanged")), "{applied}");
     let (_, status) = up.program.interrupt(Duration::from_secs(10))?;
     assert!(status.success(), "{status}\n{}", up.program.log());
     Ok(())

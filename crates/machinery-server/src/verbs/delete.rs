@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use super::read::{page, selection};
-use super::write::{PutError, decode_stored};
+use super::write::{PutError, decode_stored, remove};
 use crate::admission::Operation;
 use crate::negotiate::decode_body;
 use crate::object::{
@@ -181,7 +181,8 @@ async fn delete_one(
                 if options.is_orphaning() {
                     orphan_dependents(context, &uid).await?;
                 }
-                let removed = async { remove(context, &stored).await.map(|()| Outcome::Gone(uid)) };
+                let removed =
+                    async { remove(context, &stored, stored.bytes.clone()).await.map(|()| Outcome::Gone(uid)) };
                 if is_crd { undefine(context, &old, removed).await } else { removed.await }
             }
         };
@@ -250,22 +251,6 @@ fn waiting(context: &Context<'_>, options: &DeleteOptions, old: &Value) -> Optio
 
 fn is_namespace(info: &machinery_schema::ResourceInfo) -> bool {
     &*info.kind == "Namespace" && info.group.is_empty()
-}
-
-async fn remove(context: &Context<'_>, stored: &Object) -> Result<(), PutError> {
-    let last = stored.bytes.clone();
-    let delete = Op::Delete {
-        key: stored.key.clone(),
-        expect: Expect::Revision(stored.revision),
-        final_bytes: Box::new(move |revision| with_revision(&last, revision)),
-    };
-    match context.server.store.commit(vec![delete], kinds::durability(&context.info)).await {
-        Ok(_) => Ok(()),
-        Err(CommitError::Conflict { .. }) => Err(PutError::Raced),
-        // Somebody else deleted it, and no one may say that it was still there.
-        Err(CommitError::NotFound) => Err(PutError::Refused(ApiError::not_found(&context.info, &stored.key.name))),
-        Err(error) => Err(PutError::Refused(ApiError::commit(&error))),
-    }
 }
 
 /// Does `remove`, which takes a definition away, when its resource is served no more and its objects are gone. When that

@@ -1,17 +1,16 @@
 //! PUT: another version of an object; and the way that every change of an object takes, patches included.
 
 use base_http::Body;
-use bytes::Bytes;
 use http::Response;
 use machinery_schema::{FieldError, Registry};
-use machinery_store::{CommitError, Expect, Object, Op, Revision};
+use machinery_store::{Expect, Object, Revision};
 use serde_json::Value;
 
 use super::delete::undefine;
-use super::write::{PutError, decode_stored};
+use super::write::{PutError, decode_stored, remove};
 use crate::admission::Operation;
 use crate::negotiate::decode_body;
-use crate::object::{has_finalizers, is_terminating, metadata, name_of, text_at, timestamp, uid_of, with_revision};
+use crate::object::{has_finalizers, is_terminating, metadata, name_of, text_at, timestamp, uid_of};
 use crate::request::WriteOptions;
 use crate::server::{Context, RequestBody};
 use crate::status::{ApiError, Result};
@@ -71,7 +70,8 @@ pub(crate) async fn change(
             return context.show(stored.bytes.clone(), false, &warnings);
         }
         let written = if is_free_to_go(context, &new) {
-            let removed = remove(context, &stored, &new);
+            let last = Context::dry(&new);
+            let removed = async { remove(context, &stored, last.clone()).await.map(|()| last) };
             if is_crd { undefine(context, &new, removed).await } else { removed.await }
         } else {
             context.put(&new, Expect::Revision(stored.revision)).await
@@ -146,20 +146,5 @@ fn is_free_to_go(context: &Context<'_>, new: &Value) -> bool {
             new.pointer("/spec/finalizers").and_then(Value::as_array).is_none_or(|finalizers| finalizers.is_empty())
         }
         _ => true,
-    }
-}
-
-async fn remove(context: &Context<'_>, stored: &Object, new: &Value) -> Result<Bytes, PutError> {
-    let bytes = Context::dry(new);
-    let last = bytes.clone();
-    let delete = Op::Delete {
-        key: stored.key.clone(),
-        expect: Expect::Revision(stored.revision),
-        final_bytes: Box::new(move |revision| with_revision(&last, revision)),
-    };
-    match context.server.store.commit(vec![delete], kinds::durability(&context.info)).await {
-        Ok(_) => Ok(bytes),
-        Err(CommitError::Conflict { .. } | CommitError::NotFound) => Err(PutError::Raced),
-        Err(error) => Err(PutError::Refused(ApiError::commit(&error))),
     }
 }

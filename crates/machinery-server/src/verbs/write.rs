@@ -229,6 +229,22 @@ pub(crate) enum PutError {
     Refused(ApiError),
 }
 
+/// Takes `stored` away. Those who watch see it for the last time as `last`.
+pub(crate) async fn remove(context: &Context<'_>, stored: &Object, last: Bytes) -> Result<(), PutError> {
+    let delete = Op::Delete {
+        key: stored.key.clone(),
+        expect: Expect::Revision(stored.revision),
+        final_bytes: Box::new(move |revision| object::with_revision(&last, revision)),
+    };
+    match context.server.store.commit(vec![delete], kinds::durability(&context.info)).await {
+        Ok(_) => Ok(()),
+        Err(CommitError::Conflict { .. }) => Err(PutError::Raced),
+        // Somebody else deleted it, and no one may say that it was still there.
+        Err(CommitError::NotFound) => Err(PutError::Refused(ApiError::not_found(&context.info, &stored.key.name))),
+        Err(error) => Err(PutError::Refused(ApiError::commit(&error))),
+    }
+}
+
 /// The stored object with the revision it has.
 pub(crate) fn decode_stored(context: &Context<'_>, stored: &Object) -> Result<Value> {
     decode(&context.info, stored)

@@ -153,7 +153,8 @@ fn a_newer_store_is_refused() {
     snapshots.sync().unwrap();
     drop(snapshots);
     let error = Store::open(dir.path(), TaskTracker::new().token()).unwrap_err();
-    assert!(matches!(error, StoreError::Newer { .. }) && error.to_string().contains("format 2"), "{error}");
+    let StoreError::Open(newer @ OpenSnapshotError::NewerEntries { .. }) = error else { panic!("{error}") };
+    assert!(newer.to_string().contains("format 2"), "{newer}");
 }
 
 #[test]
