@@ -451,11 +451,16 @@ impl Journal {
         let mut chunk = Chunk { next: from, ..Chunk::default() };
         let mut bytes = 0;
         loop {
-            let part = {
+            let (part, durable) = {
                 let state = lock(&self.inner.state);
-                next_part(&state, chunk.next)
+                (next_part(&state, chunk.next), state.durable)
             };
-            let Some(part) = part else { return Ok(chunk) };
+            let Some(part) = part else {
+                // Numbers that were given out and whose records a disk lost: no segment holds them.
+                chunk.lost += durable.saturating_sub(chunk.next);
+                chunk.next = chunk.next.max(durable);
+                return Ok(chunk);
+            };
             chunk.lost += part.begin - chunk.next;
             chunk.next = part.begin;
             let failed = |source| ReadError { path: part.path.clone(), source };

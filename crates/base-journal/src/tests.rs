@@ -193,6 +193,7 @@ fn a_confirmed_offset_is_never_given_again() {
     let segment = &segments(dir.path())[0];
     fs::File::options().write(true).open(segment).and_then(|f| f.set_len(HEADER_BYTES as u64)).expect("a cut file");
     let journal = open(dir.path(), ROOMY);
+    assert_eq!(read_all(&journal, 0), (vec![], 3), "what is lost is told before anything follows it");
     assert_eq!(journal.append_and_commit(&[text(3).as_bytes()]).expect("room"), 3..4);
     assert_eq!(read_all(&journal, 0), (vec![3], 3));
 }

@@ -125,6 +125,9 @@ pub(crate) async fn start_with(
     let mut runtime = Runtime::start(journal.clone(), drivers, options, transport);
     let parts = stored_parts(&state);
     runtime.apply(&wanted(&local, &parts)).await;
+    if config.hub.is_none() {
+        runtime.forget_exports().await;
+    }
     info!(entries = wanted(&local, &parts).len(), "The edge plane runs.");
     let (report_tx, report) = watch::channel(runtime.report(&config.node_name, &[]));
     let socket = socket::serve(listener, journal, report.clone(), shutdown.clone());
@@ -282,9 +285,15 @@ impl Main {
 
     /// Stores the assignment, then acts on it: after a power cut the node runs what it ran before.
     async fn take(&mut self, parts: Parts) {
-        if parts == self.parts {
-            return;
+        if parts != self.parts {
+            self.store(&parts).await;
+            self.parts = parts;
+            self.runtime.apply(&wanted(&self.local, &self.parts)).await;
         }
+        self.runtime.forget_exports().await;
+    }
+
+    async fn store(&mut self, parts: &Parts) {
         let (state, old, new) = (self.state.clone(), self.parts.clone(), parts.clone());
         let stored = tokio::task::spawn_blocking(move || store(&state, &old, &new)).await;
         self.storing = match stored {
@@ -296,8 +305,6 @@ impl Main {
             }
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
-        self.parts = parts;
-        self.runtime.apply(&wanted(&self.local, &self.parts)).await;
     }
 
     /// Publishes the report, and the status of each part.

@@ -76,9 +76,8 @@ impl Runtime {
             .collect();
         // Everything old ends before anything new begins, so that a name can pass from one to the other.
         for key in &stale {
-            let is_gone = !resolved.contains_key(key);
             if let Some(entry) = self.entries.remove(key) {
-                self.stop(key, entry.running, is_gone).await;
+                self.stop(key, entry.running).await;
             }
         }
         for (key, entry) in &mut self.entries {
@@ -133,7 +132,7 @@ impl Runtime {
         }
     }
 
-    async fn stop(&self, key: &Key, running: Running, is_gone: bool) {
+    async fn stop(&self, key: &Key, running: Running) {
         match running {
             Running::Device(name) => drop(self.devices.remove(&name).await),
             Running::Rule => self.rules.remove(&key.path()).await,
@@ -145,12 +144,20 @@ impl Runtime {
             }
             Running::Definition | Running::ExportWithoutHub | Running::Refused(_) => {}
         }
-        // One that is refused now may have run before.
-        if is_gone && key.kind == "Export" {
-            let (journal, name) = (self.journal.clone(), cursor_name(&key.path()));
-            let removed = tokio::task::spawn_blocking(move || journal.remove_cursor(&name)).await;
-            if let Ok(Err(error)) = removed {
-                warn!(export = %key.path(), %error, "The cursor of a deleted export stays behind and keeps events.");
+    }
+
+    /// Removes the cursors of exports that are not wanted any more: they would hold events that nobody asks for. Only to
+    /// be called when all that is wanted is known.
+    pub async fn forget_exports(&self) {
+        let is_wanted =
+            |name: &str| self.entries.keys().any(|key| key.kind == "Export" && cursor_name(&key.path()) == name);
+        for (name, _) in self.journal.cursors() {
+            if is_wanted(&name) {
+                continue;
+            }
+            let (journal, cursor) = (self.journal.clone(), name.clone());
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || journal.remove_cursor(&cursor)).await {
+                warn!(cursor = name, %error, "The cursor of a deleted export stays behind and keeps events.");
             }
         }
     }

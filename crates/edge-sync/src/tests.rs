@@ -440,11 +440,24 @@ async fn an_export_that_goes_takes_its_cursor_along() {
         let mut runtime =
             runtime::Runtime::start(journal.clone(), edge_devices::all(), ManagerOptions::default(), None);
         runtime.apply(&[entry]).await;
+        runtime.forget_exports().await;
         assert_eq!(journal.cursor(&cursor), Some(0));
         runtime.apply(&[]).await;
+        runtime.forget_exports().await;
         assert_eq!(journal.cursor(&cursor), None);
         runtime.stop_all().await;
     }
+    drop(journal);
+
+    // Its file went while the edge plane was down.
+    let data_dir = tempfile::tempdir().unwrap();
+    let open = || base_journal::Journal::open(&data_dir.path().join("edge/journal"), Default::default()).unwrap();
+    open().set_cursor(&cursor, 0).unwrap();
+    let shutdown = CancellationToken::new();
+    let edge = Edge::start(EdgeConfig::new(data_dir.path(), "n"), shutdown.clone()).await.unwrap();
+    shutdown.cancel();
+    edge.stopped().await;
+    assert_eq!(open().cursor(&cursor), None);
 }
 
 #[tokio::test]

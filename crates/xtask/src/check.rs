@@ -32,6 +32,7 @@ pub fn check(args: &[String]) -> Result<()> {
     }
     say("Format");
     run(&mut cargo(&["fmt", "--all", "--check"]))?;
+    run(&mut cargo(&["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))?;
     say("Tidy");
     crate::tidy::tidy()?;
     say("Licences");

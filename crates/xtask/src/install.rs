@@ -57,6 +57,7 @@ impl Tools {
 pub fn install() -> Result<Tools> {
     let dir = tools_dir();
     fs::create_dir_all(&dir).with_context(|| format!("failed to make {}", dir.display()))?;
+    debian(&[("c++", "g++")])?;
     let found = Tools::found();
     if found.kubectl_135.is_none() {
         debian(&[("npm", "npm"), ("python3", "python3")])?;

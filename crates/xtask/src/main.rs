@@ -1,10 +1,11 @@
-//! The project's one door: `cargo xtask up | test | check | bench | dist`.
+//! The project's one door: `cargo xtask up | test | check | bench | fuzz | dist`.
 //!
 //! Continuous integration walks through the same door as people do (`.ci/run`), so what passes there passes here.
 
 mod bench;
 mod check;
 mod example;
+mod fuzz;
 mod install;
 mod run;
 mod test;
@@ -24,6 +25,7 @@ cargo xtask test [FILTER]      install what tests need, then run all of them
 cargo xtask install            only install what tests need
 cargo xtask check              format, lints, docs, licences, tidy, the node-only build
 cargo xtask bench NAME         measure; NAME is first-light or store-engines
+cargo xtask fuzz [TARGET]      coverage-guided fuzzing of what comes from wires and disks; --seconds N a target
 cargo xtask dist               the shipped binary, with its size
 cargo xtask example            make the programs of examples/first-light
 ";
@@ -53,6 +55,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         "check" => check::check(rest),
         "bench" => bench::bench(rest),
         "dist" => bench::dist(rest),
+        "fuzz" => fuzz::fuzz(rest),
         "example" => example::build().map(|_| ()),
         "help" | "--help" | "-h" => {
             print!("{HELP}");

@@ -44,5 +44,13 @@ pub fn test(args: &[String]) -> Result<()> {
         command.arg(filter);
     }
     // Each black-box test runs a hub, a node and their pods: more than two at once measure the machine, not us.
-    run(command.args(["--", "--test-threads", "2"]))
+    run(command.args(["--", "--test-threads", "2"]))?;
+    if !(unit && filter.is_none()) {
+        return Ok(());
+    }
+    if !may_install && !crate::fuzz::has_compiler() {
+        println!("skipped: fuzzing, which needs a C++ compiler");
+        return Ok(());
+    }
+    crate::fuzz::all(all)
 }

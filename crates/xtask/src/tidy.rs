@@ -26,7 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Looks at every source file and manifest.
 pub fn tidy() -> Result<()> {
     let mut faults = Vec::new();
-    for file in sources(&root().join("crates")).into_iter().chain(sources(&root().join("tests"))) {
+    for file in ["crates", "tests", "fuzz"].iter().flat_map(|folder| sources(&root().join(folder))) {
         let text = fs::read_to_string(&file)?;
         let shown = file.strip_prefix(root()).unwrap_or(&file).display().to_string();
         let is_test = shown.contains("/tests/") || shown.ends_with("tests.rs");
