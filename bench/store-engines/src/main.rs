@@ -5,7 +5,7 @@
 //! another one opens what is left. On a forgetful disk (see `testkit`) the power is cut some dozen times more, and the
 //! disk filled. Medians of three rounds go to `bench/reports/store-engines.{json,md}`.
 //!
-//! `cargo run --profile ci` in this folder; it takes less than three minutes.
+//! `cargo xtask bench store-engines`; it takes less than three minutes.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Write};

@@ -63,8 +63,8 @@ pub fn write(measured: &Map<String, Value>, extra: &Map<String, Value>, machine:
     let text = format!(
         "# Store engines\n\n50,000 objects of 4 KB; 16 writers with group commit beside a reader that lists all objects from the engine \
          over and over; then a kill, and an open. Medians of {} rounds, each in its own process; the rounds of the engines \
-         are interleaved. Bytes written are those of write calls. Made by `cargo run --profile ci` in `bench/store-engines`.\n\n\
-         Machine: {machine}. It did other work at the same time, so read the figures as ratios.\n\n{table}\n",
+         are interleaved. Bytes written are those of write calls. Made by `cargo xtask bench store-engines`.\n\n\
+         Machine: {machine}. `load` is the machine's load average: what else ran, and what this left behind.\n\n{table}\n",
         crate::ROUNDS
     );
     Ok(fs::write(folder.join("store-engines.md"), text)?)
