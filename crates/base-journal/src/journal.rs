@@ -231,6 +231,8 @@ struct State {
     /// Number after the last durable record, and where it ends in the newest segment.
     durable: u64,
     durable_position: u64,
+    /// The last `durable` that listeners have heard of.
+    told: u64,
     /// How often records were cut off after a failed sync, and to where the last time.
     cuts: u64,
     last_cut: u64,
@@ -293,6 +295,7 @@ impl Journal {
             bytes,
             end: begin,
             durable: begin,
+            told: begin,
             cuts: 0,
             last_cut: begin,
             must_roll: false,
@@ -403,6 +406,12 @@ impl Journal {
                 return if was_durable { Ok(()) } else { Err(AppendError::Lost { first: appended.offsets.start }) };
             }
             if appended.offsets.end <= state.durable {
+                // Closing a segment made them durable, and told nobody.
+                let is_news = state.told < state.durable;
+                drop(state);
+                if is_news {
+                    inner.tell_listeners();
+                }
                 return Ok(());
             }
             let (target, cuts) = (state.end, state.cuts);
@@ -688,7 +697,11 @@ impl Inner {
     }
 
     fn tell_listeners(&self) {
-        let durable = lock(&self.state).durable;
+        let durable = {
+            let mut state = lock(&self.state);
+            state.told = state.durable;
+            state.durable
+        };
         lock(&self.listeners).retain(|listener| listener(durable).is_continue());
     }
 }

@@ -69,8 +69,12 @@ pub enum InitLoggingError {
 pub fn init_logging(options: &LogOptions) -> Result<(), InitLoggingError> {
     let filter = std::env::var(LOG_VARIABLE).ok().filter(|text| !text.trim().is_empty());
     let filter = parse_filter(filter.as_deref().unwrap_or(&options.filter))?;
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(options.ansi);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(options.ansi)
+        // A line that a full disk refuses is lost; telling of that on the same stderr would panic.
+        .log_internal_errors(false);
     let set = match options.format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

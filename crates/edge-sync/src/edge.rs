@@ -273,7 +273,7 @@ impl Main {
                     next_early = Instant::now() + REPORT_PERIOD;
                 }
                 _ = report_tick.tick() => {}
-                _ = trim_tick.tick() => self.runtime.trim(),
+                _ = trim_tick.tick() => self.runtime.trim().await,
             }
             self.tell(&statuses_tx);
         }

@@ -163,9 +163,12 @@ impl Runtime {
     }
 
     /// Gives back what every export has passed.
-    pub fn trim(&self) {
+    pub async fn trim(&self) {
         let journal = self.journal.clone();
-        drop(tokio::task::spawn_blocking(move || edge_core::journal::trim(&journal)));
+        // Waited for: whoever hears that the edge plane has stopped may open its journal.
+        if let Err(error) = tokio::task::spawn_blocking(move || edge_core::journal::trim(&journal)).await {
+            warn!(%error, "Giving back journal segments ended with a panic.");
+        }
     }
 
     /// Changes when a device comes, goes, or begins or ceases to fail.

@@ -98,20 +98,20 @@ impl Hub {
     /// Waits for a state of one object; says the last one seen when it does not come.
     async fn eventually(&self, kind: Kind, key: (&str, &str), holds: impl Fn(Option<&Value>) -> bool) -> Value {
         let mut last = None;
-        for _ in 0..500 {
+        for _ in 0..3000 {
             last = self.admin.get_now(kind, key).await.expect("the API answers");
             if holds(last.as_ref()) {
                 return last.unwrap_or_default();
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("{} {key:?} did not come to be so in ten seconds; last seen: {last:?}", kind.name());
+        panic!("{} {key:?} did not come to be so in a minute; last seen: {last:?}", kind.name());
     }
 
     /// Waits until there are so many pods that are not on their way out.
     async fn pods(&self, namespace: &str, count: usize) -> Vec<Value> {
         let mut pods = Vec::new();
-        for _ in 0..500 {
+        for _ in 0..3000 {
             pods = self.admin.list_now(Kind::Pod, namespace).await.expect("the API answers");
             pods.retain(|pod| pod["metadata"]["deletionTimestamp"].is_null());
             if pods.len() == count {
@@ -119,7 +119,7 @@ impl Hub {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("{count} pods did not come to be in ten seconds; last seen: {pods:?}");
+        panic!("{count} pods did not come to be in a minute; last seen: {pods:?}");
     }
 
     /// What a kubelet does once a pod has ended.
@@ -133,7 +133,7 @@ impl Hub {
 
     async fn stop(self) {
         self.shutdown.cancel();
-        let ended = tokio::time::timeout(Duration::from_secs(10), self.controllers.wait()).await;
+        let ended = tokio::time::timeout(Duration::from_secs(60), self.controllers.wait()).await;
         assert!(ended.is_ok(), "the controllers end when told to");
     }
 }

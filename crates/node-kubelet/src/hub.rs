@@ -188,6 +188,8 @@ pub(crate) async fn run(
                         false
                     }
                 };
+                // Answers still under way keep the socket open beyond this: watches are told that nothing more will come.
+                hang_up.cancel();
                 keeper.link.send_replace(None);
                 board.set_connected(false);
                 if stop {
@@ -314,7 +316,7 @@ impl Hub {
     /// Waits until there is a connection.
     pub(crate) async fn connected(&mut self) {
         // An error means that the keeper is gone, which happens at shutdown only; the caller is then cancelled, too.
-        if self.link.wait_for(Option::is_some).await.is_err() {
+        if self.link.wait_for(|link| link.as_ref().is_some_and(Link::is_open)).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -359,19 +361,22 @@ impl Hub {
     /// Opens a watch; its first event may be long in coming.
     pub(crate) async fn watch(&self, path: &str) -> Result<Watch, HubError> {
         let act = format!("GET {path}");
-        let response = within(ANSWER_TIMEOUT, &act, self.send(Method::GET, path, None)).await?;
+        let link = self.link()?;
+        let ended = link.hang_up.clone();
+        let response = within(ANSWER_TIMEOUT, &act, link.send(Method::GET, path, None)).await?;
         let status = response.status();
         if status != StatusCode::OK {
             let body = within(ANSWER_TIMEOUT, &act, read_answer(response.into_body(), &act)).await?;
             return Err(status_error(act, status, &body));
         }
-        Ok(Watch { act, body: response.into_body(), buffer: BytesMut::new() })
+        Ok(Watch { act, ended, body: response.into_body(), buffer: BytesMut::new() })
     }
 
     async fn json(&self, method: Method, path: &str, body: Option<(&'static str, &Value)>) -> Result<Value, HubError> {
         let act = format!("{method} {}", path.split('?').next().unwrap_or(path));
+        let link = self.link()?;
         let exchange = async {
-            let response = self.send(method, path, body).await?;
+            let response = link.send(method, path, body).await?;
             let status = response.status();
             Ok((status, read_answer(response.into_body(), &act).await?))
         };
@@ -382,20 +387,30 @@ impl Hub {
         serde_json::from_slice(&answer).map_err(|error| HubError::Unreadable { act, message: error.to_string() })
     }
 
+    fn link(&self) -> Result<Link, HubError> {
+        self.link.borrow().clone().filter(Link::is_open).ok_or(HubError::Unreachable)
+    }
+}
+
+impl Link {
+    /// Whether nobody has given it up.
+    fn is_open(&self) -> bool {
+        !self.hang_up.is_cancelled()
+    }
+
     async fn send(
-        &self,
+        self,
         method: Method,
         path: &str,
         body: Option<(&'static str, &Value)>,
     ) -> Result<Response<Incoming>, HubError> {
-        let link = self.link.borrow().clone().ok_or(HubError::Unreachable)?;
         let act = format!("{method} {path}");
         let mut request = Request::builder()
             .method(method)
-            .uri(format!("https://{}{path}", link.authority))
+            .uri(format!("https://{}{path}", self.authority))
             .header(ACCEPT, "application/json")
             .header(USER_AGENT, concat!("selvedge-kubelet/", env!("CARGO_PKG_VERSION")));
-        if let Some(token) = &link.bearer {
+        if let Some(token) = &self.bearer {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
         let bytes = match body {
@@ -408,7 +423,7 @@ impl Hub {
         let request = request
             .body(Full::new(bytes))
             .map_err(|error| HubError::Unreadable { act: act.clone(), message: error.to_string() })?;
-        let mut sender = link.sender;
+        let mut sender = self.sender;
         sender.send_request(request).await.map_err(|source| HubError::Broken { act, source })
     }
 }
@@ -454,6 +469,8 @@ pub(crate) enum Event {
 #[derive(Debug)]
 pub(crate) struct Watch {
     act: String,
+    /// The connection was given up.
+    ended: CancellationToken,
     body: Incoming,
     buffer: BytesMut,
 }
@@ -472,7 +489,11 @@ impl Watch {
             if self.buffer.len() > EVENT_BYTES_MAX {
                 return Err(self.unreadable("an event is too large".to_owned()));
             }
-            match self.body.frame().await {
+            let frame = tokio::select! {
+                () = self.ended.cancelled() => return Err(HubError::Unreachable),
+                frame = self.body.frame() => frame,
+            };
+            match frame {
                 None => return Ok(None),
                 Some(Err(source)) => return Err(HubError::Broken { act: self.act.clone(), source }),
                 Some(Ok(frame)) => {

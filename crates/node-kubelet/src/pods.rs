@@ -41,6 +41,9 @@ const STATIC_UID_PREFIX: &str = "static-";
 /// Stopping orphans: they belong to nobody, so nobody asked for more.
 const ORPHAN_GRACE: Duration = Duration::from_secs(30);
 
+/// What a pod may take to stop beyond the grace of its containers: a start that is under way ends first.
+const HALT_OVERHEAD_MAX: Duration = Duration::from_secs(2);
+
 /// What the manager is told.
 pub(crate) enum Command {
     /// All pods of the hub for this node, after a list that succeeded: uid and JSON. On disk already.
@@ -422,11 +425,19 @@ impl Manager {
     }
 
     async fn stop_all(&mut self, grace: Duration, done: oneshot::Sender<()>) {
+        let mut halts = Vec::new();
         for held in self.pods.values() {
-            let _ = held.mailbox.send(Message::Halt(grace)).await;
+            let (done, halted) = oneshot::channel();
+            let _ = held.mailbox.send(Message::Halt { grace, done }).await;
+            halts.push(halted);
         }
         let runtimes = self.runtimes.clone();
         tokio::spawn(async move {
+            // A start under way is in no list yet; its worker stops it as soon as it is up.
+            let halted = futures::future::join_all(halts);
+            if tokio::time::timeout(grace + HALT_OVERHEAD_MAX, halted).await.is_err() {
+                warn!("Pods take longer to stop than they were given.");
+            }
             for runtime in runtimes {
                 for status in runtime.list().await.unwrap_or_default() {
                     // Waits for the stop that the worker has begun, or makes it.

@@ -156,7 +156,8 @@ async fn pods_killed_with_their_node_are_back_without_a_hub() {
     let begun = std::time::Instant::now();
     node.start(None).await;
     runs(&node, &["uid-web_a_1"]).await;
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    // How fast is measured by `bench first-light`; here, that it waits for no hub and for no back-off.
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
     assert_eq!(node.runtime.env("uid-web_a_1", "A").as_deref(), Some("v1"));
     node.kill().await;
 }
@@ -366,7 +367,7 @@ async fn a_container_is_told_before_it_is_stopped() {
     is_ready(&hub, "web").await;
     hub.delete_gracefully("web");
     runs(&node, &[]).await;
-    assert_eq!(node.runtime.acts(), ["exec uid-web_a_0 say bye", "stop uid-web_a_0"]);
+    assert_eq!(node.runtime.acts(), ["start uid-web_a_0", "exec uid-web_a_0 say bye", "stop uid-web_a_0"]);
     node.kill().await;
 }
 
@@ -384,6 +385,27 @@ async fn pods_that_were_stopped_with_the_node_start_with_it() {
     assert!(!hub.object("/api/v1/namespaces/d/pods/web").is_null(), "the pod stays wished for");
     node.start(None).await;
     runs(&node, &["uid-web_a_1"]).await;
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn a_container_that_is_just_starting_is_stopped_with_the_node() {
+    let hub = FakeHub::start().await;
+    hub.put_pod(pod("web", json!({})));
+    let mut node = Node::new();
+    node.runtime.hold_starts(true);
+    node.start(Some(&hub)).await;
+    let has_begun = || if node.runtime.acts().is_empty() { Err("none".to_owned()) } else { Ok(()) };
+    eventually("the start", has_begun).await;
+    let kubelet = node.kubelet.as_ref().unwrap();
+    let stopping = kubelet.stop_pods(Duration::from_secs(60));
+    let starting = async {
+        tokio::task::yield_now().await;
+        node.runtime.hold_starts(false);
+    };
+    tokio::join!(stopping, starting);
+    assert_eq!(node.runtime.acts()[..2], ["start uid-web_a_0", "stop uid-web_a_0"]);
+    assert!(node.runtime.running().is_empty());
     node.kill().await;
 }
 

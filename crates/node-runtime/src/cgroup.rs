@@ -21,6 +21,9 @@ const CPU_PERIOD_US: u64 = 100_000;
 /// Smallest quota the kernel takes.
 const CPU_QUOTA_US_MIN: u64 = 1_000;
 
+/// How often the groups of a container are made when those above it go meanwhile.
+const CREATE_TRIES: usize = 4;
+
 /// Controllers of version 1 that we use.
 const V1_CONTROLLERS: [&str; 4] = ["memory", "pids", "cpu", "cpuacct"];
 
@@ -94,17 +97,25 @@ impl Hierarchy {
     /// Makes the container's groups with their limits. What was made is removed again when a later step fails.
     pub fn create(&self, parent: &str, id: &ContainerId, limits: &Limits) -> io::Result<CgroupPaths> {
         let group = group(parent, id);
-        let mut made = CgroupPaths::default();
-        let result = match self {
-            Self::V2 { base } => create_v2(base, &group, limits, &mut made),
-            Self::V1 { mounts } => create_v1(mounts, &group, limits, &mut made),
-            Self::Absent => Err(io::Error::new(io::ErrorKind::Unsupported, "no control group hierarchy is mounted")),
-        };
-        match result {
-            Ok(()) => Ok(made),
-            Err(error) => {
-                made.remove();
-                Err(error)
+        let mut tries_left = CREATE_TRIES;
+        loop {
+            tries_left -= 1;
+            let mut made = CgroupPaths::default();
+            let result = match self {
+                Self::V2 { base } => create_v2(base, &group, limits, &mut made),
+                Self::V1 { mounts } => create_v1(mounts, &group, limits, &mut made),
+                Self::Absent => {
+                    Err(io::Error::new(io::ErrorKind::Unsupported, "no control group hierarchy is mounted"))
+                }
+            };
+            match result {
+                Ok(()) => return Ok(made),
+                // The pod's last other container has just ended and took the pod's group along.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && tries_left > 0 => made.remove(),
+                Err(error) => {
+                    made.remove();
+                    return Err(error);
+                }
             }
         }
     }

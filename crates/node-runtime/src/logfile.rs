@@ -112,10 +112,23 @@ impl LogFile {
     }
 
     /// Writes whole lines.
-    pub fn write(&mut self, lines: &[u8], now: Timestamp) {
-        if lines.is_empty() {
-            return;
+    pub fn write(&mut self, mut lines: &[u8], now: Timestamp) {
+        while !lines.is_empty() {
+            let (next, rest) = lines.split_at(self.fitting(lines));
+            self.write_batch(next, now);
+            lines = rest;
         }
+    }
+
+    /// Length of the lines that the file has room for; when there is room for none, that of the first, for the next file.
+    fn fitting(&self, lines: &[u8]) -> usize {
+        let room = usize::try_from(self.bytes_max.saturating_sub(self.bytes)).unwrap_or(usize::MAX).min(lines.len());
+        let is_end = |byte: &u8| *byte == b'\n';
+        let last = lines[..room].iter().rposition(is_end).or_else(|| lines.iter().position(is_end));
+        last.map_or(lines.len(), |end| end + 1)
+    }
+
+    fn write_batch(&mut self, lines: &[u8], now: Timestamp) {
         if self.bytes > 0 && self.bytes + lines.len() as u64 > self.bytes_max {
             // When putting aside fails, the file grows on: better a large log than a lost one.
             if let Ok(file) = self.rotate() {

@@ -36,7 +36,7 @@ use crate::{
 const EVENTS_QUEUE: usize = 256;
 
 /// A killed process that is still there after this hangs in the kernel (a dead network disk).
-const KILL_WAIT_MAX: Duration = Duration::from_secs(10);
+const KILL_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// How often a shim that is still starting is looked at; it says nothing while it does.
 const STARTING_LOOK_PERIOD: Duration = Duration::from_millis(50);

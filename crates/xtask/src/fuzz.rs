@@ -99,7 +99,15 @@ fn one(name: &'static str, inputs: u64, program: &PathBuf, size: Size) -> Result
     fs::create_dir_all(&artifacts)?;
     let mut command = Command::new(program);
     match size {
-        Size::Small => command.arg(format!("-runs={inputs}")),
+        Size::Small => {
+            // The first folder is written to: not the seeds.
+            let scratch = target_dir().join("fuzz-scratch").join(name);
+            if scratch.exists() {
+                fs::remove_dir_all(&scratch)?;
+            }
+            fs::create_dir_all(&scratch)?;
+            command.arg(scratch).arg(format!("-runs={inputs}"))
+        }
         Size::Seconds(seconds) => {
             let corpus = target_dir().join("fuzz-corpus").join(name);
             fs::create_dir_all(&corpus)?;

@@ -1,7 +1,5 @@
 //! Each mistake gives one clear error that names the place and the next step, and harms nothing else.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result};
 use testkit::program::{Selvedge, run};
 use testkit::wait::eventually;
@@ -140,7 +138,7 @@ fn a_port_in_use_is_named() -> Result<()> {
     std::fs::write(&config, format!("listen: {address}\n"))?;
     let config = config.to_string_lossy().into_owned();
     let mut hub = Selvedge::start_on(&dir.path().join("data"), &["hub", "--config", &config], "default")?;
-    let status = hub.wait(Duration::from_secs(20))?;
+    let status = hub.wait(PATIENCE)?;
     let log = hub.log();
     assert!(!status.success() && log.contains(&address.to_string()) && log.contains("listen"), "{log}");
     Ok(())
@@ -153,7 +151,7 @@ fn two_programs_do_not_share_a_folder() -> Result<()> {
     let mut first = Selvedge::start(&data_dir, &["hub"])?;
     first.address("hub-api")?;
     let mut second = Selvedge::start(&data_dir, &["hub"])?;
-    let status = second.wait(Duration::from_secs(20))?;
+    let status = second.wait(PATIENCE)?;
     assert!(!status.success() && second.log().contains("another selvedge hub runs on"), "{}", second.log());
     assert!(first.is_running());
     // The second's drop must not reset what the first uses.
@@ -300,10 +298,10 @@ impl Drop for SmallDisk {
     }
 }
 
-/// Writes until nothing more fits.
+/// Writes until nothing more fits; what is there stays.
 fn fill(path: &std::path::Path) -> Result<()> {
     use std::io::Write as _;
-    let mut file = std::fs::File::create(path)?;
+    let mut file = std::fs::File::options().create(true).append(true).open(path)?;
     for size in [1 << 20, 1 << 12, 1] {
         let block = vec![0u8; size];
         while file.write_all(&block).is_ok() {}

@@ -42,7 +42,8 @@ impl Up {
         let data_dir = dir.path().join("data");
         let Some(kubectl) = Kubectl::newest(&data_dir.join("kubeconfig")) else { return Ok(None) };
         let config = dir.path().join("up.yaml");
-        std::fs::write(&config, format!("node:\n  {}", image_prefixes()))?;
+        // A busy machine may take longer to stop than a person would wait.
+        std::fs::write(&config, format!("hub:\n  shutdownGraceSeconds: 60\nnode:\n  {}", image_prefixes()))?;
         let config = config.to_string_lossy().into_owned();
         let mut all = vec!["up", "--node-name", "box", "--config", &config];
         all.extend(args);

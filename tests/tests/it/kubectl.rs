@@ -55,8 +55,11 @@ fn drive(up: &Up, kubectl: &Kubectl) -> Result<()> {
         let log = kubectl.ok(&["logs", greeter]).map_err(|error| error.to_string())?;
         if log.starts_with("good morning, gateway\n") { Ok(()) } else { Err(log) }
     })?;
-    let log = kubectl.ok(&["logs", "-l", "app=heartbeat", "--tail=1", "--timestamps"])?;
-    assert!(log.contains("Z heartbeat "), "{log}");
+    eventually("heartbeat in the log", PATIENCE, || {
+        let log = kubectl.ok(&["logs", "-l", "app=heartbeat", "--tail=1", "--timestamps"]);
+        let log = log.map_err(|error| error.to_string())?;
+        if log.contains("Z heartbeat ") { Ok(()) } else { Err(log) }
+    })?;
 
     let rules = kubectl.ok(&["get", "rules,devices,streams,exports"])?;
     for word in ["DESIRED", "READY", "rule.edge.selvedge.dev/cpu-average", "device.edge.selvedge.dev/host"] {

@@ -1,7 +1,5 @@
 //! `selvedge up`: five lines, one kubeconfig, real readings at the hub, and a clean end.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 use testkit::program::run;
@@ -34,12 +32,17 @@ fn one_command_brings_readings_of_this_machine_to_the_hub() -> Result<()> {
     wait_pods(&up.kubectl, "app=greeter", 1)?;
 
     let data_dir = up.program.data_dir().to_string_lossy().into_owned();
-    let status: Value = serde_json::from_str(&run(["status", "-o", "json", "--data-dir", &data_dir])?.ok()?)?;
-    assert_eq!(status["hub"]["nodes"][0]["name"], "box", "{status}");
-    assert_eq!(status["hub"]["rules"][0]["ready"], true, "{status}");
-    assert_eq!(status["hub"]["devices"][0]["ready"], true, "{status}");
-    assert_eq!(status["node"]["connected"], true, "{status}");
-    assert!(status["edge"]["journal"]["next"].as_u64().is_some_and(|next| next > 0), "{status}");
+    eventually("a status that says all is well", PATIENCE, || {
+        let text = run(["status", "-o", "json", "--data-dir", &data_dir]).and_then(|outcome| outcome.ok());
+        let status: Value =
+            serde_json::from_str(&text.map_err(|error| error.to_string())?).map_err(|error| error.to_string())?;
+        let is_well = status["hub"]["nodes"][0]["name"] == "box"
+            && status["hub"]["rules"][0]["ready"] == true
+            && status["hub"]["devices"][0]["ready"] == true
+            && status["node"]["connected"] == true
+            && status["edge"]["journal"]["next"].as_u64().is_some_and(|next| next > 0);
+        if is_well { Ok(()) } else { Err(status.to_string()) }
+    })?;
     let text = run(["status", "--data-dir", &data_dir])?.ok()?;
     assert!(text.contains("ok box") && text.contains("ok default/cpu-average"), "{text}");
 
@@ -51,7 +54,7 @@ fn one_command_brings_readings_of_this_machine_to_the_hub() -> Result<()> {
     let rendered = up.program.data_dir().join("example").to_string_lossy().into_owned();
     let applied = up.kubectl.ok(&["apply", "-f", &rendered])?;
     assert!(applied.lines().all(|line| line.ends_with(" unchanged")), "{applied}");
-    let (_, status) = up.program.interrupt(Duration::from_secs(10))?;
+    let (_, status) = up.program.interrupt(PATIENCE)?;
     assert!(status.success(), "{status}\n{}", up.program.log());
     Ok(())
 }

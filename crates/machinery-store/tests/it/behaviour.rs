@@ -146,8 +146,6 @@ async fn a_watcher_slower_than_the_window_is_told() {
         set(&store, &key("a"), &value.to_string()).await;
     }
     // The window is trimmed at open as well, so the restart stands for the time that passes.
-    let mut watch = store.watch(MAPS, first).unwrap();
-    assert!(watch.next().await.is_ok());
     drop(store);
     let store = machinery_store::Store::open(dir.path(), options).unwrap();
     let expired = store.watch(MAPS, first).err().unwrap();

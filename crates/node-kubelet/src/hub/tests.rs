@@ -39,3 +39,43 @@ fn the_pause_grows_and_stays_bounded() {
     }
     assert!(pause(20) >= BACKOFF.1 / 2);
 }
+
+/// A hub that answers a watch and then says nothing, on a connection that nobody closes.
+#[tokio::test]
+async fn a_watch_ends_with_the_connection_that_was_given_up() {
+    let ca = base_pki::Ca::create("hub").unwrap();
+    let leaf = ca
+        .sign(&base_pki::IssueRequest {
+            cn: "hub".into(),
+            orgs: vec![],
+            sans: vec![HUB_NAME.into()],
+            usage: base_pki::Usage::Server,
+            validity: Duration::from_secs(3600),
+        })
+        .unwrap();
+    let tls = base_http::ServerTls::new(&leaf.cert_pem, &leaf.key_pem, None).unwrap();
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let listener = base_http::Listener::bind("hub", any).unwrap().with_tls(tls);
+    let url = format!("https://{}", listener.address());
+    let silent = |_, _| async {
+        http::Response::new(base_http::Body::stream(futures::stream::pending::<Result<Bytes, std::io::Error>>()))
+    };
+    let shutdown = CancellationToken::new();
+    let serving = base_http::serve(listener, silent, shutdown.clone());
+    let (mut hub, keeper) = hub();
+    let mut tls = crate::identity::client_builder(ca.cert_pem()).unwrap().with_no_client_auth();
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let tls = Arc::new(tls);
+    let (_access, access) = watch::channel(Some(Access { urls: vec![url], tls, bearer: None }));
+    let keeping = tokio::spawn(run(keeper, access, Board::default(), shutdown.clone()));
+    hub.connected().await;
+    let mut watch = hub.watch("/api/v1/pods?watch=true").await.unwrap();
+    hub.hang_up();
+    let next = tokio::time::timeout(Duration::from_secs(30), watch.next()).await.expect("the watch ends");
+    assert!(matches!(next, Err(HubError::Unreachable)), "{next:?}");
+    hub.connected().await;
+    assert_eq!(hub.connection_number(), 2);
+    shutdown.cancel();
+    keeping.await.unwrap();
+    serving.abort();
+}

@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use node_runtime::{ContainerId, ContainerState, ContainerStatus, PodRuntime, RuntimeError};
 use selvedge_api::status::PodReport;
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -49,7 +49,7 @@ pub(crate) enum Message {
     /// The pod is no longer wished for.
     End,
     /// Stop everything, but keep the wish.
-    Halt(Duration),
+    Halt { grace: Duration, done: oneshot::Sender<()> },
     /// Objects the pod refers to have changed.
     Refresh,
     /// The runtime saw something.
@@ -100,6 +100,8 @@ pub(crate) struct Worker {
     deleting: bool,
     ending: bool,
     halted: Option<Duration>,
+    /// To be told once nothing of a halted pod is active any more; dropped with the worker.
+    tell_halted: Option<oneshot::Sender<()>>,
     is_history: bool,
     stored_status: Value,
     status: Value,
@@ -123,6 +125,7 @@ impl Worker {
             deleting,
             ending: deleting,
             halted: None,
+            tell_halted: None,
             is_history,
             status: stored_status.clone(),
             stored_status,
@@ -158,6 +161,11 @@ impl Worker {
             self.publish().await;
             if again {
                 continue;
+            }
+            if !self.cells.values().any(|cell| cell.view().state.is_active())
+                && let Some(done) = self.tell_halted.take()
+            {
+                let _ = done.send(());
             }
             let look_again = decision.look_again_at.map(|at| tokio::time::Instant::now() + until(at));
             let wake = [look_again, self.volumes_look_at].into_iter().flatten().min();
@@ -210,7 +218,7 @@ impl Worker {
         match message {
             Message::Update(pod) => self.update(*pod),
             Message::End => self.ending = true,
-            Message::Halt(grace) => self.halted = Some(grace),
+            Message::Halt { grace, done } => (self.halted, self.tell_halted) = (Some(grace), Some(done)),
             Message::Refresh => {
                 if self.volumes.is_some() {
                     self.prepare_volumes().await;

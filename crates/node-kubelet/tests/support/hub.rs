@@ -10,6 +10,7 @@ use base_pki::{Ca, IssueRequest, JoinToken, Usage};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use futures::StreamExt as _;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
@@ -171,13 +172,20 @@ fn listed(state: &State, path: &str, query: &str) -> Vec<Value> {
 
 fn watch(state: &State, path: &str) -> Response<Body> {
     let changes = (path == "/api/v1/pods").then(|| state.changes.subscribe());
+    // What changed between the list and this watch is not told apart from the rest; seeing a pod twice does no harm.
+    let mut known = Vec::new();
+    if changes.is_some() {
+        let objects = state.objects.lock().unwrap();
+        let pods = objects.iter().filter(|(path, _)| path.contains("/pods/"));
+        known.extend(pods.map(|(_, pod)| Ok(Bytes::from(format!("{}\n", json!({"type": "MODIFIED", "object": pod}))))));
+    }
     let stream = futures::stream::unfold(changes, |changes| async move {
         let Some(mut changes) = changes else { return std::future::pending().await };
         let (kind, object) = changes.recv().await.ok()?;
         let line = format!("{}\n", json!({"type": kind, "object": object}));
         Some((Ok::<_, std::io::Error>(Bytes::from(line)), Some(changes)))
     });
-    Response::new(Body::stream(stream))
+    Response::new(Body::stream(futures::stream::iter(known).chain(stream)))
 }
 
 fn create(state: &State, path: &str, mut object: Value) -> Response<Body> {

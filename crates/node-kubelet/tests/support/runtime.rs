@@ -24,6 +24,8 @@ pub struct FakeRuntime {
     events: broadcast::Sender<ContainerEvent>,
     /// Stops are asked for, and wait while it is true.
     holds_stops: watch::Sender<bool>,
+    /// Starts are asked for, and wait while it is true.
+    holds_starts: watch::Sender<bool>,
 }
 
 impl FakeRuntime {
@@ -32,6 +34,7 @@ impl FakeRuntime {
             table: Mutex::default(),
             events: broadcast::channel(64).0,
             holds_stops: watch::channel(false).0,
+            holds_starts: watch::channel(false).0,
         })
     }
 
@@ -75,6 +78,11 @@ impl FakeRuntime {
         self.holds_stops.send_replace(hold);
     }
 
+    /// Containers take their time to start while `hold` is true.
+    pub fn hold_starts(&self, hold: bool) {
+        self.holds_starts.send_replace(hold);
+    }
+
     /// Everything stops, and nobody sees it.
     pub fn power_cut(&self) {
         for id in self.running() {
@@ -112,6 +120,8 @@ impl PodRuntime for FakeRuntime {
     fn start(&self, spec: ContainerSpec) -> RuntimeFuture<'_, ContainerStatus> {
         Box::pin(async move {
             let id = spec.id();
+            self.table.lock().unwrap().acts.push(format!("start {id}"));
+            self.holds_starts.subscribe().wait_for(|hold| !hold).await.unwrap();
             let status = ContainerStatus {
                 id: id.clone(),
                 pod: spec.pod.clone(),

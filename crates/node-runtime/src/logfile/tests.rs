@@ -68,6 +68,21 @@ fn full_files_are_put_aside_and_their_number_is_bounded() {
 }
 
 #[test]
+fn what_is_read_at_once_is_spread_over_the_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("0.log");
+    let mut log = LogFile::open(&path, 10, 4).unwrap();
+    log.write(b"1\n2\n", now());
+    log.write(b"33333\n4444444444444444\n5\n666666\n7\n", now());
+    let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+    assert_eq!(read("0.log.3"), "1\n2\n33333\n");
+    assert_eq!(
+        [read("0.log"), read("0.log.1"), read("0.log.2")],
+        ["7\n".to_owned(), "5\n666666\n".to_owned(), "4444444444444444\n".to_owned()],
+    );
+}
+
+#[test]
 fn a_log_is_continued_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("0.log");

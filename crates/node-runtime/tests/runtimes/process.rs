@@ -113,9 +113,12 @@ async fn signals_reach_the_program() {
 async fn starts_and_ends_are_events() {
     let fixture = Fixture::new();
     let mut events = fixture.runtime().events();
-    let spec = fixture.shell("read line < /dev/null; sleep 0.3; exit 4");
+    let mut spec = fixture.shell("while [ ! -e $STOP ]; do sleep 0.05; done; exit 4");
+    let stop = fixture.folder.path().join("stop");
+    spec.env.insert("STOP".to_owned(), stop.display().to_string());
     fixture.start(&spec).await;
     assert!(matches!(events.recv().await.unwrap(), ContainerEvent::Started(status) if status.id == spec.id()));
+    fs::write(&stop, "").unwrap();
     let ContainerEvent::Exited(status) = events.recv().await.unwrap() else { panic!("another start") };
     assert!(matches!(status.state, ContainerState::Exited(record) if record.exit_code == 4));
 }

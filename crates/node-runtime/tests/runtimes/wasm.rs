@@ -155,7 +155,10 @@ async fn check_volume(read_only: bool, user: Option<u32>) -> bool {
             // The build folder may lie where another user cannot look.
             fs::set_permissions(folder, fs::Permissions::from_mode(0o711)).unwrap();
             let reachable = folder.join("runtime-helper");
-            fs::copy(&config.program, &reachable).unwrap();
+            // By another process: a child that is just being started would hold a copy of our descriptor, and who has it
+            // open to write cannot be run.
+            let copied = std::process::Command::new("/bin/cp").arg(&config.program).arg(&reachable).status();
+            assert!(copied.unwrap().success());
             config.program = reachable;
         }
     });
