@@ -228,6 +228,7 @@ fn spawn(parts: Parts) -> KubeletHandle {
         node_ip,
         hub: hub.clone(),
         identity: identity.clone(),
+        registered: registered.clone(),
         commands: commands.clone(),
         shutdown: shutdown.clone(),
     }));
@@ -317,6 +318,7 @@ struct Api {
     node_ip: watch::Receiver<Option<IpAddr>>,
     hub: hub::Hub,
     identity: watch::Receiver<Option<Arc<Identity>>>,
+    registered: watch::Receiver<bool>,
     commands: mpsc::Sender<Command>,
     shutdown: CancellationToken,
 }
@@ -344,7 +346,7 @@ async fn serve_api(mut api: Api) {
     let serving = base_http::serve(api.listener.with_tls(tls.clone()), handler, api.shutdown.clone());
     tokio::select! {
         () = api.shutdown.cancelled() => {}
-        () = sign_serving(&mut api.hub, &api.name, api.node_ip, &tls) => {}
+        () = sign_serving(&mut api.hub, &api.name, api.node_ip, api.registered, &tls) => {}
     }
     // An open `kubectl logs -f` would hold the drain for good: its reader ends with the manager.
     ended(serving).await;
@@ -364,7 +366,18 @@ fn self_signed(name: &str, client_ca: &str) -> Result<ServerTls, Box<dyn std::er
 
 /// Gets a serving certificate from the hub, and a new one each time it reaches three quarters of its life or the
 /// node's address changes. Never returns.
-async fn sign_serving(hub: &mut hub::Hub, name: &str, mut node_ip: watch::Receiver<Option<IpAddr>>, tls: &ServerTls) {
+async fn sign_serving(
+    hub: &mut hub::Hub,
+    name: &str,
+    mut node_ip: watch::Receiver<Option<IpAddr>>,
+    mut registered: watch::Receiver<bool>,
+    tls: &ServerTls,
+) {
+    // A node that is registered knows by which address the hub sees it; before, it would ask twice. An error means that the
+    // kubelet is stopping.
+    if registered.wait_for(|registered| *registered).await.is_err() {
+        return std::future::pending().await;
+    }
     loop {
         hub.connected().await;
         let mut sans = vec![San::from(name), San::Ip(IpAddr::from([127, 0, 0, 1]))];

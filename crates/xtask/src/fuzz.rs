@@ -7,14 +7,14 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 
-use crate::run::{has, output, root, run, say, target_dir};
+use crate::run::{cargo, has, output, root, run, say, target_dir};
 
 /// Each target, and its inputs in a small run: some seconds' worth.
 const TARGETS: [(&str, u64); 6] =
     [("batch", 100_000), ("device", 150_000), ("hub", 3_000), ("journal", 3_000), ("patch", 400_000), ("sql", 60_000)];
 
 /// Seconds for each target in a run at full size.
-const SECONDS_FULL: u64 = 120;
+const SECONDS_FULL: u64 = 60;
 
 /// One input that takes longer has hung.
 const INPUT_SECONDS_MAX: u64 = 20;
@@ -70,8 +70,7 @@ fn targets(wanted: &[&str], size: Size) -> Result<()> {
     let host = host()?;
     let build = target_dir().join("fuzz");
     say("Building the fuzz targets");
-    run(Command::new("cargo")
-        .args(["build", "--release", "--locked", "--target", &host])
+    run(cargo(&["build", "--release", "--locked", "--target", &host])
         .current_dir(root().join("fuzz"))
         .env("CARGO_TARGET_DIR", &build)
         .env("RUSTFLAGS", FLAGS))?;

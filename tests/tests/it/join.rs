@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 use testkit::kubectl::Kubectl;
 use testkit::program::Selvedge;
 use testkit::wait::eventually;
@@ -55,7 +56,15 @@ fn a_second_node_joins_beside_the_first() -> Result<()> {
         &fleet.dir.path().join("second"),
         &["node", "--hub", &url, "--token", &token, "--node-name", "edge-2"],
     )?;
-    node_is_ready(&fleet.kubectl, "edge-2")
+    node_is_ready(&fleet.kubectl, "edge-2")?;
+    // One certificate to show the hub, one to show those who ask the node.
+    eventually("the second node's serving certificate", PATIENCE, || {
+        let list = fleet.kubectl.json(&["csr"]).map_err(|error| error.to_string())?;
+        let requests: Vec<&Value> = list["items"].as_array().into_iter().flatten().collect();
+        let own = requests.iter().filter(|request| request["spec"]["username"] == "system:node:edge-2");
+        let states: Vec<bool> = own.map(|request| request["status"]["certificate"].is_string()).collect();
+        if states == [true] { Ok(()) } else { Err(format!("{states:?} of {} requests", requests.len())) }
+    })
 }
 
 #[test]
