@@ -6,31 +6,18 @@
 #![no_main]
 
 use std::cell::RefCell;
-use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full};
 use libfuzzer_sys::fuzz_target;
-use machinery_server::{
-    AsyncReadWrite, GROUP_NODES, Identity, NodeAddress, NodeDialer, PodRuntimeClass, Server, ServerConfig,
-    StandardAuthorizer,
-};
+use machinery_server::{GROUP_NODES, Identity, NoNodes, PodRuntimeClass, Server, ServerConfig, StandardAuthorizer};
 use machinery_store::{Store, StoreOptions};
 use tokio_util::sync::CancellationToken;
 
 /// After so many inputs the hub begins anew, so that what one leaves behind explains little of what another does.
 const INPUTS_MAX: usize = 5_000;
-
-struct NoNodes;
-
-impl NodeDialer for NoNodes {
-    fn dial<'a>(&'a self, _: &'a NodeAddress) -> BoxFuture<'a, io::Result<Box<dyn AsyncReadWrite>>> {
-        Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) })
-    }
-}
 
 struct Hub {
     server: Server,

@@ -1,32 +1,20 @@
 //! The controllers over the embedded API, in one process and without a socket: what they bring about, seen through the
 //! API as a person or a node would.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use futures::future::BoxFuture;
 use hub_controllers::Controllers;
 use hub_controllers::kinds::Kind;
 use hub_controllers::writer::Writer;
 use machinery_server::{
-    Admission, AdmissionRequest, AsyncReadWrite, Identity, NodeAddress, NodeDialer, Operation, Refusal, Server,
-    ServerConfig, StandardAuthorizer,
+    Admission, AdmissionRequest, Identity, NoNodes, Operation, Refusal, Server, ServerConfig, StandardAuthorizer,
 };
 use machinery_store::{Store, StoreOptions};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-
-/// No test asks a kubelet.
-struct NoKubelets;
-
-impl NodeDialer for NoKubelets {
-    fn dial<'a>(&'a self, _: &'a NodeAddress) -> BoxFuture<'a, io::Result<Box<dyn AsyncReadWrite>>> {
-        Box::pin(async { Err(io::ErrorKind::NotConnected.into()) })
-    }
-}
 
 /// Refuses pods of the app `refused`, as a quota or a policy would.
 struct RefusePods;
@@ -60,7 +48,7 @@ impl Hub {
             store,
             authorizer: Arc::new(StandardAuthorizer),
             admission: vec![Box::new(RefusePods)],
-            node_dialer: Arc::new(NoKubelets),
+            node_dialer: Arc::new(NoNodes),
             extensions: Vec::new(),
             address: "127.0.0.1:6443".to_owned(),
             shutdown: shutdown.clone(),

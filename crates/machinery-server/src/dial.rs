@@ -35,6 +35,15 @@ pub trait NodeDialer: Send + Sync {
     fn dial<'a>(&'a self, node: &'a NodeAddress) -> BoxFuture<'a, io::Result<Box<dyn AsyncReadWrite>>>;
 }
 
+/// Reaches no kubelet: for a server without nodes, as in tests.
+pub struct NoNodes;
+
+impl NodeDialer for NoNodes {
+    fn dial<'a>(&'a self, _: &'a NodeAddress) -> BoxFuture<'a, io::Result<Box<dyn AsyncReadWrite>>> {
+        Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) })
+    }
+}
+
 /// Reaches kubelets directly over TLS.
 pub struct DirectTls {
     connector: TlsConnector,

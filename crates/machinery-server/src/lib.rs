@@ -37,7 +37,7 @@ mod verbs;
 pub use admission::{Admission, AdmissionRequest, Operation, PodRuntimeClass, Refusal};
 pub use auth::Identity;
 pub use authorizer::{Access, Authorizer, Decision, StandardAuthorizer, Target};
-pub use dial::{AsyncReadWrite, DirectTls, NodeAddress, NodeDialer};
+pub use dial::{AsyncReadWrite, DirectTls, NoNodes, NodeAddress, NodeDialer};
 pub use in_process::InProcess;
 pub use selector::{FieldSelector, LabelSelector, ParseSelectorError};
 pub use server::{Extension, NewServerError, RequestBody, Server, ServerConfig};

@@ -6,33 +6,21 @@ mod objects;
 mod watches;
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base_http::Body;
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use machinery_store::{Store, StoreOptions};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    AsyncReadWrite, Identity, NodeAddress, NodeDialer, PodRuntimeClass, Server, ServerConfig, StandardAuthorizer,
-};
+use crate::{Identity, NoNodes, NodeDialer, PodRuntimeClass, Server, ServerConfig, StandardAuthorizer};
 
 /// Nothing here takes long; what does has hung.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-struct NoNodes;
-
-impl NodeDialer for NoNodes {
-    fn dial<'a>(&'a self, _: &'a NodeAddress) -> BoxFuture<'a, io::Result<Box<dyn AsyncReadWrite>>> {
-        Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) })
-    }
-}
 
 struct Hub {
     server: Server,

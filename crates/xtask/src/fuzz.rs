@@ -1,7 +1,7 @@
 //! `cargo xtask fuzz`: coverage-guided fuzzing of what comes from wires and disks, on the stable compiler.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -92,7 +92,7 @@ struct Outcome {
     peak_rss_mib: u64,
 }
 
-fn one(name: &'static str, inputs: u64, program: &PathBuf, size: Size) -> Result<Outcome> {
+fn one(name: &'static str, inputs: u64, program: &Path, size: Size) -> Result<Outcome> {
     say(&format!("Fuzzing {name}"));
     let artifacts = root().join("fuzz/artifacts").join(name);
     fs::create_dir_all(&artifacts)?;
@@ -123,13 +123,13 @@ fn one(name: &'static str, inputs: u64, program: &PathBuf, size: Size) -> Result
         .arg(format!("-timeout={INPUT_SECONDS_MAX}"))
         .arg(format!("-artifact_prefix={}/", artifacts.display()));
     // Nothing here is about disks, and a disk is what would be measured.
-    if PathBuf::from("/dev/shm").is_dir() {
+    if Path::new("/dev/shm").is_dir() {
         command.env("TMPDIR", "/dev/shm");
     }
     let done = command.output().with_context(|| format!("failed to start {}", program.display()))?;
     let said = String::from_utf8_lossy(&done.stderr);
     if !done.status.success() {
-        let panic = said.find("panicked at").map_or(said.len().saturating_sub(2000), |at| at);
+        let panic = said.find("panicked at").unwrap_or(said.len().saturating_sub(2000));
         let panic: String = said.get(panic..).unwrap_or(&said).chars().take(2000).collect();
         bail!("the target {name} failed; its input is in {}:\n{panic}", artifacts.display());
     }

@@ -1,10 +1,13 @@
+use std::io;
 use std::sync::Mutex;
 
+use futures::future::BoxFuture;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 
 use super::*;
+use crate::{AsyncReadWrite, NodeAddress};
 
 /// A kubelet at the other end of a pipe: answers every request with what it was asked for.
 #[derive(Default)]
