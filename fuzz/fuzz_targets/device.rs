@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 use edge_core::metadata::{check_device, check_profile};
 use edge_device_sdk::Driver;
 use libfuzzer_sys::fuzz_target;
-use selvedge_api::edgex::{Device, DeviceProfile, Event};
+use api_edge::edgex::{Device, DeviceProfile, Event};
 
 static DRIVERS: LazyLock<Vec<Arc<dyn Driver>>> = LazyLock::new(edge_devices::all);
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Address;
 
-/// The only version of the file so far; `selvedge_api::ports` names the keys.
+/// The only version of the file so far; `api_edge::ports` names the keys.
 const FORMAT_VERSION: u32 = 1;
 
 /// Several roles in one process write the same file.

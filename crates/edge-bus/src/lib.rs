@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use selvedge_api::edgex::Event;
+use api_edge::edgex::Event;
 use tokio::sync::mpsc;
 
 /// One event on its way, with what EdgeX's topic says beside the event itself.

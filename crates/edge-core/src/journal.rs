@@ -1,9 +1,9 @@
 //! What the journal keeps, and what it can tell.
 
+use api_edge::edgex::Reading;
+use api_edge::status::JournalReport;
 use base_journal::{Journal, ReadError};
 use edge_export::EventRecord;
-use selvedge_api::edgex::Reading;
-use selvedge_api::status::JournalReport;
 
 /// Bytes read at a time while looking for the last readings.
 const READ_BYTES: usize = 256 * 1024;

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use selvedge_api::edgex::{Device, DeviceProfile};
-use selvedge_api::go_duration;
+use api_edge::edgex::{Device, DeviceProfile};
+use api_edge::go_duration;
 
 /// A mistake in a profile or device.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

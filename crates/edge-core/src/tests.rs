@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
+use api_edge::edgex::{Device, DeviceProfile, Event, Reading, Value, ValueType};
 use base_journal::{Journal, JournalOptions};
 use edge_bus::{Bus, Delivery, Filter, Made, Maker};
-use selvedge_api::edgex::{Device, DeviceProfile, Event, Reading, Value, ValueType};
 use serde_json::json;
 
 use super::*;

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use selvedge_api::edgex::{Device, DeviceProfile, DeviceResource, Value};
+use api_edge::edgex::{Device, DeviceProfile, DeviceResource, Value};
 
 /// A future in a box, so that drivers can be used as objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

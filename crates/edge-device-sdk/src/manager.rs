@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use api_edge::edgex::{AdminState, Device, DeviceProfile};
+use api_edge::go_duration;
 use edge_bus::Made;
-use selvedge_api::edgex::{AdminState, Device, DeviceProfile};
-use selvedge_api::go_duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -291,7 +291,7 @@ impl Drop for DeviceManager {
 
 /// The auto-events of a device, checked.
 fn auto_events(device: &Device, profile: &DeviceProfile) -> Result<Vec<(Duration, AutoSource)>, AddDeviceError> {
-    let check = |(index, auto): (usize, &selvedge_api::edgex::AutoEvent)| {
+    let check = |(index, auto): (usize, &api_edge::edgex::AutoEvent)| {
         let wrong = |problem: String| AddDeviceError::AutoEvent { device: device.name.clone(), index, problem };
         let interval = go_duration::parse(&auto.interval).map_err(|error| wrong(format!("interval: {error}")))?;
         if interval < Duration::from_millis(1) {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use selvedge_api::edgex::{
+use api_edge::edgex::{
     self, Device, DeviceProfile, DeviceResource, Event, Reading, ResourceOperation, Value, ValueType,
 };
 use uuid::Uuid;

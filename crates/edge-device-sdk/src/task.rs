@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use api_edge::edgex::{AdminState, Device, DeviceProfile};
 use edge_bus::{Made, Maker};
-use selvedge_api::edgex::{AdminState, Device, DeviceProfile};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};

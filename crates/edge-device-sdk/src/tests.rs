@@ -3,12 +3,12 @@ use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use edge_bus::{Made, Maker};
-use proptest::prelude::*;
-use selvedge_api::edgex::{
+use api_edge::edgex::{
     AdminState, AutoEvent, Device, DeviceCommand, DeviceProfile, DeviceResource, ReadWrite, ResourceOperation,
     ResourceProperties, Value, ValueType,
 };
+use edge_bus::{Made, Maker};
+use proptest::prelude::*;
 use serde_json::json;
 use tokio::sync::mpsc;
 

@@ -5,7 +5,7 @@
 //! 64-bit counter keeps its last digits. A result that does not fit the resource's type is an error, never a wrapped
 //! number.
 
-use selvedge_api::edgex::{ResourceProperties, Value, ValueType};
+use api_edge::edgex::{ResourceProperties, Value, ValueType};
 
 /// Why a value could not be converted.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -230,7 +230,7 @@ fn kind_of(value: &Value) -> &'static str {
 pub(crate) fn plain_properties(value_type: ValueType) -> ResourceProperties {
     ResourceProperties {
         value_type,
-        read_write: selvedge_api::edgex::ReadWrite::R,
+        read_write: api_edge::edgex::ReadWrite::R,
         units: None,
         minimum: None,
         maximum: None,

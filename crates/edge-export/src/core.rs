@@ -7,11 +7,11 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use api_edge::go_duration;
+use api_edge::resources::ExportSpec;
+use api_edge::telemetry::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BatchAnswer, BatchHeader};
 use base_journal::{Chunk, Record};
 use bytes::Bytes;
-use selvedge_api::go_duration;
-use selvedge_api::resources::ExportSpec;
-use selvedge_api::telemetry::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BatchAnswer, BatchHeader};
 
 use crate::record::EventRecord;
 use crate::transport::SendError;

@@ -2,7 +2,7 @@
 //!
 //! An export is a cursor on the journal. Its core ([`core`]) decides in plain functions what to read, when a batch is
 //! full, what an answer means and how long to wait after a failure; the loop ([`spawn_export`]) does the reading and
-//! sending it asks for. The receiver remembers where it stands (see `selvedge_api::telemetry`), so a batch whose answer
+//! sending it asks for. The receiver remembers where it stands (see `api_edge::telemetry`), so a batch whose answer
 //! was lost is recognised when it comes again, in whatever cut.
 //!
 //! `journal ──read──▶ filter ──▶ batch [from, to) ──send──▶ receiver ──next──▶ cursor`

@@ -7,8 +7,8 @@
 //! The name stands apart so that an export filters without parsing JSON, and the JSON goes out byte for byte as it was
 //! written.
 
+use api_edge::edgex::Event;
 use bytes::Bytes;
-use selvedge_api::edgex::Event;
 
 /// Version written by this code.
 const VERSION: u8 = 1;

@@ -5,13 +5,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use api_edge::edgex::{API_VERSION, Event, Reading, Value, ValueType};
+use api_edge::resources::{ExportSpec, ExportTarget, HubTarget};
+use api_edge::telemetry::{BatchAnswer, BatchHeader};
 use base_journal::{Chunk, Journal, JournalOptions, Record};
 use bytes::Bytes;
 use hub_telemetry::{IngestError, ReadingsQuery, Telemetry, TelemetryOptions};
 use proptest::prelude::*;
-use selvedge_api::edgex::{API_VERSION, Event, Reading, Value, ValueType};
-use selvedge_api::resources::{ExportSpec, ExportTarget, HubTarget};
-use selvedge_api::telemetry::{BatchAnswer, BatchHeader};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::{ExportCore, ExportOptions, ExportOptionsError, Want};

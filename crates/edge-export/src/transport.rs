@@ -2,8 +2,8 @@
 
 use std::pin::Pin;
 
+use api_edge::telemetry::{BatchAnswer, BatchHeader};
 use bytes::Bytes;
-use selvedge_api::telemetry::{BatchAnswer, BatchHeader};
 
 /// A future that an object-safe trait can answer with.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -4,9 +4,9 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use api_edge::edgex;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use selvedge_api::edgex;
 use serde_json::{Map, Value};
 
 /// One value. Large ones are shared, so a copy is cheap.

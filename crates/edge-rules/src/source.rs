@@ -1,6 +1,6 @@
 //! Where a rule reads its columns from: anything that knows them by name.
 
-use selvedge_api::edgex::Event;
+use api_edge::edgex::Event;
 
 use crate::datum::{Datum, Row};
 

@@ -189,7 +189,7 @@ fn a_window_of_too_many_groups_keeps_the_first() {
 
 #[test]
 fn an_edgex_event_is_a_row() {
-    use selvedge_api::edgex::{Event, Reading, Value, ValueType};
+    use api_edge::edgex::{Event, Reading, Value, ValueType};
     let reading = |name: &str, value: Value| Reading {
         id: "r".into(),
         origin: 7,

@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use api_edge::resources::{ASSIGNMENT_PART_BYTES_MAX, AssignmentEntry, NodeAssignmentSpec};
+use api_edge::{API_VERSION, LABEL_NODE};
 use jiff::Timestamp;
-use selvedge_api::resources::{ASSIGNMENT_PART_BYTES_MAX, AssignmentEntry, NodeAssignmentSpec};
-use selvedge_api::{API_VERSION, LABEL_NODE};
 use serde_json::{Value, json};
 
 use crate::cache::{Lister, Objects};

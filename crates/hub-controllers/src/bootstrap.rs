@@ -11,13 +11,13 @@ pub(crate) async fn run(writer: &Writer) -> Result<(), WriteError> {
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         writer.create(Kind::Namespace, namespace).await?;
     }
-    for handler in [selvedge_api::RUNTIME_CLASS_PROCESS, selvedge_api::RUNTIME_CLASS_WASM] {
+    for handler in [api_edge::RUNTIME_CLASS_PROCESS, api_edge::RUNTIME_CLASS_WASM] {
         let class = json!({
             "apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": handler}, "handler": handler,
         });
         writer.create(Kind::RuntimeClass, class).await?;
     }
-    for definition in selvedge_api::crds::all() {
+    for definition in api_edge::crds::all() {
         keep_definition(writer, definition).await?;
     }
     Ok(())

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jiff::Timestamp;
-use selvedge_api::conditions::{self, ACCEPTED, APPLIED, Condition, READY};
-use selvedge_api::resources::{
+use api_edge::conditions::{self, ACCEPTED, APPLIED, Condition, READY};
+use api_edge::resources::{
     EntryStatus, FAILURES_MAX, FleetStatus, NodeAssignmentSpec, NodeAssignmentStatus, NodeFailure,
 };
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::assignments::{Fleet, Problem, Resolved, problem_key};

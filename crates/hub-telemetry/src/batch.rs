@@ -7,9 +7,9 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use api_edge::edgex::API_VERSION;
+use api_edge::telemetry::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BatchHeader};
 use bytes::Bytes;
-use selvedge_api::edgex::API_VERSION;
-use selvedge_api::telemetry::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BatchHeader};
 use serde::{Deserialize, Serialize};
 
 /// Version of a stored batch written by this code.

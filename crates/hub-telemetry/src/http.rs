@@ -1,12 +1,12 @@
 //! Requests under `/telemetry/v1/` as calls of the store, and answers as bytes.
 //!
 //! The API server stays the only one that chooses status codes for failures: a failure leaves here as a [`RequestError`], typed.
-//! The two answers of the protocol, 200 and 409 with a [`BatchAnswer`](selvedge_api::telemetry::BatchAnswer), are made here.
+//! The two answers of the protocol, 200 and 409 with a [`BatchAnswer`](api_edge::telemetry::BatchAnswer), are made here.
 
+use api_edge::telemetry::{BATCH_CONTENT_TYPE, BATCHES_PATH, READINGS_PATH};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, Response, StatusCode, header};
-use selvedge_api::telemetry::{BATCH_CONTENT_TYPE, BATCHES_PATH, READINGS_PATH};
 use serde::Serialize;
 
 use crate::batch::BatchError;
@@ -56,7 +56,7 @@ pub enum RequestError {
 }
 
 /// Serves one request; blocks on the disk. `user` and `groups` are of the sender, `body` is whole and bounded by
-/// [`selvedge_api::telemetry::BATCH_BYTES_MAX`].
+/// [`api_edge::telemetry::BATCH_BYTES_MAX`].
 pub fn handle(
     telemetry: &Telemetry,
     parts: &Parts,

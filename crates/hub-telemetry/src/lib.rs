@@ -2,7 +2,7 @@
 //!
 //! Batches are kept as they came, one journal record each, with a sparse index of what lies where; rows with indexes cost
 //! twenty times the CPU. A batch and the place where its export stands afterwards are one record, so they are durable
-//! together or not at all: nothing is stored twice, nothing is skipped (`selvedge_api::telemetry`).
+//! together or not at all: nothing is stored twice, nothing is skipped (`api_edge::telemetry`).
 //!
 //! `POST batches ─▶ check the place ─▶ [ journal of batches ] ─▶ block index ◀─ GET readings`
 //!

@@ -4,10 +4,10 @@
 //! A page ends at a number of readings, of bytes to answer, or of bytes to search, so a rare resource in a full store costs
 //! many small requests and not one that holds the hub up.
 
+use api_edge::edgex::{Event, Reading};
+use api_edge::telemetry::StoredReading;
 use base_journal::ReadError;
 use bytes::Bytes;
-use selvedge_api::edgex::{Event, Reading};
-use selvedge_api::telemetry::StoredReading;
 use serde::Serialize;
 use tracing::warn;
 

@@ -3,7 +3,7 @@
 //! A node's journal has a random epoch; offsets mean something within it only. The hub remembers the last few epochs of
 //! each export, so a node whose disk was put back from a copy goes on where that copy's journal was heard last.
 
-use selvedge_api::telemetry::{BatchAnswer, BatchHeader};
+use api_edge::telemetry::{BatchAnswer, BatchHeader};
 use serde::{Deserialize, Serialize};
 
 /// A node gets a new epoch with a new disk; eight lie years apart, or one is swapped back and forth while testing.

@@ -8,12 +8,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use api_edge::telemetry::{BatchAnswer, BatchHeader};
 use base_journal::{
     AppendError, Journal, JournalOptions, OpenJournalError, OpenSnapshotError, ReadError, SnapshotError,
     SnapshotOptions, SnapshotStore,
 };
 use bytes::Bytes;
-use selvedge_api::telemetry::{BatchAnswer, BatchHeader};
 use tracing::{info, warn};
 
 use crate::batch::{self, BatchError, Head};

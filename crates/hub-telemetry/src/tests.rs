@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use api_edge::telemetry::{BATCH_BYTES_MAX, BATCH_CONTENT_TYPE, BatchAnswer, BatchHeader};
 use base_journal::OpenSnapshotError;
 use bytes::Bytes;
 use http::{Method, Request};
 use proptest::prelude::*;
-use selvedge_api::telemetry::{BATCH_BYTES_MAX, BATCH_CONTENT_TYPE, BatchAnswer, BatchHeader};
 use tempfile::TempDir;
 
 use crate::http::{RequestError, handle, parse_query};

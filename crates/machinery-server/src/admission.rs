@@ -1,7 +1,7 @@
 //! A last look at objects before they are stored: the server's own plug-ins and those of its user.
 
+use api_edge::{RUNTIME_CLASS_PROCESS, RUNTIME_CLASS_WASM};
 use machinery_schema::{FieldError, ResourceInfo};
-use selvedge_api::{RUNTIME_CLASS_PROCESS, RUNTIME_CLASS_WASM};
 use serde_json::Value;
 
 use crate::Identity;

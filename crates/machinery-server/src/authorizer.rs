@@ -156,7 +156,7 @@ fn named<'a>(name: Option<&'a str>, selectors: Option<(&'a LabelSelector, &'a Fi
 fn node_rules(access: &Access<'_>, node: &str, store: &Store) -> Decision {
     let (group, resource, subresource, namespace, name, selectors) = match &access.target {
         Target::Path(path) => {
-            let may = access.verb == "post" && *path == selvedge_api::telemetry::BATCHES_PATH;
+            let may = access.verb == "post" && *path == api_edge::telemetry::BATCHES_PATH;
             return allow_if(may, "");
         }
         Target::Resource { group, resource, subresource, namespace, name, selectors } => {
@@ -205,18 +205,18 @@ fn node_rules(access: &Access<'_>, node: &str, store: &Store) -> Decision {
         ("certificates.k8s.io", "certificatesigningrequests", None) => {
             allow_if(may_request_certificate(access, store), "")
         }
-        (selvedge_api::GROUP, "nodeassignments", None) if reads => {
-            let by_label = selectors.is_some_and(|(labels, _)| labels.exact(selvedge_api::LABEL_NODE) == Some(node));
+        (api_edge::GROUP, "nodeassignments", None) if reads => {
+            let by_label = selectors.is_some_and(|(labels, _)| labels.exact(api_edge::LABEL_NODE) == Some(node));
             let may = by_label || name_or_field.is_some_and(|name| is_own_assignment(name, node));
             allow_if(
                 may,
                 &format!(
                     "node {node:?} may only read its own assignment, by name or label {}={node}",
-                    selvedge_api::LABEL_NODE
+                    api_edge::LABEL_NODE
                 ),
             )
         }
-        (selvedge_api::GROUP, "nodeassignments", Some("status")) => {
+        (api_edge::GROUP, "nodeassignments", Some("status")) => {
             let may =
                 matches!(verb, "get" | "update" | "patch") && name.is_some_and(|name| is_own_assignment(name, node));
             allow_if(may, &format!("node {node:?} may only write the status of its own assignment"))

@@ -88,7 +88,7 @@ fn openapi_document(registry: &machinery_schema::Registry, path: &str, headers: 
 fn openapi_v2(headers: &HeaderMap) -> Response<Body> {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !accept.contains("proto-openapi") {
-        let info = json!({"title": "Kubernetes", "version": selvedge_api::KUBERNETES_VERSION});
+        let info = json!({"title": "Kubernetes", "version": api_edge::KUBERNETES_VERSION});
         return status::ok_json(&json!({"swagger": "2.0", "info": info, "paths": {}, "definitions": {}}));
     }
     // Field 1 is `swagger`, field 2 `info` (title, version), field 8 `paths`.
@@ -114,7 +114,7 @@ fn is_held(headers: &HeaderMap, etag: &str) -> bool {
 }
 
 fn version() -> Value {
-    let version = selvedge_api::KUBERNETES_VERSION;
+    let version = api_edge::KUBERNETES_VERSION;
     let mut numbers = version.trim_start_matches('v').split('.');
     json!({
         "major": numbers.next(),

@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use api_edge::ports;
 use base_pki::JoinToken;
-use selvedge_api::ports;
 
 /// A node heartbeat is lost now and then; four missed ones make the hub call the node unreachable.
 const LEASE_RENEW_PERIOD: Duration = Duration::from_secs(10);

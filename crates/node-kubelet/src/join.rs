@@ -204,7 +204,7 @@ async fn request_certificate(
     let object = json!({
         "apiVersion": "certificates.k8s.io/v1",
         "kind": "CertificateSigningRequest",
-        "metadata": {"name": name, "labels": {selvedge_api::LABEL_NODE: node_name}},
+        "metadata": {"name": name, "labels": {api_edge::LABEL_NODE: node_name}},
         "spec": {"request": BASE64.encode(&csr), "signerName": signer, "usages": ["digital signature", usage]},
     });
     let act = |error: HubError| match error.code() {

@@ -24,10 +24,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_edge::status::NodeReport;
 use base_http::{Address, Listener, Ports, ServerTls};
 use base_pki::San;
 use node_runtime::PodRuntime;
-use selvedge_api::status::NodeReport;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;

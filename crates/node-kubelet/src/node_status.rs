@@ -58,7 +58,7 @@ pub(crate) fn machine() -> Machine {
             "kernelVersion": uname.release().to_string_lossy(),
             "osImage": os_name(&read("/etc/os-release")),
             "containerRuntimeVersion": concat!("selvedge://", env!("CARGO_PKG_VERSION")),
-            "kubeletVersion": selvedge_api::KUBERNETES_VERSION,
+            "kubeletVersion": api_edge::KUBERNETES_VERSION,
             "kubeProxyVersion": "",
             "operatingSystem": "linux",
             "architecture": architecture(),

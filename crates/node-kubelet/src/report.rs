@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use selvedge_api::status::{NodeReport, PodReport};
+use api_edge::status::{NodeReport, PodReport};
 
 /// As the contract of the status socket says.
 const ERRORS_MAX: usize = 10;

@@ -284,8 +284,8 @@ impl Assignment {
 
 impl Source for Assignment {
     fn path(&self) -> String {
-        let selector = encode(&format!("{}={}", selvedge_api::LABEL_NODE, self.node));
-        format!("/apis/{}/nodeassignments?labelSelector={selector}", selvedge_api::API_VERSION)
+        let selector = encode(&format!("{}={}", api_edge::LABEL_NODE, self.node));
+        format!("/apis/{}/nodeassignments?labelSelector={selector}", api_edge::API_VERSION)
     }
 
     async fn replace(&mut self, items: Vec<Value>) -> Result<(), StoreError> {

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 #[cfg(any(feature = "hub", feature = "node"))]
-use selvedge_api::ports;
+use api_edge::ports;
 use serde::{Deserialize, Serialize};
 
 /// Settings of `selvedge hub`.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use edge_sync::{Edge, EdgeHandle, HubAccess};
+use edge_runtime::{Edge, EdgeHandle, HubAccess};
 use tokio_util::sync::CancellationToken;
 
 use crate::paths::{Claim, DataDir};
@@ -31,7 +31,7 @@ pub struct EdgeStart {
 /// Starts the edge plane on a data folder.
 pub async fn start(data_dir: &DataDir, start: EdgeStart, shutdown: CancellationToken) -> Result<RunningEdge> {
     let claim = data_dir.claim("edge")?;
-    let mut config = edge_sync::EdgeConfig::new(data_dir.path(), start.node_name);
+    let mut config = edge_runtime::EdgeConfig::new(data_dir.path(), start.node_name);
     config.hub = start.hub;
     config.config_dir = start.config_dir;
     config.journal_bytes_max = start.journal_bytes_max;
@@ -55,12 +55,12 @@ pub fn node_name(node_dir: &Path) -> Result<String> {
 #[cfg(feature = "node")]
 pub fn hub_of_node(node_dir: &Path) -> Arc<dyn HubAccess> {
     let node_dir = node_dir.to_owned();
-    Arc::new(edge_sync::HubAccessFn(
-        move || -> edge_sync::BoxFuture<'static, Result<kube::Client, edge_sync::HubAccessError>> {
+    Arc::new(edge_runtime::HubAccessFn(
+        move || -> edge_runtime::BoxFuture<'static, Result<kube::Client, edge_runtime::HubAccessError>> {
             let node_dir = node_dir.clone();
             Box::pin(async move {
                 let not_yet = |reason: String, source: Option<Box<dyn std::error::Error + Send + Sync>>| {
-                    edge_sync::HubAccessError { reason, source }
+                    edge_runtime::HubAccessError { reason, source }
                 };
                 let identity = node_kubelet::Identity::load(&node_dir)
                     .map_err(|error| not_yet("the node's identity cannot be read".to_owned(), Some(Box::new(error))))?
@@ -76,11 +76,11 @@ pub fn hub_of_node(node_dir: &Path) -> Arc<dyn HubAccess> {
 pub fn hub_of_kubelet(
     identity: tokio::sync::watch::Receiver<Option<Arc<node_kubelet::Identity>>>,
 ) -> Arc<dyn HubAccess> {
-    Arc::new(edge_sync::HubAccessFn(
-        move || -> edge_sync::BoxFuture<'static, Result<kube::Client, edge_sync::HubAccessError>> {
+    Arc::new(edge_runtime::HubAccessFn(
+        move || -> edge_runtime::BoxFuture<'static, Result<kube::Client, edge_runtime::HubAccessError>> {
             let mut identity = identity.clone();
             Box::pin(async move {
-                let failed = |reason: String| edge_sync::HubAccessError { reason, source: None };
+                let failed = |reason: String| edge_runtime::HubAccessError { reason, source: None };
                 let joined =
                     identity.wait_for(Option::is_some).await.map_err(|_| failed("the node is stopping".to_owned()))?;
                 let joined = joined.clone().ok_or_else(|| failed("the node has not joined a hub yet".to_owned()))?;

@@ -44,7 +44,7 @@ fn edge_pod(data_dir: &DataDir, config: &NodeConfig, node_name: &str) -> Result<
         "kind": "Pod",
         "metadata": {"name": format!("selvedge-edge-{node_name}"), "namespace": "kube-system", "labels": {"app": "selvedge-edge"}},
         "spec": {
-            "runtimeClassName": selvedge_api::RUNTIME_CLASS_PROCESS,
+            "runtimeClassName": api_edge::RUNTIME_CLASS_PROCESS,
             "hostNetwork": true,
             "terminationGracePeriodSeconds": config.shutdown_grace_seconds,
             "containers": [container],

@@ -113,7 +113,7 @@ impl Hub {
         self.controllers.wait().await;
         self.upkeep.iter().for_each(JoinHandle::abort);
         if let Err(error) = self.telemetry.checkpoint() {
-            error!(error = %base_telemetry::Chain(&error), "Failed to checkpoint the readings; the next start reads more.");
+            error!(error = %base_observe::Chain(&error), "Failed to checkpoint the readings; the next start reads more.");
         }
     }
 }
@@ -254,7 +254,7 @@ impl Extension for TelemetryRoutes {
                 return refusal(StatusCode::TOO_MANY_REQUESTS, "the hub takes in as much as it can; try again");
             };
             let (parts, body) = request.into_parts();
-            let body = match base_http::read_body(body, selvedge_api::telemetry::BATCH_BYTES_MAX).await {
+            let body = match base_http::read_body(body, api_edge::telemetry::BATCH_BYTES_MAX).await {
                 Ok(body) => body,
                 Err(error) => return refusal(StatusCode::PAYLOAD_TOO_LARGE, &error.to_string()),
             };
@@ -267,7 +267,7 @@ impl Extension for TelemetryRoutes {
                 Ok(Ok(response)) => response.map(|bytes: Bytes| Body::from(bytes)),
                 Ok(Err(error)) => {
                     if let RequestError::Internal(_) | RequestError::Full(_) = &error {
-                        error!(error = %base_telemetry::Chain(&error), "Failed to serve telemetry.");
+                        error!(error = %base_observe::Chain(&error), "Failed to serve telemetry.");
                     }
                     refusal(status_of(&error), &error.to_string())
                 }

@@ -29,7 +29,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use base_telemetry::LogOptions;
+use base_observe::LogOptions;
 use clap::Parser as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -110,7 +110,7 @@ fn run(command: Command) -> Result<Exit> {
         Command::Status(args) => tool(status::status(args)),
         Command::Reset(args) => tool(reset::reset(args)),
         Command::Version => {
-            println!("selvedge {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), selvedge_api::KUBERNETES_VERSION);
+            println!("selvedge {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), api_edge::KUBERNETES_VERSION);
             Ok(Exit::Done)
         }
         #[cfg(feature = "node")]
@@ -134,7 +134,7 @@ fn settings<T: Default + Serialize + DeserializeOwned>(args: &RoleArgs, env_pref
 /// Runs a role to its end.
 fn role(log: &str, work: impl Future<Output = Result<Exit>>) -> Result<Exit> {
     let options = LogOptions { filter: log.to_owned(), ansi: std::io::stderr().is_terminal(), ..LogOptions::default() };
-    base_telemetry::init_logging(&options)?;
+    base_observe::init_logging(&options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .enable_all()
@@ -162,7 +162,7 @@ async fn run_hub(args: RoleArgs, mut config: config::HubConfig) -> Result<Exit> 
     let shutdown = CancellationToken::new();
     stop::on_signal(shutdown.clone())?;
     let hub = hub::start(&data_dir, &config, shutdown.clone()).await?;
-    println!("selvedge: hub   {} (Kubernetes {})", hub.url, selvedge_api::KUBERNETES_VERSION);
+    println!("selvedge: hub   {} (Kubernetes {})", hub.url, api_edge::KUBERNETES_VERSION);
     println!("selvedge: try   export KUBECONFIG={}; kubectl get nodes", data_dir.kubeconfig().display());
     println!(
         "selvedge: join  selvedge node --hub {} --token $(selvedge token create --data-dir {})",

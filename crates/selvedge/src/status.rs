@@ -8,12 +8,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use api_edge::status::{EdgeReport, EntryReport, NodeReport};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use kube::Client;
 use kube::api::{Api, DynamicObject, ListParams};
 use kube::core::{ApiResource, GroupVersionKind};
-use selvedge_api::status::{EdgeReport, EntryReport, NodeReport};
 use serde::Serialize;
 
 use crate::cli::{Output, StatusArgs};
@@ -96,7 +96,7 @@ pub async fn status(args: StatusArgs) -> Result<()> {
 
 async fn hub(kubeconfig: &Path) -> Result<HubStatus> {
     let client = crate::kube_access::client(kubeconfig).await?;
-    let ours = |kind| GroupVersionKind::gvk(selvedge_api::GROUP, selvedge_api::VERSION, kind);
+    let ours = |kind| GroupVersionKind::gvk(api_edge::GROUP, api_edge::VERSION, kind);
     Ok(HubStatus {
         nodes: list(&client, &GroupVersionKind::gvk("", "v1", "Node"), "Ready").await?,
         pods: list(&client, &GroupVersionKind::gvk("", "v1", "Pod"), "Ready").await?,

@@ -15,7 +15,7 @@ use crate::paths::DataDir;
 /// Makes a token and prints it alone on a line, so that a script can take it.
 pub async fn create(args: TokenCreateArgs) -> Result<()> {
     let data_dir = DataDir::new(args.data_dir)?;
-    let ttl = selvedge_api::go_duration::parse(&args.ttl).context("failed to read --ttl")?;
+    let ttl = api_edge::go_duration::parse(&args.ttl).context("failed to read --ttl")?;
     let client = client(&data_dir.kubeconfig()).await?;
     let ca_path = data_dir.hub().join("pki/ca.crt");
     let ca = std::fs::read_to_string(&ca_path).with_context(|| format!("failed to read {}", ca_path.display()))?;

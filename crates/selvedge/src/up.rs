@@ -103,7 +103,7 @@ fn greet(data_dir: &DataDir, hub: &Hub, node: &str) {
     println!(
         "selvedge: hub   {} (Kubernetes {}), state in {}",
         hub.url,
-        selvedge_api::KUBERNETES_VERSION,
+        api_edge::KUBERNETES_VERSION,
         data_dir.path().display()
     );
     println!("selvedge: node  {node}, runs pods of the classes selvedge-process and selvedge-wasm");

@@ -6,8 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use api_edge::edgex::{Device, DeviceProfile, DeviceResource, Value, ValueType};
 use edge_device_sdk::{BoxFuture, DeviceSession, Driver, DriverError, ResourceError, SessionError, WriteFailure};
-use selvedge_api::edgex::{Device, DeviceProfile, DeviceResource, Value, ValueType};
 
 use super::config::{DiskFigure, Sensor};
 

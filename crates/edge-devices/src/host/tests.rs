@@ -2,9 +2,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use api_edge::edgex::{Device, DeviceProfile, DeviceResource, Value};
 use edge_device_sdk::{DeviceSession, Driver};
 use proptest::prelude::*;
-use selvedge_api::edgex::{Device, DeviceProfile, DeviceResource, Value};
 use serde_json::{Value as Json, json};
 
 use super::config::SOURCES;

@@ -1,6 +1,6 @@
 //! Registers ↔ values.
 
-use selvedge_api::edgex::{Value, ValueType};
+use api_edge::edgex::{Value, ValueType};
 
 use super::config::Point;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use selvedge_api::edgex::{Device, DeviceResource, Protocols, ValueType};
+use api_edge::edgex::{Device, DeviceResource, Protocols, ValueType};
 use serde_json::Value as Json;
 
 /// Registers that one read may bring (Modbus Application Protocol 1.1b3, 6.3).

@@ -3,8 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use api_edge::edgex::{Device, DeviceProfile, DeviceResource, Value};
 use edge_device_sdk::{BoxFuture, DeviceSession, Driver, DriverError, ResourceError, SessionError, WriteFailure};
-use selvedge_api::edgex::{Device, DeviceProfile, DeviceResource, Value};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_modbus::ExceptionCode;

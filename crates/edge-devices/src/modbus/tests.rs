@@ -3,9 +3,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use api_edge::edgex::{Device, DeviceProfile, DeviceResource, Value, ValueType};
 use edge_device_sdk::{DeviceSession, Driver};
 use proptest::prelude::*;
-use selvedge_api::edgex::{Device, DeviceProfile, DeviceResource, Value, ValueType};
 use serde_json::{Value as Json, json};
 use tokio::net::TcpListener;
 use tokio_modbus::server::Service;

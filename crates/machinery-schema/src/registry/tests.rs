@@ -55,13 +55,13 @@ fn our_own_definitions_are_good() {
     let mut registry = Registry::builtin();
     let definitions =
         registry.resource("apiextensions.k8s.io", "v1", "customresourcedefinitions").cloned().expect("built in");
-    for mut crd in selvedge_api::crds::all() {
+    for mut crd in api_edge::crds::all() {
         assert_eq!(definitions.prune(&mut crd), [""; 0]);
         definitions.apply_defaults(&mut crd);
         assert_eq!(definitions.validate(&crd), []);
         assert_eq!(registry.install_crd(&crd).expect("good").warnings, [""; 0]);
     }
-    assert!(registry.resource_by_kind(selvedge_api::GROUP, selvedge_api::VERSION, "Device").is_some());
+    assert!(registry.resource_by_kind(api_edge::GROUP, api_edge::VERSION, "Device").is_some());
 }
 
 #[test]

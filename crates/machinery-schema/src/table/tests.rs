@@ -170,10 +170,10 @@ fn the_other_kinds_show_what_users_know() {
 #[test]
 fn our_kinds_show_their_conditions() {
     let mut registry = Registry::builtin();
-    for crd in selvedge_api::crds::all() {
+    for crd in api_edge::crds::all() {
         registry.install_crd(&crd).expect("our definitions are good");
     }
-    let rules = registry.resource(selvedge_api::GROUP, selvedge_api::VERSION, "rules").expect("installed");
+    let rules = registry.resource(api_edge::GROUP, api_edge::VERSION, "rules").expect("installed");
     let rule = json!({
         "metadata": {"name": "r", "creationTimestamp": "2026-11-22T09:00:00Z"}, "spec": {"sql": "SELECT 1"},
         "status": {"desired": 2, "applied": 1, "conditions": [{"type": "Ready", "status": "False", "reason": "Pending"}]},

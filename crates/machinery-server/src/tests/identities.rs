@@ -107,12 +107,11 @@ async fn a_node_reads_and_writes_what_is_its_own() {
 #[tokio::test]
 async fn a_node_reads_its_own_assignment_only() {
     let hub = Hub::start().await;
-    let crd =
-        selvedge_api::crds::all().into_iter().find(|crd| crd["spec"]["names"]["kind"] == "NodeAssignment").unwrap();
+    let crd = api_edge::crds::all().into_iter().find(|crd| crd["spec"]["names"]["kind"] == "NodeAssignment").unwrap();
     hub.create(CRDS, crd).await;
     let assignments = "/apis/edge.selvedge.dev/v1alpha1/nodeassignments";
     for (name, node) in [("gw-1", "gw-1"), ("gw-1.part-1", "gw-1"), ("gw-10", "gw-10")] {
-        let labels = json!({selvedge_api::LABEL_NODE: node});
+        let labels = json!({api_edge::LABEL_NODE: node});
         hub.create(assignments, json!({"metadata": {"name": name, "labels": labels}, "spec": {"nodeName": node}}))
             .await;
     }

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_edge::status::PodReport;
 use jiff::{SignedDuration, Timestamp};
 use node_runtime::{ContainerId, ContainerState, ContainerStatus, PodRuntime, RuntimeError};
-use selvedge_api::status::PodReport;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use api_edge::conditions::{ACCEPTED, APPLIED, Condition, READY};
+use api_edge::resources::AssignmentEntry;
+use api_edge::status::{EdgeReport, EntryReport};
 use base_journal::Journal;
 use edge_bus::Bus;
 use edge_core::Intake;
 use edge_device_sdk::{AddDeviceError, DeviceManager, DeviceReport, Driver, ManagerOptions, OperatingState};
 use edge_export::{BatchTransport, ExportHandle, cursor_name, spawn_export};
 use edge_rules::Rule;
-use selvedge_api::conditions::{ACCEPTED, APPLIED, Condition, READY};
-use selvedge_api::resources::AssignmentEntry;
-use selvedge_api::status::{EdgeReport, EntryReport};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use api_edge::conditions::{self, Condition};
+use api_edge::resources::{AssignmentEntry, EntryStatus, NodeAssignmentStatus};
+use api_edge::status::EdgeReport;
 use base_http::BindError;
 use base_journal::{Journal, JournalOptions, OpenJournalError, OpenSnapshotError, SnapshotOptions, SnapshotStore};
 use edge_device_sdk::{Driver, ManagerOptions};
 use edge_export::BatchTransport;
-use selvedge_api::conditions::{self, Condition};
-use selvedge_api::resources::{AssignmentEntry, EntryStatus, NodeAssignmentStatus};
-use selvedge_api::status::EdgeReport;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;

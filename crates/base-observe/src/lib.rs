@@ -91,7 +91,7 @@ fn parse_filter(text: &str) -> Result<EnvFilter, InitLoggingError> {
 /// A cause that the text before it ends with is left out: some libraries print their causes themselves.
 ///
 /// ```
-/// use base_telemetry::Chain;
+/// use base_observe::Chain;
 /// let error = "x".parse::<u32>().unwrap_err();
 /// assert_eq!(Chain(&error).to_string(), "invalid digit found in string");
 /// ```

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use api_edge::edgex::{Device, DeviceProfile};
+use api_edge::resources::{AssignmentEntry, DeviceSpec, EdgexActionProps, ExportSpec, RuleSpec, StreamSpec};
 use edge_core::metadata;
 use edge_export::ExportOptions;
 use edge_rules::{Select, SourceType, SqlError, StreamStatement, parse_select, parse_stream};
-use selvedge_api::edgex::{Device, DeviceProfile};
-use selvedge_api::resources::{AssignmentEntry, DeviceSpec, EdgexActionProps, ExportSpec, RuleSpec, StreamSpec};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 

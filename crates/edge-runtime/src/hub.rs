@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use api_edge::resources::{NodeAssignmentSpec, NodeAssignmentStatus};
+use api_edge::telemetry::{BATCH_CONTENT_TYPE, BATCHES_PATH, BatchAnswer, BatchHeader};
+use api_edge::{GROUP, LABEL_NODE, VERSION};
 use bytes::Bytes;
 use edge_export::{BatchTransport, SendError, encode_body};
 use futures::StreamExt as _;
 use http_body_util::{BodyExt as _, Limited};
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::runtime::watcher;
-use selvedge_api::resources::{NodeAssignmentSpec, NodeAssignmentStatus};
-use selvedge_api::telemetry::{BATCH_CONTENT_TYPE, BATCHES_PATH, BatchAnswer, BatchHeader};
-use selvedge_api::{GROUP, LABEL_NODE, VERSION};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::watch;

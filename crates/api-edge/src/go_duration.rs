@@ -12,7 +12,7 @@ pub struct ParseDurationError {
 /// Reads a Go duration. Negative durations are refused: nothing here waits for less than no time.
 ///
 /// ```
-/// use selvedge_api::go_duration::parse;
+/// use api_edge::go_duration::parse;
 /// assert_eq!(parse("1m30s").unwrap().as_secs(), 90);
 /// assert!(parse("10").is_err());
 /// ```

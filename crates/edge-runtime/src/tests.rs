@@ -3,16 +3,16 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use api_edge::edgex::{Event, Value};
+use api_edge::resources::{AssignmentEntry, EdgexActionProps};
+use api_edge::status::EdgeReport;
+use api_edge::telemetry::{BATCHES_PATH, BatchAnswer, BatchHeader};
 use bytes::Bytes;
 use edge_device_sdk::ManagerOptions;
 use edge_export::{BatchTransport, EventRecord, SendError};
 use edge_rules::Row;
 use http::{Method, StatusCode};
 use http_body_util::BodyExt as _;
-use selvedge_api::edgex::{Event, Value};
-use selvedge_api::resources::{AssignmentEntry, EdgexActionProps};
-use selvedge_api::status::EdgeReport;
-use selvedge_api::telemetry::{BATCHES_PATH, BatchAnswer, BatchHeader};
 use serde_json::{Value as Json, json};
 use tokio_util::sync::CancellationToken;
 
@@ -126,7 +126,7 @@ fn what_an_entry_is_made_of_decides_whether_it_is_restarted() {
 #[test]
 fn an_assignment_is_complete_when_every_part_is_there() {
     let part = |part: u32, parts: u32| Part {
-        spec: selvedge_api::resources::NodeAssignmentSpec { part, parts, ..Default::default() },
+        spec: api_edge::resources::NodeAssignmentSpec { part, parts, ..Default::default() },
         ..Part::default()
     };
     let check = |list: &[(u32, u32)], expected: bool| {
@@ -526,7 +526,7 @@ fn fixture_parts() -> Parts {
     let part = |part: u32, entries: Vec<AssignmentEntry>| Part {
         version: 1,
         generation: 7,
-        spec: selvedge_api::resources::NodeAssignmentSpec { node_name: "n".into(), part, parts: 2, entries },
+        spec: api_edge::resources::NodeAssignmentSpec { node_name: "n".into(), part, parts: 2, entries },
     };
     let entries = vec![profile(), device("box"), stream(), rule("r", "SELECT up FROM events"), export()];
     Parts::from([("n".to_owned(), part(0, entries)), ("n.part-1".to_owned(), part(1, vec![device("other")]))])

@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use selvedge_api::resources::AssignmentEntry;
+use api_edge::resources::AssignmentEntry;
 use serde_json::Value;
 
 use crate::desired::resolve;
@@ -91,8 +91,8 @@ pub fn load(folder: &Path) -> Result<Vec<AssignmentEntry>, LoadFilesError> {
 fn entry(document: &Value) -> Result<AssignmentEntry, String> {
     let text = |pointer: &str| document.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
     let version = text("/apiVersion").ok_or("`apiVersion` is missing")?;
-    if version != selvedge_api::API_VERSION {
-        return Err(format!("apiVersion `{version}` is not {}", selvedge_api::API_VERSION));
+    if version != api_edge::API_VERSION {
+        return Err(format!("apiVersion `{version}` is not {}", api_edge::API_VERSION));
     }
     let kind = text("/kind").ok_or("`kind` is missing")?;
     if !KINDS.contains(&kind.as_str()) {

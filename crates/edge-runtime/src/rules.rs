@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use api_edge::edgex::{self, Event, Reading, Value, ValueType};
+use api_edge::resources::EdgexActionProps;
 use edge_bus::{Bus, Delivery, Filter, Made, Maker, Subscriber};
 use edge_rules::{Datum, EventRow, Row, Rule, RuleStats};
-use selvedge_api::edgex::{self, Event, Reading, Value, ValueType};
-use selvedge_api::resources::EdgexActionProps;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use api_edge::status::EdgeReport;
 use base_http::{Address, BindError, Body, Listener};
 use base_journal::Journal;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use selvedge_api::status::EdgeReport;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;

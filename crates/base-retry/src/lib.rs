@@ -1,0 +1,1 @@
+//! One law of back-off for everything that tries again.

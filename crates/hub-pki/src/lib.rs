@@ -1,0 +1,1 @@
+//! Certificates of a hub: its authorities, its names, and their renewal.
