@@ -1,0 +1,33 @@
+//! An error and its causes in one line.
+
+use std::error::Error;
+use std::fmt;
+
+/// Prints an error and its causes in one line, `a: b: c`.
+///
+/// A cause that the text before it ends with is left out: some libraries print their causes themselves.
+///
+/// ```
+/// use base_observe::Chain;
+/// let error = "x".parse::<u32>().unwrap_err();
+/// assert_eq!(Chain(&error).to_string(), "invalid digit found in string");
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Chain<'e>(pub &'e (dyn Error + 'e));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut last = self.0.to_string();
+        f.write_str(&last)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            if !last.ends_with(&text) {
+                write!(f, ": {text}")?;
+                last = text;
+            }
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

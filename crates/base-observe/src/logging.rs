@@ -1,0 +1,72 @@
+//! Where log lines go and how they look.
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+
+/// Environment variable with a filter such as `info,node_kubelet=debug`.
+pub const LOG_VARIABLE: &str = "SELVEDGE_LOG";
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people: time, level, module, sentence, fields.
+    #[default]
+    Text,
+    /// For machines: one JSON object per line.
+    Json,
+}
+
+/// How to log.
+#[derive(Clone, Debug)]
+pub struct LogOptions {
+    /// A level, or a filter such as `info,node_kubelet=debug`. [`LOG_VARIABLE`] goes before it.
+    pub filter: String,
+    /// How a line looks.
+    pub format: LogFormat,
+    /// Colours, for a terminal.
+    pub ansi: bool,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self { filter: "info".to_owned(), format: LogFormat::Text, ansi: false }
+    }
+}
+
+/// Why logging could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum InitLoggingError {
+    /// The filter does not parse.
+    #[error("failed to parse the log filter `{filter}`; write a level such as `info`, or `info,node_kubelet=debug`")]
+    ParseFilter {
+        /// The filter.
+        filter: String,
+        /// What is wrong.
+        #[source]
+        source: ParseError,
+    },
+    /// The process logs already.
+    #[error("logging is set up already")]
+    Twice,
+}
+
+/// Begins logging to stderr; stdout stays free for what the program prints. To be called once per process.
+pub fn init_logging(options: &LogOptions) -> Result<(), InitLoggingError> {
+    let filter = std::env::var(LOG_VARIABLE).ok().filter(|text| !text.trim().is_empty());
+    let filter = parse_filter(filter.as_deref().unwrap_or(&options.filter))?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(options.ansi)
+        // A line that a full disk rejects is lost; reporting that on the same stderr would panic.
+        .log_internal_errors(false);
+    let set = match options.format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    set.map_err(|_| InitLoggingError::Twice)
+}
+
+pub(crate) fn parse_filter(text: &str) -> Result<EnvFilter, InitLoggingError> {
+    EnvFilter::builder().parse(text).map_err(|source| InitLoggingError::ParseFilter { filter: text.to_owned(), source })
+}

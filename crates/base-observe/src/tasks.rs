@@ -1,0 +1,165 @@
+//! Tasks with a name: a panic is logged with it and counted, and `/metrics` shows how many of each run.
+//!
+//! A bare `tokio::spawn` hides a panic in a handle that nobody awaits: the part is dead and the program looks well. So every
+//! task starts here. The panic is caught where it happens, logged, counted, and then goes on into the [`JoinHandle`], so
+//! whoever awaits it sees what tokio would have shown.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll};
+
+use parking_lot::Mutex;
+use pin_project_lite::pin_project;
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
+use tokio_util::task::TaskTracker;
+use tracing::error;
+
+/// How the tasks of one name fare.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskCounts {
+    /// Started and not ended.
+    pub running: u64,
+    /// Ended by a panic since the process started.
+    pub panicked: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    running: AtomicU64,
+    panicked: AtomicU64,
+}
+
+/// Counts by name. Names are literals, so there are as many as the source has calls.
+static TASKS: LazyLock<Mutex<BTreeMap<&'static str, Arc<Counts>>>> = LazyLock::new(Mutex::default);
+
+/// Starts a task that `tracker` waits for at shutdown.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let tracker = tokio_util::task::TaskTracker::new();
+/// let answer = base_observe::spawn_named(&tracker, "adder", async { 1 + 1 });
+/// assert_eq!(answer.await.expect("an addition does not panic"), 2);
+/// # }
+/// ```
+pub fn spawn_named<F>(tracker: &TaskTracker, name: &'static str, future: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    tracker.spawn(Watched::new(name, future))
+}
+
+/// Starts a task that only its handle knows: for those who await or abort the handle themselves.
+pub fn spawn_detached<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    tokio::spawn(Watched::new(name, future))
+}
+
+/// Starts a task in a set, which aborts it when the set is dropped.
+pub fn spawn_in_set<F, T>(set: &mut JoinSet<T>, name: &'static str, future: F) -> AbortHandle
+where
+    F: Future<Output = T> + Send + 'static,
+    T: Send + 'static,
+{
+    set.spawn(Watched::new(name, future))
+}
+
+/// Runs blocking work on tokio's pool for it; a panic is logged and counted as a task's.
+pub fn spawn_blocking_named<F, T>(name: &'static str, work: F) -> JoinHandle<T>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    let running = Running::start(name);
+    tokio::task::spawn_blocking(move || match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(output) => output,
+        Err(panic) => running.panicked(panic),
+    })
+}
+
+/// What runs now and what has panicked, by name.
+pub fn task_counts() -> Vec<(&'static str, TaskCounts)> {
+    let read = |counts: &Counts| TaskCounts {
+        running: counts.running.load(Ordering::Relaxed),
+        panicked: counts.panicked.load(Ordering::Relaxed),
+    };
+    TASKS.lock().iter().map(|(name, counts)| (*name, read(counts))).collect()
+}
+
+/// Counts a task as running until it is dropped, whether it ended, panicked or was aborted.
+struct Running {
+    name: &'static str,
+    counts: Arc<Counts>,
+}
+
+impl Running {
+    fn start(name: &'static str) -> Self {
+        let counts = Arc::clone(TASKS.lock().entry(name).or_default());
+        counts.running.fetch_add(1, Ordering::Relaxed);
+        Self { name, counts }
+    }
+
+    fn panicked(&self, panic: Box<dyn Any + Send>) -> ! {
+        self.counts.panicked.fetch_add(1, Ordering::Relaxed);
+        error!(task = self.name, panic = message_of(&*panic), "A task panicked; its work has ended.");
+        // The hook has printed the place already; resuming does not call it a second time.
+        resume_unwind(panic)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.counts.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The text of a panic, when it has one.
+fn message_of(panic: &(dyn Any + Send)) -> &str {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => text,
+        (_, Some(text)) => text,
+        _ => "(a value that is no text)",
+    }
+}
+
+pin_project! {
+    /// A future whose panic is seen. It is a struct rather than an `async` block because a block keeps its argument and the
+    /// pinned future both, which doubles the memory of each connection.
+    struct Watched<F> {
+        #[pin]
+        future: F,
+        running: Running,
+    }
+}
+
+impl<F> Watched<F> {
+    fn new(name: &'static str, future: F) -> Self {
+        Self { future, running: Running::start(name) }
+    }
+}
+
+impl<F: Future> Future for Watched<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        // Unwind safety: a future that has panicked is not polled again, the panic resumes below.
+        match catch_unwind(AssertUnwindSafe(|| this.future.poll(context))) {
+            Ok(polled) => polled,
+            Err(panic) => this.running.panicked(panic),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) fn watched_size<F>(_future: &F) -> usize {
+    std::mem::size_of::<Watched<F>>()
+}
