@@ -1,15 +1,21 @@
 //! The three kinds of patches, on objects and alone.
 //!
-//! Input: an object and a patch as JSON, one a line.
+//! Input: an object and a patch as JSON, one a line. All runs on a stack of 256 KiB, an eighth of what a thread of the
+//! server has: recursion without a bound ends the fuzzer long before it would end a hub.
 
 #![no_main]
 
-use std::sync::LazyLock;
+use std::sync::{
+    LazyLock, Mutex,
+    mpsc::{Receiver, SyncSender, sync_channel},
+};
 
 use libfuzzer_sys::fuzz_target;
-use machinery_merge::{json_patch, merge_diff, merge_patch, strategic_merge};
+use machinery_merge::{DEPTH_MAX, json_patch, merge_diff, merge_patch, strategic_merge};
 use machinery_schema::{PatchSchema, Registry};
 use serde_json::Value;
+
+const STACK_BYTES: usize = 256 * 1024;
 
 static PODS: LazyLock<PatchSchema> = LazyLock::new(|| {
     let registry = Registry::builtin();
@@ -17,22 +23,62 @@ static PODS: LazyLock<PatchSchema> = LazyLock::new(|| {
     pods.patch_schema().expect("pods have merge keys")
 });
 
+/// The thread with the small stack: one for all inputs, since starting one for each would be most of the work.
+static SMALL: LazyLock<Mutex<(SyncSender<String>, Receiver<()>)>> = LazyLock::new(|| {
+    let (inputs_tx, inputs_rx) = sync_channel::<String>(0);
+    let (done_tx, done_rx) = sync_channel(0);
+    std::thread::Builder::new()
+        .stack_size(STACK_BYTES)
+        .spawn(move || {
+            for text in inputs_rx {
+                patch(&text);
+                if done_tx.send(()).is_err() {
+                    return;
+                }
+            }
+        })
+        .expect("a thread starts");
+    Mutex::new((inputs_tx, done_rx))
+});
+
 fuzz_target!(|text: &str| {
+    // The tables are inflated on the large stack, once.
+    let _ = *PODS;
+    let small = SMALL.lock().expect("one input at a time");
+    small.0.send(text.to_owned()).expect("the thread waits for inputs");
+    small.1.recv().expect("a panic in the thread ends the process");
+});
+
+fn patch(text: &str) {
     let Some((object, patch)) = text.split_once('\n') else { return };
     let (Ok(object), Ok(patch)) = (serde_json::from_str::<Value>(object), serde_json::from_str::<Value>(patch)) else {
         return;
     };
-    let _ = json_patch(&object, &patch);
-    let _ = merge_patch(&object, &patch);
-    if let Ok(once) = strategic_merge(&object, &patch, &PODS) {
-        let _ = strategic_merge(&once, &patch, &PODS);
+    let reached =
+        [json_patch(&object, &patch), merge_patch(&object, &patch), strategic_merge(&object, &patch, &PODS)];
+    for patched in reached.iter().flatten() {
+        assert!(is_within(patched, DEPTH_MAX), "a patch made a value that nests too deep");
+    }
+    if let Ok(once) = &reached[2] {
+        let _ = strategic_merge(once, &patch, &PODS);
     }
     // A merge patch cannot say null, so only what has none can be reached.
-    if object.is_object() && patch.is_object() && !has_null(&patch) {
-        let reached = merge_patch(&object, &merge_diff(&object, &patch)).expect("a difference is a sound patch");
-        assert_eq!(reached, patch);
+    if object.is_object() && patch.is_object() && !has_null(&patch) && is_within(&patch, DEPTH_MAX) {
+        let difference = merge_diff(&object, &patch);
+        if let Ok(reached) = merge_patch(&object, &difference) {
+            assert_eq!(reached, patch);
+        }
     }
-});
+}
+
+fn is_within(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Array(_) | Value::Object(_) if levels == 0 => false,
+        Value::Array(items) => items.iter().all(|item| is_within(item, levels - 1)),
+        Value::Object(fields) => fields.values().all(|value| is_within(value, levels - 1)),
+        _ => true,
+    }
+}
 
 fn has_null(value: &Value) -> bool {
     match value {

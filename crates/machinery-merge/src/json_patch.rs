@@ -1,8 +1,17 @@
 //! JSON patch, RFC 6902, on JSON pointers, RFC 6901.
+//!
+//! **Invariant:** before and after every operation the document nests at most [`DEPTH_MAX`] levels. A `copy` of a value into
+//! its own deepest place doubles the depth: seventeen of them make 65,000 levels out of a few hundred bytes, and whatever
+//! then walks the document (a copy, a drop, the encoder) ends the process for want of stack. So the depth is checked
+//! where a value is put, not at the end.
 
+use machinery_schema::Budget;
 use serde_json::{Map, Value};
 
-use crate::{COPIED_BYTES_MAX, OPERATIONS_MAX, PatchError, check_depth};
+use crate::{COPIED_BYTES_MAX, DEPTH_MAX, OPERATIONS_MAX, PatchError, walk};
+
+/// List items that are moved up or down in the time of one step: they are a few machine words each, and lie side by side.
+const SHIFTED_ITEMS_PER_STEP: usize = 16;
 
 /// Applies operations one after the other; when one fails, none holds.
 ///
@@ -15,9 +24,17 @@ use crate::{COPIED_BYTES_MAX, OPERATIONS_MAX, PatchError, check_depth};
 /// ```
 ///
 /// # Errors
-/// [`PatchError::Malformed`] for what is not a list of operations, [`PatchError::TooLarge`] past the bounds of this
-/// crate, [`PatchError::NoSuchPlace`] and [`PatchError::TestFailed`] when the document is not as the patch expects.
+/// [`PatchError::Malformed`] for what is not a list of operations, [`PatchError::TooLarge`] and [`PatchError::TooDeep`]
+/// past the bounds of this crate, [`PatchError::NoSuchPlace`] and [`PatchError::TestFailed`] when the document is not as the patch expects.
 pub fn json_patch(document: &Value, patch: &Value) -> Result<Value, PatchError> {
+    json_patch_within(document, patch, &mut Budget::of_request())
+}
+
+/// The same on the budget of a request.
+///
+/// # Errors
+/// As [`json_patch`]; [`PatchError::TooLarge`] also when the budget does not last.
+pub fn json_patch_within(document: &Value, patch: &Value, budget: &mut Budget) -> Result<Value, PatchError> {
     let Value::Array(operations) = patch else {
         return Err(PatchError::malformed("", "a JSON patch is a list of operations"));
     };
@@ -26,72 +43,111 @@ pub fn json_patch(document: &Value, patch: &Value) -> Result<Value, PatchError> 
             format!("the allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {}", operations.len());
         return Err(PatchError::TooLarge { why });
     }
-    check_depth(patch)?;
-    let mut patched = document.clone();
-    let mut copied_bytes = 0;
+    walk::check_whole(patch, budget)?;
+    walk::check_whole(document, budget)?;
+    let mut run = Run { document: document.clone(), copied_bytes: 0, budget };
     for (number, operation) in operations.iter().enumerate() {
-        apply(&mut patched, operation, number, &mut copied_bytes)?;
+        run.apply(operation, number)?;
     }
-    // Copies and moves may have nested the document into itself.
-    check_depth(&patched)?;
-    Ok(patched)
+    Ok(run.document)
 }
 
-fn apply(document: &mut Value, operation: &Value, number: usize, copied_bytes: &mut usize) -> Result<(), PatchError> {
-    let text = |key: &str| {
-        let place = format!("/{number}/{key}");
-        match operation.get(key) {
-            Some(Value::String(text)) => Ok(text.as_str()),
-            Some(_) => Err(PatchError::malformed(place, "must be text")),
-            None => Err(PatchError::malformed(place, "is missing")),
-        }
-    };
-    let pointer = |key: &str| {
-        let text = text(key)?;
-        Pointer::parse(text)
-            .ok_or_else(|| PatchError::malformed(format!("/{number}/{key}"), "must be empty or begin with /"))
-    };
-    let value = || {
-        let value = operation.get("value");
-        value.ok_or_else(|| PatchError::malformed(format!("/{number}/value"), "is missing"))
-    };
-    let path = pointer("path")?;
-    match text("op")? {
-        "add" => path.add(document, value()?.clone()),
-        "remove" => path.remove(document).map(drop),
-        "replace" => {
-            *path.find_mut(document)? = value()?.clone();
-            Ok(())
-        }
-        "move" => {
-            let from = pointer("from")?;
-            if path.is_below(&from) {
-                return Err(PatchError::malformed(format!("/{number}/path"), "a value cannot move into itself"));
+/// A patch on its way: the document as the operations so far have left it.
+struct Run<'b> {
+    document: Value,
+    copied_bytes: usize,
+    budget: &'b mut Budget,
+}
+
+impl Run<'_> {
+    fn apply(&mut self, operation: &Value, number: usize) -> Result<(), PatchError> {
+        let text = |key: &str| {
+            let place = format!("/{number}/{key}");
+            match operation.get(key) {
+                Some(Value::String(text)) => Ok(text.as_str()),
+                Some(_) => Err(PatchError::malformed(place, "must be text")),
+                None => Err(PatchError::malformed(place, "is missing")),
             }
-            let value = from.remove(document)?;
-            path.add(document, value)
-        }
-        "copy" => {
-            let value = pointer("from")?.find_mut(document)?.clone();
-            *copied_bytes += size(&value);
-            if *copied_bytes > COPIED_BYTES_MAX {
-                return Err(PatchError::TooLarge { why: format!("its copies exceed {COPIED_BYTES_MAX} bytes") });
+        };
+        let pointer = |key: &str| {
+            let text = text(key)?;
+            Pointer::parse(text)
+                .ok_or_else(|| PatchError::malformed(format!("/{number}/{key}"), "must be empty or begin with /"))
+        };
+        let value = || {
+            let value = operation.get("value");
+            value.ok_or_else(|| PatchError::malformed(format!("/{number}/value"), "is missing"))
+        };
+        let path = pointer("path")?;
+        match text("op")? {
+            "add" => {
+                self.check_fits(&path, value()?)?;
+                self.put(&path, value()?.clone())
             }
-            path.add(document, value)
-        }
-        "test" => {
-            let wanted = value()?;
-            let holds = match path.find_mut(document) {
-                Ok(found) => equal(found, wanted),
-                Err(_) => wanted.is_null(),
-            };
-            if holds { Ok(()) } else { Err(PatchError::TestFailed { path: path.to_string() }) }
-        }
-        other => {
-            let why = format!("{other:?} is no operation; use add, remove, replace, move, copy or test");
-            Err(PatchError::malformed(format!("/{number}/op"), why))
+            "remove" => self.take(&path).map(drop),
+            "replace" => {
+                self.check_fits(&path, value()?)?;
+                *path.find_mut(&mut self.document)? = value()?.clone();
+                Ok(())
+            }
+            "move" => {
+                let from = pointer("from")?;
+                if path.is_below(&from) {
+                    return Err(PatchError::malformed(format!("/{number}/path"), "a value cannot move into itself"));
+                }
+                // On its way up, or on its level, a value cannot become too deep, and need not be walked.
+                if path.depth() > from.depth() {
+                    let value = from.find(&self.document)?;
+                    walk::check(value, levels_left(&path)?, self.budget)?;
+                }
+                let value = self.take(&from)?;
+                self.put(&path, value)
+            }
+            "copy" => {
+                let value = pointer("from")?.find(&self.document)?;
+                walk::check(value, levels_left(&path)?, self.budget)?;
+                self.copied_bytes = self.copied_bytes.saturating_add(walk::text_bytes(value));
+                if self.copied_bytes > COPIED_BYTES_MAX {
+                    return Err(PatchError::TooLarge { why: format!("its copies exceed {COPIED_BYTES_MAX} bytes") });
+                }
+                let value = value.clone();
+                self.put(&path, value)
+            }
+            "test" => {
+                let expected = value()?;
+                let holds = match path.find(&self.document) {
+                    Ok(found) => equal(found, expected),
+                    Err(_) => expected.is_null(),
+                };
+                if holds { Ok(()) } else { Err(PatchError::TestFailed { path: crate::shown(path.to_string()) }) }
+            }
+            other => {
+                let why = format!("{other:?} is no operation; use add, remove, replace, move, copy or test");
+                Err(PatchError::malformed(format!("/{number}/op"), why))
+            }
         }
     }
+
+    /// Rejects a value that would nest too deep at this place.
+    fn check_fits(&mut self, path: &Pointer, value: &Value) -> Result<(), PatchError> {
+        walk::check(value, levels_left(path)?, self.budget)
+    }
+
+    fn put(&mut self, path: &Pointer, value: Value) -> Result<(), PatchError> {
+        let shifted = path.add(&mut self.document, value)?;
+        Ok(self.budget.spend_items(1 + shifted / SHIFTED_ITEMS_PER_STEP)?)
+    }
+
+    fn take(&mut self, path: &Pointer) -> Result<Value, PatchError> {
+        let (value, shifted) = path.remove(&mut self.document)?;
+        self.budget.spend_items(1 + shifted / SHIFTED_ITEMS_PER_STEP)?;
+        Ok(value)
+    }
+}
+
+/// How many levels a value may have at this place.
+fn levels_left(path: &Pointer) -> Result<usize, PatchError> {
+    DEPTH_MAX.checked_sub(path.depth()).ok_or(PatchError::TooDeep)
 }
 
 /// A parsed JSON pointer.
@@ -113,6 +169,24 @@ impl Pointer {
         self.tokens.len() > other.tokens.len() && self.tokens.starts_with(&other.tokens)
     }
 
+    /// How many levels below the document's top the value is.
+    fn depth(&self) -> usize {
+        self.tokens.len()
+    }
+
+    fn find<'d>(&self, document: &'d Value) -> Result<&'d Value, PatchError> {
+        let mut value = document;
+        for (position, token) in self.tokens.iter().enumerate() {
+            let next = match value {
+                Value::Object(map) => map.get(token),
+                Value::Array(items) => index(token).and_then(|index| items.get(index)),
+                _ => None,
+            };
+            value = next.ok_or_else(|| self.missing(position + 1, "there is nothing"))?;
+        }
+        Ok(value)
+    }
+
     fn find_mut<'d>(&self, document: &'d mut Value) -> Result<&'d mut Value, PatchError> {
         self.follow(document, self.tokens.len())
     }
@@ -131,22 +205,23 @@ impl Pointer {
         Ok(value)
     }
 
-    fn add(&self, document: &mut Value, value: Value) -> Result<(), PatchError> {
+    /// Puts a value in; returns how many list items made way for it.
+    fn add(&self, document: &mut Value, value: Value) -> Result<usize, PatchError> {
         let Some((last, parents)) = self.tokens.split_last() else {
             *document = value;
-            return Ok(());
+            return Ok(0);
         };
         match self.follow(document, parents.len())? {
             Value::Object(map) => {
                 map.insert(last.clone(), value);
-                Ok(())
+                Ok(0)
             }
             Value::Array(items) => {
                 let position = if last == "-" { Some(items.len()) } else { index(last) };
                 match position.filter(|position| *position <= items.len()) {
                     Some(position) => {
                         items.insert(position, value);
-                        Ok(())
+                        Ok(items.len() - position)
                     }
                     None => Err(self.missing(self.tokens.len(), &format!("the list has {} items", items.len()))),
                 }
@@ -155,13 +230,16 @@ impl Pointer {
         }
     }
 
-    fn remove(&self, document: &mut Value) -> Result<Value, PatchError> {
+    /// Takes a value out; returns it, and how many list items closed the gap.
+    fn remove(&self, document: &mut Value) -> Result<(Value, usize), PatchError> {
         let Some((last, parents)) = self.tokens.split_last() else {
-            return Ok(std::mem::replace(document, Value::Object(Map::new())));
+            return Ok((std::mem::replace(document, Value::Object(Map::new())), 0));
         };
         let removed = match self.follow(document, parents.len())? {
-            Value::Object(map) => map.remove(last),
-            Value::Array(items) => index(last).filter(|index| *index < items.len()).map(|index| items.remove(index)),
+            Value::Object(map) => map.remove(last).map(|value| (value, 0)),
+            Value::Array(items) => {
+                index(last).filter(|index| *index < items.len()).map(|index| (items.remove(index), items.len() - index))
+            }
             _ => None,
         };
         removed.ok_or_else(|| self.missing(self.tokens.len(), "there is nothing to remove"))
@@ -169,7 +247,7 @@ impl Pointer {
 
     fn missing(&self, count: usize, why: &str) -> PatchError {
         let path = Self { tokens: self.tokens[..count].to_vec() }.to_string();
-        PatchError::NoSuchPlace { path, why: why.to_owned() }
+        PatchError::NoSuchPlace { path: crate::shown(path), why: why.to_owned() }
     }
 }
 
@@ -194,15 +272,5 @@ fn equal(a: &Value, b: &Value) -> bool {
             x.len() == y.len() && x.iter().all(|(key, value)| y.get(key).is_some_and(|other| equal(value, other)))
         }
         _ => a == b,
-    }
-}
-
-/// About what a value takes as text.
-fn size(value: &Value) -> usize {
-    match value {
-        Value::String(text) => text.len() + 2,
-        Value::Array(items) => 2 + items.iter().map(|item| size(item) + 1).sum::<usize>(),
-        Value::Object(map) => 2 + map.iter().map(|(key, value)| key.len() + size(value) + 4).sum::<usize>(),
-        _ => 8,
     }
 }

@@ -1,8 +1,9 @@
 //! JSON merge patch, RFC 7386.
 
+use machinery_schema::Budget;
 use serde_json::{Map, Value};
 
-use crate::{PatchError, check_depth};
+use crate::{PatchError, walk};
 
 /// Applies a merge patch: objects merge, null removes, everything else replaces.
 ///
@@ -13,14 +14,24 @@ use crate::{PatchError, check_depth};
 /// ```
 ///
 /// # Errors
-/// [`PatchError::TooLarge`] when the patch nests too deep.
+/// [`PatchError::TooDeep`] when the patch nests too deep.
 pub fn merge_patch(document: &Value, patch: &Value) -> Result<Value, PatchError> {
-    check_depth(patch)?;
+    merge_patch_within(document, patch, &mut Budget::of_request())
+}
+
+/// The same on the budget of a request.
+///
+/// # Errors
+/// As [`merge_patch`]; [`PatchError::TooLarge`] also when the budget does not last.
+pub fn merge_patch_within(document: &Value, patch: &Value, budget: &mut Budget) -> Result<Value, PatchError> {
+    walk::check_whole(patch, budget)?;
+    walk::check_whole(document, budget)?;
     let mut merged = document.clone();
     merge(&mut merged, patch);
     Ok(merged)
 }
 
+/// Each value of the patch is visited once, and no deeper than [`walk::check_whole`] has been.
 fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         *target = patch.clone();
@@ -40,6 +51,8 @@ fn merge(target: &mut Value, patch: &Value) {
 }
 
 /// The merge patch that makes `to` out of `from`. Neither may hold a null within an object: a merge patch cannot say it.
+///
+/// Both are the caller's own documents and are not bounded here: this walks as deep as they nest.
 pub fn merge_diff(from: &Value, to: &Value) -> Value {
     let (Value::Object(from), Value::Object(to)) = (from, to) else { return to.clone() };
     let mut patch = Map::new();

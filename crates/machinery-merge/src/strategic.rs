@@ -8,11 +8,17 @@
 //! | `$retainKeys: [k, …]` | in an object | removes every other key |
 //! | `$deleteFromPrimitiveList/f: [v, …]` | beside list `f` | removes plain values |
 //! | `$setElementOrder/f: […]` | beside list `f` | orders the merged list |
+//!
+//! Both lists come from the network, so nothing here compares each item with each: items are found in hash maps, an order
+//! is a sort. A list of n items under a patch of m costs O((n + m) log(n + m)); `tests/reference.rs` keeps the naive
+//! form, which is easier to believe, and compares.
 
-use machinery_schema::{ListStrategy, PatchField, PatchSchema};
+use std::collections::{HashMap, HashSet};
+
+use machinery_schema::{Budget, ListStrategy, PatchField, PatchSchema};
 use serde_json::{Map, Value};
 
-use crate::{PatchError, check_depth};
+use crate::{PatchError, identity::Identity, walk};
 
 const PATCH: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
@@ -33,9 +39,23 @@ const SET_ORDER: &str = "$setElementOrder/";
 ///
 /// # Errors
 /// [`PatchError::Malformed`] for a patch that is no object, a list item without its merge key, or a directive that
-/// makes no sense where it stands; [`PatchError::TooLarge`] when the patch nests too deep.
+/// makes no sense where it is; [`PatchError::TooDeep`] when the patch nests too deep.
 pub fn strategic_merge(document: &Value, patch: &Value, schema: &PatchSchema) -> Result<Value, PatchError> {
-    check_depth(patch)?;
+    strategic_merge_within(document, patch, schema, &mut Budget::of_request())
+}
+
+/// The same on the budget of a request.
+///
+/// # Errors
+/// As [`strategic_merge`]; [`PatchError::TooLarge`] also when the budget does not last.
+pub fn strategic_merge_within(
+    document: &Value,
+    patch: &Value,
+    schema: &PatchSchema,
+    budget: &mut Budget,
+) -> Result<Value, PatchError> {
+    walk::check_whole(patch, budget)?;
+    walk::check_whole(document, budget)?;
     let Value::Object(patch) = patch else {
         return Err(PatchError::malformed("", "a strategic merge patch is an object"));
     };
@@ -44,6 +64,7 @@ pub fn strategic_merge(document: &Value, patch: &Value, schema: &PatchSchema) ->
     Ok(Value::Object(merged))
 }
 
+/// `path` is where `target` is, for messages, and is left as it was.
 fn merge_object(
     target: &mut Map<String, Value>,
     patch: &Map<String, Value>,
@@ -88,8 +109,9 @@ fn merge_object(
             && !patch.contains_key(list)
             && let Some(Value::Array(items)) = target.get_mut(list)
         {
-            let before = items.clone();
-            sort_by_order(items, &before, order, schema.field(list).list, path)?;
+            let strategy = schema.field(list).list;
+            let before = ranks(items, strategy);
+            sort_by_order(items, &before, order, strategy, path)?;
         }
     }
     Ok(())
@@ -114,16 +136,18 @@ fn merge_value(
             Ok(Value::Object(map))
         }
         Value::Array(patch) => {
-            let before = match target {
+            let items = match target {
                 Some(Value::Array(items)) => items,
                 _ => Vec::new(),
             };
+            // Where the items were before anything is merged decides where those go that the order does not name.
+            let before = order.map(|_| ranks(&items, field.list));
             let mut items = match field.list {
                 ListStrategy::Replace => return Ok(Value::Array(patch.clone())),
-                ListStrategy::MergeAsSet => merge_set(before.clone(), patch),
-                ListStrategy::MergeByKey(key) => merge_by_key(before.clone(), patch, key, field.schema, path)?,
+                ListStrategy::MergeAsSet => merge_set(items, patch),
+                ListStrategy::MergeByKey(key) => merge_by_key(items, patch, key, field.schema, path)?,
             };
-            if let Some(order) = order {
+            if let (Some(order), Some(before)) = (order, before) {
                 sort_by_order(&mut items, &before, order, field.list, path)?;
             }
             Ok(Value::Array(items))
@@ -133,11 +157,10 @@ fn merge_value(
 }
 
 fn merge_set(mut items: Vec<Value>, patch: &[Value]) -> Vec<Value> {
-    for value in patch {
-        if !items.contains(value) {
-            items.push(value.clone());
-        }
-    }
+    let mut present: HashSet<Identity<'_>> = items.iter().map(Identity::of).collect();
+    let added: Vec<Value> = patch.iter().filter(|value| present.insert(Identity::of(value))).cloned().collect();
+    drop(present);
+    items.extend(added);
     items
 }
 
@@ -148,48 +171,85 @@ fn merge_by_key(
     schema: PatchSchema,
     path: &mut String,
 ) -> Result<Vec<Value>, PatchError> {
+    let mark = path.len();
     let mut entries = Vec::with_capacity(patch.len());
-    let mut replaces = false;
+    // Only items with one of these keys are of interest. A sound list has one item a key; of a list that was stored
+    // without its schema's rules the first is merged, and all are deleted.
+    let mut keys: HashMap<Identity<'_>, usize> = HashMap::with_capacity(patch.len());
     for (position, item) in patch.iter().enumerate() {
-        let place = format!("{path}[{position}]");
+        enter_item(path, position);
         let Value::Object(item) = item else {
-            return Err(PatchError::malformed(place, format!("must be an object with the merge key {key:?}")));
+            return Err(PatchError::malformed(&**path, format!("must be an object with the merge key {key:?}")));
         };
-        let directive = directive(item, &place)?;
-        if directive == Directive::Replace && !item.contains_key(key) {
-            replaces = true;
-            continue;
-        }
-        let Some(value) = item.get(key).filter(|value| !value.is_null()) else {
-            return Err(PatchError::malformed(place, format!("does not contain declared merge key: {key}")));
-        };
-        entries.push((directive, value, item, place));
-    }
-    if replaces {
-        items.clear();
-    }
-    for (directive, value, item, mut place) in entries {
-        if directive == Directive::Delete {
-            items.retain(|old| old.get(key) != Some(value));
-            continue;
-        }
-        match items.iter_mut().find(|old| old.get(key) == Some(value)) {
-            Some(Value::Object(old)) => merge_object(old, item, schema, &mut place)?,
-            _ => {
-                let mut new = Map::new();
-                merge_object(&mut new, item, schema, &mut place)?;
-                items.push(Value::Object(new));
+        let directive = directive(item, path)?;
+        match item.get(key) {
+            None if directive == Directive::Replace => items.clear(),
+            None | Some(Value::Null) => {
+                return Err(PatchError::malformed(&**path, format!("does not contain declared merge key: {key}")));
+            }
+            Some(Value::Array(_) | Value::Object(_)) => {
+                return Err(PatchError::malformed(&**path, format!("the merge key {key:?} must be a plain value")));
+            }
+            Some(value) => {
+                let count = keys.len();
+                let number = *keys.entry(Identity::of(value)).or_insert(count);
+                entries.push((position, directive, number, item));
             }
         }
+        path.truncate(mark);
     }
-    Ok(items)
+    let mut places: Vec<Vec<usize>> = vec![Vec::new(); keys.len()];
+    for (position, item) in items.iter().enumerate() {
+        if let Some(number) = item.get(key).and_then(|value| keys.get(&Identity::of(value))) {
+            places[*number].push(position);
+        }
+    }
+    let mut slots: Vec<Option<Value>> = items.into_iter().map(Some).collect();
+    for (position, directive, number, item) in entries {
+        let places = &mut places[number];
+        if directive == Directive::Delete {
+            places.drain(..).for_each(|place| slots[place] = None);
+            continue;
+        }
+        enter_item(path, position);
+        match places.first().and_then(|place| slots[*place].as_mut()) {
+            Some(Value::Object(old)) => merge_object(old, item, schema, path)?,
+            _ => {
+                let mut new = Map::new();
+                merge_object(&mut new, item, schema, path)?;
+                places.push(slots.len());
+                slots.push(Some(Value::Object(new)));
+            }
+        }
+        path.truncate(mark);
+    }
+    Ok(slots.into_iter().flatten().collect())
+}
+
+/// Where each item is, by what makes it itself.
+fn ranks(items: &[Value], strategy: ListStrategy) -> HashMap<Identity<'static>, usize> {
+    let mut ranks = HashMap::new();
+    for (rank, item) in items.iter().enumerate() {
+        if let Some(identity) = identity(item, strategy) {
+            ranks.entry(Identity::owned(identity)).or_insert(rank);
+        }
+    }
+    ranks
+}
+
+fn identity(item: &Value, strategy: ListStrategy) -> Option<&Value> {
+    match strategy {
+        ListStrategy::MergeByKey(key) => item.get(key),
+        ListStrategy::MergeAsSet => Some(item),
+        ListStrategy::Replace => None,
+    }
 }
 
 /// Puts the items that the order names into that order; the others, which only the server knows, stay as near as they
 /// can to where they were.
 fn sort_by_order(
     items: &mut Vec<Value>,
-    before: &[Value],
+    before: &HashMap<Identity<'static>, usize>,
     order: &Value,
     strategy: ListStrategy,
     path: &str,
@@ -197,32 +257,30 @@ fn sort_by_order(
     let Value::Array(order) = order else {
         return Err(PatchError::malformed(format!("{path}.{SET_ORDER}"), "must be a list"));
     };
-    let identity = |item: &Value| -> Option<Value> {
-        match strategy {
-            ListStrategy::MergeByKey(key) => item.get(key).cloned(),
-            ListStrategy::MergeAsSet => Some(item.clone()),
-            ListStrategy::Replace => None,
+    let order = ranks(order, strategy);
+    let mut named = Vec::new();
+    let mut others = Vec::new();
+    for item in std::mem::take(items) {
+        let identity = identity(&item, strategy).map(Identity::of);
+        let was = identity.as_ref().and_then(|identity| before.get(identity)).copied();
+        let rank = identity.as_ref().and_then(|identity| order.get(identity)).copied();
+        match rank {
+            Some(rank) => named.push((rank, was, item)),
+            None => others.push((was, item)),
         }
-    };
-    let ordered: Vec<Option<Value>> = order.iter().map(&identity).collect();
-    let was: Vec<Option<Value>> = before.iter().map(&identity).collect();
-    let rank = |item: &Value, list: &[Option<Value>]| {
-        let identity = identity(item)?;
-        list.iter().position(|other| other.as_ref() == Some(&identity))
-    };
-    let (mut named, others): (Vec<Value>, Vec<Value>) =
-        std::mem::take(items).into_iter().partition(|item| rank(item, &ordered).is_some());
-    named.sort_by_key(|item| rank(item, &ordered));
-    let (mut named, mut others) = (named.into_iter().peekable(), others.into_iter().peekable());
-    while let (Some(next_named), Some(next_other)) = (named.peek(), others.peek()) {
-        let other_was_first = match (rank(next_other, &was), rank(next_named, &was)) {
-            (Some(other), Some(named)) => other < named,
-            _ => false,
-        };
-        items.extend(if other_was_first { others.next() } else { named.next() });
     }
-    items.extend(named);
-    items.extend(others);
+    named.sort_by_key(|(rank, ..)| *rank);
+    let (mut named, mut others) = (named.into_iter().peekable(), others.into_iter().peekable());
+    while let (Some((_, named_was, _)), Some((other_was, _))) = (named.peek(), others.peek()) {
+        let other_was_first = matches!((other_was, named_was), (Some(other), Some(named)) if other < named);
+        items.extend(if other_was_first {
+            others.next().map(|(_, item)| item)
+        } else {
+            named.next().map(|(_, _, item)| item)
+        });
+    }
+    items.extend(named.map(|(_, _, item)| item));
+    items.extend(others.map(|(_, item)| item));
     Ok(())
 }
 
@@ -231,7 +289,8 @@ fn delete_values(target: &mut Map<String, Value>, list: &str, values: &Value, pa
         return Err(PatchError::malformed(format!("{path}.{DELETE_FROM}{list}"), "must be a list of values"));
     };
     if let Some(Value::Array(items)) = target.get_mut(list) {
-        items.retain(|item| !values.contains(item));
+        let values: HashSet<Identity<'_>> = values.iter().map(Identity::of).collect();
+        items.retain(|item| !values.contains(&Identity::of(item)));
     }
     Ok(())
 }
@@ -246,7 +305,8 @@ fn retain_keys(
     let Value::Array(retained) = retained else {
         return Err(PatchError::malformed(place(), "must be a list of keys"));
     };
-    let is_kept = |key: &str| retained.iter().any(|kept| kept.as_str() == Some(key));
+    let retained: HashSet<&str> = retained.iter().filter_map(Value::as_str).collect();
+    let is_kept = |key: &str| retained.contains(key);
     let stray = patch.iter().find(|(key, value)| !key.starts_with('$') && !value.is_null() && !is_kept(key));
     if let Some((stray, _)) = stray {
         return Err(PatchError::malformed(place(), format!("does not name {stray:?}, which the patch sets")));
@@ -280,4 +340,10 @@ fn enter(path: &mut String, key: &str) -> usize {
     }
     path.push_str(key);
     mark
+}
+
+fn enter_item(path: &mut String, position: usize) {
+    path.push('[');
+    path.push_str(&position.to_string());
+    path.push(']');
 }

@@ -17,6 +17,7 @@
 //! A write goes through: [`ResourceInfo::prune`] (unknown fields, by the request's `fieldValidation`), then
 //! [`ResourceInfo::apply_defaults`], then [`ResourceInfo::validate`] and, for updates, [`ResourceInfo::validate_update`].
 
+mod budget;
 mod builtin;
 mod catalogue;
 mod crd;
@@ -31,6 +32,7 @@ mod structural;
 mod table;
 pub mod vendor;
 
+pub use budget::{Budget, BudgetExceeded};
 pub use builtin::{ListStrategy, PatchField, PatchSchema};
 pub use crd::InstalledCrd;
 pub use discovery::DiscoveryVersion;

@@ -9,10 +9,10 @@ fn check(document: Value, patch: Value, wanted: Value) {
     assert_eq!(json_patch(&document, &patch), Ok(wanted), "{document} patched by {patch}");
 }
 
-/// The patch is refused, and the message names `place`.
+/// The patch is rejected, and the message names `place`.
 #[track_caller]
-fn check_refused(document: Value, patch: Value, place: &str) {
-    let error = json_patch(&document, &patch).expect_err("the patch must be refused");
+fn check_rejected(document: Value, patch: Value, place: &str) {
+    let error = json_patch(&document, &patch).expect_err("the patch must be rejected");
     assert!(error.to_string().contains(place), "{error} names {place}");
 }
 
@@ -39,12 +39,12 @@ fn remove_replace_move_and_copy_need_what_they_name() {
         json!([{"op": "copy", "from": "/a", "path": "/a/c"}]),
         json!({"a": {"b": 1, "c": {"b": 1}}}),
     );
-    check_refused(json!({"a": 1}), json!([{"op": "remove", "path": "/b"}]), "/b");
-    check_refused(json!({"a": 1}), json!([{"op": "replace", "path": "/b", "value": 1}]), "/b");
-    check_refused(json!({"a": {}}), json!([{"op": "add", "path": "/a/b/c", "value": 1}]), "/a/b");
-    check_refused(json!([1]), json!([{"op": "add", "path": "/2", "value": 1}]), "/2");
-    check_refused(json!([1]), json!([{"op": "remove", "path": "/00"}]), "/00");
-    check_refused(json!({"a": {}}), json!([{"op": "move", "from": "/a", "path": "/a/b"}]), "into itself");
+    check_rejected(json!({"a": 1}), json!([{"op": "remove", "path": "/b"}]), "/b");
+    check_rejected(json!({"a": 1}), json!([{"op": "replace", "path": "/b", "value": 1}]), "/b");
+    check_rejected(json!({"a": {}}), json!([{"op": "add", "path": "/a/b/c", "value": 1}]), "/a/b");
+    check_rejected(json!([1]), json!([{"op": "add", "path": "/2", "value": 1}]), "/2");
+    check_rejected(json!([1]), json!([{"op": "remove", "path": "/00"}]), "/00");
+    check_rejected(json!({"a": {}}), json!([{"op": "move", "from": "/a", "path": "/a/b"}]), "into itself");
 }
 
 #[test]
@@ -63,12 +63,12 @@ fn a_failed_test_undoes_everything() {
 
 #[test]
 fn a_malformed_patch_names_the_operation() {
-    check_refused(json!({}), json!({"op": "add"}), "list of operations");
-    check_refused(json!({}), json!([{"op": "test", "path": "", "value": {}}, {"op": "add", "value": 1}]), "/1/path");
-    check_refused(json!({}), json!([{"op": "add", "path": "a", "value": 1}]), "/0/path");
-    check_refused(json!({}), json!([{"op": "add", "path": "/a"}]), "/0/value");
-    check_refused(json!({}), json!([{"op": "move", "path": "/a"}]), "/0/from");
-    check_refused(json!({}), json!([{"op": "merge", "path": "/a"}]), "\"merge\"");
+    check_rejected(json!({}), json!({"op": "add"}), "list of operations");
+    check_rejected(json!({}), json!([{"op": "test", "path": "", "value": {}}, {"op": "add", "value": 1}]), "/1/path");
+    check_rejected(json!({}), json!([{"op": "add", "path": "a", "value": 1}]), "/0/path");
+    check_rejected(json!({}), json!([{"op": "add", "path": "/a"}]), "/0/value");
+    check_rejected(json!({}), json!([{"op": "move", "path": "/a"}]), "/0/from");
+    check_rejected(json!({}), json!([{"op": "merge", "path": "/a"}]), "\"merge\"");
 }
 
 #[test]

@@ -24,8 +24,8 @@ fn check_metadata(metadata: Value, patch: Value, wanted: Value) {
 }
 
 #[track_caller]
-fn check_refused(patch: Value, place: &str) {
-    let error = strategic_merge(&json!({}), &patch, &schema("", "pods")).expect_err("the patch must be refused");
+fn check_rejected(patch: Value, place: &str) {
+    let error = strategic_merge(&json!({}), &patch, &schema("", "pods")).expect_err("the patch must be rejected");
     assert!(error.to_string().contains(place), "{error} names {place}");
 }
 
@@ -171,7 +171,7 @@ fn only_retained_keys_stay() {
         &schema("apps", "daemonsets"),
     );
     assert_eq!(merged, Ok(json!({"spec": {"updateStrategy": {"type": "OnDelete"}}})));
-    check_refused(json!({"spec": {"volumes": [{"name": "a", "$retainKeys": ["name"], "emptyDir": {}}]}}), "emptyDir");
+    check_rejected(json!({"spec": {"volumes": [{"name": "a", "$retainKeys": ["name"], "emptyDir": {}}]}}), "emptyDir");
 }
 
 #[test]
@@ -196,10 +196,10 @@ fn an_unknown_field_merges_as_json_does() {
 
 #[test]
 fn a_bad_directive_names_its_place() {
-    check_refused(json!([1]), "its top");
-    check_refused(json!({"spec": {"$patch": "explode"}}), "spec.$patch");
-    check_refused(json!({"spec": {"containers": [{"image": "x"}]}}), "spec.containers[0]");
-    check_refused(json!({"spec": {"containers": [{"name": "a"}, "b"]}}), "spec.containers[1]");
-    check_refused(json!({"metadata": {"$deleteFromPrimitiveList/finalizers": "a"}}), "finalizers");
-    check_refused(json!({"spec": {"securityContext": {"$retainKeys": "a"}}}), "spec.securityContext.$retainKeys");
+    check_rejected(json!([1]), "its top");
+    check_rejected(json!({"spec": {"$patch": "explode"}}), "spec.$patch");
+    check_rejected(json!({"spec": {"containers": [{"image": "x"}]}}), "spec.containers[0]");
+    check_rejected(json!({"spec": {"containers": [{"name": "a"}, "b"]}}), "spec.containers[1]");
+    check_rejected(json!({"metadata": {"$deleteFromPrimitiveList/finalizers": "a"}}), "finalizers");
+    check_rejected(json!({"spec": {"securityContext": {"$retainKeys": "a"}}}), "spec.securityContext.$retainKeys");
 }

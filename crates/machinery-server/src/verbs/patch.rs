@@ -83,7 +83,7 @@ fn refused(context: &Context<'_>, error: &PatchError) -> ApiError {
     match error {
         PatchError::Malformed { .. } => ApiError::bad_request(error.to_string()),
         PatchError::TooLarge { .. } => ApiError::too_large(error.to_string()),
-        PatchError::NoSuchPlace { .. } | PatchError::TestFailed { .. } => {
+        PatchError::TooDeep | PatchError::NoSuchPlace { .. } | PatchError::TestFailed { .. } => {
             ApiError::unprocessable(&context.info, context.name(), &error.to_string())
         }
     }
