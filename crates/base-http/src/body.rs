@@ -1,20 +1,15 @@
-//! Bodies: what a handler answers with, and how it reads what came.
+//! What a handler answers with.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use http_body_util::BodyExt;
 use hyper::body::{Frame, SizeHint};
 
 /// Any error of a body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// A client on a radio link may stall; one that says nothing for so long in the middle of a request is gone.
-const STALL_MAX: Duration = Duration::from_secs(60);
 
 /// The body of an answer: nothing, some pieces of shared bytes, or a stream.
 pub struct Body(Kind);
@@ -120,54 +115,4 @@ impl hyper::body::Body for Body {
             Kind::Stream(_) => SizeHint::default(),
         }
     }
-}
-
-/// Why a request's body could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadBodyError {
-    /// Answer 413.
-    #[error("the body is larger than {max} bytes")]
-    TooLarge {
-        /// The limit.
-        max: usize,
-    },
-    /// The client went away or sent nothing for a minute.
-    #[error("the body ended before it was complete")]
-    Broken(#[source] BoxError),
-}
-
-/// Reads a body of at most `max` bytes. A length announced beyond that is refused before a byte is read.
-pub async fn read_body<B>(body: B, max: usize) -> Result<Bytes, ReadBodyError>
-where
-    B: hyper::body::Body<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
-    if body.size_hint().lower() > max as u64 {
-        return Err(ReadBodyError::TooLarge { max });
-    }
-    let mut body = std::pin::pin!(body);
-    let mut first = Bytes::new();
-    let mut rest: Option<BytesMut> = None;
-    loop {
-        let frame = tokio::time::timeout(STALL_MAX, body.frame())
-            .await
-            .map_err(|elapsed| ReadBodyError::Broken(elapsed.into()))?;
-        let Some(frame) = frame else { break };
-        let Ok(data) = frame.map_err(|error| ReadBodyError::Broken(error.into()))?.into_data() else { continue };
-        let read = rest.as_ref().map_or(first.len(), BytesMut::len);
-        if read + data.len() > max {
-            return Err(ReadBodyError::TooLarge { max });
-        }
-        match &mut rest {
-            Some(rest) => rest.extend_from_slice(&data),
-            // Most bodies come in one piece, which is then not copied.
-            None if first.is_empty() => first = data,
-            None => {
-                let mut joined = BytesMut::from(first.as_ref());
-                joined.extend_from_slice(&data);
-                rest = Some(joined);
-            }
-        }
-    }
-    Ok(rest.map_or(first, BytesMut::freeze))
 }

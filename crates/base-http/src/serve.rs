@@ -8,51 +8,22 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::CertificateDer;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{debug, error, warn};
 
+use crate::admission::Admission;
+use crate::connection::Stream;
 use crate::listener::Socket;
-use crate::{Body, Listener};
+use crate::protocol::Server;
+use crate::{Body, Close, ConnectionHandle, ConnectionStats, Connections, Listener};
 
 /// When accepting fails (no file descriptor left), trying at once again would burn the CPU that could free one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-
-/// What one listener puts up with.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Open connections; more wait in the system's queue. The default leaves room under a hard limit of 4096 files
-    /// for a store, logs and outgoing connections.
-    pub connections_max: usize,
-    /// Time for a TLS handshake. The default suits a slow radio link.
-    pub handshake_timeout: Duration,
-    /// Time for the head of an HTTP/1.1 request, which is also how long an idle connection is kept. The default is
-    /// longer than the 90 s after which clients drop idle connections themselves: no request meets a closing server.
-    pub head_timeout: Duration,
-    /// HTTP/2 streams per connection: requests and watches of one client. The default is client-go's own limit.
-    pub streams_max: u32,
-    /// Silence after which a peer is asked for a sign of life; a dead link is noticed after twice this time.
-    pub keep_alive: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections_max: 3072,
-            handshake_timeout: Duration::from_secs(15),
-            head_timeout: Duration::from_secs(100),
-            streams_max: 250,
-            keep_alive: Duration::from_secs(30),
-        }
-    }
-}
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
@@ -61,6 +32,8 @@ pub struct Peer {
     pub addr: PeerAddr,
     /// The certificate it showed, verified against the listener's CA.
     pub client_cert: Option<Arc<CertificateDer<'static>>>,
+    /// Whether the listener asks for certificates at all; where it does not, everyone is served alike.
+    pub is_certificate_expected: bool,
 }
 
 /// Where a peer calls from.
@@ -72,10 +45,59 @@ pub enum PeerAddr {
     Unix,
 }
 
-/// What answers requests. Every `async` closure over a request and a [`Peer`] is one.
+/// Why a handler does not serve a connection; the text is for the log.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Rejected(pub String);
+
+/// What answers requests. Every `async` closure over a request and a [`Peer`] is one, whose session is the peer.
+///
+/// A handler that knows its peers makes a session of its own:
+///
+/// ```
+/// use base_http::{Body, ConnectionHandle, Handler, Peer, Rejected};
+/// use http::{Request, Response};
+/// use hyper::body::Incoming;
+///
+/// struct Hello;
+///
+/// struct Session {
+///     user: String,
+///     connection: ConnectionHandle,
+/// }
+///
+/// impl Handler for Hello {
+///     type Session = Session;
+///
+///     async fn on_connect(&self, peer: &Peer, connection: &ConnectionHandle) -> Result<Session, Rejected> {
+///         let Some(certificate) = &peer.client_cert else {
+///             return Err(Rejected("show a certificate".to_owned()));
+///         };
+///         let identity = base_pki::client_identity(certificate).map_err(|error| Rejected(error.to_string()))?;
+///         connection.mark_authenticated();
+///         connection.count_under(&identity.user, 32);
+///         Ok(Session { user: identity.user, connection: connection.clone() })
+///     }
+///
+///     async fn call(&self, _: Request<Incoming>, session: &Session) -> Response<Body> {
+///         Response::new(Body::from(format!("hello {}, request {}", session.user, session.connection.requests())))
+///     }
+/// }
+/// ```
 pub trait Handler: Send + Sync + 'static {
-    /// Answers one request. Dropped when the client goes away.
-    fn call(&self, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<Body>> + Send;
+    /// What is kept about a connection as long as it is open.
+    type Session: Send + Sync + 'static;
+
+    /// Called once per connection, after its TLS handshake and before its first request; within
+    /// [`Limits::handshake_timeout`]. Whoever is known by the certificate is marked authenticated here.
+    fn on_connect(
+        &self,
+        peer: &Peer,
+        connection: &ConnectionHandle,
+    ) -> impl Future<Output = Result<Self::Session, Rejected>> + Send;
+
+    /// Answers one request. Dropped when the client goes away; a panic in it is answered with 500.
+    fn call(&self, request: Request<Incoming>, session: &Self::Session) -> impl Future<Output = Response<Body>> + Send;
 }
 
 impl<F, R> Handler for F
@@ -83,15 +105,35 @@ where
     F: Fn(Request<Incoming>, Peer) -> R + Send + Sync + 'static,
     R: Future<Output = Response<Body>> + Send,
 {
-    fn call(&self, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<Body>> + Send {
-        self(request, peer)
+    type Session = Peer;
+
+    /// Whoever shows a certificate, or comes where none is expected, may stay.
+    async fn on_connect(&self, peer: &Peer, connection: &ConnectionHandle) -> Result<Peer, Rejected> {
+        if peer.client_cert.is_some() || !peer.is_certificate_expected {
+            connection.mark_authenticated();
+        }
+        Ok(peer.clone())
+    }
+
+    fn call(&self, request: Request<Incoming>, session: &Peer) -> impl Future<Output = Response<Body>> + Send {
+        self(request, session.clone())
     }
 }
 
-/// Serves a listener until `shutdown`, then finishes open requests. The handle ends when the last connection has;
-/// aborting it cuts those that are left. Must be called within a tokio runtime.
+/// Serves a listener until `shutdown`, then finishes open requests, for which they have [`Limits::drain_grace`]. The handle
+/// ends when the last connection has; aborting it closes those that are left at once. Must be called within a tokio runtime.
 pub fn serve<H: Handler>(listener: Listener, handler: H, shutdown: CancellationToken) -> JoinHandle<()> {
-    tokio::spawn(run(listener, Arc::new(handler), shutdown))
+    serve_with(listener, handler, Connections::new(), shutdown)
+}
+
+/// [`serve`], with the connections where the owner can see and close them.
+pub fn serve_with<H: Handler>(
+    listener: Listener,
+    handler: H,
+    connections: Connections<H::Session>,
+    shutdown: CancellationToken,
+) -> JoinHandle<()> {
+    tokio::spawn(run(listener, Arc::new(handler), connections, shutdown))
 }
 
 enum Acceptor {
@@ -99,21 +141,23 @@ enum Acceptor {
     Unix(UnixListener),
 }
 
-enum Stream {
-    Tcp(TcpStream, SocketAddr),
-    Unix(UnixStream),
-}
-
 impl Acceptor {
-    async fn accept(&self) -> io::Result<Stream> {
+    async fn accept(&self) -> io::Result<(Stream, PeerAddr)> {
         match self {
-            Self::Tcp(listener) => listener.accept().await.map(|(stream, addr)| Stream::Tcp(stream, addr)),
-            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
+            Self::Tcp(listener) => {
+                listener.accept().await.map(|(stream, addr)| (Stream::Tcp(stream), PeerAddr::Tcp(addr)))
+            }
+            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| (Stream::Unix(stream), PeerAddr::Unix)),
         }
     }
 }
 
-async fn run<H: Handler>(listener: Listener, handler: Arc<H>, shutdown: CancellationToken) {
+async fn run<H: Handler>(
+    listener: Listener,
+    handler: Arc<H>,
+    connections: Connections<H::Session>,
+    shutdown: CancellationToken,
+) {
     let name = listener.name;
     let acceptor = match listener.socket {
         Socket::Tcp(socket) => TcpListener::from_std(socket).map(Acceptor::Tcp),
@@ -126,155 +170,74 @@ async fn run<H: Handler>(listener: Listener, handler: Arc<H>, shutdown: Cancella
             return;
         }
     };
-    let limits = Arc::new(listener.limits);
-    let tls = listener.tls.map(|tls| TlsAcceptor::from(tls.config));
-    let slots = Arc::new(Semaphore::new(limits.connections_max));
-    let mut connections = JoinSet::new();
+    let stats = connections.stats().clone();
+    let asks_certificates = listener.tls.as_ref().is_some_and(|tls| tls.asks_certificates);
+    let admission = Arc::new(Admission::new(listener.limits, asks_certificates, stats.clone()));
+    let server = Arc::new(Server {
+        handler,
+        connections,
+        tls: listener.tls.map(|tls| TlsAcceptor::from(tls.config)),
+        tasks: TaskTracker::new(),
+    });
+    // Dropped before the tasks when this is aborted: an upgraded connection is in its handler's hands, not in theirs.
+    let mut tasks = JoinSet::new();
+    let cut = CutOnDrop(admission.clone());
     loop {
-        let (stream, slot) = tokio::select! {
+        let (stream, addr) = tokio::select! {
             () = shutdown.cancelled() => break,
-            Some(ended) = connections.join_next() => { note_panic(&name, ended); continue; }
-            accepted = accept(&acceptor, &slots, &name) => accepted,
+            Some(ended) = tasks.join_next() => { note_panic(&name, ended, &stats); continue; }
+            accepted = accept(&acceptor, &admission, &name) => accepted,
         };
-        let connection =
-            Connection { handler: handler.clone(), limits: limits.clone(), shutdown: shutdown.clone(), _slot: slot };
-        connections.spawn(connection.run(stream, tls.clone()));
+        let Ok(seat) = admission.enter(addr) else {
+            debug!(listener = name, ?addr, "Closed a new connection: the listener has as many as it may.");
+            continue;
+        };
+        tasks.spawn(server.clone().connection(stream, seat));
     }
     drop(acceptor);
     if let crate::Address::Unix(path) = &listener.address {
-        // Gone already when a data folder was removed under us, which is nobody's problem.
+        // Gone already when a data directory was removed under us, which is nobody's problem.
         let _ = std::fs::remove_file(path);
     }
-    while let Some(ended) = connections.join_next().await {
-        note_panic(&name, ended);
+    admission.close_all(Close::Gracefully);
+    while let Some(ended) = tasks.join_next().await {
+        note_panic(&name, ended, &stats);
+    }
+    // Requests and tunnels of HTTP/2 are tasks of their own, which end with their connection.
+    server.tasks.close();
+    server.tasks.wait().await;
+    drop(cut);
+}
+
+struct CutOnDrop(Arc<Admission>);
+
+impl Drop for CutOnDrop {
+    fn drop(&mut self) {
+        self.0.close_all(Close::AtOnce);
     }
 }
 
-fn note_panic(listener: &str, ended: Result<(), tokio::task::JoinError>) {
+fn note_panic(listener: &str, ended: Result<(), tokio::task::JoinError>, stats: &ConnectionStats) {
     if let Err(error) = ended
         && error.is_panic()
     {
-        error!(listener, %error, "A request handler panicked; its connection was closed.");
+        stats.panic();
+        error!(listener, %error, "Serving a connection panicked; it was closed.");
     }
 }
 
-async fn accept(acceptor: &Acceptor, slots: &Arc<Semaphore>, name: &str) -> (Stream, OwnedSemaphorePermit) {
-    let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+async fn accept(acceptor: &Acceptor, admission: &Admission, name: &str) -> (Stream, PeerAddr) {
+    admission.handshake_fits().await;
     loop {
         match acceptor.accept().await {
-            Ok(stream) => return (stream, slot),
+            Ok(accepted) => return accepted,
             // The client was faster than we were; nothing is wrong here.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
+                admission.stats.accept_error();
                 warn!(listener = name, %error, "Failed to accept a connection; trying again.");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
-}
-
-struct Connection<H> {
-    handler: Arc<H>,
-    limits: Arc<Limits>,
-    shutdown: CancellationToken,
-    _slot: OwnedSemaphorePermit,
-}
-
-impl<H: Handler> Connection<H> {
-    async fn run(self, stream: Stream, tls: Option<TlsAcceptor>) {
-        match stream {
-            Stream::Unix(stream) => {
-                self.http1(stream, Peer { addr: PeerAddr::Unix, client_cert: None }).await;
-            }
-            Stream::Tcp(stream, addr) => {
-                if let Err(error) = tune(&stream, &self.limits) {
-                    debug!(%addr, %error, "Failed to set TCP options; serving without them.");
-                }
-                let mut peer = Peer { addr: PeerAddr::Tcp(addr), client_cert: None };
-                let Some(tls) = tls else { return self.http1(stream, peer).await };
-                let stream = match tokio::time::timeout(self.limits.handshake_timeout, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => stream,
-                    Ok(Err(error)) => return debug!(%addr, %error, "A TLS handshake failed."),
-                    Err(_) => return debug!(%addr, "A TLS handshake took too long."),
-                };
-                let session = stream.get_ref().1;
-                peer.client_cert = session
-                    .peer_certificates()
-                    .and_then(|chain| chain.first())
-                    .map(|certificate| Arc::new(certificate.clone().into_owned()));
-                if session.alpn_protocol() == Some(b"h2") {
-                    self.http2(stream, peer).await;
-                } else {
-                    self.http1(stream, peer).await;
-                }
-            }
-        }
-    }
-
-    async fn http1<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, peer: Peer) {
-        let service = service_fn(|request| answer(&*self.handler, request, peer.clone()));
-        let connection = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.limits.head_timeout)
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades();
-        let mut connection = std::pin::pin!(connection);
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = self.shutdown.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        };
-        note_end(&peer, ended);
-    }
-
-    async fn http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, peer: Peer) {
-        let handler = self.handler.clone();
-        let service_peer = peer.clone();
-        let service = service_fn(move |request| {
-            let (handler, peer) = (handler.clone(), service_peer.clone());
-            async move { answer(&*handler, request, peer).await }
-        });
-        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(self.limits.streams_max)
-            .keep_alive_interval(self.limits.keep_alive)
-            .keep_alive_timeout(self.limits.keep_alive)
-            .serve_connection(TokioIo::new(stream), service);
-        let mut connection = std::pin::pin!(connection);
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = self.shutdown.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        };
-        note_end(&peer, ended);
-    }
-}
-
-async fn answer<H: Handler>(
-    handler: &H,
-    request: Request<Incoming>,
-    peer: Peer,
-) -> Result<Response<Body>, std::convert::Infallible> {
-    Ok(handler.call(request, peer).await)
-}
-
-fn note_end(peer: &Peer, ended: hyper::Result<()>) {
-    if let Err(error) = ended {
-        debug!(addr = ?peer.addr, %error, "A connection ended early.");
-    }
-}
-
-/// Small answers leave at once, and a peer behind a dead link is noticed even when only it should speak.
-fn tune(stream: &TcpStream, limits: &Limits) -> io::Result<()> {
-    use rustix::net::sockopt;
-    stream.set_nodelay(true)?;
-    sockopt::set_socket_keepalive(stream, true)?;
-    sockopt::set_tcp_keepidle(stream, limits.keep_alive)?;
-    sockopt::set_tcp_keepintvl(stream, (limits.keep_alive / 3).max(Duration::from_secs(1)))?;
-    sockopt::set_tcp_keepcnt(stream, 3)?;
-    Ok(())
 }

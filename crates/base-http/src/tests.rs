@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,11 +10,11 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    Address, BindError, Body, Listener, Peer, Ports, ReadBodyError, ServerTls, client_config, read_body, serve,
-};
+use crate::{Address, BindError, Body, Limits, Listener, Peer, Ports, ServerTls, client_config, serve};
 
 const ANY: &str = "127.0.0.1:0";
 
@@ -21,7 +22,7 @@ fn bind() -> Listener {
     Listener::bind("test", Address::Tcp(ANY.parse().unwrap())).unwrap()
 }
 
-fn tcp(listener: &Listener) -> std::net::SocketAddr {
+fn tcp(listener: &Listener) -> SocketAddr {
     match listener.address() {
         Address::Tcp(addr) => *addr,
         Address::Unix(_) => unreachable!("bound as TCP"),
@@ -56,7 +57,7 @@ async fn text(response: Response<hyper::body::Incoming>) -> String {
 
 async fn tls_get(
     listener_tls: &Ca,
-    addr: std::net::SocketAddr,
+    addr: SocketAddr,
     identity: Option<(&str, &str)>,
     alpn: &str,
 ) -> Result<String, String> {
@@ -185,17 +186,69 @@ fn ports_are_recorded_side_by_side() {
     assert!(Ports::record(data_dir, "hub-api", &Address::Unix("/x".into())).is_err());
 }
 
-#[tokio::test]
-async fn a_body_is_read_up_to_its_limit() {
-    let pieces = |texts: &[&'static str]| {
-        Body::pieces(texts.iter().map(|text| Bytes::from_static(text.as_bytes())).collect::<Vec<_>>())
+mod hostile;
+mod sessions;
+mod upgrades;
+
+/// A TLS listener with a CA, and clients of it.
+struct Site {
+    ca: Ca,
+    client: base_pki::Issued,
+    tls: ServerTls,
+}
+
+type Http2 = hyper::client::conn::http2::SendRequest<Full<Bytes>>;
+
+impl Site {
+    fn new() -> Self {
+        let ca = Ca::create("ca").unwrap();
+        let server = issue(&ca, "hub", Usage::Server);
+        let tls = ServerTls::new(&server.cert_pem, &server.key_pem, Some(ca.cert_pem())).unwrap();
+        Self { client: issue(&ca, "gw-1", Usage::Client), ca, tls }
+    }
+
+    fn listener(&self, limits: Limits) -> (Listener, SocketAddr) {
+        let listener = bind().with_tls(self.tls.clone()).with_limits(limits);
+        let addr = tcp(&listener);
+        (listener, addr)
+    }
+
+    async fn tls(&self, addr: SocketAddr, with_certificate: bool, alpn: &str) -> std::io::Result<TlsStream<TcpStream>> {
+        let identity = with_certificate.then_some((self.client.cert_pem.as_str(), self.client.key_pem.as_str()));
+        let mut config = client_config(self.ca.cert_pem(), identity).unwrap();
+        config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+        let stream = TcpStream::connect(addr).await?;
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect("localhost".try_into().unwrap(), stream).await
+    }
+
+    /// An HTTP/2 connection that answers pings; the task ends with it.
+    async fn http2(&self, addr: SocketAddr, with_certificate: bool) -> (Http2, JoinHandle<hyper::Result<()>>) {
+        let stream = self.tls(addr, with_certificate, "h2").await.unwrap();
+        let (client, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+            .timer(hyper_util::rt::TokioTimer::new())
+            .keep_alive_interval(Duration::from_millis(50))
+            .keep_alive_while_idle(true)
+            .handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        (client, tokio::spawn(connection))
+    }
+}
+
+fn get(path: &str) -> Request<Full<Bytes>> {
+    Request::get(format!("https://localhost{path}")).body(Full::default()).unwrap()
+}
+
+/// Waits for something that is due, with an end for when it is not.
+async fn soon<F: Future>(what: &str, future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(20), future).await.unwrap_or_else(|_| panic!("not in time: {what}"))
+}
+
+async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let looking = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     };
-    assert_eq!(read_body(pieces(&[]), 0).await.unwrap(), "");
-    assert_eq!(read_body(pieces(&["abc"]), 3).await.unwrap(), "abc");
-    assert_eq!(read_body(pieces(&["a", "", "bc", "d"]), 4).await.unwrap(), "abcd");
-    assert!(matches!(read_body(pieces(&["abc", "d"]), 3).await, Err(ReadBodyError::TooLarge { max: 3 })));
-    let endless = Body::stream(futures::stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(b"abc"))));
-    assert!(matches!(read_body(endless, 100).await, Err(ReadBodyError::TooLarge { max: 100 })));
-    let broken = Body::stream(futures::stream::iter([Err::<Bytes, _>(std::io::Error::other("gone"))]));
-    assert!(matches!(read_body(broken, 100).await, Err(ReadBodyError::Broken(_))));
+    soon(what, looking).await;
 }

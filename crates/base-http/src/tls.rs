@@ -32,6 +32,7 @@ pub enum TlsError {
 #[derive(Clone)]
 pub struct ServerTls {
     pub(crate) config: Arc<ServerConfig>,
+    pub(crate) asks_certificates: bool,
     slot: Arc<Slot>,
 }
 
@@ -67,7 +68,7 @@ impl ServerTls {
         // Resumption would keep a session alive whose client certificate is no longer good, and costs memory per peer.
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Self { config: Arc::new(config), slot })
+        Ok(Self { config: Arc::new(config), asks_certificates: client_ca_pem.is_some(), slot })
     }
 
     /// Serves another certificate from the next handshake on; open connections keep theirs.

@@ -40,7 +40,7 @@ pub use authorizer::{Access, Authorizer, Decision, StandardAuthorizer, Target};
 pub use dial::{AsyncReadWrite, DirectTls, NoNodes, NodeAddress, NodeDialer};
 pub use in_process::InProcess;
 pub use selector::{FieldSelector, LabelSelector, ParseSelectorError};
-pub use server::{Extension, NewServerError, RequestBody, Server, ServerConfig};
+pub use server::{Extension, NewServerError, RequestBody, Server, ServerConfig, Session};
 
 /// Group of the identity that may do everything, as in Kubernetes.
 pub const GROUP_MASTERS: &str = "system:masters";

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, RwLock};
 
-use base_http::{Body, BoxError, Peer};
+use base_http::{Body, BoxError, ConnectionHandle, Peer, Rejected};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
@@ -19,11 +19,17 @@ use crate::authorizer::describe;
 use crate::object::Interner;
 use crate::request::{ListOptions, Query, ResourcePath, Route};
 use crate::status::{ApiError, Reason, Result};
-use crate::{Access, Admission, Authorizer, Decision, Identity, InProcess, NodeDialer, Target, discovery, verbs};
+use crate::{
+    Access, Admission, Authorizer, Decision, GROUP_MASTERS, Identity, InProcess, NodeDialer, Target, discovery, verbs,
+};
 
 /// Requests worked on at a time, watches and logs not counted. Each may hold a body of 3 MiB, so this is what bounds
 /// the memory of a hub under a storm; who comes too much is asked to come back in a second.
 const REQUESTS_IN_FLIGHT_MAX: usize = 256;
+
+/// Connections of one identity at a time: a node needs one for its kubelet, one for its edge plane, some for tools, and old
+/// ones until they are noticed to be dead. One more closes the oldest.
+const CONNECTIONS_PER_IDENTITY_MAX: usize = 64;
 
 /// A request's body, whoever it came from.
 pub type RequestBody = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
@@ -153,19 +159,50 @@ impl Server {
     }
 
     /// Answers a request from a socket, whose caller shows a certificate or a token.
-    pub async fn handle_peer(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
-        let certificate = peer.client_cert.as_ref().map(|certificate| certificate.as_ref().as_ref());
-        let identity = authenticate(&self.0.store, certificate, request.headers(), jiff::Timestamp::now());
+    async fn handle_peer(&self, request: Request<Incoming>, session: &Session) -> Response<Body> {
+        let identity = authenticate(&self.0.store, session.certificate(), request.headers(), jiff::Timestamp::now());
         match identity {
-            Ok(identity) => self.handle(request.map(boxed), identity.as_ref()).await,
+            Ok(identity) => {
+                if identity.is_some() {
+                    session.connection.mark_authenticated();
+                }
+                self.handle(request.map(boxed), identity.as_ref()).await
+            }
             Err(refusal) => refusal.into_response(),
         }
     }
 }
 
+/// A caller's connection.
+pub struct Session {
+    peer: Peer,
+    connection: ConnectionHandle,
+}
+
+impl Session {
+    fn certificate(&self) -> Option<&[u8]> {
+        self.peer.client_cert.as_ref().map(|certificate| certificate.as_ref().as_ref())
+    }
+}
+
 impl base_http::Handler for Server {
-    async fn call(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
-        self.handle_peer(request, peer).await
+    type Session = Session;
+
+    async fn on_connect(&self, peer: &Peer, connection: &ConnectionHandle) -> std::result::Result<Session, Rejected> {
+        let session = Session { peer: peer.clone(), connection: connection.clone() };
+        let now = jiff::Timestamp::now();
+        // A certificate that is not good is answered with 401 on each request, which says more than a closed connection.
+        if let Ok(Some(identity)) = authenticate(&self.0.store, session.certificate(), &HeaderMap::new(), now) {
+            connection.mark_authenticated();
+            if !identity.is_in(GROUP_MASTERS) {
+                connection.count_under(&identity.user, CONNECTIONS_PER_IDENTITY_MAX);
+            }
+        }
+        Ok(session)
+    }
+
+    async fn call(&self, request: Request<Incoming>, session: &Session) -> Response<Body> {
+        self.handle_peer(request, session).await
     }
 }
 

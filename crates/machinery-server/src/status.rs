@@ -266,6 +266,12 @@ impl ApiError {
             ReadBodyError::TooLarge { max } => {
                 Self::new(Reason::RequestEntityTooLarge, format!("Request entity too large: limit is {max}"))
             }
+            ReadBodyError::TooSlow { .. } => Self::new(Reason::Timeout, error.to_string()),
+            ReadBodyError::OverBudget(_) => {
+                let mut refusal = Self::too_many_requests();
+                refusal.message = error.to_string();
+                refusal
+            }
             ReadBodyError::Broken(_) => Self::bad_request(error.to_string()),
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use base_http::{Body, Listener, Ports, ServerTls};
+use base_http::{Body, Listener, Ports, ReadBodyError, ServerTls};
 use base_pki::{Ca, IssueRequest, San, Usage};
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -21,7 +21,7 @@ use machinery_store::{Store, StoreOptions};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::config::HubConfig;
 use crate::paths::{Claim, DataDir};
@@ -48,6 +48,10 @@ pub struct Hub {
 /// Starts a hub on a data folder.
 pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: CancellationToken) -> Result<Hub> {
     let claim = data_dir.claim("hub")?;
+    // Before the listener, whose limits follow it.
+    if let Err(error) = base_http::raise_file_limit() {
+        warn!(%error, "Failed to raise the limit of open files; the hub serves as many nodes as the current one allows.");
+    }
     let listener = Listener::bind("hub-api", config.listen).context("the hub's setting is `listen`")?;
     let port = listener.port().context("the hub listens on TCP")?;
     let url = format!("https://127.0.0.1:{port}");
@@ -256,7 +260,7 @@ impl Extension for TelemetryRoutes {
             let (parts, body) = request.into_parts();
             let body = match base_http::read_body(body, api_edge::telemetry::BATCH_BYTES_MAX).await {
                 Ok(body) => body,
-                Err(error) => return refusal(StatusCode::PAYLOAD_TOO_LARGE, &error.to_string()),
+                Err(error) => return refusal(status_of_body(&error), &error.to_string()),
             };
             let (telemetry, identity) = (self.telemetry.clone(), identity.clone());
             let answered = tokio::task::spawn_blocking(move || {
@@ -274,6 +278,15 @@ impl Extension for TelemetryRoutes {
                 Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
             }
         })
+    }
+}
+
+fn status_of_body(error: &ReadBodyError) -> StatusCode {
+    match error {
+        ReadBodyError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        ReadBodyError::TooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
+        ReadBodyError::OverBudget(_) => StatusCode::TOO_MANY_REQUESTS,
+        ReadBodyError::Broken(_) => StatusCode::BAD_REQUEST,
     }
 }
 

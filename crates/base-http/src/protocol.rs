@@ -1,0 +1,322 @@
+//! One connection from its handshake to its end, over either version of HTTP.
+//!
+//! A connection is one task: it drives hyper, and beside it waits for three things only: that somebody closes the connection,
+//! that a limit may be due ([`Shared::verdict`]), or that the time for open requests is over. Requests of HTTP/2 are tasks of
+//! their own; each future is boxed, so that a request which has been answered leaves nothing of its handler's state
+//! behind while a watch streams on for hours.
+
+use std::any::Any;
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, error};
+
+use crate::admission::Seat;
+use crate::connection::{Io, OpenRequest, Shared, Stream, Verdict, phase};
+use crate::{
+    Body, BoxError, Close, ConnectionHandle, ConnectionStats, Connections, Handler, Limits, Peer, RejectReason,
+};
+
+/// How long a connection that a limit has closed may take to end by itself after GOAWAY.
+const GOAWAY_GRACE: Duration = Duration::from_secs(2);
+
+/// What a client may send of one request's body before the handler reads it.
+const STREAM_WINDOW_BYTES: u32 = 128 * 1024;
+
+/// The same for all requests of a connection: what a client can make us keep without any handler knowing.
+const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
+
+/// What may wait to be sent on one stream: a watch that nobody reads pins this much and no more.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+/// What the connections of one listener have in common.
+pub(crate) struct Server<H: Handler> {
+    pub(crate) handler: Arc<H>,
+    pub(crate) connections: Connections<H::Session>,
+    pub(crate) tls: Option<TlsAcceptor>,
+    /// Requests and tunnels of HTTP/2 connections.
+    pub(crate) tasks: TaskTracker,
+}
+
+impl<H: Handler> Server<H> {
+    /// Serves a connection to its end.
+    pub(crate) async fn connection(self: Arc<Self>, stream: Stream, seat: Seat) {
+        let shared = &seat.shared;
+        let limits = &shared.admission.limits;
+        if let Stream::Tcp(stream) = &stream
+            && let Err(error) = tune(stream, limits)
+        {
+            debug!(addr = ?shared.addr, %error, "Failed to set TCP options; serving without them.");
+        }
+        let io = Io::new(stream, shared.clone());
+        let Some(tls) = &self.tls else {
+            let peer = Peer { addr: shared.addr, client_cert: None, is_certificate_expected: false };
+            return Box::pin(self.settled(io, peer, false, &seat)).await;
+        };
+        // Boxed: the state of a handshake is several kilobytes that nothing needs later.
+        let Some(stream) = Box::pin(handshake(tls, io, shared)).await else { return };
+        let session = stream.get_ref().1;
+        let client_cert = session.peer_certificates().and_then(|chain| chain.first());
+        let peer = Peer {
+            addr: shared.addr,
+            client_cert: client_cert.map(|certificate| Arc::new(certificate.clone().into_owned())),
+            is_certificate_expected: shared.admission.asks_certificates,
+        };
+        let is_http2 = session.alpn_protocol() == Some(b"h2");
+        Box::pin(self.settled(stream, peer, is_http2, &seat)).await;
+    }
+
+    /// The handshake is done: makes the session, serves requests.
+    async fn settled<S>(&self, stream: S, peer: Peer, is_http2: bool, seat: &Seat)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let shared = &seat.shared;
+        let admission = &shared.admission;
+        if let Err(reason) = seat.settle(peer.is_certificate_expected && peer.client_cert.is_none()) {
+            return debug!(addr = ?shared.addr, reason = reason.as_str(), "Closed a connection without a certificate.");
+        }
+        let peer = shared.peer.get_or_init(|| peer);
+        let handle = ConnectionHandle(shared.clone());
+        let sweeps = self.connections.sweeps();
+        let deadline = after(shared.opened, admission.limits.handshake_timeout);
+        let session = match timeout_at(deadline, Box::pin(self.handler.on_connect(peer, &handle))).await {
+            Ok(Ok(session)) => Arc::new(session),
+            Ok(Err(rejected)) => {
+                admission.stats.reject(RejectReason::Handler);
+                return debug!(addr = ?shared.addr, %rejected, "Rejected a connection.");
+            }
+            Err(_) => {
+                admission.stats.reject(RejectReason::Handler);
+                return debug!(addr = ?shared.addr, "The session of a connection took too long to make.");
+            }
+        };
+        let _registered = self.connections.add(handle, session.clone(), sweeps);
+        let active = Arc::new(Active {
+            handler: self.handler.clone(),
+            session,
+            shared: shared.clone(),
+            stats: admission.stats.clone(),
+        });
+        let service = service_fn(move |request| active.clone().answer(request));
+        if is_http2 {
+            let connection = hyper::server::conn::http2::Builder::new(Tasks(self.tasks.clone()))
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(admission.limits.streams_max)
+                .keep_alive_interval(admission.limits.keep_alive)
+                .keep_alive_timeout(admission.limits.keep_alive)
+                .initial_stream_window_size(STREAM_WINDOW_BYTES)
+                .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+                .max_send_buf_size(SEND_BUFFER_BYTES)
+                .enable_connect_protocol()
+                .serve_connection(TokioIo::new(stream), service);
+            supervise(Box::pin(connection), |connection| connection.graceful_shutdown(), shared).await;
+        } else {
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(admission.limits.head_timeout)
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades();
+            supervise(Box::pin(connection), |connection| connection.graceful_shutdown(), shared).await;
+            upgraded(shared).await;
+        }
+    }
+}
+
+/// A moment of which no setting can make an overflow.
+fn after(start: Instant, time: Duration) -> Instant {
+    start.checked_add(time).unwrap_or(start)
+}
+
+async fn handshake(tls: &TlsAcceptor, io: Io, shared: &Shared) -> Option<TlsStream<Io>> {
+    let deadline = after(shared.opened, shared.admission.limits.handshake_timeout);
+    let done = timeout_at(deadline, tls.accept(io)).await;
+    shared.admission.stats.handshake(matches!(done, Ok(Ok(_))));
+    match done {
+        Ok(Ok(stream)) => return Some(stream),
+        Ok(Err(error)) => debug!(addr = ?shared.addr, %error, "A TLS handshake failed."),
+        Err(_) => debug!(addr = ?shared.addr, "A TLS handshake took too long."),
+    }
+    None
+}
+
+/// Drives a connection until it ends, is closed, or a limit ends it.
+async fn supervise<C>(mut connection: Pin<Box<C>>, shut_down: impl Fn(Pin<&mut C>), shared: &Shared)
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let first_look = match shared.verdict() {
+        Verdict::LookAgain(at) => at,
+        _ => Instant::now(),
+    };
+    let mut timer = std::pin::pin!(tokio::time::sleep_until(first_look));
+    let mut grace = shared.admission.limits.drain_grace;
+    let mut closing = std::pin::pin!(shared.reached(phase::CLOSING));
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => return note_end(shared, ended),
+            () = closing.as_mut() => break,
+            () = timer.as_mut() => match shared.verdict() {
+                Verdict::LookAgain(at) => timer.as_mut().reset(at),
+                due => {
+                    note_due(shared, due);
+                    shared.close(Close::Gracefully);
+                    grace = GOAWAY_GRACE.min(grace);
+                    break;
+                }
+            },
+        }
+    }
+    shut_down(connection.as_mut());
+    timer.as_mut().reset(after(Instant::now(), grace));
+    tokio::select! {
+        ended = connection.as_mut() => note_end(shared, ended),
+        () = shared.reached(phase::CLOSED) => {}
+        () = timer.as_mut() => debug!(addr = ?shared.addr, "Closed a connection with open requests."),
+    }
+}
+
+/// After an upgrade the handler holds the socket. This waits until it is dropped, so that the connection is counted and can be
+/// closed as long as it is there.
+async fn upgraded(shared: &Shared) {
+    tokio::select! {
+        () = shared.reached(phase::ENDED) => return,
+        () = shared.reached(phase::CLOSING) => {}
+    }
+    let grace = shared.admission.limits.drain_grace;
+    if tokio::time::timeout(grace, shared.reached(phase::CLOSED)).await.is_err() {
+        shared.close(Close::AtOnce);
+    }
+}
+
+fn note_due(shared: &Shared, due: Verdict) {
+    let stats = &shared.admission.stats;
+    match due {
+        Verdict::NoRequest => stats.reject(RejectReason::NoRequest),
+        Verdict::Unauthenticated => stats.reject(RejectReason::Unauthenticated),
+        Verdict::Idle => stats.idle(),
+        Verdict::LookAgain(_) => {}
+    }
+    debug!(addr = ?shared.addr, ?due, "Closing a connection.");
+}
+
+fn note_end(shared: &Shared, ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        debug!(addr = ?shared.addr, %error, "A connection ended early.");
+    }
+}
+
+/// What answers the requests of one connection.
+struct Active<H: Handler> {
+    handler: Arc<H>,
+    session: Arc<H::Session>,
+    shared: Arc<Shared>,
+    stats: Arc<ConnectionStats>,
+}
+
+impl<H: Handler> Active<H> {
+    fn answer(self: Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Result<Response<Served>, Infallible>> {
+        Box::pin(async move {
+            let open = OpenRequest::new(&self.shared);
+            self.stats.request();
+            let (method, uri) = (request.method().clone(), request.uri().clone());
+            let called = AssertUnwindSafe(self.handler.call(request, &self.session)).catch_unwind().await;
+            let response = called.unwrap_or_else(|panic| {
+                self.stats.panic();
+                error!(%method, path = uri.path(), panic = panic_text(&*panic), "A request handler panicked; it was answered with 500.");
+                internal_error()
+            });
+            let is_tunnel = method == Method::CONNECT && response.status().is_success();
+            if is_tunnel || response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                self.shared.mark_upgraded();
+            }
+            let stats = self.stats.clone();
+            Ok(response.map(|body| Served { body, stats, _open: open }))
+        })
+    }
+}
+
+fn internal_error() -> Response<Body> {
+    let mut response = Response::new(Body::from("internal error; the server's log has it\n"));
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    response
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("not a text")
+}
+
+/// A response's body on its way out: the request counts as open until it is sent, and a panic in it costs this response only.
+struct Served {
+    body: Body,
+    stats: Arc<ConnectionStats>,
+    _open: OpenRequest,
+}
+
+impl hyper::body::Body for Served {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let body = AssertUnwindSafe(|| Pin::new(&mut self.body).poll_frame(context));
+        std::panic::catch_unwind(body).unwrap_or_else(|panic| {
+            self.stats.panic();
+            error!(panic = panic_text(&*panic), "A response's body panicked; it was cut.");
+            // What has panicked is not polled again.
+            self.body = Body::empty();
+            Poll::Ready(Some(Err("the response's body panicked".into())))
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Runs the streams of HTTP/2 connections as tasks that draining waits for.
+#[derive(Clone)]
+struct Tasks(TaskTracker);
+
+impl<F> hyper::rt::Executor<F> for Tasks
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
+}
+
+/// Small answers leave at once, and a peer behind a dead link is noticed even when only it should speak.
+fn tune(stream: &TcpStream, limits: &Limits) -> io::Result<()> {
+    use rustix::net::sockopt;
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, limits.keep_alive)?;
+    sockopt::set_tcp_keepintvl(stream, (limits.keep_alive / 3).max(Duration::from_secs(1)))?;
+    sockopt::set_tcp_keepcnt(stream, 3)?;
+    Ok(())
+}

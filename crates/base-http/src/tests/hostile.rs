@@ -1,0 +1,249 @@
+//! What clients without an identity can hold on to, and for how long.
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::*;
+use crate::{ConnectionHandle, Connections, Handler, RejectReason, Rejected, serve_with};
+
+/// A second is long on loopback, and short for a test.
+fn limits() -> Limits {
+    Limits {
+        first_request_timeout: Duration::from_millis(500),
+        anonymous_timeout: Duration::from_millis(900),
+        ..Limits::default()
+    }
+}
+
+/// Knows those with a certificate, and whoever shows a token.
+struct Tokens;
+
+impl Handler for Tokens {
+    type Session = ConnectionHandle;
+
+    async fn on_connect(&self, peer: &Peer, connection: &ConnectionHandle) -> Result<ConnectionHandle, Rejected> {
+        if peer.client_cert.is_some() {
+            connection.mark_authenticated();
+        }
+        Ok(connection.clone())
+    }
+
+    async fn call(&self, request: Request<hyper::body::Incoming>, session: &ConnectionHandle) -> Response<Body> {
+        if request.headers().contains_key("authorization") {
+            session.mark_authenticated();
+        }
+        match request.uri().path() {
+            "/stream" => Response::new(Body::stream(futures::stream::pending::<std::io::Result<Bytes>>())),
+            _ => Response::new(Body::from("ok")),
+        }
+    }
+}
+
+fn with_token(path: &str) -> Request<Full<Bytes>> {
+    let mut request = get(path);
+    request.headers_mut().insert("authorization", "Bearer x".try_into().unwrap());
+    request
+}
+
+struct Running {
+    site: Site,
+    addr: SocketAddr,
+    connections: Connections<ConnectionHandle>,
+    shutdown: CancellationToken,
+    serving: JoinHandle<()>,
+}
+
+impl Running {
+    fn start(limits: Limits) -> Self {
+        let site = Site::new();
+        let (listener, addr) = site.listener(limits);
+        let (connections, shutdown) = (Connections::new(), CancellationToken::new());
+        let serving = serve_with(listener, Tokens, connections.clone(), shutdown.clone());
+        Self { site, addr, connections, shutdown, serving }
+    }
+
+    fn rejected(&self, reason: RejectReason) -> u64 {
+        self.connections.stats().rejected_total(reason)
+    }
+
+    /// Whether somebody with a certificate gets an answer.
+    async fn serves_those_it_knows(&self) {
+        let (mut client, _connection) = soon("a handshake", self.site.http2(self.addr, true)).await;
+        assert_eq!(text(soon("an answer", client.send_request(get("/"))).await.unwrap()).await, "ok");
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        soon("the drain", self.serving).await.unwrap();
+        assert_eq!(self.connections.stats().open(), 0);
+        assert_eq!(self.connections.stats().anonymous(), 0);
+        assert_eq!(self.connections.stats().handshaking(), 0);
+        assert!(self.connections.is_empty());
+    }
+}
+
+/// Ready when the peer has closed.
+async fn closed(mut stream: impl tokio::io::AsyncRead + Unpin) {
+    let mut rest = Vec::new();
+    // How it closes does not matter.
+    let _ = soon("the connection is closed", stream.read_to_end(&mut rest)).await;
+}
+
+#[tokio::test]
+async fn silent_tcp_clients_keep_nobody_out_and_are_closed() {
+    let limits = Limits { handshakes_max: 50, handshake_timeout: Duration::from_secs(3), ..limits() };
+    let running = Running::start(limits);
+    let mut silent = Vec::new();
+    for _ in 0..60 {
+        silent.push(TcpStream::connect(running.addr).await.unwrap());
+    }
+    running.serves_those_it_knows().await;
+    assert!(running.rejected(RejectReason::Handshakes) > 0);
+    for stream in silent {
+        closed(stream).await;
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_rush_of_honest_handshakes_is_served_though_it_exceeds_the_budget() {
+    let running = Arc::new(Running::start(Limits { handshakes_max: 2, ..Limits::default() }));
+    let clients: Vec<_> = (0..20)
+        .map(|_| {
+            let running = running.clone();
+            tokio::spawn(async move { running.serves_those_it_knows().await })
+        })
+        .collect();
+    for client in clients {
+        client.await.unwrap();
+    }
+    assert_eq!(running.rejected(RejectReason::Handshakes), 0);
+    Arc::into_inner(running).unwrap().stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_without_a_request_is_closed() {
+    let running = Running::start(limits());
+    let kinds = [(false, "h2"), (false, "http/1.1"), (true, "h2"), (true, "http/1.1")];
+    futures::future::join_all(kinds.map(|(with_certificate, alpn)| {
+        let running = &running;
+        async move { closed(running.site.tls(running.addr, with_certificate, alpn).await.unwrap()).await }
+    }))
+    .await;
+    // The HTTP/2 preface and pings are no request.
+    let (client, connection) = running.site.http2(running.addr, false).await;
+    // Closed by GOAWAY, or with the socket.
+    let _ = soon("the connection is closed", connection).await.unwrap();
+    drop(client);
+    assert_eq!(running.rejected(RejectReason::NoRequest), 5);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn half_a_head_is_no_request() {
+    let running = Running::start(limits());
+    let mut stream = running.site.tls(running.addr, false, "http/1.1").await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: local").await.unwrap();
+    closed(stream).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn without_an_authenticated_request_neither_requests_nor_pings_nor_streams_keep_a_connection() {
+    let running = Running::start(limits());
+    let (mut client, connection) = running.site.http2(running.addr, false).await;
+    let mut stream = client.send_request(get("/stream")).await.unwrap().into_body();
+    while let Ok(response) = client.send_request(get("/")).await {
+        // May be cut in the middle.
+        let _ = response.into_body().collect().await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(soon("the stream ends", stream.frame()).await.is_none_or(|frame| frame.is_err()));
+    // Closed by GOAWAY, or with the socket.
+    let _ = soon("the connection is closed", connection).await.unwrap();
+    assert_eq!(running.rejected(RejectReason::Unauthenticated), 1);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_holds_a_connection_while_it_is_used() {
+    let running = Running::start(limits());
+    let (mut client, connection) = running.site.http2(running.addr, false).await;
+    let started = std::time::Instant::now();
+    while started.elapsed() < limits().anonymous_timeout * 2 {
+        assert_eq!(text(client.send_request(with_token("/")).await.unwrap()).await, "ok");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // A stream that was opened with the token counts as use.
+    let stream = client.send_request(with_token("/stream")).await.unwrap();
+    tokio::time::sleep(limits().anonymous_timeout * 2).await;
+    assert!(!connection.is_finished());
+    drop(stream);
+    soon("the idle connection is closed", connection).await.unwrap().unwrap();
+    assert_eq!(running.connections.stats().idle_closed_total(), 1);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn those_with_a_certificate_get_in_when_the_anonymous_are_too_many() {
+    let running = Running::start(Limits { anonymous_max: 10, anonymous_loopback_max: 100, ..Limits::default() });
+    let mut anonymous = Vec::new();
+    for _ in 0..30 {
+        let (mut client, connection) = running.site.http2(running.addr, false).await;
+        assert_eq!(text(client.send_request(get("/")).await.unwrap()).await, "ok", "the newest gets in");
+        anonymous.push((client, connection));
+        running.serves_those_it_knows().await;
+    }
+    assert_eq!(running.connections.stats().anonymous(), 10);
+    assert_eq!(running.rejected(RejectReason::Anonymous), 20);
+    let closed = |range: std::ops::Range<usize>| anonymous[range].iter().all(|(_, task)| task.is_finished());
+    eventually("the oldest are closed", || closed(0..20)).await;
+    assert!(anonymous[20..].iter().all(|(_, task)| !task.is_finished()));
+    drop(anonymous);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn who_has_authenticated_does_not_give_way_to_who_has_not() {
+    let running = Running::start(Limits { anonymous_max: 10, anonymous_loopback_max: 3, ..Limits::default() });
+    let mut known = Vec::new();
+    for _ in 0..3 {
+        let (mut client, connection) = running.site.http2(running.addr, false).await;
+        text(client.send_request(with_token("/")).await.unwrap()).await;
+        known.push((client, connection));
+    }
+    let (mut client, _connection) = running.site.http2(running.addr, false).await;
+    assert!(soon("it is closed", client.send_request(get("/"))).await.is_err());
+    assert_eq!(running.rejected(RejectReason::Address), 1);
+    for (client, _) in &mut known {
+        assert_eq!(text(client.send_request(with_token("/")).await.unwrap()).await, "ok");
+    }
+    drop(known);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn beyond_the_total_a_connection_is_closed_at_once() {
+    let running = Running::start(Limits { connections_max: 2, ..Limits::default() });
+    let first = running.site.http2(running.addr, true).await;
+    let _second = running.site.http2(running.addr, true).await;
+    closed(TcpStream::connect(running.addr).await.unwrap()).await;
+    assert_eq!(running.rejected(RejectReason::Total), 1);
+    drop(first);
+    eventually("its place is free", || running.connections.stats().open() < 2).await;
+    running.serves_those_it_knows().await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_and_one_with_an_open_stream_is_not() {
+    let running = Running::start(Limits { idle_timeout: Duration::from_millis(300), ..Limits::default() });
+    let (mut idle, idle_connection) = running.site.http2(running.addr, true).await;
+    let (mut busy, busy_connection) = running.site.http2(running.addr, true).await;
+    let stream = busy.send_request(get("/stream")).await.unwrap();
+    text(idle.send_request(get("/")).await.unwrap()).await;
+    soon("the idle one ends", idle_connection).await.unwrap().unwrap();
+    assert!(!busy_connection.is_finished());
+    drop(stream);
+    soon("so does the other when it is idle", busy_connection).await.unwrap().unwrap();
+    running.stop().await;
+}
