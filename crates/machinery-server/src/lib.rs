@@ -39,6 +39,7 @@ pub use auth::Identity;
 pub use authorizer::{Access, Authorizer, Decision, StandardAuthorizer, Target};
 pub use dial::{AsyncReadWrite, DirectTls, NoNodes, NodeAddress, NodeDialer};
 pub use in_process::InProcess;
+pub use object::{INDEXED_FIELDS, OWNER_UID_FIELD};
 pub use selector::{FieldSelector, LabelSelector, ParseSelectorError};
 pub use server::{Extension, NewServerError, RequestBody, Server, ServerConfig, Session};
 

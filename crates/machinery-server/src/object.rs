@@ -3,8 +3,7 @@
 //! An encoded object begins `{"apiVersion":"…","kind":"…","metadata":{"resourceVersion":"…"`, so that the revision can be
 //! put in when the store gives it, and another version of a custom resource can be shown, without decoding anything.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use machinery_schema::ResourceInfo;
@@ -19,9 +18,6 @@ const REVISION_MARK: &[u8] = br#""metadata":{"resourceVersion":""#;
 
 /// Comes before the API version.
 const API_VERSION_MARK: &[u8] = br#"{"apiVersion":""#;
-
-/// Field names that are kept once; more than any sane fleet has label keys.
-const INTERNED_MAX: usize = 16_384;
 
 /// An object that only lacks its revision.
 #[derive(Debug)]
@@ -118,42 +114,37 @@ pub(crate) fn has_name_field(info: &ResourceInfo) -> bool {
     !matches!(&*info.kind, "Lease" | "Event")
 }
 
-/// Field names of the index, each kept once.
-#[derive(Debug, Default)]
-pub(crate) struct Interner(Mutex<HashSet<Arc<str>>>);
+/// The uid of each owner stands in the index under this name, so that what an object owns is found at once.
+pub const OWNER_UID_FIELD: &str = "metadata.ownerReferences.uid";
 
-impl Interner {
-    fn get(&self, text: &str) -> Arc<str> {
-        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(name) = names.get(text) {
-            return name.clone();
-        }
-        let name: Arc<str> = text.into();
-        if names.len() < INTERNED_MAX {
-            names.insert(name.clone());
-        }
-        name
-    }
+/// Fields by which objects are found without a look at the others: what [`StoreOptions::indexed_fields`] of a server's store
+/// should have.
+///
+/// [`StoreOptions::indexed_fields`]: machinery_store::StoreOptions::indexed_fields
+pub const INDEXED_FIELDS: [&str; 2] = ["spec.nodeName", OWNER_UID_FIELD];
 
-    /// What selectors may ask about an object.
-    pub(crate) fn index_fields(&self, info: &ResourceInfo, object: &Value) -> IndexFields {
-        let mut fields: Vec<(Arc<str>, Box<str>)> = Vec::new();
-        if has_name_field(info) {
-            fields.push((self.get("metadata.name"), name_of(object).into()));
-        }
-        for field in &info.selectable_fields {
-            if let Some(value) = info.selectable_value(object, &field.name).filter(|value| !value.is_empty()) {
-                fields.push((self.get(&field.name), value.into()));
-            }
-        }
-        let labels = object.pointer("/metadata/labels").and_then(Value::as_object);
-        for (key, value) in labels.into_iter().flatten() {
-            if let Some(value) = value.as_str() {
-                fields.push((self.get(&format!("{LABEL_FIELD_PREFIX}{key}")), value.into()));
-            }
-        }
-        fields.into()
+/// What selectors may ask about an object, and what it is found by.
+pub(crate) fn index_fields(info: &ResourceInfo, object: &Value) -> IndexFields {
+    let mut fields: Vec<(Cow<'_, str>, Cow<'_, str>)> = Vec::new();
+    if has_name_field(info) {
+        fields.push(("metadata.name".into(), name_of(object).into()));
     }
+    for field in &info.selectable_fields {
+        if let Some(value) = info.selectable_value(object, &field.name).filter(|value| !value.is_empty()) {
+            fields.push((Cow::Borrowed(&field.name), value.into()));
+        }
+    }
+    let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    for uid in owners.into_iter().flatten().map(|owner| text_at(owner, "/uid")).filter(|uid| !uid.is_empty()) {
+        fields.push((OWNER_UID_FIELD.into(), uid.into()));
+    }
+    let labels = object.pointer("/metadata/labels").and_then(Value::as_object);
+    for (key, value) in labels.into_iter().flatten() {
+        if let Some(value) = value.as_str() {
+            fields.push((format!("{LABEL_FIELD_PREFIX}{key}").into(), value.into()));
+        }
+    }
+    fields.into_iter().collect()
 }
 
 /// `metadata.name`, or nothing.

@@ -16,7 +16,6 @@ use tracing::{debug, error};
 
 use crate::auth::authenticate;
 use crate::authorizer::describe;
-use crate::object::Interner;
 use crate::request::{ListOptions, Query, ResourcePath, Route};
 use crate::status::{ApiError, Reason, Result};
 use crate::{
@@ -83,7 +82,6 @@ pub(crate) struct Inner {
     pub(crate) extensions: Vec<Arc<dyn Extension>>,
     pub(crate) address: String,
     pub(crate) shutdown: CancellationToken,
-    pub(crate) interner: Interner,
     pub(crate) registry: RwLock<Registry>,
     /// Held while a CustomResourceDefinition is written, so that registry and store change in the same order.
     pub(crate) crd_writes: tokio::sync::Mutex<()>,
@@ -115,7 +113,6 @@ impl Server {
             extensions: config.extensions,
             address: config.address,
             shutdown: config.shutdown,
-            interner: Interner::default(),
             registry: RwLock::new(registry),
             crd_writes: tokio::sync::Mutex::new(()),
             slots: Semaphore::new(REQUESTS_IN_FLIGHT_MAX),

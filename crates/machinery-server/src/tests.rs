@@ -35,6 +35,11 @@ struct Answer {
     warnings: Vec<String>,
 }
 
+/// As a hub's store is opened.
+fn store_options() -> StoreOptions {
+    StoreOptions { indexed_fields: crate::INDEXED_FIELDS.to_vec(), ..StoreOptions::default() }
+}
+
 impl Hub {
     async fn start() -> Self {
         Self::start_with(Arc::new(NoNodes)).await
@@ -52,7 +57,7 @@ impl Hub {
     fn open(folder: tempfile::TempDir, node_dialer: Arc<dyn NodeDialer>) -> Self {
         let shutdown = CancellationToken::new();
         let server = Server::new(ServerConfig {
-            store: Store::open(folder.path(), StoreOptions::default()).unwrap(),
+            store: Store::open(folder.path(), store_options()).unwrap(),
             authorizer: Arc::new(StandardAuthorizer),
             admission: vec![Box::new(PodRuntimeClass)],
             node_dialer,

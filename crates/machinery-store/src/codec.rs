@@ -1,24 +1,37 @@
-//! How a row and the bookkeeping look on disk, format 1.
+//! How a row and the bookkeeping look on disk, formats 1 and 2.
 //!
-//! A row is one version of one object, little endian:
+//! A row is one version of one object, little endian. The first byte tells what happened and the format of the row, so
+//! that rows of both formats may be in one store; only those of format 2 are written.
 //!
 //! ```text
-//! kind u8 | time_ms u64 | created u64 | previous u64 | resource, namespace, name: [len u16, UTF-8]
-//! | fields u16, each [name len u16, UTF-8][value len u32, UTF-8] | bytes [len u32, data] | crc32 u32 of all before
+//! format 2: header | payload | crc32 u32 of all before
+//!   header: kind u8 (3 put, 4 delete) | flags u8 | time_ms u64 | created u64 | previous u64
+//!           | resource, namespace, name: [len u16, UTF-8]
+//!   payload: index fields [len u32, packed as in `fields`] | managed [len u32, data] if flag 2 | bytes: the rest;
+//!            with flag 1 it is sealed: what a cipher made of it, with header and revision as associated data
+//!
+//! format 1: kind u8 (1 put, 2 delete) | time_ms u64 | created u64 | previous u64
+//!           | resource, namespace, name: [len u16, UTF-8]
+//!           | fields u16, each [name len u16, UTF-8][value len u32, UTF-8] | bytes [len u32, data] | crc32 u32
 //! ```
 //!
 //! The revision is the row's key in the engine. `previous` is 0 when the object did not exist before.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::types::{ChangeKind, IndexFields, Key, Object, Revision};
+use crate::fields::IndexFields;
+use crate::types::{ChangeKind, Key, Object, Revision};
 
-const KIND_PUT: u8 = 1;
-const KIND_DELETE: u8 = 2;
+const KIND_PUT_1: u8 = 1;
+const KIND_DELETE_1: u8 = 2;
+const KIND_PUT: u8 = 3;
+const KIND_DELETE: u8 = 4;
+
+const FLAG_SEALED: u8 = 1;
+const FLAG_MANAGED: u8 = 2;
 
 /// A decoded row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,45 +52,47 @@ pub(crate) struct Meta {
     /// The last revision given before a clean close; absent while the store is open and lazy writes may be lost.
     pub closed_at: Option<u64>,
     /// Per resource, the newest change that left the window: a watch from before it is expired.
-    pub horizons: BTreeMap<String, u64>,
+    #[serde(rename = "horizons")]
+    pub compacted: BTreeMap<String, u64>,
     /// Resources that have taken lazy writes, so that their watchers may have seen what a crash loses.
     pub lazy: BTreeSet<String>,
     /// Revisions that crashes may have taken: first and last of each gap. They concern lazy resources only.
     pub gaps: Vec<(u64, u64)>,
 }
 
-/// Writes a row. Lengths fit: the writer refuses longer names before it comes here.
+/// Writes a row. Lengths fit: the writer rejects what does not before it comes here.
 pub(crate) fn encode_row(kind: ChangeKind, time_ms: u64, previous: Option<Revision>, object: &Object) -> Vec<u8> {
-    let mut out = Vec::with_capacity(128 + object.bytes.len());
+    let mut out = Vec::with_capacity(128 + object.payload_bytes());
     out.push(match kind {
         ChangeKind::Put => KIND_PUT,
         ChangeKind::Delete => KIND_DELETE,
     });
+    out.push(if object.managed.is_some() { FLAG_MANAGED } else { 0 });
     out.extend_from_slice(&time_ms.to_le_bytes());
     out.extend_from_slice(&object.created.0.to_le_bytes());
     out.extend_from_slice(&previous.map_or(0, |revision| revision.0).to_le_bytes());
     for text in [&object.key.resource, &object.key.namespace, &object.key.name] {
-        put_short(&mut out, text);
+        out.extend_from_slice(&(text.len() as u16).to_le_bytes());
+        out.extend_from_slice(text.as_bytes());
     }
-    out.extend_from_slice(&(object.index.len() as u16).to_le_bytes());
-    for (field, value) in &object.index {
-        put_short(&mut out, field);
-        put_long(&mut out, value.as_bytes());
+    put_long(&mut out, object.index.packed());
+    if let Some(managed) = &object.managed {
+        put_long(&mut out, managed);
     }
-    put_long(&mut out, &object.bytes);
+    out.extend_from_slice(&object.bytes);
     let crc = crc32fast::hash(&out);
     out.extend_from_slice(&crc.to_le_bytes());
     out
 }
 
-/// Whether the row format can hold this object; the limits are far above what Kubernetes allows.
-pub(crate) fn fits(key: &Key, bytes: &Bytes, index: &IndexFields) -> bool {
-    let short = |text: &str| text.len() <= usize::from(u16::MAX);
-    let long = |len: usize| u32::try_from(len).is_ok();
-    [&key.resource, &key.namespace, &key.name].into_iter().all(|text| short(text))
-        && index.len() <= usize::from(u16::MAX)
-        && index.iter().all(|(field, value)| short(field) && long(value.len()))
-        && long(bytes.len())
+/// An object with all its parts; the limit is far above what Kubernetes allows.
+const OBJECT_BYTES_MAX: usize = 64 << 20;
+
+/// Whether the row format can hold this object.
+pub(crate) fn fits(object: &Object) -> bool {
+    let key = &object.key;
+    [&key.resource, &key.namespace, &key.name].into_iter().all(|text| text.len() <= usize::from(u16::MAX))
+        && object.payload_bytes() <= OBJECT_BYTES_MAX
 }
 
 /// Reads a row, or says what is wrong with it.
@@ -87,35 +102,38 @@ pub(crate) fn decode_row(revision: Revision, row: &[u8]) -> Result<Row, &'static
         return Err("the checksum does not match");
     }
     let mut rest = Reader(body);
-    let kind = match rest.take(1)?[0] {
-        KIND_PUT => ChangeKind::Put,
-        KIND_DELETE => ChangeKind::Delete,
+    let (kind, is_first) = match rest.take(1)?[0] {
+        KIND_PUT => (ChangeKind::Put, false),
+        KIND_DELETE => (ChangeKind::Delete, false),
+        KIND_PUT_1 => (ChangeKind::Put, true),
+        KIND_DELETE_1 => (ChangeKind::Delete, true),
         _ => return Err("the kind of change is not known"),
     };
+    let flags = if is_first { 0 } else { rest.take(1)?[0] };
+    if flags & !FLAG_MANAGED != 0 {
+        return Err(if flags & FLAG_SEALED != 0 { "it is sealed" } else { "its flags are not known" });
+    }
     let time_ms = rest.u64()?;
     let created = Revision(rest.u64()?);
     let previous = Some(rest.u64()?).filter(|revision| *revision != 0).map(Revision);
     let key = Key { resource: rest.short()?.into(), namespace: rest.short()?.into(), name: rest.short()?.into() };
-    let fields = rest.u16()?;
-    let mut index = Vec::new();
-    for _ in 0..fields {
-        let field: Arc<str> = rest.short()?.into();
-        let value = std::str::from_utf8(rest.long()?).map_err(|_| NOT_UTF8)?;
-        index.push((field, value.into()));
-    }
-    let bytes = Bytes::copy_from_slice(rest.long()?);
-    if !rest.0.is_empty() {
-        return Err("the row is too long");
-    }
-    Ok(Row { kind, time_ms, previous, object: Object { key, revision, created, bytes, index: index.into() } })
+    let (index, managed, bytes) = if is_first {
+        let index = rest.fields_1()?;
+        let bytes = rest.long()?;
+        if !rest.0.is_empty() {
+            return Err("the row is too long");
+        }
+        (index, None, bytes)
+    } else {
+        let index = IndexFields::from_packed(rest.long()?).ok_or("its index fields are damaged")?;
+        let managed = if flags & FLAG_MANAGED != 0 { Some(Bytes::copy_from_slice(rest.long()?)) } else { None };
+        (index, managed, rest.0)
+    };
+    let bytes = Bytes::copy_from_slice(bytes);
+    Ok(Row { kind, time_ms, previous, object: Object { key, revision, created, bytes, managed, index } })
 }
 
 const NOT_UTF8: &str = "a name is not UTF-8";
-
-fn put_short(out: &mut Vec<u8>, text: &str) {
-    out.extend_from_slice(&(text.len() as u16).to_le_bytes());
-    out.extend_from_slice(text.as_bytes());
-}
 
 fn put_long(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
@@ -133,7 +151,7 @@ impl<'a> Reader<'a> {
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], &'static str> {
-        Ok(self.take(N)?.try_into().expect("take answers as many bytes as asked"))
+        Ok(self.take(N)?.try_into().expect("take returns as many bytes as it was given"))
     }
 
     fn u16(&mut self) -> Result<u16, &'static str> {
@@ -152,6 +170,16 @@ impl<'a> Reader<'a> {
     fn long(&mut self) -> Result<&'a [u8], &'static str> {
         let len = u32::from_le_bytes(self.array()?);
         self.take(len as usize)
+    }
+
+    /// Index fields as format 1 has them.
+    fn fields_1(&mut self) -> Result<IndexFields, &'static str> {
+        let mut fields = Vec::new();
+        for _ in 0..self.u16()? {
+            let name = self.short()?;
+            fields.push((name, std::str::from_utf8(self.long()?).map_err(|_| NOT_UTF8)?));
+        }
+        Ok(fields.into_iter().collect())
     }
 }
 

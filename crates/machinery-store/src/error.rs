@@ -9,17 +9,17 @@ use crate::types::Revision;
 /// Why a store could not be opened. The files are as they were.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenStoreError {
-    /// The folder cannot be made, read or written.
-    #[error("failed to prepare the store folder {}", path.display())]
-    PrepareFolder {
-        /// The folder or file in question.
+    /// The directory cannot be created, read or written.
+    #[error("failed to prepare the store directory {}", path.display())]
+    PrepareDirectory {
+        /// The directory or file in question.
         path: PathBuf,
         /// What the system said.
         #[source]
         source: io::Error,
     },
     /// The version file is not one of ours.
-    #[error("{} does not name a store format; the folder is not a store, or the file is damaged", path.display())]
+    #[error("{} does not name a store format; the directory is not a store, or the file is damaged", path.display())]
     ReadVersion {
         /// The version file.
         path: PathBuf,
@@ -27,7 +27,7 @@ pub enum OpenStoreError {
     /// A later program wrote it.
     #[error("the store in {} has format {found}, this program knows up to {known}; start the newer program", path.display())]
     Newer {
-        /// The store's folder.
+        /// The store's directory.
         path: PathBuf,
         /// The format found there.
         found: u32,
@@ -37,7 +37,7 @@ pub enum OpenStoreError {
     /// The engine could not open its files.
     #[error("failed to open the store engine in {}", path.display())]
     OpenEngine {
-        /// The store's folder.
+        /// The store's directory.
         path: PathBuf,
         /// What the engine said.
         #[source]
@@ -46,7 +46,7 @@ pub enum OpenStoreError {
     /// A row or the bookkeeping cannot be decoded.
     #[error("the store in {} is damaged at revision {revision}: {reason}; restore a backup", path.display())]
     Damaged {
-        /// The store's folder.
+        /// The store's directory.
         path: PathBuf,
         /// Which row.
         revision: Revision,

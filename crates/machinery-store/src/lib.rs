@@ -27,7 +27,7 @@
 //! let create = Op::Put {
 //!     key: key.clone(),
 //!     expect: Expect::Absent,
-//!     encode: Box::new(|revision| (format!("hello at {revision}").into(), Box::default())),
+//!     encode: Box::new(|revision| Encoded { bytes: format!("hello at {revision}").into(), ..Encoded::default() }),
 //! };
 //! let revisions = store.commit(vec![create], Durability::Group).await?;
 //! assert_eq!(store.get(&key).expect("it was just written").revision, revisions[0]);
@@ -38,16 +38,27 @@
 mod codec;
 mod engine;
 mod error;
+mod fields;
+mod history;
 mod index;
+mod kind;
+mod names;
+mod objects;
+mod open;
+mod queue;
+mod snapshot;
 mod store;
+mod tree;
 mod types;
 mod watch;
 mod writer;
 
 pub use crate::engine::EngineError;
 pub use crate::error::{CommitError, Expired, OpenStoreError, WatchEnded};
+pub use crate::fields::IndexFields;
+pub use crate::snapshot::Snapshot;
 pub use crate::store::{Store, StoreOptions};
 pub use crate::types::{
-    Change, ChangeKind, Durability, Encode, EncodeFinal, Expect, IndexFields, Key, Object, Op, Range, Revision, Usage,
+    Change, ChangeKind, Durability, Encode, EncodeFinal, Encoded, Expect, Key, Object, Op, Range, Revision, Usage,
 };
 pub use crate::watch::{Batch, Watch};

@@ -1,34 +1,24 @@
-//! The door: open a store, read, commit, watch.
+//! The API: open a store, read, commit, watch.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
 
-use crate::codec::{self, Meta};
 use crate::engine::{Batch, Engine, SqliteEngine};
 use crate::error::{CommitError, Expired, OpenStoreError};
-use crate::index::{Index, WindowLimits};
-use crate::types::{Change, ChangeKind, Durability, Key, Object, Op, Range, Revision, Usage};
+use crate::index::{Index, State, WindowLimits};
+use crate::open;
+use crate::queue::{Queue, Request};
+use crate::snapshot::{Retained, Snapshot};
+use crate::types::{Durability, Key, Object, Op, Range, Revision, Usage};
 use crate::watch::Watch;
-use crate::writer::{Queue, Request, Writer};
+use crate::writer::Writer;
 
-/// The format that this program writes; it reads this one and all before.
-const FORMAT: u32 = 1;
-
-/// Says which format the folder has, so that a newer one is refused before anything is touched.
-const VERSION_FILE: &str = "VERSION";
-const VERSION_WORD: &str = "selvedge-store";
-
-/// Gaps of crashes that are told apart; the oldest are merged.
-const GAPS_MAX: usize = 16;
-
-/// Tells the Unix time in milliseconds.
+/// Returns the Unix time in milliseconds.
 pub(crate) type Clock = fn() -> u64;
 
 /// How a store behaves. The defaults are those of a hub.
@@ -39,8 +29,12 @@ pub struct StoreOptions {
     pub window: Duration,
     /// Changes kept per resource, whatever their age.
     pub window_changes_max: usize,
-    /// Bytes that the changes of all resources may keep alive in memory.
+    /// Bytes that the changes of all resources may keep alive in memory. One resource may use half of them, and when they
+    /// do not suffice, the one that uses most gives first.
     pub window_bytes_max: usize,
+    /// Index fields by whose values objects are found at once, in every resource that has them. Each value costs some 24
+    /// bytes an object.
+    pub indexed_fields: Vec<&'static str>,
     /// Lazy writes are on disk after this time.
     pub lazy_flush_max: Duration,
 }
@@ -51,6 +45,7 @@ impl Default for StoreOptions {
             window: Duration::from_secs(600),
             window_changes_max: 100_000,
             window_bytes_max: 64 << 20,
+            indexed_fields: Vec::new(),
             // Half of what is promised, because the flush takes time as well.
             lazy_flush_max: Duration::from_millis(500),
         }
@@ -61,14 +56,16 @@ impl Default for StoreOptions {
 #[derive(Clone)]
 pub struct Store {
     shared: Arc<Shared>,
+    indexed: Arc<[&'static str]>,
     _writer: Arc<WriterThread>,
 }
 
 /// What readers, watchers and the writer share.
 pub(crate) struct Shared {
     pub queue: Queue,
+    pub counters: Counters,
     index: RwLock<Index>,
-    disk_bytes: AtomicU64,
+    retained: Mutex<Retained>,
 }
 
 impl Shared {
@@ -80,8 +77,44 @@ impl Shared {
         self.index.write().expect(NO_PANIC)
     }
 
+    /// Past states that have left the window are not kept for lists, which are told that they have expired.
+    pub fn drop_expired_snapshots(&self) {
+        // Before the index, as everywhere.
+        let mut retained = self.retained.lock().expect(NO_PANIC);
+        let index = self.read();
+        retained.retain(|resource, revision| index.check(resource, revision).is_ok());
+    }
+}
+
+/// Figures that only grow, but for the size of the files.
+#[derive(Default)]
+pub(crate) struct Counters {
+    disk_bytes: AtomicU64,
+    pending_bytes: AtomicU64,
+    operations: AtomicU64,
+    groups: AtomicU64,
+    group_nanoseconds: AtomicU64,
+    failed_groups: AtomicU64,
+}
+
+impl Counters {
     pub fn set_disk_bytes(&self, bytes: u64) {
         self.disk_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    pub fn set_pending_bytes(&self, bytes: usize) {
+        self.pending_bytes.store(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub fn count_operations(&self, count: usize) {
+        self.operations.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    pub fn count_group(&self, time: Duration, is_durable: bool) {
+        self.groups.fetch_add(1, Ordering::Relaxed);
+        self.failed_groups.fetch_add(u64::from(!is_durable), Ordering::Relaxed);
+        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.group_nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
     }
 }
 
@@ -104,28 +137,32 @@ impl Drop for WriterThread {
 }
 
 impl Store {
-    /// Opens the store in `dir`, or makes a new one there. Blocks while it reads all objects.
+    /// Opens the store in `dir`, or creates a new one there. Blocks while it reads all objects.
     ///
     /// # Errors
-    /// A format newer than this program knows is refused and nothing in the folder is touched. See [`OpenStoreError`].
+    /// A format newer than this program knows is rejected and nothing in the directory is touched. See [`OpenStoreError`].
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, OpenStoreError> {
-        check_version(dir)?;
+        open::check_version(dir)?;
         let open_engine = |source| OpenStoreError::OpenEngine { path: dir.into(), source };
         let mut engine = SqliteEngine::open(&dir.join("objects.sqlite")).map_err(open_engine)?;
         let limits = WindowLimits {
             age_ms: u64::try_from(options.window.as_millis()).unwrap_or(u64::MAX),
             changes_max: options.window_changes_max,
+            resource_bytes_max: options.window_bytes_max / 2,
             bytes_max: options.window_bytes_max,
         };
         // The engine syncs its file, not the name of a new one.
-        sync_folder(dir).map_err(|source| OpenStoreError::PrepareFolder { path: dir.into(), source })?;
-        let mut loaded = load(dir, &mut engine)?;
-        let removes = loaded.index.trim(now_ms(), limits);
-        loaded.meta.horizons = loaded.index.horizons();
+        open::sync_directory(dir).map_err(|source| OpenStoreError::PrepareDirectory { path: dir.into(), source })?;
+        let mut loaded = open::load(dir, &mut engine, &options.indexed_fields)?;
+        let mut removes = loaded.index.trim_old(now_ms(), limits);
+        removes.extend(loaded.index.trim_large(limits));
+        let counters = Counters::default();
+        counters.set_disk_bytes(engine.disk_bytes());
         let shared = Arc::new(Shared {
             queue: Queue::new(),
-            disk_bytes: AtomicU64::new(engine.disk_bytes()),
+            counters,
             index: RwLock::new(loaded.index),
+            retained: Mutex::default(),
         });
         let mut writer = Writer {
             shared: shared.clone(),
@@ -133,6 +170,7 @@ impl Store {
             limits,
             lazy_flush_max: options.lazy_flush_max,
             clock: now_ms,
+            names: loaded.names,
             last: loaded.last,
             meta: loaded.meta,
             meta_due: true,
@@ -147,7 +185,7 @@ impl Store {
             .spawn(|| writer.run())
             .map_err(OpenStoreError::StartWriter)?;
         let writer = Arc::new(WriterThread { shared: shared.clone(), thread: Some(thread) });
-        Ok(Self { shared, _writer: writer })
+        Ok(Self { shared, indexed: options.indexed_fields.into(), _writer: writer })
     }
 
     /// The object of this key, as last committed.
@@ -168,10 +206,80 @@ impl Store {
         limit: Option<usize>,
         at: Option<Revision>,
     ) -> Result<Range, Expired> {
-        self.shared.read().range(resource, namespace, after, limit, at)
+        let snapshot = match at {
+            Some(at) => self.snapshot_at(resource, at)?,
+            None => self.snapshot(resource),
+        };
+        let range = snapshot.page(namespace, after, limit);
+        if range.remaining > 0 {
+            self.retain(resource, &snapshot);
+        }
+        Ok(range)
     }
 
-    /// Does all operations or none of them; answers one revision for each.
+    /// Like [`range`](Self::range), of the objects that have a value in an index field (`(field, value)`). For a field of
+    /// [`StoreOptions::indexed_fields`] it costs what it returns, also at an earlier revision; for any other it looks at
+    /// every object.
+    ///
+    /// # Errors
+    /// As [`range`](Self::range).
+    pub fn range_where(
+        &self,
+        resource: &str,
+        (field, value): (&str, &str),
+        namespace: Option<&str>,
+        after: Option<(&str, &str)>,
+        limit: Option<usize>,
+        at: Option<Revision>,
+    ) -> Result<Range, Expired> {
+        match at {
+            Some(at) if self.is_indexed(field) => {
+                let (now, changes) = self.shared.read().state_of(resource, (field, value), at)?;
+                Ok(now.page_where_before((field, value), namespace, after, limit, (&changes, at)))
+            }
+            Some(at) => Ok(self.snapshot_at(resource, at)?.page_where((field, value), namespace, after, limit)),
+            None => Ok(self.snapshot(resource).page_where((field, value), namespace, after, limit)),
+        }
+    }
+
+    /// Whether [`range_where`](Self::range_where) finds the values of this field at once.
+    pub fn is_indexed(&self, field: &str) -> bool {
+        self.indexed.contains(&field)
+    }
+
+    /// All objects of a resource as they are now. Costs two references; reading it takes no lock.
+    pub fn snapshot(&self, resource: &str) -> Snapshot {
+        self.shared.read().snapshot(resource)
+    }
+
+    /// All objects of a resource as they were at a revision. The first call for a revision costs what has changed since;
+    /// the state is kept for a while, so those that follow cost what [`snapshot`](Self::snapshot) does.
+    ///
+    /// # Errors
+    /// [`Expired`] when `at` has left the change window, or was never given out.
+    pub fn snapshot_at(&self, resource: &str, at: Revision) -> Result<Snapshot, Expired> {
+        let retained = self.shared.retained.lock().expect(NO_PANIC).get(resource, at);
+        let state = self.shared.read().state(resource, at)?;
+        Ok(match (state, retained) {
+            (State::Same(snapshot), _) => snapshot,
+            (State::Changed(..), Some(retained)) => retained,
+            (State::Changed(now, changes), None) => {
+                let snapshot = now.rewind(&changes, at);
+                self.retain(resource, &snapshot);
+                snapshot
+            }
+        })
+    }
+
+    fn retain(&self, resource: &str, snapshot: &Snapshot) {
+        let mut retained = self.shared.retained.lock().expect(NO_PANIC);
+        // What has left the window meanwhile must not be kept: nothing would drop it.
+        if self.shared.read().check(resource, snapshot.revision()).is_ok() {
+            retained.keep(resource, snapshot);
+        }
+    }
+
+    /// Does all operations or none of them; returns one revision for each but the checks.
     ///
     /// A dropped future does not take the commit back. The closures of the operations run on the writer's thread.
     ///
@@ -207,131 +315,23 @@ impl Store {
         self.shared.read().current
     }
 
-    /// What the store holds.
+    /// What the store holds and does.
     pub fn usage(&self) -> Usage {
-        let index = self.shared.read();
-        let (objects, object_bytes, changes, change_bytes) = index.totals();
-        let disk_bytes = self.shared.disk_bytes.load(Ordering::Relaxed);
-        Usage { objects, object_bytes, changes, change_bytes, disk_bytes, full: index.full }
-    }
-}
-
-/// What the rows say.
-struct Loaded {
-    index: Index,
-    meta: Meta,
-    last: u64,
-}
-
-fn load(dir: &Path, engine: &mut impl Engine) -> Result<Loaded, OpenStoreError> {
-    let open_engine = |source| OpenStoreError::OpenEngine { path: dir.into(), source };
-    let damaged = |revision: u64, reason: String| OpenStoreError::Damaged {
-        path: dir.into(),
-        revision: Revision(revision),
-        reason,
-    };
-    let mut meta = match engine.meta().map_err(open_engine)? {
-        Some(blob) => serde_json::from_slice(&blob).map_err(|error| damaged(0, format!("the bookkeeping: {error}")))?,
-        None => Meta { closed_at: Some(0), ..Meta::default() },
-    };
-    let mut index = Index::new();
-    for (resource, horizon) in &meta.horizons {
-        index.kind_mut(resource).horizon = Revision(*horizon);
-    }
-    let mut newest_row = 0;
-    let mut failure = None;
-    let visited = engine.visit(&mut |revision, row| {
-        newest_row = revision;
-        match codec::decode_row(Revision(revision), row) {
-            Ok(row) => load_row(&mut index, row),
-            Err(reason) => failure = Some(damaged(revision, reason.to_owned())),
+        let counters = &self.shared.counters;
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let retained_snapshots = self.shared.retained.lock().expect(NO_PANIC).len();
+        Usage {
+            retained_snapshots,
+            queued_commits: self.shared.queue.len(),
+            pending_bytes: count(&counters.pending_bytes) as usize,
+            disk_bytes: count(&counters.disk_bytes),
+            operations: count(&counters.operations),
+            commit_groups: count(&counters.groups),
+            commit_group_time: Duration::from_nanos(count(&counters.group_nanoseconds)),
+            failed_commit_groups: count(&counters.failed_groups),
+            ..self.shared.read().usage()
         }
-        failure.is_none()
-    });
-    visited.map_err(open_engine)?;
-    if let Some(failure) = failure {
-        return Err(failure);
     }
-    let mut last = meta.horizons.values().copied().fold(newest_row.max(meta.reserved), u64::max);
-    let crashed = meta.closed_at.is_none_or(|closed_at| closed_at < newest_row);
-    if crashed {
-        // The disk holds a prefix of the history, so only revisions after its newest row can be lost; the revision
-        // after them is one that nobody has seen, and the first to be safe again.
-        if !meta.lazy.is_empty() && last > newest_row {
-            meta.gaps.push((newest_row + 1, last));
-        }
-        last += 1;
-    }
-    for resource in &meta.lazy {
-        index.kind_mut(resource).lazy = true;
-    }
-    if meta.gaps.len() > GAPS_MAX {
-        // What lies between the two oldest is old as well; telling its watchers to list again harms nobody.
-        let (first, _) = meta.gaps.remove(0);
-        meta.gaps[0].0 = first;
-    }
-    index.gaps = meta.gaps.clone();
-    index.current = Revision(last);
-    Ok(Loaded { index, meta, last })
-}
-
-fn load_row(index: &mut Index, row: codec::Row) {
-    let codec::Row { kind, time_ms, previous, mut object } = row;
-    index.share_words(&mut object.key, &mut object.index);
-    let held = index.get(&object.key).cloned().filter(|held| Some(held.revision) == previous);
-    let of_resource = index.kind_mut(&object.key.resource.clone());
-    let object = Arc::new(object);
-    match kind {
-        ChangeKind::Put => of_resource.restore(object.clone()),
-        ChangeKind::Delete => of_resource.remove(&object.key.namespace, &object.key.name),
-    }
-    if object.revision > of_resource.horizon {
-        let revision = object.revision;
-        of_resource.log(Arc::new(Change { kind, revision, object, previous: held }), time_ms);
-    }
-}
-
-/// Makes the folder and its version file, or checks the one that is there.
-fn check_version(dir: &Path) -> Result<(), OpenStoreError> {
-    let prepare = |path: &Path| {
-        let path = path.to_path_buf();
-        move |source| OpenStoreError::PrepareFolder { path, source }
-    };
-    let path = dir.join(VERSION_FILE);
-    match fs::read_to_string(&path) {
-        Ok(text) => check_version_text(dir, path, &text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(dir).map_err(prepare(dir))?;
-            write_version(dir, &path).map_err(prepare(&path))
-        }
-        Err(error) => Err(prepare(&path)(error)),
-    }
-}
-
-fn check_version_text(dir: &Path, path: PathBuf, text: &str) -> Result<(), OpenStoreError> {
-    let found = text.trim_end().strip_prefix(VERSION_WORD).and_then(|version| version.trim().parse::<u32>().ok());
-    match found {
-        None | Some(0) => Err(OpenStoreError::ReadVersion { path }),
-        Some(found) if found > FORMAT => Err(OpenStoreError::Newer { path: dir.into(), found, known: FORMAT }),
-        Some(_) => Ok(()),
-    }
-}
-
-/// Written under another name first: a power cut leaves a whole version file or none.
-fn write_version(dir: &Path, path: &Path) -> io::Result<()> {
-    let draft = dir.join("VERSION.new");
-    let mut file = File::create(&draft)?;
-    writeln!(file, "{VERSION_WORD} {FORMAT}")?;
-    file.sync_all()?;
-    fs::rename(&draft, path)?;
-    sync_folder(dir)?;
-    // The folder itself may be new too.
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
-    sync_folder(parent.unwrap_or(Path::new(".")))
-}
-
-fn sync_folder(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 fn now_ms() -> u64 {

@@ -1,28 +1,33 @@
 //! Following the changes of one resource.
 //!
-//! A watch of everything is a position in the change window and costs nothing while it waits; one that is slower than
-//! the window has lagged. A watch of one field value has a short queue of its own, because changes of others must not
-//! wake it: a thousand kubelets watch the pods of their own node each.
+//! A watch is a position in the window of changes and keeps none of them alive; one that is slower than the window has
+//! lagged. A watch of one field value reads from that value's channel, because changes of others must not wake it: a
+//! thousand kubelets watch the pods of their own node each. A channel of a field without index begins when it is first
+//! watched; what happened before is looked for in the window, in steps and without a lock.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use crate::error::{Expired, WatchEnded};
+use crate::history;
+use crate::index::Index;
 use crate::store::Shared;
 use crate::types::{Change, Revision};
 
 /// Enough to make a wake-up worth while, and little enough to encode without starving others.
 const BATCH_CHANGES_MAX: usize = 500;
 
-/// A watcher of one field that is this far behind is stuck; changes from before the watch began come on top.
-const FILTERED_QUEUE_MAX: usize = 1_000;
+/// A batch is encoded as a whole, once for each watcher, so large objects come in small batches.
+const BATCH_BYTES_MAX: usize = 256 << 10;
+
+/// Chunks of the window that are searched in one step for changes that concern a value: about a millisecond's work.
+const STEP_CHUNKS: usize = 16;
 
 /// Some changes in order, at least one.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// At most 500 changes, by ascending revision.
+    /// At most 500 changes, and no more than 256 KiB of objects unless one alone is larger, by ascending revision.
     pub changes: Vec<Arc<Change>>,
     /// Nothing undelivered up to here.
     pub revision: Revision,
@@ -33,20 +38,29 @@ pub struct Watch {
     shared: Arc<Shared>,
     resource: Arc<str>,
     position: Revision,
-    source: Source,
+    /// Field and value that a change must concern.
+    filter: Option<(Box<str>, Box<str>)>,
+    wake: Arc<Notify>,
 }
 
-enum Source {
-    All { wake: watch::Receiver<()> },
-    Filtered(Arc<FilteredQueue>),
+/// What is there to be delivered.
+enum Taken {
+    Batch(Batch),
+    /// The next step may find something.
+    Searching,
+    Nothing,
 }
 
 impl Watch {
     pub(crate) fn all(shared: &Arc<Shared>, resource: &str, from: Revision) -> Result<Self, Expired> {
+        let resource: Arc<str> = resource.into();
         let mut index = shared.write();
-        index.check(resource, from)?;
-        let source = Source::All { wake: index.kind_mut(resource).subscribe() };
-        Ok(Self { shared: shared.clone(), resource: resource.into(), position: from, source })
+        index.check(&resource, from)?;
+        let kind = index.kind_mut(&resource);
+        kind.watches += 1;
+        let wake = kind.wake.clone();
+        drop(index);
+        Ok(Self { shared: shared.clone(), resource, position: from, filter: None, wake })
     }
 
     pub(crate) fn filtered(
@@ -56,21 +70,14 @@ impl Watch {
         field: &str,
         value: &str,
     ) -> Result<Self, Expired> {
+        let resource: Arc<str> = resource.into();
         let mut index = shared.write();
-        index.check(resource, from)?;
-        let kind = index.kind_mut(resource);
-        let since: VecDeque<_> =
-            kind.changes_after(from).filter(|change| change.touches(field, value)).cloned().collect();
-        let queue = Arc::new(FilteredQueue {
-            field: field.into(),
-            value: value.into(),
-            changes_max: since.len() + FILTERED_QUEUE_MAX,
-            waiting: Mutex::new(Waiting { changes: since, lagged: false }),
-            wake: Notify::new(),
-        });
-        kind.add_filtered(&queue);
+        index.check(&resource, from)?;
+        let current = index.current;
+        let wake = index.kind_mut(&resource).watch_value(field, value, current);
         drop(index);
-        Ok(Self { shared: shared.clone(), resource: resource.into(), position: from, source: Source::Filtered(queue) })
+        let filter = Some((field.into(), value.into()));
+        Ok(Self { shared: shared.clone(), resource, position: from, filter, wake })
     }
 
     /// Waits for changes. Dropping the future loses none.
@@ -79,16 +86,14 @@ impl Watch {
     /// [`WatchEnded::Lagged`] when changes left the window unseen, [`WatchEnded::Closed`] when the store is closed and
     /// every change was delivered.
     pub async fn next(&mut self) -> Result<Batch, WatchEnded> {
+        let wake = self.wake.clone();
         loop {
-            if let Source::All { wake } = &mut self.source {
-                wake.borrow_and_update();
-            }
-            if let Some(batch) = self.take()? {
-                return Ok(batch);
-            }
-            match &mut self.source {
-                Source::All { wake } => wake.changed().await.map_err(|_| WatchEnded::Closed)?,
-                Source::Filtered(queue) => queue.wake.notified().await,
+            // Made before looking: a change that comes in between wakes it.
+            let woken = wake.notified();
+            match self.take()? {
+                Taken::Batch(batch) => return Ok(batch),
+                Taken::Searching => tokio::task::yield_now().await,
+                Taken::Nothing => woken.await,
             }
         }
     }
@@ -96,103 +101,107 @@ impl Watch {
     /// The revision up to which nothing is undelivered; it moves on even when only other objects change, so it is
     /// what a bookmark should carry.
     pub fn progress(&mut self) -> Revision {
-        let index = self.shared.read();
-        let waiting = match &self.source {
-            Source::All { .. } => {
-                // What left the window unseen was not delivered either: resuming there must tell so.
-                let is_behind = |position| {
-                    index
-                        .kind(&self.resource)
-                        .is_some_and(|kind| position < kind.horizon || kind.changes_after(position).next().is_some())
-                };
-                is_behind(self.position)
-            }
-            Source::Filtered(queue) => queue.is_waiting(),
+        let shared = self.shared.clone();
+        let index = shared.read();
+        let Some(kind) = index.kind(&self.resource) else { return self.position };
+        let current = index.current;
+        let is_waiting = match &self.filter {
+            // What left the window unseen was not delivered either: resuming there must say so.
+            None => self.position < kind.compacted || kind.history.newest() > Some(self.position),
+            Some((field, value)) => match kind.channel(field, value) {
+                Some(channel) if self.position >= channel.complete_after => channel.newest() > Some(self.position),
+                _ if self.position < kind.compacted => true,
+                _ => {
+                    let (chunks, _) = kind.history.chunks_after(self.position, usize::MAX);
+                    drop(index);
+                    let mut changes = chunks.iter().flat_map(|chunk| history::after(chunk, self.position));
+                    changes.any(|change| change.touches(field, value))
+                }
+            },
         };
-        if !waiting {
-            self.position = index.current.max(self.position);
+        if !is_waiting {
+            self.position = current.max(self.position);
         }
         self.position
     }
 
     /// What is ready now.
-    fn take(&mut self) -> Result<Option<Batch>, WatchEnded> {
+    fn take(&mut self) -> Result<Taken, WatchEnded> {
+        let shared = self.shared.clone();
         // The lock keeps the writer from adding a change between looking at the window and at the current revision.
-        let index = self.shared.read();
-        let changes: Vec<_> = match &self.source {
-            Source::All { .. } => match index.kind(&self.resource) {
-                Some(kind) if self.position < kind.horizon => return Err(WatchEnded::Lagged),
-                Some(kind) => kind.changes_after(self.position).take(BATCH_CHANGES_MAX).cloned().collect(),
-                None => Vec::new(),
+        let index = shared.read();
+        let Some(kind) = index.kind(&self.resource) else { return Err(WatchEnded::Closed) };
+        let changes = match &self.filter {
+            None if self.position < kind.compacted => return Err(WatchEnded::Lagged),
+            None => batch(kind.history.after(self.position)),
+            Some((field, value)) => match kind.channel(field, value) {
+                Some(channel) if self.position >= channel.complete_after => batch(channel.after(self.position)),
+                _ if self.position < kind.compacted => return Err(WatchEnded::Lagged),
+                _ => {
+                    let (chunks, is_all) = kind.history.chunks_after(self.position, STEP_CHUNKS);
+                    let end = if is_all {
+                        index.current
+                    } else {
+                        let last = chunks.last().and_then(|chunk| chunk.back());
+                        last.map_or(index.current, |logged| logged.change.revision)
+                    };
+                    drop(index);
+                    let found = batch(
+                        chunks
+                            .iter()
+                            .flat_map(|chunk| history::after(chunk, self.position))
+                            .filter(|change| change.touches(field, value)),
+                    );
+                    if found.is_empty() {
+                        self.position = end.max(self.position);
+                        return Ok(Taken::Searching);
+                    }
+                    return Ok(self.deliver(found));
+                }
             },
-            Source::Filtered(queue) => queue.take()?,
         };
-        self.position = match changes.last() {
-            Some(last) => last.revision,
-            None if index.closed => return Err(WatchEnded::Closed),
-            None => index.current.max(self.position),
-        };
-        Ok((!changes.is_empty()).then_some(Batch { changes, revision: self.position }))
+        if changes.is_empty() {
+            return self.rest(&index);
+        }
+        drop(index);
+        Ok(self.deliver(changes))
     }
+
+    fn rest(&mut self, index: &Index) -> Result<Taken, WatchEnded> {
+        if index.closed {
+            return Err(WatchEnded::Closed);
+        }
+        self.position = index.current.max(self.position);
+        Ok(Taken::Nothing)
+    }
+
+    fn deliver(&mut self, changes: Vec<Arc<Change>>) -> Taken {
+        self.position = changes.last().map_or(self.position, |last| last.revision);
+        Taken::Batch(Batch { changes, revision: self.position })
+    }
+}
+
+/// As many changes as make a batch.
+fn batch<'a>(changes: impl Iterator<Item = &'a Arc<Change>>) -> Vec<Arc<Change>> {
+    let mut bytes = 0;
+    let mut taken: Vec<Arc<Change>> = Vec::new();
+    for change in changes.take(BATCH_CHANGES_MAX) {
+        bytes += change.shown_bytes();
+        if bytes > BATCH_BYTES_MAX && !taken.is_empty() {
+            break;
+        }
+        taken.push(change.clone());
+    }
+    taken
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if let Source::Filtered(queue) = &self.source {
-            self.shared.write().kind_mut(&self.resource).remove_filtered(queue);
+        let mut index = self.shared.write();
+        let kind = index.kind_mut(&self.resource);
+        match &self.filter {
+            None => kind.watches -= 1,
+            Some((field, value)) => kind.unwatch_value(field, value),
         }
-    }
-}
-
-/// Changes for a watcher of one field value; the writer pushes, the watcher takes.
-pub(crate) struct FilteredQueue {
-    pub field: Box<str>,
-    pub value: Box<str>,
-    changes_max: usize,
-    waiting: Mutex<Waiting>,
-    wake: Notify,
-}
-
-struct Waiting {
-    changes: VecDeque<Arc<Change>>,
-    lagged: bool,
-}
-
-impl FilteredQueue {
-    pub fn push(&self, change: &Arc<Change>) {
-        let mut waiting = self.lock();
-        // An object that has the field value before and after offers its change twice.
-        if waiting.lagged || waiting.changes.back().is_some_and(|last| last.revision == change.revision) {
-            return;
-        }
-        if waiting.changes.len() >= self.changes_max {
-            *waiting = Waiting { changes: VecDeque::new(), lagged: true };
-        } else {
-            waiting.changes.push_back(change.clone());
-        }
-        drop(waiting);
-        self.wake();
-    }
-
-    pub fn wake(&self) {
-        self.wake.notify_one();
-    }
-
-    fn take(&self) -> Result<Vec<Arc<Change>>, WatchEnded> {
-        let mut waiting = self.lock();
-        if waiting.lagged {
-            return Err(WatchEnded::Lagged);
-        }
-        let count = waiting.changes.len().min(BATCH_CHANGES_MAX);
-        Ok(waiting.changes.drain(..count).collect())
-    }
-
-    fn is_waiting(&self) -> bool {
-        let waiting = self.lock();
-        waiting.lagged || !waiting.changes.is_empty()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().expect("no panic happens while the queue is locked")
     }
 }

@@ -7,25 +7,21 @@
 //! When a flush fails, its requests are answered with the failure and their revisions are not used again. Whether the
 //! disk took the rows is not known then, so the next flush removes them.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use crate::codec::{self, Meta};
 use crate::engine::{Batch, Engine, EngineError};
 use crate::error::CommitError;
 use crate::index::WindowLimits;
+use crate::names::Names;
+use crate::queue::{Answer, Request};
 use crate::store::{Clock, Shared};
-use crate::types::{Change, ChangeKind, Durability, Expect, IndexFields, Key, Object, Op, Revision};
-
-/// Requests that may wait; more wait outside, in the caller's task.
-const QUEUE_REQUESTS_MAX: usize = 4096;
-
-/// Operations of one flush: enough to share its cost, little enough to keep the wait of the first one short.
-const FLUSH_OPS_MAX: usize = 1024;
+use crate::types::{Change, ChangeKind, Durability, Encoded, Expect, Key, Object, Op, Revision};
 
 /// Revisions reserved on disk at a time for lazy writes. A crash skips at most this many.
 const RESERVE_BLOCK: u64 = 10_000;
@@ -42,95 +38,6 @@ const TRIM_PERIOD: Duration = Duration::from_secs(10);
 /// Rows out of the window wait this long for a write to go along with, so that an idle hub does not write.
 const TRIM_FLUSH_MAX: Duration = Duration::from_secs(60);
 
-type Answer = Result<Vec<Revision>, CommitError>;
-
-/// One commit on its way to the writer.
-pub(crate) struct Request {
-    pub ops: Vec<Op>,
-    pub durability: Durability,
-    pub answer: oneshot::Sender<Answer>,
-    pub _permit: OwnedSemaphorePermit,
-}
-
-/// What waits for the writer. Its length is bounded by permits, taken before a request is made.
-pub(crate) struct Queue {
-    waiting: Mutex<Waiting>,
-    more: Condvar,
-    permits: Arc<Semaphore>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    requests: VecDeque<Request>,
-    closed: bool,
-}
-
-impl Queue {
-    pub fn new() -> Self {
-        Self { waiting: Mutex::default(), more: Condvar::new(), permits: Arc::new(Semaphore::new(QUEUE_REQUESTS_MAX)) }
-    }
-
-    /// Waits until there is room.
-    pub async fn permit(&self) -> Result<OwnedSemaphorePermit, CommitError> {
-        self.permits.clone().acquire_owned().await.map_err(|_| CommitError::Closed)
-    }
-
-    /// A request pushed after [`close`](Self::close) is dropped, which its sender sees as closed.
-    pub fn push(&self, request: Request) {
-        let mut waiting = self.lock();
-        if !waiting.closed {
-            waiting.requests.push_back(request);
-            self.more.notify_one();
-        }
-    }
-
-    /// Takes no more requests; those that wait are still done.
-    pub fn close(&self) {
-        self.permits.close();
-        self.lock().closed = true;
-        self.more.notify_one();
-    }
-
-    /// Drops what waits, so that nobody waits for a writer that is gone.
-    fn abandon(&self) {
-        self.close();
-        self.lock().requests.clear();
-    }
-
-    /// Waits for requests until `deadline`; answers what is there, and whether the queue is closed and empty.
-    fn take(&self, deadline: Option<Instant>) -> (Vec<Request>, bool) {
-        let mut waiting = self.lock();
-        while waiting.requests.is_empty() && !waiting.closed {
-            let Some(deadline) = deadline else {
-                waiting = self.more.wait(waiting).expect(NO_PANIC);
-                continue;
-            };
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            waiting = self.more.wait_timeout(waiting, left).expect(NO_PANIC).0;
-        }
-        let mut ops = 0;
-        let mut taken = Vec::new();
-        while let Some(request) = waiting.requests.pop_front() {
-            ops += request.ops.len();
-            taken.push(request);
-            if ops >= FLUSH_OPS_MAX {
-                break;
-            }
-        }
-        let closed = waiting.closed && taken.is_empty();
-        (taken, closed)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().expect(NO_PANIC)
-    }
-}
-
-const NO_PANIC: &str = "no panic happens while the queue is locked";
-
 /// The writer's own state. The index is shared, the rest is the writer's alone.
 pub(crate) struct Writer<E> {
     pub shared: Arc<Shared>,
@@ -138,6 +45,8 @@ pub(crate) struct Writer<E> {
     pub limits: WindowLimits,
     pub lazy_flush_max: Duration,
     pub clock: Clock,
+    /// Resources and namespaces, shared by their objects.
+    pub names: Names,
     /// The last revision given.
     pub last: u64,
     /// The bookkeeping as it should be on disk.
@@ -160,12 +69,12 @@ struct Staged {
 
 /// The requests of one flush as they are decided: later ones see what earlier ones did.
 #[derive(Default)]
-struct Round {
+struct CommitGroup {
     staged: Vec<Staged>,
     latest: HashMap<Key, Option<Arc<Object>>>,
     accepted: Vec<(oneshot::Sender<Answer>, Vec<Revision>)>,
-    refused: Vec<(oneshot::Sender<Answer>, CommitError)>,
-    durable: bool,
+    rejected: Vec<(oneshot::Sender<Answer>, CommitError)>,
+    is_durable: bool,
 }
 
 impl<E: Engine> Writer<E> {
@@ -188,7 +97,7 @@ impl<E: Engine> Writer<E> {
         self.meta.closed_at = Some(self.last);
         self.meta.reserved = self.last;
         self.meta_due = true;
-        // A failure is told by `flush`; the next start then treats it as a crash, which costs nothing but a gap.
+        // A failure is reported by `flush`; the next start then treats it as a crash, which costs nothing but a gap.
         let _ = self.flush(&mut []);
     }
 
@@ -202,67 +111,70 @@ impl<E: Engine> Writer<E> {
     }
 
     fn work(&mut self, requests: Vec<Request>) {
-        let mut round = Round::default();
+        let mut group = CommitGroup::default();
         for request in requests {
-            self.decide(request, &mut round);
+            self.decide(request, &mut group);
         }
-        let now = round.durable || self.meta_due;
-        let result = if round.staged.is_empty() {
+        let now = group.is_durable || self.meta_due;
+        let result = if group.staged.is_empty() {
             Ok(())
         } else if now {
-            self.flush(&mut round.staged)
+            self.flush(&mut group.staged)
         } else if self.pending_bytes > LAZY_BYTES_MAX {
             Err(EngineError::Full)
         } else {
-            self.keep_pending(&mut round.staged);
+            self.keep_pending(&mut group.staged);
             Ok(())
         };
         match result {
             Ok(()) => {
-                self.apply(round.staged);
-                round.accepted.into_iter().for_each(|(answer, revisions)| drop(answer.send(Ok(revisions))));
+                self.apply(group.staged);
+                group.accepted.into_iter().for_each(|(answer, revisions)| drop(answer.send(Ok(revisions))));
             }
             Err(error) => {
                 let error = match error {
                     EngineError::Full => CommitError::Full,
                     EngineError::Io(reason) => CommitError::Io(reason),
                 };
-                round.accepted.into_iter().for_each(|(answer, _)| drop(answer.send(Err(error.clone()))));
+                group.accepted.into_iter().for_each(|(answer, _)| drop(answer.send(Err(error.clone()))));
             }
         }
-        round.refused.into_iter().for_each(|(answer, error)| drop(answer.send(Err(error))));
+        group.rejected.into_iter().for_each(|(answer, error)| drop(answer.send(Err(error))));
     }
 
-    /// Checks all operations of a request before encoding any, so that a refused request leaves no trace.
-    fn decide(&mut self, request: Request, round: &mut Round) {
+    /// Checks all operations of a request before encoding any, so that a rejected request leaves no trace.
+    fn decide(&mut self, request: Request, group: &mut CommitGroup) {
         let Request { ops, durability, answer, .. } = request;
-        if let Err(error) = self.check(&ops, round) {
-            round.refused.push((answer, error));
+        if let Err(error) = self.check(&ops, group) {
+            group.rejected.push((answer, error));
             return;
         }
         let time_ms = (self.clock)();
-        let staged_before = round.staged.len();
+        let staged_before = group.staged.len();
         let mut before = Vec::with_capacity(ops.len());
         let mut revisions = Vec::with_capacity(ops.len());
         for op in ops {
+            if matches!(op, Op::Check { .. }) {
+                continue;
+            }
             self.last += 1;
             let revision = Revision(self.last);
-            let (change, row) = self.encode(op, revision, time_ms, round);
+            let (change, row) = self.encode(op, revision, time_ms, group);
             let key = change.object.key.clone();
-            if !codec::fits(&key, &change.object.bytes, &change.object.index) {
+            if row.is_empty() {
                 // Take back what this request staged; its revisions are lost, which harms nobody.
-                round.staged.truncate(staged_before);
-                before.into_iter().rev().for_each(|(key, latest)| restore(&mut round.latest, key, latest));
-                round.refused.push((answer, CommitError::Io(format!("{key} is too large for the store"))));
+                group.staged.truncate(staged_before);
+                before.into_iter().rev().for_each(|(key, latest)| restore(&mut group.latest, key, latest));
+                group.rejected.push((answer, CommitError::Io(format!("{key} is too large for the store"))));
                 return;
             }
             let latest = (change.kind == ChangeKind::Put).then(|| change.object.clone());
-            before.push((key.clone(), round.latest.insert(key, latest)));
-            round.staged.push(Staged { change, row });
+            before.push((key.clone(), group.latest.insert(key, latest)));
+            group.staged.push(Staged { change, row });
             revisions.push(revision);
         }
         if durability == Durability::Lazy {
-            for staged in &round.staged[staged_before..] {
+            for staged in &group.staged[staged_before..] {
                 let resource = &staged.change.object.key.resource;
                 if !self.meta.lazy.contains(&**resource) {
                     self.meta.lazy.insert(resource.to_string());
@@ -274,61 +186,65 @@ impl<E: Engine> Writer<E> {
                 self.meta_due = true;
             }
         } else {
-            round.durable = true;
+            group.is_durable = true;
         }
-        round.accepted.push((answer, revisions));
+        group.accepted.push((answer, revisions));
     }
 
-    fn check(&self, ops: &[Op], round: &Round) -> Result<(), CommitError> {
+    fn check(&self, ops: &[Op], group: &CommitGroup) -> Result<(), CommitError> {
         let mut planned: HashMap<&Key, Option<Revision>> = HashMap::new();
-        for (revision, op) in (self.last + 1..).zip(ops) {
-            let (key, expect, delete) = match op {
-                Op::Put { key, expect, .. } => (key, expect, false),
-                Op::Delete { key, expect, .. } => (key, expect, true),
-            };
+        let mut revision = self.last;
+        for op in ops {
+            let (key, expect) = op.target();
             let current = match planned.get(key) {
                 Some(planned) => *planned,
-                None => self.latest(key, round).map(|object| object.revision),
+                None => self.latest(key, group).map(|object| object.revision),
             };
             match (expect, current) {
                 (Expect::Absent, Some(current)) => return Err(CommitError::Conflict { current }),
-                (Expect::Revision(asked), Some(current)) if *asked != current => {
+                (Expect::Revision(expected), Some(current)) if expected != current => {
                     return Err(CommitError::Conflict { current });
                 }
-                (Expect::Revision(_), None) => return Err(CommitError::NotFound),
-                (_, None) if delete => return Err(CommitError::NotFound),
+                (Expect::Revision(_) | Expect::Present, None) => return Err(CommitError::NotFound),
                 _ => {}
             }
-            planned.insert(key, (!delete).then_some(Revision(revision)));
+            let after = match op {
+                Op::Check { .. } => continue,
+                Op::Delete { .. } if current.is_none() => return Err(CommitError::NotFound),
+                Op::Delete { .. } => None,
+                Op::Put { .. } => Some(()),
+            };
+            revision += 1;
+            planned.insert(key, after.map(|()| Revision(revision)));
         }
         Ok(())
     }
 
-    fn latest(&self, key: &Key, round: &Round) -> Option<Arc<Object>> {
-        match round.latest.get(key) {
+    fn latest(&self, key: &Key, group: &CommitGroup) -> Option<Arc<Object>> {
+        match group.latest.get(key) {
             Some(staged) => staged.clone(),
             None => self.shared.read().get(key).cloned(),
         }
     }
 
-    fn encode(&self, op: Op, revision: Revision, time_ms: u64, round: &Round) -> (Arc<Change>, Vec<u8>) {
-        let (kind, mut key, bytes, mut index, previous) = match op {
-            Op::Put { key, encode, .. } => {
-                let previous = self.latest(&key, round);
-                let (bytes, index) = encode(revision);
-                (ChangeKind::Put, key, bytes, index, previous)
-            }
+    /// The row is empty when the format cannot hold the object.
+    fn encode(&mut self, op: Op, revision: Revision, time_ms: u64, group: &CommitGroup) -> (Arc<Change>, Vec<u8>) {
+        let previous = self.latest(op.target().0, group);
+        let (kind, mut key, encoded) = match op {
+            Op::Put { key, encode, .. } => (ChangeKind::Put, key, encode(revision)),
             Op::Delete { key, final_bytes, .. } => {
-                let previous = self.latest(&key, round);
                 // The final version is selected by what the object last was.
-                let index = previous.as_ref().map_or_else(IndexFields::default, |object| object.index.clone());
-                (ChangeKind::Delete, key, final_bytes(revision), index, previous)
+                let index = previous.as_ref().map(|object| object.index.clone()).unwrap_or_default();
+                (ChangeKind::Delete, key, Encoded { bytes: final_bytes(revision), managed: None, index })
             }
+            Op::Check { .. } => unreachable!("a check is not encoded"),
         };
-        self.shared.write().share_words(&mut key, &mut index);
+        self.names.share(&mut key.resource);
+        self.names.share(&mut key.namespace);
         let created = previous.as_ref().map_or(revision, |object| object.created);
-        let object = Arc::new(Object { key, revision, created, bytes, index });
-        let row = if codec::fits(&object.key, &object.bytes, &object.index) {
+        let Encoded { bytes, managed, index } = encoded;
+        let object = Arc::new(Object { key, revision, created, bytes, managed, index });
+        let row = if codec::fits(&object) {
             codec::encode_row(kind, time_ms, previous.as_ref().map(|object| object.revision), &object)
         } else {
             Vec::new()
@@ -342,6 +258,7 @@ impl<E: Engine> Writer<E> {
             self.pending_bytes += staged.row.len();
             self.pending.puts.push((staged.change.revision.0, std::mem::take(&mut staged.row)));
         }
+        self.shared.counters.set_pending_bytes(self.pending_bytes);
         self.flush_within(self.lazy_flush_max);
     }
 
@@ -351,7 +268,7 @@ impl<E: Engine> Writer<E> {
     }
 
     fn flush_pending(&mut self) {
-        // A failure is told by `flush`, which also sets the next try.
+        // A failure is reported by `flush`, which also sets the next try.
         let _ = self.flush(&mut []);
     }
 
@@ -363,14 +280,18 @@ impl<E: Engine> Writer<E> {
         if self.meta_due || !batch.removes.is_empty() {
             // A removed row may be the only witness of the last revision.
             self.meta.reserved = self.meta.reserved.max(self.last);
+            if !batch.removes.is_empty() {
+                self.meta.compacted = self.shared.read().compacted();
+            }
             batch.meta = Some(serde_json::to_vec(&self.meta).expect("the bookkeeping has string keys only"));
         }
-        let result = if batch.is_empty() { Ok(()) } else { self.engine.commit(&batch) };
-        self.shared.set_disk_bytes(self.engine.disk_bytes());
-        self.tell(&result);
+        let result = if batch.is_empty() { Ok(()) } else { self.commit_group(&batch) };
+        self.shared.counters.set_disk_bytes(self.engine.disk_bytes());
+        self.report(&result);
         match &result {
             Ok(()) => {
                 self.pending_bytes = 0;
+                self.shared.counters.set_pending_bytes(0);
                 self.flush_by = None;
                 self.meta_due = false;
             }
@@ -385,12 +306,19 @@ impl<E: Engine> Writer<E> {
         result
     }
 
+    fn commit_group(&mut self, batch: &Batch) -> Result<(), EngineError> {
+        let started = Instant::now();
+        let result = self.engine.commit(batch);
+        self.shared.counters.count_group(started.elapsed(), result.is_ok());
+        result
+    }
+
     /// Logs the first failure and the recovery, not each try between them.
-    fn tell(&self, result: &Result<(), EngineError>) {
+    fn report(&self, result: &Result<(), EngineError>) {
         let mut index = self.shared.write();
         match result {
             Ok(()) if index.failing => info!("The store's disk takes writes again."),
-            Err(EngineError::Full) if !index.failing => warn!("The store's disk is full; writes are refused."),
+            Err(EngineError::Full) if !index.failing => warn!("The store's disk is full; writes are rejected."),
             Err(EngineError::Io(reason)) if !index.failing => error!(%reason, "The store's disk fails."),
             _ => {}
         }
@@ -402,6 +330,7 @@ impl<E: Engine> Writer<E> {
     fn apply(&mut self, staged: Vec<Staged>) {
         let time_ms = (self.clock)();
         let mut resources = HashSet::new();
+        self.shared.counters.count_operations(staged.len());
         let mut index = self.shared.write();
         for Staged { change, .. } in staged {
             let resource = change.object.key.resource.clone();
@@ -412,22 +341,28 @@ impl<E: Engine> Writer<E> {
             resources.insert(resource);
         }
         resources.iter().for_each(|resource| index.wake(resource));
+        // At once and not by and by: a burst of large objects would fill the memory before the next look.
+        let rows = index.trim_large(self.limits);
+        drop(index);
+        self.forget(rows);
     }
 
     fn trim(&mut self) {
-        let mut index = self.shared.write();
         if self.trimmed_at.elapsed() >= TRIM_PERIOD {
             self.trimmed_at = Instant::now();
-            let rows = index.trim((self.clock)(), self.limits);
-            if !rows.is_empty() {
-                self.meta.horizons = index.horizons();
-                self.pending.removes.extend(rows);
-            }
+            let rows = self.shared.write().trim_old((self.clock)(), self.limits);
+            self.forget(rows);
         }
-        let (_, _, changes, _) = index.totals();
-        drop(index);
-        if changes > 0 || !self.pending.removes.is_empty() {
+        if !self.pending.removes.is_empty() || self.shared.read().has_changes() {
             self.flush_within(TRIM_FLUSH_MAX);
+        }
+    }
+
+    /// Rows that have left the window go from the disk with the next flush.
+    fn forget(&mut self, rows: Vec<u64>) {
+        if !rows.is_empty() {
+            self.pending.removes.extend(rows);
+            self.shared.drop_expired_snapshots();
         }
     }
 }

@@ -125,7 +125,9 @@ impl Hub {
 async fn open_store(dir: std::path::PathBuf) -> Result<Store> {
     tokio::task::spawn_blocking(move || {
         fs::create_dir_all(&dir).with_context(|| format!("failed to make {}", dir.display()))?;
-        Store::open(&dir, StoreOptions::default()).context("failed to open the hub's store")
+        let indexed_fields = machinery_server::INDEXED_FIELDS.to_vec();
+        Store::open(&dir, StoreOptions { indexed_fields, ..StoreOptions::default() })
+            .context("failed to open the hub's store")
     })
     .await?
 }

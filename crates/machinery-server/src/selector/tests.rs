@@ -1,18 +1,17 @@
-use std::sync::Arc;
-
 use machinery_store::{Key, Revision};
 use proptest::prelude::*;
 
 use super::*;
 
 fn object(labels: &[(&str, &str)], fields: &[(&str, &str)]) -> Object {
-    let labels = labels.iter().map(|(key, value)| (Arc::from(format!("{LABEL_FIELD_PREFIX}{key}")), Box::from(*value)));
-    let fields = fields.iter().map(|(key, value)| (Arc::from(*key), Box::from(*value)));
+    let labels = labels.iter().map(|(key, value)| (format!("{LABEL_FIELD_PREFIX}{key}"), *value));
+    let fields = fields.iter().map(|(key, value)| ((*key).to_owned(), *value));
     Object {
         key: Key::new("/pods", "default", "web-1"),
         revision: Revision(1),
         created: Revision(1),
         bytes: bytes::Bytes::new(),
+        managed: None,
         index: labels.chain(fields).collect(),
     }
 }

@@ -340,11 +340,12 @@ async fn orphan(
             return Ok(());
         }
         let encoded = Encoded::new(&value);
-        let fields = context.server.interner.index_fields(info, &value);
+        let index = crate::object::index_fields(info, &value);
+        let managed = stored.managed.clone();
         let put = Op::Put {
             key: object.key.clone(),
             expect: Expect::Revision(stored.revision),
-            encode: Box::new(move |revision| (encoded.at(revision), fields)),
+            encode: Box::new(move |revision| machinery_store::Encoded { bytes: encoded.at(revision), managed, index }),
         };
         match store.commit(vec![put], Durability::Group).await {
             Ok(_) | Err(CommitError::NotFound) => return Ok(()),

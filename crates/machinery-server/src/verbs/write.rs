@@ -165,12 +165,16 @@ impl Context<'_> {
             let error = machinery_schema::FieldError::too_long("", OBJECT_BYTES_MAX);
             return Err(PutError::Refused(ApiError::invalid(&self.info, name_of(object), &[error])));
         }
-        let fields = self.server.interner.index_fields(&self.info, object);
+        let index = object::index_fields(&self.info, object);
         let for_store = encoded.clone();
         let put = Op::Put {
             key: self.key(name_of(object)),
             expect,
-            encode: Box::new(move |revision| (for_store.at(revision), fields)),
+            encode: Box::new(move |revision| machinery_store::Encoded {
+                bytes: for_store.at(revision),
+                managed: None,
+                index,
+            }),
         };
         let revisions = self.server.store.commit(vec![put], kinds::durability(&self.info)).await;
         match revisions {

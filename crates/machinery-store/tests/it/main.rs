@@ -1,11 +1,15 @@
-//! The store through its door: what it promises in peace, at power cuts, on a full disk, and to older formats.
+//! The store through its API: what it promises in peace, at power cuts, on a full disk, and to older formats.
 
 #[cfg(test)]
 mod behaviour;
 #[cfg(test)]
+mod bounds;
+#[cfg(test)]
 mod crashes;
 #[cfg(test)]
 mod format;
+#[cfg(test)]
+mod lists;
 #[cfg(test)]
 mod model;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use machinery_store::{CommitError, Durability, Expect, Key, Op, Revision, Store};
+use machinery_store::{CommitError, Durability, Expect, Key, Op, Revision, Store, StoreOptions};
 use proptest::prelude::*;
 
 use crate::util::*;
@@ -10,40 +10,105 @@ use crate::util::*;
 /// One step; small numbers make keys meet often.
 #[derive(Clone, Debug)]
 enum Step {
-    Put { key: u8, expect: Want, lazy: bool },
-    Delete { key: u8, expect: Want },
-    Both { put: u8, delete: u8 },
+    Put {
+        key: u8,
+        expect: Want,
+        lazy: bool,
+    },
+    /// A put that happens only when another object is as expected.
+    Guarded {
+        key: u8,
+        check: u8,
+        expect: Want,
+    },
+    Delete {
+        key: u8,
+        expect: Want,
+    },
+    Both {
+        put: u8,
+        delete: u8,
+    },
     Restart,
-    List { at: prop::sample::Index, limit: usize },
-    Watch { from: prop::sample::Index },
+    List {
+        at: prop::sample::Index,
+        limit: usize,
+    },
+    ListWhere {
+        at: prop::sample::Index,
+        limit: usize,
+        tag: u8,
+        indexed: bool,
+    },
+    Watch {
+        from: prop::sample::Index,
+    },
+    WatchWhere {
+        from: prop::sample::Index,
+        tag: u8,
+        indexed: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Want {
     Absent,
+    Present,
     Current,
     Stale,
     Any,
 }
 
 fn any_want() -> impl Strategy<Value = Want> {
-    prop_oneof![Just(Want::Absent), Just(Want::Current), Just(Want::Stale), Just(Want::Any)]
+    prop_oneof![Just(Want::Absent), Just(Want::Present), Just(Want::Current), Just(Want::Stale), Just(Want::Any)]
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
     let key = 0_u8..6;
+    let tag = 0_u8..TAGS;
     prop_oneof![
         6 => (key.clone(), any_want(), any::<bool>()).prop_map(|(key, expect, lazy)| Step::Put { key, expect, lazy }),
         3 => (key.clone(), any_want()).prop_map(|(key, expect)| Step::Delete { key, expect }),
-        1 => (key.clone(), key).prop_map(|(put, delete)| Step::Both { put, delete }),
+        1 => (key.clone(), key.clone()).prop_map(|(put, delete)| Step::Both { put, delete }),
+        2 => (key.clone(), 0_u8..6, any_want()).prop_map(|(key, check, expect)| Step::Guarded { key, check, expect }),
         1 => Just(Step::Restart),
         2 => (any::<prop::sample::Index>(), 1_usize..4).prop_map(|(at, limit)| Step::List { at, limit }),
+        2 => (any::<prop::sample::Index>(), 1_usize..4, tag.clone(), any::<bool>())
+            .prop_map(|(at, limit, tag, indexed)| Step::ListWhere { at, limit, tag, indexed }),
         2 => any::<prop::sample::Index>().prop_map(|from| Step::Watch { from }),
+        2 => (any::<prop::sample::Index>(), tag, any::<bool>())
+            .prop_map(|(from, tag, indexed)| Step::WatchWhere { from, tag, indexed }),
     ]
 }
 
 fn key(number: u8) -> Key {
     Key::new(MAPS, if number.is_multiple_of(2) { "even" } else { "odd" }, &format!("k{}", number / 2))
+}
+
+/// Objects are told apart by a tag, which is in an indexed field and in one without index. Each value is in two fields of
+/// its name, because a field may have several values.
+const TAGS: u8 = 3;
+
+fn tag_of(value: &str) -> u8 {
+    value.bytes().fold(0, u8::wrapping_add) % TAGS
+}
+
+fn tagged(key: &Key, expect: Expect, value: &str) -> Op {
+    let (tag, also) = (tag_of(value).to_string(), ((tag_of(value) + 1) % TAGS).to_string());
+    let fields = [("indexed", &*tag), ("indexed", &also), ("plain", &tag), ("plain", &also)];
+    put_indexed(key, expect, value, &fields)
+}
+
+fn has_tag(value: &str, tag: u8) -> bool {
+    tag_of(value) == tag || (tag_of(value) + 1) % TAGS == tag
+}
+
+fn field(indexed: bool) -> &'static str {
+    if indexed { "indexed" } else { "plain" }
+}
+
+fn open_indexed(dir: &std::path::Path) -> Store {
+    Store::open(dir, StoreOptions { indexed_fields: vec!["other", "indexed"], ..StoreOptions::default() }).unwrap()
 }
 
 type Contents = BTreeMap<Key, (Revision, String)>;
@@ -65,6 +130,7 @@ impl Model {
         match (want, current) {
             (Want::Absent, Some(_)) => (Expect::Absent, Some("conflict")),
             (Want::Absent, None) => (Expect::Absent, None),
+            (Want::Present, current) => (Expect::Present, current.is_none().then_some("not found")),
             (Want::Current, Some(revision)) => (Expect::Revision(revision), None),
             (Want::Stale, Some(_)) => (Expect::Revision(Revision(0)), Some("conflict")),
             (Want::Current | Want::Stale, None) => (Expect::Revision(Revision(1)), Some("not found")),
@@ -84,12 +150,15 @@ impl Model {
     }
 }
 
-fn list(store: &Store, at: Revision, limit: usize) -> Contents {
+fn list(store: &Store, at: Revision, limit: usize, term: Option<(&str, &str)>) -> Contents {
     let mut found = Contents::new();
     let mut after: Option<(String, String)> = None;
     loop {
         let after_names = after.as_ref().map(|(namespace, name)| (namespace.as_str(), name.as_str()));
-        let page = store.range(MAPS, None, after_names, Some(limit), Some(at)).unwrap();
+        let page = match term {
+            None => store.range(MAPS, None, after_names, Some(limit), Some(at)).unwrap(),
+            Some(term) => store.range_where(MAPS, term, None, after_names, Some(limit), Some(at)).unwrap(),
+        };
         for object in &page.items {
             let value = String::from_utf8(object.bytes.to_vec()).unwrap();
             assert!(found.insert(object.key.clone(), (object.revision, value)).is_none(), "listed twice");
@@ -103,7 +172,7 @@ fn list(store: &Store, at: Revision, limit: usize) -> Contents {
 
 async fn run(steps: Vec<Step>) {
     let dir = tempfile::tempdir().unwrap();
-    let mut store = open(dir.path());
+    let mut store = open_indexed(dir.path());
     let mut model = Model::default();
     for (number, step) in steps.into_iter().enumerate() {
         let value = format!("value {number}");
@@ -117,9 +186,19 @@ async fn run(steps: Vec<Step>) {
             Step::Put { key: name, expect: want, lazy } => {
                 let (expect, refusal) = model.expect(&key(name), want);
                 let durability = if lazy { Durability::Lazy } else { Durability::Group };
-                let result = store.commit(vec![put(&key(name), expect, &value)], durability).await;
+                let result = store.commit(vec![tagged(&key(name), expect, &value)], durability).await;
                 assert_eq!(told(&result), refusal);
                 if let Ok(revisions) = result {
+                    model.record(revisions[0], key(name), Some(value));
+                }
+            }
+            Step::Guarded { key: name, check, expect: want } => {
+                let (expect, refusal) = model.expect(&key(check), want);
+                let ops = vec![Op::Check { key: key(check), expect }, tagged(&key(name), Expect::Any, &value)];
+                let result = store.commit(ops, Durability::Group).await;
+                assert_eq!(told(&result), refusal);
+                if let Ok(revisions) = result {
+                    assert_eq!(revisions.len(), 1, "a check has no revision");
                     model.record(revisions[0], key(name), Some(value));
                 }
             }
@@ -135,7 +214,7 @@ async fn run(steps: Vec<Step>) {
                 }
             }
             Step::Both { put: first, delete: second } => {
-                let ops: Vec<Op> = vec![put(&key(first), Expect::Any, &value), delete(&key(second), Expect::Any)];
+                let ops: Vec<Op> = vec![tagged(&key(first), Expect::Any, &value), delete(&key(second), Expect::Any)];
                 let present = first == second || model.now().contains_key(&key(second));
                 let result = store.commit(ops, Durability::Group).await;
                 assert_eq!(result.is_ok(), present);
@@ -146,11 +225,37 @@ async fn run(steps: Vec<Step>) {
             }
             Step::Restart => {
                 drop(store);
-                store = open(dir.path());
+                store = open_indexed(dir.path());
             }
             Step::List { at, limit } if !model.states.is_empty() => {
                 let (revision, contents) = at.get(&model.states);
-                assert_eq!(&list(&store, *revision, limit), contents, "at {revision}");
+                assert_eq!(&list(&store, *revision, limit, None), contents, "at {revision}");
+            }
+            Step::ListWhere { at, limit, tag, indexed } if !model.states.is_empty() => {
+                let (revision, contents) = at.get(&model.states);
+                let mut expected = contents.clone();
+                expected.retain(|_, (_, value)| has_tag(value, tag));
+                let found = list(&store, *revision, limit, Some((field(indexed), &tag.to_string())));
+                assert_eq!(found, expected, "tag {tag} at {revision}");
+            }
+            Step::WatchWhere { from, tag, indexed } if !model.states.is_empty() => {
+                let (from, before) = from.get(&model.states);
+                let mut watch = store.watch_where(MAPS, *from, field(indexed), &tag.to_string()).unwrap();
+                let seen: Vec<_> =
+                    drain(&mut watch, store.current()).await.iter().map(|change| change.revision).collect();
+                let mut held = before.clone();
+                let mut expected = Vec::new();
+                for (revision, key, value) in model.changes.iter().filter(|(revision, ..)| revision > from) {
+                    let was = held.get(key).is_some_and(|(_, value)| has_tag(value, tag));
+                    if was || value.as_ref().is_some_and(|value| has_tag(value, tag)) {
+                        expected.push(*revision);
+                    }
+                    match value {
+                        Some(value) => drop(held.insert(key.clone(), (*revision, value.clone()))),
+                        None => drop(held.remove(key)),
+                    }
+                }
+                assert_eq!(seen, expected, "tag {tag} from {from}");
             }
             Step::Watch { from } if !model.states.is_empty() => {
                 let (from, _) = from.get(&model.states);
@@ -166,9 +271,9 @@ async fn run(steps: Vec<Step>) {
                 let expected: Vec<_> = model.changes.iter().filter(|(revision, ..)| revision > from).cloned().collect();
                 assert_eq!(seen, expected, "from {from}");
             }
-            Step::List { .. } | Step::Watch { .. } => {}
+            Step::List { .. } | Step::ListWhere { .. } | Step::Watch { .. } | Step::WatchWhere { .. } => {}
         }
-        assert_eq!(list(&store, store.current(), 100), model.now());
+        assert_eq!(list(&store, store.current(), 100, None), model.now());
     }
 }
 

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use machinery_store::{Change, Durability, Expect, IndexFields, Key, Op, Revision, Store, StoreOptions, Watch};
+use machinery_store::{
+    Change, Durability, Encoded, Expect, IndexFields, Key, Op, Revision, Store, StoreOptions, Watch,
+};
 
 pub const MAPS: &str = "/configmaps";
 pub const LEASES: &str = "coordination.k8s.io/leases";
@@ -18,13 +20,19 @@ pub fn put(key: &Key, expect: Expect, value: &str) -> Op {
 }
 
 pub fn put_indexed(key: &Key, expect: Expect, value: &str, fields: &[(&str, &str)]) -> Op {
-    let index: IndexFields = fields.iter().map(|(field, value)| (Arc::from(*field), Box::from(*value))).collect();
+    let index: IndexFields = fields.iter().copied().collect();
     let value = value.to_owned();
-    Op::Put { key: key.clone(), expect, encode: Box::new(move |_| (value.into(), index)) }
+    let encode = Box::new(move |_| Encoded { bytes: value.into(), managed: None, index });
+    Op::Put { key: key.clone(), expect, encode }
 }
 
 pub fn delete(key: &Key, expect: Expect) -> Op {
     Op::Delete { key: key.clone(), expect, final_bytes: Box::new(|_| "last".into()) }
+}
+
+/// One commit that must succeed.
+pub async fn commit(store: &Store, op: Op) -> Revision {
+    store.commit(vec![op], Durability::Group).await.unwrap()[0]
 }
 
 /// Writes one value, durably, whatever is there.
