@@ -1,1 +1,28 @@
-//! Files that survive a power cut: atomic writes, directory locks, private modes.
+//! Files that survive a power cut: atomic writes, locks on directories, private modes, format versions.
+//!
+//! - [`write_private`] and [`write_public`] replace a file as a whole: after a power cut it holds the old bytes or the new
+//!   ones, and when they return, the new ones. [`write_if_changed`] spares the disk a write that changes nothing.
+//! - [`DirLock`] keeps a second process from a directory, until it is dropped or its process dies.
+//! - [`create_private_dir_all`] makes directories that only their owner may enter, whatever the umask.
+//! - [`Format`] marks a directory with the version of what is in it; a newer one is rejected untouched.
+//! - [`read_bounded`] reads a file only up to a size, [`free_space`] says how much a disk still takes.
+//!
+//! Everything is synchronous; async callers use their runtime's pool for blocking work. Keys, tokens, configuration, status
+//! files and locks of every plane go through here; logs and databases have formats of their own (`base-journal`,
+//! `machinery-store`). Try it with `cargo test -p base-fs`, as root with FUSE to include the power cuts. What breaks when it
+//! breaks is what a node or hub remembers across a power cut.
+
+mod atomic;
+mod dirs;
+mod format;
+mod lock;
+mod read;
+
+pub use atomic::{Access, WriteFileError, write_atomic, write_if_changed, write_private, write_public};
+pub use dirs::{DirError, Space, create_private_dir_all, free_space, make_dir_private, sync_dir};
+pub use format::{Format, FormatError, VERSION_FILE};
+pub use lock::DirLock;
+pub use read::{ReadFileError, read_bounded};
+
+#[cfg(test)]
+mod tests;

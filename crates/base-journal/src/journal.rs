@@ -11,13 +11,13 @@ use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use base_fs::DirLock;
 use bytes::Bytes;
 use tracing::{info, warn};
 
 use crate::cursors::Cursors;
 use crate::disk::{self, Disk};
 use crate::frame::{self, BadHeader, FrameReader, Header, Kind, RECORD_BYTES_MAX, Step};
-use crate::lock::FolderLock;
 use crate::segment::{self, Segment};
 
 /// How a journal uses its disk.
@@ -218,7 +218,7 @@ struct Inner {
     cursors: Mutex<Cursors>,
     listeners: Mutex<Vec<Listener>>,
     /// Keeps other processes out while it is open.
-    _lock: FolderLock,
+    _lock: DirLock,
 }
 
 struct State {
@@ -267,7 +267,7 @@ impl Journal {
     pub(crate) fn open_on(disk: Disk, dir: &Path, options: JournalOptions) -> Result<Self, OpenJournalError> {
         let in_folder = |source| OpenJournalError::OpenFolder { path: dir.to_owned(), source };
         disk.create_dir(dir).map_err(in_folder)?;
-        let lock = FolderLock::try_take(dir).map_err(in_folder)?;
+        let lock = DirLock::try_acquire(dir).map_err(in_folder)?;
         let lock = lock.ok_or_else(|| OpenJournalError::InUse { path: dir.to_owned() })?;
         let mut found = find_segments(&disk, dir)?;
         let cursors = Cursors::open(&disk, dir)?;

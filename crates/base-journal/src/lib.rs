@@ -17,7 +17,6 @@ mod cursors;
 mod disk;
 mod frame;
 mod journal;
-mod lock;
 mod segment;
 mod snapshot;
 

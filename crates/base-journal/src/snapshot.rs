@@ -10,12 +10,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use base_fs::DirLock;
 use bytes::{Buf as _, Bytes};
 use tracing::warn;
 
 use crate::disk::{self, Disk};
 use crate::frame::{self, BadHeader, FrameReader, HEADER_BYTES, Header, Kind, RECORD_BYTES_MAX, Step};
-use crate::lock::FolderLock;
 
 const PUT: u8 = 1;
 const REMOVE: u8 = 2;
@@ -136,7 +136,7 @@ pub struct SnapshotStore {
     disk: Disk,
     recovery: SnapshotRecovery,
     state: Mutex<State>,
-    _lock: FolderLock,
+    _lock: DirLock,
 }
 
 struct State {
@@ -179,7 +179,7 @@ impl SnapshotStore {
     pub(crate) fn open_on(disk: Disk, dir: &Path, options: SnapshotOptions) -> Result<Self, OpenSnapshotError> {
         let in_folder = |source| OpenSnapshotError::Open { path: dir.to_owned(), source };
         disk.create_dir(dir).map_err(in_folder)?;
-        let lock = FolderLock::try_take(dir).map_err(in_folder)?;
+        let lock = DirLock::try_acquire(dir).map_err(in_folder)?;
         let lock = lock.ok_or_else(|| OpenSnapshotError::InUse { path: dir.to_owned() })?;
         let loaded = Loaded::read(&disk, dir)?;
         let needs_compaction = !loaded.recovery.damaged.is_empty() || loaded.log.is_none();

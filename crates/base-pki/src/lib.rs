@@ -11,7 +11,6 @@
 
 mod ca;
 mod csr;
-mod files;
 mod kubeconfig;
 mod token;
 
@@ -19,9 +18,9 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::FromDer;
 
+pub use base_fs::{WriteFileError, write_private, write_public};
 pub use ca::{Ca, IssueRequest, Issued, San, Usage};
 pub use csr::{CsrInfo, make_csr, parse_csr};
-pub use files::{WriteFileError, write_private, write_public};
 pub use kubeconfig::kubeconfig;
 pub use token::{JoinToken, ParseJoinTokenError};
 

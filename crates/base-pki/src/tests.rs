@@ -1,11 +1,10 @@
-use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use crate::{
     Ca, IssueRequest, JoinToken, KeyPair, PkiError, San, Usage, ca_fingerprint, certificates, client_identity,
-    make_csr, parse_csr, validity, write_private,
+    make_csr, parse_csr, validity,
 };
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -131,20 +130,6 @@ fn a_join_token_says_what_is_wrong_with_it() {
 fn a_token_in_a_log_shows_no_secret() {
     let token = JoinToken::generate("a".repeat(64)).unwrap();
     assert!(!format!("{token:?}").contains(&token.secret));
-}
-
-#[test]
-fn a_private_file_is_replaced_whole_and_is_nobody_elses() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("key.pem");
-    for text in ["first, which is longer", "second"] {
-        write_private(&path, text.as_bytes()).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    }
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-    let error = write_private(&folder.path().join("no/folder"), b"").unwrap_err();
-    assert!(error.to_string().contains("no/folder"));
 }
 
 proptest! {

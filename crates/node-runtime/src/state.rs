@@ -9,16 +9,16 @@
 //! ```
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
+use base_fs::DirLock;
 use jiff::Timestamp;
 use rustix::fs::RenameFlags;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tracing::warn;
 
 use crate::{ContainerId, ContainerSpec, ExitReason, ExitRecord, Isolation, RuntimeError, cgroup::CgroupPaths};
 
@@ -77,44 +77,10 @@ pub(crate) struct Process {
     pub boot_id: String,
 }
 
-/// A lock on a file, seen by every process, let go when this is dropped or its process dies.
-#[derive(Debug)]
-pub(crate) struct FileLock(File);
-
 /// A state folder.
 #[derive(Clone, Debug)]
 pub(crate) struct StateDir {
     path: PathBuf,
-}
-
-impl FileLock {
-    /// Takes the lock, or answers `None` when another holds it.
-    pub fn try_take(file: File) -> io::Result<Option<Self>> {
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Self(file))),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error),
-        }
-    }
-
-    /// Takes the lock, waiting for whoever holds it.
-    pub fn take(file: File) -> io::Result<Self> {
-        file.lock()?;
-        Ok(Self(file))
-    }
-
-    pub fn file(&self) -> &File {
-        &self.0
-    }
-}
-
-impl Drop for FileLock {
-    /// Closing the file would not do: a child that is being started holds a copy of it until its `exec`.
-    fn drop(&mut self) {
-        if let Err(error) = self.0.unlock() {
-            warn!(%error, "Failed to let go of a lock.");
-        }
-    }
 }
 
 impl StateDir {
@@ -197,14 +163,14 @@ impl StateDir {
         sync_folder(&self.path)
     }
 
-    /// See [`FileLock::try_take`].
-    pub fn try_lock(&self) -> io::Result<Option<FileLock>> {
-        FileLock::try_take(File::open(self.path.join("lock"))?)
+    /// See [`DirLock::try_acquire_file`].
+    pub fn try_lock(&self) -> io::Result<Option<DirLock>> {
+        DirLock::try_acquire_file(File::open(self.path.join("lock"))?)
     }
 
-    /// See [`FileLock::take`].
-    pub fn lock(&self) -> io::Result<FileLock> {
-        FileLock::take(File::open(self.path.join("lock"))?)
+    /// See [`DirLock::acquire_file`].
+    pub fn lock(&self) -> io::Result<DirLock> {
+        DirLock::acquire_file(File::open(self.path.join("lock"))?)
     }
 }
 

@@ -28,7 +28,7 @@ use crate::{
     ExitRecord, ProcessConfig, RuntimeError,
     cgroup::Hierarchy,
     shim::{ExecRequest, TIMED_OUT},
-    state::{FileLock, Launch, Process, Running, StateDir, io_error},
+    state::{Launch, Process, Running, StateDir, io_error},
     sys,
 };
 
@@ -60,7 +60,7 @@ struct Inner {
     events_tx: broadcast::Sender<ContainerEvent>,
     cancel: CancellationToken,
     /// Two runtimes over the same folder would each take the other's starting shims for dead ones.
-    _lock: FileLock,
+    _lock: base_fs::DirLock,
 }
 
 struct Container {
@@ -88,7 +88,7 @@ impl Supervisor {
         let lock_path = root.join(".lock");
         let lock = File::create(&lock_path).map_err(|source| io_error("create", &lock_path, source))?;
         let in_use = || io::Error::new(io::ErrorKind::ResourceBusy, "another node runs on the same data folder");
-        let lock = FileLock::try_take(lock)
+        let lock = base_fs::DirLock::try_acquire_file(lock)
             .and_then(|lock| lock.ok_or_else(in_use))
             .map_err(|source| io_error("lock", &lock_path, source))?;
         let cancel = CancellationToken::new();

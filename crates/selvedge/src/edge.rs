@@ -7,13 +7,13 @@ use anyhow::{Context as _, Result};
 use edge_runtime::{Edge, EdgeHandle, HubAccess};
 use tokio_util::sync::CancellationToken;
 
-use crate::paths::{Claim, DataDir};
+use crate::paths::DataDir;
 
 /// A running edge plane.
 pub struct RunningEdge {
     /// Its handle.
     pub handle: EdgeHandle,
-    _claim: Claim,
+    _lock: base_fs::DirLock,
 }
 
 /// How the edge plane is started.
@@ -30,13 +30,13 @@ pub struct EdgeStart {
 
 /// Starts the edge plane on a data folder.
 pub async fn start(data_dir: &DataDir, start: EdgeStart, shutdown: CancellationToken) -> Result<RunningEdge> {
-    let claim = data_dir.claim("edge")?;
+    let lock = data_dir.lock("edge")?;
     let mut config = edge_runtime::EdgeConfig::new(data_dir.path(), start.node_name);
     config.hub = start.hub;
     config.config_dir = start.config_dir;
     config.journal_bytes_max = start.journal_bytes_max;
     let handle = Edge::start(config, shutdown).await.context("failed to start the edge plane")?;
-    Ok(RunningEdge { handle, _claim: claim })
+    Ok(RunningEdge { handle, _lock: lock })
 }
 
 /// Name of the node in a folder, which must have joined.

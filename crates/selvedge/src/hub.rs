@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::config::HubConfig;
-use crate::paths::{Claim, DataDir};
+use crate::paths::DataDir;
 
 /// Certificates of the hub itself are made anew at each start and half-way through their life.
 const CERTIFICATE_VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -42,12 +42,12 @@ pub struct Hub {
     controllers: Controllers,
     serving: JoinHandle<()>,
     upkeep: [JoinHandle<()>; 2],
-    _claim: Claim,
+    _lock: base_fs::DirLock,
 }
 
 /// Starts a hub on a data folder.
 pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: CancellationToken) -> Result<Hub> {
-    let claim = data_dir.claim("hub")?;
+    let lock = data_dir.lock("hub")?;
     // Before the listener, whose limits follow it.
     if let Err(error) = base_http::raise_file_limit() {
         warn!(%error, "Failed to raise the limit of open files; the hub serves as many nodes as the current one allows.");
@@ -104,7 +104,7 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
         controllers,
         serving,
         upkeep: [renewal, housekeeping],
-        _claim: claim,
+        _lock: lock,
     })
 }
 

@@ -9,7 +9,7 @@ use node_runtime::{ProcessConfig, ProcessRuntime};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::NodeConfig;
-use crate::paths::{Claim, DataDir};
+use crate::paths::DataDir;
 
 /// What the command line adds to a node's settings.
 #[derive(Default)]
@@ -32,7 +32,7 @@ pub struct Node {
     pub name: String,
     /// The kubelet.
     pub kubelet: KubeletHandle,
-    _claim: Claim,
+    _lock: base_fs::DirLock,
 }
 
 impl Node {
@@ -55,7 +55,7 @@ pub async fn start(
     start: NodeStart,
     shutdown: CancellationToken,
 ) -> Result<Node> {
-    let claim = data_dir.claim("node")?;
+    let lock = data_dir.lock("node")?;
     let mut prefixes = config.image_prefixes.clone();
     prefixes.extend(start.image_prefixes);
     let mut kubelet = KubeletConfig {
@@ -78,7 +78,7 @@ pub async fn start(
     let name = kubelet.node_name.clone();
     let kubelet =
         Kubelet::start(kubelet, runtimes(data_dir, prefixes)?, shutdown).await.context("failed to start the node")?;
-    Ok(Node { name, kubelet, _claim: claim })
+    Ok(Node { name, kubelet, _lock: lock })
 }
 
 /// The runtimes of a data folder.

@@ -1,10 +1,10 @@
 //! Where each role keeps its state, and the lock that keeps two processes from one folder.
 
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
-use tracing::warn;
+use anyhow::{Context as _, Result};
+use base_fs::DirLock;
 
 /// A data folder.
 #[derive(Clone, Debug)]
@@ -57,35 +57,16 @@ impl DataDir {
         self.0.join("example")
     }
 
-    /// Makes the folder and takes it for `role` until the answer is dropped.
-    pub fn claim(&self, role: &str) -> Result<Claim> {
+    /// Creates the directory and locks it for `role`, until the lock is dropped or the process ends.
+    pub fn lock(&self, role: &str) -> Result<DirLock> {
         let run = self.run();
         fs::create_dir_all(&run)
-            .with_context(|| format!("failed to make {}; choose another folder with --data-dir", run.display()))?;
+            .with_context(|| format!("failed to create {}; choose another directory with --data-dir", run.display()))?;
         let path = run.join(format!("{role}.lock"));
-        let file = File::create(&path).with_context(|| format!("failed to open {}", path.display()))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Claim { file }),
-            Err(TryLockError::WouldBlock) => {
-                bail!("another selvedge {role} runs on {}: stop it, or choose another --data-dir", self.0.display())
-            }
-            Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("failed to lock {}", path.display())),
-        }
-    }
-}
-
-/// A role's hold on a data folder; the kernel lets go of it when the process ends, however it ends.
-#[derive(Debug)]
-pub struct Claim {
-    file: File,
-}
-
-impl Drop for Claim {
-    /// Closing the file would not do: a child that is being started holds a copy of it until its `exec`.
-    fn drop(&mut self) {
-        if let Err(error) = self.file.unlock() {
-            warn!(%error, "Failed to let go of the data folder.");
-        }
+        let lock = DirLock::try_acquire_at(&path).with_context(|| format!("failed to lock {}", path.display()))?;
+        lock.with_context(|| {
+            format!("another selvedge {role} runs on {}: stop it, or choose another --data-dir", self.0.display())
+        })
     }
 }
 

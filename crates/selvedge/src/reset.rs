@@ -32,7 +32,7 @@ pub async fn reset(args: ResetArgs) -> Result<()> {
         return Ok(());
     }
     // A role that runs keeps its folder, and holding its lock keeps it from starting meanwhile.
-    let _hub_and_node = [data_dir.claim("hub")?, data_dir.claim("node")?];
+    let _hub_and_node = [data_dir.lock("hub")?, data_dir.lock("node")?];
     if !args.yes {
         println!("would stop the pods of {} and remove:", data_dir.path().display());
         for path in &ours {
@@ -44,7 +44,7 @@ pub async fn reset(args: ResetArgs) -> Result<()> {
     #[cfg(feature = "node")]
     stop_pods(&data_dir).await?;
     // Only now: the edge plane may be a pod that outlived its node.
-    let _edge = data_dir.claim("edge")?;
+    let _edge = data_dir.lock("edge")?;
     for path in &ours {
         let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         match removed {

@@ -37,7 +37,7 @@ use crate::{
     ExitReason, ExitRecord, Isolation,
     cgroup::{CgroupPaths, Hierarchy},
     logfile::{Lines, LogFile, Stream},
-    state::{FileLock, Launch, Process, Running, STATE_VERSION, StateDir},
+    state::{Launch, Process, Running, STATE_VERSION, StateDir},
     sys::{self, Ended},
 };
 
@@ -134,7 +134,7 @@ fn detach() -> io::Result<()> {
 }
 
 /// Takes the lock and makes sure that this identity has never been started.
-fn take_identity(dir: &StateDir) -> Result<FileLock, String> {
+fn take_identity(dir: &StateDir) -> Result<base_fs::DirLock, String> {
     let unreadable = |error: io::Error| format!("failed to read {}: {error}", dir.path().display());
     let lock = dir.lock().map_err(unreadable)?;
     if dir.exit().map_err(unreadable)?.is_some() || dir.running().map_err(unreadable)?.is_some() {
