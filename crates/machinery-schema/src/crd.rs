@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use api_kube::names::{is_dns_label, is_dns_subdomain};
 use serde_json::Value;
 
 use crate::{
     FieldError, ResourceInfo,
     catalogue::{VERBS, VERBS_VIEW},
     jsonpath::JsonPath,
-    metadata::{is_dns_label, is_dns_subdomain},
     resource::{Columns, Schema, SelectableField, Subresource},
     structural::Structural,
     table::PrinterColumn,

@@ -32,12 +32,12 @@ mod structural;
 mod table;
 pub mod vendor;
 
+pub use api_kube::names::{is_dns_label, is_dns_subdomain, is_label_value, is_qualified_name};
 pub use budget::{Budget, BudgetExceeded};
 pub use builtin::{ListStrategy, PatchField, PatchSchema};
 pub use crd::InstalledCrd;
 pub use discovery::DiscoveryVersion;
 pub use field_error::{FieldError, FieldErrorReason, join_field_errors, strict_decoding_error};
-pub use metadata::{is_dns_label, is_dns_subdomain, is_label_value, is_qualified_name};
 pub use registry::Registry;
 pub use resource::{ResourceInfo, SelectableField, Subresource};
 pub use table::{IncludeObject, human_duration, table};

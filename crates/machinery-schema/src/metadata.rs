@@ -1,13 +1,13 @@
 //! What all objects share: names, labels, annotations and the other fields of `metadata`.
 
+use api_kube::names::{
+    DNS_LABEL_MESSAGE, DNS_SUBDOMAIN_MESSAGE, LABEL_BYTES_MAX, LABEL_VALUE_MESSAGE, QUALIFIED_NAME_MESSAGE,
+    SUBDOMAIN_BYTES_MAX, is_dns_label, is_dns_subdomain, is_label_value, is_qualified_name,
+};
 use serde_json::{Map, Value};
 
 use crate::{FieldError, builtin};
 
-/// A DNS label's length is given by RFC 1035.
-const LABEL_BYTES_MAX: usize = 63;
-/// A DNS name's length, minus the root's dot and length byte.
-const SUBDOMAIN_BYTES_MAX: usize = 253;
 /// All annotations of one object together, as Kubernetes limits them.
 const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
 
@@ -19,71 +19,6 @@ pub(crate) enum NameRule {
     /// No dots: namespaces.
     Label,
 }
-
-/// `press-4`: lowercase letters, digits and `-`, at most 63 bytes, as RFC 1123 has it.
-pub fn is_dns_label(text: &str) -> bool {
-    let edge = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let bytes = text.as_bytes();
-    bytes.len() <= LABEL_BYTES_MAX
-        && bytes.first().is_some_and(|byte| edge(*byte))
-        && bytes.last().is_some_and(|byte| edge(*byte))
-        && bytes.iter().all(|byte| edge(*byte) || *byte == b'-')
-}
-
-/// `press-4.hall-2`: parts like [`is_dns_label`] but of any length, joined by dots, at most 253 bytes in all.
-pub fn is_dns_subdomain(text: &str) -> bool {
-    let edge = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    text.len() <= SUBDOMAIN_BYTES_MAX
-        && text.split('.').all(|part| {
-            let bytes = part.as_bytes();
-            bytes.first().is_some_and(|byte| edge(*byte))
-                && bytes.last().is_some_and(|byte| edge(*byte))
-                && bytes.iter().all(|byte| edge(*byte) || *byte == b'-')
-        })
-}
-
-/// `selvedge.dev/role`: an optional subdomain and a slash, then up to 63 letters, digits, `-`, `_`, `.`.
-pub fn is_qualified_name(text: &str) -> bool {
-    let name = match text.split_once('/') {
-        Some((prefix, name)) => {
-            if !is_dns_subdomain(prefix) {
-                return false;
-            }
-            name
-        }
-        None => text,
-    };
-    !name.is_empty() && is_label_value(name)
-}
-
-/// Empty, or up to 63 letters, digits, `-`, `_`, `.` with a letter or digit at both ends.
-pub fn is_label_value(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let ends = [bytes.first(), bytes.last()];
-    bytes.len() <= LABEL_BYTES_MAX
-        && ends.into_iter().flatten().all(u8::is_ascii_alphanumeric)
-        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
-}
-
-/// `500m`, `1.5Gi`, `2e3`: a decimal number with an optional SI, binary or exponent suffix.
-pub(crate) fn is_quantity(text: &str) -> bool {
-    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
-    let number_len = unsigned.bytes().take_while(|byte| byte.is_ascii_digit() || *byte == b'.').count();
-    let (number, suffix) = unsigned.split_at(number_len);
-    let is_number =
-        number.bytes().any(|byte| byte.is_ascii_digit()) && number.bytes().filter(|byte| *byte == b'.').count() <= 1;
-    let is_suffix = match suffix {
-        "" | "n" | "u" | "m" | "k" | "M" | "G" | "T" | "P" | "E" => true,
-        "Ki" | "Mi" | "Gi" | "Ti" | "Pi" | "Ei" => true,
-        _ => suffix.strip_prefix(['e', 'E']).is_some_and(|exponent| exponent.parse::<i16>().is_ok()),
-    };
-    is_number && is_suffix
-}
-
-pub(crate) const LABEL_MESSAGE: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
-pub(crate) const SUBDOMAIN_MESSAGE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
-const QUALIFIED_NAME_MESSAGE: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
-const LABEL_VALUE_MESSAGE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 
 /// Checks `metadata` of a whole object.
 pub(crate) fn validate(object: &Value, namespaced: bool, rule: NameRule) -> Vec<FieldError> {
@@ -99,17 +34,17 @@ pub(crate) fn validate(object: &Value, namespaced: bool, rule: NameRule) -> Vec<
     match (text("name"), rule) {
         ("", _) => errors.push(FieldError::required("metadata.name", "name or generateName is required")),
         (name, NameRule::Label) if !is_dns_label(name) => {
-            errors.push(name_error("metadata.name", name, LABEL_BYTES_MAX, LABEL_MESSAGE));
+            errors.push(name_error("metadata.name", name, LABEL_BYTES_MAX, DNS_LABEL_MESSAGE));
         }
         (name, NameRule::Subdomain) if !is_dns_subdomain(name) => {
-            errors.push(name_error("metadata.name", name, SUBDOMAIN_BYTES_MAX, SUBDOMAIN_MESSAGE));
+            errors.push(name_error("metadata.name", name, SUBDOMAIN_BYTES_MAX, DNS_SUBDOMAIN_MESSAGE));
         }
         _ => {}
     }
     match (namespaced, text("namespace")) {
         (true, "") => errors.push(FieldError::required("metadata.namespace", "")),
         (true, namespace) if !is_dns_label(namespace) => {
-            errors.push(name_error("metadata.namespace", namespace, LABEL_BYTES_MAX, LABEL_MESSAGE));
+            errors.push(name_error("metadata.namespace", namespace, LABEL_BYTES_MAX, DNS_LABEL_MESSAGE));
         }
         (false, namespace) if !namespace.is_empty() => {
             errors.push(FieldError::forbidden("metadata.namespace", "not allowed on this type"));

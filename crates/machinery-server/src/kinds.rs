@@ -52,7 +52,7 @@ pub(crate) fn prepare_create(info: &ResourceInfo, object: &mut Value, identity: 
             object["status"] = json!({"phase": "Active"});
         }
         ("", "Pod") => {
-            let class = quality_of_service(object.get("spec").unwrap_or(&Value::Null));
+            let class = api_kube::QosClass::of_pod_spec(object.get("spec").unwrap_or(&Value::Null));
             object["status"] = json!({"phase": "Pending", "qosClass": class});
         }
         ("", "Secret") => merge_string_data(object),
@@ -209,28 +209,6 @@ pub(crate) fn grace_seconds(pod: &Value) -> i64 {
 /// Whether a kubelet holds the pod, so that only it can tell when the pod has ended.
 pub(crate) fn is_held_by_node(pod: &Value) -> bool {
     !text_at(pod, "/spec/nodeName").is_empty() && !matches!(text_at(pod, "/status/phase"), "Succeeded" | "Failed")
-}
-
-/// Kubernetes' quality of service: `Guaranteed` when every container has equal requests and limits for CPU and memory,
-/// `BestEffort` when none has any, else `Burstable`.
-fn quality_of_service(spec: &Value) -> &'static str {
-    let containers = ["containers", "initContainers"]
-        .iter()
-        .flat_map(|kind| spec.get(*kind).and_then(Value::as_array).into_iter().flatten());
-    let (mut has_any, mut is_guaranteed) = (false, true);
-    for container in containers {
-        for resource in ["cpu", "memory"] {
-            let amount = |kind: &str| container.pointer(&format!("/resources/{kind}/{resource}"));
-            let (limit, request) = (amount("limits"), amount("requests"));
-            has_any |= limit.is_some() || request.is_some();
-            is_guaranteed &= limit.is_some() && request.is_none_or(|request| Some(request) == limit);
-        }
-    }
-    match (has_any, is_guaranteed) {
-        (false, _) => "BestEffort",
-        (true, true) => "Guaranteed",
-        (true, false) => "Burstable",
-    }
 }
 
 #[cfg(test)]

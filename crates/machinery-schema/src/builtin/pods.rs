@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use api_kube::Quantity;
+use api_kube::names::{DNS_LABEL_MESSAGE, DNS_SUBDOMAIN_MESSAGE, is_dns_label, is_dns_subdomain};
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::rules::at_least;
-use crate::{
-    FieldError,
-    metadata::{LABEL_MESSAGE, SUBDOMAIN_MESSAGE, is_dns_label, is_dns_subdomain, validate_labels},
-};
+use crate::{FieldError, metadata::validate_labels};
 
 /// Checks `spec` (its types are right, its defaults are set); `path` is where it stands.
 pub(super) fn validate(spec: &Value, path: &str) -> Vec<FieldError> {
@@ -33,9 +33,9 @@ pub(super) fn validate(spec: &Value, path: &str) -> Vec<FieldError> {
         }
     }
     for key in ["nodeName", "serviceAccountName", "runtimeClassName"] {
-        rules.name(spec, key, path, is_dns_subdomain, SUBDOMAIN_MESSAGE);
+        rules.name(spec, key, path, is_dns_subdomain, DNS_SUBDOMAIN_MESSAGE);
     }
-    rules.name(spec, "hostname", path, is_dns_label, LABEL_MESSAGE);
+    rules.name(spec, "hostname", path, is_dns_label, DNS_LABEL_MESSAGE);
     if let Some(selector) = spec.get("nodeSelector").and_then(Value::as_object) {
         rules.errors.extend(validate_labels(selector, &format!("{path}.nodeSelector")));
     }
@@ -57,7 +57,7 @@ impl Rules {
             if name.is_empty() {
                 self.errors.push(FieldError::required(format!("{path}.name"), ""));
             } else if !is_dns_label(name) {
-                self.errors.push(FieldError::invalid(format!("{path}.name"), &name.into(), LABEL_MESSAGE));
+                self.errors.push(FieldError::invalid(format!("{path}.name"), &name.into(), DNS_LABEL_MESSAGE));
             } else if !names.insert(name) {
                 self.errors.push(FieldError::duplicate(format!("{path}.name"), &name.into()));
             }
@@ -95,7 +95,7 @@ impl Rules {
         if name.is_empty() {
             self.errors.push(FieldError::required(format!("{path}.name"), ""));
         } else if !is_dns_label(name) {
-            self.errors.push(FieldError::invalid(format!("{path}.name"), &name.into(), LABEL_MESSAGE));
+            self.errors.push(FieldError::invalid(format!("{path}.name"), &name.into(), DNS_LABEL_MESSAGE));
         } else if !names.insert(name) {
             self.errors.push(FieldError::duplicate(format!("{path}.name"), &name.into()));
         }
@@ -213,9 +213,8 @@ impl Rules {
         for list in ["limits", "requests"] {
             let quantities = container.pointer(&format!("/resources/{list}")).and_then(Value::as_object);
             for (name, quantity) in quantities.into_iter().flatten() {
-                let is_negative = quantity.as_str().is_some_and(|text| text.starts_with('-'))
-                    || quantity.as_f64().is_some_and(|n| n < 0.0);
-                if is_negative {
+                // What is no quantity was rejected by its type already.
+                if Quantity::deserialize(quantity).is_ok_and(|quantity| quantity.is_negative()) {
                     let path = format!("{path}.resources.{list}[{name}]");
                     self.errors.push(FieldError::invalid(path, quantity, "must be greater than or equal to 0"));
                 }

@@ -48,7 +48,7 @@ pub(super) fn validate(group: &str, kind: &str, object: &Value) -> Vec<FieldErro
             if crate::is_dns_label(handler) {
                 return Vec::new();
             }
-            vec![FieldError::invalid("handler", &handler.into(), crate::metadata::LABEL_MESSAGE)]
+            vec![FieldError::invalid("handler", &handler.into(), api_kube::names::DNS_LABEL_MESSAGE)]
         }
         _ => Vec::new(),
     }

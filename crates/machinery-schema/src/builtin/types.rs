@@ -146,10 +146,8 @@ fn check_shape(shape: &'static Shape, value: &Value, path: &mut String, errors: 
         (Shape::IntOrString, Value::Number(number)) if number.is_i64() => return,
         (Shape::Quantity, Value::Number(_)) => return,
         (Shape::Quantity, Value::String(text)) => {
-            if !crate::metadata::is_quantity(text) {
-                let detail =
-                    "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
-                errors.push(FieldError::invalid(path.as_str(), value, detail));
+            if let Err(error) = text.parse::<api_kube::Quantity>() {
+                errors.push(FieldError::invalid(path.as_str(), value, error.to_string()));
             }
             return;
         }

@@ -78,11 +78,7 @@ pub(crate) fn selection(context: &Context<'_>, options: &ListOptions) -> Result<
             return Err(ApiError::bad_request(format!("field label not supported: {field}")));
         }
     }
-    Ok(Selection {
-        namespace: context.path.namespace.clone(),
-        labels: options.labels.clone(),
-        fields: options.fields.clone(),
-    })
+    Ok(Selection::new(context.path.namespace.clone(), options.labels.clone(), options.fields.clone()))
 }
 
 /// Reads one page.

@@ -1,0 +1,6 @@
+//! What Kubernetes does, as data.
+
+mod meta;
+mod quantity;
+mod selector;
+mod small;
