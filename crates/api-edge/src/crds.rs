@@ -25,7 +25,7 @@ struct Crd {
 impl Crd {
     fn build(self) -> Value {
         let mut spec = self.spec;
-        spec["description"] = json!(format!("What is wanted. {}", self.description));
+        spec["description"] = json!(format!("What is desired. {}", self.description));
         let mut properties = json!({
             "apiVersion": {"type": "string", "description": "Version of this representation of the object."},
             "kind": {"type": "string", "description": "Name of the kind."},
@@ -61,7 +61,7 @@ impl Crd {
 fn device_profiles() -> Value {
     Crd {
         kind: "DeviceProfile", singular: "deviceprofile", plural: "deviceprofiles", short: "dprof", namespaced: false,
-        description: "An EdgeX device profile: what a kind of device can tell and be told.",
+        description: "An EdgeX device profile: what can be read from a kind of device, and written to it.",
         spec: json!({"type": "object", "required": ["deviceResources"], "properties": {
             "name": {"type": "string", "description": "EdgeX name; metadata.name when absent."},
             "apiVersion": {"type": "string", "description": "EdgeX version of the profile, as published files carry it."},

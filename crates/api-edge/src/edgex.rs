@@ -364,7 +364,7 @@ impl<'de> Deserialize<'de> for Reading {
     }
 }
 
-/// A device profile: what a kind of device can tell and be told.
+/// A device profile: what can be read from a kind of device, and written to it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DeviceProfile {

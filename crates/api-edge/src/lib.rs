@@ -6,7 +6,7 @@
 //! - [`edgex`]: events, readings, device profiles and devices as EdgeX Foundry v3 publishes them.
 //! - [`resources`]: the kinds of `edge.selvedge.dev/v1alpha1` and their definitions ([`crds::all`]).
 //! - [`telemetry`]: what a node sends to `POST /telemetry/v1/batches`.
-//! - [`ports`]: default ports and the names under which they stand in `ports.json`.
+//! - [`ports`]: default ports and the names that `ports.json` gives them.
 
 pub mod conditions;
 pub mod crds;
@@ -23,7 +23,7 @@ pub const GROUP: &str = "edge.selvedge.dev";
 /// The only version of our own kinds so far.
 pub const VERSION: &str = "v1alpha1";
 
-/// `group/version` of our own kinds, as it stands in `apiVersion`.
+/// `group/version` of our own kinds, as `apiVersion` has it.
 pub const API_VERSION: &str = "edge.selvedge.dev/v1alpha1";
 
 /// Prefix of every label and annotation that is ours.

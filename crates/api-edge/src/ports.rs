@@ -1,4 +1,4 @@
-//! Default ports and the names under which every listener stands in `DATA_DIR/ports.json`.
+//! Default ports and the names that `DATA_DIR/ports.json` gives every listener.
 //!
 //! `ports.json` is one JSON object: `{"version": 1, "listeners": {"<name>": "<ip:port or unix:/path>"}}`.
 

@@ -127,7 +127,7 @@ pub struct ExportTarget {
 #[serde(deny_unknown_fields)]
 pub struct HubTarget {}
 
-/// What fleet objects tell of themselves: as a DaemonSet's, with the first failures.
+/// The status of fleet objects: as a DaemonSet's, with the first failures.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct FleetStatus {

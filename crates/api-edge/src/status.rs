@@ -1,10 +1,10 @@
-//! What each role tells about itself on its status socket; `selvedge status` merges these.
+//! What each role reports on its status socket; `selvedge status` merges these.
 //!
 //! A role serves `GET /status` on `DATA_DIR/run/<role>.sock` (`node`, `edge`) as JSON of these types.
 
 use serde::{Deserialize, Serialize};
 
-/// What the kubelet tells.
+/// What the kubelet reports.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeReport {
@@ -32,7 +32,7 @@ pub struct PodReport {
     pub ready: bool,
 }
 
-/// What the edge plane tells.
+/// What the edge plane reports.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EdgeReport {

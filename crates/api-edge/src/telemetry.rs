@@ -6,14 +6,14 @@
 //! cut is recognised whatever its size, and nothing is stored twice or skipped.
 //!
 //! On the wire: `Content-Type: application/vnd.selvedge.batch.v1+ndjson`. The first line is a [`BatchHeader`], each
-//! further line one EdgeX v3 event ([`crate::edgex::Event`]) exactly as it stands in the journal.
+//! further line one EdgeX v3 event ([`crate::edgex::Event`]) exactly as the journal has it.
 
 use serde::{Deserialize, Serialize};
 
 /// Media type of a batch.
 pub const BATCH_CONTENT_TYPE: &str = "application/vnd.selvedge.batch.v1+ndjson";
 
-/// Path of the intake on the hub's API port.
+/// Path of the ingest on the hub's API port.
 pub const BATCHES_PATH: &str = "/telemetry/v1/batches";
 
 /// Path of the query on the hub's API port: `?node=&device=&resource=&from=&to=&limit=&after=`.
@@ -46,13 +46,13 @@ pub struct BatchHeader {
     pub events: usize,
 }
 
-/// Answer to a batch: 200 when it was stored (or was stored before), 409 when `from` is not where the hub stands.
+/// Answer to a batch: 200 when it was stored (or was stored before), 409 when `from` is not the hub's offset.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BatchAnswer {
-    /// The epoch the hub stands in for this (node, export).
+    /// The epoch the hub knows for this (node, export).
     pub epoch: String,
-    /// Offset from which the hub wants to go on.
+    /// Offset from which the node should resume.
     pub next: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Typed configuration: one YAML file per role, every key also an environment variable, all mistakes told at once.
+//! Typed configuration: one YAML file per role, every key also an environment variable, all mistakes reported at once.
 //!
 //! The type says everything: its `Default` is the set of keys and their values, so this crate needs no schema. A mistake is
 //! found by putting one key at a time into the defaults and letting serde judge it; so ten mistakes give ten messages.
@@ -215,7 +215,7 @@ impl<T: Default + Serialize + DeserializeOwned> Loader<T> {
             };
             let plain = Value::String(text.clone());
             let parsed = serde_saphyr::from_str(text).unwrap_or_else(|_| plain.clone());
-            // `8080` may be meant as text where text is wanted, and as a number where a number is.
+            // `8080` may be meant as text where text is expected, and as a number where a number is.
             let (first, second) = if default.is_string() { (plain, parsed) } else { (parsed, plain) };
             if let Err(why) = self.set(path, first)
                 && self.set(path, second).is_err()
@@ -272,7 +272,7 @@ fn at_path_mut<'v>(value: &'v mut Value, path: &str) -> Option<&'v mut Value> {
     path.split('.').try_fold(value, |value, key| value.get_mut(key))
 }
 
-/// The line of block-style YAML on which the key at `path` stands.
+/// The line of block-style YAML on which the key at `path` is.
 fn line_of(text: &str, path: &str) -> Option<usize> {
     let mut lines = (1..).zip(text.lines());
     let mut indent_min = 0;

@@ -1,4 +1,4 @@
-//! What a configuration file may say, and what is told when it says something else.
+//! What a configuration file may say, and what is reported when it says something else.
 
 use std::collections::BTreeMap;
 
@@ -62,8 +62,8 @@ fn check(text: &str, variables: &[(&str, &str)], change: impl FnOnce(&mut Config
 fn check_errors(text: &str, variables: &[(&str, &str)], expected: &[&str]) {
     let source = Source { text: Some(text), env: env(variables) };
     let errors = load_from::<Config>(&source, "SELVEDGE_HUB").expect_err("a wrong configuration");
-    let told: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
-    assert_eq!(told, expected);
+    let reported: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
+    assert_eq!(reported, expected);
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn a_variable_goes_before_the_file() {
 }
 
 #[test]
-fn all_mistakes_are_told_at_once() {
+fn all_mistakes_are_reported_at_once() {
     check_errors(
         "apiPort: many\nnmae: x\nlevel: loud\njournal:\n  bytesMx: 3\n  sync: 7\n",
         &[("SELVEDGE_HUB_API_PRT", "1"), ("SELVEDGE_HUB_JOURNAL_SYNC", "often")],
@@ -138,7 +138,7 @@ fn variables_of_kubernetes_services_are_left_alone() {
 }
 
 #[test]
-fn a_file_that_is_not_there_or_not_yaml_is_told() {
+fn a_file_that_is_not_there_or_not_yaml_is_an_error() {
     let missing = load::<Config>(Some("/nowhere/hub.yaml".as_ref()), "SELVEDGE_TEST_HUB").expect_err("no such file");
     assert!(missing.to_string().contains("/nowhere/hub.yaml"), "{missing}");
     let source = Source { text: Some("a: [1"), env: vec![] };
@@ -156,9 +156,9 @@ const DESCRIPTIONS: &[(&str, &str)] = &[
     ("apiPort", "Where the API listens."),
     ("name", "The hub's name."),
     ("level", "How much to log."),
-    ("imagePrefixes", "Programs under these folders may be run."),
+    ("imagePrefixes", "Programs under these directories may be run."),
     ("labels", "Labels of the node."),
-    ("nodeIp", "The address that the node tells."),
+    ("nodeIp", "The address that the node reports."),
     ("journal", "The journal."),
     ("journal.bytesMax", "Disk the journal may use."),
     ("journal.sync", "Whether to wait for the disk."),
@@ -176,6 +176,6 @@ fn the_sample_reads_back_as_the_defaults() {
 fn a_key_without_a_description_fails_the_sample() {
     let error = sample::<Config>("X", &DESCRIPTIONS[1..]).expect_err("apiPort is not described");
     assert_eq!(error.0, ["apiPort"]);
-    let extra: Vec<_> = DESCRIPTIONS.iter().copied().chain([("gone", "No such key.")]).collect();
-    assert_eq!(sample::<Config>("X", &extra).expect_err("gone is no key").0, ["gone"]);
+    let extra: Vec<_> = DESCRIPTIONS.iter().copied().chain([("removed", "No such key.")]).collect();
+    assert_eq!(sample::<Config>("X", &extra).expect_err("removed is no key").0, ["removed"]);
 }

@@ -1,8 +1,8 @@
 //! What a running part shows of itself: logs, named tasks, metrics, and its last failures.
 //!
 //! - **Logs.** Parts log with `tracing`; the program calls [`init_logging`] once. [`Chain`] prints an error with its causes.
-//! - **Tasks.** [`spawn_named`] starts a task whose panic is logged and counted; nothing else starts one (clippy rejects
-//!   `tokio::spawn` elsewhere).
+//! - **Tasks.** [`spawn_named`] starts a task whose panic is logged and counted; nothing else starts one (`cargo xtask check` rejects
+//!   `tokio::spawn` in other crates).
 //! - **Metrics.** A part takes its counters and gauges from a [`Metrics`]; its role serves [`Metrics::encode`] under
 //!   `/metrics` as [`METRICS_CONTENT_TYPE`]. A part that counts in atomics of its own hands over a closure that is read at
 //!   scrape ([`Metrics::collect`]), and so needs no dependency on this crate.

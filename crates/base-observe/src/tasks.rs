@@ -1,7 +1,7 @@
 //! Tasks with a name: a panic is logged with it and counted, and `/metrics` shows how many of each run.
 //!
 //! A bare `tokio::spawn` hides a panic in a handle that nobody awaits: the part is dead and the program looks well. So every
-//! task starts here. The panic is caught where it happens, logged, counted, and then goes on into the [`JoinHandle`], so
+//! task starts here. The panic is caught where it happens, logged, counted, and then passed on into the [`JoinHandle`], so
 //! whoever awaits it sees what tokio would have shown.
 
 use std::any::Any;

@@ -37,20 +37,20 @@ pub enum Size {
 /// The command: `[TARGET…] [--seconds N]`.
 pub fn fuzz(args: &[String]) -> Result<()> {
     let mut seconds = SECONDS_FULL;
-    let mut wanted = Vec::new();
+    let mut named = Vec::new();
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         if arg == "--seconds" {
             let value = args.next().context("--seconds needs a number")?;
             seconds = value.parse().with_context(|| format!("--seconds {value}: a whole number is needed"))?;
         } else if TARGETS.iter().any(|(name, _)| name == arg) {
-            wanted.push(arg.as_str());
+            named.push(arg.as_str());
         } else {
             let names: Vec<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
             bail!("`{arg}` is no target; there are {}", names.join(", "));
         }
     }
-    targets(&wanted, Size::Seconds(seconds))
+    targets(&named, Size::Seconds(seconds))
 }
 
 /// Every target at full or small size, as part of the tests.
@@ -63,7 +63,7 @@ pub fn has_compiler() -> bool {
     has("c++")
 }
 
-fn targets(wanted: &[&str], size: Size) -> Result<()> {
+fn targets(named: &[&str], size: Size) -> Result<()> {
     if !has_compiler() {
         bail!("libFuzzer is C++: apt-get install -y g++");
     }
@@ -75,11 +75,11 @@ fn targets(wanted: &[&str], size: Size) -> Result<()> {
         .env("CARGO_TARGET_DIR", &build)
         .env("RUSTFLAGS", FLAGS))?;
     let mut results = Vec::new();
-    for (name, inputs) in TARGETS.iter().filter(|(name, _)| wanted.is_empty() || wanted.contains(name)) {
+    for (name, inputs) in TARGETS.iter().filter(|(name, _)| named.is_empty() || named.contains(name)) {
         results.push(one(name, *inputs, &build.join(&host).join("release").join(name), size)?);
     }
     match size {
-        Size::Seconds(seconds) if wanted.is_empty() => report(&results, seconds),
+        Size::Seconds(seconds) if named.is_empty() => report(&results, seconds),
         _ => Ok(()),
     }
 }
@@ -99,7 +99,7 @@ fn one(name: &'static str, inputs: u64, program: &Path, size: Size) -> Result<Ou
     let mut command = Command::new(program);
     match size {
         Size::Small => {
-            // The first folder is written to: not the seeds.
+            // The first directory is written to: not the seeds.
             let scratch = target_dir().join("fuzz-scratch").join(name);
             if scratch.exists() {
                 fs::remove_dir_all(&scratch)?;
@@ -155,7 +155,7 @@ fn one(name: &'static str, inputs: u64, program: &Path, size: Size) -> Result<Ou
 }
 
 fn report(outcomes: &[Outcome], seconds: u64) -> Result<()> {
-    let folder = root().join("bench/reports");
+    let dir = root().join("bench/reports");
     let mut text = format!(
         "# Fuzzing\n\n`cargo xtask fuzz`: {seconds} s a target, on one core. An input that \
          panics, takes {INPUT_SECONDS_MAX} s or 2 GiB fails the run.\n\n\
@@ -165,7 +165,7 @@ fn report(outcomes: &[Outcome], seconds: u64) -> Result<()> {
         let Outcome { name, inputs, kept, peak_rss_mib } = outcome;
         text.push_str(&format!("| {name} | {inputs} | {kept} | 0 | {peak_rss_mib} |\n"));
     }
-    fs::write(folder.join("fuzz.md"), text)?;
+    fs::write(dir.join("fuzz.md"), text)?;
     let rows: Vec<_> = outcomes
         .iter()
         .map(|one| {
@@ -174,7 +174,7 @@ fn report(outcomes: &[Outcome], seconds: u64) -> Result<()> {
         })
         .collect();
     fs::write(
-        folder.join("fuzz.json"),
+        dir.join("fuzz.json"),
         format!("{:#}\n", json!({"version": 1, "secondsEach": seconds, "targets": rows})),
     )?;
     Ok(())

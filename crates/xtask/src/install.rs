@@ -79,8 +79,8 @@ pub fn install() -> Result<Tools> {
 }
 
 /// Makes sure of Debian packages, given as (program it brings, package).
-fn debian(wanted: &[(&str, &str)]) -> Result<()> {
-    let missing: Vec<&str> = wanted
+fn debian(needed: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<&str> = needed
         .iter()
         .filter(|(program, package)| !has(program) || (package.ends_with("-venv") && !has_venv()))
         .map(|(_, package)| *package)
@@ -148,7 +148,7 @@ fn unpack(script: &str, archive: &Path, destination: &Path) -> Result<()> {
     fs::rename(&part, destination).with_context(|| format!("failed to put {} into place", destination.display()))
 }
 
-/// Makes the Python environment in place, since it holds its own path. The file `python-making` stands beside it
+/// Makes the Python environment in place, since it holds its own path. The file `python-making` is beside it
 /// while it is half made, so that an interrupted install is made again.
 fn venv(dir: &Path) -> Result<()> {
     let home = dir.join(format!("python-pymodbus-{}", PYMODBUS.1));

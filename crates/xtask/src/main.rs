@@ -1,11 +1,12 @@
-//! The project's one door: `cargo xtask up | test | check | bench | fuzz | dist`.
+//! The project's one entry point: `cargo xtask up | test | check | bench | fuzz | dist`.
 //!
-//! Continuous integration walks through the same door as people do (`.ci/run`), so what passes there passes here.
+//! Continuous integration uses the same entry point as people do (`.ci/run`), so what passes there passes here.
 
 mod bench;
 mod check;
 mod example;
 mod fuzz;
+mod glossary;
 mod install;
 mod run;
 mod test;
@@ -23,7 +24,7 @@ cargo xtask test [FILTER]      install what tests need, then run all of them
       --no-install             install nothing; tests whose tools are missing say so and are skipped
       --unit | --black-box     only one half
 cargo xtask install            only install what tests need
-cargo xtask check              format, lints, docs, licences, tidy, the node-only build
+cargo xtask check              format, tidy, glossary, licences, lints, docs, each role alone
 cargo xtask bench NAME         measure; NAME is first-light or store-engines
 cargo xtask fuzz [TARGET]      coverage-guided fuzzing of what comes from wires and disks; --seconds N a target
 cargo xtask dist               the shipped binary, with its size

@@ -11,7 +11,7 @@ pub const PROFILE: &str = "ci";
 /// The checkout.
 pub fn root() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.ancestors().nth(2).expect("xtask lies two folders below the checkout").to_owned()
+    manifest.ancestors().nth(2).expect("xtask lies two directories below the checkout").to_owned()
 }
 
 /// Where compiled things go; as cargo itself decides.
@@ -35,7 +35,7 @@ pub fn tools_dir() -> PathBuf {
 pub fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args).current_dir(root());
-    // What `cargo run` tells this program about itself is not meant for what it builds: build scripts look at it, and a
+    // What `cargo run` says to this program about itself is not meant for what it builds: build scripts look at it, and a
     // build by hand would begin anew.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
