@@ -5,7 +5,6 @@
 mod bad_input;
 mod common;
 mod data_path;
-mod fleet;
 mod join;
 mod kubectl;
 mod pods;
