@@ -40,7 +40,7 @@ pub use discovery::DiscoveryVersion;
 pub use field_error::{FieldError, FieldErrorReason, join_field_errors, strict_decoding_error};
 pub use registry::Registry;
 pub use resource::{ResourceInfo, SelectableField, Subresource};
-pub use table::{IncludeObject, human_duration, table};
+pub use table::{IncludeObject, column_definitions, human_duration, table, table_row};
 
 /// Values nested deeper than this are refused: recursion over them must not exhaust a stack.
 pub const DEPTH_MAX: usize = 64;

@@ -63,27 +63,8 @@ pub fn table<O: Borrow<Value>>(
     now: Timestamp,
     include: IncludeObject,
 ) -> Value {
-    let rows: Vec<Value> = objects
-        .into_iter()
-        .map(|object| {
-            let object = object.borrow();
-            let mut row = Map::new();
-            row.insert("cells".to_owned(), Value::Array(cells(resource, object, now)));
-            match include {
-                IncludeObject::None => {}
-                IncludeObject::Metadata => {
-                    let metadata = object.get("metadata").cloned().unwrap_or_else(|| json!({}));
-                    let partial =
-                        json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
-                    row.insert("object".to_owned(), partial);
-                }
-                IncludeObject::Object => {
-                    row.insert("object".to_owned(), object.clone());
-                }
-            }
-            Value::Object(row)
-        })
-        .collect();
+    let rows: Vec<Value> =
+        objects.into_iter().map(|object| table_row(resource, object.borrow(), now, include)).collect();
     json!({
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",
@@ -93,7 +74,27 @@ pub fn table<O: Borrow<Value>>(
     })
 }
 
-fn column_definitions(resource: &ResourceInfo) -> Vec<Value> {
+/// The row of one object, for tables that are made while they are sent.
+pub fn table_row(resource: &ResourceInfo, object: &Value, now: Timestamp, include: IncludeObject) -> Value {
+    let mut row = Map::new();
+    row.insert("cells".to_owned(), Value::Array(cells(resource, object, now)));
+    match include {
+        IncludeObject::None => {}
+        IncludeObject::Metadata => {
+            let metadata = object.get("metadata").cloned().unwrap_or_else(|| json!({}));
+            let partial =
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
+            row.insert("object".to_owned(), partial);
+        }
+        IncludeObject::Object => {
+            row.insert("object".to_owned(), object.clone());
+        }
+    }
+    Value::Object(row)
+}
+
+/// The columns of a table of this resource, as `columnDefinitions`.
+pub fn column_definitions(resource: &ResourceInfo) -> Vec<Value> {
     match &resource.columns {
         Columns::Builtin(printer) => printer
             .columns

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::negotiate::aggregated_discovery;
 use crate::request::{Query, Route};
-use crate::server::{Inner, RequestBody};
+use crate::server::Inner;
 use crate::status::{self, ApiError, Result};
 
 const AGGREGATED_V2: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
@@ -34,7 +34,7 @@ pub(crate) fn open_to_all(
 }
 
 /// Answers paths that are no resource, for callers who may see them.
-pub(crate) fn answer(server: &Inner, route: &Route, request: &Request<RequestBody>) -> Result<Response<Body>> {
+pub(crate) fn answer(server: &Inner, route: &Route, request: &Request<()>) -> Result<Response<Body>> {
     let path = request.uri().path();
     let registry = server.registry();
     let headers = request.headers();

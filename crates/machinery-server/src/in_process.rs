@@ -8,7 +8,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Request, Response};
 
-use crate::{Identity, Server, server};
+use crate::server::{Origin, boxed};
+use crate::{Identity, Server};
 
 /// A `tower::Service` for `kube::Client::new`, calling as one identity.
 #[derive(Clone)]
@@ -38,6 +39,6 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let Self { server, identity } = self.clone();
-        Box::pin(async move { Ok(server.handle(request.map(server::boxed), Some(&identity)).await) })
+        Box::pin(async move { Ok(server.handle_from(request.map(boxed), Some(&identity), Origin::InProcess).await) })
     }
 }

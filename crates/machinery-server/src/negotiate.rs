@@ -1,11 +1,13 @@
 //! Which form a client wants an answer in, and which form its body is in.
 
 use base_http::{ReadBodyError, read_body};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use http::{HeaderMap, header};
 use machinery_schema::{DiscoveryVersion, IncludeObject, ResourceInfo};
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::protobuf::DecodeError;
 use crate::request::Query;
@@ -106,11 +108,6 @@ pub(crate) fn aggregated_discovery(headers: &HeaderMap) -> Option<DiscoveryVersi
     None
 }
 
-/// Reads a whole body of a request.
-pub(crate) async fn whole_body(body: RequestBody) -> Result<Bytes> {
-    bounded_body(body, BODY_BYTES_MAX).await.map_err(|error| ApiError::body(&error))
-}
-
 /// Reads a body. Boxed, because the compiler cannot see through the generic future that it is `Send`
 /// (rust-lang/rust#102211).
 pub(crate) fn bounded_body(
@@ -155,13 +152,18 @@ pub(crate) fn yaml(body: &Bytes) -> Result<Value> {
         .map_err(|error| ApiError::bad_request(format!("error decoding the body as YAML: {error}")))
 }
 
-/// An object's metadata alone.
-pub(crate) fn partial(object: &Value) -> Value {
-    json!({
-        "kind": "PartialObjectMetadata",
-        "apiVersion": "meta.k8s.io/v1",
-        "metadata": object.get("metadata").cloned().unwrap_or_else(|| json!({})),
-    })
+/// An object's metadata alone, from the stored bytes; nothing when they cannot be read.
+pub(crate) fn partial_of_bytes(bytes: &[u8], out: &mut BytesMut) {
+    #[derive(Deserialize)]
+    struct HasMetadata<'a> {
+        #[serde(borrow)]
+        metadata: &'a RawValue,
+    }
+    // The metadata is copied as it is; what comes after it is only skipped.
+    let Ok(object) = serde_json::from_slice::<HasMetadata<'_>>(bytes) else { return };
+    out.extend_from_slice(br#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":"#);
+    out.extend_from_slice(object.metadata.get().as_bytes());
+    out.extend_from_slice(b"}");
 }
 
 /// A table of objects, now.

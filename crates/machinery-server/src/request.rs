@@ -8,6 +8,9 @@ use machinery_store::Revision;
 use crate::selector::{FieldSelector, LabelSelector};
 use crate::status::{ApiError, Result};
 
+/// A client that wants a longer watch, or list, asks again after an hour; numbers from a wire go no further than this.
+const TIMEOUT_SECONDS_MAX: u32 = 3600;
+
 /// Where a path leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
@@ -149,6 +152,12 @@ impl Query {
         self.get(key).map(parse).transpose()
     }
 
+    /// A whole number of seconds, at most `max`; nothing and 0 are none.
+    pub(crate) fn seconds(&self, key: &str, max: u32) -> Result<Option<Duration>> {
+        let seconds = self.number(key)?.filter(|seconds| *seconds > 0);
+        Ok(seconds.map(|seconds| Duration::from_secs(seconds.min(u64::from(max)))))
+    }
+
     /// All parameters.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
@@ -213,7 +222,7 @@ impl ListOptions {
             limit: limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
             continue_token: query.get("continue").map(str::to_owned),
             at,
-            timeout: query.number("timeoutSeconds")?.filter(|seconds| *seconds > 0).map(Duration::from_secs),
+            timeout: query.seconds("timeoutSeconds", TIMEOUT_SECONDS_MAX)?,
             bookmarks,
             initial_events,
         })

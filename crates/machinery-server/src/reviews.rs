@@ -1,14 +1,15 @@
 //! Questions about oneself: `kubectl auth can-i` and `kubectl auth whoami`.
 
 use base_http::Body;
-use http::{Method, Request, Response};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Response};
 use serde_json::{Value, json};
 
 use crate::authorizer::describe;
-use crate::negotiate::{decode_body, whole_body};
+use crate::negotiate::decode_body;
 use crate::object::text_at;
 use crate::request::ResourcePath;
-use crate::server::{Inner, RequestBody};
+use crate::server::Inner;
 use crate::status::{self, ApiError, Result};
 use crate::{Access, Decision, FieldSelector, Identity, LabelSelector, Target};
 
@@ -21,19 +22,20 @@ pub(crate) fn is_review(path: &ResourcePath) -> bool {
     (resource == ACCESS || resource == IDENTITY) && path.namespace.is_none()
 }
 
+/// Reviews are made by POST, and have no names.
+pub(crate) fn check_path(method: &Method, path: &ResourcePath) -> Result<()> {
+    if *method == Method::POST && path.name.is_none() { Ok(()) } else { Err(ApiError::method_not_allowed()) }
+}
+
 /// Answers one. Everyone whose identity is known may ask.
-pub(crate) async fn answer(
+pub(crate) fn answer(
     server: &Inner,
-    request: Request<RequestBody>,
+    headers: &HeaderMap,
+    body: &Bytes,
     identity: &Identity,
     path: &ResourcePath,
 ) -> Result<Response<Body>> {
-    if request.method() != Method::POST || path.name.is_some() {
-        return Err(ApiError::method_not_allowed());
-    }
-    let (parts, body) = request.into_parts();
-    let body = whole_body(body).await?;
-    let mut review = decode_body(&parts.headers, &body)?;
+    let mut review = decode_body(headers, body)?;
     if !review.is_object() {
         return Err(ApiError::bad_request("the body must be an object"));
     }

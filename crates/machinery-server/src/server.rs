@@ -1,8 +1,14 @@
 //! The server: from a request and an identity to an answer.
 
+use std::collections::HashSet;
+use std::future::Future;
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
-use base_http::{Body, BoxError, ConnectionHandle, Peer, Rejected};
+use base_http::{
+    Body, BodyBudget, BodyLimits, BodyPermit, BodyPriority, BoxError, BudgetLimits, ConnectionHandle, Peer, ReadBodyError,
+    Rejected,
+};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
@@ -10,21 +16,33 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use machinery_schema::{Registry, ResourceInfo};
 use machinery_store::Store;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use crate::auth::authenticate;
 use crate::authorizer::describe;
+use crate::dispatch::{check_path, connected, verb_of};
+use crate::flow::{Entry, Flow, FlowLimits, Lane};
+use crate::negotiate::BODY_BYTES_MAX;
 use crate::request::{ListOptions, Query, ResourcePath, Route};
 use crate::status::{ApiError, Reason, Result};
+use crate::work::WorkPool;
 use crate::{
-    Access, Admission, Authorizer, Decision, GROUP_MASTERS, Identity, InProcess, NodeDialer, Target, discovery, verbs,
+    Access, Admission, Authorizer, Decision, GROUP_MASTERS, Identity, InProcess, NodeDialer, Target, discovery, pump,
+    verbs,
 };
 
-/// Requests worked on at a time, watches and logs not counted. Each may hold a body of 3 MiB, so this is what bounds
-/// the memory of a hub under a storm; who comes too much is asked to come back in a second.
-const REQUESTS_IN_FLIGHT_MAX: usize = 256;
+/// A request that has not been answered after this time will not be; as kube-apiserver's `--request-timeout`. A write
+/// that has begun is finished all the same.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Options of a deletion and questions about oneself are small.
+const SMALL_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of bodies that the hub holds. A body costs several times its size while it is worked on, and a hub may have 256 MB
+/// in all; one identity can have a handful of the largest on their way.
+const BODY_BUDGET: BudgetLimits =
+    BudgetLimits { bytes_max: 32 << 20, bytes_reserved: 8 << 20, bytes_per_identity_max: 12 << 20 };
 
 /// Connections of one identity at a time: a node needs one for its kubelet, one for its edge plane, some for tools, and old
 /// ones until they are noticed to be dead. One more closes the oldest.
@@ -66,6 +84,9 @@ pub enum NewServerError {
     /// The definitions of custom resources could not be listed.
     #[error("failed to list the CustomResourceDefinitions in the store")]
     List(#[source] machinery_store::Expired),
+    /// The threads for the work of requests could not be started.
+    #[error("failed to start the threads that work on requests")]
+    StartWork(#[source] std::io::Error),
 }
 
 /// A Kubernetes API server. Clones share everything.
@@ -85,17 +106,30 @@ pub(crate) struct Inner {
     pub(crate) registry: RwLock<Registry>,
     /// Held while a CustomResourceDefinition is written, so that registry and store change in the same order.
     pub(crate) crd_writes: tokio::sync::Mutex<()>,
-    slots: Semaphore,
+    pub(crate) flow: Flow,
+    pub(crate) work: WorkPool,
+    bodies: BodyBudget,
+}
+
+/// Where a request came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A socket: it takes its turn among all identities.
+    Peer,
+    /// This process: its own parts bound what they have in flight, and must not wait behind strangers.
+    InProcess,
 }
 
 /// One request to a resource, with everything that was found out about it on the way in.
 pub(crate) struct Context<'a> {
-    pub(crate) server: &'a Inner,
+    pub(crate) server: &'a Arc<Inner>,
     pub(crate) identity: &'a Identity,
     pub(crate) info: Arc<ResourceInfo>,
     pub(crate) path: ResourcePath,
     pub(crate) query: Query,
     pub(crate) headers: HeaderMap,
+    /// What counts the request against its identity; an answer that is made while it is sent keeps it.
+    pub(crate) turn: Option<Arc<Entry>>,
 }
 
 impl Server {
@@ -115,7 +149,9 @@ impl Server {
             shutdown: config.shutdown,
             registry: RwLock::new(registry),
             crd_writes: tokio::sync::Mutex::new(()),
-            slots: Semaphore::new(REQUESTS_IN_FLIGHT_MAX),
+            flow: Flow::new(FlowLimits::default()),
+            work: WorkPool::new().map_err(NewServerError::StartWork)?,
+            bodies: BodyBudget::new(BODY_BUDGET),
         })))
     }
 
@@ -135,20 +171,25 @@ impl Server {
         request: Request<RequestBody>,
         identity: Option<&'a Identity>,
     ) -> BoxFuture<'a, Response<Body>> {
-        Box::pin(self.handle_unboxed(request, identity))
+        Box::pin(self.handle_from(request, identity, Origin::Peer))
     }
 
-    async fn handle_unboxed(&self, request: Request<RequestBody>, identity: Option<&Identity>) -> Response<Body> {
+    pub(crate) async fn handle_from(
+        &self,
+        request: Request<RequestBody>,
+        identity: Option<&Identity>,
+        origin: Origin,
+    ) -> Response<Body> {
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
-        match self.0.answer(request, identity).await {
+        match self.0.answer(request, identity, origin).await {
             Ok(response) => response,
             Err(refusal) => {
                 let user = identity.map_or("", |identity| identity.user.as_str());
                 if matches!(refusal.reason(), Reason::InternalError | Reason::InsufficientStorage) {
                     error!(%method, path, user, reason = refusal.message(), "Failed to answer a request.");
                 } else {
-                    debug!(%method, path, user, reason = refusal.message(), "Refused a request.");
+                    debug!(%method, path, user, reason = refusal.message(), "Rejected a request.");
                 }
                 refusal.into_response()
             }
@@ -217,7 +258,12 @@ impl Inner {
         self.registry.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
-    async fn answer(&self, request: Request<RequestBody>, identity: Option<&Identity>) -> Result<Response<Body>> {
+    async fn answer(
+        self: &Arc<Self>,
+        request: Request<RequestBody>,
+        identity: Option<&Identity>,
+        origin: Origin,
+    ) -> Result<Response<Body>> {
         let path = request.uri().path().to_owned();
         if let Some(response) = discovery::open_to_all(self, &path, request.method(), request.uri().query()) {
             return response;
@@ -228,10 +274,12 @@ impl Inner {
             return Ok(extension.call(request, identity).await);
         }
         match Route::parse(&path) {
-            Route::Resource(resource) => self.answer_resource(request, identity, resource).await,
+            Route::Resource(resource) => self.answer_resource(request, identity, resource, origin).await,
             route => {
                 self.authorize_path(identity, request.method(), &path)?;
-                discovery::answer(self, &route, &request)
+                let turn = self.enter(identity, Lane::of(identity, None), origin)?;
+                let (server, request) = (self.clone(), head_only(request));
+                self.work(turn, async move { discovery::answer(&server, &route, &request) }).await
             }
         }
     }
@@ -246,29 +294,146 @@ impl Inner {
     }
 
     async fn answer_resource(
-        &self,
+        self: &Arc<Self>,
         request: Request<RequestBody>,
         identity: &Identity,
         path: ResourcePath,
+        origin: Origin,
     ) -> Result<Response<Body>> {
         let query = Query::parse(request.uri().query())?;
+        let lane = Lane::of(identity, Some(&path));
         if crate::reviews::is_review(&path) {
-            return crate::reviews::answer(self, request, identity, &path).await;
+            crate::reviews::check_path(request.method(), &path)?;
+            let turn = self.enter(identity, lane, origin)?;
+            let (parts, body) = request.into_parts();
+            let (body, held) = self.read(identity, body, SMALL_BODY_BYTES_MAX).await?;
+            let (server, identity) = (self.clone(), identity.clone());
+            let answer = async move {
+                let _held = held;
+                crate::reviews::answer(&server, &parts.headers, &body, &identity, &path)
+            };
+            return self.work(turn, answer).await;
         }
         let registry = self.registry();
         let info = registry.resource(&path.group, &path.version, &path.plural).cloned();
         let verb = verb_of(request.method(), &path, &query)?;
         let Some(info) = info else {
-            // Who may not see a resource is not told whether there is one.
+            // Who may not see a resource does not learn whether there is one.
             self.authorize_unknown(identity, verb, &path)?;
-            return Err(ApiError::no_such_path());
+            return Err(ApiError::not_served(&path.group, &path.plural));
         };
         let options = if matches!(verb, "list" | "watch" | "deletecollection") {
             Some(ListOptions::parse(&query)?)
         } else {
             None
         };
-        let selectors = options.as_ref().map(|options| (&options.labels, &options.fields));
+        self.authorize_resource(identity, verb, &info, &path, options.as_ref())?;
+        check_path(&info, &path, verb)?;
+
+        let connected = connected(&path);
+        if let Some(connected) = connected {
+            let turn = self.open_stream(identity, lane, origin)?.map(Arc::new);
+            let headers = request.headers().clone();
+            let context = Context { server: self, identity, info, path, query, headers, turn: turn.clone() };
+            let response = (connected.connect)(&context, request).await?;
+            return Ok(response.map(|body| pump::holding(body, turn)));
+        }
+        let turn = self.enter(identity, lane, origin)?;
+        let stream = if verb == "watch" { self.open_stream(identity, lane, origin)? } else { None };
+        let (parts, body) = request.into_parts();
+        let (body, held) = match verb {
+            "create" | "update" | "patch" => self.read(identity, body, BODY_BYTES_MAX).await?,
+            "delete" | "deletecollection" => self.read(identity, body, SMALL_BODY_BYTES_MAX).await?,
+            _ => (Bytes::new(), self.bodies.permit(&identity.user, BodyPriority::Normal)),
+        };
+        let (server, identity, counted) = (self.clone(), identity.clone(), turn.clone());
+        let answer = async move {
+            let _held = held;
+            let context = Context {
+                server: &server,
+                identity: &identity,
+                info,
+                path,
+                query,
+                headers: parts.headers,
+                turn: counted,
+            };
+            match (verb, options) {
+                ("get", _) => verbs::read::get(&context),
+                ("list", Some(options)) => verbs::read::list(&context, &options),
+                ("watch", Some(options)) => verbs::watch::watch(&context, &options, stream),
+                ("create", _) => verbs::create::create(&context, &body).await,
+                ("update", _) => verbs::update::update(&context, &body).await,
+                ("patch", _) => verbs::patch::patch(&context, &body).await,
+                ("delete", _) => verbs::delete::delete(&context, &body).await,
+                ("deletecollection", Some(options)) => {
+                    verbs::delete::delete_collection(&context, &options, &body).await
+                }
+                _ => Err(ApiError::method_not_allowed()),
+            }
+        };
+        self.work(turn, answer).await
+    }
+
+    /// Counts a request of an identity; in-process callers are not counted.
+    fn enter(&self, identity: &Identity, lane: Lane, origin: Origin) -> Result<Option<Arc<Entry>>> {
+        match origin {
+            Origin::InProcess => Ok(None),
+            Origin::Peer => {
+                let entry = self.flow.enter(&identity.user, lane).map_err(|_| ApiError::too_many_requests())?;
+                Ok(Some(Arc::new(entry)))
+            }
+        }
+    }
+
+    fn open_stream(&self, identity: &Identity, lane: Lane, origin: Origin) -> Result<Option<Entry>> {
+        match origin {
+            Origin::InProcess => Ok(None),
+            Origin::Peer => {
+                self.flow.open_stream(&identity.user, lane).map(Some).map_err(|_| ApiError::too_many_requests())
+            }
+        }
+    }
+
+    /// Reads a request's body within the budgets, before it takes anything else. What it holds is given back when the
+    /// permit is dropped, with the work on it.
+    async fn read(&self, identity: &Identity, body: RequestBody, bytes_max: usize) -> Result<(Bytes, BodyPermit)> {
+        let priority = if identity.is_in(GROUP_MASTERS) { BodyPriority::Reserved } else { BodyPriority::Normal };
+        let mut permit = self.bodies.permit(&identity.user, priority);
+        let body = read_body(body, BodyLimits::new(bytes_max), &mut permit).await.map_err(|error| ApiError::body(&error))?;
+        Ok((body, permit))
+    }
+
+    /// Does the work of a request on the pool when its turn has come. A client that leaves takes its place in the queue
+    /// along; work that has begun is finished.
+    async fn work<F>(&self, turn: Option<Arc<Entry>>, answer: F) -> Result<Response<Body>>
+    where
+        F: Future<Output = Result<Response<Body>>> + Send + 'static,
+    {
+        let done = async {
+            let place = match &turn {
+                Some(entry) => Some(entry.admit().await),
+                None => None,
+            };
+            let done = self.work.spawn(async move {
+                let answered = answer.await;
+                drop(place);
+                answered
+            });
+            // The panic is in the log, with its place in the code; it costs this request and nothing else.
+            done.await.map_err(|error| ApiError::internal(format!("the request's handler ended early: {error}")))?
+        };
+        tokio::time::timeout(REQUEST_TIMEOUT, done).await.map_err(|_| ApiError::timed_out(REQUEST_TIMEOUT))?
+    }
+
+    fn authorize_resource(
+        &self,
+        identity: &Identity,
+        verb: &str,
+        info: &ResourceInfo,
+        path: &ResourcePath,
+        options: Option<&ListOptions>,
+    ) -> Result<()> {
         let access = Access {
             identity,
             verb,
@@ -279,31 +444,15 @@ impl Inner {
                 // A namespace is its own namespace, which matters in messages.
                 namespace: path.namespace.as_deref(),
                 name: path.name.as_deref(),
-                selectors,
+                selectors: options.map(|options| (&options.labels, &options.fields)),
             },
         };
-        if let Decision::Deny(reason) = self.authorizer.authorize(&access, &self.store) {
-            let name = path.name.as_deref().unwrap_or_default();
-            return Err(ApiError::forbidden(&info, name, &refusal_text(&access, &reason)));
-        }
-        check_path(&info, &path, verb)?;
-
-        let (parts, body) = request.into_parts();
-        let context = Context { server: self, identity, info, path, query, headers: parts.headers };
-        let is_long = verb == "watch" || context.path.subresource.as_deref() == Some("log");
-        let _slot =
-            if is_long { None } else { Some(self.slots.try_acquire().map_err(|_| ApiError::too_many_requests())?) };
-        match (verb, context.path.subresource.as_deref(), options) {
-            ("get", Some("log"), _) => verbs::log::log(&context).await,
-            ("get", ..) => verbs::read::get(&context),
-            ("list", _, Some(options)) => verbs::read::list(&context, &options),
-            ("watch", _, Some(options)) => verbs::watch::watch(&context, &options),
-            ("create", ..) => verbs::create::create(&context, body).await,
-            ("update", ..) => verbs::update::update(&context, body).await,
-            ("patch", ..) => verbs::patch::patch(&context, body).await,
-            ("delete", ..) => verbs::delete::delete(&context, body).await,
-            ("deletecollection", _, Some(options)) => verbs::delete::delete_collection(&context, &options, body).await,
-            _ => Err(ApiError::method_not_allowed()),
+        match self.authorizer.authorize(&access, &self.store) {
+            Decision::Allow => Ok(()),
+            Decision::Deny(reason) => {
+                let name = path.name.as_deref().unwrap_or_default();
+                Err(ApiError::forbidden(info, name, &refusal_text(&access, &reason)))
+            }
         }
     }
 
@@ -331,55 +480,62 @@ fn refusal_text(access: &Access<'_>, reason: &str) -> String {
     if reason.is_empty() { describe(access) } else { format!("{}: {reason}", describe(access)) }
 }
 
-fn verb_of(method: &Method, path: &ResourcePath, query: &Query) -> Result<&'static str> {
-    let has_name = path.name.is_some();
-    Ok(match (method.as_str(), has_name) {
-        ("GET", true) => "get",
-        ("GET", false) if query.flag("watch") => "watch",
-        ("GET", false) => "list",
-        ("POST", _) => "create",
-        ("PUT", true) => "update",
-        ("PATCH", true) => "patch",
-        ("DELETE", true) => "delete",
-        ("DELETE", false) => "deletecollection",
-        _ => return Err(ApiError::method_not_allowed()),
-    })
-}
-
-/// Whether the path fits the resource, and the resource takes the verb.
-fn check_path(info: &ResourceInfo, path: &ResourcePath, verb: &str) -> Result<()> {
-    if path.namespace.is_some() && !info.namespaced {
-        return Err(ApiError::no_such_path());
-    }
-    // Lists and watches may span all namespaces; one object always is in one.
-    if info.namespaced && path.namespace.is_none() && !matches!(verb, "list" | "watch") {
-        return Err(if path.name.is_none() { ApiError::method_not_allowed() } else { ApiError::no_such_path() });
-    }
-    let verbs = match &path.subresource {
-        None => info.verbs,
-        Some(name) => info.subresource(name).ok_or_else(|| no_subresource(info, name))?.verbs,
-    };
-    if verbs.contains(&verb) && !(verb == "create" && path.name.is_some()) {
-        Ok(())
-    } else {
-        Err(ApiError::method_not_allowed())
+impl Lane {
+    /// The places that a request may take.
+    fn of(identity: &Identity, path: Option<&ResourcePath>) -> Self {
+        if identity.is_in(GROUP_MASTERS) {
+            return Self::Masters;
+        }
+        match path {
+            Some(path) if path.group == "coordination.k8s.io" && path.plural == "leases" => Self::Lease,
+            _ => Self::Shared,
+        }
     }
 }
 
-/// What people will ask for by habit is refused in words.
-fn no_subresource(info: &ResourceInfo, name: &str) -> ApiError {
-    match (&*info.group, &*info.kind, name) {
-        ("", "Pod", "exec" | "attach" | "portforward") => ApiError::not_implemented(&format!(
-            "pods/{name} is not served by this version of Selvedge; `kubectl logs` and exec probes are"
-        )),
-        _ => ApiError::no_such_path(),
-    }
+/// Boxed, because the compiler cannot see through the generic future that it is `Send` (rust-lang/rust#102211).
+fn read_body<'a>(
+    body: RequestBody,
+    limits: BodyLimits,
+    permit: &'a mut BodyPermit,
+) -> BoxFuture<'a, std::result::Result<Bytes, ReadBodyError>> {
+    Box::pin(base_http::read_body_within(body, limits, permit))
 }
 
-/// Adds `Warning` headers, which clients show to people.
+/// The request without its body, which is not looked at.
+fn head_only(request: Request<RequestBody>) -> Request<()> {
+    request.map(drop)
+}
+
+/// What all `Warning` headers of an answer may hold together, as in Kubernetes: clients reject longer heads, after the
+/// object was stored.
+const WARNING_BYTES_MAX: usize = 4 * 1024;
+
+/// What is left of each warning when all of them would be too long.
+const WARNING_CHARS_MAX: usize = 256;
+
+/// Python's client fails from 100 headers on.
+const WARNINGS_MAX: usize = 50;
+
+/// Adds `Warning` headers, which clients show to people. The same sentence comes once.
 pub(crate) fn warn(response: &mut Response<Body>, warnings: &[String]) {
-    for warning in warnings {
-        let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
+    let mut seen = HashSet::new();
+    let mut distinct: Vec<&str> = warnings.iter().map(String::as_str).filter(|warning| seen.insert(*warning)).collect();
+    let more = format!("and {} more warnings of this kind", distinct.len().saturating_sub(WARNINGS_MAX));
+    if distinct.len() > WARNINGS_MAX {
+        distinct.truncate(WARNINGS_MAX);
+        distinct.push(&more);
+    }
+    let is_long = distinct.iter().map(|warning| warning.len()).sum::<usize>() > WARNING_BYTES_MAX;
+    let mut left = WARNING_BYTES_MAX;
+    for warning in distinct {
+        let shown = match warning.char_indices().nth(WARNING_CHARS_MAX) {
+            Some((end, _)) if is_long => &warning[..end],
+            _ => warning,
+        };
+        let quoted = shown.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
+        let Some(rest) = left.checked_sub(quoted.len()) else { return };
+        left = rest;
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
             response.headers_mut().append(http::header::WARNING, value);
         }

@@ -154,6 +154,19 @@ impl ApiError {
         Self::new(Reason::NotFound, "the server could not find the requested resource")
     }
 
+    /// A resource that is not served; one that people will ask for by habit is named.
+    pub(crate) fn not_served(group: &str, plural: &str) -> Self {
+        if !is_known_elsewhere(group, plural) {
+            return Self::no_such_path();
+        }
+        let name = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };
+        let message = format!(
+            "{name} are not served by this version of Selvedge; `kubectl api-resources` lists what is, \
+             docs/reference/compatibility.md what will be"
+        );
+        Self::new(Reason::NotFound, message)
+    }
+
     /// Other hubs serve it, this one does not yet; `message` says so.
     pub(crate) fn not_implemented(message: &str) -> Self {
         Self::new(Reason::NotImplemented, message)
@@ -250,6 +263,14 @@ impl ApiError {
         error
     }
 
+    /// The answer did not come in time.
+    pub(crate) fn timed_out(after: std::time::Duration) -> Self {
+        let message = format!("the request was not completed within {} seconds; try again", after.as_secs());
+        let mut error = Self::new(Reason::Timeout, message);
+        error.retry_after_seconds = Some(1);
+        error
+    }
+
     /// The server is to blame.
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(Reason::InternalError, format!("Internal error occurred: {}", message.into()))
@@ -310,9 +331,8 @@ impl ApiError {
             "reason": self.reason.as_str(),
             "code": self.reason.code().as_u16(),
         });
-        if let Some(details) = &self.details {
-            status["details"] = details.clone();
-        }
+        // kubectl reads the details of some answers without looking whether there are any.
+        status["details"] = self.details.clone().unwrap_or_else(|| json!({}));
         if let Some(seconds) = self.retry_after_seconds {
             let details = status.as_object_mut().expect("made above").entry("details").or_insert_with(|| json!({}));
             details["retryAfterSeconds"] = seconds.into();
@@ -332,6 +352,45 @@ impl ApiError {
         }
         response
     }
+}
+
+/// Resources of Kubernetes that its users will try: who types `kubectl create deployment` should read what is missing
+/// rather than that nothing was found.
+fn is_known_elsewhere(group: &str, plural: &str) -> bool {
+    const ELSEWHERE: &[(&str, &[&str])] = &[
+        (
+            "",
+            &[
+                "services",
+                "endpoints",
+                "persistentvolumeclaims",
+                "persistentvolumes",
+                "replicationcontrollers",
+                "resourcequotas",
+                "limitranges",
+                "podtemplates",
+                "componentstatuses",
+                "bindings",
+            ],
+        ),
+        ("apps", &["deployments", "replicasets", "statefulsets"]),
+        ("autoscaling", &["horizontalpodautoscalers"]),
+        ("batch", &["jobs", "cronjobs"]),
+        ("discovery.k8s.io", &["endpointslices"]),
+        ("events.k8s.io", &["events"]),
+        ("networking.k8s.io", &["ingresses", "ingressclasses", "networkpolicies"]),
+        ("policy", &["poddisruptionbudgets"]),
+        ("rbac.authorization.k8s.io", &["roles", "rolebindings", "clusterroles", "clusterrolebindings"]),
+        ("scheduling.k8s.io", &["priorityclasses"]),
+        ("storage.k8s.io", &["storageclasses", "volumeattachments", "csidrivers", "csinodes"]),
+        (
+            "admissionregistration.k8s.io",
+            &["mutatingwebhookconfigurations", "validatingwebhookconfigurations", "validatingadmissionpolicies"],
+        ),
+        ("apiregistration.k8s.io", &["apiservices"]),
+        ("metrics.k8s.io", &["pods", "nodes"]),
+    ];
+    ELSEWHERE.iter().any(|(known, plurals)| *known == group && plurals.contains(&plural))
 }
 
 /// The `Status` of something that was done and has no object to show, such as a delete.

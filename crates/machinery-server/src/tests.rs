@@ -3,6 +3,7 @@
 mod identities;
 mod logs;
 mod objects;
+mod serving;
 mod watches;
 
 use std::collections::VecDeque;

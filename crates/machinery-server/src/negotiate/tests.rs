@@ -1,6 +1,8 @@
 use http::HeaderValue;
 use proptest::prelude::*;
 
+use serde_json::json;
+
 use super::*;
 
 fn headers(accept: &str) -> HeaderMap {

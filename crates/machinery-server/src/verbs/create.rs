@@ -1,6 +1,7 @@
 //! POST: a new object.
 
 use base_http::Body;
+use bytes::Bytes;
 use http::Response;
 use machinery_schema::FieldError;
 use machinery_store::Expect;
@@ -11,7 +12,7 @@ use crate::admission::Operation;
 use crate::negotiate::decode_body;
 use crate::object::{metadata, name_of, text_at, timestamp};
 use crate::request::WriteOptions;
-use crate::server::{Context, RequestBody};
+use crate::server::Context;
 use crate::status::{ApiError, Result};
 use crate::{crd, kinds};
 
@@ -24,10 +25,9 @@ const NAME_ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 /// `prefix` is cut so that the random part fits.
 const GENERATE_PREFIX_MAX: usize = 58;
 
-pub(crate) async fn create(context: &Context<'_>, body: RequestBody) -> Result<Response<Body>> {
+pub(crate) async fn create(context: &Context<'_>, body: &Bytes) -> Result<Response<Body>> {
     let options = WriteOptions::parse(&context.query)?;
-    let body = context.body(body).await?;
-    let mut object = decode_body(&context.headers, &body)?;
+    let mut object = decode_body(&context.headers, body)?;
     context.check_identity(&mut object)?;
     if !text_at(&object, "/metadata/resourceVersion").is_empty() {
         return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));

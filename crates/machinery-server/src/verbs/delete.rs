@@ -6,18 +6,18 @@ use http::Response;
 use machinery_schema::FieldError;
 use machinery_store::{CommitError, Durability, Expect, Object, Op};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tracing::info;
 
-use super::read::{page, selection};
+use super::read::{Page, listed, page, selection};
 use super::write::{PutError, decode_stored, remove};
 use crate::admission::Operation;
-use crate::negotiate::decode_body;
+use crate::negotiate::{Output, decode_body};
 use crate::object::{
     Encoded, has_finalizers, is_terminating, mentions, metadata, name_of, text_at, timestamp, uid_of, with_revision,
 };
 use crate::request::{ListOptions, WriteOptions};
-use crate::server::{Context, RequestBody, warn};
+use crate::server::{Context, warn};
 use crate::status::{self, ApiError, Result};
 use crate::{crd, kinds};
 
@@ -56,8 +56,8 @@ enum Outcome {
     Waiting(Bytes),
 }
 
-pub(crate) async fn delete(context: &Context<'_>, body: RequestBody) -> Result<Response<Body>> {
-    let (options, write) = options(context, body).await?;
+pub(crate) async fn delete(context: &Context<'_>, body: &Bytes) -> Result<Response<Body>> {
+    let (options, write) = options(context, body)?;
     let stored = context.stored()?;
     let outcome = delete_one(context, &options, write, stored.key.name.as_ref()).await?;
     let mut response = match outcome {
@@ -71,25 +71,22 @@ pub(crate) async fn delete(context: &Context<'_>, body: RequestBody) -> Result<R
 pub(crate) async fn delete_collection(
     context: &Context<'_>,
     list: &ListOptions,
-    body: RequestBody,
+    body: &Bytes,
 ) -> Result<Response<Body>> {
-    let (options, write) = options(context, body).await?;
+    let (options, write) = options(context, body)?;
     let page = page(context, list, &selection(context, list)?)?;
     let mut deleted = Vec::with_capacity(page.items.len());
     for object in &page.items {
         match delete_one(context, &options, write, &object.key.name).await {
-            Ok(_) => deleted.push(decode_stored(context, object)?),
+            Ok(_) => deleted.push(object.clone()),
             // Somebody else deleted it, which is what was asked for.
             Err(error) if error.reason() == status::Reason::NotFound => {}
             Err(error) => return Err(error),
         }
+        // A namespace's worth of objects is one request: others get their turn between two of them.
+        tokio::task::yield_now().await;
     }
-    Ok(status::ok_json(&json!({
-        "apiVersion": context.info.api_version(),
-        "kind": context.info.list_kind,
-        "metadata": {"resourceVersion": page.revision.to_string()},
-        "items": deleted,
-    })))
+    Ok(listed(context, Page { items: deleted, ..page }, Output::Json))
 }
 
 impl DeleteOptions {
@@ -108,11 +105,10 @@ impl DeleteOptions {
     }
 }
 
-async fn options(context: &Context<'_>, body: RequestBody) -> Result<(DeleteOptions, WriteOptions)> {
-    let body = context.body(body).await?;
+fn options(context: &Context<'_>, body: &Bytes) -> Result<(DeleteOptions, WriteOptions)> {
     let mut options = DeleteOptions::default();
     if !body.iter().all(u8::is_ascii_whitespace) {
-        let decoded = decode_body(&context.headers, &body)?;
+        let decoded = decode_body(&context.headers, body)?;
         if !decoded.is_null() {
             options = serde_json::from_value(decoded)
                 .map_err(|error| ApiError::bad_request(format!("error decoding DeleteOptions: {error}")))?;

@@ -1,6 +1,7 @@
 //! PATCH: a change of an object, in one of three languages.
 
 use base_http::Body;
+use bytes::Bytes;
 use http::Response;
 use machinery_merge::PatchError;
 use machinery_schema::FieldError;
@@ -10,7 +11,7 @@ use super::update::change;
 use crate::negotiate::{content_type, json};
 use crate::object::{metadata, name_of, text_at};
 use crate::request::WriteOptions;
-use crate::server::{Context, RequestBody};
+use crate::server::Context;
 use crate::status::{ApiError, Result};
 
 const JSON_PATCH: &str = "application/json-patch+json";
@@ -24,10 +25,10 @@ enum Language {
     Strategic(machinery_schema::PatchSchema),
 }
 
-pub(crate) async fn patch(context: &Context<'_>, body: RequestBody) -> Result<Response<Body>> {
+pub(crate) async fn patch(context: &Context<'_>, body: &Bytes) -> Result<Response<Body>> {
     let options = WriteOptions::parse(&context.query)?;
     let language = language(context)?;
-    let patch = json(&context.body(body).await?)?;
+    let patch = json(body)?;
     change(context, options, Vec::new(), |old| {
         let patched = match &language {
             Language::Json => machinery_merge::json_patch(old, &patch),

@@ -5,24 +5,23 @@ use std::sync::Arc;
 use base_http::Body;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use http::Response;
 use machinery_store::{Expired, Object, Revision};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tracing::error;
 
-use crate::negotiate::{Output, output, partial, table};
+use crate::negotiate::{Output, output, partial_of_bytes};
 use crate::object::{decode, with_api_version};
+use crate::pump::{self, PIECE_BYTES};
 use crate::request::{At, ListOptions};
 use crate::selector::Selection;
 use crate::server::Context;
-use crate::status::{self, ApiError, Result};
+use crate::status::{ApiError, Result};
 
 /// Objects looked at in one step while a selector picks few of them.
 const SCAN_STEP: usize = 1000;
-
-/// Small objects are put together to pieces of this size, which suit sockets and TLS records.
-const PIECE_BYTES: usize = 64 * 1024;
 
 pub(crate) fn get(context: &Context<'_>) -> Result<Response<Body>> {
     if let At::NotOlderThan(revision) = ListOptions::parse(&context.query)?.at {
@@ -44,29 +43,56 @@ struct ContinueToken {
 pub(crate) struct Page {
     pub(crate) items: Vec<Arc<Object>>,
     pub(crate) revision: Revision,
-    next: Option<(String, Option<usize>)>,
+    pub(crate) next: Option<(String, Option<usize>)>,
 }
 
 pub(crate) fn list(context: &Context<'_>, options: &ListOptions) -> Result<Response<Body>> {
     let output = output(&context.headers, &context.query)?;
     let selection = selection(context, options)?;
     let page = page(context, options, &selection)?;
-    match output {
-        Output::Json => Ok(spliced(context, page)),
-        Output::Partial => {
-            let items = decoded(context, &page)?.iter().map(partial).collect::<Vec<_>>();
-            let list = json!({
-                "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": page.metadata(),
-                "items": items,
-            });
-            Ok(status::ok_json(&list))
+    Ok(listed(context, page, output))
+}
+
+/// A page as a list of the form that the client wants, made while it is sent.
+pub(crate) fn listed(context: &Context<'_>, page: Page, output: Output) -> Response<Body> {
+    let metadata = page.metadata();
+    let now = jiff::Timestamp::now();
+    let head = match output {
+        Output::Json => format!(
+            r#"{{"apiVersion":"{}","kind":"{}","metadata":{metadata},"items":["#,
+            context.info.api_version(),
+            context.info.list_kind,
+        ),
+        Output::Partial => format!(
+            r#"{{"apiVersion":"meta.k8s.io/v1","kind":"PartialObjectMetadataList","metadata":{metadata},"items":["#
+        ),
+        Output::Table(_) => {
+            let columns = Value::from(machinery_schema::column_definitions(&context.info));
+            format!(
+                r#"{{"apiVersion":"meta.k8s.io/v1","kind":"Table","metadata":{metadata},"columnDefinitions":{columns},"rows":["#
+            )
         }
-        Output::Table(include) => {
-            let mut shown = table(&context.info, &decoded(context, &page)?, include);
-            shown["metadata"] = page.metadata();
-            Ok(status::ok_json(&shown))
-        }
-    }
+    };
+    // Tables and metadata are about a third of their objects.
+    let object_bytes: usize = page.items.iter().map(|object| object.bytes.len() + 1).sum();
+    let bytes_about = head.len() + if output == Output::Json { object_bytes } else { object_bytes / 3 };
+    let info = context.info.clone();
+    let api_version = info.api_version();
+    let write_item = move |object: &Object, piece: &mut BytesMut| match output {
+        Output::Json => piece.extend_from_slice(&with_api_version(&object.bytes, &api_version)),
+        Output::Partial => partial_of_bytes(&object.bytes, piece),
+        // What cannot be read was written by this server and damaged since: its row is left out rather than the list.
+        Output::Table(include) => match decode(&info, object) {
+            Ok(value) => {
+                let row = machinery_schema::table_row(&info, &value, now, include);
+                serde_json::to_writer(piece.writer(), &row).expect("a JSON value always serialises into memory");
+            }
+            Err(error) => error!(reason = error.message(), "Left an object out of a table."),
+        },
+    };
+    let pieces =
+        Pieces { head: Some(head), items: page.items.into_iter(), write_item, has_items: false, is_done: false };
+    pump::respond(context.server, &context.headers, bytes_about, context.turn.clone(), pieces)
 }
 
 /// What the request selects; refuses fields that the resource does not offer.
@@ -192,37 +218,16 @@ impl Page {
     }
 }
 
-fn decoded(context: &Context<'_>, page: &Page) -> Result<Vec<Value>> {
-    page.items.iter().map(|object| decode(&context.info, object)).collect()
-}
-
-/// A list made of the stored bytes. It is put together piece by piece while it is sent, so a list of 50,000 objects
-/// needs no second copy of them.
-fn spliced(context: &Context<'_>, page: Page) -> Response<Body> {
-    let api_version = context.info.api_version();
-    let head = format!(
-        r#"{{"apiVersion":"{api_version}","kind":"{}","metadata":{},"items":["#,
-        context.info.list_kind,
-        page.metadata()
-    );
-    let len: usize = head.len() + page.items.iter().map(|object| object.bytes.len() + 1).sum::<usize>();
-    let mut pieces =
-        Pieces { head: Some(head), items: page.items.into_iter(), is_first: true, is_done: false, api_version };
-    if len <= PIECE_BYTES {
-        return status::ok(pieces.next().unwrap_or_default());
-    }
-    status::ok(Body::stream(futures::stream::iter(pieces.map(Ok::<_, std::convert::Infallible>))))
-}
-
-struct Pieces {
+/// The pieces of a list.
+struct Pieces<W> {
     head: Option<String>,
     items: std::vec::IntoIter<Arc<Object>>,
-    is_first: bool,
+    write_item: W,
+    has_items: bool,
     is_done: bool,
-    api_version: String,
 }
 
-impl Iterator for Pieces {
+impl<W: FnMut(&Object, &mut BytesMut)> Iterator for Pieces<W> {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
@@ -234,10 +239,17 @@ impl Iterator for Pieces {
             piece.extend_from_slice(head.as_bytes());
         }
         for object in self.items.by_ref() {
-            if !std::mem::take(&mut self.is_first) {
+            let start = piece.len();
+            if self.has_items {
                 piece.extend_from_slice(b",");
             }
-            piece.extend_from_slice(&with_api_version(&object.bytes, &self.api_version));
+            let item_start = piece.len();
+            (self.write_item)(&object, &mut piece);
+            if piece.len() == item_start {
+                piece.truncate(start);
+            } else {
+                self.has_items = true;
+            }
             if piece.len() >= PIECE_BYTES {
                 return Some(piece.freeze());
             }

@@ -1,6 +1,7 @@
 //! PUT: another version of an object; and the way that every change of an object takes, patches included.
 
 use base_http::Body;
+use bytes::Bytes;
 use http::Response;
 use machinery_schema::{FieldError, Registry};
 use machinery_store::{Expect, Object, Revision};
@@ -12,17 +13,16 @@ use crate::admission::Operation;
 use crate::negotiate::decode_body;
 use crate::object::{has_finalizers, is_terminating, metadata, name_of, text_at, timestamp, uid_of};
 use crate::request::WriteOptions;
-use crate::server::{Context, RequestBody};
+use crate::server::Context;
 use crate::status::{ApiError, Result};
 use crate::{crd, kinds};
 
 /// How often a change is computed anew when others write the same object in between.
 const TRIES: usize = 10;
 
-pub(crate) async fn update(context: &Context<'_>, body: RequestBody) -> Result<Response<Body>> {
+pub(crate) async fn update(context: &Context<'_>, body: &Bytes) -> Result<Response<Body>> {
     let options = WriteOptions::parse(&context.query)?;
-    let body = context.body(body).await?;
-    let mut sent = decode_body(&context.headers, &body)?;
+    let mut sent = decode_body(&context.headers, body)?;
     context.check_identity(&mut sent)?;
     match name_of(&sent) {
         "" => drop(metadata(&mut sent).insert("name".to_owned(), context.name().into())),

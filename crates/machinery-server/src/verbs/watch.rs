@@ -10,11 +10,13 @@ use http::Response;
 use machinery_schema::{IncludeObject, ResourceInfo};
 use machinery_store::{Change, ChangeKind, Expired, Object, Revision, Watch, WatchEnded};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval};
 use tokio_util::sync::CancellationToken;
 
 use super::read::selection;
-use crate::negotiate::{Output, output, partial, table};
+use crate::flow::Entry;
+use crate::negotiate::{Output, output, partial_of_bytes, table};
 use crate::object::{has_name_field, with_api_version, with_revision};
 use crate::request::{At, ListOptions};
 use crate::selector::Selection;
@@ -30,10 +32,13 @@ const TIMEOUT_MIN: Duration = Duration::from_secs(1800);
 /// Initial events are sent in pieces of this many bytes.
 const PIECE_BYTES: usize = 64 * 1024;
 
+/// Groups of lines that wait for a slow client, where they are made on the pool.
+const LINES_AHEAD: usize = 2;
+
 /// Tells a client that everything that was there before is now sent.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
-pub(crate) fn watch(context: &Context<'_>, options: &ListOptions) -> Result<Response<Body>> {
+pub(crate) fn watch(context: &Context<'_>, options: &ListOptions, counted: Option<Entry>) -> Result<Response<Body>> {
     let output = output(&context.headers, &context.query)?;
     let selection = selection(context, options)?;
     let encoder =
@@ -51,6 +56,7 @@ pub(crate) fn watch(context: &Context<'_>, options: &ListOptions) -> Result<Resp
             bookmarks: tokio::time::interval_at(Instant::now() + BOOKMARK_PERIOD, BOOKMARK_PERIOD),
             deadline: Instant::now() + timeout,
             shutdown: context.server.shutdown.clone(),
+            _counted: counted,
         },
         // A watch that cannot begin says so in its stream, where clients look for it.
         Err(error) if error.reason() == status::Reason::Expired => {
@@ -59,10 +65,30 @@ pub(crate) fn watch(context: &Context<'_>, options: &ListOptions) -> Result<Resp
         }
         Err(error) => return Err(error),
     };
-    let stream = futures::stream::unfold(stream, |mut stream| async move {
-        stream.next().await.map(|bytes| (Ok::<_, std::convert::Infallible>(bytes), stream))
+    if output == Output::Json {
+        let stream = futures::stream::unfold(Box::new(stream), |mut stream| async move {
+            stream.next().await.map(|bytes| (Ok::<_, std::convert::Infallible>(bytes), stream))
+        });
+        return Ok(status::ok(Body::stream(stream)));
+    }
+    // Rows and metadata are made of decoded objects, which is work for the pool.
+    let (sender, receiver) = mpsc::channel(LINES_AHEAD);
+    context.server.work.spawn(async move {
+        let mut stream = stream;
+        loop {
+            tokio::select! {
+                () = sender.closed() => return,
+                lines = stream.next() => match lines {
+                    Some(lines) => if sender.send(lines).await.is_err() { return },
+                    None => return,
+                }
+            }
+        }
     });
-    Ok(status::ok(Body::stream(stream)))
+    let lines = futures::stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|lines| (Ok::<_, std::convert::Infallible>(lines), receiver))
+    });
+    Ok(status::ok(Body::stream(lines)))
 }
 
 fn default_timeout() -> Duration {
@@ -129,6 +155,8 @@ struct Stream {
     bookmarks: Interval,
     deadline: Instant,
     shutdown: CancellationToken,
+    /// Counts the watch against its identity.
+    _counted: Option<Entry>,
 }
 
 impl Stream {
@@ -218,9 +246,9 @@ impl Encoder {
         match self.output {
             Output::Json => line(kind, &bytes, lines),
             Output::Partial => {
-                if let Ok(object) = serde_json::from_slice::<Value>(&bytes) {
-                    line(kind, partial(&object).to_string().as_bytes(), lines);
-                }
+                let mut shown = BytesMut::new();
+                partial_of_bytes(&bytes, &mut shown);
+                line(kind, &shown, lines);
             }
             Output::Table(include) => {
                 if let Ok(object) = serde_json::from_slice::<Value>(&bytes) {

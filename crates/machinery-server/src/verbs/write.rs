@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use base_http::Body;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::Response;
 use machinery_store::{CommitError, Expect, Key, Object, Op, Revision};
 use serde_json::{Value, json};
 
 use crate::admission::{AdmissionRequest, Operation, Refusal};
 use crate::authorizer::node_restriction;
-use crate::negotiate::{BODY_BYTES_MAX, Output, partial, table, whole_body};
+use crate::negotiate::{BODY_BYTES_MAX, Output, partial_of_bytes, table};
 use crate::object::{Encoded, decode, metadata, name_of, text_at};
 use crate::request::{FieldValidation, WriteOptions};
-use crate::server::{Context, RequestBody, warn};
+use crate::server::{Context, warn};
 use crate::status::{self, ApiError, Result};
 use crate::{kinds, object};
 
@@ -45,11 +45,6 @@ impl Context<'_> {
     pub(crate) fn stored(&self) -> Result<Arc<Object>> {
         let object = self.server.store.get(&self.key(self.name()));
         object.ok_or_else(|| ApiError::not_found(&self.info, self.name()))
-    }
-
-    /// The whole body.
-    pub(crate) async fn body(&self, body: RequestBody) -> Result<Bytes> {
-        whole_body(body).await
     }
 
     /// Fills in `apiVersion`, `kind` and namespace where the client left them out, and refuses others than the URL's.
@@ -214,7 +209,11 @@ impl Context<'_> {
         };
         Ok(match output {
             Output::Json => bytes,
-            Output::Partial => partial(&decoded()?).to_string().into(),
+            Output::Partial => {
+                let mut shown = BytesMut::new();
+                partial_of_bytes(&bytes, &mut shown);
+                shown.freeze()
+            }
             Output::Table(include) => {
                 let object = decoded()?;
                 let mut shown = table(&self.info, std::slice::from_ref(&object), include);

@@ -1,0 +1,313 @@
+//! Who is served next: bounded work in flight, shared fairly between identities.
+//!
+//! A request first *enters* with its identity, which bounds how many of one identity's requests are on their way at all
+//! (bodies that trickle in among them). Once its body is there it is *admitted*: at once while there is room, else in turn,
+//! one request of each waiting identity after the other. So a thousand requests of one gateway delay its own next request
+//! and nobody else's.
+//!
+//! ```text
+//! enter(identity) ──body──▶ admit ─▶ [in flight: shared | leases | system:masters] ─▶ work
+//!                              └────▶ queue of the identity ──round robin──▶ ┘
+//! ```
+//!
+//! Leases and administrators have places of their own, which nobody else can take: a node under a storm stays Ready, and a
+//! person can always look. In-process callers do not pass here; what they have in flight is bounded by themselves.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+/// How much may be on its way. The defaults are those of a hub.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FlowLimits {
+    /// Requests worked on at a time that anybody may have. Writes spend their time waiting for the disk, and share its
+    /// flushes: fewer would slow a storm of writes, more would only hold more bodies.
+    pub(crate) shared_max: usize,
+    /// Further places for administrators.
+    pub(crate) masters_max: usize,
+    /// Further places for leases, which keep nodes Ready.
+    pub(crate) leases_max: usize,
+    /// Places that one identity may have of the shared ones, so that nobody fills them alone.
+    pub(crate) in_flight_per_identity_max: usize,
+    /// Requests that one identity may have on their way, those whose body is still coming included.
+    pub(crate) entered_per_identity_max: usize,
+    /// Watches and log streams that one identity may have open.
+    pub(crate) streams_per_identity_max: usize,
+}
+
+impl Default for FlowLimits {
+    fn default() -> Self {
+        Self {
+            shared_max: 192,
+            masters_max: 64,
+            leases_max: 64,
+            in_flight_per_identity_max: 64,
+            entered_per_identity_max: 512,
+            streams_per_identity_max: 256,
+        }
+    }
+}
+
+/// Which places a request may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// Everybody's.
+    Shared,
+    /// Administrators: shared places, or their own.
+    Masters,
+    /// A lease of a node: shared places, or those of leases.
+    Lease,
+}
+
+/// Too much of this identity is on its way already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooMany;
+
+/// Hands out places. Clones share everything.
+#[derive(Clone)]
+pub(crate) struct Flow(Arc<Mutex<State>>);
+
+struct State {
+    limits: FlowLimits,
+    /// Places taken, by lane.
+    shared: usize,
+    masters: usize,
+    leases: usize,
+    identities: HashMap<Arc<str>, Account>,
+    /// Identities with requests that wait, in the order of their turns.
+    turns: VecDeque<Arc<str>>,
+}
+
+/// What one identity has on its way. It is forgotten when that is nothing.
+#[derive(Default)]
+struct Account {
+    entered: usize,
+    in_flight: usize,
+    streams: usize,
+    waiting: VecDeque<Waiting>,
+}
+
+struct Waiting {
+    lane: Lane,
+    admitted: oneshot::Sender<Place>,
+}
+
+/// Which of the counters a place is taken from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    Shared,
+    Masters,
+    Leases,
+}
+
+/// A request on its way; what it holds is given back when it is dropped.
+pub(crate) struct Entry {
+    flow: Flow,
+    identity: Arc<str>,
+    lane: Lane,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Request,
+    Stream,
+}
+
+/// A place among those worked on; given back when it is dropped.
+pub(crate) struct Place {
+    flow: Flow,
+    identity: Arc<str>,
+    taken: Taken,
+}
+
+/// What is on its way, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FlowUsage {
+    pub(crate) entered: usize,
+    pub(crate) in_flight: usize,
+    pub(crate) waiting: usize,
+    pub(crate) streams: usize,
+}
+
+impl Flow {
+    pub(crate) fn new(limits: FlowLimits) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            limits,
+            shared: 0,
+            masters: 0,
+            leases: 0,
+            identities: HashMap::new(),
+            turns: VecDeque::new(),
+        })))
+    }
+
+    /// Counts a request of an identity.
+    pub(crate) fn enter(&self, identity: &str, lane: Lane) -> Result<Entry, TooMany> {
+        self.open(identity, lane, Kind::Request)
+    }
+
+    /// Counts a watch or a log stream of an identity.
+    pub(crate) fn open_stream(&self, identity: &str, lane: Lane) -> Result<Entry, TooMany> {
+        self.open(identity, lane, Kind::Stream)
+    }
+
+    fn open(&self, identity: &str, lane: Lane, kind: Kind) -> Result<Entry, TooMany> {
+        let mut state = self.0.lock();
+        let limits = state.limits;
+        let identity: Arc<str> = match state.identities.get_key_value(identity) {
+            Some((known, _)) => known.clone(),
+            None => identity.into(),
+        };
+        let account = state.identities.entry(identity.clone()).or_default();
+        let (count, max) = match kind {
+            Kind::Request => (&mut account.entered, limits.entered_per_identity_max),
+            Kind::Stream => (&mut account.streams, limits.streams_per_identity_max),
+        };
+        // Administrators are trusted with the hub as a whole; a bound of theirs would only lock them out.
+        if *count >= max && lane != Lane::Masters {
+            return Err(TooMany);
+        }
+        *count += 1;
+        Ok(Entry { flow: self.clone(), identity, lane, kind })
+    }
+
+    /// What is on its way.
+    pub(crate) fn usage(&self) -> FlowUsage {
+        let state = self.0.lock();
+        let mut usage = FlowUsage { in_flight: state.shared + state.masters + state.leases, ..FlowUsage::default() };
+        for account in state.identities.values() {
+            usage.entered += account.entered;
+            usage.waiting += account.waiting.len();
+            usage.streams += account.streams;
+        }
+        usage
+    }
+}
+
+impl Entry {
+    /// Waits for this request's turn.
+    pub(crate) async fn admit(&self) -> Place {
+        let admitted = {
+            let mut state = self.flow.0.lock();
+            // A later request of an identity does not overtake its earlier ones, but for leases and administrators.
+            if (self.lane != Lane::Shared || state.account(&self.identity).waiting.is_empty())
+                && let Some(taken) = state.take(&self.identity, self.lane)
+            {
+                return Place { flow: self.flow.clone(), identity: self.identity.clone(), taken };
+            }
+            let (sender, admitted) = oneshot::channel();
+            let account = state.account(&self.identity);
+            account.waiting.push_back(Waiting { lane: self.lane, admitted: sender });
+            if account.waiting.len() == 1 {
+                state.turns.push_back(self.identity.clone());
+            }
+            admitted
+        };
+        admitted.await.expect("a waiting request is dropped by its own future only, which is then not polled")
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut state = self.flow.0.lock();
+        let account = state.account(&self.identity);
+        match self.kind {
+            Kind::Request => account.entered -= 1,
+            Kind::Stream => account.streams -= 1,
+        }
+        state.forget_if_idle(&self.identity);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut passed = Vec::new();
+        let mut state = self.flow.0.lock();
+        match self.taken {
+            Taken::Shared => state.shared -= 1,
+            Taken::Masters => state.masters -= 1,
+            Taken::Leases => state.leases -= 1,
+        }
+        state.account(&self.identity).in_flight -= 1;
+        state.forget_if_idle(&self.identity);
+        state.pass_on(&self.flow, &mut passed);
+        drop(state);
+        for (waiting, place) in passed {
+            // A request whose client left gives its place back right here, outside the lock.
+            drop(waiting.send(place));
+        }
+    }
+}
+
+impl State {
+    fn account(&mut self, identity: &Arc<str>) -> &mut Account {
+        self.identities.entry(identity.clone()).or_default()
+    }
+
+    /// Takes a place for a request of this lane, if there is one.
+    fn take(&mut self, identity: &Arc<str>, lane: Lane) -> Option<Taken> {
+        let limits = self.limits;
+        let may_share = lane == Lane::Masters || self.account(identity).in_flight < limits.in_flight_per_identity_max;
+        let taken = match lane {
+            _ if may_share && self.shared < limits.shared_max => {
+                self.shared += 1;
+                Taken::Shared
+            }
+            Lane::Masters if self.masters < limits.masters_max => {
+                self.masters += 1;
+                Taken::Masters
+            }
+            Lane::Lease if self.leases < limits.leases_max => {
+                self.leases += 1;
+                Taken::Leases
+            }
+            _ => return None,
+        };
+        self.account(identity).in_flight += 1;
+        Some(taken)
+    }
+
+    /// Gives places to those who wait, one of each identity in turn, until nobody fits.
+    fn pass_on(&mut self, flow: &Flow, passed: &mut Vec<(oneshot::Sender<Place>, Place)>) {
+        let mut refused = 0;
+        while refused < self.turns.len() {
+            let Some(identity) = self.turns.pop_front() else { return };
+            let account = self.account(&identity);
+            // Those whose client has left make room for those behind them.
+            while account.waiting.front().is_some_and(|waiting| waiting.admitted.is_closed()) {
+                account.waiting.pop_front();
+            }
+            let Some(lane) = account.waiting.front().map(|waiting| waiting.lane) else {
+                self.forget_if_idle(&identity);
+                continue;
+            };
+            let Some(taken) = self.take(&identity, lane) else {
+                self.turns.push_back(identity);
+                refused += 1;
+                continue;
+            };
+            refused = 0;
+            let account = self.account(&identity);
+            let waiting = account.waiting.pop_front().expect("it was looked at above");
+            if !account.waiting.is_empty() {
+                self.turns.push_back(identity.clone());
+            }
+            passed.push((waiting.admitted, Place { flow: flow.clone(), identity, taken }));
+        }
+    }
+
+    fn forget_if_idle(&mut self, identity: &Arc<str>) {
+        let is_idle = self.identities.get(identity).is_some_and(|account| {
+            account.entered == 0 && account.in_flight == 0 && account.streams == 0 && account.waiting.is_empty()
+        });
+        if is_idle {
+            self.identities.remove(identity);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+//! How requests are served: bounds, turns, large answers.
+
+use std::io::Read as _;
+
+use super::*;
+
+async fn with_pods(hub: &Hub, count: usize) {
+    for number in 0..count {
+        let pod = json!({
+            "metadata": {"name": format!("p{number:04}"), "annotations": {"note": "x".repeat(1500)}},
+            "spec": {"nodeName": "gw-1", "runtimeClassName": "selvedge-process",
+                     "containers": [{"name": "c", "image": "file:///bin/true"}]},
+        });
+        hub.create("/api/v1/namespaces/default/pods", pod).await;
+    }
+}
+
+#[tokio::test]
+async fn a_watch_may_ask_for_any_time_and_gets_an_hour_at_most() {
+    let hub = Hub::start().await;
+    for seconds in ["9223372036854775807", "18446744073709551615", "3600", "1"] {
+        let path = format!("/api/v1/namespaces?watch=1&timeoutSeconds={seconds}");
+        let request = Request::get(path).body(String::new()).unwrap();
+        let response = hub.raw(Some(&Identity::controllers()), request).await;
+        assert_eq!(response.status(), 200, "{seconds}");
+    }
+    let answer = hub.get("/api/v1/namespaces?watch=1&timeoutSeconds=18446744073709551616").await;
+    assert_eq!(answer.code, 400, "{}", answer.body);
+}
+
+#[tokio::test]
+async fn a_long_list_is_sent_in_pieces_and_is_whole() {
+    let hub = Hub::start().await;
+    with_pods(&hub, 120).await;
+    let path = "/api/v1/namespaces/default/pods";
+    let names = |items: &Value, pointer: &str| -> Vec<String> {
+        items.as_array().unwrap().iter().map(|item| crate::object::text_at(item, pointer).to_owned()).collect()
+    };
+    let expected: Vec<String> = (0..120).map(|number| format!("p{number:04}")).collect();
+    let plain = hub.get(path).await.body;
+    assert_eq!(names(&plain["items"], "/metadata/name"), expected);
+    let table = hub.get_as(path, "application/json;as=Table;v=v1;g=meta.k8s.io").await.body;
+    assert_eq!(names(&table["rows"], "/object/metadata/name"), expected);
+    assert_eq!(table["columnDefinitions"][0]["name"], "Name");
+    assert_eq!(table["metadata"]["resourceVersion"], plain["metadata"]["resourceVersion"]);
+    let partial = hub.get_as(path, "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io").await.body;
+    assert_eq!(names(&partial["items"], "/metadata/name"), expected);
+    assert_eq!(partial["items"][7]["kind"], "PartialObjectMetadata");
+    assert!(partial["items"][7].get("spec").is_none());
+}
+
+#[tokio::test]
+async fn a_long_list_is_compressed_for_those_who_take_it() {
+    let hub = Hub::start().await;
+    with_pods(&hub, 120).await;
+    let fetch = async |encoding: &str| {
+        let request = Request::get("/api/v1/pods").header("accept-encoding", encoding).body(String::new()).unwrap();
+        let response = hub.raw(Some(&Identity::controllers()), request).await;
+        let coding = response.headers().get("content-encoding").map(|value| value.to_str().unwrap().to_owned());
+        (coding, response.into_body().collect().await.unwrap().to_bytes())
+    };
+    let (coding, plain) = fetch("identity").await;
+    assert_eq!(coding, None);
+    let (coding, packed) = fetch("deflate, gzip").await;
+    assert_eq!(coding.as_deref(), Some("gzip"));
+    assert!(packed.len() < plain.len() / 10, "{} of {}", packed.len(), plain.len());
+    let mut unpacked = Vec::new();
+    flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut unpacked).unwrap();
+    assert_eq!(unpacked, plain);
+    assert_eq!(fetch("gzip;q=0").await.0, None);
+}
+
+#[tokio::test]
+async fn warnings_stay_below_what_clients_take() {
+    let hub = Hub::start().await;
+    let mut object = json!({"metadata": {"name": "many"}});
+    for number in 0..40_000 {
+        object[format!("unknown{number}")] = 1.into();
+    }
+    let answer = hub.call("POST", "/api/v1/namespaces/default/configmaps", object).await;
+    assert_eq!(answer.code, 201);
+    let bytes: usize = answer.warnings.iter().map(String::len).sum();
+    assert!((1..100).contains(&answer.warnings.len()), "{} warnings", answer.warnings.len());
+    assert!(bytes <= 6 * 1024, "{bytes} bytes of warnings");
+    assert!(answer.warnings[0].contains("unknown"), "{}", answer.warnings[0]);
+}
+
+#[tokio::test]
+async fn bodies_that_do_not_come_hold_up_their_own_identity_only() {
+    let hub = Hub::start().await;
+    let token = Identity::new("system:bootstrap:abcdef", [crate::GROUP_BOOTSTRAPPERS]);
+    let path = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let stalled = || {
+        let request = Request::post(path).header("content-type", "application/json");
+        let body = http_body_util::StreamBody::new(futures::stream::pending::<
+            Result<hyper::body::Frame<Bytes>, std::convert::Infallible>,
+        >());
+        request.body(crate::server::boxed(body)).unwrap()
+    };
+    let mut held = Vec::new();
+    for _ in 0..600 {
+        let mut request = Box::pin(hub.server.handle(stalled(), Some(&token)));
+        if futures::poll!(&mut request).is_pending() {
+            held.push(request);
+        }
+    }
+    assert!(held.len() < 600, "one identity has no bound on what is on its way");
+    let answer = hub.get("/api/v1/namespaces").await;
+    assert_eq!(answer.code, 200);
+    let other = Identity::new("system:node:gw-1", [crate::GROUP_NODES]);
+    let answer = hub.send(&other, "GET", "/api/v1/namespaces", "application/json", "").await;
+    assert_eq!(answer.code, 200, "{}", answer.body);
+    let refused = super::answer(hub.server.handle(stalled(), Some(&token)).await).await;
+    assert_eq!(refused.code, 429, "{}", refused.body);
+}
+
+#[tokio::test]
+async fn a_review_is_small_and_counted() {
+    let hub = Hub::start().await;
+    let token = Identity::new("system:bootstrap:abcdef", [crate::GROUP_BOOTSTRAPPERS]);
+    let path = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let large = json!({"spec": {}, "padding": "x".repeat(100_000)}).to_string();
+    let answer = hub.send(&token, "POST", path, "application/json", &large).await;
+    assert_eq!(answer.code, 413, "{}", answer.body);
+    let answer = hub.send(&token, "POST", path, "application/json", "{}").await;
+    assert_eq!(answer.body["status"]["userInfo"]["username"], "system:bootstrap:abcdef");
+}
+
+#[tokio::test]
+async fn what_is_not_served_is_named() {
+    let hub = Hub::start().await;
+    for (path, expected) in [
+        ("/apis/apps/v1/namespaces/default/deployments", "deployments.apps are not served by this version"),
+        ("/api/v1/namespaces/default/services", "services are not served by this version"),
+        ("/apis/example.com/v1/things", "the server could not find the requested resource"),
+    ] {
+        let answer = hub.call("POST", path, json!({})).await;
+        assert_eq!(answer.code, 404, "{}", answer.body);
+        let message = answer.body["message"].as_str().unwrap();
+        assert!(message.contains(expected), "{message}");
+        assert!(answer.body["details"].is_object(), "kubectl debug reads details without looking");
+    }
+}
