@@ -35,6 +35,7 @@ impl Hub {
             node_dialer: Arc::new(NoNodes),
             extensions: Vec::new(),
             address: "localhost:6443".to_owned(),
+            metrics: base_observe::Metrics::new(),
             shutdown: CancellationToken::new(),
         });
         Self { server: server.expect("a server over an empty store"), inputs: 0, _folder: folder }

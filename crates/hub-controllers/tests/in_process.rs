@@ -51,6 +51,7 @@ impl Hub {
             node_dialer: Arc::new(NoNodes),
             extensions: Vec::new(),
             address: "127.0.0.1:6443".to_owned(),
+            metrics: base_observe::Metrics::new(),
             shutdown: shutdown.clone(),
         })
         .expect("a new store lists");

@@ -62,6 +62,7 @@ async fn main() -> Result<(), AnyError> {
         node_dialer: Arc::new(DirectTls::new(ca.cert_pem(), &admin.cert_pem, &admin.key_pem)?),
         extensions: Vec::new(),
         address: listener.address().to_string(),
+        metrics: base_observe::Metrics::new(),
         shutdown: shutdown.clone(),
     })?;
     make_namespaces(&server).await?;

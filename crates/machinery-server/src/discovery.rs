@@ -57,6 +57,7 @@ pub(crate) fn answer(server: &Inner, route: &Route, request: &Request<()>) -> Re
         Route::Other | Route::Resource(_) => match path.trim_end_matches('/') {
             "/openapi/v3" => Some(status::ok_json(&registry.openapi_index())),
             "/openapi/v2" => Some(openapi_v2(headers)),
+            "/metrics" => Some(status::metrics(server.metrics.encode())),
             "" => Some(status::ok_json(&json!({"paths": root_paths(server)}))),
             other => openapi_document(&registry, other, headers),
         },
@@ -165,7 +166,7 @@ fn root_paths(server: &Inner) -> Vec<String> {
         paths.push(format!("/apis/{group}"));
         paths.extend(registry.versions(group).into_iter().map(|version| format!("/apis/{group}/{version}")));
     }
-    paths.extend(["/healthz", "/livez", "/openapi/v3", "/readyz", "/version"].map(str::to_owned));
+    paths.extend(["/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz", "/version"].map(str::to_owned));
     paths.extend(server.extensions.iter().map(|extension| extension.prefix().to_owned()));
     paths.sort();
     paths

@@ -26,6 +26,7 @@ mod flow;
 mod housekeeping;
 mod in_process;
 mod kinds;
+mod metrics;
 mod negotiate;
 mod object;
 mod protobuf;

@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 use std::future::Future;
 use std::sync::{Arc, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base_http::{
-    Body, BodyBudget, BodyLimits, BodyPermit, BodyPriority, BoxError, BudgetLimits, ConnectionHandle, Peer, ReadBodyError,
-    Rejected,
+    Body, BodyBudget, BodyLimits, BodyPermit, BodyPriority, BoxError, BudgetLimits, ConnectionHandle, Peer,
+    ReadBodyError, Rejected,
 };
+use base_observe::Metrics;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
@@ -23,6 +24,7 @@ use crate::auth::authenticate;
 use crate::authorizer::describe;
 use crate::dispatch::{check_path, connected, verb_of};
 use crate::flow::{Entry, Flow, FlowLimits, Lane};
+use crate::metrics::{self, RequestMetrics};
 use crate::negotiate::BODY_BYTES_MAX;
 use crate::request::{ListOptions, Query, ResourcePath, Route};
 use crate::status::{ApiError, Reason, Result};
@@ -74,6 +76,8 @@ pub struct ServerConfig {
     pub extensions: Vec<Arc<dyn Extension>>,
     /// `host:port` of the server, for clients that ask.
     pub address: String,
+    /// What the server's figures are added to, and what `/metrics` shows.
+    pub metrics: Metrics,
     /// Ends watches and log streams, so that connections can drain.
     pub shutdown: CancellationToken,
 }
@@ -108,7 +112,9 @@ pub(crate) struct Inner {
     pub(crate) crd_writes: tokio::sync::Mutex<()>,
     pub(crate) flow: Flow,
     pub(crate) work: WorkPool,
-    bodies: BodyBudget,
+    pub(crate) bodies: BodyBudget,
+    pub(crate) metrics: Metrics,
+    requests: RequestMetrics,
 }
 
 /// Where a request came from.
@@ -139,7 +145,8 @@ impl Server {
     /// When the store does not list them.
     pub fn new(config: ServerConfig) -> std::result::Result<Self, NewServerError> {
         let registry = crate::crd::load(&config.store).map_err(NewServerError::List)?;
-        Ok(Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
+            requests: RequestMetrics::new(&config.metrics),
             store: config.store,
             authorizer: config.authorizer,
             admission: config.admission,
@@ -152,7 +159,10 @@ impl Server {
             flow: Flow::new(FlowLimits::default()),
             work: WorkPool::new().map_err(NewServerError::StartWork)?,
             bodies: BodyBudget::new(BODY_BUDGET),
-        })))
+            metrics: config.metrics,
+        });
+        metrics::register(&inner.metrics, &inner);
+        Ok(Self(inner))
     }
 
     /// A transport for a client in the same process, which calls as `identity`.
@@ -182,7 +192,9 @@ impl Server {
     ) -> Response<Body> {
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
-        match self.0.answer(request, identity, origin).await {
+        let began = Instant::now();
+        let (verb, resource) = self.0.labels(&request);
+        let response = match self.0.answer(request, identity, origin).await {
             Ok(response) => response,
             Err(refusal) => {
                 let user = identity.map_or("", |identity| identity.user.as_str());
@@ -193,7 +205,9 @@ impl Server {
                 }
                 refusal.into_response()
             }
-        }
+        };
+        self.0.requests.count(verb, &resource, response.status().as_u16(), began.elapsed());
+        response
     }
 
     /// Answers a request from a socket, whose caller shows a certificate or a token.
@@ -256,6 +270,16 @@ where
 impl Inner {
     pub(crate) fn registry(&self) -> Registry {
         self.registry.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// How a request is counted: by its verb, and by its resource if that is served.
+    fn labels(&self, request: &Request<RequestBody>) -> (&'static str, String) {
+        let Route::Resource(path) = Route::parse(request.uri().path()) else { return ("other", String::new()) };
+        let query = Query::parse(request.uri().query()).unwrap_or_default();
+        let verb = verb_of(request.method(), &path, &query).unwrap_or("other");
+        let registry = self.registry.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let info = registry.resource(&path.group, &path.version, &path.plural);
+        (verb, info.map(|info| info.qualified_name()).unwrap_or_default())
     }
 
     async fn answer(
@@ -400,7 +424,8 @@ impl Inner {
     async fn read(&self, identity: &Identity, body: RequestBody, bytes_max: usize) -> Result<(Bytes, BodyPermit)> {
         let priority = if identity.is_in(GROUP_MASTERS) { BodyPriority::Reserved } else { BodyPriority::Normal };
         let mut permit = self.bodies.permit(&identity.user, priority);
-        let body = read_body(body, BodyLimits::new(bytes_max), &mut permit).await.map_err(|error| ApiError::body(&error))?;
+        let body =
+            read_body(body, BodyLimits::new(bytes_max), &mut permit).await.map_err(|error| ApiError::body(&error))?;
         Ok((body, permit))
     }
 

@@ -433,6 +433,14 @@ pub(crate) fn text(is_healthy: bool, body: String) -> Response<Body> {
     response
 }
 
+/// The page of figures.
+pub(crate) fn metrics(page: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(page));
+    let media = HeaderValue::from_static(base_observe::METRICS_CONTENT_TYPE);
+    response.headers_mut().insert(header::CONTENT_TYPE, media);
+    response
+}
+
 fn json_response(code: StatusCode, value: &Value) -> Response<Body> {
     bytes_response(code, Body::from(value.to_string()))
 }

@@ -64,6 +64,7 @@ impl Hub {
             node_dialer,
             extensions: Vec::new(),
             address: "localhost:6443".to_owned(),
+            metrics: base_observe::Metrics::new(),
             shutdown: shutdown.clone(),
         })
         .unwrap();

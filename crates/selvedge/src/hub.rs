@@ -79,6 +79,7 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
         node_dialer: Arc::new(dialer),
         extensions: vec![Arc::new(TelemetryRoutes::new(telemetry.clone()))],
         address: format!("127.0.0.1:{port}"),
+        metrics: base_observe::Metrics::new(),
         shutdown: shutdown.clone(),
     })?;
     let client = kube::Client::new(server.in_process(Identity::controllers()), "default");

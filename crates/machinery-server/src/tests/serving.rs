@@ -141,3 +141,27 @@ async fn what_is_not_served_is_named() {
         assert!(answer.body["details"].is_object(), "kubectl debug reads details without looking");
     }
 }
+
+#[tokio::test]
+async fn figures_are_shown_to_administrators() {
+    let hub = Hub::start().await;
+    hub.get("/api/v1/namespaces").await;
+    let fetch = async |identity: &Identity| {
+        let response = hub.raw(Some(identity), Request::get("/metrics").body(String::new()).unwrap()).await;
+        let status = response.status().as_u16();
+        (status, String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
+    };
+    let (status, page) = fetch(&Identity::controllers()).await;
+    assert_eq!(status, 200);
+    for line in [
+        r#"apiserver_request_total{verb="list",resource="namespaces",code="200"} 1"#,
+        r#"apiserver_request_total{verb="create",resource="namespaces",code="201"} 3"#,
+        "selvedge_store_objects 3.0",
+        "apiserver_current_inflight_requests 1.0",
+    ] {
+        assert!(page.contains(line), "{line} is not in:\n{page}");
+    }
+    assert!(page.ends_with("# EOF\n"));
+    let node = Identity::new("system:node:gw-1", [crate::GROUP_NODES]);
+    assert_eq!(fetch(&node).await.0, 403);
+}
