@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::cipher::{CipherError, RowCipher};
 use crate::fields::IndexFields;
 use crate::types::{ChangeKind, Key, Object, Revision};
 
@@ -41,6 +42,7 @@ pub(crate) struct Row {
     pub time_ms: u64,
     /// The version that this one replaced.
     pub previous: Option<Revision>,
+    pub is_sealed: bool,
     pub object: Object,
 }
 
@@ -58,16 +60,47 @@ pub(crate) struct Meta {
     pub lazy: BTreeSet<String>,
     /// Revisions that crashes may have taken: first and last of each gap. They concern lazy resources only.
     pub gaps: Vec<(u64, u64)>,
+    /// What the cipher wants kept: the data key, wrapped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cipher: Option<Vec<u8>>,
+    /// Nothing that should be sealed is in the files unsealed, not even in space that is free.
+    #[serde(default)]
+    pub is_scrubbed: bool,
+}
+
+/// Why a row cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RowError {
+    #[error("{0}")]
+    Damaged(&'static str),
+    #[error("it is sealed, and no cipher is given")]
+    Sealed,
+    #[error("{0}")]
+    Cipher(#[from] CipherError),
+}
+
+impl From<&'static str> for RowError {
+    fn from(reason: &'static str) -> Self {
+        Self::Damaged(reason)
+    }
 }
 
 /// Writes a row. Lengths fit: the writer rejects what does not before it comes here.
-pub(crate) fn encode_row(kind: ChangeKind, time_ms: u64, previous: Option<Revision>, object: &Object) -> Vec<u8> {
+pub(crate) fn encode_row(
+    kind: ChangeKind,
+    time_ms: u64,
+    previous: Option<Revision>,
+    object: &Object,
+    cipher: Option<&dyn RowCipher>,
+) -> Result<Vec<u8>, CipherError> {
+    let cipher = cipher.filter(|cipher| cipher.seals(&object.key.resource));
     let mut out = Vec::with_capacity(128 + object.payload_bytes());
     out.push(match kind {
         ChangeKind::Put => KIND_PUT,
         ChangeKind::Delete => KIND_DELETE,
     });
-    out.push(if object.managed.is_some() { FLAG_MANAGED } else { 0 });
+    let sealed = if cipher.is_some() { FLAG_SEALED } else { 0 };
+    out.push(sealed | if object.managed.is_some() { FLAG_MANAGED } else { 0 });
     out.extend_from_slice(&time_ms.to_le_bytes());
     out.extend_from_slice(&object.created.0.to_le_bytes());
     out.extend_from_slice(&previous.map_or(0, |revision| revision.0).to_le_bytes());
@@ -75,14 +108,26 @@ pub(crate) fn encode_row(kind: ChangeKind, time_ms: u64, previous: Option<Revisi
         out.extend_from_slice(&(text.len() as u16).to_le_bytes());
         out.extend_from_slice(text.as_bytes());
     }
+    let header = out.len();
     put_long(&mut out, object.index.packed());
     if let Some(managed) = &object.managed {
         put_long(&mut out, managed);
     }
     out.extend_from_slice(&object.bytes);
+    if let Some(cipher) = cipher {
+        let associated = associated(&out[..header], object.revision);
+        let sealed = cipher.seal(&object.key.resource, &associated, &out[header..])?;
+        out.truncate(header);
+        out.extend_from_slice(&sealed);
+    }
     let crc = crc32fast::hash(&out);
     out.extend_from_slice(&crc.to_le_bytes());
-    out
+    Ok(out)
+}
+
+/// What a sealed payload belongs to: it cannot be moved to another object, another revision or another time.
+fn associated(header: &[u8], revision: Revision) -> Vec<u8> {
+    [header, &revision.0.to_le_bytes()].concat()
 }
 
 /// An object with all its parts; the limit is far above what Kubernetes allows.
@@ -96,10 +141,10 @@ pub(crate) fn fits(object: &Object) -> bool {
 }
 
 /// Reads a row, or says what is wrong with it.
-pub(crate) fn decode_row(revision: Revision, row: &[u8]) -> Result<Row, &'static str> {
+pub(crate) fn decode_row(revision: Revision, row: &[u8], cipher: Option<&dyn RowCipher>) -> Result<Row, RowError> {
     let (body, crc) = row.split_last_chunk::<4>().ok_or("the row is too short")?;
     if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
-        return Err("the checksum does not match");
+        return Err("the checksum does not match".into());
     }
     let mut rest = Reader(body);
     let (kind, is_first) = match rest.take(1)?[0] {
@@ -107,21 +152,29 @@ pub(crate) fn decode_row(revision: Revision, row: &[u8]) -> Result<Row, &'static
         KIND_DELETE => (ChangeKind::Delete, false),
         KIND_PUT_1 => (ChangeKind::Put, true),
         KIND_DELETE_1 => (ChangeKind::Delete, true),
-        _ => return Err("the kind of change is not known"),
+        _ => return Err("the kind of change is not known".into()),
     };
     let flags = if is_first { 0 } else { rest.take(1)?[0] };
-    if flags & !FLAG_MANAGED != 0 {
-        return Err(if flags & FLAG_SEALED != 0 { "it is sealed" } else { "its flags are not known" });
+    if flags & !(FLAG_MANAGED | FLAG_SEALED) != 0 {
+        return Err("its flags are not known".into());
     }
     let time_ms = rest.u64()?;
     let created = Revision(rest.u64()?);
     let previous = Some(rest.u64()?).filter(|revision| *revision != 0).map(Revision);
     let key = Key { resource: rest.short()?.into(), namespace: rest.short()?.into(), name: rest.short()?.into() };
+    let opened;
+    if flags & FLAG_SEALED != 0 {
+        let header = &body[..body.len() - rest.0.len()];
+        let cipher = cipher.ok_or(RowError::Sealed)?;
+        opened = cipher.open(&key.resource, &associated(header, revision), rest.0)?;
+        rest = Reader(&opened);
+    }
+    let is_sealed = flags & FLAG_SEALED != 0;
     let (index, managed, bytes) = if is_first {
         let index = rest.fields_1()?;
         let bytes = rest.long()?;
         if !rest.0.is_empty() {
-            return Err("the row is too long");
+            return Err("the row is too long".into());
         }
         (index, None, bytes)
     } else {
@@ -130,7 +183,7 @@ pub(crate) fn decode_row(revision: Revision, row: &[u8]) -> Result<Row, &'static
         (index, managed, rest.0)
     };
     let bytes = Bytes::copy_from_slice(bytes);
-    Ok(Row { kind, time_ms, previous, object: Object { key, revision, created, bytes, managed, index } })
+    Ok(Row { kind, time_ms, previous, is_sealed, object: Object { key, revision, created, bytes, managed, index } })
 }
 
 const NOT_UTF8: &str = "a name is not UTF-8";

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::cipher::CipherError;
 use crate::engine::EngineError;
 use crate::types::Revision;
 
@@ -53,6 +54,24 @@ pub enum OpenStoreError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Rows are sealed, and there is no cipher for them or its key is another.
+    #[error("failed to unlock the sealed rows of the store in {}; start with the key that sealed them", path.display())]
+    Unlock {
+        /// The store's directory.
+        path: PathBuf,
+        /// Why not; absent when no cipher was given.
+        #[source]
+        source: Option<CipherError>,
+    },
+    /// The random numbers or the key for rows that are to be sealed are missing, or the disk did not take the sealed rows.
+    #[error("failed to seal the rows of the store in {}", path.display())]
+    Seal {
+        /// The store's directory.
+        path: PathBuf,
+        /// What the cipher or the engine said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The writer thread could not be started.
     #[error("failed to start the store's writer thread")]
     StartWriter(#[source] io::Error),
@@ -70,10 +89,10 @@ pub enum CommitError {
     /// There is no such object.
     #[error("there is no such object")]
     NotFound,
-    /// No room on the disk; nothing is harmed, try again when there is room.
-    #[error("the disk of the store is full; make room, then try again")]
+    /// No space on the disk; nothing is harmed. Deletions are taken, so that space can be made.
+    #[error("the disk of the store is full; delete what is not needed, then try again")]
     Full,
-    /// The disk failed; the store goes on with what the disk holds.
+    /// The disk failed; the store continues with what the disk holds.
     #[error("failed to write the store: {0}")]
     Io(String),
     /// The store is being closed.

@@ -176,6 +176,17 @@ impl Index {
         rows
     }
 
+    /// Gives up the older half of every window, when the disk has no space for history.
+    pub fn trim_half(&mut self) -> Vec<u64> {
+        let mut rows = Vec::new();
+        for kind in self.kinds.values_mut() {
+            for _ in 0..kind.history.len().div_ceil(2) {
+                kind.forget_oldest(&mut rows);
+            }
+        }
+        rows
+    }
+
     /// Whether there are changes that will leave the window when they are old.
     pub fn has_changes(&self) -> bool {
         self.kinds.values().any(|kind| kind.history.len() > 0)

@@ -35,6 +35,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
 //! ```
 
+mod cipher;
 mod codec;
 mod engine;
 mod error;
@@ -46,6 +47,7 @@ mod names;
 mod objects;
 mod open;
 mod queue;
+mod reserve;
 mod snapshot;
 mod store;
 mod tree;
@@ -53,6 +55,7 @@ mod types;
 mod watch;
 mod writer;
 
+pub use crate::cipher::{CipherError, EnvelopeCipher, KEY_LEN, RowCipher};
 pub use crate::engine::EngineError;
 pub use crate::error::{CommitError, Expired, OpenStoreError, WatchEnded};
 pub use crate::fields::IndexFields;

@@ -1,12 +1,16 @@
 //! Opening a directory: its format, its rows, what a crash may have taken.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::codec::{self, Meta};
-use crate::engine::Engine;
+use tracing::{info, warn};
+
+use crate::cipher::RowCipher;
+use crate::codec::{self, Meta, RowError};
+use crate::engine::{Batch, Engine, EngineError};
 use crate::error::OpenStoreError;
 use crate::index::Index;
 use crate::names::Names;
@@ -30,8 +34,18 @@ pub(crate) struct Loaded {
     pub last: u64,
 }
 
-/// Reads all rows.
-pub(crate) fn load(dir: &Path, engine: &mut impl Engine, indexed: &[&'static str]) -> Result<Loaded, OpenStoreError> {
+/// Rows that are sealed in one commit, by number and bytes.
+const SEAL_ROWS_MAX: usize = 256;
+const SEAL_BYTES_MAX: usize = 4 << 20;
+
+/// Reads all rows of a directory of this format, raises it to the present one, and seals rows that should be and are not.
+pub(crate) fn load(
+    dir: &Path,
+    engine: &mut impl Engine,
+    indexed: &[&'static str],
+    cipher: Option<&dyn RowCipher>,
+    format: u32,
+) -> Result<Loaded, OpenStoreError> {
     let open_engine = |source| OpenStoreError::OpenEngine { path: dir.into(), source };
     let damaged = |revision: u64, reason: String| OpenStoreError::Damaged {
         path: dir.into(),
@@ -40,8 +54,19 @@ pub(crate) fn load(dir: &Path, engine: &mut impl Engine, indexed: &[&'static str
     };
     let mut meta = match engine.meta().map_err(open_engine)? {
         Some(blob) => serde_json::from_slice(&blob).map_err(|error| damaged(0, format!("the bookkeeping: {error}")))?,
-        None => Meta { closed_at: Some(0), ..Meta::default() },
+        // A new store has nothing to scrub.
+        None => Meta { closed_at: Some(0), is_scrubbed: true, ..Meta::default() },
     };
+    let stored: Meta = meta.clone();
+    match cipher {
+        Some(cipher) => {
+            let unlock = |source| OpenStoreError::Unlock { path: dir.into(), source: Some(source) };
+            meta.cipher = Some(cipher.unlock(meta.cipher.as_deref()).map_err(unlock)?);
+        }
+        // Rows may be written unsealed from now on.
+        None => meta.is_scrubbed = false,
+    }
+    let mut unsealed = Vec::new();
     let mut index = Index::new(indexed);
     let mut names = Names::default();
     for (resource, compacted) in &meta.compacted {
@@ -51,15 +76,37 @@ pub(crate) fn load(dir: &Path, engine: &mut impl Engine, indexed: &[&'static str
     let mut failure = None;
     let visited = engine.visit(&mut |revision, row| {
         newest_row = revision;
-        match codec::decode_row(Revision(revision), row) {
-            Ok(row) => load_row(&mut index, &mut names, row),
-            Err(reason) => failure = Some(damaged(revision, reason.to_owned())),
+        match codec::decode_row(Revision(revision), row, cipher) {
+            Ok(row) => {
+                if !row.is_sealed && cipher.is_some_and(|cipher| cipher.seals(&row.object.key.resource)) {
+                    unsealed.push(revision);
+                }
+                load_row(&mut index, &mut names, row);
+            }
+            Err(RowError::Sealed) => failure = Some(OpenStoreError::Unlock { path: dir.into(), source: None }),
+            Err(reason) => failure = Some(damaged(revision, reason.to_string())),
         }
         failure.is_none()
     });
     visited.map_err(open_engine)?;
     if let Some(failure) = failure {
         return Err(failure);
+    }
+    raise_version(dir, format)?;
+    if let Some(cipher) = cipher
+        && !(meta.is_scrubbed && unsealed.is_empty())
+    {
+        // With the bookkeeping as it was, so that a crash in here is as one before: only the wrapped key is new.
+        let kept = Meta { cipher: meta.cipher.clone(), is_scrubbed: false, ..stored };
+        match seal(engine, &kept, &unsealed, cipher) {
+            Ok(()) => meta.is_scrubbed = true,
+            Err(error) if matches!(error.downcast_ref(), Some(EngineError::Full)) => {
+                // What is there can be read and deleted; that comes first.
+                warn!("The store's disk is full; rows that should be sealed are not, and the next start tries again.");
+                meta.is_scrubbed = false;
+            }
+            Err(source) => return Err(OpenStoreError::Seal { path: dir.into(), source }),
+        }
     }
     let mut last = meta.compacted.values().copied().fold(newest_row.max(meta.reserved), u64::max);
     let crashed = meta.closed_at.is_none_or(|closed_at| closed_at < newest_row);
@@ -84,8 +131,41 @@ pub(crate) fn load(dir: &Path, engine: &mut impl Engine, indexed: &[&'static str
     Ok(Loaded { index, names, meta, last })
 }
 
+/// Gives rows their sealed form, in commits of bounded size, then leaves nothing of the other form in the files.
+///
+/// A crash in between leaves some rows sealed and some not; both can be read, and the next start does the rest. The key is
+/// kept with the first sealed row, in one commit.
+fn seal(
+    engine: &mut impl Engine,
+    meta: &Meta,
+    unsealed: &[u64],
+    cipher: &dyn RowCipher,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let meta = serde_json::to_vec(meta)?;
+    let mut batch = Batch { meta: Some(meta.clone()), ..Batch::default() };
+    let mut bytes = 0;
+    for &revision in unsealed {
+        let Some(row) = engine.row(revision)? else { continue };
+        let row = codec::decode_row(Revision(revision), &row, Some(cipher))?;
+        let row = codec::encode_row(row.kind, row.time_ms, row.previous, &row.object, Some(cipher))?;
+        bytes += row.len();
+        batch.rewrites.push((revision, row));
+        if batch.rewrites.len() >= SEAL_ROWS_MAX || bytes >= SEAL_BYTES_MAX {
+            engine.commit(&batch)?;
+            batch.rewrites.clear();
+            bytes = 0;
+        }
+    }
+    engine.commit(&batch)?;
+    engine.scrub()?;
+    if !unsealed.is_empty() {
+        info!(rows = unsealed.len(), "Sealed the rows of the store that were not.");
+    }
+    Ok(())
+}
+
 fn load_row(index: &mut Index, names: &mut Names, row: codec::Row) {
-    let codec::Row { kind, time_ms, previous, mut object } = row;
+    let codec::Row { kind, time_ms, previous, mut object, is_sealed: _ } = row;
     names.share(&mut object.key.resource);
     names.share(&mut object.key.namespace);
     let held = index.get(&object.key).cloned().filter(|held| Some(held.revision) == previous);
@@ -98,37 +178,45 @@ fn load_row(index: &mut Index, names: &mut Names, row: codec::Row) {
     }
 }
 
-/// Creates the directory and its version file, or checks the one that is there and brings it up to date.
-pub(crate) fn check_version(dir: &Path) -> Result<(), OpenStoreError> {
+/// Creates the directory and its version file, or checks the one that is there; returns the format that it names.
+pub(crate) fn check_version(dir: &Path) -> Result<u32, OpenStoreError> {
     let prepare = |path: &Path| {
         let path = path.to_path_buf();
         move |source| OpenStoreError::PrepareDirectory { path, source }
     };
     let path = dir.join(VERSION_FILE);
     match fs::read_to_string(&path) {
-        Ok(text) => check_version_text(dir, path, &text),
+        Ok(text) => {
+            let format = check_version_text(dir, path.clone(), &text)?;
+            for (path, mode) in [(dir, 0o700), (&path, 0o600)] {
+                fs::set_permissions(path, Permissions::from_mode(mode)).map_err(prepare(path))?;
+            }
+            Ok(format)
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(dir).map_err(prepare(dir))?;
-            write_version(dir, &path).map_err(prepare(&path))
+            DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(prepare(dir))?;
+            fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(prepare(dir))?;
+            write_version(dir, &path).map_err(prepare(&path))?;
+            Ok(FORMAT)
         }
         Err(error) => Err(prepare(&path)(error)),
     }
 }
 
-fn check_version_text(dir: &Path, path: PathBuf, text: &str) -> Result<(), OpenStoreError> {
+fn check_version_text(dir: &Path, path: PathBuf, text: &str) -> Result<u32, OpenStoreError> {
     let found = text.trim_end().strip_prefix(VERSION_WORD).and_then(|version| version.trim().parse::<u32>().ok());
     match found {
         None | Some(0) => Err(OpenStoreError::ReadVersion { path }),
         Some(found) if found > FORMAT => Err(OpenStoreError::Newer { path: dir.into(), found, known: FORMAT }),
-        Some(FORMAT) => Ok(()),
-        Some(_) => raise_version(&path).map_err(|source| OpenStoreError::PrepareDirectory { path, source }),
+        Some(found) => Ok(found),
     }
 }
 
 /// Written under another name first: a power cut leaves a whole version file or none.
 fn write_version(dir: &Path, path: &Path) -> io::Result<()> {
     let draft = dir.join("VERSION.new");
-    let mut file = File::create(&draft)?;
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
     writeln!(file, "{VERSION_WORD} {FORMAT}")?;
     file.sync_all()?;
     fs::rename(&draft, path)?;
@@ -143,10 +231,17 @@ fn write_version(dir: &Path, path: &Path) -> io::Result<()> {
 ///
 /// One digit is written over another, in place. That needs no space, because a store on a full disk must open, and a power
 /// cut leaves one or the other.
-fn raise_version(path: &Path) -> io::Result<()> {
-    let mut file = File::options().write(true).open(path)?;
-    write!(file, "{VERSION_WORD} {FORMAT}")?;
-    file.sync_all()
+fn raise_version(dir: &Path, from: u32) -> Result<(), OpenStoreError> {
+    if from == FORMAT {
+        return Ok(());
+    }
+    let path = dir.join(VERSION_FILE);
+    let write = || {
+        let mut file = File::options().write(true).open(&path)?;
+        write!(file, "{VERSION_WORD} {FORMAT}")?;
+        file.sync_all()
+    };
+    write().map_err(|source| OpenStoreError::PrepareDirectory { path: path.clone(), source })
 }
 
 pub(crate) fn sync_directory(dir: &Path) -> io::Result<()> {

@@ -8,11 +8,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
 
+use crate::cipher::RowCipher;
 use crate::engine::{Batch, Engine, SqliteEngine};
 use crate::error::{CommitError, Expired, OpenStoreError};
 use crate::index::{Index, State, WindowLimits};
 use crate::open;
 use crate::queue::{Queue, Request};
+use crate::reserve::Reserve;
 use crate::snapshot::{Retained, Snapshot};
 use crate::types::{Durability, Key, Object, Op, Range, Revision, Usage};
 use crate::watch::Watch;
@@ -37,6 +39,12 @@ pub struct StoreOptions {
     pub indexed_fields: Vec<&'static str>,
     /// Lazy writes are on disk after this time.
     pub lazy_flush_max: Duration,
+    /// Disk space that is kept for deletions on a full disk; see [`Usage::full`]. With less than the write-ahead log may
+    /// have, 8 MiB, deletions may be rejected too.
+    pub reserve_bytes: u64,
+    /// Seals the rows of some resources. Rows that are there are sealed when the store opens; a store with sealed rows opens
+    /// with their cipher only.
+    pub cipher: Option<Arc<dyn RowCipher>>,
 }
 
 impl Default for StoreOptions {
@@ -46,6 +54,9 @@ impl Default for StoreOptions {
             window_changes_max: 100_000,
             window_bytes_max: 64 << 20,
             indexed_fields: Vec::new(),
+            // The write-ahead log once more, which must be copied before it can be truncated.
+            reserve_bytes: 8 << 20,
+            cipher: None,
             // Half of what is promised, because the flush takes time as well.
             lazy_flush_max: Duration::from_millis(500),
         }
@@ -142,7 +153,7 @@ impl Store {
     /// # Errors
     /// A format newer than this program knows is rejected and nothing in the directory is touched. See [`OpenStoreError`].
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, OpenStoreError> {
-        open::check_version(dir)?;
+        let format = open::check_version(dir)?;
         let open_engine = |source| OpenStoreError::OpenEngine { path: dir.into(), source };
         let mut engine = SqliteEngine::open(&dir.join("objects.sqlite")).map_err(open_engine)?;
         let limits = WindowLimits {
@@ -153,7 +164,7 @@ impl Store {
         };
         // The engine syncs its file, not the name of a new one.
         open::sync_directory(dir).map_err(|source| OpenStoreError::PrepareDirectory { path: dir.into(), source })?;
-        let mut loaded = open::load(dir, &mut engine, &options.indexed_fields)?;
+        let mut loaded = open::load(dir, &mut engine, &options.indexed_fields, options.cipher.as_deref(), format)?;
         let mut removes = loaded.index.trim_old(now_ms(), limits);
         removes.extend(loaded.index.trim_large(limits));
         let counters = Counters::default();
@@ -171,6 +182,10 @@ impl Store {
             lazy_flush_max: options.lazy_flush_max,
             clock: now_ms,
             names: loaded.names,
+            cipher: options.cipher,
+            reserve: Reserve::new(dir, options.reserve_bytes),
+            reserve_tried: Instant::now(),
+            gave_way_at: Instant::now(),
             last: loaded.last,
             meta: loaded.meta,
             meta_due: true,

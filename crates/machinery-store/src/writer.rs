@@ -14,12 +14,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
+use crate::cipher::RowCipher;
 use crate::codec::{self, Meta};
 use crate::engine::{Batch, Engine, EngineError};
 use crate::error::CommitError;
 use crate::index::WindowLimits;
 use crate::names::Names;
 use crate::queue::{Answer, Request};
+use crate::reserve::Reserve;
 use crate::store::{Clock, Shared};
 use crate::types::{Change, ChangeKind, Durability, Encoded, Expect, Key, Object, Op, Revision};
 
@@ -31,6 +33,12 @@ const LAZY_BYTES_MAX: usize = 16 << 20;
 
 /// A disk that failed is tried again after this, also when nobody asks.
 const RETRY_PERIOD: Duration = Duration::from_secs(1);
+
+/// A full disk is looked at again after this when there is something to write.
+const RESERVE_RETRY_PERIOD: Duration = Duration::from_millis(100);
+
+/// Encoded bytes of one commit group, unless one request alone has more. The write-ahead log grows by as much.
+const GROUP_BYTES_MAX: usize = 4 << 20;
 
 /// How often the change window is trimmed while there are writes.
 const TRIM_PERIOD: Duration = Duration::from_secs(10);
@@ -47,6 +55,10 @@ pub(crate) struct Writer<E> {
     pub clock: Clock,
     /// Resources and namespaces, shared by their objects.
     pub names: Names,
+    pub cipher: Option<Arc<dyn RowCipher>>,
+    pub reserve: Reserve,
+    pub reserve_tried: Instant,
+    pub gave_way_at: Instant,
     /// The last revision given.
     pub last: u64,
     /// The bookkeeping as it should be on disk.
@@ -72,26 +84,53 @@ struct Staged {
 struct CommitGroup {
     staged: Vec<Staged>,
     latest: HashMap<Key, Option<Arc<Object>>>,
-    accepted: Vec<(oneshot::Sender<Answer>, Vec<Revision>)>,
+    accepted: Vec<Accepted>,
     rejected: Vec<(oneshot::Sender<Answer>, CommitError)>,
     is_durable: bool,
+    /// Of the rows that are staged.
+    bytes: usize,
+}
+
+/// A request whose expectations hold.
+struct Accepted {
+    answer: oneshot::Sender<Answer>,
+    revisions: Vec<Revision>,
+    /// It frees space.
+    deletes_only: bool,
+}
+
+impl CommitGroup {
+    /// Rejects all but deletions of objects that were there before the group.
+    fn keep_deletions(&mut self, before: Revision) {
+        let is_of_group = |change: &Change| change.previous.as_ref().is_none_or(|previous| previous.revision > before);
+        let changes = self.staged.iter().map(|staged| &staged.change);
+        let depends: HashSet<_> = changes.filter(|change| is_of_group(change)).map(|change| change.revision).collect();
+        let is_kept = |accepted: &Accepted| {
+            accepted.deletes_only && accepted.revisions.iter().all(|revision| !depends.contains(revision))
+        };
+        let (kept, rejected): (Vec<_>, Vec<_>) = self.accepted.drain(..).partition(is_kept);
+        self.rejected.extend(rejected.into_iter().map(|accepted| (accepted.answer, CommitError::Full)));
+        let revisions: HashSet<_> = kept.iter().flat_map(|accepted| accepted.revisions.iter().copied()).collect();
+        self.staged.retain(|staged| revisions.contains(&staged.change.revision));
+        self.accepted = kept;
+    }
 }
 
 impl<E: Engine> Writer<E> {
     /// Works until the queue is closed and empty, then leaves the disk as a clean close does.
     pub fn run(mut self) {
         let _ends = EndsWatches(self.shared.clone());
+        self.reserve.restore(false);
+        self.set_full();
         loop {
             let (requests, closed) = self.shared.queue.take(self.flush_by);
-            if !requests.is_empty() {
-                self.work(requests);
-            }
+            self.work(requests);
             if closed {
                 break;
             }
             self.trim();
             if self.flush_by.is_some_and(|by| by <= Instant::now()) {
-                self.flush_pending();
+                self.flush_due();
             }
         }
         self.meta.closed_at = Some(self.last);
@@ -107,44 +146,143 @@ impl<E: Engine> Writer<E> {
     pub fn mark_open(&mut self) {
         self.meta.closed_at = None;
         self.meta_due = true;
-        self.flush_pending();
+        // A failure is reported by `flush`, which also sets the next try.
+        let _ = self.flush(&mut []);
     }
 
     fn work(&mut self, requests: Vec<Request>) {
-        let mut group = CommitGroup::default();
-        for request in requests {
-            self.decide(request, &mut group);
+        let mut requests = requests.into_iter().peekable();
+        while requests.peek().is_some() {
+            if self.reserve.is_used() && self.gave_way_at.elapsed() >= RETRY_PERIOD {
+                self.give_way();
+            } else if self.reserve.is_used() && self.reserve_tried.elapsed() >= RESERVE_RETRY_PERIOD {
+                self.restore_reserve();
+            }
+            let before = Revision(self.last);
+            let mut group = CommitGroup::default();
+            for request in requests.by_ref() {
+                self.decide(request, &mut group);
+                if group.bytes >= GROUP_BYTES_MAX {
+                    break;
+                }
+            }
+            self.finish(group, before);
         }
-        let now = group.is_durable || self.meta_due;
-        let result = if group.staged.is_empty() {
-            Ok(())
-        } else if now {
-            self.flush(&mut group.staged)
-        } else if self.pending_bytes > LAZY_BYTES_MAX {
-            Err(EngineError::Full)
-        } else {
-            self.keep_pending(&mut group.staged);
-            Ok(())
-        };
+    }
+
+    /// Makes a group durable, shows and answers it.
+    fn finish(&mut self, mut group: CommitGroup, before: Revision) {
+        let mut result = self.store_group(&mut group);
+        if matches!(result, Err(EngineError::Full)) && (group.is_durable || self.meta_due) {
+            self.give_way();
+            if !self.reserve.is_used() {
+                result = self.store_group(&mut group);
+            }
+            if matches!(result, Err(EngineError::Full)) {
+                self.reserve.release();
+                self.set_full();
+                group.keep_deletions(before);
+                result = self.store_group(&mut group);
+            }
+        }
+        let has_written = result.is_ok() && group.is_durable && !group.staged.is_empty();
         match result {
             Ok(()) => {
                 self.apply(group.staged);
-                group.accepted.into_iter().for_each(|(answer, revisions)| drop(answer.send(Ok(revisions))));
+                for Accepted { answer, revisions, .. } in group.accepted {
+                    // A caller that does not wait any more has dropped its end.
+                    let _ = answer.send(Ok(revisions));
+                }
             }
             Err(error) => {
                 let error = match error {
                     EngineError::Full => CommitError::Full,
                     EngineError::Io(reason) => CommitError::Io(reason),
                 };
-                group.accepted.into_iter().for_each(|(answer, _)| drop(answer.send(Err(error.clone()))));
+                group.rejected.extend(group.accepted.into_iter().map(|accepted| (accepted.answer, error.clone())));
             }
         }
-        group.rejected.into_iter().for_each(|(answer, error)| drop(answer.send(Err(error))));
+        for (answer, error) in group.rejected {
+            let _ = answer.send(Err(error));
+        }
+        if has_written && self.reserve.is_used() {
+            // What deletions wrote is freed before the next ones come. The log must never take the last space: without some
+            // it cannot be copied into the file, and then nothing can be freed any more.
+            self.give_way();
+        }
+    }
+
+    fn store_group(&mut self, group: &mut CommitGroup) -> Result<(), EngineError> {
+        if group.staged.is_empty() {
+            Ok(())
+        } else if group.is_durable || self.meta_due {
+            self.flush(&mut group.staged)
+        } else if self.pending_bytes > LAZY_BYTES_MAX {
+            Err(EngineError::Full)
+        } else {
+            self.keep_pending(&mut group.staged);
+            Ok(())
+        }
+    }
+
+    /// What is due by time.
+    fn flush_due(&mut self) {
+        if self.reserve.is_used() || matches!(self.flush(&mut []), Err(EngineError::Full)) {
+            self.give_way();
+        }
+    }
+
+    /// Makes space on a full disk: the reserve is released, history gives way, and what that frees goes back to the disk.
+    fn give_way(&mut self) {
+        self.gave_way_at = Instant::now();
+        self.reserve.release();
+        // The log first: it is copied into the file and truncated, and what comes needs space in it.
+        self.give_back();
+        let rows = self.shared.write().trim_half();
+        self.forget(rows);
+        self.restore_reserve();
+    }
+
+    /// The disk has space again when it takes what is pending and then the whole reserve.
+    fn restore_reserve(&mut self) {
+        self.reserve_tried = Instant::now();
+        if self.flush(&mut []).is_ok() {
+            self.give_back();
+            self.reserve.restore(true);
+        }
+        self.set_full();
+    }
+
+    fn give_back(&mut self) {
+        if let Err(error) = self.engine.give_back() {
+            warn!(%error, "Failed to give space back to the store's disk.");
+        }
+        self.shared.counters.set_disk_bytes(self.engine.disk_bytes());
+    }
+
+    /// Shows whether the store is full, and logs it when that has changed.
+    fn set_full(&mut self) {
+        let is_full = self.reserve.is_used();
+        let was_full = std::mem::replace(&mut self.shared.write().full, is_full);
+        if is_full && !was_full {
+            warn!("The store's disk is full; writes are rejected, deletions are taken from the reserve.");
+        } else if was_full && !is_full {
+            info!("The store's disk has space again.");
+        }
+        if is_full {
+            self.flush_within(RETRY_PERIOD);
+        }
     }
 
     /// Checks all operations of a request before encoding any, so that a rejected request leaves no trace.
     fn decide(&mut self, request: Request, group: &mut CommitGroup) {
         let Request { ops, durability, answer, .. } = request;
+        let deletes_only = ops.iter().all(|op| matches!(op, Op::Delete { .. }));
+        // Lazy writes continue in memory: a full disk should not make every node look dead.
+        if self.reserve.is_used() && durability == Durability::Group && !deletes_only {
+            group.rejected.push((answer, CommitError::Full));
+            return;
+        }
         if let Err(error) = self.check(&ops, group) {
             group.rejected.push((answer, error));
             return;
@@ -161,15 +299,19 @@ impl<E: Engine> Writer<E> {
             let revision = Revision(self.last);
             let (change, row) = self.encode(op, revision, time_ms, group);
             let key = change.object.key.clone();
-            if row.is_empty() {
-                // Take back what this request staged; its revisions are lost, which harms nobody.
-                group.staged.truncate(staged_before);
-                before.into_iter().rev().for_each(|(key, latest)| restore(&mut group.latest, key, latest));
-                group.rejected.push((answer, CommitError::Io(format!("{key} is too large for the store"))));
-                return;
-            }
+            let row = match row {
+                Ok(row) => row,
+                Err(reason) => {
+                    // Take back what this request staged; its revisions are lost, which harms nobody.
+                    group.staged.truncate(staged_before);
+                    before.into_iter().rev().for_each(|(key, latest)| restore(&mut group.latest, key, latest));
+                    group.rejected.push((answer, CommitError::Io(format!("{key} {reason}"))));
+                    return;
+                }
+            };
             let latest = (change.kind == ChangeKind::Put).then(|| change.object.clone());
             before.push((key.clone(), group.latest.insert(key, latest)));
+            group.bytes += row.len();
             group.staged.push(Staged { change, row });
             revisions.push(revision);
         }
@@ -188,7 +330,7 @@ impl<E: Engine> Writer<E> {
         } else {
             group.is_durable = true;
         }
-        group.accepted.push((answer, revisions));
+        group.accepted.push(Accepted { answer, revisions, deletes_only });
     }
 
     fn check(&self, ops: &[Op], group: &CommitGroup) -> Result<(), CommitError> {
@@ -227,8 +369,14 @@ impl<E: Engine> Writer<E> {
         }
     }
 
-    /// The row is empty when the format cannot hold the object.
-    fn encode(&mut self, op: Op, revision: Revision, time_ms: u64, group: &CommitGroup) -> (Arc<Change>, Vec<u8>) {
+    /// The change and its row, or why it has none.
+    fn encode(
+        &mut self,
+        op: Op,
+        revision: Revision,
+        time_ms: u64,
+        group: &CommitGroup,
+    ) -> (Arc<Change>, Result<Vec<u8>, String>) {
         let previous = self.latest(op.target().0, group);
         let (kind, mut key, encoded) = match op {
             Op::Put { key, encode, .. } => (ChangeKind::Put, key, encode(revision)),
@@ -245,9 +393,11 @@ impl<E: Engine> Writer<E> {
         let Encoded { bytes, managed, index } = encoded;
         let object = Arc::new(Object { key, revision, created, bytes, managed, index });
         let row = if codec::fits(&object) {
-            codec::encode_row(kind, time_ms, previous.as_ref().map(|object| object.revision), &object)
+            let before = previous.as_ref().map(|object| object.revision);
+            codec::encode_row(kind, time_ms, before, &object, self.cipher.as_deref())
+                .map_err(|error| format!("cannot be sealed: {error}"))
         } else {
-            Vec::new()
+            Err("is too large for the store".to_owned())
         };
         (Arc::new(Change { kind, revision, object, previous }), row)
     }
@@ -267,17 +417,12 @@ impl<E: Engine> Writer<E> {
         self.flush_by = Some(self.flush_by.map_or(by, |flush_by| flush_by.min(by)));
     }
 
-    fn flush_pending(&mut self) {
-        // A failure is reported by `flush`, which also sets the next try.
-        let _ = self.flush(&mut []);
-    }
-
     /// Makes everything pending and the staged rows durable, or keeps the pending and gives up the staged.
     fn flush(&mut self, staged: &mut [Staged]) -> Result<(), EngineError> {
         let mut batch = std::mem::take(&mut self.pending);
         let pending_rows = batch.puts.len();
         batch.puts.extend(staged.iter_mut().map(|staged| (staged.change.revision.0, std::mem::take(&mut staged.row))));
-        if self.meta_due || !batch.removes.is_empty() {
+        if self.meta_due || !batch.removes.is_empty() || !batch.uncertain.is_empty() {
             // A removed row may be the only witness of the last revision.
             self.meta.reserved = self.meta.reserved.max(self.last);
             if !batch.removes.is_empty() {
@@ -296,7 +441,12 @@ impl<E: Engine> Writer<E> {
                 self.meta_due = false;
             }
             Err(_) => {
-                batch.removes.extend(batch.puts.drain(pending_rows..).map(|(revision, _)| revision));
+                batch.uncertain.extend(batch.puts.iter().map(|(revision, _)| *revision));
+                batch.uncertain.sort_unstable();
+                batch.uncertain.dedup();
+                for (staged, (_, row)) in staged.iter_mut().zip(batch.puts.drain(pending_rows..)) {
+                    staged.row = row;
+                }
                 // Made anew next time, because it goes with what is pending then.
                 batch.meta = None;
                 self.pending = batch;
@@ -313,17 +463,16 @@ impl<E: Engine> Writer<E> {
         result
     }
 
-    /// Logs the first failure and the recovery, not each try between them.
+    /// Logs the first failure and the recovery, not each try between them. A full disk is reported by
+    /// [`set_full`](Self::set_full).
     fn report(&self, result: &Result<(), EngineError>) {
         let mut index = self.shared.write();
         match result {
             Ok(()) if index.failing => info!("The store's disk takes writes again."),
-            Err(EngineError::Full) if !index.failing => warn!("The store's disk is full; writes are rejected."),
             Err(EngineError::Io(reason)) if !index.failing => error!(%reason, "The store's disk fails."),
             _ => {}
         }
-        index.failing = result.is_err();
-        index.full = matches!(result, Err(EngineError::Full));
+        index.failing = matches!(result, Err(EngineError::Io(_)));
     }
 
     /// Shows staged changes to readers and watchers.

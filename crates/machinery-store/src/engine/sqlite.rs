@@ -1,6 +1,8 @@
-//! The engine on SQLite: one table of rows in a file with a write-ahead log, held by this process alone.
+//! The engine on SQLite: one table of rows in a file with a write-ahead log, locked by this process alone.
 
-use std::fs;
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension};
@@ -10,8 +12,12 @@ use super::{Batch, Engine, EngineError, RowVisitor};
 /// The index holds every object already, so the engine's own cache only serves the tree's inner pages.
 const CACHE_KIB: i64 = 1024;
 
-/// A burst may grow the log; afterwards it goes back to this.
+/// A burst may grow the log; afterwards it is truncated to this. It is copied into the file whenever it has 4 MB, so it
+/// grows by one commit group more at most.
 const LOG_BYTES: i64 = 8 << 20;
+
+/// Pages that are given back in one step, so that the step needs little space in the log: 1 MiB.
+const GIVE_BACK_PAGES: u32 = 256;
 
 /// Both tables hold what the store encoded; SQLite knows nothing of it but the revision.
 const TABLES: &str = "
@@ -27,6 +33,9 @@ pub(crate) struct SqliteEngine {
 impl SqliteEngine {
     /// Opens or creates `path`; after a crash the log is replayed.
     pub fn open(path: &Path) -> Result<Self, EngineError> {
+        for path in [path, &log_of(path)] {
+            keep_private(path, path.extension().is_some_and(|extension| extension == "sqlite"))?;
+        }
         let mut engine = Self { path: path.to_path_buf(), connection: None };
         let connection = engine.connection()?;
         let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
@@ -48,11 +57,18 @@ impl SqliteEngine {
     fn try_commit(&mut self, batch: &Batch) -> Result<(), EngineError> {
         let transaction = self.connection()?.transaction()?;
         {
+            let mut remove = transaction.prepare_cached("DELETE FROM rows WHERE revision = ?")?;
+            for revision in &batch.uncertain {
+                remove.execute([sql_integer(*revision)?])?;
+            }
             let mut put = transaction.prepare_cached("INSERT INTO rows (revision, row) VALUES (?, ?)")?;
             for (revision, row) in &batch.puts {
                 put.execute((sql_integer(*revision)?, row))?;
             }
-            let mut remove = transaction.prepare_cached("DELETE FROM rows WHERE revision = ?")?;
+            let mut rewrite = transaction.prepare_cached("UPDATE rows SET row = ?2 WHERE revision = ?1")?;
+            for (revision, row) in &batch.rewrites {
+                rewrite.execute((sql_integer(*revision)?, row))?;
+            }
             for revision in &batch.removes {
                 remove.execute([sql_integer(*revision)?])?;
             }
@@ -71,12 +87,17 @@ impl Engine for SqliteEngine {
         while let Some(row) = rows.next()? {
             let revision: i64 = row.get(0)?;
             let bytes = row.get_ref(1)?.as_blob().map_err(|error| EngineError::Io(error.to_string()))?;
-            // A negative revision is no row of ours; as the largest number it is told as damaged.
+            // A negative revision is no row of ours; as the largest number it is reported as damaged.
             if !visitor(u64::try_from(revision).unwrap_or(u64::MAX), bytes) {
                 break;
             }
         }
         Ok(())
+    }
+
+    fn row(&mut self, revision: u64) -> Result<Option<Vec<u8>>, EngineError> {
+        let mut select = self.connection()?.prepare_cached("SELECT row FROM rows WHERE revision = ?")?;
+        Ok(select.query_row([sql_integer(revision)?], |row| row.get(0)).optional()?)
     }
 
     fn meta(&mut self) -> Result<Option<Vec<u8>>, EngineError> {
@@ -92,16 +113,71 @@ impl Engine for SqliteEngine {
         })
     }
 
+    fn give_back(&mut self) -> Result<(), EngineError> {
+        let connection = self.connection()?;
+        loop {
+            let before = free_pages(connection)?;
+            if before == 0 {
+                break;
+            }
+            let mut vacuum = connection.prepare(&format!("PRAGMA incremental_vacuum({GIVE_BACK_PAGES})"))?;
+            let mut steps = vacuum.query([])?;
+            while steps.next()?.is_some() {}
+            drop(steps);
+            drop(vacuum);
+            truncate_log(connection)?;
+            // A file of before has no map of its pages and stays as large as it is; its free pages are used again.
+            if free_pages(connection)? >= before {
+                break;
+            }
+        }
+        truncate_log(connection)
+    }
+
+    fn scrub(&mut self) -> Result<(), EngineError> {
+        let connection = self.connection()?;
+        connection.execute_batch("VACUUM")?;
+        truncate_log(connection)
+    }
+
     fn disk_bytes(&self) -> u64 {
-        let log = self.path.with_extension("sqlite-wal");
+        let log = log_of(&self.path);
         [&self.path, &log].into_iter().map(|path| fs::metadata(path).map_or(0, |metadata| metadata.len())).sum()
     }
 }
 
+fn log_of(path: &Path) -> PathBuf {
+    path.with_extension("sqlite-wal")
+}
+
+/// Makes a file readable for its owner alone, whatever the umask. SQLite gives its log the mode of the file.
+fn keep_private(path: &Path, creates: bool) -> Result<(), EngineError> {
+    let opened = File::options().append(true).create(creates).mode(0o600).open(path);
+    match opened.and_then(|file| file.set_permissions(Permissions::from_mode(0o600))) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !creates => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => Err(EngineError::Full),
+        Err(error) => Err(EngineError::Io(format!("failed to make {} private: {error}", path.display()))),
+        Ok(()) => Ok(()),
+    }
+}
+
+fn free_pages(connection: &Connection) -> Result<i64, EngineError> {
+    Ok(connection.pragma_query_value(None, "freelist_count", |row| row.get(0))?)
+}
+
+/// Copies the log into the file and leaves it empty.
+fn truncate_log(connection: &Connection) -> Result<(), EngineError> {
+    Ok(connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?)
+}
+
 fn connect(path: &Path) -> Result<Connection, EngineError> {
     let connection = Connection::open(path)?;
-    // Exclusive first: the log then needs no shared memory, and a second process is refused.
+    // Exclusive first: the log then needs no shared memory, and a second process is rejected.
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    // Before anything is written: a new file keeps a map of its pages, so that it can become smaller.
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    // What is removed is overwritten, so that a Secret does not stay in free pages.
+    connection.pragma_update(None, "secure_delete", "ON")?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // Full: a commit is on the disk when it returns.
     connection.pragma_update(None, "synchronous", "FULL")?;
@@ -123,3 +199,6 @@ impl From<rusqlite::Error> for EngineError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

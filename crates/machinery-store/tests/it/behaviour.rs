@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use machinery_store::{
-    ChangeKind, CommitError, Durability, Expect, Key, OpenStoreError, Revision, StoreOptions, WatchEnded,
-};
-use testkit::forgetful::ForgetfulDisk;
+use machinery_store::{ChangeKind, Durability, Expect, Key, OpenStoreError, Revision, StoreOptions, WatchEnded};
 
 use crate::util::*;
 
@@ -186,61 +183,6 @@ async fn writes_that_wait_together_share_a_flush_and_keep_their_order() {
     revisions.dedup();
     assert_eq!(revisions.len(), 200, "each write has its own revision");
     assert_eq!(store.usage().objects, 50);
-}
-
-#[tokio::test]
-async fn a_full_disk_refuses_writes_and_harms_nothing() {
-    let Some(disk) = ForgetfulDisk::mount_or_skip("a_full_disk_refuses_writes_and_harms_nothing") else { return };
-    let store = open(disk.path());
-    let value = "x".repeat(16 << 10);
-    set(&store, &key("before"), &value).await;
-    let lease = Key::new(LEASES, "kube-node-lease", "n1");
-    store.commit(vec![put(&lease, Expect::Any, "1")], Durability::Lazy).await.unwrap();
-    disk.set_space_left(Some(64 << 10));
-    let mut written = Vec::new();
-    let refused = loop {
-        let name = key(&format!("fill-{}", written.len()));
-        match store.commit(vec![put(&name, Expect::Absent, &value)], Durability::Group).await {
-            Ok(_) => written.push(name),
-            Err(error) => break error,
-        }
-        assert!(written.len() < 1000, "the disk should be full by now");
-    };
-    assert!(matches!(refused, CommitError::Full), "{refused}");
-    assert!(store.usage().full);
-    assert_eq!(store.range(MAPS, None, None, None, None).unwrap().items.len(), written.len() + 1);
-    // Leases go on in memory until the disk has room: a full disk should not make every node look dead.
-    for beat in 2..10 {
-        let refused = store.commit(vec![put(&key("more"), Expect::Any, &value)], Durability::Group).await;
-        assert!(refused.is_err());
-        store.commit(vec![put(&lease, Expect::Any, &beat.to_string())], Durability::Lazy).await.unwrap();
-    }
-    disk.set_space_left(None);
-    let after = set(&store, &key("after"), &value).await;
-    assert!(!store.usage().full);
-    drop(store);
-
-    let store = open(disk.path());
-    assert!(written.iter().all(|name| store.get(name).is_some_and(|object| object.bytes == value)));
-    assert_eq!(store.get(&key("after")).unwrap().revision, after);
-    assert_eq!(store.get(&lease).unwrap().bytes, "9");
-    assert_eq!(store.range(MAPS, None, None, None, None).unwrap().items.len(), written.len() + 2);
-}
-
-#[tokio::test]
-async fn a_store_opens_for_reading_on_a_full_disk() {
-    let Some(disk) = ForgetfulDisk::mount_or_skip("a_store_opens_for_reading_on_a_full_disk") else { return };
-    let store = open(disk.path());
-    let value = "x".repeat(16 << 10);
-    set(&store, &key("before"), &value).await;
-    disk.set_space_left(Some(0));
-    while store.commit(vec![put(&key("fill"), Expect::Any, &value)], Durability::Group).await.is_ok() {}
-    drop(store);
-
-    let store = open(disk.path());
-    assert_eq!(store.get(&key("before")).unwrap().bytes, value);
-    disk.set_space_left(None);
-    set(&store, &key("after"), &value).await;
 }
 
 #[test]

@@ -9,8 +9,12 @@ mod crashes;
 #[cfg(test)]
 mod format;
 #[cfg(test)]
+mod full_disk;
+#[cfg(test)]
 mod lists;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod sealed;
 #[cfg(test)]
 mod util;
