@@ -1,7 +1,6 @@
-//! The kinds that controllers read, where the API serves them, and what of them is kept in memory.
+//! The kinds that controllers read and write, and where the API serves them.
 
 use kube::core::{ApiResource, GroupVersionKind};
-use serde_json::Value;
 
 macro_rules! kinds {
     ($($name:ident: $group:literal, $version:literal, $plural:literal, $is_namespaced:literal;)+) => {
@@ -28,6 +27,32 @@ macro_rules! kinds {
             pub fn resource(self) -> ApiResource {
                 let (group, version, plural) = match self { $(Kind::$name => ($group, $version, $plural)),+ };
                 ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, self.name()), plural)
+            }
+
+            /// `apiVersion` of its objects.
+            pub fn api_version(self) -> &'static str {
+                match self { $(Kind::$name => {
+                    const API_VERSION: &str = if $group.is_empty() { $version } else { concat!($group, "/", $version) };
+                    API_VERSION
+                }),+ }
+            }
+
+            /// What the embedded store calls the resource.
+            pub fn store_key(self) -> &'static str {
+                match self { $(Kind::$name => concat!($group, "/", $plural)),+ }
+            }
+
+            /// The path of an object's collection; `namespace` is empty for all of them.
+            pub fn path(self, namespace: &str) -> String {
+                let (root, plural) = match self { $(Kind::$name => {
+                    const ROOT: &str = if $group.is_empty() { "/api/" } else { "/apis/" };
+                    (ROOT, $plural)
+                }),+ };
+                let version = self.api_version();
+                match namespace {
+                    "" => format!("{root}{version}/{plural}"),
+                    namespace => format!("{root}{version}/namespaces/{namespace}/{plural}"),
+                }
             }
         }
     };
@@ -56,26 +81,8 @@ kinds! {
 }
 
 impl Kind {
-    /// Takes away what no controller reads, so that a thousand nodes and their heartbeats cost neither memory nor
-    /// work: an object whose trimmed form did not change wakes nobody.
-    pub fn trim(self, mut object: Value) -> Value {
-        if let Some(metadata) = object["metadata"].as_object_mut() {
-            metadata.remove("managedFields");
-            if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
-                annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
-            }
-            if self == Kind::Node {
-                // A node's status is posted every few minutes and changes the revision each time.
-                metadata.remove("resourceVersion");
-            }
-        }
-        if self == Kind::Node {
-            let ready = object["status"]["conditions"].as_array().and_then(|conditions| {
-                let ready = conditions.iter().find(|condition| condition["type"] == "Ready")?;
-                Some(serde_json::json!({"type": "Ready", "status": ready["status"], "reason": ready["reason"]}))
-            });
-            object["status"] = serde_json::json!({"conditions": ready.into_iter().collect::<Vec<_>>()});
-        }
-        object
+    /// The kind of an `apiVersion` and `kind`, if it is one of these.
+    pub fn find(api_version: &str, name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.name() == name && kind.api_version() == api_version)
     }
 }

@@ -1,58 +1,77 @@
 //! The hub's controllers: what should exist because something else does.
 //!
-//! Each is level-triggered: it reads through a [`cache::Lister`], decides in a plain function, and writes through
-//! the Kubernetes API, so it works with the embedded API and with a real cluster alike. A run that failed is repeated; a
-//! run that finds nothing to do writes nothing.
+//! **Where is it?** One module per controller, all of one shape: `observe` (which keys does this change concern?) and
+//! `reconcile` (what does this key need?), around decisions that are plain functions on data. What they run on is in
+//! [`runtime`]; what they read of an object in [`views`]; what they write through in [`writer`].
 //!
-//! ```text
-//! API ──watch──▶ cache ──changed──▶ driver ──▶ reconcile: plan(objects) → steps ──▶ writer ──▶ API
-//! ```
+//! | module | key | what |
+//! | --- | --- | --- |
+//! | `bootstrap` | | namespaces, runtime classes and our own kinds, before anything else |
+//! | `namespaces` | namespace | a service account in each; an end that takes the content along |
+//! | `csr` | request | certificates of nodes, and the end of old requests |
+//! | `daemonsets` | set | one pod on each node that the template fits |
+//! | `garbage` | object | what has lost its owners goes; owners that wait for their dependents |
+//! | `podgc` | pod | pods that no kubelet answers for |
+//! | `nodes` | node | nodes whose lease has expired are tainted |
+//! | `pods` | pod | a pod that nobody places says so |
+//! | `assignments` | node, or fleet object | devices, streams, rules and exports become one `NodeAssignment` per node; what nodes report is summed up |
 //!
-//! - `bootstrap`: namespaces, runtime classes and our own kinds, before anything else.
-//! - `daemonsets`, `garbage`: pods on labelled nodes, and their end.
-//! - `csr`: certificates of nodes. `nodes`: nodes out of reach are marked, their pods left alone.
-//! - `assignments`: devices, streams, rules and exports become one `NodeAssignment` per node; what nodes report is summed up.
+//! **May I touch it?** Yes, within three rules. A controller is level-triggered: a run reads what should be and what is,
+//! takes idempotent steps, and writes nothing when there is nothing to do; a restart of the hub runs every key once. It
+//! keeps no copy of objects: it holds an [`ObjectRef`](runtime::ObjectRef) while it looks, and of what it remembers
+//! anything may be lost. A change costs the keys it concerns, never the kind: find them by name or by
+//! [`Field`](runtime::Field).
+//!
+//! **How do I try it?** `cargo test -p hub-controllers`: decisions as data beside each module, and `tests/in_process.rs`
+//! for all controllers over the embedded API. `docs/how-to/add-a-controller.md` adds one.
+//!
+//! **What breaks?** With a controller stopped, everything that runs continues to run; what it should bring about waits.
+//! One that fails repeats that key, with back-off, and holds up no other; see it in [`StatusRegistry`].
 
-use std::future::Future;
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::Arc;
 
-use base_pki::Ca;
-use jiff::Timestamp;
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 mod assignments;
 mod bootstrap;
-pub mod cache;
 mod csr;
 mod daemonsets;
-mod driver;
 mod events;
-mod fleet_status;
 mod garbage;
 pub mod kinds;
 mod namespaces;
 mod nodes;
+mod podgc;
 mod pods;
+pub mod runtime;
 mod selector;
+pub mod views;
 pub mod writer;
 
-use cache::{Cache, Lister};
+pub use csr::{Authorities, NamePolicy};
+pub use runtime::{ControllerStatus, StatusRegistry};
+
 use events::Recorder;
 use kinds::Kind;
+use runtime::{Reader, Reconciler, controller};
 use writer::{WriteError, Writer};
 
-/// Everything that a controller reads, watched once for all of them.
-const WATCHED: &[Kind] = &[
+/// Everything that the controllers read: what a [`Reader`] must offer.
+pub const READ: &[Kind] = &[
     Kind::Namespace,
     Kind::Node,
     Kind::Pod,
+    Kind::ConfigMap,
+    Kind::Secret,
     Kind::ServiceAccount,
+    Kind::Lease,
+    Kind::RuntimeClass,
     Kind::CertificateSigningRequest,
     Kind::DaemonSet,
     Kind::ControllerRevision,
+    Kind::CustomResourceDefinition,
     Kind::DeviceProfile,
     Kind::Device,
     Kind::Stream,
@@ -61,33 +80,60 @@ const WATCHED: &[Kind] = &[
     Kind::NodeAssignment,
 ];
 
+/// What the controllers are made of.
+pub struct ControllersConfig {
+    /// Writes; must be allowed everything.
+    pub client: Client,
+    /// Reads: [`runtime::StoreReader`] over the embedded API's store, or [`runtime::Reflector`] over a cluster.
+    pub reader: Arc<dyn Reader>,
+    /// Who signs certificates.
+    pub authorities: Authorities,
+    /// Which names nodes may not have.
+    pub names: NamePolicy,
+}
+
 /// The running controllers.
 pub struct Controllers {
     tasks: TaskTracker,
+    registry: StatusRegistry,
 }
 
 impl Controllers {
-    /// Makes what a hub needs from the start, then starts all controllers. The API behind `client` must be served
-    /// already, and `client` must be allowed everything.
+    /// Makes what a hub needs from the start.
     ///
     /// # Errors
-    /// When the API refuses what a hub needs from the start. Nothing runs then.
-    pub async fn start(client: Client, ca: Arc<Ca>, shutdown: CancellationToken) -> Result<Self, WriteError> {
-        let writer = Writer::new(client.clone());
-        bootstrap::run(&writer).await?;
+    /// When the API rejects it.
+    pub async fn bootstrap(client: &Client) -> Result<(), WriteError> {
+        bootstrap::run(&Writer::new(client.clone())).await
+    }
+
+    /// Makes what a hub needs from the start, then starts all controllers. The API must be served already.
+    ///
+    /// # Errors
+    /// When the API rejects what a hub needs from the start. Nothing runs then.
+    pub async fn start(config: ControllersConfig, shutdown: CancellationToken) -> Result<Self, WriteError> {
+        Self::bootstrap(&config.client).await?;
+        let writer = Writer::new(config.client);
         let tasks = TaskTracker::new();
         let (recorder, record) = Recorder::new(writer.clone(), shutdown.clone());
-        tasks.spawn(record);
-        let surroundings = Surroundings {
-            lister: Cache::start(&client, WATCHED, &tasks, &shutdown),
-            writer,
-            recorder,
-            tasks: tasks.clone(),
-            shutdown,
-        };
-        surroundings.run_all(ca);
-        tasks.close();
-        Ok(Self { tasks })
+        base_observe::spawn_named(&tasks, "event-recorder", record);
+        let context = Context { reader: config.reader, writer, recorder };
+        let started = Started { context, registry: StatusRegistry::default(), tasks, shutdown };
+        started.run(namespaces::Namespaces::new);
+        started.run(|context| csr::Csr::new(context, config.authorities, config.names));
+        started.run(daemonsets::DaemonSets::new);
+        started.run(garbage::Garbage::new);
+        started.run(podgc::PodGc::new);
+        started.run(nodes::Nodes::new);
+        started.run(pods::Pods::new);
+        started.run(assignments::Assignments::new);
+        started.tasks.close();
+        Ok(Self { tasks: started.tasks, registry: started.registry })
+    }
+
+    /// What each controller did last.
+    pub fn status(&self) -> &StatusRegistry {
+        &self.registry
     }
 
     /// Waits until every controller has ended, after the shutdown that was handed to [`Controllers::start`].
@@ -98,83 +144,22 @@ impl Controllers {
 
 /// What every controller is handed.
 #[derive(Clone)]
-struct Surroundings {
-    lister: Arc<dyn Lister>,
+pub(crate) struct Context {
+    reader: Arc<dyn Reader>,
     writer: Writer,
     recorder: Recorder,
+}
+
+struct Started {
+    context: Context,
+    registry: StatusRegistry,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
 
-impl Surroundings {
-    fn run_all(&self, ca: Arc<Ca>) {
-        self.run(
-            "namespaces",
-            &[Kind::Namespace, Kind::ServiceAccount, Kind::Pod],
-            Some(namespaces::LOOK_PERIOD),
-            |all| async move { namespaces::reconcile(&*all.lister, &all.writer).await },
-        );
-        self.run("csr", &[Kind::CertificateSigningRequest], None, move |all| {
-            let ca = ca.clone();
-            async move { csr::reconcile(&ca, &*all.lister, &all.writer, &all.recorder, Timestamp::now()).await }
-        });
-        // State is taken out for a run and put back after it: one task runs it, so it is never missed.
-        let sets = Arc::new(Mutex::new(daemonsets::DaemonSets::default()));
-        let reads = &[Kind::DaemonSet, Kind::Node, Kind::Pod, Kind::ControllerRevision];
-        // A failed pod is replaced after its pause, which no change announces.
-        self.run("daemonsets", reads, Some(std::time::Duration::from_secs(1)), move |all| {
-            let sets = sets.clone();
-            async move {
-                let mut state = std::mem::take(&mut *sets.lock().expect("no holder panics"));
-                let done = state.reconcile(&*all.lister, &all.writer, &all.recorder, Instant::now()).await;
-                *sets.lock().expect("no holder panics") = state;
-                done
-            }
-        });
-        self.run("garbage", &[Kind::DaemonSet, Kind::Pod, Kind::ControllerRevision], None, |all| async move {
-            garbage::reconcile(&*all.lister, &all.writer).await
-        });
-        let heartbeats = Arc::new(Mutex::new(nodes::Heartbeats::default()));
-        self.run("nodes", &[Kind::Node], Some(nodes::LOOK_PERIOD), move |all| {
-            let heartbeats = heartbeats.clone();
-            async move {
-                let mut state = std::mem::take(&mut *heartbeats.lock().expect("no holder panics"));
-                let (now, wall) = (Instant::now(), Timestamp::now());
-                let done = state.reconcile(&*all.lister, &all.writer, &all.recorder, now, wall).await;
-                *heartbeats.lock().expect("no holder panics") = state;
-                done
-            }
-        });
-        self.run("pods", &[Kind::Pod, Kind::Node], None, |all| async move {
-            pods::reconcile(&*all.lister, &all.writer, &all.recorder, Timestamp::now()).await
-        });
-        let reads = &[
-            Kind::Node,
-            Kind::DeviceProfile,
-            Kind::Device,
-            Kind::Stream,
-            Kind::Rule,
-            Kind::Export,
-            Kind::NodeAssignment,
-        ];
-        self.run("assignments", reads, None, |all| async move {
-            assignments::reconcile(&*all.lister, &all.writer, &all.recorder, Timestamp::now()).await
-        });
-    }
-
-    fn run<F, R>(
-        &self,
-        name: &'static str,
-        reads: &'static [Kind],
-        period: Option<std::time::Duration>,
-        mut reconcile: F,
-    ) where
-        F: FnMut(Surroundings) -> R + Send + 'static,
-        R: Future<Output = Result<(), WriteError>> + Send + 'static,
-    {
-        let all = self.clone();
-        self.tasks.spawn(driver::drive(name, self.lister.clone(), reads, period, self.shutdown.clone(), move || {
-            reconcile(all.clone())
-        }));
+impl Started {
+    fn run<R: Reconciler>(&self, make: impl FnOnce(Context) -> R) {
+        let reconciler = make(self.context.clone());
+        controller::spawn(reconciler, &self.context.reader, &self.registry, &self.tasks, &self.shutdown);
     }
 }

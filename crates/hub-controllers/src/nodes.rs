@@ -1,152 +1,233 @@
-//! Nodes out of reach are marked, and that is all: their pods are theirs and go on without us.
+//! Nodes whose lease has expired are tainted and their conditions become unknown, and that is all: their pods are theirs
+//! and continue without us.
+//!
+//! A watch on the leases notes one moment per node; nothing is listed. Each node has one deadline in the queue: when it
+//! comes, and a heartbeat came meanwhile, the deadline moves on.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::cache::Lister;
-use crate::driver::FirstFailure;
-use crate::events::{Recorder, seconds};
+use crate::Context;
+use crate::events::seconds;
 use crate::kinds::Kind;
-use crate::writer::{WriteError, Writer};
+use crate::runtime::controller::ReconcileError;
+use crate::runtime::{Event, Next, ObjectRef, Queue, Reconciler};
+use crate::views::{LeaseView, NodeView, condition};
+use crate::writer::{Target, WriteError};
 
 /// Four heartbeats: one lost is normal on a radio link, four are not.
-pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(40);
-/// How often leases are looked at.
-pub(crate) const LOOK_PERIOD: Duration = Duration::from_secs(5);
+const HEARTBEAT_GRACE: Duration = Duration::from_secs(40);
+/// Deadlines come a little later than the grace ends, so that the clock has surely passed it.
+const DEADLINE_MARGIN: Duration = Duration::from_millis(50);
+/// After a write that met another.
+const CONFLICT_RETRY: Duration = Duration::from_millis(500);
 
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 const TAINT: &str = "node.kubernetes.io/unreachable";
 const REASON: &str = "NodeStatusUnknown";
+
+/// The controller.
+pub(crate) struct Nodes {
+    context: Context,
+    heartbeats: Mutex<Heartbeats>,
+}
 
 /// What is known of the nodes' heartbeats.
 ///
 /// A node's clock may be wrong by years, so its own times are never compared with ours: what counts is when *we* saw a
 /// lease change.
 #[derive(Default)]
-pub(crate) struct Heartbeats {
-    seen: BTreeMap<String, Heartbeat>,
+struct Heartbeats {
+    nodes: HashMap<Box<str>, Heartbeat>,
+    /// Nodes whose next heartbeat is news.
+    expired: HashSet<Box<str>>,
 }
 
 /// What is known of one node's heartbeat.
+#[derive(Clone, Copy, Debug)]
 struct Heartbeat {
-    renewed: String,
-    /// When we saw `renewed` for the first time.
+    /// Of the lease, when it was last seen to change.
+    revision: u64,
     since: Instant,
-    /// Whether it changed while we were looking. A hub that has just started knows no more than what is written.
+    /// Whether it changed while we were watching. A hub that has just started knows no more than what is written.
     is_heard: bool,
 }
 
 impl Heartbeats {
-    /// Takes the leases as they are now in. A node never seen before gets the time that every node has.
-    pub(crate) fn observe<'a>(&mut self, nodes: impl Iterator<Item = &'a str>, leases: &[Value], now: Instant) {
-        let renewals: BTreeMap<&str, &str> = leases
-            .iter()
-            .filter_map(|lease| Some((lease["metadata"]["name"].as_str()?, lease["spec"]["renewTime"].as_str()?)))
-            .collect();
-        let mut seen = BTreeMap::new();
-        for node in nodes {
-            let renewed = renewals.get(node).copied().unwrap_or_default();
-            let heartbeat = match self.seen.remove(node) {
-                Some(old) if old.renewed == renewed => old,
-                old => Heartbeat { renewed: renewed.to_owned(), since: now, is_heard: old.is_some() },
-            };
-            seen.insert(node.to_owned(), heartbeat);
-        }
-        self.seen = seen;
-    }
-
-    /// Whether the node has been silent for too long.
-    pub(crate) fn is_silent(&self, node: &str, now: Instant) -> bool {
-        self.seen.get(node).is_some_and(|heartbeat| now.duration_since(heartbeat.since) > SILENCE_MAX)
-    }
-
-    /// Whether the node should carry the mark: a silent one does; one that carries it keeps it until it is heard.
-    pub(crate) fn should_mark(&self, node: &str, is_marked: bool, now: Instant) -> bool {
-        let is_heard = self.seen.get(node).is_some_and(|heartbeat| heartbeat.is_heard);
-        self.is_silent(node, now) || (is_marked && !is_heard)
-    }
-
-    /// One run over all nodes.
-    pub(crate) async fn reconcile(
-        &mut self,
-        lister: &dyn Lister,
-        writer: &Writer,
-        recorder: &Recorder,
-        now: Instant,
-        wall: Timestamp,
-    ) -> Result<(), WriteError> {
-        let nodes = lister.list(Kind::Node);
-        let leases = writer.list_now(Kind::Lease, LEASE_NAMESPACE).await?;
-        self.observe(nodes.keys().map(|(_, name)| name.as_str()), &leases, now);
-        let mut failures = FirstFailure::default();
-        for ((_, name), node) in nodes.iter() {
-            let is_silent = self.should_mark(name, is_marked(node), now);
-            if is_silent == is_marked(node) && (!is_silent || is_status_unknown(node)) {
-                continue;
+    /// The lease of a node is as it was at this revision; whether the node should be looked at.
+    fn renew(&mut self, node: &str, revision: u64, is_change: bool, now: Instant) -> bool {
+        match self.nodes.get_mut(node) {
+            Some(heartbeat) if heartbeat.revision == revision => return false,
+            Some(heartbeat) => {
+                // A lease that is there when we first look says nothing about when it was renewed.
+                let is_heard = is_change || heartbeat.revision != 0;
+                *heartbeat = Heartbeat { revision, since: now, is_heard };
             }
-            failures.note(set_mark(name, node, is_silent, writer, recorder, wall).await);
+            None => {
+                self.nodes.insert(node.into(), Heartbeat { revision, since: now, is_heard: is_change });
+            }
         }
-        failures.into_result()
+        self.expired.contains(node)
+    }
+
+    /// Whether a node should carry the taint, and when that may change by itself. One that carries it keeps it until it
+    /// is heard; one that was never seen before gets the time that every node has.
+    fn judge(&mut self, node: &str, is_tainted: bool, now: Instant) -> (bool, Next) {
+        let unseen = Heartbeat { revision: 0, since: now, is_heard: false };
+        let heartbeat = *self.nodes.entry(node.into()).or_insert(unseen);
+        let silent_for = now.duration_since(heartbeat.since);
+        let has_expired = silent_for > HEARTBEAT_GRACE;
+        let should_taint = has_expired || (is_tainted && !heartbeat.is_heard);
+        if should_taint {
+            self.expired.insert(node.into());
+        } else {
+            self.expired.remove(node);
+        }
+        let next = match has_expired {
+            true => Next::OnChange,
+            false => Next::After(HEARTBEAT_GRACE.saturating_sub(silent_for) + DEADLINE_MARGIN),
+        };
+        (should_taint, next)
+    }
+
+    fn forget(&mut self, node: &str) {
+        self.nodes.remove(node);
+        self.expired.remove(node);
     }
 }
 
-/// Marks a node, or takes the mark away.
-async fn set_mark(
-    name: &str,
-    node: &Value,
-    is_silent: bool,
-    writer: &Writer,
-    recorder: &Recorder,
-    wall: Timestamp,
-) -> Result<(), WriteError> {
-    let Some(fresh) = writer.get_now(Kind::Node, ("", name)).await? else { return Ok(()) };
-    let is_written = writer.replace(Kind::Node, &mark(&fresh, is_silent, wall)).await?;
-    if !is_written {
-        // Someone else wrote meanwhile; the next look comes soon.
-        return Ok(());
+impl Nodes {
+    pub fn new(context: Context) -> Self {
+        Self { context, heartbeats: Mutex::default() }
     }
-    if is_silent {
-        writer.replace_status_of(Kind::Node, name, |current| mark_status(current, wall)).await?;
-        warn!(node = name, "A node has been silent for too long; its pods are left alone.");
-        let message = format!("Node {name} has not been heard of for {} s", SILENCE_MAX.as_secs());
-        recorder.warning(Kind::Node, node, "NodeNotReady", message);
-    } else {
-        info!(node = name, "A node is back.");
-        recorder.normal(Kind::Node, node, "NodeReady", format!("Node {name} is back"));
+
+    /// Puts the taint on a node or takes it off; whether that is done.
+    async fn set_taint(&self, name: &str, should_taint: bool) -> Result<bool, WriteError> {
+        let Context { writer, recorder, .. } = &self.context;
+        let wall = Timestamp::now();
+        let Some(fresh) = writer.get_now(Kind::Node, ("", name)).await? else { return Ok(true) };
+        if has_taint(&fresh) != should_taint
+            && !writer.replace(Kind::Node, &tainted(&fresh, should_taint, wall)).await?
+        {
+            return Ok(false);
+        }
+        let uid = fresh["metadata"]["uid"].as_str().unwrap_or_default();
+        let target = Target { namespace: "", name, uid };
+        if should_taint {
+            let is_written =
+                writer.replace_status_of(Kind::Node, name, |current| with_unknown_conditions(current, wall)).await?;
+            if !is_written {
+                return Ok(false);
+            }
+            warn!(node = name, "The lease of a node has expired; its pods are left alone.");
+            let message = format!("Node {name} has not renewed its lease for {} s", HEARTBEAT_GRACE.as_secs());
+            recorder.warning(Kind::Node, target, "NodeNotReady", message);
+        } else {
+            info!(node = name, "A node renews its lease again.");
+            recorder.normal(Kind::Node, target, "NodeReady", format!("Node {name} renews its lease again"));
+        }
+        Ok(true)
     }
-    Ok(())
 }
 
-fn is_marked(node: &Value) -> bool {
+impl Reconciler for Nodes {
+    type Key = Box<str>;
+
+    fn name(&self) -> &'static str {
+        "nodes"
+    }
+
+    fn sources(&self) -> &'static [Kind] {
+        &[Kind::Node, Kind::Lease]
+    }
+
+    fn observe(&self, event: &Event, queue: &Queue<Box<str>>) {
+        let now = Instant::now();
+        match event {
+            Event::Listed(Kind::Lease, leases) => {
+                let mut heartbeats = self.heartbeats.lock();
+                for lease in leases.iter().filter(|lease| lease.namespace() == LEASE_NAMESPACE) {
+                    if heartbeats.renew(lease.name(), lease.revision(), false, now) {
+                        queue.add(lease.name().into());
+                    }
+                }
+            }
+            Event::Listed(_, nodes) => nodes.iter().for_each(|node| queue.add(node.name().into())),
+            Event::Changed(change) => match (change.kind, &change.previous, &change.current) {
+                (Kind::Lease, previous, Some(lease)) if lease.namespace() == LEASE_NAMESPACE => {
+                    let is_renewed = renew_time(lease) != previous.as_ref().and_then(renew_time);
+                    if is_renewed && self.heartbeats.lock().renew(lease.name(), lease.revision(), true, now) {
+                        queue.add(lease.name().into());
+                    }
+                }
+                (Kind::Node, Some(before), Some(after)) => {
+                    let is_same = match (before.view_or_log::<NodeView<'_>>(), after.view_or_log::<NodeView<'_>>()) {
+                        (Some(before), Some(after)) => {
+                            before.spec.taints == after.spec.taints && is_unknown(&before) == is_unknown(&after)
+                        }
+                        _ => false,
+                    };
+                    // A node's status is posted every few minutes; that alone is nothing to look at.
+                    if !is_same {
+                        queue.add(after.name().into());
+                    }
+                }
+                (Kind::Node, ..) => queue.add(change.newest().name().into()),
+                _ => {}
+            },
+        }
+    }
+
+    async fn reconcile(&self, name: &Box<str>) -> Result<Next, ReconcileError> {
+        let Some(object) = self.context.reader.get(Kind::Node, "", name) else {
+            self.heartbeats.lock().forget(name);
+            return Ok(Next::OnChange);
+        };
+        let node: NodeView<'_> = object.view()?;
+        let is_tainted = node.spec.taints.iter().any(|taint| taint.key == TAINT);
+        let (should_taint, next) = self.heartbeats.lock().judge(name, is_tainted, Instant::now());
+        if should_taint == is_tainted && (!should_taint || is_unknown(&node)) {
+            return Ok(next);
+        }
+        match self.set_taint(name, should_taint).await? {
+            true => Ok(next),
+            false => Ok(Next::After(CONFLICT_RETRY)),
+        }
+    }
+}
+
+fn renew_time(lease: &ObjectRef) -> Option<String> {
+    lease.view_or_log::<LeaseView<'_>>()?.spec.renew_time.map(|time| time.to_string())
+}
+
+fn is_unknown(node: &NodeView<'_>) -> bool {
+    condition(&node.status.conditions, "Ready").is_some_and(|ready| ready.status == "Unknown")
+}
+
+fn has_taint(node: &Value) -> bool {
     node["spec"]["taints"].as_array().into_iter().flatten().any(|taint| taint["key"] == TAINT)
 }
 
-fn is_status_unknown(node: &Value) -> bool {
-    node["status"]["conditions"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .any(|one| one["type"] == "Ready" && one["status"] == "Unknown")
-}
-
 /// The node with or without the taint.
-pub(crate) fn mark(node: &Value, is_silent: bool, now: Timestamp) -> Value {
-    let mut marked = node.clone();
+fn tainted(node: &Value, should_taint: bool, now: Timestamp) -> Value {
+    let mut changed = node.clone();
     let taints = node["spec"]["taints"].as_array();
     let mut kept: Vec<Value> = taints.into_iter().flatten().filter(|taint| taint["key"] != TAINT).cloned().collect();
-    if is_silent {
+    if should_taint {
         kept.push(json!({"key": TAINT, "effect": "NoSchedule", "timeAdded": seconds(now)}));
     }
-    marked["spec"]["taints"] = kept.into();
-    marked
+    changed["spec"]["taints"] = kept.into();
+    changed
 }
 
-/// The node with its conditions unknown, as nobody tells them any more.
-pub(crate) fn mark_status(mut node: Value, now: Timestamp) -> Value {
+/// The node with its conditions unknown, as nobody reports them any more.
+fn with_unknown_conditions(mut node: Value, now: Timestamp) -> Value {
     let mut conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
     if !conditions.iter().any(|condition| condition["type"] == "Ready") {
         conditions.push(json!({"type": "Ready"}));

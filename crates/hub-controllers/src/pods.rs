@@ -1,67 +1,70 @@
-//! Pods that no kubelet answers for: those that nobody placed (there is no scheduler yet, and the pod itself says so),
-//! and those on their way out of a node that is no longer there.
+//! Pods that nobody places: there is no scheduler yet, and the pod itself says so.
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::cache::{Lister, Objects};
-use crate::daemonsets::key;
-use crate::driver::FirstFailure;
-use crate::events::{Recorder, seconds};
+use crate::Context;
+use crate::events::seconds;
 use crate::kinds::Kind;
-use crate::writer::{WriteError, Writer};
+use crate::runtime::controller::ReconcileError;
+use crate::runtime::{Event, Next, ObjectRef, Queue, Reconciler};
+use crate::views::{PodView, condition};
+use crate::writer::Target;
 
 const REASON: &str = "NoScheduler";
 const MESSAGE: &str = "this hub places no pods by itself; set spec.nodeName, or use a DaemonSet";
 
-/// One run over all pods.
-pub(crate) async fn reconcile(
-    lister: &dyn Lister,
-    writer: &Writer,
-    recorder: &Recorder,
-    now: Timestamp,
-) -> Result<(), WriteError> {
-    let mut failures = FirstFailure::default();
-    let pods = lister.list(Kind::Pod);
-    let nodes = lister.list(Kind::Node);
-    for pod in pods.values() {
-        if is_stranded(pod, &nodes) {
-            failures.note(end_stranded(pod, writer).await);
-            continue;
-        }
-        let is_placed = pod["spec"]["nodeName"].as_str().is_some_and(|node| !node.is_empty());
-        let conditions = pod["status"]["conditions"].as_array();
-        let is_told = conditions.into_iter().flatten().any(|one| one["type"] == "PodScheduled");
-        if is_placed || is_told || !pod["metadata"]["deletionTimestamp"].is_null() {
-            continue;
-        }
-        let condition = json!({
-            "type": "PodScheduled", "status": "False", "reason": REASON, "message": MESSAGE,
-            "lastTransitionTime": seconds(now),
-        });
-        let status = json!({"phase": "Pending", "conditions": [condition]});
-        failures.note(writer.merge_status(Kind::Pod, key(pod), &status).await);
-        recorder.warning(Kind::Pod, pod, "FailedScheduling", MESSAGE.to_owned());
+/// The controller.
+pub(crate) struct Pods {
+    context: Context,
+}
+
+impl Pods {
+    pub fn new(context: Context) -> Self {
+        Self { context }
     }
-    failures.into_result()
 }
 
-/// Whether a pod was told to end on a node that is gone: nobody would ever confirm its end. A pod of a node that is
-/// only out of reach is left alone.
-pub(crate) fn is_stranded(pod: &Value, nodes: &Objects) -> bool {
-    let node = pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty());
-    !pod["metadata"]["deletionTimestamp"].is_null()
-        && node.is_some_and(|node| !nodes.contains_key(&(String::new(), node.to_owned())))
-}
+impl Reconciler for Pods {
+    type Key = (Box<str>, Box<str>);
 
-/// Asks the API itself before the pod goes: a cache may be behind a node that has just joined.
-async fn end_stranded(pod: &Value, writer: &Writer) -> Result<(), WriteError> {
-    let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
-    if writer.get_now(Kind::Node, ("", node)).await?.is_none() {
-        writer.delete(Kind::Pod, pod, Some(0)).await?;
+    fn name(&self) -> &'static str {
+        "pods"
     }
-    Ok(())
+
+    fn sources(&self) -> &'static [Kind] {
+        &[Kind::Pod]
+    }
+
+    fn observe(&self, event: &Event, queue: &Queue<Self::Key>) {
+        let concerns = |object: &&ObjectRef| object.view_or_log().is_some_and(|pod| is_unplaced(&pod));
+        let key = |object: &ObjectRef| (object.namespace().into(), object.name().into());
+        match event {
+            Event::Listed(_, pods) => pods.iter().filter(concerns).for_each(|pod| queue.add(key(pod))),
+            Event::Changed(change) => change.current.iter().filter(concerns).for_each(|pod| queue.add(key(pod))),
+        }
+    }
+
+    async fn reconcile(&self, key: &Self::Key) -> Result<Next, ReconcileError> {
+        let Some(object) = self.context.reader.get(Kind::Pod, &key.0, &key.1) else { return Ok(Next::OnChange) };
+        let pod: PodView<'_> = object.view()?;
+        if is_unplaced(&pod) {
+            let condition = json!({
+                "type": "PodScheduled", "status": "False", "reason": REASON, "message": MESSAGE,
+                "lastTransitionTime": seconds(Timestamp::now()),
+            });
+            let status = json!({"phase": "Pending", "conditions": [condition]});
+            self.context.writer.merge_status(Kind::Pod, (&key.0, &key.1), &status).await?;
+            let target = Target { namespace: &key.0, name: &key.1, uid: &pod.metadata.uid };
+            self.context.recorder.warning(Kind::Pod, target, "FailedScheduling", MESSAGE.to_owned());
+        }
+        Ok(Next::OnChange)
+    }
 }
 
-#[cfg(test)]
-mod tests;
+/// Whether a pod waits for a node and does not say yet that none will come.
+fn is_unplaced(pod: &PodView<'_>) -> bool {
+    pod.spec.node_name.is_empty()
+        && !pod.metadata.is_terminating()
+        && condition(&pod.status.conditions, "PodScheduled").is_none()
+}

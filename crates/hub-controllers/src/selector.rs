@@ -1,8 +1,10 @@
 //! Which labels a selector means, and which node a pod fits on.
 
-use serde_json::Value;
+use serde::Deserialize;
 
-/// Taints that a DaemonSet's pod puts up with in any case: what happens to a node must not drive its daemons away.
+use crate::views::{LabelSelector, Labels, NodeView, Requirement, Taint, Text};
+
+/// Taints that a DaemonSet's pod tolerates in any case: what happens to a node must not drive its daemons away.
 const DAEMON_TOLERATES: &[&str] = &[
     "node.kubernetes.io/not-ready",
     "node.kubernetes.io/unreachable",
@@ -12,97 +14,157 @@ const DAEMON_TOLERATES: &[&str] = &[
     "node.kubernetes.io/unschedulable",
 ];
 
-/// Whether labels satisfy a `metav1.LabelSelector`. An empty selector matches everything, an absent one nothing.
-pub(crate) fn label_selector_matches(selector: &Value, labels: &Value) -> bool {
-    if !selector.is_object() {
-        return false;
+/// What a pod template demands of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Placement<'a> {
+    #[serde(borrow)]
+    node_selector: Option<Labels<'a>>,
+    #[serde(borrow)]
+    affinity: Option<Affinity<'a>>,
+    #[serde(borrow)]
+    tolerations: Option<Vec<Toleration<'a>>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Affinity<'a> {
+    #[serde(borrow)]
+    node_affinity: Option<NodeAffinity<'a>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct NodeAffinity<'a> {
+    #[serde(borrow)]
+    required_during_scheduling_ignored_during_execution: Option<NodeSelector<'a>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct NodeSelector<'a> {
+    #[serde(borrow)]
+    node_selector_terms: Option<Vec<NodeSelectorTerm<'a>>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct NodeSelectorTerm<'a> {
+    #[serde(borrow)]
+    match_expressions: Option<Vec<Requirement<'a>>>,
+    #[serde(borrow)]
+    match_fields: Option<Vec<Requirement<'a>>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+struct Toleration<'a> {
+    #[serde(borrow)]
+    key: Option<Text<'a>>,
+    #[serde(borrow)]
+    operator: Option<Text<'a>>,
+    #[serde(borrow)]
+    value: Option<Text<'a>>,
+    #[serde(borrow)]
+    effect: Option<Text<'a>>,
+}
+
+/// Whether a daemon belongs on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fit {
+    /// It should run there.
+    Run,
+    /// A new one is kept out, one that is there stays: of the taints only `NoExecute` drives it away.
+    Stay,
+    /// It has no business there.
+    Leave,
+}
+
+impl Placement<'_> {
+    /// Whether a daemon's pod belongs on a node: node selector, required node affinity, taints.
+    pub(crate) fn fit(&self, node: &NodeView<'_>) -> Fit {
+        let labels = &node.metadata.labels;
+        let is_selected = self.node_selector.as_ref().is_none_or(|selector| has_labels(selector, labels));
+        if node.metadata.is_terminating() || !is_selected || !self.affinity_matches(node) {
+            return Fit::Leave;
+        }
+        let tolerations = self.tolerations.as_deref().unwrap_or_default();
+        let untolerated = |taint: &&Taint<'_>| !is_tolerated(taint, tolerations);
+        match node.spec.taints.iter().filter(untolerated).map(|taint| &*taint.effect == "NoExecute").max() {
+            None => Fit::Run,
+            Some(false) => Fit::Stay,
+            Some(true) => Fit::Leave,
+        }
     }
-    node_selector_matches(&selector["matchLabels"], labels)
-        && each(&selector["matchExpressions"], |expression| {
-            expression_matches(expression, &labels[text(&expression["key"])])
+
+    /// Required node affinity: one of the terms must hold; no terms at all is no demand.
+    fn affinity_matches(&self, node: &NodeView<'_>) -> bool {
+        let required = self.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
+        let required = required.and_then(|one| one.required_during_scheduling_ignored_during_execution.as_ref());
+        let Some(terms) = required.and_then(|required| required.node_selector_terms.as_ref()) else { return true };
+        terms.iter().any(|term| {
+            let has_demand = term.match_expressions.is_some() || term.match_fields.is_some();
+            let expressions = term.match_expressions.as_deref().unwrap_or_default();
+            let fields = term.match_fields.as_deref().unwrap_or_default();
+            has_demand
+                && expressions.iter().all(|one| is_met(one, node.metadata.labels.get(&one.key)))
+                && fields.iter().all(|one| &*one.key == "metadata.name" && is_met(one, Some(&node.metadata.name)))
         })
+    }
+}
+
+impl LabelSelector<'_> {
+    /// Whether labels satisfy the selector. An empty selector matches everything.
+    pub(crate) fn matches(&self, labels: &Labels<'_>) -> bool {
+        has_labels(&self.match_labels, labels)
+            && self.match_expressions.iter().all(|one| is_met(one, labels.get(&one.key)))
+    }
+
+    /// Whether it demands nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.match_labels.is_empty() && self.match_expressions.is_empty()
+    }
 }
 
 /// Whether labels have every pair of a `nodeSelector`.
-pub(crate) fn node_selector_matches(selector: &Value, labels: &Value) -> bool {
-    selector.as_object().into_iter().flatten().all(|(key, value)| labels[key.as_str()] == *value)
+pub(crate) fn has_labels(selector: &Labels<'_>, labels: &Labels<'_>) -> bool {
+    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
-/// Whether a daemon's pod template fits on a node: node selector, required node affinity, taints.
-pub(crate) fn fits_node(template: &Value, node: &Value) -> bool {
-    is_wanted_on(template, node, |_| true)
-}
-
-/// Whether a daemon's pod that runs on a node may stay: of the taints only `NoExecute` drives it away.
-pub(crate) fn may_stay(template: &Value, node: &Value) -> bool {
-    is_wanted_on(template, node, |taint| taint["effect"] == "NoExecute")
-}
-
-/// Whether selector and affinity want the node, and each of its taints that `counts` is tolerated.
-fn is_wanted_on(template: &Value, node: &Value, counts: impl Fn(&Value) -> bool) -> bool {
-    let spec = &template["spec"];
-    node_selector_matches(&spec["nodeSelector"], &node["metadata"]["labels"])
-        && affinity_matches(&spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"], node)
-        && each(&node["spec"]["taints"], |taint| !counts(taint) || is_tolerated(taint, &spec["tolerations"]))
-}
-
-/// Required node affinity: one of the terms must hold; no terms at all is no demand.
-fn affinity_matches(required: &Value, node: &Value) -> bool {
-    let Some(terms) = required["nodeSelectorTerms"].as_array() else { return true };
-    terms.iter().any(|term| {
-        let has_demand = !term["matchExpressions"].is_null() || !term["matchFields"].is_null();
-        let labels = &node["metadata"]["labels"];
-        has_demand
-            && each(&term["matchExpressions"], |one| expression_matches(one, &labels[text(&one["key"])]))
-            && each(&term["matchFields"], |one| {
-                one["key"] == "metadata.name" && expression_matches(one, &node["metadata"]["name"])
-            })
-    })
-}
-
-fn expression_matches(expression: &Value, value: &Value) -> bool {
-    let values = expression["values"].as_array();
-    let is_among = || values.into_iter().flatten().any(|one| one == value);
+fn is_met(requirement: &Requirement<'_>, value: Option<&str>) -> bool {
+    let is_among = || value.is_some_and(|value| requirement.values.iter().any(|one| **one == *value));
     let compare = |holds: fn(i64, i64) -> bool| {
-        let number = |value: &Value| value.as_str().and_then(|text| text.parse::<i64>().ok());
-        let wanted = values.and_then(|values| values.first()).and_then(number);
-        matches!((number(value), wanted), (Some(value), Some(wanted)) if holds(value, wanted))
+        let number = |text: &str| text.parse::<i64>().ok();
+        let wanted = requirement.values.first().and_then(|text| number(text));
+        matches!((value.and_then(number), wanted), (Some(value), Some(wanted)) if holds(value, wanted))
     };
-    match text(&expression["operator"]) {
-        "In" => !value.is_null() && is_among(),
-        "NotIn" => value.is_null() || !is_among(),
-        "Exists" => !value.is_null(),
-        "DoesNotExist" => value.is_null(),
+    match &*requirement.operator {
+        "In" => is_among(),
+        "NotIn" => !is_among(),
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
         "Gt" => compare(|value, wanted| value > wanted),
         "Lt" => compare(|value, wanted| value < wanted),
         _ => false,
     }
 }
 
-fn is_tolerated(taint: &Value, tolerations: &Value) -> bool {
-    let key = text(&taint["key"]);
-    if taint["effect"] == "PreferNoSchedule" || DAEMON_TOLERATES.contains(&key) {
+fn is_tolerated(taint: &Taint<'_>, tolerations: &[Toleration<'_>]) -> bool {
+    if &*taint.effect == "PreferNoSchedule" || DAEMON_TOLERATES.contains(&&*taint.key) {
         return true;
     }
-    tolerations.as_array().into_iter().flatten().any(|toleration| {
-        let is_effect =
-            toleration["effect"].is_null() || toleration["effect"] == "" || toleration["effect"] == taint["effect"];
-        let wanted = text(&toleration["key"]);
-        let is_value = if toleration["operator"] == "Exists" {
-            wanted.is_empty() || wanted == key
+    let text = |value: &Option<Text<'_>>| value.as_deref().unwrap_or_default().to_owned();
+    tolerations.iter().any(|toleration| {
+        let effect = text(&toleration.effect);
+        let is_effect = effect.is_empty() || effect == *taint.effect;
+        let key = text(&toleration.key);
+        let is_value = if text(&toleration.operator) == "Exists" {
+            key.is_empty() || key == *taint.key
         } else {
-            wanted == key && text(&toleration["value"]) == text(&taint["value"])
+            key == *taint.key && text(&toleration.value) == *taint.value
         };
         is_effect && is_value
     })
-}
-
-fn each(list: &Value, holds: impl Fn(&Value) -> bool) -> bool {
-    list.as_array().into_iter().flatten().all(holds)
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
 }
 
 #[cfg(test)]

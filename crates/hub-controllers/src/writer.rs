@@ -1,8 +1,10 @@
-//! What controllers write through: the API, with the answers that mean "someone was faster" told apart.
+//! What controllers write through: the API, with the responses that mean "someone was faster" told apart.
 
-use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use http::{Method, Request};
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use kube::core::ApiResource;
 use kube::{Client, Error};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::kinds::Kind;
@@ -16,6 +18,57 @@ pub struct WriteError {
     source: Box<Error>,
 }
 
+impl WriteError {
+    fn new(act: impl Into<String>, source: Error) -> Self {
+        Self { act: act.into(), source: Box::new(source) }
+    }
+
+    /// What the API said, for an Event.
+    pub fn reason(&self) -> String {
+        match &*self.source {
+            Error::Api(status) => status.message.clone(),
+            other => other.to_string(),
+        }
+    }
+
+    /// The status code that the API responded with.
+    pub fn code(&self) -> Option<u16> {
+        match &*self.source {
+            Error::Api(status) => Some(status.code),
+            _ => None,
+        }
+    }
+}
+
+/// An object by its name, and by its uid where another one of that name is not meant.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// Empty for cluster-scoped kinds.
+    pub namespace: &'a str,
+    /// `metadata.name`.
+    pub name: &'a str,
+    /// `metadata.uid`.
+    pub uid: &'a str,
+}
+
+/// What the API made of a new object.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Created {
+    /// Its uid.
+    pub uid: String,
+    /// Its name.
+    pub name: String,
+    resource_version: String,
+}
+
+impl Created {
+    /// Its revision; 0 when the API does not count.
+    pub fn revision(&self) -> u64 {
+        self.resource_version.parse().unwrap_or_default()
+    }
+}
+
 /// Writes with the controllers' identity.
 #[derive(Clone)]
 pub struct Writer {
@@ -26,6 +79,11 @@ impl Writer {
     /// A writer over a client.
     pub fn new(client: Client) -> Self {
         Self { client }
+    }
+
+    /// The client itself, for requests of other shapes.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
     }
 
     fn api(&self, kind: Kind, namespace: &str) -> Api<DynamicObject> {
@@ -41,33 +99,69 @@ impl Writer {
         let name = object["metadata"]["name"].as_str().or(object["metadata"]["generateName"].as_str());
         let act = format!("create {} {}", kind.name(), name.unwrap_or_default());
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
-        let object: DynamicObject = match serde_json::from_value(object) {
-            Ok(object) => object,
-            Err(error) => return Err(WriteError { act, source: Box::new(Error::SerdeError(error)) }),
-        };
+        let object: DynamicObject =
+            serde_json::from_value(object).map_err(|error| WriteError::new(&*act, Error::SerdeError(error)))?;
         match self.api(kind, &namespace).create(&PostParams::default(), &object).await {
-            Ok(made) => Ok(serde_json::to_value(made).ok()),
+            Ok(created) => Ok(serde_json::to_value(created).ok()),
             Err(Error::Api(status)) if status.code == 409 => Ok(None),
-            Err(error) => Err(WriteError { act, source: Box::new(error) }),
+            Err(error) => Err(WriteError::new(act, error)),
         }
     }
 
-    /// Merges into an object; `Ok(false)` when it is gone.
+    /// Creates an object from its JSON, without a tree of it; `Ok(None)` when one of that name is there already.
+    pub async fn create_encoded(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        object: Vec<u8>,
+    ) -> Result<Option<Created>, WriteError> {
+        #[derive(Deserialize)]
+        struct Response {
+            metadata: Created,
+        }
+        let act = || format!("create {} {name}", kind.name());
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(kind.path(namespace))
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(object)
+            .map_err(|error| WriteError::new(act(), Error::HttpError(error)))?;
+        match self.client.request::<Response>(request).await {
+            Ok(response) => Ok(Some(response.metadata)),
+            Err(Error::Api(status)) if status.code == 409 => Ok(None),
+            Err(error) => Err(WriteError::new(act(), error)),
+        }
+    }
+
+    /// What the API would make of a new object: defaults and all. Nothing is written.
+    pub async fn dry_create(&self, kind: Kind, object: Value) -> Result<Value, WriteError> {
+        let act = || format!("try out a {}", kind.name());
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
+        let object: DynamicObject =
+            serde_json::from_value(object).map_err(|error| WriteError::new(act(), Error::SerdeError(error)))?;
+        let params = PostParams { dry_run: true, ..PostParams::default() };
+        let tried = self.api(kind, &namespace).create(&params, &object).await;
+        let tried = tried.map_err(|error| WriteError::new(act(), error))?;
+        serde_json::to_value(tried).map_err(|error| WriteError::new(act(), Error::SerdeError(error)))
+    }
+
+    /// Merges into an object; `Ok(false)` when it is deleted.
     pub async fn merge(&self, kind: Kind, key: (&str, &str), patch: &Value) -> Result<bool, WriteError> {
         let api = self.api(kind, key.0);
         let done = api.patch(key.1, &PatchParams::default(), &Patch::Merge(patch)).await;
-        gone_is_false(done.map(|_| ()), || format!("change {} {}", kind.name(), key.1))
+        absent_is_false(done.map(|_| ()), || format!("change {} {}", kind.name(), key.1))
     }
 
-    /// Merges into an object's status; `Ok(false)` when it is gone.
+    /// Merges into an object's status; `Ok(false)` when it is deleted.
     pub async fn merge_status(&self, kind: Kind, key: (&str, &str), status: &Value) -> Result<bool, WriteError> {
         let api = self.api(kind, key.0);
         let patch = json!({ "status": status });
         let done = api.patch_status(key.1, &PatchParams::default(), &Patch::Merge(&patch)).await;
-        gone_is_false(done.map(|_| ()), || format!("change the status of {} {}", kind.name(), key.1))
+        absent_is_false(done.map(|_| ()), || format!("change the status of {} {}", kind.name(), key.1))
     }
 
-    /// Writes a sub-resource of an object as a whole; `Ok(false)` when it is gone or was changed meanwhile.
+    /// Writes a sub-resource of an object as a whole; `Ok(false)` when it is deleted or was changed meanwhile.
     pub async fn replace_subresource(
         &self,
         kind: Kind,
@@ -76,89 +170,85 @@ impl Writer {
         object: &Value,
     ) -> Result<bool, WriteError> {
         let act = || format!("write {subresource} of {} {name}", kind.name());
-        let dynamic: DynamicObject = serde_json::from_value(object.clone())
-            .map_err(|error| WriteError { act: act(), source: Box::new(Error::SerdeError(error)) })?;
+        let dynamic: DynamicObject =
+            serde_json::from_value(object.clone()).map_err(|error| WriteError::new(act(), Error::SerdeError(error)))?;
         let api = self.api(kind, "");
         let done = api.replace_subresource::<DynamicObject>(subresource, name, &PostParams::default(), &dynamic).await;
-        gone_is_false(done.map(|_| ()), act)
+        absent_is_false(done.map(|_| ()), act)
     }
 
     /// Deletes an object, if it is still the one with this uid; with its own grace unless `grace_s` says otherwise.
     pub async fn delete(&self, kind: Kind, object: &Value, grace_s: Option<u32>) -> Result<bool, WriteError> {
         let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
-        let params = DeleteParams {
-            grace_period_seconds: grace_s,
-            preconditions: Some(Preconditions { uid: Some(text("uid").to_owned()), resource_version: None }),
-            ..DeleteParams::default()
-        };
-        let done = self.api(kind, text("namespace")).delete(text("name"), &params).await;
-        gone_is_false(done.map(|_| ()), || format!("delete {} {}", kind.name(), text("name")))
+        let target = Target { namespace: text("namespace"), name: text("name"), uid: text("uid") };
+        self.delete_target(kind, target, grace_s, None).await
     }
 
-    /// The objects of a kind as they stand now, past every cache.
+    /// Like [`delete`](Self::delete), for an object that was only looked at.
+    pub async fn delete_target(
+        &self,
+        kind: Kind,
+        target: Target<'_>,
+        grace_s: Option<u32>,
+        propagation: Option<PropagationPolicy>,
+    ) -> Result<bool, WriteError> {
+        let params = DeleteParams {
+            grace_period_seconds: grace_s,
+            propagation_policy: propagation,
+            preconditions: Some(Preconditions { uid: Some(target.uid.to_owned()), resource_version: None }),
+            ..DeleteParams::default()
+        };
+        let done = self.api(kind, target.namespace).delete(target.name, &params).await;
+        absent_is_false(done.map(|_| ()), || format!("delete {} {}", kind.name(), target.name))
+    }
+
+    /// The objects of a kind as they are now, past every cache.
     pub async fn list_now(&self, kind: Kind, namespace: &str) -> Result<Vec<Value>, WriteError> {
-        let act = || format!("list {} in {namespace}", kind.name());
         let list = self.api(kind, namespace).list(&kube::api::ListParams::default()).await;
-        let list = list.map_err(|error| WriteError { act: act(), source: Box::new(error) })?;
+        let list = list.map_err(|error| WriteError::new(format!("list {} in {namespace}", kind.name()), error))?;
         Ok(list.items.into_iter().filter_map(|object| serde_json::to_value(object).ok()).collect())
     }
 
-    /// The object as it stands now, past every cache; `None` when it is gone.
+    /// The object as it is now, past every cache; `None` when there is none.
     pub async fn get_now(&self, kind: Kind, key: (&str, &str)) -> Result<Option<Value>, WriteError> {
-        let found = self
-            .api(kind, key.0)
-            .get_opt(key.1)
-            .await
-            .map_err(|source| WriteError { act: format!("get {} {}", kind.name(), key.1), source: Box::new(source) })?;
+        let found = self.api(kind, key.0).get_opt(key.1).await;
+        let found = found.map_err(|error| WriteError::new(format!("get {} {}", kind.name(), key.1), error))?;
         Ok(found.and_then(|object| serde_json::to_value(object).ok()))
     }
 
-    /// Replaces an object as it was read; `Ok(false)` when it was changed meanwhile or is gone.
+    /// Replaces an object as it was read; `Ok(false)` when it was changed meanwhile or is deleted.
     pub async fn replace(&self, kind: Kind, object: &Value) -> Result<bool, WriteError> {
-        let key = crate::daemonsets::key(object);
-        let act = || format!("replace {} {}", kind.name(), key.1);
-        let dynamic: DynamicObject = serde_json::from_value(object.clone())
-            .map_err(|error| WriteError { act: act(), source: Box::new(Error::SerdeError(error)) })?;
-        let done = self.api(kind, key.0).replace(key.1, &PostParams::default(), &dynamic).await;
-        gone_is_false(done.map(|_| ()), act)
+        let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
+        let act = || format!("replace {} {}", kind.name(), text("name"));
+        let dynamic: DynamicObject =
+            serde_json::from_value(object.clone()).map_err(|error| WriteError::new(act(), Error::SerdeError(error)))?;
+        let done = self.api(kind, text("namespace")).replace(text("name"), &PostParams::default(), &dynamic).await;
+        absent_is_false(done.map(|_| ()), act)
     }
 
-    /// Every namespaced resource that can be listed and deleted, those of custom kinds among them.
-    pub async fn namespaced_resources(&self) -> Result<Vec<ApiResource>, WriteError> {
+    /// The API's resources, those of custom kinds among them, with what they can do.
+    pub(crate) async fn discover(&self) -> Result<kube::Discovery, WriteError> {
         let discovery = kube::Discovery::new(self.client.clone()).run().await;
-        let discovery = discovery.map_err(|source| WriteError {
-            act: "find out what a namespace may hold".to_owned(),
-            source: Box::new(source),
-        })?;
-        let resources = discovery.groups().flat_map(|group| group.recommended_resources());
-        let wanted = resources.filter(|(_, capabilities)| {
-            capabilities.scope == kube::discovery::Scope::Namespaced
-                && capabilities.supports_operation(kube::discovery::verbs::DELETE)
-                && capabilities.supports_operation(kube::discovery::verbs::LIST)
-        });
-        Ok(wanted.map(|(resource, _)| resource).collect())
+        discovery.map_err(|source| WriteError::new("find out what the API serves", source))
     }
 
-    /// Deletes all objects of a resource in a namespace; answers how many there were.
-    pub async fn delete_all(&self, resource: &ApiResource, namespace: &str) -> Result<usize, WriteError> {
-        let failed = |source| WriteError {
-            act: format!("delete {} of namespace {namespace}", resource.plural),
-            source: Box::new(source),
+    /// The uid of an object of any resource; `None` when there is no such object.
+    pub(crate) async fn uid_now(
+        &self,
+        resource: &ApiResource,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<Option<String>, WriteError> {
+        let api: Api<DynamicObject> = match namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
+            None => Api::all_with(self.client.clone(), resource),
         };
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, resource);
-        let list = api.list_metadata(&kube::api::ListParams::default()).await.map_err(failed)?;
-        for object in &list.items {
-            let Some(name) = &object.metadata.name else { continue };
-            if object.metadata.deletion_timestamp.is_none() {
-                gone_is_false(api.delete(name, &DeleteParams::default()).await.map(|_| ()), || {
-                    format!("delete {} {name}", resource.kind)
-                })?;
-            }
-        }
-        Ok(list.items.len())
+        let found = api.get_metadata_opt(name).await;
+        let found = found.map_err(|error| WriteError::new(format!("get {} {name}", resource.kind), error))?;
+        Ok(found.map(|object| object.metadata.uid.unwrap_or_default()))
     }
 
-    /// Reads an object, changes it and writes its status; `Ok(false)` when it was changed meanwhile or is gone.
+    /// Reads an object, changes it and writes its status; `Ok(false)` when it was changed meanwhile or is deleted.
     pub async fn replace_status_of(
         &self,
         kind: Kind,
@@ -170,13 +260,19 @@ impl Writer {
             Some(object) => self.replace_subresource(kind, name, "status", &change(object)).await,
         }
     }
+
+    /// Wraps an error of the client in what was being done.
+    pub(crate) fn failed(act: impl Into<String>) -> impl FnOnce(Error) -> WriteError {
+        let act = act.into();
+        move |source| WriteError::new(act, source)
+    }
 }
 
-/// An object that is gone, or another one by now, needs nothing more: the caches will tell.
-fn gone_is_false(done: Result<(), Error>, act: impl FnOnce() -> String) -> Result<bool, WriteError> {
+/// An object that is deleted, or another one by now, needs nothing more: its change brings the next run.
+pub(crate) fn absent_is_false(done: Result<(), Error>, act: impl FnOnce() -> String) -> Result<bool, WriteError> {
     match done {
         Ok(()) => Ok(true),
         Err(Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(false),
-        Err(error) => Err(WriteError { act: act(), source: Box::new(error) }),
+        Err(error) => Err(WriteError::new(act(), error)),
     }
 }

@@ -11,7 +11,8 @@ use base_pki::{Ca, IssueRequest, San, Usage};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Request, Response, StatusCode};
-use hub_controllers::Controllers;
+use hub_controllers::runtime::StoreReader;
+use hub_controllers::{Authorities, Controllers, ControllersConfig, NamePolicy};
 use hub_telemetry::http::RequestError;
 use hub_telemetry::{Telemetry, TelemetryOptions};
 use machinery_server::{
@@ -72,6 +73,7 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
     let telemetry = tokio::task::spawn_blocking(move || Telemetry::open(&telemetry_dir, options))
         .await?
         .context("failed to open the readings that were stored before")?;
+    let reader = StoreReader::start(store.clone(), &shutdown);
     let server = Server::new(ServerConfig {
         store,
         authorizer: Arc::new(StandardAuthorizer),
@@ -85,7 +87,13 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
     let client = kube::Client::new(server.in_process(Identity::controllers()), "default");
 
     // Controllers first: whoever can connect finds namespaces and our kinds.
-    let controllers = Controllers::start(client.clone(), ca.clone(), shutdown.clone())
+    let controllers_config = ControllersConfig {
+        client: client.clone(),
+        reader,
+        authorities: Authorities { client: ca.clone(), serving: ca.clone() },
+        names: NamePolicy { hub_names: reserved_names(config) },
+    };
+    let controllers = Controllers::start(controllers_config, shutdown.clone())
         .await
         .context("failed to start the hub's controllers")?;
     let address = listener.address().clone();
@@ -190,6 +198,12 @@ fn names(config: &HubConfig) -> Vec<San> {
     }
     names.dedup();
     names
+}
+
+/// Names that no node may have. The name of this machine is not among them: its own node is called so.
+fn reserved_names(config: &HubConfig) -> Vec<San> {
+    let fixed = ["localhost", "kubernetes", "kubernetes.default"];
+    fixed.into_iter().chain(config.public_names.iter().map(String::as_str)).map(San::from).collect()
 }
 
 /// The chain with the CA in it, since a joining node checks the CA against its token; and the key.

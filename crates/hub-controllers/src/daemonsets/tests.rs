@@ -1,128 +1,242 @@
 //! Tests of `daemonsets`: its decisions, as data.
 
+use super::plan::plan;
+use super::template::{pod_name, revision_hash};
 use super::*;
+use crate::views::{LabelSelector, ObjectMeta};
 
-fn set(strategy: Value) -> Value {
-    json!({
-        "metadata": {"name": "agent", "namespace": "default", "uid": "u", "generation": 3},
-        "spec": {
-            "updateStrategy": strategy,
-            "template": {"spec": {"nodeSelector": {"role": "gateway"}}},
-        },
-    })
+const NOW: i64 = 1_800_000_000;
+
+fn now() -> Timestamp {
+    Timestamp::from_second(NOW).unwrap()
 }
 
-fn nodes(names: &[&str]) -> Objects {
-    let node = |name: &&str| {
-        let role = if name.starts_with("gw") { "gateway" } else { "server" };
-        let node = json!({"metadata": {"name": name, "labels": {"role": role}}});
-        ((String::new(), (*name).to_owned()), Arc::new(node))
-    };
-    Arc::new(names.iter().map(node).collect())
-}
-
-/// `node revision state`, where the state is `ready`, `starting`, `failed` or `leaving`.
-fn pod(text: &str) -> Arc<Value> {
+/// `node revision state`, where the state is `ready`, `ready-N` (for N seconds), `starting`, `failed` or `leaving`.
+fn pod(index: usize, text: &str) -> Pod {
     let words: Vec<&str> = text.split(' ').collect();
-    let phase = if words[2] == "failed" { "Failed" } else { "Running" };
-    let ready = if words[2] == "ready" { "True" } else { "False" };
-    let mut pod = json!({
-        "metadata": {"name": text, "labels": {REVISION_LABEL: words[1]}},
-        "spec": {"nodeName": words[0]},
-        "status": {"phase": phase, "conditions": [{"type": "Ready", "status": ready}]},
-    });
-    if words[2] == "leaving" {
-        pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    let ready_for = match words[2] {
+        "ready" => Some(3600),
+        state => state.strip_prefix("ready-").map(|seconds| seconds.parse().unwrap()),
+    };
+    Pod {
+        name: text.to_owned(),
+        node: words[0].to_owned(),
+        created: Timestamp::from_second(i64::try_from(index).unwrap()).unwrap(),
+        is_terminating: words[2] == "leaving",
+        phase: if words[2] == "failed" { Phase::Failed } else { Phase::Alive },
+        ready_since: ready_for.map(|seconds| Timestamp::from_second(NOW - seconds).unwrap()),
+        is_updated: words[1] == "new",
+        ..Pod::default()
     }
-    Arc::new(pod)
 }
 
-fn check(strategy: Value, pods: &[&str], created_on: &[&str], deleted: &[&str]) {
-    let pods: Vec<Arc<Value>> = pods.iter().map(|text| pod(text)).collect();
-    let plan = plan(&set(strategy), "new", &nodes(&["gw-1", "gw-2", "gw-3", "server"]), &pods);
-    let names: Vec<&str> = plan.delete.iter().filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
+fn planned(strategy: Strategy, min_ready: u64, pods: &[&str]) -> (Plan, Vec<Pod>) {
+    let pods: Vec<Pod> = pods.iter().enumerate().map(|(index, text)| pod(index, text)).collect();
+    let nodes = ["gw-1", "gw-2", "gw-3"].map(|name| (name.into(), Fit::Run));
+    let clock = Clock { now: now(), min_ready: Duration::from_secs(min_ready) };
+    (plan(&nodes.into(), &pods, strategy, clock), pods)
+}
+
+fn check_after(strategy: Strategy, min_ready: u64, pods: &[&str], created_on: &[&str], deleted: &[&str]) {
+    let (plan, given) = planned(strategy, min_ready, pods);
+    let mut names: Vec<&str> = plan.delete.iter().map(|index| given[*index].name.as_str()).collect();
+    names.sort_unstable();
     assert_eq!(
         (plan.create_on.iter().map(String::as_str).collect::<Vec<_>>(), names),
-        (created_on.to_vec(), deleted.to_vec())
+        (created_on.to_vec(), deleted.to_vec()),
+        "{strategy:?} {pods:?}"
     );
 }
 
+fn check(strategy: Strategy, pods: &[&str], created_on: &[&str], deleted: &[&str]) {
+    check_after(strategy, 0, pods, created_on, deleted);
+}
+
+const ONE: Strategy = Strategy::Unavailable(1);
+
 #[test]
 fn each_node_that_fits_gets_one_pod() {
-    check(json!({}), &[], &["gw-1", "gw-2", "gw-3"], &[]);
-    check(json!({}), &["gw-1 new ready", "gw-3 new starting"], &["gw-2"], &[]);
+    check(ONE, &[], &["gw-1", "gw-2", "gw-3"], &[]);
+    check(ONE, &["gw-1 new ready", "gw-3 new starting"], &["gw-2"], &[]);
 }
 
 #[test]
 fn a_pod_on_a_node_that_no_longer_fits_goes() {
     let pods = ["gw-1 new ready", "gw-2 new ready", "gw-3 new ready", "server new ready"];
-    check(json!({}), &pods, &[], &["server new ready"]);
+    check(ONE, &pods, &[], &["server new ready"]);
 }
 
 #[test]
-fn a_pod_that_is_leaving_keeps_its_place() {
-    check(json!({}), &["gw-1 new leaving", "gw-2 new ready", "gw-3 new ready"], &[], &[]);
+fn a_pod_stays_on_a_node_that_only_keeps_new_ones_out() {
+    let pods = [pod(0, "gw-1 old ready")];
+    let clock = Clock { now: now(), min_ready: Duration::ZERO };
+    let plan = plan(&[("gw-1".into(), Fit::Stay), ("gw-2".into(), Fit::Stay)].into(), &pods, ONE, clock);
+    assert_eq!((plan.create_on, plan.delete), (vec![], vec![]));
+    assert_eq!((plan.counts.desired, plan.counts.misscheduled), (0, 1));
 }
 
 #[test]
-fn a_pod_that_has_ended_is_replaced() {
-    check(json!({}), &["gw-1 new failed", "gw-2 new ready", "gw-3 new ready"], &[], &["gw-1 new failed"]);
+fn a_node_has_no_second_pod_while_the_first_is_leaving() {
+    check(ONE, &["gw-1 new leaving", "gw-2 new ready", "gw-3 new ready"], &[], &[]);
+    check(Strategy::Surge(1), &["gw-1 old leaving", "gw-2 new ready", "gw-3 new ready"], &[], &[]);
+}
+
+#[test]
+fn of_two_pods_on_one_node_the_older_stays() {
+    let pods = ["gw-1 new ready", "gw-1 new starting", "gw-2 new ready", "gw-3 new ready"];
+    check(ONE, &pods, &[], &["gw-1 new starting"]);
+}
+
+#[test]
+fn a_pod_that_failed_is_replaced_in_its_own_time() {
+    let (plan, pods) = planned(ONE, 0, &["gw-1 new failed", "gw-2 new ready", "gw-3 new ready"]);
+    assert_eq!((plan.create_on.len(), plan.delete.len()), (0, 0));
+    assert_eq!(plan.failed.iter().map(|index| pods[*index].node.as_str()).collect::<Vec<_>>(), ["gw-1"]);
 }
 
 #[test]
 fn a_rollout_takes_no_more_pods_than_it_may() {
     let old = ["gw-1 old ready", "gw-2 old ready", "gw-3 old ready"];
-    check(json!({}), &old, &[], &["gw-1 old ready"]);
-    let two = json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 2}});
-    check(two, &old, &[], &["gw-1 old ready", "gw-2 old ready"]);
-    let half = json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "50%"}});
-    check(half, &old, &[], &["gw-1 old ready", "gw-2 old ready"]);
-    check(json!({}), &["gw-1 new starting", "gw-2 old ready", "gw-3 old ready"], &[], &[]);
-    check(json!({"type": "OnDelete"}), &old, &[], &[]);
+    check(ONE, &old, &[], &["gw-1 old ready"]);
+    check(Strategy::Unavailable(2), &old, &[], &["gw-1 old ready", "gw-2 old ready"]);
+    check(ONE, &["gw-1 new starting", "gw-2 old ready", "gw-3 old ready"], &[], &[]);
+    check(ONE, &["gw-1 old leaving", "gw-2 old ready", "gw-3 old ready"], &[], &[]);
+    check(ONE, &["gw-2 old ready", "gw-3 old ready"], &["gw-1"], &[]);
+    check(Strategy::OnDelete, &old, &[], &[]);
 }
 
 #[test]
 fn an_old_pod_that_does_not_work_is_replaced_at_once() {
-    let pods = ["gw-1 old ready", "gw-2 old starting", "gw-3 new ready"];
-    check(json!({}), &pods, &[], &["gw-2 old starting"]);
+    check(ONE, &["gw-1 old ready", "gw-2 old starting", "gw-3 new ready"], &[], &["gw-2 old starting"]);
+}
+
+#[test]
+fn a_rollout_waits_until_a_new_pod_was_ready_for_long_enough() {
+    let at = |seconds| format!("gw-1 new ready-{seconds}");
+    check_after(ONE, 5, &[&at(4), "gw-2 old ready", "gw-3 old ready"], &[], &[]);
+    check_after(ONE, 5, &[&at(5), "gw-2 old ready", "gw-3 old ready"], &[], &["gw-2 old ready"]);
+    let (plan, _) = planned(ONE, 5, &[&at(2), "gw-2 old ready", "gw-3 old ready"]);
+    assert_eq!((plan.counts.ready, plan.counts.available, plan.counts.unavailable), (3, 2, 1));
+    assert_eq!(plan.available_after, Some(Duration::from_secs(3)), "the next look is when it becomes available");
+}
+
+#[test]
+fn a_surge_brings_the_new_pod_up_before_the_old_one_goes() {
+    let old = ["gw-1 old ready", "gw-2 old ready", "gw-3 old ready"];
+    check(Strategy::Surge(1), &old, &["gw-1"], &[]);
+    check(Strategy::Surge(2), &old, &["gw-1", "gw-2"], &[]);
+    let both = ["gw-1 old ready", "gw-1 new starting", "gw-2 old ready", "gw-3 old ready"];
+    check(Strategy::Surge(1), &both, &[], &[]);
+    check(Strategy::Surge(2), &both, &["gw-2"], &[]);
+    let up = ["gw-1 old ready", "gw-1 new ready", "gw-2 old ready", "gw-3 old ready"];
+    check(Strategy::Surge(1), &up, &["gw-2"], &["gw-1 old ready"]);
+    let broken = ["gw-1 old starting", "gw-1 new starting", "gw-2 old starting", "gw-3 old ready"];
+    check(Strategy::Surge(1), &broken, &["gw-2"], &["gw-1 old starting"]);
+    let young = ["gw-1 old ready", "gw-1 new ready-4", "gw-2 old ready", "gw-3 old ready"];
+    check_after(Strategy::Surge(1), 5, &young, &[], &[]);
+}
+
+#[test]
+fn limits_are_numbers_or_shares_and_never_both_nothing() {
+    let of = |strategy: Value, desired: usize| {
+        let text = strategy.to_string();
+        Strategy::of(&serde_json::from_str(&text).unwrap(), desired)
+    };
+    let rolling = |fields: Value| json!({"type": "RollingUpdate", "rollingUpdate": fields});
+    assert_eq!(of(json!({}), 10), ONE);
+    assert_eq!(of(json!({"type": "OnDelete"}), 10), Strategy::OnDelete);
+    assert_eq!(of(rolling(json!({"maxUnavailable": "25%"})), 10), Strategy::Unavailable(3));
+    assert_eq!(of(rolling(json!({"maxUnavailable": 0, "maxSurge": 3})), 10), Strategy::Surge(3));
+    assert_eq!(of(rolling(json!({"maxUnavailable": 0, "maxSurge": "10%"})), 11), Strategy::Surge(2));
+    assert_eq!(of(rolling(json!({"maxUnavailable": 0, "maxSurge": 0})), 10), ONE);
+    assert_eq!(of(rolling(json!({"maxUnavailable": "lots"})), 10), ONE);
 }
 
 #[test]
 fn the_status_counts_what_kubectl_shows() {
-    let pods = [pod("gw-1 new ready"), pod("gw-2 old ready"), pod("server new ready")];
-    let plan = plan(&set(json!({"type": "OnDelete"})), "new", &nodes(&["gw-1", "gw-2", "gw-3", "server"]), &pods);
-    let expected = json!({
-        "observedGeneration": 3, "desiredNumberScheduled": 3, "currentNumberScheduled": 2, "numberMisscheduled": 1,
-        "numberReady": 2, "numberAvailable": 2, "numberUnavailable": 1, "updatedNumberScheduled": 1,
-    });
-    assert_eq!(plan.status, expected);
+    let pods = ["gw-1 new ready", "gw-2 old ready", "server new ready", "server old leaving"];
+    let (plan, _) = planned(Strategy::OnDelete, 0, &pods);
+    let expected =
+        Counts { desired: 3, current: 2, misscheduled: 1, ready: 2, available: 2, unavailable: 1, updated: 1 };
+    assert_eq!(plan.counts, expected);
+}
+
+#[test]
+fn a_nodes_clock_counts_only_where_it_can_be_right() {
+    let ready = |time: &str| format!(r#"{{"type":"Ready","status":"True","lastTransitionTime":"{time}"}}"#);
+    let since = |time: &str| {
+        let text = ready(time);
+        let ready: ConditionView<'_> = serde_json::from_str(&text).unwrap();
+        plausible_since(&ready, "2026-01-02T00:00:00Z".parse().unwrap(), "2026-01-03T00:00:00Z".parse().unwrap())
+    };
+    assert!(since("2026-01-02T12:00:00Z").is_some());
+    assert!(since("1970-01-01T00:00:07Z").is_none(), "a pod cannot be Ready before it exists");
+    assert!(since("2031-01-01T00:00:00Z").is_none());
 }
 
 #[test]
 fn a_pod_that_fails_again_waits_longer() {
-    let mut sets = DaemonSets::default();
-    let place = || ("u".to_owned(), "gw-1".to_owned());
+    let mut failures = HashMap::new();
     let begin = Instant::now();
-    let at = |seconds: u64| begin + Duration::from_secs(seconds);
-    assert!(sets.may_replace(place(), at(0)));
-    assert!(sets.may_replace(place(), at(1)));
-    assert!(!sets.may_replace(place(), at(2)));
-    assert!(sets.may_replace(place(), at(3)));
+    let mut left = |seconds: u64| replace_after(&mut failures, "gw-1", begin + Duration::from_secs(seconds));
+    assert_eq!(left(0), None);
+    assert_eq!(left(1), None);
+    assert_eq!(left(2), Some(Duration::from_secs(1)));
+    assert_eq!(left(3), None);
+    assert_eq!(left(4), Some(Duration::from_secs(3)));
 }
 
 #[test]
-fn names_of_pods_are_their_places() {
-    let names: BTreeSet<String> = (0..20_000).map(|node| pod_name("agent", "hash", &format!("gw-{node}"))).collect();
+fn names_of_pods_are_their_nodes() {
+    let names: BTreeSet<String> = (0..20_000).map(|node| pod_name("agent", "hash", &format!("gw-{node}"), 0)).collect();
     assert_eq!(names.len(), 20_000);
-    assert_eq!(pod_name("agent", "hash", "gw-1"), pod_name("agent", "hash", "gw-1"));
-    assert_ne!(pod_name("agent", "hash", "gw-1"), pod_name("agent", "other", "gw-1"));
-    assert!(pod_name(&"x".repeat(300), "hash", "gw-1").len() <= 253);
+    let name = |hash, collisions| pod_name("agent", hash, "gw-1", collisions);
+    assert_eq!(name("hash", 0), name("hash", 0));
+    assert_ne!(name("hash", 0), name("other", 0));
+    assert_ne!(name("hash", 0), name("hash", 1));
+    assert!(pod_name(&"x".repeat(300), "hash", "gw-1", 0).len() <= 253);
+    // What an earlier version called its pods and revisions is what this one calls them.
+    assert_eq!(revision_hash(&json!({"spec": {}}), 0).len(), 10);
 }
 
 #[test]
 fn a_pod_says_whose_it_is_and_where() {
-    let pod = pod_for(&set(json!({})), "hash", "gw-1");
+    let meta: ObjectMeta<'_> = serde_json::from_str(r#"{"name":"agent","namespace":"default","uid":"u"}"#).unwrap();
+    let template = json!({"metadata": {"labels": {"app": "a"}}, "spec": {"nodeSelector": {"role": "x"}}});
+    let (name, bytes) = PodFactory::new(&meta, &template, "hash", 0).pod_on("gw-1");
+    let pod: Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!(pod["metadata"]["name"], name.as_str());
     assert_eq!(pod["spec"]["nodeName"], "gw-1");
-    assert_eq!(controller_of(&pod), Some("u"));
-    assert_eq!(pod["metadata"]["labels"][REVISION_LABEL], "hash");
+    assert_eq!(pod["spec"]["nodeSelector"]["role"], "x");
+    assert_eq!(pod["metadata"]["ownerReferences"][0]["uid"], "u");
+    assert_eq!(pod["metadata"]["labels"], json!({"app": "a", REVISION_LABEL: "hash"}));
+    assert!(pod["metadata"].get("annotations").is_none());
+}
+
+#[test]
+fn pods_are_claimed_by_controller_and_labels() {
+    let selector: LabelSelector<'_> = serde_json::from_str(r#"{"matchLabels":{"app":"a"}}"#).unwrap();
+    for (app, owner, terminating, expected) in [
+        ("a", Some("me"), false, Claim::Own),
+        ("a", Some("me"), true, Claim::Own),
+        ("b", Some("me"), false, Claim::Release),
+        ("a", Some("other"), false, Claim::Ignore),
+        ("a", None, false, Claim::Adopt),
+        ("a", None, true, Claim::Ignore),
+        ("b", None, false, Claim::Ignore),
+    ] {
+        let owners: Vec<Value> = owner.into_iter().map(|uid| json!({"uid": uid, "controller": true})).collect();
+        let time = terminating.then_some("2026-01-01T00:00:00Z");
+        let pod = json!({"metadata": {"labels": {"app": app}, "ownerReferences": owners, "deletionTimestamp": time}});
+        let pod = pod.to_string();
+        assert_eq!(claim::claim("me", &selector, &serde_json::from_str(&pod).unwrap()), expected, "{pod}");
+    }
+}
+
+#[test]
+fn a_default_that_was_added_is_not_a_change() {
+    let have = json!({"spec": {"containers": [{"name": "a", "image": "b", "terminationMessagePath": "/x"}], "new": 1}});
+    assert!(revision::contains(&have, &json!({"spec": {"containers": [{"name": "a", "image": "b"}]}})));
+    assert!(!revision::contains(&have, &json!({"spec": {"containers": [{"name": "a", "image": "c"}]}})));
+    assert!(!revision::contains(&have, &json!({"spec": {"containers": [], "new": 1}})));
 }

@@ -2,65 +2,80 @@
 
 use super::*;
 
-fn lease(renewed: &str) -> Vec<Value> {
-    vec![json!({"metadata": {"name": "gw-1"}, "spec": {"renewTime": renewed}})]
-}
-
-/// Feeds `(second, renewTime)` and checks whether the node should be marked at the last of them.
-fn check(was_marked: bool, heartbeats: &[(u64, &str)], expected: bool) {
+/// Feeds `(second, revision of the lease)` and checks whether the node should be tainted at the last of them. What is
+/// there at second 0 was there before the hub started.
+fn check(was_tainted: bool, heartbeats: &[(u64, u64)], expected: bool) {
     let begin = Instant::now();
     let mut known = Heartbeats::default();
-    let mut now = begin;
-    for (second, renewed) in heartbeats {
+    let (mut now, mut last) = (begin, 0);
+    for (second, revision) in heartbeats {
         now = begin + Duration::from_secs(*second);
-        known.observe(["gw-1"].into_iter(), &lease(renewed), now);
+        if *revision != last {
+            known.renew("gw-1", *revision, *second > 0, now);
+            last = *revision;
+        }
     }
-    assert_eq!(known.should_mark("gw-1", was_marked, now), expected, "{heartbeats:?}");
+    assert_eq!(known.judge("gw-1", was_tainted, now).0, expected, "{heartbeats:?}");
 }
 
 #[test]
-fn a_node_is_silent_after_forty_seconds() {
-    check(false, &[(0, "a"), (40, "a")], false);
-    check(false, &[(0, "a"), (41, "a")], true);
-    check(false, &[(0, "a"), (30, "b"), (70, "b")], false);
+fn a_lease_expires_after_forty_seconds() {
+    check(false, &[(0, 1), (40, 1)], false);
+    check(false, &[(0, 1), (41, 1)], true);
+    check(false, &[(0, 1), (30, 2), (70, 2)], false);
 }
 
 #[test]
 fn a_late_heartbeat_brings_a_node_back() {
-    check(true, &[(0, "a"), (41, "a"), (60, "b")], false);
-}
-
-#[test]
-fn a_nodes_own_clock_does_not_matter() {
-    check(false, &[(0, "1970-01-01T00:00:10Z"), (30, "1970-01-01T00:00:20Z"), (60, "1969-12-31T00:00:00Z")], false);
+    check(true, &[(0, 1), (41, 1), (60, 2)], false);
 }
 
 #[test]
 fn a_hub_that_has_just_started_takes_no_node_for_heard() {
-    check(true, &[(0, "a")], true);
-    check(true, &[(0, "a"), (10, "a")], true);
-    check(true, &[(0, "a"), (10, "b")], false);
+    check(true, &[(0, 1)], true);
+    check(true, &[(0, 1), (10, 1)], true);
+    check(true, &[(0, 1), (10, 2)], false);
 }
 
 #[test]
-fn a_mark_is_one_taint_and_leaves_others_alone() {
+fn a_node_without_a_lease_gets_the_time_that_every_node_has() {
+    let (begin, mut known) = (Instant::now(), Heartbeats::default());
+    let (should_taint, next) = known.judge("gw-1", false, begin);
+    assert!(!should_taint);
+    assert_eq!(next, Next::After(HEARTBEAT_GRACE + DEADLINE_MARGIN));
+    assert_eq!(known.judge("gw-1", false, begin + Duration::from_secs(41)), (true, Next::OnChange));
+}
+
+#[test]
+fn only_the_heartbeat_of_an_expired_node_is_news() {
+    let (begin, mut known) = (Instant::now(), Heartbeats::default());
+    assert!(!known.renew("gw-1", 1, true, begin));
+    assert!(!known.renew("gw-1", 2, true, begin + Duration::from_secs(10)));
+    assert!(known.judge("gw-1", false, begin + Duration::from_secs(60)).0);
+    assert!(known.renew("gw-1", 3, true, begin + Duration::from_secs(61)));
+    let (should_taint, _) = known.judge("gw-1", true, begin + Duration::from_secs(61));
+    assert!(!should_taint);
+    assert!(!known.renew("gw-1", 4, true, begin + Duration::from_secs(71)));
+}
+
+#[test]
+fn the_taint_is_one_and_leaves_others_alone() {
     let node = json!({"spec": {"taints": [{"key": "mine", "effect": "NoExecute"}]}});
     let now = Timestamp::UNIX_EPOCH;
-    let marked = mark(&mark(&node, true, now), true, now);
+    let changed = tainted(&tainted(&node, true, now), true, now);
     let expected = json!([
         {"key": "mine", "effect": "NoExecute"},
         {"key": TAINT, "effect": "NoSchedule", "timeAdded": "1970-01-01T00:00:00Z"},
     ]);
-    assert_eq!(marked["spec"]["taints"], expected);
-    assert_eq!(mark(&marked, false, now), node);
+    assert_eq!(changed["spec"]["taints"], expected);
+    assert_eq!(tainted(&changed, false, now), node);
 }
 
 #[test]
-fn every_condition_of_a_silent_node_is_unknown() {
+fn every_condition_of_an_expired_node_is_unknown() {
     let node = json!({"status": {"conditions": [{"type": "DiskPressure", "status": "False"}]}});
-    let marked = mark_status(node, Timestamp::UNIX_EPOCH);
-    let conditions = marked["status"]["conditions"].as_array().unwrap();
+    let changed = with_unknown_conditions(node, Timestamp::UNIX_EPOCH);
+    let conditions = changed["status"]["conditions"].as_array().unwrap();
     assert_eq!(conditions.len(), 2);
     assert!(conditions.iter().all(|one| one["status"] == "Unknown" && one["reason"] == REASON));
-    assert!(is_status_unknown(&marked));
 }

@@ -1,11 +1,17 @@
 //! Tests of `selector`: its decisions, as data.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 
+fn fit(spec: &Value, node: &Value) -> Fit {
+    let (spec, node) = (spec.to_string(), node.to_string());
+    let placement: Placement<'_> = serde_json::from_str(&spec).unwrap();
+    placement.fit(&serde_json::from_str(&node).unwrap())
+}
+
 fn check(spec: Value, node: Value, expected: bool) {
-    assert_eq!(fits_node(&json!({"spec": spec}), &node), expected, "{spec} on {node}");
+    assert_eq!(fit(&spec, &node) == Fit::Run, expected, "{spec} on {node}");
 }
 
 fn node(labels: Value, taints: Value) -> Value {
@@ -13,14 +19,14 @@ fn node(labels: Value, taints: Value) -> Value {
 }
 
 #[test]
-fn a_node_selector_wants_every_label() {
+fn a_node_selector_demands_every_label() {
     check(json!({}), node(json!({}), json!(null)), true);
     check(json!({"nodeSelector": {"a": "1"}}), node(json!({"a": "1", "b": "2"}), json!(null)), true);
     check(json!({"nodeSelector": {"a": "1", "b": "3"}}), node(json!({"a": "1", "b": "2"}), json!(null)), false);
 }
 
 #[test]
-fn affinity_wants_one_of_its_terms() {
+fn affinity_demands_one_of_its_terms() {
     let affinity = |terms: Value| json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}});
     let term = |operator: &str, values: Value| json!({"matchExpressions": [{"key": "n", "operator": operator, "values": values}]});
     for (operator, values, expected) in [
@@ -50,10 +56,25 @@ fn a_taint_keeps_out_who_does_not_tolerate_it() {
 }
 
 #[test]
-fn an_absent_label_selector_matches_nothing() {
-    assert!(!label_selector_matches(&Value::Null, &json!({"a": "1"})));
-    assert!(label_selector_matches(&json!({}), &json!({"a": "1"})));
+fn only_a_taint_that_executes_drives_a_running_pod_away() {
+    let taint = |effect: &str| node(json!({}), json!([{"key": "k", "effect": effect}]));
+    assert_eq!(fit(&json!({}), &taint("NoSchedule")), Fit::Stay);
+    assert_eq!(fit(&json!({}), &taint("NoExecute")), Fit::Leave);
+    let both = json!([{"key": "k", "effect": "NoSchedule"}, {"key": "l", "effect": "NoExecute"}]);
+    assert_eq!(fit(&json!({}), &node(json!({}), both)), Fit::Leave);
+    let leaving = json!({"metadata": {"name": "gw-1", "deletionTimestamp": "2026-01-01T00:00:00Z"}});
+    assert_eq!(fit(&json!({}), &leaving), Fit::Leave);
+}
+
+#[test]
+fn a_selector_matches_labels_and_expressions() {
+    let matches = |selector: Value, labels: Value| {
+        let (selector, labels) = (selector.to_string(), labels.to_string());
+        let selector: LabelSelector<'_> = serde_json::from_str(&selector).unwrap();
+        selector.matches(&serde_json::from_str(&labels).unwrap())
+    };
+    assert!(matches(json!({}), json!({"a": "1"})));
     let selector = json!({"matchLabels": {"a": "1"}, "matchExpressions": [{"key": "b", "operator": "DoesNotExist"}]});
-    assert!(label_selector_matches(&selector, &json!({"a": "1"})));
-    assert!(!label_selector_matches(&selector, &json!({"a": "1", "b": "2"})));
+    assert!(matches(selector.clone(), json!({"a": "1"})));
+    assert!(!matches(selector, json!({"a": "1", "b": "2"})));
 }

@@ -1,9 +1,13 @@
 //! Tests of `fleet_status`: its decisions, as data.
 
 use super::*;
+use crate::assignments::fleet::Problem;
 
-/// What a node tells: `accepted applied ready`, each `+`, `-` or `.` for nothing.
-fn on_node(node: &str, generation: i64, told: &str, is_current: bool) -> OnNode {
+/// A node and what it reports.
+type OnNode = (&'static str, Report);
+
+/// What a node reports: `accepted applied ready`, each `+`, `-` or `.` for nothing.
+fn on_node(node: &'static str, generation: i64, told: &str, is_current: bool) -> OnNode {
     let conditions = [ACCEPTED, APPLIED, READY]
         .into_iter()
         .zip(told.chars())
@@ -13,17 +17,13 @@ fn on_node(node: &str, generation: i64, told: &str, is_current: bool) -> OnNode 
             _ => Condition::new(r#type, false, "Wrong", "why"),
         })
         .collect();
-    OnNode {
-        node: node.to_owned(),
-        wanted: 2,
-        told: Some(EntryStatus { generation, conditions, ..EntryStatus::default() }),
-        is_current,
-    }
+    (node, Report::of(&EntryStatus { generation, conditions, ..EntryStatus::default() }, is_current))
 }
 
 /// Checks `applied/ready of desired` and the signs and reasons of the conditions.
 fn check(old: &FleetStatus, problem: Option<&Problem>, nodes: &[OnNode], expected: &str) -> FleetStatus {
-    let status = sum_up(old, 2, problem, nodes, Timestamp::UNIX_EPOCH);
+    let nodes = nodes.iter().map(|(node, report)| (*node, Some(report))).collect();
+    let status = sum_up(old, &Standing { generation: 2, problem, nodes }, Timestamp::UNIX_EPOCH);
     let conditions: Vec<String> = status
         .conditions
         .iter()
@@ -43,7 +43,7 @@ fn an_object_is_applied_when_every_node_says_so() {
 }
 
 #[test]
-fn one_refusal_is_told_with_its_node() {
+fn one_rejection_is_reported_with_its_node() {
     let nodes = [on_node("a", 2, "+++", true), on_node("b", 2, "-..", true)];
     let status = check(&FleetStatus::default(), None, &nodes, "1/1 of 2 -Wrong -Wrong -Wrong");
     assert_eq!(status.failures, [NodeFailure { node: "b".into(), reason: "Wrong".into(), message: "why".into() }]);
@@ -57,13 +57,13 @@ fn a_device_that_does_not_answer_is_applied_and_not_ready() {
 
 #[test]
 fn the_first_ten_failures_are_listed() {
-    let nodes: Vec<OnNode> = (0..20).map(|node| on_node(&format!("n{node}"), 2, "++-", true)).collect();
+    let nodes = vec![on_node("n", 2, "++-", true); 20];
     let status = check(&FleetStatus::default(), None, &nodes, "20/0 of 20 +Accepted +Applied -Wrong");
     assert_eq!(status.failures.len(), FAILURES_MAX);
 }
 
 #[test]
-fn what_was_told_of_an_older_assignment_counts_only_for_what_was_applied() {
+fn what_was_reported_of_an_older_assignment_counts_only_for_what_was_applied() {
     let nodes = [on_node("a", 2, "+++", false)];
     check(&FleetStatus::default(), None, &nodes, "0/0 of 1 +Accepted -Waiting -Waiting");
     let applied =
@@ -72,18 +72,18 @@ fn what_was_told_of_an_older_assignment_counts_only_for_what_was_applied() {
 }
 
 #[test]
-fn a_problem_stands_in_every_condition() {
+fn a_problem_is_in_every_condition() {
     let problem = Problem { reason: "ProfileNotFound", message: "there is no DeviceProfile x".to_owned() };
     check(&FleetStatus::default(), Some(&problem), &[], "0/0 of 0 -ProfileNotFound -ProfileNotFound -ProfileNotFound");
 }
 
 #[test]
-fn what_works_and_limps_is_told_with_its_node() {
-    let mut limping = on_node("b", 2, "+++", true);
-    let conditions = &mut limping.told.as_mut().unwrap().conditions;
-    let ready = conditions.iter_mut().find(|condition| condition.r#type == READY).unwrap();
-    (ready.reason, ready.message) = ("RowErrors".into(), "division by zero".into());
-    let nodes = [on_node("a", 2, "+++", true), limping];
+fn what_works_and_is_degraded_is_reported_with_its_node() {
+    let mut ready = Condition::new(READY, true, "RowErrors", "division by zero");
+    ready.observed_generation = Some(2);
+    let conditions = vec![Condition::new(APPLIED, true, "Fine", ""), ready];
+    let degraded = Report::of(&EntryStatus { generation: 2, conditions, ..EntryStatus::default() }, true);
+    let nodes = [on_node("a", 2, "+++", true), ("b", degraded)];
     let status = check(&FleetStatus::default(), None, &nodes, "2/2 of 2 +Accepted +Applied +RowErrors");
     assert_eq!(status.conditions[2].message, "division by zero (node b)");
 }

@@ -1,0 +1,602 @@
+//! DaemonSets: one pod on each node that the template fits, as labels come and go.
+//!
+//! There is no scheduler in between: the controller sets `spec.nodeName`, which is what makes an edge node independent of
+//! anything but its own pods. A pod's name is a function of DaemonSet, revision and node, so a controller that acts
+//! twice on an old view creates nothing twice.
+//!
+//! ```text
+//! pod changed ──owner, or selector in its namespace──┐
+//! node changed ──sets for which its fit changed──────┼──▶ key: namespace/name of a set
+//! set or revision changed ───────────────────────────┘
+//!
+//! reconcile: claim pods → keep the template's revision → plan → delete, create in batches → status
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::Context;
+use crate::kinds::Kind;
+use crate::runtime::batch::slow_start;
+use crate::runtime::controller::ReconcileError;
+use crate::runtime::{Event, Expectations, Field, Next, ObjectRef, Queue, Reader, Reconciler};
+use crate::selector::Fit;
+use crate::views::{ConditionView, DaemonSetStatusView, DaemonSetView, NodeView, PodView, condition, time};
+use crate::writer::{Created, Target, WriteError, Writer};
+
+mod claim;
+mod plan;
+mod revision;
+mod template;
+
+use claim::Claim;
+use plan::{Clock, Counts, Phase, Plan, Pod, Strategy};
+use revision::Kept;
+use template::{PodFactory, REVISION_LABEL, TemplateView};
+
+/// A pod that failed at once would fail again: the first replacement waits this long, the next twice as long.
+const FAILED_PAUSE_MIN: Duration = Duration::from_secs(1);
+/// As upstream's back-off of failed daemon pods.
+const FAILED_PAUSE_MAX: Duration = Duration::from_secs(15 * 60);
+/// A set that creates more gives its worker back in between, so that others have their turn.
+const CREATES_PER_RUN: usize = 1000;
+/// How soon a set looks again when the reader does not show its own writes yet; a change usually comes first.
+const UNSEEN_RETRY: Duration = Duration::from_millis(200);
+/// A name that a pod on its way out still has is free in its own time.
+const NAME_TAKEN_RETRY: Duration = Duration::from_secs(2);
+/// A change of the wall clock is noticed within this time.
+const DEADLINE_MAX: Duration = Duration::from_secs(60);
+/// Changes of revisions that were written by hand; more are looked at with the set's next change.
+const TAKEN_NAMES_MAX: usize = 10;
+
+/// Namespace and name of a set.
+type Key = (Box<str>, Box<str>);
+
+/// The controller.
+pub(crate) struct DaemonSets {
+    context: Context,
+    expectations: Expectations<Key>,
+    memory: Mutex<Memory>,
+}
+
+/// What is remembered between runs. All of it can be lost: it only saves work, or waits.
+#[derive(Default)]
+struct Memory {
+    sets: HashMap<Key, SetMemory>,
+    /// Pods without a controller, by namespace: whom a set may adopt.
+    orphans: HashMap<Box<str>, BTreeSet<Box<str>>>,
+}
+
+struct SetMemory {
+    uid: String,
+    generation: i64,
+    collisions: i64,
+    /// Nodes on which its pods may be.
+    nodes: BTreeMap<Box<str>, Fit>,
+    /// Under which hash its template is kept, once that is known.
+    hash: Option<String>,
+    failures: HashMap<String, Failure>,
+    /// Since when pods are seen Ready whose own word for it cannot be right, by uid.
+    seen_ready: HashMap<String, Timestamp>,
+}
+
+/// Failed pods on one node.
+struct Failure {
+    pause: Duration,
+    since: Instant,
+}
+
+impl DaemonSets {
+    pub fn new(context: Context) -> Self {
+        Self { context, expectations: Expectations::new(Kind::Pod), memory: Mutex::default() }
+    }
+
+    fn reader(&self) -> &dyn Reader {
+        &*self.context.reader
+    }
+
+    /// A node changed: brings the sets' maps of nodes up to date, and finds those for which it matters.
+    fn observe_node(&self, name: &str, queue: &Queue<Key>) {
+        let reader = self.reader();
+        let node = reader.get(Kind::Node, "", name);
+        let view: Option<NodeView<'_>> = node.as_ref().and_then(ObjectRef::view_or_log);
+        let mut memory = self.memory.lock();
+        for (key, set) in &mut memory.sets {
+            let Some(object) = reader.get(Kind::DaemonSet, &key.0, &key.1) else { continue };
+            let Some(found) = object.view_or_log::<DaemonSetView<'_>>() else { continue };
+            // A set that changed makes its map anew when it is reconciled.
+            if *found.metadata.uid != *set.uid || found.metadata.generation != set.generation {
+                continue;
+            }
+            let Ok(template) = TemplateView::read(found.spec.template) else { continue };
+            let fit = view.as_ref().map_or(Fit::Leave, |view| template.spec.fit(view));
+            let before = match fit {
+                Fit::Leave => set.nodes.remove(name),
+                _ => set.nodes.insert(name.into(), fit),
+            };
+            if before.unwrap_or(Fit::Leave) != fit {
+                queue.add(key.clone());
+            }
+        }
+    }
+
+    fn observe_pod(&self, object: &ObjectRef, is_current: bool, queue: &Queue<Key>) {
+        let Some(pod) = object.view_or_log::<PodView<'_>>() else { return };
+        match pod.metadata.controller() {
+            Some(owner) if &*owner.kind == "DaemonSet" => {
+                queue.add((object.namespace().into(), owner.name.as_str().into()));
+            }
+            Some(_) => {}
+            None if is_current => {
+                for set in self.reader().list(Kind::DaemonSet, Some(object.namespace())) {
+                    let Some(view) = set.view_or_log::<DaemonSetView<'_>>() else { continue };
+                    if view.spec.selector.is_some_and(|selector| selector.matches(&pod.metadata.labels)) {
+                        queue.add((set.namespace().into(), set.name().into()));
+                    }
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn note_orphan(&self, object: &ObjectRef, is_current: bool) {
+        let is_orphan =
+            is_current && object.view_or_log::<PodView<'_>>().is_some_and(|pod| pod.metadata.controller().is_none());
+        let mut memory = self.memory.lock();
+        if is_orphan {
+            memory.orphans.entry(object.namespace().into()).or_default().insert(object.name().into());
+        } else if let Some(names) = memory.orphans.get_mut(object.namespace()) {
+            names.remove(object.name());
+            if names.is_empty() {
+                memory.orphans.remove(object.namespace());
+            }
+        }
+    }
+
+    /// Makes sure that the set is remembered as it is now, with the nodes it fits on.
+    fn remember(&self, key: &Key, set: &DaemonSetView<'_>, template: &TemplateView<'_>) {
+        let mut memory = self.memory.lock();
+        let held = memory.sets.get(key);
+        let is_same = held.is_some_and(|held| {
+            *held.uid == *set.metadata.uid
+                && held.generation == set.metadata.generation
+                && held.collisions == set.status.collision_count.unwrap_or_default()
+        });
+        if is_same {
+            return;
+        }
+        let (failures, seen_ready) = match memory.sets.remove(key).filter(|held| *held.uid == *set.metadata.uid) {
+            Some(held) => (held.failures, held.seen_ready),
+            None => Default::default(),
+        };
+        // Listed under the lock: a change of a node waits for it, and finds the set here.
+        let mut nodes = BTreeMap::new();
+        for node in self.reader().list(Kind::Node, None) {
+            let fit = node.view_or_log::<NodeView<'_>>().map_or(Fit::Leave, |view| template.spec.fit(&view));
+            if fit != Fit::Leave {
+                nodes.insert(node.name().into(), fit);
+            }
+        }
+        let fresh = SetMemory {
+            uid: set.metadata.uid.to_string(),
+            generation: set.metadata.generation,
+            collisions: set.status.collision_count.unwrap_or_default(),
+            nodes,
+            hash: None,
+            failures,
+            seen_ready,
+        };
+        memory.sets.insert(key.clone(), fresh);
+    }
+
+    /// The set's pods, after adopting and releasing; `None` when a pod changed under it and must be looked at again.
+    async fn claim_pods(&self, set: &DaemonSetView<'_>) -> Result<Option<Vec<ObjectRef>>, ReconcileError> {
+        let reader = self.reader();
+        let Some(selector) = &set.spec.selector else { return Ok(Some(Vec::new())) };
+        let own = reader.by_field(Kind::Pod, Field::OwnerUid, &set.metadata.uid);
+        let orphans: Vec<Box<str>> = {
+            let memory = self.memory.lock();
+            memory.orphans.get(&*set.metadata.namespace).into_iter().flatten().cloned().collect()
+        };
+        let orphans = orphans.iter().filter_map(|name| reader.get(Kind::Pod, &set.metadata.namespace, name));
+        // One that was adopted a moment ago may still be among the orphans.
+        let known: HashSet<&str> = own.iter().map(ObjectRef::name).collect();
+        let orphans: Vec<ObjectRef> = orphans.filter(|object| !known.contains(object.name())).collect();
+        let mut claimed = Vec::with_capacity(own.len());
+        let mut may_adopt = None;
+        for object in own.iter().cloned().chain(orphans) {
+            let pod: PodView<'_> = object.view()?;
+            if *pod.metadata.namespace != *set.metadata.namespace {
+                continue;
+            }
+            match claim::claim(&set.metadata.uid, selector, &pod) {
+                Claim::Own => {}
+                Claim::Ignore => continue,
+                Claim::Release => {
+                    if !claim::release(set, &object, &self.context.writer).await? {
+                        return Ok(None);
+                    }
+                    continue;
+                }
+                Claim::Adopt => {
+                    let may = match may_adopt {
+                        Some(may) => may,
+                        None => *may_adopt.insert(claim::may_adopt(set, &self.context.writer).await?),
+                    };
+                    if !may {
+                        continue;
+                    }
+                    if !claim::adopt(set, &object, &self.context.writer).await? {
+                        return Ok(None);
+                    }
+                }
+            }
+            claimed.push(object);
+        }
+        Ok(Some(claimed))
+    }
+
+    /// Under which hash the set's template is kept; `None` when its name is taken and another try is due.
+    async fn hash_of(
+        &self,
+        key: &Key,
+        set: &DaemonSetView<'_>,
+        template: &Value,
+        pods: &[ObjectRef],
+    ) -> Result<Option<String>, ReconcileError> {
+        let known = self.memory.lock().sets.get(key).and_then(|set| set.hash.clone());
+        if known.is_some() {
+            return Ok(known);
+        }
+        let views = pods.iter().filter_map(ObjectRef::view_or_log::<PodView<'_>>);
+        let in_use = views.filter_map(|pod| pod.metadata.labels.get(REVISION_LABEL).map(str::to_owned)).collect();
+        let collisions = set.status.collision_count.unwrap_or_default();
+        match revision::keep(set, template, collisions, &in_use, self.reader(), &self.context.writer).await? {
+            Kept::As(hash) => {
+                if let Some(set) = self.memory.lock().sets.get_mut(key) {
+                    set.hash = Some(hash.clone());
+                }
+                Ok(Some(hash))
+            }
+            Kept::Collision => {
+                self.collide(set).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// A name is taken by somebody else: from now on the set's revision and pods have others.
+    async fn collide(&self, set: &DaemonSetView<'_>) -> Result<(), WriteError> {
+        let status = json!({"collisionCount": set.status.collision_count.unwrap_or_default().saturating_add(1)});
+        let key = (&*set.metadata.namespace, &*set.metadata.name);
+        self.context.writer.merge_status(Kind::DaemonSet, key, &status).await.map(|_| ())
+    }
+
+    /// What the plan needs to know of the pods.
+    fn read_pods(&self, key: &Key, pods: &[ObjectRef], hash: &str, now: Timestamp) -> Result<Vec<Pod>, ReconcileError> {
+        let mut memory = self.memory.lock();
+        let Some(set) = memory.sets.get_mut(key) else { return Ok(Vec::new()) };
+        let mut read = Vec::with_capacity(pods.len());
+        let mut seen_ready = HashMap::new();
+        for object in pods {
+            let view: PodView<'_> = object.view()?;
+            let ready = condition(&view.status.conditions, "Ready").filter(|ready| ready.status == "True");
+            let ready_since = ready.map(|ready| match plausible_since(ready, view.metadata.created(), now) {
+                Some(since) => since,
+                None => {
+                    let since = set.seen_ready.get(&*view.metadata.uid).copied().unwrap_or(now);
+                    seen_ready.insert(view.metadata.uid.to_string(), since);
+                    since
+                }
+            });
+            read.push(Pod {
+                namespace: object.namespace().to_owned(),
+                name: object.name().to_owned(),
+                uid: view.metadata.uid.to_string(),
+                node: view.spec.node_name.to_string(),
+                created: view.metadata.created(),
+                is_terminating: view.metadata.is_terminating(),
+                phase: match &*view.status.phase {
+                    "Failed" => Phase::Failed,
+                    "Succeeded" => Phase::Succeeded,
+                    _ => Phase::Alive,
+                },
+                ready_since,
+                is_updated: view.metadata.labels.get(REVISION_LABEL) == Some(hash),
+            });
+        }
+        set.seen_ready = seen_ready;
+        Ok(read)
+    }
+
+    /// Pods that failed and whose pause is over, and when the next one's is.
+    fn due_failures(&self, key: &Key, plan: &Plan, pods: &[Pod], now: Instant) -> (Vec<usize>, Next) {
+        let mut memory = self.memory.lock();
+        let Some(set) = memory.sets.get_mut(key) else { return (Vec::new(), Next::OnChange) };
+        let (mut due, mut next) = (Vec::new(), Next::OnChange);
+        for index in &plan.failed {
+            match replace_after(&mut set.failures, &pods[*index].node, now) {
+                None => due.push(*index),
+                Some(left) => next = next.or(Next::After(left)),
+            }
+        }
+        (due, next)
+    }
+
+    async fn delete(&self, key: &Key, set: &DaemonSetView<'_>, pods: Vec<Pod>) -> Result<(), WriteError> {
+        let set_target = target(set);
+        let writer = &self.context.writer;
+        let deleted = slow_start(pods, |pod| {
+            let writer: Writer = writer.clone();
+            async move {
+                let target = Target { namespace: &pod.namespace, name: &pod.name, uid: &pod.uid };
+                writer.delete_target(Kind::Pod, target, None, None).await.map(|is_deleted| (pod, is_deleted))
+            }
+        })
+        .await;
+        for (pod, is_deleted) in deleted.done {
+            self.expectations.deleted(key, &pod.namespace, &pod.name, &pod.uid);
+            if is_deleted {
+                let message = format!("Deleted pod: {}", pod.name);
+                self.context.recorder.normal(Kind::DaemonSet, set_target, "SuccessfulDelete", message);
+            }
+        }
+        deleted.error.map_or(Ok(()), Err)
+    }
+
+    /// Creates pods on these nodes; the names that were taken.
+    async fn create(
+        &self,
+        key: &Key,
+        set: &DaemonSetView<'_>,
+        factory: &PodFactory,
+        nodes: Vec<String>,
+    ) -> Result<Vec<String>, WriteError> {
+        let set_target = target(set);
+        let (writer, namespace): (&Writer, Arc<str>) = (&self.context.writer, set.metadata.namespace.as_str().into());
+        let created = slow_start(nodes, |node| {
+            let (name, bytes) = factory.pod_on(&node);
+            let (writer, namespace) = (writer.clone(), namespace.clone());
+            async move {
+                let created: Option<Created> = writer.create_encoded(Kind::Pod, &namespace, &name, bytes).await?;
+                Ok::<_, WriteError>((name, created))
+            }
+        })
+        .await;
+        let mut taken = Vec::new();
+        for (name, created) in created.done {
+            match created {
+                Some(created) => {
+                    self.expectations.created(key, created.revision());
+                    let message = format!("Created pod: {name}");
+                    self.context.recorder.normal(Kind::DaemonSet, set_target, "SuccessfulCreate", message);
+                }
+                None => taken.push(name),
+            }
+        }
+        if let Some(error) = created.error {
+            let message = format!("Error creating pod: {}", error.reason());
+            self.context.recorder.warning(Kind::DaemonSet, set_target, "FailedCreate", message);
+            return Err(error);
+        }
+        Ok(taken)
+    }
+
+    /// Names that are taken: by the set's own pods, by pods on their way out, or by somebody else's.
+    async fn settle_taken(&self, set: &DaemonSetView<'_>, taken: &[String]) -> Result<Next, ReconcileError> {
+        let mut next = Next::OnChange;
+        for name in taken.iter().take(TAKEN_NAMES_MAX) {
+            let found = self.context.writer.get_now(Kind::Pod, (&set.metadata.namespace, name)).await?;
+            let Some(found) = found.map(|found| found.to_string()) else {
+                next = next.or(Next::After(UNSEEN_RETRY));
+                continue;
+            };
+            let pod: PodView<'_> = serde_json::from_str(&found)
+                .map_err(|error| ReconcileError::Rejected(format!("the pod {name} cannot be read: {error}")))?;
+            let selector = set.spec.selector.as_ref();
+            let is_foreign = selector.is_none_or(|selector| {
+                claim::claim(&set.metadata.uid, selector, &pod) == Claim::Ignore && !pod.metadata.is_terminating()
+            });
+            if is_foreign {
+                let message = format!(
+                    "Error creating pod: the name {name} is taken by a pod that is not of this DaemonSet; its pods get other names"
+                );
+                self.context.recorder.warning(Kind::DaemonSet, target(set), "FailedCreate", message);
+                self.collide(set).await?;
+                return Ok(Next::OnChange);
+            }
+            next = next.or(Next::After(if pod.metadata.is_terminating() { NAME_TAKEN_RETRY } else { UNSEEN_RETRY }));
+        }
+        Ok(next)
+    }
+
+    async fn write_status(&self, set: &DaemonSetView<'_>, counts: Counts) -> Result<(), WriteError> {
+        let wanted = DaemonSetStatusView {
+            observed_generation: Some(set.metadata.generation),
+            collision_count: set.status.collision_count,
+            desired_number_scheduled: Some(counts.desired),
+            current_number_scheduled: Some(counts.current),
+            number_misscheduled: Some(counts.misscheduled),
+            number_ready: Some(counts.ready),
+            number_available: Some(counts.available),
+            number_unavailable: Some(counts.unavailable),
+            updated_number_scheduled: Some(counts.updated),
+        };
+        if wanted == set.status {
+            return Ok(());
+        }
+        let status = json!({
+            "observedGeneration": set.metadata.generation,
+            "desiredNumberScheduled": counts.desired,
+            "currentNumberScheduled": counts.current,
+            "numberMisscheduled": counts.misscheduled,
+            "numberReady": counts.ready,
+            "numberAvailable": counts.available,
+            "numberUnavailable": counts.unavailable,
+            "updatedNumberScheduled": counts.updated,
+        });
+        let key = (&*set.metadata.namespace, &*set.metadata.name);
+        self.context.writer.merge_status(Kind::DaemonSet, key, &status).await.map(|_| ())
+    }
+}
+
+impl Reconciler for DaemonSets {
+    type Key = Key;
+
+    fn name(&self) -> &'static str {
+        "daemonsets"
+    }
+
+    fn sources(&self) -> &'static [Kind] {
+        &[Kind::DaemonSet, Kind::Node, Kind::Pod, Kind::ControllerRevision]
+    }
+
+    fn observe(&self, event: &Event, queue: &Queue<Key>) {
+        match event {
+            Event::Listed(kind, objects) => {
+                match kind {
+                    Kind::Node => self.memory.lock().sets.clear(),
+                    Kind::Pod => {
+                        self.memory.lock().orphans.clear();
+                        objects.iter().for_each(|object| self.note_orphan(object, true));
+                    }
+                    _ => {}
+                }
+                for set in self.reader().list(Kind::DaemonSet, None) {
+                    queue.add((set.namespace().into(), set.name().into()));
+                }
+            }
+            Event::Changed(change) => match change.kind {
+                Kind::DaemonSet => {
+                    let set = change.newest();
+                    queue.add((set.namespace().into(), set.name().into()));
+                }
+                Kind::Node => self.observe_node(change.newest().name(), queue),
+                Kind::Pod => {
+                    self.note_orphan(change.newest(), change.current.is_some());
+                    change.previous.iter().for_each(|object| self.observe_pod(object, false, queue));
+                    change.current.iter().for_each(|object| self.observe_pod(object, true, queue));
+                }
+                _ => {
+                    // A revision that somebody deleted or changed is looked at again.
+                    for object in change.versions() {
+                        let Some(view) = object.view_or_log::<crate::views::AnyView<'_>>() else { continue };
+                        let Some(owner) = view.metadata.controller() else { continue };
+                        let key = (object.namespace().into(), owner.name.as_str().into());
+                        if change.current.is_none()
+                            && let Some(set) = self.memory.lock().sets.get_mut(&key)
+                        {
+                            set.hash = None;
+                        }
+                        queue.add(key);
+                    }
+                }
+            },
+        }
+    }
+
+    async fn reconcile(&self, key: &Key) -> Result<Next, ReconcileError> {
+        let Some(object) = self.reader().get(Kind::DaemonSet, &key.0, &key.1) else {
+            self.memory.lock().sets.remove(key);
+            self.expectations.forget(key);
+            return Ok(Next::OnChange);
+        };
+        let set: DaemonSetView<'_> = object.view()?;
+        if set.metadata.is_terminating() {
+            return Ok(Next::OnChange);
+        }
+        if !self.expectations.are_seen(key, self.reader()) {
+            return Ok(Next::After(UNSEEN_RETRY));
+        }
+        let read_template = |error| ReconcileError::Rejected(format!("the template cannot be read: {error}"));
+        let template = TemplateView::read(set.spec.template).map_err(read_template)?;
+        let selects_own = set
+            .spec
+            .selector
+            .as_ref()
+            .is_some_and(|selector| !selector.is_empty() && selector.matches(&template.labels()));
+        if !selects_own {
+            let message =
+                "This daemon set is selecting all pods, or not its own. A selector of its own labels is required.";
+            self.context.recorder.warning(Kind::DaemonSet, target(&set), "SelectingAll", message.to_owned());
+            return Ok(Next::OnChange);
+        }
+        self.remember(key, &set, &template);
+        let Some(objects) = self.claim_pods(&set).await? else { return Ok(Next::After(UNSEEN_RETRY)) };
+        let tree: Value = set
+            .spec
+            .template
+            .map_or(Ok(Value::Null), |template| serde_json::from_str(template.get()))
+            .map_err(read_template)?;
+        let Some(hash) = self.hash_of(key, &set, &tree, &objects).await? else { return Ok(Next::After(UNSEEN_RETRY)) };
+
+        let now = Timestamp::now();
+        let pods = self.read_pods(key, &objects, &hash, now)?;
+        let nodes = self.memory.lock().sets.get(key).map(|set| set.nodes.clone()).unwrap_or_default();
+        let desired = nodes.values().filter(|fit| **fit == Fit::Run).count();
+        let strategy = Strategy::of(&set.spec.update_strategy, desired);
+        let min_ready =
+            Duration::from_secs(u64::try_from(set.spec.min_ready_seconds.clamp(0, i64::from(i32::MAX))).unwrap_or(0));
+        let mut plan = plan::plan(&nodes, &pods, strategy, Clock { now, min_ready });
+        let (due, mut next) = self.due_failures(key, &plan, &pods, Instant::now());
+        if let Some(left) = plan.available_after {
+            next = next.or(Next::After(left.clamp(Duration::from_millis(100), DEADLINE_MAX)));
+        }
+
+        let doomed: HashSet<usize> = plan.delete.iter().copied().chain(due).collect();
+        let doomed: Vec<Pod> = doomed.into_iter().map(|index| pods[index].clone()).collect();
+        let deleted = self.delete(key, &set, doomed).await;
+        if plan.create_on.len() > CREATES_PER_RUN {
+            plan.create_on.truncate(CREATES_PER_RUN);
+            next = next.or(Next::After(Duration::ZERO));
+        }
+        let collisions = set.status.collision_count.unwrap_or_default();
+        let factory = PodFactory::new(&set.metadata, &tree, &hash, collisions);
+        let created = self.create(key, &set, &factory, plan.create_on).await;
+        // The status is true whatever became of the pods.
+        self.write_status(&set, plan.counts).await?;
+        deleted?;
+        let taken = created?;
+        Ok(next.or(self.settle_taken(&set, &taken).await?))
+    }
+}
+
+fn target<'a>(set: &'a DaemonSetView<'_>) -> Target<'a> {
+    Target { namespace: &set.metadata.namespace, name: &set.metadata.name, uid: &set.metadata.uid }
+}
+
+/// Since when a pod is Ready by its node's own clock, if that can be right: a box without a clock writes a time before the
+/// pod existed, or one that is still to come.
+fn plausible_since(ready: &ConditionView<'_>, created: Timestamp, now: Timestamp) -> Option<Timestamp> {
+    let since = time(ready.last_transition_time.as_deref()?)?;
+    (created <= since && since <= now).then_some(since)
+}
+
+/// How long the failed pod on a node waits for its replacement; `None` when it may be replaced now, which is counted.
+fn replace_after(failures: &mut HashMap<String, Failure>, node: &str, now: Instant) -> Option<Duration> {
+    match failures.get_mut(node) {
+        Some(failure) if now.duration_since(failure.since) < failure.pause => {
+            Some(failure.pause - now.duration_since(failure.since))
+        }
+        Some(failure) => {
+            // A pod that ran for long before it failed is not one that fails at once.
+            let is_old = now.duration_since(failure.since) > 2 * FAILED_PAUSE_MAX;
+            failure.pause = if is_old { FAILED_PAUSE_MIN } else { (failure.pause * 2).min(FAILED_PAUSE_MAX) };
+            failure.since = now;
+            None
+        }
+        None => {
+            failures.insert(node.to_owned(), Failure { pause: FAILED_PAUSE_MIN, since: now });
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

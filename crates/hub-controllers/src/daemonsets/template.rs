@@ -1,0 +1,177 @@
+//! The pods of a DaemonSet: what they are called and what they are made of.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use crate::selector::Placement;
+use crate::views::Labels;
+use crate::views::ObjectMeta;
+
+/// Label that tells which revision of the template a pod was made from.
+pub(crate) const REVISION_LABEL: &str = "controller-revision-hash";
+/// Names of pods are made from nodes' names, not drawn: with five letters two of a thousand nodes would often share one,
+/// with ten no two of a hundred thousand do.
+const POD_SUFFIX_LEN: usize = 10;
+
+/// The parts of a pod template that decisions need.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct TemplateView<'a> {
+    #[serde(borrow)]
+    metadata: Option<TemplateMeta<'a>>,
+    #[serde(borrow)]
+    pub spec: Placement<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct TemplateMeta<'a> {
+    #[serde(borrow)]
+    labels: Option<Labels<'a>>,
+}
+
+impl<'a> TemplateView<'a> {
+    /// Reads a template.
+    pub fn read(template: Option<&'a RawValue>) -> serde_json::Result<Self> {
+        template.map_or_else(|| Ok(Self::default()), |template| serde_json::from_str(template.get()))
+    }
+
+    /// The labels of its pods.
+    pub fn labels(&self) -> Labels<'a> {
+        self.metadata.as_ref().and_then(|metadata| metadata.labels.clone()).unwrap_or_default()
+    }
+}
+
+/// The revision of a template: short, stable, and fit for a name. A collision gives it another one.
+pub(crate) fn revision_hash(template: &Value, collisions: i64) -> String {
+    match collisions {
+        0 => short_hash(template.to_string().as_bytes(), 10),
+        _ => short_hash(format!("{template}{collisions}").as_bytes(), 10),
+    }
+}
+
+/// A name for the pod of a DaemonSet's revision on a node. A collision gives every pod another one.
+pub(crate) fn pod_name(set: &str, hash: &str, node: &str, collisions: i64) -> String {
+    let set: String = set.chars().take(240).collect();
+    let suffix = match collisions {
+        0 => short_hash(format!("{hash}/{node}").as_bytes(), POD_SUFFIX_LEN),
+        _ => short_hash(format!("{hash}/{node}/{collisions}").as_bytes(), POD_SUFFIX_LEN),
+    };
+    format!("{set}-{suffix}")
+}
+
+/// FNV-1a in letters and digits that cannot be read as words, as Kubernetes writes its suffixes.
+fn short_hash(bytes: &[u8], len: usize) -> String {
+    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in bytes {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    let letters = ALPHABET.len() as u64;
+    (0..len)
+        .map(|_| {
+            let letter = ALPHABET[usize::try_from(hash % letters).unwrap_or_default()];
+            hash /= letters;
+            char::from(letter)
+        })
+        .collect()
+}
+
+/// The pods of one revision of a set; only name and node differ among them.
+pub(crate) struct PodFactory {
+    namespace: String,
+    set: String,
+    hash: String,
+    collisions: i64,
+    labels: Value,
+    annotations: Value,
+    owner: Value,
+    spec: Map<String, Value>,
+}
+
+impl PodFactory {
+    pub fn new(set: &ObjectMeta<'_>, template: &Value, hash: &str, collisions: i64) -> Self {
+        let mut labels = match &template["metadata"]["labels"] {
+            Value::Object(labels) => labels.clone(),
+            _ => Map::new(),
+        };
+        labels.insert(REVISION_LABEL.to_owned(), hash.into());
+        let mut spec = template["spec"].as_object().cloned().unwrap_or_default();
+        let mut tolerations = spec.get("tolerations").and_then(Value::as_array).cloned().unwrap_or_default();
+        // A daemon stays where it is whatever becomes of the node, as upstream's controller has it.
+        let own = [
+            ("node.kubernetes.io/not-ready", "NoExecute"),
+            ("node.kubernetes.io/unreachable", "NoExecute"),
+            ("node.kubernetes.io/disk-pressure", "NoSchedule"),
+            ("node.kubernetes.io/memory-pressure", "NoSchedule"),
+            ("node.kubernetes.io/pid-pressure", "NoSchedule"),
+            ("node.kubernetes.io/unschedulable", "NoSchedule"),
+        ];
+        tolerations.extend(own.map(|(key, effect)| json!({"key": key, "operator": "Exists", "effect": effect})));
+        spec.insert("tolerations".to_owned(), tolerations.into());
+        spec.remove("nodeName");
+        Self {
+            namespace: set.namespace.to_string(),
+            set: set.name.to_string(),
+            hash: hash.to_owned(),
+            collisions,
+            labels: labels.into(),
+            annotations: template["metadata"]["annotations"].clone(),
+            owner: owner_reference(set),
+            spec,
+        }
+    }
+
+    /// Name and JSON of the pod on a node.
+    pub fn pod_on(&self, node: &str) -> (String, Vec<u8>) {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Pod<'a> {
+            api_version: &'static str,
+            kind: &'static str,
+            metadata: Metadata<'a>,
+            spec: Spec<'a>,
+        }
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Metadata<'a> {
+            name: &'a str,
+            namespace: &'a str,
+            labels: &'a Value,
+            #[serde(skip_serializing_if = "Value::is_null")]
+            annotations: &'a Value,
+            owner_references: [&'a Value; 1],
+        }
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Spec<'a> {
+            node_name: &'a str,
+            #[serde(flatten)]
+            template: &'a Map<String, Value>,
+        }
+        let name = pod_name(&self.set, &self.hash, node, self.collisions);
+        let pod = Pod {
+            api_version: "v1",
+            kind: "Pod",
+            metadata: Metadata {
+                name: &name,
+                namespace: &self.namespace,
+                labels: &self.labels,
+                annotations: &self.annotations,
+                owner_references: [&self.owner],
+            },
+            spec: Spec { node_name: node, template: &self.spec },
+        };
+        let bytes = serde_json::to_vec(&pod).expect("JSON values and text always serialise");
+        (name, bytes)
+    }
+}
+
+/// The reference by which a set owns its pods and revisions.
+pub(crate) fn owner_reference(set: &ObjectMeta<'_>) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "DaemonSet", "name": set.name, "uid": set.uid,
+        "controller": true, "blockOwnerDeletion": true,
+    })
+}

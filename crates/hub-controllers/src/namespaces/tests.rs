@@ -1,0 +1,32 @@
+//! Tests of `namespaces`: its decisions, as data.
+
+use super::*;
+
+fn remaining(resources: &[(&str, usize)], finalizers: &[(&str, usize)]) -> Remaining {
+    let owned = |list: &[(&str, usize)]| list.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+    Remaining { resources: owned(resources), finalizers: owned(finalizers), error: None }
+}
+
+#[test]
+fn the_conditions_tell_what_holds_a_namespace() {
+    let left = remaining(&[("configmaps", 2), ("rules.edge.selvedge.dev", 1)], &[("x.io/mine", 1)]);
+    let first = conditions(&json!({}), &left, Timestamp::UNIX_EPOCH);
+    let text = |index: usize, field: &str| first[index][field].as_str().unwrap().to_owned();
+    assert_eq!((text(0, "type"), text(0, "status")), ("NamespaceDeletionContentFailure".into(), "False".into()));
+    assert_eq!((text(1, "type"), text(1, "status")), ("NamespaceContentRemaining".into(), "True".into()));
+    assert_eq!(
+        text(1, "message"),
+        "Some resources are remaining: configmaps has 2 resource instances, rules.edge.selvedge.dev has 1 resource instances"
+    );
+    assert_eq!(
+        text(2, "message"),
+        "Some content in the namespace has finalizers remaining: x.io/mine in 1 resource instances"
+    );
+    // The same again is the same to the letter, whenever it is said.
+    let held = json!({"status": {"conditions": first}});
+    assert_eq!(conditions(&held, &left, Timestamp::from_second(99).unwrap()), first);
+    let later = conditions(&held, &remaining(&[], &[]), Timestamp::from_second(99).unwrap());
+    assert_eq!(later[1]["reason"], "ContentRemoved");
+    assert_eq!(later[1]["lastTransitionTime"], "1970-01-01T00:01:39Z");
+    assert_eq!(later[0]["lastTransitionTime"], "1970-01-01T00:00:00Z");
+}

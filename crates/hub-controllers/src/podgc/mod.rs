@@ -1,0 +1,226 @@
+//! Pods that no kubelet answers for, as upstream's pod garbage collector: those of nodes that do not exist, those that
+//! were deleted before anyone placed them, and the oldest of very many that have ended.
+//!
+//! A node that is only out of reach exists: its pods are left alone.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::Context;
+use crate::events::seconds;
+use crate::kinds::Kind;
+use crate::runtime::batch::slow_start;
+use crate::runtime::controller::ReconcileError;
+use crate::runtime::{Event, Field, Next, ObjectRef, Queue, Reconciler};
+use crate::views::PodView;
+use crate::writer::{Target, WriteError, Writer};
+
+/// A node that is deleted and joins again keeps its pods, if it is back within this time.
+const QUARANTINE: Duration = Duration::from_secs(40);
+/// So many pods that have ended are kept for people to look at.
+const ENDED_PODS_MAX: usize = 12_500;
+
+/// What is looked at alone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Key {
+    /// Namespace and name.
+    Pod(Box<str>, Box<str>),
+    /// All pods that have ended.
+    Ended,
+}
+
+/// The controller.
+pub(crate) struct PodGc {
+    context: Context,
+    ended_max: usize,
+    memory: Mutex<Memory>,
+}
+
+#[derive(Default)]
+struct Memory {
+    /// Since when nodes are known not to exist.
+    absent: HashMap<Box<str>, Instant>,
+    /// Pods that have ended and are not on their way out, and when they were created.
+    ended: HashMap<(Box<str>, Box<str>), Timestamp>,
+}
+
+/// What becomes of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// A kubelet, or nobody yet, is in charge.
+    Keep,
+    /// It was deleted before it had a node.
+    DeleteUnplaced,
+    /// Its node does not exist and will not confirm its end.
+    DeleteOrphaned,
+    /// Its node does not exist; it may come back.
+    Quarantine,
+}
+
+/// Decides about one pod.
+pub(crate) fn judge(pod: &PodView<'_>, node_exists: bool, absent_for: Duration) -> Verdict {
+    let is_terminating = pod.metadata.is_terminating();
+    match (pod.spec.node_name.is_empty(), node_exists) {
+        (true, _) if is_terminating => Verdict::DeleteUnplaced,
+        (true, _) | (false, true) => Verdict::Keep,
+        // Somebody wants it gone, and nobody else can tell when it is.
+        (false, false) if is_terminating || absent_for >= QUARANTINE => Verdict::DeleteOrphaned,
+        (false, false) => Verdict::Quarantine,
+    }
+}
+
+impl PodGc {
+    pub fn new(context: Context) -> Self {
+        Self { context, ended_max: ENDED_PODS_MAX, memory: Mutex::default() }
+    }
+
+    fn observe_pod(&self, object: &ObjectRef, queue: &Queue<Key>) {
+        let Some(pod) = object.view_or_log::<PodView<'_>>() else { return };
+        let name = (object.namespace().into(), object.name().into());
+        {
+            let mut memory = self.memory.lock();
+            if pod.has_ended() && !pod.metadata.is_terminating() {
+                memory.ended.insert(name, pod.metadata.created());
+                if memory.ended.len() > self.ended_max {
+                    queue.add(Key::Ended);
+                }
+            } else {
+                memory.ended.remove(&name);
+            }
+        }
+        let exists = self.context.reader.get(Kind::Node, "", &pod.spec.node_name).is_some();
+        if judge(&pod, exists, Duration::ZERO) != Verdict::Keep {
+            queue.add(Key::Pod(object.namespace().into(), object.name().into()));
+        }
+    }
+
+    async fn reconcile_pod(&self, namespace: &str, name: &str) -> Result<Next, ReconcileError> {
+        let Context { reader, writer, .. } = &self.context;
+        let Some(object) = reader.get(Kind::Pod, namespace, name) else { return Ok(Next::OnChange) };
+        let pod: PodView<'_> = object.view()?;
+        let node = &*pod.spec.node_name;
+        let exists = !node.is_empty() && reader.get(Kind::Node, "", node).is_some();
+        let absent_for = match (exists, node.is_empty()) {
+            (false, false) => {
+                let now = Instant::now();
+                now.duration_since(*self.memory.lock().absent.entry(node.into()).or_insert(now))
+            }
+            _ => Duration::ZERO,
+        };
+        match judge(&pod, exists, absent_for) {
+            Verdict::Keep => {}
+            Verdict::Quarantine => return Ok(Next::After(QUARANTINE.saturating_sub(absent_for))),
+            Verdict::DeleteUnplaced => self.delete(&object, &pod).await?,
+            Verdict::DeleteOrphaned => {
+                // The API itself is asked before the pod goes: a reader may be behind a node that has just joined.
+                if writer.get_now(Kind::Node, ("", node)).await?.is_some() {
+                    return Ok(Next::After(QUARANTINE));
+                }
+                if !pod.has_ended() {
+                    fail(&object, writer).await?;
+                }
+                self.delete(&object, &pod).await?;
+                info!(pod = %format_args!("{namespace}/{name}"), node, "Deleted a pod of a node that does not exist.");
+            }
+        }
+        Ok(Next::OnChange)
+    }
+
+    async fn delete(&self, object: &ObjectRef, pod: &PodView<'_>) -> Result<(), WriteError> {
+        let target = Target { namespace: object.namespace(), name: object.name(), uid: &pod.metadata.uid };
+        self.context.writer.delete_target(Kind::Pod, target, Some(0), None).await.map(|_| ())
+    }
+
+    /// Deletes the oldest of too many pods that have ended.
+    async fn reconcile_ended(&self) -> Result<Next, ReconcileError> {
+        let mut ended: Vec<(Timestamp, Box<str>, Box<str>)> = {
+            let memory = self.memory.lock();
+            memory.ended.iter().map(|((namespace, name), time)| (*time, namespace.clone(), name.clone())).collect()
+        };
+        ended.sort();
+        ended.truncate(ended.len().saturating_sub(self.ended_max));
+        let deleted = slow_start(ended, |(_, namespace, name)| {
+            let object = self.context.reader.get(Kind::Pod, &namespace, &name);
+            let writer: Writer = self.context.writer.clone();
+            async move {
+                let Some(object) = object else { return Ok(()) };
+                let Some(pod) = object.view_or_log::<PodView<'_>>().filter(PodView::has_ended) else { return Ok(()) };
+                let target = Target { namespace: &namespace, name: &name, uid: &pod.metadata.uid };
+                writer.delete_target(Kind::Pod, target, Some(0), None).await.map(|_| ())
+            }
+        })
+        .await;
+        match deleted.error {
+            Some(error) => Err(WriteError::into(error)),
+            None => Ok(Next::OnChange),
+        }
+    }
+}
+
+/// The pod says why it ended before it goes, for those who watch it.
+async fn fail(object: &ObjectRef, writer: &Writer) -> Result<(), WriteError> {
+    let Ok(pod) = object.value() else { return Ok(()) };
+    let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let others = conditions.into_iter().filter(|condition| condition["type"] != "DisruptionTarget");
+    let disrupted = json!({
+        "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
+        "message": "PodGC: node no longer exists", "lastTransitionTime": seconds(Timestamp::now()),
+    });
+    let conditions: Vec<Value> = others.chain([disrupted]).collect();
+    let status = json!({"phase": "Failed", "conditions": conditions});
+    writer.merge_status(Kind::Pod, (object.namespace(), object.name()), &status).await.map(|_| ())
+}
+
+impl Reconciler for PodGc {
+    type Key = Key;
+
+    fn name(&self) -> &'static str {
+        "podgc"
+    }
+
+    fn sources(&self) -> &'static [Kind] {
+        &[Kind::Pod, Kind::Node]
+    }
+
+    fn observe(&self, event: &Event, queue: &Queue<Key>) {
+        match event {
+            Event::Listed(Kind::Pod, pods) => {
+                self.memory.lock().ended.clear();
+                pods.iter().for_each(|pod| self.observe_pod(pod, queue));
+            }
+            Event::Listed(_, _) => {
+                self.context.reader.list(Kind::Pod, None).for_each(|pod| self.observe_pod(&pod, queue));
+            }
+            Event::Changed(change) => match (change.kind, &change.previous, &change.current) {
+                (Kind::Pod, _, Some(pod)) => self.observe_pod(pod, queue),
+                (Kind::Pod, Some(pod), None) => {
+                    self.memory.lock().ended.remove(&(pod.namespace().into(), pod.name().into()));
+                }
+                (Kind::Node, _, None) => {
+                    let name = change.newest().name();
+                    for pod in self.context.reader.by_field(Kind::Pod, Field::NodeName, name) {
+                        self.observe_pod(&pod, queue);
+                    }
+                }
+                (Kind::Node, None, Some(node)) => drop(self.memory.lock().absent.remove(node.name())),
+                _ => {}
+            },
+        }
+    }
+
+    async fn reconcile(&self, key: &Key) -> Result<Next, ReconcileError> {
+        match key {
+            Key::Pod(namespace, name) => self.reconcile_pod(namespace, name).await,
+            Key::Ended => self.reconcile_ended().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
