@@ -28,7 +28,8 @@ pub(crate) fn requests(pod: &Pod) -> Room {
         asked.and_then(Quantity::millis).unwrap_or(0)
     };
     let total = |resource: &str| {
-        let apps: u64 = pod.spec.containers.iter().map(|container| of(container, resource)).sum();
+        let apps: u64 =
+            pod.spec.containers.iter().map(|container| of(container, resource)).fold(0, u64::saturating_add);
         // Init containers run one at a time, before the others.
         let init = pod.spec.init_containers.iter().map(|container| of(container, resource)).max().unwrap_or(0);
         apps.max(init)

@@ -145,51 +145,24 @@ pub(crate) enum Quantity {
 }
 
 impl Quantity {
-    /// In thousandths of the unit, rounded up; `None` when it is not a quantity.
+    /// The exact amount; `None` when it is not a quantity, or less than nothing.
+    pub(crate) fn amount(&self) -> Option<api_kube::Quantity> {
+        let parsed: Result<api_kube::Quantity, _> = match self {
+            Self::Text(text) => text.parse(),
+            Self::Number(number) => number.to_string().parse(),
+        };
+        parsed.ok().filter(|amount| !amount.is_negative())
+    }
+
+    /// In thousandths of the unit, rounded up.
     pub(crate) fn millis(&self) -> Option<u64> {
-        match self {
-            Self::Text(text) => parse_millis(text),
-            Self::Number(number) => parse_millis(&number.to_string()),
-        }
+        self.amount().map(|amount| amount.milli_value().unsigned_abs())
     }
 
     /// In whole units, rounded up.
     pub(crate) fn units(&self) -> Option<u64> {
-        self.millis().map(|millis| millis.div_ceil(1000))
+        self.amount().map(|amount| amount.value().unsigned_abs())
     }
-}
-
-/// Parses `1`, `250m`, `64Mi`, `1.5Gi`, `1e3`, `500k` into thousandths.
-fn parse_millis(text: &str) -> Option<u64> {
-    const SUFFIXES: [(&str, f64); 15] = [
-        ("Ki", 1024.0),
-        ("Mi", 1_048_576.0),
-        ("Gi", 1_073_741_824.0),
-        ("Ti", 1_099_511_627_776.0),
-        ("Pi", 1_125_899_906_842_624.0),
-        ("Ei", 1_152_921_504_606_846_976.0),
-        ("n", 1e-9),
-        ("u", 1e-6),
-        ("m", 1e-3),
-        ("k", 1e3),
-        ("M", 1e6),
-        ("G", 1e9),
-        ("T", 1e12),
-        ("P", 1e15),
-        ("E", 1e18),
-    ];
-    let text = text.trim();
-    let (digits, factor) = SUFFIXES
-        .iter()
-        .find_map(|(suffix, factor)| text.strip_suffix(suffix).map(|digits| (digits, *factor)))
-        .unwrap_or((text, 1.0));
-    // `inf` and `nan` are floats to Rust, but not quantities.
-    if !digits.starts_with(|c: char| c.is_ascii_digit() || c == '.' || c == '+') {
-        return None;
-    }
-    let value = digits.parse::<f64>().ok()? * factor * 1000.0;
-    // A float carries 53 bits: thousandths of up to 8 TiB are exact, beyond that a byte does not matter.
-    (value.is_finite() && (0.0..=9e18).contains(&value)).then(|| (value - 1e-6).ceil().max(0.0) as u64)
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -470,21 +443,13 @@ impl Pod {
 
     /// Kubernetes' quality-of-service class, from requests and limits of CPU and memory.
     pub(crate) fn qos_class(&self) -> &'static str {
-        let mut any = false;
-        let mut guaranteed = true;
-        for container in self.all_containers() {
-            for resource in ["cpu", "memory"] {
-                let limit = container.resources.limits.get(resource).and_then(Quantity::millis).filter(|v| *v > 0);
-                let request = container.resources.requests.get(resource).and_then(Quantity::millis).filter(|v| *v > 0);
-                any |= limit.is_some() || request.is_some();
-                guaranteed &= limit.is_some() && (request.is_none() || request == limit);
-            }
-        }
-        match (any, guaranteed) {
-            (true, true) => "Guaranteed",
-            (true, false) => "Burstable",
-            (false, _) => "BestEffort",
-        }
+        let amounts = |container: &Container| {
+            ["cpu", "memory"].map(|resource| api_kube::qos::Amounts {
+                request: container.resources.requests.get(resource).and_then(Quantity::amount),
+                limit: container.resources.limits.get(resource).and_then(Quantity::amount),
+            })
+        };
+        api_kube::QosClass::of_containers(self.all_containers().map(amounts)).as_str()
     }
 }
 

@@ -29,6 +29,19 @@ fn quantities_are_read_as_kubernetes_writes_them() {
 }
 
 #[test]
+fn requests_that_no_machine_has_are_counted_and_do_not_overflow() {
+    let container = |name: &str| json!({"name": name, "resources": {"requests": {"memory": "100E"}}});
+    let one = pod(json!({"spec": {"containers": [container("a")]}}));
+    assert!(
+        crate::pods::admission::requests(&one).memory_bytes > 1 << 50,
+        "an amount beyond the largest is not nothing"
+    );
+    let containers = ["a", "b", "c", "d"].map(container);
+    let many = pod(json!({"spec": {"containers": containers}}));
+    assert_eq!(crate::pods::admission::requests(&many).memory_bytes, u64::MAX.div_ceil(1000));
+}
+
+#[test]
 fn the_class_of_service_follows_requests_and_limits() {
     for (resources, class) in [
         (json!({}), "BestEffort"),
