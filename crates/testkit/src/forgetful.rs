@@ -54,7 +54,7 @@ impl ForgetfulDisk {
 
     /// Mounts a disk, or says why `test` is skipped.
     pub fn mount_or_skip(test: &str) -> Option<Self> {
-        Self::mount().inspect_err(|error| eprintln!("{test} is skipped: no FUSE mount here: {error}")).ok()
+        Self::mount().inspect_err(|error| crate::skip(&format!("{test}: no FUSE mount here: {error}"))).ok()
     }
 
     /// Where it is mounted.

@@ -27,7 +27,7 @@ impl Kubectl {
     pub fn newest(kubeconfig: &Path) -> Option<Self> {
         let found = Self::installed().pop();
         if found.is_none() {
-            eprintln!("skipped: no kubectl; `cargo xtask test` installs it unless --no-install is given");
+            crate::skip("no kubectl; `cargo xtask test` installs it unless --no-install is given");
         }
         found.map(|(_, program)| Self::new(program, kubeconfig))
     }

@@ -29,7 +29,7 @@ impl ModbusDevice {
     /// Starts it on a free port; `None` after a printed reason where pymodbus is not installed.
     pub fn start(dir: &Path, script: &Path) -> Result<Option<Self>> {
         let Some(python) = std::env::var_os("SELVEDGE_PYTHON") else {
-            eprintln!("skipped: no pymodbus; `cargo xtask test` installs it unless --no-install is given");
+            crate::skip("no pymodbus; `cargo xtask test` installs it unless --no-install is given");
             return Ok(None);
         };
         let log = dir.join("modbus-server.log");

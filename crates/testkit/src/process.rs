@@ -20,6 +20,16 @@ pub fn memory(pid: u32) -> Option<Memory> {
     Some(Memory { rss_kib: field("Rss:")?, pss_kib: field("Pss:")? })
 }
 
+/// CPU time that a process has used, its threads' together, in seconds; 0 when it is gone.
+pub fn cpu_seconds(pid: u32) -> f64 {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return 0.0 };
+    // After the name in parentheses: state is the first field, user and system time are the 12th and 13th.
+    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+    // The kernel counts in hundredths of a second for user space, whatever its own clock is.
+    (ticks(11) + ticks(12)) / 100.0
+}
+
 /// The parent of a process, its parent, and so on.
 pub fn ancestors(pid: u32) -> Vec<u32> {
     std::iter::successors(parent(pid), |pid| parent(*pid)).collect()

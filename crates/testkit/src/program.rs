@@ -28,6 +28,7 @@ pub struct Selvedge {
     data_dir: PathBuf,
     log_path: PathBuf,
     args: Vec<String>,
+    environment: Vec<(String, String)>,
     resets_at_drop: bool,
 }
 
@@ -39,11 +40,17 @@ impl Selvedge {
 
     /// As [`Selvedge::start`] with `--ports PORTS`.
     pub fn start_on(data_dir: &Path, args: &[&str], ports: &str) -> Result<Self> {
+        Self::start_with(data_dir, args, ports, &[])
+    }
+
+    /// As [`Selvedge::start_on`], with environment variables.
+    pub fn start_with(data_dir: &Path, args: &[&str], ports: &str, environment: &[(&str, &str)]) -> Result<Self> {
         fs::create_dir_all(data_dir).with_context(|| format!("failed to make {}", data_dir.display()))?;
         let log_path = data_dir.with_extension("log");
+        let environment = own(environment);
         let args = args.iter().map(|arg| (*arg).to_owned()).chain(["--ports".to_owned(), ports.to_owned()]).collect();
-        let child = spawn(data_dir, &log_path, &args)?;
-        Ok(Self { child, data_dir: data_dir.to_owned(), log_path, args, resets_at_drop: true })
+        let child = spawn(data_dir, &log_path, &args, &environment)?;
+        Ok(Self { child, data_dir: data_dir.to_owned(), log_path, args, environment, resets_at_drop: true })
     }
 
     /// The folder given to it.
@@ -118,7 +125,7 @@ impl Selvedge {
     pub fn start_again(&mut self, ports: &str) -> Result<()> {
         let last = self.args.len() - 1;
         self.args[last] = ports.to_owned();
-        self.child = spawn(&self.data_dir, &self.log_path, &self.args)?;
+        self.child = spawn(&self.data_dir, &self.log_path, &self.args, &self.environment)?;
         Ok(())
     }
 
@@ -127,6 +134,11 @@ impl Selvedge {
         let ports = self.args.split_off(self.args.len() - 2);
         change(&mut self.args);
         self.args.extend(ports);
+    }
+
+    /// Environment variables for the next [`Selvedge::start_again`].
+    pub fn set_environment(&mut self, environment: &[(&str, &str)]) {
+        self.environment = own(environment);
     }
 
     /// Whether it is still running.
@@ -158,12 +170,17 @@ impl Drop for Selvedge {
     }
 }
 
-fn spawn(data_dir: &Path, log_path: &Path, args: &Vec<String>) -> Result<Child> {
+fn own(environment: &[(&str, &str)]) -> Vec<(String, String)> {
+    environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn spawn(data_dir: &Path, log_path: &Path, args: &Vec<String>, environment: &[(String, String)]) -> Result<Child> {
     let log = File::options().create(true).append(true).open(log_path)?;
     Command::new(binary())
         .args(args)
         .arg("--data-dir")
         .arg(data_dir)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)

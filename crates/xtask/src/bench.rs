@@ -26,12 +26,55 @@ pub fn bench(args: &[String]) -> Result<()> {
             command.arg(root().join("bench/reports"));
             run(command.args(&args[1..]))
         }
+        "hub" => hub(&args[1..]),
         "store-engines" => run(Command::new("cargo")
             .args(["run", "--release", "--quiet", "--"])
             .args(&args[1..])
             .current_dir(root().join("bench/store-engines"))),
-        other => bail!("`{other}` is no benchmark; there are first-light and store-engines"),
+        other => bail!("`{other}` is no benchmark; there are first-light, hub and store-engines"),
     }
+}
+
+/// The hub alone, and what each attack leaves of it. `--no-attacks` leaves the attack suite out, which takes minutes at its
+/// full size; `--only NAME,…` measures some groups.
+fn hub(args: &[String]) -> Result<()> {
+    let (mut with_attacks, mut rest) = (true, Vec::new());
+    for arg in args {
+        match arg.as_str() {
+            "--no-attacks" => with_attacks = false,
+            other => rest.push(other),
+        }
+    }
+    let tools = install()?;
+    build_release()?;
+    // Its size is a figure, and a gateway is where it counts.
+    let node_dir = target_dir().join("node-alone");
+    say("Building the node alone (release profile), for its size");
+    run(cargo(&["build", "--release", "--package", "selvedge", "--no-default-features", "--features", "node"])
+        .env("CARGO_TARGET_DIR", &node_dir))?;
+    let program = target_dir().join("release/selvedge");
+    let report = target_dir().join("attack-report.jsonl");
+    if with_attacks {
+        say("The attack suite at full size, on the shipped binary");
+        let _ = fs::remove_file(&report);
+        let mut command =
+            cargo(&["test", "--profile", PROFILE, "--package", "selvedge-tests", "--test", "black-box", "attack"]);
+        tools.export(&mut command);
+        command.env("SELVEDGE_BIN", &program).env("SELVEDGE_TEST_SIZE", "full").env("SELVEDGE_ATTACK_REPORT", &report);
+        // One at a time: what one attack leaves must not be another's.
+        if let Err(error) = run(command.args(["--", "--test-threads", "1"])) {
+            println!("not every attack was withstood: {error:#}");
+        }
+    }
+    // The load is built as the tests are; it is not measured.
+    run(&mut cargo(&["build", "--profile", PROFILE, "--package", "selvedge-tests", "--bins"]))?;
+    let mut command = Command::new(target_dir().join(PROFILE).join("bench-hub"));
+    tools.export(&mut command);
+    command.env("SELVEDGE_BIN", &program).env("SELVEDGE_NODE_BIN", node_dir.join("release/selvedge"));
+    if report.exists() {
+        command.env("SELVEDGE_ATTACK_REPORT", &report);
+    }
+    run(command.arg(root().join("bench/reports")).args(rest).current_dir(root()))
 }
 
 /// Builds what is shipped and says how large it is.
@@ -46,7 +89,7 @@ pub fn dist(args: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn build_release() -> Result<()> {
+pub fn build_release() -> Result<()> {
     say("Building the shipped binary (release profile)");
     run(&mut cargo(&["build", "--release", "--package", "selvedge"]))
 }

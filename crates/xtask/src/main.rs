@@ -21,11 +21,12 @@ const HELP: &str = "\
 cargo xtask up [-- ARGS]       build Selvedge and run it with examples/first-light (installs nothing)
 cargo xtask test [FILTER]      install what tests need, then run all of them
       --all                    long checks at their full size
-      --no-install             install nothing; tests whose tools are missing say so and are skipped
+      --no-install             install nothing; tests whose tools are missing say so and are skipped (in CI they fail)
       --unit | --black-box     only one half
+      --release                the black-box half on the binary that is shipped, such as `test --release attack`
 cargo xtask install            only install what tests need
 cargo xtask check              format, tidy, glossary, licences, lints, docs, each role alone
-cargo xtask bench NAME         measure; NAME is first-light or store-engines
+cargo xtask bench NAME         measure; NAME is first-light, hub or store-engines
 cargo xtask fuzz [TARGET]      coverage-guided fuzzing of what comes from wires and disks; --seconds N a target
 cargo xtask dist               the shipped binary, with its size
 cargo xtask example            make the programs of examples/first-light

@@ -268,26 +268,29 @@ spec: { sql: SELECT * FROM readings, actions: [{ nop: {} }] }
 }
 
 /// A file system of a fixed size, so that filling it harms nobody.
-struct SmallDisk {
+pub struct SmallDisk {
     dir: tempfile::TempDir,
 }
 
 impl SmallDisk {
     /// `None` after a printed reason where mounting is not allowed.
-    fn mount(bytes: u64) -> Result<Option<Self>> {
+    pub fn mount(bytes: u64) -> Result<Option<Self>> {
         let dir = tempfile::tempdir()?;
         let mounted = std::process::Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"])
             .arg(dir.path())
             .output()?;
         if !mounted.status.success() {
-            eprintln!("skipped: a small disk cannot be mounted: {}", String::from_utf8_lossy(&mounted.stderr).trim());
+            testkit::skip(&format!(
+                "a small disk cannot be mounted: {}",
+                String::from_utf8_lossy(&mounted.stderr).trim()
+            ));
             return Ok(None);
         }
         Ok(Some(Self { dir }))
     }
 
-    fn path(&self) -> &std::path::Path {
+    pub fn path(&self) -> &std::path::Path {
         self.dir.path()
     }
 }
@@ -299,7 +302,7 @@ impl Drop for SmallDisk {
 }
 
 /// Writes until nothing more fits; what is there stays.
-fn fill(path: &std::path::Path) -> Result<()> {
+pub fn fill(path: &std::path::Path) -> Result<()> {
     use std::io::Write as _;
     let mut file = std::fs::File::options().create(true).append(true).open(path)?;
     for size in [1 << 20, 1 << 12, 1] {

@@ -87,17 +87,7 @@ impl Fleet {
 
     /// Starts the hub again on the port it had, since nodes know it by that.
     pub fn hub_again(&mut self) -> Result<()> {
-        let config = self.dir.path().join("hub.yaml");
-        std::fs::write(&config, format!("listen: {}\n", self.hub_address))?;
-        let config = config.to_string_lossy().into_owned();
-        self.hub.change_args(|args| {
-            if !args.contains(&"--config".to_owned()) {
-                args.extend(["--config".to_owned(), config]);
-            }
-        });
-        self.hub.start_again("default")?;
-        self.hub.address("hub-api")?;
-        Ok(())
+        start_on_its_port(&mut self.hub, self.dir.path(), &self.hub_address)
     }
 }
 
@@ -107,6 +97,31 @@ pub fn token(hub_dir: &Path) -> Result<String> {
         run(["token", "create", "--data-dir", &hub_dir.to_string_lossy()]).and_then(|outcome| outcome.ok())
     })?;
     Ok(printed.trim().to_owned())
+}
+
+/// Join tokens for the nodes `PREFIX-0`, `PREFIX-1`, …, one a line.
+pub fn join_tokens(hub_dir: &Path, prefix: &str, nodes: usize) -> Result<String> {
+    testkit::hollow::tokens(hub_dir, prefix, nodes)
+}
+
+/// A join token for one node.
+pub fn join_token_for(hub_dir: &Path, name: &str) -> Result<base_pki::JoinToken> {
+    testkit::hollow::token_for(hub_dir, name)?.trim().parse().context("the token cannot be read")
+}
+
+/// Starts a hub that was killed again on the port it had.
+pub fn start_on_its_port(hub: &mut Selvedge, dir: &Path, address: &str) -> Result<()> {
+    let config = dir.join("hub.yaml");
+    std::fs::write(&config, format!("listen: {address}\n"))?;
+    let config = config.to_string_lossy().into_owned();
+    hub.change_args(|args| {
+        if !args.contains(&"--config".to_owned()) {
+            args.extend(["--config".to_owned(), config]);
+        }
+    });
+    hub.start_again("default")?;
+    hub.address("hub-api")?;
+    Ok(())
 }
 
 /// Waits until a node is Ready.

@@ -2,10 +2,13 @@
 //!
 //! One binary, so that the program's surroundings are linked once. Run with `cargo xtask test --black-box [FILTER]`.
 
+mod attack;
 mod bad_input;
 mod common;
 mod data_path;
+mod fleet;
 mod join;
 mod kubectl;
+mod newcomer;
 mod pods;
 mod up;

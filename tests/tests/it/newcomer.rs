@@ -1,0 +1,359 @@
+//! What newcomers and other people's bug reports showed: small inputs, each with its right value.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use testkit::hollow;
+use testkit::kubectl::Kubectl;
+use testkit::program::Selvedge;
+use testkit::wait::eventually;
+use testkit::wire;
+
+use crate::common::{PATIENCE, Up, join_tokens, start_on_its_port};
+
+/// A hub with three hollow nodes, and kubectl.
+struct Small {
+    kubectl: Kubectl,
+    _nodes: hollow::Fleet,
+    _hub: Selvedge,
+    _dir: tempfile::TempDir,
+}
+
+const NODES: u64 = 3;
+
+impl Small {
+    fn start() -> Result<Option<Self>> {
+        let dir = tempfile::tempdir()?;
+        let hub_dir = dir.path().join("hub");
+        let Some(kubectl) = Kubectl::newest(&hub_dir.join("kubeconfig")) else { return Ok(None) };
+        let mut hub = Selvedge::start(&hub_dir, &["hub"])?;
+        let address = hub.address("hub-api")?;
+        let tokens = dir.path().join("tokens");
+        std::fs::write(&tokens, join_tokens(&hub_dir, "hollow", NODES as usize)?)?;
+        let program = Path::new(env!("CARGO_BIN_EXE_hollow"));
+        let mut nodes = hollow::Fleet::start(program, &address, &tokens, NODES as usize, &[])?;
+        nodes.wait_following(PATIENCE)?;
+        Ok(Some(Self { kubectl, _nodes: nodes, _hub: hub, _dir: dir }))
+    }
+
+    /// Waits until the status of the set `ad` satisfies `is_it`.
+    fn wait_status(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Result<Value> {
+        eventually(what, PATIENCE, || {
+            let set = self.kubectl.json(&["ds", "ad"]).map_err(|error| error.to_string())?;
+            let is_seen = set["status"]["observedGeneration"] == set["metadata"]["generation"];
+            if is_seen && is_it(&set["status"]) { Ok(set.clone()) } else { Err(set["status"].to_string()) }
+        })
+    }
+
+    fn pods(&self) -> Result<Vec<Value>> {
+        let list = self.kubectl.json(&["pods", "-l", "app=ad"])?;
+        Ok(list["items"].as_array().cloned().unwrap_or_default())
+    }
+}
+
+fn daemon_set(spec: &str, version: &str) -> String {
+    format!(
+        "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {{ name: ad }}\nspec:\n  selector: {{ matchLabels: {{ app: ad }} }}\n{spec}  \
+         template:\n    metadata: {{ labels: {{ app: ad, version: {version} }} }}\n    spec:\n      runtimeClassName: selvedge-process\n      \
+         containers: [{{ name: c, image: 'file:///bin/sleep', args: ['3600'] }}]\n"
+    )
+}
+
+#[test]
+#[ignore = "fault 4.1: not mended yet"]
+fn a_daemon_set_adopts_what_was_orphaned() -> Result<()> {
+    let Some(small) = Small::start()? else { return Ok(()) };
+    small.kubectl.apply(&daemon_set("", "one"))?.ok()?;
+    small.wait_status("three ready pods", |status| status["numberReady"] == NODES)?;
+    let before: Vec<String> = small.pods()?.iter().map(|pod| pod["metadata"]["uid"].to_string()).collect();
+    small.kubectl.ok(&["delete", "ds", "ad", "--cascade=orphan"])?;
+    ensure!(small.pods()?.len() == 3, "the orphans are gone");
+    small.kubectl.apply(&daemon_set("", "one"))?.ok()?;
+    let set = small.wait_status("three adopted pods", |status| {
+        status["currentNumberScheduled"] == NODES && status["numberReady"] == NODES
+    })?;
+    let pods = small.pods()?;
+    for pod in &pods {
+        let owner = &pod["metadata"]["ownerReferences"][0];
+        ensure!(owner["uid"] == set["metadata"]["uid"] && owner["controller"] == true, "{owner}");
+        ensure!(
+            before.contains(&pod["metadata"]["uid"].to_string()),
+            "a pod was replaced though its template is the same"
+        );
+    }
+    // What leaves the selector is released, and replaced.
+    let name = pods[0]["metadata"]["name"].as_str().context("a name")?;
+    small.kubectl.ok(&["label", "pod", name, "app=other", "--overwrite"])?;
+    eventually("the released pod without an owner", PATIENCE, || {
+        let pod = small.kubectl.json(&["pod", name]).map_err(|error| error.to_string())?;
+        let owners = pod["metadata"]["ownerReferences"].as_array().map_or(0, Vec::len);
+        if owners == 0 { Ok(()) } else { Err(pod["metadata"].to_string()) }
+    })?;
+    small.wait_status("a pod in its place", |status| status["numberReady"] == NODES)?;
+    small.kubectl.ok(&["delete", "ds", "ad"])?;
+    eventually("no pod of the set", PATIENCE, || {
+        let left = small.pods().map_err(|error| error.to_string())?.len();
+        if left == 0 { Ok(()) } else { Err(format!("{left} pods")) }
+    })
+}
+
+#[test]
+#[ignore = "fault 4.2: not mended yet"]
+fn min_ready_seconds_holds_a_roll_back() -> Result<()> {
+    let Some(small) = Small::start()? else { return Ok(()) };
+    small.kubectl.apply(&daemon_set("  minReadySeconds: 4\n", "one"))?.ok()?;
+    let set = small.wait_status("ready pods that are not available yet", |status| status["numberReady"] == NODES)?;
+    ensure!(set["status"]["numberAvailable"].as_u64().unwrap_or(0) == 0, "{}", set["status"]);
+    small.wait_status("available pods", |status| status["numberAvailable"] == NODES)?;
+    let begin = std::time::Instant::now();
+    small.kubectl.apply(&daemon_set("  minReadySeconds: 4\n", "two"))?.ok()?;
+    small.wait_status("the set rolled", |status| {
+        status["updatedNumberScheduled"] == NODES && status["numberAvailable"] == NODES
+    })?;
+    // One at a time, and each new pod is watched for four seconds before the next goes.
+    ensure!(begin.elapsed() >= Duration::from_secs(11), "rolled in {:?}", begin.elapsed());
+    Ok(())
+}
+
+#[test]
+#[ignore = "fault 4.3: not mended yet"]
+fn a_surge_puts_the_new_pod_up_before_the_old_one_goes() -> Result<()> {
+    let Some(small) = Small::start()? else { return Ok(()) };
+    let surge = "  updateStrategy: { rollingUpdate: { maxSurge: 1, maxUnavailable: 0 } }\n";
+    let applied = small.kubectl.apply(&daemon_set(surge, "one"))?;
+    if applied.code != 0 {
+        // Not served is an answer, when it says so.
+        ensure!(applied.stderr.contains("maxSurge"), "{}", applied.stderr);
+        return Ok(());
+    }
+    small.wait_status("available pods", |status| status["numberAvailable"] == NODES)?;
+    small.kubectl.apply(&daemon_set(surge, "two"))?.ok()?;
+    let mut least = NODES;
+    let mut most = 0;
+    eventually("the set rolled", PATIENCE, || {
+        let pods = small.pods().map_err(|error| error.to_string())?;
+        let is_ready = |pod: &&Value| {
+            pod["metadata"]["deletionTimestamp"].is_null()
+                && pod["status"]["conditions"]
+                    .as_array()
+                    .is_some_and(|all| all.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"))
+        };
+        least = least.min(pods.iter().filter(is_ready).count() as u64);
+        most = most.max(pods.len() as u64);
+        let updated = pods.iter().filter(|pod| pod["metadata"]["labels"]["version"] == "two").filter(is_ready).count();
+        if updated as u64 == NODES && pods.len() as u64 == NODES {
+            Ok(())
+        } else {
+            Err(format!("{updated} of {}", pods.len()))
+        }
+    })?;
+    ensure!(least == NODES && most > NODES, "{least} ready pods at least, {most} pods at most");
+    Ok(())
+}
+
+#[test]
+#[ignore = "fault 4.3: not mended yet"]
+fn a_rolling_update_that_cannot_roll_is_rejected() -> Result<()> {
+    let Some(small) = Small::start()? else { return Ok(()) };
+    small.kubectl.apply(&daemon_set("", "one"))?.ok()?;
+    for (value, words) in [
+        ("0", "cannot be 0 when"),
+        ("\"abc\"", "percent"),
+        ("\"lots\"", "percent"),
+        ("\"150%\"", "100%"),
+        ("-1", "greater than or equal to 0"),
+    ] {
+        let patch = format!("{{\"spec\":{{\"updateStrategy\":{{\"rollingUpdate\":{{\"maxUnavailable\":{value}}}}}}}}}");
+        let rejection = small.kubectl.refused(&["patch", "ds", "ad", "-p", &patch])?;
+        ensure!(rejection.contains("maxUnavailable") && rejection.contains(words), "{value}: {rejection}");
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "fault newcomer 06: not mended yet"]
+fn host_network_takes_its_ports_as_upstream() -> Result<()> {
+    let Some(small) = Small::start()? else { return Ok(()) };
+    let set = |port: &str| {
+        format!(
+            "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {{ name: ad }}\nspec:\n  selector: {{ matchLabels: {{ app: ad }} }}\n  \
+             template:\n    metadata: {{ labels: {{ app: ad }} }}\n    spec:\n      runtimeClassName: selvedge-process\n      hostNetwork: true\n      \
+             containers: [{{ name: c, image: 'file:///bin/sleep', args: ['60'], ports: [{{ {port} name: metrics }}] }}]\n"
+        )
+    };
+    let rejection = small.kubectl.apply(&set("containerPort: 9100, hostPort: 9101,"))?.refused()?;
+    ensure!(rejection.contains("hostPort"), "{rejection}");
+    small.kubectl.apply(&set("containerPort: 9100,"))?.ok()?;
+    small.wait_status("running pods", |status| status["numberReady"] == NODES)?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "fault newcomer 17: not mended yet"]
+fn kubectl_debug_gets_an_answer_it_understands() -> Result<()> {
+    let Some(up) = Up::start(&[])? else { return Ok(()) };
+    up.kubectl
+        .apply("apiVersion: v1\nkind: Pod\nmetadata: { name: p }\nspec: { nodeName: box, runtimeClassName: selvedge-process, containers: [{ name: c, image: 'file:///bin/sleep', args: ['60'] }] }")?
+        .ok()?;
+    let rejection = up.kubectl.refused(&["debug", "p", "--image=busybox"])?;
+    ensure!(!rejection.contains("panic"), "{rejection}");
+    ensure!(rejection.contains("ephemeral containers are disabled for this cluster"), "{rejection}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "fault newcomer, list: not mended yet"]
+fn what_is_not_served_is_named() -> Result<()> {
+    let Some(up) = Up::start(&[])? else { return Ok(()) };
+    up.kubectl.ok(&["create", "serviceaccount", "sa"]).or_else(|_| anyhow::Ok(String::new()))?;
+    for (args, word) in [
+        (&["create", "deployment", "d", "--image=file:///bin/true"][..], "deployments"),
+        (&["create", "service", "clusterip", "s", "--tcp=80:80"], "services"),
+        (&["create", "ingress", "i", "--rule=a/b=c:80"], "ingresses"),
+        (&["create", "job", "j", "--image=file:///bin/true"], "jobs"),
+        (&["create", "token", "default"], "serviceaccounts"),
+        (&["create", "rolebinding", "r", "--clusterrole=view", "--user=bob"], "rolebindings"),
+    ] {
+        let outcome = up.kubectl.run(args)?;
+        if outcome.code == 0 {
+            // Served by now: nothing to name.
+            continue;
+        }
+        let rejection = outcome.refused()?;
+        ensure!(
+            rejection.contains(word)
+                && rejection.contains("not served")
+                && !rejection.contains("could not find the requested resource"),
+            "{args:?}: {rejection}"
+        );
+    }
+    let info = up.kubectl.ok(&["cluster-info"])?;
+    ensure!(info.contains("is running at"), "{info}");
+    let large = format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: large }}\ndata: {{ a: {} }}\n",
+        "x".repeat(1_100_000)
+    );
+    let rejection = {
+        let file = tempfile::Builder::new().suffix(".yaml").tempfile()?;
+        std::fs::write(file.path(), large)?;
+        up.kubectl.refused(&["create", "-f", &file.path().to_string_lossy()])?
+    };
+    ensure!(rejection.contains("1048576"), "{rejection}");
+    Ok(())
+}
+
+/// The library that lies about the time to one process. Installed by `cargo xtask install`.
+fn faketime() -> Result<String> {
+    let library = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib"]
+        .iter()
+        .map(|dir| Path::new(dir).join("faketime/libfaketime.so.1"))
+        .find(|path| path.exists());
+    Ok(library.context("libfaketime is not installed")?.to_string_lossy().into_owned())
+}
+
+#[test]
+#[ignore = "fault 4.7: not mended yet"]
+fn a_first_start_with_a_wrong_clock_makes_no_ca_that_is_of_no_use() -> Result<()> {
+    let Ok(library) = faketime() else {
+        testkit::skip("no libfaketime; `cargo xtask install` brings it");
+        return Ok(());
+    };
+    let dir = tempfile::tempdir()?;
+    let hub_dir = dir.path().join("hub");
+    let Some(kubectl) = Kubectl::newest(&hub_dir.join("kubeconfig")) else { return Ok(()) };
+    let environment =
+        [("LD_PRELOAD", library.as_str()), ("FAKETIME", "@1970-01-02 00:00:00"), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
+    let mut hub = Selvedge::start_with(&hub_dir, &["hub"], "ephemeral", &environment)?;
+    // Either it does not begin, and says why, or what it makes is good under the right clock.
+    let ended = hub.wait(Duration::from_secs(5));
+    if let Ok(status) = ended {
+        let log = hub.log();
+        ensure!(!status.success() && log.contains("clock"), "{log}");
+    }
+    hub.kill();
+    hub.set_environment(&[]);
+    hub.start_again("ephemeral")?;
+    hub.address("hub-api")?;
+    kubectl.ok(&["get", "nodes"])?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "fault 4.8: not mended yet"]
+fn a_clock_that_steps_forward_renews_what_has_expired() -> Result<()> {
+    let Ok(library) = faketime() else {
+        testkit::skip("no libfaketime; `cargo xtask install` brings it");
+        return Ok(());
+    };
+    let dir = tempfile::tempdir()?;
+    let hub_dir = dir.path().join("hub");
+    let clock = dir.path().join("clock");
+    // Behind by a few days, then right: a box that finds a time server. The serving certificate of that day lives a year.
+    std::fs::write(&clock, "+0d\n")?;
+    let clock_text = clock.to_string_lossy().into_owned();
+    let environment = [
+        ("LD_PRELOAD", library.as_str()),
+        ("FAKETIME_TIMESTAMP_FILE", clock_text.as_str()),
+        ("FAKETIME_NO_CACHE", "1"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+    ];
+    let mut hub = Selvedge::start_with(&hub_dir, &["hub"], "ephemeral", &environment)?;
+    let address = hub.address("hub-api")?;
+    let (_, ca, _) = wire::read_kubeconfig(&hub_dir.join("kubeconfig"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let first = runtime.block_on(wire::served_validity(&address, &ca))?;
+    std::fs::write(&clock, "+400d\n")?;
+    eventually("a certificate that outlives the new day", Duration::from_secs(120), || {
+        let now = runtime.block_on(wire::served_validity(&address, &ca)).map_err(|error| format!("{error:#}"))?;
+        if now.1 > first.1 + 300 * 86_400 { Ok(()) } else { Err(format!("{now:?} after {first:?}")) }
+    })
+}
+
+#[test]
+#[ignore = "fault 4.5 and 4.6: not mended yet"]
+fn a_hub_on_a_full_disk_opens_and_lets_people_make_room() -> Result<()> {
+    let Some(disk) = crate::bad_input::SmallDisk::mount(24 * 1024 * 1024)? else { return Ok(()) };
+    let data_dir = disk.path().join("data");
+    let Some(kubectl) = Kubectl::newest(&data_dir.join("kubeconfig")) else { return Ok(()) };
+    let mut hub = Selvedge::start(&data_dir, &["hub"])?;
+    let address = hub.address("hub-api")?;
+    for number in 0..10 {
+        let value = format!("--from-literal=a={}", "x".repeat(100_000));
+        kubectl.ok(&["create", "configmap", &format!("c{number}"), &value])?;
+    }
+    let ballast = disk.path().join("ballast");
+    crate::bad_input::fill(&ballast)?;
+    hub.kill();
+    crate::bad_input::fill(&ballast)?;
+    let dir = tempfile::tempdir()?;
+    start_on_its_port(&mut hub, dir.path(), &address)?;
+    kubectl.ok(&["get", "configmaps"])?;
+    // Whoever wants to make room by the API can.
+    for number in 0..10 {
+        kubectl.ok(&["delete", "configmap", &format!("c{number}")])?;
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "fault newcomer 17: not mended yet"]
+fn a_status_for_an_unknown_path_has_details() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let hub_dir = dir.path().join("hub");
+    let mut hub = Selvedge::start(&hub_dir, &["hub"])?;
+    hub.address("hub-api")?;
+    let admin = wire::Access::kubeconfig(&hub_dir.join("kubeconfig"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let connection = admin.connect().await?;
+        for path in
+            ["/apis/nobody.example/v1/things", "/api/v1/namespaces/default/pods/p/ephemeralcontainers", "/nowhere"]
+        {
+            let answer = connection.get(path).await?;
+            ensure!(answer.status == 404 && answer.json()["details"].is_object(), "{path}: {}", answer.text());
+        }
+        Ok(())
+    })
+}
