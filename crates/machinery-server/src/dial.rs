@@ -10,6 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::USER_NODE_PREFIX;
+
 /// A radio link needs seconds; a person who waits for a log does not have minutes.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -65,7 +67,17 @@ impl DirectTls {
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the node's address is no host name"))?;
         let stream = TcpStream::connect((node.host.as_str(), node.port)).await?;
         stream.set_nodelay(true)?;
-        Ok(Box::new(self.connector.connect(name, stream).await?))
+        let stream = self.connector.connect(name, stream).await?;
+        // A node reports its own addresses: what answers there must be that node, not another one it points at.
+        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let subject = certificate.and_then(|certificate| base_pki::client_identity(certificate).ok());
+        let expected = format!("{USER_NODE_PREFIX}{}", node.name);
+        if subject.as_ref().is_none_or(|subject| subject.user != expected) {
+            let found = subject.map_or_else(|| "nobody".to_owned(), |subject| subject.user);
+            let why = format!("its serving certificate is of {found:?}, not of {expected:?}");
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+        }
+        Ok(Box::new(stream))
     }
 }
 

@@ -165,3 +165,24 @@ async fn figures_are_shown_to_administrators() {
     let node = Identity::new("system:node:gw-1", [crate::GROUP_NODES]);
     assert_eq!(fetch(&node).await.0, 403);
 }
+
+#[tokio::test]
+async fn creates_succeed_while_their_namespace_is_written_and_fail_once_it_is_being_deleted() {
+    let hub = Hub::start().await;
+    hub.create("/api/v1/namespaces", json!({"metadata": {"name": "shop"}})).await;
+    let path = "/api/v1/namespaces/shop/configmaps";
+    let creates = (0..40).map(|number| hub.call("POST", path, config_map(&format!("c{number}"), json!({}), json!({}))));
+    let labels = (0..40).map(|number| {
+        hub.patch("/api/v1/namespaces/shop", "merge-patch", json!({"metadata": {"labels": {"n": number.to_string()}}}))
+    });
+    let (created, labelled) = futures::join!(futures::future::join_all(creates), futures::future::join_all(labels));
+    assert!(
+        created.iter().all(|answer| answer.code == 201),
+        "{:?}",
+        created.iter().map(|one| one.code).collect::<Vec<_>>()
+    );
+    assert!(labelled.iter().all(|answer| answer.code == 200));
+    assert_eq!(hub.call("DELETE", "/api/v1/namespaces/shop", Value::Null).await.code, 200);
+    let refused = hub.call("POST", path, config_map("late", json!({}), json!({}))).await;
+    assert_eq!((refused.code, &refused.body["details"]["causes"][0]["reason"]), (403, &json!("NamespaceTerminating")));
+}

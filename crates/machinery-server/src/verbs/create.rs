@@ -16,8 +16,9 @@ use crate::server::Context;
 use crate::status::{ApiError, Result};
 use crate::{crd, kinds};
 
-/// Random names of five characters seldom meet; when they do, another one is tried.
-const GENERATE_NAME_TRIES: usize = 8;
+/// How often a create is tried when a random name is taken, which is seldom with five characters, or when the namespace is
+/// written in the same moment: a storm of labels on it must not fail creates in it.
+const TRIES: usize = 100;
 
 /// Kubernetes' alphabet for random names: no vowels, so no words, and nothing that is mistaken for something else.
 const NAME_ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -46,7 +47,7 @@ pub(crate) async fn create(context: &Context<'_>, body: &Bytes) -> Result<Respon
     let now = timestamp(jiff::Timestamp::now());
     kinds::prepare_create(&context.info, &mut object, context.identity, &now);
     context.info.apply_defaults(&mut object);
-    context.check_namespace(name_of(&object))?;
+    let mut in_namespace = context.check_namespace(name_of(&object))?;
     context.admit(Operation::Create, &mut object, None, options)?;
     check(context, &object)?;
 
@@ -66,16 +67,24 @@ pub(crate) async fn create(context: &Context<'_>, body: &Bytes) -> Result<Respon
         }
         return context.show(Context::dry(&object), true, &warnings);
     }
-    for _ in 0..GENERATE_NAME_TRIES {
-        match context.put(&object, Expect::Absent).await {
+    for _ in 0..TRIES {
+        match context.put_if(&object, Expect::Absent, in_namespace.take()).await {
             Ok(bytes) => {
                 if let Some(registry) = registry {
                     crd::publish(context.server, registry);
                 }
                 return context.show(bytes, true, &warnings);
             }
-            Err(PutError::Raced) if is_generated => set_generated_name(&mut object, &prefix),
-            Err(PutError::Raced) => break,
+            Err(PutError::Raced) => {
+                let is_taken = context.server.store.get(&context.key(name_of(&object))).is_some();
+                match (is_taken, is_generated) {
+                    (true, true) => set_generated_name(&mut object, &prefix),
+                    (true, false) => break,
+                    // The namespace was written meanwhile: is it still one to create in?
+                    (false, _) => {}
+                }
+                in_namespace = context.check_namespace(name_of(&object))?;
+            }
             Err(PutError::Refused(error)) => return Err(error),
         }
     }

@@ -14,7 +14,8 @@ use super::write::{PutError, decode_stored, remove};
 use crate::admission::Operation;
 use crate::negotiate::{Output, decode_body};
 use crate::object::{
-    Encoded, has_finalizers, is_terminating, mentions, metadata, name_of, text_at, timestamp, uid_of, with_revision,
+    Encoded, OWNER_UID_FIELD, has_finalizers, is_terminating, metadata, name_of, text_at, timestamp, uid_of,
+    with_revision,
 };
 use crate::request::{ListOptions, WriteOptions};
 use crate::server::{Context, warn};
@@ -308,9 +309,8 @@ async fn orphan_dependents(context: &Context<'_>, uid: &str) -> Result<()> {
     for info in server.registry().resources() {
         let resource = format!("{}/{}", info.group, info.plural);
         let namespace = context.path.namespace.as_deref();
-        let items = server.store.range(&resource, namespace, None, None, None);
-        let items = items.map_err(|error| ApiError::internal(error.to_string()))?.items;
-        for object in items.into_iter().filter(|object| mentions(object, uid)) {
+        let owned = server.store.range_where(&resource, (OWNER_UID_FIELD, uid), namespace, None, None, None);
+        for object in owned.map_err(|error| ApiError::internal(error.to_string()))?.items {
             orphan(context, info, &object, uid).await?;
         }
     }

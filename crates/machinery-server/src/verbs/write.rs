@@ -139,22 +139,29 @@ impl Context<'_> {
         Ok(())
     }
 
-    /// Nothing is created in a namespace that is missing or on its way out.
-    pub(crate) fn check_namespace(&self, name: &str) -> Result<()> {
+    /// Nothing is created in a namespace that is missing or being deleted. Returns what must still hold of the namespace
+    /// when the object is written: a deletion that begins in between would leave the object behind.
+    pub(crate) fn check_namespace(&self, name: &str) -> Result<Option<Op>> {
         if self.namespace().is_empty() {
-            return Ok(());
+            return Ok(None);
         }
-        let namespace = self.server.store.get(&Key::new("/namespaces", "", self.namespace()));
+        let key = Key::new("/namespaces", "", self.namespace());
+        let namespace = self.server.store.get(&key);
         let namespace = namespace.ok_or_else(|| ApiError::namespace_not_found(self.namespace()))?;
         // The phase is an index field, so nothing is decoded for a create.
         if namespace.field("status.phase") == Some("Terminating") {
             return Err(ApiError::namespace_terminating(&self.info, name, self.namespace()));
         }
-        Ok(())
+        Ok(Some(Op::Check { key, expect: Expect::Revision(namespace.revision) }))
     }
 
     /// Writes an object and gives it back as stored.
     pub(crate) async fn put(&self, object: &Value, expect: Expect) -> Result<Bytes, PutError> {
+        self.put_if(object, expect, None).await
+    }
+
+    /// Writes an object if `also` holds in the same commit.
+    pub(crate) async fn put_if(&self, object: &Value, expect: Expect, also: Option<Op>) -> Result<Bytes, PutError> {
         let encoded = Arc::new(Encoded::new(object));
         if encoded.len() > OBJECT_BYTES_MAX {
             let error = machinery_schema::FieldError::too_long("", OBJECT_BYTES_MAX);
@@ -171,7 +178,8 @@ impl Context<'_> {
                 index,
             }),
         };
-        let revisions = self.server.store.commit(vec![put], kinds::durability(&self.info)).await;
+        let revisions =
+            self.server.store.commit(also.into_iter().chain([put]).collect(), kinds::durability(&self.info)).await;
         match revisions {
             Ok(revisions) => Ok(encoded.at(revisions.first().copied().unwrap_or_default())),
             Err(CommitError::Conflict { .. } | CommitError::NotFound) => Err(PutError::Raced),
