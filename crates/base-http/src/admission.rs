@@ -18,11 +18,12 @@ use tokio::sync::Notify;
 use crate::connection::Shared;
 use crate::{Close, ConnectionStats, Limits, PeerAddr, RejectReason};
 
-/// An honest client speaks at once; one behind a slow link is only held against this when the budget is full.
-const HANDSHAKE_SILENCE: Duration = Duration::from_secs(1);
+/// An honest client speaks at once; one behind a slow link is only held against this when the budget is full. Longer than a
+/// rush of a whole budget of honest handshakes takes on one core (half a second), which is not to be mistaken for silence.
+const HANDSHAKE_SILENCE: Duration = Duration::from_secs(2);
 
 /// Whoever has not finished by then gives way when the budget is full, even if it sends a byte now and then.
-const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(3);
+const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often a full budget of handshakes is looked at again, when none of them ends.
 const HANDSHAKE_LOOK: Duration = Duration::from_millis(50);

@@ -230,7 +230,7 @@ impl Shared {
         Duration::from_millis(self.now_ms().saturating_sub(self.received_at_ms.load(Ordering::Relaxed)))
     }
 
-    /// Upgraded connections, and those that carry a tunnel, have no requests by which idleness could be told.
+    /// Upgraded connections, and those that carry a tunnel, have no requests by which to judge that they are idle.
     pub(crate) fn mark_upgraded(&self) {
         self.is_upgraded.store(true, Ordering::Relaxed);
     }

@@ -21,6 +21,8 @@
 //! | finding live connections by their session, for revocation | `connections.rs` |
 //! | how a body is read: bytes, time, budgets | `read.rs` |
 //! | counters for `/metrics` | `stats.rs` |
+//! | parameters of a query, segments of a path | `query.rs` |
+//! | responses as JSON and text | `respond.rs` |
 //!
 //! # May I touch it?
 //!
@@ -49,7 +51,9 @@ mod limits;
 mod listener;
 mod ports;
 mod protocol;
+pub mod query;
 mod read;
+pub mod respond;
 mod serve;
 mod stats;
 mod tls;

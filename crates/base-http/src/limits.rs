@@ -37,7 +37,7 @@ pub struct Limits {
     /// Time for the head of an HTTP/1.1 request, which is also how long an idle connection is kept. The default is
     /// longer than the 90 s after which clients drop idle connections themselves: no request meets a closing server.
     pub head_timeout: Duration,
-    /// How long open requests may go on once their connection is being closed gracefully, and once the listener drains.
+    /// How long open requests may continue once their connection is being closed gracefully, and once the listener drains.
     pub drain_grace: Duration,
     /// HTTP/2 streams per connection: requests and watches of one client. The default is client-go's own limit.
     pub streams_max: u32,

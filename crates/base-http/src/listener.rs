@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 
 use crate::{Limits, ServerTls};
 
+/// Connections that the system keeps until they are accepted; it allows no more by default.
+const BACKLOG: i32 = 4096;
+
 /// Where a listener is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
@@ -25,7 +28,7 @@ impl From<SocketAddr> for Address {
 }
 
 impl fmt::Display for Address {
-    /// As it stands in `ports.json`.
+    /// As in `ports.json`.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(addr) => write!(formatter, "{addr}"),
@@ -49,7 +52,7 @@ pub enum BindError {
         /// Where.
         address: Address,
     },
-    /// Anything else: no such address on this machine, a port below 1024 without the right, a missing folder.
+    /// Anything else: no such address on this machine, a port below 1024 without the right, a missing directory.
     #[error("failed to listen on {address} for {name}")]
     Bind {
         /// Name of the listener, as in `ports.json`.
@@ -125,6 +128,9 @@ impl Listener {
 
 fn bind_tcp(addr: SocketAddr) -> io::Result<(Socket, Address)> {
     let socket = TcpListener::bind(addr)?;
+    // The standard library asks for 128: when a site's uplink returns, more than that connect within a moment, and each that
+    // does not fit tries again a second later.
+    rustix::net::listen(&socket, BACKLOG)?;
     socket.set_nonblocking(true)?;
     let address = Address::Tcp(socket.local_addr()?);
     Ok((Socket::Tcp(socket), address))

@@ -56,13 +56,13 @@ impl Default for Ports {
 }
 
 impl Ports {
-    /// Path of the file in a data folder.
+    /// Path of the file in a data directory.
     pub fn path(data_dir: &Path) -> PathBuf {
         data_dir.join("ports.json")
     }
 
-    /// Reads the file. One that is missing, or was cut by a crash of something else, counts as empty: it only tells
-    /// what the running process would tell again.
+    /// Reads the file. One that is missing, or was cut by a crash of something else, counts as empty: it only holds
+    /// what the running process would record again.
     pub fn read(data_dir: &Path) -> Result<Self, PortsError> {
         let path = Self::path(data_dir);
         let bytes = match std::fs::read(&path) {

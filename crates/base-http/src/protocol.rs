@@ -82,7 +82,8 @@ impl<H: Handler> Server<H> {
             is_certificate_expected: shared.admission.asks_certificates,
         };
         let is_http2 = session.alpn_protocol() == Some(b"h2");
-        Box::pin(self.settled(stream, peer, is_http2, &seat)).await;
+        // Boxed once: every future that it moves through would otherwise keep its size.
+        Box::pin(self.settled(Box::new(stream), peer, is_http2, &seat)).await;
     }
 
     /// The handshake is done: makes the session, serves requests.

@@ -2,7 +2,7 @@
 //!
 //! A body is read whole before it is worked on. Until it is there it may only cost what its sender has left of a budget:
 //! [`BodyBudget`] counts the bytes that are held, in all and per identity, and grows with what arrives, not with what a
-//! `Content-Length` announces. Five hundred slow bodies of one token fill that token's share, and nobody else's.
+//! `Content-Length` claims. Five hundred slow bodies of one token fill that token's share, and nobody else's.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ const STEP_BYTES: usize = 16 * 1024;
 /// Bounds of one body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodyLimits {
-    /// Largest body that is taken; a length announced beyond it is rejected before a byte is read.
+    /// Largest body that is taken; a declared length beyond it is rejected before a byte is read.
     pub bytes_max: usize,
     /// Time for the whole body.
     pub deadline: Duration,
@@ -63,7 +63,7 @@ pub enum ReadBodyError {
         /// The time it was given.
         after: Duration,
     },
-    /// There is no room for it now; answer 429.
+    /// There is no capacity for it now; answer 429.
     #[error(transparent)]
     OverBudget(#[from] OverBudget),
     /// The client went away.

@@ -80,8 +80,8 @@ async fn tls_get(
 
 #[tokio::test]
 async fn plain_tcp_and_unix_sockets_answer() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("test.sock");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("test.sock");
     // Left by a process that was killed.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let shutdown = CancellationToken::new();
@@ -110,14 +110,14 @@ async fn tls_tells_who_calls_over_both_protocols() {
     let shutdown = CancellationToken::new();
     let task = serve(listener, hello, shutdown.clone());
     let client = issue(&ca, "gw-1", Usage::Client);
-    let stranger = issue(&other_ca, "gw-1", Usage::Client);
+    let foreign = issue(&other_ca, "gw-1", Usage::Client);
     let wrong_usage = issue(&ca, "gw-1", Usage::Server);
     for alpn in ["h2", "http/1.1"] {
         assert_eq!(tls_get(&ca, addr, None, alpn).await.unwrap(), "hello nobody");
         let identity = Some((client.cert_pem.as_str(), client.key_pem.as_str()));
         assert_eq!(tls_get(&ca, addr, identity, alpn).await.unwrap(), "hello gw-1");
     }
-    for bad in [&stranger, &wrong_usage] {
+    for bad in [&foreign, &wrong_usage] {
         let identity = Some((bad.cert_pem.as_str(), bad.key_pem.as_str()));
         assert!(tls_get(&ca, addr, identity, "h2").await.is_err());
     }
@@ -169,8 +169,8 @@ fn a_port_in_use_is_named_with_the_listener_and_the_setting() {
 
 #[test]
 fn ports_are_recorded_side_by_side() {
-    let folder = tempfile::tempdir().unwrap();
-    let data_dir = folder.path();
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path();
     assert_eq!(Ports::read(data_dir).unwrap(), Ports::default());
     Ports::record(data_dir, "hub-api", &Address::Tcp("127.0.0.1:6443".parse().unwrap())).unwrap();
     Ports::record(data_dir, "node", &Address::Unix("/run/node.sock".into())).unwrap();

@@ -47,7 +47,7 @@ impl ResolvesServerCert for Slot {
 
 impl ServerTls {
     /// Serves `cert_pem` (with its chain). With `client_ca_pem`, clients may show a certificate of that CA, which then
-    /// stands in [`crate::Peer::client_cert`]; one of another CA ends the handshake, none at all does not.
+    /// is found in [`crate::Peer::client_cert`]; one of another CA ends the handshake, none at all does not.
     pub fn new(cert_pem: &str, key_pem: &str, client_ca_pem: Option<&str>) -> Result<Self, TlsError> {
         let provider = provider();
         let slot = Arc::new(Slot(RwLock::new(certified_key(cert_pem, key_pem)?)));

@@ -4,6 +4,7 @@
 //! The two answers of the protocol, 200 and 409 with a [`BatchAnswer`](api_edge::telemetry::BatchAnswer), are made here.
 
 use api_edge::telemetry::{BATCH_CONTENT_TYPE, BATCHES_PATH, READINGS_PATH};
+use base_http::query::Query;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, Response, StatusCode, header};
@@ -123,23 +124,18 @@ fn get_readings(telemetry: &Telemetry, query: &str) -> Result<Response<Bytes>, R
 /// must not answer with everything.
 pub fn parse_query(text: &str) -> Result<ReadingsQuery, RequestError> {
     let mut query = ReadingsQuery::default();
-    for pair in text.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let value = percent_decode(value)
-            .ok_or_else(|| RequestError::BadRequest(format!("the value of `{name}` is not percent-encoded UTF-8")))?;
-        if value.is_empty() {
-            continue;
-        }
+    let parameters = Query::parse(Some(text)).map_err(|error| RequestError::BadRequest(error.to_string()))?;
+    for (name, value) in parameters.iter().filter(|(_, value)| !value.is_empty()) {
         let number = |what: &str| RequestError::BadRequest(format!("`{name}` is `{value}`; it must be {what}"));
         let nanoseconds = || value.parse().map_err(|_| number("a time in nanoseconds since 1970"));
         match name {
-            "node" => query.node = Some(value),
-            "device" => query.device = Some(value),
-            "resource" => query.resource = Some(value),
+            "node" => query.node = Some(value.to_owned()),
+            "device" => query.device = Some(value.to_owned()),
+            "resource" => query.resource = Some(value.to_owned()),
             "from" => query.from = Some(nanoseconds()?),
             "to" => query.to = Some(nanoseconds()?),
             "limit" => query.limit = Some(value.parse().map_err(|_| number("a number of readings"))?),
-            "after" => query.after = Some(value),
+            "after" => query.after = Some(value.to_owned()),
             _ => {
                 return Err(RequestError::BadRequest(format!(
                     "unknown parameter `{name}`; known are node, device, resource, from, to, limit and after"
@@ -148,23 +144,6 @@ pub fn parse_query(text: &str) -> Result<ReadingsQuery, RequestError> {
         }
     }
     Ok(query)
-}
-
-fn percent_decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let high = char::from(rest.next()?).to_digit(16)?;
-                let low = char::from(rest.next()?).to_digit(16)?;
-                (high * 16 + low) as u8
-            }
-            other => other,
-        });
-    }
-    String::from_utf8(bytes).ok()
 }
 
 fn json(status: StatusCode, body: &impl Serialize) -> Response<Bytes> {

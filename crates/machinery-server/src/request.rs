@@ -1,7 +1,10 @@
 //! What a URL asks for: path and query, as plain functions on text.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
+pub(crate) use base_http::query::Query;
+use base_http::query::decode_segment;
 use machinery_schema::FieldError;
 use machinery_store::Revision;
 
@@ -42,13 +45,12 @@ pub(crate) struct ResourcePath {
 impl Route {
     /// Reads a path. Segments are percent-decoded; a segment that is no UTF-8 or holds a slash leads nowhere.
     pub(crate) fn parse(path: &str) -> Self {
-        let segments: Option<Vec<String>> =
-            path.trim_matches('/').split('/').map(|segment| percent_decode(segment, false)).collect();
+        let segments: Option<Vec<Cow<'_, str>>> = path.trim_matches('/').split('/').map(decode_segment).collect();
         let Some(segments) = segments else { return Self::Other };
         if segments.iter().any(|segment| segment.contains('/')) {
             return Self::Other;
         }
-        let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+        let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
         let (group, version, rest) = match segments.as_slice() {
             ["api"] => return Self::CoreVersions,
             ["apis"] => return Self::Groups,
@@ -81,86 +83,6 @@ impl Route {
             name: name.map(str::to_owned),
             subresource: subresource.map(str::to_owned),
         })
-    }
-}
-
-/// Decodes `%xx`, and `+` as a space in queries; `None` when the result is no UTF-8.
-pub(crate) fn percent_decode(text: &str, is_query: bool) -> Option<String> {
-    if !text.contains(['%', '+']) {
-        return Some(text.to_owned());
-    }
-    let bytes = text.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let hex = |index: usize| bytes.get(index).and_then(|byte| char::from(*byte).to_digit(16));
-        match (bytes[at], hex(at + 1), hex(at + 2)) {
-            (b'%', Some(high), Some(low)) => {
-                decoded.push(u8::try_from(high * 16 + low).expect("two hex digits fit a byte"));
-                at += 2;
-            }
-            (b'%', ..) => return None,
-            (b'+', ..) if is_query => decoded.push(b' '),
-            (byte, ..) => decoded.push(byte),
-        }
-        at += 1;
-    }
-    String::from_utf8(decoded).ok()
-}
-
-/// The parameters of a query, decoded, in order.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Query(Vec<(String, String)>);
-
-impl Query {
-    /// Reads a query. Parameters that cannot be decoded are an error rather than ignored: they might restrict.
-    pub(crate) fn parse(query: Option<&str>) -> Result<Self> {
-        let mut parameters = Vec::new();
-        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            match (percent_decode(key, true), percent_decode(value, true)) {
-                (Some(key), Some(value)) => parameters.push((key, value)),
-                _ => return Err(ApiError::bad_request(format!("invalid query parameter {pair:?}"))),
-            }
-        }
-        Ok(Self(parameters))
-    }
-
-    /// The first value of a parameter; an empty one counts as absent.
-    pub(crate) fn get(&self, key: &str) -> Option<&str> {
-        self.0.iter().find(|(found, _)| found == key).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
-    }
-
-    /// Whether the parameter is there, with or without a value.
-    pub(crate) fn has(&self, key: &str) -> bool {
-        self.0.iter().any(|(found, _)| found == key)
-    }
-
-    /// A flag: `true`, `1`, or present without a value.
-    pub(crate) fn flag(&self, key: &str) -> bool {
-        match self.get(key) {
-            Some(value) => matches!(value, "true" | "1" | "True" | "TRUE" | "t" | "T"),
-            None => self.has(key),
-        }
-    }
-
-    /// A whole number.
-    pub(crate) fn number(&self, key: &str) -> Result<Option<u64>> {
-        let parse = |value: &str| {
-            value.parse().map_err(|_| ApiError::bad_request(format!("invalid value {value:?} for parameter {key}")))
-        };
-        self.get(key).map(parse).transpose()
-    }
-
-    /// A whole number of seconds, at most `max`; nothing and 0 are none.
-    pub(crate) fn seconds(&self, key: &str, max: u32) -> Result<Option<Duration>> {
-        let seconds = self.number(key)?.filter(|seconds| *seconds > 0);
-        Ok(seconds.map(|seconds| Duration::from_secs(seconds.min(u64::from(max)))))
-    }
-
-    /// All parameters.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
 }
 
@@ -215,7 +137,7 @@ impl ListOptions {
             (Some(revision), Some("Exact")) => At::Exact(revision),
             (Some(revision), _) => At::NotOlderThan(revision),
         };
-        let limit = query.number("limit")?.filter(|limit| *limit > 0);
+        let limit = query.number::<u64>("limit")?.filter(|limit| *limit > 0);
         Ok(Self {
             labels,
             fields,

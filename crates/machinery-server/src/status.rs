@@ -1,5 +1,6 @@
 //! Refusals as Kubernetes words them. The only place where a status code is chosen.
 
+use base_http::query::QueryError;
 use base_http::{Body, ReadBodyError};
 use http::{HeaderValue, Response, StatusCode, header};
 use machinery_schema::{FieldError, ResourceInfo};
@@ -38,6 +39,12 @@ pub(crate) enum Reason {
     Timeout,
     InsufficientStorage,
     NotImplemented,
+}
+
+impl From<QueryError> for ApiError {
+    fn from(error: QueryError) -> Self {
+        Self::bad_request(error.to_string())
+    }
 }
 
 impl Reason {

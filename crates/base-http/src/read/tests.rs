@@ -35,7 +35,7 @@ async fn a_body_is_read_up_to_its_limit() {
     assert!(matches!(read_body(pieces(&["abc", "d"]), 3).await, Err(ReadBodyError::TooLarge { max: 3 })));
     let endless = Body::stream(futures::stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(b"abc"))));
     assert!(matches!(read_body(endless, 100).await, Err(ReadBodyError::TooLarge { max: 100 })));
-    let broken = Body::stream(futures::stream::iter([Err::<Bytes, _>(std::io::Error::other("gone"))]));
+    let broken = Body::stream(futures::stream::iter([Err::<Bytes, _>(std::io::Error::other("broken"))]));
     assert!(matches!(read_body(broken, 100).await, Err(ReadBodyError::Broken(_))));
 }
 
@@ -138,7 +138,7 @@ fn the_reserve_is_for_those_who_may_use_it() {
 }
 
 #[test]
-fn announcing_costs_nothing() {
+fn a_permit_costs_nothing_before_bytes_arrive() {
     let budget = budget(64, 0, 64);
     let permits: Vec<_> = (0..1000).map(|_| budget.permit("a", BodyPriority::Normal)).collect();
     assert_eq!(budget.bytes_held(), 0);

@@ -90,7 +90,7 @@ async fn closed(mut stream: impl tokio::io::AsyncRead + Unpin) {
 
 #[tokio::test]
 async fn silent_tcp_clients_keep_nobody_out_and_are_closed() {
-    let limits = Limits { handshakes_max: 50, handshake_timeout: Duration::from_secs(3), ..limits() };
+    let limits = Limits { handshakes_max: 50, handshake_timeout: Duration::from_secs(6), ..limits() };
     let running = Running::start(limits);
     let mut silent = Vec::new();
     for _ in 0..60 {

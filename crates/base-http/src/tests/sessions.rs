@@ -108,7 +108,7 @@ async fn a_session_is_made_once_per_connection_and_dropped_with_it() {
     drop((live, client));
     soon("the connection ends", connection).await.unwrap().unwrap();
     eventually("the session is dropped", || running.seen.dropped.load(Ordering::SeqCst) == 1).await;
-    eventually("its entry is gone", || running.connections.is_empty()).await;
+    eventually("its entry is removed", || running.connections.is_empty()).await;
     assert_eq!(running.seen.made.load(Ordering::SeqCst), 1);
     running.stop().await;
 }
@@ -203,7 +203,7 @@ async fn a_panic_costs_its_request_and_no_other() {
     };
     assert!(cut.is_err(), "half a body is not taken for the whole");
     assert_eq!(text(client.send_request(get("/")).await.unwrap()).await, "gw-1 4");
-    assert!(futures::FutureExt::now_or_never(stream.frame()).is_none(), "the other stream goes on");
+    assert!(futures::FutureExt::now_or_never(stream.frame()).is_none(), "the other stream continues");
 
     let stream = running.site.tls(running.addr, true, "http/1.1").await.unwrap();
     let (mut client, connection) =
