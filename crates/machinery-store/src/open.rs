@@ -1,5 +1,6 @@
 //! Opening a directory: its format, its rows, what a crash may have taken.
 
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -14,7 +15,7 @@ use crate::engine::{Batch, Engine, EngineError};
 use crate::error::OpenStoreError;
 use crate::index::Index;
 use crate::names::Names;
-use crate::types::{Change, Revision};
+use crate::types::{Change, ChangeKind, Key, Object, Revision};
 
 /// The format that this program writes; it reads this one and all before.
 const FORMAT: u32 = 2;
@@ -67,6 +68,7 @@ pub(crate) fn load(
         None => meta.is_scrubbed = false,
     }
     let mut unsealed = Vec::new();
+    let mut live = Live::new();
     let mut index = Index::new(indexed);
     let mut names = Names::default();
     for (resource, compacted) in &meta.compacted {
@@ -81,7 +83,7 @@ pub(crate) fn load(
                 if !row.is_sealed && cipher.is_some_and(|cipher| cipher.seals(&row.object.key.resource)) {
                     unsealed.push(revision);
                 }
-                load_row(&mut index, &mut names, row);
+                load_row(&mut index, &mut live, &mut names, row);
             }
             Err(RowError::Sealed) => failure = Some(OpenStoreError::Unlock { path: dir.into(), source: None }),
             Err(reason) => failure = Some(damaged(revision, reason.to_string())),
@@ -91,6 +93,13 @@ pub(crate) fn load(
     visited.map_err(open_engine)?;
     if let Some(failure) = failure {
         return Err(failure);
+    }
+    let mut by_resource: HashMap<Arc<str>, Vec<Arc<Object>>> = HashMap::new();
+    for object in live.into_values() {
+        by_resource.entry(object.key.resource.clone()).or_default().push(object);
+    }
+    for (resource, objects) in by_resource {
+        index.kind_mut(&resource).objects.fill(objects);
     }
     raise_version(dir, format)?;
     if let Some(cipher) = cipher
@@ -164,14 +173,20 @@ fn seal(
     Ok(())
 }
 
-fn load_row(index: &mut Index, names: &mut Names, row: codec::Row) {
+/// Live objects while rows are read: found by key, put in order when all are there.
+type Live = HashMap<Key, Arc<Object>>;
+
+fn load_row(index: &mut Index, live: &mut Live, names: &mut Names, row: codec::Row) {
     let codec::Row { kind, time_ms, previous, mut object, is_sealed: _ } = row;
     names.share(&mut object.key.resource);
     names.share(&mut object.key.namespace);
-    let held = index.get(&object.key).cloned().filter(|held| Some(held.revision) == previous);
-    let of_resource = index.kind_mut(&object.key.resource);
     let object = Arc::new(object);
-    of_resource.restore(kind, &object);
+    let before = match kind {
+        ChangeKind::Put => live.insert(object.key.clone(), object.clone()),
+        ChangeKind::Delete => live.remove(&object.key),
+    };
+    let held = before.filter(|before| Some(before.revision) == previous);
+    let of_resource = index.kind_mut(&object.key.resource);
     if object.revision > of_resource.compacted {
         let revision = object.revision;
         of_resource.log(Arc::new(Change { kind, revision, object, previous: held }), time_ms);

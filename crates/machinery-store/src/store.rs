@@ -88,7 +88,7 @@ impl Shared {
         self.index.write().expect(NO_PANIC)
     }
 
-    /// Past states that have left the window are not kept for lists, which are told that they have expired.
+    /// Past states that have left the window are not kept: lists that continue there have expired.
     pub fn drop_expired_snapshots(&self) {
         // Before the index, as everywhere.
         let mut retained = self.retained.lock().expect(NO_PANIC);
@@ -212,7 +212,7 @@ impl Store {
     /// or as they were `at` an earlier revision. To continue a list: `after` its last item, `at` its revision.
     ///
     /// # Errors
-    /// [`Expired`] when `at` has left the change window, or was never given out.
+    /// [`Expired`] when `at` has left the window, or was never given out.
     pub fn range(
         &self,
         resource: &str,
@@ -271,7 +271,7 @@ impl Store {
     /// the state is kept for a while, so those that follow cost what [`snapshot`](Self::snapshot) does.
     ///
     /// # Errors
-    /// [`Expired`] when `at` has left the change window, or was never given out.
+    /// [`Expired`] when `at` has left the window, or was never given out.
     pub fn snapshot_at(&self, resource: &str, at: Revision) -> Result<Snapshot, Expired> {
         let retained = self.shared.retained.lock().expect(NO_PANIC).get(resource, at);
         let state = self.shared.read().state(resource, at)?;

@@ -105,11 +105,27 @@ impl<T: Sorted> Tree<T> {
             self.root = Some(Arc::new(Node { items: vec![item], children: Vec::new(), len: 1 }));
             return None;
         };
-        match insert(root, item) {
+        let inserted = insert(root, item);
+        self.grow(inserted)
+    }
+
+    /// Adds an item that comes after all others, without comparing it with any.
+    pub fn append(&mut self, item: T) {
+        let Some(root) = &mut self.root else {
+            self.insert(item);
+            return;
+        };
+        let inserted = append(root, item);
+        self.grow(inserted);
+    }
+
+    /// A root that was split gets a new one above it.
+    fn grow(&mut self, inserted: Inserted<T>) -> Option<T> {
+        match inserted {
             Inserted::Added => None,
             Inserted::Replaced(before) => Some(before),
             Inserted::Split(middle, right) => {
-                let left = root.clone();
+                let left = self.root.take().expect("it was split, so it is there");
                 let len = left.len + 1 + right.len;
                 self.root = Some(Arc::new(Node { items: vec![middle], children: vec![left, right], len }));
                 None
@@ -215,6 +231,21 @@ fn insert<T: Sorted>(node: &mut Arc<Node<T>>, item: T) -> Inserted<T> {
             Inserted::Added
         }
         replaced @ Inserted::Replaced(_) => replaced,
+    }
+}
+
+fn append<T: Sorted>(node: &mut Arc<Node<T>>, item: T) -> Inserted<T> {
+    let node = Arc::make_mut(node);
+    let at = node.items.len();
+    let Some(last) = node.children.last_mut() else {
+        return node.add(at, item, None);
+    };
+    match append(last, item) {
+        Inserted::Split(middle, right) => node.add(at, middle, Some(right)),
+        inserted => {
+            node.len += 1;
+            inserted
+        }
     }
 }
 

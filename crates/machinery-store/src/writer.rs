@@ -1,11 +1,89 @@
 //! The one thread that decides every write.
 //!
-//! It takes all that waits in the queue, checks each request against the index and the requests before it, encodes what
-//! is accepted, makes the lot durable in one flush, and only then applies and answers it. Lazy writes alone skip the
-//! flush: they are applied at once and go to the disk with the next flush, at most a second later.
+//! Start here to understand the store: everything else is either a question that this thread answers (is the object as
+//! expected?) or a consequence of what it did (an index, a window of changes, a watcher that wakes).
 //!
-//! When a flush fails, its requests are answered with the failure and their revisions are not used again. Whether the
-//! disk took the rows is not known then, so the next flush removes them.
+//! # What is promised
+//!
+//! 1. A commit that was answered is on the disk, except a lazy one, which is there within a second.
+//! 2. Revisions only grow, and one that was answered is never given to another change, whatever happens to the machine.
+//! 3. What is on the disk is a prefix of the history: never a later change without an earlier one.
+//! 4. Readers see a change after it is safe (or lazy), never before, and all of a commit or nothing.
+//! 5. What a client can make this thread keep is bounded: requests ([`crate::queue`]), a commit group, lazy rows that wait
+//!    for a disk, the window.
+//!
+//! An fsync takes a hundred times as long as deciding a write, so writes that wait together share one: that is a commit
+//! group. Deciding is sequential and cheap, so there is one thread and no lock but the one that readers share.
+//!
+//! # How a commit goes
+//!
+//! ```text
+//! queue ─▶ decide ─▶ encode ─▶ flush ─────────▶ apply ─▶ answer
+//!          expect?   with its  rows + removes   index,   the caller's
+//!          in order  revision  + bookkeeping,   window,  oneshot
+//!                              one transaction  wake
+//! ```
+//!
+//! *Decide* checks all expectations of a request against the index and against what the group has staged before it, so a
+//! request that is rejected leaves no trace. *Encode* runs the caller's closures, now that the revision is known. *Flush*
+//! hands the engine everything at once. *Apply* shows it. The order is what the promises rest on: nothing is encoded that
+//! may be rejected for its expectations, nothing shown that is not safe, nothing answered that is not shown.
+//!
+//! A lazy group skips the flush: it is applied and answered, and its rows are *pending*. Every later flush takes the
+//! pending rows along, before its own, which keeps promise 3.
+//!
+//! # What is on the disk
+//!
+//! An ordered table from revision to row ([`crate::codec`]), and one blob of bookkeeping ([`Meta`]). A row is one version of
+//! one object. It stays when it is superseded, until the change that superseded it leaves the window: the rows are the
+//! history. So an append is all that a write costs, and a start reads the rows in order and has objects and window again.
+//!
+//! The bookkeeping goes with a flush when it has changed, in the same transaction:
+//!
+//! - `reserved`: no revision up to here may be given again. Durable rows witness their own revision. A lazy revision is
+//!   answered before its row is safe, so a block of 10,000 is reserved on the disk before the first of them is given. A row
+//!   that is removed may have been the last witness, so a flush with removes raises it too.
+//! - `closed_at`: the last revision of a clean close, absent while the store is open. That is how a start knows a crash.
+//! - `compacted`: per resource, the newest change that has left the window. A watch from before it has expired.
+//! - `lazy`, `gaps`: which resources take lazy writes, and which revisions crashes may have taken from them.
+//! - `cipher`, `is_scrubbed`: see [`crate::cipher`] and [`crate::open`].
+//!
+//! # What happens at each crash point
+//!
+//! | the power goes | on the disk | after the start |
+//! | --- | --- | --- |
+//! | before or during a flush | the transaction is not there | nobody was answered, nobody saw it |
+//! | after the flush, before apply or the answer | it is there | the caller does not know; the object says so. Nobody saw it before |
+//! | after a lazy answer, before its flush | the row is not there | its revision lies in a gap: from newest row to `reserved`. Watches of lazy resources from inside a gap have expired; revisions continue after it |
+//! | between a flush that failed and the next | the rows may be there | they are shown, as if the answer had been lost |
+//! | while old rows are removed | a transaction as any other | the window is as before or as after |
+//! | while rows are sealed at open | some are, some not | both can be read; the rest is done |
+//! | while the reserve is made or removed | a file of any size, or none | it is made anew |
+//!
+//! # When the disk does not take it
+//!
+//! An engine's failure is answered to the group's callers and the revisions are spent. Whether the disk has the rows after
+//! all is not known, so they are *uncertain*: the next batch removes them before all else, and pending rows among them are
+//! written again behind that.
+//!
+//! A full disk is an expected state, not a failure ([`crate::reserve`]). The reserve is released; the log is copied into the
+//! file, which must happen first, because without some space it can never be truncated; the older half of the history is
+//! given up; free pages go back to the disk. If the reserve then fits again with a quarter more, nothing happened. If not,
+//! the store is *full*: it rejects all but deletions and lazy writes, frees after each deletion what that wrote, and looks
+//! for space ten times a second while there are requests, else once a second.
+//!
+//! # Invariants worth an assertion in your head
+//!
+//! - `self.last` is the highest revision ever given, answered or not; it never goes back.
+//! - `self.pending` holds exactly what is applied and not on the disk, and rows that nothing needs any more.
+//! - While `meta_due`, no group is answered without a flush, also a lazy one: its reservation might be what is due.
+//! - A group's `latest` shadows the index; it is dropped with the group, so a failed group leaves nothing.
+//! - The index lock is never held across the engine, a closure of a caller, or another lock.
+//!
+//! # Where to read on
+//!
+//! [`Writer::work`] is the loop of a group, [`Writer::decide`] and [`Writer::flush`] its two halves; `tests/it/model.rs` says
+//! in forty lines what a store is, `tests/it/crashes.rs` what survives.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

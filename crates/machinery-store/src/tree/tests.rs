@@ -117,6 +117,21 @@ proptest! {
 }
 
 #[test]
+fn items_that_are_appended_make_the_same_tree() {
+    let mut tree = Tree::default();
+    let mut model = Model::new();
+    for key in 0..5000 {
+        tree.append((key, 7));
+        model.insert(key, 7);
+        if key % 97 == 0 {
+            check(&tree, &model);
+        }
+    }
+    check(&tree, &model);
+    check_at(&tree, &model, 1234);
+}
+
+#[test]
 fn items_added_in_order_fill_their_nodes() {
     let mut tree = Tree::default();
     for key in 0..3200 {

@@ -134,7 +134,7 @@ async fn a_watch_of_a_field_is_woken_for_that_value_alone() {
 }
 
 #[tokio::test]
-async fn a_watcher_slower_than_the_window_is_told() {
+async fn a_watcher_slower_than_the_window_has_lagged() {
     let dir = tempfile::tempdir().unwrap();
     let options = StoreOptions { window_changes_max: 5, ..StoreOptions::default() };
     let store = machinery_store::Store::open(dir.path(), options).unwrap();
