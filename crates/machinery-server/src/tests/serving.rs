@@ -181,7 +181,8 @@ async fn creates_succeed_while_their_namespace_is_written_and_fail_once_it_is_be
         "{:?}",
         created.iter().map(|one| one.code).collect::<Vec<_>>()
     );
-    assert!(labelled.iter().all(|answer| answer.code == 200));
+    // A patch that meets others too often ends in a conflict, as upstream; what it must not do is fail a create.
+    assert!(labelled.iter().all(|answer| matches!(answer.code, 200 | 409)));
     assert_eq!(hub.call("DELETE", "/api/v1/namespaces/shop", Value::Null).await.code, 200);
     let refused = hub.call("POST", path, config_map("late", json!({}), json!({}))).await;
     assert_eq!((refused.code, &refused.body["details"]["causes"][0]["reason"]), (403, &json!("NamespaceTerminating")));
