@@ -1,23 +1,18 @@
 //! The kinds that every Kubernetes API serves: their types as static tables, their defaults, their rules.
 
-mod defaults;
+pub(crate) mod defaults;
 mod patch;
 mod pods;
-mod rules;
+pub(crate) mod rules;
 #[cfg(test)]
 mod tests;
 mod types;
-mod update;
+pub(crate) mod update;
 
 use serde_json::Value;
 
 pub use patch::{ListStrategy, PatchField, PatchSchema};
-pub(crate) use {
-    defaults::apply_defaults,
-    rules::name_rule,
-    types::{enter, enter_item, is_base64, validate_types},
-    update::validate_update,
-};
+pub(crate) use types::{enter, enter_item, is_base64, validate_types};
 
 use crate::FieldError;
 
@@ -101,7 +96,7 @@ pub(crate) fn object_meta() -> &'static Definition {
     definition("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta").expect("every served kind has metadata")
 }
 
-/// Removes unknown fields and nulls; tells the paths of the unknown fields.
+/// Removes unknown fields and nulls; returns the paths of the first hundred unknown fields.
 pub(crate) fn prune(definition: &'static Definition, object: &mut Value) -> Vec<String> {
     let mut unknown = Vec::new();
     types::prune_object(definition, object, &mut String::new(), &mut unknown, 0);
@@ -109,16 +104,16 @@ pub(crate) fn prune(definition: &'static Definition, object: &mut Value) -> Vec<
     unknown
 }
 
-/// Types first: the rules of a kind are only told when they can be read.
-pub(crate) fn validate(definition: &'static Definition, group: &str, object: &Value) -> Vec<FieldError> {
+/// Types first: `rules`, those of the kind, are only applied when they can be read.
+pub(crate) fn validate(
+    definition: &'static Definition,
+    rules: fn(&Value) -> Vec<FieldError>,
+    object: &Value,
+) -> Vec<FieldError> {
     let mut errors = validate_types(definition, object, "");
     // The metadata of every kind is checked in one place, `crate::metadata`.
     errors.retain(|error| !error.path.starts_with("metadata"));
-    if errors.is_empty() {
-        let kind = definition.name.rsplit('.').next().unwrap_or(definition.name);
-        errors = rules::validate(group, kind, object);
-    }
-    errors
+    if errors.is_empty() { rules(object) } else { errors }
 }
 
 /// Removes unknown fields and nulls from the `metadata` of any object; paths begin with `metadata`.

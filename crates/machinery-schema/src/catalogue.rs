@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use crate::{
     builtin,
-    resource::{Columns, ResourceInfo, Schema, SelectableField, Subresource},
-    table,
+    resource::{Columns, ResourceInfo, Schema, SelectableField, Subresource, storage_key},
+    strategy::{self, Strategy},
 };
 
-/// Verbs of an ordinary resource, in the order that discovery tells them.
+/// Verbs of an ordinary resource, in the order in which discovery lists them.
 pub(crate) const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
-/// Namespaces go one by one, each with all that it holds.
+/// Namespaces are deleted one by one, each with all that it holds.
 const VERBS_NAMESPACE: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 /// Verbs of a subresource that is a view of the object.
 pub(crate) const VERBS_VIEW: &[&str] = &["get", "patch", "update"];
@@ -18,6 +18,9 @@ const VERBS_READ: &[&str] = &["get"];
 
 struct Entry {
     group: &'static str,
+    version: &'static str,
+    /// Group of the store's name, when another group's resource of the same plural is the same objects.
+    storage_group: Option<&'static str>,
     kind: &'static str,
     plural: &'static str,
     short_names: &'static [&'static str],
@@ -28,11 +31,14 @@ struct Entry {
     /// Prefix of the definition's name.
     package: &'static str,
     selectable: &'static [&'static str],
+    strategy: &'static Strategy,
 }
 
 impl Entry {
     const CLUSTER: Self = Self {
         group: "",
+        version: "v1",
+        storage_group: None,
         kind: "",
         plural: "",
         short_names: &[],
@@ -42,16 +48,26 @@ impl Entry {
         subresources: &[],
         package: "io.k8s.api.core.v1",
         selectable: &[],
+        strategy: &PLAIN,
     };
     const NAMESPACED: Self = Self { namespaced: true, ..Self::CLUSTER };
 }
 
+static PLAIN: Strategy = Strategy::PLAIN;
+
 const STATUS: &[(&str, &[&str])] = &[("status", VERBS_VIEW)];
 
 static ENTRIES: &[Entry] = &[
-    Entry { kind: "ConfigMap", plural: "configmaps", short_names: &["cm"], ..Entry::NAMESPACED },
+    Entry {
+        kind: "ConfigMap",
+        strategy: &strategy::CONFIG_MAP,
+        plural: "configmaps",
+        short_names: &["cm"],
+        ..Entry::NAMESPACED
+    },
     Entry {
         kind: "Event",
+        strategy: &strategy::EVENT,
         plural: "events",
         short_names: &["ev"],
         selectable: &[
@@ -71,6 +87,7 @@ static ENTRIES: &[Entry] = &[
     },
     Entry {
         kind: "Namespace",
+        strategy: &strategy::NAMESPACE,
         plural: "namespaces",
         short_names: &["ns"],
         verbs: VERBS_NAMESPACE,
@@ -80,6 +97,7 @@ static ENTRIES: &[Entry] = &[
     },
     Entry {
         kind: "Node",
+        strategy: &strategy::NODE,
         plural: "nodes",
         short_names: &["no"],
         subresources: STATUS,
@@ -88,6 +106,7 @@ static ENTRIES: &[Entry] = &[
     },
     Entry {
         kind: "Pod",
+        strategy: &strategy::POD,
         plural: "pods",
         short_names: &["po"],
         categories: &["all"],
@@ -104,11 +123,24 @@ static ENTRIES: &[Entry] = &[
         ],
         ..Entry::NAMESPACED
     },
-    Entry { kind: "Secret", plural: "secrets", selectable: &["type"], ..Entry::NAMESPACED },
-    Entry { kind: "ServiceAccount", plural: "serviceaccounts", short_names: &["sa"], ..Entry::NAMESPACED },
+    Entry {
+        kind: "Secret",
+        strategy: &strategy::SECRET,
+        plural: "secrets",
+        selectable: &["type"],
+        ..Entry::NAMESPACED
+    },
+    Entry {
+        kind: "ServiceAccount",
+        strategy: &strategy::SERVICE_ACCOUNT,
+        plural: "serviceaccounts",
+        short_names: &["sa"],
+        ..Entry::NAMESPACED
+    },
     Entry {
         group: "apiextensions.k8s.io",
         kind: "CustomResourceDefinition",
+        strategy: &strategy::CUSTOM_RESOURCE_DEFINITION,
         plural: "customresourcedefinitions",
         short_names: &["crd", "crds"],
         categories: &["api-extensions"],
@@ -119,6 +151,7 @@ static ENTRIES: &[Entry] = &[
     Entry {
         group: "apps",
         kind: "ControllerRevision",
+        strategy: &strategy::CONTROLLER_REVISION,
         plural: "controllerrevisions",
         package: "io.k8s.api.apps.v1",
         ..Entry::NAMESPACED
@@ -126,6 +159,7 @@ static ENTRIES: &[Entry] = &[
     Entry {
         group: "apps",
         kind: "DaemonSet",
+        strategy: &strategy::DAEMON_SET,
         plural: "daemonsets",
         short_names: &["ds"],
         categories: &["all"],
@@ -136,6 +170,7 @@ static ENTRIES: &[Entry] = &[
     Entry {
         group: "certificates.k8s.io",
         kind: "CertificateSigningRequest",
+        strategy: &strategy::CERTIFICATE_SIGNING_REQUEST,
         plural: "certificatesigningrequests",
         short_names: &["csr"],
         subresources: &[("approval", VERBS_VIEW), ("status", VERBS_VIEW)],
@@ -146,6 +181,7 @@ static ENTRIES: &[Entry] = &[
     Entry {
         group: "coordination.k8s.io",
         kind: "Lease",
+        strategy: &strategy::LEASE,
         plural: "leases",
         package: "io.k8s.api.coordination.v1",
         ..Entry::NAMESPACED
@@ -153,6 +189,7 @@ static ENTRIES: &[Entry] = &[
     Entry {
         group: "node.k8s.io",
         kind: "RuntimeClass",
+        strategy: &strategy::RUNTIME_CLASS,
         plural: "runtimeclasses",
         package: "io.k8s.api.node.v1",
         ..Entry::CLUSTER
@@ -166,8 +203,8 @@ pub(crate) fn builtin_resources() -> impl Iterator<Item = Arc<ResourceInfo>> {
             .expect("the vendored definitions are pruned to the served kinds");
         Arc::new(ResourceInfo {
             group: entry.group.into(),
-            version: "v1".into(),
-            storage_version: "v1".into(),
+            version: entry.version.into(),
+            storage_version: entry.version.into(),
             kind: entry.kind.into(),
             list_kind: format!("{}List", entry.kind).into(),
             plural: entry.plural.into(),
@@ -182,8 +219,10 @@ pub(crate) fn builtin_resources() -> impl Iterator<Item = Arc<ResourceInfo>> {
                 .map(|(name, verbs)| Subresource { name: (*name).into(), kind: entry.kind.into(), verbs })
                 .collect(),
             selectable_fields: entry.selectable.iter().map(|name| selectable(name)).collect(),
+            storage_key: storage_key(entry.storage_group.unwrap_or(entry.group), entry.plural),
+            strategy: entry.strategy,
             schema: Schema::Builtin(definition),
-            columns: Columns::Builtin(table::printer(entry.kind)),
+            columns: Columns::Builtin(entry.strategy.printer),
         })
     })
 }
@@ -191,7 +230,7 @@ pub(crate) fn builtin_resources() -> impl Iterator<Item = Arc<ResourceInfo>> {
 fn selectable(name: &'static str) -> SelectableField {
     let mut field = SelectableField::new(name);
     match name {
-        // Of an event, `source` means the component that reported it; new and old clients write it in two places.
+        // Of an Event, `source` means the component that reported it; new and old clients write it in two places.
         "source" => field.paths = &["source.component", "reportingComponent"],
         "spec.unschedulable" | "spec.hostNetwork" => field.absent = "false",
         _ => {}

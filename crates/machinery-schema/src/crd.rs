@@ -9,7 +9,8 @@ use crate::{
     FieldError, ResourceInfo,
     catalogue::{VERBS, VERBS_VIEW},
     jsonpath::JsonPath,
-    resource::{Columns, Schema, SelectableField, Subresource},
+    resource::{Columns, Schema, SelectableField, Subresource, storage_key},
+    strategy,
     structural::Structural,
     table::PrinterColumn,
 };
@@ -19,7 +20,7 @@ use crate::{
 pub struct InstalledCrd {
     /// One per served version.
     pub resources: Vec<Arc<ResourceInfo>>,
-    /// What the definition asks for and does not get; for `Warning` headers.
+    /// What the definition requests and this server does not serve; for `Warning` headers.
     pub warnings: Vec<String>,
 }
 
@@ -42,6 +43,12 @@ pub(crate) struct OpenApiSchema {
     pub hash: u64,
     pub bytes: Vec<u8>,
 }
+
+/// Definitions with the longest history have some ten versions; each has a schema of its own in memory.
+const VERSIONS_MAX: usize = 64;
+
+/// Columns of one table: each is evaluated for each row.
+const COLUMNS_MAX: usize = 64;
 
 /// Everything that is wrong with a definition; empty when it can be installed (but for names that others hold).
 pub(crate) fn validate(crd: &Value) -> Vec<FieldError> {
@@ -92,7 +99,7 @@ pub(crate) fn read(crd: &Value) -> Result<CustomResource, Vec<FieldError>> {
     let mut resources = Vec::new();
     let mut openapi = Vec::new();
     let mut warnings = Vec::new();
-    for (number, version) in versions.iter().enumerate() {
+    for (number, version) in versions.iter().enumerate().take(VERSIONS_MAX) {
         let path = format!("spec.versions[{number}]");
         let Some(schema) = version.pointer("/schema/openAPIV3Schema").filter(|schema| !schema.is_null()) else {
             reader.errors.push(FieldError::required(format!("{path}.schema.openAPIV3Schema"), "schemas are required"));
@@ -140,6 +147,8 @@ pub(crate) fn read(crd: &Value) -> Result<CustomResource, Vec<FieldError>> {
             verbs: VERBS,
             subresources,
             selectable_fields,
+            storage_key: storage_key(&group, &plural),
+            strategy: &strategy::CUSTOM,
             schema: Schema::Custom(Arc::new(structural)),
             columns: Columns::Custom(columns),
         }));
@@ -170,6 +179,10 @@ impl Reader {
             self.errors.push(FieldError::required("spec.versions", "must have at least one version"));
             return;
         }
+        if versions.len() > VERSIONS_MAX {
+            self.errors.push(FieldError::too_many("spec.versions", versions.len(), VERSIONS_MAX));
+            return;
+        }
         let mut names = BTreeSet::new();
         for (number, version) in versions.iter().enumerate() {
             let path = format!("spec.versions[{number}].name");
@@ -189,6 +202,11 @@ impl Reader {
 
     fn columns(&mut self, version: &Value, path: &str) -> Vec<PrinterColumn> {
         let mut columns = Vec::new();
+        let count = items(version, "additionalPrinterColumns").len();
+        if count > COLUMNS_MAX {
+            self.errors.push(FieldError::too_many(format!("{path}.additionalPrinterColumns"), count, COLUMNS_MAX));
+            return columns;
+        }
         for (number, column) in items(version, "additionalPrinterColumns").iter().enumerate() {
             let path = format!("{path}.additionalPrinterColumns[{number}]");
             let name = text(column, "name");

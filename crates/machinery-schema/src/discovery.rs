@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{Registry, ResourceInfo, resource::join_api_version};
 
-/// Which form of the aggregated document a client asks for.
+/// Which form of the aggregated document a client requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiscoveryVersion {
     /// `apidiscovery.k8s.io/v2`.
@@ -23,7 +23,7 @@ impl DiscoveryVersion {
 }
 
 impl Registry {
-    /// Answers `GET /api`. `server_address` is `host:port` as the client reached us.
+    /// The response to `GET /api`. `server_address` is `host:port` as the client reached us.
     pub fn api_versions(&self, server_address: &str) -> Value {
         json!({
             "kind": "APIVersions",
@@ -32,14 +32,14 @@ impl Registry {
         })
     }
 
-    /// Answers `GET /apis`.
+    /// The response to `GET /apis`.
     pub fn api_group_list(&self) -> Value {
         let groups: Vec<Value> =
             self.groups().filter(|group| !group.is_empty()).filter_map(|group| self.group_document(group)).collect();
         json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
     }
 
-    /// Answers `GET /apis/GROUP`; `None` when there is no such group.
+    /// The response to `GET /apis/GROUP`; `None` when there is no such group.
     pub fn api_group(&self, group: &str) -> Option<Value> {
         let mut document = self.group_document(group).filter(|_| !group.is_empty())?;
         document["kind"] = json!("APIGroup");
@@ -47,7 +47,7 @@ impl Registry {
         Some(document)
     }
 
-    /// Answers `GET /api/v1` (group `""`) and `GET /apis/GROUP/VERSION`; `None` when there is no such group version.
+    /// The response to `GET /api/v1` (group `""`) and `GET /apis/GROUP/VERSION`; `None` when there is no such group version.
     pub fn api_resource_list(&self, group: &str, version: &str) -> Option<Value> {
         let mut resources = Vec::new();
         for resource in self.resources_of(group, version) {
@@ -82,7 +82,7 @@ impl Registry {
         }))
     }
 
-    /// Answers `GET /api` (`core`) or `GET /apis` for a client that takes the whole in one document.
+    /// The response to `GET /api` (`core`) or `GET /apis` for a client that takes the whole in one document.
     pub fn aggregated_discovery(&self, core: bool, form: DiscoveryVersion) -> Value {
         let groups: Vec<Value> = self
             .groups()

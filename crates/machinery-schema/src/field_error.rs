@@ -1,10 +1,12 @@
-//! What is wrong with one field of an object, in the words that Kubernetes users know.
+//! What is wrong with one field of an object, as Kubernetes users know it.
 
 use std::fmt;
 
 use serde_json::Value;
 
-/// Why a field was refused. The names are the `reason`s of `Status.details.causes`.
+use crate::bounded::{PATH_BYTES_MAX, cut, shown};
+
+/// Why a field was rejected. The names are the `reason`s of `Status.details.causes`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldErrorReason {
     /// The field must be present and is not.
@@ -57,7 +59,7 @@ impl FieldErrorReason {
     }
 }
 
-/// One refused field. `Display` gives the whole line, `path: Invalid value: "x": why`.
+/// One rejected field. `Display` gives the whole line, `path: Invalid value: "x": why`.
 ///
 /// ```
 /// use machinery_schema::FieldError;
@@ -70,7 +72,7 @@ pub struct FieldError {
     pub path: String,
     /// Which kind of mistake.
     pub reason: FieldErrorReason,
-    /// The line without the path, as it stands in `causes[].message`.
+    /// The line without the path, as it is in `causes[].message`.
     pub message: String,
 }
 
@@ -127,13 +129,15 @@ impl FieldError {
         let mut message = reason.phrase().to_owned();
         if let Some(value) = value {
             message.push_str(": ");
-            message.push_str(&shown(value));
+            message.push_str(&shown(value, SHOWN_CHARS_MAX));
         }
         if !detail.is_empty() {
             message.push_str(": ");
             message.push_str(detail);
         }
-        Self { path: path.into(), reason, message }
+        let mut path = path.into();
+        path.truncate(cut(&path, PATH_BYTES_MAX).len());
+        Self { path, reason, message }
     }
 }
 
@@ -146,17 +150,16 @@ impl fmt::Display for FieldError {
 impl std::error::Error for FieldError {}
 
 /// Long values would drown the message that they belong to.
-const SHOWN_CHARS_MAX: usize = 256;
+pub(crate) const SHOWN_CHARS_MAX: usize = 256;
 
-fn shown(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(SHOWN_CHARS_MAX) {
-        Some((cut, _)) => format!("{}…", &text[..cut]),
-        None => text,
-    }
-}
+/// Beyond this many mistakes nobody reads on, and the response would grow without bound.
+pub(crate) const ERRORS_MAX: usize = 64;
 
-/// The message of a strict decode that met unknown fields; `None` when there are none.
+/// As many unknown fields as kube-apiserver reports.
+pub(crate) const UNKNOWN_FIELDS_MAX: usize = 100;
+
+/// The message of a strict decode that met unknown fields; `None` when there are none. It names at most 100 of them, as
+/// kube-apiserver does.
 ///
 /// ```
 /// let message = machinery_schema::strict_decoding_error(&["spec.foo".to_owned()]);
@@ -166,7 +169,8 @@ pub fn strict_decoding_error(unknown_fields: &[String]) -> Option<String> {
     if unknown_fields.is_empty() {
         return None;
     }
-    let fields: Vec<String> = unknown_fields.iter().map(|path| format!("unknown field {path:?}")).collect();
+    let fields: Vec<String> =
+        unknown_fields.iter().take(UNKNOWN_FIELDS_MAX).map(|path| format!("unknown field {path:?}")).collect();
     Some(format!("strict decoding error: {}", fields.join(", ")))
 }
 

@@ -1,7 +1,7 @@
 //! The part of Kubernetes' JSONPath that printer columns use.
 //!
 //! `.a.b`, `['a.b']`, `[0]`, `[-1]`, `[*]`, `.*`, `[?(@.type=="Ready")]` (also `!=`, `<`, `>`, or a bare `@.field`
-//! that asks for presence), with or without `{}` around it. Ranges and unions are refused when a definition is installed.
+//! that tests for presence), with or without `{}` around it. Ranges and unions are rejected when a definition is installed.
 
 use serde_json::Value;
 
@@ -29,7 +29,7 @@ enum Comparison {
     GreaterOrEqual,
 }
 
-/// Why a path was refused.
+/// Why a path was rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum JsonPathError {
     #[error("is empty; write a path such as .spec.nodeName")]

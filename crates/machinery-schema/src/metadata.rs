@@ -6,7 +6,7 @@ use api_kube::names::{
 };
 use serde_json::{Map, Value};
 
-use crate::{FieldError, builtin};
+use crate::{FieldError, builtin, field_error::ERRORS_MAX, strategy::INDEXED_ITEMS_MAX};
 
 /// All annotations of one object together, as Kubernetes limits them.
 const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
@@ -51,6 +51,14 @@ pub(crate) fn validate(object: &Value, namespaced: bool, rule: NameRule) -> Vec<
         }
         _ => {}
     }
+    // These are kept in the index of every object, in memory.
+    let lengths = [
+        ("labels", metadata.get("labels").and_then(Value::as_object).map_or(0, Map::len)),
+        ("ownerReferences", items(metadata, "ownerReferences").len()),
+    ];
+    for (key, count) in lengths.into_iter().filter(|(_, count)| *count > INDEXED_ITEMS_MAX) {
+        errors.push(FieldError::too_many(format!("metadata.{key}"), count, INDEXED_ITEMS_MAX));
+    }
     if let Some(labels) = metadata.get("labels").and_then(Value::as_object) {
         errors.extend(validate_labels(labels, "metadata.labels"));
     }
@@ -83,6 +91,9 @@ pub(crate) fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
 pub(crate) fn validate_labels(labels: &Map<String, Value>, path: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for (key, value) in labels {
+        if errors.len() >= ERRORS_MAX {
+            break;
+        }
         if !is_qualified_name(key) {
             errors.push(FieldError::invalid(path, &Value::String(key.clone()), QUALIFIED_NAME_MESSAGE));
         }

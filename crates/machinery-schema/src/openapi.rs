@@ -1,8 +1,8 @@
 //! OpenAPI v3 documents: one per group version, with an index.
 //!
 //! kubectl reads them for `explain`, to learn which lists a patch merges, and to see (by the query parameters of a
-//! PATCH) whether the server validates fields and offers dry runs. A document is made when it is asked for and not
-//! kept here: the schemas lie compressed in the program, so a hub that nobody asks pays nothing.
+//! PATCH) whether the server validates fields and offers dry runs. A document is created when it is requested and not
+//! kept here: the schemas are compressed in the program, so a hub that serves none pays nothing.
 
 use std::io::{Read, Write as _};
 
@@ -19,7 +19,7 @@ const JSON_PATCHES: [&str; 2] = ["application/json-patch+json", "application/mer
 const STRATEGIC_PATCH: &str = "application/strategic-merge-patch+json";
 
 impl Registry {
-    /// Answers `GET /openapi/v3`. An address carries a hash, so that clients may keep a document until it changes.
+    /// The response to `GET /openapi/v3`. An address carries a hash, so that clients may keep a document until it changes.
     pub fn openapi_index(&self) -> Value {
         let mut paths = Map::new();
         for (group, version) in self.group_versions() {
@@ -36,7 +36,7 @@ impl Registry {
         Some(format!("{:016X}", self.document_hash(group, version)))
     }
 
-    /// Answers `GET /openapi/v3/api/v1` (group `""`) and `GET /openapi/v3/apis/GROUP/VERSION` with JSON text;
+    /// The response to `GET /openapi/v3/api/v1` (group `""`) and `GET /openapi/v3/apis/GROUP/VERSION` with JSON text;
     /// `None` when there is no such group version.
     pub fn openapi_document(&self, group: &str, version: &str) -> Option<String> {
         self.resources_of(group, version).next()?;
@@ -217,7 +217,7 @@ fn document_path(group: &str, version: &str) -> String {
     format!("{prefix}/{}", join_api_version(group, version))
 }
 
-/// FNV-1a: stable over builds, and good enough to tell two documents of one address apart.
+/// FNV-1a: stable over builds, and good enough to distinguish two documents of one address.
 pub(crate) fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }

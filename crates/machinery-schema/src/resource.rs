@@ -1,16 +1,18 @@
-//! One served resource: its names, verbs and subresources, and the door to its schema.
+//! One served resource: its names, verbs and subresources, and the way to its schema.
 
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::{
-    FieldError, PatchSchema, builtin,
+    Budget, BudgetExceeded, FieldError, PatchSchema, builtin,
+    field_error::ERRORS_MAX,
+    strategy::Strategy,
     structural::Structural,
     table::{self, PrinterColumn},
 };
 
-/// One resource of one group version, as discovery tells of it.
+/// One resource of one group version, as discovery describes it.
 #[derive(Debug)]
 pub struct ResourceInfo {
     /// API group; empty for core.
@@ -37,8 +39,11 @@ pub struct ResourceInfo {
     pub verbs: &'static [&'static str],
     /// `status`, `log` and the like.
     pub subresources: Vec<Subresource>,
-    /// What a field selector may ask for besides `metadata.name` and `metadata.namespace`.
+    /// What a field selector may name besides `metadata.name` and `metadata.namespace`.
     pub selectable_fields: Vec<SelectableField>,
+    /// The store's name of the resource. Resources of several groups may share one, as the two Event kinds of upstream do.
+    pub storage_key: Arc<str>,
+    pub(crate) strategy: &'static Strategy,
     pub(crate) schema: Schema,
     pub(crate) columns: Columns,
 }
@@ -54,7 +59,7 @@ pub struct Subresource {
     pub verbs: &'static [&'static str],
 }
 
-/// A field that a field selector may ask for.
+/// A field that a field selector may name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SelectableField {
     /// As users write it, such as `spec.nodeName`.
@@ -105,8 +110,9 @@ impl ResourceInfo {
         self.subresource("status").is_some()
     }
 
-    /// Removes fields that the schema does not know, and nulls that mean "absent"; tells the paths of the unknown
-    /// fields, sorted. What the caller does with them depends on the request's `fieldValidation`.
+    /// Removes fields that the schema does not know, and nulls that mean "absent"; returns the paths of the unknown
+    /// fields, sorted, a hundred of them at most. What the caller does with them depends on the request's
+    /// `fieldValidation`.
     pub fn prune(&self, object: &mut Value) -> Vec<String> {
         match &self.schema {
             Schema::Builtin(definition) => builtin::prune(definition, object),
@@ -114,31 +120,49 @@ impl ResourceInfo {
         }
     }
 
-    /// Fills in what a client may leave out. Does nothing where a value has the wrong type; [`Self::validate`] tells.
-    pub fn apply_defaults(&self, object: &mut Value) {
+    /// Fills in what a client may leave out. Does nothing where a value has the wrong type; [`Self::validate`] reports it.
+    ///
+    /// # Errors
+    /// When a small object would become too large: its schema has large defaults for each of its many items.
+    pub fn apply_defaults(&self, object: &mut Value) -> Result<(), BudgetExceeded> {
+        self.apply_defaults_within(object, &mut Budget::of_request())
+    }
+
+    /// The same on the budget of a request.
+    ///
+    /// # Errors
+    /// As [`Self::apply_defaults`].
+    pub fn apply_defaults_within(&self, object: &mut Value, budget: &mut Budget) -> Result<(), BudgetExceeded> {
         match &self.schema {
-            Schema::Builtin(_) => builtin::apply_defaults(&self.group, &self.kind, object),
-            Schema::Custom(structural) => structural.apply_defaults(object),
+            Schema::Builtin(_) => {
+                (self.strategy.defaults)(object);
+                Ok(())
+            }
+            Schema::Custom(structural) => structural.apply_defaults(object, budget),
         }
     }
 
     /// Checks a whole object (pruned and defaulted): metadata, types, and the rules of its kind.
-    /// `object` must carry its final name and, when namespaced, its namespace.
+    /// `object` must carry its final name and, when namespaced, its namespace. Returns the first 64 errors.
     pub fn validate(&self, object: &Value) -> Vec<FieldError> {
-        let mut errors = crate::metadata::validate(object, self.namespaced, self.name_rule());
+        self.validate_within(object, &mut Budget::of_request())
+    }
+
+    /// The same on the budget of a request; one of the errors says so when it does not last.
+    pub fn validate_within(&self, object: &Value, budget: &mut Budget) -> Vec<FieldError> {
+        let mut errors = crate::metadata::validate(object, self.namespaced, self.strategy.name_rule);
         match &self.schema {
-            Schema::Builtin(definition) => errors.extend(builtin::validate(definition, &self.group, object)),
-            Schema::Custom(structural) => errors.extend(structural.validate(object)),
+            Schema::Builtin(definition) => errors.extend(builtin::validate(definition, self.strategy.validate, object)),
+            Schema::Custom(structural) => errors.extend(structural.validate(object, budget)),
         }
+        errors.truncate(ERRORS_MAX);
         errors
     }
 
     /// Checks what an update changed: fields that may not change once set. Call it besides [`Self::validate`].
     pub fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         let mut errors = crate::metadata::validate_update(new, old);
-        if let Schema::Builtin(_) = &self.schema {
-            errors.extend(builtin::validate_update(&self.group, &self.kind, new, old));
-        }
+        errors.extend((self.strategy.validate_update)(new, old));
         errors
     }
 
@@ -171,19 +195,17 @@ impl ResourceInfo {
             Schema::Custom(_) => None,
         }
     }
-
-    fn name_rule(&self) -> crate::metadata::NameRule {
-        match &self.schema {
-            Schema::Builtin(_) => builtin::name_rule(&self.group, &self.kind),
-            Schema::Custom(_) => crate::metadata::NameRule::Subdomain,
-        }
-    }
 }
 
 impl SelectableField {
     pub(crate) fn new(name: &str) -> Self {
         Self { name: name.into(), paths: &[], absent: "" }
     }
+}
+
+/// The store's name of a resource: `apps/daemonsets`, `/pods`.
+pub(crate) fn storage_key(group: &str, plural: &str) -> Arc<str> {
+    format!("{group}/{plural}").into()
 }
 
 /// `group/version`, or the bare version for core.

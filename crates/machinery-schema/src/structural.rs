@@ -1,6 +1,6 @@
 //! Structural schemas: what a CustomResourceDefinition says about its objects.
 //!
-//! A schema is parsed once, when its definition is installed; parsing tells every rule that it breaks. Expressions in
+//! A schema is parsed once, when its definition is installed; parsing reports the rules that it breaks. Expressions in
 //! `x-kubernetes-validations` are carried in the document but not evaluated, which the installer warns of.
 
 mod apply;
@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use regex_lite::Regex;
 use serde_json::{Number, Value};
 
-use crate::FieldError;
+use crate::{Budget, BudgetExceeded, FieldError};
 
 /// The schema of one version of a custom resource.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(crate) struct Structural {
 }
 
 /// One place in a schema.
-#[derive(Debug, Default)]
+#[derive(Debug, std::default::Default)]
 struct Node {
     kind: Option<NodeType>,
     nullable: bool,
@@ -36,7 +36,7 @@ struct Node {
     additional: Option<Additional>,
     items: Option<Box<Node>>,
     required: Vec<Box<str>>,
-    default: Option<Value>,
+    default: Option<Default>,
     allowed: Option<Vec<Value>>,
     limits: Option<Box<Limits>>,
     logic: Option<Box<Logic>>,
@@ -60,7 +60,27 @@ enum Additional {
     Schema(Box<Node>),
 }
 
-#[derive(Debug, Default)]
+/// A default, and what a copy of it costs.
+#[derive(Debug)]
+struct Default {
+    value: Value,
+    steps: u64,
+}
+
+impl Default {
+    fn of(value: Value) -> Self {
+        Self { steps: apply::copy_steps(&value), value }
+    }
+}
+
+/// A pattern, and what it costs to look at one more byte with it.
+#[derive(Debug)]
+struct Pattern {
+    regex: Regex,
+    steps_per_byte: u64,
+}
+
+#[derive(Debug, std::default::Default)]
 enum ListType {
     #[default]
     Atomic,
@@ -69,7 +89,7 @@ enum ListType {
 }
 
 /// Bounds of a value; boxed because most nodes have none.
-#[derive(Debug, Default)]
+#[derive(Debug, std::default::Default)]
 struct Limits {
     minimum: Option<Number>,
     maximum: Option<Number>,
@@ -78,7 +98,7 @@ struct Limits {
     multiple_of: Option<f64>,
     length_min: Option<usize>,
     length_max: Option<usize>,
-    pattern: Option<Regex>,
+    pattern: Option<Pattern>,
     format: Option<Format>,
     items_min: Option<usize>,
     items_max: Option<usize>,
@@ -101,7 +121,7 @@ enum Format {
 }
 
 /// Combined schemas, which check values but do not shape them.
-#[derive(Debug, Default)]
+#[derive(Debug, std::default::Default)]
 struct Logic {
     all_of: Vec<Node>,
     any_of: Vec<Node>,
@@ -123,12 +143,12 @@ impl NodeType {
 }
 
 impl Structural {
-    /// Reads `openAPIV3Schema`; `path` is where it stands in the definition.
+    /// Reads `openAPIV3Schema`; `path` is where it is in the definition.
     pub fn parse(schema: &Value, path: &str) -> Result<Self, Vec<FieldError>> {
         parse::parse(schema, path)
     }
 
-    /// Removes unknown fields; tells their paths.
+    /// Removes unknown fields; returns the paths of the first hundred.
     pub fn prune(&self, object: &mut Value) -> Vec<String> {
         let mut unknown = Vec::new();
         if let Some(metadata) = object.get_mut("metadata") {
@@ -140,14 +160,12 @@ impl Structural {
     }
 
     /// Fills in `default`s. A null where none is allowed counts as absent when there is a default.
-    pub fn apply_defaults(&self, object: &mut Value) {
-        apply::defaults(&self.root, object, 0);
+    pub fn apply_defaults(&self, object: &mut Value, budget: &mut Budget) -> Result<(), BudgetExceeded> {
+        apply::defaults(&self.root, object, 0, budget)
     }
 
     /// Checks the object against the schema; `metadata` is checked elsewhere.
-    pub fn validate(&self, object: &Value) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        check::check(&self.root, object, &mut String::new(), &mut errors, 0);
-        errors
+    pub fn validate(&self, object: &Value, budget: &mut Budget) -> Vec<FieldError> {
+        check::check_whole(&self.root, object, "", budget)
     }
 }

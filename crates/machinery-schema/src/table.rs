@@ -4,7 +4,7 @@
 //! show with `-o wide` only. Ages are computed against a `now` that the caller passes in.
 
 mod pods;
-mod printers;
+pub(crate) mod printers;
 #[cfg(test)]
 mod tests;
 
@@ -13,15 +13,20 @@ use std::borrow::Borrow;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::{ResourceInfo, jsonpath::JsonPath, resource::Columns};
-pub(crate) use printers::printer;
+use crate::{
+    ResourceInfo,
+    bounded::{cut_chars, shown},
+    jsonpath::JsonPath,
+    resource::Columns,
+};
+pub(crate) use printers::OTHERS;
 
 /// What a row carries besides its cells, by the request's `includeObject`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IncludeObject {
     /// Nothing.
     None,
-    /// The object's metadata: what kubectl asks for.
+    /// The object's metadata: what kubectl requests.
     #[default]
     Metadata,
     /// The whole object.
@@ -44,7 +49,7 @@ struct Column {
     priority: u8,
 }
 
-/// A column that a CustomResourceDefinition asks for.
+/// A column that a CustomResourceDefinition declares.
 #[derive(Clone, Debug)]
 pub(crate) struct PrinterColumn {
     pub name: Box<str>,
@@ -56,7 +61,7 @@ pub(crate) struct PrinterColumn {
     pub path: JsonPath,
 }
 
-/// Makes a `meta.k8s.io/v1` Table. The caller sets `metadata` (resource version, continue token) of the list.
+/// Creates a `meta.k8s.io/v1` Table. The caller sets `metadata` (resource version, continue token) of the list.
 pub fn table<O: Borrow<Value>>(
     resource: &ResourceInfo,
     objects: impl IntoIterator<Item = O>,
@@ -151,15 +156,24 @@ fn custom_cell(column: &PrinterColumn, object: &Value, now: Timestamp) -> Value 
                 Value::Null
             }
         }
-        _ if found.len() > 1 => Value::from(found.iter().map(|value| plain(value)).collect::<Vec<_>>().join(",")),
+        _ if found.len() > 1 => {
+            let joined = found.iter().map(|value| plain(value)).collect::<Vec<_>>().join(",");
+            Value::from(cut_chars(&joined, CELL_CHARS_MAX))
+        }
         _ => Value::from(plain(first)),
     }
 }
 
-/// Text as it is, everything else as JSON.
+/// Text as it is, everything else as JSON; both cut, since a path may lead to the whole object.
 fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    match value.as_str() {
+        Some(text) => cut_chars(text, CELL_CHARS_MAX).to_owned(),
+        None => shown(value, CELL_CHARS_MAX),
+    }
 }
+
+/// A cell that is longer is no use in a table; a custom resource may have many columns, and a list many rows.
+const CELL_CHARS_MAX: usize = 1024;
 
 fn text<'v>(object: &'v Value, pointer: &str) -> &'v str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()

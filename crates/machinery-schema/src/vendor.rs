@@ -1,4 +1,4 @@
-//! Makes the vendored definitions: what is left of Kubernetes' published definitions when only the kinds that we
+//! Creates the vendored definitions: what is left of Kubernetes' published definitions when only the kinds that we
 //! serve, and what they refer to, are kept.
 //!
 //! Used by `examples/vendor_definitions.rs` and by the test that compares the vendored file with its origin.
@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-/// The kinds we serve (their `List`s are kept too) and the shapes of requests and answers around them.
+/// The kinds we serve (their `List`s are kept too) and the shapes of requests and responses around them.
 const ROOTS: &[&str] = &[
     "io.k8s.api.apps.v1.ControllerRevision",
     "io.k8s.api.apps.v1.DaemonSet",

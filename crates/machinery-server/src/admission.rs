@@ -105,9 +105,10 @@ fn refuse_pod(spec: &Value, path: &str) -> Vec<FieldError> {
     for (number, volume) in items(spec, "volumes").enumerate() {
         check_volume(volume, &format!("{path}.volumes[{number}]"), class, &mut errors);
     }
+    let host_network = spec.get("hostNetwork") == Some(&Value::Bool(true));
     for kind in ["initContainers", "containers", "ephemeralContainers"] {
         for (number, container) in items(spec, kind).enumerate() {
-            check_container(container, &format!("{path}.{kind}[{number}]"), class, &mut errors);
+            check_container(container, &format!("{path}.{kind}[{number}]"), class, host_network, &mut errors);
         }
     }
     errors
@@ -125,7 +126,7 @@ fn check_volume(volume: &Value, path: &str, class: &str, errors: &mut Vec<FieldE
     }
 }
 
-fn check_container(container: &Value, path: &str, class: &str, errors: &mut Vec<FieldError>) {
+fn check_container(container: &Value, path: &str, class: &str, host_network: bool, errors: &mut Vec<FieldError>) {
     let image = container.get("image").and_then(Value::as_str).unwrap_or_default();
     if !image.starts_with("file:///") {
         let why = format!("{class} runs files of the node; it must begin with file:///");
@@ -141,7 +142,9 @@ fn check_container(container: &Value, path: &str, class: &str, errors: &mut Vec<
         }
     }
     for (number, port) in items(container, "ports").enumerate() {
-        if port.get("hostPort").and_then(Value::as_u64).is_some_and(|port| port != 0) {
+        // On the host's network the port of the host is the container's, and the default says so itself.
+        let is_own = host_network && port.get("hostPort") == port.get("containerPort");
+        if !is_own && port.get("hostPort").and_then(Value::as_u64).is_some_and(|port| port != 0) {
             let why =
                 format!("{class} has the node's network already, the program listens on the node itself; leave it out");
             errors.push(FieldError::forbidden(format!("{path}.ports[{number}].hostPort"), why));

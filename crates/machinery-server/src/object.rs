@@ -3,14 +3,11 @@
 //! An encoded object begins `{"apiVersion":"…","kind":"…","metadata":{"resourceVersion":"…"`, so that the revision can be
 //! put in when the store gives it, and another version of a custom resource can be shown, without decoding anything.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use machinery_schema::ResourceInfo;
 use machinery_store::{IndexFields, Object, Revision};
 use serde_json::{Map, Value};
 
-use crate::selector::LABEL_FIELD_PREFIX;
 use crate::status::{ApiError, Result};
 
 /// Comes before the revision in every encoded object, and nowhere before that.
@@ -109,41 +106,19 @@ pub(crate) fn mentions(object: &Object, text: &str) -> bool {
     find(&object.bytes, text.as_bytes()).is_some()
 }
 
-/// Whether names stand in the index. Nobody watches one lease or event by name, and there are many.
-pub(crate) fn has_name_field(info: &ResourceInfo) -> bool {
-    !matches!(&*info.kind, "Lease" | "Event")
-}
-
-/// The uid of each owner stands in the index under this name, so that what an object owns is found at once.
-pub const OWNER_UID_FIELD: &str = "metadata.ownerReferences.uid";
+/// The uid of each owner is in the index under this name, so that what an object owns is found at once.
+pub const OWNER_UID_FIELD: &str = machinery_schema::INDEX_OWNER_UID;
 
 /// Fields by which objects are found without a look at the others: what [`StoreOptions::indexed_fields`] of a server's store
 /// should have.
 ///
 /// [`StoreOptions::indexed_fields`]: machinery_store::StoreOptions::indexed_fields
-pub const INDEXED_FIELDS: [&str; 2] = ["spec.nodeName", OWNER_UID_FIELD];
+pub const INDEXED_FIELDS: [&str; 3] = ["spec.nodeName", OWNER_UID_FIELD, machinery_schema::INDEX_REFS];
 
 /// What selectors may ask about an object, and what it is found by.
 pub(crate) fn index_fields(info: &ResourceInfo, object: &Value) -> IndexFields {
-    let mut fields: Vec<(Cow<'_, str>, Cow<'_, str>)> = Vec::new();
-    if has_name_field(info) {
-        fields.push(("metadata.name".into(), name_of(object).into()));
-    }
-    for field in &info.selectable_fields {
-        if let Some(value) = info.selectable_value(object, &field.name).filter(|value| !value.is_empty()) {
-            fields.push((Cow::Borrowed(&field.name), value.into()));
-        }
-    }
-    let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-    for uid in owners.into_iter().flatten().map(|owner| text_at(owner, "/uid")).filter(|uid| !uid.is_empty()) {
-        fields.push((OWNER_UID_FIELD.into(), uid.into()));
-    }
-    let labels = object.pointer("/metadata/labels").and_then(Value::as_object);
-    for (key, value) in labels.into_iter().flatten() {
-        if let Some(value) = value.as_str() {
-            fields.push((format!("{LABEL_FIELD_PREFIX}{key}").into(), value.into()));
-        }
-    }
+    let mut fields: Vec<(String, String)> = Vec::new();
+    info.index_fields(object, &mut |name, value| fields.push((name.to_owned(), value.to_owned())));
     fields.into_iter().collect()
 }
 
@@ -180,11 +155,6 @@ pub(crate) fn metadata(object: &mut Value) -> &mut Map<String, Value> {
 /// Whether the object waits for its deletion.
 pub(crate) fn is_terminating(object: &Value) -> bool {
     object.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null())
-}
-
-/// `metadata.finalizers`.
-pub(crate) fn has_finalizers(object: &Value) -> bool {
-    object.pointer("/metadata/finalizers").and_then(Value::as_array).is_some_and(|finalizers| !finalizers.is_empty())
 }
 
 /// A moment as Kubernetes writes it: UTC, whole seconds.

@@ -1,11 +1,9 @@
 //! What a list or watch selects, as conditions on an object's index fields.
 
+use machinery_schema::INDEX_LABEL_PREFIX as LABEL_FIELD_PREFIX;
 use machinery_store::Object;
 
 pub use api_kube::selector::{FieldSelector, LabelSelector, ParseSelectorError};
-
-/// Labels are kept in the store's index under this and the label's key, so that no field is taken for a label.
-pub(crate) const LABEL_FIELD_PREFIX: &str = "label:";
 
 /// What a list or watch selects.
 #[derive(Clone, Debug, Default)]

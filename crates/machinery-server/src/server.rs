@@ -1,6 +1,5 @@
 //! The server: from a request and an identity to an answer.
 
-use std::collections::HashSet;
 use std::future::Future;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
@@ -532,35 +531,10 @@ fn head_only(request: Request<RequestBody>) -> Request<()> {
     request.map(drop)
 }
 
-/// What all `Warning` headers of an answer may hold together, as in Kubernetes: clients reject longer heads, after the
-/// object was stored.
-const WARNING_BYTES_MAX: usize = 4 * 1024;
-
-/// What is left of each warning when all of them would be too long.
-const WARNING_CHARS_MAX: usize = 256;
-
-/// Python's client fails from 100 headers on.
-const WARNINGS_MAX: usize = 50;
-
-/// Adds `Warning` headers, which clients show to people. The same sentence comes once.
+/// Adds `Warning` headers, which clients show to people, as many as headers can carry.
 pub(crate) fn warn(response: &mut Response<Body>, warnings: &[String]) {
-    let mut seen = HashSet::new();
-    let mut distinct: Vec<&str> = warnings.iter().map(String::as_str).filter(|warning| seen.insert(*warning)).collect();
-    let more = format!("and {} more warnings of this kind", distinct.len().saturating_sub(WARNINGS_MAX));
-    if distinct.len() > WARNINGS_MAX {
-        distinct.truncate(WARNINGS_MAX);
-        distinct.push(&more);
-    }
-    let is_long = distinct.iter().map(|warning| warning.len()).sum::<usize>() > WARNING_BYTES_MAX;
-    let mut left = WARNING_BYTES_MAX;
-    for warning in distinct {
-        let shown = match warning.char_indices().nth(WARNING_CHARS_MAX) {
-            Some((end, _)) if is_long => &warning[..end],
-            _ => warning,
-        };
-        let quoted = shown.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
-        let Some(rest) = left.checked_sub(quoted.len()) else { return };
-        left = rest;
+    for warning in machinery_schema::limit_warnings(warnings.iter().cloned()) {
+        let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
             response.headers_mut().append(http::header::WARNING, value);
         }

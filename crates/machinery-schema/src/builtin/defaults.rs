@@ -1,35 +1,29 @@
 //! What the API fills in when a client leaves it out, as Kubernetes documents it.
 //!
-//! Controllers and the kubelet rely on these; and `kubectl apply` compares with them.
+//! Controllers and the kubelet rely on these; and `kubectl apply` compares with them. A value of the wrong type is left
+//! for validation to report.
 
 use serde_json::{Map, Value, json};
 
-/// Fills in the defaults of one kind. A value of the wrong type is left for validation to tell.
-pub(crate) fn apply_defaults(group: &str, kind: &str, object: &mut Value) {
-    match (group, kind) {
-        ("", "Pod") => {
-            if let Some(spec) = entry(object, "spec") {
-                pod_spec(spec);
-            }
-            if let Some(status) = entry(object, "status") {
-                set(status, "phase", || json!("Pending"));
-            }
-        }
-        ("", "Secret") => {
-            if let Some(secret) = object.as_object_mut() {
-                move_string_data(secret);
-                set(secret, "type", || json!("Opaque"));
-            }
-        }
-        ("", "Namespace") => namespace(object),
-        ("apps", "DaemonSet") => daemon_set(object),
-        ("apiextensions.k8s.io", "CustomResourceDefinition") => custom_resource_definition(object),
-        ("certificates.k8s.io", "CertificateSigningRequest") => {
-            if let Some(spec) = entry(object, "spec") {
-                set(spec, "usages", || json!(["digital signature", "key encipherment"]));
-            }
-        }
-        _ => {}
+pub(crate) fn pod(pod: &mut Value) {
+    if let Some(spec) = entry(pod, "spec") {
+        pod_spec(spec);
+    }
+    if let Some(status) = entry(pod, "status") {
+        set(status, "phase", || json!("Pending"));
+    }
+}
+
+pub(crate) fn secret(secret: &mut Value) {
+    move_string_data(secret);
+    if let Some(secret) = secret.as_object_mut() {
+        set(secret, "type", || json!("Opaque"));
+    }
+}
+
+pub(crate) fn signing_request(request: &mut Value) {
+    if let Some(spec) = entry(request, "spec") {
+        set(spec, "usages", || json!(["digital signature", "key encipherment"]));
     }
 }
 
@@ -159,7 +153,8 @@ fn volume(volume: &mut Map<String, Value>) {
 }
 
 /// `stringData` is for writing only: it wins over `data` and is stored encoded.
-fn move_string_data(secret: &mut Map<String, Value>) {
+pub(crate) fn move_string_data(secret: &mut Value) {
+    let Some(secret) = secret.as_object_mut() else { return };
     let is_text =
         secret.get("stringData").and_then(Value::as_object).is_some_and(|data| data.values().all(Value::is_string));
     if !is_text {
@@ -186,7 +181,7 @@ fn base64(bytes: &[u8]) -> String {
     text
 }
 
-fn namespace(object: &mut Value) {
+pub(crate) fn namespace(object: &mut Value) {
     let name = object.pointer("/metadata/name").cloned();
     if let (Some(name), Some(metadata)) = (name, object.get_mut("metadata").and_then(Value::as_object_mut))
         && let Some(labels) = metadata.entry("labels").or_insert_with(|| json!({})).as_object_mut()
@@ -199,7 +194,7 @@ fn namespace(object: &mut Value) {
     }
 }
 
-fn daemon_set(object: &mut Value) {
+pub(crate) fn daemon_set(object: &mut Value) {
     let Some(spec) = entry(object, "spec") else { return };
     set(spec, "revisionHistoryLimit", || json!(10));
     set(spec, "updateStrategy", || json!({}));
@@ -220,7 +215,7 @@ fn daemon_set(object: &mut Value) {
     }
 }
 
-fn custom_resource_definition(object: &mut Value) {
+pub(crate) fn custom_resource_definition(object: &mut Value) {
     let Some(spec) = entry(object, "spec") else { return };
     set(spec, "conversion", || json!({"strategy": "None"}));
     if let Some(names) = spec.get_mut("names").and_then(Value::as_object_mut)
@@ -241,7 +236,7 @@ fn name_of(map: &Map<String, Value>, key: &str) -> Option<Value> {
     map.get(key).filter(|name| name.as_str().is_some_and(|name| !name.is_empty())).cloned()
 }
 
-/// The object under `key`, made when it is not there.
+/// The object under `key`, created when it is not there.
 fn entry<'v>(object: &'v mut Value, key: &str) -> Option<&'v mut Map<String, Value>> {
     let value = object.as_object_mut()?.entry(key).or_insert_with(|| json!({}));
     value.as_object_mut()

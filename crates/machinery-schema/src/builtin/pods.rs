@@ -8,9 +8,12 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::rules::at_least;
-use crate::{FieldError, metadata::validate_labels};
+use crate::{FieldError, metadata::validate_labels, strategy::count_references};
 
-/// Checks `spec` (its types are right, its defaults are set); `path` is where it stands.
+/// Secrets, ConfigMaps, claims and the like that one pod may refer to.
+const REFERENCES_MAX: usize = 1024;
+
+/// Checks `spec` (its types are right, its defaults are set); `path` is where it is.
 pub(super) fn validate(spec: &Value, path: &str) -> Vec<FieldError> {
     let mut rules = Rules { errors: Vec::new() };
     let volumes = rules.volumes(spec, path);
@@ -23,6 +26,9 @@ pub(super) fn validate(spec: &Value, path: &str) -> Vec<FieldError> {
             let path = format!("{path}.{key}[{position}]");
             rules.container(container, &path, &volumes, &mut names);
         }
+    }
+    if spec.get("hostNetwork") == Some(&Value::Bool(true)) {
+        rules.host_ports(spec, path);
     }
     rules.one_of(spec, "restartPolicy", path, &["Always", "OnFailure", "Never"]);
     rules.one_of(spec, "dnsPolicy", path, &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"]);
@@ -40,6 +46,11 @@ pub(super) fn validate(spec: &Value, path: &str) -> Vec<FieldError> {
         rules.errors.extend(validate_labels(selector, &format!("{path}.nodeSelector")));
     }
     rules.tolerations(spec, path);
+    // Each is kept in the index, for the node authorizer.
+    let references = count_references(spec);
+    if references > REFERENCES_MAX {
+        rules.errors.push(FieldError::too_many(path, references, REFERENCES_MAX));
+    }
     rules.errors
 }
 
@@ -48,7 +59,7 @@ struct Rules {
 }
 
 impl Rules {
-    /// Tells the names that mounts may refer to.
+    /// Returns the names that mounts may refer to.
     fn volumes<'v>(&mut self, spec: &'v Value, path: &str) -> BTreeSet<&'v str> {
         let mut names = BTreeSet::new();
         for (position, volume) in items(spec, "volumes").iter().enumerate() {
@@ -175,6 +186,23 @@ impl Rules {
                 self.errors.push(FieldError::duplicate(format!("{path}.name"), &name.into()));
             }
             self.one_of(port, "protocol", &path, &["SCTP", "TCP", "UDP"]);
+        }
+    }
+
+    /// On the host's network a port is the host's own.
+    fn host_ports(&mut self, spec: &Value, path: &str) {
+        for list in ["initContainers", "containers"] {
+            for (number, container) in items(spec, list).iter().enumerate() {
+                for (position, port) in items(container, "ports").iter().enumerate() {
+                    let host_port = port.get("hostPort").unwrap_or(&Value::Null);
+                    let is_set = host_port.as_i64().is_some_and(|port| port != 0);
+                    if is_set && Some(host_port) != port.get("containerPort") {
+                        let path = format!("{path}.{list}[{number}].ports[{position}].hostPort");
+                        let detail = "must match `containerPort` when `hostNetwork` is true";
+                        self.errors.push(FieldError::invalid(path, host_port, detail));
+                    }
+                }
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! Objects as users write them: what is removed, filled in and refused.
+//! Objects as users write them: what is removed, filled in and rejected.
 
 use std::{fs, io::Read, path::Path};
 
@@ -14,11 +14,11 @@ fn resource(plural: &str) -> std::sync::Arc<ResourceInfo> {
     found.unwrap_or_else(|| panic!("{plural} is built in"))
 }
 
-/// Prunes, defaults and validates as the server does; tells every error.
+/// Prunes, defaults and validates as the server does; returns every error.
 fn admit(plural: &str, mut object: Value) -> (Value, Vec<String>) {
     let resource = resource(plural);
     let mut errors = resource.prune(&mut object);
-    resource.apply_defaults(&mut object);
+    resource.apply_defaults(&mut object).expect("built-in defaults are small");
     errors.extend(resource.validate(&object).iter().map(ToString::to_string));
     (object, errors)
 }
@@ -111,7 +111,7 @@ fn a_pod_gets_the_defaults_that_the_kubelet_relies_on() {
 }
 
 #[test]
-fn a_bad_pod_is_told_where_and_why() {
+fn a_bad_pod_is_rejected_with_path_and_reason() {
     check_pod(json!({}), &["spec.containers: Required value"]);
     check_pod(json!({"containers": []}), &["spec.containers: Required value"]);
     check_pod(
@@ -292,6 +292,125 @@ fn what_is_set_for_good_cannot_change() {
     );
 }
 
+#[test]
+fn a_rolling_update_either_surges_or_goes_without() {
+    let with = |rolling: Value| {
+        daemon_set(json!({
+            "selector": {"matchLabels": {"a": "b"}}, "updateStrategy": {"rollingUpdate": rolling},
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "a", "image": "x"}]}},
+        }))
+    };
+    let path = "spec.updateStrategy.rollingUpdate";
+    let cases = [
+        (json!({"maxUnavailable": 1}), vec![]),
+        (json!({"maxUnavailable": "10%"}), vec![]),
+        (json!({"maxUnavailable": "100%", "maxSurge": "0%"}), vec![]),
+        (json!({"maxUnavailable": 0, "maxSurge": 3}), vec![]),
+        (json!({"maxUnavailable": 0}), vec!["maxUnavailable: Required value: cannot be 0 when maxSurge is 0"]),
+        (json!({"maxSurge": 1}), vec!["maxSurge: Invalid value: 1: may not be set when maxUnavailable is non-zero"]),
+        (
+            json!({"maxUnavailable": "150%"}),
+            vec!["maxUnavailable: Invalid value: \"150%\": must not be greater than 100%"],
+        ),
+        (json!({"maxUnavailable": -1}), vec!["maxUnavailable: Invalid value: -1: must be greater than or equal to 0"]),
+        (
+            json!({"maxUnavailable": "abc"}),
+            vec![
+                "maxUnavailable: Invalid value: \"abc\": a valid percent string must be a numeric string followed by an ending '%'",
+                "maxUnavailable: Required value: cannot be 0 when maxSurge is 0",
+            ],
+        ),
+        (
+            json!({"maxUnavailable": "99999999999999999999%"}),
+            vec!["maxUnavailable: Invalid value: \"99999999999999999999%\": must not be greater than 100%"],
+        ),
+    ];
+    for (rolling, expected) in cases {
+        let expected: Vec<String> = expected.iter().map(|error| format!("{path}.{error}")).collect();
+        check("daemonsets", with(rolling), &expected.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    let mut negative = with(json!({}));
+    negative["spec"]["minReadySeconds"] = json!(-1);
+    check("daemonsets", negative, &["spec.minReadySeconds: Invalid value: -1: must be greater than or equal to 0"]);
+}
+
+#[test]
+fn on_the_hosts_network_a_port_is_the_hosts_own() {
+    let with = |port: Value| json!({"hostNetwork": true, "containers": [{"name": "a", "image": "x", "ports": [port]}]});
+    check_pod(with(json!({"containerPort": 9100, "name": "metrics"})), &[]);
+    check_pod(with(json!({"containerPort": 9100, "hostPort": 9100})), &[]);
+    check_pod(
+        with(json!({"containerPort": 9100, "hostPort": 9101})),
+        &[
+            "spec.containers[0].ports[0].hostPort: Invalid value: 9101: must match `containerPort` when `hostNetwork` is true",
+        ],
+    );
+}
+
+#[test]
+fn data_is_limited_to_a_mebibyte_as_it_is_when_it_is_read() {
+    const MIB: usize = 1024 * 1024;
+    let meta = json!({"name": "a", "namespace": "d"});
+    let base64 = |bytes: usize| "AAAA".repeat(bytes / 3) + ["", "AA==", "AAA="][bytes % 3];
+    check("configmaps", json!({"metadata": meta, "data": {"k": "x".repeat(MIB)}}), &[]);
+    let too_long = "[]: Too long: may not be more than 1048576 bytes";
+    check("configmaps", json!({"metadata": meta, "data": {"k": "x".repeat(MIB), "l": "x"}}), &[too_long]);
+    check("configmaps", json!({"metadata": meta, "data": {"k": "x"}, "binaryData": {"b": base64(MIB)}}), &[too_long]);
+    check(
+        "configmaps",
+        json!({"metadata": meta, "data": {"k": "x"}, "binaryData": {"k": "AA=="}}),
+        &["binaryData[k]: Invalid value: \"k\": duplicate of key present in data"],
+    );
+    check("secrets", json!({"metadata": meta, "data": {"k": base64(MIB)}}), &[]);
+    check(
+        "secrets",
+        json!({"metadata": meta, "data": {"k": base64(MIB + 1)}}),
+        &["data: Too long: may not be more than 1048576 bytes"],
+    );
+}
+
+#[test]
+fn a_signing_request_is_short() {
+    let with = |digits: usize| json!({"metadata": {"name": "a"}, "spec": {"signerName": "a.b/c", "request": "A".repeat(digits)}});
+    check("certificatesigningrequests", with(16 * 1024 / 3 * 4), &[]);
+    check(
+        "certificatesigningrequests",
+        with(16 * 1024 / 3 * 4 + 4),
+        &["spec.request: Too long: may not be more than 16384 bytes"],
+    );
+}
+
+#[test]
+fn a_pod_refers_to_a_thousand_objects_at_most() {
+    let with = |count: usize| {
+        let sources: Vec<Value> = (0..count).map(|n| json!({"secretRef": {"name": format!("s{n}")}})).collect();
+        json!({"containers": [{"name": "a", "image": "x", "envFrom": sources}]})
+    };
+    check_pod(with(1_000), &[]);
+    check_pod(with(1_100), &["spec: Too many: 1100: must have at most 1024 items"]);
+}
+
+#[test]
+fn mistakes_are_counted_before_they_are_kept() {
+    let (_, errors) = admit("pods", pod(json!({"containers": vec![json!({"image": 1}); 10_000]})));
+    assert_eq!(errors.len(), 64);
+    let (_, errors) = admit("pods", pod(json!({"containers": vec![json!({}); 10_000]})));
+    assert_eq!(errors.len(), 64);
+    let unknown: serde_json::Map<String, Value> = (0..40_000).map(|n| (format!("f{n}"), json!(1))).collect();
+    let unknown = resource("pods").prune(&mut json!({"spec": unknown}));
+    assert_eq!(unknown.len(), 100);
+    // One long key, and many mistakes below it.
+    let long = "k".repeat(1_000_000);
+    let mut request = json!({"metadata": {"name": "a"}, "spec": {"signerName": "a.b/c", "request": "AAAA"}});
+    request["spec"]["extra"][&long] = json!(vec![1; 10_000]);
+    let (_, errors) = admit("certificatesigningrequests", request);
+    assert_eq!(errors.len(), 64);
+    assert!(errors.iter().all(|error| error.len() < 4_000), "{}", errors[0].len());
+    // The value of one mistake is as large as the body.
+    let (_, errors) = admit("configmaps", json!({"metadata": {"name": "x".repeat(1_000_000), "namespace": "d"}}));
+    assert!(errors[0].len() < 1_000, "{}", errors[0].len());
+}
+
 /// JSON in which the names of fields that matter turn up in places where they do not belong.
 fn hostile() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
@@ -317,7 +436,12 @@ proptest! {
         for resource in Registry::builtin().resources() {
             let mut admitted = object.clone();
             resource.prune(&mut admitted);
-            resource.apply_defaults(&mut admitted);
+            resource.apply_defaults(&mut admitted).expect("built-in defaults are small");
+            resource.warnings(&admitted);
+            resource.index_fields(&admitted, &mut |_, _| {});
+            for part in [None, Some("status"), Some("finalize"), Some("approval")] {
+                resource.prepare_update(part, &mut admitted.clone(), &object);
+            }
             resource.validate(&admitted);
             resource.validate_update(&admitted, &object);
             crate::table(resource, [&object], now, crate::IncludeObject::Object);

@@ -3,9 +3,13 @@
 use serde_json::Value;
 
 use super::{Definition, Shape, definition_at};
-use crate::{DEPTH_MAX, FieldError};
+use crate::{
+    DEPTH_MAX, FieldError,
+    bounded::push_bounded,
+    field_error::{ERRORS_MAX, UNKNOWN_FIELDS_MAX},
+};
 
-/// See [`super::prune`]. `path` is where `object` stands and is left as it was.
+/// See [`super::prune`]. `path` is where `object` is and is left as it was.
 pub(crate) fn prune_object(
     definition: &'static Definition,
     object: &mut Value,
@@ -19,9 +23,11 @@ pub(crate) fn prune_object(
     }
     map.retain(|name, value| {
         let Some(field) = definition.field(name) else {
-            let mark = enter(path, name);
-            unknown.push(path.clone());
-            path.truncate(mark);
+            if unknown.len() < UNKNOWN_FIELDS_MAX {
+                let mark = enter(path, name);
+                unknown.push(path.clone());
+                path.truncate(mark);
+            }
             return false;
         };
         if value.is_null() && !matches!(field.shape, Shape::Any) {
@@ -62,7 +68,7 @@ fn prune_shape(shape: &'static Shape, value: &mut Value, path: &mut String, unkn
     }
 }
 
-/// Tells where types differ from the definition and which required fields are missing. `path` is empty at the top.
+/// Where types differ from the definition and which required fields are missing, up to [`ERRORS_MAX`] of them. `path` is empty at the top.
 pub(crate) fn validate_types(definition: &'static Definition, object: &Value, path: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     check_object(definition, object, &mut path.to_owned(), &mut errors, 0);
@@ -76,6 +82,9 @@ fn check_object(
     errors: &mut Vec<FieldError>,
     depth: usize,
 ) {
+    if errors.len() >= ERRORS_MAX {
+        return;
+    }
     let Value::Object(map) = object else {
         errors.push(wrong_type(path, object, "object"));
         return;
@@ -99,6 +108,9 @@ fn check_object(
 }
 
 fn check_shape(shape: &'static Shape, value: &Value, path: &mut String, errors: &mut Vec<FieldError>, depth: usize) {
+    if errors.len() >= ERRORS_MAX {
+        return;
+    }
     if depth > DEPTH_MAX {
         errors.push(FieldError::forbidden(path.as_str(), format!("nested deeper than {DEPTH_MAX} levels")));
         return;
@@ -197,21 +209,19 @@ pub(crate) fn is_base64(text: &str) -> bool {
     (digits + pads).is_multiple_of(4) && pads <= 2
 }
 
-/// Appends a field name to a path; the returned length takes it off again by `truncate`.
+/// Appends a field name to a path, as far as there is room; the returned length takes it off again by `truncate`.
 pub(crate) fn enter(path: &mut String, name: &str) -> usize {
     let mark = path.len();
     if mark > 0 {
-        path.push('.');
+        push_bounded(path, ".");
     }
-    path.push_str(name);
+    push_bounded(path, name);
     mark
 }
 
 /// Appends a list position to a path, as [`enter`] does a name.
 pub(crate) fn enter_item(path: &mut String, position: usize) -> usize {
     let mark = path.len();
-    path.push('[');
-    path.push_str(&position.to_string());
-    path.push(']');
+    push_bounded(path, &format!("[{position}]"));
     mark
 }

@@ -1,33 +1,44 @@
 //! What may not change once an object exists.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use crate::FieldError;
 
-/// Compares an update with what it replaces.
-pub(crate) fn validate_update(group: &str, kind: &str, new: &Value, old: &Value) -> Vec<FieldError> {
-    match (group, kind) {
-        ("", "Pod") => pod(new, old),
-        ("", "Secret") => {
-            let mut errors = unchanged(new, old, "/type");
-            errors.extend(sealed(new, old, &["/data", "/immutable"]));
-            errors
-        }
-        ("", "ConfigMap") => sealed(new, old, &["/data", "/binaryData", "/immutable"]),
-        ("apps", "DaemonSet") => unchanged(new, old, "/spec/selector"),
-        ("apps", "ControllerRevision") => unchanged(new, old, "/data"),
-        ("certificates.k8s.io", "CertificateSigningRequest") => unchanged(new, old, "/spec"),
-        ("node.k8s.io", "RuntimeClass") => unchanged(new, old, "/handler"),
-        ("apiextensions.k8s.io", "CustomResourceDefinition") => {
-            let fields = ["/spec/group", "/spec/scope", "/spec/names/plural", "/spec/names/kind"];
-            fields.iter().flat_map(|field| unchanged(new, old, field)).collect()
-        }
-        _ => Vec::new(),
-    }
+pub(crate) fn secret(new: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = unchanged(new, old, "/type");
+    errors.extend(sealed(new, old, &["/data", "/immutable"]));
+    errors
+}
+
+pub(crate) fn config_map(new: &Value, old: &Value) -> Vec<FieldError> {
+    sealed(new, old, &["/data", "/binaryData", "/immutable"])
+}
+
+pub(crate) fn daemon_set(new: &Value, old: &Value) -> Vec<FieldError> {
+    unchanged(new, old, "/spec/selector")
+}
+
+pub(crate) fn controller_revision(new: &Value, old: &Value) -> Vec<FieldError> {
+    unchanged(new, old, "/data")
+}
+
+pub(crate) fn signing_request(new: &Value, old: &Value) -> Vec<FieldError> {
+    unchanged(new, old, "/spec")
+}
+
+pub(crate) fn runtime_class(new: &Value, old: &Value) -> Vec<FieldError> {
+    unchanged(new, old, "/handler")
+}
+
+pub(crate) fn custom_resource_definition(new: &Value, old: &Value) -> Vec<FieldError> {
+    let fields = ["/spec/group", "/spec/scope", "/spec/names/plural", "/spec/names/kind"];
+    fields.iter().flat_map(|field| unchanged(new, old, field)).collect()
 }
 
 /// A pod is started as it was written: only images, deadlines and tolerations may change while it runs.
-fn pod(new: &Value, old: &Value) -> Vec<FieldError> {
+pub(crate) fn pod(new: &Value, old: &Value) -> Vec<FieldError> {
     let (Some(mut wanted), Some(current)) = (new.get("spec").cloned(), old.get("spec")) else { return Vec::new() };
     for list in ["containers", "initContainers"] {
         let images = current.get(list).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
@@ -57,9 +68,7 @@ fn pod(new: &Value, old: &Value) -> Vec<FieldError> {
         );
         errors.push(FieldError::forbidden("spec", detail));
     }
-    let tolerations =
-        |pod: &Value| pod.pointer("/spec/tolerations").and_then(Value::as_array).cloned().unwrap_or_default();
-    let kept = tolerations(new);
+    let kept: HashSet<&Value> = tolerations(new).iter().collect();
     if !tolerations(old).iter().all(|toleration| kept.contains(toleration)) {
         errors.push(FieldError::forbidden(
             "spec.tolerations",
@@ -67,6 +76,10 @@ fn pod(new: &Value, old: &Value) -> Vec<FieldError> {
         ));
     }
     errors
+}
+
+fn tolerations(pod: &Value) -> &[Value] {
+    pod.pointer("/spec/tolerations").and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 fn copy(target: &mut Value, source: &Value, key: &str) {

@@ -1,4 +1,4 @@
-//! The documents that clients ask for first.
+//! The documents that clients request first.
 
 use serde_json::json;
 

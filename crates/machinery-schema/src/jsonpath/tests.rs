@@ -18,7 +18,7 @@ fn check(path: &str, wanted: Value) {
 }
 
 #[track_caller]
-fn check_refused(path: &str, character: usize) {
+fn check_rejected(path: &str, character: usize) {
     let error = JsonPath::parse(path).expect_err(path).to_string();
     assert!(error.contains(&format!("at character {character}")), "{path}: {error}");
 }
@@ -46,11 +46,11 @@ fn paths_find_what_printer_columns_ask_for() {
 
 #[test]
 fn a_path_that_cannot_be_followed_names_the_character() {
-    check_refused(".a[", 4);
-    check_refused(".a[x]", 4);
-    check_refused(".a..b", 4);
-    check_refused(".a[?(@.b==)]", 11);
-    check_refused(".a[0:2]", 4);
+    check_rejected(".a[", 4);
+    check_rejected(".a[x]", 4);
+    check_rejected(".a..b", 4);
+    check_rejected(".a[?(@.b==)]", 11);
+    check_rejected(".a[0:2]", 4);
     assert!(JsonPath::parse("").is_err());
     assert!(JsonPath::parse(&".a".repeat(600)).is_err());
 }

@@ -24,12 +24,12 @@ pub(crate) fn widgets() -> Value {
 }
 
 #[track_caller]
-fn check_refused(change: impl FnOnce(&mut Value), wanted: &str) {
+fn check_rejected(change: impl FnOnce(&mut Value), wanted: &str) {
     let mut crd = widgets();
     change(&mut crd);
     let mut registry = Registry::builtin();
-    let errors = registry.install_crd(&crd).expect_err("the definition must be refused");
-    assert!(errors.iter().any(|error| error.to_string().contains(wanted)), "{errors:?} tells {wanted}");
+    let errors = registry.install_crd(&crd).expect_err("the definition must be rejected");
+    assert!(errors.iter().any(|error| error.to_string().contains(wanted)), "{errors:?} names {wanted}");
     assert!(registry.resource("example.com", "v1", "widgets").is_none());
 }
 
@@ -57,7 +57,7 @@ fn our_own_definitions_are_good() {
         registry.resource("apiextensions.k8s.io", "v1", "customresourcedefinitions").cloned().expect("built in");
     for mut crd in api_edge::crds::all() {
         assert_eq!(definitions.prune(&mut crd), [""; 0]);
-        definitions.apply_defaults(&mut crd);
+        definitions.apply_defaults(&mut crd).expect("small defaults");
         assert_eq!(definitions.validate(&crd), []);
         assert_eq!(registry.install_crd(&crd).expect("good").warnings, [""; 0]);
     }
@@ -65,24 +65,24 @@ fn our_own_definitions_are_good() {
 }
 
 #[test]
-fn a_bad_definition_is_refused_and_changes_nothing() {
-    check_refused(|crd| crd["metadata"]["name"] = json!("widgets"), "metadata.name: Invalid value");
-    check_refused(|crd| crd["spec"]["scope"] = json!("World"), "spec.scope: Unsupported value: \"World\"");
-    check_refused(|crd| crd["spec"]["versions"] = json!([]), "spec.versions: Required value");
-    check_refused(
+fn a_bad_definition_is_rejected_and_changes_nothing() {
+    check_rejected(|crd| crd["metadata"]["name"] = json!("widgets"), "metadata.name: Invalid value");
+    check_rejected(|crd| crd["spec"]["scope"] = json!("World"), "spec.scope: Unsupported value: \"World\"");
+    check_rejected(|crd| crd["spec"]["versions"] = json!([]), "spec.versions: Required value");
+    check_rejected(
         |crd| crd["spec"]["versions"][0]["storage"] = json!(false),
         "exactly one version marked as storage version",
     );
-    check_refused(|crd| crd["spec"]["versions"][0]["schema"] = json!({}), "schemas are required");
-    check_refused(
+    check_rejected(|crd| crd["spec"]["versions"][0]["schema"] = json!({}), "schemas are required");
+    check_rejected(
         |crd| crd["spec"]["versions"][0]["additionalPrinterColumns"][0]["jsonPath"] = json!(".a["),
         "additionalPrinterColumns[0].jsonPath",
     );
-    check_refused(|crd| crd["spec"]["conversion"] = json!({"strategy": "Webhook"}), "spec.conversion.strategy");
+    check_rejected(|crd| crd["spec"]["conversion"] = json!({"strategy": "Webhook"}), "spec.conversion.strategy");
 }
 
 #[test]
-fn names_that_others_hold_are_refused() {
+fn names_that_others_hold_are_rejected() {
     let mut registry = Registry::builtin();
     registry.install_crd(&widgets()).expect("the definition is good");
     let mut other = widgets();

@@ -2,10 +2,11 @@
 
 use serde_json::Value;
 
-use super::{Additional, Node};
+use super::{Additional, Default, Node};
 use crate::{
-    DEPTH_MAX,
+    Budget, BudgetExceeded, DEPTH_MAX,
     builtin::{enter, enter_item, prune_metadata},
+    field_error::UNKNOWN_FIELDS_MAX,
 };
 
 /// Removes what the schema does not know. `metadata` at the top, and all that an embedded resource shares with
@@ -37,9 +38,11 @@ fn prune_node(
                     (None, Some(Additional::Any)) => None,
                     (None, None) if node.preserve_unknown => None,
                     (None, None) => {
-                        let mark = enter(path, name);
-                        unknown.push(path.clone());
-                        path.truncate(mark);
+                        if unknown.len() < UNKNOWN_FIELDS_MAX {
+                            let mark = enter(path, name);
+                            unknown.push(path.clone());
+                            path.truncate(mark);
+                        }
                         return false;
                     }
                 };
@@ -49,7 +52,9 @@ fn prune_node(
                     if inner.embedded_resource
                         && let Some(metadata) = value.get_mut("metadata")
                     {
-                        unknown.extend(prune_metadata(metadata).into_iter().map(|inner| format!("{path}.{inner}")));
+                        let room = UNKNOWN_FIELDS_MAX.saturating_sub(unknown.len());
+                        let inner = prune_metadata(metadata).into_iter().take(room);
+                        unknown.extend(inner.map(|inner| format!("{path}.{inner}")));
                     }
                     path.truncate(mark);
                 }
@@ -68,58 +73,82 @@ fn prune_node(
     }
 }
 
-/// Fills in what is missing below `value`.
-pub(super) fn defaults(node: &Node, value: &mut Value, depth: usize) {
+/// Fills in what is missing below `value`. A default is written by the author of the schema and copied as often as the
+/// author of an object likes: a list of a million `{}` under a default of 10 KB would be 10 GB. So copies are paid for.
+pub(super) fn defaults(
+    node: &Node,
+    value: &mut Value,
+    depth: usize,
+    budget: &mut Budget,
+) -> Result<(), BudgetExceeded> {
     if depth > DEPTH_MAX {
-        return;
+        return Ok(());
     }
+    budget.spend(1)?;
     match value {
         Value::Object(map) => {
+            budget.spend_items(node.properties.len())?;
             for (name, inner) in &node.properties {
-                match map.get_mut(&**name) {
-                    None => {
-                        if let Some(default) = &inner.default {
-                            map.insert(name.to_string(), default.clone());
-                        }
+                if let Some(default) = &inner.default {
+                    let is_missing = match map.get(&**name) {
+                        None => true,
+                        Some(value) => value.is_null() && !inner.nullable,
+                    };
+                    if is_missing {
+                        budget.spend(default.steps)?;
+                        map.insert(name.to_string(), default.value.clone());
                     }
-                    Some(value @ Value::Null) if !inner.nullable => {
-                        if let Some(default) = &inner.default {
-                            *value = default.clone();
-                        }
-                    }
-                    Some(_) => {}
                 }
                 if let Some(value) = map.get_mut(&**name) {
-                    defaults(inner, value, depth + 1);
+                    defaults(inner, value, depth + 1, budget)?;
                 }
             }
             if let Some(Additional::Schema(inner)) = &node.additional {
-                let values = map.iter_mut().filter(|(name, _)| !node.properties.contains_key(name.as_str()));
-                values.for_each(|(_, value)| defaults(inner, value, depth + 1));
+                for (_, value) in map.iter_mut().filter(|(name, _)| !node.properties.contains_key(name.as_str())) {
+                    defaults(inner, value, depth + 1, budget)?;
+                }
             }
         }
         Value::Array(items) => {
             if let Some(inner) = &node.items {
-                items.iter_mut().for_each(|item| defaults(inner, item, depth + 1));
+                for item in items {
+                    defaults(inner, item, depth + 1, budget)?;
+                }
             }
         }
         _ => {}
     }
+    Ok(())
 }
 
 /// Fills the defaults of inner fields into the defaults of outer ones, so that a default counts as a whole value.
-pub(super) fn complete_defaults(node: &mut Node) {
+pub(super) fn complete_defaults(node: &mut Node, budget: &mut Budget) -> Result<(), BudgetExceeded> {
     for inner in node.properties.values_mut() {
-        complete_defaults(inner);
+        complete_defaults(inner, budget)?;
     }
     if let Some(Additional::Schema(inner)) = &mut node.additional {
-        complete_defaults(inner);
+        complete_defaults(inner, budget)?;
     }
     if let Some(inner) = &mut node.items {
-        complete_defaults(inner);
+        complete_defaults(inner, budget)?;
     }
     if let Some(mut default) = node.default.take() {
-        defaults(node, &mut default, 0);
-        node.default = Some(default);
+        defaults(node, &mut default.value, 0, budget)?;
+        node.default = Some(Default::of(default.value));
     }
+    Ok(())
 }
+
+/// What it costs to copy a value: its parts, and a little for long text.
+pub(super) fn copy_steps(value: &Value) -> u64 {
+    let inner = match value {
+        Value::String(text) => u64::try_from(text.len() / BYTES_PER_STEP).unwrap_or(u64::MAX),
+        Value::Array(items) => items.iter().map(copy_steps).sum(),
+        Value::Object(map) => map.values().map(copy_steps).sum(),
+        _ => 0,
+    };
+    1 + inner
+}
+
+/// Bytes of text that are copied in the time of one step.
+const BYTES_PER_STEP: usize = 64;

@@ -1,18 +1,40 @@
-//! Reads a schema and tells where it is not structural.
+//! Reads a schema and reports where it is not structural.
 
-use regex_lite::Regex;
+use regex_lite::RegexBuilder;
 use serde_json::{Map, Value};
 
-use super::{Additional, Format, Limits, ListType, Logic, Node, NodeType, Structural};
-use crate::{DEPTH_MAX, FieldError};
+use super::{Additional, Default, Format, Limits, ListType, Logic, Node, NodeType, Pattern, Structural};
+use crate::{
+    Budget, DEPTH_MAX, FieldError,
+    bounded::{PATH_BYTES_MAX, cut},
+    field_error::ERRORS_MAX,
+};
+
+/// Schemas of real definitions have some thousands of places at most.
+const NODES_MAX: usize = 50_000;
+
+/// The longest patterns of real definitions match IPv6 addresses, in some 1,500 bytes.
+const PATTERN_BYTES_MAX: usize = 4096;
+
+/// What a pattern may take when it is compiled, in classes: the smallest that it fits into says what it costs. `(a{99}){99}`
+/// is short and large, so its text says nothing.
+const PATTERN_CLASSES: [usize; 3] = [8 * 1024, 64 * 1024, 512 * 1024];
+
+/// What all patterns of one schema may take together; they stay in memory for as long as the definition is served.
+const PATTERNS_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Compiled patterns take about this much for each state.
+const BYTES_PER_STATE: usize = 32;
 
 struct Parser {
     errors: Vec<FieldError>,
     has_expressions: bool,
+    nodes: usize,
+    pattern_bytes: usize,
 }
 
 pub(super) fn parse(schema: &Value, path: &str) -> Result<Structural, Vec<FieldError>> {
-    let mut parser = Parser { errors: Vec::new(), has_expressions: false };
+    let mut parser = Parser { errors: Vec::new(), has_expressions: false, nodes: 0, pattern_bytes: 0 };
     let mut root = parser.node(schema, path, Place::Structure, 0);
     if root.kind != Some(NodeType::Object) && parser.errors.is_empty() {
         let found = schema.get("type").cloned().unwrap_or(Value::Null);
@@ -25,8 +47,13 @@ pub(super) fn parse(schema: &Value, path: &str) -> Result<Structural, Vec<FieldE
         root.properties.entry(known.into()).or_insert_with(|| Node { kind: Some(NodeType::String), ..Node::default() });
     }
     if parser.errors.is_empty() {
-        super::apply::complete_defaults(&mut root);
-        parser.check_defaults(&root, path);
+        let mut budget = Budget::of_request();
+        match super::apply::complete_defaults(&mut root, &mut budget) {
+            Ok(()) => parser.check_defaults(&root, path, &mut budget),
+            Err(error) => {
+                parser.errors.push(FieldError::forbidden(path, format!("its defaults are too large: {error}")));
+            }
+        }
     }
     if !parser.errors.is_empty() {
         return Err(parser.errors);
@@ -34,7 +61,7 @@ pub(super) fn parse(schema: &Value, path: &str) -> Result<Structural, Vec<FieldE
     Ok(Structural { root, has_expressions: parser.has_expressions })
 }
 
-/// Where a schema stands: in the structure itself, or within `allOf`, `anyOf`, `oneOf` or `not`.
+/// Where a schema is: in the structure itself, or within `allOf`, `anyOf`, `oneOf` or `not`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     Structure,
@@ -51,6 +78,16 @@ impl Parser {
             self.errors.push(FieldError::forbidden(path, format!("schemas may nest at most {DEPTH_MAX} levels")));
             return Node::default();
         }
+        self.nodes += 1;
+        if self.nodes > NODES_MAX || self.errors.len() >= ERRORS_MAX {
+            if self.nodes == NODES_MAX + 1 {
+                let detail = format!("a schema may have at most {NODES_MAX} places");
+                self.errors.push(FieldError::forbidden(path, detail));
+            }
+            return Node::default();
+        }
+        // Every place below adds to the path, and a property's name may be as long as the definition.
+        let path = cut(path, PATH_BYTES_MAX);
         for forbidden in ["$ref", "definitions", "dependencies", "patternProperties", "additionalItems"] {
             if map.get(forbidden).is_some_and(|value| !value.is_null()) {
                 self.errors.push(FieldError::forbidden(
@@ -68,7 +105,7 @@ impl Parser {
             preserve_unknown: flag("x-kubernetes-preserve-unknown-fields"),
             embedded_resource: flag("x-kubernetes-embedded-resource"),
             required: words(map.get("required")),
-            default: map.get("default").filter(|value| !value.is_null()).cloned(),
+            default: map.get("default").filter(|value| !value.is_null()).cloned().map(Default::of),
             allowed: map.get("enum").and_then(Value::as_array).cloned(),
             limits: self.limits(map, path),
             list_type: self.list_type(map, path),
@@ -167,15 +204,12 @@ impl Parser {
         let count = |key: &str| map.get(key).and_then(Value::as_u64).and_then(|count| usize::try_from(count).ok());
         let flag = |key: &str| map.get(key) == Some(&Value::Bool(true));
         let pattern = map.get("pattern").filter(|value| !value.is_null()).and_then(|pattern| {
-            let text = pattern.as_str().unwrap_or_default();
-            match Regex::new(text) {
-                Ok(regex) => Some(regex),
-                Err(error) => {
-                    let detail = format!("must be a regular expression: {error}");
+            let compiled = self.pattern(pattern.as_str().unwrap_or_default());
+            compiled
+                .map_err(|detail| {
                     self.errors.push(FieldError::invalid(format!("{path}.pattern"), pattern, detail));
-                    None
-                }
-            }
+                })
+                .ok()
         });
         let format = match map.get("format").and_then(Value::as_str) {
             Some("date-time") => Some(Format::DateTime),
@@ -207,6 +241,30 @@ impl Parser {
         (!limits.is_empty()).then(|| Box::new(limits))
     }
 
+    /// Compiles a pattern; says what is wrong with it.
+    fn pattern(&mut self, text: &str) -> Result<Pattern, String> {
+        if text.len() > PATTERN_BYTES_MAX {
+            return Err(format!("may not be more than {PATTERN_BYTES_MAX} bytes"));
+        }
+        let mut result = Err(String::new());
+        for bytes in PATTERN_CLASSES {
+            match RegexBuilder::new(text).size_limit(bytes).build() {
+                Ok(regex) => {
+                    self.pattern_bytes += bytes;
+                    if self.pattern_bytes > PATTERNS_BYTES_MAX {
+                        return Err(format!(
+                            "all patterns together take more than {PATTERNS_BYTES_MAX} bytes compiled"
+                        ));
+                    }
+                    let steps_per_byte = u64::try_from(bytes / BYTES_PER_STATE).unwrap_or(u64::MAX);
+                    return Ok(Pattern { regex, steps_per_byte });
+                }
+                Err(error) => result = Err(format!("must be a regular expression: {error}")),
+            }
+        }
+        result
+    }
+
     fn logic(&mut self, map: &Map<String, Value>, path: &str, depth: usize) -> Option<Box<Logic>> {
         let mut all = |key: &str| -> Vec<Node> {
             let branches = map.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
@@ -224,21 +282,23 @@ impl Parser {
         Some(Box::new(Logic { all_of, any_of, one_of, not }))
     }
 
-    /// A default that its own schema refuses would make every write fail.
-    fn check_defaults(&mut self, node: &Node, path: &str) {
+    /// A default that its own schema rejects would make every write fail.
+    fn check_defaults(&mut self, node: &Node, path: &str, budget: &mut Budget) {
+        if self.errors.len() >= ERRORS_MAX {
+            return;
+        }
+        let path = cut(path, PATH_BYTES_MAX);
         if let Some(default) = &node.default {
-            let mut errors = Vec::new();
-            super::check::check(node, default, &mut format!("{path}.default"), &mut errors, 0);
-            self.errors.extend(errors);
+            self.errors.extend(super::check::check_whole(node, &default.value, &format!("{path}.default"), budget));
         }
         for (name, inner) in &node.properties {
-            self.check_defaults(inner, &format!("{path}.properties[{name}]"));
+            self.check_defaults(inner, &format!("{path}.properties[{name}]"), budget);
         }
         if let Some(Additional::Schema(inner)) = &node.additional {
-            self.check_defaults(inner, &format!("{path}.additionalProperties"));
+            self.check_defaults(inner, &format!("{path}.additionalProperties"), budget);
         }
         if let Some(inner) = &node.items {
-            self.check_defaults(inner, &format!("{path}.items"));
+            self.check_defaults(inner, &format!("{path}.items"), budget);
         }
     }
 }

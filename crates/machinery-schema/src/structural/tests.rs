@@ -1,8 +1,9 @@
-//! Schemas as data: what they remove, fill in and refuse.
+//! Schemas as data: what they remove, fill in and reject.
 
 use serde_json::{Value, json};
 
 use super::Structural;
+use crate::Budget;
 
 fn with_spec(spec: Value) -> Structural {
     let schema = json!({"type": "object", "properties": {"spec": spec}});
@@ -12,8 +13,11 @@ fn with_spec(spec: Value) -> Structural {
 /// The only error that a spec gets; empty when there is none.
 #[track_caller]
 fn check(schema: Value, spec: Value, wanted: &str) {
-    let errors: Vec<String> =
-        with_spec(schema).validate(&json!({"spec": spec})).iter().map(ToString::to_string).collect();
+    let errors: Vec<String> = with_spec(schema)
+        .validate(&json!({"spec": spec}), &mut Budget::of_request())
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     assert_eq!(errors.join("\n"), wanted);
 }
 
@@ -21,12 +25,12 @@ fn check(schema: Value, spec: Value, wanted: &str) {
 #[track_caller]
 fn check_schema(spec: Value, wanted: &str) {
     let schema = json!({"type": "object", "properties": {"spec": spec}});
-    let errors = Structural::parse(&schema, "schema").expect_err("the schema must be refused");
-    assert!(errors.iter().any(|error| error.to_string().contains(wanted)), "{errors:?} tells {wanted}");
+    let errors = Structural::parse(&schema, "schema").expect_err("the schema must be rejected");
+    assert!(errors.iter().any(|error| error.to_string().contains(wanted)), "{errors:?} names {wanted}");
 }
 
 #[test]
-fn values_are_refused_in_the_words_of_the_reference() {
+fn values_are_rejected_with_the_messages_of_the_reference() {
     check(
         json!({"type": "integer"}),
         json!("x"),
@@ -147,7 +151,7 @@ fn defaults_fill_what_is_missing_at_every_depth() {
         "l": {"type": "array", "items": {"type": "object", "properties": {"d": {"type": "boolean", "default": true}}}},
     }}));
     let defaulted = |mut object: Value| {
-        schema.apply_defaults(&mut object);
+        schema.apply_defaults(&mut object, &mut Budget::of_request()).expect("small defaults");
         object
     };
     assert_eq!(defaulted(json!({})), json!({"spec": {"a": 1}}));
@@ -159,7 +163,7 @@ fn defaults_fill_what_is_missing_at_every_depth() {
 }
 
 #[test]
-fn a_schema_that_is_not_structural_is_refused() {
+fn a_schema_that_is_not_structural_is_rejected() {
     check_schema(json!({"properties": {}}), "schema.properties[spec].type: Required value");
     check_schema(json!({"type": "text"}), "Unsupported value: \"text\"");
     check_schema(json!({"type": "array"}), "schema.properties[spec].items: Required value");
@@ -175,4 +179,89 @@ fn a_schema_that_is_not_structural_is_refused() {
         deep = json!({"type": "object", "properties": {"a": deep}});
     }
     check_schema(deep, "schemas may nest at most");
+}
+
+fn errors_of(schema: &Structural, object: &Value, budget: &mut Budget) -> Vec<String> {
+    schema.validate(object, budget).iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn schema_times_object_is_bounded() {
+    let branches: Vec<Value> = (0..1_000).map(|n| json!({"maximum": n})).collect();
+    let words: Vec<Value> = (0..2_000).map(|n| json!(format!("w{n}"))).collect();
+    let required: Vec<String> = (0..2_000).map(|n| format!("r{n}")).collect();
+    let cases = [
+        (json!({"type": "integer", "anyOf": branches}), json!(vec![999; 20_000])),
+        (json!({"type": "string", "enum": words}), json!(vec!["w1999"; 20_000])),
+        (
+            json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "anyOf": [{"required": required}, {}]}),
+            json!(vec![json!({}); 20_000]),
+        ),
+        (
+            json!({"type": "string", "pattern": "^([a-z]{1,9}-?){1,40}$"}),
+            json!(vec!["abcdefg-hijkl".repeat(20); 20_000]),
+        ),
+    ];
+    for (number, (inner, list)) in cases.into_iter().enumerate() {
+        let schema = with_spec(json!({"type": "array", "items": inner}));
+        let mut budget = Budget::of_request();
+        let errors = errors_of(&schema, &json!({"spec": list}), &mut budget);
+        assert!(errors[0].contains("too large to be checked against its schema"), "case {number}: {}", errors[0]);
+        // Little of the object alone fits: what is bounded is the product.
+        let few = json!({"spec": list.as_array().expect("a list")[..10]});
+        assert_eq!(errors_of(&schema, &few, &mut Budget::of_request()), [""; 0], "case {number}");
+    }
+}
+
+#[test]
+fn defaults_times_items_are_bounded() {
+    let item = json!({"type": "object", "properties": {"large": {"type": "string", "default": "x".repeat(100_000)}}});
+    let schema = with_spec(json!({"type": "array", "items": item}));
+    let mut many = json!({"spec": vec![json!({}); 100_000]});
+    assert!(schema.apply_defaults(&mut many, &mut Budget::of_request()).is_err());
+    let mut few = json!({"spec": vec![json!({}); 10]});
+    assert!(schema.apply_defaults(&mut few, &mut Budget::of_request()).is_ok());
+    assert_eq!(few["spec"][9]["large"].as_str().map(str::len), Some(100_000));
+}
+
+#[test]
+fn a_pattern_is_bounded_by_what_it_is_compiled_to() {
+    check_schema(json!({"type": "string", "pattern": "((a{99}){99}){99}"}), "must be a regular expression");
+    check_schema(json!({"type": "string", "pattern": "a".repeat(5_000)}), "may not be more than 4096 bytes");
+    let many: serde_json::Map<String, Value> =
+        (0..2_000).map(|n| (format!("p{n}"), json!({"type": "string", "pattern": format!("^x{n}$")}))).collect();
+    check_schema(json!({"type": "object", "properties": many}), "all patterns together");
+    // What real definitions have: an address in all its forms.
+    let address = "^(([0-9a-fA-F]{1,4}:){7,7}[0-9a-fA-F]{1,4}|([0-9a-fA-F]{1,4}:){1,7}:|([0-9a-fA-F]{1,4}:){1,6}:[0-9a-fA-F]{1,4}\
+                   |fe80:(:[0-9a-fA-F]{0,4}){0,4}%[0-9a-zA-Z]{1,}|((25[0-5]|(2[0-4]|1{0,1}[0-9]){0,1}[0-9])\\.){3,3}(25[0-5]|(2[0-4]|1{0,1}[0-9]){0,1}[0-9]))$";
+    check(json!({"type": "string", "pattern": address}), json!("10.0.0.1"), "");
+}
+
+#[test]
+fn mistakes_and_unknown_fields_are_counted_before_they_are_kept() {
+    let schema = with_spec(json!({"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "integer"}}));
+    let wrong = json!({"spec": vec!["x"; 10_000]});
+    assert_eq!(errors_of(&schema, &wrong, &mut Budget::of_request()).len(), 64);
+    let same = json!({"spec": vec![1; 10_000]});
+    assert_eq!(errors_of(&schema, &same, &mut Budget::of_request()).len(), 64);
+    let fields: serde_json::Map<String, Value> = (0..10_000).map(|n| (format!("f{n}"), json!(1))).collect();
+    let schema = with_spec(json!({"type": "object"}));
+    assert_eq!(schema.prune(&mut json!({"spec": fields})).len(), 100);
+}
+
+#[test]
+fn a_long_name_does_not_multiply_with_the_places_below_it() {
+    let name = "n".repeat(1_000_000);
+    let inner: serde_json::Map<String, Value> = (0..200).map(|n| (format!("p{n}"), json!({"type": "what"}))).collect();
+    let schema = json!({"type": "object", "properties": {name: {"type": "object", "properties": inner}}});
+    let errors = Structural::parse(&schema, "schema").expect_err("the types are unknown");
+    assert!(errors.iter().all(|error| error.to_string().len() < 2_000));
+    assert!(errors.len() <= 64, "{} errors", errors.len());
+}
+
+#[test]
+fn a_schema_has_a_largest_size() {
+    let places: serde_json::Map<String, Value> =
+        (0..60_000).map(|n| (format!("p{n}"), json!({"type": "string"}))).collect();
+    check_schema(json!({"type": "object", "properties": places}), "at most 50000 places");
 }

@@ -1,5 +1,7 @@
 //! One row per pod; the status column sums up phase, conditions and containers.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -70,19 +72,18 @@ impl<'p> Summary<'p> {
         summary
     }
 
-    /// Tells whether an init container is still to finish.
+    /// Whether an init container is still to finish.
     fn add_init_containers(&mut self, pod: &'p Value) -> bool {
         let specs = items(pod, "/spec/initContainers");
-        let is_sidecar = |name: &str| {
-            specs.iter().any(|spec| text(spec, "/name") == name && text(spec, "/restartPolicy") == "Always")
-        };
-        self.total += specs.iter().filter(|spec| text(spec, "/restartPolicy") == "Always").count();
+        let sidecars = specs.iter().filter(|spec| text(spec, "/restartPolicy") == "Always");
+        self.total += sidecars.clone().count();
+        let sidecars: HashSet<&str> = sidecars.map(|spec| text(spec, "/name")).collect();
         let statuses = items(pod, "/status/initContainerStatuses");
         let mut waiting = None;
         let mut sidecar_restarts = 0;
         let mut initializing = false;
         for (position, status) in statuses.iter().enumerate() {
-            let sidecar = is_sidecar(text(status, "/name"));
+            let sidecar = sidecars.contains(text(status, "/name"));
             self.restarts += number(status, "/restartCount");
             self.note_restart(status);
             if sidecar {
@@ -168,10 +169,8 @@ fn readiness_gates(pod: &Value) -> String {
     if gates.is_empty() {
         return "<none>".to_owned();
     }
-    let conditions = items(pod, "/status/conditions");
-    let is_true = |gate: &&Value| {
-        let kind = text(gate, "/conditionType");
-        conditions.iter().any(|c| text(c, "/type") == kind && text(c, "/status") == "True")
-    };
+    let conditions = items(pod, "/status/conditions").iter().filter(|c| text(c, "/status") == "True");
+    let conditions: HashSet<&str> = conditions.map(|condition| text(condition, "/type")).collect();
+    let is_true = |gate: &&Value| conditions.contains(text(gate, "/conditionType"));
     format!("{}/{}", gates.iter().filter(is_true).count(), gates.len())
 }

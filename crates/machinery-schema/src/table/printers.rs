@@ -16,7 +16,7 @@ const fn wide(name: &'static str) -> Column {
 const NAME: Column = Column { name: "Name", kind: "string", format: "name", priority: 0 };
 const AGE: Column = column("Age", "string");
 
-static CONFIG_MAPS: Printer = Printer {
+pub(crate) static CONFIG_MAPS: Printer = Printer {
     columns: &[NAME, column("Data", "integer"), AGE],
     cells: |object, now| {
         let count = keys(object, "/data") + keys(object, "/binaryData");
@@ -24,24 +24,24 @@ static CONFIG_MAPS: Printer = Printer {
     },
 };
 
-static SECRETS: Printer = Printer {
+pub(crate) static SECRETS: Printer = Printer {
     columns: &[NAME, column("Type", "string"), column("Data", "integer"), AGE],
     cells: |object, now| {
         vec![name(object), text(object, "/type").into(), keys(object, "/data").into(), age_of(object, now)]
     },
 };
 
-static SERVICE_ACCOUNTS: Printer = Printer {
+pub(crate) static SERVICE_ACCOUNTS: Printer = Printer {
     columns: &[NAME, column("Secrets", "integer"), AGE],
     cells: |object, now| vec![name(object), items(object, "/secrets").len().into(), age_of(object, now)],
 };
 
-static NAMESPACES: Printer = Printer {
+pub(crate) static NAMESPACES: Printer = Printer {
     columns: &[NAME, column("Status", "string"), AGE],
     cells: |object, now| vec![name(object), text(object, "/status/phase").into(), age_of(object, now)],
 };
 
-static PODS: Printer = Printer {
+pub(crate) static PODS: Printer = Printer {
     columns: &[
         NAME,
         column("Ready", "string"),
@@ -56,7 +56,7 @@ static PODS: Printer = Printer {
     cells: pods::cells,
 };
 
-static NODES: Printer = Printer {
+pub(crate) static NODES: Printer = Printer {
     columns: &[
         NAME,
         column("Status", "string"),
@@ -86,7 +86,7 @@ static NODES: Printer = Printer {
     },
 };
 
-static DAEMON_SETS: Printer = Printer {
+pub(crate) static DAEMON_SETS: Printer = Printer {
     columns: &[
         NAME,
         column("Desired", "integer"),
@@ -121,7 +121,7 @@ static DAEMON_SETS: Printer = Printer {
     },
 };
 
-static CONTROLLER_REVISIONS: Printer = Printer {
+pub(crate) static CONTROLLER_REVISIONS: Printer = Printer {
     columns: &[NAME, column("Controller", "string"), column("Revision", "integer"), AGE],
     cells: |object, now| {
         let owners = items(object, "/metadata/ownerReferences");
@@ -139,7 +139,7 @@ static CONTROLLER_REVISIONS: Printer = Printer {
     },
 };
 
-static EVENTS: Printer = Printer {
+pub(crate) static EVENTS: Printer = Printer {
     columns: &[
         column("Last Seen", "string"),
         column("Type", "string"),
@@ -155,17 +155,17 @@ static EVENTS: Printer = Printer {
     cells: event_cells,
 };
 
-static LEASES: Printer = Printer {
+pub(crate) static LEASES: Printer = Printer {
     columns: &[NAME, column("Holder", "string"), AGE],
     cells: |object, now| vec![name(object), text(object, "/spec/holderIdentity").into(), age_of(object, now)],
 };
 
-static RUNTIME_CLASSES: Printer = Printer {
+pub(crate) static RUNTIME_CLASSES: Printer = Printer {
     columns: &[NAME, column("Handler", "string"), AGE],
     cells: |object, now| vec![name(object), text(object, "/handler").into(), age_of(object, now)],
 };
 
-static SIGNING_REQUESTS: Printer = Printer {
+pub(crate) static SIGNING_REQUESTS: Printer = Printer {
     columns: &[
         NAME,
         AGE,
@@ -188,33 +188,14 @@ static SIGNING_REQUESTS: Printer = Printer {
     },
 };
 
-static CUSTOM_RESOURCE_DEFINITIONS: Printer = Printer {
+pub(crate) static CUSTOM_RESOURCE_DEFINITIONS: Printer = Printer {
     columns: &[NAME, Column { name: "Created At", kind: "date", format: "", priority: 0 }],
     cells: |object, _| vec![name(object), text(object, "/metadata/creationTimestamp").into()],
 };
 
-static OTHERS: Printer =
+/// Name and age, when nothing better is known.
+pub(crate) static OTHERS: Printer =
     Printer { columns: &[NAME, AGE], cells: |object, now| vec![name(object), age_of(object, now)] };
-
-/// How a built-in kind is shown; name and age when nothing better is known.
-pub(crate) fn printer(kind: &str) -> &'static Printer {
-    match kind {
-        "CertificateSigningRequest" => &SIGNING_REQUESTS,
-        "ConfigMap" => &CONFIG_MAPS,
-        "ControllerRevision" => &CONTROLLER_REVISIONS,
-        "CustomResourceDefinition" => &CUSTOM_RESOURCE_DEFINITIONS,
-        "DaemonSet" => &DAEMON_SETS,
-        "Event" => &EVENTS,
-        "Lease" => &LEASES,
-        "Namespace" => &NAMESPACES,
-        "Node" => &NODES,
-        "Pod" => &PODS,
-        "RuntimeClass" => &RUNTIME_CLASSES,
-        "Secret" => &SECRETS,
-        "ServiceAccount" => &SERVICE_ACCOUNTS,
-        _ => &OTHERS,
-    }
-}
 
 fn name(object: &Value) -> Value {
     text(object, "/metadata/name").into()

@@ -56,6 +56,12 @@ fn what_a_runtime_cannot_honour_is_named_field_by_field() {
         })),
         &["privileged", "tty", "hostPort"],
     );
+    let on_host = |host_port: u16| {
+        json!({"runtimeClassName": "selvedge-process", "hostNetwork": true, "containers": [
+            {"image": "file:///bin/sleep", "ports": [{"containerPort": 9100, "hostPort": host_port}]}]})
+    };
+    check(on_host(9100), &[]);
+    check(on_host(9101), &["hostPort"]);
     check(
         json!({
             "runtimeClassName": "selvedge-wasm", "hostPID": true, "containers": [{"image": "file:///x.wasm"}],

@@ -46,10 +46,11 @@ pub(crate) async fn create(context: &Context<'_>, body: &Bytes) -> Result<Respon
     }
     let now = timestamp(jiff::Timestamp::now());
     kinds::prepare_create(&context.info, &mut object, context.identity, &now);
-    context.info.apply_defaults(&mut object);
+    context.info.apply_defaults(&mut object).map_err(|error| ApiError::too_large(error.to_string()))?;
     let mut in_namespace = context.check_namespace(name_of(&object))?;
     context.admit(Operation::Create, &mut object, None, options)?;
     check(context, &object)?;
+    warnings.extend(context.info.warnings(&object));
 
     // Definitions change what is served: one at a time, and the registry only once the store has it.
     let is_crd = crd::is_crd(&context.info);

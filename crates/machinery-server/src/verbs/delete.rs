@@ -12,15 +12,14 @@ use tracing::info;
 use super::read::{Page, listed, page, selection};
 use super::write::{PutError, decode_stored, remove};
 use crate::admission::Operation;
+use crate::crd;
 use crate::negotiate::{Output, decode_body};
 use crate::object::{
-    Encoded, OWNER_UID_FIELD, has_finalizers, is_terminating, metadata, name_of, text_at, timestamp, uid_of,
-    with_revision,
+    Encoded, OWNER_UID_FIELD, is_terminating, metadata, name_of, text_at, timestamp, uid_of, with_revision,
 };
 use crate::request::{ListOptions, WriteOptions};
 use crate::server::{Context, warn};
 use crate::status::{self, ApiError, Result};
-use crate::{crd, kinds};
 
 /// Without them the hub does not work: nodes have their leases there, tokens their Secrets.
 const BUILTIN_NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -216,15 +215,11 @@ fn check_preconditions(
 
 /// The object as it waits for its deletion; `None` when nothing holds it.
 fn waiting(context: &Context<'_>, options: &DeleteOptions, old: &Value) -> Option<Value> {
-    let is_pod = &*context.info.kind == "Pod" && context.info.group.is_empty();
-    let is_namespace = is_namespace(&context.info);
-    let mut grace = 0;
-    if is_pod && kinds::is_held_by_node(old) {
-        grace = options.grace_period_seconds.unwrap_or_else(|| kinds::grace_seconds(old)).max(0);
-    }
-    let has_namespace_finalizers = is_namespace
-        && old.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|finalizers| !finalizers.is_empty());
-    if grace == 0 && !has_finalizers(old) && !has_namespace_finalizers {
+    let grace = match context.info.grace_seconds(old) {
+        Some(own) => options.grace_period_seconds.unwrap_or(own).max(0),
+        None => 0,
+    };
+    if grace == 0 && !context.info.is_held(old) {
         return None;
     }
     let mut new = old.clone();
@@ -240,9 +235,7 @@ fn waiting(context: &Context<'_>, options: &DeleteOptions, old: &Value) -> Optio
             fields.insert("generation".to_owned(), (generation + 1).into());
         }
     }
-    if is_namespace {
-        new["status"]["phase"] = "Terminating".into();
-    }
+    context.info.begin_deletion(&mut new);
     Some(new)
 }
 
@@ -307,7 +300,7 @@ async fn delete_all(context: &Context<'_>, resource: &str) -> Result<()> {
 async fn orphan_dependents(context: &Context<'_>, uid: &str) -> Result<()> {
     let server = context.server;
     for info in server.registry().resources() {
-        let resource = format!("{}/{}", info.group, info.plural);
+        let resource = info.storage_key.to_string();
         let namespace = context.path.namespace.as_deref();
         let owned = server.store.range_where(&resource, (OWNER_UID_FIELD, uid), namespace, None, None, None);
         for object in owned.map_err(|error| ApiError::internal(error.to_string()))?.items {

@@ -10,12 +10,12 @@ use serde_json::Value;
 use super::delete::undefine;
 use super::write::{PutError, decode_stored, remove};
 use crate::admission::Operation;
+use crate::crd;
 use crate::negotiate::decode_body;
-use crate::object::{has_finalizers, is_terminating, metadata, name_of, text_at, timestamp, uid_of};
+use crate::object::{is_terminating, metadata, name_of, text_at, timestamp, uid_of};
 use crate::request::WriteOptions;
 use crate::server::Context;
 use crate::status::{ApiError, Result};
-use crate::{crd, kinds};
 
 /// How often a change is computed anew when others write the same object in between.
 const TRIES: usize = 10;
@@ -69,7 +69,7 @@ pub(crate) async fn change(
             // Nothing changed: no revision is spent, and no watcher is woken.
             return context.show(stored.bytes.clone(), false, &warnings);
         }
-        let written = if is_free_to_go(context, &new) {
+        let written = if context.info.may_be_removed(&new) {
             let last = Context::dry(&new);
             let removed = async { remove(context, &stored, last.clone()).await.map(|()| last) };
             if is_crd { undefine(context, &new, removed).await } else { removed.await }
@@ -118,13 +118,16 @@ fn settle(
     warnings: &mut Vec<String>,
 ) -> Result<Option<Registry>> {
     let subresource = context.path.subresource.as_deref();
-    kinds::prepare_update(&context.info, subresource, new, old);
-    context.info.apply_defaults(new);
+    context.info.prepare_update(subresource, new, old);
+    context.info.apply_defaults(new).map_err(|error| ApiError::too_large(error.to_string()))?;
     context.admit(Operation::Update, new, Some(old), options)?;
     let mut errors = context.info.validate(new);
     errors.extend(context.info.validate_update(new, old));
     if !errors.is_empty() {
         return Err(ApiError::invalid(&context.info, context.name(), &errors));
+    }
+    if subresource.is_none() {
+        warnings.extend(context.info.warnings(new));
     }
     if crd::is_crd(&context.info) && !is_terminating(new) {
         let now = timestamp(jiff::Timestamp::now());
@@ -133,18 +136,4 @@ fn settle(
         return Ok(Some(registry));
     }
     Ok(None)
-}
-
-/// Whether the last finalizer of an object that waits for its deletion has gone.
-fn is_free_to_go(context: &Context<'_>, new: &Value) -> bool {
-    if !is_terminating(new) || has_finalizers(new) {
-        return false;
-    }
-    match (&*context.info.group, &*context.info.kind) {
-        ("", "Pod") => new.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0) == 0,
-        ("", "Namespace") => {
-            new.pointer("/spec/finalizers").and_then(Value::as_array).is_none_or(|finalizers| finalizers.is_empty())
-        }
-        _ => true,
-    }
 }

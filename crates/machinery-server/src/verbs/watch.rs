@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::read::selection;
 use crate::flow::Entry;
 use crate::negotiate::{Output, output, partial_of_bytes, table};
-use crate::object::{has_name_field, with_api_version, with_revision};
+use crate::object::{with_api_version, with_revision};
 use crate::request::{At, ListOptions};
 use crate::selector::Selection;
 use crate::server::Context;
@@ -130,7 +130,7 @@ fn start(context: &Context<'_>, options: &ListOptions, selection: &Selection) ->
         (false, None) => (VecDeque::new(), store.current()),
     };
     let watch = match selection.index_term() {
-        Some((field, value)) if field != "metadata.name" || has_name_field(&context.info) => {
+        Some((field, value)) if field != "metadata.name" || context.info.has_name_field() => {
             store.watch_where(&resource, revision, field, value)
         }
         _ => store.watch(&resource, revision),

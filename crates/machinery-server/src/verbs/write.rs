@@ -23,7 +23,7 @@ const OBJECT_BYTES_MAX: usize = BODY_BYTES_MAX + 64 * 1024;
 impl Context<'_> {
     /// The name that the store has for the resource.
     pub(crate) fn resource_key(&self) -> String {
-        format!("{}/{}", self.info.group, self.info.plural)
+        self.info.storage_key.to_string()
     }
 
     /// The namespace of the request; empty for cluster-scoped resources.

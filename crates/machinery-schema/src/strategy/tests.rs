@@ -1,0 +1,232 @@
+//! What the server does to kinds, and what can be looked up about their objects.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::Registry;
+
+fn info(group: &str, plural: &str) -> Arc<ResourceInfo> {
+    Registry::builtin().resource(group, "v1", plural).expect("a built-in kind").clone()
+}
+
+fn create(info: &ResourceInfo, object: &mut Value) {
+    let groups = ["system:bootstrappers".to_owned(), "system:authenticated".to_owned()];
+    let creation =
+        Creation { uid: "fresh", now: "2026-01-01T00:00:00Z", user: "system:bootstrap:abcdef", groups: &groups };
+    info.prepare_create(object, &creation);
+}
+
+#[test]
+fn the_author_of_a_new_object_does_not_choose_what_the_server_owns() {
+    let mut pod = json!({
+        "metadata": {"name": "web", "uid": "mine", "generation": 9, "resourceVersion": "4", "managedFields": [],
+                     "deletionTimestamp": "2020-01-01T00:00:00Z"},
+        "spec": {"containers": [{"resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}]},
+        "status": {"phase": "Running"},
+    });
+    create(&info("", "pods"), &mut pod);
+    let metadata = json!({"name": "web", "uid": "fresh", "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z"});
+    assert_eq!(pod["metadata"], metadata);
+    assert_eq!(pod["status"], json!({"phase": "Pending", "qosClass": "Guaranteed"}));
+}
+
+#[test]
+fn a_signing_request_carries_the_name_of_its_caller() {
+    let mut csr =
+        json!({"metadata": {"name": "a"}, "spec": {"username": "system:node:other", "groups": ["system:masters"]}});
+    create(&info("certificates.k8s.io", "certificatesigningrequests"), &mut csr);
+    assert_eq!(csr["spec"]["username"], "system:bootstrap:abcdef");
+    assert_eq!(csr["spec"]["groups"], json!(["system:bootstrappers", "system:authenticated"]));
+}
+
+#[test]
+fn string_data_becomes_data() {
+    let mut secret = json!({"metadata": {"name": "a"}, "data": {"x": "eA=="}, "stringData": {"y": "y", "x": "z"}});
+    create(&info("", "secrets"), &mut secret);
+    assert_eq!(secret["data"], json!({"x": "eg==", "y": "eQ=="}));
+    assert!(secret.get("stringData").is_none());
+}
+
+#[test]
+fn a_node_brings_its_status_and_no_other_kind_does() {
+    let sent = json!({"metadata": {"name": "a"}, "status": {"addresses": []}});
+    let mut node = sent.clone();
+    create(&info("", "nodes"), &mut node);
+    assert_eq!(node["status"], sent["status"]);
+    let mut set = sent;
+    create(&info("apps", "daemonsets"), &mut set);
+    assert!(set.get("status").is_none());
+}
+
+#[test]
+fn spec_and_status_are_written_through_their_own_urls() {
+    let daemon_sets = info("apps", "daemonsets");
+    let old = json!({"metadata": {"name": "a", "uid": "u", "generation": 3}, "spec": {"a": 1}, "status": {"b": 1}});
+    let sent = json!({"metadata": {"name": "a", "labels": {"x": "y"}}, "spec": {"a": 2}, "status": {"b": 2}});
+
+    let mut new = sent.clone();
+    daemon_sets.prepare_update(None, &mut new, &old);
+    assert_eq!(new["spec"], json!({"a": 2}));
+    assert_eq!(new["status"], json!({"b": 1}));
+    assert_eq!(new["metadata"], json!({"name": "a", "uid": "u", "generation": 4, "labels": {"x": "y"}}));
+
+    let mut new = sent;
+    daemon_sets.prepare_update(Some("status"), &mut new, &old);
+    assert_eq!(new, json!({"metadata": old["metadata"], "spec": {"a": 1}, "status": {"b": 2}}));
+}
+
+#[test]
+fn a_status_of_the_wrong_type_is_left_for_validation() {
+    let requests = info("certificates.k8s.io", "certificatesigningrequests");
+    let old = json!({"metadata": {"name": "a"}, "status": {"conditions": [{"type": "Approved"}]}});
+    for (part, status) in [("status", json!("x")), ("approval", json!(["x"])), ("status", Value::Null)] {
+        let mut new = json!({"metadata": {"name": "a"}, "status": status});
+        requests.prepare_update(Some(part), &mut new, &old);
+        assert!(new["metadata"].is_object(), "{part}");
+    }
+    let mut issued = json!({"status": {"certificate": "x"}});
+    requests.prepare_update(Some("status"), &mut issued, &old);
+    assert_eq!(issued["status"], json!({"certificate": "x", "conditions": [{"type": "Approved"}]}));
+}
+
+#[test]
+fn an_object_that_is_being_deleted_takes_no_new_finalizer() {
+    let old = json!({"metadata": {"name": "a", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x/one"]}});
+    let mut new = json!({"metadata": {"name": "a", "finalizers": ["x/one", "x/two"]}});
+    info("", "configmaps").prepare_update(None, &mut new, &old);
+    assert_eq!(new["metadata"]["finalizers"], json!(["x/one"]));
+    assert_eq!(new["metadata"]["deletionTimestamp"], "2026-01-01T00:00:00Z");
+}
+
+#[test]
+fn an_object_goes_when_its_node_and_its_finalizers_let_it() {
+    let going = |grace: i64| json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": grace});
+    let pods = info("", "pods");
+    let bound = json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 5}, "status": {"phase": "Running"}});
+    assert_eq!(pods.grace_seconds(&bound), Some(5));
+    assert_eq!(pods.grace_seconds(&json!({"spec": {"nodeName": "n"}})), Some(30));
+    assert_eq!(pods.grace_seconds(&json!({"spec": {}})), None, "nobody holds a pod without a node");
+    assert_eq!(pods.grace_seconds(&json!({"spec": {"nodeName": "n"}, "status": {"phase": "Failed"}})), None);
+    let with = |metadata: Value| {
+        let mut pod = bound.clone();
+        pod["metadata"] = metadata;
+        pod
+    };
+    assert!(!pods.may_be_removed(&with(going(5))));
+    assert!(pods.may_be_removed(&with(going(0))));
+    assert!(!pods.may_be_removed(&with(json!({}))), "it is not being deleted");
+    let namespaces = info("", "namespaces");
+    let mut namespace = json!({"metadata": going(0), "spec": {"finalizers": ["kubernetes"]}});
+    namespaces.begin_deletion(&mut namespace);
+    assert_eq!(namespace["status"]["phase"], "Terminating");
+    assert!(namespaces.is_held(&namespace) && !namespaces.may_be_removed(&namespace));
+    namespace["spec"]["finalizers"] = json!([]);
+    assert!(namespaces.may_be_removed(&namespace));
+}
+
+#[test]
+fn leases_and_events_alone_are_acknowledged_early() {
+    let registry = Registry::builtin();
+    let lazy = registry.resources().filter(|info| info.durability() == Durability::Lazy).map(|info| &*info.kind);
+    assert_eq!(lazy.collect::<Vec<_>>(), ["Event", "Lease"]);
+}
+
+#[test]
+fn the_store_has_its_own_name_for_a_resource() {
+    assert_eq!(&*info("", "pods").storage_key, "/pods");
+    assert_eq!(&*info("apps", "daemonsets").storage_key, "apps/daemonsets");
+    let mut registry = Registry::builtin();
+    registry.install_crd(&crate::registry::tests::widgets()).expect("the definition is good");
+    let widgets = registry.resource("example.com", "v1", "widgets").expect("installed");
+    assert_eq!(&*widgets.storage_key, "example.com/widgets");
+}
+
+fn fields(info: &ResourceInfo, object: &Value) -> Vec<String> {
+    let mut fields = Vec::new();
+    info.index_fields(object, &mut |name, value| fields.push(format!("{name}={value}")));
+    fields
+}
+
+#[test]
+fn an_object_is_found_by_name_labels_and_owners() {
+    let object = json!({"metadata": {
+        "name": "a", "labels": {"app": "web", "bad": 1}, "ownerReferences": [{"uid": "u1"}, {"uid": ""}, {"uid": "u2"}],
+    }});
+    let expected =
+        ["metadata.name=a", "label:app=web", "metadata.ownerReferences.uid=u1", "metadata.ownerReferences.uid=u2"];
+    assert_eq!(fields(&info("", "configmaps"), &object), expected);
+    assert!(!fields(&info("coordination.k8s.io", "leases"), &object).contains(&"metadata.name=a".to_owned()));
+}
+
+#[test]
+fn a_pod_is_found_by_its_node_and_by_all_that_it_refers_to() {
+    let mut pod = json!({
+        "metadata": {"name": "p"},
+        "spec": {
+            "nodeName": "n", "serviceAccountName": "robot", "imagePullSecrets": [{"name": "pull"}],
+            "containers": [{
+                "env": [{"valueFrom": {"secretKeyRef": {"name": "s-env"}}}, {"valueFrom": {"configMapKeyRef": {"name": "c-env"}}}],
+                "envFrom": [{"secretRef": {"name": "s-from"}}, {"configMapRef": {"name": "c-from"}}],
+            }],
+            "initContainers": [{"envFrom": [{"secretRef": {"name": "s-init"}}, {"secretRef": {"name": "s-from"}}]}],
+            "ephemeralContainers": [{"env": [{"valueFrom": {"secretKeyRef": {"name": "s-debug"}}}]}],
+            "volumes": [
+                {"name": "a", "secret": {"secretName": "s-vol"}}, {"name": "b", "configMap": {"name": "c-vol"}},
+                {"name": "c", "persistentVolumeClaim": {"claimName": "claim"}}, {"name": "d", "ephemeral": {}},
+                {"name": "e", "projected": {"sources": [{"secret": {"name": "s-proj"}}, {"configMap": {"name": "c-proj"}}, {"downwardAPI": {}}]}},
+                {"name": "f", "csi": {"driver": "x", "nodePublishSecretRef": {"name": "s-csi"}}},
+                {"name": "g", "emptyDir": {}},
+            ],
+        },
+    });
+    let pods = info("", "pods");
+    let found = fields(&pods, &pod);
+    assert!(found.contains(&"spec.nodeName=n".to_owned()), "{found:?}");
+    let refs: Vec<&str> = found.iter().filter_map(|field| field.strip_prefix("refs=")).collect();
+    let expected = [
+        "configmaps/c-env",
+        "configmaps/c-from",
+        "configmaps/c-proj",
+        "configmaps/c-vol",
+        "persistentvolumeclaims/claim",
+        "persistentvolumeclaims/p-d",
+        "secrets/pull",
+        "secrets/s-csi",
+        "secrets/s-debug",
+        "secrets/s-env",
+        "secrets/s-from",
+        "secrets/s-init",
+        "secrets/s-proj",
+        "secrets/s-vol",
+        "serviceaccounts/robot",
+    ];
+    assert_eq!(refs, expected, "each once");
+    pod["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
+    assert!(!fields(&pods, &pod).iter().any(|field| field.starts_with("refs=")), "a mirror pod opens nothing");
+}
+
+#[test]
+fn the_index_of_one_object_is_bounded() {
+    let labels: Map<String, Value> = (0..300).map(|n| (format!("l{n}"), json!("x"))).collect();
+    let owners: Vec<Value> =
+        (0..300).map(|n| json!({"uid": format!("u{n}"), "apiVersion": "v1", "kind": "Pod", "name": "p"})).collect();
+    let object = json!({"metadata": {"name": "a", "namespace": "d", "labels": labels, "ownerReferences": owners}});
+    let maps = info("", "configmaps");
+    let errors: Vec<String> = maps.validate(&object).iter().map(ToString::to_string).collect();
+    let expected = ["metadata.labels: Too many: 300: must have", "metadata.ownerReferences: Too many: 300: must have"];
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    assert!(errors.iter().zip(expected).all(|(error, expected)| error.starts_with(expected)), "{errors:?}");
+    assert_eq!(fields(&maps, &object).len(), 1 + 2 * INDEXED_ITEMS_MAX);
+}
+
+#[test]
+fn a_variable_that_hides_another_is_stored_with_a_warning() {
+    let spec = json!({"containers": [{"env": [{"name": "A"}, {"name": "B"}, {"name": "A"}]}]});
+    let expected =
+        "spec.containers[0].env[2]: hides previous definition of \"A\", which may be dropped when using apply";
+    assert_eq!(info("", "pods").warnings(&json!({"spec": spec})), [expected]);
+    let set = json!({"spec": {"template": {"spec": spec}}});
+    assert_eq!(info("apps", "daemonsets").warnings(&set), [expected.replacen("spec", "spec.template.spec", 1)]);
+}
