@@ -6,10 +6,10 @@
 
 use std::sync::{Arc, LazyLock};
 
+use api_edge::edgex::{Device, DeviceProfile, Event};
 use edge_core::metadata::{check_device, check_profile};
 use edge_device_sdk::Driver;
 use libfuzzer_sys::fuzz_target;
-use api_edge::edgex::{Device, DeviceProfile, Event};
 
 static DRIVERS: LazyLock<Vec<Arc<dyn Driver>>> = LazyLock::new(edge_devices::all);
 

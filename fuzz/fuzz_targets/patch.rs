@@ -54,8 +54,7 @@ fn patch(text: &str) {
     let (Ok(object), Ok(patch)) = (serde_json::from_str::<Value>(object), serde_json::from_str::<Value>(patch)) else {
         return;
     };
-    let reached =
-        [json_patch(&object, &patch), merge_patch(&object, &patch), strategic_merge(&object, &patch, &PODS)];
+    let reached = [json_patch(&object, &patch), merge_patch(&object, &patch), strategic_merge(&object, &patch, &PODS)];
     for patched in reached.iter().flatten() {
         assert!(is_within(patched, DEPTH_MAX), "a patch made a value that nests too deep");
     }

@@ -96,7 +96,7 @@ pub trait Handler: Send + Sync + 'static {
         connection: &ConnectionHandle,
     ) -> impl Future<Output = Result<Self::Session, Rejected>> + Send;
 
-    /// Answers one request. Dropped when the client goes away; a panic in it is answered with 500.
+    /// Answers one request. Dropped when the client disconnects; a panic in it is answered with 500.
     fn call(&self, request: Request<Incoming>, session: &Self::Session) -> impl Future<Output = Response<Body>> + Send;
 }
 
@@ -196,7 +196,7 @@ async fn run<H: Handler>(
     }
     drop(acceptor);
     if let crate::Address::Unix(path) = &listener.address {
-        // Gone already when a data directory was removed under us, which is nobody's problem.
+        // It is already missing when a data directory was removed under us, which is nobody's problem.
         let _ = std::fs::remove_file(path);
     }
     admission.close_all(Close::Gracefully);

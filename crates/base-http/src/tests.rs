@@ -101,7 +101,7 @@ async fn plain_tcp_and_unix_sockets_answer() {
 }
 
 #[tokio::test]
-async fn tls_tells_who_calls_over_both_protocols() {
+async fn tls_reports_who_calls_over_both_protocols() {
     let (ca, other_ca) = (Ca::create("ca").unwrap(), Ca::create("other").unwrap());
     let server = issue(&ca, "hub", Usage::Server);
     let tls = ServerTls::new(&server.cert_pem, &server.key_pem, Some(ca.cert_pem())).unwrap();

@@ -60,8 +60,8 @@ async fn a_body_over_a_slow_link_may_take_longer_than_a_small_one() {
 
 #[tokio::test(start_paused = true)]
 async fn a_length_beyond_the_limit_is_rejected_before_a_byte_is_read() {
-    struct Announced;
-    impl hyper::body::Body for Announced {
+    struct Declared;
+    impl hyper::body::Body for Declared {
         type Data = Bytes;
         type Error = Infallible;
         fn poll_frame(
@@ -74,7 +74,7 @@ async fn a_length_beyond_the_limit_is_rejected_before_a_byte_is_read() {
             hyper::body::SizeHint::with_exact(101)
         }
     }
-    assert!(matches!(read_body(Announced, 100).await, Err(ReadBodyError::TooLarge { max: 100 })));
+    assert!(matches!(read_body(Declared, 100).await, Err(ReadBodyError::TooLarge { max: 100 })));
 }
 
 fn budget(total: usize, reserved: usize, each: usize) -> BodyBudget {
