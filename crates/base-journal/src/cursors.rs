@@ -9,8 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::disk::Disk;
+use crate::error::{CursorError, OpenJournalError};
 use crate::frame::{self, BadHeader, FrameReader, HEADER_BYTES, Header, Kind, Step};
-use crate::journal::{CursorError, OpenJournalError};
 
 const NAMES: [&str; 2] = ["cursors.a", "cursors.b"];
 

@@ -17,8 +17,13 @@ use tracing::{info, warn};
 
 use crate::cursors::Cursors;
 use crate::disk::{self, Disk};
+use crate::error::{AppendError, CursorError, OpenJournalError, ReadError};
 use crate::frame::{self, BadHeader, FrameReader, Header, Kind, RECORD_BYTES_MAX, Step};
 use crate::segment::{self, Segment};
+
+/// Largest offset: what JSON carries without loss, and at 200,000 records a second the journal of a thousand years. Numbers
+/// beyond it are damage, or a receiver that cannot be believed.
+pub const OFFSET_MAX: u64 = (1 << 53) - 1;
 
 /// How a journal uses its disk.
 #[derive(Clone, Debug)]
@@ -34,104 +39,6 @@ impl Default for JournalOptions {
     fn default() -> Self {
         Self { segment_bytes: 4 * 1024 * 1024, bytes_max: 256 * 1024 * 1024 }
     }
-}
-
-/// Why a journal could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenJournalError {
-    /// The folder cannot be made or listed.
-    #[error("failed to open journal folder {}", path.display())]
-    OpenFolder {
-        /// The folder.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// A file of the journal cannot be read or written.
-    #[error("failed to open journal file {}", path.display())]
-    OpenFile {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// A newer program wrote it; nothing was changed.
-    #[error(
-        "{} has format {found}, this program knows formats up to {}; start the newer program again, or move the folder away",
-        path.display(), frame::VERSION
-    )]
-    Newer {
-        /// The file.
-        path: PathBuf,
-        /// Its format version.
-        found: u32,
-    },
-    /// Another process has it open.
-    #[error("journal {} is in use by another process; stop that one first", path.display())]
-    InUse {
-        /// The folder.
-        path: PathBuf,
-    },
-}
-
-/// Why records were not taken, or not made durable. They are then not in the journal; the caller may append them again.
-#[derive(Debug, thiserror::Error)]
-pub enum AppendError {
-    /// No room. Reads go on, and appends work again when there is room.
-    #[error("failed to append to journal {}: the disk is full; free some room or lower the journal's size", path.display())]
-    Full {
-        /// The journal's folder.
-        path: PathBuf,
-    },
-    /// A record is larger than [`Journal::record_bytes_max`].
-    #[error("a record of {bytes} bytes is larger than the journal takes ({max})")]
-    TooLarge {
-        /// Size of the record.
-        bytes: usize,
-        /// Largest size.
-        max: usize,
-    },
-    /// The disk failed.
-    #[error("failed to write journal file {}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// An earlier sync failed and took these records with it.
-    #[error("a failed sync took records from {first} on with it; append them again")]
-    Lost {
-        /// Offset of the first record that this call was about.
-        first: u64,
-    },
-}
-
-/// Why records could not be read.
-#[derive(Debug, thiserror::Error)]
-#[error("failed to read journal file {}", path.display())]
-pub struct ReadError {
-    /// The file.
-    pub path: PathBuf,
-    /// What the system said.
-    #[source]
-    pub source: io::Error,
-}
-
-/// Why a cursor was not moved.
-#[derive(Debug, thiserror::Error)]
-#[error("failed to store cursor {name} in {}", path.display())]
-pub struct CursorError {
-    /// The cursor.
-    pub name: String,
-    /// Its file.
-    pub path: PathBuf,
-    /// What the system said.
-    #[source]
-    pub source: io::Error,
 }
 
 /// Offsets that an append was given, to be handed to [`Journal::commit`].
@@ -171,6 +78,15 @@ pub struct Record {
     pub offset: u64,
     /// What was appended.
     pub payload: Bytes,
+}
+
+/// A segment as others may know it: space is given back in segments, so whoever keeps books on the journal wants their limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentExtent {
+    /// Offsets of its records; of the newest segment those appended so far.
+    pub offsets: Range<u64>,
+    /// Further records go into this one.
+    pub is_newest: bool,
 }
 
 /// What [`Journal::read`] found. `records.len() + lost == next - from`, always.
@@ -501,6 +417,16 @@ impl Journal {
         }
     }
 
+    /// The segment in which `offset` lies; `None` when no segment holds it.
+    pub fn segment_of(&self, offset: u64) -> Option<SegmentExtent> {
+        let state = lock(&self.inner.state);
+        let after = state.segments.partition_point(|segment| segment.base <= offset);
+        let segment = &state.segments[after.checked_sub(1)?];
+        let is_newest = after == state.segments.len();
+        (is_newest || offset < segment.end)
+            .then(|| SegmentExtent { offsets: segment.base..segment.end.max(segment.base), is_newest })
+    }
+
     /// Gives back whole segments that hold only records before `before`.
     pub fn trim(&self, before: u64) {
         let mut state = lock(&self.inner.state);
@@ -523,6 +449,9 @@ impl Journal {
     ///
     /// For a journal that was put back from an old copy, once a receiver tells that it has seen later offsets.
     pub fn skip_to(&self, offset: u64) -> Result<(), AppendError> {
+        if offset > OFFSET_MAX {
+            return Err(AppendError::Offset { offset });
+        }
         let _turn = lock(&self.inner.sync);
         let mut state = lock(&self.inner.state);
         if offset <= state.end {

@@ -15,16 +15,15 @@
 
 mod cursors;
 mod disk;
+mod error;
 mod frame;
 mod journal;
 mod segment;
 mod snapshot;
 
+pub use error::{AppendError, CursorError, OpenJournalError, ReadError};
 pub use frame::RECORD_BYTES_MAX;
-pub use journal::{
-    AppendError, Appended, Chunk, CursorError, Damage, Journal, JournalOptions, OpenJournalError, ReadError, Record,
-    Recovery,
-};
+pub use journal::{Appended, Chunk, Damage, Journal, JournalOptions, OFFSET_MAX, Record, Recovery, SegmentExtent};
 pub use snapshot::{OpenSnapshotError, SnapshotError, SnapshotOptions, SnapshotRecovery, SnapshotStore};
 
 #[cfg(test)]

@@ -241,6 +241,23 @@ impl SnapshotStore {
         }
     }
 
+    /// The form of the entries, at most `newest`: what the key `format` says. An empty store has the newest form, and one
+    /// that says nothing the first, which did not say so everywhere.
+    pub fn format(&self, newest: u32) -> Result<u32, OpenSnapshotError> {
+        let Some(found) = self.get(FORMAT_KEY) else { return Ok(if self.is_empty() { newest } else { 1 }) };
+        let known = std::str::from_utf8(&found).ok().and_then(|text| text.parse::<u32>().ok());
+        known.filter(|format| (1..=newest).contains(format)).ok_or_else(|| OpenSnapshotError::NewerEntries {
+            path: self.dir.clone(),
+            found: String::from_utf8_lossy(&found).into_owned(),
+            known: newest,
+        })
+    }
+
+    /// Writes the form of the entries down; durable after the next [`SnapshotStore::sync`].
+    pub fn set_format(&self, format: u32) -> Result<(), SnapshotError> {
+        self.put(FORMAT_KEY, format.to_string())
+    }
+
     /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<Bytes> {
         self.lock().entries.get(key).cloned()

@@ -11,8 +11,9 @@ use tempfile::TempDir;
 use testkit::fixture::copy_of;
 
 use crate::disk::Disk;
+use crate::error::{AppendError, OpenJournalError};
 use crate::frame::{self, FrameReader, HEADER_BYTES, Header, Kind, Step};
-use crate::journal::{AppendError, Journal, JournalOptions, OpenJournalError};
+use crate::journal::{Journal, JournalOptions};
 use crate::snapshot::{OpenSnapshotError, SnapshotError, SnapshotOptions, SnapshotStore};
 
 const SMALL: JournalOptions = JournalOptions { segment_bytes: 256, bytes_max: 1024 };
@@ -682,5 +683,51 @@ fn how_fast_records_are_committed() {
         });
         let rate = journal.next() as f64 / begun.elapsed().as_secs_f64();
         println!("{appenders} appenders, {per_commit} records per commit: {rate:.0} records/s");
+    }
+}
+
+#[test]
+fn a_segment_is_found_by_any_offset_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = JournalOptions { segment_bytes: 100, bytes_max: 1 << 20 };
+    let journal = Journal::open(dir.path(), options).unwrap();
+    assert_eq!(journal.segment_of(0).map(|segment| (segment.offsets, segment.is_newest)), Some((0..0, true)));
+    for _ in 0..10 {
+        journal.append_and_commit(&[&[0; 40]]).unwrap();
+    }
+    let mut next = 0;
+    while let Some(segment) = journal.segment_of(next).filter(|segment| !segment.is_newest) {
+        assert_eq!(segment.offsets.start, next);
+        assert_eq!(journal.segment_of(segment.offsets.end - 1), Some(segment.clone()));
+        next = segment.offsets.end;
+    }
+    assert_eq!(journal.segment_of(next).map(|segment| segment.offsets), Some(next..10));
+    journal.trim(next);
+    assert_eq!(journal.segment_of(0), None);
+}
+
+#[test]
+fn an_offset_that_nobody_can_have_seen_is_not_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path(), JournalOptions::default()).unwrap();
+    for offset in [crate::OFFSET_MAX + 1, u64::MAX] {
+        assert!(matches!(journal.skip_to(offset), Err(AppendError::Offset { .. })));
+    }
+    assert_eq!(journal.append_and_commit(&[b"next"]).unwrap(), 0..1);
+    journal.skip_to(crate::OFFSET_MAX).unwrap();
+}
+
+#[test]
+fn a_store_says_which_format_its_entries_have() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SnapshotStore::open(dir.path(), SnapshotOptions::default()).unwrap();
+    assert_eq!(store.format(3).unwrap(), 3, "an empty store has the newest");
+    store.put("key", "value").unwrap();
+    assert_eq!(store.format(3).unwrap(), 1, "one that does not say has the first");
+    store.set_format(2).unwrap();
+    assert_eq!(store.format(3).unwrap(), 2);
+    for wrong in ["4", "0", "x"] {
+        store.put("format", wrong).unwrap();
+        assert!(matches!(store.format(3), Err(OpenSnapshotError::NewerEntries { known: 3, .. })));
     }
 }
