@@ -20,7 +20,7 @@ struct Hub {
 }
 
 fn open(folder: &tempfile::TempDir) -> Telemetry {
-    let options = TelemetryOptions { bytes_max: 4 * 1024 * 1024, segment_bytes: 256 * 1024 };
+    let options = TelemetryOptions { bytes_max: 4 * 1024 * 1024, segment_bytes: 256 * 1024, ..Default::default() };
     Telemetry::open(folder.path(), options).expect("what it wrote itself can be opened")
 }
 

@@ -16,14 +16,24 @@ pub const BATCH_CONTENT_TYPE: &str = "application/vnd.selvedge.batch.v1+ndjson";
 /// Path of the ingest on the hub's API port.
 pub const BATCHES_PATH: &str = "/telemetry/v1/batches";
 
-/// Path of the query on the hub's API port: `?node=&device=&resource=&from=&to=&limit=&after=`.
+/// Path of the query on the hub's API port: `?node=&device=&resource=&from=&to=&order=&limit=&after=`.
 pub const READINGS_PATH: &str = "/telemetry/v1/readings";
+
+/// Path of the query for the newest reading of each resource: `?node=&device=&resource=&from=&to=&limit=`.
+pub const LATEST_PATH: &str = "/telemetry/v1/latest";
 
 /// Largest body the hub reads: a batch is cut by its sender long before.
 pub const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Most events in one batch.
 pub const BATCH_EVENTS_MAX: usize = 10_000;
+
+/// Most records that one batch may cover, those included that were lost: what a journal drops in a year of ten thousand
+/// records a second with no hub in sight is a third of it.
+pub const BATCH_RECORDS_MAX: u64 = 1 << 40;
+
+/// Largest offset: what JSON carries without loss.
+pub const OFFSET_MAX: u64 = (1 << 53) - 1;
 
 /// First line of a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

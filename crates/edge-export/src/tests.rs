@@ -259,7 +259,7 @@ impl Link {
         let hub = self.hub.lock().expect("no panic in the hub").clone();
         let Some(hub) = hub else { return Err(SendError::Unreachable("the hub is down".to_owned())) };
         hub.ingest_body("node-1", body).map_err(|error| match error {
-            IngestError::Elsewhere(answer) => SendError::Elsewhere(answer),
+            IngestError::OffsetMismatch(answer) => SendError::Elsewhere(answer),
             other => SendError::Refused(other.to_string()),
         })
     }
@@ -294,7 +294,7 @@ impl BatchTransport for Link {
 }
 
 fn open_hub(dir: &Path) -> Telemetry {
-    let options = TelemetryOptions { bytes_max: 1 << 24, segment_bytes: 1 << 16 };
+    let options = TelemetryOptions { bytes_max: 1 << 24, segment_bytes: 1 << 16, ..TelemetryOptions::default() };
     Telemetry::open(dir, options).expect("a sound store")
 }
 

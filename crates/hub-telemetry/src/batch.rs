@@ -1,25 +1,40 @@
 //! One batch: checking what a node sent, and the form in which it is kept.
 //!
 //! ```text
-//! version u8 = 1 · head length u32 (little-endian) · head as JSON · event lines as they came
+//! version u8 · head length u32 (little-endian) · head as JSON · event lines as they came
 //! ```
+//!
+//! Version 1 knew no resources, and no names left out; version 2 is written. Both are read.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use api_edge::edgex::API_VERSION;
-use api_edge::telemetry::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BatchHeader};
+use api_edge::telemetry::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BATCH_RECORDS_MAX, BatchHeader, OFFSET_MAX};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+/// First version of a stored batch.
+const VERSION_1: u8 = 1;
+
 /// Version of a stored batch written by this code.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Longest device or resource name: EdgeX has no limit, an index needs one.
 const NAME_BYTES_MAX: usize = 512;
 
 /// Most bytes in the name of an export: a Kubernetes namespace and name.
 const EXPORT_BYTES_MAX: usize = 63 + 1 + 253;
+
+/// Most bytes in the name of a journal's epoch; ours have 32.
+const EPOCH_BYTES_MAX: usize = 64;
+
+/// Names of devices, and names of resources, that the head of one batch lists. A gateway has fewer; a batch with more is
+/// stored all the same, and found by reading it.
+const NAMES_MAX: usize = 256;
+
+/// Bytes that those names may have together.
+const NAMES_BYTES_MAX: usize = 16 * 1024;
 
 /// What is wrong with a batch; it will never be taken as it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +69,48 @@ pub(crate) fn split_header(body: &Bytes) -> Result<(BatchHeader, Bytes), BatchEr
     Ok((header, body.slice((end + 1).min(body.len())..)))
 }
 
+/// Names of one sort in a batch: all of them, or word that there are more than a head lists.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct NameList {
+    pub(crate) names: BTreeSet<String>,
+    /// There are further names.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) and_others: bool,
+}
+
+impl NameList {
+    /// Whether `name` may be among them.
+    pub(crate) fn may_hold(&self, name: &str) -> bool {
+        self.and_others || self.names.contains(name)
+    }
+
+    fn bytes(&self) -> usize {
+        self.names.iter().map(String::len).sum()
+    }
+}
+
+/// Collects a [`NameList`] while events are looked at.
+#[derive(Default)]
+struct Naming {
+    list: NameList,
+    bytes: usize,
+}
+
+impl Naming {
+    fn add(&mut self, name: Cow<'_, str>) {
+        if self.list.names.contains(&*name) {
+            return;
+        }
+        if self.list.names.len() >= NAMES_MAX || self.bytes + name.len() > NAMES_BYTES_MAX {
+            self.list.and_others = true;
+            return;
+        }
+        self.bytes += name.len();
+        self.list.names.insert(name.into_owned());
+    }
+}
+
 /// What is kept of a batch beside its lines.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -68,7 +125,36 @@ pub(crate) struct Head {
     pub(crate) events: usize,
     /// Origins of the oldest and the newest reading, in nanoseconds since 1970; none in a batch without readings.
     pub(crate) span: Option<(i64, i64)>,
-    pub(crate) devices: BTreeSet<String>,
+    pub(crate) devices: NameList,
+    pub(crate) resources: NameList,
+}
+
+/// The head of version 1.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct HeadV1 {
+    node: String,
+    export: String,
+    epoch: String,
+    from: u64,
+    to: u64,
+    #[serde(default)]
+    lost: u64,
+    events: usize,
+    span: Option<(i64, i64)>,
+    devices: BTreeSet<String>,
+}
+
+impl From<HeadV1> for Head {
+    fn from(old: HeadV1) -> Self {
+        let HeadV1 { node, export, epoch, from, to, lost, events, span, devices } = old;
+        let mut listed = NameList { names: devices, and_others: false };
+        if listed.names.len() > NAMES_MAX || listed.bytes() > NAMES_BYTES_MAX {
+            listed = NameList { names: BTreeSet::new(), and_others: true };
+        }
+        let resources = NameList { names: BTreeSet::new(), and_others: true };
+        Self { node, export, epoch, from, to, lost, events, span, devices: listed, resources }
+    }
 }
 
 /// As much of an event as is looked at when it comes in.
@@ -104,8 +190,10 @@ pub(crate) fn check(node: &str, header: &BatchHeader, lines: &[u8]) -> Result<He
         lost: header.lost,
         events: 0,
         span: None,
-        devices: BTreeSet::new(),
+        devices: NameList::default(),
+        resources: NameList::default(),
     };
+    let (mut devices, mut resources) = (Naming::default(), Naming::default());
     for (number, line) in event_lines(lines) {
         let event: EventLine = serde_json::from_slice(line).map_err(|error| malformed(number, error.to_string()))?;
         if event.api_version.as_deref().is_some_and(|version| version != API_VERSION) {
@@ -122,12 +210,12 @@ pub(crate) fn check(node: &str, header: &BatchHeader, lines: &[u8]) -> Result<He
         if head.events > header.events {
             break;
         }
-        for origin in event.readings.iter().map(|reading| reading.origin).chain([event.origin]) {
-            head.widen(origin);
+        head.widen(event.origin);
+        for reading in event.readings {
+            head.widen(reading.origin);
+            resources.add(reading.resource_name);
         }
-        if !head.devices.contains(&*event.device_name) {
-            head.devices.insert(event.device_name.into_owned());
-        }
+        devices.add(event.device_name);
     }
     if head.events != header.events {
         return Err(malformed(
@@ -135,6 +223,7 @@ pub(crate) fn check(node: &str, header: &BatchHeader, lines: &[u8]) -> Result<He
             format!("the header promises {} events, the body has {}", header.events, event_lines(lines).count()),
         ));
     }
+    (head.devices, head.resources) = (devices.list, resources.list);
     Ok(head)
 }
 
@@ -145,16 +234,22 @@ fn check_header(header: &BatchHeader) -> Result<(), BatchError> {
     if header.export.is_empty() || header.export.len() > EXPORT_BYTES_MAX {
         return Err(malformed(1, format!("export must have 1 to {EXPORT_BYTES_MAX} bytes")));
     }
-    if header.epoch.is_empty() || header.epoch.len() > 64 {
-        return Err(malformed(1, "epoch must have 1 to 64 bytes"));
+    if header.epoch.is_empty() || header.epoch.len() > EPOCH_BYTES_MAX {
+        return Err(malformed(1, format!("epoch must have 1 to {EPOCH_BYTES_MAX} bytes")));
     }
     if header.events > BATCH_EVENTS_MAX {
         return Err(malformed(1, format!("{} events are more than {BATCH_EVENTS_MAX}", header.events)));
+    }
+    if header.to > OFFSET_MAX {
+        return Err(malformed(1, format!("`to` is {}; no journal numbers beyond {OFFSET_MAX}", header.to)));
     }
     let records = header.to.checked_sub(header.from).filter(|records| *records > 0);
     let Some(records) = records else {
         return Err(malformed(1, format!("`to` ({}) must be larger than `from` ({})", header.to, header.from)));
     };
+    if records > BATCH_RECORDS_MAX {
+        return Err(malformed(1, format!("`from` to `to` are {records} records, more than {BATCH_RECORDS_MAX}")));
+    }
     if header.events as u64 > records || header.lost > records - header.events as u64 {
         return Err(malformed(1, "events and lost together are more than the records from `from` to `to`"));
     }
@@ -172,7 +267,7 @@ impl Head {
         self.span = Some((first.min(origin), last.max(origin)));
     }
 
-    /// What stands before the lines in the journal.
+    /// What precedes the lines in the journal.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let head = serde_json::to_vec(self).expect("a batch head holds text and numbers only");
         let mut bytes = Vec::with_capacity(5 + head.len());
@@ -182,15 +277,36 @@ impl Head {
         bytes
     }
 
+    /// Whether a record is a batch, of whichever version.
+    pub(crate) fn is_batch(record: &[u8]) -> bool {
+        matches!(record.first(), Some(&(VERSION_1 | VERSION)))
+    }
+
     /// Splits a stored batch; `None` for a record of another version or form.
     pub(crate) fn decode(record: &Bytes) -> Option<(Self, Bytes)> {
         let (&version, rest) = record.split_first()?;
         let (len, rest) = rest.split_first_chunk()?;
         let len = u32::from_le_bytes(*len) as usize;
-        if version != VERSION {
-            return None;
-        }
-        let head = serde_json::from_slice(rest.get(..len)?).ok()?;
+        let text = rest.get(..len)?;
+        let head = match version {
+            VERSION_1 => Self::from(serde_json::from_slice::<HeadV1>(text).ok()?),
+            VERSION => serde_json::from_slice(text).ok()?,
+            _ => return None,
+        };
         Some((head, record.slice(5 + len..)))
+    }
+
+    /// Brings numbers within their bounds and says whether it had to: before there were any, a batch could claim to have
+    /// lost more records than there are numbers.
+    pub(crate) fn clamp(&mut self) -> bool {
+        let records = self.to.saturating_sub(self.from);
+        let lost_max = records.saturating_sub(self.events as u64).min(BATCH_RECORDS_MAX);
+        let is_implausible = self.to > OFFSET_MAX || records > BATCH_RECORDS_MAX || self.lost > lost_max;
+        self.lost = self.lost.min(lost_max);
+        if is_implausible && records > BATCH_RECORDS_MAX {
+            // Nothing of such a header deserves belief.
+            self.lost = 0;
+        }
+        is_implausible
     }
 }

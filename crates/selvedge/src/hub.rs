@@ -6,26 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use base_http::{Body, Listener, Ports, ReadBodyError, ServerTls};
+use base_http::{Listener, Ports, PortsError, ServerTls};
 use base_pki::{Ca, IssueRequest, San, Usage};
-use bytes::Bytes;
-use futures::future::BoxFuture;
-use http::{Request, Response, StatusCode};
 use hub_controllers::runtime::StoreReader;
 use hub_controllers::{Authorities, Controllers, ControllersConfig, NamePolicy};
-use hub_telemetry::http::RequestError;
+use hub_telemetry::routes::TelemetryRoutes;
 use hub_telemetry::{Telemetry, TelemetryOptions};
-use machinery_server::{
-    DirectTls, Extension, Identity, PodRuntimeClass, RequestBody, Server, ServerConfig, StandardAuthorizer,
-};
+use machinery_server::{DirectTls, Identity, PodRuntimeClass, Server, ServerConfig, StandardAuthorizer};
 use machinery_store::{Store, StoreOptions};
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::config::HubConfig;
 use crate::paths::DataDir;
+use crate::telemetry::{self, Assignments, Conflicts, TelemetryExtension};
 
 /// Certificates of the hub itself are made anew at each start and half-way through their life.
 const CERTIFICATE_VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -42,7 +37,7 @@ pub struct Hub {
     pub telemetry: Telemetry,
     controllers: Controllers,
     serving: JoinHandle<()>,
-    upkeep: [JoinHandle<()>; 2],
+    upkeep: [JoinHandle<()>; 4],
     _lock: base_fs::DirLock,
 }
 
@@ -69,7 +64,16 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
 
     let store = open_store(data_dir.hub().join("store")).await?;
     let telemetry_dir = data_dir.hub().join("telemetry");
-    let options = TelemetryOptions { bytes_max: config.telemetry_bytes_max, ..TelemetryOptions::default() };
+    let assignments = Arc::new(Assignments::default());
+    let assigned_at = assignments.load(&store)?;
+    let following = tokio::spawn(assignments.clone().follow(store.clone(), assigned_at, shutdown.clone()));
+    let (observer, conflicts) = Conflicts::channel();
+    let options = TelemetryOptions {
+        bytes_max: config.telemetry_bytes_max,
+        assigned: assignments,
+        observer: Arc::new(observer),
+        ..TelemetryOptions::default()
+    };
     let telemetry = tokio::task::spawn_blocking(move || Telemetry::open(&telemetry_dir, options))
         .await?
         .context("failed to open the readings that were stored before")?;
@@ -79,12 +83,13 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
         authorizer: Arc::new(StandardAuthorizer),
         admission: vec![Box::new(PodRuntimeClass)],
         node_dialer: Arc::new(dialer),
-        extensions: vec![Arc::new(TelemetryRoutes::new(telemetry.clone()))],
+        extensions: vec![Arc::new(TelemetryExtension(TelemetryRoutes::new(telemetry.clone())))],
         address: format!("127.0.0.1:{port}"),
         metrics: base_observe::Metrics::new(),
         shutdown: shutdown.clone(),
     })?;
     let client = kube::Client::new(server.in_process(Identity::controllers()), "default");
+    let conflicts = tokio::spawn(telemetry::write_conflicts(conflicts, client.clone()));
 
     // Controllers first: whoever can connect finds namespaces and our kinds.
     let controllers_config = ControllersConfig {
@@ -103,7 +108,10 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
     });
     let renewal = tokio::spawn(renew(tls.clone(), ca.clone(), names, shutdown.clone()));
     let serving = base_http::serve(listener.with_tls(tls), server, shutdown);
-    Ports::record(data_dir.path(), "hub-api", &address)?;
+    match Ports::record(data_dir.path(), "hub-api", &address) {
+        Err(PortsError::Write(error)) => unless_full(Err(error)).context("failed to record the ports")?,
+        recorded => recorded?,
+    }
     info!(%address, "The hub serves the Kubernetes API.");
     Ok(Hub {
         url,
@@ -112,7 +120,7 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
         telemetry,
         controllers,
         serving,
-        upkeep: [renewal, housekeeping],
+        upkeep: [renewal, housekeeping, following, conflicts],
         _lock: lock,
     })
 }
@@ -228,6 +236,8 @@ async fn renew(tls: ServerTls, ca: Arc<Ca>, names: Vec<San>, shutdown: Cancellat
 }
 
 /// The administrator's kubeconfig; kept as it is while it fits this hub.
+///
+/// A full disk must not keep a hub from starting: it is what people need in order to delete something.
 fn kubeconfig(data_dir: &DataDir, ca: &Ca, url: &str) -> Result<()> {
     let pki = data_dir.hub().join("pki");
     let (cert_path, key_path) = (pki.join("admin.crt"), pki.join("admin.key"));
@@ -240,90 +250,60 @@ fn kubeconfig(data_dir: &DataDir, ca: &Ca, url: &str) -> Result<()> {
         (Ok(cert), Ok(key)) if is_fresh(&cert) => (cert, key),
         _ => {
             let admin = issue(ca, "selvedge-admin", Usage::Client, &[])?;
-            base_pki::write_private(&key_path, admin.key_pem.as_bytes())?;
-            base_pki::write_public(&cert_path, admin.cert_pem.as_bytes())?;
+            let written = base_pki::write_private(&key_path, admin.key_pem.as_bytes())
+                .and_then(|()| base_pki::write_public(&cert_path, admin.cert_pem.as_bytes()));
+            unless_full(written)?;
             (admin.cert_pem, admin.key_pem)
         }
     };
-    let text = base_pki::kubeconfig(url, ca.cert_pem(), &cert, &key);
-    base_pki::write_private(&data_dir.kubeconfig(), text.as_bytes()).context("failed to write the kubeconfig")
+    let (path, text) = (data_dir.kubeconfig(), base_pki::kubeconfig(url, ca.cert_pem(), &cert, &key));
+    if fs::read_to_string(&path).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    unless_full(base_pki::write_private(&path, text.as_bytes())).context("failed to write the kubeconfig")
 }
 
-/// Telemetry on the API's port, with the API's identities.
-struct TelemetryRoutes {
-    telemetry: Telemetry,
-    slots: Arc<Semaphore>,
-}
-
-/// A batch and its record are 8 MiB at most: when a thousand nodes come back at once, most are asked to come again.
-const BATCHES_IN_FLIGHT_MAX: usize = 32;
-
-impl TelemetryRoutes {
-    fn new(telemetry: Telemetry) -> Self {
-        Self { telemetry, slots: Arc::new(Semaphore::new(BATCHES_IN_FLIGHT_MAX)) }
+/// Continues with a warning when there is no space for a file that the next start can write as well.
+fn unless_full(written: Result<(), base_pki::WriteFileError>) -> Result<()> {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    match written {
+        Err(error) if matches!(error.source.kind(), StorageFull | QuotaExceeded) => {
+            warn!(error = %base_observe::Chain(&error), "The disk is full; the hub starts without writing this file.");
+            Ok(())
+        }
+        other => Ok(other?),
     }
 }
 
-impl Extension for TelemetryRoutes {
-    fn prefix(&self) -> &'static str {
-        "/telemetry/"
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_kubeconfig_is_written_when_it_changes_and_not_at_every_start() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let data_dir = DataDir::new(Some(dir.path().to_owned())).expect("a data directory");
+        let ca = authority(&data_dir.hub().join("pki")).expect("a new CA");
+        let start = |url: &str| {
+            kubeconfig(&data_dir, &ca, url).expect("space");
+            // Replacing a file gives it another inode.
+            fs::metadata(data_dir.kubeconfig()).expect("a kubeconfig").ino()
+        };
+        let first = start("https://127.0.0.1:6443");
+        assert_eq!(start("https://127.0.0.1:6443"), first);
+        assert_ne!(start("https://127.0.0.1:6444"), first);
+        assert!(fs::read_to_string(data_dir.kubeconfig()).expect("a kubeconfig").contains("https://127.0.0.1:6444"));
     }
 
-    fn call<'a>(&'a self, request: Request<RequestBody>, identity: &'a Identity) -> BoxFuture<'a, Response<Body>> {
-        Box::pin(async move {
-            let Ok(slot) = self.slots.clone().try_acquire_owned() else {
-                return refusal(StatusCode::TOO_MANY_REQUESTS, "the hub takes in as much as it can; try again");
-            };
-            let (parts, body) = request.into_parts();
-            let body = match base_http::read_body(body, api_edge::telemetry::BATCH_BYTES_MAX).await {
-                Ok(body) => body,
-                Err(error) => return refusal(status_of_body(&error), &error.to_string()),
-            };
-            let (telemetry, identity) = (self.telemetry.clone(), identity.clone());
-            let answered = tokio::task::spawn_blocking(move || {
-                let _slot = slot;
-                hub_telemetry::http::handle(&telemetry, &parts, &identity.user, &identity.groups, &body)
-            });
-            match answered.await {
-                Ok(Ok(response)) => response.map(|bytes: Bytes| Body::from(bytes)),
-                Ok(Err(error)) => {
-                    if let RequestError::Internal(_) | RequestError::Full(_) = &error {
-                        error!(error = %base_observe::Chain(&error), "Failed to serve telemetry.");
-                    }
-                    refusal(status_of(&error), &error.to_string())
-                }
-                Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-            }
-        })
+    #[test]
+    fn only_a_full_disk_is_put_up_with() {
+        let failed = |kind: std::io::ErrorKind| {
+            unless_full(Err(base_pki::WriteFileError { path: "kubeconfig".into(), source: kind.into() }))
+        };
+        assert!(failed(std::io::ErrorKind::StorageFull).is_ok());
+        assert!(failed(std::io::ErrorKind::QuotaExceeded).is_ok());
+        assert!(failed(std::io::ErrorKind::PermissionDenied).is_err());
     }
-}
-
-fn status_of_body(error: &ReadBodyError) -> StatusCode {
-    match error {
-        ReadBodyError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        ReadBodyError::TooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
-        ReadBodyError::OverBudget(_) => StatusCode::TOO_MANY_REQUESTS,
-        ReadBodyError::Broken(_) => StatusCode::BAD_REQUEST,
-    }
-}
-
-fn status_of(error: &RequestError) -> StatusCode {
-    match error {
-        RequestError::NotFound(_) => StatusCode::NOT_FOUND,
-        RequestError::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-        RequestError::Forbidden(_) => StatusCode::FORBIDDEN,
-        RequestError::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        RequestError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-        RequestError::BadRequest(_) => StatusCode::BAD_REQUEST,
-        RequestError::Full(_) => StatusCode::INSUFFICIENT_STORAGE,
-        RequestError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
-
-fn refusal(status: StatusCode, message: &str) -> Response<Body> {
-    let body = serde_json::json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "message": message, "reason": status.canonical_reason().unwrap_or_default().replace(' ', ""), "code": status.as_u16(),
-    });
-    base_http::respond::json(status, &body)
 }

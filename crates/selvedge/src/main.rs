@@ -18,6 +18,8 @@ mod paths;
 mod reset;
 mod status;
 mod stop;
+#[cfg(feature = "hub")]
+mod telemetry;
 mod token;
 #[cfg(all(feature = "hub", feature = "node", feature = "edge"))]
 mod up;

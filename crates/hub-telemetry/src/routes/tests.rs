@@ -1,0 +1,116 @@
+//! What the hub's port promises to many senders at once.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use api_edge::telemetry::BATCH_CONTENT_TYPE;
+use futures::StreamExt as _;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::Frame;
+
+use super::*;
+use crate::{AssignedExports, TelemetryOptions};
+
+fn routes(dir: &Path, options: TelemetryOptions) -> Arc<TelemetryRoutes> {
+    Arc::new(TelemetryRoutes::new(Telemetry::open(dir, options).expect("a new store")))
+}
+
+fn batch(from: u64) -> Bytes {
+    let line = crate::tests::line("a", from as i64, &["count"]);
+    let header = crate::tests::header(from, from + 1, 1);
+    format!("{}\n{line}\n", serde_json::to_string(&header).expect("a header")).into()
+}
+
+fn post(body: RequestBody) -> Request<RequestBody> {
+    let request = Request::post(BATCHES_PATH).header(header::CONTENT_TYPE, BATCH_CONTENT_TYPE);
+    request.body(body).expect("a sound request")
+}
+
+fn whole(bytes: Bytes) -> RequestBody {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body that begins and never ends.
+fn stalled() -> RequestBody {
+    let first = futures::stream::iter([Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"{")))]);
+    StreamBody::new(first.chain(futures::stream::pending())).boxed_unsync()
+}
+
+async fn text(response: Response<Body>) -> (u16, String) {
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.expect("a body in memory").to_bytes();
+    (status, String::from_utf8_lossy(&body).into_owned())
+}
+
+async fn send(routes: &TelemetryRoutes, user: &str, body: RequestBody) -> (u16, String) {
+    text(routes.call(post(body), Sender { user, groups: &[] }).await).await
+}
+
+#[tokio::test]
+async fn bodies_of_one_node_that_do_not_come_hold_up_no_other_node() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let routes = routes(dir.path(), TelemetryOptions::default());
+    let stalled: Vec<_> = (0..SENDER_WAITING_MAX)
+        .map(|_| {
+            let routes = routes.clone();
+            tokio::spawn(async move { send(&routes, "system:node:gw-1", stalled()).await })
+        })
+        .collect();
+    while routes.senders.open.lock().expect("no panic").get("system:node:gw-1").is_none_or(|(n, _)| *n < stalled.len())
+    {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(send(&routes, "system:node:gw-2", whole(batch(0))).await.0, 200);
+    // The node itself is told, and not kept waiting for its own bodies.
+    let (status, message) = send(&routes, "system:node:gw-1", whole(batch(0))).await;
+    assert_eq!(status, 429, "{message}");
+    for task in stalled {
+        task.abort();
+        drop(task.await);
+    }
+    // What was held is given back, to the last entry.
+    assert!(routes.senders.open.lock().expect("no panic").is_empty());
+    assert_eq!(routes.bodies.bytes_held(), 0);
+    assert_eq!(send(&routes, "system:node:gw-1", whole(batch(0))).await.0, 200);
+}
+
+#[tokio::test]
+async fn many_nodes_at_once_all_have_their_turn() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let routes = routes(dir.path(), TelemetryOptions::default());
+    let senders = (0..4 * BATCHES_IN_FLIGHT_MAX).map(|node| {
+        let routes = routes.clone();
+        tokio::spawn(async move { send(&routes, &format!("system:node:gw-{node}"), whole(batch(0))).await.0 })
+    });
+    for sender in senders.collect::<Vec<_>>() {
+        assert_eq!(sender.await.expect("no panic"), 200);
+    }
+}
+
+struct Nothing;
+
+impl AssignedExports for Nothing {
+    fn is_assigned(&self, _node: &str, _export: &str) -> bool {
+        false
+    }
+}
+
+#[tokio::test]
+async fn an_export_that_is_not_assigned_is_rejected_in_a_way_that_is_tried_again() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let routes = routes(dir.path(), TelemetryOptions { assigned: Arc::new(Nothing), ..TelemetryOptions::default() });
+    let (status, message) = send(&routes, "system:node:gw-1", whole(batch(0))).await;
+    // 400, 413 and 422 would make the node leave the events out for good (`judge` in edge-runtime).
+    assert_eq!(status, 403);
+    let message: serde_json::Value = serde_json::from_str(&message).expect("a Status");
+    let message = message["message"].as_str().expect("a text");
+    assert!(message.contains("export default/all is not assigned to node gw-1"), "{message}");
+}
+
+#[tokio::test]
+async fn who_may_not_send_is_rejected_before_the_body_is_read() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let routes = routes(dir.path(), TelemetryOptions::default());
+    assert_eq!(send(&routes, "bob", stalled()).await.0, 403);
+    assert_eq!(send(&routes, "system:node:gw-1", whole(Bytes::from(vec![b' '; BATCH_BYTES_MAX + 1]))).await.0, 413);
+}
