@@ -31,7 +31,6 @@ fn a_pod_of_a_node_that_is_not_there_is_collected() -> Result<()> {
 }
 
 #[test]
-#[ignore = "fault 4.9: not mended yet"]
 fn a_batch_is_recognised_however_many_epochs_came_between() -> Result<()> {
     let target = Target::start()?;
     let node = target.node("gw-1")?;
@@ -50,7 +49,6 @@ fn a_batch_is_recognised_however_many_epochs_came_between() -> Result<()> {
 }
 
 #[test]
-#[ignore = "fault 4.10: not mended yet"]
 fn other_data_for_the_same_range_is_not_dropped_in_silence() -> Result<()> {
     let target = Target::start()?;
     let node = target.node("gw-1")?;
@@ -64,7 +62,6 @@ fn other_data_for_the_same_range_is_not_dropped_in_silence() -> Result<()> {
 }
 
 #[test]
-#[ignore = "fault 4.12: not mended yet"]
 fn a_batch_does_not_count_beyond_reason() -> Result<()> {
     let mut target = Target::start()?;
     let node = target.node("gw-1")?;
@@ -87,7 +84,6 @@ fn a_batch_does_not_count_beyond_reason() -> Result<()> {
 }
 
 #[test]
-#[ignore = "fault 4.11: not mended yet"]
 fn one_chatty_node_does_not_push_anothers_readings_out() -> Result<()> {
     hollow::lift_descriptor_limit();
     let mut target = Target::start()?;

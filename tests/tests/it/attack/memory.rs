@@ -162,7 +162,6 @@ pub(super) fn export_everything(target: &Target, node: &str) -> Result<()> {
 }
 
 #[test]
-#[ignore = "fault 3.5: not mended yet"]
 fn device_names_of_one_node_are_not_kept_for_ever() -> Result<()> {
     let mut target = Target::start()?;
     let thief = target.node("gw-1")?;
