@@ -70,7 +70,7 @@ impl Reader for StoreReader {
             async move {
                 let batch = follow.next().await?;
                 if let Some(mut revision) = revision {
-                    let reached = follow.position.0;
+                    let reached = follow.newest;
                     // An error means that the hub is stopping.
                     revision.wait_for(|indexed| indexed.is_some_and(|indexed| indexed >= reached)).await.ok()?;
                 }
@@ -105,11 +105,14 @@ struct Follow {
     kind: Kind,
     watch: Option<Watch>,
     position: Revision,
+    /// The newest change of the kind that was seen. Smaller than `position` where other kinds have changed since, and the
+    /// one to wait for: nothing tells that a kind has *not* changed.
+    newest: u64,
 }
 
 impl Follow {
     fn new(store: Store, kind: Kind) -> Self {
-        Self { store, kind, watch: None, position: Revision(0) }
+        Self { store, kind, watch: None, position: Revision(0), newest: 0 }
     }
 
     /// The next events, at least one; `None` when the store is closed.
@@ -121,6 +124,7 @@ impl Follow {
                 if let Ok(watch) = self.store.watch(self.kind.store_key(), revision) {
                     self.watch = Some(watch);
                     self.position = revision;
+                    self.newest = items.iter().map(ObjectRef::revision).max().unwrap_or_default();
                     return Some(vec![Event::Listed(self.kind, items.into())]);
                 }
                 tokio::task::yield_now().await;
@@ -129,6 +133,7 @@ impl Follow {
             match watch.next().await {
                 Ok(batch) => {
                     self.position = batch.revision;
+                    self.newest = batch.changes.last().map_or(self.newest, |change| change.revision.0);
                     let kind = self.kind;
                     let changes = batch.changes.iter().map(|change| {
                         let is_deleted = change.kind == machinery_store::ChangeKind::Delete;

@@ -1,0 +1,252 @@
+//! DaemonSets over the embedded API.
+
+use std::sync::atomic::Ordering;
+
+use hub_controllers::kinds::Kind;
+use serde_json::{Value, json};
+
+use crate::hub::{Hub, Source, daemon_set, name_of};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_set_follows_the_labels_of_nodes() {
+    let hub = Hub::start().await;
+    hub.node("gw-1", json!({"selvedge.dev/role": "gateway"})).await;
+    hub.node("gw-2", json!({})).await;
+    // One of which every pod is rejected comes before the good one in every list.
+    hub.make(Kind::DaemonSet, daemon_set("a-rejected")).await;
+    hub.make(Kind::DaemonSet, daemon_set("agent")).await;
+    let pods = hub.pods("default", 1).await;
+    assert_eq!(pods[0]["spec"]["nodeName"], "gw-1");
+    assert_eq!(pods[0]["metadata"]["ownerReferences"][0]["name"], "agent");
+
+    let role = |role: Value| json!({"metadata": {"labels": {"selvedge.dev/role": role}}});
+    hub.admin.merge(Kind::Node, ("", "gw-2"), &role("gateway".into())).await.expect("the node takes a label");
+    hub.pods("default", 2).await;
+    hub.eventually(Kind::DaemonSet, ("default", "agent"), |set| {
+        set.is_some_and(|set| set["status"]["desiredNumberScheduled"] == 2)
+    })
+    .await;
+    hub.admin.merge(Kind::Node, ("", "gw-1"), &role(Value::Null)).await.expect("the label goes");
+    let pods = hub.pods("default", 1).await;
+    assert_eq!(pods[0]["spec"]["nodeName"], "gw-2");
+    hub.kubelet_ends_pods("default").await;
+
+    let set =
+        hub.admin.get_now(Kind::DaemonSet, ("default", "agent")).await.expect("the API answers").expect("it is there");
+    hub.admin.delete(Kind::DaemonSet, &set, None).await.expect("the API deletes it");
+    hub.pods("default", 0).await;
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_template_replaces_pods_one_after_the_other() {
+    let hub = Hub::start().await;
+    for node in ["gw-1", "gw-2"] {
+        hub.node(node, json!({"selvedge.dev/role": "gateway"})).await;
+    }
+    hub.make(Kind::DaemonSet, daemon_set("agent")).await;
+    let ready = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+    for pod in hub.pods("default", 2).await {
+        let name = pod["metadata"]["name"].as_str().expect("it has a name");
+        hub.admin.merge_status(Kind::Pod, ("default", name), &ready).await.expect("the API takes the status");
+    }
+    hub.eventually(Kind::DaemonSet, ("default", "agent"), |set| {
+        set.is_some_and(|set| set["status"]["numberReady"] == 2)
+    })
+    .await;
+    let patch = json!({"spec": {"template": {"metadata": {"annotations": {"new": "yes"}}}}});
+    hub.admin.merge(Kind::DaemonSet, ("default", "agent"), &patch).await.expect("the API takes the template");
+    hub.pods("default", 1).await;
+    hub.kubelet_ends_pods("default").await;
+    let pods = hub.pods("default", 2).await;
+    assert_eq!(pods.iter().filter(|pod| pod["metadata"]["annotations"]["new"] == "yes").count(), 1);
+    hub.eventually(Kind::DaemonSet, ("default", "agent"), |set| {
+        set.is_some_and(|set| set["status"]["updatedNumberScheduled"] == 1 && set["status"]["observedGeneration"] == 2)
+    })
+    .await;
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_watches_a_daemon_set_follows_the_labels_of_nodes_as_well() {
+    let mut hub = Hub::without_controllers().await;
+    hub.start_controllers(Source::Watches).await;
+    hub.gateways(&["gw-1", "gw-2"]).await;
+    hub.make(Kind::DaemonSet, daemon_set("agent")).await;
+    let pods = hub.pods("default", 2).await;
+    hub.make_ready(&pods).await;
+    hub.set_with("agent", |set| set["status"]["numberAvailable"] == 2).await;
+    let set = hub.set_with("agent", |_| true).await;
+    hub.admin.delete(Kind::DaemonSet, &set, None).await.expect("the API deletes it");
+    hub.pods("default", 0).await;
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orphans_are_adopted_by_a_set_of_the_same_name() {
+    let hub = Hub::start().await;
+    hub.gateways(&["gw-1"]).await;
+    let set = hub.make(Kind::DaemonSet, daemon_set("agent")).await;
+    let pod = hub.pods("default", 1).await.remove(0);
+    // What `--cascade=orphan` leaves: the set goes, its dependents lose their owner.
+    for kind in [Kind::Pod, Kind::ControllerRevision] {
+        for object in hub.admin.list_now(kind, "default").await.expect("the API lists") {
+            let patch = json!({"metadata": {"ownerReferences": null}});
+            hub.admin.merge(kind, ("default", name_of(&object)), &patch).await.expect("the API takes it");
+        }
+        if kind == Kind::Pod {
+            hub.admin.delete(Kind::DaemonSet, &set, None).await.expect("the API deletes it");
+        }
+    }
+    hub.eventually(Kind::DaemonSet, ("default", "agent"), |set| set.is_none()).await;
+    let again = hub.make(Kind::DaemonSet, daemon_set("agent")).await;
+    let adopted = hub
+        .eventually(Kind::Pod, ("default", name_of(&pod)), |pod| {
+            pod.is_some_and(|pod| pod["metadata"]["ownerReferences"][0]["uid"] == again["metadata"]["uid"])
+        })
+        .await;
+    assert_eq!(adopted["metadata"]["uid"], pod["metadata"]["uid"]);
+    let is_whole =
+        |set: &Value| set["status"]["updatedNumberScheduled"] == 1 && set["status"]["currentNumberScheduled"] == 1;
+    hub.set_with("agent", is_whole).await;
+    hub.settled().await;
+    hub.pods("default", 1).await;
+    hub.admin.delete(Kind::DaemonSet, &again, None).await.expect("the API deletes it");
+    hub.pods("default", 0).await;
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_whose_labels_match_no_more_is_released_and_replaced() {
+    let hub = Hub::start().await;
+    hub.gateways(&["gw-1"]).await;
+    hub.make(Kind::DaemonSet, daemon_set("agent")).await;
+    let pod = hub.pods("default", 1).await.remove(0);
+    let patch = json!({"metadata": {"labels": {"app": "debugged"}}});
+    hub.admin.merge(Kind::Pod, ("default", name_of(&pod)), &patch).await.expect("the API takes the label");
+    let released = hub
+        .eventually(Kind::Pod, ("default", name_of(&pod)), |pod| {
+            pod.is_some_and(|pod| pod["metadata"]["ownerReferences"].as_array().is_none_or(Vec::is_empty))
+        })
+        .await;
+    assert!(released["metadata"]["deletionTimestamp"].is_null());
+    // The name is taken by what is a stranger now: the replacement has another.
+    let pods = hub.pods("default", 2).await;
+    assert_eq!(pods.iter().filter(|pod| pod["metadata"]["labels"]["app"] == "agent").count(), 1);
+    hub.event_of("agent", "FailedCreate").await;
+    let set = hub.set_with("agent", |set| set["status"]["currentNumberScheduled"] == 1).await;
+    assert_eq!(set["status"]["collisionCount"], 1);
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_is_available_when_it_was_ready_for_long_enough() {
+    let hub = Hub::start().await;
+    hub.gateways(&["gw-1", "gw-2"]).await;
+    let mut set = daemon_set("agent");
+    set["spec"]["minReadySeconds"] = json!(3);
+    hub.make(Kind::DaemonSet, set).await;
+    let pods = hub.pods("default", 2).await;
+    hub.make_ready(&pods).await;
+    let young = hub.set_with("agent", |set| set["status"]["numberReady"] == 2).await;
+    assert_eq!((&young["status"]["numberAvailable"], &young["status"]["numberUnavailable"]), (&json!(0), &json!(2)));
+    // Nothing changes any more: the controller looks again by itself.
+    hub.set_with("agent", |set| set["status"]["numberAvailable"] == 2).await;
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_surge_brings_the_new_pod_up_before_the_old_one_goes() {
+    let hub = Hub::start().await;
+    hub.gateways(&["gw-1", "gw-2"]).await;
+    let mut set = daemon_set("agent");
+    set["spec"]["updateStrategy"] = json!({"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}});
+    hub.make(Kind::DaemonSet, set).await;
+    let old = hub.pods("default", 2).await;
+    hub.make_ready(&old).await;
+    hub.set_with("agent", |set| set["status"]["numberAvailable"] == 2).await;
+    hub.new_template("agent").await;
+    for _ in 0..2 {
+        let pods = hub.pods("default", 3).await;
+        hub.settled().await;
+        let new: Vec<Value> = pods.into_iter().filter(|pod| pod["status"]["phase"] == "Pending").collect();
+        assert_eq!(new.len(), 1, "one node surges at a time");
+        hub.make_ready(&new).await;
+        hub.eventually(Kind::Pod, ("default", name_of(&new[0])), |pod| {
+            pod.is_some_and(|pod| pod["status"]["phase"] == "Running")
+        })
+        .await;
+        // The old pod of that node is told to end; the next node's turn comes with it.
+        hub.settled().await;
+        hub.kubelet_ends_pods("default").await;
+    }
+    hub.set_with("agent", |set| set["status"]["updatedNumberScheduled"] == 2).await;
+    let pods = hub.pods("default", 2).await;
+    assert!(pods.iter().all(|pod| pod["metadata"]["annotations"]["new"] == "yes"));
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_default_that_a_new_version_adds_rolls_nothing() {
+    let mut hub = Hub::without_controllers().await;
+    hub.gateways(&["gw-1"]).await;
+    let set = hub.make(Kind::DaemonSet, daemon_set("agent")).await;
+    // What an earlier version left, whose API did not know `dnsPolicy` yet.
+    let mut template = set["spec"]["template"].clone();
+    assert!(template["spec"].as_object_mut().expect("it is one").remove("dnsPolicy").is_some());
+    template["$patch"] = json!("replace");
+    let owner = json!([{
+        "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "agent", "uid": set["metadata"]["uid"], "controller": true,
+    }]);
+    let labels = json!({"app": "agent", "controller-revision-hash": "earlier"});
+    let revision = json!({
+        "metadata": {"name": "agent-earlier", "namespace": "default", "labels": labels, "ownerReferences": owner},
+        "data": {"spec": {"template": template}}, "revision": 1,
+    });
+    hub.make(Kind::ControllerRevision, revision).await;
+    let mut spec = set["spec"]["template"]["spec"].clone();
+    spec["nodeName"] = json!("gw-1");
+    let pod = json!({
+        "metadata": {"name": "agent-x", "namespace": "default", "labels": labels, "ownerReferences": owner}, "spec": spec,
+    });
+    hub.make(Kind::Pod, pod).await;
+    hub.start_controllers(Source::Store).await;
+    hub.set_with("agent", |set| set["status"]["updatedNumberScheduled"] == 1).await;
+    let pods = hub.pods("default", 1).await;
+    assert_eq!(name_of(&pods[0]), "agent-x");
+    let revisions = hub.admin.list_now(Kind::ControllerRevision, "default").await.expect("the API lists");
+    assert_eq!(revisions.iter().map(name_of).collect::<Vec<_>>(), ["agent-earlier"]);
+    // What somebody means is a change nevertheless.
+    hub.new_template("agent").await;
+    hub.set_with("agent", |set| set["status"]["updatedNumberScheduled"] == 0).await;
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_set_creates_in_batches_and_holds_up_nobody() {
+    const NODES: usize = 1000;
+    let hub = Hub::start().await;
+    for node in 0..NODES {
+        let only = if node == 0 { "yes" } else { "no" };
+        hub.node(&format!("gw-{node}"), json!({"selvedge.dev/role": "gateway", "only": only})).await;
+    }
+    hub.make(Kind::DaemonSet, daemon_set("large")).await;
+    let mut small = daemon_set("small");
+    small["spec"]["template"]["spec"]["nodeSelector"] = json!({"only": "yes"});
+    hub.make(Kind::DaemonSet, small).await;
+    hub.set_with("small", |set| set["status"]["currentNumberScheduled"] == 1).await;
+    let pods = hub.pods("default", NODES + 1).await;
+    let revision = |pod: &Value| -> u64 {
+        pod["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).expect("a number")
+    };
+    let small = pods.iter().find(|pod| pod["metadata"]["labels"]["app"] == "small").map(revision).expect("it is there");
+    let last = pods.iter().map(revision).max().expect("there are pods");
+    assert!(small < last, "the small set did not wait for the large one");
+    let most = hub.in_flight.1.load(Ordering::SeqCst);
+    assert!((2..=251).contains(&most), "{most} in flight");
+    // Each node has one, though the set was looked at many times.
+    let nodes: std::collections::BTreeSet<&str> =
+        pods.iter().filter_map(|pod| pod["spec"]["nodeName"].as_str()).collect();
+    assert_eq!(nodes.len(), NODES);
+    hub.stop().await;
+}

@@ -1,0 +1,336 @@
+//! The controllers over the embedded API, in one process and without a socket: what they bring about, seen through the
+//! API as a person or a node would.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use hub_controllers::kinds::Kind;
+use serde_json::{Value, json};
+
+use crate::hub::{Hub, Source, condition, daemon_set, name_of};
+
+mod daemonsets;
+mod hub;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_was_there_before_other_kinds_changed_lists_at_once() {
+    use futures::StreamExt as _;
+    use hub_controllers::runtime::{Event, Reader as _, StoreReader};
+    let hub = Hub::without_controllers().await;
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let reader = StoreReader::start(hub.store.clone(), &shutdown);
+    let mut rules = reader.subscribe(Kind::Rule);
+    assert!(matches!(rules.next().await, Some(Event::Listed(Kind::Rule, _))));
+    // No rule changes, but the history goes on: a list that is made now is of a later revision.
+    hub.node("gw-1", json!({})).await;
+    let listed = tokio::time::timeout(std::time::Duration::from_secs(30), reader.subscribe(Kind::Rule).next()).await;
+    assert!(matches!(listed, Ok(Some(Event::Listed(Kind::Rule, _)))), "{listed:?}");
+    shutdown.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_hub_holds_what_every_cluster_has() {
+    let hub = Hub::start().await;
+    for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+        hub.eventually(Kind::ServiceAccount, (name, "default"), |account| account.is_some()).await;
+    }
+    hub.eventually(Kind::RuntimeClass, ("", "selvedge-wasm"), |class| class.is_some()).await;
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_gets_its_certificate_by_asking() {
+    let hub = Hub::start().await;
+    let bootstrapper = hub.as_user("system:bootstrap:abcdef", &["system:bootstrappers"]);
+    let key = base_pki::KeyPair::generate().expect("a key can be made");
+    let csr =
+        base_pki::make_csr(&key, "system:node:gw-1", &["system:nodes".to_owned()], &[]).expect("a CSR can be made");
+    let request = |name: &str, csr: &str| {
+        json!({
+            "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": name},
+            "spec": {
+                "request": BASE64.encode(csr), "signerName": "kubernetes.io/kube-apiserver-client-kubelet",
+                "usages": ["digital signature", "client auth"],
+            },
+        })
+    };
+    let kind = Kind::CertificateSigningRequest;
+    bootstrapper.create(kind, request("good", &csr)).await.expect("a bootstrapper may ask").expect("it is new");
+    let masters = base_pki::make_csr(&key, "system:node:gw-1", &["system:masters".to_owned()], &[]).expect("made");
+    bootstrapper.create(kind, request("greedy", &masters)).await.expect("a bootstrapper may ask").expect("it is new");
+
+    let signed = hub
+        .eventually(kind, ("", "good"), |request| {
+            request.is_some_and(|request| request["status"]["certificate"].is_string())
+        })
+        .await;
+    assert_eq!(condition(&signed, "Approved")["reason"], "AutoApproved");
+    let refused = hub
+        .eventually(kind, ("", "greedy"), |request| {
+            request.is_some_and(|request| condition(request, "Failed")["status"] == "True")
+        })
+        .await;
+    assert!(refused["status"]["certificate"].is_null());
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fleet_objects_reach_their_node_and_tell_how_they_fare() {
+    let hub = Hub::start().await;
+    hub.node("gw-1", json!({"site": "a"})).await;
+    let device = json!({
+        "metadata": {"name": "box", "namespace": "default"},
+        "spec": {"nodeName": "gw-1", "profileName": "host", "serviceName": "host"},
+    });
+    hub.make(Kind::Device, device).await;
+    hub.eventually(Kind::Device, ("default", "box"), |device| {
+        device.is_some_and(|device| condition(device, "Accepted")["reason"] == "ProfileNotFound")
+    })
+    .await;
+    let resource = json!({"name": "CPU", "properties": {"valueType": "Float64", "readWrite": "R"}});
+    hub.make(Kind::DeviceProfile, json!({"metadata": {"name": "host"}, "spec": {"deviceResources": [resource]}})).await;
+    let again = json!({
+        "metadata": {"name": "cpu", "namespace": "default"},
+        "spec": {"nodeSelector": {"site": "a"}, "sql": "SELECT CPU FROM host", "actions": [{"log": {}}]},
+    });
+    hub.make(Kind::Rule, again.clone()).await;
+    let assignment = hub
+        .eventually(Kind::NodeAssignment, ("", "gw-1"), |assignment| {
+            assignment.is_some_and(|one| one["spec"]["entries"].as_array().is_some_and(|entries| entries.len() == 3))
+        })
+        .await;
+    assert_eq!(assignment["metadata"]["labels"]["selvedge.dev/node"], "gw-1");
+    let kinds: Vec<&str> = assignment["spec"]["entries"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry["kind"].as_str())
+        .collect();
+    assert_eq!(kinds, ["DeviceProfile", "Device", "Rule"]);
+
+    let condition_of = |r#type: &str, status: &str, reason: &str| json!({"type": r#type, "status": status, "reason": reason, "message": "m"});
+    let told = json!({
+        "observedGeneration": assignment["metadata"]["generation"],
+        "entries": [
+            {"kind": "Device", "namespace": "default", "name": "box", "generation": 1, "conditions": [
+                condition_of("Accepted", "True", "Accepted"), condition_of("Applied", "True", "Applied"),
+                condition_of("Ready", "True", "Running"),
+            ]},
+            {"kind": "Rule", "namespace": "default", "name": "cpu", "generation": 1, "conditions": [
+                condition_of("Accepted", "False", "SqlError"),
+            ]},
+        ],
+    });
+    hub.admin.merge_status(Kind::NodeAssignment, ("", "gw-1"), &told).await.expect("the API takes the status");
+    hub.eventually(Kind::Device, ("default", "box"), |device| {
+        device.is_some_and(|device| condition(device, "Ready")["status"] == "True" && device["status"]["applied"] == 1)
+    })
+    .await;
+    let rule = hub
+        .eventually(Kind::Rule, ("default", "cpu"), |rule| {
+            rule.is_some_and(|rule| condition(rule, "Accepted")["reason"] == "SqlError")
+        })
+        .await;
+    assert_eq!(condition(&rule, "Applied")["status"], "False");
+    assert_eq!(rule["status"]["failures"][0]["node"], "gw-1");
+
+    // What the node told of a rule does not count for its namesake.
+    hub.admin.delete(Kind::Rule, &rule, None).await.expect("the API deletes it");
+    hub.make(Kind::Rule, again).await;
+    hub.eventually(Kind::Rule, ("default", "cpu"), |rule| {
+        rule.is_some_and(|rule| {
+            condition(rule, "Accepted")["status"] == "True" && condition(rule, "Applied")["reason"] == "Waiting"
+        })
+    })
+    .await;
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_takes_its_content_along() {
+    let hub = Hub::start().await;
+    let namespace = hub.make(Kind::Namespace, json!({"metadata": {"name": "line-2"}})).await;
+    hub.eventually(Kind::ServiceAccount, ("line-2", "default"), |account| account.is_some()).await;
+    hub.make(Kind::ConfigMap, json!({"metadata": {"name": "c", "namespace": "line-2"}, "data": {"a": "b"}})).await;
+    hub.make(Kind::Rule, json!({"metadata": {"name": "r", "namespace": "line-2"}, "spec": {"sql": "SELECT 1 FROM s"}}))
+        .await;
+    hub.admin.delete(Kind::Namespace, &namespace, None).await.expect("the API deletes it");
+    hub.eventually(Kind::Namespace, ("", "line-2"), |namespace| namespace.is_none()).await;
+    assert!(hub.admin.get_now(Kind::Rule, ("line-2", "r")).await.expect("the API answers").is_none());
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_nobody_places_says_so() {
+    let hub = Hub::start().await;
+    let pod = json!({
+        "metadata": {"name": "alone", "namespace": "default"},
+        "spec": {"runtimeClassName": "selvedge-process", "containers": [{"name": "main", "image": "file:///bin/true"}]},
+    });
+    hub.eventually(Kind::ServiceAccount, ("default", "default"), |account| account.is_some()).await;
+    hub.make(Kind::Pod, pod).await;
+    hub.eventually(Kind::Pod, ("default", "alone"), |pod| {
+        pod.is_some_and(|pod| condition(pod, "PodScheduled")["reason"] == "NoScheduler")
+    })
+    .await;
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_writes_nothing_that_is_right_already() {
+    let mut hub = Hub::start().await;
+    hub.gateways(&["gw-1", "gw-2"]).await;
+    hub.make(Kind::DaemonSet, daemon_set("agent")).await;
+    let pods = hub.pods("default", 2).await;
+    hub.make_ready(&pods).await;
+    let resource = json!({"name": "CPU", "properties": {"valueType": "Float64", "readWrite": "R"}});
+    hub.make(Kind::DeviceProfile, json!({"metadata": {"name": "host"}, "spec": {"deviceResources": [resource]}})).await;
+    let device = json!({
+        "metadata": {"name": "box", "namespace": "default"},
+        "spec": {"nodeName": "gw-1", "profileName": "host", "serviceName": "host"},
+    });
+    hub.make(Kind::Device, device).await;
+    let rule = json!({"metadata": {"name": "r", "namespace": "default"}, "spec": {"sql": "SELECT CPU FROM host", "actions": [{"log": {}}]}});
+    hub.make(Kind::Rule, rule).await;
+    hub.set_with("agent", |set| set["status"]["numberAvailable"] == 2).await;
+    hub.eventually(Kind::NodeAssignment, ("", "gw-2"), |one| one.is_some()).await;
+    for source in [Source::Store, Source::Watches] {
+        hub.settled().await;
+        hub.stop_controllers().await;
+        let before = hub.store.current();
+        hub.start_controllers(source).await;
+        hub.settled().await;
+        assert_eq!(hub.store.current(), before);
+    }
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_says_what_holds_it() {
+    let hub = Hub::start().await;
+    let namespace = hub.make(Kind::Namespace, json!({"metadata": {"name": "line-2"}})).await;
+    hub.eventually(Kind::ServiceAccount, ("line-2", "default"), |account| account.is_some()).await;
+    let held = json!({"metadata": {"name": "c", "namespace": "line-2", "finalizers": ["x.io/mine"]}});
+    hub.make(Kind::ConfigMap, held).await;
+    hub.admin.delete(Kind::Namespace, &namespace, None).await.expect("the API deletes it");
+    let held = hub
+        .eventually(Kind::Namespace, ("", "line-2"), |namespace| {
+            namespace.is_some_and(|one| condition(one, "NamespaceFinalizersRemaining")["status"] == "True")
+        })
+        .await;
+    let message = condition(&held, "NamespaceContentRemaining")["message"].as_str().unwrap_or_default().to_owned();
+    assert!(message.contains("configmaps has 1 resource instances"), "{message}");
+    let patch = json!({"metadata": {"finalizers": null}});
+    hub.admin.merge(Kind::ConfigMap, ("line-2", "c"), &patch).await.expect("the API takes it");
+    hub.eventually(Kind::Namespace, ("", "line-2"), |namespace| namespace.is_none()).await;
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_lost_its_last_owner_goes() {
+    let hub = Hub::start().await;
+    let config = |name: &str, owners: &[&Value]| {
+        let owners: Vec<Value> = owners
+            .iter()
+            .map(|owner| json!({"apiVersion": "v1", "kind": "ConfigMap", "name": name_of(owner), "uid": owner["metadata"]["uid"]}))
+            .collect();
+        json!({"metadata": {"name": name, "namespace": "default", "ownerReferences": owners}})
+    };
+    let one = hub.make(Kind::ConfigMap, config("one", &[])).await;
+    let two = hub.make(Kind::ConfigMap, config("two", &[])).await;
+    hub.make(Kind::ConfigMap, config("of-one", &[&one])).await;
+    let both = hub.make(Kind::ConfigMap, config("of-both", &[&one, &two])).await;
+    hub.make(Kind::Secret, json!({"metadata": config("of-of-both", &[&both])["metadata"]})).await;
+    hub.settled().await;
+    hub.admin.delete(Kind::ConfigMap, &one, None).await.expect("the API deletes it");
+    hub.eventually(Kind::ConfigMap, ("default", "of-one"), |object| object.is_none()).await;
+    hub.eventually(Kind::ConfigMap, ("default", "of-both"), |object| {
+        object
+            .is_some_and(|object| object["metadata"]["ownerReferences"].as_array().is_some_and(|list| list.len() == 1))
+    })
+    .await;
+    hub.admin.delete(Kind::ConfigMap, &two, None).await.expect("the API deletes it");
+    hub.eventually(Kind::Secret, ("default", "of-of-both"), |object| object.is_none()).await;
+    // One that names an owner that never was goes too.
+    let mut ghost = one.clone();
+    ghost["metadata"]["uid"] = json!("00000000-0000-4000-8000-000000000000");
+    hub.make(Kind::ConfigMap, config("of-nobody", &[&ghost])).await;
+    hub.eventually(Kind::ConfigMap, ("default", "of-nobody"), |object| object.is_none()).await;
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_on_its_way_out_of_a_node_that_is_gone_goes() {
+    let hub = Hub::start().await;
+    hub.eventually(Kind::ServiceAccount, ("default", "default"), |account| account.is_some()).await;
+    let pod = json!({
+        "metadata": {"name": "lost", "namespace": "default"},
+        "spec": {
+            "nodeName": "nowhere", "runtimeClassName": "selvedge-process",
+            "containers": [{"name": "main", "image": "file:///bin/true"}],
+        },
+    });
+    let pod = hub.make(Kind::Pod, pod).await;
+    hub.admin.delete(Kind::Pod, &pod, None).await.expect("the API deletes it");
+    hub.eventually(Kind::Pod, ("default", "lost"), |pod| pod.is_none()).await;
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_serving_certificate_waits_for_the_nodes_addresses() {
+    let hub = Hub::start().await;
+    let node = hub.as_user("system:node:gw-1", &["system:nodes"]);
+    let key = base_pki::KeyPair::generate().expect("a key can be made");
+    let request = |name: &str, sans: &[&str]| {
+        let sans: Vec<base_pki::San> = sans.iter().map(|san| (*san).into()).collect();
+        let orgs = ["system:nodes".to_owned()];
+        let csr = base_pki::make_csr(&key, "system:node:gw-1", &orgs, &sans).expect("a CSR can be made");
+        json!({
+            "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": name},
+            "spec": {
+                "request": BASE64.encode(csr), "signerName": "kubernetes.io/kubelet-serving",
+                "usages": ["digital signature", "server auth"],
+            },
+        })
+    };
+    let kind = Kind::CertificateSigningRequest;
+    for (name, sans) in
+        [("good", ["gw-1", "10.0.0.7"]), ("greedy", ["gw-1", "10.0.0.1"]), ("hub", ["gw-1", "hub.example.com"])]
+    {
+        node.create(kind, request(name, &sans)).await.expect("a node may request").expect("it is new");
+    }
+    hub.eventually(kind, ("", "hub"), |one| one.is_some_and(|one| condition(one, "Failed")["status"] == "True")).await;
+    hub.settled().await;
+    let waiting = hub.admin.get_now(kind, ("", "good")).await.expect("the API responds").expect("it is there");
+    assert!(condition(&waiting, "Approved").is_null());
+    let addresses = json!([{"type": "InternalIP", "address": "10.0.0.7"}, {"type": "Hostname", "address": "gw-1"}]);
+    hub.make(Kind::Node, json!({"metadata": {"name": "gw-1"}, "status": {"addresses": addresses}})).await;
+    let signed =
+        hub.eventually(kind, ("", "good"), |one| one.is_some_and(|one| one["status"]["certificate"].is_string())).await;
+    let pem = BASE64.decode(signed["status"]["certificate"].as_str().unwrap_or_default()).expect("it is base64");
+    let pem = String::from_utf8(pem).expect("it is PEM");
+    assert!(base_pki::validity(&pem).is_ok());
+    hub.settled().await;
+    let greedy = hub.admin.get_now(kind, ("", "greedy")).await.expect("the API responds").expect("it is there");
+    assert!(condition(&greedy, "Approved").is_null(), "an address that the node has not is not the node's");
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_part_of_an_assignment_is_its_nodes_whatever_its_name() {
+    let mut hub = Hub::without_controllers().await;
+    let stolen =
+        json!({"metadata": {"name": "gw-1"}, "spec": {"nodeName": "another", "part": 1, "parts": 2, "entries": []}});
+    hub.make(Kind::NodeAssignment, stolen).await;
+    hub.node("another", json!({"site": "b"})).await;
+    hub.node("gw-1", json!({"site": "a"})).await;
+    let rule = json!({
+        "metadata": {"name": "r", "namespace": "default"},
+        "spec": {"nodeSelector": {"site": "a"}, "sql": "SELECT CPU FROM host", "actions": [{"log": {}}]},
+    });
+    hub.make(Kind::Rule, rule).await;
+    // A rule for the other node as well, so that its part is not superfluous but wanted under another name.
+    hub.start_controllers(Source::Store).await;
+    let event = hub.event_of("gw-1", "AssignmentNameTaken").await;
+    assert!(event["message"].as_str().is_some_and(|message| message.contains("another")), "{event}");
+    hub.stop().await;
+}
