@@ -6,15 +6,13 @@
 #![no_main]
 
 use std::cell::RefCell;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full};
 use libfuzzer_sys::fuzz_target;
-use machinery_server::{GROUP_NODES, Identity, NoNodes, PodRuntimeClass, Server, ServerConfig, StandardAuthorizer};
+use machinery_server::{GROUP_NODES, Identity, Server};
 use machinery_store::{Store, StoreOptions};
-use tokio_util::sync::CancellationToken;
 
 /// After so many inputs the hub begins anew, so that what one leaves behind explains little of what another does.
 const INPUTS_MAX: usize = 5_000;
@@ -28,16 +26,8 @@ struct Hub {
 impl Hub {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder for the hub");
-        let server = Server::new(ServerConfig {
-            store: Store::open(folder.path(), StoreOptions::default()).expect("a new store"),
-            authorizer: Arc::new(StandardAuthorizer),
-            admission: vec![Box::new(PodRuntimeClass)],
-            node_dialer: Arc::new(NoNodes),
-            extensions: Vec::new(),
-            address: "localhost:6443".to_owned(),
-            metrics: base_observe::Metrics::new(),
-            shutdown: CancellationToken::new(),
-        });
+        let store = Store::open(folder.path(), StoreOptions::default()).expect("a new store");
+        let server = Server::new(hub_policy::server_config(store, Vec::new()).0);
         Self { server: server.expect("a server over an empty store"), inputs: 0, _folder: folder }
     }
 }

@@ -6,7 +6,7 @@ use crate::{GROUP, VERSION};
 
 /// Every `CustomResourceDefinition` of the project.
 pub fn all() -> Vec<Value> {
-    vec![device_profiles(), devices(), streams(), rules(), exports(), node_assignments()]
+    vec![device_profiles(), devices(), streams(), rules(), exports(), node_assignments(), node_identities()]
 }
 
 /// What differs between our kinds.
@@ -236,6 +236,32 @@ fn any_object() -> Value {
 
 fn read_write() -> Value {
     json!({"type": "string", "enum": ["R", "W", "RW", "WR"], "description": "What may be done."})
+}
+
+fn node_identities() -> Value {
+    Crd {
+        kind: "NodeIdentity", singular: "nodeidentity", plural: "nodeidentities", short: "nid", namespaced: false,
+        description: "Which key may speak as a node. The hub keeps it; set state to Revoked to shut a stolen box out.",
+        spec: json!({"type": "object", "properties": {
+            "state": {"type": "string", "enum": ["Active", "Revoked"], "default": "Active", "description": "Whether any key may."},
+            "keys": {"type": "array", "maxItems": 2, "items": {"type": "string", "maxLength": 64}, "description": "SHA-256 of the public keys that may, the newest last; empty for a node whose first key will be bound."},
+            "generation": {"type": "integer", "format": "int64", "description": "How many boxes have borne the name."},
+            "registered": {"type": "boolean", "description": "Whether the key was used and the Node is there."},
+            "token": {"type": "string", "description": "Id of the bootstrap token with which it joined."},
+            "labels": {"type": "object", "additionalProperties": {"type": "string"}, "description": "Labels that its Node is created with, from the token."},
+            "reason": {"type": "string", "description": "Why it was revoked."},
+        }}),
+        status: None,
+        columns: json!([
+            {"name": "State", "type": "string", "jsonPath": ".spec.state"},
+            {"name": "Generation", "type": "integer", "jsonPath": ".spec.generation"},
+            {"name": "Token", "type": "string", "jsonPath": ".spec.token"},
+            {"name": "Key", "type": "string", "jsonPath": ".spec.keys[0]", "priority": 1},
+            {"name": "Reason", "type": "string", "jsonPath": ".spec.reason"},
+            age(),
+        ]),
+    }
+    .build()
 }
 
 fn conditions() -> Value {

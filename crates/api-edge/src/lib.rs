@@ -12,6 +12,7 @@ pub mod conditions;
 pub mod crds;
 pub mod edgex;
 pub mod go_duration;
+pub mod identity;
 pub mod ports;
 pub mod resources;
 pub mod status;

@@ -79,10 +79,16 @@ pub struct Issued {
 }
 
 impl Ca {
-    /// Makes a new authority named `name` (its common name).
+    /// Makes a new authority named `name` (its common name), valid from an hour ago.
     pub fn create(name: &str) -> Result<Self, PkiError> {
+        let now = SystemTime::now();
+        Self::create_valid(name, now - BACKDATE, now + CA_VALIDITY)
+    }
+
+    /// Makes a new authority that is valid between two moments: a hub whose clock may be wrong should not depend on it.
+    pub fn create_valid(name: &str, from: SystemTime, until: SystemTime) -> Result<Self, PkiError> {
         let key = KeyPair::generate()?;
-        let mut params = params(name, &[], &[], CA_VALIDITY)?;
+        let mut params = params(name, &[], &[], from, until)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages =
             vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
@@ -114,10 +120,15 @@ impl Ca {
         &self.key_pem
     }
 
-    /// Makes a key and a certificate for it.
+    /// Makes a key and a certificate for it, valid from now.
     pub fn sign(&self, request: &IssueRequest) -> Result<Issued, PkiError> {
+        self.sign_at(request, SystemTime::now())
+    }
+
+    /// As [`Self::sign`], at a moment that the caller names.
+    pub fn sign_at(&self, request: &IssueRequest, now: SystemTime) -> Result<Issued, PkiError> {
         let key = KeyPair::generate()?;
-        let mut params = params(&request.cn, &request.orgs, &request.sans, request.validity)?;
+        let mut params = params(&request.cn, &request.orgs, &request.sans, now - BACKDATE, now + request.validity)?;
         restrict(&mut params, request.usage);
         let cert = params
             .signed_by(&key.0, &self.issuer)
@@ -130,7 +141,8 @@ impl Ca {
     pub fn sign_csr(&self, csr_pem: &str, usage: Usage, validity: Duration) -> Result<String, PkiError> {
         let info = csr::parse_csr(csr_pem)?;
         let mut request = csr::rcgen_request(csr_pem)?;
-        let mut params = params(&info.cn, &info.orgs, &info.sans, validity)?;
+        let now = SystemTime::now();
+        let mut params = params(&info.cn, &info.orgs, &info.sans, now - BACKDATE, now + validity)?;
         restrict(&mut params, usage);
         request.params = params;
         let cert = request.signed_by(&self.issuer).map_err(|source| PkiError::Sign { cn: info.cn, source })?;
@@ -138,20 +150,20 @@ impl Ca {
     }
 }
 
-/// Certificate parameters, valid from a little before now.
+/// Certificate parameters, valid between two moments.
 pub(crate) fn params(
     cn: &str,
     orgs: &[String],
     sans: &[San],
-    validity: Duration,
+    from: SystemTime,
+    until: SystemTime,
 ) -> Result<CertificateParams, PkiError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = subject_name(cn, orgs)?;
     params.subject_alt_names = sans.iter().map(san_type).collect::<Result<_, _>>()?;
-    let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    params.not_before = epoch + now.saturating_sub(BACKDATE);
-    params.not_after = epoch + now + validity;
+    let since_epoch = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    params.not_before = rcgen::date_time_ymd(1970, 1, 1) + since_epoch(from);
+    params.not_after = rcgen::date_time_ymd(1970, 1, 1) + since_epoch(until);
     params.use_authority_key_identifier_extension = true;
     Ok(params)
 }

@@ -23,13 +23,16 @@ pub struct CsrInfo {
     pub orgs: Vec<String>,
     /// Names and addresses.
     pub sans: Vec<San>,
+    /// SHA-256 of the public key (its SubjectPublicKeyInfo), in lower-case hex.
+    pub key_sha256: String,
 }
 
 /// Makes a signing request for `key`, PEM.
 pub fn make_csr(key: &KeyPair, cn: &str, orgs: &[String], sans: &[San]) -> Result<String, PkiError> {
     let sign_error = |source| PkiError::Sign { cn: cn.to_owned(), source };
     // Validity is no part of a request; the authority decides it.
-    let mut params = params(cn, orgs, sans, std::time::Duration::ZERO)?;
+    let never = std::time::SystemTime::UNIX_EPOCH;
+    let mut params = params(cn, orgs, sans, never, never)?;
     params.use_authority_key_identifier_extension = false;
     params.serialize_request(&key.0).and_then(|request| request.pem()).map_err(sign_error)
 }
@@ -48,7 +51,8 @@ pub fn parse_csr(pem: &str) -> Result<CsrInfo, PkiError> {
             }
         }
     }
-    Ok(CsrInfo { cn, orgs, sans })
+    let key_sha256 = crate::fingerprint_of_der(request.certification_request_info.subject_pki.raw);
+    Ok(CsrInfo { cn, orgs, sans, key_sha256 })
 }
 
 /// The request as rcgen reads it; verifies its signature.

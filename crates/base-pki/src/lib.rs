@@ -106,6 +106,8 @@ pub struct ClientIdentity {
     pub user: String,
     /// The subject's organisations.
     pub groups: Vec<String>,
+    /// SHA-256 of the public key (its SubjectPublicKeyInfo), in lower-case hex: stays the same over renewals with one key.
+    pub key_sha256: String,
 }
 
 /// Reads who a client certificate (DER) speaks for. The caller has verified the chain already.
@@ -113,7 +115,7 @@ pub fn client_identity(cert_der: &[u8]) -> Result<ClientIdentity, PkiError> {
     let (_, cert) = x509_parser::certificate::X509Certificate::from_der(cert_der)
         .map_err(|error| PkiError::ParseCertificate { reason: error.to_string() })?;
     let subject = csr::subject(cert.subject());
-    Ok(ClientIdentity { user: subject.0, groups: subject.1 })
+    Ok(ClientIdentity { user: subject.0, groups: subject.1, key_sha256: fingerprint_of_der(cert.public_key().raw) })
 }
 
 /// First and last second (since 1970) in which the first certificate of a PEM text is valid.
@@ -133,6 +135,15 @@ pub fn ca_fingerprint(pem: &str) -> Result<String, PkiError> {
 pub fn fingerprint_of_der(der: &[u8]) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, der);
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Random bytes, for a key that is no key pair.
+pub fn random_bytes<const N: usize>() -> Result<[u8; N], PkiError> {
+    use ring::rand::SecureRandom as _;
+    let mut bytes = [0; N];
+    let filled = ring::rand::SystemRandom::new().fill(&mut bytes);
+    filled.map_err(|_| PkiError::GenerateKey(rcgen::Error::RingUnspecified))?;
+    Ok(bytes)
 }
 
 /// Every certificate of a PEM text, in order; at least one.

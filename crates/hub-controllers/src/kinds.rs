@@ -78,6 +78,7 @@ kinds! {
     Rule: "edge.selvedge.dev", "v1alpha1", "rules", true;
     Export: "edge.selvedge.dev", "v1alpha1", "exports", true;
     NodeAssignment: "edge.selvedge.dev", "v1alpha1", "nodeassignments", false;
+    NodeIdentity: "edge.selvedge.dev", "v1alpha1", "nodeidentities", false;
 }
 
 impl Kind {

@@ -40,6 +40,7 @@ mod csr;
 mod daemonsets;
 mod events;
 mod garbage;
+mod joining;
 pub mod kinds;
 mod namespaces;
 mod nodes;

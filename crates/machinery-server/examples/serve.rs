@@ -19,7 +19,7 @@ use tower::Service as _;
 
 use base_http::{Address, Listener, Ports, ServerTls};
 use base_pki::{Ca, IssueRequest, San, Usage};
-use machinery_server::{DirectTls, GROUP_MASTERS, Identity, PodRuntimeClass, Server, ServerConfig, StandardAuthorizer};
+use machinery_server::{DirectTls, GROUP_MASTERS, Identity, Server, ServerConfig};
 use machinery_store::{Store, StoreOptions};
 
 type AnyError = Box<dyn std::error::Error>;
@@ -56,14 +56,11 @@ async fn main() -> Result<(), AnyError> {
 
     let shutdown = CancellationToken::new();
     let server = Server::new(ServerConfig {
-        store: Store::open(&data_dir.join("store"), StoreOptions::default())?,
-        authorizer: Arc::new(StandardAuthorizer),
-        admission: vec![Box::new(PodRuntimeClass)],
         node_dialer: Arc::new(DirectTls::new(ca.cert_pem(), &admin.cert_pem, &admin.key_pem)?),
-        extensions: Vec::new(),
         address: listener.address().to_string(),
         metrics: base_observe::Metrics::new(),
         shutdown: shutdown.clone(),
+        ..ServerConfig::new(Store::open(&data_dir.join("store"), StoreOptions::default())?)
     })?;
     make_namespaces(&server).await?;
     let served = base_http::serve(listener.with_tls(tls), server, shutdown.clone());

@@ -1,7 +1,19 @@
-//! A last look at objects before they are stored: the server's own plug-ins and those of its user.
+//! A last look at objects before they are stored: plug-ins, in Kubernetes' two phases.
+//!
+//! ```text
+//! decode ─▶ prune ─▶ default ─▶ mutate (all plug-ins; once more when one changed something) ─▶ default ─▶ validate by
+//! schema ─▶ validate (all plug-ins) ─▶ store
+//! ```
+//!
+//! A change is computed anew when somebody else wrote the object in between, so plug-ins run inside the write and see the
+//! stored object as it is replaced. They decide at once and without I/O, from what they are handed and from the store.
+//! Webhooks, when they come, answer before that loop begins, under a deadline, and their answer is checked again by the
+//! plug-ins here, since what they were shown may have changed while they thought.
 
-use api_edge::{RUNTIME_CLASS_PROCESS, RUNTIME_CLASS_WASM};
+use std::cell::RefCell;
+
 use machinery_schema::{FieldError, ResourceInfo};
+use machinery_store::Store;
 use serde_json::Value;
 
 use crate::Identity;
@@ -15,12 +27,14 @@ pub enum Operation {
     Update,
     /// The removal of one.
     Delete,
+    /// A stream into one, such as `exec`; nothing is stored.
+    Connect,
 }
 
-/// What a plug-in is told.
-#[derive(Clone, Debug)]
+/// What a plug-in is handed beside the object.
+#[derive(Clone, Copy)]
 pub struct AdmissionRequest<'a> {
-    /// Create, update or delete.
+    /// Create, update, delete or connect.
     pub operation: Operation,
     /// The resource.
     pub info: &'a ResourceInfo,
@@ -30,135 +44,66 @@ pub struct AdmissionRequest<'a> {
     pub namespace: &'a str,
     /// Name.
     pub name: &'a str,
-    /// Who asks.
+    /// Who calls.
     pub identity: &'a Identity,
-    /// The object before the change.
+    /// The stored object before the change.
     pub old: Option<&'a Value>,
     /// Whether nothing will be stored.
     pub dry_run: bool,
+    /// Everything else that is stored.
+    pub store: &'a Store,
+    /// What the caller is to be warned of; see [`Self::warn`].
+    pub warnings: &'a RefCell<Vec<String>>,
 }
 
-/// Why a plug-in refuses.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
+impl AdmissionRequest<'_> {
+    /// Warns the caller: kubectl shows it, and the request continues.
+    pub fn warn(&self, warning: impl Into<String>) {
+        let (warning, mut warnings) = (warning.into(), self.warnings.borrow_mut());
+        // A plug-in may be asked twice.
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+
+    /// Group, plural name and subresource, to match on.
+    pub fn target(&self) -> (&str, &str, Option<&str>) {
+        (&self.info.group, &self.info.plural, self.subresource)
+    }
+}
+
+/// Why a plug-in rejects a request.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AdmissionError {
     /// The caller may not; `Forbidden`, with a sentence.
+    #[error("{0}")]
     Forbidden(String),
     /// The object is wrong; `Invalid`, with every wrong field.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Invalid(Vec<FieldError>),
+    /// The caller sends too much of this; `TooManyRequests`, with a sentence.
+    #[error("{0}")]
+    TooMany(String),
 }
 
-/// A plug-in. It may change the object, and it may refuse. It decides quickly, without I/O.
+/// A plug-in, for one phase or both. It decides quickly, without I/O.
 pub trait Admission: Send + Sync {
-    /// Looks at one request; for a delete, `object` is what will be gone and changes are without effect.
-    fn admit(&self, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), Refusal>;
-}
+    /// May change an object that is created or updated; answers whether it did, so that the others see the result once
+    /// more. It must be idempotent.
+    ///
+    /// # Errors
+    /// When the request is rejected.
+    fn mutate(&self, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<bool, AdmissionError> {
+        let _ = (request, object);
+        Ok(false)
+    }
 
-/// Refuses pods that no runtime of this version can run, saying why, instead of leaving them pending for ever.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PodRuntimeClass;
-
-impl Admission for PodRuntimeClass {
-    fn admit(&self, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), Refusal> {
-        let errors = match (&*request.info.group, &*request.info.kind, request.operation, request.subresource) {
-            ("", "Pod", Operation::Create, None) => {
-                // A static pod runs already; refusing its mirror would only hide it.
-                if object.pointer("/metadata/annotations/kubernetes.io~1config.mirror").is_some() {
-                    return Ok(());
-                }
-                refuse_pod(object.get("spec").unwrap_or(&Value::Null), "spec")
-            }
-            // What a DaemonSet would make is looked at when the DaemonSet is applied: that is where a person reads it.
-            ("apps", "DaemonSet", Operation::Create | Operation::Update, None) => {
-                refuse_pod(object.pointer("/spec/template/spec").unwrap_or(&Value::Null), "spec.template.spec")
-            }
-            _ => return Ok(()),
-        };
-        if errors.is_empty() { Ok(()) } else { Err(Refusal::Invalid(errors)) }
+    /// Looks at the object in its final form; for a delete or a connect, at the stored one.
+    ///
+    /// # Errors
+    /// When the request is rejected.
+    fn validate(&self, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), AdmissionError> {
+        let _ = (request, object);
+        Ok(())
     }
 }
-
-/// Everything in a pod's spec that neither runtime honours.
-fn refuse_pod(spec: &Value, path: &str) -> Vec<FieldError> {
-    let class = spec.get("runtimeClassName").and_then(Value::as_str).unwrap_or_default();
-    if class != RUNTIME_CLASS_PROCESS && class != RUNTIME_CLASS_WASM {
-        let why = format!(
-            "containers are not served by this version; set it to {RUNTIME_CLASS_PROCESS:?} for a plain process \
-             (image: file:///path/of/program) or {RUNTIME_CLASS_WASM:?} for a WebAssembly program \
-             (image: file:///path/of/program.wasm)"
-        );
-        let path = format!("{path}.runtimeClassName");
-        return vec![if class.is_empty() {
-            FieldError::required(path, &why)
-        } else {
-            FieldError::invalid(path, &class.into(), why)
-        }];
-    }
-    let mut errors = Vec::new();
-    for field in ["hostPID", "hostIPC"] {
-        if spec.get(field) == Some(&Value::Bool(true)) {
-            errors.push(FieldError::forbidden(
-                format!("{path}.{field}"),
-                format!("{class} does not share this namespace with the host"),
-            ));
-        }
-    }
-    for (number, volume) in items(spec, "volumes").enumerate() {
-        check_volume(volume, &format!("{path}.volumes[{number}]"), class, &mut errors);
-    }
-    let host_network = spec.get("hostNetwork") == Some(&Value::Bool(true));
-    for kind in ["initContainers", "containers", "ephemeralContainers"] {
-        for (number, container) in items(spec, kind).enumerate() {
-            check_container(container, &format!("{path}.{kind}[{number}]"), class, host_network, &mut errors);
-        }
-    }
-    errors
-}
-
-fn check_volume(volume: &Value, path: &str, class: &str, errors: &mut Vec<FieldError>) {
-    const SERVED: [&str; 6] = ["configMap", "secret", "emptyDir", "hostPath", "downwardAPI", "projected"];
-    for source in volume.as_object().into_iter().flat_map(|fields| fields.keys()).filter(|key| *key != "name") {
-        if !SERVED.contains(&source.as_str()) {
-            let why = format!(
-                "{class} does not mount volumes of this kind; configMap, secret, emptyDir and hostPath are served"
-            );
-            errors.push(FieldError::forbidden(format!("{path}.{source}"), why));
-        }
-    }
-}
-
-fn check_container(container: &Value, path: &str, class: &str, host_network: bool, errors: &mut Vec<FieldError>) {
-    let image = container.get("image").and_then(Value::as_str).unwrap_or_default();
-    if !image.starts_with("file:///") {
-        let why = format!("{class} runs files of the node; it must begin with file:///");
-        errors.push(FieldError::invalid(format!("{path}.image"), &image.into(), why));
-    }
-    if container.pointer("/securityContext/privileged") == Some(&Value::Bool(true)) {
-        let why = format!("{class} gives no further rights to a container");
-        errors.push(FieldError::forbidden(format!("{path}.securityContext.privileged"), why));
-    }
-    for flag in ["tty", "stdin"] {
-        if container.get(flag) == Some(&Value::Bool(true)) {
-            errors.push(FieldError::forbidden(format!("{path}.{flag}"), "attach is not served by this version"));
-        }
-    }
-    for (number, port) in items(container, "ports").enumerate() {
-        // On the host's network the port of the host is the container's, and the default says so itself.
-        let is_own = host_network && port.get("hostPort") == port.get("containerPort");
-        if !is_own && port.get("hostPort").and_then(Value::as_u64).is_some_and(|port| port != 0) {
-            let why =
-                format!("{class} has the node's network already, the program listens on the node itself; leave it out");
-            errors.push(FieldError::forbidden(format!("{path}.ports[{number}].hostPort"), why));
-        }
-    }
-    if container.get("volumeDevices").and_then(Value::as_array).is_some_and(|devices| !devices.is_empty()) {
-        let why = format!("{class} has no block devices");
-        errors.push(FieldError::forbidden(format!("{path}.volumeDevices"), why));
-    }
-}
-
-fn items<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
-    value.get(key).and_then(Value::as_array).into_iter().flatten()
-}
-
-#[cfg(test)]
-mod tests;

@@ -1,25 +1,36 @@
-//! Who is calling: by client certificate, or by bootstrap token.
+//! Who is calling: authenticators, asked in order, each for one kind of credential.
+//!
+//! A server is given a list of them ([`crate::ServerConfig::authenticators`]); the first that recognises its kind of
+//! credential decides. Service accounts and OIDC become further entries of the list. [`CertificateAuthenticator`] and
+//! [`BootstrapTokenAuthenticator`] are here because every Kubernetes API has them; who is *still* welcome (revoked keys,
+//! deleted nodes) is policy and comes from the hub.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+mod bootstrap;
+
+use std::collections::BTreeMap;
+
 use http::{HeaderMap, header};
-use machinery_store::{Key, Store};
-use serde_json::Value;
+use machinery_store::Store;
 
-use crate::object::text_at;
-use crate::status::{ApiError, Result};
-use crate::{GROUP_AUTHENTICATED, GROUP_BOOTSTRAPPERS, GROUP_MASTERS, USER_CONTROLLERS, USER_NODE_PREFIX};
+use crate::{GROUP_AUTHENTICATED, GROUP_MASTERS, GROUP_NODES, USER_CONTROLLERS, USER_NODE_PREFIX};
 
-/// Type of the Secrets that hold bootstrap tokens.
-const BOOTSTRAP_SECRET_TYPE: &str = "bootstrap.kubernetes.io/token";
+pub use bootstrap::BootstrapTokenAuthenticator;
 
-/// A caller.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Key of [`Identity::extra`] under which the key of a client certificate is kept, as SHA-256 of its public key in hex:
+/// what a node is bound to. The server alone sets it.
+pub const EXTRA_KEY_SHA256: &str = "selvedge.dev/key-sha256";
+
+/// A caller: Kubernetes' `UserInfo`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     /// Its name, such as `system:node:gw-1`.
     pub user: String,
+    /// What keeps two callers of the same name apart over time; empty for most.
+    pub uid: String,
     /// Its groups.
     pub groups: Vec<String>,
+    /// What else its authenticator knows, for authorizers and audit.
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 impl Identity {
@@ -29,7 +40,7 @@ impl Identity {
         if !groups.iter().any(|group| group == GROUP_AUTHENTICATED) {
             groups.push(GROUP_AUTHENTICATED.to_owned());
         }
-        Self { user: user.into(), groups }
+        Self { user: user.into(), groups, ..Self::default() }
     }
 
     /// The hub's own controllers, which may do everything.
@@ -44,64 +55,96 @@ impl Identity {
 
     /// The node's name, when the caller is a node.
     pub fn node_name(&self) -> Option<&str> {
-        self.user.strip_prefix(USER_NODE_PREFIX).filter(|name| !name.is_empty() && self.is_in(crate::GROUP_NODES))
+        self.user.strip_prefix(USER_NODE_PREFIX).filter(|name| !name.is_empty() && self.is_in(GROUP_NODES))
+    }
+
+    /// The first value of an extra.
+    pub fn extra(&self, key: &str) -> Option<&str> {
+        self.extra.get(key).and_then(|values| values.first()).map(String::as_str)
     }
 }
 
-/// Who calls, by certificate, else by token; `None` when the caller does not say.
-pub(crate) fn authenticate(
-    store: &Store,
-    client_cert: Option<&[u8]>,
-    headers: &HeaderMap,
-    now: jiff::Timestamp,
-) -> Result<Option<Identity>> {
-    if let Some(certificate) = client_cert {
-        let identity = base_pki::client_identity(certificate).map_err(|_| ApiError::unauthorized())?;
-        if identity.user.is_empty() {
-            return Err(ApiError::unauthorized());
+/// What an authenticator may look at.
+#[derive(Clone, Copy)]
+pub struct AuthRequest<'a> {
+    /// The client certificate (DER), when the caller has shown one; its chain has been verified.
+    pub client_cert: Option<&'a [u8]>,
+    /// The request's headers.
+    pub headers: &'a HeaderMap,
+    /// Where tokens and bindings are kept.
+    pub store: &'a Store,
+    /// Now, for expirations.
+    pub now: jiff::Timestamp,
+}
+
+impl AuthRequest<'_> {
+    /// The bearer token; `Some("")` when the header is there and is not one.
+    pub fn bearer(&self) -> Option<&str> {
+        let value = self.headers.get(header::AUTHORIZATION)?;
+        let token = value.to_str().ok().and_then(|value| {
+            let (scheme, token) = value.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+        });
+        Some(token.unwrap_or_default())
+    }
+}
+
+/// Why a caller is not who it says it is; the answer is `401 Unauthorized`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct AuthenticateError {
+    /// A sentence for the caller and the log; empty to say nothing.
+    pub reason: String,
+}
+
+impl AuthenticateError {
+    /// An error that says why.
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into() }
+    }
+}
+
+/// Recognises one kind of credential.
+pub trait Authenticator: Send + Sync {
+    /// Who calls; `None` when the request carries no credential of this kind.
+    ///
+    /// # Errors
+    /// When it carries one that is not good. Others are not asked then: who shows something false is rejected, not
+    /// treated as nobody.
+    fn authenticate(&self, request: &AuthRequest<'_>) -> Result<Option<Identity>, AuthenticateError>;
+}
+
+/// Client certificates as Kubernetes reads them: the common name is the user, the organisations are the groups.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CertificateAuthenticator;
+
+impl Authenticator for CertificateAuthenticator {
+    fn authenticate(&self, request: &AuthRequest<'_>) -> Result<Option<Identity>, AuthenticateError> {
+        let Some(certificate) = request.client_cert else { return Ok(None) };
+        let client = base_pki::client_identity(certificate)
+            .map_err(|_| AuthenticateError::new("the client certificate cannot be read"))?;
+        if client.user.is_empty() {
+            return Err(AuthenticateError::new("the client certificate names no user"));
         }
-        return Ok(Some(Identity::new(identity.user, identity.groups)));
+        let mut identity = Identity::new(client.user, client.groups);
+        identity.extra.insert(EXTRA_KEY_SHA256.to_owned(), vec![client.key_sha256]);
+        Ok(Some(identity))
     }
-    let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
-    let token = value.to_str().ok().and_then(|value| {
-        let (scheme, token) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
-    });
-    // Whoever shows something that is not good is refused, not treated as nobody.
-    token.and_then(|token| bootstrap_token(store, token, now)).map(Some).ok_or_else(ApiError::unauthorized)
 }
 
-/// The bearer of a bootstrap token, whose Secret is `bootstrap-token-<id>` in kube-system.
-fn bootstrap_token(store: &Store, token: &str, now: jiff::Timestamp) -> Option<Identity> {
-    let (id, secret) = token.split_once('.')?;
-    let is_part = |text: &str, len| {
-        text.len() == len && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
-    };
-    if !is_part(id, 6) || !is_part(secret, 16) {
-        return None;
+/// Asks the authenticators in order; `Ok(None)` for a caller that shows nothing.
+pub(crate) fn authenticate(
+    authenticators: &[std::sync::Arc<dyn Authenticator>],
+    request: &AuthRequest<'_>,
+) -> Result<Option<Identity>, AuthenticateError> {
+    for authenticator in authenticators {
+        if let Some(identity) = authenticator.authenticate(request)? {
+            return Ok(Some(identity));
+        }
     }
-    let object = store.get(&Key::new("/secrets", "kube-system", &format!("bootstrap-token-{id}")))?;
-    let stored: Value = serde_json::from_slice(&object.bytes).ok()?;
-    let data = |key: &str| {
-        let encoded = stored.get("data")?.get(key)?.as_str()?;
-        String::from_utf8(STANDARD.decode(encoded).ok()?).ok()
-    };
-    let is_good = text_at(&stored, "/type") == BOOTSTRAP_SECRET_TYPE
-        && !crate::object::is_terminating(&stored)
-        && data("token-id").as_deref() == Some(id)
-        && data("token-secret").is_some_and(|held| equal_in_constant_time(held.as_bytes(), secret.as_bytes()))
-        && data("usage-bootstrap-authentication").as_deref() == Some("true")
-        && match data("expiration") {
-            None => true,
-            Some(time) => time.parse::<jiff::Timestamp>().is_ok_and(|expiration| expiration > now),
-        };
-    let extra = data("auth-extra-groups").unwrap_or_default();
-    let extra = extra.split(',').map(str::trim).filter(|group| group.starts_with("system:bootstrappers:"));
-    let groups = std::iter::once(GROUP_BOOTSTRAPPERS).chain(extra);
-    is_good.then(|| Identity::new(format!("system:bootstrap:{id}"), groups))
-}
-
-/// How long it takes must not tell how much of a secret was right.
-fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+    match request.bearer() {
+        // A token that nobody recognises is a false one.
+        Some(_) => Err(AuthenticateError::default()),
+        None => Ok(None),
+    }
 }

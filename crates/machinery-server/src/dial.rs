@@ -1,7 +1,7 @@
 //! How a kubelet is reached, for logs.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -46,9 +46,10 @@ impl NodeDialer for NoNodes {
     }
 }
 
-/// Reaches kubelets directly over TLS.
+/// Reaches kubelets directly over TLS. Clones share everything.
+#[derive(Clone)]
 pub struct DirectTls {
-    connector: TlsConnector,
+    connector: Arc<RwLock<TlsConnector>>,
 }
 
 impl DirectTls {
@@ -59,7 +60,17 @@ impl DirectTls {
     /// When a PEM text cannot be used.
     pub fn new(ca_pem: &str, cert_pem: &str, key_pem: &str) -> Result<Self, base_http::TlsError> {
         let config = base_http::client_config(ca_pem, Some((cert_pem, key_pem)))?;
-        Ok(Self { connector: TlsConnector::from(Arc::new(config)) })
+        Ok(Self { connector: Arc::new(RwLock::new(TlsConnector::from(Arc::new(config)))) })
+    }
+
+    /// Trusts and shows others from the next connection on, as when a certificate is renewed.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; the former ones stay in use then.
+    pub fn replace(&self, ca_pem: &str, cert_pem: &str, key_pem: &str) -> Result<(), base_http::TlsError> {
+        let config = base_http::client_config(ca_pem, Some((cert_pem, key_pem)))?;
+        *self.connector.write().unwrap_or_else(PoisonError::into_inner) = TlsConnector::from(Arc::new(config));
+        Ok(())
     }
 
     async fn connect(&self, node: &NodeAddress) -> io::Result<Box<dyn AsyncReadWrite>> {
@@ -67,7 +78,8 @@ impl DirectTls {
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the node's address is no host name"))?;
         let stream = TcpStream::connect((node.host.as_str(), node.port)).await?;
         stream.set_nodelay(true)?;
-        let stream = self.connector.connect(name, stream).await?;
+        let connector = self.connector.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let stream = connector.connect(name, stream).await?;
         // A node reports its own addresses: what answers there must be that node, not another one it points at.
         let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let subject = certificate.and_then(|certificate| base_pki::client_identity(certificate).ok());

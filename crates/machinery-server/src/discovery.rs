@@ -23,7 +23,7 @@ pub(crate) fn open_to_all(
 ) -> Option<Result<Response<Body>>> {
     let path = path.trim_end_matches('/');
     let answer = match path {
-        "/version" => status::ok_json(&version()),
+        "/version" => status::ok_json(&version(server.version)),
         "/healthz" | "/livez" | "/readyz" => {
             let is_verbose = Query::parse(query).is_ok_and(|query| query.has("verbose"));
             health(server, &path[1..], is_verbose)
@@ -56,7 +56,7 @@ pub(crate) fn answer(server: &Inner, route: &Route, request: &Request<()>) -> Re
         }
         Route::Other | Route::Resource(_) => match path.trim_end_matches('/') {
             "/openapi/v3" => Some(status::ok_json(&registry.openapi_index())),
-            "/openapi/v2" => Some(openapi_v2(headers)),
+            "/openapi/v2" => Some(openapi_v2(headers, server.version)),
             "/metrics" => Some(status::metrics(server.metrics.encode())),
             "" => Some(status::ok_json(&json!({"paths": root_paths(server)}))),
             other => openapi_document(&registry, other, headers),
@@ -86,10 +86,10 @@ fn openapi_document(registry: &machinery_schema::Registry, path: &str, headers: 
 
 /// kubectl turns to OpenAPI v2 for a kind that v3 does not have, and needs a document in which it is missing too, to tell
 /// its user that there is no such kind. So there is one without kinds; everything else is in v3.
-fn openapi_v2(headers: &HeaderMap) -> Response<Body> {
+fn openapi_v2(headers: &HeaderMap, version: &str) -> Response<Body> {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !accept.contains("proto-openapi") {
-        let info = json!({"title": "Kubernetes", "version": api_edge::KUBERNETES_VERSION});
+        let info = json!({"title": "Kubernetes", "version": version});
         return status::ok_json(&json!({"swagger": "2.0", "info": info, "paths": {}, "definitions": {}}));
     }
     // Field 1 is `swagger`, field 2 `info` (title, version), field 8 `paths`.
@@ -114,8 +114,7 @@ fn is_held(headers: &HeaderMap, etag: &str) -> bool {
     headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).is_some_and(|held| held.contains(etag))
 }
 
-fn version() -> Value {
-    let version = api_edge::KUBERNETES_VERSION;
+fn version(version: &str) -> Value {
     let mut numbers = version.trim_start_matches('v').split('.');
     json!({
         "major": numbers.next(),

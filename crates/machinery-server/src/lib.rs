@@ -2,10 +2,11 @@
 //!
 //! ```text
 //!            ┌ base-http ─ certificate or token ─┐
-//! request ──▶│                                    ├─▶ Identity ─▶ authorise ─▶ verb ─▶ machinery-store
-//!            └ InProcess (controllers' client) ───┘                             │
-//!                                    machinery-schema: prune, default, validate ┤
-//!                                    machinery-merge:  patches                  ┘
+//! request ──▶│                                    ├─▶ Identity ─▶ impersonate? ─▶ authorise ─▶ verb ─▶ machinery-store
+//!            └ InProcess (controllers' client) ───┘                                            │
+//!                                                   machinery-schema: prune, default, validate ┤
+//!                                                   machinery-merge:  patches                  ┤
+//!                                                   admission: mutate, validate                ┘
 //! ```
 //!
 //! **Invariant:** only this crate knows the Kubernetes HTTP API, and a status code is chosen in `status.rs` and nowhere
@@ -16,6 +17,7 @@
 //! each is refused with a sentence.
 
 mod admission;
+mod audit;
 mod auth;
 mod authorizer;
 mod crd;
@@ -24,6 +26,7 @@ mod discovery;
 mod dispatch;
 mod flow;
 mod housekeeping;
+mod impersonation;
 mod in_process;
 mod kinds;
 mod metrics;
@@ -39,9 +42,13 @@ mod status;
 mod verbs;
 mod work;
 
-pub use admission::{Admission, AdmissionRequest, Operation, PodRuntimeClass, Refusal};
-pub use auth::Identity;
-pub use authorizer::{Access, Authorizer, Decision, StandardAuthorizer, Target};
+pub use admission::{Admission, AdmissionError, AdmissionRequest, Operation};
+pub use audit::{Audit, AuditEvent, AuditLimits, AuditLog};
+pub use auth::{
+    AuthRequest, AuthenticateError, Authenticator, BootstrapTokenAuthenticator, CertificateAuthenticator,
+    EXTRA_KEY_SHA256, Identity,
+};
+pub use authorizer::{Access, AuthenticatedBasics, Authorizer, Decision, SystemMasters, Target, Union};
 pub use dial::{AsyncReadWrite, DirectTls, NoNodes, NodeAddress, NodeDialer};
 pub use in_process::InProcess;
 pub use object::{INDEXED_FIELDS, OWNER_UID_FIELD};

@@ -5,8 +5,8 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use base_http::{
-    Body, BodyBudget, BodyLimits, BodyPermit, BodyPriority, BoxError, BudgetLimits, ConnectionHandle, Peer,
-    ReadBodyError, Rejected,
+    Body, BodyBudget, BodyLimits, BodyPermit, BodyPriority, BoxError, BudgetLimits, Close, ConnectionHandle,
+    Connections, Peer, PeerAddr, ReadBodyError, Rejected,
 };
 use base_observe::Metrics;
 use bytes::Bytes;
@@ -17,10 +17,11 @@ use hyper::body::Incoming;
 use machinery_schema::{Registry, ResourceInfo};
 use machinery_store::Store;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error};
+use tracing::{debug, error, info};
 
-use crate::auth::authenticate;
-use crate::authorizer::describe;
+use crate::audit::{self, Audit, AuditEvent};
+use crate::auth::{AuthRequest, Authenticator, authenticate};
+use crate::authorizer::{Union, rejection};
 use crate::dispatch::{check_path, connected, verb_of};
 use crate::flow::{Entry, Flow, FlowLimits, Lane};
 use crate::metrics::{self, RequestMetrics};
@@ -29,8 +30,9 @@ use crate::request::{ListOptions, Query, ResourcePath, Route};
 use crate::status::{ApiError, Reason, Result};
 use crate::work::WorkPool;
 use crate::{
-    Access, Admission, Authorizer, Decision, GROUP_MASTERS, Identity, InProcess, NodeDialer, Target, discovery, pump,
-    verbs,
+    Access, Admission, AuthenticateError, AuthenticatedBasics, Authorizer, BootstrapTokenAuthenticator,
+    CertificateAuthenticator, Decision, GROUP_MASTERS, Identity, InProcess, NoNodes, NodeDialer, SystemMasters, Target,
+    discovery, impersonation, pump, verbs,
 };
 
 /// A request that has not been answered after this time will not be; as kube-apiserver's `--request-timeout`. A write
@@ -61,24 +63,50 @@ pub trait Extension: Send + Sync {
     fn call<'a>(&'a self, request: Request<RequestBody>, identity: &'a Identity) -> BoxFuture<'a, Response<Body>>;
 }
 
-/// What a server is made of.
+/// What a server is made of. [`ServerConfig::new`] has what every Kubernetes API has; policy is added to it.
 pub struct ServerConfig {
     /// Where objects are kept.
     pub store: Store,
-    /// Who may do what; [`crate::StandardAuthorizer`] for a hub.
-    pub authorizer: Arc<dyn Authorizer>,
+    /// Who is calling, asked in this order.
+    pub authenticators: Vec<Arc<dyn Authenticator>>,
+    /// Who may do what, asked in this order.
+    pub authorizers: Vec<Arc<dyn Authorizer>>,
     /// Plug-ins, asked in this order.
-    pub admission: Vec<Box<dyn Admission>>,
+    pub admission: Vec<Arc<dyn Admission>>,
+    /// Takes an event for each write and each request in another's name.
+    pub audit: Option<Arc<dyn Audit>>,
     /// How kubelets are reached, for logs.
     pub node_dialer: Arc<dyn NodeDialer>,
     /// Other paths.
     pub extensions: Vec<Arc<dyn Extension>>,
     /// `host:port` of the server, for clients that ask.
     pub address: String,
+    /// The version of Kubernetes that is served, such as `v1.36.0+NAME`.
+    pub version: &'static str,
     /// What the server's figures are added to, and what `/metrics` shows.
     pub metrics: Metrics,
     /// Ends watches and log streams, so that connections can drain.
     pub shutdown: CancellationToken,
+}
+
+impl ServerConfig {
+    /// A server of one store for administrators: certificates and bootstrap tokens are recognised, `system:masters` may do
+    /// everything, others may look at discovery and ask about themselves.
+    pub fn new(store: Store) -> Self {
+        Self {
+            store,
+            authenticators: vec![Arc::new(CertificateAuthenticator), Arc::<BootstrapTokenAuthenticator>::default()],
+            authorizers: vec![Arc::new(SystemMasters), Arc::new(AuthenticatedBasics)],
+            admission: Vec::new(),
+            audit: None,
+            node_dialer: Arc::new(NoNodes),
+            extensions: Vec::new(),
+            address: "localhost:6443".to_owned(),
+            version: "v1.36.0",
+            metrics: Metrics::new(),
+            shutdown: CancellationToken::new(),
+        }
+    }
 }
 
 /// Why a server could not be made.
@@ -100,11 +128,14 @@ pub struct Server(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
     pub(crate) store: Store,
-    pub(crate) authorizer: Arc<dyn Authorizer>,
-    pub(crate) admission: Vec<Box<dyn Admission>>,
+    pub(crate) authenticators: Vec<Arc<dyn Authenticator>>,
+    pub(crate) authorizer: Union,
+    pub(crate) admission: Vec<Arc<dyn Admission>>,
+    pub(crate) audit: Option<Arc<dyn Audit>>,
     pub(crate) node_dialer: Arc<dyn NodeDialer>,
     pub(crate) extensions: Vec<Arc<dyn Extension>>,
     pub(crate) address: String,
+    pub(crate) version: &'static str,
     pub(crate) shutdown: CancellationToken,
     pub(crate) registry: RwLock<Registry>,
     /// Held while a CustomResourceDefinition is written, so that registry and store change in the same order.
@@ -129,6 +160,7 @@ pub(crate) enum Origin {
 pub(crate) struct Context<'a> {
     pub(crate) server: &'a Arc<Inner>,
     pub(crate) identity: &'a Identity,
+    pub(crate) verb: &'static str,
     pub(crate) info: Arc<ResourceInfo>,
     pub(crate) path: ResourcePath,
     pub(crate) query: Query,
@@ -147,11 +179,14 @@ impl Server {
         let inner = Arc::new(Inner {
             requests: RequestMetrics::new(&config.metrics),
             store: config.store,
-            authorizer: config.authorizer,
+            authenticators: config.authenticators,
+            authorizer: Union::new(config.authorizers),
             admission: config.admission,
+            audit: config.audit,
             node_dialer: config.node_dialer,
             extensions: config.extensions,
             address: config.address,
+            version: config.version,
             shutdown: config.shutdown,
             registry: RwLock::new(registry),
             crd_writes: tokio::sync::Mutex::new(()),
@@ -189,38 +224,86 @@ impl Server {
         identity: Option<&Identity>,
         origin: Origin,
     ) -> Response<Body> {
-        let method = request.method().clone();
-        let path = request.uri().path().to_owned();
-        let began = Instant::now();
-        let (verb, resource) = self.0.labels(&request);
-        let response = match self.0.answer(request, identity, origin).await {
-            Ok(response) => response,
-            Err(refusal) => {
-                let user = identity.map_or("", |identity| identity.user.as_str());
-                if matches!(refusal.reason(), Reason::InternalError | Reason::InsufficientStorage) {
-                    error!(%method, path, user, reason = refusal.message(), "Failed to answer a request.");
-                } else {
-                    debug!(%method, path, user, reason = refusal.message(), "Rejected a request.");
-                }
-                refusal.into_response()
+        let (began, received) = (Instant::now(), jiff::Timestamp::now());
+        let (counted_verb, resource) = self.0.labels(&request);
+        let (mut parts, body) = request.into_parts();
+        let (method, uri, verb) = (parts.method.clone(), parts.uri.clone(), audit::verb(&parts));
+        let source = parts.extensions.get::<PeerAddr>().copied();
+        let user_agent = parts.headers.get(http::header::USER_AGENT).cloned();
+        let impersonated = impersonation::take(&self.0, &mut parts.headers, identity);
+        let (impersonated, answered) = match impersonated {
+            Ok(impersonated) => {
+                let effective = impersonated.as_ref().or(identity);
+                let answered = self.0.answer(Request::from_parts(parts, body), effective, origin).await;
+                (impersonated, answered)
             }
+            Err(error) => (None, Err(error)),
         };
-        self.0.requests.count(verb, &resource, response.status().as_u16(), began.elapsed());
+        let response = answered.unwrap_or_else(|error| {
+            let (path, user) = (uri.path(), identity.map_or("", |identity| identity.user.as_str()));
+            if matches!(error.reason(), Reason::InternalError | Reason::InsufficientStorage) {
+                error!(%method, path, user, reason = error.message(), "Failed to answer a request.");
+            } else {
+                debug!(%method, path, user, reason = error.message(), "Rejected a request.");
+            }
+            error.into_response()
+        });
+        let code = response.status().as_u16();
+        self.0.requests.count(counted_verb, &resource, code, began.elapsed());
+        self.0.record(&AuditEvent {
+            caller: identity,
+            impersonated: impersonated.as_ref(),
+            verb: &verb,
+            uri: &uri,
+            code,
+            source: match source {
+                Some(PeerAddr::Tcp(address)) => Some(address.ip()),
+                Some(PeerAddr::Unix) | None => None,
+            },
+            user_agent: user_agent.as_ref().and_then(|value| value.to_str().ok()).unwrap_or_default(),
+            received,
+        });
         response
     }
 
     /// Answers a request from a socket, whose caller shows a certificate or a token.
-    async fn handle_peer(&self, request: Request<Incoming>, session: &Session) -> Response<Body> {
-        let identity = authenticate(&self.0.store, session.certificate(), request.headers(), jiff::Timestamp::now());
-        match identity {
+    async fn handle_peer(&self, mut request: Request<Incoming>, session: &Session) -> Response<Body> {
+        let peer = &session.peer;
+        request.extensions_mut().insert(peer.addr);
+        match self.identify(peer, request.headers()) {
             Ok(identity) => {
                 if identity.is_some() {
                     session.connection.mark_authenticated();
                 }
                 self.handle(request.map(boxed), identity.as_ref()).await
             }
-            Err(refusal) => refusal.into_response(),
+            Err(error) => {
+                debug!(addr = ?peer.addr, %error, "Rejected a caller's credentials.");
+                ApiError::unauthorized_because(&error.reason).into_response()
+            }
         }
+    }
+
+    /// Who is at the other end of a connection, by its certificate or by a request's headers.
+    ///
+    /// # Errors
+    /// When a credential is shown that is not good, or no longer.
+    pub fn identify(
+        &self,
+        peer: &Peer,
+        headers: &HeaderMap,
+    ) -> std::result::Result<Option<Identity>, AuthenticateError> {
+        let client_cert = peer.client_cert.as_ref().map(|certificate| certificate.as_ref().as_ref());
+        let request = AuthRequest { client_cert, headers, store: &self.0.store, now: jiff::Timestamp::now() };
+        authenticate(&self.0.authenticators, &request)
+    }
+
+    /// Closes the connections of a user whose certificate is good no longer, with everything that is open on them; returns how
+    /// many. To be called after what its authenticator looks at has changed.
+    pub fn close_rejected(&self, connections: &Connections<Session>, user: &str) -> usize {
+        connections.close_where(Close::AtOnce, |_, session| {
+            session.user.as_deref() == Some(user) && self.identify(&session.peer, &HeaderMap::new()).is_err()
+        })
     }
 }
 
@@ -228,11 +311,14 @@ impl Server {
 pub struct Session {
     peer: Peer,
     connection: ConnectionHandle,
+    /// Whose certificate was shown when it was opened.
+    user: Option<String>,
 }
 
 impl Session {
-    fn certificate(&self) -> Option<&[u8]> {
-        self.peer.client_cert.as_ref().map(|certificate| certificate.as_ref().as_ref())
+    /// Who is at the other end.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
     }
 }
 
@@ -240,14 +326,14 @@ impl base_http::Handler for Server {
     type Session = Session;
 
     async fn on_connect(&self, peer: &Peer, connection: &ConnectionHandle) -> std::result::Result<Session, Rejected> {
-        let session = Session { peer: peer.clone(), connection: connection.clone() };
-        let now = jiff::Timestamp::now();
+        let mut session = Session { peer: peer.clone(), connection: connection.clone(), user: None };
         // A certificate that is not good is answered with 401 on each request, which says more than a closed connection.
-        if let Ok(Some(identity)) = authenticate(&self.0.store, session.certificate(), &HeaderMap::new(), now) {
+        if let Ok(Some(identity)) = self.identify(peer, &HeaderMap::new()) {
             connection.mark_authenticated();
             if !identity.is_in(GROUP_MASTERS) {
                 connection.count_under(&identity.user, CONNECTIONS_PER_IDENTITY_MAX);
             }
+            session.user = Some(identity.user);
         }
         Ok(session)
     }
@@ -309,10 +395,28 @@ impl Inner {
 
     fn authorize_path(&self, identity: &Identity, method: &Method, path: &str) -> Result<()> {
         let verb = method.as_str().to_ascii_lowercase();
-        let access = Access { identity, verb: &verb, target: Target::Path(path) };
+        let access = Access { identity, verb: &verb, target: Target::Path(path), object: None };
         match self.authorizer.authorize(&access, &self.store) {
             Decision::Allow => Ok(()),
-            Decision::Deny(reason) => Err(ApiError::forbidden_path(path, &refusal_text(&access, &reason))),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => {
+                Err(ApiError::forbidden_path(path, &rejection(&access, &reason)))
+            }
+        }
+    }
+
+    /// Tells the audit log of writes, and of everything that is done in another's name.
+    fn record(&self, event: &AuditEvent<'_>) {
+        if let Some(impersonated) = event.impersonated
+            && event.is_write()
+        {
+            let (user, path) = (event.caller.map_or("", |caller| caller.user.as_str()), event.uri.path());
+            let (impersonated, verb, code) = (impersonated.user.as_str(), event.verb, event.code);
+            info!(user, impersonated, verb, path, code, "Answered a request in another's name.");
+        }
+        if let Some(audit) = &self.audit
+            && (event.is_write() || event.impersonated.is_some())
+        {
+            audit.record(event);
         }
     }
 
@@ -357,7 +461,7 @@ impl Inner {
         if let Some(connected) = connected {
             let turn = self.open_stream(identity, lane, origin)?.map(Arc::new);
             let headers = request.headers().clone();
-            let context = Context { server: self, identity, info, path, query, headers, turn: turn.clone() };
+            let context = Context { server: self, identity, verb, info, path, query, headers, turn: turn.clone() };
             let response = (connected.connect)(&context, request).await?;
             return Ok(response.map(|body| pump::holding(body, turn)));
         }
@@ -375,6 +479,7 @@ impl Inner {
             let context = Context {
                 server: &server,
                 identity: &identity,
+                verb,
                 info,
                 path,
                 query,
@@ -470,12 +575,13 @@ impl Inner {
                 name: path.name.as_deref(),
                 selectors: options.map(|options| (&options.labels, &options.fields)),
             },
+            object: None,
         };
         match self.authorizer.authorize(&access, &self.store) {
             Decision::Allow => Ok(()),
-            Decision::Deny(reason) => {
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => {
                 let name = path.name.as_deref().unwrap_or_default();
-                Err(ApiError::forbidden(info, name, &refusal_text(&access, &reason)))
+                Err(ApiError::forbidden(info, name, &rejection(&access, &reason)))
             }
         }
     }
@@ -489,19 +595,15 @@ impl Inner {
             name: path.name.as_deref(),
             selectors: None,
         };
-        let access = Access { identity, verb, target };
+        let access = Access { identity, verb, target, object: None };
         match self.authorizer.authorize(&access, &self.store) {
             Decision::Allow => Ok(()),
-            Decision::Deny(reason) => {
-                let why = format!("{} is forbidden: {}", path.plural, refusal_text(&access, &reason));
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => {
+                let why = format!("{} is forbidden: {}", path.plural, rejection(&access, &reason));
                 Err(ApiError::forbidden_path(&path.plural, &why))
             }
         }
     }
-}
-
-fn refusal_text(access: &Access<'_>, reason: &str) -> String {
-    if reason.is_empty() { describe(access) } else { format!("{}: {reason}", describe(access)) }
 }
 
 impl Lane {

@@ -7,6 +7,8 @@ use machinery_schema::{FieldError, ResourceInfo};
 use machinery_store::{CommitError, Expired};
 use serde_json::{Value, json};
 
+use crate::AdmissionError;
+
 pub(crate) type Result<T, E = ApiError> = std::result::Result<T, E>;
 
 /// Why a request was refused, as the client sees it.
@@ -118,6 +120,27 @@ impl ApiError {
     /// The caller did not say who it is, or not credibly.
     pub(crate) fn unauthorized() -> Self {
         Self::new(Reason::Unauthorized, "Unauthorized")
+    }
+
+    /// As [`Self::unauthorized`], with the reason where the authenticator gives one.
+    pub(crate) fn unauthorized_because(reason: &str) -> Self {
+        if reason.is_empty() {
+            return Self::unauthorized();
+        }
+        Self::new(Reason::Unauthorized, format!("Unauthorized: {reason}"))
+    }
+
+    /// A plug-in rejects the request.
+    pub(crate) fn admission(info: &ResourceInfo, name: &str, error: AdmissionError) -> Self {
+        match error {
+            AdmissionError::Forbidden(why) => Self::forbidden(info, name, &why),
+            AdmissionError::Invalid(errors) => Self::invalid(info, name, &errors),
+            AdmissionError::TooMany(why) => {
+                let mut error = Self::new(Reason::TooManyRequests, why).about(info, name);
+                error.retry_after_seconds = Some(10);
+                error
+            }
+        }
     }
 
     /// The caller may not do this to an object.

@@ -52,6 +52,10 @@ pub(crate) enum JoinError {
     WrongCa { url: String, wanted: String, found: String },
     #[error("the hub at {url} shows a certificate that its CA does not vouch for under this name: {reason}")]
     NotVouchedFor { url: String, reason: String },
+    #[error(
+        "this machine's clock shows {now}, but the hub's certificate at {url} is valid from {from} to {until}: set the clock (a board without a battery needs NTP first); if this clock is right, the hub's is wrong"
+    )]
+    Clock { url: String, now: jiff::Timestamp, from: jiff::Timestamp, until: jiff::Timestamp },
     #[error("failed to reach the hub")]
     Dial(#[from] DialError),
     #[error("failed to fetch the CA of the hub at {url}")]
@@ -81,7 +85,12 @@ impl JoinError {
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(
             self,
-            Self::WrongCa { .. } | Self::NotVouchedFor { .. } | Self::TokenRefused | Self::Denied { .. } | Self::Pki(_)
+            Self::WrongCa { .. }
+                | Self::NotVouchedFor { .. }
+                | Self::Clock { .. }
+                | Self::TokenRefused
+                | Self::Denied { .. }
+                | Self::Pki(_)
         )
     }
 }
@@ -134,6 +143,18 @@ pub(crate) async fn join(
             () = tokio::time::sleep(hub::pause(failures)) => {}
         }
         failures = failures.saturating_add(1);
+    }
+}
+
+/// Ends when the hub answers that it refuses this node's key; never while it does not.
+pub(crate) async fn refused(mut hub: Hub, node_name: &str) {
+    let path = format!("/api/v1/nodes/{node_name}");
+    loop {
+        hub.connected().await;
+        match hub.get(&path).await {
+            Err(error) if error.code() == Some(401) => return,
+            _ => tokio::time::sleep(RENEWAL_LOOK_PERIOD).await,
+        }
     }
 }
 
@@ -209,6 +230,11 @@ async fn request_certificate(
     });
     let act = |error: HubError| match error.code() {
         Some(401) => JoinError::TokenRefused,
+        // The name may be none that a node can have; waiting does not change that.
+        Some(403 | 422) => match error {
+            HubError::Status { message, .. } => JoinError::Denied { verdict: "rejected", name: name.clone(), message },
+            other => JoinError::Request(other),
+        },
         _ => JoinError::Request(error),
     };
     hub.create(CSRS, &object).await.map_err(act)?;
@@ -334,6 +360,9 @@ pub(crate) async fn fetch_ca(url: &str, wanted: &str) -> Result<String, JoinErro
             Err(JoinError::WrongCa { url, wanted: wanted.to_owned(), found })
         }
         (Some(Err(PinError::NotVouchedFor { reason })), _) => Err(JoinError::NotVouchedFor { url, reason }),
+        (Some(Err(PinError::Clock { from, until })), _) => {
+            Err(JoinError::Clock { url, now: jiff::Timestamp::now(), from, until })
+        }
         (Some(Ok(ca)), Ok(_)) => Ok(base_pki::certificate_pem(&ca)),
         (_, Err(source)) => Err(JoinError::Handshake { url, source }),
         (None, Ok(_)) => Err(JoinError::Handshake { url, source: std::io::ErrorKind::InvalidData.into() }),
@@ -342,8 +371,17 @@ pub(crate) async fn fetch_ca(url: &str, wanted: &str) -> Result<String, JoinErro
 
 #[derive(Clone, Debug, PartialEq)]
 enum PinError {
-    WrongCa { found: String },
-    NotVouchedFor { reason: String },
+    WrongCa {
+        found: String,
+    },
+    NotVouchedFor {
+        reason: String,
+    },
+    /// The certificate is right but for the time, by this machine's clock.
+    Clock {
+        from: jiff::Timestamp,
+        until: jiff::Timestamp,
+    },
 }
 
 /// Accepts a server whose chain holds the pinned CA, and whose certificate that CA has signed for this name.
@@ -372,9 +410,26 @@ impl PinVerifier {
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
             .build()
             .map_err(|error| fail(error.to_string()))?;
-        verifier.verify_server_cert(end_entity, others, name, &[], now).map_err(|error| fail(error.to_string()))?;
+        verifier.verify_server_cert(end_entity, others, name, &[], now).map_err(|error| {
+            match (&error, validity(end_entity)) {
+                (rustls::Error::InvalidCertificate(cause), Some((from, until))) if is_about_time(cause) => {
+                    PinError::Clock { from, until }
+                }
+                _ => fail(error.to_string()),
+            }
+        })?;
         Ok(ca.clone().into_owned())
     }
+}
+
+fn is_about_time(error: &rustls::CertificateError) -> bool {
+    use rustls::CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    matches!(error, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })
+}
+
+fn validity(certificate: &CertificateDer<'_>) -> Option<(jiff::Timestamp, jiff::Timestamp)> {
+    let (from, until) = base_pki::validity(&base_pki::certificate_pem(certificate)).ok()?;
+    Some((jiff::Timestamp::from_second(from).ok()?, jiff::Timestamp::from_second(until).ok()?))
 }
 
 impl ServerCertVerifier for PinVerifier {

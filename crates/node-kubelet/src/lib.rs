@@ -158,7 +158,7 @@ fn load_identity(config: &KubeletConfig) -> Result<Option<Identity>, StartKubele
         return Err(IdentityError::OtherNode { found, wanted }.into());
     }
     if config.token.is_some() {
-        info!(node = %identity.node_name, "This node has joined before; the token is not needed.");
+        info!(node = %identity.node_name, "This node has joined before; the token is used only if the hub refuses its key.");
     }
     if !config.hub_urls.is_empty() && config.hub_urls != identity.hub_urls {
         let mut urls = config.hub_urls.clone();
@@ -219,7 +219,15 @@ fn spawn(parts: Parts) -> KubeletHandle {
     tasks.spawn(ended(base_http::serve(socket, status_handler, shutdown.clone())));
 
     // Then the hub, whenever it comes.
-    tasks.spawn(identify(config.clone(), identity_tx.clone(), access_tx, refused_tx, board.clone(), shutdown.clone()));
+    tasks.spawn(identify(
+        config.clone(),
+        hub.clone(),
+        identity_tx.clone(),
+        access_tx,
+        refused_tx,
+        board.clone(),
+        shutdown.clone(),
+    ));
     tasks.spawn(hub::run(keeper, access, board.clone(), shutdown.clone()));
     tasks.spawn(join::renew(hub.clone(), config.data_dir.clone(), identity_tx, board.clone(), shutdown.clone()));
     tasks.spawn(serve_api(Api {
@@ -270,22 +278,25 @@ fn route_ip() -> Option<IpAddr> {
 /// Joins if need be, then keeps the hub connection's credentials those of the identity.
 async fn identify(
     config: KubeletConfig,
+    hub: hub::Hub,
     identity: Arc<watch::Sender<Option<Arc<Identity>>>>,
     access: watch::Sender<Option<hub::Access>>,
     refused: watch::Sender<Option<String>>,
     board: Board,
     shutdown: CancellationToken,
 ) {
-    let is_new = identity.borrow().is_none();
-    if let (true, Some(token)) = (is_new, config.token.clone()) {
+    let known = identity.borrow().clone();
+    let mut joiner = config.token.clone().map(|token| join::Joiner {
+        data_dir: config.data_dir.clone(),
+        node_name: config.node_name.clone(),
+        hub_urls: known.as_ref().map_or_else(|| config.hub_urls.clone(), |known| known.hub_urls.clone()),
+        token,
+        ca: config.ca.clone(),
+    });
+    if known.is_none()
+        && let Some(joiner) = joiner.take()
+    {
         info!(node = %config.node_name, hubs = ?config.hub_urls, "Joining.");
-        let joiner = join::Joiner {
-            data_dir: config.data_dir.clone(),
-            node_name: config.node_name.clone(),
-            hub_urls: config.hub_urls.clone(),
-            token,
-            ca: config.ca.clone(),
-        };
         match join::join(joiner, board.clone(), &refused, &shutdown).await {
             Some(joined) => identity.send_replace(Some(Arc::new(joined))),
             None => return,
@@ -307,6 +318,16 @@ async fn identify(
         tokio::select! {
             () = shutdown.cancelled() => return,
             changed = changes.changed() => if changed.is_err() { return },
+            // A node whose key the hub refuses (its Node was deleted, say) joins again when it was given a token.
+            () = join::refused(hub.clone(), &config.node_name), if joiner.is_some() => {
+                if let Some(joiner) = joiner.take() {
+                    info!(node = %config.node_name, "The hub refuses this node's key; joining again with the token.");
+                    match join::join(joiner, board.clone(), &refused, &shutdown).await {
+                        Some(joined) => drop(identity.send_replace(Some(Arc::new(joined)))),
+                        None => return,
+                    }
+                }
+            }
         }
     }
 }

@@ -181,17 +181,22 @@ pub(crate) fn without_heartbeats(status: &Value) -> Value {
     status
 }
 
-/// Labels that every node has, and those of the configuration.
-fn labels(config: &KubeletConfig) -> Map<String, Value> {
+/// Labels that every node has: what the kubelet says of the machine.
+fn own_labels(config: &KubeletConfig) -> Map<String, Value> {
     let mut labels = Map::new();
     for prefix in ["kubernetes.io", "beta.kubernetes.io"] {
         labels.insert(format!("{prefix}/os"), "linux".into());
         labels.insert(format!("{prefix}/arch"), architecture().into());
     }
     labels.insert("kubernetes.io/hostname".to_owned(), config.node_name.clone().into());
-    for (key, value) in &config.labels {
-        labels.insert(key.clone(), value.clone().into());
-    }
+    labels
+}
+
+/// Those, and the labels of the configuration, with which the node registers. As with a stock kubelet they count once:
+/// afterwards they are the administrator's.
+fn labels(config: &KubeletConfig) -> Map<String, Value> {
+    let mut labels = own_labels(config);
+    labels.extend(config.labels.iter().map(|(key, value)| (key.clone(), value.clone().into())));
     labels
 }
 
@@ -296,23 +301,20 @@ async fn step(
 
 /// The Node at the hub: made when missing, its labels set right.
 async fn register(hub: &Hub, config: &KubeletConfig, path: &str) -> Result<Value, HubError> {
-    let labels = Value::Object(labels(config));
     match hub.get(path).await {
         Ok(node) => {
-            let is_right = labels.as_object().is_some_and(|wanted| {
-                wanted.iter().all(|(key, value)| node["metadata"]["labels"].get(key) == Some(value))
-            });
-            if is_right {
+            let own = own_labels(config);
+            if own.iter().all(|(key, value)| node["metadata"]["labels"].get(key) == Some(value)) {
                 Ok(node)
             } else {
-                hub.patch(path, Patch::Merge, &json!({"metadata": {"labels": labels}})).await
+                hub.patch(path, Patch::Merge, &json!({"metadata": {"labels": own}})).await
             }
         }
         Err(error) if error.code() == Some(404) => {
             let mut node = json!({
                 "apiVersion": "v1", "kind": "Node",
                 "metadata": {
-                    "name": config.node_name, "labels": labels,
+                    "name": config.node_name, "labels": labels(config),
                     "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"},
                 },
                 "spec": {},

@@ -120,7 +120,7 @@ pub struct EdgeArgs {
 /// `selvedge token`.
 #[derive(Debug, Subcommand)]
 pub enum TokenCommand {
-    /// Make a token with which nodes can join
+    /// Make a token with which a node can join
     Create(TokenCreateArgs),
 }
 
@@ -133,6 +133,15 @@ pub struct TokenCreateArgs {
     /// How long it may be used, as a Go duration
     #[arg(long, value_name = "DURATION", default_value = "24h")]
     pub ttl: String,
+    /// The only node that may join with it; it may replace a box that has the name [default: the first that uses it]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// How many boxes may join with it
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub uses: u16,
+    /// A label of the nodes that join with it; may be given several times
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<String>,
 }
 
 /// `selvedge status`.

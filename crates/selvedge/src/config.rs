@@ -29,6 +29,8 @@ pub struct HubConfig {
     pub public_names: Vec<String>,
     /// Disk for readings.
     pub telemetry_bytes_max: u64,
+    /// Disk for the audit log.
+    pub audit_bytes_max: u64,
     /// How long a stop waits.
     pub shutdown_grace_seconds: u64,
     /// What is logged.
@@ -42,6 +44,7 @@ impl Default for HubConfig {
             listen: SocketAddr::from(([0, 0, 0, 0], ports::HUB_API)),
             public_names: Vec::new(),
             telemetry_bytes_max: 8 * 1024 * 1024 * 1024,
+            audit_bytes_max: 0,
             shutdown_grace_seconds: 10,
             log: "info".to_owned(),
         }
@@ -61,6 +64,10 @@ impl HubConfig {
             "Names and addresses under which nodes and people reach the hub; they go into its certificate beside localhost, the machine's name and its addresses.",
         ),
         ("telemetryBytesMax", "Disk for readings; the oldest go first when it is full."),
+        (
+            "auditBytesMax",
+            "Disk for DATA_DIR/hub/audit.log, with one line for each write and each request in another's name; the oldest go first when it is full, 0 writes none.",
+        ),
         ("shutdownGraceSeconds", "How long a stop waits for open requests."),
         ("log", "A level, or a filter such as info,machinery_server=debug. SELVEDGE_LOG goes before it."),
     ];

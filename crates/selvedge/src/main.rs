@@ -135,6 +135,9 @@ fn settings<T: Default + Serialize + DeserializeOwned>(args: &RoleArgs, env_pref
 
 /// Runs a role to its end.
 fn role(log: &str, work: impl Future<Output = Result<Exit>>) -> Result<Exit> {
+    // What a role writes are keys, Secrets and readings: nobody else's, whatever the user's shell says. Pods get the usual
+    // one back from their shim.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let options = LogOptions { filter: log.to_owned(), ansi: std::io::stderr().is_terminal(), ..LogOptions::default() };
     base_observe::init_logging(&options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -1,6 +1,8 @@
 //! Where each role keeps its state, and the lock that keeps two processes from one folder.
 
 use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -62,11 +64,63 @@ impl DataDir {
         let run = self.run();
         fs::create_dir_all(&run)
             .with_context(|| format!("failed to create {}; choose another directory with --data-dir", run.display()))?;
+        self.tighten().with_context(|| format!("failed to make {} private", self.0.display()))?;
         let path = run.join(format!("{role}.lock"));
         let lock = DirLock::try_acquire_at(&path).with_context(|| format!("failed to lock {}", path.display()))?;
         lock.with_context(|| {
             format!("another selvedge {role} runs on {}: stop it, or choose another --data-dir", self.0.display())
         })
+    }
+}
+
+impl DataDir {
+    /// Takes everyone else's rights away, also from what a former version left readable. Below `node` and `edge` only the
+    /// directories themselves: what is in them has the modes that pods ask for, and nobody gets past the directory.
+    fn tighten(&self) -> io::Result<()> {
+        set_mode(&self.0, 0o700)?;
+        for entry in fs::read_dir(&self.0)? {
+            let entry = entry?;
+            match entry.file_type()? {
+                kind if kind.is_dir() => set_mode(&entry.path(), 0o700)?,
+                kind if kind.is_file() => set_mode(&entry.path(), 0o600)?,
+                _ => {}
+            }
+        }
+        tighten_all(&self.hub(), DEPTH_MAX)
+    }
+}
+
+/// The hub's directories are three deep.
+const DEPTH_MAX: usize = 8;
+
+fn tighten_all(dir: &Path, depth_left: usize) -> io::Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        match entry.file_type()? {
+            kind if kind.is_dir() && depth_left > 0 => {
+                set_mode(&entry.path(), 0o700)?;
+                tighten_all(&entry.path(), depth_left - 1)?;
+            }
+            kind if kind.is_file() => set_mode(&entry.path(), 0o600)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Sets a mode, where it is another one; a file that was deleted meanwhile needs none.
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    let changed = fs::symlink_metadata(path).and_then(|found| match found.permissions().mode() & 0o777 {
+        held if held == mode => Ok(()),
+        _ => fs::set_permissions(path, fs::Permissions::from_mode(mode)),
+    });
+    match changed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        changed => changed,
     }
 }
 

@@ -38,10 +38,17 @@ pub async fn run(args: UpArgs, mut config: UpConfig) -> Result<Exit> {
     stop::on_signal(stopping.clone())?;
 
     let hub = hub::start(&data_dir, &config.hub, stop_hub.clone()).await?;
-    let has_joined = node_kubelet::Identity::load(data_dir.path())?.is_some();
-    let token = match has_joined {
-        true => None,
-        false => Some(token::create_with(&hub.client, &hub.ca_pem, TOKEN_TTL).await?),
+    // For this very node: it may have lost its identity while the hub has not.
+    let known = node_kubelet::Identity::load(data_dir.path())?;
+    let token = match known {
+        Some(_) => None,
+        None => {
+            let asked = args.node_name.clone().or_else(|| config.node.node_name.clone());
+            let node_name = asked.unwrap_or_else(|| node_kubelet::KubeletConfig::default().node_name);
+            let options =
+                token::TokenOptions { ttl: TOKEN_TTL, node_name: Some(node_name), uses: 1, labels: Vec::new() };
+            Some(token::create_with(&hub.client, &hub.ca_pem, &options).await?)
+        }
     };
     let start = NodeStart {
         hubs: vec![hub.url.clone()],

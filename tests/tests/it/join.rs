@@ -9,7 +9,7 @@ use testkit::program::Selvedge;
 use testkit::wait::eventually;
 
 use crate::common::{
-    Fleet, PATIENCE, condition, example_manifest, is_full, make_gateway, node_is_ready, token, wait_pods,
+    Fleet, PATIENCE, condition, example_manifest, is_full, make_gateway, node_is_ready, root, token, wait_pods,
 };
 
 #[test]
@@ -85,6 +85,119 @@ fn a_wrong_ca_in_the_token_is_refused() -> Result<()> {
     let refusal = fleet.kubectl.refused(&["get", "node", "stranger"])?;
     assert!(refusal.contains("NotFound"), "{refusal}");
     assert!(fleet.kubectl.ok(&["get", "csr", "-o", "name"])?.lines().all(|name| !name.contains("stranger")));
+    Ok(())
+}
+
+#[test]
+fn a_second_box_under_a_live_name_is_rejected_and_the_first_one_stays() -> Result<()> {
+    let Some(fleet) = Fleet::start()? else { return Ok(()) };
+    let hub_dir = fleet.dir.path().join("hub");
+    let url = format!("https://{}", fleet.hub_address);
+    let join = |dir: &str, token: &str| {
+        Selvedge::start(
+            &fleet.dir.path().join(dir),
+            &["node", "--hub", &url, "--token", token, "--node-name", "edge-1"],
+        )
+    };
+    let mut second = join("second", &token(&hub_dir)?)?;
+    let status = second.wait(PATIENCE)?;
+    let log = second.log();
+    assert!(!status.success() && log.contains("another box is joined as node \"edge-1\""), "{log}");
+    assert!(log.contains("--node-name") && log.contains("kubectl delete node edge-1"), "{log}");
+    node_is_ready(&fleet.kubectl, "edge-1")?;
+    let identity = fleet.kubectl.json(&["nodeidentity", "edge-1"])?;
+    assert_eq!(identity["spec"]["generation"], 1, "{identity}");
+    Ok(())
+}
+
+#[test]
+fn a_deleted_node_is_shut_out_at_once_and_joins_again_with_a_new_token() -> Result<()> {
+    let Some(mut fleet) = Fleet::start()? else { return Ok(()) };
+    let stolen = as_node(&fleet)?;
+    assert!(stolen.ok(&["get", "node", "edge-1", "-o", "name"])?.contains("edge-1"));
+    fleet.kubectl.ok(&["delete", "node", "edge-1"])?;
+    let refusal = stolen.refused(&["get", "--raw", "/api/v1/nodes/edge-1"])?;
+    assert!(refusal.contains("Unauthorized") || refusal.contains("deleted"), "{refusal}");
+    eventually("a revoked identity", PATIENCE, || {
+        let identity = fleet.kubectl.json(&["nodeidentity", "edge-1"]).map_err(|error| error.to_string())?;
+        if identity["spec"]["state"] == "Revoked" { Ok(()) } else { Err(identity["spec"].to_string()) }
+    })?;
+    // It does not come back by itself, …
+    let refusal = fleet.kubectl.refused(&["get", "node", "edge-1"])?;
+    assert!(refusal.contains("NotFound"), "{refusal}");
+    // … and does when it is given a token, on the data directory that it has.
+    let token = token(&fleet.dir.path().join("hub"))?;
+    fleet.node.kill();
+    fleet.node.change_args(|args| {
+        let at = args.iter().position(|arg| arg == "--token").expect("the first start had a token");
+        args[at + 1] = token;
+    });
+    fleet.node.start_again("ephemeral")?;
+    node_is_ready(&fleet.kubectl, "edge-1")?;
+    let refusal = stolen.refused(&["get", "--raw", "/api/v1/nodes/edge-1"])?;
+    assert!(refusal.contains("Unauthorized") || refusal.contains("another key"), "{refusal}");
+    Ok(())
+}
+
+/// `tests/data/hub-dir-v1.md` says how the directory was made.
+#[test]
+fn the_data_directory_of_an_older_hub_is_taken_over_and_made_private() -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir()?;
+    let data_dir = dir.path().join("data");
+    std::fs::create_dir(&data_dir)?;
+    let packed = root().join("tests/data/hub-dir-v1.tar.gz");
+    let unpacked = std::process::Command::new("tar").arg("-xzf").arg(packed).arg("-C").arg(&data_dir).status()?;
+    assert!(unpacked.success());
+    let Some(kubectl) = Kubectl::newest(&data_dir.join("kubeconfig")) else { return Ok(()) };
+    let mut hub = Selvedge::start(&data_dir, &["hub"])?;
+    let address = hub.address("hub-api")?.replace("0.0.0.0", "127.0.0.1");
+    let kept = eventually("the object of the older hub", PATIENCE, || {
+        kubectl.json(&["configmap", "kept"]).map_err(|error| error.to_string())
+    })?;
+    assert_eq!(kept["data"]["from"], "v1", "{kept}");
+
+    // A node that trusts its CA stays joined: the certificate that the older hub gave it is good.
+    let read = |name: &str| std::fs::read_to_string(data_dir.join("hub/pki").join(name));
+    let ca = base_pki::Ca::load(&read("ca.crt")?, &read("ca.key")?)?;
+    let issue = |cn: &str| {
+        ca.sign(&base_pki::IssueRequest {
+            cn: cn.to_owned(),
+            orgs: vec!["system:nodes".to_owned()],
+            sans: Vec::new(),
+            usage: base_pki::Usage::Client,
+            validity: Duration::from_secs(3600),
+        })
+    };
+    let as_node = |name: &str| -> Result<Kubectl> {
+        let issued = issue(&format!("system:node:{name}"))?;
+        let path = dir.path().join(format!("{name}.kubeconfig"));
+        let url = format!("https://{address}");
+        std::fs::write(&path, base_pki::kubeconfig(&url, ca.cert_pem(), &issued.cert_pem, &issued.key_pem))?;
+        Kubectl::newest(&path).context("there was one a moment ago")
+    };
+    assert!(as_node("gw-1")?.ok(&["get", "--raw", "/api/v1/nodes/gw-1"])?.contains("gw-1"));
+    // One that is no node of that hub is not.
+    as_node("gw-2")?.refused(&["get", "--raw", "/api/v1/nodes/gw-2"])?;
+
+    let mut open = Vec::new();
+    let mut dirs = vec![data_dir.clone()];
+    while let Some(next) = dirs.pop() {
+        for entry in std::fs::read_dir(&next)? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                dirs.push(entry.path());
+            }
+            if (kind.is_dir() || kind.is_file()) && entry.metadata()?.permissions().mode() & 0o077 != 0 {
+                // The public half of a key may be written anew as such; nobody gets to it past the directory.
+                open.push(entry.path());
+            }
+        }
+    }
+    open.retain(|path| path.extension().is_none_or(|extension| extension != "crt"));
+    assert!(open.is_empty(), "{open:?}");
+    assert_eq!(std::fs::metadata(&data_dir)?.permissions().mode() & 0o777, 0o700);
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 use base_pki::{Ca, CsrInfo, Usage};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use hub_pki::join::{EXTRA_KEY_SHA256, JoinRequest};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -22,6 +23,7 @@ use tracing::info;
 
 use crate::Context;
 use crate::events::seconds;
+use crate::joining::Joining;
 use crate::kinds::Kind;
 use crate::runtime::controller::ReconcileError;
 use crate::runtime::{Event, Next, ObjectRef, Queue, Reconciler};
@@ -31,7 +33,7 @@ use crate::writer::Target;
 pub(crate) mod verdict;
 
 pub use verdict::NamePolicy;
-use verdict::{NodeFacts, SIGNER_NODE_SERVING, Verdict, node_of};
+use verdict::{NodeFacts, SIGNER_NODE_CLIENT, SIGNER_NODE_SERVING, Verdict, node_of};
 
 /// Gateways are out of reach for months and may come back with a wrong clock.
 const VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -229,6 +231,20 @@ impl Csr {
         ca.sign_csr(&pem, usage, asked.unwrap_or(VALIDITY)).map_err(|error| error.to_string())
     }
 
+    /// Binds the key of a node's client certificate to its name; whatever else is approved binds nothing.
+    async fn bind(&self, view: &CsrView<'_>, object: &ObjectRef) -> Result<Joining, ReconcileError> {
+        let parsed = self.parse(view);
+        let (Ok(info), SIGNER_NODE_CLIENT) = (&*parsed, &*view.spec.signer_name) else { return Ok(Joining::Bound) };
+        let request = object.value()?;
+        let join = JoinRequest {
+            node: node_of(&info.cn).unwrap_or_default(),
+            key_sha256: &info.key_sha256,
+            username: &view.spec.username,
+            sender_key_sha256: request["spec"]["extra"][EXTRA_KEY_SHA256][0].as_str(),
+        };
+        Ok(crate::joining::bind(&self.context.writer, &join).await?)
+    }
+
     fn observe_request(&self, object: &ObjectRef, queue: &Queue<Box<str>>) {
         let Some(view) = object.view_or_log::<CsrView<'_>>() else { return };
         self.memory.lock().note(object.name(), &view, state(&view));
@@ -305,10 +321,15 @@ impl Reconciler for Csr {
                 writer.delete_target(kind, target, None, None).await?;
                 return Ok(Next::OnChange);
             }
-            Step::Approve => {
-                let message = "Requested by a node or with its bootstrap token.";
-                ("approval", None, Some(("Approved", "AutoApproved", message.to_owned())))
-            }
+            Step::Approve => match self.bind(&view, &object).await? {
+                Joining::Bound => {
+                    let message = "Requested by a node or with its bootstrap token.";
+                    ("approval", None, Some(("Approved", "AutoApproved", message.to_owned())))
+                }
+                Joining::Denied(why) => ("approval", None, Some(("Denied", "NotThisNode", why))),
+                Joining::NotAutomatic => return Ok(Next::OnChange),
+                Joining::Again => return Ok(Next::After(Duration::from_secs(1))),
+            },
             Step::Fail(reason, message) => ("status", None, Some(("Failed", reason, message))),
             Step::Sign(usage) => match self.sign(&view, usage) {
                 Ok(pem) => ("status", Some(pem), None),
@@ -326,7 +347,7 @@ impl Reconciler for Csr {
             return Ok(Next::OnChange);
         }
         match condition {
-            Some(("Failed", reason, message)) => recorder.warning(kind, target, reason, message),
+            Some(("Failed" | "Denied", reason, message)) => recorder.warning(kind, target, reason, message),
             None => info!(name, signer = %view.spec.signer_name, "Signed a certificate."),
             Some(_) => {}
         }

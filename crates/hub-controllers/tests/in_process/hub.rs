@@ -9,9 +9,7 @@ use hub_controllers::kinds::Kind;
 use hub_controllers::runtime::{Reader, Reflector, StoreReader};
 use hub_controllers::writer::Writer;
 use hub_controllers::{Authorities, Controllers, ControllersConfig, NamePolicy};
-use machinery_server::{
-    Admission, AdmissionRequest, Identity, NoNodes, Operation, Refusal, Server, ServerConfig, StandardAuthorizer,
-};
+use machinery_server::{Admission, AdmissionError, AdmissionRequest, Identity, Operation, Server, ServerConfig};
 use machinery_store::{Store, StoreOptions};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -20,12 +18,12 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct RejectPods;
 
 impl Admission for RejectPods {
-    fn admit(&self, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), Refusal> {
+    fn validate(&self, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), AdmissionError> {
         if &*request.info.kind == "Pod"
             && request.operation == Operation::Create
             && object["metadata"]["labels"]["app"] == "a-rejected"
         {
-            return Err(Refusal::Forbidden("not this one".to_owned()));
+            return Err(AdmissionError::Forbidden("not this one".to_owned()));
         }
         Ok(())
     }
@@ -63,14 +61,9 @@ impl Hub {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
         let store = Store::open(dir.path(), StoreOptions::default()).expect("a new store opens");
         let server = Server::new(ServerConfig {
-            store: store.clone(),
-            authorizer: Arc::new(StandardAuthorizer),
-            admission: vec![Box::new(RejectPods)],
-            node_dialer: Arc::new(NoNodes),
-            extensions: Vec::new(),
-            address: "127.0.0.1:6443".to_owned(),
-            metrics: base_observe::Metrics::new(),
-            shutdown: CancellationToken::new(),
+            authorizers: hub_policy::authorizers(),
+            admission: vec![Arc::new(RejectPods)],
+            ..ServerConfig::new(store.clone())
         })
         .expect("a new store lists");
         let identity = Identity::new("admin", ["system:masters"]);
@@ -136,6 +129,16 @@ impl Hub {
     pub(crate) fn as_user(&self, user: &str, groups: &[&str]) -> Writer {
         let identity = Identity::new(user, groups.iter().copied());
         Writer::new(kube::Client::new(self.server.in_process(identity), "default"))
+    }
+
+    /// A join token for one box.
+    pub(crate) async fn token(&self, id: &str) {
+        let name = format!("bootstrap-token-{id}");
+        let secret = json!({
+            "metadata": {"name": name, "namespace": "kube-system"}, "type": "bootstrap.kubernetes.io/token",
+            "stringData": {"token-id": id, "registration-labels": "site=hall-2"},
+        });
+        self.make(Kind::Secret, secret).await;
     }
 
     pub(crate) async fn make(&self, kind: Kind, object: Value) -> Value {

@@ -40,6 +40,7 @@ async fn a_new_hub_holds_what_every_cluster_has() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_gets_its_certificate_by_asking() {
     let hub = Hub::start().await;
+    hub.token("abcdef").await;
     let bootstrapper = hub.as_user("system:bootstrap:abcdef", &["system:bootstrappers"]);
     let key = base_pki::KeyPair::generate().expect("a key can be made");
     let csr =
@@ -70,6 +71,32 @@ async fn a_node_gets_its_certificate_by_asking() {
         })
         .await;
     assert!(refused["status"]["certificate"].is_null());
+
+    // Its key is bound before its certificate is signed, and the token is used up.
+    let identity = hub.admin.get_now(Kind::NodeIdentity, ("", "gw-1")).await.expect("the API answers").expect("bound");
+    let own = base_pki::parse_csr(&csr).expect("made above").key_sha256;
+    assert_eq!(identity["spec"]["keys"], json!([own]));
+    assert_eq!(identity["spec"]["labels"], json!({"site": "hall-2"}));
+    let other = base_pki::KeyPair::generate().expect("a key can be made");
+    let csr = |node: &str| {
+        base_pki::make_csr(&other, &format!("system:node:{node}"), &["system:nodes".to_owned()], &[]).expect("made")
+    };
+    hub.token("fedcba").await;
+    let second = hub.as_user("system:bootstrap:fedcba", &["system:bootstrappers"]);
+    for (sender, name, node, part) in [
+        (&bootstrapper, "again", "gw-2", "was used already, by gw-1"),
+        // The box that joined may have lost its key on the way; another token is another box.
+        (&second, "second-box", "gw-1", "another box is joined as node \"gw-1\""),
+    ] {
+        sender.create(kind, request(name, &csr(node))).await.expect("a bootstrapper may ask").expect("it is new");
+        let denied = hub
+            .eventually(kind, ("", name), |request| {
+                request.is_some_and(|request| condition(request, "Denied")["status"] == "True")
+            })
+            .await;
+        let message = condition(&denied, "Denied")["message"].as_str().unwrap_or_default().to_owned();
+        assert!(message.contains(part), "{message}");
+    }
     hub.stop().await;
 }
 

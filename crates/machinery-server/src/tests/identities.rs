@@ -7,13 +7,6 @@ fn node(name: &str) -> Identity {
     Identity::new(format!("system:node:{name}"), ["system:nodes"])
 }
 
-async fn check(hub: &Hub, identity: &Identity, method: &str, path: &str, body: Value, code: u16) {
-    let media = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
-    let text = if body.is_null() { String::new() } else { body.to_string() };
-    let answer = hub.send(identity, method, path, media, &text).await;
-    assert_eq!(answer.code, code, "{} {method} {path}: {}", identity.user, answer.body);
-}
-
 #[tokio::test]
 async fn nobody_is_told_only_version_and_health() {
     let hub = Hub::start().await;
@@ -34,106 +27,7 @@ async fn nobody_is_told_only_version_and_health() {
 }
 
 #[tokio::test]
-async fn a_node_reads_and_writes_what_is_its_own() {
-    let hub = Hub::start().await;
-    let gw = &node("gw-1");
-    check(&hub, gw, "POST", "/api/v1/nodes", json!({"metadata": {"name": "gw-2"}}), 403).await;
-    let restricted = |value: Value| json!({"metadata": {"labels": {"node-restriction.kubernetes.io/zone": value}}});
-    let mut trusted = restricted(json!("a"));
-    trusted["metadata"]["name"] = "gw-1".into();
-    check(&hub, gw, "POST", "/api/v1/nodes", trusted, 403).await;
-    let taints = json!([{"key": "a", "effect": "NoSchedule"}]);
-    let tainted = json!({"metadata": {"name": "gw-1"}, "spec": {"taints": taints}});
-    check(&hub, gw, "POST", "/api/v1/nodes", tainted, 201).await;
-    // An administrator says more of it; what a node sends along unchanged is no change.
-    assert_eq!(hub.patch("/api/v1/nodes/gw-1", "merge-patch", restricted(json!("a"))).await.code, 200);
-    check(&hub, gw, "PATCH", "/api/v1/nodes/gw-1", restricted(json!("a")), 200).await;
-    check(&hub, gw, "PATCH", "/api/v1/nodes/gw-1", restricted(Value::Null), 403).await;
-    check(&hub, &node("gw-2"), "POST", "/api/v1/nodes", json!({"metadata": {"name": "gw-2"}}), 201).await;
-    hub.create(PODS, pod("own", "gw-1")).await;
-    hub.create(PODS, pod("other", "gw-2")).await;
-    for name in ["settings", "private"] {
-        hub.create(CONFIG_MAPS, config_map(name, json!({}), json!({}))).await;
-    }
-    let lease = |name: &str| json!({"metadata": {"name": name}, "spec": {}});
-    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
-    let status = || json!({"status": {"phase": "Running"}});
-    for (method, path, body, code) in [
-        ("GET", "/api/v1/nodes/gw-1", Value::Null, 200),
-        ("GET", "/api/v1/nodes/gw-2", Value::Null, 403),
-        ("GET", "/api/v1/nodes", Value::Null, 403),
-        ("GET", "/api/v1/nodes?fieldSelector=metadata.name%3Dgw-1", Value::Null, 200),
-        ("PATCH", "/api/v1/nodes/gw-1/status", json!({"status": {}}), 200),
-        ("PATCH", "/api/v1/nodes/gw-2/status", json!({"status": {}}), 403),
-        ("PATCH", "/api/v1/nodes/gw-1", json!({"metadata": {"labels": {"room": "b", "kubernetes.io/arch": "x"}}}), 200),
-        ("PATCH", "/api/v1/nodes/gw-1", json!({"metadata": {"labels": {"kubernetes.io/cluster": "x"}}}), 403),
-        ("PATCH", "/api/v1/nodes/gw-1", restricted(json!("b")), 403),
-        ("PATCH", "/api/v1/nodes/gw-1", json!({"spec": {"taints": null}}), 403),
-        ("DELETE", "/api/v1/nodes/gw-1", Value::Null, 403),
-        ("GET", "/api/v1/pods", Value::Null, 403),
-        ("GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Dgw-1", Value::Null, 200),
-        ("GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Dgw-2", Value::Null, 403),
-        ("GET", "/api/v1/namespaces/default/pods/own", Value::Null, 200),
-        ("GET", "/api/v1/namespaces/default/pods/other", Value::Null, 403),
-        ("PATCH", "/api/v1/namespaces/default/pods/own/status", status(), 200),
-        ("PATCH", "/api/v1/namespaces/default/pods/other/status", status(), 403),
-        ("PATCH", "/api/v1/namespaces/default/pods/own", json!({}), 403),
-        ("DELETE", "/api/v1/namespaces/default/pods/other", Value::Null, 403),
-        ("POST", PODS, pod("new", "gw-1"), 403),
-        ("GET", "/api/v1/namespaces/default/configmaps/settings", Value::Null, 200),
-        ("GET", "/api/v1/namespaces/default/configmaps?fieldSelector=metadata.name%3Dsettings", Value::Null, 200),
-        ("GET", "/api/v1/namespaces/default/configmaps/private", Value::Null, 403),
-        ("GET", "/api/v1/namespaces/default/configmaps", Value::Null, 403),
-        ("PATCH", "/api/v1/namespaces/default/configmaps/settings", json!({}), 403),
-        ("GET", "/api/v1/namespaces/default/secrets/settings", Value::Null, 403),
-        ("GET", "/api/v1/secrets", Value::Null, 403),
-        ("POST", leases, lease("gw-2"), 403),
-        ("POST", leases, lease("gw-1"), 201),
-        ("GET", "/api/v1/namespaces/default", Value::Null, 200),
-        ("GET", "/apis/node.k8s.io/v1/runtimeclasses", Value::Null, 200),
-        ("GET", "/apis/apps/v1/daemonsets", Value::Null, 403),
-        ("GET", "/apis", Value::Null, 200),
-    ] {
-        check(&hub, gw, method, path, body, code).await;
-    }
-    let refused = hub.send(gw, "GET", "/api/v1/secrets", "", "").await;
-    refused.check(
-        403,
-        "Forbidden",
-        r#"User "system:node:gw-1" cannot list resource "secrets" in API group "" at the cluster scope"#,
-    );
-}
-
-#[tokio::test]
-async fn a_node_reads_its_own_assignment_only() {
-    let hub = Hub::start().await;
-    let crd = api_edge::crds::all().into_iter().find(|crd| crd["spec"]["names"]["kind"] == "NodeAssignment").unwrap();
-    hub.create(CRDS, crd).await;
-    let assignments = "/apis/edge.selvedge.dev/v1alpha1/nodeassignments";
-    for (name, node) in [("gw-1", "gw-1"), ("gw-1.part-1", "gw-1"), ("gw-10", "gw-10")] {
-        let labels = json!({api_edge::LABEL_NODE: node});
-        hub.create(assignments, json!({"metadata": {"name": name, "labels": labels}, "spec": {"nodeName": node}}))
-            .await;
-    }
-    let gw = &node("gw-1");
-    for (path, code) in [
-        ("/gw-1", 200),
-        ("/gw-1.part-1", 200),
-        ("/gw-10", 403),
-        ("", 403),
-        ("?labelSelector=selvedge.dev%2Fnode%3Dgw-1", 200),
-        ("?labelSelector=selvedge.dev%2Fnode%3Dgw-10", 403),
-    ] {
-        check(&hub, gw, "GET", &format!("{assignments}{path}"), Value::Null, code).await;
-    }
-    let status = json!({"status": {"observedGeneration": 1}});
-    check(&hub, gw, "PATCH", &format!("{assignments}/gw-1/status"), status.clone(), 200).await;
-    check(&hub, gw, "PATCH", &format!("{assignments}/gw-10/status"), status.clone(), 403).await;
-    check(&hub, gw, "PATCH", &format!("{assignments}/gw-1"), status, 403).await;
-}
-
-#[tokio::test]
-async fn a_bootstrap_token_asks_for_a_certificate_and_for_nothing_else() {
+async fn a_bootstrap_token_is_its_secrets_as_long_as_that_says_so() {
     let hub = Hub::start().await;
     let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
     let secret = |id: &str, expiration: &str| {
@@ -148,7 +42,9 @@ async fn a_bootstrap_token_asks_for_a_certificate_and_for_nothing_else() {
     let authenticate = |token: &str| {
         let mut headers = http::HeaderMap::new();
         headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
-        crate::auth::authenticate(&hub.server.0.store, None, &headers, jiff::Timestamp::now()).ok().flatten()
+        let peer =
+            base_http::Peer { addr: base_http::PeerAddr::Unix, client_cert: None, is_certificate_expected: true };
+        hub.server.identify(&peer, &headers).ok().flatten()
     };
     for bad in [
         "abcdef.0123456789abcdee",
@@ -162,22 +58,14 @@ async fn a_bootstrap_token_asks_for_a_certificate_and_for_nothing_else() {
     }
     let identity = &authenticate("abcdef.0123456789abcdef").unwrap();
     assert_eq!(identity.user, "system:bootstrap:abcdef");
-
-    let key = base_pki::KeyPair::generate().unwrap();
-    let pem = base_pki::make_csr(&key, "system:node:gw-1", &["system:nodes".to_owned()], &[]).unwrap();
-    let csr = json!({"metadata": {"name": "node-csr-1"}, "spec": {
-        "request": encode(&pem), "signerName": "kubernetes.io/kube-apiserver-client-kubelet", "usages": ["client auth", "digital signature"],
-    }});
-    let csrs = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
-    check(&hub, identity, "POST", csrs, csr, 201).await;
-    let one = format!("{csrs}/node-csr-1");
-    check(&hub, identity, "GET", &one, Value::Null, 200).await;
-    check(&hub, identity, "PUT", &format!("{one}/approval"), json!({}), 403).await;
-    check(&hub, identity, "GET", csrs, Value::Null, 403).await;
-    check(&hub, &Identity::new("system:bootstrap:other1", ["system:bootstrappers"]), "GET", &one, Value::Null, 403)
-        .await;
-    check(&hub, identity, "GET", "/api/v1/nodes", Value::Null, 403).await;
-    assert_eq!(hub.get(&one).await.body["spec"]["username"], "system:bootstrap:abcdef");
+    // A token that is changed is looked at anew, and one that is deleted is none.
+    let name = format!("{secrets}/bootstrap-token-abcdef");
+    let patch = json!({"data": {"token-secret": encode("fedcba9876543210")}});
+    assert_eq!(hub.patch(&name, "merge-patch", patch).await.code, 200);
+    assert_eq!(authenticate("abcdef.0123456789abcdef"), None);
+    assert!(authenticate("abcdef.fedcba9876543210").is_some());
+    assert_eq!(hub.call("DELETE", &name, Value::Null).await.code, 200);
+    assert_eq!(authenticate("abcdef.fedcba9876543210"), None);
 }
 
 #[tokio::test]
@@ -195,4 +83,166 @@ async fn everyone_may_ask_who_they_are_and_what_they_may() {
         .send(&node("gw-1"), "POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", "application/json", "{}")
         .await;
     assert_eq!(who.body["status"]["userInfo"]["username"], "system:node:gw-1");
+}
+
+/// Sends a request with further headers as an administrator, or as another.
+async fn with_headers(hub: &Hub, identity: &Identity, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+    let mut request = http::Request::builder().method(method).uri(path).header("content-type", "application/json");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let body = if method == "POST" { "{}" } else { "" };
+    answer(hub.raw(Some(identity), request.body(body.to_owned()).unwrap()).await).await
+}
+
+const WHOAMI: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+
+#[tokio::test]
+async fn a_request_in_anothers_name_is_the_others() {
+    let hub = Hub::start().await;
+    let admin = &Identity::controllers();
+    hub.create(CONFIG_MAPS, config_map("x", json!({}), json!({}))).await;
+    let bob = &[("Impersonate-User", "bob")];
+    let who = with_headers(&hub, admin, "POST", WHOAMI, bob).await;
+    assert_eq!(who.body["status"]["userInfo"], json!({"username": "bob", "groups": ["system:authenticated"]}));
+    for (method, path) in [("DELETE", format!("{CONFIG_MAPS}/x")), ("GET", "/api/v1/secrets".to_owned())] {
+        let refused = with_headers(&hub, admin, method, &path, bob).await;
+        refused.check(403, "Forbidden", r#"User "bob" cannot "#);
+    }
+    assert_eq!(hub.get(&format!("{CONFIG_MAPS}/x")).await.code, 200);
+    let full = [
+        ("Impersonate-User", "jane"),
+        ("Impersonate-Group", "team-a"),
+        ("Impersonate-Group", "team-b"),
+        ("Impersonate-Uid", "1234"),
+        ("Impersonate-Extra-Acme.com%2Fproject", "some"),
+    ];
+    let who = with_headers(&hub, admin, "POST", WHOAMI, &full).await;
+    assert_eq!(
+        who.body["status"]["userInfo"],
+        json!({
+            "username": "jane", "uid": "1234", "groups": ["team-a", "team-b", "system:authenticated"],
+            "extra": {"acme.com/project": ["some"]},
+        })
+    );
+    let account = [("Impersonate-User", "system:serviceaccount:default:robot")];
+    let who = with_headers(&hub, admin, "POST", WHOAMI, &account).await;
+    let groups = json!(["system:serviceaccounts", "system:serviceaccounts:default", "system:authenticated"]);
+    assert_eq!(who.body["status"]["userInfo"]["groups"], groups);
+    let anonymous = with_headers(&hub, admin, "GET", "/api", &[("Impersonate-User", "system:anonymous")]).await;
+    anonymous.check(403, "Forbidden", "system:anonymous");
+    // Whoever may impersonate the administrators' group is one.
+    let masters = [("Impersonate-User", "jane"), ("Impersonate-Group", "system:masters")];
+    assert_eq!(with_headers(&hub, admin, "GET", "/api/v1/secrets", &masters).await.code, 200);
+}
+
+#[tokio::test]
+async fn nobody_impersonates_without_permission_and_no_such_header_is_ignored() {
+    let hub = Hub::start().await;
+    let refused = with_headers(&hub, &node("gw-1"), "POST", WHOAMI, &[("Impersonate-User", "system:node:gw-2")]).await;
+    refused.check(
+        403,
+        "Forbidden",
+        r#"User "system:node:gw-1" cannot impersonate resource "users" in API group "" at the cluster scope"#,
+    );
+    let admin = &Identity::controllers();
+    for (headers, part) in [
+        (&[("Impersonate-Group", "a")][..], "without impersonating a user"),
+        (&[("Impersonate-Uid", "a")], "without impersonating a user"),
+        (&[("Impersonate-Extra-x", "a")], "without impersonating a user"),
+        (&[("Impersonate-User", "a"), ("Impersonate-User", "b")], "once only"),
+        (&[("Impersonate-User", "")], "is empty"),
+        (&[("Impersonate-User", "a"), ("Impersonate-Role", "b")], "is not known"),
+    ] {
+        with_headers(&hub, admin, "POST", WHOAMI, headers).await.check(400, "BadRequest", part);
+    }
+    let request = http::Request::get("/version").header("Impersonate-User", "bob").body(String::new()).unwrap();
+    assert_eq!(hub.raw(None, request).await.status(), 401);
+}
+
+/// Collects events.
+#[derive(Default)]
+struct Events(std::sync::Mutex<Vec<Value>>);
+
+impl crate::Audit for Events {
+    fn record(&self, event: &crate::AuditEvent<'_>) {
+        self.0.lock().unwrap().push(event.to_json());
+    }
+}
+
+#[tokio::test]
+async fn writes_and_requests_in_anothers_name_are_audited() {
+    let folder = tempfile::tempdir().unwrap();
+    let events = Arc::new(Events::default());
+    let store = Store::open(folder.path(), StoreOptions::default()).unwrap();
+    let server = Server::new(ServerConfig { audit: Some(events.clone()), ..ServerConfig::new(store) }).unwrap();
+    let hub = Hub { server, shutdown: CancellationToken::new(), folder };
+    hub.create("/api/v1/namespaces", json!({"metadata": {"name": "default"}})).await;
+    hub.get("/api/v1/namespaces/default").await;
+    with_headers(&hub, &Identity::controllers(), "GET", &format!("{CONFIG_MAPS}/a"), &[("Impersonate-User", "bob")])
+        .await;
+    let events = events.0.lock().unwrap();
+    let seen: Vec<_> = events.iter().map(|event| (&event["verb"], &event["responseStatus"]["code"])).collect();
+    assert_eq!(seen, [(&json!("create"), &json!(201)), (&json!("get"), &json!(403))]);
+    assert_eq!(events[0]["objectRef"], json!({"resource": "namespaces", "apiVersion": "v1"}));
+    assert_eq!(events[1]["user"]["username"], "system:selvedge:controllers");
+    assert_eq!(events[1]["impersonatedUser"]["username"], "bob");
+    assert_eq!(events[1]["objectRef"]["name"], "a");
+}
+
+#[test]
+fn the_disk_of_the_audit_log_is_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.log");
+    let limits = crate::AuditLimits { file_bytes_max: 2_000, files_max: 3 };
+    let log = crate::AuditLog::open(&path, limits).unwrap();
+    let uri: http::Uri = "/api/v1/namespaces/default/pods/web".parse().unwrap();
+    let event = crate::AuditEvent {
+        caller: None,
+        impersonated: None,
+        verb: "delete",
+        uri: &uri,
+        code: 200,
+        source: None,
+        user_agent: "",
+        received: jiff::Timestamp::UNIX_EPOCH,
+    };
+    for _ in 0..100 {
+        crate::Audit::record(&log, &event);
+    }
+    drop(log);
+    // The thread writes what waits, then ends.
+    let end = std::time::Instant::now() + PATIENCE;
+    while !folder.path().join("audit.log.2").exists() {
+        assert!(std::time::Instant::now() < end, "the log is rotated");
+        std::thread::yield_now();
+    }
+    let sizes: Vec<u64> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|file| file.unwrap().metadata().map_or(0, |data| data.len()))
+        .collect();
+    assert!(sizes.len() <= 3 && sizes.iter().all(|size| *size <= 2_000), "{sizes:?}");
+    let oldest = std::fs::read_to_string(folder.path().join("audit.log.2")).unwrap();
+    assert!(oldest.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
+}
+
+#[tokio::test]
+async fn a_question_about_oneself_is_small() {
+    let hub = Hub::start().await;
+    let long = json!({"spec": {"padding": "x".repeat(65 * 1024)}}).to_string();
+    let answer = hub.send(&node("gw-1"), "POST", WHOAMI, "application/json", &long).await;
+    answer.check(413, "RequestEntityTooLarge", "limit is 65536");
+}
+
+#[tokio::test]
+async fn who_may_do_what_can_be_asked_of_others_by_administrators() {
+    let hub = Hub::start().await;
+    let reviews = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+    let ask = |user: &str, groups: Value| json!({"spec": {"user": user, "groups": groups, "resourceAttributes": {"verb": "list", "resource": "secrets"}}});
+    for (question, allowed) in [(ask("jane", json!(["system:masters"])), true), (ask("jane", json!([])), false)] {
+        let answer = hub.call("POST", reviews, question).await;
+        assert_eq!((answer.code, &answer.body["status"]["allowed"]), (201, &json!(allowed)), "{}", answer.body);
+    }
+    let refused = hub.send(&node("gw-1"), "POST", reviews, "application/json", "{}").await;
+    refused.check(403, "Forbidden", "cannot create resource \"subjectaccessreviews\"");
 }

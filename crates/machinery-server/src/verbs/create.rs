@@ -48,9 +48,11 @@ pub(crate) async fn create(context: &Context<'_>, body: &Bytes) -> Result<Respon
     kinds::prepare_create(&context.info, &mut object, context.identity, &now);
     context.info.apply_defaults(&mut object).map_err(|error| ApiError::too_large(error.to_string()))?;
     let mut in_namespace = context.check_namespace(name_of(&object))?;
-    context.admit(Operation::Create, &mut object, None, options)?;
+    context.mutate(Operation::Create, &mut object, None, options, &mut warnings)?;
+    context.info.apply_defaults(&mut object).map_err(|error| ApiError::too_large(error.to_string()))?;
     check(context, &object)?;
     warnings.extend(context.info.warnings(&object));
+    context.validate(Operation::Create, &object, None, options, &mut warnings)?;
 
     // Definitions change what is served: one at a time, and the registry only once the store has it.
     let is_crd = crd::is_crd(&context.info);
@@ -79,7 +81,11 @@ pub(crate) async fn create(context: &Context<'_>, body: &Bytes) -> Result<Respon
             Err(PutError::Raced) => {
                 let is_taken = context.server.store.get(&context.key(name_of(&object))).is_some();
                 match (is_taken, is_generated) {
-                    (true, true) => set_generated_name(&mut object, &prefix),
+                    (true, true) => {
+                        set_generated_name(&mut object, &prefix);
+                        // What was allowed under one name need not be under another.
+                        context.validate(Operation::Create, &object, None, options, &mut warnings)?;
+                    }
                     (true, false) => break,
                     // The namespace was written meanwhile: is it still one to create in?
                     (false, _) => {}

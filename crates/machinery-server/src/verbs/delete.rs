@@ -164,9 +164,10 @@ async fn delete_one(
     for _ in 0..TRIES {
         let stored = context.server.store.get(&context.key(name));
         let stored = stored.ok_or_else(|| ApiError::not_found(&context.info, name))?;
+        context.authorize_object(&stored)?;
         let old = decode_stored(context, &stored)?;
         check_preconditions(context, options, &stored, &old, name)?;
-        context.admit(Operation::Delete, &mut old.clone(), Some(&old), write)?;
+        context.validate(Operation::Delete, &old, Some(&old), write, &mut Vec::new())?;
         let uid = uid_of(&old).to_owned();
         let attempt = match waiting(context, options, &old) {
             Some(new) if write.dry_run => return Ok(Outcome::Waiting(Context::dry(&new))),

@@ -35,6 +35,7 @@ const KUBELET_PORT: u64 = 10250;
 
 pub(crate) async fn log(context: &Context<'_>) -> Result<Response<Body>> {
     let stored = context.stored()?;
+    context.authorize_object(&stored)?;
     let pod = decode_stored(context, &stored)?;
     let container = container(&pod, context.name(), context.query.get("container"))?;
     let node = text_at(&pod, "/spec/nodeName");

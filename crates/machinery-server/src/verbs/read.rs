@@ -27,7 +27,9 @@ pub(crate) fn get(context: &Context<'_>) -> Result<Response<Body>> {
     if let At::NotOlderThan(revision) = ListOptions::parse(&context.query)?.at {
         check_reached(context, revision)?;
     }
-    context.show(context.stored()?.bytes.clone(), false, &[])
+    let stored = context.stored()?;
+    context.authorize_object(&stored)?;
+    context.show(stored.bytes.clone(), false, &[])
 }
 
 /// Where a list goes on; opaque to clients.

@@ -55,6 +55,7 @@ pub(crate) async fn change(
     let _guard = if is_crd { Some(context.server.crd_writes.lock().await) } else { None };
     for _ in 0..TRIES {
         let stored = context.stored()?;
+        context.authorize_object(&stored)?;
         let old = decode_stored(context, &stored)?;
         let (mut new, more) = compute(&old)?;
         let mut warnings = warnings.clone();
@@ -120,7 +121,8 @@ fn settle(
     let subresource = context.path.subresource.as_deref();
     context.info.prepare_update(subresource, new, old);
     context.info.apply_defaults(new).map_err(|error| ApiError::too_large(error.to_string()))?;
-    context.admit(Operation::Update, new, Some(old), options)?;
+    context.mutate(Operation::Update, new, Some(old), options, warnings)?;
+    context.info.apply_defaults(new).map_err(|error| ApiError::too_large(error.to_string()))?;
     let mut errors = context.info.validate(new);
     errors.extend(context.info.validate_update(new, old));
     if !errors.is_empty() {
@@ -129,6 +131,7 @@ fn settle(
     if subresource.is_none() {
         warnings.extend(context.info.warnings(new));
     }
+    context.validate(Operation::Update, new, Some(old), options, warnings)?;
     if crd::is_crd(&context.info) && !is_terminating(new) {
         let now = timestamp(jiff::Timestamp::now());
         let (registry, more) = crd::stage(context.server, &context.info, new, &now)?;

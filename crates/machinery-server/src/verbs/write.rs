@@ -1,5 +1,6 @@
 //! What all writes share: decoding, the way through schema and plug-ins, the commit.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use base_http::Body;
@@ -8,14 +9,14 @@ use http::Response;
 use machinery_store::{CommitError, Expect, Key, Object, Op, Revision};
 use serde_json::{Value, json};
 
-use crate::admission::{AdmissionRequest, Operation, Refusal};
-use crate::authorizer::node_restriction;
+use crate::admission::{AdmissionRequest, Operation};
+use crate::authorizer::{Authorizer as _, rejection};
 use crate::negotiate::{BODY_BYTES_MAX, Output, partial_of_bytes, table};
 use crate::object::{Encoded, decode, metadata, name_of, text_at};
 use crate::request::{FieldValidation, WriteOptions};
 use crate::server::{Context, warn};
 use crate::status::{self, ApiError, Result};
-use crate::{kinds, object};
+use crate::{Access, Decision, Target, kinds, object};
 
 /// An object with all its parts in place is a little larger than what the client sent.
 const OBJECT_BYTES_MAX: usize = BODY_BYTES_MAX + 64 * 1024;
@@ -109,33 +110,90 @@ impl Context<'_> {
         Ok(())
     }
 
-    /// Asks the plug-ins, the server's own rule for nodes first.
-    pub(crate) fn admit(
+    /// Decides again whether the caller may do this, now with the stored object in hand: in the step that reads, changes or
+    /// deletes it, so that nothing that happened since the request came can make it another's.
+    pub(crate) fn authorize_object(&self, object: &Object) -> Result<()> {
+        let access = Access {
+            identity: self.identity,
+            verb: self.verb,
+            target: Target::Resource {
+                group: &self.path.group,
+                resource: &self.path.plural,
+                subresource: self.path.subresource.as_deref(),
+                namespace: self.path.namespace.as_deref(),
+                name: Some(&object.key.name),
+                selectors: None,
+            },
+            object: Some(object),
+        };
+        match self.server.authorizer.authorize(&access, &self.server.store) {
+            Decision::Allow => Ok(()),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => {
+                Err(ApiError::forbidden(&self.info, &object.key.name, &rejection(&access, &reason)))
+            }
+        }
+    }
+
+    fn admission_request<'a>(
+        &'a self,
+        operation: Operation,
+        name: &'a str,
+        old: Option<&'a Value>,
+        options: WriteOptions,
+        warnings: &'a RefCell<Vec<String>>,
+    ) -> AdmissionRequest<'a> {
+        AdmissionRequest {
+            operation,
+            info: &self.info,
+            subresource: self.path.subresource.as_deref(),
+            namespace: self.namespace(),
+            name,
+            identity: self.identity,
+            old,
+            dry_run: options.dry_run,
+            store: &self.server.store,
+            warnings,
+        }
+    }
+
+    /// The first phase of admission: plug-ins may change the object. When one did, all see it once more.
+    pub(crate) fn mutate(
         &self,
         operation: Operation,
         object: &mut Value,
         old: Option<&Value>,
         options: WriteOptions,
+        warnings: &mut Vec<String>,
     ) -> Result<()> {
         let name = name_of(object).to_owned();
-        node_restriction(self.identity, &self.info.group, &self.info.plural, old, object)
-            .map_err(|why| ApiError::forbidden(&self.info, &name, &why))?;
-        let request = AdmissionRequest {
-            operation,
-            info: &self.info,
-            subresource: self.path.subresource.as_deref(),
-            namespace: self.namespace(),
-            name: &name,
-            identity: self.identity,
-            old,
-            dry_run: options.dry_run,
+        let said = RefCell::default();
+        let request = self.admission_request(operation, &name, old, options, &said);
+        let mut run = || {
+            self.server.admission.iter().try_fold(false, |changed, plugin| {
+                Ok::<_, crate::AdmissionError>(plugin.mutate(&request, object)? | changed)
+            })
         };
+        let changed = run().and_then(|changed| if changed { run() } else { Ok(false) });
+        warnings.append(&mut said.borrow_mut());
+        changed.map(|_| ()).map_err(|error| ApiError::admission(&self.info, &name, error))
+    }
+
+    /// The second phase of admission: plug-ins look at the object in its final form.
+    pub(crate) fn validate(
+        &self,
+        operation: Operation,
+        object: &Value,
+        old: Option<&Value>,
+        options: WriteOptions,
+        warnings: &mut Vec<String>,
+    ) -> Result<()> {
+        let name = name_of(object);
+        let said = RefCell::default();
+        let request = self.admission_request(operation, name, old, options, &said);
         for plugin in &self.server.admission {
-            plugin.admit(&request, object).map_err(|refusal| match refusal {
-                Refusal::Forbidden(why) => ApiError::forbidden(&self.info, &name, &why),
-                Refusal::Invalid(errors) => ApiError::invalid(&self.info, &name, &errors),
-            })?;
+            plugin.validate(&request, object).map_err(|error| ApiError::admission(&self.info, name, error))?;
         }
+        warnings.append(&mut said.borrow_mut());
         Ok(())
     }
 

@@ -38,8 +38,20 @@ pub(crate) fn write(dir: &Path, content: &Content, group: Option<u32>) -> io::Re
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755))?;
     for (path, file) in content {
         let target = folder.join(path);
-        if let Some(parent) = target.parent() {
-            std::fs::create_dir_all(parent)?;
+        // Like the directory itself, whatever the umask: the container may run as another user.
+        for parent in Path::new(path)
+            .ancestors()
+            .skip(1)
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .collect::<Vec<_>>()
+            .iter()
+            .rev()
+        {
+            let parent = folder.join(parent);
+            if !parent.exists() {
+                std::fs::create_dir(&parent)?;
+                std::fs::set_permissions(&parent, std::fs::Permissions::from_mode(0o755))?;
+            }
         }
         std::fs::write(&target, &file.bytes)?;
         std::fs::set_permissions(&target, std::fs::Permissions::from_mode(file.mode))?;

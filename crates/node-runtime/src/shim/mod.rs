@@ -57,6 +57,8 @@ const TERMINATION_MESSAGE_BYTES_MAX: u64 = 4096;
 ///
 /// Must be called before the process has started any thread.
 pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    // The node's own files are nobody else's; a container begins with the mask that every engine gives it.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let args: Vec<OsString> = args.into_iter().collect();
     let result = match args.as_slice() {
         [flag, dir] if flag == OsStr::new("--exec") => return exec::run(&StateDir::at(dir)),

@@ -1,4 +1,5 @@
 use machinery_schema::Registry;
+use machinery_server::Identity;
 use serde_json::json;
 
 use super::*;
@@ -6,6 +7,8 @@ use super::*;
 fn refusals(spec: Value) -> Vec<String> {
     let registry = Registry::builtin();
     let identity = Identity::new("admin", ["system:masters"]);
+    let dir = tempfile::tempdir().unwrap();
+    let store = machinery_store::Store::open(dir.path(), machinery_store::StoreOptions::default()).unwrap();
     let request = AdmissionRequest {
         operation: Operation::Create,
         info: registry.resource("", "v1", "pods").unwrap(),
@@ -15,11 +18,13 @@ fn refusals(spec: Value) -> Vec<String> {
         identity: &identity,
         old: None,
         dry_run: false,
+        store: &store,
+        warnings: &std::cell::RefCell::default(),
     };
-    match PodRuntimeClass.admit(&request, &mut json!({"spec": spec})) {
+    match PodRuntimeClass.validate(&request, &json!({"spec": spec})) {
         Ok(()) => Vec::new(),
-        Err(Refusal::Forbidden(why)) => vec![why],
-        Err(Refusal::Invalid(errors)) => errors.iter().map(ToString::to_string).collect(),
+        Err(AdmissionError::Forbidden(why) | AdmissionError::TooMany(why)) => vec![why],
+        Err(AdmissionError::Invalid(errors)) => errors.iter().map(ToString::to_string).collect(),
     }
 }
 

@@ -1,0 +1,93 @@
+//! Which box is a node: before a node's client certificate is approved, its key is bound to its name.
+//!
+//! What may be bound is decided by [`hub_pki::join::decide`]; this reads what that needs and writes what it says, the
+//! token first, then the binding. Both writes insist on what was read, so two requests never share one use of a token, and a
+//! run that is cut in between does the same once more.
+
+use api_edge::identity::NodeIdentitySpec;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use hub_pki::join::{JoinRequest, JoinVerdict, TOKEN_USED_BY, TokenGrant, decide};
+use serde_json::{Value, json};
+use tracing::info;
+
+use crate::kinds::Kind;
+use crate::writer::{WriteError, Writer};
+
+/// What becomes of a request for a node's client certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Joining {
+    /// The key is bound: approve it.
+    Bound,
+    /// Deny it, with this sentence.
+    Denied(String),
+    /// A person decides.
+    NotAutomatic,
+    /// Somebody else writes all the time: look again.
+    Again,
+}
+
+/// How often a decision is made anew when somebody else wrote what it was made on.
+const TRIES: usize = 5;
+
+/// Binds the key of a request to its node, if it may be.
+pub(crate) async fn bind(writer: &Writer, request: &JoinRequest<'_>) -> Result<Joining, WriteError> {
+    for _ in 0..TRIES {
+        match bind_once(writer, request).await? {
+            Joining::Again => {}
+            joining => return Ok(joining),
+        }
+    }
+    Ok(Joining::Again)
+}
+
+async fn bind_once(writer: &Writer, request: &JoinRequest<'_>) -> Result<Joining, WriteError> {
+    let identity = writer.get_now(Kind::NodeIdentity, ("", request.node)).await?;
+    let bound = identity.as_ref().and_then(|identity| serde_json::from_value(identity["spec"].clone()).ok());
+    let secret = match request.token_id() {
+        Some(id) => writer.get_now(Kind::Secret, ("kube-system", &format!("bootstrap-token-{id}"))).await?,
+        None => None,
+    };
+    let grant = secret.as_ref().map(TokenGrant::of_secret);
+    let (binding, used_by) = match decide(request, bound.as_ref(), grant.as_ref()) {
+        JoinVerdict::Approve { binding, used_by } => (binding, used_by),
+        JoinVerdict::Deny(why) => return Ok(Joining::Denied(why)),
+        JoinVerdict::NotAutomatic => return Ok(Joining::NotAutomatic),
+    };
+    if let (Some(used_by), Some(mut secret)) = (used_by, secret) {
+        secret["data"][TOKEN_USED_BY] = BASE64.encode(used_by.join(",")).into();
+        if !writer.replace(Kind::Secret, &secret).await? {
+            return Ok(Joining::Again);
+        }
+    }
+    match binding {
+        None => Ok(Joining::Bound),
+        Some(binding) => write(writer, request, identity, &binding).await,
+    }
+}
+
+async fn write(
+    writer: &Writer,
+    request: &JoinRequest<'_>,
+    identity: Option<Value>,
+    binding: &NodeIdentitySpec,
+) -> Result<Joining, WriteError> {
+    let spec = json!(binding);
+    let is_written = match identity {
+        Some(mut identity) => {
+            identity["spec"] = spec;
+            writer.replace(Kind::NodeIdentity, &identity).await?
+        }
+        None => {
+            let object = json!({
+                "apiVersion": Kind::NodeIdentity.resource().api_version, "kind": Kind::NodeIdentity.name(),
+                "metadata": {"name": request.node}, "spec": spec,
+            });
+            writer.create(Kind::NodeIdentity, object).await?.is_some()
+        }
+    };
+    if is_written {
+        info!(node = request.node, generation = binding.generation, "Bound a key to a node.");
+    }
+    Ok(if is_written { Joining::Bound } else { Joining::Again })
+}

@@ -1,0 +1,115 @@
+//! The hub's own certificates: what it serves with, what it shows to kubelets, and its administrator's.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, SystemTime};
+
+use base_pki::{IssueRequest, Issued, San, Usage};
+
+use tracing::warn;
+
+use crate::authorities::{OpenPkiError, Pki};
+use crate::renewal::is_due;
+
+/// Certificates of the hub itself live a year; they are made anew at each start and in time before that.
+const VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The group that may do everything, as in Kubernetes.
+const GROUP_MASTERS: &str = "system:masters";
+
+/// Which certificate of the hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HubCertificate {
+    /// What it serves with.
+    Serving,
+    /// What its dialer shows to kubelets.
+    Dialer,
+}
+
+impl Pki {
+    /// Makes a certificate of the hub. One for serving has the CA behind it, since a joining node compares the CA with its
+    /// token; `names` are the hub's.
+    ///
+    /// # Errors
+    /// When it cannot be signed, for example because a name is none.
+    pub fn issue(&self, which: HubCertificate, names: &[San], now: SystemTime) -> Result<Issued, OpenPkiError> {
+        match which {
+            HubCertificate::Serving => {
+                let mut issued = self.sign("selvedge-hub", Usage::Server, names, now)?;
+                issued.cert_pem.push_str(self.ca_pem());
+                Ok(issued)
+            }
+            HubCertificate::Dialer => self.sign("system:selvedge:hub", Usage::Client, &[], now),
+        }
+    }
+
+    /// The administrator's certificate: the one on disk while it is good for a while, else a new one.
+    ///
+    /// # Errors
+    /// When it cannot be made or written.
+    pub fn admin(&self, now: SystemTime) -> Result<Issued, OpenPkiError> {
+        let (cert_path, key_path) = (self.dir.join("admin.crt"), self.dir.join("admin.key"));
+        if let (Ok(cert_pem), Ok(key_pem)) = (fs::read_to_string(&cert_path), fs::read_to_string(&key_path))
+            && base_pki::validity(&cert_pem).is_ok_and(|validity| !is_due(validity, now))
+        {
+            return Ok(Issued { cert_pem, key_pem });
+        }
+        let admin = self.sign("selvedge-admin", Usage::Client, &[], now)?;
+        let written = base_pki::write_private(&key_path, admin.key_pem.as_bytes())
+            .and_then(|()| base_pki::write_public(&cert_path, admin.cert_pem.as_bytes()));
+        match written {
+            // A full disk must not keep a hub from serving; the next start makes another one.
+            Err(error) if matches!(error.source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+                warn!(path = %error.path.display(), "The disk is full: the administrator's certificate was not written.");
+            }
+            written => written?,
+        }
+        Ok(admin)
+    }
+
+    /// The administrator's kubeconfig for a hub at `url`.
+    ///
+    /// # Errors
+    /// As [`Self::admin`].
+    pub fn admin_kubeconfig(&self, url: &str, now: SystemTime) -> Result<String, OpenPkiError> {
+        let admin = self.admin(now)?;
+        Ok(base_pki::kubeconfig(url, self.ca_pem(), &admin.cert_pem, &admin.key_pem))
+    }
+
+    fn sign(&self, cn: &str, usage: Usage, sans: &[San], now: SystemTime) -> Result<Issued, OpenPkiError> {
+        let orgs = match usage {
+            Usage::Client => vec![GROUP_MASTERS.to_owned()],
+            Usage::Server => Vec::new(),
+        };
+        let request = IssueRequest { cn: cn.to_owned(), orgs, sans: sans.to_vec(), usage, validity: VALIDITY };
+        let made = self.hub.sign_at(&request, now);
+        made.map_err(|source| OpenPkiError::Make { what: format!("the certificate of {cn}"), source })
+    }
+}
+
+/// Names of a hub that listens on `listen`: those of its settings, and those that this machine answers to.
+pub fn hub_names(public_names: &[String], listen: SocketAddr) -> Vec<San> {
+    let mut names: Vec<San> =
+        ["localhost", "127.0.0.1", "::1", "kubernetes", "kubernetes.default"].map(San::from).to_vec();
+    names.push(San::from(rustix::system::uname().nodename().to_string_lossy().as_ref()));
+    names.extend(public_names.iter().map(|name| San::from(name.as_str())));
+    if !listen.ip().is_unspecified() {
+        names.push(San::Ip(listen.ip()));
+    }
+    names.extend(outward_address().map(San::Ip));
+    let mut seen = Vec::with_capacity(names.len());
+    for name in names {
+        if !seen.contains(&name) {
+            seen.push(name);
+        }
+    }
+    seen
+}
+
+/// The address by which others see this machine; no packet is sent for this.
+fn outward_address() -> Option<IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    socket.local_addr().ok().map(|address| address.ip())
+}

@@ -1,0 +1,116 @@
+//! Everything with an end is looked at every minute, by the wall clock, and renewed in time.
+//!
+//! A sleep until the renewal would be wrong by as much as the clock is: a hub that starts in 1970 and gets the time from
+//! the network a minute later would serve an expired certificate for half a year.
+
+use std::time::{Duration, SystemTime};
+
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::authorities::seconds;
+
+/// How often the clock is looked at. A clock that is set right is noticed within this time.
+const LOOK_PERIOD: Duration = Duration::from_secs(60);
+
+/// First and last second of a certificate's life.
+type Validity = (i64, i64);
+
+/// Makes something anew at a moment; answers how long it is good.
+type Renew = Box<dyn FnMut(SystemTime) -> Result<Validity, Box<dyn std::error::Error + Send + Sync>> + Send>;
+
+/// Whether a certificate should be renewed: two thirds of its life are over, or it has not begun, which means that the
+/// clock was set back since it was made.
+pub fn is_due((from, until): Validity, now: SystemTime) -> bool {
+    let now = seconds(now);
+    let life = until.saturating_sub(from).max(0);
+    now < from || now >= from.saturating_add(life / 3 * 2)
+}
+
+/// One certificate that is renewed.
+pub struct Renewable {
+    name: &'static str,
+    validity: Validity,
+    renew: Renew,
+    has_failed: bool,
+}
+
+impl Renewable {
+    /// Something called `name` that is good for `validity`, and how it is made anew and put into use.
+    pub fn new<E>(
+        name: &'static str,
+        validity: Validity,
+        mut renew: impl FnMut(SystemTime) -> Result<Validity, E> + Send + 'static,
+    ) -> Self
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        Self { name, validity, renew: Box::new(move |now| renew(now).map_err(Into::into)), has_failed: false }
+    }
+}
+
+/// All that is renewed.
+#[derive(Default)]
+pub struct Renewal(Vec<Renewable>);
+
+impl Renewal {
+    /// These.
+    pub fn new(items: Vec<Renewable>) -> Self {
+        Self(items)
+    }
+
+    /// Renews what is due at `now`; answers the names of what was renewed. What fails is tried again at the next look.
+    pub fn look(&mut self, now: SystemTime) -> Vec<&'static str> {
+        let mut renewed = Vec::new();
+        for item in self.0.iter_mut().filter(|item| is_due(item.validity, now)) {
+            match (item.renew)(now) {
+                Ok(validity) => {
+                    item.validity = validity;
+                    item.has_failed = false;
+                    info!(certificate = item.name, "Renewed a certificate.");
+                    renewed.push(item.name);
+                }
+                Err(error) => {
+                    // Said once, not every minute.
+                    if !std::mem::replace(&mut item.has_failed, true) {
+                        let chain = chain(&*error);
+                        error!(
+                            certificate = item.name,
+                            error = chain,
+                            "Failed to renew a certificate; trying again every minute."
+                        );
+                    }
+                }
+            }
+        }
+        renewed
+    }
+}
+
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// Looks every minute, until `shutdown`.
+pub async fn run(mut renewal: Renewal, shutdown: CancellationToken) {
+    let mut looks = tokio::time::interval(LOOK_PERIOD);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = looks.tick() => {}
+        }
+        // Keys are made here, which takes a few milliseconds of a processor.
+        let looked = tokio::task::spawn_blocking(move || {
+            renewal.look(SystemTime::now());
+            renewal
+        });
+        match looked.await {
+            Ok(back) => renewal = back,
+            Err(error) => {
+                error!(%error, "The renewal of certificates has ended; restart the hub within a year.");
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! What a node may do, and what somebody may who wants to become one.
+//!
+//! A node may read what its own pods need and write what it is the owner of, so a stolen gateway gives away itself and
+//! nothing else. Whose an object is, a field of the stored object says, never its name; the server asks again with the
+//! object in hand when it acts on it ([`Access::object`]), so an object that is not there yet counts as nobody's.
+
+use std::borrow::Cow;
+
+use machinery_server::{Access, Authorizer, Decision, GROUP_BOOTSTRAPPERS, Target};
+use machinery_store::{Key, Object, Store};
+use serde_json::Value;
+
+use crate::names;
+use crate::references::{refers, text_at};
+
+/// The only namespace in which nodes have Leases.
+pub(crate) const NODE_LEASE_NAMESPACE: &str = "kube-node-lease";
+
+/// Callers in the group `system:nodes` whose user is `system:node:NAME`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NodeAuthorizer;
+
+/// Bearers of bootstrap tokens: they may request a certificate, and nothing else.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BootstrapAuthorizer;
+
+impl Authorizer for NodeAuthorizer {
+    fn authorize(&self, access: &Access<'_>, store: &Store) -> Decision {
+        match access.identity.node_name() {
+            // A certificate of an older version may still bear such a name.
+            Some(node) => match names::rejection(node, &[]) {
+                Some(why) => Decision::Deny(why),
+                None => node_rules(access, node, store),
+            },
+            None => Decision::NoOpinion(String::new()),
+        }
+    }
+}
+
+impl Authorizer for BootstrapAuthorizer {
+    fn authorize(&self, access: &Access<'_>, store: &Store) -> Decision {
+        let may = access.identity.is_in(GROUP_BOOTSTRAPPERS) && may_request_certificate(access, store);
+        Decision::allow_if(may, "")
+    }
+}
+
+/// The object that a request names: the one in hand, else the stored one.
+fn object<'a>(access: &Access<'a>, store: &Store, key: Key) -> Option<Cow<'a, Object>> {
+    access.object.map(Cow::Borrowed).or_else(|| store.get(&key).map(|object| Cow::Owned((*object).clone())))
+}
+
+fn decoded(object: &Object) -> Option<Value> {
+    serde_json::from_slice(&object.bytes).ok()
+}
+
+/// A certificate may be requested by nodes and by those who want to become one; each sees its own requests.
+fn may_request_certificate(access: &Access<'_>, store: &Store) -> bool {
+    let Target::Resource { group: "certificates.k8s.io", resource, subresource: None, name, .. } = &access.target
+    else {
+        return false;
+    };
+    if *resource != "certificatesigningrequests" {
+        return false;
+    }
+    let owner = |name: &str| {
+        let request = object(access, store, Key::new("certificates.k8s.io/certificatesigningrequests", "", name));
+        request.map(|request| decoded(&request).map(|request| text_at(&request, "/spec/username").to_owned()))
+    };
+    let user = &access.identity.user;
+    match access.verb {
+        "create" => true,
+        // What is not there is nobody's, and the truth is 404.
+        "get" => name.is_some_and(|name| owner(name).is_none_or(|owner| owner.as_ref() == Some(user))),
+        // A list or watch outlives the moment: it is of a request that is the caller's.
+        "list" | "watch" => named(access).is_some_and(|name| owner(name).flatten().as_ref() == Some(user)),
+        _ => false,
+    }
+}
+
+/// The one name that a request is about, from its path or its field selector.
+fn named<'a>(access: &Access<'a>) -> Option<&'a str> {
+    match &access.target {
+        Target::Resource { name, selectors, .. } => {
+            name.or_else(|| selectors.and_then(|(_, fields)| fields.exact("metadata.name")))
+        }
+        Target::Path(_) => None,
+    }
+}
+
+/// What a node may do. An empty reason means that no rule speaks of it.
+fn node_rules(access: &Access<'_>, node: &str, store: &Store) -> Decision {
+    let (group, resource, subresource, namespace, name, selectors) = match &access.target {
+        Target::Path(path) => {
+            return Decision::allow_if(access.verb == "post" && *path == api_edge::telemetry::BATCHES_PATH, "");
+        }
+        Target::Resource { group, resource, subresource, namespace, name, selectors } => {
+            (*group, *resource, *subresource, *namespace, *name, *selectors)
+        }
+    };
+    let verb = access.verb;
+    let reads = matches!(verb, "get" | "list" | "watch");
+    let name_or_field = named(access);
+    match (group, resource, subresource) {
+        ("", "nodes", None | Some("status")) => {
+            let writes = matches!(verb, "update" | "patch" | "get");
+            let may = (subresource.is_none() && verb == "create")
+                || ((writes || (reads && subresource.is_none())) && name_or_field == Some(node));
+            Decision::allow_if(may, format!("node {node:?} may only read and write its own Node"))
+        }
+        ("", "pods", None) => match verb {
+            // Mirror pods of static pods; admission checks that they are its own.
+            "create" => Decision::Allow,
+            "list" | "watch" => {
+                // By name would not do: a watch outlives the moment in which nobody has that name.
+                let may = selectors.is_some_and(|(_, fields)| fields.exact("spec.nodeName") == Some(node));
+                Decision::allow_if(
+                    may,
+                    format!("node {node:?} may only list pods with fieldSelector spec.nodeName={node}"),
+                )
+            }
+            "get" | "delete" => own_pod(access, store, namespace, name, node),
+            _ => Decision::NoOpinion(String::new()),
+        },
+        ("", "pods", Some("status")) if matches!(verb, "get" | "update" | "patch") => {
+            own_pod(access, store, namespace, name, node)
+        }
+        ("", "configmaps" | "secrets", None) if reads => {
+            let may = match (namespace, name_or_field) {
+                (Some(namespace), Some(name)) => is_referenced(store, node, namespace, resource, name),
+                _ => false,
+            };
+            Decision::allow_if(may, format!("no pod of node {node:?} refers to it"))
+        }
+        // Whose event one is, admission checks.
+        ("", "events", None) => Decision::allow_if(matches!(verb, "create" | "patch" | "update"), ""),
+        ("", "namespaces", None) => Decision::allow_if(reads, ""),
+        ("node.k8s.io", "runtimeclasses", None) => Decision::allow_if(reads, ""),
+        ("coordination.k8s.io", "leases", None) => {
+            let is_own = namespace == Some(NODE_LEASE_NAMESPACE) && (verb == "create" || name_or_field == Some(node));
+            let may = is_own && !matches!(verb, "deletecollection");
+            Decision::allow_if(may, format!("node {node:?} may only use its own Lease in {NODE_LEASE_NAMESPACE}"))
+        }
+        ("certificates.k8s.io", "certificatesigningrequests", None) => {
+            Decision::allow_if(may_request_certificate(access, store), "")
+        }
+        (api_edge::GROUP, "nodeassignments", None) if matches!(verb, "list" | "watch") => {
+            let by_label = selectors.is_some_and(|(labels, _)| labels.exact(api_edge::LABEL_NODE) == Some(node));
+            let label = api_edge::LABEL_NODE;
+            Decision::allow_if(
+                by_label || name_or_field == Some(node),
+                format!("node {node:?} may only list its own assignment, by its own name or by label {label}={node}"),
+            )
+        }
+        (api_edge::GROUP, "nodeassignments", None) if verb == "get" => own_assignment(access, store, name, node),
+        (api_edge::GROUP, "nodeassignments", Some("status")) if matches!(verb, "get" | "update" | "patch") => {
+            own_assignment(access, store, name, node)
+        }
+        _ => Decision::NoOpinion(String::new()),
+    }
+}
+
+/// An assignment is of the node that its spec names.
+fn own_assignment(access: &Access<'_>, store: &Store, name: Option<&str>, node: &str) -> Decision {
+    let is_own = |name: &str| {
+        let assignment = object(access, store, Key::new("edge.selvedge.dev/nodeassignments", "", name));
+        assignment.is_none_or(|assignment| {
+            decoded(&assignment).is_some_and(|assignment| text_at(&assignment, "/spec/nodeName") == node)
+        })
+    };
+    Decision::allow_if(
+        name.is_some_and(is_own),
+        format!("node {node:?} may only read its own assignment, and write its status"),
+    )
+}
+
+/// A pod is of the node that it is bound to.
+fn own_pod(access: &Access<'_>, store: &Store, namespace: Option<&str>, name: Option<&str>, node: &str) -> Decision {
+    let is_own = |(namespace, name): (&str, &str)| {
+        let pod = object(access, store, Key::new("/pods", namespace, name));
+        pod.is_none_or(|pod| pod.field("spec.nodeName") == Some(node))
+    };
+    Decision::allow_if(namespace.zip(name).is_some_and(is_own), format!("the pod is not bound to node {node:?}"))
+}
+
+/// Whether a pod of the node mounts or reads this ConfigMap or Secret.
+fn is_referenced(store: &Store, node: &str, namespace: &str, resource: &str, name: &str) -> bool {
+    // By the index of the node: what it costs are the node's own pods, however many others there are.
+    let pods = store.range_where("/pods", ("spec.nodeName", node), Some(namespace), None, None, None);
+    let Ok(pods) = pods else { return false };
+    pods.items
+        .iter()
+        .filter(|pod| mentions(pod, name))
+        .filter_map(|pod| decoded(pod))
+        .any(|pod| refers(pod.get("spec").unwrap_or(&Value::Null), resource == "secrets", name))
+}
+
+/// Whether an encoded object mentions this text anywhere; a cheap test before decoding.
+fn mentions(object: &Object, text: &str) -> bool {
+    object.bytes.windows(text.len().max(1)).any(|window| window == text.as_bytes())
+}

@@ -1,0 +1,28 @@
+//! Which names a node may not have.
+//!
+//! A node's name becomes the name of other things: of its certificates, where clients would take it for the hub, and of
+//! the parts of its assignment, where another node's part could bear it.
+
+/// What stands between a node's name and the number of a further part of its assignment.
+pub const PART_SEPARATOR: &str = ".part-";
+
+/// Names under which clients in a cluster know the API server.
+const OF_THE_API: [&str; 5] =
+    ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"];
+
+/// Why no node may have this name; `None` when one may. `hub_names` are the names by which this hub is reached.
+pub fn rejection(node: &str, hub_names: &[String]) -> Option<String> {
+    let is_hub = |name: &str| name.eq_ignore_ascii_case(node);
+    if OF_THE_API.iter().any(|name| is_hub(name)) || hub_names.iter().any(|name| is_hub(name)) {
+        return Some(format!("{node:?} is a name of the hub; choose another with --node-name"));
+    }
+    if let Some((_, number)) = node.rsplit_once(PART_SEPARATOR)
+        && !number.is_empty()
+        && number.bytes().all(|byte| byte.is_ascii_digit())
+    {
+        return Some(format!(
+            "{node:?} ends like a further part of another node's assignment ({PART_SEPARATOR}NUMBER); choose another name with --node-name"
+        ));
+    }
+    None
+}

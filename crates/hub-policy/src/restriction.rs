@@ -1,0 +1,221 @@
+//! What a node, or somebody who wants to become one, may write *into* an object: Kubernetes' NodeRestriction, and more.
+//!
+//! Names and fields of a body are not known when a request is authorised; here they are, beside the stored object.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use machinery_schema::FieldError;
+use machinery_server::{Admission, AdmissionError, AdmissionRequest, GROUP_BOOTSTRAPPERS, Operation};
+use machinery_store::Key;
+use parking_lot::Mutex;
+use serde_json::{Map, Value};
+
+use crate::authorizer::NODE_LEASE_NAMESPACE;
+use crate::references::{refers_to_any, text_at};
+use crate::{labels, names};
+
+/// A request for a certificate has a few hundred bytes; this leaves room for many names and none for abuse.
+const CSR_BYTES_MAX: usize = 16 * 1024;
+
+/// Certificates that one token or one node may request in [`CSR_PERIOD`]. A node needs two at a join and two a year.
+const CSRS_MAX: u32 = 30;
+const CSR_PERIOD: Duration = Duration::from_secs(600);
+
+/// Callers that are counted at a time. When there are more, counting begins anew.
+const COUNTED_MAX: usize = 65_536;
+
+/// Restricts nodes to what is their own, and keeps requests for certificates small and few.
+#[derive(Debug, Default)]
+pub struct NodeRestriction {
+    hub_names: Vec<String>,
+    requests: Mutex<HashMap<String, (Instant, u32)>>,
+}
+
+impl NodeRestriction {
+    /// A plug-in for a hub that is reached by these names, which no node may bear.
+    pub fn new(hub_names: Vec<String>) -> Self {
+        Self { hub_names, ..Self::default() }
+    }
+}
+
+type Checked = Result<(), AdmissionError>;
+
+impl Admission for NodeRestriction {
+    fn mutate(&self, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<bool, AdmissionError> {
+        if request.target() != ("", "nodes", None)
+            || request.operation != Operation::Create
+            || request.identity.node_name().is_none()
+        {
+            return Ok(false);
+        }
+        let bound = request.identity.node_name().and_then(|node| crate::binding(request.store, node));
+        let registration = bound.map(|(bound, _)| bound.labels).unwrap_or_default();
+        // Labels that a node may not set on itself are left out rather than rejected: a node whose configuration names
+        // some would never come up, and nobody would see why but on its own screen.
+        let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return Ok(false) };
+        let labels = metadata.entry("labels").or_insert_with(|| Value::Object(Map::new()));
+        if labels.is_null() {
+            *labels = Value::Object(Map::new());
+        }
+        let Some(labels) = labels.as_object_mut() else { return Ok(false) };
+        let before = labels.clone();
+        let is_foreign = |(key, value): &(&String, &Value)| {
+            !labels::is_nodes_own(key) && registration.get(*key).is_none_or(|given| *value != given)
+        };
+        let dropped: Vec<String> = labels.iter().filter(is_foreign).map(|(key, _)| key.clone()).collect();
+        for key in &dropped {
+            labels.remove(key);
+            request.warn(format!(
+                "label {key} is not a node's to set, it is left out; set it with kubectl label or with the join token (selvedge token create --label)"
+            ));
+        }
+        // Those of the token are the administrator's word.
+        labels.extend(registration.into_iter().map(|(key, value)| (key, Value::String(value))));
+        Ok(*labels != before)
+    }
+
+    fn validate(&self, request: &AdmissionRequest<'_>, object: &Value) -> Checked {
+        match request.target() {
+            ("", "nodes", None) if request.operation == Operation::Create => self.check_name(object)?,
+            ("certificates.k8s.io", "certificatesigningrequests", None) if request.operation == Operation::Create => {
+                self.check_csr(request, object)?;
+            }
+            _ => {}
+        }
+        match request.identity.node_name() {
+            Some(node) => restrict(node, request, object),
+            None => Ok(()),
+        }
+    }
+}
+
+impl NodeRestriction {
+    fn check_name(&self, node: &Value) -> Checked {
+        let name = text_at(node, "/metadata/name");
+        match names::rejection(name, &self.hub_names) {
+            Some(why) => Err(AdmissionError::Invalid(vec![FieldError::invalid("metadata.name", &name.into(), why)])),
+            None => Ok(()),
+        }
+    }
+
+    fn check_csr(&self, request: &AdmissionRequest<'_>, csr: &Value) -> Checked {
+        let encoded = text_at(csr, "/spec/request");
+        if encoded.len() > CSR_BYTES_MAX.div_ceil(3) * 4 {
+            return Err(AdmissionError::Invalid(vec![FieldError::too_long("spec.request", CSR_BYTES_MAX)]));
+        }
+        let pem = STANDARD.decode(encoded).ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
+        // What cannot be read is the signer's to reject, with its reason in the request's status.
+        let node =
+            base_pki::parse_csr(&pem).ok().and_then(|info| info.cn.strip_prefix("system:node:").map(str::to_owned));
+        if let Some(why) = node.and_then(|node| names::rejection(&node, &self.hub_names)) {
+            return Err(AdmissionError::Forbidden(why));
+        }
+        let is_weak = request.identity.is_in(GROUP_BOOTSTRAPPERS) || request.identity.node_name().is_some();
+        if is_weak && !request.dry_run { self.count(&request.identity.user, Instant::now()) } else { Ok(()) }
+    }
+
+    fn count(&self, user: &str, now: Instant) -> Checked {
+        let mut requests = self.requests.lock();
+        if requests.len() >= COUNTED_MAX {
+            requests.retain(|_, (since, _)| now.duration_since(*since) < CSR_PERIOD);
+            if requests.len() >= COUNTED_MAX {
+                requests.clear();
+            }
+        }
+        let (since, count) = requests.entry(user.to_owned()).or_insert((now, 0));
+        if now.duration_since(*since) >= CSR_PERIOD {
+            (*since, *count) = (now, 0);
+        }
+        if *count >= CSRS_MAX {
+            let minutes = CSR_PERIOD.as_secs() / 60;
+            return Err(AdmissionError::TooMany(format!(
+                "{user:?} has requested {CSRS_MAX} certificates within {minutes} minutes; try again later"
+            )));
+        }
+        *count += 1;
+        Ok(())
+    }
+}
+
+fn restrict(node: &str, request: &AdmissionRequest<'_>, object: &Value) -> Checked {
+    let reject = |what: String| Err(AdmissionError::Forbidden(format!("node {node:?} is not allowed to {what}")));
+    let name = text_at(object, "/metadata/name");
+    let is_create = request.operation == Operation::Create;
+    match (request.target(), request.old) {
+        (("", "nodes", _), old) => {
+            if name != node {
+                return reject(format!("write the Node {name:?}"));
+            }
+            let finalizers = |object: &Value| object.pointer("/metadata/finalizers").cloned().unwrap_or_default();
+            let (before, after) = (old.map(finalizers).unwrap_or_default(), finalizers(object));
+            // With one of its own a node would stay after its deletion.
+            if before != after {
+                return reject("set finalizers".to_owned());
+            }
+            let Some(old) = old else { return Ok(()) };
+            // Taints and labels say what may run on a node: what it says of itself must not decide that.
+            if old.pointer("/spec/taints") != object.pointer("/spec/taints") {
+                return reject("modify taints".to_owned());
+            }
+            match labels::foreign_changes(old, object).as_slice() {
+                [] => Ok(()),
+                keys => reject(format!("modify the labels {}", keys.join(", "))),
+            }
+        }
+        (("coordination.k8s.io", "leases", _), _) if name != node || request.namespace != NODE_LEASE_NAMESPACE => {
+            reject(format!("write the Lease {name:?} in {:?}", request.namespace))
+        }
+        (("", "pods", None), _) if is_create => mirror_pod(node, object),
+        // Before and after a change: neither may it be another's, nor become one.
+        (("", "events", _), old) => {
+            old.map_or(Ok(()), |old| event(node, request, old)).and_then(|()| event(node, request, object))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A node creates pods only to show its static pods, and those must not open anything to it.
+fn mirror_pod(node: &str, pod: &Value) -> Checked {
+    let reject = |what: &str| Err(AdmissionError::Forbidden(format!("node {node:?} is not allowed to {what}")));
+    let spec = pod.get("spec").unwrap_or(&Value::Null);
+    if pod.pointer("/metadata/annotations/kubernetes.io~1config.mirror").is_none() {
+        return reject("create pods that are not mirror pods of its static pods");
+    }
+    if text_at(spec, "/nodeName") != node {
+        return reject("create pods for other nodes");
+    }
+    // A service account's token would be a key to whatever that account may do.
+    if !matches!(text_at(spec, "/serviceAccountName"), "" | "default")
+        || spec.get("serviceAccount").is_some_and(|name| name != "default" && name != "")
+    {
+        return reject("create pods that use a service account");
+    }
+    if refers_to_any(spec) {
+        return reject("create pods that refer to secrets or config maps");
+    }
+    Ok(())
+}
+
+/// An event says who reports it, and a node reports only as itself, and of no other node or other node's pod. Upstream
+/// lets every node write every event; here nobody can put words into another's mouth.
+fn event(node: &str, request: &AdmissionRequest<'_>, event: &Value) -> Checked {
+    let reject = |what: &str| Err(AdmissionError::Forbidden(format!("node {node:?} is not allowed to {what}")));
+    let reporters = [text_at(event, "/source/host"), text_at(event, "/reportingInstance")];
+    if !reporters.contains(&node) || reporters.iter().any(|reporter| !reporter.is_empty() && *reporter != node) {
+        return reject("write events that it does not report itself (source.host and reportingInstance are its name)");
+    }
+    let about = |field: &str| text_at(event, &format!("/involvedObject/{field}"));
+    let is_others = match about("kind") {
+        "Node" => about("name") != node,
+        "Pod" => {
+            let pod = request.store.get(&Key::new("/pods", about("namespace"), about("name")));
+            // The last events of a pod come when it is deleted already.
+            pod.is_some_and(|pod| pod.field("spec.nodeName") != Some(node))
+        }
+        _ => false,
+    };
+    if is_others { reject("write events about what is not its own") } else { Ok(()) }
+}

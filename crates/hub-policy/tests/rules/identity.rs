@@ -1,0 +1,175 @@
+//! Identity that can be taken back: keys are bound, renewed, revoked.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base_http::{Peer, PeerAddr};
+use base_pki::{Ca, KeyPair, Usage};
+use machinery_server::{Identity, Server};
+use machinery_store::Store;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::{Hub, NODES, node, store_options};
+
+const IDENTITIES: &str = "/apis/edge.selvedge.dev/v1alpha1/nodeidentities";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A hub that binds keys, and what it reported of changes.
+struct Bound {
+    hub: Hub,
+    changes: Arc<Mutex<Vec<String>>>,
+    ca: Ca,
+    _stop: tokio_util::sync::DropGuard,
+}
+
+/// A box: its key's hash and what it shows.
+struct Gateway {
+    peer: Peer,
+    key: String,
+}
+
+impl Bound {
+    /// Starts a hub; `nodes` are there from before keys were bound.
+    async fn start(nodes: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), store_options()).unwrap();
+        let (config, keeper) = hub_policy::server_config(store.clone(), Vec::new());
+        let hub = Hub::over(Server::new(config).unwrap(), dir).await;
+        for name in nodes {
+            hub.create(NODES, json!({"metadata": {"name": name}})).await;
+        }
+        keeper.migrate(&hub.server, &store).await.unwrap();
+        let changes = Arc::new(Mutex::new(Vec::new()));
+        let seen = changes.clone();
+        let on_change = Arc::new(move |node: &str| seen.lock().push(node.to_owned()));
+        let stop = CancellationToken::new();
+        tokio::spawn(keeper.run(hub.server.clone(), store, on_change, stop.clone()));
+        Self { hub, changes, ca: Ca::create("test").unwrap(), _stop: stop.drop_guard() }
+    }
+
+    fn gateway(&self, node: &str) -> Gateway {
+        let key = KeyPair::generate().unwrap();
+        let cn = format!("system:node:{node}");
+        let csr = base_pki::make_csr(&key, &cn, &["system:nodes".to_owned()], &[]).unwrap();
+        let certificate = self.ca.sign_csr(&csr, Usage::Client, Duration::from_secs(3600)).unwrap();
+        let certificate = base_pki::certificates(&certificate).unwrap().remove(0);
+        Gateway {
+            peer: Peer {
+                addr: PeerAddr::Unix,
+                client_cert: Some(Arc::new(certificate)),
+                is_certificate_expected: true,
+            },
+            key: base_pki::parse_csr(&csr).unwrap().key_sha256,
+        }
+    }
+
+    /// Who the hub takes a box for, or why it does not.
+    fn identify(&self, gateway: &Gateway) -> Result<Identity, String> {
+        let identity = self.hub.server.identify(&gateway.peer, &http::HeaderMap::new());
+        identity.map(|identity| identity.expect("it shows a certificate")).map_err(|error| error.reason)
+    }
+
+    async fn bind(&self, node: &str, keys: &[&str]) {
+        let object = json!({"metadata": {"name": node}, "spec": {"keys": keys, "generation": 1}});
+        self.hub.create(IDENTITIES, object).await;
+    }
+
+    /// Waits until the identity of a node is as it should be.
+    async fn wait(&self, node: &str, is_right: impl Fn(&Value) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let identity = self.hub.call("GET", &format!("{IDENTITIES}/{node}"), Value::Null).await.body;
+            if is_right(&identity["spec"]) {
+                return;
+            }
+            assert!(Instant::now() < end, "{identity}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_the_bound_key_speaks_as_a_node() {
+    let bound = Bound::start(&[]).await;
+    let (gateway, thief) = (bound.gateway("gw-1"), bound.gateway("gw-1"));
+    assert!(bound.identify(&gateway).unwrap_err().contains("not known to this hub"));
+    bound.bind("gw-1", &[&gateway.key]).await;
+    let identity = bound.identify(&gateway).unwrap();
+    assert_eq!(identity.node_name(), Some("gw-1"));
+    assert!(bound.identify(&thief).unwrap_err().contains("bound to another key"));
+}
+
+#[tokio::test]
+async fn a_deleted_nodes_key_is_refused_at_once_and_for_good() {
+    let bound = Bound::start(&[]).await;
+    let gateway = bound.gateway("gw-1");
+    bound.bind("gw-1", &[&gateway.key]).await;
+    let identity = bound.identify(&gateway).unwrap();
+    bound.hub.check(&identity, "POST", NODES, json!({"metadata": {"name": "gw-1"}}), 201).await;
+    bound.wait("gw-1", |spec| spec["registered"] == true).await;
+    assert_eq!(bound.hub.call("DELETE", &format!("{NODES}/gw-1"), Value::Null).await.code, 200);
+    // Not after a while: the very next request.
+    assert!(bound.identify(&gateway).unwrap_err().contains("gw-1"));
+    bound.wait("gw-1", |spec| spec["state"] == "Revoked" && spec["reason"] == "the node was deleted").await;
+    // A Node of that name that somebody creates is no way back in.
+    bound.hub.create(NODES, json!({"metadata": {"name": "gw-1"}})).await;
+    assert!(bound.identify(&gateway).unwrap_err().contains("the node was deleted"));
+    assert!(bound.changes.lock().contains(&"gw-1".to_owned()));
+}
+
+#[tokio::test]
+async fn an_administrator_revokes_a_stolen_box() {
+    let bound = Bound::start(&[]).await;
+    let gateway = bound.gateway("gw-1");
+    bound.bind("gw-1", &[&gateway.key]).await;
+    assert!(bound.identify(&gateway).is_ok());
+    let path = format!("{IDENTITIES}/gw-1");
+    let patch = json!({"spec": {"state": "Revoked", "reason": "stolen"}});
+    // A node has no say in it.
+    bound.hub.check(&node("gw-1"), "PATCH", &path, patch.clone(), 403).await;
+    bound.hub.check(&node("gw-1"), "GET", &path, Value::Null, 403).await;
+    assert_eq!(bound.hub.call("PATCH", &path, patch).await.code, 200);
+    assert!(bound.identify(&gateway).unwrap_err().contains("stolen"));
+    // Nor is the record's deletion a pardon.
+    assert_eq!(bound.hub.call("DELETE", &path, Value::Null).await.code, 200);
+    assert!(bound.identify(&gateway).unwrap_err().contains("not known to this hub"));
+}
+
+#[tokio::test]
+async fn a_renewed_key_replaces_the_old_one_with_its_first_use() {
+    let bound = Bound::start(&[]).await;
+    let (old, new) = (bound.gateway("gw-1"), bound.gateway("gw-1"));
+    bound.bind("gw-1", &[&old.key, &new.key]).await;
+    bound.hub.create(NODES, json!({"metadata": {"name": "gw-1"}})).await;
+    assert!(bound.identify(&old).is_ok());
+    assert!(bound.identify(&new).is_ok());
+    bound.wait("gw-1", |spec| spec["keys"] == json!([new.key])).await;
+    assert!(bound.identify(&old).unwrap_err().contains("bound to another key"));
+}
+
+#[tokio::test]
+async fn nodes_from_before_keys_were_bound_stay_joined_with_the_first_key_they_show() {
+    let bound = Bound::start(&["gw-1"]).await;
+    let (gateway, thief) = (bound.gateway("gw-1"), bound.gateway("gw-1"));
+    assert!(bound.identify(&gateway).is_ok());
+    bound.wait("gw-1", |spec| spec["keys"] == json!([gateway.key]) && spec["registered"] == true).await;
+    assert!(bound.identify(&thief).unwrap_err().contains("bound to another key"));
+    // Nodes that were deleted before, or never joined, are strangers.
+    assert!(bound.identify(&bound.gateway("gw-2")).is_err());
+}
+
+#[tokio::test]
+async fn a_node_is_created_with_the_labels_of_its_token() {
+    let bound = Bound::start(&[]).await;
+    let gateway = bound.gateway("gw-1");
+    let labels = json!({"selvedge.dev/role": "gateway", "site": "hall-2"});
+    let object = json!({"metadata": {"name": "gw-1"}, "spec": {"keys": [gateway.key], "labels": labels}});
+    bound.hub.create(IDENTITIES, object).await;
+    let identity = bound.identify(&gateway).unwrap();
+    let own = json!({"metadata": {"name": "gw-1", "labels": {"kubernetes.io/os": "linux", "site": "vault"}}});
+    let created = bound.hub.check(&identity, "POST", NODES, own, 201).await;
+    let expected = json!({"kubernetes.io/os": "linux", "selvedge.dev/role": "gateway", "site": "hall-2"});
+    assert_eq!(created.body["metadata"]["labels"], expected);
+}

@@ -1,0 +1,254 @@
+//! What a node may do.
+
+use http::Request;
+use http_body_util::{BodyExt as _, StreamBody};
+use machinery_server::Identity;
+use serde_json::{Value, json};
+
+use crate::harness::{ASSIGNMENTS, CONFIG_MAPS, Hub, NODES, PODS, config_map, node, pod};
+
+fn labels(labels: Value) -> Value {
+    json!({"metadata": {"labels": labels}})
+}
+
+#[tokio::test]
+async fn a_node_reads_and_writes_what_is_its_own() {
+    let hub = Hub::start().await;
+    let gw = &node("gw-1");
+    hub.check(gw, "POST", NODES, json!({"metadata": {"name": "gw-2"}}), 403).await;
+    let taints = json!([{"key": "a", "effect": "NoSchedule"}]);
+    hub.check(gw, "POST", NODES, json!({"metadata": {"name": "gw-1"}, "spec": {"taints": taints}}), 201).await;
+    hub.check(&node("gw-2"), "POST", NODES, json!({"metadata": {"name": "gw-2"}}), 201).await;
+    hub.create(PODS, pod("own", "gw-1")).await;
+    hub.create(PODS, pod("other", "gw-2")).await;
+    for name in ["settings", "private"] {
+        hub.create(CONFIG_MAPS, config_map(name)).await;
+    }
+    let lease = |name: &str| json!({"metadata": {"name": name}, "spec": {}});
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    let elsewhere = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    let status = || json!({"status": {"phase": "Running"}});
+    for (method, path, body, code) in [
+        ("GET", "/api/v1/nodes/gw-1", Value::Null, 200),
+        ("GET", "/api/v1/nodes/gw-2", Value::Null, 403),
+        ("GET", "/api/v1/nodes", Value::Null, 403),
+        ("GET", "/api/v1/nodes?fieldSelector=metadata.name%3Dgw-1", Value::Null, 200),
+        ("PATCH", "/api/v1/nodes/gw-1/status", json!({"status": {}}), 200),
+        ("PATCH", "/api/v1/nodes/gw-2/status", json!({"status": {}}), 403),
+        ("PATCH", "/api/v1/nodes/gw-1", json!({"spec": {"taints": null}}), 403),
+        ("DELETE", "/api/v1/nodes/gw-1", Value::Null, 403),
+        ("GET", "/api/v1/pods", Value::Null, 403),
+        ("GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Dgw-1", Value::Null, 200),
+        ("GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Dgw-2", Value::Null, 403),
+        ("GET", "/api/v1/namespaces/default/pods/own", Value::Null, 200),
+        ("GET", "/api/v1/namespaces/default/pods/other", Value::Null, 403),
+        ("GET", "/api/v1/namespaces/default/pods/absent", Value::Null, 404),
+        ("PATCH", "/api/v1/namespaces/default/pods/own/status", status(), 200),
+        ("PATCH", "/api/v1/namespaces/default/pods/other/status", status(), 403),
+        ("PATCH", "/api/v1/namespaces/default/pods/own", json!({}), 403),
+        ("DELETE", "/api/v1/namespaces/default/pods/other", Value::Null, 403),
+        ("DELETE", "/api/v1/namespaces/default/pods", Value::Null, 403),
+        ("POST", PODS, pod("new", "gw-1"), 403),
+        ("GET", "/api/v1/namespaces/default/configmaps/settings", Value::Null, 200),
+        ("GET", "/api/v1/namespaces/default/configmaps?fieldSelector=metadata.name%3Dsettings", Value::Null, 200),
+        ("GET", "/api/v1/namespaces/default/configmaps/private", Value::Null, 403),
+        ("GET", "/api/v1/namespaces/default/configmaps", Value::Null, 403),
+        ("PATCH", "/api/v1/namespaces/default/configmaps/settings", json!({}), 403),
+        ("GET", "/api/v1/namespaces/default/secrets/settings", Value::Null, 403),
+        ("GET", "/api/v1/secrets", Value::Null, 403),
+        ("POST", leases, lease("gw-2"), 403),
+        ("POST", leases, lease("gw-1"), 201),
+        ("POST", elsewhere, lease("gw-1"), 403),
+        ("GET", "/api/v1/namespaces/default", Value::Null, 200),
+        ("GET", "/apis/node.k8s.io/v1/runtimeclasses", Value::Null, 200),
+        ("GET", "/apis/apps/v1/daemonsets", Value::Null, 403),
+        ("GET", "/apis", Value::Null, 200),
+        ("POST", "/telemetry/v1/other", Value::Null, 403),
+    ] {
+        hub.check(gw, method, path, body, code).await;
+    }
+    let refused = hub.check(gw, "GET", "/api/v1/secrets", Value::Null, 403).await;
+    let part = r#"User "system:node:gw-1" cannot list resource "secrets" in API group "" at the cluster scope"#;
+    assert!(refused.message().contains(part), "{}", refused.message());
+}
+
+#[tokio::test]
+async fn an_assignment_belongs_to_the_node_that_it_names() {
+    let hub = Hub::start().await;
+    // The third bears the name of a part and is another's: what counts is what is in it.
+    for (name, node) in [("gw-1", "gw-1"), ("gw-1.part-1", "gw-1"), ("gw-1.part-2", "gw-10"), ("gw-10", "gw-10")] {
+        let labels = json!({api_edge::LABEL_NODE: node});
+        hub.create(ASSIGNMENTS, json!({"metadata": {"name": name, "labels": labels}, "spec": {"nodeName": node}}))
+            .await;
+    }
+    let gw = &node("gw-1");
+    for (path, code) in [
+        ("/gw-1", 200),
+        ("/gw-1.part-1", 200),
+        ("/gw-1.part-2", 403),
+        ("/gw-10", 403),
+        ("", 403),
+        ("?labelSelector=selvedge.dev%2Fnode%3Dgw-1", 200),
+        ("?labelSelector=selvedge.dev%2Fnode%3Dgw-10", 403),
+    ] {
+        hub.check(gw, "GET", &format!("{ASSIGNMENTS}{path}"), Value::Null, code).await;
+    }
+    let status = json!({"status": {"observedGeneration": 1}});
+    for (name, code) in [("gw-1", 200), ("gw-1.part-1", 200), ("gw-1.part-2", 403), ("gw-10", 403)] {
+        hub.check(gw, "PATCH", &format!("{ASSIGNMENTS}/{name}/status"), status.clone(), code).await;
+    }
+    hub.check(gw, "PATCH", &format!("{ASSIGNMENTS}/gw-1"), status, 403).await;
+}
+
+#[tokio::test]
+async fn a_node_named_like_a_part_of_anothers_assignment_or_like_the_hub_is_none() {
+    let hub = Hub::start().await;
+    for name in ["victim.part-1", "hub.example.com", "localhost"] {
+        let answer = hub.call("POST", NODES, json!({"metadata": {"name": name}})).await;
+        assert_eq!(answer.code, 422, "{name}: {}", answer.body);
+    }
+    // A certificate of an older version of the program may bear such a name still.
+    hub.create(ASSIGNMENTS, json!({"metadata": {"name": "victim.part-1"}, "spec": {"nodeName": "victim.part-1"}}))
+        .await;
+    let evil = &node("victim.part-1");
+    hub.check(evil, "GET", &format!("{ASSIGNMENTS}/victim.part-1"), Value::Null, 403).await;
+    hub.check(evil, "GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Dvictim.part-1", Value::Null, 403).await;
+}
+
+/// Starts a request whose body comes later; the request has been authorised by what was stored when it came.
+fn slow(
+    hub: &Hub,
+    method: &str,
+    path: &str,
+) -> (tokio::sync::oneshot::Sender<&'static str>, tokio::task::JoinHandle<u16>) {
+    let (go_tx, go) = tokio::sync::oneshot::channel::<&'static str>();
+    let body = StreamBody::new(futures::stream::once(Box::pin(async move {
+        let text = go.await.expect("the test sends it");
+        Ok::<_, base_http::BoxError>(hyper::body::Frame::data(bytes::Bytes::from(text)))
+    })));
+    let media = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+    let request = Request::builder().method(method).uri(path).header("content-type", media);
+    let request = request.body(body.boxed_unsync()).unwrap();
+    let mut service = hub.server.in_process(node("gw-1"));
+    let answered = tokio::spawn(async move {
+        use tower::Service as _;
+        service.call(request).await.expect("in process nothing fails").status().as_u16()
+    });
+    (go_tx, answered)
+}
+
+#[tokio::test]
+async fn a_slow_body_does_not_outlive_its_authorisation() {
+    let hub = Hub::start().await;
+    let (finish_delete, deleted) = slow(&hub, "DELETE", &format!("{PODS}/victim"));
+    let (finish_patch, patched) = slow(&hub, "PATCH", &format!("{PODS}/victim/status"));
+    // Both wait for their bodies now, and the pod appears on another node.
+    tokio::task::yield_now().await;
+    hub.create(PODS, pod("victim", "gw-2")).await;
+    finish_delete.send("{}").unwrap();
+    finish_patch.send(r#"{"status": {"phase": "Failed"}}"#).unwrap();
+    assert_eq!((deleted.await.unwrap(), patched.await.unwrap()), (403, 403));
+    let victim = hub.call("GET", &format!("{PODS}/victim"), Value::Null).await;
+    assert_eq!((victim.code, &victim.body["status"]["phase"]), (200, &json!("Pending")));
+}
+
+#[tokio::test]
+async fn a_node_does_not_say_what_may_run_on_it() {
+    let hub = Hub::start().await;
+    let gw = &node("gw-1");
+    let all = json!({
+        "kubernetes.io/hostname": "gw-1", "node.kubernetes.io/size": "small", "selvedge.dev/role": "payment-gateway",
+        "node-restriction.kubernetes.io/zone": "a", "site": "hall-2",
+    });
+    let mut new = labels(all);
+    new["metadata"]["name"] = "gw-1".into();
+    let created = hub.check(gw, "POST", NODES, new, 201).await;
+    let kept = json!({"kubernetes.io/hostname": "gw-1", "node.kubernetes.io/size": "small"});
+    assert_eq!(created.body["metadata"]["labels"], kept);
+    assert_eq!(created.warnings.len(), 3, "{:?}", created.warnings);
+    assert!(created.warnings[0].contains("token create --label"), "{:?}", created.warnings);
+    for key in ["selvedge.dev/role", "site", "node-restriction.kubernetes.io/zone", "kubernetes.io/cluster"] {
+        for path in ["/api/v1/nodes/gw-1", "/api/v1/nodes/gw-1/status"] {
+            hub.check(gw, "PATCH", path, labels(json!({key: "b"})), 403).await;
+        }
+        // The administrator says more of it; what a node sends along unchanged is no change.
+        assert_eq!(hub.call("PATCH", "/api/v1/nodes/gw-1", labels(json!({key: "a"}))).await.code, 200);
+        hub.check(gw, "PATCH", "/api/v1/nodes/gw-1", labels(json!({key: "a"})), 200).await;
+        hub.check(gw, "PATCH", "/api/v1/nodes/gw-1", labels(json!({key: null})), 403).await;
+    }
+    hub.check(gw, "PATCH", "/api/v1/nodes/gw-1", labels(json!({"kubernetes.io/arch": "amd64"})), 200).await;
+}
+
+#[tokio::test]
+async fn a_node_cannot_hold_up_its_own_deletion() {
+    let hub = Hub::start().await;
+    let gw = &node("gw-1");
+    hub.check(gw, "POST", NODES, json!({"metadata": {"name": "gw-1", "finalizers": ["x.io/mine"]}}), 403).await;
+    hub.check(gw, "POST", NODES, json!({"metadata": {"name": "gw-1"}}), 201).await;
+    hub.check(gw, "PATCH", "/api/v1/nodes/gw-1", json!({"metadata": {"finalizers": ["x.io/mine"]}}), 403).await;
+    assert_eq!(hub.call("DELETE", "/api/v1/nodes/gw-1", Value::Null).await.code, 200);
+    assert_eq!(hub.call("GET", "/api/v1/nodes/gw-1", Value::Null).await.code, 404);
+}
+
+#[tokio::test]
+async fn a_mirror_pod_is_no_key() {
+    let hub = Hub::start().await;
+    let gw = &node("gw-1");
+    let mirror = |spec: Value| {
+        let mut pod = json!({
+            "metadata": {"name": "m", "annotations": {"kubernetes.io/config.mirror": "x"}},
+            "spec": {"nodeName": "gw-1", "containers": [{"name": "a", "image": "file:///bin/true"}]},
+        });
+        for (field, value) in spec.as_object().unwrap() {
+            pod["spec"][field] = value.clone();
+        }
+        pod
+    };
+    for (spec, part) in [
+        (json!({"nodeName": "gw-2"}), "for other nodes"),
+        (json!({"serviceAccountName": "robot"}), "service account"),
+        (json!({"serviceAccount": "robot"}), "service account"),
+        (json!({"volumes": [{"name": "v", "secret": {"secretName": "other"}}]}), "refer to secrets"),
+        (json!({"imagePullSecrets": [{"name": "other"}]}), "refer to secrets"),
+    ] {
+        let answer = hub.check(gw, "POST", PODS, mirror(spec), 403).await;
+        assert!(answer.message().contains(part), "{}", answer.message());
+    }
+    hub.check(gw, "POST", PODS, mirror(json!({})), 201).await;
+}
+
+#[tokio::test]
+async fn a_node_reports_events_as_itself_about_its_own() {
+    let hub = Hub::start().await;
+    hub.create(PODS, pod("own", "gw-1")).await;
+    hub.create(PODS, pod("other", "gw-2")).await;
+    let events = "/api/v1/namespaces/default/events";
+    let event = |name: &str, reporter: &str, kind: &str, about: &str| {
+        json!({
+            "metadata": {"name": name}, "reason": "Started", "message": "m", "type": "Normal",
+            "source": {"component": "kubelet", "host": reporter}, "reportingInstance": reporter,
+            "involvedObject": {"kind": kind, "name": about, "namespace": "default"},
+        })
+    };
+    let (one, two) = (&node("gw-1"), &node("gw-2"));
+    hub.check(one, "POST", events, event("a", "gw-1", "Pod", "own"), 201).await;
+    hub.check(one, "POST", events, event("b", "gw-1", "Pod", "deleted-already"), 201).await;
+    hub.check(one, "POST", events, event("c", "gw-1", "Pod", "other"), 403).await;
+    hub.check(one, "POST", events, event("d", "gw-2", "Pod", "own"), 403).await;
+    hub.check(one, "POST", events, event("e", "gw-1", "Node", "gw-2"), 403).await;
+    let forged = json!({"message": "forged"});
+    hub.check(two, "PATCH", &format!("{events}/a"), forged.clone(), 403).await;
+    hub.check(one, "PATCH", &format!("{events}/a"), json!({"count": 2}), 200).await;
+    // Nor does it become another's by being changed.
+    hub.check(
+        one,
+        "PATCH",
+        &format!("{events}/a"),
+        json!({"source": {"host": "gw-2"}, "reportingInstance": "gw-2"}),
+        403,
+    )
+    .await;
+    let controllers = Identity::controllers();
+    hub.check(&controllers, "POST", events, event("f", "", "Node", "gw-1"), 201).await;
+    hub.check(one, "PATCH", &format!("{events}/f"), forged, 403).await;
+}

@@ -1,0 +1,228 @@
+//! Who did what, and what came of it: one event per request that changes something or is made in another's name.
+//!
+//! [`AuditLog`] writes events of Kubernetes' kind `audit.k8s.io/v1` at level `Metadata`, one JSON object per line: no
+//! bodies, so no secrets. The disk it may take is bounded: a full file is set aside, the oldest goes.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use serde_json::{Value, json};
+use tracing::warn;
+
+use crate::Identity;
+use crate::request::{ResourcePath, Route};
+
+/// Events that wait for the disk. More are dropped and counted: requests never wait for the log.
+const WAITING_MAX: usize = 4096;
+
+/// A request and its answer.
+#[derive(Clone, Copy, Debug)]
+pub struct AuditEvent<'a> {
+    /// Who called, by its own credentials; `None` when it was not known.
+    pub caller: Option<&'a Identity>,
+    /// As whom the request was carried out, when as somebody else.
+    pub impersonated: Option<&'a Identity>,
+    /// `create`, `update`, `patch`, `delete`, `deletecollection`, `get`, `list`, `watch`; for paths the method.
+    pub verb: &'a str,
+    /// Path and query.
+    pub uri: &'a http::Uri,
+    /// The answer's status code.
+    pub code: u16,
+    /// Where the request came from; `None` in process.
+    pub source: Option<std::net::IpAddr>,
+    /// What the client calls itself.
+    pub user_agent: &'a str,
+    /// When the request came.
+    pub received: jiff::Timestamp,
+}
+
+/// Takes audit events.
+pub trait Audit: Send + Sync {
+    /// Takes one. It returns at once.
+    fn record(&self, event: &AuditEvent<'_>);
+}
+
+impl AuditEvent<'_> {
+    /// Whether the request could change something.
+    pub(crate) fn is_write(&self) -> bool {
+        !matches!(self.verb, "get" | "list" | "watch" | "head")
+    }
+
+    /// The event in Kubernetes' form.
+    pub fn to_json(&self) -> Value {
+        let user = |identity: &Identity| {
+            let mut user = json!({"username": identity.user, "groups": identity.groups});
+            if !identity.uid.is_empty() {
+                user["uid"] = identity.uid.as_str().into();
+            }
+            if !identity.extra.is_empty() {
+                user["extra"] = json!(identity.extra);
+            }
+            user
+        };
+        let mut event = json!({
+            "kind": "Event", "apiVersion": "audit.k8s.io/v1", "level": "Metadata", "stage": "ResponseComplete",
+            "auditID": uuid::Uuid::new_v4().to_string(),
+            "requestURI": self.uri.path_and_query().map_or("", |text| text.as_str()),
+            "verb": self.verb,
+            "user": self.caller.map_or_else(|| json!({"username": "system:anonymous"}), user),
+            "responseStatus": {"code": self.code},
+            "requestReceivedTimestamp": self.received.to_string(),
+            "stageTimestamp": jiff::Timestamp::now().to_string(),
+        });
+        if let Some(impersonated) = self.impersonated {
+            event["impersonatedUser"] = user(impersonated);
+        }
+        if let Some(source) = self.source {
+            event["sourceIPs"] = json!([source]);
+        }
+        if !self.user_agent.is_empty() {
+            event["userAgent"] = self.user_agent.into();
+        }
+        if let Route::Resource(path) = Route::parse(self.uri.path()) {
+            event["objectRef"] = object_ref(&path);
+        }
+        event
+    }
+}
+
+fn object_ref(path: &ResourcePath) -> Value {
+    let mut reference = json!({"resource": path.plural, "apiVersion": path.version});
+    let parts = [
+        ("apiGroup", Some(path.group.as_str()).filter(|group| !group.is_empty())),
+        ("namespace", path.namespace.as_deref()),
+        ("name", path.name.as_deref()),
+        ("subresource", path.subresource.as_deref()),
+    ];
+    for (field, value) in parts {
+        if let Some(value) = value {
+            reference[field] = value.into();
+        }
+    }
+    reference
+}
+
+/// The verb of a request, for its audit event.
+pub(crate) fn verb(request: &http::request::Parts) -> String {
+    let is_watch = request.uri.query().is_some_and(|query| query.split('&').any(|one| one.starts_with("watch=")));
+    match (Route::parse(request.uri.path()), request.method.as_str()) {
+        (Route::Resource(path), method) => match (method, path.name.is_some()) {
+            ("GET", false) if is_watch => "watch",
+            ("GET", true) => "get",
+            ("GET", false) => "list",
+            ("POST", _) => "create",
+            ("PUT", _) => "update",
+            ("PATCH", _) => "patch",
+            ("DELETE", true) => "delete",
+            ("DELETE", false) => "deletecollection",
+            (other, _) => return other.to_ascii_lowercase(),
+        }
+        .to_owned(),
+        (_, method) => method.to_ascii_lowercase(),
+    }
+}
+
+/// Audit events in a file, `audit.log`; older ones in `audit.log.1` and so on.
+pub struct AuditLog {
+    lines: SyncSender<String>,
+    dropped: std::sync::Arc<AtomicU64>,
+}
+
+/// How much an [`AuditLog`] keeps.
+#[derive(Clone, Copy, Debug)]
+pub struct AuditLimits {
+    /// Bytes of one file.
+    pub file_bytes_max: u64,
+    /// Files, the one that is written included; two at least.
+    pub files_max: u32,
+}
+
+impl Default for AuditLimits {
+    /// 128 MiB in all: some 200,000 writes.
+    fn default() -> Self {
+        Self { file_bytes_max: 32 * 1024 * 1024, files_max: 4 }
+    }
+}
+
+impl AuditLog {
+    /// Opens a log and starts the thread that writes it, which ends when the log is dropped.
+    ///
+    /// # Errors
+    /// When the file cannot be opened for appending.
+    pub fn open(path: &Path, limits: AuditLimits) -> io::Result<Self> {
+        let (lines, waiting) = sync_channel(WAITING_MAX);
+        let dropped = std::sync::Arc::new(AtomicU64::new(0));
+        let writer = Writer { path: path.to_owned(), file: append(path)?, limits, dropped: dropped.clone() };
+        std::thread::Builder::new().name("audit-log".to_owned()).spawn(move || writer.run(&waiting))?;
+        Ok(Self { lines, dropped })
+    }
+}
+
+impl Audit for AuditLog {
+    fn record(&self, event: &AuditEvent<'_>) {
+        if self.lines.try_send(event.to_json().to_string()).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+struct Writer {
+    path: PathBuf,
+    file: File,
+    limits: AuditLimits,
+    dropped: std::sync::Arc<AtomicU64>,
+}
+
+impl Writer {
+    fn run(mut self, lines: &Receiver<String>) {
+        let mut was_good = true;
+        while let Ok(line) = lines.recv() {
+            let dropped = self.dropped.swap(0, Ordering::Relaxed);
+            if dropped > 0 {
+                warn!(dropped, "Audit events were dropped: the disk is slower than the requests.");
+            }
+            match self.write(&line) {
+                Ok(()) => was_good = true,
+                // A full disk must not fill the journal with the same sentence.
+                Err(error) if was_good => {
+                    warn!(path = %self.path.display(), %error, "Failed to write audit events; requests are served without.");
+                    was_good = false;
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn write(&mut self, line: &str) -> io::Result<()> {
+        let len = self.file.metadata()?.len();
+        if len > 0 && len.saturating_add(line.len() as u64) >= self.limits.file_bytes_max {
+            self.rotate()?;
+        }
+        self.file.write_all(format!("{line}\n").as_bytes())
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        let numbered = |number: u32| {
+            let mut name = self.path.clone().into_os_string();
+            name.push(format!(".{number}"));
+            PathBuf::from(name)
+        };
+        for number in (1..self.limits.files_max.max(2)).rev() {
+            let newer = if number == 1 { self.path.clone() } else { numbered(number - 1) };
+            match fs::rename(newer, numbered(number)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        self.file = append(&self.path)?;
+        Ok(())
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}
