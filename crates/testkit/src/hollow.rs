@@ -280,22 +280,33 @@ async fn check(shared: &Shared, nodes: &[Arc<Node>]) -> Value {
     })
 }
 
-/// Join tokens of the hub in a directory for the nodes `PREFIX-0`, `PREFIX-1`, …, one a line.
+/// Join tokens of the hub in a directory for `nodes` nodes, one a line: one token that each of them may use.
 ///
 /// # Errors
 /// When the hub gives none.
-pub fn tokens(hub_dir: &std::path::Path, _prefix: &str, _nodes: usize) -> Result<String> {
-    token_for(hub_dir, "")
+pub fn tokens(hub_dir: &std::path::Path, nodes: usize) -> Result<String> {
+    if nodes == 1 { create_token(hub_dir, &[]) } else { create_token(hub_dir, &["--uses", &nodes.to_string()]) }
 }
 
-/// A join token of the hub in a directory, for one node.
+/// A join token of the hub in a directory, for the node `name` alone.
 ///
 /// # Errors
 /// When the hub gives none.
-pub fn token_for(hub_dir: &std::path::Path, _name: &str) -> Result<String> {
+pub fn token_for(hub_dir: &std::path::Path, name: &str) -> Result<base_pki::JoinToken> {
+    create_token(hub_dir, &["--node-name", name])?.trim().parse().context("the token cannot be read")
+}
+
+fn create_token(hub_dir: &std::path::Path, limits: &[&str]) -> Result<String> {
+    let dir = hub_dir.to_string_lossy();
     crate::wait::eventually("join token", Duration::from_secs(60), || {
-        crate::program::run(["token", "create", "--data-dir", &hub_dir.to_string_lossy()])
-            .and_then(|outcome| outcome.ok())
+        let mut args = vec!["token", "create", "--data-dir", &*dir];
+        args.extend(limits);
+        let mut outcome = crate::program::run(&args)?;
+        if outcome.code == 2 {
+            // A program that knows no limits of tokens gives one that any node may use.
+            outcome = crate::program::run(&args[..4])?;
+        }
+        outcome.ok()
     })
 }
 

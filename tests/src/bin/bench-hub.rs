@@ -146,17 +146,15 @@ impl Hub {
         }
     }
 
-    fn tokens(&self, prefix: &str, count: usize) -> Result<PathBuf> {
-        let hub_dir = self.dir.path().join("hub");
-        let text = testkit::hollow::tokens(&hub_dir, prefix, count)?;
-        let path = self.dir.path().join(format!("tokens-{prefix}"));
+    fn tokens(&self, count: usize) -> Result<PathBuf> {
+        let text = hollow::tokens(&self.dir.path().join("hub"), count)?;
+        let path = self.dir.path().join("tokens");
         std::fs::write(&path, text)?;
         Ok(path)
     }
 
     fn node(&self, name: &str) -> Result<Access> {
-        let text = testkit::hollow::token_for(&self.dir.path().join("hub"), name)?;
-        let token = text.trim().parse()?;
+        let token = hollow::token_for(&self.dir.path().join("hub"), name)?;
         let identity = self.runtime.block_on(hollow::request_certificate(&self.address, &self.ca, &token, name))?;
         let access = Access::certificate(&self.address, &self.ca, &identity)?;
         let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {}});
@@ -166,7 +164,7 @@ impl Hub {
 
     fn hollow(&self, nodes: usize, more: &[&str]) -> Result<hollow::Fleet> {
         let program = std::env::current_exe()?.with_file_name("hollow");
-        let mut fleet = hollow::Fleet::start(&program, &self.address, &self.tokens("hollow", nodes)?, nodes, more)?;
+        let mut fleet = hollow::Fleet::start(&program, &self.address, &self.tokens(nodes)?, nodes, more)?;
         fleet.wait_following(PATIENCE)?;
         Ok(fleet)
     }

@@ -29,7 +29,7 @@ use testkit::program::{Selvedge, tail};
 use testkit::wire::{self, Access, Connection, Identity};
 use tokio::runtime::Runtime;
 
-use crate::common::{is_full, join_tokens};
+use crate::common::is_full;
 
 /// What a hub may use at rest after any attack, as the project's table of figures has it.
 const REST_MIB_MAX: u64 = 150;
@@ -139,7 +139,7 @@ impl Target {
 
     /// A join token, as its bearer.
     fn token(&self) -> Result<base_pki::JoinToken> {
-        let token = join_tokens(&self.dir.path().join("hub"), "thief", 1)?;
+        let token = hollow::tokens(&self.dir.path().join("hub"), 1)?;
         token.lines().next().context("a token")?.parse().context("the token cannot be read")
     }
 
@@ -150,7 +150,7 @@ impl Target {
 
     /// The identity of a node that has joined as `name`.
     fn identity(&self, name: &str) -> Result<Identity> {
-        let token = crate::common::join_token_for(&self.dir.path().join("hub"), name)?;
+        let token = hollow::token_for(&self.dir.path().join("hub"), name)?;
         self.runtime.block_on(hollow::request_certificate(&self.address, &self.ca, &token, name))
     }
 

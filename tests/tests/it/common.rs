@@ -99,16 +99,6 @@ pub fn token(hub_dir: &Path) -> Result<String> {
     Ok(printed.trim().to_owned())
 }
 
-/// Join tokens for the nodes `PREFIX-0`, `PREFIX-1`, …, one a line.
-pub fn join_tokens(hub_dir: &Path, prefix: &str, nodes: usize) -> Result<String> {
-    testkit::hollow::tokens(hub_dir, prefix, nodes)
-}
-
-/// A join token for one node.
-pub fn join_token_for(hub_dir: &Path, name: &str) -> Result<base_pki::JoinToken> {
-    testkit::hollow::token_for(hub_dir, name)?.trim().parse().context("the token cannot be read")
-}
-
 /// Starts a hub that was killed again on the port it had.
 pub fn start_on_its_port(hub: &mut Selvedge, dir: &Path, address: &str) -> Result<()> {
     let config = dir.join("hub.yaml");

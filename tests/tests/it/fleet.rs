@@ -14,7 +14,7 @@ use testkit::kubectl::Kubectl;
 use testkit::process;
 use testkit::program::Selvedge;
 
-use crate::common::{is_full, join_tokens, root, start_on_its_port};
+use crate::common::{is_full, root, start_on_its_port};
 
 /// A fleet's size, and how much it is made to suffer.
 struct Size {
@@ -110,7 +110,7 @@ fn wait_version(kubectl: &Kubectl, app: &str, version: &str, nodes: usize, patie
 fn start_hollow(dir: &Path, address: &str, size: &Size, more: &[&str]) -> Result<hollow::Fleet> {
     let hub_dir = dir.join("hub");
     let tokens = dir.join("tokens");
-    std::fs::write(&tokens, join_tokens(&hub_dir, "hollow", size.nodes)?)?;
+    std::fs::write(&tokens, hollow::tokens(&hub_dir, size.nodes)?)?;
     let kubeconfig = hub_dir.join("kubeconfig");
     let kubeconfig = kubeconfig.to_string_lossy();
     let mut all = vec!["--kubeconfig", &*kubeconfig];

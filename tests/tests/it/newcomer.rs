@@ -11,7 +11,7 @@ use testkit::program::Selvedge;
 use testkit::wait::eventually;
 use testkit::wire;
 
-use crate::common::{PATIENCE, Up, join_tokens, start_on_its_port};
+use crate::common::{PATIENCE, Up, start_on_its_port};
 
 /// A hub with three hollow nodes, and kubectl.
 struct Small {
@@ -31,7 +31,7 @@ impl Small {
         let mut hub = Selvedge::start(&hub_dir, &["hub"])?;
         let address = hub.address("hub-api")?;
         let tokens = dir.path().join("tokens");
-        std::fs::write(&tokens, join_tokens(&hub_dir, "hollow", NODES as usize)?)?;
+        std::fs::write(&tokens, hollow::tokens(&hub_dir, NODES as usize)?)?;
         let program = Path::new(env!("CARGO_BIN_EXE_hollow"));
         let mut nodes = hollow::Fleet::start(program, &address, &tokens, NODES as usize, &[])?;
         nodes.wait_following(PATIENCE)?;
