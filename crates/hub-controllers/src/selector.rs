@@ -135,16 +135,16 @@ fn is_met(requirement: &Requirement<'_>, value: Option<&str>) -> bool {
     let is_among = || value.is_some_and(|value| requirement.values.iter().any(|one| **one == *value));
     let compare = |holds: fn(i64, i64) -> bool| {
         let number = |text: &str| text.parse::<i64>().ok();
-        let wanted = requirement.values.first().and_then(|text| number(text));
-        matches!((value.and_then(number), wanted), (Some(value), Some(wanted)) if holds(value, wanted))
+        let required = requirement.values.first().and_then(|text| number(text));
+        matches!((value.and_then(number), required), (Some(value), Some(required)) if holds(value, required))
     };
     match &*requirement.operator {
         "In" => is_among(),
         "NotIn" => !is_among(),
         "Exists" => value.is_some(),
         "DoesNotExist" => value.is_none(),
-        "Gt" => compare(|value, wanted| value > wanted),
-        "Lt" => compare(|value, wanted| value < wanted),
+        "Gt" => compare(|value, required| value > required),
+        "Lt" => compare(|value, required| value < required),
         _ => false,
     }
 }

@@ -1,4 +1,4 @@
-//! What controllers write through: the API, with the responses that mean "someone was faster" told apart.
+//! What controllers write through: the API, with the responses that mean "someone was faster" kept apart.
 
 use http::{Method, Request};
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};

@@ -7,7 +7,9 @@
 //!
 //! `node + labels ──by_term──▶ candidates ──match──▶ difference to before ──▶ Touched`
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -85,6 +87,9 @@ impl Entry {
     }
 }
 
+/// The node of a part of an assignment, and the objects that it reports of by their uids.
+type Reported = (Arc<str>, BTreeMap<Arc<str>, ObjectId>);
+
 /// A term of a selector.
 type Term = (Box<str>, Box<str>);
 
@@ -103,7 +108,7 @@ pub(crate) struct Fleet {
     /// What nodes report, by the uid of the object.
     reports: HashMap<Arc<str>, BTreeMap<Arc<str>, Report>>,
     /// Of which objects each part of an assignment reports: node, uids.
-    reported: HashMap<Box<str>, (Arc<str>, BTreeMap<Arc<str>, ObjectId>)>,
+    reported: HashMap<Box<str>, Reported>,
     /// How often a node was compared with the objects, for tests and metrics.
     evaluations: u64,
 }
@@ -143,7 +148,7 @@ impl Fleet {
         }
     }
 
-    /// A node is gone.
+    /// A node is deleted.
     pub fn remove_node(&mut self, name: &str, touched: &mut Touched) {
         let Some((name, before)) = self.nodes.remove_entry(name) else { return };
         for id in before {
@@ -224,7 +229,7 @@ impl Fleet {
         }
     }
 
-    /// An object is gone, or on its way out.
+    /// An object is deleted, or on its way out.
     pub fn remove_object(&mut self, id: &ObjectId, touched: &mut Touched) {
         let Some(entry) = self.objects.remove(id) else { return };
         self.drop_from_indexes(id, &entry);
@@ -253,7 +258,7 @@ impl Fleet {
         }
     }
 
-    /// A profile is gone.
+    /// A profile is deleted.
     pub fn remove_profile(&mut self, name: &str, touched: &mut Touched) {
         if self.profiles.remove(name).is_some() {
             self.profile_changed(name, touched);
@@ -284,7 +289,7 @@ impl Fleet {
         &mut self,
         part: &str,
         node: &str,
-        told: Vec<(Arc<str>, ObjectId, Report)>,
+        reported: Vec<(Arc<str>, ObjectId, Report)>,
         touched: &mut Touched,
     ) {
         let node: Arc<str> = match self.nodes.get_key_value(node) {
@@ -300,7 +305,7 @@ impl Fleet {
             None => BTreeMap::new(),
         };
         let mut now = BTreeMap::new();
-        for (uid, id, report) in told {
+        for (uid, id, report) in reported {
             before.remove(&uid);
             let of_object = self.reports.entry(uid.clone()).or_default();
             if of_object.get(&node) != Some(&report) {
@@ -315,7 +320,7 @@ impl Fleet {
         }
     }
 
-    /// A part of an assignment is gone.
+    /// A part of an assignment is deleted.
     pub fn remove_report(&mut self, part: &str, touched: &mut Touched) {
         if let Some((node, before)) = self.reported.remove(part) {
             self.drop_reports(&node, before, touched);
@@ -327,8 +332,8 @@ impl Fleet {
         self.reported.keys().cloned().collect()
     }
 
-    fn drop_reports(&mut self, node: &str, gone: BTreeMap<Arc<str>, ObjectId>, touched: &mut Touched) {
-        for (uid, id) in gone {
+    fn drop_reports(&mut self, node: &str, removed: BTreeMap<Arc<str>, ObjectId>, touched: &mut Touched) {
+        for (uid, id) in removed {
             if let Some(of_object) = self.reports.get_mut(&uid) {
                 of_object.remove(node);
                 if of_object.is_empty() {
@@ -362,7 +367,7 @@ impl Fleet {
         ids
     }
 
-    /// Where an object stands: its generation, what is wrong with it, and what each of its nodes reports.
+    /// How an object fares: its generation, what is wrong with it, and what each of its nodes reports.
     pub fn of_object(&self, id: &ObjectId) -> Option<Standing<'_>> {
         let entry = self.objects.get(id)?;
         let reports = self.reports.get(entry.uid());
@@ -474,12 +479,10 @@ fn full_name((_, namespace, name): &ObjectId) -> String {
     format!("{namespace}/{name}")
 }
 
-fn drop_from<K: std::hash::Hash + Eq, Q: std::hash::Hash + Eq + ?Sized>(
-    index: &mut HashMap<K, BTreeSet<ObjectId>>,
-    key: &Q,
-    id: &ObjectId,
-) where
-    K: std::borrow::Borrow<Q>,
+fn drop_from<K, Q>(index: &mut HashMap<K, BTreeSet<ObjectId>>, key: &Q, id: &ObjectId)
+where
+    K: Hash + Eq + Borrow<Q>,
+    Q: Hash + Eq + ?Sized,
 {
     if let Some(ids) = index.get_mut(key) {
         ids.remove(id);

@@ -19,7 +19,7 @@ pub(crate) struct Report {
     /// Generation of the object that the report is about.
     pub generation: i64,
     /// Whether the node has acted on the assignment as it is now. A report on an older one may be about an object of the
-    /// same name that is gone.
+    /// same name that is deleted.
     pub is_current: bool,
     is_applied: bool,
     is_ready: bool,

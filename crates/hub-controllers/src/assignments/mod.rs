@@ -207,14 +207,14 @@ impl Assignments {
         let status: NodeAssignmentStatus =
             view.status.and_then(|status| serde_json::from_str(status.get()).ok()).unwrap_or_default();
         let is_current = view.metadata.generation <= status.observed_generation;
-        let mut told: BTreeMap<(&str, &str, &str), _> = BTreeMap::new();
+        let mut reported: BTreeMap<(&str, &str, &str), _> = BTreeMap::new();
         for entry in &status.entries {
-            told.insert((&entry.kind, &entry.namespace, &entry.name), entry);
+            reported.insert((&entry.kind, &entry.namespace, &entry.name), entry);
         }
         let entries = view.spec.entries.as_deref().unwrap_or_default();
         let reports = entries.iter().filter_map(|entry| {
             let (kind, namespace, name) = (owned(&entry.kind), owned(&entry.namespace), owned(&entry.name));
-            let report = Report::of(told.get(&(&*kind, &*namespace, &*name))?, is_current);
+            let report = Report::of(reported.get(&(&*kind, &*namespace, &*name))?, is_current);
             let kind = SELECTED.into_iter().chain([Kind::Device]).find(|one| one.name() == &*kind)?;
             Some((owned(&entry.uid), (kind, namespace, name), report))
         });
@@ -229,28 +229,28 @@ impl Assignments {
         };
         match kind {
             Kind::Node => {
-                let gone: Vec<Arc<str>> = fleet.node_names().filter(|name| !is_listed("", name)).cloned().collect();
-                gone.iter().for_each(|name| fleet.remove_node(name, touched));
+                let removed: Vec<Arc<str>> = fleet.node_names().filter(|name| !is_listed("", name)).cloned().collect();
+                removed.iter().for_each(|name| fleet.remove_node(name, touched));
                 objects.iter().for_each(|node| Self::put_node(fleet, node, touched));
             }
             Kind::DeviceProfile => {
-                let gone: Vec<Box<str>> =
+                let removed: Vec<Box<str>> =
                     fleet.profile_names().into_iter().filter(|name| !is_listed("", name)).collect();
-                gone.iter().for_each(|name| fleet.remove_profile(name, touched));
+                removed.iter().for_each(|name| fleet.remove_profile(name, touched));
                 objects.iter().for_each(|profile| Self::put_profile(fleet, profile, touched));
             }
             Kind::NodeAssignment => {
-                let gone: Vec<Box<str>> = fleet.parts().into_iter().filter(|name| !is_listed("", name)).collect();
-                gone.iter().for_each(|part| fleet.remove_report(part, touched));
+                let removed: Vec<Box<str>> = fleet.parts().into_iter().filter(|name| !is_listed("", name)).collect();
+                removed.iter().for_each(|part| fleet.remove_report(part, touched));
                 for part in objects {
                     Self::put_part(fleet, part, touched);
                     touched.nodes.extend(node_of_part(part));
                 }
             }
             _ => {
-                let gone: Vec<ObjectId> =
+                let removed: Vec<ObjectId> =
                     fleet.ids(kind).into_iter().filter(|(_, namespace, name)| !is_listed(namespace, name)).collect();
-                gone.iter().for_each(|id| fleet.remove_object(id, touched));
+                removed.iter().for_each(|id| fleet.remove_object(id, touched));
                 let mut is_new = false;
                 for object in objects {
                     is_new |= Self::put_object(fleet, kind, object, touched);
@@ -312,19 +312,19 @@ impl Assignments {
             (fleet.on_node(node), fleet.has_node(node))
         };
         let existing = self.reader().by_field(Kind::NodeAssignment, Field::NodeName, node);
-        let mut wanted: BTreeMap<String, NodeAssignmentSpec> = BTreeMap::new();
+        let mut desired: BTreeMap<String, NodeAssignmentSpec> = BTreeMap::new();
         // A node that ran something keeps an empty assignment: its emptiness is what makes the node stop.
         if exists && !(ids.is_empty() && existing.is_empty()) {
             let entries: Vec<AssignmentEntry> = ids.iter().filter_map(|id| self.entry(id)).collect();
-            wanted = parts(node, entries).into_iter().map(|spec| (part_name(node, spec.part), spec)).collect();
+            desired = parts(node, entries).into_iter().map(|spec| (part_name(node, spec.part), spec)).collect();
         }
         let mut next = Next::OnChange;
-        for (name, spec) in &wanted {
+        for (name, spec) in &desired {
             next = next.or(self.keep_part(node, name, spec).await?);
         }
-        for part in existing.iter().filter(|part| !wanted.contains_key(part.name())) {
+        for part in existing.iter().filter(|part| !desired.contains_key(part.name())) {
             let view: AnyView<'_> = part.view()?;
-            info!(assignment = part.name(), node, "Deleting an assignment whose node or part is gone.");
+            info!(assignment = part.name(), node, "Deleting an assignment whose node or part is deleted.");
             let target = Target { namespace: "", name: part.name(), uid: &view.metadata.uid };
             self.context.writer.delete_target(Kind::NodeAssignment, target, None, None).await?;
         }

@@ -39,7 +39,7 @@ use verdict::{NodeFacts, SIGNER_NODE_CLIENT, SIGNER_NODE_SERVING, Verdict, node_
 const VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Upstream's smallest `expirationSeconds`.
 const VALIDITY_MIN_S: u64 = 600;
-/// A request is a few hundred bytes; as base64, this leaves room for long lists of names and none for abuse.
+/// A request is a few hundred bytes; as base64, this suffices for long lists of names and none for abuse.
 const REQUEST_BYTES_MAX: usize = 16 * 1024;
 /// Upstream's csrcleaner: what is done is kept this long for those who wait for it, …
 const DONE_KEPT: Duration = Duration::from_secs(3600);
@@ -279,11 +279,11 @@ impl Reconciler for Csr {
             }
             Event::Listed(_, requests) => {
                 let names: HashSet<&str> = requests.iter().map(ObjectRef::name).collect();
-                let gone: Vec<Box<str>> = {
+                let removed: Vec<Box<str>> = {
                     let memory = self.memory.lock();
                     memory.senders.keys().filter(|name| !names.contains(&***name)).cloned().collect()
                 };
-                gone.iter().for_each(|name| self.memory.lock().forget(name));
+                removed.iter().for_each(|name| self.memory.lock().forget(name));
                 requests.iter().for_each(|request| self.observe_request(request, queue));
             }
             Event::Changed(change) => match (change.kind, &change.current) {

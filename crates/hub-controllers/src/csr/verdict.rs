@@ -86,16 +86,16 @@ pub(crate) fn judge(spec: &CsrSpecView<'_>, info: &CsrInfo, node: NodeFacts<'_>,
 /// Whether the request is one that its signer could sign at all.
 fn is_wellformed(spec: &CsrSpecView<'_>, info: &CsrInfo, policy: &NamePolicy) -> Result<Usage, String> {
     let signer = &*spec.signer_name;
-    let (usage, wanted) = match signer {
+    let (usage, required) = match signer {
         SIGNER_NODE_SERVING => (Usage::Server, "server auth"),
         _ => (Usage::Client, "client auth"),
     };
-    let others = ["digital signature", "key encipherment", wanted];
+    let others = ["digital signature", "key encipherment", required];
     if let Some(other) = spec.usages.iter().find(|one| !others.contains(&&***one)) {
         return Err(format!("usage `{other}` is not among those of {signer}"));
     }
-    if !spec.usages.iter().any(|usage| usage == wanted) {
-        return Err(format!("{signer} needs the usage `{wanted}`"));
+    if !spec.usages.iter().any(|usage| usage == required) {
+        return Err(format!("{signer} needs the usage `{required}`"));
     }
     if info.orgs.iter().any(|org| org == "system:masters") {
         return Err("certificates for the group system:masters are not signed on request".to_owned());

@@ -46,7 +46,7 @@ pub(crate) fn claim(set_uid: &str, selector: &LabelSelector<'_>, pod: &PodView<'
 pub(crate) async fn may_adopt(set: &DaemonSetView<'_>, writer: &Writer) -> Result<bool, WriteError> {
     let found = writer.get_now(Kind::DaemonSet, (&set.metadata.namespace, &set.metadata.name)).await?;
     Ok(found.is_some_and(|found| {
-        found["metadata"]["uid"] == &*set.metadata.uid && found["metadata"]["deletionTimestamp"].is_null()
+        found["metadata"]["uid"] == *set.metadata.uid && found["metadata"]["deletionTimestamp"].is_null()
     }))
 }
 
@@ -57,7 +57,7 @@ pub(crate) async fn adopt(set: &DaemonSetView<'_>, pod: &ObjectRef, writer: &Wri
 
 /// Takes the set out of the pod's owner references.
 pub(crate) async fn release(set: &DaemonSetView<'_>, pod: &ObjectRef, writer: &Writer) -> Result<bool, WriteError> {
-    change_owners(pod, writer, |owners| owners.retain(|owner| owner["uid"] != &*set.metadata.uid)).await
+    change_owners(pod, writer, |owners| owners.retain(|owner| owner["uid"] != *set.metadata.uid)).await
 }
 
 async fn change_owners(

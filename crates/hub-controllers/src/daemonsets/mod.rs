@@ -417,7 +417,7 @@ impl DaemonSets {
     }
 
     async fn write_status(&self, set: &DaemonSetView<'_>, counts: Counts) -> Result<(), WriteError> {
-        let wanted = DaemonSetStatusView {
+        let desired = DaemonSetStatusView {
             observed_generation: Some(set.metadata.generation),
             collision_count: set.status.collision_count,
             desired_number_scheduled: Some(counts.desired),
@@ -428,7 +428,7 @@ impl DaemonSets {
             number_unavailable: Some(counts.unavailable),
             updated_number_scheduled: Some(counts.updated),
         };
-        if wanted == set.status {
+        if desired == set.status {
             return Ok(());
         }
         let status = json!({

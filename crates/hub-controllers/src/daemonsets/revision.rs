@@ -135,7 +135,7 @@ async fn create(
         return Ok(Kept::As(hash.to_owned()));
     };
     let owners = found["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
-    if owners.iter().any(|owner| owner["uid"] == &*meta.uid) {
+    if owners.iter().any(|owner| owner["uid"] == *meta.uid) {
         return Ok(Kept::As(hash.to_owned()));
     }
     if owners.iter().any(|owner| owner["controller"] == true) || Revision::read(found.clone()).template != *template {

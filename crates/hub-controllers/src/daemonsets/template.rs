@@ -8,7 +8,7 @@ use crate::selector::Placement;
 use crate::views::Labels;
 use crate::views::ObjectMeta;
 
-/// Label that tells which revision of the template a pod was made from.
+/// Label that says which revision of the template a pod was made from.
 pub(crate) const REVISION_LABEL: &str = "controller-revision-hash";
 /// Names of pods are made from nodes' names, not drawn: with five letters two of a thousand nodes would often share one,
 /// with ten no two of a hundred thousand do.

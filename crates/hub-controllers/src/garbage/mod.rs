@@ -1,4 +1,4 @@
-//! Objects whose owners are gone go too; an owner that waits for them, or releases them, is served.
+//! Objects whose owners are deleted go too; an owner that waits for them, or releases them, is served.
 //!
 //! As upstream's garbage collector: an object is deleted when *none* of its owners exists. Owners are found by kind,
 //! name and uid, dependents by the index of owners' uids, so a deletion costs what it takes along. Before anything is
@@ -28,11 +28,11 @@ use crate::writer::{Target, WriteError};
 
 /// `kubectl delete --cascade=orphan`: the owner leaves once its dependents have lost their references to it.
 const FINALIZER_ORPHAN: &str = "orphan";
-/// `kubectl delete --cascade=foreground`: the owner leaves once its dependents are gone.
+/// `kubectl delete --cascade=foreground`: the owner leaves once its dependents are deleted.
 const FINALIZER_FOREGROUND: &str = "foregroundDeletion";
 /// After a write that met another.
 const CONFLICT_RETRY: std::time::Duration = std::time::Duration::from_millis(200);
-/// Owners known to be gone, so that a thousand dependents ask once.
+/// Owners known to be deleted, so that a thousand dependents ask once.
 const ABSENT_MAX: usize = 1024;
 
 /// Everything but Events, which end by themselves.
@@ -55,6 +55,9 @@ const COLLECTED: &[Kind] = &[
     Kind::NodeAssignment,
 ];
 
+/// A resource, and whether its objects live in namespaces.
+type Served = (ApiResource, bool);
+
 /// Kind, namespace and name.
 type Key = (Kind, Box<str>, Box<str>);
 
@@ -64,7 +67,7 @@ pub(crate) struct Garbage {
     absent: Mutex<HashSet<String>>,
     listed: Mutex<HashSet<Kind>>,
     /// How the API serves owners of kinds that are not ours; `None` for those that it does not serve.
-    resources: Mutex<HashMap<(String, String), Option<(ApiResource, bool)>>>,
+    resources: Mutex<HashMap<(String, String), Option<Served>>>,
 }
 
 /// What is known of one owner of an object.
@@ -128,7 +131,7 @@ impl Garbage {
         is_same.then_some((kind, object))
     }
 
-    /// Adds an object that something should be done about, as far as the reader tells.
+    /// Adds an object that something should be done about, as far as the reader shows.
     fn observe_object(&self, kind: Kind, object: &ObjectRef, queue: &Queue<Key>) {
         let Some(view) = object.view_or_log::<AnyView<'_>>() else { return };
         let meta = &view.metadata;
@@ -189,7 +192,7 @@ impl Garbage {
         if self.absent.lock().contains(&*owner.uid) {
             return Ok(Owner::Absent);
         }
-        // What nobody serves cannot be known to be gone.
+        // What nobody serves cannot be known to be deleted.
         let Some((resource, is_namespaced)) = self.resource(owner).await? else { return Ok(Owner::Solid) };
         let found = self.context.writer.uid_now(&resource, is_namespaced.then_some(namespace), &owner.name).await?;
         if found.is_some_and(|uid| uid == *owner.uid) {
@@ -204,7 +207,7 @@ impl Garbage {
     }
 
     /// How the API serves an owner's kind.
-    async fn resource(&self, owner: &OwnerReference<'_>) -> Result<Option<(ApiResource, bool)>, WriteError> {
+    async fn resource(&self, owner: &OwnerReference<'_>) -> Result<Option<Served>, WriteError> {
         if let Some(kind) = Kind::find(&owner.api_version, &owner.kind) {
             return Ok(Some((kind.resource(), kind.is_namespaced())));
         }
@@ -233,9 +236,9 @@ impl Garbage {
         }
         match judge(&owners) {
             Verdict::Keep => Ok(Next::OnChange),
-            Verdict::Release(gone) => {
-                let gone: Vec<&str> = gone.iter().map(|index| &*meta.owner_references[*index].uid).collect();
-                self.release(kind, object, &gone).await
+            Verdict::Release(removed) => {
+                let removed: Vec<&str> = removed.iter().map(|index| &*meta.owner_references[*index].uid).collect();
+                self.release(kind, object, &removed).await
             }
             Verdict::Delete => {
                 let is_waited_for = owners.contains(&Owner::Waiting);
@@ -249,7 +252,7 @@ impl Garbage {
                     PropagationPolicy::Background
                 };
                 let target = Target { namespace: object.namespace(), name: object.name(), uid: &meta.uid };
-                debug!(kind = kind.name(), ?object, "Deleting an object whose owners are gone.");
+                debug!(kind = kind.name(), ?object, "Deleting an object whose owners are deleted.");
                 self.context.writer.delete_target(kind, target, None, Some(propagation)).await?;
                 Ok(Next::OnChange)
             }
@@ -328,7 +331,7 @@ impl Reconciler for Garbage {
     fn observe(&self, event: &Event, queue: &Queue<Key>) {
         match event {
             Event::Listed(listed, _) => {
-                // A list that comes again means that changes were missed: owners of this kind may have gone unseen.
+                // A list that comes again means that changes were missed: owners of this kind may have been deleted unseen.
                 let is_first = self.listed.lock().insert(*listed);
                 self.resources.lock().clear();
                 for kind in COLLECTED.iter().copied().filter(|kind| !is_first || kind == listed) {

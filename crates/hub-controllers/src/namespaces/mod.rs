@@ -1,8 +1,8 @@
 //! Namespaces: a default service account in each, and an end that takes the content along.
 //!
 //! What a namespace on its way out still holds may be of any kind, and most kinds are not watched here. So such a
-//! namespace is looked at again in growing steps, and at once when a pod of it is gone; no other change of a pod
-//! concerns it. Meanwhile its conditions tell a person what holds it.
+//! namespace is looked at again in growing steps, and at once when a pod of it is deleted; no other change of a pod
+//! concerns it. Meanwhile its conditions show a person what holds it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -75,7 +75,7 @@ impl Namespaces {
         let mut remaining = Remaining::default();
         for resource in self.resources().await?.iter() {
             if let Err(error) = delete_all(writer, resource, name, &mut remaining).await {
-                // A resource whose definition has gone meanwhile is not served any more, and holds nothing.
+                // A resource whose definition was deleted meanwhile is not served any more, and holds nothing.
                 if error.code() == Some(404) {
                     *self.resources.lock() = None;
                     continue;
@@ -121,15 +121,16 @@ async fn delete_all(
         let (api, act) = (api.clone(), act());
         async move {
             let deleted = api.delete(&name, &DeleteParams::default()).await;
-            // Left: what waits for its deletion. Right: it is gone.
-            let is_gone = matches!(&deleted, Ok(response) if response.is_right());
-            absent_is_false(deleted.map(|_| ()), || act).map(|was_there| (name, is_gone || !was_there))
+            // Left: what waits for its deletion. Right: it is deleted.
+            let is_deleted = matches!(&deleted, Ok(response) if response.is_right());
+            absent_is_false(deleted.map(|_| ()), || act).map(|was_there| (name, is_deleted || !was_there))
         }
     })
     .await;
-    let gone: Vec<&String> = deleted.done.iter().filter(|(_, is_gone)| *is_gone).map(|(name, _)| name).collect();
+    let removed: Vec<&String> =
+        deleted.done.iter().filter(|(_, is_deleted)| *is_deleted).map(|(name, _)| name).collect();
     let left =
-        list.items.iter().filter(|object| !object.metadata.name.as_ref().is_some_and(|name| gone.contains(&name)));
+        list.items.iter().filter(|object| !object.metadata.name.as_ref().is_some_and(|name| removed.contains(&name)));
     for object in left {
         let resource = match resource.group.as_str() {
             "" => resource.plural.clone(),
@@ -171,18 +172,18 @@ pub(crate) fn conditions(namespace: &Value, remaining: &Remaining, now: Timestam
         Some(error) => ("True", "ContentDeletionFailed", format!("Failed to delete all resource types: {error}")),
     };
     let old = namespace["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    let wanted = [
+    let desired = [
         ("NamespaceDeletionContentFailure", failure),
         ("NamespaceContentRemaining", content),
         ("NamespaceFinalizersRemaining", held),
     ];
-    let wanted = wanted.map(|(r#type, (status, reason, message))| {
+    let desired = desired.map(|(r#type, (status, reason, message))| {
         let before = old.iter().find(|condition| condition["type"] == r#type && condition["status"] == status);
         let time = before.map_or_else(|| seconds(now).into(), |before| before["lastTransitionTime"].clone());
         json!({"type": r#type, "status": status, "reason": reason, "message": message, "lastTransitionTime": time})
     });
-    let others = old.iter().filter(|condition| !wanted.iter().any(|wanted| wanted["type"] == condition["type"]));
-    others.cloned().chain(wanted.iter().cloned()).collect()
+    let others = old.iter().filter(|condition| !desired.iter().any(|desired| desired["type"] == condition["type"]));
+    others.cloned().chain(desired.iter().cloned()).collect()
 }
 
 impl Reconciler for Namespaces {

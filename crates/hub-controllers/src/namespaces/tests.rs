@@ -8,7 +8,7 @@ fn remaining(resources: &[(&str, usize)], finalizers: &[(&str, usize)]) -> Remai
 }
 
 #[test]
-fn the_conditions_tell_what_holds_a_namespace() {
+fn the_conditions_say_what_holds_a_namespace() {
     let left = remaining(&[("configmaps", 2), ("rules.edge.selvedge.dev", 1)], &[("x.io/mine", 1)]);
     let first = conditions(&json!({}), &left, Timestamp::UNIX_EPOCH);
     let text = |index: usize, field: &str| first[index][field].as_str().unwrap().to_owned();

@@ -69,7 +69,7 @@ pub(crate) fn judge(pod: &PodView<'_>, node_exists: bool, absent_for: Duration) 
     match (pod.spec.node_name.is_empty(), node_exists) {
         (true, _) if is_terminating => Verdict::DeleteUnplaced,
         (true, _) | (false, true) => Verdict::Keep,
-        // Somebody wants it gone, and nobody else can tell when it is.
+        // Somebody has deleted it, and nobody else can say when it has ended.
         (false, false) if is_terminating || absent_for >= QUARANTINE => Verdict::DeleteOrphaned,
         (false, false) => Verdict::Quarantine,
     }

@@ -2,7 +2,7 @@
 //!
 //! A reader may be behind what was just written. A controller that counted from such a view would create a pod twice, or
 //! delete one more than it may. So a key notes its writes here, and does not count again before the reader shows them:
-//! a creation is shown once the reader is past the revision that the API gave it, a deletion once the object is gone or
+//! a creation is shown once the reader is past the revision that the API gave it, a deletion once the object is deleted or
 //! terminating.
 
 use std::collections::HashMap;
@@ -70,7 +70,7 @@ impl<K: Clone + Eq + Hash> Expectations<K> {
         false
     }
 
-    /// The key's object is gone.
+    /// The key's object is deleted.
     pub fn forget(&self, key: &K) {
         self.unseen.lock().remove(key);
     }

@@ -142,11 +142,11 @@ impl Reflected {
 
     /// Takes a whole list in, change by change, so that nobody who follows needs to know of it.
     fn replace(&self, listed: BTreeMap<Name, ObjectRef>) {
-        let gone: Vec<Name> = {
+        let removed: Vec<Name> = {
             let objects = self.objects.read();
             objects.by_name.keys().filter(|name| !listed.contains_key(*name)).cloned().collect()
         };
-        gone.iter().for_each(|name| self.remove(name, 0));
+        removed.iter().for_each(|name| self.remove(name, 0));
         listed.into_values().for_each(|object| self.put(object));
         self.synced.send_replace(true);
     }

@@ -106,7 +106,7 @@ struct Follow {
     watch: Option<Watch>,
     position: Revision,
     /// The newest change of the kind that was seen. Smaller than `position` where other kinds have changed since, and the
-    /// one to wait for: nothing tells that a kind has *not* changed.
+    /// one to wait for: nothing says that a kind has *not* changed.
     newest: u64,
 }
 

@@ -84,22 +84,23 @@ async fn over_watches_a_daemon_set_follows_the_labels_of_nodes_as_well() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn orphans_are_adopted_by_a_set_of_the_same_name() {
-    let hub = Hub::start().await;
+    let mut hub = Hub::start().await;
     hub.gateways(&["gw-1"]).await;
     let set = hub.make(Kind::DaemonSet, daemon_set("agent")).await;
     let pod = hub.pods("default", 1).await.remove(0);
-    // What `--cascade=orphan` leaves: the set goes, its dependents lose their owner.
+    hub.settled().await;
+    // What `--cascade=orphan` leaves: the set goes, its dependents lose their owner. The set would adopt them again in
+    // between, so it is left alone meanwhile.
+    hub.stop_controllers().await;
     for kind in [Kind::Pod, Kind::ControllerRevision] {
         for object in hub.admin.list_now(kind, "default").await.expect("the API lists") {
             let patch = json!({"metadata": {"ownerReferences": null}});
             hub.admin.merge(kind, ("default", name_of(&object)), &patch).await.expect("the API takes it");
         }
-        if kind == Kind::Pod {
-            hub.admin.delete(Kind::DaemonSet, &set, None).await.expect("the API deletes it");
-        }
     }
-    hub.eventually(Kind::DaemonSet, ("default", "agent"), |set| set.is_none()).await;
+    hub.admin.delete(Kind::DaemonSet, &set, None).await.expect("the API deletes it");
     let again = hub.make(Kind::DaemonSet, daemon_set("agent")).await;
+    hub.start_controllers(Source::Store).await;
     let adopted = hub
         .eventually(Kind::Pod, ("default", name_of(&pod)), |pod| {
             pod.is_some_and(|pod| pod["metadata"]["ownerReferences"][0]["uid"] == again["metadata"]["uid"])
@@ -130,7 +131,7 @@ async fn a_pod_whose_labels_match_no_more_is_released_and_replaced() {
         })
         .await;
     assert!(released["metadata"]["deletionTimestamp"].is_null());
-    // The name is taken by what is a stranger now: the replacement has another.
+    // The name is taken by what is another's now: the replacement has another.
     let pods = hub.pods("default", 2).await;
     assert_eq!(pods.iter().filter(|pod| pod["metadata"]["labels"]["app"] == "agent").count(), 1);
     hub.event_of("agent", "FailedCreate").await;
@@ -176,7 +177,7 @@ async fn a_surge_brings_the_new_pod_up_before_the_old_one_goes() {
             pod.is_some_and(|pod| pod["status"]["phase"] == "Running")
         })
         .await;
-        // The old pod of that node is told to end; the next node's turn comes with it.
+        // The old pod of that node is asked to end; the next node's turn comes with it.
         hub.settled().await;
         hub.kubelet_ends_pods("default").await;
     }

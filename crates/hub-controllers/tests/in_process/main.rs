@@ -101,7 +101,7 @@ async fn a_node_gets_its_certificate_by_asking() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fleet_objects_reach_their_node_and_tell_how_they_fare() {
+async fn fleet_objects_reach_their_node_and_report_how_they_fare() {
     let hub = Hub::start().await;
     hub.node("gw-1", json!({"site": "a"})).await;
     let device = json!({
@@ -135,7 +135,7 @@ async fn fleet_objects_reach_their_node_and_tell_how_they_fare() {
     assert_eq!(kinds, ["DeviceProfile", "Device", "Rule"]);
 
     let condition_of = |r#type: &str, status: &str, reason: &str| json!({"type": r#type, "status": status, "reason": reason, "message": "m"});
-    let told = json!({
+    let reported = json!({
         "observedGeneration": assignment["metadata"]["generation"],
         "entries": [
             {"kind": "Device", "namespace": "default", "name": "box", "generation": 1, "conditions": [
@@ -147,7 +147,7 @@ async fn fleet_objects_reach_their_node_and_tell_how_they_fare() {
             ]},
         ],
     });
-    hub.admin.merge_status(Kind::NodeAssignment, ("", "gw-1"), &told).await.expect("the API takes the status");
+    hub.admin.merge_status(Kind::NodeAssignment, ("", "gw-1"), &reported).await.expect("the API takes the status");
     hub.eventually(Kind::Device, ("default", "box"), |device| {
         device.is_some_and(|device| condition(device, "Ready")["status"] == "True" && device["status"]["applied"] == 1)
     })
@@ -160,7 +160,7 @@ async fn fleet_objects_reach_their_node_and_tell_how_they_fare() {
     assert_eq!(condition(&rule, "Applied")["status"], "False");
     assert_eq!(rule["status"]["failures"][0]["node"], "gw-1");
 
-    // What the node told of a rule does not count for its namesake.
+    // What the node reported of a rule does not count for its namesake.
     hub.admin.delete(Kind::Rule, &rule, None).await.expect("the API deletes it");
     hub.make(Kind::Rule, again).await;
     hub.eventually(Kind::Rule, ("default", "cpu"), |rule| {
@@ -286,7 +286,7 @@ async fn what_has_lost_its_last_owner_goes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pod_on_its_way_out_of_a_node_that_is_gone_goes() {
+async fn a_pod_on_its_way_out_of_a_node_that_is_deleted_goes() {
     let hub = Hub::start().await;
     hub.eventually(Kind::ServiceAccount, ("default", "default"), |account| account.is_some()).await;
     let pod = json!({
@@ -355,7 +355,7 @@ async fn the_part_of_an_assignment_is_its_nodes_whatever_its_name() {
         "spec": {"nodeSelector": {"site": "a"}, "sql": "SELECT CPU FROM host", "actions": [{"log": {}}]},
     });
     hub.make(Kind::Rule, rule).await;
-    // A rule for the other node as well, so that its part is not superfluous but wanted under another name.
+    // A rule for the other node as well, so that its part is not superfluous but desired under another name.
     hub.start_controllers(Source::Store).await;
     let event = hub.event_of("gw-1", "AssignmentNameTaken").await;
     assert!(event["message"].as_str().is_some_and(|message| message.contains("another")), "{event}");

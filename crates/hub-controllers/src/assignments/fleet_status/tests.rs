@@ -7,10 +7,10 @@ use crate::assignments::fleet::Problem;
 type OnNode = (&'static str, Report);
 
 /// What a node reports: `accepted applied ready`, each `+`, `-` or `.` for nothing.
-fn on_node(node: &'static str, generation: i64, told: &str, is_current: bool) -> OnNode {
+fn on_node(node: &'static str, generation: i64, reported: &str, is_current: bool) -> OnNode {
     let conditions = [ACCEPTED, APPLIED, READY]
         .into_iter()
-        .zip(told.chars())
+        .zip(reported.chars())
         .filter(|(_, sign)| *sign != '.')
         .map(|(r#type, sign)| match sign {
             '+' => Condition::new(r#type, true, "Fine", ""),
