@@ -101,11 +101,6 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     bytes.windows(wanted.len()).position(|window| window == wanted)
 }
 
-/// Whether an encoded object mentions this text anywhere; a cheap test before decoding.
-pub(crate) fn mentions(object: &Object, text: &str) -> bool {
-    find(&object.bytes, text.as_bytes()).is_some()
-}
-
 /// The uid of each owner is in the index under this name, so that what an object owns is found at once.
 pub const OWNER_UID_FIELD: &str = machinery_schema::INDEX_OWNER_UID;
 

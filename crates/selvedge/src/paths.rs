@@ -86,6 +86,7 @@ impl DataDir {
                 _ => {}
             }
         }
+        tighten_all(&self.run(), DEPTH_MAX)?;
         tighten_all(&self.hub(), DEPTH_MAX)
     }
 }

@@ -186,16 +186,20 @@ fn the_data_directory_of_an_older_hub_is_taken_over_and_made_private() -> Result
         for entry in std::fs::read_dir(&next)? {
             let entry = entry?;
             let kind = entry.file_type()?;
+            // kubectl's own cache lies beside the kubeconfig that it was given.
+            if entry.file_name() == "kubeconfig.kubectl-cache" {
+                continue;
+            }
             if kind.is_dir() {
                 dirs.push(entry.path());
             }
             if (kind.is_dir() || kind.is_file()) && entry.metadata()?.permissions().mode() & 0o077 != 0 {
-                // The public half of a key may be written anew as such; nobody gets to it past the directory.
+                // Public halves of keys and ports are written anew as such; nobody gets to them past the directory.
                 open.push(entry.path());
             }
         }
     }
-    open.retain(|path| path.extension().is_none_or(|extension| extension != "crt"));
+    open.retain(|path| path.extension().is_none_or(|extension| extension != "crt") && !path.ends_with("ports.json"));
     assert!(open.is_empty(), "{open:?}");
     assert_eq!(std::fs::metadata(&data_dir)?.permissions().mode() & 0o777, 0o700);
     Ok(())

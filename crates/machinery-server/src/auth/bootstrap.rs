@@ -22,7 +22,14 @@ const CACHED_MAX: usize = 1024;
 /// Recognises bearers of bootstrap tokens. A token's Secret is decoded once for each of its versions, not per request.
 #[derive(Debug, Default)]
 pub struct BootstrapTokenAuthenticator {
-    cache: Mutex<HashMap<Box<str>, (Revision, Arc<Token>)>>,
+    cache: Mutex<HashMap<Box<str>, Cached>>,
+}
+
+/// A decoded token, good as long as its Secret is at this revision.
+#[derive(Debug)]
+struct Cached {
+    revision: Revision,
+    token: Arc<Token>,
 }
 
 /// What a Secret says of a token.
@@ -63,16 +70,14 @@ impl Authenticator for BootstrapTokenAuthenticator {
 impl BootstrapTokenAuthenticator {
     fn decoded(&self, id: &str, stored: &Object) -> Arc<Token> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((revision, token)) = cache.get(id)
-            && *revision == stored.revision
-        {
-            return token.clone();
+        if let Some(cached) = cache.get(id).filter(|cached| cached.revision == stored.revision) {
+            return cached.token.clone();
         }
         let token = Arc::new(Token::decode(stored));
         if cache.len() >= CACHED_MAX {
             cache.clear();
         }
-        cache.insert(id.into(), (stored.revision, token.clone()));
+        cache.insert(id.into(), Cached { revision: stored.revision, token: token.clone() });
         token
     }
 }
