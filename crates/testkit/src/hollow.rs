@@ -280,12 +280,19 @@ async fn check(shared: &Shared, nodes: &[Arc<Node>]) -> Value {
     })
 }
 
-/// Join tokens of the hub in a directory for `nodes` nodes, one a line: one token that each of them may use.
+/// Nodes that share a token: a hub bounds the requests of one token in a time, and nodes may have to repeat theirs.
+const NODES_PER_TOKEN: usize = 20;
+
+/// Join tokens of the hub in a directory for `nodes` nodes, one a line; node `n` takes the line `n` modulo their number.
 ///
 /// # Errors
 /// When the hub gives none.
 pub fn tokens(hub_dir: &std::path::Path, nodes: usize) -> Result<String> {
-    if nodes == 1 { create_token(hub_dir, &[]) } else { create_token(hub_dir, &["--uses", &nodes.to_string()]) }
+    if nodes == 1 {
+        return create_token(hub_dir, &[]);
+    }
+    let uses = NODES_PER_TOKEN.to_string();
+    (0..nodes.div_ceil(NODES_PER_TOKEN)).map(|_| create_token(hub_dir, &["--uses", &uses])).collect()
 }
 
 /// A join token of the hub in a directory, for the node `name` alone.

@@ -15,7 +15,6 @@ fn device(_: u64) -> String {
 }
 
 #[test]
-#[ignore = "fault 4.4: not mended yet"]
 fn a_pod_of_a_node_that_is_not_there_is_collected() -> Result<()> {
     let target = Target::start()?;
     target.node("gw-1")?;
@@ -118,7 +117,6 @@ fn one_chatty_node_does_not_push_anothers_readings_out() -> Result<()> {
 }
 
 #[test]
-#[ignore = "fault 4.13: not mended yet"]
 fn a_namespace_says_what_it_waits_for() -> Result<()> {
     let target = Target::start()?;
     target.create(
@@ -147,15 +145,12 @@ fn a_namespace_says_what_it_waits_for() -> Result<()> {
 }
 
 #[test]
-#[ignore = "fault 4.14: not mended yet"]
 fn reads_are_answered_as_upstream_answers_them() -> Result<()> {
     let target = Target::start()?;
     let maps = "/api/v1/namespaces/default/configmaps";
     target.create(maps, &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"a": "x".repeat(200_000)}}))?;
     target.runtime.block_on(async {
         let admin = target.admin.connect().await?;
-        let head = admin.send(Method::HEAD, &format!("{maps}/m"), &[("accept", wire::JSON)], Bytes::new()).await?;
-        ensure!(head.status == 200 && head.body.is_empty(), "HEAD: {}", head.status);
         let gzip = [("accept", wire::JSON), ("accept-encoding", "gzip")];
         let packed = admin.send(Method::GET, maps, &gzip, Bytes::new()).await?;
         ensure!(
@@ -165,11 +160,6 @@ fn reads_are_answered_as_upstream_answers_them() -> Result<()> {
         ensure!(packed.body.len() < 20_000, "{} bytes", packed.body.len());
         let metrics = admin.get("/metrics").await?;
         ensure!(metrics.status == 200 && metrics.text().contains("# TYPE"), "/metrics: {}", metrics.status);
-        let mut watch = admin.watch(&format!("{maps}/m?watch=1&timeoutSeconds=5")).await?;
-        let first =
-            tokio::time::timeout(Duration::from_secs(5), watch.next()).await??.context("the watch said nothing")?;
-        let event: Value = serde_json::from_slice(&first)?;
-        ensure!(event["type"] == "ADDED" && event["object"]["metadata"]["name"] == "m", "{event}");
         Ok(())
     })
 }
@@ -189,6 +179,29 @@ fn nobody_without_an_identity_sees_more_than_the_open_paths() -> Result<()> {
             let status = connection.get(path).await?.status;
             ensure!(matches!(status, 401 | 403 | 404), "{path}: {status}");
         }
+        Ok(())
+    })
+}
+
+#[test]
+#[ignore = "fault 4.14: over HTTP/2 the answer to HEAD has a body, which is a protocol error"]
+fn a_head_has_no_body() -> Result<()> {
+    let target = Target::start()?;
+    let head = target.as_admin(Method::HEAD, "/api/v1/namespaces/default", &Value::Null)?;
+    ensure!(head.status == 200 && head.body.is_empty(), "HEAD: {}", head.status);
+    Ok(())
+}
+
+#[test]
+#[ignore = "fault 4.14: a watch of a named object is answered with a plain get"]
+fn a_named_object_can_be_watched() -> Result<()> {
+    let target = Target::start()?;
+    target.runtime.block_on(async {
+        let admin = target.admin.connect().await?;
+        let mut watch = admin.watch("/api/v1/namespaces/default?watch=1&timeoutSeconds=5").await?;
+        let first = tokio::time::timeout(Duration::from_secs(5), watch.next()).await??.context("no event came")?;
+        let event: Value = serde_json::from_slice(&first)?;
+        ensure!(event["type"] == "ADDED" && event["object"]["metadata"]["name"] == "default", "{event}");
         Ok(())
     })
 }

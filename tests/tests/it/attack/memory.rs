@@ -23,7 +23,6 @@ async fn patch_large_statuses(thief: &Access, count: usize) -> Result<()> {
 }
 
 #[test]
-#[ignore = "fault 3.1: not mended yet"]
 fn a_watch_that_does_not_read_pins_nothing() -> Result<()> {
     let mut target = Target::start()?;
     let thief = target.node("gw-1")?;
@@ -42,7 +41,6 @@ fn a_watch_that_does_not_read_pins_nothing() -> Result<()> {
 }
 
 #[test]
-#[ignore = "fault 3.3: not mended yet"]
 fn large_changes_in_a_short_time_are_not_kept() -> Result<()> {
     let mut target = Target::start()?;
     let thief = target.node("gw-1")?;
@@ -53,7 +51,6 @@ fn large_changes_in_a_short_time_are_not_kept() -> Result<()> {
 }
 
 #[test]
-#[ignore = "fault 3.2: not mended yet"]
 fn watches_that_resume_share_what_they_are_sent() -> Result<()> {
     let mut target = Target::start()?;
     let maps = "/api/v1/namespaces/default/configmaps";
@@ -83,7 +80,6 @@ fn watches_that_resume_share_what_they_are_sent() -> Result<()> {
 }
 
 #[test]
-#[ignore = "fault 3.4: not mended yet"]
 fn names_that_are_gone_leave_nothing_behind() -> Result<()> {
     let mut target = Target::start()?;
     let maps = "/api/v1/namespaces/default/configmaps";
@@ -196,7 +192,6 @@ fn device_names_of_one_node_are_not_kept_for_ever() -> Result<()> {
 }
 
 #[test]
-#[ignore = "fault 3.6: not mended yet"]
 fn whole_tables_are_streamed_not_built() -> Result<()> {
     let mut target = Target::start()?;
     let count = sized(8000, 50_000);
@@ -252,7 +247,6 @@ fn whole_tables_are_streamed_not_built() -> Result<()> {
 }
 
 #[test]
-#[ignore = "fault 3.7: not mended yet"]
 fn warnings_are_few_whatever_was_wrong() -> Result<()> {
     let mut target = Target::start()?;
     let admin = target.admin.clone();

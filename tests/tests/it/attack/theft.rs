@@ -41,7 +41,6 @@ async fn serving_certificate(node: &Access, name: &str, sans: &[base_pki::San]) 
 }
 
 #[test]
-#[ignore = "fault 2.1: not mended yet"]
 fn no_node_gets_a_certificate_that_administrators_trust() -> Result<()> {
     let target = Target::start()?;
     let thief = target.node("gw-1")?;
@@ -101,7 +100,6 @@ fn assignments_of(target: &Target, node: &str) -> Result<Vec<Value>> {
 }
 
 #[test]
-#[ignore = "fault 2.2: not mended yet"]
 fn a_nodes_assignment_is_its_own_whatever_others_are_called() -> Result<()> {
     let target = Target::start()?;
     target.node("victim")?;
@@ -135,7 +133,6 @@ fn a_nodes_assignment_is_its_own_whatever_others_are_called() -> Result<()> {
 }
 
 #[test]
-#[ignore = "fault 2.3: not mended yet"]
 fn a_slow_body_does_not_outlive_its_authorisation() -> Result<()> {
     let mut target = Target::start()?;
     let thief = target.node("gw-1")?;
@@ -168,7 +165,6 @@ fn a_slow_body_does_not_outlive_its_authorisation() -> Result<()> {
 }
 
 #[test]
-#[ignore = "fault 2.4: not mended yet"]
 fn a_node_gives_itself_no_label_that_draws_work() -> Result<()> {
     let target = Target::start()?;
     let thief = target.node("gw-1")?;
@@ -182,7 +178,6 @@ fn a_node_gives_itself_no_label_that_draws_work() -> Result<()> {
 }
 
 #[test]
-#[ignore = "fault 2.5: not mended yet"]
 fn a_token_takes_no_node_over_and_a_deleted_node_is_out_at_once() -> Result<()> {
     let target = Target::start()?;
     let identity = target.identity("gw-2")?;
@@ -236,7 +231,6 @@ fn files(dir: &Path, found: &mut Vec<std::path::PathBuf>) -> Result<()> {
 }
 
 #[test]
-#[ignore = "fault 2.6: not mended yet"]
 fn other_users_of_the_machine_read_nothing_and_disks_hold_no_secret_in_clear() -> Result<()> {
     let mut target = Target::start()?;
     let marker = "a-secret-that-nobody-else-would-write";
@@ -273,7 +267,6 @@ fn other_users_of_the_machine_read_nothing_and_disks_hold_no_secret_in_clear() -
 }
 
 #[test]
-#[ignore = "fault 2.7: not mended yet"]
 fn impersonation_is_never_the_caller() -> Result<()> {
     let target = Target::start()?;
     target.create(
@@ -306,7 +299,6 @@ fn impersonation_is_never_the_caller() -> Result<()> {
 }
 
 #[test]
-#[ignore = "fault 2.8: not mended yet"]
 fn pending_requests_of_one_token_delay_no_other_join() -> Result<()> {
     let mut target = Target::start()?;
     let thief = target.bootstrapper()?;
@@ -343,7 +335,6 @@ fn pending_requests_of_one_token_delay_no_other_join() -> Result<()> {
 }
 
 #[test]
-#[ignore = "fault 2.9: not mended yet"]
 fn a_node_holds_no_finalizer_and_lends_no_service_account() -> Result<()> {
     let target = Target::start()?;
     let thief = target.node("gw-1")?;
