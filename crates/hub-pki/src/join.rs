@@ -62,7 +62,7 @@ impl TokenGrant {
         let labels = list(TOKEN_LABELS);
         Self {
             node_name: data(TOKEN_NODE_NAME),
-            // A number that cannot be read is none that somebody wanted.
+            // A number that cannot be read is none that somebody set.
             uses: data(TOKEN_USES).map_or(1, |text| text.trim().parse().unwrap_or(0)),
             used_by: list(TOKEN_USED_BY),
             labels: labels

@@ -11,7 +11,7 @@ use tracing::{error, info};
 use crate::authorities::seconds;
 
 /// How often the clock is looked at. A clock that is set right is noticed within this time.
-const LOOK_PERIOD: Duration = Duration::from_secs(60);
+const CHECK_PERIOD: Duration = Duration::from_secs(60);
 
 /// First and last second of a certificate's life.
 type Validity = (i64, i64);
@@ -94,7 +94,7 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// Looks every minute, until `shutdown`.
 pub async fn run(mut renewal: Renewal, shutdown: CancellationToken) {
-    let mut looks = tokio::time::interval(LOOK_PERIOD);
+    let mut looks = tokio::time::interval(CHECK_PERIOD);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! A node whose identity is revoked, whose Node was deleted, or that shows another key than the bound one is answered with
-//! 401 from that moment on: the authenticator reads the store, so nothing has to be told to it. The keeper records what
-//! follows: that a key was used, that a Node is gone.
+//! 401 from that moment on: the authenticator reads the store, so nothing has to be reported to it. The keeper records what
+//! follows: that a key was used, that a Node is deleted.
 
 use std::sync::Arc;
 
@@ -31,14 +31,14 @@ use tracing::{info, warn};
 pub const NODE_IDENTITIES: &str = "edge.selvedge.dev/nodeidentities";
 const PATH: &str = "/apis/edge.selvedge.dev/v1alpha1/nodeidentities";
 
-/// Uses that wait to be recorded. One that finds no room is reported again by the next request.
+/// Uses that wait to be recorded. One that finds no space is reported again by the next request.
 const USES_MAX: usize = 1024;
 
 /// How often a binding is read and written anew when somebody else was faster.
 const TRIES: usize = 5;
 
 /// Records that nodes of older versions have been given identities, so that it happens once: afterwards a node without one
-/// is a stranger.
+/// is unknown.
 const MIGRATED: &str = "/api/v1/namespaces/kube-system/configmaps";
 const MIGRATED_NAME: &str = "selvedge-node-identities";
 
@@ -92,7 +92,7 @@ impl Authenticator for NodeKeyAuthenticator {
         };
         check(node, key, &bound, request.store)?;
         if needs_record(&bound, key) {
-            // When there is no room, the next request tries again.
+            // When there is no space, the next request tries again.
             let _ = self.uses.try_send(KeyUse { node: node.to_owned(), key_sha256: key.to_owned() });
         }
         Ok(Some(identity))

@@ -17,7 +17,7 @@ use crate::authorizer::NODE_LEASE_NAMESPACE;
 use crate::references::{refers_to_any, text_at};
 use crate::{labels, names};
 
-/// A request for a certificate has a few hundred bytes; this leaves room for many names and none for abuse.
+/// A request for a certificate has a few hundred bytes; this leaves space for many names and none for abuse.
 const CSR_BYTES_MAX: usize = 16 * 1024;
 
 /// Certificates that one token or one node may request in [`CSR_PERIOD`]. A node needs two at a join and two a year.

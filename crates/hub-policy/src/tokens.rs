@@ -15,14 +15,14 @@ use tower::Service as _;
 use tracing::{info, warn};
 
 /// An expired token is good for nothing already; it is only litter.
-const LOOK_PERIOD: Duration = Duration::from_secs(60);
+const SWEEP_PERIOD: Duration = Duration::from_secs(60);
 
 /// Type of the Secrets that hold bootstrap tokens.
 const SECRET_TYPE: &str = "bootstrap.kubernetes.io/token";
 
 /// Deletes expired tokens, every minute until `shutdown`.
 pub async fn clean_tokens(server: Server, store: Store, shutdown: CancellationToken) {
-    let mut looks = tokio::time::interval(LOOK_PERIOD);
+    let mut looks = tokio::time::interval(SWEEP_PERIOD);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,

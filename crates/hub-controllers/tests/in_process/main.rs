@@ -20,7 +20,7 @@ async fn a_reader_that_was_there_before_other_kinds_changed_lists_at_once() {
     let reader = StoreReader::start(hub.store.clone(), &shutdown);
     let mut rules = reader.subscribe(Kind::Rule);
     assert!(matches!(rules.next().await, Some(Event::Listed(Kind::Rule, _))));
-    // No rule changes, but the history goes on: a list that is made now is of a later revision.
+    // No rule changes, but the history continues: a list that is made now is of a later revision.
     hub.node("gw-1", json!({})).await;
     let listed = tokio::time::timeout(std::time::Duration::from_secs(30), reader.subscribe(Kind::Rule).next()).await;
     assert!(matches!(listed, Ok(Some(Event::Listed(Kind::Rule, _)))), "{listed:?}");

@@ -156,7 +156,7 @@ async fn nodes_from_before_keys_were_bound_stay_joined_with_the_first_key_they_s
     assert!(bound.identify(&gateway).is_ok());
     bound.wait("gw-1", |spec| spec["keys"] == json!([gateway.key]) && spec["registered"] == true).await;
     assert!(bound.identify(&thief).unwrap_err().contains("bound to another key"));
-    // Nodes that were deleted before, or never joined, are strangers.
+    // Nodes that were deleted before, or never joined, are unknown.
     assert!(bound.identify(&bound.gateway("gw-2")).is_err());
 }
 

@@ -26,7 +26,7 @@ async fn a_node_reads_and_writes_what_is_its_own() {
     }
     let lease = |name: &str| json!({"metadata": {"name": name}, "spec": {}});
     let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
-    let elsewhere = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    let other_namespace = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
     let status = || json!({"status": {"phase": "Running"}});
     for (method, path, body, code) in [
         ("GET", "/api/v1/nodes/gw-1", Value::Null, 200),
@@ -58,7 +58,7 @@ async fn a_node_reads_and_writes_what_is_its_own() {
         ("GET", "/api/v1/secrets", Value::Null, 403),
         ("POST", leases, lease("gw-2"), 403),
         ("POST", leases, lease("gw-1"), 201),
-        ("POST", elsewhere, lease("gw-1"), 403),
+        ("POST", other_namespace, lease("gw-1"), 403),
         ("GET", "/api/v1/namespaces/default", Value::Null, 200),
         ("GET", "/apis/node.k8s.io/v1/runtimeclasses", Value::Null, 200),
         ("GET", "/apis/apps/v1/daemonsets", Value::Null, 403),
@@ -121,9 +121,9 @@ fn slow(
     method: &str,
     path: &str,
 ) -> (tokio::sync::oneshot::Sender<&'static str>, tokio::task::JoinHandle<u16>) {
-    let (go_tx, go) = tokio::sync::oneshot::channel::<&'static str>();
+    let (go_tx, go_rx) = tokio::sync::oneshot::channel::<&'static str>();
     let body = StreamBody::new(futures::stream::once(Box::pin(async move {
-        let text = go.await.expect("the test sends it");
+        let text = go_rx.await.expect("the test sends it");
         Ok::<_, base_http::BoxError>(hyper::body::Frame::data(bytes::Bytes::from(text)))
     })));
     let media = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
