@@ -121,9 +121,9 @@ fn slow(
     method: &str,
     path: &str,
 ) -> (tokio::sync::oneshot::Sender<&'static str>, tokio::task::JoinHandle<u16>) {
-    let (go_tx, go_rx) = tokio::sync::oneshot::channel::<&'static str>();
+    let (body_tx, body_rx) = tokio::sync::oneshot::channel::<&'static str>();
     let body = StreamBody::new(futures::stream::once(Box::pin(async move {
-        let text = go_rx.await.expect("the test sends it");
+        let text = body_rx.await.expect("the test sends it");
         Ok::<_, base_http::BoxError>(hyper::body::Frame::data(bytes::Bytes::from(text)))
     })));
     let media = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
@@ -134,7 +134,7 @@ fn slow(
         use tower::Service as _;
         service.call(request).await.expect("in process nothing fails").status().as_u16()
     });
-    (go_tx, answered)
+    (body_tx, answered)
 }
 
 #[tokio::test]
