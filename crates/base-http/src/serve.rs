@@ -89,7 +89,7 @@ pub trait Handler: Send + Sync + 'static {
     type Session: Send + Sync + 'static;
 
     /// Called once per connection, after its TLS handshake and before its first request; within
-    /// [`Limits::handshake_timeout`]. Whoever is known by the certificate is marked authenticated here.
+    /// [`Limits::handshake_timeout`](crate::Limits::handshake_timeout). Whoever is known by the certificate is marked authenticated here.
     fn on_connect(
         &self,
         peer: &Peer,
@@ -120,7 +120,7 @@ where
     }
 }
 
-/// Serves a listener until `shutdown`, then finishes open requests, for which they have [`Limits::drain_grace`]. The handle
+/// Serves a listener until `shutdown`, then finishes open requests, for which they have [`Limits::drain_grace`](crate::Limits::drain_grace). The handle
 /// ends when the last connection has; aborting it closes those that are left at once. Must be called within a tokio runtime.
 pub fn serve<H: Handler>(listener: Listener, handler: H, shutdown: CancellationToken) -> JoinHandle<()> {
     serve_with(listener, handler, Connections::new(), shutdown)

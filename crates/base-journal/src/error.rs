@@ -54,7 +54,7 @@ pub enum AppendError {
         /// The journal's folder.
         path: PathBuf,
     },
-    /// A record is larger than [`Journal::record_bytes_max`].
+    /// A record is larger than [`Journal::record_bytes_max`](crate::Journal::record_bytes_max).
     #[error("a record of {bytes} bytes is larger than the journal takes ({max})")]
     TooLarge {
         /// Size of the record.
