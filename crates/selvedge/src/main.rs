@@ -1,5 +1,8 @@
 //! The program: command line, configuration, wiring and shutdown. What Selvedge does is in the other crates.
 
+// A build of one role alone leaves pieces unused that the roles share.
+#![cfg_attr(not(all(feature = "hub", feature = "node", feature = "edge")), allow(dead_code, unused_imports))]
+
 mod cli;
 mod config;
 #[cfg(feature = "edge")]
