@@ -208,7 +208,7 @@ fn pod(number: usize) -> Value {
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
             "name": format!("pod-{number:05}"), "labels": {"app": format!("app-{}", number % 50), "tier": "edge"},
-            "annotations": {"example.com/padding": "x".repeat(330)},
+            "annotations": {"example.com/padding": "x".repeat(723)},
         },
         "spec": {
             "nodeName": format!("node-{}", number % NODES), "runtimeClassName": "selvedge-process",
@@ -540,7 +540,7 @@ fn label(report: &mut Report) -> Result<()> {
         let rule = json!({
             "apiVersion": "edge.selvedge.dev/v1alpha1", "kind": "Rule", "metadata": {"name": format!("rule-{number}")},
             "spec": {
-                "nodeSelector": {"matchLabels": {"selvedge.dev/role": "gateway"}},
+                "nodeSelector": {"selvedge.dev/role": "gateway"},
                 "sql": "SELECT * FROM readings", "actions": [{"nop": {}}],
             },
         });
