@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use api_edge::go_duration;
 use api_edge::resources::ExportSpec;
-use api_edge::telemetry::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BatchAnswer, BatchHeader};
+use api_edge::telemetry::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BatchAnswer, BatchHeader, OFFSET_MAX};
 use base_journal::{Chunk, Record};
 use bytes::Bytes;
 
@@ -261,6 +261,13 @@ impl ExportCore {
 
     /// Hands in the answer to the batch of the last [`Want::Send`].
     pub fn answer(&mut self, answer: Result<BatchAnswer, SendError>, now: Instant) -> Confirmed {
+        let answer = match answer {
+            // No journal gives such an offset, so the receiver cannot have seen it; the batch is sent again, after a pause.
+            Ok(BatchAnswer { next, .. }) | Err(SendError::Elsewhere(BatchAnswer { next, .. })) if next > OFFSET_MAX => {
+                Err(SendError::Unreachable(format!("it names offset {next}, which no journal gives")))
+            }
+            other => other,
+        };
         match answer {
             Ok(answer) => {
                 self.counts.sent += self.lines.len() as u64;

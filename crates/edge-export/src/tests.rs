@@ -196,6 +196,18 @@ fn a_receiver_that_stands_elsewhere_is_followed() {
 }
 
 #[test]
+fn a_receiver_that_names_an_impossible_offset_moves_nothing() {
+    let later = Instant::now() + Duration::from_secs(60);
+    for wrong in [Ok(answer(u64::MAX)), Err(SendError::Elsewhere(answer(u64::MAX)))] {
+        let options = ExportOptions { batch_events: 5, ..ExportOptions::new("default/all") };
+        let mut core = core_with(options, &["a"; 5], &[]);
+        let batch = sent(&mut core, Instant::now());
+        assert_eq!(core.answer(wrong, Instant::now()).cursor, None);
+        assert_eq!(sent(&mut core, later), batch, "the same batch again");
+    }
+}
+
+#[test]
 fn events_that_are_refused_are_found_and_left_out() {
     check_refused(&[5]);
     check_refused(&[2, 5]);
