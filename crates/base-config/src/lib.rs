@@ -21,7 +21,6 @@
 mod sample;
 
 use std::fmt;
-use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
@@ -31,7 +30,10 @@ use serde_json::{Map, Value};
 pub use sample::{UndocumentedKeys, sample};
 
 /// A configuration file is written by hand; a larger one is something else.
-const FILE_BYTES_MAX: u64 = 1024 * 1024;
+const FILE_BYTES_MAX: usize = 1024 * 1024;
+
+/// A key longer than this is no misspelt setting.
+const KEY_BYTES_MAX: usize = 128;
 
 /// One mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,11 +97,12 @@ pub fn read(path: &Path) -> Result<String, ConfigErrors> {
         let message = format!("failed to read configuration file {}: {why}", path.display());
         ConfigErrors(vec![ConfigError { line: None, message }])
     };
-    let bytes = fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
-    if bytes > FILE_BYTES_MAX {
-        return Err(failed(format!("it has {bytes} bytes, more than {FILE_BYTES_MAX}")));
-    }
-    fs::read_to_string(path).map_err(|error| failed(error.to_string()))
+    // Bounded while reading: a pipe, or a file of the kernel, does not say how long it is.
+    let bytes = base_fs::read_bounded(path, FILE_BYTES_MAX).map_err(|error| match error {
+        base_fs::ReadFileError::Read { source, .. } => failed(source.to_string()),
+        base_fs::ReadFileError::TooLarge { .. } => failed(format!("it has more than {FILE_BYTES_MAX} bytes")),
+    })?;
+    String::from_utf8(bytes).map_err(|_| failed("it is not UTF-8".to_owned()))
 }
 
 /// Builds the configuration from `source`.
@@ -194,7 +197,8 @@ impl<T: Default + Serialize + DeserializeOwned> Loader<T> {
             Some(near) => format!("; did you mean `{parent}.{near}`?"),
             None => String::new(),
         };
-        self.error(line, format!("`{path}` is not a setting{hint}"));
+        let shown: String = path.chars().take(KEY_BYTES_MAX).collect();
+        self.error(line, format!("`{shown}` is not a setting{hint}"));
     }
 
     fn add_env(&mut self, env: &[(String, String)], env_prefix: &str) {
@@ -293,28 +297,17 @@ fn line_of(text: &str, path: &str) -> Option<usize> {
 
 /// The name that `wrong` was probably meant to be.
 fn nearest<'n>(wrong: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    let folded = |name: &str| -> Vec<char> {
+    let folded = |name: &str| -> String {
         name.chars().filter(|c| !matches!(c, '_' | '-')).map(|c| c.to_ascii_lowercase()).collect()
     };
+    // Nothing that long is a slip, and comparing costs the product of two lengths.
+    if wrong.len() > KEY_BYTES_MAX {
+        return None;
+    }
     let wrong = folded(wrong);
     // One slip in three letters, or two letters swapped: more, and the guess is noise.
-    let near = names.map(|name| (distance(&wrong, &folded(name)), name)).min()?;
+    let near = names.map(|name| (strsim::levenshtein(&wrong, &folded(name)), name)).min()?;
     (near.0 <= (wrong.len() / 3).max(if wrong.len() < 4 { 1 } else { 2 })).then_some(near.1)
-}
-
-/// Levenshtein's distance.
-fn distance(a: &[char], b: &[char]) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 /// Kubernetes gives pods variables for each service; one named `selvedge-hub` must not keep the hub from starting.

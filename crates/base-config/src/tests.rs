@@ -179,3 +179,18 @@ fn a_key_without_a_description_fails_the_sample() {
     let extra: Vec<_> = DESCRIPTIONS.iter().copied().chain([("removed", "No such key.")]).collect();
     assert_eq!(sample::<Config>("X", &extra).expect_err("removed is no key").0, ["removed"]);
 }
+
+#[test]
+fn a_file_that_does_not_say_its_length_is_bounded_all_the_same() {
+    let errors = crate::read(std::path::Path::new("/dev/zero")).expect_err("it never ends");
+    assert_eq!(errors.to_string(), "failed to read configuration file /dev/zero: it has more than 1048576 bytes");
+}
+
+#[test]
+fn a_key_of_a_megabyte_is_one_mistake_and_little_work() {
+    let key = "x".repeat(1 << 19);
+    let text = format!("? {key}\n: 1\n");
+    let errors = load_from::<Config>(&Source { text: Some(&text), env: vec![] }, "T").expect_err("no such setting");
+    assert_eq!(errors.0.len(), 1);
+    assert_eq!(errors.to_string(), format!("`{}` is not a setting", "x".repeat(128)), "no guess is made");
+}
