@@ -1,8 +1,9 @@
 //! `selvedge reset`: stops the pods of a data folder and removes what Selvedge keeps there, and nothing else.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 #[cfg(feature = "node")]
 use std::time::Duration;
 
@@ -18,12 +19,9 @@ const POD_GRACE: Duration = Duration::from_secs(1);
 /// Says what would go, or lets it go.
 pub async fn reset(args: ResetArgs) -> Result<()> {
     let data_dir = DataDir::new(args.data_dir)?;
-    // `edge/config` is the user's own: files with devices and rules for work without a hub.
-    let edge = fs::read_dir(data_dir.edge()).into_iter().flatten().flatten().map(|entry| entry.path());
-    let edge: Vec<PathBuf> = edge.filter(|path| !path.ends_with("config")).collect();
     let ours: Vec<PathBuf> = [data_dir.hub(), data_dir.node(), data_dir.example(), data_dir.run()]
         .into_iter()
-        .chain(edge)
+        .chain(edge_paths(&data_dir.edge()))
         .chain(["kubeconfig", "ports.json"].map(|name| data_dir.path().join(name)))
         .filter(|path| path.exists())
         .collect();
@@ -57,6 +55,20 @@ pub async fn reset(args: ResetArgs) -> Result<()> {
     Ok(())
 }
 
+/// What the edge plane keeps in its directory.
+const EDGE_STATE: [&str; 2] = ["journal", "state"];
+
+/// What of the edge plane's directory is to be removed: all of it, unless the user put something there, such as `config`
+/// with the devices and rules for work without a hub. That stays.
+fn edge_paths(edge: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(edge).into_iter().flatten().flatten();
+    let is_ours = |name: &OsStr| EDGE_STATE.iter().any(|ours| name == *ours);
+    if entries.into_iter().all(|entry| is_ours(&entry.file_name())) {
+        return vec![edge.to_owned()];
+    }
+    EDGE_STATE.iter().map(|name| edge.join(name)).collect()
+}
+
 #[cfg(feature = "node")]
 async fn stop_pods(data_dir: &DataDir) -> Result<()> {
     if !data_dir.node().exists() {
@@ -70,4 +82,21 @@ async fn stop_pods(data_dir: &DataDir) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_user_put_beside_the_edge_planes_state_stays() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let edge = dir.path().join("edge");
+        for name in EDGE_STATE {
+            fs::create_dir_all(edge.join(name)).expect("space");
+        }
+        assert_eq!(edge_paths(&edge), std::slice::from_ref(&edge));
+        fs::create_dir(edge.join("config")).expect("space");
+        assert_eq!(edge_paths(&edge), [edge.join("journal"), edge.join("state")]);
+    }
 }

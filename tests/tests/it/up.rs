@@ -85,7 +85,10 @@ fn reset_removes_what_was_kept_and_only_when_told() -> Result<()> {
     assert!(said.contains("--yes") && up.program.data_dir().join("hub").exists(), "{said}");
     let stranger = up.program.data_dir().join("notes.txt");
     std::fs::write(&stranger, "mine")?;
+    let config = up.program.data_dir().join("edge/config");
+    std::fs::create_dir(&config)?;
     run(["reset", "--yes", "--data-dir", &data_dir])?.ok()?;
+    assert!(config.exists() && !up.program.data_dir().join("edge/journal").exists());
     assert!(!up.program.data_dir().join("hub").exists() && !up.program.data_dir().join("node").exists());
     assert!(stranger.exists(), "a file that is not ours went too");
     Ok(())
