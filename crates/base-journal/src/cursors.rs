@@ -1,4 +1,4 @@
-//! Where readers go on: a small file in two generations, written in turns.
+//! Where readers continue: a small file in two generations, written in turns.
 //!
 //! The older file is overwritten, so a power cut spoils at most the one being written and the other still holds the state
 //! before. One frame per cursor: `offset u64 · name`; the header's base is the generation.
@@ -8,9 +8,12 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use tracing::warn;
+
 use crate::disk::Disk;
 use crate::error::{CursorError, OpenJournalError};
 use crate::frame::{self, BadHeader, FrameReader, HEADER_BYTES, Header, Kind, Step};
+use crate::journal::OFFSET_MAX;
 
 const NAMES: [&str; 2] = ["cursors.a", "cursors.b"];
 
@@ -71,6 +74,11 @@ impl Cursors {
         if self.get(name) == offset {
             return Ok(());
         }
+        if let Some(offset) = offset.filter(|offset| *offset > OFFSET_MAX) {
+            let why = format!("offset {offset} is beyond {OFFSET_MAX}, the largest that a journal gives");
+            let source = io::Error::new(io::ErrorKind::InvalidInput, why);
+            return Err(CursorError { name: name.to_owned(), path: self.dir.clone(), source });
+        }
         let mut offsets = self.offsets.clone();
         match offset {
             Some(offset) => offsets.insert(name.to_owned(), offset),
@@ -121,7 +129,13 @@ fn read_all(file: &File) -> io::Result<Option<BTreeMap<String, u64>>> {
             Step::Frame { payload, .. } => {
                 let Some((offset, name)) = payload.split_first_chunk() else { return Ok(None) };
                 let Ok(name) = std::str::from_utf8(name) else { return Ok(None) };
-                offsets.insert(name.to_owned(), u64::from_le_bytes(*offset));
+                let offset = u64::from_le_bytes(*offset);
+                if offset > OFFSET_MAX {
+                    // A receiver that could not be believed was, once. The reader begins anew, with the oldest record.
+                    warn!(name, offset, "A cursor is beyond every offset that a journal gives; it is left out.");
+                    continue;
+                }
+                offsets.insert(name.to_owned(), offset);
             }
             _ => return Ok(None),
         }

@@ -5,6 +5,8 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
+use base_fs::DirError;
+
 /// The disk, or in tests a disk that fills up and fails on demand.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Disk {
@@ -17,7 +19,7 @@ pub(crate) struct Disk {
 #[derive(Debug)]
 pub(crate) struct Faults {
     /// Bytes that may still be written before the disk is full.
-    pub(crate) room: std::sync::atomic::AtomicU64,
+    pub(crate) space: std::sync::atomic::AtomicU64,
     /// The next that many syncs fail.
     pub(crate) failing_syncs: std::sync::atomic::AtomicU64,
 }
@@ -25,18 +27,18 @@ pub(crate) struct Faults {
 #[cfg(test)]
 impl Default for Faults {
     fn default() -> Self {
-        Self { room: u64::MAX.into(), failing_syncs: 0.into() }
+        Self { space: u64::MAX.into(), failing_syncs: 0.into() }
     }
 }
 
 impl Disk {
-    /// Makes a folder and those above it; their names are durable on return.
+    /// Makes a directory and those above it, for their owner only; their names are durable on return.
     pub(crate) fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        let missing: Vec<&Path> = dir.ancestors().take_while(|path| !path.exists()).collect();
-        fs::create_dir_all(dir)?;
-        missing.iter().filter_map(|path| path.parent()).try_for_each(|parent| {
-            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-            self.sync_dir(parent)
+        base_fs::create_private_dir_all(dir).map_err(|error| match error {
+            DirError::Create { source, .. } | DirError::MakePrivate { source, .. } | DirError::Sync { source, .. } => {
+                source
+            }
+            other => io::Error::other(other),
         })
     }
 
@@ -55,15 +57,15 @@ impl Disk {
         #[cfg(test)]
         {
             use std::sync::atomic::Ordering::SeqCst;
-            let room = self.faults.room.load(SeqCst);
-            if room < bytes.len() as u64 {
+            let space = self.faults.space.load(SeqCst);
+            if space < bytes.len() as u64 {
                 // A real disk takes what fits before it complains.
-                file.write_all_at(&bytes[..room as usize], position)?;
-                self.faults.room.store(0, SeqCst);
+                file.write_all_at(&bytes[..space as usize], position)?;
+                self.faults.space.store(0, SeqCst);
                 return Err(io::Error::from(io::ErrorKind::StorageFull));
             }
-            if room != u64::MAX {
-                self.faults.room.store(room - bytes.len() as u64, SeqCst);
+            if space != u64::MAX {
+                self.faults.space.store(space - bytes.len() as u64, SeqCst);
             }
         }
         file.write_all_at(bytes, position)
@@ -86,7 +88,7 @@ impl Disk {
         File::open(dir)?.sync_all()
     }
 
-    /// Removes a file; one that is gone already is fine.
+    /// Removes a file; one that is not there is fine.
     pub(crate) fn remove(&self, path: &Path) -> io::Result<()> {
         match fs::remove_file(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -95,7 +97,7 @@ impl Disk {
     }
 }
 
-/// Whether `error` says that there is no room: a full disk, or a full quota.
+/// Whether `error` says that there is no space: a full disk, or a full quota.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -8,10 +8,10 @@ use crate::frame;
 /// Why a journal could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenJournalError {
-    /// The folder cannot be made or listed.
-    #[error("failed to open journal folder {}", path.display())]
-    OpenFolder {
-        /// The folder.
+    /// The directory cannot be made or listed.
+    #[error("failed to open journal directory {}", path.display())]
+    OpenDir {
+        /// The directory.
         path: PathBuf,
         /// What the system said.
         #[source]
@@ -28,7 +28,7 @@ pub enum OpenJournalError {
     },
     /// A newer program wrote it; nothing was changed.
     #[error(
-        "{} has format {found}, this program knows formats up to {}; start the newer program again, or move the folder away",
+        "{} has format {found}, this program knows formats up to {}; start the newer program again, or move the directory away",
         path.display(), frame::VERSION
     )]
     Newer {
@@ -40,7 +40,7 @@ pub enum OpenJournalError {
     /// Another process has it open.
     #[error("journal {} is in use by another process; stop that one first", path.display())]
     InUse {
-        /// The folder.
+        /// The directory.
         path: PathBuf,
     },
 }
@@ -48,10 +48,10 @@ pub enum OpenJournalError {
 /// Why records were not taken, or not made durable. They are then not in the journal; the caller may append them again.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// No room. Reads go on, and appends work again when there is room.
-    #[error("failed to append to journal {}: the disk is full; free some room or lower the journal's size", path.display())]
+    /// No space. Reads continue, and appends work again when there is space.
+    #[error("failed to append to journal {}: the disk is full; free some space or lower the journal's size", path.display())]
     Full {
-        /// The journal's folder.
+        /// The journal's directory.
         path: PathBuf,
     },
     /// A record is larger than [`Journal::record_bytes_max`](crate::Journal::record_bytes_max).

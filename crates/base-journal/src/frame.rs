@@ -67,7 +67,7 @@ impl Header {
         bytes
     }
 
-    /// The version is looked at before the checksum: a newer format may keep its checksum elsewhere.
+    /// The version is looked at before the checksum: a newer format may keep its checksum in another place.
     pub(crate) fn decode(bytes: &[u8], kind: Kind) -> Result<Self, BadHeader> {
         if bytes.len() < 12 || &bytes[..8] != MAGIC {
             return Err(BadHeader::Damaged);
@@ -134,7 +134,7 @@ pub(crate) enum Step {
     Frame { number: u64, position: u64, payload: Bytes },
     /// One damaged frame whose length is sound, because a sound frame follows it.
     Damaged { number: u64, position: u64 },
-    /// From here on nothing can be told apart: a torn tail, or damage to a length.
+    /// From here on no frame can be made out: a torn tail, or damage to a length.
     Broken { number: u64, position: u64 },
     /// The limit was reached.
     End,
@@ -155,7 +155,7 @@ pub(crate) struct FrameReader<'f> {
 }
 
 impl<'f> FrameReader<'f> {
-    /// Begins at `position`, where frame `number` stands; reads nothing at or beyond `limit`.
+    /// Begins at `position`, where frame `number` is; reads nothing at or beyond `limit`.
     pub(crate) fn new(file: &'f File, position: u64, number: u64, limit: u64) -> Self {
         Self {
             file,
@@ -175,7 +175,7 @@ impl<'f> FrameReader<'f> {
         self
     }
 
-    /// Where the next frame stands.
+    /// Where the next frame is.
     pub(crate) fn position(&self) -> u64 {
         self.position
     }
@@ -237,12 +237,12 @@ impl<'f> FrameReader<'f> {
         Ok(u32_at(&self.buffer, at + 4) == checksum(number, &[payload]))
     }
 
-    /// Makes at least `wanted` bytes from `position` on available; false when the file ends before.
-    fn fill(&mut self, wanted: usize) -> io::Result<bool> {
-        while self.buffer.len() < wanted {
-            let room = self.limit.saturating_sub(self.ahead);
-            let missing = (wanted - self.buffer.len()).max(self.block_bytes) as u64;
-            let take = missing.min(room) as usize;
+    /// Makes at least `needed` bytes from `position` on available; false when the file ends before.
+    fn fill(&mut self, needed: usize) -> io::Result<bool> {
+        while self.buffer.len() < needed {
+            let left = self.limit.saturating_sub(self.ahead);
+            let missing = (needed - self.buffer.len()).max(self.block_bytes) as u64;
+            let take = missing.min(left) as usize;
             if take == 0 {
                 return Ok(false);
             }

@@ -47,7 +47,7 @@ impl Default for JournalOptions {
 pub struct Appended {
     /// The records' offsets.
     pub offsets: Range<u64>,
-    /// How often the journal had been cut back when they were written.
+    /// How often the journal had been truncated when they were written.
     cuts: u64,
 }
 
@@ -94,15 +94,15 @@ pub struct SegmentExtent {
 pub struct Chunk {
     /// In order of their offsets, which may have gaps.
     pub records: Vec<Record>,
-    /// Where to go on.
+    /// Where to continue.
     pub next: u64,
-    /// Records between `from` and `next` that are gone: dropped for want of room, or damaged.
+    /// Records between `from` and `next` that are lost: dropped for want of space, or damaged.
     pub lost: u64,
     /// Where damage was met.
     pub damaged: Vec<Damage>,
 }
 
-/// An append-only journal in a folder of its own. Clones share it.
+/// An append-only journal in a directory of its own. Clones share it.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -148,7 +148,7 @@ struct State {
     durable: u64,
     durable_position: u64,
     /// The last `durable` that listeners have heard of.
-    told: u64,
+    notified: u64,
     /// How often records were cut off after a failed sync, and to where the last time.
     cuts: u64,
     last_cut: u64,
@@ -174,22 +174,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Journal {
     /// Opens the journal in `dir`, or makes one.
     ///
-    /// A torn tail is cut off; damage before it is told in [`Journal::recovery`]. Nothing is changed when a file is of
+    /// A torn tail is cut off; damage before it is reported in [`Journal::recovery`]. Nothing is changed when a file is of
     /// a newer format.
     pub fn open(dir: &Path, options: JournalOptions) -> Result<Self, OpenJournalError> {
         Self::open_on(Disk::default(), dir, options)
     }
 
     pub(crate) fn open_on(disk: Disk, dir: &Path, options: JournalOptions) -> Result<Self, OpenJournalError> {
-        let in_folder = |source| OpenJournalError::OpenFolder { path: dir.to_owned(), source };
-        disk.create_dir(dir).map_err(in_folder)?;
-        let lock = DirLock::try_acquire(dir).map_err(in_folder)?;
+        let in_dir = |source| OpenJournalError::OpenDir { path: dir.to_owned(), source };
+        disk.create_dir(dir).map_err(in_dir)?;
+        let lock = DirLock::try_acquire(dir).map_err(in_dir)?;
         let lock = lock.ok_or_else(|| OpenJournalError::InUse { path: dir.to_owned() })?;
         let mut found = find_segments(&disk, dir)?;
         let cursors = Cursors::open(&disk, dir)?;
         let epoch = match found.epoch {
             Some(epoch) => epoch,
-            None => disk::random_16().map_err(in_folder)?,
+            None => disk::random_16().map_err(in_dir)?,
         };
         let mut recovery = Recovery::default();
         let end = settle(&disk, &mut found, epoch, &mut recovery)?;
@@ -211,7 +211,7 @@ impl Journal {
             bytes,
             end: begin,
             durable: begin,
-            told: begin,
+            notified: begin,
             cuts: 0,
             last_cut: begin,
             must_roll: false,
@@ -291,7 +291,7 @@ impl Journal {
             places.push((number, position));
             frame::encode(number, &[payload], &mut buffer);
         }
-        inner.make_room(&mut state, buffer.len() as u64);
+        inner.make_space(&mut state, buffer.len() as u64);
         let segment = state.active();
         let file = segment.file.clone();
         if let Err(source) = inner.disk.write_at(&file, &buffer, start) {
@@ -322,11 +322,11 @@ impl Journal {
                 return if was_durable { Ok(()) } else { Err(AppendError::Lost { first: appended.offsets.start }) };
             }
             if appended.offsets.end <= state.durable {
-                // Closing a segment made them durable, and told nobody.
-                let is_news = state.told < state.durable;
+                // Closing a segment made them durable, and notified nobody.
+                let is_news = state.notified < state.durable;
                 drop(state);
                 if is_news {
-                    inner.tell_listeners();
+                    inner.notify_listeners();
                 }
                 return Ok(());
             }
@@ -342,7 +342,7 @@ impl Journal {
             return Err(AppendError::Lost { first: appended.offsets.start });
         }
         if let Err(source) = synced {
-            inner.cut_back(&mut state);
+            inner.truncate(&mut state);
             return Err(inner.append_error(&path, source));
         }
         if target > state.durable {
@@ -350,7 +350,7 @@ impl Journal {
             state.durable_position = position;
         }
         drop(state);
-        inner.tell_listeners();
+        inner.notify_listeners();
         Ok(())
     }
 
@@ -370,7 +370,7 @@ impl Journal {
 
     /// Reads durable records from offset `from` on, until they have `bytes_max` bytes together; at least one if there is one.
     ///
-    /// Records that are gone are counted in [`Chunk::lost`]. `from` may lie anywhere: before the oldest record, reading
+    /// Records that are lost are counted in [`Chunk::lost`]. `from` may lie anywhere: before the oldest record, reading
     /// begins with that; beyond the newest, the chunk is empty and `next` is `from`.
     pub fn read(&self, from: u64, bytes_max: usize) -> Result<Chunk, ReadError> {
         let mut chunk = Chunk { next: from, ..Chunk::default() };
@@ -435,7 +435,7 @@ impl Journal {
         }
     }
 
-    /// Gives the oldest whole segment back, whoever still wanted it; false when only the newest one is left.
+    /// Gives the oldest whole segment back, whoever still needed it; false when only the newest one is left.
     pub fn drop_oldest(&self) -> bool {
         let mut state = lock(&self.inner.state);
         let can = state.segments.len() > 1;
@@ -445,9 +445,9 @@ impl Journal {
         can
     }
 
-    /// Goes on numbering at `offset`; records between are counted as lost by readers. Earlier offsets change nothing.
+    /// Continues numbering at `offset`; records between are counted as lost by readers. Earlier offsets change nothing.
     ///
-    /// For a journal that was put back from an old copy, once a receiver tells that it has seen later offsets.
+    /// For a journal that was put back from an old copy, once a receiver says that it has seen later offsets.
     pub fn skip_to(&self, offset: u64) -> Result<(), AppendError> {
         if offset > OFFSET_MAX {
             return Err(AppendError::Offset { offset });
@@ -461,12 +461,12 @@ impl Journal {
         self.inner.begin_segment(&mut state, offset)
     }
 
-    /// Where the reader `name` goes on; `None` for one that never confirmed anything.
+    /// Where the reader `name` continues; `None` for one that never confirmed anything.
     pub fn cursor(&self, name: &str) -> Option<u64> {
         lock(&self.inner.cursors).get(name)
     }
 
-    /// Remembers durably that reader `name` goes on at `offset`.
+    /// Remembers durably that reader `name` continues at `offset`.
     pub fn set_cursor(&self, name: &str, offset: u64) -> Result<(), CursorError> {
         lock(&self.inner.cursors).set(&self.inner.disk, name, Some(offset))
     }
@@ -486,7 +486,7 @@ impl Journal {
 struct Part {
     path: PathBuf,
     file: Arc<File>,
-    /// First record wanted.
+    /// First record to read.
     begin: u64,
     /// Number and position of the frame to begin with, at or before `begin`.
     number: u64,
@@ -557,7 +557,7 @@ impl Inner {
         let path = state.active().path.clone();
         let file = state.active().file.clone();
         if let Err(source) = self.disk.sync(&file) {
-            self.cut_back(state);
+            self.truncate(state);
             return Err(self.append_error(&path, source));
         }
         state.durable = state.end;
@@ -590,7 +590,7 @@ impl Inner {
     }
 
     /// After a failed sync the kernel may have dropped what was written: cut it off and write to this file no more.
-    fn cut_back(&self, state: &mut State) {
+    fn truncate(&self, state: &mut State) {
         let (end, position) = (state.durable, state.durable_position);
         let lost = state.end - end;
         let segment = state.active();
@@ -608,7 +608,7 @@ impl Inner {
     }
 
     /// Drops the oldest segments until `more` bytes fit.
-    fn make_room(&self, state: &mut State, more: u64) {
+    fn make_space(&self, state: &mut State, more: u64) {
         while state.segments.len() > 1 && state.bytes + more > self.options.bytes_max {
             let first = state.first();
             self.drop_first(state);
@@ -625,10 +625,10 @@ impl Inner {
         }
     }
 
-    fn tell_listeners(&self) {
+    fn notify_listeners(&self) {
         let durable = {
             let mut state = lock(&self.state);
-            state.told = state.durable;
+            state.notified = state.durable;
             state.durable
         };
         lock(&self.listeners).retain(|listener| listener(durable).is_continue());
@@ -645,10 +645,10 @@ struct Found {
 
 /// Lists the segments and reads their headers, changing nothing.
 fn find_segments(disk: &Disk, dir: &Path) -> Result<Found, OpenJournalError> {
-    let in_folder = |source| OpenJournalError::OpenFolder { path: dir.to_owned(), source };
+    let in_dir = |source| OpenJournalError::OpenDir { path: dir.to_owned(), source };
     let mut bases = Vec::new();
-    for entry in fs::read_dir(dir).map_err(in_folder)? {
-        bases.extend(segment::base_of(&entry.map_err(in_folder)?.path()));
+    for entry in fs::read_dir(dir).map_err(in_dir)? {
+        bases.extend(segment::base_of(&entry.map_err(in_dir)?.path()));
     }
     bases.sort_unstable();
     let mut found = Found { segments: VecDeque::new(), epoch: None, damaged_headers: Vec::new(), dir: dir.to_owned() };
@@ -660,7 +660,7 @@ fn find_segments(disk: &Disk, dir: &Path) -> Result<Found, OpenJournalError> {
         match Header::read(&file, Kind::Segment).map_err(in_file)? {
             Ok(header) => found.epoch = Some(header.epoch),
             Err(BadHeader::Newer(version)) => return Err(OpenJournalError::Newer { path, found: version }),
-            // Its base stands in its name, and frames carry checksums of their own: it can be read all the same.
+            // Its base is in its name, and frames carry checksums of their own: it can be read all the same.
             Err(BadHeader::Damaged) => found.damaged_headers.push(base),
         }
         found.segments.push_back(Segment::found(path, file, base, bytes));
@@ -704,7 +704,7 @@ fn settle(disk: &Disk, found: &mut Found, epoch: [u8; 16], recovery: &mut Recove
         break;
     }
     for at in 1..segments.len() {
-        // Damage within is found when it is read; until then the next base tells where this one ends.
+        // Damage within is found when it is read; until then the next base says where this one ends.
         segments[at - 1].end = segments[at].base;
     }
     for &base in &found.damaged_headers {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::disk::Disk;
 use crate::frame::{FrameReader, HEADER_BYTES, Header, Kind, Step};
+use crate::journal::OFFSET_MAX;
 
 /// One index entry per so many bytes: finding a record reads at most this much in vain.
 const INDEX_STRIDE: u64 = 64 * 1024;
@@ -34,7 +35,9 @@ pub(crate) fn file_name(base: u64) -> String {
 /// The base in a segment's file name; `None` for other files.
 pub(crate) fn base_of(path: &Path) -> Option<u64> {
     let stem = path.file_name()?.to_str()?.strip_suffix(".segment")?;
-    (stem.len() == 20).then(|| stem.parse().ok()).flatten()
+    let base: u64 = (stem.len() == 20).then(|| stem.parse().ok()).flatten()?;
+    // No journal of ours gets there, and the offsets that follow must be numbers.
+    (base <= OFFSET_MAX).then_some(base)
 }
 
 impl Segment {
@@ -46,7 +49,7 @@ impl Segment {
         let file = disk.create(&path)?;
         let header = Header { kind: Kind::Segment, epoch, base }.encode();
         if let Err(error) = disk.write_at(&file, &header, 0).and_then(|()| disk.sync_dir(dir)) {
-            // Without room there is nothing to repair; an empty file is removed at the next open.
+            // Without space there is nothing to repair; an empty file is removed at the next open.
             let _ = disk.remove(&path);
             return Err(error);
         }
@@ -84,7 +87,7 @@ impl Segment {
         Ok((reader.position(), damaged))
     }
 
-    /// Remembers that record `number` stands at `position`, unless a near one is known.
+    /// Remembers that record `number` is at `position`, unless a near one is known.
     pub(crate) fn note(&mut self, number: u64, position: u64) {
         if self.index.last().is_none_or(|&(_, last)| position >= last + INDEX_STRIDE) {
             self.index.push((number, position));

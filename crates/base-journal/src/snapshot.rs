@@ -42,10 +42,10 @@ impl Default for SnapshotOptions {
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenSnapshotError {
-    /// A file or the folder cannot be read or written.
+    /// A file or the directory cannot be read or written.
     #[error("failed to open {}", path.display())]
     Open {
-        /// The file or folder.
+        /// The file or directory.
         path: PathBuf,
         /// What the system said.
         #[source]
@@ -53,7 +53,7 @@ pub enum OpenSnapshotError {
     },
     /// A newer program wrote it; nothing was changed.
     #[error(
-        "{} has format {found}, this program knows formats up to {}; start the newer program again, or move the folder away",
+        "{} has format {found}, this program knows formats up to {}; start the newer program again, or move the directory away",
         path.display(), frame::VERSION
     )]
     Newer {
@@ -65,7 +65,7 @@ pub enum OpenSnapshotError {
     /// A newer program wrote its entries; nothing was changed.
     #[error("the entries of {} have format {found}, this program knows {known}; run the newer program again", path.display())]
     NewerEntries {
-        /// The store's folder.
+        /// The store's directory.
         path: PathBuf,
         /// What it says of itself.
         found: String,
@@ -75,7 +75,7 @@ pub enum OpenSnapshotError {
     /// Another process has it open.
     #[error("store {} is in use by another process; stop that one first", path.display())]
     InUse {
-        /// The folder.
+        /// The directory.
         path: PathBuf,
     },
 }
@@ -83,10 +83,10 @@ pub enum OpenSnapshotError {
 /// Why a change was not taken, or not made durable.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// No room. What is stored stays as it is; changes work again when there is room.
-    #[error("failed to write to {}: the disk is full; free some room", path.display())]
+    /// No space. What is stored stays as it is; changes work again when there is space.
+    #[error("failed to write to {}: the disk is full; free some space", path.display())]
     Full {
-        /// The store's folder.
+        /// The store's directory.
         path: PathBuf,
     },
     /// Key and value are too long for one record.
@@ -171,22 +171,22 @@ fn generation_of(name: &str, prefix: &str) -> Option<u64> {
 }
 
 impl SnapshotStore {
-    /// Opens the store in `dir`, or makes one. What had to be repaired is told in [`SnapshotStore::recovery`].
+    /// Opens the store in `dir`, or makes one. What had to be repaired is reported in [`SnapshotStore::recovery`].
     pub fn open(dir: &Path, options: SnapshotOptions) -> Result<Self, OpenSnapshotError> {
         Self::open_on(Disk::default(), dir, options)
     }
 
     pub(crate) fn open_on(disk: Disk, dir: &Path, options: SnapshotOptions) -> Result<Self, OpenSnapshotError> {
-        let in_folder = |source| OpenSnapshotError::Open { path: dir.to_owned(), source };
-        disk.create_dir(dir).map_err(in_folder)?;
-        let lock = DirLock::try_acquire(dir).map_err(in_folder)?;
+        let in_dir = |source| OpenSnapshotError::Open { path: dir.to_owned(), source };
+        disk.create_dir(dir).map_err(in_dir)?;
+        let lock = DirLock::try_acquire(dir).map_err(in_dir)?;
         let lock = lock.ok_or_else(|| OpenSnapshotError::InUse { path: dir.to_owned() })?;
         let loaded = Loaded::read(&disk, dir)?;
         let needs_compaction = !loaded.recovery.damaged.is_empty() || loaded.log.is_none();
         let (log, log_bytes, next_number) = match loaded.log {
             Some(log) => log,
-            // Stands in until the compaction below begins a log of its own.
-            None => (File::open("/dev/null").map_err(in_folder)?, 0, 0),
+            // In its place until the compaction below begins a log of its own.
+            None => (File::open("/dev/null").map_err(in_dir)?, 0, 0),
         };
         let mut state = State {
             entries: loaded.entries,
@@ -205,7 +205,7 @@ impl SnapshotStore {
                 incomplete = loaded.recovery.is_incomplete, "The store was not closed cleanly.");
         }
         if needs_compaction {
-            compact(&disk, dir, &options, &mut state).map_err(in_folder)?;
+            compact(&disk, dir, &options, &mut state).map_err(in_dir)?;
         }
         Ok(Self {
             dir: dir.to_owned(),
@@ -222,7 +222,7 @@ impl SnapshotStore {
         &self.recovery
     }
 
-    /// Refuses entries of another form than `known`; the key `format` tells. Where none is written down it is the first.
+    /// Rejects entries of another form than `known`; the key `format` says it. Where none is written down it is the first.
     pub fn require_format(&self, known: u32) -> Result<(), OpenSnapshotError> {
         let format = known.to_string();
         match self.get(FORMAT_KEY) {
@@ -294,7 +294,7 @@ impl SnapshotStore {
         Ok(())
     }
 
-    /// Removes `key` and tells whether it was there; durable after the next [`SnapshotStore::sync`].
+    /// Removes `key` and says whether it was there; durable after the next [`SnapshotStore::sync`].
     pub fn remove(&self, key: &str) -> Result<bool, SnapshotError> {
         let mut state = self.lock();
         if !state.entries.contains_key(key) {
@@ -325,7 +325,7 @@ impl SnapshotStore {
         {
             // The log holds everything; try again when it has grown by as much again as it may be.
             state.compact_at = state.log_bytes + self.options.log_bytes_min;
-            warn!(store = %self.dir.display(), %error, "Could not compact the store; its log goes on growing.");
+            warn!(store = %self.dir.display(), %error, "Could not compact the store; its log keeps growing.");
         }
         Ok(())
     }
@@ -366,7 +366,7 @@ fn encode_change(number: u64, change: u8, key: &str, value: &[u8], out: &mut Vec
     frame::encode(number, &[&[change], &key_len, key.as_bytes(), value], out);
 }
 
-/// Writes a new generation from memory. On an error the old one goes on.
+/// Writes a new generation from memory. On an error the old one stays in use.
 fn compact(disk: &Disk, dir: &Path, options: &SnapshotOptions, state: &mut State) -> io::Result<()> {
     let generation = state.generation + 1;
     let target = dir.join(snapshot_name(generation));
@@ -390,7 +390,7 @@ fn compact(disk: &Disk, dir: &Path, options: &SnapshotOptions, state: &mut State
     let (log, snapshot_bytes) = match written {
         Ok(written) => written,
         Err(error) => {
-            // Gives the room back; what stays behind is removed by the next try.
+            // Gives the space back; what stays behind is removed by the next try.
             let _ = disk.remove(&unfinished);
             let _ = disk.remove(&target);
             let _ = disk.remove(&log_path);
@@ -442,7 +442,7 @@ fn remove_before(disk: &Disk, dir: &Path, oldest: u64) {
         let generation =
             name.to_str().and_then(|name| generation_of(name, "snapshot-").or_else(|| generation_of(name, "log-")));
         if generation.is_some_and(|generation| generation < oldest) {
-            // One that stays costs room only, and the next compaction tries again.
+            // One that stays costs space only, and the next compaction tries again.
             let _ = disk.remove(&file.path());
         }
     }
@@ -473,17 +473,17 @@ enum Outcome {
 
 impl Loaded {
     fn read(disk: &Disk, dir: &Path) -> Result<Self, OpenSnapshotError> {
-        let in_folder = |source| OpenSnapshotError::Open { path: dir.to_owned(), source };
+        let in_dir = |source| OpenSnapshotError::Open { path: dir.to_owned(), source };
         let (mut snapshots, mut logs) = (Vec::new(), Vec::new());
-        for file in fs::read_dir(dir).map_err(in_folder)? {
-            let name = file.map_err(in_folder)?.file_name();
+        for file in fs::read_dir(dir).map_err(in_dir)? {
+            let name = file.map_err(in_dir)?.file_name();
             let Some(name) = name.to_str() else { continue };
             snapshots.extend(generation_of(name, "snapshot-"));
             logs.extend(generation_of(name, "log-"));
         }
         snapshots.sort_unstable();
         logs.sort_unstable();
-        refuse_newer(dir, &snapshots, &logs)?;
+        reject_newer(dir, &snapshots, &logs)?;
         let mut loaded = Self {
             entries: BTreeMap::new(),
             generation: snapshots.last().copied().unwrap_or(0),
@@ -547,7 +547,7 @@ impl Loaded {
     }
 }
 
-fn refuse_newer(dir: &Path, snapshots: &[u64], logs: &[u64]) -> Result<(), OpenSnapshotError> {
+fn reject_newer(dir: &Path, snapshots: &[u64], logs: &[u64]) -> Result<(), OpenSnapshotError> {
     let snapshots = snapshots.iter().map(|generation| (snapshot_name(*generation), Kind::Snapshot));
     let logs = logs.iter().map(|generation| (log_name(*generation), Kind::Log));
     for (name, kind) in snapshots.chain(logs) {

@@ -20,8 +20,8 @@ const SMALL: JournalOptions = JournalOptions { segment_bytes: 256, bytes_max: 10
 const ROOMY: JournalOptions = JournalOptions { segment_bytes: 256, bytes_max: 1 << 20 };
 const QUICK: SnapshotOptions = SnapshotOptions { log_bytes_min: 256 };
 
-fn folder() -> TempDir {
-    tempfile::tempdir().expect("a temporary folder")
+fn directory() -> TempDir {
+    tempfile::tempdir().expect("a temporary directory")
 }
 
 fn open(dir: &Path, options: JournalOptions) -> Journal {
@@ -36,7 +36,7 @@ fn text(number: u64) -> String {
 fn fill(journal: &Journal, count: u64) {
     for _ in 0..count {
         let next = journal.next();
-        journal.append_and_commit(&[text(next).as_bytes()]).expect("room");
+        journal.append_and_commit(&[text(next).as_bytes()]).expect("space");
     }
 }
 
@@ -60,7 +60,7 @@ fn read_all(journal: &Journal, from: u64) -> (Vec<u64>, u64) {
 }
 
 fn segments(dir: &Path) -> Vec<PathBuf> {
-    let files = fs::read_dir(dir).expect("the journal's folder").map(|file| file.expect("an entry").path());
+    let files = fs::read_dir(dir).expect("the journal's directory").map(|file| file.expect("an entry").path());
     let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|ext| ext == "segment")).collect();
     files.sort();
     files
@@ -74,7 +74,7 @@ fn flip(path: &Path, at: usize) {
 
 #[test]
 fn records_come_back_in_order_after_reopening() {
-    let dir = folder();
+    let dir = directory();
     let journal = open(dir.path(), ROOMY);
     let epoch = journal.epoch().to_owned();
     fill(&journal, 40);
@@ -90,9 +90,9 @@ fn records_come_back_in_order_after_reopening() {
 
 #[test]
 fn only_committed_records_can_be_read() {
-    let dir = folder();
+    let dir = directory();
     let journal = open(dir.path(), ROOMY);
-    let appended = journal.append(&[text(0).as_bytes()]).expect("room");
+    let appended = journal.append(&[text(0).as_bytes()]).expect("space");
     assert_eq!(read_all(&journal, 0), (vec![], 0));
     journal.commit(&appended).expect("a sound disk");
     assert_eq!(read_all(&journal, 0), (vec![0], 0));
@@ -100,21 +100,21 @@ fn only_committed_records_can_be_read() {
 
 #[test]
 fn a_second_process_is_kept_out() {
-    let dir = folder();
+    let dir = directory();
     let _journal = open(dir.path(), ROOMY);
     assert!(matches!(Journal::open(dir.path(), ROOMY), Err(OpenJournalError::InUse { .. })));
 }
 
 #[test]
 fn many_appenders_share_syncs_and_lose_nothing() {
-    let dir = folder();
+    let dir = directory();
     let journal = open(dir.path(), JournalOptions { segment_bytes: 4096, bytes_max: 1 << 20 });
     std::thread::scope(|scope| {
         for thread in 0..8_u8 {
             let journal = &journal;
             scope.spawn(move || {
                 for _ in 0..50 {
-                    let offsets = journal.append_and_commit(&[&[thread; 20]]).expect("room");
+                    let offsets = journal.append_and_commit(&[&[thread; 20]]).expect("space");
                     assert!(journal.next() >= offsets.end);
                 }
             });
@@ -128,7 +128,7 @@ fn many_appenders_share_syncs_and_lose_nothing() {
 
 #[test]
 fn listeners_hear_of_commits_until_they_have_enough() {
-    let dir = folder();
+    let dir = directory();
     let journal = open(dir.path(), ROOMY);
     let heard = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let hearing = heard.clone();
@@ -142,7 +142,7 @@ fn listeners_hear_of_commits_until_they_have_enough() {
 
 #[test]
 fn a_full_journal_drops_its_oldest_segments_and_readers_learn_how_much() {
-    let dir = folder();
+    let dir = directory();
     let journal = open(dir.path(), SMALL);
     fill(&journal, 60);
     assert!(journal.bytes() <= SMALL.bytes_max);
@@ -155,7 +155,7 @@ fn a_full_journal_drops_its_oldest_segments_and_readers_learn_how_much() {
 
 #[test]
 fn trimming_gives_whole_segments_back_and_loses_nothing_after() {
-    let dir = folder();
+    let dir = directory();
     let journal = open(dir.path(), ROOMY);
     fill(&journal, 40);
     journal.trim(20);
@@ -168,14 +168,14 @@ fn trimming_gives_whole_segments_back_and_loses_nothing_after() {
 
 #[test]
 fn cursors_survive_reopening_and_a_damaged_file() {
-    let dir = folder();
+    let dir = directory();
     let journal = open(dir.path(), ROOMY);
     fill(&journal, 9);
     for offset in [3, 7] {
-        journal.set_cursor("hub", offset).expect("room");
+        journal.set_cursor("hub", offset).expect("space");
     }
-    journal.set_cursor("gone", 1).expect("room");
-    journal.remove_cursor("gone").expect("room");
+    journal.set_cursor("removed", 1).expect("space");
+    journal.remove_cursor("removed").expect("space");
     assert_eq!(journal.cursors(), [("hub".to_owned(), 7)]);
     drop(journal);
     assert_eq!(open(dir.path(), ROOMY).cursors(), [("hub".to_owned(), 7)]);
@@ -186,25 +186,25 @@ fn cursors_survive_reopening_and_a_damaged_file() {
 
 #[test]
 fn a_confirmed_offset_is_never_given_again() {
-    let dir = folder();
+    let dir = directory();
     let journal = open(dir.path(), ROOMY);
     fill(&journal, 3);
-    journal.set_cursor("hub", 3).expect("room");
+    journal.set_cursor("hub", 3).expect("space");
     drop(journal);
     let segment = &segments(dir.path())[0];
     fs::File::options().write(true).open(segment).and_then(|f| f.set_len(HEADER_BYTES as u64)).expect("a cut file");
     let journal = open(dir.path(), ROOMY);
-    assert_eq!(read_all(&journal, 0), (vec![], 3), "what is lost is told before anything follows it");
-    assert_eq!(journal.append_and_commit(&[text(3).as_bytes()]).expect("room"), 3..4);
+    assert_eq!(read_all(&journal, 0), (vec![], 3), "what is lost is reported before anything follows it");
+    assert_eq!(journal.append_and_commit(&[text(3).as_bytes()]).expect("space"), 3..4);
     assert_eq!(read_all(&journal, 0), (vec![3], 3));
 }
 
 #[test]
-fn numbering_can_be_made_to_go_on_later() {
-    let dir = folder();
+fn numbering_can_be_made_to_continue_later() {
+    let dir = directory();
     let journal = open(dir.path(), ROOMY);
     fill(&journal, 2);
-    journal.skip_to(10).expect("room");
+    journal.skip_to(10).expect("space");
     journal.skip_to(4).expect("an earlier offset changes nothing");
     fill(&journal, 2);
     assert_eq!(read_all(&journal, 0), (vec![0, 1, 10, 11], 8));
@@ -214,7 +214,7 @@ fn numbering_can_be_made_to_go_on_later() {
 
 #[test]
 fn a_power_cut_at_any_byte_keeps_all_records_before_it() {
-    let dir = folder();
+    let dir = directory();
     let journal = open(dir.path(), ROOMY);
     fill(&journal, 12);
     drop(journal);
@@ -235,8 +235,8 @@ fn a_power_cut_at_any_byte_keeps_all_records_before_it() {
 }
 
 #[test]
-fn a_flipped_bit_anywhere_is_told_and_the_rest_is_read() {
-    let dir = folder();
+fn a_flipped_bit_anywhere_is_reported_and_the_rest_is_read() {
+    let dir = directory();
     let journal = open(dir.path(), ROOMY);
     fill(&journal, 9);
     drop(journal);
@@ -257,15 +257,15 @@ fn a_flipped_bit_anywhere_is_told_and_the_rest_is_read() {
             let (offsets, lost) = read_all(&journal, 0);
             assert_eq!(offsets.len() as u64 + lost, 9);
             assert!((0..9).filter(|n| !(base..end).contains(n)).all(|n| offsets.contains(&n)), "byte {byte}");
-            let told = journal.recovery().damaged.len() as u64 + lost;
-            assert!(told > 0, "byte {byte} of {}", file.display());
+            let reported = journal.recovery().damaged.len() as u64 + lost;
+            assert!(reported > 0, "byte {byte} of {}", file.display());
         }
     }
 }
 
 #[test]
 fn damage_to_one_record_costs_one_record() {
-    let dir = folder();
+    let dir = directory();
     let journal = open(dir.path(), JournalOptions { segment_bytes: 1 << 16, bytes_max: 1 << 20 });
     fill(&journal, 9);
     drop(journal);
@@ -279,8 +279,8 @@ fn damage_to_one_record_costs_one_record() {
 }
 
 #[test]
-fn a_newer_format_is_refused_and_left_as_it_is() {
-    let dir = folder();
+fn a_newer_format_is_rejected_and_left_as_it_is() {
+    let dir = directory();
     let journal = open(dir.path(), ROOMY);
     fill(&journal, 9);
     drop(journal);
@@ -295,8 +295,8 @@ fn a_newer_format_is_refused_and_left_as_it_is() {
 }
 
 #[test]
-fn entries_of_a_newer_form_are_refused_and_left_as_they_are() {
-    let dir = folder();
+fn entries_of_a_newer_form_are_rejected_and_left_as_they_are() {
+    let dir = directory();
     let open = || SnapshotStore::open(dir.path(), QUICK).expect("a store");
     let store = open();
     store.require_format(2).expect("the first form of a new store");
@@ -311,18 +311,18 @@ fn entries_of_a_newer_form_are_refused_and_left_as_they_are() {
 }
 
 #[test]
-fn a_full_disk_is_told_harms_nothing_and_passes() {
-    let dir = folder();
+fn a_full_disk_is_reported_harms_nothing_and_passes() {
+    let dir = directory();
     let disk = Disk::default();
     let journal = Journal::open_on(disk.clone(), dir.path(), ROOMY).expect("a new journal");
     fill(&journal, 3);
-    for room in [0, 5, 30, 70] {
-        disk.faults.room.store(room, SeqCst);
+    for space in [0, 5, 30, 70] {
+        disk.faults.space.store(space, SeqCst);
         let batch = text(journal.next());
         let records = [batch.as_bytes(), b"second".as_slice()];
-        assert!(matches!(journal.append(&records), Err(AppendError::Full { .. })), "room for {room} bytes");
+        assert!(matches!(journal.append(&records), Err(AppendError::Full { .. })), "space for {space} bytes");
         assert_eq!(read_all(&journal, 0), ((0..journal.next()).collect(), 0));
-        disk.faults.room.store(u64::MAX, SeqCst);
+        disk.faults.space.store(u64::MAX, SeqCst);
         fill(&journal, 4);
     }
     drop(journal);
@@ -331,12 +331,12 @@ fn a_full_disk_is_told_harms_nothing_and_passes() {
 
 #[test]
 fn a_failed_sync_loses_only_what_was_never_acknowledged() {
-    let dir = folder();
+    let dir = directory();
     let disk = Disk::default();
     let journal = Journal::open_on(disk.clone(), dir.path(), ROOMY).expect("a new journal");
     fill(&journal, 2);
-    let first = journal.append(&[b"lost".as_slice()]).expect("room");
-    let second = journal.append(&[b"lost as well".as_slice()]).expect("room");
+    let first = journal.append(&[b"lost".as_slice()]).expect("space");
+    let second = journal.append(&[b"lost as well".as_slice()]).expect("space");
     disk.faults.failing_syncs.store(1, SeqCst);
     assert!(matches!(journal.commit(&first), Err(AppendError::Write { .. })));
     assert!(matches!(journal.commit(&second), Err(AppendError::Lost { first: 3 })));
@@ -348,8 +348,8 @@ fn a_failed_sync_loses_only_what_was_never_acknowledged() {
 }
 
 #[test]
-fn a_record_too_large_is_refused() {
-    let dir = folder();
+fn a_record_too_large_is_rejected() {
+    let dir = directory();
     let journal = open(dir.path(), SMALL);
     assert!(matches!(journal.append(&[&[0; 600]]), Err(AppendError::TooLarge { bytes: 600, max: 512 })));
 }
@@ -372,20 +372,20 @@ fn format_1_is_read() {
 }
 
 #[test]
-#[ignore = "run once when a format is made: SELVEDGE_FIXTURE=folder"]
+#[ignore = "run once when a format is made: SELVEDGE_FIXTURE=directory"]
 fn writes_the_fixture() {
-    let dir = PathBuf::from(std::env::var("SELVEDGE_FIXTURE").expect("the folder to write to"));
+    let dir = PathBuf::from(std::env::var("SELVEDGE_FIXTURE").expect("the directory to write to"));
     let journal = open(&dir.join("journal"), ROOMY);
     fill(&journal, 9);
-    journal.set_cursor("hub", 4).expect("room");
-    journal.set_cursor("hub", 5).expect("room");
+    journal.set_cursor("hub", 4).expect("space");
+    journal.set_cursor("hub", 5).expect("space");
     let store = SnapshotStore::open(&dir.join("store"), QUICK).expect("a new store");
     for n in 0..20 {
-        store.put(&format!("key-{n:02}"), text(n).into_bytes()).expect("room");
-        store.sync().expect("room");
+        store.put(&format!("key-{n:02}"), text(n).into_bytes()).expect("space");
+        store.sync().expect("space");
     }
-    store.remove("key-00").expect("room");
-    store.sync().expect("room");
+    store.remove("key-00").expect("space");
+    store.sync().expect("space");
 }
 
 #[derive(Clone, Debug)]
@@ -416,7 +416,7 @@ proptest! {
     /// Against a plain list of records.
     #[test]
     fn the_journal_is_a_list_that_survives(acts in acts()) {
-        let dir = folder();
+        let dir = directory();
         let mut journal = open(dir.path(), ROOMY);
         let mut model: Vec<Vec<u8>> = Vec::new();
         let mut waiting: Vec<Vec<u8>> = Vec::new();
@@ -428,7 +428,7 @@ proptest! {
                 Act::Append(sizes) => {
                     let records: Vec<Vec<u8>> = sizes.iter().map(|size| vec![model.len() as u8; usize::from(*size)]).collect();
                     let parts: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
-                    let appended = journal.append(&parts).expect("room");
+                    let appended = journal.append(&parts).expect("space");
                     prop_assert_eq!(appended.offsets.start, (model.len() + waiting.len()) as u64);
                     tickets.push(appended);
                     waiting.extend(records);
@@ -452,7 +452,7 @@ proptest! {
                 }
                 Act::Cursor(offset) => {
                     let offset = offset.min(model.len() as u64);
-                    journal.set_cursor("reader", offset).expect("room");
+                    journal.set_cursor("reader", offset).expect("space");
                     cursor = Some(offset);
                 }
                 Act::Tear(bytes) => {
@@ -461,7 +461,7 @@ proptest! {
                     model.append(&mut waiting);
                     let newest = segments(dir.path()).pop().expect("a segment");
                     let file = fs::File::options().append(true).open(&newest).expect("a segment");
-                    std::io::Write::write_all(&mut &file, &vec![0xa5; bytes]).expect("room");
+                    std::io::Write::write_all(&mut &file, &vec![0xa5; bytes]).expect("space");
                     journal = open(dir.path(), ROOMY);
                     prop_assert_eq!(journal.recovery().torn_bytes, bytes as u64);
                 }
@@ -479,7 +479,7 @@ proptest! {
         }
     }
 
-    /// Whatever stands in a file, reading ends, and takes no more memory than the file has bytes.
+    /// Whatever is in a file, reading ends, and takes no more memory than the file has bytes.
     #[test]
     fn any_bytes_can_be_read_as_frames(mut bytes in prop::collection::vec(any::<u8>(), 0..2000), frames in 0_u64..5, at in 0_usize..300) {
         let mut sound = Vec::new();
@@ -490,9 +490,9 @@ proptest! {
         if at < bytes.len() {
             bytes[at] ^= 1;
         }
-        let dir = folder();
+        let dir = directory();
         let path = dir.path().join("file");
-        fs::write(&path, &bytes).expect("room");
+        fs::write(&path, &bytes).expect("space");
         let file = fs::File::open(&path).expect("a file");
         let mut reader = FrameReader::new(&file, 0, 0, bytes.len() as u64);
         let mut steps = 0;
@@ -511,18 +511,18 @@ proptest! {
     /// Against a map, with damage to the newest snapshot at the end.
     #[test]
     fn the_store_is_a_map_that_survives(acts in prop::collection::vec((0_u8..12, 0_u8..60, 0_u8..6), 0..60)) {
-        let dir = folder();
+        let dir = directory();
         let mut store = SnapshotStore::open(dir.path(), QUICK).expect("a new store");
         let mut model = std::collections::BTreeMap::new();
         for (key, size, act) in acts {
             let key = format!("key-{key}");
             match act {
                 0..=2 => {
-                    store.put(&key, vec![size; usize::from(size)]).expect("room");
+                    store.put(&key, vec![size; usize::from(size)]).expect("space");
                     model.insert(key, vec![size; usize::from(size)]);
                 }
-                3 => prop_assert_eq!(store.remove(&key).expect("room"), model.remove(&key).is_some()),
-                4 => store.sync().expect("room"),
+                3 => prop_assert_eq!(store.remove(&key).expect("space"), model.remove(&key).is_some()),
+                4 => store.sync().expect("space"),
                 _ => {
                     drop(store);
                     store = SnapshotStore::open(dir.path(), QUICK).expect("a sound store");
@@ -543,7 +543,7 @@ proptest! {
 }
 
 fn newest_snapshot(dir: &Path) -> PathBuf {
-    let files = fs::read_dir(dir).expect("the store's folder").map(|file| file.expect("an entry").path());
+    let files = fs::read_dir(dir).expect("the store's directory").map(|file| file.expect("an entry").path());
     let is_snapshot =
         |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("snapshot-"));
     files.filter(is_snapshot).max().expect("a snapshot")
@@ -553,15 +553,15 @@ fn newest_snapshot(dir: &Path) -> PathBuf {
 fn used_store(dir: &Path, disk: &Disk) -> SnapshotStore {
     let store = SnapshotStore::open_on(disk.clone(), dir, QUICK).expect("a new store");
     for n in 0..20 {
-        store.put(&format!("key-{n:02}"), text(n).into_bytes()).expect("room");
-        store.sync().expect("room");
+        store.put(&format!("key-{n:02}"), text(n).into_bytes()).expect("space");
+        store.sync().expect("space");
     }
     store
 }
 
 #[test]
 fn a_cut_log_keeps_every_change_before_the_cut() {
-    let dir = folder();
+    let dir = directory();
     drop(used_store(dir.path(), &Disk::default()));
     let name = newest_snapshot(dir.path()).file_name().expect("a name").to_string_lossy().replace("snapshot", "log");
     let whole = fs::read(dir.path().join(&name)).expect("a log");
@@ -576,8 +576,8 @@ fn a_cut_log_keeps_every_change_before_the_cut() {
         assert_eq!(keys, (0..keys.len()).map(|n| format!("key-{n:02}")).collect::<Vec<_>>());
         assert!(keys.len() >= before, "a later cut keeps no less");
         before = keys.len();
-        store.put("more", b"x".as_slice()).expect("room");
-        store.sync().expect("room");
+        store.put("more", b"x".as_slice()).expect("space");
+        store.sync().expect("space");
         drop(store);
         let store = SnapshotStore::open(copy.path(), QUICK).expect("a sound store");
         assert_eq!(store.get("more").as_deref(), Some(b"x".as_slice()));
@@ -587,7 +587,7 @@ fn a_cut_log_keeps_every_change_before_the_cut() {
 
 #[test]
 fn a_damaged_byte_in_the_newest_snapshot_costs_nothing() {
-    let dir = folder();
+    let dir = directory();
     drop(used_store(dir.path(), &Disk::default()));
     let newest = newest_snapshot(dir.path());
     for byte in (0..fs::metadata(&newest).expect("a file").len() as usize).filter(|byte| !(8..12).contains(byte)) {
@@ -605,15 +605,15 @@ fn a_damaged_byte_in_the_newest_snapshot_costs_nothing() {
 
 #[test]
 fn a_full_disk_keeps_the_store_as_it_was() {
-    let dir = folder();
+    let dir = directory();
     let disk = Disk::default();
     let store = used_store(dir.path(), &disk);
-    disk.faults.room.store(10, SeqCst);
+    disk.faults.space.store(10, SeqCst);
     assert!(matches!(store.put("key-03", b"new".as_slice()), Err(SnapshotError::Full { .. })));
     assert_eq!(store.get("key-03").as_deref(), Some(text(3).as_bytes()));
-    disk.faults.room.store(u64::MAX, SeqCst);
-    store.put("key-03", b"new".as_slice()).expect("room");
-    store.sync().expect("room");
+    disk.faults.space.store(u64::MAX, SeqCst);
+    store.put("key-03", b"new".as_slice()).expect("space");
+    store.sync().expect("space");
     drop(store);
     let store = SnapshotStore::open(dir.path(), QUICK).expect("a sound store");
     assert_eq!(store.get("key-03").as_deref(), Some(b"new".as_slice()));
@@ -621,26 +621,26 @@ fn a_full_disk_keeps_the_store_as_it_was() {
 }
 
 #[test]
-fn a_compaction_without_room_keeps_the_log() {
-    let dir = folder();
+fn a_compaction_without_space_keeps_the_log() {
+    let dir = directory();
     let disk = Disk::default();
     let store = SnapshotStore::open_on(disk.clone(), dir.path(), QUICK).expect("a new store");
     for n in 0..20 {
-        store.put(&format!("key-{n:02}"), text(n).into_bytes()).expect("room");
+        store.put(&format!("key-{n:02}"), text(n).into_bytes()).expect("space");
     }
-    disk.faults.room.store(100, SeqCst);
+    disk.faults.space.store(100, SeqCst);
     store.sync().expect("the log is on the disk");
-    disk.faults.room.store(u64::MAX, SeqCst);
+    disk.faults.space.store(u64::MAX, SeqCst);
     drop(store);
     assert_eq!(SnapshotStore::open(dir.path(), QUICK).expect("a sound store").len(), 20);
 }
 
 #[test]
 fn a_failed_sync_is_made_good_by_the_next_one() {
-    let dir = folder();
+    let dir = directory();
     let disk = Disk::default();
     let store = used_store(dir.path(), &disk);
-    store.put("late", b"x".as_slice()).expect("room");
+    store.put("late", b"x".as_slice()).expect("space");
     disk.faults.failing_syncs.store(1, SeqCst);
     assert!(matches!(store.sync(), Err(SnapshotError::Write { .. })));
     let before = newest_snapshot(dir.path());
@@ -651,8 +651,8 @@ fn a_failed_sync_is_made_good_by_the_next_one() {
 }
 
 #[test]
-fn a_newer_store_is_refused() {
-    let dir = folder();
+fn a_newer_store_is_rejected() {
+    let dir = directory();
     drop(used_store(dir.path(), &Disk::default()));
     let newest = newest_snapshot(dir.path());
     let mut bytes = fs::read(&newest).expect("a snapshot");
@@ -667,7 +667,7 @@ fn a_newer_store_is_refused() {
 fn how_fast_records_are_committed() {
     let record = [b'x'; 400];
     for (appenders, per_commit) in [(1, 1), (1, 100), (16, 1)] {
-        let dir = folder();
+        let dir = directory();
         let journal = open(dir.path(), JournalOptions::default());
         let commits = 3000 / appenders;
         let begun = std::time::Instant::now();
@@ -676,7 +676,7 @@ fn how_fast_records_are_committed() {
                 scope.spawn(|| {
                     let records = vec![record.as_slice(); per_commit];
                     for _ in 0..commits {
-                        journal.append_and_commit(&records).expect("room");
+                        journal.append_and_commit(&records).expect("space");
                     }
                 });
             }
@@ -729,5 +729,41 @@ fn a_store_says_which_format_its_entries_have() {
     for wrong in ["4", "0", "x"] {
         store.put("format", wrong).unwrap();
         assert!(matches!(store.format(3), Err(OpenSnapshotError::NewerEntries { known: 3, .. })));
+    }
+}
+
+#[test]
+fn a_cursor_beyond_every_offset_is_neither_stored_nor_believed() {
+    let dir = directory();
+    let journal = Journal::open(dir.path(), JournalOptions::default()).expect("a new journal");
+    journal.append_and_commit(&[b"first"]).expect("space");
+    assert!(journal.set_cursor("hub", u64::MAX).is_err());
+    assert_eq!(journal.cursor("hub"), None);
+    drop(journal);
+    // As a program stored it that believed its receiver.
+    let mut bytes = Header { kind: Kind::Cursors, epoch: [0; 16], base: 1 }.encode().to_vec();
+    crate::frame::encode(1, &[&u64::MAX.to_le_bytes(), b"hub"], &mut bytes);
+    crate::frame::encode(2, &[&1_u64.to_le_bytes(), b"other"], &mut bytes);
+    crate::frame::encode(3, &[b"end"], &mut bytes);
+    fs::write(dir.path().join("cursors.a"), bytes).expect("space");
+    // Neither does a file with such a name make the numbers overflow.
+    fs::write(dir.path().join(format!("{}.segment", u64::MAX)), b"").expect("space");
+    let journal = Journal::open(dir.path(), JournalOptions::default()).expect("a sound journal");
+    assert_eq!((journal.cursor("hub"), journal.cursor("other")), (None, Some(1)));
+    assert_eq!(journal.append_and_commit(&[b"second"]).expect("space"), 1..2);
+}
+
+#[test]
+fn nobody_else_can_read_what_is_kept() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = directory();
+    let path = dir.path().join("made/by/journal");
+    let journal = Journal::open(&path, JournalOptions::default()).expect("a new journal");
+    journal.append_and_commit(&[b"secret"]).expect("space");
+    journal.set_cursor("hub", 1).expect("space");
+    let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    assert_eq!((mode(&path), mode(&dir.path().join("made"))), (0o700, 0o700));
+    for file in fs::read_dir(&path).expect("a directory").flatten().filter(|file| file.file_name() != "lock") {
+        assert_eq!(mode(&file.path()), 0o600, "{}", file.path().display());
     }
 }

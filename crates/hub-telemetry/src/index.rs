@@ -101,14 +101,14 @@ pub(crate) struct Filter<'q> {
 }
 
 impl Filter<'_> {
-    /// Whether readings from `span` may be wanted; `from` is inclusive, `to` exclusive.
+    /// Whether readings from `span` may be asked for; `from` is inclusive, `to` exclusive.
     pub(crate) fn meets(&self, span: Option<(i64, i64)>) -> bool {
         span.is_some_and(|(first, last)| {
             self.from.is_none_or(|from| last >= from) && self.to.is_none_or(|to| first < to)
         })
     }
 
-    /// Whether a batch may hold what is wanted.
+    /// Whether a batch may hold what is asked for.
     pub(crate) fn meets_head(&self, head: &Head) -> bool {
         self.node.is_none_or(|node| node == head.node)
             && self.device.is_none_or(|device| head.devices.may_hold(device))
@@ -117,7 +117,7 @@ impl Filter<'_> {
     }
 }
 
-/// In which order readings are wanted.
+/// In which order readings come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
     /// As they were stored.
@@ -145,14 +145,14 @@ pub(crate) struct Finding {
 }
 
 /// A filter with the numbers of its names.
-struct Wanted<'f, 'q> {
+struct Resolved<'f, 'q> {
     filter: &'f Filter<'q>,
     node: Option<Option<NameId>>,
     devices: Option<Vec<NameId>>,
     resource: Option<Option<NameId>>,
 }
 
-impl Wanted<'_, '_> {
+impl Resolved<'_, '_> {
     fn matches(&self, block: &Block) -> bool {
         let has = |ids: &[NameId], id: &NameId| ids.binary_search(id).is_ok();
         self.node.is_none_or(|id| id.is_some_and(|id| block.nodes.binary_search_by_key(&id, |node| node.0).is_ok()))
@@ -303,9 +303,9 @@ impl Index {
 
     /// Forgets blocks whose segment lies before `first`.
     pub(crate) fn drop_before(&mut self, first: u64) {
-        let gone = self.blocks.iter().filter(|(start, block)| block.location(**start) < first);
-        let gone: Vec<u64> = gone.map(|(start, _)| *start).collect();
-        gone.into_iter().for_each(|start| self.remove(start));
+        let dropped = self.blocks.iter().filter(|(start, block)| block.location(**start) < first);
+        let dropped: Vec<u64> = dropped.map(|(start, _)| *start).collect();
+        dropped.into_iter().for_each(|start| self.remove(start));
     }
 
     /// Where the newest block begins that may still grow.
@@ -424,7 +424,7 @@ impl Index {
 
     /// Blocks that may hold what `filter` wants, some at a time: those with numbers from `at` on, or from `at` back.
     pub(crate) fn find(&self, order: Order, at: u64, filter: &Filter, blocks_max: usize) -> Finding {
-        let wanted = self.wanted(filter);
+        let resolved = self.resolve(filter);
         let mut finding = Finding::default();
         let begin = match order {
             Order::Oldest => self.blocks.range(..=at).next_back().map_or(at, |(start, _)| *start),
@@ -437,7 +437,7 @@ impl Index {
         let mut looked = 0;
         for (start, block) in blocks {
             looked += 1;
-            if wanted.matches(block) {
+            if resolved.matches(block) {
                 finding.blocks.push(Found { numbers: *start..block.end, pack: block.pack });
             }
             if finding.blocks.len() >= blocks_max || looked >= LOOK_MAX {
@@ -451,7 +451,7 @@ impl Index {
         finding
     }
 
-    fn wanted<'f, 'q>(&self, filter: &'f Filter<'q>) -> Wanted<'f, 'q> {
+    fn resolve<'f, 'q>(&self, filter: &'f Filter<'q>) -> Resolved<'f, 'q> {
         let names = &self.names;
         let devices = match (filter.node, filter.device) {
             (_, None) => None,
@@ -461,7 +461,7 @@ impl Index {
             }
             (None, Some(device)) => Some(names.devices_named(device)),
         };
-        Wanted {
+        Resolved {
             filter,
             node: filter.node.map(|node| names.find(&node_key(node))),
             devices,

@@ -16,7 +16,7 @@ pub(crate) const NODE_NAME_BYTES_MAX: usize = 64 * 1024;
 /// Most bytes in all names: some hundred thousand devices.
 const NAME_BYTES_MAX: usize = 32 * 1024 * 1024;
 
-/// What stands for a name in a block.
+/// The number of a name, as blocks hold it.
 pub(crate) type NameId = u32;
 
 /// The table of names.
@@ -52,7 +52,7 @@ pub(crate) fn device_key(node: &str, device: &str) -> String {
     format!("d{node}/{device}")
 }
 
-/// Key that stands for every device of a node.
+/// Key of "any device" of a node.
 pub(crate) fn any_device_key(node: &str) -> String {
     format!("a{node}")
 }

@@ -63,7 +63,7 @@ struct Epoch {
     last: Option<LastBatch>,
 }
 
-/// What tells a batch that comes again from one of another journal with the same epoch.
+/// What a batch that comes again has in common with its first copy, and one of another journal with the same epoch has not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LastBatch {
     from: u64,

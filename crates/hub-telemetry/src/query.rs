@@ -37,7 +37,7 @@ const READ_BYTES: usize = 1024 * 1024;
 /// Blocks that are looked up at a time.
 const FIND_BLOCKS: usize = 32;
 
-/// Which readings are wanted. Absent parts mean all.
+/// Which readings to find. Absent parts mean all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReadingsQuery {
     /// Of this node.
@@ -244,7 +244,7 @@ struct Page<'q> {
     readings: Vec<StoredReading>,
     /// Of the events that the readings came from.
     bytes: usize,
-    /// When only the first reading of each is wanted: those that were met.
+    /// When only the first reading of each counts: those that were met.
     seen: Option<HashSet<Series>>,
 }
 
@@ -264,7 +264,7 @@ impl<'q> Page<'q> {
         Ok(Self { query, filter, limit, readings: Vec::new(), bytes: 0, seen })
     }
 
-    /// Takes what is wanted of a stored batch, leaving out the first `skip` readings. When the page gets full, answers
+    /// Takes what the query asks for of a stored batch, leaving out the first `skip` readings. When the page gets full, answers
     /// how many readings of the batch were looked at.
     fn take(&mut self, record: &Bytes, skip: usize, order: Order) -> Option<usize> {
         let (head, lines) = Head::decode(record)?;
@@ -291,7 +291,7 @@ impl<'q> Page<'q> {
             }
             for reading in readings {
                 looked += 1;
-                if looked <= skip || !self.is_wanted(&head, &reading) {
+                if looked <= skip || !self.is_match(&head, &reading) {
                     continue;
                 }
                 if let Some(seen) = &mut self.seen {
@@ -308,7 +308,7 @@ impl<'q> Page<'q> {
         None
     }
 
-    fn is_wanted(&self, head: &Head, reading: &Reading) -> bool {
+    fn is_match(&self, head: &Head, reading: &Reading) -> bool {
         self.query.device.as_ref().is_none_or(|device| *device == reading.device_name)
             && self.query.resource.as_ref().is_none_or(|resource| *resource == reading.resource_name)
             && self.query.from.is_none_or(|from| reading.origin >= from)

@@ -142,7 +142,7 @@ pub enum IngestError {
     },
     /// More new journals than anyone has use for.
     #[error(
-        "export {export} of node {node} has had {max} journals in 90 days, which is the most that are told apart; \
+        "export {export} of node {node} has had {max} journals in 90 days, which is the most that are remembered; \
          keep the node's journal, or give the export another name", max = positions::EPOCHS_MAX
     )]
     TooManyEpochs {
@@ -208,7 +208,7 @@ pub(crate) struct Inner {
     pub(crate) tables: Mutex<Tables>,
 }
 
-/// Tells the seconds since 1970.
+/// The seconds since 1970.
 pub(crate) type Clock = fn() -> u64;
 
 #[derive(Default)]

@@ -25,7 +25,7 @@ fn small() -> TelemetryOptions {
     TelemetryOptions { bytes_max: 1 << 24, segment_bytes: 4096, ..TelemetryOptions::default() }
 }
 
-fn folder() -> TempDir {
+fn directory() -> TempDir {
     tempfile::tempdir().expect("a temporary directory")
 }
 
@@ -77,7 +77,7 @@ fn of(node: &str, device: &str) -> ReadingsQuery {
 
 #[test]
 fn a_batch_is_stored_once_however_often_and_however_cut_it_comes() {
-    let dir = folder();
+    let dir = directory();
     let telemetry = open(dir.path());
     assert_eq!(send(&telemetry, "n", "a", 0, 5).expect("stored").next, 5);
     assert_eq!(send(&telemetry, "n", "a", 0, 5).expect("known").next, 5);
@@ -96,13 +96,13 @@ fn a_batch_is_stored_once_however_often_and_however_cut_it_comes() {
 #[test]
 fn acknowledged_offsets_survive_a_restart_with_and_without_a_checkpoint() {
     for with_checkpoint in [false, true] {
-        let dir = folder();
+        let dir = directory();
         let telemetry = open(dir.path());
         for n in 0..60 {
             send(&telemetry, "n", "a", n, n + 1).expect("stored");
         }
         if with_checkpoint {
-            telemetry.checkpoint().expect("room");
+            telemetry.checkpoint().expect("space");
         }
         let usage = telemetry.usage();
         drop(telemetry);
@@ -116,7 +116,7 @@ fn acknowledged_offsets_survive_a_restart_with_and_without_a_checkpoint() {
 
 #[test]
 fn looking_at_the_usage_holds_no_batch_up() {
-    let dir = folder();
+    let dir = directory();
     let telemetry = open(dir.path());
     let (done_tx, done) = std::sync::mpsc::channel();
     let sender = telemetry.clone();
@@ -127,9 +127,9 @@ fn looking_at_the_usage_holds_no_batch_up() {
         done_tx.send(()).expect("the test waits");
     });
     let (looking, stop) = (telemetry.clone(), Arc::new(AtomicBool::new(false)));
-    let told = stop.clone();
+    let stopped = stop.clone();
     std::thread::spawn(move || {
-        while !told.load(Ordering::Relaxed) {
+        while !stopped.load(Ordering::Relaxed) {
             looking.usage();
         }
     });
@@ -142,7 +142,7 @@ fn looking_at_the_usage_holds_no_batch_up() {
 
 #[test]
 fn each_epoch_has_an_acknowledged_offset_of_its_own() {
-    let dir = folder();
+    let dir = directory();
     let telemetry = open(dir.path());
     send(&telemetry, "n", "a", 0, 5).expect("stored");
     let fresh = BatchHeader { epoch: "e2".to_owned(), ..header(2, 3, 1) };
@@ -153,7 +153,7 @@ fn each_epoch_has_an_acknowledged_offset_of_its_own() {
 
 #[test]
 fn old_batches_are_dropped_and_acknowledged_offsets_stay() {
-    let dir = folder();
+    let dir = directory();
     let options = TelemetryOptions { bytes_max: 64 * 1024, segment_bytes: 8 * 1024, ..TelemetryOptions::default() };
     let telemetry = Telemetry::open(dir.path(), options.clone()).expect("a new store");
     send(&telemetry, "early", "a", 0, 3).expect("stored");
@@ -171,7 +171,7 @@ fn old_batches_are_dropped_and_acknowledged_offsets_stay() {
 
 #[test]
 fn a_query_narrows_by_device_resource_and_time() {
-    let dir = folder();
+    let dir = directory();
     let telemetry = open(dir.path());
     let lines: Vec<String> =
         (0..40).map(|n| line(if n % 2 == 0 { "even" } else { "odd" }, n, &["count", "noise"])).collect();
@@ -189,7 +189,7 @@ fn a_query_narrows_by_device_resource_and_time() {
 
 #[test]
 fn nodes_send_at_the_same_time() {
-    let dir = folder();
+    let dir = directory();
     let telemetry = open(dir.path());
     std::thread::scope(|scope| {
         for node in 0..6 {
@@ -209,31 +209,31 @@ fn nodes_send_at_the_same_time() {
 }
 
 #[track_caller]
-fn check_refused(header: BatchHeader, lines: &str, line: usize) {
-    let dir = folder();
+fn check_rejected(header: BatchHeader, lines: &str, line: usize) {
+    let dir = directory();
     match open(dir.path()).ingest("n", &header, lines.as_bytes()) {
-        Err(IngestError::Batch(BatchError::Malformed { line: told, why })) => assert_eq!(told, line, "{why}"),
+        Err(IngestError::Batch(BatchError::Malformed { line: found, why })) => assert_eq!(found, line, "{why}"),
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn a_batch_that_cannot_be_is_refused_with_its_line() {
+fn a_batch_that_cannot_be_is_rejected_with_its_line() {
     let good = line("a", 1, &["count"]);
-    check_refused(BatchHeader { version: 2, ..header(0, 1, 1) }, &good, 1);
-    check_refused(header(1, 1, 1), &good, 1);
-    check_refused(header(0, 1, 2), &good, 1);
-    check_refused(header(0, 2, 2), &good, 1);
-    check_refused(header(0, 2, 1), &format!("{good}\n{good}"), 1);
-    check_refused(BatchHeader { lost: 2, ..header(0, 2, 1) }, &good, 1);
-    check_refused(header(0, 10_001, 10_001), &good, 1);
-    check_refused(header(0, 2, 2), &format!("{good}\nnot JSON"), 3);
-    check_refused(header(0, 1, 1), &line("", 1, &["count"]), 2);
-    check_refused(header(0, 1, 1), &good.replace("v3", "v2"), 2);
-    let dir = folder();
+    check_rejected(BatchHeader { version: 2, ..header(0, 1, 1) }, &good, 1);
+    check_rejected(header(1, 1, 1), &good, 1);
+    check_rejected(header(0, 1, 2), &good, 1);
+    check_rejected(header(0, 2, 2), &good, 1);
+    check_rejected(header(0, 2, 1), &format!("{good}\n{good}"), 1);
+    check_rejected(BatchHeader { lost: 2, ..header(0, 2, 1) }, &good, 1);
+    check_rejected(header(0, 10_001, 10_001), &good, 1);
+    check_rejected(header(0, 2, 2), &format!("{good}\nnot JSON"), 3);
+    check_rejected(header(0, 1, 1), &line("", 1, &["count"]), 2);
+    check_rejected(header(0, 1, 1), &good.replace("v3", "v2"), 2);
+    let dir = directory();
     let large = Bytes::from(vec![b' '; BATCH_BYTES_MAX + 1]);
-    let refused = open(dir.path()).ingest_body("n", &large);
-    assert!(matches!(refused, Err(IngestError::Batch(BatchError::TooLarge { .. }))));
+    let rejected = open(dir.path()).ingest_body("n", &large);
+    assert!(matches!(rejected, Err(IngestError::Batch(BatchError::TooLarge { .. }))));
 }
 
 /// Sends a request and answers its status, or the name of the error.
@@ -249,7 +249,7 @@ fn request(telemetry: &Telemetry, method: Method, uri: &str, user: &str, body: &
 
 #[test]
 fn requests_are_answered_as_the_protocol_says() {
-    let dir = folder();
+    let dir = directory();
     let telemetry = open(dir.path());
     let batch = |from, to| {
         let head = serde_json::to_string(&header(from, to, 1)).expect("a header");
@@ -275,7 +275,7 @@ fn requests_are_answered_as_the_protocol_says() {
 }
 
 #[test]
-fn parameters_are_decoded_and_unknown_ones_refused() {
+fn parameters_are_decoded_and_unknown_ones_rejected() {
     let query = parse_query("device=press%204&resource=a+b&limit=5&after=&node=").expect("sound parameters");
     assert_eq!((query.device.as_deref(), query.resource.as_deref()), (Some("press 4"), Some("a b")));
     assert_eq!((query.limit, query.after, query.node), (Some(5), None, None));
@@ -290,7 +290,7 @@ proptest! {
 
     #[test]
     fn any_bytes_can_be_tried_as_a_batch(bytes in prop::collection::vec(any::<u8>(), 0..300), keep in 0_usize..400) {
-        let dir = folder();
+        let dir = directory();
         let telemetry = open(dir.path());
         let head = serde_json::to_string(&header(0, 2, 2)).expect("a header");
         let sound = format!("{head}\n{}\n{}", line("a", 1, &["x"]), line("b", 2, &["y"]));
@@ -305,7 +305,7 @@ proptest! {
     /// Whatever batches come in whatever cut, what is stored is the list of events up to the acknowledged offset.
     #[test]
     fn the_hub_holds_a_prefix_of_what_was_sent(cuts in prop::collection::vec((0_u64..30, 1_u64..6, any::<bool>()), 1..30)) {
-        let dir = folder();
+        let dir = directory();
         let mut telemetry = open(dir.path());
         let mut next = 0;
         for (from, len, restart) in cuts {
@@ -335,7 +335,7 @@ proptest! {
 #[test]
 #[ignore = "a measurement"]
 fn how_fast_batches_are_taken() {
-    let dir = folder();
+    let dir = directory();
     let telemetry = Telemetry::open(dir.path(), TelemetryOptions::default()).expect("a new store");
     let (batches, events) = (400_u64, 500_u64);
     let lines: Vec<String> = (0..events).map(|n| line("press-4", n as i64, &["count"])).collect();
@@ -380,13 +380,13 @@ fn fixture_options() -> TelemetryOptions {
 }
 
 #[test]
-fn a_newer_checkpoint_is_refused() {
-    let dir = folder();
+fn a_newer_checkpoint_is_rejected() {
+    let dir = directory();
     drop(open(dir.path()));
     let checkpoint = base_journal::SnapshotStore::open(&dir.path().join("checkpoint"), Default::default());
     let checkpoint = checkpoint.expect("a sound store");
-    checkpoint.put("format", "3").expect("room");
-    checkpoint.sync().expect("room");
+    checkpoint.put("format", "3").expect("space");
+    checkpoint.sync().expect("space");
     drop(checkpoint);
     let error = Telemetry::open(dir.path(), small()).err().expect("it is newer");
     let OpenTelemetryError::Checkpoint(newer @ OpenSnapshotError::NewerEntries { .. }) = error else {

@@ -118,7 +118,7 @@ impl Assignments {
         }
     }
 
-    /// Whose assignment an object is stands in the object, never in its name.
+    /// Whose assignment an object is, is written in the object, never in its name.
     fn put(&self, object: &Object) {
         let name = &*object.key.name;
         self.remove(name);

@@ -47,7 +47,7 @@ fn what_was_committed_survives_a_power_cut() {
             let offsets: Vec<u64> = chunk.records.iter().map(|record| record.offset).collect();
             assert_eq!(offsets, (0..journal.next()).collect::<Vec<_>>(), "seed {seed}");
             assert!(chunk.records.iter().all(|record| record.payload == text(record.offset).as_bytes()));
-            // What was read may have been told to others; a committed record makes it so.
+            // What was read may have been passed on to others; a committed record makes it so.
             acked = write_journal(&journal, (journal.next(), acked.1));
         }
     }
@@ -86,7 +86,7 @@ fn what_was_synced_to_the_store_survives_a_power_cut() {
             let store = SnapshotStore::open(&dir, QUICK).expect("a store that opens after every cut");
             assert!(!store.recovery().is_incomplete, "seed {seed}: {:?}", store.recovery());
             let held: BTreeMap<String, Vec<u8>> = store.iter().into_iter().map(|(k, v)| (k, v.to_vec())).collect();
-            assert!(synced.iter().all(|key| held.contains_key(key)), "seed {seed}: a key is gone");
+            assert!(synced.iter().all(|key| held.contains_key(key)), "seed {seed}: a key is lost");
             for (key, value) in &held {
                 assert!(allowed[key].contains(value), "seed {seed}: {key} went back");
             }

@@ -61,7 +61,7 @@ async fn bodies_of_one_node_that_do_not_come_hold_up_no_other_node() {
         tokio::task::yield_now().await;
     }
     assert_eq!(send(&routes, "system:node:gw-2", whole(batch(0))).await.0, 200);
-    // The node itself is told, and not kept waiting for its own bodies.
+    // The node itself is rejected, and not kept waiting for its own bodies.
     let (status, message) = send(&routes, "system:node:gw-1", whole(batch(0))).await;
     assert_eq!(status, 429, "{message}");
     for task in stalled {

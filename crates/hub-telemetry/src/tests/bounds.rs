@@ -7,7 +7,7 @@ use crate::{AssignedExports, EXPORTS_MAX, EpochConflict, Observer};
 
 #[test]
 fn names_are_forgotten_with_the_blocks_that_held_them_and_are_bounded_before() {
-    let dir = folder();
+    let dir = directory();
     let options = TelemetryOptions { bytes_max: 8 << 20, segment_bytes: 512 * 1024, ..TelemetryOptions::default() };
     let telemetry = Telemetry::open(dir.path(), options.clone()).expect("a new store");
     let mut from = 0;
@@ -58,7 +58,7 @@ fn send_export(telemetry: &Telemetry, export: &str, epoch: &str, from: u64) -> R
 
 #[test]
 fn exports_that_are_not_assigned_leave_no_trace() {
-    let dir = folder();
+    let dir = directory();
     let options = TelemetryOptions { assigned: Arc::new(Numbered(1)), ..small() };
     let telemetry = Telemetry::open(dir.path(), options).expect("a new store");
     for n in 0..100 {
@@ -72,7 +72,7 @@ fn exports_that_are_not_assigned_leave_no_trace() {
 
 #[test]
 fn a_node_has_so_many_exports_and_one_that_is_assigned_no_more_gives_place() {
-    let dir = folder();
+    let dir = directory();
     let many = EXPORTS_MAX as u64;
     let open = |assigned: Arc<dyn AssignedExports>| {
         Telemetry::open(dir.path(), TelemetryOptions { assigned, ..small() }).expect("a sound store")
@@ -104,7 +104,7 @@ static NOW: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1_8
 #[test]
 fn an_epoch_is_remembered_for_ninety_days_whatever_else_comes() {
     const DAY: u64 = 24 * 3600;
-    let dir = folder();
+    let dir = directory();
     let open =
         || Telemetry::open_with_clock(dir.path(), small(), || NOW.load(Ordering::Relaxed)).expect("a sound store");
     let mut telemetry = open();
@@ -142,7 +142,7 @@ impl Observer for Heard {
 
 #[test]
 fn two_boxes_from_one_disk_image_are_noticed() {
-    let dir = folder();
+    let dir = directory();
     let heard = Arc::new(Heard::default());
     let open =
         || Telemetry::open(dir.path(), TelemetryOptions { observer: heard.clone(), ..small() }).expect("a sound store");
@@ -158,7 +158,7 @@ fn two_boxes_from_one_disk_image_are_noticed() {
             other => panic!("{other:?}"),
         }
         assert_eq!(telemetry.usage().epoch_conflicts, 1);
-        // The one whose data is stored goes on.
+        // The one whose data is stored continues.
         assert_eq!(send(&telemetry, "n", "a", 0, 2).expect("known").next, 2);
     }
     let conflicts = heard.0.lock().expect("no panic").clone();
@@ -172,10 +172,10 @@ fn two_boxes_from_one_disk_image_are_noticed() {
 #[test]
 fn numbers_that_cannot_be_are_rejected() {
     let good = line("a", 1, &["count"]);
-    check_refused(BatchHeader { lost: u64::MAX - 2, ..header(0, u64::MAX, 1) }, &good, 1);
-    check_refused(header(0, (1 << 40) + 1, 1), &good, 1);
-    check_refused(header((1 << 53) - 1, 1 << 53, 1), &good, 1);
-    let dir = folder();
+    check_rejected(BatchHeader { lost: u64::MAX - 2, ..header(0, u64::MAX, 1) }, &good, 1);
+    check_rejected(header(0, (1 << 40) + 1, 1), &good, 1);
+    check_rejected(header((1 << 53) - 1, 1 << 53, 1), &good, 1);
+    let dir = directory();
     let telemetry = open(dir.path());
     // The largest that can be are stored, and add up without wrapping.
     for export in ["default/1", "default/2"] {
@@ -200,7 +200,7 @@ fn version_1(export: &str, lost: u64) -> Vec<u8> {
 
 #[test]
 fn a_directory_that_holds_impossible_numbers_opens_and_says_so() {
-    let dir = folder();
+    let dir = directory();
     let journal = base_journal::Journal::open(&dir.path().join("batches"), Default::default()).expect("a new journal");
     for export in ["default/all", "default/other"] {
         journal.append_and_commit(&[&version_1(export, u64::MAX - 1)]).expect("space");

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn the_newest_come_first_when_asked_for_page_by_page() {
-    let dir = folder();
+    let dir = directory();
     let telemetry = open(dir.path());
     for batch in 0..10 {
         let lines: Vec<String> = (0..4)
@@ -34,7 +34,7 @@ fn the_newest_come_first_when_asked_for_page_by_page() {
 
 #[test]
 fn the_latest_value_of_each_resource_is_one_answer() {
-    let dir = folder();
+    let dir = directory();
     let telemetry = open(dir.path());
     for n in 0..50 {
         send(&telemetry, "n", "a", n, n + 1).expect("stored");
@@ -63,7 +63,7 @@ fn the_latest_value_of_each_resource_is_one_answer() {
 
 #[test]
 fn a_rare_resource_is_found_in_one_page_and_few_blocks() {
-    let dir = folder();
+    let dir = directory();
     let options = TelemetryOptions { bytes_max: 1 << 28, segment_bytes: 1 << 20, ..TelemetryOptions::default() };
     let telemetry = Telemetry::open(dir.path(), options).expect("a new store");
     let mut from = 0;
@@ -86,7 +86,7 @@ fn a_rare_resource_is_found_in_one_page_and_few_blocks() {
 
 #[test]
 fn order_and_latest_are_asked_for_by_parameters() {
-    let dir = folder();
+    let dir = directory();
     let telemetry = open(dir.path());
     for n in 0..3 {
         send(&telemetry, "n", "a", n, n + 1).expect("stored");
@@ -100,4 +100,53 @@ fn order_and_latest_are_asked_for_by_parameters() {
     assert!(latest.contains(r#""origin":2"#) && latest.contains(r#""complete":true"#), "{latest}");
     assert_eq!(get("/telemetry/v1/latest?after=0.0"), "BadRequest");
     assert_eq!(request(&telemetry, Method::GET, "/telemetry/v1/latest", "system:node:n", ""), "Forbidden");
+}
+
+/// `cargo test --release -p hub-telemetry -- --ignored --nocapture how_fast_readings` prints seconds and pages.
+#[test]
+#[ignore = "a measurement"]
+fn how_fast_readings_are_found() {
+    let dir = directory();
+    let options = TelemetryOptions { bytes_max: 4 << 30, ..TelemetryOptions::default() };
+    let telemetry = Telemetry::open(dir.path(), options).expect("a new store");
+    // A million readings of fifty devices on twenty nodes, and one of a resource that is nowhere else.
+    let (batches, events) = (2_000_u64, 500_u64);
+    for n in 0..batches {
+        let node = format!("n-{}", n % 20);
+        let lines: Vec<String> = (0..events)
+            .map(|e| {
+                let resource = if (n, e) == (batches / 2, 7) { "rare" } else { "count" };
+                line(&format!("d-{}", e % 50), (n * events + e) as i64, &[resource])
+            })
+            .collect();
+        let header = header(n / 20 * events, (n / 20 + 1) * events, lines.len());
+        telemetry.ingest(&node, &header, lines.join("\n").as_bytes()).expect("stored");
+    }
+    let all = ReadingsQuery { limit: Some(10_000), ..ReadingsQuery::default() };
+    let cases = [
+        ("one rare resource", ReadingsQuery { resource: Some("rare".to_owned()), ..all.clone() }),
+        ("one device of fifty", ReadingsQuery { device: Some("d-7".to_owned()), ..all.clone() }),
+        ("one node, one device", ReadingsQuery { limit: Some(1_000), ..of("n-3", "d-7") }),
+        ("a second of time", ReadingsQuery { from: Some(500_000), to: Some(500_100), ..all.clone() }),
+        ("the newest of a device", ReadingsQuery { order: Order::Newest, limit: Some(1), ..of("n-3", "d-7") }),
+        ("all", all),
+    ];
+    for (what, mut query) in cases {
+        let begun = std::time::Instant::now();
+        let (mut pages, mut found) = (0, 0);
+        let is_one = query.limit == Some(1);
+        loop {
+            let page = telemetry.query(&query).expect("a readable disk");
+            (pages, found) = (pages + 1, found + page.readings.len());
+            query.after = page.next;
+            if query.after.is_none() || is_one {
+                break;
+            }
+        }
+        println!("{what}: {:.3} s, {pages} pages, {found} readings", begun.elapsed().as_secs_f64());
+    }
+    let begun = std::time::Instant::now();
+    let latest = telemetry.latest(&of("n-3", "d-7")).expect("a readable disk");
+    println!("latest of a device: {:.3} s, {} readings", begun.elapsed().as_secs_f64(), latest.readings.len());
+    println!("{} bytes of names", telemetry.usage().name_bytes);
 }

@@ -40,7 +40,7 @@ fn everything(telemetry: &Telemetry, order: Order, limit: usize) -> Vec<(String,
 
 #[test]
 fn a_chatty_node_does_not_displace_a_quiet_one() {
-    let dir = folder();
+    let dir = directory();
     let telemetry = Telemetry::open(dir.path(), small()).expect("a new store");
     send_bytes(&telemetry, "gw-1", 0, 20_000);
     send(&telemetry, "gw-2", "a", 0, 10).expect("stored");
@@ -61,7 +61,7 @@ fn telemetry_next(telemetry: &Telemetry, node: &str) -> u64 {
 
 #[test]
 fn what_moved_keeps_its_place_in_answers_and_survives_a_restart() {
-    let dir = folder();
+    let dir = directory();
     let mut telemetry = Telemetry::open(dir.path(), small()).expect("a new store");
     let mut chatty = 0;
     let mut quiet = 0;
@@ -98,7 +98,7 @@ fn what_moved_keeps_its_place_in_answers_and_survives_a_restart() {
 
 #[test]
 fn a_node_within_its_share_keeps_all_of_it_and_one_beyond_keeps_its_share() {
-    let dir = folder();
+    let dir = directory();
     let telemetry = Telemetry::open(dir.path(), small()).expect("a new store");
     // Four nodes: a share is 32 KiB.
     let sizes = [("n-1", 10_000), ("n-2", 25_000), ("n-3", 60_000)];
@@ -118,7 +118,7 @@ fn a_node_within_its_share_keeps_all_of_it_and_one_beyond_keeps_its_share() {
 
 #[test]
 fn nodes_that_send_alike_are_not_copied() {
-    let dir = folder();
+    let dir = directory();
     let telemetry = Telemetry::open(dir.path(), small()).expect("a new store");
     let mut from = 0;
     for _ in 0..40 {
@@ -133,14 +133,14 @@ fn nodes_that_send_alike_are_not_copied() {
 
 #[test]
 fn a_crash_between_the_packs_and_the_drop_leaves_nothing_twice() {
-    let dir = folder();
+    let dir = directory();
     let telemetry = Telemetry::open(dir.path(), small()).expect("a new store");
     send(&telemetry, "quiet", "a", 0, 10).expect("stored");
     send_bytes(&telemetry, "chatty", 0, 150_000);
     telemetry.checkpoint().expect("space");
     let before = everything(&telemetry, Order::Oldest, 1_000);
     // The copy has what the disk has at the worst moment: packs and the old segment.
-    let copy = folder();
+    let copy = directory();
     telemetry.inner.move_oldest_without_drop().expect("space");
     copy_dir(dir.path(), copy.path());
     drop(telemetry);
