@@ -261,6 +261,35 @@ pub(crate) fn event_lines(lines: &[u8]) -> impl Iterator<Item = (usize, &[u8])> 
     (2..).zip(lines.split(|byte| *byte == b'\n')).filter(|(_, line)| !line.trim_ascii().is_empty())
 }
 
+/// As much of an event as says whether a query asks for it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct EventNames<'a> {
+    #[serde(borrow)]
+    device_name: Cow<'a, str>,
+    #[serde(borrow)]
+    readings: Vec<ReadingName<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ReadingName<'a> {
+    #[serde(borrow)]
+    resource_name: Cow<'a, str>,
+}
+
+/// How many readings an event has, when none of them is of the device and the resource that are asked for. Finding that out
+/// costs a third of reading the event.
+pub(crate) fn foreign_readings(line: &[u8], device: Option<&str>, resource: Option<&str>) -> Option<usize> {
+    if device.is_none() && resource.is_none() {
+        return None;
+    }
+    let names: EventNames = serde_json::from_slice(line).ok()?;
+    let is_other_device = device.is_some_and(|device| device != names.device_name);
+    let has_resource = |resource: &str| names.readings.iter().any(|reading| reading.resource_name == resource);
+    (is_other_device || resource.is_some_and(|resource| !has_resource(resource))).then_some(names.readings.len())
+}
+
 impl Head {
     fn widen(&mut self, origin: i64) {
         let (first, last) = self.span.unwrap_or((origin, origin));

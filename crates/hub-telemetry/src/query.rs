@@ -277,6 +277,10 @@ impl<'q> Page<'q> {
         }
         let mut looked = 0;
         for line in lines {
+            if let Some(readings) = batch::foreign_readings(line, self.filter.device, self.filter.resource) {
+                looked += readings;
+                continue;
+            }
             let event: Event = match serde_json::from_slice(line) {
                 Ok(event) => event,
                 Err(error) => {
