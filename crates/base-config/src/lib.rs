@@ -17,6 +17,10 @@
 //! let errors = base_config::load_from::<HubConfig>(&source, "SELVEDGE_HUB").unwrap_err();
 //! assert_eq!(errors.to_string(), "line 1: `apiPrt` is not a setting; did you mean `apiPort`?");
 //! ```
+//!
+//! `sample` writes the sample file of a role. Keys are a contract with files in the field: a renamed one needs its old name as a
+//! `serde(alias)`. Try a change with `cargo test -p base-config`, and a role with `selvedge hub --check-config`. What breaks
+//! when it breaks is a role that does not start, with all mistakes listed.
 
 mod sample;
 

@@ -8,7 +8,7 @@
 //!
 //! **Where is it?** [`routes`] is what a server calls: bodies, slots, status codes. [`http`] maps a request to a call. `batch`
 //! checks what a node sent, `positions` decides whether it is next, `store` writes it, `index` with `names` knows where
-//! it lies, `query` finds it, `retention` with `pack` decides what is dropped when the disk is full.
+//! it lies, `query` finds it, [`retention`] with `pack` decides what is dropped when the disk is full, [`metrics`] shows it.
 //!
 //! **May I touch it?** What is on disk has versions (`batch`, `pack`, `store`), and a fixture of each lies in `fixtures/`: a new
 //! form gets a new number and a new fixture, and the old ones are still read. What a node does with an answer is in
@@ -28,6 +28,7 @@
 mod batch;
 pub mod http;
 mod index;
+pub mod metrics;
 mod names;
 mod pack;
 mod positions;

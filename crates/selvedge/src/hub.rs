@@ -83,12 +83,14 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
         .context("failed to open the readings that were stored before")?;
     let reader = StoreReader::start(store.clone(), &shutdown);
     let (policy, keeper) = hub_policy::server_config(store.clone(), config.public_names.clone());
+    let metrics = base_observe::Metrics::new();
+    hub_telemetry::metrics::register(&metrics, &telemetry);
     let server = Server::new(ServerConfig {
         node_dialer: Arc::new(dialer),
         extensions: vec![Arc::new(TelemetryExtension(TelemetryRoutes::new(telemetry.clone())))],
         audit: audit_log(data_dir, config)?,
         address: format!("127.0.0.1:{port}"),
-        metrics: base_observe::Metrics::new(),
+        metrics,
         shutdown: shutdown.clone(),
         ..policy
     })?;

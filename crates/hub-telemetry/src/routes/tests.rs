@@ -75,6 +75,41 @@ async fn bodies_of_one_node_that_do_not_come_hold_up_no_other_node() {
 }
 
 #[tokio::test]
+async fn a_node_waits_behind_its_own_requests_and_nobody_elses() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let routes = routes(dir.path(), TelemetryOptions::default());
+    let begin = |body| {
+        let routes = routes.clone();
+        tokio::spawn(async move { send(&routes, "system:node:gw-1", body).await.0 })
+    };
+    let mut stalled: Vec<_> = (0..SENDER_REQUESTS_MAX).map(|_| begin(stalled())).collect();
+    while routes.bodies.bytes_held() < (SENDER_REQUESTS_MAX * 16 * 1024) as u64 {
+        tokio::task::yield_now().await;
+    }
+    let waiting = begin(whole(batch(0)));
+    assert_eq!(send(&routes, "system:node:gw-2", whole(batch(0))).await.0, 200);
+    assert!(!waiting.is_finished(), "it has its turn after the others of its node");
+    stalled.pop().expect("one of them").abort();
+    assert_eq!(waiting.await.expect("no panic"), 200);
+    stalled.iter().for_each(|task| task.abort());
+}
+
+#[tokio::test]
+async fn metrics_show_what_is_held() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let routes = routes(dir.path(), TelemetryOptions::default());
+    let metrics = base_observe::Metrics::new();
+    crate::metrics::register(&metrics, &routes.telemetry);
+    assert_eq!(send(&routes, "system:node:gw-1", whole(batch(0))).await.0, 200);
+    let page = metrics.encode();
+    for line in
+        ["selvedge_telemetry_events 1", "selvedge_telemetry_nodes 1", "selvedge_telemetry_epoch_conflicts_total 0"]
+    {
+        assert!(page.contains(line), "{line} is not in\n{page}");
+    }
+}
+
+#[tokio::test]
 async fn many_nodes_at_once_all_have_their_turn() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let routes = routes(dir.path(), TelemetryOptions::default());

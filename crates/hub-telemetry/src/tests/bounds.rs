@@ -40,6 +40,22 @@ fn names_are_forgotten_with_the_blocks_that_held_them_and_are_bounded_before() {
     assert!(telemetry.usage().name_bytes <= 70 * 1024);
 }
 
+#[test]
+fn names_are_forgotten_with_the_readings_that_had_them() {
+    let dir = directory();
+    let options = TelemetryOptions { bytes_max: 64 * 1024, segment_bytes: 4096, ..TelemetryOptions::default() };
+    let telemetry = Telemetry::open(dir.path(), options).expect("a new store");
+    for round in 0..100 {
+        let lines: Vec<String> = (0..20).map(|n| line(&format!("device-{round}-{n}"), n, &["count"])).collect();
+        let header = header(round * 20, round * 20 + 20, 20);
+        telemetry.ingest("n", &header, lines.join("\n").as_bytes()).expect("stored");
+    }
+    let rounds_held = telemetry.usage().events / 20;
+    assert!(rounds_held < 20, "{rounds_held}");
+    assert!(telemetry.usage().name_bytes as u64 <= rounds_held * 20 * 20 + 100, "{:?}", telemetry.usage());
+    assert_eq!(origins(&telemetry, &of("n", "device-99-7")), [7]);
+}
+
 /// Assigns the exports `default/1` to `default/n`.
 struct Numbered(u64);
 

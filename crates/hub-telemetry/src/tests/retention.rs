@@ -135,10 +135,13 @@ fn nodes_that_send_alike_are_not_copied() {
 fn a_crash_between_the_packs_and_the_drop_leaves_nothing_twice() {
     let dir = directory();
     let telemetry = Telemetry::open(dir.path(), small()).expect("a new store");
+    // What moves lies in the middle of a segment and of a block.
+    let begun = send_bytes(&telemetry, "chatty", 0, 5_000);
     send(&telemetry, "quiet", "a", 0, 10).expect("stored");
-    send_bytes(&telemetry, "chatty", 0, 150_000);
+    send_bytes(&telemetry, "chatty", begun, 150_000);
     telemetry.checkpoint().expect("space");
     let before = everything(&telemetry, Order::Oldest, 1_000);
+    assert_eq!(before.iter().position(|(node, _)| node == "quiet"), Some(begun as usize));
     // The copy has what the disk has at the worst moment: packs and the old segment.
     let copy = directory();
     telemetry.inner.move_oldest_without_drop().expect("space");
@@ -146,6 +149,7 @@ fn a_crash_between_the_packs_and_the_drop_leaves_nothing_twice() {
     drop(telemetry);
     let telemetry = Telemetry::open(copy.path(), small()).expect("a sound store");
     let after = everything(&telemetry, Order::Oldest, 1_000);
+    assert!(after[..10].iter().all(|(node, _)| node == "quiet"), "what came before it is dropped");
     assert_eq!(after.iter().filter(|(node, _)| node == "quiet").count(), 10);
     assert!(before.ends_with(&after[10..]), "what is kept of the chatty node is its end, once");
     assert_eq!(send(&telemetry, "quiet", "a", 0, 10).expect("known").next, 10);
