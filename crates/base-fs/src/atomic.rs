@@ -33,6 +33,13 @@ pub struct WriteFileError {
     pub source: io::Error,
 }
 
+impl WriteFileError {
+    /// Whether the disk has no space for it: an outage that passes, and no reason to stop what does not need the file.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
 impl Access {
     fn mode(self) -> u32 {
         match self {

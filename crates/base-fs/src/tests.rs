@@ -7,8 +7,8 @@ use std::path::Path;
 use testkit::forgetful::ForgetfulDisk;
 
 use crate::{
-    Access, DirLock, Format, FormatError, ReadFileError, create_private_dir_all, free_space, make_dir_private,
-    read_bounded, write_atomic, write_if_changed, write_private, write_public,
+    Access, DirLock, Format, FormatError, ReadFileError, WriteFileError, create_private_dir_all, free_space,
+    make_dir_private, read_bounded, write_atomic, write_if_changed, write_private, write_public,
 };
 
 fn mode(path: &Path) -> u32 {
@@ -214,4 +214,12 @@ fn a_disk_says_what_it_still_takes() {
     let space = free_space(Path::new("/")).unwrap();
     assert!(space.total_bytes > 0 && space.free_bytes <= space.total_bytes);
     assert!(free_space(Path::new("/nowhere-at-all")).unwrap_err().to_string().contains("nowhere"));
+}
+
+#[test]
+fn a_full_disk_is_told_from_other_failures() {
+    use std::io::ErrorKind::{PermissionDenied, QuotaExceeded, StorageFull};
+    let failed = |kind: std::io::ErrorKind| WriteFileError { path: "file".into(), source: kind.into() };
+    assert!(failed(StorageFull).is_disk_full() && failed(QuotaExceeded).is_disk_full());
+    assert!(!failed(PermissionDenied).is_disk_full());
 }

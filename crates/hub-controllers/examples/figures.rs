@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use hub_controllers::kinds::Kind;
 use hub_controllers::runtime::StoreReader;
 use hub_controllers::writer::Writer;
-use hub_controllers::{Authorities, Controllers, ControllersConfig, NamePolicy};
+use hub_controllers::{Authorities, Controllers, ControllersConfig, NamePolicy, StatusRegistry};
 use machinery_server::{Identity, Server, ServerConfig};
 use machinery_store::{Store, StoreOptions};
 use serde_json::{Value, json};
@@ -47,6 +47,7 @@ impl Hub {
             reader: StoreReader::start(store.clone(), &shutdown),
             authorities: Authorities { client: ca.clone(), serving: ca },
             names: NamePolicy::default(),
+            status: StatusRegistry::default(),
         };
         let controllers = Controllers::start(config, shutdown.clone()).await?;
         Ok(Self { admin: Writer::new(client), controllers, shutdown, store, _dir: dir })

@@ -91,6 +91,8 @@ pub struct ControllersConfig {
     pub authorities: Authorities,
     /// Which names nodes may not have.
     pub names: NamePolicy,
+    /// Where they record what they did last. Empty until they start, so that it can be served before.
+    pub status: StatusRegistry,
 }
 
 /// The running controllers.
@@ -119,7 +121,7 @@ impl Controllers {
         let (recorder, record) = Recorder::new(writer.clone(), shutdown.clone());
         base_observe::spawn_named(&tasks, "event-recorder", record);
         let context = Context { reader: config.reader, writer, recorder };
-        let started = Started { context, registry: StatusRegistry::default(), tasks, shutdown };
+        let started = Started { context, registry: config.status, tasks, shutdown };
         started.run(namespaces::Namespaces::new);
         started.run(|context| csr::Csr::new(context, config.authorities, config.names));
         started.run(daemonsets::DaemonSets::new);

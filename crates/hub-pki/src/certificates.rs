@@ -1,12 +1,11 @@
 //! The hub's own certificates: what it serves with, what it shows to kubelets, and its administrator's.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use base_pki::{IssueRequest, Issued, San, Usage};
-
 use tracing::warn;
 
 use crate::authorities::{OpenPkiError, Pki};
@@ -60,7 +59,7 @@ impl Pki {
             .and_then(|()| base_pki::write_public(&cert_path, admin.cert_pem.as_bytes()));
         match written {
             // A full disk must not keep a hub from serving; the next start makes another one.
-            Err(error) if matches!(error.source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+            Err(error) if error.is_disk_full() => {
                 warn!(path = %error.path.display(), "The disk is full: the administrator's certificate was not written.");
             }
             written => written?,
@@ -68,13 +67,24 @@ impl Pki {
         Ok(admin)
     }
 
-    /// The administrator's kubeconfig for a hub at `url`.
+    /// Writes the administrator's kubeconfig when it differs from the one that is there; returns the first and last second
+    /// for which it is good. A full disk does not keep a hub from serving the nodes it has.
     ///
     /// # Errors
-    /// As [`Self::admin`].
-    pub fn admin_kubeconfig(&self, url: &str, now: SystemTime) -> Result<String, OpenPkiError> {
+    /// When the certificate cannot be made, or the file not be written for another reason than a full disk.
+    pub fn write_kubeconfig(&self, path: &Path, url: &str, now: SystemTime) -> Result<(i64, i64), OpenPkiError> {
         let admin = self.admin(now)?;
-        Ok(base_pki::kubeconfig(url, self.ca_pem(), &admin.cert_pem, &admin.key_pem))
+        let text = base_pki::kubeconfig(url, self.ca_pem(), &admin.cert_pem, &admin.key_pem);
+        if !fs::read_to_string(path).is_ok_and(|held| held == text) {
+            match base_pki::write_private(path, text.as_bytes()) {
+                Err(error) if error.is_disk_full() => {
+                    warn!(path = %path.display(), "The disk is full: the administrator's kubeconfig was not written.");
+                }
+                written => written?,
+            }
+        }
+        base_pki::validity(&admin.cert_pem)
+            .map_err(|source| OpenPkiError::Make { what: "a kubeconfig".to_owned(), source })
     }
 
     fn sign(&self, cn: &str, usage: Usage, sans: &[San], now: SystemTime) -> Result<Issued, OpenPkiError> {

@@ -3,12 +3,16 @@
 //! A sleep until the renewal would be wrong by as much as the clock is: a hub that starts in 1970 and gets the time from
 //! the network a minute later would serve an expired certificate for half a year.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use base_pki::{Issued, PkiError, San};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::authorities::seconds;
+use crate::authorities::{OpenPkiError, Pki, seconds};
+use crate::certificates::HubCertificate;
 
 /// How often the clock is looked at. A clock that is set right is noticed within this time.
 const CHECK_PERIOD: Duration = Duration::from_secs(60);
@@ -16,8 +20,10 @@ const CHECK_PERIOD: Duration = Duration::from_secs(60);
 /// First and last second of a certificate's life.
 type Validity = (i64, i64);
 
-/// Makes something anew at a moment; answers how long it is good.
-type Renew = Box<dyn FnMut(SystemTime) -> Result<Validity, Box<dyn std::error::Error + Send + Sync>> + Send>;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Makes something anew at a moment; returns how long it is good.
+type Renew = Box<dyn FnMut(SystemTime) -> Result<Validity, BoxError> + Send>;
 
 /// Whether a certificate should be renewed: two thirds of its life are over, or it has not begun, which means that the
 /// clock was set back since it was made.
@@ -43,9 +49,44 @@ impl Renewable {
         mut renew: impl FnMut(SystemTime) -> Result<Validity, E> + Send + 'static,
     ) -> Self
     where
-        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+        E: Into<BoxError>,
     {
         Self { name, validity, renew: Box::new(move |now| renew(now).map_err(Into::into)), has_failed: false }
+    }
+
+    /// A certificate of the hub of which `first` is in use, and how the next one is put into use.
+    ///
+    /// # Errors
+    /// When `first` cannot be read.
+    pub fn certificate<E>(
+        pki: &Arc<Pki>,
+        which: HubCertificate,
+        names: Vec<San>,
+        first: &Issued,
+        mut install: impl FnMut(&Issued) -> Result<(), E> + Send + 'static,
+    ) -> Result<Self, PkiError>
+    where
+        E: Into<BoxError>,
+    {
+        let name = match which {
+            HubCertificate::Serving => "serving",
+            HubCertificate::Dialer => "dialer",
+        };
+        let pki = pki.clone();
+        Ok(Self::new(name, base_pki::validity(&first.cert_pem)?, move |now| -> Result<_, BoxError> {
+            let next = pki.issue(which, &names, now)?;
+            install(&next).map_err(Into::into)?;
+            Ok(base_pki::validity(&next.cert_pem)?)
+        }))
+    }
+
+    /// The administrator's kubeconfig for a hub at `url`, which is written now and whenever its certificate is renewed.
+    ///
+    /// # Errors
+    /// As [`Pki::write_kubeconfig`].
+    pub fn kubeconfig(pki: &Arc<Pki>, path: PathBuf, url: String, now: SystemTime) -> Result<Self, OpenPkiError> {
+        let (validity, pki) = (pki.write_kubeconfig(&path, &url, now)?, pki.clone());
+        Ok(Self::new("admin", validity, move |now| pki.write_kubeconfig(&path, &url, now)))
     }
 }
 

@@ -1,4 +1,6 @@
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base_pki::{Ca, IssueRequest, KeyPair, San, Usage};
@@ -159,9 +161,53 @@ fn what_could_not_be_renewed_is_tried_again() {
 fn the_administrators_certificate_is_renewed_before_it_ends() {
     let dir = tempfile::tempdir().unwrap();
     let pki = Pki::open(dir.path(), now()).unwrap();
-    let first = pki.admin_kubeconfig("https://127.0.0.1:6443", now()).unwrap();
-    assert_eq!(pki.admin_kubeconfig("https://127.0.0.1:6443", now() + 200 * DAY).unwrap(), first);
-    assert_ne!(pki.admin_kubeconfig("https://127.0.0.1:6443", now() + 250 * DAY).unwrap(), first);
+    let path = dir.path().join("kubeconfig");
+    let written = |at: SystemTime| {
+        let (_, until) = pki.write_kubeconfig(&path, "https://127.0.0.1:6443", at).unwrap();
+        (until, std::fs::read_to_string(&path).unwrap())
+    };
+    let first = written(now());
+    assert_eq!(written(now() + 200 * DAY), first);
+    let second = written(now() + 250 * DAY);
+    assert!(second.0 > first.0 && second.1 != first.1);
+}
+
+#[test]
+fn the_kubeconfig_is_written_when_it_changes_and_not_at_every_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::open(dir.path(), now()).unwrap();
+    let path = dir.path().join("kubeconfig");
+    let start = |url: &str| {
+        pki.write_kubeconfig(&path, url, now()).unwrap();
+        // Replacing a file gives it another inode.
+        std::fs::metadata(&path).unwrap().ino()
+    };
+    let first = start("https://127.0.0.1:6443");
+    assert_eq!(start("https://127.0.0.1:6443"), first);
+    assert_ne!(start("https://127.0.0.1:6444"), first);
+    assert!(std::fs::read_to_string(&path).unwrap().contains("https://127.0.0.1:6444"));
+}
+
+#[test]
+fn what_is_renewed_is_put_into_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Arc::new(Pki::open(dir.path(), now()).unwrap());
+    let path = dir.path().join("kubeconfig");
+    let first = pki.issue(HubCertificate::Serving, &[San::from("localhost")], now()).unwrap();
+    let (used_tx, used) = std::sync::mpsc::channel();
+    let names = vec![San::from("localhost")];
+    let serving = Renewable::certificate(&pki, HubCertificate::Serving, names, &first, move |next| {
+        used_tx.send(next.cert_pem.clone())
+    });
+    let kubeconfig = Renewable::kubeconfig(&pki, path.clone(), "https://127.0.0.1:6443".to_owned(), now());
+    let mut renewal = Renewal::new(vec![serving.unwrap(), kubeconfig.unwrap()]);
+    let held = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(renewal.look(now() + 250 * DAY), ["serving", "admin"]);
+    let in_use = used.try_recv().unwrap();
+    assert_ne!(in_use, first.cert_pem);
+    // The CA is behind it, as behind the first.
+    assert!(in_use.ends_with(pki.ca_pem()));
+    assert_ne!(std::fs::read_to_string(&path).unwrap(), held);
 }
 
 #[test]

@@ -20,6 +20,8 @@ mod node;
 mod paths;
 mod reset;
 mod status;
+#[cfg(feature = "hub")]
+mod statusz;
 mod stop;
 #[cfg(feature = "hub")]
 mod telemetry;

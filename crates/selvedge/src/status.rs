@@ -8,7 +8,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use api_edge::status::{EdgeReport, EntryReport, NodeReport};
+use api_edge::status::{
+    CONTROLLERS_PATH, CONTROLLERS_VERSION, ControllerStatus, ControllersReport, EdgeReport, EntryReport, NodeReport,
+};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use kube::Client;
@@ -47,6 +49,7 @@ struct HubStatus {
     devices: Vec<Line>,
     rules: Vec<Line>,
     exports: Vec<Line>,
+    controllers: Vec<ControllerStatus>,
 }
 
 /// One object: its name, whether it is well, and a sentence.
@@ -103,7 +106,24 @@ async fn hub(kubeconfig: &Path) -> Result<HubStatus> {
         devices: list(&client, &ours("Device"), "Ready").await?,
         rules: list(&client, &ours("Rule"), "Ready").await?,
         exports: list(&client, &ours("Export"), "Ready").await?,
+        controllers: controllers(&client).await.context("failed to read what the controllers did last")?,
     })
+}
+
+async fn controllers(client: &Client) -> Result<Vec<ControllerStatus>> {
+    let request = http::Request::get(CONTROLLERS_PATH).body(kube::client::Body::empty())?;
+    let answer = client.send(request).await?;
+    let code = answer.status();
+    let body = Limited::new(answer.into_body(), REPORT_BYTES_MAX).collect().await;
+    let bytes = body.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes();
+    if code != http::StatusCode::OK {
+        bail!("{CONTROLLERS_PATH} is answered with {code}; is the hub's program older than this one?");
+    }
+    let report: ControllersReport = serde_json::from_slice(&bytes).context("the answer is not a report")?;
+    if report.version != CONTROLLERS_VERSION {
+        bail!("the report has version {}; use the `selvedge` of the hub", report.version);
+    }
+    Ok(report.controllers)
 }
 
 async fn list(client: &Client, kind: &GroupVersionKind, condition: &str) -> Result<Vec<Line>> {
@@ -164,6 +184,7 @@ fn text(status: &Status) -> String {
         ] {
             section(&mut out, title, lines.iter().map(|line| (line.name.as_str(), line.ready, line.message.clone())));
         }
+        write_controllers(&mut out, &hub.controllers);
     }
     if let Some(node) = &status.node {
         let link = if node.connected { "connected to the hub" } else { "no hub in sight" };
@@ -201,6 +222,24 @@ fn text(status: &Status) -> String {
     out
 }
 
+/// One line for all while they are well, else one for each that is not.
+fn write_controllers(out: &mut String, controllers: &[ControllerStatus]) {
+    let is_well = |one: &ControllerStatus| one.synced && one.failing == 0;
+    if controllers.iter().all(is_well) {
+        let runs: u64 = controllers.iter().map(|one| one.processed).sum();
+        let due: usize = controllers.iter().map(|one| one.queue_length + one.running).sum();
+        let _ = writeln!(out, "CONTROLLERS: all {} are well, {runs} runs, {due} keys due", controllers.len());
+        return;
+    }
+    let why = |one: &ControllerStatus| match (&one.last_error, one.synced) {
+        (_, false) => "has not seen everything that it reads".to_owned(),
+        (Some(error), true) => format!("{} keys fail; last {}: {}", one.failing, error.key, error.message),
+        (None, true) => format!("{} keys fail", one.failing),
+    };
+    let failing = controllers.iter().filter(|one| !is_well(one));
+    section(out, "CONTROLLERS", failing.map(|one| (one.name.as_str(), false, why(one))));
+}
+
 fn section<'a>(out: &mut String, title: &str, lines: impl Iterator<Item = (&'a str, bool, String)>) {
     let _ = writeln!(out, "{title}");
     for (name, ready, message) in lines {
@@ -215,5 +254,42 @@ fn errors(out: &mut String, errors: &[String]) {
         for error in errors {
             let _ = writeln!(out, "  {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api_edge::status::ControllerError;
+
+    use super::*;
+
+    fn controller(name: &str) -> ControllerStatus {
+        ControllerStatus { name: name.to_owned(), synced: true, processed: 4, ..ControllerStatus::default() }
+    }
+
+    fn check(controllers: &[ControllerStatus], expected: &str) {
+        let mut out = String::new();
+        write_controllers(&mut out, controllers);
+        assert_eq!(out, expected);
+    }
+
+    #[test]
+    fn controllers_take_one_line_while_they_are_well() {
+        let busy = ControllerStatus { queue_length: 2, running: 1, ..controller("pods") };
+        // A failure that a later run has mended is no news.
+        let last_error = Some(ControllerError { key: "gw-1".to_owned(), ..ControllerError::default() });
+        let mended = ControllerStatus { last_error, ..controller("nodes") };
+        check(&[busy, mended], "CONTROLLERS: all 2 are well, 8 runs, 3 keys due\n");
+    }
+
+    #[test]
+    fn each_controller_that_fails_says_why() {
+        let error = ControllerError { key: "default/a".to_owned(), message: "no space".to_owned(), time: None };
+        let failing = ControllerStatus { failing: 3, last_error: Some(error), ..controller("daemonsets") };
+        let starting = ControllerStatus { synced: false, ..controller("garbage") };
+        check(
+            &[failing, starting, controller("nodes")],
+            "CONTROLLERS\n  -- daemonsets  3 keys fail; last default/a: no space\n  -- garbage  has not seen everything that it reads\n",
+        );
     }
 }

@@ -30,5 +30,5 @@ pub(crate) use expectations::Expectations;
 pub(crate) use queue::Queue;
 pub use reader::{Change, Event, Field, ObjectRef, ReadObjectError, Reader, Subscription};
 pub use reflector::Reflector;
-pub use status::{ControllerStatus, LastError, StatusRegistry};
+pub use status::{ControllerError, ControllerStatus, StatusRegistry};
 pub use store_reader::StoreReader;

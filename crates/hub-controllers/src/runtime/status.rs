@@ -3,59 +3,45 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_edge::status::{CONTROLLERS_VERSION, ControllersReport};
+pub use api_edge::status::{ControllerError, ControllerStatus};
+use base_observe::{Metrics, Sample, SampleKind};
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 
 use super::queue::QueueLengths;
-
-/// The state of one controller.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct ControllerStatus {
-    /// Its name.
-    pub name: String,
-    /// Whether it has seen everything that it reads; no key runs before.
-    pub synced: bool,
-    /// Keys that are due.
-    pub queue_length: usize,
-    /// Keys that are due later: deadlines and retries.
-    pub waiting: usize,
-    /// Keys that run now.
-    pub running: usize,
-    /// Keys whose last run failed.
-    pub failing: usize,
-    /// Runs since the start.
-    pub processed: u64,
-    /// Runs that failed and were repeated.
-    pub retries: u64,
-    /// Runs that panicked.
-    pub panics: u64,
-    /// When the last run ended, RFC 3339.
-    pub last_run: Option<Timestamp>,
-    /// How long the last run took.
-    pub last_duration_seconds: f64,
-    /// How long all runs took together.
-    pub duration_seconds_total: f64,
-    /// The last failure, also when a later run succeeded.
-    pub last_error: Option<LastError>,
-}
-
-/// A failure of one key.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct LastError {
-    /// The key.
-    pub key: String,
-    /// The error with its causes.
-    pub message: String,
-    /// When.
-    pub time: Option<Timestamp>,
-}
 
 /// All controllers of a process; clones share it.
 #[derive(Clone, Default)]
 pub struct StatusRegistry(Arc<Mutex<Vec<Registered>>>);
+
+type Read = fn(&ControllerStatus) -> f64;
+
+/// Under upstream's names where upstream has the metric.
+#[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
+const FIGURES: &[(&str, &str, SampleKind, Read)] = &[
+    ("workqueue_depth", "Keys that are due", SampleKind::Gauge, |status| status.queue_length as f64),
+    ("workqueue_retries", "Runs that failed and were repeated", SampleKind::Counter, |status| status.retries as f64),
+    ("selvedge_controller_synced", "1 once everything that is read was seen", SampleKind::Gauge, |status| {
+        f64::from(u8::from(status.synced))
+    }),
+    ("selvedge_controller_waiting_keys", "Keys that are due later", SampleKind::Gauge, |status| status.waiting as f64),
+    ("selvedge_controller_running_keys", "Keys that run now", SampleKind::Gauge, |status| status.running as f64),
+    ("selvedge_controller_failing_keys", "Keys whose last run failed", SampleKind::Gauge, |status| {
+        status.failing as f64
+    }),
+    ("selvedge_controller_runs", "Runs", SampleKind::Counter, |status| status.processed as f64),
+    ("selvedge_controller_run_seconds", "Time spent in runs", SampleKind::Counter, |status| {
+        status.duration_seconds_total
+    }),
+    ("selvedge_controller_panics", "Runs that panicked", SampleKind::Counter, |status| status.panics as f64),
+    ("selvedge_controller_last_run_seconds", "How long the last run took", SampleKind::Gauge, |status| {
+        status.last_duration_seconds
+    }),
+    ("selvedge_controller_last_run_timestamp_seconds", "When the last run ended", SampleKind::Gauge, |status| {
+        status.last_run.map_or(0.0, |at| at.as_second() as f64)
+    }),
+];
 
 struct Registered {
     recorded: Arc<Recorded>,
@@ -83,6 +69,22 @@ impl StatusRegistry {
         all
     }
 
+    /// The same as it goes over the wire.
+    pub fn report(&self) -> ControllersReport {
+        ControllersReport { version: CONTROLLERS_VERSION, controllers: self.snapshot() }
+    }
+
+    /// Shows every controller on a page of metrics, by the label `name`.
+    pub fn register_metrics(&self, metrics: &Metrics) {
+        for (name, help, kind, read) in FIGURES {
+            let registry = self.clone();
+            metrics.collect(name, help, *kind, move || {
+                let sample = |status: ControllerStatus| Sample::new(read(&status)).with("name", status.name);
+                registry.snapshot().into_iter().map(sample).collect()
+            });
+        }
+    }
+
     pub(crate) fn register(&self, recorded: Arc<Recorded>, lengths: impl Fn() -> QueueLengths + Send + 'static) {
         self.0.lock().push(Registered { recorded, lengths: Box::new(lengths) });
     }
@@ -101,14 +103,14 @@ impl Recorded {
     }
 
     pub fn succeeded(&self, took: Duration) {
-        self.0.lock().ran(took);
+        ran(&mut self.0.lock(), took);
     }
 
     pub fn failed(&self, took: Duration, key: &str, message: String) {
         let mut status = self.0.lock();
-        status.ran(took);
+        ran(&mut status, took);
         status.retries += 1;
-        status.last_error = Some(LastError { key: key.to_owned(), message, time: Some(Timestamp::now()) });
+        status.last_error = Some(ControllerError { key: key.to_owned(), message, time: Some(Timestamp::now()) });
     }
 
     pub fn panicked(&self, key: &str, text: &str) {
@@ -117,11 +119,9 @@ impl Recorded {
     }
 }
 
-impl ControllerStatus {
-    fn ran(&mut self, took: Duration) {
-        self.processed += 1;
-        self.last_run = Some(Timestamp::now());
-        self.last_duration_seconds = took.as_secs_f64();
-        self.duration_seconds_total += took.as_secs_f64();
-    }
+fn ran(status: &mut ControllerStatus, took: Duration) {
+    status.processed += 1;
+    status.last_run = Some(Timestamp::now());
+    status.last_duration_seconds = took.as_secs_f64();
+    status.duration_seconds_total += took.as_secs_f64();
 }

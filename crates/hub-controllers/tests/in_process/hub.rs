@@ -8,7 +8,7 @@ use std::time::Duration;
 use hub_controllers::kinds::Kind;
 use hub_controllers::runtime::{Reader, Reflector, StoreReader};
 use hub_controllers::writer::Writer;
-use hub_controllers::{Authorities, Controllers, ControllersConfig, NamePolicy};
+use hub_controllers::{Authorities, Controllers, ControllersConfig, NamePolicy, StatusRegistry};
 use machinery_server::{Admission, AdmissionError, AdmissionRequest, Identity, Operation, Server, ServerConfig};
 use machinery_store::{Store, StoreOptions};
 use serde_json::{Value, json};
@@ -97,6 +97,7 @@ impl Hub {
                 serving: self.serving_ca.clone(),
             },
             names: NamePolicy { hub_names: vec!["hub.example.com".into()] },
+            status: StatusRegistry::default(),
         };
         let controllers = Controllers::start(config, shutdown.clone()).await.expect("the controllers start");
         self.running = Some((controllers, shutdown));

@@ -95,6 +95,20 @@ async fn a_key_that_panics_costs_no_other_key_and_is_counted() {
     assert_eq!((status.processed, status.retries, status.panics), (5, 3, 2));
     let error = status.last_error.expect("there was one");
     assert!(error.message.contains("not this time") || error.message.contains("too early"), "{error:?}");
+    // The same goes over the wire, and onto the page of metrics.
+    let metrics = base_observe::Metrics::new();
+    registry.register_metrics(&metrics);
+    let page = metrics.encode();
+    for line in [
+        "workqueue_retries_total{name=\"clumsy\"} 3.0",
+        "selvedge_controller_runs_total{name=\"clumsy\"} 5.0",
+        "selvedge_controller_panics_total{name=\"clumsy\"} 2.0",
+        "selvedge_controller_failing_keys{name=\"clumsy\"} 0.0",
+        "selvedge_controller_synced{name=\"clumsy\"} 1.0",
+    ] {
+        assert!(page.contains(line), "{line} in {page}");
+    }
+    assert_eq!(registry.report().controllers, registry.snapshot());
     shutdown.cancel();
     tasks.close();
     tasks.wait().await;

@@ -1,0 +1,50 @@
+//! What a hub keeps on disk, opened: objects, readings, the audit log.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use hub_telemetry::{Telemetry, TelemetryOptions};
+use machinery_server::{Audit, AuditLimits, AuditLog};
+use machinery_store::{EnvelopeCipher, RowCipher, Store, StoreOptions};
+
+use crate::config::HubConfig;
+use crate::paths::DataDir;
+
+/// Files of the audit log; together they take what the setting allows.
+const AUDIT_FILES: u32 = 4;
+
+/// Opens the store; rows of Secrets are sealed with the hub's key, those of an older version at this start.
+pub async fn store(data_dir: &DataDir) -> Result<Store> {
+    let key = hub_pki::secrets_key(&data_dir.hub().join("secrets.key"))?;
+    let dir = data_dir.hub().join("store");
+    tokio::task::spawn_blocking(move || {
+        fs::create_dir_all(&dir).with_context(|| format!("failed to create {}", dir.display()))?;
+        let indexed_fields = machinery_server::INDEXED_FIELDS.to_vec();
+        let cipher: Option<Arc<dyn RowCipher>> = Some(Arc::new(EnvelopeCipher::new(&key, ["/secrets"])));
+        Store::open(&dir, StoreOptions { indexed_fields, cipher, ..StoreOptions::default() })
+            .context("failed to open the hub's store")
+    })
+    .await?
+}
+
+/// Opens the readings.
+pub async fn telemetry(data_dir: &DataDir, options: TelemetryOptions) -> Result<Telemetry> {
+    let dir: PathBuf = data_dir.hub().join("telemetry");
+    tokio::task::spawn_blocking(move || Telemetry::open(&dir, options))
+        .await?
+        .context("failed to open the readings that were stored before")
+}
+
+/// Opens the audit log, when the settings ask for one.
+pub fn audit_log(data_dir: &DataDir, config: &HubConfig) -> Result<Option<Arc<dyn Audit>>> {
+    if config.audit_bytes_max == 0 {
+        return Ok(None);
+    }
+    let limits =
+        AuditLimits { files_max: AUDIT_FILES, file_bytes_max: config.audit_bytes_max / u64::from(AUDIT_FILES) };
+    let path = data_dir.hub().join("audit.log");
+    let log = AuditLog::open(&path, limits).with_context(|| format!("failed to open {}", path.display()))?;
+    Ok(Some(Arc::new(log)))
+}
