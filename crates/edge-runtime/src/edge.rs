@@ -23,7 +23,7 @@ use crate::desired::Key;
 use crate::hub::{self, HubTransport, PART_VERSION, Part, Parts, Troubles};
 use crate::local::{self, LoadFilesError};
 use crate::runtime::Runtime;
-use crate::{EdgeConfig, socket};
+use crate::{EdgeConfig, metrics, socket};
 
 /// How often reports and statuses are made anew, at least. A status is only written when it changed.
 const REPORT_PERIOD: Duration = Duration::from_secs(1);
@@ -130,7 +130,8 @@ pub(crate) async fn start_with(
     }
     info!(entries = wanted(&local, &parts).len(), "The edge plane runs.");
     let (report_tx, report) = watch::channel(runtime.report(&config.node_name, &[]));
-    let socket = socket::serve(listener, journal, report.clone(), shutdown.clone());
+    metrics::register(&config.metrics, &report);
+    let socket = socket::serve(listener, journal, report.clone(), config.metrics.clone(), shutdown.clone());
     let main = Main {
         node: config.node_name.clone(),
         runtime,

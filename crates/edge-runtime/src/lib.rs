@@ -15,6 +15,7 @@ mod desired;
 mod edge;
 mod hub;
 mod local;
+mod metrics;
 mod rules;
 mod runtime;
 mod socket;
@@ -25,6 +26,8 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+
+use base_observe::Metrics;
 
 pub use edge::{Edge, EdgeHandle, StartEdgeError};
 pub use local::LoadFilesError;
@@ -83,6 +86,8 @@ pub struct EdgeConfig {
     pub config_dir: Option<PathBuf>,
     /// Disk that the journal of events may use; the oldest events go first when it is full.
     pub journal_bytes_max: u64,
+    /// What the edge plane's figures are added to, and what `/metrics` on its socket shows.
+    pub metrics: Metrics,
 }
 
 impl EdgeConfig {
@@ -94,6 +99,7 @@ impl EdgeConfig {
             hub: None,
             config_dir: None,
             journal_bytes_max: JOURNAL_BYTES_MAX_DEFAULT,
+            metrics: Metrics::new(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use api_edge::conditions::{ACCEPTED, APPLIED, Condition, READY};
 use api_edge::resources::AssignmentEntry;
-use api_edge::status::{EdgeReport, EntryReport};
+use api_edge::status::{EdgeReport, EntryReport, ExportReport};
 use base_journal::Journal;
 use edge_bus::Bus;
 use edge_core::Intake;
@@ -231,20 +231,40 @@ impl Runtime {
                 Some(ready) => (ready.is_true(), ready.message.clone()),
                 None => (false, String::new()),
             };
-            let events = match &entry.running {
-                Running::Device(name) => devices.get(name).map_or(0, |report| report.events_sent),
-                Running::Rule => rules.get(&key.path()).map_or(0, |report| report.stats.rows_out),
-                Running::Export(handle, _) => handle.status.borrow().sent,
-                _ => 0,
-            };
+            let (name, kind) = (key.path(), key.kind.clone());
+            let mut entry_report = EntryReport { kind, name, ready: is_ready, message, ..EntryReport::default() };
+            match &entry.running {
+                Running::Device(name) => {
+                    if let Some(report) = devices.get(name) {
+                        entry_report.events = report.events_sent;
+                        entry_report.taken = report.readings_sent;
+                        entry_report.errors = report.reads_failed;
+                    }
+                }
+                Running::Rule => {
+                    if let Some(report) = rules.get(&key.path()) {
+                        entry_report.events = report.stats.rows_out;
+                        entry_report.taken = report.stats.rows_in;
+                        entry_report.errors = report.stats.errors + report.dropped;
+                    }
+                }
+                Running::Export(handle, _) => {
+                    let status = handle.status.borrow().clone();
+                    let acknowledged = self.journal.cursor(&cursor_name(&key.path())).unwrap_or_default();
+                    entry_report.events = status.sent;
+                    entry_report.errors = status.refused;
+                    entry_report.export = Some(ExportReport { acknowledged, backlog: status.depth, lost: status.lost });
+                }
+                Running::Definition | Running::ExportWithoutHub | Running::Refused(_) => {}
+            }
             if !is_ready {
-                last_errors.push(format!("{} {}: {message}", key.kind, key.path()));
+                last_errors.push(format!("{} {}: {}", key.kind, key.path(), entry_report.message));
             } else if let Running::Device(name) = &entry.running
                 && let Some(error) = devices.get(name).and_then(|report| report.last_error.clone())
             {
                 last_errors.push(format!("Device {}: {error}", key.path()));
             }
-            entries.push(EntryReport { kind: key.kind.clone(), name: key.path(), ready: is_ready, message, events });
+            entries.push(entry_report);
         }
         last_errors.truncate(LAST_ERRORS_MAX);
         EdgeReport { node: node.to_owned(), entries, journal: edge_core::journal::report(&self.journal), last_errors }

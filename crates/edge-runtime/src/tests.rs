@@ -253,6 +253,7 @@ async fn readings_go_from_the_device_through_a_rule_to_the_receiver() {
     let receiver = Arc::new(Receiver::default());
     let shutdown = CancellationToken::new();
     let config = EdgeConfig::new(dir.path(), "");
+    let metrics = config.metrics.clone();
     let options = ManagerOptions::default();
     let handle =
         edge::start_with(config, shutdown.clone(), edge_devices::all(), options, Some(receiver.clone())).await.unwrap();
@@ -263,6 +264,24 @@ async fn readings_go_from_the_device_through_a_rule_to_the_receiver() {
     .await;
     let report = handle.report();
     assert!(report.entries.iter().all(|entry| entry.ready), "{report:#?}");
+    // The page of metrics shows what was done.
+    let page = metrics.encode();
+    let figure = |name: &str| -> f64 {
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("{name} in {page}")).parse().expect("a number")
+    };
+    let count = |name: &str| events_of(&report, name) as f64;
+    assert!(figure("selvedge_edge_events_total{kind=\"Device\",name=\"default/box\"}") >= count("default/box"));
+    assert!(figure("selvedge_edge_events_total{kind=\"Rule\",name=\"default/echo\"}") >= 2.0);
+    assert!(
+        figure("selvedge_edge_taken_total{kind=\"Rule\",name=\"default/average\"}")
+            > figure("selvedge_edge_events_total{kind=\"Rule\",name=\"default/average\"}")
+    );
+    assert_eq!(figure("selvedge_edge_errors_total{kind=\"Rule\",name=\"default/average\"}"), 0.0);
+    assert_eq!(figure("selvedge_edge_ready{kind=\"Export\",name=\"default/all\"}"), 1.0);
+    let acknowledged = figure("selvedge_edge_export_acknowledged_offset{name=\"default/all\"}");
+    assert!(acknowledged >= 1.0 && acknowledged <= figure("selvedge_edge_journal_next_offset"));
+    assert!(figure("selvedge_edge_journal_bytes") > 0.0);
     shutdown.cancel();
     handle.stopped().await;
     let readings = receiver.of_device("box");

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use api_edge::ports;
+use base_observe::Metrics;
 use base_pki::JoinToken;
 
 /// A node heartbeat is lost now and then; four missed ones make the hub call the node unreachable.
@@ -50,6 +51,8 @@ pub struct KubeletConfig {
     pub lease_duration: Duration,
     /// How often an unchanged node status is posted again.
     pub status_post_period: Duration,
+    /// What the node's figures are added to, and what `/metrics` shows.
+    pub metrics: Metrics,
 }
 
 /// A taint that the node registers with.
@@ -80,6 +83,7 @@ impl Default for KubeletConfig {
             lease_renew_period: LEASE_RENEW_PERIOD,
             lease_duration: LEASE_DURATION,
             status_post_period: STATUS_POST_PERIOD,
+            metrics: Metrics::new(),
         }
     }
 }

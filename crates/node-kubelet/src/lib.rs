@@ -14,7 +14,7 @@
 //! - [`sources`]: what the hub wants; [`store`]: what of it is on disk.
 //! - [`pods`]: what to do about it. `pods::reconcile` decides, as a plain function; `pods::worker` acts.
 //! - [`node_status`], [`lease`]: what the hub learns of the node.
-//! - [`server`]: logs for the hub, the status socket for `selvedge status`.
+//! - [`server`]: logs for the hub, the status socket for `selvedge status`; [`metrics`] on both.
 //!
 //! **Invariant:** a container is stopped because a wish says so (a pod deleted, or absent from a *successful* list),
 //! never because a wish could not be read.
@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use api_edge::status::NodeReport;
 use base_http::{Address, Listener, Ports, ServerTls};
+use base_observe::Metrics;
 use base_pki::San;
 use node_runtime::PodRuntime;
 use serde_json::Value;
@@ -42,6 +43,7 @@ mod identity;
 mod join;
 mod lease;
 mod logs;
+mod metrics;
 mod node_status;
 mod pods;
 mod probes;
@@ -211,11 +213,16 @@ fn spawn(parts: Parts) -> KubeletHandle {
         events: events.clone(),
         publications: publications.clone(),
         board: board.clone(),
+        sync_seconds: config.metrics.histogram(
+            "kubelet_pod_worker_duration_seconds",
+            "Time that one step of a pod took: deciding, acting, publishing its status",
+        ),
     });
+    metrics::register(&config.metrics, &board, &store);
     let manager = pods::Manager::new(context, runtimes, commands.clone(), wanted_tx, shutdown.clone());
     tasks.spawn(manager.run(command_rx));
-    let status_board = board.clone();
-    let status_handler = move |request, _peer| server::answer_status(request, status_board.clone());
+    let (status_board, figures) = (board.clone(), config.metrics.clone());
+    let status_handler = move |request, _peer| server::answer_status(request, status_board.clone(), figures.clone());
     tasks.spawn(ended(base_http::serve(socket, status_handler, shutdown.clone())));
 
     // Then the hub, whenever it comes.
@@ -238,6 +245,7 @@ fn spawn(parts: Parts) -> KubeletHandle {
         identity: identity.clone(),
         registered: registered.clone(),
         commands: commands.clone(),
+        metrics: config.metrics.clone(),
         shutdown: shutdown.clone(),
     }));
     tasks.spawn(pods::publisher::run(hub.clone(), publication_rx, board.clone(), shutdown.clone()));
@@ -341,6 +349,7 @@ struct Api {
     identity: watch::Receiver<Option<Arc<Identity>>>,
     registered: watch::Receiver<bool>,
     commands: mpsc::Sender<Command>,
+    metrics: Metrics,
     shutdown: CancellationToken,
 }
 
@@ -362,8 +371,8 @@ async fn serve_api(mut api: Api) {
             return;
         }
     };
-    let commands = api.commands.clone();
-    let handler = move |request, peer| server::answer(request, peer, commands.clone());
+    let (commands, metrics) = (api.commands.clone(), api.metrics.clone());
+    let handler = move |request, peer| server::answer(request, peer, commands.clone(), metrics.clone());
     let serving = base_http::serve(api.listener.with_tls(tls.clone()), handler, api.shutdown.clone());
     tokio::select! {
         () = api.shutdown.cancelled() => {}

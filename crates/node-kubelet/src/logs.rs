@@ -6,8 +6,9 @@
 use std::io::{self, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use base_http::query::{Query, QueryError};
 use bytes::Bytes;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 
 /// What is read at once; also the step by which a tail is searched backwards.
@@ -27,30 +28,21 @@ pub(crate) struct LogQuery {
 }
 
 impl LogQuery {
-    /// Reads a query string. `now` turns `sinceSeconds` into a moment.
-    pub(crate) fn parse(query: &str, now: Timestamp) -> Result<Self, String> {
-        let mut parsed = Self::default();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, "true"));
-            let value = percent_decode(value);
-            let bad = || format!("`{value}` is not a value for `{key}`");
-            let number = || value.parse::<u64>().map_err(|_| bad());
-            match key {
-                "follow" => parsed.follow = is_true(&value),
-                "previous" => parsed.previous = is_true(&value),
-                "timestamps" => parsed.timestamps = is_true(&value),
-                "tailLines" => parsed.tail_lines = Some(number()?),
-                "limitBytes" => parsed.limit_bytes = Some(number()?),
-                "sinceSeconds" => {
-                    let seconds = i64::try_from(number()?).map_err(|_| bad())?;
-                    parsed.since = now.checked_sub(jiff::SignedDuration::from_secs(seconds)).ok();
-                }
-                "sinceTime" => parsed.since = Some(value.parse().map_err(|_| bad())?),
-                // Others (insecureSkipTLSVerifyBackend, container, stream) have no meaning here.
-                _ => {}
-            }
-        }
-        Ok(parsed)
+    /// Reads a query string. `now` turns `sinceSeconds` into a moment. Parameters without a meaning here
+    /// (`insecureSkipTLSVerifyBackend`, `container`, `stream`) are passed over.
+    pub(crate) fn parse(query: Option<&str>, now: Timestamp) -> Result<Self, QueryError> {
+        let query = Query::parse(query)?;
+        let since_seconds = query.number::<u64>("sinceSeconds")?;
+        let ago = since_seconds.map(|seconds| SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX)));
+        Ok(Self {
+            follow: query.flag("follow"),
+            previous: query.flag("previous"),
+            timestamps: query.flag("timestamps"),
+            tail_lines: query.number("tailLines")?,
+            // A moment before all time is no limit.
+            since: query.number("sinceTime")?.or_else(|| now.checked_sub(ago?).ok()),
+            limit_bytes: query.number("limitBytes")?,
+        })
     }
 }
 
@@ -78,33 +70,6 @@ fn remove_files(folder: &Path, is_old: impl Fn(&str) -> bool) -> io::Result<()> 
         }
     }
     Ok(())
-}
-
-fn is_true(value: &str) -> bool {
-    matches!(value, "true" | "1" | "")
-}
-
-pub(crate) fn percent_decode(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, tail)) = rest.split_first() {
-        let digits = tail.get(..2).and_then(|pair| std::str::from_utf8(pair).ok());
-        match (first, digits.and_then(|pair| u8::from_str_radix(pair, 16).ok())) {
-            (b'%', Some(byte)) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            (b'+', _) => {
-                bytes.push(b' ');
-                rest = tail;
-            }
-            _ => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Turns log lines into what the reader asked for.

@@ -89,6 +89,8 @@ pub(crate) struct Context {
     pub events: Events,
     pub publications: mpsc::Sender<Publication>,
     pub board: Board,
+    /// How long the steps of pods take.
+    pub sync_seconds: base_observe::Histogram,
 }
 
 impl Context {

@@ -1,32 +1,42 @@
-//! What the kubelet tells about itself: the last errors, and the report on the status socket.
+//! What the kubelet reports about itself: its pods, its connection, its last errors.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api_edge::status::{NodeReport, PodReport};
-
-/// As the contract of the status socket says.
-const ERRORS_MAX: usize = 10;
+use base_observe::{Chain, RecentErrors};
 
 /// A shared notice board: every part pins its own note, the status socket reads all of them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Board(Arc<Mutex<Notes>>);
+pub(crate) struct Board {
+    notes: Arc<Mutex<Notes>>,
+    errors: RecentErrors,
+}
 
 #[derive(Debug, Default)]
 struct Notes {
     node: String,
     connected: bool,
+    /// Connections made since the start.
+    connections: u64,
     pods: BTreeMap<String, PodReport>,
-    errors: VecDeque<String>,
 }
 
 impl Board {
     pub(crate) fn new(node: &str) -> Self {
-        Self(Arc::new(Mutex::new(Notes { node: node.to_owned(), ..Notes::default() })))
+        let notes = Notes { node: node.to_owned(), ..Notes::default() };
+        Self { notes: Arc::new(Mutex::new(notes)), errors: RecentErrors::new() }
     }
 
     pub(crate) fn set_connected(&self, connected: bool) {
-        self.notes().connected = connected;
+        let mut notes = self.notes();
+        notes.connected = connected;
+        notes.connections += u64::from(connected);
+    }
+
+    /// Connections made to the hub since the start.
+    pub(crate) fn connections(&self) -> u64 {
+        self.notes().connections
     }
 
     pub(crate) fn set_pod(&self, uid: &str, report: PodReport) {
@@ -37,14 +47,9 @@ impl Board {
         self.notes().pods.remove(uid);
     }
 
-    /// Keeps `error` among the last ten; the same sentence twice in a row is kept once.
+    /// Keeps `error` among the last ten.
     pub(crate) fn error(&self, error: impl Into<String>) {
-        let error = error.into();
-        let mut notes = self.notes();
-        if notes.errors.front() != Some(&error) {
-            notes.errors.push_front(error);
-            notes.errors.truncate(ERRORS_MAX);
-        }
+        self.errors.push(error);
     }
 
     pub(crate) fn report(&self) -> NodeReport {
@@ -53,27 +58,17 @@ impl Board {
             node: notes.node.clone(),
             connected: notes.connected,
             pods: notes.pods.values().cloned().collect(),
-            last_errors: notes.errors.iter().cloned().collect(),
+            last_errors: self.errors.messages(),
         }
     }
 
     fn notes(&self) -> MutexGuard<'_, Notes> {
         // Every change above is complete in itself, so a note left by a panicking holder is as good as any.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// An error with its causes on one line, for logs and the report.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let part = error.to_string();
-        if !text.ends_with(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        cause = error.source();
-    }
-    text
+    Chain(error).to_string()
 }

@@ -4,7 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base_http::query::decode_segment;
+use base_http::respond::{self, text};
 use base_http::{Body, Peer};
+use base_observe::{METRICS_CONTENT_TYPE, Metrics};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -14,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
-use crate::logs::{LogQuery, LogReader, percent_decode};
+use crate::logs::{LogQuery, LogReader};
 use crate::pods::{Command, LogPlace};
 use crate::report::Board;
 
@@ -28,7 +31,12 @@ const RUNNING_LOOKS: u32 = 4;
 const PIECES_MAX: usize = 8;
 
 /// Answers requests to the kubelet's API.
-pub(crate) async fn answer(request: Request<Incoming>, peer: Peer, commands: mpsc::Sender<Command>) -> Response<Body> {
+pub(crate) async fn answer(
+    request: Request<Incoming>,
+    peer: Peer,
+    commands: mpsc::Sender<Command>,
+    metrics: Metrics,
+) -> Response<Body> {
     let path = request.uri().path().trim_end_matches('/').to_owned();
     if path == "/healthz" {
         return text(StatusCode::OK, "ok");
@@ -39,14 +47,18 @@ pub(crate) async fn answer(request: Request<Incoming>, peer: Peer, commands: mps
     if request.method() != Method::GET {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here");
     }
-    let segments: Vec<String> = path.split('/').skip(1).map(percent_decode).collect();
-    match segments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+    let segments: Option<Vec<_>> = path.split('/').skip(1).map(decode_segment).collect();
+    let Some(segments) = segments else {
+        return text(StatusCode::BAD_REQUEST, "the path is not percent-encoded UTF-8");
+    };
+    match segments.iter().map(AsRef::as_ref).collect::<Vec<&str>>()[..] {
+        ["metrics"] => metrics_page(&metrics),
         ["pods"] => pods(&commands).await,
         ["containerLogs", namespace, pod, container] => {
-            let query = LogQuery::parse(request.uri().query().unwrap_or_default(), Timestamp::now());
+            let query = LogQuery::parse(request.uri().query(), Timestamp::now());
             match query {
                 Ok(query) => logs(&commands, namespace, pod, container, query).await,
-                Err(message) => text(StatusCode::BAD_REQUEST, &message),
+                Err(error) => text(StatusCode::BAD_REQUEST, error.to_string()),
             }
         }
         _ => text(StatusCode::NOT_FOUND, "not served by this kubelet"),
@@ -54,11 +66,16 @@ pub(crate) async fn answer(request: Request<Incoming>, peer: Peer, commands: mps
 }
 
 /// Answers requests to the status socket.
-pub(crate) async fn answer_status(request: Request<Incoming>, board: Board) -> Response<Body> {
+pub(crate) async fn answer_status(request: Request<Incoming>, board: Board, metrics: Metrics) -> Response<Body> {
     match request.uri().path() {
-        "/status" => json_body(&serde_json::to_value(board.report()).unwrap_or_default()),
-        _ => text(StatusCode::NOT_FOUND, "try /status"),
+        "/status" => respond::json(StatusCode::OK, &board.report()),
+        "/metrics" => metrics_page(&metrics),
+        _ => text(StatusCode::NOT_FOUND, "try /status or /metrics"),
     }
+}
+
+fn metrics_page(metrics: &Metrics) -> Response<Body> {
+    respond::body(StatusCode::OK, METRICS_CONTENT_TYPE, metrics.encode())
 }
 
 fn is_admin(peer: &Peer) -> bool {
@@ -73,7 +90,7 @@ async fn pods(commands: &mpsc::Sender<Command>) -> Response<Body> {
     }
     let Ok(pods) = pods.await else { return stopping() };
     let items: Vec<Value> = pods.iter().filter_map(|json| serde_json::from_slice(json).ok()).collect();
-    json_body(&json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
+    respond::json(StatusCode::OK, &json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
 }
 
 async fn logs(
@@ -90,7 +107,7 @@ async fn logs(
     }
     let place = match place.await {
         Ok(Ok(place)) => place,
-        Ok(Err(message)) => return text(StatusCode::NOT_FOUND, &message),
+        Ok(Err(message)) => return text(StatusCode::NOT_FOUND, message),
         Err(_) => return stopping(),
     };
     let (path, attempt) = match log_file(&place.dir, query.previous) {
@@ -100,16 +117,16 @@ async fn logs(
                 "previous terminated container \"{}\" in pod \"{}\" of namespace \"{}\" not found",
                 place.container, place.pod, place.namespace
             );
-            return text(StatusCode::BAD_REQUEST, &message);
+            return text(StatusCode::BAD_REQUEST, message);
         }
         None => {
             let message = format!("container \"{}\" in pod \"{}\" is waiting to start", place.container, place.pod);
-            return text(StatusCode::BAD_REQUEST, &message);
+            return text(StatusCode::BAD_REQUEST, message);
         }
     };
     let reader = match LogReader::open(&path, &query).await {
         Ok(reader) => reader,
-        Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, &format!("failed to open the log: {error}")),
+        Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, format!("failed to open the log: {error}")),
     };
     let (pieces, body) = mpsc::channel(PIECES_MAX);
     let id = ContainerId { pod_uid: place.uid.clone(), container: place.container.clone(), attempt };
@@ -180,19 +197,6 @@ fn log_file(dir: &Path, previous: bool) -> Option<(PathBuf, u32)> {
 
 fn stopping() -> Response<Body> {
     text(StatusCode::SERVICE_UNAVAILABLE, "the kubelet is stopping")
-}
-
-fn text(status: StatusCode, message: &str) -> Response<Body> {
-    let mut response = Response::new(Body::from(message.to_owned()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
-    response
-}
-
-fn json_body(value: &Value) -> Response<Body> {
-    let mut response = Response::new(Body::from(value.to_string()));
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
-    response
 }
 
 #[cfg(test)]

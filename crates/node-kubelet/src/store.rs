@@ -143,6 +143,11 @@ impl Store {
         Ok(Self { snapshots, key, _open: open })
     }
 
+    /// How many entries it has.
+    pub(crate) fn entries(&self) -> usize {
+        self.snapshots.len()
+    }
+
     /// What opening had to repair, as a sentence; `None` when nothing.
     pub(crate) fn repairs(&self) -> Option<String> {
         let recovery = self.snapshots.recovery();

@@ -35,6 +35,7 @@ pub async fn start(data_dir: &DataDir, start: EdgeStart, shutdown: CancellationT
     config.hub = start.hub;
     config.config_dir = start.config_dir;
     config.journal_bytes_max = start.journal_bytes_max;
+    config.metrics.build_info("edge", env!("CARGO_PKG_VERSION"));
     let handle = Edge::start(config, shutdown).await.context("failed to start the edge plane")?;
     Ok(RunningEdge { handle, _lock: lock })
 }

@@ -75,6 +75,7 @@ pub async fn start(
     if let Some(name) = asked.or_else(|| joined.map(|identity| identity.node_name)) {
         kubelet.node_name = name;
     }
+    kubelet.metrics.build_info("node", env!("CARGO_PKG_VERSION"));
     let name = kubelet.node_name.clone();
     let kubelet =
         Kubelet::start(kubelet, runtimes(data_dir, prefixes)?, shutdown).await.context("failed to start the node")?;

@@ -10,5 +10,6 @@ mod fleet;
 mod join;
 mod kubectl;
 mod newcomer;
+mod observe;
 mod pods;
 mod up;

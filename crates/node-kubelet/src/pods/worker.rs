@@ -141,6 +141,7 @@ impl Worker {
     /// pod has ended.
     pub(crate) async fn run(mut self, mut messages: mpsc::Receiver<Message>, shutdown: CancellationToken) -> bool {
         loop {
+            let began = std::time::Instant::now();
             let decision = self.decide();
             let mut again = false;
             for action in decision.actions {
@@ -159,6 +160,7 @@ impl Worker {
                 }
             }
             self.publish().await;
+            self.context.sync_seconds.observe(began.elapsed().as_secs_f64());
             if again {
                 continue;
             }
