@@ -204,6 +204,11 @@ impl Shared {
         });
     }
 
+    /// Before a session is made: what an earlier one was told does not count for it.
+    pub(crate) fn forget_authentication(&self) {
+        self.is_authenticated.store(false, Ordering::Relaxed);
+    }
+
     /// Ready when the connection has reached this phase.
     pub(crate) async fn reached(&self, phase: u8) {
         let mut notified = std::pin::pin!(self.changed.notified());

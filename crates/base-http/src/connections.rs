@@ -73,8 +73,8 @@ impl<S> Connections<S> {
         self.0.live.lock().values().cloned().collect()
     }
 
-    /// Closes those that are chosen, and returns how many. A connection whose session was being made by
-    /// [`Handler::on_connect`](crate::Handler::on_connect) meanwhile is closed gracefully, whoever it is: what it was made from may have been
+    /// Closes those that are chosen, and returns how many. For a connection whose session was being made meanwhile,
+    /// [`Handler::on_connect`](crate::Handler::on_connect) is called once more: what the session was made from may have been
     /// what just changed. Change that first, then call this, and nobody slips through.
     pub fn close_where(&self, how: Close, mut choose: impl FnMut(&ConnectionHandle, &S) -> bool) -> usize {
         self.0.sweeps.fetch_add(1, Ordering::SeqCst);
@@ -88,13 +88,13 @@ impl<S> Connections<S> {
         self.0.sweeps.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn add(&self, handle: ConnectionHandle, session: Arc<S>, sweeps: u64) -> Registered<S> {
+    /// Adds a connection, unless some were [closed](Self::close_where) since `sweeps` was read: its session may be of before.
+    pub(crate) fn add(&self, handle: &ConnectionHandle, session: &Arc<S>, sweeps: u64) -> Option<Registered<S>> {
         let id = handle.id();
-        self.0.live.lock().insert(id, (handle.clone(), session));
-        if self.sweeps() != sweeps {
-            handle.close(Close::Gracefully);
-        }
-        Registered { connections: self.clone(), id }
+        self.0.live.lock().insert(id, (handle.clone(), session.clone()));
+        let registered = Registered { connections: self.clone(), id };
+        // Looked at after it was added: whoever closes connections from now on finds this one.
+        (self.sweeps() == sweeps).then_some(registered)
     }
 }
 

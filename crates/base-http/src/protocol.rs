@@ -32,8 +32,10 @@ use tracing::{debug, error};
 
 use crate::admission::Seat;
 use crate::connection::{Io, OpenRequest, Shared, Stream, Verdict, phase};
+use crate::connections::Registered;
 use crate::{
     Body, BoxError, Close, ConnectionHandle, ConnectionStats, Connections, Handler, Limits, Peer, RejectReason,
+    Rejected,
 };
 
 /// How long a connection that a limit has closed may take to end by itself after GOAWAY.
@@ -47,6 +49,10 @@ const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
 
 /// What may wait to be sent on one stream: a watch that nobody reads pins this much and no more.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+/// How often a session is made while connections are closed from outside. That lasts microseconds each, so the second time
+/// is the last as a rule.
+const SESSION_TRIES: usize = 16;
 
 /// What the connections of one listener have in common.
 pub(crate) struct Server<H: Handler> {
@@ -98,20 +104,18 @@ impl<H: Handler> Server<H> {
         }
         let peer = shared.peer.get_or_init(|| peer);
         let handle = ConnectionHandle(shared.clone());
-        let sweeps = self.connections.sweeps();
         let deadline = after(shared.opened, admission.limits.handshake_timeout);
-        let session = match timeout_at(deadline, Box::pin(self.handler.on_connect(peer, &handle))).await {
-            Ok(Ok(session)) => Arc::new(session),
-            Ok(Err(rejected)) => {
+        let made = match timeout_at(deadline, Box::pin(self.make_session(peer, &handle))).await {
+            Ok(made) => made,
+            Err(_) => Err(Rejected("its session took too long to make".to_owned())),
+        };
+        let (session, _registered) = match made {
+            Ok(made) => made,
+            Err(rejected) => {
                 admission.stats.reject(RejectReason::Handler);
                 return debug!(addr = ?shared.addr, %rejected, "Rejected a connection.");
             }
-            Err(_) => {
-                admission.stats.reject(RejectReason::Handler);
-                return debug!(addr = ?shared.addr, "The session of a connection took too long to make.");
-            }
         };
-        let _registered = self.connections.add(handle, session.clone(), sweeps);
         let active = Arc::new(Active {
             handler: self.handler.clone(),
             session,
@@ -140,6 +144,27 @@ impl<H: Handler> Server<H> {
             supervise(Box::pin(connection), |connection| connection.graceful_shutdown(), shared).await;
             upgraded(shared).await;
         }
+    }
+}
+
+impl<H: Handler> Server<H> {
+    /// Makes the session of a connection and registers it. When connections are closed from outside in between, the session
+    /// may have been made from what was good before, so it is made anew; a fleet in which every second some node joins or is
+    /// revoked must not lose connections that have nothing to do with it.
+    async fn make_session(
+        &self,
+        peer: &Peer,
+        handle: &ConnectionHandle,
+    ) -> Result<(Arc<H::Session>, Registered<H::Session>), Rejected> {
+        for _ in 0..SESSION_TRIES {
+            let sweeps = self.connections.sweeps();
+            handle.0.forget_authentication();
+            let session = Arc::new(self.handler.on_connect(peer, handle).await?);
+            if let Some(registered) = self.connections.add(handle, &session, sweeps) {
+                return Ok((session, registered));
+            }
+        }
+        Err(Rejected("connections were closed from outside again and again while its session was made".to_owned()))
     }
 }
 

@@ -88,8 +88,11 @@ pub trait Handler: Send + Sync + 'static {
     /// What is kept about a connection as long as it is open.
     type Session: Send + Sync + 'static;
 
-    /// Called once per connection, after its TLS handshake and before its first request; within
+    /// Called after the TLS handshake of a connection and before its first request; within
     /// [`Limits::handshake_timeout`](crate::Limits::handshake_timeout). Whoever is known by the certificate is marked authenticated here.
+    ///
+    /// Called once, and again while [`Connections::close_where`] was called meanwhile: the session that was made first is
+    /// dropped then.
     fn on_connect(
         &self,
         peer: &Peer,

@@ -1,7 +1,7 @@
 //! Sessions: made once, dropped with their connection, and closed from outside.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
 use crate::{Close, ConnectionHandle, Connections, Handler, RejectReason, Rejected, serve_with};
@@ -13,6 +13,9 @@ struct Seen {
     /// Held by a test to stop sessions from being made.
     gate: tokio::sync::Mutex<()>,
     waiting: AtomicUsize,
+    /// Whether users are rejected, unless they were looked up before that.
+    revoked: AtomicBool,
+    looked_before: AtomicBool,
 }
 
 struct Users {
@@ -40,6 +43,9 @@ impl Handler for Users {
         self.seen.waiting.fetch_add(1, Ordering::SeqCst);
         drop(self.seen.gate.lock().await);
         let Some(certificate) = &peer.client_cert else { return Err(Rejected("show a certificate".into())) };
+        if self.seen.revoked.load(Ordering::SeqCst) && !self.seen.looked_before.swap(false, Ordering::SeqCst) {
+            return Err(Rejected("it is revoked".into()));
+        }
         let user = base_pki::client_identity(certificate).unwrap().user;
         connection.mark_authenticated();
         connection.count_under(&user, self.max);
@@ -159,11 +165,35 @@ async fn a_session_that_is_made_during_a_revocation_does_not_slip_through() {
     let gate = running.seen.gate.lock().await;
     let (mut client, connection) = running.site.http2(running.addr, true).await;
     eventually("the session waits", || running.seen.waiting.load(Ordering::SeqCst) == 1).await;
+    // First what a session is made from, then the sweep that finds the connections of before.
+    running.seen.revoked.store(true, Ordering::SeqCst);
     assert_eq!(running.connections.close_where(Close::AtOnce, |_, _| true), 0);
+    // The first look was before the revocation.
+    running.seen.looked_before.store(true, Ordering::SeqCst);
     drop(gate);
-    let _ = soon("it is closed", client.send_request(get("/stream"))).await;
+    assert!(soon("it is closed", client.send_request(get("/stream"))).await.is_err());
     // Closed by GOAWAY, or with the socket.
     let _ = soon("the connection is closed", connection).await.unwrap();
+    assert_eq!(running.connections.stats().rejected_total(RejectReason::Handler), 1);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_that_is_made_while_others_are_revoked_lives() {
+    let running = start(8);
+    let gate = running.seen.gate.lock().await;
+    let (mut client, connection) = running.site.http2(running.addr, true).await;
+    eventually("the session waits", || running.seen.waiting.load(Ordering::SeqCst) == 1).await;
+    assert_eq!(running.connections.close_where(Close::AtOnce, |_, session| session.user == "gw-2"), 0);
+    drop(gate);
+    for number in 1..=2 {
+        let answer = soon("an answer", client.send_request(get("/"))).await.expect("nobody has closed it");
+        assert_eq!(text(answer).await, format!("gw-1 {number}"));
+    }
+    assert_eq!(running.seen.made.load(Ordering::SeqCst), 2, "the one of before the revocation is not used");
+    assert!(!connection.is_finished() && running.connections.len() == 1);
+    drop(client);
+    soon("the connection ends", connection).await.unwrap().unwrap();
     running.stop().await;
 }
 
