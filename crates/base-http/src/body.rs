@@ -4,12 +4,15 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use futures::{Stream, StreamExt};
 use hyper::body::{Frame, SizeHint};
 
 /// Any error of a body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What is handed on in one piece: what waits for a peer's windows after its request is done.
+const FRAME_BYTES_MAX: usize = 64 * 1024;
 
 /// The body of an answer: nothing, some pieces of shared bytes, or a stream.
 pub struct Body(Kind);
@@ -95,7 +98,14 @@ impl hyper::body::Body for Body {
                 match pieces.pop_front() {
                     None => return Poll::Ready(None),
                     Some(piece) if piece.is_empty() => {}
-                    Some(piece) => {
+                    Some(mut piece) => {
+                        if piece.len() > FRAME_BYTES_MAX {
+                            // Copied, so that a peer that takes none of the last frame does not keep the whole piece.
+                            let head = Bytes::copy_from_slice(&piece[..FRAME_BYTES_MAX]);
+                            piece.advance(FRAME_BYTES_MAX);
+                            pieces.push_front(piece);
+                            piece = head;
+                        }
                         *left -= piece.len() as u64;
                         return Poll::Ready(Some(Ok(Frame::data(piece))));
                     }
@@ -114,5 +124,32 @@ impl hyper::body::Body for Body {
             Kind::Pieces { left, .. } => SizeHint::with_exact(left),
             Kind::Stream(_) => SizeHint::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_large_piece_is_handed_on_in_frames_that_do_not_keep_it() {
+        let piece: Bytes = (0..FRAME_BYTES_MAX * 2 + 3).map(|number| (number % 251) as u8).collect::<Vec<_>>().into();
+        let mut body = Body::pieces([piece.clone(), Bytes::from_static(b"end")]);
+        assert_eq!(hyper::body::Body::size_hint(&body).exact(), Some(piece.len() as u64 + 3));
+        let mut lengths = Vec::new();
+        let mut bytes = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let data = frame.unwrap().into_data().unwrap();
+            lengths.push(data.len());
+            bytes.extend_from_slice(&data);
+            if lengths.len() == 1 {
+                assert!(!piece.as_ptr_range().contains(&data.as_ptr()), "it is a copy");
+            }
+        }
+        assert_eq!(lengths, [FRAME_BYTES_MAX, FRAME_BYTES_MAX, 3, 3]);
+        assert_eq!(bytes, [&piece[..], b"end"].concat());
+        assert!(hyper::body::Body::is_end_stream(&body));
     }
 }

@@ -4,6 +4,7 @@
 //! whoever holds it by then: a TLS handshake, hyper, or the handler that upgraded it. Everything else about a connection
 //! is in [`Shared`], which the registry, the handler and the connection's own task hold together.
 
+use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -15,10 +16,10 @@ use futures::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use crate::admission::Admission;
-use crate::{Peer, PeerAddr};
+use crate::{Peer, PeerAddr, RejectReason};
 
 /// How a connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -295,22 +296,36 @@ pub(crate) enum Stream {
 pub(crate) struct Io {
     stream: Stream,
     shared: Arc<Shared>,
+    /// Since when the socket takes nothing; boxed, because nearly all of them take everything.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Io {
     pub(crate) fn new(stream: Stream, shared: Arc<Shared>) -> Self {
-        Self { stream, shared }
+        Self { stream, shared, stalled: None }
     }
 
     fn check(&self) -> io::Result<()> {
         if self.shared.phase() >= phase::CLOSED { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
     }
 
-    fn sent(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(bytes)) = polled {
+    fn sent(&mut self, context: &mut Context<'_>, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let Poll::Ready(sent) = polled else {
+            let admission = &self.shared.admission;
+            let timer =
+                self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(admission.limits.write_timeout)));
+            if timer.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            admission.stats.reject(RejectReason::Stalled);
+            self.shared.close(Close::AtOnce);
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        };
+        self.stalled = None;
+        if let Ok(bytes) = sent {
             self.shared.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
         }
-        polled
+        Poll::Ready(sent)
     }
 }
 
@@ -350,7 +365,7 @@ impl AsyncWrite for Io {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
             Stream::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
         };
-        self.sent(polled)
+        self.sent(context, polled)
     }
 
     fn poll_write_vectored(
@@ -364,7 +379,7 @@ impl AsyncWrite for Io {
             Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, slices),
             Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(context, slices),
         };
-        self.sent(polled)
+        self.sent(context, polled)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -39,6 +39,10 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// How long open requests may continue once their connection is being closed gracefully, and once the listener drains.
     pub drain_grace: Duration,
+    /// How long a peer may take nothing of what waits to be sent to it: with HTTP/1.1, and with a socket that it does not
+    /// read, its connection is closed then; with HTTP/2 the one request is reset. A response that makes any progress may
+    /// take as long as it wants. Long enough for somebody who pages through a log.
+    pub write_timeout: Duration,
     /// HTTP/2 streams per connection: requests and watches of one client. The default is client-go's own limit.
     pub streams_max: u32,
     /// Silence after which a peer is asked for a sign of life; a dead link is noticed after twice this time.
@@ -61,6 +65,7 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(300),
             head_timeout: Duration::from_secs(100),
             drain_grace: Duration::from_secs(20),
+            write_timeout: Duration::from_secs(60),
             streams_max: 250,
             keep_alive: Duration::from_secs(30),
         }

@@ -6,6 +6,7 @@
 //! behind while a watch streams on for hours.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -18,13 +19,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
@@ -124,16 +125,17 @@ impl<H: Handler> Server<H> {
         });
         let service = service_fn(move |request| active.clone().answer(request));
         if is_http2 {
-            let connection = hyper::server::conn::http2::Builder::new(Tasks(self.tasks.clone()))
-                .timer(TokioTimer::new())
-                .max_concurrent_streams(admission.limits.streams_max)
-                .keep_alive_interval(admission.limits.keep_alive)
-                .keep_alive_timeout(admission.limits.keep_alive)
-                .initial_stream_window_size(STREAM_WINDOW_BYTES)
-                .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-                .max_send_buf_size(SEND_BUFFER_BYTES)
-                .enable_connect_protocol()
-                .serve_connection(TokioIo::new(stream), service);
+            let connection =
+                hyper::server::conn::http2::Builder::new(Tasks { tasks: self.tasks.clone(), shared: shared.clone() })
+                    .timer(TokioTimer::new())
+                    .max_concurrent_streams(admission.limits.streams_max)
+                    .keep_alive_interval(admission.limits.keep_alive)
+                    .keep_alive_timeout(admission.limits.keep_alive)
+                    .initial_stream_window_size(STREAM_WINDOW_BYTES)
+                    .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+                    .max_send_buf_size(SEND_BUFFER_BYTES)
+                    .enable_connect_protocol()
+                    .serve_connection(TokioIo::new(stream), service);
             supervise(Box::pin(connection), |connection| connection.graceful_shutdown(), shared).await;
         } else {
             let connection = hyper::server::conn::http1::Builder::new()
@@ -275,10 +277,22 @@ impl<H: Handler> Active<H> {
             if is_tunnel || response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 self.shared.mark_upgraded();
             }
+            // With HTTP/1.1 hyper knows this; with HTTP/2 it would send the body, which is a protocol error.
+            let response = if method == Method::HEAD { without_body(response) } else { response };
             let stats = self.stats.clone();
             Ok(response.map(|body| Served { body, stats, _open: open }))
         })
     }
+}
+
+/// What HEAD is answered with: the head that GET would have.
+fn without_body(mut response: Response<Body>) -> Response<Body> {
+    let length = hyper::body::Body::size_hint(response.body()).exact();
+    *response.body_mut() = Body::empty();
+    if let Some(length) = length {
+        response.headers_mut().entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
+    }
+    response
 }
 
 fn internal_error() -> Response<Body> {
@@ -305,13 +319,15 @@ impl hyper::body::Body for Served {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let body = AssertUnwindSafe(|| Pin::new(&mut self.body).poll_frame(context));
-        std::panic::catch_unwind(body).unwrap_or_else(|panic| {
+        let polled = std::panic::catch_unwind(body).unwrap_or_else(|panic| {
             self.stats.panic();
             error!(panic = panic_text(&*panic), "A response's body panicked; it was cut.");
             // What has panicked is not polled again.
             self.body = Body::empty();
             Poll::Ready(Some(Err("the response's body panicked".into())))
-        })
+        });
+        LAST_FRAME.set(Some(if polled.is_ready() { LastFrame::Given } else { LastFrame::Awaited }));
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -323,16 +339,74 @@ impl hyper::body::Body for Served {
     }
 }
 
-/// Runs the streams of HTTP/2 connections as tasks that draining waits for.
+/// How a response's body was left when it was polled last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LastFrame {
+    /// hyper has it, and asks for the next one as soon as the peer's windows have space for it.
+    Given,
+    /// hyper waits for it.
+    Awaited,
+}
+
+thread_local! {
+    /// Of the stream that is being polled on this thread. Its body is inside of hyper's future, and nothing else passes
+    /// between the two.
+    static LAST_FRAME: Cell<Option<LastFrame>> = const { Cell::new(None) };
+}
+
+/// Runs the streams of an HTTP/2 connection as tasks that draining waits for, and resets those whose peer takes nothing of
+/// what it has requested: it may read the socket and answer pings, and never open the stream's window.
 #[derive(Clone)]
-struct Tasks(TaskTracker);
+struct Tasks {
+    tasks: TaskTracker,
+    shared: Arc<Shared>,
+}
 
 impl<F> hyper::rt::Executor<F> for Tasks
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, future: F) {
-        self.0.spawn(future);
+        self.tasks.spawn(Progressing { stream: Box::pin(future), stalled: None, shared: self.shared.clone() });
+    }
+}
+
+/// One stream, for as long as its peer takes something of it from time to time.
+struct Progressing<F> {
+    stream: Pin<Box<F>>,
+    /// Runs while a frame waits for the peer.
+    stalled: Option<Pin<Box<Sleep>>>,
+    shared: Arc<Shared>,
+}
+
+impl<F: Future<Output = ()>> Future for Progressing<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        LAST_FRAME.set(None);
+        if self.stream.as_mut().poll(context).is_ready() {
+            return Poll::Ready(());
+        }
+        match LAST_FRAME.take() {
+            Some(LastFrame::Given) => {
+                // Progress: the peer has taken the frames before this one.
+                let until = after(Instant::now(), self.shared.admission.limits.write_timeout);
+                match &mut self.stalled {
+                    Some(stalled) => stalled.as_mut().reset(until),
+                    none => *none = Some(Box::pin(tokio::time::sleep_until(until))),
+                }
+            }
+            Some(LastFrame::Awaited) => self.stalled = None,
+            None => {}
+        }
+        let Some(stalled) = &mut self.stalled else { return Poll::Pending };
+        if stalled.as_mut().poll(context).is_pending() {
+            return Poll::Pending;
+        }
+        self.shared.admission.stats.reject(RejectReason::Stalled);
+        debug!(addr = ?self.shared.addr, "Reset a request whose response nobody takes.");
+        // Dropped with what it holds; hyper resets the stream.
+        Poll::Ready(())
     }
 }
 

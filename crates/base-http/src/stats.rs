@@ -21,11 +21,13 @@ pub enum RejectReason {
     Unauthenticated,
     /// The handler rejected it.
     Handler,
+    /// It did not take what it had requested; with HTTP/2 only the one request is lost.
+    Stalled,
 }
 
 impl RejectReason {
     /// All of them, for whoever exposes the counters.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Total,
         Self::Handshakes,
         Self::Anonymous,
@@ -34,6 +36,7 @@ impl RejectReason {
         Self::NoRequest,
         Self::Unauthenticated,
         Self::Handler,
+        Self::Stalled,
     ];
 
     /// As the label of a metric.
@@ -47,6 +50,7 @@ impl RejectReason {
             Self::NoRequest => "no_request",
             Self::Unauthenticated => "unauthenticated",
             Self::Handler => "handler",
+            Self::Stalled => "stalled",
         }
     }
 }

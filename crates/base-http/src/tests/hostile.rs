@@ -33,6 +33,9 @@ impl Handler for Tokens {
         }
         match request.uri().path() {
             "/stream" => Response::new(Body::stream(futures::stream::pending::<std::io::Result<Bytes>>())),
+            "/endless" => Response::new(Body::stream(futures::stream::repeat_with(|| {
+                Ok::<_, std::io::Error>(Bytes::from(vec![b'x'; 64 * 1024]))
+            }))),
             _ => Response::new(Body::from("ok")),
         }
     }
@@ -245,5 +248,109 @@ async fn an_idle_connection_is_closed_and_one_with_an_open_stream_is_not() {
     assert!(!busy_connection.is_finished());
     drop(stream);
     soon("so does the other when it is idle", busy_connection).await.unwrap().unwrap();
+    running.stop().await;
+}
+
+/// Takes nothing for longer than this.
+const WRITE_TIMEOUT: Duration = Duration::from_millis(400);
+
+fn impatient() -> Running {
+    Running::start(Limits { write_timeout: WRITE_TIMEOUT, ..Limits::default() })
+}
+
+#[tokio::test]
+async fn who_never_reads_a_response_loses_the_connection_with_what_waits_for_it() {
+    let running = impatient();
+    let mut clients = Vec::new();
+    for number in 1..=3 {
+        let mut stream = running.site.tls(running.addr, true, "http/1.1").await.unwrap();
+        stream.write_all(b"GET /endless HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        clients.push(stream);
+        eventually("the HTTP/1.1 connection is closed", || running.rejected(RejectReason::Stalled) == number).await;
+    }
+    eventually("nothing is kept for them", || running.connections.is_empty()).await;
+    // Whoever does not read the socket gains nothing by the other protocol, though its windows are as wide as may be.
+    let mut stream = running.site.tls(running.addr, true, "h2").await.unwrap();
+    let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let window = (1_u32 << 30).to_be_bytes();
+    let path = [&b"\x82\x87\x01\x09localhost\x04\x08"[..], b"/endless"].concat();
+    // SETTINGS with the window of streams, WINDOW_UPDATE for the connection, HEADERS of GET.
+    for (kind, flags, id, payload) in
+        [(4, 0, 0, &[&[0, 4][..], &window].concat()), (8, 0, 0, &window.to_vec()), (1, 5, 1, &path)]
+    {
+        sent.extend_from_slice(&(payload.len() as u32).to_be_bytes()[1..]);
+        sent.extend_from_slice(&[kind, flags, 0, 0, 0, id]);
+        sent.extend_from_slice(payload);
+    }
+    stream.write_all(&sent).await.unwrap();
+    eventually("the HTTP/2 connection is closed", || running.rejected(RejectReason::Stalled) > 3).await;
+    eventually("nothing is kept for it", || running.connections.is_empty()).await;
+    drop((stream, clients));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn who_reads_the_socket_and_never_opens_a_window_loses_the_one_request() {
+    let running = impatient();
+    let (mut client, connection) = running.site.http2(running.addr, true).await;
+    let response = client.send_request(get("/endless")).await.unwrap();
+    let waiting = client.send_request(get("/stream")).await.unwrap();
+    eventually("it is reset", || running.rejected(RejectReason::Stalled) == 1).await;
+    let mut body = response.into_body();
+    let end = loop {
+        match soon("an end", body.frame()).await {
+            Some(Ok(_)) => {}
+            end => break end,
+        }
+    };
+    assert!(end.is_some_and(|end| end.is_err()), "half a response is not taken for the whole");
+    // One that has nothing to send waits for us, and not for its peer.
+    assert_eq!(text(client.send_request(get("/")).await.unwrap()).await, "ok");
+    let mut body = waiting.into_body();
+    assert!(futures::FutureExt::now_or_never(body.frame()).is_none());
+    assert_eq!(running.rejected(RejectReason::Stalled), 1);
+    drop((client, body));
+    soon("the connection ends", connection).await.unwrap().unwrap();
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn who_reads_slowly_is_waited_for() {
+    let running = impatient();
+    let (mut client, _connection) = running.site.http2(running.addr, true).await;
+    let mut body = client.send_request(get("/endless")).await.unwrap().into_body();
+    let started = std::time::Instant::now();
+    while started.elapsed() < WRITE_TIMEOUT * 4 {
+        // As much as lets the server go on.
+        for _ in 0..16 {
+            soon("a frame", body.frame()).await.expect("it is endless").unwrap();
+        }
+        tokio::time::sleep(WRITE_TIMEOUT / 4).await;
+    }
+    assert_eq!(running.rejected(RejectReason::Stalled), 0);
+    drop((client, body));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_head_is_answered_without_a_body() {
+    let running = Running::start(Limits::default());
+    let head = |uri: &str| Request::head(uri).header("host", "localhost").body(Full::<Bytes>::default()).unwrap();
+    let (mut client, _connection) = running.site.http2(running.addr, true).await;
+    let stream = running.site.tls(running.addr, true, "http/1.1").await.unwrap();
+    let (mut client1, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    for path in ["/", "/stream", "/endless"] {
+        let answers = [
+            soon("an answer", client.send_request(head(&format!("https://localhost{path}")))).await.unwrap(),
+            soon("an answer", client1.send_request(head(path))).await.unwrap(),
+        ];
+        for answer in answers {
+            let length = answer.headers().get("content-length").map(|length| length.to_str().unwrap().to_owned());
+            assert_eq!((answer.status().as_u16(), length.as_deref()), (200, (path == "/").then_some("2")), "{path}");
+            assert_eq!(text(soon("the end", async { answer }).await).await, "");
+        }
+    }
+    drop((client, client1));
     running.stop().await;
 }
