@@ -197,7 +197,7 @@ fn exports() -> Value {
 }
 
 fn node_assignments() -> Value {
-    Crd {
+    let mut definition = Crd {
         kind: "NodeAssignment", singular: "nodeassignment", plural: "nodeassignments", short: "nasg", namespaced: false,
         description: "What one node should run, made by the hub from Devices, Streams, Rules and Exports. Not for editing.",
         spec: json!({"type": "object", "properties": {
@@ -223,7 +223,10 @@ fn node_assignments() -> Value {
             age(),
         ]),
     }
-    .build()
+    .build();
+    // The hub finds the parts of a node's assignment by it.
+    definition["spec"]["versions"][0]["selectableFields"] = json!([{"jsonPath": ".spec.nodeName"}]);
+    definition
 }
 
 fn node_selector() -> Value {

@@ -44,7 +44,7 @@ impl Hub {
         let ca = Arc::new(base_pki::Ca::create("figures")?);
         let config = ControllersConfig {
             client: client.clone(),
-            reader: StoreReader::start(store.clone(), &shutdown),
+            reader: StoreReader::new(store.clone()),
             authorities: Authorities { client: ca.clone(), serving: ca },
             names: NamePolicy::default(),
             status: StatusRegistry::default(),

@@ -6,12 +6,13 @@
 
 use std::borrow::Cow;
 
+use machinery_schema::INDEX_REFS;
 use machinery_server::{Access, Authorizer, Decision, GROUP_BOOTSTRAPPERS, Target};
 use machinery_store::{Key, Object, Store};
 use serde_json::Value;
 
 use crate::names;
-use crate::references::{refers, text_at};
+use crate::references::text_at;
 
 /// The only namespace in which nodes have Leases.
 pub(crate) const NODE_LEASE_NAMESPACE: &str = "kube-node-lease";
@@ -184,17 +185,10 @@ fn own_pod(access: &Access<'_>, store: &Store, namespace: Option<&str>, name: Op
 
 /// Whether a pod of the node mounts or reads this ConfigMap or Secret.
 fn is_referenced(store: &Store, node: &str, namespace: &str, resource: &str, name: &str) -> bool {
-    // By the index of the node: what it costs are the node's own pods, however many others there are.
-    let pods = store.range_where("/pods", ("spec.nodeName", node), Some(namespace), None, None, None);
-    let Ok(pods) = pods else { return false };
-    pods.items
-        .iter()
-        .filter(|pod| mentions(pod, name))
-        .filter_map(|pod| decoded(pod))
-        .any(|pod| refers(pod.get("spec").unwrap_or(&Value::Null), resource == "secrets", name))
-}
-
-/// Whether an encoded object mentions this text anywhere; a cheap test before decoding.
-fn mentions(object: &Object, text: &str) -> bool {
-    object.bytes.windows(text.len().max(1)).any(|window| window == text.as_bytes())
+    // By the index of the node: what it costs are the node's own pods, however many others there are, and what each of them
+    // refers to was extracted when it was stored.
+    let pods = store.snapshot("/pods");
+    let reference = format!("{resource}/{name}");
+    let mut own = pods.iter_where(("spec.nodeName", node), Some(namespace), None);
+    own.any(|pod| pod.has_field(INDEX_REFS, &reference))
 }

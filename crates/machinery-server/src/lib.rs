@@ -34,6 +34,7 @@ mod negotiate;
 mod object;
 mod protobuf;
 mod pump;
+mod reindex;
 mod request;
 mod reviews;
 mod selector;
@@ -51,7 +52,7 @@ pub use auth::{
 pub use authorizer::{Access, AuthenticatedBasics, Authorizer, Decision, SystemMasters, Target, Union};
 pub use dial::{AsyncReadWrite, DirectTls, NoNodes, NodeAddress, NodeDialer};
 pub use in_process::InProcess;
-pub use object::{INDEXED_FIELDS, OWNER_UID_FIELD};
+pub use object::{INDEX_VERSION, INDEXED_FIELDS, OWNER_UID_FIELD};
 pub use selector::{FieldSelector, LabelSelector, ParseSelectorError};
 pub use server::{Extension, NewServerError, RequestBody, Server, ServerConfig, Session};
 

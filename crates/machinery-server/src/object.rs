@@ -110,6 +110,15 @@ pub const OWNER_UID_FIELD: &str = machinery_schema::INDEX_OWNER_UID;
 /// [`StoreOptions::indexed_fields`]: machinery_store::StoreOptions::indexed_fields
 pub const INDEXED_FIELDS: [&str; 3] = ["spec.nodeName", OWNER_UID_FIELD, machinery_schema::INDEX_REFS];
 
+/// By which rules index fields are extracted: what [`StoreOptions::index_version`] of a server's store should be. Raised
+/// whenever a built-in kind gets other fields; [`Server::reindex`](crate::Server::reindex) then extracts them from every
+/// object that is stored.
+///
+/// 1: owners of all kinds, and what pods refer to.
+///
+/// [`StoreOptions::index_version`]: machinery_store::StoreOptions::index_version
+pub const INDEX_VERSION: u32 = 1;
+
 /// What selectors may ask about an object, and what it is found by.
 pub(crate) fn index_fields(info: &ResourceInfo, object: &Value) -> IndexFields {
     let mut fields: Vec<(String, String)> = Vec::new();

@@ -3,6 +3,7 @@
 mod identities;
 mod logs;
 mod objects;
+mod reindex;
 mod serving;
 mod watches;
 
@@ -58,7 +59,11 @@ struct Answer {
 
 /// As a hub's store is opened.
 fn store_options() -> StoreOptions {
-    StoreOptions { indexed_fields: crate::INDEXED_FIELDS.to_vec(), ..StoreOptions::default() }
+    StoreOptions {
+        indexed_fields: crate::INDEXED_FIELDS.to_vec(),
+        index_version: crate::INDEX_VERSION,
+        ..StoreOptions::default()
+    }
 }
 
 impl Hub {

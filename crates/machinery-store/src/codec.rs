@@ -66,6 +66,9 @@ pub(crate) struct Meta {
     /// Nothing that should be sealed is in the files unsealed, not even in space that is free.
     #[serde(default)]
     pub is_scrubbed: bool,
+    /// The rules by which the index fields of the rows were extracted; 0 is what programs wrote that did not count them.
+    #[serde(default)]
+    pub index_version: u32,
 }
 
 /// Why a row cannot be read.

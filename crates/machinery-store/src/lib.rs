@@ -6,7 +6,7 @@
 //!
 //! **May I touch it?** Behind [`Store`] everything may change but the rows on disk: a new form of row is a new format with a
 //! fixture (`tests/it/format.rs`). What must hold is in the table of promises in `writer`. New index fields cost nothing
-//! here: name them in [`StoreOptions::indexed_fields`].
+//! here: name them in [`StoreOptions::indexed_fields`], and raise [`StoreOptions::index_version`] for rows that lack them.
 //!
 //! **How do I try it?** The example below; `cargo test -p machinery-store`, where `SEED=42` repeats a run and
 //! `SELVEDGE_TEST_SIZE=full` makes the models and power cuts long; `cargo run --release -p machinery-store --example
@@ -64,6 +64,7 @@ mod names;
 mod objects;
 mod open;
 mod queue;
+mod reindex;
 mod reserve;
 mod snapshot;
 mod store;

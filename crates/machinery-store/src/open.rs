@@ -43,7 +43,7 @@ const SEAL_BYTES_MAX: usize = 4 << 20;
 pub(crate) fn load(
     dir: &Path,
     engine: &mut impl Engine,
-    indexed: &[&'static str],
+    (indexed, index_version): (&[&'static str], u32),
     cipher: Option<&dyn RowCipher>,
     format: u32,
 ) -> Result<Loaded, OpenStoreError> {
@@ -55,8 +55,8 @@ pub(crate) fn load(
     };
     let mut meta = match engine.meta().map_err(open_engine)? {
         Some(blob) => serde_json::from_slice(&blob).map_err(|error| damaged(0, format!("the bookkeeping: {error}")))?,
-        // A new store has nothing to scrub.
-        None => Meta { closed_at: Some(0), is_scrubbed: true, ..Meta::default() },
+        // A new store has nothing to scrub, and no row with other index fields.
+        None => Meta { closed_at: Some(0), is_scrubbed: true, index_version, ..Meta::default() },
     };
     let stored: Meta = meta.clone();
     match cipher {

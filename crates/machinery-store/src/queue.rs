@@ -7,7 +7,8 @@ use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::error::CommitError;
-use crate::types::{Durability, Op, Revision};
+use crate::fields::IndexFields;
+use crate::types::{Durability, Key, Op, Revision};
 
 /// Requests that may wait; more wait outside, in the caller's task.
 const QUEUE_REQUESTS_MAX: usize = 4096;
@@ -17,12 +18,37 @@ const GROUP_OPS_MAX: usize = 1024;
 
 pub(crate) type Answer = Result<Vec<Revision>, CommitError>;
 
+/// What the writer is asked to do.
+pub(crate) enum Request {
+    Commit(Commit),
+    Reindex(Reindex),
+}
+
 /// One commit on its way to the writer.
-pub(crate) struct Request {
+pub(crate) struct Commit {
     pub ops: Vec<Op>,
     pub durability: Durability,
     pub answer: oneshot::Sender<Answer>,
     pub _permit: OwnedSemaphorePermit,
+}
+
+/// Other index fields for stored objects, on their way to the writer.
+pub(crate) struct Reindex {
+    /// Each object with the revision at which its fields were extracted.
+    pub fields: Vec<(Key, Revision, IndexFields)>,
+    /// Every object has the fields of this version now.
+    pub version: Option<u32>,
+    pub answer: oneshot::Sender<Result<(), CommitError>>,
+    pub _permit: OwnedSemaphorePermit,
+}
+
+impl Request {
+    fn size(&self) -> usize {
+        match self {
+            Self::Commit(commit) => commit.ops.len(),
+            Self::Reindex(reindex) => reindex.fields.len(),
+        }
+    }
 }
 
 /// What waits for the writer. Its length is bounded by permits, taken before a request is made.
@@ -92,7 +118,7 @@ impl Queue {
         let mut ops = 0;
         let mut taken = Vec::new();
         while let Some(request) = waiting.requests.pop_front() {
-            ops += request.ops.len();
+            ops += request.size();
             taken.push(request);
             if ops >= GROUP_OPS_MAX {
                 break;

@@ -1,7 +1,7 @@
 //! The API: open a store, read, commit, watch.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,9 +11,10 @@ use tokio::sync::oneshot;
 use crate::cipher::RowCipher;
 use crate::engine::{Batch, Engine, SqliteEngine};
 use crate::error::{CommitError, Expired, OpenStoreError};
+use crate::fields::IndexFields;
 use crate::index::{Index, State, WindowLimits};
 use crate::open;
-use crate::queue::{Queue, Request};
+use crate::queue::{Commit, Queue, Reindex, Request};
 use crate::reserve::Reserve;
 use crate::snapshot::{Retained, Snapshot};
 use crate::types::{Durability, Key, Object, Op, Range, Revision, Usage};
@@ -37,6 +38,9 @@ pub struct StoreOptions {
     /// Index fields by whose values objects are found at once, in every resource that has them. Each value costs some 24
     /// bytes an object.
     pub indexed_fields: Vec<&'static str>,
+    /// By which rules the index fields of objects are extracted, from 1; raised with them. A store whose rows were written by other
+    /// rules is [stale](Store::is_index_stale) until they have been extracted anew.
+    pub index_version: u32,
     /// Lazy writes are on disk after this time.
     pub lazy_flush_max: Duration,
     /// Disk space that is kept for deletions on a full disk; see [`Usage::full`]. With less than the write-ahead log may
@@ -54,6 +58,7 @@ impl Default for StoreOptions {
             window_changes_max: 100_000,
             window_bytes_max: 64 << 20,
             indexed_fields: Vec::new(),
+            index_version: 0,
             // The write-ahead log once more, which must be copied before it can be truncated.
             reserve_bytes: 8 << 20,
             cipher: None,
@@ -68,6 +73,7 @@ impl Default for StoreOptions {
 pub struct Store {
     shared: Arc<Shared>,
     indexed: Arc<[&'static str]>,
+    index_version: u32,
     _writer: Arc<WriterThread>,
 }
 
@@ -75,6 +81,8 @@ pub struct Store {
 pub(crate) struct Shared {
     pub queue: Queue,
     pub counters: Counters,
+    /// The version of the index fields of all rows.
+    pub index_version: AtomicU32,
     index: RwLock<Index>,
     retained: Mutex<Retained>,
 }
@@ -164,7 +172,8 @@ impl Store {
         };
         // The engine syncs its file, not the name of a new one.
         open::sync_directory(dir).map_err(|source| OpenStoreError::PrepareDirectory { path: dir.into(), source })?;
-        let mut loaded = open::load(dir, &mut engine, &options.indexed_fields, options.cipher.as_deref(), format)?;
+        let indexed = (&*options.indexed_fields, options.index_version);
+        let mut loaded = open::load(dir, &mut engine, indexed, options.cipher.as_deref(), format)?;
         let mut removes = loaded.index.trim_old(now_ms(), limits);
         removes.extend(loaded.index.trim_large(limits));
         let counters = Counters::default();
@@ -172,6 +181,7 @@ impl Store {
         let shared = Arc::new(Shared {
             queue: Queue::new(),
             counters,
+            index_version: AtomicU32::new(loaded.meta.index_version),
             index: RwLock::new(loaded.index),
             retained: Mutex::default(),
         });
@@ -200,7 +210,8 @@ impl Store {
             .spawn(|| writer.run())
             .map_err(OpenStoreError::StartWriter)?;
         let writer = Arc::new(WriterThread { shared: shared.clone(), thread: Some(thread) });
-        Ok(Self { shared, indexed: options.indexed_fields.into(), _writer: writer })
+        let index_version = options.index_version;
+        Ok(Self { shared, indexed: options.indexed_fields.into(), index_version, _writer: writer })
     }
 
     /// The object of this key, as last committed.
@@ -304,7 +315,55 @@ impl Store {
     pub async fn commit(&self, ops: Vec<Op>, durability: Durability) -> Result<Vec<Revision>, CommitError> {
         let (answer, answered) = oneshot::channel();
         let permit = self.shared.queue.permit().await?;
-        self.shared.queue.push(Request { ops, durability, answer, _permit: permit });
+        self.shared.queue.push(Request::Commit(Commit { ops, durability, answer, _permit: permit }));
+        answered.await.map_err(|_| CommitError::Closed)?
+    }
+
+    /// Whether rows have index fields of other rules than those of [`StoreOptions::index_version`]: then objects are not
+    /// found by fields that are new. Who knows the rules extracts them from every object, hands those that differ to
+    /// [`reindex`](Self::reindex) and says [`finish_reindex`](Self::finish_reindex).
+    pub fn is_index_stale(&self) -> bool {
+        self.shared.index_version.load(Ordering::Relaxed) != self.index_version
+    }
+
+    /// Gives stored objects other index fields. Nothing else about them changes: no revision is spent and no watcher wakes.
+    /// An object that is not at the given revision any more was written since, with the fields of today, and is left alone.
+    ///
+    /// Objects have the new fields when this returns, also when it fails: then the disk has not taken them, and the next
+    /// start has to do it again.
+    ///
+    /// # Errors
+    /// [`CommitError::Full`] and [`CommitError::Io`] when the disk did not take it, [`CommitError::Closed`] when the store is
+    /// closing.
+    pub async fn reindex(&self, fields: Vec<(Key, Revision, IndexFields)>) -> Result<(), CommitError> {
+        self.push_reindex(fields, None).await
+    }
+
+    /// Records that the index is [stale](Self::is_index_stale) until [`finish_reindex`](Self::finish_reindex): if the process
+    /// ends in between, the next start knows.
+    ///
+    /// # Errors
+    /// As [`reindex`](Self::reindex).
+    pub async fn begin_reindex(&self) -> Result<(), CommitError> {
+        self.push_reindex(Vec::new(), Some(0)).await
+    }
+
+    /// Records that every object has the index fields of [`StoreOptions::index_version`].
+    ///
+    /// # Errors
+    /// As [`reindex`](Self::reindex).
+    pub async fn finish_reindex(&self) -> Result<(), CommitError> {
+        self.push_reindex(Vec::new(), Some(self.index_version)).await
+    }
+
+    async fn push_reindex(
+        &self,
+        fields: Vec<(Key, Revision, IndexFields)>,
+        version: Option<u32>,
+    ) -> Result<(), CommitError> {
+        let (answer, answered) = oneshot::channel();
+        let permit = self.shared.queue.permit().await?;
+        self.shared.queue.push(Request::Reindex(Reindex { fields, version, answer, _permit: permit }));
         answered.await.map_err(|_| CommitError::Closed)?
     }
 

@@ -58,6 +58,7 @@
 //! | between a flush that failed and the next | the rows may be there | they are shown, as if the answer had been lost |
 //! | while old rows are removed | a transaction as any other | the window is as before or as after |
 //! | while rows are sealed at open | some are, some not | both can be read; the rest is done |
+//! | while index fields are extracted anew | some rows have the new ones | the version is not recorded: all are looked at again |
 //! | while the reserve is made or removed | a file of any size, or none | it is made anew |
 //!
 //! # When the disk does not take it
@@ -98,7 +99,7 @@ use crate::engine::{Batch, Engine, EngineError};
 use crate::error::CommitError;
 use crate::index::WindowLimits;
 use crate::names::Names;
-use crate::queue::{Answer, Request};
+use crate::queue::{Answer, Commit, Request};
 use crate::reserve::Reserve;
 use crate::store::{Clock, Shared};
 use crate::types::{Change, ChangeKind, Durability, Encoded, Expect, Key, Object, Op, Revision};
@@ -152,7 +153,7 @@ pub(crate) struct Writer<E> {
 }
 
 /// A change that is decided but not yet visible.
-struct Staged {
+pub(crate) struct Staged {
     change: Arc<Change>,
     row: Vec<u8>,
 }
@@ -238,13 +239,21 @@ impl<E: Engine> Writer<E> {
             }
             let before = Revision(self.last);
             let mut group = CommitGroup::default();
+            let mut reindex = None;
             for request in requests.by_ref() {
-                self.decide(request, &mut group);
-                if group.bytes >= GROUP_BYTES_MAX {
+                match request {
+                    Request::Commit(commit) => self.decide(commit, &mut group),
+                    // It is about what the group has made visible.
+                    Request::Reindex(next) => reindex = Some(next),
+                }
+                if reindex.is_some() || group.bytes >= GROUP_BYTES_MAX {
                     break;
                 }
             }
             self.finish(group, before);
+            if let Some(reindex) = reindex {
+                self.reindex(reindex);
+            }
         }
     }
 
@@ -353,8 +362,8 @@ impl<E: Engine> Writer<E> {
     }
 
     /// Checks all operations of a request before encoding any, so that a rejected request leaves no trace.
-    fn decide(&mut self, request: Request, group: &mut CommitGroup) {
-        let Request { ops, durability, answer, .. } = request;
+    fn decide(&mut self, commit: Commit, group: &mut CommitGroup) {
+        let Commit { ops, durability, answer, .. } = commit;
         let deletes_only = ops.iter().all(|op| matches!(op, Op::Delete { .. }));
         // Lazy writes continue in memory: a full disk should not make every node look dead.
         if self.reserve.is_used() && durability == Durability::Group && !deletes_only {
@@ -496,7 +505,7 @@ impl<E: Engine> Writer<E> {
     }
 
     /// Makes everything pending and the staged rows durable, or keeps the pending and gives up the staged.
-    fn flush(&mut self, staged: &mut [Staged]) -> Result<(), EngineError> {
+    pub(crate) fn flush(&mut self, staged: &mut [Staged]) -> Result<(), EngineError> {
         let mut batch = std::mem::take(&mut self.pending);
         let pending_rows = batch.puts.len();
         batch.puts.extend(staged.iter_mut().map(|staged| (staged.change.revision.0, std::mem::take(&mut staged.row))));

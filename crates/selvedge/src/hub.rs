@@ -63,7 +63,7 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
         ..TelemetryOptions::default()
     };
     let telemetry = storage::telemetry(data_dir, options).await?;
-    let reader = StoreReader::start(store.clone(), &shutdown);
+    let reader = StoreReader::new(store.clone());
     let (policy, keeper) = hub_policy::server_config(store.clone(), config.public_names.clone());
     let (metrics, status) = (base_observe::Metrics::new(), StatusRegistry::default());
     metrics.build_info("hub", env!("CARGO_PKG_VERSION"));
@@ -81,6 +81,7 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
         shutdown: shutdown.clone(),
         ..policy
     })?;
+    storage::reindex(&server).await;
     let client = kube::Client::new(server.in_process(Identity::controllers()), "default");
     let conflicts = tokio::spawn(telemetry::write_conflicts(conflicts, client.clone()));
 

@@ -17,7 +17,7 @@ use crate::views::{AnyView, PodSpecView};
 pub enum Field {
     /// `uid` of any of the object's owner references; of every kind.
     OwnerUid,
-    /// `spec.nodeName` of pods, devices and assignments.
+    /// `spec.nodeName` of pods and assignments.
     NodeName,
 }
 
@@ -240,7 +240,7 @@ fn fields_of(kind: Kind, object: &ObjectRef) -> Vec<(Field, Box<str>)> {
     if let Ok(view) = object.view::<AnyView<'_>>() {
         fields.extend(view.metadata.owner_references.iter().map(|owner| (Field::OwnerUid, owner.uid.as_str().into())));
     }
-    if matches!(kind, Kind::Pod | Kind::Device | Kind::NodeAssignment)
+    if matches!(kind, Kind::Pod | Kind::NodeAssignment)
         && let Ok(view) = object.view::<Placed<'_>>()
         && !view.spec.node_name.is_empty()
     {

@@ -1,50 +1,29 @@
-//! Reads the embedded API's own store: the objects that it serves, not copies of them.
-//!
-//! The store finds objects by name. What is found by a field is kept here as names, by one task per kind; a subscriber
-//! hears of a change when this index has it, so what an event says can be looked up.
+//! Reads the embedded API's own store: the objects that it serves, not copies of them, found by name and by the fields
+//! that the API server has extracted.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
 use machinery_store::{Key, Revision, Store, Watch, WatchEnded};
-use parking_lot::RwLock;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
-use super::reader::{Change, Event, Field, FieldIndex, ObjectRef, Reader, Subscription};
+use super::reader::{Change, Event, Field, ObjectRef, Reader, Subscription};
 use crate::kinds::Kind;
+
+/// What the API server calls the fields: uids of owners in every object, `spec.nodeName` of pods and, by their definition, of
+/// assignments. A store that has them among its indexed fields finds objects by them at once, any other by looking at all.
+const OWNER_UID: &str = "metadata.ownerReferences.uid";
+const NODE_NAME: &str = "spec.nodeName";
 
 /// A [`Reader`] over a store in the same process.
 pub struct StoreReader {
     store: Store,
-    kinds: HashMap<Kind, Arc<Indexed>>,
-}
-
-/// What is kept of one kind.
-struct Indexed {
-    index: RwLock<FieldIndex>,
-    /// Changes up to here are in the index; `None` before the first list.
-    revision: watch::Sender<Option<u64>>,
 }
 
 impl StoreReader {
-    /// Starts the tasks that keep the indexes; they end with `shutdown`.
-    pub fn start(store: Store, shutdown: &CancellationToken) -> Arc<Self> {
-        let mut kinds = HashMap::new();
-        for kind in Kind::ALL.iter().copied().filter(|kind| is_indexed(*kind)) {
-            let indexed = Arc::new(Indexed { index: RwLock::default(), revision: watch::Sender::new(None) });
-            let keep = keep(store.clone(), kind, indexed.clone(), shutdown.clone());
-            base_observe::spawn_detached("field-index", keep);
-            kinds.insert(kind, indexed);
-        }
-        Arc::new(Self { store, kinds })
+    /// A reader of this store.
+    pub fn new(store: Store) -> Arc<Self> {
+        Arc::new(Self { store })
     }
-}
-
-/// Nobody looks for Events by a field, and there are many.
-fn is_indexed(kind: Kind) -> bool {
-    kind != Kind::Event
 }
 
 impl Reader for StoreReader {
@@ -58,38 +37,30 @@ impl Reader for StoreReader {
     }
 
     fn by_field(&self, kind: Kind, field: Field, value: &str) -> Vec<ObjectRef> {
-        let Some(indexed) = self.kinds.get(&kind) else { return Vec::new() };
-        let names = indexed.index.read().find(field, value);
-        names.iter().filter_map(|(namespace, name)| self.get(kind, namespace, name)).collect()
+        let field = match field {
+            Field::OwnerUid => OWNER_UID,
+            Field::NodeName => NODE_NAME,
+        };
+        let snapshot = self.store.snapshot(kind.store_key());
+        snapshot.iter_where((field, value), None, None).cloned().map(ObjectRef::stored).collect()
     }
 
     fn subscribe(&self, kind: Kind) -> Subscription {
-        let revision = self.kinds.get(&kind).map(|indexed| indexed.revision.subscribe());
-        futures::stream::unfold(Follow::new(self.store.clone(), kind), move |mut follow| {
-            let revision = revision.clone();
-            async move {
-                let batch = follow.next().await?;
-                if let Some(mut revision) = revision {
-                    let reached = follow.newest;
-                    // An error means that the hub is stopping.
-                    revision.wait_for(|indexed| indexed.is_some_and(|indexed| indexed >= reached)).await.ok()?;
-                }
-                Some((futures::stream::iter(batch), follow))
-            }
+        let follow = Follow::new(self.store.clone(), kind);
+        futures::stream::unfold(follow, |mut follow| async move {
+            let batch = follow.next().await?;
+            Some((futures::stream::iter(batch), follow))
         })
         .flatten()
         .boxed()
     }
 
-    fn has_synced(&self, kind: Kind) -> bool {
-        self.kinds.get(&kind).is_none_or(|indexed| indexed.revision.borrow().is_some())
+    fn has_synced(&self, _: Kind) -> bool {
+        true
     }
 
-    fn revision(&self, kind: Kind) -> u64 {
-        match self.kinds.get(&kind) {
-            Some(indexed) => indexed.revision.borrow().unwrap_or_default(),
-            None => self.store.current().0,
-        }
+    fn revision(&self, _: Kind) -> u64 {
+        self.store.current().0
     }
 }
 
@@ -104,15 +75,11 @@ struct Follow {
     store: Store,
     kind: Kind,
     watch: Option<Watch>,
-    position: Revision,
-    /// The newest change of the kind that was seen. Smaller than `position` where other kinds have changed since, and the
-    /// one to wait for: nothing says that a kind has *not* changed.
-    newest: u64,
 }
 
 impl Follow {
     fn new(store: Store, kind: Kind) -> Self {
-        Self { store, kind, watch: None, position: Revision(0), newest: 0 }
+        Self { store, kind, watch: None }
     }
 
     /// The next events, at least one; `None` when the store is closed.
@@ -123,8 +90,6 @@ impl Follow {
                 // The list's revision has expired by now if the window is tiny: list again.
                 if let Ok(watch) = self.store.watch(self.kind.store_key(), revision) {
                     self.watch = Some(watch);
-                    self.position = revision;
-                    self.newest = items.iter().map(ObjectRef::revision).max().unwrap_or_default();
                     return Some(vec![Event::Listed(self.kind, items.into())]);
                 }
                 tokio::task::yield_now().await;
@@ -132,8 +97,6 @@ impl Follow {
             };
             match watch.next().await {
                 Ok(batch) => {
-                    self.position = batch.revision;
-                    self.newest = batch.changes.last().map_or(self.newest, |change| change.revision.0);
                     let kind = self.kind;
                     let changes = batch.changes.iter().map(|change| {
                         let is_deleted = change.kind == machinery_store::ChangeKind::Delete;
@@ -151,30 +114,5 @@ impl Follow {
                 Err(WatchEnded::Closed) => return None,
             }
         }
-    }
-}
-
-/// Keeps the index of one kind.
-async fn keep(store: Store, kind: Kind, indexed: Arc<Indexed>, shutdown: CancellationToken) {
-    let mut follow = Follow::new(store, kind);
-    loop {
-        let events = tokio::select! {
-            () = shutdown.cancelled() => return,
-            events = follow.next() => events,
-        };
-        let Some(events) = events else { return };
-        {
-            let mut index = indexed.index.write();
-            for event in events {
-                match event {
-                    Event::Listed(_, objects) => {
-                        *index = FieldIndex::default();
-                        objects.iter().for_each(|object| index.apply(kind, None, Some(object)));
-                    }
-                    Event::Changed(change) => index.apply(kind, change.previous.as_ref(), change.current.as_ref()),
-                }
-            }
-        }
-        indexed.revision.send_replace(Some(follow.position.0));
     }
 }

@@ -59,7 +59,12 @@ impl Hub {
     /// A hub with all its kinds, in which nothing happens by itself yet.
     pub(crate) async fn without_controllers() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
-        let store = Store::open(dir.path(), StoreOptions::default()).expect("a new store opens");
+        let options = StoreOptions {
+            indexed_fields: machinery_server::INDEXED_FIELDS.to_vec(),
+            index_version: machinery_server::INDEX_VERSION,
+            ..StoreOptions::default()
+        };
+        let store = Store::open(dir.path(), options).expect("a new store opens");
         let server = Server::new(ServerConfig {
             authorizers: hub_policy::authorizers(),
             admission: vec![Arc::new(RejectPods)],
@@ -86,7 +91,7 @@ impl Hub {
         let transport = Counted { inner: self.server.in_process(identity), in_flight: self.in_flight.clone() };
         let client = kube::Client::new(transport, "default");
         let reader: Arc<dyn Reader> = match source {
-            Source::Store => StoreReader::start(self.store.clone(), &shutdown),
+            Source::Store => StoreReader::new(self.store.clone()),
             Source::Watches => Reflector::start(&client, hub_controllers::READ, &shutdown),
         };
         let config = ControllersConfig {

@@ -12,19 +12,32 @@ mod daemonsets;
 mod hub;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_that_was_there_before_other_kinds_changed_lists_at_once() {
+async fn a_reader_finds_objects_by_field_as_soon_as_it_says_that_they_are_there() {
     use futures::StreamExt as _;
-    use hub_controllers::runtime::{Event, Reader as _, StoreReader};
+    use hub_controllers::runtime::{Event, Field, Reader as _, StoreReader};
     let hub = Hub::without_controllers().await;
-    let shutdown = tokio_util::sync::CancellationToken::new();
-    let reader = StoreReader::start(hub.store.clone(), &shutdown);
-    let mut rules = reader.subscribe(Kind::Rule);
-    assert!(matches!(rules.next().await, Some(Event::Listed(Kind::Rule, _))));
-    // No rule changes, but the history continues: a list that is made now is of a later revision.
-    hub.node("gw-1", json!({})).await;
-    let listed = tokio::time::timeout(std::time::Duration::from_secs(30), reader.subscribe(Kind::Rule).next()).await;
-    assert!(matches!(listed, Ok(Some(Event::Listed(Kind::Rule, _)))), "{listed:?}");
-    shutdown.cancel();
+    for field in [machinery_server::OWNER_UID_FIELD, "spec.nodeName"] {
+        assert!(hub.store.is_indexed(field), "{field}");
+    }
+    let reader = StoreReader::new(hub.store.clone());
+    let mut assignments = reader.subscribe(Kind::NodeAssignment);
+    assert!(matches!(assignments.next().await, Some(Event::Listed(Kind::NodeAssignment, _))));
+    let owner = hub.make(Kind::ConfigMap, json!({"metadata": {"name": "owner", "namespace": "default"}})).await;
+    let uid = owner["metadata"]["uid"].as_str().expect("it was created");
+    let reference = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": uid});
+    for node in ["gw-1", "gw-2"] {
+        let assignment = json!({
+            "metadata": {"name": node, "ownerReferences": [reference]}, "spec": {"nodeName": node, "entries": []},
+        });
+        hub.make(Kind::NodeAssignment, assignment).await;
+        assert!(matches!(assignments.next().await, Some(Event::Changed(_))));
+        let of_node = reader.by_field(Kind::NodeAssignment, Field::NodeName, node);
+        assert_eq!(of_node.iter().map(|one| one.name()).collect::<Vec<_>>(), [node]);
+    }
+    let owned = reader.by_field(Kind::NodeAssignment, Field::OwnerUid, uid);
+    assert_eq!(owned.iter().map(|one| one.name()).collect::<Vec<_>>(), ["gw-1", "gw-2"]);
+    assert!(reader.by_field(Kind::ConfigMap, Field::OwnerUid, uid).is_empty());
+    hub.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

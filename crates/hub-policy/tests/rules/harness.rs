@@ -21,7 +21,11 @@ pub const CSRS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 pub const ASSIGNMENTS: &str = "/apis/edge.selvedge.dev/v1alpha1/nodeassignments";
 
 pub fn store_options() -> StoreOptions {
-    StoreOptions { indexed_fields: machinery_server::INDEXED_FIELDS.to_vec(), ..StoreOptions::default() }
+    StoreOptions {
+        indexed_fields: machinery_server::INDEXED_FIELDS.to_vec(),
+        index_version: machinery_server::INDEX_VERSION,
+        ..StoreOptions::default()
+    }
 }
 
 pub struct Hub {

@@ -13,6 +13,7 @@ use crate::admission::Operation;
 use crate::crd;
 use crate::negotiate::decode_body;
 use crate::object::{is_terminating, metadata, name_of, text_at, timestamp, uid_of};
+use crate::reindex::{reindex_all, reselected};
 use crate::request::WriteOptions;
 use crate::server::Context;
 use crate::status::{ApiError, Result};
@@ -70,6 +71,12 @@ pub(crate) async fn change(
             // Nothing changed: no revision is spent, and no watcher is woken.
             return context.show(stored.bytes.clone(), false, &warnings);
         }
+        let reselected =
+            registry.as_ref().map(|registry| reselected(&context.server.registry(), registry)).unwrap_or_default();
+        if !reselected.is_empty() {
+            // Before the definition is written: if it ends in between, the next start does the rest.
+            context.server.store.begin_reindex().await.map_err(|error| ApiError::commit(&error))?;
+        }
         let written = if context.info.may_be_removed(&new) {
             let last = Context::dry(&new);
             let removed = async { remove(context, &stored, last.clone()).await.map(|()| last) };
@@ -81,6 +88,7 @@ pub(crate) async fn change(
             Ok(bytes) => {
                 if let Some(registry) = registry {
                     crd::publish(context.server, registry);
+                    reindex_all(context.server, &reselected).await;
                 }
                 return context.show(bytes, false, &warnings);
             }

@@ -15,6 +15,8 @@ mod lists;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod reindex;
+#[cfg(test)]
 mod sealed;
 #[cfg(test)]
 mod util;

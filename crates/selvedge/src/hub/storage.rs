@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use hub_telemetry::{Telemetry, TelemetryOptions};
-use machinery_server::{Audit, AuditLimits, AuditLog};
+use machinery_server::{Audit, AuditLimits, AuditLog, Server};
 use machinery_store::{EnvelopeCipher, RowCipher, Store, StoreOptions};
+use tracing::warn;
 
 use crate::config::HubConfig;
 use crate::paths::DataDir;
@@ -22,11 +23,19 @@ pub async fn store(data_dir: &DataDir) -> Result<Store> {
     tokio::task::spawn_blocking(move || {
         fs::create_dir_all(&dir).with_context(|| format!("failed to create {}", dir.display()))?;
         let indexed_fields = machinery_server::INDEXED_FIELDS.to_vec();
+        let index_version = machinery_server::INDEX_VERSION;
         let cipher: Option<Arc<dyn RowCipher>> = Some(Arc::new(EnvelopeCipher::new(&key, ["/secrets"])));
-        Store::open(&dir, StoreOptions { indexed_fields, cipher, ..StoreOptions::default() })
+        Store::open(&dir, StoreOptions { indexed_fields, index_version, cipher, ..StoreOptions::default() })
             .context("failed to open the hub's store")
     })
     .await?
+}
+
+/// Gives the objects of an older version the index fields of this one; at most once, and before anybody is served.
+pub async fn reindex(server: &Server) {
+    if let Err(error) = server.reindex().await {
+        warn!(error = %base_observe::Chain(&error), "Failed to store the index fields of older objects; the next start does it.");
+    }
 }
 
 /// Opens the readings.
