@@ -205,7 +205,7 @@ impl Shared {
         });
     }
 
-    /// Before a session is made: what an earlier one was told does not count for it.
+    /// Before a session is made: what was marked for an earlier one does not count for it.
     pub(crate) fn forget_authentication(&self) {
         self.is_authenticated.store(false, Ordering::Relaxed);
     }

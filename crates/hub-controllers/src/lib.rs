@@ -52,6 +52,7 @@ pub mod views;
 pub mod writer;
 
 pub use csr::{Authorities, NamePolicy};
+pub use garbage::collects;
 pub use runtime::{ControllerStatus, StatusRegistry};
 
 use events::Recorder;

@@ -332,7 +332,8 @@ impl ApiError {
         match error {
             CommitError::Full => Self::new(
                 Reason::InsufficientStorage,
-                "the disk of the hub is full, nothing was written; make room in its data folder, then try again",
+                "the disk of the hub is full: writes are rejected, deletions are taken; delete what is not needed, or make space \
+                 on the disk of its data directory, then try again",
             ),
             CommitError::Closed => Self::unavailable("the hub is shutting down; try again in a moment"),
             CommitError::Io(_) | CommitError::Conflict { .. } | CommitError::NotFound => {
@@ -444,6 +445,12 @@ pub(crate) fn ok_json(value: &Value) -> Response<Body> {
 /// 201 with the object that was made.
 pub(crate) fn created(body: impl Into<Body>) -> Response<Body> {
     bytes_response(StatusCode::CREATED, body.into())
+}
+
+/// The same response as 202: what was asked for has begun and is not done.
+pub(crate) fn accepted(mut response: Response<Body>) -> Response<Body> {
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response
 }
 
 /// 304: what the client holds is still right.

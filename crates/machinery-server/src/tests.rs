@@ -84,6 +84,7 @@ impl Hub {
         let shutdown = CancellationToken::new();
         let mut config = ServerConfig::new(Store::open(folder.path(), store_options()).unwrap());
         config.authorizers.push(Arc::new(SomeRules));
+        config.garbage_collected = |group, kind| (group, kind) == ("apps", "ControllerRevision");
         let server = Server::new(ServerConfig { node_dialer, shutdown: shutdown.clone(), ..config }).unwrap();
         Self { server, shutdown, folder }
     }

@@ -75,6 +75,7 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
             Arc::new(TelemetryExtension(TelemetryRoutes::new(telemetry.clone()))),
             Arc::new(Statusz(status.clone())),
         ],
+        garbage_collected: hub_controllers::collects,
         audit: storage::audit_log(data_dir, config)?,
         address: port.url.trim_start_matches("https://").to_owned(),
         metrics,

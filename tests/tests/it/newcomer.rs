@@ -99,6 +99,18 @@ fn a_daemon_set_adopts_what_was_orphaned() -> Result<()> {
 }
 
 #[test]
+fn a_deletion_in_the_foreground_ends_after_the_pods_have() -> Result<()> {
+    let Some(small) = Small::start()? else { return Ok(()) };
+    small.kubectl.apply(&daemon_set("", "one"))?.ok()?;
+    small.wait_status("three ready pods", |status| status["numberReady"] == NODES)?;
+    // kubectl waits until the set is deleted.
+    small.kubectl.ok(&["delete", "ds", "ad", "--cascade=foreground", "--timeout=60s"])?;
+    let left = small.pods()?;
+    ensure!(left.is_empty(), "the set was deleted before {} of its pods", left.len());
+    Ok(())
+}
+
+#[test]
 fn min_ready_seconds_holds_a_roll_back() -> Result<()> {
     let Some(small) = Small::start()? else { return Ok(()) };
     small.kubectl.apply(&daemon_set("  minReadySeconds: 4\n", "one"))?.ok()?;

@@ -321,7 +321,7 @@ async fn who_reads_slowly_is_waited_for() {
     let mut body = client.send_request(get("/endless")).await.unwrap().into_body();
     let started = std::time::Instant::now();
     while started.elapsed() < WRITE_TIMEOUT * 4 {
-        // As much as lets the server go on.
+        // As much as lets the server continue.
         for _ in 0..16 {
             soon("a frame", body.frame()).await.expect("it is endless").unwrap();
         }

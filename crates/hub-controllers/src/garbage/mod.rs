@@ -37,6 +37,7 @@ const ABSENT_MAX: usize = 1024;
 
 /// Everything but Events, which end by themselves.
 const COLLECTED: &[Kind] = &[
+    Kind::Namespace,
     Kind::Node,
     Kind::Pod,
     Kind::ConfigMap,
@@ -54,6 +55,12 @@ const COLLECTED: &[Kind] = &[
     Kind::Export,
     Kind::NodeAssignment,
 ];
+
+/// Whether the finalizers `orphan` and `foregroundDeletion` of this kind's objects are served, so that a deletion may set
+/// them.
+pub fn collects(group: &str, kind: &str) -> bool {
+    COLLECTED.iter().any(|one| one.name() == kind && one.resource().group == group)
+}
 
 /// A resource, and whether its objects live in namespaces.
 type Served = (ApiResource, bool);

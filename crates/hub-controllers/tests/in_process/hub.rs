@@ -68,6 +68,7 @@ impl Hub {
         let server = Server::new(ServerConfig {
             authorizers: hub_policy::authorizers(),
             admission: vec![Arc::new(RejectPods)],
+            garbage_collected: hub_controllers::collects,
             ..ServerConfig::new(store.clone())
         })
         .expect("a new store lists");

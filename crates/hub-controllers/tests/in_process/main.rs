@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::hub::{Hub, Source, condition, daemon_set, name_of};
 
 mod daemonsets;
+mod garbage;
 mod hub;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

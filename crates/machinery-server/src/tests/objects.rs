@@ -241,6 +241,67 @@ async fn orphans_keep_living_without_their_owner() {
     assert_eq!(child["metadata"]["ownerReferences"].as_array().map(Vec::len).unwrap_or(0), 0);
 }
 
+#[tokio::test]
+async fn a_deletion_sets_the_finalizer_of_its_propagation_where_somebody_serves_it() {
+    const REVISIONS: &str = "/apis/apps/v1/namespaces/default/controllerrevisions";
+    let hub = Hub::start().await;
+    let held = |finalizers: Value| {
+        json!({"apiVersion": "apps/v1", "kind": "ControllerRevision", "revision": 1,
+            "metadata": {"name": "r", "finalizers": finalizers}})
+    };
+    let path = format!("{REVISIONS}/r");
+    let orphan = json!(["orphan"]);
+    for (before, options, query, code, after) in [
+        (json!([]), json!({"propagationPolicy": "Orphan"}), "", 200, &orphan),
+        (json!([]), json!({"orphanDependents": true}), "", 200, &orphan),
+        (json!([]), Value::Null, "?propagationPolicy=Orphan", 200, &orphan),
+        (json!([]), Value::Null, "?orphanDependents=true", 200, &orphan),
+        (json!([]), json!({"propagationPolicy": "Foreground"}), "", 200, &json!(["foregroundDeletion"])),
+        (
+            json!(["a.example.com/b"]),
+            json!({"propagationPolicy": "Orphan"}),
+            "",
+            200,
+            &json!(["a.example.com/b", "orphan"]),
+        ),
+        (json!(["foregroundDeletion"]), json!({"propagationPolicy": "Orphan"}), "", 200, &orphan),
+        // Without a word of the client's the object's own finalizers say it.
+        (json!(["orphan"]), json!({"gracePeriodSeconds": 0}), "", 200, &orphan),
+        (json!(["orphan"]), json!({"propagationPolicy": "Background"}), "", 200, &Value::Null),
+        (json!(["a.example.com/b"]), json!({"orphanDependents": false}), "", 202, &json!(["a.example.com/b"])),
+        (json!([]), json!({"propagationPolicy": "Background"}), "", 200, &Value::Null),
+        (json!([]), Value::Null, "", 200, &Value::Null),
+    ] {
+        hub.create(REVISIONS, held(before.clone())).await;
+        let answer = hub.call("DELETE", &format!("{path}{query}"), options.clone()).await;
+        assert_eq!((answer.code, &answer.warnings[..]), (code, &[][..]), "{options}{query}");
+        let left = hub.get(&path).await;
+        if after.is_null() {
+            assert_eq!(left.code, 404, "{before} {options}: nothing holds it");
+            continue;
+        }
+        let metadata = &left.body["metadata"];
+        assert_eq!(&metadata["finalizers"], after, "{before} {options}{query}");
+        assert!(metadata["deletionTimestamp"].is_string() && metadata["deletionGracePeriodSeconds"] == 0);
+        // Whoever serves it takes it away, and with the last one the object.
+        let served = hub.patch(&path, "merge-patch", json!({"metadata": {"finalizers": []}})).await;
+        assert_eq!((served.code, hub.get(&path).await.code), (200, 404));
+    }
+    hub.create(REVISIONS, held(json!([]))).await;
+    let both = json!({"propagationPolicy": "Orphan", "orphanDependents": true});
+    hub.call("DELETE", &path, both).await.check(422, "Invalid", "cannot be both set");
+    // One may think better of it while it waits.
+    for (policy, finalizer) in [("Foreground", "foregroundDeletion"), ("Orphan", "orphan")] {
+        hub.call("DELETE", &path, json!({"propagationPolicy": policy})).await;
+        assert_eq!(hub.get(&path).await.body["metadata"]["finalizers"], json!([finalizer]));
+    }
+    // Of a kind that nobody serves none is set, and the client is told.
+    hub.create(CONFIG_MAPS, config_map("m", json!({}), json!({}))).await;
+    let answer = hub.call("DELETE", &format!("{CONFIG_MAPS}/m"), json!({"propagationPolicy": "Foreground"})).await;
+    assert!(answer.warnings[0].contains("foreground deletion is not served for ConfigMap"), "{:?}", answer.warnings);
+    assert_eq!(hub.get(&format!("{CONFIG_MAPS}/m")).await.code, 404);
+}
+
 fn gadget_crd() -> Value {
     json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",

@@ -27,6 +27,11 @@ const BUILTIN_NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", 
 /// How often a delete looks again when others write the object in between.
 const TRIES: usize = 10;
 
+/// Finalizers that a garbage collector serves and that a deletion sets, as kube-apiserver does: the object stays until its
+/// dependents have lost their references to it, or are deleted.
+const FINALIZER_ORPHAN: &str = "orphan";
+const FINALIZER_FOREGROUND: &str = "foregroundDeletion";
+
 /// Objects that are deleted in one step when their kind goes.
 const BATCH: usize = 500;
 
@@ -48,6 +53,17 @@ struct Preconditions {
     resource_version: Option<String>,
 }
 
+/// What becomes of the objects that name the deleted one as their owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Propagation {
+    /// They stay, without an owner.
+    Orphan,
+    /// They are deleted first.
+    Foreground,
+    /// They are deleted afterwards.
+    Background,
+}
+
 /// What became of an object.
 enum Outcome {
     /// It is gone; its uid.
@@ -62,9 +78,19 @@ pub(crate) async fn delete(context: &Context<'_>, body: &Bytes) -> Result<Respon
     let outcome = delete_one(context, &options, write, stored.key.name.as_ref()).await?;
     let mut response = match outcome {
         Outcome::Gone(uid) => status::ok_json(&status::success(&context.info, context.name(), &uid)),
-        Outcome::Waiting(bytes) => context.show(bytes, false, &[])?,
+        Outcome::Waiting(bytes) => {
+            let response = context.show(bytes, false, &[])?;
+            // The clients that know this field know this answer; to all others upstream says 200.
+            if options.orphan_dependents == Some(false) { status::accepted(response) } else { response }
+        }
     };
-    warn(&mut response, &options.warnings());
+    if !is_collected(context) && options.propagation_policy.as_deref() == Some("Foreground") {
+        let kind = &context.info.kind;
+        warn(
+            &mut response,
+            &[format!("foreground deletion is not served for {kind}; dependents are deleted afterwards")],
+        );
+    }
     Ok(response)
 }
 
@@ -90,18 +116,45 @@ pub(crate) async fn delete_collection(
 }
 
 impl DeleteOptions {
-    fn is_orphaning(&self) -> bool {
-        self.propagation_policy.as_deref() == Some("Orphan") || self.orphan_dependents == Some(true)
-    }
-
-    fn warnings(&self) -> Vec<String> {
-        if self.propagation_policy.as_deref() == Some("Foreground") {
-            return vec![
-                "foreground deletion is not served by this version; dependents are deleted in the background"
-                    .to_owned(),
-            ];
+    /// What the client says; if it says nothing, what the object's finalizers do.
+    fn propagation(&self, object: &Value) -> Propagation {
+        match (self.orphan_dependents, self.propagation_policy.as_deref()) {
+            (Some(true), _) | (_, Some("Orphan")) => Propagation::Orphan,
+            (_, Some("Foreground")) => Propagation::Foreground,
+            (Some(false), _) | (_, Some("Background")) => Propagation::Background,
+            _ => {
+                let finalizers = object.pointer("/metadata/finalizers").and_then(Value::as_array);
+                let said = finalizers.into_iter().flatten().find_map(|finalizer| match finalizer.as_str() {
+                    Some(FINALIZER_ORPHAN) => Some(Propagation::Orphan),
+                    Some(FINALIZER_FOREGROUND) => Some(Propagation::Foreground),
+                    _ => None,
+                });
+                said.unwrap_or(Propagation::Background)
+            }
         }
-        Vec::new()
+    }
+}
+
+/// Whether somebody takes the finalizers of a deletion away from objects of this kind.
+fn is_collected(context: &Context<'_>) -> bool {
+    (context.server.garbage_collected)(&context.info.group, &context.info.kind)
+}
+
+/// Leaves the finalizer that makes a garbage collector do this, and neither of them where nothing has to wait.
+fn set_finalizer(object: &mut Value, propagation: Propagation) {
+    let fields = metadata(object);
+    let mut finalizers: Vec<Value> =
+        fields.get("finalizers").and_then(Value::as_array).into_iter().flatten().cloned().collect();
+    finalizers.retain(|finalizer| finalizer != FINALIZER_ORPHAN && finalizer != FINALIZER_FOREGROUND);
+    match propagation {
+        Propagation::Orphan => finalizers.push(FINALIZER_ORPHAN.into()),
+        Propagation::Foreground => finalizers.push(FINALIZER_FOREGROUND.into()),
+        Propagation::Background => {}
+    }
+    if finalizers.is_empty() {
+        fields.remove("finalizers");
+    } else {
+        fields.insert("finalizers".to_owned(), finalizers.into());
     }
 }
 
@@ -124,6 +177,9 @@ fn options(context: &Context<'_>, body: &Bytes) -> Result<(DeleteOptions, WriteO
     if let Some(policy) = query.get("propagationPolicy") {
         options.propagation_policy = Some(policy.to_owned());
     }
+    if query.get("orphanDependents").is_some() {
+        options.orphan_dependents = Some(query.flag("orphanDependents"));
+    }
     let mut errors = Vec::new();
     if options.grace_period_seconds.is_some_and(|seconds| seconds < 0) {
         let value = options.grace_period_seconds.unwrap_or_default().into();
@@ -134,6 +190,12 @@ fn options(context: &Context<'_>, body: &Bytes) -> Result<(DeleteOptions, WriteO
     {
         let supported = ["Background", "Foreground", "Orphan"];
         errors.push(FieldError::not_supported("propagationPolicy", &policy.into(), &supported));
+    }
+    if let Some(policy) = options.propagation_policy.as_deref()
+        && options.orphan_dependents.is_some()
+    {
+        let why = "orphanDependents and deletionPropagation cannot be both set";
+        errors.push(FieldError::invalid("propagationPolicy", &policy.into(), why));
     }
     let mut write = WriteOptions::parse(query)?;
     for value in options.dry_run.iter().flatten() {
@@ -175,7 +237,7 @@ async fn delete_one(
             Some(new) => context.put(&new, Expect::Revision(stored.revision)).await.map(Outcome::Waiting),
             None if write.dry_run => return Ok(Outcome::Gone(uid)),
             None => {
-                if options.is_orphaning() {
+                if options.propagation(&old) == Propagation::Orphan && !is_collected(context) {
                     orphan_dependents(context, &uid).await?;
                 }
                 let removed =
@@ -220,12 +282,16 @@ fn waiting(context: &Context<'_>, options: &DeleteOptions, old: &Value) -> Optio
         Some(own) => options.grace_period_seconds.unwrap_or(own).max(0),
         None => 0,
     };
-    if grace == 0 && !context.info.is_held(old) {
+    let before = old.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
+    let mut new = old.clone();
+    // While its kubelet has time to end it, a second delete may only shorten that time.
+    let is_ending = is_terminating(old) && before.is_some_and(|before| before > 0 && grace >= before);
+    if is_collected(context) && !is_ending {
+        set_finalizer(&mut new, options.propagation(old));
+    }
+    if grace == 0 && !context.info.is_held(&new) {
         return None;
     }
-    let mut new = old.clone();
-    let before = old.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
-    // A second delete may shorten the time that is left, never lengthen it.
     if !is_terminating(old) || before.is_some_and(|before| grace < before) {
         let end =
             jiff::Timestamp::now().checked_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(jiff::Timestamp::MAX);

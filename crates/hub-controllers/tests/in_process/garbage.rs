@@ -1,0 +1,122 @@
+//! What a deletion does to the objects that name the deleted one as their owner.
+
+use hub_controllers::kinds::Kind;
+use hub_controllers::writer::Target;
+use kube::api::PropagationPolicy;
+use serde_json::{Value, json};
+
+use crate::hub::{Hub, daemon_set};
+
+/// A ConfigMap that is owned by these.
+async fn map(hub: &Hub, name: &str, owners: &[&Value], finalizers: Value) -> Value {
+    let owners: Vec<Value> = owners
+        .iter()
+        .map(|owner| {
+            let metadata = &owner["metadata"];
+            json!({
+                "apiVersion": "v1", "kind": "ConfigMap", "name": metadata["name"], "uid": metadata["uid"],
+                "blockOwnerDeletion": true,
+            })
+        })
+        .collect();
+    let metadata = json!({"name": name, "namespace": "default", "ownerReferences": owners, "finalizers": finalizers});
+    hub.make(Kind::ConfigMap, json!({"metadata": metadata})).await
+}
+
+async fn delete(hub: &Hub, kind: Kind, object: &Value, propagation: PropagationPolicy) {
+    let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
+    let target = Target { namespace: text("namespace"), name: text("name"), uid: text("uid") };
+    assert!(hub.admin.delete_target(kind, target, None, Some(propagation)).await.expect("the API takes it"));
+}
+
+async fn deleted(hub: &Hub, name: &str) {
+    hub.eventually(Kind::ConfigMap, ("default", name), |map| map.is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_the_foreground_an_owner_is_deleted_after_its_dependents() {
+    let hub = Hub::start().await;
+    let owner = map(&hub, "owner", &[], json!([])).await;
+    let child = map(&hub, "child", &[&owner], json!([])).await;
+    map(&hub, "grandchild", &[&child], json!(["example.com/hold"])).await;
+    delete(&hub, Kind::ConfigMap, &owner, PropagationPolicy::Foreground).await;
+    let is_deleted = |map: Option<&Value>| map.is_some_and(|map| map["metadata"]["deletionTimestamp"].is_string());
+    hub.eventually(Kind::ConfigMap, ("default", "grandchild"), is_deleted).await;
+    hub.settled().await;
+    // Everything waits for the one that somebody holds.
+    for name in ["owner", "child"] {
+        let waits =
+            hub.admin.get_now(Kind::ConfigMap, ("default", name)).await.expect("the API answers").expect("it waits");
+        assert_eq!(waits["metadata"]["finalizers"], json!(["foregroundDeletion"]), "{waits}");
+        assert!(is_deleted(Some(&waits)));
+    }
+    let release = json!({"metadata": {"finalizers": []}});
+    hub.admin.merge(Kind::ConfigMap, ("default", "grandchild"), &release).await.expect("the API takes it");
+    for name in ["grandchild", "child", "owner"] {
+        deleted(&hub, name).await;
+    }
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_orphan_stays_and_has_lost_its_owner() {
+    let hub = Hub::start().await;
+    let owner = map(&hub, "owner", &[], json!([])).await;
+    let other = map(&hub, "other", &[], json!([])).await;
+    let child = map(&hub, "child", &[&owner, &other], json!([])).await;
+    delete(&hub, Kind::ConfigMap, &owner, PropagationPolicy::Orphan).await;
+    deleted(&hub, "owner").await;
+    hub.settled().await;
+    let kept =
+        hub.admin.get_now(Kind::ConfigMap, ("default", "child")).await.expect("the API answers").expect("it stays");
+    assert_eq!(kept["metadata"]["uid"], child["metadata"]["uid"]);
+    let owners = kept["metadata"]["ownerReferences"].as_array().expect("the other owner");
+    assert_eq!((owners.len(), &owners[0]["uid"]), (1, &other["metadata"]["uid"]));
+    // In the background it follows its last owner.
+    delete(&hub, Kind::ConfigMap, &other, PropagationPolicy::Background).await;
+    deleted(&hub, "child").await;
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_without_dependents_does_not_wait() {
+    let hub = Hub::start().await;
+    for (name, propagation) in [("a", PropagationPolicy::Orphan), ("b", PropagationPolicy::Foreground)] {
+        let owner = map(&hub, name, &[], json!([])).await;
+        delete(&hub, Kind::ConfigMap, &owner, propagation.clone()).await;
+        deleted(&hub, name).await;
+        let namespace = hub.make(Kind::Namespace, json!({"metadata": {"name": format!("line-{name}")}})).await;
+        delete(&hub, Kind::Namespace, &namespace, propagation).await;
+        hub.eventually(Kind::Namespace, ("", &format!("line-{name}")), |namespace| namespace.is_none()).await;
+    }
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_set_is_deleted_after_its_pods_or_leaves_them_behind() {
+    let hub = Hub::start().await;
+    hub.gateways(&["gw-1", "gw-2"]).await;
+    let set = hub.make(Kind::DaemonSet, daemon_set("agent")).await;
+    let pods = hub.pods("default", 2).await;
+    hub.settled().await;
+    delete(&hub, Kind::DaemonSet, &set, PropagationPolicy::Orphan).await;
+    hub.eventually(Kind::DaemonSet, ("default", "agent"), |set| set.is_none()).await;
+    hub.settled().await;
+    let left = hub.pods("default", 2).await;
+    for (before, after) in pods.iter().zip(&left) {
+        assert_eq!(before["metadata"]["uid"], after["metadata"]["uid"]);
+        assert!(after["metadata"]["ownerReferences"].as_array().is_none_or(Vec::is_empty), "{after}");
+    }
+
+    let again = hub.make(Kind::DaemonSet, daemon_set("agent")).await;
+    hub.settled().await;
+    delete(&hub, Kind::DaemonSet, &again, PropagationPolicy::Foreground).await;
+    hub.pods("default", 0).await;
+    hub.settled().await;
+    // Their kubelets have not ended them yet.
+    let waits = hub.admin.get_now(Kind::DaemonSet, ("default", "agent")).await.expect("the API answers");
+    assert!(waits.is_some_and(|set| set["metadata"]["finalizers"] == json!(["foregroundDeletion"])));
+    hub.kubelet_ends_pods("default").await;
+    hub.eventually(Kind::DaemonSet, ("default", "agent"), |set| set.is_none()).await;
+    hub.stop().await;
+}
