@@ -147,7 +147,7 @@ fn health(server: &Inner, check: &str, is_verbose: bool) -> Response<Body> {
     }
     let usage = server.store.usage();
     let mark = |is_good: bool| if is_good { "[+]" } else { "[-]" };
-    let disk = if usage.full { "full: writes are refused until there is room" } else { "ok" };
+    let disk = if usage.full { "full: writes are rejected until there is space, deletions are taken" } else { "ok" };
     let text = format!(
         "[+]ping ok\n{}shutdown {}\n{}store {disk}\n{check} check {}\n",
         mark(is_open),

@@ -28,6 +28,8 @@ pub(crate) enum Request {
 pub(crate) struct Commit {
     pub ops: Vec<Op>,
     pub durability: Durability,
+    /// It leads to a deletion, so a full disk takes it.
+    pub is_deletion: bool,
     pub answer: oneshot::Sender<Answer>,
     pub _permit: OwnedSemaphorePermit,
 }

@@ -313,9 +313,28 @@ impl Store {
     /// [`CommitError::Conflict`] and [`CommitError::NotFound`] when an expectation does not hold, [`CommitError::Full`]
     /// and [`CommitError::Io`] when the disk did not take it, [`CommitError::Closed`] when the store is closing.
     pub async fn commit(&self, ops: Vec<Op>, durability: Durability) -> Result<Vec<Revision>, CommitError> {
+        let is_deletion = ops.iter().all(|op| matches!(op, Op::Delete { .. }));
+        self.push_commit(ops, durability, is_deletion).await
+    }
+
+    /// Like [`commit`](Self::commit), for a write that leads to a deletion without being one, such as the mark of an object
+    /// that waits for its end: a full disk takes it as it takes deletions. What it replaces is given up as history.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit).
+    pub async fn commit_deletion(&self, ops: Vec<Op>, durability: Durability) -> Result<Vec<Revision>, CommitError> {
+        self.push_commit(ops, durability, true).await
+    }
+
+    async fn push_commit(
+        &self,
+        ops: Vec<Op>,
+        durability: Durability,
+        is_deletion: bool,
+    ) -> Result<Vec<Revision>, CommitError> {
         let (answer, answered) = oneshot::channel();
         let permit = self.shared.queue.permit().await?;
-        self.shared.queue.push(Request::Commit(Commit { ops, durability, answer, _permit: permit }));
+        self.shared.queue.push(Request::Commit(Commit { ops, durability, is_deletion, answer, _permit: permit }));
         answered.await.map_err(|_| CommitError::Closed)?
     }
 

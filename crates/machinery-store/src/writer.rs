@@ -174,8 +174,8 @@ struct CommitGroup {
 struct Accepted {
     answer: oneshot::Sender<Answer>,
     revisions: Vec<Revision>,
-    /// It frees space.
-    deletes_only: bool,
+    /// It frees space, or leads to that.
+    is_deletion: bool,
 }
 
 impl CommitGroup {
@@ -185,7 +185,7 @@ impl CommitGroup {
         let changes = self.staged.iter().map(|staged| &staged.change);
         let depends: HashSet<_> = changes.filter(|change| is_of_group(change)).map(|change| change.revision).collect();
         let is_kept = |accepted: &Accepted| {
-            accepted.deletes_only && accepted.revisions.iter().all(|revision| !depends.contains(revision))
+            accepted.is_deletion && accepted.revisions.iter().all(|revision| !depends.contains(revision))
         };
         let (kept, rejected): (Vec<_>, Vec<_>) = self.accepted.drain(..).partition(is_kept);
         self.rejected.extend(rejected.into_iter().map(|accepted| (accepted.answer, CommitError::Full)));
@@ -363,15 +363,15 @@ impl<E: Engine> Writer<E> {
 
     /// Checks all operations of a request before encoding any, so that a rejected request leaves no trace.
     fn decide(&mut self, commit: Commit, group: &mut CommitGroup) {
-        let Commit { ops, durability, answer, .. } = commit;
-        let deletes_only = ops.iter().all(|op| matches!(op, Op::Delete { .. }));
-        // Lazy writes continue in memory: a full disk should not make every node look dead.
-        if self.reserve.is_used() && durability == Durability::Group && !deletes_only {
-            group.rejected.push((answer, CommitError::Full));
-            return;
-        }
+        let Commit { ops, durability, is_deletion, answer, .. } = commit;
+        // First, because no space would change it: whoever creates what is there already learns that.
         if let Err(error) = self.check(&ops, group) {
             group.rejected.push((answer, error));
+            return;
+        }
+        // Lazy writes continue in memory: a full disk should not make every node look dead.
+        if self.reserve.is_used() && durability == Durability::Group && !is_deletion {
+            group.rejected.push((answer, CommitError::Full));
             return;
         }
         let time_ms = (self.clock)();
@@ -417,7 +417,7 @@ impl<E: Engine> Writer<E> {
         } else {
             group.is_durable = true;
         }
-        group.accepted.push(Accepted { answer, revisions, deletes_only });
+        group.accepted.push(Accepted { answer, revisions, is_deletion });
     }
 
     fn check(&self, ops: &[Op], group: &CommitGroup) -> Result<(), CommitError> {

@@ -236,8 +236,13 @@ impl Context<'_> {
                 index,
             }),
         };
-        let revisions =
-            self.server.store.commit(also.into_iter().chain([put]).collect(), kinds::durability(&self.info)).await;
+        let (ops, durability) = (also.into_iter().chain([put]).collect(), kinds::durability(&self.info));
+        // Whoever makes space on a full disk begins with this, or ends a wait with it.
+        let revisions = if object::is_terminating(object) {
+            self.server.store.commit_deletion(ops, durability).await
+        } else {
+            self.server.store.commit(ops, durability).await
+        };
         match revisions {
             Ok(revisions) => Ok(encoded.at(revisions.first().copied().unwrap_or_default())),
             Err(CommitError::Conflict { .. } | CommitError::NotFound) => Err(PutError::Raced),

@@ -174,8 +174,11 @@ fn connect(path: &Path) -> Result<Connection, EngineError> {
     let connection = Connection::open(path)?;
     // Exclusive first: the log then needs no shared memory, and a second process is rejected.
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
-    // Before anything is written: a new file keeps a map of its pages, so that it can become smaller.
-    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    // Before anything is written: a new file keeps a map of its pages, so that it can become smaller. Only a new one is
+    // set so: SQLite would write the setting into one that has it, and on a full disk it must open without a write.
+    if connection.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0))? == 0 {
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    }
     // What is removed is overwritten, so that a Secret does not stay in free pages.
     connection.pragma_update(None, "secure_delete", "ON")?;
     connection.pragma_update(None, "journal_mode", "WAL")?;

@@ -99,6 +99,43 @@ async fn a_store_opens_for_reading_on_a_full_disk() {
 }
 
 #[tokio::test]
+async fn a_store_that_was_killed_opens_on_a_disk_that_is_full_to_the_last_byte() {
+    let name = "a_store_that_was_killed_opens_on_a_disk_that_is_full_to_the_last_byte";
+    let Some(disk) = ForgetfulDisk::mount_or_skip(name) else { return };
+    let plain = tempfile::tempdir().unwrap();
+    let living = open(plain.path());
+    let written: Vec<Key> = (0..20).map(|number| key(&format!("{number}"))).collect();
+    for name in &written {
+        set(&living, name, &"x".repeat(100 << 10)).await;
+    }
+    // As a kill leaves the files: everything is in the log, nothing was copied into the file.
+    let dir = disk.path().join("store");
+    std::fs::create_dir(&dir).unwrap();
+    for file in std::fs::read_dir(plain.path()).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), dir.join(file.file_name())).unwrap();
+        std::fs::File::open(dir.join(file.file_name())).unwrap().sync_all().unwrap();
+    }
+    disk.set_space_left(Some(0));
+    let store = open(&dir);
+    assert!(written.iter().all(|name| store.get(name).is_some()));
+    let there = store.commit(vec![put(&written[0], Expect::Absent, "1")], Durability::Group).await;
+    assert!(matches!(there, Err(CommitError::Conflict { .. })), "{there:?}");
+    for name in &written {
+        store.commit(vec![delete(name, Expect::Any)], Durability::Group).await.expect("a deletion is taken");
+    }
+    // Whoever creates what is there learns that, on a full disk as well.
+    let kept = key("kept");
+    disk.set_space_left(None);
+    set_when_there_is_space(&store, &kept, "1").await;
+    disk.set_space_left(Some(0));
+    while store.commit(vec![put(&key("fill"), Expect::Any, &"x".repeat(100 << 10))], Durability::Group).await.is_ok() {}
+    assert!(store.usage().full);
+    let there = store.commit(vec![put(&kept, Expect::Absent, "1")], Durability::Group).await;
+    assert!(matches!(there, Err(CommitError::Conflict { .. })), "{there:?}");
+}
+
+#[tokio::test]
 async fn deletions_make_space_on_a_full_disk() {
     let Some(disk) = ForgetfulDisk::mount_or_skip("deletions_make_space_on_a_full_disk") else { return };
     let store = open_on(&disk);
@@ -125,6 +162,29 @@ async fn deletions_make_space_on_a_full_disk() {
     drop(store);
     let store = open_on(&disk);
     assert_eq!(names(&store.range(MAPS, None, None, None, None).unwrap().items), ["after", "before"]);
+}
+
+#[tokio::test]
+async fn what_leads_to_a_deletion_is_taken_on_a_full_disk() {
+    let Some(disk) = ForgetfulDisk::mount_or_skip("what_leads_to_a_deletion_is_taken_on_a_full_disk") else { return };
+    let store = open_on(&disk);
+    set(&store, &key("before"), "1").await;
+    disk.set_space_left(Some(6 << 20));
+    let written = fill(&store, 100 << 10).await;
+    assert!(written.len() > 10, "{} objects", written.len());
+    // Three times as much as the reserve has, if nothing of it were given back.
+    for round in 0..3 {
+        for name in &written {
+            let marked = put(name, Expect::Present, &format!("{round}{}", "m".repeat(100 << 10)));
+            store.commit_deletion(vec![marked], Durability::Group).await.expect("a mark is taken on a full disk");
+            let rejected = store.commit(vec![put(&key("more"), Expect::Any, "1")], Durability::Group).await;
+            assert!(matches!(rejected, Err(CommitError::Full)), "{rejected:?}");
+        }
+    }
+    for name in &written {
+        store.commit(vec![delete(name, Expect::Any)], Durability::Group).await.expect("so is the deletion");
+    }
+    set_when_there_is_space(&store, &key("after"), &"x".repeat(200 << 10)).await;
 }
 
 #[tokio::test]
