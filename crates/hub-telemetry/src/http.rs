@@ -57,6 +57,14 @@ pub enum RequestError {
     /// 429: the sender should try again, and with fewer requests at a time.
     #[error("{0}")]
     TooManyRequests(String),
+    /// 429: the sender has sent more than it may, and may send again after this time.
+    #[error("{user:?} has sent more than its quota of bytes; try again in {} s", after.as_secs().max(1))]
+    OverQuota {
+        /// The sender.
+        user: String,
+        /// When it may send again.
+        after: std::time::Duration,
+    },
     /// 507: no space on the hub's disk; the sender should try again later.
     #[error(transparent)]
     Full(IngestError),

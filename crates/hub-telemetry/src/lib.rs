@@ -20,7 +20,8 @@
 //!
 //! **What breaks?** A full disk: batches are rejected with 507 and stay on their nodes. A damaged record: its readings are
 //! missing from answers, the rest is there. A lost checkpoint: opening reads the whole journal. A node that sends without
-//! end: it displaces itself, and what nobody's fair share protects ([`retention`]); its names cost it alone (`names`).
+//! end: it has a quota of bytes (`quota`), displaces itself, and what nobody's fair share protects ([`retention`]); its names
+//! cost it alone (`names`).
 //! Two boxes made from one disk image: the second is rejected with a message, and the [`Observer`] is notified.
 //!
 //! Calls block on the disk; asynchronous callers wrap them in `spawn_blocking`, as [`routes`] does.
@@ -33,6 +34,7 @@ mod names;
 mod pack;
 mod positions;
 mod query;
+mod quota;
 pub mod retention;
 pub mod routes;
 mod store;
@@ -40,6 +42,7 @@ mod store;
 pub use batch::BatchError;
 pub use positions::{AssignedExports, EXPORTS_MAX, EveryExport};
 pub use query::{LatestReadings, Order, QueryError, ReadingsPage, ReadingsQuery};
+pub use quota::QuotaLimits;
 pub use store::{
     EpochConflict, IngestError, Observer, OpenTelemetryError, Telemetry, TelemetryOptions, TelemetryUsage,
 };

@@ -1,6 +1,7 @@
 //! Telemetry on the hub's port: bodies, slots, and what a failure looks like on the wire.
 //!
-//! A batch passes three gates. Its sender may have a few requests at a time; then its body is read, under a budget of bytes
+//! A batch passes four gates. Its sender may have a few requests at a time, and may not have sent more than its quota (`quota`);
+//! then its body is read, under a budget of bytes
 //! for all bodies and within a deadline; only then it waits for one of the slots in which batches are stored. So a body
 //! that stalls holds nothing but its own share, and a node that sends much waits behind itself. Queries have slots of their
 //! own. Slots are given in the order of asking.
@@ -17,10 +18,12 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tracing::error;
 
 use crate::batch::BatchError;
 use crate::http::{RequestError, check, handle};
+use crate::quota::{QuotaLimits, Quotas};
 use crate::store::Telemetry;
 
 /// Batches that are stored at a time. A batch and its record are 8 MiB at most, and a disk gains nothing from more.
@@ -46,6 +49,9 @@ const QUERIES_IN_FLIGHT_MAX: usize = 4;
 /// How long a request waits for its turn before it is asked to come again.
 const TURN_DURATION_MAX: Duration = Duration::from_secs(10);
 
+/// A sender is not sent away for longer: it may have been given another quota by then.
+const RETRY_AFTER_S_MAX: u64 = 600;
+
 /// A request's body, whoever it came from.
 pub type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
 
@@ -63,6 +69,7 @@ pub struct TelemetryRoutes {
     telemetry: Telemetry,
     senders: Arc<Senders>,
     bodies: BodyBudget,
+    quotas: Quotas,
     batches: Arc<Semaphore>,
     queries: Arc<Semaphore>,
 }
@@ -73,10 +80,16 @@ impl TelemetryRoutes {
 
     /// Serves what a store holds, and stores what nodes send.
     pub fn new(telemetry: Telemetry) -> Self {
+        Self::with_quota(telemetry, QuotaLimits::default())
+    }
+
+    /// Like [`new`](Self::new), with another bound on what each node may send.
+    pub fn with_quota(telemetry: Telemetry, quota: QuotaLimits) -> Self {
         Self {
             telemetry,
             senders: Arc::default(),
             bodies: BodyBudget::new(BODIES),
+            quotas: Quotas::new(quota),
             batches: Arc::new(Semaphore::new(BATCHES_IN_FLIGHT_MAX)),
             queries: Arc::new(Semaphore::new(QUERIES_IN_FLIGHT_MAX)),
         }
@@ -117,8 +130,14 @@ impl TelemetryRoutes {
 
     /// Reads a body; it counts in the budget until the second of the two is dropped.
     async fn read(&self, body: RequestBody, user: &str) -> Result<(Bytes, Option<BodyPermit>), RequestError> {
+        // After its turn among its own: a balance that is used up meanwhile counts.
+        self.quotas
+            .check(user, Instant::now())
+            .map_err(|after| RequestError::OverQuota { user: user.to_owned(), after })?;
         let mut permit = self.bodies.permit(user, BodyPriority::Normal);
         let read = base_http::read_body_within(body, BodyLimits::new(BATCH_BYTES_MAX), &mut permit).await;
+        // What came counts, also of a body that was not whole.
+        self.quotas.charge(user, read.as_ref().map_or(permit.bytes(), |body| body.len() as u64), Instant::now());
         match read {
             Ok(body) => Ok((body, Some(permit))),
             Err(ReadBodyError::TooLarge { .. }) => {
@@ -190,7 +209,7 @@ fn status_of(failure: &RequestError) -> StatusCode {
         RequestError::BadRequest(_) => StatusCode::BAD_REQUEST,
         RequestError::Conflict(_) => StatusCode::CONFLICT,
         RequestError::Timeout(_) => StatusCode::REQUEST_TIMEOUT,
-        RequestError::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
+        RequestError::TooManyRequests(_) | RequestError::OverQuota { .. } => StatusCode::TOO_MANY_REQUESTS,
         RequestError::Full(_) => StatusCode::INSUFFICIENT_STORAGE,
         RequestError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
@@ -207,7 +226,12 @@ fn rejection(failure: &RequestError) -> Response<Body> {
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if status == StatusCode::TOO_MANY_REQUESTS {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        let seconds = match failure {
+            // Rounded up, or the first try would come too early.
+            RequestError::OverQuota { after, .. } => after.as_secs().saturating_add(1).min(RETRY_AFTER_S_MAX),
+            _ => 1,
+        };
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }

@@ -75,6 +75,27 @@ async fn bodies_of_one_node_that_do_not_come_hold_up_no_other_node() {
 }
 
 #[tokio::test]
+async fn a_node_that_sends_more_than_its_quota_learns_when_to_come_again() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let telemetry = Telemetry::open(dir.path(), TelemetryOptions::default()).expect("a new store");
+    let of_one = batch(0).len() as u32;
+    let quota = crate::QuotaLimits { bytes_per_second: 1, burst_bytes: of_one + 100 };
+    let routes = TelemetryRoutes::with_quota(telemetry, quota);
+    for from in [0, 1] {
+        // The second is more than what is left, and nobody knows before it was read.
+        assert_eq!(send(&routes, "system:node:gw-1", whole(batch(from))).await.0, 200);
+    }
+    let response = routes.call(post(whole(batch(2))), Sender { user: "system:node:gw-1", groups: &[] }).await;
+    let after: u64 = response.headers()[header::RETRY_AFTER].to_str().expect("a number").parse().expect("a number");
+    let owed = u64::from(of_one) - 100;
+    assert!((owed - 5..=owed + 2).contains(&after), "{after} s for {owed} bytes at 1 B/s");
+    let (status, message) = text(response).await;
+    assert_eq!(status, 429);
+    assert!(message.contains("quota of bytes"), "{message}");
+    assert_eq!(send(&routes, "system:node:gw-2", whole(batch(0))).await.0, 200, "others have their own");
+}
+
+#[tokio::test]
 async fn a_node_waits_behind_its_own_requests_and_nobody_elses() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let routes = routes(dir.path(), TelemetryOptions::default());
