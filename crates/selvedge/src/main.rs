@@ -15,6 +15,7 @@ mod exit;
 #[cfg(feature = "hub")]
 mod hub;
 mod kube_access;
+mod memory;
 #[cfg(feature = "node")]
 mod node;
 mod paths;
@@ -150,6 +151,7 @@ fn role(log: &str, work: impl Future<Output = Result<Exit>>) -> Result<Exit> {
         .enable_all()
         .build()
         .context("failed to start the runtime")?;
+    runtime.spawn(memory::keep_small());
     let outcome = runtime.block_on(work);
     // What is still running was told to end and did not: the process ends without it.
     runtime.shutdown_background();

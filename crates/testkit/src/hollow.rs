@@ -62,6 +62,9 @@ pub struct Plan {
     pub extra_watches: usize,
     /// Administrator's writers that create and change ConfigMaps and remember every acknowledgement.
     pub writers: usize,
+    /// How much the process gives way to others, 0 to 19. Real nodes have processors of their own; here they share the hub's,
+    /// and a hub that gives way to them (as its own request threads do to its sockets) would be measured by their greed.
+    pub niceness: i32,
 }
 
 impl Plan {
@@ -78,6 +81,7 @@ impl Plan {
             assignments: true,
             extra_watches: 0,
             writers: 0,
+            niceness: 0,
         };
         let mut args = args.into_iter();
         while let Some(key) = args.next() {
@@ -93,6 +97,7 @@ impl Plan {
                 "--assignments" => plan.assignments = value.parse().context("--assignments")?,
                 "--extra-watches" => plan.extra_watches = value.parse().context("--extra-watches")?,
                 "--writers" => plan.writers = value.parse().context("--writers")?,
+                "--niceness" => plan.niceness = value.parse().context("--niceness")?,
                 other => bail!("`{other}` is no setting of hollow nodes"),
             }
         }
@@ -174,6 +179,10 @@ pub(crate) struct Shared {
 /// When the tokens cannot be read. Nodes that fail say so in the report.
 pub fn run(plan: Plan) -> Result<()> {
     lift_descriptor_limit();
+    // SAFETY: `setpriority` takes numbers only; it is called before there is another thread, so that all inherit it.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, plan.niceness) } != 0 {
+        bail!("failed to set the niceness to {}: {}", plan.niceness, std::io::Error::last_os_error());
+    }
     let tokens = std::fs::read_to_string(&plan.tokens).context("failed to read the tokens")?;
     let tokens: Vec<base_pki::JoinToken> =
         tokens.lines().map(str::parse).collect::<Result<_, _>>().context("failed to read the tokens")?;

@@ -9,6 +9,8 @@ pub struct Memory {
     pub rss_kib: u64,
     /// Proportional set size: shared pages count in parts.
     pub pss_kib: u64,
+    /// What is the process's own, and no page of a file.
+    pub anonymous_kib: u64,
 }
 
 /// Memory of a process; `None` when it is gone.
@@ -17,7 +19,7 @@ pub fn memory(pid: u32) -> Option<Memory> {
     let field = |name: &str| {
         text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix("kB")?.trim().parse().ok())
     };
-    Some(Memory { rss_kib: field("Rss:")?, pss_kib: field("Pss:")? })
+    Some(Memory { rss_kib: field("Rss:")?, pss_kib: field("Pss:")?, anonymous_kib: field("Anonymous:")? })
 }
 
 /// CPU time that a process has used, its threads' together, in seconds; 0 when it is gone.
