@@ -15,6 +15,8 @@ const VERBS_NAMESPACE: &[&str] = &["create", "delete", "get", "list", "patch", "
 /// Verbs of a subresource that is a view of the object.
 pub(crate) const VERBS_VIEW: &[&str] = &["get", "patch", "update"];
 const VERBS_READ: &[&str] = &["get"];
+/// Of a kind of which there are no objects: clients that look for some find none.
+const VERBS_LOOK: &[&str] = &["get", "list", "watch"];
 
 struct Entry {
     group: &'static str,
@@ -128,6 +130,16 @@ static ENTRIES: &[Entry] = &[
         strategy: &strategy::SECRET,
         plural: "secrets",
         selectable: &["type"],
+        ..Entry::NAMESPACED
+    },
+    // No service can be created yet. Clients look for those of the cluster all the same (`kubectl cluster-info`, `get all`),
+    // and that there is none is the truth.
+    Entry {
+        kind: "Service",
+        plural: "services",
+        short_names: &["svc"],
+        categories: &["all"],
+        verbs: VERBS_LOOK,
         ..Entry::NAMESPACED
     },
     Entry {

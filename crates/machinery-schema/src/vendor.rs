@@ -19,6 +19,7 @@ const ROOTS: &[&str] = &[
     "io.k8s.api.core.v1.Node",
     "io.k8s.api.core.v1.Pod",
     "io.k8s.api.core.v1.Secret",
+    "io.k8s.api.core.v1.Service",
     "io.k8s.api.core.v1.ServiceAccount",
     "io.k8s.api.node.v1.RuntimeClass",
     "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition",

@@ -77,6 +77,9 @@ pub(crate) fn check_path(info: &ResourceInfo, path: &ResourcePath, verb: &str) -
     // A name is given to a new object by its body; a subresource may be created on a named object.
     if verbs.contains(&verb) && !(verb == "create" && path.name.is_some() && path.subresource.is_none()) {
         Ok(())
+    } else if !info.verbs.contains(&"create") && path.subresource.is_none() {
+        // There is no object of it: whoever wants to write one learns why.
+        Err(ApiError::not_served(&info.group, &info.plural))
     } else {
         Err(ApiError::method_not_allowed())
     }
@@ -88,6 +91,10 @@ fn no_subresource(info: &ResourceInfo, name: &str) -> ApiError {
         ("", "Pod", "exec" | "attach" | "portforward") => ApiError::not_implemented(&format!(
             "pods/{name} is not served by this version of Selvedge; `kubectl logs` and exec probes are"
         )),
+        ("", "ServiceAccount", "token") => ApiError::not_implemented(
+            "serviceaccounts/token is not served by this version of Selvedge: service accounts have no tokens yet; \
+             nodes join with `selvedge token create`, people use the kubeconfig of the hub",
+        ),
         _ => ApiError::no_such_path(),
     }
 }

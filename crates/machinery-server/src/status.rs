@@ -1,5 +1,6 @@
 //! Refusals as Kubernetes words them. The only place where a status code is chosen.
 
+pub(crate) use api_kube::Reason;
 use base_http::query::QueryError;
 use base_http::{Body, ReadBodyError};
 use http::{HeaderValue, Response, StatusCode, header};
@@ -20,80 +21,15 @@ pub(crate) struct ApiError {
     retry_after_seconds: Option<u32>,
 }
 
-/// Kubernetes' machine-readable reasons.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reason {
-    BadRequest,
-    Unauthorized,
-    Forbidden,
-    NotFound,
-    MethodNotAllowed,
-    NotAcceptable,
-    AlreadyExists,
-    Conflict,
-    Expired,
-    RequestEntityTooLarge,
-    UnsupportedMediaType,
-    Invalid,
-    TooManyRequests,
-    InternalError,
-    ServiceUnavailable,
-    Timeout,
-    InsufficientStorage,
-    NotImplemented,
-}
-
 impl From<QueryError> for ApiError {
     fn from(error: QueryError) -> Self {
         Self::bad_request(error.to_string())
     }
 }
 
-impl Reason {
-    fn code(self) -> StatusCode {
-        match self {
-            Self::BadRequest => StatusCode::BAD_REQUEST,
-            Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::Forbidden => StatusCode::FORBIDDEN,
-            Self::NotFound => StatusCode::NOT_FOUND,
-            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
-            Self::AlreadyExists | Self::Conflict => StatusCode::CONFLICT,
-            Self::Expired => StatusCode::GONE,
-            Self::RequestEntityTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
-            Self::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::InsufficientStorage => StatusCode::INSUFFICIENT_STORAGE,
-            Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
-        }
-    }
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::BadRequest => "BadRequest",
-            Self::Unauthorized => "Unauthorized",
-            Self::Forbidden => "Forbidden",
-            Self::NotFound => "NotFound",
-            Self::MethodNotAllowed => "MethodNotAllowed",
-            Self::NotAcceptable => "NotAcceptable",
-            Self::AlreadyExists => "AlreadyExists",
-            Self::Conflict => "Conflict",
-            Self::Expired => "Expired",
-            Self::RequestEntityTooLarge => "RequestEntityTooLarge",
-            Self::UnsupportedMediaType => "UnsupportedMediaType",
-            Self::Invalid => "Invalid",
-            Self::TooManyRequests => "TooManyRequests",
-            Self::InternalError => "InternalError",
-            Self::ServiceUnavailable => "ServiceUnavailable",
-            Self::Timeout => "Timeout",
-            Self::InsufficientStorage => "InsufficientStorage",
-            Self::NotImplemented => "NotImplemented",
-        }
-    }
+/// The HTTP status of a reason.
+fn code(reason: Reason) -> StatusCode {
+    StatusCode::from_u16(reason.code()).expect("the codes of reasons are HTTP statuses")
 }
 
 impl ApiError {
@@ -360,7 +296,7 @@ impl ApiError {
             "status": "Failure",
             "message": self.message,
             "reason": self.reason.as_str(),
-            "code": self.reason.code().as_u16(),
+            "code": self.reason.code(),
         });
         // kubectl reads the details of some answers without looking whether there are any.
         status["details"] = self.details.clone().unwrap_or_else(|| json!({}));
@@ -373,7 +309,7 @@ impl ApiError {
 
     /// The whole answer.
     pub(crate) fn into_response(self) -> Response<Body> {
-        let mut response = json_response(self.reason.code(), &self.status());
+        let mut response = json_response(code(self.reason), &self.status());
         if let Some(seconds) = self.retry_after_seconds {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }

@@ -312,7 +312,6 @@ fn a_clock_that_steps_forward_renews_what_has_expired() -> Result<()> {
 }
 
 #[test]
-#[ignore = "newcomer, list: cluster-info lists Services, which are not served"]
 fn cluster_info_says_where_the_hub_is() -> Result<()> {
     let Some(small) = Small::start()? else { return Ok(()) };
     let info = small.kubectl.ok(&["cluster-info"])?;
@@ -321,7 +320,6 @@ fn cluster_info_says_where_the_hub_is() -> Result<()> {
 }
 
 #[test]
-#[ignore = "newcomer, list: a subresource of a kind that is not served is an unknown path without a sentence"]
 fn a_token_request_is_answered_with_a_sentence() -> Result<()> {
     let Some(small) = Small::start()? else { return Ok(()) };
     let rejection = small.kubectl.refused(&["create", "token", "default"])?;
