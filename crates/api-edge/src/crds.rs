@@ -103,7 +103,7 @@ fn device_resource() -> Value {
             "readWrite": read_write(),
             "units": {"type": "string", "description": "Unit of measure."},
             "minimum": {"type": "number"}, "maximum": {"type": "number"}, "defaultValue": {"type": "string"},
-            "mask": {"type": "integer", "format": "int64"}, "shift": {"type": "integer", "format": "int64"},
+            "mask": {"type": "integer", "format": "int64", "minimum": 0}, "shift": {"type": "integer", "format": "int64"},
             "base": {"type": "number"}, "scale": {"type": "number"}, "offset": {"type": "number"},
             "assertion": {"type": "string"}, "mediaType": {"type": "string"}, "optional": any_object(),
         }},
@@ -202,8 +202,8 @@ fn node_assignments() -> Value {
         description: "What one node should run, made by the hub from Devices, Streams, Rules and Exports. Not for editing.",
         spec: json!({"type": "object", "properties": {
             "nodeName": {"type": "string", "description": "The node."},
-            "part": {"type": "integer", "description": "Which part this is, from 0."},
-            "parts": {"type": "integer", "description": "How many parts there are."},
+            "part": {"type": "integer", "minimum": 0, "description": "Which part this is, from 0."},
+            "parts": {"type": "integer", "minimum": 0, "description": "How many parts there are."},
             "entries": {"type": "array", "description": "What the node should run.", "items": {"type": "object", "properties": {
                 "kind": {"type": "string"}, "namespace": {"type": "string"}, "name": {"type": "string"}, "uid": {"type": "string"},
                 "generation": {"type": "integer", "format": "int64"}, "spec": any_object(),
@@ -248,7 +248,7 @@ fn node_identities() -> Value {
         spec: json!({"type": "object", "properties": {
             "state": {"type": "string", "enum": ["Active", "Revoked"], "default": "Active", "description": "Whether any key may."},
             "keys": {"type": "array", "maxItems": 2, "items": {"type": "string", "maxLength": 64}, "description": "SHA-256 of the public keys that may, the newest last; empty for a node whose first key will be bound."},
-            "generation": {"type": "integer", "format": "int64", "description": "How many boxes have borne the name."},
+            "generation": {"type": "integer", "format": "int64", "minimum": 0, "description": "How many boxes have borne the name."},
             "registered": {"type": "boolean", "description": "Whether the key was used and the Node is there."},
             "token": {"type": "string", "description": "Id of the bootstrap token with which it joined."},
             "labels": {"type": "object", "additionalProperties": {"type": "string"}, "description": "Labels that its Node is created with, from the token."},
@@ -269,8 +269,8 @@ fn node_identities() -> Value {
 
 fn conditions() -> Value {
     json!({"type": "array", "description": "Accepted, Applied, Ready.", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"], "items": {
-        "type": "object", "required": ["type", "status"], "properties": {
-            "type": {"type": "string"}, "status": {"type": "string"}, "reason": {"type": "string"}, "message": {"type": "string"},
+        "type": "object", "required": ["type", "status", "reason"], "properties": {
+            "type": {"type": "string"}, "status": {"type": "string", "enum": ["True", "False", "Unknown"]}, "reason": {"type": "string"}, "message": {"type": "string"},
             "observedGeneration": {"type": "integer", "format": "int64"},
             "lastTransitionTime": {"type": "string", "format": "date-time"},
         },
@@ -280,9 +280,9 @@ fn conditions() -> Value {
 fn fleet_status() -> Value {
     json!({"type": "object", "properties": {
         "observedGeneration": {"type": "integer", "format": "int64"},
-        "desired": {"type": "integer", "description": "Nodes that should run it."},
-        "applied": {"type": "integer", "description": "Nodes that took the current generation over."},
-        "ready": {"type": "integer", "description": "Nodes on which it does its work."},
+        "desired": {"type": "integer", "minimum": 0, "description": "Nodes that should run it."},
+        "applied": {"type": "integer", "minimum": 0, "description": "Nodes that took the current generation over."},
+        "ready": {"type": "integer", "minimum": 0, "description": "Nodes on which it does its work."},
         "failures": {"type": "array", "description": "The first ten nodes on which it does not.", "items": {"type": "object", "properties": {
             "node": {"type": "string"}, "reason": {"type": "string"}, "message": {"type": "string"},
         }}},

@@ -112,6 +112,7 @@ macro_rules! value_types {
     ($($name:ident),+ $(,)?) => {
         /// EdgeX's value types.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[cfg_attr(test, derive(schemars::JsonSchema))]
         #[allow(missing_docs, reason = "the names are EdgeX's own and say all there is")]
         pub enum ValueType { $($name),+ }
 
@@ -366,6 +367,7 @@ impl<'de> Deserialize<'de> for Reading {
 
 /// A device profile: what can be read from a kind of device, and written to it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct DeviceProfile {
     /// Unique name.
@@ -392,6 +394,7 @@ pub struct DeviceProfile {
 
 /// One value of a device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceResource {
     /// Unique in the profile.
@@ -414,6 +417,7 @@ pub struct DeviceResource {
 
 /// Type of a resource and how its raw value becomes a reading: mask, shift, base, scale, offset, in this order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ResourceProperties {
     /// The type of its readings.
@@ -461,6 +465,7 @@ pub struct ResourceProperties {
 
 /// What may be done with a resource or command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum ReadWrite {
     /// Read only.
     #[default]
@@ -486,6 +491,7 @@ impl ReadWrite {
 
 /// Resources that are read or written together.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceCommand {
     /// Unique in the profile, resources included.
@@ -505,6 +511,7 @@ pub struct DeviceCommand {
 
 /// One resource of a command.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ResourceOperation {
     /// Name of the resource.
@@ -519,6 +526,7 @@ pub struct ResourceOperation {
 
 /// Whether a device may be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "UPPERCASE")]
 pub enum AdminState {
     /// Yes.
@@ -530,6 +538,7 @@ pub enum AdminState {
 
 /// What is read without being asked.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct AutoEvent {
     /// Go duration, at least 1 ms.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// `spec` of a `NodeIdentity`: which key may speak as the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct NodeIdentitySpec {
     /// Whether any key may.
@@ -37,6 +38,7 @@ pub struct NodeIdentitySpec {
 
 /// Whether a node's keys are good.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum NodeIdentityState {
     /// They are.
     #[default]

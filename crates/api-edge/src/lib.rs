@@ -1,12 +1,28 @@
-//! The words all planes share: custom resources, EdgeX models, labels, ports, the telemetry batch.
+//! The types that all planes share: custom resources, EdgeX models, labels, ports, the telemetry batch.
 //!
 //! Data only: nothing here reads a clock, a file or a socket. A plane that needs another plane's data at run time
 //! finds its shape here and fetches it over a published protocol.
 //!
-//! - [`edgex`]: events, readings, device profiles and devices as EdgeX Foundry v3 publishes them.
-//! - [`resources`]: the kinds of `edge.selvedge.dev/v1alpha1` and their definitions ([`crds::all`]).
-//! - [`telemetry`]: what a node sends to `POST /telemetry/v1/batches`.
-//! - [`ports`]: default ports and the names that `ports.json` gives them.
+//! **Where is it?**
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`edgex`] | events, readings, device profiles and devices as EdgeX Foundry v3 publishes them |
+//! | [`resources`], [`conditions`] | the kinds of `edge.selvedge.dev/v1alpha1` as structs |
+//! | [`crds`] | their definitions, as the hub installs them |
+//! | [`identity`] | which key may speak as a node |
+//! | [`telemetry`] | what a node sends to `POST /telemetry/v1/batches` |
+//! | [`status`] | what each role reports of itself |
+//! | [`ports`] | default ports and the names that `ports.json` gives them |
+//!
+//! **May I touch it?** A field is a contract with objects in stores, journals on gateways and programs of other versions: add
+//! fields with a default, never rename or retype one. A new field of a kind goes into its struct and into its definition; a
+//! test compares the two and names what is missing.
+//!
+//! **How do I try it?** `cargo test -p api-edge`; on a running hub `kubectl explain device.spec`.
+//!
+//! **What breaks?** Every plane reads by these types: a definition that lets in what a struct rejects is an object that the
+//! hub takes and no node runs.
 
 pub mod conditions;
 pub mod crds;

@@ -6,10 +6,10 @@
 
 use std::collections::BTreeMap;
 
+use api_kube::Condition;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::conditions::Condition;
 use crate::edgex;
 
 /// `spec` of a `DeviceProfile`: an EdgeX device profile. `name` may be absent; it is then `metadata.name`.
@@ -17,6 +17,7 @@ pub type DeviceProfileSpec = edgex::DeviceProfile;
 
 /// `spec` of a `Device`: one device and the node that talks to it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceSpec {
     /// The node that talks to the device.
@@ -50,6 +51,7 @@ pub struct DeviceSpec {
 
 /// `spec` of a `Stream`: `CREATE STREAM …`, on every node that the selector matches.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct StreamSpec {
     /// Labels a node must have. Empty: every node.
@@ -61,6 +63,7 @@ pub struct StreamSpec {
 
 /// `spec` of a `Rule`: a query over streams, and what to do with its rows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RuleSpec {
     /// Labels a node must have. Empty: every node.
@@ -87,6 +90,7 @@ pub struct EdgexActionProps {
 
 /// `spec` of an `Export`: which events leave the node, and where to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ExportSpec {
     /// Labels a node must have. Empty: every node.
@@ -115,6 +119,7 @@ fn default_batch_period() -> String {
 
 /// Receiver of an export; exactly one field is set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ExportTarget {
     /// The hub this node has joined.
@@ -124,11 +129,13 @@ pub struct ExportTarget {
 
 /// The hub as a receiver; it has no settings yet.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct HubTarget {}
 
 /// The status of fleet objects: as a DaemonSet's, with the first failures.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct FleetStatus {
     /// Generation of the spec that this speaks of.
@@ -143,11 +150,13 @@ pub struct FleetStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<NodeFailure>,
     /// `Accepted`, `Applied`, `Ready`.
+    #[cfg_attr(test, schemars(with = "Vec<crate::tests::schema::ConditionShape>"))]
     pub conditions: Vec<Condition>,
 }
 
 /// A node on which an object does not do its work.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeFailure {
     /// The node.
@@ -167,6 +176,7 @@ pub const ASSIGNMENT_PART_BYTES_MAX: usize = 256 * 1024;
 /// `spec` of a `NodeAssignment`. The first part is named as the node, part `n` (from 1) `<node>.part-<n>`; all carry
 /// the label [`crate::LABEL_NODE`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeAssignmentSpec {
     /// The node.
@@ -181,6 +191,7 @@ pub struct NodeAssignmentSpec {
 
 /// One object that a node should run, with all it needs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct AssignmentEntry {
     /// `DeviceProfile`, `Device`, `Stream`, `Rule`, `Export`.
@@ -200,6 +211,7 @@ pub struct AssignmentEntry {
 
 /// `status` of a `NodeAssignment`, written by the node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeAssignmentStatus {
     /// Generation of the assignment that the node acted on last.
@@ -210,6 +222,7 @@ pub struct NodeAssignmentStatus {
 
 /// How one entry fares on the node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct EntryStatus {
     /// As in the entry.
@@ -222,5 +235,6 @@ pub struct EntryStatus {
     /// Generation of the entry that this speaks of.
     pub generation: i64,
     /// `Accepted`, `Applied`, `Ready`.
+    #[cfg_attr(test, schemars(with = "Vec<crate::tests::schema::ConditionShape>"))]
     pub conditions: Vec<Condition>,
 }

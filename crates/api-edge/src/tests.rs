@@ -1,3 +1,7 @@
+//! Values on the wire, and the definitions of our kinds.
+
+pub(crate) mod schema;
+
 use crate::edgex::{Event, Reading, Value, ValueType};
 
 #[test]

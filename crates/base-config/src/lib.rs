@@ -18,9 +18,14 @@
 //! assert_eq!(errors.to_string(), "line 1: `apiPrt` is not a setting; did you mean `apiPort`?");
 //! ```
 //!
-//! `sample` writes the sample file of a role. Keys are a contract with files in the field: a renamed one needs its old name as a
-//! `serde(alias)`. Try a change with `cargo test -p base-config`, and a role with `selvedge hub --check-config`. What breaks
-//! when it breaks is a role that does not start, with all mistakes listed.
+//! **Where is it?** Reading and judging: here. The sample file of a role: `sample`.
+//!
+//! **May I touch it?** Keys are a contract with files in the field: a renamed one needs its old name as a `serde(alias)`. What
+//! is read is bounded, and no message depends on the text of another.
+//!
+//! **How do I try it?** `cargo test -p base-config`; a role with `selvedge hub --config FILE --check-config`.
+//!
+//! **What breaks?** A role does not start, with all mistakes listed; nothing else depends on it.
 
 mod sample;
 

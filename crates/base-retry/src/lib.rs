@@ -19,7 +19,7 @@ mod wake;
 use std::time::Duration;
 
 pub use keyed::KeyedBackoff;
-pub use wake::{Resumed, Retry, Wake};
+pub use wake::{Notice, Resumed, Retry, Wake};
 
 /// How much of a delay is random.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -149,3 +149,22 @@ async fn a_retry_outlives_its_wake() {
     retry.attempt();
     assert_eq!(retry.pause().await, Resumed::Elapsed);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_notice_ends_a_rest_and_is_not_lost_between_two_waits() {
+    let wake = Wake::new();
+    let mut retry = Retry::new(EXACT).with_wake(&wake);
+    let start = tokio::time::Instant::now();
+    assert_eq!(retry.rest(seconds(60)).await, Resumed::Elapsed);
+    wake.wake_all();
+    assert_eq!(retry.rest(seconds(60)).await, Resumed::Woken);
+    assert_eq!(start.elapsed(), seconds(61), "the shortest delay is kept");
+
+    let mut notice = wake.notice();
+    wake.wake_all();
+    notice.called().await;
+    wake.wake_all();
+    notice.seen();
+    let waited = tokio::time::timeout(seconds(5), notice.called()).await;
+    assert!(waited.is_err(), "what was seen is not noticed again");
+}

@@ -35,6 +35,36 @@ impl Wake {
     }
 }
 
+impl Wake {
+    /// Notices calls from now on, for a loop that waits in its own way.
+    pub fn notice(&self) -> Notice {
+        Notice(Some(self.calls.subscribe()))
+    }
+}
+
+/// Notices calls of [`Wake::wake_all`]. One that comes while nobody waits is noticed at the next wait.
+#[derive(Debug)]
+pub struct Notice(Option<watch::Receiver<u64>>);
+
+impl Notice {
+    /// Calls so far are answered by what is done now.
+    pub fn seen(&mut self) {
+        if let Some(calls) = &mut self.0 {
+            calls.mark_unchanged();
+        }
+    }
+
+    /// Waits for a call; for ever when there is nobody left to make one. Dropping the future loses none.
+    pub async fn called(&mut self) {
+        if let Some(calls) = &mut self.0
+            && calls.changed().await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
+}
+
 impl Default for Wake {
     fn default() -> Self {
         Self::new()
@@ -63,27 +93,25 @@ impl Default for Wake {
 #[derive(Debug)]
 pub struct Retry {
     backoff: Backoff,
-    wake: Option<watch::Receiver<u64>>,
+    notice: Notice,
 }
 
 impl Retry {
     /// No failure yet; nothing wakes it.
     pub fn new(law: BackoffLaw) -> Self {
-        Self { backoff: Backoff::new(law), wake: None }
+        Self { backoff: Backoff::new(law), notice: Notice(None) }
     }
 
     /// The same, woken by `wake`.
     #[must_use]
     pub fn with_wake(mut self, wake: &Wake) -> Self {
-        self.wake = Some(wake.calls.subscribe());
+        self.notice = wake.notice();
         self
     }
 
     /// An attempt begins: calls of [`Wake::wake_all`] before it are answered by it, later ones end the next pause.
     pub fn attempt(&mut self) {
-        if let Some(wake) = &mut self.wake {
-            wake.mark_unchanged();
-        }
+        self.notice.seen();
     }
 
     /// The attempt succeeded.
@@ -101,8 +129,21 @@ impl Retry {
         let delay = self.backoff.next_delay();
         tokio::select! {
             () = tokio::time::sleep(delay) => return Resumed::Elapsed,
-            () = called(&mut self.wake) => {}
+            () = self.notice.called() => {}
         }
+        self.woken(delay).await
+    }
+
+    /// Nothing failed: waits for `period` until the next look, or until woken.
+    pub async fn rest(&mut self, period: Duration) -> Resumed {
+        tokio::select! {
+            () = tokio::time::sleep(period) => return Resumed::Elapsed,
+            () = self.notice.called() => {}
+        }
+        self.woken(period).await
+    }
+
+    async fn woken(&mut self, delay: Duration) -> Resumed {
         self.backoff.reset();
         // A link that comes and goes a hundred times a second must not cause a hundred attempts, and those who are woken
         // together should not all send in one instant: so the shortest delay is kept.
@@ -114,14 +155,4 @@ impl Retry {
     pub fn failures(&self) -> u32 {
         self.backoff.failures()
     }
-}
-
-/// Waits for a call; for ever when there is nobody left to make one.
-async fn called(wake: &mut Option<watch::Receiver<u64>>) {
-    if let Some(wake) = wake
-        && wake.changed().await.is_ok()
-    {
-        return;
-    }
-    std::future::pending().await
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use api_edge::edgex::{AdminState, Device, DeviceProfile};
 use api_edge::go_duration;
+use base_retry::{Backoff, BackoffLaw};
 use edge_bus::Made;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -32,10 +33,8 @@ pub struct ManagerOptions {
     pub open_timeout: Duration,
     /// How long one read or write may take. Drivers have shorter limits of their own; this one is for a driver that hangs.
     pub call_timeout: Duration,
-    /// First pause before a device that is down is tried again; doubles each time.
-    pub retry_first: Duration,
-    /// Longest such pause: a device that comes back is used within a minute.
-    pub retry_max: Duration,
+    /// Before a device that is down is tried again: one that comes back is used within a minute.
+    pub retry: BackoffLaw,
 }
 
 impl Default for ManagerOptions {
@@ -47,8 +46,7 @@ impl Default for ManagerOptions {
             }),
             open_timeout: Duration::from_secs(10),
             call_timeout: Duration::from_secs(30),
-            retry_first: Duration::from_secs(1),
-            retry_max: Duration::from_secs(60),
+            retry: BackoffLaw::new(Duration::from_secs(1), Duration::from_secs(60)),
         }
     }
 }
@@ -177,7 +175,7 @@ impl DeviceManager {
                 options: self.options.clone(),
                 session: None,
                 losses: 0,
-                failures: 0,
+                backoff: Backoff::new(self.options.retry),
                 retry_at: Instant::now(),
             };
             let task = tokio::spawn(task.run());

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use api_edge::edgex::{AdminState, Device, DeviceProfile};
+use base_retry::Backoff;
 use edge_bus::{Made, Maker};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -215,8 +215,9 @@ pub(crate) struct DeviceTask {
     pub session: Option<Box<dyn DeviceSession>>,
     /// Sessions lost since the device last answered: one that opens is no answer.
     pub losses: u32,
-    /// How often the device was found down since it was last up; the pauses between attempts grow with it.
-    pub failures: u32,
+    /// Of the attempts since the device was last up. Random, so that devices behind one gateway that came back are not all
+    /// asked in the same instant.
+    pub backoff: Backoff,
     /// When to try to open a session again, while there is none.
     pub retry_at: Instant,
 }
@@ -403,7 +404,7 @@ impl DeviceTask {
     }
 
     fn mark_up(&mut self) {
-        self.failures = 0;
+        self.backoff.reset();
         let now = (self.options.clock)();
         let mut was_down = false;
         self.shared.update(|report| {
@@ -436,9 +437,7 @@ impl DeviceTask {
     }
 
     fn mark_down(&mut self, problem: String) {
-        self.failures = self.failures.saturating_add(1);
-        let pause = self.pause();
-        self.retry_at = Instant::now() + pause;
+        self.retry_at = Instant::now() + self.backoff.next_delay();
         for auto in &mut self.autos {
             auto.last_seen.clear();
         }
@@ -452,14 +451,5 @@ impl DeviceTask {
         if is_news {
             warn!(device = %self.device.name, error = %problem, "The device is down; trying again with growing pauses.");
         }
-    }
-
-    /// Doubles with every failure, up to the longest; spread by a quarter so that devices behind one gateway that came
-    /// back are not all asked in the same instant.
-    fn pause(&self) -> Duration {
-        let doublings = self.failures.saturating_sub(1).min(16);
-        let pause = self.options.retry_first.saturating_mul(1 << doublings).min(self.options.retry_max);
-        let spread = f64::from(uuid::Uuid::new_v4().as_u128() as u32) / f64::from(u32::MAX);
-        pause.mul_f64(0.75 + spread / 4.0)
     }
 }

@@ -11,6 +11,7 @@ use api_edge::go_duration;
 use api_edge::resources::ExportSpec;
 use api_edge::telemetry::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BatchAnswer, BatchHeader, OFFSET_MAX};
 use base_journal::{Chunk, Record};
+use base_retry::{Backoff, BackoffLaw, Jitter};
 use bytes::Bytes;
 
 use crate::record::EventRecord;
@@ -26,30 +27,9 @@ const READ_BYTES: usize = 256 * 1024;
 /// the journal may give their room back.
 const SILENT_RECORDS_MAX: u64 = 10_000;
 
-/// How long to wait after a failure: a random time below a bound that doubles each time, so that a fleet does not
-/// come back all at once.
-#[derive(Clone, Debug)]
-pub struct Backoff {
-    /// Bound after the first failure.
-    pub first: Duration,
-    /// Largest bound.
-    pub max: Duration,
-}
-
-impl Default for Backoff {
-    /// Half a second, doubling up to half a minute.
-    fn default() -> Self {
-        Self { first: Duration::from_millis(500), max: Duration::from_secs(30) }
-    }
-}
-
-impl Backoff {
-    /// The time to wait after `failures` failures in a row, given a random number.
-    fn delay(&self, failures: u32, random: u64) -> Duration {
-        let bound = self.first.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
-        bound.min(self.max).mul_f64((random >> 11) as f64 / (1_u64 << 53) as f64)
-    }
-}
+/// After failures: a random time below a bound that doubles each time, so that a fleet does not come back all at once.
+const BACKOFF: BackoffLaw =
+    BackoffLaw::new(Duration::from_millis(500), Duration::from_secs(30)).with_jitter(Jitter::Full);
 
 /// What one export does.
 #[derive(Clone, Debug)]
@@ -65,7 +45,7 @@ pub struct ExportOptions {
     /// How long an event may wait for others.
     pub batch_period: Duration,
     /// After failures.
-    pub backoff: Backoff,
+    pub backoff: BackoffLaw,
     /// Of the random numbers for waiting.
     pub seed: u64,
 }
@@ -98,7 +78,7 @@ impl ExportOptions {
             batch_events: 500,
             batch_bytes: BATCH_BYTES,
             batch_period: Duration::from_secs(1),
-            backoff: Backoff::default(),
+            backoff: BACKOFF,
             seed: 0,
         }
     }
@@ -185,9 +165,8 @@ pub struct ExportCore {
     is_drained: bool,
     /// Smaller than the option while looking for the event that makes the receiver refuse a batch.
     events_max: usize,
-    failures: u32,
+    backoff: Backoff,
     retry_at: Option<Instant>,
-    random: u64,
     counts: Counts,
     last_error: Option<String>,
 }
@@ -197,7 +176,7 @@ impl ExportCore {
     pub fn new(options: ExportOptions, epoch: impl Into<String>, cursor: u64) -> Self {
         Self {
             events_max: options.batch_events,
-            random: options.seed,
+            backoff: Backoff::with_seed(options.backoff, options.seed),
             options,
             epoch: epoch.into(),
             from: cursor,
@@ -209,7 +188,6 @@ impl ExportCore {
             ahead: VecDeque::new(),
             ahead_end: cursor,
             is_drained: false,
-            failures: 0,
             retry_at: None,
             counts: Counts::default(),
             last_error: None,
@@ -247,6 +225,14 @@ impl ExportCore {
         Want::Read { from: self.position, bytes_max: READ_BYTES }
     }
 
+    /// The link to the receiver is there again: what waits for the end of a pause is sent within the shortest one.
+    pub fn link_restored(&mut self, now: Instant) {
+        if let Some(until) = self.retry_at {
+            self.backoff.reset();
+            self.retry_at = Some(until.min(now + self.backoff.next_delay()));
+        }
+    }
+
     /// The journal has more records than the last read found.
     pub fn more_came(&mut self) {
         self.is_drained = false;
@@ -274,7 +260,7 @@ impl ExportCore {
                 self.counts.batches += 1;
                 self.counts.lost += self.lost;
                 self.events_max = self.options.batch_events;
-                self.failures = 0;
+                self.backoff.reset();
                 self.retry_at = None;
                 self.last_error = None;
                 self.stand_at(answer)
@@ -297,10 +283,7 @@ impl ExportCore {
     }
 
     fn failed(&mut self, why: String, now: Instant) {
-        self.failures = self.failures.saturating_add(1);
-        self.random = next_random(self.random);
-        let mixed = mix(self.random);
-        self.retry_at = Some(now + self.options.backoff.delay(self.failures, mixed));
+        self.retry_at = Some(now + self.backoff.next_delay());
         self.last_error = Some(why);
     }
 
@@ -423,17 +406,4 @@ impl ExportCore {
             events: self.lines.len(),
         }
     }
-}
-
-/// The next state of a SplitMix64 generator.
-fn next_random(state: u64) -> u64 {
-    state.wrapping_add(0x9e37_79b9_7f4a_7c15)
-}
-
-/// The number that a SplitMix64 state stands for.
-fn mix(state: u64) -> u64 {
-    let mut z = state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

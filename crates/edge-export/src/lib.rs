@@ -12,7 +12,7 @@ pub mod record;
 mod run;
 mod transport;
 
-pub use self::core::{Backoff, ExportOptions, ExportOptionsError};
+pub use self::core::{ExportOptions, ExportOptionsError};
 pub use record::EventRecord;
 pub use run::{ExportHandle, ExportStatus, cursor_name, spawn_export};
 pub use transport::{BatchTransport, BoxFuture, SendError, encode_body};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use base_journal::Journal;
+use base_retry::{Notice, Wake};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -46,15 +47,16 @@ pub fn cursor_name(export: &str) -> String {
 
 /// Starts an export on the current runtime. It stops when `shutdown` is cancelled, and a later one goes on where it was.
 ///
-/// Without a cursor it begins with the oldest record that the journal holds.
+/// Without a cursor it begins with the oldest record that the journal holds. `restored` ends its pauses.
 pub fn spawn_export(
     journal: Journal,
     options: ExportOptions,
     transport: Arc<dyn BatchTransport>,
+    restored: &Wake,
     shutdown: CancellationToken,
 ) -> ExportHandle {
     let (status_tx, status) = watch::channel(ExportStatus::default());
-    let task = tokio::spawn(run_export(journal, options, transport, status_tx, shutdown));
+    let task = tokio::spawn(run_export(journal, options, transport, restored.notice(), status_tx, shutdown));
     ExportHandle { status, task }
 }
 
@@ -62,6 +64,7 @@ async fn run_export(
     journal: Journal,
     options: ExportOptions,
     transport: Arc<dyn BatchTransport>,
+    mut restored: Notice,
     status: watch::Sender<ExportStatus>,
     shutdown: CancellationToken,
 ) {
@@ -100,6 +103,7 @@ async fn run_export(
             }
             Want::Send(header, lines) => {
                 debug!(%export, from = header.from, to = header.to, events = header.events, "Sending a batch.");
+                restored.seen();
                 // Whether a batch given up here arrived is found out when it is sent again.
                 let sent = shutdown.run_until_cancelled(transport.send(header, lines)).await;
                 let Some(answer) = sent else { return };
@@ -121,7 +125,11 @@ async fn run_export(
             }
             Want::Wait(until) => {
                 publish(&status, &core, &journal, None);
-                shutdown.run_until_cancelled(tokio::time::sleep_until(until.into())).await;
+                tokio::select! {
+                    () = shutdown.cancelled() => {}
+                    () = tokio::time::sleep_until(until.into()) => {}
+                    () = restored.called() => core.link_restored(Instant::now()),
+                }
             }
             Want::More { from, until } => {
                 publish(&status, &core, &journal, None);

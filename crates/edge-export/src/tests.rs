@@ -9,6 +9,7 @@ use api_edge::edgex::{API_VERSION, Event, Reading, Value, ValueType};
 use api_edge::resources::{ExportSpec, ExportTarget, HubTarget};
 use api_edge::telemetry::{BatchAnswer, BatchHeader};
 use base_journal::{Chunk, Journal, JournalOptions, Record};
+use base_retry::Wake;
 use bytes::Bytes;
 use hub_telemetry::{IngestError, ReadingsQuery, Telemetry, TelemetryOptions};
 use proptest::prelude::*;
@@ -183,6 +184,35 @@ fn failures_wait_longer_each_time_and_success_ends_that() {
 }
 
 #[test]
+fn a_restored_link_ends_the_pause_that_an_outage_brought() {
+    let mut now = Instant::now();
+    let options = ExportOptions { batch_events: 1, seed: 7, ..ExportOptions::new("default/all") };
+    let mut core = core_with(options, &["a", "a"], &[]);
+    let mut waits_until = None;
+    for _ in 0..40 {
+        let _batch = sent(&mut core, now);
+        core.answer(Err(SendError::Unreachable("no route".to_owned())), now);
+        waits_until = match core.want(now) {
+            Want::Wait(until) if until - now > Duration::from_secs(10) => Some(until),
+            Want::Wait(until) => {
+                now = until;
+                continue;
+            }
+            _ => continue,
+        };
+        break;
+    }
+    assert!(waits_until.is_some(), "deep in an outage a pause is long");
+    core.link_restored(now);
+    let soon = match core.want(now) {
+        Want::Wait(until) => until,
+        _ => now,
+    };
+    assert!(soon - now <= Duration::from_millis(500), "{:?}", soon - now);
+    assert_eq!(sent(&mut core, soon).0, 0);
+}
+
+#[test]
 fn a_receiver_that_stands_elsewhere_is_followed() {
     let later = Instant::now() + Duration::from_secs(60);
     for (next, is_ahead) in [(2, false), (5, false), (9, true)] {
@@ -338,9 +368,9 @@ async fn simulate(seed: u64) {
         let shutdown = CancellationToken::new();
         let mut export = ExportOptions { batch_events: 7, seed, ..ExportOptions::new("default/all") };
         export.batch_period = Duration::from_millis(1);
-        export.backoff.first = Duration::from_micros(100);
+        export.backoff.min = Duration::from_micros(100);
         export.backoff.max = Duration::from_millis(2);
-        let handle = spawn_export(journal.clone(), export, link.clone(), shutdown.clone());
+        let handle = spawn_export(journal.clone(), export, link.clone(), &Wake::new(), shutdown.clone());
         for _ in 0..1 + link.random(60) {
             let device = if link.random(2) == 0 { "a" } else { "b" };
             journal.append_and_commit(&[&record(device, written)]).expect("room");
@@ -364,7 +394,7 @@ async fn simulate(seed: u64) {
     let journal = Journal::open(node_dir.path(), options).expect("a sound journal");
     let mut export = ExportOptions::new("default/all");
     export.batch_period = Duration::from_millis(1);
-    let mut handle = spawn_export(journal.clone(), export, link, CancellationToken::new());
+    let mut handle = spawn_export(journal.clone(), export, link, &Wake::new(), CancellationToken::new());
     let is_done = |status: &crate::ExportStatus| status.connected && status.depth == 0;
     if journal.cursor(&cursor_name("default/all")) != Some(journal.next()) {
         let done = tokio::time::timeout(Duration::from_secs(20), handle.status.wait_for(is_done)).await;

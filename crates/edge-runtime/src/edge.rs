@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use api_edge::conditions::{self, Condition};
 use api_edge::resources::{AssignmentEntry, EntryStatus, NodeAssignmentStatus};
 use api_edge::status::EdgeReport;
+use api_kube::{Condition, Time, set_condition};
 use base_http::BindError;
 use base_journal::{Journal, JournalOptions, OpenJournalError, OpenSnapshotError, SnapshotOptions, SnapshotStore};
 use edge_device_sdk::{Driver, ManagerOptions};
@@ -100,7 +100,7 @@ impl Edge {
     /// [`StartEdgeError`]; nothing has been started then.
     pub async fn start(config: EdgeConfig, shutdown: CancellationToken) -> Result<EdgeHandle, StartEdgeError> {
         let transport: Option<Arc<dyn BatchTransport>> = match &config.hub {
-            Some(access) => Some(Arc::new(HubTransport::new(access.clone()))),
+            Some(access) => Some(Arc::new(HubTransport::new(access.clone(), config.restored.clone()))),
             None => None,
         };
         start_with(config, shutdown, edge_devices::all(), ManagerOptions::default(), transport).await
@@ -122,7 +122,7 @@ pub(crate) async fn start_with(
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     };
     let Opened { listener, journal, state, local } = opened;
-    let mut runtime = Runtime::start(journal.clone(), drivers, options, transport);
+    let mut runtime = Runtime::start(journal.clone(), drivers, options, transport, config.restored.clone());
     let parts = stored_parts(&state);
     runtime.apply(&wanted(&local, &parts)).await;
     if config.hub.is_none() {
@@ -238,9 +238,10 @@ impl Main {
         let (statuses_tx, statuses) = watch::channel(BTreeMap::new());
         let mut tasks = Vec::new();
         if let Some(access) = config.hub.filter(|_| !self.node.is_empty()) {
-            let watching = hub::run_watch(access.clone(), self.node.clone(), assignment_tx, self.troubles.clone());
+            let (node, troubles, restored) = (self.node.clone(), self.troubles.clone(), config.restored);
+            let watching = hub::run_watch(access.clone(), node, assignment_tx, troubles.clone(), restored.clone());
             tasks.push(tokio::spawn(watching));
-            tasks.push(tokio::spawn(hub::run_status(access, statuses, self.troubles.clone())));
+            tasks.push(tokio::spawn(hub::run_status(access, statuses, troubles, restored)));
         } else {
             // Kept open, so that waiting for a change below waits for ever.
             tasks.push(tokio::spawn(async move {
@@ -313,14 +314,14 @@ impl Main {
         let trouble = self.troubles.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let others: Vec<String> = [self.storing.clone(), trouble.watch, trouble.status].into_iter().flatten().collect();
         self.report.send_replace(self.runtime.report(&self.node, &others));
-        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let now = Time::from(jiff::Timestamp::now());
         let current = self.runtime.conditions();
         self.told.retain(|key, _| current.contains_key(key));
         for (key, (generation, conditions)) in current {
             let told = self.told.entry(key).or_default();
             for mut condition in conditions {
                 condition.observed_generation = Some(generation);
-                conditions::set(told, condition, &now);
+                set_condition(told, condition, now);
             }
         }
         let of_part = |(name, part): (&String, &Part)| {

@@ -1,12 +1,15 @@
 //! The hub's side: the watch on our assignment, the status back, and batches of events.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api_edge::resources::{NodeAssignmentSpec, NodeAssignmentStatus};
 use api_edge::telemetry::{BATCH_CONTENT_TYPE, BATCHES_PATH, BatchAnswer, BatchHeader};
 use api_edge::{GROUP, LABEL_NODE, VERSION};
+use base_observe::Chain;
+use base_retry::{BackoffLaw, Retry, Wake};
 use bytes::Bytes;
 use edge_export::{BatchTransport, SendError, encode_body};
 use futures::StreamExt as _;
@@ -20,11 +23,8 @@ use tracing::{debug, info, warn};
 
 use crate::{BoxFuture, HubAccess};
 
-/// First pause before the hub is tried again; doubles each time.
-const RETRY_FIRST: Duration = Duration::from_secs(1);
-
-/// Longest such pause: a node is back within half a minute after its hub.
-const RETRY_MAX: Duration = Duration::from_secs(30);
+/// Before the hub is tried again: at the latest half a minute after it is back, at once when somebody notices that it is.
+const BACKOFF: BackoffLaw = BackoffLaw::new(Duration::from_secs(1), Duration::from_secs(30));
 
 /// How long the hub may take for one batch or status. A batch of 4 MB over a slow radio link takes most of it.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
@@ -74,40 +74,25 @@ fn resource() -> ApiResource {
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, VERSION, "NodeAssignment"), "nodeassignments")
 }
 
-/// Grows from [`RETRY_FIRST`] to [`RETRY_MAX`], with a random quarter less, so that a thousand nodes do not call at once.
-struct Retry(Duration);
-
-impl Retry {
-    fn new() -> Self {
-        Self(RETRY_FIRST)
-    }
-
-    async fn pause(&mut self) {
-        let spread = f64::from(uuid::Uuid::new_v4().as_u128() as u32) / f64::from(u32::MAX);
-        tokio::time::sleep(self.0.mul_f64(0.75 + spread / 4.0)).await;
-        self.0 = (self.0 * 2).min(RETRY_MAX);
-    }
-}
-
 /// Watches the assignment of `node` for ever; each change is published whole.
 pub async fn run_watch(
     access: Arc<dyn HubAccess>,
     node: String,
     assignment: watch::Sender<Option<Parts>>,
     troubles: Troubles,
+    restored: Wake,
 ) {
-    let mut retry = Retry::new();
+    let mut retry = Retry::new(BACKOFF).with_wake(&restored);
     loop {
+        retry.attempt();
         let problem = match access.client().await {
             Err(error) => error.to_string(),
             Ok(client) => {
                 let api: Api<DynamicObject> = Api::all_with(client, &resource());
                 let began = tokio::time::Instant::now();
-                let problem = watch_once(api, &node, &assignment, &troubles).await;
+                let problem = watch_once(api, &node, &assignment, &troubles, &restored).await;
                 // A watch that held for a while was well; the next one may begin soon.
-                if began.elapsed() > RETRY_MAX {
-                    retry = Retry::new();
-                }
+                retry.succeeded_for(began.elapsed());
                 problem
             }
         };
@@ -128,6 +113,7 @@ async fn watch_once(
     node: &str,
     assignment: &watch::Sender<Option<Parts>>,
     troubles: &Troubles,
+    restored: &Wake,
 ) -> String {
     let config = watcher::Config::default().labels(&format!("{LABEL_NODE}={node}"));
     let mut events = std::pin::pin!(watcher(api, config));
@@ -165,6 +151,7 @@ async fn watch_once(
                 is_listing = false;
                 if troubles.lock().unwrap_or_else(PoisonError::into_inner).watch.is_some() {
                     info!("The hub answers again.");
+                    restored.wake_all();
                 }
             }
         }
@@ -198,11 +185,13 @@ pub async fn run_status(
     access: Arc<dyn HubAccess>,
     mut statuses: watch::Receiver<BTreeMap<String, NodeAssignmentStatus>>,
     troubles: Troubles,
+    restored: Wake,
 ) {
     let mut written: BTreeMap<String, NodeAssignmentStatus> = BTreeMap::new();
     let mut client: Option<kube::Client> = None;
-    let mut retry = Retry::new();
+    let mut retry = Retry::new(BACKOFF).with_wake(&restored);
     loop {
+        retry.attempt();
         let wanted = statuses.borrow_and_update().clone();
         written.retain(|name, _| wanted.contains_key(name));
         let mut problem = None;
@@ -226,7 +215,7 @@ pub async fn run_status(
             retry.pause().await;
             continue;
         }
-        retry = Retry::new();
+        retry.succeeded();
         tokio::time::sleep(STATUS_PERIOD).await;
         if statuses.changed().await.is_err() {
             return;
@@ -264,12 +253,16 @@ async fn write_status(
 pub struct HubTransport {
     access: Arc<dyn HubAccess>,
     client: Mutex<Option<kube::Client>>,
+    restored: Wake,
+    /// Whether the last batch found no hub.
+    is_away: AtomicBool,
 }
 
 impl HubTransport {
-    /// Asks `access` for a client when the first batch goes, and again after each failure.
-    pub fn new(access: Arc<dyn HubAccess>) -> Self {
-        Self { access, client: Mutex::new(None) }
+    /// Asks `access` for a client when the first batch goes, and again after each failure. The first answer after an outage is
+    /// noticed by `restored`.
+    pub fn new(access: Arc<dyn HubAccess>, restored: Wake) -> Self {
+        Self { access, client: Mutex::new(None), restored, is_away: AtomicBool::new(false) }
     }
 
     async fn post(&self, body: Bytes) -> Result<(http::StatusCode, Bytes), String> {
@@ -305,7 +298,11 @@ impl BatchTransport for HubTransport {
                 Ok((status, body)) => judge(status, &body),
                 Err(problem) => Err(SendError::Unreachable(problem)),
             };
-            if matches!(answer, Err(SendError::Unreachable(_))) {
+            let is_away = matches!(answer, Err(SendError::Unreachable(_)));
+            if self.is_away.swap(is_away, Ordering::Relaxed) && !is_away {
+                self.restored.wake_all();
+            }
+            if is_away {
                 self.client.lock().unwrap_or_else(PoisonError::into_inner).take();
             }
             answer
@@ -331,14 +328,5 @@ pub fn judge(status: http::StatusCode, body: &[u8]) -> Result<BatchAnswer, SendE
 
 /// An error with its causes; kube's own text often leaves the last one, which says most, out.
 fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
+    Chain(error).to_string()
 }

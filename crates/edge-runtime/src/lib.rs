@@ -28,6 +28,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use base_observe::Metrics;
+use base_retry::Wake;
 
 pub use edge::{Edge, EdgeHandle, StartEdgeError};
 pub use local::LoadFilesError;
@@ -86,6 +87,8 @@ pub struct EdgeConfig {
     pub config_dir: Option<PathBuf>,
     /// Disk that the journal of events may use; the oldest events go first when it is full.
     pub journal_bytes_max: u64,
+    /// Called when the link to the hub is there again, by whoever notices it first; ends all pauses of the edge plane.
+    pub restored: Wake,
     /// What the edge plane's figures are added to, and what `/metrics` on its socket shows.
     pub metrics: Metrics,
 }
@@ -99,6 +102,7 @@ impl EdgeConfig {
             hub: None,
             config_dir: None,
             journal_bytes_max: JOURNAL_BYTES_MAX_DEFAULT,
+            restored: Wake::new(),
             metrics: Metrics::new(),
         }
     }

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use api_edge::conditions::{ACCEPTED, APPLIED, Condition, READY};
+use api_edge::conditions::{ACCEPTED, APPLIED, READY};
 use api_edge::resources::AssignmentEntry;
 use api_edge::status::{EdgeReport, EntryReport, ExportReport};
+use api_kube::Condition;
 use base_journal::Journal;
+use base_retry::Wake;
 use edge_bus::Bus;
 use edge_core::Intake;
 use edge_device_sdk::{AddDeviceError, DeviceManager, DeviceReport, Driver, ManagerOptions, OperatingState};
@@ -47,6 +49,7 @@ pub struct Runtime {
     devices: DeviceManager,
     rules: Rules,
     transport: Option<Arc<dyn BatchTransport>>,
+    restored: Wake,
     entries: BTreeMap<Key, Entry>,
 }
 
@@ -57,12 +60,13 @@ impl Runtime {
         drivers: Vec<Arc<dyn Driver>>,
         options: ManagerOptions,
         transport: Option<Arc<dyn BatchTransport>>,
+        restored: Wake,
     ) -> Self {
         let bus = Bus::new();
         let intake = edge_core::spawn_intake(journal.clone(), bus.clone());
         let rules = Rules::start(&bus, intake.events.clone(), options.clock.clone());
         let devices = DeviceManager::new(drivers, intake.events.clone(), options);
-        Self { journal, intake, devices, rules, transport, entries: BTreeMap::new() }
+        Self { journal, intake, devices, rules, transport, restored, entries: BTreeMap::new() }
     }
 
     /// Makes what runs equal to `wanted`. What did not change is not touched.
@@ -125,7 +129,8 @@ impl Runtime {
                 None => Running::ExportWithoutHub,
                 Some(transport) => {
                     let token = CancellationToken::new();
-                    let handle = spawn_export(self.journal.clone(), *options, transport.clone(), token.clone());
+                    let (journal, transport) = (self.journal.clone(), transport.clone());
+                    let handle = spawn_export(journal, *options, transport, &self.restored, token.clone());
                     Running::Export(handle, token)
                 }
             },

@@ -460,8 +460,13 @@ async fn an_export_that_goes_takes_its_cursor_along() {
     for entry in [export(), refused] {
         // It sent events in its better days.
         journal.set_cursor(&cursor, 0).unwrap();
-        let mut runtime =
-            runtime::Runtime::start(journal.clone(), edge_devices::all(), ManagerOptions::default(), None);
+        let mut runtime = runtime::Runtime::start(
+            journal.clone(),
+            edge_devices::all(),
+            ManagerOptions::default(),
+            None,
+            base_retry::Wake::new(),
+        );
         runtime.apply(&[entry]).await;
         runtime.forget_exports().await;
         assert_eq!(journal.cursor(&cursor), Some(0));
@@ -517,7 +522,8 @@ async fn applying_a_change_touches_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let journal = base_journal::Journal::open(dir.path(), Default::default()).unwrap();
     let options = ManagerOptions::default();
-    let mut runtime = runtime::Runtime::start(journal.clone(), edge_devices::all(), options, None);
+    let mut runtime =
+        runtime::Runtime::start(journal.clone(), edge_devices::all(), options, None, base_retry::Wake::new());
     runtime.apply(&[profile(), device("a"), device("b")]).await;
     let key = |name: &str| Key { kind: "Device".into(), namespace: "default".into(), name: name.into() };
     let events =

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base_retry::{BackoffLaw, Retry, Wake};
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
 use http::{Method, Request, Response, StatusCode, Uri};
@@ -34,8 +35,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Largest single event of a watch: objects are at most 1.5 MB in etcd, and so in any hub.
 const EVENT_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// First and longest pause between two dials.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// Between two dials, and between two attempts of everything that needs the hub.
+pub(crate) const BACKOFF: BackoffLaw = BackoffLaw::new(Duration::from_millis(500), Duration::from_secs(30));
 
 /// Why a request to the hub has no usable answer.
 #[derive(Debug, thiserror::Error)]
@@ -127,6 +128,7 @@ struct Link {
 pub(crate) struct Hub {
     link: watch::Receiver<Option<Link>>,
     local_ip: watch::Receiver<Option<std::net::IpAddr>>,
+    restored: Wake,
 }
 
 /// The other end of a [`Hub`], for [`run`].
@@ -134,13 +136,15 @@ pub(crate) struct Hub {
 pub(crate) struct HubKeeper {
     link: watch::Sender<Option<Link>>,
     local_ip: watch::Sender<Option<std::net::IpAddr>>,
+    restored: Wake,
 }
 
 /// A hub that is not connected, and its keeper.
 pub(crate) fn hub() -> (Hub, HubKeeper) {
     let (link_tx, link) = watch::channel(None);
     let (ip_tx, local_ip) = watch::channel(None);
-    (Hub { link, local_ip }, HubKeeper { link: link_tx, local_ip: ip_tx })
+    let restored = Wake::new();
+    (Hub { link, local_ip, restored: restored.clone() }, HubKeeper { link: link_tx, local_ip: ip_tx, restored })
 }
 
 /// Keeps the connection until `shutdown`; waits for the first [`Access`] when there is none yet.
@@ -150,7 +154,7 @@ pub(crate) async fn run(
     board: Board,
     shutdown: CancellationToken,
 ) {
-    let mut failures = 0_u32;
+    let mut retry = Retry::new(BACKOFF);
     let mut turn = 0_usize;
     let mut connections = 0_u64;
     loop {
@@ -172,11 +176,13 @@ pub(crate) async fn run(
                 connections += 1;
                 link.number = connections;
                 info!(%url, "Connected to the hub.");
-                failures = 0;
+                retry.succeeded();
                 board.set_connected(true);
                 let hang_up = link.hang_up.clone();
                 keeper.local_ip.send_replace(local_ip);
                 keeper.link.send_replace(Some(link));
+                // Whatever backs off after the outage tries now, not when its own pause is over.
+                keeper.restored.wake_all();
                 let stop = tokio::select! {
                     () = shutdown.cancelled() => true,
                     () = hang_up.cancelled() => false,
@@ -200,36 +206,19 @@ pub(crate) async fn run(
             Err(error) => {
                 let text = chain(&error);
                 // The first failure and then each time the back-off doubles: not one line per dial for hours.
+                let failures = retry.failures();
                 if failures == 0 || failures.is_power_of_two() {
                     warn!(%url, error = %text, failures, "Failed to reach the hub; pods run on, trying again.");
                 }
                 board.error(format!("hub {url}: {text}"));
-                failures = failures.saturating_add(1);
                 turn = turn.wrapping_add(1);
             }
         }
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(pause(failures)) => {}
+            _ = retry.pause() => {}
             changed = access.changed() => if changed.is_err() { return },
         }
-    }
-}
-
-/// The pause before the next dial: doubles up to its longest, half of it at random so that a thousand nodes that lost
-/// the same hub do not come back in the same second.
-pub(crate) fn pause(failures: u32) -> Duration {
-    let longest = BACKOFF.0.saturating_mul(1 << failures.min(10)).min(BACKOFF.1);
-    longest.mul_f64(0.5 + 0.5 * random_fraction())
-}
-
-/// A number in [0, 1).
-pub(crate) fn random_fraction() -> f64 {
-    let mut bytes = [0_u8; 4];
-    match ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes) {
-        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0),
-        // Without randomness only the spread is lost.
-        Err(_) => 0.5,
     }
 }
 
@@ -319,6 +308,21 @@ impl Hub {
         if self.link.wait_for(|link| link.as_ref().is_some_and(Link::is_open)).await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+
+    /// The back-off of a part that needs the hub; a connection that is made ends its pauses.
+    pub(crate) fn retry(&self) -> Retry {
+        self.retry_by(BACKOFF)
+    }
+
+    /// The same by another law.
+    pub(crate) fn retry_by(&self, law: BackoffLaw) -> Retry {
+        Retry::new(law).with_wake(&self.restored)
+    }
+
+    /// What is called whenever a connection to the hub was made.
+    pub(crate) fn restored(&self) -> Wake {
+        self.restored.clone()
     }
 
     /// Address of this node's end of the connection: the one by which the hub's network knows the node.

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use base_pki::{JoinToken, KeyPair, San};
+use base_retry::{Backoff, BackoffLaw, Jitter, Retry};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rustls::client::WebPkiServerVerifier;
@@ -35,13 +36,16 @@ const SIGNER_SERVING: &str = "kubernetes.io/kubelet-serving";
 const CSRS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
 /// How soon a pending request is looked at, doubling up to how often: a hub that approves by itself does it in a few
 /// milliseconds, a person needs longer.
-const POLL_PERIODS: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(1));
+const POLL_PERIODS: BackoffLaw =
+    BackoffLaw::new(Duration::from_millis(25), Duration::from_secs(1)).with_jitter(Jitter::None);
 /// A request that waits longer (a person must approve it) is made again, as the hub removes old ones.
 const APPROVAL_WAIT_MAX: Duration = Duration::from_secs(600);
 /// The hub's handshake, on a slow link.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest sleep towards a renewal: the clock of a box without one may jump.
 const RENEWAL_LOOK_PERIOD: Duration = Duration::from_secs(600);
+/// A quarter of the certificate's life is left for it.
+const RENEWAL_BACKOFF: BackoffLaw = BackoffLaw::new(Duration::from_secs(30), Duration::from_secs(30));
 
 /// Why a node could not join.
 #[derive(Debug, thiserror::Error)]
@@ -113,7 +117,7 @@ pub(crate) async fn join(
     refused: &watch::Sender<Option<String>>,
     shutdown: &CancellationToken,
 ) -> Option<Identity> {
-    let mut failures = 0_u32;
+    let mut retry = Retry::new(hub::BACKOFF);
     loop {
         for url in &joiner.hub_urls {
             let attempt = tokio::select! {
@@ -140,21 +144,23 @@ pub(crate) async fn join(
         }
         tokio::select! {
             () = shutdown.cancelled() => return None,
-            () = tokio::time::sleep(hub::pause(failures)) => {}
+            _ = retry.pause() => {}
         }
-        failures = failures.saturating_add(1);
     }
 }
 
 /// Ends when the hub answers that it refuses this node's key; never while it does not.
 pub(crate) async fn refused(mut hub: Hub, node_name: &str) {
     let path = format!("/api/v1/nodes/{node_name}");
+    let mut retry = hub.retry();
     loop {
         hub.connected().await;
+        retry.attempt();
         match hub.get(&path).await {
             Err(error) if error.code() == Some(401) => return,
-            _ => tokio::time::sleep(RENEWAL_LOOK_PERIOD).await,
-        }
+            // The hub closes the connections of a key that it refuses from now on: the next one shows it.
+            _ => retry.rest(RENEWAL_LOOK_PERIOD).await,
+        };
     }
 }
 
@@ -239,14 +245,13 @@ async fn request_certificate(
     };
     hub.create(CSRS, &object).await.map_err(act)?;
     let give_up = tokio::time::Instant::now() + APPROVAL_WAIT_MAX;
-    let (mut pause, longest) = POLL_PERIODS;
+    let mut pauses = Backoff::new(POLL_PERIODS);
     while tokio::time::Instant::now() < give_up {
         match verdict(&hub.get(&format!("{CSRS}/{name}")).await.map_err(act)?) {
             Verdict::Issued(certificate) => return Ok((certificate, key.to_pem())),
             Verdict::Refused { verdict, message } => return Err(JoinError::Denied { verdict, name, message }),
-            Verdict::Pending => tokio::time::sleep(pause).await,
+            Verdict::Pending => tokio::time::sleep(pauses.next_delay()).await,
         }
-        pause = (pause * 2).min(longest);
     }
     Err(JoinError::NotApproved { name })
 }
@@ -285,7 +290,7 @@ pub(crate) async fn renew(
     shutdown: CancellationToken,
 ) {
     let mut changed = identity.subscribe();
-    let mut failures = 0_u32;
+    let mut retry = hub.retry_by(RENEWAL_BACKOFF);
     loop {
         let current = changed.borrow_and_update().clone();
         let wait = match current.as_deref().map(Identity::renew_at) {
@@ -301,6 +306,7 @@ pub(crate) async fn renew(
                 () = shutdown.cancelled() => return,
                 () = hub.connected() => {}
             }
+            retry.attempt();
             let result = client_certificate(&hub, &current.node_name).await.and_then(|(cert_pem, key_pem)| {
                 let next = Identity { cert_pem, key_pem, ..(*current).clone() };
                 next.save(&data_dir)?;
@@ -309,24 +315,29 @@ pub(crate) async fn renew(
             match result {
                 Ok(next) => {
                     info!("Renewed the node's certificate.");
-                    failures = 0;
+                    retry.succeeded();
                     identity.send_replace(Some(Arc::new(next)));
                     continue;
                 }
                 Err(failure) => {
                     let text = chain(&failure);
-                    if failures == 0 {
+                    if retry.failures() == 0 {
                         warn!(error = %text, "Failed to renew the node's certificate; trying again.");
                     }
                     board.error(format!("certificate: {text}"));
-                    failures = failures.saturating_add(1);
                 }
             }
         }
-        let wait = if wait.is_zero() { hub::pause(failures.max(6)) } else { wait.min(RENEWAL_LOOK_PERIOD) };
+        let pause = async {
+            if wait.is_zero() {
+                retry.pause().await;
+            } else {
+                tokio::time::sleep(wait.min(RENEWAL_LOOK_PERIOD)).await;
+            }
+        };
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(wait) => {}
+            () = pause => {}
             changed = changed.changed() => if changed.is_err() { return },
         }
     }

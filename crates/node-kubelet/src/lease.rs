@@ -22,12 +22,14 @@ pub(crate) async fn run(
     shutdown: CancellationToken,
 ) {
     let mut is_known = false;
+    let mut retry = hub.retry();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = hub.connected() => {}
         }
         let owner = node_uid.borrow().clone();
+        retry.attempt();
         match renew(&hub, &config, owner.as_deref(), is_known).await {
             Ok(()) => is_known = true,
             Err(error) => {
@@ -40,14 +42,14 @@ pub(crate) async fn run(
         }
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(jittered(config.lease_renew_period)) => {}
+            _ = retry.rest(jittered(config.lease_renew_period)) => {}
         }
     }
 }
 
 /// A thousand nodes that came up together should not beat together.
 fn jittered(period: Duration) -> Duration {
-    period.mul_f64(0.96 + 0.04 * crate::hub::random_fraction())
+    period.mul_f64(0.96 + 0.04 * fastrand::f64())
 }
 
 async fn renew(hub: &Hub, config: &KubeletConfig, owner: Option<&str>, is_known: bool) -> Result<(), HubError> {

@@ -28,6 +28,7 @@ use api_edge::status::NodeReport;
 use base_http::{Address, Listener, Ports, ServerTls};
 use base_observe::Metrics;
 use base_pki::San;
+use base_retry::Wake;
 use node_runtime::PodRuntime;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -190,6 +191,7 @@ fn spawn(parts: Parts) -> KubeletHandle {
     let name = config.node_name.clone();
     let machine = Arc::new(node_status::machine());
     let (hub, keeper) = hub::hub();
+    let restored = hub.restored();
     let (commands, command_rx) = mpsc::channel(COMMANDS_MAX);
     let (publications, publication_rx) = mpsc::channel(COMMANDS_MAX);
     let (events, notes) = events::events();
@@ -222,7 +224,9 @@ fn spawn(parts: Parts) -> KubeletHandle {
     let manager = pods::Manager::new(context, runtimes, commands.clone(), wanted_tx, shutdown.clone());
     tasks.spawn(manager.run(command_rx));
     let (status_board, figures) = (board.clone(), config.metrics.clone());
-    let status_handler = move |request, _peer| server::answer_status(request, status_board.clone(), figures.clone());
+    let links = (hub.restored(), shutdown.clone());
+    let status_handler =
+        move |request, _peer| server::answer_status(request, status_board.clone(), figures.clone(), links.clone());
     tasks.spawn(ended(base_http::serve(socket, status_handler, shutdown.clone())));
 
     // Then the hub, whenever it comes.
@@ -267,7 +271,7 @@ fn spawn(parts: Parts) -> KubeletHandle {
     tasks.spawn(sources::objects(hub.clone(), store.clone(), wanted, commands.clone(), shutdown.clone()));
     tasks.spawn(sources::assignment(hub, name, store, present_tx, board.clone(), shutdown));
     tasks.close();
-    KubeletHandle { address, commands, assignment_present, identity, registered, refused, board, tasks }
+    KubeletHandle { address, commands, assignment_present, identity, registered, refused, restored, board, tasks }
 }
 
 /// Waits for a server; it ends by the shutdown token.
@@ -408,8 +412,10 @@ async fn sign_serving(
     if registered.wait_for(|registered| *registered).await.is_err() {
         return std::future::pending().await;
     }
+    let mut retry = hub.retry();
     loop {
         hub.connected().await;
+        retry.attempt();
         let mut sans = vec![San::from(name), San::Ip(IpAddr::from([127, 0, 0, 1]))];
         sans.extend(node_ip.borrow_and_update().map(San::Ip).filter(|ip| !sans.contains(ip)));
         let signed = match join::serving_certificate(hub, name, &sans).await {
@@ -419,6 +425,7 @@ async fn sign_serving(
             }
             Err(error) => Err(chain(&error)),
         };
+        let is_signed = signed.is_ok();
         let wait = match signed {
             Ok(until) => {
                 debug!("The kubelet's API has a certificate of the hub.");
@@ -431,7 +438,9 @@ async fn sign_serving(
             }
         };
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
+            // A certificate that was signed needs no restored link.
+            _ = retry.rest(wait), if !is_signed => {}
+            () = tokio::time::sleep(wait), if is_signed => {}
             Ok(()) = node_ip.changed() => {}
         }
     }
@@ -446,6 +455,7 @@ pub struct KubeletHandle {
     identity: watch::Receiver<Option<Arc<Identity>>>,
     registered: watch::Receiver<bool>,
     refused: watch::Receiver<Option<String>>,
+    restored: Wake,
     board: Board,
     tasks: TaskTracker,
 }
@@ -483,6 +493,12 @@ impl KubeletHandle {
     /// goes on trying; a person at a terminal should be told, and the program may end.
     pub fn join_refused(&self) -> watch::Receiver<Option<String>> {
         self.refused.clone()
+    }
+
+    /// What is called whenever a connection to the hub was made: for others on this node that wait for the same link. Those
+    /// in other processes read `/connections` of the status socket.
+    pub fn hub_restored(&self) -> Wake {
+        self.restored.clone()
     }
 
     /// What the status socket tells at this moment.

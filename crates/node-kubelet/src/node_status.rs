@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::config::KubeletConfig;
 use crate::events::Events;
-use crate::hub::{self, Hub, HubError, Patch};
+use crate::hub::{Hub, HubError, Patch};
 use crate::pods::status::seconds;
 use crate::report::{Board, chain};
 
@@ -216,7 +216,7 @@ pub(crate) struct Registration {
 pub(crate) async fn run(mut hub: Hub, registration: Registration, shutdown: CancellationToken) {
     let mut told = Value::Null;
     let mut told_at: Option<tokio::time::Instant> = None;
-    let mut failures = 0_u32;
+    let mut retry = hub.retry();
     let mut is_first = true;
     let mut connection = 0;
     let mut looked_at = Timestamp::now();
@@ -238,9 +238,10 @@ pub(crate) async fn run(mut hub: Hub, registration: Registration, shutdown: Canc
             told_at = None;
         }
         looked_at = Timestamp::now();
-        let wait = match step(&hub, &registration, &mut told, &mut told_at).await {
+        retry.attempt();
+        let failed = match step(&hub, &registration, &mut told, &mut told_at).await {
             Ok(()) => {
-                failures = 0;
+                retry.succeeded();
                 if is_first {
                     is_first = false;
                     info!(node = %registration.config.node_name, "The node is registered and Ready.");
@@ -249,24 +250,24 @@ pub(crate) async fn run(mut hub: Hub, registration: Registration, shutdown: Canc
                     registration.events.node(node, "NodeReady", format!("Node {node} status is now: NodeReady"));
                     registration.registered.send_replace(true);
                 }
-                LOOK_PERIOD
+                false
             }
             Err(error) => {
                 told_at = None;
                 let text = chain(&error);
                 if !error.is_outage() {
-                    if failures == 0 {
-                        warn!(error = %text, "Failed to tell the hub about this node; trying again.");
+                    if retry.failures() == 0 {
+                        warn!(error = %text, "Failed to report this node to the hub; trying again.");
                     }
                     registration.board.error(format!("node: {text}"));
                 }
-                failures = failures.saturating_add(1);
-                hub::pause(failures)
+                true
             }
         };
+        let pause = async { if failed { retry.pause().await } else { retry.rest(LOOK_PERIOD).await } };
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(wait) => {}
+            _ = pause => {}
         }
     }
 }

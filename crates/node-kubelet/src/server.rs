@@ -8,6 +8,7 @@ use base_http::query::decode_segment;
 use base_http::respond::{self, text};
 use base_http::{Body, Peer};
 use base_observe::{METRICS_CONTENT_TYPE, Metrics};
+use base_retry::{Notice, Wake};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -15,6 +16,7 @@ use jiff::Timestamp;
 use node_runtime::{ContainerId, ContainerState};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::logs::{LogQuery, LogReader};
@@ -66,12 +68,33 @@ pub(crate) async fn answer(
 }
 
 /// Answers requests to the status socket.
-pub(crate) async fn answer_status(request: Request<Incoming>, board: Board, metrics: Metrics) -> Response<Body> {
+pub(crate) async fn answer_status(
+    request: Request<Incoming>,
+    board: Board,
+    metrics: Metrics,
+    (restored, shutdown): (Wake, CancellationToken),
+) -> Response<Body> {
     match request.uri().path() {
         "/status" => respond::json(StatusCode::OK, &board.report()),
         "/metrics" => metrics_page(&metrics),
-        _ => text(StatusCode::NOT_FOUND, "try /status or /metrics"),
+        "/connections" => connections(restored.notice(), board.report().connected, shutdown),
+        _ => text(StatusCode::NOT_FOUND, "try /status, /metrics or /connections"),
     }
+}
+
+/// A line for the connection to the hub that there is, and one for each that is made from now on.
+fn connections(notice: Notice, is_connected: bool, shutdown: CancellationToken) -> Response<Body> {
+    let lines = futures::stream::unfold((notice, is_connected), move |(mut notice, is_due)| {
+        let shutdown = shutdown.clone();
+        async move {
+            if !is_due {
+                // It ends with the kubelet, else it would hold up the drain.
+                shutdown.run_until_cancelled(notice.called()).await?;
+            }
+            Some((Ok::<_, std::io::Error>(Bytes::from_static(b"connected\n")), (notice, false)))
+        }
+    });
+    Response::new(Body::stream(lines))
 }
 
 fn metrics_page(metrics: &Metrics) -> Response<Body> {

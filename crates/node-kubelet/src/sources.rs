@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::hub::{self, Event, Hub, HubError};
+use crate::hub::{Event, Hub, HubError};
 use crate::pods::Command;
 use crate::pods::publisher::Publication;
 use crate::report::{Board, chain};
@@ -40,20 +40,22 @@ trait Source: Send {
 
 /// Lists and watches until `shutdown`.
 async fn follow(mut hub: Hub, mut source: impl Source, board: Board, shutdown: CancellationToken) {
-    let mut failures = 0_u32;
+    let mut retry = hub.retry();
     let mut since: Option<String> = None;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = hub.connected() => {}
         }
+        retry.attempt();
         let result = tokio::select! {
             () = shutdown.cancelled() => return,
             result = follow_once(&hub, &mut source, &mut since) => result,
         };
         match result {
-            Ok(()) => failures = 0,
+            Ok(()) => retry.succeeded(),
             Err(error) => {
+                let failures = retry.failures();
                 // The place in the stream is only good while nothing was missed.
                 if !error.is_outage() {
                     since = None;
@@ -68,10 +70,9 @@ async fn follow(mut hub: Hub, mut source: impl Source, board: Board, shutdown: C
                     }
                     board.error(text);
                 }
-                failures = failures.saturating_add(1);
                 tokio::select! {
                     () = shutdown.cancelled() => return,
-                    () = tokio::time::sleep(hub::pause(failures)) => {}
+                    _ = retry.pause() => {}
                 }
             }
         }
@@ -352,10 +353,11 @@ async fn object(
     stop: CancellationToken,
 ) {
     let base = format!("/api/v1/namespaces/{}/{}", key.namespace, key.kind.plural());
-    let mut failures = 0_u32;
+    let mut retry = hub.retry();
     loop {
         let round = async {
             hub.connected().await;
+            retry.attempt();
             let object = match hub.get(&format!("{base}/{}", key.name)).await {
                 Ok(object) => Some(object),
                 Err(error) if error.code() == Some(404) => None,
@@ -363,7 +365,7 @@ async fn object(
             };
             take_object(&store, &key, object, &commands).await?;
             if !watched {
-                tokio::time::sleep(POLL_PERIOD).await;
+                retry.rest(POLL_PERIOD).await;
                 return Ok(());
             }
             let selector = encode(&format!("metadata.name={}", key.name));
@@ -386,22 +388,22 @@ async fn object(
             () = stop.cancelled() => return,
             result = round => result,
         };
-        let wait = match result {
-            Ok(()) => {
-                failures = 0;
-                Duration::ZERO
-            }
-            // A hub that lets the object be read but not watched: ask now and then.
-            Err(FollowError::Hub(HubError::Status { code: 400 | 403 | 405, .. })) => POLL_PERIOD,
-            Err(error) => {
-                debug!(kind = key.kind.singular(), name = %key.name, error = %chain(&error), "An object could not be followed.");
-                failures = failures.saturating_add(1);
-                hub::pause(failures)
+        let pause = async {
+            match result {
+                Ok(()) => retry.succeeded(),
+                // A hub that lets the object be read but not watched: ask now and then.
+                Err(FollowError::Hub(HubError::Status { code: 400 | 403 | 405, .. })) => {
+                    retry.rest(POLL_PERIOD).await;
+                }
+                Err(error) => {
+                    debug!(kind = key.kind.singular(), name = %key.name, error = %chain(&error), "An object could not be followed.");
+                    retry.pause().await;
+                }
             }
         };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(wait) => {}
+            () = pause => {}
         }
     }
 }

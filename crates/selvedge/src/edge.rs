@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use edge_runtime::{Edge, EdgeHandle, HubAccess};
@@ -22,6 +23,8 @@ pub struct EdgeStart {
     pub node_name: String,
     /// The hub, by the node's identity.
     pub hub: Option<Arc<dyn HubAccess>>,
+    /// Called when the node's link to the hub is there again.
+    pub restored: base_retry::Wake,
     /// Files to run, for work alone.
     pub config_dir: Option<PathBuf>,
     /// Disk for events.
@@ -33,11 +36,38 @@ pub async fn start(data_dir: &DataDir, start: EdgeStart, shutdown: CancellationT
     let lock = data_dir.lock("edge")?;
     let mut config = edge_runtime::EdgeConfig::new(data_dir.path(), start.node_name);
     config.hub = start.hub;
+    config.restored = start.restored;
     config.config_dir = start.config_dir;
     config.journal_bytes_max = start.journal_bytes_max;
     config.metrics.build_info("edge", env!("CARGO_PKG_VERSION"));
     let handle = Edge::start(config, shutdown).await.context("failed to start the edge plane")?;
     Ok(RunningEdge { handle, _lock: lock })
+}
+
+/// Calls `restored` when the kubelet of a directory says that it has connected to the hub: what backs off in this process
+/// waits for the same link.
+#[cfg(feature = "node")]
+pub fn follow_link_of_node(node_dir: &Path, restored: base_retry::Wake, shutdown: CancellationToken) {
+    use http_body_util::BodyExt as _;
+    /// The kubelet's process is on this machine: it is back seconds after it was restarted.
+    const RETRY: base_retry::BackoffLaw = base_retry::BackoffLaw::new(Duration::from_secs(1), Duration::from_secs(10));
+    let socket = node_dir.join("run/node.sock");
+    let follow = async move {
+        let mut retry = base_retry::Retry::new(RETRY);
+        loop {
+            if let Ok(answer) = crate::socket::get(&socket, "/connections").await {
+                retry.succeeded();
+                let mut lines = answer.into_body();
+                while let Some(Ok(frame)) = lines.frame().await {
+                    if frame.is_data() {
+                        restored.wake_all();
+                    }
+                }
+            }
+            retry.pause().await;
+        }
+    };
+    base_observe::spawn_detached("node-link", async move { shutdown.run_until_cancelled(follow).await });
 }
 
 /// Name of the node in a folder, which must have joined.

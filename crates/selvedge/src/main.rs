@@ -1,4 +1,16 @@
 //! The program: command line, configuration, wiring and shutdown. What Selvedge does is in the other crates.
+//!
+//! **Where is it?** What can be typed: `cli`; what can be set: `config`; how each role is put together: `hub`, `node`, `edge`,
+//! and `up` for all three; the tools `status`, `token`, `reset`; where state is: `paths`; how a role ends: `stop`, `exit`.
+//!
+//! **May I touch it?** Nothing is decided here: what a role does belongs to the crate that owns it, and a role's wiring stays
+//! below 150 lines. The order in `start` counts: a lock first, then everything that may fail, then the listener, so that a
+//! bad setting ends the process before it has acted.
+//!
+//! **How do I try it?** `cargo xtask up`; `cargo xtask test --black-box FILTER` drives the built program with kubectl.
+//!
+//! **What breaks?** Options, settings, exit codes and the lines on stdout are a contract with scripts:
+//! `docs/reference/cli.md` and `docs/reference/config` have them.
 
 // A build of one role alone leaves pieces unused that the roles share.
 #![cfg_attr(not(all(feature = "hub", feature = "node", feature = "edge")), allow(dead_code, unused_imports))]
@@ -20,6 +32,7 @@ mod memory;
 mod node;
 mod paths;
 mod reset;
+mod socket;
 mod status;
 #[cfg(feature = "hub")]
 mod statusz;
@@ -223,9 +236,13 @@ async fn run_edge(args: cli::EdgeArgs, config: config::EdgeConfig) -> Result<Exi
     let data_dir = DataDir::new(args.role.data_dir)?;
     let shutdown = CancellationToken::new();
     stop::on_signal(shutdown.clone())?;
+    let restored = base_retry::Wake::new();
     let (node_name, hub) = match &args.node_dir {
         #[cfg(feature = "node")]
-        Some(dir) => (edge::node_name(dir)?, Some(edge::hub_of_node(dir))),
+        Some(dir) => {
+            edge::follow_link_of_node(dir, restored.clone(), shutdown.clone());
+            (edge::node_name(dir)?, Some(edge::hub_of_node(dir)))
+        }
         #[cfg(not(feature = "node"))]
         Some(_) => anyhow::bail!("--node-dir needs a program that was built with the feature `node`"),
         None => (String::new(), None),
@@ -233,6 +250,7 @@ async fn run_edge(args: cli::EdgeArgs, config: config::EdgeConfig) -> Result<Exi
     let start = edge::EdgeStart {
         node_name,
         hub,
+        restored,
         config_dir: config.config_dir.clone(),
         journal_bytes_max: config.journal_bytes_max,
     };

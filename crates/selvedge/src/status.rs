@@ -11,8 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use api_edge::status::{
     CONTROLLERS_PATH, CONTROLLERS_VERSION, ControllerStatus, ControllersReport, EdgeReport, EntryReport, NodeReport,
 };
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper_util::rt::TokioIo;
+use http_body_util::{BodyExt as _, Limited};
 use kube::Client;
 use kube::api::{Api, DynamicObject, ListParams};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -156,13 +155,7 @@ fn line(object: &DynamicObject, condition: &str) -> Line {
 /// Asks a role over its socket.
 async fn report<T: serde::de::DeserializeOwned>(socket: &Path) -> Result<T> {
     let ask = async {
-        let stream = tokio::net::UnixStream::connect(socket)
-            .await
-            .with_context(|| format!("failed to connect to {}; it does not run", socket.display()))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        let request = hyper::Request::get("/status").header("host", "localhost").body(Empty::<bytes::Bytes>::new())?;
-        let answer = sender.send_request(request).await?;
+        let answer = crate::socket::get(socket, "/status").await?;
         let body = Limited::new(answer.into_body(), REPORT_BYTES_MAX);
         let bytes = body.collect().await.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes();
         serde_json::from_slice(&bytes).context("its answer is not a report")

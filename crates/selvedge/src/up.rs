@@ -62,6 +62,7 @@ pub async fn run(args: UpArgs, mut config: UpConfig) -> Result<Exit> {
     let start = EdgeStart {
         node_name: node.name.clone(),
         hub: Some(edge::hub_of_kubelet(node.kubelet.identity())),
+        restored: node.kubelet.hub_restored(),
         config_dir: None,
         journal_bytes_max: config.node.journal_bytes_max,
     };

@@ -1,13 +1,14 @@
 //! What the nodes report about each entry, summed up into the object's own status, as a DaemonSet's is.
 
-use api_edge::conditions::{self, ACCEPTED, APPLIED, Condition, READY};
+use api_edge::conditions::{ACCEPTED, APPLIED, READY};
 use api_edge::resources::{EntryStatus, FAILURES_MAX, FleetStatus, NodeFailure};
+use api_kube::{Condition, Time, set_condition};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::fleet::Standing;
-use crate::events::{Recorder, seconds};
+use crate::events::Recorder;
 use crate::kinds::Kind;
 use crate::runtime::{ObjectRef, ReadObjectError};
 use crate::views::ObjectMeta;
@@ -121,10 +122,8 @@ pub(crate) fn sum_up(old: &FleetStatus, standing: &Standing<'_>, now: Timestamp)
     if let (true, Some((node, (reason, message)))) = (ready.is_true(), degraded) {
         ready = Condition::new(READY, true, reason, of_node(node, message));
     }
-    let now = seconds(now);
-    for mut condition in [accepted, applied, ready] {
-        condition.observed_generation = Some(generation);
-        conditions::set(&mut status.conditions, condition, &now);
+    for condition in [accepted, applied, ready] {
+        set_condition(&mut status.conditions, condition.for_generation(generation), Time::from(now));
     }
     status
 }

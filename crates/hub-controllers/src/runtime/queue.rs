@@ -18,6 +18,7 @@ use std::fmt::Debug;
 use std::hash::Hash;
 use std::time::Duration;
 
+use base_retry::BackoffLaw;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -29,10 +30,9 @@ pub(crate) struct QueueOptions {
     pub debounce: Duration,
     /// Longest rest of a key after a long run.
     pub rest_max: Duration,
-    /// After the first failure of a key; doubled with each further one.
-    pub retry_min: Duration,
-    /// A key is tried this often, however often it failed: a hub whose disk was full works again.
-    pub retry_max: Duration,
+    /// After failures of a key. It is tried at least this often, however often it failed: a hub whose disk was full works
+    /// again. Random, so that keys that failed together do not come again together.
+    pub retry: BackoffLaw,
     /// A change makes a failed key's next try sooner, but not sooner than this after the failure.
     pub retry_on_change: Duration,
 }
@@ -42,8 +42,7 @@ impl Default for QueueOptions {
         Self {
             debounce: Duration::from_millis(5),
             rest_max: Duration::from_secs(1),
-            retry_min: Duration::from_millis(100),
-            retry_max: Duration::from_secs(30),
+            retry: BackoffLaw::new(Duration::from_millis(100), Duration::from_secs(30)),
             retry_on_change: Duration::from_secs(1),
         }
     }
@@ -173,8 +172,8 @@ impl<K: Clone + Eq + Hash + Debug> Queue<K> {
                 due = Some(due.map_or(then, |due| due.min(then)));
             }
             Outcome::Failed => {
-                let pause = self.backoff(entry.failures);
                 entry.failures = entry.failures.saturating_add(1);
+                let pause = self.options.retry.delay(entry.failures, fastrand::f64());
                 let soonest = now + pause.min(self.options.retry_on_change);
                 entry.not_before = Some(soonest);
                 due = Some(match due {
@@ -193,12 +192,6 @@ impl<K: Clone + Eq + Hash + Debug> Queue<K> {
         state.forget_rested(now);
         drop(guard);
         self.wake.notify_one();
-    }
-
-    fn backoff(&self, failures: u32) -> Duration {
-        let pause = self.options.retry_min.saturating_mul(1_u32.checked_shl(failures.min(20)).unwrap_or(u32::MAX));
-        // Keys that failed together (the disk was full) do not come again together.
-        pause.min(self.options.retry_max).mul_f64(fastrand::f64().mul_add(0.4, 0.8))
     }
 
     /// Ends every wait; what is due stays undone.

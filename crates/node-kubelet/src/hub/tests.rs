@@ -1,5 +1,7 @@
 use super::*;
 
+const HOUR: Duration = Duration::from_secs(3600);
+
 #[test]
 fn watch_events_are_told_apart() {
     for (line, expected) in [
@@ -29,15 +31,6 @@ fn hub_urls_are_read() {
     ] {
         assert_eq!(HubAddress::parse(url).ok().map(|address| address.authority).as_deref(), authority, "{url}");
     }
-}
-
-#[test]
-fn the_pause_grows_and_stays_bounded() {
-    for failures in 0..100 {
-        let pause = pause(failures);
-        assert!(pause >= BACKOFF.0 / 2 && pause <= BACKOFF.1, "{failures}: {pause:?}");
-    }
-    assert!(pause(20) >= BACKOFF.1 / 2);
 }
 
 /// A hub that answers a watch and then says nothing, on a connection that nobody closes.
@@ -70,11 +63,18 @@ async fn a_watch_ends_with_the_connection_that_was_given_up() {
     let keeping = tokio::spawn(run(keeper, access, Board::default(), shutdown.clone()));
     hub.connected().await;
     let mut watch = hub.watch("/api/v1/pods?watch=true").await.unwrap();
+    let mut rests = hub.retry();
+    rests.attempt();
     hub.hang_up();
     let next = tokio::time::timeout(Duration::from_secs(30), watch.next()).await.expect("the watch ends");
     assert!(matches!(next, Err(HubError::Unreachable)), "{next:?}");
     hub.connected().await;
     assert_eq!(hub.connection_number(), 2);
+    let resumed = tokio::time::timeout(Duration::from_secs(30), rests.rest(HOUR)).await;
+    assert_eq!(resumed.expect("a restored link ends a rest"), base_retry::Resumed::Woken);
+    let mut woken = hub.restored().notice();
+    hub.hang_up();
+    tokio::time::timeout(Duration::from_secs(30), woken.called()).await.expect("each connection is noticed");
     shutdown.cancel();
     keeping.await.unwrap();
     serving.abort();

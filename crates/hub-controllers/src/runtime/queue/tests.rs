@@ -64,11 +64,12 @@ async fn a_failed_key_waits_longer_each_time_and_others_do_not_wait() {
         queue.done("b", Outcome::Done);
         let (key, waited) = next(&queue).await.unwrap();
         assert_eq!(key, "a");
-        assert!((pause * 8 / 10 - 6..=pause * 12 / 10 + 1).contains(&waited), "{pause}: {waited}");
+        // Half of it is random; 5 of it have passed with `b`.
+        assert!((pause / 2 - 6..=pause + 1).contains(&waited), "{pause}: {waited}");
     }
     for _ in 0..20 {
         queue.done("a", Outcome::Failed);
-        assert!(next(&queue).await.unwrap().1 <= 36_001);
+        assert!(next(&queue).await.unwrap().1 <= 30_001);
     }
     assert_eq!(queue.lengths(), QueueLengths { ready: 0, later: 0, running: 1, failing: 1 });
     queue.done("a", Outcome::Done);
