@@ -328,7 +328,6 @@ fn a_token_request_is_answered_with_a_sentence() -> Result<()> {
 }
 
 #[test]
-#[ignore = "fault 4.5: the store does not open on a disk that is full to the last byte"]
 fn a_hub_on_a_full_disk_opens_and_lets_people_make_room() -> Result<()> {
     let Some(disk) = crate::bad_input::SmallDisk::mount(24 * 1024 * 1024)? else { return Ok(()) };
     let data_dir = disk.path().join("data");

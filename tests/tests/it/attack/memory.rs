@@ -267,7 +267,6 @@ fn warnings_are_few_whatever_was_wrong() -> Result<()> {
 }
 
 #[test]
-#[ignore = "fault 3.8 is mended; in a full run its connection was once closed by the hub, and why is not found yet"]
 fn a_node_that_orphans_scans_nobody_elses_objects() -> Result<()> {
     let mut target = Target::start()?;
     let thief = target.node("gw-1")?;

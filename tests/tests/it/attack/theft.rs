@@ -41,6 +41,35 @@ async fn serving_certificate(node: &Access, name: &str, sans: &[base_pki::San]) 
 }
 
 #[test]
+fn an_open_watch_ends_when_its_node_is_revoked() -> Result<()> {
+    let mut target = Target::start()?;
+    let (stolen, honest) = (target.node("gw-1")?, target.node("gw-2")?);
+    let admin = target.admin.clone();
+    target.under_attack(async {
+        let admin = admin.connect().await?;
+        let of_node = |node: &str| format!("/api/v1/pods?watch=1&fieldSelector=spec.nodeName%3D{node}");
+        let (thief, gateway) = (stolen.connect().await?, honest.connect().await?);
+        let mut of_thief = thief.watch(&of_node("gw-1")).await?;
+        let mut of_gateway = gateway.watch(&of_node("gw-2")).await?;
+        let revoked = json!({"spec": {"state": "Revoked", "reason": "stolen"}});
+        let identity = "/apis/edge.selvedge.dev/v1alpha1/nodeidentities/gw-1";
+        admin.patch(identity, "application/merge-patch+json", &revoked).await?.ok()?;
+        let end = tokio::time::timeout(Duration::from_secs(10), of_thief.next()).await.context("it goes on")?;
+        ensure!(!matches!(end, Ok(Some(_))), "{end:?}");
+        // What happens to its pods afterwards it does not learn, and a new connection is answered with 401.
+        admin.post(PODS, &pod("p-1", "gw-1")).await?.ok()?;
+        let again = stolen.connect().await?.get("/api/v1/nodes/gw-1").await?;
+        ensure!(again.status == 401, "{}: {}", again.status, again.text());
+        // The other's connection is the one of before.
+        admin.post(PODS, &pod("p-2", "gw-2")).await?.ok()?;
+        let event = tokio::time::timeout(Duration::from_secs(10), of_gateway.next()).await??.context("it has ended")?;
+        let event: Value = serde_json::from_slice(&event)?;
+        ensure!(event["object"]["metadata"]["name"] == "p-2", "{event}");
+        Ok(())
+    })
+}
+
+#[test]
 fn no_node_gets_a_certificate_that_administrators_trust() -> Result<()> {
     let target = Target::start()?;
     let thief = target.node("gw-1")?;
