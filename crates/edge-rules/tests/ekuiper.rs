@@ -2,8 +2,9 @@
 //! case that is listed and passes fails the test too.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
 
 use edge_rules::{Datum, Row, RowSource, Rule, SourceType, parse_select, parse_stream};
 use serde_json::Value;
@@ -53,15 +54,15 @@ const RULES_REFUSED: &[(&str, &str)] = &[
 const RULES_PASSING: usize = 12;
 const FUNCTIONS_PASSING: usize = 77;
 
-fn cases(file: &str) -> Option<Value> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/ekuiper").join(file);
-    match fs::read_to_string(&path) {
-        Ok(text) => Some(serde_json::from_str(&text).expect("the file of cases is JSON")),
-        Err(error) => {
-            println!("skipped: {} cannot be read: {error}", path.display());
-            None
-        }
-    }
+/// More than any file of cases holds.
+const CASES_BYTES_MAX: u64 = 4 << 20;
+
+fn cases(name: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../tests/data/ekuiper/{name}.json.gz"));
+    let file = File::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(file).take(CASES_BYTES_MAX).read_to_string(&mut text).expect("the cases are gzip");
+    serde_json::from_str(&text).expect("the cases are JSON")
 }
 
 /// A message with the metadata that eKuiper's mock source gives.
@@ -114,7 +115,7 @@ fn run(sql: &str, streams: &Value) -> Result<Vec<Value>, String> {
 
 #[test]
 fn rules_give_what_ekuiper_gives() {
-    let (Some(rules), Some(streams)) = (cases("rules.json"), cases("streams.json")) else { return };
+    let (rules, streams) = (cases("rules"), cases("streams"));
     let mut passed = 0;
     let mut wrong = Vec::new();
     for group in rules.as_array().expect("a list of groups") {
@@ -160,7 +161,7 @@ fn datum(value: &Value) -> Option<Value> {
 
 #[test]
 fn functions_give_what_ekuiper_gives() {
-    let Some(groups) = cases("functions.json") else { return };
+    let groups = cases("functions");
     let stream = parse_stream("CREATE STREAM t () WITH (TYPE=\"memory\")").expect("the statement is right");
     let mut passed = 0;
     let mut wrong = Vec::new();
@@ -223,7 +224,7 @@ fn functions_give_what_ekuiper_gives() {
 
 #[test]
 fn aggregates_give_what_ekuiper_gives() {
-    let Some(groups) = cases("functions.json") else { return };
+    let groups = cases("functions");
     let stream = parse_stream("CREATE STREAM t () WITH (TYPE=\"memory\")").expect("the statement is right");
     let columns = [
         ("avg", "avg"),

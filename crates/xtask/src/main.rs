@@ -26,6 +26,7 @@ cargo xtask test [FILTER]      install what tests need, then run all of them
       --release                the black-box half on the binary that is shipped, such as `test --release attack`
 cargo xtask install            only install what tests need
 cargo xtask check              format, tidy, glossary, licences, lints, docs, each role alone
+cargo xtask tidy               the part of check that takes seconds: tidy and glossary
 cargo xtask bench NAME         measure; NAME is first-light, hub or store-engines
 cargo xtask fuzz [TARGET]      coverage-guided fuzzing of what comes from wires and disks; --seconds N a target
 cargo xtask dist               the shipped binary, with its size
@@ -55,6 +56,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         "test" => test::test(rest),
         "install" => install::install().map(|_| ()),
         "check" => check::check(rest),
+        "tidy" => tidy::tidy(),
         "bench" => bench::bench(rest),
         "dist" => bench::dist(rest),
         "fuzz" => fuzz::fuzz(rest),

@@ -27,6 +27,15 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// because a lint's exceptions are scattered over the crates, while this list can be seen to shrink.
 const BARE_SPAWN: [&str; 2] = [concat!("tokio::", "spawn("), concat!("task::", "spawn(")];
 
+/// What lets a test pass by absence: a skip that continuous integration does not see, and data that a clone does not have.
+const ABSENCE: [(&str, &str); 2] = [
+    (concat!("println!(\"", "skipped"), "call `testkit::skip`: in continuous integration a skip is a failure"),
+    (concat!("../", "shared"), "copy what is needed into tests/data: a clone has nothing beside it"),
+];
+
+/// Where a skip may be printed: by the function that fails in continuous integration, and by its counterpart here.
+const SKIPS: [&str; 2] = ["crates/testkit/src/lib.rs", "crates/xtask/src/test.rs"];
+
 /// Where it is done by design, or still done.
 const BARE_SPAWN_FILES: &[&str] = &[
     "crates/base-http/src/serve.rs",
@@ -59,6 +68,11 @@ pub fn tidy() -> Result<()> {
             shown.starts_with("tests/") || shown.starts_with("crates/testkit/") || shown.contains("/examples/");
         if !is_test && !text.starts_with("//!") {
             faults.push(format!("{shown}: open with `//!` and say what the file is for"));
+        }
+        for (found, instead) in ABSENCE.iter().filter(|(found, _)| text.contains(found)) {
+            if !SKIPS.contains(&shown.as_str()) {
+                faults.push(format!("{shown}: `{found}`: {instead}"));
+            }
         }
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
         let lines = code.lines().filter(|line| !line.trim().is_empty() && !line.trim_start().starts_with("//")).count();

@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use node_runtime::{ContainerEvent, ContainerState, ExitReason, Isolation, Limits, Mount, RuntimeError};
 
-use crate::fixture::{Fixture, eventually, message};
+use crate::fixture::{Fixture, eventually, message, skip_without_control_groups};
 
 fn is_root() -> bool {
     fs::read_to_string("/proc/self/status").unwrap().contains("Uid:\t0\t")
@@ -177,7 +177,7 @@ async fn a_start_that_failed_is_listed_with_its_reason() {
 #[tokio::test]
 async fn volumes_appear_where_the_node_has_nothing() {
     if !is_root() {
-        return eprintln!("skipped: mount namespaces need root");
+        return testkit::skip("mount namespaces need root");
     }
     let fixture = Fixture::new();
     let volume = fixture.folder.path().join("volume");
@@ -210,7 +210,7 @@ async fn volumes_appear_where_the_node_has_nothing() {
 #[tokio::test]
 async fn a_user_without_rights_stays_one() {
     if !is_root() {
-        return eprintln!("skipped: becoming another user needs root");
+        return testkit::skip("becoming another user needs root");
     }
     let fixture = Fixture::new();
     let mut spec = fixture.shell("id -u; id -G; id -g");
@@ -222,14 +222,14 @@ async fn a_user_without_rights_stays_one() {
 #[tokio::test]
 async fn memory_beyond_the_limit_is_told_as_oom() {
     if !is_root() {
-        return eprintln!("skipped: control groups need root");
+        return testkit::skip("control groups need root");
     }
     let fixture = Fixture::new();
     let mut spec = fixture.shell("a=x; while :; do a=$a$a; done");
     spec.limits = Limits { memory_bytes: Some(16 << 20), cpu_millis: Some(500), pids: Some(20) };
     match fixture.runtime().start(spec.clone()).await {
         Ok(_) => {}
-        Err(error) => return eprintln!("skipped: no control groups here: {}", message(&error)),
+        Err(error) => return skip_without_control_groups(&message(&error)),
     }
     let record = fixture.exit(&spec.id()).await;
     assert_eq!((record.exit_code, record.reason), (137, ExitReason::OomKilled), "{record:?}");
@@ -270,6 +270,8 @@ async fn a_command_runs_inside_the_container() {
     if is_root() {
         let answer = exec(&["hostname"], 30_000).await.unwrap();
         assert_eq!(String::from_utf8(answer.output).unwrap().trim(), spec.pod.name);
+    } else {
+        testkit::skip("a host name of its own needs root");
     }
 }
 
@@ -279,7 +281,7 @@ async fn what_a_container_uses_is_counted() {
     let spec = fixture.shell("echo up; sleep 1000");
     let status = fixture.start(&spec).await;
     if status.notices.iter().any(|notice| notice.contains("control group")) {
-        return eprintln!("skipped: {:?}", status.notices);
+        return testkit::skip(&status.notices.join("; "));
     }
     eventually("memory in use", async || match fixture.runtime().stats(&spec.id()).await.unwrap() {
         stats if stats.memory_bytes > 0 && stats.pids > 0 && stats.cpu_nanos > 0 => Ok(()),

@@ -6,7 +6,7 @@ use node_runtime::{
     ContainerSpec, ContainerState, ExitReason, Limits, Mount, ProcessConfig, RuntimeError, WasmConfig, WasmRuntime,
 };
 
-use crate::fixture::{Fixture, config, message};
+use crate::fixture::{Fixture, config, message, skip_without_control_groups};
 
 /// WASI 0.1: prints `hello`, its arguments and its environment.
 const HELLO: &str = r#"(module
@@ -182,6 +182,8 @@ async fn volumes_are_folders_that_a_module_may_write_or_not() {
     assert!(!check_volume(true, None).await);
     if fs::read_to_string("/proc/self/status").unwrap().contains("Uid:\t0\t") {
         assert!(check_volume(false, Some(1234)).await);
+    } else {
+        testkit::skip("becoming another user needs root");
     }
 }
 
@@ -192,7 +194,7 @@ async fn a_module_gets_no_more_memory_than_its_limit() {
     spec.limits = Limits { memory_bytes: Some(64 << 20), ..Limits::default() };
     match fixture.runtime().start(spec.clone()).await {
         Ok(_) => assert_eq!(fixture.exit(&spec.id()).await.exit_code, 7),
-        Err(error) => eprintln!("skipped: no control groups here: {}", message(&error)),
+        Err(error) => skip_without_control_groups(&message(&error)),
     }
 }
 
