@@ -30,6 +30,7 @@ pub fn store_options() -> StoreOptions {
 
 pub struct Hub {
     pub server: Server,
+    pub store: Store,
     _dir: tempfile::TempDir,
 }
 
@@ -44,13 +45,13 @@ impl Hub {
     pub async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), store_options()).unwrap();
-        let (config, _) = hub_policy::server_config(store, vec!["hub.example.com".to_owned()]);
-        Self::over(Server::new(config).unwrap(), dir).await
+        let (config, _) = hub_policy::server_config(store.clone(), vec!["hub.example.com".to_owned()]);
+        Self::over(Server::new(config).unwrap(), store, dir).await
     }
 
     /// A hub whose API server was made by the test.
-    pub async fn over(server: Server, dir: tempfile::TempDir) -> Self {
-        let hub = Self { server, _dir: dir };
+    pub async fn over(server: Server, store: Store, dir: tempfile::TempDir) -> Self {
+        let hub = Self { server, store, _dir: dir };
         for name in ["default", "kube-system", "kube-node-lease"] {
             hub.create("/api/v1/namespaces", json!({"metadata": {"name": name}})).await;
         }

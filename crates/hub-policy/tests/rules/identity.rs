@@ -36,7 +36,7 @@ impl Bound {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), store_options()).unwrap();
         let (config, keeper) = hub_policy::server_config(store.clone(), Vec::new());
-        let hub = Hub::over(Server::new(config).unwrap(), dir).await;
+        let hub = Hub::over(Server::new(config).unwrap(), store.clone(), dir).await;
         for name in nodes {
             hub.create(NODES, json!({"metadata": {"name": name}})).await;
         }

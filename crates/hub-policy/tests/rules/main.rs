@@ -5,4 +5,5 @@
 mod harness;
 mod identity;
 mod nodes;
+mod table;
 mod tokens;
