@@ -1,37 +1,13 @@
 //! `cargo xtask check`: what a reviewer should not have to look for.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
 
-use crate::run::{PROFILE, cargo, has, output, root, run, say};
-
-/// Licences that a dependency may have; permissive ones only.
-const LICENCES: &[&str] = &[
-    "0BSD",
-    "Apache-2.0",
-    "Apache-2.0 WITH LLVM-exception",
-    "BSD-2-Clause",
-    "BSD-3-Clause",
-    "CC0-1.0",
-    "CDLA-Permissive-2.0",
-    "ISC",
-    "MIT",
-    "MIT-0",
-    "Unicode-3.0",
-    "Unlicense",
-    "Zlib",
-    "BSL-1.0",
-];
+use crate::run::{PROFILE, cargo, output, root, run, say};
 
 /// What each role is built with alone: a feature that another role brings along would be missed in the field.
 const FEATURE_SETS: &[&str] = &["hub", "node", "edge", "node,wasm", "full"];
-
-/// Where `cargo deny` keeps its database of advisories; it is looked at only where it is there already.
-const ADVISORY_DATABASES: &str = "advisory-dbs";
 
 /// Runs every check; the first that fails ends it.
 pub fn check(args: &[String]) -> Result<()> {
@@ -45,9 +21,8 @@ pub fn check(args: &[String]) -> Result<()> {
     run(&mut cargo(&["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))?;
     say("Tidy and glossary");
     crate::tidy::tidy()?;
-    say("Licences");
-    licences()?;
-    deny()?;
+    say("Licences, bans, sources");
+    crate::deny::deny()?;
     say("Lints");
     run(&mut cargo(&["clippy", "--profile", PROFILE, "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     say("Docs");
@@ -81,67 +56,9 @@ fn parts(version: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-/// `cargo deny` by deny.toml, where it is installed: bans, sources, licences once more. To build it would cost a fresh machine
-/// more than everything else that `check` needs, so the licences are also looked at by [`licences`], which needs nothing.
-fn deny() -> Result<()> {
-    if !has("cargo-deny") {
-        println!("bans, sources, advisories: not checked (`cargo install cargo-deny --locked` brings the tool)");
-        return Ok(());
-    }
-    run(&mut cargo(&["deny", "--offline", "check", "bans", "licenses", "sources"]))?;
-    let database = std::env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")))
-        .map(|home| home.join(ADVISORY_DATABASES));
-    if database.is_some_and(|database| database.is_dir()) {
-        return run(&mut cargo(&["deny", "--offline", "check", "advisories"]));
-    }
-    println!("advisories: not checked (no database on this machine; `cargo deny fetch db` brings it)");
-    Ok(())
-}
-
-fn licences() -> Result<()> {
-    let metadata = output(&mut cargo(&["metadata", "--format-version", "1", "--locked"]))?;
-    let metadata: Value = serde_json::from_str(&metadata).context("cargo metadata is not JSON")?;
-    let packages = metadata["packages"].as_array().context("cargo metadata has no packages")?;
-    let mut refused = BTreeSet::new();
-    for package in packages {
-        let licence = package["license"].as_str().unwrap_or("none");
-        if !is_allowed(licence) {
-            refused.insert(format!("{} {}: {licence}", package["name"], package["version"]));
-        }
-    }
-    if !refused.is_empty() {
-        bail!(
-            "licences that are not on the list of crates/xtask/src/check.rs:\n  {}",
-            refused.into_iter().collect::<Vec<_>>().join("\n  ")
-        );
-    }
-    println!("{} packages, all permissive", packages.len());
-    Ok(())
-}
-
-/// An expression is fine when one side of each OR is, and all of its ANDs are.
-fn is_allowed(expression: &str) -> bool {
-    let plain = expression.replace(['(', ')'], " ");
-    plain.split(" AND ").all(|part| {
-        part.split(" OR ").flat_map(|part| part.split('/')).any(|licence| LICENCES.contains(&licence.trim()))
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{is_allowed, parts};
-
-    #[test]
-    fn an_expression_needs_one_permissive_side_of_each_or() {
-        for allowed in ["MIT", "MIT OR GPL-3.0", "MIT/Apache-2.0", "(MIT OR Apache-2.0) AND Unicode-3.0"] {
-            assert!(is_allowed(allowed), "{allowed}");
-        }
-        for rejected in ["GPL-3.0", "MPL-2.0", "MIT AND GPL-3.0", "none", ""] {
-            assert!(!is_allowed(rejected), "{rejected}");
-        }
-    }
+    use super::parts;
 
     #[test]
     fn versions_compare_as_numbers() {

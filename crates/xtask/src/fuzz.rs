@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 
-use crate::run::{cargo, has, output, root, run, say, target_dir};
+use crate::run::{cargo, has, host, root, run, say, target_dir};
 
 /// Each target, and its inputs in a small run: some seconds' worth.
 const TARGETS: [(&str, u64); 6] =
@@ -178,10 +178,4 @@ fn report(outcomes: &[Outcome], seconds: u64) -> Result<()> {
         format!("{:#}\n", json!({"version": 1, "secondsEach": seconds, "targets": rows})),
     )?;
     Ok(())
-}
-
-fn host() -> Result<String> {
-    let version = output(Command::new("rustc").arg("-vV"))?;
-    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
-    Ok(host.context("rustc -vV names no host")?.to_owned())
 }

@@ -4,6 +4,8 @@
 
 mod bench;
 mod check;
+mod coverage;
+mod deny;
 mod example;
 mod fuzz;
 mod glossary;
@@ -23,10 +25,11 @@ cargo xtask test [FILTER]      install what tests need, then run all of them
       --all                    long checks at their full size
       --no-install             install nothing; tests whose tools are missing say so and are skipped (in CI they fail)
       --unit | --black-box     only one half
+      --bless                  write snapshots anew where they differ, to be read in the difference
       --release                the black-box half on the binary that is shipped, such as `test --release attack`
 cargo xtask install            only install what tests need
 cargo xtask check              format, tidy, glossary, licences, lints, docs, each role alone
-cargo xtask tidy               the part of check that takes seconds: tidy and glossary
+cargo xtask tidy               the part of check that takes seconds: tidy, glossary, licences
 cargo xtask bench NAME         measure; NAME is first-light, hub or store-engines
 cargo xtask fuzz [TARGET]      coverage-guided fuzzing of what comes from wires and disks; --seconds N a target
 cargo xtask dist               the shipped binary, with its size
@@ -56,7 +59,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         "test" => test::test(rest),
         "install" => install::install().map(|_| ()),
         "check" => check::check(rest),
-        "tidy" => tidy::tidy(),
+        "tidy" => tidy::tidy().and_then(|()| deny::deny()),
         "bench" => bench::bench(rest),
         "dist" => bench::dist(rest),
         "fuzz" => fuzz::fuzz(rest),

@@ -8,12 +8,13 @@ use crate::run::{PROFILE, cargo, run, say, target_dir};
 /// Runs unit tests and the black-box suites against the built program.
 pub fn test(args: &[String]) -> Result<()> {
     let (mut all, mut may_install, mut unit, mut black_box, mut filter) = (false, true, true, true, None);
-    let mut release = false;
+    let (mut release, mut bless) = (false, false);
     for arg in args {
         match arg.as_str() {
             "--all" => all = true,
             // What is shipped is under test, not what is tested is shipped: the black-box half runs on the release binary.
             "--release" => (release, unit) = (true, false),
+            "--bless" => bless = true,
             "--no-install" => may_install = false,
             "--unit" => black_box = false,
             "--black-box" => unit = false,
@@ -49,6 +50,10 @@ pub fn test(args: &[String]) -> Result<()> {
     }
     command.env("SELVEDGE_BIN", program);
     command.env("SELVEDGE_TEST_SIZE", if all { "full" } else { "small" });
+    if bless {
+        // What expect-test looks at: snapshots are written anew, to be read as a difference.
+        command.env("UPDATE_EXPECT", "1");
+    }
     if let Some(filter) = &filter {
         command.arg(filter);
     }
@@ -64,5 +69,6 @@ pub fn test(args: &[String]) -> Result<()> {
         println!("skipped: fuzzing, which needs a C++ compiler");
         return Ok(());
     }
-    crate::fuzz::all(all)
+    crate::fuzz::all(all)?;
+    if all { crate::coverage::coverage() } else { Ok(()) }
 }
