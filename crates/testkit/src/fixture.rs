@@ -5,12 +5,12 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-/// A copy of a folder with all that is in it: whoever opens a fixture may write to it.
+/// A copy of a directory with all that is in it: whoever opens a fixture may write to it.
 ///
 /// # Panics
-/// When the folder is not there or cannot be copied.
+/// When the directory is not there or cannot be copied.
 pub fn copy_of(from: &Path) -> TempDir {
-    let to = tempfile::tempdir().expect("a temporary folder");
+    let to = tempfile::tempdir().expect("a temporary directory");
     copy(from, to.path());
     to
 }
@@ -20,7 +20,7 @@ fn copy(from: &Path, to: &Path) {
         let entry = entry.expect("an entry");
         let target = to.join(entry.file_name());
         if entry.path().is_dir() {
-            fs::create_dir(&target).expect("a folder");
+            fs::create_dir(&target).expect("a directory");
             copy(&entry.path(), &target);
         } else {
             fs::copy(entry.path(), target).expect("a copy");

@@ -1,13 +1,13 @@
 //! A disk that forgets what was not synced: power cuts and full disks for tests, as a FUSE file system in memory.
 //!
 //! Every file is kept twice: as programs see it, and as the platter has it. `fsync` brings the platter up to date, for a
-//! folder its names. [`ForgetfulDisk::cut`] lets the power fail; after [`ForgetfulDisk::power_on`] programs see what the
+//! directory its names. [`ForgetfulDisk::cut`] lets the power fail; after [`ForgetfulDisk::power_on`] programs see what the
 //! platter had. What it decides about the unsynced comes from the seed, so a failure can be repeated:
 //!
 //! - one cut in eight keeps all of it and two in eight none; in the others each 512-byte sector of each unsynced write
 //!   is kept or lost on its own, whatever the order of the writes, and each change of length too;
-//! - a folder is kept as it is now or goes back to its last sync as a whole, so a rename within it happened or did not;
-//! - a new file's name is not kept by syncing the file: its folder has to be synced (ext4 is kinder, POSIX is not);
+//! - a directory is kept as it is now or goes back to its last sync as a whole, so a rename within it happened or did not;
+//! - a new file's name is not kept by syncing the file: its directory has to be synced (ext4 is kinder, POSIX is not);
 //! - handles from before the cut answer `EIO` for ever.
 //!
 //! Reads and writes pass the kernel's cache by, so memory maps of its files do not work. `chmod` is never forgotten.
@@ -30,26 +30,26 @@ use self::disk::{Attributes, Disk};
 
 mod disk;
 
-/// A mounted forgetful disk. Dropping it unmounts it; what it held is gone.
+/// A mounted forgetful disk. Dropping it unmounts it; what it held is lost.
 pub struct ForgetfulDisk {
     disk: Arc<Mutex<Disk>>,
-    // Unmounted before its folder is removed: fields drop in order.
+    // Unmounted before its directory is removed: fields drop in order.
     _session: BackgroundSession,
-    folder: TempDir,
+    directory: TempDir,
 }
 
 impl ForgetfulDisk {
-    /// Mounts an empty disk in a folder of its own.
+    /// Mounts an empty disk in a directory of its own.
     ///
     /// # Errors
     /// There is no `/dev/fuse`, or this user may not mount.
     pub fn mount() -> io::Result<Self> {
-        let folder = tempfile::tempdir()?;
+        let directory = tempfile::tempdir()?;
         let disk = Arc::new(Mutex::new(Disk::new()));
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("forgetful".into()), MountOption::NoAtime];
-        let session = fuser::spawn_mount(Shim(disk.clone()), folder.path(), &config)?;
-        Ok(Self { disk, _session: session, folder })
+        let session = fuser::spawn_mount(Shim(disk.clone()), directory.path(), &config)?;
+        Ok(Self { disk, _session: session, directory })
     }
 
     /// Mounts a disk, or says why `test` is skipped.
@@ -59,7 +59,7 @@ impl ForgetfulDisk {
 
     /// Where it is mounted.
     pub fn path(&self) -> &Path {
-        self.folder.path()
+        self.directory.path()
     }
 
     /// Cuts the power: from now on everything answers `EIO`. The seed decides what survives of the unsynced.
@@ -68,7 +68,7 @@ impl ForgetfulDisk {
     }
 
     /// Cuts the power just before the operation that follows the next `operations` ones. Writes, syncs and changes of
-    /// folders count; reads do not.
+    /// directories count; reads do not.
     pub fn cut_in(&self, operations: u64, seed: u64) {
         lock(&self.disk).cut_in = Some((operations, seed));
     }
@@ -80,7 +80,7 @@ impl ForgetfulDisk {
         disk.power_on();
     }
 
-    /// Limits the room for new data; `None` is as much as memory holds. Overwriting in place needs no room.
+    /// Limits the space for new data; `None` is as much as memory holds. Overwriting in place needs no space.
     pub fn set_space_left(&self, bytes: Option<u64>) {
         lock(&self.disk).space_left = bytes;
     }
@@ -291,8 +291,8 @@ impl Filesystem for Shim {
             Err(errno) => return reply.error(Errno::from_i32(errno)),
         };
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (next, (ino, is_folder, name)) in (1..).zip(entries).skip(start) {
-            if reply.add(INodeNo(ino), next, kind(is_folder), name) {
+        for (next, (ino, is_directory, name)) in (1..).zip(entries).skip(start) {
+            if reply.add(INodeNo(ino), next, kind(is_directory), name) {
                 break;
             }
         }
@@ -306,15 +306,15 @@ impl Filesystem for Shim {
 }
 
 impl Shim {
-    fn make(&self, parent: INodeNo, name: &OsStr, mode: u32, is_folder: bool, reply: ReplyEntry) {
+    fn make(&self, parent: INodeNo, name: &OsStr, mode: u32, is_directory: bool, reply: ReplyEntry) {
         let mut disk = lock(&self.0);
-        let result = disk.make(parent.0, name, mode as u16, is_folder).and_then(|ino| disk.attributes(ino));
+        let result = disk.make(parent.0, name, mode as u16, is_directory).and_then(|ino| disk.attributes(ino));
         reply!(result, reply, found => reply.entry(&REMEMBER, &attr(&found), FIRST_GENERATION));
     }
 }
 
-fn kind(is_folder: bool) -> FileType {
-    if is_folder { FileType::Directory } else { FileType::RegularFile }
+fn kind(is_directory: bool) -> FileType {
+    if is_directory { FileType::Directory } else { FileType::RegularFile }
 }
 
 fn attr(found: &Attributes) -> FileAttr {
@@ -326,7 +326,7 @@ fn attr(found: &Attributes) -> FileAttr {
         mtime: UNIX_EPOCH,
         ctime: UNIX_EPOCH,
         crtime: UNIX_EPOCH,
-        kind: kind(found.is_folder),
+        kind: kind(found.is_directory),
         perm: found.mode,
         nlink: found.links,
         uid: 0,

@@ -6,7 +6,7 @@
 //! is being terminated. When the connection ends it backs off with jitter, dials again, and resumes each watch from the
 //! last revision it knows.
 //!
-//! What it adds is distrust. Each watch checks its own stream, and the process what all nodes were told together:
+//! What it adds is distrust. Each watch checks its own stream, and the process what all nodes saw together:
 //!
 //! ```text
 //! a watch      revisions rise: an equal one is a duplicate, a lower one is out of order
@@ -17,7 +17,7 @@
 //! ```
 //!
 //! The process is driven by JSON lines on its standard input and answers with JSON lines (see [`Fleet`], the end that tests
-//! hold), so that its CPU and memory can be told from the hub's.
+//! hold), so that its CPU and memory can be kept apart from the hub's.
 
 mod control;
 mod follow;
@@ -189,7 +189,7 @@ pub fn run(plan: Plan) -> Result<()> {
     if tokens.is_empty() {
         bail!("{} holds no token", plan.tokens.display());
     }
-    // One thread: the machine is the hub's, and what this process uses is told from it.
+    // One thread: the machine is the hub's, and what this process uses is counted apart.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async move {
         let joining = Semaphore::new(plan.join_parallel.max(1));

@@ -1,14 +1,22 @@
 //! A whole system in one test: the built program, other people's clients and servers, waiting with a deadline.
 //!
-//! - [`program`]: starts `selvedge` roles on folders and ports of their own, kills them, starts them again.
-//! - [`kubectl`]: the real kubectl.
-//! - [`modbus`]: a Modbus device played by pymodbus.
-//! - [`process`]: memory and command lines, as the kernel tells them.
-//! - [`forgetful`]: a disk that forgets what was not synced, and fills up on demand.
-//! - [`wire`]: the API as bytes on a connection, for clients that no library would let us be.
-//! - [`hollow`]: thousands of nodes without containers, in a process of their own.
-//! - [`fixture`]: files of former formats.
-//! - [`wait`]: `eventually`, which tells the last state seen when its deadline passes.
+//! ```text
+//!            ┌ program   starts, kills, freezes the roles of the built program     ┐
+//! a test ───▶┤ kubectl · modbus   other people's programs, in pinned versions       ├──▶ wait::eventually
+//!            │ wire      the API as bytes, for clients that no library lets us be   │    (deadline, last state seen)
+//!            └ hollow    thousands of nodes without containers, on top of wire      ┘
+//! forgetful  a disk that loses what was not synced · fixture  former formats · process  what the kernel counts
+//! ```
+//!
+//! - **Where is it?** Roles of the program, their directories, ports and logs: [`program`]. kubectl: [`kubectl`]. A Modbus device: [`modbus`].
+//!   An attacker's connection: [`wire`]. A fleet: [`hollow`]. A power cut, a full disk: [`forgetful`]. A data directory of an
+//!   older version: [`fixture`]. Memory and CPU of a process: [`process`]. Waiting: [`wait`]. The suites that use it: `tests/tests/it`.
+//! - **May I touch it?** Yes; nothing of it is shipped. What tests rely on must hold: a deadline on everything that is awaited, ports and
+//!   directories of its own for each test, no traffic beyond loopback, and every process ended by its own id.
+//! - **How do I try it?** `cargo test -p testkit` (the forgetful disk needs root and `/dev/fuse`); through it everything else:
+//!   `cargo xtask test --black-box FILTER`.
+//! - **What breaks?** Tests fail, or worse: pass without having looked. So what cannot run calls [`skip`], which is a failure in
+//!   continuous integration, and [`wait::eventually`] names the last state that it saw.
 
 pub mod fixture;
 pub mod forgetful;

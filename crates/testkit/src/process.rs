@@ -13,7 +13,7 @@ pub struct Memory {
     pub anonymous_kib: u64,
 }
 
-/// Memory of a process; `None` when it is gone.
+/// Memory of a process; `None` when it has ended.
 pub fn memory(pid: u32) -> Option<Memory> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let field = |name: &str| {
@@ -22,7 +22,7 @@ pub fn memory(pid: u32) -> Option<Memory> {
     Some(Memory { rss_kib: field("Rss:")?, pss_kib: field("Pss:")?, anonymous_kib: field("Anonymous:")? })
 }
 
-/// CPU time that a process has used, its threads' together, in seconds; 0 when it is gone.
+/// CPU time that a process has used, its threads' together, in seconds; 0 when it has ended.
 pub fn cpu_seconds(pid: u32) -> f64 {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return 0.0 };
     // After the name in parentheses: state is the first field, user and system time are the 12th and 13th.

@@ -1,6 +1,6 @@
 //! Starts the built program as a person would, and stops it by its process id.
 //!
-//! Every instance has its own folder and ports; what it prints is kept and shown when a test fails. Dropping an
+//! Every instance has its own directory and ports; what it prints is kept and shown when a test fails. Dropping an
 //! instance kills it and, by `selvedge reset`, the pods it left running.
 
 use std::ffi::OsStr;
@@ -53,7 +53,7 @@ impl Selvedge {
         Ok(Self { child, data_dir: data_dir.to_owned(), log_path, args, environment, resets_at_drop: true })
     }
 
-    /// The folder given to it.
+    /// The directory given to it.
     pub fn data_dir(&self) -> &Path {
         &self.data_dir
     }
@@ -75,7 +75,7 @@ impl Selvedge {
         text
     }
 
-    /// Waits until a listener stands in `ports.json`; answers `ip:port`.
+    /// Waits until a listener is in `ports.json`; answers `ip:port`.
     pub fn address(&mut self, listener: &str) -> Result<String> {
         let path = self.data_dir.join("ports.json");
         eventually(&format!("listener {listener} in ports.json"), Duration::from_secs(30), || {
@@ -103,7 +103,7 @@ impl Selvedge {
         signal(self.pid(), libc::SIGSTOP);
     }
 
-    /// Lets it go on.
+    /// Lets it continue.
     pub fn thaw(&self) {
         signal(self.pid(), libc::SIGCONT);
     }
@@ -121,7 +121,7 @@ impl Selvedge {
         bail!("still running {deadline:?} after SIGINT:\n{}", tail(&self.log()))
     }
 
-    /// Starts the same again, on the same folder. The one before must have ended.
+    /// Starts the same again, on the same directory. The one before must have ended.
     pub fn start_again(&mut self, ports: &str) -> Result<()> {
         let last = self.args.len() - 1;
         self.args[last] = ports.to_owned();
@@ -237,7 +237,7 @@ impl Outcome {
 
 /// Sends a signal to one process.
 pub fn signal(pid: u32, signal: i32) {
-    // SAFETY: kill takes plain numbers; a process that is gone is an error that does not matter here.
+    // SAFETY: kill takes plain numbers; a process that has ended is an error that does not matter here.
     unsafe { libc::kill(pid as i32, signal) };
 }
 

@@ -287,7 +287,7 @@ impl Answer {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The answer when it is a good one; else an error that tells what it was.
+    /// The answer when it is a good one; else an error that says what it was.
     pub fn ok(self) -> Result<Self> {
         if (200..300).contains(&self.status) {
             return Ok(self);

@@ -1,7 +1,7 @@
 //! `cargo xtask bench first-light`: what the whole costs, measured on the shipped binary.
 //!
 //! Prints each figure with its unit, its spread over the runs and its limit where there is one, and writes
-//! `first-light.json` and `first-light.md` into the folder given. Medians of several runs.
+//! `first-light.json` and `first-light.md` into the directory given. Medians of several runs.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ struct Figure {
 }
 
 fn main() -> Result<()> {
-    let out = PathBuf::from(std::env::args().nth(1).context("usage: bench-first-light FOLDER")?);
+    let out = PathBuf::from(std::env::args().nth(1).context("usage: bench-first-light DIR")?);
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("a checkout")?.join("examples/first-light");
     let mut figures = starts(&example)?;
     figures.extend(parts(&example)?);
@@ -54,7 +54,7 @@ fn figure(name: &'static str, unit: &'static str, mut runs: Vec<f64>, limit: Opt
     Figure { figure: name, value, unit, n: runs.len(), spread, peer: None, ratio: None, limit }
 }
 
-/// From `up` to a Ready node and to the first reading at the hub, each on a new folder.
+/// From `up` to a Ready node and to the first reading at the hub, each on a new directory.
 fn starts(example: &Path) -> Result<Vec<Figure>> {
     let (mut ready, mut reading) = (Vec::new(), Vec::new());
     for _ in 0..RUNS {
@@ -64,7 +64,7 @@ fn starts(example: &Path) -> Result<Vec<Figure>> {
         let start = Instant::now();
         let mut up =
             Selvedge::start(&data_dir, &["up", "--node-name", "box", "--example", &example.to_string_lossy()])?;
-        // The program tells both moments in its log: asking by kubectl would measure kubectl, which takes 100 ms a call.
+        // The program logs both moments: asking by kubectl would measure kubectl, which takes 100 ms a call.
         let at =
             |what: &str| {
                 eventually(what, PATIENCE, || {
@@ -77,8 +77,8 @@ fn starts(example: &Path) -> Result<Vec<Figure>> {
         drop(kubectl);
     }
     Ok(vec![
-        figure("from `up` on a new folder to node Ready", "ms", ready, None),
-        figure("from `up` on a new folder to the first reading at the hub", "ms", reading, None),
+        figure("from `up` on a new directory to node Ready", "ms", ready, None),
+        figure("from `up` on a new directory to the first reading at the hub", "ms", reading, None),
     ])
 }
 

@@ -1,4 +1,4 @@
-//! An enemy at the hub: a stolen node, a leaked join token, a stranger; slow, huge, deep and many.
+//! An enemy at the hub: a stolen node, a leaked join token, a client without identity; slow, huge, deep and many.
 //!
 //! Each test is one reproduction and asserts what should happen instead. Three things hold after each of them: the
 //! hub runs, it answers `/livez`, and at rest it is as small as before. The suite runs on the profile that is shipped with

@@ -6,11 +6,11 @@ use testkit::wait::eventually;
 
 use crate::common::{PATIENCE, Up, example_manifest, wait_condition};
 
-/// Checks that a manifest is refused with all of the words.
-fn check_refused(up: &Up, manifest: &str, words: &[&str]) -> Result<()> {
+/// Checks that a manifest is refused with all of the texts.
+fn check_refused(up: &Up, manifest: &str, texts: &[&str]) -> Result<()> {
     let refusal = up.kubectl.apply(manifest)?.refused()?;
-    for word in words {
-        assert!(refusal.contains(word), "no `{word}` in: {refusal}");
+    for text in texts {
+        assert!(refusal.contains(text), "no `{text}` in: {refusal}");
     }
     Ok(())
 }
@@ -145,7 +145,7 @@ fn a_port_in_use_is_named() -> Result<()> {
 }
 
 #[test]
-fn two_programs_do_not_share_a_folder() -> Result<()> {
+fn two_programs_do_not_share_a_data_directory() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let data_dir = dir.path().join("data");
     let mut first = Selvedge::start(&data_dir, &["hub"])?;
@@ -206,7 +206,7 @@ fn a_full_disk_refuses_writes_and_harms_nothing() -> Result<()> {
     Ok(())
 }
 
-/// What the edge plane of a data folder tells about itself.
+/// What the edge plane of a data directory reports of itself.
 fn edge_report(data_dir: &std::path::Path) -> Result<serde_json::Value, String> {
     let printed = run(["status", "-o", "json", "--data-dir", &data_dir.to_string_lossy()])
         .and_then(|outcome| outcome.ok())
@@ -221,7 +221,7 @@ fn rows_of_the_rule(report: &serde_json::Value) -> u64 {
 }
 
 #[test]
-fn a_full_disk_at_the_edge_is_told_and_rules_go_on() -> Result<()> {
+fn a_full_disk_at_the_edge_is_reported_and_rules_continue() -> Result<()> {
     let Some(disk) = SmallDisk::mount(24 * 1024 * 1024)? else { return Ok(()) };
     let data_dir = disk.path().join("data");
     let config = data_dir.join("edge/config");
@@ -248,13 +248,13 @@ spec: { sql: SELECT * FROM readings, actions: [{ nop: {} }] }
     })?;
     let ballast = disk.path().join("ballast");
     let full = eventually("the full disk among the errors", PATIENCE, || {
-        // The journal may hold room that it has not used yet, and gives old events up before it drops new ones.
+        // The journal may hold space that it has not used yet, and gives old events up before it drops new ones.
         fill(&ballast).map_err(|error| error.to_string())?;
         let report = edge_report(&data_dir)?;
         let errors = report["lastErrors"].to_string();
         if errors.contains("disk") && errors.contains("dropped") { Ok(report) } else { Err(report.to_string()) }
     })?;
-    eventually("a rule that goes on", PATIENCE, || {
+    eventually("a rule that continues", PATIENCE, || {
         let report = edge_report(&data_dir)?;
         if rows_of_the_rule(&report) > rows_of_the_rule(&full) + 10 { Ok(()) } else { Err(report.to_string()) }
     })?;

@@ -31,7 +31,7 @@ fn image_prefixes() -> String {
 pub struct Up {
     pub kubectl: Kubectl,
     pub program: Selvedge,
-    // Last, so that the folder outlives the program that writes into it.
+    // Last, so that the directory outlives the program that writes into it.
     pub dir: tempfile::TempDir,
 }
 
@@ -91,7 +91,7 @@ impl Fleet {
     }
 }
 
-/// A join token of the hub in a folder.
+/// A join token of the hub in a data directory.
 pub fn token(hub_dir: &Path) -> Result<String> {
     let printed = eventually("join token", PATIENCE, || {
         run(["token", "create", "--data-dir", &hub_dir.to_string_lossy()]).and_then(|outcome| outcome.ok())

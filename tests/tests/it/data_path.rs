@@ -140,10 +140,10 @@ fn every_reading_arrives_once_and_in_order_over_a_dead_hub() -> Result<()> {
     let dead = Duration::from_secs(if is_full() { 60 } else { 10 });
     fleet.hub.kill();
     let before = press.answered()?.len();
-    let wanted = before + (dead.as_millis() / 100) as usize - 10;
+    let expected = before + (dead.as_millis() / 100) as usize - 10;
     eventually("readings while the hub is dead", dead + PATIENCE, || {
         let now = press.answered().map_err(|error| error.to_string())?.len();
-        if now >= wanted { Ok(()) } else { Err(format!("{now} of {wanted}")) }
+        if now >= expected { Ok(()) } else { Err(format!("{now} of {expected}")) }
     })?;
     fleet.hub_again()?;
     let last = press.answered()?.last().context("an answer")?.registers[0];

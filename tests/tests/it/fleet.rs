@@ -1,4 +1,4 @@
-//! A fleet of hollow nodes: joins, rolls a DaemonSet, loses its hub and comes back, and is never told a thing twice.
+//! A fleet of hollow nodes: joins, rolls a DaemonSet, loses its hub and comes back, and never gets an event twice.
 //!
 //! Small in `cargo xtask test`; `--all` takes 2,000 nodes of ten pods and kills the hub a hundred times. The figures go to
 //! `bench/reports/fleet.json` and `.md` when the run is a full one; what a test asserts is never a matter of the machine's
@@ -207,7 +207,7 @@ fn a_fleet_joins_rolls_and_outlives_kills_of_its_hub() -> Result<()> {
     // The window of a hub outlives its kill: nobody needs a new list but after the first one.
     ensure!(report["expired"] == 0, "watches could not resume: {report}");
     for (figure, unit, field) in [
-        ("events that the fleet was told", "events", "events"),
+        ("events that the fleet got", "events", "events"),
         ("watches resumed", "watches", "resumes"),
         ("writes acknowledged under kills", "writes", "writes"),
         ("CPU of the hollow nodes", "s", "cpuSeconds"),
@@ -227,7 +227,7 @@ fn connections_that_idle_cost_little_and_are_given_back() -> Result<()> {
     let hub_dir = dir.path().join("hub");
     let mut hub = Selvedge::start(&hub_dir, &["hub"])?;
     let address = hub.address("hub-api")?;
-    // The full size is what the machine's limit of 20,000 descriptors a process leaves room for.
+    // The full size is what the machine's limit of 20,000 descriptors a process allows.
     let size = Size { nodes: if is_full() { 15_000 } else { 300 }, sets: 0, kills: 0 };
     let idle = ["--assignments", "false", "--lease-seconds", "0"];
     let mut fleet = start_hollow(dir.path(), &address, &size, &idle)?;

@@ -75,16 +75,16 @@ fn a_wrong_ca_in_the_token_is_refused() -> Result<()> {
     let wrong = "0".repeat(64);
     parts[1] = &wrong;
     let url = format!("https://{}", fleet.hub_address);
-    let mut stranger = Selvedge::start(
-        &fleet.dir.path().join("stranger"),
-        &["node", "--hub", &url, "--token", &parts.join("."), "--node-name", "stranger"],
+    let mut misled = Selvedge::start(
+        &fleet.dir.path().join("misled"),
+        &["node", "--hub", &url, "--token", &parts.join("."), "--node-name", "misled"],
     )?;
-    let status = stranger.wait(PATIENCE)?;
-    let log = stranger.log();
+    let status = misled.wait(PATIENCE)?;
+    let log = misled.log();
     assert!(!status.success() && log.contains("is not the one that the token was made on"), "{log}");
-    let refusal = fleet.kubectl.refused(&["get", "node", "stranger"])?;
+    let refusal = fleet.kubectl.refused(&["get", "node", "misled"])?;
     assert!(refusal.contains("NotFound"), "{refusal}");
-    assert!(fleet.kubectl.ok(&["get", "csr", "-o", "name"])?.lines().all(|name| !name.contains("stranger")));
+    assert!(fleet.kubectl.ok(&["get", "csr", "-o", "name"])?.lines().all(|name| !name.contains("misled")));
     Ok(())
 }
 
@@ -209,10 +209,10 @@ fn the_data_directory_of_an_older_hub_is_taken_over_and_made_private() -> Result
 fn as_node(fleet: &Fleet) -> Result<Kubectl> {
     let identity = std::fs::read_to_string(fleet.dir.path().join("node/node/pki/identity.json"))?;
     let identity: serde_json::Value = serde_json::from_str(&identity)?;
-    let folder = fleet.dir.path().join("thief");
-    std::fs::create_dir(&folder)?;
+    let dir = fleet.dir.path().join("thief");
+    std::fs::create_dir(&dir)?;
     for (name, field) in [("ca.pem", "caPem"), ("cert.pem", "certPem"), ("key.pem", "keyPem")] {
-        std::fs::write(folder.join(name), identity[field].as_str().context("PEM")?)?;
+        std::fs::write(dir.join(name), identity[field].as_str().context("PEM")?)?;
     }
     let kubeconfig = format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
@@ -221,8 +221,8 @@ fn as_node(fleet: &Fleet) -> Result<Kubectl> {
          contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n",
         fleet.hub_address.replace("0.0.0.0", "127.0.0.1")
     );
-    std::fs::write(folder.join("kubeconfig"), kubeconfig)?;
-    Kubectl::newest(&folder.join("kubeconfig")).context("there was one a moment ago")
+    std::fs::write(dir.join("kubeconfig"), kubeconfig)?;
+    Kubectl::newest(&dir.join("kubeconfig")).context("there was one a moment ago")
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn is_out_of_reach(fleet: &Fleet) -> Result<()> {
     })
 }
 
-/// A machine that slept keeps its connections: nothing tells the node that it was away.
+/// A machine that slept keeps its connections: nothing shows the node that it was away.
 #[test]
 fn a_node_that_slept_is_ready_when_it_wakes() -> Result<()> {
     if !is_full() {

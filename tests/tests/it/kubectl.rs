@@ -133,14 +133,14 @@ fn patch_kinds(kubectl: &Kubectl) -> Result<()> {
 }
 
 #[test]
-fn strangers_are_turned_away_and_told_why() -> Result<()> {
+fn clients_without_identity_are_rejected_with_the_reason() -> Result<()> {
     let Some(mut up) = Up::start(&[])? else { return Ok(()) };
     let address = up.program.address("hub-api")?;
     let server = format!("https://{address}");
     let anonymous = up.dir.path().join("anonymous");
     std::fs::write(&anonymous, "apiVersion: v1\nkind: Config\n")?;
-    let stranger = Kubectl::new(Kubectl::installed().pop().context("a kubectl")?.1, &anonymous);
-    let refusal = stranger.refused(&[
+    let unknown = Kubectl::new(Kubectl::installed().pop().context("a kubectl")?.1, &anonymous);
+    let refusal = unknown.refused(&[
         "--server",
         &server,
         "--insecure-skip-tls-verify",
@@ -173,7 +173,7 @@ fn strangers_are_turned_away_and_told_why() -> Result<()> {
     ];
     let mut own = as_node.to_vec();
     own.extend(["get", "node", "box"]);
-    stranger.ok(&own)?;
+    unknown.ok(&own)?;
     for denied in [
         vec!["create", "configmap", "mine"],
         vec!["get", "secrets", "-A"],
@@ -182,7 +182,7 @@ fn strangers_are_turned_away_and_told_why() -> Result<()> {
     ] {
         let mut args = as_node.to_vec();
         args.extend(denied.iter());
-        let refusal = stranger.refused(&args)?;
+        let refusal = unknown.refused(&args)?;
         assert!(refusal.contains("Forbidden") || refusal.contains("forbidden"), "{denied:?}: {refusal}");
     }
     Ok(())

@@ -68,7 +68,7 @@ fn a_daemon_set_adopts_what_was_orphaned() -> Result<()> {
     small.wait_status("three ready pods", |status| status["numberReady"] == NODES)?;
     let before: Vec<String> = small.pods()?.iter().map(|pod| pod["metadata"]["uid"].to_string()).collect();
     small.kubectl.ok(&["delete", "ds", "ad", "--cascade=orphan"])?;
-    ensure!(small.pods()?.len() == 3, "the orphans are gone");
+    ensure!(small.pods()?.len() == 3, "the orphans were deleted");
     small.kubectl.apply(&daemon_set("", "one"))?.ok()?;
     let set = small.wait_status("three adopted pods", |status| {
         status["currentNumberScheduled"] == NODES && status["numberReady"] == NODES
@@ -328,7 +328,7 @@ fn a_token_request_is_answered_with_a_sentence() -> Result<()> {
 }
 
 #[test]
-fn a_hub_on_a_full_disk_opens_and_lets_people_make_room() -> Result<()> {
+fn a_hub_on_a_full_disk_opens_and_lets_people_make_space() -> Result<()> {
     let Some(disk) = crate::bad_input::SmallDisk::mount(24 * 1024 * 1024)? else { return Ok(()) };
     let data_dir = disk.path().join("data");
     let Some(kubectl) = Kubectl::newest(&data_dir.join("kubeconfig")) else { return Ok(()) };
@@ -344,7 +344,7 @@ fn a_hub_on_a_full_disk_opens_and_lets_people_make_room() -> Result<()> {
     let dir = tempfile::tempdir()?;
     start_on_its_port(&mut hub, dir.path(), &address)?;
     kubectl.ok(&["get", "configmaps"])?;
-    // Whoever wants to make room by the API can.
+    // Whoever wants to make space by the API can.
     for number in 0..10 {
         kubectl.ok(&["delete", "configmap", &format!("c{number}")])?;
     }

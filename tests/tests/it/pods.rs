@@ -33,13 +33,13 @@ fn pods_are_adopted_when_the_node_alone_is_killed() -> Result<()> {
     let mine = fleet.dir.path().to_string_lossy().into_owned();
     let mut started: Vec<String> = process::find(|words| words.get(1).is_some_and(|word| word == "shim"))
         .into_iter()
-        .filter_map(|(_, words)| words.get(2).filter(|folder| folder.contains(&mine)).cloned())
+        .filter_map(|(_, words)| words.get(2).filter(|dir| dir.contains(&mine)).cloned())
         .collect();
     started.sort();
     // A shim and the first process of its container bear the same name.
     started.dedup();
-    let greeters = started.iter().filter(|folder| folder.contains("_greeter_")).count();
-    let heartbeats = started.iter().filter(|folder| folder.contains("_heartbeat_")).count();
+    let greeters = started.iter().filter(|dir| dir.contains("_greeter_")).count();
+    let heartbeats = started.iter().filter(|dir| dir.contains("_heartbeat_")).count();
     assert_eq!((greeters, heartbeats), (1, 1), "{started:?}");
     Ok(())
 }

@@ -75,7 +75,7 @@ fn what_was_made_is_there_after_a_restart() -> Result<()> {
 }
 
 #[test]
-fn reset_removes_what_was_kept_and_only_when_told() -> Result<()> {
+fn reset_removes_what_was_kept_and_only_with_yes() -> Result<()> {
     let Some(mut up) = Up::start(&[])? else { return Ok(()) };
     let data_dir = up.program.data_dir().to_string_lossy().into_owned();
     let refusal = run(["reset", "--yes", "--data-dir", &data_dir])?.refused()?;
@@ -83,13 +83,13 @@ fn reset_removes_what_was_kept_and_only_when_told() -> Result<()> {
     up.program.kill();
     let said = run(["reset", "--data-dir", &data_dir])?.ok()?;
     assert!(said.contains("--yes") && up.program.data_dir().join("hub").exists(), "{said}");
-    let stranger = up.program.data_dir().join("notes.txt");
-    std::fs::write(&stranger, "mine")?;
+    let notes = up.program.data_dir().join("notes.txt");
+    std::fs::write(&notes, "mine")?;
     let config = up.program.data_dir().join("edge/config");
     std::fs::create_dir(&config)?;
     run(["reset", "--yes", "--data-dir", &data_dir])?.ok()?;
     assert!(config.exists() && !up.program.data_dir().join("edge/journal").exists());
     assert!(!up.program.data_dir().join("hub").exists() && !up.program.data_dir().join("node").exists());
-    assert!(stranger.exists(), "a file that is not ours went too");
+    assert!(notes.exists(), "a file that is not ours went too");
     Ok(())
 }

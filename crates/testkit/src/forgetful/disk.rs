@@ -1,4 +1,4 @@
-//! What the forgetful file system knows: each file and folder twice, as programs see it and as the platter has it.
+//! What the forgetful file system knows: each file and directory twice, as programs see it and as the platter has it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -9,7 +9,7 @@ const PAGE: u64 = 4096;
 /// A write may be torn at sector bounds, never within a sector.
 const SECTOR: usize = 512;
 
-/// The root folder's inode, as FUSE has it.
+/// The root directory's inode, as FUSE has it.
 pub(super) const ROOT: u64 = 1;
 
 /// An errno, or what was asked for.
@@ -20,11 +20,11 @@ pub(super) struct Disk {
     nodes: HashMap<u64, Node>,
     handles: HashMap<u64, u64>,
     next: u64,
-    /// Room that is left, when it is limited.
+    /// Space that is left, when it is limited.
     pub space_left: Option<u64>,
     /// Bytes that programs wrote so far.
     pub bytes_written: u64,
-    /// Writes, syncs and changes of folders so far.
+    /// Writes, syncs and changes of directories so far.
     pub operations: u64,
     /// Cut the power before this many more operations, with this seed.
     pub cut_in: Option<(u64, u64)>,
@@ -33,7 +33,7 @@ pub(super) struct Disk {
 
 enum Node {
     File(File),
-    Folder(Folder),
+    Directory(Directory),
 }
 
 #[derive(Default)]
@@ -42,7 +42,7 @@ struct File {
     synced: Vec<u8>,
     /// What happened to `live` since it equalled `synced`, in order.
     unsynced: Vec<Unsynced>,
-    /// Which pages take up room.
+    /// Which pages take up space.
     pages: HashSet<u64>,
     mode: u16,
     links: u32,
@@ -53,7 +53,7 @@ enum Unsynced {
     Resize(usize),
 }
 
-struct Folder {
+struct Directory {
     live: BTreeMap<OsString, u64>,
     synced: BTreeMap<OsString, u64>,
     mode: u16,
@@ -62,7 +62,7 @@ struct Folder {
 /// What `stat` shows of a node.
 pub(super) struct Attributes {
     pub ino: u64,
-    pub is_folder: bool,
+    pub is_directory: bool,
     pub len: u64,
     pub blocks: u64,
     pub mode: u16,
@@ -99,7 +99,7 @@ impl Unsynced {
 impl Disk {
     pub fn new() -> Self {
         Self {
-            nodes: HashMap::from([(ROOT, Node::Folder(Folder::new(0o755)))]),
+            nodes: HashMap::from([(ROOT, Node::Directory(Directory::new(0o755)))]),
             handles: HashMap::new(),
             next: ROOT + 1,
             space_left: None,
@@ -124,14 +124,14 @@ impl Disk {
         for ino in inodes {
             match self.nodes.get_mut(&ino) {
                 Some(Node::File(file)) => file.cut(fate, &mut random),
-                Some(Node::Folder(folder)) => folder.cut(fate, &mut random),
+                Some(Node::Directory(directory)) => directory.cut(fate, &mut random),
                 None => {}
             }
         }
         self.handles.clear();
     }
 
-    /// The power is back: files and folders are what survived, under new inodes, so that nothing opened before works.
+    /// The power is back: files and directories are what survived, under new inodes, so that nothing opened before works.
     pub fn power_on(&mut self) {
         if !std::mem::take(&mut self.off) {
             return;
@@ -140,8 +140,8 @@ impl Disk {
         let mut todo = vec![ROOT];
         let mut links: HashMap<u64, u32> = HashMap::new();
         while let Some(ino) = todo.pop() {
-            let Some(Node::Folder(folder)) = self.nodes.get_mut(&ino) else { continue };
-            for child in folder.live.values_mut() {
+            let Some(Node::Directory(directory)) = self.nodes.get_mut(&ino) else { continue };
+            for child in directory.live.values_mut() {
                 *links.entry(*child).or_default() += 1;
                 let before = *child;
                 *child = *reached.entry(before).or_insert_with(|| {
@@ -150,7 +150,7 @@ impl Disk {
                     self.next
                 });
             }
-            folder.synced = folder.live.clone();
+            directory.synced = directory.live.clone();
         }
         let mut nodes = HashMap::new();
         for (before, mut node) in self.nodes.drain() {
@@ -170,7 +170,7 @@ impl Disk {
 
     pub fn lookup(&self, parent: u64, name: &OsStr) -> Answer<Attributes> {
         self.is_on()?;
-        let ino = self.folder(parent)?.live.get(name).copied().ok_or(libc::ENOENT)?;
+        let ino = self.directory(parent)?.live.get(name).copied().ok_or(libc::ENOENT)?;
         self.attributes(ino)
     }
 
@@ -179,14 +179,14 @@ impl Disk {
         Ok(match self.nodes.get(&ino).ok_or(libc::ESTALE)? {
             Node::File(file) => Attributes {
                 ino,
-                is_folder: false,
+                is_directory: false,
                 len: file.live.len() as u64,
                 blocks: file.pages.len() as u64 * PAGE / SECTOR as u64,
                 mode: file.mode,
                 links: file.links,
             },
-            Node::Folder(folder) => {
-                Attributes { ino, is_folder: true, len: PAGE, blocks: 8, mode: folder.mode, links: 2 }
+            Node::Directory(directory) => {
+                Attributes { ino, is_directory: true, len: PAGE, blocks: 8, mode: directory.mode, links: 2 }
             }
         })
     }
@@ -195,67 +195,67 @@ impl Disk {
         self.is_on()?;
         match self.nodes.get_mut(&ino).ok_or(libc::ESTALE)? {
             Node::File(file) => file.mode = mode & 0o7777,
-            Node::Folder(folder) => folder.mode = mode & 0o7777,
+            Node::Directory(directory) => directory.mode = mode & 0o7777,
         }
         Ok(())
     }
 
-    pub fn make(&mut self, parent: u64, name: &OsStr, mode: u16, is_folder: bool) -> Answer<u64> {
+    pub fn make(&mut self, parent: u64, name: &OsStr, mode: u16, is_directory: bool) -> Answer<u64> {
         self.step()?;
-        if self.folder(parent)?.live.contains_key(name) {
+        if self.directory(parent)?.live.contains_key(name) {
             return Err(libc::EEXIST);
         }
         self.next += 1;
         let ino = self.next;
-        let node = if is_folder {
-            Node::Folder(Folder::new(mode))
+        let node = if is_directory {
+            Node::Directory(Directory::new(mode))
         } else {
             Node::File(File { mode: mode & 0o7777, links: 1, ..File::default() })
         };
         self.nodes.insert(ino, node);
-        self.folder_mut(parent)?.live.insert(name.into(), ino);
+        self.directory_mut(parent)?.live.insert(name.into(), ino);
         Ok(ino)
     }
 
     pub fn link(&mut self, ino: u64, parent: u64, name: &OsStr) -> Answer<()> {
         self.step()?;
-        if self.folder(parent)?.live.contains_key(name) {
+        if self.directory(parent)?.live.contains_key(name) {
             return Err(libc::EEXIST);
         }
         self.file_mut(ino)?.links += 1;
-        self.folder_mut(parent)?.live.insert(name.into(), ino);
+        self.directory_mut(parent)?.live.insert(name.into(), ino);
         Ok(())
     }
 
-    pub fn unlink(&mut self, parent: u64, name: &OsStr, is_folder: bool) -> Answer<()> {
+    pub fn unlink(&mut self, parent: u64, name: &OsStr, is_directory: bool) -> Answer<()> {
         self.step()?;
-        let ino = self.folder(parent)?.live.get(name).copied().ok_or(libc::ENOENT)?;
+        let ino = self.directory(parent)?.live.get(name).copied().ok_or(libc::ENOENT)?;
         match self.nodes.get(&ino) {
-            Some(Node::Folder(_)) if !is_folder => return Err(libc::EISDIR),
-            Some(Node::Folder(folder)) if !folder.live.is_empty() => return Err(libc::ENOTEMPTY),
-            Some(Node::File(_)) if is_folder => return Err(libc::ENOTDIR),
+            Some(Node::Directory(_)) if !is_directory => return Err(libc::EISDIR),
+            Some(Node::Directory(directory)) if !directory.live.is_empty() => return Err(libc::ENOTEMPTY),
+            Some(Node::File(_)) if is_directory => return Err(libc::ENOTDIR),
             _ => {}
         }
-        self.folder_mut(parent)?.live.remove(name);
+        self.directory_mut(parent)?.live.remove(name);
         self.unlinked(ino);
         Ok(())
     }
 
     pub fn rename(&mut self, from: (u64, &OsStr), to: (u64, &OsStr), replace: bool) -> Answer<()> {
         self.step()?;
-        let ino = self.folder(from.0)?.live.get(from.1).copied().ok_or(libc::ENOENT)?;
-        let replaced = self.folder(to.0)?.live.get(to.1).copied();
+        let ino = self.directory(from.0)?.live.get(from.1).copied().ok_or(libc::ENOENT)?;
+        let replaced = self.directory(to.0)?.live.get(to.1).copied();
         match replaced {
             Some(_) if !replace => return Err(libc::EEXIST),
             Some(same) if same == ino => return Ok(()),
             Some(other) => match self.nodes.get(&other) {
-                Some(Node::Folder(folder)) if !folder.live.is_empty() => return Err(libc::ENOTEMPTY),
+                Some(Node::Directory(directory)) if !directory.live.is_empty() => return Err(libc::ENOTEMPTY),
                 _ => {}
             },
             None => {}
         }
-        self.folder_mut(from.0)?.live.remove(from.1);
-        self.folder_mut(to.0)?.live.insert(to.1.into(), ino);
+        self.directory_mut(from.0)?.live.remove(from.1);
+        self.directory_mut(to.0)?.live.insert(to.1.into(), ino);
         if let Some(other) = replaced {
             self.unlinked(other);
         }
@@ -292,7 +292,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Takes room for a part of a file without writing to it.
+    /// Takes space for a part of a file without writing to it.
     pub fn fallocate(&mut self, handle: u64, offset: u64, len: u64, keep_size: bool) -> Answer<()> {
         self.step()?;
         let ino = *self.handles.get(&handle).ok_or(libc::EIO)?;
@@ -326,17 +326,17 @@ impl Disk {
                     change.apply(&mut file.synced);
                 }
             }
-            Node::Folder(folder) => folder.synced = folder.live.clone(),
+            Node::Directory(directory) => directory.synced = directory.live.clone(),
         }
         Ok(())
     }
 
-    /// Inode, whether it is a folder, name.
+    /// Inode, whether it is a directory, name.
     pub fn entries(&self, ino: u64) -> Answer<Vec<(u64, bool, OsString)>> {
         self.is_on()?;
-        let entries = self.folder(ino)?.live.iter();
+        let entries = self.directory(ino)?.live.iter();
         Ok(entries
-            .map(|(name, ino)| (*ino, matches!(self.nodes.get(ino), Some(Node::Folder(_))), name.clone()))
+            .map(|(name, ino)| (*ino, matches!(self.nodes.get(ino), Some(Node::Directory(_))), name.clone()))
             .collect())
     }
 
@@ -359,17 +359,17 @@ impl Disk {
         self.is_on()
     }
 
-    fn folder(&self, ino: u64) -> Answer<&Folder> {
+    fn directory(&self, ino: u64) -> Answer<&Directory> {
         match self.nodes.get(&ino) {
-            Some(Node::Folder(folder)) => Ok(folder),
+            Some(Node::Directory(directory)) => Ok(directory),
             Some(Node::File(_)) => Err(libc::ENOTDIR),
             None => Err(libc::ESTALE),
         }
     }
 
-    fn folder_mut(&mut self, ino: u64) -> Answer<&mut Folder> {
+    fn directory_mut(&mut self, ino: u64) -> Answer<&mut Directory> {
         match self.nodes.get_mut(&ino) {
-            Some(Node::Folder(folder)) => Ok(folder),
+            Some(Node::Directory(directory)) => Ok(directory),
             Some(Node::File(_)) => Err(libc::ENOTDIR),
             None => Err(libc::ESTALE),
         }
@@ -378,7 +378,7 @@ impl Disk {
     fn file_mut(&mut self, ino: u64) -> Answer<&mut File> {
         match self.nodes.get_mut(&ino) {
             Some(Node::File(file)) => Ok(file),
-            Some(Node::Folder(_)) => Err(libc::EISDIR),
+            Some(Node::Directory(_)) => Err(libc::EISDIR),
             None => Err(libc::ESTALE),
         }
     }
@@ -432,7 +432,7 @@ impl File {
     }
 }
 
-impl Folder {
+impl Directory {
     fn new(mode: u16) -> Self {
         Self { live: BTreeMap::new(), synced: BTreeMap::new(), mode: mode & 0o7777 }
     }

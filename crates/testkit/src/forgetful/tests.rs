@@ -10,7 +10,7 @@ fn mount(test: &str) -> Option<ForgetfulDisk> {
     ForgetfulDisk::mount_or_skip(test)
 }
 
-fn sync_folder(path: &Path) {
+fn sync_directory(path: &Path) {
     File::open(path).unwrap().sync_all().unwrap();
 }
 
@@ -26,7 +26,7 @@ fn what_was_synced_survives_every_cut() {
     let mut file = File::create(&path).unwrap();
     file.write_all(b"kept").unwrap();
     file.sync_all().unwrap();
-    sync_folder(disk.path());
+    sync_directory(disk.path());
     for seed in 0..50 {
         let file = OpenOptions::new().write(true).open(&path).unwrap();
         file.write_all_at(b"lost or not", 4096).unwrap();
@@ -45,7 +45,7 @@ fn what_was_not_synced_is_lost_by_some_seeds_and_torn_by_others() {
         let file = File::create(&path).unwrap();
         file.set_len(4096).unwrap();
         file.sync_all().unwrap();
-        sync_folder(disk.path());
+        sync_directory(disk.path());
         file.write_all_at(&[1; 4096], 0).unwrap();
         restart(&disk, seed);
         match fs::read(&path).unwrap().iter().filter(|byte| **byte == 1).count() {
@@ -65,7 +65,7 @@ fn the_same_seed_forgets_the_same() {
     let survivors = |seed| {
         let disk = mount("the_same_seed_forgets_the_same")?;
         let file = File::create(disk.path().join("file")).unwrap();
-        sync_folder(disk.path());
+        sync_directory(disk.path());
         file.write_all_at(&[7; 64 << 10], 0).unwrap();
         restart(&disk, seed);
         Some(fs::read(disk.path().join("file")).unwrap())
@@ -86,7 +86,7 @@ fn a_rename_happened_or_did_not() {
         file.sync_all().unwrap();
     };
     write(&path, "0");
-    sync_folder(disk.path());
+    sync_directory(disk.path());
     let mut before = "0".to_owned();
     let mut kept = 0;
     for seed in 1..40 {
@@ -103,8 +103,8 @@ fn a_rename_happened_or_did_not() {
 }
 
 #[test]
-fn a_full_disk_says_so_and_takes_writes_again_when_there_is_room() {
-    let Some(disk) = mount("a_full_disk_says_so_and_takes_writes_again_when_there_is_room") else { return };
+fn a_full_disk_says_so_and_takes_writes_again_when_there_is_space() {
+    let Some(disk) = mount("a_full_disk_says_so_and_takes_writes_again_when_there_is_space") else { return };
     let file = File::create(disk.path().join("file")).unwrap();
     file.write_all_at(&[1; 4096], 0).unwrap();
     disk.set_space_left(Some(4096));
@@ -132,15 +132,15 @@ fn the_power_fails_in_the_middle_of_work() {
 }
 
 #[test]
-fn folders_hard_links_and_removal_work_as_programs_expect() {
-    let Some(disk) = mount("folders_hard_links_and_removal_work_as_programs_expect") else { return };
-    let folder = disk.path().join("a/b");
-    fs::create_dir_all(&folder).unwrap();
-    fs::write(folder.join("one"), "1").unwrap();
-    fs::hard_link(folder.join("one"), folder.join("two")).unwrap();
-    fs::remove_file(folder.join("one")).unwrap();
-    assert_eq!(fs::read_to_string(folder.join("two")).unwrap(), "1");
-    assert_eq!(fs::remove_dir(&folder).unwrap_err().kind(), ErrorKind::DirectoryNotEmpty);
+fn directories_hard_links_and_removal_work_as_programs_expect() {
+    let Some(disk) = mount("directories_hard_links_and_removal_work_as_programs_expect") else { return };
+    let directory = disk.path().join("a/b");
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join("one"), "1").unwrap();
+    fs::hard_link(directory.join("one"), directory.join("two")).unwrap();
+    fs::remove_file(directory.join("one")).unwrap();
+    assert_eq!(fs::read_to_string(directory.join("two")).unwrap(), "1");
+    assert_eq!(fs::remove_dir(&directory).unwrap_err().kind(), ErrorKind::DirectoryNotEmpty);
     fs::remove_dir_all(disk.path().join("a")).unwrap();
     assert_eq!(fs::read_dir(disk.path()).unwrap().count(), 0);
 }

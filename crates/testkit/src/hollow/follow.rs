@@ -151,14 +151,14 @@ pub(crate) enum Fault {
     OutOfOrder,
     /// Added, though it was there.
     AddedTwice,
-    /// Deleted, though it was not there: its beginning was never told.
+    /// Deleted, though it was not there: no event of its creation came.
     UnknownDelete,
 }
 
 /// Where a watch is, and what it has built up.
 #[derive(Debug, Default)]
 pub(crate) struct Sequence {
-    /// The last revision that was told; 0 before the first list.
+    /// The last revision that came; 0 before the first list.
     pub revision: u64,
     pub objects: HashMap<String, Entry>,
 }
@@ -216,13 +216,13 @@ mod tests {
         )
     }
 
-    fn check(lines: &[(&str, &str, u64)], wanted: Option<Fault>) {
+    fn check(lines: &[(&str, &str, u64)], expected: Option<Fault>) {
         let mut sequence = Sequence::default();
         let (last, before) = lines.split_last().unwrap();
         for (kind, uid, revision) in before {
             assert_eq!(sequence.take(line(kind, uid, *revision).as_bytes()).unwrap().1, None);
         }
-        assert_eq!(sequence.take(line(last.0, last.1, last.2).as_bytes()).unwrap().1, wanted, "{lines:?}");
+        assert_eq!(sequence.take(line(last.0, last.1, last.2).as_bytes()).unwrap().1, expected, "{lines:?}");
     }
 
     #[test]
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_watch_is_told_from_other_errors() {
+    fn an_expired_watch_is_no_other_error() {
         let mut sequence = Sequence::default();
         let text = br#"{"type":"ERROR","object":{"kind":"Status","metadata":{},"status":"Failure","code":410}}"#;
         assert_eq!(sequence.take(text).unwrap(), (Seen::Expired, None));

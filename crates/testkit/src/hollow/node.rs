@@ -46,7 +46,7 @@ pub(crate) struct Node {
     severed: Notify,
 }
 
-/// Why a session cannot go on, or one of its requests failed.
+/// Why a session cannot continue, or one of its requests failed.
 #[derive(Debug)]
 enum Trouble {
     /// The connection ended.
@@ -91,8 +91,8 @@ fn pause(failures: u32) -> Duration {
 }
 
 /// Waits until the fleet is paused, or is not.
-async fn until(paused: &mut tokio::sync::watch::Receiver<bool>, wanted: bool) {
-    if paused.wait_for(|paused| *paused == wanted).await.is_err() {
+async fn until(paused: &mut tokio::sync::watch::Receiver<bool>, expected: bool) {
+    if paused.wait_for(|paused| *paused == expected).await.is_err() {
         // The sender lives as long as the process.
         std::future::pending::<()>().await;
     }
@@ -432,7 +432,7 @@ impl Node {
                     }
                     reported.insert((uid, pod.is_terminating));
                 }
-                // Deleted meanwhile, or another pod by now: the watch will tell.
+                // Deleted meanwhile, or another pod by now: the watch will report it.
                 Err(Trouble::Status(404 | 409, _)) => {
                     reported.insert((uid, pod.is_terminating));
                 }
@@ -461,7 +461,7 @@ impl Node {
                 let pods = self.pods.lock();
                 for (uid, entry) in &listed {
                     match pods.objects.get(uid) {
-                        None => findings.differences.push(format!("{} was never told", entry.name)),
+                        None => findings.differences.push(format!("no event of {} came", entry.name)),
                         Some(known) if known.revision != entry.revision => findings
                             .differences
                             .push(format!("{} is known at {}, is at {}", entry.name, known.revision, entry.revision)),
@@ -470,13 +470,13 @@ impl Node {
                 }
                 for (uid, entry) in &pods.objects {
                     if !listed.contains_key(uid) {
-                        findings.differences.push(format!("{} is gone and its end was never told", entry.name));
+                        findings.differences.push(format!("{} is deleted and no event of that came", entry.name));
                     }
                 }
             }
             for (uid, revision) in &acknowledged {
                 let is_there = listed.get(uid).is_some_and(|entry| entry.revision >= *revision);
-                // Between the list and now its deletion may have been told.
+                // Between the list and now its deletion may have come.
                 if !is_there && self.acknowledged.lock().contains_key(uid) {
                     findings.lost += 1;
                 }

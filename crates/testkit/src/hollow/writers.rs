@@ -113,7 +113,7 @@ impl Writers {
         let outcome = async {
             let access = self.access.as_ref().context("there are no writers")?;
             let connection = access.connect().await?;
-            // Taken before the reads: a writer that goes on meanwhile only makes what is read newer.
+            // Taken before the reads: a writer that continues meanwhile only makes what is read newer.
             let promised = self.state.promised.lock().clone();
             let mut lost = Vec::new();
             for (name, promise) in promised.iter().filter(|(_, promise)| promise.value > 0) {

@@ -167,9 +167,9 @@ fn reads_are_answered_as_upstream_answers_them() -> Result<()> {
 #[test]
 fn nobody_without_an_identity_sees_more_than_the_open_paths() -> Result<()> {
     let target = Target::start()?;
-    let stranger = Access::anonymous(&target.address, &target.ca)?;
+    let anonymous = Access::anonymous(&target.address, &target.ca)?;
     target.runtime.block_on(async {
-        let connection = stranger.connect().await?;
+        let connection = anonymous.connect().await?;
         for path in ["/livez", "/readyz", "/healthz", "/version"] {
             ensure!(connection.get(path).await?.status == 200, "{path} is open");
         }

@@ -80,7 +80,7 @@ fn watches_that_resume_share_what_they_are_sent() -> Result<()> {
 }
 
 #[test]
-fn names_that_are_gone_leave_nothing_behind() -> Result<()> {
+fn names_that_were_deleted_leave_nothing_behind() -> Result<()> {
     let mut target = Target::start()?;
     let maps = "/api/v1/namespaces/default/configmaps";
     target.create(maps, &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "labelled"}}))?;

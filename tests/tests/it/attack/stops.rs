@@ -145,13 +145,13 @@ fn bodies_that_do_not_come_take_nobodys_place() -> Result<()> {
 #[test]
 fn silent_connections_lock_nobody_out() -> Result<()> {
     let mut target = Target::start()?;
-    let stranger = Access::anonymous(&target.address, &target.ca)?;
+    let anonymous = Access::anonymous(&target.address, &target.ca)?;
     let admin = target.admin.clone();
     target.under_attack(async {
         let mut silent = Vec::new();
         for _ in 0..3100 {
             // Handshakes may be rejected from some number on: that is one way to defend.
-            match tokio::time::timeout(Duration::from_secs(2), stranger.handshake()).await {
+            match tokio::time::timeout(Duration::from_secs(2), anonymous.handshake()).await {
                 Ok(Ok(stream)) => silent.push(stream),
                 _ => break,
             }

@@ -323,7 +323,7 @@ fn impersonation_is_never_the_caller() -> Result<()> {
         ensure!((400..500).contains(&answer.status), "a node as the administrator: {}", answer.status);
         Ok(())
     })?;
-    ensure!(target.status_of("/api/v1/namespaces/default/configmaps/x")? == 200, "x is gone");
+    ensure!(target.status_of("/api/v1/namespaces/default/configmaps/x")? == 200, "x was deleted");
     Ok(())
 }
 
