@@ -7,11 +7,12 @@
 //! - [`Ca`] signs: its own requests ([`Ca::sign`]) and those of others ([`Ca::sign_csr`]).
 //! - [`make_csr`] and [`parse_csr`] are the two ends of a signing request.
 //! - [`client_identity`] reads user and groups from a certificate as Kubernetes does: common name and organisations.
-//! - [`JoinToken`] lets a new node trust the hub and the hub the node.
+//! - [`JoinToken`] lets a new node trust the hub and the hub the node; [`PinnedCa`] is the handshake in which it does.
 
 mod ca;
 mod csr;
 mod kubeconfig;
+mod pin;
 mod token;
 
 use rustls::pki_types::pem::PemObject;
@@ -22,6 +23,7 @@ pub use base_fs::{WriteFileError, write_private, write_public};
 pub use ca::{Ca, IssueRequest, Issued, San, Usage};
 pub use csr::{CsrInfo, make_csr, parse_csr};
 pub use kubeconfig::kubeconfig;
+pub use pin::{PinError, PinnedCa};
 pub use token::{JoinToken, ParseJoinTokenError};
 
 /// Why a key or a certificate could not be made or read.

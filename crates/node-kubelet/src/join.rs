@@ -6,18 +6,13 @@
 //! is often switched on before its link works.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use base_pki::{JoinToken, KeyPair, San};
+use base_pki::{JoinToken, KeyPair, PinError, PinnedCa, San};
 use base_retry::{Backoff, BackoffLaw, Jitter, Retry};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -347,16 +342,8 @@ pub(crate) async fn renew(
 /// vouches for the hub's certificate under the URL's name.
 pub(crate) async fn fetch_ca(url: &str, wanted: &str) -> Result<String, JoinError> {
     let address = HubAddress::parse(url)?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier =
-        Arc::new(PinVerifier { wanted: wanted.to_owned(), provider: provider.clone(), seen: Mutex::default() });
-    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(IdentityError::from)?
-        .dangerous()
-        .with_custom_certificate_verifier(verifier.clone())
-        .with_no_client_auth();
-    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let pin = PinnedCa::new(wanted);
+    let tls = pin.client_config().map_err(IdentityError::from)?;
     let handshake = async {
         let tcp = TcpStream::connect((address.host.as_str(), address.port)).await?;
         TlsConnector::from(Arc::new(tls)).connect(address.server_name.clone(), tcp).await
@@ -364,7 +351,7 @@ pub(crate) async fn fetch_ca(url: &str, wanted: &str) -> Result<String, JoinErro
     let result = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake)
         .await
         .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
-    let seen = verifier.seen.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let seen = pin.take();
     let url = url.to_owned();
     match (seen, result) {
         (Some(Err(PinError::WrongCa { found })), _) => {
@@ -372,118 +359,13 @@ pub(crate) async fn fetch_ca(url: &str, wanted: &str) -> Result<String, JoinErro
         }
         (Some(Err(PinError::NotVouchedFor { reason })), _) => Err(JoinError::NotVouchedFor { url, reason }),
         (Some(Err(PinError::Clock { from, until })), _) => {
-            Err(JoinError::Clock { url, now: jiff::Timestamp::now(), from, until })
+            // A time beyond the calendar is no certificate's; its end serves as well.
+            let time = |second| jiff::Timestamp::from_second(second).unwrap_or(jiff::Timestamp::MAX);
+            Err(JoinError::Clock { url, now: jiff::Timestamp::now(), from: time(from), until: time(until) })
         }
         (Some(Ok(ca)), Ok(_)) => Ok(base_pki::certificate_pem(&ca)),
         (_, Err(source)) => Err(JoinError::Handshake { url, source }),
         (None, Ok(_)) => Err(JoinError::Handshake { url, source: std::io::ErrorKind::InvalidData.into() }),
-    }
-}
-
-#[derive(Clone, Debug, PartialEq)]
-enum PinError {
-    WrongCa {
-        found: String,
-    },
-    NotVouchedFor {
-        reason: String,
-    },
-    /// The certificate is right but for the time, by this machine's clock.
-    Clock {
-        from: jiff::Timestamp,
-        until: jiff::Timestamp,
-    },
-}
-
-/// Accepts a server whose chain holds the pinned CA, and whose certificate that CA has signed for this name.
-#[derive(Debug)]
-struct PinVerifier {
-    wanted: String,
-    provider: Arc<CryptoProvider>,
-    seen: Mutex<Option<Result<CertificateDer<'static>, PinError>>>,
-}
-
-impl PinVerifier {
-    fn judge(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        others: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        now: UnixTime,
-    ) -> Result<CertificateDer<'static>, PinError> {
-        let ca =
-            others.iter().find(|certificate| base_pki::fingerprint_of_der(certificate) == self.wanted).ok_or_else(
-                || PinError::WrongCa { found: base_pki::fingerprint_of_der(others.last().unwrap_or(end_entity)) },
-            )?;
-        let fail = |reason: String| PinError::NotVouchedFor { reason };
-        let mut roots = RootCertStore::empty();
-        roots.add(ca.clone().into_owned()).map_err(|error| fail(error.to_string()))?;
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
-            .build()
-            .map_err(|error| fail(error.to_string()))?;
-        verifier.verify_server_cert(end_entity, others, name, &[], now).map_err(|error| {
-            match (&error, validity(end_entity)) {
-                (rustls::Error::InvalidCertificate(cause), Some((from, until))) if is_about_time(cause) => {
-                    PinError::Clock { from, until }
-                }
-                _ => fail(error.to_string()),
-            }
-        })?;
-        Ok(ca.clone().into_owned())
-    }
-}
-
-fn is_about_time(error: &rustls::CertificateError) -> bool {
-    use rustls::CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
-    matches!(error, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })
-}
-
-fn validity(certificate: &CertificateDer<'_>) -> Option<(jiff::Timestamp, jiff::Timestamp)> {
-    let (from, until) = base_pki::validity(&base_pki::certificate_pem(certificate)).ok()?;
-    Some((jiff::Timestamp::from_second(from).ok()?, jiff::Timestamp::from_second(until).ok()?))
-}
-
-impl ServerCertVerifier for PinVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        _ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let judged = self.judge(end_entity, intermediates, server_name, now);
-        let accepted = judged.is_ok();
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(judged);
-        if accepted {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer))
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -6,19 +6,20 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use base_pki::{PinError, PinnedCa};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Bytes, BytesMut};
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Method, Request};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::client::danger::ServerCertVerifier as _;
+use rustls::pki_types::{PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -161,14 +162,19 @@ fn plain_builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVe
 /// # Errors
 /// When there is no handshake. Whether the certificate is valid now is not looked at.
 pub async fn served_validity(address: &str, ca_pem: &str) -> Result<(i64, i64)> {
-    let sha256 = base_pki::ca_fingerprint(ca_pem)?;
-    let pin = Arc::new(Pin { sha256, seen: Mutex::default() });
-    let tls = plain_builder()?.dangerous().with_custom_certificate_verifier(pin).with_no_client_auth();
-    let access = Access { address: address.to_owned(), tls: with_alpn(tls), bearer: None };
-    let stream = access.handshake().await?;
-    let chain = stream.get_ref().1.peer_certificates().context("the hub showed no certificate")?;
-    let shown = chain.first().context("the hub showed no certificate")?;
-    Ok(base_pki::validity(&base_pki::certificate_pem(shown))?)
+    let pin = PinnedCa::new(&base_pki::ca_fingerprint(ca_pem)?);
+    let access = Access { address: address.to_owned(), tls: Arc::new(pin.client_config()?), bearer: None };
+    let handshake = access.handshake().await;
+    match (pin.take(), handshake) {
+        // Its clock is not ours, and what its certificate says is the question.
+        (Some(Err(PinError::Clock { from, until })), _) => Ok((from, until)),
+        (_, handshake) => {
+            let stream = handshake?;
+            let chain = stream.get_ref().1.peer_certificates().context("the hub showed no certificate")?;
+            let shown = chain.first().context("the hub showed no certificate")?;
+            Ok(base_pki::validity(&base_pki::certificate_pem(shown))?)
+        }
+    }
 }
 
 /// Whether a client that trusts `ca_pem` would believe a server that shows `chain_pem` under `name`.
@@ -192,62 +198,14 @@ fn key(pem: &str) -> Result<PrivateKeyDer<'static>> {
 
 /// Fetches the CA of the hub at `address` as a joining node does: from its chain, by the hash that the token carries.
 pub async fn fetch_ca(address: &str, sha256: &str) -> Result<String> {
-    let pin = Arc::new(Pin { sha256: sha256.to_owned(), seen: Mutex::default() });
-    let tls = plain_builder()?.dangerous().with_custom_certificate_verifier(pin.clone()).with_no_client_auth();
-    let access = Access { address: address.to_owned(), tls: with_alpn(tls), bearer: None };
+    let pin = PinnedCa::new(sha256);
+    let access = Access { address: address.to_owned(), tls: Arc::new(pin.client_config()?), bearer: None };
     let handshake = access.handshake().await;
-    let seen = pin.seen.lock().unwrap_or_else(PoisonError::into_inner).take();
-    match (seen, handshake) {
-        (Some(ca), Ok(_)) => Ok(base_pki::certificate_pem(&ca)),
+    match (pin.take(), handshake) {
+        (Some(Ok(ca)), Ok(_)) => Ok(base_pki::certificate_pem(&ca)),
+        (Some(Err(error)), _) => Err(error).with_context(|| format!("{address} is not the hub")),
         (_, Err(error)) => Err(error),
-        (None, Ok(_)) => bail!("{address} showed no certificate with the SHA-256 {sha256}"),
-    }
-}
-
-/// Accepts a server whose chain holds the pinned CA. What the CA vouches for is checked by the next connection.
-#[derive(Debug)]
-struct Pin {
-    sha256: String,
-    seen: Mutex<Option<CertificateDer<'static>>>,
-}
-
-impl ServerCertVerifier for Pin {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        others: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let ca = others.iter().find(|one| base_pki::fingerprint_of_der(one) == self.sha256);
-        let ca = ca.ok_or(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer))?;
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(ca.clone().into_owned());
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+        (None, Ok(_)) => bail!("{address} showed no certificate"),
     }
 }
 
