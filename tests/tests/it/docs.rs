@@ -80,6 +80,7 @@ pages! {
     cli "docs/reference/cli.md"
     http_api "docs/reference/http-api.md"
     kinds "docs/reference/kinds.md"
+    metrics "docs/reference/metrics.md"
     ports_and_files "docs/reference/ports-and-files.md"
     telemetry "docs/reference/telemetry.md"
     tutorial "docs/tutorial/first-light.md"

@@ -22,7 +22,7 @@ const VARYING: &[(&str, Option<&str>, &str)] = &[
     (r#""value":"[^"]*""#, Some(r#""value":"[^"]*""#), "<value>"),
     (r#""next":(?:"[^"]*"|null)"#, Some(r#""next":(?:"[^"]*"|null)"#), "<next>"),
     (r"[0-9]{10,20}", Some("[0-9]{10,20}"), "<number>"),
-    (r"[0-9]+ (?:events|held|bytes)\b", None, ""),
+    (r"[0-9]+ (?:events|held|bytes|runs|keys)\b", None, ""),
     // How long ago.
     (r"\b[0-9]+(?:ms|s|m|h|d)(?:[0-9]+[smhd])?\b", Some("[0-9]+(?:ms|s|m|h|d)(?:[0-9]+[smhd])?"), "<age>"),
     // The public half of a bootstrap token.
@@ -42,9 +42,12 @@ static LOOKED_FOR: LazyLock<Regex> = LazyLock::new(|| {
 /// Seconds in a row, as the tutorial prints them.
 static SECONDS: LazyLock<Regex> = LazyLock::new(|| Regex::new("^(?:[0-9]{10} ?){3,}$").expect("an expression"));
 
+/// How often an error came is chance.
+static TIMES: LazyLock<Regex> = LazyLock::new(|| Regex::new(r" \([0-9]+ times\)$").expect("an expression"));
+
 /// What fits a line of a page.
 pub fn pattern(line: &str) -> Regex {
-    let line = line.trim();
+    let line = &*TIMES.replace(line.trim(), "");
     if SECONDS.is_match(line) {
         return Regex::new("^every second once$").expect("an expression");
     }
@@ -94,7 +97,7 @@ pub fn normalised(text: &str) -> String {
 
 /// What was printed, line by line, as patterns expect it: without blank lines, colours and spaces at the ends.
 pub fn lines(printed: &str) -> Vec<String> {
-    printed.lines().map(|line| plain(line.trim())).filter(|line| !line.is_empty()).collect()
+    printed.lines().map(|line| plain(&TIMES.replace(line.trim(), ""))).filter(|line| !line.is_empty()).collect()
 }
 
 fn plain(line: &str) -> String {
