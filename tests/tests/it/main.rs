@@ -13,5 +13,6 @@ mod kubectl;
 mod newcomer;
 mod observe;
 mod pods;
+mod recorded;
 mod snapshots;
 mod up;

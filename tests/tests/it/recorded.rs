@@ -1,0 +1,221 @@
+//! What a real kube-apiserver answered, asked of the hub: a differential test that only grows.
+//!
+//! `tests/data/kubernetes/recorded` holds sequences of requests ("cases", each in an empty namespace) with the answers of
+//! kube-apiserver 1.36.3. A case is replayed when the hub serves every kind that it names. `agreed.txt` lists the steps whose answer is
+//! equal, but for what differs from run to run (`compare.rs`); a step that was equal and is no longer fails the test, and
+//! `cargo xtask test --bless recorded` adds those that became equal. What is not listed is not judged yet.
+
+mod case;
+mod compare;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use futures::StreamExt as _;
+use serde_json::{Value, json};
+use testkit::program::Selvedge;
+use testkit::wire::{Access, Connection, read_kubeconfig};
+
+use self::case::{Case, cases};
+use crate::common::root;
+
+/// Cases at a time: most of their time they wait for watches that last a second.
+const CASES_AT_ONCE: usize = 8;
+
+/// The recorded topics.
+const TOPICS: &[&str] = &[
+    "admission",
+    "apply",
+    "cel",
+    "certificates",
+    "crd",
+    "create",
+    "discovery",
+    "errors",
+    "list-watch",
+    "node-authorizer",
+    "patch",
+    "rbac",
+    "subresources",
+    "tokens",
+];
+
+/// How often a case is asked whose answers are no longer equal.
+const ATTEMPTS: usize = 3;
+
+/// Steps that are equal in some runs only, each with its reason. No step that is listed here can be agreed.
+const BY_CHANCE: &[(&str, &str)] =
+    &[("create/delete-propagation/4", "the garbage collector may have been there first")];
+
+fn dir() -> PathBuf {
+    root().join("tests/data/kubernetes/recorded")
+}
+
+/// Connections to a hub, as the cases need them.
+pub struct Clients {
+    admin: Access,
+    anonymous: Access,
+}
+
+impl Clients {
+    /// A connection: of the administrator, or of nobody, who may yet send a token.
+    async fn connect(&self, is_anonymous: bool) -> Result<Connection> {
+        if is_anonymous { self.anonymous.connect().await } else { self.admin.connect().await }
+    }
+}
+
+/// Plural names that the hub serves.
+async fn served(admin: &Connection) -> Result<BTreeSet<String>> {
+    let mut paths = vec!["/api/v1".to_owned()];
+    let groups = admin.get("/apis").await?.ok()?.json();
+    for group in groups["groups"].as_array().context("a list of groups")? {
+        for version in group["versions"].as_array().into_iter().flatten() {
+            paths.push(format!("/apis/{}", version["groupVersion"].as_str().context("a version")?));
+        }
+    }
+    let mut served = BTreeSet::new();
+    for path in paths {
+        let list = admin.get(&path).await?.ok()?.json();
+        let names = list["resources"].as_array().into_iter().flatten().filter_map(|one| one["name"].as_str());
+        served.extend(names.map(str::to_owned));
+    }
+    // Never stored, so in no list of resources of ours.
+    served.extend(["selfsubjectreviews", "selfsubjectaccessreviews", "subjectaccessreviews"].map(str::to_owned));
+    Ok(served)
+}
+
+/// `topic/case: 1 2 5`, one case a line.
+fn read_agreed(text: &str) -> BTreeMap<String, BTreeSet<u64>> {
+    let lines = text.lines().filter_map(|line| line.split_once(": "));
+    lines
+        .map(|(case, steps)| (case.to_owned(), steps.split(' ').filter_map(|step| step.parse().ok()).collect()))
+        .collect()
+}
+
+fn write_agreed(agreed: &BTreeMap<String, BTreeSet<u64>>) -> String {
+    let mut text = String::new();
+    for (case, steps) in agreed.iter().filter(|(_, steps)| !steps.is_empty()) {
+        let steps: Vec<String> = steps.iter().map(u64::to_string).collect();
+        let _ = writeln!(text, "{case}: {}", steps.join(" "));
+    }
+    text
+}
+
+/// What a replay came to.
+#[derive(Default)]
+struct Outcome {
+    agreed: BTreeMap<String, BTreeSet<u64>>,
+    /// Of each step that differs: the first difference.
+    differences: BTreeMap<(String, u64), String>,
+    steps: usize,
+}
+
+async fn replay(clients: Arc<Clients>, cases: &[Case], attempt: usize) -> Outcome {
+    let mut outcome = Outcome::default();
+    let mut running = futures::stream::iter(cases.iter().enumerate().map(|(number, case)| {
+        let clients = clients.clone();
+        async move {
+            let done = case.replay(&clients, &format!("case-{attempt}-{number}")).await;
+            (case, done)
+        }
+    }))
+    .buffer_unordered(CASES_AT_ONCE);
+    while let Some((case, done)) = running.next().await {
+        for (step, difference) in done {
+            outcome.steps += 1;
+            match difference {
+                None => drop(outcome.agreed.entry(case.name.clone()).or_default().insert(step)),
+                Some(difference) => drop(outcome.differences.insert((case.name.clone(), step), difference)),
+            }
+        }
+    }
+    outcome
+}
+
+#[test]
+fn what_agreed_with_a_kube_apiserver_still_does() -> Result<()> {
+    let dir_of_hub = tempfile::tempdir()?;
+    let hub_dir = dir_of_hub.path().join("hub");
+    let mut hub = Selvedge::start(&hub_dir, &["hub"])?;
+    hub.address("hub-api")?;
+    let kubeconfig = hub_dir.join("kubeconfig");
+    let (address, ca, _) = read_kubeconfig(&kubeconfig)?;
+    let clients =
+        Arc::new(Clients { admin: Access::kubeconfig(&kubeconfig)?, anonymous: Access::anonymous(&address, &ca)? });
+    let path = dir().join("agreed.txt");
+    let listed = read_agreed(&fs::read_to_string(&path).unwrap_or_default());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        let served = served(&clients.connect(false).await?).await?;
+        let mut replayed = Vec::new();
+        for topic in TOPICS {
+            replayed.extend(cases(&dir(), topic)?.into_iter().filter(|case| case.is_of(&served)));
+        }
+        ensure!(replayed.len() > 100, "{} cases", replayed.len());
+        let mut outcome = replay(clients.clone(), &replayed, 0).await;
+        // The hub's controllers work meanwhile: what they may have been faster than is asked again.
+        for attempt in 1..ATTEMPTS {
+            let is_whole = |case: &Case| {
+                let agreed = outcome.agreed.get(&case.name);
+                listed.get(&case.name).is_none_or(|listed| agreed.is_some_and(|agreed| agreed.is_superset(listed)))
+            };
+            replayed.retain(|case| !is_whole(case));
+            let again = replay(clients.clone(), &replayed, attempt).await;
+            for (case, steps) in again.agreed {
+                outcome.agreed.entry(case).or_default().extend(steps);
+            }
+        }
+        anyhow::Ok(outcome)
+    })?;
+
+    let by_chance = |case: &str, step: u64| BY_CHANCE.iter().any(|(name, _)| *name == format!("{case}/{step}"));
+    let mut lost = String::new();
+    for (case, steps) in &listed {
+        for step in steps.iter().filter(|step| !outcome.agreed.get(case).is_some_and(|agreed| agreed.contains(*step))) {
+            let difference =
+                outcome.differences.get(&(case.clone(), *step)).map_or("it was not replayed", String::as_str);
+            let _ = writeln!(lost, "{case}/{step}: {difference}");
+        }
+    }
+    if let Ok(file) = std::env::var("SELVEDGE_RECORDED_DIFFERENCES") {
+        let lines =
+            outcome.differences.iter().map(|((case, step), difference)| json!([case, step, difference]).to_string());
+        fs::write(file, lines.collect::<Vec<_>>().join("\n"))?;
+    }
+    let count = |steps: &BTreeMap<String, BTreeSet<u64>>| steps.values().map(BTreeSet::len).sum::<usize>();
+    let mut all = listed.clone();
+    for (case, steps) in &outcome.agreed {
+        all.entry(case.clone()).or_default().extend(steps.iter().filter(|step| !by_chance(case, **step)));
+    }
+    println!("{} of {} replayed steps agree; {} are listed", count(&outcome.agreed), outcome.steps, count(&listed));
+    assert!(lost.is_empty(), "answers that were a kube-apiserver's and are no longer:\n{lost}");
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        fs::write(&path, write_agreed(&all))?;
+    } else if count(&all) > count(&listed) {
+        println!("{} more agree: add them with `cargo xtask test --bless recorded`", count(&all) - count(&listed));
+    }
+    Ok(())
+}
+
+#[test]
+fn the_list_is_read_as_it_is_written() {
+    let text = "create/a: 1 2 10\nerrors/b: 3\n";
+    assert_eq!(write_agreed(&read_agreed(text)), text);
+    let agreed = read_agreed(&fs::read_to_string(dir().join("agreed.txt")).expect("it is in the repository"));
+    assert!(BY_CHANCE.iter().all(|(step, _)| {
+        let (case, step) = step.rsplit_once('/').expect("case and step");
+        agreed.get(case).is_none_or(|steps| !steps.contains(&step.parse().expect("a number")))
+    }));
+    assert!(agreed.values().map(BTreeSet::len).sum::<usize>() > 300, "the list only grows");
+}
+
+/// Where a value is in a document, as a person would say it.
+fn at(path: &str, value: &Value) -> String {
+    let text = value.to_string();
+    let short: String = text.chars().take(200).collect();
+    format!("{path} {short}")
+}
