@@ -79,7 +79,7 @@ pub struct ExportReport {
     pub acknowledged: u64,
     /// Records of the journal that are not acknowledged yet.
     pub backlog: u64,
-    /// Records that were gone before they could be sent, since start.
+    /// Records that were dropped before they could be sent, since start.
     pub lost: u64,
 }
 

@@ -217,7 +217,7 @@ fn a_disk_says_what_it_still_takes() {
 }
 
 #[test]
-fn a_full_disk_is_told_from_other_failures() {
+fn a_full_disk_is_no_other_failure() {
     use std::io::ErrorKind::{PermissionDenied, QuotaExceeded, StorageFull};
     let failed = |kind: std::io::ErrorKind| WriteFileError { path: "file".into(), source: kind.into() };
     assert!(failed(StorageFull).is_disk_full() && failed(QuotaExceeded).is_disk_full());

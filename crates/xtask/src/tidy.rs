@@ -52,7 +52,6 @@ const BARE_SPAWN_FILES: &[&str] = &[
     "crates/node-kubelet/src/server.rs",
     "crates/node-runtime/src/supervisor.rs",
     "crates/selvedge/src/hub.rs",
-    "crates/selvedge/src/status.rs",
     "crates/selvedge/src/stop.rs",
 ];
 

@@ -156,7 +156,7 @@ impl Session<'_> {
         let answer = loop {
             let answer = self.send(&method, &path, &headers, body.clone(), is_anonymous).await?;
             let is_there = request["await"].as_u64().is_none_or(|status| u64::from(answer.status) == status)
-                && request["await_json"].as_array().is_none_or(|wanted| is_at(&answer.json(), wanted))
+                && request["await_json"].as_array().is_none_or(|expected| is_at(&answer.json(), expected))
                 && (request["await_warning"] != true || answer.headers.contains_key("warning"));
             if is_there || start.elapsed() > AWAIT_TIMEOUT {
                 break answer;
@@ -198,8 +198,8 @@ impl Session<'_> {
     }
 }
 
-fn is_at(answer: &Value, wanted: &[Value]) -> bool {
-    let [pointer, value] = wanted else { return true };
+fn is_at(answer: &Value, expected: &[Value]) -> bool {
+    let [pointer, value] = expected else { return true };
     pointer.as_str().and_then(|pointer| answer.pointer(pointer)) == Some(value)
 }
 
