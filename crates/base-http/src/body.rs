@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
 use futures::{Stream, StreamExt};
@@ -11,19 +11,24 @@ use hyper::body::{Frame, SizeHint};
 /// Any error of a body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What is handed on in one piece: what waits for a peer's windows after its request is done.
-const FRAME_BYTES_MAX: usize = 64 * 1024;
+/// What is handed on in one piece, as HTTP/2 does. A peer has made progress when it has taken one: on a slow link that many
+/// requests share, larger ones would take too long.
+const FRAME_BYTES_MAX: usize = 16 * 1024;
+
+/// A piece up to this size may wait whole for a peer that takes only the beginning of its last frame.
+const SHARED_BYTES_MAX: usize = 64 * 1024;
 
 /// The body of an answer: nothing, some pieces of shared bytes, or a stream.
 pub struct Body(Kind);
 
 enum Kind {
     /// Pieces are sent one after the other, without being copied together.
-    Pieces {
-        pieces: VecDeque<Bytes>,
-        left: u64,
+    Pieces { pieces: VecDeque<Bytes>, left: u64 },
+    Stream {
+        stream: Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>>,
+        /// What is left of the last item.
+        rest: Bytes,
     },
-    Stream(Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>>),
 }
 
 impl Body {
@@ -45,7 +50,7 @@ impl Body {
         S: Stream<Item = Result<Bytes, E>> + Send + 'static,
         E: Into<BoxError> + 'static,
     {
-        Self(Kind::Stream(Box::pin(stream.map(|item| item.map_err(Into::into)))))
+        Self(Kind::Stream { stream: Box::pin(stream.map(|item| item.map_err(Into::into))), rest: Bytes::new() })
     }
 }
 
@@ -59,7 +64,7 @@ impl std::fmt::Debug for Body {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.0 {
             Kind::Pieces { left, .. } => write!(formatter, "Body({left} bytes)"),
-            Kind::Stream(_) => formatter.write_str("Body(stream)"),
+            Kind::Stream { .. } => formatter.write_str("Body(stream)"),
         }
     }
 }
@@ -88,6 +93,16 @@ impl From<&'static str> for Body {
     }
 }
 
+/// The next frame of a piece. Of a large one it is a copy, so that a peer that never takes the last frame does not keep all.
+fn take_frame(piece: &mut Bytes) -> Bytes {
+    if piece.len() <= SHARED_BYTES_MAX {
+        return piece.split_to(piece.len().min(FRAME_BYTES_MAX));
+    }
+    let frame = Bytes::copy_from_slice(&piece[..FRAME_BYTES_MAX]);
+    piece.advance(FRAME_BYTES_MAX);
+    frame
+}
+
 impl hyper::body::Body for Body {
     type Data = Bytes;
     type Error = BoxError;
@@ -99,19 +114,25 @@ impl hyper::body::Body for Body {
                     None => return Poll::Ready(None),
                     Some(piece) if piece.is_empty() => {}
                     Some(mut piece) => {
-                        if piece.len() > FRAME_BYTES_MAX {
-                            // Copied, so that a peer that takes none of the last frame does not keep the whole piece.
-                            let head = Bytes::copy_from_slice(&piece[..FRAME_BYTES_MAX]);
-                            piece.advance(FRAME_BYTES_MAX);
+                        let frame = take_frame(&mut piece);
+                        if !piece.is_empty() {
                             pieces.push_front(piece);
-                            piece = head;
                         }
-                        *left -= piece.len() as u64;
-                        return Poll::Ready(Some(Ok(Frame::data(piece))));
+                        *left -= frame.len() as u64;
+                        return Poll::Ready(Some(Ok(Frame::data(frame))));
                     }
                 }
             },
-            Kind::Stream(stream) => stream.poll_next_unpin(context).map(|next| next.map(|item| item.map(Frame::data))),
+            Kind::Stream { stream, rest } => {
+                if rest.is_empty() {
+                    match ready!(stream.poll_next_unpin(context)) {
+                        Some(Ok(item)) => *rest = item,
+                        Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                        None => return Poll::Ready(None),
+                    }
+                }
+                Poll::Ready(Some(Ok(Frame::data(take_frame(rest)))))
+            }
         }
     }
 
@@ -122,7 +143,7 @@ impl hyper::body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match self.0 {
             Kind::Pieces { left, .. } => SizeHint::with_exact(left),
-            Kind::Stream(_) => SizeHint::default(),
+            Kind::Stream { .. } => SizeHint::default(),
         }
     }
 }
@@ -134,22 +155,24 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_large_piece_is_handed_on_in_frames_that_do_not_keep_it() {
-        let piece: Bytes = (0..FRAME_BYTES_MAX * 2 + 3).map(|number| (number % 251) as u8).collect::<Vec<_>>().into();
-        let mut body = Body::pieces([piece.clone(), Bytes::from_static(b"end")]);
-        assert_eq!(hyper::body::Body::size_hint(&body).exact(), Some(piece.len() as u64 + 3));
-        let mut lengths = Vec::new();
-        let mut bytes = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let data = frame.unwrap().into_data().unwrap();
-            lengths.push(data.len());
-            bytes.extend_from_slice(&data);
-            if lengths.len() == 1 {
-                assert!(!piece.as_ptr_range().contains(&data.as_ptr()), "it is a copy");
+    async fn a_large_piece_is_handed_on_in_frames_of_which_the_first_do_not_keep_it() {
+        let large = SHARED_BYTES_MAX + FRAME_BYTES_MAX + 3;
+        let piece: Bytes = (0..large).map(|number| (number % 251) as u8).collect::<Vec<_>>().into();
+        let streamed = [Ok::<_, std::io::Error>(piece.clone()), Ok(Bytes::from_static(b"end"))];
+        let bodies =
+            [Body::pieces([piece.clone(), Bytes::from_static(b"end")]), Body::stream(futures::stream::iter(streamed))];
+        assert_eq!(hyper::body::Body::size_hint(&bodies[0]).exact(), Some(piece.len() as u64 + 3));
+        for mut body in bodies {
+            let (mut lengths, mut bytes, mut shared) = (Vec::new(), Vec::new(), 0);
+            while let Some(frame) = body.frame().await {
+                let data = frame.unwrap().into_data().unwrap();
+                lengths.push(data.len());
+                bytes.extend_from_slice(&data);
+                shared += usize::from(piece.as_ptr_range().contains(&data.as_ptr()));
             }
+            assert_eq!(bytes, [&piece[..], b"end"].concat());
+            assert!(lengths.iter().all(|length| *length <= FRAME_BYTES_MAX), "{lengths:?}");
+            assert_eq!((lengths.len(), shared), (7, SHARED_BYTES_MAX / FRAME_BYTES_MAX), "{lengths:?}");
         }
-        assert_eq!(lengths, [FRAME_BYTES_MAX, FRAME_BYTES_MAX, 3, 3]);
-        assert_eq!(bytes, [&piece[..], b"end"].concat());
-        assert!(hyper::body::Body::is_end_stream(&body));
     }
 }

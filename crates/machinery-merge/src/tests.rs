@@ -15,8 +15,8 @@ use crate::{
 
 /// Applies a merge patch and compares.
 #[track_caller]
-fn check_merge(document: Value, patch: Value, wanted: Value) {
-    assert_eq!(merge_patch(&document, &patch), Ok(wanted), "{document} patched by {patch}");
+fn check_merge(document: Value, patch: Value, expected: Value) {
+    assert_eq!(merge_patch(&document, &patch), Ok(expected), "{document} patched by {patch}");
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn a_patch_that_nests_too_deep_is_rejected() {
     assert_eq!(strategic_merge(&json!({}), &patch, &schema), Err(PatchError::TooDeep));
 }
 
-/// Threads of the server have 2 MiB; a process that passes here has room to spare there.
+/// Threads of the server have 2 MiB; a process that passes here has space to spare there.
 const SMALL_STACK_BYTES: usize = 128 * 1024;
 
 fn on_a_small_stack<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {

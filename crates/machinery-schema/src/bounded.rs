@@ -7,7 +7,7 @@ use serde_json::Value;
 /// Real paths have a few dozen bytes. A key may be as long as the body, and a message may name thousands of places below it.
 pub(crate) const PATH_BYTES_MAX: usize = 1024;
 
-/// Puts text behind a path, as far as there is room. What was there stays, so that `truncate` undoes it.
+/// Puts text behind a path, as far as there is space. What was there stays, so that `truncate` undoes it.
 pub(crate) fn push_bounded(path: &mut String, text: &str) {
     if path.len() < PATH_BYTES_MAX {
         path.push_str(cut(text, PATH_BYTES_MAX - path.len()));
@@ -54,11 +54,11 @@ struct Bounded {
 
 impl io::Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = self.bytes_max - self.bytes.len();
-        if room == 0 {
+        let space = self.bytes_max - self.bytes.len();
+        if space == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
-        let taken = room.min(bytes.len());
+        let taken = space.min(bytes.len());
         self.bytes.extend_from_slice(&bytes[..taken]);
         Ok(taken)
     }

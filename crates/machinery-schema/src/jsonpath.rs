@@ -103,10 +103,10 @@ impl Step {
 
 fn passes(item: &Value, keys: &[Box<str>], test: Option<&(Comparison, Value)>) -> bool {
     let found = keys.iter().try_fold(item, |value, key| value.get(&**key));
-    let (Some(found), Some((comparison, wanted))) = (found, test) else {
+    let (Some(found), Some((comparison, expected))) = (found, test) else {
         return found.is_some() && test.is_none();
     };
-    let order = match (found, wanted) {
+    let order = match (found, expected) {
         (Value::Number(a), Value::Number(b)) => a.as_f64().partial_cmp(&b.as_f64()),
         (Value::String(a), Value::String(b)) => Some(a.cmp(b)),
         (a, b) => (a == b).then_some(std::cmp::Ordering::Equal),
@@ -127,7 +127,7 @@ struct Parser<'t> {
 }
 
 impl<'t> Parser<'t> {
-    /// One step; `None` for a lone dot at the start, which stands for the root.
+    /// One step; `None` for a lone dot at the start, which means the root.
     fn step(&mut self) -> Result<Option<Step>, JsonPathError> {
         if self.take("[") {
             let step = self.bracket()?;

@@ -164,7 +164,7 @@ impl Structural {
         apply::defaults(&self.root, object, 0, budget)
     }
 
-    /// Checks the object against the schema; `metadata` is checked elsewhere.
+    /// Checks the object against the schema; `metadata` is not checked here.
     pub fn validate(&self, object: &Value, budget: &mut Budget) -> Vec<FieldError> {
         check::check_whole(&self.root, object, "", budget)
     }

@@ -1,4 +1,4 @@
-//! A Kubernetes API server for trying things out: objects in a folder, an administrator's kubeconfig beside them.
+//! A Kubernetes API server for trying things out: objects in a directory, an administrator's kubeconfig beside them.
 //!
 //! ```sh
 //! cargo run -p machinery-server --example serve -- /tmp/api
@@ -71,7 +71,7 @@ async fn main() -> Result<(), AnyError> {
     Ok(())
 }
 
-/// What a hub's controllers would do, over the same door.
+/// What a hub's controllers would do, over the same API.
 async fn make_namespaces(server: &Server) -> Result<(), AnyError> {
     let mut client = server.in_process(Identity::controllers());
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {

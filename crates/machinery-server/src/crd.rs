@@ -17,7 +17,7 @@ pub(crate) fn is_crd(info: &ResourceInfo) -> bool {
 }
 
 /// The registry with everything that the store defines. A definition that an older version took and this one does not
-/// is left out and told; its objects stay.
+/// is left out with a warning; its objects stay.
 pub(crate) fn load(store: &Store) -> std::result::Result<Registry, Expired> {
     let mut registry = Registry::builtin();
     for object in store.range(RESOURCE, None, None, None, None)?.items {

@@ -14,7 +14,7 @@ const AGGREGATED_V2_BETA1: &str = "application/json;g=apidiscovery.k8s.io;v=v2be
 
 const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
-/// What is answered without asking who calls: version and health tell nothing that a port scan would not.
+/// What is answered without asking who calls: version and health show nothing that a port scan would not.
 pub(crate) fn open_to_all(
     server: &Inner,
     path: &str,
@@ -84,7 +84,7 @@ fn openapi_document(registry: &machinery_schema::Registry, path: &str, headers: 
     Some(response)
 }
 
-/// kubectl turns to OpenAPI v2 for a kind that v3 does not have, and needs a document in which it is missing too, to tell
+/// kubectl turns to OpenAPI v2 for a kind that v3 does not have, and needs a document in which it is missing too, to say
 /// its user that there is no such kind. So there is one without kinds; everything else is in v3.
 fn openapi_v2(headers: &HeaderMap, version: &str) -> Response<Body> {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();

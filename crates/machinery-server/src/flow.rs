@@ -1,7 +1,7 @@
 //! Who is served next: bounded work in flight, shared fairly between identities.
 //!
 //! A request first *enters* with its identity, which bounds how many of one identity's requests are on their way at all
-//! (bodies that trickle in among them). Once its body is there it is *admitted*: at once while there is room, else in turn,
+//! (bodies that trickle in among them). Once its body is there it is *admitted*: at once while there is a place, else in turn,
 //! one request of each waiting identity after the other. So a thousand requests of one gateway delay its own next request
 //! and nobody else's.
 //!
@@ -276,7 +276,7 @@ impl State {
         while refused < self.turns.len() {
             let Some(identity) = self.turns.pop_front() else { return };
             let account = self.account(&identity);
-            // Those whose client has left make room for those behind them.
+            // Those whose client has left make way for those behind them.
             while account.waiting.front().is_some_and(|waiting| waiting.admitted.is_closed()) {
                 account.waiting.pop_front();
             }

@@ -31,7 +31,7 @@ const GROUP_UNAUTHENTICATED: &str = "system:unauthenticated";
 
 /// What the headers ask for.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Wanted {
+struct Claimed {
     user: Option<String>,
     uid: Option<String>,
     groups: Vec<String>,
@@ -44,19 +44,19 @@ pub(crate) fn take(server: &Inner, headers: &mut HeaderMap, caller: Option<&Iden
         return Ok(None);
     }
     let caller = caller.ok_or_else(ApiError::unauthorized)?;
-    let wanted = Wanted::parse(headers)?;
-    wanted.authorize(server, caller)?;
+    let claimed = Claimed::parse(headers)?;
+    claimed.authorize(server, caller)?;
     // What is passed on, to a kubelet or an extension, must not impersonate a second time.
     let names: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with(PREFIX)).cloned().collect();
     for name in names {
         headers.remove(name);
     }
-    Ok(Some(wanted.identity()))
+    Ok(Some(claimed.identity()))
 }
 
-impl Wanted {
+impl Claimed {
     fn parse(headers: &HeaderMap) -> Result<Self> {
-        let mut wanted = Self::default();
+        let mut claimed = Self::default();
         for (count, (name, value)) in headers.iter().filter(|(name, _)| name.as_str().starts_with(PREFIX)).enumerate() {
             let name = name.as_str();
             let value = std::str::from_utf8(value.as_bytes())
@@ -74,24 +74,24 @@ impl Wanted {
                 }
             };
             match name {
-                "impersonate-user" => one(&mut wanted.user, value)?,
-                "impersonate-uid" => one(&mut wanted.uid, value)?,
-                "impersonate-group" => wanted.groups.push(value),
+                "impersonate-user" => one(&mut claimed.user, value)?,
+                "impersonate-uid" => one(&mut claimed.uid, value)?,
+                "impersonate-group" => claimed.groups.push(value),
                 _ => match name.strip_prefix(EXTRA_PREFIX) {
                     Some(key) if !key.is_empty() => {
                         // A key may hold what a header's name may not, percent-encoded; one that is no encoding is taken
                         // as it is, as upstream does.
                         let key = decode_segment(key).map_or_else(|| key.to_owned(), std::borrow::Cow::into_owned);
-                        wanted.extra.entry(key).or_default().push(value);
+                        claimed.extra.entry(key).or_default().push(value);
                     }
                     _ => return Err(ApiError::bad_request(format!("the header {name} is not known"))),
                 },
             }
         }
-        if wanted.user.is_none() {
+        if claimed.user.is_none() {
             return Err(ApiError::bad_request("requested groups, uid or extra without impersonating a user"));
         }
-        Ok(wanted)
+        Ok(claimed)
     }
 
     /// The user as namespace and name, when it is a service account.

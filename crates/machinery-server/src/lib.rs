@@ -1,4 +1,4 @@
-//! The Kubernetes API over HTTP: who may do what, to which object, and in which words the answer comes.
+//! The Kubernetes API over HTTP: from a request and an identity to a decision and its status code.
 //!
 //! ```text
 //!            ┌ base-http ─ certificate or token ─┐
@@ -14,7 +14,45 @@
 //! without decoding them), so a list of 50,000 objects costs its bytes and not its values.
 //!
 //! Server-side apply, exec and port-forward are not served, and protobuf only for what kubectl sends in no other form;
-//! each is refused with a sentence.
+//! each is rejected with a sentence.
+//!
+//! # Where is it?
+//!
+//! | question | file |
+//! | --- | --- |
+//! | the way of a request, its body and its turn | `server.rs`, with the verb and the connected subresources in `dispatch.rs` |
+//! | what a path and a query mean | `request.rs`, `selector.rs` |
+//! | one verb | `verbs/`: `create`, `update` (patches too), `delete`, `read` (get, list), `watch`, `log`; what writes have in common is `write` |
+//! | who is calling, in whose name, and what they may | `auth.rs`, `impersonation.rs`, `authorizer.rs`, `reviews.rs` |
+//! | who waits for whom | `flow.rs` (turns, fairly by identity), `work.rs` (threads), `pump.rs` (long answers, piece by piece) |
+//! | what is stored, and what it is found by | `object.rs`, `reindex.rs` |
+//! | JSON, YAML, protobuf, tables, partial metadata | `negotiate.rs`, `protobuf.rs` |
+//! | status codes, reasons and their texts | `status.rs` |
+//! | definitions of custom resources, discovery | `crd.rs`, `discovery.rs` |
+//! | what is recorded and counted | `audit.rs`, `metrics.rs` |
+//!
+//! # May I touch it?
+//!
+//! Other people's clients talk to it, so what a text or a code should be is looked up in upstream's source;
+//! `docs/reference/compatibility.md` names the test of each promise. What a *kind* is does not belong here but in
+//! `machinery-schema`, and what a *hub* allows in `hub-policy`: this crate takes both by trait. Three things must hold:
+//! a decision is made on the object in hand and in the step that writes it ([`Access::object`]); nothing a client sends is held
+//! without a bound in bytes and time; work happens on the pool and never on the threads that serve sockets. Whoever
+//! changes what an object is found by raises [`INDEX_VERSION`].
+//!
+//! # How do I try it?
+//!
+//! `cargo test -p machinery-server`: a whole server over a store in a temporary directory, called in process. `cargo run -p
+//! machinery-server --example serve` for `kubectl`, without controllers. Against a running hub: `kubectl get --raw PATH`, `-v=8` for
+//! what goes over the wire, `/metrics` and the audit log for what it did.
+//!
+//! # What breaks?
+//!
+//! A full disk: writes are answered with 507 and deletions are taken. A stored object that cannot be read: 500 for that
+//! object, and lists give its bytes as they are. A panic in a handler: that request, with the place in the log. A client
+//! that does not read: its watch or list, after a minute. A definition that this version does not take: its resource is
+//! not served, its objects stay. Too many requests of one identity: 429 for it, while masters, leases and the hub's own
+//! controllers have places of their own.
 
 mod admission;
 mod audit;
@@ -24,8 +62,8 @@ mod crd;
 mod dial;
 mod discovery;
 mod dispatch;
+mod event_ttl;
 mod flow;
-mod housekeeping;
 mod impersonation;
 mod in_process;
 mod kinds;

@@ -20,7 +20,7 @@ impl RequestMetrics {
             total: metrics.counters("apiserver_request", "Requests answered, by verb, resource and status code"),
             seconds: metrics.histograms(
                 "apiserver_request_duration_seconds",
-                "Time until the head of an answer was there, by verb; watches and logs go on after it",
+                "Time until the head of an answer was there, by verb; watches and logs continue after it",
             ),
         }
     }

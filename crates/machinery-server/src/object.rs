@@ -97,8 +97,8 @@ pub(crate) fn decode(info: &ResourceInfo, object: &Object) -> Result<Value> {
     Ok(value)
 }
 
-fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes.windows(wanted.len()).position(|window| window == wanted)
+fn find(bytes: &[u8], sought: &[u8]) -> Option<usize> {
+    bytes.windows(sought.len()).position(|window| window == sought)
 }
 
 /// The uid of each owner is in the index under this name, so that what an object owns is found at once.

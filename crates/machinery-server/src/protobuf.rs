@@ -4,7 +4,7 @@
 //! send as protobuf and do not try JSON when that is refused. Their messages are described here by a table, field by
 //! field, and become the JSON that everything else works on. Answers are always JSON, which the same clients take.
 //!
-//! A message or a field that no table knows is refused rather than dropped: nobody loses a setting without being told.
+//! A message or a field that no table knows is refused rather than dropped: nobody loses a setting without learning of it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -285,7 +285,7 @@ fn put(
 
 const WRONG_TYPE: DecodeError = DecodeError::Malformed("a field has another type than its kind says");
 
-/// A single value; `None` when it stands for an absent one.
+/// A single value; `None` when it means an absent one.
 fn value(shape: Shape, wire: Wire<'_>, name: &str, path: &str) -> Result<Option<Value>, DecodeError> {
     Ok(match (shape, wire) {
         (Text, Wire::Bytes(bytes)) => Some(text(bytes)?).filter(|text| !text.is_empty()).map(Value::String),

@@ -28,7 +28,7 @@ pub(crate) const PIECE_BYTES: usize = 64 * 1024;
 /// Pieces that wait for a slow client.
 const PIECES_AHEAD: usize = 2;
 
-/// A client that takes no piece for so long is gone, or means ill.
+/// A client that takes no piece for so long has left, or means ill.
 const STALL_MAX: Duration = Duration::from_secs(60);
 
 /// Answers from this size on are compressed; below, the link's latency outweighs its rate. As kube-apiserver.

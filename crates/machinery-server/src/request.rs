@@ -221,7 +221,7 @@ pub(crate) struct WriteOptions {
 pub(crate) enum FieldValidation {
     /// The request is refused.
     Strict,
-    /// They are dropped, and the client is told.
+    /// They are dropped, with a warning.
     Warn,
     /// They are dropped.
     Ignore,

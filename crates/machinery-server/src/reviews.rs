@@ -101,7 +101,7 @@ fn subject(spec: &Value) -> Result<Identity> {
     let extra = spec.get("extra").and_then(Value::as_object);
     let extra: BTreeMap<String, Vec<String>> =
         extra.into_iter().flatten().map(|(key, values)| (key.clone(), texts(Some(values)))).collect();
-    // As it stands: a caller of whom the question does not say that it is authenticated is judged without that.
+    // As it is: a caller of whom the question does not say that it is authenticated is judged without that.
     Ok(Identity { user, uid: text_at(spec, "/uid").to_owned(), groups, extra })
 }
 

@@ -158,7 +158,7 @@ pub(crate) struct Inner {
 pub(crate) enum Origin {
     /// A socket: it takes its turn among all identities.
     Peer,
-    /// This process: its own parts bound what they have in flight, and must not wait behind strangers.
+    /// This process: its own parts bound what they have in flight, and must not wait behind everybody else.
     InProcess,
 }
 
@@ -411,7 +411,7 @@ impl Inner {
         }
     }
 
-    /// Tells the audit log of writes, and of everything that is done in another's name.
+    /// Records writes in the audit log, and of everything that is done in another's name.
     fn record(&self, event: &AuditEvent<'_>) {
         if let Some(impersonated) = event.impersonated
             && event.is_write()

@@ -122,7 +122,7 @@ impl ApiError {
 
     /// A resource that is not served; one that people will ask for by habit is named.
     pub(crate) fn not_served(group: &str, plural: &str) -> Self {
-        if !is_known_elsewhere(group, plural) {
+        if !is_known_upstream(group, plural) {
             return Self::no_such_path();
         }
         let name = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };
@@ -323,8 +323,8 @@ impl ApiError {
 
 /// Resources of Kubernetes that its users will try: who types `kubectl create deployment` should read what is missing
 /// rather than that nothing was found.
-fn is_known_elsewhere(group: &str, plural: &str) -> bool {
-    const ELSEWHERE: &[(&str, &[&str])] = &[
+fn is_known_upstream(group: &str, plural: &str) -> bool {
+    const UPSTREAM: &[(&str, &[&str])] = &[
         (
             "",
             &[
@@ -357,7 +357,7 @@ fn is_known_elsewhere(group: &str, plural: &str) -> bool {
         ("apiregistration.k8s.io", &["apiservices"]),
         ("metrics.k8s.io", &["pods", "nodes"]),
     ];
-    ELSEWHERE.iter().any(|(known, plurals)| *known == group && plurals.contains(&plural))
+    UPSTREAM.iter().any(|(known, plurals)| *known == group && plurals.contains(&plural))
 }
 
 /// The `Status` of something that was done and has no object to show, such as a delete.

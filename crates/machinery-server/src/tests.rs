@@ -1,4 +1,4 @@
-//! A whole server over a store in a temporary folder, called in process.
+//! A whole server over a store in a temporary directory, called in process.
 
 mod identities;
 mod logs;
@@ -47,7 +47,7 @@ impl crate::Authorizer for SomeRules {
 struct Hub {
     server: Server,
     shutdown: CancellationToken,
-    folder: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 /// Status code, body, `Warning` headers.
@@ -72,28 +72,28 @@ impl Hub {
     }
 
     async fn start_with(node_dialer: Arc<dyn NodeDialer>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let hub = Self::open(folder, node_dialer);
+        let dir = tempfile::tempdir().unwrap();
+        let hub = Self::open(dir, node_dialer);
         for name in ["default", "kube-system", "kube-node-lease"] {
             hub.create("/api/v1/namespaces", json!({"metadata": {"name": name}})).await;
         }
         hub
     }
 
-    fn open(folder: tempfile::TempDir, node_dialer: Arc<dyn NodeDialer>) -> Self {
+    fn open(dir: tempfile::TempDir, node_dialer: Arc<dyn NodeDialer>) -> Self {
         let shutdown = CancellationToken::new();
-        let mut config = ServerConfig::new(Store::open(folder.path(), store_options()).unwrap());
+        let mut config = ServerConfig::new(Store::open(dir.path(), store_options()).unwrap());
         config.authorizers.push(Arc::new(SomeRules));
         config.garbage_collected = |group, kind| (group, kind) == ("apps", "ControllerRevision");
         let server = Server::new(ServerConfig { node_dialer, shutdown: shutdown.clone(), ..config }).unwrap();
-        Self { server, shutdown, folder }
+        Self { server, shutdown, dir }
     }
 
     /// Closes the store and opens it again, as a restart would.
     fn restart(self) -> Self {
-        let Self { server, folder, .. } = self;
+        let Self { server, dir, .. } = self;
         drop(server);
-        Self::open(folder, Arc::new(NoNodes))
+        Self::open(dir, Arc::new(NoNodes))
     }
 
     async fn raw(&self, identity: Option<&Identity>, request: Request<String>) -> Response<Body> {
@@ -188,7 +188,7 @@ impl Lines {
     }
 
     /// The next event as `TYPE name`.
-    async fn told(&mut self) -> String {
+    async fn shown(&mut self) -> String {
         match self.next().await {
             Some(event) => {
                 let name = event["object"]["metadata"]["name"].as_str().unwrap_or("-");

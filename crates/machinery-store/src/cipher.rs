@@ -4,8 +4,8 @@
 //! or swapped as associated data: the row's header (resource, namespace, name, times) and its revision.
 //!
 //! [`EnvelopeCipher`] is the one to use. A store has a data key of its own, which seals its rows; it is kept in the store's
-//! bookkeeping, wrapped by a key-encryption key that is kept elsewhere. So the outer key can be changed without a row being
-//! written again, and the files of the store alone tell nothing.
+//! bookkeeping, wrapped by a key-encryption key that is not kept in the store. So the outer key can be changed without a row being
+//! written again, and the files of the store alone reveal nothing.
 //!
 //! ```text
 //! sealed row:  version u8 (1) | data key id [4] | nonce [12] | ChaCha20-Poly1305 of the payload, tag [16]
@@ -205,7 +205,7 @@ impl DataKey {
     }
 }
 
-/// The first bytes of a key's hash: enough to tell the keys of a store apart, of no use to find the key.
+/// The first bytes of a key's hash: enough to distinguish the keys of a store, of no use to find the key.
 fn id_of<const N: usize>(key: &[u8; KEY_LEN]) -> [u8; N] {
     let mut context = digest::Context::new(&digest::SHA256);
     context.update(b"selvedge-store key id");

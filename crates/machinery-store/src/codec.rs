@@ -1,6 +1,6 @@
 //! How a row and the bookkeeping look on disk, formats 1 and 2.
 //!
-//! A row is one version of one object, little endian. The first byte tells what happened and the format of the row, so
+//! A row is one version of one object, little endian. The first byte says what happened and the format of the row, so
 //! that rows of both formats may be in one store; only those of format 2 are written.
 //!
 //! ```text

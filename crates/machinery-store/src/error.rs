@@ -100,9 +100,9 @@ pub enum CommitError {
     Closed,
 }
 
-/// The revision is older than the change window, or was never given out by this store: list again.
+/// The revision is older than the watch cache window, or was never given out by this store: list again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("revision {asked} is not within the change window {oldest}..={current}; list again")]
+#[error("revision {asked} is not within the watch cache window {oldest}..={current}; list again")]
 pub struct Expired {
     /// The revision asked for.
     pub asked: Revision,
@@ -116,7 +116,7 @@ pub struct Expired {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WatchEnded {
     /// The watcher was too slow: changes it has not seen left the window. List again, then watch.
-    #[error("the watch fell behind the change window; list again")]
+    #[error("the watch fell behind the watch cache window; list again")]
     Lagged,
     /// The store is closed.
     #[error("the store is closed")]

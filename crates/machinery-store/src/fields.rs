@@ -115,7 +115,7 @@ impl<'a> Iterator for Raw<'a> {
     }
 }
 
-/// Lengths are numbers of seven bits a byte, the lowest first; the highest bit tells that more follow.
+/// Lengths are numbers of seven bits a byte, the lowest first; the highest bit says that more follow.
 fn put_len(out: &mut Vec<u8>, mut len: usize) {
     while len >= 0x80 {
         out.push((len & 0x7f) as u8 | 0x80);

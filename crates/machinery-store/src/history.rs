@@ -52,7 +52,7 @@ impl History {
     }
 
     pub fn push(&mut self, change: Arc<Change>, time_ms: u64) {
-        let cost = change.window_cost();
+        let cost = change.kept_bytes();
         let is_closed = |chunk: &Chunk| chunk.len() >= CHUNK_CHANGES_MAX || self.chunk_bytes + cost > CHUNK_BYTES_MAX;
         if self.chunks.back().is_none_or(is_closed) {
             self.chunks.push_back(Chunk::default());
@@ -72,7 +72,7 @@ impl History {
             self.chunks.pop_front();
         }
         self.len -= 1;
-        self.bytes -= oldest.change.window_cost();
+        self.bytes -= oldest.change.kept_bytes();
         Some(oldest.change)
     }
 

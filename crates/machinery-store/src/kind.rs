@@ -119,7 +119,7 @@ impl Kind {
         channel.wake.get_or_insert_default().clone()
     }
 
-    /// A watcher of a value is gone, and with the last one what was kept for them alone.
+    /// A watcher of a value has ended, and with the last one what was kept for them alone.
     pub fn unwatch_value(&mut self, field: &str, value: &str) {
         self.watches -= 1;
         let is_indexed = self.objects.indexed(field).is_some();

@@ -27,7 +27,7 @@
 //! ```
 //!
 //! On disk every object version is one row under its revision. A superseded version stays until the change that
-//! superseded it leaves the change window (ten minutes), so the rows are the history as well: a watch resumes after a
+//! superseded it leaves the watch cache window (ten minutes), so the rows are the history as well: a watch resumes after a
 //! restart, and a list can be continued at the revision where it began.
 //!
 //! **Invariant:** what is on disk is always a prefix of the history. Lazy writes are shown before the disk has them, but

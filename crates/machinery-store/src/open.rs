@@ -24,7 +24,7 @@ const FORMAT: u32 = 2;
 const VERSION_FILE: &str = "VERSION";
 const VERSION_WORD: &str = "selvedge-store";
 
-/// Gaps of crashes that are told apart; the oldest are merged.
+/// Gaps of crashes that are kept apart; the oldest are merged.
 const GAPS_MAX: usize = 16;
 
 /// What the rows say.

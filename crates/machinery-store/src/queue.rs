@@ -97,7 +97,7 @@ impl Queue {
         self.more.notify_one();
     }
 
-    /// Drops what waits, so that nobody waits for a writer that is gone.
+    /// Drops what waits, so that nobody waits for a writer that has ended.
     pub fn abandon(&self) {
         self.close();
         self.lock().requests.clear();

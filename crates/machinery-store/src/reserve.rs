@@ -1,6 +1,6 @@
 //! Space on the disk that is kept for the moment when there is none left.
 //!
-//! To make room, somebody has to delete objects, and a deletion is a write. So the store keeps a file that means nothing;
+//! To make space, somebody has to delete objects, and a deletion is a write. So the store keeps a file that means nothing;
 //! when the disk is full it is removed, and deletions live from its space. As long as it is not back, the store is full:
 //! one small write that happens to fit proves nothing.
 

@@ -148,7 +148,7 @@ pub(crate) struct Retained {
     snapshots: VecDeque<(Arc<str>, Snapshot)>,
 }
 
-/// Lists in pages at one time; the one that was not read for longest computes its state again when it goes on.
+/// Lists in pages at one time; the one that was not read for longest computes its state again when it continues.
 const RETAINED_MAX: usize = 32;
 
 impl Retained {

@@ -139,7 +139,7 @@ impl Counters {
 
 const NO_PANIC: &str = "no panic happens while the index is locked";
 
-/// Stops the writer when the last clone of the store is gone, and waits for its last flush.
+/// Stops the writer when the last clone of the store is dropped, and waits for its last flush.
 struct WriterThread {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,

@@ -2,7 +2,7 @@
 //!
 //! A B-tree of shared nodes. A clone is one more reference to the root; a write copies the nodes on its way that somebody
 //! else still sees, and changes the others in place. So a list, a page or a watcher's first events read from a clone
-//! without a lock, while the writer goes on. Every node knows how many items are below it, so that the number of items
+//! without a lock, while the writer continues. Every node knows how many items are below it, so that the number of items
 //! that follow a page costs a walk from the root and not a walk over them.
 //!
 //! Items know their own order ([`Sorted`]) and are looked for with a closure, so no key is kept beside them.

@@ -208,7 +208,7 @@ pub struct Change {
     pub revision: Revision,
     /// The new version; for a deletion the final bytes.
     pub object: Arc<Object>,
-    /// The version before, so that a selector can tell "left the selection" from "was never in it".
+    /// The version before, so that a selector can distinguish "left the selection" from "was never in it".
     pub previous: Option<Arc<Object>>,
 }
 
@@ -220,7 +220,7 @@ impl Change {
     }
 
     /// What it keeps in memory that nothing else does: the version before, and of a deletion the last one.
-    pub(crate) fn window_cost(&self) -> usize {
+    pub(crate) fn kept_bytes(&self) -> usize {
         let before = self.previous.as_ref().map_or(0, |object| object.payload_bytes());
         let last = if self.kind == ChangeKind::Delete { self.object.payload_bytes() } else { 0 };
         CHANGE_OVERHEAD_BYTES + before + last
@@ -239,7 +239,7 @@ pub struct Range {
     pub items: Vec<Arc<Object>>,
     /// The revision at which the list holds: watch from here, continue at here.
     pub revision: Revision,
-    /// How many more objects follow the last item. For a field that has no index it only tells whether any follow: counting
+    /// How many more objects follow the last item. For a field that has no index it only says whether any follow: counting
     /// would mean to look at all.
     pub remaining: usize,
 }

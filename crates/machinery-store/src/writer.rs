@@ -50,7 +50,7 @@
 //!
 //! # What happens at each crash point
 //!
-//! | the power goes | on the disk | after the start |
+//! | the power fails | on the disk | after the start |
 //! | --- | --- | --- |
 //! | before or during a flush | the transaction is not there | nobody was answered, nobody saw it |
 //! | after the flush, before apply or the answer | it is there | the caller does not know; the object says so. Nobody saw it before |
@@ -119,7 +119,7 @@ const RESERVE_RETRY_PERIOD: Duration = Duration::from_millis(100);
 /// Encoded bytes of one commit group, unless one request alone has more. The write-ahead log grows by as much.
 const GROUP_BYTES_MAX: usize = 4 << 20;
 
-/// How often the change window is trimmed while there are writes.
+/// How often the watch cache window is trimmed while there are writes.
 const TRIM_PERIOD: Duration = Duration::from_secs(10);
 
 /// Rows out of the window wait this long for a write to go along with, so that an idle hub does not write.

@@ -104,7 +104,7 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
         conflicts,
         tokio::spawn({
             let server = server.clone();
-            async move { server.keep_house().await }
+            async move { server.run_event_ttl().await }
         }),
         tokio::spawn(hub_pki::run_renewal(port.renewal, shutdown.clone())),
         tokio::spawn(keeper.run(

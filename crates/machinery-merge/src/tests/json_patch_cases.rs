@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use crate::{OPERATIONS_MAX, PatchError, json_patch};
 
 #[track_caller]
-fn check(document: Value, patch: Value, wanted: Value) {
-    assert_eq!(json_patch(&document, &patch), Ok(wanted), "{document} patched by {patch}");
+fn check(document: Value, patch: Value, expected: Value) {
+    assert_eq!(json_patch(&document, &patch), Ok(expected), "{document} patched by {patch}");
 }
 
 /// The patch is rejected, and the message names `place`.

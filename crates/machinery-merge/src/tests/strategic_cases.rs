@@ -12,15 +12,15 @@ pub(super) fn schema(group: &str, plural: &str) -> PatchSchema {
 
 /// Patches the `spec` of a pod.
 #[track_caller]
-fn check(spec: Value, patch: Value, wanted: Value) {
+fn check(spec: Value, patch: Value, expected: Value) {
     let merged = strategic_merge(&json!({"spec": spec}), &json!({"spec": patch}), &schema("", "pods"));
-    assert_eq!(merged.map(|mut pod| pod["spec"].take()), Ok(wanted), "{spec} patched by {patch}");
+    assert_eq!(merged.map(|mut pod| pod["spec"].take()), Ok(expected), "{spec} patched by {patch}");
 }
 
 #[track_caller]
-fn check_metadata(metadata: Value, patch: Value, wanted: Value) {
+fn check_metadata(metadata: Value, patch: Value, expected: Value) {
     let merged = strategic_merge(&json!({"metadata": metadata}), &json!({"metadata": patch}), &schema("", "pods"));
-    assert_eq!(merged.map(|mut pod| pod["metadata"].take()), Ok(wanted), "{metadata} patched by {patch}");
+    assert_eq!(merged.map(|mut pod| pod["metadata"].take()), Ok(expected), "{metadata} patched by {patch}");
 }
 
 #[track_caller]
@@ -181,8 +181,8 @@ fn status_conditions_merge_by_type() {
         &json!({"status": {"$setElementOrder/conditions": [{"type": "PIDPressure"}, {"type": "Ready"}], "conditions": [{"type": "Ready", "status": "True"}]}}),
         &schema("", "nodes"),
     );
-    let wanted = json!({"status": {"conditions": [{"type": "PIDPressure", "status": "False"}, {"type": "Ready", "status": "True", "reason": "x"}]}});
-    assert_eq!(merged, Ok(wanted));
+    let expected = json!({"status": {"conditions": [{"type": "PIDPressure", "status": "False"}, {"type": "Ready", "status": "True", "reason": "x"}]}});
+    assert_eq!(merged, Ok(expected));
 }
 
 #[test]

@@ -80,14 +80,14 @@ impl Rules {
                     self.errors.push(FieldError::forbidden(format!("{path}.{second}"), detail));
                 }
                 (Some(source), None) => {
-                    let wanted = match source.as_str() {
+                    let required = match source.as_str() {
                         "secret" => "secretName",
                         "configMap" => "name",
                         "hostPath" => "path",
                         _ => continue,
                     };
-                    if text(&volume[source], wanted).is_empty() {
-                        self.errors.push(FieldError::required(format!("{path}.{source}.{wanted}"), ""));
+                    if text(&volume[source], required).is_empty() {
+                        self.errors.push(FieldError::required(format!("{path}.{source}.{required}"), ""));
                     }
                 }
             }
@@ -151,13 +151,13 @@ impl Rules {
                 self.errors.push(FieldError::invalid(format!("{path}.valueFrom"), &"".into(), detail));
             }
             for (kind, reference) in source {
-                let wanted: &[&str] = match kind.as_str() {
+                let required: &[&str] = match kind.as_str() {
                     "configMapKeyRef" | "secretKeyRef" => &["name", "key"],
                     "fieldRef" => &["fieldPath"],
                     "resourceFieldRef" => &["resource"],
                     _ => &[],
                 };
-                for key in wanted.iter().filter(|key| text(reference, key).is_empty()) {
+                for key in required.iter().filter(|key| text(reference, key).is_empty()) {
                     self.errors.push(FieldError::required(format!("{path}.valueFrom.{kind}.{key}"), ""));
                 }
             }
@@ -292,7 +292,7 @@ impl Rules {
         }
     }
 
-    /// An empty or absent word is fine: it stands for the default.
+    /// An empty or absent word is fine: it means the default.
     fn one_of(&mut self, within: &Value, key: &str, path: &str, allowed: &[&str]) {
         let word = text(within, key);
         if !word.is_empty() && !allowed.contains(&word) {

@@ -70,7 +70,7 @@ fn values(map: Option<&Map<String, Value>>) -> impl Iterator<Item = &str> {
     map.into_iter().flatten().filter_map(|(_, value)| value.as_str())
 }
 
-/// How many bytes a base64 text stands for. Whether it is base64 has been checked with the types.
+/// How many bytes a base64 text encodes. Whether it is base64 has been checked with the types.
 fn decoded_bytes(text: &str) -> usize {
     let digits = text.bytes().filter(|byte| !matches!(byte, b'=' | b'\r' | b'\n')).count();
     digits / 4 * 3 + (digits % 4).saturating_sub(1)
@@ -103,14 +103,14 @@ fn config_keys(object: &Value, fields: &[&str]) -> Vec<FieldError> {
 
 /// Keys that a type of Secret must have.
 fn secret_type(object: &Value) -> Vec<FieldError> {
-    let wanted: &[&str] = match object.get("type").and_then(Value::as_str).unwrap_or_default() {
+    let required: &[&str] = match object.get("type").and_then(Value::as_str).unwrap_or_default() {
         "kubernetes.io/tls" => &["tls.crt", "tls.key"],
         "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
         "kubernetes.io/ssh-auth" => &["ssh-privatekey"],
         _ => &[],
     };
     let has = |key: &str| object.get("data").and_then(|data| data.get(key)).is_some();
-    wanted.iter().filter(|key| !has(key)).map(|key| FieldError::required(format!("data[{key}]"), "")).collect()
+    required.iter().filter(|key| !has(key)).map(|key| FieldError::required(format!("data[{key}]"), "")).collect()
 }
 
 pub(crate) fn node(object: &Value) -> Vec<FieldError> {
@@ -314,9 +314,9 @@ fn is_empty_selector(selector: &Value) -> bool {
 }
 
 fn selects(selector: &Value, labels: &Map<String, Value>) -> bool {
-    let wanted = selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten();
-    let wanted: BTreeMap<&String, &Value> = wanted.collect();
-    wanted.iter().all(|(key, value)| labels.get(*key) == Some(value))
+    let required = selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten();
+    let required: BTreeMap<&String, &Value> = required.collect();
+    required.iter().all(|(key, value)| labels.get(*key) == Some(value))
         && expressions(selector).iter().all(|expression| {
             let label = labels.get(expression.get("key").and_then(Value::as_str).unwrap_or_default());
             let values = expression.get("values").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);

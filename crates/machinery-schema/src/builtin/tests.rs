@@ -28,20 +28,20 @@ fn pod(spec: Value) -> Value {
 }
 
 #[track_caller]
-fn check_pod(spec: Value, wanted: &[&str]) {
+fn check_pod(spec: Value, expected: &[&str]) {
     let (_, errors) = admit("pods", pod(spec));
-    assert_eq!(errors.len(), wanted.len(), "{errors:#?}");
-    for (error, wanted) in errors.iter().zip(wanted) {
-        assert!(error.starts_with(wanted), "{error} begins with {wanted}");
+    assert_eq!(errors.len(), expected.len(), "{errors:#?}");
+    for (error, expected) in errors.iter().zip(expected) {
+        assert!(error.starts_with(expected), "{error} begins with {expected}");
     }
 }
 
 #[track_caller]
-fn check(plural: &str, object: Value, wanted: &[&str]) {
+fn check(plural: &str, object: Value, expected: &[&str]) {
     let (_, errors) = admit(plural, object);
-    assert_eq!(errors.len(), wanted.len(), "{errors:#?}");
-    for (error, wanted) in errors.iter().zip(wanted) {
-        assert!(error.starts_with(wanted), "{error} begins with {wanted}");
+    assert_eq!(errors.len(), expected.len(), "{errors:#?}");
+    for (error, expected) in errors.iter().zip(expected) {
+        assert!(error.starts_with(expected), "{error} begins with {expected}");
     }
 }
 
@@ -252,11 +252,11 @@ fn the_other_kinds_have_their_rules() {
 }
 
 #[track_caller]
-fn check_update(plural: &str, old: Value, new: Value, wanted: &[&str]) {
+fn check_update(plural: &str, old: Value, new: Value, expected: &[&str]) {
     let errors: Vec<String> = resource(plural).validate_update(&new, &old).iter().map(ToString::to_string).collect();
-    assert_eq!(errors.len(), wanted.len(), "{errors:#?}");
-    for (error, wanted) in errors.iter().zip(wanted) {
-        assert!(error.starts_with(wanted), "{error} begins with {wanted}");
+    assert_eq!(errors.len(), expected.len(), "{errors:#?}");
+    for (error, expected) in errors.iter().zip(expected) {
+        assert!(error.starts_with(expected), "{error} begins with {expected}");
     }
 }
 

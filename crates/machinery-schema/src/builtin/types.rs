@@ -209,7 +209,7 @@ pub(crate) fn is_base64(text: &str) -> bool {
     (digits + pads).is_multiple_of(4) && pads <= 2
 }
 
-/// Appends a field name to a path, as far as there is room; the returned length takes it off again by `truncate`.
+/// Appends a field name to a path, as far as there is space; the returned length takes it off again by `truncate`.
 pub(crate) fn enter(path: &mut String, name: &str) -> usize {
     let mark = path.len();
     if mark > 0 {

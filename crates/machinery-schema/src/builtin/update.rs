@@ -39,28 +39,28 @@ pub(crate) fn custom_resource_definition(new: &Value, old: &Value) -> Vec<FieldE
 
 /// A pod is started as it was written: only images, deadlines and tolerations may change while it runs.
 pub(crate) fn pod(new: &Value, old: &Value) -> Vec<FieldError> {
-    let (Some(mut wanted), Some(current)) = (new.get("spec").cloned(), old.get("spec")) else { return Vec::new() };
+    let (Some(mut desired), Some(current)) = (new.get("spec").cloned(), old.get("spec")) else { return Vec::new() };
     for list in ["containers", "initContainers"] {
         let images = current.get(list).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-        let containers = wanted.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
+        let containers = desired.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
         for (container, before) in containers.zip(images) {
             copy(container, before, "image");
         }
     }
     for key in ["activeDeadlineSeconds", "tolerations"] {
-        copy(&mut wanted, current, key);
+        copy(&mut desired, current, key);
     }
     // A negative grace period means 1, and may be put right.
     if current.get("terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|seconds| seconds < 0) {
-        copy(&mut wanted, current, "terminationGracePeriodSeconds");
+        copy(&mut desired, current, "terminationGracePeriodSeconds");
     }
     // Binding sets the node once.
     if current.get("nodeName").is_none() {
-        copy(&mut wanted, current, "nodeName");
+        copy(&mut desired, current, "nodeName");
     }
     let mut errors = Vec::new();
-    if wanted != *current {
-        let differing = differing_fields(&wanted, current).join(", ");
+    if desired != *current {
+        let differing = differing_fields(&desired, current).join(", ");
         let detail = format!(
             "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,\
              `spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),\

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::JsonPath;
 
 #[track_caller]
-fn check(path: &str, wanted: Value) {
+fn check(path: &str, expected: Value) {
     let object = json!({
         "metadata": {"labels": {"selvedge.dev/role": "gateway"}, "generation": 2},
         "spec": {"list": ["a", "b", "c"], "items": [{"name": "x", "n": 1}, {"name": "y", "n": 5}]},
@@ -14,7 +14,7 @@ fn check(path: &str, wanted: Value) {
     });
     let parsed = JsonPath::parse(path).unwrap_or_else(|error| panic!("{path}: {error}"));
     let found: Vec<Value> = parsed.find(&object).into_iter().cloned().collect();
-    assert_eq!(Value::from(found), wanted, "{path}");
+    assert_eq!(Value::from(found), expected, "{path}");
 }
 
 #[track_caller]

@@ -42,7 +42,7 @@ fn every_reference_of_every_document_leads_somewhere() {
 }
 
 #[test]
-fn a_patch_operation_tells_what_the_server_offers() {
+fn a_patch_operation_says_what_the_server_offers() {
     for (group, path, kinds) in [
         ("", "/api/v1/namespaces/{namespace}/pods/{name}", 3),
         ("example.com", "/apis/example.com/v1/namespaces/{namespace}/widgets/{name}", 2),

@@ -24,12 +24,12 @@ pub(crate) fn widgets() -> Value {
 }
 
 #[track_caller]
-fn check_rejected(change: impl FnOnce(&mut Value), wanted: &str) {
+fn check_rejected(change: impl FnOnce(&mut Value), expected: &str) {
     let mut crd = widgets();
     change(&mut crd);
     let mut registry = Registry::builtin();
     let errors = registry.install_crd(&crd).expect_err("the definition must be rejected");
-    assert!(errors.iter().any(|error| error.to_string().contains(wanted)), "{errors:?} names {wanted}");
+    assert!(errors.iter().any(|error| error.to_string().contains(expected)), "{errors:?} names {expected}");
     assert!(registry.resource("example.com", "v1", "widgets").is_none());
 }
 

@@ -52,8 +52,8 @@ fn prune_node(
                     if inner.embedded_resource
                         && let Some(metadata) = value.get_mut("metadata")
                     {
-                        let room = UNKNOWN_FIELDS_MAX.saturating_sub(unknown.len());
-                        let inner = prune_metadata(metadata).into_iter().take(room);
+                        let left = UNKNOWN_FIELDS_MAX.saturating_sub(unknown.len());
+                        let inner = prune_metadata(metadata).into_iter().take(left);
                         unknown.extend(inner.map(|inner| format!("{path}.{inner}")));
                     }
                     path.truncate(mark);

@@ -12,21 +12,21 @@ fn with_spec(spec: Value) -> Structural {
 
 /// The only error that a spec gets; empty when there is none.
 #[track_caller]
-fn check(schema: Value, spec: Value, wanted: &str) {
+fn check(schema: Value, spec: Value, expected: &str) {
     let errors: Vec<String> = with_spec(schema)
         .validate(&json!({"spec": spec}), &mut Budget::of_request())
         .iter()
         .map(ToString::to_string)
         .collect();
-    assert_eq!(errors.join("\n"), wanted);
+    assert_eq!(errors.join("\n"), expected);
 }
 
 /// What is wrong with a schema.
 #[track_caller]
-fn check_schema(spec: Value, wanted: &str) {
+fn check_schema(spec: Value, expected: &str) {
     let schema = json!({"type": "object", "properties": {"spec": spec}});
     let errors = Structural::parse(&schema, "schema").expect_err("the schema must be rejected");
-    assert!(errors.iter().any(|error| error.to_string().contains(wanted)), "{errors:?} names {wanted}");
+    assert!(errors.iter().any(|error| error.to_string().contains(expected)), "{errors:?} names {expected}");
 }
 
 #[test]

@@ -21,13 +21,13 @@ fn row(plural: &str, object: Value) -> (Vec<String>, Vec<Value>) {
 
 /// The first cells of an object that was created 200 s ago.
 #[track_caller]
-fn check(plural: &str, mut object: Value, wanted: Value) {
+fn check(plural: &str, mut object: Value, expected: Value) {
     object["metadata"]["name"] = json!("a");
     object["metadata"]["creationTimestamp"] = json!("2026-11-22T09:56:40Z");
     let (names, cells) = row(plural, object);
     assert_eq!(names.len(), cells.len(), "every column has a cell");
-    let count = wanted.as_array().map_or(0, Vec::len);
-    assert_eq!(Value::from(cells[..count].to_vec()), wanted);
+    let count = expected.as_array().map_or(0, Vec::len);
+    assert_eq!(Value::from(cells[..count].to_vec()), expected);
 }
 
 /// READY, STATUS and RESTARTS of a pod with two containers.
@@ -204,7 +204,7 @@ fn durations_read_as_kubectl_prints_them() {
         (64_000_000, "2y10d"),
         (400_000_000, "12y"),
     ];
-    for (seconds, wanted) in cases {
-        assert_eq!(human_duration(seconds), wanted, "{seconds} s");
+    for (seconds, expected) in cases {
+        assert_eq!(human_duration(seconds), expected, "{seconds} s");
     }
 }

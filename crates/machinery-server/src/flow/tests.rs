@@ -15,7 +15,7 @@ fn flow(shared_max: usize, per_identity: usize) -> Flow {
 
 /// Admits a request that must not have to wait.
 fn admit_now(entry: &Entry) -> Place {
-    entry.admit().now_or_never().expect("there is room")
+    entry.admit().now_or_never().expect("there is a place")
 }
 
 #[tokio::test]
@@ -81,9 +81,9 @@ async fn a_request_that_left_while_it_waited_holds_nothing() {
     let flow = flow(1, 1);
     let first = flow.enter("gw-1", Lane::Shared).unwrap();
     let place = admit_now(&first);
-    let gone = flow.enter("gw-2", Lane::Shared).unwrap();
-    assert!(gone.admit().now_or_never().is_none());
-    drop(gone);
+    let left = flow.enter("gw-2", Lane::Shared).unwrap();
+    assert!(left.admit().now_or_never().is_none());
+    drop(left);
     let patient = flow.enter("gw-3", Lane::Shared).unwrap();
     let waiting = tokio::spawn(async move { drop(patient.admit().await) });
     tokio::task::yield_now().await;

@@ -8,7 +8,7 @@ fn node(name: &str) -> Identity {
 }
 
 #[tokio::test]
-async fn nobody_is_told_only_version_and_health() {
+async fn nobody_learns_more_than_version_and_health() {
     let hub = Hub::start().await;
     for (path, code) in [
         ("/version", 200),
@@ -172,11 +172,11 @@ impl crate::Audit for Events {
 
 #[tokio::test]
 async fn writes_and_requests_in_anothers_name_are_audited() {
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     let events = Arc::new(Events::default());
-    let store = Store::open(folder.path(), StoreOptions::default()).unwrap();
+    let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
     let server = Server::new(ServerConfig { audit: Some(events.clone()), ..ServerConfig::new(store) }).unwrap();
-    let hub = Hub { server, shutdown: CancellationToken::new(), folder };
+    let hub = Hub { server, shutdown: CancellationToken::new(), dir };
     hub.create("/api/v1/namespaces", json!({"metadata": {"name": "default"}})).await;
     hub.get("/api/v1/namespaces/default").await;
     with_headers(&hub, &Identity::controllers(), "GET", &format!("{CONFIG_MAPS}/a"), &[("Impersonate-User", "bob")])
@@ -192,8 +192,8 @@ async fn writes_and_requests_in_anothers_name_are_audited() {
 
 #[test]
 fn the_disk_of_the_audit_log_is_bounded() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("audit.log");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.log");
     let limits = crate::AuditLimits { file_bytes_max: 2_000, files_max: 3 };
     let log = crate::AuditLog::open(&path, limits).unwrap();
     let uri: http::Uri = "/api/v1/namespaces/default/pods/web".parse().unwrap();
@@ -213,16 +213,16 @@ fn the_disk_of_the_audit_log_is_bounded() {
     drop(log);
     // The thread writes what waits, then ends.
     let end = std::time::Instant::now() + PATIENCE;
-    while !folder.path().join("audit.log.2").exists() {
+    while !dir.path().join("audit.log.2").exists() {
         assert!(std::time::Instant::now() < end, "the log is rotated");
         std::thread::yield_now();
     }
-    let sizes: Vec<u64> = std::fs::read_dir(folder.path())
+    let sizes: Vec<u64> = std::fs::read_dir(dir.path())
         .unwrap()
         .map(|file| file.unwrap().metadata().map_or(0, |data| data.len()))
         .collect();
     assert!(sizes.len() <= 3 && sizes.iter().all(|size| *size <= 2_000), "{sizes:?}");
-    let oldest = std::fs::read_to_string(folder.path().join("audit.log.2")).unwrap();
+    let oldest = std::fs::read_to_string(dir.path().join("audit.log.2")).unwrap();
     assert!(oldest.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
 }
 

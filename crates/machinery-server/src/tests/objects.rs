@@ -68,7 +68,7 @@ async fn refusals_are_worded_as_clients_know_them() {
 }
 
 #[tokio::test]
-async fn unknown_fields_are_refused_told_or_dropped_as_the_client_wants() {
+async fn unknown_fields_are_rejected_reported_or_dropped_as_the_client_wants() {
     let hub = Hub::start().await;
     let object = || json!({"metadata": {"name": "a"}, "dta": {"x": "y"}});
     let strict = hub.call("POST", &format!("{CONFIG_MAPS}?fieldValidation=Strict"), object()).await;
@@ -97,9 +97,9 @@ async fn a_dry_run_leaves_nothing_behind() {
 #[tokio::test]
 async fn three_patch_languages_change_an_object_and_the_fourth_is_refused() {
     let hub = Hub::start().await;
-    hub.create(CONFIG_MAPS, config_map("a", json!({"x": "1"}), json!({"k": "1", "gone": "1"}))).await;
+    hub.create(CONFIG_MAPS, config_map("a", json!({"x": "1"}), json!({"k": "1", "old": "1"}))).await;
     let a = format!("{CONFIG_MAPS}/a");
-    let merged = hub.patch(&a, "merge-patch", json!({"data": {"k": "2", "gone": null}})).await;
+    let merged = hub.patch(&a, "merge-patch", json!({"data": {"k": "2", "old": null}})).await;
     assert_eq!(merged.body["data"], json!({"k": "2"}));
     let json_patched = hub.patch(&a, "json-patch", json!([{"op": "replace", "path": "/data/k", "value": "3"}])).await;
     assert_eq!(json_patched.body["data"], json!({"k": "3"}));
@@ -180,8 +180,8 @@ async fn a_pod_on_a_node_stays_until_its_kubelet_lets_it_go() {
     assert_eq!(shorter.body["metadata"]["deletionGracePeriodSeconds"], 5);
     let wrong = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": "other"}});
     hub.call("DELETE", &web, wrong).await.check(409, "Conflict", "Precondition failed: UID");
-    let gone = hub.call("DELETE", &web, json!({"gracePeriodSeconds": 0})).await;
-    assert_eq!((gone.code, &gone.body["status"]), (200, &json!("Success")));
+    let deleted = hub.call("DELETE", &web, json!({"gracePeriodSeconds": 0})).await;
+    assert_eq!((deleted.code, &deleted.body["status"]), (200, &json!("Success")));
     assert_eq!(hub.get(&web).await.code, 404);
     hub.create(PODS, pod("unbound", "")).await;
     hub.call("DELETE", &format!("{PODS}/unbound"), Value::Null).await;
@@ -295,7 +295,7 @@ async fn a_deletion_sets_the_finalizer_of_its_propagation_where_somebody_serves_
         hub.call("DELETE", &path, json!({"propagationPolicy": policy})).await;
         assert_eq!(hub.get(&path).await.body["metadata"]["finalizers"], json!([finalizer]));
     }
-    // Of a kind that nobody serves none is set, and the client is told.
+    // Of a kind that nobody serves none is set, and the client learns that.
     hub.create(CONFIG_MAPS, config_map("m", json!({}), json!({}))).await;
     let answer = hub.call("DELETE", &format!("{CONFIG_MAPS}/m"), json!({"propagationPolicy": "Foreground"})).await;
     assert!(answer.warnings[0].contains("foreground deletion is not served for ConfigMap"), "{:?}", answer.warnings);
@@ -377,7 +377,7 @@ async fn a_definition_that_makes_no_sense_is_refused_whole() {
 }
 
 #[tokio::test]
-async fn what_is_served_is_told() {
+async fn what_is_served_is_shown() {
     let hub = Hub::start().await;
     let version = hub.get("/version").await.body;
     assert_eq!((&version["major"], &version["minor"]), (&json!("1"), &json!("36")));

@@ -18,8 +18,8 @@ fn names_of(store: &Store, resource: &str, term: (&str, &str)) -> Vec<String> {
 }
 
 /// As a program left it that knew names, nodes and labels only.
-async fn make_old(folder: &std::path::Path) {
-    let store = Store::open(folder, StoreOptions { index_version: 0, ..StoreOptions::default() }).unwrap();
+async fn make_old(dir: &std::path::Path) {
+    let store = Store::open(dir, StoreOptions { index_version: 0, ..StoreOptions::default() }).unwrap();
     store.begin_reindex().await.unwrap();
     for resource in ["/pods", "/configmaps"] {
         let objects = store.range(resource, None, None, None, None).unwrap().items;
@@ -36,11 +36,11 @@ async fn objects_of_an_older_program_are_found_by_owner_and_by_what_they_refer_t
     let hub = Hub::start().await;
     hub.create(PODS, pod_of_map("settings")).await;
     let written = hub.server.0.store.get(&Key::new("/pods", "default", "web")).unwrap();
-    let Hub { server, folder, .. } = hub;
+    let Hub { server, dir, .. } = hub;
     drop(server);
-    make_old(folder.path()).await;
+    make_old(dir.path()).await;
 
-    let hub = Hub::open(folder, Arc::new(NoNodes));
+    let hub = Hub::open(dir, Arc::new(NoNodes));
     let store = hub.server.0.store.clone();
     let by_map = |store: &Store| names_of(store, "/pods", ("refs", "configmaps/settings"));
     assert_eq!(by_map(&store), [""; 0], "or the test would prove nothing");
@@ -53,7 +53,7 @@ async fn objects_of_an_older_program_are_found_by_owner_and_by_what_they_refer_t
     assert_eq!(*store.get(&written.key).unwrap(), *written, "nothing else about it has changed");
     assert_eq!(store.current(), current);
     hub.create(PODS, pod("next", "gw-1")).await;
-    assert_eq!(watch.told().await, "ADDED next", "nobody has seen a change of the first");
+    assert_eq!(watch.shown().await, "ADDED next", "nobody has seen a change of the first");
 
     let shown = store.current();
     drop(store);
@@ -73,22 +73,22 @@ async fn objects_are_selected_by_a_field_that_their_definition_declares_later() 
             "names": {"plural": "lamps", "singular": "lamp", "kind": "Lamp", "listKind": "LampList"},
             "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
                 "type": "object",
-                "properties": {"spec": {"type": "object", "properties": {"room": {"type": "string"}}}},
+                "properties": {"spec": {"type": "object", "properties": {"place": {"type": "string"}}}},
             }}}],
         },
     });
     hub.create(CRDS, definition.clone()).await;
     let lamps = "/apis/example.com/v1/namespaces/default/lamps";
-    for (name, room) in [("a", "hall"), ("b", "yard")] {
+    for (name, place) in [("a", "hall"), ("b", "yard")] {
         hub.create(
             lamps,
-            json!({"apiVersion": "example.com/v1", "kind": "Lamp", "metadata": {"name": name}, "spec": {"room": room}}),
+            json!({"apiVersion": "example.com/v1", "kind": "Lamp", "metadata": {"name": name}, "spec": {"place": place}}),
         )
         .await;
     }
-    let of_hall = format!("{lamps}?fieldSelector=spec.room%3Dhall");
+    let of_hall = format!("{lamps}?fieldSelector=spec.place%3Dhall");
     hub.get(&of_hall).await.check(400, "BadRequest", "");
-    definition["spec"]["versions"][0]["selectableFields"] = json!([{"jsonPath": ".spec.room"}]);
+    definition["spec"]["versions"][0]["selectableFields"] = json!([{"jsonPath": ".spec.place"}]);
     let changed =
         hub.patch(&format!("{CRDS}/lamps.example.com"), "merge-patch", json!({"spec": definition["spec"]})).await;
     assert_eq!(changed.code, 200, "{}", changed.body);

@@ -3,35 +3,35 @@ use serde_json::{Value, json};
 use super::*;
 
 #[tokio::test]
-async fn a_watch_tells_what_was_there_and_then_what_happens() {
+async fn a_watch_shows_what_was_there_and_then_what_happens() {
     let hub = Hub::start().await;
     hub.create(CONFIG_MAPS, config_map("a", json!({}), json!({}))).await;
     let mut watch = hub.watch(&format!("{CONFIG_MAPS}?watch=true")).await;
-    assert_eq!(watch.told().await, "ADDED a");
+    assert_eq!(watch.shown().await, "ADDED a");
     hub.create(CONFIG_MAPS, config_map("b", json!({}), json!({}))).await;
     hub.patch(&format!("{CONFIG_MAPS}/b"), "merge-patch", json!({"data": {"k": "v"}})).await;
     hub.call("DELETE", &format!("{CONFIG_MAPS}/b"), Value::Null).await;
-    hub.create("/api/v1/namespaces/kube-system/configmaps", config_map("elsewhere", json!({}), json!({}))).await;
+    hub.create("/api/v1/namespaces/kube-system/configmaps", config_map("other", json!({}), json!({}))).await;
     hub.create(CONFIG_MAPS, config_map("c", json!({}), json!({}))).await;
-    for told in ["ADDED b", "MODIFIED b", "DELETED b", "ADDED c"] {
-        assert_eq!(watch.told().await, told);
+    for shown in ["ADDED b", "MODIFIED b", "DELETED b", "ADDED c"] {
+        assert_eq!(watch.shown().await, shown);
     }
     hub.shutdown.cancel();
-    assert_eq!(watch.told().await, "end");
+    assert_eq!(watch.shown().await, "end");
 }
 
 #[tokio::test]
-async fn a_watch_goes_on_where_a_list_ended() {
+async fn a_watch_continues_where_a_list_ended() {
     let hub = Hub::start().await;
     hub.create(CONFIG_MAPS, config_map("a", json!({}), json!({}))).await;
     let list = hub.get(CONFIG_MAPS).await.body;
     let revision = list["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
     hub.create(CONFIG_MAPS, config_map("b", json!({}), json!({}))).await;
     let mut watch = hub.watch(&format!("{CONFIG_MAPS}?watch=1&resourceVersion={revision}")).await;
-    assert_eq!(watch.told().await, "ADDED b");
+    assert_eq!(watch.shown().await, "ADDED b");
     let hub = hub.restart();
     let mut watch = hub.watch(&format!("{CONFIG_MAPS}?watch=1&resourceVersion={revision}")).await;
-    assert_eq!(watch.told().await, "ADDED b");
+    assert_eq!(watch.shown().await, "ADDED b");
 }
 
 #[tokio::test]
@@ -46,9 +46,9 @@ async fn what_leaves_a_selection_is_deleted_and_what_enters_it_is_added() {
         }
         hub.call("DELETE", &a, Value::Null).await;
         let mut revisions = Vec::new();
-        for told in ["ADDED", "DELETED", "ADDED", "DELETED"] {
+        for shown in ["ADDED", "DELETED", "ADDED", "DELETED"] {
             let event = watch.next().await.unwrap();
-            assert_eq!((&event["type"], &event["object"]["metadata"]["labels"]["on"]), (&json!(told), &json!("yes")));
+            assert_eq!((&event["type"], &event["object"]["metadata"]["labels"]["on"]), (&json!(shown), &json!("yes")));
             revisions.push(event["object"]["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap());
         }
         assert!(revisions.is_sorted_by(|a, b| a < b), "{revisions:?}");
@@ -61,7 +61,7 @@ async fn a_node_sees_its_own_pods_only() {
     let mut watch = hub.watch("/api/v1/pods?watch=1&fieldSelector=spec.nodeName%3Dgw-1&resourceVersion=0").await;
     hub.create(PODS, pod("other", "gw-2")).await;
     hub.create(PODS, pod("own", "gw-1")).await;
-    assert_eq!(watch.told().await, "ADDED own");
+    assert_eq!(watch.shown().await, "ADDED own");
 }
 
 #[tokio::test]
@@ -72,12 +72,12 @@ async fn a_streamed_list_ends_with_a_bookmark() {
         "{CONFIG_MAPS}?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
     );
     let mut watch = hub.watch(&path).await;
-    assert_eq!(watch.told().await, "ADDED a");
+    assert_eq!(watch.shown().await, "ADDED a");
     let mark = watch.next().await.unwrap();
     assert_eq!(mark["type"], "BOOKMARK");
     assert_eq!(mark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
     hub.create(CONFIG_MAPS, config_map("b", json!({}), json!({}))).await;
-    assert_eq!(watch.told().await, "ADDED b");
+    assert_eq!(watch.shown().await, "ADDED b");
 }
 
 #[tokio::test]
@@ -87,9 +87,9 @@ async fn a_watch_ends_in_time_with_a_last_bookmark() {
     let mut watch = hub.watch(&format!("{CONFIG_MAPS}?watch=1&allowWatchBookmarks=true&timeoutSeconds=1")).await;
     let last = watch.next().await.unwrap();
     assert_eq!((&last["type"], &last["object"]["metadata"]["resourceVersion"]), (&json!("BOOKMARK"), &current));
-    assert_eq!(watch.told().await, "end");
+    assert_eq!(watch.shown().await, "end");
     let mut watch = hub.watch(&format!("{CONFIG_MAPS}?watch=1&timeoutSeconds=1")).await;
-    assert_eq!(watch.told().await, "end");
+    assert_eq!(watch.shown().await, "end");
 }
 
 #[tokio::test]
@@ -99,7 +99,7 @@ async fn a_watch_from_a_revision_that_is_not_known_says_410_in_its_stream() {
     let error = watch.next().await.unwrap();
     assert_eq!((&error["type"], &error["object"]["code"]), (&json!("ERROR"), &json!(410)));
     assert_eq!(error["object"]["reason"], "Expired");
-    assert_eq!(watch.told().await, "end");
+    assert_eq!(watch.shown().await, "end");
 }
 
 #[tokio::test]

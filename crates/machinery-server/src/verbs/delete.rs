@@ -66,8 +66,8 @@ enum Propagation {
 
 /// What became of an object.
 enum Outcome {
-    /// It is gone; its uid.
-    Gone(String),
+    /// It is deleted; its uid.
+    Deleted(String),
     /// It waits for its deletion.
     Waiting(Bytes),
 }
@@ -77,7 +77,7 @@ pub(crate) async fn delete(context: &Context<'_>, body: &Bytes) -> Result<Respon
     let stored = context.stored()?;
     let outcome = delete_one(context, &options, write, stored.key.name.as_ref()).await?;
     let mut response = match outcome {
-        Outcome::Gone(uid) => status::ok_json(&status::success(&context.info, context.name(), &uid)),
+        Outcome::Deleted(uid) => status::ok_json(&status::success(&context.info, context.name(), &uid)),
         Outcome::Waiting(bytes) => {
             let response = context.show(bytes, false, &[])?;
             // The clients that know this field know this answer; to all others upstream says 200.
@@ -235,13 +235,13 @@ async fn delete_one(
             Some(new) if write.dry_run => return Ok(Outcome::Waiting(Context::dry(&new))),
             Some(new) if new == old => return Ok(Outcome::Waiting(stored.bytes.clone())),
             Some(new) => context.put(&new, Expect::Revision(stored.revision)).await.map(Outcome::Waiting),
-            None if write.dry_run => return Ok(Outcome::Gone(uid)),
+            None if write.dry_run => return Ok(Outcome::Deleted(uid)),
             None => {
                 if options.propagation(&old) == Propagation::Orphan && !is_collected(context) {
                     orphan_dependents(context, &uid).await?;
                 }
                 let removed =
-                    async { remove(context, &stored, stored.bytes.clone()).await.map(|()| Outcome::Gone(uid)) };
+                    async { remove(context, &stored, stored.bytes.clone()).await.map(|()| Outcome::Deleted(uid)) };
                 if is_crd { undefine(context, &old, removed).await } else { removed.await }
             }
         };
@@ -310,7 +310,7 @@ fn is_namespace(info: &machinery_schema::ResourceInfo) -> bool {
     &*info.kind == "Namespace" && info.group.is_empty()
 }
 
-/// Does `remove`, which takes a definition away, when its resource is served no more and its objects are gone. When that
+/// Does `remove`, which takes a definition away, when its resource is served no more and its objects are deleted. When that
 /// fails the resource is served again. The caller holds the lock of definitions.
 pub(crate) async fn undefine<T>(
     context: &Context<'_>,

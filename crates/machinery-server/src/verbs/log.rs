@@ -93,11 +93,11 @@ fn node_address(context: &Context<'_>, node: &str) -> Result<NodeAddress> {
     };
     let host = ["InternalIP", "Hostname", "ExternalIP"].into_iter().find_map(of_kind);
     let host = host.ok_or_else(|| {
-        ApiError::unavailable(format!("node {node:?} has not told an address yet; is its kubelet running?"))
+        ApiError::unavailable(format!("node {node:?} has not reported an address yet; is its kubelet running?"))
     })?;
     let port = value.pointer("/status/daemonEndpoints/kubeletEndpoint/Port").and_then(Value::as_u64);
     let port = u16::try_from(port.unwrap_or(KUBELET_PORT)).map_err(|_| {
-        ApiError::unavailable(format!("node {node:?} tells a kubelet port above 65535; correct its status"))
+        ApiError::unavailable(format!("node {node:?} reports a kubelet port above 65535; correct its status"))
     })?;
     Ok(NodeAddress { name: node.to_owned(), host, port })
 }

@@ -32,7 +32,7 @@ pub(crate) fn get(context: &Context<'_>) -> Result<Response<Body>> {
     context.show(stored.bytes.clone(), false, &[])
 }
 
-/// Where a list goes on; opaque to clients.
+/// Where a list continues; opaque to clients.
 #[derive(Debug, Serialize, Deserialize)]
 struct ContinueToken {
     /// The revision of the whole list.

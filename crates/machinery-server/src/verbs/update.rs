@@ -100,7 +100,7 @@ pub(crate) async fn change(
     Err(ApiError::modified(&context.info, context.name()))
 }
 
-/// Checks revision and uid that the client sent along; tells whether it sent a revision.
+/// Checks revision and uid that the client sent along; returns whether it sent a revision.
 fn check_preconditions(context: &Context<'_>, stored: &Object, new: &Value, old: &Value) -> Result<bool> {
     let (uid, held) = (uid_of(new), uid_of(old));
     if !uid.is_empty() && uid != held {

@@ -23,7 +23,7 @@ use crate::selector::Selection;
 use crate::server::Context;
 use crate::status::{self, ApiError, Result};
 
-/// How often an idle watcher that wants bookmarks is told where the history stands; as in Kubernetes.
+/// How often an idle watcher that wants bookmarks learns which revision is the newest; as in Kubernetes.
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
 
 /// A watch without a time of its own ends after half an hour to an hour, so that clients do not all come back at once.
@@ -35,7 +35,7 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// Groups of lines that wait for a slow client, where they are made on the pool.
 const LINES_AHEAD: usize = 2;
 
-/// Tells a client that everything that was there before is now sent.
+/// Says to a client that everything that was there before is now sent.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 pub(crate) fn watch(context: &Context<'_>, options: &ListOptions, counted: Option<Entry>) -> Result<Response<Body>> {
@@ -115,7 +115,7 @@ fn start(context: &Context<'_>, options: &ListOptions, selection: &Selection) ->
         return Err(too_old(&Expired { asked: revision, oldest: store.current(), current: store.current() }));
     }
     let has_initial = match options.initial_events {
-        Some(wanted) => wanted,
+        Some(asked) => asked,
         None => from.is_none(),
     };
     let resource = context.resource_key();
@@ -268,7 +268,7 @@ impl Encoder {
         shown
     }
 
-    /// Where the history stands, for a client that resumes.
+    /// The newest revision, for a client that resumes.
     fn bookmark(&self, revision: Revision, is_initial_end: bool) -> Bytes {
         let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
         if is_initial_end {

@@ -17,7 +17,7 @@ pub(crate) struct Batch {
     pub puts: Vec<(u64, Vec<u8>)>,
     /// Rows that are there and get another form.
     pub rewrites: Vec<(u64, Vec<u8>)>,
-    /// Rows that left the change window; they may be among the new ones.
+    /// Rows that left the watch cache window; they may be among the new ones.
     pub removes: Vec<u64>,
     /// The store's bookkeeping, when it changed.
     pub meta: Option<Vec<u8>>,
@@ -36,7 +36,7 @@ impl Batch {
 /// An engine failed.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// No room on the disk.
+    /// No space on the disk.
     #[error("the disk is full")]
     Full,
     /// The disk or the engine's file is at fault.

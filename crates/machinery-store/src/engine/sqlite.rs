@@ -106,7 +106,7 @@ impl Engine for SqliteEngine {
 
     fn commit(&mut self, batch: &Batch) -> Result<(), EngineError> {
         self.try_commit(batch).inspect_err(|error| {
-            // A full disk rolls the transaction back and SQLite goes on; anything else is read again from the disk.
+            // A full disk rolls the transaction back and SQLite continues; anything else is read again from the disk.
             if !matches!(error, EngineError::Full) {
                 self.connection = None;
             }

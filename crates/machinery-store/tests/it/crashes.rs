@@ -48,7 +48,7 @@ async fn check(store: &Store, answered: &Answered) {
     let changes = drain(&mut store.watch(MAPS, Revision(0)).unwrap(), store.current()).await;
     let found: BTreeMap<_, _> = changes.iter().map(|change| (change.revision, &change.object)).collect();
     for (revision, (key, value)) in &answered.durable {
-        let object = found.get(revision).unwrap_or_else(|| panic!("{key} at {revision} was answered and is gone"));
+        let object = found.get(revision).unwrap_or_else(|| panic!("{key} at {revision} was answered and is lost"));
         assert_eq!((&object.key, object.bytes.as_ref()), (key, value.as_bytes()));
     }
     let mut last_written: BTreeMap<&Key, Revision> = BTreeMap::new();
@@ -58,7 +58,7 @@ async fn check(store: &Store, answered: &Answered) {
     for (key, revision) in last_written {
         assert!(store.get(key).is_some_and(|object| object.revision >= revision), "{key} went back in time");
     }
-    // A lease watcher that saw a change which the crash took is told so; all others resume.
+    // A lease watcher that saw a change which the crash took learns that; all others resume.
     let kept: Vec<_> = drain(&mut store.watch(LEASES, Revision(0)).unwrap(), store.current())
         .await
         .iter()
@@ -122,7 +122,7 @@ async fn answered_writes_survive_power_cuts() {
         check(&store, &before).await;
         drop(store);
         lives_of_disk += 1;
-        // The history grows with each life, and the store tells only so many gaps apart.
+        // The history grows with each life, and the store keeps only so many gaps apart.
         if lives_of_disk == 15 {
             lives_of_disk = 0;
             std::fs::remove_dir_all(&dir).unwrap();
@@ -152,7 +152,7 @@ async fn child_that_writes() {
 async fn answered_writes_survive_a_kill() {
     let dir = tempfile::tempdir().unwrap();
     let mut answered = Answered::default();
-    // No more lives than gaps that the store tells apart.
+    // No more lives than gaps that the store keeps apart.
     for life in 0..size(3, 15) {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "crashes::child_that_writes", "--ignored", "--nocapture"])
@@ -175,7 +175,7 @@ async fn answered_writes_survive_a_kill() {
             }
             seen += 1;
             if seen == 40 + life * 3 {
-                // What it still had in the pipe was answered too, so the loop goes on to the end of it.
+                // What it still had in the pipe was answered too, so the loop continues to the end of it.
                 child.kill().unwrap();
             }
         }

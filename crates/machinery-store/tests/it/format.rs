@@ -26,9 +26,9 @@ async fn makes_a_fixture() {
         let encoded = Encoded { bytes: value.into(), managed: Some("managed".into()), index: index.clone() };
         commit(&store, Op::Put { key: key.clone(), expect: Expect::Any, encode: Box::new(|_| encoded) }).await;
     }
-    let gone = Key::new(MAPS, "default", "gone");
-    set(&store, &gone, "short-lived").await;
-    store.commit(vec![delete(&gone, Expect::Any)], Durability::Group).await.unwrap();
+    let deleted = Key::new(MAPS, "default", "gone");
+    set(&store, &deleted, "short-lived").await;
+    store.commit(vec![delete(&deleted, Expect::Any)], Durability::Group).await.unwrap();
     let lease = Key::new(LEASES, "kube-node-lease", "n1");
     store.commit(vec![put(&lease, Expect::Any, "beat")], Durability::Lazy).await.unwrap();
     set(&store, &Key::new("/secrets", "default", "token"), "sealed").await;

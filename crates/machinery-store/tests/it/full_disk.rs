@@ -64,7 +64,7 @@ async fn a_full_disk_rejects_writes_and_harms_nothing() {
     assert!(matches!(rejected, CommitError::Full), "{rejected}");
     assert!(store.usage().full);
     assert_eq!(store.range(MAPS, None, None, None, None).unwrap().items.len(), written.len() + 1);
-    // Leases continue in memory until the disk has room: a full disk should not make every node look dead.
+    // Leases continue in memory until the disk has space: a full disk should not make every node look dead.
     for beat in 2..10 {
         let rejected = store.commit(vec![put(&key("more"), Expect::Any, &value)], Durability::Group).await;
         assert!(rejected.is_err());
@@ -197,7 +197,7 @@ async fn a_lazy_write_that_fits_does_not_make_a_full_disk_one_with_space() {
     set(&store, &key("before"), "1").await;
     disk.set_space_left(Some(1 << 20));
     fill(&store, 50 << 10).await;
-    // Room for a lease, not for the reserve.
+    // Space for a lease, not for the reserve.
     disk.set_space_left(Some(300 << 10));
     let lease = Key::new(LEASES, "kube-node-lease", "n1");
     let groups = store.usage().commit_groups;

@@ -73,7 +73,7 @@ async fn a_kubelets_list_among_many_pods_costs_what_its_pods_do() {
         store.commit(ops(from).collect(), Durability::Lazy).await.unwrap();
     }
     let then = store.current();
-    commit(&store, place("d", "1", "elsewhere")).await;
+    commit(&store, place("d", "1", "other")).await;
     let best_of = |at| {
         let tries = (0..50).map(|_| {
             let started = Instant::now();

@@ -85,7 +85,7 @@ fn key(number: u8) -> Key {
     Key::new(MAPS, if number.is_multiple_of(2) { "even" } else { "odd" }, &format!("k{}", number / 2))
 }
 
-/// Objects are told apart by a tag, which is in an indexed field and in one without index. Each value is in two fields of
+/// Objects differ by a tag, which is in an indexed field and in one without index. Each value is in two fields of
 /// its name, because a field may have several values.
 const TAGS: u8 = 3;
 
@@ -176,7 +176,7 @@ async fn run(steps: Vec<Step>) {
     let mut model = Model::default();
     for (number, step) in steps.into_iter().enumerate() {
         let value = format!("value {number}");
-        let told = |result: &Result<Vec<Revision>, CommitError>| match result {
+        let answered = |result: &Result<Vec<Revision>, CommitError>| match result {
             Ok(_) => None,
             Err(CommitError::Conflict { .. }) => Some("conflict"),
             Err(CommitError::NotFound) => Some("not found"),
@@ -187,7 +187,7 @@ async fn run(steps: Vec<Step>) {
                 let (expect, refusal) = model.expect(&key(name), want);
                 let durability = if lazy { Durability::Lazy } else { Durability::Group };
                 let result = store.commit(vec![tagged(&key(name), expect, &value)], durability).await;
-                assert_eq!(told(&result), refusal);
+                assert_eq!(answered(&result), refusal);
                 if let Ok(revisions) = result {
                     model.record(revisions[0], key(name), Some(value));
                 }
@@ -196,7 +196,7 @@ async fn run(steps: Vec<Step>) {
                 let (expect, refusal) = model.expect(&key(check), want);
                 let ops = vec![Op::Check { key: key(check), expect }, tagged(&key(name), Expect::Any, &value)];
                 let result = store.commit(ops, Durability::Group).await;
-                assert_eq!(told(&result), refusal);
+                assert_eq!(answered(&result), refusal);
                 if let Ok(revisions) = result {
                     assert_eq!(revisions.len(), 1, "a check has no revision");
                     model.record(revisions[0], key(name), Some(value));
@@ -208,7 +208,7 @@ async fn run(steps: Vec<Step>) {
                     refusal = Some("not found");
                 }
                 let result = store.commit(vec![delete(&key(name), expect)], Durability::Group).await;
-                assert_eq!(told(&result), refusal);
+                assert_eq!(answered(&result), refusal);
                 if let Ok(revisions) = result {
                     model.record(revisions[0], key(name), None);
                 }

@@ -91,8 +91,8 @@ async fn an_object_that_was_written_since_is_left_alone() {
     let pod = Key::new(PODS, "default", "web");
     let first = set(&store, &pod, "first").await;
     commit(&store, put_indexed(&pod, Expect::Any, "second", &[("refs", "new")])).await;
-    let gone = Key::new(PODS, "default", "gone");
-    store.reindex(vec![(pod, first, refs("old")), (gone, Revision(1), refs("old"))]).await.unwrap();
+    let absent = Key::new(PODS, "default", "absent");
+    store.reindex(vec![(pod, first, refs("old")), (absent, Revision(1), refs("old"))]).await.unwrap();
     assert_eq!((found(&store, PODS, "old"), found(&store, PODS, "new")), (vec![], vec!["web".to_owned()]));
 }
 

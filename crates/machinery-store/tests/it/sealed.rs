@@ -115,7 +115,7 @@ async fn a_power_cut_while_rows_are_sealed_harms_nothing() {
         let dir = disk.path().join(format!("store-{cut}"));
         copy(plain.path(), &dir);
         let before = disk.operations();
-        // A run without a cut tells how long it takes; the others are cut somewhere in it.
+        // A run without a cut shows how long it takes; the others are cut somewhere in it.
         disk.cut_in(cut * 300 / cuts, seed.wrapping_add(cut));
         interrupted += u64::from(sealed(&dir, 1).is_err());
         disk.cut(seed ^ cut);

@@ -21,7 +21,7 @@ const STEP: usize = 500;
 
 impl Server {
     /// Deletes old Events every five minutes until the server shuts down. Spawn it once beside serving.
-    pub async fn keep_house(self) {
+    pub async fn run_event_ttl(self) {
         let mut sweeps = tokio::time::interval(SWEEP_PERIOD);
         loop {
             tokio::select! {
@@ -35,7 +35,7 @@ impl Server {
         }
     }
 
-    /// Deletes the Events that were last seen an hour before `now` or earlier; tells how many.
+    /// Deletes the Events that were last seen an hour before `now` or earlier; returns how many.
     ///
     /// # Errors
     /// When the store does not take the deletions.
