@@ -29,13 +29,14 @@
 //! | JSON, YAML, protobuf, tables, partial metadata | `negotiate.rs`, `protobuf.rs` |
 //! | status codes, reasons and their texts | `status.rs` |
 //! | definitions of custom resources, discovery | `crd.rs`, `discovery.rs` |
-//! | what is recorded and counted | `audit.rs`, `metrics.rs` |
+//! | what is recorded and counted, and what ends by itself | `audit.rs`, `metrics.rs`, `event_ttl.rs` |
 //!
 //! # May I touch it?
 //!
 //! Other people's clients talk to it, so what a text or a code should be is looked up in upstream's source;
 //! `docs/reference/compatibility.md` names the test of each promise. What a *kind* is does not belong here but in
-//! `machinery-schema`, and what a *hub* allows in `hub-policy`: this crate takes both by trait. Three things must hold:
+//! `machinery-schema`, and what a *hub* allows in `hub-policy`: the first is looked up there, the second
+//! comes in by traits. Three things must hold:
 //! a decision is made on the object in hand and in the step that writes it ([`Access::object`]); nothing a client sends is held
 //! without a bound in bytes and time; work happens on the pool and never on the threads that serve sockets. Whoever
 //! changes what an object is found by raises [`INDEX_VERSION`].
