@@ -68,13 +68,14 @@ impl Default for StoreOptions {
     }
 }
 
-/// Versioned objects on disk and in memory; cheap to clone. The last clone closes it: what is lazy goes to the disk.
+/// Versioned objects on disk and in memory; cheap to clone. The last clone closes it, or [`close`](Self::close): what is lazy
+/// goes to the disk.
 #[derive(Clone)]
 pub struct Store {
     shared: Arc<Shared>,
     indexed: Arc<[&'static str]>,
     index_version: u32,
-    _writer: Arc<WriterThread>,
+    writer: Arc<WriterThread>,
 }
 
 /// What readers, watchers and the writer share.
@@ -142,16 +143,22 @@ const NO_PANIC: &str = "no panic happens while the index is locked";
 /// Stops the writer when the last clone of the store is dropped, and waits for its last flush.
 struct WriterThread {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl WriterThread {
+    fn stop(&self) {
+        self.shared.queue.close();
+        if let Some(thread) = self.thread.lock().expect(NO_PANIC).take() {
+            // A writer that panicked has already ended every watch and commit.
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Drop for WriterThread {
     fn drop(&mut self) {
-        self.shared.queue.close();
-        if let Some(thread) = self.thread.take() {
-            // A writer that panicked has already ended every watch and commit.
-            let _ = thread.join();
-        }
+        self.stop();
     }
 }
 
@@ -209,9 +216,16 @@ impl Store {
             .name("store-writer".into())
             .spawn(|| writer.run())
             .map_err(OpenStoreError::StartWriter)?;
-        let writer = Arc::new(WriterThread { shared: shared.clone(), thread: Some(thread) });
+        let writer = Arc::new(WriterThread { shared: shared.clone(), thread: Mutex::new(Some(thread)) });
         let index_version = options.index_version;
-        Ok(Self { shared, indexed: options.indexed_fields.into(), index_version, _writer: writer })
+        Ok(Self { shared, indexed: options.indexed_fields.into(), index_version, writer })
+    }
+
+    /// Closes the store though clones of it are held, as the last one does when it is dropped: what is lazy goes to the disk,
+    /// watches end, commits are answered with [`CommitError::Closed`]. Blocks until that is done. What is in memory can still
+    /// be read.
+    pub fn close(&self) {
+        self.writer.stop();
     }
 
     /// The object of this key, as last committed.

@@ -34,6 +34,7 @@ pub struct Hub {
     pub client: kube::Client,
     /// Readings.
     pub telemetry: Telemetry,
+    store: machinery_store::Store,
     controllers: Controllers,
     serving: JoinHandle<()>,
     upkeep: [JoinHandle<()>; 6],
@@ -53,8 +54,8 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
 
     let store = storage::store(data_dir).await?;
     let assignments = Arc::new(Assignments::default());
-    let assigned_at = assignments.load(&store)?;
-    let following = tokio::spawn(assignments.clone().follow(store.clone(), assigned_at, shutdown.clone()));
+    let following =
+        tokio::spawn(assignments.clone().follow(store.clone(), assignments.load(&store)?, shutdown.clone()));
     let (observer, conflicts) = Conflicts::channel();
     let options = TelemetryOptions {
         bytes_max: config.telemetry_bytes_max,
@@ -113,12 +114,12 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
             close_rejected(&server, &connections),
             shutdown.clone(),
         )),
-        tokio::spawn(hub_policy::clean_tokens(server.clone(), store, shutdown.clone())),
+        tokio::spawn(hub_policy::clean_tokens(server.clone(), store.clone(), shutdown.clone())),
     ];
     let serving = base_http::serve_with(port.listener.with_tls(port.tls), server, connections, shutdown);
     listen::record(data_dir.path(), &address)?;
     let ca_pem = pki.ca_pem().to_owned();
-    Ok(Hub { url: port.url, ca_pem, client, telemetry, controllers, serving, upkeep, _lock: lock })
+    Ok(Hub { url: port.url, ca_pem, client, telemetry, store, controllers, serving, upkeep, _lock: lock })
 }
 
 /// What happens when a node's key is refused from now on.
@@ -141,6 +142,7 @@ impl Hub {
         }
         self.controllers.wait().await;
         self.upkeep.iter().for_each(JoinHandle::abort);
+        storage::close(self.store).await;
         if let Err(error) = self.telemetry.checkpoint() {
             error!(error = %base_observe::Chain(&error), "Failed to checkpoint the readings; the next start reads more.");
         }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use machinery_store::{ChangeKind, Durability, Expect, Key, OpenStoreError, Revision, StoreOptions, WatchEnded};
+use machinery_store::{
+    ChangeKind, CommitError, Durability, Expect, Key, OpenStoreError, Revision, StoreOptions, WatchEnded,
+};
 
 use crate::util::*;
 
@@ -199,4 +201,26 @@ fn a_directory_that_is_not_a_store_is_rejected_by_name() {
     check("selvedge-store 0\n", |error| matches!(error, OpenStoreError::ReadVersion { .. }));
     check("", |error| matches!(error, OpenStoreError::ReadVersion { .. }));
     check("something else", |error| matches!(error, OpenStoreError::ReadVersion { .. }));
+}
+
+#[tokio::test]
+async fn a_store_that_is_closed_leaves_the_disk_as_if_nobody_held_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let held = store.clone();
+    let lease = Key::new(LEASES, "kube-node-lease", "n1");
+    let beat = store.commit(vec![put(&lease, Expect::Any, "beat")], Durability::Lazy).await.unwrap()[0];
+    let mut watch = held.watch(LEASES, beat).unwrap();
+    store.close();
+    store.close();
+    assert_eq!(watch.next().await.unwrap_err(), WatchEnded::Closed);
+    assert!(matches!(
+        held.commit(vec![put(&lease, Expect::Any, "2")], Durability::Lazy).await,
+        Err(CommitError::Closed)
+    ));
+    assert_eq!(held.get(&lease).unwrap().bytes, "beat");
+    // No crash: the lazy write is there, and revisions continue without a gap.
+    let again = open(dir.path());
+    assert_eq!((again.get(&lease).unwrap().revision, again.current()), (beat, beat));
+    assert!(again.watch(LEASES, beat).is_ok());
 }

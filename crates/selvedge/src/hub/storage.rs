@@ -38,6 +38,13 @@ pub async fn reindex(server: &Server) {
     }
 }
 
+/// Leaves the disk as a clean stop does: Leases and Events may be in memory alone until then, and clients
+/// hold clones of the store.
+pub async fn close(store: Store) {
+    // What panics in there is in the log, and the next start takes it for a crash.
+    let _ = tokio::task::spawn_blocking(move || store.close()).await;
+}
+
 /// Opens the readings.
 pub async fn telemetry(data_dir: &DataDir, options: TelemetryOptions) -> Result<Telemetry> {
     let dir: PathBuf = data_dir.hub().join("telemetry");
