@@ -54,7 +54,7 @@ fn an_open_watch_ends_when_its_node_is_revoked() -> Result<()> {
         let revoked = json!({"spec": {"state": "Revoked", "reason": "stolen"}});
         let identity = "/apis/edge.selvedge.dev/v1alpha1/nodeidentities/gw-1";
         admin.patch(identity, "application/merge-patch+json", &revoked).await?.ok()?;
-        let end = tokio::time::timeout(Duration::from_secs(10), of_thief.next()).await.context("it goes on")?;
+        let end = tokio::time::timeout(Duration::from_secs(10), of_thief.next()).await.context("it continues")?;
         ensure!(!matches!(end, Ok(Some(_))), "{end:?}");
         // What happens to its pods afterwards it does not learn, and a new connection is answered with 401.
         admin.post(PODS, &pod("p-1", "gw-1")).await?.ok()?;
