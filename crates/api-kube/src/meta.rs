@@ -168,6 +168,11 @@ impl<'a> OwnerReference<'a> {
 }
 
 impl Text<'_> {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// The same without the source it points into.
     pub fn into_owned(self) -> Text<'static> {
         Text(Cow::Owned(self.0.into_owned()))

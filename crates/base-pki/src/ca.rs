@@ -136,7 +136,7 @@ impl Ca {
         Ok(Issued { cert_pem: cert.pem(), key_pem: key.to_pem() })
     }
 
-    /// Signs another's request as it stands (subject and names), for `usage` only; whatever else it asks for is
+    /// Signs another's request as it is (subject and names), for `usage` only; whatever else it asks for is
     /// dropped. Whether it *should* be signed is the caller's decision, on [`crate::parse_csr`].
     pub fn sign_csr(&self, csr_pem: &str, usage: Usage, validity: Duration) -> Result<String, PkiError> {
         let info = csr::parse_csr(csr_pem)?;

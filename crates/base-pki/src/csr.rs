@@ -11,7 +11,7 @@ use x509_parser::x509::X509Name;
 use crate::ca::{San, params};
 use crate::{KeyPair, PkiError};
 
-/// A request is a few hundred bytes; this leaves room for long lists of names and none for abuse.
+/// A request is a few hundred bytes; this leaves space for long lists of names and none for abuse.
 const CSR_BYTES_MAX: usize = 64 * 1024;
 
 /// What a signing request asks for. Its signature has been verified against its own key.

@@ -84,14 +84,14 @@ fn a_key_is_recognised_in_its_request_and_in_every_certificate_for_it() {
     let key = KeyPair::generate().unwrap();
     let ca = Ca::create("test").unwrap();
     let csr = make_csr(&key, "system:node:gw-1", &[], &[]).unwrap();
-    let wanted = parse_csr(&csr).unwrap().key_sha256;
-    assert_eq!(wanted.len(), 64);
+    let expected = parse_csr(&csr).unwrap().key_sha256;
+    assert_eq!(expected.len(), 64);
     for _ in 0..2 {
         let cert = ca.sign_csr(&csr, Usage::Client, YEAR).unwrap();
-        assert_eq!(client_identity(&certificates(&cert).unwrap()[0]).unwrap().key_sha256, wanted);
+        assert_eq!(client_identity(&certificates(&cert).unwrap()[0]).unwrap().key_sha256, expected);
     }
     let other = make_csr(&KeyPair::generate().unwrap(), "system:node:gw-1", &[], &[]).unwrap();
-    assert_ne!(parse_csr(&other).unwrap().key_sha256, wanted);
+    assert_ne!(parse_csr(&other).unwrap().key_sha256, expected);
 }
 
 #[test]

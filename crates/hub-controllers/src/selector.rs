@@ -1,5 +1,6 @@
 //! Which labels a selector means, and which node a pod fits on.
 
+use api_kube::selector::Expression;
 use serde::Deserialize;
 
 use crate::views::{LabelSelector, Labels, NodeView, Requirement, Taint, Text};
@@ -108,7 +109,7 @@ impl Placement<'_> {
             let fields = term.match_fields.as_deref().unwrap_or_default();
             has_demand
                 && expressions.iter().all(|one| is_met(one, node.metadata.labels.get(&one.key)))
-                && fields.iter().all(|one| &*one.key == "metadata.name" && is_met(one, Some(&node.metadata.name)))
+                && fields.iter().all(|one| &*one.key == "metadata.name" && is_named(one, &node.metadata.name))
         })
     }
 }
@@ -131,20 +132,22 @@ pub(crate) fn has_labels(selector: &Labels<'_>, labels: &Labels<'_>) -> bool {
     selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
+/// What a requirement means is decided in one place, for the API's selectors and for these.
 fn is_met(requirement: &Requirement<'_>, value: Option<&str>) -> bool {
-    let is_among = || value.is_some_and(|value| requirement.values.iter().any(|one| **one == *value));
-    let compare = |holds: fn(i64, i64) -> bool| {
-        let number = |text: &str| text.parse::<i64>().ok();
-        let required = requirement.values.first().and_then(|text| number(text));
-        matches!((value.and_then(number), required), (Some(value), Some(required)) if holds(value, required))
+    let expression = Expression {
+        key: requirement.key.to_string(),
+        operator: requirement.operator.to_string(),
+        values: requirement.values.iter().map(ToString::to_string).collect(),
     };
+    expression.to_requirement().is_ok_and(|requirement| requirement.matches(value))
+}
+
+/// A name may be longer than any label's value, so it is compared as it is.
+fn is_named(requirement: &Requirement<'_>, name: &str) -> bool {
+    let is_among = requirement.values.iter().any(|one| **one == *name);
     match &*requirement.operator {
-        "In" => is_among(),
-        "NotIn" => !is_among(),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compare(|value, required| value > required),
-        "Lt" => compare(|value, required| value < required),
+        "In" => is_among,
+        "NotIn" => !is_among,
         _ => false,
     }
 }

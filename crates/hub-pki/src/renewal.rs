@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use base_observe::Chain;
 use base_pki::{Issued, PkiError, San};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -114,10 +115,9 @@ impl Renewal {
                 Err(error) => {
                     // Said once, not every minute.
                     if !std::mem::replace(&mut item.has_failed, true) {
-                        let chain = chain(&*error);
                         error!(
                             certificate = item.name,
-                            error = chain,
+                            error = %Chain(&*error),
                             "Failed to renew a certificate; trying again every minute."
                         );
                     }
@@ -126,11 +126,6 @@ impl Renewal {
         }
         renewed
     }
-}
-
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Looks every minute, until `shutdown`.

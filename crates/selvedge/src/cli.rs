@@ -19,7 +19,7 @@ pub enum Command {
     /// Run hub, node and edge in this process
     #[cfg(all(feature = "hub", feature = "node", feature = "edge"))]
     Up(UpArgs),
-    /// Run the cloud side: Kubernetes API, controllers, telemetry intake
+    /// Run the cloud side: Kubernetes API, controllers, telemetry
     #[cfg(feature = "hub")]
     Hub(RoleArgs),
     /// Run a gateway: join a hub, run its pods, connect its devices
@@ -28,12 +28,12 @@ pub enum Command {
     /// Run the data plane: devices, rules, export
     #[cfg(feature = "edge")]
     Edge(EdgeArgs),
-    /// Join tokens of the hub in this data folder
+    /// Join tokens of the hub in this data directory
     #[command(subcommand)]
     Token(TokenCommand),
     /// What runs, and what is wrong
     Status(StatusArgs),
-    /// Stop the pods of this data folder and remove what Selvedge keeps there
+    /// Stop the pods of this data directory and remove what Selvedge keeps there
     Reset(ResetArgs),
     /// The version of the program and of the Kubernetes API that it serves
     Version,
@@ -83,7 +83,7 @@ pub enum PortChoice {
 pub struct UpArgs {
     #[command(flatten)]
     pub role: RoleArgs,
-    /// Apply the manifests of this folder, with NODE_NAME and EXAMPLE_DIR filled in
+    /// Apply the manifests of this directory, with NODE_NAME and EXAMPLE_DIR filled in
     #[arg(long, value_name = "DIR")]
     pub example: Option<PathBuf>,
     /// Name of the node [default: this machine's name]
@@ -112,7 +112,7 @@ pub struct NodeArgs {
 pub struct EdgeArgs {
     #[command(flatten)]
     pub role: RoleArgs,
-    /// Folder of a joined node: take the assignment and the identity of that node
+    /// Directory of a joined node: take the assignment and the identity of that node
     #[arg(long, value_name = "DIR")]
     pub node_dir: Option<PathBuf>,
 }
@@ -127,7 +127,7 @@ pub enum TokenCommand {
 /// `selvedge token create`.
 #[derive(Args, Debug)]
 pub struct TokenCreateArgs {
-    /// The hub's data folder
+    /// The hub's data directory
     #[arg(long, value_name = "DIR", env = "SELVEDGE_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
     /// How long it may be used, as a Go duration
@@ -147,7 +147,7 @@ pub struct TokenCreateArgs {
 /// `selvedge status`.
 #[derive(Args, Debug)]
 pub struct StatusArgs {
-    /// The data folder of the hub or node
+    /// The data directory of the hub or node
     #[arg(long, value_name = "DIR", env = "SELVEDGE_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
     /// How to print
@@ -167,7 +167,7 @@ pub enum Output {
 /// `selvedge reset`.
 #[derive(Args, Debug)]
 pub struct ResetArgs {
-    /// The data folder
+    /// The data directory
     #[arg(long, value_name = "DIR", env = "SELVEDGE_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
     /// Do it; without this flag it only says what would go

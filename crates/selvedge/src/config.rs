@@ -58,7 +58,7 @@ impl HubConfig {
     /// What each key means.
     #[cfg(test)]
     pub const DESCRIPTIONS: &[(&str, &str)] = &[
-        ("listen", "Address and port of the Kubernetes API, telemetry intake included."),
+        ("listen", "Address and port of the Kubernetes API, telemetry included."),
         (
             "publicNames",
             "Names and addresses under which nodes and people reach the hub; they go into its certificate beside localhost, the machine's name and its addresses.",
@@ -84,11 +84,11 @@ pub struct NodeConfig {
     pub node_name: Option<String>,
     /// Labels to register with.
     pub labels: BTreeMap<String, String>,
-    /// Folders from which programs may be run.
+    /// Directories from which programs may be run.
     pub image_prefixes: Vec<PathBuf>,
     /// Where the kubelet's own API listens.
     pub kubelet_listen: SocketAddr,
-    /// The address that the node tells.
+    /// The address that the node reports.
     pub node_ip: Option<IpAddr>,
     /// Most pods.
     pub pods_max: u32,
@@ -133,10 +133,10 @@ impl NodeConfig {
         ("labels", "Labels that the node registers with."),
         (
             "imagePrefixes",
-            "Folders from which pods may run programs (image: file:///...). What is elsewhere is refused.",
+            "Directories from which pods may run programs (image: file:///...). Other programs are rejected.",
         ),
         ("kubeletListen", "Address and port of the kubelet's own API, over which the hub fetches logs."),
-        ("nodeIp", "Address that the node tells; found from the route to the hub when absent."),
+        ("nodeIp", "Address that the node reports; found from the route to the hub when absent."),
         ("podsMax", "Most pods at a time."),
         ("edgeMemoryBytesMax", "Memory limit of the edge plane's process."),
         ("journalBytesMax", "Disk for events that are not exported yet; the oldest go first when it is full."),
@@ -150,7 +150,7 @@ impl NodeConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct EdgeConfig {
-    /// Folder with devices, rules and exports.
+    /// Directory with devices, rules and exports.
     pub config_dir: Option<PathBuf>,
     /// Disk for events.
     pub journal_bytes_max: u64,
@@ -181,7 +181,7 @@ impl EdgeConfig {
     pub const DESCRIPTIONS: &[(&str, &str)] = &[
         (
             "configDir",
-            "Folder with *.yaml files of DeviceProfile, Device, Stream, Rule and Export, for work without a hub; DATA_DIR/edge/config when absent.",
+            "Directory with *.yaml files of DeviceProfile, Device, Stream, Rule and Export, for work without a hub; DATA_DIR/edge/config when absent.",
         ),
         ("journalBytesMax", "Disk for events that are not exported yet; the oldest go first when it is full."),
         ("shutdownGraceSeconds", "How long a stop waits for open requests."),

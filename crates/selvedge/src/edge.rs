@@ -31,7 +31,7 @@ pub struct EdgeStart {
     pub journal_bytes_max: u64,
 }
 
-/// Starts the edge plane on a data folder.
+/// Starts the edge plane on a data directory.
 pub async fn start(data_dir: &DataDir, start: EdgeStart, shutdown: CancellationToken) -> Result<RunningEdge> {
     let lock = data_dir.lock("edge")?;
     let mut config = edge_runtime::EdgeConfig::new(data_dir.path(), start.node_name);
@@ -70,7 +70,7 @@ pub fn follow_link_of_node(node_dir: &Path, restored: base_retry::Wake, shutdown
     base_observe::spawn_detached("node-link", async move { shutdown.run_until_cancelled(follow).await });
 }
 
-/// Name of the node in a folder, which must have joined.
+/// Name of the node in a directory, which must have joined.
 #[cfg(feature = "node")]
 pub fn node_name(node_dir: &Path) -> Result<String> {
     let identity = node_kubelet::Identity::load(node_dir)
@@ -82,7 +82,7 @@ pub fn node_name(node_dir: &Path) -> Result<String> {
         .node_name)
 }
 
-/// Clients with the identity of the node in a folder, read anew for each: certificates are renewed, hubs move.
+/// Clients with the identity of the node in a directory, read anew for each: certificates are renewed, hubs move.
 #[cfg(feature = "node")]
 pub fn hub_of_node(node_dir: &Path) -> Arc<dyn HubAccess> {
     let node_dir = node_dir.to_owned();

@@ -1,6 +1,6 @@
-//! `selvedge up --example DIR`: renders a folder of manifests for this machine and applies them.
+//! `selvedge up --example DIR`: renders a directory of manifests for this machine and applies them.
 //!
-//! `${NODE_NAME}` and `${EXAMPLE_DIR}` are filled in; the outcome stands in `DATA_DIR/example`, so that a person can
+//! `${NODE_NAME}` and `${EXAMPLE_DIR}` are filled in; the outcome is in `DATA_DIR/example`, so that a person can
 //! `kubectl apply` the very same files again.
 
 use std::fs;
@@ -26,7 +26,7 @@ pub fn render(example: &Path, out: &Path, node_name: &str) -> Result<Vec<PathBuf
         .collect();
     sources.sort();
     if sources.is_empty() {
-        bail!("{} holds no *.yaml; name a folder with manifests", example.display());
+        bail!("{} holds no *.yaml; name a directory with manifests", example.display());
     }
     fs::create_dir_all(out).with_context(|| format!("failed to make {}", out.display()))?;
     let mut rendered = Vec::new();

@@ -13,7 +13,7 @@ const TOOL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client for a person's tools: `token`, `status`, `--example`.
 pub async fn client(kubeconfig: &Path) -> Result<Client> {
     let file = Kubeconfig::read_from(kubeconfig).with_context(|| {
-        format!("failed to read {}; is this the data folder of a hub that has started once?", kubeconfig.display())
+        format!("failed to read {}; is this the data directory of a hub that has started once?", kubeconfig.display())
     })?;
     let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
         .await

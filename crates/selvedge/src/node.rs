@@ -22,7 +22,7 @@ pub struct NodeStart {
     pub node_name: Option<String>,
     /// The hub's CA, when it is at hand.
     pub ca_pem: Option<String>,
-    /// More folders from which programs may be run.
+    /// More directories from which programs may be run.
     pub image_prefixes: Vec<PathBuf>,
 }
 
@@ -48,7 +48,7 @@ impl Node {
     }
 }
 
-/// Starts a node on a data folder.
+/// Starts a node on a data directory.
 pub async fn start(
     data_dir: &DataDir,
     config: &NodeConfig,
@@ -82,7 +82,7 @@ pub async fn start(
     Ok(Node { name, kubelet, _lock: lock })
 }
 
-/// The runtimes of a data folder.
+/// The runtimes of a data directory.
 pub fn runtimes(data_dir: &DataDir, mut prefixes: Vec<PathBuf>) -> Result<Runtimes> {
     // The edge plane is this very program in a pod of its own.
     prefixes.push(this_program()?);

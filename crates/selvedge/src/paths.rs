@@ -1,4 +1,4 @@
-//! Where each role keeps its state, and the lock that keeps two processes from one folder.
+//! Where each role keeps its state, and the lock that keeps two processes from one directory.
 
 use std::fs;
 use std::io;
@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use base_fs::DirLock;
 
-/// A data folder.
+/// A data directory.
 #[derive(Clone, Debug)]
 pub struct DataDir(PathBuf);
 
 impl DataDir {
-    /// The folder that was asked for, or the default: `/var/lib/selvedge` as root, else `$XDG_DATA_HOME/selvedge`.
+    /// The directory that was asked for, or the default: `/var/lib/selvedge` as root, else `$XDG_DATA_HOME/selvedge`.
     pub fn new(asked: Option<PathBuf>) -> Result<Self> {
         let dir = match asked {
             Some(dir) => dir,
@@ -24,7 +24,7 @@ impl DataDir {
         Ok(Self(std::path::absolute(&dir).with_context(|| format!("failed to resolve {}", dir.display()))?))
     }
 
-    /// The folder itself.
+    /// The directory itself.
     pub fn path(&self) -> &Path {
         &self.0
     }

@@ -1,4 +1,4 @@
-//! `selvedge reset`: stops the pods of a data folder and removes what Selvedge keeps there, and nothing else.
+//! `selvedge reset`: stops the pods of a data directory and removes what Selvedge keeps there, and nothing else.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -29,7 +29,7 @@ pub async fn reset(args: ResetArgs) -> Result<()> {
         println!("{} holds nothing of Selvedge", data_dir.path().display());
         return Ok(());
     }
-    // A role that runs keeps its folder, and holding its lock keeps it from starting meanwhile.
+    // A role that runs keeps its directory, and holding its lock keeps it from starting meanwhile.
     let _hub_and_node = [data_dir.lock("hub")?, data_dir.lock("node")?];
     if !args.yes {
         println!("would stop the pods of {} and remove:", data_dir.path().display());

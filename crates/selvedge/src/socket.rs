@@ -8,7 +8,7 @@ use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 
-/// Sends a GET; its body may go on for as long as the role runs.
+/// Sends a GET; its body may continue for as long as the role runs.
 pub async fn get(socket: &Path, path: &str) -> Result<hyper::Response<Incoming>> {
     let stream = tokio::net::UnixStream::connect(socket)
         .await

@@ -84,7 +84,7 @@ pub async fn status(args: StatusArgs) -> Result<()> {
     }
     let has_anything = status.hub.is_some() || status.node.is_some() || status.edge.is_some();
     if !has_anything && status.unreachable.is_empty() {
-        bail!("{} holds no hub, node or edge; name the data folder with --data-dir", data_dir.path().display());
+        bail!("{} holds no hub, node or edge; name the data directory with --data-dir", data_dir.path().display());
     }
     match args.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&status).context("a status is JSON")?),

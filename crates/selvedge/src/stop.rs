@@ -1,4 +1,4 @@
-//! How a role stops: a signal closes intake, open work is finished, and what is left is told.
+//! How a role stops: a signal closes the listeners, open work is finished, and what is left is logged.
 
 use std::future::Future;
 use std::time::Duration;

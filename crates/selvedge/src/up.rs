@@ -32,7 +32,7 @@ pub async fn run(args: UpArgs, mut config: UpConfig) -> Result<Exit> {
         config.node.kubelet_listen.set_port(0);
     }
     let grace = Duration::from_secs(config.hub.shutdown_grace_seconds);
-    // Three tokens, because the hub must outlive its node and the edge plane: they tell it their last words.
+    // Three tokens, because the hub must outlive its node and the edge plane: they write their last status to it.
     let (stopping, stop_edge, stop_hub) =
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     stop::on_signal(stopping.clone())?;
@@ -70,9 +70,9 @@ pub async fn run(args: UpArgs, mut config: UpConfig) -> Result<Exit> {
     greet(&data_dir, &hub, &node.name);
 
     let tasks = TaskTracker::new();
-    tasks.spawn(announce(hub.client.clone(), hub.telemetry.clone(), node.name.clone(), stopping.clone()));
-    if let Some(folder) = &args.example {
-        let files = example::render(folder, &data_dir.example(), &node.name)?;
+    tasks.spawn(log_milestones(hub.client.clone(), hub.telemetry.clone(), node.name.clone(), stopping.clone()));
+    if let Some(dir) = &args.example {
+        let files = example::render(dir, &data_dir.example(), &node.name)?;
         let (client, name) = (hub.client.clone(), node.name.clone());
         let stopping = stopping.clone();
         tasks.spawn(async move {
@@ -124,7 +124,7 @@ fn greet(data_dir: &DataDir, hub: &Hub, node: &str) {
 }
 
 /// Says in the log when the node is Ready and when the first reading has arrived.
-async fn announce(
+async fn log_milestones(
     client: kube::Client,
     telemetry: hub_telemetry::Telemetry,
     node: String,

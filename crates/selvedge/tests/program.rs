@@ -6,17 +6,17 @@ fn selvedge(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_selvedge")).args(args).output().expect("the program was built beside this test")
 }
 
-fn check(args: &[&str], code: i32, words: &[&str]) {
+fn check(args: &[&str], code: i32, phrases: &[&str]) {
     let output = selvedge(args);
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
-    for word in words {
-        assert!(said.contains(word), "{args:?}: no `{word}` in: {said}");
+    for phrase in phrases {
+        assert!(said.contains(phrase), "{args:?}: no `{phrase}` in: {said}");
     }
 }
 
 #[test]
-fn it_tells_its_versions() {
+fn it_prints_its_versions() {
     check(&["version"], 0, &[env!("CARGO_PKG_VERSION"), "Kubernetes v1.36.0+selvedge."]);
     check(&["--help"], 0, &["up", "hub", "node", "edge", "token", "status", "reset"]);
 }
@@ -28,7 +28,7 @@ fn a_wrong_command_line_ends_with_2_and_a_hint() {
 }
 
 #[test]
-fn a_folder_without_selvedge_is_named() {
+fn a_directory_without_selvedge_is_named() {
     let dir = std::env::temp_dir().join("selvedge-is-not-here");
     let dir = dir.to_string_lossy();
     check(&["status", "--data-dir", &dir], 1, &["selvedge-is-not-here", "--data-dir"]);

@@ -41,6 +41,9 @@ fn affinity_demands_one_of_its_terms() {
     }
     let named = json!([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["gw-1"]}]}]);
     check(affinity(named), node(json!({}), json!(null)), true);
+    let long = "n".repeat(100);
+    let named = json!([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [long]}]}]);
+    check(affinity(named), json!({"metadata": {"name": long}}), true);
     check(affinity(json!([{}])), node(json!({}), json!(null)), false);
 }
 

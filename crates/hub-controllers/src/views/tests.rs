@@ -1,5 +1,7 @@
 //! Tests of `views`: what is read of an object, and that it is not copied.
 
+use std::borrow::Cow;
+
 use super::*;
 
 #[test]

@@ -21,41 +21,18 @@ fn check_labels(selector: &str, labels: &[(&str, &str)], expected: bool) {
     assert_eq!(selection.matches(&object(labels, &[])), expected, "{selector} on {labels:?}");
 }
 
+/// What selectors mean is tested in `api-kube`; here, that labels are found in the index.
 #[test]
 fn label_selectors_look_at_the_index() {
-    let web = &[("app", "web"), ("tier", "front"), ("size", "12"), ("empty", "")][..];
-    for selector in [
-        "",
-        "app",
-        "app=web",
-        "app==web",
-        " app = web , tier != back ",
-        "app in (web, db)",
-        "app notin (db)",
-        "!missing",
-        "missing!=x",
-        "missing notin (x)",
-        "size>11",
-        "size<13",
-        "empty=",
-        "empty in (,x)",
-        "app=web,tier=front,!missing",
+    let web = &[("app", "web"), ("size", "12"), ("empty", "")][..];
+    for (selector, expected) in [
+        ("", true),
+        ("app=web,!missing,size>11", true),
+        ("empty=", true),
+        ("missing=", false),
+        ("app=web,size>12", false),
     ] {
-        check_labels(selector, web, true);
-    }
-    for selector in [
-        "app=db",
-        "!app",
-        "missing",
-        "app!=web",
-        "app notin (web,db)",
-        "size>12",
-        "size<12",
-        "app>1",
-        "missing=",
-        "app=web,tier=back",
-    ] {
-        check_labels(selector, web, false);
+        check_labels(selector, web, expected);
     }
 }
 

@@ -12,7 +12,7 @@ fn samples() -> [(&'static str, String); 3] {
     ]
 }
 
-fn folder() -> PathBuf {
+fn samples_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/config")
 }
 
@@ -20,9 +20,9 @@ fn folder() -> PathBuf {
 #[test]
 fn the_sample_files_of_the_reference_are_those_of_the_code() {
     for (name, sample) in samples() {
-        let path = folder().join(name);
+        let path = samples_dir().join(name);
         if std::env::var_os("SELVEDGE_BLESS").is_some() {
-            std::fs::create_dir_all(folder()).unwrap();
+            std::fs::create_dir_all(samples_dir()).unwrap();
             std::fs::write(&path, &sample).unwrap();
         }
         assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), sample, "{}", path.display());
@@ -31,7 +31,7 @@ fn the_sample_files_of_the_reference_are_those_of_the_code() {
 
 #[test]
 fn the_sample_files_are_read_as_the_defaults() {
-    let load = |name: &str| std::fs::read_to_string(folder().join(name)).unwrap();
+    let load = |name: &str| std::fs::read_to_string(samples_dir().join(name)).unwrap();
     let source = |text| base_config::Source { text: Some(text), env: Vec::new() };
     let text = load("hub.yaml");
     assert_eq!(base_config::load_from::<HubConfig>(&source(&text), HubConfig::ENV).unwrap(), HubConfig::default());

@@ -1,0 +1,56 @@
+//! How a command runs: settings, log, threads.
+
+use std::future::Future;
+use std::io::IsTerminal as _;
+
+use anyhow::{Context as _, Result};
+use base_observe::LogOptions;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::cli::RoleArgs;
+use crate::exit::Exit;
+use crate::memory;
+
+/// Roles wait for the network and the disk, not for the processor: more threads only cost memory.
+const WORKER_THREADS: usize = 2;
+
+/// What `--check-config` says when there is nothing to say.
+pub const SETTINGS_ARE_RIGHT: &str = "the settings are right";
+
+/// Reads a role's settings; `None` when they were only to be checked, and are right.
+#[cfg_attr(not(any(feature = "hub", feature = "node", feature = "edge")), expect(dead_code))]
+pub fn settings<T: Default + Serialize + DeserializeOwned>(args: &RoleArgs, env_prefix: &str) -> Result<Option<T>> {
+    let config = base_config::load(args.config.as_deref(), env_prefix)?;
+    if args.check_config {
+        println!("{SETTINGS_ARE_RIGHT}");
+        return Ok(None);
+    }
+    Ok(Some(config))
+}
+
+/// Runs a role to its end.
+pub fn role(log: &str, work: impl Future<Output = Result<Exit>>) -> Result<Exit> {
+    // What a role writes are keys, Secrets and readings: nobody else's, whatever the user's shell says. Pods get the usual
+    // one back from their shim.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let options = LogOptions { filter: log.to_owned(), ansi: std::io::stderr().is_terminal(), ..LogOptions::default() };
+    base_observe::init_logging(&options)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .enable_all()
+        .build()
+        .context("failed to start the runtime")?;
+    runtime.spawn(memory::keep_small());
+    let outcome = runtime.block_on(work);
+    // What is still running was to end and did not: the process ends without it.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Runs a tool to its end.
+pub fn tool(work: impl Future<Output = Result<()>>) -> Result<Exit> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start the runtime")?;
+    runtime.block_on(work).map(|()| Exit::Done)
+}
