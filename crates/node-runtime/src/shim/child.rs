@@ -157,6 +157,7 @@ fn init(program: i32, ends: &mut Ends) -> ! {
             let _ = sys::duplicate_to(null.as_fd(), fd);
         }
     }
+    super::give_back_code();
     let signals = sys::Signals::all();
     loop {
         match signals.wait(None) {
