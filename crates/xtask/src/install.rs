@@ -57,8 +57,8 @@ impl Tools {
 pub fn install() -> Result<Tools> {
     let dir = tools_dir();
     fs::create_dir_all(&dir).with_context(|| format!("failed to make {}", dir.display()))?;
-    // libfaketime gives one process another clock; curl and jq are what the documentation shows.
-    debian(&[("c++", "g++"), ("faketime", "faketime"), ("curl", "curl"), ("jq", "jq")])?;
+    // libFuzzer is C++; curl and jq are what the documentation shows.
+    debian(&[("c++", "g++"), ("curl", "curl"), ("jq", "jq")])?;
     let found = Tools::found();
     if found.kubectl_135.is_none() {
         debian(&[("npm", "npm"), ("python3", "python3")])?;

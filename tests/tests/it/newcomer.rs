@@ -7,11 +7,11 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use testkit::hollow;
 use testkit::kubectl::Kubectl;
-use testkit::program::Selvedge;
+use testkit::program::{Outcome, Selvedge};
 use testkit::wait::eventually;
 use testkit::wire;
 
-use crate::common::{PATIENCE, start_on_its_port};
+use crate::common::{PATIENCE, root, start_on_its_port};
 
 /// A hub with three hollow nodes, and kubectl.
 struct Small {
@@ -246,27 +246,45 @@ fn what_is_not_served_is_named() -> Result<()> {
     Ok(())
 }
 
-/// The library that lies about the time to one process. Installed by `cargo xtask install`.
-fn faketime() -> Result<String> {
-    let library = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib"]
-        .iter()
-        .map(|dir| Path::new(dir).join("faketime/libfaketime.so.1"))
-        .find(|path| path.exists());
-    Ok(library.context("libfaketime is not installed")?.to_string_lossy().into_owned())
+/// Another clock for the programs that get its environment; moved by [`Clock::set`].
+struct Clock {
+    library: String,
+    offset_file: String,
+}
+
+impl Clock {
+    /// A clock that is right. Its library is made by the C compiler that building the program needs, too.
+    fn start(dir: &Path) -> Result<Self> {
+        let path = |name: &str| dir.join(name).to_string_lossy().into_owned();
+        let clock = Self { library: path("clock.so"), offset_file: path("clock-offset") };
+        let source = root().join("tests/fixtures/clock.c");
+        let mut compiler = std::process::Command::new("cc");
+        compiler.args(["-shared", "-fPIC", "-O1", "-o", &clock.library]).arg(source);
+        Outcome::of(&mut compiler)?.ok()?;
+        clock.set(0)?;
+        Ok(clock)
+    }
+
+    /// Moves it by so many seconds from the right time.
+    fn set(&self, offset_seconds: i64) -> Result<()> {
+        std::fs::write(&self.offset_file, offset_seconds.to_string()).context("failed to move the clock")
+    }
+
+    fn environment(&self) -> [(&str, &str); 2] {
+        [("LD_PRELOAD", &self.library), ("CLOCK_OFFSET_FILE", &self.offset_file)]
+    }
 }
 
 #[test]
 fn a_first_start_with_a_wrong_clock_makes_no_ca_that_is_of_no_use() -> Result<()> {
-    let Ok(library) = faketime() else {
-        testkit::skip("no libfaketime; `cargo xtask install` brings it");
-        return Ok(());
-    };
     let dir = tempfile::tempdir()?;
     let hub_dir = dir.path().join("hub");
     let Some(kubectl) = Kubectl::newest(&hub_dir.join("kubeconfig")) else { return Ok(()) };
-    let environment =
-        [("LD_PRELOAD", library.as_str()), ("FAKETIME", "@1970-01-02 00:00:00"), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
-    let mut hub = Selvedge::start_with(&hub_dir, &["hub"], "ephemeral", &environment)?;
+    let clock = Clock::start(dir.path())?;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    // The second of January 1970.
+    clock.set(86_400 - i64::try_from(now)?)?;
+    let mut hub = Selvedge::start_with(&hub_dir, &["hub"], "ephemeral", &clock.environment())?;
     // Either it does not begin, and says why, or what it makes is good under the right clock.
     let ended = hub.wait(Duration::from_secs(5));
     if let Ok(status) = ended {
@@ -283,28 +301,16 @@ fn a_first_start_with_a_wrong_clock_makes_no_ca_that_is_of_no_use() -> Result<()
 
 #[test]
 fn a_clock_that_steps_forward_renews_what_has_expired() -> Result<()> {
-    let Ok(library) = faketime() else {
-        testkit::skip("no libfaketime; `cargo xtask install` brings it");
-        return Ok(());
-    };
     let dir = tempfile::tempdir()?;
     let hub_dir = dir.path().join("hub");
-    let clock = dir.path().join("clock");
-    // Behind by a few days, then right: a box that finds a time server. The serving certificate of that day lives a year.
-    std::fs::write(&clock, "+0d\n")?;
-    let clock_text = clock.to_string_lossy().into_owned();
-    let environment = [
-        ("LD_PRELOAD", library.as_str()),
-        ("FAKETIME_TIMESTAMP_FILE", clock_text.as_str()),
-        ("FAKETIME_NO_CACHE", "1"),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-    ];
-    let mut hub = Selvedge::start_with(&hub_dir, &["hub"], "ephemeral", &environment)?;
+    let clock = Clock::start(dir.path())?;
+    // Right at first. The serving certificate of that day lives a year.
+    let mut hub = Selvedge::start_with(&hub_dir, &["hub"], "ephemeral", &clock.environment())?;
     let address = hub.address("hub-api")?;
     let (_, ca, _) = wire::read_kubeconfig(&hub_dir.join("kubeconfig"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let first = runtime.block_on(wire::served_validity(&address, &ca))?;
-    std::fs::write(&clock, "+400d\n")?;
+    clock.set(400 * 86_400)?;
     eventually("a certificate that outlives the new day", Duration::from_secs(120), || {
         let now = runtime.block_on(wire::served_validity(&address, &ca)).map_err(|error| format!("{error:#}"))?;
         if now.1 > first.1 + 300 * 86_400 { Ok(()) } else { Err(format!("{now:?} after {first:?}")) }
