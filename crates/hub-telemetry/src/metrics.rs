@@ -34,6 +34,12 @@ const FIGURES: &[(&str, &str, SampleKind, Read)] = &[
         SampleKind::Counter,
         |usage| usage.epoch_conflicts,
     ),
+    (
+        "selvedge_telemetry_over_quota",
+        "Batches rejected because their node had sent more than its quota of bytes",
+        SampleKind::Counter,
+        |usage| usage.over_quota,
+    ),
 ];
 
 /// Shows what `telemetry` holds on a page of metrics.

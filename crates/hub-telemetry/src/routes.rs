@@ -131,9 +131,10 @@ impl TelemetryRoutes {
     /// Reads a body; it counts in the budget until the second of the two is dropped.
     async fn read(&self, body: RequestBody, user: &str) -> Result<(Bytes, Option<BodyPermit>), RequestError> {
         // After its turn among its own: a balance that is used up meanwhile counts.
-        self.quotas
-            .check(user, Instant::now())
-            .map_err(|after| RequestError::OverQuota { user: user.to_owned(), after })?;
+        if let Err(after) = self.quotas.check(user, Instant::now()) {
+            self.telemetry.count_over_quota();
+            return Err(RequestError::OverQuota { user: user.to_owned(), after });
+        }
         let mut permit = self.bodies.permit(user, BodyPriority::Normal);
         let read = base_http::read_body_within(body, BodyLimits::new(BATCH_BYTES_MAX), &mut permit).await;
         // What came counts, also of a body that was not whole.

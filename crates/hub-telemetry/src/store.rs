@@ -184,6 +184,8 @@ pub struct TelemetryUsage {
     pub implausible: u64,
     /// Batches rejected since the start because another journal has their epoch.
     pub epoch_conflicts: u64,
+    /// Batches rejected since the start because their node had sent more than its quota.
+    pub over_quota: u64,
 }
 
 /// Batches from nodes, stored once each. Clones share it.
@@ -232,6 +234,7 @@ pub(crate) struct Tables {
     lost: u64,
     implausible: u64,
     epoch_conflicts: u64,
+    over_quota: u64,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -381,7 +384,13 @@ impl Telemetry {
             name_bytes: tables.index.name_bytes(),
             implausible: tables.implausible,
             epoch_conflicts: tables.epoch_conflicts,
+            over_quota: tables.over_quota,
         }
+    }
+
+    /// A batch was rejected before it was read.
+    pub(crate) fn count_over_quota(&self) {
+        lock(&self.inner.tables).over_quota += 1;
     }
 
     /// Writes the checkpoint, so that the next opening is quick. Not needed for safety.

@@ -93,6 +93,7 @@ async fn a_node_that_sends_more_than_its_quota_learns_when_to_come_again() {
     assert_eq!(status, 429);
     assert!(message.contains("quota of bytes"), "{message}");
     assert_eq!(send(&routes, "system:node:gw-2", whole(batch(0))).await.0, 200, "others have their own");
+    assert_eq!(routes.telemetry.usage().over_quota, 1);
 }
 
 #[tokio::test]
