@@ -86,7 +86,6 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
     storage::reindex(&server).await;
     let client = kube::Client::new(server.in_process(Identity::controllers()), "default");
     let conflicts = tokio::spawn(telemetry::write_conflicts(conflicts, client.clone()));
-
     // Controllers first: whoever can connect finds namespaces and our kinds.
     let controllers_config = ControllersConfig {
         client: client.clone(),
