@@ -271,11 +271,11 @@ async fn check(shared: &Shared, nodes: &[Arc<Node>]) -> Value {
         node.check().await
     });
     let mut differences = Vec::new();
-    let mut lost = 0_u64;
+    let mut lost = Vec::new();
     for (node, outcome) in nodes.iter().zip(futures::future::join_all(checks).await) {
         match outcome {
             Ok(found) => {
-                lost += found.lost;
+                lost.extend(found.lost.into_iter().map(|text| format!("{}: {text}", node.name)));
                 differences.extend(found.differences.into_iter().map(|text| format!("{}: {text}", node.name)));
             }
             Err(error) => differences.push(format!("{}: {error:#}", node.name)),
@@ -283,8 +283,8 @@ async fn check(shared: &Shared, nodes: &[Arc<Node>]) -> Value {
     }
     json!({
         "differences": differences.len(),
-        "first": differences.iter().take(10).collect::<Vec<_>>(),
-        "lost": lost,
+        "first": differences.iter().chain(&lost).take(10).collect::<Vec<_>>(),
+        "lost": lost.len(),
         "revisionsTwice": shared.ledger.twice(),
     })
 }

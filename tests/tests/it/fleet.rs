@@ -120,7 +120,7 @@ fn start_hollow(dir: &Path, address: &str, size: &Size, more: &[&str]) -> Result
 
 fn no_faults(fleet: &mut hollow::Fleet, when: &str) -> Result<()> {
     let faults = fleet.faults()?;
-    ensure!(faults.is_empty(), "{when}: {faults:#?}");
+    ensure!(faults.is_empty(), "{when}: {faults:#?}; {}", fleet.ask("report")?);
     Ok(())
 }
 

@@ -81,7 +81,7 @@ fn good(answer: Answer) -> Result<Value, Trouble> {
 #[derive(Default)]
 pub(crate) struct Findings {
     pub differences: Vec<String>,
-    pub lost: u64,
+    pub lost: Vec<String>,
 }
 
 /// The pause before the next try: doubles, half of it at random.
@@ -326,6 +326,11 @@ impl Node {
         if sequence.lock().revision == 0 {
             let (revision, objects) = list(connection, path).await?;
             Tally::add(&tally.lists);
+            if are_pods {
+                // What was deleted while the window moved on has no event: of what a new list does not hold nothing can be said
+                // any more. `expired` counts how often.
+                self.acknowledged.lock().retain(|uid, _| objects.contains_key(uid));
+            }
             sequence.lock().replace(revision, objects);
             self.work.notify_one();
         } else {
@@ -478,10 +483,12 @@ impl Node {
                 let is_there = listed.get(uid).is_some_and(|entry| entry.revision >= *revision);
                 // Between the list and now its deletion may have come.
                 if !is_there && self.acknowledged.lock().contains_key(uid) {
-                    findings.lost += 1;
+                    let found = listed.get(uid).map(|entry| format!("{} is at {}", entry.name, entry.revision));
+                    let found = found.unwrap_or_else(|| "it is not listed".to_owned());
+                    findings.lost.push(format!("a status of {uid} was acknowledged at {revision}; {found}"));
                 }
             }
-            if (findings.differences.is_empty() && findings.lost == 0) || begin.elapsed() > LAG_MAX {
+            if (findings.differences.is_empty() && findings.lost.is_empty()) || begin.elapsed() > LAG_MAX {
                 return Ok(findings);
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
