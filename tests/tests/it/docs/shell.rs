@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use testkit::kubectl::Kubectl;
 use testkit::program::{binary, run, tail};
+use testkit::wait::eventually;
 
 use super::pattern::{is_equal, is_printed, is_same_set, lines};
 use crate::common::{PATIENCE, root};
@@ -24,6 +25,9 @@ const HOME: &str = "/home/me/selvedge";
 
 /// How long a state may take to become what the page shows: two windows of ten seconds, and a start on a busy machine.
 const SETTLING: Duration = Duration::from_secs(45);
+
+/// How long a killed role may take to end.
+const RESET_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Between two looks.
 const POLL_PERIOD: Duration = Duration::from_millis(150);
@@ -211,10 +215,13 @@ impl Drop for Shell {
         // SAFETY: kill takes plain numbers; the group is the shell's own and the shell has not been waited for.
         unsafe { libc::kill(-(self.bash.id() as i32), libc::SIGKILL) };
         let _ = self.bash.wait();
-        // The pods of a node outlive it.
+        // The pods of a node outlive it. A role that was killed may hold its lock for a moment longer.
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             if entry.path().join("ports.json").exists() {
-                let _ = run([Path::new("reset"), Path::new("--yes"), Path::new("--data-dir"), &entry.path()]);
+                let args = [Path::new("reset"), Path::new("--yes"), Path::new("--data-dir"), &entry.path()];
+                if let Err(error) = eventually("reset", RESET_TIMEOUT, || run(args).and_then(|outcome| outcome.ok())) {
+                    println!("pods may be left: {error:#}");
+                }
             }
         }
     }
