@@ -164,6 +164,13 @@ pub fn private_key(pem: &str) -> Result<PrivateKeyDer<'static>, PkiError> {
     PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| PkiError::ParseKey(rcgen::Error::CouldNotParseKeyPair))
 }
 
+/// Whether a certificate and a private key, both PEM, belong together.
+pub fn is_pair(cert_pem: &str, key_pem: &str) -> bool {
+    let (Ok(key), Ok(der)) = (KeyPair::from_pem(key_pem), certificate_der(cert_pem)) else { return false };
+    x509_parser::parse_x509_certificate(&der)
+        .is_ok_and(|(_, parsed)| parsed.public_key().subject_public_key.data.as_ref() == key.0.public_key_raw())
+}
+
 /// A PEM block of a certificate.
 pub fn certificate_pem(der: &[u8]) -> String {
     pem_block("CERTIFICATE", der)

@@ -171,21 +171,43 @@ const fn built_at(source_date: Option<&str>) -> u64 {
 
 fn authority(dir: &Path, file: &str, name: &str, now: SystemTime) -> Result<Ca, OpenPkiError> {
     let (cert_path, key_path) = (dir.join(format!("{file}.crt")), dir.join(format!("{file}.key")));
+    // The name of a key until its certificate is there.
+    let draft_path = dir.join(format!("{file}.key.new"));
     let file_error = |act, path: &Path, hint, source| OpenPkiError::File { act, path: path.to_owned(), hint, source };
     let is_absent = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let load = |cert: &str, key: &str| {
+        Ca::load(cert, key).map_err(|source| OpenPkiError::Use { path: cert_path.clone(), source })
+    };
+    let rename = || {
+        fs::rename(&draft_path, &key_path)
+            .and_then(|()| fs::File::open(dir)?.sync_all())
+            .map_err(|source| file_error("create", &key_path, "", source))
+    };
     match (fs::read_to_string(&cert_path), fs::read_to_string(&key_path)) {
-        (Ok(cert), Ok(key)) => Ca::load(&cert, &key).map_err(|source| OpenPkiError::Use { path: cert_path, source }),
+        (Ok(cert), Ok(key)) => load(&cert, &key),
+        // Under its name a key is never without its certificate: a start that is cut in here leaves a draft, and the next
+        // one goes on with it.
         (Err(cert), Err(key)) if is_absent(&cert) && is_absent(&key) => {
             let ca = create(name, now)?;
-            base_pki::write_private(&key_path, ca.key_pem().as_bytes())?;
+            base_pki::write_private(&draft_path, ca.key_pem().as_bytes())?;
             base_pki::write_public(&cert_path, ca.cert_pem().as_bytes())?;
+            rename()?;
             Ok(ca)
         }
-        // A key without its certificate is a start that was cut between the two; nobody has trusted it yet.
-        (Err(cert), Ok(_)) if is_absent(&cert) => {
-            fs::remove_file(&key_path).map_err(|source| file_error("remove", &key_path, "", source))?;
-            authority(dir, file, name, now)
+        (Ok(cert), Err(key)) if is_absent(&key) && draft_path.exists() => {
+            let draft =
+                fs::read_to_string(&draft_path).map_err(|source| file_error("read", &draft_path, "", source))?;
+            let ca = load(&cert, &draft)?;
+            rename()?;
+            Ok(ca)
         }
+        // Nodes have joined with that certificate: another one would shut them all out, and its key is the last trace of it.
+        (Err(source), Ok(_)) if is_absent(&source) => Err(file_error(
+            "read",
+            &cert_path,
+            "; its key is there: restore it from a backup (ca.crt is also in every kubeconfig of the hub, as certificate-authority-data), or move the key away to begin with a new CA, which makes all nodes join anew",
+            source,
+        )),
         (Err(source), _) => Err(file_error("read", &cert_path, "", source)),
         (_, Err(source)) => Err(file_error("read", &key_path, "; restore it from a backup", source)),
     }

@@ -51,6 +51,8 @@ impl Pki {
         let (cert_path, key_path) = (self.dir.join("admin.crt"), self.dir.join("admin.key"));
         if let (Ok(cert_pem), Ok(key_pem)) = (fs::read_to_string(&cert_path), fs::read_to_string(&key_path))
             && base_pki::validity(&cert_pem).is_ok_and(|validity| !is_due(validity, now))
+            // A file that was cut short, or that belongs to another certificate, would make a kubeconfig that nobody can use.
+            && base_pki::is_pair(&cert_pem, &key_pem)
         {
             return Ok(Issued { cert_pem, key_pem });
         }

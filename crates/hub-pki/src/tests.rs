@@ -72,14 +72,58 @@ fn a_second_start_finds_the_same_authorities() {
     assert_eq!(first.node_serving.cert_pem(), second.node_serving.cert_pem());
     assert_ne!(first.ca_pem(), first.node_serving.cert_pem());
     assert_eq!(first.admin(now()).unwrap().cert_pem, second.admin(now()).unwrap().cert_pem);
-    // A start that was cut between key and certificate leaves nothing that anyone has trusted.
-    std::fs::remove_file(dir.path().join("node-serving-ca.crt")).unwrap();
-    let third = Pki::open(dir.path(), now()).unwrap();
-    assert_ne!(third.node_serving.cert_pem(), first.node_serving.cert_pem());
     // A certificate without its key is a loss that a person must know of.
     std::fs::remove_file(dir.path().join("ca.key")).unwrap();
     let error = Pki::open(dir.path(), now()).unwrap_err().to_string();
     assert!(error.contains("ca.key") && error.contains("restore it from a backup"), "{error}");
+}
+
+#[test]
+fn a_lost_certificate_of_a_ca_is_no_reason_to_make_another_one() {
+    for name in ["ca", "node-serving-ca"] {
+        let dir = tempfile::tempdir().unwrap();
+        Pki::open(dir.path(), now()).unwrap();
+        let key_path = dir.path().join(format!("{name}.key"));
+        let key = std::fs::read(&key_path).unwrap();
+        std::fs::remove_file(dir.path().join(format!("{name}.crt"))).unwrap();
+        let error = Pki::open(dir.path(), now()).unwrap_err().to_string();
+        assert!(error.contains(&format!("{name}.crt")) && error.contains("restore it from a backup"), "{error}");
+        // What is left of it is as it was.
+        assert_eq!(std::fs::read(&key_path).unwrap(), key);
+    }
+}
+
+#[test]
+fn a_first_start_that_was_cut_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let first = Pki::open(dir.path(), now()).unwrap();
+    // Before the certificate was there: nobody has trusted that key.
+    std::fs::rename(path("ca.key"), path("ca.key.new")).unwrap();
+    std::fs::remove_file(path("ca.crt")).unwrap();
+    let second = Pki::open(dir.path(), now()).unwrap();
+    assert_ne!(second.ca_pem(), first.ca_pem());
+    assert!(!path("ca.key.new").exists());
+    // Before the key got its name.
+    std::fs::rename(path("ca.key"), path("ca.key.new")).unwrap();
+    let third = Pki::open(dir.path(), now()).unwrap();
+    assert_eq!(third.ca_pem(), second.ca_pem());
+    assert!(path("ca.key").exists() && !path("ca.key.new").exists());
+}
+
+#[test]
+fn an_administrators_key_that_is_cut_short_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::open(dir.path(), now()).unwrap();
+    let path = dir.path().join("admin.key");
+    let whole = pki.admin(now()).unwrap().key_pem;
+    let other = KeyPair::generate().unwrap().to_pem();
+    for broken in ["", &whole[..whole.len() / 2], &other] {
+        std::fs::write(&path, broken).unwrap();
+        let admin = pki.admin(now()).unwrap();
+        assert!(base_pki::is_pair(&admin.cert_pem, &admin.key_pem), "{broken:?}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), admin.key_pem);
+    }
 }
 
 #[test]
