@@ -44,6 +44,17 @@ pub enum OpenStoreError {
         #[source]
         source: EngineError,
     },
+    /// The directory is a store's, and its objects are not there.
+    #[error(
+        "{} is empty or missing, though there was a store: restore a backup; to begin with an empty cluster, remove {} as well",
+        path.display(), version.display()
+    )]
+    Lost {
+        /// The file of objects.
+        path: PathBuf,
+        /// The version file.
+        version: PathBuf,
+    },
     /// A row or the bookkeeping cannot be decoded.
     #[error("the store in {} is damaged at revision {revision}: {reason}; restore a backup", path.display())]
     Damaged {

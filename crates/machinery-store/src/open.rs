@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use crate::cipher::RowCipher;
 use crate::codec::{self, Meta, RowError};
-use crate::engine::{Batch, Engine, EngineError};
+use crate::engine::{Batch, Engine, EngineError, SqliteEngine};
 use crate::error::OpenStoreError;
 use crate::index::Index;
 use crate::names::Names;
@@ -22,6 +22,8 @@ const FORMAT: u32 = 2;
 
 /// Says which format the directory has, so that a newer one is rejected before anything is touched.
 const VERSION_FILE: &str = "VERSION";
+/// All objects.
+const OBJECTS_FILE: &str = "objects.sqlite";
 const VERSION_WORD: &str = "selvedge-store";
 
 /// Gaps of crashes that are kept apart; the oldest are merged.
@@ -193,8 +195,28 @@ fn load_row(index: &mut Index, live: &mut Live, names: &mut Names, row: codec::R
     }
 }
 
-/// Creates the directory and its version file, or checks the one that is there; returns the format that it names.
-pub(crate) fn check_version(dir: &Path) -> Result<u32, OpenStoreError> {
+/// Opens the engine of a directory whose version file is checked already, or makes both; returns the format.
+///
+/// The version file of a new directory comes last: where it is, the objects have been, and a start that does not find them
+/// must not pass for the first one.
+pub(crate) fn open_engine(dir: &Path) -> Result<(SqliteEngine, u32), OpenStoreError> {
+    let (path, version) = (dir.join(OBJECTS_FILE), dir.join(VERSION_FILE));
+    let failed = |source| OpenStoreError::OpenEngine { path: dir.into(), source };
+    if let Some(format) = check_version(dir)? {
+        let engine = SqliteEngine::open_existing(&path).map_err(failed)?;
+        let engine = engine.ok_or_else(|| OpenStoreError::Lost { path, version })?;
+        return Ok((engine, format));
+    }
+    let engine = SqliteEngine::open(&path).map_err(failed)?;
+    // The engine syncs its file, not the name of a new one.
+    sync_directory(dir)
+        .and_then(|()| write_version(dir, &version))
+        .map_err(|source| OpenStoreError::PrepareDirectory { path: version.clone(), source })?;
+    Ok((engine, FORMAT))
+}
+
+/// Checks the version file and returns the format that it names; creates the directory and returns `None` without one.
+fn check_version(dir: &Path) -> Result<Option<u32>, OpenStoreError> {
     let prepare = |path: &Path| {
         let path = path.to_path_buf();
         move |source| OpenStoreError::PrepareDirectory { path, source }
@@ -206,13 +228,12 @@ pub(crate) fn check_version(dir: &Path) -> Result<u32, OpenStoreError> {
             for (path, mode) in [(dir, 0o700), (&path, 0o600)] {
                 fs::set_permissions(path, Permissions::from_mode(mode)).map_err(prepare(path))?;
             }
-            Ok(format)
+            Ok(Some(format))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(prepare(dir))?;
             fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(prepare(dir))?;
-            write_version(dir, &path).map_err(prepare(&path))?;
-            Ok(FORMAT)
+            Ok(None)
         }
         Err(error) => Err(prepare(&path)(error)),
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 
 use crate::cipher::RowCipher;
-use crate::engine::{Batch, Engine, SqliteEngine};
+use crate::engine::{Batch, Engine};
 use crate::error::{CommitError, Expired, OpenStoreError};
 use crate::fields::IndexFields;
 use crate::index::{Index, State, WindowLimits};
@@ -168,17 +168,13 @@ impl Store {
     /// # Errors
     /// A format newer than this program knows is rejected and nothing in the directory is touched. See [`OpenStoreError`].
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, OpenStoreError> {
-        let format = open::check_version(dir)?;
-        let open_engine = |source| OpenStoreError::OpenEngine { path: dir.into(), source };
-        let mut engine = SqliteEngine::open(&dir.join("objects.sqlite")).map_err(open_engine)?;
+        let (mut engine, format) = open::open_engine(dir)?;
         let limits = WindowLimits {
             age_ms: u64::try_from(options.window.as_millis()).unwrap_or(u64::MAX),
             changes_max: options.window_changes_max,
             resource_bytes_max: options.window_bytes_max / 2,
             bytes_max: options.window_bytes_max,
         };
-        // The engine syncs its file, not the name of a new one.
-        open::sync_directory(dir).map_err(|source| OpenStoreError::PrepareDirectory { path: dir.into(), source })?;
         let indexed = (&*options.indexed_fields, options.index_version);
         let mut loaded = open::load(dir, &mut engine, indexed, options.cipher.as_deref(), format)?;
         let mut removes = loaded.index.trim_old(now_ms(), limits);

@@ -33,17 +33,39 @@ pub(crate) struct SqliteEngine {
 impl SqliteEngine {
     /// Opens or creates `path`; after a crash the log is replayed.
     pub fn open(path: &Path) -> Result<Self, EngineError> {
+        let mut engine = Self::connected(path)?;
+        // A store on a full disk must still open, so an existing one is not written to.
+        if !engine.has_tables()? {
+            engine.connection()?.execute_batch(TABLES)?;
+        }
+        Ok(engine)
+    }
+
+    /// Opens what an earlier start has made; `None` when it is not there any more.
+    pub fn open_existing(path: &Path) -> Result<Option<Self>, EngineError> {
+        // Before SQLite looks: it takes a file of no bytes for a new one, and removes the log beside it.
+        match fs::metadata(path) {
+            Ok(metadata) if metadata.len() > 0 => {}
+            Ok(_) => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(EngineError::Io(error.to_string())),
+        }
+        let mut engine = Self::connected(path)?;
+        Ok(engine.has_tables()?.then_some(engine))
+    }
+
+    fn connected(path: &Path) -> Result<Self, EngineError> {
         for path in [path, &log_of(path)] {
             keep_private(path, path.extension().is_some_and(|extension| extension == "sqlite"))?;
         }
         let mut engine = Self { path: path.to_path_buf(), connection: None };
-        let connection = engine.connection()?;
-        let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-        // A store on a full disk must still open, so an existing one is not written to.
-        if tables < 2 {
-            connection.execute_batch(TABLES)?;
-        }
+        engine.connection()?;
         Ok(engine)
+    }
+
+    fn has_tables(&mut self) -> Result<bool, EngineError> {
+        let tables: i64 = self.connection()?.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        Ok(tables >= 2)
     }
 
     fn connection(&mut self) -> Result<&mut Connection, EngineError> {

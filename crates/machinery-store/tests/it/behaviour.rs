@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use machinery_store::{
-    ChangeKind, CommitError, Durability, Expect, Key, OpenStoreError, Revision, StoreOptions, WatchEnded,
+    ChangeKind, CommitError, Durability, Expect, Key, OpenStoreError, Revision, Store, StoreOptions, WatchEnded,
 };
 
 use crate::util::*;
@@ -192,7 +192,7 @@ fn a_directory_that_is_not_a_store_is_rejected_by_name() {
     let check = |version: &str, expected: fn(&OpenStoreError) -> bool| {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("VERSION"), version).unwrap();
-        let error = machinery_store::Store::open(dir.path(), StoreOptions::default()).err().unwrap();
+        let error = Store::open(dir.path(), StoreOptions::default()).err().unwrap();
         assert!(expected(&error), "{version:?} gave {error}");
         let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(files, ["VERSION"], "a rejected directory is not touched");
@@ -223,4 +223,57 @@ async fn a_store_that_is_closed_leaves_the_disk_as_if_nobody_held_it() {
     let again = open(dir.path());
     assert_eq!((again.get(&lease).unwrap().revision, again.current()), (beat, beat));
     assert!(again.watch(LEASES, beat).is_ok());
+}
+
+#[tokio::test]
+async fn objects_that_are_lost_do_not_pass_for_a_new_store() {
+    let lose: [fn(&std::path::Path); 3] = [
+        |objects| std::fs::remove_file(objects).unwrap(),
+        |objects| std::fs::write(objects, "").unwrap(),
+        // The log held everything that a young store has.
+        |objects| std::fs::remove_file(objects.with_extension("sqlite-wal")).unwrap(),
+    ];
+    for (number, lose) in lose.into_iter().enumerate() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        set(&store, &Key::new(MAPS, "default", "a"), "1").await;
+        // A copy as a crash leaves it: a clean end copies the log into the file.
+        let copy = tempfile::tempdir().unwrap();
+        for file in std::fs::read_dir(dir.path()).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+        }
+        lose(&copy.path().join("objects.sqlite"));
+        for _ in 0..2 {
+            let error = Store::open(copy.path(), StoreOptions::default()).err().unwrap();
+            assert!(matches!(error, OpenStoreError::Lost { .. }), "{number}: {error}");
+            assert!(error.to_string().contains("restore a backup"), "{error}");
+        }
+        // What the sentence says is what helps.
+        std::fs::remove_file(copy.path().join("VERSION")).unwrap();
+        assert_eq!(open(copy.path()).usage().objects, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_first_start_that_was_cut_is_begun_anew() {
+    // Before anything, within the engine's first write, and before the version file.
+    let cuts: [fn(&std::path::Path); 3] = [
+        |_| {},
+        |dir| std::fs::write(dir.join("objects.sqlite"), "").unwrap(),
+        |dir| {
+            drop(open(dir));
+            std::fs::remove_file(dir.join("VERSION")).unwrap();
+            std::fs::write(dir.join("VERSION.new"), "selvedge-").unwrap();
+        },
+    ];
+    for cut in cuts {
+        let dir = tempfile::tempdir().unwrap();
+        cut(dir.path());
+        let store = open(dir.path());
+        let key = Key::new(MAPS, "default", "a");
+        set(&store, &key, "1").await;
+        drop(store);
+        assert_eq!(open(dir.path()).get(&key).unwrap().bytes, "1");
+    }
 }
