@@ -59,3 +59,16 @@ impl NodeIdentitySpec {
         self.state == NodeIdentityState::Active
     }
 }
+
+/// Why this is no node's name, whoever asks for it; `None` when it is one. What comes from outside is shown escaped and cut.
+pub fn bad_node_name(node: &str) -> Option<String> {
+    const SHOWN_CHARS: usize = 80;
+    if api_kube::names::is_dns_subdomain(node) {
+        return None;
+    }
+    let shown: String = node.chars().take(SHOWN_CHARS).collect();
+    Some(format!(
+        "{shown:?} is a bad name for a node: use lower-case letters, digits, `-` and `.`, at most {} (--node-name)",
+        api_kube::names::SUBDOMAIN_BYTES_MAX
+    ))
+}

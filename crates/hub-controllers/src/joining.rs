@@ -1,13 +1,14 @@
 //! Which box is a node: before a node's client certificate is approved, its key is bound to its name.
 //!
 //! What may be bound is decided by [`hub_pki::join::decide`]; this reads what that needs and writes what it says, the
-//! token first, then the binding. Both writes insist on what was read, so two requests never share one use of a token, and a
-//! run that is cut in between does the same once more.
+//! token first, then the binding. Both writes insist on what was read, so two requests never share one use of a token. With
+//! the use goes the key that is to be bound, until it is: a run that is cut in between is finished by the next request of
+//! the same box, and of no other.
 
 use api_edge::identity::NodeIdentitySpec;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use hub_pki::join::{JoinRequest, JoinVerdict, TOKEN_USED_BY, TokenGrant, decide};
+use hub_pki::join::{JoinRequest, JoinVerdict, TOKEN_UNFINISHED, TOKEN_USED_BY, TokenGrant, decide};
 use serde_json::{Value, json};
 use tracing::info;
 
@@ -49,6 +50,8 @@ async fn bind_once(writer: &Writer, request: &JoinRequest<'_>) -> Result<Joining
         None => None,
     };
     let grant = secret.as_ref().map(TokenGrant::of_secret);
+    let mut unfinished = grant.as_ref().map(|grant| grant.unfinished.clone()).unwrap_or_default();
+    let mut is_unfinished = unfinished.iter().any(|(node, _)| node == request.node);
     let (binding, used_by) = match decide(request, bound.as_ref(), grant.as_ref()) {
         JoinVerdict::Approve { binding, used_by } => (binding, used_by),
         JoinVerdict::Deny(why) => return Ok(Joining::Denied(why)),
@@ -56,14 +59,41 @@ async fn bind_once(writer: &Writer, request: &JoinRequest<'_>) -> Result<Joining
     };
     if let (Some(used_by), Some(mut secret)) = (used_by, secret) {
         secret["data"][TOKEN_USED_BY] = BASE64.encode(used_by.join(",")).into();
+        unfinished.retain(|(node, _)| node != request.node);
+        unfinished.push((request.node.to_owned(), request.key_sha256.to_owned()));
+        note_unfinished(&mut secret, &unfinished);
+        is_unfinished = true;
         if !writer.replace(Kind::Secret, &secret).await? {
             return Ok(Joining::Again);
         }
     }
-    match binding {
-        None => Ok(Joining::Bound),
-        Some(binding) => write(writer, request, identity, &binding).await,
+    let joining = match binding {
+        None => Joining::Bound,
+        Some(binding) => write(writer, request, identity, &binding).await?,
+    };
+    let is_bound = joining == Joining::Bound;
+    if is_bound && is_unfinished && !finish(writer, request).await? { Ok(Joining::Again) } else { Ok(joining) }
+}
+
+/// The key is bound: with what is kept of an unfinished use it could be bound once more, after its revocation.
+async fn finish(writer: &Writer, request: &JoinRequest<'_>) -> Result<bool, WriteError> {
+    let Some(id) = request.token_id() else { return Ok(true) };
+    for _ in 0..TRIES {
+        let secret = writer.get_now(Kind::Secret, ("kube-system", &format!("bootstrap-token-{id}"))).await?;
+        let Some(mut secret) = secret else { return Ok(true) };
+        let mut unfinished = TokenGrant::of_secret(&secret).unfinished;
+        unfinished.retain(|(node, _)| node != request.node);
+        note_unfinished(&mut secret, &unfinished);
+        if writer.replace(Kind::Secret, &secret).await? {
+            return Ok(true);
+        }
     }
+    Ok(false)
+}
+
+fn note_unfinished(secret: &mut Value, unfinished: &[(String, String)]) {
+    let text: Vec<String> = unfinished.iter().map(|(node, key)| format!("{node}={key}")).collect();
+    secret["data"][TOKEN_UNFINISHED] = BASE64.encode(text.join(",")).into();
 }
 
 async fn write(

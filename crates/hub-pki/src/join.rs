@@ -9,8 +9,9 @@
 //! | a join token made for that very name | it joins | it replaces the broken box, whose key is good no longer |
 //! | the node itself, with its bound key | | it renews: both keys are good until the new one is used |
 //!
-//! A token is good for one use unless it was made for more. The same key under the same name is no further use, and while
-//! a box has not registered yet it may try again with another key: its first certificate may never have reached it.
+//! A token is good for one use unless it was made for more. The same key under the same name is no further use, also when the
+//! hub was stopped between the use and the binding, and while a box has not registered yet it may try again with another key:
+//! its first certificate may never have reached it.
 
 use std::collections::BTreeMap;
 
@@ -25,6 +26,8 @@ pub const TOKEN_NODE_NAME: &str = "node-name";
 pub const TOKEN_USES: &str = "uses";
 /// Key of a bootstrap token's Secret: the nodes that have joined with it, with commas.
 pub const TOKEN_USED_BY: &str = "used-by";
+/// Key of a bootstrap token's Secret: uses of it whose binding is not known to be written, `NODE=KEY_SHA256` with commas.
+pub const TOKEN_UNFINISHED: &str = "unfinished";
 /// Key of a bootstrap token's Secret: labels of the nodes that join with it, `k=v` with commas.
 pub const TOKEN_LABELS: &str = "registration-labels";
 
@@ -44,6 +47,9 @@ pub struct TokenGrant {
     pub uses: usize,
     /// The nodes that have.
     pub used_by: Vec<String>,
+    /// Nodes of [`used_by`](Self::used_by) whose binding may be missing, and the keys that were to be bound: the hub was
+    /// stopped in between.
+    pub unfinished: Vec<(String, String)>,
     /// Labels of the nodes that join with it.
     pub labels: BTreeMap<String, String>,
 }
@@ -59,17 +65,17 @@ impl TokenGrant {
             let text = data(key).unwrap_or_default();
             text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::to_owned).collect()
         };
-        let labels = list(TOKEN_LABELS);
+        let pairs = |key: &str| {
+            let split = |one: String| one.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
+            list(key).into_iter().filter_map(split)
+        };
         Self {
             node_name: data(TOKEN_NODE_NAME),
             // A number that cannot be read is none that somebody set.
             uses: data(TOKEN_USES).map_or(1, |text| text.trim().parse().unwrap_or(0)),
             used_by: list(TOKEN_USED_BY),
-            labels: labels
-                .iter()
-                .filter_map(|one| one.split_once('='))
-                .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                .collect(),
+            unfinished: pairs(TOKEN_UNFINISHED).collect(),
+            labels: pairs(TOKEN_LABELS).collect(),
         }
     }
 }
@@ -94,7 +100,8 @@ pub enum JoinVerdict {
     Approve {
         /// What the name is bound to from now on; `None` when that does not change.
         binding: Option<NodeIdentitySpec>,
-        /// The nodes that have used the token from now on; `None` when that does not change.
+        /// The nodes that have used the token from now on; `None` when that does not change. Until the binding is written
+        /// too, the use is kept as [unfinished](TokenGrant::unfinished).
         used_by: Option<Vec<String>>,
     },
     /// It is denied, with a sentence that says what to do.
@@ -155,6 +162,11 @@ fn by_token(request: &JoinRequest<'_>, id: &str, bound: Option<&NodeIdentitySpec
         && !live.registered
     {
         return JoinVerdict::Approve { binding: Some(binding(live.generation)), used_by: None };
+    }
+    // The use was recorded and the hub stopped before the key was bound: the same box finishes what it began.
+    let is_same = |(name, key): &(String, String)| name == node && key == request.key_sha256;
+    if has_used && token.unfinished.iter().any(is_same) && (live.is_none() || token.node_name.is_some()) {
+        return JoinVerdict::Approve { binding: Some(binding(generation)), used_by: None };
     }
     if token.used_by.len() >= token.uses {
         return JoinVerdict::Deny(format!(

@@ -7,11 +7,12 @@
 //! authenticators   NodeKeyAuthenticator (certificates; a node's key is the bound one) · bootstrap tokens
 //! tasks            BindingKeeper (records keys, revokes those of deleted nodes) · clean_tokens
 //! authorizers      system:masters · NodeAuthorizer · BootstrapAuthorizer · everyone's basics
-//! admission        NodeRestriction (nodes, tokens) · PodRuntimeClass (what a runtime honours)
+//! admission        NodeRestriction (nodes, tokens) · PodRuntimeClass (what a runtime honours) · KeptKinds
 //! ```
 //!
 //! - **Where is it?** Which key speaks as which node: `bindings`. What a node may do: `authorizer`. What it may write into an object: `restriction`. Its labels:
-//!   `labels`. Names that no node may have: `names`. What a pod may ask of a runtime: `pods`.
+//!   `labels`. Names that no node may have: `names`. What a pod may ask of a runtime: `pods`. Kinds that nobody
+//!   deletes: `kinds`.
 //! - **May I touch it?** Every rule here keeps a stolen gateway from giving away more than itself: begin with a test that
 //!   fails, in `tests/`.
 //! - **How do I try it?** `cargo test -p hub-policy`; on a running hub with `kubectl --as system:node:NAME --as-group
@@ -22,6 +23,7 @@
 
 mod authorizer;
 mod bindings;
+mod kinds;
 pub mod labels;
 pub mod names;
 mod pods;
@@ -38,6 +40,7 @@ use machinery_store::Store;
 
 pub use authorizer::{BootstrapAuthorizer, NodeAuthorizer};
 pub use bindings::{BindingKeeper, NODE_IDENTITIES, NodeKeyAuthenticator, OnChange, binding, bindings};
+pub use kinds::KeptKinds;
 pub use pods::PodRuntimeClass;
 pub use restriction::NodeRestriction;
 pub use tokens::clean_tokens;
@@ -54,7 +57,7 @@ pub fn authorizers() -> Vec<Arc<dyn Authorizer>> {
 
 /// The admission plug-ins of a hub that is reached by these names.
 pub fn admission(hub_names: Vec<String>) -> Vec<Arc<dyn Admission>> {
-    vec![Arc::new(NodeRestriction::new(hub_names)), Arc::new(PodRuntimeClass)]
+    vec![Arc::new(NodeRestriction::new(hub_names)), Arc::new(PodRuntimeClass), Arc::new(KeptKinds)]
 }
 
 /// The configuration of a hub's API server, and the keeper of its nodes' identities, which is to be run beside it.

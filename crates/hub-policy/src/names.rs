@@ -24,5 +24,5 @@ pub fn rejection(node: &str, hub_names: &[String]) -> Option<String> {
             "{node:?} ends like a further part of another node's assignment ({PART_SEPARATOR}NUMBER); choose another name with --node-name"
         ));
     }
-    None
+    api_edge::identity::bad_node_name(node)
 }

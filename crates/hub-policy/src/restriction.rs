@@ -20,6 +20,9 @@ use crate::{labels, names};
 /// A request for a certificate has a few hundred bytes; this leaves space for many names and none for abuse.
 const CSR_BYTES_MAX: usize = 16 * 1024;
 
+/// Annotations and labels of a request for a certificate; ours has none.
+const CSR_NOTES_BYTES_MAX: usize = 1024;
+
 /// Certificates that one token or one node may request in [`CSR_PERIOD`]. A node needs two at a join and two a year.
 const CSRS_MAX: u32 = 30;
 const CSR_PERIOD: Duration = Duration::from_secs(600);
@@ -114,6 +117,9 @@ impl NodeRestriction {
             return Err(AdmissionError::Forbidden(why));
         }
         let is_weak = request.identity.is_in(GROUP_BOOTSTRAPPERS) || request.identity.node_name().is_some();
+        if is_weak {
+            check_csr_metadata(csr)?;
+        }
         if is_weak && !request.dry_run { self.count(&request.identity.user, Instant::now()) } else { Ok(()) }
     }
 
@@ -140,25 +146,81 @@ impl NodeRestriction {
     }
 }
 
+/// A request is deleted when it is done, and keeps nothing for whoever sent it.
+fn check_csr_metadata(csr: &Value) -> Checked {
+    let invalid = |error| Err(AdmissionError::Invalid(vec![error]));
+    for field in ["finalizers", "ownerReferences"] {
+        if held(Some(csr), field).is_some() {
+            let why = "whoever requests a certificate may not set this; leave it out";
+            return invalid(FieldError::forbidden(format!("metadata.{field}"), why));
+        }
+    }
+    let bytes = |field: &str| {
+        let notes = held(Some(csr), field).and_then(Value::as_object);
+        notes.into_iter().flatten().map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum::<usize>()
+    };
+    if bytes("annotations") + bytes("labels") > CSR_NOTES_BYTES_MAX {
+        return invalid(FieldError::too_long("metadata.annotations", CSR_NOTES_BYTES_MAX));
+    }
+    Ok(())
+}
+
+/// What an object's metadata holds under a key; an empty list is nothing.
+fn held<'a>(object: Option<&'a Value>, field: &str) -> Option<&'a Value> {
+    let value = object?.get("metadata")?.get(field)?;
+    (!value.is_null() && value.as_array().is_none_or(|items| !items.is_empty())).then_some(value)
+}
+
+/// What keeps an object after its deletion, or deletes it with another, is not a node's to change: the garbage collector
+/// would do for it what it may not do itself. What is its own may end with its own Node, as its Lease does.
+fn check_ties(node: &str, request: &AdmissionRequest<'_>, object: &Value) -> Checked {
+    let reject = |what: &str| Err(AdmissionError::Forbidden(format!("node {node:?} is not allowed to {what}")));
+    if held(request.old, "finalizers") != held(Some(object), "finalizers") {
+        return reject("set finalizers");
+    }
+    let owners = held(Some(object), "ownerReferences");
+    if owners == held(request.old, "ownerReferences") {
+        return Ok(());
+    }
+    if (&*request.info.group, &*request.info.plural) == ("", "nodes") {
+        return reject("modify ownerReferences");
+    }
+    let stored = request.store.get(&Key::new("/nodes", "", node));
+    let own: Option<Value> = stored.and_then(|stored| serde_json::from_slice(&stored.bytes).ok());
+    let uid = own.as_ref().map(|own| text_at(own, "/metadata/uid")).unwrap_or_default();
+    let is_own = |owner: &Value| {
+        let at = |field| owner.get(field).and_then(Value::as_str).unwrap_or_default();
+        (at("apiVersion"), at("kind"), at("name"), at("uid")) == ("v1", "Node", node, uid)
+    };
+    match owners.and_then(Value::as_array).is_none_or(|owners| owners.iter().all(is_own)) {
+        true => Ok(()),
+        false => reject("set ownerReferences to anything but its own Node"),
+    }
+}
+
 fn restrict(node: &str, request: &AdmissionRequest<'_>, object: &Value) -> Checked {
     let reject = |what: String| Err(AdmissionError::Forbidden(format!("node {node:?} is not allowed to {what}")));
     let name = text_at(object, "/metadata/name");
     let is_create = request.operation == Operation::Create;
+    if is_create || request.operation == Operation::Update {
+        check_ties(node, request, object)?;
+    }
     match (request.target(), request.old) {
         (("", "nodes", _), old) => {
             if name != node {
                 return reject(format!("write the Node {name:?}"));
             }
-            let finalizers = |object: &Value| object.pointer("/metadata/finalizers").cloned().unwrap_or_default();
-            let (before, after) = (old.map(finalizers).unwrap_or_default(), finalizers(object));
-            // With one of its own a node would stay after its deletion.
-            if before != after {
-                return reject("set finalizers".to_owned());
-            }
             let Some(old) = old else { return Ok(()) };
             // Taints and labels say what may run on a node: what it says of itself must not decide that.
             if old.pointer("/spec/taints") != object.pointer("/spec/taints") {
                 return reject("modify taints".to_owned());
+            }
+            // Upstream lets a node cordon itself, and nobody change addresses that its pods have already.
+            for field in ["podCIDR", "podCIDRs"] {
+                let (before, after) = (old["spec"].get(field), object["spec"].get(field));
+                if before.is_some() && before != after {
+                    return reject(format!("modify spec.{field}"));
+                }
             }
             match labels::foreign_changes(old, object).as_slice() {
                 [] => Ok(()),

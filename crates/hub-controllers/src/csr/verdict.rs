@@ -104,8 +104,11 @@ fn is_wellformed(spec: &CsrSpecView<'_>, info: &CsrInfo, policy: &NamePolicy) ->
         return Ok(usage);
     }
     let Some(node) = node_of(&info.cn) else {
-        return Err(format!("common name `{}` is not of the form system:node:NAME", info.cn));
+        return Err(format!("common name {:?} is not of the form system:node:NAME", info.cn));
     };
+    if let Some(why) = api_edge::identity::bad_node_name(node) {
+        return Err(why);
+    }
     if policy.is_hub_name(node) {
         return Err(format!("{node} is a name of the hub, which no node may have; start the node with another name"));
     }

@@ -101,6 +101,26 @@ fn a_box_whose_first_certificate_was_lost_tries_again_until_it_has_registered() 
 }
 
 #[test]
+fn a_use_that_was_cut_before_its_binding_is_finished_by_the_same_box_alone() {
+    let unfinished = vec![("gw-1".to_owned(), "k1".to_owned())];
+    let token = TokenGrant { used_by: vec!["gw-1".to_owned()], unfinished, ..one_use() };
+    let (binding, used_by) = approved(decide(&request("gw-1", "k1", TOKEN), None, Some(&token)));
+    assert_eq!((binding.map(|binding| binding.keys), used_by), (Some(vec!["k1".to_owned()]), None));
+    for (node, key) in [("gw-1", "k2"), ("gw-2", "k1")] {
+        check_denied(decide(&request(node, key, TOKEN), None, Some(&token)), &["was used already"]);
+    }
+    // In between another box has got that name.
+    let live = bound(&["k2"], "other0");
+    check_denied(decide(&request("gw-1", "k1", TOKEN), Some(&live), Some(&token)), &["was used already"]);
+    // Finished: whoever revokes the key afterwards is not outwitted with the old token.
+    let finished = TokenGrant { unfinished: Vec::new(), ..token };
+    let revoked = NodeIdentitySpec { state: NodeIdentityState::Revoked, ..bound(&["k1"], "abcdef") };
+    for held in [None, Some(&revoked)] {
+        check_denied(decide(&request("gw-1", "k1", TOKEN), held, Some(&finished)), &["was used already"]);
+    }
+}
+
+#[test]
 fn a_deleted_node_joins_again_with_a_new_token() {
     let revoked = NodeIdentitySpec { state: NodeIdentityState::Revoked, ..bound(&["k1"], "other0") };
     for key in ["k1", "k2"] {

@@ -191,6 +191,88 @@ async fn a_node_cannot_hold_up_its_own_deletion() {
 }
 
 #[tokio::test]
+async fn a_node_ties_nothing_to_what_is_not_its_own() {
+    let hub = Hub::start().await;
+    let gw = &node("gw-1");
+    let created = hub.check(gw, "POST", NODES, json!({"metadata": {"name": "gw-1"}}), 201).await;
+    let uid = created.body["metadata"]["uid"].as_str().unwrap().to_owned();
+    let owner = |name: &str, uid: &str| json!([{"apiVersion": "v1", "kind": "Node", "name": name, "uid": uid}]);
+    // Owned by what is not there, it would be deleted by the garbage collector, and its key revoked.
+    for owners in [owner("gone", "0"), owner("gw-1", &uid)] {
+        let body = json!({"metadata": {"name": "gw-1", "ownerReferences": owners}});
+        let refused = hub.check(gw, "PATCH", "/api/v1/nodes/gw-1", body.clone(), 403).await;
+        assert!(refused.message().contains("modify ownerReferences"), "{}", refused.message());
+        // Nor by the back door: of metadata a status takes nothing over.
+        let answer = hub.check(gw, "PATCH", "/api/v1/nodes/gw-1/status", body, 200).await;
+        assert_eq!(answer.body["metadata"].get("ownerReferences"), None);
+    }
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    let events = "/api/v1/namespaces/default/events";
+    let lease = |metadata: Value| json!({"metadata": metadata, "spec": {}});
+    let event = |metadata: Value| {
+        json!({"metadata": metadata, "source": {"host": "gw-1"},
+            "involvedObject": {"kind": "Node", "name": "gw-1", "namespace": "default"}})
+    };
+    let mirror = |mut metadata: Value| {
+        metadata["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
+        let containers = json!([{"name": "main", "image": "file:///bin/sleep"}]);
+        json!({"metadata": metadata, "spec": {
+            "nodeName": "gw-1", "runtimeClassName": "selvedge-process", "containers": containers}})
+    };
+    for (path, make) in [(leases, &lease as &dyn Fn(Value) -> Value), (events, &event), (PODS, &mirror)] {
+        for metadata in [
+            json!({"name": "gw-1", "finalizers": ["x.io/mine"]}),
+            json!({"name": "gw-1", "ownerReferences": owner("gw-2", &uid)}),
+            json!({"name": "gw-1", "ownerReferences": owner("gw-1", "another")}),
+        ] {
+            let refused = hub.check(gw, "POST", path, make(metadata.clone()), 403).await;
+            assert!(refused.message().contains("is not allowed to set"), "{metadata}: {}", refused.message());
+        }
+        // What goes with its own Node is well.
+        let own = json!({"name": "gw-1", "ownerReferences": owner("gw-1", &uid)});
+        hub.check(gw, "POST", path, make(own), 201).await;
+        hub.check(gw, "PATCH", &format!("{path}/gw-1"), json!({"metadata": {"finalizers": ["x.io/mine"]}}), 403).await;
+    }
+}
+
+#[tokio::test]
+async fn addresses_that_a_node_was_given_are_not_its_to_change() {
+    let hub = Hub::start().await;
+    let given = json!({"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24"]});
+    hub.create(NODES, json!({"metadata": {"name": "gw-1"}, "spec": given})).await;
+    let gw = &node("gw-1");
+    let other = json!({"spec": {"podCIDR": "10.2.0.0/24", "podCIDRs": ["10.2.0.0/24"]}});
+    hub.check(gw, "PATCH", "/api/v1/nodes/gw-1", other, 403).await;
+    // As upstream: a kubelet may cordon its own node.
+    hub.check(gw, "PATCH", "/api/v1/nodes/gw-1", json!({"spec": {"unschedulable": true}}), 200).await;
+}
+
+#[tokio::test]
+async fn the_hubs_own_kinds_stay() {
+    let hub = Hub::start().await;
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    for definition in api_edge::crds::all() {
+        let path = format!("{definitions}/{}", definition["metadata"]["name"].as_str().unwrap());
+        let refused = hub.call("DELETE", &path, Value::Null).await;
+        assert_eq!(refused.code, 403, "{}", refused.body);
+        assert!(refused.message().contains("the hub's own"), "{}", refused.message());
+    }
+    for namespace in ["default", "kube-system", "kube-node-lease"] {
+        let refused = hub.call("DELETE", &format!("/api/v1/namespaces/{namespace}"), Value::Null).await;
+        assert_eq!(refused.code, 403, "{}", refused.body);
+    }
+    hub.create(ASSIGNMENTS, json!({"metadata": {"name": "gw-1"}, "spec": {}})).await;
+    // Those of others come and go.
+    let theirs = json!({"metadata": {"name": "things.example.com"}, "spec": {
+        "group": "example.com", "scope": "Cluster", "names": {"plural": "things", "kind": "Thing"},
+        "versions": [{"name": "v1", "served": true, "storage": true,
+            "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}],
+    }});
+    hub.create(definitions, theirs).await;
+    assert_eq!(hub.call("DELETE", &format!("{definitions}/things.example.com"), Value::Null).await.code, 200);
+}
+
+#[tokio::test]
 async fn a_mirror_pod_is_no_key() {
     let hub = Hub::start().await;
     let gw = &node("gw-1");

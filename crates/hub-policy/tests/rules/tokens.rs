@@ -49,6 +49,37 @@ async fn a_request_for_a_name_that_no_node_may_have_is_rejected_at_once() {
 }
 
 #[tokio::test]
+async fn a_request_for_a_bad_name_is_rejected_before_its_token_is_used() {
+    let hub = Hub::start().await;
+    for name in ["AbC", "../../etc", "é", ".", "-x", "a\nb", "a\0b", "a b", " ", &"a".repeat(254)] {
+        let answer = hub.check(&token("abcdef"), "POST", CSRS, csr("x", name), 403).await;
+        assert!(answer.message().contains("bad name"), "{name:?}: {}", answer.message());
+        assert!(!answer.message().contains(char::is_control), "{:?}", answer.message());
+    }
+}
+
+#[tokio::test]
+async fn a_request_keeps_nothing_for_its_sender() {
+    let hub = Hub::start().await;
+    let owners = json!([{"apiVersion": "v1", "kind": "Node", "name": "gw-2", "uid": "0"}]);
+    for (field, value) in [
+        ("finalizers", json!(["x.io/mine"])),
+        ("ownerReferences", owners),
+        ("annotations", json!({"a": "z".repeat(1024)})),
+    ] {
+        for sender in [&token("abcdef"), &node("gw-1")] {
+            let mut request = csr("x", "gw-1");
+            request["metadata"][field] = value.clone();
+            let answer = hub.check(sender, "POST", CSRS, request, 422).await;
+            assert!(answer.message().contains(&format!("metadata.{field}")), "{}", answer.message());
+        }
+    }
+    let mut request = csr("x", "gw-1");
+    request["metadata"]["annotations"] = json!({"a": "z".repeat(1000)});
+    hub.check(&token("abcdef"), "POST", CSRS, request, 201).await;
+}
+
+#[tokio::test]
 async fn requests_of_one_token_are_small_and_few() {
     let hub = Hub::start().await;
     let mut long = csr("long", "gw-1");
