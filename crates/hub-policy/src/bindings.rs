@@ -20,7 +20,7 @@ use http_body_util::{BodyExt as _, Full};
 use machinery_server::{
     AuthRequest, AuthenticateError, Authenticator, CertificateAuthenticator, EXTRA_KEY_SHA256, Identity, Server,
 };
-use machinery_store::{ChangeKind, Key, Object, Revision, Store, Watch};
+use machinery_store::{ChangeKind, Durability, Encoded, Expect, Key, Object, Op, Revision, Store, Watch};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -37,9 +37,12 @@ const USES_MAX: usize = 1024;
 /// How often a binding is read and written anew when somebody else was faster.
 const TRIES: usize = 5;
 
-/// Records that nodes of older versions have been given identities, so that it happens once: afterwards a node without one
-/// is unknown.
-const MIGRATED: &str = "/api/v1/namespaces/kube-system/configmaps";
+/// What the hub records for itself, in the store and of a resource that no API can serve: nobody deletes it by accident, and a
+/// backup has it together with what it speaks of.
+const MARKS: &str = "_hub/marks";
+
+/// The mark that nodes of older versions have been given identities, so that it happens once: afterwards a node without one
+/// is unknown. It was a ConfigMap in kube-system, of this name too.
 const MIGRATED_NAME: &str = "selvedge-node-identities";
 
 /// The identity of a node, and the revision of the object that holds it.
@@ -146,29 +149,22 @@ impl BindingKeeper {
     /// # Errors
     /// When the API rejects it; the sentence says what.
     pub async fn migrate(&self, server: &Server, store: &Store) -> Result<(), String> {
-        let marker = json!({"metadata": {"name": MIGRATED_NAME}, "data": {"format": "1"}});
-        if store.get(&Key::new("/configmaps", "kube-system", MIGRATED_NAME)).is_some() {
+        let mark = Key::new(MARKS, "", MIGRATED_NAME);
+        if store.get(&mark).is_some() {
             return Ok(());
         }
-        let nodes = store.range("/nodes", None, None, None, None).map_err(|error| error.to_string())?;
-        for node in &nodes.items {
-            let bound = NodeIdentitySpec { generation: 1, registered: true, ..NodeIdentitySpec::default() };
-            let object = json!({"metadata": {"name": &*node.key.name}, "spec": bound});
-            match send(server, "POST", PATH, "application/json", &object).await {
-                StatusCode::CREATED | StatusCode::CONFLICT => {}
-                code => return Err(format!("failed to create the identity of node {}: {code}", node.key.name)),
-            }
+        let is_done = store.get(&Key::new("/configmaps", "kube-system", MIGRATED_NAME)).is_some();
+        if !is_done {
+            bind_older_nodes(server, store).await?;
         }
-        if !nodes.items.is_empty() {
-            info!(
-                nodes = nodes.items.len(),
-                "Nodes that joined before keys were bound are bound to the next key they show."
-            );
+        let encode = Box::new(|_| Encoded { bytes: Bytes::from_static(b"{}"), ..Encoded::default() });
+        match store.commit(vec![Op::Put { key: mark, expect: Expect::Any, encode }], Durability::Group).await {
+            // A full disk must not keep a hub from serving the nodes it has; the next start tries again.
+            Err(error) if is_done => warn!(%error, "Failed to record that the nodes have identities."),
+            Err(error) => return Err(format!("failed to record that the nodes have identities: {error}")),
+            Ok(_) => {}
         }
-        match send(server, "POST", MIGRATED, "application/json", &marker).await {
-            StatusCode::CREATED | StatusCode::CONFLICT => Ok(()),
-            code => Err(format!("failed to record the identities of nodes: {code}")),
-        }
+        Ok(())
     }
 
     /// Records uses of keys and deletions of Nodes until `shutdown`; calls `on_change` after a node's identity has changed.
@@ -215,6 +211,26 @@ impl BindingKeeper {
             }
         }
     }
+}
+
+/// Gives every Node that is there an identity without a key.
+async fn bind_older_nodes(server: &Server, store: &Store) -> Result<(), String> {
+    let nodes = store.range("/nodes", None, None, None, None).map_err(|error| error.to_string())?;
+    for node in &nodes.items {
+        let bound = NodeIdentitySpec { generation: 1, registered: true, ..NodeIdentitySpec::default() };
+        let object = json!({"metadata": {"name": &*node.key.name}, "spec": bound});
+        match send(server, "POST", PATH, "application/json", &object).await {
+            StatusCode::CREATED | StatusCode::CONFLICT => {}
+            code => return Err(format!("failed to create the identity of node {}: {code}", node.key.name)),
+        }
+    }
+    if !nodes.items.is_empty() {
+        info!(
+            nodes = nodes.items.len(),
+            "Nodes that joined before keys were bound are bound to the next key they show."
+        );
+    }
+    Ok(())
 }
 
 /// Brings the identities up to the Nodes that are there, and watches both from then on.

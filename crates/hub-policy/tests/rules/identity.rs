@@ -161,6 +161,36 @@ async fn nodes_from_before_keys_were_bound_stay_joined_with_the_first_key_they_s
 }
 
 #[tokio::test]
+async fn the_first_keys_of_older_nodes_are_bound_once_whatever_is_deleted() {
+    let bound = Bound::start(&["gw-1"]).await;
+    let gateway = bound.gateway("gw-1");
+    assert!(bound.identify(&gateway).is_ok());
+    // An administrator takes a node's identity away, and all ConfigMaps with it.
+    assert_eq!(bound.hub.call("DELETE", &format!("{IDENTITIES}/gw-1"), Value::Null).await.code, 200);
+    let config_maps = "/api/v1/namespaces/kube-system/configmaps";
+    assert_eq!(bound.hub.call("DELETE", config_maps, Value::Null).await.code, 200);
+    // The hub starts again.
+    let (_, keeper) = hub_policy::bindings();
+    keeper.migrate(&bound.hub.server, &bound.hub.store).await.unwrap();
+    assert!(bound.identify(&gateway).unwrap_err().contains("not known to this hub"));
+}
+
+#[tokio::test]
+async fn a_directory_whose_mark_is_a_config_map_is_taken_over() {
+    let hub = Hub::start().await;
+    hub.create(NODES, json!({"metadata": {"name": "gw-1"}})).await;
+    let config_maps = "/api/v1/namespaces/kube-system/configmaps";
+    hub.create(config_maps, json!({"metadata": {"name": "selvedge-node-identities"}})).await;
+    for _ in 0..2 {
+        let (_, keeper) = hub_policy::bindings();
+        keeper.migrate(&hub.server, &hub.store).await.unwrap();
+        assert!(hub_policy::binding(&hub.store, "gw-1").is_none());
+        // From the first start on it is not needed.
+        hub.call("DELETE", config_maps, Value::Null).await;
+    }
+}
+
+#[tokio::test]
 async fn a_node_is_created_with_the_labels_of_its_token() {
     let bound = Bound::start(&[]).await;
     let gateway = bound.gateway("gw-1");
