@@ -29,8 +29,8 @@
 //! hands the engine everything at once. *Apply* shows it. The order is what the promises rest on: nothing is encoded that
 //! may be rejected for its expectations, nothing shown that is not safe, nothing answered that is not shown.
 //!
-//! A lazy group skips the flush: it is applied and answered, and its rows are *pending*. Every later flush takes the
-//! pending rows along, before its own, which keeps promise 3.
+//! A lazy group skips the flush, unless more waits already than should: it is applied and answered, and its rows are
+//! *pending*. Every later flush takes the pending rows along, before its own, which keeps promise 3.
 //!
 //! # What is on the disk
 //!
@@ -107,7 +107,10 @@ use crate::types::{Change, ChangeKind, Durability, Encoded, Expect, Key, Object,
 /// Revisions reserved on disk at a time for lazy writes. A crash skips at most this many.
 const RESERVE_BLOCK: u64 = 10_000;
 
-/// Lazy writes that may wait for a disk that does not take them; then lazy writes fail too.
+/// With more lazy rows than this the next lazy group is not left waiting: memory is bounded, and a disk with space takes them.
+const LAZY_FLUSH_BYTES: usize = 4 << 20;
+
+/// Lazy writes that may wait for a disk that does not take them; then lazy writes fail too. Deletions get as much again.
 const LAZY_BYTES_MAX: usize = 16 << 20;
 
 /// A disk that failed is tried again after this, also when nobody asks.
@@ -260,10 +263,13 @@ impl<E: Engine> Writer<E> {
     /// Makes a group durable, shows and answers it.
     fn finish(&mut self, mut group: CommitGroup, before: Revision) {
         let mut result = self.store_group(&mut group);
-        if matches!(result, Err(EngineError::Full)) && (group.is_durable || self.meta_due) {
-            self.give_way();
-            if !self.reserve.is_used() {
-                result = self.store_group(&mut group);
+        if matches!(result, Err(EngineError::Full)) {
+            // Lazy writes alone do not make the store look for space again and again; that happens by time.
+            if group.is_durable || self.meta_due || !self.reserve.is_used() {
+                self.give_way();
+                if !self.reserve.is_used() {
+                    result = self.store_group(&mut group);
+                }
             }
             if matches!(result, Err(EngineError::Full)) {
                 self.reserve.release();
@@ -301,15 +307,24 @@ impl<E: Engine> Writer<E> {
 
     fn store_group(&mut self, group: &mut CommitGroup) -> Result<(), EngineError> {
         if group.staged.is_empty() {
-            Ok(())
-        } else if group.is_durable || self.meta_due {
-            self.flush(&mut group.staged)
-        } else if self.pending_bytes > LAZY_BYTES_MAX {
-            Err(EngineError::Full)
-        } else {
-            self.keep_pending(&mut group.staged);
-            Ok(())
+            return Ok(());
         }
+        if group.is_durable || self.meta_due {
+            return self.flush(&mut group.staged);
+        }
+        let mut failure = EngineError::Full;
+        if self.pending_bytes > LAZY_FLUSH_BYTES && !self.reserve.is_used() {
+            match self.flush(&mut group.staged) {
+                Ok(()) => return Ok(()),
+                Err(error) => failure = error,
+            }
+        }
+        let are_deletions = group.accepted.iter().all(|accepted| accepted.is_deletion);
+        if self.pending_bytes > if are_deletions { 2 * LAZY_BYTES_MAX } else { LAZY_BYTES_MAX } {
+            return Err(failure);
+        }
+        self.keep_pending(&mut group.staged);
+        Ok(())
     }
 
     /// What is due by time.

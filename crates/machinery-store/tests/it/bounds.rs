@@ -2,8 +2,9 @@
 //! weakly, because the process's size says little.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use machinery_store::{Change, Durability, Expect, Key, Object, Revision, Store, StoreOptions, WatchEnded};
+use machinery_store::{Change, Durability, Expect, Key, Object, Op, Revision, Store, StoreOptions, WatchEnded};
 
 use crate::util::*;
 
@@ -102,6 +103,24 @@ async fn a_batch_is_bounded_by_bytes() {
             }
             assert_eq!(seen, 10);
         }
+    }
+}
+
+#[tokio::test]
+async fn lazy_writes_that_are_more_than_may_wait_go_to_the_disk_and_are_not_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), StoreOptions { lazy_flush_max: Duration::from_secs(3600), ..options(8 * MIB) })
+        .unwrap();
+    let keys: Vec<_> = (0..40).map(|number| Key::new(LEASES, "d", &format!("lease-{number}"))).collect();
+    let value = "x".repeat(MIB);
+    let deletion = |key: &Key| {
+        let (key, value) = (key.clone(), value.clone());
+        Op::Delete { key, expect: Expect::Any, final_bytes: Box::new(move |_| value.into()) }
+    };
+    let puts: Vec<Op> = keys.iter().map(|key| put(key, Expect::Any, &value)).collect();
+    for op in puts.into_iter().chain(keys.iter().map(deletion)) {
+        store.commit(vec![op], Durability::Lazy).await.unwrap();
+        assert!(store.usage().pending_bytes <= 8 * MIB, "{:?}", store.usage());
     }
 }
 
