@@ -108,7 +108,8 @@ fn shape(numbers: &BTreeMap<&str, usize>, schema: &Value) -> String {
         return match last_name(name) {
             "IntOrString" => "Shape::IntOrString".to_owned(),
             "Quantity" => "Shape::Quantity".to_owned(),
-            "Time" | "MicroTime" => "Shape::Time".to_owned(),
+            "Time" => "Shape::Time".to_owned(),
+            "MicroTime" => "Shape::MicroTime".to_owned(),
             "RawExtension" | "FieldsV1" => "Shape::AnyObject".to_owned(),
             "JSON" | "JSONSchemaPropsOrArray" | "JSONSchemaPropsOrBool" | "JSONSchemaPropsOrStringArray" => {
                 "Shape::Any".to_owned()

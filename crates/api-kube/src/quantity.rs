@@ -24,6 +24,13 @@ const NANOS: i128 = 1_000_000_000;
 /// Largest amount that can be held, in units; far beyond any resource of any machine.
 pub const UNITS_MAX: i128 = 100_000_000_000_000_000_000_000_000_000;
 
+/// Text of an amount is not longer than this. Kubernetes knows no bound, but its clients need seconds for a number of some
+/// hundred thousand digits, and whoever writes one means ill.
+const TEXT_BYTES_MAX: usize = 64;
+
+/// Exponents are not larger than this, either way: clients print a number with as many zeros.
+const EXPONENT_MAX: i32 = 1_000;
+
 const NANOS_MAX: u128 = (UNITS_MAX * NANOS) as u128;
 
 /// Kubernetes' bound where its slow arithmetic is needed.
@@ -62,6 +69,9 @@ pub enum ParseQuantityError {
     /// No number, or something after it.
     #[error("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")]
     Format,
+    /// Longer than any amount needs to be.
+    #[error("must be no more than {TEXT_BYTES_MAX} bytes")]
+    TooLong,
     /// The suffix is none of the known ones.
     #[error("unable to parse quantity's suffix")]
     Suffix,
@@ -224,6 +234,9 @@ impl FromStr for Quantity {
     type Err = ParseQuantityError;
 
     fn from_str(text: &str) -> Result<Self, ParseQuantityError> {
+        if text.len() > TEXT_BYTES_MAX {
+            return Err(ParseQuantityError::TooLong);
+        }
         let (is_negative, unsigned) = match text.as_bytes().first() {
             Some(b'-') => (true, &text[1..]),
             Some(b'+') => (false, &text[1..]),
@@ -277,10 +290,9 @@ fn parse_suffix(suffix: &str) -> Result<(Scale, Format), ParseQuantityError> {
         if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(ParseQuantityError::Suffix);
         }
-        // An exponent of any length has a sense: beyond some hundred it only says "too large" or "too small".
-        let bound = if exponent.starts_with('-') { -1_000_000 } else { 1_000_000 };
-        let exponent = exponent.parse::<i32>().map_or(bound, |exponent| exponent.clamp(-1_000_000, 1_000_000));
-        return Ok((Scale::Decimal(exponent), Format::DecimalExponent));
+        // What does not fit 32 bits no Go client decodes, and with a large one it does not end.
+        let exponent = exponent.parse::<i32>().ok().filter(|exponent| exponent.unsigned_abs() <= EXPONENT_MAX as u32);
+        return Ok((Scale::Decimal(exponent.ok_or(ParseQuantityError::Suffix)?), Format::DecimalExponent));
     }
     let in_alphabet = suffix.bytes().all(|byte| b"eEinumkKMGTP+-0123456789".contains(&byte));
     Err(if in_alphabet { ParseQuantityError::Suffix } else { ParseQuantityError::Format })
@@ -352,7 +364,12 @@ impl<'de> Deserialize<'de> for Quantity {
 
             fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Quantity, E> {
                 // The shortest decimal text that means this float: 0.1 is a tenth here, as its author meant.
-                self.visit_str(&number.to_string())
+                let text = number.to_string();
+                if text.len() <= TEXT_BYTES_MAX {
+                    self.visit_str(&text)
+                } else {
+                    self.visit_str(&format!("{number:e}"))
+                }
             }
         }
         deserializer.deserialize_any(OfQuantity).map_err(D::Error::custom)

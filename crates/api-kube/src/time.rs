@@ -15,6 +15,41 @@ pub struct ParseTimeError {
     text: String,
 }
 
+/// A text of a time is not longer than this; Go writes nine digits of a fraction at most.
+const TEXT_BYTES_MAX: usize = 64;
+
+/// Whether a text has the form that Go's `time.RFC3339` takes. jiff knows more forms (a space for the `T`, small letters, a second
+/// 60, basic form, zones' names), and what is stored in one of those no Go client can decode: its whole list fails.
+fn is_rfc3339(text: &[u8]) -> bool {
+    let matches = |text: &[u8], form: &[u8]| {
+        text.len() == form.len()
+            && text
+                .iter()
+                .zip(form)
+                .all(|(byte, form)| if *form == b'0' { byte.is_ascii_digit() } else { byte == form })
+    };
+    let number = |at: usize, text: &[u8]| u32::from(text[at] - b'0') * 10 + u32::from(text[at + 1] - b'0');
+    if text.len() > TEXT_BYTES_MAX || text.len() < 20 || !matches(&text[..19], b"0000-00-00T00:00:00") {
+        return false;
+    }
+    // Leap seconds are not known there, nor is the hour 24.
+    if number(11, text) > 23 || number(17, text) > 59 {
+        return false;
+    }
+    let mut zone = &text[19..];
+    if let Some((b'.', rest)) = zone.split_first() {
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        if digits == 0 {
+            return false;
+        }
+        zone = &rest[digits..];
+    }
+    match zone {
+        b"Z" => true,
+        _ => (matches(zone, b"+00:00") || matches(zone, b"-00:00")) && number(1, zone) < 24 && number(4, zone) < 60,
+    }
+}
+
 macro_rules! time {
     ($(#[$doc:meta])* $name:ident, $unit:expr, $form:literal) => {
         $(#[$doc])*
@@ -52,9 +87,8 @@ macro_rules! time {
 
             fn from_str(text: &str) -> Result<Self, ParseTimeError> {
                 let shown = || ParseTimeError { text: text.chars().take(64).collect() };
-                // jiff also takes forms without a `T` or with a zone's name, which RFC 3339 does not know.
-                let is_plain = text.as_bytes().get(10) == Some(&b'T') && !text.contains('[');
-                text.parse().ok().filter(|_| is_plain).map(Self::new).ok_or_else(shown)
+                let is_exact = is_rfc3339(text.as_bytes());
+                text.parse().ok().filter(|_| is_exact).map(Self::new).ok_or_else(shown)
             }
         }
 

@@ -38,6 +38,8 @@ pub(crate) enum Shape {
     Text,
     Base64,
     Time,
+    /// A time with six digits of a fraction.
+    MicroTime,
     Boolean,
     Integer32,
     Integer64,

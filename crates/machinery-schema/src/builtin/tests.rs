@@ -235,6 +235,16 @@ fn the_other_kinds_have_their_rules() {
         json!({"metadata": meta, "spec": {"leaseDurationSeconds": 0, "renewTime": "2026-11-22T02:00:00.123456Z"}}),
         &["spec.leaseDurationSeconds: Invalid value: 0"],
     );
+    for time in ["2026-11-22T02:00:00Z", "2026-11-22T02:00:00.123Z", "2026-11-22T02:00:00.1234567Z"] {
+        let lease = json!({"metadata": meta, "spec": {"renewTime": time}});
+        check("leases", lease, &["spec.renewTime: Invalid value"]);
+    }
+    for (time, amount) in [("2026-11-22 02:00:00Z", "1e2147483648"), ("2026-11-22T24:00:00Z", "1e999999999999")] {
+        let condition = json!({"type": "Ready", "status": "True", "lastHeartbeatTime": time});
+        let status = json!({"capacity": {"cpu": amount}, "conditions": [condition]});
+        let expected = ["status.capacity.cpu: Invalid value", "status.conditions[0].lastHeartbeatTime: Invalid value"];
+        check("nodes", json!({"metadata": {"name": "n"}, "status": status}), &expected);
+    }
     check(
         "nodes",
         json!({"metadata": {"name": "n"}, "spec": {"taints": [{"key": "a", "effect": "Never"}]}}),

@@ -156,16 +156,27 @@ fn check_shape(shape: &'static Shape, value: &Value, path: &mut String, errors: 
         (Shape::Integer64, Value::Number(number)) if number.is_i64() => return,
         (Shape::IntOrString, Value::String(_)) => return,
         (Shape::IntOrString, Value::Number(number)) if number.is_i64() => return,
-        (Shape::Quantity, Value::Number(_)) => return,
-        (Shape::Quantity, Value::String(text)) => {
+        (Shape::Quantity, Value::Number(_) | Value::String(_)) => {
+            // A number is read as its text is.
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             if let Err(error) = text.parse::<api_kube::Quantity>() {
                 errors.push(FieldError::invalid(path.as_str(), value, error.to_string()));
             }
             return;
         }
         (Shape::Time, Value::String(text)) => {
-            if text.parse::<jiff::Timestamp>().is_err() {
+            if text.parse::<api_kube::MicroTime>().is_err() {
                 errors.push(FieldError::invalid(path.as_str(), value, "must be a time in RFC 3339 form"));
+            }
+            return;
+        }
+        (Shape::MicroTime, Value::String(text)) => {
+            // Go's clients take exactly six digits here, and fail on a whole list that has others.
+            let has_six = text.as_bytes().get(19) == Some(&b'.')
+                && text.bytes().skip(20).take_while(u8::is_ascii_digit).count() == 6;
+            if !has_six || text.parse::<api_kube::MicroTime>().is_err() {
+                let detail = "must be a time in RFC 3339 form with six digits of a fraction";
+                errors.push(FieldError::invalid(path.as_str(), value, detail));
             }
             return;
         }
@@ -176,7 +187,7 @@ fn check_shape(shape: &'static Shape, value: &Value, path: &mut String, errors: 
             return;
         }
         (shape, _) => match shape {
-            Shape::Text | Shape::Time | Shape::Base64 => "string",
+            Shape::Text | Shape::Time | Shape::MicroTime | Shape::Base64 => "string",
             Shape::Boolean => "boolean",
             Shape::Number => "number",
             Shape::Integer32 | Shape::Integer64 => "integer",
