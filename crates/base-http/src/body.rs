@@ -19,7 +19,11 @@ const FRAME_BYTES_MAX: usize = 16 * 1024;
 const SHARED_BYTES_MAX: usize = 64 * 1024;
 
 /// The body of an answer: nothing, some pieces of shared bytes, or a stream.
-pub struct Body(Kind);
+pub struct Body {
+    kind: Kind,
+    /// Dropped with the body, which is when it has been handed on or given up.
+    guards: Vec<Box<dyn Send>>,
+}
 
 enum Kind {
     /// Pieces are sent one after the other, without being copied together.
@@ -41,7 +45,7 @@ impl Body {
     pub fn pieces(pieces: impl Into<VecDeque<Bytes>>) -> Self {
         let pieces: VecDeque<Bytes> = pieces.into();
         let left = pieces.iter().map(|piece| piece.len() as u64).sum();
-        Self(Kind::Pieces { pieces, left })
+        Kind::Pieces { pieces, left }.into()
     }
 
     /// A body that comes as it is made; an error in it cuts the connection, so that nobody takes the part for the whole.
@@ -50,7 +54,20 @@ impl Body {
         S: Stream<Item = Result<Bytes, E>> + Send + 'static,
         E: Into<BoxError> + 'static,
     {
-        Self(Kind::Stream { stream: Box::pin(stream.map(|item| item.map_err(Into::into))), rest: Bytes::new() })
+        Kind::Stream { stream: Box::pin(stream.map(|item| item.map_err(Into::into))), rest: Bytes::new() }.into()
+    }
+
+    /// The same body, which keeps `guard` until it has been sent or given up: what counts it against a budget.
+    #[must_use]
+    pub fn holding(mut self, guard: impl Send + 'static) -> Self {
+        self.guards.push(Box::new(guard));
+        self
+    }
+}
+
+impl From<Kind> for Body {
+    fn from(kind: Kind) -> Self {
+        Self { kind, guards: Vec::new() }
     }
 }
 
@@ -62,7 +79,7 @@ impl Default for Body {
 
 impl std::fmt::Debug for Body {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.0 {
+        match &self.kind {
             Kind::Pieces { left, .. } => write!(formatter, "Body({left} bytes)"),
             Kind::Stream { .. } => formatter.write_str("Body(stream)"),
         }
@@ -108,7 +125,7 @@ impl hyper::body::Body for Body {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Pieces { pieces, left } => loop {
                 match pieces.pop_front() {
                     None => return Poll::Ready(None),
@@ -137,11 +154,11 @@ impl hyper::body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.0, Kind::Pieces { left: 0, .. })
+        matches!(self.kind, Kind::Pieces { left: 0, .. })
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.0 {
+        match self.kind {
             Kind::Pieces { left, .. } => SizeHint::with_exact(left),
             Kind::Stream { .. } => SizeHint::default(),
         }

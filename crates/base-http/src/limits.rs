@@ -45,6 +45,9 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// HTTP/2 streams per connection: requests and watches of one client. The default is client-go's own limit.
     pub streams_max: u32,
+    /// The same for connections without a certificate, where the listener asks for one: each stream costs memory before anybody
+    /// knows whose it is, and their clients are tools that come with a token.
+    pub anonymous_streams_max: u32,
     /// Silence after which a peer is asked for a sign of life; a dead link is noticed after twice this time.
     pub keep_alive: Duration,
 }
@@ -67,6 +70,7 @@ impl Default for Limits {
             drain_grace: Duration::from_secs(20),
             write_timeout: Duration::from_secs(60),
             streams_max: 250,
+            anonymous_streams_max: 16,
             keep_alive: Duration::from_secs(30),
         }
     }

@@ -125,10 +125,15 @@ impl<H: Handler> Server<H> {
         });
         let service = service_fn(move |request| active.clone().answer(request));
         if is_http2 {
+            let limits = &admission.limits;
+            let streams_max = match peer.is_certificate_expected && peer.client_cert.is_none() {
+                true => limits.anonymous_streams_max.min(limits.streams_max),
+                false => limits.streams_max,
+            };
             let connection =
                 hyper::server::conn::http2::Builder::new(Tasks { tasks: self.tasks.clone(), shared: shared.clone() })
                     .timer(TokioTimer::new())
-                    .max_concurrent_streams(admission.limits.streams_max)
+                    .max_concurrent_streams(streams_max)
                     .keep_alive_interval(admission.limits.keep_alive)
                     .keep_alive_timeout(admission.limits.keep_alive)
                     .initial_stream_window_size(STREAM_WINDOW_BYTES)

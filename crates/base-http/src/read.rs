@@ -233,6 +233,12 @@ impl BodyBudget {
         BodyPermit { budget: self.0.clone(), identity, priority, bytes: 0 }
     }
 
+    /// Whether an identity holds all that it may.
+    pub fn is_used_up(&self, identity: &str) -> bool {
+        let of_identity = self.0.held.lock().by_identity.get(identity).copied().unwrap_or(0);
+        of_identity >= self.0.limits.bytes_per_identity_max
+    }
+
     /// Bytes held now.
     pub fn bytes_held(&self) -> u64 {
         self.0.held.lock().bytes
@@ -275,6 +281,17 @@ impl BodyPermit {
         held.by_identity.insert(self.identity.clone(), of_identity + more);
         self.bytes = bytes;
         Ok(())
+    }
+
+    /// Counts so many more bytes, whether the budget has them or not: they are there already.
+    pub fn add(&mut self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        let mut held = self.budget.held.lock();
+        held.bytes = held.bytes.saturating_add(bytes as u64);
+        *held.by_identity.entry(self.identity.clone()).or_default() += bytes as u64;
+        self.bytes += bytes as u64;
     }
 }
 

@@ -1,16 +1,24 @@
 //! What is served, as documents: health, version, discovery, OpenAPI.
 
+use std::collections::HashMap;
+
 use base_http::Body;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::negotiate::aggregated_discovery;
+use crate::outgoing::BytesKept;
 use crate::request::{Query, Route};
 use crate::server::Inner;
 use crate::status::{self, ApiError, Result};
 
 const AGGREGATED_V2: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const AGGREGATED_V2_BETA1: &str = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
+
+/// Of a shared document each response keeps the frame that is being sent, and the one in the socket.
+const SHARED_BYTES_KEPT: usize = 32 * 1024;
 
 const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
@@ -59,29 +67,65 @@ pub(crate) fn answer(server: &Inner, route: &Route, request: &Request<()>) -> Re
             "/openapi/v2" => Some(openapi_v2(headers, server.version)),
             "/metrics" => Some(status::metrics(server.metrics.encode())),
             "" => Some(status::ok_json(&json!({"paths": root_paths(server)}))),
-            other => openapi_document(&registry, other, headers),
+            other => server.documents.openapi(&registry, other, headers),
         },
     };
     let response = document.ok_or_else(ApiError::no_such_path)?;
     if request.method() == Method::GET { Ok(response) } else { Err(ApiError::method_not_allowed()) }
 }
 
-fn openapi_document(registry: &machinery_schema::Registry, path: &str, headers: &HeaderMap) -> Option<Response<Body>> {
-    let segments: Vec<&str> = path.strip_prefix("/openapi/v3/")?.split('/').collect();
-    let (group, version) = match segments.as_slice() {
-        ["api", version] => ("", *version),
-        ["apis", group, version] => (*group, *version),
-        _ => return None,
-    };
-    let etag = format!("\"{}\"", registry.openapi_hash(group, version)?);
-    if is_held(headers, &etag) {
-        return Some(status::not_modified());
+/// OpenAPI documents by group and version, as they were made last. One copy serves everybody who reads it, however slowly; a
+/// hub that serves none keeps none.
+#[derive(Default)]
+pub(crate) struct Documents(Mutex<HashMap<(String, String), Document>>);
+
+struct Document {
+    etag: String,
+    bytes: Bytes,
+}
+
+impl Documents {
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().len()
     }
-    let mut response = status::ok(registry.openapi_document(group, version)?);
-    if let Ok(value) = HeaderValue::from_str(&etag) {
-        response.headers_mut().insert(header::ETAG, value);
+
+    fn openapi(
+        &self,
+        registry: &machinery_schema::Registry,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Option<Response<Body>> {
+        let segments: Vec<&str> = path.strip_prefix("/openapi/v3/")?.split('/').collect();
+        let (group, version) = match segments.as_slice() {
+            ["api", version] => ("", *version),
+            ["apis", group, version] => (*group, *version),
+            _ => return None,
+        };
+        let etag = format!("\"{}\"", registry.openapi_hash(group, version)?);
+        if is_held(headers, &etag) {
+            return Some(status::not_modified());
+        }
+        let mut documents = self.0.lock();
+        let bytes = match documents.get(&(group.to_owned(), version.to_owned())) {
+            Some(document) if document.etag == etag => document.bytes.clone(),
+            _ => {
+                // Made under the lock, so that many who come at once have it made once. Those of groups that are gone go.
+                let bytes = Bytes::from(registry.openapi_document(group, version)?);
+                documents.retain(|(group, version), _| registry.openapi_hash(group, version).is_some());
+                let document = Document { etag: etag.clone(), bytes: bytes.clone() };
+                documents.insert((group.to_owned(), version.to_owned()), document);
+                bytes
+            }
+        };
+        drop(documents);
+        let mut response = status::ok(bytes);
+        response.extensions_mut().insert(BytesKept(SHARED_BYTES_KEPT));
+        if let Ok(value) = HeaderValue::from_str(&etag) {
+            response.headers_mut().insert(header::ETAG, value);
+        }
+        Some(response)
     }
-    Some(response)
 }
 
 /// kubectl turns to OpenAPI v2 for a kind that v3 does not have, and needs a document in which it is missing too, to say
@@ -94,7 +138,7 @@ fn openapi_v2(headers: &HeaderMap, version: &str) -> Response<Body> {
     }
     // Field 1 is `swagger`, field 2 `info` (title, version), field 8 `paths`.
     const EMPTY_DOCUMENT: &[u8] = b"\x0a\x032.0\x12\x13\x0a\x0aKubernetes\x12\x05v1.36\x42\x00";
-    let mut response = status::ok(bytes::Bytes::from_static(EMPTY_DOCUMENT));
+    let mut response = status::ok(Bytes::from_static(EMPTY_DOCUMENT));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(OPENAPI_V2_PROTOBUF));
     response
 }

@@ -35,6 +35,9 @@ pub(crate) struct FlowLimits {
     pub(crate) entered_per_identity_max: usize,
     /// Watches and log streams that one identity may have open.
     pub(crate) streams_per_identity_max: usize,
+    /// Responses of one identity, from the beginning of the request until the last byte has been handed on, whatever the
+    /// answer is. A client that reads has no more than it has requests and watches; one that does not read costs memory for each.
+    pub(crate) responses_per_identity_max: usize,
 }
 
 impl Default for FlowLimits {
@@ -46,6 +49,7 @@ impl Default for FlowLimits {
             in_flight_per_identity_max: 64,
             entered_per_identity_max: 512,
             streams_per_identity_max: 256,
+            responses_per_identity_max: 1024,
         }
     }
 }
@@ -86,6 +90,7 @@ struct Account {
     entered: usize,
     in_flight: usize,
     streams: usize,
+    responses: usize,
     waiting: VecDeque<Waiting>,
 }
 
@@ -114,6 +119,7 @@ pub(crate) struct Entry {
 enum Kind {
     Request,
     Stream,
+    Response,
 }
 
 /// A place among those worked on; given back when it is dropped.
@@ -154,6 +160,11 @@ impl Flow {
         self.open(identity, lane, Kind::Stream)
     }
 
+    /// Counts what an identity has requested and not taken yet.
+    pub(crate) fn open_response(&self, identity: &str, lane: Lane) -> Result<Entry, TooMany> {
+        self.open(identity, lane, Kind::Response)
+    }
+
     fn open(&self, identity: &str, lane: Lane, kind: Kind) -> Result<Entry, TooMany> {
         let mut state = self.0.lock();
         let limits = state.limits;
@@ -165,6 +176,7 @@ impl Flow {
         let (count, max) = match kind {
             Kind::Request => (&mut account.entered, limits.entered_per_identity_max),
             Kind::Stream => (&mut account.streams, limits.streams_per_identity_max),
+            Kind::Response => (&mut account.responses, limits.responses_per_identity_max),
         };
         // Administrators are trusted with the hub as a whole; a bound of theirs would only lock them out.
         if *count >= max && lane != Lane::Masters {
@@ -217,6 +229,7 @@ impl Drop for Entry {
         match self.kind {
             Kind::Request => account.entered -= 1,
             Kind::Stream => account.streams -= 1,
+            Kind::Response => account.responses -= 1,
         }
         state.forget_if_idle(&self.identity);
     }
@@ -301,7 +314,11 @@ impl State {
 
     fn forget_if_idle(&mut self, identity: &Arc<str>) {
         let is_idle = self.identities.get(identity).is_some_and(|account| {
-            account.entered == 0 && account.in_flight == 0 && account.streams == 0 && account.waiting.is_empty()
+            account.entered == 0
+                && account.in_flight == 0
+                && account.streams == 0
+                && account.responses == 0
+                && account.waiting.is_empty()
         });
         if is_idle {
             self.identities.remove(identity);

@@ -71,6 +71,7 @@ mod kinds;
 mod metrics;
 mod negotiate;
 mod object;
+mod outgoing;
 mod protobuf;
 mod pump;
 mod reindex;

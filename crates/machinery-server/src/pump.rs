@@ -13,12 +13,11 @@ use base_http::{Body, BoxError};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use futures::StreamExt as _;
 use http::{HeaderMap, HeaderValue, Response, header};
-use http_body_util::BodyStream;
 use tokio::sync::mpsc;
 
 use crate::flow::Entry;
+use crate::outgoing::BytesKept;
 use crate::server::Inner;
 use crate::status;
 
@@ -88,20 +87,13 @@ where
         }
     });
     let mut response = status::ok(Body::stream(pieces));
+    // Those ahead, one on its way, and what is made of the next.
+    response.extensions_mut().insert(BytesKept(PIECE_BYTES * (PIECES_AHEAD + 2)));
     if is_gzip {
         response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
     response.headers_mut().append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     response
-}
-
-/// The same body; `guard` is dropped with it.
-pub(crate) fn holding<G: Send + 'static>(body: Body, guard: G) -> Body {
-    let frames = BodyStream::new(body);
-    Body::stream(frames.filter_map(move |frame| {
-        let _held = &guard;
-        std::future::ready(frame.map(|frame| frame.into_data().ok()).transpose())
-    }))
 }
 
 /// Whether the client takes gzip; `identity` is what it gets otherwise.

@@ -26,13 +26,14 @@ use crate::dispatch::{check_path, connected, verb_of};
 use crate::flow::{Entry, Flow, FlowLimits, Lane};
 use crate::metrics::{self, RequestMetrics};
 use crate::negotiate::BODY_BYTES_MAX;
+use crate::outgoing::{self, Outgoing};
 use crate::request::{ListOptions, Query, ResourcePath, Route};
 use crate::status::{ApiError, Reason, Result};
 use crate::work::WorkPool;
 use crate::{
     Access, Admission, AuthenticateError, AuthenticatedBasics, Authorizer, BootstrapTokenAuthenticator,
     CertificateAuthenticator, Decision, GROUP_MASTERS, Identity, InProcess, NoNodes, NodeDialer, SystemMasters, Target,
-    discovery, impersonation, pump, verbs,
+    discovery, impersonation, verbs,
 };
 
 /// A request that has not been answered after this time will not be; as kube-apiserver's `--request-timeout`. A write
@@ -149,6 +150,10 @@ pub(crate) struct Inner {
     pub(crate) flow: Flow,
     pub(crate) work: WorkPool,
     pub(crate) bodies: BodyBudget,
+    /// What waits for clients to take it.
+    pub(crate) outgoing: BodyBudget,
+    /// OpenAPI documents that were requested, shared by all who read them.
+    pub(crate) documents: discovery::Documents,
     pub(crate) metrics: Metrics,
     requests: RequestMetrics,
 }
@@ -200,6 +205,8 @@ impl Server {
             flow: Flow::new(FlowLimits::default()),
             work: WorkPool::new().map_err(NewServerError::StartWork)?,
             bodies: BodyBudget::new(BODY_BUDGET),
+            outgoing: BodyBudget::new(outgoing::BUDGET),
+            documents: discovery::Documents::default(),
             metrics: config.metrics,
         });
         metrics::register(&inner.metrics, &inner);
@@ -222,7 +229,14 @@ impl Server {
         request: Request<RequestBody>,
         identity: Option<&'a Identity>,
     ) -> BoxFuture<'a, Response<Body>> {
-        Box::pin(self.handle_from(request, identity, Origin::Peer))
+        Box::pin(async move {
+            let Some(identity) = identity else { return self.handle_from(request, None, Origin::Peer).await };
+            let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+            match Outgoing::begin(&self.0, identity, Lane::of(identity, None)) {
+                Ok(outgoing) => outgoing.answer(is_read, self.handle_from(request, Some(identity), Origin::Peer).await),
+                Err(refusal) => *refusal,
+            }
+        })
     }
 
     pub(crate) async fn handle_from(
@@ -282,7 +296,12 @@ impl Server {
                 if identity.is_some() {
                     session.connection.mark_authenticated();
                 }
-                self.handle(request.map(boxed), identity.as_ref()).await
+                let response = self.handle(request.map(boxed), identity.as_ref()).await;
+                if response.extensions().get::<outgoing::Overrun>().is_some() {
+                    // Whoever has a thousand responses to take and takes none is not told so a thousand times more.
+                    session.connection.close(Close::AtOnce);
+                }
+                response
             }
             Err(error) => {
                 debug!(addr = ?peer.addr, %error, "Rejected a caller's credentials.");
@@ -470,7 +489,7 @@ impl Inner {
             let headers = request.headers().clone();
             let context = Context { server: self, identity, verb, info, path, query, headers, turn: turn.clone() };
             let response = (connected.connect)(&context, request).await?;
-            return Ok(response.map(|body| pump::holding(body, turn)));
+            return Ok(response.map(|body| body.holding(turn)));
         }
         let turn = self.enter(identity, lane, origin)?;
         let stream = if verb == "watch" { self.open_stream(identity, lane, origin)? } else { None };

@@ -1,5 +1,6 @@
 //! What clients without an identity can hold on to, and for how long.
 
+use futures::StreamExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
@@ -32,7 +33,10 @@ impl Handler for Tokens {
             session.mark_authenticated();
         }
         match request.uri().path() {
-            "/stream" => Response::new(Body::stream(futures::stream::pending::<std::io::Result<Bytes>>())),
+            "/stream" => {
+                let body = Body::stream(futures::stream::pending::<std::io::Result<Bytes>>());
+                Response::builder().header("requests-open", session.requests_open()).body(body).unwrap()
+            }
             "/endless" => Response::new(Body::stream(futures::stream::repeat_with(|| {
                 Ok::<_, std::io::Error>(Bytes::from(vec![b'x'; 64 * 1024]))
             }))),
@@ -121,6 +125,28 @@ async fn a_rush_of_honest_handshakes_is_served_though_it_exceeds_the_budget() {
     }
     assert_eq!(running.rejected(RejectReason::Handshakes), 0);
     Arc::into_inner(running).unwrap().stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_without_a_certificate_has_few_streams() {
+    let running = Running::start(limits());
+    let (mut client, connection) = running.site.http2(running.addr, false).await;
+    // With the first response the client knows the server's settings, and keeps what they do not allow yet.
+    drop(soon("a response", client.send_request(with_token("/stream"))).await.unwrap());
+    let mut requests: futures::stream::FuturesUnordered<_> =
+        (0..40).map(|_| client.send_request(with_token("/stream"))).collect();
+    let mut held = std::collections::VecDeque::new();
+    while let Some(response) = soon("a response", requests.next()).await {
+        let response = response.unwrap();
+        let open: u32 = response.headers()["requests-open"].to_str().unwrap().parse().unwrap();
+        assert!(open <= 16, "{open} requests are open");
+        held.push_back(response);
+        if held.len() == 16 {
+            held.pop_front();
+        }
+    }
+    drop((held, requests, client, connection));
+    running.stop().await;
 }
 
 #[tokio::test]

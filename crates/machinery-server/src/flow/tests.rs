@@ -10,6 +10,7 @@ fn flow(shared_max: usize, per_identity: usize) -> Flow {
         in_flight_per_identity_max: per_identity,
         entered_per_identity_max: 8,
         streams_per_identity_max: 2,
+        responses_per_identity_max: 8,
     })
 }
 

@@ -115,6 +115,44 @@ async fn bodies_that_do_not_come_hold_up_their_own_identity_only() {
 }
 
 #[tokio::test]
+async fn responses_that_nobody_takes_hold_up_their_own_identity_only() {
+    let hub = Hub::start().await;
+    with_pods(&hub, 120).await;
+    let slow = Identity::new("system:bootstrap:abcdef", [crate::GROUP_MASTERS.replace("masters", "authenticated")]);
+    let get = |path: &str| Request::get(path).body(crate::server::boxed(String::new())).unwrap();
+    for path in ["/openapi/v3/api/v1", "/version", "/api"] {
+        let mut unread = Vec::new();
+        let mut taken = 0;
+        for _ in 0..1100 {
+            let response = hub.server.handle(get(path), Some(&slow)).await;
+            taken += usize::from(response.status() == 200);
+            unread.push(response);
+        }
+        assert!((1..=1024).contains(&taken), "{taken} of {path}");
+        assert!(hub.server.0.outgoing.bytes_held() <= 8 << 20, "{path}: {} B", hub.server.0.outgoing.bytes_held());
+        assert_eq!(hub.get("/openapi/v3/api/v1").await.code, 200, "others are served");
+        drop(unread);
+        assert_eq!(hub.server.0.outgoing.bytes_held(), 0, "{path}");
+        assert_eq!(hub.server.handle(get(path), Some(&slow)).await.status(), 200, "{path} after they were dropped");
+    }
+}
+
+#[tokio::test]
+async fn everybody_reads_the_same_copy_of_a_document() {
+    let hub = Hub::start().await;
+    let mut first = Vec::new();
+    for _ in 0..2 {
+        let request = Request::get("/openapi/v3/apis/apps/v1").body(String::new()).unwrap();
+        let mut response = hub.raw(Some(&Identity::controllers()), request).await;
+        assert_eq!(response.status(), 200);
+        first.push(hyper::body::Body::size_hint(response.body()).exact());
+        drop(response.body_mut().frame().await);
+    }
+    assert_eq!(first[0], first[1]);
+    assert_eq!(hub.server.0.documents.len(), 1);
+}
+
+#[tokio::test]
 async fn a_review_is_small_and_counted() {
     let hub = Hub::start().await;
     let token = Identity::new("system:bootstrap:abcdef", [crate::GROUP_BOOTSTRAPPERS]);
