@@ -1,6 +1,7 @@
 //! What a running part shows of itself: logs, named tasks, metrics, and its last failures.
 //!
 //! - **Logs.** Parts log with `tracing`; the program calls [`init_logging`] once. [`Chain`] prints an error with its causes.
+//!   An event is one line, whatever is in it; [`Printable`] does the same for what the program prints itself.
 //! - **Tasks.** [`spawn_named`] starts a task whose panic is logged and counted; nothing else starts one (`cargo xtask check` rejects
 //!   `tokio::spawn` in other crates).
 //! - **Metrics.** A part takes its counters and gauges from a [`Metrics`]; its role serves [`Metrics::encode`] under
@@ -14,6 +15,7 @@
 mod chain;
 mod logging;
 mod metrics;
+mod printable;
 mod process;
 mod recent;
 mod tasks;
@@ -24,6 +26,7 @@ pub use metrics::{
     Counter, Family, Gauge, Histogram, HistogramFamily, Labels, METRICS_CONTENT_TYPE, Metrics, Sample, SampleKind,
     seconds_buckets,
 };
+pub use printable::Printable;
 pub use recent::{RecentError, RecentErrors};
 pub use tasks::{TaskCounts, spawn_blocking_named, spawn_detached, spawn_in_set, spawn_named, task_counts};
 

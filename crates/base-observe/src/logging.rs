@@ -3,6 +3,8 @@
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
+use crate::printable::LineWriter;
+
 /// Environment variable with a filter such as `info,node_kubelet=debug`.
 pub const LOG_VARIABLE: &str = "SELVEDGE_LOG";
 
@@ -54,9 +56,10 @@ pub enum InitLoggingError {
 pub fn init_logging(options: &LogOptions) -> Result<(), InitLoggingError> {
     let filter = std::env::var(LOG_VARIABLE).ok().filter(|text| !text.trim().is_empty());
     let filter = parse_filter(filter.as_deref().unwrap_or(&options.filter))?;
+    let colours = options.ansi;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(move || LineWriter { inner: std::io::stderr(), colours })
         .with_ansi(options.ansi)
         // A line that a full disk rejects is lost; reporting that on the same stderr would panic.
         .log_internal_errors(false);

@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime};
 use tokio_util::task::TaskTracker;
 
 use crate::logging::parse_filter;
+use crate::printable::LineWriter;
 use crate::{
-    Chain, Metrics, RecentErrors, Sample, SampleKind, TaskCounts, spawn_blocking_named, spawn_detached, spawn_in_set,
-    spawn_named, task_counts,
+    Chain, Metrics, Printable, RecentErrors, Sample, SampleKind, TaskCounts, spawn_blocking_named, spawn_detached,
+    spawn_in_set, spawn_named, task_counts,
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +22,30 @@ struct Layer {
 fn check_chain(texts: &[&'static str], expected: &str) {
     let error = texts.iter().rev().fold(None, |source, text| Some(Box::new(Layer { text, source })));
     assert_eq!(Chain(&*error.expect("at least one text")).to_string(), expected);
+}
+
+#[test]
+fn what_comes_from_outside_stays_on_its_line() {
+    let text = "M\u{1b}[2J\u{1b}]0;pwn\u{7}\r\nok fake-node\u{9b}31m\u{202e}x\0";
+    let shown = Printable(text).to_string();
+    assert_eq!(shown, "M\\u{1b}[2J\\u{1b}]0;pwn\\u{7}\\r\\nok fake-node\\u{9b}31m\\u{202e}x\\u{0}");
+    assert_eq!(Printable("Grüße, 世界: 21 °C").to_string(), "Grüße, 世界: 21 °C");
+}
+
+fn written(event: &str, colours: bool) -> String {
+    use std::io::Write as _;
+    let mut writer = LineWriter { inner: Vec::new(), colours };
+    writer.write_all(event.as_bytes()).unwrap();
+    String::from_utf8(writer.inner).unwrap()
+}
+
+#[test]
+fn an_event_is_one_line_of_the_log() {
+    let event = "INFO joined node=a\n2026 ERROR hub: FAKE\u{1b}[31m\n";
+    assert_eq!(written(event, false), "INFO joined node=a\\n2026 ERROR hub: FAKE\\u{1b}[31m\n");
+    // On a terminal the colours of the line itself stay, and whatever else a terminal obeys does not.
+    let event = "\u{1b}[2mINFO\u{1b}[0m \u{1b}[2J\u{1b}[1;31mx\u{1b}[\n";
+    assert_eq!(written(event, true), "\u{1b}[2mINFO\u{1b}[0m \\u{1b}[2J\u{1b}[1;31mx\\u{1b}[\n");
 }
 
 #[test]

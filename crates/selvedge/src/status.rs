@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use api_edge::status::{
     CONTROLLERS_PATH, CONTROLLERS_VERSION, ControllerStatus, ControllersReport, EdgeReport, EntryReport, NodeReport,
 };
+use base_observe::Printable;
 use http_body_util::{BodyExt as _, Limited};
 use kube::Client;
 use kube::api::{Api, DynamicObject, ListParams};
@@ -181,7 +182,7 @@ fn text(status: &Status) -> String {
     }
     if let Some(node) = &status.node {
         let link = if node.connected { "connected to the hub" } else { "no hub in sight" };
-        let _ = writeln!(out, "NODE {}: {link}, {} pods", node.node, node.pods.len());
+        let _ = writeln!(out, "NODE {}: {link}, {} pods", Printable(&node.node), node.pods.len());
         section(
             &mut out,
             "PODS HERE",
@@ -210,7 +211,7 @@ fn text(status: &Status) -> String {
         errors(&mut out, &edge.last_errors);
     }
     for role in &status.unreachable {
-        let _ = writeln!(out, "UNREACHABLE {role}");
+        let _ = writeln!(out, "UNREACHABLE {}", Printable(role));
     }
     out
 }
@@ -237,7 +238,8 @@ fn section<'a>(out: &mut String, title: &str, lines: impl Iterator<Item = (&'a s
     let _ = writeln!(out, "{title}");
     for (name, ready, message) in lines {
         let mark = if ready { "ok" } else { "--" };
-        let _ = writeln!(out, "  {mark} {name}  {message}");
+        // Nodes and devices write these: on a terminal they must not pass for other lines.
+        let _ = writeln!(out, "  {mark} {}  {}", Printable(name), Printable(message));
     }
 }
 
@@ -245,7 +247,7 @@ fn errors(out: &mut String, errors: &[String]) {
     if !errors.is_empty() {
         let _ = writeln!(out, "LAST ERRORS");
         for error in errors {
-            let _ = writeln!(out, "  {error}");
+            let _ = writeln!(out, "  {}", Printable(error));
         }
     }
 }
@@ -264,6 +266,16 @@ mod tests {
         let mut out = String::new();
         write_controllers(&mut out, controllers);
         assert_eq!(out, expected);
+    }
+
+    #[test]
+    fn what_a_node_says_of_itself_stays_on_its_line() {
+        let message = "M\u{1b}[2J\nok fake-node  all is well".to_owned();
+        let line = Line { name: "gw-1".to_owned(), ready: false, message };
+        let hub = HubStatus { nodes: vec![line], ..HubStatus::default() };
+        let shown = text(&Status { hub: Some(hub), unreachable: vec!["edge: a\nb".to_owned()], ..Status::default() });
+        assert!(shown.contains("  -- gw-1  M\\u{1b}[2J\\nok fake-node  all is well\n"), "{shown}");
+        assert!(shown.contains("UNREACHABLE edge: a\\nb\n"), "{shown}");
     }
 
     #[test]

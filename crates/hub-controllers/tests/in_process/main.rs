@@ -115,6 +115,57 @@ async fn a_node_gets_its_certificate_by_asking() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_not_lost_to_a_bad_name_or_a_crash() {
+    let hub = Hub::start().await;
+    let key = base_pki::KeyPair::generate().expect("a key can be made");
+    let csr = |node: &str| {
+        let pem = base_pki::make_csr(&key, &format!("system:node:{node}"), &["system:nodes".to_owned()], &[]);
+        pem.expect("a CSR can be made")
+    };
+    let request = |name: &str, csr: &str| {
+        json!({
+            "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": name},
+            "spec": {
+                "request": BASE64.encode(csr), "signerName": "kubernetes.io/kube-apiserver-client-kubelet",
+                "usages": ["digital signature", "client auth"],
+            },
+        })
+    };
+    // The hub recorded the use and stopped before it bound the key.
+    let own = base_pki::parse_csr(&csr("gw-1")).expect("made above").key_sha256;
+    let secret = json!({
+        "metadata": {"name": "bootstrap-token-abcdef", "namespace": "kube-system"},
+        "type": "bootstrap.kubernetes.io/token",
+        "stringData": {"token-id": "abcdef", "used-by": "gw-1", "unfinished": format!("gw-1={own}")},
+    });
+    hub.make(Kind::Secret, secret).await;
+    hub.token("fedcba").await;
+    let kind = Kind::CertificateSigningRequest;
+    let bearer = |id: &str| hub.as_user(&format!("system:bootstrap:{id}"), &["system:bootstrappers"]);
+    for (id, name, node) in [("fedcba", "bad", "../../etc"), ("abcdef", "cut", "gw-1"), ("fedcba", "next", "gw-2")] {
+        let sent = bearer(id).create(kind, request(name, &csr(node))).await;
+        sent.expect("a bootstrapper may ask").expect("it is new");
+        let done = hub
+            .eventually(kind, ("", name), |request| {
+                request.is_some_and(|request| {
+                    request["status"]["certificate"].is_string() || condition(request, "Failed")["status"] == "True"
+                })
+            })
+            .await;
+        // A bad name fails at once and uses nothing: the token is good for the next box.
+        let message = condition(&done, "Failed")["message"].as_str().unwrap_or_default().to_owned();
+        assert_eq!(message.contains("bad name"), name == "bad", "{name}: {message}");
+    }
+    for id in ["abcdef", "fedcba"] {
+        let secret = hub.admin.get_now(Kind::Secret, ("kube-system", &format!("bootstrap-token-{id}"))).await;
+        let secret = secret.expect("the API answers").expect("it is there");
+        let grant = hub_pki::join::TokenGrant::of_secret(&secret);
+        assert_eq!((grant.used_by.len(), grant.unfinished), (1, Vec::new()), "{id}");
+    }
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fleet_objects_reach_their_node_and_report_how_they_fare() {
     let hub = Hub::start().await;
     hub.node("gw-1", json!({"site": "a"})).await;
