@@ -12,7 +12,7 @@
 //!
 //! - **Where is it?** Which key speaks as which node: `bindings`. What a node may do: `authorizer`. What it may write into an object: `restriction`. Its labels:
 //!   `labels`. Names that no node may have: `names`. What a pod may ask of a runtime: `pods`. Kinds that nobody
-//!   deletes: `kinds`.
+//!   deletes: `kinds`. How much a node may store: `quota`.
 //! - **May I touch it?** Every rule here keeps a stolen gateway from giving away more than itself: begin with a test that
 //!   fails, in `tests/`.
 //! - **How do I try it?** `cargo test -p hub-policy`; on a running hub with `kubectl --as system:node:NAME --as-group
@@ -27,6 +27,7 @@ mod kinds;
 pub mod labels;
 pub mod names;
 mod pods;
+mod quota;
 mod references;
 mod restriction;
 mod tokens;
@@ -42,6 +43,7 @@ pub use authorizer::{BootstrapAuthorizer, NodeAuthorizer};
 pub use bindings::{BindingKeeper, NODE_IDENTITIES, NodeKeyAuthenticator, OnChange, binding, bindings};
 pub use kinds::KeptKinds;
 pub use pods::PodRuntimeClass;
+pub use quota::NodeQuota;
 pub use restriction::NodeRestriction;
 pub use tokens::clean_tokens;
 
@@ -57,7 +59,12 @@ pub fn authorizers() -> Vec<Arc<dyn Authorizer>> {
 
 /// The admission plug-ins of a hub that is reached by these names.
 pub fn admission(hub_names: Vec<String>) -> Vec<Arc<dyn Admission>> {
-    vec![Arc::new(NodeRestriction::new(hub_names)), Arc::new(PodRuntimeClass), Arc::new(KeptKinds)]
+    vec![
+        Arc::new(NodeRestriction::new(hub_names)),
+        Arc::new(PodRuntimeClass),
+        Arc::new(KeptKinds),
+        Arc::<NodeQuota>::default(),
+    ]
 }
 
 /// The configuration of a hub's API server, and the keeper of its nodes' identities, which is to be run beside it.

@@ -5,5 +5,6 @@
 mod harness;
 mod identity;
 mod nodes;
+mod quota;
 mod table;
 mod tokens;

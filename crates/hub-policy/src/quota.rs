@@ -1,0 +1,164 @@
+//! How much a node may store: a node that was broken into must not fill the hub's memory and disk with what is its own.
+//!
+//! Each object that a node writes has a bound of its own, far above what a kubelet writes and far below what the API takes;
+//! events have a rate as well, and mirror pods a number. What a node writes besides is one object of each kind: its Node and
+//! its Lease; requests for certificates are counted in [`NodeRestriction`](crate::NodeRestriction).
+
+use std::collections::HashMap;
+use std::io;
+use std::time::{Duration, Instant};
+
+use machinery_schema::FieldError;
+use machinery_server::{Admission, AdmissionError, AdmissionRequest, GROUP_BOOTSTRAPPERS, Operation};
+use parking_lot::Mutex;
+use serde_json::Value;
+
+/// A message of an event has 1,024 bytes at most.
+const EVENT_BYTES_MAX: usize = 16 * 1024;
+const LEASE_BYTES_MAX: usize = 4 * 1024;
+/// As a manifest on the node's own disk may be.
+const POD_BYTES_MAX: usize = 256 * 1024;
+/// A kubelet reports fifty images at most, which is most of what it says of itself.
+const NODE_BYTES_MAX: usize = 512 * 1024;
+/// The request in it has 16 KiB at most, as base64.
+const CSR_BYTES_MAX: usize = 32 * 1024;
+
+/// As many as Kubernetes runs on a node.
+const MIRROR_PODS_MAX: usize = 110;
+
+/// Events that a node may write at once, after a time of silence.
+const EVENTS_BURST: f64 = 200.0;
+/// And further ones in a second.
+const EVENTS_PER_SECOND: f64 = 10.0;
+
+/// Nodes that are counted at a time. Those whose burst is whole again need not be.
+const COUNTED_MAX: usize = 65_536;
+
+/// Bounds what a node stores.
+#[derive(Debug, Default)]
+pub struct NodeQuota {
+    events: Mutex<HashMap<String, Bucket>>,
+}
+
+/// What a node may still write.
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    tokens: f64,
+    at: Instant,
+}
+
+impl Bucket {
+    fn full(at: Instant) -> Self {
+        Self { tokens: EVENTS_BURST, at }
+    }
+
+    fn refill(&mut self, now: Instant) {
+        let passed: Duration = now.saturating_duration_since(self.at);
+        self.tokens = (self.tokens + passed.as_secs_f64() * EVENTS_PER_SECOND).min(EVENTS_BURST);
+        self.at = now;
+    }
+}
+
+impl Admission for NodeQuota {
+    fn validate(&self, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), AdmissionError> {
+        let is_write = matches!(request.operation, Operation::Create | Operation::Update);
+        let node = request.identity.node_name();
+        if !is_write || (node.is_none() && !request.identity.is_in(GROUP_BOOTSTRAPPERS)) {
+            return Ok(());
+        }
+        let bytes_max = match request.target() {
+            ("", "events", _) | ("events.k8s.io", "events", _) => EVENT_BYTES_MAX,
+            ("coordination.k8s.io", "leases", _) => LEASE_BYTES_MAX,
+            ("", "pods", None) => POD_BYTES_MAX,
+            ("", "nodes", _) => NODE_BYTES_MAX,
+            ("certificates.k8s.io", "certificatesigningrequests", _) => CSR_BYTES_MAX,
+            _ => return Ok(()),
+        };
+        if bytes_of(object) > bytes_max {
+            return Err(AdmissionError::Invalid(vec![FieldError::too_long("[]", bytes_max)]));
+        }
+        let Some(node) = node else { return Ok(()) };
+        match request.target() {
+            (_, "events", _) if !request.dry_run => self.count_event(node, Instant::now()),
+            ("", "pods", None) if request.operation == Operation::Create => check_mirror_pods(request, node),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl NodeQuota {
+    fn count_event(&self, node: &str, now: Instant) -> Result<(), AdmissionError> {
+        let mut events = self.events.lock();
+        if events.len() >= COUNTED_MAX && !events.contains_key(node) {
+            events.retain(|_, bucket| {
+                bucket.refill(now);
+                bucket.tokens < EVENTS_BURST
+            });
+            if events.len() >= COUNTED_MAX {
+                events.clear();
+            }
+        }
+        let bucket = events.entry(node.to_owned()).or_insert_with(|| Bucket::full(now));
+        bucket.refill(now);
+        if bucket.tokens < 1.0 {
+            return Err(AdmissionError::TooMany(format!(
+                "node {node:?} writes more than {EVENTS_PER_SECOND} events a second; try again later"
+            )));
+        }
+        bucket.tokens -= 1.0;
+        Ok(())
+    }
+}
+
+fn check_mirror_pods(request: &AdmissionRequest<'_>, node: &str) -> Result<(), AdmissionError> {
+    let pods = request.store.snapshot("/pods");
+    // Whatever else mentions the annotation counts as well, which harms nobody who is below the bound.
+    let mirrors = pods.iter_where(("spec.nodeName", node), None, None).filter(|pod| {
+        let bytes: &[u8] = pod.bytes.as_ref();
+        bytes.windows(MIRROR.len()).any(|window| window == MIRROR)
+    });
+    if mirrors.count() < MIRROR_PODS_MAX {
+        return Ok(());
+    }
+    Err(AdmissionError::TooMany(format!(
+        "node {node:?} has {MIRROR_PODS_MAX} mirror pods, which is as many as it may have"
+    )))
+}
+
+const MIRROR: &[u8] = b"\"kubernetes.io/config.mirror\"";
+
+/// The length of an object as JSON, without making the text.
+fn bytes_of(object: &Value) -> usize {
+    struct Count(usize);
+    impl io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    match serde_json::to_writer(&mut count, object) {
+        Ok(()) => count.0,
+        // Nothing in it fails; if something did, the object is not taken.
+        Err(_) => usize::MAX,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_have_a_burst_and_a_rate() {
+        let (quota, start) = (NodeQuota::default(), Instant::now());
+        let taken = |node: &str, at: Instant| (0..1000).filter(|_| quota.count_event(node, at).is_ok()).count();
+        assert_eq!(taken("gw-1", start), 200);
+        assert_eq!(taken("gw-2", start), 200, "another node has its own");
+        assert_eq!(taken("gw-1", start + Duration::from_secs(3)), 30);
+        assert_eq!(taken("gw-1", start + Duration::from_secs(3600)), 200);
+    }
+}
