@@ -18,10 +18,14 @@ use crate::BoxError;
 /// Budgets are counted in steps of this, so that small frames do not take the lock each.
 const STEP_BYTES: usize = 16 * 1024;
 
+/// Of a body that is too large as much is read and thrown away, for so long; of one that says it is larger still, nothing.
+const DRAINED_BYTES_MAX: usize = 8 << 20;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Bounds of one body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodyLimits {
-    /// Largest body that is taken; a declared length beyond it is rejected before a byte is read.
+    /// Largest body that is taken; of one that is larger nothing is kept.
     pub bytes_max: usize,
     /// Time for the whole body.
     pub deadline: Duration,
@@ -116,11 +120,15 @@ where
     B::Error: Into<BoxError>,
 {
     let max = limits.bytes_max;
-    if body.size_hint().lower() > max as u64 {
+    let declared = body.size_hint().lower();
+    let mut body = std::pin::pin!(body);
+    if declared > max as u64 {
+        if declared <= max.saturating_add(DRAINED_BYTES_MAX) as u64 {
+            drain(body).await;
+        }
         return Err(ReadBodyError::TooLarge { max });
     }
     let started = Instant::now();
-    let mut body = std::pin::pin!(body);
     let mut first = Bytes::new();
     let mut rest: Option<BytesMut> = None;
     loop {
@@ -137,6 +145,9 @@ where
         let Some(frame) = frame else { break };
         let Ok(data) = frame.map_err(|error| ReadBodyError::Broken(error.into()))?.into_data() else { continue };
         if data.len() > max - read {
+            // What was read is given up before more comes.
+            drop((data, first, rest));
+            drain(body).await;
             return Err(ReadBodyError::TooLarge { max });
         }
         if let Some(permit) = permit.as_deref_mut() {
@@ -155,6 +166,25 @@ where
         }
     }
     Ok(rest.map_or(first, BytesMut::freeze))
+}
+
+/// Reads on for a moment and keeps nothing. A client that is still sending when its answer comes and the connection is closed
+/// sees a broken connection, and not the answer; most bodies that are too large are so by little.
+async fn drain<B>(mut body: std::pin::Pin<&mut B>)
+where
+    B: hyper::body::Body<Data = Bytes>,
+{
+    let mut left = DRAINED_BYTES_MAX;
+    let drained = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Whoever has not finished by then gets its answer all the same.
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, drained).await;
 }
 
 /// Bounds of all bodies together.

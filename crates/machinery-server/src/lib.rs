@@ -65,6 +65,7 @@ mod discovery;
 mod dispatch;
 mod event_ttl;
 mod flow;
+mod heavy;
 mod impersonation;
 mod in_process;
 mod kinds;

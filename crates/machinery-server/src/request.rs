@@ -229,12 +229,14 @@ pub(crate) enum FieldValidation {
 
 impl WriteOptions {
     /// Reads the parameters of a create, update, patch or delete.
-    pub(crate) fn parse(query: &Query) -> Result<Self> {
+    ///
+    /// `kind` is what the options are called in messages, such as `PatchOptions`.
+    pub(crate) fn parse(query: &Query, kind: &str) -> Result<Self> {
         let mut dry_run = false;
         for (_, value) in query.iter().filter(|(key, value)| *key == "dryRun" && !value.is_empty()) {
             if value != "All" {
                 let error = FieldError::not_supported("dryRun", &value.into(), &["All"]);
-                return Err(ApiError::invalid_kind("meta.k8s.io", "CreateOptions", "", &[error]));
+                return Err(ApiError::invalid_kind("meta.k8s.io", kind, "", &[error]));
             }
             dry_run = true;
         }
@@ -245,7 +247,7 @@ impl WriteOptions {
             Some(other) => {
                 let supported = ["Ignore", "Warn", "Strict"];
                 let error = FieldError::not_supported("fieldValidation", &other.into(), &supported);
-                return Err(ApiError::invalid_kind("meta.k8s.io", "CreateOptions", "", &[error]));
+                return Err(ApiError::invalid_kind("meta.k8s.io", kind, "", &[error]));
             }
         };
         Ok(Self { dry_run, field_validation })

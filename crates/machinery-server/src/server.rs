@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use machinery_schema::{Registry, ResourceInfo};
-use machinery_store::Store;
+use machinery_store::{Key, Store};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
@@ -24,6 +24,7 @@ use crate::auth::{AuthRequest, Authenticator, authenticate};
 use crate::authorizer::{Union, rejection};
 use crate::dispatch::{check_path, connected, verb_of};
 use crate::flow::{Entry, Flow, FlowLimits, Lane};
+use crate::heavy::Heavy;
 use crate::metrics::{self, RequestMetrics};
 use crate::negotiate::BODY_BYTES_MAX;
 use crate::outgoing::{self, Outgoing};
@@ -32,8 +33,8 @@ use crate::status::{ApiError, Reason, Result};
 use crate::work::WorkPool;
 use crate::{
     Access, Admission, AuthenticateError, AuthenticatedBasics, Authorizer, BootstrapTokenAuthenticator,
-    CertificateAuthenticator, Decision, GROUP_MASTERS, Identity, InProcess, NoNodes, NodeDialer, SystemMasters, Target,
-    discovery, impersonation, verbs,
+    CertificateAuthenticator, Decision, GROUP_MASTERS, GROUP_NODES, Identity, InProcess, NoNodes, NodeDialer,
+    SystemMasters, Target, discovery, impersonation, verbs,
 };
 
 /// A request that has not been answered after this time will not be; as kube-apiserver's `--request-timeout`. A write
@@ -42,6 +43,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Options of a deletion and questions about oneself are small.
 const SMALL_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// The same for nodes: what they write are statuses, events and leases. A node that was broken into has no use of more.
+const NODE_BODY_BYTES_MAX: usize = 768 * 1024;
 
 /// Bytes of bodies that the hub holds. A body costs several times its size while it is worked on, and a hub may have 256 MB
 /// in all; one identity can have a handful of the largest on their way.
@@ -150,6 +154,7 @@ pub(crate) struct Inner {
     pub(crate) flow: Flow,
     pub(crate) work: WorkPool,
     pub(crate) bodies: BodyBudget,
+    pub(crate) heavy: Heavy,
     /// What waits for clients to take it.
     pub(crate) outgoing: BodyBudget,
     /// OpenAPI documents that were requested, shared by all who read them.
@@ -205,6 +210,7 @@ impl Server {
             flow: Flow::new(FlowLimits::default()),
             work: WorkPool::new().map_err(NewServerError::StartWork)?,
             bodies: BodyBudget::new(BODY_BUDGET),
+            heavy: Heavy::new(),
             outgoing: BodyBudget::new(outgoing::BUDGET),
             documents: discovery::Documents::default(),
             metrics: config.metrics,
@@ -495,13 +501,24 @@ impl Inner {
         let stream = if verb == "watch" { self.open_stream(identity, lane, origin)? } else { None };
         let (parts, body) = request.into_parts();
         let (body, held) = match verb {
+            "create" | "update" | "patch" if identity.is_in(GROUP_NODES) => {
+                self.read(identity, body, NODE_BODY_BYTES_MAX).await?
+            }
             "create" | "update" | "patch" => self.read(identity, body, BODY_BYTES_MAX).await?,
             "delete" | "deletecollection" => self.read(identity, body, SMALL_BODY_BYTES_MAX).await?,
             _ => (Bytes::new(), self.bodies.permit(&identity.user, BodyPriority::Normal)),
         };
+        let changed = match (verb, origin) {
+            ("create" | "update" | "patch", Origin::Peer) => body.len() + self.stored_bytes(&info, &path),
+            _ => 0,
+        };
+        // Before a place is taken, so that those who wait for this hold up nobody.
+        let heavy = tokio::time::timeout(REQUEST_TIMEOUT, self.heavy.turn(&identity.user, changed))
+            .await
+            .map_err(|_| ApiError::timed_out(REQUEST_TIMEOUT))?;
         let (server, identity, counted) = (self.clone(), identity.clone(), turn.clone());
         let answer = async move {
-            let _held = held;
+            let _held = (held, heavy);
             let context = Context {
                 server: &server,
                 identity: &identity,
@@ -527,6 +544,13 @@ impl Inner {
             }
         };
         self.work(turn, answer).await
+    }
+
+    /// How large the object is that a request changes.
+    fn stored_bytes(&self, info: &ResourceInfo, path: &ResourcePath) -> usize {
+        let Some(name) = &path.name else { return 0 };
+        let key = Key::new(&info.storage_key, path.namespace.as_deref().unwrap_or_default(), name);
+        self.store.get(&key).map_or(0, |object| object.bytes.len())
     }
 
     /// Counts a request of an identity; in-process callers are not counted.

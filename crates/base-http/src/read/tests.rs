@@ -71,10 +71,30 @@ async fn a_length_beyond_the_limit_is_rejected_before_a_byte_is_read() {
             panic!("nothing is read");
         }
         fn size_hint(&self) -> hyper::body::SizeHint {
-            hyper::body::SizeHint::with_exact(101)
+            hyper::body::SizeHint::with_exact(101 + DRAINED_BYTES_MAX as u64)
         }
     }
     assert!(matches!(read_body(Declared, 100).await, Err(ReadBodyError::TooLarge { max: 100 })));
+}
+
+#[tokio::test]
+async fn of_a_body_that_is_too_large_by_little_the_rest_is_taken_so_that_its_sender_sees_the_answer() {
+    let taken = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = taken.clone();
+    let body = Body::stream(futures::stream::iter(0..100).map(move |_| {
+        counted.fetch_add(KIB, std::sync::atomic::Ordering::Relaxed);
+        Ok::<_, Infallible>(Bytes::from(vec![b'x'; KIB]))
+    }));
+    assert!(matches!(read_body(body, 10 * KIB).await, Err(ReadBodyError::TooLarge { .. })));
+    assert_eq!(taken.load(std::sync::atomic::Ordering::Relaxed), 100 * KIB);
+    // One that does not end costs a moment.
+    let silent = Body::stream(
+        futures::stream::iter([Ok::<_, Infallible>(Bytes::from(vec![b'x'; 2 * KIB]))])
+            .chain(futures::stream::pending()),
+    );
+    let (read, took) = time_of(read_body(silent, KIB)).await;
+    assert!(matches!(read, Err(ReadBodyError::TooLarge { .. })));
+    assert!(took < Duration::from_secs(10), "{took:?}");
 }
 
 fn budget(total: usize, reserved: usize, each: usize) -> BodyBudget {

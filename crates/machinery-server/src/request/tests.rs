@@ -84,13 +84,14 @@ fn list_options_are_read_together() {
 
 #[test]
 fn write_options_know_dry_run_and_field_validation() {
-    let parse = |query: &str| WriteOptions::parse(&Query::parse(Some(query)).unwrap());
+    let parse = |query: &str| WriteOptions::parse(&Query::parse(Some(query)).unwrap(), "PatchOptions");
     let plain = WriteOptions { dry_run: false, field_validation: FieldValidation::Warn };
     assert_eq!(parse("").unwrap(), plain);
     assert_eq!(parse("fieldManager=kubectl").unwrap(), plain);
     let strict = WriteOptions { dry_run: true, field_validation: FieldValidation::Strict };
     assert_eq!(parse("dryRun=All&fieldValidation=Strict").unwrap(), strict);
-    assert!(parse("dryRun=Some").unwrap_err().message().contains("dryRun"));
+    let error = parse("dryRun=Some").unwrap_err();
+    assert!(error.message().contains("PatchOptions") && error.message().contains("dryRun"), "{}", error.message());
     assert!(parse("fieldValidation=Maybe").unwrap_err().message().contains("fieldValidation"));
 }
 
@@ -100,7 +101,7 @@ proptest! {
         let _ = Route::parse(&path);
         if let Ok(query) = Query::parse(Some(&query)) {
             let _ = ListOptions::parse(&query);
-            let _ = WriteOptions::parse(&query);
+            let _ = WriteOptions::parse(&query, "PatchOptions");
         }
     }
 }

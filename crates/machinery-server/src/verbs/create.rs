@@ -27,7 +27,7 @@ const NAME_ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 const GENERATE_PREFIX_MAX: usize = 58;
 
 pub(crate) async fn create(context: &Context<'_>, body: &Bytes) -> Result<Response<Body>> {
-    let options = WriteOptions::parse(&context.query)?;
+    let options = WriteOptions::parse(&context.query, "CreateOptions")?;
     let mut object = decode_body(&context.headers, body)?;
     context.check_identity(&mut object)?;
     if !text_at(&object, "/metadata/resourceVersion").is_empty() {

@@ -197,7 +197,7 @@ fn options(context: &Context<'_>, body: &Bytes) -> Result<(DeleteOptions, WriteO
         let why = "orphanDependents and deletionPropagation cannot be both set";
         errors.push(FieldError::invalid("propagationPolicy", &policy.into(), why));
     }
-    let mut write = WriteOptions::parse(query)?;
+    let mut write = WriteOptions::parse(query, "DeleteOptions")?;
     for value in options.dry_run.iter().flatten() {
         write.dry_run = true;
         if value != "All" {

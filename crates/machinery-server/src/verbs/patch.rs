@@ -26,7 +26,7 @@ enum Language {
 }
 
 pub(crate) async fn patch(context: &Context<'_>, body: &Bytes) -> Result<Response<Body>> {
-    let options = WriteOptions::parse(&context.query)?;
+    let options = WriteOptions::parse(&context.query, "PatchOptions")?;
     let language = language(context)?;
     let patch = json(body)?;
     change(context, options, Vec::new(), |old| {

@@ -22,7 +22,7 @@ use crate::status::{ApiError, Result};
 const TRIES: usize = 10;
 
 pub(crate) async fn update(context: &Context<'_>, body: &Bytes) -> Result<Response<Body>> {
-    let options = WriteOptions::parse(&context.query)?;
+    let options = WriteOptions::parse(&context.query, "UpdateOptions")?;
     let mut sent = decode_body(&context.headers, body)?;
     context.check_identity(&mut sent)?;
     match name_of(&sent) {

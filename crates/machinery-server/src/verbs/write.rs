@@ -222,7 +222,7 @@ impl Context<'_> {
     pub(crate) async fn put_if(&self, object: &Value, expect: Expect, also: Option<Op>) -> Result<Bytes, PutError> {
         let encoded = Arc::new(Encoded::new(object));
         if encoded.len() > OBJECT_BYTES_MAX {
-            let error = machinery_schema::FieldError::too_long("", OBJECT_BYTES_MAX);
+            let error = machinery_schema::FieldError::too_long("[]", OBJECT_BYTES_MAX);
             return Err(PutError::Refused(ApiError::invalid(&self.info, name_of(object), &[error])));
         }
         let index = object::index_fields(&self.info, object);
