@@ -92,6 +92,12 @@ async fn finish(writer: &Writer, request: &JoinRequest<'_>) -> Result<bool, Writ
 }
 
 fn note_unfinished(secret: &mut Value, unfinished: &[(String, String)]) {
+    if unfinished.is_empty() {
+        if let Some(data) = secret["data"].as_object_mut() {
+            data.remove(TOKEN_UNFINISHED);
+        }
+        return;
+    }
     let text: Vec<String> = unfinished.iter().map(|(node, key)| format!("{node}={key}")).collect();
     secret["data"][TOKEN_UNFINISHED] = BASE64.encode(text.join(",")).into();
 }

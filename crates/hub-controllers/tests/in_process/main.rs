@@ -161,6 +161,7 @@ async fn a_token_is_not_lost_to_a_bad_name_or_a_crash() {
         let secret = secret.expect("the API answers").expect("it is there");
         let grant = hub_pki::join::TokenGrant::of_secret(&secret);
         assert_eq!((grant.used_by.len(), grant.unfinished), (1, Vec::new()), "{id}");
+        assert_eq!(secret["data"].get("unfinished"), None, "{id}");
     }
     hub.stop().await;
 }
