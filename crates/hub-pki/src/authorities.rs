@@ -186,7 +186,7 @@ fn authority(dir: &Path, file: &str, name: &str, now: SystemTime) -> Result<Ca, 
     match (fs::read_to_string(&cert_path), fs::read_to_string(&key_path)) {
         (Ok(cert), Ok(key)) => load(&cert, &key),
         // Under its name a key is never without its certificate: a start that is cut in here leaves a draft, and the next
-        // one goes on with it.
+        // one continues with it.
         (Err(cert), Err(key)) if is_absent(&cert) && is_absent(&key) => {
             let ca = create(name, now)?;
             base_pki::write_private(&draft_path, ca.key_pem().as_bytes())?;

@@ -94,7 +94,7 @@ fn a_lost_certificate_of_a_ca_is_no_reason_to_make_another_one() {
 }
 
 #[test]
-fn a_first_start_that_was_cut_goes_on() {
+fn a_first_start_that_was_cut_resumes() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let first = Pki::open(dir.path(), now()).unwrap();

@@ -110,7 +110,7 @@ impl Documents {
         let bytes = match documents.get(&(group.to_owned(), version.to_owned())) {
             Some(document) if document.etag == etag => document.bytes.clone(),
             _ => {
-                // Made under the lock, so that many who come at once have it made once. Those of groups that are gone go.
+                // Made under the lock, so that many who come at once have it made once. Those of groups that are no longer served are dropped.
                 let bytes = Bytes::from(registry.openapi_document(group, version)?);
                 documents.retain(|(group, version), _| registry.openapi_hash(group, version).is_some());
                 let document = Document { etag: etag.clone(), bytes: bytes.clone() };

@@ -18,7 +18,7 @@ const HEAVY_MAX: usize = 2;
 /// Hands out turns for heavy writes.
 pub(crate) struct Heavy {
     all: Arc<Semaphore>,
-    /// One turn of each identity that has heavy writes now, so that nobody stands in the common queue twice.
+    /// One turn of each identity that has heavy writes now, so that nobody waits in the common queue twice.
     own: Mutex<HashMap<String, Weak<Semaphore>>>,
 }
 

@@ -304,7 +304,7 @@ impl Server {
                 }
                 let response = self.handle(request.map(boxed), identity.as_ref()).await;
                 if response.extensions().get::<outgoing::Overrun>().is_some() {
-                    // Whoever has a thousand responses to take and takes none is not told so a thousand times more.
+                    // Whoever has a thousand responses to take and takes none is not reported to a thousand times more.
                     session.connection.close(Close::AtOnce);
                 }
                 response

@@ -198,11 +198,11 @@ async fn a_node_ties_nothing_to_what_is_not_its_own() {
     let uid = created.body["metadata"]["uid"].as_str().unwrap().to_owned();
     let owner = |name: &str, uid: &str| json!([{"apiVersion": "v1", "kind": "Node", "name": name, "uid": uid}]);
     // Owned by what is not there, it would be deleted by the garbage collector, and its key revoked.
-    for owners in [owner("gone", "0"), owner("gw-1", &uid)] {
+    for owners in [owner("absent", "0"), owner("gw-1", &uid)] {
         let body = json!({"metadata": {"name": "gw-1", "ownerReferences": owners}});
         let refused = hub.check(gw, "PATCH", "/api/v1/nodes/gw-1", body.clone(), 403).await;
         assert!(refused.message().contains("modify ownerReferences"), "{}", refused.message());
-        // Nor by the back door: of metadata a status takes nothing over.
+        // Nor by another way: of metadata a status takes nothing over.
         let answer = hub.check(gw, "PATCH", "/api/v1/nodes/gw-1/status", body, 200).await;
         assert_eq!(answer.body["metadata"].get("ownerReferences"), None);
     }
