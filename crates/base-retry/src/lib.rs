@@ -7,17 +7,20 @@
 //! - [`KeyedBackoff`] does so for the keys of a queue.
 //! - [`Retry`] sleeps as well, and is woken by a [`Wake`]: when the link to the hub is restored, one call ends every wait at
 //!   once, instead of each part finding out up to half a minute later.
+//! - [`Allowance`] is the other side: what somebody else may do over time, a burst and then a rate.
 //!
 //! The crate `backon` is not used inside: its jitter is added on top of the largest delay, its iterator cannot be reset, and
 //! it has neither keys nor a way to be woken; what is left of it is one multiplication.
 //!
 //! Try it with `cargo test -p base-retry`. A mistake here shows as a storm of requests or as a part that comes back late.
 
+mod allowance;
 mod keyed;
 mod wake;
 
 use std::time::Duration;
 
+pub use allowance::{Allowance, AllowanceLaw};
 pub use keyed::KeyedBackoff;
 pub use wake::{Notice, Resumed, Retry, Wake};
 

@@ -6,12 +6,13 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::time::{Duration, Instant};
 
+use base_retry::{Allowance, AllowanceLaw};
 use machinery_schema::FieldError;
 use machinery_server::{Admission, AdmissionError, AdmissionRequest, GROUP_BOOTSTRAPPERS, Operation};
 use parking_lot::Mutex;
 use serde_json::Value;
+use tokio::time::Instant;
 
 /// A message of an event has 1,024 bytes at most.
 const EVENT_BYTES_MAX: usize = 16 * 1024;
@@ -26,10 +27,8 @@ const CSR_BYTES_MAX: usize = 32 * 1024;
 /// As many as Kubernetes runs on a node.
 const MIRROR_PODS_MAX: usize = 110;
 
-/// Events that a node may write at once, after a time of silence.
-const EVENTS_BURST: f64 = 200.0;
-/// And further ones in a second.
-const EVENTS_PER_SECOND: f64 = 10.0;
+/// Events that a node may write.
+const EVENTS: AllowanceLaw = AllowanceLaw { per_second: 10, burst: 200 };
 
 /// Nodes that are counted at a time. Those whose burst is whole again need not be.
 const COUNTED_MAX: usize = 65_536;
@@ -37,26 +36,7 @@ const COUNTED_MAX: usize = 65_536;
 /// Bounds what a node stores.
 #[derive(Debug, Default)]
 pub struct NodeQuota {
-    events: Mutex<HashMap<String, Bucket>>,
-}
-
-/// What a node may still write.
-#[derive(Clone, Copy, Debug)]
-struct Bucket {
-    tokens: f64,
-    at: Instant,
-}
-
-impl Bucket {
-    fn full(at: Instant) -> Self {
-        Self { tokens: EVENTS_BURST, at }
-    }
-
-    fn refill(&mut self, now: Instant) {
-        let passed: Duration = now.saturating_duration_since(self.at);
-        self.tokens = (self.tokens + passed.as_secs_f64() * EVENTS_PER_SECOND).min(EVENTS_BURST);
-        self.at = now;
-    }
+    events: Mutex<HashMap<String, Allowance>>,
 }
 
 impl Admission for NodeQuota {
@@ -90,22 +70,19 @@ impl NodeQuota {
     fn count_event(&self, node: &str, now: Instant) -> Result<(), AdmissionError> {
         let mut events = self.events.lock();
         if events.len() >= COUNTED_MAX && !events.contains_key(node) {
-            events.retain(|_, bucket| {
-                bucket.refill(now);
-                bucket.tokens < EVENTS_BURST
-            });
+            events.retain(|_, left| !left.is_full(EVENTS, now));
             if events.len() >= COUNTED_MAX {
                 events.clear();
             }
         }
-        let bucket = events.entry(node.to_owned()).or_insert_with(|| Bucket::full(now));
-        bucket.refill(now);
-        if bucket.tokens < 1.0 {
+        let left = events.entry(node.to_owned()).or_insert_with(|| Allowance::full(EVENTS, now));
+        if left.left(EVENTS, now) < 1000 {
+            let rate = EVENTS.per_second;
             return Err(AdmissionError::TooMany(format!(
-                "node {node:?} writes more than {EVENTS_PER_SECOND} events a second; try again later"
+                "node {node:?} writes more than {rate} events a second; try again later"
             )));
         }
-        bucket.tokens -= 1.0;
+        left.charge(EVENTS, 1, now);
         Ok(())
     }
 }
@@ -150,6 +127,8 @@ fn bytes_of(object: &Value) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use base_retry::{Allowance, AllowanceLaw};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -35,65 +36,41 @@ impl Default for QuotaLimits {
 const SENDERS_KEPT: usize = 1024;
 
 pub(crate) struct Quotas {
-    limits: QuotaLimits,
-    senders: Mutex<HashMap<String, Balance>>,
-}
-
-struct Balance {
-    /// Thousandths of a byte: what the rate gives in a millisecond is a whole number of them.
-    millibytes: i64,
-    at: Instant,
-}
-
-impl Balance {
-    fn fill(&mut self, limits: QuotaLimits, now: Instant) {
-        let elapsed_ms = i64::try_from(now.duration_since(self.at).as_millis()).unwrap_or(i64::MAX);
-        // Only whole milliseconds are counted, the rest stays for the next time.
-        self.at = now - (now.duration_since(self.at) - Duration::from_millis(elapsed_ms.unsigned_abs()));
-        let filled = elapsed_ms.saturating_mul(i64::from(limits.bytes_per_second));
-        self.millibytes = self.millibytes.saturating_add(filled).min(full(limits));
-    }
-}
-
-fn full(limits: QuotaLimits) -> i64 {
-    i64::from(limits.burst_bytes) * 1000
+    law: AllowanceLaw,
+    senders: Mutex<HashMap<String, Allowance>>,
 }
 
 impl Quotas {
     pub fn new(limits: QuotaLimits) -> Self {
-        Self { limits, senders: Mutex::default() }
+        let law = AllowanceLaw { per_second: limits.bytes_per_second, burst: limits.burst_bytes };
+        Self { law, senders: Mutex::default() }
     }
 
     /// Whether the sender may send now; if not, when it may.
     pub fn check(&self, user: &str, now: Instant) -> Result<(), Duration> {
         let mut senders = self.senders.lock();
         let Some(balance) = senders.get_mut(user) else { return Ok(()) };
-        balance.fill(self.limits, now);
-        if balance.millibytes > 0 {
+        let left = balance.left(self.law, now);
+        if left > 0 {
             return Ok(());
         }
-        let missing = balance.millibytes.unsigned_abs() + 1;
-        Err(Duration::from_millis(missing.div_ceil(u64::from(self.limits.bytes_per_second.max(1)))))
+        let missing = left.unsigned_abs() + 1;
+        Err(Duration::from_millis(missing.div_ceil(u64::from(self.law.per_second.max(1)))))
     }
 
     /// Charges the sender for what was read of it.
     pub fn charge(&self, user: &str, bytes: u64, now: Instant) {
-        let millibytes = i64::try_from(bytes.saturating_mul(1000)).unwrap_or(i64::MAX);
         let mut senders = self.senders.lock();
         if let Some(balance) = senders.get_mut(user) {
-            balance.fill(self.limits, now);
-            balance.millibytes = balance.millibytes.saturating_sub(millibytes);
-            return;
+            return balance.charge(self.law, bytes, now);
         }
         if senders.len() >= SENDERS_KEPT && senders.len() == senders.capacity() {
             // Whoever has its whole burst is as good as never seen.
-            let limits = self.limits;
-            senders.retain(|_, balance| {
-                balance.fill(limits, now);
-                balance.millibytes < full(limits)
-            });
+            senders.retain(|_, balance| !balance.is_full(self.law, now));
         }
-        senders.insert(user.to_owned(), Balance { millibytes: full(self.limits).saturating_sub(millibytes), at: now });
+        let mut balance = Allowance::full(self.law, now);
+        balance.charge(self.law, bytes, now);
+        senders.insert(user.to_owned(), balance);
     }
 }
 

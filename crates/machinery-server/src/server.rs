@@ -436,7 +436,7 @@ impl Inner {
         }
     }
 
-    /// Records writes in the audit log, and of everything that is done in another's name.
+    /// Records writes, and everything that is done in another's name, in the audit log.
     fn record(&self, event: &AuditEvent<'_>) {
         if let Some(impersonated) = event.impersonated
             && event.is_write()

@@ -51,6 +51,17 @@ async fn a_new_hub_holds_what_every_cluster_has() {
     hub.stop().await;
 }
 
+/// A request of a node for its certificate.
+fn client_request(name: &str, csr: &str) -> Value {
+    json!({
+        "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": name},
+        "spec": {
+            "request": BASE64.encode(csr), "signerName": "kubernetes.io/kube-apiserver-client-kubelet",
+            "usages": ["digital signature", "client auth"],
+        },
+    })
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_gets_its_certificate_by_asking() {
     let hub = Hub::start().await;
@@ -59,19 +70,14 @@ async fn a_node_gets_its_certificate_by_asking() {
     let key = base_pki::KeyPair::generate().expect("a key can be made");
     let csr =
         base_pki::make_csr(&key, "system:node:gw-1", &["system:nodes".to_owned()], &[]).expect("a CSR can be made");
-    let request = |name: &str, csr: &str| {
-        json!({
-            "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": name},
-            "spec": {
-                "request": BASE64.encode(csr), "signerName": "kubernetes.io/kube-apiserver-client-kubelet",
-                "usages": ["digital signature", "client auth"],
-            },
-        })
-    };
     let kind = Kind::CertificateSigningRequest;
-    bootstrapper.create(kind, request("good", &csr)).await.expect("a bootstrapper may ask").expect("it is new");
+    bootstrapper.create(kind, client_request("good", &csr)).await.expect("a bootstrapper may ask").expect("it is new");
     let masters = base_pki::make_csr(&key, "system:node:gw-1", &["system:masters".to_owned()], &[]).expect("made");
-    bootstrapper.create(kind, request("greedy", &masters)).await.expect("a bootstrapper may ask").expect("it is new");
+    bootstrapper
+        .create(kind, client_request("greedy", &masters))
+        .await
+        .expect("a bootstrapper may ask")
+        .expect("it is new");
 
     let signed = hub
         .eventually(kind, ("", "good"), |request| {
@@ -102,7 +108,11 @@ async fn a_node_gets_its_certificate_by_asking() {
         // The box that joined may have lost its key on the way; another token is another box.
         (&second, "second-box", "gw-1", "another box is joined as node \"gw-1\""),
     ] {
-        sender.create(kind, request(name, &csr(node))).await.expect("a bootstrapper may ask").expect("it is new");
+        sender
+            .create(kind, client_request(name, &csr(node)))
+            .await
+            .expect("a bootstrapper may ask")
+            .expect("it is new");
         let denied = hub
             .eventually(kind, ("", name), |request| {
                 request.is_some_and(|request| condition(request, "Denied")["status"] == "True")
@@ -122,15 +132,6 @@ async fn a_token_is_not_lost_to_a_bad_name_or_a_crash() {
         let pem = base_pki::make_csr(&key, &format!("system:node:{node}"), &["system:nodes".to_owned()], &[]);
         pem.expect("a CSR can be made")
     };
-    let request = |name: &str, csr: &str| {
-        json!({
-            "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": name},
-            "spec": {
-                "request": BASE64.encode(csr), "signerName": "kubernetes.io/kube-apiserver-client-kubelet",
-                "usages": ["digital signature", "client auth"],
-            },
-        })
-    };
     // The hub recorded the use and stopped before it bound the key.
     let own = base_pki::parse_csr(&csr("gw-1")).expect("made above").key_sha256;
     let secret = json!({
@@ -143,7 +144,7 @@ async fn a_token_is_not_lost_to_a_bad_name_or_a_crash() {
     let kind = Kind::CertificateSigningRequest;
     let bearer = |id: &str| hub.as_user(&format!("system:bootstrap:{id}"), &["system:bootstrappers"]);
     for (id, name, node) in [("fedcba", "bad", "../../etc"), ("abcdef", "cut", "gw-1"), ("fedcba", "next", "gw-2")] {
-        let sent = bearer(id).create(kind, request(name, &csr(node))).await;
+        let sent = bearer(id).create(kind, client_request(name, &csr(node))).await;
         sent.expect("a bootstrapper may ask").expect("it is new");
         let done = hub
             .eventually(kind, ("", name), |request| {
