@@ -1,8 +1,9 @@
 //! How much a node may store: a node that was broken into must not fill the hub's memory and disk with what is its own.
 //!
 //! Each object that a node writes has a bound of its own, far above what a kubelet writes and far below what the API takes;
-//! events have a rate as well, and mirror pods a number. What a node writes besides is one object of each kind: its Node and
-//! its Lease; requests for certificates are counted in [`NodeRestriction`](crate::NodeRestriction).
+//! events have an allowance of bytes as well, because each is kept for an hour, and mirror pods a number. What a node writes
+//! besides is one object of each kind: its Node and its Lease; requests for certificates are counted in
+//! [`NodeRestriction`](crate::NodeRestriction).
 
 use std::collections::HashMap;
 use std::io;
@@ -19,6 +20,8 @@ const EVENT_BYTES_MAX: usize = 16 * 1024;
 const LEASE_BYTES_MAX: usize = 4 * 1024;
 /// As a manifest on the node's own disk may be.
 const POD_BYTES_MAX: usize = 256 * 1024;
+/// A hundred containers, each with a last message of 1 KiB.
+const POD_STATUS_BYTES_MAX: usize = 128 * 1024;
 /// A kubelet reports fifty images at most, which is most of what it says of itself.
 const NODE_BYTES_MAX: usize = 512 * 1024;
 /// The request in it has 16 KiB at most, as base64.
@@ -27,8 +30,9 @@ const CSR_BYTES_MAX: usize = 32 * 1024;
 /// As many as Kubernetes runs on a node.
 const MIRROR_PODS_MAX: usize = 110;
 
-/// Events that a node may write.
-const EVENTS: AllowanceLaw = AllowanceLaw { per_second: 10, burst: 200 };
+/// KiB of events that a node may write: some 7 MiB in the hour that they are kept, which is thousands of a kubelet's. A new
+/// event costs each KiB that it begins, a change one and each KiB that it adds.
+const EVENTS_KIB: AllowanceLaw = AllowanceLaw { per_second: 2, burst: 400 };
 
 /// Nodes that are counted at a time. Those whose burst is whole again need not be.
 const COUNTED_MAX: usize = 65_536;
@@ -46,20 +50,25 @@ impl Admission for NodeQuota {
         if !is_write || (node.is_none() && !request.identity.is_in(GROUP_BOOTSTRAPPERS)) {
             return Ok(());
         }
-        let bytes_max = match request.target() {
-            ("", "events", _) | ("events.k8s.io", "events", _) => EVENT_BYTES_MAX,
-            ("coordination.k8s.io", "leases", _) => LEASE_BYTES_MAX,
-            ("", "pods", None) => POD_BYTES_MAX,
-            ("", "nodes", _) => NODE_BYTES_MAX,
-            ("certificates.k8s.io", "certificatesigningrequests", _) => CSR_BYTES_MAX,
+        let (checked, bytes_max) = match request.target() {
+            ("", "events", _) | ("events.k8s.io", "events", _) => (object, EVENT_BYTES_MAX),
+            ("coordination.k8s.io", "leases", _) => (object, LEASE_BYTES_MAX),
+            ("", "pods", None) => (object, POD_BYTES_MAX),
+            ("", "pods", Some("status")) => (&object["status"], POD_STATUS_BYTES_MAX),
+            ("", "nodes", _) => (object, NODE_BYTES_MAX),
+            ("certificates.k8s.io", "certificatesigningrequests", _) => (object, CSR_BYTES_MAX),
             _ => return Ok(()),
         };
-        if bytes_of(object) > bytes_max {
+        let bytes = bytes_of(checked);
+        if bytes > bytes_max {
             return Err(AdmissionError::Invalid(vec![FieldError::too_long("[]", bytes_max)]));
         }
         let Some(node) = node else { return Ok(()) };
         match request.target() {
-            (_, "events", _) if !request.dry_run => self.count_event(node, Instant::now()),
+            (_, "events", _) if !request.dry_run => {
+                let grown = bytes.saturating_sub(request.old.map_or(0, bytes_of));
+                self.charge_event(node, 1 + grown as u64 / 1024, Instant::now())
+            }
             ("", "pods", None) if request.operation == Operation::Create => check_mirror_pods(request, node),
             _ => Ok(()),
         }
@@ -67,22 +76,22 @@ impl Admission for NodeQuota {
 }
 
 impl NodeQuota {
-    fn count_event(&self, node: &str, now: Instant) -> Result<(), AdmissionError> {
+    fn charge_event(&self, node: &str, kib: u64, now: Instant) -> Result<(), AdmissionError> {
         let mut events = self.events.lock();
         if events.len() >= COUNTED_MAX && !events.contains_key(node) {
-            events.retain(|_, left| !left.is_full(EVENTS, now));
+            events.retain(|_, left| !left.is_full(EVENTS_KIB, now));
             if events.len() >= COUNTED_MAX {
                 events.clear();
             }
         }
-        let left = events.entry(node.to_owned()).or_insert_with(|| Allowance::full(EVENTS, now));
-        if left.left(EVENTS, now) < 1000 {
-            let rate = EVENTS.per_second;
+        let left = events.entry(node.to_owned()).or_insert_with(|| Allowance::full(EVENTS_KIB, now));
+        if left.left(EVENTS_KIB, now) < 1000 {
+            let rate = EVENTS_KIB.per_second;
             return Err(AdmissionError::TooMany(format!(
-                "node {node:?} writes more than {rate} events a second; try again later"
+                "node {node:?} writes more than {rate} KiB of events a second; try again later"
             )));
         }
-        left.charge(EVENTS, 1, now);
+        left.charge(EVENTS_KIB, kib, now);
         Ok(())
     }
 }
@@ -134,10 +143,11 @@ mod tests {
     #[test]
     fn events_have_a_burst_and_a_rate() {
         let (quota, start) = (NodeQuota::default(), Instant::now());
-        let taken = |node: &str, at: Instant| (0..1000).filter(|_| quota.count_event(node, at).is_ok()).count();
-        assert_eq!(taken("gw-1", start), 200);
-        assert_eq!(taken("gw-2", start), 200, "another node has its own");
-        assert_eq!(taken("gw-1", start + Duration::from_secs(3)), 30);
-        assert_eq!(taken("gw-1", start + Duration::from_secs(3600)), 200);
+        let taken =
+            |node: &str, kib: u64, at: Instant| (0..1000).filter(|_| quota.charge_event(node, kib, at).is_ok()).count();
+        assert_eq!(taken("gw-1", 1, start), 400);
+        assert_eq!(taken("gw-2", 16, start), 25, "another node has its own, and bytes count");
+        assert_eq!(taken("gw-1", 1, start + Duration::from_secs(3)), 6);
+        assert_eq!(taken("gw-1", 1, start + Duration::from_secs(3600)), 400);
     }
 }

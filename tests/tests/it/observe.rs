@@ -10,7 +10,7 @@ use serde_json::Value;
 use testkit::program::run;
 use testkit::wait::eventually;
 
-use crate::common::{PATIENCE, Up, make_gateway, root, stored_readings, wait_pods};
+use crate::common::{PATIENCE, Up, figure, make_gateway, root, stored_readings, wait_pods};
 
 /// What a role answers on its socket.
 fn on_socket(socket: &Path, path: &str) -> Result<String> {
@@ -23,13 +23,6 @@ fn on_socket(socket: &Path, path: &str) -> Result<String> {
     ensure!(head.starts_with("HTTP/1.1 200 "), "{head}");
     ensure!(!path.starts_with("/metrics") || head.contains("application/openmetrics-text"), "{head}");
     Ok(body.to_owned())
-}
-
-/// The value of a metric, by its name with labels.
-fn figure(page: &str, name: &str) -> Result<f64> {
-    ensure!(page.ends_with("# EOF\n"), "the page is cut: {page}");
-    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    Ok(line.with_context(|| format!("{name} in {page}"))?.parse()?)
 }
 
 #[test]

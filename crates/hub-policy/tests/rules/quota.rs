@@ -41,6 +41,12 @@ async fn what_a_node_writes_is_small() {
     hub.check(gw, "POST", NODES, json!({"metadata": {"name": "gw-1"}}), 201).await;
     let images: Vec<Value> = (0..10).map(|_| json!({"names": ["x".repeat(60 << 10)]})).collect();
     hub.check(gw, "PATCH", &format!("{NODES}/gw-1/status"), json!({"status": {"images": images}}), 422).await;
+    hub.create(PODS, crate::harness::pod("p", "gw-1")).await;
+    let containers: Vec<Value> = (0..10)
+        .map(|_| json!({"name": "a", "image": "", "imageID": "x".repeat(20 << 10), "ready": true, "restartCount": 0}))
+        .collect();
+    let status = json!({"status": {"containerStatuses": containers}});
+    hub.check(gw, "PATCH", &format!("{PODS}/p/status"), status, 422).await;
     let lease = json!({"metadata": {"name": "gw-1", "annotations": {"a": "x".repeat(5000)}}});
     hub.check(gw, "POST", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", lease, 422).await;
     let mut request = csr("large", "gw-1");

@@ -93,6 +93,29 @@ async fn a_watch_ends_in_time_with_a_last_bookmark() {
 }
 
 #[tokio::test]
+async fn who_resumes_from_far_behind_is_told_where_it_has_arrived() {
+    let hub = Hub::start().await;
+    hub.create(PODS, pod("own", "gw-1")).await;
+    let revision = |list: &Value| list["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap();
+    let start = revision(&hub.get(PODS).await.body);
+    hub.call("DELETE", &format!("{PODS}/own?gracePeriodSeconds=0"), Value::Null).await;
+    hub.create(CONFIG_MAPS, config_map("a", json!({}), json!({}))).await;
+    for number in 0..1000 {
+        hub.patch(&format!("{CONFIG_MAPS}/a"), "merge-patch", json!({"data": {"number": number.to_string()}})).await;
+    }
+    let current = revision(&hub.get(PODS).await.body);
+    let path = "/api/v1/pods?watch=1&fieldSelector=spec.nodeName%3Dgw-1&allowWatchBookmarks=true&timeoutSeconds=1";
+    let mut watch = hub.watch(&format!("{path}&resourceVersion={start}")).await;
+    assert_eq!(watch.shown().await, "DELETED own");
+    let mark = watch.next().await.unwrap();
+    assert_eq!((&mark["type"], revision(&mark["object"])), (&json!("BOOKMARK"), current));
+    // The first bookmark of a watcher that is not behind is the last one of its time.
+    let mut watch = hub.watch(&format!("{path}&resourceVersion={current}")).await;
+    assert_eq!(watch.next().await.unwrap()["type"], "BOOKMARK");
+    assert_eq!(watch.shown().await, "end");
+}
+
+#[tokio::test]
 async fn a_watch_from_a_revision_that_is_not_known_says_410_in_its_stream() {
     let hub = Hub::start().await;
     let mut watch = hub.watch(&format!("{CONFIG_MAPS}?watch=1&resourceVersion=99999999")).await;

@@ -26,6 +26,10 @@ use crate::status::{self, ApiError, Result};
 /// How often an idle watcher that wants bookmarks learns which revision is the newest; as in Kubernetes.
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
 
+/// A watcher that resumes from so many revisions ago learns where it has arrived as soon as it has: if its connection breaks
+/// before the next bookmark, the window may have moved on by then, and it would have to list again.
+const BEHIND_MIN: u64 = 1000;
+
 /// A watch without a time of its own ends after half an hour to an hour, so that clients do not all come back at once.
 const TIMEOUT_MIN: Duration = Duration::from_secs(1800);
 
@@ -46,18 +50,21 @@ pub(crate) fn watch(context: &Context<'_>, options: &ListOptions, counted: Optio
     let timeout = options.timeout.unwrap_or_else(default_timeout);
     let started = start(context, options, &selection);
     let stream = match started {
-        Ok(started) => Stream {
-            watch: Some(started.watch),
-            initial: started.initial,
-            initial_end: started.marks_end.then_some(started.revision),
-            selection,
-            encoder,
-            wants_bookmarks: options.bookmarks,
-            bookmarks: tokio::time::interval_at(Instant::now() + BOOKMARK_PERIOD, BOOKMARK_PERIOD),
-            deadline: Instant::now() + timeout,
-            shutdown: context.server.shutdown.clone(),
-            _counted: counted,
-        },
+        Ok(started) => {
+            let first = if started.is_behind { Duration::ZERO } else { BOOKMARK_PERIOD };
+            Stream {
+                watch: Some(started.watch),
+                initial: started.initial,
+                initial_end: started.marks_end.then_some(started.revision),
+                selection,
+                encoder,
+                wants_bookmarks: options.bookmarks,
+                bookmarks: tokio::time::interval_at(Instant::now() + first, BOOKMARK_PERIOD),
+                deadline: Instant::now() + timeout,
+                shutdown: context.server.shutdown.clone(),
+                _counted: counted,
+            }
+        }
         // A watch that cannot begin says so in its stream, where clients look for it.
         Err(error) if error.reason() == status::Reason::Expired => {
             let line = encoder.error(&error);
@@ -101,6 +108,8 @@ struct Started {
     initial: VecDeque<Arc<Object>>,
     revision: Revision,
     marks_end: bool,
+    /// Whether it resumes from long ago.
+    is_behind: bool,
 }
 
 fn start(context: &Context<'_>, options: &ListOptions, selection: &Selection) -> Result<Started> {
@@ -136,7 +145,8 @@ fn start(context: &Context<'_>, options: &ListOptions, selection: &Selection) ->
         _ => store.watch(&resource, revision),
     };
     let watch = watch.map_err(|expired| too_old(&expired))?;
-    Ok(Started { watch, initial, revision, marks_end })
+    let is_behind = !has_initial && store.current().0.saturating_sub(revision.0) >= BEHIND_MIN;
+    Ok(Started { watch, initial, revision, marks_end, is_behind })
 }
 
 fn too_old(expired: &Expired) -> ApiError {
