@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use api_kube::selector::{Operator, Requirement};
 pub(crate) use base_http::query::Query;
 use base_http::query::decode_segment;
 use machinery_schema::FieldError;
@@ -99,6 +100,10 @@ pub(crate) enum At {
     Exact(Revision),
 }
 
+/// Conditions in the selectors of one request, each value of a set for itself. Every object that is looked at costs them all,
+/// and no kubelet or controller sets more than a few.
+const CONDITIONS_MAX: usize = 64;
+
 /// What a list or watch asks for.
 #[derive(Clone, Debug)]
 pub(crate) struct ListOptions {
@@ -148,6 +153,23 @@ impl ListOptions {
             bookmarks,
             initial_events,
         })
+    }
+}
+
+impl ListOptions {
+    /// Refuses selectors that cost too much for anybody but an administrator.
+    pub(crate) fn check_conditions(&self) -> Result<()> {
+        let of_label = |requirement: &Requirement| match requirement.operator() {
+            Operator::In(values) | Operator::NotIn(values) => values.len().max(1),
+            Operator::Exists | Operator::Absent | Operator::Greater(_) | Operator::Less(_) => 1,
+        };
+        let count = self.labels.requirements().iter().map(of_label).sum::<usize>() + self.fields.terms().len();
+        if count <= CONDITIONS_MAX {
+            return Ok(());
+        }
+        Err(ApiError::bad_request(format!(
+            "the selectors have {count} conditions; at most {CONDITIONS_MAX} are allowed"
+        )))
     }
 }
 

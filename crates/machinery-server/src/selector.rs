@@ -23,14 +23,27 @@ impl Selection {
     }
 
     pub(crate) fn matches(&self, object: &Object) -> bool {
-        let requirements = self.labels.requirements().iter().zip(&self.label_fields);
+        let mut requirements = self.labels.requirements().iter().zip(&self.label_fields);
+        // Fields first: they are few, and nearly always what an object fails on. Of labels there may be very many, and an
+        // object without any passes each `!x`.
         self.namespace.as_deref().is_none_or(|namespace| *object.key.namespace == *namespace)
-            && requirements.into_iter().all(|(requirement, field)| requirement.matches(object.field(field)))
             && self.fields.matches(|field| match field {
                 "metadata.name" => &*object.key.name,
                 "metadata.namespace" => &*object.key.namespace,
                 field => object.field(field).unwrap_or_default(),
             })
+            && requirements.all(|(requirement, field)| requirement.matches(object.field(field)))
+    }
+
+    /// Namespace and name of the only object that can be selected, where that is said.
+    pub(crate) fn only(&self, is_namespaced: bool) -> Option<(&str, &str)> {
+        let name = self.fields.exact("metadata.name").filter(|name| !name.is_empty())?;
+        let namespace = match self.namespace.as_deref() {
+            Some(namespace) => namespace,
+            None if is_namespaced => self.fields.exact("metadata.namespace")?,
+            None => "",
+        };
+        Some((namespace, name))
     }
 
     /// Whether something besides the namespace is asked for.

@@ -488,6 +488,11 @@ impl Inner {
         };
         self.authorize_resource(identity, verb, &info, &path, options.as_ref())?;
         check_path(&info, &path, verb)?;
+        if let Some(options) = &options
+            && lane != Lane::Masters
+        {
+            options.check_conditions()?;
+        }
 
         let connected = connected(&path);
         if let Some(connected) = connected {
@@ -531,8 +536,8 @@ impl Inner {
             };
             match (verb, options) {
                 ("get", _) => verbs::read::get(&context),
-                ("list", Some(options)) => verbs::read::list(&context, &options),
-                ("watch", Some(options)) => verbs::watch::watch(&context, &options, stream),
+                ("list", Some(options)) => verbs::read::list(&context, &options).await,
+                ("watch", Some(options)) => verbs::watch::watch(&context, &options, stream).await,
                 ("create", _) => verbs::create::create(&context, &body).await,
                 ("update", _) => verbs::update::update(&context, &body).await,
                 ("patch", _) => verbs::patch::patch(&context, &body).await,

@@ -24,7 +24,7 @@ use crate::{Identity, NoNodes, NodeDialer, Server, ServerConfig};
 /// Nothing here takes long; what does has hung.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What weaker identities may here: tokens request certificates, nodes look at namespaces. A hub's own rules are in
+/// What weaker identities may here: tokens request certificates, nodes look at namespaces and write nodes and leases. A hub's own rules are in
 /// `hub-policy`.
 struct SomeRules;
 
@@ -38,6 +38,8 @@ impl crate::Authorizer for SomeRules {
                 access.identity.is_in(crate::GROUP_BOOTSTRAPPERS) && access.verb == "create"
             }
             "namespaces" => access.identity.is_in(crate::GROUP_NODES) && access.verb == "list",
+            // A node's own object and lease are not told from others' here.
+            "nodes" | "leases" => access.identity.is_in(crate::GROUP_NODES),
             _ => false,
         };
         crate::Decision::allow_if(may, "")

@@ -142,3 +142,59 @@ async fn a_table_is_watched_with_its_columns_once() {
         assert_eq!(!event["object"]["columnDefinitions"].as_array().unwrap().is_empty(), has_columns);
     }
 }
+
+/// Puts pods of another node into the store, faster than through the API.
+async fn with_many_pods(hub: &Hub, count: usize) {
+    let pods = hub.server.registry().resource("", "v1", "pods").unwrap().storage_key.clone();
+    let put = |number: usize| machinery_store::Op::Put {
+        key: machinery_store::Key::new(&pods, "default", &format!("p{number:05}")),
+        expect: machinery_store::Expect::Absent,
+        encode: Box::new(move |revision| {
+            machinery_store::Encoded {
+            bytes: format!(
+                r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"resourceVersion":"{revision}","name":"p{number:05}"}}}}"#
+            )
+            .into(),
+            managed: None,
+            index: [("spec.nodeName".to_owned(), "gw-2")].into_iter().collect(),
+        }
+        }),
+    };
+    for start in (0..count).step_by(1000) {
+        let ops = (start..count.min(start + 1000)).map(put).collect();
+        hub.server.0.store.commit(ops, machinery_store::Durability::Lazy).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_watch_of_few_objects_costs_what_they_do() {
+    let hub = Hub::start().await;
+    with_many_pods(&hub, 50_000).await;
+    hub.create(PODS, pod("own", "gw-1")).await;
+    let conditions: Vec<String> = (0..1000).map(|number| format!("!a{number}")).collect();
+    let labels = conditions.join(",");
+    for fields in ["spec.nodeName%3Dgw-1", "metadata.name%3Down", "metadata.name%3Down,metadata.namespace%3Ddefault"] {
+        let began = std::time::Instant::now();
+        let mut watch = hub.watch(&format!("/api/v1/pods?watch=1&fieldSelector={fields}&labelSelector={labels}")).await;
+        assert_eq!(watch.shown().await, "ADDED own");
+        let list = hub.get(&format!("/api/v1/pods?fieldSelector={fields}&labelSelector={labels}")).await;
+        assert_eq!(list.names(), ["own"]);
+        // With every condition asked of every pod it takes a second.
+        assert!(began.elapsed() < Duration::from_millis(250), "{fields}: {:?}", began.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn only_administrators_ask_with_a_thousand_conditions() {
+    let hub = Hub::start().await;
+    let node = Identity::new("system:node:gw-1", [crate::GROUP_NODES]);
+    let absent = |count: usize| (0..count).map(|number| format!("!a{number}")).collect::<Vec<_>>().join(",");
+    let among = |count: usize| format!("a+notin+({})", vec!["b"; count].join(","));
+    for (selector, code) in [(absent(64), 200), (absent(65), 400), (among(64), 200), (among(65), 400)] {
+        for verb in ["", "&watch=1&timeoutSeconds=1"] {
+            let path = format!("/api/v1/nodes?labelSelector={selector}{verb}");
+            assert_eq!(hub.send(&node, "GET", &path, "application/json", "").await.code, code, "{path}");
+            assert_eq!(hub.get(&path).await.code, 200, "{path}");
+        }
+    }
+}

@@ -100,7 +100,7 @@ pub(crate) async fn delete_collection(
     body: &Bytes,
 ) -> Result<Response<Body>> {
     let (options, write) = options(context, body)?;
-    let page = page(context, list, &selection(context, list)?)?;
+    let page = page(context, list, &selection(context, list)?).await?;
     let mut deleted = Vec::with_capacity(page.items.len());
     for object in &page.items {
         match delete_one(context, &options, write, &object.key.name).await {

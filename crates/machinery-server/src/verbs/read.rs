@@ -1,5 +1,6 @@
 //! GET: one object, or many.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use base_http::Body;
@@ -20,7 +21,7 @@ use crate::selector::Selection;
 use crate::server::Context;
 use crate::status::{ApiError, Result};
 
-/// Objects looked at in one step while a selector picks few of them.
+/// Objects looked at in one step while a selector picks few of them; others get their turn between two steps.
 const SCAN_STEP: usize = 1000;
 
 pub(crate) fn get(context: &Context<'_>) -> Result<Response<Body>> {
@@ -48,10 +49,10 @@ pub(crate) struct Page {
     pub(crate) next: Option<(String, Option<usize>)>,
 }
 
-pub(crate) fn list(context: &Context<'_>, options: &ListOptions) -> Result<Response<Body>> {
+pub(crate) async fn list(context: &Context<'_>, options: &ListOptions) -> Result<Response<Body>> {
     let output = output(&context.headers, &context.query)?;
     let selection = selection(context, options)?;
-    let page = page(context, options, &selection)?;
+    let page = page(context, options, &selection).await?;
     Ok(listed(context, page, output))
 }
 
@@ -110,12 +111,23 @@ pub(crate) fn selection(context: &Context<'_>, options: &ListOptions) -> Result<
 }
 
 /// Reads one page.
-pub(crate) fn page(context: &Context<'_>, options: &ListOptions, selection: &Selection) -> Result<Page> {
+pub(crate) async fn page(context: &Context<'_>, options: &ListOptions, selection: &Selection) -> Result<Page> {
     let resource = context.resource_key();
     let (mut at, mut after) = start(context, options)?;
     let limit = options.limit.unwrap_or(usize::MAX);
     let mut items: Vec<Arc<Object>> = Vec::new();
     let is_continued = options.continue_token.is_some();
+    if let Some((namespace, name)) = selection.only(context.info.namespaced)
+        && !is_continued
+    {
+        let store = &context.server.store;
+        let snapshot = match at {
+            Some(at) => store.snapshot_at(&resource, at).map_err(|expired| expired_list(&expired, is_continued))?,
+            None => store.snapshot(&resource),
+        };
+        let found = snapshot.get(namespace, name).filter(|object| selection.matches(object));
+        return Ok(Page { items: found.cloned().into_iter().collect(), revision: snapshot.revision(), next: None });
+    }
     loop {
         let is_plain = !selection.has_selectors();
         let step = if is_plain { options.limit } else { Some(SCAN_STEP) };
@@ -152,7 +164,51 @@ pub(crate) fn page(context: &Context<'_>, options: &ListOptions, selection: &Sel
             let next = if is_rest_empty { None } else { last_seen.map(|last| token(revision, &last)) };
             return Ok(Page { items, revision, next: next.map(|token| (token, None)) });
         }
+        tokio::task::yield_now().await;
     }
+}
+
+/// All that is selected now.
+pub(crate) async fn all(context: &Context<'_>, selection: &Selection) -> (VecDeque<Arc<Object>>, Revision) {
+    let store = &context.server.store;
+    let snapshot = store.snapshot(&context.resource_key());
+    let revision = snapshot.revision();
+    if let Some((namespace, name)) = selection.only(context.info.namespaced) {
+        let found = snapshot.get(namespace, name).filter(|object| selection.matches(object));
+        return (found.cloned().into_iter().collect(), revision);
+    }
+    let term = selection.index_term().filter(|(field, _)| store.is_indexed(field));
+    let mut items = VecDeque::new();
+    let mut after: Option<Arc<Object>> = None;
+    loop {
+        let last = after.as_ref().map(|object| (&*object.key.namespace, &*object.key.name));
+        let (seen, next) = match term {
+            Some(term) => scan(snapshot.iter_where(term, selection.namespace.as_deref(), last), selection, &mut items),
+            None => scan(snapshot.iter(selection.namespace.as_deref(), last), selection, &mut items),
+        };
+        if seen < SCAN_STEP {
+            return (items, revision);
+        }
+        after = next;
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Looks at the next objects, and gives their number and the last of them.
+fn scan<'a>(
+    objects: impl Iterator<Item = &'a Arc<Object>>,
+    selection: &Selection,
+    items: &mut VecDeque<Arc<Object>>,
+) -> (usize, Option<Arc<Object>>) {
+    let (mut seen, mut last) = (0, None);
+    for object in objects.take(SCAN_STEP) {
+        if selection.matches(object) {
+            items.push_back(object.clone());
+        }
+        seen += 1;
+        last = Some(object);
+    }
+    (seen, last.cloned())
 }
 
 type Start = (Option<Revision>, Option<(String, String)>);

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval};
 use tokio_util::sync::CancellationToken;
 
-use super::read::selection;
+use super::read::{all, selection};
 use crate::flow::Entry;
 use crate::negotiate::{Output, output, partial_of_bytes, table};
 use crate::object::{with_api_version, with_revision};
@@ -42,13 +42,17 @@ const LINES_AHEAD: usize = 2;
 /// Says to a client that everything that was there before is now sent.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
-pub(crate) fn watch(context: &Context<'_>, options: &ListOptions, counted: Option<Entry>) -> Result<Response<Body>> {
+pub(crate) async fn watch(
+    context: &Context<'_>,
+    options: &ListOptions,
+    counted: Option<Entry>,
+) -> Result<Response<Body>> {
     let output = output(&context.headers, &context.query)?;
     let selection = selection(context, options)?;
     let encoder =
         Encoder { info: context.info.clone(), api_version: context.info.api_version(), output, has_columns: false };
     let timeout = options.timeout.unwrap_or_else(default_timeout);
-    let started = start(context, options, &selection);
+    let started = start(context, options, &selection).await;
     let stream = match started {
         Ok(started) => {
             let first = if started.is_behind { Duration::ZERO } else { BOOKMARK_PERIOD };
@@ -112,7 +116,7 @@ struct Started {
     is_behind: bool,
 }
 
-fn start(context: &Context<'_>, options: &ListOptions, selection: &Selection) -> Result<Started> {
+async fn start(context: &Context<'_>, options: &ListOptions, selection: &Selection) -> Result<Started> {
     let store = &context.server.store;
     let marks_end = options.initial_events == Some(true);
     let from = match options.at {
@@ -129,12 +133,7 @@ fn start(context: &Context<'_>, options: &ListOptions, selection: &Selection) ->
     };
     let resource = context.resource_key();
     let (initial, revision) = match (has_initial, from) {
-        (true, _) => {
-            let range = store.range(&resource, selection.namespace.as_deref(), None, None, None);
-            let range = range.map_err(|expired| too_old(&expired))?;
-            let items = range.items.into_iter().filter(|object| selection.matches(object)).collect();
-            (items, range.revision)
-        }
+        (true, _) => all(context, selection).await,
         (false, Some(revision)) => (VecDeque::new(), revision),
         (false, None) => (VecDeque::new(), store.current()),
     };
