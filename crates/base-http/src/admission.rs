@@ -1,11 +1,11 @@
 //! Which connections get in: budgets for handshakes, for peers without a certificate, and for each identity.
 //!
-//! A connection begins as a *handshake*. When that is done it is either *anonymous* (the listener asks for certificates and
-//! the peer showed none) or *open*. Handshakes and anonymous connections have small budgets of their own, so whatever they do,
-//! those with a certificate get in; and where a budget is full the oldest that has not proved anything gives way, so that
-//! silence locks nobody out.
+//! A connection begins as a *handshake*. When that is done it is *anonymous* (the listener asks for certificates and the peer
+//! showed none), *unaccepted* (it showed one that the handler does not accept) or *known*. All but the known ones have
+//! small budgets of their own, so whatever they do, those with a good certificate get in; and where a budget is full the
+//! oldest that has not proved anything gives way, so that silence locks nobody out.
 //!
-//! `accept ─▶ handshake (handshakes_max) ─▶ anonymous (anonymous_max, per address) | open (connections_max)`
+//! `accept ─▶ handshake (handshakes_max) ─▶ anonymous (anonymous_max, per address) | unaccepted_max | known (connections_max)`
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -43,6 +43,7 @@ struct Counts {
     all: BTreeMap<u64, Arc<Shared>>,
     handshakes: BTreeMap<u64, Arc<Shared>>,
     anonymous: BTreeMap<u64, Arc<Shared>>,
+    unaccepted: BTreeMap<u64, Arc<Shared>>,
     by_address: HashMap<IpAddr, usize>,
     by_key: HashMap<Arc<str>, BTreeMap<u64, Arc<Shared>>>,
     key_of: HashMap<u64, Arc<str>>,
@@ -88,6 +89,15 @@ impl Counts {
         victim.close(Close::AtOnce);
         // It has left the budget by this; its task ends as soon as it is polled.
         self.leave_anonymous(&victim);
+        true
+    }
+
+    /// The same among those whose certificate is not accepted. One that has authenticated since then, by a token, stays.
+    fn evict_unaccepted(&mut self) -> bool {
+        let victim = self.unaccepted.values().find(|shared| !shared.is_authenticated());
+        let Some(victim) = victim.cloned() else { return false };
+        victim.close(Close::AtOnce);
+        self.unaccepted.remove(&victim.id);
         true
     }
 }
@@ -186,22 +196,51 @@ impl Admission {
     }
 }
 
+/// What is known of a peer when its handshake is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Its certificate is accepted, or none is asked for.
+    Known,
+    /// It shows no certificate.
+    Anonymous,
+    /// It shows one that the handler does not accept.
+    Unaccepted,
+}
+
 /// A connection's place in the budgets; left when dropped.
 pub(crate) struct Seat {
     pub(crate) shared: Arc<Shared>,
 }
 
 impl Seat {
-    /// The handshake is done: the connection moves on, to the anonymous ones if it has to.
-    pub(crate) fn settle(&self, is_anonymous: bool) -> Result<(), RejectReason> {
+    /// The handshake is done: the connection moves on, to those of its standing.
+    pub(crate) fn settle(&self, standing: Standing) -> Result<(), RejectReason> {
         let admission = &self.shared.admission;
-        let limits = &admission.limits;
         let mut counts = admission.counts.lock();
         counts.leave_handshakes(&self.shared);
         admission.left.notify_one();
-        if !is_anonymous {
-            return Ok(());
+        match standing {
+            Standing::Known => Ok(()),
+            Standing::Anonymous => self.settle_anonymous(&mut counts),
+            Standing::Unaccepted => self.settle_unaccepted(&mut counts),
         }
+    }
+
+    fn settle_unaccepted(&self, counts: &mut Counts) -> Result<(), RejectReason> {
+        let admission = &self.shared.admission;
+        if counts.unaccepted.len() >= admission.limits.unaccepted_max {
+            admission.stats.reject(RejectReason::Unaccepted);
+            if !counts.evict_unaccepted() {
+                return Err(RejectReason::Unaccepted);
+            }
+        }
+        counts.unaccepted.insert(self.shared.id, self.shared.clone());
+        Ok(())
+    }
+
+    fn settle_anonymous(&self, counts: &mut Counts) -> Result<(), RejectReason> {
+        let admission = &self.shared.admission;
+        let limits = &admission.limits;
         let address = address_key(self.shared.addr);
         if let Some(address) = address {
             let max = if is_loopback(self.shared.addr) {
@@ -238,6 +277,7 @@ impl Drop for Seat {
         counts.all.remove(&self.shared.id);
         counts.leave_handshakes(&self.shared);
         counts.leave_anonymous(&self.shared);
+        counts.unaccepted.remove(&self.shared.id);
         counts.leave_key(self.shared.id);
         drop(counts);
         admission.stats.closed();

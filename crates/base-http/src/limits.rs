@@ -25,6 +25,9 @@ pub struct Limits {
     pub anonymous_per_address_max: usize,
     /// The same for this machine's own loopback address, where proxies and tools call from.
     pub anonymous_loopback_max: usize,
+    /// Connections whose certificate the handler does not accept: of a node that was deleted or revoked. Each is told so by
+    /// an answer, for which a moment is enough; the next one takes the place of the oldest.
+    pub unaccepted_max: usize,
     /// From the accept to the end of the TLS handshake, and to the session that the handler makes.
     pub handshake_timeout: Duration,
     /// From the accept to the first request. The default suits a slow radio link.
@@ -45,8 +48,8 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// HTTP/2 streams per connection: requests and watches of one client. The default is client-go's own limit.
     pub streams_max: u32,
-    /// The same for connections without a certificate, where the listener asks for one: each stream costs memory before anybody
-    /// knows whose it is, and their clients are tools that come with a token.
+    /// The same for connections without a certificate or with one that is not accepted, where the listener asks for one:
+    /// each stream costs memory before anybody knows whose it is, and their clients are tools that come with a token.
     pub anonymous_streams_max: u32,
     /// Silence after which a peer is asked for a sign of life; a dead link is noticed after twice this time.
     pub keep_alive: Duration,
@@ -62,6 +65,7 @@ impl Default for Limits {
             anonymous_max: (connections_max / 3).min(1024),
             anonymous_per_address_max: 64,
             anonymous_loopback_max: 512,
+            unaccepted_max: (connections_max / 3).min(64),
             handshake_timeout: Duration::from_secs(10),
             first_request_timeout: Duration::from_secs(10),
             anonymous_timeout: Duration::from_secs(15),

@@ -31,7 +31,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
 
-use crate::admission::Seat;
+use crate::admission::{Seat, Standing};
 use crate::connection::{Io, OpenRequest, Shared, Stream, Verdict, phase};
 use crate::connections::Registered;
 use crate::{
@@ -47,6 +47,13 @@ const STREAM_WINDOW_BYTES: u32 = 128 * 1024;
 
 /// The same for all requests of a connection: what a client can make us keep without any handler knowing.
 const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
+
+/// A head of HTTP/1.1, and what else hyper gathers of a connection before it passes it on, in either direction. A client may
+/// send so much of a head and stop; hyper would keep 408 KiB of it. kubectl's are below 16 KiB.
+const HEAD_BYTES_MAX: usize = 32 * 1024;
+
+/// The same for HTTP/2, where as many heads as streams may be open; counted as RFC 9113 says, and told to the client.
+const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 
 /// What may wait to be sent on one stream: a watch that nobody reads pins this much and no more.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
@@ -100,7 +107,15 @@ impl<H: Handler> Server<H> {
     {
         let shared = &seat.shared;
         let admission = &shared.admission;
-        if let Err(reason) = seat.settle(peer.is_certificate_expected && peer.client_cert.is_none()) {
+        // Whether a certificate is accepted is known with the session; until then the connection is among the handshakes.
+        let standing = match (peer.is_certificate_expected, &peer.client_cert) {
+            (false, _) => Some(Standing::Known),
+            (true, None) => Some(Standing::Anonymous),
+            (true, Some(_)) => None,
+        };
+        if let Some(standing) = standing
+            && let Err(reason) = seat.settle(standing)
+        {
             return debug!(addr = ?shared.addr, reason = reason.as_str(), "Closed a connection without a certificate.");
         }
         let peer = shared.peer.get_or_init(|| peer);
@@ -117,6 +132,15 @@ impl<H: Handler> Server<H> {
                 return debug!(addr = ?shared.addr, %rejected, "Rejected a connection.");
             }
         };
+        let standing = standing.unwrap_or(match shared.is_authenticated() {
+            true => Standing::Known,
+            false => Standing::Unaccepted,
+        });
+        if standing != Standing::Anonymous
+            && let Err(reason) = seat.settle(standing)
+        {
+            return debug!(addr = ?shared.addr, reason = reason.as_str(), "Closed a connection whose certificate is not accepted.");
+        }
         let active = Arc::new(Active {
             handler: self.handler.clone(),
             session,
@@ -126,9 +150,9 @@ impl<H: Handler> Server<H> {
         let service = service_fn(move |request| active.clone().answer(request));
         if is_http2 {
             let limits = &admission.limits;
-            let streams_max = match peer.is_certificate_expected && peer.client_cert.is_none() {
-                true => limits.anonymous_streams_max.min(limits.streams_max),
-                false => limits.streams_max,
+            let streams_max = match standing {
+                Standing::Known => limits.streams_max,
+                Standing::Anonymous | Standing::Unaccepted => limits.anonymous_streams_max.min(limits.streams_max),
             };
             let connection =
                 hyper::server::conn::http2::Builder::new(Tasks { tasks: self.tasks.clone(), shared: shared.clone() })
@@ -139,6 +163,7 @@ impl<H: Handler> Server<H> {
                     .initial_stream_window_size(STREAM_WINDOW_BYTES)
                     .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
                     .max_send_buf_size(SEND_BUFFER_BYTES)
+                    .max_header_list_size(HEADER_LIST_BYTES_MAX)
                     .enable_connect_protocol()
                     .serve_connection(TokioIo::new(stream), service);
             supervise(Box::pin(connection), |connection| connection.graceful_shutdown(), shared).await;
@@ -146,6 +171,7 @@ impl<H: Handler> Server<H> {
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(admission.limits.head_timeout)
+                .max_buf_size(HEAD_BYTES_MAX)
                 .serve_connection(TokioIo::new(stream), service)
                 .with_upgrades();
             supervise(Box::pin(connection), |connection| connection.graceful_shutdown(), shared).await;

@@ -13,6 +13,8 @@ pub enum RejectReason {
     Anonymous,
     /// Too many connections without a certificate from one address.
     Address,
+    /// Too many connections whose certificate is not accepted: the oldest gave way.
+    Unaccepted,
     /// Too many connections of one identity: its oldest gave way.
     Identity,
     /// No request within the time for the first.
@@ -27,11 +29,12 @@ pub enum RejectReason {
 
 impl RejectReason {
     /// All of them, for whoever exposes the counters.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Total,
         Self::Handshakes,
         Self::Anonymous,
         Self::Address,
+        Self::Unaccepted,
         Self::Identity,
         Self::NoRequest,
         Self::Unauthenticated,
@@ -46,6 +49,7 @@ impl RejectReason {
             Self::Handshakes => "handshakes",
             Self::Anonymous => "anonymous",
             Self::Address => "address",
+            Self::Unaccepted => "unaccepted",
             Self::Identity => "identity",
             Self::NoRequest => "no_request",
             Self::Unauthenticated => "unauthenticated",

@@ -214,7 +214,16 @@ impl Site {
     }
 
     async fn tls(&self, addr: SocketAddr, with_certificate: bool, alpn: &str) -> std::io::Result<TlsStream<TcpStream>> {
-        let identity = with_certificate.then_some((self.client.cert_pem.as_str(), self.client.key_pem.as_str()));
+        self.tls_as(addr, with_certificate.then_some(&self.client), alpn).await
+    }
+
+    async fn tls_as(
+        &self,
+        addr: SocketAddr,
+        client: Option<&base_pki::Issued>,
+        alpn: &str,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        let identity = client.map(|client| (client.cert_pem.as_str(), client.key_pem.as_str()));
         let mut config = client_config(self.ca.cert_pem(), identity).unwrap();
         config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
         let stream = TcpStream::connect(addr).await?;
@@ -223,7 +232,15 @@ impl Site {
 
     /// An HTTP/2 connection that answers pings; the task ends with it.
     async fn http2(&self, addr: SocketAddr, with_certificate: bool) -> (Http2, JoinHandle<hyper::Result<()>>) {
-        let stream = self.tls(addr, with_certificate, "h2").await.unwrap();
+        self.http2_as(addr, with_certificate.then_some(&self.client)).await
+    }
+
+    async fn http2_as(
+        &self,
+        addr: SocketAddr,
+        client: Option<&base_pki::Issued>,
+    ) -> (Http2, JoinHandle<hyper::Result<()>>) {
+        let stream = self.tls_as(addr, client, "h2").await.unwrap();
         let (client, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
             .timer(hyper_util::rt::TokioTimer::new())
             .keep_alive_interval(Duration::from_millis(50))

@@ -15,6 +15,9 @@ fn limits() -> Limits {
     }
 }
 
+/// Whose certificate is good no longer.
+const DELETED: &str = "deleted";
+
 /// Knows those with a certificate, and whoever shows a token.
 struct Tokens;
 
@@ -22,7 +25,8 @@ impl Handler for Tokens {
     type Session = ConnectionHandle;
 
     async fn on_connect(&self, peer: &Peer, connection: &ConnectionHandle) -> Result<ConnectionHandle, Rejected> {
-        if peer.client_cert.is_some() {
+        let user = peer.client_cert.as_ref().map(|certificate| base_pki::client_identity(certificate).unwrap().user);
+        if user.is_some_and(|user| user != DELETED) {
             connection.mark_authenticated();
         }
         Ok(connection.clone())
@@ -78,6 +82,11 @@ impl Running {
         assert_eq!(text(soon("an answer", client.send_request(get("/"))).await.unwrap()).await, "ok");
     }
 
+    /// A client whose certificate is of this hub's CA and is not accepted.
+    async fn deleted(&self) -> (Http2, JoinHandle<hyper::Result<()>>) {
+        self.site.http2_as(self.addr, Some(&issue(&self.site.ca, DELETED, Usage::Client))).await
+    }
+
     async fn stop(self) {
         self.shutdown.cancel();
         soon("the drain", self.serving).await.unwrap();
@@ -128,25 +137,30 @@ async fn a_rush_of_honest_handshakes_is_served_though_it_exceeds_the_budget() {
 }
 
 #[tokio::test]
-async fn a_connection_without_a_certificate_has_few_streams() {
-    let running = Running::start(limits());
-    let (mut client, connection) = running.site.http2(running.addr, false).await;
-    // With the first response the client knows the server's settings, and keeps what they do not allow yet.
-    drop(soon("a response", client.send_request(with_token("/stream"))).await.unwrap());
-    let mut requests: futures::stream::FuturesUnordered<_> =
-        (0..40).map(|_| client.send_request(with_token("/stream"))).collect();
-    let mut held = std::collections::VecDeque::new();
-    while let Some(response) = soon("a response", requests.next()).await {
-        let response = response.unwrap();
-        let open: u32 = response.headers()["requests-open"].to_str().unwrap().parse().unwrap();
-        assert!(open <= 16, "{open} requests are open");
-        held.push_back(response);
-        if held.len() == 16 {
-            held.pop_front();
+async fn a_connection_whose_certificate_is_not_accepted_or_missing_has_few_streams() {
+    for is_deleted in [true, false] {
+        let running = Running::start(limits());
+        let (mut client, connection) = match is_deleted {
+            true => running.deleted().await,
+            false => running.site.http2(running.addr, false).await,
+        };
+        // With the first response the client knows the server's settings, and keeps what they do not allow yet.
+        drop(soon("a response", client.send_request(with_token("/stream"))).await.unwrap());
+        let mut requests: futures::stream::FuturesUnordered<_> =
+            (0..40).map(|_| client.send_request(with_token("/stream"))).collect();
+        let mut held = std::collections::VecDeque::new();
+        while let Some(response) = soon("a response", requests.next()).await {
+            let response = response.unwrap();
+            let open: u32 = response.headers()["requests-open"].to_str().unwrap().parse().unwrap();
+            assert!(open <= 16, "{open} requests are open");
+            held.push_back(response);
+            if held.len() == 16 {
+                held.pop_front();
+            }
         }
+        drop((held, requests, client, connection));
+        running.stop().await;
     }
-    drop((held, requests, client, connection));
-    running.stop().await;
 }
 
 #[tokio::test]
@@ -378,5 +392,60 @@ async fn a_head_is_answered_without_a_body() {
         }
     }
     drop((client, client1));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn certificates_that_are_not_accepted_fill_no_budget_but_their_own() {
+    let running = Running::start(Limits { connections_max: 12, unaccepted_max: 4, ..Limits::default() });
+    let mut deleted = Vec::new();
+    for _ in 0..20 {
+        let (mut client, connection) = running.deleted().await;
+        assert_eq!(text(client.send_request(get("/")).await.unwrap()).await, "ok", "the newest is told what is wrong");
+        deleted.push((client, connection));
+        running.serves_those_it_knows().await;
+    }
+    assert_eq!(running.rejected(RejectReason::Unaccepted), 16);
+    assert_eq!(running.rejected(RejectReason::Total), 0);
+    eventually("the oldest are closed", || deleted[..16].iter().all(|(_, task)| task.is_finished())).await;
+    assert!(deleted[16..].iter().all(|(_, task)| !task.is_finished()));
+    drop(deleted);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_head_may_be_large_and_not_larger() {
+    let running = Running::start(Limits::default());
+    let head = |bytes: usize| format!("GET / HTTP/1.1\r\nhost: localhost\r\nx-large: {}", "x".repeat(bytes));
+    let mut stream = running.site.tls(running.addr, true, "http/1.1").await.unwrap();
+    stream.write_all(format!("{}\r\nconnection: close\r\n\r\n", head(30_000)).as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    soon("an answer", stream.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    // Never finished: what the server has taken of it is bounded, whoever sends it.
+    for with_certificate in [true, false] {
+        eventually("those of before are gone", || running.connections.is_empty()).await;
+        let mut stream = running.site.tls(running.addr, with_certificate, "http/1.1").await.unwrap();
+        eventually("a session", || running.connections.len() == 1).await;
+        let (connection, _) = running.connections.list().remove(0);
+        // It may be closed before all is written.
+        let _ = stream.write_all(head(400_000).as_bytes()).await;
+        closed(stream).await;
+        eventually("it is closed", || running.connections.is_empty()).await;
+        assert!(connection.bytes_received() < 100_000, "{} bytes were taken", connection.bytes_received());
+        assert!(connection.age() < Duration::from_secs(8), "it was closed by its size, not by its time");
+    }
+    let (mut client, _connection) = running.site.http2(running.addr, true).await;
+    for (bytes, status) in [(12_000, 200), (20_000, 431)] {
+        let mut request = get("/");
+        request.headers_mut().insert("x-large", "x".repeat(bytes).try_into().unwrap());
+        // The client may know the limit already, and then refuses by itself.
+        let Ok(answer) = soon("an answer", client.send_request(request)).await else {
+            assert_eq!(status, 431);
+            continue;
+        };
+        assert_eq!(answer.status().as_u16(), status, "{bytes} bytes");
+    }
+    drop(client);
     running.stop().await;
 }
