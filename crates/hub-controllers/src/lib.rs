@@ -48,6 +48,9 @@ mod podgc;
 mod pods;
 pub mod runtime;
 mod selector;
+mod served;
+#[cfg(test)]
+mod testing;
 pub mod views;
 pub mod writer;
 

@@ -192,12 +192,32 @@ impl Writer {
         grace_s: Option<u32>,
         propagation: Option<PropagationPolicy>,
     ) -> Result<bool, WriteError> {
-        let params = DeleteParams {
-            grace_period_seconds: grace_s,
-            propagation_policy: propagation,
-            preconditions: Some(Preconditions { uid: Some(target.uid.to_owned()), resource_version: None }),
-            ..DeleteParams::default()
-        };
+        let params =
+            DeleteParams { grace_period_seconds: grace_s, propagation_policy: propagation, ..DeleteParams::default() };
+        self.delete_if(kind, target, None, params).await
+    }
+
+    /// Deletes an object as it was read; `Ok(false)` when it was changed meanwhile or is deleted.
+    pub async fn delete_unchanged(
+        &self,
+        kind: Kind,
+        target: Target<'_>,
+        resource_version: &str,
+        propagation: PropagationPolicy,
+    ) -> Result<bool, WriteError> {
+        let params = DeleteParams { propagation_policy: Some(propagation), ..DeleteParams::default() };
+        self.delete_if(kind, target, Some(resource_version.to_owned()), params).await
+    }
+
+    async fn delete_if(
+        &self,
+        kind: Kind,
+        target: Target<'_>,
+        resource_version: Option<String>,
+        params: DeleteParams,
+    ) -> Result<bool, WriteError> {
+        let preconditions = Some(Preconditions { uid: Some(target.uid.to_owned()), resource_version });
+        let params = DeleteParams { preconditions, ..params };
         let done = self.api(kind, target.namespace).delete(target.name, &params).await;
         absent_is_false(done.map(|_| ()), || format!("delete {} {}", kind.name(), target.name))
     }
@@ -232,7 +252,8 @@ impl Writer {
         discovery.map_err(|source| WriteError::new("find out what the API serves", source))
     }
 
-    /// The uid of an object of any resource; `None` when there is no such object.
+    /// The uid of an object of any resource; `None` when there is no such object. Only a response that names the object says
+    /// so: one that does not is about the resource, which is not served any more, and is an error.
     pub(crate) async fn uid_now(
         &self,
         resource: &ApiResource,
@@ -243,9 +264,15 @@ impl Writer {
             Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
             None => Api::all_with(self.client.clone(), resource),
         };
-        let found = api.get_metadata_opt(name).await;
-        let found = found.map_err(|error| WriteError::new(format!("get {} {name}", resource.kind), error))?;
-        Ok(found.map(|object| object.metadata.uid.unwrap_or_default()))
+        match api.get_metadata(name).await {
+            Ok(object) => Ok(Some(object.metadata.uid.unwrap_or_default())),
+            Err(Error::Api(status))
+                if status.code == 404 && status.details.as_ref().is_some_and(|details| details.name == name) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(WriteError::new(format!("get {} {name}", resource.kind), error)),
+        }
     }
 
     /// Reads an object, changes it and writes its status; `Ok(false)` when it was changed meanwhile or is deleted.

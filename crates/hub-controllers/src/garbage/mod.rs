@@ -9,8 +9,12 @@
 //! | deleted (background) | are deleted, unless another owner exists; then only the reference goes |
 //! | terminating with finalizer `foregroundDeletion` | those that block it are deleted first; then the finalizer goes |
 //! | terminating with finalizer `orphan` | lose the reference; then the finalizer goes |
+//! | in a namespace, the dependent in none | are left alone, and an Event says so: such a reference resolves to nothing |
+//!
+//! Owners of custom kinds are no source: objects that name one are looked at again from time to time.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::time::Duration;
 
 use kube::api::PropagationPolicy;
 use kube::core::{ApiResource, GroupVersionKind};
@@ -23,6 +27,7 @@ use crate::Context;
 use crate::kinds::Kind;
 use crate::runtime::controller::ReconcileError;
 use crate::runtime::{Change, Event, Field, Next, ObjectRef, Queue, Reconciler};
+use crate::served::Served;
 use crate::views::{AnyView, ObjectMeta, OwnerReference};
 use crate::writer::{Target, WriteError};
 
@@ -31,7 +36,11 @@ const FINALIZER_ORPHAN: &str = "orphan";
 /// `kubectl delete --cascade=foreground`: the owner leaves once its dependents are deleted.
 const FINALIZER_FOREGROUND: &str = "foregroundDeletion";
 /// After a write that met another.
-const CONFLICT_RETRY: std::time::Duration = std::time::Duration::from_millis(200);
+const CONFLICT_RETRY: Duration = Duration::from_millis(200);
+/// How soon an owner looks again at dependents that block it and are not on their way out. A change usually comes first.
+const BLOCKED_RETRY: Duration = Duration::from_secs(1);
+/// How often an object is looked at whose owner the reader does not show: the end of such an owner brings no change.
+const UNSHOWN_PERIOD: Duration = Duration::from_secs(10 * 60);
 /// Owners known to be deleted, so that a thousand dependents ask once.
 const ABSENT_MAX: usize = 1024;
 
@@ -56,14 +65,22 @@ const COLLECTED: &[Kind] = &[
     Kind::NodeAssignment,
 ];
 
+/// Definitions of custom kinds are no dependents here, but say what is served.
+const SOURCES: [Kind; COLLECTED.len() + 1] = {
+    let mut all = [Kind::CustomResourceDefinition; COLLECTED.len() + 1];
+    let mut index = 0;
+    while index < COLLECTED.len() {
+        all[index] = COLLECTED[index];
+        index += 1;
+    }
+    all
+};
+
 /// Whether the finalizers `orphan` and `foregroundDeletion` of this kind's objects are served, so that a deletion may set
 /// them.
 pub fn collects(group: &str, kind: &str) -> bool {
     COLLECTED.iter().any(|one| one.name() == kind && one.resource().group == group)
 }
-
-/// A resource, and whether its objects live in namespaces.
-type Served = (ApiResource, bool);
 
 /// Kind, namespace and name.
 type Key = (Kind, Box<str>, Box<str>);
@@ -71,10 +88,22 @@ type Key = (Kind, Box<str>, Box<str>);
 /// The controller.
 pub(crate) struct Garbage {
     context: Context,
-    absent: Mutex<HashSet<String>>,
+    absent: Mutex<HashSet<AbsentOwner>>,
     listed: Mutex<HashSet<Kind>>,
-    /// How the API serves owners of kinds that are not ours; `None` for those that it does not serve.
-    resources: Mutex<HashMap<(String, String), Option<Served>>>,
+    /// How the API serves owners of kinds that are not ours.
+    served: Served<kube::Discovery>,
+}
+
+/// Where an owner is known not to be. One uid alone would not do: the reference may be wrong in anything else, and what is
+/// not found by it may well be there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct AbsentOwner {
+    api_version: String,
+    kind: String,
+    /// Empty for kinds of the cluster.
+    namespace: String,
+    name: String,
+    uid: String,
 }
 
 /// What is known of one owner of an object.
@@ -86,6 +115,8 @@ pub(crate) enum Owner {
     Absent,
     /// It waits for its dependents to go first.
     Waiting,
+    /// It is in a namespace, and the object in none: nobody can say which one is meant.
+    Unresolvable,
 }
 
 /// What becomes of an object with owners.
@@ -101,7 +132,7 @@ pub(crate) enum Verdict {
 
 /// Decides about an object by its owners.
 pub(crate) fn judge(owners: &[Owner]) -> Verdict {
-    if owners.is_empty() {
+    if owners.is_empty() || owners.contains(&Owner::Unresolvable) {
         return Verdict::Keep;
     }
     if !owners.contains(&Owner::Solid) {
@@ -113,7 +144,7 @@ pub(crate) fn judge(owners: &[Owner]) -> Verdict {
 
 impl Garbage {
     pub fn new(context: Context) -> Self {
-        Self { context, absent: Mutex::default(), listed: Mutex::default(), resources: Mutex::default() }
+        Self { context, absent: Mutex::default(), listed: Mutex::default(), served: Served::default() }
     }
 
     fn key(kind: Kind, object: &ObjectRef) -> Key {
@@ -142,8 +173,7 @@ impl Garbage {
     fn observe_object(&self, kind: Kind, object: &ObjectRef, queue: &Queue<Key>) {
         let Some(view) = object.view_or_log::<AnyView<'_>>() else { return };
         let meta = &view.metadata;
-        let waits =
-            meta.is_terminating() && (meta.has_finalizer(FINALIZER_ORPHAN) || meta.has_finalizer(FINALIZER_FOREGROUND));
+        let waits = waits_for_dependents(meta) || (meta.is_terminating() && meta.has_finalizer(FINALIZER_ORPHAN));
         let lacks = || meta.owner_references.iter().any(|owner| self.shown(object.namespace(), owner).is_none());
         if waits || lacks() {
             queue.add(Self::key(kind, object));
@@ -163,8 +193,14 @@ impl Garbage {
             // Leases are renewed all the time, and never change owners.
             (Some(_), Some(_)) if kind == Kind::Lease => {}
             (_, Some(object)) => {
-                if view(&change.previous) != view(&change.current) {
-                    self.observe_object(kind, object, queue);
+                if view(&change.previous) == view(&change.current) {
+                    return;
+                }
+                self.observe_object(kind, object, queue);
+                let before = change.previous.as_ref().and_then(ObjectRef::view_or_log::<AnyView<'_>>);
+                let after = object.view_or_log::<AnyView<'_>>();
+                if let (Some(before), Some(after)) = (before, after) {
+                    self.observe_unblocked(object, &before.metadata, Some(&after.metadata), queue);
                 }
             }
             (Some(object), None) => {
@@ -172,36 +208,67 @@ impl Garbage {
                 for (kind, dependent) in self.dependents(&view.metadata.uid) {
                     queue.add(Self::key(kind, &dependent));
                 }
-                for owner in &view.metadata.owner_references {
-                    if let Some((kind, owner)) = self.shown(object.namespace(), owner) {
-                        let waits = owner.view_or_log::<AnyView<'_>>().is_some_and(|view| {
-                            view.metadata.is_terminating() && view.metadata.has_finalizer(FINALIZER_FOREGROUND)
-                        });
-                        if waits {
-                            queue.add(Self::key(kind, &owner));
-                        }
-                    }
-                }
+                self.observe_unblocked(object, &view.metadata, None, queue);
             }
             (None, None) => {}
+        }
+    }
+
+    /// Adds owners that wait for their dependents, and whom this one blocks no more: it is deleted, or names them no more.
+    fn observe_unblocked(
+        &self,
+        object: &ObjectRef,
+        before: &ObjectMeta<'_>,
+        after: Option<&ObjectMeta<'_>>,
+        queue: &Queue<Key>,
+    ) {
+        let still_blocks = |uid: &str| {
+            let owners = after.iter().flat_map(|after| &after.owner_references);
+            owners.into_iter().any(|owner| *owner.uid == *uid && owner.block_owner_deletion)
+        };
+        for owner in before.owner_references.iter().filter(|owner| owner.block_owner_deletion) {
+            if still_blocks(&owner.uid) {
+                continue;
+            }
+            if let Some((kind, owner)) = self.shown(object.namespace(), owner)
+                && owner.view_or_log::<AnyView<'_>>().is_some_and(|view| waits_for_dependents(&view.metadata))
+            {
+                queue.add(Self::key(kind, &owner));
+            }
         }
     }
 
     async fn owner(&self, namespace: &str, owner: &OwnerReference<'_>) -> Result<Owner, WriteError> {
         if let Some((_, object)) = self.shown(namespace, owner) {
             let view = object.view_or_log::<AnyView<'_>>();
-            let waits = owner.block_owner_deletion
-                && view.is_some_and(|view| {
-                    view.metadata.is_terminating() && view.metadata.has_finalizer(FINALIZER_FOREGROUND)
-                });
+            let waits = owner.block_owner_deletion && view.is_some_and(|view| waits_for_dependents(&view.metadata));
             return Ok(if waits { Owner::Waiting } else { Owner::Solid });
-        }
-        if self.absent.lock().contains(&*owner.uid) {
-            return Ok(Owner::Absent);
         }
         // What nobody serves cannot be known to be deleted.
         let Some((resource, is_namespaced)) = self.resource(owner).await? else { return Ok(Owner::Solid) };
-        let found = self.context.writer.uid_now(&resource, is_namespaced.then_some(namespace), &owner.name).await?;
+        if is_namespaced && namespace.is_empty() {
+            return Ok(Owner::Unresolvable);
+        }
+        let namespace = if is_namespaced { namespace } else { "" };
+        let coordinates = AbsentOwner {
+            api_version: owner.api_version.to_string(),
+            kind: owner.kind.to_string(),
+            namespace: namespace.to_owned(),
+            name: owner.name.to_string(),
+            uid: owner.uid.to_string(),
+        };
+        if self.absent.lock().contains(&coordinates) {
+            return Ok(Owner::Absent);
+        }
+        let found = self.context.writer.uid_now(&resource, is_namespaced.then_some(namespace), &owner.name).await;
+        let found = match found {
+            Err(error) if error.code() == Some(404) => {
+                // The kind is not served any more.
+                self.served.forget();
+                return Ok(Owner::Solid);
+            }
+            found => found?,
+        };
         if found.is_some_and(|uid| uid == *owner.uid) {
             return Ok(Owner::Solid);
         }
@@ -209,27 +276,20 @@ impl Garbage {
         if absent.len() >= ABSENT_MAX {
             absent.clear();
         }
-        absent.insert(owner.uid.to_string());
+        absent.insert(coordinates);
         Ok(Owner::Absent)
     }
 
-    /// How the API serves an owner's kind.
-    async fn resource(&self, owner: &OwnerReference<'_>) -> Result<Option<Served>, WriteError> {
+    /// How the API serves an owner's kind, and whether its objects live in namespaces.
+    async fn resource(&self, owner: &OwnerReference<'_>) -> Result<Option<(ApiResource, bool)>, WriteError> {
         if let Some(kind) = Kind::find(&owner.api_version, &owner.kind) {
             return Ok(Some((kind.resource(), kind.is_namespaced())));
         }
-        let key = (owner.api_version.to_string(), owner.kind.to_string());
-        if let Some(known) = self.resources.lock().get(&key) {
-            return Ok(known.clone());
-        }
         let (group, version) = owner.api_version.split_once('/').unwrap_or(("", &owner.api_version));
         let gvk = GroupVersionKind::gvk(group, version, &owner.kind);
-        let discovery = self.context.writer.discover().await?;
-        let found = discovery
-            .resolve_gvk(&gvk)
-            .map(|(resource, capabilities)| (resource, capabilities.scope == Scope::Namespaced));
-        self.resources.lock().insert(key, found.clone());
-        Ok(found)
+        let served = self.served.known(self.context.writer.discover()).await?;
+        let found = served.resolve_gvk(&gvk);
+        Ok(found.map(|(resource, capabilities)| (resource, capabilities.scope == Scope::Namespaced)))
     }
 
     /// Looks at an object by its owners.
@@ -239,10 +299,18 @@ impl Garbage {
         }
         let mut owners = Vec::with_capacity(meta.owner_references.len());
         for owner in &meta.owner_references {
-            owners.push(self.owner(object.namespace(), owner).await?);
+            let found = self.owner(object.namespace(), owner).await?;
+            if found == Owner::Unresolvable {
+                self.warn_of_namespace(kind, object, meta, owner);
+            }
+            owners.push(found);
         }
         match judge(&owners) {
-            Verdict::Keep => Ok(Next::OnChange),
+            Verdict::Keep => {
+                let is_shown = |owner| self.shown(object.namespace(), owner).is_some();
+                let are_shown = owners.contains(&Owner::Unresolvable) || meta.owner_references.iter().all(is_shown);
+                Ok(if are_shown { Next::OnChange } else { Next::After(UNSHOWN_PERIOD) })
+            }
             Verdict::Release(removed) => {
                 let removed: Vec<&str> = removed.iter().map(|index| &*meta.owner_references[*index].uid).collect();
                 self.release(kind, object, &removed).await
@@ -260,10 +328,22 @@ impl Garbage {
                 };
                 let target = Target { namespace: object.namespace(), name: object.name(), uid: &meta.uid };
                 debug!(kind = kind.name(), ?object, "Deleting an object whose owners are deleted.");
-                self.context.writer.delete_target(kind, target, None, Some(propagation)).await?;
-                Ok(Next::OnChange)
+                // As it was judged: an owner that was added meanwhile keeps it.
+                let is_deleted =
+                    self.context.writer.delete_unchanged(kind, target, &meta.resource_version, propagation).await?;
+                Ok(if is_deleted { Next::OnChange } else { Next::After(CONFLICT_RETRY) })
             }
         }
+    }
+
+    fn warn_of_namespace(&self, kind: Kind, object: &ObjectRef, meta: &ObjectMeta<'_>, owner: &OwnerReference<'_>) {
+        let OwnerReference { api_version, kind: owner_kind, name, .. } = owner;
+        let message = format!(
+            "ownerRef {api_version} {owner_kind} {name} does not exist in namespace \"\": an object of the cluster cannot have \
+             an owner in a namespace, and is not deleted with it"
+        );
+        let target = Target { namespace: object.namespace(), name: object.name(), uid: &meta.uid };
+        self.context.recorder.warning(kind, target, "OwnerRefInvalidNamespace", message);
     }
 
     /// Takes references to owners out of an object.
@@ -294,18 +374,20 @@ impl Garbage {
 
     /// An owner whose dependents go before it does.
     async fn foreground(&self, kind: Kind, object: &ObjectRef, meta: &ObjectMeta<'_>) -> Result<Next, ReconcileError> {
-        let mut is_blocked = false;
-        for (kind, dependent) in self.dependents(&meta.uid) {
+        let (mut is_blocked, mut next) = (false, Next::OnChange);
+        for (dependent_kind, dependent) in self.dependents(&meta.uid) {
             let view: AnyView<'_> = dependent.view()?;
-            let blocks = view.metadata.owner_references.iter();
-            if blocks.into_iter().any(|owner| *owner.uid == *meta.uid && owner.block_owner_deletion) {
+            if view.metadata.owner_references.iter().any(|owner| blocks(owner, &dependent, kind, object, &meta.uid)) {
                 is_blocked = true;
-                self.settle(kind, &dependent, &view.metadata).await?;
+                next = next.or(self.settle(dependent_kind, &dependent, &view.metadata).await?);
+                if !view.metadata.is_terminating() {
+                    next = next.or(Next::After(BLOCKED_RETRY));
+                }
             }
         }
         if is_blocked {
-            // The end of the last dependent brings the next run.
-            return Ok(Next::OnChange);
+            // The end of the last dependent, or of its reference, brings the next run.
+            return Ok(next);
         }
         self.finish(kind, object, FINALIZER_FOREGROUND).await
     }
@@ -324,6 +406,21 @@ impl Garbage {
     }
 }
 
+/// Whether an owner is deleted once its dependents are.
+fn waits_for_dependents(meta: &ObjectMeta<'_>) -> bool {
+    meta.is_terminating() && meta.has_finalizer(FINALIZER_FOREGROUND)
+}
+
+/// Whether a dependent's reference makes this object wait. One that is wrong in anything would hold it for good: what becomes
+/// of such a dependent is decided by others.
+fn blocks(owner: &OwnerReference<'_>, dependent: &ObjectRef, kind: Kind, object: &ObjectRef, uid: &str) -> bool {
+    owner.block_owner_deletion
+        && *owner.uid == *uid
+        && *owner.name == *object.name()
+        && Kind::find(&owner.api_version, &owner.kind) == Some(kind)
+        && (object.namespace().is_empty() || dependent.namespace() == object.namespace())
+}
+
 impl Reconciler for Garbage {
     type Key = Key;
 
@@ -332,15 +429,16 @@ impl Reconciler for Garbage {
     }
 
     fn sources(&self) -> &'static [Kind] {
-        COLLECTED
+        &SOURCES
     }
 
     fn observe(&self, event: &Event, queue: &Queue<Key>) {
         match event {
+            Event::Listed(Kind::CustomResourceDefinition, _)
+            | Event::Changed(Change { kind: Kind::CustomResourceDefinition, .. }) => self.served.forget(),
             Event::Listed(listed, _) => {
                 // A list that comes again means that changes were missed: owners of this kind may have been deleted unseen.
                 let is_first = self.listed.lock().insert(*listed);
-                self.resources.lock().clear();
                 for kind in COLLECTED.iter().copied().filter(|kind| !is_first || kind == listed) {
                     self.context.reader.list(kind, None).for_each(|object| self.observe_object(kind, &object, queue));
                 }
@@ -357,7 +455,7 @@ impl Reconciler for Garbage {
         if meta.is_terminating() && meta.has_finalizer(FINALIZER_ORPHAN) {
             return self.orphan(*kind, &object, meta).await;
         }
-        if meta.is_terminating() && meta.has_finalizer(FINALIZER_FOREGROUND) {
+        if waits_for_dependents(meta) {
             return self.foreground(*kind, &object, meta).await;
         }
         self.settle(*kind, &object, meta).await

@@ -2,7 +2,8 @@
 
 use hub_controllers::kinds::Kind;
 use hub_controllers::writer::Target;
-use kube::api::PropagationPolicy;
+use kube::api::{Api, DynamicObject, PostParams, PropagationPolicy};
+use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
 
 use crate::hub::{Hub, daemon_set};
@@ -118,5 +119,109 @@ async fn a_daemon_set_is_deleted_after_its_pods_or_leaves_them_behind() {
     assert!(waits.is_some_and(|set| set["metadata"]["finalizers"] == json!(["foregroundDeletion"])));
     hub.kubelet_ends_pods("default").await;
     hub.eventually(Kind::DaemonSet, ("default", "agent"), |set| set.is_none()).await;
+    hub.stop().await;
+}
+
+/// How long what must not happen is given to happen.
+async fn stays(hub: &Hub, kind: Kind, key: (&str, &str)) -> Value {
+    hub.settled().await;
+    let found = hub.admin.get_now(kind, key).await.expect("the API answers").expect("it stays");
+    assert!(found["metadata"]["deletionTimestamp"].is_null(), "{found}");
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_the_foreground_an_owner_does_not_wait_for_a_dependent_that_another_owner_keeps() {
+    let hub = Hub::start().await;
+    let one = map(&hub, "one", &[], json!([])).await;
+    let other = map(&hub, "other", &[], json!([])).await;
+    map(&hub, "shared", &[&one, &other], json!([])).await;
+    delete(&hub, Kind::ConfigMap, &one, PropagationPolicy::Foreground).await;
+    deleted(&hub, "one").await;
+    let shared = stays(&hub, Kind::ConfigMap, ("default", "shared")).await;
+    let owners = shared["metadata"]["ownerReferences"].as_array().expect("the other owner");
+    assert_eq!((owners.len(), &owners[0]["uid"]), (1, &other["metadata"]["uid"]));
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_waits_no_more_for_what_a_person_unblocks() {
+    let hub = Hub::start().await;
+    for (name, unblocked) in [("removed", false), ("not-blocking", true)] {
+        let owner = map(&hub, name, &[], json!([])).await;
+        let dependent = format!("of-{name}");
+        let held = map(&hub, &dependent, &[&owner], json!(["example.com/hold"])).await;
+        delete(&hub, Kind::ConfigMap, &owner, PropagationPolicy::Foreground).await;
+        hub.eventually(Kind::ConfigMap, ("default", &dependent), |map| {
+            map.is_some_and(|map| map["metadata"]["deletionTimestamp"].is_string())
+        })
+        .await;
+        hub.settled().await;
+        let mut owners = held["metadata"]["ownerReferences"].clone();
+        owners[0]["blockOwnerDeletion"] = json!(false);
+        let owners = if unblocked { owners } else { json!(null) };
+        let patch = json!({"metadata": {"ownerReferences": owners}});
+        hub.admin.merge(Kind::ConfigMap, ("default", &dependent), &patch).await.expect("the API takes it");
+        deleted(&hub, name).await;
+    }
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_the_cluster_is_deleted_for_an_owner_in_a_namespace() {
+    let hub = Hub::start().await;
+    let owner = map(&hub, "owner", &[], json!([])).await;
+    let reference = |name: &str, uid: &Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": uid, "blockOwnerDeletion": true});
+    let namespace = |name: &str, owner: Value| json!({"metadata": {"name": name, "ownerReferences": [owner]}});
+    hub.make(Kind::Namespace, namespace("of-living", reference("owner", &owner["metadata"]["uid"]))).await;
+    hub.make(Kind::Namespace, namespace("of-nobody", reference("nobody", &json!("no-such-uid")))).await;
+    for name in ["of-living", "of-nobody"] {
+        let event = hub.event_of(name, "OwnerRefInvalidNamespace").await;
+        assert_eq!(event["type"], "Warning");
+        stays(&hub, Kind::Namespace, ("", name)).await;
+    }
+    // Nor does such an owner wait for it.
+    delete(&hub, Kind::ConfigMap, &owner, PropagationPolicy::Foreground).await;
+    deleted(&hub, "owner").await;
+    stays(&hub, Kind::Namespace, ("", "of-living")).await;
+    hub.stop().await;
+}
+
+/// The definition of a kind that no controller knows.
+fn gadget_definition() -> Value {
+    json!({
+        "metadata": {"name": "gadgets.example.org"},
+        "spec": {
+            "group": "example.org", "scope": "Namespaced",
+            "names": {"kind": "Gadget", "plural": "gadgets", "singular": "gadget", "listKind": "GadgetList"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}],
+        },
+    })
+}
+
+/// Creates an object of that kind.
+async fn gadget(hub: &Hub, name: &str) -> DynamicObject {
+    let identity = machinery_server::Identity::new("admin", ["system:masters"]);
+    let client = kube::Client::new(hub.server.in_process(identity), "default");
+    let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("example.org", "v1", "Gadget"), "gadgets");
+    let gadgets: Api<DynamicObject> = Api::namespaced_with(client, "default", &resource);
+    gadgets.create(&PostParams::default(), &DynamicObject::new(name, &resource)).await.expect("the API takes it")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_reference_in_another_namespace_says_nothing_of_the_owner() {
+    let hub = Hub::start().await;
+    hub.make(Kind::CustomResourceDefinition, gadget_definition()).await;
+    let owner = gadget(&hub, "press").await;
+    let of = |namespace: &str, name: &str| {
+        let owner =
+            json!({"apiVersion": "example.org/v1", "kind": "Gadget", "name": "press", "uid": owner.metadata.uid});
+        json!({"metadata": {"name": name, "namespace": namespace, "ownerReferences": [owner]}})
+    };
+    hub.make(Kind::Namespace, json!({"metadata": {"name": "line-2"}})).await;
+    hub.make(Kind::ConfigMap, of("line-2", "wrong")).await;
+    hub.eventually(Kind::ConfigMap, ("line-2", "wrong"), |map| map.is_none()).await;
+    hub.make(Kind::ConfigMap, of("default", "right")).await;
+    stays(&hub, Kind::ConfigMap, ("default", "right")).await;
     hub.stop().await;
 }
