@@ -15,8 +15,9 @@ use tokio::time::Instant;
 
 use crate::BoxError;
 
-/// Budgets are counted in steps of this, so that small frames do not take the lock each.
-const STEP_BYTES: usize = 16 * 1024;
+/// Budgets are counted in steps of this, so that small frames do not take the lock each. A small body costs one step, so
+/// many small ones do not use up what large ones may.
+const STEP_BYTES: usize = 4 * 1024;
 
 /// Of a body that is too large as much is read and thrown away, for so long; of one that says it is larger still, nothing.
 const DRAINED_BYTES_MAX: usize = 8 << 20;
@@ -155,7 +156,9 @@ where
         }
         match &mut rest {
             Some(rest) => rest.extend_from_slice(&data),
-            // Most bodies come in one piece, which is then not copied.
+            // A small piece is copied: it would keep the buffer that its connection was read into, which is not counted.
+            None if first.is_empty() && data.len() <= STEP_BYTES => first = Bytes::copy_from_slice(&data),
+            // A larger one is not, as most bodies come in one piece.
             None if first.is_empty() => first = data,
             None => {
                 let mut joined = BytesMut::from(first.as_ref());

@@ -59,6 +59,7 @@ mod admission;
 mod audit;
 mod auth;
 mod authorizer;
+mod bodies;
 mod crd;
 mod dial;
 mod discovery;

@@ -5,8 +5,7 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use base_http::{
-    Body, BodyBudget, BodyLimits, BodyPermit, BodyPriority, BoxError, BudgetLimits, Close, ConnectionHandle,
-    Connections, Peer, PeerAddr, ReadBodyError, Rejected,
+    Body, BodyBudget, BodyPermit, BoxError, Close, ConnectionHandle, Connections, Peer, PeerAddr, Rejected,
 };
 use base_observe::Metrics;
 use bytes::Bytes;
@@ -22,6 +21,7 @@ use tracing::{debug, error, info};
 use crate::audit::{self, Audit, AuditEvent};
 use crate::auth::{AuthRequest, Authenticator, authenticate};
 use crate::authorizer::{Union, rejection};
+use crate::bodies::{Bodies, LEASE_BODY_BYTES_MAX};
 use crate::dispatch::{check_path, connected, verb_of};
 use crate::flow::{Entry, Flow, FlowLimits, Lane};
 use crate::heavy::Heavy;
@@ -46,11 +46,6 @@ const SMALL_BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// The same for nodes: what they write are statuses, events and leases. A node that was broken into has no use of more.
 const NODE_BODY_BYTES_MAX: usize = 768 * 1024;
-
-/// Bytes of bodies that the hub holds. A body costs several times its size while it is worked on, and a hub may have 256 MB
-/// in all; one identity can have a handful of the largest on their way.
-const BODY_BUDGET: BudgetLimits =
-    BudgetLimits { bytes_max: 32 << 20, bytes_reserved: 8 << 20, bytes_per_identity_max: 12 << 20 };
 
 /// Connections of one identity at a time: a node needs one for its kubelet, one for its edge plane, some for tools, and old
 /// ones until they are noticed to be dead. One more closes the oldest.
@@ -153,7 +148,7 @@ pub(crate) struct Inner {
     pub(crate) crd_writes: tokio::sync::Mutex<()>,
     pub(crate) flow: Flow,
     pub(crate) work: WorkPool,
-    pub(crate) bodies: BodyBudget,
+    pub(crate) bodies: Bodies,
     pub(crate) heavy: Heavy,
     /// What waits for clients to take it.
     pub(crate) outgoing: BodyBudget,
@@ -209,7 +204,7 @@ impl Server {
             crd_writes: tokio::sync::Mutex::new(()),
             flow: Flow::new(FlowLimits::default()),
             work: WorkPool::new().map_err(NewServerError::StartWork)?,
-            bodies: BodyBudget::new(BODY_BUDGET),
+            bodies: Bodies::new(),
             heavy: Heavy::new(),
             outgoing: BodyBudget::new(outgoing::BUDGET),
             documents: discovery::Documents::default(),
@@ -460,12 +455,12 @@ impl Inner {
         origin: Origin,
     ) -> Result<Response<Body>> {
         let query = Query::parse(request.uri().query())?;
-        let lane = Lane::of(identity, Some(&path));
         if crate::reviews::is_review(&path) {
             crate::reviews::check_path(request.method(), &path)?;
+            let lane = Lane::of(identity, None);
             let turn = self.enter(identity, lane, origin)?;
             let (parts, body) = request.into_parts();
-            let (body, held) = self.read(identity, body, SMALL_BODY_BYTES_MAX).await?;
+            let (body, held) = self.read(identity, lane, body, SMALL_BODY_BYTES_MAX).await?;
             let (server, identity) = (self.clone(), identity.clone());
             let answer = async move {
                 let _held = held;
@@ -488,6 +483,11 @@ impl Inner {
         };
         self.authorize_resource(identity, verb, &info, &path, options.as_ref())?;
         check_path(&info, &path, verb)?;
+        let lane = match Lane::of(identity, Some((verb, &path))) {
+            // It has been made large, and costs what others do.
+            Lane::Lease if self.stored_bytes(&info, &path) > LEASE_BODY_BYTES_MAX => Lane::Shared,
+            lane => lane,
+        };
         if let Some(options) = &options
             && lane != Lane::Masters
         {
@@ -507,11 +507,11 @@ impl Inner {
         let (parts, body) = request.into_parts();
         let (body, held) = match verb {
             "create" | "update" | "patch" if identity.is_in(GROUP_NODES) => {
-                self.read(identity, body, NODE_BODY_BYTES_MAX).await?
+                self.read(identity, lane, body, NODE_BODY_BYTES_MAX).await?
             }
-            "create" | "update" | "patch" => self.read(identity, body, BODY_BYTES_MAX).await?,
-            "delete" | "deletecollection" => self.read(identity, body, SMALL_BODY_BYTES_MAX).await?,
-            _ => (Bytes::new(), self.bodies.permit(&identity.user, BodyPriority::Normal)),
+            "create" | "update" | "patch" => self.read(identity, lane, body, BODY_BYTES_MAX).await?,
+            "delete" | "deletecollection" => self.read(identity, lane, body, SMALL_BODY_BYTES_MAX).await?,
+            _ => (Bytes::new(), None),
         };
         let changed = match (verb, origin) {
             ("create" | "update" | "patch", Origin::Peer) => body.len() + self.stored_bytes(&info, &path),
@@ -578,14 +578,17 @@ impl Inner {
         }
     }
 
-    /// Reads a request's body within the budgets, before it takes anything else. What it holds is given back when the
-    /// permit is dropped, with the work on it.
-    async fn read(&self, identity: &Identity, body: RequestBody, bytes_max: usize) -> Result<(Bytes, BodyPermit)> {
-        let priority = if identity.is_in(GROUP_MASTERS) { BodyPriority::Reserved } else { BodyPriority::Normal };
-        let mut permit = self.bodies.permit(&identity.user, priority);
-        let body =
-            read_body(body, BodyLimits::new(bytes_max), &mut permit).await.map_err(|error| ApiError::body(&error))?;
-        Ok((body, permit))
+    /// Reads a request's body within the budgets, before it takes anything else.
+    async fn read(
+        &self,
+        identity: &Identity,
+        lane: Lane,
+        body: RequestBody,
+        bytes_max: usize,
+    ) -> Result<(Bytes, Option<BodyPermit>)> {
+        let read = self.bodies.read(identity, lane, body, bytes_max).await;
+        let (body, permit) = read.map_err(|error| ApiError::body(&error))?;
+        Ok((body, Some(permit)))
     }
 
     /// Does the work of a request on the pool when its turn has come. A client that leaves takes its place in the queue
@@ -662,25 +665,20 @@ impl Inner {
 }
 
 impl Lane {
-    /// The places that a request may take.
-    fn of(identity: &Identity, path: Option<&ResourcePath>) -> Self {
+    /// The places that a request may take. Of leases, only what keeps one: lists and watches are as everybody's.
+    fn of(identity: &Identity, act: Option<(&str, &ResourcePath)>) -> Self {
         if identity.is_in(GROUP_MASTERS) {
             return Self::Masters;
         }
-        match path {
-            Some(path) if path.group == "coordination.k8s.io" && path.plural == "leases" => Self::Lease,
+        match act {
+            Some(("get" | "create" | "update" | "patch", path))
+                if path.group == "coordination.k8s.io" && path.plural == "leases" =>
+            {
+                Self::Lease
+            }
             _ => Self::Shared,
         }
     }
-}
-
-/// Boxed, because the compiler cannot see through the generic future that it is `Send` (rust-lang/rust#102211).
-fn read_body<'a>(
-    body: RequestBody,
-    limits: BodyLimits,
-    permit: &'a mut BodyPermit,
-) -> BoxFuture<'a, std::result::Result<Bytes, ReadBodyError>> {
-    Box::pin(base_http::read_body_within(body, limits, permit))
 }
 
 /// The request without its body, which is not looked at.

@@ -225,3 +225,63 @@ async fn creates_succeed_while_their_namespace_is_written_and_fail_once_it_is_be
     let refused = hub.call("POST", path, config_map("late", json!({}), json!({}))).await;
     assert_eq!((refused.code, &refused.body["details"]["causes"][0]["reason"]), (403, &json!("NamespaceTerminating")));
 }
+
+/// Bodies of which so many bytes come at once, and then nothing.
+fn stalled(method: &str, path: &str, bytes: usize) -> Request<crate::server::RequestBody> {
+    let first = Ok::<_, std::convert::Infallible>(hyper::body::Frame::data(Bytes::from(vec![b' '; bytes])));
+    let body = futures::StreamExt::chain(futures::stream::iter([first]), futures::stream::pending());
+    let request = Request::builder().method(method).uri(path).header("content-type", "application/merge-patch+json");
+    request.body(crate::server::boxed(http_body_util::StreamBody::new(body))).unwrap()
+}
+
+#[tokio::test]
+async fn bodies_of_nodes_that_do_not_come_leave_space_for_everybodys_leases() {
+    let hub = Hub::start().await;
+    let node = |name: &str| Identity::new(format!("system:node:{name}"), [crate::GROUP_NODES]);
+    let mut held = Vec::new();
+    for (name, bytes) in [("gw-1", 767 * 1024), ("gw-2", 767 * 1024), ("gw-3", 1)] {
+        let node = node(name);
+        let before = hub.server.0.bodies.bytes_held();
+        for _ in 0..500 {
+            let server = hub.server.clone();
+            let node = node.clone();
+            let mut request =
+                Box::pin(async move { server.handle(stalled("PATCH", "/api/v1/nodes/any", bytes), Some(&node)).await });
+            if futures::poll!(&mut request).is_pending() {
+                held.push(request);
+            }
+        }
+        let of_node = hub.server.0.bodies.bytes_held() - before;
+        assert!(of_node <= 2 << 20, "{name} holds {of_node} bytes");
+    }
+    assert!(held.len() >= 500, "small ones are read, {}", held.len());
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    for name in ["gw-1", "gw-4"] {
+        let lease = json!({"metadata": {"name": name}, "spec": {"holderIdentity": name, "leaseDurationSeconds": 40}});
+        let answer = hub.send(&node(name), "POST", leases, "application/json", &lease.to_string()).await;
+        assert_eq!(answer.code, 201, "{name}: {}", answer.body);
+        let padded = json!({"metadata": {"annotations": {"a": "x".repeat(9 * 1024)}}});
+        let path = format!("{leases}/{name}");
+        let answer = hub.send(&node(name), "PATCH", &path, "application/merge-patch+json", &padded.to_string()).await;
+        assert_eq!(answer.code, 413, "{name}: {}", answer.body);
+    }
+    let other = json!({"metadata": {"labels": {"a": "b"}}}).to_string();
+    let answer = hub.send(&node("gw-4"), "PATCH", "/api/v1/nodes/gw-4", "application/merge-patch+json", &other).await;
+    assert_eq!(answer.code, 404, "other nodes still write: {}", answer.body);
+}
+
+#[tokio::test]
+async fn a_small_body_comes_within_ten_seconds() {
+    let hub = Hub::start().await;
+    let node = Identity::new("system:node:gw-1", [crate::GROUP_NODES]);
+    let lease = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/gw-1";
+    tokio::time::pause();
+    for (path, bytes, seconds) in
+        [(lease, 8000, 10), ("/api/v1/nodes/gw-1", 1, 10), ("/api/v1/nodes/gw-1", 320 << 10, 30)]
+    {
+        let began = tokio::time::Instant::now();
+        let answer = answer(hub.server.handle(stalled("PATCH", path, bytes), Some(&node)).await).await;
+        assert_eq!(answer.code, 504, "{}", answer.body);
+        assert_eq!(began.elapsed().as_secs(), seconds, "{path} with {bytes} bytes");
+    }
+}
