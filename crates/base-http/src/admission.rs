@@ -28,6 +28,9 @@ const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a full budget of handshakes is looked at again, when none of them ends.
 const HANDSHAKE_LOOK: Duration = Duration::from_millis(50);
 
+/// As many tokens at least can have connections without a certificate, however many each of them opens.
+const ANONYMOUS_KEYS_MIN: usize = 4;
+
 /// The budgets of one listener.
 pub(crate) struct Admission {
     pub(crate) limits: Limits,
@@ -173,25 +176,40 @@ impl Admission {
 
     pub(crate) fn count_under(&self, shared: &Arc<Shared>, key: &str, max: usize) {
         let mut counts = self.counts.lock();
+        let counts = &mut *counts;
         counts.leave_key(shared.id);
+        let max = match counts.anonymous.contains_key(&shared.id) {
+            true => max.min(self.limits.anonymous_max / ANONYMOUS_KEYS_MIN),
+            false => max,
+        };
+        let max = max.max(1);
         let key: Arc<str> = match counts.by_key.get_key_value(key) {
             Some((key, _)) => key.clone(),
             None => key.into(),
         };
         let connections = counts.by_key.entry(key.clone()).or_default();
-        let mut victims = Vec::new();
-        while connections.len() >= max.max(1) {
-            let victim = connections.values().find(|one| !one.has_requests()).or_else(|| connections.values().next());
-            let Some(victim) = victim.cloned() else { break };
+        let mut staying: Vec<_> = connections.values().filter(|one| !one.is_closing()).cloned().collect();
+        let mut cut = Vec::new();
+        while staying.len() >= max {
+            let idle = staying.iter().position(|one| !one.is_in_use());
+            let victim = staying.remove(idle.unwrap_or(0));
+            self.stats.reject(RejectReason::Identity);
+            // One that is in use stays counted, for it may be in use until its grace is over.
+            match idle {
+                Some(_) => cut.push(victim),
+                None => victim.close_soon(),
+            }
+        }
+        // Whoever opens connections faster than their grace ends has no more of them for that.
+        let closing = connections.values().filter(|one| one.is_closing()).cloned();
+        let excess = (connections.len() - cut.len() + 1).saturating_sub(max.saturating_mul(2));
+        cut.extend(closing.take(excess));
+        for victim in cut {
             connections.remove(&victim.id);
-            victims.push(victim);
+            counts.key_of.remove(&victim.id);
+            victim.close(Close::AtOnce);
         }
         connections.insert(shared.id, shared.clone());
-        for victim in victims {
-            counts.key_of.remove(&victim.id);
-            self.stats.reject(RejectReason::Identity);
-            victim.close(Close::Gracefully);
-        }
         counts.key_of.insert(shared.id, key);
     }
 }

@@ -30,6 +30,9 @@ pub enum Close {
     AtOnce,
 }
 
+/// How long a connection that a limit has closed may take to end by itself after GOAWAY.
+pub(crate) const GOAWAY_GRACE: Duration = Duration::from_secs(2);
+
 /// Phases only ever go up.
 pub(crate) mod phase {
     pub(crate) const OPEN: u8 = 0;
@@ -63,6 +66,8 @@ pub(crate) struct Shared {
     received_at_ms: AtomicU64,
     authenticated_at_ms: AtomicU64,
     idle_since_ms: AtomicU64,
+    /// How long open requests may continue when it is closed gracefully, if that is less than the listener's grace period.
+    grace_ms: AtomicU64,
     is_authenticated: AtomicBool,
     is_upgraded: AtomicBool,
 }
@@ -117,8 +122,12 @@ impl ConnectionHandle {
     }
 
     /// Counts the connection among those of `key` (a user's name, say), of which at most `max` may be open on this listener.
-    /// One more closes the oldest of them, gracefully, and rather one without open requests: a node whose old connections died
-    /// with its link must get in, and a client that opens too many only hurts itself. A second key replaces the first.
+    /// One more closes the oldest of them, and rather one without open requests: a node whose old connections died with its
+    /// link must get in, and a client that opens too many only hurts itself. Requests that are open have two seconds to end,
+    /// and connections that end so are never more than those that stay. A second key replaces the first.
+    ///
+    /// Of the places for connections without a certificate ([`Limits::anonymous_max`](crate::Limits::anonymous_max)) one key
+    /// gets a quarter at most: one token is not to keep the bearers of others out.
     pub fn count_under(&self, key: &str, max: usize) {
         self.0.admission.count_under(&self.0, key, max);
     }
@@ -130,7 +139,7 @@ impl ConnectionHandle {
 
     /// Whether it is being closed, or has ended.
     pub fn is_closing(&self) -> bool {
-        self.0.phase() >= phase::CLOSING
+        self.0.is_closing()
     }
 
     /// Ready when the connection is being closed: by [`ConnectionHandle::close`], by a limit, or because the listener drains.
@@ -175,6 +184,7 @@ impl Shared {
             received_at_ms: AtomicU64::new(0),
             authenticated_at_ms: AtomicU64::new(0),
             idle_since_ms: AtomicU64::new(0),
+            grace_ms: AtomicU64::new(u64::MAX),
             is_authenticated: AtomicBool::new(false),
             is_upgraded: AtomicBool::new(false),
         }
@@ -205,6 +215,22 @@ impl Shared {
         });
     }
 
+    /// Closes it gracefully, for what a limit says: open requests have a moment, not the grace period of a drain.
+    pub(crate) fn close_soon(&self) {
+        let grace_ms = u64::try_from(GOAWAY_GRACE.as_millis()).unwrap_or(u64::MAX);
+        self.grace_ms.fetch_min(grace_ms, Ordering::Relaxed);
+        self.close(Close::Gracefully);
+    }
+
+    /// How long open requests may continue now that it is being closed.
+    pub(crate) fn grace(&self) -> Duration {
+        Duration::from_millis(self.grace_ms.load(Ordering::Relaxed)).min(self.admission.limits.drain_grace)
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.phase() >= phase::CLOSING
+    }
+
     /// Before a session is made: what was marked for an earlier one does not count for it.
     pub(crate) fn forget_authentication(&self) {
         self.is_authenticated.store(false, Ordering::Relaxed);
@@ -229,6 +255,11 @@ impl Shared {
 
     pub(crate) fn has_requests(&self) -> bool {
         self.requests_open.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether closing it would cut something off.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.has_requests() || self.is_upgraded.load(Ordering::Relaxed)
     }
 
     /// How long nothing has come from the peer.
@@ -259,7 +290,7 @@ impl Shared {
         let has_certificate = self.peer.get().is_some_and(|peer| peer.client_cert.is_some());
         let is_anonymous = self.admission.asks_certificates && !has_certificate;
         let patience = if is_anonymous { limits.anonymous_timeout } else { limits.idle_timeout };
-        if self.has_requests() || self.is_upgraded.load(Ordering::Relaxed) {
+        if self.is_in_use() {
             return Verdict::LookAgain(at(now_ms.saturating_add(ms(patience))));
         }
         // A request without a good token does not prolong the life of a connection that once had one.

@@ -39,9 +39,6 @@ use crate::{
     Rejected,
 };
 
-/// How long a connection that a limit has closed may take to end by itself after GOAWAY.
-const GOAWAY_GRACE: Duration = Duration::from_secs(2);
-
 /// What a client may send of one request's body before the handler reads it.
 const STREAM_WINDOW_BYTES: u32 = 128 * 1024;
 
@@ -228,7 +225,6 @@ where
         _ => Instant::now(),
     };
     let mut timer = std::pin::pin!(tokio::time::sleep_until(first_look));
-    let mut grace = shared.admission.limits.drain_grace;
     let mut closing = std::pin::pin!(shared.reached(phase::CLOSING));
     loop {
         tokio::select! {
@@ -238,15 +234,14 @@ where
                 Verdict::LookAgain(at) => timer.as_mut().reset(at),
                 due => {
                     note_due(shared, due);
-                    shared.close(Close::Gracefully);
-                    grace = GOAWAY_GRACE.min(grace);
+                    shared.close_soon();
                     break;
                 }
             },
         }
     }
     shut_down(connection.as_mut());
-    timer.as_mut().reset(after(Instant::now(), grace));
+    timer.as_mut().reset(after(Instant::now(), shared.grace()));
     tokio::select! {
         ended = connection.as_mut() => note_end(shared, ended),
         () = shared.reached(phase::CLOSED) => {}
@@ -261,8 +256,7 @@ async fn upgraded(shared: &Shared) {
         () = shared.reached(phase::ENDED) => return,
         () = shared.reached(phase::CLOSING) => {}
     }
-    let grace = shared.admission.limits.drain_grace;
-    if tokio::time::timeout(grace, shared.reached(phase::CLOSED)).await.is_err() {
+    if tokio::time::timeout(shared.grace(), shared.reached(phase::CLOSED)).await.is_err() {
         shared.close(Close::AtOnce);
     }
 }

@@ -15,6 +15,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use machinery_schema::{Registry, ResourceInfo};
 use machinery_store::{Key, Store};
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
@@ -50,6 +51,10 @@ const NODE_BODY_BYTES_MAX: usize = 768 * 1024;
 /// Connections of one identity at a time: a node needs one for its kubelet, one for its edge plane, some for tools, and old
 /// ones until they are noticed to be dead. One more closes the oldest.
 const CONNECTIONS_PER_IDENTITY_MAX: usize = 64;
+
+/// The same for bearers of one token: a token made for many uses lets a whole fleet join, and each box of it has a connection
+/// for as long as its certificate is being signed. It is a quarter of the places for those without a certificate.
+const CONNECTIONS_PER_TOKEN_MAX: usize = 256;
 
 /// A request's body, whoever it came from.
 pub type RequestBody = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
@@ -294,8 +299,8 @@ impl Server {
         request.extensions_mut().insert(peer.addr);
         match self.identify(peer, request.headers()) {
             Ok(identity) => {
-                if identity.is_some() {
-                    session.connection.mark_authenticated();
+                if let Some(identity) = &identity {
+                    session.note_caller(identity);
                 }
                 let response = self.handle(request.map(boxed), identity.as_ref()).await;
                 if response.extensions().get::<outgoing::Overrun>().is_some() {
@@ -340,6 +345,8 @@ pub struct Session {
     connection: ConnectionHandle,
     /// Whose certificate was shown when it was opened.
     user: Option<String>,
+    /// Whose token was shown last, when no certificate was.
+    bearer: Mutex<Option<String>>,
 }
 
 impl Session {
@@ -347,13 +354,32 @@ impl Session {
     pub fn peer(&self) -> &Peer {
         &self.peer
     }
+
+    /// A request has proved who calls.
+    fn note_caller(&self, identity: &Identity) {
+        self.connection.mark_authenticated();
+        if self.user.is_some() {
+            return;
+        }
+        if self.peer.client_cert.is_some() {
+            // Its certificate was not accepted when it connected, and is now: a node that was deleted is back. The connection
+            // has the limits of a stranger; the next one has a node's.
+            return self.connection.close(Close::Gracefully);
+        }
+        let mut bearer = self.bearer.lock();
+        if bearer.as_deref() != Some(identity.user.as_str()) {
+            self.connection.count_under(&identity.user, CONNECTIONS_PER_TOKEN_MAX);
+            *bearer = Some(identity.user.clone());
+        }
+    }
 }
 
 impl base_http::Handler for Server {
     type Session = Session;
 
     async fn on_connect(&self, peer: &Peer, connection: &ConnectionHandle) -> std::result::Result<Session, Rejected> {
-        let mut session = Session { peer: peer.clone(), connection: connection.clone(), user: None };
+        let mut session =
+            Session { peer: peer.clone(), connection: connection.clone(), user: None, bearer: Mutex::default() };
         // A certificate that is not good is answered with 401 on each request, which says more than a closed connection.
         if let Ok(Some(identity)) = self.identify(peer, &HeaderMap::new()) {
             connection.mark_authenticated();

@@ -3,6 +3,7 @@
 mod identities;
 mod logs;
 mod objects;
+mod peers;
 mod reindex;
 mod serving;
 mod watches;

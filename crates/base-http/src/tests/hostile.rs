@@ -15,6 +15,9 @@ fn limits() -> Limits {
     }
 }
 
+/// A token whose connections are counted.
+const COUNTED: &str = "Bearer counted";
+
 /// Whose certificate is good no longer.
 const DELETED: &str = "deleted";
 
@@ -33,8 +36,11 @@ impl Handler for Tokens {
     }
 
     async fn call(&self, request: Request<hyper::body::Incoming>, session: &ConnectionHandle) -> Response<Body> {
-        if request.headers().contains_key("authorization") {
+        if let Some(token) = request.headers().get("authorization") {
             session.mark_authenticated();
+            if token == COUNTED {
+                session.count_under("counted", 256);
+            }
         }
         match request.uri().path() {
             "/stream" => {
@@ -261,6 +267,32 @@ async fn who_has_authenticated_does_not_give_way_to_who_has_not() {
         assert_eq!(text(client.send_request(with_token("/")).await.unwrap()).await, "ok");
     }
     drop(known);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn one_token_leaves_places_for_those_without_it() {
+    let running = Running::start(Limits { anonymous_max: 16, ..Limits::default() });
+    let mut known = Vec::new();
+    for _ in 0..20 {
+        let (mut client, connection) = running.site.http2(running.addr, false).await;
+        let mut request = get("/stream");
+        request.headers_mut().insert("authorization", COUNTED.try_into().unwrap());
+        let stream = soon("a stream", client.send_request(request)).await.unwrap();
+        known.push((client, connection, stream));
+    }
+    // Whatever was made of the number of tokens: one has a quarter of what there is, and those that give way end soon.
+    eventually("the others gave way", || running.connections.stats().anonymous() == 4).await;
+    assert_eq!(running.rejected(RejectReason::Identity), 16);
+    assert_eq!(running.rejected(RejectReason::Anonymous), 0);
+    let mut others = Vec::new();
+    for _ in 0..12 {
+        let (mut client, connection) = running.site.http2(running.addr, false).await;
+        assert_eq!(text(client.send_request(with_token("/")).await.unwrap()).await, "ok");
+        others.push((client, connection));
+    }
+    assert_eq!(running.rejected(RejectReason::Anonymous), 0);
+    drop((known, others));
     running.stop().await;
 }
 

@@ -3,6 +3,8 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use tokio::io::AsyncWriteExt as _;
+
 use super::*;
 use crate::{Close, ConnectionHandle, Connections, Handler, RejectReason, Rejected, serve_with};
 
@@ -83,8 +85,12 @@ struct Running {
 }
 
 fn start(max: usize) -> Running {
+    start_with(max, Limits { drain_grace: Duration::from_millis(500), ..Limits::default() })
+}
+
+fn start_with(max: usize, limits: Limits) -> Running {
     let site = Site::new();
-    let (listener, addr) = site.listener(Limits { drain_grace: Duration::from_millis(500), ..Limits::default() });
+    let (listener, addr) = site.listener(limits);
     let (connections, shutdown, seen) = (Connections::new(), CancellationToken::new(), Arc::<Seen>::default());
     let serving = serve_with(listener, Users { seen: seen.clone(), max }, connections.clone(), shutdown.clone());
     Running { site, addr, seen, connections, shutdown, serving }
@@ -216,6 +222,36 @@ async fn an_identity_has_so_many_connections_and_the_newest_are_kept() {
     assert_eq!(ended, [false, false, true, true, false], "the oldest idle ones go, not those that are in use");
     assert_eq!(running.connections.stats().rejected_total(RejectReason::Identity), 2);
     drop(clients);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn those_that_give_way_leave_long_before_the_grace_of_a_drain() {
+    let running = start_with(3, Limits { drain_grace: Duration::from_secs(3600), ..Limits::default() });
+    let mut idle = Vec::new();
+    for _ in 0..6 {
+        let mut stream = running.site.tls(running.addr, true, "h2").await.unwrap();
+        // The preface and empty SETTINGS. It never answers what a graceful close waits for.
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        idle.push(stream);
+    }
+    let rejected = || running.connections.stats().rejected_total(RejectReason::Identity);
+    eventually("three are too many", || rejected() == 3).await;
+    eventually("those without a request are gone", || running.connections.len() == 3).await;
+    let mut clients = Vec::new();
+    for number in 4..24 {
+        let (mut client, connection) = running.site.http2(running.addr, true).await;
+        let stream = soon("a stream", client.send_request(get("/stream"))).await.unwrap();
+        clients.push((client, connection, stream));
+        // Those that have a moment left to finish are no more than those that stay.
+        eventually("as many as may be", || running.connections.len() <= 6).await;
+        assert_eq!(rejected(), number);
+    }
+    eventually("the moment has passed", || running.connections.len() == 3).await;
+    eventually("so it has for their clients", || clients.iter().filter(|client| !client.1.is_finished()).count() == 3)
+        .await;
+    assert!(clients[17..].iter().all(|client| !client.1.is_finished()), "the newest stay");
+    drop((clients, idle));
     running.stop().await;
 }
 
