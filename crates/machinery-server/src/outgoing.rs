@@ -5,16 +5,17 @@
 //! An identity whose budget is used up gets 429 on its next request; a read that passes the budget gets it in place of
 //! its answer. A write has happened by then and is answered whatever it costs: its own body was bounded before.
 //!
-//! Small answers are bounded by their number alone. Watches and logs are bounded by their own number, and what they keep is the
-//! store's.
+//! Small answers are bounded by their number alone. Watches are bounded by their own number, and what waits in each of them is
+//! held of the same budget; one that finds it used up ends, and its client lists again. Administrators' watches are not
+//! counted: what a slow one keeps is mostly the store's, and ending it would hide what goes on. Logs are bounded by number.
 
 use std::sync::Arc;
 
-use base_http::{Body, BodyPermit, BodyPriority, BudgetLimits};
+use base_http::{Body, BodyBudget, BodyPermit, BodyPriority, BudgetLimits, OverBudget};
 use http::Response;
 
 use crate::flow::{Entry, Lane};
-use crate::server::Inner;
+use crate::server::{Context, Inner};
 use crate::status::ApiError;
 use crate::{GROUP_MASTERS, Identity};
 
@@ -68,5 +69,24 @@ impl Outgoing {
         }
         let Self { entry, permit } = self;
         response.map(|body| body.holding((entry, permit)))
+    }
+}
+
+/// Counts what waits in a watch.
+pub(crate) struct Holder(Option<(BodyBudget, String)>);
+
+impl Holder {
+    /// For a watch of the request's identity; those of administrators and in process are not counted.
+    pub(crate) fn of(context: &Context<'_>) -> Self {
+        let is_counted = context.turn.is_some() && !context.identity.is_in(GROUP_MASTERS);
+        Self(is_counted.then(|| (context.server.outgoing.clone(), context.identity.user.clone())))
+    }
+
+    /// Holds so many bytes, until what it gives is dropped.
+    pub(crate) fn hold(&self, bytes: usize) -> Result<Option<BodyPermit>, OverBudget> {
+        let Some((budget, user)) = self.0.as_ref().filter(|_| bytes > SMALL_BYTES) else { return Ok(None) };
+        let mut permit = budget.permit(user, BodyPriority::Normal);
+        permit.grow_to(bytes)?;
+        Ok(Some(permit))
     }
 }

@@ -198,3 +198,96 @@ async fn only_administrators_ask_with_a_thousand_conditions() {
         }
     }
 }
+
+fn watch_request(path: &str, accept: &str) -> Request<crate::server::RequestBody> {
+    Request::get(path).header("accept", accept).body(crate::server::boxed(String::new())).unwrap()
+}
+
+const OWN_NODE: &str = "/api/v1/nodes?watch=1&fieldSelector=metadata.name%3Dgw-1";
+
+#[tokio::test]
+async fn a_large_object_is_sent_as_the_store_has_it() {
+    let hub = Hub::start().await;
+    for (bytes, is_shared) in [(100, false), (32 * 1024, true)] {
+        let name = format!("c{bytes}");
+        hub.create(CONFIG_MAPS, config_map(&name, json!({}), json!({"k": "x".repeat(bytes)}))).await;
+        let path = format!("{CONFIG_MAPS}?watch=1&fieldSelector=metadata.name%3D{name}");
+        let mut watch = hub.server.handle(watch_request(&path, "*/*"), Some(&Identity::controllers())).await;
+        let info = hub.server.registry().resource("", "v1", "configmaps").unwrap().clone();
+        for kind in ["ADDED", "MODIFIED"] {
+            let key = machinery_store::Key::new(&info.storage_key, "default", &name);
+            let stored = hub.server.0.store.get(&key).unwrap().bytes.clone();
+            let (mut line, mut shared) = (Vec::new(), 0);
+            while line.last() != Some(&b'\n') {
+                let frame = watch.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();
+                shared += if stored.as_ptr_range().contains(&frame.as_ptr()) { frame.len() } else { 0 };
+                line.extend_from_slice(&frame);
+            }
+            let event: Value = serde_json::from_slice(&line).unwrap();
+            assert_eq!((&event["type"], &event["object"]["metadata"]["name"]), (&json!(kind), &json!(name)));
+            assert_eq!(shared, if is_shared { stored.len() } else { 0 }, "{name}");
+            hub.patch(&format!("{CONFIG_MAPS}/{name}"), "merge-patch", json!({"metadata": {"labels": {"a": "b"}}}))
+                .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn watches_that_nobody_reads_hold_a_bounded_amount() {
+    let hub = Hub::start().await;
+    let own = Identity::new("system:node:gw-1", [crate::GROUP_NODES]);
+    let node = json!({"metadata": {"name": "gw-1", "annotations": {"a": "x".repeat(200_000)}}});
+    let created = hub.create("/api/v1/nodes", node).await;
+    let mut revision = created["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let meta = "g=meta.k8s.io;v=v1";
+    for accept in ["*/*".to_owned(), format!("*/*;as=PartialObjectMetadata;{meta}"), format!("*/*;as=Table;{meta}")] {
+        // Those that begin with what there is.
+        let mut unread = Vec::new();
+        let mut refused = 0;
+        for _ in 0..200 {
+            let mut response = hub.server.handle(watch_request(OWN_NODE, &accept), Some(&own)).await;
+            let first = response.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();
+            refused += usize::from(response.status() == 429 || first.starts_with(br#"{"type":"ERROR""#));
+            unread.push((first, response));
+        }
+        let held = hub.server.0.outgoing.bytes_held();
+        assert!((4 << 20..=8 << 20).contains(&held), "{accept}: {held} bytes");
+        assert!((100..200).contains(&refused), "{accept}: {refused} of 200 are refused");
+        drop(unread);
+        // Those that are open when there is something new.
+        let mut open = Vec::new();
+        for _ in 0..200 {
+            let request = watch_request(&format!("{OWN_NODE}&resourceVersion={revision}"), &accept);
+            open.push(hub.server.handle(request, Some(&own)).await.into_body());
+        }
+        let changed = hub
+            .patch(
+                "/api/v1/nodes/gw-1",
+                "merge-patch",
+                json!({"metadata": {"labels": {"a": accept.len().to_string()}}}),
+            )
+            .await;
+        assert_eq!(changed.code, 200, "{}", changed.body);
+        revision = changed.body["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+        let mut ended = 0;
+        for body in &mut open {
+            let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+            if first.starts_with(br#"{"type":"ERROR""#) {
+                ended += 1;
+                let error: Value = serde_json::from_slice(&first).unwrap();
+                assert_eq!(error["object"]["code"], 410);
+                assert!(body.frame().await.is_none(), "the watch has ended");
+            }
+        }
+        let held = hub.server.0.outgoing.bytes_held();
+        assert!((4 << 20..=8 << 20).contains(&held), "{accept}: {held} bytes");
+        assert!((100..200).contains(&ended), "{accept}: {ended} of 200 end");
+        drop(open);
+        // A watch on the pool ends when it notices.
+        let end = std::time::Instant::now() + PATIENCE;
+        while hub.server.0.outgoing.bytes_held() > 0 {
+            assert!(std::time::Instant::now() < end, "{accept}: what they held is given back");
+            tokio::task::yield_now().await;
+        }
+    }
+}

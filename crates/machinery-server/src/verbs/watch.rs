@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base_http::Body;
+use base_http::{Body, BodyPermit};
 use bytes::{Bytes, BytesMut};
 use http::Response;
 use machinery_schema::{IncludeObject, ResourceInfo};
@@ -14,14 +14,18 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval};
 use tokio_util::sync::CancellationToken;
 
+use self::lines::{Lines, Sent};
 use super::read::{all, selection};
 use crate::flow::Entry;
 use crate::negotiate::{Output, output, partial_of_bytes, table};
 use crate::object::{with_api_version, with_revision};
+use crate::outgoing::Holder;
 use crate::request::{At, ListOptions};
 use crate::selector::Selection;
 use crate::server::Context;
 use crate::status::{self, ApiError, Result};
+
+mod lines;
 
 /// How often an idle watcher that wants bookmarks learns which revision is the newest; as in Kubernetes.
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
@@ -52,13 +56,18 @@ pub(crate) async fn watch(
     let encoder =
         Encoder { info: context.info.clone(), api_version: context.info.api_version(), output, has_columns: false };
     let timeout = options.timeout.unwrap_or_else(default_timeout);
+    let holder = Holder::of(context);
     let started = start(context, options, &selection).await;
     let stream = match started {
         Ok(started) => {
+            let waiting: usize = started.initial.iter().map(|object| object.bytes.len()).sum();
+            let initial_held = holder.hold(waiting).map_err(|_| ApiError::too_many_requests())?;
             let first = if started.is_behind { Duration::ZERO } else { BOOKMARK_PERIOD };
             Stream {
                 watch: Some(started.watch),
                 initial: started.initial,
+                initial_held,
+                holder,
                 initial_end: started.marks_end.then_some(started.revision),
                 selection,
                 encoder,
@@ -71,16 +80,14 @@ pub(crate) async fn watch(
         }
         // A watch that cannot begin says so in its stream, where clients look for it.
         Err(error) if error.reason() == status::Reason::Expired => {
-            let line = encoder.error(&error);
-            return Ok(status::ok(Body::stream(futures::stream::iter([Ok::<_, std::convert::Infallible>(line)]))));
+            let mut line = encoder.error(&error);
+            let pieces = std::iter::from_fn(move || line.next_piece().map(Ok::<_, std::convert::Infallible>));
+            return Ok(status::ok(Body::stream(futures::stream::iter(pieces))));
         }
         Err(error) => return Err(error),
     };
     if output == Output::Json {
-        let stream = futures::stream::unfold(Box::new(stream), |mut stream| async move {
-            stream.next().await.map(|bytes| (Ok::<_, std::convert::Infallible>(bytes), stream))
-        });
-        return Ok(status::ok(Body::stream(stream)));
+        return Ok(status::ok(sent(stream)));
     }
     // Rows and metadata are made of decoded objects, which is work for the pool.
     let (sender, receiver) = mpsc::channel(LINES_AHEAD);
@@ -96,10 +103,38 @@ pub(crate) async fn watch(
             }
         }
     });
-    let lines = futures::stream::unfold(receiver, |mut receiver| async move {
-        receiver.recv().await.map(|lines| (Ok::<_, std::convert::Infallible>(lines), receiver))
-    });
-    Ok(status::ok(Body::stream(lines)))
+    Ok(status::ok(sent(receiver)))
+}
+
+/// Where lines come from.
+trait Source: Send + 'static {
+    fn next(&mut self) -> impl Future<Output = Option<Sent>> + Send;
+}
+
+impl Source for Stream {
+    fn next(&mut self) -> impl Future<Output = Option<Sent>> + Send {
+        Stream::next(self)
+    }
+}
+
+impl Source for mpsc::Receiver<Sent> {
+    fn next(&mut self) -> impl Future<Output = Option<Sent>> + Send {
+        self.recv()
+    }
+}
+
+/// Lines as a body, piece by piece; the next lines are asked for when all of the last ones have been taken.
+fn sent(source: impl Source) -> Body {
+    let state = Box::new((source, Sent::default()));
+    Body::stream(futures::stream::unfold(state, |mut state| async move {
+        let (source, lines) = &mut *state;
+        loop {
+            if let Some(piece) = lines.next_piece() {
+                return Some((Ok::<_, std::convert::Infallible>(piece), state));
+            }
+            *lines = source.next().await?;
+        }
+    }))
 }
 
 fn default_timeout() -> Duration {
@@ -156,6 +191,9 @@ fn too_old(expired: &Expired) -> ApiError {
 struct Stream {
     watch: Option<Watch>,
     initial: VecDeque<Arc<Object>>,
+    /// Counts them, as the store may have others by now.
+    initial_held: Option<BodyPermit>,
+    holder: Holder,
     /// The revision of the bookmark that ends the initial events, while it is still to come.
     initial_end: Option<Revision>,
     selection: Selection,
@@ -170,7 +208,7 @@ struct Stream {
 
 impl Stream {
     /// The next lines; `None` at the end.
-    async fn next(&mut self) -> Option<Bytes> {
+    async fn next(&mut self) -> Option<Sent> {
         if !self.initial.is_empty() {
             return Some(self.take_initial());
         }
@@ -190,12 +228,12 @@ impl Stream {
                 batch = watch.next() => {
                     match batch {
                         Ok(batch) => {
-                            let mut lines = BytesMut::new();
+                            let mut lines = Lines::default();
                             for change in &batch.changes {
                                 self.encoder.change(change, &self.selection, &mut lines);
                             }
-                            if !lines.is_empty() {
-                                return Some(lines.freeze());
+                            if lines.len() > 0 {
+                                return Some(self.hold(lines));
                             }
                         }
                         Err(ended) => {
@@ -211,15 +249,32 @@ impl Stream {
         }
     }
 
-    fn take_initial(&mut self) -> Bytes {
-        let mut lines = BytesMut::new();
+    fn take_initial(&mut self) -> Sent {
+        let mut lines = Lines::default();
         while let Some(object) = self.initial.pop_front() {
             self.encoder.event("ADDED", &object.bytes, &mut lines);
             if lines.len() >= PIECE_BYTES {
                 break;
             }
         }
-        lines.freeze()
+        // As they are, they are counted already.
+        let held = if self.initial.is_empty() { self.initial_held.take() } else { None };
+        if self.encoder.output == Output::Json {
+            return lines.held(held);
+        }
+        drop(held);
+        self.hold(lines)
+    }
+
+    /// Counts lines until they are taken. An identity that lets too much wait has to list again.
+    fn hold(&mut self, lines: Lines) -> Sent {
+        if let Ok(held) = self.holder.hold(lines.len()) {
+            return lines.held(held);
+        }
+        self.watch = None;
+        self.initial = VecDeque::new();
+        self.initial_end = None;
+        self.encoder.lagged()
     }
 }
 
@@ -234,7 +289,7 @@ struct Encoder {
 
 impl Encoder {
     /// A change as this client sees it: what enters its selection is added, what leaves it is deleted.
-    fn change(&mut self, change: &Change, selection: &Selection, lines: &mut BytesMut) {
+    fn change(&mut self, change: &Change, selection: &Selection, lines: &mut Lines) {
         let is_in = change.kind == ChangeKind::Put && selection.matches(&change.object);
         let was_in = change.previous.as_ref().is_some_and(|previous| selection.matches(previous));
         match (was_in, is_in) {
@@ -250,19 +305,19 @@ impl Encoder {
         }
     }
 
-    fn event(&mut self, kind: &str, bytes: &Bytes, lines: &mut BytesMut) {
+    fn event(&mut self, kind: &str, bytes: &Bytes, lines: &mut Lines) {
         let bytes = with_api_version(bytes, &self.api_version);
         match self.output {
-            Output::Json => line(kind, &bytes, lines),
+            Output::Json => lines.push(kind, &bytes),
             Output::Partial => {
                 let mut shown = BytesMut::new();
                 partial_of_bytes(&bytes, &mut shown);
-                line(kind, &shown, lines);
+                lines.push(kind, &shown.freeze());
             }
             Output::Table(include) => {
                 if let Ok(object) = serde_json::from_slice::<Value>(&bytes) {
                     let shown = self.row(&object, include);
-                    line(kind, shown.to_string().as_bytes(), lines);
+                    lines.push(kind, &shown.to_string().into());
                 }
             }
         }
@@ -278,7 +333,7 @@ impl Encoder {
     }
 
     /// The newest revision, for a client that resumes.
-    fn bookmark(&self, revision: Revision, is_initial_end: bool) -> Bytes {
+    fn bookmark(&self, revision: Revision, is_initial_end: bool) -> Sent {
         let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
         if is_initial_end {
             metadata["annotations"] = json!({INITIAL_EVENTS_END: "true"});
@@ -298,27 +353,14 @@ impl Encoder {
                 })
             }
         };
-        let mut lines = BytesMut::new();
-        line("BOOKMARK", object.to_string().as_bytes(), &mut lines);
-        lines.freeze()
+        Sent::line("BOOKMARK", object.to_string())
     }
 
-    fn lagged(&self) -> Bytes {
+    fn lagged(&self) -> Sent {
         self.error(&ApiError::expired("the watch fell behind the history that is kept; list again"))
     }
 
-    fn error(&self, error: &ApiError) -> Bytes {
-        let mut lines = BytesMut::new();
-        line("ERROR", error.status().to_string().as_bytes(), &mut lines);
-        lines.freeze()
+    fn error(&self, error: &ApiError) -> Sent {
+        Sent::line("ERROR", error.status().to_string())
     }
-}
-
-fn line(kind: &str, object: &[u8], lines: &mut BytesMut) {
-    lines.reserve(object.len() + 40);
-    lines.extend_from_slice(br#"{"type":""#);
-    lines.extend_from_slice(kind.as_bytes());
-    lines.extend_from_slice(br#"","object":"#);
-    lines.extend_from_slice(object);
-    lines.extend_from_slice(b"}\n");
 }
