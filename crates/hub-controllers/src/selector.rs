@@ -20,6 +20,8 @@ const DAEMON_TOLERATES: &[&str] = &[
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Placement<'a> {
     #[serde(borrow)]
+    node_name: Option<Text<'a>>,
+    #[serde(borrow)]
     node_selector: Option<Labels<'a>>,
     #[serde(borrow)]
     affinity: Option<Affinity<'a>>,
@@ -82,11 +84,13 @@ pub(crate) enum Fit {
 }
 
 impl Placement<'_> {
-    /// Whether a daemon's pod belongs on a node: node selector, required node affinity, taints.
+    /// Whether a daemon's pod belongs on a node: its name, node selector, required node affinity, taints. A node that waits
+    /// for its deletion has its daemons until it is deleted.
     pub(crate) fn fit(&self, node: &NodeView<'_>) -> Fit {
         let labels = &node.metadata.labels;
+        let is_named = self.node_name.as_deref().is_none_or(|name| name.is_empty() || *name == *node.metadata.name);
         let is_selected = self.node_selector.as_ref().is_none_or(|selector| has_labels(selector, labels));
-        if node.metadata.is_terminating() || !is_selected || !self.affinity_matches(node) {
+        if !is_named || !is_selected || !self.affinity_matches(node) {
             return Fit::Leave;
         }
         let tolerations = self.tolerations.as_deref().unwrap_or_default();
@@ -98,16 +102,16 @@ impl Placement<'_> {
         }
     }
 
-    /// Required node affinity: one of the terms must hold; no terms at all is no demand.
+    /// Required node affinity: one of the terms must hold. A term without a demand holds nowhere, so what has only such terms,
+    /// or none, matches no node.
     fn affinity_matches(&self, node: &NodeView<'_>) -> bool {
         let required = self.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
         let required = required.and_then(|one| one.required_during_scheduling_ignored_during_execution.as_ref());
-        let Some(terms) = required.and_then(|required| required.node_selector_terms.as_ref()) else { return true };
-        terms.iter().any(|term| {
-            let has_demand = term.match_expressions.is_some() || term.match_fields.is_some();
+        let Some(required) = required else { return true };
+        required.node_selector_terms.iter().flatten().any(|term| {
             let expressions = term.match_expressions.as_deref().unwrap_or_default();
             let fields = term.match_fields.as_deref().unwrap_or_default();
-            has_demand
+            !(expressions.is_empty() && fields.is_empty())
                 && expressions.iter().all(|one| is_met(one, node.metadata.labels.get(&one.key)))
                 && fields.iter().all(|one| &*one.key == "metadata.name" && is_named(one, &node.metadata.name))
         })

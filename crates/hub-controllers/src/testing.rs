@@ -34,10 +34,19 @@ impl TestApi {
         let server = Server::new(config).unwrap();
         let writer = Writer::new(client(&server));
         crate::bootstrap::run(&writer).await.unwrap();
+        let account = json!({
+            "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": "default"},
+        });
+        writer.create(Kind::ServiceAccount, account).await.unwrap();
         // Events go nowhere: nobody runs what writes them.
         let (recorder, _) = Recorder::new(writer.clone(), CancellationToken::new());
         let context = Context { reader: StoreReader::new(store), writer, recorder };
         Self { context, server, _dir: dir }
+    }
+
+    pub(crate) fn writer_as(&self, user: &str, groups: &[&str]) -> Writer {
+        let identity = Identity::new(user, groups.iter().copied());
+        Writer::new(Client::new(self.server.in_process(identity), "default"))
     }
 
     pub(crate) async fn make(&self, kind: Kind, object: Value) -> Value {

@@ -77,7 +77,7 @@ struct SetMemory {
     uid: String,
     generation: i64,
     collisions: i64,
-    /// Nodes on which its pods may be.
+    /// Nodes on which its pods may be; none of those that they should leave.
     nodes: BTreeMap<Box<str>, Fit>,
     /// Under which hash its template is kept, once that is known.
     hash: Option<String>,
@@ -105,7 +105,6 @@ impl DaemonSets {
     fn observe_node(&self, name: &str, queue: &Queue<Key>) {
         let reader = self.reader();
         let node = reader.get(Kind::Node, "", name);
-        let view: Option<NodeView<'_>> = node.as_ref().and_then(ObjectRef::view_or_log);
         let mut memory = self.memory.lock();
         for (key, set) in &mut memory.sets {
             let Some(object) = reader.get(Kind::DaemonSet, &key.0, &key.1) else { continue };
@@ -115,7 +114,12 @@ impl DaemonSets {
                 continue;
             }
             let Ok(template) = TemplateView::read(found.spec.template) else { continue };
-            let fit = view.as_ref().map_or(Fit::Leave, |view| template.spec.fit(view));
+            let fit = match (fit_on(&template, node.as_ref()), &node) {
+                (Some(fit), _) => fit,
+                (None, None) => Fit::Leave,
+                // It was a node, and is one again once somebody corrects it.
+                (None, Some(_)) => continue,
+            };
             let before = match fit {
                 Fit::Leave => set.nodes.remove(name),
                 _ => set.nodes.insert(name.into(), fit),
@@ -178,8 +182,7 @@ impl DaemonSets {
         // Listed under the lock: a change of a node waits for it, and finds the set here.
         let mut nodes = BTreeMap::new();
         for node in self.reader().list(Kind::Node, None) {
-            let fit = node.view_or_log::<NodeView<'_>>().map_or(Fit::Leave, |view| template.spec.fit(&view));
-            if fit != Fit::Leave {
+            if let Some(fit) = fit_on(template, Some(&node)).filter(|fit| *fit != Fit::Leave) {
                 nodes.insert(node.name().into(), fit);
             }
         }
@@ -315,6 +318,20 @@ impl DaemonSets {
         Ok(read)
     }
 
+    /// Adds the nodes that pods are on and should leave, so that nodes of which nothing is known are told from them.
+    fn add_left(&self, nodes: &mut BTreeMap<Box<str>, Fit>, pods: &[Pod], template: &TemplateView<'_>) {
+        for pod in pods {
+            if nodes.contains_key(&*pod.node) {
+                continue;
+            }
+            let node = self.reader().get(Kind::Node, "", &pod.node);
+            // One that fits by now was not observed yet, and is in the next run.
+            if fit_on(template, node.as_ref()) == Some(Fit::Leave) {
+                nodes.insert(pod.node.as_str().into(), Fit::Leave);
+            }
+        }
+    }
+
     /// Pods that failed and whose pause is over, and when the next one's is.
     fn due_failures(&self, key: &Key, plan: &Plan, pods: &[Pod], now: Instant) -> (Vec<usize>, Next) {
         let mut memory = self.memory.lock();
@@ -329,7 +346,7 @@ impl DaemonSets {
         (due, next)
     }
 
-    async fn delete(&self, key: &Key, set: &DaemonSetView<'_>, pods: Vec<Pod>) -> Result<(), WriteError> {
+    async fn delete(&self, key: &Key, set: &DaemonSetView<'_>, pods: Vec<Pod>) -> Result<Next, WriteError> {
         let set_target = target(set);
         let writer = &self.context.writer;
         let deleted = slow_start(pods, |pod| {
@@ -340,14 +357,18 @@ impl DaemonSets {
             }
         })
         .await;
+        let mut next = Next::OnChange;
         for (pod, is_deleted) in deleted.done {
-            self.expectations.deleted(key, &pod.namespace, &pod.name, &pod.uid);
             if is_deleted {
+                self.expectations.deleted(key, &pod.namespace, &pod.name, &pod.uid);
                 let message = format!("Deleted pod: {}", pod.name);
                 self.context.recorder.normal(Kind::DaemonSet, set_target, "SuccessfulDelete", message);
+            } else {
+                // Deleted by somebody else, or met by another write: nothing is to be expected of it.
+                next = Next::After(UNSEEN_RETRY);
             }
         }
-        deleted.error.map_or(Ok(()), Err)
+        deleted.error.map_or(Ok(next), Err)
     }
 
     /// Creates pods on these nodes; the names that were taken.
@@ -538,7 +559,8 @@ impl Reconciler for DaemonSets {
 
         let now = Timestamp::now();
         let pods = self.read_pods(key, &objects, &hash, now)?;
-        let nodes = self.memory.lock().sets.get(key).map(|set| set.nodes.clone()).unwrap_or_default();
+        let mut nodes = self.memory.lock().sets.get(key).map(|set| set.nodes.clone()).unwrap_or_default();
+        self.add_left(&mut nodes, &pods, &template);
         let desired = nodes.values().filter(|fit| **fit == Fit::Run).count();
         let strategy = Strategy::of(&set.spec.update_strategy, desired);
         let min_ready =
@@ -561,10 +583,16 @@ impl Reconciler for DaemonSets {
         let created = self.create(key, &set, &factory, plan.create_on).await;
         // The status is true whatever became of the pods.
         self.write_status(&set, plan.counts).await?;
-        deleted?;
+        next = next.or(deleted?);
         let taken = created?;
         Ok(next.or(self.settle_taken(&set, &taken).await?))
     }
+}
+
+/// How well a set's pods fit on a node; `None` when there is no such node or it does not read as one.
+fn fit_on(template: &TemplateView<'_>, node: Option<&ObjectRef>) -> Option<Fit> {
+    let view: NodeView<'_> = node?.view_or_log()?;
+    Some(template.spec.fit(&view))
 }
 
 fn target<'a>(set: &'a DaemonSetView<'_>) -> Target<'a> {

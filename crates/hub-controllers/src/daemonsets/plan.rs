@@ -112,7 +112,9 @@ impl Clock {
     }
 }
 
-/// Decides. `nodes` are those that the set's pods fit on, with how well, in order of their names.
+/// Decides. `nodes` are those of which it is known how well the set's pods fit on them, in order of their names. Pods on others
+/// are left alone: a node that does not exist may be back in a moment (its pods end with pod garbage collection), and of one
+/// that cannot be read nothing is known.
 pub(crate) fn plan(nodes: &BTreeMap<Box<str>, Fit>, pods: &[Pod], strategy: Strategy, clock: Clock) -> Plan {
     let mut plan = Plan::default();
     let mut by_node: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
@@ -132,9 +134,10 @@ pub(crate) fn plan(nodes: &BTreeMap<Box<str>, Fit>, pods: &[Pod], strategy: Stra
         }
     }
     for (node, of_node) in &by_node {
-        match nodes.get(*node).copied().unwrap_or(Fit::Leave) {
-            Fit::Leave => plan.delete.extend(of_node.iter().filter(|pod| !pods[**pod].is_terminating)),
-            Fit::Run | Fit::Stay => keep_one(&mut plan, pods, of_node, strategy, clock),
+        match nodes.get(*node).copied() {
+            None => {}
+            Some(Fit::Leave) => plan.delete.extend(of_node.iter().filter(|pod| !pods[**pod].is_terminating)),
+            Some(Fit::Run | Fit::Stay) => keep_one(&mut plan, pods, of_node, strategy, clock),
         }
     }
     count(&mut plan, nodes, pods, &by_node, clock);
@@ -273,9 +276,13 @@ fn count(
     clock: Clock,
 ) {
     for (node, of_node) in by_node {
-        if nodes.get(*node) != Some(&Fit::Run) {
-            plan.counts.misscheduled += 1;
-            continue;
+        match nodes.get(*node) {
+            None => continue,
+            Some(Fit::Leave | Fit::Stay) => {
+                plan.counts.misscheduled += 1;
+                continue;
+            }
+            Some(Fit::Run) => {}
         }
         plan.counts.current += 1;
         let alive =

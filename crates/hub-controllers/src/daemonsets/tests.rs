@@ -32,7 +32,8 @@ fn pod(index: usize, text: &str) -> Pod {
 
 fn planned(strategy: Strategy, min_ready: u64, pods: &[&str]) -> (Plan, Vec<Pod>) {
     let pods: Vec<Pod> = pods.iter().enumerate().map(|(index, text)| pod(index, text)).collect();
-    let nodes = ["gw-1", "gw-2", "gw-3"].map(|name| (name.into(), Fit::Run));
+    let nodes = [("gw-1", Fit::Run), ("gw-2", Fit::Run), ("gw-3", Fit::Run), ("server", Fit::Leave)];
+    let nodes = nodes.map(|(name, fit)| (name.into(), fit));
     let clock = Clock { now: now(), min_ready: Duration::from_secs(min_ready) };
     (plan(&nodes.into(), &pods, strategy, clock), pods)
 }
@@ -64,6 +65,28 @@ fn each_node_that_fits_gets_one_pod() {
 fn a_pod_on_a_node_that_no_longer_fits_goes() {
     let pods = ["gw-1 new ready", "gw-2 new ready", "gw-3 new ready", "server new ready"];
     check(ONE, &pods, &[], &["server new ready"]);
+}
+
+#[test]
+fn a_pod_on_a_node_of_which_nothing_is_known_is_left_alone() {
+    let pods = ["gw-1 new ready", "gw-2 new ready", "gw-3 new ready", "deleted old ready", "deleted new failed"];
+    check(ONE, &pods, &[], &[]);
+    let (plan, _) = planned(ONE, 0, &pods);
+    assert!(plan.failed.is_empty());
+    assert_eq!((plan.counts.desired, plan.counts.current, plan.counts.misscheduled), (3, 3, 0));
+}
+
+#[test]
+fn what_does_not_read_as_a_node_fits_neither_well_nor_badly() {
+    let template = TemplateView::default();
+    let fit = |json: &str| fit_on(&template, Some(&ObjectRef::watched("", "gw-1", 1, json.to_owned().into())));
+    assert_eq!(fit(r#"{"metadata":{"name":"gw-1"}}"#), Some(Fit::Run));
+    assert_eq!(
+        fit(r#"{"metadata":{"name":"gw-1"},"spec":{"taints":[{"key":"k","effect":"NoExecute"}]}}"#),
+        Some(Fit::Leave)
+    );
+    assert_eq!(fit(r#"{"metadata":{"name":"gw-1"},"spec":{"taints":"none"}}"#), None);
+    assert_eq!(fit_on(&template, None), None);
 }
 
 #[test]
@@ -239,4 +262,28 @@ fn a_default_that_was_added_is_not_a_change() {
     assert!(revision::contains(&have, &json!({"spec": {"containers": [{"name": "a", "image": "b"}]}})));
     assert!(!revision::contains(&have, &json!({"spec": {"containers": [{"name": "a", "image": "c"}]}})));
     assert!(!revision::contains(&have, &json!({"spec": {"containers": [], "new": 1}})));
+}
+
+#[tokio::test]
+async fn a_deletion_that_meets_another_write_holds_the_set_up_only_shortly() {
+    let api = crate::testing::TestApi::start().await;
+    let container = json!({"name": "main", "image": "file:///bin/true"});
+    let spec = json!({"nodeName": "gw-1", "runtimeClassName": "selvedge-process", "containers": [container]});
+    let made = api.make(Kind::Pod, json!({"metadata": {"name": "one", "namespace": "default"}, "spec": spec})).await;
+    let conflict = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+        let status =
+            json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Conflict", "code": 409});
+        let response =
+            http::Response::builder().status(409).body(kube::client::Body::from(status.to_string().into_bytes()));
+        response.map_err(tower::BoxError::from)
+    });
+    let writer = Writer::new(kube::Client::new(conflict, "default"));
+    let sets = DaemonSets::new(Context { writer, ..api.context.clone() });
+    let text = json!({"metadata": {"name": "agent", "namespace": "default", "uid": "u"}, "spec": {}}).to_string();
+    let set: DaemonSetView<'_> = serde_json::from_str(&text).unwrap();
+    let uid = made["metadata"]["uid"].as_str().unwrap().to_owned();
+    let pod = Pod { namespace: "default".into(), name: "one".into(), uid, ..Pod::default() };
+    let key: Key = ("default".into(), "agent".into());
+    assert_eq!(sets.delete(&key, &set, vec![pod]).await.unwrap(), Next::After(UNSEEN_RETRY));
+    assert!(sets.expectations.are_seen(&key, sets.reader()), "nothing is expected of a pod that was not deleted");
 }

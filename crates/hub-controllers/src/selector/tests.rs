@@ -26,6 +26,14 @@ fn a_node_selector_demands_every_label() {
 }
 
 #[test]
+fn a_node_that_is_named_is_the_only_one() {
+    let gw_1 = node(json!({}), json!(null));
+    for (name, expected) in [(json!("gw-1"), true), (json!("gw-2"), false), (json!(""), true), (json!(null), true)] {
+        check(json!({"nodeName": name}), gw_1.clone(), expected);
+    }
+}
+
+#[test]
 fn affinity_demands_one_of_its_terms() {
     let affinity = |terms: Value| json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}});
     let term = |operator: &str, values: Value| json!({"matchExpressions": [{"key": "n", "operator": operator, "values": values}]});
@@ -44,7 +52,17 @@ fn affinity_demands_one_of_its_terms() {
     let long = "n".repeat(100);
     let named = json!([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [long]}]}]);
     check(affinity(named), json!({"metadata": {"name": long}}), true);
-    check(affinity(json!([{}])), node(json!({}), json!(null)), false);
+    for without_demand in [
+        json!([{}]),
+        json!([{"matchExpressions": [], "matchFields": []}]),
+        json!([{"matchExpressions": []}]),
+        json!([]),
+        json!(null),
+    ] {
+        check(affinity(without_demand), node(json!({}), json!(null)), false);
+    }
+    let one_of_two = json!([{"matchExpressions": []}, term("In", json!(["5"]))]);
+    check(affinity(one_of_two), node(json!({"n": "5"}), json!(null)), true);
 }
 
 #[test]
@@ -66,7 +84,7 @@ fn only_a_taint_that_executes_drives_a_running_pod_away() {
     let both = json!([{"key": "k", "effect": "NoSchedule"}, {"key": "l", "effect": "NoExecute"}]);
     assert_eq!(fit(&json!({}), &node(json!({}), both)), Fit::Leave);
     let leaving = json!({"metadata": {"name": "gw-1", "deletionTimestamp": "2026-01-01T00:00:00Z"}});
-    assert_eq!(fit(&json!({}), &leaving), Fit::Leave);
+    assert_eq!(fit(&json!({}), &leaving), Fit::Run);
 }
 
 #[test]

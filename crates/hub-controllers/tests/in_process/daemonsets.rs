@@ -224,6 +224,62 @@ async fn a_default_that_a_new_version_adds_rolls_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_deleted_and_joins_again_keeps_its_daemons() {
+    let hub = Hub::start().await;
+    hub.gateways(&["gw-1"]).await;
+    hub.make(Kind::DaemonSet, daemon_set("agent")).await;
+    let pod = hub.pods("default", 1).await.remove(0);
+    hub.set_with("agent", |set| set["status"]["currentNumberScheduled"] == 1).await;
+    let node = hub.admin.get_now(Kind::Node, ("", "gw-1")).await.expect("the API answers").expect("it is there");
+    hub.admin.delete(Kind::Node, &node, None).await.expect("the API deletes it");
+    hub.set_with("agent", |set| {
+        set["status"]["desiredNumberScheduled"] == 0 && set["status"]["numberMisscheduled"] == 0
+    })
+    .await;
+    hub.settled().await;
+    hub.gateways(&["gw-1"]).await;
+    hub.set_with("agent", |set| set["status"]["desiredNumberScheduled"] == 1).await;
+    hub.settled().await;
+    let pods = hub.pods("default", 1).await;
+    assert_eq!(pods[0]["metadata"]["uid"], pod["metadata"]["uid"]);
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_waits_for_its_deletion_keeps_its_daemons() {
+    let hub = Hub::start().await;
+    let metadata = json!({
+        "name": "gw-1", "labels": {"selvedge.dev/role": "gateway"}, "finalizers": ["example.com/hold"],
+    });
+    let node = hub.make(Kind::Node, json!({"metadata": metadata})).await;
+    hub.make(Kind::DaemonSet, daemon_set("agent")).await;
+    let pod = hub.pods("default", 1).await.remove(0);
+    hub.admin.delete(Kind::Node, &node, None).await.expect("the API takes it");
+    hub.eventually(Kind::Node, ("", "gw-1"), |node| {
+        node.is_some_and(|node| node["metadata"]["deletionTimestamp"].is_string())
+    })
+    .await;
+    hub.settled().await;
+    let pods = hub.pods("default", 1).await;
+    assert_eq!(pods[0]["metadata"]["uid"], pod["metadata"]["uid"]);
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_template_that_names_a_node_runs_there_alone() {
+    let hub = Hub::start().await;
+    hub.gateways(&["gw-1", "gw-2", "gw-3"]).await;
+    let mut set = daemon_set("agent");
+    set["spec"]["template"]["spec"]["nodeName"] = json!("gw-2");
+    hub.make(Kind::DaemonSet, set).await;
+    hub.set_with("agent", |set| set["status"]["currentNumberScheduled"] == 1).await;
+    hub.settled().await;
+    let pods = hub.pods("default", 1).await;
+    assert_eq!(pods[0]["spec"]["nodeName"], "gw-2");
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_set_creates_in_batches_and_holds_up_nobody() {
     const NODES: usize = 1000;
     let hub = Hub::start().await;
