@@ -5,7 +5,6 @@
 //! concerns it. Meanwhile its conditions show a person what holds it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -21,6 +20,7 @@ use crate::kinds::Kind;
 use crate::runtime::batch::slow_start;
 use crate::runtime::controller::ReconcileError;
 use crate::runtime::{Event, Next, Queue, Reconciler};
+use crate::served::Served;
 use crate::views::AnyView;
 use crate::writer::{WriteError, Writer, absent_is_false};
 
@@ -28,13 +28,16 @@ use crate::writer::{WriteError, Writer, absent_is_false};
 const RETRY_MIN: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(15);
 
+/// The finalizer in the spec of a namespace that is ours; whatever else is there, others wait for.
+const FINALIZER: &str = "kubernetes";
+
 /// The controller.
 pub(crate) struct Namespaces {
     context: Context,
     /// Namespaces on their way out, and when to look at them again.
     terminating: Mutex<HashMap<Box<str>, Duration>>,
-    /// What a namespace may hold; forgotten when a definition changes.
-    resources: Mutex<Option<Arc<[ApiResource]>>>,
+    /// What a namespace may hold.
+    resources: Served<Vec<ApiResource>>,
 }
 
 /// What is left in a namespace.
@@ -50,13 +53,11 @@ pub(crate) struct Remaining {
 
 impl Namespaces {
     pub fn new(context: Context) -> Self {
-        Self { context, terminating: Mutex::default(), resources: Mutex::default() }
+        Self { context, terminating: Mutex::default(), resources: Served::default() }
     }
 
-    async fn resources(&self) -> Result<Arc<[ApiResource]>, WriteError> {
-        if let Some(known) = self.resources.lock().clone() {
-            return Ok(known);
-        }
+    /// What a namespace may hold, as the API serves it now.
+    async fn discover(&self) -> Result<Vec<ApiResource>, WriteError> {
         let discovery = self.context.writer.discover().await?;
         let found = discovery.groups().flat_map(kube::discovery::ApiGroup::recommended_resources);
         let deletable = found.filter(|(_, capabilities)| {
@@ -64,29 +65,45 @@ impl Namespaces {
                 && capabilities.supports_operation(kube::discovery::verbs::DELETE)
                 && capabilities.supports_operation(kube::discovery::verbs::LIST)
         });
-        let found: Arc<[ApiResource]> = deletable.map(|(resource, _)| resource).collect();
-        *self.resources.lock() = Some(found.clone());
-        Ok(found)
+        Ok(deletable.map(|(resource, _)| resource).collect())
+    }
+
+    /// Deletes all objects of a resource in a namespace, and notes what is left.
+    async fn clear(&self, resource: &ApiResource, name: &str, remaining: &mut Remaining) {
+        if let Err(error) = delete_all(&self.context.writer, resource, name, remaining).await {
+            // A resource whose definition was deleted meanwhile is not served any more, and holds nothing.
+            if error.code() == Some(404) {
+                self.resources.forget();
+                return;
+            }
+            remaining.error.get_or_insert_with(|| error.reason());
+        }
     }
 
     /// Deletes what is left in a namespace; lets the namespace go when nothing is.
     async fn empty(&self, namespace: &Value, name: &str) -> Result<Next, ReconcileError> {
         let writer = &self.context.writer;
         let mut remaining = Remaining::default();
-        for resource in self.resources().await?.iter() {
-            if let Err(error) = delete_all(writer, resource, name, &mut remaining).await {
-                // A resource whose definition was deleted meanwhile is not served any more, and holds nothing.
-                if error.code() == Some(404) {
-                    *self.resources.lock() = None;
-                    continue;
-                }
-                remaining.error.get_or_insert_with(|| error.reason());
+        let known = self.resources.known(self.discover()).await?;
+        for resource in known.iter() {
+            self.clear(resource, name, &mut remaining).await;
+        }
+        if remaining == Remaining::default() {
+            // What was known may be older than the newest definition, whose objects nobody would find again.
+            let now = self.resources.afresh(self.discover()).await?;
+            for resource in now.iter().filter(|resource| !known.contains(resource)) {
+                self.clear(resource, name, &mut remaining).await;
             }
         }
         if remaining == Remaining::default() {
-            let mut done = namespace.clone();
-            done["spec"]["finalizers"] = json!([]);
-            writer.replace_subresource(Kind::Namespace, name, "finalize", &done).await?;
+            let finalizers = namespace["spec"]["finalizers"].as_array();
+            let (own, others): (Vec<&Value>, Vec<&Value>) =
+                finalizers.into_iter().flatten().partition(|finalizer| **finalizer == FINALIZER);
+            if !own.is_empty() {
+                let mut done = namespace.clone();
+                done["spec"]["finalizers"] = json!(others);
+                writer.replace_subresource(Kind::Namespace, name, "finalize", &done).await?;
+            }
             return Ok(Next::OnChange);
         }
         let conditions = conditions(namespace, &remaining, Timestamp::now());
@@ -205,15 +222,13 @@ impl Reconciler for Namespaces {
             Event::Listed(Kind::ServiceAccount, _) => {
                 self.context.reader.list(Kind::Namespace, None).for_each(|one| queue.add(one.name().into()));
             }
-            Event::Listed(Kind::CustomResourceDefinition, _) => *self.resources.lock() = None,
+            Event::Listed(Kind::CustomResourceDefinition, _) => self.resources.forget(),
             Event::Listed(_, _) => {
                 self.terminating.lock().keys().for_each(|namespace| queue.add(namespace.clone()));
             }
             Event::Changed(change) => match change.kind {
                 Kind::Namespace => queue.add(change.newest().name().into()),
-                Kind::CustomResourceDefinition => {
-                    *self.resources.lock() = None;
-                }
+                Kind::CustomResourceDefinition => self.resources.forget(),
                 Kind::ServiceAccount if change.current.is_some() || change.newest().name() != "default" => {}
                 _ if change.current.is_some() => {}
                 Kind::ServiceAccount => queue.add(change.newest().namespace().into()),

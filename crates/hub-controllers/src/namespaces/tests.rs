@@ -1,6 +1,7 @@
 //! Tests of `namespaces`: its decisions, as data.
 
 use super::*;
+use crate::testing::TestApi;
 
 fn remaining(resources: &[(&str, usize)], finalizers: &[(&str, usize)]) -> Remaining {
     let owned = |list: &[(&str, usize)]| list.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
@@ -29,4 +30,19 @@ fn the_conditions_say_what_holds_a_namespace() {
     assert_eq!(later[1]["reason"], "ContentRemoved");
     assert_eq!(later[1]["lastTransitionTime"], "1970-01-01T00:01:39Z");
     assert_eq!(later[0]["lastTransitionTime"], "1970-01-01T00:00:00Z");
+}
+
+#[tokio::test]
+async fn the_objects_of_a_definition_that_nobody_heard_of_are_deleted_too() {
+    let api = TestApi::start().await;
+    let namespace = api.make(Kind::Namespace, json!({"metadata": {"name": "line-2"}})).await;
+    let namespaces = Namespaces::new(api.context.clone());
+    let known = namespaces.resources.known(namespaces.discover()).await.unwrap();
+    assert!(known.iter().any(|resource| resource.plural == "configmaps"));
+    api.define_gadgets().await;
+    api.gadget("line-2", "press").await;
+    api.context.writer.delete(Kind::Namespace, &namespace, None).await.unwrap();
+    let terminating = api.find(Kind::Namespace, "", "line-2").await.unwrap();
+    namespaces.empty(&terminating, "line-2").await.unwrap();
+    assert!(api.gadgets("line-2").get_opt("press").await.unwrap().is_none());
 }

@@ -320,6 +320,26 @@ async fn a_namespace_says_what_holds_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_waits_for_the_finalizers_of_others() {
+    let hub = Hub::start().await;
+    let mut namespace = hub.make(Kind::Namespace, json!({"metadata": {"name": "line-2"}})).await;
+    namespace["spec"]["finalizers"] = json!(["kubernetes", "example.com/mine"]);
+    hub.admin.replace_subresource(Kind::Namespace, "line-2", "finalize", &namespace).await.expect("the API takes it");
+    hub.admin.delete(Kind::Namespace, &namespace, None).await.expect("the API takes it");
+    let mut waits = hub
+        .eventually(Kind::Namespace, ("", "line-2"), |namespace| {
+            namespace.is_none_or(|one| one["spec"]["finalizers"] == json!(["example.com/mine"]))
+        })
+        .await;
+    assert_eq!(waits["metadata"]["uid"], namespace["metadata"]["uid"], "it waits for the other finalizer");
+    hub.settled().await;
+    waits["spec"]["finalizers"] = json!([]);
+    hub.admin.replace_subresource(Kind::Namespace, "line-2", "finalize", &waits).await.expect("the API takes it");
+    hub.eventually(Kind::Namespace, ("", "line-2"), |namespace| namespace.is_none()).await;
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_has_lost_its_last_owner_goes() {
     let hub = Hub::start().await;
     let config = |name: &str, owners: &[&Value]| {
