@@ -332,8 +332,18 @@ impl Fleet {
         self.reported.keys().cloned().collect()
     }
 
+    /// Forgets what a part of a node reported, unless another part of the node reports of the same object: objects move from
+    /// part to part, and the part that takes one in may be heard of before the one that gives it away.
     fn drop_reports(&mut self, node: &str, removed: BTreeMap<Arc<str>, ObjectId>, touched: &mut Touched) {
+        if removed.is_empty() {
+            return;
+        }
+        let others: Vec<&BTreeMap<Arc<str>, ObjectId>> =
+            self.reported.values().filter(|(of, _)| **of == *node).map(|(_, uids)| uids).collect();
         for (uid, id) in removed {
+            if others.iter().any(|uids| uids.contains_key(&uid)) {
+                continue;
+            }
             if let Some(of_object) = self.reports.get_mut(&uid) {
                 of_object.remove(node);
                 if of_object.is_empty() {

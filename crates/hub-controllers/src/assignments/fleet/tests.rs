@@ -168,3 +168,27 @@ fn a_report_counts_for_the_object_it_was_made_of() {
     fleet.remove_report("gw-1", &mut touched);
     assert!(fleet.reports.is_empty() && fleet.reported.is_empty());
 }
+
+#[test]
+fn an_object_that_moves_to_another_part_keeps_its_report() {
+    let (mut fleet, mut touched) = (fleet(), Touched::default());
+    let all = id(Kind::Rule, "all");
+    put(&mut fleet, "all", rule(1, &[("site", "a")]));
+    let entry = EntryStatus { generation: 1, ..EntryStatus::default() };
+    let report = || vec![(Arc::from("u"), all.clone(), Report::of(&entry, true))];
+    let is_reported = |fleet: &Fleet| fleet.of_object(&all).unwrap().nodes[0].1.is_some();
+    for (from, to) in [("gw-1", "gw-1.part-1"), ("gw-1.part-1", "gw-1")] {
+        fleet.put_report(from, "gw-1", report(), &mut touched);
+        fleet.put_report(to, "gw-1", report(), &mut touched);
+        fleet.put_report(from, "gw-1", Vec::new(), &mut touched);
+        assert!(is_reported(&fleet), "from {from} to {to}");
+    }
+    // A part that is deleted takes nothing of another along, and the last one everything.
+    fleet.put_report("gw-1.part-1", "gw-1", report(), &mut touched);
+    fleet.remove_report("gw-1.part-1", &mut touched);
+    assert!(is_reported(&fleet));
+    // Another node's part is none of this one's.
+    fleet.put_report("gw-2", "gw-2", report(), &mut touched);
+    fleet.remove_report("gw-1", &mut touched);
+    assert!(!is_reported(&fleet));
+}
