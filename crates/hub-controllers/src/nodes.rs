@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::Context;
 use crate::events::seconds;
@@ -28,6 +28,11 @@ const DEADLINE_MARGIN: Duration = Duration::from_millis(50);
 /// After a write that met another.
 const CONFLICT_RETRY: Duration = Duration::from_millis(500);
 
+/// Leases expire together when a network is cut, thousands at once: those of this time are one line of the log, …
+const WAVE: Duration = Duration::from_secs(5);
+/// … with so many names.
+const WAVE_NAMES_MAX: usize = 5;
+
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 const TAINT: &str = "node.kubernetes.io/unreachable";
 const REASON: &str = "NodeStatusUnknown";
@@ -36,6 +41,65 @@ const REASON: &str = "NodeStatusUnknown";
 pub(crate) struct Nodes {
     context: Context,
     heartbeats: Mutex<Heartbeats>,
+    waves: Mutex<Waves>,
+}
+
+/// What the log is to say next.
+#[derive(Default)]
+struct Waves {
+    expired: Wave,
+    returned: Wave,
+}
+
+/// Nodes to which the same happened at about the same time.
+#[derive(Default)]
+struct Wave {
+    since: Option<Instant>,
+    count: usize,
+    /// The first few. The very first one is looked at again when the wave is over.
+    names: Vec<Box<str>>,
+}
+
+impl Wave {
+    fn add(&mut self, node: &str, now: Instant) {
+        self.since.get_or_insert(now);
+        self.count += 1;
+        if self.names.len() < WAVE_NAMES_MAX {
+            self.names.push(node.into());
+        }
+    }
+
+    /// How many nodes, and the names of some, once the wave is over.
+    fn take(&mut self, now: Instant) -> Option<(usize, String)> {
+        if now.duration_since(self.since?) < WAVE {
+            return None;
+        }
+        let Self { count, names, .. } = std::mem::take(self);
+        let more = if count > names.len() { ", …" } else { "" };
+        Some((count, format!("{}{more}", names.join(", "))))
+    }
+
+    /// When a node is to be looked at again for the sake of the wave.
+    fn next(&self, node: &str, now: Instant) -> Next {
+        match (self.since, self.names.first()) {
+            (Some(since), Some(first)) if **first == *node => {
+                Next::After(WAVE.saturating_sub(now.duration_since(since)))
+            }
+            _ => Next::OnChange,
+        }
+    }
+}
+
+impl Waves {
+    /// Logs what is over.
+    fn log(&mut self, now: Instant) {
+        if let Some((count, nodes)) = self.expired.take(now) {
+            warn!(count, %nodes, "The leases of nodes have expired; their pods are left alone.");
+        }
+        if let Some((count, nodes)) = self.returned.take(now) {
+            info!(count, %nodes, "Nodes renew their leases again.");
+        }
+    }
 }
 
 /// What is known of the nodes' heartbeats.
@@ -104,7 +168,7 @@ impl Heartbeats {
 
 impl Nodes {
     pub fn new(context: Context) -> Self {
-        Self { context, heartbeats: Mutex::default() }
+        Self { context, heartbeats: Mutex::default(), waves: Mutex::default() }
     }
 
     /// Puts the taint on a node or takes it off; whether that is done.
@@ -125,14 +189,33 @@ impl Nodes {
             if !is_written {
                 return Ok(false);
             }
-            warn!(node = name, "The lease of a node has expired; its pods are left alone.");
+            debug!(node = name, "The lease of a node has expired; its pods are left alone.");
+            self.waves.lock().expired.add(name, Instant::now());
             let message = format!("Node {name} has not renewed its lease for {} s", HEARTBEAT_GRACE.as_secs());
             recorder.warning(Kind::Node, target, "NodeNotReady", message);
         } else {
-            info!(node = name, "A node renews its lease again.");
+            debug!(node = name, "A node renews its lease again.");
+            self.waves.lock().returned.add(name, Instant::now());
             recorder.normal(Kind::Node, target, "NodeReady", format!("Node {name} renews its lease again"));
         }
         Ok(true)
+    }
+
+    async fn reconcile_node(&self, name: &str) -> Result<Next, ReconcileError> {
+        let Some(object) = self.context.reader.get(Kind::Node, "", name) else {
+            self.heartbeats.lock().forget(name);
+            return Ok(Next::OnChange);
+        };
+        let node: NodeView<'_> = object.view()?;
+        let is_tainted = node.spec.taints.iter().any(|taint| taint.key == TAINT);
+        let (should_taint, next) = self.heartbeats.lock().judge(name, is_tainted, Instant::now());
+        if should_taint == is_tainted && (!should_taint || is_unknown(&node)) {
+            return Ok(next);
+        }
+        match self.set_taint(name, should_taint).await? {
+            true => Ok(next),
+            false => Ok(Next::After(CONFLICT_RETRY)),
+        }
     }
 }
 
@@ -185,20 +268,10 @@ impl Reconciler for Nodes {
     }
 
     async fn reconcile(&self, name: &Box<str>) -> Result<Next, ReconcileError> {
-        let Some(object) = self.context.reader.get(Kind::Node, "", name) else {
-            self.heartbeats.lock().forget(name);
-            return Ok(Next::OnChange);
-        };
-        let node: NodeView<'_> = object.view()?;
-        let is_tainted = node.spec.taints.iter().any(|taint| taint.key == TAINT);
-        let (should_taint, next) = self.heartbeats.lock().judge(name, is_tainted, Instant::now());
-        if should_taint == is_tainted && (!should_taint || is_unknown(&node)) {
-            return Ok(next);
-        }
-        match self.set_taint(name, should_taint).await? {
-            true => Ok(next),
-            false => Ok(Next::After(CONFLICT_RETRY)),
-        }
+        self.waves.lock().log(Instant::now());
+        let next = self.reconcile_node(name).await?;
+        let (waves, now) = (self.waves.lock(), Instant::now());
+        Ok(next.or(waves.expired.next(name, now)).or(waves.returned.next(name, now)))
     }
 }
 

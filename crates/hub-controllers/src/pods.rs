@@ -1,5 +1,7 @@
 //! Pods that nobody places: there is no scheduler yet, and the pod itself says so.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -10,6 +12,9 @@ use crate::runtime::controller::ReconcileError;
 use crate::runtime::{Event, Next, ObjectRef, Queue, Reconciler};
 use crate::views::{PodView, condition};
 use crate::writer::Target;
+
+/// After a write that met another.
+const CONFLICT_RETRY: Duration = Duration::from_millis(200);
 
 const REASON: &str = "NoScheduler";
 const MESSAGE: &str = "this hub places no pods by itself; set spec.nodeName, or use a DaemonSet";
@@ -54,9 +59,12 @@ impl Reconciler for Pods {
                 "lastTransitionTime": seconds(Timestamp::now()),
             });
             let status = json!({"phase": "Pending", "conditions": [condition]});
-            self.context.writer.merge_status(Kind::Pod, (&key.0, &key.1), &status).await?;
             let target = Target { namespace: &key.0, name: &key.1, uid: &pod.metadata.uid };
-            self.context.recorder.warning(Kind::Pod, target, "FailedScheduling", MESSAGE.to_owned());
+            if self.context.writer.merge_status_of(Kind::Pod, target, &status).await? {
+                self.context.recorder.warning(Kind::Pod, target, "FailedScheduling", MESSAGE.to_owned());
+            } else {
+                return Ok(Next::After(CONFLICT_RETRY));
+            }
         }
         Ok(Next::OnChange)
     }

@@ -161,6 +161,14 @@ impl Writer {
         absent_is_false(done.map(|_| ()), || format!("change the status of {} {}", kind.name(), key.1))
     }
 
+    /// Like [`merge_status`](Self::merge_status), for the object with this uid only; `Ok(false)` when it is another one by now.
+    pub async fn merge_status_of(&self, kind: Kind, target: Target<'_>, status: &Value) -> Result<bool, WriteError> {
+        let api = self.api(kind, target.namespace);
+        let patch = json!({"metadata": {"uid": target.uid}, "status": status});
+        let done = api.patch_status(target.name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+        absent_is_false(done.map(|_| ()), || format!("change the status of {} {}", kind.name(), target.name))
+    }
+
     /// Writes a sub-resource of an object as a whole; `Ok(false)` when it is deleted or was changed meanwhile.
     pub async fn replace_subresource(
         &self,

@@ -313,10 +313,7 @@ impl Reconciler for Csr {
         let others = self.memory.lock().others(name, &view.spec.username);
         let target = Target { namespace: "", name, uid: &view.metadata.uid };
         let (subresource, certificate, condition) = match step(state, || self.judge(&view), others, until <= now) {
-            Step::Wait => {
-                let left = Duration::try_from(until.duration_since(now)).unwrap_or_default();
-                return Ok(Next::After(left.clamp(Duration::from_secs(1), DEADLINE_MAX)));
-            }
+            Step::Wait => return Ok(until_deadline(until, now)),
             Step::Delete => {
                 writer.delete_target(kind, target, None, None).await?;
                 return Ok(Next::OnChange);
@@ -327,7 +324,7 @@ impl Reconciler for Csr {
                     ("approval", None, Some(("Approved", "AutoApproved", message.to_owned())))
                 }
                 Joining::Denied(why) => ("approval", None, Some(("Denied", "NotThisNode", why))),
-                Joining::NotAutomatic => return Ok(Next::OnChange),
+                Joining::NotAutomatic => return Ok(until_deadline(until, now)),
                 Joining::Again => return Ok(Next::After(Duration::from_secs(1))),
             },
             Step::Fail(reason, message) => ("status", None, Some(("Failed", reason, message))),
@@ -353,6 +350,12 @@ impl Reconciler for Csr {
         }
         Ok(Next::OnChange)
     }
+}
+
+/// When a request that waits is looked at again: its time is over then, or the clock was set.
+fn until_deadline(until: Timestamp, now: Timestamp) -> Next {
+    let left = Duration::try_from(until.duration_since(now)).unwrap_or_default();
+    Next::After(left.clamp(Duration::from_secs(1), DEADLINE_MAX))
 }
 
 fn add_condition(request: &mut Value, r#type: &str, reason: &str, message: &str, now: Timestamp) {

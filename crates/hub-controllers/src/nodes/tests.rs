@@ -79,3 +79,22 @@ fn every_condition_of_an_expired_node_is_unknown() {
     assert_eq!(conditions.len(), 2);
     assert!(conditions.iter().all(|one| one["status"] == "Unknown" && one["reason"] == REASON));
 }
+
+#[test]
+fn leases_that_expire_together_are_one_line() {
+    let (begin, mut wave) = (Instant::now(), Wave::default());
+    assert_eq!((wave.take(begin), wave.next("gw-0", begin)), (None, Next::OnChange));
+    for index in 0..2000_u32 {
+        wave.add(&format!("gw-{index}"), begin + Duration::from_millis(index.into()));
+    }
+    let soon = begin + Duration::from_secs(3);
+    assert_eq!(wave.take(soon), None);
+    // One node alone is looked at again for it.
+    assert_eq!(wave.next("gw-0", soon), Next::After(Duration::from_secs(2)));
+    assert_eq!(wave.next("gw-1", soon), Next::OnChange);
+    let over = begin + WAVE;
+    assert_eq!(wave.take(over), Some((2000, "gw-0, gw-1, gw-2, gw-3, gw-4, …".to_owned())));
+    assert_eq!(wave.take(over), None);
+    wave.add("gw-7", over);
+    assert_eq!(wave.take(over + WAVE), Some((1, "gw-7".to_owned())));
+}

@@ -23,6 +23,8 @@ use crate::writer::{Target, WriteError, Writer};
 
 /// A node that is deleted and joins again keeps its pods, if it is back within this time.
 const QUARANTINE: Duration = Duration::from_secs(40);
+/// After a write that met another.
+const CONFLICT_RETRY: Duration = Duration::from_millis(200);
 /// So many pods that have ended are kept for people to look at.
 const ENDED_PODS_MAX: usize = 12_500;
 
@@ -111,7 +113,10 @@ impl PodGc {
                 let now = Instant::now();
                 now.duration_since(*self.memory.lock().absent.entry(node.into()).or_insert(now))
             }
-            _ => Duration::ZERO,
+            _ => {
+                self.memory.lock().absent.remove(node);
+                Duration::ZERO
+            }
         };
         match judge(&pod, exists, absent_for) {
             Verdict::Keep => {}
@@ -120,10 +125,11 @@ impl PodGc {
             Verdict::DeleteOrphaned => {
                 // The API itself is asked before the pod goes: a reader may be behind a node that has just joined.
                 if writer.get_now(Kind::Node, ("", node)).await?.is_some() {
+                    self.memory.lock().absent.remove(node);
                     return Ok(Next::After(QUARANTINE));
                 }
-                if !pod.has_ended() {
-                    fail(&object, writer).await?;
+                if !pod.has_ended() && !fail(&object, writer).await? {
+                    return Ok(Next::After(CONFLICT_RETRY));
                 }
                 self.delete(&object, &pod).await?;
                 info!(pod = %format_args!("{namespace}/{name}"), node, "Deleted a pod of a node that does not exist.");
@@ -163,9 +169,9 @@ impl PodGc {
     }
 }
 
-/// The pod says why it ended before it goes, for those who watch it.
-async fn fail(object: &ObjectRef, writer: &Writer) -> Result<(), WriteError> {
-    let Ok(pod) = object.value() else { return Ok(()) };
+/// The pod says why it ended before it goes, for those who watch it; whether it is still this one.
+async fn fail(object: &ObjectRef, writer: &Writer) -> Result<bool, WriteError> {
+    let Ok(pod) = object.value() else { return Ok(true) };
     let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
     let others = conditions.into_iter().filter(|condition| condition["type"] != "DisruptionTarget");
     let disrupted = json!({
@@ -174,7 +180,9 @@ async fn fail(object: &ObjectRef, writer: &Writer) -> Result<(), WriteError> {
     });
     let conditions: Vec<Value> = others.chain([disrupted]).collect();
     let status = json!({"phase": "Failed", "conditions": conditions});
-    writer.merge_status(Kind::Pod, (object.namespace(), object.name()), &status).await.map(|_| ())
+    let uid = pod["metadata"]["uid"].as_str().unwrap_or_default();
+    let target = Target { namespace: object.namespace(), name: object.name(), uid };
+    writer.merge_status_of(Kind::Pod, target, &status).await
 }
 
 impl Reconciler for PodGc {
@@ -204,6 +212,8 @@ impl Reconciler for PodGc {
                 }
                 (Kind::Node, _, None) => {
                     let name = change.newest().name();
+                    // It was there until now, whatever was noted before it was.
+                    self.memory.lock().absent.remove(name);
                     for pod in self.context.reader.by_field(Kind::Pod, Field::NodeName, name) {
                         self.observe_pod(&pod, queue);
                     }

@@ -1,6 +1,9 @@
 //! Tests of `podgc`: its decisions, as data.
 
 use super::*;
+use crate::runtime::Change;
+use crate::runtime::queue::QueueOptions;
+use crate::testing::TestApi;
 
 #[test]
 fn a_pod_goes_only_when_nobody_answers_for_it() {
@@ -19,4 +22,44 @@ fn a_pod_goes_only_when_nobody_answers_for_it() {
         let pod: PodView<'_> = serde_json::from_str(&pod).unwrap();
         assert_eq!(judge(&pod, exists, absent_for), expected, "{node} {is_terminating} {exists}");
     }
+}
+
+async fn pod_on(api: &TestApi, node: &str) -> Value {
+    let container = json!({"name": "main", "image": "file:///bin/true"});
+    let spec = json!({"nodeName": node, "runtimeClassName": "selvedge-process", "containers": [container]});
+    api.make(Kind::Pod, json!({"metadata": {"name": "lost", "namespace": "default"}, "spec": spec})).await
+}
+
+#[tokio::test]
+async fn a_pod_does_not_fail_for_another_of_its_name() {
+    let api = TestApi::start().await;
+    let before = pod_on(&api, "gw-1").await;
+    let object = api.context.reader.get(Kind::Pod, "default", "lost").unwrap();
+    api.context.writer.delete(Kind::Pod, &before, Some(0)).await.unwrap();
+    pod_on(&api, "gw-1").await;
+    assert!(!fail(&object, &api.context.writer).await.unwrap());
+    let after = api.find(Kind::Pod, "default", "lost").await.unwrap();
+    assert_ne!(after["metadata"]["uid"], before["metadata"]["uid"]);
+    assert_eq!(after["status"]["phase"], "Pending");
+}
+
+#[tokio::test]
+async fn each_absence_of_a_node_has_its_own_quarantine() {
+    let api = TestApi::start().await;
+    pod_on(&api, "gw-1").await;
+    let gc = PodGc::new(api.context.clone());
+    let next = gc.reconcile_pod("default", "lost").await.unwrap();
+    assert_eq!(next, Next::After(QUARANTINE));
+    // The node joins and is deleted; what was noted on a view that was older than its joining says nothing.
+    let node = json!({"metadata": {"name": "gw-1"}});
+    api.make(Kind::Node, node.clone()).await;
+    let there = api.context.reader.get(Kind::Node, "", "gw-1").unwrap();
+    let long_ago = Instant::now().checked_sub(2 * QUARANTINE).unwrap();
+    gc.memory.lock().absent.insert("gw-1".into(), long_ago);
+    let node = api.find(Kind::Node, "", "gw-1").await.unwrap();
+    api.context.writer.delete(Kind::Node, &node, None).await.unwrap();
+    let queue = Queue::new(QueueOptions::default());
+    gc.observe(&Event::Changed(Change { kind: Kind::Node, previous: Some(there), current: None }), &queue);
+    assert_eq!(gc.reconcile_pod("default", "lost").await.unwrap(), Next::After(QUARANTINE));
+    assert!(api.find(Kind::Pod, "default", "lost").await.is_some());
 }
