@@ -12,6 +12,10 @@
 //!
 //! Leases and administrators have places of their own, which nobody else can take: a node under a storm stays Ready, and a
 //! person can always look. In-process callers do not pass here; what they have in flight is bounded by themselves.
+//!
+//! The lock is taken by the threads of the sockets too, so nothing under it walks over all who wait: each lane has its own
+//! turns, and whoever passes a place on stops when there is none left. Those who are passed over because they have as much as
+//! one identity may are few, as each of them holds a good part of the places.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -31,6 +35,8 @@ pub(crate) struct FlowLimits {
     pub(crate) leases_max: usize,
     /// Places that one identity may have of the shared ones, so that nobody fills them alone.
     pub(crate) in_flight_per_identity_max: usize,
+    /// The same of those for leases: one that is renewed, and one that is sent again.
+    pub(crate) leases_per_identity_max: usize,
     /// Requests that one identity may have on their way, those whose body is still coming included.
     pub(crate) entered_per_identity_max: usize,
     /// Watches and log streams that one identity may have open.
@@ -47,6 +53,7 @@ impl Default for FlowLimits {
             masters_max: 64,
             leases_max: 64,
             in_flight_per_identity_max: 64,
+            leases_per_identity_max: 2,
             entered_per_identity_max: 512,
             streams_per_identity_max: 256,
             responses_per_identity_max: 1024,
@@ -65,6 +72,10 @@ pub(crate) enum Lane {
     Lease,
 }
 
+impl Lane {
+    const ALL: [Self; 3] = [Self::Shared, Self::Masters, Self::Lease];
+}
+
 /// Too much of this identity is on its way already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TooMany;
@@ -80,8 +91,10 @@ struct State {
     masters: usize,
     leases: usize,
     identities: HashMap<Arc<str>, Account>,
-    /// Identities with requests that wait, in the order of their turns.
-    turns: VecDeque<Arc<str>>,
+    /// Identities with requests that wait in a lane, in the order of their turns.
+    turns: [VecDeque<Arc<str>>; Lane::ALL.len()],
+    /// Whose turn is next for a shared place.
+    next_lane: usize,
 }
 
 /// What one identity has on its way. It is forgotten when that is nothing.
@@ -89,14 +102,12 @@ struct State {
 struct Account {
     entered: usize,
     in_flight: usize,
+    /// Of those in flight, the ones in places for leases.
+    leases: usize,
     streams: usize,
     responses: usize,
-    waiting: VecDeque<Waiting>,
-}
-
-struct Waiting {
-    lane: Lane,
-    admitted: oneshot::Sender<Place>,
+    /// What waits, by lane.
+    waiting: [VecDeque<oneshot::Sender<Place>>; Lane::ALL.len()],
 }
 
 /// Which of the counters a place is taken from.
@@ -146,7 +157,8 @@ impl Flow {
             masters: 0,
             leases: 0,
             identities: HashMap::new(),
-            turns: VecDeque::new(),
+            turns: Default::default(),
+            next_lane: 0,
         })))
     }
 
@@ -192,7 +204,7 @@ impl Flow {
         let mut usage = FlowUsage { in_flight: state.shared + state.masters + state.leases, ..FlowUsage::default() };
         for account in state.identities.values() {
             usage.entered += account.entered;
-            usage.waiting += account.waiting.len();
+            usage.waiting += account.waiting.iter().map(VecDeque::len).sum::<usize>();
             usage.streams += account.streams;
         }
         usage
@@ -205,16 +217,17 @@ impl Entry {
         let admitted = {
             let mut state = self.flow.0.lock();
             // A later request of an identity does not overtake its earlier ones, but for leases and administrators.
-            if (self.lane != Lane::Shared || state.account(&self.identity).waiting.is_empty())
+            let lane = self.lane as usize;
+            if (self.lane != Lane::Shared || state.account(&self.identity).waiting[lane].is_empty())
                 && let Some(taken) = state.take(&self.identity, self.lane)
             {
                 return Place { flow: self.flow.clone(), identity: self.identity.clone(), taken };
             }
             let (sender, admitted) = oneshot::channel();
-            let account = state.account(&self.identity);
-            account.waiting.push_back(Waiting { lane: self.lane, admitted: sender });
-            if account.waiting.len() == 1 {
-                state.turns.push_back(self.identity.clone());
+            let waiting = &mut state.account(&self.identity).waiting[lane];
+            waiting.push_back(sender);
+            if waiting.len() == 1 {
+                state.turns[lane].push_back(self.identity.clone());
             }
             admitted
         };
@@ -244,7 +257,9 @@ impl Drop for Place {
             Taken::Masters => state.masters -= 1,
             Taken::Leases => state.leases -= 1,
         }
-        state.account(&self.identity).in_flight -= 1;
+        let account = state.account(&self.identity);
+        account.in_flight -= 1;
+        account.leases -= usize::from(self.taken == Taken::Leases);
         state.forget_if_idle(&self.identity);
         state.pass_on(&self.flow, &mut passed);
         drop(state);
@@ -263,7 +278,9 @@ impl State {
     /// Takes a place for a request of this lane, if there is one.
     fn take(&mut self, identity: &Arc<str>, lane: Lane) -> Option<Taken> {
         let limits = self.limits;
-        let may_share = lane == Lane::Masters || self.account(identity).in_flight < limits.in_flight_per_identity_max;
+        let account = self.account(identity);
+        let may_share = lane == Lane::Masters || account.in_flight < limits.in_flight_per_identity_max;
+        let may_lease = account.leases < limits.leases_per_identity_max;
         let taken = match lane {
             _ if may_share && self.shared < limits.shared_max => {
                 self.shared += 1;
@@ -273,43 +290,57 @@ impl State {
                 self.masters += 1;
                 Taken::Masters
             }
-            Lane::Lease if self.leases < limits.leases_max => {
+            Lane::Lease if may_lease && self.leases < limits.leases_max => {
                 self.leases += 1;
                 Taken::Leases
             }
             _ => return None,
         };
-        self.account(identity).in_flight += 1;
+        let account = self.account(identity);
+        account.in_flight += 1;
+        account.leases += usize::from(taken == Taken::Leases);
         Some(taken)
     }
 
-    /// Gives places to those who wait, one of each identity in turn, until nobody fits.
+    /// Gives places to those who wait until nobody fits: those of leases and administrators to them, and the shared ones to
+    /// the lanes in turn, as otherwise a crowd in one of them would keep them from the others.
     fn pass_on(&mut self, flow: &Flow, passed: &mut Vec<(oneshot::Sender<Place>, Place)>) {
+        while self.masters < self.limits.masters_max && self.pass_one(Lane::Masters, flow, passed) {}
+        while self.leases < self.limits.leases_max && self.pass_one(Lane::Lease, flow, passed) {}
         let mut refused = 0;
-        while refused < self.turns.len() {
-            let Some(identity) = self.turns.pop_front() else { return };
-            let account = self.account(&identity);
+        while refused < Lane::ALL.len() && self.shared < self.limits.shared_max {
+            let lane = Lane::ALL[self.next_lane];
+            self.next_lane = (self.next_lane + 1) % Lane::ALL.len();
+            refused = if self.pass_one(lane, flow, passed) { 0 } else { refused + 1 };
+        }
+    }
+
+    /// Gives a place to the first identity of a lane that may have one; says whether there was one.
+    fn pass_one(&mut self, lane: Lane, flow: &Flow, passed: &mut Vec<(oneshot::Sender<Place>, Place)>) -> bool {
+        for _ in 0..self.turns[lane as usize].len() {
+            let Some(identity) = self.turns[lane as usize].pop_front() else { return false };
+            let waiting = &mut self.account(&identity).waiting[lane as usize];
             // Those whose client has left make way for those behind them.
-            while account.waiting.front().is_some_and(|waiting| waiting.admitted.is_closed()) {
-                account.waiting.pop_front();
+            while waiting.front().is_some_and(oneshot::Sender::is_closed) {
+                waiting.pop_front();
             }
-            let Some(lane) = account.waiting.front().map(|waiting| waiting.lane) else {
+            if waiting.is_empty() {
                 self.forget_if_idle(&identity);
                 continue;
-            };
+            }
             let Some(taken) = self.take(&identity, lane) else {
-                self.turns.push_back(identity);
-                refused += 1;
+                self.turns[lane as usize].push_back(identity);
                 continue;
             };
-            refused = 0;
-            let account = self.account(&identity);
-            let waiting = account.waiting.pop_front().expect("it was looked at above");
-            if !account.waiting.is_empty() {
-                self.turns.push_back(identity.clone());
+            let waiting = &mut self.account(&identity).waiting[lane as usize];
+            let admitted = waiting.pop_front().expect("it was looked at above");
+            if !waiting.is_empty() {
+                self.turns[lane as usize].push_back(identity.clone());
             }
-            passed.push((waiting.admitted, Place { flow: flow.clone(), identity, taken }));
+            passed.push((admitted, Place { flow: flow.clone(), identity, taken }));
+            return true;
         }
+        false
     }
 
     fn forget_if_idle(&mut self, identity: &Arc<str>) {
@@ -318,7 +349,7 @@ impl State {
                 && account.in_flight == 0
                 && account.streams == 0
                 && account.responses == 0
-                && account.waiting.is_empty()
+                && account.waiting.iter().all(VecDeque::is_empty)
         });
         if is_idle {
             self.identities.remove(identity);
