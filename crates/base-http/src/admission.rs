@@ -5,7 +5,12 @@
 //! small budgets of their own, so whatever they do, those with a good certificate get in; and where a budget is full the
 //! oldest that has not proved anything gives way, so that silence locks nobody out.
 //!
-//! `accept ─▶ handshake (handshakes_max) ─▶ anonymous (anonymous_max, per address) | unaccepted_max | known (connections_max)`
+//! Handshakes have proved nothing at all, so addresses share their budget: when it is full, whoever comes from an address
+//! that has fewer of them takes the place of one of the address that has most, and whoever comes from that one waits
+//! ([`Lobby`](crate::lobby::Lobby)). The fleet behind one address is such a crowd, too; its handshakes end, and it comes in
+//! one after the other.
+//!
+//! `accept ─▶ lobby (waiting_max) ─▶ handshake (handshakes_max) ─▶ anonymous (anonymous_max, per address) | unaccepted_max | known (connections_max)`
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -16,7 +21,12 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::connection::Shared;
+use crate::lobby::Source;
 use crate::{Close, ConnectionStats, Limits, PeerAddr, RejectReason};
+
+/// Of an address that has to give a place away, a handshake that has lasted so long goes first: it is slow, or more. Otherwise
+/// the newest goes, of which the least is lost.
+const HANDSHAKE_SLOW: Duration = Duration::from_secs(1);
 
 /// An honest client speaks at once; one behind a slow link is only held against this when the budget is full. Longer than a
 /// rush of a whole budget of honest handshakes takes on one core (half a second), which is not to be mistaken for silence.
@@ -24,9 +34,6 @@ const HANDSHAKE_SILENCE: Duration = Duration::from_secs(2);
 
 /// Whoever has not finished by then gives way when the budget is full, even if it sends a byte now and then.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(5);
-
-/// How often a full budget of handshakes is looked at again, when none of them ends.
-const HANDSHAKE_LOOK: Duration = Duration::from_millis(50);
 
 /// As many tokens at least can have connections without a certificate, however many each of them opens.
 const ANONYMOUS_KEYS_MIN: usize = 4;
@@ -37,7 +44,8 @@ pub(crate) struct Admission {
     pub(crate) asks_certificates: bool,
     pub(crate) stats: Arc<ConnectionStats>,
     counts: Mutex<Counts>,
-    left: Notify,
+    /// Notified when a handshake ends.
+    pub(crate) left: Notify,
 }
 
 /// Maps by id are in order of age, for ids only go up.
@@ -45,6 +53,7 @@ pub(crate) struct Admission {
 struct Counts {
     all: BTreeMap<u64, Arc<Shared>>,
     handshakes: BTreeMap<u64, Arc<Shared>>,
+    handshakes_of: HashMap<Source, BTreeMap<u64, Arc<Shared>>>,
     anonymous: BTreeMap<u64, Arc<Shared>>,
     unaccepted: BTreeMap<u64, Arc<Shared>>,
     by_address: HashMap<IpAddr, usize>,
@@ -54,9 +63,38 @@ struct Counts {
 
 impl Counts {
     fn leave_handshakes(&mut self, shared: &Shared) {
-        if self.handshakes.remove(&shared.id).is_some() {
-            shared.admission.stats.add_handshaking(-1);
+        if self.handshakes.remove(&shared.id).is_none() {
+            return;
         }
+        shared.admission.stats.add_handshaking(-1);
+        let source = address_key(shared.addr);
+        if let Some(handshakes) = self.handshakes_of.get_mut(&source) {
+            handshakes.remove(&shared.id);
+            if handshakes.is_empty() {
+                self.handshakes_of.remove(&source);
+            }
+        }
+    }
+
+    /// Which handshake gives its place to somebody from `source`.
+    fn handshake_that_gives_way(&self, source: Source) -> Option<Arc<Shared>> {
+        let own = self.handshakes_of.get(&source).map_or(0, BTreeMap::len);
+        let crowd = self.handshakes_of.values().max_by_key(|handshakes| handshakes.len())?;
+        if crowd.len() >= own + 2 {
+            let (_, oldest) = crowd.first_key_value()?;
+            let (_, newest) = crowd.last_key_value()?;
+            return Some(if oldest.opened.elapsed() >= HANDSHAKE_SLOW { oldest } else { newest }.clone());
+        }
+        // All have as few. Then time tells, and it is nobody's of an address that has fewer than the newcomer's.
+        let is_silent = |shared: &Arc<Shared>| shared.silence() >= HANDSHAKE_SILENCE;
+        let is_due = |shared: &Arc<Shared>| is_silent(shared) || shared.opened.elapsed() >= HANDSHAKE_PATIENCE;
+        let has_as_many = |shared: &Arc<Shared>| {
+            self.handshakes_of.get(&address_key(shared.addr)).is_some_and(|handshakes| handshakes.len() >= own)
+        };
+        let old = self.handshakes.values().take_while(|shared| shared.opened.elapsed() >= HANDSHAKE_SILENCE);
+        let mut due = old.filter(|shared| is_due(shared) && has_as_many(shared));
+        let first = due.next()?;
+        Some(if is_silent(first) { first } else { due.find(|shared| is_silent(shared)).unwrap_or(first) }.clone())
     }
 
     fn leave_anonymous(&mut self, shared: &Shared) {
@@ -106,7 +144,7 @@ impl Counts {
 }
 
 /// What addresses are counted by: one client may use a whole /64 of IPv6.
-fn address_key(addr: PeerAddr) -> Option<IpAddr> {
+pub(crate) fn address_key(addr: PeerAddr) -> Source {
     let PeerAddr::Tcp(addr) = addr else { return None };
     Some(match addr.ip().to_canonical() {
         IpAddr::V4(ip) => IpAddr::V4(ip),
@@ -124,29 +162,23 @@ impl Admission {
         Self { limits, asks_certificates, stats, counts: Mutex::default(), left: Notify::new() }
     }
 
-    /// Waits until another handshake fits the budget; meanwhile new connections queue in the system.
-    pub(crate) async fn handshake_fits(&self) {
-        loop {
-            let left = self.left.notified();
-            if self.make_handshake_fit() {
-                return;
-            }
-            // Honest clients in a rush are waited for, silent ones are not.
-            let _ = tokio::time::timeout(HANDSHAKE_LOOK, left).await;
-        }
+    /// Connections that may still be opened.
+    pub(crate) fn free(&self) -> usize {
+        self.limits.connections_max.saturating_sub(self.counts.lock().all.len())
     }
 
-    fn make_handshake_fit(&self) -> bool {
+    /// Whether there is a place for a handshake that nobody has to give away.
+    pub(crate) fn has_place(&self) -> bool {
+        self.counts.lock().handshakes.len() < self.limits.handshakes_max
+    }
+
+    /// Whether there is a place for the handshake of somebody from `source`; another may have to give it away.
+    pub(crate) fn make_place(&self, source: Source) -> bool {
         let mut counts = self.counts.lock();
         if counts.handshakes.len() < self.limits.handshakes_max {
             return true;
         }
-        let silent = counts.handshakes.values().find(|shared| shared.silence() >= HANDSHAKE_SILENCE);
-        let victim = silent.or_else(|| {
-            let oldest = counts.handshakes.values().next();
-            oldest.filter(|shared| shared.opened.elapsed() >= HANDSHAKE_PATIENCE)
-        });
-        let Some(victim) = victim.cloned() else { return false };
+        let Some(victim) = counts.handshake_that_gives_way(source) else { return false };
         counts.leave_handshakes(&victim);
         self.stats.reject(RejectReason::Handshakes);
         victim.close(Close::AtOnce);
@@ -163,6 +195,7 @@ impl Admission {
         }
         counts.all.insert(shared.id, shared.clone());
         counts.handshakes.insert(shared.id, shared.clone());
+        counts.handshakes_of.entry(address_key(addr)).or_default().insert(shared.id, shared.clone());
         self.stats.add_handshaking(1);
         self.stats.opened();
         Ok(Seat { shared })
@@ -306,6 +339,100 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A listener where eight handshakes may be at a time, and those that are.
+    struct Doors {
+        admission: Arc<Admission>,
+        seats: Vec<(u8, Seat)>,
+    }
+
+    impl Doors {
+        fn new() -> Self {
+            let limits = Limits { handshakes_max: 8, ..Limits::default() };
+            Self { admission: Arc::new(Admission::new(limits, true, Arc::default())), seats: Vec::new() }
+        }
+
+        fn addr(source: u8) -> PeerAddr {
+            PeerAddr::Tcp(([10, 0, 0, source], 1).into())
+        }
+
+        /// Whether somebody from there gets a place.
+        fn come(&mut self, source: u8) -> bool {
+            let is_let_in = self.admission.make_place(address_key(Self::addr(source)));
+            if is_let_in {
+                self.seats.push((source, self.admission.enter(Self::addr(source)).unwrap_or_else(|_| unreachable!())));
+            }
+            is_let_in
+        }
+
+        /// The handshakes in the order in which they came, by their source.
+        fn sources(&self) -> Vec<u8> {
+            let counts = self.admission.counts.lock();
+            let of_each = counts.handshakes_of.values().map(BTreeMap::len).sum::<usize>();
+            assert_eq!(counts.handshakes.len(), of_each);
+            assert_eq!(self.admission.stats.handshaking(), of_each as u64);
+            let seats = self.seats.iter().filter(|(_, seat)| counts.handshakes.contains_key(&seat.shared.id));
+            seats.map(|(source, _)| *source).collect()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn addresses_share_the_places_for_handshakes() {
+        let mut doors = Doors::new();
+        let came: Vec<_> = (0..20).map(|_| doors.come(1)).collect();
+        assert_eq!(came.iter().filter(|came| **came).count(), 8, "a crowd has all places that nobody else wants");
+        for _ in 0..3 {
+            assert!(doors.come(2));
+            assert!(!doors.come(1), "and none for which another would have to give way");
+        }
+        assert_eq!(doors.sources(), [1, 1, 1, 1, 1, 2, 2, 2]);
+        assert!(doors.come(2) && !doors.come(2), "others get as much, and no more");
+        assert!(doors.come(3) && doors.come(3));
+        let mut sources = doors.sources();
+        sources.sort_unstable();
+        assert_eq!(sources, [1, 1, 1, 2, 2, 2, 3, 3]);
+        doors.seats.clear();
+        assert!(doors.sources().is_empty());
+        assert!(doors.admission.counts.lock().handshakes_of.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_crowd_a_slow_handshake_gives_way_rather_than_a_new_one() {
+        let mut doors = Doors::new();
+        assert!(doors.come(1));
+        tokio::time::advance(HANDSHAKE_SLOW / 2).await;
+        assert!((0..7).all(|_| doors.come(1)));
+        let (slow, newest) = (doors.seats[0].1.shared.clone(), doors.seats[7].1.shared.clone());
+        assert!(doors.come(2));
+        assert!(newest.is_closing() && !slow.is_closing());
+        tokio::time::advance(HANDSHAKE_SLOW / 2).await;
+        assert!(doors.come(2));
+        assert!(slow.is_closing());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_all_have_as_few_the_silent_and_then_the_slow_give_way() {
+        let mut doors = Doors::new();
+        for source in 1..=8 {
+            assert!(doors.come(source));
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
+        assert!(!doors.come(9), "they are given time");
+        tokio::time::advance(HANDSHAKE_SILENCE - Duration::from_millis(800)).await;
+        assert!(doors.come(9) && !doors.come(10), "the first has said nothing");
+        assert_eq!(doors.sources(), [2, 3, 4, 5, 6, 7, 8, 9]);
+        // They say something now and then.
+        let speak = |doors: &Doors| doors.seats.iter().for_each(|(_, seat)| seat.shared.note_received(1));
+        for _ in 0..2 {
+            speak(&doors);
+            tokio::time::advance(HANDSHAKE_SILENCE - Duration::from_millis(500)).await;
+            assert!(!doors.come(10));
+        }
+        speak(&doors);
+        tokio::time::advance(Duration::from_millis(150)).await;
+        assert!(doors.come(10) && !doors.come(11), "the next has lasted five seconds");
+        assert_eq!(doors.sources(), [3, 4, 5, 6, 7, 8, 9, 10]);
+    }
 
     #[test]
     fn addresses_count_by_the_network_that_one_client_has() {

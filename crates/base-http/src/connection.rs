@@ -262,6 +262,11 @@ impl Shared {
         self.has_requests() || self.is_upgraded.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn note_received(&self, bytes: usize) {
+        self.bytes_received.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.received_at_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
     /// How long nothing has come from the peer.
     pub(crate) fn silence(&self) -> Duration {
         Duration::from_millis(self.now_ms().saturating_sub(self.received_at_ms.load(Ordering::Relaxed)))
@@ -381,8 +386,7 @@ impl AsyncRead for Io {
         };
         let read = buffer.filled().len() - before;
         if read > 0 {
-            self.shared.bytes_received.fetch_add(read as u64, Ordering::Relaxed);
-            self.shared.received_at_ms.store(self.shared.now_ms(), Ordering::Relaxed);
+            self.shared.note_received(read);
         }
         polled
     }

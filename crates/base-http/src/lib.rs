@@ -17,6 +17,7 @@
 //! | what a handler is, how connections are accepted and drained | `serve.rs` |
 //! | what happens on one connection, over either protocol | `protocol.rs` |
 //! | which connections get in, and which gives way to another | `admission.rs`, with the numbers in `limits.rs` |
+//! | who waits when there are more handshakes than places | `lobby.rs` |
 //! | what is counted about a connection, when it is due to be closed, how it is closed from outside | `connection.rs` |
 //! | finding live connections by their session, for revocation | `connections.rs` |
 //! | how a body is read: bytes, time, budgets | `read.rs` |
@@ -49,6 +50,7 @@ mod connection;
 mod connections;
 mod limits;
 mod listener;
+mod lobby;
 mod ports;
 mod protocol;
 pub mod query;

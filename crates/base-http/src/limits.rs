@@ -17,8 +17,10 @@ pub struct Limits {
     /// Open connections in all; the next one is closed as soon as it is accepted. The default is what the process may
     /// open ([`raise_file_limit`]), less a reserve.
     pub connections_max: usize,
-    /// TLS handshakes at a time. When all are taken, a silent one gives way to the next client.
+    /// TLS handshakes at a time. When all are taken, addresses share them: one of the address that has most gives way.
     pub handshakes_max: usize,
+    /// Connections that wait for a handshake while all are taken, with nothing held for them but the socket.
+    pub waiting_max: usize,
     /// Connections without a certificate, where the listener asks for one: clients with a token, and those that are nobody.
     pub anonymous_max: usize,
     /// Of these, connections from one address (IPv4) or one /64 (IPv6).
@@ -62,6 +64,7 @@ impl Default for Limits {
             connections_max,
             // A third of what there is at most, so that a process that may open few files still serves those it knows.
             handshakes_max: (connections_max / 3).min(1024),
+            waiting_max: (connections_max / 3).min(8192),
             anonymous_max: (connections_max / 3).min(1024),
             anonymous_per_address_max: 64,
             anonymous_loopback_max: 512,

@@ -11,19 +11,24 @@ use hyper::body::Incoming;
 use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::MissedTickBehavior;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, warn};
 
-use crate::admission::Admission;
+use crate::admission::{Admission, address_key};
 use crate::connection::Stream;
 use crate::listener::Socket;
+use crate::lobby::Lobby;
 use crate::protocol::Server;
-use crate::{Body, Close, ConnectionHandle, ConnectionStats, Connections, Listener};
+use crate::{Body, Close, ConnectionHandle, ConnectionStats, Connections, Listener, RejectReason};
 
 /// When accepting fails (no file descriptor left), trying at once again would burn the CPU that could free one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// How often it is looked whether a handshake has to give its place to one that waits, when none ends.
+const HANDSHAKE_LOOK: Duration = Duration::from_millis(50);
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
@@ -185,19 +190,49 @@ async fn run<H: Handler>(
     // Dropped before the tasks when this is aborted: an upgraded connection is in its handler's hands, not in theirs.
     let mut tasks = JoinSet::new();
     let cut = CutOnDrop(admission.clone());
+    let start = |tasks: &mut JoinSet<()>, (stream, addr): (Stream, PeerAddr)| match admission.enter(addr) {
+        Ok(seat) => drop(tasks.spawn(server.clone().connection(stream, seat))),
+        Err(_) => debug!(listener = name, ?addr, "Closed a new connection: the listener has as many as it may."),
+    };
+    let mut lobby = Lobby::new();
+    let mut look = tokio::time::interval(HANDSHAKE_LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let (stream, addr) = tokio::select! {
+        while admission.has_place()
+            && let Some(next) = lobby.pop()
+        {
+            start(&mut tasks, next);
+        }
+        let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
-            Some(ended) = tasks.join_next() => { note_panic(&name, ended, &stats); continue; }
-            accepted = accept(&acceptor, &admission, &name) => accepted,
+            Some(ended) = tasks.join_next() => {
+                note_panic(&name, ended, &stats);
+                continue;
+            }
+            () = admission.left.notified(), if !lobby.is_empty() => continue,
+            _ = look.tick(), if !lobby.is_empty() => {
+                while lobby.turn().is_some_and(|source| admission.make_place(source))
+                    && let Some(next) = lobby.pop()
+                {
+                    start(&mut tasks, next);
+                }
+                continue;
+            }
+            accepted = accept(&acceptor, &stats, &name) => accepted,
         };
-        let Ok(seat) = admission.enter(addr) else {
-            debug!(listener = name, ?addr, "Closed a new connection: the listener has as many as it may.");
-            continue;
-        };
-        tasks.spawn(server.clone().connection(stream, seat));
+        // Those who wait count as well, and give way to others.
+        if admission.free() <= lobby.len() && lobby.turn_away().is_some() {
+            stats.reject(RejectReason::Total);
+        }
+        let source = address_key(accepted.1);
+        if !lobby.has_line(source) && admission.make_place(source) {
+            start(&mut tasks, accepted);
+        } else if let Some((_, addr)) = lobby.push(source, accepted, admission.limits.waiting_max) {
+            stats.reject(RejectReason::Handshakes);
+            debug!(listener = name, ?addr, "Closed a new connection: too many wait for a handshake.");
+        }
     }
-    drop(acceptor);
+    drop((acceptor, lobby));
     if let crate::Address::Unix(path) = &listener.address {
         // It is already missing when a data directory was removed under us, which is nobody's problem.
         let _ = std::fs::remove_file(path);
@@ -229,15 +264,14 @@ fn note_panic(listener: &str, ended: Result<(), tokio::task::JoinError>, stats: 
     }
 }
 
-async fn accept(acceptor: &Acceptor, admission: &Admission, name: &str) -> (Stream, PeerAddr) {
-    admission.handshake_fits().await;
+async fn accept(acceptor: &Acceptor, stats: &ConnectionStats, name: &str) -> (Stream, PeerAddr) {
     loop {
         match acceptor.accept().await {
             Ok(accepted) => return accepted,
             // The client was faster than we were; nothing is wrong here.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                admission.stats.accept_error();
+                stats.accept_error();
                 warn!(listener = name, %error, "Failed to accept a connection; trying again.");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 pub enum RejectReason {
     /// All connections of the listener are taken.
     Total,
-    /// Too many handshakes at a time: the oldest silent one gave way.
+    /// Too many handshakes at a time: one of the address that has most of them gave way, or was turned away.
     Handshakes,
     /// Too many connections without a certificate.
     Anonymous,

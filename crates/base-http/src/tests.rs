@@ -186,6 +186,7 @@ fn ports_are_recorded_side_by_side() {
     assert!(Ports::record(data_dir, "hub-api", &Address::Unix("/x".into())).is_err());
 }
 
+mod handshakes;
 mod hostile;
 mod sessions;
 mod upgrades;
@@ -223,10 +224,18 @@ impl Site {
         client: Option<&base_pki::Issued>,
         alpn: &str,
     ) -> std::io::Result<TlsStream<TcpStream>> {
+        self.tls_over(TcpStream::connect(addr).await?, client, alpn).await
+    }
+
+    async fn tls_over(
+        &self,
+        stream: TcpStream,
+        client: Option<&base_pki::Issued>,
+        alpn: &str,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let identity = client.map(|client| (client.cert_pem.as_str(), client.key_pem.as_str()));
         let mut config = client_config(self.ca.cert_pem(), identity).unwrap();
         config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
-        let stream = TcpStream::connect(addr).await?;
         tokio_rustls::TlsConnector::from(Arc::new(config)).connect("localhost".try_into().unwrap(), stream).await
     }
 

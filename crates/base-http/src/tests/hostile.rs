@@ -22,7 +22,7 @@ const COUNTED: &str = "Bearer counted";
 const DELETED: &str = "deleted";
 
 /// Knows those with a certificate, and whoever shows a token.
-struct Tokens;
+pub(super) struct Tokens;
 
 impl Handler for Tokens {
     type Session = ConnectionHandle;
@@ -61,16 +61,16 @@ fn with_token(path: &str) -> Request<Full<Bytes>> {
     request
 }
 
-struct Running {
-    site: Site,
-    addr: SocketAddr,
-    connections: Connections<ConnectionHandle>,
+pub(super) struct Running {
+    pub(super) site: Site,
+    pub(super) addr: SocketAddr,
+    pub(super) connections: Connections<ConnectionHandle>,
     shutdown: CancellationToken,
     serving: JoinHandle<()>,
 }
 
 impl Running {
-    fn start(limits: Limits) -> Self {
+    pub(super) fn start(limits: Limits) -> Self {
         let site = Site::new();
         let (listener, addr) = site.listener(limits);
         let (connections, shutdown) = (Connections::new(), CancellationToken::new());
@@ -78,12 +78,12 @@ impl Running {
         Self { site, addr, connections, shutdown, serving }
     }
 
-    fn rejected(&self, reason: RejectReason) -> u64 {
+    pub(super) fn rejected(&self, reason: RejectReason) -> u64 {
         self.connections.stats().rejected_total(reason)
     }
 
     /// Whether somebody with a certificate gets an answer.
-    async fn serves_those_it_knows(&self) {
+    pub(super) async fn serves_those_it_knows(&self) {
         let (mut client, _connection) = soon("a handshake", self.site.http2(self.addr, true)).await;
         assert_eq!(text(soon("an answer", client.send_request(get("/"))).await.unwrap()).await, "ok");
     }
@@ -93,7 +93,7 @@ impl Running {
         self.site.http2_as(self.addr, Some(&issue(&self.site.ca, DELETED, Usage::Client))).await
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.shutdown.cancel();
         soon("the drain", self.serving).await.unwrap();
         assert_eq!(self.connections.stats().open(), 0);
