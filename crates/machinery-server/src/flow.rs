@@ -21,7 +21,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::work::{self, Workers};
 
 /// How much may be on its way. The defaults are those of a hub.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +39,8 @@ pub(crate) struct FlowLimits {
     pub(crate) in_flight_per_identity_max: usize,
     /// The same of those for leases: one that is renewed, and one that is sent again.
     pub(crate) leases_per_identity_max: usize,
+    /// Of those in shared places, how many of an identity may keep a thread busy.
+    pub(crate) working_per_identity_max: usize,
     /// Requests that one identity may have on their way, those whose body is still coming included.
     pub(crate) entered_per_identity_max: usize,
     /// Watches and log streams that one identity may have open.
@@ -54,6 +58,7 @@ impl Default for FlowLimits {
             leases_max: 64,
             in_flight_per_identity_max: 64,
             leases_per_identity_max: 2,
+            working_per_identity_max: work::threads_per_identity(),
             entered_per_identity_max: 512,
             streams_per_identity_max: 256,
             responses_per_identity_max: 1024,
@@ -106,6 +111,9 @@ struct Account {
     leases: usize,
     streams: usize,
     responses: usize,
+    /// Turns to keep a thread busy: for leases, and for all else.
+    lease_turns: Option<Arc<Semaphore>>,
+    turns: Option<Arc<Semaphore>>,
     /// What waits, by lane.
     waiting: [VecDeque<oneshot::Sender<Place>>; Lane::ALL.len()],
 }
@@ -124,6 +132,7 @@ pub(crate) struct Entry {
     identity: Arc<str>,
     lane: Lane,
     kind: Kind,
+    workers: Workers,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -195,7 +204,18 @@ impl Flow {
             return Err(TooMany);
         }
         *count += 1;
-        Ok(Entry { flow: self.clone(), identity, lane, kind })
+        // The account lives as long as anything of its identity does, so there is one set of turns.
+        let turns =
+            |slot: &mut Option<Arc<Semaphore>>, max| slot.get_or_insert_with(|| Arc::new(Semaphore::new(max))).clone();
+        let workers = match (kind, lane) {
+            (Kind::Request, Lane::Shared) => {
+                Workers::shared(turns(&mut account.turns, limits.working_per_identity_max))
+            }
+            (Kind::Request, Lane::Lease) => Workers::leases(turns(&mut account.lease_turns, 1)),
+            // Streams and responses are moved on by the sockets' threads.
+            (Kind::Request, Lane::Masters) | (Kind::Stream | Kind::Response, _) => Workers::TRUSTED,
+        };
+        Ok(Entry { flow: self.clone(), identity, lane, kind, workers })
     }
 
     /// What is on its way.
@@ -212,6 +232,11 @@ impl Flow {
 }
 
 impl Entry {
+    /// Who does the work of this request, and in which turns.
+    pub(crate) fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
     /// Waits for this request's turn.
     pub(crate) async fn admit(&self) -> Place {
         let admitted = {

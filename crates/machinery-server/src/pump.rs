@@ -20,6 +20,7 @@ use crate::flow::Entry;
 use crate::outgoing::BytesKept;
 use crate::server::Inner;
 use crate::status;
+use crate::work::Workers;
 
 /// Pieces of this size suit sockets and TLS records.
 pub(crate) const PIECE_BYTES: usize = 64 * 1024;
@@ -52,7 +53,7 @@ where
     let (sender, receiver) = mpsc::channel::<Bytes>(PIECES_AHEAD);
     let is_whole = Arc::new(AtomicBool::new(false));
     let done = is_whole.clone();
-    server.work.spawn(async move {
+    server.work.spawn(&Workers::of(turn.as_ref()), async move {
         let _turn = turn;
         let mut gzip = is_gzip.then(Gzip::new);
         loop {

@@ -31,7 +31,7 @@ use crate::negotiate::BODY_BYTES_MAX;
 use crate::outgoing::{self, Outgoing};
 use crate::request::{ListOptions, Query, ResourcePath, Route};
 use crate::status::{ApiError, Reason, Result};
-use crate::work::WorkPool;
+use crate::work::{WorkPool, Workers};
 use crate::{
     Access, Admission, AuthenticateError, AuthenticatedBasics, Authorizer, BootstrapTokenAuthenticator,
     CertificateAuthenticator, Decision, GROUP_MASTERS, GROUP_NODES, Identity, InProcess, NoNodes, NodeDialer,
@@ -628,7 +628,7 @@ impl Inner {
                 Some(entry) => Some(entry.admit().await),
                 None => None,
             };
-            let done = self.work.spawn(async move {
+            let done = self.work.spawn(&Workers::of(turn.as_ref()), async move {
                 let answered = answer.await;
                 drop(place);
                 answered

@@ -9,6 +9,7 @@ fn flow(shared_max: usize, per_identity: usize) -> Flow {
         leases_max: 2,
         in_flight_per_identity_max: per_identity,
         leases_per_identity_max: 1,
+        working_per_identity_max: 1,
         entered_per_identity_max: 8,
         streams_per_identity_max: 2,
         responses_per_identity_max: 8,

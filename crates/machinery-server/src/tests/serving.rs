@@ -285,3 +285,77 @@ async fn a_small_body_comes_within_ten_seconds() {
         assert_eq!(began.elapsed().as_secs(), seconds, "{path} with {bytes} bytes");
     }
 }
+
+/// Keeps threads busy with the nodes that some identities write, until it is opened.
+#[derive(Default)]
+struct Gate {
+    is_open: std::sync::Mutex<bool>,
+    changed: std::sync::Condvar,
+}
+
+impl Gate {
+    fn open(&self) {
+        *self.is_open.lock().unwrap() = true;
+        self.changed.notify_all();
+    }
+}
+
+impl crate::Admission for Gate {
+    fn validate(&self, request: &crate::AdmissionRequest<'_>, _: &Value) -> Result<(), crate::AdmissionError> {
+        if request.identity.user.contains("busy") && request.target().1 == "nodes" {
+            let is_open = self.is_open.lock().unwrap();
+            drop(self.changed.wait_while(is_open, |is_open| !*is_open).unwrap());
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_identity_keeps_few_threads_busy_and_none_of_leases_and_administrators() {
+    let gate = Arc::new(Gate::default());
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = ServerConfig::new(Store::open(dir.path(), store_options()).unwrap());
+    config.authorizers.push(Arc::new(SomeRules));
+    config.admission.push(gate.clone());
+    let hub = Hub { server: Server::new(config).unwrap(), shutdown: CancellationToken::new(), dir };
+    hub.create("/api/v1/namespaces", json!({"metadata": {"name": "kube-node-lease"}})).await;
+    hub.create("/api/v1/nodes", json!({"metadata": {"name": "gw-1"}})).await;
+    let identity = |name: &str| Identity::new(format!("system:node:{name}"), [crate::GROUP_NODES]);
+    let write = |name: &str, label: usize| {
+        let (server, identity) = (hub.server.clone(), identity(name));
+        let patch = json!({"metadata": {"labels": {"n": label.to_string()}}}).to_string();
+        let request = Request::patch("/api/v1/nodes/gw-1").header("content-type", "application/merge-patch+json");
+        let request = request.body(crate::server::boxed(patch)).unwrap();
+        tokio::spawn(async move { server.handle(request, Some(&identity)).await.status() })
+    };
+    let in_flight = async |count: usize| {
+        let end = std::time::Instant::now() + PATIENCE;
+        while hub.server.0.flow.usage().in_flight < count {
+            assert!(std::time::Instant::now() < end, "{:?}", hub.server.0.flow.usage());
+            tokio::task::yield_now().await;
+        }
+    };
+    let mut busy: Vec<_> = (0..40).map(|number| write("busy-1", number)).collect();
+    in_flight(40).await;
+    let other = tokio::time::timeout(PATIENCE, write("gw-2", 40)).await.expect("another node's write has a thread");
+    assert_eq!(other.unwrap(), 200);
+    // Enough identities can keep all shared threads busy.
+    for number in 2..=16 {
+        busy.push(write(&format!("busy-{number}"), number));
+    }
+    in_flight(55).await;
+    let lease = json!({"metadata": {"name": "busy-1"}, "spec": {"holderIdentity": "busy-1"}}).to_string();
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    let answer = hub.send(&identity("busy-1"), "POST", leases, "application/json", &lease).await;
+    assert_eq!(answer.code, 201, "{}", answer.body);
+    assert_eq!(hub.get("/api/v1/nodes/gw-1").await.code, 200);
+    let mut own = hub.server.in_process(Identity::controllers());
+    let request = Request::get("/api/v1/nodes/gw-1").body(Full::new(Bytes::new())).unwrap();
+    let answer = tokio::time::timeout(PATIENCE, tower::Service::call(&mut own, request)).await;
+    assert_eq!(answer.expect("callers in process have threads").unwrap().status(), 200);
+    gate.open();
+    for write in busy {
+        let status = write.await.unwrap();
+        assert!(matches!(status.as_u16(), 200 | 409), "{status}");
+    }
+}

@@ -24,6 +24,7 @@ use crate::request::{At, ListOptions};
 use crate::selector::Selection;
 use crate::server::Context;
 use crate::status::{self, ApiError, Result};
+use crate::work::Workers;
 
 mod lines;
 
@@ -91,7 +92,7 @@ pub(crate) async fn watch(
     }
     // Rows and metadata are made of decoded objects, which is work for the pool.
     let (sender, receiver) = mpsc::channel(LINES_AHEAD);
-    context.server.work.spawn(async move {
+    context.server.work.spawn(&Workers::of(context.turn.as_ref()), async move {
         let mut stream = stream;
         loop {
             tokio::select! {
