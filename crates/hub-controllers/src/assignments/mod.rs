@@ -398,8 +398,8 @@ impl Assignments {
             // A merge keeps what is not named.
             status["failures"] = Value::Null;
         }
-        if self.context.writer.merge_status(*kind, (namespace, name), &status).await? {
-            let target = Target { namespace, name, uid: &old.uid };
+        let target = Target { namespace, name, uid: &old.uid };
+        if self.context.writer.merge_status_of(*kind, target, &status).await? {
             fleet_status::emit_event(*kind, target, &old.status, &new, &self.context.recorder);
         }
         Ok(Next::OnChange)

@@ -277,8 +277,7 @@ impl DaemonSets {
     /// A name is taken by somebody else: from now on the set's revision and pods have others.
     async fn collide(&self, set: &DaemonSetView<'_>) -> Result<(), WriteError> {
         let status = json!({"collisionCount": set.status.collision_count.unwrap_or_default().saturating_add(1)});
-        let key = (&*set.metadata.namespace, &*set.metadata.name);
-        self.context.writer.merge_status(Kind::DaemonSet, key, &status).await.map(|_| ())
+        self.context.writer.merge_status_of(Kind::DaemonSet, target(set), &status).await.map(|_| ())
     }
 
     /// What the plan needs to know of the pods.
@@ -462,8 +461,7 @@ impl DaemonSets {
             "numberUnavailable": counts.unavailable,
             "updatedNumberScheduled": counts.updated,
         });
-        let key = (&*set.metadata.namespace, &*set.metadata.name);
-        self.context.writer.merge_status(Kind::DaemonSet, key, &status).await.map(|_| ())
+        self.context.writer.merge_status_of(Kind::DaemonSet, target(set), &status).await.map(|_| ())
     }
 }
 

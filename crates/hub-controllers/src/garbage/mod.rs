@@ -11,22 +11,26 @@
 //! | terminating with finalizer `orphan` | lose the reference; then the finalizer goes |
 //! | in a namespace, the dependent in none | are left alone, and an Event says so: such a reference resolves to nothing |
 //!
-//! Owners of custom kinds are no source: objects that name one are looked at again from time to time.
+//! The deletions of custom kinds are followed from the first dependent that names one as its owner. What that misses is found
+//! because objects with such owners are looked at again from time to time.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
+use futures::stream::{BoxStream, SelectAll};
+use futures::{Stream, StreamExt as _};
 use kube::api::PropagationPolicy;
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::discovery::Scope;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tracing::debug;
 
 use crate::Context;
 use crate::kinds::Kind;
 use crate::runtime::controller::ReconcileError;
-use crate::runtime::{Change, Event, Field, Next, ObjectRef, Queue, Reconciler};
+use crate::runtime::{Change, Event, Field, Next, ObjectRef, Queue, Reader, Reconciler};
 use crate::served::Served;
 use crate::views::{AnyView, ObjectMeta, OwnerReference};
 use crate::writer::{Target, WriteError};
@@ -39,8 +43,10 @@ const FINALIZER_FOREGROUND: &str = "foregroundDeletion";
 const CONFLICT_RETRY: Duration = Duration::from_millis(200);
 /// How soon an owner looks again at dependents that block it and are not on their way out. A change usually comes first.
 const BLOCKED_RETRY: Duration = Duration::from_secs(1);
-/// How often an object is looked at whose owner the reader does not show: the end of such an owner brings no change.
+/// How often an object is looked at whose owner the reader does not show: the end of such an owner may go unnoticed.
 const UNSHOWN_PERIOD: Duration = Duration::from_secs(10 * 60);
+/// Custom kinds whose deletions are followed.
+const FOLLOWED_MAX: usize = 256;
 /// Owners known to be deleted, so that a thousand dependents ask once.
 const ABSENT_MAX: usize = 1024;
 
@@ -92,7 +98,15 @@ pub(crate) struct Garbage {
     listed: Mutex<HashSet<Kind>>,
     /// How the API serves owners of kinds that are not ours.
     served: Served<kube::Discovery>,
+    /// Group and plural of the kinds among these whose deletions are followed.
+    followed: Mutex<HashSet<(String, String)>>,
+    deletions_tx: mpsc::Sender<Deletions>,
+    /// Until the controller starts.
+    deletions_rx: Mutex<Option<mpsc::Receiver<Deletions>>>,
 }
+
+/// The uids of the objects of one kind that are deleted.
+type Deletions = BoxStream<'static, String>;
 
 /// Where an owner is known not to be. One uid alone would not do: the reference may be wrong in anything else, and what is
 /// not found by it may well be there.
@@ -144,7 +158,16 @@ pub(crate) fn judge(owners: &[Owner]) -> Verdict {
 
 impl Garbage {
     pub fn new(context: Context) -> Self {
-        Self { context, absent: Mutex::default(), listed: Mutex::default(), served: Served::default() }
+        let (deletions_tx, deletions_rx) = mpsc::channel(FOLLOWED_MAX);
+        Self {
+            context,
+            absent: Mutex::default(),
+            listed: Mutex::default(),
+            served: Served::default(),
+            followed: Mutex::default(),
+            deletions_tx,
+            deletions_rx: Mutex::new(Some(deletions_rx)),
+        }
     }
 
     fn key(kind: Kind, object: &ObjectRef) -> Key {
@@ -153,11 +176,22 @@ impl Garbage {
 
     /// Everything that names this uid as an owner.
     fn dependents(&self, uid: &str) -> Vec<(Kind, ObjectRef)> {
-        let of_kind = |kind: &Kind| {
-            let found = self.context.reader.by_field(*kind, Field::OwnerUid, uid);
-            found.into_iter().map(|object| (*kind, object)).collect::<Vec<_>>()
-        };
-        COLLECTED.iter().flat_map(of_kind).collect()
+        dependents(&*self.context.reader, uid)
+    }
+
+    /// From now on the deletions of this kind bring the dependents up.
+    fn follow(&self, resource: &ApiResource) {
+        let name = (resource.group.clone(), resource.plural.clone());
+        let mut followed = self.followed.lock();
+        if followed.len() >= FOLLOWED_MAX || followed.contains(&name) {
+            return;
+        }
+        // Nobody takes them before the controller runs, and there is a place for each.
+        if let Some(deletions) = self.context.reader.deletions(resource)
+            && self.deletions_tx.try_send(deletions).is_ok()
+        {
+            followed.insert(name);
+        }
     }
 
     /// The owner, if it is of a kind of ours and the reader shows it.
@@ -259,6 +293,10 @@ impl Garbage {
         };
         if self.absent.lock().contains(&coordinates) {
             return Ok(Owner::Absent);
+        }
+        if Kind::find(&owner.api_version, &owner.kind).is_none() {
+            // Before it is asked for: what is deleted after that is noticed.
+            self.follow(&resource);
         }
         let found = self.context.writer.uid_now(&resource, is_namespaced.then_some(namespace), &owner.name).await;
         let found = match found {
@@ -406,6 +444,28 @@ impl Garbage {
     }
 }
 
+/// Everything that names this uid as an owner.
+fn dependents(reader: &dyn Reader, uid: &str) -> Vec<(Kind, ObjectRef)> {
+    let of_kind = |kind: &Kind| {
+        let found = reader.by_field(*kind, Field::OwnerUid, uid);
+        found.into_iter().map(|object| (*kind, object)).collect::<Vec<_>>()
+    };
+    COLLECTED.iter().flat_map(of_kind).collect()
+}
+
+/// The uids of what is deleted of any of the kinds that come in.
+fn merge(deletions_rx: mpsc::Receiver<Deletions>) -> impl Stream<Item = String> {
+    futures::stream::unfold((deletions_rx, SelectAll::new()), |(mut deletions_rx, mut all)| async move {
+        loop {
+            tokio::select! {
+                Some(deletions) = deletions_rx.recv() => all.push(deletions),
+                Some(uid) = all.next() => return Some((uid, (deletions_rx, all))),
+                else => return None,
+            }
+        }
+    })
+}
+
 /// Whether an owner is deleted once its dependents are.
 fn waits_for_dependents(meta: &ObjectMeta<'_>) -> bool {
     meta.is_terminating() && meta.has_finalizer(FINALIZER_FOREGROUND)
@@ -445,6 +505,16 @@ impl Reconciler for Garbage {
             }
             Event::Changed(change) => self.observe_change(change, queue),
         }
+    }
+
+    fn nudges(&self) -> BoxStream<'static, Key> {
+        let Some(deletions_rx) = self.deletions_rx.lock().take() else { return futures::stream::pending().boxed() };
+        let reader = self.context.reader.clone();
+        let keys = move |uid: String| {
+            let found = dependents(&*reader, &uid).into_iter().map(|(kind, object)| Self::key(kind, &object));
+            futures::stream::iter(found.collect::<Vec<_>>())
+        };
+        merge(deletions_rx).flat_map(keys).boxed()
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Next, ReconcileError> {

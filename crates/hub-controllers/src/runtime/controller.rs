@@ -6,6 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -63,6 +64,11 @@ pub(crate) trait Reconciler: Send + Sync + 'static {
     /// Adds the keys that an event concerns. Quick, and in the order in which things happened.
     fn observe(&self, event: &Event, queue: &Queue<Self::Key>);
 
+    /// Keys that are due for other reasons than a change of the sources; taken once, at the start.
+    fn nudges(&self) -> BoxStream<'static, Self::Key> {
+        futures::stream::pending().boxed()
+    }
+
     /// Takes one idempotent step from what is to what should be.
     fn reconcile(&self, key: &Self::Key) -> impl Future<Output = Result<Next, ReconcileError>> + Send;
 }
@@ -99,6 +105,7 @@ pub(crate) fn spawn<R: Reconciler>(
     }
     let sources = reconciler.sources();
     let events = futures::stream::select_all(sources.iter().map(|kind| reader.subscribe(*kind)));
+    let mut nudges = reconciler.nudges().fuse();
     let shutdown = shutdown.clone();
     base_observe::spawn_named(tasks, name, async move {
         let mut events = events;
@@ -107,6 +114,10 @@ pub(crate) fn spawn<R: Reconciler>(
             let event = tokio::select! {
                 () = shutdown.cancelled() => break,
                 event = events.next() => event,
+                Some(key) = nudges.next() => {
+                    queue.add(key);
+                    continue;
+                }
             };
             let Some(event) = event else { break };
             let observed = std::panic::catch_unwind(AssertUnwindSafe(|| reconciler.observe(&event, &queue)));

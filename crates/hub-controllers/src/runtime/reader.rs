@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use kube::core::ApiResource;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -35,6 +36,13 @@ pub trait Reader: Send + Sync + 'static {
     /// The kind's first whole list as [`Event::Listed`], then every change. Another list comes when changes were missed.
     /// What an event says is visible through the other functions when it arrives.
     fn subscribe(&self, kind: Kind) -> Subscription;
+
+    /// The uids of objects of any resource that are deleted from now on, as far as they are noticed; `None` where nobody
+    /// notices them. Some may be left out when very many come at once.
+    fn deletions(&self, resource: &ApiResource) -> Option<BoxStream<'static, String>> {
+        let _ = resource;
+        None
+    }
 
     /// Whether the kind's first whole list is there.
     fn has_synced(&self, kind: Kind) -> bool;

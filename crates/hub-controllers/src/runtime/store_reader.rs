@@ -4,10 +4,13 @@
 use std::sync::Arc;
 
 use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use kube::core::ApiResource;
 use machinery_store::{Key, Revision, Store, Watch, WatchEnded};
 
 use super::reader::{Change, Event, Field, ObjectRef, Reader, Subscription};
 use crate::kinds::Kind;
+use crate::views::AnyView;
 
 /// What the API server calls the fields: uids of owners in every object, `spec.nodeName` of pods and, by their definition, of
 /// assignments. A store that has them among its indexed fields finds objects by them at once, any other by looking at all.
@@ -55,6 +58,26 @@ impl Reader for StoreReader {
         .boxed()
     }
 
+    fn deletions(&self, resource: &ApiResource) -> Option<BoxStream<'static, String>> {
+        let (store, key) = (self.store.clone(), format!("{}/{}", resource.group, resource.plural));
+        let watch = store.watch(&key, store.current()).ok()?;
+        let deleted = futures::stream::unfold((store, key, watch), |(store, key, mut watch)| async move {
+            loop {
+                match watch.next().await {
+                    Ok(batch) => {
+                        let uids: Vec<String> = batch.changes.iter().filter_map(|change| deleted_uid(change)).collect();
+                        if !uids.is_empty() {
+                            return Some((futures::stream::iter(uids), (store, key, watch)));
+                        }
+                    }
+                    Err(WatchEnded::Lagged) => watch = store.watch(&key, store.current()).ok()?,
+                    Err(WatchEnded::Closed) => return None,
+                }
+            }
+        });
+        Some(deleted.flatten().boxed())
+    }
+
     fn has_synced(&self, _: Kind) -> bool {
         true
     }
@@ -68,6 +91,14 @@ fn list(store: &Store, kind: Kind, namespace: Option<&str>) -> (Vec<ObjectRef>, 
     let range = store.range(kind.store_key(), namespace, None, None, None);
     let range = range.expect("a list at the current revision cannot have expired");
     (range.items.into_iter().map(ObjectRef::stored).collect(), range.revision)
+}
+
+fn deleted_uid(change: &machinery_store::Change) -> Option<String> {
+    if change.kind != machinery_store::ChangeKind::Delete {
+        return None;
+    }
+    let object = ObjectRef::stored(change.object.clone());
+    object.view_or_log::<AnyView<'_>>().map(|view| view.metadata.uid.to_string())
 }
 
 /// Follows one kind: a list, then changes, and a list again should changes be missed.

@@ -2,7 +2,7 @@
 
 use hub_controllers::kinds::Kind;
 use hub_controllers::writer::Target;
-use kube::api::{Api, DynamicObject, PostParams, PropagationPolicy};
+use kube::api::{Api, DeleteParams, DynamicObject, PostParams, PropagationPolicy};
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
 
@@ -199,13 +199,37 @@ fn gadget_definition() -> Value {
     })
 }
 
-/// Creates an object of that kind.
-async fn gadget(hub: &Hub, name: &str) -> DynamicObject {
+/// Objects of that kind.
+fn gadgets(hub: &Hub) -> (Api<DynamicObject>, ApiResource) {
     let identity = machinery_server::Identity::new("admin", ["system:masters"]);
     let client = kube::Client::new(hub.server.in_process(identity), "default");
     let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("example.org", "v1", "Gadget"), "gadgets");
-    let gadgets: Api<DynamicObject> = Api::namespaced_with(client, "default", &resource);
+    (Api::namespaced_with(client, "default", &resource), resource)
+}
+
+async fn gadget(hub: &Hub, name: &str) -> DynamicObject {
+    let (gadgets, resource) = gadgets(hub);
     gadgets.create(&PostParams::default(), &DynamicObject::new(name, &resource)).await.expect("the API takes it")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_deletion_of_a_custom_object_takes_its_dependents_along() {
+    let hub = Hub::start().await;
+    hub.make(Kind::CustomResourceDefinition, gadget_definition()).await;
+    for name in ["press", "lathe"] {
+        let owner = gadget(&hub, name).await;
+        let reference =
+            json!({"apiVersion": "example.org/v1", "kind": "Gadget", "name": name, "uid": owner.metadata.uid});
+        let metadata = json!({"name": name, "namespace": "default", "ownerReferences": [reference]});
+        hub.make(Kind::ConfigMap, json!({"metadata": metadata})).await;
+    }
+    stays(&hub, Kind::ConfigMap, ("default", "press")).await;
+    gadgets(&hub).0.delete("press", &DeleteParams::default()).await.expect("the API deletes it");
+    deleted(&hub, "press").await;
+    stays(&hub, Kind::ConfigMap, ("default", "lathe")).await;
+    gadgets(&hub).0.delete("lathe", &DeleteParams::default()).await.expect("the API deletes it");
+    deleted(&hub, "lathe").await;
+    hub.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

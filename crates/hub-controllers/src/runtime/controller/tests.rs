@@ -2,8 +2,6 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use futures::stream::BoxStream;
-
 use super::*;
 use crate::runtime::{Field, ObjectRef};
 
