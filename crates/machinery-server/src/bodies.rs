@@ -56,10 +56,9 @@ impl Bodies {
         body: RequestBody,
         bytes_max: usize,
     ) -> Result<(Bytes, BodyPermit), ReadBodyError> {
-        let is_weak = identity.is_in(GROUP_NODES) || identity.is_in(GROUP_BOOTSTRAPPERS);
         let (budget, bytes_max) = match lane {
             Lane::Lease => (&self.leases, bytes_max.min(LEASE_BODY_BYTES_MAX)),
-            Lane::Shared if is_weak => (&self.nodes, bytes_max),
+            Lane::Shared if is_weak(identity) => (&self.nodes, bytes_max),
             Lane::Shared | Lane::Masters => (&self.others, bytes_max),
         };
         let priority = if identity.is_in(GROUP_MASTERS) { BodyPriority::Reserved } else { BodyPriority::Normal };
@@ -68,6 +67,11 @@ impl Bodies {
         let bytes = read_within(body, limits, &mut permit).await?;
         Ok((bytes, permit))
     }
+}
+
+/// Whether there are many like it, any of which may have been stolen: a node or a token.
+pub(crate) fn is_weak(identity: &Identity) -> bool {
+    identity.is_in(GROUP_NODES) || identity.is_in(GROUP_BOOTSTRAPPERS)
 }
 
 /// A larger body may take longer on a slow link, but only for what has come of it.

@@ -1,10 +1,14 @@
-//! Writes that need much memory while they are worked on: one of each identity at a time, and few in all.
+//! Writes that cost more than others when they come together.
 //!
 //! A body costs many times its size while it is decoded, merged, checked and encoded; so does the stored object that it
-//! changes. Sixty-four large patches of one node at a time would take more memory than a small hub has.
+//! changes. Sixty-four large patches of one node at a time would take more memory than a small hub has: of heavy writes an
+//! identity has one at a time, and there are few in all.
+//!
+//! Changes of one object that are computed at the same time are nearly all computed again, as one of them is first. Sixty-four
+//! of them would be six hundred; so of those that are not trusted an identity makes one at a time.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -19,18 +23,55 @@ const HEAVY_MAX: usize = 2;
 pub(crate) struct Heavy {
     all: Arc<Semaphore>,
     /// One turn of each identity that has heavy writes now, so that nobody waits in the common queue twice.
-    own: Mutex<HashMap<String, Weak<Semaphore>>>,
+    own: Turns,
 }
 
 /// A heavy write's turn; given back when dropped.
 pub(crate) struct HeavyTurn {
     _all: OwnedSemaphorePermit,
-    _own: OwnedSemaphorePermit,
+    _own: Turn,
+}
+
+/// One turn at a time for each name.
+#[derive(Clone, Default)]
+pub(crate) struct Turns(Arc<Mutex<HashMap<String, Arc<Semaphore>>>>);
+
+/// A name's turn; given back when dropped.
+pub(crate) struct Turn {
+    _permit: OwnedSemaphorePermit,
+    _line: Line,
+}
+
+/// Somebody who has a name's turn, or waits for it. A name without any is forgotten.
+struct Line {
+    turns: Turns,
+    name: String,
+    turn: Arc<Semaphore>,
+}
+
+impl Turns {
+    /// Waits for the turn of a name.
+    pub(crate) async fn take(&self, name: String) -> Turn {
+        let turn = self.0.lock().entry(name.clone()).or_insert_with(|| Arc::new(Semaphore::new(1))).clone();
+        let line = Line { turns: self.clone(), name, turn };
+        let permit = line.turn.clone().acquire_owned().await.expect(NEVER_CLOSED);
+        Turn { _permit: permit, _line: line }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let mut known = self.turns.0.lock();
+        // The map's and this one's; nobody takes another without the lock.
+        if Arc::strong_count(&self.turn) <= 2 {
+            known.remove(&self.name);
+        }
+    }
 }
 
 impl Heavy {
     pub(crate) fn new() -> Self {
-        Self { all: Arc::new(Semaphore::new(HEAVY_MAX)), own: Mutex::default() }
+        Self { all: Arc::new(Semaphore::new(HEAVY_MAX)), own: Turns::default() }
     }
 
     /// Waits for the turn of a write of `bytes`; light ones do not wait.
@@ -38,16 +79,7 @@ impl Heavy {
         if bytes <= HEAVY_BYTES {
             return None;
         }
-        let own = {
-            let mut known = self.own.lock();
-            known.retain(|_, own| own.strong_count() > 0);
-            known.get(user).and_then(Weak::upgrade).unwrap_or_else(|| {
-                let own = Arc::new(Semaphore::new(1));
-                known.insert(user.to_owned(), Arc::downgrade(&own));
-                own
-            })
-        };
-        let _own = own.acquire_owned().await.expect(NEVER_CLOSED);
+        let _own = self.own.take(user.to_owned()).await;
         let _all = self.all.clone().acquire_owned().await.expect(NEVER_CLOSED);
         Some(HeavyTurn { _all, _own })
     }
@@ -73,6 +105,6 @@ mod tests {
         assert!(is_waiting("c", 3 << 20).is_some());
         drop(second);
         assert!(is_waiting("a", 3 << 20).is_some());
-        assert!(heavy.own.lock().len() <= 2, "identities without a heavy write are forgotten");
+        assert!(heavy.own.0.lock().is_empty(), "identities without a heavy write are forgotten");
     }
 }

@@ -24,7 +24,8 @@
 //! | what a path and a query mean | `request.rs`, `selector.rs` |
 //! | one verb | `verbs/`: `create`, `update` (patches too), `delete`, `read` (get, list), `watch`, `log`; what writes have in common is `write` |
 //! | who is calling, in whose name, and what they may | `auth.rs`, `impersonation.rs`, `authorizer.rs`, `reviews.rs` |
-//! | who waits for whom | `flow.rs` (turns, fairly by identity), `work.rs` (threads), `pump.rs` (long answers, piece by piece) |
+//! | who waits for whom | `flow.rs` (turns, fairly by identity), `work.rs` (threads), `heavy.rs` (costly writes), `pump.rs` (long answers, piece by piece) |
+//! | who may hold how many bytes | `bodies.rs` (what comes), `outgoing.rs` (what is to be taken) |
 //! | what is stored, and what it is found by | `object.rs`, `reindex.rs` |
 //! | JSON, YAML, protobuf, tables, partial metadata | `negotiate.rs`, `protobuf.rs` |
 //! | status codes, reasons and their texts | `status.rs` |

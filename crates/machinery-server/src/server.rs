@@ -22,10 +22,10 @@ use tracing::{debug, error, info};
 use crate::audit::{self, Audit, AuditEvent};
 use crate::auth::{AuthRequest, Authenticator, authenticate};
 use crate::authorizer::{Union, rejection};
-use crate::bodies::{Bodies, LEASE_BODY_BYTES_MAX};
+use crate::bodies::{self, Bodies, LEASE_BODY_BYTES_MAX};
 use crate::dispatch::{check_path, connected, verb_of};
 use crate::flow::{Entry, Flow, FlowLimits, Lane};
-use crate::heavy::Heavy;
+use crate::heavy::{Heavy, Turns};
 use crate::metrics::{self, RequestMetrics};
 use crate::negotiate::BODY_BYTES_MAX;
 use crate::outgoing::{self, Outgoing};
@@ -155,6 +155,8 @@ pub(crate) struct Inner {
     pub(crate) work: WorkPool,
     pub(crate) bodies: Bodies,
     pub(crate) heavy: Heavy,
+    /// Who changes which object, of those that are not trusted.
+    pub(crate) changes: Turns,
     /// What waits for clients to take it.
     pub(crate) outgoing: BodyBudget,
     /// OpenAPI documents that were requested, shared by all who read them.
@@ -211,6 +213,7 @@ impl Server {
             work: WorkPool::new().map_err(NewServerError::StartWork)?,
             bodies: Bodies::new(),
             heavy: Heavy::new(),
+            changes: Turns::default(),
             outgoing: BodyBudget::new(outgoing::BUDGET),
             documents: discovery::Documents::default(),
             metrics: config.metrics,
@@ -544,12 +547,19 @@ impl Inner {
             _ => 0,
         };
         // Before a place is taken, so that those who wait for this hold up nobody.
-        let heavy = tokio::time::timeout(REQUEST_TIMEOUT, self.heavy.turn(&identity.user, changed))
-            .await
-            .map_err(|_| ApiError::timed_out(REQUEST_TIMEOUT))?;
+        let turns = async {
+            let is_change = matches!(verb, "update" | "patch") && lane == Lane::Shared;
+            let change = match key_of(&info, &path).filter(|_| is_change && bodies::is_weak(identity)) {
+                Some(key) => Some(self.changes.take(format!("{}\n{key}", identity.user)).await),
+                None => None,
+            };
+            (change, self.heavy.turn(&identity.user, changed).await)
+        };
+        let turns =
+            tokio::time::timeout(REQUEST_TIMEOUT, turns).await.map_err(|_| ApiError::timed_out(REQUEST_TIMEOUT))?;
         let (server, identity, counted) = (self.clone(), identity.clone(), turn.clone());
         let answer = async move {
-            let _held = (held, heavy);
+            let _held = (held, turns);
             let context = Context {
                 server: &server,
                 identity: &identity,
@@ -579,9 +589,8 @@ impl Inner {
 
     /// How large the object is that a request changes.
     fn stored_bytes(&self, info: &ResourceInfo, path: &ResourcePath) -> usize {
-        let Some(name) = &path.name else { return 0 };
-        let key = Key::new(&info.storage_key, path.namespace.as_deref().unwrap_or_default(), name);
-        self.store.get(&key).map_or(0, |object| object.bytes.len())
+        let stored = key_of(info, path).and_then(|key| self.store.get(&key));
+        stored.map_or(0, |object| object.bytes.len())
     }
 
     /// Counts a request of an identity; in-process callers are not counted.
@@ -688,6 +697,12 @@ impl Inner {
             }
         }
     }
+}
+
+/// The object of a request, if it has one.
+fn key_of(info: &ResourceInfo, path: &ResourcePath) -> Option<Key> {
+    let name = path.name.as_ref()?;
+    Some(Key::new(&info.storage_key, path.namespace.as_deref().unwrap_or_default(), name))
 }
 
 impl Lane {
