@@ -16,6 +16,7 @@ use futures::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
+use tokio::task::coop;
 use tokio::time::{Instant, Sleep};
 
 use crate::admission::Admission;
@@ -32,6 +33,17 @@ pub enum Close {
 
 /// How long a connection that a limit has closed may take to end by itself after GOAWAY.
 pub(crate) const GOAWAY_GRACE: Duration = Duration::from_secs(2);
+
+/// What is read of a peer that has not authenticated: a handshake, the head of a request, and what comes along with it until
+/// the handler has looked at its token. Frames that carry no request cost CPU, and bring their sender no further.
+const UNPROVEN_BYTES: u64 = 64 * 1024;
+
+/// And so much more each second, as long as it has not.
+const UNPROVEN_BYTES_PER_SECOND: u64 = 16 * 1024;
+
+/// A task has 128 units of work before others have their turn, and a read is one of them, however much it brings: a socket
+/// that is always full would bring half a megabyte of the smallest frames. Each of these counts as one more.
+const TURN_BYTES: usize = 1024;
 
 /// Phases only ever go up.
 pub(crate) mod phase {
@@ -113,7 +125,10 @@ impl ConnectionHandle {
     /// [`Limits::anonymous_timeout`](crate::Limits::anonymous_timeout).
     pub fn mark_authenticated(&self) {
         self.0.authenticated_at_ms.store(self.0.now_ms(), Ordering::Relaxed);
-        self.0.is_authenticated.store(true, Ordering::Relaxed);
+        if !self.0.is_authenticated.swap(true, Ordering::Relaxed) {
+            // It may have sent more than is read of somebody unknown.
+            self.0.reader.wake();
+        }
     }
 
     /// Whether somebody said so.
@@ -249,6 +264,16 @@ impl Shared {
         }
     }
 
+    /// When the next bytes are read of a peer that has sent enough for somebody who has not authenticated.
+    fn reads_again_at(&self) -> Option<Instant> {
+        if self.is_authenticated() {
+            return None;
+        }
+        let excess = self.bytes_received.load(Ordering::Relaxed).checked_sub(UNPROVEN_BYTES)?;
+        let at_ms = excess.saturating_mul(1000) / UNPROVEN_BYTES_PER_SECOND;
+        if self.now_ms() >= at_ms { None } else { self.opened.checked_add(Duration::from_millis(at_ms)) }
+    }
+
     pub(crate) fn is_authenticated(&self) -> bool {
         self.is_authenticated.load(Ordering::Relaxed)
     }
@@ -334,15 +359,30 @@ pub(crate) struct Io {
     shared: Arc<Shared>,
     /// Since when the socket takes nothing; boxed, because nearly all of them take everything.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Runs while nothing is read of a peer that has not authenticated and has sent enough.
+    paused: Option<Pin<Box<Sleep>>>,
 }
 
 impl Io {
     pub(crate) fn new(stream: Stream, shared: Arc<Shared>) -> Self {
-        Self { stream, shared, stalled: None }
+        Self { stream, shared, stalled: None, paused: None }
     }
 
     fn check(&self) -> io::Result<()> {
         if self.shared.phase() >= phase::CLOSED { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+    }
+
+    /// Whether something is read now.
+    fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(at) = self.shared.reads_again_at() else {
+            self.paused = None;
+            return Poll::Ready(());
+        };
+        let timer = self.paused.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        if timer.deadline() != at {
+            timer.as_mut().reset(at);
+        }
+        timer.as_mut().poll(context)
     }
 
     fn sent(&mut self, context: &mut Context<'_>, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -379,6 +419,7 @@ impl AsyncRead for Io {
     ) -> Poll<io::Result<()>> {
         self.shared.reader.register(context.waker());
         self.check()?;
+        std::task::ready!(self.poll_turn(context));
         let before = buffer.filled().len();
         let polled = match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
@@ -387,6 +428,13 @@ impl AsyncRead for Io {
         let read = buffer.filled().len() - before;
         if read > 0 {
             self.shared.note_received(read);
+            for _ in 0..read / TURN_BYTES {
+                if coop::has_budget_remaining()
+                    && let Poll::Ready(unit) = coop::poll_proceed(context)
+                {
+                    unit.made_progress();
+                }
+            }
         }
         polled
     }
@@ -436,5 +484,43 @@ impl AsyncWrite for Io {
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
             Stream::Unix(stream) => Pin::new(stream).poll_shutdown(context),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd as _;
+
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+    use crate::Limits;
+
+    #[tokio::test]
+    async fn a_full_socket_lets_other_tasks_have_their_turn() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let bytes = 400 * 1024;
+        rustix::net::sockopt::set_socket_send_buffer_size(theirs.as_fd(), 4 * bytes).unwrap();
+        theirs.write_all(&vec![b'x'; bytes]).await.unwrap();
+        let admission = Arc::new(Admission::new(Limits::default(), false, Arc::default()));
+        let shared = Arc::new(Shared::new(PeerAddr::Unix, admission));
+        ConnectionHandle(shared.clone()).mark_authenticated();
+        let mut io = Io::new(Stream::Unix(ours), shared.clone());
+        let mut turns = Vec::new();
+        while shared.bytes_received.load(Ordering::Relaxed) < bytes as u64 {
+            let before = shared.bytes_received.load(Ordering::Relaxed);
+            let mut space = vec![0; 4096];
+            std::future::poll_fn(|context| {
+                while let Poll::Ready(read) = Pin::new(&mut io).poll_read(context, &mut ReadBuf::new(&mut space)) {
+                    read.unwrap();
+                }
+                Poll::Ready(())
+            })
+            .await;
+            turns.push(shared.bytes_received.load(Ordering::Relaxed) - before);
+            tokio::task::yield_now().await;
+        }
+        assert!(turns.iter().all(|bytes| *bytes <= 128 * 1024), "{turns:?}");
+        assert!(turns.len() <= 6, "a turn is worth its while: {turns:?}");
     }
 }

@@ -47,6 +47,10 @@ impl Handler for Tokens {
                 let body = Body::stream(futures::stream::pending::<std::io::Result<Bytes>>());
                 Response::builder().header("requests-open", session.requests_open()).body(body).unwrap()
             }
+            "/read" => {
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                Response::new(Body::from(body.len().to_string()))
+            }
             "/endless" => Response::new(Body::stream(futures::stream::repeat_with(|| {
                 Ok::<_, std::io::Error>(Bytes::from(vec![b'x'; 64 * 1024]))
             }))),
@@ -204,7 +208,6 @@ async fn without_an_authenticated_request_neither_requests_nor_pings_nor_streams
     while let Ok(response) = client.send_request(get("/")).await {
         // May be cut in the middle.
         let _ = response.into_body().collect().await;
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(soon("the stream ends", stream.frame()).await.is_none_or(|frame| frame.is_err()));
     // Closed by GOAWAY, or with the socket.
@@ -217,14 +220,23 @@ async fn without_an_authenticated_request_neither_requests_nor_pings_nor_streams
 async fn a_token_holds_a_connection_while_it_is_used() {
     let running = Running::start(limits());
     let (mut client, connection) = running.site.http2(running.addr, false).await;
-    let started = std::time::Instant::now();
-    while started.elapsed() < limits().anonymous_timeout * 2 {
-        assert_eq!(text(client.send_request(with_token("/")).await.unwrap()).await, "ok");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    // Beside it others come that are not used for as long as that.
+    for _ in 0..2 {
+        let (_other, mut unused) = running.site.http2(running.addr, false).await;
+        while !unused.is_finished() {
+            assert_eq!(text(client.send_request(with_token("/")).await.unwrap()).await, "ok");
+            // A moment, or less.
+            let _ = tokio::time::timeout(Duration::from_millis(20), &mut unused).await;
+        }
     }
+    assert!(!connection.is_finished());
     // A stream that was opened with the token counts as use.
     let stream = client.send_request(with_token("/stream")).await.unwrap();
-    tokio::time::sleep(limits().anonymous_timeout * 2).await;
+    for _ in 0..2 {
+        let (_other, unused) = running.site.http2(running.addr, false).await;
+        // How it ends does not matter.
+        let _ = soon("one that is not used ends", unused).await.unwrap();
+    }
     assert!(!connection.is_finished());
     drop(stream);
     soon("the idle connection is closed", connection).await.unwrap().unwrap();
@@ -386,6 +398,50 @@ async fn who_reads_the_socket_and_never_opens_a_window_loses_the_one_request() {
     running.stop().await;
 }
 
+/// Frames without requests, as many as somebody takes; ends when the connection does.
+async fn flood(mut stream: TlsStream<TcpStream>) {
+    let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    // PRIORITY of a stream that is not open: nobody answers it.
+    let frames = b"\0\0\x05\x02\0\0\0\0\x03\0\0\0\0\x10".repeat(1000);
+    while stream.write_all(&sent).await.is_ok() && stream.flush().await.is_ok() {
+        sent.clone_from(&frames);
+    }
+}
+
+#[tokio::test]
+async fn who_has_not_authenticated_sends_little_and_whoever_has_as_much_as_it_wants() {
+    let running = Running::start(Limits::default());
+    let streams = [running.site.tls(running.addr, false, "h2").await, running.site.tls(running.addr, true, "h2").await];
+    let floods = streams.map(|stream| tokio::spawn(flood(stream.unwrap())));
+    eventually("both have a session", || running.connections.len() == 2).await;
+    let connections = running.connections.list();
+    let of = |is_known: bool| {
+        let mut handles = connections.iter().map(|(handle, _)| handle);
+        handles.find(|handle| handle.is_authenticated() == is_known).expect("there is one of each")
+    };
+    eventually("the known one sends", || of(true).bytes_received() > 4 << 20).await;
+    let (received, age) = (of(false).bytes_received(), of(false).age());
+    assert!(received <= 72 * 1024 + 16 * 1024 * (age.as_millis() as u64) / 1000, "{received} bytes in {age:?}");
+    floods.iter().for_each(JoinHandle::abort);
+    drop(connections);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_request_brings_along_is_read_as_soon_as_it_shows_its_token() {
+    let running = Running::start(Limits::default());
+    let (mut client, connection) = running.site.http2(running.addr, false).await;
+    let bytes = 3 << 20;
+    let mut request = Request::post("https://localhost/read").body(Full::new(Bytes::from(vec![b'x'; bytes]))).unwrap();
+    request.headers_mut().insert("authorization", "Bearer x".try_into().unwrap());
+    let started = std::time::Instant::now();
+    let answer = soon("an answer", client.send_request(request)).await.unwrap();
+    assert_eq!(text(answer).await, bytes.to_string());
+    assert!(started.elapsed() < Duration::from_secs(5), "as slow as somebody unknown: {:?}", started.elapsed());
+    drop((client, connection));
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn who_reads_slowly_is_waited_for() {
     let running = impatient();
@@ -397,6 +453,7 @@ async fn who_reads_slowly_is_waited_for() {
         for _ in 0..16 {
             soon("a frame", body.frame()).await.expect("it is endless").unwrap();
         }
+        // Its being slow is what is tested.
         tokio::time::sleep(WRITE_TIMEOUT / 4).await;
     }
     assert_eq!(running.rejected(RejectReason::Stalled), 0);

@@ -42,8 +42,9 @@ struct Running {
 
 fn start() -> Running {
     let site = Site::new();
-    // Idle times are short: an upgraded connection is none.
+    // Idle times are short: an upgraded connection is none. It is looked at when its first request is due.
     let limits = Limits {
+        first_request_timeout: Duration::from_millis(300),
         drain_grace: Duration::from_millis(300),
         idle_timeout: Duration::from_millis(300),
         ..Limits::default()
@@ -87,14 +88,17 @@ impl Running {
     }
 }
 
-async fn echoes(stream: &mut TokioIo<Upgraded>) {
-    for round in 0..3 {
+async fn echoes(running: &Running, stream: &mut TokioIo<Upgraded>) {
+    for round in 0..2 {
         let sent = format!("round {round}");
         stream.write_all(sent.as_bytes()).await.unwrap();
         let mut received = vec![0; sent.len()];
         soon("an echo", stream.read_exact(&mut received)).await.unwrap();
         assert_eq!(received, sent.as_bytes());
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        // Meanwhile one that is idle is closed.
+        let (mut client, connection) = running.site.http2(running.addr, true).await;
+        assert_eq!(text(client.send_request(get("/")).await.unwrap()).await, "not upgraded");
+        soon("an idle connection ends", connection).await.unwrap().unwrap();
     }
 }
 
@@ -108,8 +112,9 @@ async fn ended(mut stream: TokioIo<Upgraded>) {
 async fn an_upgraded_connection_lives_is_counted_and_can_be_closed() {
     let running = start();
     let mut stream = running.upgrade().await;
-    echoes(&mut stream).await;
-    assert_eq!((running.connections.len(), running.connections.stats().open()), (1, 1));
+    echoes(&running, &mut stream).await;
+    eventually("the others are closed", || (running.connections.len(), running.connections.stats().open()) == (1, 1))
+        .await;
     assert_eq!(running.connections.close_where(Close::AtOnce, |_, _| true), 1);
     ended(stream).await;
     eventually("it is counted no more", || running.connections.stats().open() == 0).await;
@@ -128,7 +133,7 @@ async fn an_upgraded_connection_that_its_client_drops_is_counted_no_more() {
 async fn extended_connect_carries_a_tunnel_over_http2() {
     let running = start();
     let (mut stream, mut client) = running.connect().await;
-    echoes(&mut stream).await;
+    echoes(&running, &mut stream).await;
     assert_eq!(text(client.send_request(get("/")).await.unwrap()).await, "not upgraded", "beside other requests");
     assert_eq!(running.connections.close_where(Close::AtOnce, |_, _| true), 1);
     ended(stream).await;
@@ -139,8 +144,8 @@ async fn extended_connect_carries_a_tunnel_over_http2() {
 async fn draining_ends_upgrades_and_tunnels() {
     let running = start();
     let (mut upgraded, (mut tunnel, _client)) = (running.upgrade().await, running.connect().await);
-    echoes(&mut upgraded).await;
-    echoes(&mut tunnel).await;
+    echoes(&running, &mut upgraded).await;
+    echoes(&running, &mut tunnel).await;
     running.stop().await;
     ended(upgraded).await;
     ended(tunnel).await;
