@@ -48,13 +48,11 @@ type Checked = Result<(), AdmissionError>;
 
 impl Admission for NodeRestriction {
     fn mutate(&self, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<bool, AdmissionError> {
-        if request.target() != ("", "nodes", None)
-            || request.operation != Operation::Create
-            || request.identity.node_name().is_none()
-        {
+        if request.target() != ("", "nodes", None) || request.operation != Operation::Create {
             return Ok(false);
         }
-        let bound = request.identity.node_name().and_then(|node| crate::binding(request.store, node));
+        let Some(node) = request.identity.node_name() else { return Ok(false) };
+        let bound = crate::binding(request.store, node);
         let registration = bound.map(|(bound, _)| bound.labels).unwrap_or_default();
         // Labels that a node may not set on itself are left out rather than rejected: a node whose configuration names
         // some would never come up, and nobody would see why but on its own screen.
@@ -66,7 +64,7 @@ impl Admission for NodeRestriction {
         let Some(labels) = labels.as_object_mut() else { return Ok(false) };
         let before = labels.clone();
         let is_foreign = |(key, value): &(&String, &Value)| {
-            !labels::is_nodes_own(key) && registration.get(*key).is_none_or(|given| *value != given)
+            !labels::is_nodes_own(node, key, value) && registration.get(*key).is_none_or(|given| *value != given)
         };
         let dropped: Vec<String> = labels.iter().filter(is_foreign).map(|(key, _)| key.clone()).collect();
         for key in &dropped {
@@ -222,7 +220,7 @@ fn restrict(node: &str, request: &AdmissionRequest<'_>, object: &Value) -> Check
                     return reject(format!("modify spec.{field}"));
                 }
             }
-            match labels::foreign_changes(old, object).as_slice() {
+            match labels::foreign_changes(node, old, object).as_slice() {
                 [] => Ok(()),
                 keys => reject(format!("modify the labels {}", keys.join(", "))),
             }

@@ -19,6 +19,10 @@ use crate::request::{ResourcePath, Route};
 /// Events that wait for the disk. More are dropped and counted: requests never wait for the log.
 const WAITING_MAX: usize = 4096;
 
+/// What a client says in a request's target or of itself is cut there: the log is bounded, and a single request must not take
+/// much of it.
+const TEXT_BYTES_MAX: usize = 1024;
+
 /// A request and its answer.
 #[derive(Clone, Copy, Debug)]
 pub struct AuditEvent<'a> {
@@ -52,6 +56,21 @@ impl AuditEvent<'_> {
         !matches!(self.verb, "get" | "list" | "watch" | "head")
     }
 
+    /// Whether it belongs into a log. Whoever is not known changes nothing, and `/metrics` counts the attempts; Leases and
+    /// Events of a fleet would displace in minutes what people did in months.
+    pub(crate) fn is_kept(&self) -> bool {
+        let is_routine = || match Route::parse(self.uri.path()) {
+            Route::Resource(path) => matches!(
+                (path.group.as_str(), path.plural.as_str()),
+                ("coordination.k8s.io", "leases") | ("" | "events.k8s.io", "events")
+            ),
+            _ => false,
+        };
+        let is_node = self.caller.is_some_and(|caller| caller.is_in(crate::GROUP_NODES));
+        let is_change = self.is_write() && self.caller.is_some() && !(is_node && is_routine());
+        is_change || self.impersonated.is_some()
+    }
+
     /// The event in Kubernetes' form.
     pub fn to_json(&self) -> Value {
         let user = |identity: &Identity| {
@@ -67,7 +86,7 @@ impl AuditEvent<'_> {
         let mut event = json!({
             "kind": "Event", "apiVersion": "audit.k8s.io/v1", "level": "Metadata", "stage": "ResponseComplete",
             "auditID": uuid::Uuid::new_v4().to_string(),
-            "requestURI": self.uri.path_and_query().map_or("", |text| text.as_str()),
+            "requestURI": cut(self.uri.path_and_query().map_or("", |text| text.as_str())),
             "verb": self.verb,
             "user": self.caller.map_or_else(|| json!({"username": "system:anonymous"}), user),
             "responseStatus": {"code": self.code},
@@ -81,7 +100,7 @@ impl AuditEvent<'_> {
             event["sourceIPs"] = json!([source]);
         }
         if !self.user_agent.is_empty() {
-            event["userAgent"] = self.user_agent.into();
+            event["userAgent"] = cut(self.user_agent).into();
         }
         if let Route::Resource(path) = Route::parse(self.uri.path()) {
             event["objectRef"] = object_ref(&path);
@@ -90,8 +109,12 @@ impl AuditEvent<'_> {
     }
 }
 
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
+}
+
 fn object_ref(path: &ResourcePath) -> Value {
-    let mut reference = json!({"resource": path.plural, "apiVersion": path.version});
+    let mut reference = json!({"resource": cut(&path.plural), "apiVersion": cut(&path.version)});
     let parts = [
         ("apiGroup", Some(path.group.as_str()).filter(|group| !group.is_empty())),
         ("namespace", path.namespace.as_deref()),
@@ -100,7 +123,7 @@ fn object_ref(path: &ResourcePath) -> Value {
     ];
     for (field, value) in parts {
         if let Some(value) = value {
-            reference[field] = value.into();
+            reference[field] = cut(value).into();
         }
     }
     reference

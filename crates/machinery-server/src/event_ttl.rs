@@ -67,9 +67,15 @@ impl Server {
     }
 }
 
+/// Clocks of nodes may be ahead of the hub's by this much. A time further ahead says nothing of when an Event was seen, and
+/// would keep it for ever.
+const CLOCK_AHEAD_MAX: Duration = Duration::from_secs(300);
+
 fn is_old(event: &Object, now: Timestamp) -> bool {
     let Ok(value) = serde_json::from_slice::<Value>(&event.bytes) else { return false };
-    let times = ["/series/lastObservedTime", "/lastTimestamp", "/eventTime", "/metadata/creationTimestamp"];
-    let last_seen = times.iter().filter_map(|pointer| text_at(&value, pointer).parse::<Timestamp>().ok()).max();
+    let time = |pointer| text_at(&value, pointer).parse::<Timestamp>().ok();
+    let seen = ["/series/lastObservedTime", "/lastTimestamp", "/eventTime"].into_iter().filter_map(time);
+    let believed = seen.filter(|seen| *seen <= now || seen.duration_since(now).unsigned_abs() <= CLOCK_AHEAD_MAX);
+    let last_seen = believed.chain(time("/metadata/creationTimestamp")).max();
     last_seen.is_some_and(|seen| now.duration_since(seen).unsigned_abs() >= EVENT_LIFETIME && now > seen)
 }

@@ -145,10 +145,29 @@ pub(crate) fn json(body: &Bytes) -> Result<Value> {
         .map_err(|error| ApiError::bad_request(format!("error decoding the body as JSON: {error}")))
 }
 
-/// Decodes YAML; anchors and nesting are bounded by the decoder.
+/// How much larger an object may be than the YAML that it is written in.
+const YAML_EXPANSION_MAX: usize = 2;
+
+/// Texts below this expand as this one: a manifest whose containers share their settings is short.
+const YAML_BYTES_MIN: usize = 16 * 1024;
+
+/// About what the decoder keeps of each event that an alias may repeat.
+const YAML_EVENT_BYTES: usize = 16;
+
+/// Decodes YAML. What aliases repeat is bounded by the size of the text: a few anchors of eight KiB, repeated eight thousand
+/// times, would be 64 MiB of an object that nobody wrote.
 pub(crate) fn yaml(body: &Bytes) -> Result<Value> {
     let text = std::str::from_utf8(body).map_err(|_| ApiError::bad_request("the body is not UTF-8"))?;
-    serde_saphyr::from_str(text)
+    let bytes_max = YAML_EXPANSION_MAX.saturating_mul(text.len().max(YAML_BYTES_MIN));
+    let budget = serde_saphyr::budget! {
+        max_documents: 1,
+        max_nodes: bytes_max,
+        max_total_scalar_bytes: bytes_max,
+        max_recorded_anchor_events: bytes_max / YAML_EVENT_BYTES,
+        max_recorded_anchor_bytes: bytes_max,
+        max_total_comment_bytes: bytes_max,
+    };
+    serde_saphyr::from_str_with_options(text, serde_saphyr::options! { budget: budget })
         .map_err(|error| ApiError::bad_request(format!("error decoding the body as YAML: {error}")))
 }
 

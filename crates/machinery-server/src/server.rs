@@ -469,9 +469,7 @@ impl Inner {
             let (impersonated, verb, code) = (impersonated.user.as_str(), event.verb, event.code);
             info!(user, impersonated, verb, path, code, "Answered a request in another's name.");
         }
-        if let Some(audit) = &self.audit
-            && (event.is_write() || event.impersonated.is_some())
-        {
+        if let Some(audit) = self.audit.as_ref().filter(|_| event.is_kept()) {
             audit.record(event);
         }
     }

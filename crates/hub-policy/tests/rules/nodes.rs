@@ -158,16 +158,24 @@ async fn a_node_does_not_say_what_may_run_on_it() {
     let gw = &node("gw-1");
     let all = json!({
         "kubernetes.io/hostname": "gw-1", "node.kubernetes.io/size": "small", "selvedge.dev/role": "payment-gateway",
-        "node-restriction.kubernetes.io/zone": "a", "site": "hall-2",
+        "node-restriction.kubernetes.io/zone": "a", "site": "hall-2", "topology.kubernetes.io/zone": "b",
     });
     let mut new = labels(all);
     new["metadata"]["name"] = "gw-1".into();
     let created = hub.check(gw, "POST", NODES, new, 201).await;
     let kept = json!({"kubernetes.io/hostname": "gw-1", "node.kubernetes.io/size": "small"});
     assert_eq!(created.body["metadata"]["labels"], kept);
-    assert_eq!(created.warnings.len(), 3, "{:?}", created.warnings);
+    assert_eq!(created.warnings.len(), 4, "{:?}", created.warnings);
     assert!(created.warnings[0].contains("token create --label"), "{:?}", created.warnings);
-    for key in ["selvedge.dev/role", "site", "node-restriction.kubernetes.io/zone", "kubernetes.io/cluster"] {
+    // A box is selected by its hostname: under another's it would be shown what is the other's.
+    hub.check(gw, "PATCH", "/api/v1/nodes/gw-1", labels(json!({"kubernetes.io/hostname": "gw-2"})), 403).await;
+    for key in [
+        "selvedge.dev/role",
+        "site",
+        "node-restriction.kubernetes.io/zone",
+        "topology.kubernetes.io/region",
+        "kubernetes.io/cluster",
+    ] {
         for path in ["/api/v1/nodes/gw-1", "/api/v1/nodes/gw-1/status"] {
             hub.check(gw, "PATCH", path, labels(json!({key: "b"})), 403).await;
         }

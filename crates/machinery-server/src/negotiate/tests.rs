@@ -72,3 +72,24 @@ proptest! {
         let _ = aggregated_discovery(&headers);
     }
 }
+
+#[test]
+fn aliases_repeat_no_more_than_the_text_is_worth() {
+    let shared = "a: &shared {cpu: 1, memory: 2}\nb: *shared\nc: *shared\n";
+    let expected = json!({"cpu": 1, "memory": 2});
+    let decoded = yaml(&Bytes::from(shared)).unwrap();
+    assert_eq!((&decoded["b"], &decoded["c"]), (&expected, &expected));
+    let large = "x".repeat(8 << 10);
+    let bomb = |alias: &str, count: usize| {
+        let dummies: String = (0..count / 10 + 1).map(|number| format!("d{number}: &d{number} 1\n")).collect();
+        format!("{dummies}x: &a {alias}\ny: [{}]\n", vec!["*a"; count].join(", "))
+    };
+    for (what, text) in [
+        ("bytes", bomb(&format!("\"{large}\""), 8000)),
+        ("nodes", bomb(&format!("[{}]", vec!["1"; 1000].join(",")), 2000)),
+        ("a merge", bomb(&format!("{{k: \"{large}\"}}"), 8000)),
+    ] {
+        let error = yaml(&Bytes::from(text)).unwrap_err();
+        assert!(error.message().contains("YAML"), "{what}: {}", error.message());
+    }
+}

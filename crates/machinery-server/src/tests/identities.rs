@@ -181,8 +181,18 @@ async fn writes_and_requests_in_anothers_name_are_audited() {
     hub.get("/api/v1/namespaces/default").await;
     with_headers(&hub, &Identity::controllers(), "GET", &format!("{CONFIG_MAPS}/a"), &[("Impersonate-User", "bob")])
         .await;
+    // What a fleet does all day, and what nobody known tries, would displace the rest.
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    hub.send(&node("gw-1"), "POST", leases, "application/json", "{}").await;
+    let request = http::Request::post(CONFIG_MAPS).header("user-agent", "x".repeat(5000)).body(String::new()).unwrap();
+    assert_eq!(hub.raw(None, request).await.status(), 401);
+    let long = format!("{CONFIG_MAPS}?fieldManager={}", "x".repeat(5000));
+    hub.send(&node("gw-1"), "POST", &long, "application/json", "{}").await;
     let events = events.0.lock().unwrap();
-    let seen: Vec<_> = events.iter().map(|event| (&event["verb"], &event["responseStatus"]["code"])).collect();
+    let long = events.last().unwrap();
+    assert_eq!(long["requestURI"].as_str().unwrap().len(), 1024);
+    let seen: Vec<_> =
+        events.iter().take(events.len() - 1).map(|event| (&event["verb"], &event["responseStatus"]["code"])).collect();
     assert_eq!(seen, [(&json!("create"), &json!(201)), (&json!("get"), &json!(403))]);
     assert_eq!(events[0]["objectRef"], json!({"resource": "namespaces", "apiVersion": "v1"}));
     assert_eq!(events[1]["user"]["username"], "system:selvedge:controllers");
