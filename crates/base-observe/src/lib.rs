@@ -19,6 +19,7 @@ mod printable;
 mod process;
 mod recent;
 mod tasks;
+mod threads;
 
 pub use chain::Chain;
 pub use logging::{InitLoggingError, LOG_VARIABLE, LogFormat, LogOptions, init_logging};
@@ -29,6 +30,7 @@ pub use metrics::{
 pub use printable::Printable;
 pub use recent::{RecentError, RecentErrors};
 pub use tasks::{TaskCounts, spawn_blocking_named, spawn_detached, spawn_in_set, spawn_named, task_counts};
+pub use threads::visit_threads;
 
 #[cfg(test)]
 mod tests;

@@ -94,6 +94,9 @@ pub struct ServerConfig {
     pub version: &'static str,
     /// What the server's figures are added to, and what `/metrics` shows.
     pub metrics: Metrics,
+    /// Called by a thread of the pool that works on requests when it has nothing to do; for an allocator that takes back what a
+    /// thread has freed only from that thread.
+    pub on_thread_park: fn(),
     /// Ends watches and log streams, so that connections can drain.
     pub shutdown: CancellationToken,
 }
@@ -114,6 +117,7 @@ impl ServerConfig {
             address: "localhost:6443".to_owned(),
             version: "v1.36.0",
             metrics: Metrics::new(),
+            on_thread_park: || {},
             shutdown: CancellationToken::new(),
         }
     }
@@ -210,7 +214,7 @@ impl Server {
             registry: RwLock::new(registry),
             crd_writes: tokio::sync::Mutex::new(()),
             flow: Flow::new(FlowLimits::default()),
-            work: WorkPool::new().map_err(NewServerError::StartWork)?,
+            work: WorkPool::new(config.on_thread_park).map_err(NewServerError::StartWork)?,
             bodies: Bodies::new(),
             heavy: Heavy::new(),
             changes: Turns::default(),

@@ -75,8 +75,12 @@ pub(crate) struct WorkPool {
 }
 
 impl WorkPool {
-    pub(crate) fn new() -> std::io::Result<Self> {
-        Ok(Self { shared: Threads::start("api-work")?, reserved: Threads::start("api-reserved")? })
+    /// `on_thread_park` is called by a thread that has nothing to do.
+    pub(crate) fn new(on_thread_park: fn()) -> std::io::Result<Self> {
+        Ok(Self {
+            shared: Threads::start("api-work", on_thread_park)?,
+            reserved: Threads::start("api-reserved", on_thread_park)?,
+        })
     }
 
     /// Runs a piece of work. Dropping the handle does not stop it: a write that has begun is finished.
@@ -102,14 +106,16 @@ struct Threads {
 }
 
 impl Threads {
-    fn start(name: &str) -> std::io::Result<Self> {
+    fn start(name: &str, on_thread_park: fn()) -> std::io::Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(threads())
             .max_blocking_threads(1)
             .thread_name(name)
             .on_thread_start(give_way)
+            .on_thread_park(on_thread_park)
             .enable_time()
             .build()?;
+        runtime.spawn(base_observe::visit_threads());
         Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
     }
 }

@@ -71,6 +71,7 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
     hub_telemetry::metrics::register(&metrics, &telemetry);
     status.register_metrics(&metrics);
     let server = Server::new(ServerConfig {
+        on_thread_park: crate::memory::give_back,
         node_dialer: Arc::new(port.dialer),
         extensions: vec![
             Arc::new(TelemetryExtension(TelemetryRoutes::new(telemetry.clone()))),

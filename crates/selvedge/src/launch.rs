@@ -38,10 +38,12 @@ pub fn role(log: &str, work: impl Future<Output = Result<Exit>>) -> Result<Exit>
     base_observe::init_logging(&options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
+        .on_thread_park(memory::give_back)
         .enable_all()
         .build()
         .context("failed to start the runtime")?;
     runtime.spawn(memory::keep_small());
+    runtime.spawn(base_observe::visit_threads());
     let outcome = runtime.block_on(work);
     // What is still running was to end and did not: the process ends without it.
     runtime.shutdown_background();

@@ -4,7 +4,8 @@
 //! come and closed it holds 40 KiB of each, and after two tables of 50,000 pods twice what the pods need. mimalloc holds a
 //! third of that, and serves SQLite as well (docs/adr/0007-allocator.md has the figures).
 
-use std::time::Duration;
+use std::cell::Cell;
+use std::time::{Duration, Instant};
 
 use tracing::debug;
 
@@ -15,6 +16,31 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const FIRST: Duration = Duration::from_secs(1);
 /// What a burst has used is given back after this time.
 const PERIOD: Duration = Duration::from_secs(600);
+
+/// How often a thread that has nothing to do gives back what it holds.
+const COLLECT_PERIOD: Duration = Duration::from_secs(5);
+
+thread_local! {
+    static COLLECTED: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+unsafe extern "C" {
+    /// Frees what other threads have released of this thread's pages, and returns what is free to the system.
+    fn mi_collect(is_forced: bool);
+}
+
+/// What a thread of a runtime does before it sleeps, now and then: a connection is often freed by another thread than the one that
+/// made it, and then the allocator leaves its memory to the maker, who has no reason to look.
+pub fn give_back() {
+    let now = Instant::now();
+    COLLECTED.with(|collected| {
+        if collected.get().is_none_or(|last| now.duration_since(last) >= COLLECT_PERIOD) {
+            // SAFETY: it takes no pointer, and looks after the calling thread's own heap.
+            unsafe { mi_collect(true) };
+            collected.set(Some(now));
+        }
+    });
+}
 
 /// Unmaps, now and then, the code and the constants that have been touched: most of it was for the start or a rare request, and
 /// what runs all the time is mapped again from the page cache, at the cost of some hundred minor faults.

@@ -266,7 +266,6 @@ fn connections_that_idle_cost_little_and_are_given_back() -> Result<()> {
         let stored = stored_kib(&hub_dir.join("kubeconfig")).map_err(|error| error.to_string())?;
         let limit = idle + stored + stored / 4 + KIB_PER_NODE * size.nodes as u64 + SLACK_KIB;
         let now = own_kib(&hub);
-        println!("{now} KiB after {held} KiB, {stored} of them in the store, {idle} when it was new");
         if now <= limit { Ok(()) } else { Err(format!("{now} KiB after {held} KiB, limit {limit} KiB")) }
     })
 }
