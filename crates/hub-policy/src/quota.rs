@@ -98,6 +98,10 @@ impl NodeQuota {
 
 fn check_mirror_pods(request: &AdmissionRequest<'_>, node: &str) -> Result<(), AdmissionError> {
     let pods = request.store.snapshot("/pods");
+    // A node with few pods has few mirror pods, and nothing is looked at.
+    if pods.iter_where(("spec.nodeName", node), None, None).take(MIRROR_PODS_MAX).count() < MIRROR_PODS_MAX {
+        return Ok(());
+    }
     // Whatever else mentions the annotation counts as well, which harms nobody who is below the bound.
     let mirrors = pods.iter_where(("spec.nodeName", node), None, None).filter(|pod| {
         let bytes: &[u8] = pod.bytes.as_ref();

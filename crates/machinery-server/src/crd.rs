@@ -9,7 +9,7 @@ use crate::server::Inner;
 use crate::status::{ApiError, Result};
 
 /// Where definitions are kept.
-const RESOURCE: &str = "apiextensions.k8s.io/customresourcedefinitions";
+pub(crate) const RESOURCE: &str = "apiextensions.k8s.io/customresourcedefinitions";
 
 /// Whether this is the resource of definitions.
 pub(crate) fn is_crd(info: &ResourceInfo) -> bool {

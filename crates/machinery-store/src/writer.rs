@@ -543,9 +543,7 @@ impl<E: Engine> Writer<E> {
                 self.meta_due = false;
             }
             Err(_) => {
-                batch.uncertain.extend(batch.puts.iter().map(|(revision, _)| *revision));
-                batch.uncertain.sort_unstable();
-                batch.uncertain.dedup();
+                batch.distrust();
                 for (staged, (_, row)) in staged.iter_mut().zip(batch.puts.drain(pending_rows..)) {
                     staged.row = row;
                 }

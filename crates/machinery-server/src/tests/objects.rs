@@ -367,6 +367,28 @@ async fn a_definition_that_was_held_by_a_finalizer_takes_its_resource_along() {
 }
 
 #[tokio::test]
+async fn no_object_outlives_its_definition_unseen() {
+    let hub = Hub::start().await;
+    let gadgets = "/apis/example.org/v1/namespaces/default/gadgets";
+    let definition = format!("{CRDS}/gadgets.example.org");
+    for round in 0..10 {
+        hub.create(CRDS, gadget_crd()).await;
+        let creates = futures::future::join_all((0..20).map(|number| {
+            let gadget = json!({"metadata": {"name": format!("g{number}")}, "spec": {"size": 1}});
+            hub.call("POST", gadgets, gadget)
+        }));
+        let delete = hub.call("DELETE", &definition, Value::Null);
+        let (created, deleted) = futures::future::join(creates, delete).await;
+        assert_eq!(deleted.code, 200, "{}", deleted.body);
+        for answer in created {
+            assert!(matches!(answer.code, 201 | 404), "{}", answer.body);
+        }
+        let left = hub.server.0.store.range("example.org/gadgets", None, None, None, None).unwrap().items.len();
+        assert_eq!(left, 0, "round {round}");
+    }
+}
+
+#[tokio::test]
 async fn a_definition_that_makes_no_sense_is_refused_whole() {
     let hub = Hub::start().await;
     let mut crd = gadget_crd();

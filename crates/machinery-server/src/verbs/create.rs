@@ -4,7 +4,7 @@ use base_http::Body;
 use bytes::Bytes;
 use http::Response;
 use machinery_schema::FieldError;
-use machinery_store::Expect;
+use machinery_store::{Expect, Op};
 use serde_json::Value;
 
 use super::write::PutError;
@@ -70,8 +70,11 @@ pub(crate) async fn create(context: &Context<'_>, body: &Bytes) -> Result<Respon
         }
         return context.show(Context::dry(&object), true, &warnings);
     }
+    let definition = context.definition();
     for _ in 0..TRIES {
-        match context.put_if(&object, Expect::Absent, in_namespace.take()).await {
+        let is_defined = definition.clone().map(|key| Op::Check { key, expect: Expect::Present });
+        let checks = in_namespace.take().into_iter().chain(is_defined).collect();
+        match context.put_if(&object, Expect::Absent, checks).await {
             Ok(bytes) => {
                 if let Some(registry) = registry {
                     crd::publish(context.server, registry);
@@ -87,6 +90,9 @@ pub(crate) async fn create(context: &Context<'_>, body: &Bytes) -> Result<Respon
                         context.validate(Operation::Create, &object, None, options, &mut warnings)?;
                     }
                     (true, false) => break,
+                    (false, _) if definition.as_ref().is_some_and(|key| context.server.store.get(key).is_none()) => {
+                        return Err(ApiError::not_served(&context.info.group, &context.info.plural));
+                    }
                     // The namespace was written meanwhile: is it still one to create in?
                     (false, _) => {}
                 }

@@ -323,8 +323,10 @@ pub(crate) async fn undefine<T>(
         Ok(()) => remove.await,
         Err(error) => Err(PutError::Refused(error)),
     };
-    if removed.is_err() {
-        crd::publish(context.server, served);
+    match removed {
+        // A create that was under way may have come in between; from now on none can.
+        Ok(_) => delete_all(context, &crd::resource_of(definition)).await.map_err(PutError::Refused)?,
+        Err(_) => crd::publish(context.server, served),
     }
     removed
 }

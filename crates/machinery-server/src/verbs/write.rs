@@ -215,11 +215,18 @@ impl Context<'_> {
 
     /// Writes an object and gives it back as stored.
     pub(crate) async fn put(&self, object: &Value, expect: Expect) -> Result<Bytes, PutError> {
-        self.put_if(object, expect, None).await
+        self.put_if(object, expect, Vec::new()).await
+    }
+
+    /// The definition of a custom object. It must still be there when one is written: an object under a definition that has gone
+    /// would come back with it.
+    pub(crate) fn definition(&self) -> Option<Key> {
+        let name = self.info.is_custom().then(|| format!("{}.{}", self.info.plural, self.info.group))?;
+        Some(Key::new(crate::crd::RESOURCE, "", &name))
     }
 
     /// Writes an object if `also` holds in the same commit.
-    pub(crate) async fn put_if(&self, object: &Value, expect: Expect, also: Option<Op>) -> Result<Bytes, PutError> {
+    pub(crate) async fn put_if(&self, object: &Value, expect: Expect, also: Vec<Op>) -> Result<Bytes, PutError> {
         let encoded = Arc::new(Encoded::new(object));
         if encoded.len() > OBJECT_BYTES_MAX {
             let error = machinery_schema::FieldError::too_long("[]", OBJECT_BYTES_MAX);

@@ -6,13 +6,16 @@
 
 mod sqlite;
 
+use std::ops::RangeInclusive;
+
 pub(crate) use self::sqlite::SqliteEngine;
 
 /// Everything that one flush makes durable, or nothing of it.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    /// Rows of batches that failed, of which it is not known whether the disk has them. Removed before all else.
-    pub uncertain: Vec<u64>,
+    /// Rows of batches that failed, of which it is not known whether the disk has them, as ranges of revisions in order. Removed
+    /// before all else. While a disk fails every write adds one, and all of them are one range.
+    pub uncertain: Vec<RangeInclusive<u64>>,
     /// New rows; each revision is new, or among the uncertain.
     pub puts: Vec<(u64, Vec<u8>)>,
     /// Rows that are there and get another form.
@@ -30,6 +33,21 @@ impl Batch {
             && self.rewrites.is_empty()
             && self.removes.is_empty()
             && self.meta.is_none()
+    }
+
+    /// The batch has failed: its rows are uncertain.
+    pub fn distrust(&mut self) {
+        let mut all = std::mem::take(&mut self.uncertain);
+        all.extend(self.puts.iter().map(|(revision, _)| *revision..=*revision));
+        all.sort_unstable_by_key(|range| *range.start());
+        for range in all {
+            match self.uncertain.last_mut() {
+                Some(last) if *range.start() <= last.end().saturating_add(1) => {
+                    *last = *last.start()..=*range.end().max(last.end());
+                }
+                _ => self.uncertain.push(range),
+            }
+        }
     }
 }
 

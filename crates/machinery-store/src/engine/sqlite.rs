@@ -79,10 +79,11 @@ impl SqliteEngine {
     fn try_commit(&mut self, batch: &Batch) -> Result<(), EngineError> {
         let transaction = self.connection()?.transaction()?;
         {
-            let mut remove = transaction.prepare_cached("DELETE FROM rows WHERE revision = ?")?;
-            for revision in &batch.uncertain {
-                remove.execute([sql_integer(*revision)?])?;
+            let mut remove_range = transaction.prepare_cached("DELETE FROM rows WHERE revision BETWEEN ? AND ?")?;
+            for range in &batch.uncertain {
+                remove_range.execute([sql_integer(*range.start())?, sql_integer(*range.end())?])?;
             }
+            let mut remove = transaction.prepare_cached("DELETE FROM rows WHERE revision = ?")?;
             let mut put = transaction.prepare_cached("INSERT INTO rows (revision, row) VALUES (?, ?)")?;
             for (revision, row) in &batch.puts {
                 put.execute((sql_integer(*revision)?, row))?;

@@ -23,7 +23,7 @@ fn rows_of_a_batch_that_failed_are_removed_before_they_are_written_again() {
     let dir = tempfile::tempdir().unwrap();
     let mut engine = SqliteEngine::open(&dir.path().join("objects.sqlite")).unwrap();
     engine.commit(&puts(1..4)).unwrap();
-    engine.commit(&Batch { uncertain: vec![1, 2, 9], ..puts(2..3) }).unwrap();
+    engine.commit(&Batch { uncertain: vec![1..=2, 9..=9], ..puts(2..3) }).unwrap();
     let mut seen = Vec::new();
     let mut visit = |revision: u64, _: &[u8]| {
         seen.push(revision);
@@ -31,4 +31,15 @@ fn rows_of_a_batch_that_failed_are_removed_before_they_are_written_again() {
     };
     engine.visit(&mut visit).unwrap();
     assert_eq!(seen, [2, 3]);
+}
+
+#[test]
+fn what_is_uncertain_of_many_failures_is_a_range() {
+    let mut batch = Batch { uncertain: vec![3..=3], ..puts(4..7) };
+    batch.distrust();
+    batch.puts = puts(7..1000).puts;
+    batch.distrust();
+    batch.puts = puts(1002..1003).puts;
+    batch.distrust();
+    assert_eq!(batch.uncertain, [3..=999, 1002..=1002]);
 }
