@@ -32,7 +32,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
 
 use crate::admission::{Seat, Standing};
-use crate::connection::{Io, OpenRequest, Shared, Stream, Verdict, phase};
+use crate::connection::{GOAWAY_GRACE, Io, OpenRequest, Shared, Stream, Verdict, phase};
 use crate::connections::Registered;
 use crate::{
     Body, BoxError, Close, ConnectionHandle, ConnectionStats, Connections, Handler, Limits, Peer, RejectReason,
@@ -241,11 +241,18 @@ where
         }
     }
     shut_down(connection.as_mut());
-    timer.as_mut().reset(after(Instant::now(), shared.grace()));
-    tokio::select! {
-        ended = connection.as_mut() => note_end(shared, ended),
-        () = shared.reached(phase::CLOSED) => {}
-        () = timer.as_mut() => debug!(addr = ?shared.addr, "Closed a connection with open requests."),
+    let end = after(Instant::now(), shared.grace());
+    loop {
+        timer.as_mut().reset(after(Instant::now(), GOAWAY_GRACE).min(end));
+        tokio::select! {
+            ended = connection.as_mut() => return note_end(shared, ended),
+            () = shared.reached(phase::CLOSED) => return,
+            () = timer.as_mut() => {}
+        }
+        // Who has no request open and does not leave has no use of a drain's time: a peer that is gone answers no GOAWAY.
+        if !shared.is_in_use() || Instant::now() >= end {
+            return debug!(addr = ?shared.addr, "Closed a connection whose peer did not.");
+        }
     }
 }
 

@@ -294,3 +294,23 @@ async fn draining_ends_streams_after_their_grace() {
     // Cut after GOAWAY.
     let _ = soon("the connection is closed", connection).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_drain_does_not_wait_for_a_peer_that_is_gone() {
+    use tokio::io::AsyncReadExt as _;
+    let site = Site::new();
+    let limits = Limits { drain_grace: Duration::from_secs(3600), ..Limits::default() };
+    let (listener, addr) = site.listener(limits);
+    let shutdown = CancellationToken::new();
+    let task = serve(
+        listener,
+        |_: Request<hyper::body::Incoming>, _: Peer| async { Response::new(Body::empty()) },
+        shutdown.clone(),
+    );
+    let mut silent = site.tls(addr, true, "h2").await.unwrap();
+    silent.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    // Its settings: the connection is served. From here on this peer answers nothing.
+    silent.read_exact(&mut [0; 9]).await.unwrap();
+    shutdown.cancel();
+    tokio::time::timeout(Duration::from_secs(60), task).await.expect("the drain ends").unwrap();
+}
