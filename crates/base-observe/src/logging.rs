@@ -38,6 +38,16 @@ impl Default for LogOptions {
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum InitLoggingError {
+    /// A word of the filter is neither a level nor a target with one. Taken for a target it would silence everything.
+    #[error(
+        "`{word}` in the log filter `{filter}` is no level; write error, warn, info, debug, trace or off, or TARGET=LEVEL"
+    )]
+    UnknownLevel {
+        /// The filter.
+        filter: String,
+        /// The word.
+        word: String,
+    },
     /// The filter does not parse.
     #[error("failed to parse the log filter `{filter}`; write a level such as `info`, or `info,node_kubelet=debug`")]
     ParseFilter {
@@ -71,5 +81,11 @@ pub fn init_logging(options: &LogOptions) -> Result<(), InitLoggingError> {
 }
 
 pub(crate) fn parse_filter(text: &str) -> Result<EnvFilter, InitLoggingError> {
+    let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+    for word in words.filter(|word| !word.contains(['=', ':', '_', '['])) {
+        if word.parse::<tracing_subscriber::filter::LevelFilter>().is_err() {
+            return Err(InitLoggingError::UnknownLevel { filter: text.to_owned(), word: word.to_owned() });
+        }
+    }
     EnvFilter::builder().parse(text).map_err(|source| InitLoggingError::ParseFilter { filter: text.to_owned(), source })
 }

@@ -94,6 +94,7 @@ fn a_long_message_is_cut_between_characters() {
 #[test]
 fn a_wrong_filter_is_rejected_by_name() {
     assert!(parse_filter("info,node_kubelet=debug").is_ok());
+    assert!(parse_filter("inof").unwrap_err().to_string().contains("`inof`"));
     let error = parse_filter("info,node_kubelet=loud").unwrap_err();
     assert!(error.to_string().contains("node_kubelet=loud"), "{error}");
 }

@@ -140,6 +140,13 @@ impl Heartbeats {
         self.expired.contains(node)
     }
 
+    /// A node whose conditions were unknown has reported them: that is a sign of life as its lease is, and may come first.
+    fn report(&mut self, node: &str, now: Instant) {
+        let unseen = Heartbeat { revision: 0, since: now, is_heard: true };
+        let heartbeat = self.nodes.entry(node.into()).or_insert(unseen);
+        *heartbeat = Heartbeat { since: now, is_heard: true, ..*heartbeat };
+    }
+
     /// Whether a node should carry the taint, and when that may change by itself. One that carries it keeps it until it
     /// is heard; one that was never seen before gets the time that every node has.
     fn judge(&mut self, node: &str, is_tainted: bool, now: Instant) -> (bool, Next) {
@@ -250,15 +257,20 @@ impl Reconciler for Nodes {
                     }
                 }
                 (Kind::Node, Some(before), Some(after)) => {
+                    let name = after.name();
                     let is_same = match (before.view_or_log::<NodeView<'_>>(), after.view_or_log::<NodeView<'_>>()) {
                         (Some(before), Some(after)) => {
+                            // Otherwise what it says would be made unknown once more, and it says it again in minutes only.
+                            if is_unknown(&before) && !is_unknown(&after) {
+                                self.heartbeats.lock().report(name, now);
+                            }
                             before.spec.taints == after.spec.taints && is_unknown(&before) == is_unknown(&after)
                         }
                         _ => false,
                     };
                     // A node's status is posted every few minutes; that alone is nothing to look at.
                     if !is_same {
-                        queue.add(after.name().into());
+                        queue.add(name.into());
                     }
                 }
                 (Kind::Node, ..) => queue.add(change.newest().name().into()),

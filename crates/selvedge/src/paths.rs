@@ -5,8 +5,17 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use base_fs::DirLock;
+
+/// What only Selvedge makes in a data directory: where one of these is, the rest is ours as well.
+const EVIDENCE: [&str; 7] =
+    ["run/hub.lock", "run/node.lock", "run/edge.lock", "hub/pki", "hub/store", "node/identity.json", "edge/journal"];
+
+/// What may be in a directory that becomes ours: settings, what the edge plane is to do, and what a file system brings along.
+fn may_be_there_before(name: &str) -> bool {
+    matches!(name, "edge" | "lost+found") || name.ends_with(".yaml") || name.ends_with(".yml")
+}
 
 /// A data directory.
 #[derive(Clone, Debug)]
@@ -59,8 +68,31 @@ impl DataDir {
         self.0.join("example")
     }
 
+    /// Whether a role has worked in it.
+    pub fn is_in_use(&self) -> bool {
+        EVIDENCE.iter().any(|name| self.0.join(name).exists())
+    }
+
+    /// What is somebody else's in a directory in which no role has worked yet: nothing may be made private there, and nothing be
+    /// removed.
+    fn foreign(&self) -> Option<PathBuf> {
+        if self.is_in_use() {
+            return None;
+        }
+        let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
+        let mut foreign = entries.filter(|entry| !may_be_there_before(&entry.file_name().to_string_lossy()));
+        foreign.next().map(|entry| entry.path())
+    }
+
     /// Creates the directory and locks it for `role`, until the lock is dropped or the process ends.
     pub fn lock(&self, role: &str) -> Result<DirLock> {
+        if let Some(foreign) = self.foreign() {
+            bail!(
+                "{} is not Selvedge's: it holds {}; choose an empty or a new directory with --data-dir",
+                self.0.display(),
+                foreign.display()
+            );
+        }
         let run = self.run();
         fs::create_dir_all(&run)
             .with_context(|| format!("failed to create {}; choose another directory with --data-dir", run.display()))?;
@@ -75,16 +107,15 @@ impl DataDir {
 
 impl DataDir {
     /// Takes everyone else's rights away, also from what a former version left readable. Below `node` and `edge` only the
-    /// directories themselves: what is in them has the modes that pods ask for, and nobody gets past the directory.
+    /// directories themselves: what is in them has the modes that pods ask for, and nobody gets past the directory. What is beside
+    /// them is the user's.
     fn tighten(&self) -> io::Result<()> {
         set_mode(&self.0, 0o700)?;
-        for entry in fs::read_dir(&self.0)? {
-            let entry = entry?;
-            match entry.file_type()? {
-                kind if kind.is_dir() => set_mode(&entry.path(), 0o700)?,
-                kind if kind.is_file() => set_mode(&entry.path(), 0o600)?,
-                _ => {}
-            }
+        for dir in [self.hub(), self.node(), self.edge(), self.run(), self.example()] {
+            set_mode(&dir, 0o700)?;
+        }
+        for file in [self.kubeconfig(), self.0.join("ports.json")] {
+            set_mode(&file, 0o600)?;
         }
         tighten_all(&self.run(), DEPTH_MAX)?;
         tighten_all(&self.hub(), DEPTH_MAX)
@@ -128,4 +159,39 @@ fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
 fn default_of_user() -> Option<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("XDG_DATA_HOME").or_else(|| set("HOME").map(|home| home.join(".local/share"))).map(|dir| dir.join("selvedge"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).expect("it is there").permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_is_left_as_it_is() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let package = dir.path().join("node/package.json");
+        fs::create_dir(dir.path().join("node")).expect("space");
+        fs::write(&package, "{}").expect("space");
+        fs::set_permissions(&package, fs::Permissions::from_mode(0o644)).expect("it is ours");
+        let data_dir = DataDir::new(Some(dir.path().to_owned())).expect("a path");
+        let error = data_dir.lock("hub").err().expect("it is somebody else's").to_string();
+        assert!(error.contains("/node;") && error.contains("--data-dir"), "{error}");
+        assert!(!data_dir.run().exists() && mode(&package) == 0o644);
+    }
+
+    #[test]
+    fn settings_may_be_there_before() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let settings = dir.path().join("hub.yaml");
+        fs::write(&settings, "{}").expect("space");
+        fs::set_permissions(&settings, fs::Permissions::from_mode(0o644)).expect("it is ours");
+        let data_dir = DataDir::new(Some(dir.path().to_owned())).expect("a path");
+        drop(data_dir.lock("hub").expect("it becomes ours"));
+        assert_eq!((mode(dir.path()), mode(&data_dir.run()), mode(&settings)), (0o700, 0o700, 0o644));
+        fs::write(dir.path().join("notes.txt"), "").expect("space");
+        drop(data_dir.lock("node").expect("it stays ours"));
+    }
 }

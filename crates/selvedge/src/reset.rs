@@ -25,12 +25,10 @@ pub async fn reset(args: ResetArgs) -> Result<()> {
         .chain(["kubeconfig", "ports.json"].map(|name| data_dir.path().join(name)))
         .filter(|path| path.exists())
         .collect();
-    if ours.is_empty() {
+    if ours.is_empty() || !data_dir.is_in_use() {
         println!("{} holds nothing of Selvedge", data_dir.path().display());
         return Ok(());
     }
-    // A role that runs keeps its directory, and holding its lock keeps it from starting meanwhile.
-    let _hub_and_node = [data_dir.lock("hub")?, data_dir.lock("node")?];
     if !args.yes {
         println!("would stop the pods of {} and remove:", data_dir.path().display());
         for path in &ours {
@@ -39,6 +37,8 @@ pub async fn reset(args: ResetArgs) -> Result<()> {
         println!("nothing was done; add --yes to do it");
         return Ok(());
     }
+    // A role that runs keeps its directory, and holding its lock keeps it from starting meanwhile.
+    let _hub_and_node = [data_dir.lock("hub")?, data_dir.lock("node")?];
     #[cfg(feature = "node")]
     stop_pods(&data_dir).await?;
     // Only now: the edge plane may be a pod that outlived its node.

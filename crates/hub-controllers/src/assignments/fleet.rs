@@ -480,7 +480,7 @@ pub(crate) struct Standing<'a> {
 
 fn settle_selected(entry: &mut Entry) {
     entry.problem = entry.nodes.is_empty().then(|| {
-        let message = "no node has the labels of spec.nodeSelector; label one, or change the selector".to_owned();
+        let message = "no node matches spec.nodeSelector; join a node, label one, or change the selector".to_owned();
         Problem { reason: "NoMatchingNode", message }
     });
 }

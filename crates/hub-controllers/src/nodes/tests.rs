@@ -47,6 +47,16 @@ fn a_node_without_a_lease_gets_the_time_that_every_node_has() {
 }
 
 #[test]
+fn a_status_that_comes_before_the_lease_is_a_sign_of_life() {
+    let (begin, mut known) = (Instant::now(), Heartbeats::default());
+    known.renew("gw-1", 1, true, begin);
+    assert!(known.judge("gw-1", false, begin + Duration::from_secs(60)).0);
+    known.report("gw-1", begin + Duration::from_secs(61));
+    assert!(!known.judge("gw-1", true, begin + Duration::from_secs(61)).0);
+    assert!(known.judge("gw-1", false, begin + Duration::from_secs(102)).0, "and counts for as long");
+}
+
+#[test]
 fn only_the_heartbeat_of_an_expired_node_is_news() {
     let (begin, mut known) = (Instant::now(), Heartbeats::default());
     assert!(!known.renew("gw-1", 1, true, begin));
