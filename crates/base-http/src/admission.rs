@@ -85,7 +85,7 @@ impl Counts {
             let (_, newest) = crowd.last_key_value()?;
             return Some(if oldest.opened.elapsed() >= HANDSHAKE_SLOW { oldest } else { newest }.clone());
         }
-        // All have as few. Then time tells, and it is nobody's of an address that has fewer than the newcomer's.
+        // All have as few. Then time decides, and it is nobody's of an address that has fewer than the newcomer's.
         let is_silent = |shared: &Arc<Shared>| shared.silence() >= HANDSHAKE_SILENCE;
         let is_due = |shared: &Arc<Shared>| is_silent(shared) || shared.opened.elapsed() >= HANDSHAKE_PATIENCE;
         let has_as_many = |shared: &Arc<Shared>| {
@@ -341,12 +341,12 @@ mod tests {
     use super::*;
 
     /// A listener where eight handshakes may be at a time, and those that are.
-    struct Doors {
+    struct Arrivals {
         admission: Arc<Admission>,
         seats: Vec<(u8, Seat)>,
     }
 
-    impl Doors {
+    impl Arrivals {
         fn new() -> Self {
             let limits = Limits { handshakes_max: 8, ..Limits::default() };
             Self { admission: Arc::new(Admission::new(limits, true, Arc::default())), seats: Vec::new() }
@@ -378,60 +378,60 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn addresses_share_the_places_for_handshakes() {
-        let mut doors = Doors::new();
-        let came: Vec<_> = (0..20).map(|_| doors.come(1)).collect();
+        let mut arrivals = Arrivals::new();
+        let came: Vec<_> = (0..20).map(|_| arrivals.come(1)).collect();
         assert_eq!(came.iter().filter(|came| **came).count(), 8, "a crowd has all places that nobody else wants");
         for _ in 0..3 {
-            assert!(doors.come(2));
-            assert!(!doors.come(1), "and none for which another would have to give way");
+            assert!(arrivals.come(2));
+            assert!(!arrivals.come(1), "and none for which another would have to give way");
         }
-        assert_eq!(doors.sources(), [1, 1, 1, 1, 1, 2, 2, 2]);
-        assert!(doors.come(2) && !doors.come(2), "others get as much, and no more");
-        assert!(doors.come(3) && doors.come(3));
-        let mut sources = doors.sources();
+        assert_eq!(arrivals.sources(), [1, 1, 1, 1, 1, 2, 2, 2]);
+        assert!(arrivals.come(2) && !arrivals.come(2), "others get as much, and no more");
+        assert!(arrivals.come(3) && arrivals.come(3));
+        let mut sources = arrivals.sources();
         sources.sort_unstable();
         assert_eq!(sources, [1, 1, 1, 2, 2, 2, 3, 3]);
-        doors.seats.clear();
-        assert!(doors.sources().is_empty());
-        assert!(doors.admission.counts.lock().handshakes_of.is_empty());
+        arrivals.seats.clear();
+        assert!(arrivals.sources().is_empty());
+        assert!(arrivals.admission.counts.lock().handshakes_of.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn of_a_crowd_a_slow_handshake_gives_way_rather_than_a_new_one() {
-        let mut doors = Doors::new();
-        assert!(doors.come(1));
+        let mut arrivals = Arrivals::new();
+        assert!(arrivals.come(1));
         tokio::time::advance(HANDSHAKE_SLOW / 2).await;
-        assert!((0..7).all(|_| doors.come(1)));
-        let (slow, newest) = (doors.seats[0].1.shared.clone(), doors.seats[7].1.shared.clone());
-        assert!(doors.come(2));
+        assert!((0..7).all(|_| arrivals.come(1)));
+        let (slow, newest) = (arrivals.seats[0].1.shared.clone(), arrivals.seats[7].1.shared.clone());
+        assert!(arrivals.come(2));
         assert!(newest.is_closing() && !slow.is_closing());
         tokio::time::advance(HANDSHAKE_SLOW / 2).await;
-        assert!(doors.come(2));
+        assert!(arrivals.come(2));
         assert!(slow.is_closing());
     }
 
     #[tokio::test(start_paused = true)]
     async fn where_all_have_as_few_the_silent_and_then_the_slow_give_way() {
-        let mut doors = Doors::new();
+        let mut arrivals = Arrivals::new();
         for source in 1..=8 {
-            assert!(doors.come(source));
+            assert!(arrivals.come(source));
             tokio::time::advance(Duration::from_millis(100)).await;
         }
-        assert!(!doors.come(9), "they are given time");
+        assert!(!arrivals.come(9), "they are given time");
         tokio::time::advance(HANDSHAKE_SILENCE - Duration::from_millis(800)).await;
-        assert!(doors.come(9) && !doors.come(10), "the first has said nothing");
-        assert_eq!(doors.sources(), [2, 3, 4, 5, 6, 7, 8, 9]);
+        assert!(arrivals.come(9) && !arrivals.come(10), "the first has said nothing");
+        assert_eq!(arrivals.sources(), [2, 3, 4, 5, 6, 7, 8, 9]);
         // They say something now and then.
-        let speak = |doors: &Doors| doors.seats.iter().for_each(|(_, seat)| seat.shared.note_received(1));
+        let speak = |arrivals: &Arrivals| arrivals.seats.iter().for_each(|(_, seat)| seat.shared.note_received(1));
         for _ in 0..2 {
-            speak(&doors);
+            speak(&arrivals);
             tokio::time::advance(HANDSHAKE_SILENCE - Duration::from_millis(500)).await;
-            assert!(!doors.come(10));
+            assert!(!arrivals.come(10));
         }
-        speak(&doors);
+        speak(&arrivals);
         tokio::time::advance(Duration::from_millis(150)).await;
-        assert!(doors.come(10) && !doors.come(11), "the next has lasted five seconds");
-        assert_eq!(doors.sources(), [3, 4, 5, 6, 7, 8, 9, 10]);
+        assert!(arrivals.come(10) && !arrivals.come(11), "the next has lasted five seconds");
+        assert_eq!(arrivals.sources(), [3, 4, 5, 6, 7, 8, 9, 10]);
     }
 
     #[test]

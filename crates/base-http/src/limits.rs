@@ -27,7 +27,7 @@ pub struct Limits {
     pub anonymous_per_address_max: usize,
     /// The same for this machine's own loopback address, where proxies and tools call from.
     pub anonymous_loopback_max: usize,
-    /// Connections whose certificate the handler does not accept: of a node that was deleted or revoked. Each is told so by
+    /// Connections whose certificate the handler does not accept: of a node that was deleted or revoked. Each is notified by
     /// an answer, for which a moment is enough; the next one takes the place of the oldest.
     pub unaccepted_max: usize,
     /// From the accept to the end of the TLS handshake, and to the session that the handler makes.

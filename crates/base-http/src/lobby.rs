@@ -1,6 +1,6 @@
 //! Where accepted connections wait while all places for handshakes are taken.
 //!
-//! The system's own queue has one line for everybody: who opens a thousand connections a second stands before all others
+//! The system's own queue has one line for everybody: who opens a thousand connections a second is before all others
 //! in it. So the accept loop takes whoever comes, and here addresses take turns: whoever sends a crowd waits behind its own
 //! crowd. Nothing is held for those who wait but their sockets, and when as many wait as may, somebody of the largest crowd
 //! is turned away, the newest, so that those who have waited longest are not in vain.
@@ -8,7 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
-/// What crowds are told apart by; unix sockets are one.
+/// What crowds are distinguished by; unix sockets are one.
 pub(crate) type Source = Option<IpAddr>;
 
 pub(crate) struct Lobby<T> {
@@ -104,9 +104,10 @@ mod tests {
     /// Newcomers as `(source, number)`, where six may wait; who is turned away, and in which order the others have their turn.
     fn check(newcomers: &[(u8, u32)], turned_away: &[u32], served: &[u32]) {
         let mut lobby = Lobby::new();
-        let gone: Vec<_> = newcomers.iter().filter_map(|&(from, number)| lobby.push(source(from), number, 6)).collect();
-        assert_eq!(gone, turned_away, "{newcomers:?}");
-        assert_eq!(lobby.len(), newcomers.len() - gone.len());
+        let dropped: Vec<_> =
+            newcomers.iter().filter_map(|&(from, number)| lobby.push(source(from), number, 6)).collect();
+        assert_eq!(dropped, turned_away, "{newcomers:?}");
+        assert_eq!(lobby.len(), newcomers.len() - dropped.len());
         let turns: Vec<_> = std::iter::from_fn(|| lobby.pop()).collect();
         assert_eq!(turns, served, "{newcomers:?}");
         assert!(lobby.is_empty() && lobby.turn().is_none() && lobby.lines.is_empty());

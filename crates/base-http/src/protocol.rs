@@ -49,7 +49,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
 /// send so much of a head and stop; hyper would keep 408 KiB of it. kubectl's are below 16 KiB.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 
-/// The same for HTTP/2, where as many heads as streams may be open; counted as RFC 9113 says, and told to the client.
+/// The same for HTTP/2, where as many heads as streams may be open; counted as RFC 9113 says, and reported to the client.
 const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 
 /// What may wait to be sent on one stream: a watch that nobody reads pins this much and no more.
@@ -249,7 +249,7 @@ where
             () = shared.reached(phase::CLOSED) => return,
             () = timer.as_mut() => {}
         }
-        // Who has no request open and does not leave has no use of a drain's time: a peer that is gone answers no GOAWAY.
+        // Who has no request open and does not leave has no use of a drain's time: a peer that is dead answers no GOAWAY.
         if !shared.is_in_use() || Instant::now() >= end {
             return debug!(addr = ?shared.addr, "Closed a connection whose peer did not.");
         }

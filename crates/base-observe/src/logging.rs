@@ -81,8 +81,8 @@ pub fn init_logging(options: &LogOptions) -> Result<(), InitLoggingError> {
 }
 
 pub(crate) fn parse_filter(text: &str) -> Result<EnvFilter, InitLoggingError> {
-    let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
-    for word in words.filter(|word| !word.contains(['=', ':', '_', '['])) {
+    let parts = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+    for word in parts.filter(|word| !word.contains(['=', ':', '_', '['])) {
         if word.parse::<tracing_subscriber::filter::LevelFilter>().is_err() {
             return Err(InitLoggingError::UnknownLevel { filter: text.to_owned(), word: word.to_owned() });
         }

@@ -4,7 +4,7 @@
 //! machine and no others: the rest is the administrator's, by `kubectl label` or by the token with which the node joined.
 //!
 //! Stricter than upstream: a node's hostname label is its name, because a single box is selected by it, and where the box
-//! stands (`topology.kubernetes.io/…`) is not its own word either.
+//! is (`topology.kubernetes.io/…`) is not its own word either.
 
 use serde_json::{Map, Value};
 

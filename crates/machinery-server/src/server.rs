@@ -370,7 +370,7 @@ impl Session {
         }
         if self.peer.client_cert.is_some() {
             // Its certificate was not accepted when it connected, and is now: a node that was deleted is back. The connection
-            // has the limits of a stranger; the next one has a node's.
+            // has the limits of an unauthenticated client; the next one has a node's.
             return self.connection.close(Close::Gracefully);
         }
         let mut bearer = self.bearer.lock();

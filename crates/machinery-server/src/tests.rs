@@ -39,7 +39,7 @@ impl crate::Authorizer for SomeRules {
                 access.identity.is_in(crate::GROUP_BOOTSTRAPPERS) && access.verb == "create"
             }
             "namespaces" => access.identity.is_in(crate::GROUP_NODES) && access.verb == "list",
-            // A node's own object and lease are not told from others' here.
+            // A node's own object and lease are not distinguished from others' here.
             "nodes" | "leases" => access.identity.is_in(crate::GROUP_NODES),
             _ => false,
         };

@@ -206,7 +206,7 @@ fn a_fleet_joins_rolls_and_outlives_kills_of_its_hub() -> Result<()> {
     ensure!(verdict["acknowledged"].as_u64() > Some(50 * size.kills as u64), "{verdict}");
     let report = fleet.ask("report")?;
     // The window of a hub outlives its kill: nobody needs a new list but after the first one. At full size a slow machine may
-    // need longer for two thousand handshakes than the window has space for; who is told so loses nothing, and is counted.
+    // need longer for two thousand handshakes than the window has space for; who gets 410 loses nothing, and is counted.
     ensure!(is_full() || report["expired"] == 0, "watches could not resume: {report}");
     ensure!(report["resumes"].as_u64() > Some(20 * report["expired"].as_u64().unwrap_or(0)), "few resume: {report}");
     for (figure, unit, field) in [

@@ -100,6 +100,6 @@ async fn a_fleet_behind_one_address_gets_in_beside_others() {
         soon("everybody gets in", client).await.unwrap();
     }
     let gave_way = running.rejected(RejectReason::Handshakes);
-    assert!(gave_way <= 10, "{gave_way} gave way, which are more than those who came from elsewhere");
+    assert!(gave_way <= 10, "{gave_way} gave way, which are more than those who came from other addresses");
     Arc::into_inner(running).unwrap().stop().await;
 }

@@ -490,7 +490,7 @@ async fn certificates_that_are_not_accepted_fill_no_budget_but_their_own() {
     let mut deleted = Vec::new();
     for _ in 0..20 {
         let (mut client, connection) = running.deleted().await;
-        assert_eq!(text(client.send_request(get("/")).await.unwrap()).await, "ok", "the newest is told what is wrong");
+        assert_eq!(text(client.send_request(get("/")).await.unwrap()).await, "ok", "the newest gets a message");
         deleted.push((client, connection));
         running.serves_those_it_knows().await;
     }
@@ -513,7 +513,7 @@ async fn a_head_may_be_large_and_not_larger() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     // Never finished: what the server has taken of it is bounded, whoever sends it.
     for with_certificate in [true, false] {
-        eventually("those of before are gone", || running.connections.is_empty()).await;
+        eventually("those of before have ended", || running.connections.is_empty()).await;
         let mut stream = running.site.tls(running.addr, with_certificate, "http/1.1").await.unwrap();
         eventually("a session", || running.connections.len() == 1).await;
         let (connection, _) = running.connections.list().remove(0);

@@ -237,7 +237,7 @@ async fn those_that_give_way_leave_long_before_the_grace_of_a_drain() {
     }
     let rejected = || running.connections.stats().rejected_total(RejectReason::Identity);
     eventually("three are too many", || rejected() == 3).await;
-    eventually("those without a request are gone", || running.connections.len() == 3).await;
+    eventually("those without a request have ended", || running.connections.len() == 3).await;
     let mut clients = Vec::new();
     for number in 4..24 {
         let (mut client, connection) = running.site.http2(running.addr, true).await;
@@ -296,7 +296,7 @@ async fn draining_ends_streams_after_their_grace() {
 }
 
 #[tokio::test]
-async fn a_drain_does_not_wait_for_a_peer_that_is_gone() {
+async fn a_drain_does_not_wait_for_a_dead_peer() {
     use tokio::io::AsyncReadExt as _;
     let site = Site::new();
     let limits = Limits { drain_grace: Duration::from_secs(3600), ..Limits::default() };

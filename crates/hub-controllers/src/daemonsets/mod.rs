@@ -317,7 +317,7 @@ impl DaemonSets {
         Ok(read)
     }
 
-    /// Adds the nodes that pods are on and should leave, so that nodes of which nothing is known are told from them.
+    /// Adds the nodes that pods are on and should leave, so that nodes of which nothing is known are distinguished from them.
     fn add_left(&self, nodes: &mut BTreeMap<Box<str>, Fit>, pods: &[Pod], template: &TemplateView<'_>) {
         for pod in pods {
             if nodes.contains_key(&*pod.node) {

@@ -16,7 +16,7 @@ const TOKEN: &str = "Bearer abcdef.0123456789abcdef";
 
 type Client = hyper::client::conn::http2::SendRequest<Full<Bytes>>;
 
-/// Accepts certificates while it is told to.
+/// Accepts certificates while the test lets it.
 #[derive(Default)]
 struct Nodes(AtomicBool);
 

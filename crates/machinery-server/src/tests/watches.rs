@@ -93,7 +93,7 @@ async fn a_watch_ends_in_time_with_a_last_bookmark() {
 }
 
 #[tokio::test]
-async fn who_resumes_from_far_behind_is_told_where_it_has_arrived() {
+async fn who_resumes_from_far_behind_gets_a_bookmark() {
     let hub = Hub::start().await;
     hub.create(PODS, pod("own", "gw-1")).await;
     let revision = |list: &Value| list["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap();

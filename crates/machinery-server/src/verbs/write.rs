@@ -218,7 +218,7 @@ impl Context<'_> {
         self.put_if(object, expect, Vec::new()).await
     }
 
-    /// The definition of a custom object. It must still be there when one is written: an object under a definition that has gone
+    /// The definition of a custom object. It must still be there when one is written: an object under a deleted definition
     /// would come back with it.
     pub(crate) fn definition(&self) -> Option<Key> {
         let name = self.info.is_custom().then(|| format!("{}.{}", self.info.plural, self.info.group))?;
