@@ -18,10 +18,10 @@ use tokio::time::Instant;
 /// A message of an event has 1,024 bytes at most.
 const EVENT_BYTES_MAX: usize = 16 * 1024;
 const LEASE_BYTES_MAX: usize = 4 * 1024;
-/// As a manifest on the node's own disk may be.
-const POD_BYTES_MAX: usize = 256 * 1024;
-/// A hundred containers, each with a last message of 1 KiB.
-const POD_STATUS_BYTES_MAX: usize = 128 * 1024;
+/// A manifest on a node's own disk has a few KiB; with its status that is 14 MiB for as many pods as a node may have.
+const POD_BYTES_MAX: usize = 64 * 1024;
+/// Fifty containers, each with a last message of 1 KiB.
+const POD_STATUS_BYTES_MAX: usize = 64 * 1024;
 /// A kubelet reports fifty images at most, which is most of what it says of itself.
 const NODE_BYTES_MAX: usize = 512 * 1024;
 /// The request in it has 16 KiB at most, as base64.

@@ -28,6 +28,9 @@ pub(crate) const PIECE_BYTES: usize = 64 * 1024;
 /// Pieces that wait for a slow client.
 const PIECES_AHEAD: usize = 2;
 
+/// What a list of large objects may be counted as: more would keep an identity from having two of them.
+const KEPT_BYTES_MAX: usize = 4 << 20;
+
 /// A client that takes no piece for so long has left, or means ill.
 const STALL_MAX: Duration = Duration::from_secs(60);
 
@@ -35,11 +38,12 @@ const STALL_MAX: Duration = Duration::from_secs(60);
 const GZIP_BYTES_MIN: usize = 128 * 1024;
 
 /// An answer made of pieces, which are taken from the iterator as the client reads. `bytes_about` is what they may come
-/// to, and decides on compression; `turn` counts against its identity until the last piece is taken.
+/// to, and decides on compression; `largest` is about the largest of what a piece may end with; `turn` counts against its identity until the last piece is taken.
 pub(crate) fn respond<I>(
     server: &Arc<Inner>,
     headers: &HeaderMap,
     bytes_about: usize,
+    largest: usize,
     turn: Option<Arc<Entry>>,
     mut pieces: I,
 ) -> Response<Body>
@@ -89,7 +93,8 @@ where
     });
     let mut response = status::ok(Body::stream(pieces));
     // Those ahead, one on its way, and what is made of the next.
-    response.extensions_mut().insert(BytesKept(PIECE_BYTES * (PIECES_AHEAD + 2)));
+    let kept = (PIECE_BYTES + largest) * (PIECES_AHEAD + 2);
+    response.extensions_mut().insert(BytesKept(kept.min(KEPT_BYTES_MAX)));
     if is_gzip {
         response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }

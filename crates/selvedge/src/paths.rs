@@ -177,7 +177,8 @@ mod tests {
         fs::write(&package, "{}").expect("space");
         fs::set_permissions(&package, fs::Permissions::from_mode(0o644)).expect("it is ours");
         let data_dir = DataDir::new(Some(dir.path().to_owned())).expect("a path");
-        let error = data_dir.lock("hub").err().expect("it is somebody else's").to_string();
+        let Err(error) = data_dir.lock("hub") else { panic!("it is somebody else's") };
+        let error = error.to_string();
         assert!(error.contains("/node;") && error.contains("--data-dir"), "{error}");
         assert!(!data_dir.run().exists() && mode(&package) == 0o644);
     }

@@ -79,6 +79,7 @@ pub(crate) fn listed(context: &Context<'_>, page: Page, output: Output) -> Respo
     // Tables and metadata are about a third of their objects.
     let object_bytes: usize = page.items.iter().map(|object| object.bytes.len() + 1).sum();
     let bytes_about = head.len() + if output == Output::Json { object_bytes } else { object_bytes / 3 };
+    let largest = page.items.iter().map(|object| object.bytes.len()).max().unwrap_or_default();
     let info = context.info.clone();
     let api_version = info.api_version();
     let write_item = move |object: &Object, piece: &mut BytesMut| match output {
@@ -95,7 +96,7 @@ pub(crate) fn listed(context: &Context<'_>, page: Page, output: Output) -> Respo
     };
     let pieces =
         Pieces { head: Some(head), items: page.items.into_iter(), write_item, has_items: false, is_done: false };
-    pump::respond(context.server, &context.headers, bytes_about, context.turn.clone(), pieces)
+    pump::respond(context.server, &context.headers, bytes_about, largest, context.turn.clone(), pieces)
 }
 
 /// What the request selects; refuses fields that the resource does not offer.
