@@ -105,9 +105,16 @@ async fn a_node_waits_behind_its_own_requests_and_nobody_elses() {
         tokio::spawn(async move { send(&routes, "system:node:gw-1", body).await.0 })
     };
     let mut stalled: Vec<_> = (0..SENDER_REQUESTS_MAX).map(|_| begin(stalled())).collect();
-    while routes.bodies.bytes_held() < (SENDER_REQUESTS_MAX * 16 * 1024) as u64 {
-        tokio::task::yield_now().await;
-    }
+    let are_all_taken = || {
+        let open = routes.senders.open.lock().expect("nobody panics");
+        open.get("system:node:gw-1").is_some_and(|(_, slots)| slots.available_permits() == 0)
+    };
+    let wait = async {
+        while !are_all_taken() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), wait).await.expect("the stalled requests take all places");
     let waiting = begin(whole(batch(0)));
     assert_eq!(send(&routes, "system:node:gw-2", whole(batch(0))).await.0, 200);
     assert!(!waiting.is_finished(), "it has its turn after the others of its node");
