@@ -142,9 +142,8 @@ impl Heartbeats {
 
     /// A node whose conditions were unknown has reported them: that is a sign of life as its lease is, and may come first.
     fn report(&mut self, node: &str, now: Instant) {
-        let unseen = Heartbeat { revision: 0, since: now, is_heard: true };
-        let heartbeat = self.nodes.entry(node.into()).or_insert(unseen);
-        *heartbeat = Heartbeat { since: now, is_heard: true, ..*heartbeat };
+        let revision = self.nodes.get(node).map_or(0, |heartbeat| heartbeat.revision);
+        self.nodes.insert(node.into(), Heartbeat { revision, since: now, is_heard: true });
     }
 
     /// Whether a node should carry the taint, and when that may change by itself. One that carries it keeps it until it

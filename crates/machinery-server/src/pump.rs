@@ -38,7 +38,8 @@ const STALL_MAX: Duration = Duration::from_secs(60);
 const GZIP_BYTES_MIN: usize = 128 * 1024;
 
 /// An answer made of pieces, which are taken from the iterator as the client reads. `bytes_about` is what they may come
-/// to, and decides on compression; `largest` is about the largest of what a piece may end with; `turn` counts against its identity until the last piece is taken.
+/// to, and decides on compression; `largest` is about the largest of what a piece may end with; `turn` counts against its
+/// identity until the last piece is taken.
 pub(crate) fn respond<I>(
     server: &Arc<Inner>,
     headers: &HeaderMap,

@@ -31,14 +31,20 @@ fn press(uid: &str) -> Value {
     json!({"apiVersion": "example.org/v1", "kind": "Gadget", "name": "press", "uid": uid})
 }
 
-#[tokio::test]
-async fn what_an_owner_of_a_custom_kind_leaves_behind_is_found_in_time() {
+/// A custom object, and a ConfigMap that names it as its owner.
+async fn dependent_of_press() -> (TestApi, Garbage, Key) {
     let api = TestApi::start().await;
     api.define_gadgets().await;
     let uid = api.gadget("default", "press").await.metadata.uid.unwrap();
     api.make(Kind::ConfigMap, config_map("of-press", &press(&uid))).await;
     let garbage = Garbage::new(api.context.clone());
     let key = (Kind::ConfigMap, "default".into(), "of-press".into());
+    (api, garbage, key)
+}
+
+#[tokio::test]
+async fn what_an_owner_of_a_custom_kind_leaves_behind_is_found_in_time() {
+    let (api, garbage, key) = dependent_of_press().await;
     assert_eq!(garbage.reconcile(&key).await.unwrap(), Next::After(UNSHOWN_PERIOD));
     assert!(api.find(Kind::ConfigMap, "default", "of-press").await.is_some());
     // Nobody hears of this.
@@ -65,12 +71,7 @@ async fn a_kind_that_is_defined_later_is_found() {
 
 #[tokio::test]
 async fn a_kind_that_is_served_no_more_does_not_prove_that_its_objects_are_deleted() {
-    let api = TestApi::start().await;
-    api.define_gadgets().await;
-    let uid = api.gadget("default", "press").await.metadata.uid.unwrap();
-    api.make(Kind::ConfigMap, config_map("of-press", &press(&uid))).await;
-    let garbage = Garbage::new(api.context.clone());
-    let key = (Kind::ConfigMap, "default".into(), "of-press".into());
+    let (api, garbage, key) = dependent_of_press().await;
     garbage.reconcile(&key).await.unwrap();
     // The version that the reference names is replaced by another; the controller has not heard of it yet.
     let versions = ["v1", "v2"].map(|name| {

@@ -77,9 +77,11 @@ pub(crate) fn listed(context: &Context<'_>, page: Page, output: Output) -> Respo
         }
     };
     // Tables and metadata are about a third of their objects.
-    let object_bytes: usize = page.items.iter().map(|object| object.bytes.len() + 1).sum();
+    let (object_bytes, largest) = page.items.iter().fold((0, 0), |(sum, largest), object| {
+        let bytes = object.bytes.len();
+        (sum + bytes + 1, bytes.max(largest))
+    });
     let bytes_about = head.len() + if output == Output::Json { object_bytes } else { object_bytes / 3 };
-    let largest = page.items.iter().map(|object| object.bytes.len()).max().unwrap_or_default();
     let info = context.info.clone();
     let api_version = info.api_version();
     let write_item = move |object: &Object, piece: &mut BytesMut| match output {

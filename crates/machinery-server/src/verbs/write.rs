@@ -221,8 +221,7 @@ impl Context<'_> {
     /// The definition of a custom object. It must still be there when one is written: an object under a deleted definition
     /// would come back with it.
     pub(crate) fn definition(&self) -> Option<Key> {
-        let name = self.info.is_custom().then(|| format!("{}.{}", self.info.plural, self.info.group))?;
-        Some(Key::new(crate::crd::RESOURCE, "", &name))
+        self.info.is_custom().then(|| Key::new(crate::crd::RESOURCE, "", &self.info.qualified_name()))
     }
 
     /// Writes an object if `also` holds in the same commit.
