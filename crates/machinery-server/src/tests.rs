@@ -84,12 +84,22 @@ impl Hub {
     }
 
     fn open(dir: tempfile::TempDir, node_dialer: Arc<dyn NodeDialer>) -> Self {
+        Self::open_with(dir, |config| config.node_dialer = node_dialer)
+    }
+
+    /// One without namespaces, where a plug-in looks at what is written.
+    fn admitting(plugin: Arc<dyn crate::Admission>) -> Self {
+        Self::open_with(tempfile::tempdir().unwrap(), |config| config.admission.push(plugin))
+    }
+
+    fn open_with(dir: tempfile::TempDir, change: impl FnOnce(&mut ServerConfig)) -> Self {
         let shutdown = CancellationToken::new();
         let mut config = ServerConfig::new(Store::open(dir.path(), store_options()).unwrap());
         config.authorizers.push(Arc::new(SomeRules));
         config.garbage_collected = |group, kind| (group, kind) == ("apps", "ControllerRevision");
-        let server = Server::new(ServerConfig { node_dialer, shutdown: shutdown.clone(), ..config }).unwrap();
-        Self { server, shutdown, dir }
+        config.shutdown = shutdown.clone();
+        change(&mut config);
+        Self { server: Server::new(config).unwrap(), shutdown, dir }
     }
 
     /// Closes the store and opens it again, as a restart would.

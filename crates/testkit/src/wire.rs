@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use base_pki::{PinError, PinnedCa};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -120,6 +120,13 @@ impl Access {
         let driver = tokio::spawn(connection);
         Ok(Connection { sender, driver, authority: self.address.as_str().into(), bearer: self.bearer.clone() })
     }
+}
+
+/// The value of a metric on a page of `/metrics`, by its name with labels.
+pub fn figure(page: &str, name: &str) -> Result<f64> {
+    ensure!(page.ends_with("# EOF\n"), "the page is cut: {page}");
+    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    Ok(line.with_context(|| format!("{name} in {page}"))?.parse()?)
 }
 
 /// CA (PEM) that a kubeconfig trusts, with the address and the identity in it.

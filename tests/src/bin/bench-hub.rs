@@ -138,9 +138,7 @@ impl Hub {
     /// What a page of metrics says.
     fn metric(&self, name: &str) -> Result<f64> {
         let page = self.runtime.block_on(async { self.admin.connect().await?.get("/metrics").await?.ok() })?;
-        let page = String::from_utf8_lossy(&page.body).into_owned();
-        let value = page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-        value.with_context(|| format!("/metrics has no {name}"))
+        wire::figure(&page.text(), name)
     }
 
     /// [`Self::own_mib`] without the watch cache window: nodes that come back report their status, and those changes are kept

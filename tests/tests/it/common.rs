@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde_json::Value;
 use testkit::kubectl::Kubectl;
 use testkit::program::{Selvedge, run};
@@ -181,11 +181,4 @@ pub fn stored_readings(kubectl: &Kubectl, node: &str, device: &str, resource: &s
             None => return Ok(all),
         }
     }
-}
-
-/// The value of a metric, by its name with labels.
-pub fn figure(page: &str, name: &str) -> Result<f64> {
-    ensure!(page.ends_with("# EOF\n"), "the page is cut: {page}");
-    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    Ok(line.with_context(|| format!("{name} in {page}"))?.parse()?)
 }

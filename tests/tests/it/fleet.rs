@@ -13,9 +13,9 @@ use testkit::hollow;
 use testkit::kubectl::Kubectl;
 use testkit::process;
 use testkit::program::Selvedge;
-use testkit::wire::Access;
+use testkit::wire::{Access, figure};
 
-use crate::common::{figure, is_full, root, start_on_its_port};
+use crate::common::{is_full, root, start_on_its_port};
 
 /// A fleet's size, and how much it is made to suffer.
 struct Size {

@@ -9,8 +9,9 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use testkit::program::run;
 use testkit::wait::eventually;
+use testkit::wire::figure;
 
-use crate::common::{PATIENCE, Up, figure, make_gateway, root, stored_readings, wait_pods};
+use crate::common::{PATIENCE, Up, make_gateway, root, stored_readings, wait_pods};
 
 /// What a role answers on its socket.
 fn on_socket(socket: &Path, path: &str) -> Result<String> {

@@ -313,11 +313,7 @@ impl crate::Admission for Gate {
 #[tokio::test]
 async fn an_identity_keeps_few_threads_busy_and_none_of_leases_and_administrators() {
     let gate = Arc::new(Gate::default());
-    let dir = tempfile::tempdir().unwrap();
-    let mut config = ServerConfig::new(Store::open(dir.path(), store_options()).unwrap());
-    config.authorizers.push(Arc::new(SomeRules));
-    config.admission.push(gate.clone());
-    let hub = Hub { server: Server::new(config).unwrap(), shutdown: CancellationToken::new(), dir };
+    let hub = Hub::admitting(gate.clone());
     hub.create("/api/v1/namespaces", json!({"metadata": {"name": "kube-node-lease"}})).await;
     hub.create("/api/v1/nodes", json!({"metadata": {"name": "gw-1"}})).await;
     let identity = |name: &str| Identity::new(format!("system:node:{name}"), [crate::GROUP_NODES]);
@@ -375,11 +371,7 @@ impl crate::Admission for Computed {
 #[tokio::test]
 async fn a_node_that_changes_an_object_many_times_at_once_computes_each_change_once() {
     let computed = Arc::new(Computed::default());
-    let dir = tempfile::tempdir().unwrap();
-    let mut config = ServerConfig::new(Store::open(dir.path(), store_options()).unwrap());
-    config.authorizers.push(Arc::new(SomeRules));
-    config.admission.push(computed.clone());
-    let hub = Hub { server: Server::new(config).unwrap(), shutdown: CancellationToken::new(), dir };
+    let hub = Hub::admitting(computed.clone());
     hub.create("/api/v1/nodes", json!({"metadata": {"name": "gw-1"}})).await;
     let node = Identity::new("system:node:gw-1", [crate::GROUP_NODES]);
     let patches: Vec<String> =
