@@ -87,7 +87,18 @@ impl Ca {
 
     /// Makes a new authority that is valid between two moments: a hub whose clock may be wrong should not depend on it.
     pub fn create_valid(name: &str, from: SystemTime, until: SystemTime) -> Result<Self, PkiError> {
+        Self::create_with(KeyPair::generate()?, name, from, until)
+    }
+
+    /// As [`Self::create_valid`], named `PREFIX-` and eight digits of the SHA-256 of its public key: two authorities of
+    /// one kind can be told apart by name. Nothing may rely on the name, as authorities of older programs have the prefix alone.
+    pub fn create_distinct(prefix: &str, from: SystemTime, until: SystemTime) -> Result<Self, PkiError> {
         let key = KeyPair::generate()?;
+        let digits = crate::fingerprint_of_der(key.0.public_key_raw());
+        Self::create_with(key, &format!("{prefix}-{}", &digits[..8]), from, until)
+    }
+
+    fn create_with(key: KeyPair, name: &str, from: SystemTime, until: SystemTime) -> Result<Self, PkiError> {
         let mut params = params(name, &[], &[], from, until)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages =

@@ -128,6 +128,11 @@ pub fn validity(cert_pem: &str) -> Result<(i64, i64), PkiError> {
     Ok((cert.validity().not_before.timestamp(), cert.validity().not_after.timestamp()))
 }
 
+/// Common name of the first certificate of a PEM text: a name for people, which proves nothing.
+pub fn common_name(cert_pem: &str) -> Result<String, PkiError> {
+    Ok(client_identity(&certificate_der(cert_pem)?)?.user)
+}
+
 /// SHA-256 of the first certificate of a PEM text (over its DER), in lower-case hex: what a join token carries.
 pub fn ca_fingerprint(pem: &str) -> Result<String, PkiError> {
     Ok(fingerprint_of_der(&certificate_der(pem)?))

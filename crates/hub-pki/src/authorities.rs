@@ -220,6 +220,6 @@ fn create(name: &str, now: SystemTime) -> Result<Ca, OpenPkiError> {
         return Err(OpenPkiError::ClockBeforeBuild { now: stamp(now), built: stamp(built) });
     }
     // It begins with the program, not with this machine's clock: a clock that is ahead today is set right tomorrow.
-    Ca::create_valid(name, built, now + CA_VALIDITY)
+    Ca::create_distinct(name, built, now + CA_VALIDITY)
         .map_err(|source| OpenPkiError::Make { what: format!("the CA {name}"), source })
 }

@@ -79,6 +79,20 @@ fn a_second_start_finds_the_same_authorities() {
 }
 
 #[test]
+fn two_hubs_are_told_apart_by_the_names_of_their_authorities() {
+    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let names = |dir: &tempfile::TempDir| {
+        let pki = Pki::open(dir.path(), now()).unwrap();
+        [&pki.hub, &pki.node_serving].map(|ca| base_pki::common_name(ca.cert_pem()).unwrap())
+    };
+    let [hub, serving] = names(&one);
+    assert!(hub.starts_with("selvedge-hub-") && serving.starts_with("selvedge-node-serving-"), "{hub} {serving}");
+    let [other_hub, other_serving] = names(&other);
+    assert!(hub != other_hub && serving != other_serving, "{hub} {serving}");
+    assert_eq!(names(&one), [hub, serving], "a second start keeps them");
+}
+
+#[test]
 fn a_lost_certificate_of_a_ca_is_no_reason_to_make_another_one() {
     for name in ["ca", "node-serving-ca"] {
         let dir = tempfile::tempdir().unwrap();
