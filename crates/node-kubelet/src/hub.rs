@@ -6,6 +6,8 @@
 //!
 //! Bodies stay JSON text or [`Value`]: the kubelet acts on few fields and keeps no typed copies.
 
+mod warnings;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::report::{Board, chain};
+use warnings::Warnings;
 
 /// A hub that has not answered within this is taken for dead; a slow radio link needs some of it for the handshake.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -93,6 +96,10 @@ pub(crate) enum DialError {
         #[source]
         source: std::io::Error,
     },
+    #[error(
+        "what answers at {address} is not the hub that this node has joined: another CA has signed its certificate; correct the hub's URL, or, to take this node to that hub, remove its state with `selvedge reset` and join with a token of that hub"
+    )]
+    OtherHub { address: String },
     #[error("failed to speak HTTP/2 with {address}")]
     Http {
         address: String,
@@ -129,6 +136,7 @@ pub(crate) struct Hub {
     link: watch::Receiver<Option<Link>>,
     local_ip: watch::Receiver<Option<std::net::IpAddr>>,
     restored: Wake,
+    warnings: Warnings,
 }
 
 /// The other end of a [`Hub`], for [`run`].
@@ -144,7 +152,8 @@ pub(crate) fn hub() -> (Hub, HubKeeper) {
     let (link_tx, link) = watch::channel(None);
     let (ip_tx, local_ip) = watch::channel(None);
     let restored = Wake::new();
-    (Hub { link, local_ip, restored: restored.clone() }, HubKeeper { link: link_tx, local_ip: ip_tx, restored })
+    let hub = Hub { link, local_ip, restored: restored.clone(), warnings: Warnings::default() };
+    (hub, HubKeeper { link: link_tx, local_ip: ip_tx, restored })
 }
 
 /// Keeps the connection until `shutdown`; waits for the first [`Access`] when there is none yet.
@@ -243,10 +252,13 @@ async fn dial_address(address: &HubAddress, access: &Access) -> Result<Dialed, D
     let local_ip = tcp.local_addr().ok().map(|local| local.ip());
     // Small requests, answered one by one: waiting to fill a segment only adds delay. A refusal changes nothing else.
     let _ = tcp.set_nodelay(true);
-    let tls = TlsConnector::from(access.tls.clone())
-        .connect(address.server_name.clone(), tcp)
-        .await
-        .map_err(|source| DialError::Tls { address: authority.clone(), source })?;
+    let tls =
+        TlsConnector::from(access.tls.clone()).connect(address.server_name.clone(), tcp).await.map_err(|source| {
+            match is_of_another_ca(&source) {
+                true => DialError::OtherHub { address: authority.clone() },
+                false => DialError::Tls { address: authority.clone(), source },
+            }
+        })?;
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         // Small windows: a node reads a few KB at a time, and the budget is for pods.
@@ -264,6 +276,14 @@ async fn dial_address(address: &HubAddress, access: &Access) -> Result<Dialed, D
         hang_up: CancellationToken::new(),
     };
     Ok((link, connection, local_ip))
+}
+
+/// Whether the server is somebody, but nobody whom the node's CA vouches for.
+fn is_of_another_ca(error: &std::io::Error) -> bool {
+    use rustls::{CertificateError, Error};
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<Error>());
+    // Two authorities of one name, as hubs of older programs have, differ in their signatures only.
+    matches!(cause, Some(Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)))
 }
 
 /// Host, port and TLS name of a hub URL.
@@ -382,6 +402,7 @@ impl Hub {
         let exchange = async {
             let response = link.send(method, path, body).await?;
             let status = response.status();
+            self.warnings.log(&act, response.headers());
             Ok((status, read_answer(response.into_body(), &act).await?))
         };
         let (status, answer) = within(ANSWER_TIMEOUT, &act, exchange).await?;

@@ -73,14 +73,28 @@ pub enum IdentityError {
         /// Its version.
         found: u64,
     },
-    /// The data folder belongs to another node.
+    /// The data directory belongs to another node.
     #[error(
-        "this data folder belongs to node `{found}`, not `{wanted}`; give the old name, another folder, or run `selvedge reset`"
+        "this data directory belongs to node `{found}`, not `{wanted}`; give the old name, choose another directory with --data-dir, or remove the node's state with `selvedge reset`"
     )]
     OtherNode {
         /// Whose it is.
         found: String,
         /// What the configuration says.
+        wanted: String,
+    },
+    /// The data directory belongs to a node of another hub.
+    #[error(
+        "this data directory belongs to node `{node}` of the hub {hub}, and {given} of another hub, whose CA has the SHA-256 {wanted}; choose another directory with --data-dir, or, to take this node to the other hub, stop its pods and remove its state with `selvedge reset` first"
+    )]
+    OtherHub {
+        /// The node that joined.
+        node: String,
+        /// Name, fingerprint and addresses of the hub that it joined.
+        hub: String,
+        /// What speaks of another hub: `the token is`.
+        given: &'static str,
+        /// SHA-256 of the other hub's CA.
         wanted: String,
     },
     /// The file could not be written.
@@ -122,6 +136,23 @@ impl Identity {
         let certificates = base_pki::certificates(&self.cert_pem)?;
         let key = base_pki::private_key(&self.key_pem)?;
         Ok(client_builder(&self.ca_pem)?.with_client_auth_cert(certificates, key)?)
+    }
+
+    /// The hub that the node joined, for people: its CA's name and fingerprint, and where it was.
+    pub fn hub(&self) -> String {
+        let name = base_pki::common_name(&self.ca_pem).unwrap_or_else(|_| "without a name".to_owned());
+        let fingerprint = base_pki::ca_fingerprint(&self.ca_pem).unwrap_or_else(|_| "unknown".to_owned());
+        format!("{name} (SHA-256 of its CA {fingerprint}; {})", self.hub_urls.join(", "))
+    }
+
+    /// Rejects what is meant for joining another hub: the node would go on with the one that it has, or with none.
+    pub(crate) fn check_hub(&self, given: &'static str, ca_sha256: &str) -> Result<(), IdentityError> {
+        let trusted = base_pki::certificates(&self.ca_pem)?;
+        if trusted.iter().any(|ca| base_pki::fingerprint_of_der(ca) == ca_sha256) {
+            return Ok(());
+        }
+        let (node, hub, wanted) = (self.node_name.clone(), self.hub(), ca_sha256.to_owned());
+        Err(IdentityError::OtherHub { node, hub, given, wanted })
     }
 
     pub(crate) fn access(&self) -> Result<Access, IdentityError> {

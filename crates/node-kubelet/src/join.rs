@@ -102,6 +102,8 @@ pub(crate) struct Joiner {
     pub hub_urls: Vec<String>,
     pub token: JoinToken,
     pub ca: Option<String>,
+    /// A person waits for the end of the first join: a refusal is theirs to read, by `refused`, and is not logged as well.
+    pub is_first: bool,
 }
 
 /// Tries until the node has an identity, which is then on disk; `None` when `shutdown` came first. A refusal is
@@ -129,8 +131,10 @@ pub(crate) async fn join(
                     let text = chain(&failure);
                     board.error(format!("join: {text}"));
                     if failure.is_refusal() {
-                        error!(%url, error = %text, "The hub and this node do not agree; trying again.");
-                        refused.send_replace(Some(text));
+                        if !joiner.is_first {
+                            error!(%url, error = %text, "The hub and this node do not agree; trying again.");
+                        }
+                        refused.send_replace(Some(format!("{url}: {text}")));
                     } else {
                         warn!(%url, error = %text, "Failed to join the hub; trying again.");
                     }

@@ -160,6 +160,12 @@ fn load_identity(config: &KubeletConfig) -> Result<Option<Identity>, StartKubele
         let (found, wanted) = (identity.node_name, config.node_name.clone());
         return Err(IdentityError::OtherNode { found, wanted }.into());
     }
+    if let Some(token) = &config.token {
+        identity.check_hub("the token is", &token.ca_sha256)?;
+    }
+    if let Some(ca) = &config.ca {
+        identity.check_hub("the CA is", &base_pki::ca_fingerprint(ca).map_err(IdentityError::from)?)?;
+    }
     if config.token.is_some() {
         info!(node = %identity.node_name, "This node has joined before; the token is used only if the hub refuses its key.");
     }
@@ -304,6 +310,7 @@ async fn identify(
         hub_urls: known.as_ref().map_or_else(|| config.hub_urls.clone(), |known| known.hub_urls.clone()),
         token,
         ca: config.ca.clone(),
+        is_first: known.is_none(),
     });
     if known.is_none()
         && let Some(joiner) = joiner.take()
@@ -490,7 +497,8 @@ impl KubeletHandle {
     }
 
     /// Why the hub and this node do not agree on joining (a wrong CA, a refused token), while that is so. The kubelet
-    /// goes on trying; a person at a terminal should be told, and the program may end.
+    /// goes on trying; a person at a terminal should be told, and the program may end. The reason for which a first join
+    /// does not succeed is logged nowhere else.
     pub fn join_refused(&self) -> watch::Receiver<Option<String>> {
         self.refused.clone()
     }

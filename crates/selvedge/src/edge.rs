@@ -14,13 +14,16 @@ use crate::paths::DataDir;
 pub struct RunningEdge {
     /// Its handle.
     pub handle: EdgeHandle,
-    _lock: base_fs::DirLock,
+    _locks: Vec<base_fs::DirLock>,
 }
 
 /// How the edge plane is started.
 pub struct EdgeStart {
     /// The node it belongs to; empty when it works alone.
     pub node_name: String,
+    /// The node's directory. Two edge planes of one node would read each device twice and write one status in turn, so it is
+    /// locked as well.
+    pub node_dir: Option<DataDir>,
     /// The hub, by the node's identity.
     pub hub: Option<Arc<dyn HubAccess>>,
     /// Called when the node's link to the hub is there again.
@@ -33,7 +36,10 @@ pub struct EdgeStart {
 
 /// Starts the edge plane on a data directory.
 pub async fn start(data_dir: &DataDir, start: EdgeStart, shutdown: CancellationToken) -> Result<RunningEdge> {
-    let lock = data_dir.lock("edge")?;
+    let mut locks = vec![data_dir.lock("edge")?];
+    if let Some(node_dir) = start.node_dir.filter(|node_dir| !is_same(node_dir.path(), data_dir.path())) {
+        locks.push(node_dir.lock("edge").context("the edge plane of a node is one process")?);
+    }
     let mut config = edge_runtime::EdgeConfig::new(data_dir.path(), start.node_name);
     config.hub = start.hub;
     config.restored = start.restored;
@@ -41,7 +47,15 @@ pub async fn start(data_dir: &DataDir, start: EdgeStart, shutdown: CancellationT
     config.journal_bytes_max = start.journal_bytes_max;
     config.metrics.build_info("edge", env!("CARGO_PKG_VERSION"));
     let handle = Edge::start(config, shutdown).await.context("failed to start the edge plane")?;
-    Ok(RunningEdge { handle, _lock: lock })
+    Ok(RunningEdge { handle, _locks: locks })
+}
+
+/// Whether two paths are one directory, by whatever names.
+fn is_same(one: &Path, other: &Path) -> bool {
+    match (std::fs::canonicalize(one), std::fs::canonicalize(other)) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => one == other,
+    }
 }
 
 /// Calls `restored` when the kubelet of a directory says that it has connected to the hub: what backs off in this process

@@ -1,7 +1,7 @@
 //! Where each role keeps its state, and the lock that keeps two processes from one directory.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -99,11 +99,36 @@ impl DataDir {
         self.tighten().with_context(|| format!("failed to make {} private", self.0.display()))?;
         let path = run.join(format!("{role}.lock"));
         let lock = DirLock::try_acquire_at(&path).with_context(|| format!("failed to lock {}", path.display()))?;
-        lock.with_context(|| {
-            format!("another selvedge {role} runs on {}: stop it, or choose another --data-dir", self.0.display())
-        })
+        let lock = lock.with_context(|| {
+            format!(
+                "another selvedge {role} runs on {}{}: stop it, or choose another directory",
+                self.0.display(),
+                holder(&path)
+            )
+        })?;
+        note_holder(lock.file());
+        Ok(lock)
     }
 }
+
+/// Writes this process's id into the lock's file, for people.
+fn note_holder(mut file: &fs::File) {
+    let id = format!("{}\n", std::process::id());
+    // On a full disk it is a lock without a name.
+    let _ = file.set_len(0).and_then(|()| file.write_all(id.as_bytes()));
+}
+
+/// Which process holds a lock, as far as it has said so.
+fn holder(path: &Path) -> String {
+    let bytes = base_fs::read_bounded(path, HOLDER_BYTES_MAX).unwrap_or_default();
+    match String::from_utf8_lossy(&bytes).trim().parse::<u32>() {
+        Ok(id) => format!(" as process {id}"),
+        Err(_) => String::new(),
+    }
+}
+
+/// A process id and the end of its line.
+const HOLDER_BYTES_MAX: usize = 32;
 
 impl DataDir {
     /// Takes everyone else's rights away, also from what a former version left readable. Below `node` and `edge` only the
@@ -114,7 +139,7 @@ impl DataDir {
         for dir in [self.hub(), self.node(), self.edge(), self.run(), self.example()] {
             set_mode(&dir, 0o700)?;
         }
-        for file in [self.kubeconfig(), self.0.join("ports.json")] {
+        for file in [self.kubeconfig(), base_http::Ports::path(&self.0)] {
             set_mode(&file, 0o600)?;
         }
         tighten_all(&self.run(), DEPTH_MAX)?;
@@ -181,6 +206,18 @@ mod tests {
         let error = error.to_string();
         assert!(error.contains("/node;") && error.contains("--data-dir"), "{error}");
         assert!(!data_dir.run().exists() && mode(&package) == 0o644);
+    }
+
+    #[test]
+    fn whoever_comes_second_learns_who_is_there() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let data_dir = DataDir::new(Some(dir.path().to_owned())).expect("a path");
+        let first = data_dir.lock("edge").expect("nobody is there");
+        let error = data_dir.lock("edge").expect_err("it is taken").to_string();
+        let words = [format!("as process {}:", std::process::id()), "another selvedge edge".to_owned()];
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        drop(first);
+        drop(data_dir.lock("edge").expect("nobody is there any more"));
     }
 
     #[test]

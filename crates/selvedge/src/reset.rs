@@ -22,7 +22,7 @@ pub async fn reset(args: ResetArgs) -> Result<()> {
     let ours: Vec<PathBuf> = [data_dir.hub(), data_dir.node(), data_dir.example(), data_dir.run()]
         .into_iter()
         .chain(edge_paths(&data_dir.edge()))
-        .chain(["kubeconfig", "ports.json"].map(|name| data_dir.path().join(name)))
+        .chain([data_dir.kubeconfig(), base_http::Ports::path(data_dir.path())])
         .filter(|path| path.exists())
         .collect();
     if ours.is_empty() || !data_dir.is_in_use() {

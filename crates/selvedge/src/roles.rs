@@ -89,6 +89,7 @@ pub async fn edge(args: cli::EdgeArgs, config: config::EdgeConfig) -> Result<Exi
     };
     let start = crate::edge::EdgeStart {
         node_name,
+        node_dir: args.node_dir.map(|dir| DataDir::new(Some(dir))).transpose()?,
         hub,
         restored,
         config_dir: config.config_dir.clone(),

@@ -1,11 +1,12 @@
 //! `selvedge up`: hub, node and edge in one process, in the foreground.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::cli::{PortChoice, UpArgs};
 use crate::config::UpConfig;
@@ -59,9 +60,10 @@ pub async fn run(args: UpArgs, mut config: UpConfig) -> Result<Exit> {
         image_prefixes: args.example.iter().filter_map(|dir| std::fs::canonicalize(dir).ok()).collect(),
     };
     let stop_node = CancellationToken::new();
-    let node = node::start(&data_dir, &config.node, start, stop_node.clone()).await?;
+    let node = Arc::new(node::start(&data_dir, &config.node, start, stop_node.clone()).await?);
     let start = EdgeStart {
         node_name: node.name.clone(),
+        node_dir: None,
         hub: Some(edge::hub_of_kubelet(node.kubelet.identity())),
         restored: node.kubelet.hub_restored(),
         config_dir: None,
@@ -90,6 +92,15 @@ pub async fn run(args: UpArgs, mut config: UpConfig) -> Result<Exit> {
             }
         });
     }
+    tasks.spawn({
+        let (node, stopping) = (node.clone(), stopping.clone());
+        async move {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                reason = node.join_refused() => error!(%reason, "The node of this process cannot join its hub."),
+            }
+        }
+    });
     tasks.close();
 
     stopping.cancelled().await;

@@ -33,10 +33,8 @@ fn hub_urls_are_read() {
     }
 }
 
-/// A hub that answers a watch and then says nothing, on a connection that nobody closes.
-#[tokio::test]
-async fn a_watch_ends_with_the_connection_that_was_given_up() {
-    let ca = base_pki::Ca::create("hub").unwrap();
+/// What a hub whose certificates `ca` signs shows.
+fn server_tls(ca: &base_pki::Ca) -> base_http::ServerTls {
     let leaf = ca
         .sign(&base_pki::IssueRequest {
             cn: "hub".into(),
@@ -46,9 +44,41 @@ async fn a_watch_ends_with_the_connection_that_was_given_up() {
             validity: Duration::from_secs(3600),
         })
         .unwrap();
-    let tls = base_http::ServerTls::new(&leaf.cert_pem, &leaf.key_pem, None).unwrap();
+    base_http::ServerTls::new(&leaf.cert_pem, &leaf.key_pem, None).unwrap()
+}
+
+fn client_tls(ca: &base_pki::Ca) -> Arc<rustls::ClientConfig> {
+    let mut tls = crate::identity::client_builder(ca.cert_pem()).unwrap().with_no_client_auth();
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    Arc::new(tls)
+}
+
+#[tokio::test]
+async fn another_hub_is_named_as_such_whatever_its_ca_is_called() {
+    let ours = base_pki::Ca::create("selvedge-hub").unwrap();
+    for name in ["selvedge-hub", "selvedge-hub-0a1b2c3d"] {
+        let other = base_pki::Ca::create(name).unwrap();
+        let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let listener = base_http::Listener::bind("hub", any).unwrap().with_tls(server_tls(&other));
+        let url = format!("https://{}", listener.address());
+        let shutdown = CancellationToken::new();
+        let empty = |_, _| async { http::Response::new(base_http::Body::empty()) };
+        let serving = base_http::serve(listener, empty, shutdown.clone());
+        let access = |ca| Access { urls: vec![url.clone()], tls: client_tls(ca), bearer: None };
+        let failed = dial(&url, &access(&ours)).await.map(|_| ());
+        assert!(matches!(failed, Err(DialError::OtherHub { .. })), "{name}: {failed:?}");
+        dial(&url, &access(&other)).await.map(|_| ()).unwrap();
+        shutdown.cancel();
+        serving.abort();
+    }
+}
+
+/// A hub that answers a watch and then says nothing, on a connection that nobody closes.
+#[tokio::test]
+async fn a_watch_ends_with_the_connection_that_was_given_up() {
+    let ca = base_pki::Ca::create("hub").unwrap();
     let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
-    let listener = base_http::Listener::bind("hub", any).unwrap().with_tls(tls);
+    let listener = base_http::Listener::bind("hub", any).unwrap().with_tls(server_tls(&ca));
     let url = format!("https://{}", listener.address());
     let silent = |_, _| async {
         http::Response::new(base_http::Body::stream(futures::stream::pending::<Result<Bytes, std::io::Error>>()))
@@ -56,9 +86,7 @@ async fn a_watch_ends_with_the_connection_that_was_given_up() {
     let shutdown = CancellationToken::new();
     let serving = base_http::serve(listener, silent, shutdown.clone());
     let (mut hub, keeper) = hub();
-    let mut tls = crate::identity::client_builder(ca.cert_pem()).unwrap().with_no_client_auth();
-    tls.alpn_protocols = vec![b"h2".to_vec()];
-    let tls = Arc::new(tls);
+    let tls = client_tls(&ca);
     let (_access, access) = watch::channel(Some(Access { urls: vec![url], tls, bearer: None }));
     let keeping = tokio::spawn(run(keeper, access, Board::default(), shutdown.clone()));
     hub.connected().await;

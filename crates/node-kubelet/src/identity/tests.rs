@@ -44,3 +44,18 @@ fn the_key_is_not_printed() {
     let text = format!("{:?}", identity());
     assert!(!text.contains("PRIVATE") && text.contains("hub:6443"), "{text}");
 }
+
+#[test]
+fn a_token_of_another_hub_is_rejected_with_the_names_of_both() {
+    let (identity, other) = (identity(), base_pki::Ca::create("other").unwrap());
+    let ours = base_pki::ca_fingerprint(&identity.ca_pem).unwrap();
+    let others = base_pki::ca_fingerprint(other.cert_pem()).unwrap();
+    identity.check_hub("the token is", &ours).unwrap();
+    let error = identity.check_hub("the token is", &others).unwrap_err().to_string();
+    for word in ["node `n`", "hub test", &ours, "https://hub:6443", &others, "--data-dir", "selvedge reset"] {
+        assert!(error.contains(word), "{word}: {error}");
+    }
+    // A bundle of two trusts both: a hub that changes its CA has both for a while.
+    let both = Identity { ca_pem: format!("{}{}", identity.ca_pem, other.cert_pem()), ..identity };
+    both.check_hub("the token is", &others).unwrap();
+}
