@@ -273,23 +273,41 @@ impl Journal {
     /// On an error none of them is in the journal. The oldest segments go when the journal would outgrow
     /// [`JournalOptions::bytes_max`].
     pub fn append(&self, payloads: &[&[u8]]) -> Result<Appended, AppendError> {
+        self.append_records(payloads.iter().map(std::slice::from_ref))
+    }
+
+    /// Appends one record that lies in several pieces, so that nobody has to copy them together first.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn append_pieces(&self, pieces: &[&[u8]]) -> Result<Appended, AppendError> {
+        self.append_records(std::iter::once(pieces))
+    }
+
+    fn append_records<'p>(
+        &self,
+        records: impl ExactSizeIterator<Item = &'p [&'p [u8]]> + Clone,
+    ) -> Result<Appended, AppendError> {
         let inner = &*self.inner;
         let max = self.record_bytes_max();
-        if let Some(payload) = payloads.iter().find(|payload| payload.len() > max) {
-            return Err(AppendError::TooLarge { bytes: payload.len(), max });
+        let bytes_of = |pieces: &[&[u8]]| pieces.iter().map(|piece| piece.len()).sum::<usize>();
+        if let Some(bytes) = records.clone().map(bytes_of).find(|bytes| *bytes > max) {
+            return Err(AppendError::TooLarge { bytes, max });
         }
+        let count = records.len() as u64;
         let mut state = lock(&inner.state);
         if state.must_roll || state.active().bytes >= inner.options.segment_bytes {
             inner.roll(&mut state)?;
         }
         let first = state.end;
         let start = state.active().bytes;
-        let mut buffer = Vec::with_capacity(payloads.iter().map(|p| p.len() + frame::FRAME_HEADER_BYTES).sum());
+        let mut buffer =
+            Vec::with_capacity(records.clone().map(|pieces| bytes_of(pieces) + frame::FRAME_HEADER_BYTES).sum());
         let mut places = Vec::new();
-        for (number, payload) in (first..).zip(payloads) {
+        for (number, pieces) in (first..).zip(records) {
             let position = start + buffer.len() as u64;
             places.push((number, position));
-            frame::encode(number, &[payload], &mut buffer);
+            frame::encode(number, pieces, &mut buffer);
         }
         inner.make_space(&mut state, buffer.len() as u64);
         let segment = state.active();
@@ -303,9 +321,9 @@ impl Journal {
             segment.note(number, position);
         }
         segment.bytes += buffer.len() as u64;
-        segment.end += payloads.len() as u64;
+        segment.end += count;
         state.bytes += buffer.len() as u64;
-        state.end += payloads.len() as u64;
+        state.end += count;
         Ok(Appended { offsets: first..state.end, cuts: state.cuts })
     }
 

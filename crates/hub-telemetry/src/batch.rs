@@ -14,6 +14,8 @@ use api_edge::telemetry::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BATCH_RECORDS_MAX, 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::event;
+
 /// First version of a stored batch.
 const VERSION_1: u8 = 1;
 
@@ -157,19 +159,7 @@ impl From<HeadV1> for Head {
     }
 }
 
-/// As much of an event as is looked at when it comes in.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct EventLine<'a> {
-    #[serde(borrow, default)]
-    api_version: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    device_name: Cow<'a, str>,
-    origin: i64,
-    #[serde(borrow)]
-    readings: Vec<ReadingLine<'a>>,
-}
-
+/// As much of a reading as is looked at when it comes in.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ReadingLine<'a> {
@@ -195,12 +185,20 @@ pub(crate) fn check(node: &str, header: &BatchHeader, lines: &[u8]) -> Result<He
     };
     let (mut devices, mut resources) = (Naming::default(), Naming::default());
     for (number, line) in event_lines(lines) {
-        let event: EventLine = serde_json::from_slice(line).map_err(|error| malformed(number, error.to_string()))?;
-        if event.api_version.as_deref().is_some_and(|version| version != API_VERSION) {
+        let mut are_names_good = true;
+        let event = event::read(line, |reading: ReadingLine<'_>| {
+            are_names_good &= is_name_good(&reading.resource_name);
+            if are_names_good {
+                head.widen(reading.origin);
+                resources.add(reading.resource_name);
+            }
+        });
+        let event = event.map_err(|error| malformed(number, error.to_string()))?;
+        let Some(origin) = event.origin else { return Err(malformed(number, "missing field `origin`")) };
+        if event.api_version.is_some_and(|version| version != API_VERSION) {
             return Err(malformed(number, format!("apiVersion is not `{API_VERSION}`")));
         }
-        let names = event.readings.iter().map(|reading| &reading.resource_name).chain([&event.device_name]);
-        if names.into_iter().any(|name| name.is_empty() || name.len() > NAME_BYTES_MAX) {
+        if !are_names_good || !is_name_good(&event.device_name) {
             return Err(malformed(
                 number,
                 format!("a device or resource name is empty or longer than {NAME_BYTES_MAX} bytes"),
@@ -210,11 +208,7 @@ pub(crate) fn check(node: &str, header: &BatchHeader, lines: &[u8]) -> Result<He
         if head.events > header.events {
             break;
         }
-        head.widen(event.origin);
-        for reading in event.readings {
-            head.widen(reading.origin);
-            resources.add(reading.resource_name);
-        }
+        head.widen(origin);
         devices.add(event.device_name);
     }
     if head.events != header.events {
@@ -225,6 +219,10 @@ pub(crate) fn check(node: &str, header: &BatchHeader, lines: &[u8]) -> Result<He
     }
     (head.devices, head.resources) = (devices.list, resources.list);
     Ok(head)
+}
+
+fn is_name_good(name: &str) -> bool {
+    !name.is_empty() && name.len() <= NAME_BYTES_MAX
 }
 
 fn check_header(header: &BatchHeader) -> Result<(), BatchError> {
@@ -261,16 +259,7 @@ pub(crate) fn event_lines(lines: &[u8]) -> impl Iterator<Item = (usize, &[u8])> 
     (2..).zip(lines.split(|byte| *byte == b'\n')).filter(|(_, line)| !line.trim_ascii().is_empty())
 }
 
-/// As much of an event as says whether a query asks for it.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct EventNames<'a> {
-    #[serde(borrow)]
-    device_name: Cow<'a, str>,
-    #[serde(borrow)]
-    readings: Vec<ReadingName<'a>>,
-}
-
+/// As much of a reading as says whether a query asks for it.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ReadingName<'a> {
@@ -284,10 +273,14 @@ pub(crate) fn foreign_readings(line: &[u8], device: Option<&str>, resource: Opti
     if device.is_none() && resource.is_none() {
         return None;
     }
-    let names: EventNames = serde_json::from_slice(line).ok()?;
-    let is_other_device = device.is_some_and(|device| device != names.device_name);
-    let has_resource = |resource: &str| names.readings.iter().any(|reading| reading.resource_name == resource);
-    (is_other_device || resource.is_some_and(|resource| !has_resource(resource))).then_some(names.readings.len())
+    let (mut readings, mut has_resource) = (0, false);
+    let event = event::read(line, |reading: ReadingName<'_>| {
+        readings += 1;
+        has_resource |= resource.is_some_and(|resource| resource == reading.resource_name);
+    });
+    let event = event.ok()?;
+    let is_other_device = device.is_some_and(|device| device != event.device_name);
+    (is_other_device || (resource.is_some() && !has_resource)).then_some(readings)
 }
 
 impl Head {

@@ -6,8 +6,8 @@
 //!
 //! `POST batches ─▶ check the offset ─▶ [ journal of batches ] ─▶ block index ◀─ GET readings, latest`
 //!
-//! **Where is it?** [`routes`] is what a server calls: bodies, slots, status codes. [`http`] maps a request to a call. `batch`
-//! checks what a node sent, `positions` decides whether it is next, `store` writes it, `index` with `names` knows where
+//! **Where is it?** [`routes`] is what a server calls: bodies, slots, status codes. [`http`] maps a request to a call. `batch` with
+//! `event` checks what a node sent, `positions` decides whether it is next, `store` writes it, `index` with `names` knows where
 //! it lies, `query` finds it, [`retention`] with `pack` decides what is dropped when the disk is full, [`metrics`] shows it.
 //!
 //! **May I touch it?** What is on disk has versions (`batch`, `pack`, `store`), and a fixture of each lies in `fixtures/`: a new
@@ -27,6 +27,7 @@
 //! Calls block on the disk; asynchronous callers wrap them in `spawn_blocking`, as [`routes`] does.
 
 mod batch;
+mod event;
 pub mod http;
 mod index;
 pub mod metrics;

@@ -3,8 +3,9 @@
 //! A batch passes four gates. Its sender may have a few requests at a time, and may not have sent more than its quota (`quota`);
 //! then its body is read, under a budget of bytes
 //! for all bodies and within a deadline; only then it waits for one of the slots in which batches are stored. So a body
-//! that stalls holds nothing but its own share, and a node that sends much waits behind itself. Queries have slots of their
-//! own. Slots are given in the order of asking.
+//! that stalls holds nothing but its own share, and a node that sends much waits behind itself. Large batches have a budget
+//! and slots apart from those of the small ones that nodes send all day, so neither displaces or delays the other. Queries
+//! have slots of their own. Slots are given in the order of asking.
 //!
 //! [`TelemetryRoutes::call`] is all that a server needs: it is handed the request and who sent it.
 
@@ -17,6 +18,7 @@ use base_http::{Body, BodyBudget, BodyLimits, BodyPermit, BodyPriority, BoxError
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Body as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tracing::error;
@@ -26,21 +28,38 @@ use crate::http::{RequestError, check, handle};
 use crate::quota::{QuotaLimits, Quotas};
 use crate::store::Telemetry;
 
-/// Batches that are stored at a time. A batch and its record are 8 MiB at most, and a disk gains nothing from more.
+/// A batch up to this size is small: some two thousand readings, more than an export sends unless it was told to.
+const SMALL_BATCH_BYTES: usize = 256 * 1024;
+
+/// Small batches that are stored at a time: a disk gains nothing from more.
 const BATCHES_IN_FLIGHT_MAX: usize = 32;
+
+/// Large batches that are stored at a time. While one waits for the disk the next is read through; more gain nothing.
+const LARGE_BATCHES_IN_FLIGHT_MAX: usize = 2;
 
 /// Requests of one sender that are worked on at a time; the others wait behind them.
 const SENDER_REQUESTS_MAX: usize = 4;
 
+/// Of these, requests with a large batch.
+const SENDER_LARGE_MAX: usize = 2;
+
 /// Requests of one sender at a time, those included that wait: an export has one batch on its way.
 const SENDER_WAITING_MAX: usize = crate::EXPORTS_MAX + SENDER_REQUESTS_MAX;
 
-/// What bodies hold that are read or wait for a slot. A sender's share is what its requests can use.
-const BODIES: BudgetLimits = BudgetLimits {
-    bytes_max: 128 << 20,
+/// What small bodies hold that are read or wait for a slot. A sender's share is what its requests can use.
+const SMALL_BODIES: BudgetLimits = BudgetLimits {
+    bytes_max: 24 << 20,
     // Nobody with a privilege sends batches.
     bytes_reserved: 0,
-    bytes_per_identity_max: (SENDER_REQUESTS_MAX * BATCH_BYTES_MAX) as u64,
+    bytes_per_identity_max: (SENDER_REQUESTS_MAX * SMALL_BATCH_BYTES) as u64,
+};
+
+/// What large bodies hold. Six nodes that catch up use it whole; the seventh is asked to come again in a second, and what
+/// all of them do to the hub's memory stays a fraction of what it may have.
+const LARGE_BODIES: BudgetLimits = BudgetLimits {
+    bytes_max: 48 << 20,
+    bytes_reserved: 0,
+    bytes_per_identity_max: (SENDER_LARGE_MAX * BATCH_BYTES_MAX) as u64,
 };
 
 /// Queries that are answered at a time; each may read for a second or two.
@@ -68,10 +87,22 @@ pub struct Sender<'a> {
 pub struct TelemetryRoutes {
     telemetry: Telemetry,
     senders: Arc<Senders>,
-    bodies: BodyBudget,
+    small: Gate,
+    large: Gate,
     quotas: Quotas,
-    batches: Arc<Semaphore>,
     queries: Arc<Semaphore>,
+}
+
+/// What bodies of one size may hold, and how many are stored at a time.
+struct Gate {
+    bodies: BodyBudget,
+    slots: Arc<Semaphore>,
+}
+
+impl Gate {
+    fn new(bodies: BudgetLimits, slots: usize) -> Self {
+        Self { bodies: BodyBudget::new(bodies), slots: Arc::new(Semaphore::new(slots)) }
+    }
 }
 
 impl TelemetryRoutes {
@@ -88,9 +119,9 @@ impl TelemetryRoutes {
         Self {
             telemetry,
             senders: Arc::default(),
-            bodies: BodyBudget::new(BODIES),
+            small: Gate::new(SMALL_BODIES, BATCHES_IN_FLIGHT_MAX),
+            large: Gate::new(LARGE_BODIES, LARGE_BATCHES_IN_FLIGHT_MAX),
             quotas: Quotas::new(quota),
-            batches: Arc::new(Semaphore::new(BATCHES_IN_FLIGHT_MAX)),
             queries: Arc::new(Semaphore::new(QUERIES_IN_FLIGHT_MAX)),
         }
     }
@@ -115,10 +146,17 @@ impl TelemetryRoutes {
             let why = format!("{:?} has {SENDER_WAITING_MAX} requests open; wait for the answers", sender.user);
             RequestError::TooManyRequests(why)
         })?;
-        let _own = turn(waiting.slots.clone().acquire_owned()).await?;
+        let _own = turn(waiting.slots.all.clone().acquire_owned()).await?;
         let is_batch = parts.uri.path() == BATCHES_PATH;
-        let (body, _bytes) = if is_batch { self.read(body, sender.user).await? } else { (Bytes::new(), None) };
-        let slots = if is_batch { &self.batches } else { &self.queries };
+        // A length that was declared is held to; a body without one may become large.
+        let is_small = body.size_hint().upper().is_some_and(|bytes| bytes <= SMALL_BATCH_BYTES as u64);
+        let gate = if is_small { &self.small } else { &self.large };
+        let _large = match is_batch && !is_small {
+            true => Some(turn(waiting.slots.large.clone().acquire_owned()).await?),
+            false => None,
+        };
+        let (body, _bytes) = if is_batch { self.read(body, sender.user, gate).await? } else { (Bytes::new(), None) };
+        let slots = if is_batch { &gate.slots } else { &self.queries };
         let slot = turn(slots.clone().acquire_owned()).await?;
         let (telemetry, user, groups) = (self.telemetry.clone(), sender.user.to_owned(), sender.groups.to_vec());
         let answered = tokio::task::spawn_blocking(move || {
@@ -129,13 +167,18 @@ impl TelemetryRoutes {
     }
 
     /// Reads a body; it counts in the budget until the second of the two is dropped.
-    async fn read(&self, body: RequestBody, user: &str) -> Result<(Bytes, Option<BodyPermit>), RequestError> {
+    async fn read(
+        &self,
+        body: RequestBody,
+        user: &str,
+        gate: &Gate,
+    ) -> Result<(Bytes, Option<BodyPermit>), RequestError> {
         // After its turn among its own: a balance that is used up meanwhile counts.
         if let Err(after) = self.quotas.check(user, Instant::now()) {
             self.telemetry.count_over_quota();
             return Err(RequestError::OverQuota { user: user.to_owned(), after });
         }
-        let mut permit = self.bodies.permit(user, BodyPriority::Normal);
+        let mut permit = gate.bodies.permit(user, BodyPriority::Normal);
         let read = base_http::read_body_within(body, BodyLimits::new(BATCH_BYTES_MAX), &mut permit).await;
         // What came counts, also of a body that was not whole.
         self.quotas.charge(user, read.as_ref().map_or(permit.bytes(), |body| body.len() as u64), Instant::now());
@@ -165,14 +208,26 @@ async fn turn<E>(
 /// The requests of each sender; senders with none are not listed.
 #[derive(Default)]
 struct Senders {
-    open: Mutex<HashMap<String, (usize, Arc<Semaphore>)>>,
+    open: Mutex<HashMap<String, (usize, Arc<SenderSlots>)>>,
+}
+
+/// The turns that the requests of one sender share.
+struct SenderSlots {
+    all: Arc<Semaphore>,
+    large: Arc<Semaphore>,
+}
+
+impl SenderSlots {
+    fn new() -> Self {
+        let slots = |count| Arc::new(Semaphore::new(count));
+        Self { all: slots(SENDER_REQUESTS_MAX), large: slots(SENDER_LARGE_MAX) }
+    }
 }
 
 impl Senders {
     fn enter(self: &Arc<Self>, user: &str) -> Option<Waiting> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let (count, slots) =
-            open.entry(user.to_owned()).or_insert_with(|| (0, Arc::new(Semaphore::new(SENDER_REQUESTS_MAX))));
+        let (count, slots) = open.entry(user.to_owned()).or_insert_with(|| (0, Arc::new(SenderSlots::new())));
         if *count >= SENDER_WAITING_MAX {
             return None;
         }
@@ -185,7 +240,7 @@ impl Senders {
 struct Waiting {
     senders: Arc<Senders>,
     user: String,
-    slots: Arc<Semaphore>,
+    slots: Arc<SenderSlots>,
 }
 
 impl Drop for Waiting {

@@ -336,9 +336,9 @@ impl Telemetry {
                 return Err(IngestError::TooManyEpochs { node: node.to_owned(), export: header.export.clone() });
             }
         }
-        let mut record = head.encode();
-        record.extend_from_slice(lines);
-        let appended = inner.append(&record)?;
+        let encoded = head.encode();
+        let record_bytes = (encoded.len() + lines.len()) as u64;
+        let appended = inner.append(&[&encoded, lines])?;
         let committed = inner.journal.commit(&appended);
         let offset = appended.offsets.start;
         let (is_checkpoint_due, is_drop_due) = {
@@ -350,10 +350,10 @@ impl Telemetry {
             position.advance(&header.epoch, batch, now);
             tables.lost = tables.lost.saturating_add(position.lost - lost_before);
             let segment = inner.journal.segment_of(offset).map_or(offset, |segment| segment.offsets.start);
-            tables.index.add(offset, segment, record.len() as u64, &head);
+            tables.index.add(offset, segment, record_bytes, &head);
             tables.changed.insert(positions::key(node, &header.export), Some(position.clone()));
-            tables.unmarked_bytes += record.len() as u64;
-            tables.taken_bytes += record.len() as u64;
+            tables.unmarked_bytes += record_bytes;
+            tables.taken_bytes += record_bytes;
             let is_drop_due = inner.is_nearly_full() && tables.taken_bytes >= inner.options.segment_bytes / 4;
             if is_drop_due {
                 tables.taken_bytes = 0;
@@ -432,12 +432,13 @@ impl Inner {
     }
 
     /// Appends a record, after older ones were dropped as far as it takes.
-    fn append(&self, record: &[u8]) -> Result<base_journal::Appended, IngestError> {
+    fn append(&self, pieces: &[&[u8]]) -> Result<base_journal::Appended, IngestError> {
+        let bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
         loop {
             {
                 let mut tables = lock(&self.tables);
-                if self.journal.bytes().saturating_add(record.len() as u64) <= self.options.bytes_max {
-                    let appended = self.journal.append(&[record]).map_err(|error| self.ingest_error(error))?;
+                if self.journal.bytes().saturating_add(bytes) <= self.options.bytes_max {
+                    let appended = self.journal.append_pieces(pieces).map_err(|error| self.ingest_error(error))?;
                     tables.in_flight.insert(appended.offsets.start);
                     return Ok(appended);
                 }

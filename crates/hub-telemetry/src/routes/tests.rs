@@ -70,7 +70,7 @@ async fn bodies_of_one_node_that_do_not_come_hold_up_no_other_node() {
     }
     // What was held is given back, to the last entry.
     assert!(routes.senders.open.lock().expect("no panic").is_empty());
-    assert_eq!(routes.bodies.bytes_held(), 0);
+    assert_eq!(routes.large.bodies.bytes_held(), 0);
     assert_eq!(send(&routes, "system:node:gw-1", whole(batch(0))).await.0, 200);
 }
 
@@ -107,7 +107,7 @@ async fn a_node_waits_behind_its_own_requests_and_nobody_elses() {
     let mut stalled: Vec<_> = (0..SENDER_REQUESTS_MAX).map(|_| begin(stalled())).collect();
     let are_all_taken = || {
         let open = routes.senders.open.lock().expect("nobody panics");
-        open.get("system:node:gw-1").is_some_and(|(_, slots)| slots.available_permits() == 0)
+        open.get("system:node:gw-1").is_some_and(|(_, slots)| slots.all.available_permits() == 0)
     };
     let wait = async {
         while !are_all_taken() {
@@ -121,6 +121,41 @@ async fn a_node_waits_behind_its_own_requests_and_nobody_elses() {
     stalled.pop().expect("one of them").abort();
     assert_eq!(waiting.await.expect("no panic"), 200);
     stalled.iter().for_each(|task| task.abort());
+}
+
+#[tokio::test]
+async fn large_batches_of_any_number_of_nodes_are_bounded_and_small_ones_pass_them() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let routes = routes(dir.path(), TelemetryOptions::default());
+    // Nothing large is stored meanwhile, as when a disk is slow.
+    let slots = routes.large.slots.clone().acquire_many_owned(LARGE_BATCHES_IN_FLIGHT_MAX as u32).await;
+    let slots = slots.expect("nobody closes it");
+    let large = Bytes::from(vec![b'x'; BATCH_BYTES_MAX]);
+    let senders: Vec<_> = (0..40)
+        .map(|n| {
+            let (routes, large) = (routes.clone(), large.clone());
+            tokio::spawn(async move { send(&routes, &format!("system:node:bad-{}", n / 4), whole(large)).await.0 })
+        })
+        .collect();
+    let full = async {
+        // Ten nodes with two at a time want 80 MiB; they hold what there is, and who finds none is rejected.
+        while routes.large.bodies.bytes_held() < LARGE_BODIES.bytes_max
+            || !senders.iter().any(|sender| sender.is_finished())
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), full).await.expect("the large bodies fill their budget");
+    assert_eq!(send(&routes, "system:node:gw-2", whole(batch(0))).await.0, 200);
+    assert_eq!(send(&routes, "system:node:bad-1", whole(batch(0))).await.0, 200, "it has turns beside its large ones");
+    drop(slots);
+    let mut codes = std::collections::BTreeMap::new();
+    for sender in senders {
+        *codes.entry(sender.await.expect("no panic")).or_insert(0) += 1;
+    }
+    // No header in them: who had its turn learns that, the others come again.
+    assert_eq!(codes.keys().copied().collect::<Vec<_>>(), [400, 429], "{codes:?}");
+    assert_eq!(routes.large.bodies.bytes_held(), 0);
 }
 
 #[tokio::test]
