@@ -94,8 +94,11 @@ impl<'a> Compiler<'a> {
     fn new(select: &'a Select, streams: &[&'a StreamStatement]) -> Result<Self, SqlError> {
         let error = |span, message: String| SqlError::new(&select.text, span, message);
         if let Some(join) = select.joins.first() {
-            let message = "JOIN is not supported by this version; a rule reads one stream".to_owned();
-            return Err(error(join.source.span, message));
+            let hint = "a rule reads one stream; one of TYPE=\"edgex\" has the events of all devices and rules, which a window brings \
+                        together"
+                .to_owned();
+            let message = format!("JOIN (here with `{}`) is not supported by this version", join.source.name);
+            return Err(error(join.source.span, message).with_hint(Some(hint)));
         }
         let from = &select.from;
         let Some(stream) = streams.iter().find(|stream| stream.name == from.name) else {

@@ -52,7 +52,23 @@ fn what_is_not_supported_is_refused_by_name() {
     );
     check_error(
         "SELECT a FROM press JOIN other ON press.a = other.a",
-        "JOIN is not supported by this version; a rule reads one stream at line 1, column 26",
+        "JOIN (here with `other`) is not supported by this version at line 1, column 26; a rule reads one stream; one of \
+         TYPE=\"edgex\" has the events of all devices and rules, which a window brings together",
+    );
+    for (from, column, hint) in [
+        ("press p", 21, "a second name for `press` needs AS: `press AS p`"),
+        ("press p JOIN other o ON p.a = o.a", 21, "a second name for `press` needs AS: `press AS p`"),
+        ("press JOIN other o ON press.a = o.a", 32, "a second name for `other` needs AS: `other AS o`"),
+        ("press WHER a > 1", 21, "did you mean `WHERE`?"),
+        ("press JION other", 21, "did you mean `JOIN`?"),
+    ] {
+        let sql = format!("SELECT a FROM {from}");
+        let found = parse_select(&sql).expect_err("it cannot be read").to_string();
+        assert!(found.contains(&format!("column {column}; {hint}")), "{sql}: {found}");
+    }
+    check_error(
+        "SELECT a FROM press, other",
+        "unexpected `,` at line 1, column 20; a rule reads one stream, so one name follows FROM",
     );
     check_error("SELECT lag(a) FROM press", "function `lag` is not supported by this version at line 1, column 8");
     check_error(
@@ -76,6 +92,17 @@ fn what_is_not_supported_is_refused_by_name() {
              `TYPE=\"edgex\"` is"
         ),
     );
+}
+
+#[test]
+fn what_the_reference_shows_instead_of_a_join_is_taken() {
+    for sql in [
+        "SELECT last_value(a, true) AS x, last_value(b, true) AS y FROM press GROUP BY TUMBLINGWINDOW(ss, 10)",
+        "SELECT count(*) AS n, p.a AS x FROM press AS p WHERE x > 1 GROUP BY x, TUMBLINGWINDOW(ss, 1) HAVING n > 2 ORDER BY n",
+    ] {
+        let stream = "CREATE STREAM press () WITH (TYPE=\"edgex\")";
+        assert_eq!(rule(stream, sql).err(), None, "{sql}");
+    }
 }
 
 #[test]

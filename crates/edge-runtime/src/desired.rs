@@ -193,6 +193,10 @@ fn rule<'a>(
 ) -> Result<Item, Fault> {
     let spec: RuleSpec = parse_spec(entry)?;
     let select = parse_select(&spec.sql).map_err(parse_error)?;
+    // A JOIN is not served: that its streams are to be created would be advice that does not help.
+    if !select.joins.is_empty() {
+        edge_rules::Rule::new(&select, []).map_err(parse_error)?;
+    }
     let mut used = Vec::new();
     for name in select.streams() {
         let found = streams.iter().find(|(other, statement)| {
@@ -202,8 +206,19 @@ fn rule<'a>(
         let Some((stream_entry, statement)) = found else {
             let place =
                 if entry.namespace.is_empty() { String::new() } else { format!(" in namespace `{}`", entry.namespace) };
-            let message =
-                format!("there is no Stream `{name}`{place} on this node; create it, or widen its nodeSelector");
+            // `FROM` takes the name in the statement, which need not be the object's.
+            let of_object = streams.iter().find_map(|(other, statement)| match statement {
+                Ok(statement) if other.namespace == entry.namespace && other.name == name => Some(&statement.name),
+                _ => None,
+            });
+            let message = match of_object {
+                Some(defined) => format!(
+                    "the Stream object `{name}`{place} defines the stream `{defined}` (CREATE STREAM {defined} …), and FROM takes that name: write FROM {defined}"
+                ),
+                None => {
+                    format!("there is no Stream `{name}`{place} on this node; create it, or widen its nodeSelector")
+                }
+            };
             return Err(Fault::new("StreamNotFound", message));
         };
         made_of.push(&stream_entry.spec);
@@ -239,6 +254,47 @@ fn actions(spec: &RuleSpec) -> Result<Vec<Action>, Fault> {
         });
     }
     Ok(actions)
+}
+
+/// Exports that name devices of which this node has none, each with a sentence. One that has some of them is in order: an
+/// Export is for many nodes, and the others may be on those.
+pub fn exports_without_devices(entries: &[AssignmentEntry]) -> BTreeMap<Key, String> {
+    let of_kind = |kind: &'static str| entries.iter().filter(move |entry| entry.kind == kind);
+    let own_name = |value: &Value, entry: &AssignmentEntry| {
+        value.as_str().filter(|name| !name.is_empty()).unwrap_or(&entry.name).to_owned()
+    };
+    let mut made: BTreeSet<String> = of_kind("Device").map(|entry| own_name(&entry.spec["name"], entry)).collect();
+    for entry in of_kind("Rule") {
+        let actions = entry.spec["actions"].as_array().into_iter().flatten();
+        made.extend(
+            actions
+                .filter_map(|action| action.get("edgex"))
+                .map(|properties| own_name(&properties["deviceName"], entry)),
+        );
+    }
+    let sentence = |entry: &AssignmentEntry| {
+        let spec: ExportSpec = parse_spec(entry).ok()?;
+        if spec.devices.is_empty() || spec.devices.iter().any(|name| made.contains(name)) {
+            return None;
+        }
+        let there = if made.is_empty() { "it has none".to_owned() } else { format!("it has {}", some_of(&made)) };
+        let wanted: BTreeSet<String> = spec.devices.into_iter().collect();
+        Some(format!("nothing is sent: this node has no device of spec.devices ({}); {there}", some_of(&wanted)))
+    };
+    of_kind("Export")
+        .filter_map(|entry| {
+            let key = Key { kind: entry.kind.clone(), namespace: entry.namespace.clone(), name: entry.name.clone() };
+            Some((key, sentence(entry)?))
+        })
+        .collect()
+}
+
+/// The first of many names, for a sentence.
+fn some_of(names: &BTreeSet<String>) -> String {
+    const SHOWN_MAX: usize = 5;
+    let shown: Vec<String> = names.iter().take(SHOWN_MAX).map(|name| format!("`{name}`")).collect();
+    let more = if names.len() > SHOWN_MAX { ", …" } else { "" };
+    format!("{}{more}", shown.join(", "))
 }
 
 fn export(entry: &AssignmentEntry) -> Result<Item, Fault> {

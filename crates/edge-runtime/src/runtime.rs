@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::desired::{Fault, Item, Key, Resolved, resolve};
+use crate::desired::{Fault, Item, Key, Resolved, exports_without_devices, resolve};
 use crate::rules::{RuleReport, Rules, RunningRule};
 
 /// Failures that a report lists.
@@ -40,6 +40,8 @@ struct Entry {
     generation: i64,
     fingerprint: String,
     running: Running,
+    /// What a person should know of it, though it runs.
+    note: Option<String>,
 }
 
 /// The parts of the edge plane, and what they run.
@@ -101,8 +103,16 @@ impl Runtime {
                 }
                 _ => info!(kind = %key.kind, name = %key.path(), "Running."),
             }
-            let entry = Entry { generation: new.generation, fingerprint: new.fingerprint, running };
+            let entry = Entry { generation: new.generation, fingerprint: new.fingerprint, running, note: None };
             self.entries.insert(key, entry);
+        }
+        let mut notes = exports_without_devices(wanted);
+        for (key, entry) in &mut self.entries {
+            let note = notes.remove(key);
+            if let Some(note) = note.as_ref().filter(|_| note != entry.note) {
+                warn!(kind = %key.kind, name = %key.path(), "{note}");
+            }
+            entry.note = note;
         }
     }
 
@@ -201,7 +211,7 @@ impl Runtime {
                     let ready = match running {
                         Running::Device(name) => device_ready(devices.get(name)),
                         Running::Rule => rule_ready(rules.get(&key.path())),
-                        Running::Export(handle, _) => export_ready(handle, trouble.as_deref()),
+                        Running::Export(handle, _) => export_ready(handle, trouble.as_deref(), entry.note.as_deref()),
                         Running::ExportWithoutHub => {
                             let message = "this edge plane works without a hub; start it on a node that has joined one";
                             Condition::new(READY, false, "NoHub", message)
@@ -350,7 +360,7 @@ fn rule_ready(report: Option<&RuleReport>) -> Condition {
     }
 }
 
-fn export_ready(handle: &ExportHandle, trouble: Option<&str>) -> Condition {
+fn export_ready(handle: &ExportHandle, trouble: Option<&str>, note: Option<&str>) -> Condition {
     if let Some(trouble) = trouble {
         return Condition::new(READY, false, "JournalFailed", trouble);
     }
@@ -358,6 +368,9 @@ fn export_ready(handle: &ExportHandle, trouble: Option<&str>) -> Condition {
     match (&status.last_error, status.connected) {
         (Some(error), false) => Condition::new(READY, false, "ReceiverUnreachable", error.as_str()),
         (Some(error), true) => Condition::new(READY, true, "SomeRefused", error.as_str()),
-        (None, _) => Condition::new(READY, true, "Sending", ""),
+        (None, _) => match note {
+            Some(note) => Condition::new(READY, true, "NoSuchDevice", note),
+            None => Condition::new(READY, true, "Sending", ""),
+        },
     }
 }

@@ -93,6 +93,42 @@ fn an_entry_that_cannot_be_run_says_why() {
 }
 
 #[test]
+fn a_join_is_refused_before_its_streams_are_looked_for() {
+    let sql = "SELECT up FROM nowhere JOIN neither ON nowhere.up = neither.up";
+    check_fault(&[rule("r", sql)], "Rule", "ParseError", "JOIN (here with `neither`) is not supported");
+}
+
+#[test]
+fn a_stream_that_is_called_by_its_objects_name_is_explained() {
+    let mut other = stream();
+    other.name = "readings".to_owned();
+    check_fault(&[other, rule("r", "SELECT up FROM readings")], "Rule", "StreamNotFound", "write FROM events");
+}
+
+#[test]
+fn an_export_of_devices_that_are_not_here_says_so() {
+    let check = |devices: Json, expected: Option<&str>| {
+        let mut export = export();
+        export.spec["devices"] = devices.clone();
+        let mut made = rule("r", "SELECT up FROM events");
+        made.spec["actions"] = json!([{"edgex": {"deviceName": "alarm"}}, {"log": {}}]);
+        let mut echo = rule("echo", "SELECT up FROM events");
+        echo.spec["actions"] = json!([{"edgex": null}]);
+        let notes = desired::exports_without_devices(&[profile(), device("a"), stream(), made, echo, export]);
+        assert_eq!(notes.values().next().map(String::as_str), expected, "{devices}");
+    };
+    check(json!([]), None);
+    for there in ["a", "alarm", "echo"] {
+        // One of them is enough: the others may be on other nodes of the same Export.
+        check(json!([there, "elsewhere"]), None);
+    }
+    check(
+        json!(["b"]),
+        Some("nothing is sent: this node has no device of spec.devices (`b`); it has `a`, `alarm`, `echo`"),
+    );
+}
+
+#[test]
 fn of_two_devices_of_one_name_the_second_is_refused() {
     let mut second = device("e");
     second.spec["name"] = json!("d");

@@ -280,7 +280,23 @@ impl<'a> Parser<'a> {
         let span = self.span();
         let name = self.name("the name of a stream")?;
         let alias = if self.take_word("AS") { Some(self.name("a name")?) } else { None };
+        self.refuse_second_source(&name)?;
         Ok(Source { name, alias, span })
+    }
+
+    /// What other dialects of SQL have after the name of a table: a name for it without `AS`, and a second table.
+    fn refuse_second_source(&self, name: &str) -> Result<(), SqlError> {
+        const MAY_FOLLOW: [&str; 12] =
+            ["WHERE", "GROUP", "HAVING", "ORDER", "LIMIT", "JOIN", "INNER", "LEFT", "RIGHT", "FULL", "CROSS", "ON"];
+        let hint = match self.peek() {
+            TokenKind::Sign(",") => "a rule reads one stream, so one name follows FROM".to_owned(),
+            TokenKind::Word(word) if !MAY_FOLLOW.iter().any(|known| word.eq_ignore_ascii_case(known)) => {
+                did_you_mean(word, MAY_FOLLOW)
+                    .unwrap_or_else(|| format!("a second name for `{name}` needs AS: `{name} AS {word}`"))
+            }
+            _ => return Ok(()),
+        };
+        Err(self.unexpected(&[]).with_hint(Some(hint)))
     }
 
     fn join(&mut self) -> Result<Option<Join>, SqlError> {
