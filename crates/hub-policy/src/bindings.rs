@@ -7,6 +7,10 @@
 //! Node deleted ─▶ BindingKeeper ─ writes NodeIdentity ─▶ on_change: its connections are closed
 //! ```
 //!
+//! A Node that is created with a key is marked in the same commit as registered with it. So whoever creates Nodes and whoever
+//! deletes them see one order: a request of the node that was let in before the deletion, and is carried out after it, finds
+//! that the key's Node is no more, whether or not the keeper has written that down.
+//!
 //! A node whose identity is revoked, whose Node was deleted, or that shows another key than the bound one is answered with
 //! 401 from that moment on: the authenticator reads the store, so nothing has to be reported to it. The keeper records what
 //! follows: that a key was used, that a Node is deleted.
@@ -18,7 +22,8 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use machinery_server::{
-    AuthRequest, AuthenticateError, Authenticator, CertificateAuthenticator, EXTRA_KEY_SHA256, Identity, Server,
+    AdmissionError, AdmissionRequest, AuthRequest, AuthenticateError, Authenticator, CertificateAuthenticator,
+    EXTRA_KEY_SHA256, Identity, Server,
 };
 use machinery_store::{ChangeKind, Durability, Encoded, Expect, Key, Object, Op, Revision, Store, Watch};
 use serde_json::{Value, json};
@@ -41,22 +46,96 @@ const TRIES: usize = 5;
 /// backup has it together with what it speaks of.
 const MARKS: &str = "_hub/marks";
 
+/// For each name of a node the box that created its Node last, of its own, by [`Bound::life`].
+const REGISTRATIONS: &str = "_hub/registrations";
+
 /// The mark that nodes of older versions have been given identities, so that it happens once: afterwards a node without one
 /// is unknown. It was a ConfigMap in kube-system, of this name too.
 const MIGRATED_NAME: &str = "selvedge-node-identities";
 
 /// The identity of a node, and the revision of the object that holds it.
 pub fn binding(store: &Store, node: &str) -> Option<(NodeIdentitySpec, Revision)> {
-    let object = store.get(&Key::new(NODE_IDENTITIES, "", node))?;
-    spec(&object).map(|spec| (spec, object.revision))
+    Bound::of(store, node).map(|bound| (bound.spec, bound.revision))
 }
 
-fn spec(object: &Object) -> Option<NodeIdentitySpec> {
-    #[derive(serde::Deserialize)]
-    struct Stored {
-        spec: NodeIdentitySpec,
+/// A node's identity as stored.
+struct Bound {
+    spec: NodeIdentitySpec,
+    uid: String,
+    revision: Revision,
+}
+
+impl Bound {
+    fn of(store: &Store, node: &str) -> Option<Self> {
+        Self::decode(&*store.get(&Key::new(NODE_IDENTITIES, "", node))?)
     }
-    serde_json::from_slice::<Stored>(&object.bytes).ok().map(|stored| stored.spec)
+
+    fn decode(object: &Object) -> Option<Self> {
+        #[derive(serde::Deserialize)]
+        struct Metadata {
+            #[serde(default)]
+            uid: String,
+        }
+        #[derive(serde::Deserialize)]
+        struct Stored {
+            metadata: Metadata,
+            spec: NodeIdentitySpec,
+        }
+        let Stored { metadata, spec } = serde_json::from_slice(&object.bytes).ok()?;
+        Some(Self { spec, uid: metadata.uid, revision: object.revision })
+    }
+
+    /// Which of the boxes that bore the name it is, from its join to its revocation; what is recorded of it meanwhile changes
+    /// the object's revision, and not this.
+    fn life(&self) -> String {
+        format!("{}/{}", self.uid, self.spec.generation)
+    }
+
+    /// The revision at which this box has created its Node, if it has.
+    fn registration(&self, store: &Store, node: &str) -> Option<Revision> {
+        let mark = store.get(&Key::new(REGISTRATIONS, "", node))?;
+        (mark.bytes == self.life().as_bytes()).then_some(mark.revision)
+    }
+
+    /// Whether there has been a Node of this box, so that its absence means that it was deleted. To be asked before looking for
+    /// the Node: what is created in between must not pass for deleted.
+    fn is_registered(&self, store: &Store, node: &str) -> bool {
+        self.spec.registered || self.registration(store, node).is_some()
+    }
+}
+
+/// Lets a node create its Node, if its key is good and has had none, and has the store hold that in the commit that creates it.
+pub(crate) fn admit_registration(node: &str, request: &AdmissionRequest<'_>) -> Result<(), AdmissionError> {
+    let forbid = |why: String| Err(AdmissionError::Forbidden(why));
+    let key = Key::new(NODE_IDENTITIES, "", node);
+    let Some(bound) = Bound::of(request.store, node) else {
+        // Without a key it is not the node itself that calls, but an administrator in its name.
+        if request.identity.extra(EXTRA_KEY_SHA256).is_some() {
+            return forbid(format!("node {node:?} is not known to this hub"));
+        }
+        request.commit_with(Op::Check { key, expect: Expect::Absent });
+        return Ok(());
+    };
+    if request.identity.extra(EXTRA_KEY_SHA256).is_some_and(|key| !bound.spec.accepts(key)) || !bound.spec.is_live() {
+        return forbid(format!("the key of node {node:?} is refused"));
+    }
+    let mark = Key::new(REGISTRATIONS, "", node);
+    let marked = request.store.get(&mark);
+    if bound.is_registered(request.store, node) {
+        return match request.store.get(&Key::new("/nodes", "", node)) {
+            // Not left to the commit, before which it may be deleted.
+            Some(_) => Err(AdmissionError::Exists),
+            None => forbid(format!("node {node:?} was deleted; join again with a new token")),
+        };
+    }
+    let life = Bytes::from(bound.life());
+    request.commit_with(Op::Check { key, expect: Expect::Revision(bound.revision) });
+    request.commit_with(Op::Put {
+        key: mark,
+        expect: marked.map_or(Expect::Absent, |marked| Expect::Revision(marked.revision)),
+        encode: Box::new(move |_| Encoded { bytes: life, ..Encoded::default() }),
+    });
+    Ok(())
 }
 
 /// A key was used for the first time.
@@ -88,13 +167,13 @@ impl Authenticator for NodeKeyAuthenticator {
         let Some(identity) = self.certificates.authenticate(request)? else { return Ok(None) };
         let Some(node) = identity.node_name() else { return Ok(Some(identity)) };
         let key = identity.extra(EXTRA_KEY_SHA256).unwrap_or_default();
-        let Some((bound, _)) = binding(request.store, node) else {
+        let Some(bound) = Bound::of(request.store, node) else {
             return Err(AuthenticateError::new(format!(
                 "node {node:?} is not known to this hub; join it with a token (`selvedge token create` on the hub)"
             )));
         };
         check(node, key, &bound, request.store)?;
-        if needs_record(&bound, key) {
+        if needs_record(&bound.spec, key) {
             // When there is no space, the next request tries again.
             let _ = self.uses.try_send(KeyUse { node: node.to_owned(), key_sha256: key.to_owned() });
         }
@@ -103,13 +182,13 @@ impl Authenticator for NodeKeyAuthenticator {
 }
 
 /// Whether a key may speak as a node now.
-fn check(node: &str, key: &str, bound: &NodeIdentitySpec, store: &Store) -> Result<(), AuthenticateError> {
-    let again = "join again with a new token (`selvedge token create` on the hub)";
+fn check(node: &str, key: &str, identity: &Bound, store: &Store) -> Result<(), AuthenticateError> {
+    let (bound, again) = (&identity.spec, "join again with a new token (`selvedge token create` on the hub)");
     if bound.state == NodeIdentityState::Revoked {
         let why = if bound.reason.is_empty() { "it was revoked" } else { &bound.reason };
         return Err(AuthenticateError::new(format!("the key of node {node:?} is refused: {why}; {again}")));
     }
-    if bound.registered && store.get(&Key::new("/nodes", "", node)).is_none() {
+    if identity.is_registered(store, node) && store.get(&Key::new("/nodes", "", node)).is_none() {
         return Err(AuthenticateError::new(format!("node {node:?} was deleted; {again}")));
     }
     if !bound.accepts(key) {
@@ -239,10 +318,12 @@ async fn start(server: &Server, store: &Store) -> Option<(Watch, Watch)> {
     let watches = (store.watch("/nodes", from).ok()?, store.watch(NODE_IDENTITIES, from).ok()?);
     for identity in store.range(NODE_IDENTITIES, None, None, None, None).ok()?.items {
         let name = &*identity.key.name;
+        let Some(bound) = Bound::decode(&identity).filter(|bound| bound.spec.is_live()) else { continue };
+        let is_registered = bound.is_registered(store, name);
         let has_node = store.get(&Key::new("/nodes", "", name)).is_some();
-        match spec(&identity) {
-            Some(spec) if spec.is_live() && spec.registered && !has_node => revoke(server, store, name, from).await,
-            Some(spec) if spec.is_live() && !spec.registered && has_node => register(server, store, name).await,
+        match (is_registered, has_node) {
+            (true, false) => revoke(server, store, name, from).await,
+            (_, true) if !bound.spec.registered => register(server, store, name).await,
             _ => {}
         }
     }
@@ -251,12 +332,13 @@ async fn start(server: &Server, store: &Store) -> Option<(Watch, Watch)> {
 
 async fn record(server: &Server, store: &Store, used: &KeyUse) {
     let has_node = store.get(&Key::new("/nodes", "", &used.node)).is_some();
-    change(server, store, &used.node, |bound, _| recorded(bound, &used.key_sha256, has_node)).await;
+    change(server, store, &used.node, |bound| recorded(&bound.spec, &used.key_sha256, has_node)).await;
 }
 
 /// A Node was created: from now on its absence means that it was deleted.
 async fn register(server: &Server, store: &Store, node: &str) {
-    change(server, store, node, |bound, _| {
+    change(server, store, node, |bound| {
+        let bound = &bound.spec;
         // A Node that an administrator created for a box which is still to come has no key yet.
         let is_news = bound.is_live() && !bound.registered && !bound.keys.is_empty();
         is_news.then(|| NodeIdentitySpec { registered: true, ..bound.clone() })
@@ -266,13 +348,14 @@ async fn register(server: &Server, store: &Store, node: &str) {
 
 /// A Node was deleted at a revision: its key is good no longer. One that was bound after that is another's.
 async fn revoke(server: &Server, store: &Store, node: &str, deleted: Revision) {
-    let is_done = change(server, store, node, |bound, revision| {
-        let is_due = bound.is_live() && revision <= deleted;
-        is_due.then(|| NodeIdentitySpec {
+    let is_done = change(server, store, node, |bound| {
+        // What was recorded after the deletion, and of before it, does not make it another's.
+        let is_older = bound.revision <= deleted || bound.registration(store, node).is_some_and(|at| at <= deleted);
+        (bound.spec.is_live() && is_older).then(|| NodeIdentitySpec {
             state: NodeIdentityState::Revoked,
             reason: "the node was deleted".to_owned(),
             registered: false,
-            ..bound.clone()
+            ..bound.spec.clone()
         })
     })
     .await;
@@ -286,18 +369,18 @@ async fn change(
     server: &Server,
     store: &Store,
     node: &str,
-    compute: impl Fn(&NodeIdentitySpec, Revision) -> Option<NodeIdentitySpec>,
+    compute: impl Fn(&Bound) -> Option<NodeIdentitySpec>,
 ) -> bool {
     let path = format!("{PATH}/{node}");
     for _ in 0..TRIES {
-        let Some((bound, revision)) = binding(store, node) else { return false };
-        let Some(next) = compute(&bound, revision) else { return false };
+        let Some(bound) = Bound::of(store, node) else { return false };
+        let Some(next) = compute(&bound) else { return false };
         // What is empty is left out of a spec, and has to be taken away by name.
         let mut spec = json!({"keys": [], "token": null, "labels": null, "reason": null});
         if let (Some(spec), Ok(Value::Object(next))) = (spec.as_object_mut(), serde_json::to_value(&next)) {
             spec.extend(next);
         }
-        let patch = json!({"metadata": {"resourceVersion": revision.to_string()}, "spec": spec});
+        let patch = json!({"metadata": {"resourceVersion": bound.revision.to_string()}, "spec": spec});
         match send(server, "PATCH", &path, "application/merge-patch+json", &patch).await {
             StatusCode::OK => return true,
             StatusCode::CONFLICT => {}

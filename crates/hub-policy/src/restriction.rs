@@ -208,7 +208,7 @@ fn restrict(node: &str, request: &AdmissionRequest<'_>, object: &Value) -> Check
             if name != node {
                 return reject(format!("write the Node {name:?}"));
             }
-            let Some(old) = old else { return Ok(()) };
+            let Some(old) = old else { return crate::bindings::admit_registration(node, request) };
             // Taints and labels say what may run on a node: what it says of itself must not decide that.
             if old.pointer("/spec/taints") != object.pointer("/spec/taints") {
                 return reject("modify taints".to_owned());
@@ -267,15 +267,27 @@ fn event(node: &str, request: &AdmissionRequest<'_>, event: &Value) -> Checked {
     if !reporters.contains(&node) || reporters.iter().any(|reporter| !reporter.is_empty() && *reporter != node) {
         return reject("write events that it does not report itself (source.host and reportingInstance are its name)");
     }
-    let about = |field: &str| text_at(event, &format!("/involvedObject/{field}"));
-    let is_others = match about("kind") {
-        "Node" => about("name") != node,
-        "Pod" => {
-            let pod = request.store.get(&Key::new("/pods", about("namespace"), about("name")));
+    let references = ["involvedObject", "regarding", "related"].map(|field| event.get(field).unwrap_or(&Value::Null));
+    match references.iter().all(|about| about.is_null() || is_own(node, request, about)) {
+        true => Ok(()),
+        false => reject("write events about what is not its own: events of a node are about its Node and its pods"),
+    }
+}
+
+/// Whether a reference is to a node itself or to a pod of its. Kinds have one spelling: a reader that forgives another, as
+/// tables do, must not show what would have been rejected under its own.
+fn is_own(node: &str, request: &AdmissionRequest<'_>, about: &Value) -> bool {
+    let at = |field: &str| about.get(field).and_then(Value::as_str).unwrap_or_default();
+    if !matches!(at("apiVersion"), "" | "v1") {
+        return false;
+    }
+    match at("kind") {
+        "Node" => at("name") == node,
+        "Pod" if at("namespace").is_empty() || at("namespace") == request.namespace => {
+            let pod = request.store.get(&Key::new("/pods", request.namespace, at("name")));
             // The last events of a pod come when it is deleted already.
-            pod.is_some_and(|pod| pod.field("spec.nodeName") != Some(node))
+            pod.is_none_or(|pod| pod.field("spec.nodeName") == Some(node))
         }
         _ => false,
-    };
-    if is_others { reject("write events about what is not its own") } else { Ok(()) }
+    }
 }

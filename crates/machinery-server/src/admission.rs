@@ -13,7 +13,7 @@
 use std::cell::RefCell;
 
 use machinery_schema::{FieldError, ResourceInfo};
-use machinery_store::Store;
+use machinery_store::{Op, Store};
 use serde_json::Value;
 
 use crate::Identity;
@@ -54,6 +54,8 @@ pub struct AdmissionRequest<'a> {
     pub store: &'a Store,
     /// What the caller is to be warned of; see [`Self::warn`].
     pub warnings: &'a RefCell<Vec<String>>,
+    /// What a create is committed together with; see [`Self::commit_with`].
+    pub commits: &'a RefCell<Vec<Op>>,
 }
 
 impl AdmissionRequest<'_> {
@@ -64,6 +66,13 @@ impl AdmissionRequest<'_> {
         if !warnings.contains(&warning) {
             warnings.push(warning);
         }
+    }
+
+    /// Has an object created only together with this: a check that must hold in the same commit, or a write beside it. When
+    /// it does not hold, the plug-ins are asked again, about what is stored by then. For the second phase of a create; other
+    /// operations ignore it.
+    pub fn commit_with(&self, op: Op) {
+        self.commits.borrow_mut().push(op);
     }
 
     /// Group, plural name and subresource, to match on.
@@ -81,6 +90,9 @@ pub enum AdmissionError {
     /// The object is wrong; `Invalid`, with every wrong field.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Invalid(Vec<FieldError>),
+    /// The object is there; `AlreadyExists`. For a plug-in that must not wait for the commit to find out.
+    #[error("it exists already")]
+    Exists,
     /// The caller sends too much of this; `TooManyRequests`, with a sentence.
     #[error("{0}")]
     TooMany(String),

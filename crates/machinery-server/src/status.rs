@@ -71,6 +71,7 @@ impl ApiError {
         match error {
             AdmissionError::Forbidden(why) => Self::forbidden(info, name, &why),
             AdmissionError::Invalid(errors) => Self::invalid(info, name, &errors),
+            AdmissionError::Exists => Self::already_exists(info, name),
             AdmissionError::TooMany(why) => {
                 let mut error = Self::new(Reason::TooManyRequests, why).about(info, name);
                 error.retry_after_seconds = Some(10);

@@ -20,10 +20,12 @@ fn refusals(spec: Value) -> Vec<String> {
         dry_run: false,
         store: &store,
         warnings: &std::cell::RefCell::default(),
+        commits: &std::cell::RefCell::default(),
     };
     match PodRuntimeClass.validate(&request, &json!({"spec": spec})) {
         Ok(()) => Vec::new(),
         Err(AdmissionError::Forbidden(why) | AdmissionError::TooMany(why)) => vec![why],
+        Err(AdmissionError::Exists) => vec!["exists".to_owned()],
         Err(AdmissionError::Invalid(errors)) => errors.iter().map(ToString::to_string).collect(),
     }
 }

@@ -119,6 +119,77 @@ async fn a_deleted_nodes_key_is_refused_at_once_and_for_good() {
     assert!(bound.changes.lock().contains(&"gw-1".to_owned()));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_request_that_races_with_the_deletion_of_its_node_does_not_bring_it_back() {
+    let bound = Arc::new(Bound::start(&[]).await);
+    for round in 0..20 {
+        let name = format!("gw-{round}");
+        let gateway = bound.gateway(&name);
+        bound.bind(&name, &[&gateway.key]).await;
+        // Let in while its key was good; what it sent is carried out whenever.
+        let identity = bound.identify(&gateway).unwrap();
+        let object = json!({"metadata": {"name": name}});
+        let stop = CancellationToken::new();
+        let senders: Vec<_> = (0..8)
+            .map(|_| {
+                let (bound, identity, object, stop) = (bound.clone(), identity.clone(), object.clone(), stop.clone());
+                tokio::spawn(async move {
+                    let mut created = 0;
+                    while !stop.is_cancelled() {
+                        let code = bound.hub.send(&identity, "POST", NODES, object.clone()).await.code;
+                        assert!(matches!(code, 201 | 403 | 409), "{code}");
+                        created += usize::from(code == 201);
+                    }
+                    created
+                })
+            })
+            .collect();
+        let path = format!("{NODES}/{name}");
+        let end = Instant::now() + PATIENCE;
+        while bound.hub.call("DELETE", &path, Value::Null).await.code != 200 {
+            assert!(Instant::now() < end, "the node registers");
+        }
+        // Long after the keeper has written it down as well.
+        bound.wait(&name, |spec| spec["state"] == "Revoked").await;
+        bound.hub.check(&identity, "POST", NODES, object, 403).await;
+        stop.cancel();
+        let mut created = 0;
+        for sender in senders {
+            created += sender.await.unwrap();
+        }
+        assert_eq!(created, 1, "it registered once");
+        assert_eq!(bound.hub.call("GET", &path, Value::Null).await.code, 404);
+        assert!(bound.identify(&gateway).is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_box_that_joins_anew_after_its_node_was_deleted_registers_again() {
+    let bound = Bound::start(&[]).await;
+    let object = json!({"metadata": {"name": "gw-1"}});
+    let (first, second) = (bound.gateway("gw-1"), bound.gateway("gw-1"));
+    bound.bind("gw-1", &[&first.key]).await;
+    let identity = bound.identify(&first).unwrap();
+    bound.hub.check(&identity, "POST", NODES, object.clone(), 201).await;
+    bound.hub.check(&identity, "POST", NODES, object.clone(), 409).await;
+    assert_eq!(bound.hub.call("DELETE", &format!("{NODES}/gw-1"), Value::Null).await.code, 200);
+    bound.wait("gw-1", |spec| spec["state"] == "Revoked").await;
+    // As the join of another box with a token writes it.
+    let patch = json!({"spec": {"state": "Active", "keys": [second.key], "generation": 2, "registered": false}});
+    assert_eq!(bound.hub.call("PATCH", &format!("{IDENTITIES}/gw-1"), patch).await.code, 200);
+    bound.hub.check(&identity, "POST", NODES, object.clone(), 403).await;
+    let identity = bound.identify(&second).unwrap();
+    bound.hub.check(&identity, "POST", NODES, object, 201).await;
+    bound.wait("gw-1", |spec| spec["registered"] == true && spec["state"] == "Active").await;
+    assert!(bound.identify(&second).is_ok());
+    // Nor when the record of its identity was lost, and it is the first again.
+    assert_eq!(bound.hub.call("DELETE", &format!("{NODES}/gw-1"), Value::Null).await.code, 200);
+    assert_eq!(bound.hub.call("DELETE", &format!("{IDENTITIES}/gw-1"), Value::Null).await.code, 200);
+    bound.bind("gw-1", &[&second.key]).await;
+    let identity = bound.identify(&second).unwrap();
+    bound.hub.check(&identity, "POST", NODES, json!({"metadata": {"name": "gw-1"}}), 201).await;
+}
+
 #[tokio::test]
 async fn an_administrator_revokes_a_stolen_box() {
     let bound = Bound::start(&[]).await;

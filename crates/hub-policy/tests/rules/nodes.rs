@@ -326,6 +326,32 @@ async fn a_node_reports_events_as_itself_about_its_own() {
     hub.check(one, "POST", events, event("c", "gw-1", "Pod", "other"), 403).await;
     hub.check(one, "POST", events, event("d", "gw-2", "Pod", "own"), 403).await;
     hub.check(one, "POST", events, event("e", "gw-1", "Node", "gw-2"), 403).await;
+    // A kind has one spelling, and a second reference is one too.
+    for (n, kind) in ["node", "NODE", "nodes", "Nodes", "pod", "Secret", "DaemonSet", ""].into_iter().enumerate() {
+        for about in ["gw-2", "other", "gw-1"] {
+            let answer = hub.send(one, "POST", events, event(&format!("k{n}-{about}"), "gw-1", kind, about)).await;
+            assert!(matches!(answer.code, 403 | 422), "{kind} {about}: {}", answer.body);
+        }
+    }
+    let with = |name: &str, fields: Value| {
+        let mut event = event(name, "gw-1", "Node", "gw-1");
+        event.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        event
+    };
+    let reference = |kind: &str, name: &str| json!({"kind": kind, "name": name, "namespace": "default"});
+    for fields in [
+        json!({"related": reference("Node", "gw-2")}),
+        json!({"related": reference("Pod", "other")}),
+        json!({"related": reference("Secret", "own")}),
+        json!({"related": reference("node", "gw-1")}),
+        json!({"involvedObject": {"apiVersion": "v2", "kind": "Node", "name": "gw-1", "namespace": "default"}}),
+        json!({"involvedObject": {"kind": "Pod", "name": "other"}}),
+        json!({"reportingInstance": "gw-2"}),
+    ] {
+        hub.check(one, "POST", events, with("r", fields), 403).await;
+    }
+    hub.check(one, "POST", events, with("s", json!({"related": reference("Pod", "own")})), 201).await;
+    hub.check(one, "PATCH", &format!("{events}/s"), json!({"related": reference("Node", "gw-2")}), 403).await;
     let forged = json!({"message": "forged"});
     hub.check(two, "PATCH", &format!("{events}/a"), forged.clone(), 403).await;
     hub.check(one, "PATCH", &format!("{events}/a"), json!({"count": 2}), 200).await;

@@ -52,7 +52,8 @@ pub(crate) async fn create(context: &Context<'_>, body: &Bytes) -> Result<Respon
     context.info.apply_defaults(&mut object).map_err(|error| ApiError::too_large(error.to_string()))?;
     check(context, &object)?;
     warnings.extend(context.info.warnings(&object));
-    context.validate(Operation::Create, &object, None, options, &mut warnings)?;
+    let mut together = context.validate(Operation::Create, &object, None, options, &mut warnings)?;
+    let is_conditional = !together.is_empty();
 
     // Definitions change what is served: one at a time, and the registry only once the store has it.
     let is_crd = crd::is_crd(&context.info);
@@ -73,7 +74,7 @@ pub(crate) async fn create(context: &Context<'_>, body: &Bytes) -> Result<Respon
     let definition = context.definition();
     for _ in 0..TRIES {
         let is_defined = definition.clone().map(|key| Op::Check { key, expect: Expect::Present });
-        let checks = in_namespace.take().into_iter().chain(is_defined).collect();
+        let checks = in_namespace.take().into_iter().chain(is_defined).chain(together.drain(..)).collect();
         match context.put_if(&object, Expect::Absent, checks).await {
             Ok(bytes) => {
                 if let Some(registry) = registry {
@@ -87,11 +88,15 @@ pub(crate) async fn create(context: &Context<'_>, body: &Bytes) -> Result<Respon
                     (true, true) => {
                         set_generated_name(&mut object, &prefix);
                         // What was allowed under one name need not be under another.
-                        context.validate(Operation::Create, &object, None, options, &mut warnings)?;
+                        together = context.validate(Operation::Create, &object, None, options, &mut warnings)?;
                     }
                     (true, false) => break,
                     (false, _) if definition.as_ref().is_some_and(|key| context.server.store.get(key).is_none()) => {
                         return Err(ApiError::not_served(&context.info.group, &context.info.plural));
+                    }
+                    // What a plug-in relied on is another by now: does it still allow this?
+                    (false, _) if is_conditional => {
+                        together = context.validate(Operation::Create, &object, None, options, &mut warnings)?;
                     }
                     // The namespace was written meanwhile: is it still one to create in?
                     (false, _) => {}

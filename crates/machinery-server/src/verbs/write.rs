@@ -141,6 +141,7 @@ impl Context<'_> {
         old: Option<&'a Value>,
         options: WriteOptions,
         warnings: &'a RefCell<Vec<String>>,
+        commits: &'a RefCell<Vec<Op>>,
     ) -> AdmissionRequest<'a> {
         AdmissionRequest {
             operation,
@@ -153,6 +154,7 @@ impl Context<'_> {
             dry_run: options.dry_run,
             store: &self.server.store,
             warnings,
+            commits,
         }
     }
 
@@ -166,8 +168,8 @@ impl Context<'_> {
         warnings: &mut Vec<String>,
     ) -> Result<()> {
         let name = name_of(object).to_owned();
-        let said = RefCell::default();
-        let request = self.admission_request(operation, &name, old, options, &said);
+        let (said, commits) = (RefCell::default(), RefCell::default());
+        let request = self.admission_request(operation, &name, old, options, &said, &commits);
         let mut run = || {
             self.server.admission.iter().try_fold(false, |changed, plugin| {
                 Ok::<_, crate::AdmissionError>(plugin.mutate(&request, object)? | changed)
@@ -178,7 +180,8 @@ impl Context<'_> {
         changed.map(|_| ()).map_err(|error| ApiError::admission(&self.info, &name, error))
     }
 
-    /// The second phase of admission: plug-ins look at the object in its final form.
+    /// The second phase of admission: plug-ins look at the object in its final form. Gives what a create is to be committed
+    /// together with.
     pub(crate) fn validate(
         &self,
         operation: Operation,
@@ -186,15 +189,15 @@ impl Context<'_> {
         old: Option<&Value>,
         options: WriteOptions,
         warnings: &mut Vec<String>,
-    ) -> Result<()> {
+    ) -> Result<Vec<Op>> {
         let name = name_of(object);
-        let said = RefCell::default();
-        let request = self.admission_request(operation, name, old, options, &said);
+        let (said, commits) = (RefCell::default(), RefCell::default());
+        let request = self.admission_request(operation, name, old, options, &said, &commits);
         for plugin in &self.server.admission {
             plugin.validate(&request, object).map_err(|error| ApiError::admission(&self.info, name, error))?;
         }
         warnings.append(&mut said.borrow_mut());
-        Ok(())
+        Ok(commits.into_inner())
     }
 
     /// Nothing is created in a namespace that is missing or being deleted. Returns what must still hold of the namespace
@@ -224,7 +227,7 @@ impl Context<'_> {
         self.info.is_custom().then(|| Key::new(crate::crd::RESOURCE, "", &self.info.qualified_name()))
     }
 
-    /// Writes an object if `also` holds in the same commit.
+    /// Writes an object if `also` holds, or is written, in the same commit.
     pub(crate) async fn put_if(&self, object: &Value, expect: Expect, also: Vec<Op>) -> Result<Bytes, PutError> {
         let encoded = Arc::new(Encoded::new(object));
         if encoded.len() > OBJECT_BYTES_MAX {
@@ -250,7 +253,7 @@ impl Context<'_> {
             self.server.store.commit(ops, durability).await
         };
         match revisions {
-            Ok(revisions) => Ok(encoded.at(revisions.first().copied().unwrap_or_default())),
+            Ok(revisions) => Ok(encoded.at(revisions.last().copied().unwrap_or_default())),
             Err(CommitError::Conflict { .. } | CommitError::NotFound) => Err(PutError::Raced),
             Err(error) => Err(PutError::Refused(ApiError::commit(&error))),
         }
