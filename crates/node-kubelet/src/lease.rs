@@ -21,7 +21,9 @@ pub(crate) async fn run(
     node_uid: tokio::sync::watch::Receiver<Option<String>>,
     shutdown: CancellationToken,
 ) {
-    let mut is_known = false;
+    // The owner that the Lease at the hub has for all we know, once it is known to be there. The Node may be registered after
+    // the first renewal, and anew at any time.
+    let mut published: Option<Option<String>> = None;
     let mut retry = hub.retry();
     loop {
         tokio::select! {
@@ -30,11 +32,12 @@ pub(crate) async fn run(
         }
         let owner = node_uid.borrow().clone();
         retry.attempt();
+        let is_known = published.as_ref() == Some(&owner);
         match renew(&hub, &config, owner.as_deref(), is_known).await {
-            Ok(()) => is_known = true,
+            Ok(()) => published = Some(owner),
             Err(error) => {
                 debug!(%error, "Failed to renew the node's Lease.");
-                is_known = false;
+                published = None;
                 if matches!(error, HubError::Timeout { .. }) {
                     hub.hang_up();
                 }
@@ -63,7 +66,7 @@ async fn renew(hub: &Hub, config: &KubeletConfig, owner: Option<&str>, is_known:
             other => other.map(|_| ()),
         };
     }
-    // The first time, all of it is set right, whoever made it.
+    // The first time, and when its Node is another, all of it is set right, whoever made it.
     let mut patch = json!({"spec": spec(config, &now)});
     if let Some(owners) = owner.map(|uid| owners(name, uid)) {
         patch["metadata"] = json!({"ownerReferences": owners});

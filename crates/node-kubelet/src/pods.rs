@@ -296,7 +296,8 @@ impl Manager {
             let metadata = &pod.metadata;
             let hash = metadata.annotations.get(ANNOTATION_CONFIG_MIRROR).cloned().unwrap_or_default();
             let (namespace, name) = (metadata.namespace.clone(), metadata.name.clone());
-            self.context.publish(Publication::Mirror { namespace, name, hub_uid: uid, hash }).await;
+            let is_terminating = metadata.deletion_timestamp.is_some();
+            self.context.publish(Publication::Mirror { namespace, name, hub_uid: uid, hash, is_terminating }).await;
             return;
         }
         if self.finished.contains(&uid) {

@@ -16,7 +16,8 @@ use tracing::{debug, warn};
 
 use crate::hub::{Event, Hub, HubError};
 use crate::pods::Command;
-use crate::pods::publisher::Publication;
+use crate::pods::model::ANNOTATION_CONFIG_MIRROR;
+use crate::pods::publisher::{Publication, revision_of};
 use crate::report::{Board, chain};
 use crate::store::{ObjectKey, Store, StoreError};
 
@@ -207,12 +208,30 @@ fn trimmed(mut pod: Value) -> Bytes {
     pod.to_string().into()
 }
 
+fn is_mirror(pod: &Value) -> bool {
+    pod["metadata"]["annotations"][ANNOTATION_CONFIG_MIRROR].is_string()
+}
+
+impl Pods {
+    /// What the hub shows of a pod, for whoever reports its status. Nothing depends on its being kept: a list says it again.
+    async fn publish_shown(&self, pod: &Value) {
+        let Some(uid) = uid_of(pod) else { return };
+        let (is_mirror, revision) = (is_mirror(pod), revision_of(pod));
+        let shown = Publication::Shown { uid, is_mirror, revision, status: pod["status"].clone() };
+        // The publisher is gone at shutdown only.
+        let _ = self.publications.send(shown).await;
+    }
+}
+
 impl Source for Pods {
     fn path(&self) -> String {
         format!("/api/v1/pods?fieldSelector={}", encode(&format!("spec.nodeName={}", self.node)))
     }
 
     async fn replace(&mut self, items: Vec<Value>) -> Result<(), StoreError> {
+        for pod in &items {
+            self.publish_shown(pod).await;
+        }
         let pods: Vec<(String, Bytes)> =
             items.into_iter().filter_map(|pod| Some((uid_of(&pod)?, trimmed(pod)))).collect();
         let kept = pods.clone();
@@ -225,16 +244,14 @@ impl Source for Pods {
     async fn change(&mut self, object: Value, deleted: bool) -> Result<(), StoreError> {
         let Some(uid) = uid_of(&object) else { return Ok(()) };
         if deleted {
-            let mirror = object["metadata"]["annotations"][crate::pods::model::ANNOTATION_CONFIG_MIRROR].is_string();
-            if mirror {
-                let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
-                let gone = Publication::MirrorGone { namespace: text("namespace"), name: text("name") };
-                let _ = self.publications.send(gone).await;
+            if is_mirror(&object) {
+                let _ = self.publications.send(Publication::MirrorGone { hub_uid: uid.clone() }).await;
             }
             // The manager forgets it on disk when nothing of it needs it any more.
             let _ = self.commands.send(Command::HubPodGone(uid)).await;
             return Ok(());
         }
+        self.publish_shown(&object).await;
         let json = trimmed(object);
         let (key, kept) = (uid.clone(), json.clone());
         keep(&self.store, move |store| store.put_pod(&key, kept)).await?;

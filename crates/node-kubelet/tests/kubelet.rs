@@ -274,6 +274,81 @@ async fn static_pods_run_and_appear_at_the_hub_as_mirrors() {
 }
 
 #[tokio::test]
+async fn a_mirror_pod_that_a_person_deletes_is_removed_and_created_anew() {
+    let hub = FakeHub::start().await;
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    let mut manifest = pod("edge", json!({}));
+    manifest["metadata"].as_object_mut().unwrap().remove("uid");
+    node.kubelet.as_ref().unwrap().set_static_pods(vec![manifest]).await;
+    is_ready(&hub, "edge-n").await;
+    let path = "/api/v1/namespaces/d/pods/edge-n";
+    let before = hub.object(path)["metadata"]["uid"].clone();
+    hub.delete_gracefully("edge-n");
+    eventually("another mirror is there", || {
+        let metadata = hub.object(path)["metadata"].clone();
+        let is_new = metadata["uid"].is_string() && metadata["uid"] != before;
+        if is_new && metadata["deletionTimestamp"].is_null() { Ok(()) } else { Err(metadata.to_string()) }
+    })
+    .await;
+    is_ready(&hub, "edge-n").await;
+    assert_eq!(node.runtime.starts().len(), 1, "the pod itself runs on");
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn what_the_hub_says_of_a_pod_and_is_not_so_is_reported_anew() {
+    let hub = FakeHub::start().await;
+    hub.put_pod(pod("web", json!({})));
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    let mut manifest = pod("edge", json!({}));
+    manifest["metadata"].as_object_mut().unwrap().remove("uid");
+    node.kubelet.as_ref().unwrap().set_static_pods(vec![manifest.clone()]).await;
+    for name in ["web", "edge-n"] {
+        is_ready(&hub, name).await;
+        hub.mark_not_ready(name);
+        is_ready(&hub, name).await;
+    }
+    // While nobody was there to hear of it.
+    node.kill().await;
+    hub.mark_not_ready("web");
+    hub.mark_not_ready("edge-n");
+    node.start(Some(&hub)).await;
+    node.kubelet.as_ref().unwrap().set_static_pods(vec![manifest]).await;
+    is_ready(&hub, "web").await;
+    is_ready(&hub, "edge-n").await;
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn a_lease_belongs_to_its_node_also_when_that_registers_anew() {
+    let hub = FakeHub::start().await;
+    let mut node = Node::new();
+    node.shutdown = CancellationToken::new();
+    let config = KubeletConfig { lease_renew_period: Duration::from_millis(100), ..node.config(Some(&hub)) };
+    let config = KubeletConfig { status_post_period: Duration::from_millis(100), ..config };
+    let kubelet = Kubelet::start(config, vec![node.runtime.clone()], node.shutdown.clone()).await;
+    node.kubelet = Some(kubelet.unwrap());
+    let is_owned = || {
+        let lease = hub.object("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n");
+        let uid = hub.object("/api/v1/nodes/n")["metadata"]["uid"].clone();
+        let owner = &lease["metadata"]["ownerReferences"][0];
+        let is_it = uid.is_string() && owner["uid"] == uid && owner["kind"] == "Node";
+        if is_it { Ok(()) } else { Err(format!("{uid}: {lease}")) }
+    };
+    eventually("the Lease has its owner", is_owned).await;
+    let before = hub.object("/api/v1/nodes/n")["metadata"]["uid"].clone();
+    hub.remove("/api/v1/nodes/n");
+    eventually("the Lease has its new owner", || {
+        let is_new = hub.object("/api/v1/nodes/n")["metadata"]["uid"] != before;
+        if is_new { is_owned() } else { Err("the old Node".to_owned()) }
+    })
+    .await;
+    node.kill().await;
+}
+
+#[tokio::test]
 async fn a_static_pod_wished_for_again_while_it_ends_is_started_again() {
     let mut node = Node::new();
     let hub = FakeHub::start().await;

@@ -31,10 +31,13 @@ pub(crate) enum Publication {
     Forget { uid: String },
     /// A static pod that the hub should show.
     Static { uid: String, manifest: Value },
-    /// The hub's image of a static pod.
-    Mirror { namespace: String, name: String, hub_uid: String, hash: String },
-    /// The hub's image of a static pod is gone.
-    MirrorGone { namespace: String, name: String },
+    /// The hub's image of a static pod; somebody may have asked for its deletion.
+    Mirror { namespace: String, name: String, hub_uid: String, hash: String, is_terminating: bool },
+    /// The hub's image of a static pod is deleted.
+    MirrorGone { hub_uid: String },
+    /// What the hub shows of a pod as of this revision. Others write there too: a hub takes the pods of a node that it does
+    /// not hear for not ready, and only the node can say that they are.
+    Shown { uid: String, is_mirror: bool, revision: u64, status: Value },
 }
 
 /// One pod in the publisher.
@@ -43,7 +46,10 @@ struct Entry {
     namespace: String,
     name: String,
     status: Option<Value>,
+    /// What the hub is known to show, …
     told: Value,
+    /// … and as of which revision: what a watch says of an older one is known already.
+    revision: u64,
     finalize: bool,
     /// Manifest of a static pod, shown at the hub as a mirror.
     manifest: Option<Value>,
@@ -53,6 +59,12 @@ struct Entry {
 }
 
 impl Entry {
+    /// The static pod has another mirror at the hub, or none: whatever was told of the one before is not told of this one.
+    fn show_as(&mut self, mirror_uid: Option<String>) {
+        self.mirror_uid = mirror_uid;
+        (self.told, self.revision) = (Value::Null, 0);
+    }
+
     fn has_news(&self, now: tokio::time::Instant) -> bool {
         if self.retry_at.is_some_and(|at| at > now) {
             return false;
@@ -62,10 +74,23 @@ impl Entry {
     }
 }
 
-/// Whether `told` already says everything that `status` does.
+/// Whether `told` already says everything that `status` does. Conditions of other types are other people's.
 pub(crate) fn tells(told: &Value, status: &Value) -> bool {
+    let tells_conditions = |conditions: &[Value]| {
+        let told = told["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+        conditions.iter().all(|condition| {
+            let same_type = told.iter().find(|one| one["type"] == condition["type"]);
+            same_type.is_some_and(|one| {
+                // An API may write what is absent as null, or add fields of its own.
+                ["status", "reason", "message", "lastTransitionTime"].iter().all(|field| one[field] == condition[field])
+            })
+        })
+    };
     match status.as_object() {
-        Some(fields) => fields.iter().all(|(key, value)| told.get(key) == Some(value)),
+        Some(fields) => fields.iter().all(|(key, value)| match (key.as_str(), value.as_array()) {
+            ("conditions", Some(conditions)) => tells_conditions(conditions),
+            _ => told.get(key) == Some(value),
+        }),
         None => told == status,
     }
 }
@@ -134,22 +159,38 @@ fn take(
             (entry.namespace, entry.name) = (text("namespace"), text("name"));
             entry.manifest = Some(manifest);
         }
-        Publication::Mirror { namespace, name, hub_uid, hash } => match entries.get_mut(&hash) {
-            Some(entry) if entry.manifest.is_some() => {
+        Publication::Mirror { namespace, name, hub_uid, hash, is_terminating } => match entries.get_mut(&hash) {
+            Some(entry) if entry.manifest.is_some() && !is_terminating => {
                 if entry.mirror_uid.as_ref() != Some(&hub_uid) {
-                    entry.mirror_uid = Some(hub_uid);
-                    entry.told = Value::Null;
+                    entry.show_as(Some(hub_uid));
                     entry.retry_at = None;
                 }
             }
-            _ => strangers.push((namespace, name, hub_uid)),
-        },
-        Publication::MirrorGone { namespace, name } => {
-            for entry in entries.values_mut() {
-                if entry.manifest.is_some() && entry.namespace == namespace && entry.name == name {
-                    entry.mirror_uid = None;
-                    entry.told = Value::Null;
+            shown => {
+                // Nothing runs for a mirror's sake, so its end waits for nothing. The static pod runs on, and gets another one.
+                if let Some(entry) = shown.filter(|entry| entry.mirror_uid.as_ref() == Some(&hub_uid)) {
+                    entry.show_as(None);
                 }
+                let orphaned = (namespace, name, hub_uid);
+                if !strangers.contains(&orphaned) {
+                    strangers.push(orphaned);
+                }
+            }
+        },
+        Publication::MirrorGone { hub_uid } => {
+            if let Some(entry) = entries.values_mut().find(|entry| entry.mirror_uid.as_ref() == Some(&hub_uid)) {
+                entry.show_as(None);
+            }
+        }
+        Publication::Shown { uid, is_mirror, revision, status } => {
+            let entry = match is_mirror {
+                // One that is news says so by itself, and is then told everything.
+                true => entries.values_mut().find(|entry| entry.mirror_uid.as_ref() == Some(&uid)),
+                // Its worker may not have had its first word yet.
+                false => Some(entries.entry(uid).or_default()),
+            };
+            if let Some(entry) = entry.filter(|entry| entry.revision < revision) {
+                (entry.told, entry.revision) = (status, revision);
             }
         }
     }
@@ -198,6 +239,11 @@ async fn tell_all(
     false
 }
 
+/// The revision of an object; 0 where it is no number, as older than any.
+pub(crate) fn revision_of(object: &Value) -> u64 {
+    object["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
 enum Told {
     Everything,
     /// The hub has no such pod any more.
@@ -227,11 +273,14 @@ async fn tell(hub: &Hub, uid: &str, entry: &mut Entry) -> Result<Told, HubError>
         let path = format!("/api/v1/namespaces/{}/pods/{}/status", entry.namespace, entry.name);
         let patch = json!({"metadata": {"uid": hub_uid}, "status": as_patch(&status)});
         match hub.patch(&path, Patch::Strategic, &patch).await {
-            Ok(_) => entry.told = status,
+            Ok(patched) => {
+                entry.told = status;
+                entry.revision = entry.revision.max(revision_of(&patched));
+            }
             // Another pod of that name, or none: this one is history.
             Err(error) if matches!(error.code(), Some(404 | 409)) => {
                 return Ok(if entry.manifest.is_some() {
-                    entry.mirror_uid = None;
+                    entry.show_as(None);
                     Told::Everything
                 } else {
                     Told::Gone
@@ -258,8 +307,7 @@ async fn mirror(hub: &Hub, hash: &str, mut manifest: Value, entry: &mut Entry) -
     let path = format!("/api/v1/namespaces/{}/pods", entry.namespace);
     match hub.create(&path, &manifest).await {
         Ok(created) => {
-            entry.mirror_uid = created["metadata"]["uid"].as_str().map(str::to_owned);
-            entry.told = Value::Null;
+            entry.show_as(created["metadata"]["uid"].as_str().map(str::to_owned));
             Ok(Told::Everything)
         }
         // There is one; the watch tells its uid, or that it is another's and must go.

@@ -27,6 +27,8 @@ struct State {
     refuses_lists: AtomicBool,
     /// Seconds for which clients' certificates are good.
     client_validity: AtomicU64,
+    /// Of the last write.
+    revision: AtomicU64,
 }
 
 pub struct FakeHub {
@@ -58,6 +60,7 @@ impl FakeHub {
             changes: broadcast::channel(64).0,
             refuses_lists: AtomicBool::new(false),
             client_validity: AtomicU64::new(3600),
+            revision: AtomicU64::new(1),
         });
         let shared = state.clone();
         let handler = move |request, _peer| answer(shared.clone(), request);
@@ -81,6 +84,10 @@ impl FakeHub {
         self.state.objects.lock().unwrap().insert(path.to_owned(), object);
     }
 
+    pub fn remove(&self, path: &str) {
+        self.state.remove(path);
+    }
+
     pub fn put_pod(&self, pod: Value) {
         let path = format!("{PODS}/{}", pod["metadata"]["name"].as_str().unwrap());
         self.state.set(&path, pod);
@@ -91,6 +98,17 @@ impl FakeHub {
         let mut pod = self.object(&path);
         pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
         pod["metadata"]["deletionGracePeriodSeconds"] = 1.into();
+        self.state.set(&path, pod);
+    }
+
+    /// What a hub does with the pods of a node that it does not hear.
+    pub fn mark_not_ready(&self, name: &str) {
+        let path = format!("{PODS}/{name}");
+        let mut pod = self.object(&path);
+        let conditions = pod["status"]["conditions"].as_array_mut().unwrap();
+        let ready = conditions.iter_mut().find(|condition| condition["type"] == "Ready").unwrap();
+        ready["status"] = "False".into();
+        ready["reason"] = "NodeNotReady".into();
         self.state.set(&path, pod);
     }
 
@@ -108,12 +126,15 @@ impl FakeHub {
 }
 
 impl State {
-    fn set(&self, path: &str, object: Value) {
+    fn set(&self, path: &str, mut object: Value) -> Value {
+        let revision = self.revision.fetch_add(1, Ordering::SeqCst) + 1;
+        object["metadata"]["resourceVersion"] = revision.to_string().into();
         self.objects.lock().unwrap().insert(path.to_owned(), object.clone());
         if path.contains("/pods/") {
             // Nobody watches before the node has joined.
-            let _ = self.changes.send(("MODIFIED", object));
+            let _ = self.changes.send(("MODIFIED", object.clone()));
         }
+        object
     }
 
     fn remove(&self, path: &str) -> Option<Value> {
@@ -192,7 +213,8 @@ fn create(state: &State, path: &str, mut object: Value) -> Response<Body> {
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let path = format!("{path}/{name}");
     if object["metadata"]["uid"].is_null() {
-        object["metadata"]["uid"] = format!("made-{name}").into();
+        let count = state.revision.load(Ordering::SeqCst);
+        object["metadata"]["uid"] = format!("made-{name}-{count}").into();
     }
     if let Some(request) = object["spec"]["request"].as_str() {
         let csr = String::from_utf8(BASE64.decode(request).unwrap()).unwrap();
@@ -206,8 +228,7 @@ fn create(state: &State, path: &str, mut object: Value) -> Response<Body> {
     if state.objects.lock().unwrap().contains_key(&path) {
         return refuse(StatusCode::CONFLICT);
     }
-    state.set(&path, object.clone());
-    reply(StatusCode::CREATED, &object)
+    reply(StatusCode::CREATED, &state.set(&path, object))
 }
 
 fn patch(state: &State, path: &str, patch: &Value) -> Response<Body> {
@@ -218,8 +239,7 @@ fn patch(state: &State, path: &str, patch: &Value) -> Response<Body> {
         return refuse(StatusCode::CONFLICT);
     }
     merge(&mut object, patch);
-    state.set(path, object.clone());
-    reply(StatusCode::OK, &object)
+    reply(StatusCode::OK, &state.set(path, object))
 }
 
 fn merge(object: &mut Value, patch: &Value) {

@@ -20,6 +20,64 @@ fn status(uid: &str, phase: &str) -> Publication {
 }
 
 #[test]
+fn conditions_of_others_are_no_news_and_ours_that_were_changed_are() {
+    let ready = |status: &str| json!({"type": "Ready", "status": status, "lastTransitionTime": "t"});
+    let ours = json!({"conditions": [ready("True")]});
+    let others = json!({"type": "DisruptionTarget", "status": "True"});
+    assert!(tells(&json!({"conditions": [others, ready("True")]}), &ours));
+    assert!(!tells(&json!({"conditions": [others, ready("False")]}), &ours));
+    assert!(!tells(&json!({"conditions": [others]}), &ours));
+}
+
+#[test]
+fn what_the_hub_shows_counts_when_it_is_newer_than_what_it_confirmed() {
+    let (mut entries, mut strangers) = (BTreeMap::new(), Vec::new());
+    let now = tokio::time::Instant::now();
+    let shown = |revision: u64, phase: &str| Publication::Shown {
+        uid: "u".into(),
+        is_mirror: false,
+        revision,
+        status: json!({"phase": phase}),
+    };
+    // Heard of before the pod's worker has said anything.
+    take(&mut entries, &mut strangers, shown(5, "Pending"));
+    assert!(!entries["u"].has_news(now));
+    take(&mut entries, &mut strangers, status("u", "Running"));
+    assert!(entries["u"].has_news(now), "the hub says Pending");
+    // As after a patch whose response came before its own echo, and that of the patch before it.
+    let entry = entries.get_mut("u").unwrap();
+    (entry.told, entry.revision) = (json!({"phase": "Running"}), 7);
+    take(&mut entries, &mut strangers, shown(6, "Pending"));
+    take(&mut entries, &mut strangers, shown(7, "Running"));
+    assert!(!entries["u"].has_news(now));
+    take(&mut entries, &mut strangers, shown(8, "Failed"));
+    assert!(entries["u"].has_news(now));
+}
+
+#[test]
+fn a_mirror_on_its_way_out_is_removed_and_missed() {
+    let (mut entries, mut strangers) = (BTreeMap::new(), Vec::new());
+    let manifest = json!({"metadata": {"namespace": "kube-system", "name": "edge-n"}});
+    take(&mut entries, &mut strangers, Publication::Static { uid: "h1".into(), manifest });
+    let mirror = |hub_uid: &str, is_terminating: bool| Publication::Mirror {
+        namespace: "kube-system".into(),
+        name: "edge-n".into(),
+        hub_uid: hub_uid.into(),
+        hash: "h1".into(),
+        is_terminating,
+    };
+    take(&mut entries, &mut strangers, mirror("one", false));
+    for _ in 0..2 {
+        take(&mut entries, &mut strangers, mirror("one", true));
+    }
+    assert_eq!((strangers.len(), entries["h1"].mirror_uid.as_deref()), (1, None));
+    take(&mut entries, &mut strangers, mirror("two", false));
+    // The end of the one before says nothing of this one.
+    take(&mut entries, &mut strangers, Publication::MirrorGone { hub_uid: "one".into() });
+    assert_eq!(entries["h1"].mirror_uid.as_deref(), Some("two"));
+}
+
+#[test]
 fn a_night_of_changes_is_one_piece_of_news() {
     let (mut entries, mut strangers) = (BTreeMap::new(), Vec::new());
     let now = tokio::time::Instant::now();
@@ -41,6 +99,7 @@ fn a_mirror_without_its_static_pod_is_removed() {
         name: "edge-n".into(),
         hub_uid: "hub".into(),
         hash: hash.into(),
+        is_terminating: false,
     };
     take(&mut entries, &mut strangers, mirror("h1"));
     assert_eq!(entries["h1"].mirror_uid.as_deref(), Some("hub"));
