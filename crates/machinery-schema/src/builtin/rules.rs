@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use api_kube::names::QUALIFIED_NAME_MESSAGE;
 use serde_json::{Map, Value};
 
 use super::pods;
-use crate::{FieldError, metadata::validate_labels};
+use crate::{FieldError, is_qualified_name, metadata::validate_labels};
 
 /// All data of a Secret or ConfigMap together, decoded, as upstream limits it: every node that mounts one reads it whole.
 const DATA_BYTES_MAX: usize = 1024 * 1024;
@@ -22,6 +23,24 @@ pub(crate) fn pod(pod: &Value) -> Vec<FieldError> {
         Some(spec) => pods::validate(spec, "spec"),
         None => vec![FieldError::required("spec", "")],
     }
+}
+
+pub(crate) fn namespace(object: &Value) -> Vec<FieldError> {
+    // Names without a domain are Kubernetes' own.
+    const STANDARD: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+    let mut errors = Vec::new();
+    let finalizers = object.pointer("/spec/finalizers").and_then(Value::as_array);
+    for (position, finalizer) in finalizers.into_iter().flatten().enumerate() {
+        let path = || format!("spec.finalizers[{position}]");
+        let name = finalizer.as_str().unwrap_or_default();
+        if !is_qualified_name(name) {
+            errors.push(FieldError::invalid(path(), finalizer, QUALIFIED_NAME_MESSAGE));
+        } else if !name.contains('/') && !STANDARD.contains(&name) {
+            let detail = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.push(FieldError::invalid(path(), finalizer, detail));
+        }
+    }
+    errors
 }
 
 pub(crate) fn config_map(object: &Value) -> Vec<FieldError> {
@@ -119,7 +138,7 @@ pub(crate) fn node(object: &Value) -> Vec<FieldError> {
     for (position, taint) in taints.iter().enumerate() {
         let path = format!("spec.taints[{position}]");
         let key = taint.get("key").and_then(Value::as_str).unwrap_or_default();
-        if !crate::is_qualified_name(key) {
+        if !is_qualified_name(key) {
             errors.push(FieldError::invalid(
                 format!("{path}.key"),
                 &key.into(),

@@ -28,7 +28,16 @@ pub(crate) static NAMESPACE: Strategy = Strategy {
         if let Some(labels) = labels.as_object_mut() {
             labels.insert("kubernetes.io/metadata.name".to_owned(), name.into());
         }
-        namespace["spec"] = json!({"finalizers": ["kubernetes"]});
+        // Ours waits for the content; whoever creates the namespace may have others wait for more.
+        if !namespace.get("spec").is_some_and(Value::is_object) {
+            namespace["spec"] = json!({});
+        }
+        let held = namespace.pointer("/spec/finalizers").and_then(Value::as_array);
+        let mut finalizers = held.cloned().unwrap_or_default();
+        if !finalizers.iter().any(|finalizer| finalizer == "kubernetes") {
+            finalizers.push("kubernetes".into());
+        }
+        namespace["spec"]["finalizers"] = finalizers.into();
         namespace["status"] = json!({"phase": "Active"});
     },
     prepare_update: |new, old| restore(new, old, "spec"),
@@ -46,6 +55,7 @@ pub(crate) static NAMESPACE: Strategy = Strategy {
     begin_deletion: |namespace| {
         entry(namespace, "status").insert("phase".to_owned(), "Terminating".into());
     },
+    validate: rules::namespace,
     defaults: defaults::namespace,
     printer: &printers::NAMESPACES,
     ..Strategy::PLAIN

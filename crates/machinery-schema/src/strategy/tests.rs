@@ -33,6 +33,44 @@ fn the_author_of_a_new_object_does_not_choose_what_the_server_owns() {
 }
 
 #[test]
+fn a_new_namespace_keeps_the_finalizers_of_others_beside_ours() {
+    let namespaces = info("", "namespaces");
+    for (given, expected) in [
+        (json!(null), json!(["kubernetes"])),
+        (json!({}), json!(["kubernetes"])),
+        (json!({"finalizers": null}), json!(["kubernetes"])),
+        (json!({"finalizers": ["example.com/mine"]}), json!(["example.com/mine", "kubernetes"])),
+        (json!({"finalizers": ["kubernetes", "example.com/mine"]}), json!(["kubernetes", "example.com/mine"])),
+    ] {
+        let mut namespace = json!({"metadata": {"name": "line-2"}, "spec": given});
+        create(&namespaces, &mut namespace);
+        assert_eq!(namespace["spec"]["finalizers"], expected);
+        // Later they change through the subresource alone.
+        let mut update = json!({"metadata": {"name": "line-2"}, "spec": {"finalizers": []}});
+        namespaces.prepare_update(None, &mut update, &namespace);
+        assert_eq!(update["spec"]["finalizers"], expected);
+        let mut finalize = json!({"metadata": {"name": "line-2"}, "spec": {"finalizers": ["example.com/mine"]}});
+        namespaces.prepare_update(Some("finalize"), &mut finalize, &namespace);
+        assert_eq!(finalize["spec"]["finalizers"], json!(["example.com/mine"]));
+    }
+}
+
+#[test]
+fn a_finalizer_of_a_namespace_is_standard_or_has_a_domain() {
+    for (finalizer, is_good) in [
+        ("kubernetes", true),
+        ("orphan", true),
+        ("example.com/mine", true),
+        ("mine", false),
+        ("a b/c", false),
+        ("", false),
+    ] {
+        let namespace = json!({"metadata": {"name": "line-2"}, "spec": {"finalizers": [finalizer]}});
+        assert_eq!(info("", "namespaces").validate(&namespace).is_empty(), is_good, "{finalizer}");
+    }
+}
+
+#[test]
 fn a_signing_request_carries_the_name_of_its_caller() {
     let mut csr =
         json!({"metadata": {"name": "a"}, "spec": {"username": "system:node:other", "groups": ["system:masters"]}});
