@@ -12,7 +12,8 @@
 //! | `daemonsets` | set | one pod on each node that the template fits |
 //! | `garbage` | object | what has lost its owners goes; owners that wait for their dependents |
 //! | `podgc` | pod | pods that no kubelet answers for |
-//! | `nodes` | node | nodes whose lease has expired are tainted |
+//! | `nodes` | node | nodes whose lease has expired are tainted; leases of deleted nodes go |
+//! | `unreachable` | node | pods of a node that is out of reach are not ready |
 //! | `pods` | pod | a pod that nobody places says so |
 //! | `assignments` | node, or fleet object | devices, streams, rules and exports become one `NodeAssignment` per node; what nodes report is summed up |
 //!
@@ -51,6 +52,7 @@ mod selector;
 mod served;
 #[cfg(test)]
 mod testing;
+mod unreachable;
 pub mod views;
 pub mod writer;
 
@@ -132,6 +134,7 @@ impl Controllers {
         started.run(garbage::Garbage::new);
         started.run(podgc::PodGc::new);
         started.run(nodes::Nodes::new);
+        started.run(unreachable::Unreachable::new);
         started.run(pods::Pods::new);
         started.run(assignments::Assignments::new);
         started.tasks.close();

@@ -1,13 +1,17 @@
-//! Nodes whose lease has expired are tainted and their conditions become unknown, and that is all: their pods are theirs
-//! and continue without us.
+//! Nodes whose lease has expired are tainted and their conditions become unknown: their pods are theirs and continue without
+//! us. What follows from it for the pods is in `unreachable`.
 //!
 //! A watch on the leases notes one moment per node; nothing is listed. Each node has one deadline in the queue: when it
-//! comes, and a heartbeat came meanwhile, the deadline moves on.
+//! comes, and a heartbeat came meanwhile, the deadline moves on. A deadline that comes late says that the hub itself did not
+//! run, stopped or overloaded: it has heard nobody then, and every node gets the time anew.
+//!
+//! A lease whose Node does not exist is deleted once nobody has renewed it for long. Most go with their Node, which owns them.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use kube::api::PropagationPolicy;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -18,13 +22,18 @@ use crate::events::seconds;
 use crate::kinds::Kind;
 use crate::runtime::controller::ReconcileError;
 use crate::runtime::{Event, Next, ObjectRef, Queue, Reconciler};
-use crate::views::{LeaseView, NodeView, condition};
+use crate::views::{LeaseView, NodeView};
 use crate::writer::{Target, WriteError};
 
 /// Four heartbeats: one lost is normal on a radio link, four are not.
 const HEARTBEAT_GRACE: Duration = Duration::from_secs(40);
 /// Deadlines come a little later than the grace ends, so that the clock has surely passed it.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(50);
+/// A deadline that comes so much later than it was due came while the hub itself did not run.
+const LATE: Duration = Duration::from_secs(10);
+/// A lease that nobody has renewed for so long, and whose Node does not exist, is nobody's. A node that is about to register
+/// renews it, and one that comes later creates it anew.
+const ORPHANED_LEASE_GRACE: Duration = Duration::from_secs(10 * 60);
 /// After a write that met another.
 const CONFLICT_RETRY: Duration = Duration::from_millis(500);
 
@@ -121,6 +130,15 @@ struct Heartbeat {
     since: Instant,
     /// Whether it changed while we were watching. A hub that has just started knows no more than what is written.
     is_heard: bool,
+    /// When it was to be looked at next, if it was looked at since.
+    due: Option<Instant>,
+}
+
+impl Heartbeat {
+    /// Of a node or a lease that is seen for the first time.
+    fn unseen(now: Instant) -> Self {
+        Self { revision: 0, since: now, is_heard: false, due: None }
+    }
 }
 
 impl Heartbeats {
@@ -131,10 +149,11 @@ impl Heartbeats {
             Some(heartbeat) => {
                 // A lease that is there when we first look says nothing about when it was renewed.
                 let is_heard = is_change || heartbeat.revision != 0;
-                *heartbeat = Heartbeat { revision, since: now, is_heard };
+                *heartbeat = Heartbeat { revision, since: now, is_heard, due: heartbeat.due };
             }
             None => {
-                self.nodes.insert(node.into(), Heartbeat { revision, since: now, is_heard: is_change });
+                let heartbeat = Heartbeat { revision, is_heard: is_change, ..Heartbeat::unseen(now) };
+                self.nodes.insert(node.into(), heartbeat);
             }
         }
         self.expired.contains(node)
@@ -142,18 +161,35 @@ impl Heartbeats {
 
     /// A node whose conditions were unknown has reported them: that is a sign of life as its lease is, and may come first.
     fn report(&mut self, node: &str, now: Instant) {
-        let revision = self.nodes.get(node).map_or(0, |heartbeat| heartbeat.revision);
-        self.nodes.insert(node.into(), Heartbeat { revision, since: now, is_heard: true });
+        let heartbeat = self.nodes.entry(node.into()).or_insert(Heartbeat::unseen(now));
+        (heartbeat.since, heartbeat.is_heard) = (now, true);
+    }
+
+    /// A node registers: what its lease was before says nothing of it.
+    fn register(&mut self, node: &str, now: Instant) {
+        if let Some(heartbeat) = self.nodes.get_mut(node) {
+            heartbeat.since = now;
+        }
+    }
+
+    /// For how long a lease is known not to have been renewed.
+    fn silent_for(&mut self, node: &str, now: Instant) -> Duration {
+        let heartbeat = self.nodes.entry(node.into()).or_insert(Heartbeat::unseen(now));
+        now.duration_since(heartbeat.since)
     }
 
     /// Whether a node should carry the taint, and when that may change by itself. One that carries it keeps it until it
     /// is heard; one that was never seen before gets the time that every node has.
     fn judge(&mut self, node: &str, is_tainted: bool, now: Instant) -> (bool, Next) {
-        let unseen = Heartbeat { revision: 0, since: now, is_heard: false };
-        let heartbeat = *self.nodes.entry(node.into()).or_insert(unseen);
+        let heartbeat = self.nodes.entry(node.into()).or_insert(Heartbeat::unseen(now));
+        if heartbeat.due.is_some_and(|due| now.duration_since(due) > LATE) {
+            heartbeat.since = now;
+        }
         let silent_for = now.duration_since(heartbeat.since);
         let has_expired = silent_for > HEARTBEAT_GRACE;
         let should_taint = has_expired || (is_tainted && !heartbeat.is_heard);
+        let left = HEARTBEAT_GRACE.saturating_sub(silent_for) + DEADLINE_MARGIN;
+        heartbeat.due = (!has_expired).then(|| now + left);
         if should_taint {
             self.expired.insert(node.into());
         } else {
@@ -161,7 +197,7 @@ impl Heartbeats {
         }
         let next = match has_expired {
             true => Next::OnChange,
-            false => Next::After(HEARTBEAT_GRACE.saturating_sub(silent_for) + DEADLINE_MARGIN),
+            false => Next::After(left),
         };
         (should_taint, next)
     }
@@ -207,15 +243,47 @@ impl Nodes {
         Ok(true)
     }
 
-    async fn reconcile_node(&self, name: &str) -> Result<Next, ReconcileError> {
-        let Some(object) = self.context.reader.get(Kind::Node, "", name) else {
+    /// A lease without its Node.
+    async fn reconcile_lease(&self, name: &str) -> Result<Next, ReconcileError> {
+        let Context { reader, writer, .. } = &self.context;
+        let lease = reader.get(Kind::Lease, LEASE_NAMESPACE, name);
+        let Some(lease) = lease else {
             self.heartbeats.lock().forget(name);
             return Ok(Next::OnChange);
+        };
+        let view: LeaseView<'_> = lease.view()?;
+        if view.spec.holder_identity != *name {
+            // Nobody's heartbeat.
+            self.heartbeats.lock().forget(name);
+            return Ok(Next::OnChange);
+        }
+        let silent_for = self.heartbeats.lock().silent_for(name, Instant::now());
+        if silent_for < ORPHANED_LEASE_GRACE {
+            return Ok(Next::After(ORPHANED_LEASE_GRACE.saturating_sub(silent_for)));
+        }
+        // The API itself is asked: a reader may be behind a node that has just joined.
+        if writer.get_now(Kind::Node, ("", name)).await?.is_some() {
+            return Ok(Next::After(HEARTBEAT_GRACE));
+        }
+        let target = Target { namespace: LEASE_NAMESPACE, name, uid: &view.metadata.uid };
+        let propagation = PropagationPolicy::Background;
+        // As it was read: one that is renewed now is not deleted.
+        let is_deleted =
+            writer.delete_unchanged(Kind::Lease, target, &view.metadata.resource_version, propagation).await?;
+        if is_deleted {
+            info!(lease = name, "Deleted the lease of a node that does not exist.");
+        }
+        Ok(if is_deleted { Next::OnChange } else { Next::After(CONFLICT_RETRY) })
+    }
+
+    async fn reconcile_node(&self, name: &str) -> Result<Next, ReconcileError> {
+        let Some(object) = self.context.reader.get(Kind::Node, "", name) else {
+            return self.reconcile_lease(name).await;
         };
         let node: NodeView<'_> = object.view()?;
         let is_tainted = node.spec.taints.iter().any(|taint| taint.key == TAINT);
         let (should_taint, next) = self.heartbeats.lock().judge(name, is_tainted, Instant::now());
-        if should_taint == is_tainted && (!should_taint || is_unknown(&node)) {
+        if should_taint == is_tainted && (!should_taint || node.is_unreachable()) {
             return Ok(next);
         }
         match self.set_taint(name, should_taint).await? {
@@ -242,7 +310,8 @@ impl Reconciler for Nodes {
             Event::Listed(Kind::Lease, leases) => {
                 let mut heartbeats = self.heartbeats.lock();
                 for lease in leases.iter().filter(|lease| lease.namespace() == LEASE_NAMESPACE) {
-                    if heartbeats.renew(lease.name(), lease.revision(), false, now) {
+                    let is_news = heartbeats.renew(lease.name(), lease.revision(), false, now);
+                    if is_news || self.context.reader.get(Kind::Node, "", lease.name()).is_none() {
                         queue.add(lease.name().into());
                     }
                 }
@@ -251,19 +320,30 @@ impl Reconciler for Nodes {
             Event::Changed(change) => match (change.kind, &change.previous, &change.current) {
                 (Kind::Lease, previous, Some(lease)) if lease.namespace() == LEASE_NAMESPACE => {
                     let is_renewed = renew_time(lease) != previous.as_ref().and_then(renew_time);
-                    if is_renewed && self.heartbeats.lock().renew(lease.name(), lease.revision(), true, now) {
+                    let is_news = is_renewed && self.heartbeats.lock().renew(lease.name(), lease.revision(), true, now);
+                    // A new one may come before its Node does, and stay without.
+                    if is_news || previous.is_none() {
                         queue.add(lease.name().into());
                     }
+                }
+                (Kind::Node, None, Some(node)) => {
+                    self.heartbeats.lock().register(node.name(), now);
+                    queue.add(node.name().into());
+                }
+                (Kind::Node, Some(node), None) => {
+                    // What was known of it is not known of the next one of its name.
+                    self.heartbeats.lock().forget(node.name());
+                    queue.add(node.name().into());
                 }
                 (Kind::Node, Some(before), Some(after)) => {
                     let name = after.name();
                     let is_same = match (before.view_or_log::<NodeView<'_>>(), after.view_or_log::<NodeView<'_>>()) {
                         (Some(before), Some(after)) => {
                             // Otherwise what it says would be made unknown once more, and it says it again in minutes only.
-                            if is_unknown(&before) && !is_unknown(&after) {
+                            if before.is_unreachable() && !after.is_unreachable() {
                                 self.heartbeats.lock().report(name, now);
                             }
-                            before.spec.taints == after.spec.taints && is_unknown(&before) == is_unknown(&after)
+                            before.spec.taints == after.spec.taints && before.is_unreachable() == after.is_unreachable()
                         }
                         _ => false,
                     };
@@ -272,7 +352,6 @@ impl Reconciler for Nodes {
                         queue.add(name.into());
                     }
                 }
-                (Kind::Node, ..) => queue.add(change.newest().name().into()),
                 _ => {}
             },
         }
@@ -288,10 +367,6 @@ impl Reconciler for Nodes {
 
 fn renew_time(lease: &ObjectRef) -> Option<String> {
     lease.view_or_log::<LeaseView<'_>>()?.spec.renew_time.map(|time| time.to_string())
-}
-
-fn is_unknown(node: &NodeView<'_>) -> bool {
-    condition(&node.status.conditions, "Ready").is_some_and(|ready| ready.status == "Unknown")
 }
 
 fn has_taint(node: &Value) -> bool {

@@ -216,6 +216,13 @@ pub struct NodeView<'a> {
     pub status: NodeStatusView<'a>,
 }
 
+impl NodeView<'_> {
+    /// Whether nobody has heard of the node for so long that what it last said is not known to hold.
+    pub fn is_unreachable(&self) -> bool {
+        condition(&self.status.conditions, "Ready").is_some_and(|ready| ready.status == "Unknown")
+    }
+}
+
 /// `spec` of a node.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -265,6 +272,8 @@ pub struct Taint<'a> {
 #[serde(default)]
 #[allow(missing_docs, reason = "the names are Kubernetes' own")]
 pub struct LeaseView<'a> {
+    #[serde(borrow)]
+    pub metadata: ObjectMeta<'a>,
     #[serde(borrow, deserialize_with = "nullable")]
     pub spec: LeaseSpecView<'a>,
 }
@@ -274,6 +283,8 @@ pub struct LeaseView<'a> {
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs, reason = "the names are Kubernetes' own")]
 pub struct LeaseSpecView<'a> {
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub holder_identity: Text<'a>,
     #[serde(borrow)]
     pub renew_time: Option<Text<'a>>,
 }

@@ -169,6 +169,13 @@ impl Writer {
         absent_is_false(done.map(|_| ()), || format!("change the status of {} {}", kind.name(), target.name))
     }
 
+    /// Merges into an object's status as this patch has it, with the uid and the revision that its metadata may insist on;
+    /// `Ok(false)` when the object is another one by now, was changed meanwhile or is deleted.
+    pub async fn patch_status(&self, kind: Kind, key: (&str, &str), patch: &Value) -> Result<bool, WriteError> {
+        let done = self.api(kind, key.0).patch_status(key.1, &PatchParams::default(), &Patch::Merge(patch)).await;
+        absent_is_false(done.map(|_| ()), || format!("change the status of {} {}", kind.name(), key.1))
+    }
+
     /// Writes a sub-resource of an object as a whole; `Ok(false)` when it is deleted or was changed meanwhile.
     pub async fn replace_subresource(
         &self,

@@ -8,7 +8,7 @@
 //! `node + labels ──by_term──▶ candidates ──match──▶ difference to before ──▶ Touched`
 
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -98,6 +98,8 @@ type Term = (Box<str>, Box<str>);
 pub(crate) struct Fleet {
     /// Nodes, and the selected objects that each runs.
     nodes: HashMap<Arc<str>, BTreeSet<ObjectId>>,
+    /// Nodes that are out of reach: what they reported last is not known to hold.
+    unreachable: HashSet<Arc<str>>,
     objects: BTreeMap<ObjectId, Entry>,
     by_term: HashMap<Term, BTreeSet<ObjectId>>,
     everywhere: BTreeSet<ObjectId>,
@@ -148,8 +150,22 @@ impl Fleet {
         }
     }
 
+    /// A node is out of reach, or is not any more. That concerns how its objects fare, not what it should run.
+    pub fn set_unreachable(&mut self, name: &str, is_unreachable: bool, touched: &mut Touched) {
+        let Some((name, selected)) = self.nodes.get_key_value(name) else { return };
+        let is_news = match is_unreachable {
+            true => self.unreachable.insert(name.clone()),
+            false => self.unreachable.remove(name),
+        };
+        if is_news {
+            touched.objects.extend(selected.iter().cloned());
+            touched.objects.extend(self.devices_by_node.get(name).into_iter().flatten().cloned());
+        }
+    }
+
     /// A node is deleted.
     pub fn remove_node(&mut self, name: &str, touched: &mut Touched) {
+        self.unreachable.remove(name);
         let Some((name, before)) = self.nodes.remove_entry(name) else { return };
         for id in before {
             if let Some(entry) = self.objects.get_mut(&id) {
@@ -386,6 +402,12 @@ impl Fleet {
             generation: entry.generation(),
             problem: entry.problem.as_ref(),
             nodes: entry.nodes.iter().map(|node| (&**node, of_node(node))).collect(),
+            unreachable: entry
+                .nodes
+                .iter()
+                .map(|node| &**node)
+                .filter(|node| self.unreachable.contains(*node))
+                .collect(),
         })
     }
 
@@ -476,6 +498,8 @@ pub(crate) struct Standing<'a> {
     pub problem: Option<&'a Problem>,
     /// The nodes that should run it, in order of their names, and what each reports.
     pub nodes: Vec<(&'a str, Option<&'a Report>)>,
+    /// Those of them that are out of reach.
+    pub unreachable: BTreeSet<&'a str>,
 }
 
 fn settle_selected(entry: &mut Entry) {

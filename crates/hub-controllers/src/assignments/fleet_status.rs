@@ -2,7 +2,7 @@
 
 use api_edge::conditions::{ACCEPTED, APPLIED, READY};
 use api_edge::resources::{EntryStatus, FAILURES_MAX, FleetStatus, NodeFailure};
-use api_kube::{Condition, Time, set_condition};
+use api_kube::{Condition, ConditionStatus, Time, set_condition};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
@@ -13,6 +13,9 @@ use crate::kinds::Kind;
 use crate::runtime::{ObjectRef, ReadObjectError};
 use crate::views::ObjectMeta;
 use crate::writer::Target;
+
+/// Of an object on a node whose lease has expired.
+const UNREACHABLE: &str = "NodeUnreachable";
 
 /// What one node reports of one object, in as few bytes as the sum needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,9 +62,16 @@ impl Report {
     }
 }
 
+impl Report {
+    /// Whether the node rejected the object. That holds until the object changes, also when nobody hears of the node.
+    fn is_rejected(&self) -> bool {
+        self.failure.as_ref().is_some_and(|failure| failure.is_rejected)
+    }
+}
+
 /// Sums up what all nodes report of one object.
 pub(crate) fn sum_up(old: &FleetStatus, standing: &Standing<'_>, now: Timestamp) -> FleetStatus {
-    let Standing { generation, problem, nodes } = standing;
+    let Standing { generation, problem, nodes, unreachable } = standing;
     let generation = *generation;
     let mut status = FleetStatus {
         observed_generation: generation,
@@ -80,6 +90,10 @@ pub(crate) fn sum_up(old: &FleetStatus, standing: &Standing<'_>, now: Timestamp)
         let report = report.filter(|report| report.generation == generation && (was_applied || report.is_current));
         let Some(report) = report else { continue };
         status.applied += u32::from(report.is_applied);
+        if unreachable.contains(node) && !report.is_rejected() {
+            // What it took over is on its disk; how that fares, nobody knows.
+            continue;
+        }
         status.ready += u32::from(report.is_ready);
         if let Some(note) = &report.note {
             degraded.get_or_insert((node, note));
@@ -92,6 +106,12 @@ pub(crate) fn sum_up(old: &FleetStatus, standing: &Standing<'_>, now: Timestamp)
         if status.failures.len() < FAILURES_MAX {
             let (reason, message) = (failure.reason.clone(), failure.message.clone());
             status.failures.push(NodeFailure { node: (*node).to_owned(), reason, message });
+        }
+    }
+    for node in unreachable {
+        if status.failures.len() < FAILURES_MAX && !status.failures.iter().any(|failure| failure.node == *node) {
+            let (node, reason) = ((*node).to_owned(), UNREACHABLE.to_owned());
+            status.failures.push(NodeFailure { node, reason, message: "the node's lease has expired".to_owned() });
         }
     }
     let counted = |count: u32| format!("{count} of {} nodes", status.desired);
@@ -114,7 +134,16 @@ pub(crate) fn sum_up(old: &FleetStatus, standing: &Standing<'_>, now: Timestamp)
             Some((node, failure)) if r#type == READY || rejected.is_some() => {
                 Condition::new(r#type, false, &failure.reason, of_node(node, &failure.message))
             }
-            _ => Condition::new(r#type, false, "Waiting", counted(count)),
+            _ => match unreachable.first() {
+                Some(first) if r#type == READY => {
+                    let silent = match unreachable.len() {
+                        1 => format!("node {first} is out of reach: its lease has expired"),
+                        count => format!("{count} of {} nodes are out of reach, {first} among them", status.desired),
+                    };
+                    Condition::new(r#type, ConditionStatus::Unknown, UNREACHABLE, silent)
+                }
+                _ => Condition::new(r#type, false, "Waiting", counted(count)),
+            },
         }
     };
     let applied = progress(APPLIED, status.applied, "Applied");
@@ -153,8 +182,12 @@ pub(crate) fn emit_event(kind: Kind, object: Target<'_>, old: &FleetStatus, new:
     let find = |status: &FleetStatus, r#type: &str| status.conditions.iter().find(|one| one.r#type == r#type).cloned();
     for r#type in [ACCEPTED, READY] {
         let (before, Some(after)) = (find(old, r#type), find(new, r#type)) else { continue };
-        let is_same = before.is_some_and(|before| before.status == after.status && before.reason == after.reason);
-        if is_same || after.reason == "Waiting" {
+        let is_same =
+            before.as_ref().is_some_and(|before| before.status == after.status && before.reason == after.reason);
+        let is_unknown = |one: &Condition| one.status == ConditionStatus::Unknown;
+        // The node has an Event when it gets out of reach and when it is back; each of its objects need not have them, too.
+        let is_of_node = is_unknown(&after) || (after.is_true() && before.as_ref().is_some_and(is_unknown));
+        if is_same || is_of_node || after.reason == "Waiting" {
             continue;
         }
         match (r#type, after.is_true()) {

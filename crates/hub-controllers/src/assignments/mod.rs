@@ -150,6 +150,7 @@ impl Assignments {
     fn put_node(fleet: &mut Fleet, node: &ObjectRef, touched: &mut Touched) {
         let Some(view) = node.view_or_log::<NodeView<'_>>() else { return };
         fleet.put_node(node.name(), &view.metadata.labels, touched);
+        fleet.set_unreachable(node.name(), view.is_unreachable(), touched);
     }
 
     /// Compares all nodes with the objects, after selectors have changed.
@@ -273,8 +274,8 @@ impl Assignments {
         match (change.kind, &change.current) {
             (Kind::Node, None) => fleet.remove_node(newest.name(), touched),
             (Kind::Node, Some(node)) => {
-                // The status of a node changes often, its labels hardly ever.
-                let is_same = change.previous.as_ref().is_some_and(|previous| have_same_labels(previous, node));
+                // The status of a node changes often, its labels and whether it is heard hardly ever.
+                let is_same = change.previous.as_ref().is_some_and(|previous| is_same_to_fleet(previous, node));
                 if !is_same || !fleet.has_node(node.name()) {
                     Self::put_node(fleet, node, touched);
                 }
@@ -438,9 +439,12 @@ impl Reconciler for Assignments {
     }
 }
 
-fn have_same_labels(one: &ObjectRef, other: &ObjectRef) -> bool {
-    match (one.view_or_log::<AnyView<'_>>(), other.view_or_log::<AnyView<'_>>()) {
-        (Some(one), Some(other)) => one.metadata.labels == other.metadata.labels,
+/// Whether two versions of a node run the same objects, and say as much about them.
+fn is_same_to_fleet(one: &ObjectRef, other: &ObjectRef) -> bool {
+    match (one.view_or_log::<NodeView<'_>>(), other.view_or_log::<NodeView<'_>>()) {
+        (Some(one), Some(other)) => {
+            one.metadata.labels == other.metadata.labels && one.is_unreachable() == other.is_unreachable()
+        }
         _ => false,
     }
 }

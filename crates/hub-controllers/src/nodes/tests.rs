@@ -1,6 +1,7 @@
 //! Tests of `nodes`: its decisions, as data.
 
 use super::*;
+use crate::testing::TestApi;
 
 /// Feeds `(second, revision of the lease)` and checks whether the node should be tainted at the last of them. What is
 /// there at second 0 was there before the hub started.
@@ -54,6 +55,81 @@ fn a_status_that_comes_before_the_lease_is_a_sign_of_life() {
     known.report("gw-1", begin + Duration::from_secs(61));
     assert!(!known.judge("gw-1", true, begin + Duration::from_secs(61)).0);
     assert!(known.judge("gw-1", false, begin + Duration::from_secs(102)).0, "and counts for as long");
+}
+
+#[test]
+fn a_hub_that_did_not_run_has_heard_nobody() {
+    let (begin, mut known) = (Instant::now(), Heartbeats::default());
+    let at = |seconds: u64| begin + Duration::from_secs(seconds);
+    known.renew("gw-1", 1, true, begin);
+    assert_eq!(known.judge("gw-1", false, at(5)).1, Next::After(Duration::from_secs(35) + DEADLINE_MARGIN));
+    // The deadline was at 40; the process was stopped from then until 130.
+    assert_eq!(known.judge("gw-1", false, at(130)), (false, Next::After(HEARTBEAT_GRACE + DEADLINE_MARGIN)));
+    assert!(known.judge("gw-1", false, at(171)).0, "it had its time");
+    // A deadline that comes a little late is a deadline.
+    known.renew("gw-1", 2, true, at(200));
+    assert!(!known.judge("gw-1", true, at(201)).0);
+    assert!(known.judge("gw-1", false, at(245)).0);
+}
+
+#[test]
+fn what_was_known_of_a_lease_says_nothing_of_a_node_that_registers() {
+    let (begin, mut known) = (Instant::now(), Heartbeats::default());
+    known.renew("gw-1", 1, false, begin);
+    let later = begin + Duration::from_secs(100);
+    known.register("gw-1", later);
+    assert!(!known.judge("gw-1", false, later).0);
+    assert!(known.judge("gw-1", false, later + Duration::from_secs(41)).0);
+}
+
+/// A lease as a kubelet of today makes it before its node is registered, and one of old.
+async fn lease(api: &TestApi, name: &str, holder: &str) {
+    let lease = json!({
+        "metadata": {"name": name, "namespace": LEASE_NAMESPACE},
+        "spec": {"holderIdentity": holder, "leaseDurationSeconds": 40, "renewTime": "2026-01-01T00:00:00.000000Z"},
+    });
+    api.make(Kind::Lease, lease).await;
+}
+
+#[tokio::test]
+async fn a_lease_without_a_node_is_deleted_when_nobody_has_renewed_it_for_long() {
+    let api = TestApi::start().await;
+    let nodes = Nodes::new(api.context.clone());
+    lease(&api, "gw-1", "gw-1").await;
+    lease(&api, "gw-2", "gw-2").await;
+    lease(&api, "leader", "somebody").await;
+    api.make(Kind::Node, json!({"metadata": {"name": "gw-2"}})).await;
+    assert_eq!(nodes.reconcile_node("leader").await.unwrap(), Next::OnChange);
+    let Next::After(wait) = nodes.reconcile_node("gw-1").await.unwrap() else { panic!("it looks again") };
+    assert!(wait > ORPHANED_LEASE_GRACE - Duration::from_secs(60), "{wait:?}");
+    let long_ago = Instant::now().checked_sub(2 * ORPHANED_LEASE_GRACE).unwrap();
+    for heartbeat in nodes.heartbeats.lock().nodes.values_mut() {
+        heartbeat.since = long_ago;
+    }
+    for name in ["gw-1", "gw-2", "leader"] {
+        nodes.reconcile_node(name).await.unwrap();
+    }
+    let mut left = Vec::new();
+    for name in ["gw-1", "gw-2", "leader"] {
+        left.extend(api.find(Kind::Lease, LEASE_NAMESPACE, name).await.map(|_| name));
+    }
+    assert_eq!(left, ["gw-2", "leader"]);
+}
+
+#[tokio::test]
+async fn a_lease_whose_node_is_deleted_has_the_time_of_a_new_one() {
+    let api = TestApi::start().await;
+    let nodes = Nodes::new(api.context.clone());
+    let queue = Queue::new(crate::runtime::queue::QueueOptions::default());
+    lease(&api, "gw-1", "gw-1").await;
+    let node = api.make(Kind::Node, json!({"metadata": {"name": "gw-1"}})).await;
+    nodes.heartbeats.lock().renew("gw-1", 1, true, Instant::now().checked_sub(2 * ORPHANED_LEASE_GRACE).unwrap());
+    let there = api.context.reader.get(Kind::Node, "", "gw-1");
+    api.context.writer.delete(Kind::Node, &node, None).await.unwrap();
+    let change = crate::runtime::Change { kind: Kind::Node, previous: there, current: None };
+    nodes.observe(&Event::Changed(change), &queue);
+    assert!(matches!(nodes.reconcile_node("gw-1").await.unwrap(), Next::After(_)));
+    assert!(api.find(Kind::Lease, LEASE_NAMESPACE, "gw-1").await.is_some());
 }
 
 #[test]

@@ -203,10 +203,6 @@ pub(crate) struct FieldIndex {
 impl FieldIndex {
     /// Takes a change in.
     pub fn apply(&mut self, kind: Kind, previous: Option<&ObjectRef>, current: Option<&ObjectRef>) {
-        if kind == Kind::Lease && previous.is_some() && current.is_some() {
-            // Renewed all the time, and never with other owners.
-            return;
-        }
         let before = previous.map(|object| fields_of(kind, object)).unwrap_or_default();
         let after = current.map(|object| fields_of(kind, object)).unwrap_or_default();
         if let Some(object) = previous {

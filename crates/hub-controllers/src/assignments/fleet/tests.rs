@@ -192,3 +192,24 @@ fn an_object_that_moves_to_another_part_keeps_its_report() {
     fleet.remove_report("gw-1", &mut touched);
     assert!(!is_reported(&fleet));
 }
+
+#[test]
+fn a_node_out_of_reach_touches_the_objects_on_it_once() {
+    let mut fleet = fleet();
+    put(&mut fleet, "all", rule(1, &[]));
+    put(&mut fleet, "only-b", rule(1, &[("site", "b")]));
+    fleet.put_device(&id(Kind::Device, "d"), device("d", 1), &mut Touched::default());
+    let mut set = |is_unreachable| {
+        let mut touched = Touched::default();
+        fleet.set_unreachable("gw-1", is_unreachable, &mut touched);
+        assert!(touched.nodes.is_empty(), "no assignment differs");
+        let objects = touched.objects.iter().map(|(_, _, name)| name.to_string()).collect::<Vec<_>>();
+        let unreachable = fleet.of_object(&id(Kind::Rule, "all")).unwrap().unreachable.len();
+        (objects, unreachable)
+    };
+    let on_it = vec!["d".to_owned(), "all".to_owned()];
+    assert_eq!(set(true), (on_it.clone(), 1));
+    assert_eq!(set(true), (vec![], 1));
+    assert_eq!(set(false), (on_it, 0));
+    assert_eq!(set(false), (vec![], 0));
+}

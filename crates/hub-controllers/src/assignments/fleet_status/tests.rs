@@ -22,12 +22,31 @@ fn on_node(node: &'static str, generation: i64, reported: &str, is_current: bool
 
 /// Checks `applied/ready of desired` and the signs and reasons of the conditions.
 fn check(old: &FleetStatus, problem: Option<&Problem>, nodes: &[OnNode], expected: &str) -> FleetStatus {
+    check_unreachable(old, problem, nodes, &[], expected)
+}
+
+/// The same, with nodes that are out of reach.
+fn check_unreachable(
+    old: &FleetStatus,
+    problem: Option<&Problem>,
+    nodes: &[OnNode],
+    unreachable: &[&str],
+    expected: &str,
+) -> FleetStatus {
     let nodes = nodes.iter().map(|(node, report)| (*node, Some(report))).collect();
-    let status = sum_up(old, &Standing { generation: 2, problem, nodes }, Timestamp::UNIX_EPOCH);
+    let unreachable = unreachable.iter().copied().collect();
+    let status = sum_up(old, &Standing { generation: 2, problem, nodes, unreachable }, Timestamp::UNIX_EPOCH);
     let conditions: Vec<String> = status
         .conditions
         .iter()
-        .map(|one| format!("{}{}", if one.is_true() { '+' } else { '-' }, one.reason))
+        .map(|one| {
+            let sign = match one.status {
+                ConditionStatus::True => '+',
+                ConditionStatus::False => '-',
+                ConditionStatus::Unknown => '?',
+            };
+            format!("{sign}{}", one.reason)
+        })
         .collect();
     let shown = format!("{}/{} of {} {}", status.applied, status.ready, status.desired, conditions.join(" "));
     assert_eq!(shown, expected);
@@ -86,4 +105,30 @@ fn what_works_and_is_degraded_is_reported_with_its_node() {
     let nodes = [on_node("a", 2, "+++", true), ("b", degraded)];
     let status = check(&FleetStatus::default(), None, &nodes, "2/2 of 2 +Accepted +Applied +RowErrors");
     assert_eq!(status.conditions[2].message, "division by zero (node b)");
+}
+
+#[test]
+fn nobody_knows_how_an_object_fares_on_a_node_that_is_out_of_reach() {
+    let old = FleetStatus::default();
+    let one = [on_node("a", 2, "+++", true)];
+    let status = check_unreachable(&old, None, &one, &["a"], "1/0 of 1 +Accepted +Applied ?NodeUnreachable");
+    assert_eq!(status.conditions[2].message, "node a is out of reach: its lease has expired");
+    assert_eq!((&*status.failures[0].node, &*status.failures[0].reason), ("a", "NodeUnreachable"));
+    let status = check(&status, None, &one, "1/1 of 1 +Accepted +Applied +Running");
+    assert_eq!(status.failures, [], "it is back");
+    // What it said of a device before is as little known to hold; what others say holds.
+    let fails = |node| on_node(node, 2, "++-", true);
+    check_unreachable(&old, None, &[fails("a")], &["a"], "1/0 of 1 +Accepted +Applied ?NodeUnreachable");
+    check_unreachable(&old, None, &[fails("a"), fails("b")], &["a"], "2/0 of 2 +Accepted +Applied -Wrong");
+    let status = check_unreachable(
+        &old,
+        None,
+        &[on_node("a", 2, "+++", true), on_node("b", 2, "+++", true), on_node("c", 2, "+++", true)],
+        &["a", "b"],
+        "3/1 of 3 +Accepted +Applied ?NodeUnreachable",
+    );
+    assert_eq!(status.conditions[2].message, "2 of 3 nodes are out of reach, a among them");
+    // A rejection is about the object.
+    let rejected = [on_node("a", 2, "-..", true)];
+    check_unreachable(&old, None, &rejected, &["a"], "0/0 of 1 -Wrong -Wrong -Wrong");
 }
