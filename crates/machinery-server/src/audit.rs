@@ -2,6 +2,10 @@
 //!
 //! [`AuditLog`] writes events of Kubernetes' kind `audit.k8s.io/v1` at level `Metadata`, one JSON object per line: no
 //! bodies, so no secrets. The disk it may take is bounded: a full file is set aside, the oldest goes.
+//!
+//! Administrators, the hub's controllers and everybody else have files, shares of the disk and queues of their own. A node
+//! or the bearer of a token can fill a file within minutes by what it is refused, and have controllers write as fast; what
+//! administrators did stays.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -149,54 +153,89 @@ pub(crate) fn verb(request: &http::request::Parts) -> String {
     }
 }
 
-/// Audit events in a file, `audit.log`; older ones in `audit.log.1` and so on.
+/// Audit events in files: `audit.log` has what administrators did, `audit-controllers.log` what the hub did by itself,
+/// `audit-nodes.log` everything else; older ones are in `audit.log.1` and so on.
 pub struct AuditLog {
-    lines: SyncSender<String>,
-    dropped: std::sync::Arc<AtomicU64>,
+    administrators: Lines,
+    controllers: Lines,
+    others: Lines,
 }
 
 /// How much an [`AuditLog`] keeps.
 #[derive(Clone, Copy, Debug)]
 pub struct AuditLimits {
-    /// Bytes of one file.
-    pub file_bytes_max: u64,
-    /// Files, the one that is written included; two at least.
+    /// Bytes of all files. Half are for administrators, a quarter each for controllers and everybody else.
+    pub bytes_max: u64,
+    /// Files of each of the three, the one that is written included; two at least.
     pub files_max: u32,
 }
 
 impl Default for AuditLimits {
     /// 128 MiB in all: some 200,000 writes.
     fn default() -> Self {
-        Self { file_bytes_max: 32 * 1024 * 1024, files_max: 4 }
+        Self { bytes_max: 128 * 1024 * 1024, files_max: 4 }
     }
 }
 
 impl AuditLog {
-    /// Opens a log and starts the thread that writes it, which ends when the log is dropped.
+    /// Opens a log, `audit.log` at `path` and the others beside it, and starts the threads that write it, which end when the
+    /// log is dropped.
     ///
     /// # Errors
-    /// When the file cannot be opened for appending.
+    /// When a file cannot be opened for appending.
     pub fn open(path: &Path, limits: AuditLimits) -> io::Result<Self> {
-        let (lines, waiting) = sync_channel(WAITING_MAX);
-        let dropped = std::sync::Arc::new(AtomicU64::new(0));
-        let writer = Writer { path: path.to_owned(), file: append(path)?, limits, dropped: dropped.clone() };
-        std::thread::Builder::new().name("audit-log".to_owned()).spawn(move || writer.run(&waiting))?;
-        Ok(Self { lines, dropped })
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let beside = |whose: &str| path.with_file_name(format!("{stem}-{whose}.log"));
+        Ok(Self {
+            administrators: Lines::open(path.to_owned(), limits.bytes_max / 2, limits.files_max)?,
+            controllers: Lines::open(beside("controllers"), limits.bytes_max / 4, limits.files_max)?,
+            others: Lines::open(beside("nodes"), limits.bytes_max / 4, limits.files_max)?,
+        })
+    }
+
+    /// By who called, and not as whom: an administrator in another's name is one, and a node that claims another is a node.
+    fn lines_of(&self, event: &AuditEvent<'_>) -> &Lines {
+        match event.caller {
+            Some(caller) if caller.user == crate::USER_CONTROLLERS && caller.is_in(crate::GROUP_MASTERS) => {
+                &self.controllers
+            }
+            Some(caller) if caller.is_in(crate::GROUP_MASTERS) => &self.administrators,
+            _ => &self.others,
+        }
     }
 }
 
 impl Audit for AuditLog {
     fn record(&self, event: &AuditEvent<'_>) {
-        if self.lines.try_send(event.to_json().to_string()).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+        let Lines { waiting, dropped } = self.lines_of(event);
+        if waiting.try_send(event.to_json().to_string()).is_err() {
+            dropped.fetch_add(1, Ordering::Relaxed);
         }
+    }
+}
+
+/// The way to one file and those that it replaced.
+struct Lines {
+    waiting: SyncSender<String>,
+    dropped: std::sync::Arc<AtomicU64>,
+}
+
+impl Lines {
+    fn open(path: PathBuf, bytes_max: u64, files_max: u32) -> io::Result<Self> {
+        let (sender, waiting) = sync_channel(WAITING_MAX);
+        let (dropped, files_max) = (std::sync::Arc::new(AtomicU64::new(0)), files_max.max(2));
+        let file_bytes_max = bytes_max / u64::from(files_max);
+        let writer = Writer { file: append(&path)?, path, file_bytes_max, files_max, dropped: dropped.clone() };
+        std::thread::Builder::new().name("audit-log".to_owned()).spawn(move || writer.run(&waiting))?;
+        Ok(Self { waiting: sender, dropped })
     }
 }
 
 struct Writer {
     path: PathBuf,
     file: File,
-    limits: AuditLimits,
+    file_bytes_max: u64,
+    files_max: u32,
     dropped: std::sync::Arc<AtomicU64>,
 }
 
@@ -206,7 +245,7 @@ impl Writer {
         while let Ok(line) = lines.recv() {
             let dropped = self.dropped.swap(0, Ordering::Relaxed);
             if dropped > 0 {
-                warn!(dropped, "Audit events were dropped: the disk is slower than the requests.");
+                warn!(path = %self.path.display(), dropped, "Audit events were dropped: the disk is slower than the requests.");
             }
             match self.write(&line) {
                 Ok(()) => was_good = true,
@@ -222,7 +261,7 @@ impl Writer {
 
     fn write(&mut self, line: &str) -> io::Result<()> {
         let len = self.file.metadata()?.len();
-        if len > 0 && len.saturating_add(line.len() as u64) >= self.limits.file_bytes_max {
+        if len > 0 && len.saturating_add(line.len() as u64) >= self.file_bytes_max {
             self.rotate()?;
         }
         self.file.write_all(format!("{line}\n").as_bytes())
@@ -234,7 +273,7 @@ impl Writer {
             name.push(format!(".{number}"));
             PathBuf::from(name)
         };
-        for number in (1..self.limits.files_max.max(2)).rev() {
+        for number in (1..self.files_max).rev() {
             let newer = if number == 1 { self.path.clone() } else { numbered(number - 1) };
             match fs::rename(newer, numbered(number)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -1,5 +1,6 @@
 //! A whole server over a store in a temporary directory, called in process.
 
+mod audit;
 mod identities;
 mod logs;
 mod objects;

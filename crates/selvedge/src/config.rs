@@ -66,7 +66,7 @@ impl HubConfig {
         ("telemetryBytesMax", "Disk for readings; the oldest go first when it is full."),
         (
             "auditBytesMax",
-            "Disk for DATA_DIR/hub/audit.log, with one line for each write and each request in another's name; the oldest go first when it is full, 0 writes none.",
+            "Disk for the audit log, with one line for each write and each request in another's name: half for DATA_DIR/hub/audit.log, which has those of administrators, and a quarter each for audit-controllers.log, the hub's own, and audit-nodes.log, everybody else's. The oldest go first when one is full, 0 writes none.",
         ),
         ("shutdownGraceSeconds", "How long a stop waits for open requests."),
         ("log", "A level, or a filter such as info,machinery_server=debug. SELVEDGE_LOG goes before it."),

@@ -200,42 +200,6 @@ async fn writes_and_requests_in_anothers_name_are_audited() {
     assert_eq!(events[1]["objectRef"]["name"], "a");
 }
 
-#[test]
-fn the_disk_of_the_audit_log_is_bounded() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("audit.log");
-    let limits = crate::AuditLimits { file_bytes_max: 2_000, files_max: 3 };
-    let log = crate::AuditLog::open(&path, limits).unwrap();
-    let uri: http::Uri = "/api/v1/namespaces/default/pods/web".parse().unwrap();
-    let event = crate::AuditEvent {
-        caller: None,
-        impersonated: None,
-        verb: "delete",
-        uri: &uri,
-        code: 200,
-        source: None,
-        user_agent: "",
-        received: jiff::Timestamp::UNIX_EPOCH,
-    };
-    for _ in 0..100 {
-        crate::Audit::record(&log, &event);
-    }
-    drop(log);
-    // The thread writes what waits, then ends.
-    let end = std::time::Instant::now() + PATIENCE;
-    while !dir.path().join("audit.log.2").exists() {
-        assert!(std::time::Instant::now() < end, "the log is rotated");
-        std::thread::yield_now();
-    }
-    let sizes: Vec<u64> = std::fs::read_dir(dir.path())
-        .unwrap()
-        .map(|file| file.unwrap().metadata().map_or(0, |data| data.len()))
-        .collect();
-    assert!(sizes.len() <= 3 && sizes.iter().all(|size| *size <= 2_000), "{sizes:?}");
-    let oldest = std::fs::read_to_string(dir.path().join("audit.log.2")).unwrap();
-    assert!(oldest.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
-}
-
 #[tokio::test]
 async fn a_question_about_oneself_is_small() {
     let hub = Hub::start().await;

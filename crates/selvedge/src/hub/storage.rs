@@ -13,7 +13,7 @@ use tracing::warn;
 use crate::config::HubConfig;
 use crate::paths::DataDir;
 
-/// Files of the audit log; together they take what the setting allows.
+/// Files of each part of the audit log; together they take what the setting allows.
 const AUDIT_FILES: u32 = 4;
 
 /// Opens the store; rows of Secrets are sealed with the hub's key, those of an older version at this start.
@@ -58,8 +58,7 @@ pub fn audit_log(data_dir: &DataDir, config: &HubConfig) -> Result<Option<Arc<dy
     if config.audit_bytes_max == 0 {
         return Ok(None);
     }
-    let limits =
-        AuditLimits { files_max: AUDIT_FILES, file_bytes_max: config.audit_bytes_max / u64::from(AUDIT_FILES) };
+    let limits = AuditLimits { files_max: AUDIT_FILES, bytes_max: config.audit_bytes_max };
     let path = data_dir.hub().join("audit.log");
     let log = AuditLog::open(&path, limits).with_context(|| format!("failed to open {}", path.display()))?;
     Ok(Some(Arc::new(log)))
