@@ -68,7 +68,7 @@ pub fn bad_node_name(node: &str) -> Option<String> {
     }
     let shown: String = node.chars().take(SHOWN_CHARS).collect();
     Some(format!(
-        "{shown:?} is a bad name for a node: use lower-case letters, digits, `-` and `.`, at most {} (--node-name)",
+        "{shown:?} is a bad name for a node: use lower-case letters, digits, `-` and `.`, at most {}",
         api_kube::names::SUBDOMAIN_BYTES_MAX
     ))
 }

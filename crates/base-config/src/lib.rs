@@ -226,6 +226,12 @@ impl<T: Default + Serialize + DeserializeOwned> Loader<T> {
                 }
                 continue;
             };
+            if let Some(several) = several(default, text) {
+                if let Err(why) = several.and_then(|value| self.set(path, value)) {
+                    self.error(None, format!("environment variable `{name}`: {why}"));
+                }
+                continue;
+            }
             let plain = Value::String(text.clone());
             let parsed = serde_saphyr::from_str(text).unwrap_or_else(|_| plain.clone());
             // `8080` may be meant as text where text is expected, and as a number where a number is.
@@ -261,6 +267,26 @@ impl<T: Default + Serialize + DeserializeOwned> Loader<T> {
         }
         self.errors.sort_by_key(|error| error.line.unwrap_or(usize::MAX));
         Err(ConfigErrors(self.errors))
+    }
+}
+
+/// What a variable of a list or a map says without YAML's brackets: `a,b` and `k=v,l=w`. `None` when the setting is neither,
+/// or the text is YAML.
+fn several(default: &Value, text: &str) -> Option<Result<Value, String>> {
+    let text = text.trim();
+    let items = || text.split(',').map(str::trim).filter(|item| !item.is_empty());
+    match default {
+        Value::Array(_) if !text.starts_with('[') => {
+            Some(Ok(items().map(|item| Value::String(item.to_owned())).collect()))
+        }
+        Value::Object(_) if !text.starts_with('{') => {
+            let pair = |item: &str| match item.split_once('=') {
+                Some((key, value)) => Ok((key.trim().to_owned(), Value::String(value.trim().to_owned()))),
+                None => Err(format!("`{item}` is not of the form KEY=VALUE; several have commas between them")),
+            };
+            Some(items().map(pair).collect::<Result<Map<_, _>, _>>().map(Value::Object))
+        }
+        _ => None,
     }
 }
 

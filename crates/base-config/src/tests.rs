@@ -106,6 +106,34 @@ fn a_variable_goes_before_the_file() {
 }
 
 #[test]
+fn a_variable_of_a_list_or_a_map_needs_no_brackets() {
+    let check_list = |text: &str, prefixes: &[&str], labels: &[(&str, &str)]| {
+        let name = if labels.is_empty() { "SELVEDGE_HUB_IMAGE_PREFIXES" } else { "SELVEDGE_HUB_LABELS" };
+        let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        check("", &[(name, text)], |config| {
+            if labels.is_empty() {
+                config.image_prefixes = prefixes.iter().map(|prefix| (*prefix).to_owned()).collect();
+            }
+            config.labels = labels.iter().map(owned).collect();
+        });
+    };
+    check_list("/a", &["/a"], &[]);
+    check_list(" /a, /b ,", &["/a", "/b"], &[]);
+    check_list("[/a, /b]", &["/a", "/b"], &[]);
+    check_list("", &[], &[]);
+    check_list("site=hall-2", &[], &[("site", "hall-2")]);
+    check_list("site=hall-2, x.io/a = b=c", &[], &[("site", "hall-2"), ("x.io/a", "b=c")]);
+    check_list("{site: hall-2}", &[], &[("site", "hall-2")]);
+    check_errors(
+        "",
+        &[("SELVEDGE_HUB_LABELS", "a=b,site: hall-2")],
+        &[
+            "environment variable `SELVEDGE_HUB_LABELS`: `site: hall-2` is not of the form KEY=VALUE; several have commas between them",
+        ],
+    );
+}
+
+#[test]
 fn all_mistakes_are_reported_at_once() {
     check_errors(
         "apiPort: many\nnmae: x\nlevel: loud\njournal:\n  bytesMx: 3\n  sync: 7\n",

@@ -31,3 +31,13 @@ impl fmt::Display for Chain<'_> {
         Ok(())
     }
 }
+
+/// What the last cause of an error says. Of a client library's failure to connect it is the part that means something to
+/// people: the links before it name the layers of the library.
+pub fn last_cause(error: &(dyn Error + 'static)) -> String {
+    let mut last = error;
+    while let Some(cause) = last.source() {
+        last = cause;
+    }
+    last.to_string()
+}

@@ -21,8 +21,8 @@ mod recent;
 mod tasks;
 mod threads;
 
-pub use chain::Chain;
-pub use logging::{InitLoggingError, LOG_VARIABLE, LogFormat, LogOptions, init_logging};
+pub use chain::{Chain, last_cause};
+pub use logging::{InitLoggingError, LOG_VARIABLE, LogFormat, LogOptions, check_logging, init_logging};
 pub use metrics::{
     Counter, Family, Gauge, Histogram, HistogramFamily, Labels, METRICS_CONTENT_TYPE, Metrics, Sample, SampleKind,
     seconds_buckets,

@@ -62,10 +62,22 @@ pub enum InitLoggingError {
     Twice,
 }
 
+/// Whether [`init_logging`] would take the filter that counts: the variable's, else the options'.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_logging(options: &LogOptions) -> Result<(), InitLoggingError> {
+    filter(options).map(drop)
+}
+
+fn filter(options: &LogOptions) -> Result<EnvFilter, InitLoggingError> {
+    let variable = std::env::var(LOG_VARIABLE).ok().filter(|text| !text.trim().is_empty());
+    parse_filter(variable.as_deref().unwrap_or(&options.filter))
+}
+
 /// Begins logging to stderr; stdout stays free for what the program prints. To be called once per process.
 pub fn init_logging(options: &LogOptions) -> Result<(), InitLoggingError> {
-    let filter = std::env::var(LOG_VARIABLE).ok().filter(|text| !text.trim().is_empty());
-    let filter = parse_filter(filter.as_deref().unwrap_or(&options.filter))?;
+    let filter = filter(options)?;
     let colours = options.ansi;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -87,5 +99,12 @@ pub(crate) fn parse_filter(text: &str) -> Result<EnvFilter, InitLoggingError> {
             return Err(InitLoggingError::UnknownLevel { filter: text.to_owned(), word: word.to_owned() });
         }
     }
-    EnvFilter::builder().parse(text).map_err(|source| InitLoggingError::ParseFilter { filter: text.to_owned(), source })
+    // Whoever names the library wants to read it.
+    let quiet = if text.contains("kube_client") { String::new() } else { format!(",{LIBRARY_ERRORS}=off") };
+    let parsed = EnvFilter::builder().parse(format!("{text}{quiet}"));
+    parsed.map_err(|source| InitLoggingError::ParseFilter { filter: text.to_owned(), source })
 }
+
+/// Where the client library logs each request that finds no hub, as an error. The caller knows whether it is one, and says so
+/// once.
+const LIBRARY_ERRORS: &str = "kube_client::client::builder";

@@ -99,6 +99,14 @@ fn a_wrong_filter_is_rejected_by_name() {
     assert!(error.to_string().contains("node_kubelet=loud"), "{error}");
 }
 
+#[test]
+fn a_library_does_not_report_what_its_caller_does() {
+    let quiet = "kube_client::client::builder=off";
+    for (text, is_quiet) in [("info", true), ("debug,node_kubelet=trace", true), ("info,kube_client=debug", false)] {
+        assert_eq!(parse_filter(text).unwrap().to_string().contains(quiet), is_quiet, "{text}");
+    }
+}
+
 fn counts(name: &str) -> TaskCounts {
     task_counts().into_iter().find(|(known, _)| *known == name).map(|(_, counts)| counts).unwrap_or_default()
 }

@@ -93,6 +93,14 @@ impl EdgeHandle {
 }
 
 impl Edge {
+    /// Reads the files of a configuration as [`Edge::start`] does, and starts nothing.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn check_files(config: &EdgeConfig) -> Result<(), LoadFilesError> {
+        local_entries(config).map(drop)
+    }
+
     /// Starts the edge plane: what the files or the stored assignment say runs when this returns, hub or no hub.
     /// It stops when `shutdown` is cancelled. Must be called within a tokio runtime.
     ///
@@ -166,13 +174,7 @@ fn open(config: &EdgeConfig) -> Result<Opened, StartEdgeError> {
     for path in [&edge, &run] {
         std::fs::create_dir_all(path).map_err(|source| StartEdgeError::MakeFolder { path: path.clone(), source })?;
     }
-    let local = match &config.config_dir {
-        Some(folder) => local::load(folder)?,
-        None => {
-            let folder = edge.join("config");
-            if folder.is_dir() { local::load(&folder)? } else { Vec::new() }
-        }
-    };
+    let local = local_entries(config)?;
     let listener = socket::bind(&run.join("edge.sock")).map_err(StartEdgeError::Socket)?;
     let journal = open_journal(&edge.join("journal"), config.journal_bytes_max)?;
     let state = SnapshotStore::open(&edge.join("state"), SnapshotOptions::default()).map_err(StartEdgeError::State)?;
@@ -191,6 +193,17 @@ fn open_journal(dir: &Path, bytes_max: u64) -> Result<Journal, StartEdgeError> {
         warn!(path = %damage.path.display(), offsets = ?damage.offsets, "Records of the journal are damaged.");
     }
     Ok(journal)
+}
+
+/// What the files say; none when there is no directory of them and none is configured.
+pub(crate) fn local_entries(config: &EdgeConfig) -> Result<Vec<AssignmentEntry>, LoadFilesError> {
+    match &config.config_dir {
+        Some(folder) => local::load(folder),
+        None => {
+            let folder = config.data_dir.join("edge/config");
+            if folder.is_dir() { local::load(&folder) } else { Ok(Vec::new()) }
+        }
+    }
 }
 
 pub(crate) fn stored_parts(state: &SnapshotStore) -> Parts {

@@ -326,7 +326,14 @@ pub fn judge(status: http::StatusCode, body: &[u8]) -> Result<BatchAnswer, SendE
     }
 }
 
-/// An error with its causes; kube's own text often leaves the last one, which says most, out.
-fn chain(error: &dyn std::error::Error) -> String {
+/// An error with its causes; of a request that found no hub the last one alone, since the others name parts of the library.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut link = Some(error);
+    while let Some(error) = link {
+        if let Some(kube::Error::Service(_)) = error.downcast_ref::<kube::Error>() {
+            return base_observe::last_cause(error);
+        }
+        link = error.source();
+    }
     Chain(error).to_string()
 }

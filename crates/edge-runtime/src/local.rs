@@ -30,8 +30,12 @@ pub enum LoadFilesError {
         source: io::Error,
     },
     /// Documents are wrong.
-    #[error("{} mistakes in the edge plane's configuration:\n{}", .0.len(), .0.join("\n"))]
+    #[error("{} in the edge plane's configuration:\n{}", count(.0.len()), .0.join("\n"))]
     Mistakes(Vec<String>),
+}
+
+fn count(mistakes: usize) -> String {
+    if mistakes == 1 { "1 mistake".to_owned() } else { format!("{mistakes} mistakes") }
 }
 
 /// Reads the folder.

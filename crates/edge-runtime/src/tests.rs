@@ -607,3 +607,28 @@ fn writes_the_fixture() {
     let state = base_journal::SnapshotStore::open(Path::new(&dir), Default::default()).unwrap();
     edge::store(&state, &Parts::new(), &fixture_parts()).unwrap();
 }
+
+/// Port 1 of loopback: nobody listens there.
+#[tokio::test]
+async fn a_hub_that_is_away_is_reported_without_the_librarys_words() {
+    let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+    let client = kube::Client::try_from(config).unwrap();
+    let access: Arc<dyn HubAccess> =
+        Arc::new(HubAccessFn(move || -> BoxFuture<'static, Result<kube::Client, HubAccessError>> {
+            let client = client.clone();
+            Box::pin(async move { Ok(client) })
+        }));
+    let transport = hub::HubTransport::new(access.clone(), base_retry::Wake::new());
+    let header =
+        BatchHeader { version: 1, export: "default/all".into(), epoch: "e".into(), from: 0, to: 0, lost: 0, events: 0 };
+    let error = transport.send(header, Vec::new()).await.unwrap_err().to_string();
+    assert_eq!(error, "the receiver cannot be reached: Connection refused (os error 111)");
+    let (assignment, _seen) = tokio::sync::watch::channel(None);
+    let troubles = hub::Troubles::default();
+    let watching = hub::run_watch(access, "n".into(), assignment, troubles.clone(), base_retry::Wake::new());
+    let watching = tokio::spawn(watching);
+    until(|| troubles.lock().unwrap().watch.is_some()).await;
+    let trouble = troubles.lock().unwrap().watch.clone();
+    assert_eq!(trouble.as_deref(), Some("cannot reach the hub: Connection refused (os error 111)"));
+    watching.abort();
+}

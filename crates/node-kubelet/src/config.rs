@@ -168,7 +168,8 @@ fn is_dns_subdomain(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(is_label)
 }
 
-fn is_hub_url(url: &str) -> bool {
+/// Whether this can be a hub's: `https://HOST[:PORT]`.
+pub fn is_hub_url(url: &str) -> bool {
     url.parse::<http::Uri>()
         .is_ok_and(|uri| uri.scheme_str() == Some("https") && uri.host().is_some_and(|host| !host.is_empty()))
 }

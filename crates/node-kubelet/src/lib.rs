@@ -54,7 +54,7 @@ mod sources;
 mod store;
 mod volumes;
 
-pub use config::{ConfigError, KubeletConfig, Taint, default_node_name};
+pub use config::{ConfigError, KubeletConfig, Taint, default_node_name, is_hub_url};
 pub use identity::{Identity, IdentityError};
 pub use store::StoreError;
 

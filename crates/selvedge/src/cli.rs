@@ -131,7 +131,7 @@ pub struct TokenCreateArgs {
     #[arg(long, value_name = "DIR", env = "SELVEDGE_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
     /// How long it may be used, as a Go duration
-    #[arg(long, value_name = "DURATION", default_value = "24h")]
+    #[arg(long, value_name = "DURATION", default_value = "24h", allow_hyphen_values = true)]
     pub ttl: String,
     /// The only node that may join with it; it may replace a box that has the name [default: the first that uses it]
     #[arg(long, value_name = "NAME")]

@@ -18,6 +18,33 @@ use std::path::PathBuf;
 use api_edge::ports;
 use serde::{Deserialize, Serialize};
 
+/// Less than this is a slip: a size in bytes that was meant in another unit.
+const DISK_BYTES_MIN: u64 = 1024 * 1024;
+
+/// What is wrong with a size on disk.
+fn too_small(key: &str, bytes: u64) -> Option<String> {
+    let message = || format!("`{key}`: {bytes} bytes are too few to work with; give {DISK_BYTES_MIN} or more");
+    (bytes < DISK_BYTES_MIN).then(message)
+}
+
+/// What is wrong with what is to be logged.
+fn bad_log(filter: &str) -> Option<String> {
+    let options = base_observe::LogOptions { filter: filter.to_owned(), ..base_observe::LogOptions::default() };
+    base_observe::check_logging(&options).err().map(|error| format!("`log`: {}", base_observe::Chain(&error)))
+}
+
+/// What is wrong with the arguments that `selvedge node` adds to its settings.
+#[cfg(feature = "node")]
+pub fn node_arguments(hubs: &[String], token: Option<&str>, node_name: Option<&str>) -> Vec<String> {
+    let hubs = hubs.iter().filter(|url| !node_kubelet::is_hub_url(url));
+    let bad_hubs = hubs.map(|url| format!("--hub: {}", node_kubelet::ConfigError::HubUrl(url.clone())));
+    let bad_token = token.and_then(|token| token.parse::<base_pki::JoinToken>().err());
+    bad_hubs
+        .chain(bad_token.map(|error| format!("--token: {error}")))
+        .chain(node_name.and_then(api_edge::identity::bad_node_name).map(|why| format!("--node-name: {why}")))
+        .collect()
+}
+
 /// Settings of `selvedge hub`.
 #[cfg(feature = "hub")]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,6 +98,24 @@ impl HubConfig {
         ("shutdownGraceSeconds", "How long a stop waits for open requests."),
         ("log", "A level, or a filter such as info,machinery_server=debug. SELVEDGE_LOG goes before it."),
     ];
+
+    /// What no type says: all that is wrong with values that can be read.
+    pub fn mistakes(&self) -> Vec<String> {
+        let is_name = |name: &str| {
+            name.parse::<std::net::IpAddr>().is_ok() || api_kube::names::is_dns_subdomain(&name.to_ascii_lowercase())
+        };
+        let names = self.public_names.iter().filter(|name| !is_name(name)).map(|name| {
+            format!(
+                "`publicNames`: {name:?} is neither a DNS name nor an IP address; write it without https:// and port"
+            )
+        });
+        let audit = Some(self.audit_bytes_max).filter(|bytes| *bytes != 0);
+        names
+            .chain(too_small("telemetryBytesMax", self.telemetry_bytes_max))
+            .chain(audit.and_then(|bytes| too_small("auditBytesMax", bytes)))
+            .chain(bad_log(&self.log))
+            .collect()
+    }
 }
 
 /// Settings of `selvedge node`.
@@ -143,6 +188,30 @@ impl NodeConfig {
         ("shutdownGraceSeconds", "How long a stop waits for open requests."),
         ("log", "A level, or a filter such as info,node_kubelet=debug. SELVEDGE_LOG goes before it."),
     ];
+
+    /// What no type says: all that is wrong with values that can be read.
+    pub fn mistakes(&self) -> Vec<String> {
+        use api_kube::names::{is_label_value, is_qualified_name};
+        let hubs = self.hubs.iter().filter(|url| !node_kubelet::is_hub_url(url));
+        let bad_hubs = hubs.map(|url| format!("`hubs`: {}", node_kubelet::ConfigError::HubUrl(url.clone())));
+        let bad_name = self.node_name.as_deref().and_then(api_edge::identity::bad_node_name);
+        let labels = self.labels.iter().filter(|(key, value)| !is_qualified_name(key) || !is_label_value(value));
+        let bad_labels = labels.map(|(key, value)| {
+            format!("`labels`: {key:?}: {value:?} is no label; both have letters, digits, `-`, `_` and `.`, at most 63, and a key may have a DNS name and `/` before it")
+        });
+        let prefixes = self.image_prefixes.iter().filter(|prefix| !prefix.is_absolute());
+        let bad_prefixes = prefixes.map(|prefix| {
+            format!("`imagePrefixes`: {} is not an absolute path; no program is under it", prefix.display())
+        });
+        bad_hubs
+            .chain(bad_name.map(|why| format!("`nodeName`: {why}")))
+            .chain(bad_labels)
+            .chain(bad_prefixes)
+            .chain(too_small("edgeMemoryBytesMax", self.edge_memory_bytes_max))
+            .chain(too_small("journalBytesMax", self.journal_bytes_max))
+            .chain(bad_log(&self.log))
+            .collect()
+    }
 }
 
 /// Settings of `selvedge edge`.
@@ -187,6 +256,11 @@ impl EdgeConfig {
         ("shutdownGraceSeconds", "How long a stop waits for open requests."),
         ("log", "A level, or a filter such as info,edge_device_sdk=debug. SELVEDGE_LOG goes before it."),
     ];
+
+    /// What no type says: all that is wrong with values that can be read.
+    pub fn mistakes(&self) -> Vec<String> {
+        too_small("journalBytesMax", self.journal_bytes_max).into_iter().chain(bad_log(&self.log)).collect()
+    }
 }
 
 /// Settings of `selvedge up`: the roles', each in a section of its own.
@@ -214,6 +288,14 @@ impl UpConfig {
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let env = variables.filter(|(name, _)| is_ours(name)).collect();
         base_config::load_from(&base_config::Source { text: text.as_deref(), env }, "SELVEDGE")
+    }
+
+    /// All that is wrong with values that can be read.
+    pub fn mistakes(&self) -> Vec<String> {
+        let of = |section: &'static str, mistakes: Vec<String>| {
+            mistakes.into_iter().map(move |mistake| format!("in `{section}`: {mistake}"))
+        };
+        of("hub", self.hub.mistakes()).chain(of("node", self.node.mistakes())).collect()
     }
 }
 

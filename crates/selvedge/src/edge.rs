@@ -34,6 +34,14 @@ pub struct EdgeStart {
     pub journal_bytes_max: u64,
 }
 
+/// What is wrong with the files that an edge plane would run.
+pub fn file_mistakes(args: &crate::cli::EdgeArgs, config: &crate::config::EdgeConfig) -> Result<Option<String>> {
+    let data_dir = DataDir::new(args.role.data_dir.clone())?;
+    let mut files = edge_runtime::EdgeConfig::new(data_dir.path(), String::new());
+    files.config_dir = config.config_dir.clone();
+    Ok(Edge::check_files(&files).err().map(|error| base_observe::Chain(&error).to_string()))
+}
+
 /// Starts the edge plane on a data directory.
 pub async fn start(data_dir: &DataDir, start: EdgeStart, shutdown: CancellationToken) -> Result<RunningEdge> {
     let mut locks = vec![data_dir.lock("edge")?];

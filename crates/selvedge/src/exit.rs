@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use base_config::{ConfigError, ConfigErrors};
+
 /// Exit codes, for people who write unit files and scripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -19,6 +21,24 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         ExitCode::from(exit as u8)
     }
+}
+
+/// The end of a program whose command line or settings are wrong; `None` when nothing is.
+pub fn mistakes(messages: Vec<String>) -> Option<anyhow::Error> {
+    let errors: Vec<ConfigError> = messages.into_iter().map(|message| ConfigError { line: None, message }).collect();
+    (!errors.is_empty()).then(|| ConfigErrors(errors).into())
+}
+
+/// The code that tells what an error is.
+pub fn code(error: &anyhow::Error) -> Exit {
+    let is_usage = error.chain().any(|cause| {
+        #[cfg(feature = "edge")]
+        if let Some(edge_runtime::LoadFilesError::Mistakes(_)) = cause.downcast_ref() {
+            return true;
+        }
+        cause.downcast_ref::<ConfigErrors>().is_some()
+    });
+    if is_usage { Exit::Usage } else { Exit::Failed }
 }
 
 /// Prints an error with its causes, each once.

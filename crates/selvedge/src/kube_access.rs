@@ -1,24 +1,51 @@
 //! Clients for the hub, from a kubeconfig.
 
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow, bail};
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+
+use crate::paths::DataDir;
 
 /// A request of a tool waits no longer than a person does.
 const TOOL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A client for a person's tools: `token`, `status`, `--example`.
-pub async fn client(kubeconfig: &Path) -> Result<Client> {
-    let file = Kubeconfig::read_from(kubeconfig).with_context(|| {
-        format!("failed to read {}; is this the data directory of a hub that has started once?", kubeconfig.display())
+/// A client for a person's tools, for the hub of a data directory: `token`, `status`.
+pub async fn client(data_dir: &DataDir) -> Result<Client> {
+    let path = data_dir.kubeconfig();
+    if !path.exists() {
+        bail!(
+            "{} is not the data directory of a hub that has started once: it has no kubeconfig; name the hub's with --data-dir, or start one there with `selvedge hub --data-dir {}`",
+            data_dir.path().display(),
+            data_dir.path().display()
+        );
+    }
+    let file = Kubeconfig::read_from(&path).with_context(|| {
+        format!("failed to read {}; the hub writes it anew when it starts after it was removed", path.display())
     })?;
     let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
         .await
-        .with_context(|| format!("failed to use {}", kubeconfig.display()))?;
+        .with_context(|| format!("failed to use {}", path.display()))?;
     config.connect_timeout = Some(TOOL_TIMEOUT);
     config.read_timeout = Some(TOOL_TIMEOUT);
     Client::try_from(config).context("failed to set up a client for the hub")
+}
+
+/// The same failure in a person's words, when it is that the hub of a data directory does not answer.
+pub fn explained(error: anyhow::Error, data_dir: &DataDir) -> anyhow::Error {
+    let away = error.chain().find_map(|cause| match cause.downcast_ref::<kube::Error>() {
+        Some(error @ kube::Error::Service(_)) => Some(base_observe::last_cause(error)),
+        _ => None,
+    });
+    let Some(why) = away else { return error };
+    let server = Kubeconfig::read_from(data_dir.kubeconfig()).ok().and_then(|file| {
+        let cluster = file.clusters.into_iter().next()?.cluster?;
+        cluster.server
+    });
+    let at = server.map(|server| format!(" at {server}")).unwrap_or_default();
+    anyhow!(
+        "the hub{at} does not answer: {why}; if it does not run, start it with `selvedge hub --data-dir {}`",
+        data_dir.path().display()
+    )
 }

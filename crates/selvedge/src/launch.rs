@@ -9,24 +9,27 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::cli::RoleArgs;
-use crate::exit::Exit;
+use crate::exit::{self, Exit};
 use crate::memory;
 
 /// Roles wait for the network and the disk, not for the processor: more threads only cost memory.
 const WORKER_THREADS: usize = 2;
 
-/// What `--check-config` says when there is nothing to say.
-pub const SETTINGS_ARE_RIGHT: &str = "the settings are right";
-
-/// Reads a role's settings; `None` when they were only to be checked, and are right.
+/// Reads a role's settings.
 #[cfg_attr(not(any(feature = "hub", feature = "node", feature = "edge")), expect(dead_code))]
-pub fn settings<T: Default + Serialize + DeserializeOwned>(args: &RoleArgs, env_prefix: &str) -> Result<Option<T>> {
-    let config = base_config::load(args.config.as_deref(), env_prefix)?;
-    if args.check_config {
-        println!("{SETTINGS_ARE_RIGHT}");
-        return Ok(None);
+pub fn settings<T: Default + Serialize + DeserializeOwned>(args: &RoleArgs, env_prefix: &str) -> Result<T> {
+    Ok(base_config::load(args.config.as_deref(), env_prefix)?)
+}
+
+/// Whether a role is to run, and was not only to be checked. What a check rejects, a start rejects as well, before it acts.
+pub fn is_to_run(args: &RoleArgs, mistakes: Vec<String>) -> Result<bool> {
+    if let Some(error) = exit::mistakes(mistakes) {
+        return Err(error);
     }
-    Ok(Some(config))
+    if args.check_config {
+        println!("the settings are right");
+    }
+    Ok(!args.check_config)
 }
 
 /// Runs a role to its end.

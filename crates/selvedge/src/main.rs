@@ -74,8 +74,7 @@ fn main() -> ExitCode {
             Ok(exit) => exit.into(),
             Err(error) => {
                 exit::print(&error);
-                let is_setting = error.downcast_ref::<base_config::ConfigErrors>().is_some();
-                if is_setting { Exit::Usage.into() } else { Exit::Failed.into() }
+                exit::code(&error).into()
             }
         },
     }
@@ -86,31 +85,40 @@ fn run(command: Command) -> Result<Exit> {
         #[cfg(all(feature = "hub", feature = "node", feature = "edge"))]
         Command::Up(args) => {
             let config = config::UpConfig::load(args.role.config.as_deref())?;
-            if args.role.check_config {
-                println!("{}", launch::SETTINGS_ARE_RIGHT);
+            let mistakes =
+                config.mistakes().into_iter().chain(config::node_arguments(&[], None, args.node_name.as_deref()));
+            if !launch::is_to_run(&args.role, mistakes.collect())? {
                 return Ok(Exit::Done);
             }
             role(&config.hub.log.clone(), up::run(args, config))
         }
         #[cfg(feature = "hub")]
         Command::Hub(args) => {
-            let Some(config) = settings::<config::HubConfig>(&args, config::HubConfig::ENV)? else {
+            let config = settings::<config::HubConfig>(&args, config::HubConfig::ENV)?;
+            if !launch::is_to_run(&args, config.mistakes())? {
                 return Ok(Exit::Done);
-            };
+            }
             role(&config.log.clone(), roles::hub(args, config))
         }
         #[cfg(feature = "node")]
         Command::Node(args) => {
-            let Some(config) = settings::<config::NodeConfig>(&args.role, config::NodeConfig::ENV)? else {
+            let config = settings::<config::NodeConfig>(&args.role, config::NodeConfig::ENV)?;
+            let given = config::node_arguments(&args.hub, args.token.as_deref(), args.node_name.as_deref());
+            if !launch::is_to_run(&args.role, config.mistakes().into_iter().chain(given).collect())? {
                 return Ok(Exit::Done);
-            };
+            }
             role(&config.log.clone(), roles::node(args, config))
         }
         #[cfg(feature = "edge")]
         Command::Edge(args) => {
-            let Some(config) = settings::<config::EdgeConfig>(&args.role, config::EdgeConfig::ENV)? else {
+            let config = settings::<config::EdgeConfig>(&args.role, config::EdgeConfig::ENV)?;
+            let mut mistakes = config.mistakes();
+            if args.role.check_config {
+                mistakes.extend(edge::file_mistakes(&args, &config)?);
+            }
+            if !launch::is_to_run(&args.role, mistakes)? {
                 return Ok(Exit::Done);
-            };
+            }
             role(&config.log.clone(), roles::edge(args, config))
         }
         Command::Token(TokenCommand::Create(args)) => tool(token::create(args)),

@@ -1,8 +1,9 @@
 //! Asking a role of this machine over its socket in `DATA_DIR/run`.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, anyhow};
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::body::Incoming;
@@ -10,9 +11,13 @@ use hyper_util::rt::TokioIo;
 
 /// Sends a GET; its body may continue for as long as the role runs.
 pub async fn get(socket: &Path, path: &str) -> Result<hyper::Response<Incoming>> {
-    let stream = tokio::net::UnixStream::connect(socket)
-        .await
-        .with_context(|| format!("failed to connect to {}; it does not run", socket.display()))?;
+    let stream = tokio::net::UnixStream::connect(socket).await.map_err(|error| match error.kind() {
+        // A role that was killed leaves its socket behind.
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+            anyhow!("it does not run: nobody listens on {}", socket.display())
+        }
+        _ => anyhow::Error::new(error).context(format!("failed to connect to {}", socket.display())),
+    })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     base_observe::spawn_detached("socket-client", connection);
     let request = hyper::Request::get(path).header("host", "localhost").body(Empty::<Bytes>::new())?;

@@ -19,6 +19,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use serde::Serialize;
 
 use crate::cli::{Output, StatusArgs};
+use crate::kube_access::explained;
 use crate::paths::DataDir;
 
 /// A role that does not answer within this time is in trouble, and says so by that.
@@ -66,9 +67,9 @@ pub async fn status(args: StatusArgs) -> Result<()> {
     let data_dir = DataDir::new(args.data_dir)?;
     let mut status = Status { version: 1, ..Status::default() };
     if data_dir.kubeconfig().exists() {
-        match hub(&data_dir.kubeconfig()).await {
+        match hub(&data_dir).await {
             Ok(hub) => status.hub = Some(hub),
-            Err(error) => status.unreachable.push(format!("hub: {error:#}")),
+            Err(error) => status.unreachable.push(format!("hub: {:#}", explained(error, &data_dir))),
         }
     }
     if data_dir.node().exists() {
@@ -92,13 +93,16 @@ pub async fn status(args: StatusArgs) -> Result<()> {
         Output::Text => print!("{}", text(&status)),
     }
     if !has_anything {
-        bail!("nothing of {} answers; is it running?", data_dir.path().display());
+        bail!(
+            "nothing of {} answers; start its role again with `selvedge up`, `hub`, `node` or `edge` and this --data-dir",
+            data_dir.path().display()
+        );
     }
     Ok(())
 }
 
-async fn hub(kubeconfig: &Path) -> Result<HubStatus> {
-    let client = crate::kube_access::client(kubeconfig).await?;
+async fn hub(data_dir: &DataDir) -> Result<HubStatus> {
+    let client = crate::kube_access::client(data_dir).await?;
     let ours = |kind| GroupVersionKind::gvk(api_edge::GROUP, api_edge::VERSION, kind);
     Ok(HubStatus {
         nodes: list(&client, &GroupVersionKind::gvk("", "v1", "Node"), "Ready").await?,
@@ -181,14 +185,14 @@ fn text(status: &Status) -> String {
         write_controllers(&mut out, &hub.controllers);
     }
     if let Some(node) = &status.node {
-        let link = if node.connected { "connected to the hub" } else { "no hub in sight" };
-        let _ = writeln!(out, "NODE {}: {link}, {} pods", Printable(&node.node), node.pods.len());
+        let link = if node.connected { "connected to the hub" } else { "not connected to a hub" };
+        let _ = writeln!(out, "NODE {}: {link}, {}", Printable(&node.node), count(node.pods.len() as u64, "pod"));
         section(
             &mut out,
             "PODS HERE",
-            node.pods
-                .iter()
-                .map(|pod| (pod.pod.as_str(), pod.ready, format!("{}, {} restarts", pod.phase, pod.restarts))),
+            node.pods.iter().map(|pod| {
+                (pod.pod.as_str(), pod.ready, format!("{}, {}", pod.phase, count(pod.restarts.into(), "restart")))
+            }),
         );
         errors(&mut out, &node.last_errors);
     }
@@ -196,12 +200,12 @@ fn text(status: &Status) -> String {
         let journal = &edge.journal;
         let _ = writeln!(
             out,
-            "EDGE: {} events waiting, {} held, {} bytes on disk",
-            journal.depth,
+            "EDGE: {} to be exported, {} on disk ({} bytes)",
+            count(journal.depth, "event"),
             journal.next.saturating_sub(journal.first),
             journal.bytes
         );
-        let shown = |entry: &EntryReport| format!("{}, {} events", entry.message, entry.events);
+        let shown = |entry: &EntryReport| format!("{}, {}", entry.message, count(entry.events, "event"));
         let names: Vec<String> = edge.entries.iter().map(|entry| format!("{} {}", entry.kind, entry.name)).collect();
         section(
             &mut out,
@@ -216,26 +220,34 @@ fn text(status: &Status) -> String {
     out
 }
 
+/// `1 pod`, `2 pods`.
+fn count(number: u64, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
 /// One line for all while they are well, else one for each that is not.
 fn write_controllers(out: &mut String, controllers: &[ControllerStatus]) {
     let is_well = |one: &ControllerStatus| one.synced && one.failing == 0;
     if controllers.iter().all(is_well) {
         let runs: u64 = controllers.iter().map(|one| one.processed).sum();
         let due: usize = controllers.iter().map(|one| one.queue_length + one.running).sum();
-        let _ = writeln!(out, "CONTROLLERS: all {} are well, {runs} runs, {due} keys due", controllers.len());
+        let _ = writeln!(out, "CONTROLLERS: all {} are well, {runs} runs, {due} due", controllers.len());
         return;
     }
     let why = |one: &ControllerStatus| match (&one.last_error, one.synced) {
         (_, false) => "has not seen everything that it reads".to_owned(),
-        (Some(error), true) => format!("{} keys fail; last {}: {}", one.failing, error.key, error.message),
-        (None, true) => format!("{} keys fail", one.failing),
+        (Some(error), true) => {
+            format!("fails for {}; last for {}: {}", count(one.failing as u64, "object"), error.key, error.message)
+        }
+        (None, true) => format!("fails for {}", count(one.failing as u64, "object")),
     };
     let failing = controllers.iter().filter(|one| !is_well(one));
     section(out, "CONTROLLERS", failing.map(|one| (one.name.as_str(), false, why(one))));
 }
 
 fn section<'a>(out: &mut String, title: &str, lines: impl Iterator<Item = (&'a str, bool, String)>) {
-    let _ = writeln!(out, "{title}");
+    let mut lines = lines.peekable();
+    let _ = writeln!(out, "{title}{}", if lines.peek().is_none() { ": none" } else { "" });
     for (name, ready, message) in lines {
         let mark = if ready { "ok" } else { "--" };
         // Nodes and devices write these: on a terminal they must not pass for other lines.
@@ -279,12 +291,30 @@ mod tests {
     }
 
     #[test]
+    fn numbers_and_empty_lists_read_as_sentences() {
+        let pod = |restarts| api_edge::status::PodReport {
+            pod: "default/a".to_owned(),
+            phase: "Running".to_owned(),
+            ready: true,
+            restarts,
+        };
+        let node = NodeReport { node: "gw-1".to_owned(), pods: vec![pod(1)], ..NodeReport::default() };
+        let edge = EdgeReport::default();
+        let shown = text(&Status { node: Some(node), edge: Some(edge), ..Status::default() });
+        assert_eq!(
+            shown,
+            "NODE gw-1: not connected to a hub, 1 pod\nPODS HERE\n  ok default/a  Running, 1 restart\n\
+             EDGE: 0 events to be exported, 0 on disk (0 bytes)\nRUNNING HERE: none\n"
+        );
+    }
+
+    #[test]
     fn controllers_take_one_line_while_they_are_well() {
         let busy = ControllerStatus { queue_length: 2, running: 1, ..controller("pods") };
         // A failure that a later run has mended is no news.
         let last_error = Some(ControllerError { key: "gw-1".to_owned(), ..ControllerError::default() });
         let mended = ControllerStatus { last_error, ..controller("nodes") };
-        check(&[busy, mended], "CONTROLLERS: all 2 are well, 8 runs, 3 keys due\n");
+        check(&[busy, mended], "CONTROLLERS: all 2 are well, 8 runs, 3 due\n");
     }
 
     #[test]
@@ -294,7 +324,7 @@ mod tests {
         let starting = ControllerStatus { synced: false, ..controller("garbage") };
         check(
             &[failing, starting, controller("nodes")],
-            "CONTROLLERS\n  -- daemonsets  3 keys fail; last default/a: no space\n  -- garbage  has not seen everything that it reads\n",
+            "CONTROLLERS\n  -- daemonsets  fails for 3 objects; last for default/a: no space\n  -- garbage  has not seen everything that it reads\n",
         );
     }
 }

@@ -9,7 +9,8 @@ use kube::api::{Api, PostParams};
 use serde_json::json;
 
 use crate::cli::TokenCreateArgs;
-use crate::kube_access::client;
+use crate::exit;
+use crate::kube_access::{client, explained};
 use crate::paths::DataDir;
 
 /// What a token allows.
@@ -26,14 +27,14 @@ pub struct TokenOptions {
 
 /// Makes a token and prints it alone on a line, so that a script can take it.
 pub async fn create(args: TokenCreateArgs) -> Result<()> {
+    let ttl = check(&args)?;
     let data_dir = DataDir::new(args.data_dir)?;
-    let ttl = api_edge::go_duration::parse(&args.ttl).context("failed to read --ttl")?;
-    args.labels.iter().try_for_each(|label| check_label(label))?;
-    let client = client(&data_dir.kubeconfig()).await?;
+    let client = client(&data_dir).await?;
     let ca_path = data_dir.hub().join("pki/ca.crt");
     let ca = std::fs::read_to_string(&ca_path).with_context(|| format!("failed to read {}", ca_path.display()))?;
     let options = TokenOptions { ttl, node_name: args.node_name, uses: args.uses, labels: args.labels };
-    println!("{}", create_with(&client, &ca, &options).await?);
+    let token = create_with(&client, &ca, &options).await.map_err(|error| explained(error, &data_dir))?;
+    println!("{token}");
     Ok(())
 }
 
@@ -70,13 +71,39 @@ pub async fn create_with(client: &kube::Client, ca_pem: &str, options: &TokenOpt
     Ok(token)
 }
 
-/// A label that is wrong would only show when the node joins.
-fn check_label(label: &str) -> Result<()> {
-    let is_text = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-    let is_good = label.split_once('=').is_some_and(|(key, value)| {
-        let (prefix, name) = key.split_once('/').unwrap_or(("", key));
-        !name.is_empty() && name.len() <= 63 && value.len() <= 63 && [prefix, name, value].into_iter().all(is_text)
-    });
-    anyhow::ensure!(is_good, "--label {label:?} is not of the form KEY=VALUE with letters, digits, `-`, `_` and `.`");
-    Ok(())
+/// Longest time that a token may be used: beyond this, whoever finds it in an old image joins.
+const TTL_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+
+/// What is wrong would only show when the node joins. Answers how long the token may be used.
+fn check(args: &TokenCreateArgs) -> Result<Duration> {
+    let mut mistakes = Vec::new();
+    let ttl = match api_edge::go_duration::parse(&args.ttl) {
+        Ok(ttl) if ttl.is_zero() => {
+            mistakes.push("--ttl: a token that may be used for no time is of no use; write such as 1h".to_owned());
+            ttl
+        }
+        Ok(ttl) if ttl > TTL_MAX => {
+            mistakes.push(format!("--ttl: {} is too long; ten years (87600h) are the most", args.ttl));
+            ttl
+        }
+        Ok(ttl) => ttl,
+        Err(error) => {
+            mistakes.push(format!("--ttl: {error}"));
+            Duration::ZERO
+        }
+    };
+    let bad_name = args.node_name.as_deref().and_then(api_edge::identity::bad_node_name);
+    mistakes.extend(bad_name.map(|why| format!("--node-name: {why}")));
+    let bad_labels = args.labels.iter().filter(|label| !is_label(label));
+    mistakes.extend(bad_labels.map(|label| {
+        format!(
+            "--label: {label:?} is not of the form KEY=VALUE; both have letters, digits, `-`, `_` and `.`, at most 63, and a key may have a DNS name and `/` before it; give --label once for each"
+        )
+    }));
+    exit::mistakes(mistakes).map_or(Ok(ttl), Err)
+}
+
+fn is_label(label: &str) -> bool {
+    use api_kube::names::{is_label_value, is_qualified_name};
+    label.split_once('=').is_some_and(|(key, value)| is_qualified_name(key) && is_label_value(value))
 }

@@ -33,6 +33,67 @@ fn a_directory_without_selvedge_is_named() {
     let dir = dir.to_string_lossy();
     check(&["status", "--data-dir", &dir], 1, &["selvedge-is-not-here", "--data-dir"]);
     check(&["reset", "--data-dir", &dir], 0, &["holds nothing"]);
-    check(&["token", "create", "--data-dir", &dir], 1, &["kubeconfig", "hub"]);
-    check(&["node", "--data-dir", &dir, "--token", "abc"], 1, &["token"]);
+    check(&["token", "create", "--data-dir", &dir], 1, &["kubeconfig", "selvedge hub --data-dir"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_token_is_said_before_the_hub_is_asked() {
+    let long = "x".repeat(300);
+    for (option, value, phrases) in [
+        ("--node-name", "Line-2", &["--node-name: \"Line-2\"", "lower-case letters"][..]),
+        ("--node-name", "line 2", &["--node-name: \"line 2\""]),
+        ("--node-name", &long, &["--node-name: \"xxx", "at most 253"]),
+        ("--label", "site", &["--label: \"site\"", "KEY=VALUE"]),
+        ("--label", "a=b,c=d", &["once for each"]),
+        ("--label", "a/b/c=d", &["KEY=VALUE"]),
+        ("--ttl", "soon", &["--ttl: `soon` is not a duration"]),
+        ("--ttl", "-1h", &["--ttl: `-1h` is not a duration"]),
+        ("--ttl", "0s", &["--ttl", "of no use"]),
+        ("--ttl", "999999999h", &["--ttl", "87600h"]),
+        ("--uses", "0", &["--uses"]),
+    ] {
+        check(&["token", "create", "--data-dir", "/nowhere", option, value], 2, phrases);
+    }
+    // All at once.
+    let all = ["token", "create", "--ttl", "soon", "--node-name", "A", "--label", "b"];
+    check(&all, 2, &["--ttl", "--node-name", "--label"]);
+}
+
+#[test]
+fn what_a_start_rejects_a_check_rejects_too_with_the_same_code() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("it is in the directory")).expect("space");
+        std::fs::write(&path, text).expect("space");
+        path.to_string_lossy().into_owned()
+    };
+    let data_dir = dir.path().join("data").to_string_lossy().into_owned();
+    for (role, settings, phrases) in [
+        (
+            "hub",
+            "publicNames: ['https://hub.example:6443']\nlog: inof\n",
+            &["publicNames", "without https://", "`inof`"][..],
+        ),
+        ("hub", "telemetryBytesMax: 8\nauditBytesMax: 8\n", &["telemetryBytesMax", "auditBytesMax"]),
+        ("node", "hubs: [hub.example]\nnodeName: Line_2\n", &["`hubs`", "https://HOST", "`nodeName`", "\"Line_2\""]),
+        ("node", "labels: {'a b': c, site: 'hall 2'}\nimagePrefixes: [bin]\n", &["\"a b\"", "\"hall 2\"", "absolute"]),
+        ("node", "journalBytesMax: 8\nedgeMemoryBytesMax: 8\n", &["journalBytesMax", "edgeMemoryBytesMax"]),
+        ("edge", "journalBytesMax: 8\n", &["journalBytesMax"]),
+        ("up", "hub: {publicNames: ['a b']}\nnode: {hubs: [x]}\n", &["in `hub`: `publicNames`", "in `node`: `hubs`"]),
+    ] {
+        let config = write("settings.yaml", settings);
+        let start = [role, "--data-dir", &data_dir, "--ports", "ephemeral", "--config", &config];
+        check(&start, 2, phrases);
+        check(&[&start[..], &["--check-config"]].concat(), 2, phrases);
+    }
+    let node = ["node", "--data-dir", &data_dir, "--hub", "hub.example", "--token", "abc", "--node-name", "A"];
+    check(&node, 2, &["--hub", "--token", "--node-name"]);
+    assert!(!dir.path().join("data").exists(), "a mistake makes no directory");
+    write("edge/config/rule.yaml", "kind: Rule\n");
+    let edge = ["edge", "--data-dir", &dir.path().to_string_lossy()];
+    check(&[&edge[..], &["--check-config"]].concat(), 2, &["rule.yaml, document 1"]);
+    check(&edge, 2, &["rule.yaml, document 1"]);
+    let right = write("settings.yaml", "publicNames: [hub.example, Hub.Example, 10.0.0.1, '::1']\n");
+    check(&["hub", "--config", &right, "--check-config"], 0, &["the settings are right"]);
 }

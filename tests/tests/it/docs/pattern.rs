@@ -22,7 +22,7 @@ const VARYING: &[(&str, Option<&str>, &str)] = &[
     (r#""value":"[^"]*""#, Some(r#""value":"[^"]*""#), "<value>"),
     (r#""next":(?:"[^"]*"|null)"#, Some(r#""next":(?:"[^"]*"|null)"#), "<next>"),
     (r"[0-9]{10,20}", Some("[0-9]{10,20}"), "<number>"),
-    (r"[0-9]+ (?:events|held|bytes|runs|keys)\b", None, ""),
+    (r"[0-9]+ (?:events?|on disk|bytes|runs|due)\b", None, ""),
     // How long ago.
     (r"\b[0-9]+(?:ms|s|m|h|d)(?:[0-9]+[smhd])?\b", Some("[0-9]+(?:ms|s|m|h|d)(?:[0-9]+[smhd])?"), "<age>"),
     // The public half of a bootstrap token: where it is known by what is before it, and where it is known by its form.
@@ -75,7 +75,8 @@ fn fits(found: &Captures<'_>) -> String {
     if let Some((count, word)) = text.split_once(' ')
         && count.parse::<u64>().is_ok()
     {
-        return format!("[0-9]+ {word}");
+        // One event or several: chance, too.
+        return if word.starts_with("event") { "[0-9]+ events?".to_owned() } else { format!("[0-9]+ {word}") };
     }
     let (before, id) = text.split_at(text.len() - 6);
     let is_id = !before.is_empty() || (id.contains(|c: char| c.is_ascii_digit()) && id.contains(char::is_alphabetic));
@@ -95,7 +96,12 @@ pub fn normalised(text: &str) -> String {
             }
             // An id after what it is the id of, or a count.
             let expression = fits(found);
-            expression.replace('\\', "").replace(" +", " ").replace("[a-z0-9]{6}", "<id>").replace("[0-9]+", "<count>")
+            expression
+                .replace('\\', "")
+                .replace(" +", " ")
+                .replace("[a-z0-9]{6}", "<id>")
+                .replace("[0-9]+", "<count>")
+                .replace("s?", "s")
         })
     });
     lines.collect::<Vec<_>>().join("\n")
@@ -184,8 +190,8 @@ mod tests {
         check("Active 1 88wcim 3s", "Active 1 pvwxyz 1s", true);
         check("Ready 1 normal 3s", "Ready 1 pvwxyz 1s", false);
         check(r#"{"value":"5e+00"}],"next":"6.0"}"#, r#"{"value":"1.5"}],"next":null}"#, true);
-        check("12 events waiting, 23 held", "1 events waiting, 0 held", true);
-        check("12 events waiting, 23 held", "1 events lost, 0 held", false);
+        check("12 events to be exported, 23 on disk", "1 event to be exported, 0 on disk", true);
+        check("12 events to be exported, 23 on disk", "1 event lost, 0 on disk", false);
         check("supported values: \"Bool\", …", "supported values: \"Bool\", \"Int8\"", true);
         check("2026-11-22T04:00:47.431063Z  INFO a", "2027-01-02T03:04:05.1Z INFO a", true);
         check("1795320051 1795320052 1795320053 ", "1 2", false);
