@@ -15,7 +15,7 @@ use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::kinds::Kind;
+use crate::kinds::{Kind, Resource};
 use crate::writer::{Target, WriteError, Writer};
 
 /// More than a rollout over a hundred nodes brings at once.
@@ -79,23 +79,22 @@ impl Recorder {
     }
 
     /// Something that should happen has happened.
-    pub(crate) fn normal(&self, kind: Kind, object: Target<'_>, reason: &str, message: String) {
-        self.record(kind, object, "Normal", reason, message);
+    pub(crate) fn normal(&self, kind: impl Into<Resource>, object: Target<'_>, reason: &str, message: String) {
+        self.record(&kind.into(), object, "Normal", reason, message);
     }
 
     /// Something that a person should look at.
-    pub(crate) fn warning(&self, kind: Kind, object: Target<'_>, reason: &str, message: String) {
-        self.record(kind, object, "Warning", reason, message);
+    pub(crate) fn warning(&self, kind: impl Into<Resource>, object: Target<'_>, reason: &str, message: String) {
+        self.record(&kind.into(), object, "Warning", reason, message);
     }
 
-    fn record(&self, kind: Kind, object: Target<'_>, r#type: &str, reason: &str, message: String) {
+    fn record(&self, kind: &Resource, object: Target<'_>, r#type: &str, reason: &str, message: String) {
         if !self.bursts.lock().take(object.uid, Instant::now()) {
             return;
         }
         let namespace = if object.namespace.is_empty() { "default" } else { object.namespace };
         let now = Timestamp::now();
-        let mut involved =
-            json!({"apiVersion": kind.api_version(), "kind": kind.name(), "name": object.name, "uid": object.uid});
+        let mut involved = json!({"apiVersion": kind.resource().api_version, "kind": kind.name(), "name": object.name, "uid": object.uid});
         if !object.namespace.is_empty() {
             involved["namespace"] = object.namespace.into();
         }

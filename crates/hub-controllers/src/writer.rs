@@ -7,7 +7,7 @@ use kube::{Client, Error};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::kinds::Kind;
+use crate::kinds::{Kind, Resource};
 
 /// Why a write failed.
 #[derive(Debug, thiserror::Error)]
@@ -86,11 +86,12 @@ impl Writer {
         &self.client
     }
 
-    fn api(&self, kind: Kind, namespace: &str) -> Api<DynamicObject> {
-        if kind.is_namespaced() {
-            Api::namespaced_with(self.client.clone(), namespace, &kind.resource())
+    fn api(&self, resource: impl Into<Resource>, namespace: &str) -> Api<DynamicObject> {
+        let resource = resource.into();
+        if resource.is_namespaced() {
+            Api::namespaced_with(self.client.clone(), namespace, &resource.resource())
         } else {
-            Api::all_with(self.client.clone(), &kind.resource())
+            Api::all_with(self.client.clone(), &resource.resource())
         }
     }
 
@@ -147,10 +148,16 @@ impl Writer {
     }
 
     /// Merges into an object; `Ok(false)` when it is deleted.
-    pub async fn merge(&self, kind: Kind, key: (&str, &str), patch: &Value) -> Result<bool, WriteError> {
-        let api = self.api(kind, key.0);
+    pub async fn merge(
+        &self,
+        resource: impl Into<Resource>,
+        key: (&str, &str),
+        patch: &Value,
+    ) -> Result<bool, WriteError> {
+        let resource = resource.into();
+        let api = self.api(&resource, key.0);
         let done = api.patch(key.1, &PatchParams::default(), &Patch::Merge(patch)).await;
-        absent_is_false(done.map(|_| ()), || format!("change {} {}", kind.name(), key.1))
+        absent_is_false(done.map(|_| ()), || format!("change {} {}", resource.name(), key.1))
     }
 
     /// Merges into an object's status; `Ok(false)` when it is deleted.
@@ -209,32 +216,32 @@ impl Writer {
     ) -> Result<bool, WriteError> {
         let params =
             DeleteParams { grace_period_seconds: grace_s, propagation_policy: propagation, ..DeleteParams::default() };
-        self.delete_if(kind, target, None, params).await
+        self.delete_if(kind.into(), target, None, params).await
     }
 
     /// Deletes an object as it was read; `Ok(false)` when it was changed meanwhile or is deleted.
     pub async fn delete_unchanged(
         &self,
-        kind: Kind,
+        resource: impl Into<Resource>,
         target: Target<'_>,
         resource_version: &str,
         propagation: PropagationPolicy,
     ) -> Result<bool, WriteError> {
         let params = DeleteParams { propagation_policy: Some(propagation), ..DeleteParams::default() };
-        self.delete_if(kind, target, Some(resource_version.to_owned()), params).await
+        self.delete_if(resource.into(), target, Some(resource_version.to_owned()), params).await
     }
 
     async fn delete_if(
         &self,
-        kind: Kind,
+        resource: Resource,
         target: Target<'_>,
         resource_version: Option<String>,
         params: DeleteParams,
     ) -> Result<bool, WriteError> {
         let preconditions = Some(Preconditions { uid: Some(target.uid.to_owned()), resource_version });
         let params = DeleteParams { preconditions, ..params };
-        let done = self.api(kind, target.namespace).delete(target.name, &params).await;
-        absent_is_false(done.map(|_| ()), || format!("delete {} {}", kind.name(), target.name))
+        let done = self.api(&resource, target.namespace).delete(target.name, &params).await;
+        absent_is_false(done.map(|_| ()), || format!("delete {} {}", resource.name(), target.name))
     }
 
     /// The objects of a kind as they are now, past every cache.

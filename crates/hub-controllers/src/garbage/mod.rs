@@ -11,10 +11,12 @@
 //! | terminating with finalizer `orphan` | lose the reference; then the finalizer goes |
 //! | in a namespace, the dependent in none | are left alone, and an Event says so: such a reference resolves to nothing |
 //!
-//! The deletions of custom kinds are followed from the first dependent that names one as its owner. What that misses is found
-//! because objects with such owners are looked at again from time to time.
+//! The objects of custom kinds are dependents and owners like any others, from the definition of their kind on ([`graph`]). What
+//! is served without a definition can be an owner: its deletions are followed from the first dependent that names one. What that
+//! misses is found because objects with such owners are looked at again from time to time.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{BoxStream, SelectAll};
@@ -24,16 +26,20 @@ use kube::core::{ApiResource, GroupVersionKind};
 use kube::discovery::Scope;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::debug;
 
 use crate::Context;
-use crate::kinds::Kind;
+use crate::kinds::{CustomResource, Kind, Resource};
 use crate::runtime::controller::ReconcileError;
-use crate::runtime::{Change, Event, Field, Next, ObjectRef, Queue, Reader, Reconciler};
+use crate::runtime::{Change, Event, Next, ObjectRef, Queue, Reconciler};
 use crate::served::Served;
 use crate::views::{AnyView, ObjectMeta, OwnerReference};
 use crate::writer::{Target, WriteError};
+
+mod graph;
+
+use graph::{Definitions, Follower, Graph};
 
 /// `kubectl delete --cascade=orphan`: the owner leaves once its dependents have lost their references to it.
 const FINALIZER_ORPHAN: &str = "orphan";
@@ -83,19 +89,30 @@ const SOURCES: [Kind; COLLECTED.len() + 1] = {
 };
 
 /// Whether the finalizers `orphan` and `foregroundDeletion` of this kind's objects are served, so that a deletion may set
-/// them.
-pub fn collects(group: &str, kind: &str) -> bool {
-    COLLECTED.iter().any(|one| one.name() == kind && one.resource().group == group)
+/// them: on objects of most kinds of ours, and on those of others' definitions.
+pub fn collects(group: &str, kind: &str, is_custom: bool) -> bool {
+    let is_it = |one: &&Kind| one.name() == kind && one.resource().group == group;
+    match Kind::ALL.iter().find(is_it) {
+        Some(kind) => COLLECTED.contains(kind),
+        None => is_custom,
+    }
 }
 
-/// Kind, namespace and name.
-type Key = (Kind, Box<str>, Box<str>);
+/// What a definition defines.
+fn defined(definition: &ObjectRef) -> Option<Arc<CustomResource>> {
+    CustomResource::of_definition(definition.bytes()).map(Arc::new)
+}
+
+/// Resource, namespace and name.
+type Key = (Resource, Box<str>, Box<str>);
 
 /// The controller.
 pub(crate) struct Garbage {
     context: Context,
+    graph: Graph,
     absent: Mutex<HashSet<AbsentOwner>>,
-    listed: Mutex<HashSet<Kind>>,
+    /// Custom kinds, for whoever follows their objects.
+    definitions: watch::Sender<Definitions>,
     /// How the API serves owners of kinds that are not ours.
     served: Served<kube::Discovery>,
     /// Group and plural of the kinds among these whose deletions are followed.
@@ -160,9 +177,10 @@ impl Garbage {
     pub fn new(context: Context) -> Self {
         let (deletions_tx, deletions_rx) = mpsc::channel(FOLLOWED_MAX);
         Self {
+            graph: Graph::new(context.reader.clone()),
             context,
             absent: Mutex::default(),
-            listed: Mutex::default(),
+            definitions: watch::Sender::default(),
             served: Served::default(),
             followed: Mutex::default(),
             deletions_tx,
@@ -170,13 +188,9 @@ impl Garbage {
         }
     }
 
-    fn key(kind: Kind, object: &ObjectRef) -> Key {
-        (kind, object.namespace().into(), object.name().into())
-    }
-
     /// Everything that names this uid as an owner.
-    fn dependents(&self, uid: &str) -> Vec<(Kind, ObjectRef)> {
-        dependents(&*self.context.reader, uid)
+    fn dependents(&self, uid: &str) -> Vec<(Resource, ObjectRef)> {
+        self.graph.dependents(uid)
     }
 
     /// From now on the deletions of this kind bring the dependents up.
@@ -194,86 +208,8 @@ impl Garbage {
         }
     }
 
-    /// The owner, if it is of a kind of ours and the reader shows it.
-    fn shown(&self, namespace: &str, owner: &OwnerReference<'_>) -> Option<(Kind, ObjectRef)> {
-        let kind = Kind::find(&owner.api_version, &owner.kind)?;
-        let namespace = if kind.is_namespaced() { namespace } else { "" };
-        let object = self.context.reader.get(kind, namespace, &owner.name)?;
-        let is_same = object.view_or_log::<AnyView<'_>>().is_some_and(|view| view.metadata.uid == *owner.uid);
-        is_same.then_some((kind, object))
-    }
-
-    /// Adds an object that something should be done about, as far as the reader shows.
-    fn observe_object(&self, kind: Kind, object: &ObjectRef, queue: &Queue<Key>) {
-        let Some(view) = object.view_or_log::<AnyView<'_>>() else { return };
-        let meta = &view.metadata;
-        let waits = waits_for_dependents(meta) || (meta.is_terminating() && meta.has_finalizer(FINALIZER_ORPHAN));
-        let lacks = || meta.owner_references.iter().any(|owner| self.shown(object.namespace(), owner).is_none());
-        if waits || lacks() {
-            queue.add(Self::key(kind, object));
-        }
-    }
-
-    fn observe_change(&self, change: &Change, queue: &Queue<Key>) {
-        let kind = change.kind;
-        let view = |object: &Option<ObjectRef>| {
-            object.as_ref().and_then(|object| {
-                let view = object.view_or_log::<AnyView<'_>>()?;
-                let meta = &view.metadata;
-                Some((format!("{:?}", meta.owner_references), meta.is_terminating(), format!("{:?}", meta.finalizers)))
-            })
-        };
-        match (&change.previous, &change.current) {
-            // Leases are renewed all the time, and never change owners.
-            (Some(_), Some(_)) if kind == Kind::Lease => {}
-            (_, Some(object)) => {
-                if view(&change.previous) == view(&change.current) {
-                    return;
-                }
-                self.observe_object(kind, object, queue);
-                let before = change.previous.as_ref().and_then(ObjectRef::view_or_log::<AnyView<'_>>);
-                let after = object.view_or_log::<AnyView<'_>>();
-                if let (Some(before), Some(after)) = (before, after) {
-                    self.observe_unblocked(object, &before.metadata, Some(&after.metadata), queue);
-                }
-            }
-            (Some(object), None) => {
-                let Some(view) = object.view_or_log::<AnyView<'_>>() else { return };
-                for (kind, dependent) in self.dependents(&view.metadata.uid) {
-                    queue.add(Self::key(kind, &dependent));
-                }
-                self.observe_unblocked(object, &view.metadata, None, queue);
-            }
-            (None, None) => {}
-        }
-    }
-
-    /// Adds owners that wait for their dependents, and whom this one blocks no more: it is deleted, or names them no more.
-    fn observe_unblocked(
-        &self,
-        object: &ObjectRef,
-        before: &ObjectMeta<'_>,
-        after: Option<&ObjectMeta<'_>>,
-        queue: &Queue<Key>,
-    ) {
-        let still_blocks = |uid: &str| {
-            let owners = after.iter().flat_map(|after| &after.owner_references);
-            owners.into_iter().any(|owner| *owner.uid == *uid && owner.block_owner_deletion)
-        };
-        for owner in before.owner_references.iter().filter(|owner| owner.block_owner_deletion) {
-            if still_blocks(&owner.uid) {
-                continue;
-            }
-            if let Some((kind, owner)) = self.shown(object.namespace(), owner)
-                && owner.view_or_log::<AnyView<'_>>().is_some_and(|view| waits_for_dependents(&view.metadata))
-            {
-                queue.add(Self::key(kind, &owner));
-            }
-        }
-    }
-
     async fn owner(&self, namespace: &str, owner: &OwnerReference<'_>) -> Result<Owner, WriteError> {
-        if let Some((_, object)) = self.shown(namespace, owner) {
+        if let Some((_, object)) = self.graph.shown(namespace, owner) {
             let view = object.view_or_log::<AnyView<'_>>();
             let waits = owner.block_owner_deletion && view.is_some_and(|view| waits_for_dependents(&view.metadata));
             return Ok(if waits { Owner::Waiting } else { Owner::Solid });
@@ -294,7 +230,7 @@ impl Garbage {
         if self.absent.lock().contains(&coordinates) {
             return Ok(Owner::Absent);
         }
-        if Kind::find(&owner.api_version, &owner.kind).is_none() {
+        if self.graph.resource(owner).is_none() {
             // Before it is asked for: what is deleted after that is noticed.
             self.follow(&resource);
         }
@@ -320,10 +256,13 @@ impl Garbage {
 
     /// How the API serves an owner's kind, and whether its objects live in namespaces.
     async fn resource(&self, owner: &OwnerReference<'_>) -> Result<Option<(ApiResource, bool)>, WriteError> {
-        if let Some(kind) = Kind::find(&owner.api_version, &owner.kind) {
-            return Ok(Some((kind.resource(), kind.is_namespaced())));
-        }
+        let known = self.graph.resource(owner);
         let (group, version) = owner.api_version.split_once('/').unwrap_or(("", &owner.api_version));
+        match known {
+            Some(Resource::Known(kind)) => return Ok(Some((kind.resource(), kind.is_namespaced()))),
+            Some(Resource::Custom(custom)) => return Ok(Some((custom.resource_in(version), custom.is_namespaced))),
+            None => {}
+        }
         let gvk = GroupVersionKind::gvk(group, version, &owner.kind);
         let served = self.served.known(self.context.writer.discover()).await?;
         let found = served.resolve_gvk(&gvk);
@@ -331,7 +270,7 @@ impl Garbage {
     }
 
     /// Looks at an object by its owners.
-    async fn settle(&self, kind: Kind, object: &ObjectRef, meta: &ObjectMeta<'_>) -> Result<Next, ReconcileError> {
+    async fn settle(&self, kind: &Resource, object: &ObjectRef, meta: &ObjectMeta<'_>) -> Result<Next, ReconcileError> {
         if meta.is_terminating() {
             return Ok(Next::OnChange);
         }
@@ -345,7 +284,7 @@ impl Garbage {
         }
         match judge(&owners) {
             Verdict::Keep => {
-                let is_shown = |owner| self.shown(object.namespace(), owner).is_some();
+                let is_shown = |owner| self.graph.shown(object.namespace(), owner).is_some();
                 let are_shown = owners.contains(&Owner::Unresolvable) || meta.owner_references.iter().all(is_shown);
                 Ok(if are_shown { Next::OnChange } else { Next::After(UNSHOWN_PERIOD) })
             }
@@ -374,7 +313,13 @@ impl Garbage {
         }
     }
 
-    fn warn_of_namespace(&self, kind: Kind, object: &ObjectRef, meta: &ObjectMeta<'_>, owner: &OwnerReference<'_>) {
+    fn warn_of_namespace(
+        &self,
+        kind: &Resource,
+        object: &ObjectRef,
+        meta: &ObjectMeta<'_>,
+        owner: &OwnerReference<'_>,
+    ) {
         let OwnerReference { api_version, kind: owner_kind, name, .. } = owner;
         let message = format!(
             "ownerRef {api_version} {owner_kind} {name} does not exist in namespace \"\": an object of the cluster cannot have \
@@ -385,7 +330,7 @@ impl Garbage {
     }
 
     /// Takes references to owners out of an object.
-    async fn release(&self, kind: Kind, object: &ObjectRef, owners: &[&str]) -> Result<Next, ReconcileError> {
+    async fn release(&self, kind: &Resource, object: &ObjectRef, owners: &[&str]) -> Result<Next, ReconcileError> {
         let value = object.value()?;
         let metadata = &value["metadata"];
         let kept = metadata["ownerReferences"].as_array().into_iter().flatten();
@@ -399,10 +344,10 @@ impl Garbage {
     }
 
     /// An owner whose dependents lose their references before it goes.
-    async fn orphan(&self, kind: Kind, object: &ObjectRef, meta: &ObjectMeta<'_>) -> Result<Next, ReconcileError> {
+    async fn orphan(&self, kind: &Resource, object: &ObjectRef, meta: &ObjectMeta<'_>) -> Result<Next, ReconcileError> {
         let mut next = Next::OnChange;
         for (kind, dependent) in self.dependents(&meta.uid) {
-            next = next.or(self.release(kind, &dependent, &[&meta.uid]).await?);
+            next = next.or(self.release(&kind, &dependent, &[&meta.uid]).await?);
         }
         match next {
             Next::OnChange => self.finish(kind, object, FINALIZER_ORPHAN).await,
@@ -411,13 +356,23 @@ impl Garbage {
     }
 
     /// An owner whose dependents go before it does.
-    async fn foreground(&self, kind: Kind, object: &ObjectRef, meta: &ObjectMeta<'_>) -> Result<Next, ReconcileError> {
+    async fn foreground(
+        &self,
+        kind: &Resource,
+        object: &ObjectRef,
+        meta: &ObjectMeta<'_>,
+    ) -> Result<Next, ReconcileError> {
         let (mut is_blocked, mut next) = (false, Next::OnChange);
         for (dependent_kind, dependent) in self.dependents(&meta.uid) {
             let view: AnyView<'_> = dependent.view()?;
-            if view.metadata.owner_references.iter().any(|owner| blocks(owner, &dependent, kind, object, &meta.uid)) {
+            if view
+                .metadata
+                .owner_references
+                .iter()
+                .any(|owner| self.graph.blocks(owner, &dependent, kind, object, &meta.uid))
+            {
                 is_blocked = true;
-                next = next.or(self.settle(dependent_kind, &dependent, &view.metadata).await?);
+                next = next.or(self.settle(&dependent_kind, &dependent, &view.metadata).await?);
                 if !view.metadata.is_terminating() {
                     next = next.or(Next::After(BLOCKED_RETRY));
                 }
@@ -431,7 +386,7 @@ impl Garbage {
     }
 
     /// Takes a finalizer off an owner that has waited.
-    async fn finish(&self, kind: Kind, object: &ObjectRef, finalizer: &str) -> Result<Next, ReconcileError> {
+    async fn finish(&self, kind: &Resource, object: &ObjectRef, finalizer: &str) -> Result<Next, ReconcileError> {
         let value = object.value()?;
         let metadata = &value["metadata"];
         let kept = metadata["finalizers"].as_array().into_iter().flatten();
@@ -442,15 +397,6 @@ impl Garbage {
         let is_written = self.context.writer.merge(kind, (object.namespace(), object.name()), &patch).await?;
         Ok(if is_written { Next::OnChange } else { Next::After(CONFLICT_RETRY) })
     }
-}
-
-/// Everything that names this uid as an owner.
-fn dependents(reader: &dyn Reader, uid: &str) -> Vec<(Kind, ObjectRef)> {
-    let of_kind = |kind: &Kind| {
-        let found = reader.by_field(*kind, Field::OwnerUid, uid);
-        found.into_iter().map(|object| (*kind, object)).collect::<Vec<_>>()
-    };
-    COLLECTED.iter().flat_map(of_kind).collect()
 }
 
 /// The uids of what is deleted of any of the kinds that come in.
@@ -471,16 +417,6 @@ fn waits_for_dependents(meta: &ObjectMeta<'_>) -> bool {
     meta.is_terminating() && meta.has_finalizer(FINALIZER_FOREGROUND)
 }
 
-/// Whether a dependent's reference makes this object wait. One that is wrong in anything would hold it for good: what becomes
-/// of such a dependent is decided by others.
-fn blocks(owner: &OwnerReference<'_>, dependent: &ObjectRef, kind: Kind, object: &ObjectRef, uid: &str) -> bool {
-    owner.block_owner_deletion
-        && *owner.uid == *uid
-        && *owner.name == *object.name()
-        && Kind::find(&owner.api_version, &owner.kind) == Some(kind)
-        && (object.namespace().is_empty() || dependent.namespace() == object.namespace())
-}
-
 impl Reconciler for Garbage {
     type Key = Key;
 
@@ -493,42 +429,56 @@ impl Reconciler for Garbage {
     }
 
     fn observe(&self, event: &Event, queue: &Queue<Key>) {
+        let mut add = |key: Key| queue.add(key);
         match event {
-            Event::Listed(Kind::CustomResourceDefinition, _)
-            | Event::Changed(Change { kind: Kind::CustomResourceDefinition, .. }) => self.served.forget(),
-            Event::Listed(listed, _) => {
-                // A list that comes again means that changes were missed: owners of this kind may have been deleted unseen.
-                let is_first = self.listed.lock().insert(*listed);
-                for kind in COLLECTED.iter().copied().filter(|kind| !is_first || kind == listed) {
-                    self.context.reader.list(kind, None).for_each(|object| self.observe_object(kind, &object, queue));
-                }
+            Event::Listed(Kind::CustomResourceDefinition, definitions) => {
+                self.served.forget();
+                let customs = definitions.iter().filter_map(|one| Some((one.name().into(), defined(one)?)));
+                self.definitions.send_replace(customs.collect());
             }
-            Event::Changed(change) => self.observe_change(change, queue),
+            Event::Changed(Change { kind: Kind::CustomResourceDefinition, previous, current }) => {
+                self.served.forget();
+                self.definitions.send_if_modified(|definitions| match (previous, current) {
+                    (_, Some(one)) if let Some(custom) = defined(one) => {
+                        definitions.insert(one.name().into(), custom.clone()) != Some(custom)
+                    }
+                    (_, Some(one)) | (Some(one), None) => definitions.remove(one.name()).is_some(),
+                    (None, None) => false,
+                });
+            }
+            Event::Listed(kind, objects) => self.graph.observe_list(&Resource::Known(*kind), objects, &mut add),
+            Event::Changed(Change { kind, previous, current }) => {
+                self.graph.observe_change(&Resource::Known(*kind), previous.as_ref(), current.as_ref(), &mut add);
+            }
         }
     }
 
     fn nudges(&self) -> BoxStream<'static, Key> {
         let Some(deletions_rx) = self.deletions_rx.lock().take() else { return futures::stream::pending().boxed() };
-        let reader = self.context.reader.clone();
-        let keys = move |uid: String| {
-            let found = dependents(&*reader, &uid).into_iter().map(|(kind, object)| Self::key(kind, &object));
-            futures::stream::iter(found.collect::<Vec<_>>())
-        };
-        merge(deletions_rx).flat_map(keys).boxed()
+        let graph = self.graph.clone();
+        let of_deleted = merge(deletions_rx).map(move |uid: String| {
+            graph.dependents(&uid).iter().map(|(resource, object)| graph::key(resource, object)).collect()
+        });
+        let follower = Follower::new(self.graph.clone(), self.definitions.subscribe());
+        let of_customs =
+            futures::stream::unfold(follower, |mut follower| async move { Some((follower.next().await?, follower)) });
+        let both: SelectAll<BoxStream<'static, Vec<Key>>> =
+            [of_deleted.boxed(), of_customs.boxed()].into_iter().collect();
+        both.map(futures::stream::iter).flatten().boxed()
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Next, ReconcileError> {
         let (kind, namespace, name) = key;
-        let Some(object) = self.context.reader.get(*kind, namespace, name) else { return Ok(Next::OnChange) };
+        let Some(object) = self.graph.get(kind, namespace, name) else { return Ok(Next::OnChange) };
         let view: AnyView<'_> = object.view()?;
         let meta = &view.metadata;
         if meta.is_terminating() && meta.has_finalizer(FINALIZER_ORPHAN) {
-            return self.orphan(*kind, &object, meta).await;
+            return self.orphan(kind, &object, meta).await;
         }
         if waits_for_dependents(meta) {
-            return self.foreground(*kind, &object, meta).await;
+            return self.foreground(kind, &object, meta).await;
         }
-        self.settle(*kind, &object, meta).await
+        self.settle(kind, &object, meta).await
     }
 }
 

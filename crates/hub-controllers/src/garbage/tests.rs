@@ -38,7 +38,7 @@ async fn dependent_of_press() -> (TestApi, Garbage, Key) {
     let uid = api.gadget("default", "press").await.metadata.uid.unwrap();
     api.make(Kind::ConfigMap, config_map("of-press", &press(&uid))).await;
     let garbage = Garbage::new(api.context.clone());
-    let key = (Kind::ConfigMap, "default".into(), "of-press".into());
+    let key = (Kind::ConfigMap.into(), "default".into(), "of-press".into());
     (api, garbage, key)
 }
 
@@ -57,7 +57,7 @@ async fn what_an_owner_of_a_custom_kind_leaves_behind_is_found_in_time() {
 async fn a_kind_that_is_defined_later_is_found() {
     let api = TestApi::start().await;
     let garbage = Garbage::new(api.context.clone());
-    let key = (Kind::ConfigMap, "default".into(), "of-nobody".into());
+    let key = (Kind::ConfigMap.into(), "default".into(), "of-nobody".into());
     api.make(Kind::ConfigMap, config_map("of-nobody", &press("no-such-uid"))).await;
     assert_eq!(garbage.reconcile(&key).await.unwrap(), Next::After(UNSHOWN_PERIOD), "nobody serves its owner's kind");
     api.define_gadgets().await;
@@ -95,7 +95,7 @@ async fn an_object_that_changed_since_it_was_judged_is_judged_anew() {
     let patch = json!({"metadata": {"ownerReferences": null}});
     api.context.writer.merge(Kind::ConfigMap, ("default", "one"), &patch).await.unwrap();
     let view: AnyView<'_> = judged.view().unwrap();
-    let next = garbage.settle(Kind::ConfigMap, &judged, &view.metadata).await.unwrap();
+    let next = garbage.settle(&Kind::ConfigMap.into(), &judged, &view.metadata).await.unwrap();
     assert_eq!(next, Next::After(CONFLICT_RETRY));
     assert!(api.find(Kind::ConfigMap, "default", "one").await.is_some());
 }

@@ -28,7 +28,7 @@ mod store_reader;
 pub(crate) use controller::{Next, Reconciler};
 pub(crate) use expectations::Expectations;
 pub(crate) use queue::Queue;
-pub use reader::{Change, Event, Field, ObjectRef, ReadObjectError, Reader, Subscription};
+pub use reader::{Change, CustomEvent, Event, Field, ObjectRef, ReadObjectError, Reader, Subscription};
 pub use reflector::Reflector;
 pub use status::{ControllerError, ControllerStatus, StatusRegistry};
 pub use store_reader::StoreReader;

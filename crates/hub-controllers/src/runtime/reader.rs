@@ -10,7 +10,7 @@ use kube::core::ApiResource;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::kinds::Kind;
+use crate::kinds::{CustomResource, Kind};
 use crate::views::{AnyView, PodSpecView};
 
 /// A field by whose exact value objects are found.
@@ -44,6 +44,30 @@ pub trait Reader: Send + Sync + 'static {
         None
     }
 
+    /// One object of what somebody has defined. A reader that keeps the kinds of ours only shows none.
+    fn get_custom(&self, resource: &CustomResource, namespace: &str, name: &str) -> Option<ObjectRef> {
+        let _ = (resource, namespace, name);
+        None
+    }
+
+    /// All such objects.
+    fn list_custom(&self, resource: &CustomResource) -> Vec<ObjectRef> {
+        let _ = resource;
+        Vec::new()
+    }
+
+    /// Such objects with this uid among their owners.
+    fn custom_by_owner(&self, resource: &CustomResource, uid: &str) -> Vec<ObjectRef> {
+        let _ = (resource, uid);
+        Vec::new()
+    }
+
+    /// All such objects, and every change after that; `None` where nobody notices them.
+    fn subscribe_custom(&self, resource: &CustomResource) -> Option<BoxStream<'static, CustomEvent>> {
+        let _ = resource;
+        None
+    }
+
     /// Whether the kind's first whole list is there.
     fn has_synced(&self, kind: Kind) -> bool;
 
@@ -61,6 +85,15 @@ pub enum Event {
     Listed(Kind, Arc<[ObjectRef]>),
     /// One object changed.
     Changed(Change),
+}
+
+/// What a subscription to what somebody has defined yields.
+#[derive(Clone, Debug)]
+pub enum CustomEvent {
+    /// All objects; whatever was there before and is not among them is deleted.
+    Listed(Arc<[ObjectRef]>),
+    /// One object changed: the versions before and after.
+    Changed(Option<ObjectRef>, Option<ObjectRef>),
 }
 
 /// One change of one object. At least one version is there: only `current` when it was created, only `previous` when it

@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use futures::StreamExt as _;
 use futures::stream::BoxStream;
+use futures::{Stream, StreamExt as _};
 use kube::core::ApiResource;
 use machinery_store::{Key, Revision, Store, Watch, WatchEnded};
 
-use super::reader::{Change, Event, Field, ObjectRef, Reader, Subscription};
-use crate::kinds::Kind;
+use super::reader::{Change, CustomEvent, Event, Field, ObjectRef, Reader, Subscription};
+use crate::kinds::{CustomResource, Kind};
 use crate::views::AnyView;
 
 /// What the API server calls the fields: uids of owners in every object, `spec.nodeName` of pods and, by their definition, of
@@ -35,7 +35,7 @@ impl Reader for StoreReader {
     }
 
     fn list(&self, kind: Kind, namespace: Option<&str>) -> Box<dyn Iterator<Item = ObjectRef> + Send + '_> {
-        let (items, _) = list(&self.store, kind, namespace);
+        let (items, _) = list(&self.store, kind.store_key(), namespace);
         Box::new(items.into_iter())
     }
 
@@ -49,13 +49,30 @@ impl Reader for StoreReader {
     }
 
     fn subscribe(&self, kind: Kind) -> Subscription {
-        let follow = Follow::new(self.store.clone(), kind);
-        futures::stream::unfold(follow, |mut follow| async move {
-            let batch = follow.next().await?;
-            Some((futures::stream::iter(batch), follow))
-        })
-        .flatten()
-        .boxed()
+        let events = follow(self.store.clone(), kind.store_key().to_owned());
+        events
+            .map(move |event| match event {
+                CustomEvent::Listed(objects) => Event::Listed(kind, objects),
+                CustomEvent::Changed(previous, current) => Event::Changed(Change { kind, previous, current }),
+            })
+            .boxed()
+    }
+
+    fn get_custom(&self, resource: &CustomResource, namespace: &str, name: &str) -> Option<ObjectRef> {
+        self.store.get(&Key::new(&resource.store_key(), namespace, name)).map(ObjectRef::stored)
+    }
+
+    fn list_custom(&self, resource: &CustomResource) -> Vec<ObjectRef> {
+        list(&self.store, &resource.store_key(), None).0
+    }
+
+    fn custom_by_owner(&self, resource: &CustomResource, uid: &str) -> Vec<ObjectRef> {
+        let snapshot = self.store.snapshot(&resource.store_key());
+        snapshot.iter_where((OWNER_UID, uid), None, None).cloned().map(ObjectRef::stored).collect()
+    }
+
+    fn subscribe_custom(&self, resource: &CustomResource) -> Option<BoxStream<'static, CustomEvent>> {
+        Some(follow(self.store.clone(), resource.store_key()).boxed())
     }
 
     fn deletions(&self, resource: &ApiResource) -> Option<BoxStream<'static, String>> {
@@ -87,8 +104,8 @@ impl Reader for StoreReader {
     }
 }
 
-fn list(store: &Store, kind: Kind, namespace: Option<&str>) -> (Vec<ObjectRef>, Revision) {
-    let range = store.range(kind.store_key(), namespace, None, None, None);
+fn list(store: &Store, key: &str, namespace: Option<&str>) -> (Vec<ObjectRef>, Revision) {
+    let range = store.range(key, namespace, None, None, None);
     let range = range.expect("a list at the current revision cannot have expired");
     (range.items.into_iter().map(ObjectRef::stored).collect(), range.revision)
 }
@@ -101,43 +118,47 @@ fn deleted_uid(change: &machinery_store::Change) -> Option<String> {
     object.view_or_log::<AnyView<'_>>().map(|view| view.metadata.uid.to_string())
 }
 
-/// Follows one kind: a list, then changes, and a list again should changes be missed.
+/// A list of a resource, then changes, and a list again should changes be missed.
+fn follow(store: Store, key: String) -> impl Stream<Item = CustomEvent> + Send + 'static {
+    let follow = Follow { store, key, watch: None };
+    futures::stream::unfold(follow, |mut follow| async move {
+        let batch = follow.next().await?;
+        Some((futures::stream::iter(batch), follow))
+    })
+    .flatten()
+}
+
 struct Follow {
     store: Store,
-    kind: Kind,
+    key: String,
     watch: Option<Watch>,
 }
 
 impl Follow {
-    fn new(store: Store, kind: Kind) -> Self {
-        Self { store, kind, watch: None }
-    }
-
     /// The next events, at least one; `None` when the store is closed.
-    async fn next(&mut self) -> Option<Vec<Event>> {
+    async fn next(&mut self) -> Option<Vec<CustomEvent>> {
         loop {
             let Some(watch) = &mut self.watch else {
-                let (items, revision) = list(&self.store, self.kind, None);
+                let (items, revision) = list(&self.store, &self.key, None);
                 // The list's revision has expired by now if the window is tiny: list again.
-                if let Ok(watch) = self.store.watch(self.kind.store_key(), revision) {
+                if let Ok(watch) = self.store.watch(&self.key, revision) {
                     self.watch = Some(watch);
-                    return Some(vec![Event::Listed(self.kind, items.into())]);
+                    return Some(vec![CustomEvent::Listed(items.into())]);
                 }
                 tokio::task::yield_now().await;
                 continue;
             };
             match watch.next().await {
                 Ok(batch) => {
-                    let kind = self.kind;
                     let changes = batch.changes.iter().map(|change| {
                         let is_deleted = change.kind == machinery_store::ChangeKind::Delete;
                         let object = ObjectRef::stored(change.object.clone());
                         let before = change.previous.clone().map(ObjectRef::stored);
-                        Event::Changed(match is_deleted {
+                        match is_deleted {
                             // The last bytes say what the deletion itself changed.
-                            true => Change { kind, previous: before.or(Some(object)), current: None },
-                            false => Change { kind, previous: before, current: Some(object) },
-                        })
+                            true => CustomEvent::Changed(before.or(Some(object)), None),
+                            false => CustomEvent::Changed(before, Some(object)),
+                        }
                     });
                     return Some(changes.collect());
                 }

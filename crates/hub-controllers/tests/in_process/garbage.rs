@@ -249,3 +249,115 @@ async fn a_wrong_reference_in_another_namespace_says_nothing_of_the_owner() {
     stays(&hub, Kind::ConfigMap, ("default", "right")).await;
     hub.stop().await;
 }
+
+/// A Gadget that is owned by this.
+async fn owned_gadget(hub: &Hub, name: &str, api_version: &str, kind: &str, owner: (&str, &str), hold: bool) -> String {
+    let (gadgets, resource) = gadgets(hub);
+    let mut gadget = DynamicObject::new(name, &resource);
+    let reference = json!({
+        "apiVersion": api_version, "kind": kind, "name": owner.0, "uid": owner.1, "blockOwnerDeletion": true,
+    });
+    gadget.metadata.owner_references = Some(vec![serde_json::from_value(reference).expect("a reference")]);
+    gadget.metadata.finalizers = hold.then(|| vec!["example.com/hold".to_owned()]);
+    let created = gadgets.create(&PostParams::default(), &gadget).await.expect("the API takes it");
+    created.metadata.uid.expect("it has a uid")
+}
+
+async fn gadget_with(hub: &Hub, name: &str, holds: impl Fn(Option<&DynamicObject>) -> bool) {
+    let (gadgets, _) = gadgets(hub);
+    let mut last = None;
+    for _ in 0..3000 {
+        last = gadgets.get_opt(name).await.expect("the API answers");
+        if holds(last.as_ref()) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("the gadget {name} did not come to be so in a minute; last seen: {last:?}");
+}
+
+async fn release_gadget(hub: &Hub, name: &str) {
+    let patch = kube::api::Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    gadgets(hub).0.patch(name, &kube::api::PatchParams::default(), &patch).await.expect("the API takes it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn custom_objects_go_with_their_owners() {
+    let mut hub = Hub::start().await;
+    hub.make(Kind::CustomResourceDefinition, gadget_definition()).await;
+    let owner = map(&hub, "owner", &[], json!([])).await;
+    let other = map(&hub, "other", &[], json!([])).await;
+    let uid = |object: &Value| object["metadata"]["uid"].as_str().expect("a uid").to_owned();
+    let press = owned_gadget(&hub, "press", "v1", "ConfigMap", ("owner", &uid(&owner)), false).await;
+    owned_gadget(&hub, "wheel", "example.org/v1", "Gadget", ("press", &press), false).await;
+    owned_gadget(&hub, "kept", "v1", "ConfigMap", ("other", &uid(&other)), false).await;
+    hub.settled().await;
+    delete(&hub, Kind::ConfigMap, &owner, PropagationPolicy::Background).await;
+    gadget_with(&hub, "press", |gadget| gadget.is_none()).await;
+    gadget_with(&hub, "wheel", |gadget| gadget.is_none()).await;
+    // One that comes too late finds no owner.
+    owned_gadget(&hub, "late", "v1", "ConfigMap", ("owner", &uid(&owner)), false).await;
+    gadget_with(&hub, "late", |gadget| gadget.is_none()).await;
+    // And one that lost its owner while nobody looked.
+    hub.settled().await;
+    gadget_with(&hub, "kept", |gadget| gadget.is_some()).await;
+    hub.stop_controllers().await;
+    delete(&hub, Kind::ConfigMap, &other, PropagationPolicy::Background).await;
+    hub.start_controllers(crate::hub::Source::Store).await;
+    gadget_with(&hub, "kept", |gadget| gadget.is_none()).await;
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn custom_owners_wait_for_their_dependents_or_release_them() {
+    let hub = Hub::start().await;
+    hub.make(Kind::CustomResourceDefinition, gadget_definition()).await;
+    hub.settled().await;
+    let uid = |gadget: &DynamicObject| gadget.metadata.uid.clone().expect("a uid");
+    let press = gadget(&hub, "press").await;
+    owned_gadget(&hub, "wheel", "example.org/v1", "Gadget", ("press", &uid(&press)), true).await;
+    gadgets(&hub).0.delete("press", &DeleteParams::foreground()).await.expect("the API takes it");
+    gadget_with(&hub, "wheel", |wheel| wheel.is_some_and(|wheel| wheel.metadata.deletion_timestamp.is_some())).await;
+    hub.settled().await;
+    gadget_with(&hub, "press", |press| {
+        press.is_some_and(|press| press.metadata.finalizers.as_deref() == Some(&["foregroundDeletion".to_owned()]))
+    })
+    .await;
+    release_gadget(&hub, "wheel").await;
+    gadget_with(&hub, "press", |press| press.is_none()).await;
+
+    let lathe = gadget(&hub, "lathe").await;
+    owned_gadget(&hub, "belt", "example.org/v1", "Gadget", ("lathe", &uid(&lathe)), false).await;
+    gadgets(&hub)
+        .0
+        .delete(
+            "lathe",
+            &DeleteParams { propagation_policy: Some(PropagationPolicy::Orphan), ..DeleteParams::default() },
+        )
+        .await
+        .expect("the API takes it");
+    gadget_with(&hub, "lathe", |lathe| lathe.is_none()).await;
+    gadget_with(&hub, "belt", |belt| {
+        belt.is_some_and(|belt| belt.metadata.owner_references.as_ref().is_none_or(Vec::is_empty))
+    })
+    .await;
+    hub.settled().await;
+    gadget_with(&hub, "belt", |belt| belt.is_some_and(|belt| belt.metadata.deletion_timestamp.is_none())).await;
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kind_that_is_defined_anew_is_followed_anew() {
+    let hub = Hub::start().await;
+    for _ in 0..2 {
+        let definition = hub.make(Kind::CustomResourceDefinition, gadget_definition()).await;
+        let owner = map(&hub, "owner", &[], json!([])).await;
+        let uid = owner["metadata"]["uid"].as_str().expect("a uid");
+        owned_gadget(&hub, "press", "v1", "ConfigMap", ("owner", uid), false).await;
+        delete(&hub, Kind::ConfigMap, &owner, PropagationPolicy::Background).await;
+        gadget_with(&hub, "press", |gadget| gadget.is_none()).await;
+        hub.admin.delete(Kind::CustomResourceDefinition, &definition, None).await.expect("the API deletes it");
+        hub.eventually(Kind::CustomResourceDefinition, ("", "gadgets.example.org"), |one| one.is_none()).await;
+    }
+    hub.stop().await;
+}
