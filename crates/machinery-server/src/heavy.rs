@@ -2,7 +2,8 @@
 //!
 //! A body costs many times its size while it is decoded, merged, checked and encoded; so does the stored object that it
 //! changes. Sixty-four large patches of one node at a time would take more memory than a small hub has: of heavy writes an
-//! identity has one at a time, and there are few in all.
+//! identity has one at a time, and there are few in all. A body of 250 KiB that is eighty thousand times `{}` costs as much
+//! as one of many MiB, so what counts is bytes or values, whichever is more; and of values a body has a bounded number.
 //!
 //! Changes of one object that are computed at the same time are nearly all computed again, as one of them is first. Sixty-four
 //! of them would be six hundred; so of those that are not trusted an identity makes one at a time.
@@ -13,8 +14,80 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::Identity;
+use crate::bodies::is_weak;
+
 /// Writes with more bytes, in body and stored object, are heavy. Nearly all of an honest fleet are far below.
 pub(crate) const HEAVY_BYTES: usize = 256 * 1024;
+
+/// What a value counts as, were it ever so short: decoded, with what its kind adds to it, `{}` takes several hundred bytes,
+/// and there are a few copies at a time. Four thousand values make a write heavy; a large pod has five hundred.
+const VALUE_BYTES: usize = 64;
+
+/// Values that nodes and tokens may send in one body. All that they write is bounded by its bytes when it is known
+/// ([admission](crate::Admission)), which for sound objects is fewer than these.
+const WEAK_VALUES_MAX: usize = 16 * 1024;
+
+/// Values that anybody may send in one body; a definition of a megabyte has some fifty thousand.
+const VALUES_MAX: usize = 256 * 1024;
+
+/// Values that an identity may send in one body.
+pub(crate) fn values_max(identity: &Identity) -> usize {
+    if is_weak(identity) { WEAK_VALUES_MAX } else { VALUES_MAX }
+}
+
+/// How heavy a body or a stored object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Weight {
+    bytes: usize,
+    /// What it has at most; the decoder of YAML counts them itself ([`crate::negotiate::yaml`]).
+    pub(crate) values: usize,
+}
+
+impl Weight {
+    /// Of a body of a media type.
+    pub(crate) fn of_body(media: &str, body: &[u8]) -> Self {
+        let values = match media {
+            // A value of no bytes takes two: which field it is, and its length.
+            "application/vnd.kubernetes.protobuf" => body.len() / 2,
+            media if media.contains("yaml") => {
+                1 + body.iter().filter(|byte| matches!(byte, b'\n' | b',' | b'{' | b'[')).count()
+            }
+            _ => json_values(body),
+        };
+        Self { bytes: body.len(), values }
+    }
+
+    /// Of a stored object.
+    pub(crate) fn of_object(json: &[u8]) -> Self {
+        Self { bytes: json.len(), values: json_values(json) }
+    }
+
+    /// Both together.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self { bytes: self.bytes + other.bytes, values: self.values + other.values }
+    }
+
+    fn is_heavy(self) -> bool {
+        self.bytes.max(self.values.saturating_mul(VALUE_BYTES)) > HEAVY_BYTES
+    }
+}
+
+/// How many values a JSON text has at most: each but the first comes behind a comma or is the first of a list or object.
+/// Text that is none is rejected by the decoder, after as many values at most.
+fn json_values(text: &[u8]) -> usize {
+    let (mut values, mut is_text, mut is_escaped) = (1, false, false);
+    for byte in text {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_text => is_escaped = true,
+            b'"' => is_text = !is_text,
+            b',' | b'{' | b'[' if !is_text => values += 1,
+            _ => {}
+        }
+    }
+    values
+}
 
 /// Heavy writes worked on at a time.
 const HEAVY_MAX: usize = 2;
@@ -74,9 +147,9 @@ impl Heavy {
         Self { all: Arc::new(Semaphore::new(HEAVY_MAX)), own: Turns::default() }
     }
 
-    /// Waits for the turn of a write of `bytes`; light ones do not wait.
-    pub(crate) async fn turn(&self, user: &str, bytes: usize) -> Option<HeavyTurn> {
-        if bytes <= HEAVY_BYTES {
+    /// Waits for the turn of a write; light ones do not wait.
+    pub(crate) async fn turn(&self, user: &str, weight: Weight) -> Option<HeavyTurn> {
+        if !weight.is_heavy() {
             return None;
         }
         let _own = self.own.take(user.to_owned()).await;
@@ -94,7 +167,9 @@ mod tests {
     #[tokio::test]
     async fn one_identity_has_one_heavy_write_at_a_time_and_leaves_a_place_to_others() {
         let heavy = Heavy::new();
-        let is_waiting = |user: &'static str, bytes: usize| futures::FutureExt::now_or_never(heavy.turn(user, bytes));
+        let is_waiting = |user: &'static str, bytes: usize| {
+            futures::FutureExt::now_or_never(heavy.turn(user, Weight { bytes, values: 1 }))
+        };
         let first = is_waiting("a", HEAVY_BYTES + 1).expect("the first has its turn");
         assert!(first.is_some());
         assert!(is_waiting("a", HEAVY_BYTES + 1).is_none(), "the second of one identity waits");
@@ -106,5 +181,28 @@ mod tests {
         drop(second);
         assert!(is_waiting("a", 3 << 20).is_some());
         assert!(heavy.own.0.lock().is_empty(), "identities without a heavy write are forgotten");
+    }
+
+    #[test]
+    fn many_small_values_are_as_heavy_as_many_bytes() {
+        let of = |json: &str| Weight::of_body("application/json", json.as_bytes());
+        for (json, values) in [
+            ("1", 1),
+            ("{}", 2),
+            (r#"{"a":1,"b":[2,3]}"#, 5),
+            (r#""a, b, {c} [d]""#, 1),
+            (r#"{"a":"\", {","b":"\\","c":1}"#, 4),
+        ] {
+            assert_eq!(of(json).values, values, "{json}");
+        }
+        assert!(!of(&format!("[{}]", vec!["{}"; 2000].join(","))).is_heavy());
+        assert!(of(&format!("[{}]", vec!["{}"; 2100].join(","))).is_heavy());
+        assert!(!of(&format!("\"{}\"", "{,".repeat(100_000))).is_heavy(), "a text is one value");
+        let protobuf = |bytes: usize| Weight::of_body("application/vnd.kubernetes.protobuf", &vec![b'\n'; bytes]);
+        assert!(!protobuf(8 << 10).is_heavy() && protobuf(9 << 10).is_heavy());
+        let yaml = |lines: usize| Weight::of_body("application/yaml", "- {}\n".repeat(lines).as_bytes());
+        assert!(!yaml(2000).is_heavy() && yaml(2100).is_heavy());
+        let half = Weight::of_object(format!("[{}]", vec!["0"; 2100].join(",")).as_bytes());
+        assert!(!half.is_heavy() && half.and(half).is_heavy(), "what is changed counts with the change");
     }
 }

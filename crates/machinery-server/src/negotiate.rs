@@ -124,10 +124,10 @@ pub(crate) fn content_type(headers: &HeaderMap) -> &str {
 }
 
 /// Decodes a body that holds one object.
-pub(crate) fn decode_body(headers: &HeaderMap, body: &Bytes) -> Result<Value> {
+pub(crate) fn decode_body(headers: &HeaderMap, body: &Bytes, values_max: usize) -> Result<Value> {
     match content_type(headers) {
         "" | "application/json" | "text/json" => json(body),
-        "application/yaml" | "application/x-yaml" | "text/yaml" => yaml(body),
+        "application/yaml" | "application/x-yaml" | "text/yaml" => yaml(body, values_max),
         "application/vnd.kubernetes.protobuf" => crate::protobuf::decode(body).map_err(|error| match error {
             DecodeError::Malformed(_) => ApiError::bad_request(error.to_string()),
             DecodeError::Unknown { .. } => ApiError::unsupported_media_type(error.to_string()),
@@ -156,12 +156,13 @@ const YAML_EVENT_BYTES: usize = 16;
 
 /// Decodes YAML. What aliases repeat is bounded by the size of the text: a few anchors of eight KiB, repeated eight thousand
 /// times, would be 64 MiB of an object that nobody wrote.
-pub(crate) fn yaml(body: &Bytes) -> Result<Value> {
+pub(crate) fn yaml(body: &Bytes, values_max: usize) -> Result<Value> {
     let text = std::str::from_utf8(body).map_err(|_| ApiError::bad_request("the body is not UTF-8"))?;
     let bytes_max = YAML_EXPANSION_MAX.saturating_mul(text.len().max(YAML_BYTES_MIN));
     let budget = serde_saphyr::budget! {
         max_documents: 1,
-        max_nodes: bytes_max,
+        // A key is one too.
+        max_nodes: bytes_max.min(values_max.saturating_mul(2)),
         max_total_scalar_bytes: bytes_max,
         max_recorded_anchor_events: bytes_max / YAML_EVENT_BYTES,
         max_recorded_anchor_bytes: bytes_max,

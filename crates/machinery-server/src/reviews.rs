@@ -9,6 +9,7 @@ use http::{HeaderMap, Method, Response};
 use serde_json::{Value, json};
 
 use crate::authorizer::{Authorizer as _, describe, rejection};
+use crate::heavy::values_max;
 use crate::negotiate::decode_body;
 use crate::object::text_at;
 use crate::request::ResourcePath;
@@ -45,7 +46,7 @@ pub(crate) fn answer(
     path: &ResourcePath,
 ) -> Result<Response<Body>> {
     authorize(server, identity, path)?;
-    let mut review = decode_body(headers, body)?;
+    let mut review = decode_body(headers, body, values_max(identity))?;
     if !review.is_object() {
         return Err(ApiError::bad_request("the body must be an object"));
     }

@@ -25,9 +25,9 @@ use crate::authorizer::{Union, rejection};
 use crate::bodies::{self, Bodies, LEASE_BODY_BYTES_MAX};
 use crate::dispatch::{check_path, connected, verb_of};
 use crate::flow::{Entry, Flow, FlowLimits, Lane};
-use crate::heavy::{Heavy, Turns};
+use crate::heavy::{self, Heavy, Turns};
 use crate::metrics::{self, RequestMetrics};
-use crate::negotiate::BODY_BYTES_MAX;
+use crate::negotiate::{self, BODY_BYTES_MAX};
 use crate::outgoing::{self, Outgoing};
 use crate::request::{ListOptions, Query, ResourcePath, Route};
 use crate::status::{ApiError, Reason, Result};
@@ -545,8 +545,16 @@ impl Inner {
             _ => (Bytes::new(), None),
         };
         let changed = match (verb, origin) {
-            ("create" | "update" | "patch", Origin::Peer) => body.len() + self.stored_bytes(&info, &path),
-            _ => 0,
+            ("create" | "update" | "patch", Origin::Peer) => {
+                let media = negotiate::content_type(&parts.headers);
+                let (sent, values_max) = (heavy::Weight::of_body(media, &body), heavy::values_max(identity));
+                if sent.values > values_max && !media.contains("yaml") {
+                    return Err(ApiError::too_large(format!("the body has more than {values_max} values")));
+                }
+                let stored = key_of(&info, &path).and_then(|key| self.store.get(&key));
+                Some(stored.map_or(sent, |object| sent.and(heavy::Weight::of_object(&object.bytes))))
+            }
+            _ => None,
         };
         // Before a place is taken, so that those who wait for this hold up nobody.
         let turns = async {
@@ -555,7 +563,11 @@ impl Inner {
                 Some(key) => Some(self.changes.take(format!("{}\n{key}", identity.user)).await),
                 None => None,
             };
-            (change, self.heavy.turn(&identity.user, changed).await)
+            let heavy = match changed {
+                Some(weight) => self.heavy.turn(&identity.user, weight).await,
+                None => None,
+            };
+            (change, heavy)
         };
         let turns =
             tokio::time::timeout(REQUEST_TIMEOUT, turns).await.map_err(|_| ApiError::timed_out(REQUEST_TIMEOUT))?;

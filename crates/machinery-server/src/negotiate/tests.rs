@@ -47,21 +47,21 @@ fn aggregated_discovery_is_given_to_those_who_ask_first_for_it() {
 fn json_and_yaml_say_the_same() {
     let mut yaml = HeaderMap::new();
     yaml.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/yaml; charset=utf-8"));
-    let from_yaml = decode_body(&yaml, &Bytes::from_static(b"kind: Pod\nspec:\n  ports: [1, '2']\n")).unwrap();
+    let from_yaml = decode_body(&yaml, &Bytes::from_static(b"kind: Pod\nspec:\n  ports: [1, '2']\n"), 1000).unwrap();
     assert_eq!(from_yaml, json!({"kind": "Pod", "spec": {"ports": [1, "2"]}}));
-    assert!(decode_body(&yaml, &Bytes::from_static(b"a: [")).is_err());
-    assert!(decode_body(&HeaderMap::new(), &Bytes::from_static(b"{")).is_err());
+    assert!(decode_body(&yaml, &Bytes::from_static(b"a: ["), 1000).is_err());
+    assert!(decode_body(&HeaderMap::new(), &Bytes::from_static(b"{"), 1000).is_err());
     let mut protobuf = HeaderMap::new();
     protobuf.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/vnd.kubernetes.protobuf"));
     let pod = Bytes::from_static(b"k8s\0\x0a\x09\x0a\x02v1\x12\x03Pod");
-    assert!(decode_body(&protobuf, &pod).unwrap_err().message().contains("application/json"));
+    assert!(decode_body(&protobuf, &pod, 1000).unwrap_err().message().contains("application/json"));
 }
 
 #[test]
 fn a_body_that_nests_for_ever_is_refused() {
     let deep = "[".repeat(100_000);
     assert!(json(&Bytes::from(deep.clone())).is_err());
-    assert!(yaml(&Bytes::from(deep)).is_err());
+    assert!(yaml(&Bytes::from(deep), usize::MAX).is_err());
 }
 
 proptest! {
@@ -77,7 +77,7 @@ proptest! {
 fn aliases_repeat_no_more_than_the_text_is_worth() {
     let shared = "a: &shared {cpu: 1, memory: 2}\nb: *shared\nc: *shared\n";
     let expected = json!({"cpu": 1, "memory": 2});
-    let decoded = yaml(&Bytes::from(shared)).unwrap();
+    let decoded = yaml(&Bytes::from(shared), usize::MAX).unwrap();
     assert_eq!((&decoded["b"], &decoded["c"]), (&expected, &expected));
     let large = "x".repeat(8 << 10);
     let bomb = |alias: &str, count: usize| {
@@ -89,7 +89,7 @@ fn aliases_repeat_no_more_than_the_text_is_worth() {
         ("nodes", bomb(&format!("[{}]", vec!["1"; 1000].join(",")), 2000)),
         ("a merge", bomb(&format!("{{k: \"{large}\"}}"), 8000)),
     ] {
-        let error = yaml(&Bytes::from(text)).unwrap_err();
+        let error = yaml(&Bytes::from(text), usize::MAX).unwrap_err();
         assert!(error.message().contains("YAML"), "{what}: {}", error.message());
     }
 }

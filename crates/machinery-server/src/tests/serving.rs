@@ -383,3 +383,27 @@ async fn a_node_that_changes_an_object_many_times_at_once_computes_each_change_o
     assert_eq!(computed.0.load(std::sync::atomic::Ordering::Relaxed), 64);
     assert_eq!(hub.get("/api/v1/nodes/gw-1").await.body["metadata"]["labels"]["n"], "63");
 }
+
+#[tokio::test]
+async fn a_body_of_a_node_has_a_bounded_number_of_values() {
+    let hub = Hub::start().await;
+    hub.create("/api/v1/nodes", json!({"metadata": {"name": "gw-1"}})).await;
+    let node = Identity::new("system:node:gw-1", [crate::GROUP_NODES]);
+    let images = |count: usize| format!(r#"{{"status":{{"images":[{}]}}}}"#, vec!["{}"; count].join(","));
+    let media = "application/merge-patch+json";
+    let path = "/api/v1/nodes/gw-1/status";
+    assert_eq!(hub.send(&node, "PATCH", path, media, &images(4_000)).await.code, 200);
+    let many = images(20_000);
+    let answer = hub.send(&node, "PATCH", path, media, &many).await;
+    answer.check(413, "RequestEntityTooLarge", "more than 16384 values");
+    // Of one text a value is made, whatever is in it.
+    let text = json!({"status": {"images": [{"names": ["{,".repeat(50_000)]}]}}).to_string();
+    assert_eq!(hub.send(&node, "PATCH", path, media, &text).await.code, 200);
+    // YAML is counted as it is decoded.
+    let lines = format!("metadata: {{name: gw-1}}\nstatus:\n  images:\n{}", "  - {}\n".repeat(40_000));
+    hub.send(&node, "PUT", path, "application/yaml", &lines).await.check(400, "BadRequest", "as YAML");
+    let administrator = Identity::new("selvedge-admin", [crate::GROUP_MASTERS]);
+    assert_eq!(hub.send(&administrator, "PATCH", path, media, &many).await.code, 200);
+    let answer = hub.send(&administrator, "PATCH", path, media, &images(140_000)).await;
+    answer.check(413, "RequestEntityTooLarge", "more than 262144 values");
+}

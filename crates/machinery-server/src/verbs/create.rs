@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::write::PutError;
 use crate::admission::Operation;
+use crate::heavy::values_max;
 use crate::negotiate::decode_body;
 use crate::object::{metadata, name_of, text_at, timestamp};
 use crate::request::WriteOptions;
@@ -28,7 +29,7 @@ const GENERATE_PREFIX_MAX: usize = 58;
 
 pub(crate) async fn create(context: &Context<'_>, body: &Bytes) -> Result<Response<Body>> {
     let options = WriteOptions::parse(&context.query, "CreateOptions")?;
-    let mut object = decode_body(&context.headers, body)?;
+    let mut object = decode_body(&context.headers, body, values_max(context.identity))?;
     context.check_identity(&mut object)?;
     if !text_at(&object, "/metadata/resourceVersion").is_empty() {
         return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));

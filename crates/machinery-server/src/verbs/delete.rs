@@ -13,6 +13,7 @@ use super::read::{Page, listed, page, selection};
 use super::write::{PutError, decode_stored, remove};
 use crate::admission::Operation;
 use crate::crd;
+use crate::heavy::values_max;
 use crate::negotiate::{Output, decode_body};
 use crate::object::{
     Encoded, OWNER_UID_FIELD, is_terminating, metadata, name_of, text_at, timestamp, uid_of, with_revision,
@@ -161,7 +162,7 @@ fn set_finalizer(object: &mut Value, propagation: Propagation) {
 fn options(context: &Context<'_>, body: &Bytes) -> Result<(DeleteOptions, WriteOptions)> {
     let mut options = DeleteOptions::default();
     if !body.iter().all(u8::is_ascii_whitespace) {
-        let decoded = decode_body(&context.headers, body)?;
+        let decoded = decode_body(&context.headers, body, values_max(context.identity))?;
         if !decoded.is_null() {
             options = serde_json::from_value(decoded)
                 .map_err(|error| ApiError::bad_request(format!("error decoding DeleteOptions: {error}")))?;

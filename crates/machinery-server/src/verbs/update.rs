@@ -11,6 +11,7 @@ use super::delete::undefine;
 use super::write::{PutError, decode_stored, remove};
 use crate::admission::Operation;
 use crate::crd;
+use crate::heavy::values_max;
 use crate::negotiate::decode_body;
 use crate::object::{is_terminating, metadata, name_of, text_at, timestamp, uid_of};
 use crate::reindex::{reindex_all, reselected};
@@ -23,7 +24,7 @@ const TRIES: usize = 10;
 
 pub(crate) async fn update(context: &Context<'_>, body: &Bytes) -> Result<Response<Body>> {
     let options = WriteOptions::parse(&context.query, "UpdateOptions")?;
-    let mut sent = decode_body(&context.headers, body)?;
+    let mut sent = decode_body(&context.headers, body, values_max(context.identity))?;
     context.check_identity(&mut sent)?;
     match name_of(&sent) {
         "" => drop(metadata(&mut sent).insert("name".to_owned(), context.name().into())),
