@@ -15,4 +15,5 @@ mod observe;
 mod pods;
 mod recorded;
 mod snapshots;
+mod terminal;
 mod up;
