@@ -71,6 +71,8 @@ pub(crate) enum JoinError {
     Request(#[source] HubError),
     #[error("the hub {verdict} the certificate request {name}: {message}")]
     Denied { verdict: &'static str, name: String, message: String },
+    #[error("the hub rejected this node's request for a certificate: {message}")]
+    Rejected { message: String },
     #[error("nobody approved the certificate request {name} yet (`kubectl certificate approve {name}`)")]
     NotApproved { name: String },
     #[error("failed to make a key or a request")]
@@ -89,6 +91,7 @@ impl JoinError {
                 | Self::Clock { .. }
                 | Self::TokenRefused
                 | Self::Denied { .. }
+                | Self::Rejected { .. }
                 | Self::Pki(_)
         )
     }
@@ -237,7 +240,12 @@ async fn request_certificate(
         Some(401) => JoinError::TokenRefused,
         // The name may be none that a node can have; waiting does not change that.
         Some(403 | 422) => match error {
-            HubError::Status { message, .. } => JoinError::Denied { verdict: "rejected", name: name.clone(), message },
+            HubError::Status { message, .. } => {
+                // `… "csr-…" is forbidden: REASON`: the request was never kept, so its name helps nobody.
+                let reason =
+                    message.split_once(&format!("{name:?} is forbidden: ")).map(|(_, reason)| reason.to_owned());
+                JoinError::Rejected { message: reason.unwrap_or(message) }
+            }
             other => JoinError::Request(other),
         },
         _ => JoinError::Request(error),

@@ -76,10 +76,13 @@ pub enum StartKubeletError {
     #[error("failed to start the kubelet with this configuration:{}", list(.0))]
     Config(Vec<ConfigError>),
     /// Neither joined before nor able to join now.
-    #[error("this node has not joined a hub yet: give a hub URL and a token (`selvedge token create` on the hub)")]
-    NotJoined,
-    /// What a former start left cannot be read.
-    #[error("failed to read the node's identity")]
+    #[error("this node has not joined a hub yet: give {} (`selvedge token create` on the hub makes a token)", .missing.join(" and "))]
+    NotJoined {
+        /// What it needs beside what it has.
+        missing: Vec<&'static str>,
+    },
+    /// What a former start left cannot be read, or is another node's.
+    #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The offline store cannot be used.
     #[error("failed to open the offline store")]
@@ -124,12 +127,18 @@ impl Kubelet {
         if !mistakes.is_empty() {
             return Err(StartKubeletError::Config(mistakes));
         }
+        let known = load_identity(&config)?;
+        let needs = [
+            ("the hub's URL with --hub", config.hub_urls.is_empty()),
+            ("a token with --token", config.token.is_none()),
+        ];
+        let missing: Vec<&str> =
+            needs.into_iter().filter(|(_, is_missing)| *is_missing).map(|(what, _)| what).collect();
+        if known.is_none() && !missing.is_empty() {
+            return Err(StartKubeletError::NotJoined { missing });
+        }
         for folder in ["node/pki", "node/store", "node/pods", "run"] {
             make_folder(&config.data_dir.join(folder))?;
-        }
-        let known = load_identity(&config)?;
-        if known.is_none() && (config.token.is_none() || config.hub_urls.is_empty()) {
-            return Err(StartKubeletError::NotJoined);
         }
         let tasks = TaskTracker::new();
         let store = Arc::new(store::Store::open(&config.data_dir, tasks.token())?);

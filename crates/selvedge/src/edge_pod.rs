@@ -15,7 +15,10 @@ pub async fn keep(node: &Node, data_dir: &DataDir, config: &NodeConfig, shutdown
     let mut present = node.kubelet.assignment_present();
     loop {
         let is_present = *present.borrow_and_update();
-        info!(is_present, "The edge plane follows the node's assignment.");
+        match is_present {
+            true => info!("This node has devices, rules or exports: its edge plane runs as a pod."),
+            false => info!("This node has no devices, rules or exports yet: no edge plane is needed."),
+        }
         node.kubelet.set_static_pods(if is_present { vec![pod.clone()] } else { Vec::new() }).await;
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),

@@ -16,10 +16,9 @@ use serde_json::{Value, json};
 /// Where `kubectl apply` finds what was applied before.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// Fills the placeholders of every `*.yaml` in `example` and writes the outcome; answers the files in order.
-pub fn render(example: &Path, out: &Path, node_name: &str) -> Result<Vec<PathBuf>> {
-    let example = fs::canonicalize(example).with_context(|| format!("failed to find {}", example.display()))?;
-    let mut sources: Vec<PathBuf> = fs::read_dir(&example)
+/// The manifests of an example, in order; an error where there is none.
+fn sources(example: &Path) -> Result<Vec<PathBuf>> {
+    let mut sources: Vec<PathBuf> = fs::read_dir(example)
         .with_context(|| format!("failed to list {}", example.display()))?
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
         .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
@@ -28,6 +27,18 @@ pub fn render(example: &Path, out: &Path, node_name: &str) -> Result<Vec<PathBuf
     if sources.is_empty() {
         bail!("{} holds no *.yaml; name a directory with manifests", example.display());
     }
+    Ok(sources)
+}
+
+/// What is wrong with an example, as far as it can be seen without a hub.
+pub fn mistake(example: &Path) -> Option<String> {
+    sources(example).err().map(|error| format!("--example: {error:#}"))
+}
+
+/// Fills the placeholders of every `*.yaml` in `example` and writes the outcome; answers the files in order.
+pub fn render(example: &Path, out: &Path, node_name: &str) -> Result<Vec<PathBuf>> {
+    let example = fs::canonicalize(example).with_context(|| format!("failed to find {}", example.display()))?;
+    let sources = sources(&example)?;
     fs::create_dir_all(out).with_context(|| format!("failed to make {}", out.display()))?;
     let mut rendered = Vec::new();
     for source in sources {

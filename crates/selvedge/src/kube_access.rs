@@ -44,8 +44,10 @@ pub fn explained(error: anyhow::Error, data_dir: &DataDir) -> anyhow::Error {
         cluster.server
     });
     let at = server.map(|server| format!(" at {server}")).unwrap_or_default();
+    // Hub and node share a directory where `up` has made both.
+    let role = if data_dir.node().exists() { "up" } else { "hub" };
     anyhow!(
-        "the hub{at} does not answer: {why}; if it does not run, start it with `selvedge hub --data-dir {}`",
+        "the hub{at} does not answer: {why}; if it does not run, start it with `selvedge {role} --data-dir {}`",
         data_dir.path().display()
     )
 }

@@ -85,8 +85,9 @@ fn run(command: Command) -> Result<Exit> {
         #[cfg(all(feature = "hub", feature = "node", feature = "edge"))]
         Command::Up(args) => {
             let config = config::UpConfig::load(args.role.config.as_deref())?;
-            let mistakes =
-                config.mistakes().into_iter().chain(config::node_arguments(&[], None, args.node_name.as_deref()));
+            let given = config::node_arguments(&[], None, args.node_name.as_deref());
+            let example = args.example.as_deref().and_then(example::mistake);
+            let mistakes = config.mistakes().into_iter().chain(given).chain(example);
             if !launch::is_to_run(&args.role, mistakes.collect())? {
                 return Ok(Exit::Done);
             }

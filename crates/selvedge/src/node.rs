@@ -70,7 +70,7 @@ pub async fn start(
         ..KubeletConfig::default()
     };
     // A node that has joined keeps its name: `--data-dir` alone starts it again.
-    let joined = node_kubelet::Identity::load(data_dir.path()).context("failed to read the node's identity")?;
+    let joined = node_kubelet::Identity::load(data_dir.path())?;
     let asked = start.node_name.or_else(|| config.node_name.clone());
     if let Some(name) = asked.or_else(|| joined.map(|identity| identity.node_name)) {
         kubelet.node_name = name;

@@ -89,6 +89,8 @@ fn what_a_start_rejects_a_check_rejects_too_with_the_same_code() {
     }
     let node = ["node", "--data-dir", &data_dir, "--hub", "hub.example", "--token", "abc", "--node-name", "A"];
     check(&node, 2, &["--hub", "--token", "--node-name"]);
+    let up = ["up", "--data-dir", &data_dir, "--example", "/nowhere"];
+    check(&up, 2, &["--example: failed to list /nowhere: No such file"]);
     assert!(!dir.path().join("data").exists(), "a mistake makes no directory");
     write("edge/config/rule.yaml", "kind: Rule\n");
     let edge = ["edge", "--data-dir", &dir.path().to_string_lossy()];
