@@ -7,7 +7,7 @@
 //!
 //! Small answers are bounded by their number alone. Watches are bounded by their own number, and what waits in each of them is
 //! held of the same budget; one that finds it used up ends, and its client lists again. Administrators' watches are not
-//! counted: what a slow one keeps is mostly the store's, and ending it would hide what happens. Logs are bounded by number.
+//! counted: what a slow one keeps is mostly the store's, and ending it would hide what happens. A log counts as the buffers between its client and the kubelet, which have a fixed size.
 
 use std::sync::Arc;
 

@@ -69,6 +69,55 @@ async fn a_log_comes_from_the_kubelet_of_the_pods_node() {
     }
 }
 
+/// A kubelet that writes a log as fast as it is taken, and counts what was.
+#[derive(Default)]
+struct Endless(Arc<std::sync::atomic::AtomicUsize>);
+
+/// Of the pipe between the two, which is full whenever nobody takes anything. A fast sender makes readers read more at once.
+const PIPE_BYTES: usize = 1 << 20;
+
+impl NodeDialer for Endless {
+    fn dial<'a>(&'a self, _: &'a NodeAddress) -> BoxFuture<'a, io::Result<Box<dyn AsyncReadWrite>>> {
+        let taken = self.0.clone();
+        Box::pin(async move {
+            let (ours, mut theirs) = tokio::io::duplex(PIPE_BYTES);
+            tokio::spawn(async move {
+                use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+                let _ = theirs.read(&mut [0; 4096]).await;
+                let _ = theirs.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n").await;
+                while let Ok(bytes @ 1..) = theirs.write(&[b'x'; 65536]).await {
+                    taken.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+                }
+            });
+            Ok(Box::new(ours) as Box<dyn AsyncReadWrite>)
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_keeps_little_and_is_counted() {
+    let dialer = Arc::new(Endless::default());
+    let hub = Hub::start_with(dialer.clone()).await;
+    with_pods(&hub).await;
+    let request = Request::get(format!("{PODS}/web/log?follow=true")).body(String::new()).unwrap();
+    let mut log = hub.raw(Some(&Identity::controllers()), request).await;
+    assert_eq!(log.status(), 200);
+    let held = || hub.server.0.outgoing.bytes_held();
+    assert_eq!(held(), crate::verbs::log::LOG_BYTES_KEPT as u64);
+    let mut read = 0;
+    for _ in 0..32 {
+        read += log.body_mut().frame().await.unwrap().unwrap().into_data().unwrap().len();
+        // Time stands still as long as anybody has something to do.
+        tokio::time::pause();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        tokio::time::resume();
+        let kept = dialer.0.load(std::sync::atomic::Ordering::Relaxed) - read - PIPE_BYTES;
+        assert!(kept <= crate::verbs::log::LOG_BYTES_KEPT, "{kept} bytes are kept");
+    }
+    drop(log);
+    assert_eq!(held(), 0);
+}
+
 #[tokio::test]
 async fn a_node_that_cannot_be_reached_is_named() {
     let hub = Hub::start().await;

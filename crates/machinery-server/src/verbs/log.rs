@@ -16,6 +16,7 @@ use super::write::decode_stored;
 use crate::NodeAddress;
 use crate::negotiate::bounded_body;
 use crate::object::text_at;
+use crate::outgoing::BytesKept;
 use crate::request::Query;
 use crate::server::Context;
 use crate::status::{ApiError, Result};
@@ -29,6 +30,15 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What is read of a kubelet's refusal.
 const REFUSAL_BYTES_MAX: usize = 4096;
+
+/// What is read ahead of a kubelet, and the largest head of an answer. A stolen node sends as fast as it can; without a bound
+/// of its own hyper reads 400 KiB ahead, several times.
+const READ_AHEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// What a log keeps while its client takes nothing: what is read ahead, a piece that was handed on, and a record of TLS, which
+/// are all of that size; one more is what they take beside. It is held of the budget for what clients have not taken
+/// ([`crate::outgoing`]): two thousand open logs use it up, and the next one is answered with 429.
+pub(crate) const LOG_BYTES_KEPT: usize = 4 * READ_AHEAD_BYTES_MAX;
 
 /// The kubelet's port when the Node does not say.
 const KUBELET_PORT: u64 = 10250;
@@ -56,6 +66,7 @@ pub(crate) async fn log(context: &Context<'_>) -> Result<Response<Body>> {
         .take_until(async move { shutdown.cancelled().await });
     let mut answer = Response::new(Body::stream(stream));
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    answer.extensions_mut().insert(BytesKept(LOG_BYTES_KEPT));
     Ok(answer)
 }
 
@@ -126,8 +137,9 @@ async fn ask(context: &Context<'_>, address: &NodeAddress, path: &str) -> Result
         ))
     };
     let stream = context.server.node_dialer.dial(address).await.map_err(|error| unreachable(&error))?;
-    let (mut client, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| unreachable(&error))?;
+    let mut builder = hyper::client::conn::http1::Builder::new();
+    let handshake = builder.max_buf_size(READ_AHEAD_BYTES_MAX).handshake(TokioIo::new(stream));
+    let (mut client, connection) = handshake.await.map_err(|error| unreachable(&error))?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "A connection to a kubelet ended early.");
