@@ -292,7 +292,7 @@ impl DaemonSets {
             let ready_since = ready.map(|ready| match plausible_since(ready, view.metadata.created(), now) {
                 Some(since) => since,
                 None => {
-                    let since = set.seen_ready.get(&*view.metadata.uid).copied().unwrap_or(now);
+                    let since = seen_since(set.seen_ready.get(&*view.metadata.uid).copied(), now);
                     seen_ready.insert(view.metadata.uid.to_string(), since);
                     since
                 }
@@ -602,6 +602,12 @@ fn target<'a>(set: &'a DaemonSetView<'_>) -> Target<'a> {
 fn plausible_since(ready: &ConditionView<'_>, created: Timestamp, now: Timestamp) -> Option<Timestamp> {
     let since = time(ready.last_transition_time.as_deref()?)?;
     (created <= since && since <= now).then_some(since)
+}
+
+/// Since when a pod is seen Ready. The hub's own clock may be set back: what was seen by it later than now was seen now, or the
+/// pod would wait until the clock is there again.
+fn seen_since(known: Option<Timestamp>, now: Timestamp) -> Timestamp {
+    known.filter(|since| *since <= now).unwrap_or(now)
 }
 
 /// How long the failed pod on a node waits for its replacement; `None` when it may be replaced now, which is counted.

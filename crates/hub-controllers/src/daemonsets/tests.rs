@@ -287,3 +287,11 @@ async fn a_deletion_that_meets_another_write_holds_the_set_up_only_shortly() {
     assert_eq!(sets.delete(&key, &set, vec![pod]).await.unwrap(), Next::After(UNSEEN_RETRY));
     assert!(sets.expectations.are_seen(&key, sets.reader()), "nothing is expected of a pod that was not deleted");
 }
+
+#[test]
+fn a_clock_that_is_set_back_holds_no_pod_up() {
+    let at = |seconds: i64| Timestamp::from_second(NOW + seconds).unwrap();
+    assert_eq!(seen_since(None, now()), now());
+    assert_eq!(seen_since(Some(at(-30)), now()), at(-30));
+    assert_eq!(seen_since(Some(at(24 * 3600)), now()), now());
+}

@@ -1,10 +1,12 @@
 //! Who owns whom, as far as the reader shows, and whom a change concerns.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::task::Poll;
 
-use futures::StreamExt as _;
-use futures::stream::{AbortHandle, BoxStream, SelectAll, abortable};
+use futures::stream::BoxStream;
+use futures::{FutureExt as _, StreamExt as _};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
@@ -12,6 +14,9 @@ use super::{COLLECTED, FINALIZER_ORPHAN, Key, waits_for_dependents};
 use crate::kinds::{CustomResource, Kind, Resource};
 use crate::runtime::{CustomEvent, Field, ObjectRef, Reader};
 use crate::views::{AnyView, ObjectMeta, OwnerReference};
+
+/// So many are remembered until their dependents were looked at.
+const ENDED_MAX: usize = 4096;
 
 /// Custom kinds by the names of their definitions.
 pub(super) type Definitions = BTreeMap<Box<str>, Arc<CustomResource>>;
@@ -24,11 +29,24 @@ pub(super) struct Graph {
     followed: Arc<RwLock<Vec<Arc<CustomResource>>>>,
     /// What was listed once.
     listed: Arc<Mutex<HashSet<Resource>>>,
+    /// Custom objects that were deleted and had dependents.
+    ended: Arc<Mutex<HashSet<Ended>>>,
+}
+
+/// A custom object that is deleted.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Ended {
+    group: String,
+    kind: String,
+    /// Empty for kinds of the cluster.
+    namespace: String,
+    name: String,
+    uid: String,
 }
 
 impl Graph {
     pub fn new(reader: Arc<dyn Reader>) -> Self {
-        Self { reader, followed: Arc::default(), listed: Arc::default() }
+        Self { reader, followed: Arc::default(), listed: Arc::default(), ended: Arc::default() }
     }
 
     pub fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Option<ObjectRef> {
@@ -151,6 +169,68 @@ impl Graph {
         }
     }
 
+    /// What happened to the objects of a custom kind, and whom it concerns.
+    fn observe_custom(&self, custom: &Arc<CustomResource>, event: CustomEvent) -> Vec<Key> {
+        let mut keys = Vec::new();
+        let resource = Resource::Custom(custom.clone());
+        match event {
+            CustomEvent::Listed(objects) => {
+                // From here on their ends are noticed.
+                let mut followed = self.followed.write();
+                if !followed.contains(custom) {
+                    followed.push(custom.clone());
+                }
+                drop(followed);
+                self.observe_list(&resource, &objects, &mut |key| keys.push(key));
+            }
+            CustomEvent::Changed(previous, current) => {
+                if let (Some(object), None) = (&previous, &current) {
+                    self.note_end(custom, object);
+                }
+                self.observe_change(&resource, previous.as_ref(), current.as_ref(), &mut |key| keys.push(key));
+            }
+        }
+        keys
+    }
+
+    /// A custom object is deleted. Its kind may be served no more when its dependents are looked at, and then nobody else could
+    /// say so.
+    fn note_end(&self, custom: &CustomResource, object: &ObjectRef) {
+        let Some(view) = object.view_or_log::<AnyView<'_>>() else { return };
+        let uid = &view.metadata.uid;
+        if self.dependents(uid).is_empty() {
+            return;
+        }
+        let mut ended = self.ended.lock();
+        if ended.len() >= ENDED_MAX {
+            ended.clear();
+        }
+        ended.insert(Ended {
+            group: custom.group.clone(),
+            kind: custom.kind.clone(),
+            namespace: object.namespace().to_owned(),
+            name: object.name().to_owned(),
+            uid: uid.to_string(),
+        });
+    }
+
+    /// Whether the owner of an object in this namespace was a custom object and was seen to be deleted.
+    pub fn has_ended(&self, namespace: &str, owner: &OwnerReference<'_>) -> bool {
+        let Some((group, _)) = owner.api_version.split_once('/') else { return false };
+        let ended = self.ended.lock();
+        if ended.is_empty() {
+            return false;
+        }
+        let in_namespace = |namespace: &str| Ended {
+            group: group.to_owned(),
+            kind: owner.kind.to_string(),
+            namespace: namespace.to_owned(),
+            name: owner.name.to_string(),
+            uid: owner.uid.to_string(),
+        };
+        ended.contains(&in_namespace(namespace)) || ended.contains(&in_namespace(""))
+    }
+
     /// Adds owners that wait for their dependents, and whom this one blocks no more: it is deleted, or names them no more.
     fn observe_unblocked(
         &self,
@@ -184,69 +264,66 @@ pub(super) fn key(resource: &Resource, object: &ObjectRef) -> Key {
 pub(super) struct Follower {
     graph: Graph,
     definitions_rx: watch::Receiver<Definitions>,
-    running: BTreeMap<Box<str>, (Arc<CustomResource>, AbortHandle)>,
-    events: SelectAll<BoxStream<'static, (Arc<CustomResource>, CustomEvent)>>,
+    running: BTreeMap<Box<str>, Running>,
+}
+
+struct Running {
+    custom: Arc<CustomResource>,
+    events: BoxStream<'static, CustomEvent>,
 }
 
 impl Follower {
     pub fn new(graph: Graph, mut definitions_rx: watch::Receiver<Definitions>) -> Self {
         definitions_rx.mark_changed();
-        Self { graph, definitions_rx, running: BTreeMap::new(), events: SelectAll::new() }
+        Self { graph, definitions_rx, running: BTreeMap::new() }
     }
 
     /// The keys that the next event concerns; `None` when nobody defines anything any more.
     pub async fn next(&mut self) -> Option<Vec<Key>> {
-        loop {
-            tokio::select! {
-                changed = self.definitions_rx.changed() => {
-                    changed.ok()?;
-                    self.take_definitions();
-                }
-                Some((custom, event)) = self.events.next() => return Some(self.observe(&custom, event)),
+        tokio::select! {
+            changed = self.definitions_rx.changed() => {
+                changed.ok()?;
+                Some(self.take_definitions())
             }
+            (custom, event) = next_event(&mut self.running) => Some(self.graph.observe_custom(&custom, event)),
         }
     }
 
-    fn take_definitions(&mut self) {
+    fn take_definitions(&mut self) -> Vec<Key> {
         let definitions = self.definitions_rx.borrow_and_update().clone();
-        let graph = &self.graph;
-        self.running.retain(|name, (custom, handle)| {
-            let is_kept = definitions.get(name) == Some(custom);
+        let (graph, mut keys) = (&self.graph, Vec::new());
+        self.running.retain(|name, running| {
+            let is_kept = definitions.get(name) == Some(&running.custom);
             if !is_kept {
-                handle.abort();
-                graph.followed.write().retain(|one| one != custom);
+                // Its objects were deleted before it was: what they leave behind is heard of now or never.
+                while let Some(Some(event)) = running.events.next().now_or_never() {
+                    keys.extend(graph.observe_custom(&running.custom, event));
+                }
+                graph.followed.write().retain(|one| *one != running.custom);
             }
             is_kept
         });
         for (name, custom) in definitions {
-            if self.running.contains_key(&name) {
-                continue;
-            }
-            let Some(events) = graph.reader.subscribe_custom(&custom) else { continue };
-            let of = custom.clone();
-            let (events, handle) = abortable(events.map(move |event| (of.clone(), event)));
-            self.events.push(events.boxed());
-            self.running.insert(name, (custom, handle));
-        }
-    }
-
-    fn observe(&self, custom: &Arc<CustomResource>, event: CustomEvent) -> Vec<Key> {
-        let mut keys = Vec::new();
-        let resource = Resource::Custom(custom.clone());
-        match event {
-            CustomEvent::Listed(objects) => {
-                // From here on their ends are noticed.
-                let mut followed = self.graph.followed.write();
-                if !followed.contains(custom) {
-                    followed.push(custom.clone());
-                }
-                drop(followed);
-                self.graph.observe_list(&resource, &objects, &mut |key| keys.push(key));
-            }
-            CustomEvent::Changed(previous, current) => {
-                self.graph.observe_change(&resource, previous.as_ref(), current.as_ref(), &mut |key| keys.push(key));
+            if let Entry::Vacant(vacant) = self.running.entry(name)
+                && let Some(events) = graph.reader.subscribe_custom(&custom)
+            {
+                vacant.insert(Running { custom, events });
             }
         }
         keys
     }
+}
+
+/// The next event of any of these.
+async fn next_event(running: &mut BTreeMap<Box<str>, Running>) -> (Arc<CustomResource>, CustomEvent) {
+    std::future::poll_fn(|context| {
+        for one in running.values_mut() {
+            // A stream that has ended belongs to a store that is closed.
+            if let Poll::Ready(Some(event)) = one.events.poll_next_unpin(context) {
+                return Poll::Ready((one.custom.clone(), event));
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }

@@ -214,6 +214,9 @@ impl Garbage {
             let waits = owner.block_owner_deletion && view.is_some_and(|view| waits_for_dependents(&view.metadata));
             return Ok(if waits { Owner::Waiting } else { Owner::Solid });
         }
+        if self.graph.has_ended(namespace, owner) {
+            return Ok(Owner::Absent);
+        }
         // What nobody serves cannot be known to be deleted.
         let Some((resource, is_namespaced)) = self.resource(owner).await? else { return Ok(Owner::Solid) };
         if is_namespaced && namespace.is_empty() {

@@ -16,6 +16,7 @@ use tracing::warn;
 
 use super::reader::{Change, Event, Field, FieldIndex, Name, ObjectRef, Reader, Subscription, name_of};
 use crate::kinds::Kind;
+use crate::views::AnyView;
 
 /// A subscriber that is this many changes behind gets the list again instead.
 const CHANGES_BEHIND_MAX: usize = 4096;
@@ -140,11 +141,15 @@ impl Reflected {
         let _ = self.changes.send(Change { kind: self.kind, previous: Some(previous), current: None });
     }
 
-    /// Takes a whole list in, change by change, so that nobody who follows needs to know of it.
+    /// Takes a whole list in, change by change, so that nobody who follows needs to know of it. An object of the same name with
+    /// another uid was deleted meanwhile, and another one created.
     fn replace(&self, listed: BTreeMap<Name, ObjectRef>) {
         let removed: Vec<Name> = {
             let objects = self.objects.read();
-            objects.by_name.keys().filter(|name| !listed.contains_key(*name)).cloned().collect()
+            let is_listed = |(name, before): &(&Name, &ObjectRef)| {
+                listed.get(*name).is_some_and(|now| now.bytes() == before.bytes() || uid_of(now) == uid_of(before))
+            };
+            objects.by_name.iter().filter(|one| !is_listed(one)).map(|(name, _)| name.clone()).collect()
         };
         removed.iter().for_each(|name| self.remove(name, 0));
         listed.into_values().for_each(|object| self.put(object));
@@ -179,6 +184,10 @@ async fn reflect(api: Api<DynamicObject>, reflected: Arc<Reflected>, shutdown: C
     }
 }
 
+fn uid_of(object: &ObjectRef) -> Option<String> {
+    object.view_or_log::<AnyView<'_>>().map(|view| view.metadata.uid.to_string())
+}
+
 fn revision_of(object: &DynamicObject) -> u64 {
     // Comparable as numbers since Kubernetes 1.35; on an older cluster that gives other text, nothing is waited for.
     object.resource_version().and_then(|text| text.parse().ok()).unwrap_or_default()
@@ -197,4 +206,42 @@ fn encode(object: DynamicObject) -> Option<ObjectRef> {
     }
     let bytes = serde_json::to_vec(&value).ok()?;
     Some(ObjectRef::watched(&namespace, &name, revision, bytes.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(uid: &str, revision: u64) -> (Name, ObjectRef) {
+        let object =
+            json!({"metadata": {"name": "a", "namespace": "d", "uid": uid, "resourceVersion": revision.to_string()}});
+        let object = ObjectRef::watched("d", "a", revision, object.to_string().into());
+        (name_of(&object), object)
+    }
+
+    #[tokio::test]
+    async fn an_object_that_was_deleted_and_made_anew_unseen_is_another() {
+        let reflected = Arc::new(Reflected {
+            kind: Kind::ConfigMap,
+            objects: RwLock::default(),
+            synced: watch::Sender::new(false),
+            changes: broadcast::Sender::new(CHANGES_BEHIND_MAX),
+        });
+        let mut changes = reflected.changes.subscribe();
+        let mut follow = |uid, revision| {
+            reflected.replace(BTreeMap::from([object(uid, revision)]));
+            let mut seen = Vec::new();
+            while let Ok(Change { previous, current, .. }) = changes.try_recv() {
+                seen.push((previous.as_ref().and_then(uid_of), current.as_ref().and_then(uid_of)));
+            }
+            seen
+        };
+        let (one, two) = (|| Some("one".to_owned()), || Some("two".to_owned()));
+        assert_eq!(follow("one", 1), [(None, one())]);
+        assert_eq!(follow("one", 1), []);
+        assert_eq!(follow("one", 2), [(one(), one())]);
+        assert_eq!(follow("two", 3), [(one(), None), (None, two())]);
+    }
 }

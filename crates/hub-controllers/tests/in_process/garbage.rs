@@ -361,3 +361,23 @@ async fn a_kind_that_is_defined_anew_is_followed_anew() {
     }
     hub.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_custom_objects_own_goes_also_when_their_definition_takes_them_along() {
+    let hub = Hub::start().await;
+    let definition = hub.make(Kind::CustomResourceDefinition, gadget_definition()).await;
+    for index in 0..50 {
+        let name = format!("press-{index}");
+        let owner = gadget(&hub, &name).await;
+        let reference =
+            json!({"apiVersion": "example.org/v1", "kind": "Gadget", "name": name, "uid": owner.metadata.uid});
+        let metadata = json!({"name": name, "namespace": "default", "ownerReferences": [reference]});
+        hub.make(Kind::ConfigMap, json!({"metadata": metadata})).await;
+    }
+    hub.settled().await;
+    hub.admin.delete(Kind::CustomResourceDefinition, &definition, None).await.expect("the API deletes it");
+    for index in 0..50 {
+        deleted(&hub, &format!("press-{index}")).await;
+    }
+    hub.stop().await;
+}
