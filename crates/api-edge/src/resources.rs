@@ -173,6 +173,22 @@ pub const FAILURES_MAX: usize = 10;
 /// Largest `NodeAssignment`, as JSON; what does not fit goes into further parts.
 pub const ASSIGNMENT_PART_BYTES_MAX: usize = 256 * 1024;
 
+/// Most entries of one part: with as many reports a status stays below [`ASSIGNMENT_STATUS_BYTES_MAX`].
+pub const ASSIGNMENT_PART_ENTRIES_MAX: usize = 400;
+
+/// Largest status of a `NodeAssignment`, as JSON: reports of [`ASSIGNMENT_PART_ENTRIES_MAX`] entries with the longest names, and
+/// [`REPORT_MESSAGES_BYTES_MAX`].
+pub const ASSIGNMENT_STATUS_BYTES_MAX: usize = 512 * 1024;
+
+/// Longest message of a condition that a node reports. It is in the object's status several times, and in its Events.
+pub const REPORT_MESSAGE_BYTES_MAX: usize = 1024;
+
+/// Longest reason of a condition that a node reports: one word.
+pub const REPORT_REASON_BYTES_MAX: usize = 128;
+
+/// What all messages of one part may have together.
+pub const REPORT_MESSAGES_BYTES_MAX: usize = 128 * 1024;
+
 /// `spec` of a `NodeAssignment`. The first part is named as the node, part `n` (from 1) `<node>.part-<n>`; all carry
 /// the label [`crate::LABEL_NODE`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -218,6 +234,23 @@ pub struct NodeAssignmentStatus {
     pub observed_generation: i64,
     /// One per entry of the spec.
     pub entries: Vec<EntryStatus>,
+}
+
+impl NodeAssignmentStatus {
+    /// Truncates messages, so that the hub takes the status: each to its own bound, and when all of them together are too much,
+    /// each to the same share.
+    pub fn truncate_messages(&mut self) {
+        let mut messages: Vec<&mut String> =
+            self.entries.iter_mut().flat_map(|entry| &mut entry.conditions).map(|one| &mut one.message).collect();
+        let sum: usize = messages.iter().map(|message| message.len().min(REPORT_MESSAGE_BYTES_MAX)).sum();
+        let each = match sum > REPORT_MESSAGES_BYTES_MAX {
+            true => REPORT_MESSAGES_BYTES_MAX / messages.len(),
+            false => REPORT_MESSAGE_BYTES_MAX,
+        };
+        for message in &mut messages {
+            message.truncate(message.floor_char_boundary(each));
+        }
+    }
 }
 
 /// How one entry fares on the node.

@@ -58,3 +58,28 @@ fn every_crd_is_structural_and_named_after_its_plural() {
         assert_eq!(crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["type"], "object");
     }
 }
+
+#[test]
+fn a_report_fits_into_what_the_hub_takes_whatever_its_messages_say() {
+    use crate::resources::*;
+    let condition = |r#type: &str| api_kube::Condition {
+        observed_generation: Some(i64::MAX),
+        last_transition_time: Some(jiff::Timestamp::UNIX_EPOCH.into()),
+        ..api_kube::Condition::new(r#type, false, "AReasonAsLongAsAny", "\u{e9}".repeat(4096))
+    };
+    let entry = EntryStatus {
+        kind: "Device".to_owned(),
+        namespace: "n".repeat(63),
+        name: "d".repeat(253),
+        generation: i64::MAX,
+        conditions: ["Accepted", "Applied", "Ready"].map(condition).to_vec(),
+    };
+    for entries in [1, ASSIGNMENT_PART_ENTRIES_MAX] {
+        let mut status = NodeAssignmentStatus { observed_generation: 1, entries: vec![entry.clone(); entries] };
+        status.truncate_messages();
+        let bytes = serde_json::to_vec(&status).unwrap().len();
+        assert!(bytes <= ASSIGNMENT_STATUS_BYTES_MAX, "{entries}: {bytes}");
+        let message = &status.entries[0].conditions[2].message;
+        assert!(message.len() <= REPORT_MESSAGE_BYTES_MAX && message.len() > 100, "{}", message.len());
+    }
+}

@@ -350,7 +350,9 @@ impl Main {
                 }
             };
             let entries = part.spec.entries.iter().map(entry).collect();
-            (name.clone(), NodeAssignmentStatus { observed_generation: part.generation, entries })
+            let mut status = NodeAssignmentStatus { observed_generation: part.generation, entries };
+            status.truncate_messages();
+            (name.clone(), status)
         };
         let wanted: BTreeMap<String, NodeAssignmentStatus> = self.parts.iter().map(of_part).collect();
         statuses.send_if_modified(|old| {

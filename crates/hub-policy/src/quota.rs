@@ -2,12 +2,13 @@
 //!
 //! Each object that a node writes has a bound of its own, far above what a kubelet writes and far below what the API takes;
 //! events have an allowance of bytes as well, because each is kept for an hour, and mirror pods a number. What a node writes
-//! besides is one object of each kind: its Node and its Lease; requests for certificates are counted in
+//! besides is one object of each kind, its Node and its Lease, and the status of what the hub assigns to it; requests for certificates are counted in
 //! [`NodeRestriction`](crate::NodeRestriction).
 
 use std::collections::HashMap;
 use std::io;
 
+use api_edge::resources::ASSIGNMENT_STATUS_BYTES_MAX;
 use base_retry::{Allowance, AllowanceLaw};
 use machinery_schema::FieldError;
 use machinery_server::{Admission, AdmissionError, AdmissionRequest, GROUP_BOOTSTRAPPERS, Operation};
@@ -18,10 +19,10 @@ use tokio::time::Instant;
 /// A message of an event has 1,024 bytes at most.
 const EVENT_BYTES_MAX: usize = 16 * 1024;
 const LEASE_BYTES_MAX: usize = 4 * 1024;
-/// A manifest on a node's own disk has a few KiB; with its status that is 14 MiB for as many pods as a node may have.
-const POD_BYTES_MAX: usize = 64 * 1024;
-/// Fifty containers, each with a last message of 1 KiB.
-const POD_STATUS_BYTES_MAX: usize = 64 * 1024;
+/// A manifest on a node's own disk has a few KiB; with its status that is 7 MiB for as many pods as a node may have.
+const POD_BYTES_MAX: usize = 32 * 1024;
+/// Twenty containers, each with a last message of 1 KiB.
+const POD_STATUS_BYTES_MAX: usize = 32 * 1024;
 /// A kubelet reports fifty images at most, which is most of what it says of itself.
 const NODE_BYTES_MAX: usize = 512 * 1024;
 /// The request in it has 16 KiB at most, as base64.
@@ -56,6 +57,7 @@ impl Admission for NodeQuota {
             ("", "pods", None) => (object, POD_BYTES_MAX),
             ("", "pods", Some("status")) => (&object["status"], POD_STATUS_BYTES_MAX),
             ("", "nodes", _) => (object, NODE_BYTES_MAX),
+            (api_edge::GROUP, "nodeassignments", Some("status")) => (&object["status"], ASSIGNMENT_STATUS_BYTES_MAX),
             ("certificates.k8s.io", "certificatesigningrequests", _) => (object, CSR_BYTES_MAX),
             _ => return Ok(()),
         };

@@ -1,7 +1,9 @@
 //! What the nodes report about each entry, summed up into the object's own status, as a DaemonSet's is.
 
 use api_edge::conditions::{ACCEPTED, APPLIED, READY};
-use api_edge::resources::{EntryStatus, FAILURES_MAX, FleetStatus, NodeFailure};
+use api_edge::resources::{
+    EntryStatus, FAILURES_MAX, FleetStatus, NodeFailure, REPORT_MESSAGE_BYTES_MAX, REPORT_REASON_BYTES_MAX,
+};
 use api_kube::{Condition, ConditionStatus, Time, set_condition};
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -42,22 +44,27 @@ struct Failure {
 }
 
 impl Report {
-    /// Takes from a node's report what the sum needs.
+    /// Takes from a node's report what the sum needs, and no more of its texts than an object's status has space for: they
+    /// are the node's, and the status is not.
     pub fn of(entry: &EntryStatus, is_current: bool) -> Self {
         let find = |r#type: &str| entry.conditions.iter().find(|one| one.r#type == r#type);
         let is_true = |r#type: &str| find(r#type).is_some_and(Condition::is_true);
         let wrong = [ACCEPTED, APPLIED, READY].into_iter().filter_map(find).find(|condition| !condition.is_true());
         let note = find(READY).filter(|ready| ready.is_true() && !ready.message.is_empty());
+        let texts = |condition: &Condition| {
+            let cut = |text: &str, bytes_max| text[..text.floor_char_boundary(bytes_max)].to_owned();
+            (cut(&condition.reason, REPORT_REASON_BYTES_MAX), cut(&condition.message, REPORT_MESSAGE_BYTES_MAX))
+        };
         Self {
             generation: entry.generation,
             is_current,
             is_applied: is_true(APPLIED),
             is_ready: is_true(READY),
             failure: wrong.map(|wrong| {
-                let (reason, message) = (wrong.reason.clone(), wrong.message.clone());
+                let (reason, message) = texts(wrong);
                 Box::new(Failure { is_rejected: wrong.r#type == ACCEPTED, reason, message })
             }),
-            note: note.map(|ready| Box::new((ready.reason.clone(), ready.message.clone()))),
+            note: note.map(|ready| Box::new(texts(ready))),
         }
     }
 }

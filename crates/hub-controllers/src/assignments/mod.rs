@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_edge::resources::{ASSIGNMENT_PART_BYTES_MAX, AssignmentEntry, NodeAssignmentSpec, NodeAssignmentStatus};
+use api_edge::resources::{
+    ASSIGNMENT_PART_BYTES_MAX, ASSIGNMENT_PART_ENTRIES_MAX, AssignmentEntry, NodeAssignmentSpec, NodeAssignmentStatus,
+};
 use api_edge::{API_VERSION, LABEL_NODE};
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -455,15 +457,19 @@ fn node_of_part(part: &ObjectRef) -> Option<Arc<str>> {
     Some(owned(&view.spec.node_name)).filter(|node| !node.is_empty())
 }
 
-/// Distributes a node's entries over parts that each stay below the limit; at least one part.
+/// Distributes a node's entries over parts that each stay below the limits, for themselves and for what is reported of them; at
+/// least one part.
 fn parts(node: &str, entries: Vec<AssignmentEntry>) -> Vec<NodeAssignmentSpec> {
-    // The object around the entries: names, labels, and a status of the same length at worst.
+    // The object around the entries: names and labels.
     const AROUND: usize = 4 * 1024;
     let mut groups: Vec<Vec<AssignmentEntry>> = vec![Vec::new()];
     let mut bytes = AROUND;
     for entry in entries {
         let len = serde_json::to_vec(&entry).map_or(0, |encoded| encoded.len() + 1);
-        let is_full = bytes + len > ASSIGNMENT_PART_BYTES_MAX && groups.last().is_some_and(|group| !group.is_empty());
+        let is_full = groups.last().is_some_and(|group| {
+            let is_too_large = bytes + len > ASSIGNMENT_PART_BYTES_MAX && !group.is_empty();
+            is_too_large || group.len() >= ASSIGNMENT_PART_ENTRIES_MAX
+        });
         if is_full {
             groups.push(Vec::new());
             bytes = AROUND;

@@ -19,6 +19,9 @@ fn a_large_assignment_comes_in_parts() {
     }
     assert_eq!((part_name("gw-1", 0), part_name("gw-1", 2)), ("gw-1".to_owned(), "gw-1.part-2".to_owned()));
     assert_eq!(super::parts("gw-1", Vec::new()).len(), 1);
+    // What is reported of many small ones has to fit as well.
+    let small = vec![AssignmentEntry::default(); ASSIGNMENT_PART_ENTRIES_MAX + 1];
+    assert_eq!(super::parts("gw-1", small).iter().map(|part| part.entries.len()).collect::<Vec<_>>(), [400, 1]);
 }
 
 #[test]

@@ -34,19 +34,23 @@ async fn what_a_node_writes_is_small() {
     hub.check(gw, "POST", EVENTS, event("small", 8 << 10), 201).await;
     hub.check(gw, "PATCH", &format!("{EVENTS}/small"), event("small", 20 << 10), 422).await;
     hub.create(EVENTS, event("of-the-administrator", 100 << 10)).await;
-    // Larger than the annotations may be in all.
-    let mut pod = mirror("large", 0);
-    pod["spec"]["containers"][0]["args"] = json!(["x".repeat(260 << 10)]);
-    hub.check(gw, "POST", PODS, pod, 422).await;
+    let with_args = |name: &str, bytes: usize| {
+        let mut pod = mirror(name, 0);
+        pod["spec"]["containers"][0]["args"] = json!(["x".repeat(bytes)]);
+        pod
+    };
+    hub.check(gw, "POST", PODS, with_args("large-gw-1", 33 << 10), 422).await;
+    hub.check(gw, "POST", PODS, with_args("small-gw-1", 24 << 10), 201).await;
     hub.check(gw, "POST", NODES, json!({"metadata": {"name": "gw-1"}}), 201).await;
     let images: Vec<Value> = (0..10).map(|_| json!({"names": ["x".repeat(60 << 10)]})).collect();
     hub.check(gw, "PATCH", &format!("{NODES}/gw-1/status"), json!({"status": {"images": images}}), 422).await;
     hub.create(PODS, crate::harness::pod("p", "gw-1")).await;
-    let containers: Vec<Value> = (0..10)
-        .map(|_| json!({"name": "a", "image": "", "imageID": "x".repeat(20 << 10), "ready": true, "restartCount": 0}))
-        .collect();
-    let status = json!({"status": {"containerStatuses": containers}});
-    hub.check(gw, "PATCH", &format!("{PODS}/p/status"), status, 422).await;
+    let containers = |bytes: usize| {
+        let one = json!({"name": "a", "image": "", "imageID": "x".repeat(bytes), "ready": true, "restartCount": 0});
+        json!({"status": {"containerStatuses": vec![one; 10]}})
+    };
+    hub.check(gw, "PATCH", &format!("{PODS}/p/status"), containers(3300), 422).await;
+    hub.check(gw, "PATCH", &format!("{PODS}/p/status"), containers(2400), 200).await;
     let lease = json!({"metadata": {"name": "gw-1", "annotations": {"a": "x".repeat(5000)}}});
     hub.check(gw, "POST", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", lease, 422).await;
     let mut request = csr("large", "gw-1");
@@ -55,15 +59,31 @@ async fn what_a_node_writes_is_small() {
 }
 
 #[tokio::test]
+async fn what_a_node_reports_of_its_assignment_is_bounded() {
+    let hub = Hub::start().await;
+    let gw = &node("gw-1");
+    hub.create(ASSIGNMENTS, json!({"metadata": {"name": "gw-1"}, "spec": {"nodeName": "gw-1"}})).await;
+    let path = format!("{ASSIGNMENTS}/gw-1/status");
+    let report = |bytes: usize| {
+        let condition = json!({"type": "Accepted", "status": "False", "reason": "Wrong", "message": "x".repeat(bytes)});
+        let entry = json!({"kind": "Rule", "namespace": "default", "name": "r", "conditions": [condition]});
+        json!({"status": {"observedGeneration": 1, "entries": [entry]}})
+    };
+    let large = hub.check(gw, "PATCH", &path, report(600 << 10), 422).await;
+    assert!(large.message().contains("may not be more than 524288 bytes"), "{}", large.message());
+    hub.check(gw, "PATCH", &path, report(100 << 10), 200).await;
+}
+
+#[tokio::test]
 async fn a_node_has_as_many_mirror_pods_as_it_may_run() {
     let hub = Hub::start().await;
     let gw = &node("gw-1");
     for number in 0..110 {
-        hub.check(gw, "POST", PODS, mirror(&format!("m{number}"), 0), 201).await;
+        hub.check(gw, "POST", PODS, mirror(&format!("m{number}-gw-1"), 0), 201).await;
     }
-    let answer = hub.check(gw, "POST", PODS, mirror("one-more", 0), 429).await;
+    let answer = hub.check(gw, "POST", PODS, mirror("one-more-gw-1", 0), 429).await;
     assert!(answer.message().contains("110 mirror pods"), "{}", answer.message());
-    hub.check(gw, "DELETE", &format!("{PODS}/m0"), Value::Null, 200).await;
+    hub.check(gw, "DELETE", &format!("{PODS}/m0-gw-1"), Value::Null, 200).await;
     hub.create(PODS, mirror("of-the-administrator", 0)).await;
 }
 

@@ -132,3 +132,21 @@ fn nobody_knows_how_an_object_fares_on_a_node_that_is_out_of_reach() {
     let rejected = [on_node("a", 2, "-..", true)];
     check_unreachable(&old, None, &rejected, &["a"], "0/0 of 1 -Wrong -Wrong -Wrong");
 }
+
+#[test]
+fn of_what_a_node_says_an_object_keeps_little() {
+    let condition = |r#type: &str, holds: bool| Condition::new(r#type, holds, &"R".repeat(4096), "\u{e9}".repeat(300 << 10));
+    let report = |conditions: Vec<Condition>| {
+        Report::of(&EntryStatus { generation: 2, conditions, ..EntryStatus::default() }, true)
+    };
+    for nodes in [
+        vec![("a", report(vec![condition(ACCEPTED, false)])); 20],
+        vec![("a", report(vec![condition(APPLIED, true), condition(READY, true)]))],
+    ] {
+        let nodes = nodes.iter().map(|(node, report)| (*node, Some(report))).collect();
+        let standing = Standing { generation: 2, problem: None, nodes, unreachable: Default::default() };
+        let status = sum_up(&FleetStatus::default(), &standing, Timestamp::UNIX_EPOCH);
+        let bytes = serde_json::to_vec(&status).expect("it is JSON").len();
+        assert!((1024..20 << 10).contains(&bytes), "{bytes}");
+    }
+}
