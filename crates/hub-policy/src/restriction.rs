@@ -247,6 +247,12 @@ fn mirror_pod(node: &str, pod: &Value) -> Checked {
     if text_at(spec, "/nodeName") != node {
         return reject("create pods for other nodes");
     }
+    // As upstream's static pods are named. Names of other pods follow from what a node may know, and whoever takes one keeps
+    // the pod from where it belongs.
+    let stem = text_at(pod, "/metadata/name").strip_suffix(node).and_then(|stem| stem.strip_suffix('-'));
+    if stem.is_none_or(str::is_empty) {
+        return reject(&format!("create mirror pods whose names do not end in \"-{node}\""));
+    }
     // A service account's token would be a key to whatever that account may do.
     if !matches!(text_at(spec, "/serviceAccountName"), "" | "default")
         || spec.get("serviceAccount").is_some_and(|name| name != "default" && name != "")

@@ -197,7 +197,7 @@ fn pod(name: &str, node: &str) -> Value {
     })
 }
 
-/// A mirror pod, the only kind that a node may create.
+/// A mirror pod, the only kind that a node may create; its name ends in the node's.
 fn mirror_pod(name: &str, node: &str) -> Value {
     let mut pod = pod(name, node);
     pod["metadata"]["annotations"] = json!({

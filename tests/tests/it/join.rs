@@ -250,7 +250,7 @@ fn a_stolen_gateway_gives_away_itself_and_nothing_else() -> Result<()> {
     // A mirror pod that names a Secret would be a key to it.
     let mirror = |volumes: &str| {
         format!(
-            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: m\n  annotations: {{kubernetes.io/config.mirror: x}}\n\
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: m-edge-1\n  annotations: {{kubernetes.io/config.mirror: x}}\n\
              spec:\n  nodeName: edge-1\n  containers: [{{name: a, image: 'file:///bin/true'}}]\n{volumes}"
         )
     };

@@ -86,6 +86,13 @@ struct SetMemory {
     seen_ready: HashMap<String, Timestamp>,
 }
 
+/// A pod that could not be created because its name is taken.
+struct Taken {
+    name: String,
+    /// The node that the name is for.
+    node: String,
+}
+
 /// Failed pods on one node.
 struct Failure {
     pause: Duration,
@@ -370,14 +377,14 @@ impl DaemonSets {
         deleted.error.map_or(Ok(next), Err)
     }
 
-    /// Creates pods on these nodes; the names that were taken.
+    /// Creates pods on these nodes; the names that were taken, and the nodes that they are for.
     async fn create(
         &self,
         key: &Key,
         set: &DaemonSetView<'_>,
         factory: &PodFactory,
         nodes: Vec<String>,
-    ) -> Result<Vec<String>, WriteError> {
+    ) -> Result<Vec<Taken>, WriteError> {
         let set_target = target(set);
         let (writer, namespace): (&Writer, Arc<str>) = (&self.context.writer, set.metadata.namespace.as_str().into());
         let created = slow_start(nodes, |node| {
@@ -385,19 +392,19 @@ impl DaemonSets {
             let (writer, namespace) = (writer.clone(), namespace.clone());
             async move {
                 let created: Option<Created> = writer.create_encoded(Kind::Pod, &namespace, &name, bytes).await?;
-                Ok::<_, WriteError>((name, created))
+                Ok::<_, WriteError>((Taken { name, node }, created))
             }
         })
         .await;
         let mut taken = Vec::new();
-        for (name, created) in created.done {
+        for (pod, created) in created.done {
             match created {
                 Some(created) => {
                     self.expectations.created(key, created.revision());
-                    let message = format!("Created pod: {name}");
+                    let message = format!("Created pod: {}", pod.name);
                     self.context.recorder.normal(Kind::DaemonSet, set_target, "SuccessfulCreate", message);
                 }
-                None => taken.push(name),
+                None => taken.push(pod),
             }
         }
         if let Some(error) = created.error {
@@ -409,9 +416,9 @@ impl DaemonSets {
     }
 
     /// Names that are taken: by the set's own pods, by pods on their way out, or by somebody else's.
-    async fn settle_taken(&self, set: &DaemonSetView<'_>, taken: &[String]) -> Result<Next, ReconcileError> {
+    async fn settle_taken(&self, set: &DaemonSetView<'_>, taken: &[Taken]) -> Result<Next, ReconcileError> {
         let mut next = Next::OnChange;
-        for name in taken.iter().take(TAKEN_NAMES_MAX) {
+        for Taken { name, node } in taken.iter().take(TAKEN_NAMES_MAX) {
             let found = self.context.writer.get_now(Kind::Pod, (&set.metadata.namespace, name)).await?;
             let Some(found) = found.map(|found| found.to_string()) else {
                 next = next.or(Next::After(UNSEEN_RETRY));
@@ -423,6 +430,9 @@ impl DaemonSets {
             let is_foreign = selector.is_none_or(|selector| {
                 claim::claim(&set.metadata.uid, selector, &pod) == Claim::Ignore && !pod.metadata.is_terminating()
             });
+            // A pod on another node never is the one that was to be here, whoever owns it. Its end is up to that node: to wait
+            // for it would let one node keep the set's pods off all others.
+            let is_foreign = is_foreign || *pod.spec.node_name != **node;
             if is_foreign {
                 let message = format!(
                     "Error creating pod: the name {name} is taken by a pod that is not of this DaemonSet; its pods get other names"

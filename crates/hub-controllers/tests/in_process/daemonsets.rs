@@ -307,3 +307,39 @@ async fn a_large_set_creates_in_batches_and_holds_up_nobody() {
     assert_eq!(nodes.len(), NODES);
     hub.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_of_another_node_keeps_no_name_from_a_set() {
+    let mut hub = Hub::start().await;
+    hub.gateways(&["gw-2"]).await;
+    hub.node("gw-1", json!({})).await;
+    hub.make(Kind::DaemonSet, daemon_set("agent")).await;
+    hub.make(Kind::DaemonSet, daemon_set("adopts")).await;
+    let pods = hub.pods("default", 2).await;
+    hub.settled().await;
+    hub.stop_controllers().await;
+    for pod in &pods {
+        hub.admin.delete(Kind::Pod, pod, Some(0)).await.expect("the API deletes it");
+        // On its way out for as long as its node likes; or one that the set takes for its own.
+        let app = &pod["metadata"]["labels"]["app"];
+        let labels = if app == "adopts" { json!({"app": app}) } else { json!({}) };
+        let spec = json!({"nodeName": "gw-1", "containers": [{"name": "main", "image": "file:///bin/true"}]});
+        let metadata = json!({"name": name_of(pod), "namespace": "default", "labels": labels});
+        let taken = hub.make(Kind::Pod, json!({"metadata": metadata, "spec": spec})).await;
+        if app == "agent" {
+            hub.admin.delete(Kind::Pod, &taken, None).await.expect("the API takes it");
+        }
+    }
+    hub.start_controllers(Source::Store).await;
+    for set in ["agent", "adopts"] {
+        hub.set_with(set, |set| set["status"]["currentNumberScheduled"] == 1 && set["status"]["collisionCount"] == 1).await;
+    }
+    hub.settled().await;
+    let pods = hub.admin.list_now(Kind::Pod, "default").await.expect("the API lists");
+    for (node, is_terminating) in [("gw-1", true), ("gw-2", false)] {
+        let of_node = pods.iter().filter(|pod| pod["spec"]["nodeName"] == node);
+        let states: Vec<bool> = of_node.map(|pod| pod["metadata"]["deletionTimestamp"].is_string()).collect();
+        assert_eq!(states, [is_terminating; 2], "{node}");
+    }
+    hub.stop().await;
+}

@@ -227,19 +227,23 @@ async fn a_node_ties_nothing_to_what_is_not_its_own() {
         json!({"metadata": metadata, "spec": {
             "nodeName": "gw-1", "runtimeClassName": "selvedge-process", "containers": containers}})
     };
-    for (path, make) in [(leases, &lease as &dyn Fn(Value) -> Value), (events, &event), (PODS, &mirror)] {
+    for (path, make, name) in [
+        (leases, &lease as &dyn Fn(Value) -> Value, "gw-1"),
+        (events, &event, "gw-1"),
+        (PODS, &mirror, "own-gw-1"),
+    ] {
         for metadata in [
-            json!({"name": "gw-1", "finalizers": ["x.io/mine"]}),
-            json!({"name": "gw-1", "ownerReferences": owner("gw-2", &uid)}),
-            json!({"name": "gw-1", "ownerReferences": owner("gw-1", "another")}),
+            json!({"name": name, "finalizers": ["x.io/mine"]}),
+            json!({"name": name, "ownerReferences": owner("gw-2", &uid)}),
+            json!({"name": name, "ownerReferences": owner("gw-1", "another")}),
         ] {
             let refused = hub.check(gw, "POST", path, make(metadata.clone()), 403).await;
             assert!(refused.message().contains("is not allowed to set"), "{metadata}: {}", refused.message());
         }
         // What goes with its own Node is well.
-        let own = json!({"name": "gw-1", "ownerReferences": owner("gw-1", &uid)});
+        let own = json!({"name": name, "ownerReferences": owner("gw-1", &uid)});
         hub.check(gw, "POST", path, make(own), 201).await;
-        hub.check(gw, "PATCH", &format!("{path}/gw-1"), json!({"metadata": {"finalizers": ["x.io/mine"]}}), 403).await;
+        hub.check(gw, "PATCH", &format!("{path}/{name}"), json!({"metadata": {"finalizers": ["x.io/mine"]}}), 403).await;
     }
 }
 
@@ -286,7 +290,7 @@ async fn a_mirror_pod_is_no_key() {
     let gw = &node("gw-1");
     let mirror = |spec: Value| {
         let mut pod = json!({
-            "metadata": {"name": "m", "annotations": {"kubernetes.io/config.mirror": "x"}},
+            "metadata": {"name": "m-gw-1", "annotations": {"kubernetes.io/config.mirror": "x"}},
             "spec": {"nodeName": "gw-1", "containers": [{"name": "a", "image": "file:///bin/true"}]},
         });
         for (field, value) in spec.as_object().unwrap() {
@@ -305,6 +309,16 @@ async fn a_mirror_pod_is_no_key() {
         assert!(answer.message().contains(part), "{}", answer.message());
     }
     hub.check(gw, "POST", PODS, mirror(json!({})), 201).await;
+    // A name that another node's pod is to have: those of DaemonSets can be computed.
+    for name in ["agent-bcdfghjklm", "selvedge-edge-gw-2", "gw-1", "-gw-1", "mgw-1", "gw-1-m"] {
+        let mut pod = mirror(json!({}));
+        pod["metadata"]["name"] = name.into();
+        let answer = hub.send(gw, "POST", PODS, pod).await;
+        assert!(matches!(answer.code, 403 | 422), "{name}: {}", answer.body);
+    }
+    let mut generated = mirror(json!({}));
+    generated["metadata"] = json!({"generateName": "agent-", "annotations": {"kubernetes.io/config.mirror": "x"}});
+    hub.check(gw, "POST", PODS, generated, 403).await;
 }
 
 #[tokio::test]

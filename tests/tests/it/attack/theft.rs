@@ -372,7 +372,7 @@ fn a_node_holds_no_finalizer_and_lends_no_service_account() -> Result<()> {
         let patch = json!({"metadata": {"finalizers": ["x.io/mine"]}});
         let answer = connection.patch("/api/v1/nodes/gw-1", wire::MERGE, &patch).await?;
         ensure!((400..500).contains(&answer.status), "a finalizer on itself: {}", answer.status);
-        let mut mirror = mirror_pod("m", "gw-1");
+        let mut mirror = mirror_pod("m-gw-1", "gw-1");
         mirror["spec"]["serviceAccountName"] = "admin".into();
         let answer = connection.post(PODS, &mirror).await?;
         ensure!((400..500).contains(&answer.status), "a mirror pod with a service account: {}", answer.status);
