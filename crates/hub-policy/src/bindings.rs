@@ -346,12 +346,15 @@ async fn register(server: &Server, store: &Store, node: &str) {
     .await;
 }
 
-/// A Node was deleted at a revision: its key is good no longer. One that was bound after that is another's.
+/// A Node was deleted at a revision: its key is good no longer. One that was bound after that is another's, unless it had a Node
+/// that is no more: then it is the same box, of which something was recorded since.
 async fn revoke(server: &Server, store: &Store, node: &str, deleted: Revision) {
     let is_done = change(server, store, node, |bound| {
-        // What was recorded after the deletion, and of before it, does not make it another's.
-        let is_older = bound.revision <= deleted || bound.registration(store, node).is_some_and(|at| at <= deleted);
-        (bound.spec.is_live() && is_older).then(|| NodeIdentitySpec {
+        let is_older = bound.revision <= deleted;
+        let is_due = is_older
+            || (bound.is_registered(store, node) && store.get(&Key::new("/nodes", "", node)).is_none())
+            || bound.registration(store, node).is_some_and(|at| at <= deleted);
+        (bound.spec.is_live() && is_due).then(|| NodeIdentitySpec {
             state: NodeIdentityState::Revoked,
             reason: "the node was deleted".to_owned(),
             registered: false,

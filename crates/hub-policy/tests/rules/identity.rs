@@ -33,6 +33,11 @@ struct Gateway {
 impl Bound {
     /// Starts a hub; `nodes` are there from before keys were bound.
     async fn start(nodes: &[&str]) -> Self {
+        Self::start_with(nodes, |_| {}).await
+    }
+
+    /// The same; the keeper calls `on_change` and waits for it.
+    async fn start_with(nodes: &[&str], on_change: impl Fn(&str) + Send + Sync + 'static) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), store_options()).unwrap();
         let (config, keeper) = hub_policy::server_config(store.clone(), Vec::new());
@@ -43,7 +48,10 @@ impl Bound {
         keeper.migrate(&hub.server, &store).await.unwrap();
         let changes = Arc::new(Mutex::new(Vec::new()));
         let seen = changes.clone();
-        let on_change = Arc::new(move |node: &str| seen.lock().push(node.to_owned()));
+        let on_change = Arc::new(move |node: &str| {
+            on_change(node);
+            seen.lock().push(node.to_owned());
+        });
         let stop = CancellationToken::new();
         tokio::spawn(keeper.run(hub.server.clone(), store, on_change, stop.clone()));
         Self { hub, changes, ca: Ca::create("test").unwrap(), _stop: stop.drop_guard() }
@@ -273,4 +281,37 @@ async fn a_node_is_created_with_the_labels_of_its_token() {
     let created = bound.hub.check(&identity, "POST", NODES, own, 201).await;
     let expected = json!({"kubernetes.io/os": "linux", "selvedge.dev/role": "gateway", "site": "hall-2"});
     assert_eq!(created.body["metadata"]["labels"], expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_recorded_of_a_box_after_its_nodes_deletion_does_not_save_its_key() {
+    // The keeper comes to the deletion late: it is held up by the change of another node's identity.
+    let (held_tx, held_rx) = std::sync::mpsc::channel::<()>();
+    let (go_tx, go_rx) = std::sync::mpsc::channel::<()>();
+    let (held_tx, go_rx) = (Mutex::new(held_tx), Mutex::new(go_rx));
+    let bound = Bound::start_with(&[], move |node| {
+        if node == "slow" {
+            let _ = held_tx.lock().send(());
+            let _ = go_rx.lock().recv_timeout(PATIENCE);
+        }
+    })
+    .await;
+    let (gateway, renewed) = (bound.gateway("gw-1"), bound.gateway("gw-1"));
+    bound.bind("gw-1", &[&gateway.key]).await;
+    let identity = bound.identify(&gateway).unwrap();
+    bound.hub.check(&identity, "POST", NODES, json!({"metadata": {"name": "gw-1"}}), 201).await;
+    bound.wait("gw-1", |spec| spec["registered"] == true).await;
+    bound.bind("slow", &["k"]).await;
+    tokio::task::block_in_place(|| held_rx.recv_timeout(PATIENCE)).expect("the keeper comes to it");
+    assert_eq!(bound.hub.call("DELETE", &format!("{NODES}/gw-1"), Value::Null).await.code, 200);
+    // As a renewal that was requested before writes it.
+    let patch = json!({"spec": {"keys": [gateway.key, renewed.key]}});
+    assert_eq!(bound.hub.call("PATCH", &format!("{IDENTITIES}/gw-1"), patch).await.code, 200);
+    go_tx.send(()).expect("the keeper waits for it");
+    bound.wait("gw-1", |spec| spec["state"] == "Revoked").await;
+    // So a Node of that name does not let it in again.
+    bound.hub.create(NODES, json!({"metadata": {"name": "gw-1"}})).await;
+    for key in [&gateway, &renewed] {
+        assert!(bound.identify(key).unwrap_err().contains("the node was deleted"));
+    }
 }
