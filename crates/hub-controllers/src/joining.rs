@@ -8,11 +8,13 @@
 use api_edge::identity::NodeIdentitySpec;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use hub_pki::join::{JoinRequest, JoinVerdict, TOKEN_UNFINISHED, TOKEN_USED_BY, TokenGrant, decide};
+use hub_pki::join::{JoinRequest, JoinVerdict, TOKEN_UNFINISHED, TOKEN_USED_BY, TokenGrant, decide, decide_approved};
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 use tracing::info;
 
 use crate::kinds::Kind;
+use crate::runtime::controller::ReconcileError;
 use crate::writer::{WriteError, Writer};
 
 /// What becomes of a request for a node's client certificate.
@@ -32,7 +34,7 @@ pub(crate) enum Joining {
 const TRIES: usize = 5;
 
 /// Binds the key of a request to its node, if it may be.
-pub(crate) async fn bind(writer: &Writer, request: &JoinRequest<'_>) -> Result<Joining, WriteError> {
+pub(crate) async fn bind(writer: &Writer, request: &JoinRequest<'_>) -> Result<Joining, ReconcileError> {
     for _ in 0..TRIES {
         match bind_once(writer, request).await? {
             Joining::Again => {}
@@ -42,9 +44,42 @@ pub(crate) async fn bind(writer: &Writer, request: &JoinRequest<'_>) -> Result<J
     Ok(Joining::Again)
 }
 
-async fn bind_once(writer: &Writer, request: &JoinRequest<'_>) -> Result<Joining, WriteError> {
+/// Makes sure that the key of an approved request is bound to its node before it is signed: what a person approved was not yet.
+pub(crate) async fn bind_approved(
+    writer: &Writer,
+    request: &JoinRequest<'_>,
+    by_person: bool,
+) -> Result<Joining, ReconcileError> {
+    for _ in 0..TRIES {
+        let identity = writer.get_now(Kind::NodeIdentity, ("", request.node)).await?;
+        let bound = bound_by(identity.as_ref(), request.node)?;
+        let binding = match decide_approved(request, bound.as_ref(), by_person) {
+            JoinVerdict::Approve { binding, .. } => binding,
+            JoinVerdict::Deny(why) => return Ok(Joining::Denied(why)),
+            JoinVerdict::NotAutomatic => return Ok(Joining::NotAutomatic),
+        };
+        let Some(binding) = binding else { return Ok(Joining::Bound) };
+        match write(writer, request, identity, &binding).await? {
+            Joining::Again => {}
+            joining => return Ok(joining),
+        }
+    }
+    Ok(Joining::Again)
+}
+
+/// What a name is bound to. An identity that cannot be read is somebody's all the same: its name is not free.
+fn bound_by(identity: Option<&Value>, node: &str) -> Result<Option<NodeIdentitySpec>, ReconcileError> {
+    let read = |identity: &Value| NodeIdentitySpec::deserialize(&identity["spec"]);
+    identity.map(read).transpose().map_err(|error| {
+        ReconcileError::Rejected(format!(
+            "the NodeIdentity {node} cannot be read, so nobody can join by that name: {error}; correct it, or delete it with `kubectl delete nodeidentity {node}`"
+        ))
+    })
+}
+
+async fn bind_once(writer: &Writer, request: &JoinRequest<'_>) -> Result<Joining, ReconcileError> {
     let identity = writer.get_now(Kind::NodeIdentity, ("", request.node)).await?;
-    let bound = identity.as_ref().and_then(|identity| serde_json::from_value(identity["spec"].clone()).ok());
+    let bound = bound_by(identity.as_ref(), request.node)?;
     let secret = match request.token_id() {
         Some(id) => writer.get_now(Kind::Secret, ("kube-system", &format!("bootstrap-token-{id}"))).await?,
         None => None,

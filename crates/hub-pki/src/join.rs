@@ -1,13 +1,14 @@
 //! Who may have the client certificate of a node: a plain function of the request, what the name is bound to, and the
 //! token.
 //!
-//! A name is bound to one box by the key that it shows ([`NodeIdentitySpec`]). Three may bind a key to a name:
+//! A name is bound to one box by the key that it shows ([`NodeIdentitySpec`]). Four may bind a key to a name:
 //!
 //! | who sends the request | when the name is free or revoked | when another key has it |
 //! | --- | --- | --- |
 //! | a join token | it joins | rejected |
 //! | a join token made for that very name | it joins | it replaces the broken box, whose key is good no longer |
 //! | the node itself, with its bound key | | it renews: both keys are good until the new one is used |
+//! | anybody, and a person approves it | it joins | it replaces the broken box |
 //!
 //! A token is good for one use unless it was made for more. The same key under the same name is no further use, also when the
 //! hub was stopped between the use and the binding, and while a box has not registered yet it may try again with another key:
@@ -91,6 +92,8 @@ pub struct JoinRequest<'a> {
     pub username: &'a str,
     /// SHA-256 of the key with which the sender showed itself, when it showed a certificate.
     pub sender_key_sha256: Option<&'a str>,
+    /// Whether there is a Node of that name.
+    pub has_node: bool,
 }
 
 /// What becomes of a request.
@@ -131,6 +134,30 @@ pub fn decide(request: &JoinRequest<'_>, bound: Option<&NodeIdentitySpec>, token
         Some(sender) if sender == request.node => renewal(request, bound),
         _ => JoinVerdict::NotAutomatic,
     }
+}
+
+/// Decides about a request that is approved already, by a person or by [`decide`], and is about to be signed.
+pub fn decide_approved(request: &JoinRequest<'_>, bound: Option<&NodeIdentitySpec>, by_person: bool) -> JoinVerdict {
+    let node = request.node;
+    if bound.is_some_and(|bound| !bound.keys.is_empty() && bound.accepts(request.key_sha256)) {
+        return JoinVerdict::Approve { binding: None, used_by: None };
+    }
+    if !by_person {
+        return match bound {
+            // A cluster without bindings.
+            None => JoinVerdict::Approve { binding: None, used_by: None },
+            // Its key was bound when it was approved; to bind it once more would undo what has happened since.
+            Some(_) => JoinVerdict::Deny(format!(
+                "another key was bound to node {node:?} after this request was approved, or its identity was revoked; request again"
+            )),
+        };
+    }
+    let binding = NodeIdentitySpec {
+        keys: vec![request.key_sha256.to_owned()],
+        generation: bound.map_or(1, |bound| bound.generation.saturating_add(1)),
+        ..NodeIdentitySpec::default()
+    };
+    JoinVerdict::Approve { binding: Some(binding), used_by: None }
 }
 
 fn by_token(request: &JoinRequest<'_>, id: &str, bound: Option<&NodeIdentitySpec>, token: &TokenGrant) -> JoinVerdict {
@@ -203,6 +230,12 @@ fn renewal(request: &JoinRequest<'_>, bound: Option<&NodeIdentitySpec>) -> JoinV
     }
     if bound.keys.last().is_some_and(|newest| newest == request.key_sha256) {
         return JoinVerdict::Approve { binding: None, used_by: None };
+    }
+    // Who never becomes a node is not seen among them; its identity ends with its first certificate.
+    if !bound.registered && !request.has_node {
+        return JoinVerdict::Deny(format!(
+            "node {node:?} has never registered, so it gets no further certificate; start it, or join again with a new token"
+        ));
     }
     // The current key stays good until the next one is used: its certificate may get lost on the way.
     let current = request.sender_key_sha256.map(str::to_owned).or_else(|| bound.keys.first().cloned());

@@ -49,6 +49,8 @@ const PENDING_KEPT: Duration = Duration::from_secs(24 * 3600);
 const PENDING_MAX: usize = 32;
 /// Unsigned requests of one sender, failed ones among them; what goes beyond is deleted right away.
 const UNSIGNED_MAX: usize = 64;
+/// Reason of the condition `Approved` where the hub set it.
+const AUTO_APPROVED: &str = "AutoApproved";
 /// A step of the wall clock is noticed within this time.
 const DEADLINE_MAX: Duration = Duration::from_secs(600);
 
@@ -231,18 +233,27 @@ impl Csr {
         ca.sign_csr(&pem, usage, asked.unwrap_or(VALIDITY)).map_err(|error| error.to_string())
     }
 
-    /// Binds the key of a node's client certificate to its name; whatever else is approved binds nothing.
-    async fn bind(&self, view: &CsrView<'_>, object: &ObjectRef) -> Result<Joining, ReconcileError> {
+    /// Binds the key of a node's client certificate to its name, before it is approved or, if it is already, before it is
+    /// signed; whatever else is approved binds nothing.
+    async fn bind(&self, view: &CsrView<'_>, object: &ObjectRef, state: State) -> Result<Joining, ReconcileError> {
         let parsed = self.parse(view);
         let (Ok(info), SIGNER_NODE_CLIENT) = (&*parsed, &*view.spec.signer_name) else { return Ok(Joining::Bound) };
         let request = object.value()?;
+        let Context { reader, writer, .. } = &self.context;
+        let node = node_of(&info.cn).unwrap_or_default();
         let join = JoinRequest {
-            node: node_of(&info.cn).unwrap_or_default(),
+            node,
             key_sha256: &info.key_sha256,
             username: &view.spec.username,
             sender_key_sha256: request["spec"]["extra"][EXTRA_KEY_SHA256][0].as_str(),
+            has_node: reader.get(Kind::Node, "", node).is_some(),
         };
-        Ok(crate::joining::bind(&self.context.writer, &join).await?)
+        if state == State::Approved {
+            let approved = condition(&view.status.conditions, "Approved");
+            let by_person = approved.is_none_or(|approved| *approved.reason != *AUTO_APPROVED);
+            return crate::joining::bind_approved(writer, &join, by_person).await;
+        }
+        crate::joining::bind(writer, &join).await
     }
 
     fn observe_request(&self, object: &ObjectRef, queue: &Queue<Box<str>>) {
@@ -318,19 +329,23 @@ impl Reconciler for Csr {
                 writer.delete_target(kind, target, None, None).await?;
                 return Ok(Next::OnChange);
             }
-            Step::Approve => match self.bind(&view, &object).await? {
+            Step::Approve => match self.bind(&view, &object, state).await? {
                 Joining::Bound => {
                     let message = "Requested by a node or with its bootstrap token.";
-                    ("approval", None, Some(("Approved", "AutoApproved", message.to_owned())))
+                    ("approval", None, Some(("Approved", AUTO_APPROVED, message.to_owned())))
                 }
                 Joining::Denied(why) => ("approval", None, Some(("Denied", "NotThisNode", why))),
                 Joining::NotAutomatic => return Ok(until_deadline(until, now)),
                 Joining::Again => return Ok(Next::After(Duration::from_secs(1))),
             },
             Step::Fail(reason, message) => ("status", None, Some(("Failed", reason, message))),
-            Step::Sign(usage) => match self.sign(&view, usage) {
-                Ok(pem) => ("status", Some(pem), None),
-                Err(reason) => ("status", None, Some(("Failed", "SigningError", reason))),
+            Step::Sign(usage) => match self.bind(&view, &object, state).await? {
+                Joining::Denied(why) => ("status", None, Some(("Failed", "NotThisNode", why))),
+                Joining::Again => return Ok(Next::After(Duration::from_secs(1))),
+                Joining::Bound | Joining::NotAutomatic => match self.sign(&view, usage) {
+                    Ok(pem) => ("status", Some(pem), None),
+                    Err(reason) => ("status", None, Some(("Failed", "SigningError", reason))),
+                },
             },
         };
         let mut changed = object.value()?;

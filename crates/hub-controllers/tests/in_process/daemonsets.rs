@@ -332,7 +332,8 @@ async fn a_pod_of_another_node_keeps_no_name_from_a_set() {
     }
     hub.start_controllers(Source::Store).await;
     for set in ["agent", "adopts"] {
-        hub.set_with(set, |set| set["status"]["currentNumberScheduled"] == 1 && set["status"]["collisionCount"] == 1).await;
+        hub.set_with(set, |set| set["status"]["currentNumberScheduled"] == 1 && set["status"]["collisionCount"] == 1)
+            .await;
     }
     hub.settled().await;
     let pods = hub.admin.list_now(Kind::Pod, "default").await.expect("the API lists");

@@ -133,6 +133,19 @@ impl Hub {
         panic!("the controllers did not come to rest: {:?}", controllers.status().snapshot());
     }
 
+    /// Waits until a controller has failed; says why.
+    pub(crate) async fn failing(&self, controller: &str) -> String {
+        let (controllers, _) = self.running.as_ref().expect("the controllers run");
+        for _ in 0..3000 {
+            let status = controllers.status().snapshot();
+            if let Some(error) = status.into_iter().find(|one| one.name == controller).and_then(|one| one.last_error) {
+                return error.message;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("the controller {controller} did not fail in a minute");
+    }
+
     pub(crate) fn as_user(&self, user: &str, groups: &[&str]) -> Writer {
         let identity = Identity::new(user, groups.iter().copied());
         Writer::new(kube::Client::new(self.server.in_process(identity), "default"))

@@ -4,6 +4,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hub_controllers::kinds::Kind;
+use machinery_store::{Durability, Encoded, Expect, Key, Op};
 use serde_json::{Value, json};
 
 use crate::hub::{Hub, Source, condition, daemon_set, name_of};
@@ -557,5 +558,69 @@ async fn a_lease_goes_with_its_node() {
         hub.eventually(Kind::Lease, ("kube-node-lease", "gw-1"), |lease| lease.is_none()).await;
         hub.stop_controllers().await;
     }
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_a_person_approves_binds_its_key() {
+    let hub = Hub::start().await;
+    let kind = Kind::CertificateSigningRequest;
+    let csr = || {
+        let key = base_pki::KeyPair::generate().expect("a key can be made");
+        base_pki::make_csr(&key, "system:node:gw-1", &["system:nodes".to_owned()], &[]).expect("a CSR can be made")
+    };
+    // Neither the node itself nor a token has sent them.
+    for (at, name) in ["first", "second"].into_iter().enumerate() {
+        let csr = csr();
+        let mut request = client_request(name, &csr);
+        hub.admin.create(kind, request.clone()).await.expect("the API takes it").expect("it is new");
+        hub.settled().await;
+        request = hub.admin.get_now(kind, ("", name)).await.expect("the API responds").expect("it is there");
+        assert!(request["status"]["certificate"].is_null(), "{request}");
+        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let approved = json!({
+            "type": "Approved", "status": "True", "reason": "KubectlApprove", "message": "m", "lastUpdateTime": now,
+        });
+        request["status"]["conditions"] = json!([approved]);
+        assert!(hub.admin.replace_subresource(kind, name, "approval", &request).await.expect("the API takes it"));
+        hub.eventually(kind, ("", name), |one| one.is_some_and(|one| one["status"]["certificate"].is_string())).await;
+        // The second replaces the broken box.
+        let identity = hub.admin.get_now(Kind::NodeIdentity, ("", "gw-1")).await.expect("the API responds");
+        let spec = identity.expect("its key is bound")["spec"].clone();
+        let own = base_pki::parse_csr(&csr).expect("made above").key_sha256;
+        assert_eq!((&spec["keys"], &spec["generation"]), (&json!([own]), &json!(at + 1)));
+    }
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_whose_identity_cannot_be_read_is_not_free() {
+    let hub = Hub::start().await;
+    hub.token("abcdef").await;
+    // As a newer version may write it.
+    let identity = json!({
+        "apiVersion": "edge.selvedge.dev/v1alpha1", "kind": "NodeIdentity", "metadata": {"name": "gw-1", "uid": "u"},
+        "spec": {"state": "Suspended", "keys": ["k"]},
+    });
+    let bytes = serde_json::to_vec(&identity).expect("it is JSON").into();
+    let put = Op::Put {
+        key: Key::new(hub_policy::NODE_IDENTITIES, "", "gw-1"),
+        expect: Expect::Absent,
+        encode: Box::new(move |_| Encoded { bytes, ..Encoded::default() }),
+    };
+    hub.store.commit(vec![put], Durability::Group).await.expect("the store takes it");
+    let key = base_pki::KeyPair::generate().expect("a key can be made");
+    let orgs = ["system:nodes".to_owned()];
+    let csr = base_pki::make_csr(&key, "system:node:gw-1", &orgs, &[]).expect("a CSR can be made");
+    let kind = Kind::CertificateSigningRequest;
+    let bootstrapper = hub.as_user("system:bootstrap:abcdef", &["system:bootstrappers"]);
+    bootstrapper.create(kind, client_request("r", &csr)).await.expect("a bootstrapper may ask").expect("it is new");
+    let status = hub.failing("csr").await;
+    assert!(status.contains("the NodeIdentity gw-1 cannot be read"), "{status}");
+    let request = hub.admin.get_now(kind, ("", "r")).await.expect("the API responds").expect("it is there");
+    assert!(request["status"]["conditions"].is_null(), "{request}");
+    let secret = hub.admin.get_now(Kind::Secret, ("kube-system", "bootstrap-token-abcdef")).await;
+    let secret = secret.expect("the API responds").expect("it is there");
+    assert_eq!(hub_pki::join::TokenGrant::of_secret(&secret).used_by, [""; 0]);
     hub.stop().await;
 }

@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 
 fn request<'a>(node: &'a str, key: &'a str, username: &'a str) -> JoinRequest<'a> {
-    JoinRequest { node, key_sha256: key, username, sender_key_sha256: None }
+    JoinRequest { node, key_sha256: key, username, sender_key_sha256: None, has_node: false }
 }
 
 fn bound(keys: &[&str], token: &str) -> NodeIdentitySpec {
@@ -145,6 +145,39 @@ fn a_node_renews_with_its_bound_key_and_keeps_both_until_the_new_one_is_used() {
     check_denied(decide(&own("k9", "k2"), Some(&live), None), &["not the one that it is bound to"]);
     assert_eq!(decide(&request("gw-1", "k2", "system:node:gw-2"), Some(&live), None), JoinVerdict::NotAutomatic);
     assert_eq!(decide(&request("gw-1", "k2", "jane"), Some(&live), None), JoinVerdict::NotAutomatic);
+}
+
+#[test]
+fn a_box_that_never_became_a_node_does_not_renew() {
+    let unseen = NodeIdentitySpec { registered: false, ..bound(&["k1"], "other0") };
+    let own = JoinRequest { sender_key_sha256: Some("k1"), ..request("gw-1", "k2", "system:node:gw-1") };
+    check_denied(decide(&own, Some(&unseen), None), &["has never registered"]);
+    // Its Node is there, and nobody has written that down yet.
+    let own = JoinRequest { has_node: true, ..own };
+    assert_eq!(approved(decide(&own, Some(&unseen), None)).0.expect("two keys").keys, ["k1", "k2"]);
+}
+
+#[test]
+fn what_a_person_approves_is_bound_as_by_a_token_for_that_name() {
+    let live = bound(&["k1"], "other0");
+    let revoked = NodeIdentitySpec { state: NodeIdentityState::Revoked, ..live.clone() };
+    let older = bound(&[], "");
+    for (held, generation) in [(None, 1), (Some(&live), 2), (Some(&revoked), 2), (Some(&older), 2)] {
+        let (binding, used_by) = approved(decide_approved(&request("gw-1", "k2", "jane"), held, true));
+        let binding = binding.expect("a new binding");
+        assert_eq!((&binding.keys[..], binding.generation, used_by), (&["k2".to_owned()][..], generation, None));
+        assert!(binding.is_live() && !binding.registered && binding.token.is_empty());
+    }
+    // The key is bound already: nothing changes, whoever approved it.
+    for by_person in [true, false] {
+        let again = decide_approved(&request("gw-1", "k1", "jane"), Some(&live), by_person);
+        assert_eq!(approved(again), (None, None));
+    }
+    // What the hub approved was bound then; if it is not now, something has happened since.
+    for held in [&live, &revoked] {
+        check_denied(decide_approved(&request("gw-1", "k2", TOKEN), Some(held), false), &["another key was bound"]);
+    }
+    assert_eq!(approved(decide_approved(&request("gw-1", "k2", TOKEN), None, false)), (None, None));
 }
 
 #[test]
