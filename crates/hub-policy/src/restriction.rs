@@ -23,8 +23,11 @@ const CSR_BYTES_MAX: usize = 16 * 1024;
 /// Annotations and labels of a request for a certificate; ours has none.
 const CSR_NOTES_BYTES_MAX: usize = 1024;
 
-/// Certificates that one token or one node may request in [`CSR_PERIOD`]. A node needs two at a join and two a year.
+/// Certificates that one node, or one token for one name, may request in [`CSR_PERIOD`]. A node needs two at a join and two a year.
 const CSRS_MAX: u32 = 30;
+/// Certificates that one token may request in [`CSR_PERIOD`] in all: many boxes may share it, and one of them whose name is taken
+/// tries again all the time.
+const TOKEN_CSRS_MAX: u32 = 300;
 const CSR_PERIOD: Duration = Duration::from_secs(600);
 
 /// Callers that are counted at a time. When there are more, counting begins anew.
@@ -111,35 +114,52 @@ impl NodeRestriction {
         // What cannot be read is the signer's to reject, with its reason in the request's status.
         let node =
             base_pki::parse_csr(&pem).ok().and_then(|info| info.cn.strip_prefix("system:node:").map(str::to_owned));
-        if let Some(why) = node.and_then(|node| names::rejection(&node, &self.hub_names)) {
+        if let Some(why) = node.as_deref().and_then(|node| names::rejection(node, &self.hub_names)) {
             return Err(AdmissionError::Forbidden(why));
         }
-        let is_weak = request.identity.is_in(GROUP_BOOTSTRAPPERS) || request.identity.node_name().is_some();
-        if is_weak {
-            check_csr_metadata(csr)?;
+        let is_bootstrapper = request.identity.is_in(GROUP_BOOTSTRAPPERS);
+        if !is_bootstrapper && request.identity.node_name().is_none() {
+            return Ok(());
         }
-        if is_weak && !request.dry_run { self.count(&request.identity.user, Instant::now()) } else { Ok(()) }
+        check_csr_metadata(csr)?;
+        let user = request.identity.user.as_str();
+        match is_bootstrapper {
+            _ if request.dry_run => Ok(()),
+            true => {
+                let for_node = format!("{user} for node {}", node.unwrap_or_default());
+                self.count(&[(user, TOKEN_CSRS_MAX), (&for_node, CSRS_MAX)], Instant::now())
+            }
+            false => self.count(&[(user, CSRS_MAX)], Instant::now()),
+        }
     }
 
-    fn count(&self, user: &str, now: Instant) -> Checked {
+    /// Counts a request for each of these, unless one of them has had as many as it may.
+    fn count(&self, senders: &[(&str, u32)], now: Instant) -> Checked {
         let mut requests = self.requests.lock();
-        if requests.len() >= COUNTED_MAX {
+        for (sender, max) in senders {
+            let is_full = requests
+                .get(*sender)
+                .is_some_and(|(since, count)| now.duration_since(*since) < CSR_PERIOD && count >= max);
+            if is_full {
+                let minutes = CSR_PERIOD.as_secs() / 60;
+                return Err(AdmissionError::TooMany(format!(
+                    "{sender:?} has requested {max} certificates within {minutes} minutes; try again later"
+                )));
+            }
+        }
+        if requests.len() + senders.len() > COUNTED_MAX {
             requests.retain(|_, (since, _)| now.duration_since(*since) < CSR_PERIOD);
-            if requests.len() >= COUNTED_MAX {
+            if requests.len() + senders.len() > COUNTED_MAX {
                 requests.clear();
             }
         }
-        let (since, count) = requests.entry(user.to_owned()).or_insert((now, 0));
-        if now.duration_since(*since) >= CSR_PERIOD {
-            (*since, *count) = (now, 0);
+        for (sender, _) in senders {
+            let (since, count) = requests.entry((*sender).to_owned()).or_insert((now, 0));
+            if now.duration_since(*since) >= CSR_PERIOD {
+                (*since, *count) = (now, 0);
+            }
+            *count += 1;
         }
-        if *count >= CSRS_MAX {
-            let minutes = CSR_PERIOD.as_secs() / 60;
-            return Err(AdmissionError::TooMany(format!(
-                "{user:?} has requested {CSRS_MAX} certificates within {minutes} minutes; try again later"
-            )));
-        }
-        *count += 1;
         Ok(())
     }
 }

@@ -6,6 +6,7 @@
 //! | request | is deleted after |
 //! | --- | --- |
 //! | signed, denied, failed | one hour |
+//! | of a join token, and denied | five minutes |
 //! | waiting for a person | a day |
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -43,11 +44,14 @@ const VALIDITY_MIN_S: u64 = 600;
 const REQUEST_BYTES_MAX: usize = 16 * 1024;
 /// Upstream's csrcleaner: what is done is kept this long for those who wait for it, …
 const DONE_KEPT: Duration = Duration::from_secs(3600);
-/// … and what waits for a person, this long.
+/// … but what was denied to the bearer of a join token, this long: a box whose name is taken requests again all the time. …
+const DENIED_TOKEN_KEPT: Duration = Duration::from_secs(300);
+/// … And what waits for a person, this long.
 const PENDING_KEPT: Duration = Duration::from_secs(24 * 3600);
-/// Requests of one sender that wait at a time: a token joins nodes one after the other, and each is approved at once.
+/// Requests of one sender that wait for a person at a time.
 const PENDING_MAX: usize = 32;
-/// Unsigned requests of one sender, failed ones among them; what goes beyond is deleted right away.
+/// Unsigned requests of one sender, denied and failed ones among them; what goes beyond and is not approved by itself is deleted
+/// right away.
 const UNSIGNED_MAX: usize = 64;
 /// Reason of the condition `Approved` where the hub set it.
 const AUTO_APPROVED: &str = "AutoApproved";
@@ -148,6 +152,9 @@ fn kept_until(view: &CsrView<'_>, state: State) -> Timestamp {
     let decided = view.status.conditions.iter().filter_map(|one| one.last_update_time.as_deref().and_then(time)).max();
     let (since, kept) = match state {
         State::Pending => (view.metadata.created(), PENDING_KEPT),
+        State::Denied if view.spec.groups.iter().any(|group| **group == *verdict::GROUP_BOOTSTRAPPERS) => {
+            (decided.unwrap_or_else(|| view.metadata.created()), DENIED_TOKEN_KEPT)
+        }
         _ => (decided.unwrap_or_else(|| view.metadata.created()), DONE_KEPT),
     };
     since.checked_add(kept).unwrap_or(Timestamp::MAX)
@@ -170,19 +177,18 @@ fn step(state: State, verdict: impl FnOnce() -> Verdict, others: (usize, usize),
     match state {
         _ if is_over => Step::Delete,
         State::Denied | State::Failed | State::Signed => Step::Wait,
-        State::Pending if unsigned >= UNSIGNED_MAX => Step::Delete,
-        State::Pending if waiting >= PENDING_MAX => Step::Fail(
-            "TooManyRequests",
-            format!("{PENDING_MAX} requests of this sender wait already; approve or delete them first"),
-        ),
         State::Pending | State::Approved => match verdict() {
+            // Whatever else its sender has: many boxes may share a token, and none of them keeps the others out.
+            Verdict::AutoApprove(_) if state == State::Pending => Step::Approve,
+            _ if state == State::Pending && unsigned >= UNSIGNED_MAX => Step::Delete,
+            _ if state == State::Pending && waiting >= PENDING_MAX => Step::Fail(
+                "TooManyRequests",
+                format!("{PENDING_MAX} requests of this sender wait already; approve or delete them first"),
+            ),
             Verdict::Ignore => Step::Wait,
             Verdict::Fail(reason) => Step::Fail("SignerValidationFailure", reason),
-            Verdict::AutoApprove(usage) | Verdict::NeedsApproval(usage, _) if state == State::Approved => {
-                Step::Sign(usage)
-            }
-            Verdict::AutoApprove(_) => Step::Approve,
-            Verdict::NeedsApproval(..) => Step::Wait,
+            Verdict::NeedsApproval(..) if state == State::Pending => Step::Wait,
+            Verdict::AutoApprove(usage) | Verdict::NeedsApproval(usage, _) => Step::Sign(usage),
         },
     }
 }

@@ -139,6 +139,9 @@ fn one_sender_cannot_fill_the_hub_with_requests() {
     assert_eq!(pending((PENDING_MAX - 1, PENDING_MAX - 1)), Step::Wait);
     assert!(matches!(pending((PENDING_MAX, PENDING_MAX)), Step::Fail("TooManyRequests", _)));
     assert_eq!(pending((0, UNSIGNED_MAX)), Step::Delete);
+    // Boxes that share a token with one whose requests are denied all the time, or that come all at once.
+    let full = (PENDING_MAX, UNSIGNED_MAX);
+    assert_eq!(step(State::Pending, || Verdict::AutoApprove(Usage::Client), full, false), Step::Approve);
     let mut memory = Memory::default();
     let text = json!({"metadata": {"uid": "u"}, "spec": {"username": "a"}}).to_string();
     let view: CsrView<'_> = serde_json::from_str(&text).unwrap();
@@ -153,17 +156,22 @@ fn one_sender_cannot_fill_the_hub_with_requests() {
 
 #[test]
 fn requests_end_as_upstreams_cleaner_has_it() {
-    let hours = |status: Value, state: State| {
-        let object = json!({"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}, "status": status}).to_string();
+    let minutes = |status: Value, state: State, group: &str| {
+        let metadata = json!({"creationTimestamp": "2026-01-01T00:00:00Z"});
+        let object = json!({"metadata": metadata, "spec": {"groups": [group]}, "status": status}).to_string();
         let view: CsrView<'_> = serde_json::from_str(&object).unwrap();
         let created: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        kept_until(&view, state).duration_since(created).as_hours()
+        kept_until(&view, state).duration_since(created).as_mins()
     };
+    let hours = |status: Value, state: State| minutes(status, state, "system:nodes") / 60;
     assert_eq!(hours(json!({}), State::Pending), 24);
     let decided = |r#type: &str| json!({"conditions": [{"type": r#type, "lastUpdateTime": "2026-01-01T05:00:00Z"}]});
     assert_eq!(hours(decided("Denied"), State::Denied), 6);
     assert_eq!(hours(decided("Approved"), State::Signed), 6);
     assert_eq!(step(State::Signed, || Verdict::Ignore, (0, 0), true), Step::Delete);
+    let of_token = |r#type: &str, state| minutes(decided(r#type), state, "system:bootstrappers");
+    assert_eq!(of_token("Denied", State::Denied), 5 * 60 + 5);
+    assert_eq!(of_token("Failed", State::Failed), 6 * 60);
 }
 
 #[tokio::test]

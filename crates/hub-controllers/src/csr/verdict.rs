@@ -14,6 +14,9 @@ pub(crate) const SIGNER_NODE_CLIENT: &str = "kubernetes.io/kube-apiserver-client
 pub(crate) const SIGNER_NODE_SERVING: &str = "kubernetes.io/kubelet-serving";
 pub(crate) const SIGNER_CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 
+/// The group of join tokens' bearers.
+pub(crate) const GROUP_BOOTSTRAPPERS: &str = "system:bootstrappers";
+
 /// Common names of nodes begin with this.
 pub(crate) const NODE_PREFIX: &str = "system:node:";
 
@@ -67,7 +70,7 @@ pub(crate) fn judge(spec: &CsrSpecView<'_>, info: &CsrInfo, node: NodeFacts<'_>,
         Err(reason) => return Verdict::Fail(reason),
     };
     let is_itself = *spec.username == *info.cn;
-    let is_bootstrapper = spec.groups.iter().any(|group| group == "system:bootstrappers");
+    let is_bootstrapper = spec.groups.iter().any(|group| **group == *GROUP_BOOTSTRAPPERS);
     match signer {
         SIGNER_NODE_CLIENT if is_itself || is_bootstrapper => Verdict::AutoApprove(usage),
         SIGNER_NODE_SERVING if is_itself => match node.addresses {

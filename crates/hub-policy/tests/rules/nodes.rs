@@ -227,11 +227,9 @@ async fn a_node_ties_nothing_to_what_is_not_its_own() {
         json!({"metadata": metadata, "spec": {
             "nodeName": "gw-1", "runtimeClassName": "selvedge-process", "containers": containers}})
     };
-    for (path, make, name) in [
-        (leases, &lease as &dyn Fn(Value) -> Value, "gw-1"),
-        (events, &event, "gw-1"),
-        (PODS, &mirror, "own-gw-1"),
-    ] {
+    for (path, make, name) in
+        [(leases, &lease as &dyn Fn(Value) -> Value, "gw-1"), (events, &event, "gw-1"), (PODS, &mirror, "own-gw-1")]
+    {
         for metadata in [
             json!({"name": name, "finalizers": ["x.io/mine"]}),
             json!({"name": name, "ownerReferences": owner("gw-2", &uid)}),
@@ -243,7 +241,8 @@ async fn a_node_ties_nothing_to_what_is_not_its_own() {
         // What goes with its own Node is well.
         let own = json!({"name": name, "ownerReferences": owner("gw-1", &uid)});
         hub.check(gw, "POST", path, make(own), 201).await;
-        hub.check(gw, "PATCH", &format!("{path}/{name}"), json!({"metadata": {"finalizers": ["x.io/mine"]}}), 403).await;
+        hub.check(gw, "PATCH", &format!("{path}/{name}"), json!({"metadata": {"finalizers": ["x.io/mine"]}}), 403)
+            .await;
     }
 }
 

@@ -135,7 +135,8 @@ fn nobody_knows_how_an_object_fares_on_a_node_that_is_out_of_reach() {
 
 #[test]
 fn of_what_a_node_says_an_object_keeps_little() {
-    let condition = |r#type: &str, holds: bool| Condition::new(r#type, holds, &"R".repeat(4096), "\u{e9}".repeat(300 << 10));
+    let condition =
+        |r#type: &str, holds: bool| Condition::new(r#type, holds, &"R".repeat(4096), "\u{e9}".repeat(300 << 10));
     let report = |conditions: Vec<Condition>| {
         Report::of(&EntryStatus { generation: 2, conditions, ..EntryStatus::default() }, true)
     };
