@@ -115,9 +115,20 @@ fn a_deleted_node_is_shut_out_at_once_and_joins_again_with_a_new_token() -> Resu
     let Some(mut fleet) = Fleet::start()? else { return Ok(()) };
     let stolen = as_node(&fleet)?;
     assert!(stolen.ok(&["get", "node", "edge-1", "-o", "name"])?.contains("edge-1"));
+    let lease = ["lease", "edge-1", "-n", "kube-node-lease"];
+    eventually("a lease that its node owns", PATIENCE, || {
+        let lease = fleet.kubectl.json(&lease).map_err(|error| error.to_string())?;
+        let owner = &lease["metadata"]["ownerReferences"][0];
+        if owner["kind"] == "Node" && owner["name"] == "edge-1" { Ok(()) } else { Err(lease["metadata"].to_string()) }
+    })?;
     fleet.kubectl.ok(&["delete", "node", "edge-1"])?;
     let refusal = stolen.refused(&["get", "--raw", "/api/v1/nodes/edge-1"])?;
     assert!(refusal.contains("Unauthorized") || refusal.contains("deleted"), "{refusal}");
+    eventually("no lease of a deleted node", PATIENCE, || match fleet.kubectl.json(&lease) {
+        Ok(lease) => Err(lease.to_string()),
+        Err(error) if error.to_string().contains("NotFound") => Ok(()),
+        Err(error) => Err(error.to_string()),
+    })?;
     eventually("a revoked identity", PATIENCE, || {
         let identity = fleet.kubectl.json(&["nodeidentity", "edge-1"]).map_err(|error| error.to_string())?;
         if identity["spec"]["state"] == "Revoked" { Ok(()) } else { Err(identity["spec"].to_string()) }
@@ -284,12 +295,47 @@ fn a_node_that_slept_is_ready_when_it_wakes() -> Result<()> {
         return Ok(());
     }
     let Some(fleet) = Fleet::start()? else { return Ok(()) };
+    fleet.kubectl.apply(&example_manifest("50-workloads.yaml", "edge-1")?)?.ok()?;
+    make_gateway(&fleet.kubectl, "edge-1")?;
+    wait_pods(&fleet.kubectl, "app=greeter", 1)?;
     fleet.node.freeze();
     let marked = is_out_of_reach(&fleet);
+    let counted = eventually("a pod that is not counted", PATIENCE, || {
+        let set = fleet.kubectl.json(&["ds", "greeter"]).map_err(|error| error.to_string())?;
+        if set["status"]["numberReady"] == 0 { Ok(()) } else { Err(set["status"].to_string()) }
+    });
     fleet.node.thaw();
     marked?;
-    node_is_ready(&fleet.kubectl, "edge-1")
+    counted?;
+    node_is_ready(&fleet.kubectl, "edge-1")?;
+    // Its kubelet believed that the hub had what it sent last.
+    wait_pods(&fleet.kubectl, "app=greeter", 1).map(|_| ())
 }
+
+#[test]
+fn a_mirror_pod_that_a_person_deletes_comes_back() -> Result<()> {
+    let Some(fleet) = Fleet::start()? else { return Ok(()) };
+    for file in ["10-profile.yaml", "20-device.yaml"] {
+        fleet.kubectl.apply(&example_manifest(file, "edge-1")?)?.ok()?;
+    }
+    let mirror = || -> std::result::Result<Value, String> {
+        let pods = fleet.kubectl.json(&["pods", "-A"]).map_err(|error| error.to_string())?;
+        let pod = pods["items"].as_array().into_iter().flatten().find(|pod| pod["metadata"]["name"] == MIRROR).cloned();
+        let pod = pod.ok_or_else(|| format!("no {MIRROR} among {}", pods["items"]))?;
+        let is_ready = condition(&pod, "Ready").is_some_and(|ready| ready["status"] == "True");
+        if is_ready { Ok(pod) } else { Err(pod["status"].to_string()) }
+    };
+    let before = eventually("the edge plane's mirror pod", PATIENCE, mirror)?;
+    let namespace = before["metadata"]["namespace"].as_str().context("a pod has a namespace")?;
+    // This waits until it is deleted.
+    fleet.kubectl.ok(&["delete", "pod", MIRROR, "-n", namespace, "--timeout=30s"])?;
+    eventually("another mirror pod", PATIENCE, || {
+        let after = mirror()?;
+        if after["metadata"]["uid"] == before["metadata"]["uid"] { Err(after["metadata"].to_string()) } else { Ok(()) }
+    })
+}
+
+const MIRROR: &str = "selvedge-edge-edge-1";
 
 /// Longer than the 40 s of silence after which a node counts as out of reach.
 const SILENCE: Duration = Duration::from_secs(90);
@@ -302,6 +348,15 @@ fn a_silent_node_is_marked_its_pods_stay_and_it_is_well_again_when_it_is_back() 
     let before = wait_pods(&fleet.kubectl, "app=greeter", 1)?;
     fleet.node.kill();
     is_out_of_reach(&fleet)?;
+    // Nobody counts on what nobody hears of, …
+    eventually("a pod that is not ready, and is not counted", PATIENCE, || {
+        let pods = fleet.kubectl.json(&["pods", "-l", "app=greeter"]).map_err(|error| error.to_string())?;
+        let set = fleet.kubectl.json(&["ds", "greeter"]).map_err(|error| error.to_string())?;
+        let ready = condition(&pods["items"][0], "Ready").unwrap_or_default();
+        let is_so = ready["status"] == "False" && set["status"]["numberReady"] == 0;
+        if is_so { Ok(()) } else { Err(format!("{ready} {}", set["status"])) }
+    })?;
+    // … and nothing is evicted.
     let during = fleet.kubectl.json(&["pods", "-l", "app=greeter"])?;
     assert_eq!(during["items"][0]["metadata"]["uid"], before[0]["metadata"]["uid"]);
     assert!(during["items"][0]["metadata"]["deletionTimestamp"].is_null(), "{during}");
