@@ -91,7 +91,7 @@ impl Ca {
     }
 
     /// As [`Self::create_valid`], named `PREFIX-` and eight digits of the SHA-256 of its public key: two authorities of
-    /// one kind can be told apart by name. Nothing may rely on the name, as authorities of older programs have the prefix alone.
+    /// one kind can be distinguished by name. Nothing may rely on the name, as authorities of older programs have the prefix alone.
     pub fn create_distinct(prefix: &str, from: SystemTime, until: SystemTime) -> Result<Self, PkiError> {
         let key = KeyPair::generate()?;
         let digits = crate::fingerprint_of_der(key.0.public_key_raw());

@@ -79,7 +79,7 @@ fn a_second_start_finds_the_same_authorities() {
 }
 
 #[test]
-fn two_hubs_are_told_apart_by_the_names_of_their_authorities() {
+fn two_hubs_are_distinguished_by_the_names_of_their_authorities() {
     let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let names = |dir: &tempfile::TempDir| {
         let pki = Pki::open(dir.path(), now()).unwrap();

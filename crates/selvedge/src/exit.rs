@@ -29,7 +29,7 @@ pub fn mistakes(messages: Vec<String>) -> Option<anyhow::Error> {
     (!errors.is_empty()).then(|| ConfigErrors(errors).into())
 }
 
-/// The code that tells what an error is.
+/// The code for an error.
 pub fn code(error: &anyhow::Error) -> Exit {
     let is_usage = error.chain().any(|cause| {
         #[cfg(feature = "edge")]

@@ -1,4 +1,4 @@
-//! What a person at a terminal reads when something is wrong: the reason once, in words, with the next step.
+//! What a person at a terminal reads when something is wrong: the reason once, with the next step.
 
 use std::path::Path;
 
