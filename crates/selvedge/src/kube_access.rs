@@ -1,5 +1,6 @@
 //! Clients for the hub, from a kubeconfig.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -14,16 +15,17 @@ const TOOL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client for a person's tools, for the hub of a data directory: `token`, `status`.
 pub async fn client(data_dir: &DataDir) -> Result<Client> {
     let path = data_dir.kubeconfig();
-    if !path.exists() {
-        bail!(
+    let text = match std::fs::read_to_string(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => bail!(
             "{} is not the data directory of a hub that has started once: it has no kubeconfig; name the hub's with --data-dir, or start one there with `selvedge hub --data-dir {}`",
             data_dir.path().display(),
             data_dir.path().display()
-        );
-    }
-    let file = Kubeconfig::read_from(&path).with_context(|| {
-        format!("failed to read {}; the hub writes it anew when it starts after it was removed", path.display())
-    })?;
+        ),
+        text => text.with_context(|| format!("failed to read {}", path.display()))?,
+    };
+    // From the text and not from the path, which the library's errors would name again.
+    let file = Kubeconfig::from_yaml(&text)
+        .with_context(|| format!("failed to use {}; the hub writes it anew when it starts", path.display()))?;
     let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
         .await
         .with_context(|| format!("failed to use {}", path.display()))?;

@@ -9,8 +9,15 @@ use anyhow::{Context as _, Result, bail};
 use base_fs::DirLock;
 
 /// What only Selvedge makes in a data directory: where one of these is, the rest is ours as well.
-const EVIDENCE: [&str; 7] =
-    ["run/hub.lock", "run/node.lock", "run/edge.lock", "hub/pki", "hub/store", "node/identity.json", "edge/journal"];
+const EVIDENCE: [&str; 7] = [
+    "run/hub.lock",
+    "run/node.lock",
+    "run/edge.lock",
+    "hub/pki",
+    "hub/store",
+    "node/pki/identity.json",
+    "edge/journal",
+];
 
 /// What may be in a directory that becomes ours: settings, what the edge plane is to do, and what a file system brings along.
 fn may_be_there_before(name: &str) -> bool {
@@ -189,6 +196,13 @@ fn default_of_user() -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "node")]
+    #[test]
+    fn a_nodes_key_is_evidence_of_us() {
+        let path = node_kubelet::Identity::path(Path::new(""));
+        assert!(EVIDENCE.iter().any(|name| path == Path::new(name)), "{}", path.display());
+    }
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).expect("it is there").permissions().mode() & 0o777

@@ -19,19 +19,14 @@ const POD_GRACE: Duration = Duration::from_secs(1);
 /// Says what would go, or lets it go.
 pub async fn reset(args: ResetArgs) -> Result<()> {
     let data_dir = DataDir::new(args.data_dir)?;
-    let ours: Vec<PathBuf> = [data_dir.hub(), data_dir.node(), data_dir.example(), data_dir.run()]
-        .into_iter()
-        .chain(edge_paths(&data_dir.edge()))
-        .chain([data_dir.kubeconfig(), base_http::Ports::path(data_dir.path())])
-        .filter(|path| path.exists())
-        .collect();
-    if ours.is_empty() || !data_dir.is_in_use() {
+    let removals = removals(&data_dir);
+    if !data_dir.is_in_use() {
         println!("{} holds nothing of Selvedge", data_dir.path().display());
         return Ok(());
     }
     if !args.yes {
         println!("would stop the pods of {} and remove:", data_dir.path().display());
-        for path in &ours {
+        for path in removals.iter().filter(|path| path.exists()) {
             println!("  {}", path.display());
         }
         println!("nothing was done; add --yes to do it");
@@ -43,7 +38,8 @@ pub async fn reset(args: ResetArgs) -> Result<()> {
     stop_pods(&data_dir).await?;
     // Only now: the edge plane may be a pod that outlived its node.
     let _edge = data_dir.lock("edge")?;
-    for path in &ours {
+    // Asked for anew: the locks have made `run`, when a backup did not have it.
+    for path in removals.iter().filter(|path| path.exists()) {
         let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         match removed {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -53,6 +49,17 @@ pub async fn reset(args: ResetArgs) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// All that Selvedge makes in a data directory, in the order in which it is removed.
+fn removals(data_dir: &DataDir) -> Vec<PathBuf> {
+    // The locks go last. Without them a role that is restarted would begin anew amid the removal, and lose what it had just
+    // written; and they mark the directory as ours when a reset is cut short, so that the next one continues it.
+    [data_dir.hub(), data_dir.node(), data_dir.example()]
+        .into_iter()
+        .chain(edge_paths(&data_dir.edge()))
+        .chain([data_dir.kubeconfig(), base_http::Ports::path(data_dir.path()), data_dir.run()])
+        .collect()
 }
 
 /// What the edge plane keeps in its directory.
@@ -87,6 +94,15 @@ async fn stop_pods(data_dir: &DataDir) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_locks_go_last() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let data_dir = DataDir::new(Some(dir.path().to_owned())).expect("a path");
+        let removals = removals(&data_dir);
+        assert_eq!(removals.last(), Some(&data_dir.run()));
+        assert!(removals.contains(&data_dir.kubeconfig()));
+    }
 
     #[test]
     fn what_the_user_put_beside_the_edge_planes_state_stays() {

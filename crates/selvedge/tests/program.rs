@@ -37,6 +37,42 @@ fn a_directory_without_selvedge_is_named() {
 }
 
 #[test]
+fn a_kubeconfig_that_cannot_be_read_is_named_once() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let data_dir = dir.path().to_string_lossy();
+    let path = dir.path().join("kubeconfig");
+    let say = || {
+        let output = selvedge(&["token", "create", "--data-dir", &data_dir]);
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    std::fs::write(&path, "clusters: 1\n").expect("space");
+    let bad = say();
+    std::fs::remove_file(&path).expect("it is there");
+    std::fs::create_dir(&path).expect("space");
+    let unreadable = say();
+    for (said, phrase) in [(&bad, "the hub writes it anew"), (&unreadable, "Is a directory")] {
+        assert!(said.contains(phrase), "{said}");
+        assert_eq!(said.matches(&*path.to_string_lossy()).count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn a_reset_leaves_nothing_of_a_directory_from_a_backup() {
+    // No `run`: a backup has no sockets.
+    for file in ["node/pki/identity.json", "hub/pki/ca.crt", "hub/store/log", "edge/journal/meta"] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join(file);
+        std::fs::create_dir_all(path.parent().expect("it is in the directory")).expect("space");
+        std::fs::write(&path, "{}").expect("space");
+        let data_dir = dir.path().to_string_lossy();
+        check(&["reset", "--data-dir", &data_dir], 0, &["would stop"]);
+        check(&["reset", "--data-dir", &data_dir, "--yes"], 0, &["removed"]);
+        let left: Vec<_> = std::fs::read_dir(&dir).expect("the user keeps the directory").collect();
+        assert!(left.is_empty(), "{file}: {left:?}");
+    }
+}
+
+#[test]
 fn what_is_wrong_with_a_token_is_said_before_the_hub_is_asked() {
     let long = "x".repeat(300);
     for (option, value, phrases) in [

@@ -1,6 +1,6 @@
 //! The hub's port and what it shows there: its listener, its certificates, and their renewal.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -36,7 +36,7 @@ pub fn open(data_dir: &DataDir, config: &HubConfig, pki: &Arc<Pki>, now: SystemT
         warn!(%error, "Failed to raise the limit of open files; the hub serves as many nodes as the current one allows.");
     }
     let listener = bind(data_dir.path(), config.listen)?;
-    let url = format!("https://127.0.0.1:{}", listener.port().context("the hub listens on TCP")?);
+    let url = local_url(listener.address()).context("the hub listens on TCP")?;
 
     let names = hub_pki::hub_names(&config.public_names, config.listen);
     let serving = pki.issue(HubCertificate::Serving, &names, now)?;
@@ -56,6 +56,14 @@ pub fn open(data_dir: &DataDir, config: &HubConfig, pki: &Arc<Pki>, now: SystemT
         Renewable::kubeconfig(pki, data_dir.kubeconfig(), url.clone(), now)?,
     ]);
     Ok(Port { listener, tls, dialer, renewal, url })
+}
+
+/// Where clients on this machine find a hub that listens here: on loopback, unless it has one address only.
+fn local_url(address: &Address) -> Option<String> {
+    let Address::Tcp(address) = address else { return None };
+    // Of IPv4, also where it listens on all of IPv6: that takes both, and a container may have no `::1`.
+    let ip = if address.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
+    Some(format!("https://{}", SocketAddr::new(ip, address.port())))
 }
 
 /// Binds what the settings say. A free port, when they leave the choice open, is the one of the last start where that is
@@ -90,6 +98,30 @@ pub fn record(data_dir: &Path, address: &Address) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hub_is_found_where_it_listens() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let data_dir = DataDir::new(Some(dir.path().to_owned())).expect("a path");
+        let now = SystemTime::now();
+        let pki = Arc::new(Pki::open(&data_dir.hub().join("pki"), now).expect("a new hub"));
+        for (listen, host) in
+            [("0.0.0.0:0", "127.0.0.1"), ("[::]:0", "127.0.0.1"), ("127.0.0.2:0", "127.0.0.2"), ("[::1]:0", "[::1]")]
+        {
+            let config = HubConfig { listen: listen.parse().expect("an address"), ..HubConfig::default() };
+            let port = match open(&data_dir, &config, &pki, now) {
+                Err(error) if listen.starts_with('[') => {
+                    eprintln!("{listen} is left out: {error:#}");
+                    continue;
+                }
+                port => port.expect("loopback is there"),
+            };
+            let number = port.listener.port().expect("TCP");
+            assert_eq!(port.url, format!("https://{host}:{number}"));
+            let kubeconfig = std::fs::read_to_string(data_dir.kubeconfig()).expect("it was written");
+            assert!(kubeconfig.contains(&port.url), "{kubeconfig}");
+        }
+    }
 
     #[test]
     fn a_free_port_is_kept_across_starts_while_it_is_free() {
