@@ -62,13 +62,15 @@ impl NodeIdentitySpec {
 
 /// Why this is no node's name, whoever asks for it; `None` when it is one. What comes from outside is shown escaped and cut.
 pub fn bad_node_name(node: &str) -> Option<String> {
+    use api_kube::names::{LABEL_BYTES_MAX, is_dns_subdomain};
     const SHOWN_CHARS: usize = 80;
-    if api_kube::names::is_dns_subdomain(node) {
+    // A Node may have a longer name, but no label may: not the Node's own hostname, nor what says whose a request for a
+    // certificate is. Such a node would use its token up and never register.
+    if is_dns_subdomain(node) && node.len() <= LABEL_BYTES_MAX {
         return None;
     }
     let shown: String = node.chars().take(SHOWN_CHARS).collect();
     Some(format!(
-        "{shown:?} is a bad name for a node: use lower-case letters, digits, `-` and `.`, at most {}",
-        api_kube::names::SUBDOMAIN_BYTES_MAX
+        "{shown:?} is a bad name for a node: use lower-case letters, digits, `-` and `.`, at most {LABEL_BYTES_MAX}"
     ))
 }

@@ -26,7 +26,7 @@ const MAX_PODS: u32 = 110;
 pub struct KubeletConfig {
     /// Root of the program's state; the kubelet keeps to `node/`, `run/` and `ports.json` in it.
     pub data_dir: PathBuf,
-    /// Name of the Node object, in lower case, a DNS-1123 subdomain. See [`default_node_name`].
+    /// Name of the Node object, in lower case: a DNS-1123 subdomain of at most 63 bytes. See [`default_node_name`].
     pub node_name: String,
     /// Hubs to call, in order of preference; `https://host:port`. A joined node remembers those it joined with, so
     /// this may be empty at a later start.
@@ -92,7 +92,7 @@ impl Default for KubeletConfig {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// The name cannot be a Node's.
-    #[error("node name `{0}` is not a DNS-1123 subdomain: use lower-case letters, digits, `-` and `.`, at most 253")]
+    #[error("{0}")]
     NodeName(String),
     /// The URL cannot be a hub's.
     #[error("hub URL `{0}` is not of the form https://HOST[:PORT]")]
@@ -119,9 +119,7 @@ impl KubeletConfig {
     /// All mistakes at once; empty when the configuration can be used.
     pub fn mistakes(&self) -> Vec<ConfigError> {
         let mut mistakes = Vec::new();
-        if !is_dns_subdomain(&self.node_name) {
-            mistakes.push(ConfigError::NodeName(self.node_name.clone()));
-        }
+        mistakes.extend(api_edge::identity::bad_node_name(&self.node_name).map(ConfigError::NodeName));
         for url in &self.hub_urls {
             if !is_hub_url(url) {
                 mistakes.push(ConfigError::HubUrl(url.clone()));
@@ -152,20 +150,10 @@ pub(crate) fn node_name_from(host_name: &str) -> String {
         .to_lowercase()
         .chars()
         .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' { c } else { '-' })
-        .take(253)
+        .take(api_kube::names::LABEL_BYTES_MAX)
         .collect();
     let labels: Vec<&str> = mapped.split('.').map(|label| label.trim_matches('-')).filter(|l| !l.is_empty()).collect();
     if labels.is_empty() { "node".to_owned() } else { labels.join(".") }
-}
-
-fn is_dns_subdomain(name: &str) -> bool {
-    let is_label = |label: &str| {
-        !label.is_empty()
-            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    name.len() <= 253 && name.split('.').all(is_label)
 }
 
 /// Whether this can be a hub's: `https://HOST[:PORT]`.

@@ -51,7 +51,7 @@ async fn a_request_for_a_name_that_no_node_may_have_is_rejected_at_once() {
 #[tokio::test]
 async fn a_request_for_a_bad_name_is_rejected_before_its_token_is_used() {
     let hub = Hub::start().await;
-    for name in ["AbC", "../../etc", "é", ".", "-x", "a\nb", "a\0b", "a b", " ", &"a".repeat(254)] {
+    for name in ["AbC", "../../etc", "é", ".", "-x", "a\nb", "a\0b", "a b", " ", &"a".repeat(64)] {
         let answer = hub.check(&token("abcdef"), "POST", CSRS, csr("x", name), 403).await;
         assert!(answer.message().contains("bad name"), "{name:?}: {}", answer.message());
         assert!(!answer.message().contains(char::is_control), "{:?}", answer.message());
