@@ -15,8 +15,12 @@ mod kubeconfig;
 mod pin;
 mod token;
 
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
 use x509_parser::prelude::FromDer;
 
 pub use base_fs::{WriteFileError, write_private, write_public};
@@ -174,6 +178,24 @@ pub fn is_pair(cert_pem: &str, key_pem: &str) -> bool {
     let (Ok(key), Ok(der)) = (KeyPair::from_pem(key_pem), certificate_der(cert_pem)) else { return false };
     x509_parser::parse_x509_certificate(&der)
         .is_ok_and(|(_, parsed)| parsed.public_key().subject_public_key.data.as_ref() == key.0.public_key_raw())
+}
+
+/// Whether a server that trusts the authorities of `ca_pem` takes the client certificate in `cert_pem` at a moment: what a
+/// handshake would find, without one.
+pub fn is_client_of(ca_pem: &str, cert_pem: &str, now: SystemTime) -> bool {
+    let verified = || -> Option<()> {
+        let mut roots = rustls::RootCertStore::empty();
+        for authority in certificates(ca_pem).ok()? {
+            roots.add(authority).ok()?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build().ok()?;
+        let chain = certificates(cert_pem).ok()?;
+        let (own, between) = chain.split_first()?;
+        let now = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).ok()?);
+        verifier.verify_client_cert(own, between, now).ok().map(drop)
+    };
+    verified().is_some()
 }
 
 /// A PEM block of a certificate.

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use crate::{
     Ca, IssueRequest, JoinToken, KeyPair, PkiError, San, Usage, ca_fingerprint, certificates, client_identity,
-    make_csr, parse_csr, validity,
+    is_client_of, make_csr, parse_csr, validity,
 };
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -26,6 +26,19 @@ fn a_certificate_names_its_user_and_group() {
     let identity = client_identity(&certificates(&issued.cert_pem).unwrap()[0]).unwrap();
     assert_eq!(identity.user, "admin");
     assert_eq!(identity.groups, ["system:masters"]);
+}
+
+#[test]
+fn a_client_is_one_of_the_authority_that_signed_it_and_of_no_other() {
+    // Two of one name: the signature decides.
+    let (ca, other) = (Ca::create("test").unwrap(), Ca::create("test").unwrap());
+    let sign = |usage| ca.sign(&request("admin", &["system:masters"], &[], usage)).unwrap().cert_pem;
+    let (client, server, now) = (sign(Usage::Client), sign(Usage::Server), std::time::SystemTime::now());
+    assert!(is_client_of(ca.cert_pem(), &client, now));
+    assert!(!is_client_of(other.cert_pem(), &client, now));
+    assert!(!is_client_of(ca.cert_pem(), &client, now + 2 * YEAR));
+    assert!(!is_client_of(ca.cert_pem(), &server, now));
+    assert!(!is_client_of(ca.cert_pem(), "", now) && !is_client_of("", &client, now));
 }
 
 #[test]

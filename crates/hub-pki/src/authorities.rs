@@ -78,6 +78,13 @@ pub enum OpenPkiError {
     },
 }
 
+impl OpenPkiError {
+    /// Whether there was no space for a file: an outage that passes.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Write(error) if error.is_disk_full())
+    }
+}
+
 /// What is wrong between a CA and this machine's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClockFinding {
@@ -98,7 +105,7 @@ impl std::fmt::Display for ClockFinding {
         match self {
             Self::Expired { since } => write!(
                 formatter,
-                "the hub's CA has expired at {since}: kubectl rejects this hub. If this machine's clock is right, the CA was made with a wrong one: stop the hub, move hub/pki away, start it again and let the nodes join anew"
+                "the hub's CA has expired at {since}: kubectl rejects this hub. If this machine's clock is right, the CA was made with a wrong one: stop the hub, move what is in hub/pki away, start it again and let the nodes join anew"
             ),
             Self::NotYetValid { until } => write!(
                 formatter,
@@ -113,8 +120,8 @@ impl Pki {
     /// hub's, so that nodes which trust it stay joined.
     ///
     /// # Errors
-    /// When a file cannot be read or written, when certificate and key are not a pair, and when the clock is so wrong
-    /// that an authority made now would be useless.
+    /// When a file cannot be read or written, when certificate and key are not a pair, when the hub's CA is lost and other
+    /// files of it are not, and when the clock is so wrong that an authority made now would be useless.
     pub fn open(dir: &Path, now: SystemTime) -> Result<Self, OpenPkiError> {
         fs::create_dir_all(dir).map_err(|source| OpenPkiError::File {
             act: "create",
@@ -122,6 +129,7 @@ impl Pki {
             hint: "",
             source,
         })?;
+        check_remains(dir)?;
         let hub = authority(dir, "ca", "selvedge-hub", now)?;
         let node_serving = authority(dir, "node-serving-ca", "selvedge-node-serving", now)?;
         Ok(Self { dir: dir.to_owned(), hub: Arc::new(hub), node_serving: Arc::new(node_serving) })
@@ -169,6 +177,21 @@ const fn built_at(source_date: Option<&str>) -> u64 {
     if value > EARLIEST_S { value } else { EARLIEST_S }
 }
 
+/// What a hub makes after its CA: where one of these is, a missing CA is a loss and not a beginning. Nodes have joined with
+/// it, and another one would shut them all out.
+const MADE_AFTER_THE_CA: [&str; 4] = ["node-serving-ca.crt", "node-serving-ca.key", "admin.crt", "admin.key"];
+
+fn check_remains(dir: &Path) -> Result<(), OpenPkiError> {
+    let cert_path = dir.join("ca.crt");
+    let is_there = |name: &&str| dir.join(name).exists();
+    if ["ca.crt", "ca.key"].iter().any(is_there) || !MADE_AFTER_THE_CA.iter().any(is_there) {
+        return Ok(());
+    }
+    let source = io::Error::from(io::ErrorKind::NotFound);
+    let hint = "; other files beside it are there: restore it and ca.key from a backup, or move what is in this directory away to begin with a new CA, which makes all nodes join anew";
+    Err(OpenPkiError::File { act: "read", path: cert_path, hint, source })
+}
+
 fn authority(dir: &Path, file: &str, name: &str, now: SystemTime) -> Result<Ca, OpenPkiError> {
     let (cert_path, key_path) = (dir.join(format!("{file}.crt")), dir.join(format!("{file}.key")));
     // The name of a key until its certificate is there.
@@ -205,7 +228,11 @@ fn authority(dir: &Path, file: &str, name: &str, now: SystemTime) -> Result<Ca, 
         (Err(source), Ok(_)) if is_absent(&source) => Err(file_error(
             "read",
             &cert_path,
-            "; its key is there: restore it from a backup (ca.crt is also in every kubeconfig of the hub, as certificate-authority-data), or move the key away to begin with a new CA, which makes all nodes join anew",
+            if file == "ca" {
+                "; its key is there: restore it from a backup (it is also in every kubeconfig of the hub, as certificate-authority-data), or move what is in this directory away to begin with a new CA, which makes all nodes join anew"
+            } else {
+                "; its key is there: restore it from a backup, or move the key away to begin with a new one, after which logs of a node cannot be read until it has a new serving certificate"
+            },
             source,
         )),
         (Err(source), _) => Err(file_error("read", &cert_path, "", source)),

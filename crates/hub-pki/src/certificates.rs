@@ -6,7 +6,6 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use base_pki::{IssueRequest, Issued, San, Usage};
-use tracing::warn;
 
 use crate::authorities::{OpenPkiError, Pki};
 use crate::renewal::is_due;
@@ -53,37 +52,27 @@ impl Pki {
             && base_pki::validity(&cert_pem).is_ok_and(|validity| !is_due(validity, now))
             // A file that was cut short, or that belongs to another certificate, would make a kubeconfig that nobody can use.
             && base_pki::is_pair(&cert_pem, &key_pem)
+            // So would one of a former CA: a person may have replaced the CA's files and left these.
+            && base_pki::is_client_of(self.ca_pem(), &cert_pem, now)
         {
             return Ok(Issued { cert_pem, key_pem });
         }
         let admin = self.sign("selvedge-admin", Usage::Client, &[], now)?;
-        let written = base_pki::write_private(&key_path, admin.key_pem.as_bytes())
-            .and_then(|()| base_pki::write_public(&cert_path, admin.cert_pem.as_bytes()));
-        match written {
-            // A full disk must not keep a hub from serving; the next start makes another one.
-            Err(error) if error.is_disk_full() => {
-                warn!(path = %error.path.display(), "The disk is full: the administrator's certificate was not written.");
-            }
-            written => written?,
-        }
+        base_pki::write_private(&key_path, admin.key_pem.as_bytes())?;
+        base_pki::write_public(&cert_path, admin.cert_pem.as_bytes())?;
         Ok(admin)
     }
 
     /// Writes the administrator's kubeconfig when it differs from the one that is there; returns the first and last second
-    /// for which it is good. A full disk does not keep a hub from serving the nodes it has.
+    /// for which it is good.
     ///
     /// # Errors
-    /// When the certificate cannot be made, or the file not be written for another reason than a full disk.
+    /// When the certificate or the kubeconfig cannot be made or written. A full disk is [`OpenPkiError::is_disk_full`].
     pub fn write_kubeconfig(&self, path: &Path, url: &str, now: SystemTime) -> Result<(i64, i64), OpenPkiError> {
         let admin = self.admin(now)?;
         let text = base_pki::kubeconfig(url, self.ca_pem(), &admin.cert_pem, &admin.key_pem);
         if !fs::read_to_string(path).is_ok_and(|held| held == text) {
-            match base_pki::write_private(path, text.as_bytes()) {
-                Err(error) if error.is_disk_full() => {
-                    warn!(path = %path.display(), "The disk is full: the administrator's kubeconfig was not written.");
-                }
-                written => written?,
-            }
+            base_pki::write_private(path, text.as_bytes())?;
         }
         base_pki::validity(&admin.cert_pem)
             .map_err(|source| OpenPkiError::Make { what: "a kubeconfig".to_owned(), source })

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use base_observe::Chain;
 use base_pki::{Issued, PkiError, San};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::authorities::{OpenPkiError, Pki, seconds};
 use crate::certificates::HubCertificate;
@@ -20,6 +20,9 @@ const CHECK_PERIOD: Duration = Duration::from_secs(60);
 
 /// First and last second of a certificate's life.
 type Validity = (i64, i64);
+
+/// Of what is not there: due at every look.
+const OVER: Validity = (0, 0);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -81,12 +84,20 @@ impl Renewable {
         }))
     }
 
-    /// The administrator's kubeconfig for a hub at `url`, which is written now and whenever its certificate is renewed.
+    /// The administrator's kubeconfig for a hub at `url`, which is written now and whenever its certificate is renewed. A full
+    /// disk does not keep a hub from serving the nodes it has: it is written as soon as there is space.
     ///
     /// # Errors
-    /// As [`Pki::write_kubeconfig`].
+    /// As [`Pki::write_kubeconfig`], but for a full disk.
     pub fn kubeconfig(pki: &Arc<Pki>, path: PathBuf, url: String, now: SystemTime) -> Result<Self, OpenPkiError> {
-        let (validity, pki) = (pki.write_kubeconfig(&path, &url, now)?, pki.clone());
+        let validity = match pki.write_kubeconfig(&path, &url, now) {
+            Err(error) if error.is_disk_full() => {
+                warn!(error = %Chain(&error), "The disk is full: the administrator's kubeconfig is written when there is space.");
+                OVER
+            }
+            written => written?,
+        };
+        let pki = pki.clone();
         Ok(Self::new("admin", validity, move |now| pki.write_kubeconfig(&path, &url, now)))
     }
 }

@@ -114,7 +114,9 @@ fn a_first_start_that_was_cut_resumes() {
     let first = Pki::open(dir.path(), now()).unwrap();
     // Before the certificate was there: nobody has trusted that key.
     std::fs::rename(path("ca.key"), path("ca.key.new")).unwrap();
-    std::fs::remove_file(path("ca.crt")).unwrap();
+    for later in ["ca.crt", "node-serving-ca.crt", "node-serving-ca.key"] {
+        std::fs::remove_file(path(later)).unwrap();
+    }
     let second = Pki::open(dir.path(), now()).unwrap();
     assert_ne!(second.ca_pem(), first.ca_pem());
     assert!(!path("ca.key.new").exists());
@@ -138,6 +140,68 @@ fn an_administrators_key_that_is_cut_short_is_made_anew() {
         assert!(base_pki::is_pair(&admin.cert_pem, &admin.key_pem), "{broken:?}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), admin.key_pem);
     }
+}
+
+#[test]
+fn an_administrators_certificate_of_a_former_ca_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let former = Pki::open(dir.path(), now()).unwrap();
+    let held = former.admin(now()).unwrap();
+    assert_eq!(former.admin(now()).unwrap().cert_pem, held.cert_pem);
+    // The pair of another hub, as from a wrong backup.
+    let other = tempfile::tempdir().unwrap();
+    Pki::open(other.path(), now()).unwrap();
+    for name in ["ca.crt", "ca.key"] {
+        std::fs::copy(other.path().join(name), dir.path().join(name)).unwrap();
+    }
+    let pki = Pki::open(dir.path(), now()).unwrap();
+    let admin = pki.admin(now()).unwrap();
+    assert!(!base_pki::is_client_of(pki.ca_pem(), &held.cert_pem, now()));
+    assert!(base_pki::is_client_of(pki.ca_pem(), &admin.cert_pem, now()));
+    assert_eq!(pki.admin(now()).unwrap().cert_pem, admin.cert_pem, "it is kept");
+}
+
+#[test]
+fn a_lost_ca_is_no_reason_to_make_another_one_while_there_are_traces_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Pki::open(dir.path(), now()).unwrap();
+    first.admin(now()).unwrap();
+    let names = ["node-serving-ca.crt", "node-serving-ca.key", "admin.crt", "admin.key"];
+    for name in ["ca.crt", "ca.key"] {
+        std::fs::remove_file(dir.path().join(name)).unwrap();
+    }
+    for name in names {
+        let error = Pki::open(dir.path(), now()).unwrap_err().to_string();
+        assert!(error.contains("ca.crt") && error.contains("ca.key from a backup"), "{error}");
+        assert!(!dir.path().join("ca.crt").exists());
+        std::fs::remove_file(dir.path().join(name)).unwrap();
+    }
+    // What the text says: with all of it away, there is a new one.
+    assert_ne!(Pki::open(dir.path(), now()).unwrap().ca_pem(), first.ca_pem());
+}
+
+#[test]
+fn a_kubeconfig_for_which_there_was_no_space_is_written_when_there_is() {
+    let name = "a_kubeconfig_for_which_there_was_no_space_is_written_when_there_is";
+    let Some(disk) = testkit::forgetful::ForgetfulDisk::mount_or_skip(name) else { return };
+    let pki = Arc::new(Pki::open(&disk.path().join("pki"), now()).unwrap());
+    let path = disk.path().join("kubeconfig");
+    disk.set_space_left(Some(0));
+    // A hub starts without it.
+    let kubeconfig = Renewable::kubeconfig(&pki, path.clone(), "https://127.0.0.1:6443".to_owned(), now()).unwrap();
+    let mut renewal = Renewal::new(vec![kubeconfig]);
+    assert!(renewal.look(now()).is_empty() && !path.exists());
+    disk.set_space_left(None);
+    assert_eq!(renewal.look(now()), ["admin"]);
+    let first = std::fs::read_to_string(&path).unwrap();
+    assert!(renewal.look(now() + DAY).is_empty());
+    // The same for the next one.
+    disk.set_space_left(Some(0));
+    assert!(renewal.look(now() + 250 * DAY).is_empty());
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), first);
+    disk.set_space_left(None);
+    assert_eq!(renewal.look(now() + 251 * DAY), ["admin"]);
+    assert_ne!(std::fs::read_to_string(&path).unwrap(), first);
 }
 
 #[test]
@@ -176,7 +240,7 @@ fn a_ca_begins_with_the_program_whatever_the_clock_shows() {
     let early = pki.check_clock(UNIX_EPOCH).unwrap();
     assert!(matches!(early, ClockFinding::NotYetValid { .. }) && early.to_string().contains("until the clock is set"));
     let late = pki.check_clock(now() + 40 * 365 * DAY).unwrap();
-    assert!(matches!(late, ClockFinding::Expired { .. }) && late.to_string().contains("move hub/pki away"));
+    assert!(matches!(late, ClockFinding::Expired { .. }) && late.to_string().contains("move what is in hub/pki away"));
 }
 
 #[test]

@@ -11,7 +11,6 @@ use base_http::Connections;
 use base_pki::San;
 use hub_controllers::runtime::StoreReader;
 use hub_controllers::{Authorities, Controllers, ControllersConfig, NamePolicy, StatusRegistry};
-use hub_pki::Pki;
 use hub_telemetry::routes::TelemetryRoutes;
 use hub_telemetry::{Telemetry, TelemetryOptions};
 use machinery_server::{Identity, Server, ServerConfig};
@@ -45,7 +44,7 @@ pub struct Hub {
 pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: CancellationToken) -> Result<Hub> {
     let lock = data_dir.lock("hub")?;
     let now = SystemTime::now();
-    let pki = Arc::new(Pki::open(&data_dir.hub().join("pki"), now)?);
+    let pki = Arc::new(storage::pki(data_dir, now)?);
     if let Some(finding) = pki.check_clock(now) {
         error!("{finding}");
     }

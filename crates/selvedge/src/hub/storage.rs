@@ -1,13 +1,15 @@
-//! What a hub keeps on disk, opened: objects, readings, the audit log.
+//! What a hub keeps on disk, opened: authorities, objects, readings, the audit log.
 
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
+use hub_pki::Pki;
 use hub_telemetry::{Telemetry, TelemetryOptions};
 use machinery_server::{Audit, AuditLimits, AuditLog, Server};
-use machinery_store::{EnvelopeCipher, RowCipher, Store, StoreOptions};
+use machinery_store::{CipherError, EnvelopeCipher, OpenStoreError, RowCipher, Store, StoreOptions};
 use tracing::warn;
 
 use crate::config::HubConfig;
@@ -16,17 +18,49 @@ use crate::paths::DataDir;
 /// Files of each part of the audit log; together they take what the setting allows.
 const AUDIT_FILES: u32 = 4;
 
+/// Opens the authorities; a new hub gets new ones.
+pub fn pki(data_dir: &DataDir, now: SystemTime) -> Result<Pki> {
+    let (dir, store) = (data_dir.hub().join("pki"), store_dir(data_dir));
+    if store.exists() && !dir.exists() {
+        bail!(
+            "{} is lost, but not what the hub stored in {}: restore it from a backup; to begin with a new CA, which makes all nodes join anew, create the directory",
+            dir.display(),
+            store.display()
+        );
+    }
+    Ok(Pki::open(&dir, now)?)
+}
+
+fn store_dir(data_dir: &DataDir) -> PathBuf {
+    data_dir.hub().join("store")
+}
+
 /// Opens the store; rows of Secrets are sealed with the hub's key, those of an older version at this start.
 pub async fn store(data_dir: &DataDir) -> Result<Store> {
-    let key = hub_pki::secrets_key(&data_dir.hub().join("secrets.key"))?;
-    let dir = data_dir.hub().join("store");
+    let (key_path, dir) = (data_dir.hub().join("secrets.key"), store_dir(data_dir));
+    // A hub of an older version has a store and no key.
+    let is_new = !key_path.exists();
+    let key = hub_pki::secrets_key(&key_path)?;
     tokio::task::spawn_blocking(move || {
         fs::create_dir_all(&dir).with_context(|| format!("failed to create {}", dir.display()))?;
         let indexed_fields = machinery_server::INDEXED_FIELDS.to_vec();
         let index_version = machinery_server::INDEX_VERSION;
         let cipher: Option<Arc<dyn RowCipher>> = Some(Arc::new(EnvelopeCipher::new(&key, ["/secrets"])));
-        Store::open(&dir, StoreOptions { indexed_fields, index_version, cipher, ..StoreOptions::default() })
-            .context("failed to open the hub's store")
+        match Store::open(&dir, StoreOptions { indexed_fields, index_version, cipher, ..StoreOptions::default() }) {
+            Err(error @ OpenStoreError::Unlock { source: Some(CipherError::OtherKey), .. }) => {
+                let what = if is_new { "lost" } else { "not that of this store" };
+                // Nothing is sealed with it, and left there it would look like the key that is missed.
+                let removed = if is_new { fs::remove_file(&key_path) } else { Ok(()) };
+                removed.with_context(|| format!("failed to remove {}", key_path.display()))?;
+                Err(error).with_context(|| {
+                    format!(
+                        "{} is {what}, and Secrets are sealed with it: restore it from a backup",
+                        key_path.display()
+                    )
+                })
+            }
+            opened => opened.context("failed to open the hub's store"),
+        }
     })
     .await?
 }
@@ -62,4 +96,48 @@ pub fn audit_log(data_dir: &DataDir, config: &HubConfig) -> Result<Option<Arc<dy
     let path = data_dir.hub().join("audit.log");
     let log = AuditLog::open(&path, limits).with_context(|| format!("failed to open {}", path.display()))?;
     Ok(Some(Arc::new(log)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data_dir(dir: &tempfile::TempDir) -> DataDir {
+        DataDir::new(Some(dir.path().to_owned())).expect("a path")
+    }
+
+    #[tokio::test]
+    async fn a_lost_key_of_secrets_is_missed_and_not_replaced() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let data_dir = data_dir(&dir);
+        let key_path = data_dir.hub().join("secrets.key");
+        fs::create_dir_all(data_dir.hub()).expect("space");
+        close(store(&data_dir).await.expect("a new hub")).await;
+        let key = fs::read(&key_path).expect("it was made");
+        fs::remove_file(&key_path).expect("it is there");
+        for _ in 0..2 {
+            let error = store(&data_dir).await.err().expect("its rows are sealed").to_string();
+            let phrases = ["secrets.key is lost", "restore it from a backup"];
+            assert!(phrases.iter().all(|phrase| error.contains(phrase)) && !key_path.exists(), "{error}");
+        }
+        fs::write(&key_path, [7; 32]).expect("space");
+        let error = store(&data_dir).await.err().expect("it is another").to_string();
+        assert!(error.contains("not that of this store") && key_path.exists(), "{error}");
+        fs::write(&key_path, key).expect("space");
+        close(store(&data_dir).await.expect("it is restored")).await;
+    }
+
+    #[test]
+    fn lost_authorities_are_made_anew_only_when_a_person_says_so() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let data_dir = data_dir(&dir);
+        let first = pki(&data_dir, SystemTime::now()).expect("a new hub");
+        fs::create_dir(store_dir(&data_dir)).expect("space");
+        fs::remove_dir_all(data_dir.hub().join("pki")).expect("it is there");
+        let error = pki(&data_dir, SystemTime::now()).expect_err("nodes have joined").to_string();
+        assert!(error.contains("hub/pki is lost") && error.contains("create the directory"), "{error}");
+        fs::create_dir(data_dir.hub().join("pki")).expect("space");
+        let second = pki(&data_dir, SystemTime::now()).expect("it was said");
+        assert_ne!(first.ca_pem(), second.ca_pem());
+    }
 }
