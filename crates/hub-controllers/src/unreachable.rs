@@ -2,7 +2,7 @@
 //! fare, and whoever counts pods must not count on them. That is all: they run on, and none is evicted.
 //!
 //! A node is taken at the word of its condition `Ready`, which `nodes` makes unknown when the lease has expired; a network that
-//! is gone for less changes nothing here. The pods are looked at when that happens and at the start, not whenever one of them
+//! is away for less changes nothing here. The pods are looked at when that happens and at the start, not whenever one of them
 //! changes: a pod that becomes ready meanwhile was reported by its kubelet. Nothing is undone, either: a kubelet that is back
 //! reports what the hub shows and is not so.
 

@@ -15,7 +15,7 @@ thread_local! {
 struct Counting;
 
 fn count(bytes: isize) {
-    // A thread that ends may free when its locals are gone.
+    // A thread that ends may free when its locals are dropped.
     let _ = HELD.try_with(|held| {
         let (now, most) = held.get();
         let now = now + bytes;

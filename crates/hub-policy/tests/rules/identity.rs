@@ -287,12 +287,12 @@ async fn a_node_is_created_with_the_labels_of_its_token() {
 async fn what_is_recorded_of_a_box_after_its_nodes_deletion_does_not_save_its_key() {
     // The keeper comes to the deletion late: it is held up by the change of another node's identity.
     let (held_tx, held_rx) = std::sync::mpsc::channel::<()>();
-    let (go_tx, go_rx) = std::sync::mpsc::channel::<()>();
-    let (held_tx, go_rx) = (Mutex::new(held_tx), Mutex::new(go_rx));
+    let (resume_tx, resume_rx) = std::sync::mpsc::channel::<()>();
+    let (held_tx, resume_rx) = (Mutex::new(held_tx), Mutex::new(resume_rx));
     let bound = Bound::start_with(&[], move |node| {
         if node == "slow" {
             let _ = held_tx.lock().send(());
-            let _ = go_rx.lock().recv_timeout(PATIENCE);
+            let _ = resume_rx.lock().recv_timeout(PATIENCE);
         }
     })
     .await;
@@ -307,7 +307,7 @@ async fn what_is_recorded_of_a_box_after_its_nodes_deletion_does_not_save_its_ke
     // As a renewal that was requested before writes it.
     let patch = json!({"spec": {"keys": [gateway.key, renewed.key]}});
     assert_eq!(bound.hub.call("PATCH", &format!("{IDENTITIES}/gw-1"), patch).await.code, 200);
-    go_tx.send(()).expect("the keeper waits for it");
+    resume_tx.send(()).expect("the keeper waits for it");
     bound.wait("gw-1", |spec| spec["state"] == "Revoked").await;
     // So a Node of that name does not let it in again.
     bound.hub.create(NODES, json!({"metadata": {"name": "gw-1"}})).await;

@@ -107,7 +107,7 @@ async fn a_log_that_nobody_reads_keeps_little_and_is_counted() {
     let mut read = 0;
     for _ in 0..32 {
         read += log.body_mut().frame().await.unwrap().unwrap().into_data().unwrap().len();
-        // Time stands still as long as anybody has something to do.
+        // Time does not advance as long as anybody has something to do.
         tokio::time::pause();
         tokio::time::sleep(Duration::from_millis(1)).await;
         tokio::time::resume();
