@@ -19,6 +19,11 @@ use crate::BoxError;
 /// many small ones do not use up what large ones may.
 const STEP_BYTES: usize = 4 * 1024;
 
+/// When so much of a body is there, space for all that it declared is reserved. Growing by doubling would leave as many bytes
+/// behind in smaller blocks as the body has, and they are not given back at once. What is reserved and not written costs
+/// nothing but addresses, so a claim alone takes no memory.
+const RESERVED_AFTER_BYTES: usize = 64 * 1024;
+
 /// Of a body that is too large as much is read and thrown away, for so long; of one that says it is larger still, nothing.
 const DRAINED_BYTES_MAX: usize = 8 << 20;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -155,7 +160,13 @@ where
             permit.grow_to(read + data.len())?;
         }
         match &mut rest {
-            Some(rest) => rest.extend_from_slice(&data),
+            Some(rest) => {
+                let missing = (declared as usize).saturating_sub(rest.len());
+                if rest.len() >= RESERVED_AFTER_BYTES && rest.capacity() - rest.len() < missing {
+                    rest.reserve(missing);
+                }
+                rest.extend_from_slice(&data);
+            }
             // A small piece is copied: it would keep the buffer that its connection was read into, which is not counted.
             None if first.is_empty() && data.len() <= STEP_BYTES => first = Bytes::copy_from_slice(&data),
             // A larger one is not, as most bodies come in one piece.

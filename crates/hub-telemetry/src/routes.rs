@@ -54,10 +54,10 @@ const SMALL_BODIES: BudgetLimits = BudgetLimits {
     bytes_per_identity_max: (SENDER_REQUESTS_MAX * SMALL_BATCH_BYTES) as u64,
 };
 
-/// What large bodies hold. Six nodes that catch up use it whole; the seventh is asked to come again in a second, and what
+/// What large bodies hold. Four nodes that catch up use it whole; the fifth is asked to come again in a second, and what
 /// all of them do to the hub's memory stays a fraction of what it may have.
 const LARGE_BODIES: BudgetLimits = BudgetLimits {
-    bytes_max: 48 << 20,
+    bytes_max: 32 << 20,
     bytes_reserved: 0,
     bytes_per_identity_max: (SENDER_LARGE_MAX * BATCH_BYTES_MAX) as u64,
 };
