@@ -28,7 +28,7 @@ use crate::http::{RequestError, check, handle};
 use crate::quota::{QuotaLimits, Quotas};
 use crate::store::Telemetry;
 
-/// A batch up to this size is small: some two thousand readings, more than an export sends unless it was told to.
+/// A batch up to this size is small: some two thousand readings, more than an export sends unless it is set to.
 const SMALL_BATCH_BYTES: usize = 256 * 1024;
 
 /// Small batches that are stored at a time: a disk gains nothing from more.
