@@ -15,15 +15,17 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// requests share, larger ones would take too long.
 const FRAME_BYTES_MAX: usize = 16 * 1024;
 
-/// A piece up to this size may wait whole for a peer that takes only the beginning of its last frame.
+/// A piece up to this size waits whole for a peer that takes only the beginning of its last frame.
 const SHARED_BYTES_MAX: usize = 64 * 1024;
 
 /// The body of an answer: nothing, some pieces of shared bytes, or a stream.
 pub struct Body {
     kind: Kind,
-    /// Dropped with the body, which is when it has been handed on or given up.
-    guards: Vec<Box<dyn Send>>,
+    guards: Guards,
 }
+
+/// What is dropped when a body has been sent or given up.
+pub(crate) type Guards = Vec<Box<dyn Send + Sync>>;
 
 enum Kind {
     /// Pieces are sent one after the other, without being copied together.
@@ -57,11 +59,16 @@ impl Body {
         Kind::Stream { stream: Box::pin(stream.map(|item| item.map_err(Into::into))), rest: Bytes::new() }.into()
     }
 
-    /// The same body, which keeps `guard` until it has been sent or given up: what counts it against a budget.
+    /// The same body, which keeps `guard` until its last byte has left or it is given up: what counts it against a budget.
     #[must_use]
-    pub fn holding(mut self, guard: impl Send + 'static) -> Self {
+    pub fn holding(mut self, guard: impl Send + Sync + 'static) -> Self {
         self.guards.push(Box::new(guard));
         self
+    }
+
+    /// What it holds, for whoever sends it.
+    pub(crate) fn take_guards(&mut self) -> Guards {
+        std::mem::take(&mut self.guards)
     }
 }
 

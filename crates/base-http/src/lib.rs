@@ -66,6 +66,7 @@ pub use connections::Connections;
 pub use limits::{Limits, raise_file_limit};
 pub use listener::{Address, BindError, Listener};
 pub use ports::{Ports, PortsError};
+pub use protocol::keep_alive;
 pub use read::{
     BodyBudget, BodyLimits, BodyPermit, BodyPriority, BudgetLimits, OverBudget, ReadBodyError, read_body,
     read_body_within,

@@ -32,11 +32,11 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
 
 use crate::admission::{Seat, Standing};
+use crate::body::Guards;
 use crate::connection::{GOAWAY_GRACE, Io, OpenRequest, Shared, Stream, Verdict, phase};
 use crate::connections::Registered;
 use crate::{
-    Body, BoxError, Close, ConnectionHandle, ConnectionStats, Connections, Handler, Limits, Peer, RejectReason,
-    Rejected,
+    Body, BoxError, Close, ConnectionHandle, ConnectionStats, Connections, Handler, Peer, RejectReason, Rejected,
 };
 
 /// What a client may send of one request's body before the handler reads it.
@@ -74,7 +74,7 @@ impl<H: Handler> Server<H> {
         let shared = &seat.shared;
         let limits = &shared.admission.limits;
         if let Stream::Tcp(stream) = &stream
-            && let Err(error) = tune(stream, limits)
+            && let Err(error) = keep_alive(stream, limits.keep_alive)
         {
             debug!(addr = ?shared.addr, %error, "Failed to set TCP options; serving without them.");
         }
@@ -311,8 +311,7 @@ impl<H: Handler> Active<H> {
             }
             // With HTTP/1.1 hyper knows this; with HTTP/2 it would send the body, which is a protocol error.
             let response = if method == Method::HEAD { without_body(response) } else { response };
-            let stats = self.stats.clone();
-            Ok(response.map(|body| Served { body, stats, _open: open }))
+            Ok(response.map(|body| Served::new(body, self.stats.clone(), open)))
         })
     }
 }
@@ -338,11 +337,38 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("not a text")
 }
 
-/// A response's body on its way out: the request counts as open until it is sent, and a panic in it costs this response only.
+/// A response's body on its way out: a panic in it costs this response only.
 struct Served {
     body: Body,
     stats: Arc<ConnectionStats>,
+    held: Arc<Held>,
+}
+
+/// What a response holds until its last frame has left: the request counts as open, and what it takes of budgets is taken.
+/// hyper's part ends earlier, when it has passed the last frame on to the connection; there it waits for as long as the peer
+/// leaves the stream's window shut.
+struct Held {
+    _guards: Guards,
     _open: OpenRequest,
+}
+
+/// A frame that knows what its response holds.
+struct HeldFrame {
+    bytes: Bytes,
+    _held: Arc<Held>,
+}
+
+impl AsRef<[u8]> for HeldFrame {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Served {
+    fn new(mut body: Body, stats: Arc<ConnectionStats>, open: OpenRequest) -> Self {
+        let held = Arc::new(Held { _guards: body.take_guards(), _open: open });
+        Self { body, stats, held }
+    }
 }
 
 impl hyper::body::Body for Served {
@@ -359,7 +385,8 @@ impl hyper::body::Body for Served {
             Poll::Ready(Some(Err("the response's body panicked".into())))
         });
         LAST_FRAME.set(Some(if polled.is_ready() { LastFrame::Given } else { LastFrame::Awaited }));
-        polled
+        let held = |bytes| Bytes::from_owner(HeldFrame { bytes, _held: self.held.clone() });
+        polled.map(|frame| frame.map(|frame| frame.map(|frame| frame.map_data(held))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -442,13 +469,17 @@ impl<F: Future<Output = ()>> Future for Progressing<F> {
     }
 }
 
-/// Small answers leave at once, and a peer behind a dead link is noticed even when only it should speak.
-fn tune(stream: &TcpStream, limits: &Limits) -> io::Result<()> {
+/// Small messages leave at once, and a peer behind a dead link is noticed even when only it should speak: one that answers
+/// nothing for `interval` is asked, and is given up after as long again.
+///
+/// # Errors
+/// When the system does not take an option of the socket.
+pub fn keep_alive(stream: &TcpStream, interval: Duration) -> io::Result<()> {
     use rustix::net::sockopt;
     stream.set_nodelay(true)?;
     sockopt::set_socket_keepalive(stream, true)?;
-    sockopt::set_tcp_keepidle(stream, limits.keep_alive)?;
-    sockopt::set_tcp_keepintvl(stream, (limits.keep_alive / 3).max(Duration::from_secs(1)))?;
+    sockopt::set_tcp_keepidle(stream, interval)?;
+    sockopt::set_tcp_keepintvl(stream, (interval / 3).max(Duration::from_secs(1)))?;
     sockopt::set_tcp_keepcnt(stream, 3)?;
     Ok(())
 }

@@ -12,6 +12,9 @@ use tokio_rustls::TlsConnector;
 
 use crate::USER_NODE_PREFIX;
 
+/// How long a gateway is silent before it is asked whether it is there.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
 /// A radio link needs seconds; a person who waits for a log does not have minutes.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -77,7 +80,8 @@ impl DirectTls {
         let name = ServerName::try_from(node.host.clone())
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the node's address is no host name"))?;
         let stream = TcpStream::connect((node.host.as_str(), node.port)).await?;
-        stream.set_nodelay(true)?;
+        // A followed log has nothing to send: only this notices that its gateway is gone.
+        base_http::keep_alive(&stream, KEEP_ALIVE)?;
         let connector = self.connector.read().unwrap_or_else(PoisonError::into_inner).clone();
         let stream = connector.connect(name, stream).await?;
         // A node reports its own addresses: what answers there must be that node, not another one it points at.

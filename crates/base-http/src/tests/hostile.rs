@@ -54,6 +54,13 @@ impl Handler for Tokens {
             "/endless" => Response::new(Body::stream(futures::stream::repeat_with(|| {
                 Ok::<_, std::io::Error>(Bytes::from(vec![b'x'; 64 * 1024]))
             }))),
+            "/large" => Response::new(Body::from(vec![b'x'; 10_000])),
+            "/ending" => {
+                Response::new(Body::stream(futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from(vec![
+                    b'x';
+                    10_000
+                ]))])))
+            }
             _ => Response::new(Body::from("ok")),
         }
     }
@@ -362,15 +369,49 @@ async fn who_never_reads_a_response_loses_the_connection_with_what_waits_for_it(
     for (kind, flags, id, payload) in
         [(4, 0, 0, &[&[0, 4][..], &window].concat()), (8, 0, 0, &window.to_vec()), (1, 5, 1, &path)]
     {
-        sent.extend_from_slice(&(payload.len() as u32).to_be_bytes()[1..]);
-        sent.extend_from_slice(&[kind, flags, 0, 0, 0, id]);
-        sent.extend_from_slice(payload);
+        sent.extend_from_slice(&raw_frame(kind, flags, id, payload));
     }
     stream.write_all(&sent).await.unwrap();
     eventually("the HTTP/2 connection is closed", || running.rejected(RejectReason::Stalled) > 3).await;
     eventually("nothing is kept for it", || running.connections.is_empty()).await;
     drop((stream, clients));
     running.stop().await;
+}
+
+/// A frame of HTTP/2.
+fn raw_frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    [&(payload.len() as u32).to_be_bytes()[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+#[tokio::test]
+async fn a_response_is_open_until_its_last_frame_is_taken() {
+    for path in [&b"/large"[..], b"/ending"] {
+        let running = Running::start(Limits::default());
+        let mut stream = running.site.tls(running.addr, true, "h2").await.unwrap();
+        let head = [&b"\x82\x87\x01\x09localhost\x04"[..], &[path.len() as u8], path].concat();
+        let window = |bytes: u8| [0, 4, 0, 0, 0, bytes];
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        stream.write_all(&raw_frame(4, 0, 0, &window(1))).await.unwrap();
+        stream.write_all(&raw_frame(1, 5, 1, &head)).await.unwrap();
+        // DATA with the one byte that it may send.
+        let (mut received, data) = (Vec::new(), raw_frame(0, 0, 1, b"x"));
+        while !received.windows(data.len()).any(|bytes| bytes == data) {
+            assert_ne!(soon("what the window lets through", stream.read_buf(&mut received)).await.unwrap(), 0);
+        }
+        // Whatever the server does with the rest, it has done before it answers the PING.
+        let (ping, pong) = (raw_frame(6, 0, 0, b"12345678"), raw_frame(6, 1, 0, b"12345678"));
+        stream.write_all(&ping).await.unwrap();
+        while !received.ends_with(&pong) {
+            assert_ne!(soon("the PING is answered", stream.read_buf(&mut received)).await.unwrap(), 0);
+        }
+        let (connection, _) = running.connections.list().pop().expect("the connection is open");
+        assert_eq!(connection.requests_open(), 1, "{}", String::from_utf8_lossy(path));
+        // WINDOW_UPDATE of the stream: the rest goes, and nothing is held.
+        stream.write_all(&raw_frame(8, 0, 1, &20_000_u32.to_be_bytes())).await.unwrap();
+        eventually("it is taken", || connection.requests_open() == 0).await;
+        drop(stream);
+        running.stop().await;
+    }
 }
 
 #[tokio::test]
