@@ -114,14 +114,19 @@ pub struct ClientIdentity {
     pub groups: Vec<String>,
     /// SHA-256 of the public key (its SubjectPublicKeyInfo), in lower-case hex: stays the same over renewals with one key.
     pub key_sha256: String,
+    /// The last second (since 1970) in which the certificate is valid.
+    pub not_after: i64,
 }
 
-/// Reads who a client certificate (DER) speaks for. The caller has verified the chain already.
+/// Reads who a client certificate (DER) speaks for. The caller has verified the chain already, and asks whether it is still
+/// valid: a connection may be older than the certificate may become.
 pub fn client_identity(cert_der: &[u8]) -> Result<ClientIdentity, PkiError> {
     let (_, cert) = x509_parser::certificate::X509Certificate::from_der(cert_der)
         .map_err(|error| PkiError::ParseCertificate { reason: error.to_string() })?;
     let subject = csr::subject(cert.subject());
-    Ok(ClientIdentity { user: subject.0, groups: subject.1, key_sha256: fingerprint_of_der(cert.public_key().raw) })
+    let key_sha256 = fingerprint_of_der(cert.public_key().raw);
+    let not_after = cert.validity().not_after.timestamp();
+    Ok(ClientIdentity { user: subject.0, groups: subject.1, key_sha256, not_after })
 }
 
 /// First and last second (since 1970) in which the first certificate of a PEM text is valid.

@@ -137,8 +137,9 @@ fn node_rules(access: &Access<'_>, node: &str, store: &Store) -> Decision {
         ("", "namespaces", None) => Decision::allow_if(reads, ""),
         ("node.k8s.io", "runtimeclasses", None) => Decision::allow_if(reads, ""),
         ("coordination.k8s.io", "leases", None) => {
-            let is_own = namespace == Some(NODE_LEASE_NAMESPACE) && (verb == "create" || name_or_field == Some(node));
-            let may = is_own && !matches!(verb, "deletecollection");
+            let is_own = namespace == Some(NODE_LEASE_NAMESPACE) && (verb == "create" || name == Some(node));
+            // As in Kubernetes; a list or a watch would look through everybody's, and Leases are written all the time.
+            let may = is_own && matches!(verb, "get" | "create" | "update" | "patch" | "delete");
             Decision::allow_if(may, format!("node {node:?} may only use its own Lease in {NODE_LEASE_NAMESPACE}"))
         }
         ("certificates.k8s.io", "certificatesigningrequests", None) => {

@@ -114,7 +114,8 @@ pub trait Authenticator: Send + Sync {
     fn authenticate(&self, request: &AuthRequest<'_>) -> Result<Option<Identity>, AuthenticateError>;
 }
 
-/// Client certificates as Kubernetes reads them: the common name is the user, the organisations are the groups.
+/// Client certificates as Kubernetes reads them: the common name is the user, the organisations are the groups. One that has
+/// expired is refused on a connection that it opened earlier, too.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CertificateAuthenticator;
 
@@ -123,6 +124,12 @@ impl Authenticator for CertificateAuthenticator {
         let Some(certificate) = request.client_cert else { return Ok(None) };
         let client = base_pki::client_identity(certificate)
             .map_err(|_| AuthenticateError::new("the client certificate cannot be read"))?;
+        // From when it is valid is the handshake's affair: a box without a clock may be behind at times.
+        if client.not_after < request.now.as_second() {
+            let expired = jiff::Timestamp::from_second(client.not_after)
+                .map_or_else(|_| "long ago".to_owned(), |at| format!("at {at}"));
+            return Err(AuthenticateError::new(format!("the client certificate expired {expired}; renew it")));
+        }
         if client.user.is_empty() {
             return Err(AuthenticateError::new("the client certificate names no user"));
         }

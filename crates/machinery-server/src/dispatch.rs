@@ -48,8 +48,10 @@ pub(crate) fn connected(path: &ResourcePath) -> Option<&'static Connected> {
 pub(crate) fn verb_of(method: &Method, path: &ResourcePath, query: &Query) -> Result<&'static str> {
     let has_name = path.name.is_some();
     Ok(match (method.as_str(), has_name) {
-        // Extended CONNECT is how HTTP/2 upgrades (RFC 8441); it is judged as the GET that HTTP/1.1 would send.
-        ("GET", true) | ("CONNECT", true) => "get",
+        ("GET", true) => "get",
+        // Extended CONNECT is how HTTP/2 upgrades (RFC 8441); it is judged as the GET that HTTP/1.1 would send. Of anything else
+        // its success would make a tunnel that nobody serves.
+        ("CONNECT", true) if connected(path).is_some() => "get",
         ("GET", false) if query.flag("watch") => "watch",
         ("GET", false) => "list",
         ("POST", _) => "create",

@@ -249,7 +249,13 @@ impl Entry {
                 return Place { flow: self.flow.clone(), identity: self.identity.clone(), taken };
             }
             let (sender, admitted) = oneshot::channel();
-            let waiting = &mut state.account(&self.identity).waiting[lane];
+            let account = state.account(&self.identity);
+            let entered = account.entered;
+            let waiting = &mut account.waiting[lane];
+            // More than there are requests: some belong to clients that have left, behind one that waits.
+            if waiting.len() > entered {
+                waiting.retain(|sender| !sender.is_closed());
+            }
             waiting.push_back(sender);
             if waiting.len() == 1 {
                 state.turns[lane].push_back(self.identity.clone());

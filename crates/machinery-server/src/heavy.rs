@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Identity;
 use crate::bodies::is_weak;
+use crate::flow::Lane;
 
 /// Writes with more bytes, in body and stored object, are heavy. Nearly all of an honest fleet are far below.
 pub(crate) const HEAVY_BYTES: usize = 256 * 1024;
@@ -95,6 +96,8 @@ const HEAVY_MAX: usize = 2;
 /// Hands out turns for heavy writes.
 pub(crate) struct Heavy {
     all: Arc<Semaphore>,
+    /// Administrators' have turns of their own, and do not wait behind a crowd.
+    masters: Arc<Semaphore>,
     /// One turn of each identity that has heavy writes now, so that nobody waits in the common queue twice.
     own: Turns,
 }
@@ -144,16 +147,18 @@ impl Drop for Line {
 
 impl Heavy {
     pub(crate) fn new() -> Self {
-        Self { all: Arc::new(Semaphore::new(HEAVY_MAX)), own: Turns::default() }
+        let [all, masters] = std::array::from_fn(|_| Arc::new(Semaphore::new(HEAVY_MAX)));
+        Self { all, masters, own: Turns::default() }
     }
 
     /// Waits for the turn of a write; light ones do not wait.
-    pub(crate) async fn turn(&self, user: &str, weight: Weight) -> Option<HeavyTurn> {
+    pub(crate) async fn turn(&self, user: &str, lane: Lane, weight: Weight) -> Option<HeavyTurn> {
         if !weight.is_heavy() {
             return None;
         }
         let _own = self.own.take(user.to_owned()).await;
-        let _all = self.all.clone().acquire_owned().await.expect(NEVER_CLOSED);
+        let turns = if lane == Lane::Masters { &self.masters } else { &self.all };
+        let _all = turns.clone().acquire_owned().await.expect(NEVER_CLOSED);
         Some(HeavyTurn { _all, _own })
     }
 }
@@ -167,15 +172,17 @@ mod tests {
     #[tokio::test]
     async fn one_identity_has_one_heavy_write_at_a_time_and_leaves_a_place_to_others() {
         let heavy = Heavy::new();
-        let is_waiting = |user: &'static str, bytes: usize| {
-            futures::FutureExt::now_or_never(heavy.turn(user, Weight { bytes, values: 1 }))
+        let now = |user: &'static str, lane, bytes: usize| {
+            futures::FutureExt::now_or_never(heavy.turn(user, lane, Weight { bytes, values: 1 }))
         };
+        let is_waiting = |user: &'static str, bytes: usize| now(user, Lane::Shared, bytes);
         let first = is_waiting("a", HEAVY_BYTES + 1).expect("the first has its turn");
         assert!(first.is_some());
         assert!(is_waiting("a", HEAVY_BYTES + 1).is_none(), "the second of one identity waits");
         assert!(is_waiting("a", HEAVY_BYTES).expect("a light one does not").is_none());
         let second = is_waiting("b", 3 << 20).expect("another identity has its turn");
         assert!(is_waiting("c", 3 << 20).is_none(), "there are two in all");
+        assert!(now("admin", Lane::Masters, 3 << 20).is_some(), "an administrator waits for none of them");
         drop(first);
         assert!(is_waiting("c", 3 << 20).is_some());
         drop(second);

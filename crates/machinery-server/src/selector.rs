@@ -51,15 +51,17 @@ impl Selection {
         !self.labels.is_everything() || !self.fields.is_everything()
     }
 
-    /// An index field and the value it must have, for a watch that is woken by these objects only. Not for namespaces, which
-    /// are no field.
-    pub(crate) fn index_term(&self) -> Option<(&str, &str)> {
+    /// An index field and the value it must have, for a watch that is woken by these objects only; one in which the store
+    /// finds values at once, if there is one. Not for namespaces, which are no field.
+    pub(crate) fn index_term(&self, is_indexed: impl Fn(&str) -> bool) -> Option<(&str, &str)> {
         let of_field = |term: &&api_kube::selector::FieldTerm| {
             term.is_equal && term.field != "metadata.namespace" && !term.value.is_empty()
         };
-        let by_field = self.fields.terms().iter().find(of_field).map(|term| (&*term.field, &*term.value));
+        let fields = || self.fields.terms().iter().filter(of_field).map(|term| (&*term.field, &*term.value));
         let labels = || self.labels.requirements().iter().zip(&self.label_fields);
-        by_field.or_else(|| labels().find_map(|(requirement, field)| Some((field.as_str(), requirement.exact()?))))
+        let labels = || labels().filter_map(|(requirement, field)| Some((field.as_str(), requirement.exact()?)));
+        let best = fields().chain(labels()).find(|(field, _)| is_indexed(field));
+        best.or_else(|| fields().chain(labels()).next())
     }
 }
 

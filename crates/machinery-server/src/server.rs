@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use machinery_schema::{Registry, ResourceInfo};
 use machinery_store::{Key, Store};
 use parking_lot::Mutex;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
@@ -41,6 +42,9 @@ use crate::{
 /// A request that has not been answered after this time will not be; as kube-apiserver's `--request-timeout`. A write
 /// that has begun is finished all the same.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether the certificate of an open connection has expired.
+const EXPIRATION_PERIOD: Duration = Duration::from_secs(60);
 
 /// Options of a deletion and questions about oneself are small.
 const SMALL_BODY_BYTES_MAX: usize = 64 * 1024;
@@ -344,6 +348,33 @@ impl Server {
             session.user.as_deref() == Some(user) && self.identify(&session.peer, &HeaderMap::new()).is_err()
         })
     }
+
+    /// Closes, until the server shuts down, connections whose certificate has expired, within a minute: their requests are
+    /// refused at once, but what streams on them would go on. Spawn it once beside serving.
+    pub async fn run_expirations(self, connections: Connections<Session>) {
+        let mut looks = tokio::time::interval(EXPIRATION_PERIOD);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = self.0.shutdown.cancelled() => return,
+                _ = looks.tick() => {}
+            }
+            let closed = Self::close_expired(&connections, jiff::Timestamp::now());
+            if closed > 0 {
+                info!(closed, "Closed connections whose certificate has expired.");
+            }
+        }
+    }
+
+    /// Closes the connections whose certificate has expired; returns how many.
+    pub fn close_expired(connections: &Connections<Session>, now: jiff::Timestamp) -> usize {
+        let has_expired = |session: &Session| session.expires_s.is_some_and(|expires_s| expires_s < now.as_second());
+        // Closing makes sessions that begin meanwhile begin anew, so it is not done for nothing.
+        if !connections.list().iter().any(|(_, session)| has_expired(session)) {
+            return 0;
+        }
+        connections.close_where(Close::AtOnce, |_, session| has_expired(session))
+    }
 }
 
 /// A caller's connection.
@@ -352,6 +383,8 @@ pub struct Session {
     connection: ConnectionHandle,
     /// Whose certificate was shown when it was opened.
     user: Option<String>,
+    /// Until when that certificate is valid, in seconds since 1970.
+    expires_s: Option<i64>,
     /// Whose token was shown last, when no certificate was.
     bearer: Mutex<Option<String>>,
 }
@@ -385,8 +418,14 @@ impl base_http::Handler for Server {
     type Session = Session;
 
     async fn on_connect(&self, peer: &Peer, connection: &ConnectionHandle) -> std::result::Result<Session, Rejected> {
-        let mut session =
-            Session { peer: peer.clone(), connection: connection.clone(), user: None, bearer: Mutex::default() };
+        let expires_s = peer.client_cert.as_ref().and_then(|certificate| base_pki::client_identity(certificate).ok());
+        let mut session = Session {
+            peer: peer.clone(),
+            connection: connection.clone(),
+            user: None,
+            expires_s: expires_s.map(|client| client.not_after),
+            bearer: Mutex::default(),
+        };
         // A certificate that is not good is answered with 401 on each request, which says more than a closed connection.
         if let Ok(Some(identity)) = self.identify(peer, &HeaderMap::new()) {
             connection.mark_authenticated();
@@ -564,13 +603,16 @@ impl Inner {
                 None => None,
             };
             let heavy = match changed {
-                Some(weight) => self.heavy.turn(&identity.user, weight).await,
+                Some(weight) => self.heavy.turn(&identity.user, lane, weight).await,
                 None => None,
             };
             (change, heavy)
         };
         let turns =
             tokio::time::timeout(REQUEST_TIMEOUT, turns).await.map_err(|_| ApiError::timed_out(REQUEST_TIMEOUT))?;
+        // A body may have taken long to come: what the resource is now decides how the object is pruned and indexed.
+        let info = self.registry().resource(&path.group, &path.version, &path.plural).cloned();
+        let info = info.ok_or_else(|| ApiError::not_served(&path.group, &path.plural))?;
         let (server, identity, counted) = (self.clone(), identity.clone(), turn.clone());
         let answer = async move {
             let _held = (held, turns);

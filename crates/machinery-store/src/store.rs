@@ -12,6 +12,7 @@ use crate::cipher::RowCipher;
 use crate::engine::{Batch, Engine};
 use crate::error::{CommitError, Expired, OpenStoreError};
 use crate::fields::IndexFields;
+use crate::history;
 use crate::index::{Index, State, WindowLimits};
 use crate::open;
 use crate::queue::{Commit, Queue, Reindex, Request};
@@ -229,6 +230,32 @@ impl Store {
         self.shared.read().get(key).cloned()
     }
 
+    /// The object of this key as it was `at` a revision, or as it is, and the revision of which that is said. Costs a look at the
+    /// changes since, and keeps nothing.
+    ///
+    /// # Errors
+    /// [`Expired`] when `at` has left the window, or was never given out.
+    pub fn get_at(&self, key: &Key, at: Option<Revision>) -> Result<(Option<Arc<Object>>, Revision), Expired> {
+        let (snapshot, changes, revision) = match at.map(|at| (at, self.shared.read().state(&key.resource, at))) {
+            None => {
+                let snapshot = self.snapshot(&key.resource);
+                let revision = snapshot.revision();
+                (snapshot, Vec::new(), revision)
+            }
+            Some((at, state)) => match state? {
+                State::Same(snapshot) => (snapshot, Vec::new(), at),
+                State::Changed(now, changes) => (now, changes, at),
+            },
+        };
+        let names = (&*key.namespace, &*key.name);
+        let mut since = changes.iter().flat_map(|chunk| history::after(chunk, revision));
+        let object = match since.find(|change| change.object.names() == names) {
+            Some(change) => change.previous.clone(),
+            None => snapshot.get(names.0, names.1).cloned(),
+        };
+        Ok((object, revision))
+    }
+
     /// Objects of a resource in order of namespace and name, at most `limit`, following `after` (namespace, name), now
     /// or as they were `at` an earlier revision. To continue a list: `after` its last item, `at` its revision.
     ///
@@ -307,7 +334,8 @@ impl Store {
         })
     }
 
-    fn retain(&self, resource: &str, snapshot: &Snapshot) {
+    /// Keeps a state of a resource for a while, because it will be asked for again by its revision: a list continues.
+    pub fn retain(&self, resource: &str, snapshot: &Snapshot) {
         let mut retained = self.shared.retained.lock().expect(NO_PANIC);
         // What has left the window meanwhile must not be kept: nothing would drop it.
         if self.shared.read().check(resource, snapshot.revision()).is_ok() {

@@ -88,8 +88,8 @@ impl Object {
         self.bytes.len() + self.managed.as_ref().map_or(0, Bytes::len) + self.index.packed().len() + self.key.name.len()
     }
 
-    /// Namespace and name.
-    pub(crate) fn names(&self) -> (&str, &str) {
+    /// Namespace and name, by which lists are ordered.
+    pub fn names(&self) -> (&str, &str) {
         (&self.key.namespace, &self.key.name)
     }
 }

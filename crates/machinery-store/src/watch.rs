@@ -98,6 +98,21 @@ impl Watch {
         }
     }
 
+    /// Looks through a step of the window for something to deliver, and passes over what is not; says whether to go on. It
+    /// delivers nothing: what it does [`next`](Self::next) need not do.
+    pub fn skip(&mut self) -> bool {
+        let before = self.position;
+        match self.take() {
+            Ok(Taken::Searching) => true,
+            Ok(Taken::Batch(_)) => {
+                self.position = before;
+                false
+            }
+            // The next look finds the same.
+            Ok(Taken::Nothing) | Err(_) => false,
+        }
+    }
+
     /// The revision up to which nothing is undelivered; it moves on even when only other objects change, so it is
     /// what a bookmark should carry.
     pub fn progress(&mut self) -> Revision {

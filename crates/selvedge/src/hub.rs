@@ -36,7 +36,7 @@ pub struct Hub {
     store: machinery_store::Store,
     controllers: Controllers,
     serving: JoinHandle<()>,
-    upkeep: [JoinHandle<()>; 6],
+    upkeep: [JoinHandle<()>; 7],
     _lock: base_fs::DirLock,
 }
 
@@ -102,10 +102,8 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
     let upkeep = [
         following,
         conflicts,
-        tokio::spawn({
-            let server = server.clone();
-            async move { server.run_event_ttl().await }
-        }),
+        tokio::spawn(server.clone().run_event_ttl()),
+        tokio::spawn(server.clone().run_expirations(connections.clone())),
         tokio::spawn(hub_pki::run_renewal(port.renewal, shutdown.clone())),
         tokio::spawn(keeper.run(
             server.clone(),

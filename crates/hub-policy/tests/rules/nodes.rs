@@ -58,6 +58,13 @@ async fn a_node_reads_and_writes_what_is_its_own() {
         ("GET", "/api/v1/secrets", Value::Null, 403),
         ("POST", leases, lease("gw-2"), 403),
         ("POST", leases, lease("gw-1"), 201),
+        ("GET", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/gw-1", Value::Null, 200),
+        (
+            "GET",
+            "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases?fieldSelector=metadata.name%3Dgw-1",
+            Value::Null,
+            403,
+        ),
         ("POST", other_namespace, lease("gw-1"), 403),
         ("GET", "/api/v1/namespaces/default", Value::Null, 200),
         ("GET", "/apis/node.k8s.io/v1/runtimeclasses", Value::Null, 200),

@@ -56,13 +56,16 @@ fn field_selectors_look_at_key_and_index() {
 }
 
 #[test]
-fn a_watch_is_narrowed_by_the_first_exact_term() {
+fn a_watch_is_narrowed_by_an_indexed_term_or_the_first_exact_one() {
     let term = |labels: &str, fields: &str| {
         let selection = Selection::new(None, labels.parse().unwrap(), fields.parse().unwrap());
-        selection.index_term().map(|(field, value)| format!("{field}={value}"))
+        let term = selection.index_term(|field| matches!(field, "spec.nodeName" | "label:tier"));
+        term.map(|(field, value)| format!("{field}={value}"))
     };
     assert_eq!(term("", "spec.nodeName=gw-1").as_deref(), Some("spec.nodeName=gw-1"));
     assert_eq!(term("app=web", "").as_deref(), Some("label:app=web"));
+    assert_eq!(term("", "metadata.name=a,spec.nodeName=gw-1").as_deref(), Some("spec.nodeName=gw-1"));
+    assert_eq!(term("app=web,tier=back", "metadata.name=a").as_deref(), Some("label:tier=back"));
     assert_eq!(term("app in (a,b)", "spec.nodeName!=x"), None);
     assert_eq!(term("", "metadata.namespace=default"), None);
     assert_eq!(term("", "spec.nodeName="), None);

@@ -125,3 +125,14 @@ async fn a_node_that_cannot_be_reached_is_named() {
     let answer = hub.get(&format!("{PODS}/web/log")).await;
     answer.check(503, "ServiceUnavailable", r#"the kubelet of node "gw-1" at 10.0.0.7:10999 cannot be reached"#);
 }
+
+#[tokio::test]
+async fn only_what_takes_an_upgrade_is_connected_to() {
+    let hub = Hub::start_with(Arc::new(Echo::default())).await;
+    with_pods(&hub).await;
+    let connect = async |path: &str| hub.call("CONNECT", path, Value::Null).await.code;
+    assert_eq!(connect(&format!("{PODS}/web/log")).await, 200);
+    for path in [format!("{PODS}/web"), "/api/v1/nodes/gw-1".to_owned(), PODS.to_owned()] {
+        assert_eq!(connect(&path).await, 405, "{path}");
+    }
+}

@@ -146,6 +146,14 @@ async fn lists_are_selected_and_paged_at_one_moment() {
     let token = odd.body["metadata"]["continue"].as_str().unwrap();
     let rest = hub.get(&format!("{CONFIG_MAPS}?limit=2&labelSelector=parity%3Dodd&continue={token}")).await;
     assert_eq!(rest.names(), ["c5"]);
+    // One object of then, by its name; a token that was not given for it does no harm.
+    let then = first.body["metadata"]["resourceVersion"].as_str().unwrap();
+    let named = format!("{CONFIG_MAPS}?fieldSelector=metadata.name%3D");
+    let exact = format!("resourceVersion={then}&resourceVersionMatch=Exact");
+    assert_eq!(hub.get(&format!("{named}c4&{exact}")).await.names(), ["c4"]);
+    assert_eq!(hub.get(&format!("{named}c5&limit=1&continue={token}")).await.names(), ["c5"]);
+    assert!(hub.get(&format!("{named}c1&continue={token}")).await.names().is_empty());
+    assert!(hub.get(&format!("{named}c4")).await.names().is_empty());
     hub.get(&format!("{CONFIG_MAPS}?continue=nonsense")).await.check(400, "BadRequest", "continue key");
     let future = hub.get(&format!("{CONFIG_MAPS}?resourceVersion=999999999&resourceVersionMatch=NotOlderThan")).await;
     future.check(504, "Timeout", "Too large resource version");

@@ -161,3 +161,33 @@ async fn connections_of_a_deleted_node_are_few_and_one_that_is_back_gets_a_nodes
     let (mut client, _connection) = hub.connect(Some(&hub.node)).await;
     assert_eq!(status(&mut client, "/api/v1/namespaces", None).await, 200);
 }
+
+#[tokio::test]
+async fn a_certificate_that_expires_is_good_on_no_connection() {
+    let hub = Listening::start().await;
+    hub.nodes.0.store(true, Ordering::SeqCst);
+    let (mut client, connection) = hub.connect(Some(&hub.node)).await;
+    assert_eq!(status(&mut client, "/version", None).await, 200);
+    let now = jiff::Timestamp::now();
+    let later = now + jiff::SignedDuration::from_hours(2);
+    let der = base_pki::certificates(&hub.node.cert_pem).unwrap().remove(0);
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), store_options()).unwrap();
+    let at = |now| {
+        let headers = http::HeaderMap::new();
+        CertificateAuthenticator.authenticate(&AuthRequest {
+            client_cert: Some(&der),
+            headers: &headers,
+            store: &store,
+            now,
+        })
+    };
+    assert_eq!(at(now).unwrap().unwrap().user, "system:node:gw-1");
+    let refused = at(later).unwrap_err().reason;
+    assert!(refused.starts_with("the client certificate expired at 20"), "{refused}");
+    // What streams on the connection ends as well.
+    assert_eq!(Server::close_expired(&hub.connections, now), 0);
+    assert_eq!(status(&mut client, "/version", None).await, 200);
+    assert_eq!(Server::close_expired(&hub.connections, later), 1);
+    let _ = tokio::time::timeout(PATIENCE, connection).await.expect("it is closed").unwrap();
+}

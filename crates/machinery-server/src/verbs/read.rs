@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::Response;
-use machinery_store::{Expired, Object, Revision};
+use machinery_store::{Expired, Key, Object, Revision, Snapshot};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::error;
@@ -115,103 +115,108 @@ pub(crate) fn selection(context: &Context<'_>, options: &ListOptions) -> Result<
 
 /// Reads one page.
 pub(crate) async fn page(context: &Context<'_>, options: &ListOptions, selection: &Selection) -> Result<Page> {
-    let resource = context.resource_key();
-    let (mut at, mut after) = start(context, options)?;
+    let (store, resource) = (&context.server.store, context.resource_key());
+    let (at, after) = start(context, options)?;
+    let expired = |expired: Expired| expired_list(&expired, options.continue_token.is_some());
+    let after = after.as_ref().map(|(namespace, name)| (namespace.as_str(), name.as_str()));
+    if let Some((namespace, name)) = selection.only(context.info.namespaced) {
+        let (found, revision) = store.get_at(&Key::new(&resource, namespace, name), at).map_err(expired)?;
+        let found =
+            found.filter(|object| selection.matches(object) && after.is_none_or(|after| object.names() > after));
+        return Ok(Page { items: found.into_iter().collect(), revision, next: None });
+    }
+    let namespace = selection.namespace.as_deref();
+    if !selection.has_selectors() {
+        let range = store.range(&resource, namespace, after, options.limit, at).map_err(expired)?;
+        let last = range.items.last().filter(|_| range.remaining > 0);
+        let next = last.map(|last| (token(range.revision, last), Some(range.remaining)));
+        return Ok(Page { items: range.items, revision: range.revision, next });
+    }
     let limit = options.limit.unwrap_or(usize::MAX);
-    let mut items: Vec<Arc<Object>> = Vec::new();
-    let is_continued = options.continue_token.is_some();
-    if let Some((namespace, name)) = selection.only(context.info.namespaced)
-        && !is_continued
-    {
-        let store = &context.server.store;
-        let snapshot = match at {
-            Some(at) => store.snapshot_at(&resource, at).map_err(|expired| expired_list(&expired, is_continued))?,
-            None => store.snapshot(&resource),
-        };
-        let found = snapshot.get(namespace, name).filter(|object| selection.matches(object));
-        return Ok(Page { items: found.cloned().into_iter().collect(), revision: snapshot.revision(), next: None });
-    }
-    loop {
-        let is_plain = !selection.has_selectors();
-        let step = if is_plain { options.limit } else { Some(SCAN_STEP) };
-        let start_after = after.as_ref().map(|(namespace, name)| (namespace.as_str(), name.as_str()));
-        let (store, namespace) = (&context.server.store, selection.namespace.as_deref());
-        let range = match selection.index_term().filter(|(field, _)| store.is_indexed(field)) {
-            // A kubelet's list of its pods costs what its pods do.
-            Some(term) => store.range_where(&resource, term, namespace, start_after, step, at),
-            None => store.range(&resource, namespace, start_after, step, at),
-        };
-        let range = range.map_err(|expired| expired_list(&expired, is_continued))?;
-        let (revision, remaining) = (range.revision, range.remaining);
-        // Every further step is at the revision of the first: one list is one moment.
-        at = Some(revision);
+    let term = indexed_term(context, selection);
+    if let (Some(term), Some(at)) = (term, at) {
+        // The index knows what concerned the value since; to rewind the whole resource would cost what all have changed.
+        let range = store.range_where(&resource, term, namespace, after, None, Some(at)).map_err(expired)?;
         let mut found = range.items.into_iter();
-        if is_plain {
-            items.extend(found);
-            let next = (remaining > 0).then(|| items.last()).flatten().map(|last| token(revision, last));
-            return Ok(Page { items, revision, next: next.map(|token| (token, Some(remaining))) });
-        }
-        let mut last_seen = None;
-        for object in found.by_ref() {
-            after = Some((object.key.namespace.to_string(), object.key.name.to_string()));
-            if selection.matches(&object) {
-                items.push(object.clone());
-            }
-            last_seen = Some(object);
-            if items.len() >= limit {
-                break;
-            }
-        }
-        let is_rest_empty = remaining == 0 && found.len() == 0;
-        if is_rest_empty || items.len() >= limit {
-            let next = if is_rest_empty { None } else { last_seen.map(|last| token(revision, &last)) };
-            return Ok(Page { items, revision, next: next.map(|token| (token, None)) });
-        }
-        tokio::task::yield_now().await;
+        let items: Vec<_> = found.by_ref().filter(|object| selection.matches(object)).take(limit).collect();
+        let last = items.last().filter(|_| found.len() > 0);
+        let next = last.map(|last| (token(at, last), None));
+        return Ok(Page { items, revision: at, next });
     }
+    let snapshot = match at {
+        Some(at) => store.snapshot_at(&resource, at).map_err(expired)?,
+        None => store.snapshot(&resource),
+    };
+    let revision = snapshot.revision();
+    let (items, last) = select(&snapshot, term, selection, after, limit).await;
+    let next = last.map(|last| {
+        store.retain(&resource, &snapshot);
+        (token(revision, &last), None)
+    });
+    Ok(Page { items: items.into(), revision, next })
 }
 
 /// All that is selected now.
 pub(crate) async fn all(context: &Context<'_>, selection: &Selection) -> (VecDeque<Arc<Object>>, Revision) {
-    let store = &context.server.store;
-    let snapshot = store.snapshot(&context.resource_key());
+    let snapshot = context.server.store.snapshot(&context.resource_key());
     let revision = snapshot.revision();
     if let Some((namespace, name)) = selection.only(context.info.namespaced) {
         let found = snapshot.get(namespace, name).filter(|object| selection.matches(object));
         return (found.cloned().into_iter().collect(), revision);
     }
-    let term = selection.index_term().filter(|(field, _)| store.is_indexed(field));
+    let (items, _) = select(&snapshot, indexed_term(context, selection), selection, None, usize::MAX).await;
+    (items, revision)
+}
+
+/// A term of which the store finds the objects at once: a kubelet's list of its pods costs what its pods do.
+fn indexed_term<'a>(context: &Context<'_>, selection: &'a Selection) -> Option<(&'a str, &'a str)> {
+    let is_indexed = |field: &str| context.server.store.is_indexed(field);
+    selection.index_term(is_indexed).filter(|(field, _)| is_indexed(field))
+}
+
+/// What is selected of one moment after `after`, at most `limit`; and the last object looked at, if there are more.
+async fn select(
+    snapshot: &Snapshot,
+    term: Option<(&str, &str)>,
+    selection: &Selection,
+    after: Option<(&str, &str)>,
+    limit: usize,
+) -> (VecDeque<Arc<Object>>, Option<Arc<Object>>) {
+    let namespace = selection.namespace.as_deref();
     let mut items = VecDeque::new();
-    let mut after: Option<Arc<Object>> = None;
+    let mut last: Option<Arc<Object>> = None;
     loop {
-        let last = after.as_ref().map(|object| (&*object.key.namespace, &*object.key.name));
-        let (seen, next) = match term {
-            Some(term) => scan(snapshot.iter_where(term, selection.namespace.as_deref(), last), selection, &mut items),
-            None => scan(snapshot.iter(selection.namespace.as_deref(), last), selection, &mut items),
+        let after = last.as_ref().map_or(after, |last| Some(last.names()));
+        let next = match term {
+            Some(term) => scan(snapshot.iter_where(term, namespace, after), selection, limit, &mut items),
+            None => scan(snapshot.iter(namespace, after), selection, limit, &mut items),
         };
-        if seen < SCAN_STEP {
-            return (items, revision);
+        if next.is_none() || items.len() >= limit {
+            return (items, next);
         }
-        after = next;
+        last = next;
         tokio::task::yield_now().await;
     }
 }
 
-/// Looks at the next objects, and gives their number and the last of them.
+/// Looks at the next objects, and gives the last of them if more follow.
 fn scan<'a>(
-    objects: impl Iterator<Item = &'a Arc<Object>>,
+    mut objects: impl Iterator<Item = &'a Arc<Object>>,
     selection: &Selection,
+    limit: usize,
     items: &mut VecDeque<Arc<Object>>,
-) -> (usize, Option<Arc<Object>>) {
-    let (mut seen, mut last) = (0, None);
-    for object in objects.take(SCAN_STEP) {
+) -> Option<Arc<Object>> {
+    let mut last = None;
+    for object in objects.by_ref().take(SCAN_STEP) {
         if selection.matches(object) {
             items.push_back(object.clone());
         }
-        seen += 1;
         last = Some(object);
+        if items.len() >= limit {
+            break;
+        }
     }
-    (seen, last.cloned())
+    objects.next().and(last.cloned())
 }
 
 type Start = (Option<Revision>, Option<(String, String)>);

@@ -173,13 +173,18 @@ async fn start(context: &Context<'_>, options: &ListOptions, selection: &Selecti
         (false, Some(revision)) => (VecDeque::new(), revision),
         (false, None) => (VecDeque::new(), store.current()),
     };
-    let watch = match selection.index_term() {
+    let watch = match selection.index_term(|field| store.is_indexed(field)) {
         Some((field, value)) if field != "metadata.name" || context.info.has_name_field() => {
             store.watch_where(&resource, revision, field, value)
         }
         _ => store.watch(&resource, revision),
     };
-    let watch = watch.map_err(|expired| too_old(&expired))?;
+    let mut watch = watch.map_err(|expired| too_old(&expired))?;
+    // Where nothing is indexed a resumed watch looks through the window for its value. That is work for the pool, and the
+    // stream itself is read by a thread that serves many.
+    while watch.skip() {
+        tokio::task::yield_now().await;
+    }
     let is_behind = !has_initial && store.current().0.saturating_sub(revision.0) >= BEHIND_MIN;
     Ok(Started { watch, initial, revision, marks_end, is_behind })
 }

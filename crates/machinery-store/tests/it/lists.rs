@@ -178,3 +178,48 @@ async fn a_commit_happens_only_while_another_object_is_as_it_was_seen() {
     assert!(matches!(rejected, Err(CommitError::NotFound)));
     assert!(store.get(&pod("d", "c")).is_none());
 }
+
+#[tokio::test]
+async fn one_object_as_it_was_keeps_no_state_of_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_indexed(dir.path());
+    commit(&store, place("d", "a", "old")).await;
+    commit(&store, place("d", "gone", "n1")).await;
+    let then = store.current();
+    commit(&store, place("d", "a", "new")).await;
+    commit(&store, place("d", "a", "newer")).await;
+    commit(&store, delete(&pod("d", "gone"), Expect::Any)).await;
+    commit(&store, place("d", "later", "n1")).await;
+    let at = |name: &str, at| {
+        let (object, revision) = store.get_at(&pod("d", name), at).unwrap();
+        (object.map(|object| String::from_utf8(object.bytes.to_vec()).unwrap()), revision)
+    };
+    assert_eq!(at("a", Some(then)), (Some("old".into()), then));
+    assert_eq!(at("gone", Some(then)), (Some("n1".into()), then));
+    assert_eq!(at("later", Some(then)), (None, then));
+    assert_eq!(at("a", None), (Some("newer".into()), store.current()));
+    assert_eq!(at("gone", Some(store.current())), (None, store.current()));
+    assert!(store.get_at(&pod("d", "a"), Some(Revision(1 << 40))).is_err());
+    assert_eq!(store.usage().retained_snapshots, 0);
+}
+
+#[tokio::test]
+async fn what_a_resumed_watch_passes_over_is_not_looked_through_again_and_nothing_else_is_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_indexed(dir.path());
+    let from = store.current();
+    let others =
+        (0..10_000).map(|number| put_indexed(&pod("d", &format!("x{number}")), Expect::Any, "x", &[("name", "x")]));
+    store.commit(others.collect(), Durability::Group).await.unwrap();
+    let (before, mut steps) = (store.current(), 0);
+    commit(&store, put_indexed(&pod("d", "y"), Expect::Any, "y", &[("name", "y")])).await;
+    let mut watch = store.watch_where(PODS, from, "name", "y").unwrap();
+    while watch.skip() {
+        steps += 1;
+    }
+    assert!(steps >= 2, "ten thousand changes are more than a step, and took {steps}");
+    let batch = watch.next().await.unwrap();
+    assert_eq!(batch.changes.iter().map(|change| change.revision).collect::<Vec<_>>(), [store.current()]);
+    assert!(batch.revision > before);
+    assert!(!watch.skip(), "there is no more");
+}
