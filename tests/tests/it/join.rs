@@ -162,11 +162,12 @@ fn the_data_directory_of_an_older_hub_is_taken_over_and_made_private() -> Result
     assert!(unpacked.success());
     let Some(kubectl) = Kubectl::newest(&data_dir.join("kubeconfig")) else { return Ok(()) };
     let mut hub = Selvedge::start(&data_dir, &["hub"])?;
-    let address = hub.address("hub-api")?.replace("0.0.0.0", "127.0.0.1");
     let kept = eventually("the object of the older hub", PATIENCE, || {
         kubectl.json(&["configmap", "kept"]).map_err(|error| error.to_string())
     })?;
     assert_eq!(kept["data"]["from"], "v1", "{kept}");
+    // Only now: the port that the older hub recorded may be another program's.
+    let address = hub.address("hub-api")?;
 
     // A node that trusts its CA stays joined: the certificate that the older hub gave it is good.
     let read = |name: &str| std::fs::read_to_string(data_dir.join("hub/pki").join(name));
