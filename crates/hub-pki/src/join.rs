@@ -17,6 +17,7 @@
 use std::collections::BTreeMap;
 
 use api_edge::identity::{NodeIdentitySpec, NodeIdentityState};
+use api_kube::names::{is_label_value, is_qualified_name};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
@@ -38,6 +39,9 @@ pub const EXTRA_KEY_SHA256: &str = "selvedge.dev/key-sha256";
 /// Users that are bearers of bootstrap tokens are this and the token's id.
 const USER_TOKEN_PREFIX: &str = "system:bootstrap:";
 const USER_NODE_PREFIX: &str = "system:node:";
+
+/// As much of a text from outside as a message shows.
+const SHOWN_CHARS: usize = 80;
 
 /// What a join token allows, and what it was used for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -170,6 +174,15 @@ fn by_token(request: &JoinRequest<'_>, id: &str, bound: Option<&NodeIdentitySpec
     let live = bound.filter(|bound| bound.is_live());
     if live.is_some_and(|live| !live.keys.is_empty() && live.accepts(request.key_sha256)) {
         return JoinVerdict::Approve { binding: None, used_by: None };
+    }
+    // Every attempt to create its Node would be rejected, after the token was used up. `selvedge token create` makes none
+    // such, but a Secret may be written by hand.
+    let is_label = |key: &str, value: &str| is_qualified_name(key) && is_label_value(value);
+    if let Some((key, value)) = token.labels.iter().find(|(key, value)| !is_label(key, value)) {
+        let shown: String = format!("{key}={value}").chars().take(SHOWN_CHARS).collect();
+        return JoinVerdict::Deny(format!(
+            "token {id} gives its nodes {shown:?}, which is no label; make a new one with `selvedge token create --label KEY=VALUE`"
+        ));
     }
     let generation = bound.map_or(1, |bound| bound.generation.saturating_add(1));
     let binding = |generation| NodeIdentitySpec {

@@ -55,6 +55,20 @@ fn a_token_joins_one_box_and_binds_its_key() {
 }
 
 #[test]
+fn a_token_with_labels_that_no_node_may_have_joins_none() {
+    let request = request("gw-1", "aa", "system:bootstrap:abcdef");
+    let verdict = |key: &str, value: &str| {
+        let labels = [(key.to_owned(), value.to_owned())].into();
+        decide(&request, None, Some(&TokenGrant { labels, ..one_use() }))
+    };
+    for (key, value) in [("zone", "-a"), ("zone", "berlin."), ("/x", "1"), ("Foo_/x", "1"), ("", "1")] {
+        check_denied(verdict(key, value), &["abcdef", &format!("{key}={value}"), "selvedge token create"]);
+    }
+    let (binding, _) = approved(verdict("example.com/zone", "a_1"));
+    assert_eq!(binding.expect("a first key").labels["example.com/zone"], "a_1");
+}
+
+#[test]
 fn a_second_box_under_a_live_name_is_rejected() {
     let live = bound(&["k1"], "other0");
     let why = decide(&request("gw-1", "k2", TOKEN), Some(&live), Some(&one_use()));
