@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, Version, header};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -298,7 +298,7 @@ impl<H: Handler> Active<H> {
         Box::pin(async move {
             let open = OpenRequest::new(&self.shared);
             self.stats.request();
-            let (method, uri) = (request.method().clone(), request.uri().clone());
+            let (method, uri, version) = (request.method().clone(), request.uri().clone(), request.version());
             let called = AssertUnwindSafe(self.handler.call(request, &self.session)).catch_unwind().await;
             let response = called.unwrap_or_else(|panic| {
                 self.stats.panic();
@@ -311,7 +311,7 @@ impl<H: Handler> Active<H> {
             }
             // With HTTP/1.1 hyper knows this; with HTTP/2 it would send the body, which is a protocol error.
             let response = if method == Method::HEAD { without_body(response) } else { response };
-            Ok(response.map(|body| Served::new(body, self.stats.clone(), open)))
+            Ok(response.map(|body| Served::new(body, version, self.stats.clone(), open)))
         })
     }
 }
@@ -337,25 +337,29 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("not a text")
 }
 
-/// A response's body on its way out: a panic in it costs this response only.
+/// A frame of HTTP/2 above this is followed by its last byte as a frame of its own; one below is no more than its stream costs.
+const WHOLE_FRAME_BYTES_MAX: usize = 1024;
+
+/// A response's body on its way out: the request counts as open until it is sent, and a panic in it costs this response only.
+///
+/// With HTTP/2, hyper's part ends when it has passed on the last frame, of which the stream's window has let a byte through; the
+/// rest waits in the connection for as long as the peer likes. So a large frame's last byte is passed on alone: it has its turn when
+/// the window has taken all before it, and until then the response is open, and reset if that takes too long.
 struct Served {
     body: Body,
     stats: Arc<ConnectionStats>,
-    held: Arc<Held>,
-}
-
-/// What a response holds until its last frame has left: the request counts as open, and what it takes of budgets is taken.
-/// hyper's part ends earlier, when it has passed the last frame on to the connection; there it waits for as long as the peer
-/// leaves the stream's window shut.
-struct Held {
-    _guards: Guards,
+    /// What counts it, which the frames hold as well: those that are not cut may still wait when hyper's part has ended.
+    held: Arc<Guards>,
+    is_cut: bool,
+    /// The last byte of a frame.
+    rest: Option<Bytes>,
     _open: OpenRequest,
 }
 
-/// A frame that knows what its response holds.
+/// A frame that holds what its response does.
 struct HeldFrame {
     bytes: Bytes,
-    _held: Arc<Held>,
+    _held: Arc<Guards>,
 }
 
 impl AsRef<[u8]> for HeldFrame {
@@ -365,9 +369,18 @@ impl AsRef<[u8]> for HeldFrame {
 }
 
 impl Served {
-    fn new(mut body: Body, stats: Arc<ConnectionStats>, open: OpenRequest) -> Self {
-        let held = Arc::new(Held { _guards: body.take_guards(), _open: open });
-        Self { body, stats, held }
+    fn new(mut body: Body, version: Version, stats: Arc<ConnectionStats>, open: OpenRequest) -> Self {
+        let held = Arc::new(body.take_guards());
+        Self { body, stats, held, is_cut: version == Version::HTTP_2, rest: None, _open: open }
+    }
+
+    fn passed_on(&mut self, mut bytes: Bytes) -> Bytes {
+        if self.is_cut && bytes.len() > WHOLE_FRAME_BYTES_MAX {
+            // A copy, or it would keep all of them.
+            self.rest = Some(Bytes::copy_from_slice(&bytes[bytes.len() - 1..]));
+            bytes.truncate(bytes.len() - 1);
+        }
+        Bytes::from_owner(HeldFrame { bytes, _held: self.held.clone() })
     }
 }
 
@@ -376,6 +389,10 @@ impl hyper::body::Body for Served {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(rest) = self.rest.take() {
+            LAST_FRAME.set(Some(LastFrame::Given));
+            return Poll::Ready(Some(Ok(Frame::data(rest))));
+        }
         let body = AssertUnwindSafe(|| Pin::new(&mut self.body).poll_frame(context));
         let polled = std::panic::catch_unwind(body).unwrap_or_else(|panic| {
             self.stats.panic();
@@ -385,12 +402,11 @@ impl hyper::body::Body for Served {
             Poll::Ready(Some(Err("the response's body panicked".into())))
         });
         LAST_FRAME.set(Some(if polled.is_ready() { LastFrame::Given } else { LastFrame::Awaited }));
-        let held = |bytes| Bytes::from_owner(HeldFrame { bytes, _held: self.held.clone() });
-        polled.map(|frame| frame.map(|frame| frame.map(|frame| frame.map_data(held))))
+        polled.map(|frame| frame.map(|frame| frame.map(|frame| frame.map_data(|bytes| self.passed_on(bytes)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

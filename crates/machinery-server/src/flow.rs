@@ -252,12 +252,13 @@ impl Entry {
             let account = state.account(&self.identity);
             let entered = account.entered;
             let waiting = &mut account.waiting[lane];
+            let has_turn = !waiting.is_empty();
             // More than there are requests: some belong to clients that have left, behind one that waits.
             if waiting.len() > entered {
                 waiting.retain(|sender| !sender.is_closed());
             }
             waiting.push_back(sender);
-            if waiting.len() == 1 {
+            if !has_turn {
                 state.turns[lane].push_back(self.identity.clone());
             }
             admitted

@@ -385,8 +385,8 @@ fn raw_frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_response_is_open_until_its_last_frame_is_taken() {
-    for path in [&b"/large"[..], b"/ending"] {
-        let running = Running::start(Limits::default());
+    for (path, is_taken) in [(&b"/large"[..], true), (b"/ending", true), (b"/large", false), (b"/ending", false)] {
+        let running = if is_taken { Running::start(Limits::default()) } else { impatient() };
         let mut stream = running.site.tls(running.addr, true, "h2").await.unwrap();
         let head = [&b"\x82\x87\x01\x09localhost\x04"[..], &[path.len() as u8], path].concat();
         let window = |bytes: u8| [0, 4, 0, 0, 0, bytes];
@@ -406,9 +406,12 @@ async fn a_response_is_open_until_its_last_frame_is_taken() {
         }
         let (connection, _) = running.connections.list().pop().expect("the connection is open");
         assert_eq!(connection.requests_open(), 1, "{}", String::from_utf8_lossy(path));
-        // WINDOW_UPDATE of the stream: the rest goes, and nothing is held.
-        stream.write_all(&raw_frame(8, 0, 1, &20_000_u32.to_be_bytes())).await.unwrap();
-        eventually("it is taken", || connection.requests_open() == 0).await;
+        if is_taken {
+            // WINDOW_UPDATE of the stream: the rest goes.
+            stream.write_all(&raw_frame(8, 0, 1, &20_000_u32.to_be_bytes())).await.unwrap();
+        }
+        eventually("it is taken, or reset", || connection.requests_open() == 0).await;
+        assert_eq!(running.rejected(RejectReason::Stalled), u64::from(!is_taken));
         drop(stream);
         running.stop().await;
     }
