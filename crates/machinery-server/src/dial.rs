@@ -80,7 +80,7 @@ impl DirectTls {
         let name = ServerName::try_from(node.host.clone())
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the node's address is no host name"))?;
         let stream = TcpStream::connect((node.host.as_str(), node.port)).await?;
-        // A followed log has nothing to send: only this notices that its gateway is gone.
+        // A followed log has nothing to send: only this notices that its gateway has left.
         base_http::keep_alive(&stream, KEEP_ALIVE)?;
         let connector = self.connector.read().unwrap_or_else(PoisonError::into_inner).clone();
         let stream = connector.connect(name, stream).await?;

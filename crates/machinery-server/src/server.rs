@@ -350,7 +350,7 @@ impl Server {
     }
 
     /// Closes, until the server shuts down, connections whose certificate has expired, within a minute: their requests are
-    /// refused at once, but what streams on them would go on. Spawn it once beside serving.
+    /// refused at once, but what streams on them would continue. Spawn it once beside serving.
     pub async fn run_expirations(self, connections: Connections<Session>) {
         let mut looks = tokio::time::interval(EXPIRATION_PERIOD);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -98,7 +98,7 @@ impl Watch {
         }
     }
 
-    /// Looks through a step of the window for something to deliver, and passes over what is not; says whether to go on. It
+    /// Looks through a step of the window for something to deliver, and passes over what is not; says whether to continue. It
     /// delivers nothing: what it does [`next`](Self::next) need not do.
     pub fn skip(&mut self) -> bool {
         let before = self.position;

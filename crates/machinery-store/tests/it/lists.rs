@@ -184,21 +184,21 @@ async fn one_object_as_it_was_keeps_no_state_of_the_others() {
     let dir = tempfile::tempdir().unwrap();
     let store = open_indexed(dir.path());
     commit(&store, place("d", "a", "old")).await;
-    commit(&store, place("d", "gone", "n1")).await;
+    commit(&store, place("d", "deleted", "n1")).await;
     let then = store.current();
     commit(&store, place("d", "a", "new")).await;
     commit(&store, place("d", "a", "newer")).await;
-    commit(&store, delete(&pod("d", "gone"), Expect::Any)).await;
+    commit(&store, delete(&pod("d", "deleted"), Expect::Any)).await;
     commit(&store, place("d", "later", "n1")).await;
     let at = |name: &str, at| {
         let (object, revision) = store.get_at(&pod("d", name), at).unwrap();
         (object.map(|object| String::from_utf8(object.bytes.to_vec()).unwrap()), revision)
     };
     assert_eq!(at("a", Some(then)), (Some("old".into()), then));
-    assert_eq!(at("gone", Some(then)), (Some("n1".into()), then));
+    assert_eq!(at("deleted", Some(then)), (Some("n1".into()), then));
     assert_eq!(at("later", Some(then)), (None, then));
     assert_eq!(at("a", None), (Some("newer".into()), store.current()));
-    assert_eq!(at("gone", Some(store.current())), (None, store.current()));
+    assert_eq!(at("deleted", Some(store.current())), (None, store.current()));
     assert!(store.get_at(&pod("d", "a"), Some(Revision(1 << 40))).is_err());
     assert_eq!(store.usage().retained_snapshots, 0);
 }
