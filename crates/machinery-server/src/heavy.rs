@@ -37,12 +37,14 @@ pub(crate) fn values_max(identity: &Identity) -> usize {
     if is_weak(identity) { WEAK_VALUES_MAX } else { VALUES_MAX }
 }
 
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
 /// How heavy a body or a stored object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Weight {
     bytes: usize,
-    /// What it has at most; the decoder of YAML counts them itself ([`crate::negotiate::yaml`]).
-    pub(crate) values: usize,
+    /// What it has at most, which for some forms is far more than what it has.
+    values: usize,
 }
 
 impl Weight {
@@ -50,13 +52,19 @@ impl Weight {
     pub(crate) fn of_body(media: &str, body: &[u8]) -> Self {
         let values = match media {
             // A value of no bytes takes two: which field it is, and its length.
-            "application/vnd.kubernetes.protobuf" => body.len() / 2,
+            PROTOBUF => body.len() / 2,
             media if media.contains("yaml") => {
                 1 + body.iter().filter(|byte| matches!(byte, b'\n' | b',' | b'{' | b'[')).count()
             }
             _ => json_values(body),
         };
         Self { bytes: body.len(), values }
+    }
+
+    /// How many values a body of a media type has before it is decoded; `None` where only its decoder knows and counts them
+    /// itself. A text of protobuf looks like thousands of values, and so does a text in YAML.
+    pub(crate) fn known_values(self, media: &str) -> Option<usize> {
+        (media != PROTOBUF && !media.contains("yaml")).then_some(self.values)
     }
 
     /// Of a stored object.

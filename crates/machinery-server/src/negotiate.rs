@@ -128,10 +128,13 @@ pub(crate) fn decode_body(headers: &HeaderMap, body: &Bytes, values_max: usize) 
     match content_type(headers) {
         "" | "application/json" | "text/json" => json(body),
         "application/yaml" | "application/x-yaml" | "text/yaml" => yaml(body, values_max),
-        "application/vnd.kubernetes.protobuf" => crate::protobuf::decode(body).map_err(|error| match error {
-            DecodeError::Malformed(_) => ApiError::bad_request(error.to_string()),
-            DecodeError::Unknown { .. } => ApiError::unsupported_media_type(error.to_string()),
-        }),
+        "application/vnd.kubernetes.protobuf" => {
+            crate::protobuf::decode(body, values_max).map_err(|error| match error {
+                DecodeError::Malformed(_) => ApiError::bad_request(error.to_string()),
+                DecodeError::TooMany { .. } => ApiError::too_large(error.to_string()),
+                DecodeError::Unknown { .. } => ApiError::unsupported_media_type(error.to_string()),
+            })
+        }
         other => Err(ApiError::unsupported_media_type(format!(
             "the body of the request was in an unknown format ({other}) - accepted media types include: \
              application/json, application/yaml"

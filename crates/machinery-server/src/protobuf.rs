@@ -27,6 +27,12 @@ pub(crate) enum DecodeError {
         /// A kind, or a field of one.
         what: String,
     },
+    /// Decoded it would take far more memory than its bytes.
+    #[error("the body has more than {max} values")]
+    TooMany {
+        /// How many are taken.
+        max: usize,
+    },
 }
 
 /// How a field's bytes become JSON.
@@ -195,8 +201,9 @@ fn fields_of(kind: &str) -> Option<&'static [Field]> {
     })
 }
 
-/// Decodes a body: the envelope, which names the kind, and the message in it.
-pub(crate) fn decode(body: &[u8]) -> Result<Value, DecodeError> {
+/// Decodes a body: the envelope, which names the kind, and the message in it. Values are counted here, where they are
+/// told from what is in a text: a message of a megabyte may be one of them, or half a million.
+pub(crate) fn decode(body: &[u8], values_max: usize) -> Result<Value, DecodeError> {
     let body = body.strip_prefix(MAGIC).ok_or(DecodeError::Malformed("it does not begin as Kubernetes' does"))?;
     let (mut kind, mut api_version, mut raw) = (String::new(), String::new(), &[][..]);
     let mut reader = Reader(body);
@@ -217,21 +224,41 @@ pub(crate) fn decode(body: &[u8]) -> Result<Value, DecodeError> {
         }
     }
     let fields = fields_of(&kind).ok_or_else(|| DecodeError::Unknown { what: format!("the kind {kind:?}") })?;
-    let mut object = message(raw, fields, &kind)?;
+    let mut values = Values { left: values_max, max: values_max };
+    let mut object = message(raw, fields, &kind, &mut values)?;
     object.insert("apiVersion".to_owned(), api_version.into());
     object.insert("kind".to_owned(), kind.into());
     Ok(Value::Object(object))
 }
 
+/// How many more values a body may have.
+struct Values {
+    left: usize,
+    max: usize,
+}
+
+impl Values {
+    fn count(&mut self) -> Result<(), DecodeError> {
+        self.left = self.left.checked_sub(1).ok_or(DecodeError::TooMany { max: self.max })?;
+        Ok(())
+    }
+}
+
 /// The tables are finite and do not refer to themselves, so this recursion ends however the bytes nest.
-fn message(bytes: &[u8], fields: &'static [Field], path: &str) -> Result<Map<String, Value>, DecodeError> {
+fn message(
+    bytes: &[u8],
+    fields: &'static [Field],
+    path: &str,
+    values: &mut Values,
+) -> Result<Map<String, Value>, DecodeError> {
     let mut object = Map::new();
     let mut reader = Reader(bytes);
     while let Some((number, wire)) = reader.next()? {
         let Some((_, name, shape)) = fields.iter().find(|field| field.0 == number) else {
             return Err(DecodeError::Unknown { what: format!("field {number} of {path}") });
         };
-        put(&mut object, name, *shape, wire, path)?;
+        values.count()?;
+        put(&mut object, name, *shape, wire, path, values)?;
     }
     Ok(object)
 }
@@ -242,6 +269,7 @@ fn put(
     shape: Shape,
     wire: Wire<'_>,
     path: &str,
+    values: &mut Values,
 ) -> Result<(), DecodeError> {
     match shape {
         Skip => {}
@@ -250,7 +278,7 @@ fn put(
             // An empty text in a list is one, unlike an empty field.
             match (*item, wire) {
                 (Text, Wire::Bytes(bytes)) => drop(one.insert(name.to_owned(), text(bytes)?.into())),
-                (item, wire) => put(&mut one, name, item, wire, path)?,
+                (item, wire) => put(&mut one, name, item, wire, path, values)?,
             }
             let list = object.entry(name).or_insert_with(|| Value::Array(Vec::new()));
             if let (Value::Array(list), Some(value)) = (list, one.remove(name)) {
@@ -275,7 +303,7 @@ fn put(
             }
         }
         single => {
-            if let Some(value) = value(single, wire, name, path)? {
+            if let Some(value) = value(single, wire, name, path, values)? {
                 object.insert(name.to_owned(), value);
             }
         }
@@ -286,7 +314,13 @@ fn put(
 const WRONG_TYPE: DecodeError = DecodeError::Malformed("a field has another type than its kind says");
 
 /// A single value; `None` when it means an absent one.
-fn value(shape: Shape, wire: Wire<'_>, name: &str, path: &str) -> Result<Option<Value>, DecodeError> {
+fn value(
+    shape: Shape,
+    wire: Wire<'_>,
+    name: &str,
+    path: &str,
+    values: &mut Values,
+) -> Result<Option<Value>, DecodeError> {
     Ok(match (shape, wire) {
         (Text, Wire::Bytes(bytes)) => Some(text(bytes)?).filter(|text| !text.is_empty()).map(Value::String),
         (Bytes, Wire::Bytes(bytes)) => (!bytes.is_empty()).then(|| STANDARD.encode(bytes).into()),
@@ -296,7 +330,7 @@ fn value(shape: Shape, wire: Wire<'_>, name: &str, path: &str) -> Result<Option<
         (NumberOrAbsent, Wire::Number(number)) => (number != 0).then(|| number.cast_signed().into()),
         (Time, Wire::Bytes(bytes)) => time(bytes)?,
         (Message(fields), Wire::Bytes(bytes)) => {
-            Some(Value::Object(message(bytes, fields, &format!("{path}.{name}"))?))
+            Some(Value::Object(message(bytes, fields, &format!("{path}.{name}"), values)?))
         }
         _ => return Err(WRONG_TYPE),
     })
@@ -364,4 +398,4 @@ impl<'a> Reader<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -110,8 +110,8 @@ impl Hub {
         Self::open(dir, Arc::new(NoNodes))
     }
 
-    async fn raw(&self, identity: Option<&Identity>, request: Request<String>) -> Response<Body> {
-        let request = request.map(|body| crate::server::boxed(Full::new(Bytes::from(body))));
+    async fn raw(&self, identity: Option<&Identity>, request: Request<impl Into<Bytes>>) -> Response<Body> {
+        let request = request.map(|body| crate::server::boxed(Full::new(body.into())));
         tokio::time::timeout(PATIENCE, self.server.handle(request, identity)).await.expect("the server answers")
     }
 

@@ -3,18 +3,29 @@ use serde_json::json;
 
 use super::*;
 
+/// More than any test sends.
+const VALUES_MAX: usize = 1000;
+
+fn decode(body: &[u8]) -> Result<Value, DecodeError> {
+    super::decode(body, VALUES_MAX)
+}
+
 /// A field with bytes in it.
-fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
-    let len = u8::try_from(bytes.len()).expect("the tests' messages are short");
-    assert!(len < 0x80, "one byte holds the length");
-    [&[number << 3 | 2, len], bytes].concat()
+pub(crate) fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let (mut tag, mut len) = (vec![number << 3 | 2], bytes.len());
+    while len >= 0x80 {
+        tag.push((len & 0x7f) as u8 | 0x80);
+        len >>= 7;
+    }
+    tag.push(len as u8);
+    [&tag, bytes].concat()
 }
 
 fn number(number: u8, value: u8) -> Vec<u8> {
     vec![number << 3, value]
 }
 
-fn envelope(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
+pub(crate) fn envelope(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
     let names = [field(1, api_version.as_bytes()), field(2, kind.as_bytes())].concat();
     [MAGIC, &field(1, &names), &field(2, message), &field(3, b""), &field(4, b"")].concat()
 }
@@ -47,6 +58,23 @@ fn zero_is_a_grace_period_and_no_generation() {
     let expected = json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0,
         "propagationPolicy": "Background", "dryRun": ["All"]});
     assert_eq!(decode(&envelope("v1", "DeleteOptions", &options)).unwrap(), expected);
+}
+
+#[test]
+fn values_are_counted_and_what_is_in_a_text_is_none() {
+    let text = envelope("v1", "ConfigMap", &field(2, &field(2, &b"\n\0".repeat(1_000_000))));
+    assert_eq!(super::decode(&text, 1).unwrap()["data"][""].as_str().map(str::len), Some(2_000_000));
+    let finalizers = |count: usize| field(1, &field(14, b"").repeat(count));
+    let entries = |count: usize| field(2, b"").repeat(count);
+    let usages = |count: usize| field(2, &field(5, b"").repeat(count));
+    for (kind, most, more) in [
+        ("ConfigMap", finalizers(9), finalizers(10)),
+        ("ConfigMap", entries(10), entries(11)),
+        ("CertificateSigningRequest", usages(9), usages(10)),
+    ] {
+        assert!(super::decode(&envelope("v1", kind, &most), 10).is_ok());
+        assert_eq!(super::decode(&envelope("v1", kind, &more), 10), Err(DecodeError::TooMany { max: 10 }));
+    }
 }
 
 #[test]

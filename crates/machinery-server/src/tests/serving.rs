@@ -3,6 +3,7 @@
 use std::io::Read as _;
 
 use super::*;
+use crate::protobuf::tests::{envelope, field};
 
 async fn with_pods(hub: &Hub, count: usize) {
     for number in 0..count {
@@ -406,4 +407,33 @@ async fn a_body_of_a_node_has_a_bounded_number_of_values() {
     assert_eq!(hub.send(&administrator, "PATCH", path, media, &many).await.code, 200);
     let answer = hub.send(&administrator, "PATCH", path, media, &images(140_000)).await;
     answer.check(413, "RequestEntityTooLarge", "more than 262144 values");
+}
+
+#[tokio::test]
+async fn a_protobuf_body_is_taken_for_as_many_values_as_it_has() {
+    const STATUS: &str = "/api/v1/nodes/gw-1/status";
+    let hub = Hub::start().await;
+    hub.create("/api/v1/nodes", json!({"metadata": {"name": "gw-1"}})).await;
+    let administrator = Identity::new("selvedge-admin", [crate::GROUP_MASTERS]);
+    let node = Identity::new("system:node:gw-1", [crate::GROUP_NODES]);
+    let config_map = |data: Vec<u8>| {
+        envelope("v1", "ConfigMap", &[field(1, &field(2, b"model-")), field(2, &field(1, b"a")), data].concat())
+    };
+    let of_text = |bytes: usize| config_map(field(2, &[field(1, b"b"), field(2, &vec![b'x'; bytes])].concat()));
+    let of_entries = |count: usize| config_map(field(2, &field(1, b"b")).repeat(count));
+    for (who, method, path, body, code, part) in [
+        // As `kubectl create configmap --from-file` sends a model.
+        (&administrator, "POST", CONFIG_MAPS, of_text(900 << 10), 201, "model-"),
+        (&administrator, "POST", CONFIG_MAPS, of_entries(20_000), 201, "model-"),
+        (&administrator, "POST", CONFIG_MAPS, of_entries(270_000), 413, "more than 262144 values"),
+        (&node, "PUT", STATUS, of_entries(20_000), 413, "more than 16384 values"),
+        // Of one text, and decoded: it is the kind that is wrong.
+        (&node, "PUT", STATUS, of_text(600 << 10), 400, "cannot be handled as a Node"),
+    ] {
+        let request = Request::builder().method(method).uri(path);
+        let request = request.header("content-type", "application/vnd.kubernetes.protobuf").body(body).unwrap();
+        let answer = answer(hub.raw(Some(who), request).await).await;
+        assert_eq!(answer.code, code, "{}", answer.body);
+        assert!(answer.body.to_string().contains(part), "{}", answer.body);
+    }
 }
