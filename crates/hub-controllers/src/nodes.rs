@@ -2,19 +2,25 @@
 //! us. What follows from it for the pods is in `unreachable`.
 //!
 //! A watch on the leases notes one moment per node; nothing is listed. Each node has one deadline in the queue: when it
-//! comes, and a heartbeat came meanwhile, the deadline moves on. A deadline that comes late says that the hub itself did not
-//! run, stopped or overloaded: it has heard nobody then, and every node gets the time anew.
+//! comes, and a heartbeat came meanwhile, the deadline moves on.
+//!
+//! A hub that itself did not run, stopped or overloaded, has heard nobody then, and every node gets the time anew. A tick tells
+//! it, and not how late a worker comes to a node: that may be because thousands were cut off with it, which is no reason to
+//! say so later of the last of them.
 //!
 //! A lease whose Node does not exist is deleted once nobody has renewed it for long. Most go with their Node, which owns them.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use jiff::Timestamp;
 use kube::api::PropagationPolicy;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 
 use crate::Context;
@@ -29,8 +35,10 @@ use crate::writer::{Target, WriteError};
 const HEARTBEAT_GRACE: Duration = Duration::from_secs(40);
 /// Deadlines come a little later than the grace ends, so that the clock has surely passed it.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(50);
-/// A deadline that comes so much later than it was due came while the hub itself did not run.
-const LATE: Duration = Duration::from_secs(10);
+/// How often it is noted that the hub runs, …
+const TICK_PERIOD: Duration = Duration::from_secs(1);
+/// … and for how long it may not be before the hub did not run.
+const STANDSTILL: Duration = Duration::from_secs(10);
 /// A lease that nobody has renewed for so long, and whose Node does not exist, is nobody's. A node that is about to register
 /// renews it, and one that comes later creates it anew.
 const ORPHANED_LEASE_GRACE: Duration = Duration::from_secs(10 * 60);
@@ -49,7 +57,7 @@ const REASON: &str = "NodeStatusUnknown";
 /// The controller.
 pub(crate) struct Nodes {
     context: Context,
-    heartbeats: Mutex<Heartbeats>,
+    heartbeats: Arc<Mutex<Heartbeats>>,
     waves: Mutex<Waves>,
 }
 
@@ -120,6 +128,12 @@ struct Heartbeats {
     nodes: HashMap<Box<str>, Heartbeat>,
     /// Nodes whose next heartbeat is news.
     expired: HashSet<Box<str>>,
+    /// When the hub was last known to run, …
+    ran_at: Option<Instant>,
+    /// … and since when it does without a standstill, if there was one.
+    runs_since: Option<Instant>,
+    /// Workers that write.
+    writes: usize,
 }
 
 /// What is known of one node's heartbeat.
@@ -130,14 +144,12 @@ struct Heartbeat {
     since: Instant,
     /// Whether it changed while we were watching. A hub that has just started knows no more than what is written.
     is_heard: bool,
-    /// When it was to be looked at next, if it was looked at since.
-    due: Option<Instant>,
 }
 
 impl Heartbeat {
     /// Of a node or a lease that is seen for the first time.
     fn unseen(now: Instant) -> Self {
-        Self { revision: 0, since: now, is_heard: false, due: None }
+        Self { revision: 0, since: now, is_heard: false }
     }
 }
 
@@ -149,7 +161,7 @@ impl Heartbeats {
             Some(heartbeat) => {
                 // A lease that is there when we first look says nothing about when it was renewed.
                 let is_heard = is_change || heartbeat.revision != 0;
-                *heartbeat = Heartbeat { revision, since: now, is_heard, due: heartbeat.due };
+                *heartbeat = Heartbeat { revision, since: now, is_heard };
             }
             None => {
                 let heartbeat = Heartbeat { revision, is_heard: is_change, ..Heartbeat::unseen(now) };
@@ -178,18 +190,33 @@ impl Heartbeats {
         now.duration_since(heartbeat.since)
     }
 
+    /// The hub runs now.
+    fn note_running(&mut self, now: Instant) {
+        if self.ran_at.is_some_and(|ran_at| now.duration_since(ran_at) > STANDSTILL) {
+            self.runs_since = Some(now);
+        }
+        self.ran_at = Some(now);
+    }
+
+    /// Time passes. A hub whose writes do not end may have kept leases waiting as well: it runs again when one has ended.
+    fn tick(&mut self, now: Instant) {
+        if self.writes == 0 {
+            self.note_running(now);
+        }
+    }
+
     /// Whether a node should carry the taint, and when that may change by itself. One that carries it keeps it until it
     /// is heard; one that was never seen before gets the time that every node has.
     fn judge(&mut self, node: &str, is_tainted: bool, now: Instant) -> (bool, Next) {
         let heartbeat = self.nodes.entry(node.into()).or_insert(Heartbeat::unseen(now));
-        if heartbeat.due.is_some_and(|due| now.duration_since(due) > LATE) {
-            heartbeat.since = now;
+        // One that has expired was not heard before the hub stood still, either.
+        if let Some(runs_since) = self.runs_since.filter(|_| !self.expired.contains(node)) {
+            heartbeat.since = heartbeat.since.max(runs_since);
         }
         let silent_for = now.duration_since(heartbeat.since);
         let has_expired = silent_for > HEARTBEAT_GRACE;
         let should_taint = has_expired || (is_tainted && !heartbeat.is_heard);
         let left = HEARTBEAT_GRACE.saturating_sub(silent_for) + DEADLINE_MARGIN;
-        heartbeat.due = (!has_expired).then(|| now + left);
         if should_taint {
             self.expired.insert(node.into());
         } else {
@@ -208,9 +235,37 @@ impl Heartbeats {
     }
 }
 
+/// Notes that the hub runs, for as long as it does. Never ends, and so names no key.
+async fn tick(heartbeats: Arc<Mutex<Heartbeats>>) -> Box<str> {
+    let mut ticks = tokio::time::interval(TICK_PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let now = ticks.tick().await;
+        heartbeats.lock().tick(now);
+    }
+}
+
+/// A worker that writes, until it is dropped.
+struct Writing<'a>(&'a Mutex<Heartbeats>);
+
+impl<'a> Writing<'a> {
+    fn begin(heartbeats: &'a Mutex<Heartbeats>) -> Self {
+        heartbeats.lock().writes += 1;
+        Self(heartbeats)
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        let mut heartbeats = self.0.lock();
+        heartbeats.writes -= 1;
+        heartbeats.note_running(Instant::now());
+    }
+}
+
 impl Nodes {
     pub fn new(context: Context) -> Self {
-        Self { context, heartbeats: Mutex::default(), waves: Mutex::default() }
+        Self { context, heartbeats: Arc::default(), waves: Mutex::default() }
     }
 
     /// Puts the taint on a node or takes it off; whether that is done.
@@ -282,10 +337,16 @@ impl Nodes {
         };
         let node: NodeView<'_> = object.view()?;
         let is_tainted = node.spec.taints.iter().any(|taint| taint.key == TAINT);
-        let (should_taint, next) = self.heartbeats.lock().judge(name, is_tainted, Instant::now());
+        let (should_taint, next) = {
+            let (mut heartbeats, now) = (self.heartbeats.lock(), Instant::now());
+            // A hub that stood still may come here before its next tick.
+            heartbeats.tick(now);
+            heartbeats.judge(name, is_tainted, now)
+        };
         if should_taint == is_tainted && (!should_taint || node.is_unreachable()) {
             return Ok(next);
         }
+        let _writing = Writing::begin(&self.heartbeats);
         match self.set_taint(name, should_taint).await? {
             true => Ok(next),
             false => Ok(Next::After(CONFLICT_RETRY)),
@@ -355,6 +416,10 @@ impl Reconciler for Nodes {
                 _ => {}
             },
         }
+    }
+
+    fn nudges(&self) -> BoxStream<'static, Box<str>> {
+        futures::stream::once(tick(self.heartbeats.clone())).boxed()
     }
 
     async fn reconcile(&self, name: &Box<str>) -> Result<Next, ReconcileError> {

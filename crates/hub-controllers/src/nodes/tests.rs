@@ -57,19 +57,68 @@ fn a_status_that_comes_before_the_lease_is_a_sign_of_life() {
     assert!(known.judge("gw-1", false, begin + Duration::from_secs(102)).0, "and counts for as long");
 }
 
+/// The hub runs from one second to another.
+fn runs(known: &mut Heartbeats, begin: Instant, seconds: std::ops::RangeInclusive<u64>) {
+    seconds.for_each(|second| known.tick(begin + Duration::from_secs(second)));
+}
+
 #[test]
 fn a_hub_that_did_not_run_has_heard_nobody() {
     let (begin, mut known) = (Instant::now(), Heartbeats::default());
     let at = |seconds: u64| begin + Duration::from_secs(seconds);
     known.renew("gw-1", 1, true, begin);
+    known.renew("gw-2", 1, true, begin);
+    runs(&mut known, begin, 0..=39);
     assert_eq!(known.judge("gw-1", false, at(5)).1, Next::After(Duration::from_secs(35) + DEADLINE_MARGIN));
     // The deadline was at 40; the process was stopped from then until 130.
+    runs(&mut known, begin, 130..=130);
     assert_eq!(known.judge("gw-1", false, at(130)), (false, Next::After(HEARTBEAT_GRACE + DEADLINE_MARGIN)));
+    runs(&mut known, begin, 131..=171);
     assert!(known.judge("gw-1", false, at(171)).0, "it had its time");
-    // A deadline that comes a little late is a deadline.
-    known.renew("gw-1", 2, true, at(200));
-    assert!(!known.judge("gw-1", true, at(201)).0);
-    assert!(known.judge("gw-1", false, at(245)).0);
+    // One that has expired was silent before the hub stood still, and is not back by that.
+    runs(&mut known, begin, 300..=300);
+    assert!(known.judge("gw-1", true, at(300)).0);
+    assert!(!known.judge("gw-2", false, at(300)).0);
+    // A tick that comes a little late is a tick.
+    known.renew("gw-1", 2, true, at(300));
+    assert!(!known.judge("gw-1", true, at(301)).0);
+    runs(&mut known, begin, 309..=309);
+    assert_eq!(known.judge("gw-1", false, at(309)).1, Next::After(Duration::from_secs(31) + DEADLINE_MARGIN));
+}
+
+#[test]
+fn a_node_that_waits_for_a_worker_of_a_hub_that_runs_gets_no_more_time() {
+    let (begin, mut known) = (Instant::now(), Heartbeats::default());
+    known.renew("gw-1", 1, true, begin);
+    assert!(!known.judge("gw-1", false, begin + Duration::from_secs(5)).0);
+    // Thousands were cut off with it: its deadline at 40 is looked at when theirs were.
+    runs(&mut known, begin, 0..=70);
+    assert!(known.judge("gw-1", false, begin + Duration::from_secs(70)).0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hub_whose_writes_do_not_end_does_not_run() {
+    let heartbeats = Arc::new(Mutex::new(Heartbeats::default()));
+    let ticks = tick(heartbeats.clone());
+    tokio::pin!(ticks);
+    let mut pass = async |seconds| {
+        let passed = tokio::time::timeout(Duration::from_secs(seconds), &mut ticks).await;
+        assert!(passed.is_err(), "ticks do not end");
+        heartbeats.lock().runs_since
+    };
+    assert_eq!(pass(60).await, None);
+    let one = Writing::begin(&heartbeats);
+    assert_eq!(pass(30).await, None, "one is on its way");
+    let other = Writing::begin(&heartbeats);
+    drop(one);
+    let ended_at = Instant::now();
+    assert_eq!(pass(5).await, Some(ended_at));
+    // They end one after the other: that is work, and no standstill.
+    let next = Writing::begin(&heartbeats);
+    drop(other);
+    assert_eq!(pass(9).await, Some(ended_at));
+    drop(next);
+    assert_eq!(pass(60).await, Some(ended_at));
 }
 
 #[test]
