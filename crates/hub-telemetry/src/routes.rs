@@ -146,15 +146,16 @@ impl TelemetryRoutes {
             let why = format!("{:?} has {SENDER_WAITING_MAX} requests open; wait for the answers", sender.user);
             RequestError::TooManyRequests(why)
         })?;
-        let _own = turn(waiting.slots.all.clone().acquire_owned()).await?;
         let is_batch = parts.uri.path() == BATCHES_PATH;
         // A length that was declared is held to; a body without one may become large.
         let is_small = body.size_hint().upper().is_some_and(|bytes| bytes <= SMALL_BATCH_BYTES as u64);
         let gate = if is_small { &self.small } else { &self.large };
+        // First the turn among its large ones: those that wait for it take no turns of its small batches and queries.
         let _large = match is_batch && !is_small {
             true => Some(turn(waiting.slots.large.clone().acquire_owned()).await?),
             false => None,
         };
+        let _own = turn(waiting.slots.all.clone().acquire_owned()).await?;
         let (body, _bytes) = if is_batch { self.read(body, sender.user, gate).await? } else { (Bytes::new(), None) };
         let slots = if is_batch { &gate.slots } else { &self.queries };
         let slot = turn(slots.clone().acquire_owned()).await?;

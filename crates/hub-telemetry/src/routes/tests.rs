@@ -36,6 +36,11 @@ fn stalled() -> RequestBody {
     StreamBody::new(first.chain(futures::stream::pending())).boxed_unsync()
 }
 
+/// The same of a batch that says how small it is.
+fn stalled_and_small() -> RequestBody {
+    http_body_util::Limited::new(stalled(), SMALL_BATCH_BYTES).boxed_unsync()
+}
+
 async fn text(response: Response<Body>) -> (u16, String) {
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.expect("a body in memory").to_bytes();
@@ -104,7 +109,7 @@ async fn a_node_waits_behind_its_own_requests_and_nobody_elses() {
         let routes = routes.clone();
         tokio::spawn(async move { send(&routes, "system:node:gw-1", body).await.0 })
     };
-    let mut stalled: Vec<_> = (0..SENDER_REQUESTS_MAX).map(|_| begin(stalled())).collect();
+    let mut stalled: Vec<_> = (0..SENDER_REQUESTS_MAX).map(|_| begin(stalled_and_small())).collect();
     let are_all_taken = || {
         let open = routes.senders.open.lock().expect("nobody panics");
         open.get("system:node:gw-1").is_some_and(|(_, slots)| slots.all.available_permits() == 0)
@@ -121,6 +126,28 @@ async fn a_node_waits_behind_its_own_requests_and_nobody_elses() {
     stalled.pop().expect("one of them").abort();
     assert_eq!(waiting.await.expect("no panic"), 200);
     stalled.iter().for_each(|task| task.abort());
+}
+
+#[tokio::test]
+async fn large_batches_that_wait_take_no_turns_of_their_senders_small_ones() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let routes = routes(dir.path(), TelemetryOptions::default());
+    let large: Vec<_> = (0..SENDER_REQUESTS_MAX)
+        .map(|_| {
+            let routes = routes.clone();
+            tokio::spawn(async move { send(&routes, "system:node:gw-1", stalled()).await.0 })
+        })
+        .collect();
+    let are_open = || {
+        let open = routes.senders.open.lock().expect("nobody panics");
+        open.get("system:node:gw-1").is_some_and(|(count, _)| *count == SENDER_REQUESTS_MAX)
+    };
+    while !are_open() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(send(&routes, "system:node:gw-1", whole(batch(0))).await.0, 200);
+    assert!(large.iter().all(|task| !task.is_finished()), "it waited for none of them");
+    large.iter().for_each(|task| task.abort());
 }
 
 #[tokio::test]
