@@ -151,8 +151,46 @@ pub(crate) async fn join(
     }
 }
 
+/// Joins again once the hub refuses this node's key, and tries for as long as it does: a hub whose clock was beyond the
+/// certificate's end for a while takes it again, and a token may be used up. `None` when `shutdown` came first.
+pub(crate) async fn join_again(
+    hub: &Hub,
+    joiner: &Joiner,
+    board: &Board,
+    refusal: &watch::Sender<Option<String>>,
+    shutdown: &CancellationToken,
+) -> Option<Identity> {
+    loop {
+        refused(hub.clone(), &joiner.node_name).await;
+        info!(node = %joiner.node_name, "The hub refuses this node's key; joining again with the token.");
+        tokio::select! {
+            joined = join(joiner.clone(), board.clone(), refusal, shutdown) => return joined,
+            () = accepted(hub.clone(), &joiner.node_name) => {
+                info!(node = %joiner.node_name, "The hub accepts this node's key again.");
+                refusal.send_replace(None);
+            }
+        }
+    }
+}
+
+/// Ends when the hub answers a request that this node's key made.
+async fn accepted(mut hub: Hub, node_name: &str) {
+    let path = format!("/api/v1/nodes/{node_name}");
+    let mut retry = hub.retry();
+    loop {
+        hub.connected().await;
+        retry.attempt();
+        match hub.get(&path).await {
+            Ok(_) => return,
+            // Whoever is told that there is no such Node may ask.
+            Err(error) if error.code() == Some(404) => return,
+            Err(_) => retry.pause().await,
+        };
+    }
+}
+
 /// Ends when the hub answers that it refuses this node's key; never while it does not.
-pub(crate) async fn refused(mut hub: Hub, node_name: &str) {
+async fn refused(mut hub: Hub, node_name: &str) {
     let path = format!("/api/v1/nodes/{node_name}");
     let mut retry = hub.retry();
     loop {

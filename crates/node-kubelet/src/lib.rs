@@ -345,17 +345,24 @@ async fn identify(
         }
         tokio::select! {
             () = shutdown.cancelled() => return,
-            changed = changes.changed() => if changed.is_err() { return },
+            // A certificate that was renewed ends a join as well: the hub has just signed it.
+            changed = changes.changed() => match changed {
+                Ok(()) => drop(refused.send_replace(None)),
+                Err(_) => return,
+            },
             // A node whose key the hub refuses (its Node was deleted, say) joins again when it was given a token.
-            () = join::refused(hub.clone(), &config.node_name), if joiner.is_some() => {
-                if let Some(joiner) = joiner.take() {
-                    info!(node = %config.node_name, "The hub refuses this node's key; joining again with the token.");
-                    match join::join(joiner, board.clone(), &refused, &shutdown).await {
-                        Some(joined) => drop(identity.send_replace(Some(Arc::new(joined)))),
-                        None => return,
-                    }
+            joined = async {
+                match &joiner {
+                    Some(joiner) => join::join_again(&hub, joiner, &board, &refused, &shutdown).await,
+                    None => std::future::pending().await,
                 }
-            }
+            } => match joined {
+                Some(joined) => {
+                    joiner = None;
+                    identity.send_replace(Some(Arc::new(joined)));
+                }
+                None => return,
+            },
         }
     }
 }

@@ -247,6 +247,25 @@ async fn a_wrong_ca_is_refused_and_said() {
 }
 
 #[tokio::test]
+async fn a_key_that_the_hub_takes_again_ends_the_join_by_a_used_token() {
+    let hub = FakeHub::start().await;
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    node.kubelet.as_ref().unwrap().identity().wait_for(Option::is_some).await.unwrap();
+    node.kill().await;
+    // As when the hub's clock is beyond the certificate's end.
+    hub.refuse_tokens(true);
+    hub.refuse_keys(true);
+    node.start(Some(&hub)).await;
+    let mut refused = node.kubelet.as_ref().unwrap().join_refused();
+    let limit = Duration::from_secs(30);
+    tokio::time::timeout(limit, refused.wait_for(Option::is_some)).await.unwrap().unwrap();
+    hub.refuse_keys(false);
+    tokio::time::timeout(limit, refused.wait_for(Option::is_none)).await.unwrap().unwrap();
+    node.kill().await;
+}
+
+#[tokio::test]
 async fn a_node_without_identity_and_token_does_not_start() {
     let node = Node::new();
     let error = Kubelet::start(node.config(None), vec![], CancellationToken::new()).await.unwrap_err();

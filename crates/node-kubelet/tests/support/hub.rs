@@ -25,6 +25,8 @@ struct State {
     /// Type and object of every change of a pod.
     changes: broadcast::Sender<(&'static str, Value)>,
     refuses_lists: AtomicBool,
+    refuses_keys: AtomicBool,
+    refuses_tokens: AtomicBool,
     /// Seconds for which clients' certificates are good.
     client_validity: AtomicU64,
     /// Of the last write.
@@ -59,6 +61,8 @@ impl FakeHub {
             objects: Mutex::default(),
             changes: broadcast::channel(64).0,
             refuses_lists: AtomicBool::new(false),
+            refuses_keys: AtomicBool::new(false),
+            refuses_tokens: AtomicBool::new(false),
             client_validity: AtomicU64::new(3600),
             revision: AtomicU64::new(1),
         });
@@ -120,6 +124,16 @@ impl FakeHub {
         self.state.client_validity.store(seconds, Ordering::SeqCst);
     }
 
+    /// Whether requests of nodes by their certificates are refused.
+    pub fn refuse_keys(&self, refuse: bool) {
+        self.state.refuses_keys.store(refuse, Ordering::SeqCst);
+    }
+
+    /// Whether requests by a token are refused.
+    pub fn refuse_tokens(&self, refuse: bool) {
+        self.state.refuses_tokens.store(refuse, Ordering::SeqCst);
+    }
+
     pub fn refuse_lists(&self, refuse: bool) {
         self.state.refuses_lists.store(refuse, Ordering::SeqCst);
     }
@@ -149,6 +163,13 @@ impl State {
 async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let (path, query) = (parts.uri.path().to_owned(), parts.uri.query().unwrap_or_default().to_owned());
+    let refuses = match parts.headers.contains_key(http::header::AUTHORIZATION) {
+        true => &state.refuses_tokens,
+        false => &state.refuses_keys,
+    };
+    if refuses.load(Ordering::SeqCst) {
+        return refuse(StatusCode::UNAUTHORIZED);
+    }
     let body: Value = serde_json::from_slice(&read_body(body, 1 << 20).await.unwrap()).unwrap_or_default();
     match parts.method {
         Method::GET if query.contains("watch=true") => watch(&state, &path),
