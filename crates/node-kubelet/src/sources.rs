@@ -232,6 +232,8 @@ impl Source for Pods {
         for pod in &items {
             self.publish_shown(pod).await;
         }
+        // The publisher is gone at shutdown only.
+        let _ = self.publications.send(Publication::Listed { uids: items.iter().filter_map(uid_of).collect() }).await;
         let pods: Vec<(String, Bytes)> =
             items.into_iter().filter_map(|pod| Some((uid_of(&pod)?, trimmed(pod)))).collect();
         let kept = pods.clone();

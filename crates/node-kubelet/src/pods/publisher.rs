@@ -3,7 +3,7 @@
 //! Workers hand over the newest status and forget about it. While the hub is away the newest one per pod is kept, so a
 //! night without a link costs one patch per pod that changed, not one per change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::STATIC_UID_PREFIX;
 use super::model::{ANNOTATION_CONFIG_HASH, ANNOTATION_CONFIG_MIRROR, ANNOTATION_CONFIG_SOURCE};
 use crate::hub::{Hub, HubError, Patch};
 use crate::report::{Board, chain};
@@ -38,6 +39,9 @@ pub(crate) enum Publication {
     /// What the hub shows of a pod as of this revision. Others write there too: a hub takes the pods of a node that it does
     /// not hear for not ready, and only the node can say that they are.
     Shown { uid: String, is_mirror: bool, revision: u64, status: Value },
+    /// The hub has these pods for this node, and no others. One that ended while the link was gone is said to be gone by nothing
+    /// else.
+    Listed { uids: BTreeSet<String> },
 }
 
 /// One pod in the publisher.
@@ -192,6 +196,10 @@ fn take(
             if let Some(entry) = entry.filter(|entry| entry.revision < revision) {
                 (entry.told, entry.revision) = (status, revision);
             }
+        }
+        // Static pods are on no list; their mirrors are.
+        Publication::Listed { uids } => {
+            entries.retain(|uid, _| uid.starts_with(STATIC_UID_PREFIX) || uids.contains(uid))
         }
     }
 }

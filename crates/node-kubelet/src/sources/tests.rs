@@ -28,3 +28,17 @@ async fn an_assignment_with_entries_in_any_part_is_present_and_remembered() {
     source.change(part("n.part-1", json!([{"kind": "Rule"}])), true).await.unwrap();
     assert!(!*seen.borrow() && !store.assignment_present());
 }
+
+#[tokio::test]
+async fn a_list_tells_who_reports_statuses_which_pods_there_are() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("node/pki")).unwrap();
+    let store = Arc::new(Store::open(dir.path(), tokio_util::task::TaskTracker::new().token()).unwrap());
+    let (commands, _taken) = mpsc::channel(8);
+    let (publications, mut published) = mpsc::channel(8);
+    let mut source = Pods { node: "n".into(), store, commands, publications };
+    source.replace(vec![json!({"metadata": {"uid": "u", "name": "p", "namespace": "d"}})]).await.unwrap();
+    assert!(matches!(published.recv().await, Some(Publication::Shown { uid, .. }) if uid == "u"));
+    let listed = published.recv().await;
+    assert!(matches!(&listed, Some(Publication::Listed { uids }) if uids.iter().eq(["u"])), "{listed:?}");
+}

@@ -55,6 +55,21 @@ fn what_the_hub_shows_counts_when_it_is_newer_than_what_it_confirmed() {
 }
 
 #[test]
+fn a_pod_that_no_list_names_is_forgotten() {
+    let (mut entries, mut strangers) = (BTreeMap::new(), Vec::new());
+    let static_uid = format!("{STATIC_UID_PREFIX}h1");
+    for uid in ["here", "ended", &static_uid] {
+        take(&mut entries, &mut strangers, status(uid, "Running"));
+    }
+    // It was deleted at the hub, then the echo of its last status came, and the link broke before its end was told.
+    entries.remove("ended");
+    let (status, uid) = (json!({"phase": "Succeeded"}), "ended".to_owned());
+    take(&mut entries, &mut strangers, Publication::Shown { uid, is_mirror: false, revision: 7, status });
+    take(&mut entries, &mut strangers, Publication::Listed { uids: BTreeSet::from(["here".to_owned()]) });
+    assert_eq!(entries.keys().collect::<Vec<_>>(), ["here", static_uid.as_str()]);
+}
+
+#[test]
 fn a_mirror_on_its_way_out_is_removed_and_missed() {
     let (mut entries, mut strangers) = (BTreeMap::new(), Vec::new());
     let manifest = json!({"metadata": {"namespace": "kube-system", "name": "edge-n"}});
