@@ -21,9 +21,11 @@ use crate::flow::Lane;
 /// Writes with more bytes, in body and stored object, are heavy. Nearly all of an honest fleet are far below.
 pub(crate) const HEAVY_BYTES: usize = 256 * 1024;
 
-/// What a value counts as, were it ever so short: decoded, with what its kind adds to it, `{}` takes several hundred bytes,
-/// and there are a few copies at a time. Four thousand values make a write heavy; a large pod has five hundred.
-const VALUE_BYTES: usize = 64;
+/// What a value counts as, were it ever so short: about what it has in an honest text, so that those are weighed by their
+/// bytes. Decoded, with what its kind adds to it and a few copies at a time, it takes 800 bytes at most
+/// (`tests/memory.rs`): eleven thousand, which make a write heavy, are 8 MiB for each thread that works. A gateway's
+/// report of a hundred entries, with the assignment that it is about, has seven thousand.
+const VALUE_BYTES: usize = 24;
 
 /// Values that nodes and tokens may send in one body. All that they write is bounded by its bytes when it is known
 /// ([admission](crate::Admission)), which for sound objects is fewer than these.
@@ -210,14 +212,41 @@ mod tests {
         ] {
             assert_eq!(of(json).values, values, "{json}");
         }
-        assert!(!of(&format!("[{}]", vec!["{}"; 2000].join(","))).is_heavy());
-        assert!(of(&format!("[{}]", vec!["{}"; 2100].join(","))).is_heavy());
+        assert!(!of(&format!("[{}]", vec!["{}"; 5400].join(","))).is_heavy());
+        assert!(of(&format!("[{}]", vec!["{}"; 5500].join(","))).is_heavy());
         assert!(!of(&format!("\"{}\"", "{,".repeat(100_000))).is_heavy(), "a text is one value");
         let protobuf = |bytes: usize| Weight::of_body("application/vnd.kubernetes.protobuf", &vec![b'\n'; bytes]);
-        assert!(!protobuf(8 << 10).is_heavy() && protobuf(9 << 10).is_heavy());
+        assert!(!protobuf(21 << 10).is_heavy() && protobuf(22 << 10).is_heavy());
         let yaml = |lines: usize| Weight::of_body("application/yaml", "- {}\n".repeat(lines).as_bytes());
-        assert!(!yaml(2000).is_heavy() && yaml(2100).is_heavy());
-        let half = Weight::of_object(format!("[{}]", vec!["0"; 2100].join(",")).as_bytes());
+        assert!(!yaml(5400).is_heavy() && yaml(5500).is_heavy());
+        let half = Weight::of_object(format!("[{}]", vec!["0"; 5500].join(",")).as_bytes());
         assert!(!half.is_heavy() && half.and(half).is_heavy(), "what is changed counts with the change");
+    }
+
+    #[test]
+    fn what_a_large_gateway_reports_of_its_assignment_is_light() {
+        let condition = |name: &str| {
+            serde_json::json!({"type": name, "status": "True", "observedGeneration": 3, "reason": "Running", "message": "",
+                "lastTransitionTime": "2026-11-26T12:00:00Z"})
+        };
+        let report = |entries: usize| {
+            let conditions = ["Accepted", "Applied", "Ready"].map(condition);
+            let entry = serde_json::json!({"kind": "Device", "namespace": "default", "name": "meter-17", "generation": 3,
+                "conditions": conditions});
+            serde_json::json!({"observedGeneration": 3, "entries": vec![entry; entries]})
+        };
+        let spec = serde_json::json!({"profileName": "meter", "protocols": {"modbus-tcp": {"Address": "10.0.0.17",
+            "Port": "502", "UnitID": "1"}}, "autoEvents": [{"interval": "1s", "sourceName": "Power", "onChange": false}]});
+        let entry = serde_json::json!({"kind": "Device", "namespace": "default", "name": "meter-17", "generation": 3,
+            "uid": "5b0a9f5e-0d5c-4f59-8f0e-0f5f3a6a7c11", "spec": spec});
+        let change = |entries: usize| {
+            let sent = serde_json::json!({"status": report(entries)}).to_string();
+            let stored = serde_json::json!({"spec": {"nodeName": "gw-1", "entries": vec![entry.clone(); entries]},
+                "status": report(entries)});
+            Weight::of_body("application/merge-patch+json", sent.as_bytes())
+                .and(Weight::of_object(stored.to_string().as_bytes()))
+        };
+        assert!(!change(60).is_heavy() && !change(100).is_heavy(), "{:?}", change(100));
+        assert!(change(250).is_heavy(), "{:?}", change(250));
     }
 }

@@ -235,7 +235,7 @@ async fn delete_one(
         let attempt = match waiting(context, options, &old) {
             Some(new) if write.dry_run => return Ok(Outcome::Waiting(Context::dry(&new))),
             Some(new) if new == old => return Ok(Outcome::Waiting(stored.bytes.clone())),
-            Some(new) => context.put(&new, Expect::Revision(stored.revision)).await.map(Outcome::Waiting),
+            Some(new) => context.put(new, Expect::Revision(stored.revision)).await.map(Outcome::Waiting),
             None if write.dry_run => return Ok(Outcome::Deleted(uid)),
             None => {
                 if options.propagation(&old) == Propagation::Orphan && !is_collected(context) {

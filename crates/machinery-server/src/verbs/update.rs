@@ -83,7 +83,8 @@ pub(crate) async fn change(
             let removed = async { remove(context, &stored, last.clone()).await.map(|()| last) };
             if is_crd { undefine(context, &new, removed).await } else { removed.await }
         } else {
-            context.put(&new, Expect::Revision(stored.revision)).await
+            drop(old);
+            context.put(new, Expect::Revision(stored.revision)).await
         };
         match written {
             Ok(bytes) => {

@@ -216,9 +216,12 @@ impl Context<'_> {
         Ok(Some(Op::Check { key, expect: Expect::Revision(namespace.revision) }))
     }
 
-    /// Writes an object and gives it back as stored.
-    pub(crate) async fn put(&self, object: &Value, expect: Expect) -> Result<Bytes, PutError> {
-        self.put_if(object, expect, Vec::new()).await
+    /// Writes an object and gives it back as stored. What is decoded of it takes several times its size and is dropped
+    /// before the wait for the disk, where many writes are at a time.
+    pub(crate) async fn put(&self, object: Value, expect: Expect) -> Result<Bytes, PutError> {
+        let put = self.encode(&object, expect)?;
+        drop(object);
+        self.commit(put, Vec::new()).await
     }
 
     /// The definition of a custom object. It must still be there when one is written: an object under a deleted definition
@@ -229,6 +232,10 @@ impl Context<'_> {
 
     /// Writes an object if `also` holds, or is written, in the same commit.
     pub(crate) async fn put_if(&self, object: &Value, expect: Expect, also: Vec<Op>) -> Result<Bytes, PutError> {
+        self.commit(self.encode(object, expect)?, also).await
+    }
+
+    fn encode(&self, object: &Value, expect: Expect) -> Result<Put, PutError> {
         let encoded = Arc::new(Encoded::new(object));
         if encoded.len() > OBJECT_BYTES_MAX {
             let error = machinery_schema::FieldError::too_long("[]", OBJECT_BYTES_MAX);
@@ -236,7 +243,7 @@ impl Context<'_> {
         }
         let index = object::index_fields(&self.info, object);
         let for_store = encoded.clone();
-        let put = Op::Put {
+        let op = Op::Put {
             key: self.key(name_of(object)),
             expect,
             encode: Box::new(move |revision| machinery_store::Encoded {
@@ -245,9 +252,14 @@ impl Context<'_> {
                 index,
             }),
         };
-        let (ops, durability) = (also.into_iter().chain([put]).collect(), kinds::durability(&self.info));
+        Ok(Put { op, encoded, is_terminating: object::is_terminating(object) })
+    }
+
+    async fn commit(&self, put: Put, also: Vec<Op>) -> Result<Bytes, PutError> {
+        let Put { op, encoded, is_terminating } = put;
+        let (ops, durability) = (also.into_iter().chain([op]).collect(), kinds::durability(&self.info));
         // Whoever makes space on a full disk begins with this, or ends a wait with it.
-        let revisions = if object::is_terminating(object) {
+        let revisions = if is_terminating {
             self.server.store.commit_deletion(ops, durability).await
         } else {
             self.server.store.commit(ops, durability).await
@@ -302,6 +314,13 @@ impl Context<'_> {
             }
         })
     }
+}
+
+/// An object on its way into the store.
+struct Put {
+    op: Op,
+    encoded: Arc<Encoded>,
+    is_terminating: bool,
 }
 
 /// Why a put did not happen.
