@@ -225,7 +225,8 @@ impl Lines {
         let (sender, waiting) = sync_channel(WAITING_MAX);
         let (dropped, files_max) = (std::sync::Arc::new(AtomicU64::new(0)), files_max.max(2));
         let file_bytes_max = bytes_max / u64::from(files_max);
-        let writer = Writer { file: append(&path)?, path, file_bytes_max, files_max, dropped: dropped.clone() };
+        let writer =
+            Writer { file: append(&path)?, path, bytes_max, file_bytes_max, files_max, dropped: dropped.clone() };
         std::thread::Builder::new().name("audit-log".to_owned()).spawn(move || writer.run(&waiting))?;
         Ok(Self { waiting: sender, dropped })
     }
@@ -234,6 +235,7 @@ impl Lines {
 struct Writer {
     path: PathBuf,
     file: File,
+    bytes_max: u64,
     file_bytes_max: u64,
     files_max: u32,
     dropped: std::sync::Arc<AtomicU64>,
@@ -241,6 +243,7 @@ struct Writer {
 
 impl Writer {
     fn run(mut self, lines: &Receiver<String>) {
+        self.remove_excess();
         let mut was_good = true;
         while let Ok(line) = lines.recv() {
             let dropped = self.dropped.swap(0, Ordering::Relaxed);
@@ -263,19 +266,46 @@ impl Writer {
         let len = self.file.metadata()?.len();
         if len > 0 && len.saturating_add(line.len() as u64) >= self.file_bytes_max {
             self.rotate()?;
+            self.remove_excess();
         }
         self.file.write_all(format!("{line}\n").as_bytes())
     }
 
-    fn rotate(&mut self) -> io::Result<()> {
-        let numbered = |number: u32| {
-            let mut name = self.path.clone().into_os_string();
-            name.push(format!(".{number}"));
-            PathBuf::from(name)
+    /// Where a file is once `number` others have followed it.
+    fn numbered(&self, number: u32) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(format!(".{number}"));
+        name.into()
+    }
+
+    /// Removes the oldest files that leave no room for the one that is written. There are some only where the bounds were
+    /// others before: by a setting, or in a version whose single log had all the disk that three share now.
+    fn remove_excess(&self) {
+        let remove = || {
+            let mut older = Vec::new();
+            loop {
+                match fs::metadata(self.numbered(older.len() as u32 + 1)) {
+                    Ok(file) => older.push(file.len()),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                    Err(error) => return Err(error),
+                }
+            }
+            let room = self.bytes_max.saturating_sub(self.file.metadata()?.len().max(self.file_bytes_max));
+            while older.len() >= self.files_max as usize || older.iter().sum::<u64>() > room {
+                fs::remove_file(self.numbered(older.len() as u32))?;
+                older.pop();
+            }
+            Ok(())
         };
+        if let Err(error) = remove() {
+            warn!(path = %self.path.display(), %error, "Failed to remove old audit events; the log takes more than its share.");
+        }
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
         for number in (1..self.files_max).rev() {
-            let newer = if number == 1 { self.path.clone() } else { numbered(number - 1) };
-            match fs::rename(newer, numbered(number)) {
+            let newer = if number == 1 { self.path.clone() } else { self.numbered(number - 1) };
+            match fs::rename(newer, self.numbered(number)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }

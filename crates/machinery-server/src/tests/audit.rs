@@ -91,3 +91,34 @@ fn the_disk_of_the_audit_log_is_bounded() {
     let oldest = std::fs::read_to_string(dir.path().join("audit.log.2")).unwrap();
     assert!(oldest.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
 }
+
+#[test]
+fn files_of_a_time_with_other_bounds_make_room_from_the_oldest_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.log");
+    let numbered = |number: u32| dir.path().join(format!("audit.log.{number}"));
+    let bytes_max = 24_000;
+    // As a version left them whose single log was as large as the three are together.
+    let line = "{}\n".repeat(2_000);
+    for file in (1..=5).map(numbered).chain([path.clone()]) {
+        std::fs::write(file, &line).unwrap();
+    }
+    let log = AuditLog::open(&path, AuditLimits { bytes_max, files_max: 4 }).unwrap();
+    let administrator = Identity::new("selvedge-admin", [GROUP_MASTERS]);
+    record(&log, Some(&administrator), "first");
+    wait_for(&path, "first");
+    let bytes = || (1..=5).map(numbered).chain([path.clone()]).filter_map(|file| file.metadata().ok());
+    let sum = bytes().map(|file| file.len()).sum::<u64>();
+    assert!(sum <= bytes_max / 2, "{sum}");
+    assert_eq!(std::fs::read_to_string(numbered(1)).unwrap(), line, "the newest are kept");
+    assert!(!numbered(2).exists() && !numbered(5).exists());
+    // And as it goes on, with files of the size that they have now.
+    for _ in 0..100 {
+        record(&log, Some(&administrator), "web");
+    }
+    record(&log, Some(&administrator), "last");
+    wait_for(&path, "last");
+    let sum = bytes().map(|file| file.len()).sum::<u64>();
+    assert!(sum <= bytes_max / 2, "{sum}");
+    assert!(numbered(3).exists(), "as many as may be");
+}
