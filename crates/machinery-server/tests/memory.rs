@@ -10,6 +10,9 @@ use machinery_server::{Identity, Server, ServerConfig};
 use machinery_store::{Store, StoreOptions};
 use tower::Service as _;
 
+/// The counters are of the whole process: one test at a time.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Bytes that the process holds, and the most it has held since that was last set.
 static HELD: AtomicIsize = AtomicIsize::new(0);
 static MOST: AtomicIsize = AtomicIsize::new(0);
@@ -85,6 +88,7 @@ const VALUES: usize = 16 * 1024;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_worst_body_that_a_node_may_send_costs_a_few_megabytes() {
+    let _alone = ALONE.lock().await;
     let hub = Hub::start();
     for (path, object) in [
         ("/api/v1/namespaces", r#"{"metadata":{"name":"default"}}"#),
@@ -108,5 +112,35 @@ async fn the_worst_body_that_a_node_may_send_costs_a_few_megabytes() {
         let bytes = body.len();
         let (code, most) = hub.send(method, path, media, body).await;
         assert!(most < 14 << 20, "{what}: {code}, {most} bytes for a body of {bytes}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_that_wait_for_the_disk_hold_little_more_than_their_bytes() {
+    const CHANGES: usize = 64;
+    let _alone = ALONE.lock().await;
+    let hub = Hub::start();
+    for n in 0..CHANGES {
+        let node = format!(r#"{{"metadata":{{"name":"gw-{n}"}}}}"#);
+        assert_eq!(hub.send("POST", "/api/v1/nodes", JSON, node).await.0, 201);
+    }
+    // Those of the second round also decode what the first has stored: more values than that are heavy, and are few.
+    for bytes in [1, 2] {
+        let images = list(&format!(r#"{{"sizeBytes":{bytes}}}"#), 2600);
+        let body = Bytes::from(format!(r#"{{"status":{{"images":[{images}]}}}}"#));
+        let before = HELD.load(Ordering::Relaxed);
+        MOST.store(before, Ordering::Relaxed);
+        let changes = (0..CHANGES).map(|n| {
+            let request = Request::patch(format!("/api/v1/nodes/gw-{n}/status")).header("content-type", MERGE);
+            let request = request.body(Full::new(body.clone())).expect("a sound request");
+            let mut service = hub.server.in_process(Identity::controllers());
+            async move { service.call(request).await.expect("in process nothing fails").status().as_u16() }
+        });
+        let codes = futures::future::join_all(changes).await;
+        assert!(codes.iter().all(|code| *code == 200), "{codes:?}");
+        let most = usize::try_from(MOST.load(Ordering::Relaxed) - before).unwrap_or(0);
+        // What is worked on, and what has been encoded.
+        let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).max(2);
+        assert!(most < (threads * 8 + CHANGES / 2) << 20, "{most} bytes for {CHANGES} bodies of {}", body.len());
     }
 }

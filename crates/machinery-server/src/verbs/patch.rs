@@ -28,8 +28,13 @@ enum Language {
 pub(crate) async fn patch(context: &Context<'_>, body: &Bytes) -> Result<Response<Body>> {
     let options = WriteOptions::parse(&context.query, "PatchOptions")?;
     let language = language(context)?;
-    let patch = json(body)?;
-    change(context, options, Vec::new(), |old| {
+    let mut decoded = Some(json(body)?);
+    change(context, options, Vec::new(), move |old| {
+        // It is not held, decoded, while the disk is waited for; who finds that another was first decodes it anew.
+        let patch = match decoded.take() {
+            Some(patch) => patch,
+            None => json(body)?,
+        };
         let patched = match &language {
             Language::Json => machinery_merge::json_patch(old, &patch),
             Language::Merge => machinery_merge::merge_patch(old, &patch),

@@ -51,7 +51,7 @@ pub(crate) async fn change(
     context: &Context<'_>,
     options: WriteOptions,
     warnings: Vec<String>,
-    compute: impl Fn(&Value) -> Result<(Value, Vec<String>)>,
+    mut compute: impl FnMut(&Value) -> Result<(Value, Vec<String>)>,
 ) -> Result<Response<Body>> {
     let is_crd = crd::is_crd(&context.info);
     let _guard = if is_crd { Some(context.server.crd_writes.lock().await) } else { None };
