@@ -49,11 +49,11 @@ impl Outgoing {
             refusal.extensions_mut().insert(Overrun);
             return Err(Box::new(refusal));
         };
-        let priority = if identity.is_in(GROUP_MASTERS) { BodyPriority::Reserved } else { BodyPriority::Normal };
-        // What others hold is no reason to refuse a request whose answer may be small.
-        if priority == BodyPriority::Normal && server.outgoing.is_used_up(&identity.user) {
-            return Err(Box::new(refusal()));
+        if check(server, identity).is_err() {
+            // It is one more that waits to be taken.
+            return Err(Box::new(refusal().map(|body| body.holding(entry))));
         }
+        let priority = if identity.is_in(GROUP_MASTERS) { BodyPriority::Reserved } else { BodyPriority::Normal };
         Ok(Self { entry, permit: server.outgoing.permit(&identity.user, priority) })
     }
 
@@ -70,6 +70,14 @@ impl Outgoing {
         let Self { entry, permit } = self;
         response.map(|body| body.holding((entry, permit)))
     }
+}
+
+/// Says with 429 that an identity holds all that it may. It is asked when a request comes and, of a write, once more when its turn
+/// has come: its answer is given whatever it costs, and hundreds may have come before the first of them was answered.
+pub(crate) fn check(server: &Inner, identity: &Identity) -> Result<(), ApiError> {
+    // What others hold is no reason to refuse a request whose answer may be small.
+    let is_refused = !identity.is_in(GROUP_MASTERS) && server.outgoing.is_used_up(&identity.user);
+    if is_refused { Err(ApiError::too_many_requests()) } else { Ok(()) }
 }
 
 /// Counts what waits in a watch.

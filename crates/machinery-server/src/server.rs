@@ -534,6 +534,7 @@ impl Inner {
             let (server, identity) = (self.clone(), identity.clone());
             let answer = async move {
                 let _held = held;
+                outgoing::check(&server, &identity)?;
                 crate::reviews::answer(&server, &parts.headers, &body, &identity, &path)
             };
             return self.work(turn, answer).await;
@@ -616,6 +617,7 @@ impl Inner {
         let (server, identity, counted) = (self.clone(), identity.clone(), turn.clone());
         let answer = async move {
             let _held = (held, turns);
+            outgoing::check(&server, &identity)?;
             let context = Context {
                 server: &server,
                 identity: &identity,

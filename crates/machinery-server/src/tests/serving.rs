@@ -116,6 +116,36 @@ async fn bodies_that_do_not_come_hold_up_their_own_identity_only() {
 }
 
 #[tokio::test]
+async fn writes_that_came_before_their_answers_were_too_many_are_refused_when_their_turn_comes() {
+    let hub = Hub::start().await;
+    let token = Identity::new("system:bootstrap:abcdef", [crate::GROUP_BOOTSTRAPPERS]);
+    let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let review =
+        json!({"spec": {"resourceAttributes": {"verb": "get", "resource": "pods", "name": "x".repeat(60_000)}}});
+    let review = Bytes::from(review.to_string());
+    let mut begun = Vec::new();
+    for _ in 0..300 {
+        let (send, receive) = tokio::sync::oneshot::channel::<Bytes>();
+        let body = futures::stream::once(async move { receive.await.map(hyper::body::Frame::data) });
+        let request = Request::post(path).header("content-type", "application/json");
+        let request = request.body(crate::server::boxed(http_body_util::StreamBody::new(body))).unwrap();
+        let (server, token) = (hub.server.clone(), token.clone());
+        let mut answer = Box::pin(async move { server.handle(request, Some(&token)).await });
+        assert!(futures::poll!(&mut answer).is_pending(), "its head has come, its body not");
+        begun.push((send, answer));
+    }
+    let mut unread = Vec::new();
+    for (send, answer) in begun {
+        send.send(review.clone()).unwrap();
+        unread.push(answer.await);
+    }
+    let counts = |code: u16| unread.iter().filter(|answer| answer.status() == code).count();
+    assert_eq!((counts(201) + counts(429), counts(201) > 100), (300, true), "{} and {}", counts(201), counts(429));
+    let held = hub.server.0.outgoing.bytes_held();
+    assert!(held <= (8 << 20) + 100_000, "{held} B are held for one that takes nothing");
+}
+
+#[tokio::test]
 async fn responses_that_nobody_takes_hold_up_their_own_identity_only() {
     let hub = Hub::start().await;
     with_pods(&hub, 120).await;
@@ -130,6 +160,8 @@ async fn responses_that_nobody_takes_hold_up_their_own_identity_only() {
             unread.push(response);
         }
         assert!((1..=1024).contains(&taken), "{taken} of {path}");
+        let last = unread.last().expect("there are many").extensions().get::<crate::outgoing::Overrun>();
+        assert!(last.is_some(), "those that were refused wait to be taken as well, and the connection ends");
         assert!(hub.server.0.outgoing.bytes_held() <= 8 << 20, "{path}: {} B", hub.server.0.outgoing.bytes_held());
         assert_eq!(hub.get("/openapi/v3/api/v1").await.code, 200, "others are served");
         drop(unread);
