@@ -4,7 +4,7 @@
 //! A watch on the leases notes one moment per node; nothing is listed. Each node has one deadline in the queue: when it
 //! comes, and a heartbeat came meanwhile, the deadline moves on.
 //!
-//! A hub that itself did not run, stopped or overloaded, has heard nobody then, and every node gets the time anew. A tick tells
+//! A hub that itself did not run, stopped or overloaded, has heard nobody then, and every node gets the time anew. A tick shows
 //! it, and not how late a worker comes to a node: that may be because thousands were cut off with it, which is no reason to
 //! say so later of the last of them.
 //!

@@ -278,7 +278,7 @@ impl Writer {
         name.into()
     }
 
-    /// Removes the oldest files that leave no room for the one that is written. There are some only where the bounds were
+    /// Removes the oldest files that leave no space for the one that is written. There are some only where the bounds were
     /// others before: by a setting, or in a version whose single log had all the disk that three share now.
     fn remove_excess(&self) {
         let remove = || {
@@ -290,8 +290,8 @@ impl Writer {
                     Err(error) => return Err(error),
                 }
             }
-            let room = self.bytes_max.saturating_sub(self.file.metadata()?.len().max(self.file_bytes_max));
-            while older.len() >= self.files_max as usize || older.iter().sum::<u64>() > room {
+            let space = self.bytes_max.saturating_sub(self.file.metadata()?.len().max(self.file_bytes_max));
+            while older.len() >= self.files_max as usize || older.iter().sum::<u64>() > space {
                 fs::remove_file(self.numbered(older.len() as u32))?;
                 older.pop();
             }

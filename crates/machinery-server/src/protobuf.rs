@@ -202,7 +202,7 @@ fn fields_of(kind: &str) -> Option<&'static [Field]> {
 }
 
 /// Decodes a body: the envelope, which names the kind, and the message in it. Values are counted here, where they are
-/// told from what is in a text: a message of a megabyte may be one of them, or half a million.
+/// distinguished from what is in a text: a message of a megabyte may be one of them, or half a million.
 pub(crate) fn decode(body: &[u8], values_max: usize) -> Result<Value, DecodeError> {
     let body = body.strip_prefix(MAGIC).ok_or(DecodeError::Malformed("it does not begin as Kubernetes' does"))?;
     let (mut kind, mut api_version, mut raw) = (String::new(), String::new(), &[][..]);

@@ -93,7 +93,7 @@ fn the_disk_of_the_audit_log_is_bounded() {
 }
 
 #[test]
-fn files_of_a_time_with_other_bounds_make_room_from_the_oldest_on() {
+fn files_of_a_time_with_other_bounds_make_space_from_the_oldest_on() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("audit.log");
     let numbered = |number: u32| dir.path().join(format!("audit.log.{number}"));
@@ -112,7 +112,7 @@ fn files_of_a_time_with_other_bounds_make_room_from_the_oldest_on() {
     assert!(sum <= bytes_max / 2, "{sum}");
     assert_eq!(std::fs::read_to_string(numbered(1)).unwrap(), line, "the newest are kept");
     assert!(!numbered(2).exists() && !numbered(5).exists());
-    // And as it goes on, with files of the size that they have now.
+    // And as it continues, with files of the size that they have now.
     for _ in 0..100 {
         record(&log, Some(&administrator), "web");
     }
