@@ -7,7 +7,8 @@
 //!
 //! Small answers are bounded by their number alone. Watches are bounded by their own number, and what waits in each of them is
 //! held of the same budget; one that finds it used up ends, and its client lists again. Administrators' watches are not
-//! counted: what a slow one keeps is mostly the store's, and ending it would hide what happens. A log counts as the buffers between its client and the kubelet, which have a fixed size.
+//! counted: what a slow one keeps is mostly the store's, and ending it would hide what happens. A log counts as the buffers
+//! between its client and the kubelet, which have a fixed size.
 
 use std::sync::Arc;
 
@@ -72,8 +73,8 @@ impl Outgoing {
     }
 }
 
-/// Says with 429 that an identity holds all that it may. It is asked when a request comes and, of a write, once more when its turn
-/// has come: its answer is given whatever it costs, and hundreds may have come before the first of them was answered.
+/// Says with 429 that an identity holds all that it may. It is asked when a request comes, and once more when its turn has come:
+/// a write's answer is given whatever it costs, and hundreds may have come before the first of them was answered.
 pub(crate) fn check(server: &Inner, identity: &Identity) -> Result<(), ApiError> {
     // What others hold is no reason to refuse a request whose answer may be small.
     let is_refused = !identity.is_in(GROUP_MASTERS) && server.outgoing.is_used_up(&identity.user);

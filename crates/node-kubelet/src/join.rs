@@ -174,32 +174,35 @@ pub(crate) async fn join_again(
 }
 
 /// Ends when the hub answers a request that this node's key made.
-async fn accepted(mut hub: Hub, node_name: &str) {
-    let path = format!("/api/v1/nodes/{node_name}");
-    let mut retry = hub.retry();
-    loop {
-        hub.connected().await;
-        retry.attempt();
-        match hub.get(&path).await {
-            Ok(_) => return,
-            // Whoever is told that there is no such Node may ask.
-            Err(error) if error.code() == Some(404) => return,
-            Err(_) => retry.pause().await,
-        };
-    }
+async fn accepted(hub: Hub, node_name: &str) {
+    // Whoever is told that there is no such Node may ask.
+    asked(hub, node_name, None, |code| matches!(code, Some(200 | 404))).await;
 }
 
 /// Ends when the hub answers that it refuses this node's key; never while it does not.
-async fn refused(mut hub: Hub, node_name: &str) {
+async fn refused(hub: Hub, node_name: &str) {
+    // The hub closes the connections of a key that it refuses from now on: the next one shows it.
+    asked(hub, node_name, Some(RENEWAL_LOOK_PERIOD), |code| code == Some(401)).await;
+}
+
+/// Asks for this node's Node until the answer's code is one that ends it; there is none when the hub did not answer. Between two
+/// tries it rests for a time, or as after a failure.
+async fn asked(mut hub: Hub, node_name: &str, rest: Option<Duration>, is_end: impl Fn(Option<u16>) -> bool) {
     let path = format!("/api/v1/nodes/{node_name}");
     let mut retry = hub.retry();
     loop {
         hub.connected().await;
         retry.attempt();
-        match hub.get(&path).await {
-            Err(error) if error.code() == Some(401) => return,
-            // The hub closes the connections of a key that it refuses from now on: the next one shows it.
-            _ => retry.rest(RENEWAL_LOOK_PERIOD).await,
+        let code = match hub.get(&path).await {
+            Ok(_) => Some(200),
+            Err(error) => error.code(),
+        };
+        if is_end(code) {
+            return;
+        }
+        match rest {
+            Some(period) => retry.rest(period).await,
+            None => retry.pause().await,
         };
     }
 }
