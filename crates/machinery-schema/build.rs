@@ -36,7 +36,7 @@ fn main() {
     let definitions = read_definitions(Path::new(DEFINITIONS));
 
     let mut code = tables(&definitions);
-    code.push_str("pub(crate) static COMPONENTS: &[Components] = &[\n");
+    code.push_str("pub static COMPONENTS: &[Components] = &[\n");
     for (number, (group, version, prefix)) in GROUP_VERSIONS.iter().enumerate() {
         let text = components(&definitions, |name| name.starts_with(prefix)).to_string();
         writeln!(
@@ -52,7 +52,7 @@ fn main() {
     let meta = components(&definitions, |name| name == format!("{META}ObjectMeta")).to_string();
     writeln!(
         code,
-        "pub(crate) static META_COMPONENTS: &[u8] = include_bytes!({:?});",
+        "pub static META_COMPONENTS: &[u8] = include_bytes!({:?});",
         write_compressed(&out, "components-meta.z", &meta)
     )
     .expect("a String takes any text");
@@ -81,7 +81,7 @@ fn write_compressed(out: &Path, name: &str, text: &str) -> PathBuf {
 fn tables(definitions: &Definitions) -> String {
     let numbers: BTreeMap<&str, usize> =
         definitions.keys().enumerate().map(|(number, name)| (name.as_str(), number)).collect();
-    let mut code = String::from("pub(crate) static DEFINITIONS: &[Definition] = &[\n");
+    let mut code = String::from("pub static DEFINITIONS: &[Definition] = &[\n");
     for (name, definition) in definitions {
         write!(code, "Definition {{ name: {name:?}, fields: &[").expect("a String takes any text");
         let required: BTreeSet<&str> = strings(definition.get("required")).into_iter().collect();

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use machinery_schema::INDEX_REFS;
+use machinery_kinds::INDEX_REFS;
 use machinery_server::{Access, Authorizer, Decision, GROUP_BOOTSTRAPPERS, Target};
 use machinery_store::{Key, Object, Store};
 use serde_json::Value;

@@ -1,7 +1,7 @@
 //! What a pod may ask of the runtimes that this version has.
 
 use api_edge::{RUNTIME_CLASS_PROCESS, RUNTIME_CLASS_WASM};
-use machinery_schema::FieldError;
+use machinery_kinds::FieldError;
 use machinery_server::{Admission, AdmissionError, AdmissionRequest, Operation};
 use serde_json::Value;
 

@@ -10,7 +10,7 @@ use std::io;
 
 use api_edge::resources::ASSIGNMENT_STATUS_BYTES_MAX;
 use base_retry::{Allowance, AllowanceLaw};
-use machinery_schema::FieldError;
+use machinery_kinds::FieldError;
 use machinery_server::{Admission, AdmissionError, AdmissionRequest, GROUP_BOOTSTRAPPERS, Operation};
 use parking_lot::Mutex;
 use serde_json::Value;

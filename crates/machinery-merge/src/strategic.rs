@@ -29,7 +29,7 @@ const SET_ORDER: &str = "$setElementOrder/";
 ///
 /// ```
 /// use serde_json::json;
-/// let registry = machinery_schema::Registry::builtin();
+/// let registry = machinery_kinds::Registry::builtin();
 /// let schema = registry.resource("", "v1", "pods").and_then(|pods| pods.patch_schema()).expect("pods are built in");
 /// let pod = json!({"spec": {"containers": [{"name": "a", "image": "x"}, {"name": "b", "image": "y"}]}});
 /// let patch = json!({"spec": {"containers": [{"name": "b", "image": "z"}]}});

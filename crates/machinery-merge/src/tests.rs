@@ -5,7 +5,7 @@ mod properties;
 mod reference;
 mod strategic_cases;
 
-use machinery_schema::Budget;
+use machinery_kinds::Budget;
 use serde_json::{Value, json};
 
 use crate::{

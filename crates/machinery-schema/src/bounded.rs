@@ -5,17 +5,17 @@ use std::io;
 use serde_json::Value;
 
 /// Real paths have a few dozen bytes. A key may be as long as the body, and a message may name thousands of places below it.
-pub(crate) const PATH_BYTES_MAX: usize = 1024;
+pub const PATH_BYTES_MAX: usize = 1024;
 
 /// Puts text behind a path, as far as there is space. What was there stays, so that `truncate` undoes it.
-pub(crate) fn push_bounded(path: &mut String, text: &str) {
+pub fn push_bounded(path: &mut String, text: &str) {
     if path.len() < PATH_BYTES_MAX {
         path.push_str(cut(text, PATH_BYTES_MAX - path.len()));
     }
 }
 
 /// The longest beginning of a text that has at most so many bytes.
-pub(crate) fn cut(text: &str, bytes_max: usize) -> &str {
+pub fn cut(text: &str, bytes_max: usize) -> &str {
     if text.len() <= bytes_max {
         return text;
     }
@@ -24,7 +24,7 @@ pub(crate) fn cut(text: &str, bytes_max: usize) -> &str {
 }
 
 /// The longest beginning of a text that has at most so many characters.
-pub(crate) fn cut_chars(text: &str, chars_max: usize) -> &str {
+pub fn cut_chars(text: &str, chars_max: usize) -> &str {
     match text.char_indices().nth(chars_max) {
         Some((end, _)) => &text[..end],
         None => text,
@@ -32,7 +32,7 @@ pub(crate) fn cut_chars(text: &str, chars_max: usize) -> &str {
 }
 
 /// A value as JSON, cut after so many characters. The work stops there, too: the value may be megabytes long.
-pub(crate) fn shown(value: &Value, chars_max: usize) -> String {
+pub fn shown(value: &Value, chars_max: usize) -> String {
     // A character has at most four bytes; one more shows whether something is left.
     let mut writer = Bounded { bytes: Vec::new(), bytes_max: chars_max * 4 + 4 };
     // It fails when the text is longer, which is what it is for.

@@ -1,24 +1,18 @@
 //! The kinds that every Kubernetes API serves: their types as static tables, their defaults, their rules.
 
-pub(crate) mod defaults;
 mod patch;
-mod pods;
-pub(crate) mod rules;
-#[cfg(test)]
-mod tests;
 mod types;
-pub(crate) mod update;
 
 use serde_json::Value;
 
 pub use patch::{ListStrategy, PatchField, PatchSchema};
-pub(crate) use types::{enter, enter_item, is_base64, validate_types};
+pub use types::{enter, enter_item, is_base64, validate_types};
 
 use crate::FieldError;
 
 /// A named object type.
 #[derive(Debug)]
-pub(crate) struct Definition {
+pub struct Definition {
     pub name: &'static str,
     /// Sorted by name. Empty for types that are anything but an object with known fields.
     pub fields: &'static [Field],
@@ -26,7 +20,7 @@ pub(crate) struct Definition {
 
 /// A field of a [`Definition`].
 #[derive(Debug)]
-pub(crate) struct Field {
+pub struct Field {
     pub name: &'static str,
     pub required: bool,
     pub shape: Shape,
@@ -34,7 +28,7 @@ pub(crate) struct Field {
 
 /// What a value may look like.
 #[derive(Debug)]
-pub(crate) enum Shape {
+pub enum Shape {
     Text,
     Base64,
     Time,
@@ -58,7 +52,7 @@ pub(crate) enum Shape {
 
 /// What is known of a list.
 #[derive(Debug)]
-pub(crate) struct List {
+pub struct List {
     pub items: Shape,
     /// Whether a strategic merge patch adds to it; otherwise it is replaced.
     pub merge: bool,
@@ -66,7 +60,7 @@ pub(crate) struct List {
 }
 
 /// The compressed `components.schemas` of one group version's OpenAPI document.
-pub(crate) struct Components {
+pub struct Components {
     pub group: &'static str,
     pub version: &'static str,
     /// Changes when the text does.
@@ -84,22 +78,22 @@ impl Definition {
 }
 
 /// The definition with the given full name, such as `io.k8s.api.core.v1.Pod`.
-pub(crate) fn definition(name: &str) -> Option<&'static Definition> {
+pub fn definition(name: &str) -> Option<&'static Definition> {
     let position = DEFINITIONS.binary_search_by(|definition| definition.name.cmp(name)).ok()?;
     Some(&DEFINITIONS[position])
 }
 
-pub(crate) fn definition_at(number: u16) -> &'static Definition {
+pub fn definition_at(number: u16) -> &'static Definition {
     &DEFINITIONS[usize::from(number)]
 }
 
 /// The type of `metadata`, which custom resources share.
-pub(crate) fn object_meta() -> &'static Definition {
+pub fn object_meta() -> &'static Definition {
     definition("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta").expect("every served kind has metadata")
 }
 
 /// Removes unknown fields and nulls; returns the paths of the first hundred unknown fields.
-pub(crate) fn prune(definition: &'static Definition, object: &mut Value) -> Vec<String> {
+pub fn prune(definition: &'static Definition, object: &mut Value) -> Vec<String> {
     let mut unknown = Vec::new();
     types::prune_object(definition, object, &mut String::new(), &mut unknown, 0);
     unknown.sort();
@@ -107,7 +101,7 @@ pub(crate) fn prune(definition: &'static Definition, object: &mut Value) -> Vec<
 }
 
 /// Types first: `rules`, those of the kind, are only applied when they can be read.
-pub(crate) fn validate(
+pub fn validate(
     definition: &'static Definition,
     rules: fn(&Value) -> Vec<FieldError>,
     object: &Value,
@@ -119,7 +113,7 @@ pub(crate) fn validate(
 }
 
 /// Removes unknown fields and nulls from the `metadata` of any object; paths begin with `metadata`.
-pub(crate) fn prune_metadata(metadata: &mut Value) -> Vec<String> {
+pub fn prune_metadata(metadata: &mut Value) -> Vec<String> {
     let mut unknown = Vec::new();
     types::prune_object(object_meta(), metadata, &mut "metadata".to_owned(), &mut unknown, 0);
     unknown

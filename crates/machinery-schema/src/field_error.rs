@@ -150,13 +150,13 @@ impl fmt::Display for FieldError {
 impl std::error::Error for FieldError {}
 
 /// Long values would drown the message that they belong to.
-pub(crate) const SHOWN_CHARS_MAX: usize = 256;
+pub const SHOWN_CHARS_MAX: usize = 256;
 
 /// Beyond this many mistakes nobody reads on, and the response would grow without bound.
-pub(crate) const ERRORS_MAX: usize = 64;
+pub const ERRORS_MAX: usize = 64;
 
 /// As many unknown fields as kube-apiserver reports.
-pub(crate) const UNKNOWN_FIELDS_MAX: usize = 100;
+pub const UNKNOWN_FIELDS_MAX: usize = 100;
 
 /// The message of a strict decode that met unknown fields; `None` when there are none. It names at most 100 of them, as
 /// kube-apiserver does.
@@ -183,7 +183,7 @@ pub fn join_field_errors(errors: &[FieldError]) -> String {
 }
 
 /// The JSON type of a value, as messages name it.
-pub(crate) fn type_name(value: &Value) -> &'static str {
+pub fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",

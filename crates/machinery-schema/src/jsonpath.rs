@@ -7,7 +7,7 @@ use serde_json::Value;
 
 /// A parsed path.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct JsonPath {
+pub struct JsonPath {
     steps: Vec<Step>,
 }
 
@@ -31,7 +31,7 @@ enum Comparison {
 
 /// Why a path was rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum JsonPathError {
+pub enum JsonPathError {
     #[error("is empty; write a path such as .spec.nodeName")]
     Empty,
     #[error("has an unexpected {found:?} at character {at}; write .name, [n], [*] or [?(@.name==\"x\")]")]

@@ -38,34 +38,18 @@
 //! missing in rows that were stored before it: the store keeps the fields it was given. A changed message breaks people's
 //! scripts; a stricter rule makes stored objects that break it impossible to update.
 
-mod bounded;
+pub mod bounded;
 mod budget;
-mod builtin;
-mod catalogue;
-mod crd;
-mod discovery;
-mod field_error;
-mod jsonpath;
-mod metadata;
-mod openapi;
-mod registry;
-mod resource;
-mod strategy;
-mod structural;
-mod table;
+pub mod builtin;
+pub mod field_error;
+pub mod jsonpath;
 pub mod vendor;
 mod warnings;
 
 pub use api_kube::names::{is_dns_label, is_dns_subdomain, is_label_value, is_qualified_name};
 pub use budget::{Budget, BudgetExceeded};
 pub use builtin::{ListStrategy, PatchField, PatchSchema};
-pub use crd::InstalledCrd;
-pub use discovery::DiscoveryVersion;
 pub use field_error::{FieldError, FieldErrorReason, join_field_errors, strict_decoding_error};
-pub use registry::Registry;
-pub use resource::{ResourceInfo, SelectableField, Subresource};
-pub use strategy::{Creation, Durability, INDEX_LABEL_PREFIX, INDEX_OWNER_UID, INDEX_REFS};
-pub use table::{IncludeObject, column_definitions, human_duration, table, table_row};
 pub use warnings::limit_warnings;
 
 /// Values nested deeper than this are rejected: recursion over them must not exhaust a stack.

@@ -12,7 +12,7 @@
 
 use std::cell::RefCell;
 
-use machinery_schema::{FieldError, ResourceInfo};
+use machinery_kinds::{FieldError, ResourceInfo};
 use machinery_store::{Op, Store};
 use serde_json::Value;
 

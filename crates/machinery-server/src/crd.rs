@@ -1,6 +1,6 @@
 //! CustomResourceDefinitions: what is written to the store also changes what is served.
 
-use machinery_schema::{Registry, ResourceInfo};
+use machinery_kinds::{Registry, ResourceInfo};
 use machinery_store::{Expired, Store};
 use serde_json::{Value, json};
 use tracing::warn;
@@ -23,7 +23,7 @@ pub(crate) fn load(store: &Store) -> std::result::Result<Registry, Expired> {
     for object in store.range(RESOURCE, None, None, None, None)?.items {
         let installed = serde_json::from_slice::<Value>(&object.bytes)
             .map_err(|error| error.to_string())
-            .and_then(|crd| registry.install_crd(&crd).map_err(|errors| machinery_schema::join_field_errors(&errors)));
+            .and_then(|crd| registry.install_crd(&crd).map_err(|errors| machinery_kinds::join_field_errors(&errors)));
         if let Err(error) = installed {
             warn!(crd = %object.key.name, error, "A stored definition cannot be served; its resources are missing.");
         }

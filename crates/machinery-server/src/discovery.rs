@@ -51,8 +51,8 @@ pub(crate) fn answer(server: &Inner, route: &Route, request: &Request<()>) -> Re
             let form = aggregated_discovery(headers).expect("checked in the guard");
             let document = registry.aggregated_discovery(*route == Route::CoreVersions, form);
             let media = match form {
-                machinery_schema::DiscoveryVersion::V2 => AGGREGATED_V2,
-                machinery_schema::DiscoveryVersion::V2Beta1 => AGGREGATED_V2_BETA1,
+                machinery_kinds::DiscoveryVersion::V2 => AGGREGATED_V2,
+                machinery_kinds::DiscoveryVersion::V2Beta1 => AGGREGATED_V2_BETA1,
             };
             Some(with_etag(headers, &document.to_string(), media))
         }
@@ -90,12 +90,7 @@ impl Documents {
         self.0.lock().len()
     }
 
-    fn openapi(
-        &self,
-        registry: &machinery_schema::Registry,
-        path: &str,
-        headers: &HeaderMap,
-    ) -> Option<Response<Body>> {
+    fn openapi(&self, registry: &machinery_kinds::Registry, path: &str, headers: &HeaderMap) -> Option<Response<Body>> {
         let segments: Vec<&str> = path.strip_prefix("/openapi/v3/")?.split('/').collect();
         let (group, version) = match segments.as_slice() {
             ["api", version] => ("", *version),

@@ -7,7 +7,7 @@
 use base_http::Body;
 use futures::future::BoxFuture;
 use http::{Method, Request, Response};
-use machinery_schema::ResourceInfo;
+use machinery_kinds::ResourceInfo;
 
 use crate::request::{Query, ResourcePath};
 use crate::server::{Context, RequestBody};

@@ -1,7 +1,7 @@
 //! What the server does to objects of each kind: looked up in the strategies of `machinery-schema`, here only handed what
 //! belongs to a request (who, when) and turned into the store's types.
 
-use machinery_schema::{Creation, ResourceInfo};
+use machinery_kinds::{Creation, ResourceInfo};
 use machinery_store::Durability;
 use serde_json::Value;
 
@@ -10,8 +10,8 @@ use crate::Identity;
 /// When a write of this kind is acknowledged.
 pub(crate) fn durability(info: &ResourceInfo) -> Durability {
     match info.durability() {
-        machinery_schema::Durability::Group => Durability::Group,
-        machinery_schema::Durability::Lazy => Durability::Lazy,
+        machinery_kinds::Durability::Group => Durability::Group,
+        machinery_kinds::Durability::Lazy => Durability::Lazy,
     }
 }
 

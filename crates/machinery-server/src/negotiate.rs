@@ -4,7 +4,7 @@ use base_http::{ReadBodyError, read_body};
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use http::{HeaderMap, header};
-use machinery_schema::{DiscoveryVersion, IncludeObject, ResourceInfo};
+use machinery_kinds::{DiscoveryVersion, IncludeObject, ResourceInfo};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -191,7 +191,7 @@ pub(crate) fn partial_of_bytes(bytes: &[u8], out: &mut BytesMut) {
 
 /// A table of objects, now.
 pub(crate) fn table(info: &ResourceInfo, objects: &[Value], include: IncludeObject) -> Value {
-    machinery_schema::table(info, objects, jiff::Timestamp::now(), include)
+    machinery_kinds::table(info, objects, jiff::Timestamp::now(), include)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! put in when the store gives it, and another version of a custom resource can be shown, without decoding anything.
 
 use bytes::Bytes;
-use machinery_schema::ResourceInfo;
+use machinery_kinds::ResourceInfo;
 use machinery_store::{IndexFields, Object, Revision};
 use serde_json::{Map, Value};
 
@@ -102,13 +102,13 @@ fn find(bytes: &[u8], sought: &[u8]) -> Option<usize> {
 }
 
 /// The uid of each owner is in the index under this name, so that what an object owns is found at once.
-pub const OWNER_UID_FIELD: &str = machinery_schema::INDEX_OWNER_UID;
+pub const OWNER_UID_FIELD: &str = machinery_kinds::INDEX_OWNER_UID;
 
 /// Fields by which objects are found without a look at the others: what [`StoreOptions::indexed_fields`] of a server's store
 /// should have.
 ///
 /// [`StoreOptions::indexed_fields`]: machinery_store::StoreOptions::indexed_fields
-pub const INDEXED_FIELDS: [&str; 3] = ["spec.nodeName", OWNER_UID_FIELD, machinery_schema::INDEX_REFS];
+pub const INDEXED_FIELDS: [&str; 3] = ["spec.nodeName", OWNER_UID_FIELD, machinery_kinds::INDEX_REFS];
 
 /// By which rules index fields are extracted: what [`StoreOptions::index_version`] of a server's store should be. Raised
 /// whenever a built-in kind gets other fields; [`Server::reindex`](crate::Server::reindex) then extracts them from every

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use machinery_schema::{Registry, ResourceInfo};
+use machinery_kinds::{Registry, ResourceInfo};
 use machinery_store::CommitError;
 use tracing::{info, warn};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use api_kube::selector::{Operator, Requirement};
 pub(crate) use base_http::query::Query;
 use base_http::query::decode_segment;
-use machinery_schema::FieldError;
+use machinery_kinds::FieldError;
 use machinery_store::Revision;
 
 use crate::selector::{FieldSelector, LabelSelector};

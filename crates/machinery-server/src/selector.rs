@@ -1,6 +1,6 @@
 //! What a list or watch selects, as conditions on an object's index fields.
 
-use machinery_schema::INDEX_LABEL_PREFIX as LABEL_FIELD_PREFIX;
+use machinery_kinds::INDEX_LABEL_PREFIX as LABEL_FIELD_PREFIX;
 use machinery_store::Object;
 
 pub use api_kube::selector::{FieldSelector, LabelSelector, ParseSelectorError};

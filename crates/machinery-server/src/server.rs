@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use machinery_schema::{Registry, ResourceInfo};
+use machinery_kinds::{Registry, ResourceInfo};
 use machinery_store::{Key, Store};
 use parking_lot::Mutex;
 use tokio::time::MissedTickBehavior;
@@ -787,7 +787,7 @@ fn head_only(request: Request<RequestBody>) -> Request<()> {
 
 /// Adds `Warning` headers, which clients show to people, as many as headers can carry.
 pub(crate) fn warn(response: &mut Response<Body>, warnings: &[String]) {
-    for warning in machinery_schema::limit_warnings(warnings.iter().cloned()) {
+    for warning in machinery_kinds::limit_warnings(warnings.iter().cloned()) {
         let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
             response.headers_mut().append(http::header::WARNING, value);

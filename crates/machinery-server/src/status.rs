@@ -4,7 +4,7 @@ pub(crate) use api_kube::Reason;
 use base_http::query::QueryError;
 use base_http::{Body, ReadBodyError};
 use http::{HeaderValue, Response, StatusCode, header};
-use machinery_schema::{FieldError, ResourceInfo};
+use machinery_kinds::{FieldError, ResourceInfo};
 use machinery_store::{CommitError, Expired};
 use serde_json::{Value, json};
 
@@ -186,7 +186,7 @@ impl ApiError {
             .iter()
             .map(|error| json!({"reason": error.reason.as_str(), "message": error.message, "field": error.path}))
             .collect();
-        let message = format!("{subject} {name:?} is invalid: {}", machinery_schema::join_field_errors(errors));
+        let message = format!("{subject} {name:?} is invalid: {}", machinery_kinds::join_field_errors(errors));
         let mut error = Self::new(Reason::Invalid, message);
         error.details = Some(json!({"name": name, "group": group, "kind": kind}));
         error.with_causes(causes)

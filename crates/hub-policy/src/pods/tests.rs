@@ -1,4 +1,4 @@
-use machinery_schema::Registry;
+use machinery_kinds::Registry;
 use machinery_server::Identity;
 use serde_json::json;
 

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use api_kube::selector::{FieldSelector, LabelSelector};
 use expect_test::expect_file;
-use machinery_schema::Registry;
+use machinery_kinds::Registry;
 use machinery_server::{Access, Authorizer as _, Decision, Identity, Target, Union};
 use machinery_store::Store;
 use serde_json::json;

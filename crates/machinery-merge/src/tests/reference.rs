@@ -1,6 +1,6 @@
 //! Strategic merge in its naive form: each item is compared with each. Slow and easy to believe; the real one must agree.
 
-use machinery_schema::{ListStrategy, PatchField, PatchSchema};
+use machinery_kinds::{ListStrategy, PatchField, PatchSchema};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 

@@ -1,6 +1,6 @@
 //! Strategic merge on the types of real kinds.
 
-use machinery_schema::{PatchSchema, Registry};
+use machinery_kinds::{PatchSchema, Registry};
 use serde_json::{Value, json};
 
 use crate::strategic_merge;

@@ -40,7 +40,7 @@ impl PatchSchema {
     /// Nothing is known below here.
     pub const UNKNOWN: Self = Self { place: Place::Unknown };
 
-    pub(crate) fn of(definition: &'static Definition) -> Self {
+    pub fn of(definition: &'static Definition) -> Self {
         Self { place: Place::Definition(definition) }
     }
 

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// See [`super::prune`]. `path` is where `object` is and is left as it was.
-pub(crate) fn prune_object(
+pub fn prune_object(
     definition: &'static Definition,
     object: &mut Value,
     path: &mut String,
@@ -69,7 +69,7 @@ fn prune_shape(shape: &'static Shape, value: &mut Value, path: &mut String, unkn
 }
 
 /// Where types differ from the definition and which required fields are missing, up to [`ERRORS_MAX`] of them. `path` is empty at the top.
-pub(crate) fn validate_types(definition: &'static Definition, object: &Value, path: &str) -> Vec<FieldError> {
+pub fn validate_types(definition: &'static Definition, object: &Value, path: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     check_object(definition, object, &mut path.to_owned(), &mut errors, 0);
     errors
@@ -207,7 +207,7 @@ fn wrong_type(path: &str, value: &Value, expected: &str) -> FieldError {
 }
 
 /// Standard alphabet with padding; Go skips line ends within.
-pub(crate) fn is_base64(text: &str) -> bool {
+pub fn is_base64(text: &str) -> bool {
     let (mut digits, mut pads) = (0usize, 0usize);
     for byte in text.bytes() {
         match byte {
@@ -221,7 +221,7 @@ pub(crate) fn is_base64(text: &str) -> bool {
 }
 
 /// Appends a field name to a path, as far as there is space; the returned length takes it off again by `truncate`.
-pub(crate) fn enter(path: &mut String, name: &str) -> usize {
+pub fn enter(path: &mut String, name: &str) -> usize {
     let mark = path.len();
     if mark > 0 {
         push_bounded(path, ".");
@@ -231,7 +231,7 @@ pub(crate) fn enter(path: &mut String, name: &str) -> usize {
 }
 
 /// Appends a list position to a path, as [`enter`] does a name.
-pub(crate) fn enter_item(path: &mut String, position: usize) -> usize {
+pub fn enter_item(path: &mut String, position: usize) -> usize {
     let mark = path.len();
     push_bounded(path, &format!("[{position}]"));
     mark

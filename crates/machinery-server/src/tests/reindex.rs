@@ -102,7 +102,7 @@ async fn objects_are_selected_by_a_field_that_their_definition_declares_later() 
 /// objects that are stored already would not be found otherwise.
 #[test]
 fn the_rules_of_index_fields_are_those_of_their_version() {
-    let registry = machinery_schema::Registry::builtin();
+    let registry = machinery_kinds::Registry::builtin();
     let fields = |plural: &str, object: &Value| {
         let info = registry.resource("", "v1", plural).expect("built in");
         let fields = crate::object::index_fields(info, object);

@@ -3,7 +3,7 @@
 use base_http::Body;
 use bytes::Bytes;
 use http::Response;
-use machinery_schema::FieldError;
+use machinery_kinds::FieldError;
 use machinery_store::{Expect, Op};
 use serde_json::Value;
 

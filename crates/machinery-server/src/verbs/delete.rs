@@ -3,7 +3,7 @@
 use base_http::Body;
 use bytes::Bytes;
 use http::Response;
-use machinery_schema::FieldError;
+use machinery_kinds::FieldError;
 use machinery_store::{CommitError, Durability, Expect, Object, Op};
 use serde::Deserialize;
 use serde_json::Value;
@@ -307,7 +307,7 @@ fn waiting(context: &Context<'_>, options: &DeleteOptions, old: &Value) -> Optio
     Some(new)
 }
 
-fn is_namespace(info: &machinery_schema::ResourceInfo) -> bool {
+fn is_namespace(info: &machinery_kinds::ResourceInfo) -> bool {
     &*info.kind == "Namespace" && info.group.is_empty()
 }
 
@@ -380,12 +380,7 @@ async fn orphan_dependents(context: &Context<'_>, uid: &str) -> Result<()> {
     Ok(())
 }
 
-async fn orphan(
-    context: &Context<'_>,
-    info: &machinery_schema::ResourceInfo,
-    object: &Object,
-    uid: &str,
-) -> Result<()> {
+async fn orphan(context: &Context<'_>, info: &machinery_kinds::ResourceInfo, object: &Object, uid: &str) -> Result<()> {
     let store = &context.server.store;
     for _ in 0..TRIES {
         let Some(stored) = store.get(&object.key) else { return Ok(()) };

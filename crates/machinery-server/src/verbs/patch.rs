@@ -3,8 +3,8 @@
 use base_http::Body;
 use bytes::Bytes;
 use http::Response;
+use machinery_kinds::FieldError;
 use machinery_merge::PatchError;
-use machinery_schema::FieldError;
 use serde_json::Value;
 
 use super::update::change;
@@ -22,7 +22,7 @@ const APPLY_PATCHES: [&str; 2] = ["application/apply-patch+yaml", "application/a
 enum Language {
     Json,
     Merge,
-    Strategic(machinery_schema::PatchSchema),
+    Strategic(machinery_kinds::PatchSchema),
 }
 
 pub(crate) async fn patch(context: &Context<'_>, body: &Bytes) -> Result<Response<Body>> {

@@ -70,7 +70,7 @@ pub(crate) fn listed(context: &Context<'_>, page: Page, output: Output) -> Respo
             r#"{{"apiVersion":"meta.k8s.io/v1","kind":"PartialObjectMetadataList","metadata":{metadata},"items":["#
         ),
         Output::Table(_) => {
-            let columns = Value::from(machinery_schema::column_definitions(&context.info));
+            let columns = Value::from(machinery_kinds::column_definitions(&context.info));
             format!(
                 r#"{{"apiVersion":"meta.k8s.io/v1","kind":"Table","metadata":{metadata},"columnDefinitions":{columns},"rows":["#
             )
@@ -90,7 +90,7 @@ pub(crate) fn listed(context: &Context<'_>, page: Page, output: Output) -> Respo
         // What cannot be read was written by this server and damaged since: its row is left out rather than the list.
         Output::Table(include) => match decode(&info, object) {
             Ok(value) => {
-                let row = machinery_schema::table_row(&info, &value, now, include);
+                let row = machinery_kinds::table_row(&info, &value, now, include);
                 serde_json::to_writer(piece.writer(), &row).expect("a JSON value always serialises into memory");
             }
             Err(error) => error!(reason = error.message(), "Left an object out of a table."),

@@ -3,7 +3,7 @@
 use base_http::Body;
 use bytes::Bytes;
 use http::Response;
-use machinery_schema::{FieldError, Registry};
+use machinery_kinds::{FieldError, Registry};
 use machinery_store::{Expect, Object, Revision};
 use serde_json::Value;
 

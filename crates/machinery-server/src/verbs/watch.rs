@@ -7,7 +7,7 @@ use std::time::Duration;
 use base_http::{Body, BodyPermit};
 use bytes::{Bytes, BytesMut};
 use http::Response;
-use machinery_schema::{IncludeObject, ResourceInfo};
+use machinery_kinds::{IncludeObject, ResourceInfo};
 use machinery_store::{Change, ChangeKind, Expired, Object, Revision, Watch, WatchEnded};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;

@@ -92,7 +92,7 @@ impl Context<'_> {
     ) -> Result<()> {
         let unknown = self.info.prune(object);
         match validation {
-            FieldValidation::Strict => match machinery_schema::strict_decoding_error(&unknown) {
+            FieldValidation::Strict => match machinery_kinds::strict_decoding_error(&unknown) {
                 None => {}
                 Some(error) => {
                     let kind = &self.info.kind;
@@ -238,7 +238,7 @@ impl Context<'_> {
     fn encode(&self, object: &Value, expect: Expect) -> Result<Put, PutError> {
         let encoded = Arc::new(Encoded::new(object));
         if encoded.len() > OBJECT_BYTES_MAX {
-            let error = machinery_schema::FieldError::too_long("[]", OBJECT_BYTES_MAX);
+            let error = machinery_kinds::FieldError::too_long("[]", OBJECT_BYTES_MAX);
             return Err(PutError::Refused(ApiError::invalid(&self.info, name_of(object), &[error])));
         }
         let index = object::index_fields(&self.info, object);

@@ -6,12 +6,11 @@ use api_kube::names::{is_dns_label, is_dns_subdomain};
 use serde_json::Value;
 
 use crate::{
-    FieldError, ResourceInfo,
+    FieldError, ResourceInfo, Structural,
     catalogue::{VERBS, VERBS_VIEW},
     jsonpath::JsonPath,
     resource::{Columns, Schema, SelectableField, Subresource, storage_key},
     strategy,
-    structural::Structural,
     table::PrinterColumn,
 };
 

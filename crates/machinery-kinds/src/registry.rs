@@ -7,14 +7,14 @@ use serde_json::Value;
 use crate::{
     FieldError, InstalledCrd, ResourceInfo,
     catalogue::builtin_resources,
-    crd::{self, CustomResource},
+    custom::{self, CustomResource},
 };
 
 /// The served resources. A clone is a cheap snapshot that later installations do not touch, so a request keeps one
 /// view from its first to its last line.
 ///
 /// ```
-/// use machinery_schema::Registry;
+/// use machinery_kinds::Registry;
 /// let registry = Registry::builtin();
 /// let pods = registry.resource("", "v1", "pods").expect("pods are built in");
 /// assert_eq!(&*pods.kind, "Pod");
@@ -89,7 +89,7 @@ impl Registry {
     /// # Errors
     /// Everything that is wrong with the definition, schema included, with paths into it; the registry is unchanged.
     pub fn install_crd(&mut self, crd: &Value) -> Result<InstalledCrd, Vec<FieldError>> {
-        let custom = Arc::new(crd::read(crd)?);
+        let custom = Arc::new(custom::read(crd)?);
         self.check_names(&custom)?;
         let inner = Arc::make_mut(&mut self.inner);
         inner.remove(&custom.name);

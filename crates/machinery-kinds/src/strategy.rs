@@ -203,7 +203,7 @@ impl ResourceInfo {
         is_terminating(object) && !self.is_held(object) && (grace == 0 || self.grace_seconds(object).is_none())
     }
 
-    /// What the author of an object should know, for `Warning` headers; see [`crate::limit_warnings`].
+    /// What the author of an object should know, for `Warning` headers; see [`machinery_schema::limit_warnings`].
     pub fn warnings(&self, object: &Value) -> Vec<String> {
         (self.strategy.warnings)(object)
     }

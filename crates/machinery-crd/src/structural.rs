@@ -14,11 +14,11 @@ use std::collections::BTreeMap;
 use regex_lite::Regex;
 use serde_json::{Number, Value};
 
-use crate::{Budget, BudgetExceeded, FieldError};
+use machinery_schema::{Budget, BudgetExceeded, FieldError};
 
 /// The schema of one version of a custom resource.
 #[derive(Debug)]
-pub(crate) struct Structural {
+pub struct Structural {
     root: Node,
     /// Whether some node carries an expression that is not evaluated.
     pub has_expressions: bool,
@@ -152,7 +152,7 @@ impl Structural {
     pub fn prune(&self, object: &mut Value) -> Vec<String> {
         let mut unknown = Vec::new();
         if let Some(metadata) = object.get_mut("metadata") {
-            unknown = crate::builtin::prune_metadata(metadata);
+            unknown = machinery_schema::builtin::prune_metadata(metadata);
         }
         apply::prune(&self.root, object, &mut unknown);
         unknown.sort();

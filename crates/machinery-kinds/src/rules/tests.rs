@@ -1,11 +1,8 @@
 //! Objects as users write them: what is removed, filled in and rejected.
 
-use std::{fs, io::Read, path::Path};
-
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::DEFINITIONS;
 use crate::{Registry, ResourceInfo};
 
 fn resource(plural: &str) -> std::sync::Arc<ResourceInfo> {
@@ -43,24 +40,6 @@ fn check(plural: &str, object: Value, expected: &[&str]) {
     for (error, expected) in errors.iter().zip(expected) {
         assert!(error.starts_with(expected), "{error} begins with {expected}");
     }
-}
-
-#[test]
-fn the_vendored_definitions_are_what_kubernetes_publishes() {
-    let unpack = |packed: &[u8]| -> Value {
-        let mut text = String::new();
-        flate2::read::GzDecoder::new(packed).read_to_string(&mut text).expect("definitions are gzip");
-        serde_json::from_str(&text).expect("definitions are JSON")
-    };
-    let origin = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/kubernetes/definitions-1.36.json.gz");
-    let published = fs::read(&origin).unwrap_or_else(|error| panic!("{}: {error}", origin.display()));
-    let published = unpack(&published);
-    let vendored = unpack(include_bytes!("../../definitions/kubernetes-1.36.json.gz"));
-    assert!(
-        vendored == crate::vendor::reachable_definitions(&published).expect("complete"),
-        "run the example vendor_definitions"
-    );
-    assert_eq!(vendored.as_object().map(serde_json::Map::len), Some(DEFINITIONS.len()));
 }
 
 #[test]

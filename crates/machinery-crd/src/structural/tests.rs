@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Structural;
-use crate::Budget;
+use machinery_schema::Budget;
 
 fn with_spec(spec: Value) -> Structural {
     let schema = json!({"type": "object", "properties": {"spec": spec}});

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::{
-    Budget, BudgetExceeded, FieldError, PatchSchema, builtin,
+    Budget, BudgetExceeded, FieldError, PatchSchema, Structural, builtin,
     field_error::ERRORS_MAX,
     strategy::Strategy,
-    structural::Structural,
     table::{self, PrinterColumn},
 };
 

@@ -3,11 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Durability, Strategy, entry, metadata, pods, restore, status_part, text};
-use crate::{
-    builtin::{defaults, rules, update},
-    metadata::NameRule,
-    table::printers,
-};
+use crate::{defaults, metadata::NameRule, rules, rules::update, table::printers};
 
 pub(crate) static CONFIG_MAP: Strategy = Strategy {
     validate: rules::config_map,
@@ -106,7 +102,7 @@ pub(crate) static SERVICE_ACCOUNT: Strategy = Strategy { printer: &printers::SER
 pub(crate) static CUSTOM_RESOURCE_DEFINITION: Strategy = Strategy {
     generation: true,
     defaults: defaults::custom_resource_definition,
-    validate: crate::crd::validate,
+    validate: crate::custom::validate,
     validate_update: update::custom_resource_definition,
     printer: &printers::CUSTOM_RESOURCE_DEFINITIONS,
     ..Strategy::PLAIN

@@ -7,7 +7,7 @@ use api_kube::names::{DNS_LABEL_MESSAGE, DNS_SUBDOMAIN_MESSAGE, is_dns_label, is
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use super::rules::at_least;
+use super::small::at_least;
 use crate::{FieldError, metadata::validate_labels, strategy::count_references};
 
 /// Secrets, ConfigMaps, claims and the like that one pod may refer to.

@@ -208,7 +208,7 @@ fn since(time: &str, now: Timestamp) -> String {
 /// `0s` (clocks differ); more than that is `<invalid>`.
 ///
 /// ```
-/// assert_eq!(machinery_schema::human_duration(200), "3m20s");
+/// assert_eq!(machinery_kinds::human_duration(200), "3m20s");
 /// ```
 pub fn human_duration(seconds: i64) -> String {
     let pair = |large: i64, large_unit: char, small: i64, small_unit: char| match small {

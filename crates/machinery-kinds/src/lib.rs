@@ -1,0 +1,36 @@
+//! The kinds that every Kubernetes API serves, and those that a CustomResourceDefinition brings.
+//!
+//! ```text
+//! Registry ── resource("apps", "v1", "daemonsets") ──▶ ResourceInfo ── prune, apply_defaults, validate, patch_schema
+//!    │                                                     ├───────── prepare_create, prepare_update, index_fields, …
+//!    │                                                     └───────── table(info, objects, now, include)
+//!    └── discovery: api_versions, api_group_list, api_resource_list, aggregated_discovery
+//!    └── openapi_index, openapi_document
+//! ```
+
+mod catalogue;
+mod custom;
+mod defaults;
+mod discovery;
+mod metadata;
+mod openapi;
+mod registry;
+mod resource;
+mod rules;
+mod strategy;
+mod table;
+
+pub use custom::InstalledCrd;
+pub use discovery::DiscoveryVersion;
+pub use machinery_crd as crd;
+use machinery_crd::Structural;
+pub use machinery_schema::{
+    Budget, BudgetExceeded, DEPTH_MAX, FieldError, FieldErrorReason, ListStrategy, PatchField, PatchSchema,
+    is_dns_label, is_dns_subdomain, is_label_value, is_qualified_name, join_field_errors, limit_warnings,
+    strict_decoding_error,
+};
+use machinery_schema::{bounded, builtin, field_error, jsonpath};
+pub use registry::Registry;
+pub use resource::{ResourceInfo, SelectableField, Subresource};
+pub use strategy::{Creation, Durability, INDEX_LABEL_PREFIX, INDEX_OWNER_UID, INDEX_REFS};
+pub use table::{IncludeObject, column_definitions, human_duration, table, table_row};
