@@ -50,8 +50,8 @@ const VERSIONS_MAX: usize = 64;
 const COLUMNS_MAX: usize = 64;
 
 /// Everything that is wrong with a definition; empty when it can be installed (but for names that others hold).
-pub(crate) fn validate(crd: &Value) -> Vec<FieldError> {
-    read(crd).err().unwrap_or_default()
+pub(crate) fn validate(crd: &Value, errors: &mut crate::kit::Errors) {
+    errors.extend(read(crd).err().unwrap_or_default());
 }
 
 /// Reads a definition.
@@ -127,7 +127,13 @@ pub(crate) fn read(crd: &Value) -> Result<CustomResource, Vec<FieldError>> {
         openapi.push(OpenApiSchema::new(Arc::clone(&version_name), schema));
         let mut subresources = Vec::new();
         if version.pointer("/subresources/status").is_some() {
-            subresources.push(Subresource { name: "status".into(), kind: kind.as_str().into(), verbs: VERBS_VIEW });
+            subresources.push(Subresource {
+                name: "status".into(),
+                group: "".into(),
+                version: "".into(),
+                kind: kind.as_str().into(),
+                verbs: VERBS_VIEW,
+            });
         }
         if version.pointer("/subresources/scale").is_some() {
             warnings.push(format!("{path}.subresources.scale is not served"));
@@ -147,6 +153,11 @@ pub(crate) fn read(crd: &Value) -> Result<CustomResource, Vec<FieldError>> {
             subresources,
             selectable_fields,
             storage_key: storage_key(&group, &plural),
+            storage_hash: format!(
+                "{:016x}",
+                crate::openapi::hash(format!("{group}/{storage_version}/{kind}").as_bytes())
+            )
+            .into(),
             strategy: &strategy::CUSTOM,
             schema: Schema::Custom(Arc::new(structural)),
             columns: Columns::Custom(columns),

@@ -12,6 +12,8 @@ mod catalogue;
 mod custom;
 mod defaults;
 mod discovery;
+mod kinds;
+mod kit;
 mod metadata;
 mod openapi;
 mod registry;

@@ -7,7 +7,8 @@ use serde_json::Value;
 use crate::{
     Budget, BudgetExceeded, FieldError, PatchSchema, Structural, builtin,
     field_error::ERRORS_MAX,
-    strategy::Strategy,
+    kit::Errors,
+    strategy::{Selectable, Strategy},
     table::{self, PrinterColumn},
 };
 
@@ -42,6 +43,8 @@ pub struct ResourceInfo {
     pub selectable_fields: Vec<SelectableField>,
     /// The store's name of the resource. Resources of several groups may share one, as the two Event kinds of upstream do.
     pub storage_key: Arc<str>,
+    /// What discovery gives as `storageVersionHash`; empty when nothing is stored.
+    pub storage_hash: Arc<str>,
     pub(crate) strategy: &'static Strategy,
     pub(crate) schema: Schema,
     pub(crate) columns: Columns,
@@ -52,6 +55,10 @@ pub struct ResourceInfo {
 pub struct Subresource {
     /// Last part of the URL, such as `status`.
     pub name: Arc<str>,
+    /// Group of its body's kind; empty, as the version is, when both are the resource's.
+    pub group: Arc<str>,
+    /// Version of its body's kind.
+    pub version: Arc<str>,
     /// Kind of its body, such as `Pod`; for `scale` of another group than the resource.
     pub kind: Arc<str>,
     /// What may be done.
@@ -151,18 +158,51 @@ impl ResourceInfo {
     pub fn validate_within(&self, object: &Value, budget: &mut Budget) -> Vec<FieldError> {
         let mut errors = crate::metadata::validate(object, self.namespaced, self.strategy.name_rule);
         match &self.schema {
-            Schema::Builtin(definition) => errors.extend(builtin::validate(definition, self.strategy.validate, object)),
+            Schema::Builtin(definition) => {
+                let mistyped = builtin::validate(definition, |_| Vec::new(), object);
+                if mistyped.is_empty() {
+                    let mut found = Errors::default();
+                    (self.strategy.validate)(object, &mut found);
+                    errors.extend(found.into_vec());
+                }
+                errors.extend(mistyped);
+            }
             Schema::Custom(structural) => errors.extend(structural.validate(object, budget)),
         }
         errors.truncate(ERRORS_MAX);
         errors
     }
 
-    /// Checks what an update changed: fields that may not change once set. Call it besides [`Self::validate`].
-    pub fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errors = crate::metadata::validate_update(new, old);
-        errors.extend((self.strategy.validate_update)(new, old));
+    /// Checks a new version of an object, as written to the object itself or to one of its subresources.
+    pub fn validate_update(&self, subresource: Option<&str>, new: &Value, old: &Value) -> Vec<FieldError> {
+        let mut errors = crate::metadata::validate(new, self.namespaced, self.strategy.name_rule);
+        errors.extend(crate::metadata::validate_update(new, old));
+        let mut found = Errors::default();
+        match (&self.schema, subresource) {
+            (Schema::Custom(structural), _) => found.extend(structural.validate(new, &mut Budget::of_request())),
+            (Schema::Builtin(definition), _) => {
+                let mistyped = builtin::validate(definition, |_| Vec::new(), new);
+                match (subresource, self.strategy.validate_update) {
+                    _ if !mistyped.is_empty() => found.extend(mistyped),
+                    (Some(part), _) => (self.part(part).validate)(new, old, &mut found),
+                    (None, Some(validate)) => validate(new, old, &mut found),
+                    (None, None) => (self.strategy.validate)(new, &mut found),
+                }
+            }
+        }
+        errors.extend(found.into_vec());
+        errors.truncate(ERRORS_MAX);
         errors
+    }
+
+    /// Whether a PUT of an object that is not there creates it.
+    pub fn creates_on_update(&self) -> bool {
+        self.strategy.create_on_update
+    }
+
+    /// Whether a PUT without a `resourceVersion` is taken.
+    pub fn takes_unconditional_update(&self) -> bool {
+        self.strategy.unconditional_update
     }
 
     /// Merge keys and strategies for a strategic merge patch; `None` for custom resources, which do not take any.
@@ -199,6 +239,12 @@ impl ResourceInfo {
 impl SelectableField {
     pub(crate) fn new(name: &str) -> Self {
         Self { name: name.into(), paths: &[], absent: "" }
+    }
+}
+
+impl From<Selectable> for SelectableField {
+    fn from(field: Selectable) -> Self {
+        Self { name: field.name.into(), paths: field.paths, absent: field.absent }
     }
 }
 

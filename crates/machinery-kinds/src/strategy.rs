@@ -17,11 +17,11 @@ mod pods;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use serde_json::{Map, Value};
 
-use crate::{FieldError, ResourceInfo, metadata::NameRule, table::Printer};
+use crate::{ResourceInfo, kit::Errors, metadata::NameRule, table::Printer};
 pub(crate) use index::INDEXED_ITEMS_MAX;
 pub use index::{INDEX_LABEL_PREFIX, INDEX_OWNER_UID, INDEX_REFS};
 pub(crate) use kinds::*;
@@ -50,6 +50,10 @@ pub struct Creation<'a> {
 }
 
 /// How the server treats objects of one kind. Start from [`Strategy::PLAIN`] and name what differs.
+///
+/// The functions are called in upstream's order: on create `prepare_create`, `validate`; on update `prepare_update`,
+/// `validate_update`; on a subresource that is a view of the object (`status`, …) those of its [`Part`]. Defaults are filled
+/// in before all of them, when a body, or a stored object, is read.
 #[derive(Debug)]
 pub(crate) struct Strategy {
     pub durability: Durability,
@@ -58,14 +62,28 @@ pub(crate) struct Strategy {
     /// Whether controllers compare `metadata.generation` with what they have observed.
     pub generation: bool,
     pub name_rule: NameRule,
+    /// Whether a PUT of an object that is not there creates it.
+    pub create_on_update: bool,
+    /// Whether a PUT without a `resourceVersion` is taken.
+    pub unconditional_update: bool,
+    /// Group, plural and version in which objects are stored, when these are not the kind's own: some kinds are served in
+    /// several groups or versions and are the same objects.
+    pub stored_as: Option<(&'static str, &'static str, &'static str)>,
+    /// Turns the stored form into this kind's, and this kind's into the stored form; for kinds with `stored_as`.
+    pub from_stored: fn(&mut Value),
+    pub to_stored: fn(&mut Value),
+    /// What a field selector may name besides name and namespace.
+    pub selectable: &'static [Selectable],
+    /// What the server fills in. Types are right; it must be idempotent.
+    pub defaults: fn(&mut Value),
     /// Sets parts that are not up to the author. A kind with a status has none at this point.
     pub prepare_create: fn(&mut Value, &Creation<'_>),
     /// Whether the status that its author sent with a new object is stored: a kubelet reports it along with its Node.
     pub keeps_status_on_create: bool,
     /// Puts parts of the new version back to what they were: `(new, old)`.
     pub prepare_update: fn(&mut Value, &Value),
-    /// Takes from the new version what a subresource may write: `(part, kept, new, old)`; `kept` is a copy of `old`.
-    pub prepare_part: fn(&str, &mut Value, &Value, &Value),
+    /// The subresources that are views of the object; one that is not named is a `status` with nothing special.
+    pub parts: &'static [Part],
     /// Index fields besides name, labels, owners and selectable fields.
     pub index: &'static [IndexField],
     /// Seconds that somebody needs to end what the object describes; `None` when it can be removed at once.
@@ -74,14 +92,48 @@ pub(crate) struct Strategy {
     pub is_held: fn(&Value) -> bool,
     /// Marks an object whose deletion begins.
     pub begin_deletion: fn(&mut Value),
-    /// What an author should know, and is stored nevertheless.
-    pub warnings: fn(&Value) -> Vec<String>,
-    pub defaults: fn(&mut Value),
-    /// Rules for an object whose types are right.
-    pub validate: fn(&Value) -> Vec<FieldError>,
-    /// What may not change: `(new, old)`.
-    pub validate_update: fn(&Value, &Value) -> Vec<FieldError>,
+    /// What an author should know, and is stored nevertheless: `(new, old)`.
+    pub warnings: fn(&Value, Option<&Value>) -> Vec<String>,
+    /// Rules for a new object (its metadata are checked elsewhere).
+    pub validate: fn(&Value, &mut Errors),
+    /// Rules for a new version of an object, `(new, old)`: those for a new object too, where upstream has them here. `None`
+    /// means those of a new object and no others.
+    pub validate_update: Option<fn(&Value, &Value, &mut Errors)>,
     pub printer: &'static Printer,
+}
+
+/// A subresource that is a view of the object.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub name: &'static str,
+    /// Puts all that this subresource may not write back to what it was: `(new, old)`. `metadata` that the server owns is
+    /// put back before.
+    pub prepare: fn(&mut Value, &Value),
+    /// Rules for the new version: `(new, old)`.
+    pub validate: fn(&Value, &Value, &mut Errors),
+}
+
+impl Part {
+    /// `status`: all but metadata and status is put back, and nothing more is asked of the status.
+    pub const STATUS: Self = Self { name: "status", prepare: restore_all_but_status, validate: |_, _, _| {} };
+}
+
+/// A field that a field selector may name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Selectable {
+    /// As users write it, such as `spec.nodeName`.
+    pub name: &'static str,
+    /// Where the value is, when the name does not say so itself: the first place that has one counts.
+    pub paths: &'static [&'static str],
+    /// What a missing value counts as.
+    pub absent: &'static str,
+}
+
+impl Selectable {
+    /// A field whose name says where it is.
+    pub const fn field(name: &'static str) -> Self {
+        Self { name, paths: &[], absent: "" }
+    }
 }
 
 /// A field of the index that is extracted by a function, with any number of values.
@@ -111,19 +163,25 @@ impl Strategy {
         durability: Durability::Group,
         name_field: true,
         generation: false,
+        create_on_update: false,
+        unconditional_update: true,
+        stored_as: None,
+        from_stored: |_| {},
+        to_stored: |_| {},
+        selectable: &[],
         name_rule: NameRule::Subdomain,
         prepare_create: |_, _| {},
         keeps_status_on_create: false,
         prepare_update: |_, _| {},
-        prepare_part: status_part,
+        parts: &[],
         index: &[],
         grace_seconds: |_| None,
         is_held: |_| false,
         begin_deletion: |_| {},
-        warnings: |_| Vec::new(),
+        warnings: |_, _| Vec::new(),
         defaults: |_| {},
-        validate: |_| Vec::new(),
-        validate_update: |_, _| Vec::new(),
+        validate: |_, _| {},
+        validate_update: None,
         printer: &crate::table::OTHERS,
     };
 }
@@ -170,15 +228,19 @@ impl ResourceInfo {
                 (self.strategy.prepare_update)(new, old);
             }
             Some(part) => {
-                let mut kept = old.clone();
-                (self.strategy.prepare_part)(part, &mut kept, new, old);
-                *new = kept;
+                restore_metadata(new, old);
+                (self.part(part).prepare)(new, old);
             }
         }
         if self.strategy.generation && self.has_new_spec(new, old) {
             let generation = old.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
             metadata(new).insert("generation".to_owned(), generation.saturating_add(1).into());
         }
+    }
+
+    /// How a subresource that is a view of the object is treated.
+    pub(crate) fn part(&self, name: &str) -> &'static Part {
+        self.strategy.parts.iter().find(|part| part.name == name).unwrap_or(&Part::STATUS)
     }
 
     /// How long the object may take to end when the client that deletes it does not say; `None` when nobody has to
@@ -204,8 +266,8 @@ impl ResourceInfo {
     }
 
     /// What the author of an object should know, for `Warning` headers; see [`machinery_schema::limit_warnings`].
-    pub fn warnings(&self, object: &Value) -> Vec<String> {
-        (self.strategy.warnings)(object)
+    pub fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        (self.strategy.warnings)(object, old)
     }
 
     /// Whether anything changed that the object's author is the one to say.
@@ -242,9 +304,24 @@ fn restore_metadata(new: &mut Value, old: &Value) {
     }
 }
 
-/// What most subresources that are views of the object may write.
-fn status_part(_part: &str, kept: &mut Value, new: &Value, _old: &Value) {
-    set_or_remove(kept, "status", new.get("status"));
+/// What most subresources that are views of the object may not write.
+fn restore_all_but_status(new: &mut Value, old: &Value) {
+    let keys: BTreeSet<String> = [&*new, old]
+        .into_iter()
+        .filter_map(Value::as_object)
+        .flat_map(|fields| fields.keys().cloned())
+        .filter(|key| !matches!(key.as_str(), "apiVersion" | "kind" | "metadata" | "status"))
+        .collect();
+    keys.iter().for_each(|key| restore(new, old, key));
+}
+
+/// Puts all of the metadata back to what they were but the revision that the client sent, which is a condition.
+fn restore_metadata_of(new: &mut Value, old: &Value) {
+    let revision = metadata(new).get("resourceVersion").cloned();
+    restore(new, old, "metadata");
+    if let Some(revision) = revision {
+        metadata(new).insert("resourceVersion".to_owned(), revision);
+    }
 }
 
 fn restore(new: &mut Value, old: &Value, field: &str) {

@@ -43,7 +43,6 @@ mod budget;
 pub mod builtin;
 pub mod field_error;
 pub mod jsonpath;
-pub mod vendor;
 mod warnings;
 
 pub use api_kube::names::{is_dns_label, is_dns_subdomain, is_label_value, is_qualified_name};

@@ -30,7 +30,7 @@ fn references(value: &Value, found: &mut BTreeSet<String>) {
 
 #[test]
 fn every_reference_of_every_document_leads_somewhere() {
-    for group in registry().groups() {
+    for group in ["", "apps", "example.com"] {
         let document = document(group);
         let mut found = BTreeSet::new();
         references(&document, &mut found);

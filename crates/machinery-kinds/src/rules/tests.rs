@@ -159,7 +159,7 @@ fn metadata_is_checked_for_every_kind() {
     );
     check("nodes", json!({"metadata": {"name": "a", "namespace": "x"}}), &["metadata.namespace: Forbidden"]);
     let old = json!({"metadata": {"name": "a", "uid": "1"}});
-    let errors = resource("nodes").validate_update(&json!({"metadata": {"name": "a", "uid": "2"}}), &old);
+    let errors = resource("nodes").validate_update(None, &json!({"metadata": {"name": "a", "uid": "2"}}), &old);
     assert_eq!(errors[0].to_string(), "metadata.uid: Invalid value: \"2\": field is immutable");
 }
 
@@ -242,7 +242,8 @@ fn the_other_kinds_have_their_rules() {
 
 #[track_caller]
 fn check_update(plural: &str, old: Value, new: Value, expected: &[&str]) {
-    let errors: Vec<String> = resource(plural).validate_update(&new, &old).iter().map(ToString::to_string).collect();
+    let errors: Vec<String> =
+        resource(plural).validate_update(None, &new, &old).iter().map(ToString::to_string).collect();
     assert_eq!(errors.len(), expected.len(), "{errors:#?}");
     for (error, expected) in errors.iter().zip(expected) {
         assert!(error.starts_with(expected), "{error} begins with {expected}");
@@ -262,8 +263,8 @@ fn what_is_set_for_good_cannot_change() {
     );
     check_update(
         "secrets",
-        json!({"type": "Opaque"}),
-        json!({"type": "x/y"}),
+        json!({"metadata": {"name": "a", "namespace": "b"}, "type": "Opaque"}),
+        json!({"metadata": {"name": "a", "namespace": "b"}, "type": "x/y"}),
         &["type: Invalid value: \"x/y\": field is immutable"],
     );
     check_update(
@@ -425,13 +426,13 @@ proptest! {
             let mut admitted = object.clone();
             resource.prune(&mut admitted);
             resource.apply_defaults(&mut admitted).expect("built-in defaults are small");
-            resource.warnings(&admitted);
+            resource.warnings(&admitted, None);
             resource.index_fields(&admitted, &mut |_, _| {});
             for part in [None, Some("status"), Some("finalize"), Some("approval")] {
                 resource.prepare_update(part, &mut admitted.clone(), &object);
             }
             resource.validate(&admitted);
-            resource.validate_update(&admitted, &object);
+            resource.validate_update(None, &admitted, &object);
             crate::table(resource, [&object], now, crate::IncludeObject::Object);
         }
     }

@@ -2,19 +2,47 @@
 
 use serde_json::{Value, json};
 
-use super::{Durability, Strategy, entry, metadata, pods, restore, status_part, text};
-use crate::{defaults, metadata::NameRule, rules, rules::update, table::printers};
+use super::{Durability, Part, Selectable, Strategy, metadata, pods, restore, restore_metadata_of, text};
+use crate::{
+    defaults,
+    kit::{Read, Write},
+    metadata::NameRule,
+    rules,
+    rules::update,
+    table::printers,
+};
 
 pub(crate) static CONFIG_MAP: Strategy = Strategy {
-    validate: rules::config_map,
-    validate_update: update::config_map,
+    validate: |object, errors| errors.extend(rules::config_map(object)),
+    validate_update: Some(|new, old, errors| {
+        errors.extend(rules::config_map(new));
+        errors.extend(update::config_map(new, old));
+    }),
     printer: &printers::CONFIG_MAPS,
     ..Strategy::PLAIN
 };
 
 /// Events come often, nobody watches one, and what is lost is reported again.
-pub(crate) static EVENT: Strategy =
-    Strategy { durability: Durability::Lazy, name_field: false, printer: &printers::EVENTS, ..Strategy::PLAIN };
+pub(crate) static EVENT: Strategy = Strategy {
+    durability: Durability::Lazy,
+    name_field: false,
+    selectable: &[
+        Selectable::field("involvedObject.kind"),
+        Selectable::field("involvedObject.namespace"),
+        Selectable::field("involvedObject.name"),
+        Selectable::field("involvedObject.uid"),
+        Selectable::field("involvedObject.apiVersion"),
+        Selectable::field("involvedObject.resourceVersion"),
+        Selectable::field("involvedObject.fieldPath"),
+        Selectable::field("reason"),
+        Selectable::field("reportingComponent"),
+        // The component that reported it; new and old clients write it in two places.
+        Selectable { paths: &["source.component", "reportingComponent"], ..Selectable::field("source") },
+        Selectable::field("type"),
+    ],
+    printer: &printers::EVENTS,
+    ..Strategy::PLAIN
+};
 
 pub(crate) static NAMESPACE: Strategy = Strategy {
     name_rule: NameRule::Label,
@@ -37,21 +65,29 @@ pub(crate) static NAMESPACE: Strategy = Strategy {
         namespace["status"] = json!({"phase": "Active"});
     },
     prepare_update: |new, old| restore(new, old, "spec"),
-    prepare_part: |part, kept, new, old| {
-        if part == "finalize" {
-            let finalizers = new.pointer("/spec/finalizers").cloned().unwrap_or_else(|| json!([]));
-            entry(kept, "spec").insert("finalizers".to_owned(), finalizers);
-        } else {
-            status_part(part, kept, new, old);
-        }
-    },
+    parts: &[
+        Part::STATUS,
+        Part {
+            name: "finalize",
+            prepare: |new, old| {
+                let finalizers = new.part("spec").part("finalizers").clone();
+                restore_metadata_of(new, old);
+                new.restore("status", old);
+                new.restore("spec", old);
+                let finalizers = if finalizers.is_null() { json!([]) } else { finalizers };
+                new.make("spec").set("finalizers", finalizers);
+            },
+            validate: |new, _, errors| errors.extend(rules::namespace(new)),
+        },
+    ],
+    selectable: &[Selectable::field("status.phase")],
     is_held: |namespace| {
         namespace.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|finalizers| !finalizers.is_empty())
     },
     begin_deletion: |namespace| {
-        entry(namespace, "status").insert("phase".to_owned(), "Terminating".into());
+        namespace.make("status").set("phase", "Terminating");
     },
-    validate: rules::namespace,
+    validate: |object, errors| errors.extend(rules::namespace(object)),
     defaults: defaults::namespace,
     printer: &printers::NAMESPACES,
     ..Strategy::PLAIN
@@ -60,39 +96,48 @@ pub(crate) static NAMESPACE: Strategy = Strategy {
 pub(crate) static NODE: Strategy = Strategy {
     // A kubelet reports its status along with itself.
     keeps_status_on_create: true,
-    prepare_part: |part, kept, new, old| {
-        status_part(part, kept, new, old);
-        // A kubelet reports attached volumes in an annotation when it writes its status.
-        for field in ["annotations", "labels"] {
-            if let Some(value) = new.pointer(&format!("/metadata/{field}")) {
-                metadata(kept).insert(field.to_owned(), value.clone());
-            }
-        }
-    },
-    validate: rules::node,
+    selectable: &[Selectable { absent: "false", ..Selectable::field("spec.unschedulable") }],
+    validate: |object, errors| errors.extend(rules::node(object)),
     printer: &printers::NODES,
     ..Strategy::PLAIN
 };
 
 pub(crate) static POD: Strategy = Strategy {
     generation: true,
+    selectable: &[
+        Selectable::field("spec.nodeName"),
+        Selectable::field("spec.restartPolicy"),
+        Selectable::field("spec.schedulerName"),
+        Selectable::field("spec.serviceAccountName"),
+        Selectable { absent: "false", ..Selectable::field("spec.hostNetwork") },
+        Selectable::field("status.phase"),
+        Selectable::field("status.podIP"),
+        Selectable::field("status.nominatedNodeName"),
+    ],
     prepare_create: pods::prepare_create,
     index: &[pods::REFS],
     grace_seconds: pods::grace_seconds,
-    warnings: |pod| pods::warnings(pod.get("spec").unwrap_or(&Value::Null), "spec"),
+    warnings: |pod, _| pods::warnings(pod.get("spec").unwrap_or(&Value::Null), "spec"),
     defaults: defaults::pod,
-    validate: rules::pod,
-    validate_update: update::pod,
+    validate: |object, errors| errors.extend(rules::pod(object)),
+    validate_update: Some(|new, old, errors| {
+        errors.extend(rules::pod(new));
+        errors.extend(update::pod(new, old));
+    }),
     printer: &printers::PODS,
     ..Strategy::PLAIN
 };
 
 pub(crate) static SECRET: Strategy = Strategy {
+    selectable: &[Selectable::field("type")],
     prepare_create: |secret, _| defaults::move_string_data(secret),
     prepare_update: |new, _| defaults::move_string_data(new),
     defaults: defaults::secret,
-    validate: rules::secret,
-    validate_update: update::secret,
+    validate: |object, errors| errors.extend(rules::secret(object)),
+    validate_update: Some(|new, old, errors| {
+        errors.extend(rules::secret(new));
+        errors.extend(update::secret(new, old));
+    }),
     printer: &printers::SECRETS,
     ..Strategy::PLAIN
 };
@@ -103,27 +148,36 @@ pub(crate) static CUSTOM_RESOURCE_DEFINITION: Strategy = Strategy {
     generation: true,
     defaults: defaults::custom_resource_definition,
     validate: crate::custom::validate,
-    validate_update: update::custom_resource_definition,
+    validate_update: Some(|new, old, errors| {
+        crate::custom::validate(new, errors);
+        errors.extend(update::custom_resource_definition(new, old));
+    }),
     printer: &printers::CUSTOM_RESOURCE_DEFINITIONS,
     ..Strategy::PLAIN
 };
 
 pub(crate) static CONTROLLER_REVISION: Strategy = Strategy {
-    validate: rules::controller_revision,
-    validate_update: update::controller_revision,
+    validate: |object, errors| errors.extend(rules::controller_revision(object)),
+    validate_update: Some(|new, old, errors| {
+        errors.extend(rules::controller_revision(new));
+        errors.extend(update::controller_revision(new, old));
+    }),
     printer: &printers::CONTROLLER_REVISIONS,
     ..Strategy::PLAIN
 };
 
 pub(crate) static DAEMON_SET: Strategy = Strategy {
     generation: true,
-    warnings: |set| {
+    warnings: |set, _| {
         let spec = set.pointer("/spec/template/spec").unwrap_or(&Value::Null);
         pods::warnings(spec, "spec.template.spec")
     },
     defaults: defaults::daemon_set,
-    validate: rules::daemon_set,
-    validate_update: update::daemon_set,
+    validate: |object, errors| errors.extend(rules::daemon_set(object)),
+    validate_update: Some(|new, old, errors| {
+        errors.extend(rules::daemon_set(new));
+        errors.extend(update::daemon_set(new, old));
+    }),
     printer: &printers::DAEMON_SETS,
     ..Strategy::PLAIN
 };
@@ -140,45 +194,56 @@ pub(crate) static CERTIFICATE_SIGNING_REQUEST: Strategy = Strategy {
     },
     // What was signed, and who requested it, is no longer up to anyone.
     prepare_update: |new, old| restore(new, old, "spec"),
-    prepare_part: |part, kept, new, old| {
-        let conditions = |object: &Value| object.pointer("/status/conditions").cloned();
-        if part == "approval" {
-            if let Some(conditions) = conditions(new) {
-                set_conditions(kept, conditions);
-            }
-            return;
-        }
-        status_part(part, kept, new, old);
-        if let (Some(before), None) = (conditions(old), conditions(new)) {
-            set_conditions(kept, before);
-        }
-    },
+    parts: &[
+        Part {
+            prepare: |new, old| {
+                new.restore("spec", old);
+                if !new.part("status").has("conditions") && old.part("status").has("conditions") {
+                    let before = old.part("status").part("conditions").clone();
+                    new.make("status").set("conditions", before);
+                }
+            },
+            ..Part::STATUS
+        },
+        Part {
+            name: "approval",
+            prepare: |new, old| {
+                let conditions = new.part("status").some("conditions").cloned();
+                new.restore("spec", old);
+                new.restore("status", old);
+                if let Some(conditions) = conditions {
+                    new.make("status").set("conditions", conditions);
+                }
+            },
+            ..Part::STATUS
+        },
+    ],
+    selectable: &[Selectable::field("spec.signerName")],
     defaults: defaults::signing_request,
-    validate: rules::signing_request,
-    validate_update: update::signing_request,
+    validate: |object, errors| errors.extend(rules::signing_request(object)),
+    validate_update: Some(|new, old, errors| {
+        errors.extend(rules::signing_request(new));
+        errors.extend(update::signing_request(new, old));
+    }),
     printer: &printers::SIGNING_REQUESTS,
     ..Strategy::PLAIN
 };
-
-/// A status of another type than an object is left as it is, for validation to reject.
-fn set_conditions(object: &mut Value, conditions: Value) {
-    if object.get("status").is_none_or(|status| status.is_object() || status.is_null()) {
-        entry(object, "status").insert("conditions".to_owned(), conditions);
-    }
-}
 
 /// Leases come often, nobody watches one by name, and the next renewal repairs what was lost.
 pub(crate) static LEASE: Strategy = Strategy {
     durability: Durability::Lazy,
     name_field: false,
-    validate: rules::lease,
+    validate: |object, errors| errors.extend(rules::lease(object)),
     printer: &printers::LEASES,
     ..Strategy::PLAIN
 };
 
 pub(crate) static RUNTIME_CLASS: Strategy = Strategy {
-    validate: rules::runtime_class,
-    validate_update: update::runtime_class,
+    validate: |object, errors| errors.extend(rules::runtime_class(object)),
+    validate_update: Some(|new, old, errors| {
+        errors.extend(rules::runtime_class(new));
+        errors.extend(update::runtime_class(new, old));
+    }),
     printer: &printers::RUNTIME_CLASSES,
     ..Strategy::PLAIN
 };

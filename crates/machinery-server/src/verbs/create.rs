@@ -52,7 +52,7 @@ pub(crate) async fn create(context: &Context<'_>, body: &Bytes) -> Result<Respon
     context.mutate(Operation::Create, &mut object, None, options, &mut warnings)?;
     context.info.apply_defaults(&mut object).map_err(|error| ApiError::too_large(error.to_string()))?;
     check(context, &object)?;
-    warnings.extend(context.info.warnings(&object));
+    warnings.extend(context.info.warnings(&object, None));
     let mut together = context.validate(Operation::Create, &object, None, options, &mut warnings)?;
     let is_conditional = !together.is_empty();
 

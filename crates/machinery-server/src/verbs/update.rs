@@ -133,13 +133,12 @@ fn settle(
     context.info.apply_defaults(new).map_err(|error| ApiError::too_large(error.to_string()))?;
     context.mutate(Operation::Update, new, Some(old), options, warnings)?;
     context.info.apply_defaults(new).map_err(|error| ApiError::too_large(error.to_string()))?;
-    let mut errors = context.info.validate(new);
-    errors.extend(context.info.validate_update(new, old));
+    let errors = context.info.validate_update(subresource, new, old);
     if !errors.is_empty() {
         return Err(ApiError::invalid(&context.info, context.name(), &errors));
     }
     if subresource.is_none() {
-        warnings.extend(context.info.warnings(new));
+        warnings.extend(context.info.warnings(new, Some(old)));
     }
     context.validate(Operation::Update, new, Some(old), options, warnings)?;
     if crd::is_crd(&context.info) && !is_terminating(new) {
