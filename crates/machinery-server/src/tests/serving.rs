@@ -198,22 +198,6 @@ async fn a_review_is_small_and_counted() {
 }
 
 #[tokio::test]
-async fn what_is_not_served_is_named() {
-    let hub = Hub::start().await;
-    for (path, expected) in [
-        ("/apis/apps/v1/namespaces/default/deployments", "deployments.apps are not served by this version"),
-        ("/api/v1/namespaces/default/services", "services are not served by this version"),
-        ("/apis/example.com/v1/things", "the server could not find the requested resource"),
-    ] {
-        let answer = hub.call("POST", path, json!({})).await;
-        assert_eq!(answer.code, 404, "{}", answer.body);
-        let message = answer.body["message"].as_str().unwrap();
-        assert!(message.contains(expected), "{message}");
-        assert!(answer.body["details"].is_object(), "kubectl debug reads details without looking");
-    }
-}
-
-#[tokio::test]
 async fn figures_are_shown_to_administrators() {
     let hub = Hub::start().await;
     hub.get("/api/v1/namespaces").await;
