@@ -320,10 +320,15 @@ impl Server {
                 }
                 response
             }
-            Err(error) => {
-                debug!(addr = ?peer.addr, %error, "Rejected a caller's credentials.");
-                ApiError::unauthorized_because(&error.reason).into_response()
-            }
+            Err(error) => reject_credentials(peer, &error),
+        }
+    }
+
+    /// Answers a request whose caller is known by what its peer and its headers show, without a socket between.
+    pub async fn handle_credentials(&self, request: Request<RequestBody>, peer: &Peer) -> Response<Body> {
+        match self.identify(peer, request.headers()) {
+            Ok(identity) => self.handle(request, identity.as_ref()).await,
+            Err(error) => reject_credentials(peer, &error),
         }
     }
 
@@ -440,6 +445,11 @@ impl base_http::Handler for Server {
     async fn call(&self, request: Request<Incoming>, session: &Session) -> Response<Body> {
         self.handle_peer(request, session).await
     }
+}
+
+fn reject_credentials(peer: &Peer, error: &AuthenticateError) -> Response<Body> {
+    debug!(addr = ?peer.addr, %error, "Rejected a caller's credentials.");
+    ApiError::unauthorized_because(&error.reason).into_response()
 }
 
 /// Any body as a [`RequestBody`].

@@ -2,11 +2,8 @@
 //!
 //! `tests/data/kubernetes/recorded` holds sequences of requests ("cases", each in an empty namespace) with the answers of
 //! kube-apiserver 1.36.3. A case is replayed when the hub serves every kind that it names. `agreed.txt` lists the steps whose answer is
-//! equal, but for what differs from run to run (`compare.rs`); a step that was equal and is no longer fails the test, and
+//! equal, but for what differs from run to run (`machinery-replay`); a step that was equal and is no longer fails the test, and
 //! `cargo xtask test --bless recorded` adds those that became equal. What is not listed is not judged yet.
-
-mod case;
-mod compare;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -15,12 +12,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
 use futures::StreamExt as _;
-use serde_json::{Value, json};
+use http::Request;
+use machinery_replay::{Answer, AnswerFuture, Case, Comparison, Sender, Transport, cases};
+use serde_json::json;
 use testkit::program::Selvedge;
 use testkit::wire::{Access, Connection, read_kubeconfig};
+use tokio::sync::Mutex;
 
-use self::case::{Case, cases};
 use crate::common::root;
 
 /// Cases at a time: most of their time they wait for watches that last a second.
@@ -54,16 +54,44 @@ fn dir() -> PathBuf {
     root().join("tests/data/kubernetes/recorded")
 }
 
-/// Connections to a hub, as the cases need them.
-pub struct Clients {
+/// Connections to a hub, one for each sender; one that the hub has closed is opened anew.
+struct Wire {
     admin: Access,
     anonymous: Access,
+    connections: Mutex<BTreeMap<Sender, Arc<Connection>>>,
 }
 
-impl Clients {
-    /// A connection: of the administrator, or of nobody, who may yet send a token.
-    async fn connect(&self, is_anonymous: bool) -> Result<Connection> {
-        if is_anonymous { self.anonymous.connect().await } else { self.admin.connect().await }
+impl Wire {
+    fn new(admin: Access, anonymous: Access) -> Self {
+        Self { admin, anonymous, connections: Mutex::default() }
+    }
+
+    async fn connection(&self, sender: Sender) -> Result<Arc<Connection>> {
+        let mut connections = self.connections.lock().await;
+        if let Some(connection) = connections.get(&sender).filter(|connection| !connection.is_closed()) {
+            return Ok(connection.clone());
+        }
+        let access = match sender {
+            Sender::Admin => &self.admin,
+            Sender::Anonymous => &self.anonymous,
+        };
+        let connection = Arc::new(access.connect().await?);
+        connections.insert(sender, connection.clone());
+        Ok(connection)
+    }
+}
+
+impl Transport for Wire {
+    fn send(&self, request: Request<Bytes>, sender: Sender) -> AnswerFuture<'_> {
+        Box::pin(async move {
+            let connection = self.connection(sender).await?;
+            let (head, body) = request.into_parts();
+            let headers: Vec<(&str, &str)> =
+                head.headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?))).collect();
+            let path = head.uri.path_and_query().context("a path")?.as_str();
+            let answer = connection.send(head.method, path, &headers, body).await?;
+            Ok(Answer { status: answer.status, headers: answer.headers, body: answer.body })
+        })
     }
 }
 
@@ -113,22 +141,35 @@ struct Outcome {
     steps: usize,
 }
 
-async fn replay(clients: Arc<Clients>, cases: &[Case]) -> Outcome {
+/// The first difference of a step, as a line.
+fn difference(compared: &Result<Comparison>) -> Option<String> {
+    let compared = match compared {
+        Err(error) => return Some(format!("{error:#}")),
+        Ok(compared) if compared.is_equal() => return None,
+        Ok(compared) => compared,
+    };
+    if !compared.is_status_equal() {
+        return Some(format!("status {} instead of {}", compared.status_given, compared.status_expected));
+    }
+    let place = compared.headers.iter().chain(&compared.body).next()?;
+    let short =
+        |value: &Option<String>| -> String { value.as_deref().unwrap_or("nothing").chars().take(200).collect() };
+    Some(format!("{}: {} instead of {}", place.place, short(&place.given), short(&place.expected)))
+}
+
+async fn replay(wire: &Wire, cases: &[Case]) -> Outcome {
     let mut outcome = Outcome::default();
-    let mut running = futures::stream::iter(cases.iter().enumerate().map(|(number, case)| {
-        let clients = clients.clone();
-        async move {
-            let done = case.replay(&clients, &format!("case-{number}")).await;
-            (case, done)
-        }
+    let mut running = futures::stream::iter(cases.iter().enumerate().map(|(number, case)| async move {
+        let done = case.replay(wire, &format!("kt-{number}")).await;
+        (case, done)
     }))
     .buffer_unordered(CASES_AT_ONCE);
     while let Some((case, done)) = running.next().await {
-        for (step, difference) in done {
+        for step in done {
             outcome.steps += 1;
-            match difference {
-                None => drop(outcome.agreed.entry(case.name.clone()).or_default().insert(step)),
-                Some(difference) => drop(outcome.differences.insert((case.name.clone(), step), difference)),
+            match difference(&step.compared) {
+                None => drop(outcome.agreed.entry(case.name.clone()).or_default().insert(step.step)),
+                Some(difference) => drop(outcome.differences.insert((case.name.clone(), step.step), difference)),
             }
         }
     }
@@ -143,19 +184,18 @@ fn what_agreed_with_a_kube_apiserver_still_does() -> Result<()> {
     hub.address("hub-api")?;
     let kubeconfig = hub_dir.join("kubeconfig");
     let (address, ca, _) = read_kubeconfig(&kubeconfig)?;
-    let clients =
-        Arc::new(Clients { admin: Access::kubeconfig(&kubeconfig)?, anonymous: Access::anonymous(&address, &ca)? });
+    let wire = Wire::new(Access::kubeconfig(&kubeconfig)?, Access::anonymous(&address, &ca)?);
     let path = dir().join("agreed.txt");
     let listed = read_agreed(&fs::read_to_string(&path).unwrap_or_default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
-        let served = served(&clients.connect(false).await?).await?;
+        let served = served(&*wire.connection(Sender::Admin).await?).await?;
         let mut replayed = Vec::new();
         for topic in TOPICS {
             replayed.extend(cases(&dir(), topic)?.into_iter().filter(|case| case.is_of(&served)));
         }
         ensure!(replayed.len() > 100, "{} cases", replayed.len());
-        anyhow::Ok(replay(clients, &replayed).await)
+        anyhow::Ok(replay(&wire, &replayed).await)
     })?;
 
     let by_chance = |case: &str, step: u64| BY_CHANCE.iter().any(|(name, _)| *name == format!("{case}/{step}"));
@@ -196,12 +236,5 @@ fn the_list_is_read_as_it_is_written() {
         let (case, step) = step.rsplit_once('/').expect("case and step");
         agreed.get(case).is_none_or(|steps| !steps.contains(&step.parse().expect("a number")))
     }));
-    assert!(agreed.values().map(BTreeSet::len).sum::<usize>() > 300, "the list only grows");
-}
-
-/// Where a value is in a document, as a person would say it.
-fn at(path: &str, value: &Value) -> String {
-    let text = value.to_string();
-    let short: String = text.chars().take(200).collect();
-    format!("{path} {short}")
+    assert!(agreed.values().map(BTreeSet::len).sum::<usize>() > 100, "the list only grows");
 }

@@ -1,0 +1,117 @@
+//! The server that the cases are asked of: over a store in a temporary directory, with what a kube-apiserver has once it has
+//! started.
+//!
+//! There are no controllers beside it, as there were none when the cases were recorded.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use base_http::{Peer, PeerAddr};
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt as _, Full};
+use machinery_replay::{Answer, AnswerFuture, Sender, Transport};
+use machinery_server::{GROUP_MASTERS, Identity, Server, ServerConfig};
+use machinery_store::{Store, StoreOptions};
+use serde_json::{Value, json};
+
+/// Kept in memory where the machine has such a place: what is written here is not needed tomorrow.
+const MEMORY_DIR: &str = "/dev/shm";
+
+/// Namespaces that every cluster has.
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// A server, and its store's directory.
+pub(crate) struct Fixture {
+    server: Server,
+    admin: Identity,
+    _dir: tempfile::TempDir,
+}
+
+impl Fixture {
+    pub(crate) async fn start() -> Result<Self> {
+        let memory = Path::new(MEMORY_DIR);
+        let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        let dir = dir.context("failed to make a directory for the store")?;
+        let options = StoreOptions {
+            indexed_fields: machinery_server::INDEXED_FIELDS.to_vec(),
+            index_version: machinery_server::INDEX_VERSION,
+            ..StoreOptions::default()
+        };
+        let store = Store::open(dir.path(), options).context("failed to open the store")?;
+        let server = Server::new(config(store)).context("failed to make the server")?;
+        let mut admin = Identity::new("kubernetes-admin", [GROUP_MASTERS]);
+        let digest = format!("X509SHA256={}", "0".repeat(64));
+        admin.extra.insert("authentication.kubernetes.io/credential-id".to_owned(), vec![digest]);
+        let fixture = Self { server, admin, _dir: dir };
+        fixture.create_standard_objects().await?;
+        Ok(fixture)
+    }
+
+    /// What the hooks of a kube-apiserver create after its start, as far as the kinds are served.
+    async fn create_standard_objects(&self) -> Result<()> {
+        for name in NAMESPACES {
+            self.create("/api/v1/namespaces", &json!({"metadata": {"name": name}})).await?;
+        }
+        self.create("/api/v1/namespaces/default/services", &kubernetes_service()).await?;
+        for (name, value) in [("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)] {
+            let text = format!(
+                "Used for system critical pods that must {}.",
+                match name {
+                    "system-node-critical" => "not be moved from their current node",
+                    _ => "run in the cluster, but can be moved to another node if necessary",
+                }
+            );
+            let class = json!({"metadata": {"name": name}, "value": value, "description": text});
+            self.create("/apis/scheduling.k8s.io/v1/priorityclasses", &class).await?;
+        }
+        Ok(())
+    }
+
+    /// Creates an object of a kind that is served; others are passed over.
+    async fn create(&self, path: &str, object: &Value) -> Result<()> {
+        let request = Request::post(path)
+            .header("content-type", "application/json")
+            .header("user-agent", "kube-apiserver/v1.36.3")
+            .body(Bytes::from(object.to_string()))?;
+        let answer = self.send(request, Sender::Admin).await?;
+        let is_served = answer.status != 404;
+        ensure!(!is_served || answer.status == 201, "{path} {}: {}", answer.status, answer.text());
+        Ok(())
+    }
+}
+
+/// As kube-apiserver with its default flags.
+fn config(store: Store) -> ServerConfig {
+    ServerConfig { version: "v1.36.3", ..ServerConfig::new(store) }
+}
+
+fn kubernetes_service() -> Value {
+    json!({
+        "metadata": {"name": "kubernetes", "labels": {"provider": "kubernetes", "component": "apiserver"}},
+        "spec": {
+            "clusterIP": "10.96.0.1",
+            "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": 6443}],
+            "sessionAffinity": "None",
+            "type": "ClusterIP",
+        },
+    })
+}
+
+impl Transport for Fixture {
+    fn send(&self, request: Request<Bytes>, sender: Sender) -> AnswerFuture<'_> {
+        Box::pin(async move {
+            let request = request.map(|body| Full::new(body).map_err(|never| match never {}).boxed_unsync());
+            let response = match sender {
+                Sender::Admin => self.server.handle(request, Some(&self.admin)).await,
+                Sender::Anonymous => {
+                    let peer = Peer { addr: PeerAddr::Unix, client_cert: None, is_certificate_expected: true };
+                    self.server.handle_credentials(request, &peer).await
+                }
+            };
+            let (head, body) = response.into_parts();
+            let body = body.collect().await.map_err(|error| anyhow::anyhow!("the body broke off: {error}"))?;
+            Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: body.to_bytes() })
+        })
+    }
+}
