@@ -3,6 +3,7 @@
 //! Built-in kinds have the columns that kubectl's users know; custom resources bring their own. Columns of priority 1
 //! show with `-o wide` only. Ages are computed against a `now` that the caller passes in.
 
+pub(crate) mod columns;
 mod pods;
 pub(crate) mod printers;
 #[cfg(test)]
@@ -36,16 +37,19 @@ pub enum IncludeObject {
 /// How a built-in kind is shown.
 #[derive(Debug)]
 pub(crate) struct Printer {
-    columns: &'static [Column],
-    cells: fn(&Value, Timestamp) -> Vec<Value>,
+    /// A table of [`columns`].
+    pub columns: &'static [Column],
+    /// One value for each column.
+    pub cells: fn(&Value, Timestamp) -> Vec<Value>,
 }
 
 /// A column of a built-in kind.
 #[derive(Debug)]
-struct Column {
+pub(crate) struct Column {
     name: &'static str,
     kind: &'static str,
     format: &'static str,
+    description: &'static str,
     priority: u8,
 }
 
@@ -106,20 +110,26 @@ pub fn column_definitions(resource: &ResourceInfo) -> Vec<Value> {
             .iter()
             .map(|column| {
                 json!({
-                    "name": column.name, "type": column.kind, "format": column.format, "description": "",
-                    "priority": column.priority,
+                    "name": column.name, "type": column.kind, "format": column.format,
+                    "description": column.description, "priority": column.priority,
                 })
             })
             .collect(),
         Columns::Custom(columns) => {
-            let name = json!({"name": "Name", "type": "string", "format": "name", "description": "", "priority": 0});
+            let name = json!({
+                "name": "Name", "type": "string", "format": "name", "description": columns::NAME_DESCRIPTION, "priority": 0,
+            });
             let given = columns.iter().map(|column| {
                 json!({
                     "name": column.name, "type": column.kind, "format": column.format,
                     "description": column.description, "priority": column.priority,
                 })
             });
-            let age = || json!({"name": "Age", "type": "date", "format": "", "description": "", "priority": 0});
+            let age = || {
+                json!({
+                    "name": "Age", "type": "date", "format": "", "description": columns::AGE_DESCRIPTION, "priority": 0,
+                })
+            };
             let own_age = columns.is_empty().then(age);
             std::iter::once(name).chain(given).chain(own_age).collect()
         }
@@ -175,29 +185,29 @@ fn plain(value: &Value) -> String {
 /// A cell that is longer is no use in a table; a custom resource may have many columns, and a list many rows.
 const CELL_CHARS_MAX: usize = 1024;
 
-fn text<'v>(object: &'v Value, pointer: &str) -> &'v str {
+pub(crate) fn text<'v>(object: &'v Value, pointer: &str) -> &'v str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn number(object: &Value, pointer: &str) -> i64 {
+pub(crate) fn number(object: &Value, pointer: &str) -> i64 {
     object.pointer(pointer).and_then(Value::as_i64).unwrap_or_default()
 }
 
-fn items<'v>(object: &'v Value, pointer: &str) -> &'v [Value] {
+pub(crate) fn items<'v>(object: &'v Value, pointer: &str) -> &'v [Value] {
     object.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 /// What kubectl prints where there is nothing.
-fn or_none(text: &str) -> &str {
+pub(crate) fn or_none(text: &str) -> &str {
     if text.is_empty() { "<none>" } else { text }
 }
 
-fn age_of(object: &Value, now: Timestamp) -> Value {
+pub(crate) fn age_of(object: &Value, now: Timestamp) -> Value {
     Value::from(since(text(object, "/metadata/creationTimestamp"), now))
 }
 
 /// How long ago an RFC 3339 time was; `<unknown>` when it is none.
-fn since(time: &str, now: Timestamp) -> String {
+pub(crate) fn since(time: &str, now: Timestamp) -> String {
     match time.parse::<Timestamp>() {
         Ok(time) => human_duration(now.as_second() - time.as_second()),
         Err(_) => "<unknown>".to_owned(),

@@ -3,21 +3,10 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::{Column, Printer, age_of, items, number, or_none, pods, since, text};
-
-const fn column(name: &'static str, kind: &'static str) -> Column {
-    Column { name, kind, format: "", priority: 0 }
-}
-
-const fn wide(name: &'static str) -> Column {
-    Column { name, kind: "string", format: "", priority: 1 }
-}
-
-const NAME: Column = Column { name: "Name", kind: "string", format: "name", priority: 0 };
-const AGE: Column = column("Age", "string");
+use super::{Printer, age_of, columns, items, number, or_none, pods, since, text};
 
 pub(crate) static CONFIG_MAPS: Printer = Printer {
-    columns: &[NAME, column("Data", "integer"), AGE],
+    columns: columns::CONFIG_MAP,
     cells: |object, now| {
         let count = keys(object, "/data") + keys(object, "/binaryData");
         vec![name(object), count.into(), age_of(object, now)]
@@ -25,50 +14,24 @@ pub(crate) static CONFIG_MAPS: Printer = Printer {
 };
 
 pub(crate) static SECRETS: Printer = Printer {
-    columns: &[NAME, column("Type", "string"), column("Data", "integer"), AGE],
+    columns: columns::SECRET,
     cells: |object, now| {
         vec![name(object), text(object, "/type").into(), keys(object, "/data").into(), age_of(object, now)]
     },
 };
 
-pub(crate) static SERVICE_ACCOUNTS: Printer = Printer {
-    columns: &[NAME, column("Secrets", "integer"), AGE],
-    cells: |object, now| vec![name(object), items(object, "/secrets").len().into(), age_of(object, now)],
-};
+pub(crate) static SERVICE_ACCOUNTS: Printer =
+    Printer { columns: columns::SERVICE_ACCOUNT, cells: |object, now| vec![name(object), age_of(object, now)] };
 
 pub(crate) static NAMESPACES: Printer = Printer {
-    columns: &[NAME, column("Status", "string"), AGE],
+    columns: columns::NAMESPACE,
     cells: |object, now| vec![name(object), text(object, "/status/phase").into(), age_of(object, now)],
 };
 
-pub(crate) static PODS: Printer = Printer {
-    columns: &[
-        NAME,
-        column("Ready", "string"),
-        column("Status", "string"),
-        column("Restarts", "string"),
-        AGE,
-        wide("IP"),
-        wide("Node"),
-        wide("Nominated Node"),
-        wide("Readiness Gates"),
-    ],
-    cells: pods::cells,
-};
+pub(crate) static PODS: Printer = Printer { columns: columns::POD, cells: pods::cells };
 
 pub(crate) static NODES: Printer = Printer {
-    columns: &[
-        NAME,
-        column("Status", "string"),
-        column("Roles", "string"),
-        AGE,
-        column("Version", "string"),
-        wide("Internal-IP"),
-        wide("External-IP"),
-        wide("OS-Image"),
-        wide("Kernel-Version"),
-        wide("Container-Runtime"),
-    ],
+    columns: columns::NODE,
     cells: |object, now| {
         let info = |key: &str| unknown_when_empty(text(object, &format!("/status/nodeInfo/{key}")));
         vec![
@@ -87,19 +50,7 @@ pub(crate) static NODES: Printer = Printer {
 };
 
 pub(crate) static DAEMON_SETS: Printer = Printer {
-    columns: &[
-        NAME,
-        column("Desired", "integer"),
-        column("Current", "integer"),
-        column("Ready", "integer"),
-        column("Up-to-date", "integer"),
-        column("Available", "integer"),
-        column("Node Selector", "string"),
-        AGE,
-        wide("Containers"),
-        wide("Images"),
-        wide("Selector"),
-    ],
+    columns: columns::DAEMON_SET,
     cells: |object, now| {
         let status = |key: &str| Value::from(number(object, &format!("/status/{key}")));
         let containers = items(object, "/spec/template/spec/containers");
@@ -122,7 +73,7 @@ pub(crate) static DAEMON_SETS: Printer = Printer {
 };
 
 pub(crate) static CONTROLLER_REVISIONS: Printer = Printer {
-    columns: &[NAME, column("Controller", "string"), column("Revision", "integer"), AGE],
+    columns: columns::CONTROLLER_REVISION,
     cells: |object, now| {
         let owners = items(object, "/metadata/ownerReferences");
         let controller = owners.iter().find(|owner| owner.get("controller") == Some(&Value::Bool(true)));
@@ -139,41 +90,20 @@ pub(crate) static CONTROLLER_REVISIONS: Printer = Printer {
     },
 };
 
-pub(crate) static EVENTS: Printer = Printer {
-    columns: &[
-        column("Last Seen", "string"),
-        column("Type", "string"),
-        column("Reason", "string"),
-        column("Object", "string"),
-        wide("Subobject"),
-        wide("Source"),
-        column("Message", "string"),
-        wide("First Seen"),
-        wide("Count"),
-        Column { name: "Name", kind: "string", format: "name", priority: 1 },
-    ],
-    cells: event_cells,
-};
+pub(crate) static EVENTS: Printer = Printer { columns: columns::EVENT, cells: event_cells };
 
 pub(crate) static LEASES: Printer = Printer {
-    columns: &[NAME, column("Holder", "string"), AGE],
+    columns: columns::LEASE,
     cells: |object, now| vec![name(object), text(object, "/spec/holderIdentity").into(), age_of(object, now)],
 };
 
 pub(crate) static RUNTIME_CLASSES: Printer = Printer {
-    columns: &[NAME, column("Handler", "string"), AGE],
+    columns: columns::RUNTIME_CLASS,
     cells: |object, now| vec![name(object), text(object, "/handler").into(), age_of(object, now)],
 };
 
 pub(crate) static SIGNING_REQUESTS: Printer = Printer {
-    columns: &[
-        NAME,
-        AGE,
-        column("SignerName", "string"),
-        column("Requestor", "string"),
-        column("RequestedDuration", "string"),
-        column("Condition", "string"),
-    ],
+    columns: columns::CERTIFICATE_SIGNING_REQUEST,
     cells: |object, now| {
         let asked = object.pointer("/spec/expirationSeconds").and_then(Value::as_i64);
         let asked = asked.map_or_else(|| "<none>".to_owned(), super::human_duration);
@@ -189,19 +119,19 @@ pub(crate) static SIGNING_REQUESTS: Printer = Printer {
 };
 
 pub(crate) static CUSTOM_RESOURCE_DEFINITIONS: Printer = Printer {
-    columns: &[NAME, Column { name: "Created At", kind: "date", format: "", priority: 0 }],
+    columns: columns::CREATED,
     cells: |object, _| vec![name(object), text(object, "/metadata/creationTimestamp").into()],
 };
 
 /// Name and age, when nothing better is known.
 pub(crate) static OTHERS: Printer =
-    Printer { columns: &[NAME, AGE], cells: |object, now| vec![name(object), age_of(object, now)] };
+    Printer { columns: columns::PLAIN, cells: |object, now| vec![name(object), age_of(object, now)] };
 
-fn name(object: &Value) -> Value {
+pub(crate) fn name(object: &Value) -> Value {
     text(object, "/metadata/name").into()
 }
 
-fn keys(object: &Value, pointer: &str) -> usize {
+pub(crate) fn keys(object: &Value, pointer: &str) -> usize {
     object.pointer(pointer).and_then(Value::as_object).map_or(0, Map::len)
 }
 
@@ -244,7 +174,7 @@ fn unknown_when_empty(text: &str) -> &str {
 }
 
 /// `a=b,c=d`.
-fn labels(map: Option<&Value>) -> String {
+pub(crate) fn labels(map: Option<&Value>) -> String {
     let pairs = map.and_then(Value::as_object).into_iter().flatten();
     let pairs: Vec<String> =
         pairs.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
@@ -252,7 +182,7 @@ fn labels(map: Option<&Value>) -> String {
 }
 
 /// `a=b,c in (d,e),f,!g`.
-fn selector(selector: Option<&Value>) -> String {
+pub(crate) fn selector(selector: Option<&Value>) -> String {
     let Some(selector) = selector else { return "<none>".to_owned() };
     let mut parts = Vec::new();
     if keys(selector, "/matchLabels") > 0 {
