@@ -100,6 +100,8 @@ pub(crate) struct Strategy {
     /// means those of a new object and no others.
     pub validate_update: Option<fn(&Value, &Value, &mut Errors)>,
     pub printer: &'static Printer,
+    /// The `conditions` of an object's row in a table: a pod that has ended is marked as completed.
+    pub row_conditions: fn(&Value) -> Option<Value>,
 }
 
 /// A subresource that is a view of the object.
@@ -183,6 +185,7 @@ impl Strategy {
         validate: |_, _| {},
         validate_update: None,
         printer: &crate::table::OTHERS,
+        row_conditions: |_| None,
     };
 }
 

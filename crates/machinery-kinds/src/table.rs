@@ -87,6 +87,9 @@ pub fn table<O: Borrow<Value>>(
 pub fn table_row(resource: &ResourceInfo, object: &Value, now: Timestamp, include: IncludeObject) -> Value {
     let mut row = Map::new();
     row.insert("cells".to_owned(), Value::Array(cells(resource, object, now)));
+    if let Some(conditions) = (resource.strategy.row_conditions)(object) {
+        row.insert("conditions".to_owned(), conditions);
+    }
     match include {
         IncludeObject::None => {}
         IncludeObject::Metadata => {

@@ -181,25 +181,32 @@ pub(crate) fn labels(map: Option<&Value>) -> String {
     or_none(&pairs.join(",")).to_owned()
 }
 
-/// `a=b,c in (d,e),f,!g`.
+/// A label selector as `a=b,c in (d,e),f,!g`, or `<none>`.
 pub(crate) fn selector(selector: Option<&Value>) -> String {
-    let Some(selector) = selector else { return "<none>".to_owned() };
-    let mut parts = Vec::new();
-    if keys(selector, "/matchLabels") > 0 {
-        parts.push(labels(selector.get("matchLabels")));
-    }
+    or_none(&selector_text(selector)).to_owned()
+}
+
+/// The same, empty when there is none or when it selects everything. It is sorted by key, as upstream's is.
+pub(crate) fn selector_text(selector: Option<&Value>) -> String {
+    let Some(selector) = selector else { return String::new() };
+    let labels = selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten();
+    let mut parts: Vec<(&str, String)> =
+        labels.map(|(key, value)| (key.as_str(), format!("{key}={}", value.as_str().unwrap_or_default()))).collect();
     for expression in items(selector, "/matchExpressions") {
         let key = text(expression, "/key");
-        let values: Vec<&str> = items(expression, "/values").iter().filter_map(Value::as_str).collect();
+        let mut values: Vec<&str> = items(expression, "/values").iter().filter_map(Value::as_str).collect();
+        values.sort_unstable();
         let values = values.join(",");
-        parts.push(match text(expression, "/operator") {
+        let part = match text(expression, "/operator") {
             "In" => format!("{key} in ({values})"),
             "NotIn" => format!("{key} notin ({values})"),
             "Exists" => key.to_owned(),
             _ => format!("!{key}"),
-        });
+        };
+        parts.push((key, part));
     }
-    or_none(&parts.join(",")).to_owned()
+    parts.sort_by(|one, other| one.0.cmp(other.0));
+    parts.into_iter().map(|(_, part)| part).collect::<Vec<_>>().join(",")
 }
 
 fn event_cells(event: &Value, now: Timestamp) -> Vec<Value> {
