@@ -88,6 +88,9 @@ impl fmt::Display for Path<'_> {
 #[derive(Debug, Default)]
 pub(crate) struct Errors(Vec<FieldError>);
 
+/// All messages together. Values are shown whole, and a body may have many that are long and wrong.
+const MESSAGES_BYTES_MAX: usize = 256 * 1024;
+
 impl Errors {
     /// Whether nothing is wrong so far.
     pub(crate) fn is_empty(&self) -> bool {
@@ -111,7 +114,8 @@ impl Errors {
 
     /// Adds one.
     pub(crate) fn push(&mut self, error: FieldError) {
-        if !self.is_full() {
+        let bytes: usize = self.0.iter().map(|error| error.message.len()).sum();
+        if !self.is_full() && (self.0.is_empty() || bytes + error.message.len() <= MESSAGES_BYTES_MAX) {
             self.0.push(error);
         }
     }
@@ -135,6 +139,13 @@ impl Errors {
         }
     }
 
+    /// `Invalid value: …` with the value as this text; see [`FieldError::invalid_as`].
+    pub(crate) fn invalid_as(&mut self, path: &Path<'_>, shown: &str, detail: impl AsRef<str>) {
+        if !self.is_full() {
+            self.push(FieldError::invalid_as(path.to_string(), shown, detail));
+        }
+    }
+
     /// `Unsupported value: …: supported values: …`.
     pub(crate) fn not_supported(&mut self, path: &Path<'_>, value: impl Into<Value>, supported: &[&str]) {
         if !self.is_full() {
@@ -149,6 +160,13 @@ impl Errors {
         }
     }
 
+    /// `Duplicate value: …` with the value as this text; see [`FieldError::invalid_as`].
+    pub(crate) fn duplicate_as(&mut self, path: &Path<'_>, shown: &str) {
+        if !self.is_full() {
+            self.push(FieldError::duplicate_as(path.to_string(), shown));
+        }
+    }
+
     /// `Forbidden: …`.
     pub(crate) fn forbidden(&mut self, path: &Path<'_>, detail: impl AsRef<str>) {
         if !self.is_full() {
@@ -160,6 +178,34 @@ impl Errors {
     pub(crate) fn too_long(&mut self, path: &Path<'_>, bytes_max: usize) {
         if !self.is_full() {
             self.push(FieldError::too_long(path.to_string(), bytes_max));
+        }
+    }
+
+    /// `Too long: may not be more than N characters`.
+    pub(crate) fn too_long_characters(&mut self, path: &Path<'_>, chars_max: usize) {
+        if !self.is_full() {
+            self.push(FieldError::too_long_characters(path.to_string(), chars_max));
+        }
+    }
+
+    /// `Too short: must be at least N characters`.
+    pub(crate) fn too_short(&mut self, path: &Path<'_>, chars_min: usize) {
+        if !self.is_full() {
+            self.push(FieldError::too_short(path.to_string(), chars_min));
+        }
+    }
+
+    /// `Too few: N: must have at least M items`.
+    pub(crate) fn too_few(&mut self, path: &Path<'_>, items: usize, items_min: usize) {
+        if !self.is_full() {
+            self.push(FieldError::too_few(path.to_string(), items, items_min));
+        }
+    }
+
+    /// `Internal error: …`.
+    pub(crate) fn internal(&mut self, path: &Path<'_>, detail: &str) {
+        if !self.is_full() {
+            self.push(FieldError::internal(path.to_string(), detail));
         }
     }
 

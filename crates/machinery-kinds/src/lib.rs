@@ -9,6 +9,7 @@
 //! ```
 
 mod catalogue;
+mod checks;
 mod custom;
 mod defaults;
 mod discovery;

@@ -1,10 +1,10 @@
 //! What is wrong with one field of an object, as Kubernetes users know it.
 
-use std::fmt;
+use std::{collections::HashSet, fmt, fmt::Write as _};
 
 use serde_json::Value;
 
-use crate::bounded::{PATH_BYTES_MAX, cut, shown};
+use crate::bounded::{PATH_BYTES_MAX, cut, cut_chars, shown};
 
 /// Why a field was rejected. The names are the `reason`s of `Status.details.causes`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,10 +23,16 @@ pub enum FieldErrorReason {
     Forbidden,
     /// The value is longer than allowed.
     TooLong,
+    /// The value is shorter than allowed.
+    TooShort,
     /// The list has more items than allowed.
     TooMany,
+    /// The list has fewer items than allowed.
+    TooFew,
     /// The value names something that does not exist.
     NotFound,
+    /// Something went wrong that is not up to the author.
+    Internal,
 }
 
 impl FieldErrorReason {
@@ -40,8 +46,11 @@ impl FieldErrorReason {
             Self::Duplicate => "FieldValueDuplicate",
             Self::Forbidden => "FieldValueForbidden",
             Self::TooLong => "FieldValueTooLong",
+            Self::TooShort => "FieldValueTooShort",
             Self::TooMany => "FieldValueTooMany",
+            Self::TooFew => "FieldValueTooFew",
             Self::NotFound => "FieldValueNotFound",
+            Self::Internal => "InternalError",
         }
     }
 
@@ -53,8 +62,11 @@ impl FieldErrorReason {
             Self::Duplicate => "Duplicate value",
             Self::Forbidden => "Forbidden",
             Self::TooLong => "Too long",
+            Self::TooShort => "Too short",
             Self::TooMany => "Too many",
+            Self::TooFew => "Too few",
             Self::NotFound => "Not found",
+            Self::Internal => "Internal error",
         }
     }
 }
@@ -84,24 +96,35 @@ impl FieldError {
 
     /// The value is not allowed.
     pub fn invalid(path: impl Into<String>, value: &Value, detail: impl AsRef<str>) -> Self {
-        Self::new(path, FieldErrorReason::Invalid, Some(value), detail.as_ref())
+        Self::new(path, FieldErrorReason::Invalid, Some(&quoted_value(value)), detail.as_ref())
+    }
+
+    /// The value is not allowed, and is shown as this text: where upstream shows a struct, whose fields have an order and
+    /// sometimes names of their own.
+    pub fn invalid_as(path: impl Into<String>, shown: &str, detail: impl AsRef<str>) -> Self {
+        Self::new(path, FieldErrorReason::Invalid, Some(shown), detail.as_ref())
     }
 
     /// The value has the wrong type.
     pub fn type_invalid(path: impl Into<String>, value: &Value, detail: impl AsRef<str>) -> Self {
-        Self::new(path, FieldErrorReason::TypeInvalid, Some(value), detail.as_ref())
+        Self::new(path, FieldErrorReason::TypeInvalid, Some(&quoted_value(value)), detail.as_ref())
     }
 
     /// The value is none of `supported`.
     pub fn not_supported(path: impl Into<String>, value: &Value, supported: &[&str]) -> Self {
-        let list: Vec<String> = supported.iter().map(|word| format!("{word:?}")).collect();
+        let list: Vec<String> = supported.iter().map(|word| quoted(word)).collect();
         let detail = if list.is_empty() { String::new() } else { format!("supported values: {}", list.join(", ")) };
-        Self::new(path, FieldErrorReason::NotSupported, Some(value), &detail)
+        Self::new(path, FieldErrorReason::NotSupported, Some(&quoted_value(value)), &detail)
     }
 
     /// The value appears twice.
     pub fn duplicate(path: impl Into<String>, value: &Value) -> Self {
-        Self::new(path, FieldErrorReason::Duplicate, Some(value), "")
+        Self::new(path, FieldErrorReason::Duplicate, Some(&quoted_value(value)), "")
+    }
+
+    /// The value appears twice, and is shown as this text; see [`Self::invalid_as`].
+    pub fn duplicate_as(path: impl Into<String>, shown: &str) -> Self {
+        Self::new(path, FieldErrorReason::Duplicate, Some(shown), "")
     }
 
     /// The field may not be set or changed.
@@ -111,34 +134,145 @@ impl FieldError {
 
     /// The value has more than `bytes_max` bytes.
     pub fn too_long(path: impl Into<String>, bytes_max: usize) -> Self {
-        Self::new(path, FieldErrorReason::TooLong, None, &format!("may not be more than {bytes_max} bytes"))
+        let detail = format!("may not be more than {bytes_max} {}", plural(bytes_max, "byte"));
+        Self::new(path, FieldErrorReason::TooLong, None, &detail)
+    }
+
+    /// The value has more than `chars_max` characters.
+    pub fn too_long_characters(path: impl Into<String>, chars_max: usize) -> Self {
+        let detail = format!("may not be more than {chars_max} {}", plural(chars_max, "character"));
+        Self::new(path, FieldErrorReason::TooLong, None, &detail)
+    }
+
+    /// The value has fewer than `chars_min` characters.
+    pub fn too_short(path: impl Into<String>, chars_min: usize) -> Self {
+        let detail = format!("must be at least {chars_min} {}", plural(chars_min, "character"));
+        Self::new(path, FieldErrorReason::TooShort, None, &detail)
     }
 
     /// The list has more than `items_max` items.
     pub fn too_many(path: impl Into<String>, items: usize, items_max: usize) -> Self {
-        let detail = format!("must have at most {items_max} items");
-        Self::new(path, FieldErrorReason::TooMany, Some(&Value::from(items)), &detail)
+        let detail = format!("must have at most {items_max} {}", plural(items_max, "item"));
+        Self::new(path, FieldErrorReason::TooMany, Some(&items.to_string()), &detail)
+    }
+
+    /// The list has too many items; how many are allowed is not said.
+    pub fn too_many_unbounded(path: impl Into<String>, items: usize) -> Self {
+        Self::new(path, FieldErrorReason::TooMany, Some(&items.to_string()), "has too many items")
+    }
+
+    /// The list has fewer than `items_min` items.
+    pub fn too_few(path: impl Into<String>, items: usize, items_min: usize) -> Self {
+        let detail = format!("must have at least {items_min} {}", plural(items_min, "item"));
+        Self::new(path, FieldErrorReason::TooFew, Some(&items.to_string()), &detail)
     }
 
     /// The value names something that is not there.
     pub fn not_found(path: impl Into<String>, value: &Value) -> Self {
-        Self::new(path, FieldErrorReason::NotFound, Some(value), "")
+        Self::new(path, FieldErrorReason::NotFound, Some(&quoted_value(value)), "")
     }
 
-    fn new(path: impl Into<String>, reason: FieldErrorReason, value: Option<&Value>, detail: &str) -> Self {
+    /// Something failed that is not up to the author.
+    pub fn internal(path: impl Into<String>, detail: impl AsRef<str>) -> Self {
+        Self::new(path, FieldErrorReason::Internal, None, detail.as_ref())
+    }
+
+    fn new(path: impl Into<String>, reason: FieldErrorReason, shown: Option<&str>, detail: &str) -> Self {
         let mut message = reason.phrase().to_owned();
-        if let Some(value) = value {
+        if let Some(shown) = shown {
             message.push_str(": ");
-            message.push_str(&shown(value, SHOWN_CHARS_MAX));
+            message.push_str(cut_chars(shown, SHOWN_CHARS_MAX));
         }
         if !detail.is_empty() {
             message.push_str(": ");
-            message.push_str(detail);
+            message.push_str(cut_chars(detail, DETAIL_CHARS_MAX));
         }
         let mut path = path.into();
         path.truncate(cut(&path, PATH_BYTES_MAX).len());
         Self { path, reason, message }
     }
+}
+
+fn plural(count: usize, word: &str) -> String {
+    if count == 1 { word.to_owned() } else { format!("{word}s") }
+}
+
+/// A value as upstream's messages show it: texts quoted as Go quotes them, numbers and flags bare, anything else as the JSON
+/// that Go writes.
+pub fn quoted_value(value: &Value) -> String {
+    match value {
+        Value::String(text) => quoted(text),
+        Value::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
+            Some(float) => float_text(float),
+            None => number.to_string(),
+        },
+        other => json_text(other),
+    }
+}
+
+/// A value as Go writes it as JSON: with `<`, `>` and `&` escaped, since it may end up in HTML.
+pub fn json_text(value: &Value) -> String {
+    let text = shown(value, SHOWN_CHARS_MAX);
+    if !text.contains(['<', '>', '&', '\u{2028}', '\u{2029}']) {
+        return text;
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        match character {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
+                write!(escaped, "\\u{:04x}", u32::from(character)).expect("writing to a string never fails");
+            }
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+/// A text in quotes, as Go's `%q` writes it: what cannot be printed is escaped. Of a very long text, the beginning.
+pub fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len().min(SHOWN_CHARS_MAX) + 2);
+    out.push('"');
+    for character in cut_chars(text, SHOWN_CHARS_MAX).chars() {
+        let code = u32::from(character);
+        let written = match character {
+            '"' => out.write_str("\\\""),
+            '\\' => out.write_str("\\\\"),
+            '\u{7}' => out.write_str("\\a"),
+            '\u{8}' => out.write_str("\\b"),
+            '\u{c}' => out.write_str("\\f"),
+            '\n' => out.write_str("\\n"),
+            '\r' => out.write_str("\\r"),
+            '\t' => out.write_str("\\t"),
+            '\u{b}' => out.write_str("\\v"),
+            ' '..='~' => out.write_char(character),
+            '\0'..='\u{7f}' => write!(out, "\\x{code:02x}"),
+            other if is_printed(other) => out.write_char(other),
+            _ if code < 0x1_0000 => write!(out, "\\u{code:04x}"),
+            _ => write!(out, "\\U{code:08x}"),
+        };
+        written.expect("writing to a string never fails");
+    }
+    out.push('"');
+    out
+}
+
+/// Whether a character beyond ASCII is a letter, mark, number, punctuation or symbol. Rust escapes the others, and marks
+/// only where they come first.
+pub fn is_printed(character: char) -> bool {
+    let mut escaped = ['a', character].iter().collect::<String>().escape_debug().skip(1).collect::<String>();
+    escaped.pop() == Some(character) && escaped.is_empty()
+}
+
+/// A number as Go's `%v` writes it.
+fn float_text(float: f64) -> String {
+    let scientific = format!("{float:e}");
+    let Some((digits, exponent)) = scientific.split_once('e') else { return scientific };
+    let exponent: i32 = exponent.parse().unwrap_or_default();
+    if (-4..21).contains(&exponent) || float == 0.0 {
+        return float.to_string();
+    }
+    let sign = if exponent < 0 { '-' } else { '+' };
+    format!("{digits}e{sign}{:02}", exponent.abs())
 }
 
 impl fmt::Display for FieldError {
@@ -149,8 +283,11 @@ impl fmt::Display for FieldError {
 
 impl std::error::Error for FieldError {}
 
-/// Long values would drown the message that they belong to.
-pub const SHOWN_CHARS_MAX: usize = 256;
+/// Values are shown whole, as upstream shows them, but one error is not as long as a whole body.
+pub const SHOWN_CHARS_MAX: usize = 16 * 1024;
+
+/// A detail may name values, too; and the difference between two versions of a pod is one.
+const DETAIL_CHARS_MAX: usize = 16 * 1024;
 
 /// Beyond this many mistakes nobody reads on, and the response would grow without bound.
 pub const ERRORS_MAX: usize = 64;
@@ -170,15 +307,18 @@ pub fn strict_decoding_error(unknown_fields: &[String]) -> Option<String> {
         return None;
     }
     let fields: Vec<String> =
-        unknown_fields.iter().take(UNKNOWN_FIELDS_MAX).map(|path| format!("unknown field {path:?}")).collect();
+        unknown_fields.iter().take(UNKNOWN_FIELDS_MAX).map(|path| format!("unknown field {}", quoted(path))).collect();
     Some(format!("strict decoding error: {}", fields.join(", ")))
 }
 
-/// Several field errors as one sentence part: the error itself, or `[a, b]`.
+/// Several field errors as one sentence part: the error itself, or `[a, b]`. What is said twice is repeated in
+/// `Status.details.causes` and not here.
 pub fn join_field_errors(errors: &[FieldError]) -> String {
-    match errors {
-        [one] => one.to_string(),
-        many => format!("[{}]", many.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+    let mut seen = HashSet::new();
+    let lines: Vec<String> = errors.iter().map(ToString::to_string).filter(|line| seen.insert(line.clone())).collect();
+    match lines.as_slice() {
+        [one] => one.clone(),
+        many => format!("[{}]", many.join(", ")),
     }
 }
 
@@ -192,5 +332,51 @@ pub fn type_name(value: &Value) -> &'static str {
         Value::String(_) => "string",
         Value::Array(_) => "array",
         Value::Object(_) => "object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_are_shown_as_go_shows_them() {
+        let check = |value: Value, shown: &str| assert_eq!(quoted_value(&value), shown, "{value}");
+        check(json!("a\"b\\c\n\u{7}\u{1}\u{7f}"), r#""a\"b\\c\n\a\x01\x7f""#);
+        check(json!("é € \u{301} \u{200b}\u{ad}\u{e000}\u{f0000}"), "\"é € \u{301} \\u200b\\u00ad\\ue000\\U000f0000\"");
+        check(json!("<a&b>"), r#""<a&b>""#);
+        check(json!(["<a&b>"]), r#"["\u003ca\u0026b\u003e"]"#);
+        check(json!({"b": [1, null], "a": true}), r#"{"a":true,"b":[1,null]}"#);
+        check(json!(null), "null");
+        check(json!(-3), "-3");
+        check(json!(1.5), "1.5");
+        check(json!(1e21), "1e+21");
+        check(json!(0.00001), "1e-05");
+        check(json!(false), "false");
+    }
+
+    #[test]
+    fn one_is_not_said_to_be_many() {
+        assert_eq!(FieldError::too_long("a", 1).message, "Too long: may not be more than 1 byte");
+        assert_eq!(FieldError::too_long_characters("a", 2).message, "Too long: may not be more than 2 characters");
+        assert_eq!(FieldError::too_many("a", 3, 1).message, "Too many: 3: must have at most 1 item");
+        assert_eq!(FieldError::too_few("a", 0, 1).message, "Too few: 0: must have at least 1 item");
+        assert_eq!(FieldError::too_short("a", 1).message, "Too short: must be at least 1 character");
+        assert_eq!(FieldError::internal("a", "no").message, "Internal error: no");
+    }
+
+    #[test]
+    fn what_is_said_twice_is_once_in_the_message() {
+        let errors = [FieldError::required("a", ""), FieldError::required("b", ""), FieldError::required("a", "")];
+        assert_eq!(join_field_errors(&errors), "[a: Required value, b: Required value]");
+        assert_eq!(join_field_errors(&[errors[0].clone(), errors[2].clone()]), "a: Required value");
+    }
+
+    #[test]
+    fn a_huge_value_is_cut() {
+        let error = FieldError::invalid("a", &json!("x".repeat(1 << 20)), "no");
+        assert!(error.message.len() < SHOWN_CHARS_MAX + 64, "{}", error.message.len());
     }
 }
