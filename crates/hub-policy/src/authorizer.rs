@@ -110,7 +110,7 @@ fn node_rules(access: &Access<'_>, node: &str, store: &Store) -> Decision {
         }
         ("", "pods", None) => match verb {
             // Mirror pods of static pods; admission checks that they are its own.
-            "create" => Decision::Allow,
+            "create" => Decision::ALLOW,
             "list" | "watch" => {
                 // By name would not do: a watch outlives the moment in which nobody has that name.
                 let may = selectors.is_some_and(|(_, fields)| fields.exact("spec.nodeName") == Some(node));

@@ -96,6 +96,50 @@ pub enum AdmissionError {
     /// The caller sends too much of this; `TooManyRequests`, with a sentence.
     #[error("{0}")]
     TooMany(String),
+    /// The request makes no sense; `BadRequest`, with a sentence.
+    #[error("{0}")]
+    BadRequest(String),
+    /// Something that the object refers to is not there; `NotFound`.
+    #[error("{} {name:?} not found", qualified(group, resource))]
+    NotFound {
+        /// API group of the missing object; empty for core.
+        group: String,
+        /// What the message calls its resource.
+        resource: String,
+        /// Its name.
+        name: String,
+    },
+    /// Something is not what the request expects; `Conflict`.
+    #[error("{} {name:?}: {why}", qualified(group, resource))]
+    Conflict {
+        /// API group of what conflicts; empty for core.
+        group: String,
+        /// What the message calls its resource.
+        resource: String,
+        /// Its name.
+        name: String,
+        /// A sentence.
+        why: String,
+    },
+    /// Another object than the stored one is wrong, such as the body of a subresource; `Invalid`.
+    #[error("{kind} {name:?} is invalid")]
+    InvalidKind {
+        /// API group of the object's kind.
+        group: String,
+        /// Its kind.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// Every wrong field.
+        errors: Vec<FieldError>,
+    },
+    /// The request cannot be judged; a status of 500 with this sentence.
+    #[error("{0}")]
+    Internal(String),
+}
+
+fn qualified(group: &str, resource: &str) -> String {
+    if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") }
 }
 
 /// A plug-in, for one phase or both. It decides quickly, without I/O.

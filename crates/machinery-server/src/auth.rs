@@ -12,7 +12,10 @@ use std::collections::BTreeMap;
 use http::{HeaderMap, header};
 use machinery_store::Store;
 
-use crate::{GROUP_AUTHENTICATED, GROUP_MASTERS, GROUP_NODES, USER_CONTROLLERS, USER_NODE_PREFIX};
+use crate::{
+    GROUP_AUTHENTICATED, GROUP_MASTERS, GROUP_NODES, GROUP_UNAUTHENTICATED, USER_ANONYMOUS, USER_CONTROLLERS,
+    USER_NODE_PREFIX, USER_SERVICE_ACCOUNT_PREFIX,
+};
 
 pub use bootstrap::BootstrapTokenAuthenticator;
 
@@ -31,6 +34,8 @@ pub struct Identity {
     pub groups: Vec<String>,
     /// What else its authenticator knows, for authorizers and audit.
     pub extra: BTreeMap<String, Vec<String>>,
+    /// For which of the requested audiences its credential is good; empty when it is bound to none, and good for the API.
+    pub audiences: Vec<String>,
 }
 
 impl Identity {
@@ -46,6 +51,17 @@ impl Identity {
     /// The hub's own controllers, which may do everything.
     pub fn controllers() -> Self {
         Self::new(USER_CONTROLLERS, [GROUP_MASTERS])
+    }
+
+    /// A caller whose identity is not known.
+    pub fn anonymous() -> Self {
+        let groups = vec![GROUP_UNAUTHENTICATED.to_owned()];
+        Self { user: USER_ANONYMOUS.to_owned(), groups, ..Self::default() }
+    }
+
+    /// Namespace and name, when the caller is a service account.
+    pub fn service_account(&self) -> Option<(&str, &str)> {
+        split_service_account(&self.user)
     }
 
     /// Whether it belongs to a group.
@@ -64,6 +80,12 @@ impl Identity {
     }
 }
 
+/// Namespace and name in a user's name that is a service account's.
+pub(crate) fn split_service_account(user: &str) -> Option<(&str, &str)> {
+    let (namespace, name) = user.strip_prefix(USER_SERVICE_ACCOUNT_PREFIX)?.split_once(':')?;
+    (machinery_kinds::is_dns_label(namespace) && machinery_kinds::is_dns_subdomain(name)).then_some((namespace, name))
+}
+
 /// What an authenticator may look at.
 #[derive(Clone, Copy)]
 pub struct AuthRequest<'a> {
@@ -75,6 +97,8 @@ pub struct AuthRequest<'a> {
     pub store: &'a Store,
     /// Now, for expirations.
     pub now: jiff::Timestamp,
+    /// For whom the credential has to be good, when a TokenReview asks in another's name; `None` for the API itself.
+    pub audiences: Option<&'a [String]>,
 }
 
 impl AuthRequest<'_> {
@@ -95,12 +119,19 @@ impl AuthRequest<'_> {
 pub struct AuthenticateError {
     /// A sentence for the caller and the log; empty to say nothing.
     pub reason: String,
+    /// What a TokenReview says of a token that is not good; whoever shows it reads nothing of that.
+    pub review: String,
 }
 
 impl AuthenticateError {
     /// An error that says why.
     pub fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into() }
+        Self { reason: reason.into(), review: String::new() }
+    }
+
+    /// An error that only a TokenReview explains.
+    pub fn of_token(review: impl Into<String>) -> Self {
+        Self { reason: String::new(), review: review.into() }
     }
 }
 

@@ -54,8 +54,8 @@ pub enum Target<'a> {
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// The request may continue; nobody else is asked.
-    Allow,
+    /// The request may continue; nobody else is asked. The reason, where there is one to give, is shown by access reviews.
+    Allow(String),
     /// The request is rejected; nobody else is asked. The reason is added to the message when it is not empty.
     Deny(String),
     /// Others decide. The reason is for the case that nobody allows it.
@@ -63,16 +63,56 @@ pub enum Decision {
 }
 
 impl Decision {
+    /// `Allow` without a reason.
+    pub const ALLOW: Self = Self::Allow(String::new());
+
     /// `Allow`, or no opinion for this reason.
     pub fn allow_if(may: bool, reason: impl Into<String>) -> Self {
-        if may { Self::Allow } else { Self::NoOpinion(reason.into()) }
+        if may { Self::ALLOW } else { Self::NoOpinion(reason.into()) }
     }
+
+    /// Whether the request may continue.
+    pub fn is_allowed(&self) -> bool {
+        matches!(self, Self::Allow(_))
+    }
+}
+
+/// What a caller may do in a namespace, as far as an authorizer can list it: the answer of a SelfSubjectRulesReview.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RulesOf {
+    /// Rules about resources.
+    pub resources: Vec<ResourceRules>,
+    /// Rules about paths: verbs and paths.
+    pub paths: Vec<(Vec<String>, Vec<String>)>,
+    /// Whether it may do more than is listed.
+    pub is_incomplete: bool,
+    /// What could not be found out.
+    pub errors: Vec<String>,
+}
+
+/// One rule about resources.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResourceRules {
+    /// What may be done.
+    pub verbs: Vec<String>,
+    /// In which groups.
+    pub groups: Vec<String>,
+    /// To which resources.
+    pub resources: Vec<String>,
+    /// To which objects; empty for all.
+    pub names: Vec<String>,
 }
 
 /// Decides what callers may do.
 pub trait Authorizer: Send + Sync {
     /// Decides one request. The store may be read, for what a decision depends on.
     fn authorize(&self, access: &Access<'_>, store: &Store) -> Decision;
+
+    /// Lists what a caller may do in a namespace; `None` when the authorizer knows nothing of such a caller.
+    fn rules_of(&self, identity: &Identity, namespace: &str, store: &Store) -> Option<RulesOf> {
+        let _ = (identity, namespace, store);
+        None
+    }
 }
 
 /// Asks several in order: the first that allows or denies decides. Nobody's opinion is [`Decision::NoOpinion`], which
@@ -97,7 +137,18 @@ impl Authorizer for Union {
                 decided => return decided,
             }
         }
-        Decision::NoOpinion(reasons.join("; "))
+        Decision::NoOpinion(reasons.join("\n"))
+    }
+
+    fn rules_of(&self, identity: &Identity, namespace: &str, store: &Store) -> Option<RulesOf> {
+        let known = self.0.iter().filter_map(|authorizer| authorizer.rules_of(identity, namespace, store));
+        known.reduce(|mut all, rules| {
+            all.resources.extend(rules.resources);
+            all.paths.extend(rules.paths);
+            all.is_incomplete |= rules.is_incomplete;
+            all.errors.extend(rules.errors);
+            all
+        })
     }
 }
 
@@ -154,6 +205,16 @@ pub(crate) fn describe(access: &Access<'_>) -> String {
                 None => "at the cluster scope".to_owned(),
             };
             format!("User {user:?} cannot {verb} resource {resource:?} in API group {group:?} {scope}")
+        }
+    }
+}
+
+impl<'a> Access<'a> {
+    /// Group, resource and name as a rejection shows them.
+    pub(crate) fn subject(&self) -> (&'a str, &'a str, &'a str) {
+        match self.target {
+            Target::Path(_) => ("", "", ""),
+            Target::Resource { group, resource, name, .. } => (group, resource, name.unwrap_or_default()),
         }
     }
 }

@@ -92,7 +92,9 @@ pub use auth::{
     AuthRequest, AuthenticateError, Authenticator, BootstrapTokenAuthenticator, CertificateAuthenticator,
     EXTRA_KEY_SHA256, Identity,
 };
-pub use authorizer::{Access, AuthenticatedBasics, Authorizer, Decision, SystemMasters, Target, Union};
+pub use authorizer::{
+    Access, AuthenticatedBasics, Authorizer, Decision, ResourceRules, RulesOf, SystemMasters, Target, Union,
+};
 pub use dial::{AsyncReadWrite, DirectTls, NoNodes, NodeAddress, NodeDialer};
 pub use in_process::InProcess;
 pub use object::{INDEX_VERSION, INDEXED_FIELDS, OWNER_UID_FIELD};
@@ -110,6 +112,15 @@ pub const GROUP_BOOTSTRAPPERS: &str = "system:bootstrappers";
 
 /// Group of every caller whose identity is known, as in Kubernetes.
 pub const GROUP_AUTHENTICATED: &str = "system:authenticated";
+
+/// Group of every caller whose identity is not known, as in Kubernetes.
+pub const GROUP_UNAUTHENTICATED: &str = "system:unauthenticated";
+
+/// User of every caller whose identity is not known, as in Kubernetes.
+pub const USER_ANONYMOUS: &str = "system:anonymous";
+
+/// What the user of a service account begins with, as in Kubernetes: its namespace and its name follow.
+pub const USER_SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 
 /// User of the hub's own controllers, which call in process.
 pub const USER_CONTROLLERS: &str = "system:selvedge:controllers";

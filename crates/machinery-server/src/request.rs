@@ -9,6 +9,7 @@ use base_http::query::decode_segment;
 use machinery_kinds::FieldError;
 use machinery_store::Revision;
 
+use crate::Target;
 use crate::selector::{FieldSelector, LabelSelector};
 use crate::status::{ApiError, Result};
 
@@ -41,6 +42,23 @@ pub(crate) struct ResourcePath {
     pub(crate) namespace: Option<String>,
     pub(crate) name: Option<String>,
     pub(crate) subresource: Option<String>,
+}
+
+impl ResourcePath {
+    /// What a request to the path is about, for authorizers. A namespace is in itself, and a list of the one object that a
+    /// field selector names is about that object, as in Kubernetes.
+    pub(crate) fn target<'a>(&'a self, selectors: Option<(&'a LabelSelector, &'a FieldSelector)>) -> Target<'a> {
+        let itself = || self.name.as_deref().filter(|_| self.group.is_empty() && self.plural == "namespaces");
+        let selected = || selectors.and_then(|(_, fields)| fields.exact("metadata.name"));
+        Target::Resource {
+            group: &self.group,
+            resource: &self.plural,
+            subresource: self.subresource.as_deref(),
+            namespace: self.namespace.as_deref().or_else(itself),
+            name: self.name.as_deref().or_else(|| selected().filter(|name| !name.is_empty() && !name.contains('/'))),
+            selectors,
+        }
+    }
 }
 
 impl Route {

@@ -22,7 +22,7 @@ use tracing::{debug, error, info};
 
 use crate::audit::{self, Audit, AuditEvent};
 use crate::auth::{AuthRequest, Authenticator, authenticate};
-use crate::authorizer::{Union, rejection};
+use crate::authorizer::Union;
 use crate::bodies::{self, Bodies, LEASE_BODY_BYTES_MAX};
 use crate::dispatch::{check_path, connected, verb_of};
 use crate::flow::{Entry, Flow, FlowLimits, Lane};
@@ -78,6 +78,11 @@ pub struct ServerConfig {
     pub store: Store,
     /// Who is calling, asked in this order.
     pub authenticators: Vec<Arc<dyn Authenticator>>,
+    /// Whether a caller without credentials is `system:anonymous`, whom the authorizers judge as anybody else, as in
+    /// kube-apiserver. Otherwise it is answered with 401, but for version and health.
+    pub anonymous: bool,
+    /// What tokens that are meant for this API say of their audience; the first is what a token request gets that names none.
+    pub audiences: Vec<String>,
     /// Who may do what, asked in this order.
     pub authorizers: Vec<Arc<dyn Authorizer>>,
     /// Plug-ins, asked in this order.
@@ -112,6 +117,8 @@ impl ServerConfig {
         Self {
             store,
             authenticators: vec![Arc::new(CertificateAuthenticator), Arc::<BootstrapTokenAuthenticator>::default()],
+            anonymous: false,
+            audiences: Vec::new(),
             authorizers: vec![Arc::new(SystemMasters), Arc::new(AuthenticatedBasics)],
             admission: Vec::new(),
             garbage_collected: |_, _, _| false,
@@ -147,6 +154,8 @@ pub struct Server(pub(crate) Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) store: Store,
     pub(crate) authenticators: Vec<Arc<dyn Authenticator>>,
+    pub(crate) anonymous: bool,
+    pub(crate) audiences: Vec<String>,
     pub(crate) authorizer: Union,
     pub(crate) admission: Vec<Arc<dyn Admission>>,
     pub(crate) garbage_collected: fn(&str, &str, bool) -> bool,
@@ -206,6 +215,8 @@ impl Server {
             requests: RequestMetrics::new(&config.metrics),
             store: config.store,
             authenticators: config.authenticators,
+            anonymous: config.anonymous,
+            audiences: config.audiences,
             authorizer: Union::new(config.authorizers),
             admission: config.admission,
             garbage_collected: config.garbage_collected,
@@ -268,7 +279,10 @@ impl Server {
         let (method, uri, verb) = (parts.method.clone(), parts.uri.clone(), audit::verb(&parts));
         let source = parts.extensions.get::<PeerAddr>().copied();
         let user_agent = parts.headers.get(http::header::USER_AGENT).cloned();
-        let impersonated = impersonation::take(&self.0, &mut parts.headers, identity);
+        // Who is not known is somebody too, where the server lets such callers ask.
+        let anonymous = (identity.is_none() && self.0.anonymous).then(Identity::anonymous);
+        let identity = identity.or(anonymous.as_ref());
+        let impersonated = impersonation::take(&self.0, &mut parts, identity);
         let (impersonated, answered) = match impersonated {
             Ok(impersonated) => {
                 let effective = impersonated.as_ref().or(identity);
@@ -342,7 +356,8 @@ impl Server {
         headers: &HeaderMap,
     ) -> std::result::Result<Option<Identity>, AuthenticateError> {
         let client_cert = peer.client_cert.as_ref().map(|certificate| certificate.as_ref().as_ref());
-        let request = AuthRequest { client_cert, headers, store: &self.0.store, now: jiff::Timestamp::now() };
+        let now = jiff::Timestamp::now();
+        let request = AuthRequest { client_cert, headers, store: &self.0.store, now, audiences: None };
         authenticate(&self.0.authenticators, &request)
     }
 
@@ -484,6 +499,9 @@ impl Inner {
     ) -> Result<Response<Body>> {
         let path = request.uri().path().to_owned();
         if let Some(response) = discovery::open_to_all(self, &path, request.method(), request.uri().query()) {
+            if let Some(identity) = identity.filter(|_| self.anonymous) {
+                self.authorize_path(identity, request.method(), &path)?;
+            }
             return response;
         }
         let identity = identity.ok_or_else(ApiError::unauthorized)?;
@@ -506,10 +524,8 @@ impl Inner {
         let verb = method.as_str().to_ascii_lowercase();
         let access = Access { identity, verb: &verb, target: Target::Path(path), object: None };
         match self.authorizer.authorize(&access, &self.store) {
-            Decision::Allow => Ok(()),
-            Decision::Deny(reason) | Decision::NoOpinion(reason) => {
-                Err(ApiError::forbidden_path(path, &rejection(&access, &reason)))
-            }
+            Decision::Allow(_) => Ok(()),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(ApiError::forbidden_access(&access, &reason)),
         }
     }
 
@@ -535,7 +551,7 @@ impl Inner {
         origin: Origin,
     ) -> Result<Response<Body>> {
         let query = Query::parse(request.uri().query())?;
-        if crate::reviews::is_review(&path) {
+        if let Some(review) = crate::reviews::Review::of(&path) {
             crate::reviews::check_path(request.method(), &path)?;
             let lane = Lane::of(identity, None);
             let turn = self.enter(identity, lane, origin)?;
@@ -545,7 +561,7 @@ impl Inner {
             let answer = async move {
                 let _held = held;
                 outgoing::check(&server, &identity)?;
-                crate::reviews::answer(&server, &parts.headers, &body, &identity, &path)
+                crate::reviews::answer(&server, &parts.headers, &body, &identity, &path, review)
             };
             return self.work(turn, answer).await;
         }
@@ -554,7 +570,7 @@ impl Inner {
         let verb = verb_of(request.method(), &path, &query)?;
         let Some(info) = info else {
             // Who may not see a resource does not learn whether there is one.
-            self.authorize_unknown(identity, verb, &path)?;
+            self.authorize_resource(identity, verb, &path, None)?;
             return Err(ApiError::not_served(&path.group, &path.plural));
         };
         let options = if matches!(verb, "list" | "watch" | "deletecollection") {
@@ -562,7 +578,7 @@ impl Inner {
         } else {
             None
         };
-        self.authorize_resource(identity, verb, &info, &path, options.as_ref())?;
+        self.authorize_resource(identity, verb, &path, options.as_ref())?;
         check_path(&info, &path, verb)?;
         let lane = match Lane::of(identity, Some((verb, &path))) {
             // It has been made large, and costs what others do.
@@ -720,49 +736,14 @@ impl Inner {
         &self,
         identity: &Identity,
         verb: &str,
-        info: &ResourceInfo,
         path: &ResourcePath,
         options: Option<&ListOptions>,
     ) -> Result<()> {
-        let access = Access {
-            identity,
-            verb,
-            target: Target::Resource {
-                group: &path.group,
-                resource: &path.plural,
-                subresource: path.subresource.as_deref(),
-                // A namespace is its own namespace, which matters in messages.
-                namespace: path.namespace.as_deref(),
-                name: path.name.as_deref(),
-                selectors: options.map(|options| (&options.labels, &options.fields)),
-            },
-            object: None,
-        };
-        match self.authorizer.authorize(&access, &self.store) {
-            Decision::Allow => Ok(()),
-            Decision::Deny(reason) | Decision::NoOpinion(reason) => {
-                let name = path.name.as_deref().unwrap_or_default();
-                Err(ApiError::forbidden(info, name, &rejection(&access, &reason)))
-            }
-        }
-    }
-
-    fn authorize_unknown(&self, identity: &Identity, verb: &str, path: &ResourcePath) -> Result<()> {
-        let target = Target::Resource {
-            group: &path.group,
-            resource: &path.plural,
-            subresource: path.subresource.as_deref(),
-            namespace: path.namespace.as_deref(),
-            name: path.name.as_deref(),
-            selectors: None,
-        };
+        let target = path.target(options.map(|options| (&options.labels, &options.fields)));
         let access = Access { identity, verb, target, object: None };
         match self.authorizer.authorize(&access, &self.store) {
-            Decision::Allow => Ok(()),
-            Decision::Deny(reason) | Decision::NoOpinion(reason) => {
-                let why = format!("{} is forbidden: {}", path.plural, rejection(&access, &reason));
-                Err(ApiError::forbidden_path(&path.plural, &why))
-            }
+            Decision::Allow(_) => Ok(()),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(ApiError::forbidden_access(&access, &reason)),
         }
     }
 }

@@ -6,9 +6,10 @@ use base_http::{Body, ReadBodyError};
 use http::{HeaderValue, Response, StatusCode, header};
 use machinery_kinds::{FieldError, ResourceInfo};
 use machinery_store::{CommitError, Expired};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use crate::AdmissionError;
+use crate::authorizer::rejection;
+use crate::{Access, AdmissionError};
 
 pub(crate) type Result<T, E = ApiError> = std::result::Result<T, E>;
 
@@ -25,6 +26,13 @@ impl From<QueryError> for ApiError {
     fn from(error: QueryError) -> Self {
         Self::bad_request(error.to_string())
     }
+}
+
+/// The details of a status, without what is empty.
+fn details_of(name: &str, group: &str, kind: &str) -> Value {
+    let parts = [("name", name), ("group", group), ("kind", kind)];
+    let given = parts.into_iter().filter(|(_, value)| !value.is_empty());
+    Value::Object(given.map(|(field, value)| (field.to_owned(), value.into())).collect::<Map<_, _>>())
 }
 
 /// The HTTP status of a reason.
@@ -77,6 +85,20 @@ impl ApiError {
                 error.retry_after_seconds = Some(10);
                 error
             }
+            AdmissionError::BadRequest(why) => Self::bad_request(why),
+            AdmissionError::NotFound { ref group, ref resource, ref name } => {
+                let details = details_of(name, group, resource);
+                Self { details: Some(details), ..Self::new(Reason::NotFound, error.to_string()) }
+            }
+            AdmissionError::Conflict { ref group, ref resource, ref name, .. } => {
+                let details = details_of(name, group, resource);
+                let message = format!("Operation cannot be fulfilled on {error}");
+                Self { details: Some(details), ..Self::new(Reason::Conflict, message) }
+            }
+            AdmissionError::InvalidKind { group, kind, name, errors } => {
+                Self::invalid_kind(&group, &kind, &name, &errors)
+            }
+            AdmissionError::Internal(why) => Self::new(Reason::Unknown, why),
         }
     }
 
@@ -87,11 +109,18 @@ impl ApiError {
         Self::new(Reason::Forbidden, format!("{subject} is forbidden: {why}")).about(info, name)
     }
 
-    /// The caller may not ask for a path that is no resource.
-    pub(crate) fn forbidden_path(path: &str, why: &str) -> Self {
-        let mut error = Self::new(Reason::Forbidden, format!("forbidden: {why}"));
-        error.details = Some(json!({"name": path}));
-        error
+    /// An authorizer rejects a request; a path that is no resource has no subject.
+    pub(crate) fn forbidden_access(access: &Access<'_>, reason: &str) -> Self {
+        let (group, resource, name) = access.subject();
+        let why = rejection(access, reason);
+        let qualified = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
+        let message = match (resource, name) {
+            ("", _) => format!("forbidden: {why}"),
+            (_, "") => format!("{qualified} is forbidden: {why}"),
+            _ => format!("{qualified} {name:?} is forbidden: {why}"),
+        };
+        let details = details_of(name, group, resource);
+        Self { details: Some(details), ..Self::new(Reason::Forbidden, message) }
     }
 
     /// Nothing may be created in a namespace that is being deleted.
@@ -299,6 +328,9 @@ impl ApiError {
             "reason": self.reason.as_str(),
             "code": self.reason.code(),
         });
+        if self.reason == Reason::Unknown {
+            status.as_object_mut().expect("made above").remove("reason");
+        }
         // kubectl reads the details of some answers without looking whether there are any.
         status["details"] = self.details.clone().unwrap_or_else(|| json!({}));
         if let Some(seconds) = self.retry_after_seconds {

@@ -24,9 +24,8 @@ fn refusals(spec: Value) -> Vec<String> {
     };
     match PodRuntimeClass.validate(&request, &json!({"spec": spec})) {
         Ok(()) => Vec::new(),
-        Err(AdmissionError::Forbidden(why) | AdmissionError::TooMany(why)) => vec![why],
-        Err(AdmissionError::Exists) => vec!["exists".to_owned()],
         Err(AdmissionError::Invalid(errors)) => errors.iter().map(ToString::to_string).collect(),
+        Err(other) => vec![other.to_string()],
     }
 }
 

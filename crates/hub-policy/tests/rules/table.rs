@@ -134,7 +134,7 @@ struct Table {
 impl Table {
     fn ask(&self, identity: &Identity, verb: &str, target: Target<'_>) -> &'static str {
         match self.authorizers.authorize(&Access { identity, verb, target, object: None }, &self.store) {
-            Decision::Allow => "yes",
+            Decision::Allow(_) => "yes",
             Decision::Deny(_) => "never",
             Decision::NoOpinion(_) => "-",
         }

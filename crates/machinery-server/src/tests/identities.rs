@@ -143,7 +143,7 @@ async fn nobody_impersonates_without_permission_and_no_such_header_is_ignored() 
     refused.check(
         403,
         "Forbidden",
-        r#"User "system:node:gw-1" cannot impersonate resource "users" in API group "" at the cluster scope"#,
+        r#"User "system:node:gw-1" cannot impersonate-on:arbitrary-node:create resource "selfsubjectreviews" in API group "authentication.k8s.io" at the cluster scope"#,
     );
     let admin = &Identity::controllers();
     for (headers, part) in [

@@ -180,6 +180,7 @@ async fn a_certificate_that_expires_is_good_on_no_connection() {
             headers: &headers,
             store: &store,
             now,
+            audiences: None,
         })
     };
     assert_eq!(at(now).unwrap().unwrap().user, "system:node:gw-1");

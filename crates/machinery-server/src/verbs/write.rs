@@ -10,7 +10,7 @@ use machinery_store::{CommitError, Expect, Key, Object, Op, Revision};
 use serde_json::{Value, json};
 
 use crate::admission::{AdmissionRequest, Operation};
-use crate::authorizer::{Authorizer as _, rejection};
+use crate::authorizer::Authorizer as _;
 use crate::negotiate::{BODY_BYTES_MAX, Output, partial_of_bytes, table};
 use crate::object::{Encoded, decode, metadata, name_of, text_at};
 use crate::request::{FieldValidation, WriteOptions};
@@ -113,24 +113,14 @@ impl Context<'_> {
     /// Decides again whether the caller may do this, now with the stored object in hand: in the step that reads, changes or
     /// deletes it, so that nothing that happened since the request came can make it another's.
     pub(crate) fn authorize_object(&self, object: &Object) -> Result<()> {
-        let access = Access {
-            identity: self.identity,
-            verb: self.verb,
-            target: Target::Resource {
-                group: &self.path.group,
-                resource: &self.path.plural,
-                subresource: self.path.subresource.as_deref(),
-                namespace: self.path.namespace.as_deref(),
-                name: Some(&object.key.name),
-                selectors: None,
-            },
-            object: Some(object),
-        };
+        let mut target = self.path.target(None);
+        if let Target::Resource { name, .. } = &mut target {
+            *name = Some(&object.key.name);
+        }
+        let access = Access { identity: self.identity, verb: self.verb, target, object: Some(object) };
         match self.server.authorizer.authorize(&access, &self.server.store) {
-            Decision::Allow => Ok(()),
-            Decision::Deny(reason) | Decision::NoOpinion(reason) => {
-                Err(ApiError::forbidden(&self.info, &object.key.name, &rejection(&access, &reason)))
-            }
+            Decision::Allow(_) => Ok(()),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(ApiError::forbidden_access(&access, &reason)),
         }
     }
 
