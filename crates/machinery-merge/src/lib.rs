@@ -24,16 +24,30 @@
 //! **What breaks?** `kubectl apply` and `kubectl patch` when results change; every PATCH of the hub when this is slow. An
 //! aborted process is what a missing bound looks like: recursion that outgrows the stack cannot be caught.
 
+mod apply;
+mod compact;
+mod fields;
+mod go;
 mod identity;
 mod json_patch;
 mod merge_patch;
+mod schema;
 mod strategic;
+mod typed;
 mod walk;
 
+pub use apply::{
+    Applied, ApplyError, ApplyKind, Conflict, Conflicts, DecodeManagedError, FieldManager, MANAGER_BYTES_MAX, Managed,
+    ManagerId, Operation, VersionedSet, manager_of_user_agent,
+};
+pub use compact::{ReadCompactError, compact_to_json};
+pub use fields::{FieldFilter, FieldSet, KeyField, ParseFieldsError, PathElement, Pattern, compare_values, path_text};
 pub use json_patch::{json_patch, json_patch_within};
 use machinery_schema::BudgetExceeded;
 pub use merge_patch::{merge_diff, merge_patch, merge_patch_within};
+pub use schema::{ApplySchema, ListType, MapType, ScalarType, Untyped};
 pub use strategic::{strategic_merge, strategic_merge_within};
+pub use typed::ValidationErrors;
 
 /// Levels of objects and lists within each other, in patches and documents alike. Real objects stay far below, and the
 /// JSON decoder stops at 128; recursion over a value must not exhaust a stack.

@@ -1,6 +1,7 @@
 //! Cases as data: a document, a patch, and what comes out; then properties that hold for all documents.
 
 mod json_patch_cases;
+pub(crate) mod openapi;
 mod properties;
 mod reference;
 mod strategic_cases;

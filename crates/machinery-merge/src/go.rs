@@ -1,0 +1,213 @@
+//! Texts as Go writes them: a conflict, a rejected field and an annotation must read like kube-apiserver's to the letter.
+//!
+//! Clients compare these texts, and `FieldsV1` keys hold JSON inside of JSON, where an escape more or less is another key.
+
+use std::fmt::Write as _;
+
+use serde_json::{Number, Value};
+
+/// A text as `%q` shows it.
+pub(crate) fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for char in text.chars() {
+        match char {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{b}' => out.push_str("\\v"),
+            ' ' => out.push(' '),
+            char if !is_print(char) => {
+                let code = u32::from(char);
+                // Go writes bytes as \x, and what does not fit four digits as \U.
+                let _ = match code {
+                    0..=0x7f => write!(out, "\\x{code:02x}"),
+                    0x80..=0xffff => write!(out, "\\u{code:04x}"),
+                    _ => write!(out, "\\U{code:08x}"),
+                };
+            }
+            char => out.push(char),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// Whether a character is one that Go shows as it is: letters, marks, digits, punctuation, symbols and the plain space.
+pub(crate) fn is_print(char: char) -> bool {
+    let is_hidden = matches!(char, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e000}'..='\u{f8ff}');
+    char == ' ' || !(char.is_control() || char.is_whitespace() || is_hidden)
+}
+
+/// A value as `encoding/json` writes it: keys sorted, `<`, `>` and `&` escaped, whole floats without a fraction.
+pub(crate) fn json(value: &Value) -> String {
+    let mut out = String::new();
+    write_json(&mut out, value);
+    out
+}
+
+/// Appends what [`json`] returns. The caller has bounded the value's depth.
+pub(crate) fn write_json(out: &mut String, value: &Value) {
+    match value {
+        Value::Null => out.push_str("null"),
+        Value::Bool(truth) => out.push_str(if *truth { "true" } else { "false" }),
+        Value::Number(number) => write_number(out, number),
+        Value::String(text) => write_text(out, text),
+        Value::Array(items) => {
+            out.push('[');
+            for (position, item) in items.iter().enumerate() {
+                if position > 0 {
+                    out.push(',');
+                }
+                write_json(out, item);
+            }
+            out.push(']');
+        }
+        Value::Object(map) => {
+            out.push('{');
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_unstable_by_key(|(key, _)| *key);
+            for (position, (key, value)) in entries.into_iter().enumerate() {
+                if position > 0 {
+                    out.push(',');
+                }
+                write_text(out, key);
+                out.push(':');
+                write_json(out, value);
+            }
+            out.push('}');
+        }
+    }
+}
+
+/// Appends a JSON string that is also safe within HTML.
+pub(crate) fn write_text(out: &mut String, text: &str) {
+    out.push('"');
+    for char in text.chars() {
+        match char {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' | '\0'..='\x1f' => {
+                let _ = write!(out, "\\u{:04x}", u32::from(char));
+            }
+            char => out.push(char),
+        }
+    }
+    out.push('"');
+}
+
+fn write_number(out: &mut String, number: &Number) {
+    let _ = match number.as_f64().filter(|_| number.is_f64()) {
+        None => write!(out, "{number}"),
+        Some(float) if float != 0.0 && (float.abs() < 1e-6 || float.abs() >= 1e21) => {
+            // Go writes two digits of exponent with a sign, of which `encoding/json` drops a leading zero.
+            let text = format!("{float:e}");
+            let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+            let sign = if exponent.starts_with('-') { "" } else { "+" };
+            write!(out, "{digits}e{sign}{exponent}")
+        }
+        Some(float) => write!(out, "{float}"),
+    };
+}
+
+/// A value as `%v` shows it within another.
+pub(crate) fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::Bool(truth) => truth.to_string(),
+        Value::Number(number) => number_plain(number),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => format!("[{}]", items.iter().map(plain).collect::<Vec<_>>().join(" ")),
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_unstable_by_key(|(key, _)| *key);
+            let entries: Vec<String> =
+                entries.into_iter().map(|(key, value)| format!("{key}:{}", plain(value))).collect();
+            format!("map[{}]", entries.join(" "))
+        }
+    }
+}
+
+/// A value as `%#v` shows it: as Go source.
+pub(crate) fn source(value: &Value) -> String {
+    match value {
+        Value::Null => "interface {}(nil)".to_owned(),
+        Value::String(text) => quoted(text),
+        Value::Array(items) => {
+            format!("[]interface {{}}{{{}}}", items.iter().map(source).collect::<Vec<_>>().join(", "))
+        }
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_unstable_by_key(|(key, _)| *key);
+            let entries: Vec<String> =
+                entries.into_iter().map(|(key, value)| format!("{}:{}", quoted(key), source(value))).collect();
+            format!("map[string]interface {{}}{{{}}}", entries.join(", "))
+        }
+        scalar => plain(scalar),
+    }
+}
+
+/// The Go type of a decoded value, as `%T` shows it.
+pub(crate) fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "<nil>",
+        Value::Bool(_) => "bool",
+        Value::Number(number) if number.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
+}
+
+fn number_plain(number: &Number) -> String {
+    let Some(float) = number.as_f64().filter(|_| number.is_f64()) else { return number.to_string() };
+    if float == 0.0 || (1e-4..1e21).contains(&float.abs()) {
+        return float.to_string();
+    }
+    let text = format!("{float:e}");
+    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |exponent| ('-', exponent));
+    format!("{digits}e{sign}{exponent:0>2}")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn texts_are_quoted_as_go_quotes_them() {
+        assert_eq!(quoted("a\"b\\c\n\u{7}\u{1}é\u{200b}"), r#""a\"b\\c\n\a\x01é\u200b""#);
+    }
+
+    #[test]
+    fn json_escapes_what_html_would_misread() {
+        assert_eq!(
+            json(&json!({"b": "<&>", "a": [1, 1.0, 1.5, 1e30, null]})),
+            r#"{"a":[1,1,1.5,1e+30,null],"b":"\u003c\u0026\u003e"}"#
+        );
+    }
+
+    #[test]
+    fn values_read_as_go_shows_them() {
+        let value = json!({"a": [1, "x", true], "b": {"c": null}});
+        assert_eq!(plain(&value), "map[a:[1 x true] b:map[c:<nil>]]");
+        assert_eq!(
+            source(&value),
+            r#"map[string]interface {}{"a":[]interface {}{1, "x", true}, "b":map[string]interface {}{"c":interface {}(nil)}}"#
+        );
+    }
+}
