@@ -1,156 +1,167 @@
 //! What all objects share: names, labels, annotations and the other fields of `metadata`.
+//!
+//! ```text
+//! create   rules of the kind: its names, its finalizers ─▶ (none broken) names that fit into a URL
+//! update   names that fit into a URL, what may not change ─▶ what the kind asks once more
+//! ```
+//!
+//! Upstream asks for most of the metadata twice on an update, in the common code and in the kind's, and reports what it finds
+//! both times. Clients see the list, so ours has the same length: [`OnUpdate`] says what the kind asks once more.
 
-use api_kube::names::{
-    DNS_LABEL_MESSAGE, DNS_SUBDOMAIN_MESSAGE, LABEL_BYTES_MAX, LABEL_VALUE_MESSAGE, QUALIFIED_NAME_MESSAGE,
-    SUBDOMAIN_BYTES_MAX, is_dns_label, is_dns_subdomain, is_label_value, is_qualified_name,
+use serde_json::Value;
+
+use crate::{
+    FieldError, builtin,
+    checks::{self, Messages},
+    kit::{Errors, Path, Read},
+    strategy::{INDEXED_ITEMS_MAX, Strategy},
 };
-use serde_json::{Map, Value};
-
-use crate::{FieldError, builtin, field_error::ERRORS_MAX, strategy::INDEXED_ITEMS_MAX};
-
-/// All annotations of one object together, as Kubernetes limits them.
-const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
 
 /// Which names a kind takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum NameRule {
-    /// Dots allowed: most kinds.
+    /// `a.b-c`: most kinds.
     Subdomain,
     /// No dots: namespaces.
     Label,
+    /// No dots, and a letter comes first.
+    Dns1035Label,
+    /// Whatever fits into a URL: roles and their bindings.
+    PathSegment,
+    /// The kind has a rule of its own: the name, and whether more comes behind it.
+    Own(fn(&str, bool) -> Messages),
+    /// Names depend on the rest of the object, and the kind's own rules see to them.
+    Elsewhere,
 }
 
-/// Checks `metadata` of a whole object.
-pub(crate) fn validate(object: &Value, namespaced: bool, rule: NameRule) -> Vec<FieldError> {
-    let Some(metadata) = object.get("metadata") else {
-        return vec![FieldError::required("metadata", "")];
-    };
-    let errors = builtin::validate_types(builtin::object_meta(), metadata, "metadata");
-    if !errors.is_empty() {
+impl NameRule {
+    /// What is wrong with a name, or with the beginning of one.
+    pub(crate) fn messages(self, name: &str, is_prefix: bool) -> Messages {
+        let masked = if is_prefix { mask_trailing_dash(name) } else { name.to_owned() };
+        match self {
+            Self::Subdomain => checks::dns_subdomain(&masked),
+            Self::Label => checks::dns_label(&masked),
+            Self::Dns1035Label => checks::dns1035_label(&masked),
+            Self::PathSegment if is_prefix => checks::path_segment_prefix(name),
+            Self::PathSegment => checks::path_segment_name(name),
+            Self::Own(rule) => rule(name, is_prefix),
+            Self::Elsewhere => Messages::new(),
+        }
+    }
+}
+
+/// Something follows the dash, so it may be there. As upstream does it, the character before it goes, too.
+pub(crate) fn mask_trailing_dash(name: &str) -> String {
+    if name.len() > 1 && name.ends_with('-') {
+        let mut bytes = name.as_bytes()[..name.len() - 2].to_vec();
+        bytes.push(b'a');
+        return String::from_utf8_lossy(&bytes).into_owned();
+    }
+    name.to_owned()
+}
+
+/// What of the metadata a kind's own rules ask on an update, beside what is asked of every kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnUpdate {
+    /// What may not change: most kinds.
+    Changes,
+    /// What is asked of a new object.
+    Whole,
+    /// Both.
+    WholeAndChanges,
+}
+
+/// Checks the metadata of a new object, which has its final name and namespace.
+pub(crate) fn validate(object: &Value, namespaced: bool, strategy: &Strategy) -> Vec<FieldError> {
+    if let Some(errors) = mistyped(object) {
         return errors;
     }
-    let mut errors = Vec::new();
-    let text = |key: &str| metadata.get(key).and_then(Value::as_str).unwrap_or_default();
-    match (text("name"), rule) {
-        ("", _) => errors.push(FieldError::required("metadata.name", "name or generateName is required")),
-        (name, NameRule::Label) if !is_dns_label(name) => {
-            errors.push(name_error("metadata.name", name, LABEL_BYTES_MAX, DNS_LABEL_MESSAGE));
-        }
-        (name, NameRule::Subdomain) if !is_dns_subdomain(name) => {
-            errors.push(name_error("metadata.name", name, SUBDOMAIN_BYTES_MAX, DNS_SUBDOMAIN_MESSAGE));
-        }
-        _ => {}
+    let mut errors = Errors::default();
+    let metadata = object.part("metadata");
+    whole(metadata, namespaced, strategy.name_rule, &mut errors);
+    if strategy.kube_finalizers {
+        kube_finalizers(metadata, &mut errors);
     }
-    match (namespaced, text("namespace")) {
-        (true, "") => errors.push(FieldError::required("metadata.namespace", "")),
-        (true, namespace) if !is_dns_label(namespace) => {
-            errors.push(name_error("metadata.namespace", namespace, LABEL_BYTES_MAX, DNS_LABEL_MESSAGE));
-        }
-        (false, namespace) if !namespace.is_empty() => {
-            errors.push(FieldError::forbidden("metadata.namespace", "not allowed on this type"));
-        }
-        _ => {}
+    if errors.is_empty() {
+        whole(metadata, namespaced, NameRule::PathSegment, &mut errors);
     }
-    // These are kept in the index of every object, in memory.
-    let lengths = [
-        ("labels", metadata.get("labels").and_then(Value::as_object).map_or(0, Map::len)),
-        ("ownerReferences", items(metadata, "ownerReferences").len()),
-    ];
-    for (key, count) in lengths.into_iter().filter(|(_, count)| *count > INDEXED_ITEMS_MAX) {
-        errors.push(FieldError::too_many(format!("metadata.{key}"), count, INDEXED_ITEMS_MAX));
-    }
-    if let Some(labels) = metadata.get("labels").and_then(Value::as_object) {
-        errors.extend(validate_labels(labels, "metadata.labels"));
-    }
-    if let Some(annotations) = metadata.get("annotations").and_then(Value::as_object) {
-        errors.extend(validate_annotations(annotations));
-    }
-    for (position, finalizer) in items(metadata, "finalizers").iter().enumerate() {
-        if !finalizer.as_str().is_some_and(is_qualified_name) {
-            let path = format!("metadata.finalizers[{position}]");
-            errors.push(FieldError::invalid(path, finalizer, QUALIFIED_NAME_MESSAGE));
-        }
-    }
-    errors.extend(validate_owners(items(metadata, "ownerReferences")));
-    errors
+    indexed(metadata, &mut errors);
+    errors.into_vec()
 }
 
-/// Checks what may not change in `metadata`. What a client left out counts as unchanged: the server fills it in.
-pub(crate) fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    for key in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
-        let (now, before) = (new.pointer(&format!("/metadata/{key}")), old.pointer(&format!("/metadata/{key}")));
-        if let Some(now) = now.filter(|now| Some(*now) != before) {
-            errors.push(FieldError::invalid(format!("metadata.{key}"), now, "field is immutable"));
+/// Checks the metadata of a new version of an object.
+pub(crate) fn validate_update(
+    subresource: Option<&str>,
+    new: &Value,
+    old: &Value,
+    namespaced: bool,
+    strategy: &Strategy,
+) -> Vec<FieldError> {
+    if let Some(errors) = mistyped(new) {
+        return errors;
+    }
+    let mut errors = Errors::default();
+    let (path, metadata, before) = (Path::at("metadata"), new.part("metadata"), old.part("metadata"));
+    whole(metadata, namespaced, NameRule::PathSegment, &mut errors);
+    checks::metadata_update(metadata, before, &path, &mut errors);
+    // What is written through a view of the object is asked what may not change, whatever its kind is.
+    let again = if subresource.is_some() { OnUpdate::Changes } else { strategy.metadata_on_update };
+    if matches!(again, OnUpdate::Whole | OnUpdate::WholeAndChanges) {
+        whole(metadata, namespaced, strategy.name_rule, &mut errors);
+        if strategy.kube_finalizers {
+            kube_finalizers(metadata, &mut errors);
         }
     }
-    errors
+    if matches!(again, OnUpdate::Changes | OnUpdate::WholeAndChanges) {
+        checks::metadata_update(metadata, before, &path, &mut errors);
+        if strategy.kube_finalizers {
+            kube_finalizers(metadata, &mut errors);
+        }
+    }
+    indexed(metadata, &mut errors);
+    errors.into_vec()
 }
 
-/// Checks the keys and values of labels, or of a selector's `matchLabels`.
-pub(crate) fn validate_labels(labels: &Map<String, Value>, path: &str) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    for (key, value) in labels {
-        if errors.len() >= ERRORS_MAX {
-            break;
-        }
-        if !is_qualified_name(key) {
-            errors.push(FieldError::invalid(path, &Value::String(key.clone()), QUALIFIED_NAME_MESSAGE));
-        }
-        match value.as_str() {
-            Some(text) if text.len() > LABEL_BYTES_MAX => {
-                errors.push(FieldError::invalid(path, value, format!("must be no more than {LABEL_BYTES_MAX} bytes")));
-            }
-            Some(text) if !is_label_value(text) => errors.push(FieldError::invalid(path, value, LABEL_VALUE_MESSAGE)),
-            _ => {}
-        }
-    }
-    errors
+fn mistyped(object: &Value) -> Option<Vec<FieldError>> {
+    let Some(metadata) = object.get("metadata") else {
+        return Some(vec![FieldError::required("metadata", "")]);
+    };
+    let errors = builtin::validate_types(builtin::object_meta(), metadata, "metadata");
+    (!errors.is_empty()).then_some(errors)
 }
 
-fn validate_annotations(annotations: &Map<String, Value>) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let mut bytes = 0;
-    for (key, value) in annotations {
-        bytes += key.len() + value.as_str().map_or(0, str::len);
-        if !is_qualified_name(&key.to_lowercase()) {
-            let key = Value::String(key.clone());
-            errors.push(FieldError::invalid("metadata.annotations", &key, QUALIFIED_NAME_MESSAGE));
+fn whole(metadata: &Value, namespaced: bool, rule: NameRule, errors: &mut Errors) {
+    let path = Path::at("metadata");
+    let (name, prefix) = (metadata.text("name"), metadata.text("generateName"));
+    if !prefix.is_empty() {
+        errors.invalid_each(&path.field("generateName"), prefix, rule.messages(prefix, true));
+    }
+    match name {
+        "" => errors.required(&path.field("name"), "name or generateName is required"),
+        name => errors.invalid_each(&path.field("name"), name, rule.messages(name, false)),
+    }
+    checks::whole_metadata(metadata, namespaced, &path, errors);
+}
+
+fn kube_finalizers(metadata: &Value, errors: &mut Errors) {
+    let path = Path::at("metadata");
+    checks::kube_finalizers(metadata.part("finalizers"), &path.field("finalizers"), errors);
+}
+
+/// These are kept in the index of every object, in memory, and so there are not any number of them.
+fn indexed(metadata: &Value, errors: &mut Errors) {
+    let path = Path::at("metadata");
+    let labels = metadata.part("labels").as_object().map_or(0, serde_json::Map::len);
+    for (key, count) in [("labels", labels), ("ownerReferences", metadata.items("ownerReferences").len())] {
+        if count > INDEXED_ITEMS_MAX {
+            errors.too_many(&path.field(key), count, INDEXED_ITEMS_MAX);
         }
     }
-    if bytes > ANNOTATIONS_BYTES_MAX {
-        errors.push(FieldError::too_long("metadata.annotations", ANNOTATIONS_BYTES_MAX));
-    }
-    errors
 }
 
-fn validate_owners(owners: &[Value]) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let mut controllers = 0;
-    for (position, owner) in owners.iter().enumerate() {
-        for key in ["apiVersion", "kind", "name", "uid"] {
-            if owner.get(key).and_then(Value::as_str).unwrap_or_default().is_empty() {
-                let path = format!("metadata.ownerReferences[{position}].{key}");
-                errors.push(FieldError::required(path, "must not be empty"));
-            }
-        }
-        controllers += usize::from(owner.get("controller") == Some(&Value::Bool(true)));
-    }
-    if controllers > 1 {
-        let detail = "only one reference can have controller set to true";
-        errors.push(FieldError::invalid("metadata.ownerReferences", &Value::Array(owners.to_vec()), detail));
-    }
-    errors
-}
-
-fn name_error(path: &str, name: &str, bytes_max: usize, message: &str) -> FieldError {
-    let value = Value::String(name.to_owned());
-    if name.len() > bytes_max {
-        return FieldError::invalid(path, &value, format!("must be no more than {bytes_max} characters"));
-    }
-    FieldError::invalid(path, &value, message)
-}
-
-fn items<'a>(value: &'a Value, key: &str) -> &'a [Value] {
-    value.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+/// Labels, for rules that make lists of errors of their own.
+pub(crate) fn validate_labels(labels: &serde_json::Map<String, Value>, path: &str) -> Vec<FieldError> {
+    let mut errors = Errors::default();
+    checks::labels(&Value::Object(labels.clone()), &Path::at(path), &mut errors);
+    errors.into_vec()
 }

@@ -156,7 +156,7 @@ impl ResourceInfo {
 
     /// The same on the budget of a request; one of the errors says so when it does not last.
     pub fn validate_within(&self, object: &Value, budget: &mut Budget) -> Vec<FieldError> {
-        let mut errors = crate::metadata::validate(object, self.namespaced, self.strategy.name_rule);
+        let mut errors = crate::metadata::validate(object, self.namespaced, self.strategy);
         match &self.schema {
             Schema::Builtin(definition) => {
                 let mistyped = builtin::validate(definition, |_| Vec::new(), object);
@@ -175,8 +175,7 @@ impl ResourceInfo {
 
     /// Checks a new version of an object, as written to the object itself or to one of its subresources.
     pub fn validate_update(&self, subresource: Option<&str>, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errors = crate::metadata::validate(new, self.namespaced, self.strategy.name_rule);
-        errors.extend(crate::metadata::validate_update(new, old));
+        let mut errors = crate::metadata::validate_update(subresource, new, old, self.namespaced, self.strategy);
         let mut found = Errors::default();
         match (&self.schema, subresource) {
             (Schema::Custom(structural), _) => found.extend(structural.validate(new, &mut Budget::of_request())),

@@ -17,11 +17,16 @@ mod pods;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use crate::{ResourceInfo, kit::Errors, metadata::NameRule, table::Printer};
+use crate::{
+    ResourceInfo,
+    kit::Errors,
+    metadata::{NameRule, OnUpdate},
+    table::Printer,
+};
 pub(crate) use index::INDEXED_ITEMS_MAX;
 pub use index::{INDEX_LABEL_PREFIX, INDEX_OWNER_UID, INDEX_REFS};
 pub(crate) use kinds::*;
@@ -62,6 +67,11 @@ pub(crate) struct Strategy {
     /// Whether controllers compare `metadata.generation` with what they have observed.
     pub generation: bool,
     pub name_rule: NameRule,
+    /// Whether finalizers without a domain are Kubernetes' own three: most kinds, but not those whose upstream rules come
+    /// from `apimachinery` alone.
+    pub kube_finalizers: bool,
+    /// What the kind's own rules ask of metadata on an update, and so report once more.
+    pub metadata_on_update: OnUpdate,
     /// Whether a PUT of an object that is not there creates it.
     pub create_on_update: bool,
     /// Whether a PUT without a `resourceVersion` is taken.
@@ -148,17 +158,6 @@ pub(crate) struct IndexField {
 /// Calls its second argument with each value that an object has for the field.
 type Extract = fn(&Value, &mut dyn FnMut(&str));
 
-/// Metadata that the server alone writes.
-const SYSTEM_METADATA: [&str; 7] = [
-    "uid",
-    "creationTimestamp",
-    "generation",
-    "deletionTimestamp",
-    "deletionGracePeriodSeconds",
-    "resourceVersion",
-    "namespace",
-];
-
 impl Strategy {
     /// A kind that is stored as it was sent.
     pub const PLAIN: Self = Self {
@@ -172,6 +171,8 @@ impl Strategy {
         to_stored: |_| {},
         selectable: &[],
         name_rule: NameRule::Subdomain,
+        kube_finalizers: true,
+        metadata_on_update: OnUpdate::Changes,
         prepare_create: |_, _| {},
         keeps_status_on_create: false,
         prepare_update: |_, _| {},
@@ -211,8 +212,6 @@ impl ResourceInfo {
         fields.insert("creationTimestamp".to_owned(), creation.now.into());
         if self.strategy.generation {
             fields.insert("generation".to_owned(), 1.into());
-        } else {
-            fields.remove("generation");
         }
         if self.has_status() && !self.strategy.keeps_status_on_create {
             set_or_remove(object, "status", None);
@@ -286,23 +285,28 @@ impl ResourceInfo {
     }
 }
 
+/// Puts back what of the metadata a client cannot write. What it may not write is left for validation to report.
 fn restore_metadata(new: &mut Value, old: &Value) {
     let empty = Map::new();
     let held = old.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
     let fields = metadata(new);
     fields.remove("selfLink");
     fields.remove("managedFields");
-    for field in SYSTEM_METADATA {
+    for field in ["generation", "resourceVersion", "namespace"] {
         match held.get(field) {
             Some(value) => fields.insert(field.to_owned(), value.clone()),
             None => fields.remove(field),
         };
     }
-    // A finalizer that comes after the deletion began would hold an object that everyone takes for deleted.
-    if is_terminating(old) {
-        let before: HashSet<&Value> = held.get("finalizers").and_then(Value::as_array).into_iter().flatten().collect();
-        if let Some(finalizers) = fields.get_mut("finalizers").and_then(Value::as_array_mut) {
-            finalizers.retain(|finalizer| before.contains(finalizer));
+    for field in ["creationTimestamp", "deletionTimestamp"] {
+        if let Some(value) = held.get(field) {
+            fields.insert(field.to_owned(), value.clone());
+        }
+    }
+    for field in ["uid", "deletionGracePeriodSeconds"] {
+        let is_absent = fields.get(field).is_none_or(|value| value.is_null() || value == "");
+        if let (true, Some(value)) = (is_absent, held.get(field)) {
+            fields.insert(field.to_owned(), value.clone());
         }
     }
 }

@@ -133,11 +133,56 @@ fn a_status_of_the_wrong_type_is_left_for_validation() {
 
 #[test]
 fn an_object_that_is_being_deleted_takes_no_new_finalizer() {
-    let old = json!({"metadata": {"name": "a", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x/one"]}});
+    let metadata = json!({
+        "name": "a", "namespace": "n", "uid": "u", "resourceVersion": "4", "deletionGracePeriodSeconds": 0,
+        "creationTimestamp": "2025-01-01T00:00:00Z", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x/one"],
+    });
+    let old = json!({"metadata": metadata});
     let mut new = json!({"metadata": {"name": "a", "finalizers": ["x/one", "x/two"]}});
-    info("", "configmaps").prepare_update(None, &mut new, &old);
-    assert_eq!(new["metadata"]["finalizers"], json!(["x/one"]));
+    let maps = info("", "configmaps");
+    maps.prepare_update(None, &mut new, &old);
     assert_eq!(new["metadata"]["deletionTimestamp"], "2026-01-01T00:00:00Z");
+    // The common rules find it, and those of the kind do.
+    let line = "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{\"x/two\"}";
+    let errors: Vec<String> = maps.validate_update(None, &new, &old).iter().map(ToString::to_string).collect();
+    assert_eq!(errors, [line, line]);
+}
+
+#[test]
+fn what_a_client_may_not_change_is_reported_and_what_it_cannot_change_is_ignored() {
+    let old = json!({"metadata": {"name": "a", "namespace": "n", "uid": "u", "resourceVersion": "4", "generation": 2}});
+    let check = |key: &str, value: Value, expected: &[&str]| {
+        let mut new = old.clone();
+        new["metadata"][key] = value;
+        let maps = info("", "configmaps");
+        maps.prepare_update(None, &mut new, &old);
+        let errors: Vec<String> = maps.validate_update(None, &new, &old).iter().map(ToString::to_string).collect();
+        assert_eq!(errors, expected, "{key}");
+    };
+    check("generation", json!(7), &[]);
+    check("resourceVersion", json!(""), &[]);
+    check("uid", json!(""), &[]);
+    let line = "metadata.uid: Invalid value: \"v\": field is immutable";
+    check("uid", json!("v"), &[line, line]);
+    let line = "metadata.deletionTimestamp: Invalid value: \"2026-01-01T00:00:00Z\": field is immutable";
+    check("deletionTimestamp", json!("2026-01-01T00:00:00Z"), &[line, line]);
+    // Finalizers are looked at in the kind's own rules alone.
+    let line = "metadata.finalizers[0]: Invalid value: \"mine\": name is neither a standard finalizer name nor is it fully qualified";
+    check("finalizers", json!(["mine"]), &[line]);
+}
+
+#[test]
+fn names_and_the_beginnings_of_names_are_checked_by_the_rule_of_the_kind() {
+    let check = |rule: NameRule, name: &str, is_prefix: bool, is_good: bool| {
+        assert_eq!(rule.messages(name, is_prefix).is_empty(), is_good, "{rule:?} {name}");
+    };
+    check(NameRule::Subdomain, "a-", true, true);
+    check(NameRule::Subdomain, "a-", false, false);
+    check(NameRule::Label, "a.b", false, false);
+    check(NameRule::Dns1035Label, "1a", false, false);
+    check(NameRule::PathSegment, "system:node proxy", false, true);
+    check(NameRule::PathSegment, "..", false, false);
+    check(NameRule::PathSegment, "a/b", true, false);
 }
 
 #[test]
