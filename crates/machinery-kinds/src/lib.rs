@@ -20,6 +20,7 @@ mod openapi;
 mod registry;
 mod resource;
 mod rules;
+mod scale;
 mod strategy;
 mod table;
 
@@ -35,5 +36,6 @@ pub use machinery_schema::{
 use machinery_schema::{bounded, builtin, field_error, jsonpath};
 pub use registry::Registry;
 pub use resource::{ResourceInfo, SelectableField, Subresource};
+pub use scale::Scale;
 pub use strategy::{Creation, Durability, INDEX_LABEL_PREFIX, INDEX_OWNER_UID, INDEX_REFS};
 pub use table::{IncludeObject, column_definitions, human_duration, table, table_row};

@@ -13,7 +13,6 @@
 
 mod index;
 mod kinds;
-mod pods;
 #[cfg(test)]
 mod tests;
 
@@ -30,7 +29,6 @@ use crate::{
 pub(crate) use index::INDEXED_ITEMS_MAX;
 pub use index::{INDEX_LABEL_PREFIX, INDEX_OWNER_UID, INDEX_REFS};
 pub(crate) use kinds::*;
-pub(crate) use pods::count_references;
 
 /// When a write is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -323,7 +321,7 @@ fn restore_all_but_status(new: &mut Value, old: &Value) {
 }
 
 /// Puts all of the metadata back to what they were but the revision that the client sent, which is a condition.
-fn restore_metadata_of(new: &mut Value, old: &Value) {
+pub(crate) fn restore_metadata_of(new: &mut Value, old: &Value) {
     let revision = metadata(new).get("resourceVersion").cloned();
     restore(new, old, "metadata");
     if let Some(revision) = revision {
@@ -369,10 +367,10 @@ fn has_finalizers(object: &Value) -> bool {
     object.pointer("/metadata/finalizers").and_then(Value::as_array).is_some_and(|finalizers| !finalizers.is_empty())
 }
 
-fn text<'v>(object: &'v Value, pointer: &str) -> &'v str {
+pub(crate) fn text<'v>(object: &'v Value, pointer: &str) -> &'v str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn items<'v>(value: &'v Value, key: &str) -> &'v [Value] {
+pub(crate) fn items<'v>(value: &'v Value, key: &str) -> &'v [Value] {
     value.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }

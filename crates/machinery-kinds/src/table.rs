@@ -4,7 +4,6 @@
 //! show with `-o wide` only. Ages are computed against a `now` that the caller passes in.
 
 pub(crate) mod columns;
-mod pods;
 pub(crate) mod printers;
 #[cfg(test)]
 mod tests;

@@ -1,12 +1,41 @@
 //! Kinds of the group `apps`.
 
-use crate::strategy::{self, Strategy};
+mod controller_revision;
+mod daemon_set;
+mod deployment;
+mod replica_set;
+mod stateful_set;
+
+use serde_json::Value;
+
+use super::core::pod;
+use crate::{
+    kit::{Path, Read, Write},
+    strategy::Strategy,
+};
 
 /// What is special about a kind of this group.
 pub(crate) fn strategy(kind: &str) -> Option<&'static Strategy> {
     Some(match kind {
-        "ControllerRevision" => &strategy::CONTROLLER_REVISION,
-        "DaemonSet" => &strategy::DAEMON_SET,
+        "ControllerRevision" => &controller_revision::CONTROLLER_REVISION,
+        "DaemonSet" => &daemon_set::DAEMON_SET,
+        "Deployment" => &deployment::DEPLOYMENT,
+        "ReplicaSet" => &replica_set::REPLICA_SET,
+        "StatefulSet" => &stateful_set::STATEFUL_SET,
         _ => return None,
     })
+}
+
+/// Removes fields of features that are off from a workload's template.
+fn drop_disabled(workload: &mut Value, old: &Value) {
+    let spec = workload.some_mut("spec").and_then(|spec| spec.some_mut("template")?.some_mut("spec"));
+    if let Some(spec) = spec {
+        pod::drop_disabled(spec, old.part("spec").part("template").part("spec"));
+    }
+}
+
+/// What the author of a workload should know of its template.
+fn warnings(workload: &Value, _old: Option<&Value>) -> Vec<String> {
+    let spec = workload.part("spec").part("template").part("spec");
+    pod::warnings::of_spec(spec, &Path::at("spec.template.spec"))
 }

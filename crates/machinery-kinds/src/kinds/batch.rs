@@ -1,8 +1,15 @@
 //! Kinds of the group `batch`.
 
+mod cron_job;
+mod job;
+
 use crate::strategy::Strategy;
 
 /// What is special about a kind of this group.
-pub(crate) fn strategy(_kind: &str) -> Option<&'static Strategy> {
-    None
+pub(crate) fn strategy(kind: &str) -> Option<&'static Strategy> {
+    Some(match kind {
+        "CronJob" => &cron_job::CRON_JOB,
+        "Job" => &job::JOB,
+        _ => return None,
+    })
 }

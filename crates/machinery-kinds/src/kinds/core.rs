@@ -1,5 +1,9 @@
 //! Kinds of the group `core`.
 
+pub(crate) mod pod;
+mod pod_template;
+mod replication_controller;
+
 use crate::strategy::{self, Strategy};
 
 /// What is special about a kind of this group.
@@ -9,7 +13,9 @@ pub(crate) fn strategy(kind: &str) -> Option<&'static Strategy> {
         "Event" => &strategy::EVENT,
         "Namespace" => &strategy::NAMESPACE,
         "Node" => &strategy::NODE,
-        "Pod" => &strategy::POD,
+        "Pod" => &pod::POD,
+        "PodTemplate" => &pod_template::POD_TEMPLATE,
+        "ReplicationController" => &replication_controller::REPLICATION_CONTROLLER,
         "Secret" => &strategy::SECRET,
         "ServiceAccount" => &strategy::SERVICE_ACCOUNT,
         _ => return None,

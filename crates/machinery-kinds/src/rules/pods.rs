@@ -8,7 +8,7 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::small::at_least;
-use crate::{FieldError, metadata::validate_labels, strategy::count_references};
+use crate::{FieldError, kinds::core::pod::count_references, metadata::validate_labels};
 
 /// Secrets, ConfigMaps, claims and the like that one pod may refer to.
 const REFERENCES_MAX: usize = 1024;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Durability, Part, Selectable, Strategy, metadata, pods, restore, restore_metadata_of, text};
+use super::{Durability, Part, Selectable, Strategy, metadata, restore, restore_metadata_of, text};
 use crate::{
     defaults,
     kit::{Read, Write},
@@ -102,32 +102,6 @@ pub(crate) static NODE: Strategy = Strategy {
     ..Strategy::PLAIN
 };
 
-pub(crate) static POD: Strategy = Strategy {
-    generation: true,
-    selectable: &[
-        Selectable::field("spec.nodeName"),
-        Selectable::field("spec.restartPolicy"),
-        Selectable::field("spec.schedulerName"),
-        Selectable::field("spec.serviceAccountName"),
-        Selectable { absent: "false", ..Selectable::field("spec.hostNetwork") },
-        Selectable::field("status.phase"),
-        Selectable::field("status.podIP"),
-        Selectable::field("status.nominatedNodeName"),
-    ],
-    prepare_create: pods::prepare_create,
-    index: &[pods::REFS],
-    grace_seconds: pods::grace_seconds,
-    warnings: |pod, _| pods::warnings(pod.get("spec").unwrap_or(&Value::Null), "spec"),
-    defaults: defaults::pod,
-    validate: |object, errors| errors.extend(rules::pod(object)),
-    validate_update: Some(|new, old, errors| {
-        errors.extend(rules::pod(new));
-        errors.extend(update::pod(new, old));
-    }),
-    printer: &printers::PODS,
-    ..Strategy::PLAIN
-};
-
 pub(crate) static SECRET: Strategy = Strategy {
     selectable: &[Selectable::field("type")],
     prepare_create: |secret, _| defaults::move_string_data(secret),
@@ -153,32 +127,6 @@ pub(crate) static CUSTOM_RESOURCE_DEFINITION: Strategy = Strategy {
         errors.extend(update::custom_resource_definition(new, old));
     }),
     printer: &printers::CUSTOM_RESOURCE_DEFINITIONS,
-    ..Strategy::PLAIN
-};
-
-pub(crate) static CONTROLLER_REVISION: Strategy = Strategy {
-    validate: |object, errors| errors.extend(rules::controller_revision(object)),
-    validate_update: Some(|new, old, errors| {
-        errors.extend(rules::controller_revision(new));
-        errors.extend(update::controller_revision(new, old));
-    }),
-    printer: &printers::CONTROLLER_REVISIONS,
-    ..Strategy::PLAIN
-};
-
-pub(crate) static DAEMON_SET: Strategy = Strategy {
-    generation: true,
-    warnings: |set, _| {
-        let spec = set.pointer("/spec/template/spec").unwrap_or(&Value::Null);
-        pods::warnings(spec, "spec.template.spec")
-    },
-    defaults: defaults::daemon_set,
-    validate: |object, errors| errors.extend(rules::daemon_set(object)),
-    validate_update: Some(|new, old, errors| {
-        errors.extend(rules::daemon_set(new));
-        errors.extend(update::daemon_set(new, old));
-    }),
-    printer: &printers::DAEMON_SETS,
     ..Strategy::PLAIN
 };
 

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::{Printer, age_of, columns, items, number, or_none, pods, since, text};
+use super::{Printer, age_of, columns, items, number, or_none, since, text};
 
 pub(crate) static CONFIG_MAPS: Printer = Printer {
     columns: columns::CONFIG_MAP,
@@ -28,8 +28,6 @@ pub(crate) static NAMESPACES: Printer = Printer {
     cells: |object, now| vec![name(object), text(object, "/status/phase").into(), age_of(object, now)],
 };
 
-pub(crate) static PODS: Printer = Printer { columns: columns::POD, cells: pods::cells };
-
 pub(crate) static NODES: Printer = Printer {
     columns: columns::NODE,
     cells: |object, now| {
@@ -46,47 +44,6 @@ pub(crate) static NODES: Printer = Printer {
             info("kernelVersion").into(),
             info("containerRuntimeVersion").into(),
         ]
-    },
-};
-
-pub(crate) static DAEMON_SETS: Printer = Printer {
-    columns: columns::DAEMON_SET,
-    cells: |object, now| {
-        let status = |key: &str| Value::from(number(object, &format!("/status/{key}")));
-        let containers = items(object, "/spec/template/spec/containers");
-        let of_containers =
-            |key: &str| containers.iter().map(|container| text(container, key)).collect::<Vec<_>>().join(",");
-        vec![
-            name(object),
-            status("desiredNumberScheduled"),
-            status("currentNumberScheduled"),
-            status("numberReady"),
-            status("updatedNumberScheduled"),
-            status("numberAvailable"),
-            labels(object.pointer("/spec/template/spec/nodeSelector")).into(),
-            age_of(object, now),
-            of_containers("/name").into(),
-            of_containers("/image").into(),
-            selector(object.pointer("/spec/selector")).into(),
-        ]
-    },
-};
-
-pub(crate) static CONTROLLER_REVISIONS: Printer = Printer {
-    columns: columns::CONTROLLER_REVISION,
-    cells: |object, now| {
-        let owners = items(object, "/metadata/ownerReferences");
-        let controller = owners.iter().find(|owner| owner.get("controller") == Some(&Value::Bool(true)));
-        let controller = controller.map_or_else(
-            || "<none>".to_owned(),
-            |owner| {
-                let (group, _) = text(owner, "/apiVersion").split_once('/').unwrap_or_default();
-                let kind = text(owner, "/kind").to_lowercase();
-                let dot = if group.is_empty() { "" } else { "." };
-                format!("{kind}{dot}{group}/{}", text(owner, "/name"))
-            },
-        );
-        vec![name(object), controller.into(), number(object, "/revision").into(), age_of(object, now)]
     },
 };
 

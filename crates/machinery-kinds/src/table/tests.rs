@@ -59,7 +59,7 @@ fn a_pods_status_sums_up_its_containers() {
         "2 (60s ago)",
     );
     check_pod(json!({}), json!({"phase": "Succeeded", "containerStatuses": [done, done]}), "0/2", "Completed", "0");
-    check_pod(json!({}), json!({"phase": "Failed", "containerStatuses": [done, failed]}), "0/2", "Completed", "1");
+    check_pod(json!({}), json!({"phase": "Failed", "containerStatuses": [done, failed]}), "0/2", "ExitCode:3", "1");
     check_pod(json!({}), json!({"phase": "Failed", "containerStatuses": [failed]}), "0/2", "ExitCode:3", "1");
     check_pod(
         json!({}),

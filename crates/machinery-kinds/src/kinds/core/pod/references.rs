@@ -1,32 +1,14 @@
-//! What is special about pods.
+//! Which objects of its namespace a pod refers to, for the node authorizer.
 
 use std::collections::BTreeSet;
 
-use api_kube::QosClass;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{Creation, IndexField, index::INDEX_REFS, items, text};
-
-/// A pod that says nothing else gets this long to end, as in Kubernetes.
-const GRACE_SECONDS: i64 = 30;
+use super::CONTAINER_LISTS;
+use crate::strategy::{INDEX_REFS, IndexField, items, text};
 
 /// The annotation of a mirror pod, which shows a static pod of its node.
 const MIRROR_ANNOTATION: &str = "/metadata/annotations/kubernetes.io~1config.mirror";
-
-const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
-
-pub(super) fn prepare_create(pod: &mut Value, _creation: &Creation<'_>) {
-    let class = QosClass::of_pod_spec(pod.get("spec").unwrap_or(&Value::Null));
-    pod["status"] = json!({"phase": "Pending", "qosClass": class});
-}
-
-/// A kubelet holds a pod that was bound to its node and has not ended; it alone knows when the pod has.
-pub(super) fn grace_seconds(pod: &Value) -> Option<i64> {
-    let is_held_by_node =
-        !text(pod, "/spec/nodeName").is_empty() && !matches!(text(pod, "/status/phase"), "Succeeded" | "Failed");
-    let asked = pod.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64);
-    is_held_by_node.then(|| asked.unwrap_or(GRACE_SECONDS))
-}
 
 pub(super) const REFS: IndexField = IndexField {
     name: INDEX_REFS,
@@ -103,24 +85,4 @@ fn collect(spec: &Value, pod_name: &str, add: &mut dyn FnMut(&'static str, &str)
             add("configmaps", text(source, "/configMap/name"));
         }
     }
-}
-
-/// What is stored as written and will not do what its author thinks.
-pub(super) fn warnings(spec: &Value, path: &str) -> Vec<String> {
-    let mut warnings = Vec::new();
-    for list in CONTAINER_LISTS {
-        for (number, container) in items(spec, list).iter().enumerate() {
-            let mut names = BTreeSet::new();
-            for (position, variable) in items(container, "env").iter().enumerate() {
-                let name = text(variable, "/name");
-                if !name.is_empty() && !names.insert(name) {
-                    warnings.push(format!(
-                        "{path}.{list}[{number}].env[{position}]: hides previous definition of \"{name}\", which may be \
-                         dropped when using apply"
-                    ));
-                }
-            }
-        }
-    }
-    warnings
 }
