@@ -1,240 +1,288 @@
-//! Turns the vendored Kubernetes definitions into static tables, so that nothing is parsed when the hub runs.
+//! Turns what Kubernetes publishes of its types into static tables, so that nothing is parsed when the server runs.
 //!
-//! Two things come out: `tables.rs`, the shape of every definition for validation and patches, and one compressed
-//! `components` text per group version for OpenAPI documents, whose descriptions are needed only for `kubectl explain`.
+//! `types-1.36.json.gz` says what Go makes of each type (names, what is left out when empty, protobuf tags, patch
+//! strategies), the OpenAPI documents what the server publishes of it (list types, map keys, defaults). The tables hold
+//! numbers alone: every name is an offset into one text, so the program has no relocations for them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     env,
     fmt::Write as _,
     fs,
-    io::{Read, Write as _},
+    io::Read as _,
     path::{Path, PathBuf},
 };
 
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
-const DEFINITIONS: &str = "definitions/kubernetes-1.36.json.gz";
-const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
+const TYPES: &str = "definitions/types-1.36.json.gz";
+const OPENAPI: &str = "definitions/openapi";
+const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
-/// Group, version, and the prefix of its definitions' names.
-const GROUP_VERSIONS: &[(&str, &str, &str)] = &[
-    ("", "v1", "io.k8s.api.core.v1."),
-    ("apiextensions.k8s.io", "v1", "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1."),
-    ("apps", "v1", "io.k8s.api.apps.v1."),
-    ("certificates.k8s.io", "v1", "io.k8s.api.certificates.v1."),
-    ("coordination.k8s.io", "v1", "io.k8s.api.coordination.v1."),
-    ("node.k8s.io", "v1", "io.k8s.api.node.v1."),
+/// What is decoded besides the kinds: options, answers, and parts of them.
+const OTHERS: [&str; 8] = [
+    "DeleteOptions",
+    "ListOptions",
+    "ObjectMeta",
+    "ListMeta",
+    "Status",
+    "WatchEvent",
+    "PartialObjectMetadata",
+    "PartialObjectMetadataList",
 ];
 
-type Definitions = BTreeMap<String, Value>;
-
 fn main() {
-    println!("cargo::rerun-if-changed={DEFINITIONS}");
     println!("cargo::rerun-if-changed=build.rs");
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR for build scripts"));
-    let definitions = read_definitions(Path::new(DEFINITIONS));
+    println!("cargo::rerun-if-changed={TYPES}");
+    println!("cargo::rerun-if-changed={OPENAPI}");
+    let published = read(Path::new(TYPES));
+    let mut documents = Vec::new();
+    for entry in fs::read_dir(OPENAPI).expect("the vendored documents are part of the crate") {
+        let path = entry.expect("the directory is readable").path();
+        let file = path.file_name().and_then(|name| name.to_str()).expect("their names are text").to_owned();
+        documents.push((file.trim_end_matches(".json.gz").to_owned(), path));
+    }
+    documents.sort();
+    let mut schemas: BTreeMap<String, Value> = BTreeMap::new();
+    for (_, path) in &documents {
+        if let Some(found) = read(path).pointer("/components/schemas").and_then(Value::as_object) {
+            schemas.extend(found.iter().map(|(name, schema)| (name.clone(), schema.clone())));
+        }
+    }
+    let served: BTreeSet<String> = documents.iter().map(|(name, _)| name.clone()).collect();
 
-    let mut code = tables(&definitions);
-    code.push_str("pub static COMPONENTS: &[Components] = &[\n");
-    for (number, (group, version, prefix)) in GROUP_VERSIONS.iter().enumerate() {
-        let text = components(&definitions, |name| name.starts_with(prefix)).to_string();
-        writeln!(
-            code,
-            "Components {{ group: {group:?}, version: {version:?}, hash: {:#x}, bytes: include_bytes!({:?}) }},",
-            fnv1a(text.as_bytes()),
-            write_compressed(&out, &format!("components-{number}.z"), &text),
-        )
-        .expect("a String takes any text");
+    let mut tables = Tables::new(&published["types"], schemas);
+    let mut kinds = Vec::new();
+    for kind in array(&published["kinds"]) {
+        let (group, version) = (text(&kind["group"]), text(&kind["version"]));
+        let document = if group.is_empty() { format!("api__{version}") } else { format!("apis__{group}__{version}") };
+        if served.contains(&document) {
+            tables.number(text(&kind["type"]));
+            kinds.push((group, version, text(&kind["kind"]), text(&kind["type"])));
+        }
+    }
+    for name in OTHERS {
+        tables.number(&format!("{META}.{name}"));
+    }
+    let mut code = tables.finish();
+    kinds.sort();
+    code.push_str("static KINDS: &[KindRow] = &[\n");
+    for (group, version, kind, name) in kinds {
+        let number = tables.final_number(name);
+        let (group, version, kind) = (tables.intern(group), tables.intern(version), tables.intern(kind));
+        writeln!(code, "KindRow {{ group: {group}, version: {version}, kind: {kind}, of: {number} }},").expect(TEXT);
     }
     code.push_str("];\n");
-    // Documents of custom resources refer to these.
-    let meta = components(&definitions, |name| name == format!("{META}ObjectMeta")).to_string();
-    writeln!(
-        code,
-        "pub static META_COMPONENTS: &[u8] = include_bytes!({:?});",
-        write_compressed(&out, "components-meta.z", &meta)
-    )
-    .expect("a String takes any text");
+    writeln!(code, "static TEXT: &str = {:?};", tables.text).expect(TEXT);
+    code.push_str("static DOCUMENTS: &[(&str, &[u8])] = &[\n");
+    for (name, path) in &documents {
+        let path = fs::canonicalize(path).expect("the file was just read");
+        writeln!(code, "({name:?}, include_bytes!({:?})),", path).expect(TEXT);
+    }
+    code.push_str("];\n");
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR for build scripts"));
     fs::write(out.join("tables.rs"), code).expect("OUT_DIR is writable");
 }
 
-fn read_definitions(path: &Path) -> Definitions {
-    let packed = fs::read(path).expect("the vendored definitions are part of the crate");
-    let mut text = String::new();
-    flate2::read::GzDecoder::new(packed.as_slice())
-        .read_to_string(&mut text)
-        .expect("the vendored definitions are gzip");
-    serde_json::from_str(&text).expect("the vendored definitions are JSON")
+const TEXT: &str = "a String takes any text";
+
+/// The rows of the tables, as they are found.
+struct Tables<'p> {
+    published: &'p Value,
+    schemas: BTreeMap<String, Value>,
+    /// Every name once.
+    text: String,
+    offsets: HashMap<String, String>,
+    /// Types by name, and those that are still to be read.
+    numbers: BTreeMap<String, usize>,
+    open: Vec<String>,
+    shapes: Vec<String>,
+    shape_numbers: HashMap<String, usize>,
 }
 
-fn write_compressed(out: &Path, name: &str, text: &str) -> PathBuf {
-    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
-    encoder.write_all(text.as_bytes()).expect("a Vec takes any bytes");
-    let path = out.join(name);
-    fs::write(&path, encoder.finish().expect("a Vec takes any bytes")).expect("OUT_DIR is writable");
-    path
-}
-
-// ---- tables ------------------------------------------------------------------------------------------------------
-
-fn tables(definitions: &Definitions) -> String {
-    let numbers: BTreeMap<&str, usize> =
-        definitions.keys().enumerate().map(|(number, name)| (name.as_str(), number)).collect();
-    let mut code = String::from("pub static DEFINITIONS: &[Definition] = &[\n");
-    for (name, definition) in definitions {
-        write!(code, "Definition {{ name: {name:?}, fields: &[").expect("a String takes any text");
-        let required: BTreeSet<&str> = strings(definition.get("required")).into_iter().collect();
-        if let Some(properties) = definition.get("properties").and_then(Value::as_object) {
-            for (field, schema) in properties {
-                write!(
-                    code,
-                    "Field {{ name: {field:?}, required: {}, shape: {} }}, ",
-                    required.contains(field.as_str()),
-                    shape(&numbers, schema)
-                )
-                .expect("a String takes any text");
-            }
+impl<'p> Tables<'p> {
+    fn new(published: &'p Value, schemas: BTreeMap<String, Value>) -> Self {
+        Self {
+            published,
+            schemas,
+            text: String::new(),
+            offsets: HashMap::new(),
+            numbers: BTreeMap::new(),
+            open: Vec::new(),
+            shapes: Vec::new(),
+            shape_numbers: HashMap::new(),
         }
-        code.push_str("] },\n");
     }
-    code.push_str("];\n");
-    code
-}
 
-/// The Rust expression for the shape of one schema.
-fn shape(numbers: &BTreeMap<&str, usize>, schema: &Value) -> String {
-    if let Some(name) = schema.get("$ref").and_then(Value::as_str).map(last_part) {
-        return match last_name(name) {
-            "IntOrString" => "Shape::IntOrString".to_owned(),
-            "Quantity" => "Shape::Quantity".to_owned(),
-            "Time" => "Shape::Time".to_owned(),
-            "MicroTime" => "Shape::MicroTime".to_owned(),
-            "RawExtension" | "FieldsV1" => "Shape::AnyObject".to_owned(),
-            "JSON" | "JSONSchemaPropsOrArray" | "JSONSchemaPropsOrBool" | "JSONSchemaPropsOrStringArray" => {
-                "Shape::Any".to_owned()
+    /// The expression for a piece of the text.
+    fn intern(&mut self, piece: &str) -> String {
+        if let Some(known) = self.offsets.get(piece) {
+            return known.clone();
+        }
+        let expression = format!("Text({}, {})", self.text.len(), piece.len());
+        self.text.push_str(piece);
+        self.offsets.insert(piece.to_owned(), expression.clone());
+        expression
+    }
+
+    /// The number of a type, which is read later.
+    fn number(&mut self, name: &str) -> usize {
+        let next = self.numbers.len();
+        if let Some(number) = self.numbers.get(name) {
+            return *number;
+        }
+        assert!(self.published[name].is_object(), "{name} is a published type");
+        self.numbers.insert(name.to_owned(), next);
+        self.open.push(name.to_owned());
+        next
+    }
+
+    fn final_number(&self, name: &str) -> usize {
+        self.numbers[name]
+    }
+
+    /// The number of a shape; equal ones are one.
+    fn shape(&mut self, shape: &Value, schema: &Value, go: &str) -> usize {
+        let (kind, of) = match shape {
+            Value::String(name) => (scalar(name), 0),
+            Value::Object(map) if map.contains_key("ref") => ("Struct", self.number(text(&map["ref"]))),
+            Value::Object(map) if map.contains_key("list") => {
+                ("List", self.shape(&map["list"], &schema["items"], text(&map["type"])))
             }
-            // A JSON Schema is checked as a whole, when its CustomResourceDefinition is installed.
-            "JSONSchemaProps" => "Shape::AnyObject".to_owned(),
-            _ => format!("Shape::Object({})", numbers[name]),
+            Value::Object(map) if map.contains_key("map") => {
+                ("Map", self.shape(&map["map"], &schema["additionalProperties"], text(&map["type"])))
+            }
+            other => panic!("a shape of an unknown form: {other}"),
         };
-    }
-    let inner = |key: &str| schema.get(key).map(|inner| shape(numbers, inner));
-    match (type_of(schema), schema.get("format").and_then(Value::as_str)) {
-        (Some("string"), Some("byte")) => "Shape::Base64".to_owned(),
-        (Some("string"), Some("date-time")) => "Shape::Time".to_owned(),
-        (Some("string"), _) => "Shape::Text".to_owned(),
-        (Some("boolean"), _) => "Shape::Boolean".to_owned(),
-        (Some("integer"), Some("int32")) => "Shape::Integer32".to_owned(),
-        (Some("integer"), _) => "Shape::Integer64".to_owned(),
-        (Some("number"), _) => "Shape::Number".to_owned(),
-        (Some("array"), _) => {
-            let strategy = schema.get("x-kubernetes-patch-strategy").and_then(Value::as_str).unwrap_or_default();
-            let merge = strategy.split(',').any(|word| word == "merge");
-            let merge_key = schema.get("x-kubernetes-patch-merge-key").and_then(Value::as_str);
-            format!(
-                "Shape::List(&List {{ items: {}, merge: {merge}, merge_key: {merge_key:?} }})",
-                inner("items").expect("an array has items"),
-            )
+        let keys: Vec<&str> = array(&schema["x-kubernetes-list-map-keys"]).iter().map(text).collect();
+        let keys = self.intern(&keys.join(","));
+        let list = match schema["x-kubernetes-list-type"].as_str() {
+            Some("set") => "ListType::Set",
+            Some("map") => "ListType::Map",
+            _ => "ListType::Atomic",
+        };
+        let is_atomic = schema["x-kubernetes-map-type"] == "atomic";
+        let go = self.intern(go);
+        let row = format!(
+            "ShapeRow {{ kind: ShapeKind::{kind}, of: {of}, go: {go}, list: {list}, keys: {keys}, is_atomic: {is_atomic} }}"
+        );
+        let next = self.shapes.len();
+        let number = *self.shape_numbers.entry(row.clone()).or_insert(next);
+        if number == next {
+            self.shapes.push(row);
         }
-        (Some("object"), _) => match inner("additionalProperties") {
-            Some(values) => format!("Shape::Map(&{values})"),
-            None => "Shape::AnyObject".to_owned(),
-        },
-        _ => "Shape::Any".to_owned(),
+        number
     }
-}
 
-/// The definitions write `["string", "null"]` where OpenAPI says `string`.
-fn type_of(schema: &Value) -> Option<&str> {
-    match schema.get("type")? {
-        Value::String(name) => Some(name),
-        Value::Array(names) => names.iter().filter_map(Value::as_str).find(|name| *name != "null"),
-        _ => None,
-    }
-}
-
-fn strings(value: Option<&Value>) -> Vec<&str> {
-    value.and_then(Value::as_array).map(|items| items.iter().filter_map(Value::as_str).collect()).unwrap_or_default()
-}
-
-fn last_part(reference: &str) -> &str {
-    reference.rsplit('/').next().unwrap_or(reference)
-}
-
-fn last_name(definition: &str) -> &str {
-    definition.rsplit('.').next().unwrap_or(definition)
-}
-
-// ---- OpenAPI components ------------------------------------------------------------------------------------------
-
-/// `components.schemas` with every definition that the chosen ones reach.
-fn components(definitions: &Definitions, is_root: impl Fn(&str) -> bool) -> Value {
-    let mut open: Vec<&str> = definitions.keys().map(String::as_str).filter(|name| is_root(name)).collect();
-    for name in ["DeleteOptions", "Patch", "Status", "WatchEvent"] {
-        let name = format!("{META}{name}");
-        open.push(definitions.get_key_value(&name).expect("requests and answers are vendored").0);
-    }
-    let mut schemas = Map::new();
-    while let Some(name) = open.pop() {
-        if !schemas.contains_key(name) {
-            schemas.insert(
-                name.to_owned(),
-                openapi(&definitions[name], &mut |reference| {
-                    open.push(definitions.get_key_value(reference).expect("references are vendored").0);
-                }),
+    /// Reads all types that were found and writes the tables of types, fields and shapes.
+    fn finish(&mut self) -> String {
+        let mut types: BTreeMap<usize, String> = BTreeMap::new();
+        let mut fields = String::new();
+        let mut first = 0;
+        while let Some(name) = self.open.pop() {
+            let number = self.numbers[&name];
+            let published = &self.published[&name];
+            let schema = self.schemas.get(&name).cloned().unwrap_or_default();
+            let mut own: Vec<&Value> = array(&published["fields"]).iter().collect();
+            own.sort_by_key(|field| text(&field["name"]));
+            for field in &own {
+                self.field(field, &schema["properties"][text(&field["name"])], &mut fields);
+            }
+            let is_atomic = schema["x-kubernetes-map-type"] == "atomic";
+            let (name, go) = (self.intern(&name), self.intern(text(&published["go"])));
+            let count = own.len();
+            types.insert(
+                number,
+                format!("TypeRow {{ name: {name}, go: {go}, first: {first}, count: {count}, is_atomic: {is_atomic} }}"),
             );
+            first += count;
         }
+        let mut code = String::from("static TYPES: &[TypeRow] = &[\n");
+        for row in types.values() {
+            writeln!(code, "{row},").expect(TEXT);
+        }
+        writeln!(code, "];\nstatic FIELDS: &[FieldRow] = &[\n{fields}];\nstatic SHAPES: &[ShapeRow] = &[").expect(TEXT);
+        for row in &self.shapes {
+            writeln!(code, "{row},").expect(TEXT);
+        }
+        code.push_str("];\nstatic TYPES_BY_NAME: &[u16] = &[");
+        for number in self.numbers.values() {
+            write!(code, "{number}, ").expect(TEXT);
+        }
+        code.push_str("];\n");
+        code
     }
-    Value::Object(schemas)
+
+    fn field(&mut self, field: &Value, schema: &Value, rows: &mut String) {
+        let shape = self.shape(&field["shape"], schema, text(&field["type"]));
+        let (name, go) = (self.intern(text(&field["name"])), self.intern(text(&field["go"])));
+        let key = self.intern(text(&field["key"]));
+        let default = match &schema["default"] {
+            Value::Null => String::new(),
+            value => value.to_string(),
+        };
+        let default = self.intern(&default);
+        let strategy = text(&field["strategy"]);
+        let has = |word: &str| strategy.split(',').any(|found| found == word);
+        let omit = match text(&field["omit"]) {
+            "empty" => "Omit::Empty",
+            "zero" => "Omit::Zero",
+            _ => "Omit::Never",
+        };
+        let wire = match text(&field["wire"]) {
+            "varint" => "Wire::Varint",
+            "fixed64" => "Wire::Fixed64",
+            "" | "bytes" => "Wire::Bytes",
+            other => panic!("a wire type that is not known: {other}"),
+        };
+        writeln!(
+            rows,
+            "FieldRow {{ name: {name}, go: {go}, shape: {shape}, is_pointer: {}, omit: {omit}, tag: {}, via: {}, wire: {wire}, \
+             merges: {}, retains_keys: {}, key: {key}, default: {default} }},",
+            field["pointer"] == true,
+            field["tag"].as_u64().unwrap_or(0),
+            field["via"].as_u64().unwrap_or(0),
+            has("merge"),
+            has("retainKeys"),
+        )
+        .expect(TEXT);
+    }
 }
 
-/// One schema as OpenAPI 3.0 writes it.
-fn openapi(schema: &Value, refer: &mut dyn FnMut(&str)) -> Value {
-    let Some(map) = schema.as_object() else { return schema.clone() };
-    let mut out = Map::new();
-    for (key, value) in map {
-        match key.as_str() {
-            "$ref" => {
-                let name = last_part(value.as_str().expect("a reference is text"));
-                refer(name);
-                // Next to a reference, OpenAPI 3.0 ignores everything; `allOf` lets the description stand.
-                out.insert("allOf".to_owned(), json!([{"$ref": format!("#/components/schemas/{name}")}]));
-            }
-            "type" => {
-                out.insert(key.clone(), json!(type_of(schema)));
-            }
-            // Only the JSON Schema form has these: apiVersion and kind of each definition.
-            "enum" => {}
-            "properties" => {
-                let properties = value.as_object().expect("properties are an object");
-                let properties: Map<String, Value> =
-                    properties.iter().map(|(name, inner)| (name.clone(), openapi(inner, refer))).collect();
-                out.insert(key.clone(), Value::Object(properties));
-            }
-            "items" | "additionalProperties" => {
-                out.insert(key.clone(), openapi(value, refer));
-            }
-            "oneOf" => {
-                let kinds = value.as_array().expect("oneOf is a list");
-                out.insert(key.clone(), kinds.iter().map(|inner| openapi(inner, refer)).collect());
-            }
-            _ => {
-                out.insert(key.clone(), value.clone());
-            }
-        }
+fn scalar(name: &str) -> &'static str {
+    match name {
+        "bool" => "Bool",
+        "int32" => "Int32",
+        "int64" => "Int64",
+        "float64" => "Float",
+        "string" => "String",
+        "bytes" => "Bytes",
+        "time" => "Time",
+        "microtime" => "MicroTime",
+        "duration" => "Duration",
+        "quantity" => "Quantity",
+        "intorstring" => "IntOrString",
+        "rawextension" => "RawExtension",
+        "fieldsv1" => "FieldsV1",
+        "json" | "any" => "Json",
+        "schemaorarray" => "SchemaOrArray",
+        "schemaorbool" => "SchemaOrBool",
+        "schemaorstrings" => "SchemaOrStrings",
+        other => panic!("a type of an unknown form: {other}"),
     }
-    if out.len() == 1
-        && let Some(Value::Array(all)) = out.get("allOf")
-    {
-        return all[0].clone();
-    }
-    if out.get("oneOf").is_some_and(|kinds| kinds.to_string().contains("integer")) {
-        out.insert("format".to_owned(), json!("int-or-string"));
-    }
-    Value::Object(out)
 }
 
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+fn read(path: &Path) -> Value {
+    let packed = fs::read(path).expect("the vendored documents are part of the crate");
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(packed.as_slice()).read_to_string(&mut text).expect("the documents are gzip");
+    serde_json::from_str(&text).expect("the documents are JSON")
+}
+
+fn array(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
 }

@@ -5,8 +5,10 @@
 
 use std::sync::Arc;
 
+use machinery_schema::types::Type;
+
 use crate::{
-    builtin, kinds,
+    kinds,
     resource::{Columns, ResourceInfo, Schema, Subresource, storage_key},
 };
 
@@ -41,24 +43,12 @@ pub(crate) struct PublishedPart {
 
 include!(concat!(env!("OUT_DIR"), "/resources.rs"));
 
-/// Prefix of a group's definitions.
-fn package(group: &str) -> String {
-    match group {
-        "apiextensions.k8s.io" => "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions".to_owned(),
-        "apiregistration.k8s.io" => "io.k8s.kube-aggregator.pkg.apis.apiregistration".to_owned(),
-        "" => "io.k8s.api.core".to_owned(),
-        "flowcontrol.apiserver.k8s.io" => "io.k8s.api.flowcontrol".to_owned(),
-        "rbac.authorization.k8s.io" => "io.k8s.api.rbac".to_owned(),
-        other => format!("io.k8s.api.{}", other.trim_end_matches(".k8s.io")),
-    }
-}
-
 /// Every built-in resource, by the precedence of its group.
 pub(crate) fn builtin_resources() -> impl Iterator<Item = Arc<ResourceInfo>> {
     RESOURCES.iter().map(|published| {
         let strategy = kinds::strategy(published.group, published.kind);
-        let name = format!("{}.{}.{}", package(published.group), published.version, published.kind);
-        let definition = builtin::definition(&name).expect("every published kind has a definition");
+        let of = Type::of_kind(published.group, published.version, published.kind);
+        let of = of.expect("every published kind has a type");
         let stored = strategy.stored_as;
         let (group, plural) = stored.map_or((published.group, published.plural), |(group, plural, _)| (group, plural));
         Arc::new(ResourceInfo {
@@ -88,7 +78,7 @@ pub(crate) fn builtin_resources() -> impl Iterator<Item = Arc<ResourceInfo>> {
             storage_key: storage_key(group, plural),
             storage_hash: published.storage_hash.into(),
             strategy,
-            schema: Schema::Builtin(definition),
+            schema: Schema::Builtin(of),
             columns: Columns::Builtin(strategy.printer),
         })
     })

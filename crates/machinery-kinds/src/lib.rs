@@ -28,12 +28,13 @@ pub use custom::InstalledCrd;
 pub use discovery::DiscoveryVersion;
 pub use machinery_crd as crd;
 use machinery_crd::Structural;
+pub use machinery_schema::decode::DecodeError;
 pub use machinery_schema::{
     Budget, BudgetExceeded, DEPTH_MAX, FieldError, FieldErrorReason, ListStrategy, PatchField, PatchSchema,
     is_dns_label, is_dns_subdomain, is_label_value, is_qualified_name, join_field_errors, limit_warnings,
     strict_decoding_error,
 };
-use machinery_schema::{bounded, builtin, field_error, jsonpath};
+use machinery_schema::{bounded, field_error, jsonpath};
 pub use registry::Registry;
 pub use resource::{ResourceInfo, SelectableField, Subresource};
 pub use scale::Scale;

@@ -8,11 +8,9 @@ use std::io::{Read, Write as _};
 
 use serde_json::{Map, Value, json};
 
-use crate::{
-    Registry, ResourceInfo,
-    builtin::{COMPONENTS, META_COMPONENTS},
-    resource::join_api_version,
-};
+use machinery_schema::types::openapi_document as published;
+
+use crate::{Registry, ResourceInfo, resource::join_api_version};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 const JSON_PATCHES: [&str; 2] = ["application/json-patch+json", "application/merge-patch+json"];
@@ -39,27 +37,31 @@ impl Registry {
     /// The response to `GET /openapi/v3/api/v1` (group `""`) and `GET /openapi/v3/apis/GROUP/VERSION` with JSON text;
     /// `None` when there is no such group version.
     pub fn openapi_document(&self, group: &str, version: &str) -> Option<String> {
-        self.resources_of(group, version).next()?;
-        let mut schemas = match COMPONENTS.iter().find(|c| c.group == group && c.version == version) {
-            Some(components) => inflate(components.bytes),
-            None => inflate(META_COMPONENTS),
-        };
+        let mut resources = self.resources_of(group, version);
+        if resources.next()?.definition_name().is_some() {
+            return published(&file_name(group, version)).map(unzip);
+        }
+        // The metadata and options that all kinds share, from the document of a small group.
+        let shared = published("apis__coordination.k8s.io__v1").map(unzip).unwrap_or_default();
+        let shared: Value = serde_json::from_str(&shared).expect("what is published is JSON");
+        let mut schemas = shared.pointer("/components/schemas").and_then(Value::as_object).cloned().unwrap_or_default();
+        schemas.retain(|name, _| name.starts_with("io.k8s.apimachinery."));
         let mut paths = Map::new();
         for resource in self.resources_of(group, version) {
             add_paths(&mut paths, resource, self.schema_name(resource));
         }
         for (resource, schema) in self.custom_schemas(group, version) {
-            let schema = custom_schema(resource, &schema);
             let list = list_schema(resource, &custom_name(resource));
-            for (name, schema) in [(custom_name(resource), schema), (format!("{}List", custom_name(resource)), list)] {
-                schemas.truncate(schemas.len().saturating_sub(1));
-                schemas.push_str(&format!(",{}:{schema}}}", Value::String(name)));
-            }
+            schemas.insert(custom_name(resource), custom_schema(resource, &schema));
+            schemas.insert(format!("{}List", custom_name(resource)), list);
         }
-        Some(format!(
-            r#"{{"openapi":"3.0.0","info":{{"title":"Kubernetes","version":"v1.36.0"}},"paths":{},"components":{{"schemas":{schemas}}}}}"#,
-            Value::Object(paths)
-        ))
+        let document = json!({
+            "openapi": "3.0.0",
+            "info": {"title": "Kubernetes CRD Swagger", "version": "v0.1.0"},
+            "paths": paths,
+            "components": {"schemas": schemas},
+        });
+        Some(document.to_string())
     }
 
     fn group_versions(&self) -> Vec<(String, String)> {
@@ -70,7 +72,7 @@ impl Registry {
     }
 
     fn document_hash(&self, group: &str, version: &str) -> u64 {
-        let builtin = COMPONENTS.iter().find(|c| c.group == group && c.version == version).map_or(0, |c| c.hash);
+        let builtin = published(&file_name(group, version)).map_or(0, hash);
         let custom = self.custom_resources().filter(|custom| &*custom.group == group);
         custom
             .flat_map(|custom| &custom.openapi)
@@ -215,6 +217,18 @@ fn gvk(resource: &ResourceInfo, kind: &str) -> Value {
 fn document_path(group: &str, version: &str) -> String {
     let prefix = if group.is_empty() { "api" } else { "apis" };
     format!("{prefix}/{}", join_api_version(group, version))
+}
+
+/// The name under which machinery-schema has a group version's document.
+fn file_name(group: &str, version: &str) -> String {
+    if group.is_empty() { format!("api__{version}") } else { format!("apis__{group}__{version}") }
+}
+
+/// Only for what is part of the program.
+fn unzip(packed: &[u8]) -> String {
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(packed).read_to_string(&mut text).expect("it was packed when the program was made");
+    text
 }
 
 /// FNV-1a: stable over builds, and good enough to distinguish two documents of one address.

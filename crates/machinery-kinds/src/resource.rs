@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
+use machinery_schema::{
+    decode::{self, DecodeError},
+    types::Type,
+};
 use serde_json::Value;
 
 use crate::{
-    Budget, BudgetExceeded, FieldError, PatchSchema, Structural, builtin,
+    Budget, BudgetExceeded, FieldError, PatchSchema, Structural,
     field_error::ERRORS_MAX,
     kit::Errors,
     strategy::{Selectable, Strategy},
@@ -79,7 +83,7 @@ pub struct SelectableField {
 /// Where the types of a resource come from.
 #[derive(Debug)]
 pub(crate) enum Schema {
-    Builtin(&'static builtin::Definition),
+    Builtin(Type),
     Custom(Arc<Structural>),
 }
 
@@ -116,13 +120,34 @@ impl ResourceInfo {
         self.subresource("status").is_some()
     }
 
-    /// Removes fields that the schema does not know, and nulls that mean "absent"; returns the paths of the unknown
-    /// fields, sorted, a hundred of them at most. What the caller does with them depends on the request's
-    /// `fieldValidation`.
-    pub fn prune(&self, object: &mut Value) -> Vec<String> {
+    /// Reads what a client sent, in place: fields that the schema does not know are taken away, and so is what means
+    /// "absent"; returns the paths of the unknown fields, a hundred of them at most. What the caller does with them depends
+    /// on the request's `fieldValidation`.
+    ///
+    /// # Errors
+    /// When a value has another type than its field; in the words of Go's decoder.
+    pub fn decode(&self, object: &mut Value) -> Result<Vec<String>, DecodeError> {
         match &self.schema {
-            Schema::Builtin(definition) => builtin::prune(definition, object),
-            Schema::Custom(structural) => structural.prune(object),
+            Schema::Builtin(of) => decode::decode(*of, object),
+            Schema::Custom(structural) => {
+                if let Some(metadata) = object.get_mut("metadata") {
+                    decode::decode_at(Type::object_meta(), &mut metadata.clone(), "metadata")?;
+                }
+                Ok(structural.prune(object))
+            }
+        }
+    }
+
+    /// Puts an object into the form in which it is stored and answered: with the fields that Go always writes, without those
+    /// that it leaves out. `object` has been decoded.
+    pub fn complete(&self, object: &mut Value) {
+        match &self.schema {
+            Schema::Builtin(of) => decode::complete(*of, object),
+            Schema::Custom(_) => {
+                if let Some(metadata) = object.get_mut("metadata") {
+                    decode::complete(Type::object_meta(), metadata);
+                }
+            }
         }
     }
 
@@ -158,14 +183,10 @@ impl ResourceInfo {
     pub fn validate_within(&self, object: &Value, budget: &mut Budget) -> Vec<FieldError> {
         let mut errors = crate::metadata::validate(object, self.namespaced, self.strategy);
         match &self.schema {
-            Schema::Builtin(definition) => {
-                let mistyped = builtin::validate(definition, |_| Vec::new(), object);
-                if mistyped.is_empty() {
-                    let mut found = Errors::default();
-                    (self.strategy.validate)(object, &mut found);
-                    errors.extend(found.into_vec());
-                }
-                errors.extend(mistyped);
+            Schema::Builtin(_) => {
+                let mut found = Errors::default();
+                (self.strategy.validate)(object, &mut found);
+                errors.extend(found.into_vec());
             }
             Schema::Custom(structural) => errors.extend(structural.validate(object, budget)),
         }
@@ -179,15 +200,11 @@ impl ResourceInfo {
         let mut found = Errors::default();
         match (&self.schema, subresource) {
             (Schema::Custom(structural), _) => found.extend(structural.validate(new, &mut Budget::of_request())),
-            (Schema::Builtin(definition), _) => {
-                let mistyped = builtin::validate(definition, |_| Vec::new(), new);
-                match (subresource, self.strategy.validate_update) {
-                    _ if !mistyped.is_empty() => found.extend(mistyped),
-                    (Some(part), _) => (self.part(part).validate)(new, old, &mut found),
-                    (None, Some(validate)) => validate(new, old, &mut found),
-                    (None, None) => (self.strategy.validate)(new, &mut found),
-                }
-            }
+            (Schema::Builtin(_), part) => match (part, self.strategy.validate_update) {
+                (Some(part), _) => (self.part(part).validate)(new, old, &mut found),
+                (None, Some(validate)) => validate(new, old, &mut found),
+                (None, None) => (self.strategy.validate)(new, &mut found),
+            },
         }
         errors.extend(found.into_vec());
         errors.truncate(ERRORS_MAX);
@@ -207,7 +224,7 @@ impl ResourceInfo {
     /// Merge keys and strategies for a strategic merge patch; `None` for custom resources, which do not take any.
     pub fn patch_schema(&self) -> Option<PatchSchema> {
         match &self.schema {
-            Schema::Builtin(definition) => Some(PatchSchema::of(definition)),
+            Schema::Builtin(of) => Some(PatchSchema::of(*of)),
             Schema::Custom(_) => None,
         }
     }
@@ -227,9 +244,17 @@ impl ResourceInfo {
     }
 
     /// Full name of a built-in definition.
+    /// The type of a built-in kind.
+    pub fn type_of(&self) -> Option<Type> {
+        match &self.schema {
+            Schema::Builtin(of) => Some(*of),
+            Schema::Custom(_) => None,
+        }
+    }
+
     pub(crate) fn definition_name(&self) -> Option<&'static str> {
         match &self.schema {
-            Schema::Builtin(definition) => Some(definition.name),
+            Schema::Builtin(of) => Some(of.name()),
             Schema::Custom(_) => None,
         }
     }

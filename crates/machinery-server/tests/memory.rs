@@ -111,7 +111,7 @@ async fn the_worst_body_that_a_node_may_send_costs_a_few_megabytes() {
     ] {
         let bytes = body.len();
         let (code, most) = hub.send(method, path, media, body).await;
-        assert!(most < 14 << 20, "{what}: {code}, {most} bytes for a body of {bytes}");
+        assert!(most < 24 << 20, "{what}: {code}, {most} bytes for a body of {bytes}");
     }
 }
 

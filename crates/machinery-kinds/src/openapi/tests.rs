@@ -44,7 +44,7 @@ fn every_reference_of_every_document_leads_somewhere() {
 #[test]
 fn a_patch_operation_says_what_the_server_offers() {
     for (group, path, kinds) in [
-        ("", "/api/v1/namespaces/{namespace}/pods/{name}", 3),
+        ("", "/api/v1/namespaces/{namespace}/pods/{name}", 4),
         ("example.com", "/apis/example.com/v1/namespaces/{namespace}/widgets/{name}", 2),
     ] {
         let document = document(group);

@@ -197,4 +197,5 @@ pub(crate) static RUNTIME_CLASS: Strategy = Strategy {
 };
 
 /// Kinds of CustomResourceDefinitions: rules and columns come with their schema.
-pub(crate) static CUSTOM: Strategy = Strategy { generation: true, kube_finalizers: false, ..Strategy::PLAIN };
+pub(crate) static CUSTOM: Strategy =
+    Strategy { generation: true, kube_finalizers: false, unconditional_update: false, ..Strategy::PLAIN };

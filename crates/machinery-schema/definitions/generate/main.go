@@ -167,9 +167,9 @@ func define(t reflect.Type) {
 	if definitions[n] != nil {
 		return
 	}
-	d := &definition{Go: t.Name()}
+	d := &definition{Go: t.Name(), Fields: []field{}}
 	definitions[n] = d
-	d.Fields = fields(t, 0)
+	d.Fields = append(d.Fields, fields(t, 0)...)
 }
 
 func main() {

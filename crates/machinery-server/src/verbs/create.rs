@@ -3,7 +3,6 @@
 use base_http::Body;
 use bytes::Bytes;
 use http::Response;
-use machinery_kinds::FieldError;
 use machinery_store::{Expect, Op};
 use serde_json::Value;
 
@@ -30,29 +29,41 @@ const GENERATE_PREFIX_MAX: usize = 58;
 pub(crate) async fn create(context: &Context<'_>, body: &Bytes) -> Result<Response<Body>> {
     let options = WriteOptions::parse(&context.query, "CreateOptions")?;
     let mut object = decode_body(&context.headers, body, values_max(context.identity))?;
-    context.check_identity(&mut object)?;
+    let mut warnings = Vec::new();
+    context.read(&mut object, options.field_validation, &mut warnings)?;
+    context.settle_namespace(&mut object)?;
+    create_object(context, object, options, warnings).await
+}
+
+/// Creates an object that has been read: the end of a POST, and of a PUT or an apply patch that finds nothing.
+///
+/// The order is upstream's: plug-ins may change the object, the server sets what is not up to its author, rules are
+/// checked, plug-ins look at the result, and it is stored.
+pub(crate) async fn create_object(
+    context: &Context<'_>,
+    mut object: Value,
+    options: WriteOptions,
+    mut warnings: Vec<String>,
+) -> Result<Response<Body>> {
     if !text_at(&object, "/metadata/resourceVersion").is_empty() {
         return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
     }
-    let mut warnings = Vec::new();
-    context.prune(&mut object, options.field_validation, &mut warnings)?;
     let prefix = text_at(&object, "/metadata/generateName").to_owned();
-    let is_generated = name_of(&object).is_empty();
-    if is_generated && prefix.is_empty() {
-        let error = FieldError::required("metadata.name", "name or generateName is required");
-        return Err(ApiError::invalid(&context.info, "", &[error]));
-    }
+    let is_generated = name_of(&object).is_empty() && !prefix.is_empty();
+    let now = timestamp(jiff::Timestamp::now());
+    let mut in_namespace = context.check_namespace(name_of(&object))?;
+    context.mutate(Operation::Create, &mut object, None, options, &mut warnings)?;
+    context.apply_defaults(&mut object)?;
+    kinds::prepare_create(&context.info, &mut object, context.identity, &now);
     if is_generated {
         set_generated_name(&mut object, &prefix);
     }
-    let now = timestamp(jiff::Timestamp::now());
-    kinds::prepare_create(&context.info, &mut object, context.identity, &now);
-    context.info.apply_defaults(&mut object).map_err(|error| ApiError::too_large(error.to_string()))?;
-    let mut in_namespace = context.check_namespace(name_of(&object))?;
-    context.mutate(Operation::Create, &mut object, None, options, &mut warnings)?;
-    context.info.apply_defaults(&mut object).map_err(|error| ApiError::too_large(error.to_string()))?;
-    check(context, &object)?;
+    let errors = context.info.validate(&object);
+    if !errors.is_empty() {
+        return Err(ApiError::invalid(&context.info, name_of(&object), &errors));
+    }
     warnings.extend(context.info.warnings(&object, None));
+    context.info.complete(&mut object);
     let mut together = context.validate(Operation::Create, &object, None, options, &mut warnings)?;
     let is_conditional = !together.is_empty();
 
@@ -108,11 +119,6 @@ pub(crate) async fn create(context: &Context<'_>, body: &Bytes) -> Result<Respon
         }
     }
     Err(ApiError::already_exists(&context.info, name_of(&object)))
-}
-
-fn check(context: &Context<'_>, object: &Value) -> Result<()> {
-    let errors = context.info.validate(object);
-    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(&context.info, name_of(object), &errors)) }
 }
 
 fn set_generated_name(object: &mut Value, prefix: &str) {

@@ -71,7 +71,9 @@ fn finish(context: &Context<'_>, options: WriteOptions, new: &mut Value, old: &V
     if !new.is_object() {
         return Err(ApiError::bad_request("the patch leaves no object"));
     }
-    context.check_identity(new)?;
+    let mut warnings = Vec::new();
+    context.read(new, options.field_validation, &mut warnings)?;
+    context.settle_namespace(new)?;
     if name_of(new) != context.name() {
         let error = FieldError::invalid("metadata.name", &name_of(new).into(), "field is immutable");
         return Err(ApiError::invalid(&context.info, context.name(), &[error]));
@@ -80,8 +82,6 @@ fn finish(context: &Context<'_>, options: WriteOptions, new: &mut Value, old: &V
     if text_at(new, "/metadata/resourceVersion") == text_at(old, "/metadata/resourceVersion") {
         metadata(new).remove("resourceVersion");
     }
-    let mut warnings = Vec::new();
-    context.prune(new, options.field_validation, &mut warnings)?;
     Ok((new.take(), warnings))
 }
 

@@ -7,6 +7,7 @@ use machinery_kinds::{FieldError, Registry};
 use machinery_store::{Expect, Object, Revision};
 use serde_json::Value;
 
+use super::create::create_object;
 use super::delete::undefine;
 use super::write::{PutError, decode_stored, remove};
 use crate::admission::Operation;
@@ -25,7 +26,8 @@ const TRIES: usize = 10;
 pub(crate) async fn update(context: &Context<'_>, body: &Bytes) -> Result<Response<Body>> {
     let options = WriteOptions::parse(&context.query, "UpdateOptions")?;
     let mut sent = decode_body(&context.headers, body, values_max(context.identity))?;
-    context.check_identity(&mut sent)?;
+    let mut warnings = Vec::new();
+    context.read(&mut sent, options.field_validation, &mut warnings)?;
     match name_of(&sent) {
         "" => drop(metadata(&mut sent).insert("name".to_owned(), context.name().into())),
         name if name == context.name() => {}
@@ -36,17 +38,26 @@ pub(crate) async fn update(context: &Context<'_>, body: &Bytes) -> Result<Respon
             )));
         }
     }
-    let mut warnings = Vec::new();
-    context.prune(&mut sent, options.field_validation, &mut warnings)?;
-    if context.info.is_custom() && text_at(&sent, "/metadata/resourceVersion").is_empty() {
-        let error = FieldError::invalid("metadata.resourceVersion", &0.into(), "must be specified for an update");
-        return Err(ApiError::invalid(&context.info, context.name(), &[error]));
+    context.settle_namespace(&mut sent)?;
+    let is_new = context.path.subresource.is_none()
+        && context.info.creates_on_update()
+        && context.server.store.get(&context.key(context.name())).is_none();
+    if is_new {
+        return create_object(context, sent, options, warnings).await;
     }
-    change(context, options, warnings, |_| Ok((sent.clone(), Vec::new()))).await
+    let is_unconditional = matches!(text_at(&sent, "/metadata/resourceVersion"), "" | "0");
+    change(context, options, warnings, |_| {
+        if is_unconditional && !context.info.takes_unconditional_update() {
+            let error = FieldError::invalid("metadata.resourceVersion", &0.into(), "must be specified for an update");
+            return Err(ApiError::invalid(&context.info, context.name(), &[error]));
+        }
+        Ok((sent.clone(), Vec::new()))
+    })
+    .await
 }
 
-/// Changes the object of the request: `compute` makes the new version from the stored one (already pruned), and is
-/// called again when somebody else was faster, unless the client insists on a revision.
+/// Changes the object of the request: `compute` makes the new version from the stored one (already read), and is called
+/// again when somebody else was faster, unless the client insists on a revision.
 pub(crate) async fn change(
     context: &Context<'_>,
     options: WriteOptions,
@@ -129,10 +140,12 @@ fn settle(
     warnings: &mut Vec<String>,
 ) -> Result<Option<Registry>> {
     let subresource = context.path.subresource.as_deref();
-    context.info.prepare_update(subresource, new, old);
-    context.info.apply_defaults(new).map_err(|error| ApiError::too_large(error.to_string()))?;
+    // From here on both versions are in the form in which objects are stored, so that they can be compared.
+    context.info.complete(new);
     context.mutate(Operation::Update, new, Some(old), options, warnings)?;
-    context.info.apply_defaults(new).map_err(|error| ApiError::too_large(error.to_string()))?;
+    context.apply_defaults(new)?;
+    context.info.prepare_update(subresource, new, old);
+    context.info.complete(new);
     let errors = context.info.validate_update(subresource, new, old);
     if !errors.is_empty() {
         return Err(ApiError::invalid(&context.info, context.name(), &errors));

@@ -48,8 +48,26 @@ impl Context<'_> {
         object.ok_or_else(|| ApiError::not_found(&self.info, self.name()))
     }
 
-    /// Fills in `apiVersion`, `kind` and namespace where the client left them out, and refuses others than the URL's.
-    pub(crate) fn check_identity(&self, object: &mut Value) -> Result<()> {
+    /// Reads an object that a client sent, or that a patch made: its kind must be the URL's, its types right; defaults are
+    /// filled in.
+    pub(crate) fn read(
+        &self,
+        object: &mut Value,
+        validation: FieldValidation,
+        warnings: &mut Vec<String>,
+    ) -> Result<()> {
+        self.check_kind(object)?;
+        self.decode(object, validation, warnings)?;
+        self.apply_defaults(object)
+    }
+
+    /// Fills in what an author may leave out.
+    pub(crate) fn apply_defaults(&self, object: &mut Value) -> Result<()> {
+        self.info.apply_defaults(object).map_err(|error| ApiError::too_large(error.to_string()))
+    }
+
+    /// Fills in `apiVersion` and `kind` where the client left them out, and refuses others than the URL's.
+    pub(crate) fn check_kind(&self, object: &mut Value) -> Result<()> {
         let fields = object.as_object_mut().ok_or_else(|| ApiError::bad_request("the body must be an object"))?;
         let api_version = self.info.api_version();
         for (field, expected) in [("apiVersion", api_version.as_str()), ("kind", &*self.info.kind)] {
@@ -69,6 +87,11 @@ impl Context<'_> {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Fills in the namespace where the client left it out, and refuses another than the URL's.
+    pub(crate) fn settle_namespace(&self, object: &mut Value) -> Result<()> {
         let fields = metadata(object);
         match fields.get("namespace").and_then(Value::as_str).unwrap_or_default() {
             "" if self.namespace().is_empty() => drop(fields.remove("namespace")),
@@ -83,24 +106,23 @@ impl Context<'_> {
         Ok(())
     }
 
-    /// Drops unknown fields, as the client wants them treated; adds to `warnings`.
-    pub(crate) fn prune(
+    /// Reads what a client sent: unknown fields are dropped, as the client wants them treated; adds to `warnings`.
+    pub(crate) fn decode(
         &self,
         object: &mut Value,
         validation: FieldValidation,
         warnings: &mut Vec<String>,
     ) -> Result<()> {
-        let unknown = self.info.prune(object);
+        let kind = &self.info.kind;
+        let refused = |error: &str| {
+            let version = &self.info.version;
+            ApiError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {error}"))
+        };
+        let unknown = self.info.decode(object).map_err(|error| refused(&error.to_string()))?;
         match validation {
             FieldValidation::Strict => match machinery_kinds::strict_decoding_error(&unknown) {
                 None => {}
-                Some(error) => {
-                    let kind = &self.info.kind;
-                    return Err(ApiError::bad_request(format!(
-                        "{kind} in version {:?} cannot be handled as a {kind}: {error}",
-                        self.info.version
-                    )));
-                }
+                Some(error) => return Err(refused(&error)),
             },
             FieldValidation::Warn => {
                 warnings.extend(unknown.iter().map(|path| format!("unknown field {path:?}")));

@@ -1,0 +1,422 @@
+//! Objects as Go reads and writes them: two walks along a type.
+//!
+//! [`decode`] takes what a client sent: unknown fields and nulls are taken away, zero values that JSON would leave out too,
+//! times and quantities come into their canonical form, and a value of a wrong type is an error in the words of Go's
+//! decoder. [`complete`] puts an object into the form in which it is stored and answered: fields that Go always writes are
+//! there, empty ones that it leaves out are not.
+
+mod time;
+
+use std::fmt::Write as _;
+
+use api_kube::Quantity;
+use serde_json::{Map, Value};
+
+use crate::{
+    bounded::{cut, push_bounded},
+    field_error::UNKNOWN_FIELDS_MAX,
+    types::{Field, Items, Omit, Shape, Type},
+};
+pub use time::{TimeForm, canonical_time};
+
+/// A body is not of its type; in the words of Go's decoder.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct DecodeError(pub String);
+
+/// A value shown in an error is cut to this.
+const SHOWN_BYTES_MAX: usize = 512;
+
+/// Reads an object of a type, in place; gives the paths of unknown fields, a hundred of them at most.
+///
+/// # Errors
+/// The first value whose type is wrong.
+pub fn decode(of: Type, object: &mut Value) -> Result<Vec<String>, DecodeError> {
+    let mut walk =
+        Decode { path: String::new(), fields: Vec::new(), unknown: Vec::new(), error: None, is_strict: true };
+    match object {
+        Value::Object(map) => walk.structure(of, map),
+        other => {
+            let found = kind_of(other);
+            let name = of.go_name();
+            walk.fail(format!("json: cannot unmarshal {found} into Go value of type {}", qualified(of, name)));
+        }
+    }
+    match walk.error {
+        Some(error) => Err(DecodeError(error)),
+        None => Ok(walk.unknown),
+    }
+}
+
+/// Reads metadata that belong to an object of another kind; paths begin with `at`.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_at(of: Type, object: &mut Value, at: &str) -> Result<Vec<String>, DecodeError> {
+    let mut walk =
+        Decode { path: at.to_owned(), fields: Vec::new(), unknown: Vec::new(), error: None, is_strict: true };
+    let top = at.to_owned();
+    walk.fields.push((String::new(), top));
+    match object {
+        Value::Object(map) => walk.structure(of, map),
+        other => walk.mistyped(other, &qualified(of, of.go_name())),
+    }
+    match walk.error {
+        Some(error) => Err(DecodeError(error)),
+        None => Ok(walk.unknown),
+    }
+}
+
+/// `v1.ObjectMeta`: the last part of the package and the name.
+fn qualified(of: Type, name: &str) -> String {
+    let package = of.name().rsplit('.').nth(1).unwrap_or_default();
+    format!("{package}.{name}")
+}
+
+struct Decode {
+    /// Where the walk is, with list positions and map keys, for unknown fields.
+    path: String,
+    /// The struct and the name of each field on the way, for errors of Go's decoder.
+    fields: Vec<(String, String)>,
+    unknown: Vec<String>,
+    error: Option<String>,
+    /// Types with a decoder of their own do not report unknown fields.
+    is_strict: bool,
+}
+
+impl Decode {
+    fn fail(&mut self, error: String) {
+        // Go's decoder continues after a value of a wrong type and reports the first.
+        self.error.get_or_insert(error);
+    }
+
+    fn mistyped(&mut self, value: &Value, go_type: &str) {
+        self.cannot(&kind_of(value), go_type);
+    }
+
+    fn cannot(&mut self, found: &str, go_type: &str) {
+        let place: Vec<&str> = self.fields.iter().map(|(_, name)| name.as_str()).collect();
+        let within = self.fields.last().map_or("", |(name, _)| name.as_str());
+        let mut error = String::from("json: cannot unmarshal ");
+        error.push_str(found);
+        if place.is_empty() {
+            let _ = write!(error, " into Go value of type {go_type}");
+        } else {
+            let _ = write!(error, " into Go struct field {within}.{} of type {go_type}", place.join("."));
+        }
+        self.fail(error);
+    }
+
+    fn structure(&mut self, of: Type, map: &mut Map<String, Value>) {
+        let name = of.go_name();
+        map.retain(|key, value| {
+            let Some(field) = of.field(key) else {
+                if self.is_strict && self.unknown.len() < UNKNOWN_FIELDS_MAX {
+                    let mark = enter(&mut self.path, key);
+                    self.unknown.push(self.path.clone());
+                    self.path.truncate(mark);
+                }
+                return false;
+            };
+            if value.is_null() && field.shape() != Shape::Json {
+                return false;
+            }
+            let mark = enter(&mut self.path, key);
+            self.fields.push((name.to_owned(), key.clone()));
+            self.value(field.shape(), field.go_type(), value);
+            self.fields.pop();
+            self.path.truncate(mark);
+            !(field.omit() != Omit::Never && !field.is_pointer() && is_zero_scalar(field.shape(), value))
+        });
+    }
+
+    fn value(&mut self, shape: Shape, go_type: &str, value: &mut Value) {
+        match (shape, &mut *value) {
+            (Shape::Struct(of), Value::Object(map)) => self.structure(of, map),
+            (Shape::List(items), Value::Array(list)) => {
+                for (position, item) in list.iter_mut().enumerate() {
+                    let mark = enter_item(&mut self.path, position);
+                    self.item(items, item);
+                    self.path.truncate(mark);
+                }
+            }
+            (Shape::Map(items), Value::Object(map)) => {
+                for (key, item) in map {
+                    let mark = enter(&mut self.path, key);
+                    self.item(items, item);
+                    self.path.truncate(mark);
+                }
+            }
+            (Shape::Bool, Value::Bool(_)) | (Shape::Float, Value::Number(_)) | (Shape::Json, _) => {}
+            (Shape::String | Shape::Duration, Value::String(_)) => {}
+            (Shape::Int32 | Shape::Int64, Value::Number(number)) => {
+                let fits = number.as_i64().is_some_and(|whole| shape == Shape::Int64 || i32::try_from(whole).is_ok());
+                if !fits {
+                    let found = format!("number {number}");
+                    self.cannot(&found, go_type);
+                }
+            }
+            (Shape::Bytes, Value::String(text)) => {
+                if let Some(at) = base64_error(text) {
+                    self.fail(format!("illegal base64 data at input byte {at}"));
+                }
+            }
+            (Shape::Time | Shape::MicroTime, Value::String(text)) => {
+                let form = if shape == Shape::Time { TimeForm::Seconds } else { TimeForm::Micros };
+                match canonical_time(text, form) {
+                    Ok(canonical) => *value = canonical.map_or(Value::Null, Value::String),
+                    Err(error) => self.fail(cut(&error, SHOWN_BYTES_MAX).to_owned()),
+                }
+            }
+            (Shape::Time | Shape::MicroTime, other) => {
+                let error = format!("json: cannot unmarshal {} into Go value of type string", kind_of(other));
+                self.fail(error);
+            }
+            (Shape::Quantity, other) => {
+                let text = match &*other {
+                    Value::String(text) => text.trim().to_owned(),
+                    other => cut(&other.to_string(), SHOWN_BYTES_MAX).to_owned(),
+                };
+                match text.parse::<Quantity>() {
+                    Ok(quantity) => *value = Value::String(quantity.to_string()),
+                    Err(error) => self.fail(error.to_string()),
+                }
+            }
+            (Shape::IntOrString, Value::String(_)) => {}
+            (Shape::IntOrString, Value::Number(number)) => {
+                if number.as_i64().is_none_or(|whole| i32::try_from(whole).is_err()) {
+                    let error = format!("json: cannot unmarshal number {number} into Go value of type int32");
+                    self.fail(error);
+                }
+            }
+            (Shape::IntOrString, other) => {
+                let error = format!("json: cannot unmarshal {} into Go value of type int32", kind_of(other));
+                self.fail(error);
+            }
+            (Shape::RawExtension | Shape::FieldsV1, _) => {}
+            (Shape::SchemaOrBool, Value::Bool(_)) => {}
+            (Shape::SchemaOrBool | Shape::SchemaOrArray | Shape::SchemaOrStrings, Value::Object(_)) => {
+                self.schema(value);
+            }
+            (Shape::SchemaOrArray, Value::Array(list)) => list.iter_mut().for_each(|schema| self.schema(schema)),
+            (Shape::SchemaOrStrings, Value::Array(list)) if list.iter().all(Value::is_string) => {}
+            (Shape::SchemaOrBool, _) => self.fail("boolean or JSON schema expected".to_owned()),
+            (_, other) => self.mistyped(other, go_type),
+        }
+    }
+
+    fn item(&mut self, items: Items, value: &mut Value) {
+        if value.is_null() {
+            // Go decodes a null into the zero value of the type.
+            *value = zero(items.shape());
+        }
+        self.value(items.shape(), items.go_type(), value);
+    }
+
+    /// A JSON schema within a type that has a decoder of its own.
+    fn schema(&mut self, value: &mut Value) {
+        let Value::Object(map) = value else { return };
+        let (was_strict, fields) = (std::mem::replace(&mut self.is_strict, false), std::mem::take(&mut self.fields));
+        self.structure(Type::json_schema(), map);
+        self.is_strict = was_strict;
+        self.fields = fields;
+    }
+}
+
+/// Puts an object of a type into the form in which it is stored and answered.
+pub fn complete(of: Type, object: &mut Value) {
+    if let Value::Object(map) = object {
+        complete_structure(of, map);
+    }
+}
+
+fn complete_structure(of: Type, map: &mut Map<String, Value>) {
+    for field in of.fields() {
+        match map.get_mut(field.name()) {
+            Some(value) if !value.is_null() => {
+                complete_value(field.shape(), value);
+                if is_left_out(field, value) {
+                    map.remove(field.name());
+                }
+            }
+            _ => match absent(field) {
+                Some(value) => drop(map.insert(field.name().to_owned(), value)),
+                None => drop(map.remove(field.name())),
+            },
+        }
+    }
+}
+
+fn complete_value(shape: Shape, value: &mut Value) {
+    match (shape, value) {
+        (Shape::Struct(of), Value::Object(map)) => complete_structure(of, map),
+        (Shape::List(items), Value::Array(list)) => {
+            if is_nested(items.shape()) {
+                list.iter_mut().for_each(|item| complete_value(items.shape(), item));
+            }
+        }
+        (Shape::Map(items), Value::Object(map)) => {
+            if is_nested(items.shape()) {
+                map.values_mut().for_each(|item| complete_value(items.shape(), item));
+            }
+        }
+        (Shape::SchemaOrArray, Value::Array(list)) => {
+            list.iter_mut().for_each(|schema| complete_value(Shape::Struct(Type::json_schema()), schema));
+        }
+        (Shape::SchemaOrArray | Shape::SchemaOrBool, schema @ Value::Object(_)) => {
+            complete_value(Shape::Struct(Type::json_schema()), schema);
+        }
+        _ => {}
+    }
+}
+
+fn is_nested(shape: Shape) -> bool {
+    matches!(shape, Shape::Struct(_) | Shape::List(_) | Shape::Map(_))
+}
+
+/// Whether Go leaves out a value that is there.
+fn is_left_out(field: Field, value: &Value) -> bool {
+    if field.omit() == Omit::Never {
+        return false;
+    }
+    match (field.shape(), value) {
+        (Shape::List(_), Value::Array(list)) => !field.is_pointer() && list.is_empty(),
+        (Shape::Map(_), Value::Object(map)) => !field.is_pointer() && map.is_empty(),
+        (shape, value) => !field.is_pointer() && is_zero_scalar(shape, value),
+    }
+}
+
+/// What Go writes for a field that is not there.
+fn absent(field: Field) -> Option<Value> {
+    if field.is_pointer() {
+        return (field.omit() == Omit::Never).then_some(Value::Null);
+    }
+    match (field.omit(), field.shape()) {
+        (Omit::Never, shape) => Some(zero(shape)),
+        (Omit::Zero, _) => None,
+        // In Go these are structs, which are never empty.
+        (
+            Omit::Empty,
+            shape @ (Shape::Struct(_)
+            | Shape::Time
+            | Shape::MicroTime
+            | Shape::Quantity
+            | Shape::IntOrString
+            | Shape::RawExtension),
+        ) => Some(zero(shape)),
+        (Omit::Empty, _) => None,
+    }
+}
+
+/// Go's zero value of a type, as JSON writes it.
+fn zero(shape: Shape) -> Value {
+    match shape {
+        Shape::Bool => Value::Bool(false),
+        Shape::Int32 | Shape::Int64 | Shape::Float | Shape::IntOrString => Value::from(0),
+        Shape::String => Value::String(String::new()),
+        Shape::Duration => Value::String("0s".to_owned()),
+        Shape::Quantity => Value::String("0".to_owned()),
+        Shape::FieldsV1 => Value::Object(Map::new()),
+        Shape::Struct(of) => {
+            let mut map = Map::new();
+            complete_structure(of, &mut map);
+            Value::Object(map)
+        }
+        Shape::Bytes
+        | Shape::Time
+        | Shape::MicroTime
+        | Shape::RawExtension
+        | Shape::Json
+        | Shape::SchemaOrArray
+        | Shape::SchemaOrBool
+        | Shape::SchemaOrStrings
+        | Shape::List(_)
+        | Shape::Map(_) => Value::Null,
+    }
+}
+
+/// Whether a value is the zero of a type that is neither struct nor list nor map.
+fn is_zero_scalar(shape: Shape, value: &Value) -> bool {
+    match (shape, value) {
+        (Shape::Bool, Value::Bool(flag)) => !flag,
+        (Shape::Int32 | Shape::Int64 | Shape::Float, Value::Number(number)) => number.as_f64() == Some(0.0),
+        (Shape::String | Shape::Bytes | Shape::Duration, Value::String(text)) => text.is_empty(),
+        (_, Value::Null) => shape != Shape::Json,
+        _ => false,
+    }
+}
+
+/// What Go's decoder calls the type of a JSON value.
+fn kind_of(value: &Value) -> String {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+    .to_owned()
+}
+
+/// Where a text stops being base64 with padding, in the standard alphabet; Go skips line ends within.
+fn base64_error(text: &str) -> Option<usize> {
+    let bytes = text.as_bytes();
+    let (mut digits, mut at) = (0_usize, 0);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'\r' | b'\n' => {}
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' => digits += 1,
+            b'=' => {
+                let needed = match digits % 4 {
+                    2 => 2,
+                    3 => 1,
+                    _ => return Some(at),
+                };
+                let mut rest = bytes[at..].iter().enumerate().filter(|(_, byte)| !matches!(byte, b'\r' | b'\n'));
+                for _ in 0..needed {
+                    match rest.next() {
+                        Some((_, b'=')) => {}
+                        Some((offset, _)) => return Some(at + offset),
+                        None => return Some(bytes.len()),
+                    }
+                }
+                return rest.next().map(|(offset, _)| at + offset);
+            }
+            _ => return Some(at),
+        }
+        at += 1;
+    }
+    // Digits without their padding end where a quantum began.
+    (digits % 4 != 0).then(|| bytes.len() - digits % 4)
+}
+
+/// Whether a text is base64 as Go reads it.
+pub fn is_base64(text: &str) -> bool {
+    base64_error(text).is_none()
+}
+
+/// Appends a field name to a path, as far as there is space; the returned length takes it off again by `truncate`.
+pub fn enter(path: &mut String, name: &str) -> usize {
+    let mark = path.len();
+    if mark > 0 {
+        push_bounded(path, ".");
+    }
+    push_bounded(path, name);
+    mark
+}
+
+/// Appends a list position to a path, as [`enter`] does a name.
+pub fn enter_item(path: &mut String, position: usize) -> usize {
+    let mark = path.len();
+    push_bounded(path, &format!("[{position}]"));
+    mark
+}
+
+/// Reads the metadata of any object; what has a wrong type is left for others to report. Paths begin with `metadata`.
+pub fn prune_metadata(metadata: &mut Value) -> Vec<String> {
+    decode_at(Type::object_meta(), metadata, "metadata").unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;
