@@ -211,6 +211,21 @@ impl ResourceInfo {
         errors
     }
 
+    /// The group, version and plural of the resource as which objects are stored, when it is another than this.
+    pub fn stored_as(&self) -> Option<(&'static str, &'static str, &'static str)> {
+        self.strategy.stored_as.map(|(group, plural, version)| (group, version, plural))
+    }
+
+    /// Turns a stored object into one of this resource. Does nothing unless [`Self::stored_as`] names another.
+    pub fn convert_from_stored(&self, object: &mut Value) {
+        (self.strategy.from_stored)(object);
+    }
+
+    /// Turns an object of this resource into the stored form; as [`Self::convert_from_stored`].
+    pub fn convert_to_stored(&self, object: &mut Value) {
+        (self.strategy.to_stored)(object);
+    }
+
     /// Whether a PUT of an object that is not there creates it.
     pub fn creates_on_update(&self) -> bool {
         self.strategy.create_on_update

@@ -25,6 +25,10 @@ fn regex(expression: &str) -> Regex {
     Regex::new(expression).expect("an expression")
 }
 
+/// Set by `SELVEDGE_REPLAY_WITHOUT=managedFields`: to see what else differs.
+static WITHOUT_MANAGED_FIELDS: LazyLock<bool> =
+    LazyLock::new(|| std::env::var_os("SELVEDGE_REPLAY_WITHOUT").is_some_and(|names| names == "managedFields"));
+
 static UUID: LazyLock<Regex> = LazyLock::new(|| regex("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"));
 static REVISION: LazyLock<Regex> = LazyLock::new(|| {
     regex(r#"(current: |precondition \(|UID in object meta: |resourceVersion=|resourceVersion: ")[1-9][0-9]*"#)
@@ -177,6 +181,7 @@ impl Known<'_> {
             members.get("groupVersion").is_some_and(|one| one.to_string().contains(self.varying.namespace));
         for (name, value) in members {
             let known = match (name.as_str(), value) {
+                ("managedFields", _) if *WITHOUT_MANAGED_FIELDS => continue,
                 ("resourceVersion", Value::String(text)) if NUMBER.is_match(text) => "<revision>".into(),
                 ("continue", Value::String(text)) if !text.is_empty() => "<continue>".into(),
                 ("token", Value::String(text)) if TOKEN.is_match(text) => "<jwt>".into(),

@@ -80,7 +80,7 @@ pub(crate) fn with_revision(bytes: &Bytes, revision: Revision) -> Bytes {
 }
 
 /// The same object as another version of its group; the very same bytes when it is that one already.
-pub(crate) fn with_api_version(bytes: &Bytes, api_version: &str) -> Bytes {
+fn with_api_version(bytes: &Bytes, api_version: &str) -> Bytes {
     let Some(rest) = bytes.strip_prefix(API_VERSION_MARK) else { return bytes.clone() };
     let Some(end) = rest.iter().position(|byte| *byte == b'"') else { return bytes.clone() };
     if &rest[..end] == api_version.as_bytes() {
@@ -91,10 +91,34 @@ pub(crate) fn with_api_version(bytes: &Bytes, api_version: &str) -> Bytes {
 
 /// Decodes what the store holds, as `info`'s version.
 pub(crate) fn decode(info: &ResourceInfo, object: &Object) -> Result<Value> {
-    let mut value: Value = serde_json::from_slice(&object.bytes)
-        .map_err(|error| ApiError::internal(format!("the stored object {} cannot be read: {error}", object.key)))?;
+    decode_bytes(info, &object.bytes)
+        .map_err(|error| ApiError::internal(format!("the stored object {} cannot be read: {error}", object.key)))
+}
+
+fn decode_bytes(info: &ResourceInfo, bytes: &[u8]) -> serde_json::Result<Value> {
+    let mut value: Value = serde_json::from_slice(bytes)?;
+    if info.stored_as().is_some() {
+        info.convert_from_stored(&mut value);
+    }
     value["apiVersion"] = info.api_version().into();
     Ok(value)
+}
+
+/// A stored object as clients of this resource see it: of custom resources only the version differs, a few built-in kinds
+/// are stored as another and have to be converted. What cannot be read is shown as it is.
+pub(crate) fn as_seen(info: &ResourceInfo, bytes: &Bytes) -> Bytes {
+    if info.stored_as().is_none() {
+        return with_api_version(bytes, &info.api_version());
+    }
+    let is_this =
+        bytes.strip_prefix(API_VERSION_MARK).and_then(|rest| rest.strip_prefix(info.api_version().as_bytes()));
+    if is_this.is_some_and(|rest| rest.first() == Some(&b'"')) {
+        // The answer to a dry run was never stored.
+        return bytes.clone();
+    }
+    let Ok(value) = decode_bytes(info, bytes) else { return bytes.clone() };
+    let revision = text_at(&value, "/metadata/resourceVersion").parse().unwrap_or(Revision(0));
+    Encoded::new(&value).at(revision)
 }
 
 fn find(bytes: &[u8], sought: &[u8]) -> Option<usize> {

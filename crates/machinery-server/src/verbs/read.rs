@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tracing::error;
 
 use crate::negotiate::{Output, output, partial_of_bytes};
-use crate::object::{decode, with_api_version};
+use crate::object::{as_seen, decode};
 use crate::pump::{self, PIECE_BYTES};
 use crate::request::{At, ListOptions};
 use crate::selector::Selection;
@@ -83,9 +83,8 @@ pub(crate) fn listed(context: &Context<'_>, page: Page, output: Output) -> Respo
     });
     let bytes_about = head.len() + if output == Output::Json { object_bytes } else { object_bytes / 3 };
     let info = context.info.clone();
-    let api_version = info.api_version();
     let write_item = move |object: &Object, piece: &mut BytesMut| match output {
-        Output::Json => piece.extend_from_slice(&with_api_version(&object.bytes, &api_version)),
+        Output::Json => piece.extend_from_slice(&as_seen(&info, &object.bytes)),
         Output::Partial => partial_of_bytes(&object.bytes, piece),
         // What cannot be read was written by this server and damaged since: its row is left out rather than the list.
         Output::Table(include) => match decode(&info, object) {

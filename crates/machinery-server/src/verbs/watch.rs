@@ -18,7 +18,7 @@ use self::lines::{Lines, Sent};
 use super::read::{all, selection};
 use crate::flow::Entry;
 use crate::negotiate::{Output, output, partial_of_bytes, table};
-use crate::object::{with_api_version, with_revision};
+use crate::object::{as_seen, with_revision};
 use crate::outgoing::Holder;
 use crate::request::{At, ListOptions};
 use crate::selector::Selection;
@@ -312,7 +312,7 @@ impl Encoder {
     }
 
     fn event(&mut self, kind: &str, bytes: &Bytes, lines: &mut Lines) {
-        let bytes = with_api_version(bytes, &self.api_version);
+        let bytes = as_seen(&self.info, bytes);
         match self.output {
             Output::Json => lines.push(kind, &bytes),
             Output::Partial => {

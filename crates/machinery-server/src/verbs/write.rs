@@ -248,12 +248,22 @@ impl Context<'_> {
     }
 
     fn encode(&self, object: &Value, expect: Expect) -> Result<Put, PutError> {
+        // A few kinds are stored as another, which is what they are found by, too.
+        let stored_as = self.info.stored_as().and_then(|(group, version, plural)| {
+            let registry = self.server.registry();
+            let stored = registry.resource(group, version, plural)?.clone();
+            let mut object = object.clone();
+            self.info.convert_to_stored(&mut object);
+            object["apiVersion"] = stored.api_version().into();
+            Some((stored, object))
+        });
+        let (info, object) = stored_as.as_ref().map_or((&self.info, object), |(info, object)| (info, object));
         let encoded = Arc::new(Encoded::new(object));
         if encoded.len() > OBJECT_BYTES_MAX {
             let error = machinery_kinds::FieldError::too_long("[]", OBJECT_BYTES_MAX);
             return Err(PutError::Refused(ApiError::invalid(&self.info, name_of(object), &[error])));
         }
-        let index = object::index_fields(&self.info, object);
+        let index = object::index_fields(info, object);
         let for_store = encoded.clone();
         let op = Op::Put {
             key: self.key(name_of(object)),
@@ -306,7 +316,7 @@ impl Context<'_> {
 
     fn shown(&self, bytes: Bytes) -> Result<Bytes> {
         let output = crate::negotiate::output(&self.headers, &self.query)?;
-        let bytes = object::with_api_version(&bytes, &self.info.api_version());
+        let bytes = object::as_seen(&self.info, &bytes);
         let decoded = || {
             serde_json::from_slice::<Value>(&bytes)
                 .map_err(|error| ApiError::internal(format!("a stored object cannot be read: {error}")))
