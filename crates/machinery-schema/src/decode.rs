@@ -147,7 +147,8 @@ impl Decode {
                     self.path.truncate(mark);
                 }
             }
-            (Shape::Bool, Value::Bool(_)) | (Shape::Float, Value::Number(_)) | (Shape::Json, _) => {}
+            (Shape::Bool, Value::Bool(_)) | (Shape::Json, _) => {}
+            (Shape::Float, Value::Number(number)) => *value = float(number.as_f64().unwrap_or_default()),
             (Shape::String | Shape::Duration, Value::String(_)) => {}
             (Shape::Int32 | Shape::Int64, Value::Number(number)) => {
                 let fits = number.as_i64().is_some_and(|whole| shape == Shape::Int64 || i32::try_from(whole).is_ok());
@@ -344,6 +345,17 @@ fn is_zero_scalar(shape: Shape, value: &Value) -> bool {
         (_, Value::Null) => shape != Shape::Json,
         _ => false,
     }
+}
+
+/// A number of a floating-point field as Go writes it: without a fraction when it has none.
+pub(crate) fn float(number: f64) -> Value {
+    const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
+    if number.fract() == 0.0 && number.abs() <= WHOLE_MAX {
+        #[allow(clippy::cast_possible_truncation)]
+        let whole = number as i64;
+        return whole.into();
+    }
+    Value::from(number)
 }
 
 /// What Go's decoder calls the type of a JSON value.

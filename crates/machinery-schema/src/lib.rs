@@ -22,6 +22,7 @@ pub use decode as builtin;
 pub mod field_error;
 pub mod jsonpath;
 mod patch;
+pub mod protobuf;
 pub mod types;
 mod warnings;
 

@@ -123,7 +123,7 @@ struct FieldRow {
     is_pointer: bool,
     omit: Omit,
     tag: u16,
-    via: u8,
+    via: u16,
     wire: Wire,
     merges: bool,
     retains_keys: bool,
@@ -285,14 +285,32 @@ impl Field {
         self.row().tag
     }
 
-    /// The number of the message within which it is sent in protobuf, for fields of embedded structs; else zero.
-    pub fn via(self) -> u8 {
+    /// The messages within which it is sent in protobuf, for fields of embedded structs: their tags as digits to the base
+    /// of 32, the outermost first; zero for others.
+    pub(crate) fn via(self) -> u16 {
         self.row().via
+    }
+
+    /// The tag of the embedded message within `via` on the way to this field, if that is on the way.
+    pub(crate) fn embedded_in(self, via: u16) -> Option<u16> {
+        let mut rest = self.row().via;
+        while rest > via {
+            if rest / 32 == via {
+                return Some(rest % 32);
+            }
+            rest /= 32;
+        }
+        None
     }
 
     /// How it is sent in protobuf.
     pub fn wire(self) -> Wire {
         self.row().wire
+    }
+
+    /// Whether its list is sent in protobuf as a message that holds the items: Go has a named type for it.
+    pub(crate) fn is_wrapped_list(self) -> bool {
+        self.go_type() == "v1.Verbs"
     }
 
     /// Whether a strategic merge patch merges its list or map.

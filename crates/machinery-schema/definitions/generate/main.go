@@ -29,7 +29,7 @@ type field struct {
 	Omit     string `json:"omit,omitempty"` // empty, zero
 	Tag      int    `json:"tag,omitempty"`
 	Wire     string `json:"wire,omitempty"`
-	Via      int    `json:"via,omitempty"` // tag of the embedded message
+	Via      int    `json:"via,omitempty"` // tags of the embedded messages, 32 to the place
 	Strategy string `json:"strategy,omitempty"`
 	Key      string `json:"key,omitempty"`
 }
@@ -135,7 +135,14 @@ func fields(t reflect.Type, via int) (out []field) {
 			if ft.Kind() == reflect.Pointer {
 				ft = ft.Elem()
 			}
-			out = append(out, fields(ft, number)...)
+			embedded := fields(ft, via*32+number)
+			if number == 0 {
+				// TypeMeta is not sent: the envelope says it.
+				for i := range embedded {
+					embedded[i].Tag = 0
+				}
+			}
+			out = append(out, embedded...)
 			continue
 		}
 		if parts[0] == "-" || tag == "" {
