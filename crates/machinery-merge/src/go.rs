@@ -158,6 +158,18 @@ pub(crate) fn source(value: &Value) -> String {
     }
 }
 
+/// The JSON type of a value, as `encoding/json` names what it cannot decode.
+pub(crate) fn json_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
 /// The Go type of a decoded value, as `%T` shows it.
 pub(crate) fn type_name(value: &Value) -> &'static str {
     match value {

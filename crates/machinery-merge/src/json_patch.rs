@@ -1,4 +1,4 @@
-//! JSON patch, RFC 6902, on JSON pointers, RFC 6901.
+//! JSON patch, RFC 6902, on JSON pointers, RFC 6901, as `evanphx/json-patch` reads them.
 //!
 //! **Invariant:** before and after every operation the document nests at most [`DEPTH_MAX`] levels. A `copy` of a value into
 //! its own deepest place doubles the depth: seventeen of them make 65,000 levels out of a few hundred bytes, and whatever
@@ -6,16 +6,17 @@
 //! where a value is put, not at the end.
 
 use machinery_schema::Budget;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::{COPIED_BYTES_MAX, DEPTH_MAX, OPERATIONS_MAX, PatchError, walk};
+use crate::{COPIED_BYTES_MAX, DEPTH_MAX, OPERATIONS_MAX, PatchError, go, walk};
 
 /// List items that are moved up or down in the time of one step: they are a few machine words each, and lie side by side.
 const SHIFTED_ITEMS_PER_STEP: usize = 16;
 
 /// Applies operations one after the other; when one fails, none holds.
 ///
-/// As in the reference implementation, a `test` for null also holds where nothing is.
+/// As in the library that kube-apiserver uses, which goes beyond RFC 6902: a `test` for null also holds where nothing is, a
+/// `replace` of a field that is not there adds it, a negative index counts from the end, a value that is left out is null.
 ///
 /// ```
 /// use serde_json::json;
@@ -24,8 +25,8 @@ const SHIFTED_ITEMS_PER_STEP: usize = 16;
 /// ```
 ///
 /// # Errors
-/// [`PatchError::Malformed`] for what is not a list of operations, [`PatchError::TooLarge`] and [`PatchError::TooDeep`]
-/// past the bounds of this crate, [`PatchError::NoSuchPlace`] and [`PatchError::TestFailed`] when the document is not as the patch expects.
+/// [`PatchError::BadRequest`] for what is not a list of operations, [`PatchError::TooLarge`] and [`PatchError::TooDeep`]
+/// past the bounds of this crate, [`PatchError::Unprocessable`] when the document is not as the patch expects.
 pub fn json_patch(document: &Value, patch: &Value) -> Result<Value, PatchError> {
     json_patch_within(document, patch, &mut Budget::of_request())
 }
@@ -35,21 +36,45 @@ pub fn json_patch(document: &Value, patch: &Value) -> Result<Value, PatchError> 
 /// # Errors
 /// As [`json_patch`]; [`PatchError::TooLarge`] also when the budget does not last.
 pub fn json_patch_within(document: &Value, patch: &Value, budget: &mut Budget) -> Result<Value, PatchError> {
-    let Value::Array(operations) = patch else {
-        return Err(PatchError::malformed("", "a JSON patch is a list of operations"));
-    };
+    let operations = operations(patch)?;
     if operations.len() > OPERATIONS_MAX {
         let why =
-            format!("the allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {}", operations.len());
+            format!("The allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {}", operations.len());
         return Err(PatchError::TooLarge { why });
     }
     walk::check_whole(patch, budget)?;
     walk::check_whole(document, budget)?;
     let mut run = Run { document: document.clone(), copied_bytes: 0, budget };
-    for (number, operation) in operations.iter().enumerate() {
-        run.apply(operation, number)?;
-    }
+    operations.iter().try_for_each(|operation| run.apply(operation))?;
     Ok(run.document)
+}
+
+/// The operations of a patch, of the form that Go decodes.
+fn operations(patch: &Value) -> Result<&[Value], PatchError> {
+    let refused = |value: &Value, place: &str| {
+        let found = go::json_type(value);
+        Err(PatchError::BadRequest(format!("error decoding patch: json: cannot unmarshal {found} into Go {place}")))
+    };
+    let operations = match patch {
+        Value::Array(operations) => operations.as_slice(),
+        Value::Null => &[],
+        other => return refused(other, "value of type []handlers.jsonPatchOp"),
+    };
+    for operation in operations {
+        let Value::Object(fields) = operation else {
+            if operation.is_null() {
+                continue;
+            }
+            return refused(operation, "value of type handlers.jsonPatchOp");
+        };
+        for field in ["op", "path", "from"] {
+            match fields.get(field) {
+                None | Some(Value::Null | Value::String(_)) => {}
+                Some(other) => return refused(other, &format!("struct field jsonPatchOp.{field} of type string")),
+            }
+        }
+    }
+    Ok(operations)
 }
 
 /// A patch on its way: the document as the operations so far have left it.
@@ -60,51 +85,38 @@ struct Run<'b> {
 }
 
 impl Run<'_> {
-    fn apply(&mut self, operation: &Value, number: usize) -> Result<(), PatchError> {
-        let text = |key: &str| {
-            let place = format!("/{number}/{key}");
-            match operation.get(key) {
-                Some(Value::String(text)) => Ok(text.as_str()),
-                Some(_) => Err(PatchError::malformed(place, "must be text")),
-                None => Err(PatchError::malformed(place, "is missing")),
-            }
+    fn apply(&mut self, operation: &Value) -> Result<(), PatchError> {
+        let text = |key: &str| operation.get(key).and_then(Value::as_str);
+        let pointer = |key: &str| match text(key).map(Pointer::parse) {
+            Some(pointer) => Ok(pointer),
+            None => Err(PatchError::unprocessable(format!("operation missing {key} field: missing value"))),
         };
-        let pointer = |key: &str| {
-            let text = text(key)?;
-            Pointer::parse(text)
-                .ok_or_else(|| PatchError::malformed(format!("/{number}/{key}"), "must be empty or begin with /"))
-        };
-        let value = || {
-            let value = operation.get("value");
-            value.ok_or_else(|| PatchError::malformed(format!("/{number}/value"), "is missing"))
-        };
-        let path = pointer("path")?;
-        match text("op")? {
+        let value = || operation.get("value").unwrap_or(&Value::Null);
+        match text("op").unwrap_or("unknown") {
             "add" => {
-                self.check_fits(&path, value()?)?;
-                self.put(&path, value()?.clone())
+                let path = pointer("path")?;
+                self.check_fits(&path, value())?;
+                self.put(&path, value().clone())
             }
-            "remove" => self.take(&path).map(drop),
+            "remove" => self.take(&pointer("path")?).map(drop),
             "replace" => {
-                self.check_fits(&path, value()?)?;
-                *path.find_mut(&mut self.document)? = value()?.clone();
-                Ok(())
+                let path = pointer("path")?;
+                self.check_fits(&path, value())?;
+                path.replace(&mut self.document, value().clone())
             }
             "move" => {
-                let from = pointer("from")?;
-                if path.is_below(&from) {
-                    return Err(PatchError::malformed(format!("/{number}/path"), "a value cannot move into itself"));
-                }
+                let (from, path) = (pointer("from")?, pointer("path")?);
                 // On its way up, or on its level, a value cannot become too deep, and need not be walked.
                 if path.depth() > from.depth() {
-                    let value = from.find(&self.document)?;
+                    let value = from.find(&self.document)?.unwrap_or(&Value::Null);
                     walk::check(value, levels_left(&path)?, self.budget)?;
                 }
                 let value = self.take(&from)?;
                 self.put(&path, value)
             }
             "copy" => {
-                let value = pointer("from")?.find(&self.document)?;
+                let (from, path) = (pointer("from")?, pointer("path")?);
+                let value = from.find(&self.document)?.unwrap_or(&Value::Null);
                 walk::check(value, levels_left(&path)?, self.budget)?;
                 self.copied_bytes = self.copied_bytes.saturating_add(walk::text_bytes(value));
                 if self.copied_bytes > COPIED_BYTES_MAX {
@@ -114,17 +126,15 @@ impl Run<'_> {
                 self.put(&path, value)
             }
             "test" => {
-                let expected = value()?;
-                let holds = match path.find(&self.document) {
-                    Ok(found) => equal(found, expected),
-                    Err(_) => expected.is_null(),
-                };
-                if holds { Ok(()) } else { Err(PatchError::TestFailed { path: crate::shown(path.to_string()) }) }
+                let path = pointer("path")?;
+                let found = if path.depth() == 0 { Some(&self.document) } else { path.find(&self.document)? };
+                if found.unwrap_or(&Value::Null) == value() {
+                    Ok(())
+                } else {
+                    Err(PatchError::unprocessable(format!("testing value {path} failed: test failed")))
+                }
             }
-            other => {
-                let why = format!("{other:?} is no operation; use add, remove, replace, move, copy or test");
-                Err(PatchError::malformed(format!("/{number}/op"), why))
-            }
+            other => Err(PatchError::unprocessable(format!("Unexpected kind: {other}"))),
         }
     }
 
@@ -150,23 +160,15 @@ fn levels_left(path: &Pointer) -> Result<usize, PatchError> {
     DEPTH_MAX.checked_sub(path.depth()).ok_or(PatchError::TooDeep)
 }
 
-/// A parsed JSON pointer.
+/// A parsed JSON pointer. What is before its first slash says nothing, as in the library: `a/b` is `/b`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Pointer {
     tokens: Vec<String>,
 }
 
 impl Pointer {
-    fn parse(text: &str) -> Option<Self> {
-        if text.is_empty() {
-            return Some(Self { tokens: Vec::new() });
-        }
-        let tokens = text.strip_prefix('/')?.split('/');
-        Some(Self { tokens: tokens.map(|token| token.replace("~1", "/").replace("~0", "~")).collect() })
-    }
-
-    fn is_below(&self, other: &Self) -> bool {
-        self.tokens.len() > other.tokens.len() && self.tokens.starts_with(&other.tokens)
+    fn parse(text: &str) -> Self {
+        Self { tokens: text.split('/').skip(1).map(|token| token.replace("~1", "/").replace("~0", "~")).collect() }
     }
 
     /// How many levels below the document's top the value is.
@@ -174,80 +176,93 @@ impl Pointer {
         self.tokens.len()
     }
 
-    fn find<'d>(&self, document: &'d Value) -> Result<&'d Value, PatchError> {
-        let mut value = document;
-        for (position, token) in self.tokens.iter().enumerate() {
-            let next = match value {
-                Value::Object(map) => map.get(token),
-                Value::Array(items) => index(token).and_then(|index| items.get(index)),
-                _ => None,
-            };
-            value = next.ok_or_else(|| self.missing(position + 1, "there is nothing"))?;
-        }
-        Ok(value)
+    /// The last step, and what it is a step of. The document itself is no step of anything.
+    fn parent<'d>(&self, document: &'d Value) -> Result<(&'d Value, &str), PatchError> {
+        let (last, parents) = self.tokens.split_last().ok_or_else(|| self.missing())?;
+        let parent = parents.iter().try_fold(document, |value, token| match value {
+            Value::Object(map) => map.get(token),
+            Value::Array(items) => items.get(index(token, items.len())?),
+            _ => None,
+        });
+        Ok((parent.filter(|parent| is_container(parent)).ok_or_else(|| self.missing())?, last))
     }
 
-    fn find_mut<'d>(&self, document: &'d mut Value) -> Result<&'d mut Value, PatchError> {
-        self.follow(document, self.tokens.len())
+    fn parent_mut<'d>(&self, document: &'d mut Value) -> Result<(&'d mut Value, &str), PatchError> {
+        let (last, parents) = self.tokens.split_last().ok_or_else(|| self.missing())?;
+        let parent = parents.iter().try_fold(document, |value, token| match value {
+            Value::Object(map) => map.get_mut(token),
+            Value::Array(items) => {
+                let index = index(token, items.len())?;
+                items.get_mut(index)
+            }
+            _ => None,
+        });
+        Ok((parent.filter(|parent| is_container(parent)).ok_or_else(|| self.missing())?, last))
     }
 
-    /// The value that the first `count` tokens lead to.
-    fn follow<'d>(&self, document: &'d mut Value, count: usize) -> Result<&'d mut Value, PatchError> {
-        let mut value = document;
-        for (position, token) in self.tokens[..count].iter().enumerate() {
-            let next = match value {
-                Value::Object(map) => map.get_mut(token),
-                Value::Array(items) => index(token).and_then(|index| items.get_mut(index)),
-                _ => None,
-            };
-            value = next.ok_or_else(|| self.missing(position + 1, "there is nothing"))?;
+    /// The value there; `None` where an object has no such field. A list without such an item is an error.
+    fn find<'d>(&self, document: &'d Value) -> Result<Option<&'d Value>, PatchError> {
+        match self.parent(document)? {
+            (Value::Array(items), last) => {
+                index(last, items.len()).and_then(|index| items.get(index)).map(Some).ok_or_else(|| self.missing())
+            }
+            (parent, last) => Ok(parent.get(last)),
         }
-        Ok(value)
+    }
+
+    /// Puts a value in the place of another, or of nothing.
+    fn replace(&self, document: &mut Value, value: Value) -> Result<(), PatchError> {
+        if self.tokens.is_empty() {
+            if !is_container(&value) {
+                let why = "replace operation value must be object or array";
+                return Err(PatchError::unprocessable(why));
+            }
+            *document = value;
+            return Ok(());
+        }
+        match self.parent_mut(document)? {
+            (Value::Object(map), last) => drop(map.insert(last.to_owned(), value)),
+            (Value::Array(items), last) => {
+                let index = index(last, items.len()).filter(|index| *index < items.len());
+                items[index.ok_or_else(|| self.missing())?] = value;
+            }
+            _ => return Err(self.missing()),
+        }
+        Ok(())
     }
 
     /// Puts a value in; returns how many list items made way for it.
     fn add(&self, document: &mut Value, value: Value) -> Result<usize, PatchError> {
-        let Some((last, parents)) = self.tokens.split_last() else {
-            *document = value;
-            return Ok(0);
-        };
-        match self.follow(document, parents.len())? {
-            Value::Object(map) => {
-                map.insert(last.clone(), value);
+        match self.parent_mut(document)? {
+            (Value::Object(map), last) => {
+                map.insert(last.to_owned(), value);
                 Ok(0)
             }
-            Value::Array(items) => {
-                let position = if last == "-" { Some(items.len()) } else { index(last) };
-                match position.filter(|position| *position <= items.len()) {
-                    Some(position) => {
-                        items.insert(position, value);
-                        Ok(items.len() - position)
-                    }
-                    None => Err(self.missing(self.tokens.len(), &format!("the list has {} items", items.len()))),
-                }
+            (Value::Array(items), last) => {
+                // A negative index counts from behind the last item.
+                let position = if last == "-" { Some(items.len()) } else { index(last, items.len() + 1) };
+                let position = position.filter(|position| *position <= items.len()).ok_or_else(|| self.missing())?;
+                items.insert(position, value);
+                Ok(items.len() - position)
             }
-            _ => Err(self.missing(parents.len(), "there is neither an object nor a list")),
+            _ => Err(self.missing()),
         }
     }
 
     /// Takes a value out; returns it, and how many list items closed the gap.
     fn remove(&self, document: &mut Value) -> Result<(Value, usize), PatchError> {
-        let Some((last, parents)) = self.tokens.split_last() else {
-            return Ok((std::mem::replace(document, Value::Object(Map::new())), 0));
-        };
-        let removed = match self.follow(document, parents.len())? {
-            Value::Object(map) => map.remove(last).map(|value| (value, 0)),
-            Value::Array(items) => {
-                index(last).filter(|index| *index < items.len()).map(|index| (items.remove(index), items.len() - index))
-            }
+        let removed = match self.parent_mut(document)? {
+            (Value::Object(map), last) => map.remove(last).map(|value| (value, 0)),
+            (Value::Array(items), last) => index(last, items.len())
+                .filter(|index| *index < items.len())
+                .map(|index| (items.remove(index), items.len() - index)),
             _ => None,
         };
-        removed.ok_or_else(|| self.missing(self.tokens.len(), "there is nothing to remove"))
+        removed.ok_or_else(|| self.missing())
     }
 
-    fn missing(&self, count: usize, why: &str) -> PatchError {
-        let path = Self { tokens: self.tokens[..count].to_vec() }.to_string();
-        PatchError::NoSuchPlace { path: crate::shown(path), why: why.to_owned() }
+    fn missing(&self) -> PatchError {
+        PatchError::unprocessable(format!("doc is missing path: \"{self}\": missing value"))
     }
 }
 
@@ -257,20 +272,16 @@ impl std::fmt::Display for Pointer {
     }
 }
 
-/// List positions have no sign and no leading zeros.
-fn index(token: &str) -> Option<usize> {
-    let is_plain = token.bytes().all(|byte| byte.is_ascii_digit()) && (token == "0" || !token.starts_with('0'));
-    if is_plain { token.parse().ok() } else { None }
+fn is_container(value: &Value) -> bool {
+    value.is_object() || value.is_array()
 }
 
-/// Numbers are equal when their values are: 1 and 1.0.
-fn equal(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Number(x), Value::Number(y)) => x == y || ((x.is_f64() || y.is_f64()) && x.as_f64() == y.as_f64()),
-        (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(x, y)| equal(x, y)),
-        (Value::Object(x), Value::Object(y)) => {
-            x.len() == y.len() && x.iter().all(|(key, value)| y.get(key).is_some_and(|other| equal(value, other)))
-        }
-        _ => a == b,
+/// A place in a list as Go reads a number; one below zero counts from the end. It may be behind the last item.
+fn index(token: &str, len: usize) -> Option<usize> {
+    let digits = token.strip_prefix(['+', '-']).unwrap_or(token);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
     }
+    let number: usize = digits.parse().ok()?;
+    if token.starts_with('-') && number > 0 { len.checked_sub(number) } else { Some(number) }
 }

@@ -62,14 +62,16 @@ pub const COPIED_BYTES_MAX: usize = 3 * 1024 * 1024;
 /// Why a patch was rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PatchError {
-    /// The patch is not of the form that its media type requires. Answer: 400.
-    #[error("the patch is malformed at {path}: {why}")]
-    Malformed {
-        /// Where in the patch.
-        path: String,
-        /// What was expected.
-        why: String,
-    },
+    /// The patch is not of the form that its media type requires. Answer: 400, with these words.
+    #[error("{0}")]
+    BadRequest(String),
+    /// The patch is well formed but does not fit the object, or a `test` failed. Answer: 422, and kube-apiserver does not
+    /// even say why.
+    #[error("{0}")]
+    Unprocessable(String),
+    /// What kube-apiserver did not foresee. Answer: 500, with these words.
+    #[error("{0}")]
+    Failed(String),
     /// The patch requests more than one request may. Answer: 413.
     #[error("the patch is too large: {why}")]
     TooLarge {
@@ -79,30 +81,18 @@ pub enum PatchError {
     /// The patch, or what an operation would make of the document, nests too deep. Answer: 422.
     #[error("the patch would make a value that nests deeper than {DEPTH_MAX} levels")]
     TooDeep,
-    /// The patch is well formed but the document has no such place. Answer: 422.
-    #[error("the patch does not fit the object at {path}: {why}")]
-    NoSuchPlace {
-        /// Where in the document.
-        path: String,
-        /// What is missing.
-        why: String,
-    },
-    /// A `test` operation found another value. Answer: 422.
-    #[error("testing value {path} failed")]
-    TestFailed {
-        /// The tested place.
-        path: String,
-    },
 }
 
-/// Paths in messages are cut to this: a key may be as long as a body, and an error goes into a response and a log.
-const SHOWN_BYTES_MAX: usize = 512;
+/// Messages are cut to this: they show parts of a patch, which may be as long as a body, and go into a response and a log.
+const SHOWN_BYTES_MAX: usize = 1024;
 
 impl PatchError {
-    fn malformed(path: impl Into<String>, why: impl Into<String>) -> Self {
-        let path = path.into();
-        let path = if path.is_empty() { "its top".to_owned() } else { shown(path) };
-        Self::Malformed { path, why: shown(why.into()) }
+    fn failed(why: String) -> Self {
+        Self::Failed(shown(why))
+    }
+
+    fn unprocessable(why: impl Into<String>) -> Self {
+        Self::Unprocessable(shown(why.into()))
     }
 }
 

@@ -1,9 +1,9 @@
-//! JSON merge patch, RFC 7386.
+//! JSON merge patch, RFC 7386, with what kube-apiserver does beyond it: values that are new lose their nulls.
 
 use machinery_schema::Budget;
 use serde_json::{Map, Value};
 
-use crate::{PatchError, walk};
+use crate::{PatchError, go, walk};
 
 /// Applies a merge patch: objects merge, null removes, everything else replaces.
 ///
@@ -14,7 +14,8 @@ use crate::{PatchError, walk};
 /// ```
 ///
 /// # Errors
-/// [`PatchError::TooDeep`] when the patch nests too deep.
+/// [`PatchError::BadRequest`] when the patch is neither an object nor a list, [`PatchError::TooDeep`] when it nests too
+/// deep.
 pub fn merge_patch(document: &Value, patch: &Value) -> Result<Value, PatchError> {
     merge_patch_within(document, patch, &mut Budget::of_request())
 }
@@ -26,27 +27,49 @@ pub fn merge_patch(document: &Value, patch: &Value) -> Result<Value, PatchError>
 pub fn merge_patch_within(document: &Value, patch: &Value, budget: &mut Budget) -> Result<Value, PatchError> {
     walk::check_whole(patch, budget)?;
     walk::check_whole(document, budget)?;
-    let mut merged = document.clone();
-    merge(&mut merged, patch);
-    Ok(merged)
+    match patch {
+        Value::Object(_) => {
+            let mut merged = document.clone();
+            merge(&mut merged, patch);
+            Ok(merged)
+        }
+        Value::Array(_) => Ok(without_nulls(patch)),
+        Value::Null => Err(PatchError::BadRequest("Invalid JSON Patch".to_owned())),
+        // Go finds no place for it in the map that it decodes into.
+        other => Err(PatchError::BadRequest(format!(
+            "error decoding patch: json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+            go::json_type(other)
+        ))),
+    }
 }
 
 /// Each value of the patch is visited once, and no deeper than [`walk::check_whole`] has been.
 fn merge(target: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = Value::Object(Map::new());
-    }
-    let Value::Object(target) = target else { return };
-    for (key, value) in patch {
-        if value.is_null() {
-            target.remove(key);
-        } else {
-            merge(target.entry(key.as_str()).or_insert(Value::Null), value);
+    match (target, patch) {
+        (Value::Object(target), Value::Object(patch)) => {
+            for (key, value) in patch {
+                match target.get_mut(key) {
+                    _ if value.is_null() => drop(target.remove(key)),
+                    Some(old) if !old.is_null() => merge(old, value),
+                    _ => drop(target.insert(key.clone(), without_nulls(value))),
+                }
+            }
         }
+        // A list in the place of an object is taken as it is.
+        (target @ Value::Object(_), patch) => *target = patch.clone(),
+        (target, patch) => *target = without_nulls(patch),
+    }
+}
+
+/// A value that is new has no nulls in its objects, not even in those within its lists.
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let kept = map.iter().filter(|(_, value)| !value.is_null());
+            Value::Object(kept.map(|(key, value)| (key.clone(), without_nulls(value))).collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(without_nulls).collect()),
+        plain => plain.clone(),
     }
 }
 

@@ -3,7 +3,6 @@
 mod json_patch_cases;
 pub(crate) mod openapi;
 mod properties;
-mod reference;
 mod strategic_cases;
 
 use machinery_kinds::Budget;
@@ -38,6 +37,10 @@ fn null_in_a_merge_patch_removes() {
     check_merge(json!({"b": 2}), json!({"a": null}), json!({"b": 2}));
     check_merge(json!({}), json!({"a": {"b": {"c": null}}}), json!({"a": {"b": {}}}));
     check_merge(json!({"a": [1]}), json!({"a": [null]}), json!({"a": [null]}));
+    check_merge(json!({"a": [1]}), json!({"a": [{"b": null}]}), json!({"a": [{}]}));
+    check_merge(json!({"a": {}}), json!({"a": [{"b": null}]}), json!({"a": [{"b": null}]}));
+    let refused = merge_patch(&json!({}), &json!(null));
+    assert_eq!(refused, Err(PatchError::BadRequest("Invalid JSON Patch".to_owned())));
 }
 
 #[test]
@@ -131,6 +134,7 @@ fn sixty_thousand_items_merge_in_linear_work() {
     let schema = strategic_cases::schema("", "nodes");
     let old = conditions(COUNT, "old");
     let mut patch = conditions(COUNT, "new");
+    patch["status"]["conditions"].as_array_mut().expect("a list").reverse();
     let order: Vec<Value> = (0..COUNT).rev().map(|n| json!({"type": format!("a{n}")})).collect();
     patch["status"]["$setElementOrder/conditions"] = Value::Array(order);
     let mut budget = Budget::of_request();
@@ -166,7 +170,7 @@ fn a_long_key_does_not_multiply_with_the_items_below_it() {
     let key = "k".repeat(100_000);
     let items: Vec<Value> = (0..20_000).map(|n| json!({"name": n})).collect();
     let error = strategic_merge(
-        &json!({}),
+        &json!({"spec": {key.clone(): {}}}),
         &json!({"spec": {key: {"$patch": "explode"}, "containers": items}}),
         &strategic_cases::schema("", "pods"),
     )

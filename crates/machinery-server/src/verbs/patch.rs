@@ -87,9 +87,10 @@ fn finish(context: &Context<'_>, options: WriteOptions, new: &mut Value, old: &V
 
 fn refused(context: &Context<'_>, error: &PatchError) -> ApiError {
     match error {
-        PatchError::Malformed { .. } => ApiError::bad_request(error.to_string()),
+        PatchError::BadRequest(why) => ApiError::bad_request(why),
         PatchError::TooLarge { .. } => ApiError::too_large(error.to_string()),
-        PatchError::TooDeep | PatchError::NoSuchPlace { .. } | PatchError::TestFailed { .. } => {
+        PatchError::Failed(why) => ApiError::internal(why),
+        PatchError::TooDeep | PatchError::Unprocessable(_) => {
             ApiError::unprocessable(&context.info, context.name(), &error.to_string())
         }
     }
