@@ -161,7 +161,14 @@ impl<'p> Tables<'p> {
             Some("map") => "ListType::Map",
             _ => "ListType::Atomic",
         };
-        let is_atomic = schema["x-kubernetes-map-type"] == "atomic";
+        // A field may say otherwise of the struct that it refers to, either way.
+        let is_atomic = match (schema["x-kubernetes-map-type"].as_str(), shape.get("ref")) {
+            (Some(word), _) => word == "atomic",
+            (None, Some(name)) => {
+                self.schemas.get(text(name)).is_some_and(|schema| schema["x-kubernetes-map-type"] == "atomic")
+            }
+            (None, None) => false,
+        };
         let go = self.intern(go);
         let row = format!(
             "ShapeRow {{ kind: ShapeKind::{kind}, of: {of}, go: {go}, list: {list}, keys: {keys}, is_atomic: {is_atomic} }}"

@@ -45,7 +45,7 @@ pub use fields::{FieldFilter, FieldSet, KeyField, ParseFieldsError, PathElement,
 pub use json_patch::{json_patch, json_patch_within};
 use machinery_schema::BudgetExceeded;
 pub use merge_patch::{merge_diff, merge_patch, merge_patch_within};
-pub use schema::{ApplySchema, ListType, MapType, ScalarType, Untyped};
+pub use schema::{ApplySchema, BuiltinSchema, ListType, MapType, ScalarType, Untyped};
 pub use strategic::{strategic_merge, strategic_merge_within};
 pub use typed::ValidationErrors;
 

@@ -1,10 +1,13 @@
 //! What server-side apply must know of a kind: which values belong together, and what makes an item of a list itself.
 //!
-//! Three things implement [`ApplySchema`]: the tables of built-in types, the structural schema of a custom resource, and
-//! [`Untyped`], where nothing is known.
+//! Three things implement [`ApplySchema`]: the tables of built-in types ([`BuiltinSchema`]), the structural schema of a custom
+//! resource, and [`Untyped`], where nothing is known.
+
+mod builtin;
 
 use std::sync::Arc;
 
+pub use builtin::BuiltinSchema;
 use serde_json::Value;
 
 /// Plain values that a place may hold.
