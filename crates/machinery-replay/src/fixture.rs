@@ -10,6 +10,7 @@ use base_http::{Peer, PeerAddr};
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
+use machinery_access::{Access, AccessOptions, Issuer, TokenKey};
 use machinery_replay::{Answer, AnswerFuture, Sender, Transport};
 use machinery_server::{GROUP_MASTERS, Identity, Server, ServerConfig};
 use machinery_store::{Store, StoreOptions};
@@ -18,8 +19,8 @@ use serde_json::{Value, json};
 /// Kept in memory where the machine has such a place: what is written here is not needed tomorrow.
 const MEMORY_DIR: &str = "/dev/shm";
 
-/// Namespaces that every cluster has.
-const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+/// Who issues tokens, as in the recordings.
+const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
 /// A server, and its store's directory.
 pub(crate) struct Fixture {
@@ -39,7 +40,15 @@ impl Fixture {
             ..StoreOptions::default()
         };
         let store = Store::open(dir.path(), options).context("failed to open the store")?;
-        let server = Server::new(config(store)).context("failed to make the server")?;
+        let key = TokenKey::generate().context("failed to make a key for tokens")?;
+        let options = AccessOptions {
+            // Of what is not enforced yet, kube-apiserver does not warn.
+            warns_of_unenforced: false,
+            ..AccessOptions::new(Issuer::new(ISSUER, key))
+        };
+        let access = Access::new(options);
+        let server = Server::new(config(&access, store)).context("failed to make the server")?;
+        access.bootstrap(&server).await.context("failed to create what every cluster has")?;
         let mut admin = Identity::new("kubernetes-admin", [GROUP_MASTERS]);
         let digest = format!("X509SHA256={}", "0".repeat(64));
         admin.extra.insert("authentication.kubernetes.io/credential-id".to_owned(), vec![digest]);
@@ -50,21 +59,7 @@ impl Fixture {
 
     /// What the hooks of a kube-apiserver create after its start, as far as the kinds are served.
     async fn create_standard_objects(&self) -> Result<()> {
-        for name in NAMESPACES {
-            self.create("/api/v1/namespaces", &json!({"metadata": {"name": name}})).await?;
-        }
         self.create("/api/v1/namespaces/default/services", &kubernetes_service()).await?;
-        for (name, value) in [("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)] {
-            let text = format!(
-                "Used for system critical pods that must {}.",
-                match name {
-                    "system-node-critical" => "not be moved from their current node",
-                    _ => "run in the cluster, but can be moved to another node if necessary",
-                }
-            );
-            let class = json!({"metadata": {"name": name}, "value": value, "description": text});
-            self.create("/apis/scheduling.k8s.io/v1/priorityclasses", &class).await?;
-        }
         Ok(())
     }
 
@@ -82,8 +77,8 @@ impl Fixture {
 }
 
 /// As kube-apiserver with its default flags.
-fn config(store: Store) -> ServerConfig {
-    ServerConfig { version: "v1.36.3", ..ServerConfig::new(store) }
+fn config(access: &Access, store: Store) -> ServerConfig {
+    ServerConfig { version: "v1.36.3", ..access.configure(ServerConfig::new(store)) }
 }
 
 fn kubernetes_service() -> Value {

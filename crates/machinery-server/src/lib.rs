@@ -22,7 +22,7 @@
 //! | --- | --- |
 //! | the way of a request, its body and its turn | `server.rs`, with the verb and the connected subresources in `dispatch.rs` |
 //! | what a path and a query mean | `request.rs`, `selector.rs` |
-//! | one verb | `verbs/`: `create`, `update` (patches too), `delete`, `read` (get, list), `watch`, `log`; what writes have in common is `write` |
+//! | one verb | `verbs/`: `create` (`answer`, of what is not stored), `update` (patches too), `delete`, `read` (get, list), `watch`, `log`; what writes have in common is `write` |
 //! | who is calling, in whose name, and what they may | `auth.rs`, `impersonation.rs`, `authorizer.rs`, `reviews.rs` |
 //! | who waits for whom | `flow.rs` (turns, fairly by identity), `work.rs` (threads), `heavy.rs` (costly writes), `pump.rs` (long answers, piece by piece) |
 //! | who may hold how many bytes | `bodies.rs` (what comes), `outgoing.rs` (what is to be taken) |
@@ -84,6 +84,7 @@ mod selector;
 mod server;
 mod status;
 mod verbs;
+mod virtual_resource;
 mod work;
 
 pub use admission::{Admission, AdmissionError, AdmissionRequest, Operation};
@@ -99,6 +100,7 @@ pub use dial::{AsyncReadWrite, DirectTls, NoNodes, NodeAddress, NodeDialer};
 pub use in_process::InProcess;
 pub use object::{INDEX_VERSION, INDEXED_FIELDS, OWNER_UID_FIELD};
 pub use selector::{FieldSelector, LabelSelector, ParseSelectorError};
+pub use virtual_resource::{Admit, VirtualKind, VirtualResource};
 pub use server::{Extension, NewServerError, RequestBody, Server, ServerConfig, Session};
 
 /// Group of the identity that may do everything, as in Kubernetes.

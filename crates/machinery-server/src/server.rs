@@ -36,7 +36,7 @@ use crate::work::{WorkPool, Workers};
 use crate::{
     Access, Admission, AuthenticateError, AuthenticatedBasics, Authorizer, BootstrapTokenAuthenticator,
     CertificateAuthenticator, Decision, GROUP_MASTERS, GROUP_NODES, Identity, InProcess, NoNodes, NodeDialer,
-    SystemMasters, Target, discovery, impersonation, verbs,
+    SystemMasters, Target, VirtualResource, discovery, impersonation, verbs,
 };
 
 /// A request that has not been answered after this time will not be; as kube-apiserver's `--request-timeout`. A write
@@ -97,6 +97,8 @@ pub struct ServerConfig {
     pub node_dialer: Arc<dyn NodeDialer>,
     /// Other paths.
     pub extensions: Vec<Arc<dyn Extension>>,
+    /// Resources that are answered and not stored.
+    pub virtual_resources: Vec<Arc<dyn VirtualResource>>,
     /// `host:port` of the server, for clients that ask.
     pub address: String,
     /// The version of Kubernetes that is served, such as `v1.36.0+NAME`.
@@ -125,6 +127,7 @@ impl ServerConfig {
             audit: None,
             node_dialer: Arc::new(NoNodes),
             extensions: Vec::new(),
+            virtual_resources: Vec::new(),
             address: "localhost:6443".to_owned(),
             version: "v1.36.0",
             metrics: Metrics::new(),
@@ -162,6 +165,7 @@ pub(crate) struct Inner {
     pub(crate) audit: Option<Arc<dyn Audit>>,
     pub(crate) node_dialer: Arc<dyn NodeDialer>,
     pub(crate) extensions: Vec<Arc<dyn Extension>>,
+    virtual_resources: Vec<Arc<dyn VirtualResource>>,
     pub(crate) address: String,
     pub(crate) version: &'static str,
     pub(crate) shutdown: CancellationToken,
@@ -223,6 +227,7 @@ impl Server {
             audit: config.audit,
             node_dialer: config.node_dialer,
             extensions: config.extensions,
+            virtual_resources: config.virtual_resources,
             address: config.address,
             version: config.version,
             shutdown: config.shutdown,
@@ -669,6 +674,12 @@ impl Inner {
             }
         };
         self.work(turn, answer).await
+    }
+
+    /// What answers creates at a path, if nothing of it is stored.
+    pub(crate) fn virtual_resource(&self, path: &ResourcePath) -> Option<Arc<dyn VirtualResource>> {
+        let target = (path.group.as_str(), path.plural.as_str(), path.subresource.as_deref());
+        self.virtual_resources.iter().find(|resource| resource.target() == target).cloned()
     }
 
     /// How large the object is that a request changes.

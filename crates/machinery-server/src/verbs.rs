@@ -1,5 +1,6 @@
 //! The verbs, one module each, and what all writes share.
 
+pub(crate) mod answer;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod log;

@@ -18,6 +18,8 @@ const AUTO_UPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 /// One object of the default policy, and where it is.
 #[derive(Clone, Debug)]
 pub(crate) struct Default {
+    /// The store's name of its resource.
+    pub resource: &'static str,
     /// Path of its collection in the API.
     pub collection: String,
     pub name: String,
@@ -44,9 +46,14 @@ pub(crate) fn default_policy() -> Vec<Default> {
             }
             fields.insert("metadata".to_owned(), metadata);
             fields.insert("apiVersion".to_owned(), format!("{GROUP}/v1").into());
-            let plural = format!("{}s", kind.to_lowercase());
+            let (plural, resource) = match kind.as_str() {
+                "ClusterRole" => ("clusterroles", "rbac.authorization.k8s.io/clusterroles"),
+                "ClusterRoleBinding" => ("clusterrolebindings", "rbac.authorization.k8s.io/clusterrolebindings"),
+                "Role" => ("roles", "rbac.authorization.k8s.io/roles"),
+                _ => ("rolebindings", "rbac.authorization.k8s.io/rolebindings"),
+            };
             let scope = if namespace.is_empty() { String::new() } else { format!("/namespaces/{namespace}") };
-            Default { collection: format!("/apis/{GROUP}/v1{scope}/{plural}"), name, object: line }
+            Default { resource, collection: format!("/apis/{GROUP}/v1{scope}/{plural}"), name, object: line }
         })
         .collect();
     objects.sort_by_key(|object| text(&object.object, "/kind").ends_with("Binding"));

@@ -17,9 +17,11 @@ use machinery_server::{Access, Authorizer, Decision, Identity, ResourceRules, Ru
 use machinery_store::Store;
 
 pub(crate) use aggregation::aggregate_roles;
-pub(crate) use bootstrap::{default_policy, reconciled};
+pub(crate) use bootstrap::{Reconciled, default_policy, reconciled};
 pub use escalation::Escalation;
-pub(crate) use index::{GROUP, Index, Look};
+use index::{Index, Look};
+#[cfg(test)]
+use index::GROUP;
 pub use rule::Rule;
 
 use crate::json::aggregate;

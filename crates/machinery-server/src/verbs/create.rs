@@ -27,6 +27,9 @@ const NAME_ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 const GENERATE_PREFIX_MAX: usize = 58;
 
 pub(crate) async fn create(context: &Context<'_>, body: &Bytes) -> Result<Response<Body>> {
+    if let Some(resource) = context.server.virtual_resource(&context.path) {
+        return super::answer::answer(context, &*resource, body);
+    }
     let options = WriteOptions::parse(&context.query, "CreateOptions")?;
     let mut object = decode_body(&context.headers, body, values_max(context.identity))?;
     let mut warnings = Vec::new();

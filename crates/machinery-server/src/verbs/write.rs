@@ -146,7 +146,7 @@ impl Context<'_> {
         }
     }
 
-    fn admission_request<'a>(
+    pub(crate) fn admission_request<'a>(
         &'a self,
         operation: Operation,
         name: &'a str,
