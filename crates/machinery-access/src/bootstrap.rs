@@ -51,7 +51,11 @@ where
 
 fn priority_classes(store: &Store) -> impl Iterator<Item = (&'static str, Value)> {
     let classes = [
-        ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
+        (
+            "system-node-critical",
+            2_000_001_000,
+            "Used for system critical pods that must not be moved from their current node.",
+        ),
         (
             "system-cluster-critical",
             2_000_000_000,
@@ -96,7 +100,11 @@ async fn reconcile_policy(client: &Client, store: &Store) -> Result<(), RequestE
 
 /// Fills the aggregated roles, those that are made of aggregated ones too.
 pub(crate) async fn aggregate(server: &Server, store: &Store) -> Result<(), RequestError> {
-    let client = Client::new(server, "system:serviceaccount:kube-system:clusterrole-aggregation-controller", "clusterrole-aggregation-controller");
+    let client = Client::new(
+        server,
+        "system:serviceaccount:kube-system:clusterrole-aggregation-controller",
+        "clusterrole-aggregation-controller",
+    );
     for _ in 0..AGGREGATION_ROUNDS_MAX {
         let roles = aggregate_roles(store);
         if roles.is_empty() {

@@ -75,9 +75,12 @@ impl Admission for Certificates {
                 if text(object, "/spec/signerName") != API_CLIENT_SIGNER {
                     return Ok(());
                 }
-                let info = parse(object).map_err(|why| AdmissionError::Forbidden(format!("failed to parse CSR: {why}")))?;
+                let info =
+                    parse(object).map_err(|why| AdmissionError::Forbidden(format!("failed to parse CSR: {why}")))?;
                 if info.orgs.iter().any(|group| group == GROUP_MASTERS) {
-                    return forbid(format!("use of {API_CLIENT_SIGNER} signer with system:masters group is not allowed"));
+                    return forbid(format!(
+                        "use of {API_CLIENT_SIGNER} signer with system:masters group is not allowed"
+                    ));
                 }
             }
             _ => {}

@@ -36,8 +36,16 @@ pub(crate) async fn furnish_namespaces(
     shutdown: CancellationToken,
 ) {
     let furnisher = Furnisher {
-        accounts: Client::new(&server, "system:serviceaccount:kube-system:service-account-controller", "kube-controller-manager"),
-        certificates: Client::new(&server, "system:serviceaccount:kube-system:root-ca-cert-publisher", "kube-controller-manager"),
+        accounts: Client::new(
+            &server,
+            "system:serviceaccount:kube-system:service-account-controller",
+            "kube-controller-manager",
+        ),
+        certificates: Client::new(
+            &server,
+            "system:serviceaccount:kube-system:root-ca-cert-publisher",
+            "kube-controller-manager",
+        ),
         store,
         root_ca,
     };

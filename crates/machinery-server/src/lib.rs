@@ -100,8 +100,8 @@ pub use dial::{AsyncReadWrite, DirectTls, NoNodes, NodeAddress, NodeDialer};
 pub use in_process::InProcess;
 pub use object::{INDEX_VERSION, INDEXED_FIELDS, OWNER_UID_FIELD};
 pub use selector::{FieldSelector, LabelSelector, ParseSelectorError};
-pub use virtual_resource::{Admit, VirtualKind, VirtualResource};
 pub use server::{Extension, NewServerError, RequestBody, Server, ServerConfig, Session};
+pub use virtual_resource::{Admit, VirtualKind, VirtualResource};
 
 /// Group of the identity that may do everything, as in Kubernetes.
 pub const GROUP_MASTERS: &str = "system:masters";

@@ -22,7 +22,8 @@ pub struct DefaultClasses;
 impl Admission for DefaultClasses {
     fn mutate(&self, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<bool, AdmissionError> {
         let (field, old, resource, marks): (_, _, _, &[&str]) = if creates(request, "", "persistentvolumeclaims") {
-            let marks = &["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+            let marks =
+                &["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
             ("storageClassName", "volume.beta.kubernetes.io/storage-class", STORAGE_CLASSES, marks)
         } else if creates(request, "networking.k8s.io", "ingresses") {
             let marks = &["ingressclass.kubernetes.io/is-default-class"];

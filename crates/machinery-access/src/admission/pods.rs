@@ -46,9 +46,7 @@ impl Admission for Priority {
         }
         match default_class(request).map(|class| text(&class, "/metadata/name").to_owned()) {
             Some(name) if request.operation == Operation::Create || name != text(class, "/metadata/name") => {
-                Err(forbidden(format!(
-                    "PriorityClass {name} is already marked as default. Only one default can exist"
-                )))
+                Err(forbidden(format!("PriorityClass {name} is already marked as default. Only one default can exist")))
             }
             _ => Ok(()),
         }
@@ -78,9 +76,11 @@ fn resolve(request: &AdmissionRequest<'_>, pod: &mut Value) -> Result<bool, Admi
         default_class(request)
     } else {
         let class = request.store.get(&Key::new(PRIORITY_CLASSES, "", name));
-        Some(class.map(|class| decoded(&class)).ok_or_else(|| {
-            forbidden(format!("no PriorityClass with name {name} was found"))
-        })?)
+        Some(
+            class
+                .map(|class| decoded(&class))
+                .ok_or_else(|| forbidden(format!("no PriorityClass with name {name} was found")))?,
+        )
     };
     let (priority, policy) = match &class {
         Some(class) => {
@@ -232,7 +232,9 @@ fn is_same_amount(one: &Map<String, Value>, other: &Map<String, Value>) -> bool 
     };
     one.len() == other.len()
         && one.iter().all(|(name, value)| {
-            other.get(name).is_some_and(|other| value == other || (amount(value).is_some() && amount(value) == amount(other)))
+            other
+                .get(name)
+                .is_some_and(|other| value == other || (amount(value).is_some() && amount(value) == amount(other)))
         })
 }
 

@@ -62,8 +62,8 @@ impl Admission for ServiceAccounts {
     fn validate(&self, request: &AdmissionRequest<'_>, pod: &Value) -> Checked {
         let spec = pod.get("spec").unwrap_or(&Value::Null);
         let is_new = creates(request, "", "pods");
-        let is_debugged = request.target() == ("", "pods", Some("ephemeralcontainers"))
-            && request.operation == Operation::Update;
+        let is_debugged =
+            request.target() == ("", "pods", Some("ephemeralcontainers")) && request.operation == Operation::Update;
         if is_new && annotation(pod, MIRROR_ANNOTATION).is_some() {
             return check_mirror_pod(pod);
         }

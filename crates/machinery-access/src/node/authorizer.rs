@@ -18,7 +18,8 @@ pub(super) const LEASE_NAMESPACE: &str = "kube-node-lease";
 const CERTIFICATES: &str = "certificates.k8s.io";
 
 static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
-    let role = default_policy().into_iter().find(|role| role.name == "system:node" && role.object["kind"] == "ClusterRole");
+    let role =
+        default_policy().into_iter().find(|role| role.name == "system:node" && role.object["kind"] == "ClusterRole");
     Rule::of_role(&role.expect("the policy has a role for nodes").object)
 });
 
@@ -95,9 +96,7 @@ impl Request<'_> {
             },
             ("", "persistentvolumeclaims") => self.get(graph, |graph| graph.has_claim(namespace, name)),
             ("", "persistentvolumes") => self.get(graph, |graph| graph.has_volume(name)),
-            ("resource.k8s.io", "resourceclaims") => {
-                self.get(graph, |graph| graph.has_resource_claim(namespace, name))
-            }
+            ("resource.k8s.io", "resourceclaims") => self.get(graph, |graph| graph.has_resource_claim(namespace, name)),
             ("storage.k8s.io", "volumeattachments") => {
                 self.get(graph, |graph| graph.names_node("storage.k8s.io/volumeattachments", "", name))
             }

@@ -214,7 +214,8 @@ fn referenced(pod: &Value) -> Option<&'static str> {
     }
     let volumes = items(spec, "volumes");
     let sources = || volumes.iter().flat_map(|volume| items_at(volume, "/projected/sources"));
-    let containers = || ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(|list| items(spec, list));
+    let containers =
+        || ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(|list| items(spec, list));
     let in_env = |key: &str, from: &str| {
         containers().any(|container| {
             items(container, "env").iter().any(|env| env.pointer("/valueFrom").is_some_and(|source| has(source, key)))
@@ -258,7 +259,8 @@ fn referenced(pod: &Value) -> Option<&'static str> {
 pub(crate) fn refers_to_secrets(spec: &Value) -> bool {
     let has = |value: &Value, field: &str| given(value, field).is_some();
     let volumes = items(spec, "volumes");
-    let containers = ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(|list| items(spec, list));
+    let containers =
+        ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(|list| items(spec, list));
     let has_driver_secret = |volume: &Value| {
         !text(volume, "/azureFile/secretName").is_empty()
             || [
@@ -304,7 +306,8 @@ fn pod_status(node: &str, request: &AdmissionRequest<'_>, new: &Value) -> Checke
     if claims(old) != claims(new) {
         return forbid(format!("node {node:?} cannot update resource claim statues"));
     }
-    let extended = |pod: &Value| pod.pointer("/status/extendedResourceClaimStatus").filter(|claim| !claim.is_null()).cloned();
+    let extended =
+        |pod: &Value| pod.pointer("/status/extendedResourceClaimStatus").filter(|claim| !claim.is_null()).cloned();
     if extended(old) != extended(new) {
         return forbid(format!("node {node:?} cannot update extended resource claim status"));
     }
@@ -331,12 +334,11 @@ fn labels(object: Option<&Value>) -> Option<&serde_json::Map<String, Value>> {
 /// Labels that differ and that a node may not set on itself, in order: they draw pods to it.
 fn forbidden_labels(old: Option<&Value>, new: &Value) -> Vec<String> {
     let (before, after) = (labels(old), labels(Some(new)));
-    let value = |labels: Option<&serde_json::Map<String, Value>>, key: &str| labels.and_then(|all| all.get(key)).cloned();
+    let value =
+        |labels: Option<&serde_json::Map<String, Value>>, key: &str| labels.and_then(|all| all.get(key)).cloned();
     let keys = before.into_iter().chain(after).flat_map(|labels| labels.keys());
-    let mut keys: Vec<String> = keys
-        .filter(|key| value(before, key) != value(after, key) && !is_kubelets_own(key))
-        .cloned()
-        .collect();
+    let mut keys: Vec<String> =
+        keys.filter(|key| value(before, key) != value(after, key) && !is_kubelets_own(key)).cloned().collect();
     keys.sort();
     keys.dedup();
     keys
@@ -349,10 +351,7 @@ fn is_kubelets_own(key: &str) -> bool {
         return false;
     }
     let is_kubernetes = is_of("kubernetes.io") || is_of("k8s.io");
-    !is_kubernetes
-        || KUBELET_LABELS.contains(&key)
-        || is_of("kubelet.kubernetes.io")
-        || is_of("node.kubernetes.io")
+    !is_kubernetes || KUBELET_LABELS.contains(&key) || is_of("kubelet.kubernetes.io") || is_of("node.kubernetes.io")
 }
 
 fn own_node(node: &str, request: &AdmissionRequest<'_>, new: &Value) -> Checked {
@@ -376,7 +375,9 @@ fn own_node(node: &str, request: &AdmissionRequest<'_>, new: &Value) -> Checked 
         }
         (Operation::Update, Some(old)) => {
             if source(new).is_some() && source(new) != source(old) {
-                return forbid(format!("node {node:?} is not allowed to update configSource to a new non-nil configSource"));
+                return forbid(format!(
+                    "node {node:?} is not allowed to update configSource to a new non-nil configSource"
+                ));
             }
             if items_at(new, "/spec/taints") != items_at(old, "/spec/taints") {
                 return forbid(format!("node {node:?} is not allowed to modify taints"));
@@ -422,7 +423,8 @@ fn claim_status(node: &str, request: &AdmissionRequest<'_>, new: &Value) -> Chec
 fn is_audience_of(request: &AdmissionRequest<'_>, pod: &Value, audience: &str) -> Result<bool, String> {
     let mut errors = Vec::new();
     for volume in items_at(pod, "/spec/volumes") {
-        let tokens = items_at(volume, "/projected/sources").iter().filter_map(|source| given(source, "serviceAccountToken"));
+        let tokens =
+            items_at(volume, "/projected/sources").iter().filter_map(|source| given(source, "serviceAccountToken"));
         if tokens.into_iter().any(|token| text(token, "/audience") == audience) {
             return Ok(true);
         }

@@ -19,9 +19,9 @@ use machinery_store::Store;
 pub(crate) use aggregation::aggregate_roles;
 pub(crate) use bootstrap::{Reconciled, default_policy, reconciled};
 pub use escalation::Escalation;
-use index::{Index, Look};
 #[cfg(test)]
 use index::GROUP;
+use index::{Index, Look};
 pub use rule::Rule;
 
 use crate::json::aggregate;

@@ -59,7 +59,8 @@ impl VirtualResource for TokenRequests {
         let (namespace, name) = (request.namespace, request.name);
         check_name(&asked, "name", name, "must match the service account name if specified", name)?;
         check_name(&asked, "namespace", namespace, "must match the service account namespace if specified", name)?;
-        let account = get(request, "/serviceaccounts", namespace, name).ok_or_else(|| not_found("serviceaccounts", name))?;
+        let account =
+            get(request, "/serviceaccounts", namespace, name).ok_or_else(|| not_found("serviceaccounts", name))?;
         let uid = text(&account, "/metadata/uid");
         let claimed = text(&asked, "/metadata/uid");
         if !claimed.is_empty() && claimed != uid {

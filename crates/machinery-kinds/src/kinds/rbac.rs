@@ -1,8 +1,11 @@
 //! Kinds of the group `rbac`.
 
-use crate::strategy::Strategy;
+use crate::{metadata::NameRule, strategy::Strategy};
+
+/// Roles and bindings have names with colons.
+static NAMED: Strategy = Strategy { name_rule: NameRule::PathSegment, ..Strategy::PLAIN };
 
 /// What is special about a kind of this group.
 pub(crate) fn strategy(_kind: &str) -> Option<&'static Strategy> {
-    None
+    Some(&NAMED)
 }

@@ -19,7 +19,8 @@ pub(crate) fn answer(context: &Context<'_>, resource: &dyn VirtualResource, body
     let options = WriteOptions::parse(&context.query, "CreateOptions")?;
     let mut object = decode_body(&context.headers, body, values_max(context.identity))?;
     let kind = resource.kind();
-    let version = if kind.group.is_empty() { kind.version.to_owned() } else { format!("{}/{}", kind.group, kind.version) };
+    let version =
+        if kind.group.is_empty() { kind.version.to_owned() } else { format!("{}/{}", kind.group, kind.version) };
     let fields = object.as_object_mut().ok_or_else(|| ApiError::bad_request("the body must be an object"))?;
     let mut set = |field: &str, expected: &str| match fields.get(field).and_then(Value::as_str).unwrap_or_default() {
         "" => {
