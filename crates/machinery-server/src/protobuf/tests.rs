@@ -27,7 +27,7 @@ fn number(number: u8, value: u8) -> Vec<u8> {
 
 pub(crate) fn envelope(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
     let names = [field(1, api_version.as_bytes()), field(2, kind.as_bytes())].concat();
-    [MAGIC, &field(1, &names), &field(2, message), &field(3, b""), &field(4, b"")].concat()
+    [protobuf::MAGIC, &field(1, &names), &field(2, message), &field(3, b""), &field(4, b"")].concat()
 }
 
 #[test]
@@ -67,36 +67,37 @@ fn values_are_counted_and_what_is_in_a_text_is_none() {
     let finalizers = |count: usize| field(1, &field(14, b"").repeat(count));
     let entries = |count: usize| field(2, b"").repeat(count);
     let usages = |count: usize| field(2, &field(5, b"").repeat(count));
-    for (kind, most, more) in [
-        ("ConfigMap", finalizers(9), finalizers(10)),
-        ("ConfigMap", entries(10), entries(11)),
-        ("CertificateSigningRequest", usages(9), usages(10)),
+    for (version, kind, most, more) in [
+        ("v1", "ConfigMap", finalizers(9), finalizers(10)),
+        ("v1", "ConfigMap", entries(10), entries(11)),
+        ("certificates.k8s.io/v1", "CertificateSigningRequest", usages(9), usages(10)),
     ] {
-        assert!(super::decode(&envelope("v1", kind, &most), 10).is_ok());
-        assert_eq!(super::decode(&envelope("v1", kind, &more), 10), Err(DecodeError::TooMany { max: 10 }));
+        assert!(super::decode(&envelope(version, kind, &most), 10).is_ok());
+        assert_eq!(super::decode(&envelope(version, kind, &more), 10), Err(DecodeError::TooMany { max: 10 }));
     }
 }
 
 #[test]
 fn what_is_not_understood_is_refused_by_name() {
     for (body, part) in [
-        (envelope("v1", "Pod", b""), "the kind \"Pod\""),
-        (envelope("v1", "ConfigMap", &field(15, b"x")), "field 15 of ConfigMap"),
-        (envelope("v1", "ConfigMap", &field(1, &field(15, b"x"))), "field 15 of ConfigMap.metadata"),
-        (envelope("v1", "ConfigMap", &[10, 100]), "cut short"),
-        (envelope("v1", "ConfigMap", &number(2, 1)), "another type"),
-        (b"{}".to_vec(), "does not begin"),
+        (envelope("v1", "Nothing", b""), "no kind \"Nothing\" is registered for version \"v1\""),
+        (envelope("v1", "ConfigMap", &[10, 100]), "unexpected EOF"),
+        (envelope("v1", "ConfigMap", &number(2, 1)), "wrong wireType"),
+        (b"{}".to_vec(), "does not appear to be a protobuf message"),
     ] {
         let error = decode(&body).unwrap_err().to_string();
         assert!(error.contains(part), "{error} has no {part}");
     }
+    // As upstream: what a newer client knows besides is skipped.
+    let newer = decode(&envelope("v1", "ConfigMap", &field(1, &field(15, b"x")))).expect("it is skipped");
+    assert_eq!(newer["metadata"], json!({}));
 }
 
 proptest! {
     #[test]
     fn no_bytes_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
         let _ = decode(&bytes);
-        let _ = decode(&[MAGIC, &bytes].concat());
+        let _ = decode(&[protobuf::MAGIC, &bytes].concat());
         let short = &bytes[..bytes.len().min(40)];
         for kind in ["ConfigMap", "CertificateSigningRequest", "DeleteOptions"] {
             let _ = decode(&envelope("v1", kind, short));

@@ -55,7 +55,7 @@ async fn refusals_are_worded_as_clients_know_them() {
     cbor.check(415, "UnsupportedMediaType", "application/json");
     let pod = "k8s\0\n\t\n\u{2}v1\u{12}\u{3}Pod";
     let protobuf = hub.send(&admin, "POST", PODS, "application/vnd.kubernetes.protobuf", pod).await;
-    protobuf.check(415, "UnsupportedMediaType", "send JSON");
+    protobuf.check(422, "Invalid", "name or generateName is required");
     let big = "x".repeat(4 * 1024 * 1024);
     hub.call("POST", CONFIG_MAPS, json!(big)).await.check(413, "RequestEntityTooLarge", "limit is 3145728");
     hub.send(&admin, "POST", CONFIG_MAPS, "application/json", "{").await.check(400, "BadRequest", "JSON");
