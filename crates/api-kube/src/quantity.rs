@@ -112,6 +112,15 @@ impl Quantity {
         i64::try_from(signed).unwrap_or(if signed < 0 { i64::MIN } else { i64::MAX })
     }
 
+    /// The same in whole thousandths, rounded away from zero.
+    #[must_use]
+    pub fn rounded_up_to_millis(self) -> Self {
+        const STEP: u128 = (NANOS / 1000) as u128;
+        let rounded = self.nanos.unsigned_abs().div_ceil(STEP) * STEP;
+        let nanos = i128::try_from(rounded).unwrap_or(NANOS_MAX as i128).min(NANOS_MAX as i128) * self.nanos.signum();
+        Self { nanos, format: self.format }
+    }
+
     /// How it is written.
     pub fn format(&self) -> Format {
         self.format

@@ -46,7 +46,7 @@ include!(concat!(env!("OUT_DIR"), "/resources.rs"));
 /// Every built-in resource, by the precedence of its group.
 pub(crate) fn builtin_resources() -> impl Iterator<Item = Arc<ResourceInfo>> {
     RESOURCES.iter().map(|published| {
-        let strategy = kinds::strategy(published.group, published.kind);
+        let strategy = kinds::strategy(published.group, published.version, published.kind);
         let of = Type::of_kind(published.group, published.version, published.kind);
         let of = of.expect("every published kind has a type");
         let stored = strategy.stored_as;

@@ -3,6 +3,7 @@
 //! A module's `strategy(kind)` gives what is special; a kind that it does not name is stored as it was sent.
 
 mod admissionregistration;
+pub(crate) mod amounts;
 mod apiextensions;
 mod apiregistration;
 mod apps;
@@ -11,28 +12,34 @@ mod batch;
 mod certificates;
 mod coordination;
 pub(crate) mod core;
+mod data;
 mod discovery;
 mod events;
 mod flowcontrol;
+pub(crate) mod go_diff;
+mod go_json;
 mod networking;
 mod node;
+pub(crate) mod node_labels;
+pub(crate) mod node_selector;
 mod policy;
 mod rbac;
 mod resource;
+pub(crate) mod resources;
 mod scheduling;
 mod storage;
 
 use crate::strategy::Strategy;
 
 /// The strategy of a built-in kind.
-pub(crate) fn strategy(group: &str, kind: &str) -> &'static Strategy {
+pub(crate) fn strategy(group: &str, version: &str, kind: &str) -> &'static Strategy {
     let found = match group {
         "" => core::strategy(kind),
         "admissionregistration.k8s.io" => admissionregistration::strategy(kind),
         "apiextensions.k8s.io" => apiextensions::strategy(kind),
         "apiregistration.k8s.io" => apiregistration::strategy(kind),
         "apps" => apps::strategy(kind),
-        "autoscaling" => autoscaling::strategy(kind),
+        "autoscaling" => autoscaling::strategy(version, kind),
         "batch" => batch::strategy(kind),
         "certificates.k8s.io" => certificates::strategy(kind),
         "coordination.k8s.io" => coordination::strategy(kind),

@@ -167,6 +167,16 @@ impl Errors {
         }
     }
 
+    /// `Duplicate value: …: …`, where upstream says more.
+    pub(crate) fn duplicate_with(&mut self, path: &Path<'_>, value: impl Into<Value>, detail: &str) {
+        if !self.is_full() {
+            let mut error = FieldError::duplicate(path.to_string(), &value.into());
+            error.message.push_str(": ");
+            error.message.push_str(detail);
+            self.push(error);
+        }
+    }
+
     /// `Forbidden: …`.
     pub(crate) fn forbidden(&mut self, path: &Path<'_>, detail: impl AsRef<str>) {
         if !self.is_full() {

@@ -2,17 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use api_kube::names::QUALIFIED_NAME_MESSAGE;
 use serde_json::{Map, Value};
 
 use super::pods;
-use crate::{FieldError, is_qualified_name, metadata::validate_labels};
-
-/// All data of a Secret or ConfigMap together, decoded, as upstream limits it: every node that mounts one reads it whole.
-const DATA_BYTES_MAX: usize = 1024 * 1024;
-
-/// A key becomes a file's name.
-const CONFIG_KEY_BYTES_MAX: usize = 253;
+use crate::{FieldError, metadata::validate_labels};
 
 /// Upstream has no limit but the size of an object. A certificate request of a sane key has 1 to 2 KiB, and every one
 /// that waits is parsed again and again.
@@ -23,52 +16,6 @@ pub(crate) fn pod(pod: &Value) -> Vec<FieldError> {
         Some(spec) => pods::validate(spec, "spec"),
         None => vec![FieldError::required("spec", "")],
     }
-}
-
-pub(crate) fn namespace(object: &Value) -> Vec<FieldError> {
-    // Names without a domain are Kubernetes' own.
-    const STANDARD: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
-    let mut errors = Vec::new();
-    let finalizers = object.pointer("/spec/finalizers").and_then(Value::as_array);
-    for (position, finalizer) in finalizers.into_iter().flatten().enumerate() {
-        let path = || format!("spec.finalizers[{position}]");
-        let name = finalizer.as_str().unwrap_or_default();
-        if !is_qualified_name(name) {
-            errors.push(FieldError::invalid(path(), finalizer, QUALIFIED_NAME_MESSAGE));
-        } else if !name.contains('/') && !STANDARD.contains(&name) {
-            let detail = "name is neither a standard finalizer name nor is it fully qualified";
-            errors.push(FieldError::invalid(path(), finalizer, detail));
-        }
-    }
-    errors
-}
-
-pub(crate) fn config_map(object: &Value) -> Vec<FieldError> {
-    let mut errors = config_keys(object, &["data", "binaryData"]);
-    let data = object.get("data").and_then(Value::as_object);
-    let binary = object.get("binaryData").and_then(Value::as_object);
-    for key in binary.into_iter().flatten().map(|(key, _)| key) {
-        if data.is_some_and(|data| data.contains_key(key)) {
-            let detail = "duplicate of key present in data";
-            errors.push(FieldError::invalid(format!("binaryData[{key}]"), &key.as_str().into(), detail));
-        }
-    }
-    let text_bytes: usize = values(data).map(str::len).sum();
-    let binary_bytes: usize = values(binary).map(decoded_bytes).sum();
-    if text_bytes + binary_bytes > DATA_BYTES_MAX {
-        // Upstream reports the size of the whole object at the empty path, which it shows as `[]`.
-        errors.push(FieldError::too_long("[]", DATA_BYTES_MAX));
-    }
-    errors
-}
-
-pub(crate) fn secret(object: &Value) -> Vec<FieldError> {
-    let mut errors = config_keys(object, &["data"]);
-    if values(object.get("data").and_then(Value::as_object)).map(decoded_bytes).sum::<usize>() > DATA_BYTES_MAX {
-        errors.push(FieldError::too_long("data", DATA_BYTES_MAX));
-    }
-    errors.extend(secret_type(object));
-    errors
 }
 
 pub(crate) fn controller_revision(object: &Value) -> Vec<FieldError> {
@@ -84,74 +31,10 @@ pub(crate) fn runtime_class(object: &Value) -> Vec<FieldError> {
     vec![FieldError::invalid("handler", &handler.into(), api_kube::names::DNS_LABEL_MESSAGE)]
 }
 
-/// The texts in a map of them.
-fn values(map: Option<&Map<String, Value>>) -> impl Iterator<Item = &str> {
-    map.into_iter().flatten().filter_map(|(_, value)| value.as_str())
-}
-
 /// How many bytes a base64 text encodes. Whether it is base64 has been checked with the types.
 fn decoded_bytes(text: &str) -> usize {
     let digits = text.bytes().filter(|byte| !matches!(byte, b'=' | b'\r' | b'\n')).count();
     digits / 4 * 3 + (digits % 4).saturating_sub(1)
-}
-
-fn config_keys(object: &Value, fields: &[&str]) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    for field in fields {
-        for key in object.get(*field).and_then(Value::as_object).into_iter().flatten().map(|(key, _)| key) {
-            let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-            let path = || format!("{field}[{key}]");
-            if key.len() > CONFIG_KEY_BYTES_MAX {
-                let detail = format!("must be no more than {CONFIG_KEY_BYTES_MAX} characters");
-                errors.push(FieldError::invalid(path(), &key.as_str().into(), detail));
-            }
-            let detail = match key.as_str() {
-                "." => "must not be '.'",
-                ".." => "must not be '..'",
-                key if key.starts_with("..") => "must not start with '..'",
-                key if key.is_empty() || !key.bytes().all(good) => {
-                    "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
-                }
-                _ => continue,
-            };
-            errors.push(FieldError::invalid(path(), &key.as_str().into(), detail));
-        }
-    }
-    errors
-}
-
-/// Keys that a type of Secret must have.
-fn secret_type(object: &Value) -> Vec<FieldError> {
-    let required: &[&str] = match object.get("type").and_then(Value::as_str).unwrap_or_default() {
-        "kubernetes.io/tls" => &["tls.crt", "tls.key"],
-        "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
-        "kubernetes.io/ssh-auth" => &["ssh-privatekey"],
-        _ => &[],
-    };
-    let has = |key: &str| object.get("data").and_then(|data| data.get(key)).is_some();
-    required.iter().filter(|key| !has(key)).map(|key| FieldError::required(format!("data[{key}]"), "")).collect()
-}
-
-pub(crate) fn node(object: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let taints = object.pointer("/spec/taints").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    for (position, taint) in taints.iter().enumerate() {
-        let path = format!("spec.taints[{position}]");
-        let key = taint.get("key").and_then(Value::as_str).unwrap_or_default();
-        if !is_qualified_name(key) {
-            errors.push(FieldError::invalid(
-                format!("{path}.key"),
-                &key.into(),
-                "must be a qualified name such as example.com/gpu",
-            ));
-        }
-        let effect = taint.get("effect").unwrap_or(&Value::Null);
-        let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
-        if !effect.as_str().is_some_and(|effect| effects.contains(&effect)) {
-            errors.push(FieldError::not_supported(format!("{path}.effect"), effect, &effects));
-        }
-    }
-    errors
 }
 
 pub(crate) fn daemon_set(object: &Value) -> Vec<FieldError> {

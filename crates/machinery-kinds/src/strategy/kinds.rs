@@ -2,121 +2,14 @@
 
 use serde_json::{Value, json};
 
-use super::{Durability, Part, Selectable, Strategy, metadata, restore, restore_metadata_of, text};
+use super::{Durability, Part, Selectable, Strategy, restore};
 use crate::{
     defaults,
     kit::{Read, Write},
-    metadata::NameRule,
     rules,
     rules::update,
     table::printers,
 };
-
-pub(crate) static CONFIG_MAP: Strategy = Strategy {
-    validate: |object, errors| errors.extend(rules::config_map(object)),
-    validate_update: Some(|new, old, errors| {
-        errors.extend(rules::config_map(new));
-        errors.extend(update::config_map(new, old));
-    }),
-    printer: &printers::CONFIG_MAPS,
-    ..Strategy::PLAIN
-};
-
-/// Events come often, nobody watches one, and what is lost is reported again.
-pub(crate) static EVENT: Strategy = Strategy {
-    durability: Durability::Lazy,
-    name_field: false,
-    selectable: &[
-        Selectable::field("involvedObject.kind"),
-        Selectable::field("involvedObject.namespace"),
-        Selectable::field("involvedObject.name"),
-        Selectable::field("involvedObject.uid"),
-        Selectable::field("involvedObject.apiVersion"),
-        Selectable::field("involvedObject.resourceVersion"),
-        Selectable::field("involvedObject.fieldPath"),
-        Selectable::field("reason"),
-        Selectable::field("reportingComponent"),
-        // The component that reported it; new and old clients write it in two places.
-        Selectable { paths: &["source.component", "reportingComponent"], ..Selectable::field("source") },
-        Selectable::field("type"),
-    ],
-    printer: &printers::EVENTS,
-    ..Strategy::PLAIN
-};
-
-pub(crate) static NAMESPACE: Strategy = Strategy {
-    name_rule: NameRule::Label,
-    prepare_create: |namespace, _| {
-        let name = text(namespace, "/metadata/name").to_owned();
-        let labels = metadata(namespace).entry("labels").or_insert_with(|| json!({}));
-        if let Some(labels) = labels.as_object_mut() {
-            labels.insert("kubernetes.io/metadata.name".to_owned(), name.into());
-        }
-        // Ours waits for the content; whoever creates the namespace may have others wait for more.
-        if !namespace.get("spec").is_some_and(Value::is_object) {
-            namespace["spec"] = json!({});
-        }
-        let held = namespace.pointer("/spec/finalizers").and_then(Value::as_array);
-        let mut finalizers = held.cloned().unwrap_or_default();
-        if !finalizers.iter().any(|finalizer| finalizer == "kubernetes") {
-            finalizers.push("kubernetes".into());
-        }
-        namespace["spec"]["finalizers"] = finalizers.into();
-        namespace["status"] = json!({"phase": "Active"});
-    },
-    prepare_update: |new, old| restore(new, old, "spec"),
-    parts: &[
-        Part::STATUS,
-        Part {
-            name: "finalize",
-            prepare: |new, old| {
-                let finalizers = new.part("spec").part("finalizers").clone();
-                restore_metadata_of(new, old);
-                new.restore("status", old);
-                new.restore("spec", old);
-                let finalizers = if finalizers.is_null() { json!([]) } else { finalizers };
-                new.make("spec").set("finalizers", finalizers);
-            },
-            validate: |new, _, errors| errors.extend(rules::namespace(new)),
-        },
-    ],
-    selectable: &[Selectable::field("status.phase")],
-    is_held: |namespace| {
-        namespace.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|finalizers| !finalizers.is_empty())
-    },
-    begin_deletion: |namespace| {
-        namespace.make("status").set("phase", "Terminating");
-    },
-    validate: |object, errors| errors.extend(rules::namespace(object)),
-    defaults: defaults::namespace,
-    printer: &printers::NAMESPACES,
-    ..Strategy::PLAIN
-};
-
-pub(crate) static NODE: Strategy = Strategy {
-    // A kubelet reports its status along with itself.
-    keeps_status_on_create: true,
-    selectable: &[Selectable { absent: "false", ..Selectable::field("spec.unschedulable") }],
-    validate: |object, errors| errors.extend(rules::node(object)),
-    printer: &printers::NODES,
-    ..Strategy::PLAIN
-};
-
-pub(crate) static SECRET: Strategy = Strategy {
-    selectable: &[Selectable::field("type")],
-    prepare_create: |secret, _| defaults::move_string_data(secret),
-    prepare_update: |new, _| defaults::move_string_data(new),
-    defaults: defaults::secret,
-    validate: |object, errors| errors.extend(rules::secret(object)),
-    validate_update: Some(|new, old, errors| {
-        errors.extend(rules::secret(new));
-        errors.extend(update::secret(new, old));
-    }),
-    printer: &printers::SECRETS,
-    ..Strategy::PLAIN
-};
-
-pub(crate) static SERVICE_ACCOUNT: Strategy = Strategy { printer: &printers::SERVICE_ACCOUNTS, ..Strategy::PLAIN };
 
 pub(crate) static CUSTOM_RESOURCE_DEFINITION: Strategy = Strategy {
     generation: true,
