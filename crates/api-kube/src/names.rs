@@ -44,11 +44,95 @@ pub fn is_qualified_name(text: &str) -> bool {
 
 /// Empty, or up to 63 letters, digits, `-`, `_`, `.` with a letter or digit at both ends.
 pub fn is_label_value(text: &str) -> bool {
+    text.len() <= LABEL_BYTES_MAX && is_label_text(text)
+}
+
+fn is_label_text(text: &str) -> bool {
     let bytes = text.as_bytes();
     let ends = [bytes.first(), bytes.last()];
-    bytes.len() <= LABEL_BYTES_MAX
-        && ends.into_iter().flatten().all(u8::is_ascii_alphanumeric)
+    ends.into_iter().flatten().all(u8::is_ascii_alphanumeric)
         && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
+}
+
+/// A text in quotation marks, with what cannot be printed escaped as Go does it: Kubernetes' messages hold names that way.
+pub fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for character in text.chars() {
+        match character {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\x07' => out.push_str("\\a"),
+            '\x08' => out.push_str("\\b"),
+            '\x0c' => out.push_str("\\f"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\x0b' => out.push_str("\\v"),
+            ' '..='~' => out.push(character),
+            '\0'..='\x7f' => out.push_str(&format!("\\x{:02x}", u32::from(character))),
+            _ if is_printed(character) => out.push(character),
+            '\u{80}'..='\u{ffff}' => out.push_str(&format!("\\u{:04x}", u32::from(character))),
+            _ => out.push_str(&format!("\\U{:08x}", u32::from(character))),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// Whether a character beyond ASCII leaves a mark on paper, as far as names hold such characters at all.
+fn is_printed(character: char) -> bool {
+    let is_format = matches!(character, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{e000}'..='\u{f8ff}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..);
+    !character.is_control() && !character.is_whitespace() && !is_format
+}
+
+/// What is wrong with a label's key; nothing when [`is_qualified_name`] takes it.
+pub fn label_key_mistakes(text: &str) -> Vec<String> {
+    let mut mistakes = Vec::new();
+    let parts: Vec<&str> = text.split('/').collect();
+    let name = match parts.as_slice() {
+        [name] => *name,
+        ["", name] => {
+            mistakes.push("prefix part must be non-empty".to_owned());
+            *name
+        }
+        [prefix, name] => {
+            if prefix.len() > SUBDOMAIN_BYTES_MAX {
+                mistakes.push(format!("prefix part must be no more than {SUBDOMAIN_BYTES_MAX} bytes"));
+            }
+            if !prefix.split('.').all(is_dns_part) {
+                mistakes.push(format!("prefix part {DNS_SUBDOMAIN_MESSAGE}"));
+            }
+            *name
+        }
+        _ => {
+            let what = QUALIFIED_NAME_MESSAGE.trim_start_matches("name part");
+            let with = "with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')";
+            return vec![format!("a valid label key{what} {with}")];
+        }
+    };
+    if name.is_empty() {
+        mistakes.push("name part must be non-empty".to_owned());
+    } else if name.len() > LABEL_BYTES_MAX {
+        mistakes.push(format!("name part must be no more than {LABEL_BYTES_MAX} bytes"));
+    }
+    if name.is_empty() || !is_label_text(name) {
+        mistakes.push(QUALIFIED_NAME_MESSAGE.to_owned());
+    }
+    mistakes
+}
+
+/// What is wrong with a label's value; nothing when [`is_label_value`] takes it.
+pub fn label_value_mistakes(text: &str) -> Vec<String> {
+    let mut mistakes = Vec::new();
+    if text.len() > LABEL_BYTES_MAX {
+        mistakes.push(format!("must be no more than {LABEL_BYTES_MAX} bytes"));
+    }
+    if !is_label_text(text) {
+        mistakes.push(LABEL_VALUE_MESSAGE.to_owned());
+    }
+    mistakes
 }
 
 fn is_dns_part(text: &str) -> bool {

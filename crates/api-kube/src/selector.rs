@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::names::{is_label_value, is_qualified_name};
+use crate::names::{is_label_value, is_qualified_name, label_key_mistakes, label_value_mistakes};
 
 /// A selector is written by people; longer ones only cost.
 const REQUIREMENTS_MAX: usize = 1000;
@@ -217,20 +217,28 @@ impl FromStr for LabelSelector {
     type Err = ParseSelectorError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut tokens = Tokens { rest: text.trim() };
+        let mut tokens = Tokens { rest: text };
         let mut requirements = Vec::new();
-        if tokens.rest.is_empty() {
-            return Ok(Self::default());
-        }
         loop {
-            requirements.push(tokens.requirement()?);
+            match tokens.peek() {
+                Token::End => return Ok(Self::new(requirements)),
+                Token::Word(_) | Token::Symbol("!") => {
+                    let requirement = tokens.requirement();
+                    requirements
+                        .push(requirement.or_else(|error| fail(format!("unable to parse requirement: {error}")))?);
+                }
+                other => return fail(format!("found '{other}', expected: !, identifier, or 'end of string'")),
+            }
             if requirements.len() > REQUIREMENTS_MAX {
                 return fail(format!("more than {REQUIREMENTS_MAX} requirements"));
             }
             match tokens.next() {
-                None => return Ok(Self::new(requirements)),
-                Some(",") => {}
-                Some(other) => return fail(format!("found '{other}', expected: ',' or the end")),
+                Token::End => return Ok(Self::new(requirements)),
+                Token::Symbol(",") => match tokens.peek() {
+                    Token::Word(_) | Token::Symbol("!") => {}
+                    other => return fail(format!("found '{other}', expected: identifier after ','")),
+                },
+                other => return fail(format!("found '{other}', expected: ',' or 'end of string'")),
             }
         }
     }
@@ -263,107 +271,160 @@ struct Tokens<'a> {
     rest: &'a str,
 }
 
+/// A piece of a selector; `in` and `notin` are words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token<'a> {
+    Symbol(&'a str),
+    Word(&'a str),
+    End,
+}
+
+impl fmt::Display for Token<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Symbol(text) | Self::Word(text) => formatter.write_str(text),
+            Self::End => Ok(()),
+        }
+    }
+}
+
 impl<'a> Tokens<'a> {
-    /// The next symbol or identifier.
-    fn next(&mut self) -> Option<&'a str> {
-        self.rest = self.rest.trim_start();
+    fn next(&mut self) -> Token<'a> {
+        let is_space = |character: char| matches!(character, ' ' | '\t' | '\r' | '\n');
+        self.rest = self.rest.trim_start_matches(is_space);
+        if self.rest.is_empty() {
+            return Token::End;
+        }
         let symbols = ["==", "!=", "=", "!", "(", ")", ",", "<", ">"];
-        let len = match symbols.iter().find(|symbol| self.rest.starts_with(**symbol)) {
-            Some(symbol) => symbol.len(),
-            None => self
-                .rest
-                .find(|character: char| character.is_whitespace() || "=!(),<>".contains(character))
-                .unwrap_or(self.rest.len()),
-        };
-        let (token, rest) = self.rest.split_at(len);
+        if let Some(symbol) = symbols.iter().find(|symbol| self.rest.starts_with(**symbol)) {
+            let (token, rest) = self.rest.split_at(symbol.len());
+            self.rest = rest;
+            return Token::Symbol(token);
+        }
+        let is_end = |character: char| is_space(character) || "=!(),<>".contains(character);
+        let (token, rest) = self.rest.split_at(self.rest.find(is_end).unwrap_or(self.rest.len()));
         self.rest = rest;
-        Some(token).filter(|token| !token.is_empty())
+        Token::Word(token)
     }
 
-    fn peek(&self) -> Option<&'a str> {
+    fn peek(&self) -> Token<'a> {
         Tokens { rest: self.rest }.next()
     }
 
     fn requirement(&mut self) -> Result<Requirement, ParseSelectorError> {
-        if self.peek() == Some("!") {
+        let is_absent = self.peek() == Token::Symbol("!");
+        if is_absent {
             self.next();
-            return Requirement::new(self.key()?, Operator::Absent);
         }
-        let key = self.key()?;
-        let operator = match self.peek() {
-            None | Some(",") => Operator::Exists,
-            Some("=" | "==") => {
-                self.next();
-                Operator::In(vec![self.value()?])
-            }
-            Some("!=") => {
-                self.next();
-                Operator::NotIn(vec![self.value()?])
-            }
-            Some(bound @ (">" | "<")) => {
-                self.next();
-                let value = self.value()?;
-                let Ok(number) = value.parse() else { return fail(format!("'{value}' is not a whole number")) };
-                if bound == ">" { Operator::Greater(number) } else { Operator::Less(number) }
-            }
-            Some("in") => {
-                self.next();
-                Operator::In(self.values()?)
-            }
-            Some("notin") => {
-                self.next();
-                Operator::NotIn(self.values()?)
-            }
-            Some(other) => return fail(format!("found '{other}', expected: in, notin, =, ==, !=, gt, lt")),
+        let key = match self.next() {
+            Token::Word(key) => key,
+            other => return fail(format!("found '{other}', expected: identifier")),
+        };
+        let mistakes = label_key_mistakes(key);
+        if !mistakes.is_empty() {
+            // The field is not known here, and upstream prints it all the same.
+            return fail(format!("<nil>: Invalid value: {key:?}: {}", mistakes.join("; ")));
+        }
+        if is_absent {
+            return Requirement::new(key, Operator::Absent);
+        }
+        if matches!(self.peek(), Token::End | Token::Symbol(",")) {
+            return Requirement::new(key, Operator::Exists);
+        }
+        let operator = self.next();
+        let mut values = match operator {
+            Token::Symbol("=" | "==" | "!=" | ">" | "<") => vec![self.value()?],
+            Token::Word("in" | "notin") => self.values()?,
+            other => return fail(format!("found '{other}', expected: in, notin, =, ==, !=, gt, lt")),
+        };
+        values.sort();
+        values.dedup();
+        check_values(key, &values, matches!(operator, Token::Symbol(">" | "<")))?;
+        let bound = || values[0].parse().expect("checked to be a number");
+        let operator = match operator {
+            Token::Symbol(">") => Operator::Greater(bound()),
+            Token::Symbol("<") => Operator::Less(bound()),
+            Token::Symbol("!=") | Token::Word("notin") => Operator::NotIn(values),
+            _ => Operator::In(values),
         };
         Requirement::new(key, operator)
     }
 
-    fn key(&mut self) -> Result<&'a str, ParseSelectorError> {
-        match self.next() {
-            Some(key) if is_qualified_name(key) => Ok(key),
-            Some(other) => fail(format!("'{other}' is not a label key")),
-            None => fail("found the end, expected: a label key"),
-        }
-    }
-
     /// A value, which may be empty (`a=`).
     fn value(&mut self) -> Result<String, ParseSelectorError> {
-        match self.peek() {
-            None | Some(",") => return Ok(String::new()),
-            Some(_) => {}
+        if matches!(self.peek(), Token::End | Token::Symbol(",")) {
+            return Ok(String::new());
         }
-        self.checked_value()
-    }
-
-    fn checked_value(&mut self) -> Result<String, ParseSelectorError> {
         match self.next() {
-            Some(value) if is_label_value(value) => Ok(value.to_owned()),
-            Some(other) => fail(format!("'{other}' is not a label value")),
-            None => fail("found the end, expected: a label value"),
+            Token::Word(value) => Ok(value.to_owned()),
+            other => fail(format!("found '{other}', expected: identifier")),
         }
     }
 
     fn values(&mut self) -> Result<Vec<String>, ParseSelectorError> {
-        if self.next() != Some("(") {
-            return fail("expected '(' after in or notin");
+        match self.next() {
+            Token::Symbol("(") => {}
+            other => return fail(format!("found '{other}' expected: '('")),
         }
         let mut values = Vec::new();
+        match self.peek() {
+            Token::Symbol(")") => {
+                self.next();
+                return Ok(vec![String::new()]);
+            }
+            Token::Word(_) | Token::Symbol(",") => {}
+            other => return fail(format!("found '{other}', expected: ',', ')' or identifier")),
+        }
         loop {
-            // `in (,a)` and `in ()` ask for the empty value, as in Kubernetes.
-            match self.peek() {
-                Some("," | ")") => values.push(String::new()),
-                _ => values.push(self.checked_value()?),
+            // `in (,a)`, `in (a,)` and `in ()` ask for the empty value, as in Kubernetes.
+            match self.next() {
+                Token::Word(value) => {
+                    values.push(value.to_owned());
+                    match self.peek() {
+                        Token::Symbol(",") => {}
+                        Token::Symbol(")") => break,
+                        other => return fail(format!("found '{other}', expected: ',' or ')'")),
+                    }
+                }
+                Token::Symbol(",") => {
+                    let next = self.peek();
+                    if values.is_empty() || matches!(next, Token::Symbol(")" | ",")) {
+                        values.push(String::new());
+                    }
+                    if next == Token::Symbol(")") {
+                        break;
+                    }
+                }
+                other => return fail(format!("found '{other}', expected: ',', or identifier")),
             }
             if values.len() > REQUIREMENTS_MAX {
                 return fail(format!("more than {REQUIREMENTS_MAX} values"));
             }
-            match self.next() {
-                Some(",") => {}
-                Some(")") => return Ok(values),
-                _ => return fail("expected ',' or ')' in a list of values"),
-            }
         }
+        self.next();
+        Ok(values)
+    }
+}
+
+/// Says what is wrong with the values of a requirement, as one text.
+fn check_values(key: &str, values: &[String], are_numbers: bool) -> Result<(), ParseSelectorError> {
+    let mut mistakes = Vec::new();
+    for (index, value) in values.iter().enumerate() {
+        if are_numbers && value.parse::<i64>().is_err() {
+            let why = "for 'Gt', 'Lt' operators, the value must be an integer";
+            mistakes.push(format!("values[{index}]: Invalid value: {value:?}: {why}"));
+        }
+    }
+    for (index, value) in values.iter().enumerate() {
+        let wrong = label_value_mistakes(value);
+        if !wrong.is_empty() {
+            mistakes.push(format!("values[{index}][{key}]: Invalid value: {value:?}: {}", wrong.join("; ")));
+        }
+    }
+    match mistakes.as_slice() {
+        [] => Ok(()),
+        [one] => fail(one.clone()),
+        many => fail(format!("[{}]", many.join(", "))),
     }
 }
 
@@ -385,6 +446,11 @@ pub struct FieldTerm {
 }
 
 impl FieldSelector {
+    /// The selector of the object of one name.
+    pub fn name(name: &str) -> Self {
+        Self { terms: vec![FieldTerm { field: "metadata.name".to_owned(), value: name.to_owned(), is_equal: true }] }
+    }
+
     /// Whether it selects every object.
     pub fn is_everything(&self) -> bool {
         self.terms.is_empty()
@@ -416,19 +482,19 @@ impl FromStr for FieldSelector {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut terms = Vec::new();
-        for part in split_unescaped(text) {
-            if part.is_empty() {
-                continue;
-            }
+        let mut parts = split_unescaped(text);
+        // Of several mistakes the first in this order is named.
+        parts.sort_unstable();
+        for part in parts.into_iter().filter(|part| !part.is_empty()) {
             let Some((field, rest)) = part.split_once('=') else {
-                return fail(format!("invalid selector: '{part}'; can't understand it"));
+                return fail(format!("invalid selector: '{text}'; can't understand '{part}'"));
             };
             let (field, value, is_equal) = match (field.strip_suffix('!'), rest.strip_prefix('=')) {
                 (Some(field), _) => (field, rest, false),
                 (None, Some(value)) => (field, value, true),
                 (None, None) => (field, rest, true),
             };
-            terms.push(FieldTerm { field: field.trim().to_owned(), value: unescape(value)?, is_equal });
+            terms.push(FieldTerm { field: field.to_owned(), value: unescape(value)?, is_equal });
             if terms.len() > REQUIREMENTS_MAX {
                 return fail(format!("more than {REQUIREMENTS_MAX} requirements"));
             }
@@ -462,9 +528,15 @@ fn unescape(value: &str) -> Result<String, ParseSelectorError> {
         match character {
             '\\' => match characters.next() {
                 Some(escaped @ (',' | '=' | '\\')) => plain.push(escaped),
-                _ => return fail(format!("invalid escape sequence in '{value}'")),
+                other => {
+                    let sequence: String = std::iter::once('\\').chain(other).collect();
+                    return fail(format!("invalid field selector: invalid escape sequence: {sequence}"));
+                }
             },
-            '=' => return fail(format!("unescaped '=' in the value '{value}'")),
+            '=' | ',' => {
+                let number = u32::from(character);
+                return fail(format!("invalid field selector: unescaped character in value: {number}"));
+            }
             other => plain.push(other),
         }
     }

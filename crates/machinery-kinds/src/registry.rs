@@ -76,6 +76,12 @@ impl Registry {
         self.inner.groups.keys()
     }
 
+    /// Whether a group is one of Kubernetes' own, whoever has added resources to it.
+    pub fn is_builtin_group(&self, group: &str) -> bool {
+        let resources = self.inner.groups.get(group).into_iter().flat_map(|group| group.versions.values());
+        resources.flat_map(BTreeMap::values).any(|resource| !resource.is_custom())
+    }
+
     /// The versions of a group, the preferred one first: stable before beta before alpha, newer before older.
     pub fn versions(&self, group: &str) -> Vec<&Arc<str>> {
         let mut versions: Vec<&Arc<str>> =

@@ -78,7 +78,8 @@ impl Fixture {
 
 /// As kube-apiserver with its default flags.
 fn config(access: &Access, store: Store) -> ServerConfig {
-    ServerConfig { version: "v1.36.3", ..access.configure(ServerConfig::new(store)) }
+    let config = access.configure(ServerConfig::new(store));
+    ServerConfig { version: "v1.36.3", garbage_collected: |_, _, _| true, ..config }
 }
 
 fn kubernetes_service() -> Value {

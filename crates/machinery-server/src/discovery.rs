@@ -70,7 +70,16 @@ pub(crate) fn answer(server: &Inner, route: &Route, request: &Request<()>) -> Re
             other => server.documents.openapi(&registry, other, headers),
         },
     };
-    let response = document.ok_or_else(ApiError::no_such_path)?;
+    let Some(response) = document else {
+        // Below a group of upstream's own its router answers, and everywhere else a plain web server.
+        let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
+        let is_own = match segments.as_slice() {
+            ["api", ..] => true,
+            ["apis", group, ..] => registry.is_builtin_group(group),
+            _ => false,
+        };
+        return Err(if is_own { ApiError::no_such_path() } else { ApiError::no_such_page() });
+    };
     if request.method() == Method::GET { Ok(response) } else { Err(ApiError::method_not_allowed()) }
 }
 

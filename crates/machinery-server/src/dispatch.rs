@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use http::{Method, Request, Response};
 use machinery_kinds::ResourceInfo;
 
-use crate::request::{Query, ResourcePath};
+use crate::request::{Query, ResourcePath, switch};
 use crate::server::{Context, RequestBody};
 use crate::status::{ApiError, Result};
 use crate::verbs;
@@ -42,61 +42,104 @@ pub(crate) fn connected(path: &ResourcePath) -> Option<&'static Connected> {
     })
 }
 
-/// The verb of a request, as authorisers and audit know it.
+/// The verb of a request, as authorisers and audit know it; an empty one for a method that has none.
 ///
-/// HEAD is not routed by kube-apiserver either; `watch` on a named object is a plain get there.
-pub(crate) fn verb_of(method: &Method, path: &ResourcePath, query: &Query) -> Result<&'static str> {
+/// Whether the path knows the method is found out by [`check_path`], after the caller may see that.
+pub(crate) fn verb_of(method: &Method, path: &ResourcePath, query: &Query) -> &'static str {
     let has_name = path.name.is_some();
-    Ok(match (method.as_str(), has_name) {
-        ("GET", true) => "get",
+    match (method.as_str(), has_name) {
+        ("GET" | "HEAD", _) if path.is_watch => "watch",
+        ("GET" | "HEAD", true) => "get",
         // Extended CONNECT is how HTTP/2 upgrades (RFC 8441); it is judged as the GET that HTTP/1.1 would send. Of anything else
         // its success would make a tunnel that nobody serves.
         ("CONNECT", true) if connected(path).is_some() => "get",
-        ("GET", false) if query.flag("watch") => "watch",
-        ("GET", false) => "list",
+        ("GET" | "HEAD", false) if switch(query, "watch").unwrap_or_default() => "watch",
+        ("GET" | "HEAD", false) => "list",
         ("POST", _) => "create",
-        ("PUT", true) => "update",
-        ("PATCH", true) => "patch",
+        ("PUT", _) => "update",
+        ("PATCH", _) => "patch",
         ("DELETE", true) => "delete",
         ("DELETE", false) => "deletecollection",
-        _ => return Err(ApiError::method_not_allowed()),
-    })
+        _ => "",
+    }
 }
 
-/// Whether the path fits the resource, and the resource takes the verb.
-pub(crate) fn check_path(info: &ResourceInfo, path: &ResourcePath, verb: &str) -> Result<()> {
-    if path.namespace.is_some() && !info.namespaced {
+/// Verbs that an object's own path may know, and those of a collection's.
+const ITEM_VERBS: &[&str] = &["get", "update", "patch", "delete"];
+const COLLECTION_VERBS: &[&str] = &["list", "watch", "create", "deletecollection"];
+
+/// Whether the path fits the resource, and the resource takes the method there.
+///
+/// Upstream answers for its own kinds by a table of paths: a path that is not in it is not found, one that is there
+/// with other methods says so. What definitions bring is served by a handler that looks at the parts of the path.
+pub(crate) fn check_path(info: &ResourceInfo, path: &ResourcePath, method: &Method, verb: &str) -> Result<()> {
+    if info.is_custom() {
+        return check_custom_path(info, path, method, verb);
+    }
+    let is_scope_wrong = path.namespace.is_some() != info.namespaced;
+    // Lists and watches may span all namespaces; one object always is in one.
+    let is_of_all = info.namespaced && path.namespace.is_none() && path.name.is_none() && info.verbs.contains(&"list");
+    if is_scope_wrong && !is_of_all {
         return Err(ApiError::no_such_path());
     }
-    // Lists and watches may span all namespaces; one object always is in one.
-    if info.namespaced && path.namespace.is_none() && !matches!(verb, "list" | "watch") {
-        return Err(if path.name.is_none() { ApiError::method_not_allowed() } else { ApiError::no_such_path() });
+    let (known, is_known): (&[&str], bool) = match (&path.subresource, path.is_watch) {
+        (Some(name), _) => {
+            let part = info.subresource(name).ok_or_else(ApiError::no_such_path)?;
+            (part.verbs, path.rest.is_none() || part.verbs.contains(&"get") || part.verbs.contains(&"create"))
+        }
+        (None, true) => (&["watch"], info.verbs.contains(&"watch")),
+        (None, false) if is_of_all => (&["list", "watch"], true),
+        (None, false) if path.name.is_some() => (info.verbs, knows_any(info, ITEM_VERBS)),
+        (None, false) => (info.verbs, knows_any(info, COLLECTION_VERBS)),
+    };
+    if !is_known {
+        return Err(ApiError::no_such_path());
+    }
+    // A name is given to a new object by its body; a subresource may be created on a named object.
+    let is_create_on_name = verb == "create" && path.name.is_some() && path.subresource.is_none();
+    // Whether a list can be watched is found out by those who watch it.
+    let is_of_place = match (&path.subresource, &path.name) {
+        (None, Some(_)) => ITEM_VERBS.contains(&verb) || path.is_watch,
+        (None, None) => COLLECTION_VERBS.contains(&verb),
+        (Some(_), _) => true,
+    };
+    let is_served = is_of_place && (known.contains(&verb) || (verb == "watch" && known.contains(&"list")));
+    if is_served && !is_create_on_name && *method != Method::HEAD {
+        return Ok(());
+    }
+    if is_connected_method(path, method) { Ok(()) } else { Err(ApiError::method_not_allowed()) }
+}
+
+fn knows_any(info: &ResourceInfo, verbs: &[&str]) -> bool {
+    verbs.iter().any(|verb| info.verbs.contains(verb))
+}
+
+/// What is passed on to somebody else takes what that one takes: discovery names `get` and `create` alone.
+fn is_connected_method(path: &ResourcePath, method: &Method) -> bool {
+    path.subresource.as_deref() == Some("proxy")
+        && matches!(method.as_str(), "GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS")
+}
+
+fn check_custom_path(info: &ResourceInfo, path: &ResourcePath, method: &Method, verb: &str) -> Result<()> {
+    let is_of_all = matches!(verb, "list" | "watch");
+    if path.is_watch
+        || (path.namespace.is_some() && !info.namespaced)
+        || (info.namespaced && path.namespace.is_none() && !is_of_all)
+    {
+        return Err(ApiError::no_such_page());
     }
     let verbs = match &path.subresource {
         None => info.verbs,
-        Some(name) => info.subresource(name).ok_or_else(|| no_subresource(info, name))?.verbs,
+        Some(name) => {
+            let name_of_object = path.name.as_deref().unwrap_or_default();
+            info.subresource(name).ok_or_else(|| ApiError::not_found(info, name_of_object))?.verbs
+        }
     };
-    // A name is given to a new object by its body; a subresource may be created on a named object.
-    if verbs.contains(&verb) && !(verb == "create" && path.name.is_some() && path.subresource.is_none()) {
-        Ok(())
-    } else if !info.verbs.contains(&"create") && path.subresource.is_none() {
-        // There is no object of it: whoever wants to write one learns why.
-        Err(ApiError::not_served(&info.group, &info.plural))
-    } else {
-        Err(ApiError::method_not_allowed())
+    let is_create_on_name = verb == "create" && path.name.is_some();
+    let is_update_of_all = path.name.is_none() && matches!(verb, "update" | "patch");
+    if verbs.contains(&verb) && !is_create_on_name && !is_update_of_all && *method != Method::HEAD {
+        return Ok(());
     }
-}
-
-/// What people will try by habit is rejected with a sentence.
-fn no_subresource(info: &ResourceInfo, name: &str) -> ApiError {
-    match (&*info.group, &*info.kind, name) {
-        ("", "Pod", "exec" | "attach" | "portforward") => ApiError::not_implemented(&format!(
-            "pods/{name} is not served by this version of Selvedge; `kubectl logs` and exec probes are"
-        )),
-        ("", "ServiceAccount", "token") => ApiError::not_implemented(
-            "serviceaccounts/token is not served by this version of Selvedge: service accounts have no tokens yet; \
-             nodes join with `selvedge token create`, people use the kubeconfig of the hub",
-        ),
-        _ => ApiError::no_such_path(),
-    }
+    let shown = if verb.is_empty() { method.as_str().to_lowercase() } else { verb.to_owned() };
+    Err(ApiError::not_supported(info, &shown))
 }

@@ -115,7 +115,7 @@ pub(crate) fn take(server: &Inner, parts: &mut Parts, caller: Option<&Identity>)
     let (verb, target) = match &route {
         Route::Resource(path) => {
             let query = Query::parse(parts.uri.query()).unwrap_or_default();
-            (verb_of(&parts.method, path, &query).unwrap_or_default().to_owned(), path.target(None))
+            (verb_of(&parts.method, path, &query).to_owned(), path.target(None))
         }
         _ => (parts.method.as_str().to_ascii_lowercase(), Target::Path(parts.uri.path())),
     };

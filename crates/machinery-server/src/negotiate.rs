@@ -4,7 +4,7 @@ use base_http::{ReadBodyError, read_body};
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use http::{HeaderMap, header};
-use machinery_kinds::{DiscoveryVersion, IncludeObject, ResourceInfo};
+use machinery_kinds::{DiscoveryVersion, FieldError, IncludeObject, ResourceInfo};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -17,69 +17,202 @@ use crate::status::{ApiError, Result};
 /// Largest object that is taken, as in Kubernetes.
 pub(crate) const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
 
-/// The form of an answer.
+/// In which form and which encoding an answer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Output {
-    /// The objects as they are.
-    Json,
-    /// `meta.k8s.io/v1` Table, for people.
-    Table(IncludeObject),
-    /// Metadata only.
-    Partial,
+pub(crate) struct Output {
+    pub(crate) form: Form,
+    pub(crate) media: Media,
 }
+
+impl Output {
+    /// Objects as they are stored, which is what nearly everybody asks for: their bytes are sent as they are.
+    pub(crate) fn is_plain(self) -> bool {
+        self == Self { form: Form::Object, media: Media::Json }
+    }
+}
+
+/// What is shown of objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// The objects as they are.
+    Object,
+    /// A Table, for people.
+    Table(MetaVersion, IncludeObject),
+    /// Metadata only, of one object or of a list of them.
+    Partial(MetaVersion, Arity),
+}
+
+/// A version of `meta.k8s.io`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MetaVersion {
+    V1,
+    V1Beta1,
+}
+
+impl MetaVersion {
+    pub(crate) fn api_version(self) -> &'static str {
+        match self {
+            Self::V1 => "meta.k8s.io/v1",
+            Self::V1Beta1 => "meta.k8s.io/v1beta1",
+        }
+    }
+}
+
+/// Whether the client has asked for the form of one object or of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arity {
+    One,
+    List,
+}
+
+/// How an answer is encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Media {
+    Json,
+    Yaml,
+}
+
+impl Media {
+    fn of(name: &str) -> Option<Self> {
+        match name {
+            "application/json" | "application/*" | "*/*" => Some(Self::Json),
+            "application/yaml" => Some(Self::Yaml),
+            _ => None,
+        }
+    }
+}
+
+/// What an answer may be encoded as, in the order in which upstream names it.
+const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+const ACCEPTED_STREAM: &str = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
 
 /// One media range of an `Accept` header.
 struct Range<'a> {
-    media: &'a str,
+    media: String,
+    quality: f32,
     parameters: Vec<(&'a str, &'a str)>,
 }
 
 impl<'a> Range<'a> {
-    fn parse(text: &'a str) -> Self {
-        let mut parts = text.split(';').map(str::trim);
-        let media = parts.next().unwrap_or_default();
-        let parameters = parts.filter_map(|part| part.split_once('=')).map(|(key, value)| (key.trim(), value.trim()));
-        Self { media, parameters: parameters.collect() }
+    /// `None` when it is no media range: such a part of the header is passed over.
+    fn parse(text: &'a str) -> Option<Self> {
+        let mut parts = text.split(';');
+        let media = parts.next().unwrap_or_default().trim();
+        let media = match media.split_once('/') {
+            Some((kind, rest)) if !rest.contains('/') && !rest.is_empty() => format!("{}/{}", kind.trim(), rest.trim()),
+            None if media == "*" => "*/*".to_owned(),
+            _ => return None,
+        };
+        let parameters: Vec<_> = parts
+            .filter_map(|part| part.split_once('=').filter(|(_, value)| !value.is_empty() && !value.contains('=')))
+            .map(|(key, value)| (key.trim(), value.trim()))
+            .collect();
+        let quality = parameters.iter().find(|(key, _)| *key == "q").map_or(1.0, |(_, q)| q.parse().unwrap_or(0.0));
+        Some(Self { media, quality, parameters })
     }
 
     fn get(&self, key: &str) -> Option<&'a str> {
-        self.parameters.iter().find(|(found, _)| *found == key).map(|(_, value)| *value)
+        // As from a map: the last one counts.
+        self.parameters.iter().rev().find(|(found, _)| *found == key).map(|(_, value)| *value)
     }
 
     fn is_json(&self) -> bool {
-        matches!(self.media, "application/json" | "application/*" | "*/*" | "*")
+        matches!(self.media.as_str(), "application/json" | "application/*" | "*/*")
+    }
+
+    /// How much is left open: what is named goes before what is not.
+    fn openness(&self) -> u8 {
+        match self.media.split_once('/') {
+            Some(("*", _)) => 2,
+            Some((_, "*")) => 1,
+            _ => 0,
+        }
     }
 }
 
-fn ranges(headers: &HeaderMap) -> impl Iterator<Item = Range<'_>> {
-    headers
-        .get_all(header::ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|text| text.split(','))
-        .map(Range::parse)
+fn accept(headers: &HeaderMap) -> &str {
+    // Of several headers upstream reads the first.
+    headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-/// The form a client wants objects in; the first one it names that is served.
-pub(crate) fn output(headers: &HeaderMap, query: &Query) -> Result<Output> {
-    let mut is_empty = true;
-    for range in ranges(headers) {
-        is_empty = false;
-        if !range.is_json() {
+/// The ranges of an `Accept` header, the preferred ones first.
+fn ranges(text: &str) -> Vec<Range<'_>> {
+    let mut ranges: Vec<Range<'_>> = text.split(',').filter_map(Range::parse).collect();
+    ranges.sort_by(|left, right| {
+        right.quality.total_cmp(&left.quality).then_with(|| left.openness().cmp(&right.openness()))
+    });
+    ranges
+}
+
+/// The form a client wants an answer in; the first one it names that is served.
+///
+/// A client that takes none is told in two ways, as upstream's router and its handlers do.
+pub(crate) fn output(info: &ResourceInfo, verb: &str, headers: &HeaderMap, query: &Query) -> Result<Output> {
+    let text = accept(headers);
+    let is_list = matches!(verb, "list" | "watch");
+    if !info.is_custom() && !is_routed(text) {
+        let streams = if is_list { format!(", {ACCEPTED_STREAM}") } else { String::new() };
+        let available = format!("406: Not Acceptable\n\nAvailable representations: {ACCEPTED}{streams}");
+        return Err(ApiError::nothing_acceptable(available));
+    }
+    let output = negotiated(text, query)?;
+    let output = output.ok_or_else(|| ApiError::not_acceptable(ACCEPTED))?;
+    if verb == "watch" && output.media == Media::Yaml {
+        return Err(ApiError::not_acceptable(ACCEPTED_STREAM));
+    }
+    Ok(output)
+}
+
+/// Whether upstream's router passes a request on: it compares names of media types alone.
+fn is_routed(accept: &str) -> bool {
+    let is_named = |text: &str| {
+        let media = text.split(';').next().unwrap_or_default().trim();
+        matches!(media, "*/*" | "application/json" | "application/yaml" | "application/vnd.kubernetes.protobuf")
+    };
+    accept.is_empty() || accept.split(',').any(is_named)
+}
+
+fn negotiated(accept: &str, query: &Query) -> Result<Option<Output>> {
+    if accept.is_empty() {
+        return Ok(Some(Output { form: Form::Object, media: Media::Json }));
+    }
+    for range in ranges(accept) {
+        let Some(media) = Media::of(&range.media) else { continue };
+        if range.get("stream").is_some_and(|stream| stream != "watch" || media == Media::Yaml)
+            || range.get("sv").is_some()
+        {
             continue;
         }
-        let is_meta = range.get("g").is_none_or(|group| group == "meta.k8s.io");
-        let is_served = range.get("v").is_none_or(|version| matches!(version, "v1" | "v1beta1"));
-        match range.get("as") {
-            None => return Ok(Output::Json),
-            Some("Table") if is_meta && is_served => return include_object(query).map(Output::Table),
-            Some("PartialObjectMetadata" | "PartialObjectMetadataList") if is_meta && is_served => {
-                return Ok(Output::Partial);
-            }
-            Some(_) => {}
+        let is_converted = ["as", "g", "v"].iter().any(|key| range.get(key).is_some());
+        if !is_converted {
+            return Ok(Some(Output { form: Form::Object, media }));
         }
+        let version = match (range.get("g"), range.get("v")) {
+            (Some("meta.k8s.io"), Some("v1")) => MetaVersion::V1,
+            (Some("meta.k8s.io"), Some("v1beta1")) => MetaVersion::V1Beta1,
+            _ => continue,
+        };
+        let form = match range.get("as") {
+            Some("Table") => Form::Table(version, include_object(query)?),
+            Some("PartialObjectMetadata") => Form::Partial(version, Arity::One),
+            Some("PartialObjectMetadataList") => Form::Partial(version, Arity::List),
+            _ => continue,
+        };
+        return Ok(Some(Output { form, media }));
     }
-    if is_empty { Ok(Output::Json) } else { Err(ApiError::not_acceptable()) }
+    Ok(None)
+}
+
+/// The encoding of an error: forms of objects are not its own.
+pub(crate) fn error_media(headers: &HeaderMap) -> Media {
+    let text = accept(headers);
+    let plain = |range: &Range<'_>| {
+        let media = Media::of(&range.media)?;
+        let is_plain = ["as", "g", "v", "sv"].iter().all(|key| range.get(key).is_none());
+        let is_streamed = range.get("stream").is_some_and(|stream| stream != "watch" || media == Media::Yaml);
+        (is_plain && !is_streamed).then_some(media)
+    };
+    ranges(text).iter().find_map(plain).unwrap_or(Media::Json)
 }
 
 fn include_object(query: &Query) -> Result<IncludeObject> {
@@ -87,13 +220,17 @@ fn include_object(query: &Query) -> Result<IncludeObject> {
         None | Some("Metadata") => Ok(IncludeObject::Metadata),
         Some("None") => Ok(IncludeObject::None),
         Some("Object") => Ok(IncludeObject::Object),
-        Some(other) => Err(ApiError::bad_request(format!("unrecognized includeObject value: {other:?}"))),
+        Some(other) => {
+            let why = "must be 'Metadata', 'Object', 'None', or empty";
+            let error = FieldError::invalid("includeObject", &other.into(), why);
+            Err(ApiError::bad_request(format!("Unable to convert to Table as requested: {error}")))
+        }
     }
 }
 
 /// Which aggregated discovery a client takes, if any; the first one it names.
 pub(crate) fn aggregated_discovery(headers: &HeaderMap) -> Option<DiscoveryVersion> {
-    for range in ranges(headers).filter(Range::is_json) {
+    for range in ranges(accept(headers)).into_iter().filter(Range::is_json) {
         match (range.get("as"), range.get("g"), range.get("v")) {
             (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")) => {
                 return Some(DiscoveryVersion::V2);
@@ -126,8 +263,8 @@ pub(crate) fn content_type(headers: &HeaderMap) -> &str {
 /// Decodes a body that holds one object.
 pub(crate) fn decode_body(headers: &HeaderMap, body: &Bytes, values_max: usize) -> Result<Value> {
     match content_type(headers) {
-        "" | "application/json" | "text/json" => json(body),
-        "application/yaml" | "application/x-yaml" | "text/yaml" => yaml(body, values_max),
+        "" | "application/json" => json(body),
+        "application/yaml" => yaml(body, values_max),
         "application/vnd.kubernetes.protobuf" => {
             crate::protobuf::decode(body, values_max).map_err(|error| match error {
                 DecodeError::Malformed(_) => ApiError::bad_request(error.to_string()),
@@ -135,9 +272,8 @@ pub(crate) fn decode_body(headers: &HeaderMap, body: &Bytes, values_max: usize) 
                 DecodeError::Unknown { .. } => ApiError::unsupported_media_type(error.to_string()),
             })
         }
-        other => Err(ApiError::unsupported_media_type(format!(
-            "the body of the request was in an unknown format ({other}) - accepted media types include: \
-             application/json, application/yaml"
+        _ => Err(ApiError::unsupported_media_type(format!(
+            "the body of the request was in an unknown format - accepted media types include: {ACCEPTED}"
         ))),
     }
 }
@@ -176,7 +312,7 @@ pub(crate) fn yaml(body: &Bytes, values_max: usize) -> Result<Value> {
 }
 
 /// An object's metadata alone, from the stored bytes; nothing when they cannot be read.
-pub(crate) fn partial_of_bytes(bytes: &[u8], out: &mut BytesMut) {
+pub(crate) fn partial_of_bytes(bytes: &[u8], version: MetaVersion, out: &mut BytesMut) {
     #[derive(Deserialize)]
     struct HasMetadata<'a> {
         #[serde(borrow)]
@@ -184,14 +320,41 @@ pub(crate) fn partial_of_bytes(bytes: &[u8], out: &mut BytesMut) {
     }
     // The metadata is copied as it is; what comes after it is only skipped.
     let Ok(object) = serde_json::from_slice::<HasMetadata<'_>>(bytes) else { return };
-    out.extend_from_slice(br#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":"#);
+    out.extend_from_slice(br#"{"kind":"PartialObjectMetadata","apiVersion":""#);
+    out.extend_from_slice(version.api_version().as_bytes());
+    out.extend_from_slice(br#"","metadata":"#);
     out.extend_from_slice(object.metadata.get().as_bytes());
     out.extend_from_slice(b"}");
 }
 
-/// A table of objects, now.
-pub(crate) fn table(info: &ResourceInfo, objects: &[Value], include: IncludeObject) -> Value {
-    machinery_kinds::table(info, objects, jiff::Timestamp::now(), include)
+/// A row of a table, now.
+pub(crate) fn table_row(
+    info: &ResourceInfo,
+    object: &Value,
+    version: MetaVersion,
+    include: IncludeObject,
+    now: jiff::Timestamp,
+) -> Value {
+    let mut row = machinery_kinds::table_row(info, object, now, include);
+    match include {
+        // Upstream's field has no `omitempty`.
+        IncludeObject::None => row["object"] = Value::Null,
+        IncludeObject::Metadata => row["object"]["apiVersion"] = version.api_version().into(),
+        IncludeObject::Object => {}
+    }
+    row
+}
+
+/// A table of one object, now.
+pub(crate) fn table(info: &ResourceInfo, object: &Value, version: MetaVersion, include: IncludeObject) -> Value {
+    let row = table_row(info, object, version, include, jiff::Timestamp::now());
+    serde_json::json!({
+        "kind": "Table",
+        "apiVersion": version.api_version(),
+        "metadata": {"resourceVersion": crate::object::text_at(object, "/metadata/resourceVersion")},
+        "columnDefinitions": machinery_kinds::column_definitions(info),
+        "rows": [row],
+    })
 }
 
 #[cfg(test)]

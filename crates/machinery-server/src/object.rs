@@ -89,6 +89,17 @@ fn with_api_version(bytes: &Bytes, api_version: &str) -> Bytes {
     [API_VERSION_MARK, api_version.as_bytes(), &rest[end..]].concat().into()
 }
 
+/// The object without `apiVersion` and `kind`, as it is in a list.
+pub(crate) fn without_type(bytes: &Bytes, out: &mut bytes::BytesMut) {
+    match find(bytes, REVISION_MARK) {
+        Some(at) => {
+            out.extend_from_slice(b"{");
+            out.extend_from_slice(&bytes[at..]);
+        }
+        None => out.extend_from_slice(bytes),
+    }
+}
+
 /// Decodes what the store holds, as `info`'s version.
 pub(crate) fn decode(info: &ResourceInfo, object: &Object) -> Result<Value> {
     decode_bytes(info, &object.bytes)

@@ -28,7 +28,7 @@ use crate::dispatch::{check_path, connected, verb_of};
 use crate::flow::{Entry, Flow, FlowLimits, Lane};
 use crate::heavy::{self, Heavy, Turns};
 use crate::metrics::{self, RequestMetrics};
-use crate::negotiate::{self, BODY_BYTES_MAX};
+use crate::negotiate::{self, BODY_BYTES_MAX, Form, Media, Output};
 use crate::outgoing::{self, Outgoing};
 use crate::request::{ListOptions, Query, ResourcePath, Route};
 use crate::status::{ApiError, Reason, Result};
@@ -204,6 +204,8 @@ pub(crate) struct Context<'a> {
     pub(crate) path: ResourcePath,
     pub(crate) query: Query,
     pub(crate) headers: HeaderMap,
+    /// The form that the answer should have.
+    pub(crate) output: Output,
     /// What counts the request against its identity; an answer that is made while it is sent keeps it.
     pub(crate) turn: Option<Arc<Entry>>,
 }
@@ -490,7 +492,10 @@ impl Inner {
     fn labels(&self, request: &Request<RequestBody>) -> (&'static str, String) {
         let Route::Resource(path) = Route::parse(request.uri().path()) else { return ("other", String::new()) };
         let query = Query::parse(request.uri().query()).unwrap_or_default();
-        let verb = verb_of(request.method(), &path, &query).unwrap_or("other");
+        let verb = match verb_of(request.method(), &path, &query) {
+            "" => "other",
+            verb => verb,
+        };
         let registry = self.registry.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         let info = registry.resource(&path.group, &path.version, &path.plural);
         (verb, info.map(|info| info.qualified_name()).unwrap_or_default())
@@ -572,19 +577,24 @@ impl Inner {
         }
         let registry = self.registry();
         let info = registry.resource(&path.group, &path.version, &path.plural).cloned();
-        let verb = verb_of(request.method(), &path, &query)?;
-        let Some(info) = info else {
-            // Who may not see a resource does not learn whether there is one.
-            self.authorize_resource(identity, verb, &path, None)?;
-            return Err(ApiError::not_served(&path.group, &path.plural));
+        let verb = verb_of(request.method(), &path, &query);
+        let shown_verb = if verb.is_empty() { request.method().as_str().to_lowercase() } else { verb.to_owned() };
+        // Who may not see a resource does not learn whether there is one, nor what is wrong with the question.
+        let options = matches!(verb, "list" | "watch" | "deletecollection").then(|| ListOptions::parse(&query));
+        let asked = options.as_ref().and_then(|options| options.as_ref().ok());
+        self.authorize_resource(identity, &shown_verb, &path, asked)?;
+        let Some(info) = info else { return Err(self.not_served(&registry, &path.group)) };
+        check_path(&info, &path, request.method(), verb)?;
+        check_patch(&info, verb, request.headers())?;
+        let connected = connected(&path);
+        let output = match connected {
+            Some(_) => Output { form: Form::Object, media: Media::Json },
+            None => negotiate::output(&info, verb, request.headers(), &query)?,
         };
-        let options = if matches!(verb, "list" | "watch" | "deletecollection") {
-            Some(ListOptions::parse(&query)?)
-        } else {
-            None
-        };
-        self.authorize_resource(identity, verb, &path, options.as_ref())?;
-        check_path(&info, &path, verb)?;
+        let mut options = options.transpose()?;
+        if let (Some(options), Some(name)) = (&mut options, path.name.as_deref().filter(|_| path.is_watch)) {
+            options.only(name)?;
+        }
         let lane = match Lane::of(identity, Some((verb, &path))) {
             // It has been made large, and costs what others do.
             Lane::Lease if self.stored_bytes(&info, &path) > LEASE_BODY_BYTES_MAX => Lane::Shared,
@@ -596,11 +606,11 @@ impl Inner {
             options.check_conditions()?;
         }
 
-        let connected = connected(&path);
         if let Some(connected) = connected {
             let turn = self.open_stream(identity, lane, origin)?.map(Arc::new);
             let headers = request.headers().clone();
-            let context = Context { server: self, identity, verb, info, path, query, headers, turn: turn.clone() };
+            let turn_of = turn.clone();
+            let context = Context { server: self, identity, verb, info, path, query, headers, output, turn: turn_of };
             let response = (connected.connect)(&context, request).await?;
             return Ok(response.map(|body| body.holding(turn)));
         }
@@ -644,7 +654,7 @@ impl Inner {
             tokio::time::timeout(REQUEST_TIMEOUT, turns).await.map_err(|_| ApiError::timed_out(REQUEST_TIMEOUT))?;
         // A body may have taken long to come: what the resource is now decides how the object is pruned and indexed.
         let info = self.registry().resource(&path.group, &path.version, &path.plural).cloned();
-        let info = info.ok_or_else(|| ApiError::not_served(&path.group, &path.plural))?;
+        let info = info.ok_or_else(|| self.not_served(&registry, &path.group))?;
         let (server, identity, counted) = (self.clone(), identity.clone(), turn.clone());
         let answer = async move {
             let _held = (held, turns);
@@ -657,6 +667,7 @@ impl Inner {
                 path,
                 query,
                 headers: parts.headers,
+                output,
                 turn: counted,
             };
             match (verb, options) {
@@ -680,6 +691,12 @@ impl Inner {
     pub(crate) fn virtual_resource(&self, path: &ResourcePath) -> Option<Arc<dyn VirtualResource>> {
         let target = (path.group.as_str(), path.plural.as_str(), path.subresource.as_deref());
         self.virtual_resources.iter().find(|resource| resource.target() == target).cloned()
+    }
+
+    /// What is said where nothing is served: a group of upstream's own has a `Status` for that, and everything else a page.
+    fn not_served(&self, registry: &Registry, group: &str) -> ApiError {
+        let is_own = registry.is_builtin_group(group);
+        if is_own { ApiError::no_such_path() } else { ApiError::no_such_page() }
     }
 
     /// How large the object is that a request changes.
@@ -780,6 +797,22 @@ impl Lane {
             _ => Self::Shared,
         }
     }
+}
+
+/// Upstream's router passes no patch on whose type it does not know.
+fn check_patch(info: &ResourceInfo, verb: &str, headers: &HeaderMap) -> Result<()> {
+    const PATCHES: [&str; 4] = [
+        "application/json-patch+json",
+        "application/merge-patch+json",
+        "application/strategic-merge-patch+json",
+        "application/apply-patch+yaml",
+    ];
+    if verb != "patch" || info.is_custom() {
+        return Ok(());
+    }
+    let types = headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let is_known = types.split(',').any(|one| PATCHES.contains(&one.split(';').next().unwrap_or_default().trim()));
+    if is_known { Ok(()) } else { Err(ApiError::unrouted_media_type()) }
 }
 
 /// The request without its body, which is not looked at.

@@ -1,12 +1,13 @@
 //! Refusals as Kubernetes words them. The only place where a status code is chosen.
 
 pub(crate) use api_kube::Reason;
+use api_kube::names::quoted;
 use base_http::query::QueryError;
 use base_http::{Body, ReadBodyError};
 use http::{HeaderValue, Response, StatusCode, header};
 use machinery_kinds::{FieldError, ResourceInfo};
 use machinery_store::{CommitError, Expired};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::authorizer::rejection;
 use crate::{Access, AdmissionError};
@@ -20,19 +21,24 @@ pub(crate) struct ApiError {
     message: String,
     details: Option<Value>,
     retry_after_seconds: Option<u32>,
+    /// Whether the answer is a plain page instead of a `Status`.
+    is_page: bool,
+}
+
+/// `details` of a `Status`, without what is empty.
+fn details_of(name: &str, group: &str, kind: &str) -> Value {
+    let parts = [("name", name), ("group", group), ("kind", kind)];
+    let given = parts.into_iter().filter(|(_, text)| !text.is_empty());
+    given.map(|(key, text)| (key.to_owned(), Value::from(text))).collect()
 }
 
 impl From<QueryError> for ApiError {
     fn from(error: QueryError) -> Self {
-        Self::bad_request(error.to_string())
+        match error {
+            QueryError::Encoding(_) => Self::bad_request(error.to_string()),
+            QueryError::Value { value, .. } => Self::bad_number("ParseInt", &value),
+        }
     }
-}
-
-/// The details of a status, without what is empty.
-fn details_of(name: &str, group: &str, kind: &str) -> Value {
-    let parts = [("name", name), ("group", group), ("kind", kind)];
-    let given = parts.into_iter().filter(|(_, value)| !value.is_empty());
-    Value::Object(given.map(|(field, value)| (field.to_owned(), value.into())).collect::<Map<_, _>>())
 }
 
 /// The HTTP status of a reason.
@@ -42,11 +48,11 @@ fn code(reason: Reason) -> StatusCode {
 
 impl ApiError {
     fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), details: None, retry_after_seconds: None }
+        Self { reason, message: message.into(), details: None, retry_after_seconds: None, is_page: false }
     }
 
     fn about(mut self, info: &ResourceInfo, name: &str) -> Self {
-        self.details = Some(json!({"name": name, "group": info.group, "kind": info.plural}));
+        self.details = Some(details_of(name, &info.group, &info.plural));
         self
     }
 
@@ -72,6 +78,19 @@ impl ApiError {
             return Self::unauthorized();
         }
         Self::new(Reason::Unauthorized, format!("Unauthorized: {reason}"))
+    }
+
+    /// A number in a query that is none, in the words of Go's functions for it.
+    pub(crate) fn bad_number(function: &str, text: &str) -> Self {
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let digits = if function == "ParseInt" { text.trim_start_matches(['+', '-']) } else { text };
+        let why = if is_number(digits) { "value out of range" } else { "invalid syntax" };
+        Self::bad_request(format!("strconv.{function}: parsing {}: {why}", quoted(text)))
+    }
+
+    /// The server cannot do it, and upstream's storage has no reason for it either.
+    pub(crate) fn unknown(message: impl Into<String>) -> Self {
+        Self::new(Reason::Unknown, message)
     }
 
     /// A plug-in rejects the request.
@@ -104,9 +123,7 @@ impl ApiError {
 
     /// The caller may not do this to an object.
     pub(crate) fn forbidden(info: &ResourceInfo, name: &str, why: &str) -> Self {
-        let subject =
-            if name.is_empty() { info.qualified_name() } else { format!("{} {name:?}", info.qualified_name()) };
-        Self::new(Reason::Forbidden, format!("{subject} is forbidden: {why}")).about(info, name)
+        Self::forbidden_resource(&info.group, &info.plural, name, why)
     }
 
     /// An authorizer rejects a request; a path that is no resource has no subject.
@@ -117,10 +134,19 @@ impl ApiError {
         let message = match (resource, name) {
             ("", _) => format!("forbidden: {why}"),
             (_, "") => format!("{qualified} is forbidden: {why}"),
-            _ => format!("{qualified} {name:?} is forbidden: {why}"),
+            _ => format!("{qualified} {} is forbidden: {why}", quoted(name)),
         };
         let details = details_of(name, group, resource);
         Self { details: Some(details), ..Self::new(Reason::Forbidden, message) }
+    }
+
+    /// The caller may not do this to a resource, which need not be one that is served.
+    pub(crate) fn forbidden_resource(group: &str, plural: &str, name: &str, why: &str) -> Self {
+        let qualified = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };
+        let subject = if name.is_empty() { qualified } else { format!("{qualified} {}", quoted(name)) };
+        let mut error = Self::new(Reason::Forbidden, format!("{subject} is forbidden: {why}"));
+        error.details = Some(details_of(name, group, plural));
+        error
     }
 
     /// Nothing may be created in a namespace that is being deleted.
@@ -135,32 +161,32 @@ impl ApiError {
 
     /// There is no such object.
     pub(crate) fn not_found(info: &ResourceInfo, name: &str) -> Self {
-        Self::new(Reason::NotFound, format!("{} {name:?} not found", info.qualified_name())).about(info, name)
+        Self::not_found_kind(&info.group, &info.plural, name)
+    }
+
+    /// There is no object of that name, of something that is said as `kind`.
+    pub(crate) fn not_found_kind(group: &str, kind: &str, name: &str) -> Self {
+        let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
+        let mut error = Self::new(Reason::NotFound, format!("{qualified} {} not found", quoted(name)));
+        error.details = Some(details_of(name, group, kind));
+        error
     }
 
     /// There is no such namespace.
     pub(crate) fn namespace_not_found(name: &str) -> Self {
-        let mut error = Self::new(Reason::NotFound, format!("namespaces {name:?} not found"));
-        error.details = Some(json!({"name": name, "kind": "namespaces"}));
+        Self::not_found_kind("", "namespaces", name)
+    }
+
+    /// Nothing is served under this path of a group that is served.
+    pub(crate) fn no_such_path() -> Self {
+        let mut error = Self::new(Reason::NotFound, "the server could not find the requested resource");
+        error.details = Some(json!({}));
         error
     }
 
-    /// Nothing is served under this path.
-    pub(crate) fn no_such_path() -> Self {
-        Self::new(Reason::NotFound, "the server could not find the requested resource")
-    }
-
-    /// A resource that is not served; one that people will ask for by habit is named.
-    pub(crate) fn not_served(group: &str, plural: &str) -> Self {
-        if !is_known_upstream(group, plural) {
-            return Self::no_such_path();
-        }
-        let name = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };
-        let message = format!(
-            "{name} are not served by this version of Selvedge; `kubectl api-resources` lists what is, \
-             docs/reference/compatibility.md what will be"
-        );
-        Self::new(Reason::NotFound, message)
+    /// Nothing at all is served under this path: a plain page, as of any web server.
+    pub(crate) fn no_such_page() -> Self {
+        Self { is_page: true, ..Self::new(Reason::NotFound, "404 page not found\n") }
     }
 
     /// Other hubs serve it, this one does not yet; `message` says so.
@@ -170,15 +196,35 @@ impl ApiError {
 
     /// The path is served, but not with this method.
     pub(crate) fn method_not_allowed() -> Self {
-        Self::new(Reason::MethodNotAllowed, "the server does not allow this method on the requested resource")
+        let message = "the server does not allow this method on the requested resource";
+        let mut error = Self::new(Reason::MethodNotAllowed, message);
+        error.details = Some(json!({}));
+        error
     }
 
-    /// The client takes no format that is served.
-    pub(crate) fn not_acceptable() -> Self {
-        Self::new(
-            Reason::NotAcceptable,
-            "only the following media types are accepted: application/json, application/json;stream=watch",
-        )
+    /// The resource is served, and does not know this act.
+    pub(crate) fn not_supported(info: &ResourceInfo, act: &str) -> Self {
+        let message = format!("{act} is not supported on resources of kind {:?}", info.qualified_name());
+        let mut error = Self::new(Reason::MethodNotAllowed, message);
+        error.details = Some(details_of("", &info.group, &info.plural));
+        error
+    }
+
+    /// The client takes no format of these.
+    pub(crate) fn not_acceptable(accepted: &str) -> Self {
+        Self::new(Reason::NotAcceptable, format!("only the following media types are accepted: {accepted}"))
+    }
+
+    /// The client takes no format that is served at all.
+    pub(crate) fn nothing_acceptable(message: impl Into<String>) -> Self {
+        let mut error = Self::new(Reason::NotAcceptable, message);
+        error.details = Some(json!({}));
+        error
+    }
+
+    /// The client asks for a form that the answer does not have.
+    pub(crate) fn no_such_form(message: impl Into<String>) -> Self {
+        Self::new(Reason::NotAcceptable, message)
     }
 
     /// The body is in a format that is not served; `message` says which are.
@@ -186,9 +232,17 @@ impl ApiError {
         Self::new(Reason::UnsupportedMediaType, message)
     }
 
+    /// The body is in a format for which there is no route.
+    pub(crate) fn unrouted_media_type() -> Self {
+        let mut error = Self::unsupported_media_type("415: Unsupported Media Type");
+        error.details = Some(json!({}));
+        error
+    }
+
     /// A create met an object of that name.
     pub(crate) fn already_exists(info: &ResourceInfo, name: &str) -> Self {
-        Self::new(Reason::AlreadyExists, format!("{} {name:?} already exists", info.qualified_name())).about(info, name)
+        let message = format!("{} {} already exists", info.qualified_name(), quoted(name));
+        Self::new(Reason::AlreadyExists, message).about(info, name)
     }
 
     /// The object changed since the client read it.
@@ -199,8 +253,16 @@ impl ApiError {
 
     /// An expectation of the client does not hold.
     pub(crate) fn conflict(info: &ResourceInfo, name: &str, why: &str) -> Self {
-        let message = format!("Operation cannot be fulfilled on {} {name:?}: {why}", info.qualified_name());
-        Self::new(Reason::Conflict, message).about(info, name)
+        Self::conflict_kind(&info.group, &info.plural, name, why)
+    }
+
+    /// An expectation does not hold, of something that is said as `kind`.
+    pub(crate) fn conflict_kind(group: &str, kind: &str, name: &str, why: &str) -> Self {
+        let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
+        let message = format!("Operation cannot be fulfilled on {qualified} {}: {why}", quoted(name));
+        let mut error = Self::new(Reason::Conflict, message);
+        error.details = Some(details_of(name, group, kind));
+        error
     }
 
     /// Fields of the object are wrong.
@@ -215,9 +277,9 @@ impl ApiError {
             .iter()
             .map(|error| json!({"reason": error.reason.as_str(), "message": error.message, "field": error.path}))
             .collect();
-        let message = format!("{subject} {name:?} is invalid: {}", machinery_kinds::join_field_errors(errors));
+        let message = format!("{subject} {} is invalid: {}", quoted(name), machinery_kinds::join_field_errors(errors));
         let mut error = Self::new(Reason::Invalid, message);
-        error.details = Some(json!({"name": name, "group": group, "kind": kind}));
+        error.details = Some(details_of(name, group, kind));
         error.with_causes(causes)
     }
 
@@ -244,7 +306,7 @@ impl ApiError {
     pub(crate) fn future_revision(expired: &Expired) -> Self {
         let mut error = Self::new(
             Reason::Timeout,
-            format!("Too large resource version: {}, current: {}", expired.asked, expired.current),
+            format!("Timeout: Too large resource version: {}, current: {}", expired.asked, expired.current),
         )
         .with_causes(vec![json!({"reason": "ResourceVersionTooLarge", "message": "Too large resource version"})]);
         error.retry_after_seconds = Some(1);
@@ -269,7 +331,9 @@ impl ApiError {
 
     /// The server is to blame.
     pub(crate) fn internal(message: impl Into<String>) -> Self {
-        Self::new(Reason::InternalError, format!("Internal error occurred: {}", message.into()))
+        let message = message.into();
+        Self::new(Reason::InternalError, format!("Internal error occurred: {message}"))
+            .with_causes(vec![json!({"message": message})])
     }
 
     /// Something that the answer needs, such as a node, cannot be reached now.
@@ -325,14 +389,14 @@ impl ApiError {
             "metadata": {},
             "status": "Failure",
             "message": self.message,
-            "reason": self.reason.as_str(),
             "code": self.reason.code(),
         });
-        if self.reason == Reason::Unknown {
-            status.as_object_mut().expect("made above").remove("reason");
+        if self.reason != Reason::Unknown {
+            status["reason"] = self.reason.as_str().into();
         }
-        // kubectl reads the details of some answers without looking whether there are any.
-        status["details"] = self.details.clone().unwrap_or_else(|| json!({}));
+        if let Some(details) = &self.details {
+            status["details"] = details.clone();
+        }
         if let Some(seconds) = self.retry_after_seconds {
             let details = status.as_object_mut().expect("made above").entry("details").or_insert_with(|| json!({}));
             details["retryAfterSeconds"] = seconds.into();
@@ -342,63 +406,24 @@ impl ApiError {
 
     /// The whole answer.
     pub(crate) fn into_response(self) -> Response<Body> {
+        if self.is_page {
+            let mut response = text(true, self.message);
+            *response.status_mut() = code(self.reason);
+            return response;
+        }
         let mut response = json_response(code(self.reason), &self.status());
         if let Some(seconds) = self.retry_after_seconds {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
-        }
-        if self.reason == Reason::Unauthorized {
-            let challenge = HeaderValue::from_static(r#"Bearer realm="selvedge""#);
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
         }
         response
     }
 }
 
-/// Resources of Kubernetes that its users will try: who types `kubectl create deployment` should read what is missing
-/// rather than that nothing was found.
-fn is_known_upstream(group: &str, plural: &str) -> bool {
-    const UPSTREAM: &[(&str, &[&str])] = &[
-        (
-            "",
-            &[
-                "services",
-                "endpoints",
-                "persistentvolumeclaims",
-                "persistentvolumes",
-                "replicationcontrollers",
-                "resourcequotas",
-                "limitranges",
-                "podtemplates",
-                "componentstatuses",
-                "bindings",
-            ],
-        ),
-        ("apps", &["deployments", "replicasets", "statefulsets"]),
-        ("autoscaling", &["horizontalpodautoscalers"]),
-        ("batch", &["jobs", "cronjobs"]),
-        ("discovery.k8s.io", &["endpointslices"]),
-        ("events.k8s.io", &["events"]),
-        ("networking.k8s.io", &["ingresses", "ingressclasses", "networkpolicies"]),
-        ("policy", &["poddisruptionbudgets"]),
-        ("rbac.authorization.k8s.io", &["roles", "rolebindings", "clusterroles", "clusterrolebindings"]),
-        ("scheduling.k8s.io", &["priorityclasses"]),
-        ("storage.k8s.io", &["storageclasses", "volumeattachments", "csidrivers", "csinodes"]),
-        (
-            "admissionregistration.k8s.io",
-            &["mutatingwebhookconfigurations", "validatingwebhookconfigurations", "validatingadmissionpolicies"],
-        ),
-        ("apiregistration.k8s.io", &["apiservices"]),
-        ("metrics.k8s.io", &["pods", "nodes"]),
-    ];
-    UPSTREAM.iter().any(|(known, plurals)| *known == group && plurals.contains(&plural))
-}
-
 /// The `Status` of something that was done and has no object to show, such as a delete.
 pub(crate) fn success(info: &ResourceInfo, name: &str, uid: &str) -> Value {
-    json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
-        "details": {"name": name, "group": info.group, "kind": info.plural, "uid": uid},
-    })
+    let mut details = details_of(name, &info.group, &info.plural);
+    details["uid"] = uid.into();
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
 }
 
 /// 200 with an object.

@@ -52,23 +52,60 @@ fn label_selectors_follow_kubernetes_grammar() {
     }
 }
 
+/// The words are Kubernetes', whose clients show them.
 #[test]
 fn a_selector_that_cannot_be_read_says_where() {
-    for (selector, part) in [
-        ("app=web,", "label key"),
-        ("app in web", "'('"),
-        ("app in (web", "',' or ')'"),
-        ("app web", "expected"),
-        ("=web", "label key"),
-        ("app>many", "whole number"),
-        ("app=we b", "expected"),
-        ("-app", "label key"),
+    let value = "a valid label must be an empty string or consist of alphanumeric characters";
+    for (selector, expected) in [
+        ("app=web,", "found '', expected: identifier after ','"),
+        ("app in web", "unable to parse requirement: found 'web' expected: '('"),
+        ("app in (web", "unable to parse requirement: found '', expected: ',' or ')'"),
+        ("app in (=)", "unable to parse requirement: found '=', expected: ',', ')' or identifier"),
+        ("app web", "unable to parse requirement: found 'web', expected: in, notin, =, ==, !=, gt, lt"),
+        ("!app web", "found 'web', expected: ',' or 'end of string'"),
+        ("=web", "found '=', expected: !, identifier, or 'end of string'"),
+        ("!=web", "found '!=', expected: !, identifier, or 'end of string'"),
+        ("app==!", "unable to parse requirement: found '!', expected: identifier"),
+        (
+            "app>many",
+            "unable to parse requirement: values[0]: Invalid value: \"many\": for 'Gt', 'Lt' operators, the value must be an integer",
+        ),
+        ("app=we b", "found 'b', expected: ',' or 'end of string'"),
+        ("-app", "unable to parse requirement: <nil>: Invalid value: \"-app\": name part must consist of"),
+        ("/app", "unable to parse requirement: <nil>: Invalid value: \"/app\": prefix part must be non-empty"),
+        ("a=-", &format!("unable to parse requirement: values[0][a]: Invalid value: \"-\": {value}")),
+        ("a in (-,b,*)", &format!("unable to parse requirement: [values[0][a]: Invalid value: \"*\": {value}")),
     ] {
         let error = selector.parse::<LabelSelector>().unwrap_err().to_string();
-        assert!(error.contains(part), "{selector}: {error}");
+        assert!(error.starts_with(expected), "{selector}: {error}");
     }
     let long = vec!["a=b"; 1001].join(",");
     assert!(long.parse::<LabelSelector>().unwrap_err().to_string().contains("1000"));
+}
+
+#[test]
+fn a_field_selector_that_cannot_be_read_says_where() {
+    for (selector, expected) in [
+        ("metadata.name", "invalid selector: 'metadata.name'; can't understand 'metadata.name'"),
+        ("b=1,a>1", "invalid selector: 'b=1,a>1'; can't understand 'a>1'"),
+        ("a=b=c", "invalid field selector: unescaped character in value: 61"),
+        ("a=\\b", "invalid field selector: invalid escape sequence: \\b"),
+    ] {
+        let error = selector.parse::<FieldSelector>().unwrap_err().to_string();
+        assert_eq!(error, expected, "{selector}");
+    }
+}
+
+#[test]
+fn names_in_messages_are_quoted_as_go_does_it() {
+    for (text, expected) in [
+        ("one", "\"one\""),
+        ("a\"b\\", "\"a\\\"b\\\\\""),
+        ("\0\n\u{7f}", "\"\\x00\\n\\x7f\""),
+        ("é\u{a0}\u{200b}", "\"é\\u00a0\\u200b\""),
+    ] {
+        assert_eq!(crate::names::quoted(text), expected);
+    }
 }
 
 #[track_caller]

@@ -13,25 +13,67 @@ fn headers(accept: &str) -> HeaderMap {
     headers
 }
 
-fn check(accept: &str, query: &str, expected: Option<Output>) {
-    let found = output(&headers(accept), &Query::parse(Some(query)).unwrap());
-    assert_eq!(found.ok(), expected, "{accept} {query}");
+fn asked(accept: &str, verb: &str, query: &str) -> std::result::Result<Output, String> {
+    let registry = machinery_kinds::Registry::builtin();
+    let info = registry.resource("", "v1", "pods").expect("pods are built in");
+    let query = Query::parse(Some(query)).unwrap();
+    output(info, verb, &headers(accept), &query).map_err(|error| error.message().to_owned())
+}
+
+fn check(accept: &str, query: &str, form: Form) {
+    assert_eq!(asked(accept, "list", query), Ok(Output { form, media: Media::Json }), "{accept} {query}");
+}
+
+fn check_refused(accept: &str, verb: &str, query: &str, part: &str) {
+    let error = asked(accept, verb, query).unwrap_err();
+    assert!(error.starts_with(part), "{accept} {query}: {error}");
 }
 
 #[test]
 fn the_first_form_that_is_served_is_given() {
+    use MetaVersion::{V1, V1Beta1};
     let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
-    check(kubectl, "", Some(Output::Table(IncludeObject::Metadata)));
-    check(kubectl, "includeObject=Object", Some(Output::Table(IncludeObject::Object)));
-    check(kubectl, "includeObject=All", None);
-    check("", "", Some(Output::Json));
-    check("*/*", "", Some(Output::Json));
-    check("application/json;stream=watch", "", Some(Output::Json));
-    check("application/vnd.kubernetes.protobuf,application/json", "", Some(Output::Json));
-    check("application/vnd.kubernetes.protobuf", "", None);
-    check("text/html", "", None);
-    check("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", "", Some(Output::Partial));
-    check("application/json;as=Table;v=v9;g=meta.k8s.io, application/json", "", Some(Output::Json));
+    check(kubectl, "", Form::Table(V1, IncludeObject::Metadata));
+    check(kubectl, "includeObject=Object", Form::Table(V1, IncludeObject::Object));
+    check("application/json;as=Table;v=v1beta1;g=meta.k8s.io", "", Form::Table(V1Beta1, IncludeObject::Metadata));
+    check("", "", Form::Object);
+    check("*/*", "", Form::Object);
+    check("application/json;stream=watch", "", Form::Object);
+    check("application/vnd.kubernetes.protobuf,application/json", "", Form::Object);
+    check("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", "", Form::Partial(V1, Arity::List));
+    check("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1", "", Form::Partial(V1, Arity::One));
+    check("application/json;as=Table;v=v9;g=meta.k8s.io, application/json", "", Form::Object);
+    check(
+        "application/json;q=0.1, application/json;as=Table;v=v1;g=meta.k8s.io;q=0.9",
+        "",
+        Form::Table(V1, IncludeObject::Metadata),
+    );
+    check("application/json;q=0.9, */*;q=0.8, application/yaml;q=0.1", "", Form::Object);
+    let yaml = asked("application/yaml, application/json;q=0.5", "get", "").unwrap();
+    assert_eq!(yaml, Output { form: Form::Object, media: Media::Yaml });
+}
+
+#[test]
+fn what_is_not_served_is_named_with_what_is() {
+    check_refused(
+        "application/json;as=Table;v=v1;g=meta.k8s.io",
+        "get",
+        "includeObject=All",
+        "Unable to convert to Table",
+    );
+    let accepted = "only the following media types are accepted: application/json, application/yaml, application/vnd.k";
+    check_refused("application/vnd.kubernetes.protobuf", "get", "", accepted);
+    check_refused("application/json;as=Pods;v=v1;g=meta.k8s.io", "get", "", accepted);
+    check_refused("text/html", "get", "", "406: Not Acceptable\n\nAvailable representations: application/json, ");
+    check_refused(
+        "application/yaml",
+        "watch",
+        "",
+        "only the following media types are accepted: application/json;stream",
+    );
+    assert_eq!(error_media(&headers("application/yaml;as=Table, application/json")), Media::Json);
+    assert_eq!(error_media(&headers("application/yaml")), Media::Yaml);
+    assert_eq!(error_media(&headers("text/html")), Media::Json);
 }
 
 #[test]
@@ -68,7 +110,8 @@ proptest! {
     #[test]
     fn no_header_makes_the_parser_panic(accept in "[ -~]{0,60}") {
         let headers = headers(&accept);
-        let _ = output(&headers, &Query::default());
+        let _ = negotiated(super::accept(&headers), &Query::default());
+        let _ = error_media(&headers);
         let _ = aggregated_discovery(&headers);
     }
 }

@@ -26,7 +26,8 @@ async fn refusals_are_worded_as_clients_know_them() {
     again.check(409, "AlreadyExists", r#"configmaps "a" already exists"#);
     hub.get(&format!("{CONFIG_MAPS}/b")).await.check(404, "NotFound", r#"configmaps "b" not found"#);
     hub.get("/api/v1/nothing").await.check(404, "NotFound", "the server could not find the requested resource");
-    hub.call("PATCH", CONFIG_MAPS, json!({})).await.check(405, "MethodNotAllowed", "does not allow this method");
+    hub.call("PUT", CONFIG_MAPS, json!({})).await.check(405, "MethodNotAllowed", "does not allow this method");
+    hub.call("PATCH", &a, json!({})).await.check(415, "UnsupportedMediaType", "415: Unsupported Media Type");
     hub.get_as(&a, "text/html").await.check(406, "NotAcceptable", "application/json");
     let nowhere =
         hub.call("POST", "/api/v1/namespaces/nowhere/configmaps", config_map("a", json!({}), json!({}))).await;
@@ -62,9 +63,22 @@ async fn refusals_are_worded_as_clients_know_them() {
     hub.get(&format!("{CONFIG_MAPS}?fieldSelector=data%3Dx")).await.check(
         400,
         "BadRequest",
-        "field label not supported: data",
+        "\"data\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
     );
-    hub.get(&format!("{CONFIG_MAPS}?labelSelector=a+b")).await.check(400, "BadRequest", "selector");
+    hub.get(&format!("{CONFIG_MAPS}?labelSelector=a+b")).await.check(
+        400,
+        "BadRequest",
+        "found 'b', expected: in, notin, =, ==, !=, gt, lt",
+    );
+    for (path, part) in
+        [("/api/v2", "could not find"), ("/apis/apps/v9/x", "could not find"), ("/api/v1/pods/x", "find")]
+    {
+        hub.get(path).await.check(404, "NotFound", part);
+    }
+    for path in ["/nothing", "/apis/nothing.example", "/apis/nothing.example/v1/things", "/metrics/nothing"] {
+        let page = hub.get(path).await;
+        assert_eq!((page.code, &page.body), (404, &json!("404 page not found\n")), "{path}");
+    }
 }
 
 #[tokio::test]
@@ -187,9 +201,9 @@ async fn a_pod_on_a_node_stays_until_its_kubelet_lets_it_go() {
     let shorter = hub.call("DELETE", &format!("{web}?gracePeriodSeconds=5"), Value::Null).await;
     assert_eq!(shorter.body["metadata"]["deletionGracePeriodSeconds"], 5);
     let wrong = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": "other"}});
-    hub.call("DELETE", &web, wrong).await.check(409, "Conflict", "Precondition failed: UID");
+    hub.call("DELETE", &web, wrong).await.check(409, "Conflict", "the UID in the precondition (other) does not match");
     let deleted = hub.call("DELETE", &web, json!({"gracePeriodSeconds": 0})).await;
-    assert_eq!((deleted.code, &deleted.body["status"]), (200, &json!("Success")));
+    assert_eq!((deleted.code, &deleted.body["metadata"]["deletionGracePeriodSeconds"]), (200, &json!(0)));
     assert_eq!(hub.get(&web).await.code, 404);
     hub.create(PODS, pod("unbound", "")).await;
     hub.call("DELETE", &format!("{PODS}/unbound"), Value::Null).await;
@@ -422,7 +436,6 @@ async fn what_is_served_is_shown() {
     let url = index["paths"]["api/v1"]["serverRelativeURL"].as_str().unwrap();
     assert_eq!(hub.get(url).await.body["openapi"], "3.0.0");
     assert_eq!(hub.get("/openapi/v2").await.body["swagger"], "2.0");
-    hub.get("/metrics/nothing").await.check(404, "NotFound", "could not find");
 }
 
 #[tokio::test]

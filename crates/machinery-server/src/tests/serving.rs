@@ -19,13 +19,13 @@ async fn with_pods(hub: &Hub, count: usize) {
 #[tokio::test]
 async fn a_watch_may_ask_for_any_time_and_gets_an_hour_at_most() {
     let hub = Hub::start().await;
-    for seconds in ["9223372036854775807", "18446744073709551615", "3600", "1"] {
+    for seconds in ["9223372036854775807", "-5", "3600", "1"] {
         let path = format!("/api/v1/namespaces?watch=1&timeoutSeconds={seconds}");
         let request = Request::get(path).body(String::new()).unwrap();
         let response = hub.raw(Some(&Identity::controllers()), request).await;
         assert_eq!(response.status(), 200, "{seconds}");
     }
-    let answer = hub.get("/api/v1/namespaces?watch=1&timeoutSeconds=18446744073709551616").await;
+    let answer = hub.get("/api/v1/namespaces?watch=1&timeoutSeconds=9223372036854775808").await;
     assert_eq!(answer.code, 400, "{}", answer.body);
 }
 

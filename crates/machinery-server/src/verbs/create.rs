@@ -107,7 +107,7 @@ pub(crate) async fn create_object(
                     }
                     (true, false) => break,
                     (false, _) if definition.as_ref().is_some_and(|key| context.server.store.get(key).is_none()) => {
-                        return Err(ApiError::not_served(&context.info.group, &context.info.plural));
+                        return Err(ApiError::no_such_page());
                     }
                     // What a plug-in relied on is another by now: does it still allow this?
                     (false, _) if is_conditional => {

@@ -3,22 +3,22 @@
 use base_http::Body;
 use bytes::Bytes;
 use http::Response;
-use machinery_kinds::FieldError;
+use machinery_kinds::{FieldError, ResourceInfo};
 use machinery_store::{CommitError, Durability, Expect, Object, Op};
 use serde::Deserialize;
 use serde_json::Value;
 use tracing::info;
 
-use super::read::{Page, listed, page, selection};
+use super::read::{listed, page, selection};
 use super::write::{PutError, decode_stored, remove};
 use crate::admission::Operation;
 use crate::crd;
 use crate::heavy::values_max;
-use crate::negotiate::{Output, decode_body};
+use crate::negotiate::decode_body;
 use crate::object::{
     Encoded, OWNER_UID_FIELD, is_terminating, metadata, name_of, text_at, timestamp, uid_of, with_revision,
 };
-use crate::request::{ListOptions, WriteOptions};
+use crate::request::{FieldValidation, ListOptions, Query, WriteOptions, check_dry_run, switch};
 use crate::server::{Context, warn};
 use crate::status::{self, ApiError, Result};
 
@@ -67,10 +67,22 @@ enum Propagation {
 
 /// What became of an object.
 enum Outcome {
-    /// It is deleted; its uid.
-    Deleted(String),
+    /// It is deleted; its uid, and the object as it was last.
+    Deleted(String, Bytes),
     /// It waits for its deletion.
     Waiting(Bytes),
+}
+
+/// The next step of a deletion.
+enum Step {
+    /// Nothing: it is under way already.
+    Leave,
+    /// The object is written as it waits.
+    Wait(Value),
+    /// The object is written as it is last seen, then removed.
+    MarkAndRemove(Value),
+    /// The object is removed as it is.
+    Remove,
 }
 
 pub(crate) async fn delete(context: &Context<'_>, body: &Bytes) -> Result<Response<Body>> {
@@ -78,20 +90,15 @@ pub(crate) async fn delete(context: &Context<'_>, body: &Bytes) -> Result<Respon
     let stored = context.stored()?;
     let outcome = delete_one(context, &options, write, stored.key.name.as_ref()).await?;
     let mut response = match outcome {
-        Outcome::Deleted(uid) => status::ok_json(&status::success(&context.info, context.name(), &uid)),
+        Outcome::Deleted(_, last) if shows_deleted(&context.info) => context.show(last, false, &[])?,
+        Outcome::Deleted(uid, _) => status::ok_json(&status::success(&context.info, context.name(), &uid)),
         Outcome::Waiting(bytes) => {
             let response = context.show(bytes, false, &[])?;
             // The clients that know this field know this answer; to all others upstream says 200.
             if options.orphan_dependents == Some(false) { status::accepted(response) } else { response }
         }
     };
-    if !is_collected(context) && options.propagation_policy.as_deref() == Some("Foreground") {
-        let kind = &context.info.kind;
-        warn(
-            &mut response,
-            &[format!("foreground deletion is not served for {kind}; dependents are deleted afterwards")],
-        );
-    }
+    warn(&mut response, &options.warnings(context));
     Ok(response)
 }
 
@@ -102,10 +109,9 @@ pub(crate) async fn delete_collection(
 ) -> Result<Response<Body>> {
     let (options, write) = options(context, body)?;
     let page = page(context, list, &selection(context, list)?).await?;
-    let mut deleted = Vec::with_capacity(page.items.len());
     for object in &page.items {
         match delete_one(context, &options, write, &object.key.name).await {
-            Ok(_) => deleted.push(object.clone()),
+            Ok(_) => {}
             // Somebody else deleted it, which is what was asked for.
             Err(error) if error.reason() == status::Reason::NotFound => {}
             Err(error) => return Err(error),
@@ -113,12 +119,38 @@ pub(crate) async fn delete_collection(
         // A namespace's worth of objects is one request: others get their turn between two of them.
         tokio::task::yield_now().await;
     }
-    Ok(listed(context, Page { items: deleted, ..page }, Output::Json))
+    let mut response = listed(context, page)?;
+    warn(&mut response, &options.warnings(context));
+    Ok(response)
+}
+
+/// Whether upstream answers the deletion of an object of this kind with the object, and not with a `Status`.
+fn shows_deleted(info: &ResourceInfo) -> bool {
+    match &*info.group {
+        "" => matches!(
+            &*info.plural,
+            "resourcequotas"
+                | "persistentvolumes"
+                | "serviceaccounts"
+                | "persistentvolumeclaims"
+                | "namespaces"
+                | "pods"
+                | "services"
+                | "podtemplates"
+        ),
+        "resource.k8s.io" => true,
+        "storage.k8s.io" => &*info.plural != "csistoragecapacities",
+        _ => false,
+    }
 }
 
 impl DeleteOptions {
-    /// What the client says; if it says nothing, what the object's finalizers do.
-    fn propagation(&self, object: &Value) -> Propagation {
+    /// What the client says; if it says nothing, what the object's finalizers do, or the kind.
+    fn propagation(&self, info: &ResourceInfo, object: &Value) -> Propagation {
+        let kind = (&*info.group, &*info.kind);
+        if matches!(kind, ("" | "events.k8s.io", "Event")) {
+            return Propagation::Background;
+        }
         match (self.orphan_dependents, self.propagation_policy.as_deref()) {
             (Some(true), _) | (_, Some("Orphan")) => Propagation::Orphan,
             (_, Some("Foreground")) => Propagation::Foreground,
@@ -130,10 +162,34 @@ impl DeleteOptions {
                     Some(FINALIZER_FOREGROUND) => Some(Propagation::Foreground),
                     _ => None,
                 });
-                said.unwrap_or(Propagation::Background)
+                said.unwrap_or(if orphans(info) { Propagation::Orphan } else { Propagation::Background })
             }
         }
     }
+
+    fn says_nothing(&self) -> bool {
+        self.orphan_dependents.is_none() && self.propagation_policy.is_none()
+    }
+
+    fn warnings(&self, context: &Context<'_>) -> Vec<String> {
+        let kind = &context.info.kind;
+        if (&*context.info.group, &**kind) == ("batch", "Job") && self.says_nothing() {
+            return vec![JOB_WARNING.to_owned()];
+        }
+        if !is_collected(context) && self.propagation_policy.as_deref() == Some("Foreground") {
+            return vec![format!("foreground deletion is not served for {kind}; dependents are deleted afterwards")];
+        }
+        Vec::new()
+    }
+}
+
+/// What upstream says to those who delete a job and do not say what becomes of its pods.
+const JOB_WARNING: &str = "child pods are preserved by default when jobs are deleted; \
+    set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
+
+/// Kinds whose dependents stay when nothing is said, as it was when nobody could say it.
+fn orphans(info: &ResourceInfo) -> bool {
+    matches!((&*info.group, &*info.version, &*info.kind), ("batch", "v1", "Job") | ("", "v1", "ReplicationController"))
 }
 
 /// Whether somebody takes the finalizers of a deletion away from objects of this kind.
@@ -160,56 +216,55 @@ fn set_finalizer(object: &mut Value, propagation: Propagation) {
 }
 
 fn options(context: &Context<'_>, body: &Bytes) -> Result<(DeleteOptions, WriteOptions)> {
-    let mut options = DeleteOptions::default();
-    if !body.iter().all(u8::is_ascii_whitespace) {
-        let decoded = decode_body(&context.headers, body, values_max(context.identity))?;
-        if !decoded.is_null() {
-            options = serde_json::from_value(decoded)
-                .map_err(|error| ApiError::bad_request(format!("error decoding DeleteOptions: {error}")))?;
-        }
-    }
-    let query = &context.query;
-    if let Some(text) = query.get("gracePeriodSeconds") {
-        let seconds = text
-            .parse()
-            .map_err(|_| ApiError::bad_request(format!("invalid value {text:?} for parameter gracePeriodSeconds")))?;
-        options.grace_period_seconds = Some(seconds);
-    }
-    if let Some(policy) = query.get("propagationPolicy") {
-        options.propagation_policy = Some(policy.to_owned());
-    }
-    if query.get("orphanDependents").is_some() {
-        options.orphan_dependents = Some(query.flag("orphanDependents"));
-    }
+    // Upstream reads the query of those alone who send no body.
+    let options = if body.is_empty() { options_of_query(&context.query)? } else { options_of_body(context, body)? };
     let mut errors = Vec::new();
-    if options.grace_period_seconds.is_some_and(|seconds| seconds < 0) {
-        let value = options.grace_period_seconds.unwrap_or_default().into();
-        errors.push(FieldError::invalid("gracePeriodSeconds", &value, "must be greater than or equal to 0"));
-    }
-    if let Some(policy) = options.propagation_policy.as_deref()
-        && !matches!(policy, "Orphan" | "Background" | "Foreground")
-    {
-        let supported = ["Background", "Foreground", "Orphan"];
-        errors.push(FieldError::not_supported("propagationPolicy", &policy.into(), &supported));
-    }
-    if let Some(policy) = options.propagation_policy.as_deref()
-        && options.orphan_dependents.is_some()
-    {
-        let why = "orphanDependents and deletionPropagation cannot be both set";
-        errors.push(FieldError::invalid("propagationPolicy", &policy.into(), why));
-    }
-    let mut write = WriteOptions::parse(query, "DeleteOptions")?;
-    for value in options.dry_run.iter().flatten() {
-        write.dry_run = true;
-        if value != "All" {
-            errors.push(FieldError::not_supported("dryRun", &value.as_str().into(), &["All"]));
+    if let Some(policy) = options.propagation_policy.as_deref() {
+        if options.orphan_dependents.is_some() {
+            let why = "orphanDependents and deletionPropagation cannot be both set";
+            errors.push(FieldError::invalid("propagationPolicy", &policy.into(), why));
+        }
+        if !matches!(policy, "Orphan" | "Background" | "Foreground") {
+            let supported = ["Foreground", "Background", "Orphan", "nil"];
+            errors.push(FieldError::not_supported("propagationPolicy", &policy.into(), &supported));
         }
     }
+    let stages: Vec<&str> = options.dry_run.iter().flatten().map(String::as_str).collect();
+    errors.extend(check_dry_run(&stages));
     if errors.is_empty() {
+        let write = WriteOptions { dry_run: !stages.is_empty(), field_validation: FieldValidation::Warn };
         Ok((options, write))
     } else {
         Err(ApiError::invalid_kind("meta.k8s.io", "DeleteOptions", "", &errors))
     }
+}
+
+fn options_of_body(context: &Context<'_>, body: &Bytes) -> Result<DeleteOptions> {
+    let decoded = decode_body(&context.headers, body, values_max(context.identity))?;
+    let kind = decoded.get("kind").and_then(Value::as_str).unwrap_or("DeleteOptions");
+    if kind != "DeleteOptions" {
+        return Err(ApiError::bad_request("decoded object cannot be converted to DeleteOptions"));
+    }
+    if decoded.is_null() {
+        return Ok(DeleteOptions::default());
+    }
+    serde_json::from_value(decoded)
+        .map_err(|error| ApiError::bad_request(format!("error decoding DeleteOptions: {error}")))
+}
+
+fn options_of_query(query: &Query) -> Result<DeleteOptions> {
+    let first = |key: &str| query.iter().find(|(found, _)| *found == key).map(|(_, value)| value);
+    let dry_run: Vec<String> =
+        query.iter().filter(|(key, _)| *key == "dryRun").map(|(_, value)| value.to_owned()).collect();
+    Ok(DeleteOptions {
+        grace_period_seconds: first("gracePeriodSeconds")
+            .map(|text| text.parse().map_err(|_| ApiError::bad_number("ParseInt", text)))
+            .transpose()?,
+        preconditions: None,
+        propagation_policy: first("propagationPolicy").map(str::to_owned),
+        orphan_dependents: switch(query, "orphanDependents"),
+        dry_run: Some(dry_run),
+    })
 }
 
 async fn delete_one(
@@ -218,31 +273,45 @@ async fn delete_one(
     write: WriteOptions,
     name: &str,
 ) -> Result<Outcome> {
-    if is_namespace(&context.info) && BUILTIN_NAMESPACES.contains(&name) {
-        return Err(ApiError::forbidden(&context.info, name, "this namespace may not be deleted"));
-    }
+    check_deletable(&context.info, name)?;
     let is_crd = crd::is_crd(&context.info);
     let _guard = if is_crd { Some(context.server.crd_writes.lock().await) } else { None };
     let insists = options.preconditions.as_ref().is_some_and(|held| held.resource_version.is_some());
+    // Once it is marked it is another revision, by this very request.
+    let mut is_marked = false;
     for _ in 0..TRIES {
         let stored = context.server.store.get(&context.key(name));
         let stored = stored.ok_or_else(|| ApiError::not_found(&context.info, name))?;
         context.authorize_object(&stored)?;
         let old = decode_stored(context, &stored)?;
-        check_preconditions(context, options, &stored, &old, name)?;
-        context.validate(Operation::Delete, &old, Some(&old), write, &mut Vec::new())?;
+        if !is_marked {
+            check_preconditions(context, options, &stored, &old, name)?;
+            context.validate(Operation::Delete, &old, Some(&old), write, &mut Vec::new())?;
+        }
         let uid = uid_of(&old).to_owned();
-        let attempt = match waiting(context, options, &old) {
-            Some(new) if write.dry_run => return Ok(Outcome::Waiting(Context::dry(&new))),
-            Some(new) if new == old => return Ok(Outcome::Waiting(stored.bytes.clone())),
-            Some(new) => context.put(new, Expect::Revision(stored.revision)).await.map(Outcome::Waiting),
-            None if write.dry_run => return Ok(Outcome::Deleted(uid)),
-            None => {
-                if options.propagation(&old) == Propagation::Orphan && !is_collected(context) {
+        let attempt = match next_step(context, options, &old) {
+            Step::Leave => return Ok(Outcome::Waiting(stored.bytes.clone())),
+            Step::Wait(new) if write.dry_run => return Ok(Outcome::Waiting(Context::dry(&new))),
+            Step::Wait(new) if new == old => return Ok(Outcome::Waiting(stored.bytes.clone())),
+            Step::Wait(new) => context.put(new, Expect::Revision(stored.revision)).await.map(Outcome::Waiting),
+            Step::MarkAndRemove(new) if write.dry_run => return Ok(Outcome::Deleted(uid, Context::dry(&new))),
+            Step::MarkAndRemove(new) => match context.put(new, Expect::Revision(stored.revision)).await {
+                // The next round finds it marked, and removes it.
+                Ok(_) => {
+                    is_marked = true;
+                    continue;
+                }
+                Err(error) => Err(error),
+            },
+            Step::Remove if write.dry_run => return Ok(Outcome::Deleted(uid, stored.bytes.clone())),
+            Step::Remove => {
+                if options.propagation(&context.info, &old) == Propagation::Orphan && !is_collected(context) {
                     orphan_dependents(context, &uid).await?;
                 }
-                let removed =
-                    async { remove(context, &stored, stored.bytes.clone()).await.map(|()| Outcome::Deleted(uid)) };
+                let removed = async {
+                    let revision = remove(context, &stored, stored.bytes.clone()).await?;
+                    Ok(Outcome::Deleted(uid, with_revision(&stored.bytes, revision)))
+                };
                 if is_crd { undefine(context, &old, removed).await } else { removed.await }
             }
         };
@@ -256,6 +325,19 @@ async fn delete_one(
     Err(ApiError::modified(&context.info, name))
 }
 
+/// Some objects are part of every cluster.
+fn check_deletable(info: &ResourceInfo, name: &str) -> Result<()> {
+    if is_namespace(info) && BUILTIN_NAMESPACES.contains(&name) {
+        return Err(ApiError::forbidden(info, name, "this namespace may not be deleted"));
+    }
+    let is_class = (&*info.group, &*info.kind) == ("scheduling.k8s.io", "PriorityClass");
+    if is_class && matches!(name, "system-node-critical" | "system-cluster-critical") {
+        let why = "this is a system priority class and cannot be deleted";
+        return Err(ApiError::forbidden(info, name, why));
+    }
+    Ok(())
+}
+
 fn check_preconditions(
     context: &Context<'_>,
     options: &DeleteOptions,
@@ -265,49 +347,132 @@ fn check_preconditions(
 ) -> Result<()> {
     let Some(expected) = &options.preconditions else { return Ok(()) };
     let pairs = [
-        ("UID", expected.uid.clone(), uid_of(old).to_owned()),
-        ("ResourceVersion", expected.resource_version.clone(), stored.revision.to_string()),
+        ("UID", expected.uid.clone(), uid_of(old).to_owned(), "deleted and then recreated"),
+        ("ResourceVersion", expected.resource_version.clone(), stored.revision.to_string(), "modified"),
     ];
-    for (what, expected, held) in pairs {
-        if let Some(expected) = expected.filter(|expected| *expected != held) {
+    for (what, expected, held, cause) in pairs {
+        let Some(expected) = expected.filter(|expected| *expected != held) else { continue };
+        if is_namespace(&context.info) {
             let why = format!("Precondition failed: {what} in precondition: {expected}, {what} in object meta: {held}");
             return Err(ApiError::conflict(&context.info, name, &why));
         }
+        let why = format!(
+            "the {what} in the precondition ({expected}) does not match the {what} in record ({held}). \
+             The object might have been {cause}"
+        );
+        return Err(ApiError::conflict_kind(&context.info.group, &context.info.kind, name, &why));
     }
     Ok(())
 }
 
-/// The object as it waits for its deletion; `None` when nothing holds it.
-fn waiting(context: &Context<'_>, options: &DeleteOptions, old: &Value) -> Option<Value> {
-    let grace = match context.info.grace_seconds(old) {
-        Some(own) => options.grace_period_seconds.unwrap_or(own).max(0),
-        None => 0,
-    };
-    let before = old.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
+/// What is to be done with an object that shall be deleted.
+fn next_step(context: &Context<'_>, options: &DeleteOptions, old: &Value) -> Step {
+    let now = jiff::Timestamp::now();
     let mut new = old.clone();
-    // While its kubelet has time to end it, a second delete may only shorten that time.
-    let is_ending = is_terminating(old) && before.is_some_and(|before| before > 0 && grace >= before);
-    if is_collected(context) && !is_ending {
-        set_finalizer(&mut new, options.propagation(old));
-    }
-    if grace == 0 && !context.info.is_held(&new) {
-        return None;
-    }
-    if !is_terminating(old) || before.is_some_and(|before| grace < before) {
-        let end =
-            jiff::Timestamp::now().checked_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(jiff::Timestamp::MAX);
-        let fields = metadata(&mut new);
-        fields.insert("deletionTimestamp".to_owned(), timestamp(end).into());
-        fields.insert("deletionGracePeriodSeconds".to_owned(), grace.into());
-        if let Some(generation) = fields.get("generation").and_then(Value::as_i64) {
-            fields.insert("generation".to_owned(), (generation + 1).into());
+    if is_namespace(&context.info) {
+        if is_terminating(old) && !context.info.is_held(old) {
+            return Step::Remove;
         }
+        if is_terminating(old) {
+            return Step::Leave;
+        }
+        metadata(&mut new).insert("deletionTimestamp".to_owned(), timestamp(now).into());
+        if is_collected(context) {
+            set_finalizer(&mut new, options.propagation(&context.info, old));
+        }
+        context.info.begin_deletion(&mut new);
+        return Step::Wait(new);
     }
-    context.info.begin_deletion(&mut new);
-    Some(new)
+    let grace = match graceful(context, options, old, now) {
+        Grace::Pending => return Step::Leave,
+        Grace::None => None,
+        Grace::Ends { at, seconds } => {
+            let fields = metadata(&mut new);
+            fields.insert("deletionTimestamp".to_owned(), timestamp(at).into());
+            fields.insert("deletionGracePeriodSeconds".to_owned(), seconds.into());
+            if !is_terminating(old) {
+                raise_generation(&mut new);
+            }
+            Some(seconds)
+        }
+    };
+    if is_collected(context) {
+        set_finalizer(&mut new, options.propagation(&context.info, old));
+    }
+    let is_held = context.info.is_held(&new);
+    match grace {
+        None if is_held => {
+            if !is_terminating(old) {
+                raise_generation(&mut new);
+            }
+            let fields = metadata(&mut new);
+            let ends = old.pointer("/metadata/deletionTimestamp").and_then(Value::as_str);
+            if ends.and_then(|text| text.parse::<jiff::Timestamp>().ok()).is_none_or(|ends| ends > now) {
+                fields.insert("deletionTimestamp".to_owned(), timestamp(now).into());
+            }
+            fields.insert("deletionGracePeriodSeconds".to_owned(), 0.into());
+            context.info.begin_deletion(&mut new);
+            Step::Wait(new)
+        }
+        None => Step::Remove,
+        Some(0) if !is_held => Step::MarkAndRemove(new),
+        Some(_) => Step::Wait(new),
+    }
 }
 
-fn is_namespace(info: &machinery_kinds::ResourceInfo) -> bool {
+fn raise_generation(object: &mut Value) {
+    let fields = metadata(object);
+    if let Some(generation) = fields.get("generation").and_then(Value::as_i64).filter(|generation| *generation > 0) {
+        fields.insert("generation".to_owned(), generation.saturating_add(1).into());
+    }
+}
+
+/// Whether somebody is given time to end what the object describes.
+enum Grace {
+    /// Nobody.
+    None,
+    /// Somebody has been given it, and it cannot be made longer.
+    Pending,
+    /// Until then.
+    Ends { at: jiff::Timestamp, seconds: i64 },
+}
+
+fn graceful(context: &Context<'_>, options: &DeleteOptions, old: &Value, now: jiff::Timestamp) -> Grace {
+    // Below zero is as little as there can be.
+    let positive = |seconds: i64| if seconds < 0 { 1 } else { seconds };
+    let later = |from: jiff::Timestamp, seconds: i64| {
+        from.checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or(jiff::Timestamp::MAX)
+    };
+    if (&*context.info.group, &*context.info.kind) != ("", "Pod") {
+        return Grace::None;
+    }
+    let asked = options.grace_period_seconds.map(positive);
+    if is_terminating(old) {
+        let before = old.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
+        let before = positive(before);
+        return match asked {
+            _ if before == 0 => Grace::None,
+            Some(asked) if asked < before => {
+                let ends = text_at(old, "/metadata/deletionTimestamp").parse().unwrap_or(now);
+                let at = later(later(ends, -before), asked);
+                match (at < now, asked) {
+                    (false, seconds) => Grace::Ends { at, seconds },
+                    (true, 0) => Grace::Ends { at: now, seconds: 0 },
+                    (true, _) => Grace::Ends { at: now, seconds: 1 },
+                }
+            }
+            _ => Grace::Pending,
+        };
+    }
+    let seconds = match context.info.grace_seconds(old) {
+        // No node holds it.
+        None => 0,
+        Some(own) => positive(asked.unwrap_or(own)),
+    };
+    Grace::Ends { at: later(now, seconds), seconds }
+}
+
+fn is_namespace(info: &ResourceInfo) -> bool {
     &*info.kind == "Namespace" && info.group.is_empty()
 }
 

@@ -3,20 +3,22 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use api_kube::names::quoted;
 use base_http::Body;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::Response;
+use machinery_kinds::ResourceInfo;
 use machinery_store::{Expired, Key, Object, Revision, Snapshot};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::error;
 
-use crate::negotiate::{Output, output, partial_of_bytes};
-use crate::object::{as_seen, decode};
+use crate::negotiate::{Arity, Form, Media, partial_of_bytes, table_row};
+use crate::object::{as_seen, decode, without_type};
 use crate::pump::{self, PIECE_BYTES};
-use crate::request::{At, ListOptions};
+use crate::request::{At, ListOptions, switch, version_error};
 use crate::selector::Selection;
 use crate::server::Context;
 use crate::status::{ApiError, Result};
@@ -24,8 +26,17 @@ use crate::status::{ApiError, Result};
 /// Objects looked at in one step while a selector picks few of them; others get their turn between two steps.
 const SCAN_STEP: usize = 1000;
 
+/// A larger list is nothing that a person reads.
+const YAML_LIST_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 pub(crate) fn get(context: &Context<'_>) -> Result<Response<Body>> {
-    if let At::NotOlderThan(revision) = ListOptions::parse(&context.query)?.at {
+    let query = &context.query;
+    if switch(query, "export") == Some(true) {
+        let why = "the export parameter, deprecated since v1.14, is no longer supported";
+        return Err(ApiError::bad_request(why));
+    }
+    if let Some(text) = query.get("resourceVersion") {
+        let revision = text.parse().map_err(|_| ApiError::unknown(version_error(text)))?;
         check_reached(context, revision)?;
     }
     let stored = context.stored()?;
@@ -33,14 +44,20 @@ pub(crate) fn get(context: &Context<'_>) -> Result<Response<Body>> {
     context.show(stored.bytes.clone(), false, &[])
 }
 
-/// Where a list continues; opaque to clients.
+/// Where a list continues; opaque to clients, and still upstream's: it is read as carefully.
 #[derive(Debug, Serialize, Deserialize)]
 struct ContinueToken {
+    #[serde(rename = "v", default)]
+    version: String,
     /// The revision of the whole list.
-    rv: u64,
-    /// Namespace and name of the last object sent.
-    after: (String, String),
+    #[serde(default)]
+    rv: i64,
+    /// `/NAMESPACE/NAME` of the last object sent, or `/NAME` within a namespace, and the byte after which it goes on.
+    #[serde(default)]
+    start: String,
 }
+
+const TOKEN_VERSION: &str = "meta.k8s.io/v1";
 
 /// Some of a resource's objects at one revision.
 pub(crate) struct Page {
@@ -50,29 +67,49 @@ pub(crate) struct Page {
 }
 
 pub(crate) async fn list(context: &Context<'_>, options: &ListOptions) -> Result<Response<Body>> {
-    let output = output(&context.headers, &context.query)?;
+    if let Form::Partial(_, Arity::One) = context.output.form {
+        let list = go_type(&context.info.group, &context.info.list_kind, context.info.is_custom());
+        let why = format!("you requested PartialObjectMetadata, but the requested object is a list ({list})");
+        return Err(ApiError::no_such_form(why));
+    }
     let selection = selection(context, options)?;
     let page = page(context, options, &selection).await?;
-    Ok(listed(context, page, output))
+    listed(context, page)
+}
+
+/// A type as upstream's program prints it.
+pub(crate) fn go_type(group: &str, kind: &str, is_custom: bool) -> String {
+    if is_custom {
+        let list = if kind.ends_with("List") { "UnstructuredList" } else { "Unstructured" };
+        return format!("*unstructured.{list}");
+    }
+    let package = match group {
+        "" => "core",
+        other => other.split('.').next().unwrap_or_default(),
+    };
+    format!("*{package}.{kind}")
 }
 
 /// A page as a list of the form that the client wants, made while it is sent.
-pub(crate) fn listed(context: &Context<'_>, page: Page, output: Output) -> Response<Body> {
+pub(crate) fn listed(context: &Context<'_>, page: Page) -> Result<Response<Body>> {
+    let output = context.output;
     let metadata = page.metadata();
     let now = jiff::Timestamp::now();
-    let head = match output {
-        Output::Json => format!(
-            r#"{{"apiVersion":"{}","kind":"{}","metadata":{metadata},"items":["#,
-            context.info.api_version(),
+    let head = match output.form {
+        Form::Object => format!(
+            r#"{{"kind":"{}","apiVersion":"{}","metadata":{metadata},"items":["#,
             context.info.list_kind,
+            context.info.api_version(),
         ),
-        Output::Partial => format!(
-            r#"{{"apiVersion":"meta.k8s.io/v1","kind":"PartialObjectMetadataList","metadata":{metadata},"items":["#
+        Form::Partial(version, _) => format!(
+            r#"{{"kind":"PartialObjectMetadataList","apiVersion":"{}","metadata":{metadata},"items":["#,
+            version.api_version()
         ),
-        Output::Table(_) => {
+        Form::Table(version, _) => {
             let columns = Value::from(machinery_kinds::column_definitions(&context.info));
             format!(
-                r#"{{"apiVersion":"meta.k8s.io/v1","kind":"Table","metadata":{metadata},"columnDefinitions":{columns},"rows":["#
+                r#"{{"kind":"Table","apiVersion":"{}","metadata":{metadata},"columnDefinitions":{columns},"rows":["#,
+                version.api_version()
             )
         }
     };
@@ -81,15 +118,18 @@ pub(crate) fn listed(context: &Context<'_>, page: Page, output: Output) -> Respo
         let bytes = object.bytes.len();
         (sum + bytes + 1, bytes.max(largest))
     });
-    let bytes_about = head.len() + if output == Output::Json { object_bytes } else { object_bytes / 3 };
+    let is_whole = output.form == Form::Object;
+    let bytes_about = head.len() + if is_whole { object_bytes } else { object_bytes / 3 };
     let info = context.info.clone();
-    let write_item = move |object: &Object, piece: &mut BytesMut| match output {
-        Output::Json => piece.extend_from_slice(&as_seen(&info, &object.bytes)),
-        Output::Partial => partial_of_bytes(&object.bytes, piece),
+    let write_item = move |object: &Object, piece: &mut BytesMut| match output.form {
+        // Items of a list of Kubernetes' own types have no type of their own: the list says it.
+        Form::Object if !info.is_custom() => without_type(&as_seen(&info, &object.bytes), piece),
+        Form::Object => piece.extend_from_slice(&as_seen(&info, &object.bytes)),
+        Form::Partial(version, _) => partial_of_bytes(&object.bytes, version, piece),
         // What cannot be read was written by this server and damaged since: its row is left out rather than the list.
-        Output::Table(include) => match decode(&info, object) {
+        Form::Table(version, include) => match decode(&info, object) {
             Ok(value) => {
-                let row = machinery_kinds::table_row(&info, &value, now, include);
+                let row = table_row(&info, &value, version, include, now);
                 serde_json::to_writer(piece.writer(), &row).expect("a JSON value always serialises into memory");
             }
             Err(error) => error!(reason = error.message(), "Left an object out of a table."),
@@ -97,7 +137,16 @@ pub(crate) fn listed(context: &Context<'_>, page: Page, output: Output) -> Respo
     };
     let pieces =
         Pieces { head: Some(head), items: page.items.into_iter(), write_item, has_items: false, is_done: false };
-    pump::respond(context.server, &context.headers, bytes_about, largest, context.turn.clone(), pieces)
+    if output.media == Media::Json {
+        return Ok(pump::respond(context.server, &context.headers, bytes_about, largest, context.turn.clone(), pieces));
+    }
+    // YAML is for people, and made of the whole.
+    if bytes_about > YAML_LIST_BYTES_MAX {
+        return Err(ApiError::too_large("the list is too large for YAML: request pages of it, or JSON"));
+    }
+    let mut whole = BytesMut::new();
+    pieces.for_each(|piece| whole.extend_from_slice(&piece));
+    Ok(crate::status::ok(whole.freeze()))
 }
 
 /// What the request selects; refuses fields that the resource does not offer.
@@ -106,10 +155,24 @@ pub(crate) fn selection(context: &Context<'_>, options: &ListOptions) -> Result<
         let is_known = matches!(field, "metadata.name" | "metadata.namespace")
             || context.info.selectable_fields.iter().any(|selectable| &*selectable.name == field);
         if !is_known {
-            return Err(ApiError::bad_request(format!("field label not supported: {field}")));
+            return Err(ApiError::bad_request(unknown_field(&context.info, field)));
         }
     }
     Ok(Selection::new(context.path.namespace.clone(), options.labels.clone(), options.fields.clone()))
+}
+
+/// What upstream says of a field that a kind does not offer: some have words of their own.
+fn unknown_field(info: &ResourceInfo, field: &str) -> String {
+    let has_own_fields = !info.selectable_fields.is_empty() || info.is_custom();
+    match (&*info.group, &*info.kind) {
+        ("batch", "Job") => format!("field label {} not supported for Job", quoted(field)),
+        ("resource.k8s.io", "ResourceSlice") => {
+            format!("field label not supported for {}, Kind={}: {field}", info.api_version(), info.kind)
+        }
+        ("", "Namespace" | "Secret" | "Service") => format!("field label not supported: {field}"),
+        _ if has_own_fields => format!("field label not supported: {field}"),
+        _ => format!("{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"", quoted(field)),
+    }
 }
 
 /// Reads one page.
@@ -128,7 +191,7 @@ pub(crate) async fn page(context: &Context<'_>, options: &ListOptions, selection
     if !selection.has_selectors() {
         let range = store.range(&resource, namespace, after, options.limit, at).map_err(expired)?;
         let last = range.items.last().filter(|_| range.remaining > 0);
-        let next = last.map(|last| (token(range.revision, last), Some(range.remaining)));
+        let next = last.map(|last| (token(selection, range.revision, last), Some(range.remaining)));
         return Ok(Page { items: range.items, revision: range.revision, next });
     }
     let limit = options.limit.unwrap_or(usize::MAX);
@@ -139,7 +202,7 @@ pub(crate) async fn page(context: &Context<'_>, options: &ListOptions, selection
         let mut found = range.items.into_iter();
         let items: Vec<_> = found.by_ref().filter(|object| selection.matches(object)).take(limit).collect();
         let last = items.last().filter(|_| found.len() > 0);
-        let next = last.map(|last| (token(at, last), None));
+        let next = last.map(|last| (token(selection, at, last), None));
         return Ok(Page { items, revision: at, next });
     }
     let snapshot = match at {
@@ -150,7 +213,7 @@ pub(crate) async fn page(context: &Context<'_>, options: &ListOptions, selection
     let (items, last) = select(&snapshot, term, selection, after, limit).await;
     let next = last.map(|last| {
         store.retain(&resource, &snapshot);
-        (token(revision, &last), None)
+        (token(selection, revision, &last), None)
     });
     Ok(Page { items: items.into(), revision, next })
 }
@@ -222,16 +285,14 @@ type Start = (Option<Revision>, Option<(String, String)>);
 
 fn start(context: &Context<'_>, options: &ListOptions) -> Result<Start> {
     if let Some(text) = &options.continue_token {
-        let token: Option<ContinueToken> =
-            URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let token =
-            token.ok_or_else(|| ApiError::bad_request("continue key is not valid: it is not one of this server's"))?;
-        if !matches!(options.at, At::Latest | At::Any) {
+        let (revision, after) = read_token(text, context.path.namespace.as_deref(), context.info.namespaced)
+            .map_err(|why| ApiError::bad_request(format!("invalid continue token: {why}")))?;
+        if !matches!(options.at, Ok(At::Latest | At::Any)) {
             return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
         }
-        return Ok((Some(Revision(token.rv)), Some(token.after)));
+        return Ok((revision, Some(after)));
     }
-    match options.at {
+    match options.at()? {
         At::Latest | At::Any => Ok((None, None)),
         At::NotOlderThan(revision) => {
             check_reached(context, revision)?;
@@ -242,6 +303,59 @@ fn start(context: &Context<'_>, options: &ListOptions) -> Result<Start> {
             Ok((Some(revision), None))
         }
     }
+}
+
+/// Where a token continues: at a revision, or now, after an object.
+fn read_token(
+    text: &str,
+    namespace: Option<&str>,
+    is_namespaced: bool,
+) -> std::result::Result<(Option<Revision>, (String, String)), String> {
+    let invalid = |why: &str| format!("continue key is not valid: {why}");
+    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|error| invalid(&base64_error(&error, text)))?;
+    let token: ContinueToken = serde_json::from_slice(&bytes).map_err(|_| invalid(&json_error(&bytes)))?;
+    if token.version != TOKEN_VERSION {
+        return Err(invalid(&format!("server does not recognize this encoded version {}", token.version)));
+    }
+    if token.rv == 0 {
+        return Err(invalid("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
+    }
+    if token.start.is_empty() {
+        return Err(invalid("encoded start key empty (version meta.k8s.io/v1)"));
+    }
+    let key = token.start.trim_start_matches('/').trim_end_matches('\0');
+    if key.is_empty() || key.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err(invalid(&token.start));
+    }
+    let (namespace, name) = match (namespace, key.split_once('/')) {
+        (Some(namespace), None) => (namespace, key),
+        (None, Some((namespace, name))) if is_namespaced => (namespace, name),
+        (None, None) if !is_namespaced => ("", key),
+        _ => return Err(invalid(&token.start)),
+    };
+    let revision = u64::try_from(token.rv).ok().map(Revision);
+    Ok((revision, (namespace.to_owned(), name.to_owned())))
+}
+
+fn base64_error(error: &base64::DecodeError, text: &str) -> String {
+    let at = match error {
+        base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => *at,
+        base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding => text.len(),
+    };
+    format!("illegal base64 data at input byte {at}")
+}
+
+/// What Go's decoder says of bytes that are no object.
+fn json_error(bytes: &[u8]) -> String {
+    let Some(first) = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) else {
+        return "unexpected end of JSON input".to_owned();
+    };
+    let shown = match first {
+        b'\'' => "\\'".to_owned(),
+        b'"' => "\"".to_owned(),
+        other => quoted(&char::from(*other).to_string()).trim_matches('"').to_owned(),
+    };
+    format!("invalid character '{shown}' looking for beginning of value")
 }
 
 fn check_reached(context: &Context<'_>, revision: Revision) -> Result<()> {
@@ -265,8 +379,15 @@ fn expired_list(expired: &Expired, is_continued: bool) -> ApiError {
     ApiError::expired(format!("The resourceVersion for the provided list is too old. ({})", expired.asked))
 }
 
-fn token(revision: Revision, last: &Object) -> String {
-    let token = ContinueToken { rv: revision.0, after: (last.key.namespace.to_string(), last.key.name.to_string()) };
+fn token(selection: &Selection, revision: Revision, last: &Object) -> String {
+    let (namespace, name) = last.names();
+    let key = if selection.namespace.is_some() || namespace.is_empty() {
+        format!("/{name}\0")
+    } else {
+        format!("/{namespace}/{name}\0")
+    };
+    let rv = i64::try_from(revision.0).unwrap_or(i64::MAX);
+    let token = ContinueToken { version: TOKEN_VERSION.to_owned(), rv, start: key };
     URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).expect("a number and two strings always serialise"))
 }
 

@@ -91,7 +91,7 @@ pub(crate) async fn change(
         }
         let written = if context.info.may_be_removed(&new) {
             let last = Context::dry(&new);
-            let removed = async { remove(context, &stored, last.clone()).await.map(|()| last) };
+            let removed = async { remove(context, &stored, last.clone()).await.map(|_| last) };
             if is_crd { undefine(context, &new, removed).await } else { removed.await }
         } else {
             drop(old);

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use self::lines::{Lines, Sent};
 use super::read::{all, selection};
 use crate::flow::Entry;
-use crate::negotiate::{Output, output, partial_of_bytes, table};
+use crate::negotiate::{Arity, Form, MetaVersion, Output, partial_of_bytes, table};
 use crate::object::{as_seen, with_revision};
 use crate::outgoing::Holder;
 use crate::request::{At, ListOptions};
@@ -52,7 +52,10 @@ pub(crate) async fn watch(
     options: &ListOptions,
     counted: Option<Entry>,
 ) -> Result<Response<Body>> {
-    let output = output(&context.headers, &context.query)?;
+    if !context.info.verbs.contains(&"watch") {
+        return Err(ApiError::not_supported(&context.info, "watch"));
+    }
+    let output = context.output;
     let selection = selection(context, options)?;
     let encoder =
         Encoder { info: context.info.clone(), api_version: context.info.api_version(), output, has_columns: false };
@@ -87,7 +90,7 @@ pub(crate) async fn watch(
         }
         Err(error) => return Err(error),
     };
-    if output == Output::Json {
+    if output.is_plain() {
         return Ok(status::ok(sent(stream)));
     }
     // Rows and metadata are made of decoded objects, which is work for the pool.
@@ -154,8 +157,9 @@ struct Started {
 
 async fn start(context: &Context<'_>, options: &ListOptions, selection: &Selection) -> Result<Started> {
     let store = &context.server.store;
-    let marks_end = options.initial_events == Some(true);
-    let from = match options.at {
+    let marks_end = options.initial_events == Some(true) && options.bookmarks;
+    let at = options.at.clone().map_err(ApiError::unknown)?;
+    let from = match at {
         At::NotOlderThan(revision) | At::Exact(revision) => Some(revision),
         At::Latest | At::Any => None,
     };
@@ -265,7 +269,7 @@ impl Stream {
         }
         // As they are, they are counted already.
         let held = if self.initial.is_empty() { self.initial_held.take() } else { None };
-        if self.encoder.output == Output::Json {
+        if self.encoder.output.is_plain() {
             return lines.held(held);
         }
         drop(held);
@@ -313,25 +317,26 @@ impl Encoder {
 
     fn event(&mut self, kind: &str, bytes: &Bytes, lines: &mut Lines) {
         let bytes = as_seen(&self.info, bytes);
-        match self.output {
-            Output::Json => lines.push(kind, &bytes),
-            Output::Partial => {
+        match self.output.form {
+            Form::Object => lines.push(kind, &bytes),
+            // Upstream cannot make a list of an event, and sends the object as it is.
+            Form::Partial(_, Arity::List) => lines.push(kind, &bytes),
+            Form::Partial(version, Arity::One) => {
                 let mut shown = BytesMut::new();
-                partial_of_bytes(&bytes, &mut shown);
+                partial_of_bytes(&bytes, version, &mut shown);
                 lines.push(kind, &shown.freeze());
             }
-            Output::Table(include) => {
+            Form::Table(version, include) => {
                 if let Ok(object) = serde_json::from_slice::<Value>(&bytes) {
-                    let shown = self.row(&object, include);
+                    let shown = self.row(&object, version, include);
                     lines.push(kind, &shown.to_string().into());
                 }
             }
         }
     }
 
-    fn row(&mut self, object: &Value, include: IncludeObject) -> Value {
-        let mut shown = table(&self.info, std::slice::from_ref(object), include);
-        shown["metadata"] = json!({"resourceVersion": crate::object::text_at(object, "/metadata/resourceVersion")});
+    fn row(&mut self, object: &Value, version: MetaVersion, include: IncludeObject) -> Value {
+        let mut shown = table(&self.info, object, version, include);
         if std::mem::replace(&mut self.has_columns, true) {
             shown["columnDefinitions"] = json!([]);
         }
@@ -344,20 +349,17 @@ impl Encoder {
         if is_initial_end {
             metadata["annotations"] = json!({INITIAL_EVENTS_END: "true"});
         }
-        let object = match self.output {
-            Output::Json => json!({"kind": self.info.kind, "apiVersion": self.api_version, "metadata": metadata}),
-            Output::Partial => {
-                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+        let partial = |version: MetaVersion| json!({"kind": "PartialObjectMetadata", "apiVersion": version.api_version(), "metadata": metadata});
+        let object = match self.output.form {
+            Form::Object | Form::Partial(_, Arity::List) => {
+                json!({"kind": self.info.kind, "apiVersion": self.api_version, "metadata": metadata})
             }
-            Output::Table(_) => {
-                let object =
-                    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
-                json!({
-                    "kind": "Table", "apiVersion": "meta.k8s.io/v1", "columnDefinitions": [],
-                    "metadata": {"resourceVersion": revision.to_string()},
-                    "rows": [{"cells": [], "object": object}],
-                })
-            }
+            Form::Partial(version, Arity::One) => partial(version),
+            Form::Table(version, _) => json!({
+                "kind": "Table", "apiVersion": version.api_version(), "columnDefinitions": [],
+                "metadata": {"resourceVersion": revision.to_string()},
+                "rows": [{"cells": [], "object": partial(version)}],
+            }),
         };
         Sent::line("BOOKMARK", object.to_string())
     }

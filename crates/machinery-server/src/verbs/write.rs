@@ -7,11 +7,11 @@ use base_http::Body;
 use bytes::{Bytes, BytesMut};
 use http::Response;
 use machinery_store::{CommitError, Expect, Key, Object, Op, Revision};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::admission::{AdmissionRequest, Operation};
 use crate::authorizer::Authorizer as _;
-use crate::negotiate::{BODY_BYTES_MAX, Output, partial_of_bytes, table};
+use crate::negotiate::{Arity, BODY_BYTES_MAX, Form, partial_of_bytes, table};
 use crate::object::{Encoded, decode, metadata, name_of, text_at};
 use crate::request::{FieldValidation, WriteOptions};
 use crate::server::{Context, warn};
@@ -315,25 +315,25 @@ impl Context<'_> {
     }
 
     fn shown(&self, bytes: Bytes) -> Result<Bytes> {
-        let output = crate::negotiate::output(&self.headers, &self.query)?;
         let bytes = object::as_seen(&self.info, &bytes);
         let decoded = || {
             serde_json::from_slice::<Value>(&bytes)
                 .map_err(|error| ApiError::internal(format!("a stored object cannot be read: {error}")))
         };
-        Ok(match output {
-            Output::Json => bytes,
-            Output::Partial => {
+        Ok(match self.output.form {
+            Form::Object => bytes,
+            Form::Partial(_, Arity::List) => {
+                let kind = super::read::go_type(&self.info.group, &self.info.kind, self.info.is_custom());
+                let why =
+                    format!("you requested PartialObjectMetadataList, but the requested object is not a list ({kind})");
+                return Err(ApiError::no_such_form(why));
+            }
+            Form::Partial(version, Arity::One) => {
                 let mut shown = BytesMut::new();
-                partial_of_bytes(&bytes, &mut shown);
+                partial_of_bytes(&bytes, version, &mut shown);
                 shown.freeze()
             }
-            Output::Table(include) => {
-                let object = decoded()?;
-                let mut shown = table(&self.info, std::slice::from_ref(&object), include);
-                shown["metadata"] = json!({"resourceVersion": text_at(&object, "/metadata/resourceVersion")});
-                shown.to_string().into()
-            }
+            Form::Table(version, include) => table(&self.info, &decoded()?, version, include).to_string().into(),
         })
     }
 }
@@ -353,15 +353,15 @@ pub(crate) enum PutError {
     Refused(ApiError),
 }
 
-/// Takes `stored` away. Those who watch see it for the last time as `last`.
-pub(crate) async fn remove(context: &Context<'_>, stored: &Object, last: Bytes) -> Result<(), PutError> {
+/// Takes `stored` away, and gives the revision of that. Those who watch see it for the last time as `last`.
+pub(crate) async fn remove(context: &Context<'_>, stored: &Object, last: Bytes) -> Result<Revision, PutError> {
     let delete = Op::Delete {
         key: stored.key.clone(),
         expect: Expect::Revision(stored.revision),
         final_bytes: Box::new(move |revision| object::with_revision(&last, revision)),
     };
     match context.server.store.commit(vec![delete], kinds::durability(&context.info)).await {
-        Ok(_) => Ok(()),
+        Ok(revisions) => Ok(revisions.last().copied().unwrap_or_default()),
         Err(CommitError::Conflict { .. }) => Err(PutError::Raced),
         // Somebody else deleted it, and no one may say that it was still there.
         Err(CommitError::NotFound) => Err(PutError::Refused(ApiError::not_found(&context.info, &stored.key.name))),
