@@ -18,7 +18,7 @@ use crate::names::Names;
 use crate::types::{Change, ChangeKind, Key, Object, Revision};
 
 /// The format that this program writes; it reads this one and all before.
-const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 2;
 
 /// Says which format the directory has, so that a newer one is rejected before anything is touched.
 const VERSION_FILE: &str = "VERSION";

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 
 use crate::cipher::RowCipher;
-use crate::engine::{Batch, Engine};
+use crate::engine::{Batch, Engine, MemoryEngine};
 use crate::error::{CommitError, Expired, OpenStoreError};
 use crate::fields::IndexFields;
 use crate::history;
@@ -169,7 +169,27 @@ impl Store {
     /// # Errors
     /// A format newer than this program knows is rejected and nothing in the directory is touched. See [`OpenStoreError`].
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, OpenStoreError> {
-        let (mut engine, format) = open::open_engine(dir)?;
+        let (engine, format) = open::open_engine(dir)?;
+        Self::start(engine, dir, format, options)
+    }
+
+    /// A store that is gone with its last clone: for tests, and for whoever keeps objects elsewhere. Everything but the disk is
+    /// as in [`Self::open`].
+    ///
+    /// # Errors
+    /// When its thread cannot be started.
+    pub fn in_memory(options: StoreOptions) -> Result<Self, OpenStoreError> {
+        // Nothing is there to be sealed, and no space to be kept.
+        let options = StoreOptions { cipher: None, reserve_bytes: 0, ..options };
+        Self::start(MemoryEngine::default(), Path::new(""), open::FORMAT, options)
+    }
+
+    fn start<E: Engine + 'static>(
+        mut engine: E,
+        dir: &Path,
+        format: u32,
+        options: StoreOptions,
+    ) -> Result<Self, OpenStoreError> {
         let limits = WindowLimits {
             age_ms: u64::try_from(options.window.as_millis()).unwrap_or(u64::MAX),
             changes_max: options.window_changes_max,

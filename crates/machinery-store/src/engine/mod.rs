@@ -4,10 +4,12 @@
 //! revision that made it, so a write is one append and the history needs no second copy of anything. See
 //! `docs/adr/0001-store-engine.md` for how the engine was chosen.
 
+mod memory;
 mod sqlite;
 
 use std::ops::RangeInclusive;
 
+pub(crate) use self::memory::MemoryEngine;
 pub(crate) use self::sqlite::SqliteEngine;
 
 /// Everything that one flush makes durable, or nothing of it.

@@ -277,3 +277,15 @@ async fn a_first_start_that_was_cut_is_begun_anew() {
         assert_eq!(open(dir.path()).get(&key).unwrap().bytes, "1");
     }
 }
+
+#[tokio::test]
+async fn a_store_in_memory_is_a_store() {
+    let store = Store::in_memory(StoreOptions::default()).unwrap();
+    let first = set(&store, &key("a"), "1").await;
+    let mut changes = store.watch(MAPS, first).unwrap();
+    let second = set(&store, &key("a"), "2").await;
+    let batch = changes.next().await.unwrap();
+    let change = &batch.changes[0];
+    assert_eq!((change.revision, change.object.bytes.as_ref()), (second, &b"2"[..]));
+    assert_eq!(store.get(&key("a")).unwrap().revision, second);
+}
