@@ -21,7 +21,8 @@ mod names;
 mod selectors;
 #[cfg(test)]
 mod tests;
+mod urls;
 mod values;
 
 #[allow(unused_imports, reason = "see above")]
-pub(crate) use self::{addresses::*, metadata::*, names::*, selectors::*, values::*};
+pub(crate) use self::{addresses::*, metadata::*, names::*, selectors::*, urls::*, values::*};

@@ -5,12 +5,6 @@
 
 use serde_json::{Map, Value, json};
 
-pub(crate) fn signing_request(request: &mut Value) {
-    if let Some(spec) = entry(request, "spec") {
-        set(spec, "usages", || json!(["digital signature", "key encipherment"]));
-    }
-}
-
 pub(crate) fn custom_resource_definition(object: &mut Value) {
     let Some(spec) = entry(object, "spec") else { return };
     set(spec, "conversion", || json!({"strategy": "None"}));

@@ -153,6 +153,13 @@ impl Errors {
         }
     }
 
+    /// `Unsupported value: …` with the value as this text; see [`FieldError::invalid_as`].
+    pub(crate) fn not_supported_as(&mut self, path: &Path<'_>, shown: &str, supported: &[&str]) {
+        if !self.is_full() {
+            self.push(FieldError::not_supported_as(path.to_string(), shown, supported));
+        }
+    }
+
     /// `Duplicate value: …`.
     pub(crate) fn duplicate(&mut self, path: &Path<'_>, value: impl Into<Value>) {
         if !self.is_full() {

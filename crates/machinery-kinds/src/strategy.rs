@@ -320,6 +320,18 @@ fn restore_all_but_status(new: &mut Value, old: &Value) {
     keys.iter().for_each(|key| restore(new, old, key));
 }
 
+/// What of the metadata is not written along with a status where upstream says so: most of what an author writes.
+pub(crate) fn restore_metadata_for_status(new: &mut Value, old: &Value) {
+    let empty = Value::Null;
+    let held = old.get("metadata").unwrap_or(&empty);
+    for key in ["labels", "annotations", "finalizers", "ownerReferences"] {
+        match held.get(key) {
+            Some(value) => metadata(new).insert(key.to_owned(), value.clone()),
+            None => metadata(new).remove(key),
+        };
+    }
+}
+
 /// Puts all of the metadata back to what they were but the revision that the client sent, which is a condition.
 pub(crate) fn restore_metadata_of(new: &mut Value, old: &Value) {
     let revision = metadata(new).get("resourceVersion").cloned();

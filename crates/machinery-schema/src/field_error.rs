@@ -112,9 +112,14 @@ impl FieldError {
 
     /// The value is none of `supported`.
     pub fn not_supported(path: impl Into<String>, value: &Value, supported: &[&str]) -> Self {
+        Self::not_supported_as(path, &quoted_value(value), supported)
+    }
+
+    /// The value is none of `supported`, and is shown as this text; see [`Self::invalid_as`].
+    pub fn not_supported_as(path: impl Into<String>, shown: &str, supported: &[&str]) -> Self {
         let list: Vec<String> = supported.iter().map(|word| quoted(word)).collect();
         let detail = if list.is_empty() { String::new() } else { format!("supported values: {}", list.join(", ")) };
-        Self::new(path, FieldErrorReason::NotSupported, Some(&quoted_value(value)), &detail)
+        Self::new(path, FieldErrorReason::NotSupported, Some(shown), &detail)
     }
 
     /// The value appears twice.

@@ -374,6 +374,15 @@ impl Errors {
     }
 }
 
+impl Errors {
+    /// `Invalid value: 1` with each of the messages.
+    pub(crate) fn invalid_each_number(&mut self, path: &Path<'_>, number: i64, messages: Messages) {
+        for message in messages {
+            self.invalid(path, number, message);
+        }
+    }
+}
+
 /// A DNS subdomain of three or more labels.
 pub(crate) fn fully_qualified_name(text: &str, path: &Path<'_>, errors: &mut Errors) {
     if text.is_empty() {

@@ -41,6 +41,23 @@ pub(crate) fn is_empty_selector(selector: &Value) -> bool {
     selector.entries("matchLabels").next().is_none() && selector.items("matchExpressions").is_empty()
 }
 
+/// Whether a selector can be used: its operators are known, have values or none, and keys and values are those of labels.
+pub(crate) fn is_usable_selector(selector: &Value) -> bool {
+    let is_key = |key: &str| qualified_name(key).is_empty();
+    let is_label =
+        |(key, value): (&str, &Value)| is_key(key) && label_value(value.as_str().unwrap_or_default()).is_empty();
+    let is_requirement = |expression: &Value| {
+        let has_values = !expression.items("values").is_empty();
+        let fits = match expression.text("operator") {
+            "In" | "NotIn" => has_values,
+            "Exists" | "DoesNotExist" => !has_values,
+            _ => false,
+        };
+        fits && is_key(expression.text("key")) && expression.texts("values").all(|value| label_value(value).is_empty())
+    };
+    selector.entries("matchLabels").all(is_label) && selector.items("matchExpressions").iter().all(is_requirement)
+}
+
 /// One expression of a label selector.
 pub(crate) fn label_requirement(expression: &Value, options: SelectorOptions, path: &Path<'_>, errors: &mut Errors) {
     requirement_operator(expression, options, path, errors);

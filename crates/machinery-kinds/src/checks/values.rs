@@ -103,3 +103,13 @@ pub(crate) fn at_most_100_percent(value: &Value, path: &Path<'_>, errors: &mut E
 pub(crate) fn is_protocol(text: &str) -> bool {
     matches!(text, "TCP" | "UDP" | "SCTP")
 }
+
+/// A struct as Go writes it when a message shows it: fields in their order. Types inside of the server have no names for
+/// JSON, so the names are those of Go.
+pub(crate) fn go_struct(fields: &[(&str, &Value)]) -> String {
+    let fields: Vec<String> = fields
+        .iter()
+        .map(|(name, value)| format!("\"{name}\":{}", machinery_schema::field_error::json_text(value)))
+        .collect();
+    format!("{{{}}}", fields.join(","))
+}

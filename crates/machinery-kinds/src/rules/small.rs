@@ -7,9 +7,6 @@ use serde_json::{Map, Value};
 use super::pods;
 use crate::{FieldError, metadata::validate_labels};
 
-/// Upstream has no limit but the size of an object. A certificate request of a sane key has 1 to 2 KiB, and every one
-/// that waits is parsed again and again.
-const SIGNING_REQUEST_BYTES_MAX: usize = 16 * 1024;
 
 pub(crate) fn pod(pod: &Value) -> Vec<FieldError> {
     match pod.get("spec") {
@@ -21,20 +18,6 @@ pub(crate) fn pod(pod: &Value) -> Vec<FieldError> {
 pub(crate) fn controller_revision(object: &Value) -> Vec<FieldError> {
     let revision = object.get("revision").and_then(Value::as_i64).unwrap_or_default();
     at_least("revision", revision, 0).into_iter().collect()
-}
-
-pub(crate) fn runtime_class(object: &Value) -> Vec<FieldError> {
-    let handler = object.get("handler").and_then(Value::as_str).unwrap_or_default();
-    if crate::is_dns_label(handler) {
-        return Vec::new();
-    }
-    vec![FieldError::invalid("handler", &handler.into(), api_kube::names::DNS_LABEL_MESSAGE)]
-}
-
-/// How many bytes a base64 text encodes. Whether it is base64 has been checked with the types.
-fn decoded_bytes(text: &str) -> usize {
-    let digits = text.bytes().filter(|byte| !matches!(byte, b'=' | b'\r' | b'\n')).count();
-    digits / 4 * 3 + (digits % 4).saturating_sub(1)
 }
 
 pub(crate) fn daemon_set(object: &Value) -> Vec<FieldError> {
@@ -131,50 +114,6 @@ fn is_percent(text: &str) -> bool {
 fn percent(value: &Value) -> Option<i64> {
     let text = value.as_str().filter(|text| is_percent(text))?;
     Some(text.trim_end_matches('%').parse().unwrap_or(i64::MAX))
-}
-
-pub(crate) fn signing_request(object: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let spec = object.get("spec").unwrap_or(&Value::Null);
-    let signer = spec.get("signerName").and_then(Value::as_str).unwrap_or_default();
-    if signer.is_empty() {
-        errors.push(FieldError::required("spec.signerName", ""));
-    } else if !signer.contains('/') {
-        let detail = "must be a fully qualified domain and path of the form \"example.com/signer-name\"";
-        errors.push(FieldError::invalid("spec.signerName", &signer.into(), detail));
-    }
-    match spec.get("request").and_then(Value::as_str).unwrap_or_default() {
-        "" => errors.push(FieldError::required("spec.request", "")),
-        request if decoded_bytes(request) > SIGNING_REQUEST_BYTES_MAX => {
-            errors.push(FieldError::too_long("spec.request", SIGNING_REQUEST_BYTES_MAX));
-        }
-        _ => {}
-    }
-    if spec.get("usages").and_then(Value::as_array).is_none_or(Vec::is_empty) {
-        errors.push(FieldError::required("spec.usages", "usages are required"));
-    }
-    if let Some(seconds) = spec.get("expirationSeconds").and_then(Value::as_i64) {
-        errors.extend(at_least("spec.expirationSeconds", seconds, 600));
-    }
-    let conditions = object.pointer("/status/conditions").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let has = |kind: &str| conditions.iter().any(|c| c.get("type").and_then(Value::as_str) == Some(kind));
-    if has("Approved") && has("Denied") {
-        let detail = "Approved and Denied conditions are mutually exclusive";
-        errors.push(FieldError::invalid("status.conditions", &Value::from("Denied"), detail));
-    }
-    errors
-}
-
-pub(crate) fn lease(object: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let at = |key: &str| object.pointer(&format!("/spec/{key}"));
-    if let Some(seconds) = at("leaseDurationSeconds").and_then(Value::as_i64) {
-        errors.extend(at_least("spec.leaseDurationSeconds", seconds, 1));
-    }
-    if let Some(transitions) = at("leaseTransitions").and_then(Value::as_i64) {
-        errors.extend(at_least("spec.leaseTransitions", transitions, 0));
-    }
-    errors
 }
 
 /// A number that must not be smaller than `least`.

@@ -350,17 +350,6 @@ fn data_is_limited_to_a_mebibyte_as_it_is_when_it_is_read() {
 }
 
 #[test]
-fn a_signing_request_is_short() {
-    let with = |digits: usize| json!({"metadata": {"name": "a"}, "spec": {"signerName": "a.b/c", "request": "A".repeat(digits)}});
-    check("certificatesigningrequests", with(16 * 1024 / 3 * 4), &[]);
-    check(
-        "certificatesigningrequests",
-        with(16 * 1024 / 3 * 4 + 4),
-        &["spec.request: Too long: may not be more than 16384 bytes"],
-    );
-}
-
-#[test]
 fn a_pod_refers_to_a_thousand_objects_at_most() {
     let with = |count: usize| {
         let sources: Vec<Value> = (0..count).map(|n| json!({"secretRef": {"name": format!("s{n}")}})).collect();

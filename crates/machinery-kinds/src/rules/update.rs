@@ -14,14 +14,6 @@ pub(crate) fn controller_revision(new: &Value, old: &Value) -> Vec<FieldError> {
     unchanged(new, old, "/data")
 }
 
-pub(crate) fn signing_request(new: &Value, old: &Value) -> Vec<FieldError> {
-    unchanged(new, old, "/spec")
-}
-
-pub(crate) fn runtime_class(new: &Value, old: &Value) -> Vec<FieldError> {
-    unchanged(new, old, "/handler")
-}
-
 pub(crate) fn custom_resource_definition(new: &Value, old: &Value) -> Vec<FieldError> {
     let fields = ["/spec/group", "/spec/scope", "/spec/names/plural", "/spec/names/kind"];
     fields.iter().flat_map(|field| unchanged(new, old, field)).collect()

@@ -405,6 +405,12 @@ columns! {
         column("Available", "integer", "replicas is the actual number of observed instances of the scaled object.");
         AGE;
     }
+    API_SERVICE {
+        NAME;
+        column("Service", "string", "The reference to the service that hosts this API endpoint.");
+        column("Available", "string", "Whether this service is available.");
+        AGE;
+    }
     DEVICE_CLASS {
         NAME;
         AGE;

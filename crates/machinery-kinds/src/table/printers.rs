@@ -30,6 +30,12 @@ pub(crate) static SIGNING_REQUESTS: Printer = Printer {
     },
 };
 
+/// Name and time of creation: upstream's choice for kinds that have no columns of their own.
+pub(crate) static CREATED: Printer = Printer {
+    columns: columns::CREATED,
+    cells: |object, _| vec![name(object), text(object, "/metadata/creationTimestamp").into()],
+};
+
 pub(crate) static CUSTOM_RESOURCE_DEFINITIONS: Printer = Printer {
     columns: columns::CREATED,
     cells: |object, _| vec![name(object), text(object, "/metadata/creationTimestamp").into()],
