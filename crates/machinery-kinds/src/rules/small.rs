@@ -7,7 +7,6 @@ use serde_json::{Map, Value};
 use super::pods;
 use crate::{FieldError, metadata::validate_labels};
 
-
 pub(crate) fn pod(pod: &Value) -> Vec<FieldError> {
     match pod.get("spec") {
         Some(spec) => pods::validate(spec, "spec"),
