@@ -87,6 +87,10 @@ fn kubernetes_service() -> Value {
         "metadata": {"name": "kubernetes", "labels": {"provider": "kubernetes", "component": "apiserver"}},
         "spec": {
             "clusterIP": "10.96.0.1",
+            "clusterIPs": ["10.96.0.1"],
+            "ipFamilies": ["IPv4"],
+            "ipFamilyPolicy": "SingleStack",
+            "internalTrafficPolicy": "Cluster",
             "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": 6443}],
             "sessionAffinity": "None",
             "type": "ClusterIP",
