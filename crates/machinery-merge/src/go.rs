@@ -121,8 +121,8 @@ fn write_number(out: &mut String, number: &Number) {
     };
 }
 
-/// A value as `%v` shows it within another.
-pub(crate) fn plain(value: &Value) -> String {
+/// A value as Go's `%v` shows it: `map[a:1 b:[x y]]`. The caller has bounded its depth.
+pub fn plain(value: &Value) -> String {
     match value {
         Value::Null => "<nil>".to_owned(),
         Value::Bool(truth) => truth.to_string(),
@@ -158,8 +158,8 @@ pub(crate) fn source(value: &Value) -> String {
     }
 }
 
-/// The JSON type of a value, as `encoding/json` names what it cannot decode.
-pub(crate) fn json_type(value: &Value) -> &'static str {
+/// The JSON type of a value, as Go's `encoding/json` names what it cannot decode.
+pub fn json_type(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "bool",

@@ -42,6 +42,7 @@ pub use apply::{
 };
 pub use compact::{ReadCompactError, compact_to_json};
 pub use fields::{FieldFilter, FieldSet, KeyField, ParseFieldsError, PathElement, Pattern, compare_values, path_text};
+pub use go::{json_type, plain as go_text};
 pub use json_patch::{json_patch, json_patch_within};
 use machinery_schema::BudgetExceeded;
 pub use merge_patch::{merge_diff, merge_patch, merge_patch_within};

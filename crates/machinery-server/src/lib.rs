@@ -75,6 +75,7 @@ mod metrics;
 mod negotiate;
 mod object;
 mod outgoing;
+mod owners;
 mod protobuf;
 mod pump;
 mod reindex;

@@ -13,6 +13,9 @@ use crate::status::{ApiError, Result};
 /// Comes before the revision in every encoded object, and nowhere before that.
 const REVISION_MARK: &[u8] = br#""metadata":{"resourceVersion":""#;
 
+/// Begins the metadata of an encoded object. No string before it can hold it: quotes within strings are escaped.
+const METADATA_MARK: &[u8] = br#""metadata":{"#;
+
 /// Comes before the API version.
 const API_VERSION_MARK: &[u8] = br#"{"apiVersion":""#;
 
@@ -77,6 +80,26 @@ pub(crate) fn with_revision(bytes: &Bytes, revision: Revision) -> Bytes {
     let Some(start) = find(bytes, REVISION_MARK).map(|at| at + REVISION_MARK.len()) else { return bytes.clone() };
     let Some(end) = bytes[start..].iter().position(|byte| *byte == b'"') else { return bytes.clone() };
     [&bytes[..start], revision.to_string().as_bytes(), &bytes[start + end..]].concat().into()
+}
+
+/// What comes before the entries of `metadata.managedFields`, and where in an encoded object all that belongs: after the
+/// revision, which is found by what is before it, or at the beginning of the metadata of an object that was never stored.
+pub(crate) fn managed_place(bytes: &[u8]) -> Option<(usize, &'static [u8], &'static [u8])> {
+    let after_revision = find(bytes, REVISION_MARK).and_then(|at| {
+        let start = at + REVISION_MARK.len();
+        bytes[start..].iter().position(|byte| *byte == b'"').map(|len| start + len + 1)
+    });
+    if let Some(at) = after_revision {
+        return Some((at, br#","managedFields":"#, b""));
+    }
+    let at = find(bytes, METADATA_MARK).map(|at| at + METADATA_MARK.len())?;
+    Some((at, br#""managedFields":"#, if bytes.get(at) == Some(&b'}') { b"" } else { b"," }))
+}
+
+/// The same object with `metadata.managedFields`, which are JSON already.
+pub(crate) fn with_managed(bytes: &Bytes, entries: &str) -> Bytes {
+    let Some((at, before, after)) = managed_place(bytes) else { return bytes.clone() };
+    [&bytes[..at], before, entries.as_bytes(), after, &bytes[at..]].concat().into()
 }
 
 /// The same object as another version of its group; the very same bytes when it is that one already.

@@ -760,7 +760,7 @@ impl Inner {
         tokio::time::timeout(REQUEST_TIMEOUT, done).await.map_err(|_| ApiError::timed_out(REQUEST_TIMEOUT))?
     }
 
-    fn authorize_resource(
+    pub(crate) fn authorize_resource(
         &self,
         identity: &Identity,
         verb: &str,

@@ -283,15 +283,6 @@ impl ApiError {
         error.with_causes(causes)
     }
 
-    /// The request is well formed and does not fit the object; no single field is to blame.
-    pub(crate) fn unprocessable(info: &ResourceInfo, name: &str, why: &str) -> Self {
-        // kubectl shows an Invalid answer by its causes and leaves the message out.
-        let cause = json!({"reason": "FieldValueInvalid", "message": why, "field": "patch"});
-        Self::new(Reason::Invalid, format!("{} {name:?} is invalid: {why}", info.qualified_name()))
-            .about(info, name)
-            .with_causes(vec![cause])
-    }
-
     /// The request asks for more than one may.
     pub(crate) fn too_large(message: impl Into<String>) -> Self {
         Self::new(Reason::RequestEntityTooLarge, message)
@@ -326,6 +317,24 @@ impl ApiError {
         let message = format!("the request was not completed within {} seconds; try again", after.as_secs());
         let mut error = Self::new(Reason::Timeout, message);
         error.retry_after_seconds = Some(1);
+        error
+    }
+
+    /// Others own what a configuration changes.
+    pub(crate) fn apply_conflict(message: String, causes: Vec<Value>) -> Self {
+        Self::new(Reason::Conflict, message).with_causes(causes)
+    }
+
+    /// What a patch made of an object is wrong; it is about no kind and no name.
+    pub(crate) fn invalid_patch(error: &FieldError) -> Self {
+        let cause = json!({"reason": error.reason.as_str(), "message": error.message, "field": error.path});
+        Self::new(Reason::Invalid, format!(" \"\" is invalid: {error}")).with_causes(vec![cause])
+    }
+
+    /// A patch that does not fit the object; upstream does not say why.
+    pub(crate) fn patch_refused() -> Self {
+        let mut error = Self::new(Reason::Invalid, "the server rejected our request due to an error in our request");
+        error.details = Some(json!({}));
         error
     }
 

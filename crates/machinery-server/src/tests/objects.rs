@@ -109,7 +109,7 @@ async fn a_dry_run_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn three_patch_languages_change_an_object_and_the_fourth_is_refused() {
+async fn three_patch_languages_change_an_object() {
     let hub = Hub::start().await;
     hub.create(CONFIG_MAPS, config_map("a", json!({"x": "1"}), json!({"k": "1", "old": "1"}))).await;
     let a = format!("{CONFIG_MAPS}/a");
@@ -122,13 +122,42 @@ async fn three_patch_languages_change_an_object_and_the_fourth_is_refused() {
     let same = hub.patch(&a, "strategic-merge-patch", json!({"metadata": {"labels": {"y": "2"}}})).await;
     assert_eq!(same.body, strategic.body, "a patch that changes nothing spends no revision");
     let test = json!([{"op": "test", "path": "/data/k", "value": "9"}]);
-    hub.patch(&a, "json-patch", test).await.check(422, "Invalid", "testing value");
-    hub.patch(&a, "merge-patch", json!({"metadata": {"name": "b"}})).await.check(422, "Invalid", "metadata.name");
+    hub.patch(&a, "json-patch", test).await.check(422, "Invalid", "rejected our request due to an error");
+    let renamed = hub.patch(&a, "merge-patch", json!({"metadata": {"name": "b"}})).await;
+    renamed.check(400, "BadRequest", "does not match the name on the URL");
     let stale = json!({"metadata": {"resourceVersion": "1"}});
     hub.patch(&a, "merge-patch", stale).await.check(409, "Conflict", "has been modified");
+}
+
+#[tokio::test]
+async fn two_managers_apply_and_each_keeps_its_own() {
+    let hub = Hub::start().await;
     let admin = Identity::controllers();
-    let apply = hub.send(&admin, "PATCH", &a, "application/apply-patch+yaml", "kind: ConfigMap").await;
-    apply.check(415, "UnsupportedMediaType", "server-side apply is not served by this version");
+    let apply = async |manager: &str, query: &str, config: &str| {
+        let path = format!("{CONFIG_MAPS}/a?fieldManager={manager}{query}");
+        hub.send(&admin, "PATCH", &path, "application/apply-patch+yaml", config).await
+    };
+    let head = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n";
+    let created = apply("one", "", &format!("{head}data: {{x: '1', y: '1'}}")).await;
+    assert_eq!((created.code, &created.body["data"]), (201, &json!({"x": "1", "y": "1"})));
+    let joined = apply("two", "", &format!("{head}data: {{x: '1', z: '2'}}")).await;
+    assert_eq!(joined.body["data"], json!({"x": "1", "y": "1", "z": "2"}));
+    let conflict = apply("two", "", &format!("{head}data: {{x: '2'}}")).await;
+    conflict.check(409, "Conflict", "Apply failed with 1 conflict: conflict with \"one\": .data.x");
+    assert_eq!(conflict.body["details"]["causes"][0]["field"], ".data.x");
+    // What one no longer names stays while the other does, and what nobody names leaves.
+    let left = apply("one", "", &format!("{head}data: {{}}")).await;
+    assert_eq!(left.body["data"], json!({"x": "1", "z": "2"}));
+    let again = apply("one", "", &format!("{head}data: {{}}")).await;
+    assert_eq!(again.body, left.body, "an apply that changes nothing spends no revision");
+    let forced = apply("one", "&force=true", &format!("{head}data: {{z: '3'}}")).await;
+    assert_eq!(forced.body["data"], json!({"x": "1", "z": "3"}));
+    let entries = forced.body["metadata"]["managedFields"].as_array().unwrap();
+    let owned =
+        |manager: &str| &entries.iter().find(|entry| entry["manager"] == manager).unwrap()["fieldsV1"]["f:data"];
+    assert_eq!((owned("one"), owned("two")), (&json!({"f:z": {}}), &json!({"f:x": {}})));
+    assert_eq!(hub.get(&format!("{CONFIG_MAPS}/a")).await.body, forced.body);
+    assert_eq!(hub.get(CONFIG_MAPS).await.body["items"][0]["metadata"], forced.body["metadata"]);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use base_http::Body;
 use bytes::Bytes;
 use http::Response;
+use machinery_merge::Managed;
 use machinery_store::{Expect, Op};
 use serde_json::Value;
 
@@ -11,6 +12,7 @@ use crate::admission::Operation;
 use crate::heavy::values_max;
 use crate::negotiate::decode_body;
 use crate::object::{metadata, name_of, text_at, timestamp};
+use crate::owners::Owners;
 use crate::request::WriteOptions;
 use crate::server::Context;
 use crate::status::{ApiError, Result};
@@ -35,7 +37,8 @@ pub(crate) async fn create(context: &Context<'_>, body: &Bytes) -> Result<Respon
     let mut warnings = Vec::new();
     context.read(&mut object, options.field_validation, &mut warnings)?;
     context.settle_namespace(&mut object)?;
-    create_object(context, object, options, warnings).await
+    let managed = Owners::of(context).create(&mut object)?;
+    create_object(context, object, managed, options, warnings).await
 }
 
 /// Creates an object that has been read: the end of a POST, and of a PUT or an apply patch that finds nothing.
@@ -45,6 +48,7 @@ pub(crate) async fn create(context: &Context<'_>, body: &Bytes) -> Result<Respon
 pub(crate) async fn create_object(
     context: &Context<'_>,
     mut object: Value,
+    managed: Managed,
     options: WriteOptions,
     mut warnings: Vec<String>,
 ) -> Result<Response<Body>> {
@@ -84,18 +88,18 @@ pub(crate) async fn create_object(
         if context.server.store.get(&context.key(name_of(&object))).is_some() {
             return Err(ApiError::already_exists(&context.info, name_of(&object)));
         }
-        return context.show(Context::dry(&object), true, &warnings);
+        return context.show(context.with_owners(Context::dry(&object), &managed), true, &warnings);
     }
     let definition = context.definition();
     for _ in 0..TRIES {
         let is_defined = definition.clone().map(|key| Op::Check { key, expect: Expect::Present });
         let checks = in_namespace.take().into_iter().chain(is_defined).chain(together.drain(..)).collect();
-        match context.put_if(&object, Expect::Absent, checks).await {
+        match context.put_if(&object, &managed, Expect::Absent, checks).await {
             Ok(bytes) => {
                 if let Some(registry) = registry {
                     crd::publish(context.server, registry);
                 }
-                return context.show(bytes, true, &warnings);
+                return context.show(context.with_owners(bytes, &managed), true, &warnings);
             }
             Err(PutError::Raced) => {
                 let is_taken = context.server.store.get(&context.key(name_of(&object))).is_some();

@@ -18,6 +18,7 @@ use crate::negotiate::decode_body;
 use crate::object::{
     Encoded, OWNER_UID_FIELD, is_terminating, metadata, name_of, text_at, timestamp, uid_of, with_revision,
 };
+use crate::owners::owners_of;
 use crate::request::{FieldValidation, ListOptions, Query, WriteOptions, check_dry_run, switch};
 use crate::server::{Context, warn};
 use crate::status::{self, ApiError, Result};
@@ -289,13 +290,18 @@ async fn delete_one(
             context.validate(Operation::Delete, &old, Some(&old), write, &mut Vec::new())?;
         }
         let uid = uid_of(&old).to_owned();
+        let managed = owners_of(&stored);
+        let show = |bytes: Bytes| context.with_owners(bytes, &managed);
         let attempt = match next_step(context, options, &old) {
-            Step::Leave => return Ok(Outcome::Waiting(stored.bytes.clone())),
-            Step::Wait(new) if write.dry_run => return Ok(Outcome::Waiting(Context::dry(&new))),
-            Step::Wait(new) if new == old => return Ok(Outcome::Waiting(stored.bytes.clone())),
-            Step::Wait(new) => context.put(new, Expect::Revision(stored.revision)).await.map(Outcome::Waiting),
-            Step::MarkAndRemove(new) if write.dry_run => return Ok(Outcome::Deleted(uid, Context::dry(&new))),
-            Step::MarkAndRemove(new) => match context.put(new, Expect::Revision(stored.revision)).await {
+            Step::Leave => return Ok(Outcome::Waiting(show(stored.bytes.clone()))),
+            Step::Wait(new) if write.dry_run => return Ok(Outcome::Waiting(show(Context::dry(&new)))),
+            Step::Wait(new) if new == old => return Ok(Outcome::Waiting(show(stored.bytes.clone()))),
+            Step::Wait(new) => {
+                let put = context.put(new, &managed, Expect::Revision(stored.revision)).await;
+                put.map(|bytes| Outcome::Waiting(show(bytes)))
+            }
+            Step::MarkAndRemove(new) if write.dry_run => return Ok(Outcome::Deleted(uid, show(Context::dry(&new)))),
+            Step::MarkAndRemove(new) => match context.put(new, &managed, Expect::Revision(stored.revision)).await {
                 // The next round finds it marked, and removes it.
                 Ok(_) => {
                     is_marked = true;
@@ -303,14 +309,14 @@ async fn delete_one(
                 }
                 Err(error) => Err(error),
             },
-            Step::Remove if write.dry_run => return Ok(Outcome::Deleted(uid, stored.bytes.clone())),
+            Step::Remove if write.dry_run => return Ok(Outcome::Deleted(uid, show(stored.bytes.clone()))),
             Step::Remove => {
                 if options.propagation(&context.info, &old) == Propagation::Orphan && !is_collected(context) {
                     orphan_dependents(context, &uid).await?;
                 }
                 let removed = async {
                     let revision = remove(context, &stored, stored.bytes.clone()).await?;
-                    Ok(Outcome::Deleted(uid, with_revision(&stored.bytes, revision)))
+                    Ok(Outcome::Deleted(uid, show(with_revision(&stored.bytes, revision))))
                 };
                 if is_crd { undefine(context, &old, removed).await } else { removed.await }
             }

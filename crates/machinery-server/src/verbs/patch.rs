@@ -1,97 +1,293 @@
-//! PATCH: a change of an object, in one of three languages.
+//! PATCH: a change of an object, in one of four languages.
 
 use base_http::Body;
 use bytes::Bytes;
 use http::Response;
-use machinery_kinds::FieldError;
-use machinery_merge::PatchError;
-use serde_json::Value;
+use machinery_kinds::{FieldError, PatchSchema};
+use machinery_merge::{Managed, PatchError};
+use serde_json::{Value, json};
 
-use super::update::change;
-use crate::negotiate::{content_type, json};
-use crate::object::{metadata, name_of, text_at};
-use crate::request::WriteOptions;
+use super::create::create_object;
+use super::update::{Changed, change};
+use crate::heavy::values_max;
+use crate::negotiate::{content_type, yaml};
+use crate::object::{metadata, name_of, text_at, uid_of};
+use crate::owners::Owners;
+use crate::request::{FieldValidation, WriteOptions};
 use crate::server::Context;
 use crate::status::{ApiError, Result};
 
 const JSON_PATCH: &str = "application/json-patch+json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 const STRATEGIC_PATCH: &str = "application/strategic-merge-patch+json";
-const APPLY_PATCHES: [&str; 2] = ["application/apply-patch+yaml", "application/apply-patch+cbor"];
+const APPLY_PATCH: &str = "application/apply-patch+yaml";
 
 enum Language {
     Json,
     Merge,
-    Strategic(machinery_kinds::PatchSchema),
+    Strategic(PatchSchema),
+    Apply,
 }
 
 pub(crate) async fn patch(context: &Context<'_>, body: &Bytes) -> Result<Response<Body>> {
-    let options = WriteOptions::parse(&context.query, "PatchOptions")?;
     let language = language(context)?;
-    let mut decoded = Some(json(body)?);
-    change(context, options, Vec::new(), move |old| {
-        // It is not held, decoded, while the disk is waited for; who finds that another was first decodes it anew.
+    let options = WriteOptions::parse(&context.query, "PatchOptions")?;
+    check_options(context, &language)?;
+    if matches!(language, Language::Apply) {
+        return apply(context, options, body).await;
+    }
+    let mut decoded = None;
+    change(context, options, Vec::new(), move |old, held| {
+        // It is not held, decoded, while the disk is waited for; who finds that another was first decodes it anew. And it is
+        // decoded after the object was found: who patches nothing learns that first.
         let patch = match decoded.take() {
             Some(patch) => patch,
-            None => json(body)?,
+            None => decode_patch(&language, options, body)?,
         };
-        let patched = match &language {
-            Language::Json => machinery_merge::json_patch(old, &patch),
-            Language::Merge => machinery_merge::merge_patch(old, &patch),
-            Language::Strategic(schema) => machinery_merge::strategic_merge(old, &patch, schema),
-        };
-        let mut new = patched.map_err(|error| refused(context, &error))?;
-        finish(context, options, &mut new, old)
+        let mut new = patched(&language, &patch, old, held, body)?;
+        let mut changed = Changed::to(Value::Null);
+        read(context, &language, options, &patch, &mut new, &mut changed.warnings)?;
+        settle(context, &mut new)?;
+        // A patch that leaves the revision alone does not insist on it.
+        if text_at(&new, "/metadata/resourceVersion") == text_at(old, "/metadata/resourceVersion") {
+            metadata(&mut new).remove("resourceVersion");
+        }
+        changed.object = new;
+        Ok(changed)
     })
     .await
 }
 
 fn language(context: &Context<'_>) -> Result<Language> {
-    match content_type(&context.headers) {
-        JSON_PATCH => Ok(Language::Json),
-        MERGE_PATCH => Ok(Language::Merge),
-        media if APPLY_PATCHES.contains(&media) => Err(ApiError::unsupported_media_type(
-            "server-side apply is not served by this version; use client-side apply: `kubectl apply` without --server-side",
-        )),
-        media => match (media, context.info.patch_schema()) {
-            (STRATEGIC_PATCH, Some(schema)) => Ok(Language::Strategic(schema)),
-            (_, schema) => {
-                let strategic = if schema.is_some() { format!(", {STRATEGIC_PATCH}") } else { String::new() };
-                Err(ApiError::unsupported_media_type(format!(
-                    "the body of the request was in an unknown format ({media}) - accepted media types include: \
-                     {JSON_PATCH}, {MERGE_PATCH}{strategic}"
-                )))
-            }
-        },
+    let schema = context.info.patch_schema();
+    match (content_type(&context.headers), schema) {
+        (JSON_PATCH, _) => Ok(Language::Json),
+        (MERGE_PATCH, _) => Ok(Language::Merge),
+        (STRATEGIC_PATCH, Some(schema)) => Ok(Language::Strategic(schema)),
+        (APPLY_PATCH, _) => Ok(Language::Apply),
+        (_, schema) => {
+            let strategic = if schema.is_some() { format!("{STRATEGIC_PATCH}, ") } else { String::new() };
+            Err(ApiError::unsupported_media_type(format!(
+                "the body of the request was in an unknown format - accepted media types include: \
+                 {JSON_PATCH}, {MERGE_PATCH}, {strategic}{APPLY_PATCH}"
+            )))
+        }
     }
 }
 
-/// What a patch may not do, and what it need not say.
-fn finish(context: &Context<'_>, options: WriteOptions, new: &mut Value, old: &Value) -> Result<(Value, Vec<String>)> {
-    if !new.is_object() {
-        return Err(ApiError::bad_request("the patch leaves no object"));
-    }
-    let mut warnings = Vec::new();
-    context.read(new, options.field_validation, &mut warnings)?;
-    context.settle_namespace(new)?;
-    if name_of(new) != context.name() {
-        let error = FieldError::invalid("metadata.name", &name_of(new).into(), "field is immutable");
-        return Err(ApiError::invalid(&context.info, context.name(), &[error]));
-    }
-    // A patch that leaves the revision alone does not insist on it.
-    if text_at(new, "/metadata/resourceVersion") == text_at(old, "/metadata/resourceVersion") {
-        metadata(new).remove("resourceVersion");
-    }
-    Ok((new.take(), warnings))
+/// What only an apply must say, and what only it may.
+fn check_options(context: &Context<'_>, language: &Language) -> Result<()> {
+    let manager = context.query.get("fieldManager").unwrap_or_default();
+    let error = match language {
+        Language::Apply if manager.is_empty() => FieldError::required("fieldManager", "is required for apply patch"),
+        Language::Json | Language::Merge | Language::Strategic(_) if context.query.get("force").is_some() => {
+            FieldError::forbidden("force", "may not be specified for non-apply patch")
+        }
+        _ => return Ok(()),
+    };
+    Err(ApiError::invalid_kind("meta.k8s.io", "PatchOptions", "", &[error]))
 }
 
-fn refused(context: &Context<'_>, error: &PatchError) -> ApiError {
-    match error {
+fn decode_patch(language: &Language, options: WriteOptions, body: &Bytes) -> Result<Value> {
+    serde_json::from_slice(body).map_err(|_| {
+        let why = syntax_error(body);
+        ApiError::bad_request(match language {
+            Language::Merge if options.field_validation == FieldValidation::Ignore => "Invalid JSON Patch".to_owned(),
+            Language::Json if options.field_validation == FieldValidation::Ignore => why,
+            Language::Json | Language::Merge => format!("error decoding patch: {why}"),
+            Language::Strategic(_) | Language::Apply => why,
+        })
+    })
+}
+
+/// What Go's decoder says of a text that is no JSON.
+fn syntax_error(body: &Bytes) -> String {
+    let rest = body.iter().position(|byte| !byte.is_ascii_whitespace()).map_or(&b""[..], |at| &body[at..]);
+    let error = serde_json::from_slice::<serde::de::IgnoredAny>(rest).err();
+    match (error, rest) {
+        (Some(error), _) if error.is_eof() => "unexpected end of JSON input".to_owned(),
+        (_, [first, ..]) => format!("invalid character '{}' looking for beginning of value", char::from(*first)),
+        (_, []) => "unexpected end of JSON input".to_owned(),
+    }
+}
+
+fn patched(language: &Language, patch: &Value, old: &Value, held: &Managed, body: &Bytes) -> Result<Value> {
+    // The owners are part of the object that is patched, but few patches look at them.
+    let mut with_owners = None;
+    if body.windows(13).any(|window| window == b"managedFields") {
+        let mut whole = old.clone();
+        if let Some(entries) = held.to_value() {
+            metadata(&mut whole).insert("managedFields".to_owned(), entries);
+        }
+        with_owners = Some(whole);
+    }
+    let old = with_owners.as_ref().unwrap_or(old);
+    let patched = match language {
+        Language::Json => machinery_merge::json_patch(old, patch),
+        Language::Merge => machinery_merge::merge_patch(old, patch),
+        Language::Strategic(schema) => machinery_merge::strategic_merge(old, patch, schema),
+        Language::Apply => Ok(Value::Null),
+    };
+    patched.map_err(|error| match error {
         PatchError::BadRequest(why) => ApiError::bad_request(why),
         PatchError::TooLarge { .. } => ApiError::too_large(error.to_string()),
-        PatchError::Failed(why) => ApiError::internal(why),
-        PatchError::TooDeep | PatchError::Unprocessable(_) => {
-            ApiError::unprocessable(&context.info, context.name(), &error.to_string())
+        PatchError::Failed(why) => ApiError::unknown(why),
+        PatchError::TooDeep | PatchError::Unprocessable(_) => ApiError::patch_refused(),
+    })
+}
+
+/// Reads what a patch made. What is wrong with it is wrong with the patch.
+fn read(
+    context: &Context<'_>,
+    language: &Language,
+    options: WriteOptions,
+    patch: &Value,
+    new: &mut Value,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    let refused = |shown: &str, why: &str| {
+        let error = FieldError::invalid("patch", &shown.into(), why);
+        ApiError::invalid_patch(&error)
+    };
+    let shown = |new: &Value| match language {
+        Language::Strategic(_) => machinery_merge::go_text(patch),
+        _ => new.to_string(),
+    };
+    if let Some(why) = wrong_kind(context, new) {
+        return Err(refused(&shown(new), &why));
+    }
+    let before = shown(new);
+    let unknown = context.info.decode(new).map_err(|error| refused(&before, &error.to_string()))?;
+    match options.field_validation {
+        FieldValidation::Strict => {
+            if let Some(why) = machinery_kinds::strict_decoding_error(&unknown) {
+                return Err(refused(&before, &why));
+            }
         }
+        FieldValidation::Warn => warnings.extend(unknown.iter().map(|path| format!("unknown field {path:?}"))),
+        FieldValidation::Ignore => {}
+    }
+    context.apply_defaults(new)
+}
+
+/// What upstream says of a patch that made another kind of the object.
+fn wrong_kind(context: &Context<'_>, new: &Value) -> Option<String> {
+    let info = &context.info;
+    let (api_version, kind) = (text_at(new, "/apiVersion"), text_at(new, "/kind"));
+    if api_version == info.api_version() && kind == &*info.kind {
+        return None;
+    }
+    if !new.is_object() {
+        return Some("couldn't get version/kind; json parse error: the patch leaves no object".to_owned());
+    }
+    if kind.is_empty() || api_version.is_empty() {
+        let missing = if kind.is_empty() { "Kind" } else { "apiVersion" };
+        return Some(format!("Object '{missing}' is missing in '{new}'"));
+    }
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let internal = if info.group.is_empty() { "core" } else { info.group.split('.').next().unwrap_or_default() };
+    Some(if machinery_schema::types::Type::of_kind(group, version, kind).is_some() {
+        format!("converting ({version}.{kind}) to ({internal}.{}): unknown conversion", info.kind)
+    } else {
+        format!("no kind {kind:?} is registered for version {api_version:?} in scheme \"pkg/runtime/scheme.go:111\"")
+    })
+}
+
+/// Namespace and name must be the URL's.
+fn settle(context: &Context<'_>, object: &mut Value) -> Result<()> {
+    context.settle_namespace(object)?;
+    match name_of(object) {
+        name if name == context.name() => Ok(()),
+        "" => Err(ApiError::bad_request(format!(
+            "the name of the object ({} based on URL) was undeterminable: name must be provided",
+            context.name()
+        ))),
+        name => Err(ApiError::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            context.name()
+        ))),
+    }
+}
+
+/// Server-side apply: the configuration is what its manager owns from now on.
+async fn apply(context: &Context<'_>, options: WriteOptions, body: &Bytes) -> Result<Response<Body>> {
+    let force = context.query.flag("force");
+    let owners = Owners::of(context);
+    let is_new = context.path.subresource.is_none() && context.server.store.get(&context.key(context.name())).is_none();
+    if is_new {
+        let config = decode_config(context, body)?;
+        let (mut object, managed) = applied(context, &owners, None, &config, force)?;
+        if !uid_of(&object).is_empty() {
+            let uid = uid_of(&object);
+            let why =
+                format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
+            return Err(ApiError::conflict(&context.info, context.name(), &why));
+        }
+        settle(context, &mut object)?;
+        context.authorize_create()?;
+        // No revision can be insisted on of what is not there; upstream does not look.
+        metadata(&mut object).remove("resourceVersion");
+        return create_object(context, object, managed, options, Vec::new()).await;
+    }
+    change(context, options, Vec::new(), move |old, held| {
+        let config = decode_config(context, body)?;
+        let (mut object, managed) = applied(context, &owners, Some((old, held)), &config, force)?;
+        settle(context, &mut object)?;
+        if text_at(&object, "/metadata/resourceVersion") == text_at(old, "/metadata/resourceVersion") {
+            metadata(&mut object).remove("resourceVersion");
+        }
+        Ok(Changed { managed: Some(managed), ..Changed::to(object) })
+    })
+    .await
+}
+
+fn applied(
+    context: &Context<'_>,
+    owners: &Owners<'_>,
+    old: Option<(&Value, &Managed)>,
+    config: &Value,
+    force: bool,
+) -> Result<(Value, Managed)> {
+    let applied = owners.apply(old, config, force)?;
+    let mut object = applied.object;
+    context.info.decode(&mut object).map_err(|error| {
+        let info = &context.info;
+        let (namespace, name) = (text_at(config, "/metadata/namespace"), name_of(config));
+        let kind = format!("{}, Kind={}", join(&info.group, &info.version), info.kind);
+        ApiError::unknown(format!(
+            "failed to convert new object ({namespace}/{name}; {kind}) to proper version: unable to convert \
+             unstructured object to {kind}: {error}"
+        ))
+    })?;
+    context.apply_defaults(&mut object)?;
+    context.info.complete(&mut object);
+    Ok((object, applied.managed))
+}
+
+fn join(group: &str, version: &str) -> String {
+    format!("{group}/{version}")
+}
+
+fn decode_config(context: &Context<'_>, body: &Bytes) -> Result<Value> {
+    let decoded = yaml(body, values_max(context.identity)).map_err(|error| {
+        ApiError::bad_request(format!("error decoding YAML: error converting YAML to JSON: yaml: {}", error.message()))
+    })?;
+    match decoded {
+        Value::Null => Ok(json!({})),
+        Value::Object(_) => Ok(decoded),
+        other => {
+            let found = machinery_merge::json_type(&other);
+            Err(ApiError::bad_request(format!(
+                "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {found} into Go \
+                 value of type map[string]interface {{}}"
+            )))
+        }
+    }
+}
+
+impl Context<'_> {
+    /// Whether the caller, who may patch, may also create: an apply that finds nothing does.
+    fn authorize_create(&self) -> Result<()> {
+        self.server.authorize_resource(self.identity, "create", &self.path, None)
     }
 }

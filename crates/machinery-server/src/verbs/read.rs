@@ -17,6 +17,7 @@ use tracing::error;
 
 use crate::negotiate::{Arity, Form, Media, partial_of_bytes, table_row};
 use crate::object::{as_seen, decode, without_type};
+use crate::owners::{insert_owners, stored_bytes};
 use crate::pump::{self, PIECE_BYTES};
 use crate::request::{At, ListOptions, switch, version_error};
 use crate::selector::Selection;
@@ -41,7 +42,7 @@ pub(crate) fn get(context: &Context<'_>) -> Result<Response<Body>> {
     }
     let stored = context.stored()?;
     context.authorize_object(&stored)?;
-    context.show(stored.bytes.clone(), false, &[])
+    context.show(context.stored_bytes(&stored), false, &[])
 }
 
 /// Where a list continues; opaque to clients, and still upstream's: it is read as carefully.
@@ -120,15 +121,18 @@ pub(crate) fn listed(context: &Context<'_>, page: Page) -> Result<Response<Body>
     });
     let is_whole = output.form == Form::Object;
     let bytes_about = head.len() + if is_whole { object_bytes } else { object_bytes / 3 };
-    let info = context.info.clone();
+    let (info, with_owners) = (context.info.clone(), context.shows_owners());
     let write_item = move |object: &Object, piece: &mut BytesMut| match output.form {
         // Items of a list of Kubernetes' own types have no type of their own: the list says it.
-        Form::Object if !info.is_custom() => without_type(&as_seen(&info, &object.bytes), piece),
-        Form::Object => piece.extend_from_slice(&as_seen(&info, &object.bytes)),
-        Form::Partial(version, _) => partial_of_bytes(&object.bytes, version, piece),
+        Form::Object if !info.is_custom() => without_type(&as_seen(&info, &stored_bytes(object, with_owners)), piece),
+        Form::Object => piece.extend_from_slice(&as_seen(&info, &stored_bytes(object, with_owners))),
+        Form::Partial(version, _) => partial_of_bytes(&stored_bytes(object, with_owners), version, piece),
         // What cannot be read was written by this server and damaged since: its row is left out rather than the list.
         Form::Table(version, include) => match decode(&info, object) {
-            Ok(value) => {
+            Ok(mut value) => {
+                if with_owners {
+                    insert_owners(&mut value, object);
+                }
                 let row = table_row(&info, &value, version, include, now);
                 serde_json::to_writer(piece.writer(), &row).expect("a JSON value always serialises into memory");
             }

@@ -4,6 +4,7 @@ use base_http::Body;
 use bytes::Bytes;
 use http::Response;
 use machinery_kinds::{FieldError, Registry};
+use machinery_merge::Managed;
 use machinery_store::{Expect, Object, Revision};
 use serde_json::Value;
 
@@ -15,6 +16,7 @@ use crate::crd;
 use crate::heavy::values_max;
 use crate::negotiate::decode_body;
 use crate::object::{is_terminating, metadata, name_of, text_at, timestamp, uid_of};
+use crate::owners::{Owners, owners_of};
 use crate::reindex::{reindex_all, reselected};
 use crate::request::WriteOptions;
 use crate::server::Context;
@@ -43,17 +45,34 @@ pub(crate) async fn update(context: &Context<'_>, body: &Bytes) -> Result<Respon
         && context.info.creates_on_update()
         && context.server.store.get(&context.key(context.name())).is_none();
     if is_new {
-        return create_object(context, sent, options, warnings).await;
+        let managed = Owners::of(context).create(&mut sent)?;
+        return create_object(context, sent, managed, options, warnings).await;
     }
     let is_unconditional = matches!(text_at(&sent, "/metadata/resourceVersion"), "" | "0");
-    change(context, options, warnings, |_| {
+    change(context, options, warnings, |_, _| {
         if is_unconditional && !context.info.takes_unconditional_update() {
             let error = FieldError::invalid("metadata.resourceVersion", &0.into(), "must be specified for an update");
             return Err(ApiError::invalid(&context.info, context.name(), &[error]));
         }
-        Ok((sent.clone(), Vec::new()))
+        Ok(Changed { is_insisting_on_uid: true, ..Changed::to(sent.clone()) })
     })
     .await
+}
+
+/// A new version of an object, as a request wants it.
+pub(crate) struct Changed {
+    pub(crate) object: Value,
+    /// Its owners, when they are known already.
+    pub(crate) managed: Option<Managed>,
+    pub(crate) warnings: Vec<String>,
+    /// Whether another uid is a conflict; else it is an attempt to change it.
+    pub(crate) is_insisting_on_uid: bool,
+}
+
+impl Changed {
+    pub(crate) fn to(object: Value) -> Self {
+        Self { object, managed: None, warnings: Vec::new(), is_insisting_on_uid: false }
+    }
 }
 
 /// Changes the object of the request: `compute` makes the new version from the stored one (already read), and is called
@@ -62,26 +81,34 @@ pub(crate) async fn change(
     context: &Context<'_>,
     options: WriteOptions,
     warnings: Vec<String>,
-    mut compute: impl FnMut(&Value) -> Result<(Value, Vec<String>)>,
+    mut compute: impl FnMut(&Value, &Managed) -> Result<Changed>,
 ) -> Result<Response<Body>> {
     let is_crd = crd::is_crd(&context.info);
     let _guard = if is_crd { Some(context.server.crd_writes.lock().await) } else { None };
+    let owners = Owners::of(context);
     for _ in 0..TRIES {
         let stored = context.stored()?;
         context.authorize_object(&stored)?;
-        let old = decode_stored(context, &stored)?;
-        let (mut new, more) = compute(&old)?;
+        let (old, held) = (decode_stored(context, &stored)?, owners_of(&stored));
+        let changed = compute(&old, &held)?;
+        let mut new = changed.object;
         let mut warnings = warnings.clone();
-        warnings.extend(more);
-        let insists = check_preconditions(context, &stored, &new, &old)?;
+        warnings.extend(changed.warnings);
+        // From here on both versions are in the form in which objects are stored, so that they can be compared.
+        context.info.complete(&mut new);
+        let managed = match changed.managed {
+            Some(managed) => managed,
+            None => owners.update(&old, &held, &mut new)?,
+        };
+        let insists = check_preconditions(context, &stored, &new, &old, changed.is_insisting_on_uid)?;
         let registry = settle(context, options, &mut new, &old, &mut warnings)?;
         metadata(&mut new).insert("resourceVersion".to_owned(), stored.revision.to_string().into());
         if options.dry_run {
-            return context.show(Context::dry(&new), false, &warnings);
+            return context.show(context.with_owners(Context::dry(&new), &managed), false, &warnings);
         }
-        if new == old {
+        if new == old && managed.is_same_but_for_times(&held) {
             // Nothing changed: no revision is spent, and no watcher is woken.
-            return context.show(stored.bytes.clone(), false, &warnings);
+            return context.show(context.stored_bytes(&stored), false, &warnings);
         }
         let reselected =
             registry.as_ref().map(|registry| reselected(&context.server.registry(), registry)).unwrap_or_default();
@@ -95,7 +122,7 @@ pub(crate) async fn change(
             if is_crd { undefine(context, &new, removed).await } else { removed.await }
         } else {
             drop(old);
-            context.put(new, Expect::Revision(stored.revision)).await
+            context.put(new, &managed, Expect::Revision(stored.revision)).await
         };
         match written {
             Ok(bytes) => {
@@ -103,7 +130,7 @@ pub(crate) async fn change(
                     crd::publish(context.server, registry);
                     reindex_all(context.server, &reselected).await;
                 }
-                return context.show(bytes, false, &warnings);
+                return context.show(context.with_owners(bytes, &managed), false, &warnings);
             }
             Err(PutError::Raced) if insists => break,
             Err(PutError::Raced) => {}
@@ -114,9 +141,15 @@ pub(crate) async fn change(
 }
 
 /// Checks revision and uid that the client sent along; returns whether it sent a revision.
-fn check_preconditions(context: &Context<'_>, stored: &Object, new: &Value, old: &Value) -> Result<bool> {
+fn check_preconditions(
+    context: &Context<'_>,
+    stored: &Object,
+    new: &Value,
+    old: &Value,
+    is_insisting_on_uid: bool,
+) -> Result<bool> {
     let (uid, held) = (uid_of(new), uid_of(old));
-    if !uid.is_empty() && uid != held {
+    if is_insisting_on_uid && !uid.is_empty() && uid != held {
         let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {held}");
         return Err(ApiError::conflict(&context.info, context.name(), &why));
     }
@@ -140,8 +173,6 @@ fn settle(
     warnings: &mut Vec<String>,
 ) -> Result<Option<Registry>> {
     let subresource = context.path.subresource.as_deref();
-    // From here on both versions are in the form in which objects are stored, so that they can be compared.
-    context.info.complete(new);
     context.mutate(Operation::Update, new, Some(old), options, warnings)?;
     context.apply_defaults(new)?;
     context.info.prepare_update(subresource, new, old);

@@ -8,6 +8,7 @@ use base_http::{Body, BodyPermit};
 use bytes::{Bytes, BytesMut};
 use http::Response;
 use machinery_kinds::{IncludeObject, ResourceInfo};
+use machinery_merge::compact_to_json;
 use machinery_store::{Change, ChangeKind, Expired, Object, Revision, Watch, WatchEnded};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -18,7 +19,7 @@ use self::lines::{Lines, Sent};
 use super::read::{all, selection};
 use crate::flow::Entry;
 use crate::negotiate::{Arity, Form, MetaVersion, Output, partial_of_bytes, table};
-use crate::object::{as_seen, with_revision};
+use crate::object::{as_seen, with_managed, with_revision};
 use crate::outgoing::Holder;
 use crate::request::{At, ListOptions};
 use crate::selector::Selection;
@@ -57,8 +58,13 @@ pub(crate) async fn watch(
     }
     let output = context.output;
     let selection = selection(context, options)?;
-    let encoder =
-        Encoder { info: context.info.clone(), api_version: context.info.api_version(), output, has_columns: false };
+    let encoder = Encoder {
+        info: context.info.clone(),
+        api_version: context.info.api_version(),
+        output,
+        with_owners: context.shows_owners(),
+        has_columns: false,
+    };
     let timeout = options.timeout.unwrap_or_else(default_timeout);
     let holder = Holder::of(context);
     let started = start(context, options, &selection).await;
@@ -262,14 +268,14 @@ impl Stream {
     fn take_initial(&mut self) -> Sent {
         let mut lines = Lines::default();
         while let Some(object) = self.initial.pop_front() {
-            self.encoder.event("ADDED", &object.bytes, &mut lines);
+            self.encoder.event("ADDED", &object.bytes, object.managed.as_ref(), &mut lines);
             if lines.len() >= PIECE_BYTES {
                 break;
             }
         }
         // As they are, they are counted already.
         let held = if self.initial.is_empty() { self.initial_held.take() } else { None };
-        if self.encoder.output.is_plain() {
+        if self.encoder.output.is_plain() && !self.encoder.with_owners {
             return lines.held(held);
         }
         drop(held);
@@ -293,6 +299,7 @@ struct Encoder {
     info: Arc<ResourceInfo>,
     api_version: String,
     output: Output,
+    with_owners: bool,
     /// Whether the client has the columns of a table already; they are sent once.
     has_columns: bool,
 }
@@ -302,32 +309,41 @@ impl Encoder {
     fn change(&mut self, change: &Change, selection: &Selection, lines: &mut Lines) {
         let is_in = change.kind == ChangeKind::Put && selection.matches(&change.object);
         let was_in = change.previous.as_ref().is_some_and(|previous| selection.matches(previous));
+        let object = (&change.object.bytes, change.object.managed.as_ref());
         match (was_in, is_in) {
             (false, false) => {}
-            (false, true) => self.event("ADDED", &change.object.bytes, lines),
-            (true, true) => self.event("MODIFIED", &change.object.bytes, lines),
-            (true, false) if change.kind == ChangeKind::Delete => self.event("DELETED", &change.object.bytes, lines),
+            (false, true) => self.event("ADDED", object.0, object.1, lines),
+            (true, true) => self.event("MODIFIED", object.0, object.1, lines),
+            (true, false) if change.kind == ChangeKind::Delete => {
+                // The last version is stored without its owners, who are those of the version before.
+                let managed = change.previous.as_ref().and_then(|previous| previous.managed.as_ref());
+                self.event("DELETED", object.0, managed, lines);
+            }
             (true, false) => {
                 // The client is shown what it knew, at the revision at which it went out of its sight.
                 let previous = change.previous.as_ref().expect("it was in the selection");
-                self.event("DELETED", &with_revision(&previous.bytes, change.revision), lines);
+                let last = with_revision(&previous.bytes, change.revision);
+                self.event("DELETED", &last, previous.managed.as_ref(), lines);
             }
         }
     }
 
-    fn event(&mut self, kind: &str, bytes: &Bytes, lines: &mut Lines) {
+    fn event(&mut self, kind: &str, bytes: &Bytes, managed: Option<&Bytes>, lines: &mut Lines) {
         let bytes = as_seen(&self.info, bytes);
+        let managed = managed.filter(|_| self.with_owners).and_then(|managed| compact_to_json(managed).ok());
+        let managed = managed.as_deref();
+        let whole = || managed.map_or_else(|| bytes.clone(), |managed| with_managed(&bytes, managed));
         match self.output.form {
-            Form::Object => lines.push(kind, &bytes),
+            Form::Object => lines.push_with(kind, &bytes, managed),
             // Upstream cannot make a list of an event, and sends the object as it is.
-            Form::Partial(_, Arity::List) => lines.push(kind, &bytes),
+            Form::Partial(_, Arity::List) => lines.push_with(kind, &bytes, managed),
             Form::Partial(version, Arity::One) => {
                 let mut shown = BytesMut::new();
-                partial_of_bytes(&bytes, version, &mut shown);
+                partial_of_bytes(&whole(), version, &mut shown);
                 lines.push(kind, &shown.freeze());
             }
             Form::Table(version, include) => {
-                if let Ok(object) = serde_json::from_slice::<Value>(&bytes) {
+                if let Ok(object) = serde_json::from_slice::<Value>(&whole()) {
                     let shown = self.row(&object, version, include);
                     lines.push(kind, &shown.to_string().into());
                 }

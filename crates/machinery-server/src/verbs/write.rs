@@ -6,6 +6,7 @@ use std::sync::Arc;
 use base_http::Body;
 use bytes::{Bytes, BytesMut};
 use http::Response;
+use machinery_merge::Managed;
 use machinery_store::{CommitError, Expect, Key, Object, Op, Revision};
 use serde_json::Value;
 
@@ -13,6 +14,7 @@ use crate::admission::{AdmissionRequest, Operation};
 use crate::authorizer::Authorizer as _;
 use crate::negotiate::{Arity, BODY_BYTES_MAX, Form, partial_of_bytes, table};
 use crate::object::{Encoded, decode, metadata, name_of, text_at};
+use crate::owners::compact;
 use crate::request::{FieldValidation, WriteOptions};
 use crate::server::{Context, warn};
 use crate::status::{self, ApiError, Result};
@@ -230,8 +232,8 @@ impl Context<'_> {
 
     /// Writes an object and gives it back as stored. What is decoded of it takes several times its size and is dropped
     /// before the wait for the disk, where many writes are at a time.
-    pub(crate) async fn put(&self, object: Value, expect: Expect) -> Result<Bytes, PutError> {
-        let put = self.encode(&object, expect)?;
+    pub(crate) async fn put(&self, object: Value, managed: &Managed, expect: Expect) -> Result<Bytes, PutError> {
+        let put = self.encode(&object, managed, expect)?;
         drop(object);
         self.commit(put, Vec::new()).await
     }
@@ -243,11 +245,17 @@ impl Context<'_> {
     }
 
     /// Writes an object if `also` holds, or is written, in the same commit.
-    pub(crate) async fn put_if(&self, object: &Value, expect: Expect, also: Vec<Op>) -> Result<Bytes, PutError> {
-        self.commit(self.encode(object, expect)?, also).await
+    pub(crate) async fn put_if(
+        &self,
+        object: &Value,
+        managed: &Managed,
+        expect: Expect,
+        also: Vec<Op>,
+    ) -> Result<Bytes, PutError> {
+        self.commit(self.encode(object, managed, expect)?, also).await
     }
 
-    fn encode(&self, object: &Value, expect: Expect) -> Result<Put, PutError> {
+    fn encode(&self, object: &Value, managed: &Managed, expect: Expect) -> Result<Put, PutError> {
         // A few kinds are stored as another, which is what they are found by, too.
         let stored_as = self.info.stored_as().and_then(|(group, version, plural)| {
             let registry = self.server.registry();
@@ -264,13 +272,15 @@ impl Context<'_> {
             return Err(PutError::Refused(ApiError::invalid(&self.info, name_of(object), &[error])));
         }
         let index = object::index_fields(info, object);
+        // Owners that make an object too large are dropped, as upstream drops them.
+        let managed = compact(managed).filter(|managed| encoded.len() + managed.len() <= OBJECT_BYTES_MAX);
         let for_store = encoded.clone();
         let op = Op::Put {
             key: self.key(name_of(object)),
             expect,
             encode: Box::new(move |revision| machinery_store::Encoded {
                 bytes: for_store.at(revision),
-                managed: None,
+                managed,
                 index,
             }),
         };

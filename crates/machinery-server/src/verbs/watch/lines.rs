@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 use base_http::BodyPermit;
 use bytes::{Bytes, BytesMut};
 
+use crate::object::managed_place;
+
 /// Objects from this size on are sent as the very bytes that the store has.
 const SHARED_BYTES_MIN: usize = 16 * 1024;
 
@@ -35,20 +37,36 @@ impl Lines {
     }
 
     pub(super) fn push(&mut self, kind: &str, object: &Bytes) {
+        self.push_with(kind, object, None);
+    }
+
+    /// An object with its `managedFields`, which are JSON already and no part of it.
+    pub(super) fn push_with(&mut self, kind: &str, object: &Bytes, managed: Option<&str>) {
         const WORDS: [&[u8]; 3] = [br#"{"type":""#, br#"","object":"#, b"}\n"];
-        self.bytes += WORDS.iter().map(|word| word.len()).sum::<usize>() + kind.len() + object.len();
-        let is_shared = object.len() >= SHARED_BYTES_MIN;
-        self.open.reserve(if is_shared { 0 } else { object.len() } + 40);
-        self.open.extend_from_slice(WORDS[0]);
-        self.open.extend_from_slice(kind.as_bytes());
-        self.open.extend_from_slice(WORDS[1]);
-        if is_shared {
-            self.pieces.push_back(self.open.split().freeze());
-            self.pieces.push_back(object.clone());
-        } else {
-            self.open.extend_from_slice(object);
+        self.open.reserve(if object.len() >= SHARED_BYTES_MIN { 0 } else { object.len() } + 40);
+        self.put(WORDS[0]);
+        self.put(kind.as_bytes());
+        self.put(WORDS[1]);
+        let mut rest = object.clone();
+        if let Some((at, before, after)) = managed.and_then(|_| managed_place(object)) {
+            self.put(&rest.split_to(at));
+            self.put(before);
+            self.put(managed.unwrap_or_default().as_bytes());
+            self.put(after);
         }
-        self.open.extend_from_slice(WORDS[2]);
+        if object.len() >= SHARED_BYTES_MIN {
+            self.bytes += rest.len();
+            self.pieces.push_back(self.open.split().freeze());
+            self.pieces.push_back(rest);
+        } else {
+            self.put(&rest);
+        }
+        self.put(WORDS[2]);
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len();
+        self.open.extend_from_slice(bytes);
     }
 
     /// To be sent, and counted for as long.
