@@ -29,6 +29,8 @@ pub use discovery::DiscoveryVersion;
 pub use machinery_crd as crd;
 use machinery_crd::Structural;
 pub use machinery_schema::decode::DecodeError;
+pub use machinery_schema::decode::{complete as complete_type, decode as decode_type};
+pub use machinery_schema::types::Type;
 pub use machinery_schema::{
     Budget, BudgetExceeded, DEPTH_MAX, FieldError, FieldErrorReason, ListStrategy, PatchField, PatchSchema,
     is_dns_label, is_dns_subdomain, is_label_value, is_qualified_name, join_field_errors, limit_warnings,

@@ -15,6 +15,7 @@ mod index;
 mod kinds;
 #[cfg(test)]
 mod tests;
+mod volumes;
 
 use std::collections::BTreeSet;
 

@@ -15,12 +15,11 @@ use serde_json::{Map, Value, json};
 use crate::auth::{AuthRequest, authenticate};
 use crate::authorizer::Authorizer as _;
 use crate::heavy::values_max;
-use crate::negotiate::decode_body;
-use crate::object::{text_at, timestamp};
-use crate::request::ResourcePath;
-use crate::server::Inner;
+use crate::object::{metadata, text_at, timestamp};
+use crate::request::{Query, ResourcePath, WriteOptions};
+use crate::server::{Inner, warn};
 use crate::status::{self, ApiError, Result};
-use crate::{Access, Decision, FieldSelector, Identity, LabelSelector, Target};
+use crate::{Access, Decision, FieldSelector, Identity, LabelSelector, Target, VirtualKind};
 
 const AUTHORIZATION: &str = "authorization.k8s.io";
 const AUTHENTICATION: &str = "authentication.k8s.io";
@@ -63,6 +62,10 @@ impl Review {
         }
     }
 
+    fn virtual_kind(self) -> VirtualKind {
+        VirtualKind { group: self.group(), version: "v1", kind: self.kind() }
+    }
+
     fn group(self) -> &'static str {
         match self {
             Self::SelfSubject | Self::Token => AUTHENTICATION,
@@ -83,6 +86,7 @@ pub(crate) fn answer(
     body: &Bytes,
     identity: &Identity,
     path: &ResourcePath,
+    query: &Query,
     review: Review,
 ) -> Result<Response<Body>> {
     let access = Access { identity, verb: "create", target: path.target(None), object: None };
@@ -92,21 +96,13 @@ pub(crate) fn answer(
             return Err(ApiError::forbidden_access(&access, &reason));
         }
     }
-    let mut asked = decode_body(headers, body, values_max(identity))?;
-    let fields = asked.as_object_mut().ok_or_else(|| ApiError::bad_request("the body must be an object"))?;
-    let version = format!("{}/v1", review.group());
-    match fields.get("apiVersion").and_then(Value::as_str) {
-        Some(found) if found != version => {
-            return Err(ApiError::bad_request(format!(
-                "the API version in the data ({found}) does not match the expected API version ({version})"
-            )));
-        }
-        _ => {}
-    }
+    let options = WriteOptions::parse(query, "CreateOptions")?;
+    let mut warnings = Vec::new();
+    let (kind, max) = (review.virtual_kind(), values_max(identity));
+    let mut asked = kind.read(headers, body, max, options.field_validation, &mut warnings)?;
     if let Some(namespace) = &path.namespace {
-        let metadata = fields.entry("metadata").or_insert_with(|| json!({}));
-        match text_at(metadata, "/namespace") {
-            "" => metadata["namespace"] = namespace.as_str().into(),
+        match text_at(&asked, "/metadata/namespace") {
+            "" => drop(metadata(&mut asked).insert("namespace".to_owned(), namespace.as_str().into())),
             found if found == namespace => {}
             _ => {
                 return Err(ApiError::bad_request(
@@ -116,7 +112,9 @@ pub(crate) fn answer(
         }
     }
     let answered = complete(server, identity, review, asked, jiff::Timestamp::now())?;
-    Ok(status::created(answered.to_string()))
+    let mut response = status::created(kind.complete(answered).to_string());
+    warn(&mut response, &warnings);
+    Ok(response)
 }
 
 /// Answers a decoded one.

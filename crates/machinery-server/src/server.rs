@@ -571,7 +571,7 @@ impl Inner {
             let answer = async move {
                 let _held = held;
                 outgoing::check(&server, &identity)?;
-                crate::reviews::answer(&server, &parts.headers, &body, &identity, &path, review)
+                crate::reviews::answer(&server, &parts.headers, &body, &identity, &path, &query, review)
             };
             return self.work(turn, answer).await;
         }

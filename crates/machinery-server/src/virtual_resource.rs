@@ -4,8 +4,14 @@
 //! decoding, plug-ins that change and plug-ins that validate. Reviews are built in (`reviews.rs`); what issues something,
 //! such as tokens of service accounts, is given to the server ([`crate::ServerConfig::virtual_resources`]).
 
+use bytes::Bytes;
+use http::HeaderMap;
+use machinery_kinds::Type;
 use serde_json::Value;
 
+use crate::negotiate::decode_body;
+use crate::request::FieldValidation;
+use crate::status::{ApiError, Result};
 use crate::{AdmissionError, AdmissionRequest};
 
 /// The kind of a body.
@@ -17,6 +23,77 @@ pub struct VirtualKind {
     pub version: &'static str,
     /// The kind, such as `TokenRequest`.
     pub kind: &'static str,
+}
+
+impl VirtualKind {
+    fn type_of(&self) -> Option<Type> {
+        Type::of_kind(self.group, self.version, self.kind)
+    }
+
+    fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// Reads a body of this kind.
+    pub(crate) fn read(
+        &self,
+        headers: &HeaderMap,
+        body: &Bytes,
+        values_max: usize,
+        validation: FieldValidation,
+        warnings: &mut Vec<String>,
+    ) -> Result<Value> {
+        let mut object = decode_body(headers, body, values_max)?;
+        let Self { version, kind, .. } = self;
+        let api_version = self.api_version();
+        let fields = object.as_object_mut().ok_or_else(|| ApiError::bad_request("the body must be an object"))?;
+        match fields.get("apiVersion").and_then(Value::as_str).unwrap_or_default() {
+            "" => {}
+            found if found == api_version => {}
+            found => {
+                return Err(ApiError::bad_request(format!(
+                    "the API version in the data ({found}) does not match the expected API version ({api_version})"
+                )));
+            }
+        }
+        match fields.get("kind").and_then(Value::as_str).unwrap_or_default() {
+            "" => {}
+            found if found == *kind => {}
+            found => {
+                return Err(ApiError::bad_request(format!(
+                    "{found} in version {version:?} cannot be handled as a {kind}"
+                )));
+            }
+        }
+        fields.insert("apiVersion".to_owned(), api_version.into());
+        fields.insert("kind".to_owned(), (*kind).into());
+        let refused = |error: &str| {
+            ApiError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {error}"))
+        };
+        if let Some(of) = self.type_of() {
+            let unknown = machinery_kinds::decode_type(of, &mut object).map_err(|error| refused(&error.to_string()))?;
+            match validation {
+                FieldValidation::Strict => {
+                    if let Some(error) = machinery_kinds::strict_decoding_error(&unknown) {
+                        return Err(refused(&error));
+                    }
+                }
+                FieldValidation::Warn => {
+                    warnings.extend(unknown.iter().map(|path| format!("unknown field {path:?}")));
+                }
+                FieldValidation::Ignore => {}
+            }
+        }
+        Ok(object)
+    }
+
+    /// An object of this kind as it is answered.
+    pub(crate) fn complete(&self, mut object: Value) -> Value {
+        if let Some(of) = self.type_of() {
+            machinery_kinds::complete_type(of, &mut object);
+        }
+        object
+    }
 }
 
 /// Asks the plug-ins that validate about an object in its final form.

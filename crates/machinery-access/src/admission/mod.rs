@@ -13,8 +13,6 @@
 mod classes;
 mod pods;
 mod service_account;
-#[cfg(test)]
-mod tests;
 
 use machinery_server::{Admission, AdmissionError, AdmissionRequest, Operation};
 use machinery_store::Object;

@@ -6,8 +6,6 @@
 mod authorizer;
 mod graph;
 mod restriction;
-#[cfg(test)]
-mod tests;
 
 pub use authorizer::NodeAuthorizer;
 pub use restriction::NodeRestriction;

@@ -8,8 +8,6 @@ mod discovery;
 mod jwt;
 mod key;
 mod request;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 

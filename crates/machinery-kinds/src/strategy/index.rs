@@ -6,7 +6,7 @@
 //! | a selectable field, such as `spec.nodeName` | the kinds that declare it | one, if there is one |
 //! | `label:KEY` | all | one for each label |
 //! | [`INDEX_OWNER_UID`] | all | one for each owner: garbage collection and adoption look dependents up by it |
-//! | [`INDEX_REFS`] | pods | one for each object that the pod refers to: the node authorizer is one look-up |
+//! | [`INDEX_REFS`] | pods, persistent volumes | one for each object that it refers to: the node authorizer is one look-up |
 //!
 //! The store keeps the fields of every object in memory. So they are few, they are declared, and what a client can put
 //! into one object is bounded by validation ([`INDEXED_ITEMS_MAX`]).
@@ -23,7 +23,8 @@ pub const INDEX_LABEL_PREFIX: &str = "label:";
 pub const INDEX_OWNER_UID: &str = "metadata.ownerReferences.uid";
 
 /// The index field with each object of its namespace that a pod refers to, as `secrets/NAME`, `configmaps/NAME`,
-/// `serviceaccounts/NAME` or `persistentvolumeclaims/NAME`.
+/// `serviceaccounts/NAME`, `persistentvolumeclaims/NAME` or `resourceclaims/NAME`; of a volume, its claim and the secrets by
+/// which its driver logs in on a node, as `persistentvolumeclaims/NAMESPACE/NAME` and `secrets/NAMESPACE/NAME`.
 pub const INDEX_REFS: &str = "refs";
 
 /// Labels, owners and references that one object may have of each. Sane objects have a dozen; each is kept in memory.
@@ -49,7 +50,9 @@ impl ResourceInfo {
                 add(&name, value);
             }
         }
-        for field in [&OWNER_UID].into_iter().chain(self.strategy.index) {
+        let of_volumes =
+            (self.group.is_empty() && &*self.plural == "persistentvolumes").then_some(&super::volumes::REFS);
+        for field in [&OWNER_UID].into_iter().chain(self.strategy.index).chain(of_volumes) {
             (field.values)(object, &mut |value| add(field.name, value));
         }
     }

@@ -1,6 +1,6 @@
 //! Bootstrap tokens: Secrets `bootstrap-token-<id>` in kube-system, as Kubernetes defines them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
@@ -90,10 +90,13 @@ impl Token {
             String::from_utf8(STANDARD.decode(encoded).ok()?).ok()
         };
         let extra = data("auth-extra-groups").unwrap_or_default();
-        let extra = extra.split(',').map(str::trim).filter(|group| group.starts_with("system:bootstrappers:"));
+        let extra: BTreeSet<&str> = extra.split(',').filter(|group| !group.is_empty()).collect();
+        // A group that a token may not have makes the whole of it worthless, as in Kubernetes.
+        let are_good = extra.iter().all(|group| is_group(group));
         let groups = std::iter::once(GROUP_BOOTSTRAPPERS).chain(extra).map(str::to_owned).collect();
         Self {
-            is_usable: text_at(&secret, "/type") == SECRET_TYPE
+            is_usable: are_good
+                && text_at(&secret, "/type") == SECRET_TYPE
                 && !is_terminating(&secret)
                 && data("usage-bootstrap-authentication").as_deref() == Some("true"),
             id: data("token-id").unwrap_or_default(),
@@ -102,6 +105,15 @@ impl Token {
             groups,
         }
     }
+}
+
+/// Whether a bootstrap token may put its bearer into this group.
+fn is_group(group: &str) -> bool {
+    let Some(rest) = group.strip_prefix("system:bootstrappers:") else { return false };
+    let is_end = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    rest.len() <= 256
+        && rest.bytes().all(|byte| is_end(byte) || matches!(byte, b':' | b'-'))
+        && rest.bytes().last().is_some_and(is_end)
 }
 
 /// Id and secret of a bearer token that has a bootstrap token's form.

@@ -112,8 +112,14 @@ fn the_rules_of_index_fields_are_those_of_their_version() {
     pod["metadata"]["labels"] = json!({"app": "web"});
     pod["spec"]["serviceAccountName"] = "default".into();
     pod["spec"]["imagePullSecrets"] = json!([{"name": "pull"}]);
+    pod["spec"]["resourceClaims"] = json!([{"name": "gpu", "resourceClaimName": "gpu-0"}]);
     let expected = "metadata.name=web spec.nodeName=gw-1 spec.serviceAccountName=default spec.hostNetwork=false label:app=web \
                     metadata.ownerReferences.uid=2f1c7a3e-0000-4000-8000-000000000001 refs=configmaps/settings \
-                    refs=secrets/pull refs=serviceaccounts/default";
-    assert_eq!((crate::INDEX_VERSION, fields("pods", &pod).as_str()), (1, expected));
+                    refs=resourceclaims/gpu-0 refs=secrets/pull refs=serviceaccounts/default";
+    let volume = json!({"metadata": {"name": "v"}, "spec": {
+        "claimRef": {"namespace": "a", "name": "data"}, "csi": {"nodePublishSecretRef": {"namespace": "a", "name": "s"}},
+    }});
+    let of_volume = "metadata.name=v refs=persistentvolumeclaims/a/data refs=secrets/a/s";
+    assert_eq!(fields("persistentvolumes", &volume), of_volume);
+    assert_eq!((crate::INDEX_VERSION, fields("pods", &pod).as_str()), (2, expected));
 }

@@ -29,7 +29,26 @@ fn references(pod: &Value) -> BTreeSet<String> {
             found.insert(format!("{resource}/{name}"));
         }
     });
+    for claim in resource_claims(pod) {
+        found.insert(format!("resourceclaims/{claim}"));
+    }
     found
+}
+
+/// The resource claims of a pod: those that it names, and those that were created for it and are in its status.
+fn resource_claims(pod: &Value) -> impl Iterator<Item = &str> {
+    let of_status = |name: &str| {
+        let statuses = pod.pointer("/status/resourceClaimStatuses").and_then(Value::as_array);
+        let status = statuses.into_iter().flatten().find(|status| text(status, "/name") == name);
+        status.map_or("", |status| text(status, "/resourceClaimName"))
+    };
+    let claims = pod.get("spec").map_or(&[][..], |spec| items(spec, "resourceClaims"));
+    let named = claims.iter().map(move |claim| match text(claim, "/resourceClaimName") {
+        "" => of_status(text(claim, "/name")),
+        name => name,
+    });
+    let extended = text(pod, "/status/extendedResourceClaimStatus/resourceClaimName");
+    named.chain([extended]).filter(|name| !name.is_empty())
 }
 
 /// How many objects the spec of a pod refers to.
