@@ -240,6 +240,13 @@ impl Errors {
         }
     }
 
+    /// The same with a detail: what the value should be among.
+    pub(crate) fn not_found_because(&mut self, path: &Path<'_>, value: impl Into<Value>, detail: &str) {
+        if !self.is_full() {
+            self.push(FieldError::not_found_because(path.to_string(), &value.into(), detail));
+        }
+    }
+
     /// Whether an error of this kind is at this place already.
     pub(crate) fn has(&self, path: &str, reason: FieldErrorReason) -> bool {
         self.0.iter().any(|error| error.path == path && error.reason == reason)

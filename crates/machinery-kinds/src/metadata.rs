@@ -157,10 +157,3 @@ fn indexed(metadata: &Value, errors: &mut Errors) {
         }
     }
 }
-
-/// Labels, for rules that make lists of errors of their own.
-pub(crate) fn validate_labels(labels: &serde_json::Map<String, Value>, path: &str) -> Vec<FieldError> {
-    let mut errors = Errors::default();
-    checks::labels(&Value::Object(labels.clone()), &Path::at(path), &mut errors);
-    errors.into_vec()
-}

@@ -1,9 +1,5 @@
-//! What a kind requires of its objects beyond their types.
+//! What a kind requires of its objects beyond their types, for kinds without a module of their own.
 
-mod pods;
-mod small;
 #[cfg(test)]
 mod tests;
 pub(crate) mod update;
-
-pub(crate) use small::*;

@@ -177,6 +177,11 @@ impl FieldError {
         Self::new(path, FieldErrorReason::NotFound, Some(&quoted_value(value)), "")
     }
 
+    /// The value names something that is not there; the detail says what it should be among.
+    pub fn not_found_because(path: impl Into<String>, value: &Value, detail: &str) -> Self {
+        Self::new(path, FieldErrorReason::NotFound, Some(&quoted_value(value)), detail)
+    }
+
     /// Something failed that is not up to the author.
     pub fn internal(path: impl Into<String>, detail: impl AsRef<str>) -> Self {
         Self::new(path, FieldErrorReason::Internal, None, detail.as_ref())

@@ -7,7 +7,7 @@ use super::names::{is_percent, percent};
 use crate::kit::{Errors, Path, Read};
 
 pub(crate) const NEGATIVE: &str = "must be greater than or equal to 0";
-pub(crate) const NOT_POSITIVE: &str = "must be greater than 0";
+pub(crate) const NOT_POSITIVE: &str = "must be greater than zero";
 pub(crate) const IMMUTABLE: &str = "field is immutable";
 
 pub(crate) fn non_negative(number: i64, path: &Path<'_>, errors: &mut Errors) {
@@ -89,7 +89,8 @@ pub(crate) fn positive_int_or_percent(value: &Value, path: &Path<'_>, errors: &m
 /// The number of a percentage, when the value is one.
 pub(crate) fn percentage(value: &Value) -> Option<i64> {
     let text = value.as_str().filter(|text| is_percent(text))?;
-    text.trim_end_matches('%').parse().ok()
+    // More than any number is more than a hundred all the same.
+    Some(text.trim_end_matches('%').parse().unwrap_or(i64::MAX))
 }
 
 /// A percentage is at most a hundred.

@@ -4,6 +4,7 @@ mod controller_revision;
 mod daemon_set;
 mod deployment;
 mod replica_set;
+pub(crate) mod rules;
 mod stateful_set;
 
 use serde_json::Value;

@@ -3,16 +3,28 @@
 use serde_json::Value;
 
 use crate::{
-    kit::Read,
+    checks,
+    kit::{Path, Read},
+    metadata::OnUpdate,
     strategy::Strategy,
     table::{Printer, age_of, columns, printers::name},
 };
 
 pub(crate) static CONTROLLER_REVISION: Strategy = Strategy {
-    validate: |object, errors| errors.extend(crate::rules::controller_revision(object)),
+    metadata_on_update: OnUpdate::WholeAndChanges,
+    validate: |revision, errors| {
+        checks::non_negative(revision.int("revision"), &Path::at("revision"), errors);
+        match revision.some("data") {
+            None => errors.required(&Path::at("data"), "data is mandatory"),
+            Some(data) if !data.is_object() => {
+                errors.required(&Path::at("data"), "data must be a valid JSON object");
+            }
+            Some(_) => {}
+        }
+    },
     validate_update: Some(|new, old, errors| {
-        errors.extend(crate::rules::controller_revision(new));
-        errors.extend(crate::rules::update::controller_revision(new, old));
+        checks::non_negative(new.int("revision"), &Path::at("revision"), errors);
+        checks::immutable(new.part("data"), old.part("data"), &Path::at("data"), errors);
     }),
     printer: &Printer {
         columns: columns::CONTROLLER_REVISION,

@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::pod;
+use super::{pod, rules};
 use crate::{
-    kit::{Read, Write},
-    strategy::Strategy,
+    checks::{self, SelectorOptions},
+    kit::{Errors, Path, Read, Write},
+    strategy::{Part, Strategy},
     table::{
         Printer, age_of, columns,
         printers::{labels, name, selector},
@@ -32,17 +33,21 @@ pub(crate) static DAEMON_SET: Strategy = Strategy {
         let is_same = new.part("spec").part("template") == old.part("spec").part("template");
         set_template_generation(new, template_generation(old) + i64::from(!is_same));
     },
-    parts: &[crate::strategy::Part {
+    parts: &[Part {
+        name: "status",
         prepare: |new, old| {
             new.restore("spec", old);
             set_template_generation(new, template_generation(old));
         },
-        ..crate::strategy::Part::STATUS
+        validate: |new, old, errors| {
+            rules::non_negative(new.part("status"), &COUNTS, &Path::at("status"), errors);
+            rules::collisions(new, old, errors);
+        },
     }],
-    validate: |object, errors| errors.extend(crate::rules::daemon_set(object)),
+    validate: |set, errors| validate(set, None, errors),
     validate_update: Some(|new, old, errors| {
-        errors.extend(crate::rules::daemon_set(new));
-        errors.extend(crate::rules::update::daemon_set(new, old));
+        rules::immutable_selector(new, old, errors);
+        validate(new, Some(old), errors);
     }),
     warnings: super::warnings,
     printer: &Printer {
@@ -80,6 +85,76 @@ fn defaults(set: &mut Value) {
         rolling.default_to("maxSurge", 0);
     }
     spec.default_to("revisionHistoryLimit", 10);
+}
+
+/// What a status counts.
+const COUNTS: [&str; 9] = [
+    "currentNumberScheduled",
+    "numberMisscheduled",
+    "desiredNumberScheduled",
+    "numberReady",
+    "observedGeneration",
+    "updatedNumberScheduled",
+    "numberAvailable",
+    "numberUnavailable",
+    "collisionCount",
+];
+
+fn validate(set: &Value, old: Option<&Value>, errors: &mut Errors) {
+    let (spec, path) = (set.part("spec"), Path::at("spec"));
+    let (selector, template) = (spec.part("selector"), spec.part("template"));
+    let known = old.map(|old| old.part("spec").part("selector"));
+    let options = SelectorOptions::for_update(known);
+    checks::label_selector(selector, options, &path.field("selector"), errors);
+    let understood = rules::Selector::of(selector);
+    let at = path.field("template");
+    let labels = template.part("metadata").part("labels");
+    if !matches!(understood, rules::Selector::Invalid) && !understood.matches(labels) {
+        rules::not_selected(labels, &at, errors);
+    }
+    if !selector.is_null() && checks::is_empty_selector(selector) {
+        let detail = "empty selector is invalid for daemonset";
+        rules::invalid_selector(selector, detail, &path.field("selector"), errors);
+    }
+    pod::rules::validate_template(template, rules::template_options(old), &at, errors);
+    rules::endless(template, "DaemonSet", &at, errors);
+    rules::non_negative(spec, &["minReadySeconds"], &path, errors);
+    let generation = template_generation(set);
+    checks::non_negative(generation, &path.field("templateGeneration"), errors);
+    update_strategy(spec.part("updateStrategy"), &path.field("updateStrategy"), errors);
+    rules::non_negative(spec, &["revisionHistoryLimit"], &path, errors);
+}
+
+fn update_strategy(strategy: &Value, path: &Path<'_>, errors: &mut Errors) {
+    match strategy.text("type") {
+        "OnDelete" => {}
+        "RollingUpdate" => match strategy.some("rollingUpdate") {
+            None => errors.required(&path.field("rollingUpdate"), ""),
+            Some(rolling) => rolling_update(rolling, &path.field("rollingUpdate"), errors),
+        },
+        _ => {
+            let supported = ["RollingUpdate", "OnDelete"];
+            rules::unsupported_struct("DaemonSetUpdateStrategy", strategy, &supported, path, errors);
+        }
+    }
+}
+
+fn rolling_update(rolling: &Value, path: &Path<'_>, errors: &mut Errors) {
+    let keys = ["maxUnavailable", "maxSurge"];
+    for key in keys {
+        checks::positive_int_or_percent(rolling.part(key), &path.field(key), errors);
+    }
+    for key in keys {
+        checks::at_most_100_percent(rolling.part(key), &path.field(key), errors);
+    }
+    match keys.map(|key| rules::int_or_percent(rolling.part(key)) != 0) {
+        [true, true] => {
+            let detail = "may not be set when maxUnavailable is non-zero";
+            errors.invalid(&path.field("maxSurge"), rolling.part("maxSurge").clone(), detail);
+        }
+        [false, false] => errors.required(&path.field("maxUnavailable"), "cannot be 0 when maxSurge is 0"),
+        _ => {}
+    }
 }
 
 /// How often the template has changed, as the annotation has it.

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::pod;
+use super::{pod, rules};
 use crate::{
-    kit::{Read, Write},
+    checks,
+    kit::{Errors, Path, Read, Write},
     strategy::{Part, Strategy},
     table::{
         Printer, age_of, columns,
@@ -29,12 +30,24 @@ pub(crate) static DEPLOYMENT: Strategy = Strategy {
         }
     },
     parts: &[Part {
+        name: "status",
         prepare: |new, old| {
             new.restore("spec", old);
             new.make("metadata").restore("labels", old.part("metadata"));
         },
-        ..Part::STATUS
+        validate: |new, old, errors| {
+            let (status, path) = (new.part("status"), Path::at("status"));
+            rules::non_negative(status, &COUNTS, &path, errors);
+            let parts = ["updatedReplicas", "readyReplicas", "availableReplicas"];
+            rules::at_most_replicas(status, &parts, "cannot be greater than readyReplicas", &path, errors);
+            rules::collisions(new, old, errors);
+        },
     }],
+    validate: |deployment, errors| validate(deployment, None, errors),
+    validate_update: Some(|new, old, errors| {
+        validate(new, Some(old), errors);
+        rules::immutable_selector(new, old, errors);
+    }),
     warnings: super::warnings,
     printer: &Printer {
         columns: columns::DEPLOYMENT,
@@ -69,4 +82,58 @@ fn defaults(deployment: &mut Value) {
     }
     spec.default_to("revisionHistoryLimit", 10);
     spec.default_to("progressDeadlineSeconds", 600);
+}
+
+/// What a status counts.
+const COUNTS: [&str; 8] = [
+    "observedGeneration",
+    "replicas",
+    "updatedReplicas",
+    "readyReplicas",
+    "availableReplicas",
+    "unavailableReplicas",
+    "terminatingReplicas",
+    "collisionCount",
+];
+
+fn validate(deployment: &Value, old: Option<&Value>, errors: &mut Errors) {
+    let (spec, path) = (deployment.part("spec"), Path::at("spec"));
+    rules::non_negative(spec, &["replicas"], &path, errors);
+    rules::selector_and_template(spec, rules::template_options(old), &path, errors);
+    strategy(spec.part("strategy"), &path.field("strategy"), errors);
+    rules::non_negative(spec, &["minReadySeconds", "revisionHistoryLimit"], &path, errors);
+    if let Some(deadline) = spec.some_int("progressDeadlineSeconds") {
+        let at = path.field("progressDeadlineSeconds");
+        checks::non_negative(deadline, &at, errors);
+        if deadline <= spec.int("minReadySeconds") {
+            errors.invalid(&at, deadline, "must be greater than minReadySeconds");
+        }
+    }
+}
+
+fn strategy(strategy: &Value, path: &Path<'_>, errors: &mut Errors) {
+    let at = path.field("rollingUpdate");
+    match (strategy.text("type"), strategy.some("rollingUpdate")) {
+        ("Recreate", Some(_)) => {
+            errors.forbidden(&at, "may not be specified when strategy `type` is 'Recreate'");
+        }
+        ("Recreate", None) => {}
+        ("RollingUpdate", None) => errors.required(&at, "this should be defaulted and never be nil"),
+        ("RollingUpdate", Some(rolling)) => {
+            let keys = ["maxUnavailable", "maxSurge"];
+            for key in keys {
+                checks::positive_int_or_percent(rolling.part(key), &at.field(key), errors);
+            }
+            let unavailable = rolling.part("maxUnavailable");
+            if keys.iter().all(|key| rules::int_or_percent(rolling.part(key)) == 0) {
+                let detail = "may not be 0 when `maxSurge` is 0";
+                errors.invalid(&at.field("maxUnavailable"), unavailable.clone(), detail);
+            }
+            checks::at_most_100_percent(unavailable, &at.field("maxUnavailable"), errors);
+        }
+        _ => {
+            let supported = ["Recreate", "RollingUpdate"];
+            rules::unsupported_struct("DeploymentStrategy", strategy, &supported, path, errors);
+        }
+    }
 }

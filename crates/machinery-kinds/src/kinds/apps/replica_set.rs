@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::pod;
+use super::{pod, rules};
 use crate::{
-    kit::{Read, Write},
-    strategy::{Selectable, Strategy},
+    kit::{Errors, Path, Read, Write},
+    strategy::{Part, Selectable, Strategy},
     table::{
         Printer, age_of, columns,
         printers::{name, selector},
@@ -25,6 +25,20 @@ pub(crate) static REPLICA_SET: Strategy = Strategy {
         set.set("status", json!({"replicas": 0}));
     },
     prepare_update: super::drop_disabled,
+    parts: &[Part {
+        validate: |new, _, errors| {
+            let (status, path) = (new.part("status"), Path::at("status"));
+            rules::non_negative(status, &COUNTS, &path, errors);
+            let parts = ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
+            rules::at_most_replicas(status, &parts, "cannot be greater than readyReplicas", &path, errors);
+        },
+        ..Part::STATUS
+    }],
+    validate: |set, errors| validate(set, None, errors),
+    validate_update: Some(|new, old, errors| {
+        validate(new, Some(old), errors);
+        rules::immutable_selector(new, old, errors);
+    }),
     warnings: super::warnings,
     printer: &Printer {
         columns: columns::REPLICA_SET,
@@ -45,3 +59,19 @@ pub(crate) static REPLICA_SET: Strategy = Strategy {
     },
     ..Strategy::PLAIN
 };
+
+/// What a status counts.
+const COUNTS: [&str; 6] = [
+    "replicas",
+    "fullyLabeledReplicas",
+    "readyReplicas",
+    "availableReplicas",
+    "observedGeneration",
+    "terminatingReplicas",
+];
+
+fn validate(set: &Value, old: Option<&Value>, errors: &mut Errors) {
+    let (spec, path) = (set.part("spec"), Path::at("spec"));
+    rules::non_negative(spec, &["replicas", "minReadySeconds"], &path, errors);
+    rules::selector_and_template(spec, rules::template_options(old), &path, errors);
+}

@@ -1,13 +1,18 @@
 //! Jobs: pods that run to their end.
 
+mod indexes;
+pub(super) mod rules;
+mod status;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::{
-    human_duration,
+    FieldError, FieldErrorReason, human_duration,
     kinds::core::pod,
-    kit::{Read, Write},
-    strategy::{Creation, Selectable, Strategy},
+    kit::{Errors, Path, Read, Write},
+    metadata::OnUpdate,
+    strategy::{Creation, Part, Selectable, Strategy},
     table::{
         Printer, age_of, columns,
         printers::{name, selector},
@@ -25,9 +30,26 @@ pub(crate) static JOB: Strategy = Strategy {
         pod::drop_disabled(template.make("spec"), old.part("spec").part("template").part("spec"));
         default_labels(new);
     },
+    parts: &[Part { validate: status::validate, ..Part::STATUS }],
+    metadata_on_update: OnUpdate::WholeAndChanges,
+    validate: rules::validate_create,
+    validate_update: Some(rules::validate_update),
+    warnings: |job, _| {
+        let spec = job.part("spec").part("template").part("spec");
+        pod::warnings::of_spec(spec, &Path::at("spec.template.spec"))
+    },
     printer: &Printer { columns: columns::JOB, cells },
     ..Strategy::PLAIN
 };
+
+/// `Invalid value: …` where upstream does not show the value.
+fn invalid_without_value(path: &Path<'_>, detail: &str, errors: &mut Errors) {
+    errors.push(FieldError {
+        path: path.to_string(),
+        reason: FieldErrorReason::Invalid,
+        message: format!("Invalid value: {detail}"),
+    });
+}
 
 fn defaults(job: &mut Value) {
     let spec = job.make("spec");

@@ -47,7 +47,7 @@ pub(super) static STRATEGY: Strategy = Strategy {
     ..Strategy::PLAIN
 };
 
-pub(in crate::kinds) use rules::check_access_modes;
+pub(in crate::kinds) use rules::{ClaimOptions, check_access_modes, check_claim_spec};
 
 fn warnings(claim: &Value) -> Vec<String> {
     let mut warnings = Vec::new();

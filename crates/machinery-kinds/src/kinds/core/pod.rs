@@ -5,6 +5,7 @@
 //! | [`defaults`] | what is filled in |
 //! | [`prepare`] | what is not up to the author; what the subresources may write |
 //! | [`printer`] | the row of a table |
+//! | [`rules`] | what is valid |
 //! | [`references`] | objects that a pod refers to, for the node authorizer |
 //! | [`warnings`] | what its author should know |
 //! | [`resources`] | sums of resources, and those of the pod as a whole |
@@ -15,6 +16,7 @@ mod prepare;
 mod printer;
 mod references;
 mod resources;
+pub(crate) mod rules;
 #[cfg(test)]
 mod tests;
 pub(crate) mod warnings;
@@ -23,6 +25,7 @@ use serde_json::{Value, json};
 
 use crate::{
     kit::{Path, Read},
+    metadata::OnUpdate,
     strategy::{Part, Selectable, Strategy},
     table::{Printer, columns},
 };
@@ -53,18 +56,20 @@ pub(crate) static POD: Strategy = Strategy {
     prepare_create: prepare::create,
     prepare_update: prepare::update,
     parts: &[
-        Part { prepare: prepare::status, ..Part::STATUS },
-        Part { name: "ephemeralcontainers", prepare: prepare::ephemeral_containers, validate: |_, _, _| {} },
-        Part { name: "resize", prepare: prepare::resize, validate: |_, _, _| {} },
+        Part { name: "status", prepare: prepare::status, validate: rules::validate_status },
+        Part {
+            name: "ephemeralcontainers",
+            prepare: prepare::ephemeral_containers,
+            validate: rules::validate_ephemeral,
+        },
+        Part { name: "resize", prepare: prepare::resize, validate: rules::validate_resize },
     ],
     index: &[references::REFS],
+    metadata_on_update: OnUpdate::WholeAndChanges,
     grace_seconds,
     warnings: |pod, _| warnings::of_spec(pod.part("spec"), &Path::at("spec")),
-    validate: |object, errors| errors.extend(crate::rules::pod(object)),
-    validate_update: Some(|new, old, errors| {
-        errors.extend(crate::rules::pod(new));
-        errors.extend(crate::rules::update::pod(new, old));
-    }),
+    validate: rules::validate_create,
+    validate_update: Some(rules::validate_update),
     printer: &Printer { columns: columns::POD, cells: printer::cells },
     row_conditions,
     ..Strategy::PLAIN

@@ -2,9 +2,12 @@
 
 use serde_json::Value;
 
-use super::pod;
+use super::pod::{
+    self,
+    rules::{Options, validate_template},
+};
 use crate::{
-    kit::{Read, Write},
+    kit::{Path, Read, Write},
     strategy::Strategy,
     table::{
         Printer, columns,
@@ -17,6 +20,14 @@ pub(crate) static POD_TEMPLATE: Strategy = Strategy {
     defaults: |object| pod::default_template(object.make("template")),
     prepare_create: |object, _| pod::drop_disabled(object.make("template").make("spec"), &Value::Null),
     prepare_update: |new, old| pod::drop_disabled(new.make("template").make("spec"), old.part("template").part("spec")),
+    validate: |object, errors| {
+        validate_template(object.part("template"), Options::default(), &Path::at("template"), errors);
+    },
+    validate_update: Some(|new, old, errors| {
+        let options = Options::for_update(old.part("template"));
+        validate_template(new.part("template"), options, &Path::at("template"), errors);
+    }),
+    warnings: |object, _| pod::warnings::of_spec(object.part("template").part("spec"), &Path::at("template.spec")),
     printer: &Printer {
         columns: columns::POD_TEMPLATE,
         cells: |object, _| {

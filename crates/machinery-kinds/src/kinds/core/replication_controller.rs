@@ -2,10 +2,14 @@
 
 use serde_json::{Value, json};
 
-use super::pod;
+use super::pod::{
+    self,
+    rules::{Options, validate_template},
+};
 use crate::{
-    kit::{Read, Write},
-    strategy::{Selectable, Strategy},
+    kinds::apps::rules,
+    kit::{Errors, Path, Read, Write},
+    strategy::{Part, Selectable, Strategy},
     table::{
         Printer, age_of, columns,
         printers::{labels, name},
@@ -26,6 +30,21 @@ pub(crate) static REPLICATION_CONTROLLER: Strategy = Strategy {
         if let Some(template) = new.make("spec").some_mut("template") {
             pod::drop_disabled(template.make("spec"), old.part("spec").part("template").part("spec"));
         }
+    },
+    parts: &[Part {
+        validate: |new, _, errors| {
+            let (status, path) = (new.part("status"), Path::at("status"));
+            rules::non_negative(status, &COUNTS, &path, errors);
+            let parts = ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
+            rules::at_most_replicas(status, &parts, "cannot be greater than readyReplicas", &path, errors);
+        },
+        ..Part::STATUS
+    }],
+    validate: |controller, errors| validate(controller, &Value::Null, errors),
+    validate_update: Some(|new, old, errors| validate(new, old.part("spec").part("template"), errors)),
+    warnings: |controller, _| {
+        let spec = controller.part("spec").part("template").part("spec");
+        pod::warnings::of_spec(spec, &Path::at("spec.template.spec"))
     },
     printer: &Printer {
         columns: columns::REPLICATION_CONTROLLER,
@@ -60,4 +79,32 @@ fn defaults(controller: &mut Value) {
     if metadata.entries("labels").next().is_none() {
         metadata.set("labels", labels);
     }
+}
+
+/// What a status counts.
+const COUNTS: [&str; 5] =
+    ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"];
+
+fn validate(controller: &Value, old_template: &Value, errors: &mut Errors) {
+    let (spec, path) = (controller.part("spec"), Path::at("spec"));
+    rules::non_negative(spec, &["minReadySeconds"], &path, errors);
+    let is_empty = spec.entries("selector").next().is_none();
+    if is_empty {
+        errors.required(&path.field("selector"), "");
+    }
+    if !spec.has("replicas") {
+        errors.required(&path.field("replicas"), "");
+    }
+    rules::non_negative(spec, &["replicas"], &path, errors);
+    let at = path.field("template");
+    let Some(template) = spec.some("template") else {
+        errors.required(&at, "");
+        return;
+    };
+    let labels = template.part("metadata").part("labels");
+    if spec.entries("selector").any(|(key, value)| labels.part(key) != value) {
+        rules::not_selected(labels, &at, errors);
+    }
+    validate_template(template, Options::for_update(old_template), &at, errors);
+    rules::endless(template, "ReplicationController", &at, errors);
 }

@@ -3,12 +3,13 @@
 //! Controllers and the kubelet rely on these, and `kubectl apply` compares with them. All of it may run again on what it
 //! has filled in before.
 
-use api_kube::Quantity;
-use serde::Deserialize as _;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{CONTAINER_LISTS, image, resources};
-use crate::kit::{Read, Write};
+use crate::{
+    kinds::amounts::{fill_from, round_up},
+    kit::{Read, Write},
+};
 
 /// Permissions of files in volumes: `rw-r--r--`.
 const FILE_MODE: u32 = 0o644;
@@ -84,7 +85,7 @@ fn spec(spec: &mut Value) {
     for list in CONTAINER_LISTS {
         spec.items_mut(list).iter_mut().for_each(container);
     }
-    round(spec.some_mut("overhead"));
+    round_up(spec, "overhead");
     round_both(spec.some_mut("resources"));
 }
 
@@ -142,14 +143,8 @@ fn http_get(get: &mut Value) {
 
 /// What is limited and not requested is requested as limited.
 fn request_what_is_limited(container: &mut Value) {
-    let Some(resources) = container.some_mut("resources") else { return };
-    let Some(limits) = resources.part("limits").as_object().cloned() else { return };
-    let requests = resources.make("requests").fields();
-    for (name, limit) in limits {
-        requests.entry(name).or_insert(limit);
-    }
-    if requests.is_empty() {
-        resources.unset("requests");
+    if let Some(resources) = container.some_mut("resources") {
+        fill_from(resources, "requests", "limits");
     }
 }
 
@@ -238,26 +233,10 @@ pub(crate) fn claim_spec(spec: &mut Value) {
     round_both(Some(spec.make("resources")));
 }
 
-/// Nothing is counted in less than thousandths.
-fn round(amounts: Option<&mut Value>) {
-    let Some(amounts) = amounts.and_then(Value::as_object_mut) else { return };
-    round_amounts(amounts);
-}
-
-fn round_amounts(amounts: &mut Map<String, Value>) {
-    for amount in amounts.values_mut() {
-        let Ok(quantity) = Quantity::deserialize(&*amount) else { continue };
-        let rounded = Quantity::from_millis(quantity.milli_value());
-        if rounded != quantity && quantity.milli_value() < i64::MAX {
-            *amount = rounded.to_string().into();
-        }
-    }
-}
-
 fn round_both(resources: Option<&mut Value>) {
     if let Some(resources) = resources {
-        round(resources.some_mut("limits"));
-        round(resources.some_mut("requests"));
+        round_up(resources, "limits");
+        round_up(resources, "requests");
     }
 }
 
@@ -276,10 +255,10 @@ fn status(status: &mut Value) {
     }
     for list in ["initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"] {
         for container in status.items_mut(list) {
-            round(container.some_mut("allocatedResources"));
+            round_up(container, "allocatedResources");
             round_both(container.some_mut("resources"));
         }
     }
-    round(status.some_mut("allocatedResources"));
+    round_up(status, "allocatedResources");
     round_both(status.some_mut("resources"));
 }

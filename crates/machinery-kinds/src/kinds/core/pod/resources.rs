@@ -6,18 +6,16 @@ use api_kube::Quantity;
 use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
-use crate::kit::{Read, Write};
+use crate::{
+    kinds::resources::is_huge_page,
+    kit::{Read, Write},
+};
 
 type Amounts = BTreeMap<String, Quantity>;
 
 /// Whether a pod as a whole may ask for a resource.
 pub(super) fn is_pod_level(name: &str) -> bool {
     matches!(name, "cpu" | "memory") || is_huge_page(name)
-}
-
-/// Whether the resource is a kind of large memory pages.
-pub(super) fn is_huge_page(name: &str) -> bool {
-    name.starts_with("hugepages-")
 }
 
 /// Whether resources are asked for the pod as a whole.
