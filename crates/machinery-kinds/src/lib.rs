@@ -26,6 +26,12 @@ mod table;
 
 pub use custom::InstalledCrd;
 pub use discovery::DiscoveryVersion;
+/// Which cluster addresses and node ports a Service gets.
+pub mod services {
+    pub use crate::kinds::core::service::allocate::{
+        AllocateError, Allocator, BeginError, ServiceNumbers, begin_create, begin_update, service_numbers,
+    };
+}
 pub use machinery_crd as crd;
 use machinery_crd::Structural;
 pub use machinery_schema::decode::DecodeError;

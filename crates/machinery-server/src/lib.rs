@@ -83,6 +83,7 @@ mod request;
 mod reviews;
 mod selector;
 mod server;
+mod services;
 mod status;
 mod verbs;
 mod virtual_resource;
@@ -102,6 +103,7 @@ pub use in_process::InProcess;
 pub use object::{INDEX_VERSION, INDEXED_FIELDS, OWNER_UID_FIELD};
 pub use selector::{FieldSelector, LabelSelector, ParseSelectorError};
 pub use server::{Extension, NewServerError, RequestBody, Server, ServerConfig, Session};
+pub use services::ServiceRange;
 pub use virtual_resource::{Admit, VirtualKind, VirtualResource};
 
 /// Group of the identity that may do everything, as in Kubernetes.

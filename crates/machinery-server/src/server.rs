@@ -31,6 +31,7 @@ use crate::metrics::{self, RequestMetrics};
 use crate::negotiate::{self, BODY_BYTES_MAX, Form, Media, Output};
 use crate::outgoing::{self, Outgoing};
 use crate::request::{ListOptions, Query, ResourcePath, Route};
+use crate::services::{ServiceBooks, ServiceRange};
 use crate::status::{ApiError, Reason, Result};
 use crate::work::{WorkPool, Workers};
 use crate::{
@@ -101,6 +102,8 @@ pub struct ServerConfig {
     pub virtual_resources: Vec<Arc<dyn VirtualResource>>,
     /// `host:port` of the server, for clients that ask.
     pub address: String,
+    /// Where cluster addresses and node ports of Services come from.
+    pub services: ServiceRange,
     /// The version of Kubernetes that is served, such as `v1.36.0+NAME`.
     pub version: &'static str,
     /// What the server's figures are added to, and what `/metrics` shows.
@@ -129,6 +132,7 @@ impl ServerConfig {
             extensions: Vec::new(),
             virtual_resources: Vec::new(),
             address: "localhost:6443".to_owned(),
+            services: ServiceRange::default(),
             version: "v1.36.0",
             metrics: Metrics::new(),
             on_thread_park: || {},
@@ -170,6 +174,8 @@ pub(crate) struct Inner {
     pub(crate) version: &'static str,
     pub(crate) shutdown: CancellationToken,
     pub(crate) registry: RwLock<Registry>,
+    /// Which Service has which address and port.
+    pub(crate) services: ServiceBooks,
     /// Held while a CustomResourceDefinition is written, so that registry and store change in the same order.
     pub(crate) crd_writes: tokio::sync::Mutex<()>,
     pub(crate) flow: Flow,
@@ -219,6 +225,7 @@ impl Server {
         let registry = crate::crd::load(&config.store).map_err(NewServerError::List)?;
         let inner = Arc::new(Inner {
             requests: RequestMetrics::new(&config.metrics),
+            services: ServiceBooks::open(config.services, &config.store),
             store: config.store,
             authenticators: config.authenticators,
             anonymous: config.anonymous,

@@ -3,6 +3,7 @@
 use base_http::Body;
 use bytes::Bytes;
 use http::Response;
+use machinery_kinds::services::{ServiceNumbers, service_numbers};
 use machinery_merge::Managed;
 use machinery_store::{Expect, Op};
 use serde_json::Value;
@@ -16,7 +17,7 @@ use crate::owners::Owners;
 use crate::request::WriteOptions;
 use crate::server::Context;
 use crate::status::{ApiError, Result};
-use crate::{crd, kinds};
+use crate::{crd, kinds, services};
 
 /// How often a create is tried when a random name is taken, which is seldom with five characters, or when the namespace is
 /// written in the same moment: a storm of labels on it must not fail creates in it.
@@ -61,6 +62,10 @@ pub(crate) async fn create_object(
     let mut in_namespace = context.check_namespace(name_of(&object))?;
     context.mutate(Operation::Create, &mut object, None, options, &mut warnings)?;
     context.apply_defaults(&mut object)?;
+    let reservation = match services::are_services(&context.info) {
+        true => Some(context.server.services.begin_create(&context.info, &mut object)?),
+        false => None,
+    };
     kinds::prepare_create(&context.info, &mut object, context.identity, &now);
     if is_generated {
         set_generated_name(&mut object, &prefix);
@@ -98,6 +103,9 @@ pub(crate) async fn create_object(
             Ok(bytes) => {
                 if let Some(registry) = registry {
                     crd::publish(context.server, registry);
+                }
+                if let Some(reservation) = reservation {
+                    reservation.confirm(&ServiceNumbers::default(), &service_numbers(&object));
                 }
                 return context.show(context.with_owners(bytes, &managed), true, &warnings);
             }

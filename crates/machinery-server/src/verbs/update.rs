@@ -3,6 +3,7 @@
 use base_http::Body;
 use bytes::Bytes;
 use http::Response;
+use machinery_kinds::services::service_numbers;
 use machinery_kinds::{FieldError, Registry};
 use machinery_merge::Managed;
 use machinery_store::{Expect, Object, Revision};
@@ -20,6 +21,7 @@ use crate::owners::{Owners, owners_of};
 use crate::reindex::{reindex_all, reselected};
 use crate::request::WriteOptions;
 use crate::server::Context;
+use crate::services::{self, Reservation};
 use crate::status::{ApiError, Result};
 
 /// How often a change is computed anew when others write the same object in between.
@@ -101,7 +103,7 @@ pub(crate) async fn change(
             None => owners.update(&old, &held, &mut new)?,
         };
         let insists = check_preconditions(context, &stored, &new, &old, changed.is_insisting_on_uid)?;
-        let registry = settle(context, options, &mut new, &old, &mut warnings)?;
+        let (registry, reservation) = settle(context, options, &mut new, &old, &mut warnings)?;
         metadata(&mut new).insert("resourceVersion".to_owned(), stored.revision.to_string().into());
         if options.dry_run {
             return context.show(context.with_owners(Context::dry(&new), &managed), false, &warnings);
@@ -121,8 +123,13 @@ pub(crate) async fn change(
             let removed = async { remove(context, &stored, last.clone()).await.map(|_| last) };
             if is_crd { undefine(context, &new, removed).await } else { removed.await }
         } else {
+            let numbers = reservation.as_ref().map(|_| (service_numbers(&old), service_numbers(&new)));
             drop(old);
-            context.put(new, &managed, Expect::Revision(stored.revision)).await
+            let written = context.put(new, &managed, Expect::Revision(stored.revision)).await;
+            if let (Ok(_), Some(reservation), Some((before, now))) = (&written, reservation, numbers) {
+                reservation.confirm(&before, &now);
+            }
+            written
         };
         match written {
             Ok(bytes) => {
@@ -164,17 +171,22 @@ fn check_preconditions(
     }
 }
 
-/// Brings a new version into its final form and checks it; gives the registry that it brings, for a definition.
-fn settle(
-    context: &Context<'_>,
+/// Brings a new version into its final form and checks it; gives the registry that it brings, for a definition, and what is
+/// reserved for it, for a Service.
+fn settle<'c>(
+    context: &'c Context<'_>,
     options: WriteOptions,
     new: &mut Value,
     old: &Value,
     warnings: &mut Vec<String>,
-) -> Result<Option<Registry>> {
+) -> Result<(Option<Registry>, Option<Reservation<'c>>)> {
     let subresource = context.path.subresource.as_deref();
     context.mutate(Operation::Update, new, Some(old), options, warnings)?;
     context.apply_defaults(new)?;
+    let reservation = match subresource.is_none() && services::are_services(&context.info) {
+        true => Some(context.server.services.begin_update(&context.info, new, old)?),
+        false => None,
+    };
     context.info.prepare_update(subresource, new, old);
     context.info.complete(new);
     let errors = context.info.validate_update(subresource, new, old);
@@ -189,7 +201,7 @@ fn settle(
         let now = timestamp(jiff::Timestamp::now());
         let (registry, more) = crd::stage(context.server, &context.info, new, &now)?;
         warnings.extend(more);
-        return Ok(Some(registry));
+        return Ok((Some(registry), reservation));
     }
-    Ok(None)
+    Ok((None, reservation))
 }

@@ -18,7 +18,7 @@ use crate::owners::compact;
 use crate::request::{FieldValidation, WriteOptions};
 use crate::server::{Context, warn};
 use crate::status::{self, ApiError, Result};
-use crate::{Access, Decision, Target, kinds, object};
+use crate::{Access, Decision, Target, kinds, object, services};
 
 /// An object with all its parts in place is a little larger than what the client sent.
 const OBJECT_BYTES_MAX: usize = BODY_BYTES_MAX + 64 * 1024;
@@ -371,7 +371,15 @@ pub(crate) async fn remove(context: &Context<'_>, stored: &Object, last: Bytes) 
         final_bytes: Box::new(move |revision| object::with_revision(&last, revision)),
     };
     match context.server.store.commit(vec![delete], kinds::durability(&context.info)).await {
-        Ok(revisions) => Ok(revisions.last().copied().unwrap_or_default()),
+        Ok(revisions) => {
+            if services::are_services(&context.info) {
+                if let Ok(service) = decode_stored(context, stored) {
+                    context.server.services.release(&service);
+                }
+                services::delete_endpoints(&context.server.store, stored).await;
+            }
+            Ok(revisions.last().copied().unwrap_or_default())
+        }
         Err(CommitError::Conflict { .. }) => Err(PutError::Raced),
         // Somebody else deleted it, and no one may say that it was still there.
         Err(CommitError::NotFound) => Err(PutError::Refused(ApiError::not_found(&context.info, &stored.key.name))),
