@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::{
     checks,
+    kinds::resources::{container_resource_name, resource_quantity},
     kit::{Errors, Path, Read},
     metadata::OnUpdate,
     strategy::Strategy,
@@ -37,6 +38,11 @@ fn validate(class: &Value, errors: &mut Errors) {
     match class.text("handler") {
         "" => errors.required(&Path::at("handler"), ""),
         handler => errors.invalid_each(&Path::at("handler"), handler, checks::dns_label(handler)),
+    }
+    let path = Path::at("overhead.limits");
+    for (resource, quantity) in class.part("overhead").entries("podFixed") {
+        container_resource_name(resource, &path.key(resource), errors);
+        resource_quantity(resource, quantity, &path.key(resource), errors);
     }
     if let Some(scheduling) = class.some("scheduling") {
         let path = Path::at("scheduling");

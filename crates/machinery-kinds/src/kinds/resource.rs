@@ -1,11 +1,18 @@
 //! Kinds of the group `resource.k8s.io`: devices, who offers them, and who has claimed them.
 
+mod claims;
+mod common;
+mod slices;
+#[cfg(test)]
+mod tests;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::{
-    kit::{Read, Write},
-    metadata::OnUpdate,
+    checks,
+    kit::{Path, Read, Write},
+    metadata::{NameRule, OnUpdate},
     strategy::{Part, Selectable, Strategy, restore_metadata_for_status},
     table::{Printer, age_of, columns, printers::name},
 };
@@ -23,7 +30,11 @@ pub(crate) fn strategy(kind: &str) -> Option<&'static Strategy> {
 
 static DEVICE_CLASS: Strategy = Strategy {
     generation: true,
+    // The beginning of a generated name is not looked at, only what becomes of it.
+    name_rule: NameRule::Own(|name, is_prefix| if is_prefix { Vec::new() } else { checks::long_name(name) }),
     metadata_on_update: OnUpdate::WholeAndChanges,
+    validate: |class, errors| claims::class(class, None, errors),
+    validate_update: Some(|new, old, errors| claims::class(new, Some(old), errors)),
     printer: &Printer { columns: columns::DEVICE_CLASS, cells: name_and_age },
     ..Strategy::PLAIN
 };
@@ -37,8 +48,13 @@ static CLAIM: Strategy = Strategy {
             restore_metadata_for_status(new, old);
             drop_deallocated(new, old);
         },
+        validate: claims::status,
         ..Part::STATUS
     }],
+    validate: claims::claim,
+    validate_update: Some(|new, old, errors| {
+        checks::immutable(new.part("spec"), old.part("spec"), &Path::at("spec"), errors);
+    }),
     printer: &Printer {
         columns: columns::RESOURCE_CLAIM,
         cells: |claim, now| vec![name(claim), state(claim).into(), age_of(claim, now)],
@@ -49,6 +65,11 @@ static CLAIM: Strategy = Strategy {
 static CLAIM_TEMPLATE: Strategy = Strategy {
     metadata_on_update: OnUpdate::WholeAndChanges,
     defaults: |template| default_requests(template.make("spec").make("spec")),
+    validate: claims::template,
+    validate_update: Some(|new, old, errors| {
+        claims::template(new, errors);
+        checks::immutable(new.part("spec"), old.part("spec"), &Path::at("spec"), errors);
+    }),
     printer: &Printer { columns: columns::RESOURCE_CLAIM_TEMPLATE, cells: name_and_age },
     ..Strategy::PLAIN
 };
@@ -63,6 +84,10 @@ static SLICE: Strategy = Strategy {
             }
         }
     },
+    prepare_create: |slice, _| drop_disabled(slice),
+    prepare_update: |new, _| drop_disabled(new),
+    validate: |slice, errors| slices::slice(slice, None, errors),
+    validate_update: Some(|new, old, errors| slices::slice(new, Some(old), errors)),
     warnings: |slice, _| {
         let driver = slice.part("spec").text("driver");
         let shown = machinery_schema::field_error::quoted(driver);
@@ -115,6 +140,19 @@ fn default_taint(taint: &mut Value) {
     if !taint.has("timeAdded") {
         let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
         taint.set("timeAdded", now.to_string());
+    }
+}
+
+/// What this version takes no notice of: lists in attributes, and what devices take of a node's own resources.
+fn drop_disabled(slice: &mut Value) {
+    for device in slice.make("spec").items_mut("devices") {
+        device.unset("nodeAllocatableResourceMappings");
+        let Some(attributes) = device.fields().get_mut("attributes").and_then(Value::as_object_mut) else { continue };
+        for attribute in attributes.values_mut() {
+            for list in ["bools", "ints", "strings", "versions"] {
+                attribute.unset(list);
+            }
+        }
     }
 }
 
