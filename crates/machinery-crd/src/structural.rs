@@ -1,171 +1,139 @@
-//! Structural schemas: what a CustomResourceDefinition says about its objects.
+//! What a schema means for objects: unknown fields go, defaults come, values are checked.
 //!
-//! A schema is parsed once, when its definition is installed; parsing reports the rules that it breaks. Expressions in
-//! `x-kubernetes-validations` are carried in the document but not evaluated, which the installer warns of.
+//! ```text
+//! decode    prune ─▶ coerce metadata ─▶ drop nulls ─▶ fill defaults
+//! validate  values (OpenAPI) ─▶ scale ─▶ embedded resources ─▶ list types ─▶ CEL rules
+//! ```
+//!
+//! The order and the words are those of the reference implementation. An update is checked together with the object that
+//! it replaces: what was wrong before and has not changed stays allowed ("ratcheting"), so that a stricter schema does not
+//! lock up the objects that are there.
 
-mod apply;
-mod check;
-mod parse;
+mod correlate;
+mod defaults;
+mod embedded;
+mod formats;
+mod lists;
+mod numbers;
+mod prune;
+mod scale;
 #[cfg(test)]
 mod tests;
+mod text;
+mod values;
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use regex_lite::Regex;
-use serde_json::{Number, Value};
+use serde_json::Value;
 
-use machinery_schema::{Budget, BudgetExceeded, FieldError};
+use crate::{Budget, BudgetExceeded, FieldError, schema::Schema};
+pub(crate) use correlate::MapList;
+pub(crate) use defaults::fill;
+pub use embedded::MetadataRules;
+pub(crate) use embedded::{check_embedded, coerce};
+pub(crate) use formats::is_supported as is_supported_format;
+pub(crate) use prune::prune_fields;
+pub use scale::Scale;
+pub(crate) use values::{Mode, check_values};
 
-/// The schema of one version of a custom resource.
+/// The schema of one version of a custom resource, ready for objects.
 #[derive(Debug)]
 pub struct Structural {
-    root: Node,
-    /// Whether some node carries an expression that is not evaluated.
-    pub has_expressions: bool,
+    schema: Arc<Schema>,
+    scale: Option<Scale>,
 }
 
-/// One place in a schema.
-#[derive(Debug, std::default::Default)]
-struct Node {
-    kind: Option<NodeType>,
-    nullable: bool,
-    int_or_string: bool,
-    preserve_unknown: bool,
-    embedded_resource: bool,
-    properties: BTreeMap<Box<str>, Node>,
-    additional: Option<Additional>,
-    items: Option<Box<Node>>,
-    required: Vec<Box<str>>,
-    default: Option<Default>,
-    allowed: Option<Vec<Value>>,
-    limits: Option<Box<Limits>>,
-    logic: Option<Box<Logic>>,
-    list_type: ListType,
-}
-
+/// What an object is checked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum NodeType {
-    Object,
-    Array,
-    String,
-    Integer,
-    Number,
-    Boolean,
+pub enum Part {
+    /// The whole object.
+    Whole,
+    /// Its status, through the subresource of that name: nothing else has changed.
+    Status,
 }
 
-/// What keys besides `properties` may hold.
-#[derive(Debug)]
-enum Additional {
-    Any,
-    Schema(Box<Node>),
-}
-
-/// A default, and what a copy of it costs.
-#[derive(Debug)]
-struct Default {
-    value: Value,
-    steps: u64,
-}
-
-impl Default {
-    fn of(value: Value) -> Self {
-        Self { steps: apply::copy_steps(&value), value }
-    }
-}
-
-/// A pattern, and what it costs to look at one more byte with it.
-#[derive(Debug)]
-struct Pattern {
-    regex: Regex,
-    steps_per_byte: u64,
-}
-
-#[derive(Debug, std::default::Default)]
-enum ListType {
-    #[default]
-    Atomic,
-    Set,
-    Map(Vec<Box<str>>),
-}
-
-/// Bounds of a value; boxed because most nodes have none.
-#[derive(Debug, std::default::Default)]
-struct Limits {
-    minimum: Option<Number>,
-    maximum: Option<Number>,
-    exclusive_minimum: bool,
-    exclusive_maximum: bool,
-    multiple_of: Option<f64>,
-    length_min: Option<usize>,
-    length_max: Option<usize>,
-    pattern: Option<Pattern>,
-    format: Option<Format>,
-    items_min: Option<usize>,
-    items_max: Option<usize>,
-    unique_items: bool,
-    properties_min: Option<usize>,
-    properties_max: Option<usize>,
-}
-
-/// Formats that are checked; others say nothing, as upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
-    DateTime,
-    Date,
-    Int32,
-    Int64,
-    Byte,
-    Ipv4,
-    Ipv6,
-    Uuid,
-}
-
-/// Combined schemas, which check values but do not shape them.
-#[derive(Debug, std::default::Default)]
-struct Logic {
-    all_of: Vec<Node>,
-    any_of: Vec<Node>,
-    one_of: Vec<Node>,
-    not: Option<Node>,
-}
-
-impl NodeType {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Object => "object",
-            Self::Array => "array",
-            Self::String => "string",
-            Self::Integer => "integer",
-            Self::Number => "number",
-            Self::Boolean => "boolean",
-        }
-    }
-}
+/// The schema is larger than what this program takes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("failed to read the schema")]
+pub struct ReadSchemaError(#[source] pub(crate) crate::schema::TooLarge);
 
 impl Structural {
-    /// Reads `openAPIV3Schema`; `path` is where it is in the definition.
-    pub fn parse(schema: &Value, path: &str) -> Result<Self, Vec<FieldError>> {
-        parse::parse(schema, path)
+    /// Reads `openAPIV3Schema` of a definition that was checked; compiles its patterns and CEL rules.
+    ///
+    /// # Errors
+    /// When the schema is larger than what this program takes.
+    pub fn read(schema: &Value, scale: Option<Scale>) -> Result<Self, ReadSchemaError> {
+        let schema = Arc::new(Schema::read(schema).map_err(ReadSchemaError)?);
+        Ok(Self { schema, scale })
     }
 
-    /// Removes unknown fields; returns the paths of the first hundred.
-    pub fn prune(&self, object: &mut Value) -> Vec<String> {
-        let mut unknown = Vec::new();
-        if let Some(metadata) = object.get_mut("metadata") {
-            unknown = machinery_schema::builtin::prune_metadata(metadata);
-        }
-        apply::prune(&self.root, object, &mut unknown);
-        unknown.sort();
-        unknown
+    /// Where the scale of an object is, when the definition says so.
+    pub fn scale(&self) -> Option<&Scale> {
+        self.scale.as_ref()
+    }
+
+    /// Removes unknown fields and nulls that mean nothing, at the top and in embedded resources; returns the paths of the
+    /// first hundred unknown fields. `metadata` of the object itself is not looked at.
+    ///
+    /// # Errors
+    /// When the metadata of an embedded resource cannot be decoded.
+    pub fn prune(&self, object: &mut Value, metadata: &dyn MetadataRules) -> Result<Vec<String>, FieldError> {
+        numbers::canonicalize(object);
+        let mut unknown = prune_fields(&self.schema, object, true);
+        defaults::drop_nulls(&self.schema, object, 0);
+        unknown.extend(coerce(&self.schema, object, false, metadata)?);
+        Ok(unknown)
     }
 
     /// Fills in `default`s. A null where none is allowed counts as absent when there is a default.
+    ///
+    /// # Errors
+    /// When the copies would take more than the budget.
     pub fn apply_defaults(&self, object: &mut Value, budget: &mut Budget) -> Result<(), BudgetExceeded> {
-        apply::defaults(&self.root, object, 0, budget)
+        fill(&self.schema, object, 0, budget)
     }
 
-    /// Checks the object against the schema; `metadata` is not checked here.
-    pub fn validate(&self, object: &Value, budget: &mut Budget) -> Vec<FieldError> {
-        check::check_whole(&self.root, object, "", budget)
+    /// Brings an object that was stored under an earlier form of the definition into the form that a client sees now.
+    pub fn refresh(&self, object: &mut Value, budget: &mut Budget) {
+        prune_fields(&self.schema, object, true);
+        defaults::drop_nulls(&self.schema, object, 0);
+        // What does not fit into the budget stays as it was stored, which is a valid answer, too.
+        let _ = fill(&self.schema, object, 0, budget);
+    }
+
+    /// Checks the object against the schema and adds to `errors`, which are those of its metadata. `old` is the object that
+    /// it replaces.
+    pub fn validate(
+        &self,
+        object: &Value,
+        old: Option<&Value>,
+        part: Part,
+        metadata: &dyn MetadataRules,
+        errors: &mut Vec<FieldError>,
+        budget: &mut Budget,
+    ) {
+        match (part, self.schema.properties.get("status")) {
+            (Part::Whole, _) => errors.extend(check_values(&self.schema, object, old, "", Mode::Resource, budget)),
+            (Part::Status, Some(schema)) => {
+                if let Some(status) = object.get("status") {
+                    let old = old.and_then(|old| old.get("status"));
+                    errors.extend(check_values(schema, status, old, "status", Mode::Resource, budget));
+                }
+            }
+            (Part::Status, None) => {}
+        }
+        if let Some(scale) = &self.scale {
+            if part == Part::Whole {
+                errors.extend(scale.validate_spec(object));
+            }
+            errors.extend(scale.validate_status(object));
+        }
+        if part == Part::Whole {
+            errors.extend(check_embedded(&self.schema, object, "", false, metadata));
+        }
+        let had_duplicates = old.is_some_and(|old| !lists::check_lists(&self.schema, old).is_empty());
+        if !had_duplicates {
+            errors.extend(lists::check_lists(&self.schema, object));
+        }
     }
 }

@@ -12,8 +12,6 @@ use crate::{
     resource::{Columns, ResourceInfo, Schema, Subresource, storage_key},
 };
 
-/// Verbs of an ordinary resource, in the order in which discovery lists them.
-pub(crate) const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 /// Verbs of a subresource that is a view of the object.
 pub(crate) const VERBS_VIEW: &[&str] = &["get", "patch", "update"];
 

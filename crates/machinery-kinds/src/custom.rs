@@ -1,26 +1,36 @@
-//! Reads a CustomResourceDefinition: its rules, and the resources that it brings.
+//! Makes the resources that a CustomResourceDefinition brings.
+//!
+//! A definition has been checked ([`machinery_crd::definition`]) and settled when it comes here: its status says under which
+//! names it is served. What it means for objects is in `machinery-crd`; here is how that meets what all objects share.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
-use api_kube::names::{is_dns_label, is_dns_subdomain};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use machinery_crd::{MetadataRules, Scale, Structural};
+use machinery_schema::{decode, types::Type};
 use serde_json::Value;
 
 use crate::{
-    FieldError, ResourceInfo, Structural,
-    catalogue::{VERBS, VERBS_VIEW},
+    FieldError, ResourceInfo,
+    catalogue::VERBS_VIEW,
+    checks,
     jsonpath::JsonPath,
+    kit::{Errors, Path, Read as _},
+    metadata::NameRule,
+    registry::compare_versions,
     resource::{Columns, Schema, SelectableField, Subresource, storage_key},
     strategy,
     table::PrinterColumn,
 };
+
+/// Verbs of custom resources, in the order in which discovery lists them.
+const VERBS: &[&str] = &["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
 
 /// What an installation brought.
 #[derive(Clone, Debug)]
 pub struct InstalledCrd {
     /// One per served version.
     pub resources: Vec<Arc<ResourceInfo>>,
-    /// What the definition requests and this server does not serve; for `Warning` headers.
-    pub warnings: Vec<String>,
 }
 
 /// A definition that is in service.
@@ -32,7 +42,6 @@ pub(crate) struct CustomResource {
     pub resources: Vec<Arc<ResourceInfo>>,
     /// The schema of each served version as OpenAPI documents carry it, compressed: descriptions are large and rarely read.
     pub openapi: Vec<OpenApiSchema>,
-    pub warnings: Vec<String>,
 }
 
 /// A compressed `openAPIV3Schema`.
@@ -43,209 +52,178 @@ pub(crate) struct OpenApiSchema {
     pub bytes: Vec<u8>,
 }
 
-/// Definitions with the longest history have some ten versions; each has a schema of its own in memory.
-const VERSIONS_MAX: usize = 64;
-
-/// Columns of one table: each is evaluated for each row.
-const COLUMNS_MAX: usize = 64;
-
-/// Everything that is wrong with a definition; empty when it can be installed (but for names that others hold).
-pub(crate) fn validate(crd: &Value, errors: &mut crate::kit::Errors) {
-    errors.extend(read(crd).err().unwrap_or_default());
+/// What a resource is beyond its names when a definition brought it.
+#[derive(Debug)]
+pub(crate) struct Custom {
+    pub structural: Structural,
+    /// What each client of a deprecated version is told.
+    pub deprecation: Option<Arc<str>>,
+    /// Whether objects may be stored in another form than clients see: the schema has changed, or there are several.
+    pub is_reshaped: bool,
+    /// Whether the definition waits for its deletion.
+    pub is_terminating: bool,
 }
 
-/// Reads a definition.
-pub(crate) fn read(crd: &Value) -> Result<CustomResource, Vec<FieldError>> {
-    let mut reader = Reader { errors: Vec::new() };
-    let spec = crd.get("spec").unwrap_or(&Value::Null);
-    let group = reader.name(spec, "group", "spec.group", is_dns_subdomain);
-    let names = spec.get("names").unwrap_or(&Value::Null);
-    let plural = reader.name(names, "plural", "spec.names.plural", is_dns_label);
-    let kind = reader.name(names, "kind", "spec.names.kind", |kind| is_dns_label(&kind.to_lowercase()));
-    let name = crd.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-    if name != format!("{plural}.{group}") {
-        let detail = "must be spec.names.plural+\".\"+spec.group";
-        reader.errors.push(FieldError::invalid("metadata.name", &Value::from(name), detail));
-    }
-    let namespaced = match text(spec, "scope") {
-        "Namespaced" => true,
-        "Cluster" => false,
-        "" => {
-            reader.errors.push(FieldError::required("spec.scope", ""));
-            false
-        }
-        other => {
-            let error = FieldError::not_supported("spec.scope", &other.into(), &["Cluster", "Namespaced"]);
-            reader.errors.push(error);
-            false
-        }
-    };
-    if spec.pointer("/conversion/strategy").and_then(Value::as_str).is_some_and(|strategy| strategy != "None") {
-        let found = spec.pointer("/conversion/strategy").unwrap_or(&Value::Null);
-        reader.errors.push(FieldError::not_supported("spec.conversion.strategy", found, &["None"]));
-    }
-    let versions = items(spec, "versions");
-    reader.check_versions(versions);
+/// Everything that is wrong with a new definition, or with a new version of one.
+pub(crate) fn validate(new: &Value, old: Option<&Value>, errors: &mut Errors) {
+    errors.extend(machinery_crd::definition::validate(new, old));
+}
 
-    let storage = versions.iter().find(|version| version.get("storage") == Some(&Value::Bool(true)));
-    let storage_version: Arc<str> = storage.map_or("", |version| text(version, "name")).into();
-    let or_derived = |key: &str, derived: String| match text(names, key) {
+/// Reads a definition that was checked.
+///
+/// # Errors
+/// When it was not, or by other rules than those of this program.
+pub(crate) fn read(crd: &Value) -> Result<CustomResource, Vec<FieldError>> {
+    let spec = crd.part("spec");
+    let accepted = crd.part("status").part("acceptedNames");
+    // A definition that nobody has settled yet is served as it is written.
+    let names = if accepted.text("plural").is_empty() { spec.part("names") } else { accepted };
+    let (group, plural, kind) = (spec.text("group"), names.text("plural"), names.text("kind"));
+    for (path, value) in [("spec.group", group), ("spec.names.plural", plural), ("spec.names.kind", kind)] {
+        if value.is_empty() {
+            return Err(vec![FieldError::required(path, "")]);
+        }
+    }
+    let versions = spec.items("versions");
+    let storage = versions.iter().find(|version| version.flag("storage"));
+    let storage_version: Arc<str> = storage.map_or("", |version| version.text("name")).into();
+    let or_derived = |key: &str, derived: String| match names.text(key) {
         "" => Arc::from(derived),
         given => Arc::from(given),
     };
-    let words =
-        |key: &str| items(names, key).iter().filter_map(Value::as_str).map(Arc::from).collect::<Vec<Arc<str>>>();
+    let words = |key: &str| names.items(key).iter().filter_map(Value::as_str).map(Arc::from).collect::<Vec<Arc<str>>>();
+    let is_terminating = crd.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null());
+    let is_reshaped = versions.len() > 1 || crd.part("metadata").int("generation") > 1;
     let mut resources = Vec::new();
     let mut openapi = Vec::new();
-    let mut warnings = Vec::new();
-    for (number, version) in versions.iter().enumerate().take(VERSIONS_MAX) {
-        let path = format!("spec.versions[{number}]");
-        let Some(schema) = version.pointer("/schema/openAPIV3Schema").filter(|schema| !schema.is_null()) else {
-            reader.errors.push(FieldError::required(format!("{path}.schema.openAPIV3Schema"), "schemas are required"));
-            continue;
-        };
-        let structural = match Structural::parse(schema, &format!("{path}.schema.openAPIV3Schema")) {
-            Ok(structural) => structural,
-            Err(errors) => {
-                reader.errors.extend(errors);
-                continue;
-            }
-        };
-        if structural.has_expressions {
-            warnings.push(format!("{path}.schema: x-kubernetes-validations are kept but not evaluated by this server"));
-        }
-        let columns = reader.columns(version, &path);
-        let selectable_fields = items(version, "selectableFields")
-            .iter()
-            .filter_map(|field| text(field, "jsonPath").strip_prefix('.'))
-            .map(SelectableField::new)
-            .collect();
-        if version.get("served") != Some(&Value::Bool(true)) {
-            continue;
-        }
-        let version_name: Arc<str> = text(version, "name").into();
-        openapi.push(OpenApiSchema::new(Arc::clone(&version_name), schema));
-        let mut subresources = Vec::new();
-        if version.pointer("/subresources/status").is_some() {
-            subresources.push(Subresource {
-                name: "status".into(),
-                group: "".into(),
-                version: "".into(),
-                kind: kind.as_str().into(),
-                verbs: VERBS_VIEW,
-            });
-        }
-        if version.pointer("/subresources/scale").is_some() {
-            warnings.push(format!("{path}.subresources.scale is not served"));
-        }
+    for (number, version) in versions.iter().enumerate().filter(|(_, version)| version.flag("served")) {
+        let path = format!("spec.versions[{number}].schema.openAPIV3Schema");
+        let schema = version.part("schema").part("openAPIV3Schema");
+        let scale = Scale::read(version.part("subresources"));
+        let structural =
+            Structural::read(schema, scale).map_err(|error| vec![FieldError::forbidden(path, base_chain(&error))])?;
+        let name: Arc<str> = version.text("name").into();
+        openapi.push(OpenApiSchema::new(Arc::clone(&name), schema));
         resources.push(Arc::new(ResourceInfo {
-            group: group.as_str().into(),
-            version: version_name,
+            group: group.into(),
+            version: name,
             storage_version: Arc::clone(&storage_version),
-            kind: kind.as_str().into(),
+            kind: kind.into(),
             list_kind: or_derived("listKind", format!("{kind}List")),
-            plural: plural.as_str().into(),
+            plural: plural.into(),
             singular: or_derived("singular", kind.to_lowercase()),
             short_names: words("shortNames"),
             categories: words("categories"),
-            namespaced,
+            namespaced: spec.text("scope") == "Namespaced",
             verbs: VERBS,
-            subresources,
-            selectable_fields,
-            storage_key: storage_key(&group, &plural),
-            storage_hash: format!(
-                "{:016x}",
-                crate::openapi::hash(format!("{group}/{storage_version}/{kind}").as_bytes())
-            )
-            .into(),
+            subresources: subresources(version, kind),
+            selectable_fields: version
+                .items("selectableFields")
+                .iter()
+                .filter_map(|field| field.text("jsonPath").strip_prefix('.'))
+                .map(SelectableField::new)
+                .collect(),
+            storage_key: storage_key(group, plural),
+            storage_hash: storage_hash(group, &storage_version, kind),
             strategy: &strategy::CUSTOM,
-            schema: Schema::Custom(Arc::new(structural)),
-            columns: Columns::Custom(columns),
+            schema: Schema::Custom(Arc::new(Custom {
+                structural,
+                deprecation: deprecation(version, spec, kind),
+                is_reshaped,
+                is_terminating,
+            })),
+            columns: Columns::Custom(columns(version)),
         }));
     }
-    if !reader.errors.is_empty() {
-        return Err(reader.errors);
-    }
-    Ok(CustomResource { name: name.into(), group: group.into(), resources, openapi, warnings })
+    let name = crd.part("metadata").text("name").into();
+    Ok(CustomResource { name, group: group.into(), resources, openapi })
 }
 
-struct Reader {
-    errors: Vec<FieldError>,
+fn base_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }
 
-impl Reader {
-    fn name(&mut self, within: &Value, key: &str, path: &str, is_good: impl Fn(&str) -> bool) -> String {
-        let name = text(within, key);
-        if name.is_empty() {
-            self.errors.push(FieldError::required(path, ""));
-        } else if !is_good(name) {
-            self.errors.push(FieldError::invalid(path, &Value::from(name), "must be a lower case DNS name"));
-        }
-        name.to_owned()
+fn subresources(version: &Value, kind: &str) -> Vec<Subresource> {
+    let given = version.part("subresources");
+    let mut subresources = Vec::new();
+    if given.has("status") {
+        subresources.push(Subresource {
+            name: "status".into(),
+            group: "".into(),
+            version: "".into(),
+            kind: kind.into(),
+            verbs: VERBS_VIEW,
+        });
     }
+    if given.has("scale") {
+        subresources.push(Subresource {
+            name: "scale".into(),
+            group: "autoscaling".into(),
+            version: "v1".into(),
+            kind: "Scale".into(),
+            verbs: VERBS_VIEW,
+        });
+    }
+    subresources
+}
 
-    fn check_versions(&mut self, versions: &[Value]) {
-        if versions.is_empty() {
-            self.errors.push(FieldError::required("spec.versions", "must have at least one version"));
-            return;
-        }
-        if versions.len() > VERSIONS_MAX {
-            self.errors.push(FieldError::too_many("spec.versions", versions.len(), VERSIONS_MAX));
-            return;
-        }
-        let mut names = BTreeSet::new();
-        for (number, version) in versions.iter().enumerate() {
-            let path = format!("spec.versions[{number}].name");
-            let name = text(version, "name");
-            if !is_dns_label(name) {
-                self.errors.push(FieldError::invalid(path, &Value::from(name), "must be a DNS label such as v1alpha1"));
-            } else if !names.insert(name) {
-                self.errors.push(FieldError::duplicate(path, &Value::from(name)));
-            }
-        }
-        let storages = versions.iter().filter(|version| version.get("storage") == Some(&Value::Bool(true))).count();
-        if storages != 1 {
-            let detail = "must have exactly one version marked as storage version";
-            self.errors.push(FieldError::invalid("spec.versions", &Value::from(names.len()), detail));
-        }
+/// Columns up to the first whose path cannot be read, as upstream shows them.
+fn columns(version: &Value) -> Vec<PrinterColumn> {
+    let mut columns = Vec::new();
+    for column in version.items("additionalPrinterColumns") {
+        let json_path = column.text("jsonPath");
+        let Ok(path) = JsonPath::parse(json_path) else { break };
+        let description = match column.text("description") {
+            "" => format!("Custom resource definition column (in JSONPath format): {json_path}"),
+            given => given.to_owned(),
+        };
+        columns.push(PrinterColumn {
+            name: column.text("name").into(),
+            kind: column.text("type").into(),
+            format: column.text("format").into(),
+            description: description.into(),
+            priority: column.int("priority"),
+            path,
+        });
     }
+    columns
+}
 
-    fn columns(&mut self, version: &Value, path: &str) -> Vec<PrinterColumn> {
-        let mut columns = Vec::new();
-        let count = items(version, "additionalPrinterColumns").len();
-        if count > COLUMNS_MAX {
-            self.errors.push(FieldError::too_many(format!("{path}.additionalPrinterColumns"), count, COLUMNS_MAX));
-            return columns;
-        }
-        for (number, column) in items(version, "additionalPrinterColumns").iter().enumerate() {
-            let path = format!("{path}.additionalPrinterColumns[{number}]");
-            let name = text(column, "name");
-            if name.is_empty() {
-                self.errors.push(FieldError::required(format!("{path}.name"), ""));
-            }
-            let kind = text(column, "type");
-            let kinds = ["boolean", "date", "integer", "number", "string"];
-            if !kinds.contains(&kind) {
-                self.errors.push(FieldError::not_supported(format!("{path}.type"), &kind.into(), &kinds));
-            }
-            let json_path = text(column, "jsonPath");
-            match JsonPath::parse(json_path) {
-                Ok(parsed) => columns.push(PrinterColumn {
-                    name: name.into(),
-                    kind: kind.into(),
-                    format: text(column, "format").into(),
-                    description: text(column, "description").into(),
-                    priority: column.get("priority").and_then(Value::as_i64).unwrap_or(0),
-                    path: parsed,
-                }),
-                Err(error) => {
-                    let error = FieldError::invalid(format!("{path}.jsonPath"), &json_path.into(), error.to_string());
-                    self.errors.push(error);
-                }
-            }
-        }
-        columns
+/// What clients of a deprecated version are told: its author's words, or which version to use.
+fn deprecation(version: &Value, spec: &Value, kind: &str) -> Option<Arc<str>> {
+    if !version.flag("deprecated") {
+        return None;
     }
+    if version.has("deprecationWarning") {
+        return Some(version.text("deprecationWarning").into());
+    }
+    let (group, name) = (spec.text("group"), version.text("name"));
+    let mut warning = format!("{group}/{name} {kind} is deprecated");
+    let mut newer: Vec<&str> = spec
+        .items("versions")
+        .iter()
+        .filter(|other| other.flag("served") && !other.flag("deprecated"))
+        .map(|other| other.text("name"))
+        .filter(|other| compare_versions(other, name).is_lt())
+        .collect();
+    newer.sort_by(|a, b| compare_versions(a, b));
+    if let Some(best) = newer.first() {
+        warning.push_str(&format!("; use {group}/{best} {kind}"));
+    }
+    Some(warning.into())
+}
+
+/// What discovery tells of the form in which objects are stored: eight bytes of a digest in base64, as upstream's look.
+fn storage_hash(group: &str, version: &str, kind: &str) -> Arc<str> {
+    let hash = crate::openapi::hash(format!("{group}/{version}/{kind}").as_bytes());
+    STANDARD.encode(hash.to_be_bytes()).into()
 }
 
 impl OpenApiSchema {
@@ -255,10 +233,95 @@ impl OpenApiSchema {
     }
 }
 
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value.get(key).and_then(Value::as_str).unwrap_or_default()
+impl ResourceInfo {
+    /// What each client of this version is told, for `Warning` headers: that it is deprecated.
+    pub fn deprecation(&self) -> Option<&str> {
+        self.custom().and_then(|custom| custom.deprecation.as_deref())
+    }
+
+    /// Whether the definition of a custom resource waits for its deletion, so that nothing is created.
+    pub fn is_terminating(&self) -> bool {
+        self.custom().is_some_and(|custom| custom.is_terminating)
+    }
+
+    /// Whether objects may be stored in another form than clients see; [`Self::reshape`] brings them into that form.
+    pub fn is_reshaped(&self) -> bool {
+        self.custom().is_some_and(|custom| custom.is_reshaped)
+    }
+
+    /// Brings an object that was stored under an earlier form of its definition into the form that clients see now.
+    pub fn reshape(&self, object: &mut Value) {
+        if let Some(custom) = self.custom().filter(|custom| custom.is_reshaped) {
+            custom.structural.refresh(object, &mut crate::Budget::of_request());
+        }
+    }
+
+    /// Where the scale of a custom object is, when its definition says so.
+    pub fn custom_scale(&self) -> Option<&Scale> {
+        self.custom().and_then(|custom| custom.structural.scale())
+    }
+
+    fn custom(&self) -> Option<&Custom> {
+        match &self.schema {
+            Schema::Custom(custom) => Some(custom),
+            Schema::Builtin(_) => None,
+        }
+    }
 }
 
-fn items<'a>(value: &'a Value, key: &str) -> &'a [Value] {
-    value.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+/// The rules for the metadata of resources within resources: those of all objects, but for names.
+pub(crate) struct EmbeddedMetadata;
+
+impl MetadataRules for EmbeddedMetadata {
+    fn decode(&self, metadata: &mut Value) -> Result<Vec<String>, String> {
+        let unknown = decode::decode(Type::object_meta(), metadata).map_err(|error| error.to_string())?;
+        decode::complete(Type::object_meta(), metadata);
+        if let Some(fields) = metadata.as_object_mut()
+            && fields.get("creationTimestamp").is_some_and(Value::is_null)
+        {
+            fields.remove("creationTimestamp");
+        }
+        Ok(unknown)
+    }
+
+    fn validate(&self, metadata: &Value, path: &str) -> Vec<FieldError> {
+        let mut errors = Errors::default();
+        let place = Path::at(path);
+        for (key, is_prefix) in [("generateName", true), ("name", false)] {
+            let name = metadata.text(key);
+            if !name.is_empty() {
+                errors.invalid_each(&place.field(key), name, NameRule::PathSegment.messages(name, is_prefix));
+            }
+        }
+        checks::whole_metadata(metadata, !metadata.text("namespace").is_empty(), &place, &mut errors);
+        errors.into_vec()
+    }
+}
+
+/// Finalizers whose names may meet those of others.
+pub(crate) fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    const STANDARD: [&str; 3] = ["orphan", "foregroundDeletion", "kubernetes"];
+    let finalizers = |object: &Value| -> Vec<String> {
+        let given = object.part("metadata").items("finalizers").iter();
+        given.filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let before = old.map(finalizers).unwrap_or_default();
+    let mut added = finalizers(new);
+    added.retain(|finalizer| !before.contains(finalizer));
+    added.sort();
+    added.dedup();
+    let mut warnings = Vec::new();
+    for finalizer in added {
+        for why in checks::qualified_name(&finalizer) {
+            warnings.push(format!("metadata.finalizers: {finalizer:?}: {why}"));
+        }
+        if !finalizer.contains('/') && !STANDARD.contains(&finalizer.as_str()) {
+            let including = if finalizer.contains('.') { " including a path (/)" } else { "" };
+            warnings.push(format!(
+                "metadata.finalizers: {finalizer:?}: prefer a domain-qualified finalizer name{including} to avoid accidental \
+                 conflicts with other finalizer writers"
+            ));
+        }
+    }
+    warnings
 }

@@ -11,7 +11,6 @@
 mod catalogue;
 mod checks;
 mod custom;
-mod defaults;
 mod discovery;
 mod kinds;
 mod kit;
@@ -33,7 +32,6 @@ pub mod services {
     };
 }
 pub use machinery_crd as crd;
-use machinery_crd::Structural;
 pub use machinery_schema::decode::DecodeError;
 pub use machinery_schema::decode::{complete as complete_type, decode as decode_type};
 pub use machinery_schema::types::Type;

@@ -90,18 +90,18 @@ impl Registry {
         versions
     }
 
-    /// Serves the resources of a CustomResourceDefinition, in place of those that an earlier form of it brought.
+    /// Serves the resources of a CustomResourceDefinition that was checked, in place of those that an earlier form of it
+    /// brought.
     ///
     /// # Errors
-    /// Everything that is wrong with the definition, schema included, with paths into it; the registry is unchanged.
+    /// When the definition cannot be served: it lacks names or its schema is too large; the registry is unchanged.
     pub fn install_crd(&mut self, crd: &Value) -> Result<InstalledCrd, Vec<FieldError>> {
         let custom = Arc::new(custom::read(crd)?);
-        self.check_names(&custom)?;
         let inner = Arc::make_mut(&mut self.inner);
         inner.remove(&custom.name);
         custom.resources.iter().for_each(|resource| inner.insert(Arc::clone(resource)));
         inner.custom.insert(Arc::clone(&custom.name), Arc::clone(&custom));
-        Ok(InstalledCrd { resources: custom.resources.clone(), warnings: custom.warnings.clone() })
+        Ok(InstalledCrd { resources: custom.resources.clone() })
     }
 
     /// Stops serving the resources of the CustomResourceDefinition with this `metadata.name`; `false` when there are none.
@@ -111,31 +111,6 @@ impl Registry {
 
     pub(crate) fn custom_resources(&self) -> impl Iterator<Item = &Arc<CustomResource>> {
         self.inner.custom.values()
-    }
-
-    /// Names must not be taken by another definition of the same group.
-    fn check_names(&self, custom: &CustomResource) -> Result<(), Vec<FieldError>> {
-        let Some(group) = self.inner.groups.get(&custom.group) else { return Ok(()) };
-        let others = group.versions.values().flat_map(BTreeMap::values).filter(|other| {
-            let is_own = self.inner.custom.get(&custom.name);
-            !is_own.is_some_and(|own| own.resources.iter().any(|resource| Arc::ptr_eq(resource, other)))
-        });
-        let Some(new) = custom.resources.first() else { return Ok(()) };
-        let mut errors = Vec::new();
-        for other in others {
-            let clashes = [
-                ("plural", &new.plural, &other.plural),
-                ("kind", &new.kind, &other.kind),
-                ("listKind", &new.list_kind, &other.list_kind),
-            ];
-            for (field, name, taken) in clashes {
-                if name == taken {
-                    let detail = format!("already in use by {}", other.qualified_name());
-                    errors.push(FieldError::invalid(format!("spec.names.{field}"), &Value::from(&**name), detail));
-                }
-            }
-        }
-        if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 }
 

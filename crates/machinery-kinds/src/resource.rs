@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use machinery_crd::Part;
 use machinery_schema::{
     decode::{self, DecodeError},
     types::Type,
@@ -9,7 +10,8 @@ use machinery_schema::{
 use serde_json::Value;
 
 use crate::{
-    Budget, BudgetExceeded, FieldError, PatchSchema, Structural,
+    Budget, BudgetExceeded, FieldError, PatchSchema,
+    custom::{Custom, EmbeddedMetadata},
     field_error::ERRORS_MAX,
     kit::Errors,
     strategy::{Selectable, Strategy},
@@ -84,7 +86,7 @@ pub struct SelectableField {
 #[derive(Debug)]
 pub(crate) enum Schema {
     Builtin(Type),
-    Custom(Arc<Structural>),
+    Custom(Arc<Custom>),
 }
 
 /// Where the columns of a table come from.
@@ -129,11 +131,15 @@ impl ResourceInfo {
     pub fn decode(&self, object: &mut Value) -> Result<Vec<String>, DecodeError> {
         match &self.schema {
             Schema::Builtin(of) => decode::decode(*of, object),
-            Schema::Custom(structural) => {
-                if let Some(metadata) = object.get_mut("metadata") {
-                    decode::decode_at(Type::object_meta(), &mut metadata.clone(), "metadata")?;
+            Schema::Custom(custom) => {
+                let mut unknown = Vec::new();
+                if let Some(metadata) = object.get_mut("metadata").filter(|metadata| !metadata.is_null()) {
+                    let found = decode::decode(Type::object_meta(), metadata)?;
+                    unknown = found.into_iter().map(|path| format!("metadata.{path}")).collect();
                 }
-                Ok(structural.prune(object))
+                let found = custom.structural.prune(object, &EmbeddedMetadata);
+                unknown.extend(found.map_err(|error| DecodeError(error.to_string()))?);
+                Ok(unknown)
             }
         }
     }
@@ -169,7 +175,7 @@ impl ResourceInfo {
                 (self.strategy.defaults)(object);
                 Ok(())
             }
-            Schema::Custom(structural) => structural.apply_defaults(object, budget),
+            Schema::Custom(custom) => custom.structural.apply_defaults(object, budget),
         }
     }
 
@@ -188,7 +194,9 @@ impl ResourceInfo {
                 (self.strategy.validate)(object, &mut found);
                 errors.extend(found.into_vec());
             }
-            Schema::Custom(structural) => errors.extend(structural.validate(object, budget)),
+            Schema::Custom(custom) => {
+                custom.structural.validate(object, None, Part::Whole, &EmbeddedMetadata, &mut errors, budget);
+            }
         }
         errors.truncate(ERRORS_MAX);
         errors
@@ -199,7 +207,11 @@ impl ResourceInfo {
         let mut errors = crate::metadata::validate_update(subresource, new, old, self.namespaced, self.strategy);
         let mut found = Errors::default();
         match (&self.schema, subresource) {
-            (Schema::Custom(structural), _) => found.extend(structural.validate(new, &mut Budget::of_request())),
+            (Schema::Custom(custom), part) => {
+                let part = if part == Some("status") { Part::Status } else { Part::Whole };
+                let mut budget = Budget::of_request();
+                custom.structural.validate(new, Some(old), part, &EmbeddedMetadata, &mut errors, &mut budget);
+            }
             (Schema::Builtin(_), part) => match (part, self.strategy.validate_update) {
                 (Some(part), _) => (self.part(part).validate)(new, old, &mut found),
                 (None, Some(validate)) => validate(new, old, &mut found),

@@ -2,4 +2,3 @@
 
 #[cfg(test)]
 mod tests;
-pub(crate) mod update;

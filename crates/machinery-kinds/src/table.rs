@@ -4,6 +4,7 @@
 //! show with `-o wide` only. Ages are computed against a `now` that the caller passes in.
 
 pub(crate) mod columns;
+mod custom;
 pub(crate) mod printers;
 #[cfg(test)]
 mod tests;
@@ -13,12 +14,7 @@ use std::borrow::Borrow;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::{
-    ResourceInfo,
-    bounded::{cut_chars, shown},
-    jsonpath::JsonPath,
-    resource::Columns,
-};
+use crate::{ResourceInfo, jsonpath::JsonPath, resource::Columns};
 pub(crate) use printers::OTHERS;
 
 /// What a row carries besides its cells, by the request's `includeObject`.
@@ -143,49 +139,12 @@ fn cells(resource: &ResourceInfo, object: &Value, now: Timestamp) -> Vec<Value> 
         Columns::Builtin(printer) => (printer.cells)(object, now),
         Columns::Custom(columns) => {
             let name = Value::from(text(object, "/metadata/name"));
-            let given = columns.iter().map(|column| custom_cell(column, object, now));
+            let given = columns.iter().map(|column| custom::cell(column, object, now));
             let own_age = columns.is_empty().then(|| age_of(object, now));
             std::iter::once(name).chain(given).chain(own_age).collect()
         }
     }
 }
-
-/// A missing value is null, which kubectl leaves blank; a date shows as its age.
-fn custom_cell(column: &PrinterColumn, object: &Value, now: Timestamp) -> Value {
-    let found = column.path.find(object);
-    let Some(first) = found.first().copied().filter(|value| !value.is_null()) else { return Value::Null };
-    match &*column.kind {
-        "date" => first.as_str().map_or(Value::Null, |time| Value::from(since(time, now))),
-        "integer" if found.len() == 1 => match first.as_f64() {
-            Some(number) if !first.is_i64() => Value::from(number as i64),
-            Some(_) => first.clone(),
-            None => Value::Null,
-        },
-        "number" | "boolean" if found.len() == 1 => {
-            if first.is_number() || first.is_boolean() {
-                first.clone()
-            } else {
-                Value::Null
-            }
-        }
-        _ if found.len() > 1 => {
-            let joined = found.iter().map(|value| plain(value)).collect::<Vec<_>>().join(",");
-            Value::from(cut_chars(&joined, CELL_CHARS_MAX))
-        }
-        _ => Value::from(plain(first)),
-    }
-}
-
-/// Text as it is, everything else as JSON; both cut, since a path may lead to the whole object.
-fn plain(value: &Value) -> String {
-    match value.as_str() {
-        Some(text) => cut_chars(text, CELL_CHARS_MAX).to_owned(),
-        None => shown(value, CELL_CHARS_MAX),
-    }
-}
-
-/// A cell that is longer is no use in a table; a custom resource may have many columns, and a list many rows.
-const CELL_CHARS_MAX: usize = 1024;
 
 pub(crate) fn text<'v>(object: &'v Value, pointer: &str) -> &'v str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()

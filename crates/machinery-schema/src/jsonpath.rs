@@ -1,7 +1,7 @@
 //! The part of Kubernetes' JSONPath that printer columns use.
 //!
 //! `.a.b`, `['a.b']`, `[0]`, `[-1]`, `[*]`, `.*`, `[?(@.type=="Ready")]` (also `!=`, `<`, `>`, or a bare `@.field`
-//! that tests for presence), with or without `{}` around it. Ranges and unions are rejected when a definition is installed.
+//! that tests for presence), `..name` for every name below, with or without `{}` around it. Ranges and unions are rejected when a definition is installed.
 
 use serde_json::Value;
 
@@ -16,7 +16,12 @@ enum Step {
     Key(Box<str>),
     Index(i64),
     Every,
-    Filter { keys: Vec<Box<str>>, test: Option<(Comparison, Value)> },
+    /// `..`: the value and everything below it.
+    Below,
+    Filter {
+        keys: Vec<Box<str>>,
+        test: Option<(Comparison, Value)>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,11 +98,25 @@ impl Step {
             }
             (Self::Every, Value::Array(items)) => next.extend(items),
             (Self::Every, Value::Object(map)) => next.extend(map.values()),
+            (Self::Below, value) => below(value, next),
             (Self::Filter { keys, test }, Value::Array(items)) => {
                 next.extend(items.iter().filter(|item| passes(item, keys, test.as_ref())));
             }
             _ => {}
         }
+    }
+}
+
+/// A value, then what is in it, as far as anybody looks.
+fn below<'v>(value: &'v Value, next: &mut Vec<&'v Value>) {
+    if next.len() >= FOUND_MAX {
+        return;
+    }
+    next.push(value);
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| below(item, next)),
+        Value::Object(map) => map.values().for_each(|item| below(item, next)),
+        _ => {}
     }
 }
 
@@ -134,6 +153,11 @@ impl<'t> Parser<'t> {
             return Ok(Some(step));
         }
         let is_first = self.rest.len() == self.whole.len();
+        if self.rest.starts_with("..") {
+            // The second dot belongs to the name that follows.
+            self.take(".");
+            return Ok(Some(Step::Below));
+        }
         if !self.take(".") && !is_first {
             return Err(self.unexpected());
         }

@@ -135,18 +135,20 @@ fn decode_bytes(info: &ResourceInfo, bytes: &[u8]) -> serde_json::Result<Value> 
         info.convert_from_stored(&mut value);
     }
     value["apiVersion"] = info.api_version().into();
+    info.reshape(&mut value);
     Ok(value)
 }
 
-/// A stored object as clients of this resource see it: of custom resources only the version differs, a few built-in kinds
-/// are stored as another and have to be converted. What cannot be read is shown as it is.
+/// A stored object as clients of this resource see it: of most custom resources only the version differs, a few built-in
+/// kinds are stored as another and have to be converted. What was stored under an earlier form of a definition is brought
+/// into its form of today. What cannot be read is shown as it is.
 pub(crate) fn as_seen(info: &ResourceInfo, bytes: &Bytes) -> Bytes {
-    if info.stored_as().is_none() {
+    if info.stored_as().is_none() && !info.is_reshaped() {
         return with_api_version(bytes, &info.api_version());
     }
     let is_this =
         bytes.strip_prefix(API_VERSION_MARK).and_then(|rest| rest.strip_prefix(info.api_version().as_bytes()));
-    if is_this.is_some_and(|rest| rest.first() == Some(&b'"')) {
+    if !info.is_reshaped() && is_this.is_some_and(|rest| rest.first() == Some(&b'"')) {
         // The answer to a dry run was never stored.
         return bytes.clone();
     }

@@ -88,6 +88,22 @@ impl<'c> Owners<'c> {
     }
 }
 
+/// The owners of a definition after its status was written by this server itself, which is who writes it in upstream, too.
+pub(crate) fn after_status(
+    registry: &Registry,
+    info: &Arc<ResourceInfo>,
+    old: &Value,
+    held: &Managed,
+    new: &Value,
+) -> Managed {
+    let subresource = "status";
+    let kind = Kind { info: info.clone(), registry: registry.clone(), filter: filter_of(info, subresource) };
+    let now = timestamp(jiff::Timestamp::now());
+    let owners = Owners { kind, subresource, manager: Cow::Borrowed("kube-apiserver"), now };
+    // What is too large for that keeps its owners.
+    owners.update(old, held, &mut new.clone()).unwrap_or_else(|_| held.clone())
+}
+
 fn refused(error: &ApplyError) -> ApiError {
     match error {
         ApplyError::BadRequest(why) => ApiError::bad_request(why),

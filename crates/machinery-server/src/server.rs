@@ -677,7 +677,7 @@ impl Inner {
                 output,
                 turn: counted,
             };
-            match (verb, options) {
+            let mut response = match (verb, options) {
                 ("get", _) => verbs::read::get(&context),
                 ("list", Some(options)) => verbs::read::list(&context, &options).await,
                 ("watch", Some(options)) => verbs::watch::watch(&context, &options, stream).await,
@@ -689,7 +689,11 @@ impl Inner {
                     verbs::delete::delete_collection(&context, &options, &body).await
                 }
                 _ => Err(ApiError::method_not_allowed()),
+            }?;
+            if let Some(deprecation) = context.info.deprecation() {
+                warn(&mut response, &[deprecation.to_owned()]);
             }
+            Ok(response)
         };
         self.work(turn, answer).await
     }

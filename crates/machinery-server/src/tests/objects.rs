@@ -375,7 +375,9 @@ async fn a_definition_brings_a_resource_that_survives_a_restart_and_goes_with_it
     let gadgets = "/apis/example.org/v1/namespaces/default/gadgets";
     assert_eq!(hub.get(gadgets).await.code, 404);
     let made = hub.create(CRDS, gadget_crd()).await;
-    let conditions = made["status"]["conditions"].as_array().unwrap();
+    assert_eq!(made["status"]["conditions"], Value::Null, "the answer is what was written first");
+    let settled = hub.get(&format!("{CRDS}/gadgets.example.org")).await.body;
+    let conditions = settled["status"]["conditions"].as_array().unwrap();
     assert!(conditions.iter().all(|condition| condition["status"] == "True") && conditions.len() == 2);
     let gadget = hub.create(gadgets, json!({"metadata": {"name": "a"}, "spec": {"size": 3}})).await;
     assert_eq!((&gadget["spec"]["color"], &gadget["metadata"]["generation"]), (&json!("red"), &json!(1)));
@@ -409,12 +411,30 @@ async fn a_definition_that_was_held_by_a_finalizer_takes_its_resource_along() {
     hub.create(gadgets, json!({"metadata": {"name": "a"}, "spec": {"size": 3}})).await;
     let definition = format!("{CRDS}/gadgets.example.org");
     hub.call("DELETE", &definition, Value::Null).await;
-    assert_eq!(hub.get(gadgets).await.names(), ["a"]);
+    assert!(hub.get(gadgets).await.names().is_empty(), "its objects go at once");
+    let refused = hub.call("POST", gadgets, json!({"metadata": {"name": "b"}, "spec": {"size": 3}})).await;
+    refused.check(403, "Forbidden", "create not allowed while custom resource definition is terminating");
     let freed = hub.patch(&definition, "merge-patch", json!({"metadata": {"finalizers": null}})).await;
     assert_eq!(freed.code, 200, "{}", freed.body);
     assert_eq!((hub.get(&definition).await.code, hub.get(gadgets).await.code), (404, 404));
     hub.create(CRDS, gadget_crd()).await;
     assert!(hub.get(gadgets).await.names().is_empty(), "the objects went with the definition");
+}
+
+#[tokio::test]
+async fn an_object_with_a_finalizer_holds_its_definition() {
+    let hub = Hub::start().await;
+    let gadgets = "/apis/example.org/v1/namespaces/default/gadgets";
+    hub.create(CRDS, gadget_crd()).await;
+    let held = json!({"metadata": {"name": "a", "finalizers": ["example.org/hold"]}, "spec": {"size": 3}});
+    hub.create(gadgets, held).await;
+    let definition = format!("{CRDS}/gadgets.example.org");
+    let answer = hub.call("DELETE", &definition, Value::Null).await;
+    assert_eq!(answer.body["metadata"]["finalizers"], json!(["customresourcecleanup.apiextensions.k8s.io"]));
+    let waiting = hub.get(&format!("{gadgets}/a")).await;
+    assert!(waiting.body["metadata"]["deletionTimestamp"].is_string(), "{}", waiting.body);
+    hub.patch(&format!("{gadgets}/a"), "merge-patch", json!({"metadata": {"finalizers": null}})).await;
+    assert_eq!((hub.get(&definition).await.code, hub.get(gadgets).await.code), (404, 404));
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use machinery_kinds::services::{ServiceNumbers, service_numbers};
 use machinery_merge::Managed;
 use machinery_store::{Expect, Op};
 use serde_json::Value;
+use tracing::warn;
 
 use super::write::PutError;
 use crate::admission::Operation;
@@ -59,6 +60,7 @@ pub(crate) async fn create_object(
     let prefix = text_at(&object, "/metadata/generateName").to_owned();
     let is_generated = name_of(&object).is_empty() && !prefix.is_empty();
     let now = timestamp(jiff::Timestamp::now());
+    crd::check_creatable(&context.info, name_of(&object))?;
     let mut in_namespace = context.check_namespace(name_of(&object))?;
     context.mutate(Operation::Create, &mut object, None, options, &mut warnings)?;
     context.apply_defaults(&mut object)?;
@@ -82,13 +84,6 @@ pub(crate) async fn create_object(
     // Definitions change what is served: one at a time, and the registry only once the store has it.
     let is_crd = crd::is_crd(&context.info);
     let _guard = if is_crd { Some(context.server.crd_writes.lock().await) } else { None };
-    let registry = if is_crd {
-        let (registry, more) = crd::stage(context.server, &context.info, &mut object, &now)?;
-        warnings.extend(more);
-        Some(registry)
-    } else {
-        None
-    };
     if options.dry_run {
         if context.server.store.get(&context.key(name_of(&object))).is_some() {
             return Err(ApiError::already_exists(&context.info, name_of(&object)));
@@ -101,8 +96,8 @@ pub(crate) async fn create_object(
         let checks = in_namespace.take().into_iter().chain(is_defined).chain(together.drain(..)).collect();
         match context.put_if(&object, &managed, Expect::Absent, checks).await {
             Ok(bytes) => {
-                if let Some(registry) = registry {
-                    crd::publish(context.server, registry);
+                if is_crd && let Err(error) = crd::settle(context.server, name_of(&object)).await {
+                    warn!(crd = name_of(&object), %error, "A new definition is stored and not served yet.");
                 }
                 if let Some(reservation) = reservation {
                     reservation.confirm(&ServiceNumbers::default(), &service_numbers(&object));

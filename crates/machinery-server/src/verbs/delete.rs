@@ -7,7 +7,6 @@ use machinery_kinds::{FieldError, ResourceInfo};
 use machinery_store::{CommitError, Durability, Expect, Object, Op};
 use serde::Deserialize;
 use serde_json::Value;
-use tracing::info;
 
 use super::read::{listed, page, selection};
 use super::write::{PutError, decode_stored, remove};
@@ -15,9 +14,7 @@ use crate::admission::Operation;
 use crate::crd;
 use crate::heavy::values_max;
 use crate::negotiate::decode_body;
-use crate::object::{
-    Encoded, OWNER_UID_FIELD, is_terminating, metadata, name_of, text_at, timestamp, uid_of, with_revision,
-};
+use crate::object::{Encoded, OWNER_UID_FIELD, is_terminating, metadata, text_at, timestamp, uid_of, with_revision};
 use crate::owners::owners_of;
 use crate::request::{FieldValidation, ListOptions, Query, WriteOptions, check_dry_run, switch};
 use crate::server::{Context, warn};
@@ -295,7 +292,7 @@ async fn delete_one(
         let attempt = match next_step(context, options, &old) {
             Step::Leave => return Ok(Outcome::Waiting(show(stored.bytes.clone()))),
             Step::Wait(new) if write.dry_run => return Ok(Outcome::Waiting(show(Context::dry(&new)))),
-            Step::Wait(new) if new == old => return Ok(Outcome::Waiting(show(stored.bytes.clone()))),
+            Step::Wait(new) if new == old => Ok(Outcome::Waiting(show(stored.bytes.clone()))),
             Step::Wait(new) => {
                 let put = context.put(new, &managed, Expect::Revision(stored.revision)).await;
                 put.map(|bytes| Outcome::Waiting(show(bytes)))
@@ -318,11 +315,18 @@ async fn delete_one(
                     let revision = remove(context, &stored, stored.bytes.clone()).await?;
                     Ok(Outcome::Deleted(uid, show(with_revision(&stored.bytes, revision))))
                 };
-                if is_crd { undefine(context, &old, removed).await } else { removed.await }
+                if is_crd {
+                    crd::undefine(context.server, &old, removed, PutError::Refused).await
+                } else {
+                    removed.await
+                }
             }
         };
         match attempt {
-            Ok(outcome) => return Ok(outcome),
+            Ok(outcome) => {
+                finish(context, name, is_crd, &outcome).await;
+                return Ok(outcome);
+            }
             Err(PutError::Raced) if insists => break,
             Err(PutError::Raced) => {}
             Err(PutError::Refused(error)) => return Err(error),
@@ -342,6 +346,19 @@ fn check_deletable(info: &ResourceInfo, name: &str) -> Result<()> {
         return Err(ApiError::forbidden(info, name, why));
     }
     Ok(())
+}
+
+/// What follows a deletion: the objects of a definition go with it, and a definition goes when the last of them has.
+async fn finish(context: &Context<'_>, name: &str, is_crd: bool, outcome: &Outcome) {
+    match outcome {
+        Outcome::Waiting(_) if is_crd => {
+            if let Err(error) = crd::terminate(context.server, name).await {
+                tracing::warn!(crd = name, %error, "Failed to delete the objects of a definition; a second delete tries again.");
+            }
+        }
+        Outcome::Deleted(..) if !is_crd => crd::finish_termination(context.server, &context.info).await,
+        _ => {}
+    }
 }
 
 fn check_preconditions(
@@ -408,7 +425,8 @@ fn next_step(context: &Context<'_>, options: &DeleteOptions, old: &Value) -> Ste
     let is_held = context.info.is_held(&new);
     match grace {
         None if is_held => {
-            if !is_terminating(old) {
+            let is_crd = crd::is_crd(&context.info);
+            if !is_terminating(old) && !is_crd {
                 raise_generation(&mut new);
             }
             let fields = metadata(&mut new);
@@ -416,7 +434,10 @@ fn next_step(context: &Context<'_>, options: &DeleteOptions, old: &Value) -> Ste
             if ends.and_then(|text| text.parse::<jiff::Timestamp>().ok()).is_none_or(|ends| ends > now) {
                 fields.insert("deletionTimestamp".to_owned(), timestamp(now).into());
             }
-            fields.insert("deletionGracePeriodSeconds".to_owned(), 0.into());
+            // A definition waits for its objects, which takes no grace.
+            if !is_crd {
+                fields.insert("deletionGracePeriodSeconds".to_owned(), 0.into());
+            }
             context.info.begin_deletion(&mut new);
             Step::Wait(new)
         }
@@ -480,61 +501,6 @@ fn graceful(context: &Context<'_>, options: &DeleteOptions, old: &Value, now: ji
 
 fn is_namespace(info: &ResourceInfo) -> bool {
     &*info.kind == "Namespace" && info.group.is_empty()
-}
-
-/// Does `remove`, which takes a definition away, when its resource is served no more and its objects are deleted. When that
-/// fails the resource is served again. The caller holds the lock of definitions.
-pub(crate) async fn undefine<T>(
-    context: &Context<'_>,
-    definition: &Value,
-    remove: impl Future<Output = Result<T, PutError>>,
-) -> Result<T, PutError> {
-    let served = context.server.registry();
-    crd::withdraw(context.server, name_of(definition));
-    let removed = match delete_all(context, &crd::resource_of(definition)).await {
-        Ok(()) => remove.await,
-        Err(error) => Err(PutError::Refused(error)),
-    };
-    match removed {
-        // A create that was under way may have come in between; from now on none can.
-        Ok(_) => delete_all(context, &crd::resource_of(definition)).await.map_err(PutError::Refused)?,
-        Err(_) => crd::publish(context.server, served),
-    }
-    removed
-}
-
-/// Everything of a resource whose definition goes.
-async fn delete_all(context: &Context<'_>, resource: &str) -> Result<()> {
-    let store = &context.server.store;
-    let mut count = 0;
-    loop {
-        let range = store.range(resource, None, None, Some(BATCH), None);
-        let items = range.map_err(|error| ApiError::internal(error.to_string()))?.items;
-        if items.is_empty() {
-            break;
-        }
-        count += items.len();
-        let deletes = items
-            .into_iter()
-            .map(|object| {
-                let last = object.bytes.clone();
-                Op::Delete {
-                    key: object.key.clone(),
-                    expect: Expect::Any,
-                    final_bytes: Box::new(move |revision| with_revision(&last, revision)),
-                }
-            })
-            .collect();
-        match store.commit(deletes, Durability::Group).await {
-            // An object that others deleted meanwhile: look again.
-            Ok(_) | Err(CommitError::NotFound | CommitError::Conflict { .. }) => {}
-            Err(error) => return Err(ApiError::commit(&error)),
-        }
-    }
-    if count > 0 {
-        info!(resource, count, "Deleted the objects of a resource with its definition.");
-    }
-    Ok(())
 }
 
 /// Takes an owner's uid out of the owner references of all that names it, so that garbage collection leaves them.

@@ -94,7 +94,11 @@ pub(crate) fn go_type(group: &str, kind: &str, is_custom: bool) -> String {
 /// A page as a list of the form that the client wants, made while it is sent.
 pub(crate) fn listed(context: &Context<'_>, page: Page) -> Result<Response<Body>> {
     let output = context.output;
-    let metadata = page.metadata();
+    let mut metadata = page.metadata();
+    // Lists of custom resources say in so many words that nothing follows.
+    if context.info.is_custom() && output.form == Form::Object && page.next.is_none() {
+        metadata["continue"] = "".into();
+    }
     let now = jiff::Timestamp::now();
     let head = match output.form {
         Form::Object => format!(

@@ -8,15 +8,15 @@ use machinery_kinds::{FieldError, Registry};
 use machinery_merge::Managed;
 use machinery_store::{Expect, Object, Revision};
 use serde_json::Value;
+use tracing::warn;
 
 use super::create::create_object;
-use super::delete::undefine;
 use super::write::{PutError, decode_stored, remove};
 use crate::admission::Operation;
 use crate::crd;
 use crate::heavy::values_max;
 use crate::negotiate::decode_body;
-use crate::object::{is_terminating, metadata, name_of, text_at, timestamp, uid_of};
+use crate::object::{is_terminating, metadata, name_of, text_at, uid_of};
 use crate::owners::{Owners, owners_of};
 use crate::reindex::{reindex_all, reselected};
 use crate::request::WriteOptions;
@@ -54,7 +54,8 @@ pub(crate) async fn update(context: &Context<'_>, body: &Bytes) -> Result<Respon
     change(context, options, warnings, |_, _| {
         if is_unconditional && !context.info.takes_unconditional_update() {
             let error = FieldError::invalid("metadata.resourceVersion", &0.into(), "must be specified for an update");
-            return Err(ApiError::invalid(&context.info, context.name(), &[error]));
+            let (group, plural) = (&context.info.group, &context.info.plural);
+            return Err(ApiError::invalid_kind(group, plural, context.name(), &[error]));
         }
         Ok(Changed { is_insisting_on_uid: true, ..Changed::to(sent.clone()) })
     })
@@ -118,10 +119,11 @@ pub(crate) async fn change(
             // Before the definition is written: if it ends in between, the next start does the rest.
             context.server.store.begin_reindex().await.map_err(|error| ApiError::commit(&error))?;
         }
-        let written = if context.info.may_be_removed(&new) {
+        let is_removed = context.info.may_be_removed(&new);
+        let written = if is_removed {
             let last = Context::dry(&new);
             let removed = async { remove(context, &stored, last.clone()).await.map(|_| last) };
-            if is_crd { undefine(context, &new, removed).await } else { removed.await }
+            if is_crd { crd::undefine(context.server, &new, removed, PutError::Refused).await } else { removed.await }
         } else {
             let numbers = reservation.as_ref().map(|_| (service_numbers(&old), service_numbers(&new)));
             drop(old);
@@ -133,9 +135,12 @@ pub(crate) async fn change(
         };
         match written {
             Ok(bytes) => {
-                if let Some(registry) = registry {
-                    crd::publish(context.server, registry);
-                    reindex_all(context.server, &reselected).await;
+                if is_crd && let Err(error) = crd::settle(context.server, context.name()).await {
+                    warn!(crd = context.name(), %error, "A changed definition is stored and not served yet.");
+                }
+                reindex_all(context.server, &reselected).await;
+                if is_removed {
+                    crd::finish_termination(context.server, &context.info).await;
                 }
                 return context.show(context.with_owners(bytes, &managed), false, &warnings);
             }
@@ -198,10 +203,7 @@ fn settle<'c>(
     }
     context.validate(Operation::Update, new, Some(old), options, warnings)?;
     if crd::is_crd(&context.info) && !is_terminating(new) {
-        let now = timestamp(jiff::Timestamp::now());
-        let (registry, more) = crd::stage(context.server, &context.info, new, &now)?;
-        warnings.extend(more);
-        return Ok((Some(registry), reservation));
+        return Ok((crd::stage(context.server, new), reservation));
     }
     Ok((None, reservation))
 }

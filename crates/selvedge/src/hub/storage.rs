@@ -67,6 +67,9 @@ pub async fn store(data_dir: &DataDir) -> Result<Store> {
 
 /// Gives the objects of an older version the index fields of this one; at most once, and before anybody is served.
 pub async fn reindex(server: &Server) {
+    if let Err(error) = server.settle_definitions().await {
+        warn!(%error, "Failed to bring definitions up to date; the next start tries again.");
+    }
     if let Err(error) = server.reindex().await {
         warn!(error = %base_observe::Chain(&error), "Failed to store the index fields of older objects; the next start does it.");
     }
