@@ -68,15 +68,18 @@ pub(crate) async fn create_object(
         true => Some(context.server.services.begin_create(&context.info, &mut object)?),
         false => None,
     };
-    kinds::prepare_create(&context.info, &mut object, context.identity, &now);
+    // A kind may write the name into other places.
     if is_generated {
         set_generated_name(&mut object, &prefix);
     }
+    kinds::prepare_create(&context.info, &mut object, context.identity, &now);
     let errors = context.info.validate(&object);
     if !errors.is_empty() {
         return Err(ApiError::invalid(&context.info, name_of(&object), &errors));
     }
     warnings.extend(context.info.warnings(&object, None));
+    // As it will be read back: what the server has set may have defaults of its own.
+    context.apply_defaults(&mut object)?;
     context.info.complete(&mut object);
     let mut together = context.validate(Operation::Create, &object, None, options, &mut warnings)?;
     let is_conditional = !together.is_empty();

@@ -85,6 +85,9 @@ fn defaults(set: &mut Value) {
         rolling.default_to("maxSurge", 0);
     }
     spec.default_to("revisionHistoryLimit", 10);
+    // Inside of upstream's server it is a number, which is there whatever the author wrote.
+    let generation = template_generation(set);
+    set_template_generation(set, generation);
 }
 
 /// What a status counts.

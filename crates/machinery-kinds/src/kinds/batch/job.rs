@@ -65,10 +65,7 @@ fn defaults(job: &mut Value) {
     let policy = if spec.has("podFailurePolicy") { "Failed" } else { "TerminatingOrFailed" };
     spec.default_to("podReplacementPolicy", policy);
     spec.default_to("manualSelector", false);
-    // A job that is being created gets the labels of its template when those are complete.
-    if !job.part("metadata").text("uid").is_empty() {
-        default_labels(job);
-    }
+    default_labels(job);
 }
 
 /// Defaults of a job's spec that hold in templates of jobs too.
@@ -93,7 +90,13 @@ fn default_labels(job: &mut Value) {
 }
 
 fn prepare_create(job: &mut Value, creation: &Creation<'_>) {
-    let name = job.part("metadata").text("name").to_owned();
+    let metadata = job.part("metadata");
+    let name = metadata.text("name").to_owned();
+    // Labels that the job has from its template stay the template's, which gets more of them below. Upstream shares the map,
+    // and cannot be told apart from here when the author wrote the same labels in both places.
+    let labels = metadata.part("labels");
+    let has_those_of_template =
+        !labels.is_null() && labels == job.part("spec").part("template").part("metadata").part("labels");
     let spec = job.make("spec");
     pod::drop_disabled(spec.make("template").make("spec"), &Value::Null);
     if !spec.flag("manualSelector") {
@@ -109,7 +112,10 @@ fn prepare_create(job: &mut Value, creation: &Creation<'_>) {
         let selector = spec.make("selector").make("matchLabels");
         selector.default_to("batch.kubernetes.io/controller-uid", creation.uid);
     }
-    default_labels(job);
+    if has_those_of_template {
+        let labels = job.part("spec").part("template").part("metadata").part("labels").clone();
+        job.make("metadata").set("labels", labels);
+    }
     job.set("status", json!({}));
 }
 

@@ -90,6 +90,12 @@ fn workloads_are_stored_with_what_controllers_rely_on() {
 #[test]
 fn a_job_selects_its_pods_by_its_own_uid() {
     let (before, _) = template();
+    let (mut bare, _) = template();
+    bare["metadata"] = json!({});
+    let of_server = created("batch", "jobs", json!({"metadata": {"name": "one"}, "spec": {"template": bare}}));
+    let labels = &of_server["spec"]["template"]["metadata"]["labels"];
+    assert_eq!(labels.as_object().map(|labels| labels.len()), Some(4));
+    assert_eq!(&of_server["metadata"]["labels"], labels, "when it is read back");
     let job = created("batch", "jobs", json!({"metadata": {"name": "one"}, "spec": {"template": before}}));
     let labels = json!({
         "a": "b", "job-name": "one", "batch.kubernetes.io/job-name": "one", "controller-uid": "u",

@@ -60,7 +60,7 @@ pub(crate) fn validate_resize(new: &Value, old: &Value, errors: &mut Errors) {
         }
     }
     for (container, before) in masked.items_mut("containers").iter_mut().zip(before.items("containers")) {
-        mask(container.make("resources"), before.part("resources"));
+        mask_container(container, before);
         if !checks::same(container, before) {
             errors.forbidden(&at, ONLY);
         }
@@ -69,7 +69,7 @@ pub(crate) fn validate_resize(new: &Value, old: &Value, errors: &mut Errors) {
     let containers = masked.items_mut("initContainers").iter_mut().zip(before.items("initContainers"));
     for (number, (container, before)) in containers.enumerate() {
         let is_modified = !checks::same(container, before);
-        mask(container.make("resources"), before.part("resources"));
+        mask_container(container, before);
         if !checks::same(container, before) {
             let detail = "only cpu and memory resources for init or sidecar containers are mutable";
             errors.forbidden(&list.index(number), detail);
@@ -135,6 +135,13 @@ fn pod_level(masked: &mut Value, before: &Value, path: &Path<'_>, errors: &mut E
 
 fn is_any_removed(after: &Value, before: &Value) -> bool {
     before.as_object().is_some_and(|before| before.keys().any(|name| !after.has(name)))
+}
+
+/// The same for a container. Upstream looks at its amounts alone, and so claims of devices differ always.
+fn mask_container(container: &mut Value, before: &Value) {
+    let resources = container.make("resources");
+    mask(resources, before.part("resources"));
+    resources.unset("claims");
 }
 
 /// Puts amounts of CPU and memory to what they were.
