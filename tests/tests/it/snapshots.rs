@@ -144,7 +144,6 @@ fn error_texts() -> Result<()> {
         &["create", "configmap", "one"],
         &["create", "configmap", "One"],
         &["create", "namespace", "a_b"],
-        &["create", "deployment", "web", "--image=web"],
         &["run", "web", "--image=web"],
         &["get", "nodes", "--as", "jane"],
         &["get", "secrets", "--as", "system:node:gw-1", "--as-group", "system:nodes"],
