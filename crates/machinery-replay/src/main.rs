@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::StreamExt as _;
-use machinery_replay::{Case, Comparison, Difference, StepOutcome, cases, topics};
+use machinery_replay::{Case, Comparison, Difference, StepOutcome, cases, is_apart, topics};
 
 use crate::fixture::Fixture;
 
@@ -229,9 +229,14 @@ async fn main() -> Result<()> {
         let mut cases = cases(&dir, topic)?;
         cases.retain(|case| parts.iter().any(|part| case.name[topic.len() + 1..].contains(part.as_str())));
         ensure!(!cases.is_empty(), "no case of {topic} is named like that");
+        let (apart, cases): (Vec<_>, Vec<_>) = cases.into_iter().partition(|case| is_apart(&case.name));
         let counts = replay(&fixture, topic, &cases, &options, &known).await;
         all.sum(&counts);
         lines.push(counts.line(topic));
+        if !apart.is_empty() {
+            let counts = replay(&fixture, topic, &apart, &options, &known).await;
+            lines.push(counts.line(&format!("{topic} apart")));
+        }
     }
     if lines.len() > 1 {
         lines.push(all.line("all"));

@@ -313,7 +313,8 @@ fn a_service_account_gets_a_token_by_which_it_is_known() -> Result<()> {
     let Some(small) = Small::start()? else { return Ok(()) };
     let token = small.kubectl.ok(&["create", "token", "default"])?;
     ensure!(token.trim().split('.').count() == 3, "{token}");
-    let known = small.kubectl.ok(&["--token", token.trim(), "auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"])?;
+    let known =
+        small.kubectl.ok(&["--token", token.trim(), "auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"])?;
     // The administrator's certificate comes first; by the token alone it is the service account.
     ensure!(!known.is_empty(), "{known}");
     Ok(())
@@ -355,7 +356,11 @@ fn an_unknown_path_is_answered_as_by_a_kube_apiserver() -> Result<()> {
         let connection = admin.connect().await?;
         for path in ["/apis/nobody.example/v1/things", "/nowhere"] {
             let answer = connection.get(path).await?;
-            ensure!(answer.status == 404 && answer.text().starts_with("404 page not found"), "{path}: {}", answer.text());
+            ensure!(
+                answer.status == 404 && answer.text().starts_with("404 page not found"),
+                "{path}: {}",
+                answer.text()
+            );
         }
         let answer = connection.get("/api/v1/namespaces/default/pods/p/nothing").await?;
         ensure!(answer.status == 404 && answer.json()["details"].is_object(), "{}", answer.text());
