@@ -112,6 +112,14 @@ impl ResourceInfo {
         matches!(self.schema, Schema::Custom(_))
     }
 
+    /// The type of a built-in kind.
+    pub fn builtin_type(&self) -> Option<Type> {
+        match &self.schema {
+            Schema::Builtin(of) => Some(*of),
+            Schema::Custom(_) => None,
+        }
+    }
+
     /// Looks a subresource up.
     pub fn subresource(&self, name: &str) -> Option<&Subresource> {
         self.subresources.iter().find(|subresource| &*subresource.name == name)

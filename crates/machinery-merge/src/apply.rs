@@ -18,6 +18,7 @@ mod conflict;
 mod last_applied;
 mod managed;
 mod manager;
+mod scale;
 mod updater;
 
 pub(crate) use managed::seconds;
@@ -25,6 +26,7 @@ pub(crate) use managed::seconds;
 pub use conflict::{Conflict, Conflicts};
 pub use managed::{DecodeManagedError, Managed, ManagerId, Operation, VersionedSet};
 pub use manager::{Applied, ApplyError, ApplyKind, FieldManager, MANAGER_BYTES_MAX, manager_of_user_agent};
+pub use scale::ReplicasPath;
 
 #[cfg(test)]
 mod tests;

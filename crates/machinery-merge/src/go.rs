@@ -45,8 +45,9 @@ pub(crate) fn is_print(char: char) -> bool {
     char == ' ' || !(char.is_control() || char.is_whitespace() || is_hidden)
 }
 
-/// A value as `encoding/json` writes it: keys sorted, `<`, `>` and `&` escaped, whole floats without a fraction.
-pub(crate) fn json(value: &Value) -> String {
+/// A value as Go's `encoding/json` writes it: keys sorted, `<`, `>` and `&` escaped, whole floats without a fraction. The
+/// caller has bounded its depth.
+pub fn json(value: &Value) -> String {
     let mut out = String::new();
     write_json(&mut out, value);
     out

@@ -38,11 +38,11 @@ mod walk;
 
 pub use apply::{
     Applied, ApplyError, ApplyKind, Conflict, Conflicts, DecodeManagedError, FieldManager, MANAGER_BYTES_MAX, Managed,
-    ManagerId, Operation, VersionedSet, manager_of_user_agent,
+    ManagerId, Operation, ReplicasPath, VersionedSet, manager_of_user_agent,
 };
 pub use compact::{ReadCompactError, compact_to_json};
 pub use fields::{FieldFilter, FieldSet, KeyField, ParseFieldsError, PathElement, Pattern, compare_values, path_text};
-pub use go::{json_type, plain as go_text};
+pub use go::{json as go_json, json_type, plain as go_text};
 pub use json_patch::{json_patch, json_patch_within};
 use machinery_schema::BudgetExceeded;
 pub use merge_patch::{merge_diff, merge_patch, merge_patch_within};

@@ -291,6 +291,18 @@ impl Field {
         self.row().via
     }
 
+    /// Sorts the fields of a struct in the order in which Go declares them, which is that of their tags; fields of an embedded
+    /// struct are in its place.
+    pub fn declared(self) -> [u16; 4] {
+        let (via, tag) = (self.row().via, self.row().tag);
+        match (via / 1024, via / 32 % 32, via % 32) {
+            (0, 0, 0) => [tag, 0, 0, 0],
+            (0, 0, first) => [first, tag, 0, 0],
+            (0, first, second) => [first, second, tag, 0],
+            (first, second, third) => [first, second, third, tag],
+        }
+    }
+
     /// The tag of the embedded message within `via` on the way to this field, if that is on the way.
     pub(crate) fn embedded_in(self, via: u16) -> Option<u16> {
         let mut rest = self.row().via;

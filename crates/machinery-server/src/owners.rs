@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tracing::error;
 
 use crate::GROUP_NODES;
-use crate::object::{metadata, timestamp, with_managed};
+use crate::object::{metadata, text_at, timestamp, with_managed};
 use crate::server::Context;
 use crate::status::{ApiError, Result};
 
@@ -30,7 +30,7 @@ const OWN_CLIENT: &str = "selvedge";
 
 /// What a write of one request makes of an object's owners.
 pub(crate) struct Owners<'c> {
-    kind: Kind,
+    kind: Kind<'c>,
     subresource: &'c str,
     /// The request's `fieldManager`, or who its User-Agent says it is.
     manager: Cow<'c, str>,
@@ -45,32 +45,36 @@ impl<'c> Owners<'c> {
             _ => Cow::Owned(machinery_merge::manager_of_user_agent(user_agent(context))),
         };
         let subresource = context.path.subresource.as_deref().unwrap_or_default();
-        let kind = Kind {
-            info: context.info.clone(),
-            registry: context.server.registry(),
-            filter: filter_of(&context.info, subresource),
+        let info = &context.info;
+        let kind = match subresource {
+            "scale" => {
+                Kind { name: Name { group: "autoscaling", version: "v1", kind: "Scale" }, workload: None, filter: None }
+            }
+            _ => Kind {
+                name: Name { group: &info.group, version: &info.version, kind: &info.kind },
+                workload: Some((info.clone(), context.server.registry())),
+                filter: filter_of(info, subresource),
+            },
         };
         Self { kind, subresource, manager, now: timestamp(jiff::Timestamp::now()) }
     }
 
-    fn fields(&self) -> FieldManager<'_, Kind> {
-        FieldManager {
-            kind: &self.kind,
-            group: &self.kind.info.group,
-            version: &self.kind.info.version,
-            kind_name: &self.kind.info.kind,
-            subresource: self.subresource,
-        }
+    fn fields(&self) -> FieldManager<'_, Kind<'c>> {
+        let Name { group, version, kind } = self.kind.name;
+        FieldManager { kind: &self.kind, group, version, kind_name: kind, subresource: self.subresource }
     }
 
     /// The owners of a new object. Its `managedFields` are taken out of it.
     pub(crate) fn create(&self, object: &mut Value) -> Result<Managed> {
-        self.kind.info.complete(object);
+        if let Some((info, _)) = &self.kind.workload {
+            info.complete(object);
+        }
         self.update(&self.kind.empty_object(), &Managed::default(), object)
     }
 
     /// The owners after `new` was written over `old`; both are complete. The `managedFields` of `new` are taken out of it.
     pub(crate) fn update(&self, old: &Value, held: &Managed, new: &mut Value) -> Result<Managed> {
+        set_template_generation(new);
         let mut budget = Budget::of_request();
         self.fields()
             .update(old, held, new, &self.manager, &self.now, &mut budget)
@@ -97,11 +101,27 @@ pub(crate) fn after_status(
     new: &Value,
 ) -> Managed {
     let subresource = "status";
-    let kind = Kind { info: info.clone(), registry: registry.clone(), filter: filter_of(info, subresource) };
+    let kind = Kind {
+        name: Name { group: &info.group, version: &info.version, kind: &info.kind },
+        workload: Some((info.clone(), registry.clone())),
+        filter: filter_of(info, subresource),
+    };
     let now = timestamp(jiff::Timestamp::now());
     let owners = Owners { kind, subresource, manager: Cow::Borrowed("kube-apiserver"), now };
     // What is too large for that keeps its owners.
     owners.update(old, held, &mut new.clone()).unwrap_or_else(|_| held.clone())
+}
+
+/// A DaemonSet's first way of counting its templates, which upstream has in each that it reads; its strategy counts on.
+fn set_template_generation(new: &mut Value) {
+    const ANNOTATION: &str = "deprecated.daemonset.template.generation";
+    if text_at(new, "/kind") != "DaemonSet" || text_at(new, "/apiVersion") != "apps/v1" {
+        return;
+    }
+    let annotations = metadata(new).entry("annotations").or_insert_with(|| json!({}));
+    if let Value::Object(annotations) = annotations {
+        annotations.entry(ANNOTATION).or_insert_with(|| "0".into());
+    }
 }
 
 fn refused(error: &ApplyError) -> ApiError {
@@ -177,35 +197,45 @@ pub(crate) fn stored_bytes(object: &Object, with_owners: bool) -> Bytes {
 }
 
 /// A kind as server-side apply sees it.
-struct Kind {
-    info: Arc<ResourceInfo>,
-    registry: Registry,
+struct Kind<'c> {
+    name: Name<'c>,
+    /// The resource, and those of its other versions; a scale is none.
+    workload: Option<(Arc<ResourceInfo>, Registry)>,
     filter: Option<&'static FieldFilter>,
 }
 
-impl ApplyKind for Kind {
+#[derive(Clone, Copy)]
+struct Name<'c> {
+    group: &'c str,
+    version: &'c str,
+    kind: &'c str,
+}
+
+impl ApplyKind for Kind<'_> {
     type Schema = KindSchema;
 
     fn schema(&self, api_version: &str) -> Option<KindSchema> {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        if group != &*self.info.group {
+        if group != self.name.group {
             return None;
         }
-        if self.info.is_custom() {
-            self.registry.resource(group, version, &self.info.plural)?;
-            return Some(KindSchema::Custom);
+        match &self.workload {
+            Some((info, registry)) if info.is_custom() => {
+                registry.resource(group, version, &info.plural)?;
+                Some(KindSchema::Custom)
+            }
+            _ => Type::of_kind(group, version, self.name.kind).map(|of| KindSchema::Builtin(BuiltinSchema::of(of))),
         }
-        Type::of_kind(group, version, &self.info.kind).map(|of| KindSchema::Builtin(BuiltinSchema::of(of)))
     }
 
     fn convert(&self, object: &Value, api_version: &str) -> Option<Value> {
-        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        let (from_group, from) = {
-            let own = object.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
-            own.split_once('/').unwrap_or(("", own))
+        let (info, registry) = self.workload.as_ref()?;
+        let resource = |api_version: &str| {
+            let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+            registry.resource(group, version, &info.plural)
         };
-        let from = self.registry.resource(from_group, from, &self.info.plural)?;
-        let to = self.registry.resource(group, version, &self.info.plural)?;
+        let from = resource(object.get("apiVersion").and_then(Value::as_str).unwrap_or_default())?;
+        let to = resource(api_version)?;
         let mut converted = object.clone();
         from.convert_to_stored(&mut converted);
         to.convert_from_stored(&mut converted);
@@ -219,10 +249,12 @@ impl ApplyKind for Kind {
     }
 
     fn empty_object(&self) -> Value {
-        let info = &self.info;
-        match Type::of_kind(&info.group, &info.version, &info.kind).filter(|_| !info.is_custom()) {
-            Some(of) => BuiltinSchema::empty_object(of, &info.api_version(), &info.kind),
-            None => json!({"apiVersion": info.api_version(), "kind": &*info.kind, "metadata": {}}),
+        let Name { group, version, kind } = self.name;
+        let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+        let is_custom = self.workload.as_ref().is_some_and(|(info, _)| info.is_custom());
+        match Type::of_kind(group, version, kind).filter(|_| !is_custom) {
+            Some(of) => BuiltinSchema::empty_object(of, &api_version, kind),
+            None => json!({"apiVersion": api_version, "kind": kind, "metadata": {}}),
         }
     }
 }

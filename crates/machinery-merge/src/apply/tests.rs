@@ -216,3 +216,38 @@ fn recorded_patches_give_the_same_owners() {
     // What the server fills in after the owners are known (addresses of services, tolerations), and `scale`.
     check_topic("patch", 39, &["json-patch-lists/1:", "strategic-services/1:", "kubectl-verbs/8:", "kubectl-verbs/9:"]);
 }
+
+#[test]
+fn the_owner_of_a_scale_is_split_from_that_of_its_workload() {
+    let path = vec![crate::PathElement::field("spec"), crate::PathElement::field("replicas")];
+    let replicas = |version: &str| (version == "apps/v1").then(|| path.clone());
+    let entry = |operation: &str, fields: Value| {
+        json!([{"manager": "m", "operation": operation, "apiVersion": "apps/v1", "time": "2026-01-01T00:00:00Z",
+            "fieldsType": "FieldsV1", "fieldsV1": fields}])
+    };
+    let fields = json!({"f:spec": {"f:replicas": {}, "f:selector": {}}});
+    let scale_entry = |api_version: &str, subresource: &str, operation: &str| {
+        let mut entry = json!({"manager": "m", "operation": operation, "apiVersion": api_version,
+            "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {"f:replicas": {}}}});
+        if !subresource.is_empty() {
+            entry["subresource"] = subresource.into();
+        }
+        entry
+    };
+    // Who applies keeps its own while nobody takes it.
+    let applied = Managed::decode(Some(&entry("Apply", fields.clone()))).expect("it is whole");
+    let scale = applied.to_scale(&replicas);
+    let mut expected = scale_entry("autoscaling/v1", "", "Apply");
+    expected["time"] = "2026-01-01T00:00:00Z".into();
+    assert_eq!(scale.to_value(), Some(json!([expected])));
+    assert_eq!(applied.with_scale(&scale, "apps/v1", &replicas), applied);
+    // Another took the number through the scale.
+    let taken = Managed::decode(Some(&json!([scale_entry("autoscaling/v1", "scale", "Update")]))).expect("it is whole");
+    let split = applied.with_scale(&taken, "apps/v1", &replicas);
+    let mut rest = entry("Apply", json!({"f:spec": {"f:selector": {}}}));
+    rest.as_array_mut().expect("a list").push(scale_entry("apps/v1", "scale", "Update"));
+    assert_eq!(split.to_value(), Some(rest));
+    // Nobody owns it any more.
+    let left = applied.with_scale(&Managed::default(), "apps/v1", &replicas);
+    assert_eq!(left.to_value(), Some(entry("Apply", json!({"f:spec": {"f:selector": {}}}))));
+}

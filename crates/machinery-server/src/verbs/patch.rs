@@ -5,8 +5,10 @@ use bytes::Bytes;
 use http::Response;
 use machinery_kinds::{FieldError, PatchSchema};
 use machinery_merge::{Managed, PatchError};
+use machinery_schema::types::Type;
 use serde_json::{Value, json};
 
+use self::shown::{Touched, patched_text};
 use super::create::create_object;
 use super::update::{Changed, change};
 use crate::heavy::values_max;
@@ -17,9 +19,15 @@ use crate::request::{FieldValidation, WriteOptions};
 use crate::server::Context;
 use crate::status::{ApiError, Result};
 
+mod converter;
+mod shown;
+
 const JSON_PATCH: &str = "application/json-patch+json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 const STRATEGIC_PATCH: &str = "application/strategic-merge-patch+json";
+/// A patch that does not hold these bytes does not look at the owners.
+const MANAGED_FIELDS: &[u8] = b"managedFields";
+
 const APPLY_PATCH: &str = "application/apply-patch+yaml";
 
 enum Language {
@@ -44,9 +52,17 @@ pub(crate) async fn patch(context: &Context<'_>, body: &Bytes) -> Result<Respons
             Some(patch) => patch,
             None => decode_patch(&language, options, body)?,
         };
-        let mut new = patched(&language, &patch, old, held, body)?;
+        // The owners are part of the object that is patched, but few patches look at them.
+        let is_about_owners = body.windows(MANAGED_FIELDS.len()).any(|window| window == MANAGED_FIELDS);
+        let mut new = match is_about_owners {
+            true => patched(&language, &patch, &with_owners(old, held))?,
+            false => patched(&language, &patch, old)?,
+        };
         let mut changed = Changed::to(Value::Null);
-        read(context, &language, options, &patch, &mut new, &mut changed.warnings)?;
+        read(context, &language, options, &mut new, &mut changed.warnings).map_err(|error| match error {
+            Unreadable::Refused(why) => unreadable(context, &language, &patch, old, held, &why),
+            Unreadable::Failed(error) => error,
+        })?;
         settle(context, &mut new)?;
         // A patch that leaves the revision alone does not insist on it.
         if text_at(&new, "/metadata/resourceVersion") == text_at(old, "/metadata/resourceVersion") {
@@ -89,7 +105,13 @@ fn check_options(context: &Context<'_>, language: &Language) -> Result<()> {
 }
 
 fn decode_patch(language: &Language, options: WriteOptions, body: &Bytes) -> Result<Value> {
-    serde_json::from_slice(body).map_err(|_| {
+    let is_read_strictly = options.field_validation != FieldValidation::Ignore;
+    let decoded = serde_json::from_slice(body);
+    if let (Ok(Value::Array(_)), Language::Merge, true) = (&decoded, language, is_read_strictly) {
+        let why = "error decoding patch: json: cannot unmarshal array into Go value of type map[string]interface {}";
+        return Err(ApiError::bad_request(why));
+    }
+    decoded.map_err(|_| {
         let why = syntax_error(body);
         ApiError::bad_request(match language {
             Language::Merge if options.field_validation == FieldValidation::Ignore => "Invalid JSON Patch".to_owned(),
@@ -111,17 +133,15 @@ fn syntax_error(body: &Bytes) -> String {
     }
 }
 
-fn patched(language: &Language, patch: &Value, old: &Value, held: &Managed, body: &Bytes) -> Result<Value> {
-    // The owners are part of the object that is patched, but few patches look at them.
-    let mut with_owners = None;
-    if body.windows(13).any(|window| window == b"managedFields") {
-        let mut whole = old.clone();
-        if let Some(entries) = held.to_value() {
-            metadata(&mut whole).insert("managedFields".to_owned(), entries);
-        }
-        with_owners = Some(whole);
+fn with_owners(old: &Value, held: &Managed) -> Value {
+    let mut whole = old.clone();
+    if let Some(entries) = held.to_value() {
+        metadata(&mut whole).insert("managedFields".to_owned(), entries);
     }
-    let old = with_owners.as_ref().unwrap_or(old);
+    whole
+}
+
+fn patched(language: &Language, patch: &Value, old: &Value) -> Result<Value> {
     let patched = match language {
         Language::Json => machinery_merge::json_patch(old, patch),
         Language::Merge => machinery_merge::merge_patch(old, patch),
@@ -141,52 +161,92 @@ fn read(
     context: &Context<'_>,
     language: &Language,
     options: WriteOptions,
-    patch: &Value,
     new: &mut Value,
     warnings: &mut Vec<String>,
-) -> Result<()> {
-    let refused = |shown: &str, why: &str| {
-        let error = FieldError::invalid("patch", &shown.into(), why);
-        ApiError::invalid_patch(&error)
-    };
-    let shown = |new: &Value| match language {
-        Language::Strategic(_) => machinery_merge::go_text(patch),
-        _ => new.to_string(),
-    };
-    if let Some(why) = wrong_kind(context, new) {
-        return Err(refused(&shown(new), &why));
+) -> std::result::Result<(), Unreadable> {
+    if let Some(why) = wrong_kind(context, language, new) {
+        return Err(Unreadable::Refused(why));
     }
-    let before = shown(new);
-    let unknown = context.info.decode(new).map_err(|error| refused(&before, &error.to_string()))?;
+    if let (Language::Strategic(_), Some(of)) = (language, context.info.builtin_type())
+        && let Some(why) = converter::misfit(of, new)
+    {
+        return Err(Unreadable::Refused(why));
+    }
+    let unknown = context.info.decode(new).map_err(|error| Unreadable::Refused(error.to_string()))?;
     match options.field_validation {
         FieldValidation::Strict => {
             if let Some(why) = machinery_kinds::strict_decoding_error(&unknown) {
-                return Err(refused(&before, &why));
+                return Err(Unreadable::Refused(why));
             }
         }
         FieldValidation::Warn => warnings.extend(unknown.iter().map(|path| format!("unknown field {path:?}"))),
         FieldValidation::Ignore => {}
     }
-    context.apply_defaults(new)
+    context.apply_defaults(new).map_err(Unreadable::Failed)
 }
 
-/// What upstream says of a patch that made another kind of the object.
-fn wrong_kind(context: &Context<'_>, new: &Value) -> Option<String> {
+/// Why what a patch made cannot be read.
+enum Unreadable {
+    /// It is no object of the kind; the words say why.
+    Refused(String),
+    Failed(ApiError),
+}
+
+/// The error of a patch that made something unreadable: it shows what.
+fn unreadable(
+    context: &Context<'_>,
+    language: &Language,
+    patch: &Value,
+    old: &Value,
+    held: &Managed,
+    why: &str,
+) -> ApiError {
+    let shown = match language {
+        Language::Strategic(_) | Language::Apply => machinery_merge::go_text(patch),
+        Language::Json | Language::Merge => {
+            let touched = match language {
+                Language::Json => Touched::by_operations(patch),
+                _ => Touched::by_merge(patch),
+            };
+            match patched(language, patch, &with_owners(old, held)) {
+                Ok(object) => patched_text(&object, context.info.builtin_type(), &touched),
+                Err(error) => return error,
+            }
+        }
+    };
+    ApiError::invalid_patch(&FieldError::invalid("patch", &shown.into(), why))
+}
+
+/// What upstream says of a patch that made another kind of the object. A strategic patch is read into the kind whatever it
+/// says of itself.
+fn wrong_kind(context: &Context<'_>, language: &Language, new: &mut Value) -> Option<String> {
     let info = &context.info;
+    let own = [("apiVersion", info.api_version()), ("kind", info.kind.to_string())];
+    let Some(fields) = new.as_object_mut() else {
+        let found = machinery_merge::json_type(new);
+        return Some(format!(
+            "couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go value of type struct {{ \
+             APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}"
+        ));
+    };
+    if let Language::Strategic(_) = language {
+        fields.extend(own.map(|(field, value)| (field.to_owned(), value.into())));
+        return None;
+    }
+    // What is left out is taken from the type that is decoded into.
+    for (field, value) in own {
+        let is_empty = fields.get(field).and_then(Value::as_str).is_none_or(str::is_empty);
+        if is_empty {
+            fields.insert(field.to_owned(), value.into());
+        }
+    }
     let (api_version, kind) = (text_at(new, "/apiVersion"), text_at(new, "/kind"));
     if api_version == info.api_version() && kind == &*info.kind {
         return None;
     }
-    if !new.is_object() {
-        return Some("couldn't get version/kind; json parse error: the patch leaves no object".to_owned());
-    }
-    if kind.is_empty() || api_version.is_empty() {
-        let missing = if kind.is_empty() { "Kind" } else { "apiVersion" };
-        return Some(format!("Object '{missing}' is missing in '{new}'"));
-    }
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let internal = if info.group.is_empty() { "core" } else { info.group.split('.').next().unwrap_or_default() };
-    Some(if machinery_schema::types::Type::of_kind(group, version, kind).is_some() {
+    Some(if Type::of_kind(group, version, kind).is_some() {
         format!("converting ({version}.{kind}) to ({internal}.{}): unknown conversion", info.kind)
     } else {
         format!("no kind {kind:?} is registered for version {api_version:?} in scheme \"pkg/runtime/scheme.go:111\"")
