@@ -32,4 +32,4 @@ mod schema;
 mod structural;
 
 use machinery_schema::{Budget, BudgetExceeded, DEPTH_MAX, FieldError, FieldErrorReason, bounded, field_error};
-pub use structural::{MetadataRules, Part, ReadSchemaError, Scale, Structural};
+pub use structural::{MetadataRules, Part, ReadSchemaError, Scale, Structural, StructuralPlace};

@@ -15,6 +15,7 @@ mod embedded;
 mod formats;
 mod lists;
 mod numbers;
+mod owners;
 mod prune;
 mod scale;
 #[cfg(test)]
@@ -32,6 +33,7 @@ pub(crate) use defaults::fill;
 pub use embedded::MetadataRules;
 pub(crate) use embedded::{check_embedded, coerce};
 pub(crate) use formats::is_supported as is_supported_format;
+pub use owners::StructuralPlace;
 pub(crate) use prune::prune_fields;
 pub use scale::Scale;
 pub(crate) use values::{Mode, check_values};
@@ -65,6 +67,11 @@ impl Structural {
     pub fn read(schema: &Value, scale: Option<Scale>) -> Result<Self, ReadSchemaError> {
         let schema = Arc::new(Schema::read(schema).map_err(ReadSchemaError)?);
         Ok(Self { schema, scale })
+    }
+
+    /// How the fields of an object are owned.
+    pub fn apply_schema(&self) -> StructuralPlace<'_> {
+        StructuralPlace::top(&self.schema)
     }
 
     /// Where the scale of an object is, when the definition says so.

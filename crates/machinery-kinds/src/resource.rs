@@ -120,6 +120,14 @@ impl ResourceInfo {
         }
     }
 
+    /// The schema of a custom resource.
+    pub fn structural(&self) -> Option<&machinery_crd::Structural> {
+        match &self.schema {
+            Schema::Builtin(_) => None,
+            Schema::Custom(custom) => Some(&custom.structural),
+        }
+    }
+
     /// Looks a subresource up.
     pub fn subresource(&self, name: &str) -> Option<&Subresource> {
         self.subresources.iter().find(|subresource| &*subresource.name == name)

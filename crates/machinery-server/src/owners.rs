@@ -9,10 +9,11 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use http::header::USER_AGENT;
+use machinery_kinds::crd::StructuralPlace;
 use machinery_kinds::{Registry, ResourceInfo};
 use machinery_merge::{
     Applied, ApplyError, ApplyKind, ApplySchema, BuiltinSchema, FieldFilter, FieldManager, ListType, Managed, MapType,
-    ScalarType, Untyped,
+    ScalarType,
 };
 use machinery_schema::Budget;
 use machinery_schema::types::Type;
@@ -30,11 +31,27 @@ const OWN_CLIENT: &str = "selvedge";
 
 /// What a write of one request makes of an object's owners.
 pub(crate) struct Owners<'c> {
-    kind: Kind<'c>,
+    name: Name<'c>,
+    /// The resource, and those of its other versions; a scale is none.
+    workload: Option<(Arc<ResourceInfo>, Registry)>,
+    filter: Option<&'static FieldFilter>,
     subresource: &'c str,
     /// The request's `fieldManager`, or who its User-Agent says it is.
     manager: Cow<'c, str>,
     now: String,
+}
+
+#[derive(Clone, Copy)]
+struct Name<'c> {
+    group: &'c str,
+    version: &'c str,
+    kind: &'c str,
+}
+
+impl<'c> Name<'c> {
+    fn of(info: &'c ResourceInfo) -> Self {
+        Self { group: &info.group, version: &info.version, kind: &info.kind }
+    }
 }
 
 impl<'c> Owners<'c> {
@@ -46,47 +63,41 @@ impl<'c> Owners<'c> {
         };
         let subresource = context.path.subresource.as_deref().unwrap_or_default();
         let info = &context.info;
-        let kind = match subresource {
-            "scale" => {
-                Kind { name: Name { group: "autoscaling", version: "v1", kind: "Scale" }, workload: None, filter: None }
-            }
-            _ => Kind {
-                name: Name { group: &info.group, version: &info.version, kind: &info.kind },
-                workload: Some((info.clone(), context.server.registry())),
-                filter: filter_of(info, subresource),
-            },
-        };
-        Self { kind, subresource, manager, now: timestamp(jiff::Timestamp::now()) }
-    }
-
-    fn fields(&self) -> FieldManager<'_, Kind<'c>> {
-        let Name { group, version, kind } = self.kind.name;
-        FieldManager { kind: &self.kind, group, version, kind_name: kind, subresource: self.subresource }
+        let now = timestamp(jiff::Timestamp::now());
+        if subresource == "scale" {
+            let name = Name { group: "autoscaling", version: "v1", kind: "Scale" };
+            return Self { name, workload: None, filter: None, subresource, manager, now };
+        }
+        let (name, filter) = (Name::of(info), filter_of(info, subresource));
+        let workload = Some((info.clone(), context.server.registry()));
+        Self { name, workload, filter, subresource, manager, now }
     }
 
     /// The owners of a new object. Its `managedFields` are taken out of it.
     pub(crate) fn create(&self, object: &mut Value) -> Result<Managed> {
-        if let Some((info, _)) = &self.kind.workload {
+        if let Some((info, _)) = &self.workload {
             info.complete(object);
         }
-        self.update(&self.kind.empty_object(), &Managed::default(), object)
+        self.update(&Kind(self).empty_object(), &Managed::default(), object)
     }
 
     /// The owners after `new` was written over `old`; both are complete. The `managedFields` of `new` are taken out of it.
     pub(crate) fn update(&self, old: &Value, held: &Managed, new: &mut Value) -> Result<Managed> {
         set_template_generation(new);
         let mut budget = Budget::of_request();
-        self.fields()
+        Kind(self)
+            .fields()
             .update(old, held, new, &self.manager, &self.now, &mut budget)
             .map_err(|error| ApiError::too_large(error.to_string()))
     }
 
     /// What an applied configuration makes of an object, which may be none yet.
     pub(crate) fn apply(&self, old: Option<(&Value, &Managed)>, config: &Value, force: bool) -> Result<Applied> {
-        let (empty, nobody) = (self.kind.empty_object(), Managed::default());
+        let (empty, nobody) = (Kind(self).empty_object(), Managed::default());
         let (old, held) = old.unwrap_or((&empty, &nobody));
         let mut budget = Budget::of_request();
-        self.fields()
+        Kind(self)
+            .fields()
             .apply(old, held, config, &self.manager, force, &self.now, &mut budget)
             .map_err(|error| refused(&error))
     }
@@ -101,13 +112,11 @@ pub(crate) fn after_status(
     new: &Value,
 ) -> Managed {
     let subresource = "status";
-    let kind = Kind {
-        name: Name { group: &info.group, version: &info.version, kind: &info.kind },
-        workload: Some((info.clone(), registry.clone())),
-        filter: filter_of(info, subresource),
-    };
     let now = timestamp(jiff::Timestamp::now());
-    let owners = Owners { kind, subresource, manager: Cow::Borrowed("kube-apiserver"), now };
+    let workload = Some((info.clone(), registry.clone()));
+    let manager = Cow::Borrowed("kube-apiserver");
+    let owners =
+        Owners { name: Name::of(info), workload, filter: filter_of(info, subresource), subresource, manager, now };
     // What is too large for that keeps its owners.
     owners.update(old, held, &mut new.clone()).unwrap_or_else(|_| held.clone())
 }
@@ -197,39 +206,35 @@ pub(crate) fn stored_bytes(object: &Object, with_owners: bool) -> Bytes {
 }
 
 /// A kind as server-side apply sees it.
-struct Kind<'c> {
-    name: Name<'c>,
-    /// The resource, and those of its other versions; a scale is none.
-    workload: Option<(Arc<ResourceInfo>, Registry)>,
-    filter: Option<&'static FieldFilter>,
+struct Kind<'k>(&'k Owners<'k>);
+
+impl<'k> Kind<'k> {
+    fn fields(&self) -> FieldManager<'_, Self> {
+        let Name { group, version, kind } = self.0.name;
+        FieldManager { kind: self, group, version, kind_name: kind, subresource: self.0.subresource }
+    }
 }
 
-#[derive(Clone, Copy)]
-struct Name<'c> {
-    group: &'c str,
-    version: &'c str,
-    kind: &'c str,
-}
+impl<'k> ApplyKind for Kind<'k> {
+    type Schema = KindSchema<'k>;
 
-impl ApplyKind for Kind<'_> {
-    type Schema = KindSchema;
-
-    fn schema(&self, api_version: &str) -> Option<KindSchema> {
+    fn schema(&self, api_version: &str) -> Option<KindSchema<'k>> {
+        let owners = self.0;
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        if group != self.name.group {
+        if group != owners.name.group {
             return None;
         }
-        match &self.workload {
-            Some((info, registry)) if info.is_custom() => {
-                registry.resource(group, version, &info.plural)?;
-                Some(KindSchema::Custom)
-            }
-            _ => Type::of_kind(group, version, self.name.kind).map(|of| KindSchema::Builtin(BuiltinSchema::of(of))),
+        if let Some((info, registry)) = &owners.workload
+            && info.is_custom()
+        {
+            let structural = registry.resource(group, version, &info.plural)?.structural()?;
+            return Some(KindSchema::Custom(structural.apply_schema()));
         }
+        Type::of_kind(group, version, owners.name.kind).map(|of| KindSchema::Builtin(BuiltinSchema::of(of)))
     }
 
     fn convert(&self, object: &Value, api_version: &str) -> Option<Value> {
-        let (info, registry) = self.workload.as_ref()?;
+        let (info, registry) = self.0.workload.as_ref()?;
         let resource = |api_version: &str| {
             let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
             registry.resource(group, version, &info.plural)
@@ -245,13 +250,13 @@ impl ApplyKind for Kind<'_> {
     }
 
     fn filter(&self, _: &str) -> Option<&FieldFilter> {
-        self.filter
+        self.0.filter
     }
 
     fn empty_object(&self) -> Value {
-        let Name { group, version, kind } = self.name;
+        let Name { group, version, kind } = self.0.name;
         let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-        let is_custom = self.workload.as_ref().is_some_and(|(info, _)| info.is_custom());
+        let is_custom = self.0.workload.as_ref().is_some_and(|(info, _)| info.is_custom());
         match Type::of_kind(group, version, kind).filter(|_| !is_custom) {
             Some(of) => BuiltinSchema::empty_object(of, &api_version, kind),
             None => json!({"apiVersion": api_version, "kind": kind, "metadata": {}}),
@@ -261,89 +266,79 @@ impl ApplyKind for Kind<'_> {
 
 /// A place in the schema of a kind.
 #[derive(Clone, Copy, Debug)]
-enum KindSchema {
+enum KindSchema<'k> {
     Builtin(BuiltinSchema),
-    /// The top of a custom object, of which the metadata are known.
-    Custom,
-    Untyped(Untyped),
+    Custom(StructuralPlace<'k>),
 }
 
-impl ApplySchema for KindSchema {
+impl ApplySchema for KindSchema<'_> {
     fn scalar(self) -> Option<ScalarType> {
         match self {
             Self::Builtin(schema) => schema.scalar(),
-            Self::Custom => None,
-            Self::Untyped(untyped) => untyped.scalar(),
+            Self::Custom(schema) => schema.scalar(),
         }
     }
 
     fn list(self) -> Option<ListType> {
         match self {
             Self::Builtin(schema) => schema.list(),
-            Self::Custom => None,
-            Self::Untyped(untyped) => untyped.list(),
+            Self::Custom(schema) => schema.list(),
         }
     }
 
     fn map(self) -> Option<MapType> {
         match self {
             Self::Builtin(schema) => schema.map(),
-            Self::Custom => Some(MapType::Granular),
-            Self::Untyped(untyped) => untyped.map(),
+            Self::Custom(schema) => schema.map(),
         }
     }
 
     fn keys(self) -> Vec<Arc<str>> {
         match self {
             Self::Builtin(schema) => schema.keys(),
-            Self::Custom | Self::Untyped(_) => Vec::new(),
+            Self::Custom(schema) => schema.keys(),
         }
     }
 
     fn item(self) -> Self {
         match self {
             Self::Builtin(schema) => Self::Builtin(schema.item()),
-            Self::Custom => Self::Untyped(Untyped::Atomic),
-            Self::Untyped(untyped) => Self::Untyped(untyped.item()),
+            Self::Custom(schema) => Self::Custom(schema.item()),
         }
     }
 
     fn field(self, name: &str) -> Option<Self> {
         match self {
             Self::Builtin(schema) => schema.field(name).map(Self::Builtin),
-            Self::Custom if name == "metadata" => Some(Self::Builtin(BuiltinSchema::of(Type::object_meta()))),
-            Self::Custom | Self::Untyped(_) => None,
+            Self::Custom(schema) => schema.field(name).map(Self::Custom),
         }
     }
 
     fn has_fields(self) -> bool {
         match self {
             Self::Builtin(schema) => schema.has_fields(),
-            Self::Custom => true,
-            Self::Untyped(_) => false,
+            Self::Custom(schema) => schema.has_fields(),
         }
     }
 
     fn other_fields(self) -> Option<Self> {
         match self {
             Self::Builtin(schema) => schema.other_fields().map(Self::Builtin),
-            Self::Custom => Some(Self::Untyped(Untyped::Deduced)),
-            Self::Untyped(untyped) => untyped.other_fields().map(Self::Untyped),
+            Self::Custom(schema) => schema.other_fields().map(Self::Custom),
         }
     }
 
     fn field_default(self, name: &str) -> Option<Value> {
         match self {
             Self::Builtin(schema) => schema.field_default(name),
-            Self::Custom | Self::Untyped(_) => None,
+            Self::Custom(schema) => schema.field_default(name),
         }
     }
 
     fn is_deduced(self) -> bool {
         match self {
             Self::Builtin(schema) => schema.is_deduced(),
-            Self::Custom => false,
-            Self::Untyped(untyped) => untyped.is_deduced(),
+            Self::Custom(schema) => schema.is_deduced(),
         }
     }
 }
