@@ -33,8 +33,51 @@ pub(crate) async fn run(server: &Server, store: &Store) -> Result<(), RequestErr
         async move { client.ensure(collection, &object).await }
     })
     .await?;
+    services(&client, server, store).await?;
     reconcile_policy(&client, store).await?;
     aggregate(server, store).await
+}
+
+/// The API's own Service, and the range of which it has the first address.
+async fn services(client: &Client, server: &Server, store: &Store) -> Result<(), RequestError> {
+    const RANGES: &str = "/apis/networking.k8s.io/v1/servicecidrs";
+    let (range, port) = (server.service_range(), server.port());
+    if is_missing(store, "networking.k8s.io/servicecidrs", &json!({"metadata": {"name": "kubernetes"}})) {
+        let object = json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": [range.cidr()]}});
+        client.ensure(RANGES, &object).await?;
+        let ready = json!({
+            "type": "Ready", "status": "True", "message": "Kubernetes default Service CIDR is ready", "reason": "",
+            "lastTransitionTime": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        });
+        let status = json!({"status": {"conditions": [ready]}});
+        let path = format!("{RANGES}/kubernetes/status");
+        client.send(Method::PATCH, &path, "application/merge-patch+json", &status).await?;
+    }
+    let address = range.first_address().to_string();
+    if store.get(&Key::new("/services", "default", "kubernetes")).is_none() {
+        let service = json!({
+            "metadata": {"name": "kubernetes", "labels": {"provider": "kubernetes", "component": "apiserver"}},
+            "spec": {
+                "clusterIP": address,
+                "ipFamilyPolicy": "SingleStack",
+                "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": port}],
+                "sessionAffinity": "None",
+                "type": "ClusterIP",
+            },
+        });
+        client.ensure("/api/v1/namespaces/default/services", &service).await?;
+    }
+    let object = json!({
+        "metadata": {
+            "name": address,
+            "labels": {"ipaddress.kubernetes.io/ip-family": "IPv4", "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io"},
+        },
+        "spec": {"parentRef": {"resource": "services", "namespace": "default", "name": "kubernetes"}},
+    });
+    if is_missing(store, "networking.k8s.io/ipaddresses", &object) {
+        client.ensure("/apis/networking.k8s.io/v1/ipaddresses", &object).await?;
+    }
+    Ok(())
 }
 
 fn is_missing(store: &Store, resource: &str, object: &Value) -> bool {

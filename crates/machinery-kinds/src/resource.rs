@@ -244,6 +244,11 @@ impl ResourceInfo {
         self.strategy.stored_as.map(|(group, plural, version)| (group, version, plural))
     }
 
+    /// The group that messages name: that of the objects as they are stored.
+    pub fn internal_group(&self) -> &str {
+        self.strategy.stored_as.map_or(&self.group, |(group, _, _)| group)
+    }
+
     /// Turns a stored object into one of this resource. Does nothing unless [`Self::stored_as`] names another.
     pub fn convert_from_stored(&self, object: &mut Value) {
         (self.strategy.from_stored)(object);

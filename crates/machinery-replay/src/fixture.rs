@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use base_http::{Peer, PeerAddr};
 use bytes::Bytes;
 use http::Request;
@@ -14,7 +14,6 @@ use machinery_access::{Access, AccessOptions, Issuer, TokenKey};
 use machinery_replay::{Answer, AnswerFuture, Sender, Transport};
 use machinery_server::{GROUP_MASTERS, Identity, Server, ServerConfig};
 use machinery_store::{Store, StoreOptions};
-use serde_json::{Value, json};
 
 /// Kept in memory where the machine has such a place: what is written here is not needed tomorrow.
 const MEMORY_DIR: &str = "/dev/shm";
@@ -52,27 +51,7 @@ impl Fixture {
         let mut admin = Identity::new("kubernetes-admin", [GROUP_MASTERS]);
         let digest = format!("X509SHA256={}", "0".repeat(64));
         admin.extra.insert("authentication.kubernetes.io/credential-id".to_owned(), vec![digest]);
-        let fixture = Self { server, admin, _dir: dir };
-        fixture.create_standard_objects().await?;
-        Ok(fixture)
-    }
-
-    /// What the hooks of a kube-apiserver create after its start, as far as the kinds are served.
-    async fn create_standard_objects(&self) -> Result<()> {
-        self.create("/api/v1/namespaces/default/services", &kubernetes_service()).await?;
-        Ok(())
-    }
-
-    /// Creates an object of a kind that is served; others are passed over.
-    async fn create(&self, path: &str, object: &Value) -> Result<()> {
-        let request = Request::post(path)
-            .header("content-type", "application/json")
-            .header("user-agent", "kube-apiserver/v1.36.3")
-            .body(Bytes::from(object.to_string()))?;
-        let answer = self.send(request, Sender::Admin).await?;
-        let is_served = answer.status != 404;
-        ensure!(!is_served || answer.status == 201, "{path} {}: {}", answer.status, answer.text());
-        Ok(())
+        Ok(Self { server, admin, _dir: dir })
     }
 }
 
@@ -80,22 +59,6 @@ impl Fixture {
 fn config(access: &Access, store: Store) -> ServerConfig {
     let config = access.configure(ServerConfig::new(store));
     ServerConfig { version: "v1.36.3", garbage_collected: |_, _, _| true, ..config }
-}
-
-fn kubernetes_service() -> Value {
-    json!({
-        "metadata": {"name": "kubernetes", "labels": {"provider": "kubernetes", "component": "apiserver"}},
-        "spec": {
-            "clusterIP": "10.96.0.1",
-            "clusterIPs": ["10.96.0.1"],
-            "ipFamilies": ["IPv4"],
-            "ipFamilyPolicy": "SingleStack",
-            "internalTrafficPolicy": "Cluster",
-            "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": 6443}],
-            "sessionAffinity": "None",
-            "type": "ClusterIP",
-        },
-    })
 }
 
 impl Transport for Fixture {

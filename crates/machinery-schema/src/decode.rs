@@ -232,12 +232,16 @@ pub fn complete(of: Type, object: &mut Value) {
 }
 
 fn complete_structure(of: Type, map: &mut Map<String, Value>) {
+    let is_stored_as_json = of.name().contains(".apiextensions.");
     for field in of.fields() {
         match map.get_mut(field.name()) {
             Some(value) if !value.is_null() => {
                 complete_value(field.shape(), value);
                 if is_left_out(field, value) {
                     map.remove(field.name());
+                } else if field.omit() == Omit::Never && !is_stored_as_json && is_empty(field, value) {
+                    // Protobuf, in which upstream stores, has nothing to say of it.
+                    *value = Value::Null;
                 }
             }
             _ => match absent(field) {
@@ -273,6 +277,15 @@ fn complete_value(shape: Shape, value: &mut Value) {
 
 fn is_nested(shape: Shape) -> bool {
     matches!(shape, Shape::Struct(_) | Shape::List(_) | Shape::Map(_))
+}
+
+/// Whether it is a list or a map with nothing in it.
+fn is_empty(field: Field, value: &Value) -> bool {
+    match (field.shape(), value) {
+        (Shape::List(_), Value::Array(list)) => list.is_empty(),
+        (Shape::Map(_), Value::Object(map)) => map.is_empty(),
+        _ => false,
+    }
 }
 
 /// Whether Go leaves out a value that is there.

@@ -255,6 +255,17 @@ impl Server {
         Ok(Self(inner))
     }
 
+    /// Where cluster addresses and node ports of Services come from.
+    pub fn service_range(&self) -> &ServiceRange {
+        self.0.services.range()
+    }
+
+    /// The port of the server's own address; 6443 when it names none.
+    pub fn port(&self) -> u16 {
+        let port = self.0.address.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        port.unwrap_or(6443)
+    }
+
     /// A transport for a client in the same process, which calls as `identity`.
     pub fn in_process(&self, identity: Identity) -> InProcess {
         InProcess::new(self.clone(), identity)

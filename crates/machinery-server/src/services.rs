@@ -94,6 +94,11 @@ impl ServiceBooks {
         books
     }
 
+    /// Where the numbers come from.
+    pub(crate) fn range(&self) -> &ServiceRange {
+        &self.range
+    }
+
     /// Fills in what a new Service gets.
     pub(crate) fn begin_create(&self, info: &ResourceInfo, service: &mut Value) -> Result<Reservation<'_>> {
         let mut reservation = Reservation { books: self, taken: ServiceNumbers::default() };

@@ -52,7 +52,7 @@ impl ApiError {
     }
 
     fn about(mut self, info: &ResourceInfo, name: &str) -> Self {
-        self.details = Some(details_of(name, &info.group, &info.plural));
+        self.details = Some(details_of(name, info.internal_group(), &info.plural));
         self
     }
 
@@ -161,7 +161,7 @@ impl ApiError {
 
     /// There is no such object.
     pub(crate) fn not_found(info: &ResourceInfo, name: &str) -> Self {
-        Self::not_found_kind(&info.group, &info.plural, name)
+        Self::not_found_kind(info.internal_group(), &info.plural, name)
     }
 
     /// There is no object of that name, of something that is said as `kind`.
@@ -241,8 +241,9 @@ impl ApiError {
 
     /// A create met an object of that name.
     pub(crate) fn already_exists(info: &ResourceInfo, name: &str) -> Self {
-        let message = format!("{} {} already exists", info.qualified_name(), quoted(name));
-        Self::new(Reason::AlreadyExists, message).about(info, name)
+        let (group, plural) = (info.internal_group(), &info.plural);
+        let qualified = if group.is_empty() { plural.to_string() } else { format!("{plural}.{group}") };
+        Self::new(Reason::AlreadyExists, format!("{qualified} {} already exists", quoted(name))).about(info, name)
     }
 
     /// The object changed since the client read it.
@@ -253,7 +254,7 @@ impl ApiError {
 
     /// An expectation of the client does not hold.
     pub(crate) fn conflict(info: &ResourceInfo, name: &str, why: &str) -> Self {
-        Self::conflict_kind(&info.group, &info.plural, name, why)
+        Self::conflict_kind(info.internal_group(), &info.plural, name, why)
     }
 
     /// An expectation does not hold, of something that is said as `kind`.
@@ -267,7 +268,7 @@ impl ApiError {
 
     /// Fields of the object are wrong.
     pub(crate) fn invalid(info: &ResourceInfo, name: &str, errors: &[FieldError]) -> Self {
-        Self::invalid_kind(&info.group, &info.kind, name, errors)
+        Self::invalid_kind(info.internal_group(), &info.kind, name, errors)
     }
 
     /// Fields of something that is no stored resource are wrong.

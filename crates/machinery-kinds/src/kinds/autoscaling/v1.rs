@@ -2,6 +2,7 @@
 //!
 //! The annotations hold JSON as upstream writes it, key by key in the order of its structs.
 
+use machinery_schema::types::Type;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -47,6 +48,17 @@ fn is_cpu_target(metric: &Value) -> bool {
 }
 
 fn from_stored(autoscaler: &mut Value) {
+    convert_from_stored(autoscaler);
+    complete("v1", autoscaler);
+}
+
+/// Puts an object into the form in which its version is written.
+fn complete(version: &str, autoscaler: &mut Value) {
+    let of = Type::of_kind("autoscaling", version, "HorizontalPodAutoscaler").expect("both versions are published");
+    machinery_schema::decode::complete(of, autoscaler);
+}
+
+fn convert_from_stored(autoscaler: &mut Value) {
     let (spec, status) = (autoscaler.part("spec").clone(), autoscaler.part("status").clone());
     let mut annotations = Map::new();
     let others: Vec<String> = spec
@@ -128,6 +140,7 @@ fn to_stored(autoscaler: &mut Value) {
     }
     drop_round_trip(autoscaler);
     v2::defaults(autoscaler);
+    complete("v2", autoscaler);
 }
 
 /// Fields in order, those that are absent left out.

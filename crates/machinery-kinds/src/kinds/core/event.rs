@@ -3,6 +3,7 @@
 mod rules;
 
 use jiff::Timestamp;
+use machinery_schema::types::Type;
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -39,7 +40,10 @@ pub(super) static STRATEGY: Strategy = Strategy {
 /// The same objects in the group `events.k8s.io`, whose rules are stricter.
 pub(in crate::kinds) static IN_EVENTS_GROUP: Strategy = Strategy {
     stored_as: Some(("", "events", "v1")),
-    from_stored: |event| rename(event, |[stored, own]| [stored, own]),
+    from_stored: |event| {
+        rename(event, |[stored, own]| [stored, own]);
+        complete("events.k8s.io", event);
+    },
     to_stored,
     selectable: &[
         Selectable::field("reason"),
@@ -72,6 +76,13 @@ const FIELDS: [[&str; 2]; 7] = [
 
 fn to_stored(event: &mut Value) {
     rename(event, |[stored, own]| [own, stored]);
+    complete("", event);
+}
+
+/// Puts an event into the form in which a group writes it.
+fn complete(group: &str, event: &mut Value) {
+    let of = Type::of_kind(group, "v1", "Event").expect("both groups publish events");
+    machinery_schema::decode::complete(of, event);
 }
 
 fn stored(event: &Value) -> Value {

@@ -20,6 +20,12 @@ use crate::{
 pub(super) static STRATEGY: Strategy = Strategy {
     metadata_on_update: OnUpdate::Whole,
     create_on_update: true,
+    // A range may have no name; any will do.
+    prepare_create: |range, creation| {
+        if range.part("metadata").text("generateName").is_empty() {
+            range.make("metadata").default_text("name", creation.uid);
+        }
+    },
     defaults: |range| {
         for item in range.make("spec").items_mut("limits") {
             // What a container may have by default, and requests by default, follows from its bounds.

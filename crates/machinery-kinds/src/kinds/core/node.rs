@@ -2,7 +2,7 @@
 
 mod rules;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     checks,
@@ -19,6 +19,7 @@ pub(super) static STRATEGY: Strategy = Strategy {
     keeps_status_on_create: true,
     selectable: &[Selectable { absent: "false", ..Selectable::field("spec.unschedulable") }],
     defaults: |node| {
+        default_ranges(node);
         let status = node.make("status");
         if !status.has("allocatable")
             && let Some(capacity) = status.some("capacity").cloned()
@@ -77,6 +78,17 @@ pub(super) static STRATEGY: Strategy = Strategy {
     printer: &PRINTER,
     ..Strategy::PLAIN
 };
+
+/// The old field has the first of the ranges that the new one has.
+fn default_ranges(node: &mut Value) {
+    let Some(spec) = node.some_mut("spec") else { return };
+    let (one, all) = (spec.text("podCIDR").to_owned(), spec.texts("podCIDRs").next().map(str::to_owned));
+    match all {
+        Some(first) => spec.set("podCIDR", first),
+        None if !one.is_empty() => spec.set("podCIDRs", json!([one])),
+        None => {}
+    }
+}
 
 static PRINTER: Printer = Printer {
     columns: columns::NODE,

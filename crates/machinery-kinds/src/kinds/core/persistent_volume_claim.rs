@@ -28,6 +28,7 @@ pub(super) static STRATEGY: Strategy = Strategy {
         drop_foreign_source(spec, &Value::Null);
         drop_unknown_source(spec);
         mirror_source(spec);
+        claim.set("status", json!({"phase": "Pending"}));
     },
     prepare_update: |new, old| {
         let before = old.part("spec");

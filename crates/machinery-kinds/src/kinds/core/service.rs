@@ -23,7 +23,11 @@ pub(super) static STRATEGY: Strategy = Strategy {
     create_on_update: true,
     selectable: &[Selectable::field("spec.clusterIP"), Selectable::field("spec.type")],
     defaults,
-    prepare_update: drop_fields_of_other_types,
+    prepare_create: |service, _| drop_internal_policy(service),
+    prepare_update: |new, old| {
+        drop_fields_of_other_types(new, old);
+        drop_internal_policy(new);
+    },
     parts: &[Part { validate: rules::validate_status, ..Part::STATUS }],
     validate: |service, errors| rules::validate(service, None, errors),
     validate_update: Some(rules::validate_update),
@@ -31,6 +35,13 @@ pub(super) static STRATEGY: Strategy = Strategy {
     printer: &PRINTER,
     ..Strategy::PLAIN
 };
+
+/// Who has no address has no traffic within the cluster.
+fn drop_internal_policy(service: &mut Value) {
+    if service.part("spec").text("type") == "ExternalName" {
+        service.make("spec").unset("internalTrafficPolicy");
+    }
+}
 
 /// How long a client keeps its pod when its Service does not say.
 const AFFINITY_SECONDS: i64 = 10_800;
