@@ -4,6 +4,7 @@
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use http::Method;
+use machinery_kinds::flow_control;
 use machinery_server::Server;
 use machinery_store::{Key, Store};
 use serde_json::{Value, json};
@@ -34,6 +35,7 @@ pub(crate) async fn run(server: &Server, store: &Store) -> Result<(), RequestErr
     })
     .await?;
     services(&client, server, store).await?;
+    flow_control(server, store).await?;
     reconcile_policy(&client, store).await?;
     aggregate(server, store).await
 }
@@ -112,6 +114,18 @@ fn priority_classes(store: &Store) -> impl Iterator<Item = (&'static str, Value)
             ("/apis/scheduling.k8s.io/v1/priorityclasses", object)
         })
         .filter(|(_, object)| is_missing(store, "scheduling.k8s.io/priorityclasses", object))
+}
+
+/// The levels and schemas of priority and fairness; schemas come when their levels are there.
+async fn flow_control(server: &Server, store: &Store) -> Result<(), RequestError> {
+    let client = Client::new(server, "system:apiserver", flow_control::BOOTSTRAP_MANAGER);
+    for (collection, object) in flow_control::standard_objects() {
+        let plural = collection.rsplit('/').next().unwrap_or_default();
+        if is_missing(store, &format!("{}/{plural}", flow_control::GROUP), &object) {
+            client.ensure(collection, &object).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn reconcile_policy(client: &Client, store: &Store) -> Result<(), RequestError> {

@@ -15,7 +15,7 @@ pub(crate) mod core;
 mod data;
 mod discovery;
 mod events;
-mod flowcontrol;
+pub(crate) mod flowcontrol;
 pub(crate) mod go_diff;
 mod go_json;
 mod internal;

@@ -12,6 +12,7 @@ mod catalogue;
 mod checks;
 mod custom;
 mod discovery;
+pub mod flow_control;
 mod kinds;
 mod kit;
 mod metadata;

@@ -67,6 +67,7 @@ mod discovery;
 mod dispatch;
 mod event_ttl;
 mod flow;
+mod flow_schemas;
 mod heavy;
 mod impersonation;
 mod in_process;

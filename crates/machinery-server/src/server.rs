@@ -37,7 +37,7 @@ use crate::work::{WorkPool, Workers};
 use crate::{
     Access, Admission, AuthenticateError, AuthenticatedBasics, Authorizer, BootstrapTokenAuthenticator,
     CertificateAuthenticator, Decision, GROUP_MASTERS, GROUP_NODES, Identity, InProcess, NoNodes, NodeDialer,
-    SystemMasters, Target, VirtualResource, discovery, impersonation, verbs,
+    SystemMasters, Target, VirtualResource, discovery, flow_schemas, impersonation, verbs,
 };
 
 /// A request that has not been answered after this time will not be; as kube-apiserver's `--request-timeout`. A write
@@ -688,6 +688,7 @@ impl Inner {
                 output,
                 turn: counted,
             };
+            let is_flow_control = flow_schemas::may_change(verb, &context.path);
             let mut response = match (verb, options) {
                 ("get", _) => verbs::read::get(&context),
                 ("list", Some(options)) => verbs::read::list(&context, &options).await,
@@ -701,6 +702,9 @@ impl Inner {
                 }
                 _ => Err(ApiError::method_not_allowed()),
             }?;
+            if is_flow_control {
+                flow_schemas::report(&server).await;
+            }
             if let Some(deprecation) = context.info.deprecation() {
                 warn(&mut response, &[deprecation.to_owned()]);
             }

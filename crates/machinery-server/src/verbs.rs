@@ -8,4 +8,4 @@ pub(crate) mod patch;
 pub(crate) mod read;
 pub(crate) mod update;
 pub(crate) mod watch;
-mod write;
+pub(crate) mod write;

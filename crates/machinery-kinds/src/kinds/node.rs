@@ -1,10 +1,15 @@
 //! Kinds of the group `node.k8s.io`: the runtimes that a node has for containers.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use crate::{
     checks,
-    kinds::resources::{container_resource_name, resource_quantity},
+    kinds::{
+        core::pod::rules::validate_tolerations,
+        resources::{container_resource_name, resource_quantity},
+    },
     kit::{Errors, Path, Read},
     metadata::OnUpdate,
     strategy::Strategy,
@@ -47,6 +52,29 @@ fn validate(class: &Value, errors: &mut Errors) {
     if let Some(scheduling) = class.some("scheduling") {
         let path = Path::at("scheduling");
         checks::labels(scheduling.part("nodeSelector"), &path.field("nodeSelector"), errors);
+        tolerations(scheduling, &path.field("tolerations"), errors);
+    }
+}
+
+/// Tolerations that are as those of pods, and no two that differ in nothing but time.
+fn tolerations(scheduling: &Value, path: &Path<'_>, errors: &mut Errors) {
+    validate_tolerations(scheduling, path, errors);
+    let key = |toleration: &Value| ["key", "operator", "value", "effect"].map(|key| toleration.text(key).to_owned());
+    let mut seen = HashSet::new();
+    for (number, toleration) in scheduling.items("tolerations").iter().enumerate() {
+        if errors.is_full() {
+            break;
+        }
+        if !seen.insert(key(toleration)) {
+            let shown = checks::go_struct(&[
+                ("Key", &toleration.text("key").into()),
+                ("Operator", &toleration.text("operator").into()),
+                ("Value", &toleration.text("value").into()),
+                ("Effect", &toleration.text("effect").into()),
+                ("TolerationSeconds", toleration.part("tolerationSeconds")),
+            ]);
+            errors.duplicate_as(&path.index(number), &shown);
+        }
     }
 }
 
@@ -69,4 +97,45 @@ pub(crate) fn deprecated_label(key: &str) -> Option<&'static str> {
         "node-role.kubernetes.io/master" => r#"use "node-role.kubernetes.io/control-plane" instead"#,
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_runtime_class_is_refused_with_upstreams_words() {
+        let class = json!({
+            "handler": "fast", "overhead": {"podFixed": {"bad name": "1", "cpu": "-1"}},
+            "scheduling": {"tolerations": [
+                {"operator": "Odd"}, {"key": "k", "operator": "Exists"}, {"key": "k", "operator": "Exists"},
+            ]},
+        });
+        let mut errors = Errors::default();
+        validate(&class, &mut errors);
+        let found: Vec<String> = errors.into_vec().iter().map(ToString::to_string).collect();
+        let starts = [
+            r#"overhead.limits[bad name]: Invalid value: "bad name": name part must consist"#,
+            r#"overhead.limits[bad name]: Invalid value: "bad name": must be a standard resource for containers"#,
+            r#"overhead.limits[cpu]: Invalid value: "-1": must be greater than or equal to 0"#,
+            r#"scheduling.tolerations[0].operator: Invalid value: "Odd": operator must be Exists when `key` is empty"#,
+            r#"scheduling.tolerations[0].operator: Unsupported value: "Odd": supported values: "Equal", "Exists""#,
+            r#"scheduling.tolerations[2]: Duplicate value: {"Key":"k","Operator":"Exists","Value":"","Effect":"","TolerationSeconds":null}"#,
+        ];
+        assert_eq!(found.len(), starts.len(), "{found:#?}");
+        for (line, start) in found.iter().zip(starts) {
+            assert!(line.starts_with(start), "{line}\n{start}");
+        }
+    }
+
+    #[test]
+    fn old_labels_of_nodes_are_warned_of() {
+        let class = json!({"handler": "a", "scheduling": {"nodeSelector": {"beta.kubernetes.io/os": "linux"}}});
+        assert_eq!(
+            (RUNTIME_CLASS.warnings)(&class, None),
+            [r#"scheduling.nodeSelector: deprecated since v1.14; use "kubernetes.io/os" instead"#]
+        );
+    }
 }

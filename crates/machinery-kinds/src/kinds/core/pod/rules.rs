@@ -105,6 +105,11 @@ impl Options {
     }
 }
 
+/// Tolerations outside of a pod: `tolerations` of what is not a pod, at the list's place.
+pub(crate) fn validate_tolerations(owner: &Value, path: &Path<'_>, errors: &mut Errors) {
+    scheduling::tolerations(owner, Options::default(), path, errors);
+}
+
 /// What the rules of one part of a spec need to know of the others.
 struct Context<'s> {
     spec: &'s Value,
