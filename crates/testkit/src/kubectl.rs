@@ -17,7 +17,7 @@ pub struct Kubectl {
 impl Kubectl {
     /// Every kubectl that is installed, as (version, program). Empty: the caller says why it skips.
     pub fn installed() -> Vec<(&'static str, PathBuf)> {
-        [("1.35", "SELVEDGE_KUBECTL_135"), ("1.37", "SELVEDGE_KUBECTL_137")]
+        [("1.33", "SELVEDGE_KUBECTL_133"), ("1.35", "SELVEDGE_KUBECTL_135"), ("1.37", "SELVEDGE_KUBECTL_137")]
             .into_iter()
             .filter_map(|(version, variable)| std::env::var_os(variable).map(|path| (version, path.into())))
             .collect()

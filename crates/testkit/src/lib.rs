@@ -9,7 +9,7 @@
 //! ```
 //!
 //! - **Where is it?** Roles of the program, their directories, ports and logs: [`program`]. kubectl: [`kubectl`]. A Modbus device: [`modbus`].
-//!   An attacker's connection: [`wire`]. A fleet: [`hollow`]. A power cut, a full disk: [`forgetful`]. A data directory of an
+//!   An attacker's connection: [`wire`]. A real kube-apiserver: [`apiserver`]. A fleet: [`hollow`]. A power cut, a full disk: [`forgetful`]. A data directory of an
 //!   older version: [`fixture`]. Memory and CPU of a process: [`process`]. Waiting: [`wait`]. The suites that use it: `tests/tests/it`.
 //! - **May I touch it?** Yes; nothing of it is shipped. What tests rely on must hold: a deadline on everything that is awaited, ports and
 //!   directories of its own for each test, no traffic beyond loopback, and every process ended by its own id.
@@ -18,6 +18,7 @@
 //! - **What breaks?** Tests fail, or worse: pass without having looked. So what cannot run calls [`skip`], which is a failure in
 //!   continuous integration, and [`wait::eventually`] names the last state that it saw.
 
+pub mod apiserver;
 pub mod fixture;
 pub mod forgetful;
 pub mod hollow;

@@ -26,7 +26,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
 /// A name that every hub's certificate carries, and no node's ever does.
-const HUB_NAME: &str = "kubernetes";
+pub(crate) const HUB_NAME: &str = "kubernetes";
 /// A hub that has not taken a connection by then is down for the purposes of a test.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
 /// An answer later than this is no answer.

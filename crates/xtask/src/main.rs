@@ -10,6 +10,7 @@ mod example;
 mod fuzz;
 mod glossary;
 mod install;
+mod peers;
 mod run;
 mod test;
 mod tidy;
@@ -25,12 +26,15 @@ cargo xtask test [FILTER]      install what tests need, then run all of them
       --all                    long checks at their full size
       --no-install             install nothing; tests whose tools are missing say so and are skipped (in CI they fail)
       --unit | --black-box     only one half
+      differential             only what a kube-apiserver was recorded to answer; with --all every case, and the report
       --bless                  write snapshots anew where they differ, to be read in the difference
       --release                the black-box half on the binary that is shipped, such as `test --release attack`
 cargo xtask install            only install what tests need
+      kube-apiserver           build Kubernetes' API server and etcd, to measure against (also kube-controller-manager,
+                               kube-scheduler); minutes at first, kept afterwards
 cargo xtask check              format, tidy, glossary, licences, lints, docs, each role alone
 cargo xtask tidy               the part of check that takes seconds: tidy, glossary, licences
-cargo xtask bench NAME         measure; NAME is first-light, hub or store-engines
+cargo xtask bench NAME         measure; NAME is first-light, hub, machinery or store-engines
 cargo xtask fuzz [TARGET]      coverage-guided fuzzing of what comes from wires and disks; --seconds N a target
 cargo xtask dist               the shipped binary, with its size
 cargo xtask example            make the programs of examples/first-light
@@ -57,7 +61,8 @@ fn dispatch(args: &[String]) -> Result<()> {
     match command.as_str() {
         "up" => up::up(rest),
         "test" => test::test(rest),
-        "install" => install::install().map(|_| ()),
+        "install" if rest.is_empty() => install::install().map(|_| ()),
+        "install" => peers::install(rest),
         "check" => check::check(rest),
         "tidy" => tidy::tidy().and_then(|()| deny::deny()),
         "bench" => bench::bench(rest),

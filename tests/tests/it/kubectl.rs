@@ -10,7 +10,7 @@ use testkit::wait::eventually;
 use crate::common::{PATIENCE, Up, example_manifest, make_gateway, wait_pods};
 
 #[test]
-fn both_kubectls_drive_the_example() -> Result<()> {
+fn every_kubectl_drives_the_example() -> Result<()> {
     let Some(up) = Up::start(&[])? else { return Ok(()) };
     let kubeconfig = up.program.data_dir().join("kubeconfig");
     make_gateway(&up.kubectl, "box")?;

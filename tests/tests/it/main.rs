@@ -4,16 +4,19 @@
 
 mod attack;
 mod bad_input;
+mod clients;
+mod commands;
 mod common;
 mod data_path;
+mod differential;
 mod docs;
 mod fleet;
 mod join;
+mod kills;
 mod kubectl;
 mod newcomer;
 mod observe;
 mod pods;
-mod recorded;
 mod snapshots;
 mod terminal;
 mod up;

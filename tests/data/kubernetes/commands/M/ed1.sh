@@ -1,0 +1,2 @@
+#!/bin/sh
+sed -i "s/b: two/b: edited/" "$1"
