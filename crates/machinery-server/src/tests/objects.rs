@@ -297,7 +297,7 @@ async fn a_deletion_sets_the_finalizer_of_its_propagation_where_somebody_serves_
     const REVISIONS: &str = "/apis/apps/v1/namespaces/default/controllerrevisions";
     let hub = Hub::start().await;
     let held = |finalizers: Value| {
-        json!({"apiVersion": "apps/v1", "kind": "ControllerRevision", "revision": 1,
+        json!({"apiVersion": "apps/v1", "kind": "ControllerRevision", "revision": 1, "data": {},
             "metadata": {"name": "r", "finalizers": finalizers}})
     };
     let path = format!("{REVISIONS}/r");
