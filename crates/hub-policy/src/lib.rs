@@ -4,10 +4,11 @@
 //! at once, without I/O, from what they are handed and from the store.
 //!
 //! ```text
-//! authenticators   NodeKeyAuthenticator (certificates; a node's key is the bound one) · bootstrap tokens
+//! authenticators   NodeKeyAuthenticator (certificates; a node's key is the bound one) · bootstrap tokens · service accounts
 //! tasks            BindingKeeper (records keys, revokes those of deleted nodes) · clean_tokens
-//! authorizers      system:masters · NodeAuthorizer · BootstrapAuthorizer · everyone's basics
-//! admission        NodeRestriction (nodes, tokens) · PodRuntimeClass (what a runtime honours) · KeptKinds
+//! authorizers      system:masters · NodeAuthorizer · BootstrapAuthorizer · everyone's basics · roles
+//! admission        what machinery-access has for every pod · NodeRestriction (nodes, tokens) · PodRuntimeClass (what a
+//!                  runtime honours) · KeptKinds · escalation of roles
 //! ```
 //!
 //! - **Where is it?** Which key speaks as which node: `bindings`. What a node may do: `authorizer`. What it may write into an object: `restriction`. Its labels:
@@ -18,6 +19,9 @@
 //! - **How do I try it?** `cargo test -p hub-policy`; on a running hub with `kubectl --as system:node:NAME --as-group
 //!   system:nodes …`.
 //! - **What breaks?** A rule that is too strict shows as `403` in the nodes' logs, one that is too weak shows nowhere.
+//!
+//! Roles, service accounts and tokens are `machinery-access`'s, which knows of no hubs. Of its plug-ins a hub leaves out those
+//! whose other half is a controller that it does not have yet: the taint of new nodes, and finalizers of claims.
 //!
 //! **Invariant:** whose an object is, a field of the stored object says, never its name.
 
@@ -34,8 +38,12 @@ mod tokens;
 
 use std::sync::Arc;
 
+use machinery_access::{
+    Access, AccessOptions, Certificates, ClaimResize, DefaultClasses, DefaultTolerations, Issuer, Priority,
+    RuntimeClasses, TokenAuthenticator, TokenKey, TopologyLabels, Unenforced,
+};
 use machinery_server::{
-    Admission, AuthenticatedBasics, Authorizer, BootstrapTokenAuthenticator, ServerConfig, SystemMasters,
+    Admission, AuthenticatedBasics, Authorizer, BootstrapTokenAuthenticator, ServerConfig, SystemMasters, Union,
 };
 use machinery_store::Store;
 
@@ -47,7 +55,10 @@ pub use quota::NodeQuota;
 pub use restriction::NodeRestriction;
 pub use tokens::clean_tokens;
 
-/// The authorizers of a hub, in the order in which they are asked.
+/// What tokens of service accounts say of who issued them: the name by which pods know the API.
+const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+
+/// The authorizers of a hub before its roles, in the order in which they are asked.
 pub fn authorizers() -> Vec<Arc<dyn Authorizer>> {
     vec![
         Arc::new(SystemMasters),
@@ -57,25 +68,55 @@ pub fn authorizers() -> Vec<Arc<dyn Authorizer>> {
     ]
 }
 
-/// The admission plug-ins of a hub that is reached by these names.
-pub fn admission(hub_names: Vec<String>) -> Vec<Arc<dyn Admission>> {
+/// The admission plug-ins of a hub that is reached by these names; `authorizer` decides about escalation and signers.
+pub fn admission(hub_names: Vec<String>, access: &Access, authorizer: &Union) -> Vec<Arc<dyn Admission>> {
     vec![
+        Arc::new(access.service_accounts()),
         Arc::new(NodeRestriction::new(hub_names)),
+        Arc::new(Priority),
+        Arc::new(DefaultTolerations),
+        Arc::new(DefaultClasses),
+        Arc::new(ClaimResize),
+        Arc::new(RuntimeClasses),
+        Arc::new(Certificates::new(authorizer.clone())),
+        Arc::new(TopologyLabels),
         Arc::new(PodRuntimeClass),
         Arc::new(KeptKinds),
         Arc::<NodeQuota>::default(),
+        Arc::new(Unenforced),
+        Arc::new(access.escalation(authorizer)),
     ]
 }
 
 /// The configuration of a hub's API server, and the keeper of its nodes' identities, which is to be run beside it.
-pub fn server_config(store: Store, hub_names: Vec<String>) -> (ServerConfig, BindingKeeper) {
+pub fn server_config(store: Store, hub_names: Vec<String>, access: &Access) -> (ServerConfig, BindingKeeper) {
     let (node_keys, keeper) = bindings();
+    let mut authorizers = authorizers();
+    authorizers.push(Arc::new(access.rbac()));
+    let union = Union::new(authorizers.clone());
     let config = ServerConfig {
-        authenticators: vec![Arc::new(node_keys), Arc::<BootstrapTokenAuthenticator>::default()],
-        authorizers: authorizers(),
-        admission: admission(hub_names),
+        authenticators: vec![
+            Arc::new(node_keys),
+            Arc::<BootstrapTokenAuthenticator>::default(),
+            Arc::new(TokenAuthenticator::new(access.issuer().clone())),
+        ],
+        audiences: access.issuer().audiences.clone(),
+        authorizers,
+        admission: admission(hub_names, access, &union),
+        virtual_resources: access.virtual_resources(),
         version: api_edge::KUBERNETES_VERSION,
         ..ServerConfig::new(store)
     };
     (config, keeper)
+}
+
+/// Roles, service accounts and tokens of a hub. Callers without credentials are nobody here, and pods get no token yet: the
+/// kubelet does not mount them.
+pub fn access(key: TokenKey, ca_pem: &str) -> Access {
+    Access::new(AccessOptions {
+        anonymous: false,
+        mounts_tokens: false,
+        root_ca: Some(ca_pem.into()),
+        ..AccessOptions::new(Issuer::new(ISSUER, key))
+    })
 }

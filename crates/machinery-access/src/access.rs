@@ -6,8 +6,6 @@ use machinery_server::{
     Admission, Authenticator, Authorizer, BootstrapTokenAuthenticator, CertificateAuthenticator, Extension, Server,
     ServerConfig, SystemMasters, Union, VirtualResource,
 };
-use machinery_store::Store;
-use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{
@@ -30,6 +28,10 @@ pub struct AccessOptions {
     pub anonymous: bool,
     /// The certificate by which clients in pods know the API, PEM; published in every namespace when it is given.
     pub root_ca: Option<Arc<str>>,
+    /// Whether a token is mounted into pods that do not say otherwise. A kubelet that knows of no tokens would not start them.
+    pub mounts_tokens: bool,
+    /// Whether [`Access::run`] runs beside the server: a pod need not wait until its namespace has its service account.
+    pub furnishes_namespaces: bool,
     /// Whether creating a kind that nothing enforces is answered with a warning. kube-apiserver has none of these.
     pub warns_of_unenforced: bool,
 }
@@ -37,7 +39,14 @@ pub struct AccessOptions {
 impl AccessOptions {
     /// As kube-apiserver by default.
     pub fn new(issuer: Arc<Issuer>) -> Self {
-        Self { issuer, anonymous: true, root_ca: None, warns_of_unenforced: true }
+        Self {
+            issuer,
+            anonymous: true,
+            root_ca: None,
+            mounts_tokens: true,
+            furnishes_namespaces: true,
+            warns_of_unenforced: true,
+        }
     }
 }
 
@@ -45,13 +54,12 @@ impl AccessOptions {
 pub struct Access {
     options: AccessOptions,
     rbac: Rbac,
-    store: Mutex<Option<Store>>,
 }
 
 impl Access {
     /// For one server.
     pub fn new(options: AccessOptions) -> Self {
-        Self { options, rbac: Rbac::default(), store: Mutex::default() }
+        Self { options, rbac: Rbac::default() }
     }
 
     /// Certificates, bootstrap tokens and tokens of service accounts.
@@ -81,7 +89,7 @@ impl Access {
     /// audiences.
     pub fn admission(&self, authorizer: &Union) -> Vec<Arc<dyn Admission>> {
         let mut plugins: Vec<Arc<dyn Admission>> = vec![
-            Arc::new(ServiceAccounts),
+            Arc::new(self.service_accounts()),
             Arc::new(NodeRestriction::new(authorizer.clone())),
             Arc::new(NotReadyTaint),
             Arc::new(Priority),
@@ -93,12 +101,30 @@ impl Access {
             Arc::new(Certificates::new(authorizer.clone())),
             Arc::new(TopologyLabels),
             // In upstream it is part of the storage of roles, which comes after all plug-ins that change something.
-            Arc::new(Escalation::new(self.rbac.index(), authorizer.clone())),
+            Arc::new(self.escalation(authorizer)),
         ];
         if self.options.warns_of_unenforced {
             plugins.push(Arc::new(Unenforced));
         }
         plugins
+    }
+
+    /// The plug-in that gives pods their service account.
+    pub fn service_accounts(&self) -> ServiceAccounts {
+        ServiceAccounts {
+            mounts_tokens: self.options.mounts_tokens,
+            is_default_coming: self.options.furnishes_namespaces,
+        }
+    }
+
+    /// Keeps whoever writes roles from granting what it does not hold; `authorizer` decides who may all the same.
+    pub fn escalation(&self, authorizer: &Union) -> Escalation {
+        Escalation::new(self.rbac.index(), authorizer.clone())
+    }
+
+    /// Who issues tokens.
+    pub fn issuer(&self) -> &Arc<Issuer> {
+        &self.options.issuer
     }
 
     /// OpenID discovery, for whoever verifies tokens elsewhere.
@@ -119,7 +145,6 @@ impl Access {
     /// extensions and virtual resources that it has come after.
     #[must_use]
     pub fn configure(&self, mut config: ServerConfig) -> ServerConfig {
-        *self.store.lock() = Some(config.store.clone());
         config.authenticators = self.authenticators();
         config.authorizers = self.authorizers(Vec::new());
         config.anonymous = self.options.anonymous;
@@ -131,27 +156,17 @@ impl Access {
         config
     }
 
-    fn store(&self) -> Store {
-        self.store.lock().clone().expect("a server of this access was configured before")
-    }
-
     /// Creates what every cluster has, and completes what has been taken from the default roles. To be called once at the start.
     ///
     /// # Errors
     /// When the server does not take it.
-    ///
-    /// # Panics
-    /// When no server was [configured](Self::configure).
     pub async fn bootstrap(&self, server: &Server) -> Result<(), RequestError> {
-        bootstrap::run(server, &self.store()).await
+        bootstrap::run(server, server.store()).await
     }
 
     /// Fills aggregated roles and keeps a service account and the CA's certificate in every namespace, until `shutdown`.
-    ///
-    /// # Panics
-    /// When no server was [configured](Self::configure).
     pub async fn run(&self, server: Server, shutdown: CancellationToken) {
-        let store = self.store();
+        let store = server.store().clone();
         let root_ca = self.options.root_ca.clone();
         tokio::join!(
             controllers::aggregate_roles(server.clone(), store.clone(), shutdown.clone()),

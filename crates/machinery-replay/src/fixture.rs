@@ -43,6 +43,8 @@ impl Fixture {
         let options = AccessOptions {
             // Of what is not enforced yet, kube-apiserver does not warn.
             warns_of_unenforced: false,
+            // The recordings have no controller manager.
+            furnishes_namespaces: false,
             ..AccessOptions::new(Issuer::new(ISSUER, key))
         };
         let access = Access::new(options);

@@ -111,6 +111,7 @@ pub(crate) fn answer(
             }
         }
     }
+    kind.own(headers, query, "", &mut asked)?;
     let answered = complete(server, identity, review, asked, jiff::Timestamp::now())?;
     let mut response = status::created(kind.complete(answered).to_string());
     warn(&mut response, &warnings);
@@ -294,7 +295,7 @@ fn check_access(review: Review, asked: &Value, spec: &Value) -> Result<()> {
             Review::LocalAccess => "must be empty except for namespace",
             _ => "must be empty",
         };
-        errors.push(FieldError::invalid("metadata", &asked["metadata"], why));
+        errors.push(FieldError::invalid_as("metadata", &go_metadata(&asked["metadata"]), why));
     }
     if review == Review::LocalAccess {
         let namespace = resource.map(|resource| text_at(resource, "/namespace"));
@@ -309,6 +310,40 @@ fn check_access(review: Review, asked: &Value, spec: &Value) -> Result<()> {
     }
     // Upstream asks its own form of the object for its kind, which has none.
     if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid_kind(AUTHORIZATION, "", "", &errors)) }
+}
+
+/// Metadata as Go writes them, in the order of its structures.
+fn go_metadata(metadata: &Value) -> String {
+    const FIELDS: [&str; 15] = [
+        "name",
+        "generateName",
+        "namespace",
+        "selfLink",
+        "uid",
+        "resourceVersion",
+        "generation",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "labels",
+        "annotations",
+        "ownerReferences",
+        "finalizers",
+        "managedFields",
+    ];
+    const ENTRY: [&str; 7] = ["manager", "operation", "apiVersion", "time", "fieldsType", "fieldsV1", "subresource"];
+    fn object(value: &Value, fields: &[&str], show: impl Fn(&str, &Value) -> String) -> String {
+        let given = fields.iter().filter_map(|field| Some((*field, given(value, field)?)));
+        let shown: Vec<String> = given.map(|(field, value)| format!("{field:?}:{}", show(field, value))).collect();
+        format!("{{{}}}", shown.join(","))
+    }
+    object(metadata, &FIELDS, |field, value| match (field, value.as_array()) {
+        ("managedFields", Some(entries)) => {
+            let entries = entries.iter().map(|entry| object(entry, &ENTRY, |_, value| value.to_string()));
+            format!("[{}]", entries.collect::<Vec<_>>().join(","))
+        }
+        _ => value.to_string(),
+    })
 }
 
 fn check_selectors(resource: &Value, errors: &mut Vec<FieldError>) {

@@ -271,6 +271,11 @@ impl Server {
         InProcess::new(self.clone(), identity)
     }
 
+    /// Where its objects are.
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
     /// The resources served now.
     pub fn registry(&self) -> Registry {
         self.0.registry()

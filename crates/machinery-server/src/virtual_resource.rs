@@ -6,11 +6,15 @@
 
 use bytes::Bytes;
 use http::HeaderMap;
+use http::header::USER_AGENT;
 use machinery_kinds::Type;
-use serde_json::Value;
+use machinery_merge::{ApplyKind, BuiltinSchema, FieldFilter, FieldManager, Managed};
+use machinery_schema::Budget;
+use serde_json::{Value, json};
 
 use crate::negotiate::decode_body;
-use crate::request::FieldValidation;
+use crate::object::{metadata, timestamp};
+use crate::request::{FieldValidation, Query};
 use crate::status::{ApiError, Result};
 use crate::{AdmissionError, AdmissionRequest};
 
@@ -87,12 +91,56 @@ impl VirtualKind {
         Ok(object)
     }
 
+    /// Puts who owns which fields into an object that was read: what is not stored has owners as well.
+    pub(crate) fn own(&self, headers: &HeaderMap, query: &Query, subresource: &str, object: &mut Value) -> Result<()> {
+        let agent = headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let manager = match query.get("fieldManager") {
+            Some(manager) if !manager.is_empty() => manager.to_owned(),
+            _ => machinery_merge::manager_of_user_agent(agent),
+        };
+        let fields =
+            FieldManager { kind: self, group: self.group, version: self.version, kind_name: self.kind, subresource };
+        let now = timestamp(jiff::Timestamp::now());
+        let nobody = Managed::default();
+        *object = self.complete(std::mem::take(object));
+        let managed = fields
+            .update(&self.empty_object(), &nobody, object, &manager, &now, &mut Budget::of_request())
+            .map_err(|error| ApiError::too_large(error.to_string()))?;
+        if let Some(entries) = managed.to_value() {
+            metadata(object).insert("managedFields".to_owned(), entries);
+        }
+        Ok(())
+    }
+
     /// An object of this kind as it is answered.
     pub(crate) fn complete(&self, mut object: Value) -> Value {
         if let Some(of) = self.type_of() {
             machinery_kinds::complete_type(of, &mut object);
         }
         object
+    }
+}
+
+impl ApplyKind for VirtualKind {
+    type Schema = BuiltinSchema;
+
+    fn schema(&self, api_version: &str) -> Option<BuiltinSchema> {
+        (api_version == self.api_version()).then(|| self.type_of()).flatten().map(BuiltinSchema::of)
+    }
+
+    fn convert(&self, _: &Value, _: &str) -> Option<Value> {
+        None
+    }
+
+    fn filter(&self, _: &str) -> Option<&FieldFilter> {
+        None
+    }
+
+    fn empty_object(&self) -> Value {
+        match self.type_of() {
+            Some(of) => BuiltinSchema::empty_object(of, &self.api_version(), self.kind),
+            None => json!({"apiVersion": self.api_version(), "kind": self.kind, "metadata": {}}),
+        }
     }
 }
 
@@ -106,6 +154,11 @@ pub trait VirtualResource: Send + Sync {
 
     /// The kind of what is sent and answered.
     fn kind(&self) -> VirtualKind;
+
+    /// Fills in what may be left out, before anybody looks at it.
+    fn apply_defaults(&self, object: &mut Value) {
+        let _ = object;
+    }
 
     /// Answers a create. `object` is what was sent, changed by the plug-ins that do; `admit` is to be called with it once it is
     /// complete and valid, before anything is given away.

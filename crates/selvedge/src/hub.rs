@@ -36,7 +36,7 @@ pub struct Hub {
     store: machinery_store::Store,
     controllers: Controllers,
     serving: JoinHandle<()>,
-    upkeep: [JoinHandle<()>; 7],
+    upkeep: [JoinHandle<()>; 8],
     _lock: base_fs::DirLock,
 }
 
@@ -64,26 +64,32 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
     };
     let telemetry = storage::telemetry(data_dir, options).await?;
     let reader = StoreReader::new(store.clone());
-    let (policy, keeper) = hub_policy::server_config(store.clone(), config.public_names.clone());
+    let access = hub_policy::access(storage::token_key(data_dir)?, pki.ca_pem());
+    let (policy, keeper) = hub_policy::server_config(store.clone(), config.public_names.clone(), &access);
     let (metrics, status) = (base_observe::Metrics::new(), StatusRegistry::default());
     metrics.build_info("hub", env!("CARGO_PKG_VERSION"));
     hub_telemetry::metrics::register(&metrics, &telemetry);
     status.register_metrics(&metrics);
+    let api_address = port.url.trim_start_matches("https://").to_owned();
+    let mut extensions = access.extensions(&api_address);
+    extensions.push(Arc::new(TelemetryExtension(TelemetryRoutes::new(telemetry.clone()))));
+    extensions.push(Arc::new(Statusz(status.clone())));
     let server = Server::new(ServerConfig {
         on_thread_park: crate::memory::give_back,
         node_dialer: Arc::new(port.dialer),
-        extensions: vec![
-            Arc::new(TelemetryExtension(TelemetryRoutes::new(telemetry.clone()))),
-            Arc::new(Statusz(status.clone())),
-        ],
+        extensions,
         garbage_collected: hub_controllers::collects,
         audit: storage::audit_log(data_dir, config)?,
-        address: port.url.trim_start_matches("https://").to_owned(),
+        address: api_address,
         metrics,
         shutdown: shutdown.clone(),
         ..policy
     })?;
     storage::reindex(&server).await;
+    // A full disk must not keep a hub from serving the nodes it has; what is missing is written at the next start.
+    if let Err(error) = access.bootstrap(&server).await {
+        error!(%error, "Failed to create the default roles and priority classes.");
+    }
     let client = kube::Client::new(server.in_process(Identity::controllers()), "default");
     let conflicts = tokio::spawn(telemetry::write_conflicts(conflicts, client.clone()));
     // Controllers first: whoever can connect finds namespaces and our kinds.
@@ -112,6 +118,10 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
             shutdown.clone(),
         )),
         tokio::spawn(hub_policy::clean_tokens(server.clone(), store.clone(), shutdown.clone())),
+        tokio::spawn({
+            let (server, shutdown) = (server.clone(), shutdown.clone());
+            async move { access.run(server, shutdown).await }
+        }),
     ];
     let serving = base_http::serve_with(port.listener.with_tls(port.tls), server, connections, shutdown);
     listen::record(data_dir.path(), &address)?;

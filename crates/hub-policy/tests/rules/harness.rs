@@ -28,6 +28,11 @@ pub fn store_options() -> StoreOptions {
     }
 }
 
+/// Roles and tokens with a key that no other test has.
+pub(crate) fn access() -> machinery_access::Access {
+    hub_policy::access(machinery_access::TokenKey::generate().unwrap(), "")
+}
+
 pub struct Hub {
     pub server: Server,
     pub store: Store,
@@ -45,7 +50,7 @@ impl Hub {
     pub async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), store_options()).unwrap();
-        let (config, _) = hub_policy::server_config(store.clone(), vec!["hub.example.com".to_owned()]);
+        let (config, _) = hub_policy::server_config(store.clone(), vec!["hub.example.com".to_owned()], &access());
         Self::over(Server::new(config).unwrap(), store, dir).await
     }
 
@@ -54,6 +59,10 @@ impl Hub {
         let hub = Self { server, store, _dir: dir };
         for name in ["default", "kube-system", "kube-node-lease"] {
             hub.create("/api/v1/namespaces", json!({"metadata": {"name": name}})).await;
+        }
+        for handler in [api_edge::RUNTIME_CLASS_PROCESS, api_edge::RUNTIME_CLASS_WASM] {
+            let class = json!({"metadata": {"name": handler}, "handler": handler});
+            hub.create("/apis/node.k8s.io/v1/runtimeclasses", class).await;
         }
         for definition in api_edge::crds::all() {
             hub.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition).await;

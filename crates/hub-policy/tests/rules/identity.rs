@@ -40,7 +40,7 @@ impl Bound {
     async fn start_with(nodes: &[&str], on_change: impl Fn(&str) + Send + Sync + 'static) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), store_options()).unwrap();
-        let (config, keeper) = hub_policy::server_config(store.clone(), Vec::new());
+        let (config, keeper) = hub_policy::server_config(store.clone(), Vec::new(), &crate::harness::access());
         let hub = Hub::over(Server::new(config).unwrap(), store.clone(), dir).await;
         for name in nodes {
             hub.create(NODES, json!({"metadata": {"name": name}})).await;

@@ -20,8 +20,14 @@ const TOKEN_SECONDS: i64 = 60 * 60 + 7;
 const NAME_ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// Gives pods their service account, its token and its pull secrets.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ServiceAccounts;
+#[derive(Clone, Copy, Debug)]
+pub struct ServiceAccounts {
+    /// Whether pods that do not say otherwise get a volume with a token.
+    pub mounts_tokens: bool,
+    /// Whether a controller is about to create the account `default` where it is missing. Upstream waits for it; here the pod
+    /// is let in, as nothing of that account matters that it could say.
+    pub is_default_coming: bool,
+}
 
 type Checked = Result<(), AdmissionError>;
 
@@ -44,11 +50,11 @@ impl Admission for ServiceAccounts {
         // Either name of the field is understood; the newer one counts.
         let named = [text(spec, "/serviceAccountName"), text(spec, "/serviceAccount"), DEFAULT];
         let name = named.into_iter().find(|name| !name.is_empty()).unwrap_or(DEFAULT).to_owned();
-        let account = find(request, &name)?;
+        let account = self.find(request, &name)?;
         spec["serviceAccountName"] = name.as_str().into();
         spec["serviceAccount"] = name.as_str().into();
         let automounts = [spec.get("automountServiceAccountToken"), account.get("automountServiceAccountToken")];
-        if automounts.into_iter().flatten().find_map(Value::as_bool).unwrap_or(true) {
+        if self.mounts_tokens && automounts.into_iter().flatten().find_map(Value::as_bool).unwrap_or(true) {
             mount(spec);
         }
         let pull = items(&account, "imagePullSecrets");
@@ -74,19 +80,22 @@ impl Admission for ServiceAccounts {
         if name.is_empty() {
             return forbid(format!("no service account specified for pod {}/{}", request.namespace, request.name));
         }
-        let account = find(request, name)?;
+        let account = self.find(request, name)?;
         if is_new { check_mountable(&account, spec) } else { check_debug_containers(&account, spec) }
     }
 }
 
-fn find(request: &AdmissionRequest<'_>, name: &str) -> Result<Value, AdmissionError> {
-    let stored = request.store.get(&Key::new("/serviceaccounts", request.namespace, name));
-    stored.map(|account| decoded(&account)).ok_or_else(|| {
-        AdmissionError::Forbidden(format!(
-            "error looking up service account {}/{name}: serviceaccount {name:?} not found",
-            request.namespace
-        ))
-    })
+impl ServiceAccounts {
+    fn find(&self, request: &AdmissionRequest<'_>, name: &str) -> Result<Value, AdmissionError> {
+        match request.store.get(&Key::new("/serviceaccounts", request.namespace, name)) {
+            Some(account) => Ok(decoded(&account)),
+            None if self.is_default_coming && name == DEFAULT => Ok(json!({"metadata": {"name": name}})),
+            None => Err(AdmissionError::Forbidden(format!(
+                "error looking up service account {}/{name}: serviceaccount {name:?} not found",
+                request.namespace
+            ))),
+        }
+    }
 }
 
 /// A mirror pod shows a pod that runs already, and must not become a key to anything.

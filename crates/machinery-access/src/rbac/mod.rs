@@ -68,6 +68,8 @@ impl Authorizer for Rbac {
                 listed.resources.push(ResourceRules { verbs, groups, resources, names });
             }
         }
+        // Upstream's order is that of a hash table; this one is always the same.
+        listed.paths.sort_by(|one, other| other.1.cmp(&one.1));
         Some(listed)
     }
 }

@@ -126,7 +126,7 @@ pub(crate) fn missing(held: &[Rule], wanted: &[Rule]) -> Vec<String> {
     let parts = wanted.iter().flat_map(Rule::broken_down);
     let missing = parts.filter(|part| !held.iter().any(|rule| rule.covers(part)));
     // Rules that differ in nothing but the verb are shown as one.
-    let mut compact: BTreeMap<(Vec<String>, Vec<String>, Vec<String>), Rule> = BTreeMap::new();
+    let mut compact: BTreeMap<_, Rule> = BTreeMap::new();
     let mut shown: Vec<String> = Vec::new();
     for part in missing {
         if !part.paths.is_empty() {

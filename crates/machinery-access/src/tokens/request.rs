@@ -49,6 +49,17 @@ impl VirtualResource for TokenRequests {
         VirtualKind { group: GROUP, version: "v1", kind: KIND }
     }
 
+    fn apply_defaults(&self, asked: &mut Value) {
+        for part in ["metadata", "spec"] {
+            if !asked.get(part).is_some_and(Value::is_object) {
+                asked[part] = json!({});
+            }
+        }
+        if given(&asked["spec"], "expirationSeconds").is_none() {
+            asked["spec"]["expirationSeconds"] = EXPIRATION_SECONDS.into();
+        }
+    }
+
     fn create(
         &self,
         request: &AdmissionRequest<'_>,
@@ -134,11 +145,6 @@ fn check_name(asked: &Value, field: &str, expected: &str, why: &str, name: &str)
 
 /// Fills in what the request leaves out.
 fn complete(asked: &mut Value, issuer: &Issuer, name: &str, namespace: &str, uid: &str, now: jiff::Timestamp) {
-    for part in ["metadata", "spec"] {
-        if !asked.get(part).is_some_and(Value::is_object) {
-            asked[part] = json!({});
-        }
-    }
     let metadata = &mut asked["metadata"];
     for (field, value) in [("name", name), ("namespace", namespace), ("uid", uid)] {
         metadata[field] = value.into();
@@ -147,9 +153,6 @@ fn complete(asked: &mut Value, issuer: &Issuer, name: &str, namespace: &str, uid
     let spec = &mut asked["spec"];
     if texts(spec, "audiences").is_empty() {
         spec["audiences"] = json!(issuer.audiences);
-    }
-    if given(spec, "expirationSeconds").is_none() {
-        spec["expirationSeconds"] = EXPIRATION_SECONDS.into();
     }
     if given(spec, "boundObjectRef").is_none() {
         // A field without `omitempty`.

@@ -105,7 +105,6 @@ impl Api {
     }
 
     /// Creates an object as an administrator.
-    #[track_caller]
     pub async fn create(&self, path: &str, object: Value) -> Value {
         let answer = self.call(admin(), "POST", path, object).await;
         assert_eq!(answer.code, 201, "{path}: {answer:?}");

@@ -29,7 +29,7 @@ async fn a_node_reads_what_its_pods_refer_to_and_nothing_else() {
     }
     let refused = api.call(&node("n2"), "GET", &format!("{secrets}/own"), Value::Null).await;
     refused.check(403, "no relationship found between node 'n2' and this object");
-    api.call(&crate::harness::admin(), "DELETE", &format!("{PODS}/p?gracePeriodSeconds=0"), Value::Null).await.ok();
+    api.call(crate::harness::admin(), "DELETE", &format!("{PODS}/p?gracePeriodSeconds=0"), Value::Null).await.ok();
     assert_eq!(read(&api, "n1", &format!("{secrets}/own")).await, 403);
 }
 

@@ -20,6 +20,9 @@ pub(crate) fn answer(context: &Context<'_>, resource: &dyn VirtualResource, body
     let mut warnings = Vec::new();
     let max = values_max(context.identity);
     let mut object = kind.read(&context.headers, body, max, options.field_validation, &mut warnings)?;
+    resource.apply_defaults(&mut object);
+    let subresource = context.path.subresource.as_deref().unwrap_or_default();
+    kind.own(&context.headers, &context.query, subresource, &mut object)?;
     // What is answered to whoever creates something in a namespace is created in it.
     context.check_namespace(context.name())?;
     let refuse = |error| ApiError::admission(&context.info, context.name(), error);
@@ -29,8 +32,8 @@ pub(crate) fn answer(context: &Context<'_>, resource: &dyn VirtualResource, body
         plugin.mutate(&request, &mut object).map_err(refuse)?;
     }
     let mut admit = |object: &Value| {
-        let plugins = context.server.admission.iter();
-        plugins.map(|plugin| plugin.validate(&request, object)).collect::<std::result::Result<(), _>>()
+        let mut plugins = context.server.admission.iter();
+        plugins.try_for_each(|plugin| plugin.validate(&request, object))
     };
     let answered = resource.create(&request, object, jiff::Timestamp::now(), &mut admit).map_err(refuse)?;
     warnings.append(&mut said.borrow_mut());

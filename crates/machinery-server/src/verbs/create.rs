@@ -9,7 +9,7 @@ use machinery_store::{Expect, Op};
 use serde_json::Value;
 use tracing::warn;
 
-use super::write::PutError;
+use super::write::{PutError, shown_name};
 use crate::admission::Operation;
 use crate::heavy::values_max;
 use crate::negotiate::decode_body;
@@ -61,7 +61,7 @@ pub(crate) async fn create_object(
     let is_generated = name_of(&object).is_empty() && !prefix.is_empty();
     let now = timestamp(jiff::Timestamp::now());
     crd::check_creatable(&context.info, name_of(&object))?;
-    let mut in_namespace = context.check_namespace(name_of(&object))?;
+    let mut in_namespace = context.check_namespace(shown_name(&object))?;
     context.mutate(Operation::Create, &mut object, None, options, &mut warnings)?;
     context.apply_defaults(&mut object)?;
     let reservation = match services::are_services(&context.info) {

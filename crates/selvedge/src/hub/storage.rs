@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use anyhow::{Context as _, Result, bail};
 use hub_pki::Pki;
 use hub_telemetry::{Telemetry, TelemetryOptions};
+use machinery_access::TokenKey;
 use machinery_server::{Audit, AuditLimits, AuditLog, Server};
 use machinery_store::{CipherError, EnvelopeCipher, OpenStoreError, RowCipher, Store, StoreOptions};
 use tracing::warn;
@@ -29,6 +30,11 @@ pub fn pki(data_dir: &DataDir, now: SystemTime) -> Result<Pki> {
         );
     }
     Ok(Pki::open(&dir, now)?)
+}
+
+/// The key that signs tokens of service accounts; a new hub gets a new one.
+pub fn token_key(data_dir: &DataDir) -> Result<TokenKey> {
+    Ok(hub_pki::token_key(&data_dir.hub().join("tokens.key"))?)
 }
 
 fn store_dir(data_dir: &DataDir) -> PathBuf {
