@@ -9,8 +9,8 @@ use machinery_server::{
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{
-    ClaimResize, DefaultClasses, DefaultTolerations, NotReadyTaint, Priority, RuntimeClasses, ServiceAccounts,
-    TopologyLabels, Unenforced, UseProtection,
+    ClaimResize, DefaultClasses, DefaultTolerations, NodeIsThere, NotReadyTaint, Priority, RuntimeClasses,
+    ServiceAccounts, TopologyLabels, Unenforced, UseProtection,
 };
 use crate::certificates::Certificates;
 use crate::client::RequestError;
@@ -96,6 +96,7 @@ impl Access {
             Arc::new(DefaultTolerations),
             Arc::new(DefaultClasses),
             Arc::new(UseProtection),
+            Arc::new(NodeIsThere),
             Arc::new(ClaimResize),
             Arc::new(RuntimeClasses),
             Arc::new(Certificates::new(authorizer.clone())),

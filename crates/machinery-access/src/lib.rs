@@ -55,8 +55,8 @@ mod tokens;
 
 pub use access::{Access, AccessOptions};
 pub use admission::{
-    ClaimResize, DefaultClasses, DefaultTolerations, NotReadyTaint, Priority, RuntimeClasses, ServiceAccounts,
-    TopologyLabels, Unenforced, UseProtection,
+    ClaimResize, DefaultClasses, DefaultTolerations, NodeIsThere, NotReadyTaint, Priority, RuntimeClasses,
+    ServiceAccounts, TopologyLabels, Unenforced, UseProtection,
 };
 pub use bootstrap::NAMESPACES;
 pub use certificates::Certificates;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{Registry, ResourceInfo, resource::join_api_version};
+use crate::{Registry, ResourceInfo, catalogue::group_order, resource::join_api_version};
 
 /// Which form of the aggregated document a client requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +34,12 @@ impl Registry {
 
     /// The response to `GET /apis`.
     pub fn api_group_list(&self) -> Value {
-        let groups: Vec<Value> =
-            self.groups().filter(|group| !group.is_empty()).filter_map(|group| self.group_document(group)).collect();
+        let groups: Vec<Value> = self
+            .groups_in_order()
+            .into_iter()
+            .filter(|group| !group.is_empty())
+            .filter_map(|group| self.group_document(group))
+            .collect();
         json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
     }
 
@@ -56,36 +60,48 @@ impl Registry {
                 "singularName": resource.singular,
                 "namespaced": resource.namespaced,
                 "kind": resource.kind,
-                "verbs": resource.verbs,
-                "storageVersionHash": resource.storage_hash,
+                "verbs": verbs(resource),
             });
+            if !resource.storage_hash.is_empty() {
+                entry["storageVersionHash"] = json!(resource.storage_hash);
+            }
             add_names(&mut entry, resource);
             resources.push(entry);
             for subresource in &resource.subresources {
-                resources.push(json!({
+                let mut entry = json!({
                     "name": format!("{}/{}", resource.plural, subresource.name),
                     "singularName": "",
                     "namespaced": resource.namespaced,
                     "kind": subresource.kind,
                     "verbs": subresource.verbs,
-                }));
+                });
+                if !subresource.version.is_empty() {
+                    entry["group"] = json!(subresource.group);
+                    entry["version"] = json!(subresource.version);
+                }
+                resources.push(entry);
             }
         }
         if resources.is_empty() {
             return None;
         }
-        Some(json!({
+        let mut list = json!({
             "kind": "APIResourceList",
-            "apiVersion": "v1",
             "groupVersion": join_api_version(group, version),
             "resources": resources,
-        }))
+        });
+        // The list of the oldest group is as old as itself: it does not say of which version it is.
+        if !group.is_empty() {
+            list["apiVersion"] = json!("v1");
+        }
+        Some(list)
     }
 
     /// The response to `GET /api` (`core`) or `GET /apis` for a client that takes the whole in one document.
     pub fn aggregated_discovery(&self, core: bool, form: DiscoveryVersion) -> Value {
         let groups: Vec<Value> = self
-            .groups()
+            .groups_in_order()
+            .into_iter()
             .filter(|group| group.is_empty() == core)
             .map(|group| {
                 let versions: Vec<Value> = self
@@ -96,15 +112,19 @@ impl Registry {
                         json!({"version": version, "resources": resources, "freshness": "Current"})
                     })
                     .collect();
-                let metadata = if core {
-                    json!({"creationTimestamp": null})
-                } else {
-                    json!({"name": group, "creationTimestamp": null})
-                };
+                let metadata = if core { json!({}) } else { json!({"name": group}) };
                 json!({"metadata": metadata, "versions": versions})
             })
             .collect();
         json!({"kind": "APIGroupDiscoveryList", "apiVersion": form.api_version(), "metadata": {}, "items": groups})
+    }
+
+    /// Groups by upstream's precedence; those of definitions come last, by name.
+    fn groups_in_order(&self) -> Vec<&str> {
+        let place = |group: &str| group_order().iter().position(|known| *known == group).unwrap_or(usize::MAX);
+        let mut groups: Vec<&str> = self.groups().map(|group| &**group).collect();
+        groups.sort_by_key(|group| place(group));
+        groups
     }
 
     fn group_document(&self, group: &str) -> Option<Value> {
@@ -118,24 +138,39 @@ impl Registry {
     }
 }
 
+/// What may be done, in the order in which upstream writes it: definitions' resources have one of their own.
+fn verbs(resource: &ResourceInfo) -> &'static [&'static str] {
+    if resource.is_custom() {
+        &["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"]
+    } else {
+        resource.verbs
+    }
+}
+
 fn aggregated(resource: &ResourceInfo) -> Value {
+    // Upstream leaves out of its own kinds what their place says.
+    let response = |group: &str, version: &str, kind: &str| match (version.is_empty(), resource.is_custom()) {
+        (false, _) => json!({"group": group, "version": version, "kind": kind}),
+        (true, false) => json!({"group": "", "version": "", "kind": kind}),
+        (true, true) => json!({"group": resource.group, "version": resource.version, "kind": kind}),
+    };
     let subresources: Vec<Value> = resource
         .subresources
         .iter()
-        .map(|subresource| {
+        .map(|part| {
             json!({
-                "subresource": subresource.name,
-                "responseKind": {"group": resource.group, "version": resource.version, "kind": subresource.kind},
-                "verbs": subresource.verbs,
+                "subresource": part.name,
+                "responseKind": response(&part.group, &part.version, &part.kind),
+                "verbs": part.verbs,
             })
         })
         .collect();
     let mut entry = json!({
         "resource": resource.plural,
-        "responseKind": {"group": resource.group, "version": resource.version, "kind": resource.kind},
+        "responseKind": response("", "", &resource.kind),
         "scope": if resource.namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": resource.singular,
-        "verbs": resource.verbs,
+        "verbs": verbs(resource),
     });
     add_names(&mut entry, resource);
     if !subresources.is_empty() {

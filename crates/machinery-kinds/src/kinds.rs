@@ -17,7 +17,7 @@ mod discovery;
 mod events;
 pub(crate) mod flowcontrol;
 pub(crate) mod go_diff;
-mod go_json;
+pub(crate) mod go_json;
 mod internal;
 mod networking;
 mod node;

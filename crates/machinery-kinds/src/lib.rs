@@ -32,6 +32,7 @@ pub mod services {
         AllocateError, Allocator, BeginError, ServiceNumbers, begin_create, begin_update, service_numbers,
     };
 }
+pub use kinds::go_json::json_type;
 pub use machinery_crd as crd;
 pub use machinery_schema::decode::DecodeError;
 pub use machinery_schema::decode::{complete as complete_type, decode as decode_type};

@@ -24,6 +24,9 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 const AWAIT_TIMEOUT: Duration = Duration::from_secs(3);
 const AWAIT_PERIOD: Duration = Duration::from_millis(50);
 
+/// Who asked when the cases were recorded: a name that is in managedFields.
+const USER_AGENT: &str = "kube-cases/1.0";
+
 /// One sequence of requests in an empty namespace.
 pub struct Case {
     /// `topic/name`.
@@ -172,7 +175,8 @@ struct Session<'a> {
 impl Session<'_> {
     /// Sends what the case needs and no step judges.
     async fn post(&self, path: &str, object: &Value) {
-        let headers = [("content-type".to_owned(), "application/json".to_owned())];
+        let headers = [("content-type", "application/json"), ("user-agent", USER_AGENT)];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let sent = self.send("POST", path, &headers, object.to_string().into(), Sender::Admin).await;
         drop(sent);
     }
@@ -216,7 +220,7 @@ impl Session<'_> {
             headers.extend(values.iter().filter_map(|one| Some((name.to_lowercase(), one.as_str()?.to_owned()))));
         }
         if !headers.iter().any(|(name, _)| name == "user-agent") {
-            headers.push(("user-agent".to_owned(), "kube-cases/1.0".to_owned()));
+            headers.push(("user-agent".to_owned(), USER_AGENT.to_owned()));
         }
         let body = body_of(request);
         let start = Instant::now();

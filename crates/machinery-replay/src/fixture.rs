@@ -60,7 +60,9 @@ impl Fixture {
 /// As kube-apiserver with its default flags.
 fn config(access: &Access, store: Store) -> ServerConfig {
     let config = access.configure(ServerConfig::new(store));
-    ServerConfig { version: "v1.36.3", garbage_collected: |_, _, _| true, ..config }
+    // Where the recorded server was to be reached, by its own words.
+    let address = "192.0.2.2:26443".to_owned();
+    ServerConfig { version: "v1.36.3", address, garbage_collected: |_, _, _| true, ..config }
 }
 
 impl Transport for Fixture {

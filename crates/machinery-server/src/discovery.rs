@@ -30,15 +30,15 @@ pub(crate) fn open_to_all(
     query: Option<&str>,
 ) -> Option<Result<Response<Body>>> {
     let path = path.trim_end_matches('/');
-    let answer = match path {
-        "/version" => status::ok_json(&version(server.version)),
-        "/healthz" | "/livez" | "/readyz" => {
-            let is_verbose = Query::parse(query).is_ok_and(|query| query.has("verbose"));
-            health(server, &path[1..], is_verbose)
+    let answer = match path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), "")) {
+        ("version", "") => Ok(status::ok_json(&version(server.version))),
+        (endpoint @ ("healthz" | "livez" | "readyz"), check) => {
+            health(server, endpoint, check, &Query::parse(query).unwrap_or_default())
         }
         _ => return None,
     };
-    Some(if matches!(*method, Method::GET | Method::HEAD) { Ok(answer) } else { Err(ApiError::method_not_allowed()) })
+    let is_read = matches!(*method, Method::GET | Method::HEAD);
+    Some(if is_read { answer } else { Err(ApiError::method_not_allowed()) })
 }
 
 /// Answers paths that are no resource, for callers who may see them.
@@ -164,9 +164,15 @@ fn is_held(headers: &HeaderMap, etag: &str) -> bool {
 
 fn version(version: &str) -> Value {
     let mut numbers = version.trim_start_matches('v').split('.');
+    let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+    let before = minor.parse::<u32>().unwrap_or_default().saturating_sub(1);
     json!({
-        "major": numbers.next(),
-        "minor": numbers.next(),
+        "major": major,
+        "minor": minor,
+        "emulationMajor": major,
+        "emulationMinor": minor,
+        "minCompatibilityMajor": major,
+        "minCompatibilityMinor": before.to_string(),
         "gitVersion": version,
         "gitCommit": "",
         "gitTreeState": "",
@@ -186,24 +192,96 @@ fn go_architecture() -> &'static str {
     }
 }
 
-fn health(server: &Inner, check: &str, is_verbose: bool) -> Response<Body> {
-    // A full disk does not make the hub useless: it still answers reads, and dropping it would lose those too.
-    let is_open = !server.shutdown.is_cancelled();
-    let is_healthy = is_open || check == "livez";
-    if !is_verbose && is_healthy {
-        return status::text(true, "ok".to_owned());
+/// What upstream checks by name on all three endpoints, in its order. Its hooks are steps of the start: here they are done
+/// before a server answers anything, so that who looks at them by name finds them.
+const CHECKS: &[&str] = &["ping", "log", "etcd"];
+
+/// What is ready by then as well.
+const READY_CHECKS: &[&str] = &["etcd-readiness", "informer-sync"];
+
+/// Of `healthz` and `livez` alone.
+const LIVE_CHECKS: &[&str] = &["loopback-serving-certificate"];
+
+const HOOKS: &[&str] = &[
+    "poststarthook/start-apiserver-admission-initializer",
+    "poststarthook/generic-apiserver-start-informers",
+    "poststarthook/priority-and-fairness-config-consumer",
+    "poststarthook/priority-and-fairness-filter",
+    "poststarthook/storage-object-count-tracker-hook",
+    "poststarthook/start-apiextensions-informers",
+    "poststarthook/start-apiextensions-controllers",
+    "poststarthook/crd-informer-synced",
+    "poststarthook/peer-endpoint-reconciler-controller",
+    "poststarthook/start-system-namespaces-controller",
+    "poststarthook/start-cluster-authentication-info-controller",
+    "poststarthook/start-kube-apiserver-identity-lease-controller",
+    "poststarthook/start-kube-apiserver-identity-lease-garbage-collector",
+    "poststarthook/start-legacy-token-tracking-controller",
+    "poststarthook/start-service-ip-repair-controllers",
+    "poststarthook/rbac/bootstrap-roles",
+    "poststarthook/scheduling/bootstrap-system-priority-classes",
+    "poststarthook/priority-and-fairness-config-producer",
+    "poststarthook/bootstrap-controller",
+    "poststarthook/start-kubernetes-service-cidr-controller",
+    "poststarthook/aggregator-reload-proxy-client-cert",
+    "poststarthook/start-kube-aggregator-informers",
+    "poststarthook/apiservice-status-local-available-controller",
+    "poststarthook/apiservice-status-remote-available-controller",
+    "poststarthook/apiservice-registration-controller",
+    "poststarthook/apiservice-discovery-controller",
+    "poststarthook/kube-apiserver-autoregistration",
+    "autoregister-completion",
+    "poststarthook/apiservice-openapi-controller",
+    "poststarthook/apiservice-openapiv3-controller",
+    "poststarthook/storage-readiness",
+];
+
+const SHUTDOWN: &str = "shutdown";
+
+/// The checks of an endpoint, in order.
+fn checks(endpoint: &str) -> Vec<&'static str> {
+    let (own, last): (&[&str], &[&str]) =
+        if endpoint == "readyz" { (READY_CHECKS, &[SHUTDOWN]) } else { (LIVE_CHECKS, &[]) };
+    [CHECKS, own, HOOKS, last].concat()
+}
+
+/// Answers for a whole endpoint, or for one of its checks.
+fn health(server: &Inner, endpoint: &str, check: &str, query: &Query) -> Result<Response<Body>> {
+    let mut checks = checks(endpoint);
+    if !check.is_empty() {
+        checks.retain(|known| *known == check);
+        if checks.is_empty() {
+            return Err(ApiError::no_such_page());
+        }
     }
-    let usage = server.store.usage();
-    let mark = |is_good: bool| if is_good { "[+]" } else { "[-]" };
-    let disk = if usage.full { "full: writes are rejected until there is space, deletions are taken" } else { "ok" };
-    let text = format!(
-        "[+]ping ok\n{}shutdown {}\n{}store {disk}\n{check} check {}\n",
-        mark(is_open),
-        if is_open { "ok" } else { "in progress" },
-        mark(!usage.full),
-        if is_healthy { "passed" } else { "failed" },
-    );
-    status::text(is_healthy, text)
+    let mut excluded: Vec<&str> = query.iter().filter(|(key, _)| *key == "exclude").map(|(_, value)| value).collect();
+    let is_open = !server.shutdown.is_cancelled();
+    let (mut text, mut is_healthy) = (String::new(), true);
+    for check in checks {
+        if excluded.contains(&check) {
+            excluded.retain(|one| *one != check);
+            text.push_str(&format!("[+]{check} excluded: ok\n"));
+        } else if check != SHUTDOWN || is_open {
+            text.push_str(&format!("[+]{check} ok\n"));
+        } else {
+            is_healthy = false;
+            text.push_str(&format!("[-]{check} failed: reason withheld\n"));
+        }
+    }
+    if !excluded.is_empty() {
+        let names: Vec<String> = excluded.iter().map(|one| format!("{one:?}")).collect();
+        text.push_str(&format!("warn: some health checks cannot be excluded: no matches for {}\n", names.join(", ")));
+    }
+    // A full disk does not make the hub useless: it still answers reads, and dropping it would lose those too.
+    if server.store.usage().full {
+        text.push_str("[-]store full: writes are rejected until there is space, deletions are taken\n");
+    }
+    if is_healthy && !query.has("verbose") {
+        return Ok(status::text(true, "ok".to_owned()));
+    }
+    let result = if is_healthy { "passed" } else { "failed" };
+    text.push_str(&format!("{endpoint} check {result}\n"));
+    Ok(status::text(is_healthy, text))
 }
 
 fn root_paths(server: &Inner) -> Vec<String> {
@@ -213,8 +291,23 @@ fn root_paths(server: &Inner) -> Vec<String> {
         paths.push(format!("/apis/{group}"));
         paths.extend(registry.versions(group).into_iter().map(|version| format!("/apis/{group}/{version}")));
     }
-    paths.extend(["/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz", "/version"].map(str::to_owned));
+    for endpoint in ["healthz", "livez", "readyz"] {
+        paths.push(format!("/{endpoint}"));
+        paths.extend(checks(endpoint).into_iter().map(|check| format!("/{endpoint}/{check}")));
+    }
+    let others = [
+        "/.well-known/openid-configuration",
+        "/apis/",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openapi/v3/",
+        "/openid/v1/jwks",
+        "/version",
+    ];
+    paths.extend(others.map(str::to_owned));
     paths.extend(server.extensions.iter().map(|extension| extension.prefix().to_owned()));
     paths.sort();
+    paths.dedup();
     paths
 }

@@ -26,13 +26,22 @@ pub(crate) struct Connected {
     pub(crate) connect: Connect,
 }
 
-/// One line for each; `exec`, `attach`, `portforward` and `proxy` will be lines here.
-const CONNECTED: &[Connected] = &[Connected {
-    group: "",
-    resource: "pods",
-    subresource: "log",
-    connect: |context, _| Box::pin(verbs::log::log(context)),
-}];
+/// One line for each.
+const CONNECTED: &[Connected] = &[
+    pods("log", |context, _| Box::pin(verbs::log::log(context))),
+    pods("exec", |context, _| Box::pin(async { verbs::streams::container_stream(context) })),
+    pods("attach", |context, _| Box::pin(async { verbs::streams::container_stream(context) })),
+    pods("portforward", |context, _| Box::pin(async { verbs::streams::port_forward(context) })),
+    pods("proxy", PROXY),
+    Connected { group: "", resource: "services", subresource: "proxy", connect: PROXY },
+    Connected { group: "", resource: "nodes", subresource: "proxy", connect: PROXY },
+];
+
+const PROXY: Connect = |context, _| Box::pin(async { verbs::streams::proxy(context) });
+
+const fn pods(subresource: &'static str, connect: Connect) -> Connected {
+    Connected { group: "", resource: "pods", subresource, connect }
+}
 
 /// The subresource of a request, if it is a connected one.
 pub(crate) fn connected(path: &ResourcePath) -> Option<&'static Connected> {

@@ -27,7 +27,7 @@
 //! | who waits for whom | `flow.rs` (turns, fairly by identity), `work.rs` (threads), `heavy.rs` (costly writes), `pump.rs` (long answers, piece by piece) |
 //! | who may hold how many bytes | `bodies.rs` (what comes), `outgoing.rs` (what is to be taken) |
 //! | what is stored, and what it is found by | `object.rs`, `reindex.rs` |
-//! | JSON, YAML, protobuf, tables, partial metadata | `negotiate.rs`, `protobuf.rs` |
+//! | JSON, YAML, protobuf, tables, partial metadata | `negotiate.rs`, `protobuf.rs`; what a body says that it is: `typed.rs`; YAML for people: `yaml.rs` |
 //! | status codes, reasons and their texts | `status.rs` |
 //! | definitions of custom resources, discovery | `crd.rs`, `discovery.rs` |
 //! | what is recorded and counted, and what ends by itself | `audit.rs`, `metrics.rs`, `event_ttl.rs` |
@@ -86,9 +86,11 @@ mod selector;
 mod server;
 mod services;
 mod status;
+mod typed;
 mod verbs;
 mod virtual_resource;
 mod work;
+mod yaml;
 
 pub use admission::{Admission, AdmissionError, AdmissionRequest, Operation};
 pub use audit::{Audit, AuditEvent, AuditLimits, AuditLog};

@@ -1,9 +1,10 @@
 //! Which form a client wants an answer in, and which form its body is in.
 
-use base_http::{ReadBodyError, read_body};
+use base_http::{Body, ReadBodyError, read_body};
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, Response, header};
+use http_body_util::BodyExt as _;
 use machinery_kinds::{DiscoveryVersion, FieldError, IncludeObject, ResourceInfo};
 use serde::Deserialize;
 use serde_json::Value;
@@ -24,10 +25,13 @@ pub(crate) struct Output {
     pub(crate) media: Media,
 }
 
+/// Objects as they are stored.
+pub(crate) const PLAIN: Output = Output { form: Form::Object, media: Media::Json };
+
 impl Output {
     /// Objects as they are stored, which is what nearly everybody asks for: their bytes are sent as they are.
     pub(crate) fn is_plain(self) -> bool {
-        self == Self { form: Form::Object, media: Media::Json }
+        self == PLAIN
     }
 }
 
@@ -228,6 +232,25 @@ fn include_object(query: &Query) -> Result<IncludeObject> {
     }
 }
 
+/// The same answer in YAML. It must be whole: what is streamed is never asked for in YAML.
+pub(crate) async fn as_yaml(response: Response<Body>) -> Response<Body> {
+    let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|media| media == "application/json");
+    if !is_json {
+        return response;
+    }
+    let (mut head, body) = response.into_parts();
+    let whole = http_body_util::Limited::new(body, YAML_BYTES_MAX).collect().await;
+    let value = whole.ok().and_then(|whole| serde_json::from_slice::<Value>(&whole.to_bytes()).ok());
+    let Some(value) = value else {
+        return ApiError::internal("the answer cannot be written as YAML").into_response();
+    };
+    head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/yaml"));
+    Response::from_parts(head, Body::from(crate::yaml::to_yaml(&value)))
+}
+
+/// More than any object; lists that are larger are refused before.
+const YAML_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// Which aggregated discovery a client takes, if any; the first one it names.
 pub(crate) fn aggregated_discovery(headers: &HeaderMap) -> Option<DiscoveryVersion> {
     for range in ranges(accept(headers)).into_iter().filter(Range::is_json) {
@@ -260,21 +283,50 @@ pub(crate) fn content_type(headers: &HeaderMap) -> &str {
     value.split(';').next().unwrap_or_default().trim()
 }
 
+/// A body, or why it is none.
+pub(crate) enum Decoded {
+    Value(Value),
+    BadJson(String),
+    BadYaml(String),
+    BadProtobuf(String),
+}
+
+/// Decodes a body by its media type.
+///
+/// # Errors
+/// When that is none that is taken, or when what it holds is too much.
+pub(crate) fn decode_media(headers: &HeaderMap, body: &Bytes, values_max: usize) -> Result<Decoded> {
+    Ok(match content_type(headers) {
+        "" | "application/json" => match serde_json::from_slice(body) {
+            Ok(value) => Decoded::Value(value),
+            Err(error) => Decoded::BadJson(error.to_string()),
+        },
+        "application/yaml" => match yaml(body, values_max) {
+            Ok(value) => Decoded::Value(value),
+            Err(error) => Decoded::BadYaml(error.message().to_owned()),
+        },
+        "application/vnd.kubernetes.protobuf" => match crate::protobuf::decode(body, values_max) {
+            Ok(value) => Decoded::Value(value),
+            Err(DecodeError::Malformed(why)) => Decoded::BadProtobuf(why),
+            Err(error @ DecodeError::TooMany { .. }) => return Err(ApiError::too_large(error.to_string())),
+            Err(error @ DecodeError::Unknown { .. }) => {
+                return Err(ApiError::unsupported_media_type(error.to_string()));
+            }
+        },
+        _ => {
+            return Err(ApiError::unsupported_media_type(format!(
+                "the body of the request was in an unknown format - accepted media types include: {ACCEPTED}"
+            )));
+        }
+    })
+}
+
 /// Decodes a body that holds one object.
 pub(crate) fn decode_body(headers: &HeaderMap, body: &Bytes, values_max: usize) -> Result<Value> {
-    match content_type(headers) {
-        "" | "application/json" => json(body),
-        "application/yaml" => yaml(body, values_max),
-        "application/vnd.kubernetes.protobuf" => {
-            crate::protobuf::decode(body, values_max).map_err(|error| match error {
-                DecodeError::Malformed(_) => ApiError::bad_request(error.to_string()),
-                DecodeError::TooMany { .. } => ApiError::too_large(error.to_string()),
-                DecodeError::Unknown { .. } => ApiError::unsupported_media_type(error.to_string()),
-            })
-        }
-        _ => Err(ApiError::unsupported_media_type(format!(
-            "the body of the request was in an unknown format - accepted media types include: {ACCEPTED}"
-        ))),
+    match decode_media(headers, body, values_max)? {
+        Decoded::Value(value) => Ok(value),
+        Decoded::BadJson(why) => Err(ApiError::bad_request(format!("error decoding the body as JSON: {why}"))),
+        Decoded::BadYaml(why) | Decoded::BadProtobuf(why) => Err(ApiError::bad_request(why)),
     }
 }
 

@@ -307,6 +307,7 @@ impl Server {
         let (counted_verb, resource) = self.0.labels(&request);
         let (mut parts, body) = request.into_parts();
         let (method, uri, verb) = (parts.method.clone(), parts.uri.clone(), audit::verb(&parts));
+        let error_media = negotiate::error_media(&parts.headers);
         let source = parts.extensions.get::<PeerAddr>().copied();
         let user_agent = parts.headers.get(http::header::USER_AGENT).cloned();
         // Who is not known is somebody too, where the server lets such callers ask.
@@ -321,6 +322,7 @@ impl Server {
             }
             Err(error) => (None, Err(error)),
         };
+        let is_refused = answered.is_err();
         let response = answered.unwrap_or_else(|error| {
             let (path, user) = (uri.path(), identity.map_or("", |identity| identity.user.as_str()));
             if matches!(error.reason(), Reason::InternalError | Reason::InsufficientStorage) {
@@ -330,6 +332,8 @@ impl Server {
             }
             error.into_response()
         });
+        let response =
+            if is_refused && error_media == Media::Yaml { negotiate::as_yaml(response).await } else { response };
         let code = response.status().as_u16();
         self.0.requests.count(counted_verb, &resource, code, began.elapsed());
         self.0.record(&AuditEvent {
@@ -548,7 +552,12 @@ impl Inner {
                 self.authorize_path(identity, request.method(), &path)?;
                 let turn = self.enter(identity, Lane::of(identity, None), origin)?;
                 let (server, request) = (self.clone(), head_only(request));
-                self.work(turn, async move { discovery::answer(&server, &route, &request) }).await
+                let answer = async move {
+                    let answered = discovery::answer(&server, &route, &request)?;
+                    let is_yaml = negotiate::error_media(request.headers()) == Media::Yaml;
+                    Ok(if is_yaml { negotiate::as_yaml(answered).await } else { answered })
+                };
+                self.work(turn, answer).await
             }
         }
     }
@@ -576,7 +585,25 @@ impl Inner {
         }
     }
 
+    /// Answers a request to a resource; who uses one that upstream has given up is warned whatever comes of it.
     async fn answer_resource(
+        self: &Arc<Self>,
+        request: Request<RequestBody>,
+        identity: &Identity,
+        path: ResourcePath,
+        origin: Origin,
+    ) -> Result<Response<Body>> {
+        let warnings: Vec<String> = deprecation(&path).into_iter().map(str::to_owned).collect();
+        match self.route_resource(request, identity, path, origin).await {
+            Ok(mut response) => {
+                warn(&mut response, &warnings);
+                Ok(response)
+            }
+            Err(error) => Err(error.with_warnings(&warnings)),
+        }
+    }
+
+    async fn route_resource(
         self: &Arc<Self>,
         request: Request<RequestBody>,
         identity: &Identity,
@@ -694,7 +721,17 @@ impl Inner {
                 turn: counted,
             };
             let is_flow_control = flow_schemas::may_change(verb, &context.path);
-            let mut response = match (verb, options) {
+            let act = verbs::binding::act(&context);
+            let answered = match (verb, options) {
+                ("create", _) if act.is_some() => {
+                    let act = act.expect("it was looked at just now");
+                    verbs::binding::create(&context, act, &body).await
+                }
+                ("get", _) if verbs::scale::is_scale(&context) => verbs::scale::get(&context),
+                ("update", _) if verbs::scale::is_scale(&context) => verbs::scale::update(&context, &body).await,
+                ("patch", _) if verbs::scale::is_scale(&context) && !is_apply(&context.headers) => {
+                    verbs::scale::patch(&context, &body).await
+                }
                 ("get", _) => verbs::read::get(&context),
                 ("list", Some(options)) => verbs::read::list(&context, &options).await,
                 ("watch", Some(options)) => verbs::watch::watch(&context, &options, stream).await,
@@ -706,14 +743,22 @@ impl Inner {
                     verbs::delete::delete_collection(&context, &options, &body).await
                 }
                 _ => Err(ApiError::method_not_allowed()),
-            }?;
-            if is_flow_control {
+            };
+            if is_flow_control && answered.is_ok() {
                 flow_schemas::report(&server).await;
             }
-            if let Some(deprecation) = context.info.deprecation() {
-                warn(&mut response, &[deprecation.to_owned()]);
+            let warnings: Vec<String> = context.info.deprecation().map(str::to_owned).into_iter().collect();
+            let answered = match answered {
+                Ok(mut response) => {
+                    warn(&mut response, &warnings);
+                    Ok(response)
+                }
+                Err(error) => Err(error.with_warnings(&warnings)),
+            };
+            match (answered, output.media) {
+                (Ok(response), Media::Yaml) => Ok(negotiate::as_yaml(response).await),
+                (answered, _) => answered,
             }
-            Ok(response)
         };
         self.work(turn, answer).await
     }
@@ -844,6 +889,20 @@ fn check_patch(info: &ResourceInfo, verb: &str, headers: &HeaderMap) -> Result<(
     let types = headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let is_known = types.split(',').any(|one| PATCHES.contains(&one.split(';').next().unwrap_or_default().trim()));
     if is_known { Ok(()) } else { Err(ApiError::unrouted_media_type()) }
+}
+
+/// What upstream says to whoever uses a resource that it has given up.
+fn deprecation(path: &ResourcePath) -> Option<&'static str> {
+    match (path.group.as_str(), path.version.as_str(), path.plural.as_str()) {
+        ("", "v1", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        ("", "v1", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        _ => None,
+    }
+}
+
+/// Whether a patch is one of server-side apply.
+fn is_apply(headers: &HeaderMap) -> bool {
+    negotiate::content_type(headers).starts_with("application/apply-patch+")
 }
 
 /// The request without its body, which is not looked at.

@@ -23,6 +23,8 @@ pub(crate) struct ApiError {
     retry_after_seconds: Option<u32>,
     /// Whether the answer is a plain page instead of a `Status`.
     is_page: bool,
+    /// What the caller is warned of all the same.
+    warnings: Vec<String>,
 }
 
 /// `details` of a `Status`, without what is empty.
@@ -48,7 +50,14 @@ fn code(reason: Reason) -> StatusCode {
 
 impl ApiError {
     fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), details: None, retry_after_seconds: None, is_page: false }
+        Self {
+            reason,
+            message: message.into(),
+            details: None,
+            retry_after_seconds: None,
+            is_page: false,
+            warnings: Vec::new(),
+        }
     }
 
     fn about(mut self, info: &ResourceInfo, name: &str) -> Self {
@@ -59,6 +68,12 @@ impl ApiError {
     fn with_causes(mut self, causes: Vec<Value>) -> Self {
         let details = self.details.get_or_insert_with(|| json!({}));
         details["causes"] = Value::Array(causes);
+        self
+    }
+
+    /// The same, with warnings that belong to what was asked.
+    pub(crate) fn with_warnings(mut self, warnings: &[String]) -> Self {
+        self.warnings.extend_from_slice(warnings);
         self
     }
 
@@ -246,6 +261,13 @@ impl ApiError {
         Self::new(Reason::AlreadyExists, format!("{qualified} {} already exists", quoted(name))).about(info, name)
     }
 
+    /// A create met an object of that name, which is about to end.
+    pub(crate) fn is_being_deleted(info: &ResourceInfo, name: &str) -> Self {
+        let mut error = Self::already_exists(info, name);
+        error.message = format!("object is being deleted: {}", error.message);
+        error
+    }
+
     /// The object changed since the client read it.
     pub(crate) fn modified(info: &ResourceInfo, name: &str) -> Self {
         let why = "the object has been modified; please apply your changes to the latest version and try again";
@@ -302,6 +324,23 @@ impl ApiError {
         )
         .with_causes(vec![json!({"reason": "ResourceVersionTooLarge", "message": "Too large resource version"})]);
         error.retry_after_seconds = Some(1);
+        error
+    }
+
+    /// The pod's budget does not allow its eviction.
+    pub(crate) fn disruption(why: &str, retry_after_seconds: Option<u32>) -> Self {
+        let message = "Cannot evict pod as it would violate the pod's disruption budget.";
+        let cause = json!({"reason": "DisruptionBudget", "message": why});
+        let mut error = Self::new(Reason::TooManyRequests, message).with_causes(vec![cause]);
+        error.retry_after_seconds = retry_after_seconds;
+        error
+    }
+
+    /// A budget is written too often to be counted down.
+    pub(crate) fn too_many_conflicts(budget: &str, retry_after_seconds: u32) -> Self {
+        let message = format!("Timeout: couldn't update PodDisruptionBudget {} due to conflicts", quoted(budget));
+        let mut error = Self::new(Reason::Timeout, message);
+        error.retry_after_seconds = Some(retry_after_seconds);
         error
     }
 
@@ -422,6 +461,7 @@ impl ApiError {
             return response;
         }
         let mut response = json_response(code(self.reason), &self.status());
+        crate::server::warn(&mut response, &self.warnings);
         if let Some(seconds) = self.retry_after_seconds {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
@@ -454,6 +494,13 @@ pub(crate) fn created(body: impl Into<Body>) -> Response<Body> {
 /// The same response as 202: what was asked for has begun and is not done.
 pub(crate) fn accepted(mut response: Response<Body>) -> Response<Body> {
     *response.status_mut() = StatusCode::ACCEPTED;
+    response
+}
+
+/// 204: there is nothing.
+pub(crate) fn no_content() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
     response
 }
 

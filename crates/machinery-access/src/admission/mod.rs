@@ -3,7 +3,7 @@
 //! | upstream | here |
 //! | --- | --- |
 //! | ServiceAccount | `service_account` |
-//! | Priority, DefaultTolerationSeconds, RuntimeClass, PodTopologyLabels | `pods` |
+//! | Priority, DefaultTolerationSeconds, RuntimeClass, PodTopologyLabels, NodeDeclaredFeatureValidator | `pods` |
 //! | DefaultStorageClass, StorageObjectInUseProtection, PersistentVolumeClaimResize, DefaultIngressClass, TaintNodesByCondition | `classes` |
 //! | NodeRestriction | `crate::node` |
 //! | CertificateApproval, CertificateSigning, CertificateSubjectRestriction, ClusterTrustBundleAttest | `crate::certificates` |
@@ -19,7 +19,7 @@ use machinery_store::Object;
 use serde_json::{Value, json};
 
 pub use classes::{ClaimResize, DefaultClasses, NotReadyTaint, UseProtection};
-pub use pods::{DefaultTolerations, Priority, RuntimeClasses, TopologyLabels};
+pub use pods::{DefaultTolerations, NodeIsThere, Priority, RuntimeClasses, TopologyLabels};
 pub use service_account::ServiceAccounts;
 
 use crate::json::text;

@@ -310,3 +310,22 @@ impl Admission for TopologyLabels {
         Ok(is_changed)
     }
 }
+
+/// Refuses changes of what a pod's node has to do when that node is not there: nobody could say whether it can.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NodeIsThere;
+
+impl Admission for NodeIsThere {
+    fn validate(&self, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), AdmissionError> {
+        let is_pod = matches!(request.target(), ("", "pods", None | Some("resize")));
+        let Some(old) = request.old.filter(|_| is_pod && request.operation == Operation::Update) else { return Ok(()) };
+        let node = text(object, "/spec/nodeName");
+        if node.is_empty() || old.pointer("/metadata/generation") == object.pointer("/metadata/generation") {
+            return Ok(());
+        }
+        match request.store.get(&Key::new("/nodes", "", node)) {
+            Some(_) => Ok(()),
+            None => Err(AdmissionError::Forbidden(format!("node {node:?} not found"))),
+        }
+    }
+}

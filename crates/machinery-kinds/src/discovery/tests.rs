@@ -23,6 +23,14 @@ fn old_style_documents_name_groups_resources_and_subresources() {
     let names: Vec<&str> =
         core["resources"].as_array().expect("resources").iter().filter_map(|r| r["name"].as_str()).collect();
     assert!(names.contains(&"pods") && names.contains(&"pods/log") && names.contains(&"pods/status"), "{names:?}");
+    assert!(core.get("apiVersion").is_none(), "as upstream has it");
+    let first = groups["groups"].as_array().and_then(|groups| groups.first()).expect("a group");
+    assert_eq!(first["name"], "apiregistration.k8s.io");
+    let bindings = core["resources"].as_array().expect("resources").iter().find(|one| one["name"] == "bindings");
+    assert!(bindings.is_some_and(|one| one.get("storageVersionHash").is_none()), "nothing of it is stored");
+    let apps = registry.api_resource_list("apps", "v1").expect("built in");
+    let scale = apps["resources"].as_array().expect("resources").iter().find(|one| one["name"] == "deployments/scale");
+    assert_eq!(scale.map(|one| (&one["group"], &one["version"])), Some((&json!("autoscaling"), &json!("v1"))));
     let widgets = registry.api_resource_list("example.com", "v1").expect("installed");
     assert_eq!(widgets["groupVersion"], "example.com/v1");
     assert_eq!(

@@ -27,6 +27,21 @@ pub(crate) fn check_object(text: &[u8]) -> Result<(), String> {
     }
 }
 
+/// The type of a JSON text, in Go's words: `object`, `array`, `string`, `number`, `bool` or `null`.
+///
+/// # Errors
+/// What Go's scanner says of a text that is no JSON.
+pub fn json_type(text: &[u8]) -> Result<&'static str, String> {
+    Ok(match (Scanner { text, position: 0 }).whole()? {
+        b'{' => "object",
+        b'[' => "array",
+        b'"' => "string",
+        b't' | b'f' => "bool",
+        b'n' => "null",
+        _ => "number",
+    })
+}
+
 const END: &str = "unexpected end of JSON input";
 
 struct Scanner<'t> {

@@ -25,9 +25,9 @@ const CUT: ReadError = ReadError::Malformed("unexpected EOF");
 
 /// See [`super::open`].
 pub(super) fn open(bytes: &[u8]) -> Result<Envelope<'_>, ReadError> {
-    let body = bytes
-        .strip_prefix(MAGIC)
-        .ok_or(ReadError::Malformed("provided data does not appear to be a protobuf message"))?;
+    let body = bytes.strip_prefix(MAGIC).ok_or(ReadError::Malformed(
+        "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]",
+    ))?;
     let mut envelope = Envelope { api_version: String::new(), kind: String::new(), raw: &[] };
     let mut reader = Reader(body);
     while let Some((tag, value)) = reader.next()? {

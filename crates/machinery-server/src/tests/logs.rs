@@ -63,10 +63,11 @@ async fn a_log_comes_from_the_kubelet_of_the_pods_node() {
         ("two/log", "a container name must be specified for pod two, choose one of: [good broken]"),
         ("two/log?container=none", "container none is not valid for pod two"),
         ("two/log?container=broken", "/containerLogs/default/two/broken"),
-        ("unbound/log", "does not have a host assigned"),
     ] {
         hub.get(&format!("{PODS}/{path}")).await.check(400, "BadRequest", part);
     }
+    assert_eq!(hub.get(&format!("{PODS}/unbound/log")).await.code, 204, "it has written nothing anywhere");
+    hub.get(&format!("{PODS}/unbound/exec")).await.check(400, "BadRequest", "does not have a host assigned");
 }
 
 /// A kubelet that writes a log as fast as it is taken, and counts what was.

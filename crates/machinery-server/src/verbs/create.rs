@@ -9,11 +9,9 @@ use machinery_store::{Expect, Op};
 use serde_json::Value;
 use tracing::warn;
 
-use super::write::{PutError, shown_name};
+use super::write::{PutError, decode_stored, shown_name};
 use crate::admission::Operation;
-use crate::heavy::values_max;
-use crate::negotiate::decode_body;
-use crate::object::{metadata, name_of, text_at, timestamp};
+use crate::object::{is_terminating, metadata, name_of, text_at, timestamp};
 use crate::owners::Owners;
 use crate::request::WriteOptions;
 use crate::server::Context;
@@ -35,12 +33,23 @@ pub(crate) async fn create(context: &Context<'_>, body: &Bytes) -> Result<Respon
         return super::answer::answer(context, &*resource, body);
     }
     let options = WriteOptions::parse(&context.query, "CreateOptions")?;
-    let mut object = decode_body(&context.headers, body, values_max(context.identity))?;
+    let mut object = context.decode_body(body)?;
     let mut warnings = Vec::new();
     context.read(&mut object, options.field_validation, &mut warnings)?;
     context.settle_namespace(&mut object)?;
     let managed = Owners::of(context).create(&mut object)?;
-    create_object(context, object, managed, options, warnings).await
+    let said = warnings.clone();
+    create_object(context, object, managed, options, warnings).await.map_err(|error| error.with_warnings(&said))
+}
+
+/// What is said of a name that is taken.
+fn taken(context: &Context<'_>, name: &str) -> ApiError {
+    let held = context.server.store.get(&context.key(name)).and_then(|held| decode_stored(context, &held).ok());
+    if held.as_ref().is_some_and(is_terminating) {
+        ApiError::is_being_deleted(&context.info, name)
+    } else {
+        ApiError::already_exists(&context.info, name)
+    }
 }
 
 /// Creates an object that has been read: the end of a POST, and of a PUT or an apply patch that finds nothing.
@@ -89,7 +98,7 @@ pub(crate) async fn create_object(
     let _guard = if is_crd { Some(context.server.crd_writes.lock().await) } else { None };
     if options.dry_run {
         if context.server.store.get(&context.key(name_of(&object))).is_some() {
-            return Err(ApiError::already_exists(&context.info, name_of(&object)));
+            return Err(taken(context, name_of(&object)));
         }
         return context.show(context.with_owners(Context::dry(&object), &managed), true, &warnings);
     }
@@ -131,7 +140,7 @@ pub(crate) async fn create_object(
             Err(PutError::Refused(error)) => return Err(error),
         }
     }
-    Err(ApiError::already_exists(&context.info, name_of(&object)))
+    Err(taken(context, name_of(&object)))
 }
 
 fn set_generated_name(object: &mut Value, prefix: &str) {

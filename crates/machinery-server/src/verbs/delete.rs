@@ -37,7 +37,7 @@ const BATCH: usize = 500;
 /// What a client says about a deletion, in the body or the query.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct DeleteOptions {
+pub(crate) struct DeleteOptions {
     grace_period_seconds: Option<i64>,
     preconditions: Option<Preconditions>,
     propagation_policy: Option<String>,
@@ -64,7 +64,7 @@ enum Propagation {
 }
 
 /// What became of an object.
-enum Outcome {
+pub(crate) enum Outcome {
     /// It is deleted; its uid, and the object as it was last.
     Deleted(String, Bytes),
     /// It waits for its deletion.
@@ -143,6 +143,51 @@ fn shows_deleted(info: &ResourceInfo) -> bool {
 }
 
 impl DeleteOptions {
+    /// The stages of a dry run that are asked for.
+    pub(crate) fn stages(&self) -> Vec<&str> {
+        self.dry_run.iter().flatten().map(String::as_str).collect()
+    }
+
+    /// Whether the object must have a revision.
+    pub(crate) fn has_revision(&self) -> bool {
+        self.preconditions.as_ref().is_some_and(|held| held.resource_version.is_some())
+    }
+
+    /// Has the object deleted at this revision only.
+    pub(crate) fn insist(&mut self, revision: &str) {
+        self.preconditions.get_or_insert_default().resource_version = Some(revision.to_owned());
+    }
+
+    /// Checks that the object is the one that is meant; `kind` is how it is said in a message.
+    pub(crate) fn check(
+        &self,
+        info: &ResourceInfo,
+        stored: &Object,
+        object: &Value,
+        name: &str,
+        kind: &str,
+    ) -> Result<()> {
+        let Some(expected) = &self.preconditions else { return Ok(()) };
+        let pairs = [
+            ("UID", &expected.uid, uid_of(object).to_owned(), "deleted and then recreated"),
+            ("ResourceVersion", &expected.resource_version, stored.revision.to_string(), "modified"),
+        ];
+        for (what, expected, held, cause) in pairs {
+            let Some(expected) = expected.as_ref().filter(|expected| **expected != held) else { continue };
+            if is_namespace(info) {
+                let why =
+                    format!("Precondition failed: {what} in precondition: {expected}, {what} in object meta: {held}");
+                return Err(ApiError::conflict(info, name, &why));
+            }
+            let why = format!(
+                "the {what} in the precondition ({expected}) does not match the {what} in record ({held}). \
+                 The object might have been {cause}"
+            );
+            return Err(ApiError::conflict_kind(&info.group, kind, name, &why));
+        }
+        Ok(())
+    }
+
     /// What the client says; if it says nothing, what the object's finalizers do, or the kind.
     fn propagation(&self, info: &ResourceInfo, object: &Value) -> Propagation {
         let kind = (&*info.group, &*info.kind);
@@ -227,10 +272,11 @@ fn options(context: &Context<'_>, body: &Bytes) -> Result<(DeleteOptions, WriteO
             errors.push(FieldError::not_supported("propagationPolicy", &policy.into(), &supported));
         }
     }
-    let stages: Vec<&str> = options.dry_run.iter().flatten().map(String::as_str).collect();
+    let stages = options.stages();
     errors.extend(check_dry_run(&stages));
     if errors.is_empty() {
         let write = WriteOptions { dry_run: !stages.is_empty(), field_validation: FieldValidation::Warn };
+        drop(stages);
         Ok((options, write))
     } else {
         Err(ApiError::invalid_kind("meta.k8s.io", "DeleteOptions", "", &errors))
@@ -265,7 +311,7 @@ fn options_of_query(query: &Query) -> Result<DeleteOptions> {
     })
 }
 
-async fn delete_one(
+pub(crate) async fn delete_one(
     context: &Context<'_>,
     options: &DeleteOptions,
     write: WriteOptions,
@@ -274,7 +320,7 @@ async fn delete_one(
     check_deletable(&context.info, name)?;
     let is_crd = crd::is_crd(&context.info);
     let _guard = if is_crd { Some(context.server.crd_writes.lock().await) } else { None };
-    let insists = options.preconditions.as_ref().is_some_and(|held| held.resource_version.is_some());
+    let insists = options.has_revision();
     // Once it is marked it is another revision, by this very request.
     let mut is_marked = false;
     for _ in 0..TRIES {
@@ -283,7 +329,7 @@ async fn delete_one(
         context.authorize_object(&stored)?;
         let old = decode_stored(context, &stored)?;
         if !is_marked {
-            check_preconditions(context, options, &stored, &old, name)?;
+            options.check(&context.info, &stored, &old, name, &context.info.kind)?;
             context.validate(Operation::Delete, &old, Some(&old), write, &mut Vec::new())?;
         }
         let uid = uid_of(&old).to_owned();
@@ -359,33 +405,6 @@ async fn finish(context: &Context<'_>, name: &str, is_crd: bool, outcome: &Outco
         Outcome::Deleted(..) if !is_crd => crd::finish_termination(context.server, &context.info).await,
         _ => {}
     }
-}
-
-fn check_preconditions(
-    context: &Context<'_>,
-    options: &DeleteOptions,
-    stored: &Object,
-    old: &Value,
-    name: &str,
-) -> Result<()> {
-    let Some(expected) = &options.preconditions else { return Ok(()) };
-    let pairs = [
-        ("UID", expected.uid.clone(), uid_of(old).to_owned(), "deleted and then recreated"),
-        ("ResourceVersion", expected.resource_version.clone(), stored.revision.to_string(), "modified"),
-    ];
-    for (what, expected, held, cause) in pairs {
-        let Some(expected) = expected.filter(|expected| *expected != held) else { continue };
-        if is_namespace(&context.info) {
-            let why = format!("Precondition failed: {what} in precondition: {expected}, {what} in object meta: {held}");
-            return Err(ApiError::conflict(&context.info, name, &why));
-        }
-        let why = format!(
-            "the {what} in the precondition ({expected}) does not match the {what} in record ({held}). \
-             The object might have been {cause}"
-        );
-        return Err(ApiError::conflict_kind(&context.info.group, &context.info.kind, name, &why));
-    }
-    Ok(())
 }
 
 /// What is to be done with an object that shall be deleted.

@@ -9,6 +9,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyStream, Empty};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use machinery_kinds::FieldError;
 use machinery_store::Key;
 use serde_json::Value;
 
@@ -19,7 +20,7 @@ use crate::object::text_at;
 use crate::outgoing::BytesKept;
 use crate::request::Query;
 use crate::server::Context;
-use crate::status::{ApiError, Result};
+use crate::status::{self, ApiError, Result};
 
 /// Parameters that the kubelet knows as well.
 const PASSED_ON: [&str; 7] =
@@ -44,13 +45,15 @@ pub(crate) const LOG_BYTES_KEPT: usize = 4 * READ_AHEAD_BYTES_MAX;
 const KUBELET_PORT: u64 = 10250;
 
 pub(crate) async fn log(context: &Context<'_>) -> Result<Response<Body>> {
+    check_options(context)?;
     let stored = context.stored()?;
     context.authorize_object(&stored)?;
     let pod = decode_stored(context, &stored)?;
     let container = container(&pod, context.name(), context.query.get("container"))?;
     let node = text_at(&pod, "/spec/nodeName");
     if node.is_empty() {
-        return Err(ApiError::bad_request(format!("pod {} does not have a host assigned", context.name())));
+        // It has not been anywhere where it could have written something.
+        return Ok(status::no_content());
     }
     let address = node_address(context, node)?;
     let path =
@@ -70,21 +73,59 @@ pub(crate) async fn log(context: &Context<'_>) -> Result<Response<Body>> {
     Ok(answer)
 }
 
+/// Checks what a client asks of a log, before it is looked whose.
+fn check_options(context: &Context<'_>) -> Result<()> {
+    let query = &context.query;
+    let number = |key: &str| -> Result<Option<i64>> {
+        let Some((_, text)) = query.iter().find(|(found, _)| *found == key) else { return Ok(None) };
+        text.parse().map(Some).map_err(|_| ApiError::bad_number("ParseInt", text))
+    };
+    let since = number("sinceSeconds")?;
+    let (tail, limit) = (number("tailLines")?, number("limitBytes")?);
+    let stream = query.get("stream").unwrap_or("All");
+    let mut errors = Vec::new();
+    if let Some(tail) = tail.filter(|tail| *tail < 0) {
+        errors.push(FieldError::invalid("tailLines", &tail.into(), "must be greater than or equal to 0"));
+    }
+    if let Some(limit) = limit.filter(|limit| *limit < 1) {
+        errors.push(FieldError::invalid("limitBytes", &limit.into(), "must be greater than 0"));
+    }
+    match since {
+        Some(_) if query.get("sinceTime").is_some() => {
+            let why = "at most one of `sinceTime` or `sinceSeconds` may be specified";
+            errors.push(FieldError::forbidden("[]", why));
+        }
+        Some(since) if since < 1 => {
+            errors.push(FieldError::invalid("sinceSeconds", &since.into(), "must be greater than 0"));
+        }
+        _ => {}
+    }
+    if !matches!(stream, "All" | "Stdout" | "Stderr") {
+        errors.push(FieldError::not_supported("stream", &stream.into(), &["All", "Stdout", "Stderr"]));
+    }
+    if stream != "All" && tail.is_some() {
+        errors.push(FieldError::forbidden("[]", "`tailLines` and specific `stream` are mutually exclusive for now"));
+    }
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid_kind("", "PodLogOptions", context.name(), &errors)) }
+}
+
 /// The container that is asked for, or the only one.
-fn container(pod: &Value, name: &str, asked: Option<&str>) -> Result<String> {
+pub(super) fn container(pod: &Value, name: &str, asked: Option<&str>) -> Result<String> {
     let names = |kind: &str| -> Vec<&str> {
         let containers = pod.pointer(&format!("/spec/{kind}")).and_then(Value::as_array);
         containers.into_iter().flatten().map(|container| text_at(container, "/name")).collect()
     };
-    let (init, main) = (names("initContainers"), names("containers"));
+    let (init, main, ephemeral) = (names("initContainers"), names("containers"), names("ephemeralContainers"));
+    let all = [init, main.clone(), ephemeral].concat();
     match asked {
-        Some(asked) if init.contains(&asked) || main.contains(&asked) => Ok(asked.to_owned()),
+        Some(asked) if all.contains(&asked) => Ok(asked.to_owned()),
         Some(asked) => Err(ApiError::bad_request(format!("container {asked} is not valid for pod {name}"))),
         None => match main.as_slice() {
             [only] => Ok((*only).to_owned()),
-            many => Err(ApiError::bad_request(format!(
+            [] => Err(ApiError::bad_request(format!("a container name must be specified for pod {name}"))),
+            _ => Err(ApiError::bad_request(format!(
                 "a container name must be specified for pod {name}, choose one of: [{}]",
-                many.join(" ")
+                all.join(" ")
             ))),
         },
     }

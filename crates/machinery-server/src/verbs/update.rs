@@ -14,8 +14,6 @@ use super::create::create_object;
 use super::write::{PutError, decode_stored, remove};
 use crate::admission::Operation;
 use crate::crd;
-use crate::heavy::values_max;
-use crate::negotiate::decode_body;
 use crate::object::{is_terminating, metadata, name_of, text_at, uid_of};
 use crate::owners::{Owners, owners_of};
 use crate::reindex::{reindex_all, reselected};
@@ -29,7 +27,7 @@ const TRIES: usize = 10;
 
 pub(crate) async fn update(context: &Context<'_>, body: &Bytes) -> Result<Response<Body>> {
     let options = WriteOptions::parse(&context.query, "UpdateOptions")?;
-    let mut sent = decode_body(&context.headers, body, values_max(context.identity))?;
+    let mut sent = context.decode_body(body)?;
     let mut warnings = Vec::new();
     context.read(&mut sent, options.field_validation, &mut warnings)?;
     match name_of(&sent) {
@@ -51,6 +49,7 @@ pub(crate) async fn update(context: &Context<'_>, body: &Bytes) -> Result<Respon
         return create_object(context, sent, managed, options, warnings).await;
     }
     let is_unconditional = matches!(text_at(&sent, "/metadata/resourceVersion"), "" | "0");
+    let said = warnings.clone();
     change(context, options, warnings, |_, _| {
         if is_unconditional && !context.info.takes_unconditional_update() {
             let error = FieldError::invalid("metadata.resourceVersion", &0.into(), "must be specified for an update");
@@ -60,6 +59,7 @@ pub(crate) async fn update(context: &Context<'_>, body: &Bytes) -> Result<Respon
         Ok(Changed { is_insisting_on_uid: true, ..Changed::to(sent.clone()) })
     })
     .await
+    .map_err(|error| error.with_warnings(&said))
 }
 
 /// A new version of an object, as a request wants it.
@@ -185,7 +185,8 @@ fn settle<'c>(
     old: &Value,
     warnings: &mut Vec<String>,
 ) -> Result<(Option<Registry>, Option<Reservation<'c>>)> {
-    let subresource = context.path.subresource.as_deref();
+    // What is written to a scale is the spec of its object.
+    let subresource = context.path.subresource.as_deref().filter(|part| *part != "scale");
     context.mutate(Operation::Update, new, Some(old), options, warnings)?;
     context.apply_defaults(new)?;
     let reservation = match subresource.is_none() && services::are_services(&context.info) {

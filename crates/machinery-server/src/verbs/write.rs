@@ -12,13 +12,14 @@ use serde_json::Value;
 
 use crate::admission::{AdmissionRequest, Operation};
 use crate::authorizer::Authorizer as _;
+use crate::heavy::values_max;
 use crate::negotiate::{Arity, BODY_BYTES_MAX, Form, partial_of_bytes, table};
 use crate::object::{Encoded, decode, metadata, name_of, text_at};
 use crate::owners::compact;
 use crate::request::{FieldValidation, WriteOptions};
 use crate::server::{Context, warn};
 use crate::status::{self, ApiError, Result};
-use crate::{Access, Decision, Target, kinds, object, services};
+use crate::{Access, Decision, Target, kinds, object, services, typed};
 
 /// An object with all its parts in place is a little larger than what the client sent.
 const OBJECT_BYTES_MAX: usize = BODY_BYTES_MAX + 64 * 1024;
@@ -69,28 +70,14 @@ impl Context<'_> {
         self.info.apply_defaults(object).map_err(|error| ApiError::too_large(error.to_string()))
     }
 
+    /// Decodes the body of a request that sends an object of the resource's kind.
+    pub(crate) fn decode_body(&self, body: &Bytes) -> Result<Value> {
+        typed::decode(&self.headers, body, values_max(self.identity), &self.info.kind)
+    }
+
     /// Fills in `apiVersion` and `kind` where the client left them out, and refuses others than the URL's.
     pub(crate) fn check_kind(&self, object: &mut Value) -> Result<()> {
-        let fields = object.as_object_mut().ok_or_else(|| ApiError::bad_request("the body must be an object"))?;
-        let api_version = self.info.api_version();
-        for (field, expected) in [("apiVersion", api_version.as_str()), ("kind", &*self.info.kind)] {
-            match fields.get(field).and_then(Value::as_str).unwrap_or_default() {
-                "" => drop(fields.insert(field.to_owned(), expected.into())),
-                found if found == expected => {}
-                found if field == "apiVersion" => {
-                    return Err(ApiError::bad_request(format!(
-                        "the API version in the data ({found}) does not match the expected API version ({expected})"
-                    )));
-                }
-                found => {
-                    return Err(ApiError::bad_request(format!(
-                        "{found} in version {:?} cannot be handled as a {expected}: the kind in the body is not the URL's",
-                        self.info.version
-                    )));
-                }
-            }
-        }
-        Ok(())
+        typed::check_kind(&self.server.registry(), typed::Kind::of(&self.info), object)
     }
 
     /// Fills in the namespace where the client left it out, and refuses another than the URL's.

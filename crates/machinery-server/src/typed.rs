@@ -1,0 +1,237 @@
+//! What a body says that it is, and what is said of one that is something else.
+//!
+//! A body names its kind and version, or leaves them to the URL. What is wrong here is reported before anything is known of the
+//! object, in the words of upstream's decoder.
+
+use bytes::Bytes;
+use http::HeaderMap;
+use machinery_kinds::{Registry, ResourceInfo};
+use serde_json::{Map, Value};
+
+use crate::negotiate::{Decoded, decode_media};
+use crate::object::text_at;
+use crate::status::{ApiError, Result};
+
+/// Bytes of a body that an error shows.
+const SUMMARY_BYTES: usize = 30;
+
+/// Where upstream keeps its kinds; part of its messages.
+const SCHEME: &str = "pkg/runtime/scheme.go:111";
+
+/// What Go prints of the type into which the kind of a body is read.
+const TYPE_META: &str =
+    r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+
+/// Decodes a body that holds an object of a kind; one that is `null` is empty.
+pub(crate) fn decode(headers: &HeaderMap, body: &Bytes, values_max: usize, kind: &str) -> Result<Value> {
+    let refuse = |why: &str| {
+        let summary = summary(body);
+        ApiError::bad_request(format!(
+            "the object provided is unrecognized (must be of type {kind}): {why} ({summary})"
+        ))
+    };
+    let unknown = |why: &str| refuse(&format!("couldn't get version/kind; json parse error: {why}"));
+    let value = match decode_media(headers, body, values_max)? {
+        Decoded::Value(value) => value,
+        Decoded::BadJson(why) => match machinery_kinds::json_type(body) {
+            Err(why) => return Err(unknown(&why)),
+            // Go takes what our decoder does not, such as very deep nesting.
+            Ok(_) => return Err(unknown(&why)),
+        },
+        Decoded::BadYaml(why) => return Err(refuse(&format!("error converting YAML to JSON: yaml: {why}"))),
+        Decoded::BadProtobuf(why) => return Err(refuse(&why)),
+    };
+    let what = match &value {
+        Value::Null => return Ok(Value::Object(Map::new())),
+        Value::Object(members) => {
+            let mistyped =
+                ["apiVersion", "kind"].into_iter().find_map(|name| Some((name, go_type(members.get(name)?)?)));
+            return match mistyped {
+                None => Ok(value),
+                Some((name, what)) => {
+                    Err(unknown(&format!("json: cannot unmarshal {what} into Go struct field .{name} of type string")))
+                }
+            };
+        }
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Number(_) => "number",
+        Value::Bool(_) => "bool",
+    };
+    Err(unknown(&format!("json: cannot unmarshal {what} into Go value of type {TYPE_META}")))
+}
+
+/// What a value is that is no text, in Go's words.
+fn go_type(value: &Value) -> Option<&'static str> {
+    match value {
+        Value::Null | Value::String(_) => None,
+        Value::Object(_) => Some("object"),
+        Value::Array(_) => Some("array"),
+        Value::Number(_) => Some("number"),
+        Value::Bool(_) => Some("bool"),
+    }
+}
+
+/// The beginning of a body, as upstream shows it.
+fn summary(body: &[u8]) -> String {
+    let shown = &body[..body.len().min(SUMMARY_BYTES)];
+    let more = if body.len() > SUMMARY_BYTES { " ..." } else { "" };
+    match body.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => format!("{}{more}", String::from_utf8_lossy(shown)),
+        Some(_) => {
+            let hex: String = shown.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("{hex}{more}")
+        }
+    }
+}
+
+/// A kind in one version of its group.
+#[derive(Clone, Copy)]
+pub(crate) struct Kind<'a> {
+    pub(crate) group: &'a str,
+    pub(crate) version: &'a str,
+    pub(crate) kind: &'a str,
+}
+
+impl<'a> Kind<'a> {
+    pub(crate) fn of(info: &'a ResourceInfo) -> Self {
+        Self { group: &info.group, version: &info.version, kind: &info.kind }
+    }
+
+    fn api_version(self) -> String {
+        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+    }
+}
+
+/// Fills in `apiVersion` and `kind` where the client left them out, and refuses others than the URL's.
+pub(crate) fn check_kind(registry: &Registry, expected: Kind<'_>, object: &mut Value) -> Result<()> {
+    let api_version = match text_at(object, "/apiVersion") {
+        "" => expected.api_version(),
+        given => given.to_owned(),
+    };
+    let kind = match text_at(object, "/kind") {
+        "" => expected.kind.to_owned(),
+        given => given.to_owned(),
+    };
+    let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
+    let refused = |why: String| {
+        ApiError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {}: {why}", expected.kind))
+    };
+    if (group, version, kind.as_str()) != (expected.group, expected.version, expected.kind) {
+        if !is_registered(registry, group, version, &kind) {
+            let why = format!("no kind {kind:?} is registered for version {api_version:?} in scheme {SCHEME:?}");
+            return Err(refused(why));
+        }
+        if kind != expected.kind {
+            let package = match expected.group {
+                "" => "core",
+                group => group.split('.').next().unwrap_or_default(),
+            };
+            let target = expected.kind;
+            return Err(refused(format!("converting ({version}.{kind}) to ({package}.{target}): unknown conversion")));
+        }
+        return Err(ApiError::bad_request(format!(
+            "the API version in the data ({api_version}) does not match the expected API version ({})",
+            expected.api_version()
+        )));
+    }
+    let fields = object.as_object_mut().ok_or_else(|| ApiError::bad_request("the body must be an object"))?;
+    fields.insert("apiVersion".to_owned(), api_version.into());
+    fields.insert("kind".to_owned(), kind.into());
+    Ok(())
+}
+
+/// Whether upstream knows a kind, of those that a client may send here by mistake.
+fn is_registered(registry: &Registry, group: &str, version: &str, kind: &str) -> bool {
+    let is_own = |kind: &str| {
+        registry.resource_by_kind(group, version, kind).is_some_and(|info| !info.is_custom())
+            || registry.resources_of(group, version).any(|info| {
+                !info.is_custom() && info.subresources.iter().any(|part| &*part.kind == kind && part.group.is_empty())
+            })
+    };
+    // Options are registered with every group.
+    let is_option = matches!(
+        kind,
+        "DeleteOptions"
+            | "CreateOptions"
+            | "UpdateOptions"
+            | "PatchOptions"
+            | "GetOptions"
+            | "ListOptions"
+            | "WatchEvent"
+    );
+    is_own(kind)
+        || kind.strip_suffix("List").is_some_and(is_own)
+        || (is_option && registry.resources_of(group, version).any(|info| !info.is_custom()))
+        || (group, version, kind) == ("", "v1", "Status")
+        || (group, version, kind) == ("autoscaling", "v1", "Scale")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_body(body: &'static str, expected: &str) {
+        let found = decode(&HeaderMap::new(), &Bytes::from_static(body.as_bytes()), usize::MAX, "Pod").unwrap_err();
+        let message = found.message().replace("the object provided is unrecognized (must be of type Pod): ", "");
+        assert_eq!(message.replace("couldn't get version/kind; json parse error: ", "~ "), expected, "{body}");
+    }
+
+    #[test]
+    fn a_body_that_is_no_object_is_named_and_shown() {
+        check_body("{", "~ unexpected end of JSON input ({)");
+        check_body("", "~ unexpected end of JSON input (<empty>)");
+        check_body("[]", &format!("~ json: cannot unmarshal array into Go value of type {TYPE_META} (5b5d)"));
+        check_body(
+            "{\"kind\":1}",
+            "~ json: cannot unmarshal number into Go struct field .kind of type string ({\"kind\":1})",
+        );
+        check_body(
+            "{\"a\":x,\"b\":\"more than thirty bytes\"}",
+            "~ invalid character 'x' looking for beginning of value ({\"a\":x,\"b\":\"more than thirty b ...)",
+        );
+        let empty = decode(&HeaderMap::new(), &Bytes::from_static(b"null"), usize::MAX, "Pod").unwrap();
+        assert_eq!(empty, serde_json::json!({}));
+    }
+
+    fn check(api_version: &str, kind: &str, expected: &str) {
+        let registry = Registry::builtin();
+        let info = registry.resource("", "v1", "configmaps").expect("they are built in");
+        let mut object = serde_json::json!({"apiVersion": api_version, "kind": kind});
+        let found = check_kind(&registry, Kind::of(info), &mut object).map_err(|error| error.message().to_owned());
+        match expected {
+            "" => assert_eq!((found, object["kind"].as_str()), (Ok(()), Some("ConfigMap"))),
+            expected => assert_eq!(found, Err(expected.to_owned())),
+        }
+    }
+
+    #[test]
+    fn another_kind_than_the_urls_is_refused_as_upstream_refuses_it() {
+        check("", "", "");
+        check("v1", "ConfigMap", "");
+        check("", "ConfigMap", "");
+        check(
+            "v1",
+            "Nothing",
+            "Nothing in version \"v1\" cannot be handled as a ConfigMap: no kind \"Nothing\" is registered for version \"v1\" in scheme \"pkg/runtime/scheme.go:111\"",
+        );
+        check(
+            "nothing/v9",
+            "ConfigMap",
+            "ConfigMap in version \"v9\" cannot be handled as a ConfigMap: no kind \"ConfigMap\" is registered for version \"nothing/v9\" in scheme \"pkg/runtime/scheme.go:111\"",
+        );
+        check(
+            "v1",
+            "Secret",
+            "Secret in version \"v1\" cannot be handled as a ConfigMap: converting (v1.Secret) to (core.ConfigMap): unknown conversion",
+        );
+        let registry = Registry::builtin();
+        let info = registry.resource("autoscaling", "v2", "horizontalpodautoscalers").expect("they are built in");
+        let mut object = serde_json::json!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler"});
+        let error = check_kind(&registry, Kind::of(info), &mut object).unwrap_err();
+        let expected =
+            "the API version in the data (autoscaling/v1) does not match the expected API version (autoscaling/v2)";
+        assert_eq!(error.message(), expected);
+    }
+}

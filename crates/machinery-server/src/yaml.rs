@@ -1,0 +1,387 @@
+//! JSON as YAML, to the letter as upstream writes it: people compare such files.
+//!
+//! Keys are sorted as Go's YAML library sorts them (numbers in names by value), lists stand below their key without indentation,
+//! texts are plain where they stay texts, and long lines are folded at spaces behind column 80.
+
+use std::cmp::Ordering;
+
+use serde_json::Value;
+
+/// Behind this column a line is folded at the next space.
+const WIDTH: usize = 80;
+
+/// Writes a document.
+pub(crate) fn to_yaml(value: &Value) -> String {
+    let mut writer = Writer { out: String::new(), column: 0 };
+    match value {
+        Value::Object(members) if !members.is_empty() => writer.mapping(members, 0),
+        Value::Array(items) if !items.is_empty() => writer.sequence(items, 0),
+        scalar => writer.scalar(scalar, 0),
+    }
+    if !writer.out.ends_with('\n') {
+        writer.out.push('\n');
+    }
+    writer.out
+}
+
+struct Writer {
+    out: String,
+    /// Characters in the current line.
+    column: usize,
+}
+
+impl Writer {
+    fn write(&mut self, text: &str) {
+        self.out.push_str(text);
+        self.column += text.chars().count();
+    }
+
+    fn line(&mut self, indent: usize) {
+        if !self.out.is_empty() && !self.out.ends_with('\n') {
+            self.out.push('\n');
+        }
+        self.out.extend(std::iter::repeat_n(' ', indent));
+        self.column = indent;
+    }
+
+    /// The members of an object, the first where the writer is.
+    fn mapping(&mut self, members: &serde_json::Map<String, Value>, indent: usize) {
+        let mut keys: Vec<&String> = members.keys().collect();
+        keys.sort_by(|left, right| compare_keys(left, right));
+        for (number, key) in keys.into_iter().enumerate() {
+            if number > 0 {
+                self.line(indent);
+            }
+            self.text(key, indent, true);
+            self.write(":");
+            match &members[key] {
+                Value::Object(inner) if !inner.is_empty() => {
+                    self.line(indent + 2);
+                    self.mapping(inner, indent + 2);
+                }
+                Value::Array(items) if !items.is_empty() => {
+                    self.line(indent);
+                    self.sequence(items, indent);
+                }
+                scalar => {
+                    self.write(" ");
+                    self.scalar(scalar, indent + 2);
+                }
+            }
+        }
+    }
+
+    fn sequence(&mut self, items: &[Value], indent: usize) {
+        for (number, item) in items.iter().enumerate() {
+            if number > 0 {
+                self.line(indent);
+            }
+            self.write("- ");
+            match item {
+                Value::Object(inner) if !inner.is_empty() => self.mapping(inner, indent + 2),
+                Value::Array(inner) if !inner.is_empty() => self.sequence(inner, indent + 2),
+                scalar => self.scalar(scalar, indent + 2),
+            }
+        }
+    }
+
+    /// `indent` is where a folded line goes on.
+    fn scalar(&mut self, value: &Value, indent: usize) {
+        match value {
+            Value::Null => self.write("null"),
+            Value::Bool(flag) => self.write(if *flag { "true" } else { "false" }),
+            Value::Number(number) => self.write(&number.to_string()),
+            Value::String(text) => self.text(text, indent, false),
+            Value::Array(_) => self.write("[]"),
+            Value::Object(_) => self.write("{}"),
+        }
+    }
+
+    fn text(&mut self, text: &str, indent: usize, is_key: bool) {
+        let form = Form::of(text);
+        if text.contains('\n') && form.is_block_allowed && !is_key {
+            return self.literal(text, indent);
+        }
+        if is_resolved(text) || form.needs_escapes || (text.contains('\n') && !form.is_single_allowed) {
+            return self.double(text, indent, is_key);
+        }
+        if text.contains('\n') {
+            return self.double(text, indent, is_key);
+        }
+        if form.is_plain_allowed && !text.is_empty() {
+            return self.folded(text, indent, is_key, |character, out| out.push(character));
+        }
+        self.write("'");
+        self.folded(text, indent, is_key, |character, out| {
+            out.push(character);
+            if character == '\'' {
+                out.push('\'');
+            }
+        });
+        self.write("'");
+    }
+
+    /// Writes a text of one line, which is folded where it is too long.
+    fn folded(&mut self, text: &str, indent: usize, is_key: bool, write: impl Fn(char, &mut String)) {
+        let mut letters = text.chars().peekable();
+        let mut was_space = false;
+        let mut is_first = true;
+        while let Some(letter) = letters.next() {
+            let is_foldable = !is_key && letter == ' ' && !was_space && self.column > WIDTH && !is_first;
+            if is_foldable && letters.peek().is_some_and(|next| *next != ' ') {
+                self.line(indent);
+            } else {
+                let before = self.out.len();
+                write(letter, &mut self.out);
+                self.column += self.out[before..].chars().count();
+            }
+            was_space = letter == ' ';
+            is_first = false;
+        }
+    }
+
+    fn double(&mut self, text: &str, indent: usize, is_key: bool) {
+        self.write("\"");
+        let letters: Vec<char> = text.chars().collect();
+        let mut was_space = false;
+        for (at, letter) in letters.iter().enumerate() {
+            let is_inside = at > 0 && at + 1 < letters.len();
+            if *letter == ' ' && !is_key && !was_space && self.column > WIDTH && is_inside {
+                self.line(indent);
+                if letters[at + 1] == ' ' {
+                    self.write("\\");
+                }
+            } else {
+                self.write(&escaped(*letter));
+            }
+            was_space = *letter == ' ';
+        }
+        self.write("\"");
+    }
+
+    fn literal(&mut self, text: &str, indent: usize) {
+        self.write("|");
+        if text.starts_with([' ', '\n']) {
+            self.write("2");
+        }
+        match (text.ends_with('\n'), text.ends_with("\n\n") || text == "\n") {
+            (false, _) => self.write("-"),
+            (true, true) => self.write("+"),
+            (true, false) => {}
+        }
+        for line in text.strip_suffix('\n').unwrap_or(text).split('\n') {
+            self.out.push('\n');
+            self.column = 0;
+            if !line.is_empty() {
+                self.out.extend(std::iter::repeat_n(' ', indent));
+                self.out.push_str(line);
+            }
+        }
+        if text.ends_with('\n') {
+            self.out.push('\n');
+        }
+    }
+}
+
+fn escaped(letter: char) -> String {
+    match letter {
+        '\0' => "\\0".to_owned(),
+        '\x07' => "\\a".to_owned(),
+        '\x08' => "\\b".to_owned(),
+        '\t' => "\\t".to_owned(),
+        '\n' => "\\n".to_owned(),
+        '\x0b' => "\\v".to_owned(),
+        '\x0c' => "\\f".to_owned(),
+        '\r' => "\\r".to_owned(),
+        '\x1b' => "\\e".to_owned(),
+        '"' => "\\\"".to_owned(),
+        '\\' => "\\\\".to_owned(),
+        '\u{85}' => "\\N".to_owned(),
+        '\u{a0}' => "\\_".to_owned(),
+        '\u{2028}' => "\\L".to_owned(),
+        '\u{2029}' => "\\P".to_owned(),
+        _ if is_printable(letter) => letter.to_string(),
+        _ => match u32::from(letter) {
+            code @ 0..=0xff => format!("\\x{code:02X}"),
+            code @ 0x100..=0xffff => format!("\\u{code:04X}"),
+            code => format!("\\U{code:08X}"),
+        },
+    }
+}
+
+fn is_printable(letter: char) -> bool {
+    matches!(letter, '\n' | ' '..='~' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fefe}' | '\u{ff00}'..='\u{fffd}')
+}
+
+/// In which styles a text may be written.
+struct Form {
+    is_plain_allowed: bool,
+    is_single_allowed: bool,
+    is_block_allowed: bool,
+    needs_escapes: bool,
+}
+
+impl Form {
+    fn of(text: &str) -> Self {
+        let letters: Vec<char> = text.chars().collect();
+        let is_blank = |at: usize| letters.get(at).is_none_or(|letter| matches!(letter, ' ' | '\t' | '\n' | '\r'));
+        let mut has_indicator = text.starts_with("---") || text.starts_with("...");
+        let (mut needs_escapes, mut has_space_break, mut has_break_space) = (false, false, false);
+        for (at, letter) in letters.iter().enumerate() {
+            let is_followed_by_blank = is_blank(at + 1);
+            let is_after_blank = at == 0 || is_blank(at - 1);
+            has_indicator |= match letter {
+                '#' | ',' | '[' | ']' | '{' | '}' | '&' | '*' | '!' | '|' | '>' | '\'' | '"' | '%' | '@' | '`'
+                    if at == 0 =>
+                {
+                    true
+                }
+                '?' | '-' if at == 0 => is_followed_by_blank,
+                ':' => is_followed_by_blank,
+                '#' => is_after_blank,
+                _ => false,
+            };
+            needs_escapes |= !is_printable(*letter);
+            if at > 0 {
+                has_space_break |= letters[at - 1] == ' ' && *letter == '\n';
+                has_break_space |= letters[at - 1] == '\n' && *letter == ' ';
+            }
+        }
+        let has_edges = text.starts_with([' ', '\n']) || text.ends_with([' ', '\n']);
+        Self {
+            is_plain_allowed: !has_indicator && !has_edges && !text.contains('\n') && !needs_escapes,
+            is_single_allowed: !has_space_break && !has_break_space && !needs_escapes,
+            is_block_allowed: !text.ends_with(' ') && !has_space_break && !needs_escapes,
+            needs_escapes,
+        }
+    }
+}
+
+/// Whether a plain text would be read as something else than a text.
+fn is_resolved(text: &str) -> bool {
+    const WORDS: &[&str] = &[
+        "", "~", "null", "Null", "NULL", "y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON", "n",
+        "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF", ".nan", ".NaN", ".NAN", ".inf", ".Inf",
+        ".INF", "+.inf", "+.Inf", "+.INF", "-.inf", "-.Inf", "-.INF", "<<",
+    ];
+    WORDS.contains(&text) || is_number(text) || is_time(text)
+}
+
+fn is_number(text: &str) -> bool {
+    let plain = text.replace('_', "");
+    let digits = plain.trim_start_matches(['+', '-']);
+    if plain.len() - digits.len() > 1
+        || !text.starts_with(|first: char| first.is_ascii_digit() || "+-.".contains(first))
+    {
+        return false;
+    }
+    let is_of = |digits: &str, radix: u32| !digits.is_empty() && digits.chars().all(|digit| digit.is_digit(radix));
+    let is_prefixed = [("0x", 16), ("0X", 16), ("0b", 2), ("0B", 2), ("0o", 8), ("0O", 8)]
+        .into_iter()
+        .any(|(prefix, radix)| digits.strip_prefix(prefix).is_some_and(|rest| is_of(rest, radix)));
+    if is_prefixed || is_of(digits, 10) {
+        return true;
+    }
+    // As a float: digits with a point, an exponent, or both; and sixties, which old YAML reads as numbers.
+    let (mantissa, exponent) = match digits.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, Some(exponent)),
+        None => (digits, None),
+    };
+    let has_exponent = exponent.is_none_or(|exponent| is_of(exponent.trim_start_matches(['+', '-']), 10));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, "0"));
+    let is_float = has_exponent
+        && (is_of(whole, 10) || (whole.is_empty() && mantissa.starts_with('.')))
+        && (fraction.is_empty() || is_of(fraction, 10))
+        && mantissa.chars().any(|letter| letter.is_ascii_digit());
+    is_float || is_sixties(digits)
+}
+
+/// `12:30:45`: a number of base sixty.
+fn is_sixties(digits: &str) -> bool {
+    let (digits, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let mut parts = digits.split(':');
+    let is_whole = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let first = parts.next().unwrap_or_default();
+    let rest: Vec<&str> = parts.collect();
+    is_whole(first)
+        && !rest.is_empty()
+        && rest.iter().all(|part| is_whole(part) && part.parse::<u32>().is_ok_and(|number| number < 60))
+        && fraction.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn is_time(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let is_dated = bytes.len() >= 8 && bytes[..4].iter().all(u8::is_ascii_digit) && bytes[4] == b'-';
+    is_dated
+        && (text.parse::<jiff::Timestamp>().is_ok() || (bytes.len() == 10 && text.parse::<jiff::civil::Date>().is_ok()))
+}
+
+/// Go's order of keys: letters after everything else, numbers by their value.
+fn compare_keys(left: &str, right: &str) -> Ordering {
+    let (left, right): (Vec<char>, Vec<char>) = (left.chars().collect(), right.chars().collect());
+    for at in 0..left.len().min(right.len()) {
+        let (one, other) = (left[at], right[at]);
+        if one == other {
+            continue;
+        }
+        match (one.is_alphabetic(), other.is_alphabetic()) {
+            (true, true) => return one.cmp(&other),
+            (true, false) => return Ordering::Greater,
+            (false, true) => return Ordering::Less,
+            (false, false) => {}
+        }
+        let is_within = (one == '0' || other == '0')
+            && left[..at].iter().rev().take_while(|letter| letter.is_ascii_digit()).any(|digit| *digit != '0');
+        let number = |letters: &[char]| {
+            let digits: String = letters[at..].iter().take_while(|letter| letter.is_ascii_digit()).collect();
+            let lead = if is_within { "1" } else { "" };
+            (format!("{lead}{digits}").parse::<u128>().unwrap_or_default(), digits.len())
+        };
+        return number(&left).cmp(&number(&right)).then(one.cmp(&other));
+    }
+    left.len().cmp(&right.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(value: Value, expected: &str) {
+        assert_eq!(to_yaml(&value), expected);
+    }
+
+    #[test]
+    fn lists_stand_below_their_keys_and_texts_stay_texts() {
+        check(
+            json!({"kind": "ConfigMap", "data": {"a": "1", "b": "two", "c": ""}, "items": [{"x": 1, "y": [true, null]}, {}, [1, 2]]}),
+            "data:\n  a: \"1\"\n  b: two\n  c: \"\"\nitems:\n- x: 1\n  \"y\":\n  - true\n  - null\n- {}\n- - 1\n  - 2\nkind: ConfigMap\n",
+        );
+        check(json!({"time": "2026-11-25T21:59:39Z"}), "time: \"2026-11-25T21:59:39Z\"\n");
+        check(json!({"f": {".": {}, "k:{\"name\":\"main\"}": {}}}), "f:\n  .: {}\n  k:{\"name\":\"main\"}: {}\n");
+        check(json!({"a": "x: y", "b": "- z", "c": "it's", "d": "'"}), "a: 'x: y'\nb: '- z'\nc: it's\nd: ''''\n");
+        check(
+            json!({"a": "tab\there", "b": "é", "c": "1e3", "d": "0x1f", "e": "1.2.3"}),
+            "a: \"tab\\there\"\nb: é\nc: \"1e3\"\nd: \"0x1f\"\ne: 1.2.3\n",
+        );
+        check(json!({"a": "one\ntwo\n", "b": "one\ntwo"}), "a: |\n  one\n  two\nb: |-\n  one\n  two\n");
+    }
+
+    #[test]
+    fn long_lines_are_folded_at_a_space() {
+        let message = "only the following media types are accepted: application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+        check(
+            json!({"message": message}),
+            "message: 'only the following media types are accepted: application/json;stream=watch,\n  application/vnd.kubernetes.protobuf;stream=watch'\n",
+        );
+    }
+
+    #[test]
+    fn keys_are_in_gos_order() {
+        let mut keys = vec!["a10", "a9", "b", "a-b", "a_b", "ab", "A", "1"];
+        keys.sort_by(|left, right| compare_keys(left, right));
+        assert_eq!(keys, ["1", "A", "a-b", "a_b", "a9", "a10", "ab", "b"]);
+    }
+}
