@@ -96,6 +96,7 @@ fn parse(csr: &Value) -> Result<base_pki::CsrInfo, String> {
         return Err(not_pem());
     }
     let pem = STANDARD.decode(encoded).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(not_pem)?;
+    machinery_kinds::parse_signing_request(&pem)?;
     base_pki::parse_csr(&pem).map_err(|_| not_pem())
 }
 

@@ -9,7 +9,7 @@ mod apiregistration;
 pub(crate) mod apps;
 mod autoscaling;
 mod batch;
-mod certificates;
+pub(crate) mod certificates;
 mod coordination;
 pub(crate) mod core;
 mod data;

@@ -32,6 +32,7 @@ pub mod services {
         AllocateError, Allocator, BeginError, ServiceNumbers, begin_create, begin_update, service_numbers,
     };
 }
+pub use kinds::certificates::parse_signing_request;
 pub use kinds::go_json::json_type;
 pub use machinery_crd as crd;
 pub use machinery_schema::decode::DecodeError;
@@ -43,6 +44,7 @@ pub use machinery_schema::{
     strict_decoding_error,
 };
 use machinery_schema::{bounded, field_error, jsonpath};
+pub use metadata::dedup_owner_references;
 pub use registry::Registry;
 pub use resource::{ResourceInfo, SelectableField, Subresource};
 pub use scale::Scale;

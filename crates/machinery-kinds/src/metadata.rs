@@ -122,6 +122,29 @@ pub(crate) fn validate_update(
     errors.into_vec()
 }
 
+/// Removes owners that are named twice; gives the warning that the author of the object gets.
+pub fn dedup_owner_references(object: &mut Value, is_after_admission: bool) -> Option<String> {
+    let owners = object.pointer_mut("/metadata/ownerReferences")?.as_array_mut()?;
+    let mut kept: Vec<Value> = Vec::with_capacity(owners.len().min(INDEXED_ITEMS_MAX));
+    let mut duplicates: Vec<String> = Vec::new();
+    for owner in owners.drain(..) {
+        // What is more than that is reported by the rules.
+        if kept.len() <= INDEXED_ITEMS_MAX && kept.iter().any(|known| *known == owner) {
+            duplicates.push(owner.text("uid").to_owned());
+        } else {
+            kept.push(owner);
+        }
+    }
+    *owners = kept;
+    let moment = if is_after_admission { " after mutating admission happens" } else { "" };
+    (!duplicates.is_empty()).then(|| {
+        format!(
+            ".metadata.ownerReferences contains duplicate entries{moment}; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            duplicates.join(", ")
+        )
+    })
+}
+
 fn mistyped(object: &Value) -> Option<Vec<FieldError>> {
     let Some(metadata) = object.get("metadata") else {
         return Some(vec![FieldError::required("metadata", "")]);

@@ -18,6 +18,14 @@ use crate::{
     table::printers,
 };
 
+/// Reads the request for a certificate that a text in PEM holds: its DER. Who signed it is not looked at.
+///
+/// # Errors
+/// What a kube-apiserver says of a text that holds none.
+pub fn parse_signing_request(pem: &str) -> Result<Vec<u8>, String> {
+    pem::request_bytes(pem)
+}
+
 /// What is special about a kind of this group.
 pub(crate) fn strategy(kind: &str) -> Option<&'static Strategy> {
     (kind == "CertificateSigningRequest").then_some(&SIGNING_REQUEST)

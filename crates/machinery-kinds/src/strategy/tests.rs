@@ -173,6 +173,20 @@ fn what_a_client_may_not_change_is_reported_and_what_it_cannot_change_is_ignored
 }
 
 #[test]
+fn an_owner_is_named_once() {
+    let owner = |uid: &str| json!({"apiVersion": "v1", "kind": "Pod", "name": "a", "uid": uid});
+    let mut object = json!({"metadata": {"ownerReferences": [owner("1"), owner("2"), owner("1")]}});
+    let warning = crate::dedup_owner_references(&mut object, false).expect("one is named twice");
+    assert!(
+        warning.starts_with(".metadata.ownerReferences contains duplicate entries; API server dedups"),
+        "{warning}"
+    );
+    assert!(warning.ends_with("duplicate UID(s) observed: 1"), "{warning}");
+    assert_eq!(object["metadata"]["ownerReferences"], json!([owner("1"), owner("2")]));
+    assert_eq!(crate::dedup_owner_references(&mut object, true), None);
+}
+
+#[test]
 fn names_and_the_beginnings_of_names_are_checked_by_the_rule_of_the_kind() {
     let check = |rule: NameRule, name: &str, is_prefix: bool, is_good: bool| {
         assert_eq!(rule.messages(name, is_prefix).is_empty(), is_good, "{rule:?} {name}");

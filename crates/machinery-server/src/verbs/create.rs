@@ -3,6 +3,7 @@
 use base_http::Body;
 use bytes::Bytes;
 use http::Response;
+use machinery_kinds::dedup_owner_references;
 use machinery_kinds::services::{ServiceNumbers, service_numbers};
 use machinery_merge::Managed;
 use machinery_store::{Expect, Op};
@@ -37,6 +38,7 @@ pub(crate) async fn create(context: &Context<'_>, body: &Bytes) -> Result<Respon
     let mut warnings = Vec::new();
     context.read(&mut object, options.field_validation, &mut warnings)?;
     context.settle_namespace(&mut object)?;
+    warnings.extend(dedup_owner_references(&mut object, false));
     let managed = Owners::of(context).create(&mut object)?;
     let said = warnings.clone();
     create_object(context, object, managed, options, warnings).await.map_err(|error| error.with_warnings(&said))
@@ -72,6 +74,7 @@ pub(crate) async fn create_object(
     crd::check_creatable(&context.info, name_of(&object))?;
     let mut in_namespace = context.check_namespace(shown_name(&object))?;
     context.mutate(Operation::Create, &mut object, None, options, &mut warnings)?;
+    warnings.extend(dedup_owner_references(&mut object, true));
     context.apply_defaults(&mut object)?;
     let reservation = match services::are_services(&context.info) {
         true => Some(context.server.services.begin_create(&context.info, &mut object)?),

@@ -4,7 +4,7 @@ use base_http::Body;
 use bytes::Bytes;
 use http::Response;
 use machinery_kinds::services::service_numbers;
-use machinery_kinds::{FieldError, Registry};
+use machinery_kinds::{FieldError, Registry, dedup_owner_references};
 use machinery_merge::Managed;
 use machinery_store::{Expect, Object, Revision};
 use serde_json::Value;
@@ -41,6 +41,7 @@ pub(crate) async fn update(context: &Context<'_>, body: &Bytes) -> Result<Respon
         }
     }
     context.settle_namespace(&mut sent)?;
+    warnings.extend(dedup_owner_references(&mut sent, false));
     let is_new = context.path.subresource.is_none()
         && context.info.creates_on_update()
         && context.server.store.get(&context.key(context.name())).is_none();
@@ -188,6 +189,7 @@ fn settle<'c>(
     // What is written to a scale is the spec of its object.
     let subresource = context.path.subresource.as_deref().filter(|part| *part != "scale");
     context.mutate(Operation::Update, new, Some(old), options, warnings)?;
+    warnings.extend(dedup_owner_references(new, true));
     context.apply_defaults(new)?;
     let reservation = match subresource.is_none() && services::are_services(&context.info) {
         true => Some(context.server.services.begin_update(&context.info, new, old)?),

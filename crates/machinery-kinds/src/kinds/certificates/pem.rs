@@ -38,17 +38,30 @@ pub(super) fn block(text: &str) -> Option<(Block, &str)> {
     }
 }
 
+/// The request in a text, as bytes.
+///
+/// # Errors
+/// What Go says of a text that holds none.
+pub(super) fn request_bytes(text: &str) -> Result<Vec<u8>, String> {
+    let Some((block, _)) = block(text).filter(|(block, _)| block.kind == "CERTIFICATE REQUEST") else {
+        return Err("PEM block type must be CERTIFICATE REQUEST".to_owned());
+    };
+    match sequence_problem(&block.bytes, "certificateRequest") {
+        Some(problem) => Err(problem),
+        None if X509CertificationRequest::from_der(&block.bytes).is_err() => {
+            Err("asn1: structure error: the certification request is malformed".to_owned())
+        }
+        None => Ok(block.bytes),
+    }
+}
+
 /// What is wrong with a request.
 pub(super) fn request_problem(text: &str) -> Option<String> {
-    let Some((block, _)) = block(text).filter(|(block, _)| block.kind == "CERTIFICATE REQUEST") else {
-        return Some("PEM block type must be CERTIFICATE REQUEST".to_owned());
+    let bytes = match request_bytes(text) {
+        Ok(bytes) => bytes,
+        Err(problem) => return Some(problem),
     };
-    if let Some(problem) = sequence_problem(&block.bytes, "certificateRequest") {
-        return Some(problem);
-    }
-    let Ok((_, request)) = X509CertificationRequest::from_der(&block.bytes) else {
-        return Some("asn1: structure error: the certification request is malformed".to_owned());
-    };
+    let (_, request) = X509CertificationRequest::from_der(&bytes).expect("it was read above");
     match request.verify_signature() {
         Err(X509Error::SignatureVerificationError) => {
             let algorithm = request.certification_request_info.subject_pki.algorithm.algorithm.to_id_string();
