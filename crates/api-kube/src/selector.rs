@@ -451,6 +451,13 @@ impl FieldSelector {
         Self { terms: vec![FieldTerm { field: "metadata.name".to_owned(), value: name.to_owned(), is_equal: true }] }
     }
 
+    /// The same of fields that have other names.
+    #[must_use]
+    pub fn renamed(mut self, name: impl Fn(&str) -> String) -> Self {
+        self.terms.iter_mut().for_each(|term| term.field = name(&term.field));
+        self
+    }
+
     /// Whether it selects every object.
     pub fn is_everything(&self) -> bool {
         self.terms.is_empty()

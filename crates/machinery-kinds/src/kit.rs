@@ -175,9 +175,9 @@ impl Errors {
     }
 
     /// `Duplicate value: …: …`, where upstream says more.
-    pub(crate) fn duplicate_with(&mut self, path: &Path<'_>, value: impl Into<Value>, detail: &str) {
+    pub(crate) fn duplicate_with(&mut self, path: &Path<'_>, shown: &str, detail: &str) {
         if !self.is_full() {
-            let mut error = FieldError::duplicate(path.to_string(), &value.into());
+            let mut error = FieldError::duplicate_as(path.to_string(), shown);
             error.message.push_str(": ");
             error.message.push_str(detail);
             self.push(error);

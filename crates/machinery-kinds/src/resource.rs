@@ -244,7 +244,14 @@ impl ResourceInfo {
         self.strategy.stored_as.map(|(group, plural, version)| (group, version, plural))
     }
 
-    /// The group that messages name: that of the objects as they are stored.
+    /// The name that a selectable field has in the form in which objects are stored.
+    pub fn stored_field<'f>(&self, field: &'f str) -> &'f str {
+        let is_converted = self.strategy.stored_as.is_some();
+        let own = self.selectable_fields.iter().find(|selectable| is_converted && &*selectable.name == field);
+        own.and_then(|selectable| selectable.paths.first()).copied().unwrap_or(field)
+    }
+
+    /// The group that messages about the rules of objects name: that of the objects as they are stored.
     pub fn internal_group(&self) -> &str {
         self.strategy.stored_as.map_or(&self.group, |(group, _, _)| group)
     }

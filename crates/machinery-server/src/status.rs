@@ -61,7 +61,7 @@ impl ApiError {
     }
 
     fn about(mut self, info: &ResourceInfo, name: &str) -> Self {
-        self.details = Some(details_of(name, info.internal_group(), &info.plural));
+        self.details = Some(details_of(name, &info.group, &info.plural));
         self
     }
 
@@ -176,7 +176,7 @@ impl ApiError {
 
     /// There is no such object.
     pub(crate) fn not_found(info: &ResourceInfo, name: &str) -> Self {
-        Self::not_found_kind(info.internal_group(), &info.plural, name)
+        Self::not_found_kind(&info.group, &info.plural, name)
     }
 
     /// There is no object of that name, of something that is said as `kind`.
@@ -256,9 +256,8 @@ impl ApiError {
 
     /// A create met an object of that name.
     pub(crate) fn already_exists(info: &ResourceInfo, name: &str) -> Self {
-        let (group, plural) = (info.internal_group(), &info.plural);
-        let qualified = if group.is_empty() { plural.to_string() } else { format!("{plural}.{group}") };
-        Self::new(Reason::AlreadyExists, format!("{qualified} {} already exists", quoted(name))).about(info, name)
+        let message = format!("{} {} already exists", info.qualified_name(), quoted(name));
+        Self::new(Reason::AlreadyExists, message).about(info, name)
     }
 
     /// A create met an object of that name, which is about to end.
@@ -276,7 +275,7 @@ impl ApiError {
 
     /// An expectation of the client does not hold.
     pub(crate) fn conflict(info: &ResourceInfo, name: &str, why: &str) -> Self {
-        Self::conflict_kind(info.internal_group(), &info.plural, name, why)
+        Self::conflict_kind(&info.group, &info.plural, name, why)
     }
 
     /// An expectation does not hold, of something that is said as `kind`.

@@ -1,6 +1,8 @@
 //! Kinds of the group `autoscaling`. Version 2 is the one in which objects are stored.
 
 mod rules;
+#[cfg(test)]
+mod tests;
 mod v1;
 mod v2;
 

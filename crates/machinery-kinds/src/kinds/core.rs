@@ -16,6 +16,8 @@ mod resource_quota;
 mod secret;
 pub(crate) mod service;
 mod service_account;
+#[cfg(test)]
+mod tests;
 
 use crate::strategy::Strategy;
 

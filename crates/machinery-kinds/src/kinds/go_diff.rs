@@ -5,6 +5,8 @@
 
 use std::{collections::HashMap, fmt::Write as _};
 
+use serde_json::Value;
+
 /// Lines around a change.
 const CONTEXT: usize = 3;
 
@@ -178,6 +180,66 @@ fn longest(
         best += 1;
     }
     (best_a, best_b, best)
+}
+
+/// A struct of Go, or any JSON.
+pub(crate) enum Shown {
+    Value(Value),
+    Fields(Vec<(&'static str, Shown)>),
+}
+
+impl Shown {
+    /// JSON with one value on a line.
+    pub(crate) fn pretty(&self) -> String {
+        let mut out = String::new();
+        self.write(0, &mut out);
+        out
+    }
+
+    fn write(&self, depth: usize, out: &mut String) {
+        let indent = |depth: usize, out: &mut String| {
+            out.push('\n');
+            (0..depth).for_each(|_| out.push(' '));
+        };
+        let entry = |first: bool, key: Option<&str>, value: &Shown, out: &mut String| {
+            if !first {
+                out.push(',');
+            }
+            indent(depth + 1, out);
+            if let Some(key) = key {
+                out.push_str(&Value::from(key).to_string());
+                out.push_str(": ");
+            }
+            value.write(depth + 1, out);
+        };
+        match self {
+            Self::Fields(fields) => {
+                out.push('{');
+                for (number, (key, value)) in fields.iter().enumerate() {
+                    entry(number == 0, Some(key), value, out);
+                }
+                indent(depth, out);
+                out.push('}');
+            }
+            Self::Value(Value::Object(fields)) if !fields.is_empty() => {
+                out.push('{');
+                for (number, (key, value)) in fields.iter().enumerate() {
+                    entry(number == 0, Some(key), &Self::Value(value.clone()), out);
+                }
+                indent(depth, out);
+                out.push('}');
+            }
+            Self::Value(Value::Array(items)) if !items.is_empty() => {
+                out.push('[');
+                for (number, value) in items.iter().enumerate() {
+                    entry(number == 0, None, &Self::Value(value.clone()), out);
+                }
+                indent(depth, out);
+                out.push(']');
+            }
+            Self::Value(value) => out.push_str(&value.to_string()),
+        }
+    }
 }
 
 #[cfg(test)]

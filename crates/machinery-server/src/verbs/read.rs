@@ -166,7 +166,9 @@ pub(crate) fn selection(context: &Context<'_>, options: &ListOptions) -> Result<
             return Err(ApiError::bad_request(unknown_field(&context.info, field)));
         }
     }
-    Ok(Selection::new(context.path.namespace.clone(), options.labels.clone(), options.fields.clone()))
+    // Objects are found by the fields of the form in which they are stored.
+    let fields = options.fields.clone().renamed(|field| context.info.stored_field(field).to_owned());
+    Ok(Selection::new(context.path.namespace.clone(), options.labels.clone(), fields))
 }
 
 /// What upstream says of a field that a kind does not offer: some have words of their own.

@@ -9,6 +9,7 @@ use crate::{
     kinds::{
         amounts::{amount, round_up},
         core::persistent_volume_claim::access_modes,
+        go_diff::{self, Shown},
         node_labels::selector_warnings,
     },
     kit::{Path, Read, Write},
@@ -55,16 +56,71 @@ pub(super) static STRATEGY: Strategy = Strategy {
 
 pub(in crate::kinds) use rules::check_inline_spec;
 
-/// What changed of the source, in words; the names of its fields tell enough.
+/// Types of volumes in the order of upstream's struct, with the names that they and their fields have in Go.
+const SHOWN_SOURCES: [(&str, &str, &[(&str, &str)]); 22] = [
+    ("gcePersistentDisk", "GCEPersistentDisk", &[]),
+    ("awsElasticBlockStore", "AWSElasticBlockStore", &[]),
+    ("hostPath", "HostPath", &[("Path", "path"), ("Type", "type")]),
+    ("glusterfs", "Glusterfs", &[]),
+    ("nfs", "NFS", &[("Server", "server"), ("Path", "path"), ("ReadOnly", "readOnly")]),
+    ("rbd", "RBD", &[]),
+    ("quobyte", "Quobyte", &[]),
+    ("iscsi", "ISCSI", &[]),
+    ("flexVolume", "FlexVolume", &[]),
+    ("cinder", "Cinder", &[]),
+    ("cephfs", "CephFS", &[]),
+    ("fc", "FC", &[]),
+    ("flocker", "Flocker", &[]),
+    ("azureFile", "AzureFile", &[]),
+    ("vsphereVolume", "VsphereVolume", &[]),
+    ("azureDisk", "AzureDisk", &[]),
+    ("photonPersistentDisk", "PhotonPersistentDisk", &[]),
+    ("portworxVolume", "PortworxVolume", &[]),
+    ("scaleIO", "ScaleIO", &[]),
+    ("local", "Local", &[("Path", "path"), ("FSType", "fsType")]),
+    ("storageos", "StorageOS", &[]),
+    (
+        "csi",
+        "CSI",
+        &[
+            ("Driver", "driver"),
+            ("VolumeHandle", "volumeHandle"),
+            ("ReadOnly", "readOnly"),
+            ("FSType", "fsType"),
+            ("VolumeAttributes", "volumeAttributes"),
+            ("ControllerPublishSecretRef", "controllerPublishSecretRef"),
+            ("NodeStageSecretRef", "nodeStageSecretRef"),
+            ("NodePublishSecretRef", "nodePublishSecretRef"),
+            ("ControllerExpandSecretRef", "controllerExpandSecretRef"),
+            ("NodeExpandSecretRef", "nodeExpandSecretRef"),
+        ],
+    ),
+];
+
+/// What changed of the source, as upstream shows it. Of types that nobody uses any more the fields have their names of JSON.
 fn source_difference(before: &Value, spec: &Value) -> String {
-    let fields = before.as_object().into_iter().chain(spec.as_object()).flatten().map(|(field, _)| field.as_str());
-    let mut changed: Vec<&str> = fields.filter(|field| before.part(field) != spec.part(field)).collect();
-    changed.sort_unstable();
-    changed.dedup();
-    changed
-        .iter()
-        .map(|field| format!("- {field}: {}\n+ {field}: {}\n", before.part(field), spec.part(field)))
-        .collect()
+    let pretty = |spec: &Value| {
+        let sources = SHOWN_SOURCES.iter().map(|(field, shown, names)| {
+            let source = spec.part(field);
+            if source.is_null() || names.is_empty() {
+                return (*shown, Shown::Value(source.clone()));
+            }
+            let fields = names.iter().map(|(shown, field)| (*shown, Shown::Value(shown_value(source, field))));
+            (*shown, Shown::Fields(fields.collect()))
+        });
+        Shown::Fields(sources.collect()).pretty()
+    };
+    go_diff::unified(&pretty(before), &pretty(spec))
+}
+
+/// A field's value, or what Go shows of one that is not there.
+fn shown_value(source: &Value, field: &str) -> Value {
+    match source.some(field) {
+        Some(value) => value.clone(),
+        None if field == "readOnly" => false.into(),
+        None if matches!(field, "driver" | "volumeHandle" | "fsType" | "path" | "server") => "".into(),
+        None => Value::Null,
+    }
 }
 
 fn warnings(volume: &Value) -> Vec<String> {

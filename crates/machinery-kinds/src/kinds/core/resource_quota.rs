@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::{
-    checks,
+    FieldError, checks,
     kinds::{
         amounts::{amount, round_up},
         resources::{is_quota_resource, quota_resource_name, resource_quantity},
@@ -87,7 +87,8 @@ fn check_requirement(requirement: &Value, spec: &Value, at: &Path<'_>, errors: &
         errors.invalid(&at.field("scopeName"), scope, "unsupported scope");
     }
     for _ in misplaced(scope, spec) {
-        errors.invalid(at, spec.part("scopeSelector").clone(), "unsupported scope applied to resource");
+        let shown = shown(spec.part("scopeSelector"));
+        errors.push(FieldError::invalid_as(at.to_string(), &shown, "unsupported scope applied to resource"));
     }
     let has_no_values = matches!(
         scope,
@@ -110,6 +111,20 @@ fn check_requirement(requirement: &Value, spec: &Value, at: &Path<'_>, errors: &
         "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
         other => errors.invalid(&at.field("operator"), other, "not a valid selector operator"),
     }
+}
+
+/// A selector as upstream shows it: by the names of its fields in Go.
+fn shown(selector: &Value) -> String {
+    let requirements: Vec<String> = selector
+        .items("matchExpressions")
+        .iter()
+        .map(|requirement| {
+            let [scope, operator] = ["scopeName", "operator"].map(|field| Value::from(requirement.text(field)));
+            let values = requirement.part("values");
+            format!("{{\"ScopeName\":{scope},\"Operator\":{operator},\"Values\":{values}}}")
+        })
+        .collect();
+    format!("{{\"MatchExpressions\":[{}]}}", requirements.join(","))
 }
 
 /// What a scope and its opposite select together is nothing.

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::{
+    FieldError,
     checks::{self, Messages},
     kit::{Errors, Path, Read},
     metadata::{NameRule, OnUpdate},
@@ -17,11 +18,23 @@ pub(super) static STRATEGY: Strategy = Strategy {
     validate_update: Some(|new, old, errors| {
         validate(new, errors);
         let (parent, held) = (new.part("spec").part("parentRef"), old.part("spec").part("parentRef"));
-        checks::immutable(parent, held, &Path::at("spec.parentRef"), errors);
+        if !checks::same(parent, held) {
+            errors.push(FieldError::invalid_as("spec.parentRef", &shown(parent), checks::IMMUTABLE));
+        }
     }),
     printer: &PRINTER,
     ..Strategy::PLAIN
 };
+
+/// A reference as upstream shows it: by the names of its fields in Go.
+fn shown(parent: &Value) -> String {
+    if parent.is_null() {
+        return "null".to_owned();
+    }
+    let [group, resource, namespace, name] =
+        ["group", "resource", "namespace", "name"].map(|field| Value::from(parent.text(field)));
+    format!("{{\"Group\":{group},\"Resource\":{resource},\"Namespace\":{namespace},\"Name\":{name}}}")
+}
 
 fn validate(address: &Value, errors: &mut Errors) {
     let parent = address.part("spec").part("parentRef");

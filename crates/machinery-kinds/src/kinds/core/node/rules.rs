@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use crate::{
-    checks,
+    FieldError, checks,
     kinds::resources::resource_quantity,
     kit::{Errors, Path, Read},
 };
@@ -42,7 +42,9 @@ pub(super) fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
     let mut seen = HashSet::new();
     for (number, address) in new.part("status").items("addresses").iter().enumerate() {
         if !seen.insert((address.text("type"), address.text("address"))) {
-            errors.duplicate(&Path::at("status.addresses").index(number), address.clone());
+            let [kind, text] = ["type", "address"].map(|field| Value::from(address.text(field)));
+            let shown = format!("{{\"Type\":{kind},\"Address\":{text}}}");
+            errors.push(FieldError::duplicate_as(Path::at("status.addresses").index(number).to_string(), &shown));
         }
     }
     let (spec, before) = (new.part("spec"), old.part("spec"));
@@ -84,7 +86,11 @@ fn check_taints(taints: &[Value], at: &Path<'_>, errors: &mut Errors) {
             }
         }
         if !seen.insert((effect, key)) {
-            errors.duplicate_with(&at, taint.clone(), "taints must be unique by key and effect pair");
+            // By the names of its fields in Go.
+            let [key, value, effect] = [key, value, effect].map(Value::from);
+            let time = taint.part("timeAdded");
+            let shown = format!("{{\"Key\":{key},\"Value\":{value},\"Effect\":{effect},\"TimeAdded\":{time}}}");
+            errors.duplicate_with(&at, &shown, "taints must be unique by key and effect pair");
         }
     }
 }

@@ -209,7 +209,12 @@ fn check_source(kind: &str, source: &Value, required: &[&str], at: &Path<'_>, er
             if !(0..=255).contains(&lun) {
                 errors.invalid(&at.field("lun"), lun, checks::range_message(0, 255));
             }
+            let names = [("iqn", source.text("iqn")), ("initiatorname", source.text("initiatorName"))];
+            for (field, name) in names.into_iter().filter(|(_, name)| !name.is_empty() && !is_iscsi_name(name)) {
+                errors.invalid(&at.field(field), name, "must be valid format");
+            }
         }
+        "azureDisk" => check_azure_disk(source, at, errors),
         "fc" => check_fibre_channel(source, at, errors),
         "flocker" => {
             let (name, id) = (source.text("datasetName"), source.text("datasetUUID"));
@@ -226,6 +231,47 @@ fn check_source(kind: &str, source: &Value, required: &[&str], at: &Path<'_>, er
             }
         }
         _ => {}
+    }
+}
+
+/// `iqn.2001-04.com.example:disk`, `eui.02004567A425678D` or `naa.…`.
+fn is_iscsi_name(name: &str) -> bool {
+    let is_word = |text: &str, lengths: &[usize]| {
+        lengths.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    };
+    if let Some(rest) = name.strip_prefix("eui.") {
+        return is_word(rest, &[16]);
+    }
+    if let Some(rest) = name.strip_prefix("naa.") {
+        return is_word(rest, &[32]);
+    }
+    let Some(rest) = name.strip_prefix("iqn.") else { return false };
+    let Some((date, rest)) = rest.split_once('.') else { return false };
+    let is_date = date.len() == 7
+        && date.bytes().enumerate().all(|(place, byte)| if place == 4 { byte == b'-' } else { byte.is_ascii_digit() });
+    let Some((authority, id)) = rest.split_once(':') else { return false };
+    let is_authority = !authority.is_empty()
+        && authority.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'));
+    let is_id = !id.is_empty() && !id.contains(|letter: char| ",;*&$|".contains(letter) || letter.is_whitespace());
+    is_date && is_authority && is_id
+}
+
+fn check_azure_disk(source: &Value, at: &Path<'_>, errors: &mut Errors) {
+    const MANAGED: &str =
+        "/subscriptions/{sub-id}/resourcegroups/{group-name}/providers/microsoft.compute/disks/{disk-id}";
+    const BLOB: &str = "https://{account-name}.blob.core.windows.net/{container-name}/{disk-name}.vhd";
+    let (mode, kind, disk) = (source.text("cachingMode"), source.text("kind"), source.text("diskURI"));
+    if !mode.is_empty() && !matches!(mode, "None" | "ReadOnly" | "ReadWrite") {
+        errors.not_supported(&at.field("cachingMode"), mode, &["None", "ReadOnly", "ReadWrite"]);
+    }
+    if !kind.is_empty() && !matches!(kind, "Dedicated" | "Managed" | "Shared") {
+        errors.not_supported(&at.field("kind"), kind, &["Dedicated", "Managed", "Shared"]);
+    }
+    if kind == "Managed" && !disk.starts_with("/subscriptions/") {
+        errors.not_supported(&at.field("diskURI"), disk, &[MANAGED]);
+    }
+    if !matches!(kind, "" | "Managed") && !disk.starts_with("https://") {
+        errors.not_supported(&at.field("diskURI"), disk, &[BLOB]);
     }
 }
 

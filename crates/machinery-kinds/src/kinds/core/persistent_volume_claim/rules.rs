@@ -5,7 +5,10 @@ use serde_json::{Value, json};
 use super::super::persistent_volume::CLASS_ANNOTATION;
 use crate::{
     checks::{self, SelectorOptions},
-    kinds::{go_diff, resources::resource_quantity},
+    kinds::{
+        go_diff::{self, Shown},
+        resources::resource_quantity,
+    },
     kit::{Errors, Path, Read, Write},
 };
 
@@ -259,60 +262,5 @@ fn pretty(spec: &Value) -> String {
         ("DataSourceRef", source(spec.part("dataSourceRef"), true)),
         ("VolumeAttributesClassName", Shown::Value(spec.part("volumeAttributesClassName").clone())),
     ];
-    let mut out = String::new();
-    Shown::Fields(fields).write(0, &mut out);
-    out
-}
-
-/// A struct of Go, or any JSON.
-enum Shown {
-    Value(Value),
-    Fields(Vec<(&'static str, Shown)>),
-}
-
-impl Shown {
-    fn write(&self, depth: usize, out: &mut String) {
-        let indent = |depth: usize, out: &mut String| {
-            out.push('\n');
-            (0..depth).for_each(|_| out.push(' '));
-        };
-        let entry = |first: bool, key: Option<&str>, value: &Shown, out: &mut String| {
-            if !first {
-                out.push(',');
-            }
-            indent(depth + 1, out);
-            if let Some(key) = key {
-                out.push_str(&Value::from(key).to_string());
-                out.push_str(": ");
-            }
-            value.write(depth + 1, out);
-        };
-        match self {
-            Self::Fields(fields) => {
-                out.push('{');
-                for (number, (key, value)) in fields.iter().enumerate() {
-                    entry(number == 0, Some(key), value, out);
-                }
-                indent(depth, out);
-                out.push('}');
-            }
-            Self::Value(Value::Object(fields)) if !fields.is_empty() => {
-                out.push('{');
-                for (number, (key, value)) in fields.iter().enumerate() {
-                    entry(number == 0, Some(key), &Self::Value(value.clone()), out);
-                }
-                indent(depth, out);
-                out.push('}');
-            }
-            Self::Value(Value::Array(items)) if !items.is_empty() => {
-                out.push('[');
-                for (number, value) in items.iter().enumerate() {
-                    entry(number == 0, None, &Self::Value(value.clone()), out);
-                }
-                indent(depth, out);
-                out.push(']');
-            }
-            Self::Value(value) => out.push_str(&value.to_string()),
-        }
-    }
+    Shown::Fields(fields).pretty()
 }

@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{is_externally_accessible, is_headless, needs_health_check};
 use crate::{
-    checks,
+    FieldError, checks,
     kit::{Errors, Path, Read},
 };
 
@@ -402,11 +402,13 @@ fn check_node_ports(spec: &Value, errors: &mut Errors) {
     let mut seen = HashSet::new();
     for (number, port) in ports.iter().enumerate() {
         if !seen.insert((port.text("protocol"), port.int("port"))) {
-            let key = json!({
-                "Name": "", "Protocol": port.text("protocol"), "AppProtocol": null, "Port": port.int("port"),
-                "TargetPort": 0, "NodePort": 0,
-            });
-            errors.duplicate(&at.index(number), key);
+            // By the names of its fields in Go.
+            let shown = format!(
+                "{{\"Name\":\"\",\"Protocol\":{},\"AppProtocol\":null,\"Port\":{},\"TargetPort\":0,\"NodePort\":0}}",
+                Value::from(port.text("protocol")),
+                port.int("port")
+            );
+            errors.push(FieldError::duplicate_as(at.index(number).to_string(), &shown));
         }
     }
 }
