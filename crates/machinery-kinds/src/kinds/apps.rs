@@ -36,7 +36,16 @@ fn drop_disabled(workload: &mut Value, old: &Value) {
 }
 
 /// What the author of a workload should know of its template.
-fn warnings(workload: &Value, _old: Option<&Value>) -> Vec<String> {
-    let spec = workload.part("spec").part("template").part("spec");
-    pod::warnings::of_spec(spec, &Path::at("spec.template.spec"))
+fn template_warnings(workload: &Value, old: Option<&Value>) -> Vec<String> {
+    if !pod::warnings::is_new_spec(workload, old) {
+        return Vec::new();
+    }
+    pod::warnings::of_template(workload.part("spec").part("template"), &Path::at("spec.template"))
+}
+
+/// The same for workloads whose pods are named after them and a random part.
+fn warnings(workload: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut warnings = if old.is_none() { pod::warnings::of_name(workload) } else { Vec::new() };
+    warnings.extend(template_warnings(workload, old));
+    warnings
 }

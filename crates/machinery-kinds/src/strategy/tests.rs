@@ -326,7 +326,7 @@ fn a_variable_that_hides_another_is_stored_with_a_warning() {
     let spec = json!({"containers": [{"env": [{"name": "A"}, {"name": "B"}, {"name": "A"}]}]});
     let expected =
         "spec.containers[0].env[2]: hides previous definition of \"A\", which may be dropped when using apply";
-    assert_eq!(info("", "pods").warnings(&json!({"spec": spec}), None), [expected]);
+    assert_eq!(info("", "pods").warnings(&json!({"metadata": {"name": "a"}, "spec": spec}), None), [expected]);
     let set = json!({"spec": {"template": {"spec": spec}}});
     assert_eq!(info("apps", "daemonsets").warnings(&set, None), [expected.replacen("spec", "spec.template.spec", 1)]);
 }

@@ -49,7 +49,10 @@ pub(crate) static DAEMON_SET: Strategy = Strategy {
         rules::immutable_selector(new, old, errors);
         validate(new, Some(old), errors);
     }),
-    warnings: super::warnings,
+    warnings: |set, old| match old {
+        Some(old) if template_generation(old) == template_generation(set) => Vec::new(),
+        _ => super::template_warnings(set, None),
+    },
     printer: &Printer {
         columns: columns::DAEMON_SET,
         cells: |set, now| {

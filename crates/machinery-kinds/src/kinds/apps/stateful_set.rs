@@ -6,7 +6,7 @@ use super::{pod, rules};
 use crate::{
     checks,
     kinds::{
-        core::persistent_volume_claim::{ClaimOptions, check_claim_spec},
+        core::persistent_volume_claim::{ClaimOptions, check_claim_spec, claim_spec_warnings},
         internal,
     },
     kit::{Errors, Path, Read, Write},
@@ -36,7 +36,7 @@ pub(crate) static STATEFUL_SET: Strategy = Strategy {
     }],
     validate: |set, errors| validate(set, Skipped::default(), pod::rules::Options::default(), errors),
     validate_update: Some(validate_update),
-    warnings: super::warnings,
+    warnings,
     printer: &Printer {
         columns: columns::STATEFUL_SET,
         cells: |set, now| {
@@ -75,6 +75,22 @@ fn defaults(set: &mut Value) {
         pod::default_claim_spec(claim.make("spec"));
         claim.make("status").default_text("phase", "Pending");
     }
+}
+
+fn warnings(set: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut warnings = super::template_warnings(set, old);
+    let path = Path::at("spec.volumeClaimTemplates");
+    for (number, claim) in set.part("spec").items("volumeClaimTemplates").iter().enumerate() {
+        let at = path.index(number);
+        // A new version has the place written in another way.
+        let at = if old.is_some() { at.field("Spec") } else { at };
+        warnings.extend(claim_spec_warnings(claim.part("spec"), &at));
+    }
+    if set.part("spec").int("revisionHistoryLimit") < 0 {
+        let message = "a negative value retains all historical revisions; a value >= 0 is recommended";
+        warnings.push(format!("spec.revisionHistoryLimit: {message}"));
+    }
+    warnings
 }
 
 /// How many pods may be down at once is a feature that is off by default.

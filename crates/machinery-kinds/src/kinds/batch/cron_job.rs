@@ -32,10 +32,7 @@ pub(crate) static CRON_JOB: Strategy = Strategy {
         }
     },
     validate_update: Some(|new, old, errors| validate(new, Some(old), errors)),
-    warnings: |cron_job, _| {
-        let spec = cron_job.part("spec").part("jobTemplate").part("spec").part("template").part("spec");
-        pod::warnings::of_spec(spec, &Path::at("spec.jobTemplate.spec.template.spec"))
-    },
+    warnings,
     printer: &Printer {
         columns: columns::CRON_JOB,
         cells: |cron_job, now| {
@@ -84,6 +81,22 @@ fn drop_disabled(cron_job: &mut Value, old: &Value) {
     let before = template(old);
     let job = cron_job.make("spec").make("jobTemplate").make("spec");
     pod::drop_disabled(job.make("template").make("spec"), before.part("spec"));
+}
+
+fn warnings(cron_job: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut warnings = if old.is_none() { pod::warnings::of_name(cron_job) } else { Vec::new() };
+    if pod::warnings::is_new_spec(cron_job, old) {
+        let job = cron_job.part("spec").part("jobTemplate").part("spec");
+        warnings.extend(job::spec_warnings(job, &Path::at("spec.jobTemplate.spec")));
+    }
+    if old.is_some() && cron_job.part("spec").text("schedule").contains("TZ") {
+        warnings.push(
+            "cannot use TZ or CRON_TZ in spec.spec.schedule, use timeZone instead, see \
+             https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details"
+                .to_owned(),
+        );
+    }
+    warnings
 }
 
 /// The names of the jobs have eleven characters more.

@@ -34,9 +34,12 @@ pub(crate) static JOB: Strategy = Strategy {
     metadata_on_update: OnUpdate::WholeAndChanges,
     validate: rules::validate_create,
     validate_update: Some(rules::validate_update),
-    warnings: |job, _| {
-        let spec = job.part("spec").part("template").part("spec");
-        pod::warnings::of_spec(spec, &Path::at("spec.template.spec"))
+    warnings: |job, old| {
+        let mut warnings = if old.is_none() { pod::warnings::of_name(job) } else { Vec::new() };
+        if pod::warnings::is_new_spec(job, old) {
+            warnings.extend(spec_warnings(job.part("spec"), &Path::at("spec")));
+        }
+        warnings
     },
     printer: &Printer { columns: columns::JOB, cells },
     ..Strategy::PLAIN
@@ -88,6 +91,23 @@ fn default_labels(job: &mut Value) {
         metadata.set("labels", labels);
     }
 }
+
+/// What an author should know of the spec of a job, which templates of jobs have too.
+pub(super) fn spec_warnings(spec: &Value, path: &Path<'_>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let is_large = spec.int("completions") > MANY_COMPLETIONS && spec.int("parallelism") > MUCH_PARALLELISM;
+    if spec.text("completionMode") == "Indexed" && is_large {
+        warnings.push(format!(
+            "{path}: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, \
+             Kubernetes might not be able to track completedIndexes when a big number of indexes fail"
+        ));
+    }
+    warnings.extend(pod::warnings::of_template(spec.part("template"), &path.field("template")));
+    warnings
+}
+
+const MANY_COMPLETIONS: i64 = 100_000;
+const MUCH_PARALLELISM: i64 = 10_000;
 
 fn prepare_create(job: &mut Value, creation: &Creation<'_>) {
     let metadata = job.part("metadata");

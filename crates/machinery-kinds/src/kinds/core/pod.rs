@@ -24,7 +24,7 @@ pub(crate) mod warnings;
 use serde_json::{Value, json};
 
 use crate::{
-    kit::{Path, Read},
+    kit::Read,
     metadata::OnUpdate,
     strategy::{Part, Selectable, Strategy},
     table::{Printer, columns},
@@ -67,7 +67,7 @@ pub(crate) static POD: Strategy = Strategy {
     index: &[references::REFS],
     metadata_on_update: OnUpdate::WholeAndChanges,
     grace_seconds,
-    warnings: |pod, _| warnings::of_spec(pod.part("spec"), &Path::at("spec")),
+    warnings: warnings::of_pod,
     validate: rules::validate_create,
     validate_update: Some(rules::validate_update),
     printer: &Printer { columns: columns::POD, cells: printer::cells },

@@ -27,7 +27,12 @@ pub(crate) static POD_TEMPLATE: Strategy = Strategy {
         let options = Options::for_update(old.part("template"));
         validate_template(new.part("template"), options, &Path::at("template"), errors);
     }),
-    warnings: |object, _| pod::warnings::of_spec(object.part("template").part("spec"), &Path::at("template.spec")),
+    warnings: |object, old| {
+        if !pod::warnings::is_new_spec(object, old) {
+            return Vec::new();
+        }
+        pod::warnings::of_template(object.part("template"), &Path::at("template"))
+    },
     printer: &Printer {
         columns: columns::POD_TEMPLATE,
         cells: |object, _| {

@@ -42,10 +42,7 @@ pub(crate) static REPLICATION_CONTROLLER: Strategy = Strategy {
     }],
     validate: |controller, errors| validate(controller, &Value::Null, errors),
     validate_update: Some(|new, old, errors| validate(new, old.part("spec").part("template"), errors)),
-    warnings: |controller, _| {
-        let spec = controller.part("spec").part("template").part("spec");
-        pod::warnings::of_spec(spec, &Path::at("spec.template.spec"))
-    },
+    warnings,
     printer: &Printer {
         columns: columns::REPLICATION_CONTROLLER,
         cells: |controller, now| {
@@ -84,6 +81,16 @@ fn defaults(controller: &mut Value) {
 /// What a status counts.
 const COUNTS: [&str; 5] =
     ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"];
+
+fn warnings(controller: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut warnings = if old.is_none() { pod::warnings::of_name(controller) } else { Vec::new() };
+    if pod::warnings::is_new_spec(controller, old) {
+        // Of an update upstream looks at the old template.
+        let template = old.unwrap_or(controller).part("spec").part("template");
+        warnings.extend(pod::warnings::of_template(template, &Path::at("spec.template")));
+    }
+    warnings
+}
 
 fn validate(controller: &Value, old_template: &Value, errors: &mut Errors) {
     let (spec, path) = (controller.part("spec"), Path::at("spec"));

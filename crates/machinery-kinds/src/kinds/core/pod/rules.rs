@@ -141,7 +141,7 @@ fn containers_of(spec: &Value) -> impl Iterator<Item = (&'static str, usize, &Va
 }
 
 /// Calls `visit` with each container and where it is.
-fn each_container<'s>(spec: &'s Value, path: &Path<'_>, mut visit: impl FnMut(&'s Value, &Path<'_>)) {
+pub(super) fn each_container<'s>(spec: &'s Value, path: &Path<'_>, mut visit: impl FnMut(&'s Value, &Path<'_>)) {
     for (list, number, container) in containers_of(spec) {
         visit(container, &path.field(list).index(number));
     }

@@ -209,3 +209,58 @@ fn each_part_of_a_pod_is_written_through_its_own_url() {
     assert_eq!(resized["spec"]["containers"][0]["resources"], json!({"limits": {"cpu": "1"}}));
     assert_eq!(resized["spec"].get("ephemeralContainers"), None);
 }
+
+/// The warnings about a new object.
+fn warned(group: &str, plural: &str, object: Value) -> Vec<String> {
+    let object = created(group, plural, object);
+    info(group, plural).warnings(&object, None)
+}
+
+#[test]
+fn what_will_not_do_what_its_author_thinks_is_warned_of() {
+    let spec = json!({
+        "nodeSelector": {"beta.kubernetes.io/os": "linux"},
+        "topologySpreadConstraints": [{"topologyKey": "zone"}],
+        "imagePullSecrets": [{"name": "a"}, {"name": "a"}, {}],
+        "volumes": [
+            {"name": "g", "gitRepo": {"repository": "x"}},
+            {"name": "c", "configMap": {"name": "m", "items": [{"key": "a", "path": "a"}, {"key": "b", "path": "a/b"}]}},
+        ],
+        "containers": [
+            {"name": "m", "image": "x:1", "ports": [{"containerPort": 80, "name": "web"}, {"containerPort": 80}],
+             "env": [{"name": "A", "value": "1"}, {"name": "A", "value": "$(A)2"}, {"name": "A", "value": "3"}],
+             "resources": {"limits": {"memory": "1500m"}}},
+            {"name": "n", "image": "x:1", "ports": [{"containerPort": 81, "name": "web"}]},
+        ],
+    });
+    let expected = [
+        "spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \"kubernetes.io/os\" instead",
+        "spec.topologySpreadConstraints[0].labelSelector: a null labelSelector results in matching no pod",
+        "spec.volumes[0].gitRepo: deprecated in v1.11, and disabled by default in v1.33+",
+        "volume \"c\" (ConfigMap \"m\"): overlapping paths: \"a/b\" with \"a\"",
+        "spec.imagePullSecrets[1].name: duplicate name \"a\"",
+        "spec.imagePullSecrets[2].name: invalid empty name \"\"",
+        "spec.containers[0].resources.limits[memory]: fractional byte value \"1500m\" is invalid, must be an integer",
+        "spec.containers[0].resources.requests[memory]: fractional byte value \"1500m\" is invalid, must be an integer",
+        "spec.containers[0].env[2]: hides previous definition of \"A\", which may be dropped when using apply",
+        "spec.containers[0].ports[1]: duplicate port definition with spec.containers[0].ports[0]",
+        "spec.containers[1].ports[0]: duplicate port name \"web\" with spec.containers[0].ports[0], services and probes \
+         that select ports by name will use spec.containers[0].ports[0]",
+    ];
+    let pod = json!({"metadata": {"name": "one"}, "spec": spec});
+    assert_eq!(warned("", "pods", pod), expected);
+    // Requests of a template's containers are not filled in.
+    let in_template = expected.iter().filter(|warning| !warning.contains("resources.requests"));
+    let in_template: Vec<String> = in_template.map(|warning| warning.replace("spec.", "spec.template.spec.")).collect();
+    let set = json!({"metadata": {"name": "one"}, "spec": {"template": {"spec": spec}}});
+    assert_eq!(warned("apps", "daemonsets", set.clone()), in_template);
+    let mut old = created("apps", "daemonsets", set);
+    old["metadata"]["annotations"]["deprecated.daemonset.template.generation"] = json!("1");
+    assert_eq!(info("apps", "daemonsets").warnings(&old.clone(), Some(&old)), [""; 0], "nothing new");
+    let named = json!({"metadata": {"name": "a.b"}, "spec": {"containers": [{"name": "m", "image": "x:1"}]}});
+    let warnings = warned("", "pods", named);
+    assert!(
+        warnings[0].starts_with("metadata.name: this is used in the Pod's hostname, which can result"),
+        "{warnings:?}"
+    );
+}
