@@ -61,7 +61,6 @@ impl Context<'_> {
     ) -> Result<()> {
         self.check_kind(object)?;
         self.decode(object, validation, warnings)?;
-        drop_repeated_owners(object, warnings);
         self.apply_defaults(object)
     }
 
@@ -340,32 +339,6 @@ impl Context<'_> {
 pub(crate) fn shown_name(object: &Value) -> &str {
     let names = [name_of(object), text_at(object, "/metadata/generateName")];
     names.into_iter().find(|name| !name.is_empty()).unwrap_or("Unknown")
-}
-
-/// An owner that is named twice is named once, and whoever sent it is warned.
-fn drop_repeated_owners(object: &mut Value, warnings: &mut Vec<String>) {
-    let owners = object.pointer_mut("/metadata/ownerReferences").and_then(Value::as_array_mut);
-    let Some(owners) = owners.filter(|owners| owners.len() > 1) else { return };
-    let mut kept: Vec<Value> = Vec::with_capacity(owners.len());
-    let mut repeated: Vec<String> = Vec::new();
-    for owner in owners.drain(..) {
-        if kept.contains(&owner) {
-            let uid = text_at(&owner, "/uid").to_owned();
-            if !repeated.contains(&uid) {
-                repeated.push(uid);
-            }
-        } else {
-            kept.push(owner);
-        }
-    }
-    *owners = kept;
-    if !repeated.is_empty() {
-        warnings.push(format!(
-            ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject \
-             such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
-            repeated.join(", ")
-        ));
-    }
 }
 
 /// An object on its way into the store.
