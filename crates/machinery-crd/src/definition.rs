@@ -11,6 +11,7 @@
 
 mod approval;
 mod conversion;
+mod costs;
 mod defaults;
 mod field_path;
 mod names;
@@ -24,6 +25,7 @@ mod versions;
 use serde_json::{Value, json};
 
 use crate::{FieldError, field_error::ERRORS_MAX};
+pub(crate) use field_path::resolve as resolve_field_path;
 pub use settle::{FINALIZER, OtherNames, begin_deletion, is_established, settle};
 
 /// What a part of a definition is checked against when it is updated.

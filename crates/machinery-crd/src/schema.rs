@@ -12,7 +12,7 @@ use regex::Regex;
 use serde_json::{Map, Value};
 
 use crate::{DEPTH_MAX, go_regex};
-pub(crate) use shown::{show_columns, show_rule, show_schema, show_versions};
+pub(crate) use shown::{show_rule, show_schema, show_versions};
 
 /// Schemas of real definitions have some thousands of places at most.
 const NODES_MAX: usize = 50_000;

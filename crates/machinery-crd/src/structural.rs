@@ -27,12 +27,12 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::{Budget, BudgetExceeded, FieldError, schema::Schema};
+use crate::{Budget, BudgetExceeded, FieldError, FieldErrorReason, cel::Validator, schema::Schema};
 pub(crate) use correlate::MapList;
 pub(crate) use defaults::fill;
 pub use embedded::MetadataRules;
 pub(crate) use embedded::{check_embedded, coerce};
-pub(crate) use formats::is_supported as is_supported_format;
+pub(crate) use formats::{is_supported as is_supported_format, validates as validates_format};
 pub use owners::StructuralPlace;
 pub(crate) use prune::prune_fields;
 pub use scale::Scale;
@@ -43,6 +43,7 @@ pub(crate) use values::{Mode, check_values};
 pub struct Structural {
     schema: Arc<Schema>,
     scale: Option<Scale>,
+    rules: Option<Validator>,
 }
 
 /// What an object is checked for.
@@ -66,7 +67,8 @@ impl Structural {
     /// When the schema is larger than what this program takes.
     pub fn read(schema: &Value, scale: Option<Scale>) -> Result<Self, ReadSchemaError> {
         let schema = Arc::new(Schema::read(schema).map_err(ReadSchemaError)?);
-        Ok(Self { schema, scale })
+        let rules = Validator::new(&schema, true);
+        Ok(Self { schema, scale, rules })
     }
 
     /// How the fields of an object are owned.
@@ -142,5 +144,20 @@ impl Structural {
         if !had_duplicates {
             errors.extend(lists::check_lists(&self.schema, object));
         }
+        self.check_rules(object, old, errors);
+    }
+
+    fn check_rules(&self, object: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
+        let Some(rules) = &self.rules else { return };
+        use FieldErrorReason::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
+        // An expression could fail or take long on what its schema does not allow.
+        if errors.iter().any(|error| matches!(error.reason, NotSupported | Required | TooLong | TooMany | TypeInvalid))
+        {
+            let detail = "some validation rules were not checked because the object was invalid; correct the existing errors \
+                          to complete validation";
+            errors.push(FieldError::invalid("<nil>", &Value::Null, detail));
+            return;
+        }
+        errors.extend(rules.validate(&self.schema, object, old, "", true));
     }
 }

@@ -17,6 +17,7 @@ const TARGETS: &[(&str, u64)] = &[
     ("journal", 3_000),
     ("patch", 400_000),
     ("protobuf", 100_000),
+    ("rule", 20_000),
     ("selector", 400_000),
     ("sql", 60_000),
 ];

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     Budget, FieldError,
     bounded::{PATH_BYTES_MAX, cut},
+    cel::Validator,
     field_error::ERRORS_MAX,
     schema::Schema,
     structural::{MetadataRules, Mode, check_embedded, check_values, prune_fields},
@@ -133,6 +134,14 @@ impl<'w> Walk<'w> {
             return errors;
         }
         errors.extend(check_values(schema, &value, None, path, Mode::Default, budget));
+        if errors.is_empty()
+            && let Some(rules) = Validator::new(schema, is_resource)
+        {
+            errors.extend(rules.validate(schema, &value, Some(&value), path, false));
+            if errors.is_empty() {
+                errors.extend(rules.validate(schema, &value, None, path, false));
+            }
+        }
         errors
     }
 

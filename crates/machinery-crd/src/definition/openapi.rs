@@ -2,10 +2,11 @@
 
 use serde_json::Value;
 
-use super::{Context, defaults, field_path, structural, versions_of};
+use super::{Context, costs::Costs, defaults, field_path, structural, versions_of};
 use crate::{
     Budget, FieldError, FieldErrorReason,
     bounded::{PATH_BYTES_MAX, cut},
+    cel,
     field_error::ERRORS_MAX,
     schema::{Dependency, Items, Rule, Schema, SchemaOrBool, show_schema},
     structural::{MetadataRules, is_supported_format},
@@ -32,17 +33,22 @@ struct Tightness {
 
 /// What is forbidden at a place because of the places above it.
 #[derive(Clone, Debug, Default)]
-struct Inherited {
+pub(super) struct Inherited {
     /// Why there may be no default, when there may be none.
     no_defaults: Option<String>,
     inside_meta: bool,
     /// The first place above whose parts have no old selves.
-    uncorrelatable: Option<String>,
+    pub uncorrelatable: Option<String>,
+    /// How often the place can be in one object; nothing inside when there is no limit, nothing outside where rules are not
+    /// looked at.
+    cardinality: Option<Option<u64>>,
 }
 
 struct Checker {
     tightness: Tightness,
     schema_errors: Vec<FieldError>,
+    rule_errors: Vec<FieldError>,
+    costs: Option<Costs>,
 }
 
 /// Checks `openAPIV3Schema`; `path` is that of what is around it.
@@ -79,10 +85,14 @@ pub(super) fn check(
             errors.extend(found);
         }
     }
-    let _ = version;
-    let mut checker = Checker { tightness, schema_errors: Vec::new() };
-    checker.place(&schema, &path, true, &Inherited::default());
+    // Rules take their types from a structural schema with valid defaults.
+    let costs = errors.is_empty().then(|| Costs::new(is_unchanged(value, version, context)));
+    let mut checker = Checker { tightness, schema_errors: Vec::new(), rule_errors: Vec::new(), costs };
+    let inherited = Inherited { cardinality: Some(Some(1)), ..Inherited::default() };
+    checker.place(&schema, &path, true, &inherited);
     errors.extend(checker.schema_errors);
+    errors.extend(checker.rule_errors);
+    errors.extend(checker.costs.into_iter().flat_map(|costs| costs.total_errors(&path)));
     if let Some(why) = conversion_error.filter(|_| errors.is_empty()) {
         errors.push(FieldError::invalid(path, &"".into(), why));
     }
@@ -132,6 +142,13 @@ impl Tightness {
     }
 }
 
+/// Whether a version has the schema that it had: its rules were accepted, so their costs are.
+fn is_unchanged(schema: &Value, version: &str, context: Context<'_>) -> bool {
+    let old = context.old.map(versions_of).unwrap_or_default();
+    let old = old.iter().find(|old| old.get("name").and_then(Value::as_str) == Some(version));
+    old.and_then(|old| old.pointer("/schema/openAPIV3Schema")) == Some(schema)
+}
+
 fn is_valid_type(kind: &str) -> bool {
     kind.is_empty() || ["array", "boolean", "integer", "number", "object", "string"].contains(&kind)
 }
@@ -170,12 +187,21 @@ fn check_root(schema: &Schema, path: &str) -> Option<FieldError> {
     Some(FieldError { path: path.to_owned(), reason: FieldErrorReason::Invalid, message })
 }
 
+impl Inherited {
+    /// How often a part is there of a place with so many of them.
+    fn times(&self, parts_max: Option<i64>) -> Option<Option<u64>> {
+        let parts_max = parts_max.map(|max| u64::try_from(max).unwrap_or(0));
+        self.cardinality.map(|own| Some(own?.saturating_mul(parts_max?)))
+    }
+}
+
 impl Checker {
     fn push(&mut self, error: FieldError) {
         self.schema_errors.push(error);
     }
 
     fn place(&mut self, schema: &Schema, path: &str, is_root: bool, inherited: &Inherited) {
+        let before = self.schema_errors.len();
         if self.schema_errors.len() >= ERRORS_MAX {
             return;
         }
@@ -196,6 +222,7 @@ impl Checker {
                 if inherited.inside_meta {
                     below.no_defaults = Some("inside additionalProperties applying to object metadata".to_owned());
                 }
+                below.cardinality = inherited.times(schema.properties_max());
                 self.place(inner, &path, false, &below);
             }
         }
@@ -217,6 +244,9 @@ impl Checker {
         self.items(schema, path, inherited);
         self.extensions(schema, path);
         self.rules(schema, path);
+        if self.schema_errors.len() == before {
+            self.expressions(schema, path, is_root, inherited);
+        }
     }
 
     /// Keywords that are not supported, or not here.
@@ -257,6 +287,8 @@ impl Checker {
     }
 
     fn combined(&mut self, schema: &Schema, path: &str, inherited: &Inherited) {
+        // Rules within combined schemas are not structural.
+        let inherited = &Inherited { cardinality: None, ..inherited.clone() };
         if let Some(not) = schema.not() {
             self.place(not, &format!("{path}.not"), false, inherited);
         }
@@ -278,7 +310,7 @@ impl Checker {
     }
 
     fn items(&mut self, schema: &Schema, path: &str, inherited: &Inherited) {
-        let mut below = inherited.clone();
+        let mut below = Inherited { cardinality: inherited.times(schema.items_max()), ..inherited.clone() };
         // Only items with keys have old selves.
         if schema.list_type.as_deref() != Some("map") {
             below.uncorrelatable.get_or_insert_with(|| path.to_owned());
@@ -384,6 +416,20 @@ impl Checker {
             if schema.list_map_keys[..number].contains(key) {
                 self.push(FieldError::invalid(keys_path.as_str(), &shown, "must not contain duplicate entries"));
             }
+        }
+    }
+
+    /// What is wrong with the expressions of rules, and what they cost.
+    fn expressions(&mut self, schema: &Schema, path: &str, is_root: bool, inherited: &Inherited) {
+        let (Some(costs), Some(cardinality)) = (&mut self.costs, inherited.cardinality) else { return };
+        if schema.rules.is_empty() || self.rule_errors.len() >= ERRORS_MAX {
+            return;
+        }
+        let Some(decl) = cel::declare_place(schema, is_root) else { return };
+        let cardinality = cardinality.unwrap_or_else(|| decl.cardinality_max());
+        for (number, rule) in schema.rules.iter().enumerate() {
+            let path = format!("{path}.x-kubernetes-validations[{number}]");
+            self.rule_errors.extend(costs.rule(rule, &decl, cardinality, &path, inherited));
         }
     }
 

@@ -80,12 +80,6 @@ pub(crate) fn show_versions(versions: &[Value], is_common: impl Fn(&str) -> bool
     out
 }
 
-pub(crate) fn show_columns(columns: &[Value]) -> String {
-    let mut out = String::new();
-    write_columns(&mut out, columns);
-    out
-}
-
 pub(crate) fn show_schema(schema: &Schema) -> String {
     let mut out = String::new();
     write_schema(&mut out, schema);

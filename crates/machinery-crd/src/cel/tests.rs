@@ -1,0 +1,140 @@
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{Decl, compile, declare_place, rules::Validator};
+use crate::schema::{Rule, Schema};
+
+fn rule(text: &str) -> Rule {
+    Rule { rule: text.into(), ..Rule::default() }
+}
+
+fn declared(schema: &Value) -> Arc<Decl> {
+    let schema = Schema::read(schema).expect("a small schema");
+    declare_place(&schema, true).expect("a schema with a type")
+}
+
+fn spec() -> Value {
+    json!({"type": "object", "properties": {
+        "a-b": {"type": "string", "maxLength": 10},
+        "in": {"type": "integer"},
+        "names": {"type": "array", "maxItems": 5, "items": {"type": "string", "maxLength": 8}},
+        "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+        "port": {"x-kubernetes-int-or-string": true},
+    }})
+}
+
+/// What is wrong with a rule over [`spec`].
+fn wrong(text: &str) -> String {
+    compile(&rule(text), &declared(&spec())).map(drop).unwrap_err()
+}
+
+/// The messages of one rule over an object.
+fn run(schema: &Value, text: &str, object: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut schema = schema.clone();
+    schema["x-kubernetes-validations"] = json!([{"rule": text}]);
+    let schema = Schema::read(&schema).expect("a small schema");
+    compile(&schema.rules[0], &declare_place(&schema, true).expect("a type")).expect("a good rule");
+    let Some(rules) = Validator::new(&schema, true) else { return Vec::new() };
+    rules.validate(&schema, object, old, "", true).into_iter().map(|error| error.message).collect()
+}
+
+fn holds(text: &str) -> bool {
+    run(&spec(), text, &json!({"names": ["x", "y"], "in": 3, "labels": {"k": "v"}, "port": "http"}), None).is_empty()
+}
+
+#[test]
+fn type_errors_have_the_place_and_words_of_cel_go() {
+    let shown = wrong("self.replicas > 1");
+    let expected = "compilation failed: ERROR: <input>:1:5: undefined field 'replicas'\n | self.replicas > 1\n | ....^";
+    assert_eq!(shown, expected);
+    assert!(wrong("self.__in__ > 'a'").contains("found no matching overload for '_>_' applied to '(int, string)'"));
+    assert!(wrong("nobody").contains("undeclared reference to 'nobody' (in container '')"));
+    assert_eq!(wrong("self.__in__"), "cel expression must evaluate to a bool");
+    assert!(wrong("[1, 'a'].size() > 0").contains("expected type 'int' but found 'string'"));
+}
+
+#[test]
+fn syntax_errors_have_the_words_of_antlr() {
+    assert!(wrong("self.__in__ >").contains("Syntax error: mismatched input '<EOF>' expecting"));
+}
+
+#[test]
+fn rules_decide() {
+    assert!(holds("self.names.all(n, n.size() == 1)"));
+    assert!(!holds("self.names.exists_one(n, true)"));
+    assert!(holds("has(self.__in__) && !has(self.a__dash__b)"));
+    assert!(holds("self.names.map(n, n + '!').join(',') == 'x!,y!'"));
+    assert!(holds("self.names.filter(n, n != 'x') == ['y']"));
+    assert!(holds("type(self.port) == string && self.port == 'http'"));
+    assert!(holds("self.labels['k'].upperAscii() == 'V' && 'k' in self.labels"));
+    assert!(holds("quantity('1Ki').isGreaterThan(quantity('1k')) && ip('10.0.0.1').family() == 4"));
+    assert!(holds("self.?a__dash__b.orValue('none') == 'none'"));
+    assert!(holds("self.__in__ / 0 == 1 || true"));
+    assert!(holds("self.labels.all(k, v, k == 'k' && v == 'v')"));
+}
+
+#[test]
+fn a_failed_rule_says_which() {
+    let object = json!({"in": 1});
+    assert_eq!(run(&spec(), "self.__in__ > 1", &object, None), ["Invalid value: failed rule: self.__in__ > 1"]);
+    let errors = run(&spec(), "1 / (self.__in__ - 1) > 0", &object, None);
+    assert_eq!(errors, ["Invalid value: \"object\": division by zero evaluating rule: 1 / (self.__in__ - 1) > 0"]);
+}
+
+#[test]
+fn rules_about_changes_need_an_old_self() {
+    let (old, new) = (json!({"in": 5}), json!({"in": 4}));
+    assert!(run(&spec(), "self.__in__ >= oldSelf.__in__", &new, None).is_empty());
+    assert_eq!(run(&spec(), "self.__in__ >= oldSelf.__in__", &new, Some(&old)).len(), 1);
+    // What was wrong before and has not changed stays allowed.
+    assert!(run(&spec(), "self.__in__ > 9", &new, Some(&new)).is_empty());
+}
+
+#[test]
+fn costs_follow_the_sizes_that_a_schema_allows() {
+    let cost = |schema: &Value, text: &str| compile(&rule(text), &declared(schema)).expect("a good rule").cost_max;
+    let bounded = cost(&spec(), "self.names.all(n, n.contains('a'))");
+    assert!(bounded < 100, "{bounded}");
+    let endless = json!({"type": "array", "items": {"type": "string"}});
+    assert!(cost(&endless, "self.all(n, self.all(m, n.contains(m)))") > 10_000_000);
+}
+
+#[test]
+fn a_run_ends_when_it_costs_too_much() {
+    let schema = json!({"type": "array", "items": {"type": "integer"}});
+    let object: Value = (0..3_000).collect();
+    let errors = run(&schema, "self.all(a, self.all(b, a + b >= 0))", &object, None);
+    assert_eq!(errors.len(), 1);
+    assert!(errors[0].contains("call cost exceeds limit"), "{errors:?}");
+}
+
+#[test]
+fn long_lists_are_built_in_time() {
+    let schema = json!({"type": "array", "items": {"type": "integer"}});
+    let object: Value = (0..100_000).collect();
+    let before = std::time::Instant::now();
+    let _ = run(&schema, "self.map(a, a).size() == 100000", &object, None);
+    assert!(before.elapsed() < std::time::Duration::from_secs(5), "{:?}", before.elapsed());
+}
+
+#[test]
+fn nothing_nests_without_end() {
+    let small = std::thread::Builder::new().stack_size(512 * 1024);
+    let thread = small.spawn(|| {
+        for text in [
+            "(".repeat(5_000),
+            "[".repeat(5_000),
+            format!("true{}", " && true".repeat(5_000)),
+            format!("1{} > 0", "+1".repeat(5_000)),
+            format!("self{}", ".a".repeat(5_000)),
+            format!("{}true", "!".repeat(5_001)),
+            format!("true ? true : {}true", "true ? true : ".repeat(1_000)),
+            format!("1{} > 0", "+1".repeat(150)),
+        ] {
+            let _ = compile(&rule(&text), &declared(&spec()));
+        }
+        assert!(holds(&format!("1{} > 0", "+1".repeat(150))));
+    });
+    thread.expect("a thread starts").join().expect("no expression exhausts the stack");
+}
