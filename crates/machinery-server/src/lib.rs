@@ -20,7 +20,7 @@
 //!
 //! | question | file |
 //! | --- | --- |
-//! | the way of a request, its body and its turn | `server.rs`, with the verb and the connected subresources in `dispatch.rs` |
+//! | the way of a request, its body and its turn | `server.rs` and `server/route.rs`, with the verb and the connected subresources in `dispatch.rs` |
 //! | what a path and a query mean | `request.rs`, `selector.rs` |
 //! | one verb | `verbs/`: `create` (`answer`, of what is not stored), `update` (patches too), `delete`, `read` (get, list), `watch`, `log`; what writes have in common is `write` |
 //! | who is calling, in whose name, and what they may | `auth.rs`, `impersonation.rs`, `authorizer.rs`, `reviews.rs` |

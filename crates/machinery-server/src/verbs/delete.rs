@@ -31,9 +31,6 @@ const TRIES: usize = 10;
 const FINALIZER_ORPHAN: &str = "orphan";
 const FINALIZER_FOREGROUND: &str = "foregroundDeletion";
 
-/// Objects that are deleted in one step when their kind goes.
-const BATCH: usize = 500;
-
 /// What a client says about a deletion, in the body or the query.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
