@@ -2,6 +2,7 @@
 
 pub(crate) mod answer;
 pub(crate) mod binding;
+pub(crate) mod components;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod log;

@@ -503,3 +503,14 @@ async fn events_go_an_hour_after_they_were_last_seen() {
         assert_eq!(hub.get(events).await.names(), left, "{seconds} s later");
     }
 }
+
+#[tokio::test]
+async fn the_parts_of_a_control_plane_answer_without_being_stored() {
+    let hub = Hub::start().await;
+    let list = hub.get("/api/v1/componentstatuses").await.body;
+    assert_eq!(list["metadata"], json!({}));
+    let names: Vec<&Value> = list["items"].as_array().unwrap().iter().map(|item| &item["metadata"]["name"]).collect();
+    assert_eq!(names, ["scheduler", "controller-manager", "etcd-0"]);
+    let store = hub.get("/api/v1/componentstatuses/etcd-0").await.body;
+    assert_eq!(store["conditions"], json!([{"type": "Healthy", "status": "True", "message": "ok"}]));
+}

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::error;
 
+use super::components;
 use crate::negotiate::{Arity, Form, Media, partial_of_bytes, table_row};
 use crate::object::{as_seen, decode, without_type};
 use crate::owners::{insert_owners, stored_bytes};
@@ -39,6 +40,9 @@ pub(crate) fn get(context: &Context<'_>) -> Result<Response<Body>> {
     if let Some(text) = query.get("resourceVersion") {
         let revision = text.parse().map_err(|_| ApiError::unknown(version_error(text)))?;
         check_reached(context, revision)?;
+    }
+    if components::are_components(&context.info) {
+        return components::get(context);
     }
     let stored = context.stored()?;
     context.authorize_object(&stored)?;
@@ -74,6 +78,9 @@ pub(crate) async fn list(context: &Context<'_>, options: &ListOptions) -> Result
         return Err(ApiError::no_such_form(why));
     }
     let selection = selection(context, options)?;
+    if components::are_components(&context.info) {
+        return components::list(context);
+    }
     let page = page(context, options, &selection).await?;
     listed(context, page)
 }
@@ -403,6 +410,10 @@ fn token(selection: &Selection, revision: Revision, last: &Object) -> String {
 
 impl Page {
     fn metadata(&self) -> Value {
+        if self.revision == Revision::default() {
+            // What is not stored has no revision.
+            return json!({});
+        }
         let mut metadata = json!({"resourceVersion": self.revision.to_string()});
         if let Some((token, remaining)) = &self.next {
             metadata["continue"] = token.as_str().into();
