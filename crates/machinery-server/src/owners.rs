@@ -356,22 +356,13 @@ fn filter_of(info: &ResourceInfo, subresource: &str) -> Option<&'static FieldFil
     static REQUEST_STATUS: LazyLock<FieldFilter> =
         LazyLock::new(|| FieldFilter::except(&["spec", "status.conditions"]));
     static APPROVAL: LazyLock<FieldFilter> = LazyLock::new(|| FieldFilter::except(&["spec", "status.certificate"]));
-    static EPHEMERAL: LazyLock<FieldFilter> = LazyLock::new(|| FieldFilter::only(&["spec.ephemeralContainers"]));
-    static RESIZE: LazyLock<FieldFilter> = LazyLock::new(|| {
-        FieldFilter::only(&[
-            "spec.containers.*.resources",
-            "spec.containers.*.resizePolicy",
-            "spec.initContainers.*.resources",
-            "spec.initContainers.*.resizePolicy",
-        ])
-    });
     Some(match (&*info.group, &*info.plural, subresource) {
         ("certificates.k8s.io", "certificatesigningrequests", "") => &SPEC_AND_STATUS,
         ("certificates.k8s.io", "certificatesigningrequests", "status") => &REQUEST_STATUS,
         ("certificates.k8s.io", "certificatesigningrequests", "approval") => &APPROVAL,
         ("", "pods", "status") => &POD_STATUS,
-        ("", "pods", "ephemeralcontainers") => &EPHEMERAL,
-        ("", "pods", "resize") => &RESIZE,
+        // These two put back most of the pod, and upstream's server does not know it: the writer owns what it sent.
+        ("", "pods", "ephemeralcontainers" | "resize") => return None,
         ("", "namespaces", "finalize") => &STATUS,
         ("apps", "deployments", "status") => &DEPLOYMENT_STATUS,
         ("networking.k8s.io", "ingresses", "status") => &SPEC,

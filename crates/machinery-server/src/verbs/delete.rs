@@ -82,8 +82,11 @@ enum Step {
 
 pub(crate) async fn delete(context: &Context<'_>, body: &Bytes) -> Result<Response<Body>> {
     let (options, write) = options(context, body)?;
-    let stored = context.stored()?;
-    let outcome = delete_one(context, &options, write, stored.key.name.as_ref()).await?;
+    // The warning is about what was asked, whatever becomes of it.
+    let warnings = options.warnings(context);
+    let warned = |error: ApiError| error.with_warnings(&warnings);
+    let stored = context.stored().map_err(warned)?;
+    let outcome = delete_one(context, &options, write, stored.key.name.as_ref()).await.map_err(warned)?;
     let mut response = match outcome {
         Outcome::Deleted(_, last) if shows_deleted(&context.info) => context.show(last, false, &[])?,
         Outcome::Deleted(uid, _) => status::ok_json(&status::success(&context.info, context.name(), &uid)),
@@ -93,7 +96,7 @@ pub(crate) async fn delete(context: &Context<'_>, body: &Bytes) -> Result<Respon
             if options.orphan_dependents == Some(false) { status::accepted(response) } else { response }
         }
     };
-    warn(&mut response, &options.warnings(context));
+    warn(&mut response, &warnings);
     Ok(response)
 }
 
