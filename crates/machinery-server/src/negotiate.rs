@@ -6,6 +6,7 @@ use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Response, header};
 use http_body_util::BodyExt as _;
 use machinery_kinds::{DiscoveryVersion, FieldError, IncludeObject, ResourceInfo};
+use machinery_schema::protobuf;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -74,6 +75,7 @@ pub(crate) enum Arity {
 pub(crate) enum Media {
     Json,
     Yaml,
+    Protobuf,
 }
 
 impl Media {
@@ -81,6 +83,7 @@ impl Media {
         match name {
             "application/json" | "application/*" | "*/*" => Some(Self::Json),
             "application/yaml" => Some(Self::Yaml),
+            protobuf::MEDIA_TYPE => Some(Self::Protobuf),
             _ => None,
         }
     }
@@ -159,7 +162,7 @@ pub(crate) fn output(info: &ResourceInfo, verb: &str, headers: &HeaderMap, query
         let available = format!("406: Not Acceptable\n\nAvailable representations: {ACCEPTED}{streams}");
         return Err(ApiError::nothing_acceptable(available));
     }
-    let output = negotiated(text, query)?;
+    let output = negotiated(text, query, info.type_of().is_some())?;
     let output = output.ok_or_else(|| ApiError::not_acceptable(ACCEPTED))?;
     if verb == "watch" && output.media == Media::Yaml {
         return Err(ApiError::not_acceptable(ACCEPTED_STREAM));
@@ -176,7 +179,8 @@ fn is_routed(accept: &str) -> bool {
     accept.is_empty() || accept.split(',').any(is_named)
 }
 
-fn negotiated(accept: &str, query: &Query) -> Result<Option<Output>> {
+/// `is_typed` says whether the resource has messages of its own; those of definitions have none.
+fn negotiated(accept: &str, query: &Query, is_typed: bool) -> Result<Option<Output>> {
     if accept.is_empty() {
         return Ok(Some(Output { form: Form::Object, media: Media::Json }));
     }
@@ -188,6 +192,9 @@ fn negotiated(accept: &str, query: &Query) -> Result<Option<Output>> {
             continue;
         }
         let is_converted = ["as", "g", "v"].iter().any(|key| range.get(key).is_some());
+        if !is_converted && media == Media::Protobuf && !is_typed {
+            continue;
+        }
         if !is_converted {
             return Ok(Some(Output { form: Form::Object, media }));
         }
@@ -202,6 +209,10 @@ fn negotiated(accept: &str, query: &Query) -> Result<Option<Output>> {
             Some("PartialObjectMetadataList") => Form::Partial(version, Arity::List),
             _ => continue,
         };
+        if media == Media::Protobuf && matches!(form, Form::Table(..)) {
+            // There is no message for tables.
+            continue;
+        }
         return Ok(Some(Output { form, media }));
     }
     Ok(None)
@@ -246,6 +257,29 @@ pub(crate) async fn as_yaml(response: Response<Body>) -> Response<Body> {
     };
     head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/yaml"));
     Response::from_parts(head, Body::from(crate::yaml::to_yaml(&value)))
+}
+
+/// An answer that stays JSON though its client prefers protobuf, which takes JSON as well: it is sent while it is made.
+#[derive(Clone, Copy)]
+pub(crate) struct StaysJson;
+
+/// The same answer in protobuf, if it has a message: one object, a list, a status.
+pub(crate) async fn as_protobuf(response: Response<Body>) -> Response<Body> {
+    let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|media| media == "application/json");
+    if !is_json || response.extensions().get::<StaysJson>().is_some() {
+        return response;
+    }
+    let (mut head, body) = response.into_parts();
+    let Ok(whole) = http_body_util::Limited::new(body, YAML_BYTES_MAX).collect().await else {
+        return ApiError::internal("the answer cannot be written as protobuf").into_response();
+    };
+    let whole = whole.to_bytes();
+    let Some(message) = serde_json::from_slice(&whole).ok().and_then(|value| crate::protobuf::encode(&value)) else {
+        return Response::from_parts(head, Body::from(whole));
+    };
+    head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(protobuf::MEDIA_TYPE));
+    head.headers.remove(header::CONTENT_LENGTH);
+    Response::from_parts(head, Body::from(message))
 }
 
 /// More than any object; lists that are larger are refused before.

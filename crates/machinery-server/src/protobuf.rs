@@ -1,6 +1,7 @@
-//! Bodies in Kubernetes' protobuf: typed clients, and kubectl's own commands, send nothing else.
+//! Kubernetes' protobuf on the wire: typed clients, and kubectl's own commands, send nothing else and prefer it in answers.
 //!
-//! What a message means is looked up in the tables of `machinery-schema`. It becomes the JSON that everything else works on.
+//! What a message means is looked up in the tables of `machinery-schema`. It becomes the JSON that everything else works on,
+//! and answers become messages when they are whole.
 
 use machinery_schema::protobuf::{self, ReadError};
 use machinery_schema::types::Type;
@@ -44,12 +45,7 @@ impl From<ReadError> for DecodeError {
 /// distinguished from what is in a text: a message of a megabyte may be one of them, or half a million.
 pub(crate) fn decode(body: &[u8], values_max: usize) -> Result<Value, DecodeError> {
     let envelope = protobuf::open(body)?;
-    let (group, version) = envelope.api_version.split_once('/').unwrap_or(("", &envelope.api_version));
-    // Options are registered in every group.
-    let is_options = envelope.kind.ends_with("Options");
-    let of = Type::of_kind(group, version, &envelope.kind)
-        .or_else(|| is_options.then(|| Type::named(&format!("{META}.{}", envelope.kind))).flatten());
-    let Some(of) = of else {
+    let Some(of) = type_of(&envelope.api_version, &envelope.kind) else {
         return Err(DecodeError::Unknown { api_version: envelope.api_version, kind: envelope.kind });
     };
     let mut object = protobuf::decode(of, envelope.raw, values_max)?;
@@ -59,6 +55,25 @@ pub(crate) fn decode(body: &[u8], values_max: usize) -> Result<Value, DecodeErro
     // Go writes the zero values of what cannot be nil.
     machinery_schema::decode::decode(of, &mut object).map_err(|error| DecodeError::Malformed(error.to_string()))?;
     Ok(object)
+}
+
+/// The type of what names itself so: a kind that is served, or one of those that are registered in every group.
+fn type_of(api_version: &str, kind: &str) -> Option<Type> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let is_common = kind.ends_with("Options") || matches!(kind, "Status" | "PartialObjectMetadata" | "PartialObjectMetadataList");
+    Type::of_kind(group, version, kind).or_else(|| is_common.then(|| Type::named(&format!("{META}.{kind}"))).flatten())
+}
+
+/// An answer as a message in its envelope; `None` when there is no message for it.
+pub(crate) fn encode(value: &Value) -> Option<Vec<u8>> {
+    let name = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
+    let of = type_of(name("apiVersion"), name("kind"))?;
+    Some(protobuf::encode_sealed(of, value))
+}
+
+/// An event of a watch in its frame; what has no message is left out of it.
+pub(crate) fn event(kind: &str, object: &Value) -> Vec<u8> {
+    protobuf::frame_event(kind, &encode(object).unwrap_or_default())
 }
 
 #[cfg(test)]

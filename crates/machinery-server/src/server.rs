@@ -321,8 +321,11 @@ impl Server {
             }
             error.into_response()
         });
-        let response =
-            if is_refused && error_media == Media::Yaml { negotiate::as_yaml(response).await } else { response };
+        let response = match error_media {
+            Media::Yaml if is_refused => negotiate::as_yaml(response).await,
+            Media::Protobuf if is_refused => negotiate::as_protobuf(response).await,
+            _ => response,
+        };
         let code = response.status().as_u16();
         self.0.requests.count(counted_verb, &resource, code, began.elapsed());
         self.0.record(&AuditEvent {

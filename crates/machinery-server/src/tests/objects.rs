@@ -514,3 +514,51 @@ async fn the_parts_of_a_control_plane_answer_without_being_stored() {
     let store = hub.get("/api/v1/componentstatuses/etcd-0").await.body;
     assert_eq!(store["conditions"], json!([{"type": "Healthy", "status": "True", "message": "ok"}]));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn typed_clients_read_and_watch_in_protobuf() {
+    use machinery_schema::{protobuf, types::Type};
+
+    const ACCEPT: &str = "application/vnd.kubernetes.protobuf,application/json";
+    let hub = Hub::start().await;
+    let object = json!({"metadata": {"name": "a"}, "data": {"k": "v"}});
+    let created = hub.create("/api/v1/namespaces/default/configmaps", object).await;
+    let read = async |path: &str, accept: &str| {
+        let request = Request::get(path).header("accept", accept).body(String::new()).unwrap();
+        let response = hub.raw(Some(&Identity::controllers()), request).await;
+        let media = response.headers()["content-type"].to_str().unwrap().to_owned();
+        (response.status().as_u16(), media, response.into_body().collect().await.unwrap().to_bytes())
+    };
+    let message = |bytes: &[u8], kind: &str| {
+        let envelope = protobuf::open(bytes).unwrap();
+        assert_eq!((envelope.api_version.as_str(), envelope.kind.as_str()), ("v1", kind));
+        let of = Type::of_kind("", "v1", kind);
+        let of = of.unwrap_or_else(|| Type::named("io.k8s.apimachinery.pkg.apis.meta.v1.Status").unwrap());
+        let mut object = Value::Object(protobuf::decode(of, envelope.raw, 1000).unwrap());
+        machinery_schema::decode::decode(of, &mut object).unwrap();
+        object
+    };
+    let (code, media, bytes) = read("/api/v1/namespaces/default/configmaps/a", ACCEPT).await;
+    assert_eq!((code, media.as_str()), (200, "application/vnd.kubernetes.protobuf"));
+    assert_eq!(message(&bytes, "ConfigMap")["data"], created["data"]);
+    let (_, _, bytes) = read("/api/v1/namespaces/default/configmaps", ACCEPT).await;
+    let list = message(&bytes, "ConfigMapList");
+    assert_eq!(list["items"][0]["metadata"]["uid"], created["metadata"]["uid"]);
+    let (code, _, bytes) = read("/api/v1/namespaces/default/configmaps/absent", ACCEPT).await;
+    assert_eq!((code, &message(&bytes, "Status")["reason"]), (404, &json!("NotFound")));
+
+    let path = "/api/v1/namespaces/default/configmaps?watch=1&timeoutSeconds=1";
+    let (_, media, bytes) = read(path, "application/vnd.kubernetes.protobuf;stream=watch").await;
+    assert_eq!(media, "application/vnd.kubernetes.protobuf;stream=watch");
+    let length = u32::from_be_bytes(bytes[..4].try_into().unwrap()) as usize;
+    let of = Type::named("io.k8s.apimachinery.pkg.apis.meta.v1.WatchEvent").unwrap();
+    assert!(bytes.len() >= 4 + length);
+    assert!(bytes[4..4 + length].starts_with(b"\x0a\x05ADDED\x12"), "{of:?}");
+
+    // What has no message is JSON, if the client takes that.
+    let (_, media, _) = read("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", ACCEPT).await;
+    assert_eq!(media, "application/vnd.kubernetes.protobuf");
+    let table = "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,application/json";
+    let (_, media, _) = read("/api/v1/namespaces/default/configmaps", table).await;
+    assert_eq!(media, "application/json");
+}

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tracing::error;
 
 use super::components;
-use crate::negotiate::{Arity, Form, Media, partial_of_bytes, table_row};
+use crate::negotiate::{Arity, Form, Media, StaysJson, partial_of_bytes, table_row};
 use crate::object::{as_seen, decode, without_type};
 use crate::owners::{insert_owners, stored_bytes};
 use crate::pump::{self, PIECE_BYTES};
@@ -30,6 +30,9 @@ const SCAN_STEP: usize = 1000;
 
 /// A larger list is nothing that a person reads.
 const YAML_LIST_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Larger lists are sent as JSON to those who prefer protobuf: a message begins with its length, so it is made as a whole.
+const PROTOBUF_LIST_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 pub(crate) fn get(context: &Context<'_>) -> Result<Response<Body>> {
     let query = &context.query;
@@ -152,8 +155,13 @@ pub(crate) fn listed(context: &Context<'_>, page: Page) -> Result<Response<Body>
     };
     let pieces =
         Pieces { head: Some(head), items: page.items.into_iter(), write_item, has_items: false, is_done: false };
-    if output.media == Media::Json {
-        return Ok(pump::respond(context.server, &context.headers, bytes_about, largest, context.turn.clone(), pieces));
+    let stays_json = output.media == Media::Protobuf && bytes_about > PROTOBUF_LIST_BYTES_MAX;
+    if output.media == Media::Json || stays_json {
+        let mut response = pump::respond(context.server, &context.headers, bytes_about, largest, context.turn.clone(), pieces);
+        if stays_json {
+            response.extensions_mut().insert(StaysJson);
+        }
+        return Ok(response);
     }
     // YAML is for people, and made of the whole.
     if bytes_about > YAML_LIST_BYTES_MAX {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base_http::{Body, BodyPermit};
 use bytes::{Bytes, BytesMut};
-use http::Response;
+use http::{HeaderValue, Response, header};
 use machinery_kinds::{IncludeObject, ResourceInfo};
 use machinery_merge::compact_to_json;
 use machinery_store::{Change, ChangeKind, Expired, Object, Revision, Watch, WatchEnded};
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use self::lines::{Lines, Sent};
 use super::read::{all, selection};
 use crate::flow::Entry;
-use crate::negotiate::{Arity, Form, MetaVersion, Output, partial_of_bytes, table};
+use crate::negotiate::{Arity, Form, Media, MetaVersion, Output, partial_of_bytes, table};
 use crate::object::{as_seen, with_managed, with_revision};
 use crate::outgoing::Holder;
 use crate::request::{At, ListOptions};
@@ -65,6 +65,13 @@ pub(crate) async fn watch(
         with_owners: context.shows_owners(),
         has_columns: false,
     };
+    let of_media = |mut response: Response<Body>| {
+        if output.media == Media::Protobuf {
+            let media = HeaderValue::from_static("application/vnd.kubernetes.protobuf;stream=watch");
+            response.headers_mut().insert(header::CONTENT_TYPE, media);
+        }
+        response
+    };
     let timeout = options.timeout.unwrap_or_else(default_timeout);
     let holder = Holder::of(context);
     let started = start(context, options, &selection).await;
@@ -92,7 +99,7 @@ pub(crate) async fn watch(
         Err(error) if error.reason() == status::Reason::Expired => {
             let mut line = encoder.error(&error);
             let pieces = std::iter::from_fn(move || line.next_piece().map(Ok::<_, std::convert::Infallible>));
-            return Ok(status::ok(Body::stream(futures::stream::iter(pieces))));
+            return Ok(of_media(status::ok(Body::stream(futures::stream::iter(pieces)))));
         }
         Err(error) => return Err(error),
     };
@@ -113,7 +120,7 @@ pub(crate) async fn watch(
             }
         }
     });
-    Ok(status::ok(sent(receiver)))
+    Ok(of_media(status::ok(sent(receiver))))
 }
 
 /// Where lines come from.
@@ -333,6 +340,20 @@ impl Encoder {
         let managed = managed.filter(|_| self.with_owners).and_then(|managed| compact_to_json(managed).ok());
         let managed = managed.as_deref();
         let whole = || managed.map_or_else(|| bytes.clone(), |managed| with_managed(&bytes, managed));
+        if self.output.media == Media::Protobuf {
+            let shown = match self.output.form {
+                Form::Partial(version, Arity::One) => {
+                    let mut shown = BytesMut::new();
+                    partial_of_bytes(&whole(), version, &mut shown);
+                    shown.freeze()
+                }
+                _ => whole(),
+            };
+            if let Ok(object) = serde_json::from_slice::<Value>(&shown) {
+                lines.push_frame(&crate::protobuf::event(kind, &object));
+            }
+            return;
+        }
         match self.output.form {
             Form::Object => lines.push_with(kind, &bytes, managed),
             // Upstream cannot make a list of an event, and sends the object as it is.
@@ -377,7 +398,7 @@ impl Encoder {
                 "rows": [{"cells": [], "object": partial(version)}],
             }),
         };
-        Sent::line("BOOKMARK", object.to_string())
+        self.one("BOOKMARK", &object)
     }
 
     fn lagged(&self) -> Sent {
@@ -385,6 +406,13 @@ impl Encoder {
     }
 
     fn error(&self, error: &ApiError) -> Sent {
-        Sent::line("ERROR", error.status().to_string())
+        self.one("ERROR", &error.status())
+    }
+
+    fn one(&self, kind: &str, object: &Value) -> Sent {
+        match self.output.media {
+            Media::Protobuf => Sent::frame(&crate::protobuf::event(kind, object)),
+            Media::Json | Media::Yaml => Sent::line(kind, object.to_string()),
+        }
     }
 }

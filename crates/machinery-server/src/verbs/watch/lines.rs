@@ -64,6 +64,11 @@ impl Lines {
         self.put(WORDS[2]);
     }
 
+    /// An event in another form than a line of JSON.
+    pub(super) fn push_frame(&mut self, frame: &[u8]) {
+        self.put(frame);
+    }
+
     fn put(&mut self, bytes: &[u8]) {
         self.bytes += bytes.len();
         self.open.extend_from_slice(bytes);
@@ -76,6 +81,13 @@ impl Lines {
 }
 
 impl Sent {
+    /// One event in another form than a line of JSON.
+    pub(super) fn frame(frame: &[u8]) -> Self {
+        let mut lines = Lines::default();
+        lines.push_frame(frame);
+        lines.held(None)
+    }
+
     /// One line.
     pub(super) fn line(kind: &str, object: String) -> Self {
         let mut lines = Lines::default();
