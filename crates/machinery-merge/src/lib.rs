@@ -1,28 +1,54 @@
-//! Patches as plain functions on JSON: a document and a patch go in, a new document comes out.
+//! How objects of the Kubernetes API change: three patches, and server-side apply with its owners of fields.
+//!
+//! All of it is plain functions on [`serde_json::Value`]; nothing here does I/O, knows the time or holds state.
 //!
 //! - [`json_patch`]: a list of operations, RFC 6902 (`application/json-patch+json`).
 //! - [`merge_patch`]: a partial document, RFC 7386 (`application/merge-patch+json`).
 //! - [`strategic_merge`]: a partial document that merges lists by their keys and may carry directives
 //!   (`application/strategic-merge-patch+json`); it needs the [`machinery_schema::PatchSchema`] of the kind.
+//! - [`FieldManager`]: server-side apply (`application/apply-patch+yaml`), and who owns which fields after any other write.
 //!
-//! A fourth kind, server-side apply, is to be a module of its own beside these: it takes the same document, the
-//! applied configuration and the field managers, and shares nothing with them but [`PatchError`].
+//! What they do, and the words of their errors, are those of kube-apiserver 1.36, also where RFCs say less or otherwise:
+//! clients that work with the one cannot tell the other. A server needs no more of it than this:
+//!
+//! ```text
+//! apply patch    owners of the stored object ─┐
+//!                stored object, configuration ─┴▶ FieldManager::apply  ──▶ object, owners   (or conflicts)
+//! other writes   stored object, new object, owners ──▶ FieldManager::update ──▶ owners
+//! storing        Managed::to_compact  ──▶ bytes beside the object
+//! showing        compact_to_json      ──▶ metadata.managedFields
+//! ```
+//!
+//! # Server-side apply in short
+//!
+//! Each manager owns a [`FieldSet`] of an object, by name, version, subresource and by whether it applies or updates
+//! ([`ManagerId`]). Who updates owns what it changed and takes it from all others. Who applies owns what its configuration
+//! names; a field of another that it would change is a [`Conflict`] unless it is forced; a field that it named the last
+//! time and names no longer is removed, unless another owns it too. Which values belong together is said by the kind's
+//! schema, the trait [`ApplySchema`]: [`BuiltinSchema`] for Kubernetes' own types, `machinery-crd`'s for custom resources,
+//! [`Untyped`] where nothing is known.
 //!
 //! # For those who change it
 //!
-//! **Where is it?** One module per kind of patch: `json_patch`, `merge_patch`, `strategic`. `walk` measures values before
-//! they are copied, `identity` finds list items in hash maps. Which lists merge, and by which key, is not decided here but
-//! in the tables of `machinery-schema`. Which status code an error becomes is decided in `machinery-server`.
+//! **Where is it?** `json_patch`, `merge_patch`, `strategic`: one module per patch. `fields`: sets of fields and `FieldsV1`.
+//! `schema`: what is asked of a kind. `typed`: values seen with a schema, in five small walks (validate, field set, compare,
+//! merge, remove). `apply`: the managers; `updater` is the algorithm, `manager` the request around it, `cap`, `last_applied`
+//! and `scale` its three special cases. `compact`: owners as they are stored. `go`: texts as Go writes them. Which lists a
+//! strategic patch merges is decided in the tables of `machinery-schema`; which status code an error becomes, in
+//! `machinery-server`.
 //!
-//! **May I touch it?** Yes, if three invariants hold. The old document is never changed, so a rejected patch leaves
-//! nothing behind. No value ever nests deeper than [`DEPTH_MAX`], not even between two operations. Every loop
-//! over a list of the patch is linear or a sort: a client chooses both sizes.
+//! **May I touch it?** Yes, if these hold. The old object is never changed, so a rejected write leaves nothing behind. No value
+//! nests deeper than [`DEPTH_MAX`], not even between two operations, and no set of fields does. Every loop over a list of the
+//! client's is linear or a sort: a client chooses both sizes. `compact/names-v1.txt` never changes: it is on disks.
 //!
 //! **How do I try it?** `cargo test -p machinery-merge`; a new case is one line of `tests/strategic_cases.rs` or
-//! `tests/json_patch_cases.rs`. `cargo xtask fuzz patch` looks for what nobody thought of, on a small stack.
+//! `tests/json_patch_cases.rs`. Recorded applies of a kube-apiserver are replayed on objects alone by `apply/tests.rs`, on
+//! a whole server by `machinery-replay`. `cargo xtask fuzz patch` and `apply` look for what nobody thought of, on a small
+//! stack.
 //!
-//! **What breaks?** `kubectl apply` and `kubectl patch` when results change; every PATCH of the hub when this is slow. An
-//! aborted process is what a missing bound looks like: recursion that outgrows the stack cannot be caught.
+//! **What breaks?** `kubectl apply` and `kubectl patch` when results change; every write of the hub when this is slow. An owner
+//! too many is a conflict that somebody must force; an owner too few is a field that the next apply overwrites. An aborted
+//! process is what a missing bound looks like: recursion that outgrows the stack cannot be caught.
 
 mod apply;
 mod compact;

@@ -2,7 +2,7 @@
 
 mod json_patch_cases;
 pub(crate) mod openapi;
-mod properties;
+pub(crate) mod properties;
 mod strategic_cases;
 
 use machinery_kinds::Budget;

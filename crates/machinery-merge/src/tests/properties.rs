@@ -86,7 +86,7 @@ fn strategic_diff(from: &Map<String, Value>, to: &Map<String, Value>, schema: Pa
 }
 
 /// Pods with lists of both sorts, whose items differ in their keys.
-fn pod() -> impl Strategy<Value = Value> {
+pub(crate) fn pod() -> impl Strategy<Value = Value> {
     let names = || {
         prop::collection::btree_set("[a-e]", 0..5)
             .prop_map(|names| names.into_iter().collect::<Vec<_>>())
