@@ -73,9 +73,9 @@ impl KubeApiserver {
         ]);
         command.args([
             "--service-account-key-file",
-            &at("server.key"),
+            &at("tokens.pub"),
             "--service-account-signing-key-file",
-            &at("server.key"),
+            &at("tokens.key"),
         ]);
         command.args(["--cert-dir", &at("certs")]);
         let apiserver = spawn(command, &dir.join("apiserver.log"));
@@ -176,7 +176,7 @@ fn write_certificates(dir: &Path, port: u16) -> Result<()> {
     ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
     let ca_pem = ca.self_signed(&ca_key).context("failed to sign a CA")?.pem();
     let issuer = Issuer::new(ca, ca_key);
-    let mut issue = |mut params: CertificateParams, usage: ExtendedKeyUsagePurpose| -> Result<(String, String)> {
+    let issue = |mut params: CertificateParams, usage: ExtendedKeyUsagePurpose| -> Result<(String, String)> {
         let key = KeyPair::generate().context("failed to generate a key")?;
         params.extended_key_usages = vec![usage];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
@@ -192,6 +192,8 @@ fn write_certificates(dir: &Path, port: u16) -> Result<()> {
     let (server_pem, server_key) = issue(server, ExtendedKeyUsagePurpose::ServerAuth)?;
     let admin = named("kubernetes-admin", Some("system:masters"));
     let (admin_pem, admin_key) = issue(admin, ExtendedKeyUsagePurpose::ClientAuth)?;
+    // What its tokens are signed with, and what they are checked by.
+    let tokens = KeyPair::generate().context("failed to generate a key")?;
     let kubeconfig = format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: peer\nclusters:\n- name: peer\n  cluster:\n    server: https://127.0.0.1:{port}\n    \
          certificate-authority-data: {}\nusers:\n- name: admin\n  user:\n    client-certificate-data: {}\n    client-key-data: {}\n\
@@ -200,9 +202,14 @@ fn write_certificates(dir: &Path, port: u16) -> Result<()> {
         BASE64.encode(&admin_pem),
         BASE64.encode(&admin_key)
     );
-    for (name, text) in
-        [("ca.pem", ca_pem), ("server.pem", server_pem), ("server.key", server_key), ("kubeconfig", kubeconfig)]
-    {
+    for (name, text) in [
+        ("ca.pem", ca_pem),
+        ("server.pem", server_pem),
+        ("server.key", server_key),
+        ("tokens.key", tokens.serialize_pem()),
+        ("tokens.pub", tokens.public_key_pem()),
+        ("kubeconfig", kubeconfig),
+    ] {
         let path = dir.join(name);
         fs::write(&path, text).with_context(|| format!("failed to write {}", path.display()))?;
     }
