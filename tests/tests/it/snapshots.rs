@@ -144,7 +144,6 @@ fn error_texts() -> Result<()> {
         &["create", "configmap", "one"],
         &["create", "configmap", "One"],
         &["create", "namespace", "a_b"],
-        &["run", "web", "--image=web"],
         &["get", "nodes", "--as", "jane"],
         &["get", "secrets", "--as", "system:node:gw-1", "--as-group", "system:nodes"],
         &["auth", "can-i", "create", "pods", "--as", "jane"],
@@ -155,7 +154,7 @@ fn error_texts() -> Result<()> {
         &["logs", "nobody"],
         &["get", "--raw", "/nowhere"],
         &["get", "--raw", "/telemetry/v1/readings?limit=0"],
-        &["create", "token", "default"],
+        &["create", "token", "nobody"],
     ] {
         mistakes.run(args)?;
     }
