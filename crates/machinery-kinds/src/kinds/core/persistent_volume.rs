@@ -56,8 +56,11 @@ pub(super) static STRATEGY: Strategy = Strategy {
 
 pub(in crate::kinds) use rules::check_inline_spec;
 
+/// Names of fields in Go, and in JSON.
+type ShownFields = &'static [(&'static str, &'static str)];
+
 /// Types of volumes in the order of upstream's struct, with the names that they and their fields have in Go.
-const SHOWN_SOURCES: [(&str, &str, &[(&str, &str)]); 22] = [
+const SHOWN_SOURCES: [(&str, &str, ShownFields); 22] = [
     ("gcePersistentDisk", "GCEPersistentDisk", &[]),
     ("awsElasticBlockStore", "AWSElasticBlockStore", &[]),
     ("hostPath", "HostPath", &[("Path", "path"), ("Type", "type")]),

@@ -92,11 +92,10 @@ fn drop_unknown_source(spec: &mut Value) {
         return;
     }
     let source = spec.part("dataSource");
-    let is_known = match (source.text("apiGroup"), source.text("kind")) {
-        ("", "PersistentVolumeClaim") => true,
-        ("snapshot.storage.k8s.io", "VolumeSnapshot") => true,
-        _ => false,
-    };
+    let is_known = matches!(
+        (source.text("apiGroup"), source.text("kind")),
+        ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+    );
     if !is_known {
         spec.unset("dataSource");
     }

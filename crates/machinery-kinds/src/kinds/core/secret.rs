@@ -62,10 +62,10 @@ fn validate(secret: &Value, errors: &mut Errors) {
     }
     let data = secret.part("data");
     match secret.text("type") {
-        "kubernetes.io/service-account-token" => {
-            if secret.part("metadata").part("annotations").text(ACCOUNT_NAME).is_empty() {
-                errors.required(&Path::at("metadata.annotations").key(ACCOUNT_NAME), "");
-            }
+        "kubernetes.io/service-account-token"
+            if secret.part("metadata").part("annotations").text(ACCOUNT_NAME).is_empty() =>
+        {
+            errors.required(&Path::at("metadata.annotations").key(ACCOUNT_NAME), "");
         }
         "kubernetes.io/dockercfg" => check_docker_config(data, ".dockercfg", errors),
         "kubernetes.io/dockerconfigjson" => check_docker_config(data, ".dockerconfigjson", errors),

@@ -348,10 +348,12 @@ pub(super) fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
     let has_changed = SOURCES.iter().any(|(field, _)| {
         let (mut source, held) = (spec.part(field).clone(), before.part(field));
         // A secret for growing the volume may come later.
-        if *field == "csi" && !held.has("controllerExpandSecretRef") && held.is_object() {
-            if let Some(source) = source.as_object_mut() {
-                source.remove("controllerExpandSecretRef");
-            }
+        if *field == "csi"
+            && !held.has("controllerExpandSecretRef")
+            && held.is_object()
+            && let Some(source) = source.as_object_mut()
+        {
+            source.remove("controllerExpandSecretRef");
         }
         !checks::same(&source, held)
     });

@@ -309,7 +309,7 @@ pub(super) fn check_addresses(spec: &Value, old: &Value, errors: &mut Errors) {
         return;
     }
     let is_v6 = |ip: &&str| checks::parse_ip(ip).is_some_and(|ip| ip.is_ipv6());
-    if ips.len() > 1 && (ips.iter().all(|ip| is_v6(ip)) || !ips.iter().any(|ip| is_v6(ip))) {
+    if ips.len() > 1 && (ips.iter().all(is_v6) || !ips.iter().any(is_v6)) {
         errors.invalid(&ips_at, shown(), "may specify no more than one IP for each IP family");
     }
     if is_headless(spec) {
