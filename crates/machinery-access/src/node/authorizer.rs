@@ -199,6 +199,10 @@ impl Request<'_> {
                 self.related(graph, |graph| graph.names_node("resource.k8s.io/resourceslices", "", self.name))
             }
             "watch" | "list" | "deletecollection" if self.selects("spec.nodeName", graph.node) => Ok(()),
+            // One of those that a selector has found: asked about once more, now by itself.
+            "deletecollection" if graph.object.is_some() => {
+                self.related(graph, |graph| graph.names_node("resource.k8s.io/resourceslices", "", self.name))
+            }
             "watch" | "list" | "deletecollection" => {
                 reject("can only list/watch/deletecollection resourceslices with nodeName field selector")
             }
