@@ -317,11 +317,17 @@ impl Writer {
     }
 }
 
+/// Whether a patch that names a uid met an object with another: an API server says that the field cannot be changed.
+fn is_another(status: &kube::core::Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 422 && causes.into_iter().any(|cause| cause.field == "metadata.uid")
+}
+
 /// An object that is deleted, or another one by now, needs nothing more: its change brings the next run.
 pub(crate) fn absent_is_false(done: Result<(), Error>, act: impl FnOnce() -> String) -> Result<bool, WriteError> {
     match done {
         Ok(()) => Ok(true),
-        Err(Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(false),
+        Err(Error::Api(status)) if matches!(status.code, 404 | 409) || is_another(&status) => Ok(false),
         Err(error) => Err(WriteError::new(act(), error)),
     }
 }

@@ -110,7 +110,7 @@ proptest! {
     #[test]
     fn no_header_makes_the_parser_panic(accept in "[ -~]{0,60}") {
         let headers = headers(&accept);
-        let _ = negotiated(super::accept(&headers), &Query::default());
+        let _ = negotiated(super::accept(&headers), &Query::default(), true);
         let _ = error_media(&headers);
         let _ = aggregated_discovery(&headers);
     }

@@ -285,8 +285,8 @@ async fn tell(hub: &Hub, uid: &str, entry: &mut Entry) -> Result<Told, HubError>
                 entry.told = status;
                 entry.revision = entry.revision.max(revision_of(&patched));
             }
-            // Another pod of that name, or none: this one is history.
-            Err(error) if matches!(error.code(), Some(404 | 409)) => {
+            // Another pod of that name, whose uid is not to be changed, or none: this one is history.
+            Err(error) if matches!(error.code(), Some(404 | 409)) || error.is_about("metadata.uid") => {
                 return Ok(if entry.manifest.is_some() {
                     entry.show_as(None);
                     Told::Everything
