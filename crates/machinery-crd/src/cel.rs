@@ -20,6 +20,7 @@ mod functions;
 mod lex;
 mod library;
 mod parse;
+mod policy;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ mod value;
 
 use std::sync::Arc;
 
+pub use policy::{PolicyScope, PolicyType, check_policy};
 pub(crate) use rules::Validator;
 pub(crate) use types::{Decl, declare};
 

@@ -30,5 +30,6 @@ mod names;
 mod schema;
 mod structural;
 
+pub use cel::{PolicyScope, PolicyType, check_policy};
 use machinery_schema::{Budget, BudgetExceeded, DEPTH_MAX, FieldError, FieldErrorReason, bounded, field_error};
 pub use structural::{MetadataRules, Part, ReadSchemaError, Scale, Structural, StructuralPlace};

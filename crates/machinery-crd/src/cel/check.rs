@@ -23,12 +23,17 @@ pub(crate) struct Checked {
 pub(super) fn check(ast: Ast, decl: &Arc<Decl>, is_old_optional: bool) -> Result<Checked, Vec<Issue>> {
     let own = type_of(decl);
     let old = if is_old_optional { Type::Optional(Box::new(own.clone())) } else { own.clone() };
+    check_in(ast, vec![("self".to_owned(), own), ("oldSelf".to_owned(), old)])
+}
+
+/// Checks an expression over values with these names and types.
+pub(super) fn check_in(ast: Ast, scopes: Vec<(String, Type)>) -> Result<Checked, Vec<Issue>> {
     let count = ast.nodes.len();
     let mut checker = Checker {
         ast,
         types: vec![Type::Error; count],
         overloads: HashMap::new(),
-        scopes: vec![("self".to_owned(), own), ("oldSelf".to_owned(), old)],
+        scopes,
         issues: Vec::new(),
         mixed: Vec::new(),
         takes_mixed: false,

@@ -1,5 +1,7 @@
 //! Expressions of policies and of match conditions: what may stand in them, and what they must give.
 
+use machinery_crd::{PolicyScope, PolicyType, check_policy};
+
 use crate::kit::{Errors, Path};
 
 /// What an expression is for, which says what it must give.
@@ -19,20 +21,58 @@ pub(super) enum Place {
     JsonPatch,
 }
 
+impl Place {
+    fn types(self) -> &'static [&'static str] {
+        match self {
+            Self::Condition => &["bool"],
+            Self::Message => &["string"],
+            Self::Audit => &["string", "null_type"],
+            Self::Variable | Self::ApplyConfiguration | Self::JsonPatch => &[],
+        }
+    }
+}
+
 /// What an expression may name besides the object and its request.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Environment {
     pub with_params: bool,
     /// Variables that come before it, by name; none at all when the policy has none.
-    pub variables: Option<Vec<String>>,
+    pub variables: Option<Vec<(String, PolicyType)>>,
 }
 
-/// Checks one expression.
+/// Checks one expression; gives its type as far as it is known.
 pub(super) fn check(
-    _expression: &str,
-    _place: Place,
-    _environment: &Environment,
-    _path: &Path<'_>,
-    _errors: &mut Errors,
-) {
+    expression: &str,
+    place: Place,
+    environment: &Environment,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) -> PolicyType {
+    // What makes objects of named types is not known here.
+    if matches!(place, Place::ApplyConfiguration | Place::JsonPatch) {
+        return PolicyType::ANY;
+    }
+    let scope = PolicyScope {
+        params: environment.with_params,
+        // A message is for the caller, who need not learn what others may.
+        authorizer: place != Place::Message,
+        variables: environment.variables.clone(),
+    };
+    let of = match check_policy(expression, &scope) {
+        Ok(of) => of,
+        Err(problem) => {
+            errors.invalid(path, expression, problem);
+            return PolicyType::ANY;
+        }
+    };
+    let (wanted, found) = (place.types(), of.name());
+    if of.is_unknown() || wanted.is_empty() || wanted.contains(&found.as_str()) {
+        return of;
+    }
+    let wanted = match wanted {
+        [one] => (*one).to_owned(),
+        many => format!("one of [{}]", many.join(" ")),
+    };
+    errors.invalid(path, expression, format!("must evaluate to {wanted} but got {found}"));
+    of
 }

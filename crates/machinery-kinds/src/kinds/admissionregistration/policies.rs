@@ -1,5 +1,6 @@
 //! Policies and what binds them to requests.
 
+use machinery_crd::PolicyType;
 use serde_json::Value;
 
 use super::{
@@ -165,12 +166,13 @@ fn variables(spec: &Value, environment: &mut Environment, path: &Path<'_>, error
         } else if !is_identifier(name) {
             errors.invalid(&at.field("name"), name, "must be a valid CEL identifier");
         }
-        if expression.trim().is_empty() {
+        let of = if expression.trim().is_empty() {
             errors.required(&at.field("expression"), "expression is not specified");
+            PolicyType::ANY
         } else {
-            expressions::check(expression, Place::Variable, environment, &at.field("expression"), errors);
-        }
-        environment.variables.get_or_insert_default().push(name.to_owned());
+            expressions::check(expression, Place::Variable, environment, &at.field("expression"), errors)
+        };
+        environment.variables.get_or_insert_default().push((name.to_owned(), of));
     }
 }
 
@@ -183,13 +185,13 @@ fn validation(validation: &Value, environment: &Environment, path: &Path<'_>, er
     let at = path.field("expression");
     match expression.trim() {
         "" => errors.required(&at, "expression is not specified"),
-        _ => expressions::check(expression, Place::Condition, environment, &at, errors),
+        _ => drop(expressions::check(expression, Place::Condition, environment, &at, errors)),
     }
     let (at, text) = (path.field("messageExpression"), validation.text("messageExpression"));
     match text.trim() {
         "" if !text.is_empty() => errors.invalid(&at, text, "must be non-empty if specified"),
         "" => {}
-        _ => expressions::check(text, Place::Message, environment, &at, errors),
+        _ => drop(expressions::check(text, Place::Message, environment, &at, errors)),
     }
     let at = path.field("message");
     if !message.is_empty() && message.trim().is_empty() {
@@ -214,7 +216,7 @@ fn audit_annotation(policy: &str, audit: &Value, environment: &Environment, path
         long if long.len() > AUDIT_EXPRESSION_BYTES_MAX => {
             errors.required(&at, &format!("must not exceed {AUDIT_EXPRESSION_BYTES_MAX} bytes in length"));
         }
-        _ => expressions::check(expression, Place::Audit, environment, &at, errors),
+        _ => drop(expressions::check(expression, Place::Audit, environment, &at, errors)),
     }
 }
 
@@ -236,7 +238,9 @@ fn mutation(mutation: &Value, environment: &Environment, path: &Path<'_>, errors
             (true, None) => errors.required(&at, &format!("must be specified when patchType is {kind}")),
             (true, Some(patch)) => match patch.text("expression").trim() {
                 "" => errors.required(&at.field("expression"), ""),
-                expression => expressions::check(expression, *place, environment, &at.field("expression"), errors),
+                expression => {
+                    drop(expressions::check(expression, *place, environment, &at.field("expression"), errors));
+                }
             },
             (false, Some(_)) => {
                 let detail = format!("must not be specified when patchType is {kind}");

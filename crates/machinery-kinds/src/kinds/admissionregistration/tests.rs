@@ -160,6 +160,31 @@ fn policies_are_refused_with_upstreams_words() {
 }
 
 #[test]
+fn expressions_of_policies_are_checked() {
+    let rules = json!([{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}]);
+    let policy = json!({"metadata": {"name": "p"}, "spec": {
+        "matchConstraints": {"resourceRules": rules}, "matchConditions": [{"name": "a", "expression": "1"}],
+        "variables": [{"name": "x", "expression": "'a'"}, {"name": "y", "expression": "variables.z"}],
+        "validations": [
+            {"expression": "variables.x == 'a' && object.spec.replicas > 1"}, {"expression": "self == 1"},
+            {"expression": "true", "messageExpression": "1"},
+        ],
+        "auditAnnotations": [{"key": "k", "valueExpression": "1"}],
+    }});
+    check(
+        &VALIDATING_POLICY,
+        policy,
+        &[
+            r#"spec.matchConditions[0].expression: Invalid value: "1": must evaluate to bool but got int"#,
+            "spec.variables[1].expression: Invalid value: \"variables.z\": compilation failed: ERROR: <input>:1:10: undefined field 'z'",
+            "spec.validations[1].expression: Invalid value: \"self == 1\": compilation failed: ERROR: <input>:1:1: undeclared reference to 'self'",
+            r#"spec.validations[2].messageExpression: Invalid value: "1": must evaluate to string but got int"#,
+            r#"spec.auditAnnotations[0].valueExpression: Invalid value: "1": must evaluate to one of [string null_type] but got int"#,
+        ],
+    );
+}
+
+#[test]
 fn a_binding_has_a_policy_and_actions() {
     check(
         &VALIDATING_BINDING,
