@@ -19,7 +19,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use crate::{FieldError, FieldErrorReason, field_error::ERRORS_MAX};
+use crate::{FieldError, field_error::ERRORS_MAX};
 
 /// A place in an object, such as `spec.ports[0].name`.
 #[derive(Clone, Copy, Debug)]
@@ -198,34 +198,6 @@ impl Errors {
         }
     }
 
-    /// `Too long: may not be more than N characters`.
-    pub(crate) fn too_long_characters(&mut self, path: &Path<'_>, chars_max: usize) {
-        if !self.is_full() {
-            self.push(FieldError::too_long_characters(path.to_string(), chars_max));
-        }
-    }
-
-    /// `Too short: must be at least N characters`.
-    pub(crate) fn too_short(&mut self, path: &Path<'_>, chars_min: usize) {
-        if !self.is_full() {
-            self.push(FieldError::too_short(path.to_string(), chars_min));
-        }
-    }
-
-    /// `Too few: N: must have at least M items`.
-    pub(crate) fn too_few(&mut self, path: &Path<'_>, items: usize, items_min: usize) {
-        if !self.is_full() {
-            self.push(FieldError::too_few(path.to_string(), items, items_min));
-        }
-    }
-
-    /// `Internal error: …`.
-    pub(crate) fn internal(&mut self, path: &Path<'_>, detail: &str) {
-        if !self.is_full() {
-            self.push(FieldError::internal(path.to_string(), detail));
-        }
-    }
-
     /// `Too many: N: must have at most M items`.
     pub(crate) fn too_many(&mut self, path: &Path<'_>, items: usize, items_max: usize) {
         if !self.is_full() {
@@ -245,11 +217,6 @@ impl Errors {
         if !self.is_full() {
             self.push(FieldError::not_found_because(path.to_string(), &value.into(), detail));
         }
-    }
-
-    /// Whether an error of this kind is at this place already.
-    pub(crate) fn has(&self, path: &str, reason: FieldErrorReason) -> bool {
-        self.0.iter().any(|error| error.path == path && error.reason == reason)
     }
 }
 

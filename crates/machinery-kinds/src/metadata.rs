@@ -24,8 +24,6 @@ pub(crate) enum NameRule {
     Subdomain,
     /// No dots: namespaces.
     Label,
-    /// No dots, and a letter comes first.
-    Dns1035Label,
     /// Whatever fits into a URL: roles and their bindings.
     PathSegment,
     /// The kind has a rule of its own: the name, and whether more comes behind it.
@@ -41,7 +39,6 @@ impl NameRule {
         match self {
             Self::Subdomain => checks::dns_subdomain(&masked),
             Self::Label => checks::dns_label(&masked),
-            Self::Dns1035Label => checks::dns1035_label(&masked),
             Self::PathSegment if is_prefix => checks::path_segment_prefix(name),
             Self::PathSegment => checks::path_segment_name(name),
             Self::Own(rule) => rule(name, is_prefix),
@@ -129,7 +126,7 @@ pub fn dedup_owner_references(object: &mut Value, is_after_admission: bool) -> O
     let mut duplicates: Vec<String> = Vec::new();
     for owner in owners.drain(..) {
         // What is more than that is reported by the rules.
-        if kept.len() <= INDEXED_ITEMS_MAX && kept.iter().any(|known| *known == owner) {
+        if kept.len() <= INDEXED_ITEMS_MAX && kept.contains(&owner) {
             duplicates.push(owner.text("uid").to_owned());
         } else {
             kept.push(owner);

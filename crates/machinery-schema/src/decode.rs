@@ -255,15 +255,11 @@ fn complete_structure(of: Type, map: &mut Map<String, Value>) {
 fn complete_value(shape: Shape, value: &mut Value) {
     match (shape, value) {
         (Shape::Struct(of), Value::Object(map)) => complete_structure(of, map),
-        (Shape::List(items), Value::Array(list)) => {
-            if is_nested(items.shape()) {
-                list.iter_mut().for_each(|item| complete_value(items.shape(), item));
-            }
+        (Shape::List(items), Value::Array(list)) if is_nested(items.shape()) => {
+            list.iter_mut().for_each(|item| complete_value(items.shape(), item));
         }
-        (Shape::Map(items), Value::Object(map)) => {
-            if is_nested(items.shape()) {
-                map.values_mut().for_each(|item| complete_value(items.shape(), item));
-            }
+        (Shape::Map(items), Value::Object(map)) if is_nested(items.shape()) => {
+            map.values_mut().for_each(|item| complete_value(items.shape(), item));
         }
         (Shape::SchemaOrArray, Value::Array(list)) => {
             list.iter_mut().for_each(|schema| complete_value(Shape::Struct(Type::json_schema()), schema));

@@ -37,10 +37,18 @@ enum Comparison {
 /// Why a path was rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JsonPathError {
+    /// There is nothing.
     #[error("is empty; write a path such as .spec.nodeName")]
     Empty,
+    /// A character that no path has there.
     #[error("has an unexpected {found:?} at character {at}; write .name, [n], [*] or [?(@.name==\"x\")]")]
-    Unexpected { found: String, at: usize },
+    Unexpected {
+        /// The character, or what comes instead of one.
+        found: String,
+        /// Its position.
+        at: usize,
+    },
+    /// It is longer than a path has to be.
     #[error("has more than {PATH_BYTES_MAX} bytes")]
     TooLong,
 }
@@ -51,6 +59,10 @@ const PATH_BYTES_MAX: usize = 1024;
 const FOUND_MAX: usize = 256;
 
 impl JsonPath {
+    /// Reads a path such as `.spec.nodeName`.
+    ///
+    /// # Errors
+    /// When it is none; with the place.
     pub fn parse(text: &str) -> Result<Self, JsonPathError> {
         if text.len() > PATH_BYTES_MAX {
             return Err(JsonPathError::TooLong);

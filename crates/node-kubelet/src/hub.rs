@@ -55,7 +55,14 @@ pub(crate) enum HubError {
         source: hyper::Error,
     },
     #[error("the hub answered {act} with {code} {reason}: {message}")]
-    Status { act: String, code: u16, reason: String, message: String },
+    Status {
+        act: String,
+        code: u16,
+        reason: String,
+        message: String,
+        /// The fields that the hub names as the causes.
+        fields: Vec<String>,
+    },
     #[error("the hub answered {act} with something that cannot be read: {message}")]
     Unreadable { act: String, message: String },
 }
@@ -67,6 +74,11 @@ impl HubError {
             Self::Status { code, .. } => Some(*code),
             _ => None,
         }
+    }
+
+    /// Whether the hub names this field as a cause.
+    pub(crate) fn is_about(&self, field: &str) -> bool {
+        matches!(self, Self::Status { fields, .. } if fields.iter().any(|found| found == field))
     }
 
     /// Whether waiting for the hub is all there is to do.
@@ -474,7 +486,9 @@ async fn read_answer(mut body: Incoming, act: &str) -> Result<Bytes, HubError> {
 fn status_error(act: String, status: StatusCode, body: &[u8]) -> HubError {
     let answer: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |field: &str| answer[field].as_str().unwrap_or_default().to_owned();
-    HubError::Status { act, code: status.as_u16(), reason: text("reason"), message: text("message") }
+    let causes = answer["details"]["causes"].as_array().into_iter().flatten();
+    let fields = causes.filter_map(|cause| cause["field"].as_str().map(str::to_owned)).collect();
+    HubError::Status { act, code: status.as_u16(), reason: text("reason"), message: text("message"), fields }
 }
 
 /// One event of a watch.

@@ -419,8 +419,11 @@ fn nodes(server: &Server, count: usize) -> Result<()> {
     server.rate(16, count, node).map(|_| ())
 }
 
+/// Several values of each of several figures.
+type Figures = Vec<Vec<f64>>;
+
 /// Measures the same on both.
-fn both(measure: impl Fn(&Server) -> Result<Vec<Vec<f64>>>) -> Result<(Vec<Vec<f64>>, Vec<Vec<f64>>)> {
+fn both(measure: impl Fn(&Server) -> Result<Figures>) -> Result<(Figures, Figures)> {
     let ours = {
         let hub = Server::hub()?;
         measure(&hub).context("on the hub")?

@@ -62,7 +62,7 @@ pub(crate) struct Issue {
 }
 
 /// Issues as cel-go shows them, with the line and a caret below.
-pub(crate) fn show_issues(source: &[char], issues: &mut Vec<Issue>) -> String {
+pub(crate) fn show_issues(source: &[char], issues: &mut [Issue]) -> String {
     issues.sort_by_key(|issue| issue.at);
     let shown: Vec<String> = issues
         .iter()

@@ -353,6 +353,6 @@ fn literal<'v>(lit: &Lit) -> Val<'v> {
 }
 
 /// A list of an evaluation, for the library.
-pub(super) fn items<'a, 'v>(list: &'a List<'v>) -> Vec<Val<'v>> {
+pub(super) fn items<'v>(list: &List<'v>) -> Vec<Val<'v>> {
     list.iter().collect()
 }

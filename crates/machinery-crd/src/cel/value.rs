@@ -338,11 +338,7 @@ fn equal_lists<'v>(a: &List<'v>, b: &List<'v>) -> bool {
     if a.len() != b.len() {
         return false;
     }
-    let unordered = match (a.list_type(), b.list_type()) {
-        ("set", _) | (_, "set") => true,
-        ("map", _) | (_, "map") => true,
-        _ => false,
-    };
+    let unordered = [a.list_type(), b.list_type()].iter().any(|kind| matches!(*kind, "set" | "map"));
     if !unordered {
         return a.iter().zip(b.iter()).all(|(a, b)| a.equals(&b));
     }
@@ -395,7 +391,7 @@ pub(super) fn concat<'v>(a: &List<'v>, b: &List<'v>) -> Val<'v> {
 /// Standard base64 with padding.
 pub(super) fn base64(text: &str) -> Option<Vec<u8>> {
     let digits = text.trim_end_matches('=');
-    if text.len() % 4 != 0 || text.len() - digits.len() > 2 {
+    if !text.len().is_multiple_of(4) || text.len() - digits.len() > 2 {
         return None;
     }
     let mut out = Vec::with_capacity(digits.len() * 3 / 4);

@@ -194,7 +194,6 @@ fn names_and_the_beginnings_of_names_are_checked_by_the_rule_of_the_kind() {
     check(NameRule::Subdomain, "a-", true, true);
     check(NameRule::Subdomain, "a-", false, false);
     check(NameRule::Label, "a.b", false, false);
-    check(NameRule::Dns1035Label, "1a", false, false);
     check(NameRule::PathSegment, "system:node proxy", false, true);
     check(NameRule::PathSegment, "..", false, false);
     check(NameRule::PathSegment, "a/b", true, false);
