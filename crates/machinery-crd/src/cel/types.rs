@@ -6,6 +6,7 @@ use crate::schema::Schema;
 
 /// A type as the checker knows it.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::enum_variant_names, reason = "the type of types is called so in CEL")]
 pub(crate) enum Type {
     Dyn,
     Null,
