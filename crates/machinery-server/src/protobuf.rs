@@ -60,7 +60,8 @@ pub(crate) fn decode(body: &[u8], values_max: usize) -> Result<Value, DecodeErro
 /// The type of what names itself so: a kind that is served, or one of those that are registered in every group.
 fn type_of(api_version: &str, kind: &str) -> Option<Type> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let is_common = kind.ends_with("Options") || matches!(kind, "Status" | "PartialObjectMetadata" | "PartialObjectMetadataList");
+    let is_common =
+        kind.ends_with("Options") || matches!(kind, "Status" | "PartialObjectMetadata" | "PartialObjectMetadataList");
     Type::of_kind(group, version, kind).or_else(|| is_common.then(|| Type::named(&format!("{META}.{kind}"))).flatten())
 }
 

@@ -38,7 +38,7 @@ pub(crate) fn decode(headers: &HeaderMap, body: &Bytes, values_max: usize, kind:
             // Go takes what our decoder does not, such as very deep nesting.
             Ok(_) => return Err(unknown(&why)),
         },
-        Decoded::BadYaml(why) => return Err(refuse(&format!("error converting YAML to JSON: yaml: {why}"))),
+        Decoded::BadYaml(why) => return Err(refuse(&yaml_error(&why))),
         Decoded::BadProtobuf(why) => return Err(refuse(&why)),
     };
     let what = match &value {
@@ -59,6 +59,17 @@ pub(crate) fn decode(headers: &HeaderMap, body: &Bytes, values_max: usize, kind:
         Value::Bool(_) => "bool",
     };
     Err(unknown(&format!("json: cannot unmarshal {what} into Go value of type {TYPE_META}")))
+}
+
+/// What is wrong with YAML, as far as upstream's words can be found in our decoder's: `line 3 column 5: WHAT` and a picture of it.
+fn yaml_error(text: &str) -> String {
+    let first = text.lines().next().unwrap_or_default();
+    let Some((_, rest)) = first.split_once("line ") else { return format!("yaml: {first}") };
+    let (place, what) = rest.split_once(": ").unwrap_or(("", rest));
+    match place.split(' ').next().and_then(|line| line.parse::<u32>().ok()) {
+        Some(line) if line > 1 => format!("yaml: line {line}: {what}"),
+        _ => format!("yaml: {what}"),
+    }
 }
 
 /// What a value is that is no text, in Go's words.
@@ -191,6 +202,11 @@ mod tests {
             "{\"a\":x,\"b\":\"more than thirty bytes\"}",
             "~ invalid character 'x' looking for beginning of value ({\"a\":x,\"b\":\"more than thirty b ...)",
         );
+        let mut yaml = HeaderMap::new();
+        yaml.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/yaml"));
+        let error = decode(&yaml, &Bytes::from_static(b"a: b: c\n"), usize::MAX, "ConfigMap").unwrap_err();
+        let expected = "the object provided is unrecognized (must be of type ConfigMap): yaml: mapping values are not allowed in this context (613a20623a20630a)";
+        assert_eq!(error.message(), expected);
         let empty = decode(&HeaderMap::new(), &Bytes::from_static(b"null"), usize::MAX, "Pod").unwrap();
         assert_eq!(empty, serde_json::json!({}));
     }

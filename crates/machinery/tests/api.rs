@@ -6,7 +6,8 @@ use kube::{Client, ResourceExt as _};
 use machinery::Identity;
 
 fn map(name: &str) -> ConfigMap {
-    serde_json::from_value(serde_json::json!({"metadata": {"name": name}, "data": {"color": "blue"}})).expect("a config map")
+    serde_json::from_value(serde_json::json!({"metadata": {"name": name}, "data": {"color": "blue"}}))
+        .expect("a config map")
 }
 
 #[tokio::test(flavor = "multi_thread")]

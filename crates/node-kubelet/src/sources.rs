@@ -132,9 +132,14 @@ async fn follow_once(hub: &Hub, source: &mut impl Source, since: &mut Option<Str
             Event::Error { code, message } => {
                 *since = None;
                 let code = u16::try_from(code).unwrap_or(500);
-                return Err(
-                    HubError::Status { act: format!("watch {path}"), code, reason: String::new(), message, fields: Vec::new() }.into()
-                );
+                return Err(HubError::Status {
+                    act: format!("watch {path}"),
+                    code,
+                    reason: String::new(),
+                    message,
+                    fields: Vec::new(),
+                }
+                .into());
             }
             Event::Applied(object) => (object, false),
             Event::Deleted(object) => (object, true),

@@ -207,7 +207,9 @@ impl Inner {
             };
             match (answered, output.media) {
                 (Ok(response), Media::Yaml) => Ok(negotiate::as_yaml(response).await),
-                (Ok(response), Media::Protobuf) if context.verb != "watch" => Ok(negotiate::as_protobuf(response).await),
+                (Ok(response), Media::Protobuf) if context.verb != "watch" => {
+                    Ok(negotiate::as_protobuf(response).await)
+                }
                 (answered, _) => answered,
             }
         };

@@ -157,7 +157,8 @@ pub(crate) fn listed(context: &Context<'_>, page: Page) -> Result<Response<Body>
         Pieces { head: Some(head), items: page.items.into_iter(), write_item, has_items: false, is_done: false };
     let stays_json = output.media == Media::Protobuf && bytes_about > PROTOBUF_LIST_BYTES_MAX;
     if output.media == Media::Json || stays_json {
-        let mut response = pump::respond(context.server, &context.headers, bytes_about, largest, context.turn.clone(), pieces);
+        let mut response =
+            pump::respond(context.server, &context.headers, bytes_about, largest, context.turn.clone(), pieces);
         if stays_json {
             response.extensions_mut().insert(StaysJson);
         }
