@@ -39,7 +39,8 @@ fn the_first_form_that_is_served_is_given() {
     check("", "", Form::Object);
     check("*/*", "", Form::Object);
     check("application/json;stream=watch", "", Form::Object);
-    check("application/vnd.kubernetes.protobuf,application/json", "", Form::Object);
+    let typed = Output { form: Form::Object, media: Media::Protobuf };
+    assert_eq!(asked("application/vnd.kubernetes.protobuf,application/json", "list", ""), Ok(typed));
     check("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", "", Form::Partial(V1, Arity::List));
     check("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1", "", Form::Partial(V1, Arity::One));
     check("application/json;as=Table;v=v9;g=meta.k8s.io, application/json", "", Form::Object);
@@ -62,7 +63,6 @@ fn what_is_not_served_is_named_with_what_is() {
         "Unable to convert to Table",
     );
     let accepted = "only the following media types are accepted: application/json, application/yaml, application/vnd.k";
-    check_refused("application/vnd.kubernetes.protobuf", "get", "", accepted);
     check_refused("application/json;as=Pods;v=v1;g=meta.k8s.io", "get", "", accepted);
     check_refused("text/html", "get", "", "406: Not Acceptable\n\nAvailable representations: application/json, ");
     check_refused(

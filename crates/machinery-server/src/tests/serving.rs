@@ -418,7 +418,7 @@ async fn a_body_of_a_node_has_a_bounded_number_of_values() {
     assert_eq!(hub.send(&node, "PATCH", path, media, &text).await.code, 200);
     // YAML is counted as it is decoded.
     let lines = format!("metadata: {{name: gw-1}}\nstatus:\n  images:\n{}", "  - {}\n".repeat(40_000));
-    hub.send(&node, "PUT", path, "application/yaml", &lines).await.check(400, "BadRequest", "as YAML");
+    hub.send(&node, "PUT", path, "application/yaml", &lines).await.check(400, "BadRequest", "budget");
     let administrator = Identity::new("selvedge-admin", [crate::GROUP_MASTERS]);
     assert_eq!(hub.send(&administrator, "PATCH", path, media, &many).await.code, 200);
     let answer = hub.send(&administrator, "PATCH", path, media, &images(140_000)).await;
