@@ -98,8 +98,8 @@ def deployments(namespace):
     patched = api.patch_namespaced_deployment("web", namespace, side)
     check(len(patched.spec.template.spec.containers) == 2, "lists are merged by their key", patched.spec.template.spec)
     scale = api.read_namespaced_deployment_scale("web", namespace)
-    scale.spec.replicas = 0
-    check(api.replace_namespaced_deployment_scale("web", namespace, scale).spec.replicas == 0, "a scale is written")
+    scale.spec.replicas = 3
+    check(api.replace_namespaced_deployment_scale("web", namespace, scale).spec.replicas == 3, "a scale is written")
     api.delete_namespaced_deployment("web", namespace, propagation_policy="Background")
     utils.create_from_dict(
         client.ApiClient(), {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}]}},

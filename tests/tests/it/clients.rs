@@ -35,10 +35,6 @@ impl Hub {
 /// Suites that have not passed yet, each with what it was seen to wait for. Their failures are printed and fail nothing, so the list
 /// only shrinks: whoever sees one of them pass takes it off.
 const NOT_YET: &[(&str, &str)] = &[
-    ("kubectl", "`kubectl scale` of a Deployment"),
-    ("python", "the scale of a Deployment"),
-    ("client-go json", "the scale of a Deployment"),
-    ("client-go protobuf", "the scale of a Deployment"),
     ("client-go dynamic", "the scale of a custom object"),
 ];
 
