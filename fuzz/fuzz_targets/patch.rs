@@ -11,8 +11,8 @@ use std::sync::{
 };
 
 use libfuzzer_sys::fuzz_target;
-use machinery_merge::{DEPTH_MAX, json_patch, merge_diff, merge_patch, strategic_merge};
 use machinery_kinds::Registry;
+use machinery_merge::{DEPTH_MAX, json_patch, merge_diff, merge_patch, strategic_merge};
 use machinery_schema::PatchSchema;
 use serde_json::Value;
 
