@@ -169,9 +169,9 @@ impl<'p> Tables<'p> {
             }
             (None, None) => false,
         };
-        let go = self.intern(go);
+        let in_go = self.intern(go);
         let row = format!(
-            "ShapeRow {{ kind: ShapeKind::{kind}, of: {of}, go: {go}, list: {list}, keys: {keys}, is_atomic: {is_atomic} }}"
+            "ShapeRow {{ kind: ShapeKind::{kind}, of: {of}, go: {in_go}, list: {list}, keys: {keys}, is_atomic: {is_atomic} }}"
         );
         let next = self.shapes.len();
         let number = *self.shape_numbers.entry(row.clone()).or_insert(next);

@@ -128,7 +128,7 @@ impl Access {
         &self.options.issuer
     }
 
-    /// OpenID discovery, for whoever verifies tokens elsewhere.
+    /// OpenID discovery, for whoever verifies tokens in other places.
     pub fn extensions(&self, address: &str) -> Vec<Arc<dyn Extension>> {
         let issuer = self.options.issuer.clone();
         vec![

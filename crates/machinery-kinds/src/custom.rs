@@ -56,7 +56,7 @@ pub(crate) struct OpenApiSchema {
 #[derive(Debug)]
 pub(crate) struct Custom {
     pub structural: Structural,
-    /// What each client of a deprecated version is told.
+    /// What each client of a deprecated version is warned of.
     pub deprecation: Option<Arc<str>>,
     /// Whether objects may be stored in another form than clients see: the schema has changed, or there are several.
     pub is_reshaped: bool,
@@ -196,7 +196,7 @@ fn columns(version: &Value) -> Vec<PrinterColumn> {
     columns
 }
 
-/// What clients of a deprecated version are told: its author's words, or which version to use.
+/// What clients of a deprecated version are warned of: its author's words, or which version to use.
 fn deprecation(version: &Value, spec: &Value, kind: &str) -> Option<Arc<str>> {
     if !version.flag("deprecated") {
         return None;
@@ -220,7 +220,7 @@ fn deprecation(version: &Value, spec: &Value, kind: &str) -> Option<Arc<str>> {
     Some(warning.into())
 }
 
-/// What discovery tells of the form in which objects are stored: eight bytes of a digest in base64, as upstream's look.
+/// What discovery says of the form in which objects are stored: eight bytes of a digest in base64, as upstream's look.
 fn storage_hash(group: &str, version: &str, kind: &str) -> Arc<str> {
     let hash = crate::openapi::hash(format!("{group}/{version}/{kind}").as_bytes());
     STANDARD.encode(hash.to_be_bytes()).into()
@@ -234,7 +234,7 @@ impl OpenApiSchema {
 }
 
 impl ResourceInfo {
-    /// What each client of this version is told, for `Warning` headers: that it is deprecated.
+    /// What each client of this version is warned of, for `Warning` headers: that it is deprecated.
     pub fn deprecation(&self) -> Option<&str> {
         self.custom().and_then(|custom| custom.deprecation.as_deref())
     }

@@ -65,7 +65,7 @@ mod tests {
         );
         schema["status"] = applied["status"].clone();
         assert_eq!(status_to_apply(&schema, |_| true, "later"), None);
-        let applied = status_to_apply(&schema, |_| false, "later").expect("the level is gone");
+        let applied = status_to_apply(&schema, |_| false, "later").expect("the level is removed");
         assert_eq!(applied["status"]["conditions"][0]["reason"], "NotFound");
     }
 }

@@ -97,7 +97,7 @@ impl Errors {
         self.0.is_empty()
     }
 
-    /// How many errors are kept. Two calls tell whether something was found in between.
+    /// How many errors are kept. Two calls say whether something was found in between.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }

@@ -29,7 +29,7 @@ pub(crate) enum NameRule {
     /// The kind has a rule of its own: the name, and whether more comes behind it.
     Own(fn(&str, bool) -> Messages),
     /// Names depend on the rest of the object, and the kind's own rules see to them.
-    Elsewhere,
+    ByKind,
 }
 
 impl NameRule {
@@ -42,7 +42,7 @@ impl NameRule {
             Self::PathSegment if is_prefix => checks::path_segment_prefix(name),
             Self::PathSegment => checks::path_segment_name(name),
             Self::Own(rule) => rule(name, is_prefix),
-            Self::Elsewhere => Messages::new(),
+            Self::ByKind => Messages::new(),
         }
     }
 }

@@ -103,7 +103,7 @@ pub(crate) struct Strategy {
     pub begin_deletion: fn(&mut Value),
     /// What an author should know, and is stored nevertheless: `(new, old)`.
     pub warnings: fn(&Value, Option<&Value>) -> Vec<String>,
-    /// Rules for a new object (its metadata are checked elsewhere).
+    /// Rules for a new object (its metadata are checked in other places).
     pub validate: fn(&Value, &mut Errors),
     /// Rules for a new version of an object, `(new, old)`: those for a new object too, where upstream has them here. `None`
     /// means those of a new object and no others.

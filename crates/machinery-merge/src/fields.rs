@@ -273,7 +273,7 @@ impl FieldSet {
         changed.map(Self::from_nodes)
     }
 
-    /// Calls `act` with each path, those that end at a level before those that go on.
+    /// Calls `act` with each path, those that end at a level before those that continue.
     pub fn for_each(&self, act: &mut impl FnMut(&[PathElement])) {
         self.walk(&mut Vec::new(), act);
     }

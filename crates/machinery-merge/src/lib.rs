@@ -9,7 +9,7 @@
 //! - [`FieldManager`]: server-side apply (`application/apply-patch+yaml`), and who owns which fields after any other write.
 //!
 //! What they do, and the words of their errors, are those of kube-apiserver 1.36, also where RFCs say less or otherwise:
-//! clients that work with the one cannot tell the other. A server needs no more of it than this:
+//! clients that work with the one cannot know it from the other. A server needs no more of it than this:
 //!
 //! ```text
 //! apply patch    owners of the stored object ─┐

@@ -239,11 +239,11 @@ pub(crate) async fn finish_termination(server: &Inner, info: &ResourceInfo) {
     }
     let _guard = server.crd_writes.lock().await;
     if let Err(error) = terminate(server, &info.qualified_name()).await {
-        warn!(%error, crd = info.qualified_name(), "Failed to remove a definition whose objects are gone.");
+        warn!(%error, crd = info.qualified_name(), "Failed to remove a definition whose objects were removed.");
     }
 }
 
-/// Does `remove`, which takes a definition away at its client's wish, when its resource is served no more and its objects
+/// Does `remove`, which takes a definition away as its client requests, when its resource is served no more and its objects
 /// are deleted. When that fails the resource is served again. The caller holds the lock of definitions.
 pub(crate) async fn undefine<T, E>(
     server: &Inner,

@@ -153,7 +153,7 @@ fn ranges(text: &str) -> Vec<Range<'_>> {
 
 /// The form a client wants an answer in; the first one it names that is served.
 ///
-/// A client that takes none is told in two ways, as upstream's router and its handlers do.
+/// A client that takes none learns it in two ways, as upstream's router and its handlers do.
 pub(crate) fn output(info: &ResourceInfo, verb: &str, headers: &HeaderMap, query: &Query) -> Result<Output> {
     let text = accept(headers);
     let is_list = matches!(verb, "list" | "watch");

@@ -168,7 +168,7 @@ pub(crate) struct ListOptions {
     pub(crate) fields: FieldSelector,
     pub(crate) limit: Option<usize>,
     pub(crate) continue_token: Option<String>,
-    /// The revision, in words when the text is none: upstream notices that late.
+    /// The revision, with a message when the text is none: upstream notices that late.
     pub(crate) at: std::result::Result<At, String>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) bookmarks: bool,

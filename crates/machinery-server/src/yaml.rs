@@ -85,7 +85,7 @@ impl Writer {
         }
     }
 
-    /// `indent` is where a folded line goes on.
+    /// `indent` is where a folded line continues.
     fn scalar(&mut self, value: &Value, indent: usize) {
         match value {
             Value::Null => self.write("null"),

@@ -173,8 +173,8 @@ impl Store {
         Self::start(engine, dir, format, options)
     }
 
-    /// A store that is gone with its last clone: for tests, and for whoever keeps objects elsewhere. Everything but the disk is
-    /// as in [`Self::open`].
+    /// A store that ends with its last clone: for tests, and for whoever keeps objects in another place. Everything but the disk
+    /// is as in [`Self::open`].
     ///
     /// # Errors
     /// When its thread cannot be started.

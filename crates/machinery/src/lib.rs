@@ -96,7 +96,7 @@ pub struct Api {
 }
 
 impl Api {
-    /// A server whose objects are gone when it is dropped.
+    /// A server whose objects are removed when it is dropped.
     ///
     /// # Errors
     /// When its threads cannot be started.
@@ -119,7 +119,7 @@ impl Api {
         let server = Server::new(access.configure(config))?;
         access.bootstrap(&server).await?;
         let (beside, until) = (server.clone(), shutdown.clone());
-        let beside = tokio::spawn(async move { access.run(beside, until).await });
+        let beside = base_observe::spawn_detached("access", async move { access.run(beside, until).await });
         Ok(Self { server, shutdown, beside })
     }
 

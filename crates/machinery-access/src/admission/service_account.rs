@@ -13,7 +13,7 @@ const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 const ENFORCE_ANNOTATION: &str = "kubernetes.io/enforce-mountable-secrets";
 
-/// The kubelet renews the token before; one of an hour would be renewed no differently, and seven seconds tell it apart.
+/// The kubelet renews the token before; one of an hour would be renewed no differently, and seven seconds say it apart.
 const TOKEN_SECONDS: i64 = 60 * 60 + 7;
 
 /// The alphabet of random names in Kubernetes.

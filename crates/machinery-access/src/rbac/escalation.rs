@@ -41,9 +41,9 @@ impl Escalation {
     }
 
     /// Whether the caller holds all of these rules; else a sentence that says which it does not.
-    fn check_held(&self, request: &AdmissionRequest<'_>, wanted: &[Rule]) -> Result<(), AdmissionError> {
+    fn check_held(&self, request: &AdmissionRequest<'_>, desired: &[Rule]) -> Result<(), AdmissionError> {
         let (held, errors) = self.index.look(request.store).rules_of(request.identity, request.namespace);
-        let missing = missing(&held, wanted);
+        let missing = missing(&held, desired);
         if missing.is_empty() {
             return Ok(());
         }

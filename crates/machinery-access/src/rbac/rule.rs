@@ -121,9 +121,9 @@ impl Rule {
     }
 }
 
-/// What of `wanted` the rules of `held` do not cover, described; empty when all of it is covered.
-pub(crate) fn missing(held: &[Rule], wanted: &[Rule]) -> Vec<String> {
-    let parts = wanted.iter().flat_map(Rule::broken_down);
+/// What of `desired` the rules of `held` do not cover, described; empty when all of it is covered.
+pub(crate) fn missing(held: &[Rule], desired: &[Rule]) -> Vec<String> {
+    let parts = desired.iter().flat_map(Rule::broken_down);
     let missing = parts.filter(|part| !held.iter().any(|rule| rule.covers(part)));
     // Rules that differ in nothing but the verb are shown as one.
     let mut compact: BTreeMap<_, Rule> = BTreeMap::new();
@@ -221,8 +221,8 @@ mod tests {
         }
     }
 
-    fn check_missing(held: Value, wanted: Value, expected: &[&str]) {
-        assert_eq!(missing(&[rule(held)], &[rule(wanted)]), expected);
+    fn check_missing(held: Value, desired: Value, expected: &[&str]) {
+        assert_eq!(missing(&[rule(held)], &[rule(desired)]), expected);
     }
 
     #[test]

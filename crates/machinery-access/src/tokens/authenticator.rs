@@ -42,13 +42,13 @@ impl TokenAuthenticator {
     fn check(&self, request: &AuthRequest<'_>, claims: &Claims) -> Result<Identity, String> {
         let own = &self.0.audiences;
         let meant = if claims.aud.is_empty() { own } else { &claims.aud };
-        let wanted = request.audiences.unwrap_or(own);
-        let audiences: Vec<String> = meant.iter().filter(|audience| wanted.contains(audience)).cloned().collect();
+        let desired = request.audiences.unwrap_or(own);
+        let audiences: Vec<String> = meant.iter().filter(|audience| desired.contains(audience)).cloned().collect();
         if audiences.is_empty() && !own.is_empty() {
             return Err(format!(
                 "token audiences {} is invalid for the target audiences {}",
                 quoted(meant),
-                quoted(wanted)
+                quoted(desired)
             ));
         }
         let now = request.now.as_second();

@@ -265,8 +265,8 @@ impl<'r, 'v> Run<'r, 'v> {
         let mut failed: Option<EvalError> = None;
         for (first, second) in items {
             self.scope.truncate(base + 1);
-            let goes_on = if failed.is_some() { Val::Bool(true) } else { self.eval(fold.condition)? };
-            if matches!(goes_on, Val::Bool(false)) {
+            let continues = if failed.is_some() { Val::Bool(true) } else { self.eval(fold.condition)? };
+            if matches!(continues, Val::Bool(false)) {
                 break;
             }
             self.scope.push((&fold.var, first));

@@ -1,4 +1,4 @@
-//! Expressions of admission policies: what stands in them, and what they give.
+//! Expressions of admission policies: what is in them, and what they give.
 //!
 //! An object can be of any kind, so its fields are not known; what is checked are the names, the functions, and the type of
 //! the result.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::{approval, items, text};
 
-/// Holds a deleted definition until its objects are gone.
+/// Holds a deleted definition until its objects are removed.
 pub const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 
 /// Names that other definitions of the same group have.
@@ -78,7 +78,7 @@ pub fn is_established(definition: &Value) -> bool {
     is_true(items(definition.get("status").unwrap_or(&Value::Null), "conditions"), "Established")
 }
 
-/// Marks a definition whose deletion begins: it stays until its objects are gone.
+/// Marks a definition whose deletion begins: it stays until its objects are removed.
 pub fn begin_deletion(definition: &mut Value) {
     let now = text(definition.get("metadata").unwrap_or(&Value::Null), "deletionTimestamp").to_owned();
     if let Some(metadata) = definition.get_mut("metadata").and_then(Value::as_object_mut) {

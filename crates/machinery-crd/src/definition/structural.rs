@@ -173,7 +173,7 @@ fn is_bare(schema: &Schema, alone: bool) -> bool {
         && (!alone || (schema.properties.is_empty() && schema.default.is_none()))
 }
 
-/// The one combination of types that `x-kubernetes-int-or-string` stands for.
+/// The one combination of types that `x-kubernetes-int-or-string` is for.
 fn is_int_or_string(branches: &[Schema]) -> bool {
     let is = |schema: &Schema, kind: &str| &*schema.kind == kind && is_bare(schema, true);
     matches!(branches, [first, second] if is(first, "integer") && is(second, "string"))

@@ -32,7 +32,7 @@ impl Pruning {
         match value {
             Value::Object(map) => {
                 // Borrowed twice otherwise: the closure writes the path, and the map is retained.
-                let mut gone = Vec::new();
+                let mut removed = Vec::new();
                 for (name, inner) in map.iter_mut() {
                     let is_meta = META_FIELDS.contains(&name.as_str());
                     if embedded && is_meta {
@@ -50,7 +50,7 @@ impl Pruning {
                                 self.unknown.push(self.path.clone());
                                 self.path.truncate(mark);
                             }
-                            gone.push(name.clone());
+                            removed.push(name.clone());
                             continue;
                         }
                     };
@@ -59,7 +59,7 @@ impl Pruning {
                     self.place(below, is_embedded, false, inner, depth + 1);
                     self.path.truncate(mark);
                 }
-                for name in gone {
+                for name in removed {
                     map.remove(&name);
                 }
             }

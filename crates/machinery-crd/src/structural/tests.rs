@@ -10,8 +10,8 @@ struct Plain;
 
 impl MetadataRules for Plain {
     fn decode(&self, metadata: &mut Value) -> Result<Vec<String>, String> {
-        let gone = metadata.as_object_mut().and_then(|fields| fields.remove("gone"));
-        Ok(gone.map(|_| "gone".to_owned()).into_iter().collect())
+        let removed = metadata.as_object_mut().and_then(|fields| fields.remove("removed"));
+        Ok(removed.map(|_| "removed".to_owned()).into_iter().collect())
     }
 
     fn validate(&self, _: &Value, _: &str) -> Vec<FieldError> {
@@ -168,20 +168,20 @@ fn unknown_fields_are_removed_and_named() {
             "spec": {"type": "object", "properties": {"s": {"type": "string"}}}}},
     }}}}));
     let mut object = json!({"kind": "K", "metadata": {"any": 1}, "other": 1, "spec": {
-        "gone": 1, "m": {"a": {"x": 1, "gone": 2}}, "keep": {"free": {"deep": 1}, "inner": {"gone": true}},
-        "l": [{"z": "z", "gone": 1}], "e": {"kind": "T", "metadata": {"gone": 1}, "gone": 1},
+        "removed": 1, "m": {"a": {"x": 1, "removed": 2}}, "keep": {"free": {"deep": 1}, "inner": {"removed": true}},
+        "l": [{"z": "z", "removed": 1}], "e": {"kind": "T", "metadata": {"removed": 1}, "removed": 1},
     }});
     let unknown = structural.prune(&mut object, &Plain).expect("metadata are good");
     assert_eq!(
         unknown,
         [
             "other",
-            "spec.e.gone",
-            "spec.gone",
-            "spec.keep.inner.gone",
-            "spec.l[0].gone",
-            "spec.m.a.gone",
-            "spec.e.metadata.gone"
+            "spec.e.removed",
+            "spec.removed",
+            "spec.keep.inner.removed",
+            "spec.l[0].removed",
+            "spec.m.a.removed",
+            "spec.e.metadata.removed"
         ]
     );
     assert_eq!(

@@ -264,7 +264,7 @@ impl Checker<'_> {
         if !is_sequence && !format.is_empty() && !fits && format != found_format {
             outcome.add(ValueError::wrong_type(&self.path, format, found_format));
         } else if is_sequence && !(has("number") || has("integer") || format.is_empty()) {
-            // A format says that it is text, and the check of the format tells which.
+            // A format says that it is text, and the check of the format says which.
         } else if !fits {
             outcome.add(ValueError::wrong_type(&self.path, &types.join(","), found));
         }

@@ -1,6 +1,6 @@
 //! Kinds of the group `admissionregistration.k8s.io`: who is asked before an object is stored.
 //!
-//! Webhooks are called elsewhere, and policies are rules in CEL about objects. Here are the shapes of both.
+//! Webhooks are called in other places, and policies are rules in CEL about objects. Here are the shapes of both.
 
 mod expressions;
 mod matching;

@@ -33,7 +33,7 @@ pub(crate) fn strategy(kind: &str) -> Option<&'static Strategy> {
 
 static SIGNING_REQUEST: Strategy = Strategy {
     // Any name that fits into a URL.
-    name_rule: NameRule::Elsewhere,
+    name_rule: NameRule::ByKind,
     metadata_on_update: OnUpdate::WholeAndChanges,
     prepare_create: |request, creation| {
         let spec = request.make("spec");

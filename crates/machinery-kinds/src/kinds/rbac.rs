@@ -1,7 +1,7 @@
 //! Kinds of the group `rbac.authorization.k8s.io`: roles and who has them.
 //!
 //! The names of these objects are the freest of all: whatever fits into a URL, such as `system:node`. What a role may grant,
-//! and whom, is checked elsewhere (a caller gives away nothing that it does not have); here are the shapes.
+//! and whom, is checked in other places (a caller gives away nothing that it does not have); here are the shapes.
 
 use serde_json::Value;
 

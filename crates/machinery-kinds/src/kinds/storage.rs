@@ -43,7 +43,7 @@ fn check_provisioner(provisioner: &str, at: &Path<'_>, errors: &mut Errors) {
     errors.invalid_each(at, &lower, checks::qualified_name(&lower));
 }
 
-/// What a class tells its driver.
+/// What a class says to its driver.
 fn check_parameters(parameters: &Value, may_be_empty: bool, at: &Path<'_>, errors: &mut Errors) {
     let parameters: Vec<(&str, &str)> = parameters
         .as_object()

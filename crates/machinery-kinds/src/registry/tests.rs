@@ -76,7 +76,7 @@ fn a_definition_is_served_under_the_names_that_it_was_given() {
 }
 
 #[test]
-fn clients_of_a_deprecated_version_are_told_which_to_use() {
+fn clients_of_a_deprecated_version_learn_which_to_use() {
     let mut registry = Registry::builtin();
     let mut crd = widgets();
     let mut newer = crd["spec"]["versions"][0].clone();

@@ -12,7 +12,7 @@ pub(crate) static CUSTOM_RESOURCE_DEFINITION: Strategy = Strategy {
     keeps_status_on_create: true,
     prepare_create: |new, _| definition::prepare_create(new),
     prepare_update: definition::prepare_update,
-    // The first deletion leaves a finalizer of our own, which holds the definition until its objects are gone.
+    // The first deletion leaves a finalizer of our own, which holds the definition until its objects are removed.
     is_held: |object| !is_terminating(object),
     begin_deletion: definition::begin_deletion,
     warnings: definition::warnings,

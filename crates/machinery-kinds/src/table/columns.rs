@@ -1,7 +1,7 @@
 //! The columns of every built-in kind, as a kube-apiserver publishes them in `columnDefinitions`.
 //!
 //! Names, types, priorities and descriptions are part of what clients see, so they are a table and nothing else: most
-//! descriptions are those of the field in the API's documentation. What stands in the cells is up to the kinds' modules.
+//! descriptions are those of the field in the API's documentation. What is in the cells is up to the kinds' modules.
 
 use super::Column;
 

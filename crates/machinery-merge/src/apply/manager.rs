@@ -137,7 +137,7 @@ static NEVER_OWNED: LazyLock<FieldSet> = LazyLock::new(|| {
 /// Who wrote what was there before anybody applied.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 
-/// The name that an update has until it is over, so that what it changed is told from what its manager had before.
+/// The name that an update has until it is over, so that what it changed is known from what its manager had before.
 const CURRENT_OPERATION: &str = "current-operation";
 
 impl<K: ApplyKind> FieldManager<'_, K> {

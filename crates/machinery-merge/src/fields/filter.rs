@@ -11,7 +11,7 @@ pub enum FieldFilter {
     Only(Vec<Pattern>),
 }
 
-/// A place of which some steps are any: `None` stands for each field and each item.
+/// A place of which some steps are any: `None` is for each field and each item.
 pub type Pattern = Vec<Option<PathElement>>;
 
 impl FieldFilter {

@@ -65,8 +65,8 @@ fn strategic_diff(from: &Map<String, Value>, to: &Map<String, Value>, schema: Pa
                         items.push(Value::Object(change));
                     }
                 }
-                let gone = old.iter().filter(|item| find(new, item).is_none());
-                items.extend(gone.map(|item| json!({merge_key: item[merge_key], "$patch": "delete"})));
+                let removed = old.iter().filter(|item| find(new, item).is_none());
+                items.extend(removed.map(|item| json!({merge_key: item[merge_key], "$patch": "delete"})));
                 patch.insert(key.clone(), items.into());
                 let order: Vec<Value> = new.iter().map(|item| json!({merge_key: item[merge_key]})).collect();
                 patch.insert(format!("$setElementOrder/{key}"), order.into());
@@ -133,7 +133,7 @@ proptest! {
 
     #[test]
     fn a_merge_patch_twice_is_a_merge_patch_once(document in document(), patch in hostile()) {
-        // A patch that is a plain value is none; nulls in lists are taken, and gone the next time.
+        // A patch that is a plain value is none; nulls in lists are taken, and removed the next time.
         prop_assume!(patch.is_object() && !patch.to_string().contains("[null"));
         let once = merge_patch(&document, &patch).expect("small patches are taken");
         let twice = merge_patch(&once, &patch).expect("small patches are taken");

@@ -113,7 +113,7 @@ fn in_form<S: ApplySchema>(old: Option<&Value>, new: Option<&Value>, schema: Opt
                 Some(named) if !(old_items.is_empty() && new_items.is_empty()) => {
                     of_items(old_items, new_items, &named)
                 }
-                // Nothing and null are told apart from an empty list.
+                // Nothing and null differ from an empty list.
                 _ => return leaf(old, new),
             }
         }

@@ -60,7 +60,7 @@ struct ContinueToken {
     /// The revision of the whole list.
     #[serde(default)]
     rv: i64,
-    /// `/NAMESPACE/NAME` of the last object sent, or `/NAME` within a namespace, and the byte after which it goes on.
+    /// `/NAMESPACE/NAME` of the last object sent, or `/NAME` within a namespace, and the byte after which it continues.
     #[serde(default)]
     start: String,
 }

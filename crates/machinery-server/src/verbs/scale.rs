@@ -159,7 +159,7 @@ fn as_go_writes(scale: &Value) -> String {
 
 /// What Go says of a scale whose values have other types than its fields.
 fn check_types(scale: &Value) -> std::result::Result<(), String> {
-    let go_type = |value: &Value| match value {
+    let type_of = |value: &Value| match value {
         Value::Null => None,
         Value::Object(_) => Some("object"),
         Value::Array(_) => Some("array"),
@@ -171,7 +171,7 @@ fn check_types(scale: &Value) -> std::result::Result<(), String> {
         None | Some(Value::Null) => return Ok(()),
         Some(Value::Object(_)) => {}
         Some(other) => {
-            let what = go_type(other).unwrap_or_default();
+            let what = type_of(other).unwrap_or_default();
             return Err(format!("json: cannot unmarshal {what} into Go struct field Scale.spec of type v1.ScaleSpec"));
         }
     }
@@ -181,7 +181,7 @@ fn check_types(scale: &Value) -> std::result::Result<(), String> {
     }
     let what = match replicas {
         Value::Number(number) => format!("number {number}"),
-        other => go_type(other).unwrap_or_default().to_owned(),
+        other => type_of(other).unwrap_or_default().to_owned(),
     };
     Err(format!("json: cannot unmarshal {what} into Go struct field ScaleSpec.spec.replicas of type int32"))
 }

@@ -115,7 +115,7 @@ fn is_dot_atom(text: &str) -> bool {
     text.split('.').all(|word| !word.is_empty() && word.chars().all(is_atom))
 }
 
-/// What stands in a request line: an absolute URI or an absolute path.
+/// What is in a request line: an absolute URI or an absolute path.
 pub(super) fn is_request_uri(text: &str) -> bool {
     crate::go_url::Url::parse_request(text).is_ok()
 }

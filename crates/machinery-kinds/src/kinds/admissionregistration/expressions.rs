@@ -65,14 +65,14 @@ pub(super) fn check(
             return PolicyType::ANY;
         }
     };
-    let (wanted, found) = (place.types(), of.name());
-    if of.is_unknown() || wanted.is_empty() || wanted.contains(&found.as_str()) {
+    let (desired, found) = (place.types(), of.name());
+    if of.is_unknown() || desired.is_empty() || desired.contains(&found.as_str()) {
         return of;
     }
-    let wanted = match wanted {
+    let desired = match desired {
         [one] => (*one).to_owned(),
         many => format!("one of [{}]", many.join(" ")),
     };
-    errors.invalid(path, expression, format!("must evaluate to {wanted} but got {found}"));
+    errors.invalid(path, expression, format!("must evaluate to {desired} but got {found}"));
     of
 }

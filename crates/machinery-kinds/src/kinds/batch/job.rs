@@ -113,7 +113,7 @@ fn prepare_create(job: &mut Value, creation: &Creation<'_>) {
     let metadata = job.part("metadata");
     let name = metadata.text("name").to_owned();
     // Labels that the job has from its template stay the template's, which gets more of them below. Upstream shares the map,
-    // and cannot be told apart from here when the author wrote the same labels in both places.
+    // and cannot be known apart here when the author wrote the same labels in both places.
     let labels = metadata.part("labels");
     let has_those_of_template =
         !labels.is_null() && labels == job.part("spec").part("template").part("metadata").part("labels");

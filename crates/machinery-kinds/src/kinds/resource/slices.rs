@@ -165,7 +165,7 @@ fn device(device: &Value, old: Option<&Value>, per_device: bool, path: &Path<'_>
     binding_conditions(device, path, errors);
 }
 
-/// A long key as it stands in a place: its beginning and its end.
+/// A long key as it is in a place: its beginning and its end.
 fn shortened(key: &str) -> String {
     if key.len() <= KEY_BYTES_MAX {
         return key.to_owned();

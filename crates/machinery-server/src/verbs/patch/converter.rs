@@ -11,7 +11,7 @@ pub(super) fn misfit(of: Type, object: &Value) -> Option<String> {
 }
 
 fn in_shape(shape: Shape, go_type: &str, value: &Value) -> Option<String> {
-    let go_type = go_type.trim_start_matches('*');
+    let name = go_type.trim_start_matches('*');
     match (shape, value) {
         (_, Value::Null) => None,
         (Shape::Struct(of), Value::Object(map)) => of
@@ -31,11 +31,9 @@ fn in_shape(shape: Shape, go_type: &str, value: &Value) -> Option<String> {
         (Shape::Bool, Value::Bool(_)) | (Shape::String, Value::String(_)) | (Shape::Float, Value::Number(_)) => None,
         (Shape::Int32 | Shape::Int64, Value::Number(number)) => {
             let is_whole = !number.is_f64() || number.as_f64().is_some_and(|float| float.fract() == 0.0);
-            (!is_whole).then(|| format!("cannot convert float64 to {go_type}"))
+            (!is_whole).then(|| format!("cannot convert float64 to {name}"))
         }
-        (Shape::String, Value::Number(number)) if !number.is_f64() => {
-            Some(format!("cannot convert int64 to {go_type}"))
-        }
+        (Shape::String, Value::Number(number)) if !number.is_f64() => Some(format!("cannot convert int64 to {name}")),
         (Shape::Bool, _) => Some("unrecognized type: bool".to_owned()),
         (Shape::String, _) => Some("unrecognized type: string".to_owned()),
         (Shape::Int32, _) => Some("unrecognized type: int32".to_owned()),
