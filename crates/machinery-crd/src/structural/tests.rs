@@ -177,10 +177,10 @@ fn unknown_fields_are_removed_and_named() {
         [
             "other",
             "spec.e.removed",
-            "spec.removed",
             "spec.keep.inner.removed",
             "spec.l[0].removed",
             "spec.m.a.removed",
+            "spec.removed",
             "spec.e.metadata.removed"
         ]
     );
