@@ -10,15 +10,24 @@ use serde_json::Value;
 
 use crate::pods::model::{Container, EnvSource, FieldRef, KeyRef, Pod, Quantity, ResourceFieldRef};
 use crate::store::{Known, ObjectKey, ObjectKind};
+use crate::tokens::TokenRef;
 
-/// Where ConfigMaps and Secrets come from.
+/// Where ConfigMaps, Secrets and tokens come from.
 pub(crate) trait Lookup {
     fn object(&self, key: &ObjectKey) -> Known;
+    /// The newest token that the hub has issued, if it has issued one.
+    fn token(&self, _of: &TokenRef) -> Option<String> {
+        None
+    }
 }
 
 impl Lookup for crate::store::Store {
     fn object(&self, key: &ObjectKey) -> Known {
         self.object(key)
+    }
+
+    fn token(&self, of: &TokenRef) -> Option<String> {
+        self.token(of).map(|kept| kept.token)
     }
 }
 

@@ -76,6 +76,14 @@ impl HubError {
         }
     }
 
+    /// What the hub said, when it said something; else what went wrong.
+    pub(crate) fn message(&self) -> String {
+        match self {
+            Self::Status { message, .. } if !message.is_empty() => message.clone(),
+            other => chain(other),
+        }
+    }
+
     /// Whether the hub names this field as a cause.
     pub(crate) fn is_about(&self, field: &str) -> bool {
         matches!(self, Self::Status { fields, .. } if fields.iter().any(|found| found == field))
@@ -340,6 +348,11 @@ impl Hub {
         if self.link.wait_for(|link| link.as_ref().is_some_and(Link::is_open)).await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+
+    /// Whether there is a connection at this moment.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.link.borrow().as_ref().is_some_and(Link::is_open)
     }
 
     /// The back-off of a part that needs the hub; a connection that is made ends its pauses.

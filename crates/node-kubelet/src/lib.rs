@@ -12,6 +12,7 @@
 //! - [`join`] and [`identity`]: from a token to a certificate, and its renewal.
 //! - [`hub`]: the one connection to the hub, over which all requests and watches go.
 //! - [`sources`]: what the hub wants; [`store`]: what of it is on disk.
+//! - [`tokens`]: tokens of service accounts, by which programs in pods call the hub.
 //! - [`pods`]: what to do about it. `pods::reconcile` decides, as a plain function; `pods::worker` acts.
 //! - [`node_status`], [`lease`]: what the hub learns of the node.
 //! - [`server`]: logs for the hub, the status socket for `selvedge status`; [`metrics`] on both.
@@ -52,6 +53,7 @@ mod report;
 mod server;
 mod sources;
 mod store;
+mod tokens;
 mod volumes;
 
 pub use config::{ConfigError, KubeletConfig, Taint, default_node_name, is_hub_url};
@@ -211,6 +213,7 @@ fn spawn(parts: Parts) -> KubeletHandle {
     let (publications, publication_rx) = mpsc::channel(COMMANDS_MAX);
     let (events, notes) = events::events();
     let (wanted_tx, wanted) = watch::channel(Default::default());
+    let (tokens_tx, wanted_tokens) = watch::channel(Default::default());
     let (present_tx, assignment_present) = watch::channel(store.assignment_present());
     let (node_ip_tx, node_ip) = watch::channel(config.node_ip.or_else(route_ip));
     let (node_uid_tx, node_uid) = watch::channel(None);
@@ -224,6 +227,7 @@ fn spawn(parts: Parts) -> KubeletHandle {
     let context = Arc::new(pods::Context {
         config: config.clone(),
         store: store.clone(),
+        hub: hub.clone(),
         node_ip: node_ip.clone(),
         cpu_millis: machine.cpu_millis,
         memory_bytes: machine.memory_bytes,
@@ -236,7 +240,8 @@ fn spawn(parts: Parts) -> KubeletHandle {
         ),
     });
     metrics::register(&config.metrics, &board, &store);
-    let manager = pods::Manager::new(context, runtimes, commands.clone(), wanted_tx, shutdown.clone());
+    let wanted_by_pods = pods::Wanted { objects: wanted_tx, tokens: tokens_tx };
+    let manager = pods::Manager::new(context, runtimes, commands.clone(), wanted_by_pods, shutdown.clone());
     tasks.spawn(manager.run(command_rx));
     let (status_board, figures) = (board.clone(), config.metrics.clone());
     let links = (hub.restored(), shutdown.clone());
@@ -284,6 +289,12 @@ fn spawn(parts: Parts) -> KubeletHandle {
     let (feed, told) = (commands.clone(), shutdown.clone());
     tasks.spawn(sources::pods(hub.clone(), name.clone(), store.clone(), feed, publications, board.clone(), told));
     tasks.spawn(sources::objects(hub.clone(), store.clone(), wanted, commands.clone(), shutdown.clone()));
+    let (feed, ending) = (commands.clone(), shutdown.clone());
+    base_observe::spawn_named(
+        &tasks,
+        "pod-tokens",
+        tokens::run(hub.clone(), store.clone(), wanted_tokens, feed, board.clone(), ending),
+    );
     tasks.spawn(sources::assignment(hub, name, store, present_tx, board.clone(), shutdown));
     tasks.close();
     KubeletHandle { address, commands, assignment_present, identity, registered, refused, restored, board, tasks }

@@ -33,8 +33,10 @@ use crate::Runtimes;
 use crate::config::KubeletConfig;
 use crate::env::NodeFacts;
 use crate::events::Events;
+use crate::hub::Hub;
 use crate::report::{Board, chain};
 use crate::store::{ObjectKey, Store};
+use crate::tokens::TokenRef;
 
 /// uids of static pods begin so; the hub's never do.
 const STATIC_UID_PREFIX: &str = "static-";
@@ -54,6 +56,10 @@ pub(crate) enum Command {
     HubPodGone(String),
     /// An object that pods refer to has changed.
     ObjectChanged(ObjectKey),
+    /// A pod has another token.
+    TokenChanged { uid: String },
+    /// The hub issues no token for a pod, for now.
+    TokenRejected { uid: String, message: String },
     /// These are the static pods.
     StaticPods(Vec<Value>),
     /// Stop every pod's containers within the grace; answer when none runs.
@@ -83,6 +89,8 @@ pub(crate) struct LogPlace {
 pub(crate) struct Context {
     pub config: KubeletConfig,
     pub store: Arc<Store>,
+    /// Only to see whether there is one.
+    pub hub: Hub,
     pub node_ip: watch::Receiver<Option<IpAddr>>,
     pub cpu_millis: u64,
     pub memory_bytes: u64,
@@ -134,6 +142,14 @@ struct Held {
     is_static: bool,
 }
 
+/// What pods need beside themselves.
+pub(crate) struct Wanted {
+    /// Objects that they refer to, for the sources to watch.
+    pub objects: watch::Sender<BTreeSet<ObjectKey>>,
+    /// Tokens of their service accounts.
+    pub tokens: watch::Sender<BTreeSet<TokenRef>>,
+}
+
 pub(crate) struct Manager {
     context: Arc<Context>,
     runtimes: Runtimes,
@@ -146,8 +162,7 @@ pub(crate) struct Manager {
     finished: BTreeSet<String>,
     /// Containers found at the start whose pod is not known (yet).
     orphans: BTreeMap<String, Vec<ContainerStatus>>,
-    /// Objects that pods refer to, for the sources to watch.
-    wanted: watch::Sender<BTreeSet<ObjectKey>>,
+    wanted: Wanted,
     shutdown: CancellationToken,
 }
 
@@ -156,7 +171,7 @@ impl Manager {
         context: Arc<Context>,
         runtimes: Runtimes,
         commands: mpsc::Sender<Command>,
-        wanted: watch::Sender<BTreeSet<ObjectKey>>,
+        wanted: Wanted,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
@@ -220,7 +235,7 @@ impl Manager {
         for (uid, json) in stored {
             self.upsert(uid, json, false).await;
         }
-        self.want_objects();
+        self.publish_wanted();
     }
 
     async fn take(&mut self, command: Command) {
@@ -228,7 +243,7 @@ impl Manager {
             Command::HubPods(pods) => self.replace_hub_pods(pods).await,
             Command::HubPod(uid, json) => {
                 self.upsert(uid, json, false).await;
-                self.want_objects();
+                self.publish_wanted();
             }
             Command::HubPodGone(uid) => self.gone(&uid).await,
             Command::ObjectChanged(key) => {
@@ -236,6 +251,16 @@ impl Manager {
                     if ObjectKey::of(&held.pod.references(), &held.pod.metadata.namespace).contains(&key) {
                         let _ = held.mailbox.send(Message::Refresh).await;
                     }
+                }
+            }
+            Command::TokenChanged { uid } => {
+                if let Some(held) = self.pods.get(&uid) {
+                    let _ = held.mailbox.send(Message::Refresh).await;
+                }
+            }
+            Command::TokenRejected { uid, message } => {
+                if let Some(held) = self.pods.get(&uid) {
+                    let _ = held.mailbox.send(Message::TokenRejected(message)).await;
                 }
             }
             Command::StaticPods(manifests) => self.set_static_pods(manifests).await,
@@ -249,7 +274,7 @@ impl Manager {
                     } else {
                         self.finished.insert(uid);
                     }
-                    self.want_objects();
+                    self.publish_wanted();
                 }
             }
             Command::List(answer) => {
@@ -279,7 +304,7 @@ impl Manager {
         // Only now, after a list that succeeded, is a container of an unknown pod nobody's. One of a pod that is listed but
         // cannot be understood runs on.
         self.sweep_orphans(|uid| !uid.starts_with(STATIC_UID_PREFIX) && !listed.contains(uid)).await;
-        self.want_objects();
+        self.publish_wanted();
     }
 
     /// A pod as it is now: to its worker, or to a new one.
@@ -388,7 +413,7 @@ impl Manager {
             }
         }
         self.sweep_orphans(|uid| uid.starts_with(STATIC_UID_PREFIX)).await;
-        self.want_objects();
+        self.publish_wanted();
     }
 
     /// Takes up the static pods that nobody looks after yet. One that still ends is taken up when it has ended.
@@ -473,18 +498,18 @@ impl Manager {
         Ok(LogPlace { runtime, uid, dir, namespace, pod, container })
     }
 
-    fn want_objects(&self) {
+    fn publish_wanted(&self) {
         let wanted: BTreeSet<ObjectKey> = self
             .pods
             .values()
             .filter(|held| !held.is_static)
             .flat_map(|held| ObjectKey::of(&held.pod.references(), &held.pod.metadata.namespace))
             .collect();
-        self.wanted.send_if_modified(|current| {
-            let is_news = *current != wanted;
-            *current = wanted;
-            is_news
-        });
+        replace_if_other(&self.wanted.objects, wanted);
+        // Nobody reads the token of a pod that has ended.
+        let is_over = |pod: &Pod| matches!(pod.status.phase.as_str(), "Succeeded" | "Failed");
+        let pods = self.pods.values().map(|held| &held.pod).filter(|pod| !is_over(pod));
+        replace_if_other(&self.wanted.tokens, pods.flat_map(TokenRef::all_of).collect());
     }
 
     fn room(&self) -> Room {
@@ -505,6 +530,15 @@ impl Manager {
             },
         )
     }
+}
+
+/// Publishes a set unless it is the published one.
+fn replace_if_other<T: Ord>(published: &watch::Sender<BTreeSet<T>>, now: BTreeSet<T>) {
+    published.send_if_modified(|current| {
+        let is_news = *current != now;
+        *current = now;
+        is_news
+    });
 }
 
 /// Whether two versions of a pod differ in nothing that a worker acts on: most often our own status come back.

@@ -1,8 +1,8 @@
 //! The offline store: everything the node acts on, on disk before it is acted on.
 //!
 //! Keys are `format`, `pods/<uid>`, `configmaps/<ns>/<name>`, `secrets/<ns>/<name>`, `state/<uid>` (what the kubelet itself decided
-//! about a pod) and `assignment`. Secrets are sealed with a key of this node, so that a stolen SD card without
-//! `node/pki` tells none. Calls block on the disk: callers on the runtime's threads go through `spawn_blocking`.
+//! about a pod), `tokens/<uid>` (tokens of a pod's service account) and `assignment`. Secrets and tokens are sealed with a key of
+//! this node, so that a stolen SD card without `node/pki` tells none. Calls block on the disk: callers on the runtime's threads go through `spawn_blocking`.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use serde_json::Value;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::pods::model::References;
+use crate::tokens::{KeptToken, TokenRef};
 
 /// Form of the entries.
 const FORMAT: u32 = 1;
@@ -168,6 +169,7 @@ impl Store {
     pub(crate) fn remove_pod(&self, uid: &str) -> Result<(), StoreError> {
         self.snapshots.remove(&format!("pods/{uid}"))?;
         self.snapshots.remove(&format!("state/{uid}"))?;
+        self.snapshots.remove(&format!("tokens/{uid}"))?;
         Ok(self.snapshots.sync()?)
     }
 
@@ -245,6 +247,50 @@ impl Store {
                 if !wanted.contains(&key) {
                     changed |= self.snapshots.remove(&key)?;
                 }
+            }
+        }
+        if changed {
+            self.snapshots.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Tokens that the hub has issued for a pod. What cannot be read is as good as never issued.
+    pub(crate) fn tokens(&self, uid: &str) -> Vec<KeptToken> {
+        let name = format!("tokens/{uid}");
+        let plain = self.snapshots.get(&name).and_then(|sealed| self.unseal(&name, &sealed));
+        plain.and_then(|plain| serde_json::from_slice(&plain).ok()).unwrap_or_default()
+    }
+
+    /// The one that a volume asks for.
+    pub(crate) fn token(&self, of: &TokenRef) -> Option<KeptToken> {
+        self.tokens(&of.pod_uid).into_iter().find(|kept| kept.is_of(of))
+    }
+
+    /// Keeps a token in the place of its predecessor. That of a pod which is forgotten meanwhile is dropped.
+    pub(crate) fn put_token(&self, of: &TokenRef, token: KeptToken) -> Result<(), StoreError> {
+        if self.snapshots.get(&format!("pods/{}", of.pod_uid)).is_none() {
+            return Ok(());
+        }
+        let mut tokens = self.tokens(&of.pod_uid);
+        tokens.retain(|kept| !kept.is_of(of));
+        tokens.push(token);
+        // The newest stay: a pod's spec names no more than these at a time.
+        let surplus = tokens.len().saturating_sub(crate::tokens::TOKENS_OF_POD_MAX);
+        tokens.drain(..surplus);
+        let name = format!("tokens/{}", of.pod_uid);
+        let plain = serde_json::to_vec(&tokens).expect("times and texts become JSON");
+        let sealed = self.seal(&name, plain)?;
+        self.put(&name, sealed)
+    }
+
+    /// Forgets tokens of pods that are not known, which a kubelet that was killed between two writes may have left.
+    pub(crate) fn sweep_tokens(&self) -> Result<(), StoreError> {
+        let mut changed = false;
+        for (key, _) in self.snapshots.iter_prefix("tokens/") {
+            let uid = key.strip_prefix("tokens/").unwrap_or_default();
+            if self.snapshots.get(&format!("pods/{uid}")).is_none() {
+                changed |= self.snapshots.remove(&key)?;
             }
         }
         if changed {

@@ -14,14 +14,23 @@ use std::path::{Component, Path, PathBuf};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::env::{self, Lookup, NodeFacts, ValueError};
-use crate::pods::model::{ConfigMapVolume, Container, DownwardVolume, HostPath, KeyToPath, Pod, Quantity, Volume};
+use crate::pods::model::{
+    ConfigMapVolume, Container, DownwardVolume, HostPath, KeyToPath, Pod, Quantity, TokenProjection, Volume,
+};
 use crate::store::ObjectKind;
+use crate::tokens::TokenRef;
 use atomic_writer::{Content, File};
 
 /// Mode of files from ConfigMaps, Secrets and fields when the volume does not say.
 const DEFAULT_MODE: u32 = 0o644;
 /// A memory volume without a size limit may take this much: half of the smallest gateway would be too much.
 const MEMORY_VOLUME_BYTES: u64 = 64 * 1024 * 1024;
+/// The API gives every pod a volume of such a name, with a token of its service account, the CA and the namespace.
+const API_ACCESS_PREFIX: &str = "kube-api-access-";
+/// Where containers see it.
+pub(crate) const API_ACCESS_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// The object with the CA of the API, in every namespace.
+const ROOT_CA: &str = "kube-root-ca.crt";
 /// `f_type` of a tmpfs.
 const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
 
@@ -43,6 +52,8 @@ pub(crate) enum VolumeError {
     },
     #[error("MountVolume.SetUp failed for volume \"{volume}\" : references non-existent config key: {key}")]
     NoKey { volume: String, key: String },
+    #[error("volume \"{0}\" projects a token; a static pod has no service account, as the hub does not know it")]
+    StaticToken(String),
     #[error("volume name `{0}` is not a name; use letters, digits and `-`")]
     Name(String),
     #[error("volume \"{volume}\" has a path that leads out of it: `{path}`")]
@@ -65,19 +76,53 @@ pub(crate) enum VolumeError {
 /// Where each volume of a pod is on the node.
 pub(crate) type Places = BTreeMap<String, PathBuf>;
 
+/// Volumes in place.
+#[derive(Debug, Default)]
+pub(crate) struct Prepared {
+    pub places: Places,
+    /// What they lack for now that a pod can start without, in words.
+    pub lacks: Vec<String>,
+}
+
+/// Whether a volume is one that the API gives to pods that do not ask for it.
+pub(crate) fn is_api_access(volume: &str) -> bool {
+    volume.starts_with(API_ACCESS_PREFIX)
+}
+
+/// The volume with a pod's token.
+pub(crate) fn token_volume(pod: &Pod) -> Option<&str> {
+    let has_token = |volume: &&Volume| {
+        let mut sources = volume.projected.iter().flat_map(|projected| &projected.sources);
+        sources.any(|source| source.service_account_token.is_some())
+    };
+    pod.spec.volumes.iter().find(has_token).map(|volume| volume.name.as_str())
+}
+
 /// Puts every volume of a pod in place, or brings it up to date. Blocks on the disk.
-pub(crate) fn prepare(pod: &Pod, pod_dir: &Path, node: &NodeFacts, lookup: &dyn Lookup) -> Result<Places, VolumeError> {
-    let mut places = Places::new();
+pub(crate) fn prepare(
+    pod: &Pod,
+    pod_dir: &Path,
+    node: &NodeFacts,
+    lookup: &dyn Lookup,
+) -> Result<Prepared, VolumeError> {
+    let mut prepared = Prepared::default();
     for volume in &pod.spec.volumes {
         // The hub checks names; a static pod, or the pod of another hub, may not have met it.
         if !is_inside(&volume.name) || volume.name.contains('/') {
             return Err(VolumeError::Name(volume.name.clone()));
         }
         let place = pod_dir.join(".volumes").join(&volume.name);
-        let path = prepare_one(pod, volume, &place, node, lookup)?;
-        places.insert(volume.name.clone(), path);
+        let path = match prepare_one(pod, volume, &place, node, lookup, &mut prepared.lacks) {
+            // Nobody has asked for it, so nobody's pod fails for it.
+            Err(error) if is_api_access(&volume.name) && !matches!(error, VolumeError::StaticToken(_)) => {
+                prepared.lacks.push(crate::report::chain(&error));
+                place
+            }
+            path => path?,
+        };
+        prepared.places.insert(volume.name.clone(), path);
     }
-    Ok(places)
+    Ok(prepared)
 }
 
 fn prepare_one(
@@ -86,6 +131,7 @@ fn prepare_one(
     place: &Path,
     node: &NodeFacts,
     lookup: &dyn Lookup,
+    lacks: &mut Vec<String>,
 ) -> Result<PathBuf, VolumeError> {
     let io = |source| VolumeError::Io { volume: volume.name.clone(), path: place.to_owned(), source };
     if let Some(host_path) = &volume.host_path {
@@ -100,7 +146,7 @@ fn prepare_one(
         give_to_group(place, pod);
         return Ok(place.to_owned());
     }
-    let (content, is_secret) = content_of(pod, volume, node, lookup)?;
+    let (content, is_secret) = content_of(pod, volume, node, lookup, lacks)?;
     make_dir(place, 0o755).map_err(io)?;
     if is_secret {
         // A secret should not reach the flash; where mounting is not permitted, the folder's owner is all that protects it.
@@ -118,9 +164,10 @@ fn content_of(
     volume: &Volume,
     node: &NodeFacts,
     lookup: &dyn Lookup,
+    lacks: &mut Vec<String>,
 ) -> Result<(Content, bool), VolumeError> {
     let mut builder =
-        ContentBuilder { pod, volume: &volume.name, node, lookup, content: Content::new(), is_secret: false };
+        ContentBuilder { pod, volume: &volume.name, node, lookup, content: Content::new(), is_secret: false, lacks };
     if let Some(source) = &volume.config_map {
         builder.add_object(ObjectKind::ConfigMap, source, DEFAULT_MODE)?;
     } else if let Some(source) = &volume.secret {
@@ -137,7 +184,13 @@ fn content_of(
         let mode = projected.default_mode.unwrap_or(DEFAULT_MODE);
         for source in &projected.sources {
             if let Some(config_map) = &source.config_map {
-                builder.add_object(ObjectKind::ConfigMap, config_map, mode)?;
+                match builder.add_object(ObjectKind::ConfigMap, config_map, mode) {
+                    // Every pod refers to it, and none has asked: it comes when the hub has published it.
+                    Err(error) if is_api_access(&volume.name) && config_map.name == ROOT_CA => {
+                        builder.lacks.push(error.to_string());
+                    }
+                    added => added?,
+                }
             }
             if let Some(secret) = &source.secret {
                 builder.add_object(ObjectKind::Secret, secret, mode)?;
@@ -145,8 +198,8 @@ fn content_of(
             if let Some(fields) = &source.downward_api {
                 builder.add_fields(fields, mode)?;
             }
-            if source.service_account_token.is_some() {
-                return Err(VolumeError::Unsupported(format!("{}/serviceAccountToken", volume.name)));
+            if let Some(token) = &source.service_account_token {
+                builder.add_token(token, mode)?;
             }
         }
     } else {
@@ -162,6 +215,7 @@ struct ContentBuilder<'a> {
     lookup: &'a dyn Lookup,
     content: Content,
     is_secret: bool,
+    lacks: &'a mut Vec<String>,
 }
 
 impl ContentBuilder<'_> {
@@ -209,11 +263,38 @@ impl ContentBuilder<'_> {
         Ok(())
     }
 
+    /// The token, once it was issued. Its mode is as Kubernetes' kubelets have it: of the one user that all containers run as, for
+    /// the pod's group, or else as the volume says.
+    fn add_token(&mut self, source: &TokenProjection, mode: u32) -> Result<(), VolumeError> {
+        if self.pod.is_static() {
+            return Err(VolumeError::StaticToken(self.volume.to_owned()));
+        }
+        self.is_secret = true;
+        let of = TokenRef::of(self.pod, source);
+        let Some(token) = self.lookup.token(&of) else {
+            let account = &of.account;
+            self.lacks
+                .push(format!("volume \"{}\": the token of service account {account} was not issued yet", self.volume));
+            return Ok(());
+        };
+        let owner = self.pod.one_user();
+        let mode = match (owner, self.pod.spec.security_context.fs_group) {
+            (_, Some(_)) => 0o640,
+            (Some(_), None) => 0o600,
+            (None, None) => mode,
+        };
+        self.add(&source.path, token.into_bytes(), mode)?;
+        if let Some(file) = self.content.get_mut(&source.path) {
+            file.owner = owner;
+        }
+        Ok(())
+    }
+
     fn add(&mut self, path: &str, bytes: Vec<u8>, mode: u32) -> Result<(), VolumeError> {
         if !is_inside(path) || path.starts_with("..") {
             return Err(VolumeError::Path { volume: self.volume.to_owned(), path: path.to_owned() });
         }
-        self.content.insert(path.to_owned(), File { bytes, mode: mode & 0o777 });
+        self.content.insert(path.to_owned(), File { bytes, mode: mode & 0o777, owner: None });
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use node_kubelet::{Kubelet, KubeletConfig, KubeletHandle};
 use serde_json::{Value, json};
-use support::{FakeHub, FakeRuntime, eventually};
+use support::{FakeHub, FakeRuntime, Issuing, eventually};
 use tokio_util::sync::CancellationToken;
 
 /// A kubelet that can be killed and started again on the same folder.
@@ -524,5 +524,142 @@ async fn a_mount_shows_the_folder_that_its_variables_name() {
         if waiting["reason"] == "CreateContainerConfigError" && said { Ok(()) } else { Err(status.to_string()) }
     })
     .await;
+    node.kill().await;
+}
+
+const API_ACCESS: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// A pod as the API lets it in: with the volume that nobody asked for.
+fn pod_with_api_access(name: &str) -> Value {
+    let mount = json!({"name": "kube-api-access-x2x4x", "mountPath": API_ACCESS, "readOnly": true});
+    let mut pod = pod(name, json!({"volumeMounts": [mount]}));
+    pod["spec"]["serviceAccountName"] = "default".into();
+    pod["spec"]["volumes"] = json!([{"name": "kube-api-access-x2x4x", "projected": {"defaultMode": 420, "sources": [
+        {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
+        {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+        {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}]}},
+    ]}}]);
+    pod
+}
+
+fn publish_ca(hub: &FakeHub) {
+    let map = json!({"metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": "PEM"}});
+    hub.put("/api/v1/namespaces/d/configmaps/kube-root-ca.crt", map);
+}
+
+/// What a container finds at the path of its token.
+fn api_access(node: &Node, id: &str, file: &str) -> Option<String> {
+    std::fs::read_to_string(node.runtime.mount(id, API_ACCESS)?.join(file)).ok()
+}
+
+async fn finds(node: &Node, id: &str, file: &str, text: &str) {
+    eventually(&format!("{id} finds {file}"), || match api_access(node, id, file) {
+        Some(found) if found == text => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pods_token_is_there_when_it_starts_and_after_a_power_cut_without_a_hub() {
+    let hub = FakeHub::start().await;
+    publish_ca(&hub);
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    eventually("the node has joined", || match hub.object("/api/v1/nodes/n") {
+        Value::Null => Err("no Node".to_owned()),
+        _ => Ok(()),
+    })
+    .await;
+    hub.put_pod(pod_with_api_access("web"));
+    runs(&node, &["uid-web_a_0"]).await;
+    // It was there before the program.
+    let found = ["token", "ca.crt", "namespace"].map(|file| api_access(&node, "uid-web_a_0", file));
+    assert_eq!(found.each_ref().map(Option::as_deref), [Some("token-1"), Some("PEM"), Some("d")]);
+    let bound = json!({"apiVersion": "v1", "kind": "Pod", "name": "web", "uid": "uid-web"});
+    assert_eq!(hub.token_requests(), [json!({"boundObjectRef": bound, "expirationSeconds": 3607})]);
+
+    node.kill().await;
+    hub.stop();
+    node.runtime.power_cut();
+    // Volumes with secrets are in memory; a machine that starts anew has none of it.
+    let volume = node.dir.path().join("node/pods/d_web_uid-web/.volumes/kube-api-access-x2x4x");
+    for entry in std::fs::read_dir(&volume).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.is_symlink() {
+            std::fs::remove_dir_all(path).unwrap();
+        } else {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    node.start(None).await;
+    runs(&node, &["uid-web_a_1"]).await;
+    let found = ["token", "ca.crt", "namespace"].map(|file| api_access(&node, "uid-web_a_1", file));
+    assert_eq!(found.each_ref().map(Option::as_deref), [Some("token-1"), Some("PEM"), Some("d")]);
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_long_in_coming_keeps_no_pod_from_running() {
+    let hub = FakeHub::start().await;
+    hub.issue_tokens(Issuing::Held);
+    hub.put_pod(pod_with_api_access("web"));
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    is_ready(&hub, "web").await;
+    assert_eq!(api_access(&node, "uid-web_a_0", "token"), None);
+    assert_eq!(api_access(&node, "uid-web_a_0", "namespace").as_deref(), Some("d"));
+    node.kill().await;
+    hub.stop();
+
+    // Without a hub nothing is waited for.
+    node.runtime.power_cut();
+    node.start(None).await;
+    runs(&node, &["uid-web_a_1"]).await;
+    assert_eq!(api_access(&node, "uid-web_a_1", "token"), None);
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn what_a_pod_started_without_comes_into_its_volume() {
+    let hub = FakeHub::start().await;
+    hub.issue_tokens(Issuing::Held);
+    hub.put_pod(pod_with_api_access("web"));
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    is_ready(&hub, "web").await;
+    hub.issue_tokens(Issuing::AtOnce);
+    finds(&node, "uid-web_a_0", "token", "token-1").await;
+    assert_eq!(node.runtime.starts(), ["uid-web_a_0"]);
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn a_rejected_token_is_an_event_of_a_pod_that_runs_all_the_same() {
+    let hub = FakeHub::start().await;
+    publish_ca(&hub);
+    hub.issue_tokens(Issuing::Rejected);
+    hub.put_pod(pod_with_api_access("web"));
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    is_ready(&hub, "web").await;
+    let of_mounts = || {
+        let events = hub.objects_under("/api/v1/namespaces/d/events/");
+        let mounts = events.into_iter().filter(|event| event["reason"] == "FailedMount");
+        mounts.map(|event| event["message"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    eventually("an Event says so", || match of_mounts().as_slice() {
+        [one] if one.contains("failed to fetch token: refused by the test") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    // It is tried again.
+    hub.issue_tokens(Issuing::AtOnce);
+    eventually("the token is there", || match api_access(&node, "uid-web_a_0", "token") {
+        Some(token) if token.starts_with("token-") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    assert_eq!(of_mounts().len(), 1, "one Event for one rejection");
     node.kill().await;
 }

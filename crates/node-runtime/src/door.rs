@@ -37,7 +37,7 @@ impl fmt::Display for ContainerId {
 }
 
 /// A folder or file of the node that the container sees at a path of its own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Mount {
     /// Absolute path on the node; it must exist.
@@ -47,6 +47,9 @@ pub struct Mount {
     /// Whether writing is refused.
     #[serde(default)]
     pub read_only: bool,
+    /// Whether the container starts without it where the node cannot mount it: nobody has asked for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
 }
 
 /// What a container may use; `None` is no limit.

@@ -305,7 +305,17 @@ pub(crate) struct Projection {
     pub secret: Option<ConfigMapVolume>,
     #[serde(rename = "downwardAPI")]
     pub downward_api: Option<DownwardVolume>,
-    pub service_account_token: Option<Value>,
+    pub service_account_token: Option<TokenProjection>,
+}
+
+/// A token of the pod's service account.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct TokenProjection {
+    /// Empty: the API's own.
+    pub audience: String,
+    pub expiration_seconds: Option<i64>,
+    pub path: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -432,6 +442,14 @@ impl Pod {
             }
         }
         references
+    }
+
+    /// The user that all of its containers run as; `None` when one names none, or two differ.
+    pub(crate) fn one_user(&self) -> Option<u32> {
+        let pods = self.spec.security_context.run_as_user;
+        let mut users = self.all_containers().map(|container| container.security_context.run_as_user.or(pods));
+        let first = users.next()??;
+        users.all(|user| user == Some(first)).then_some(first)
     }
 
     /// How long its containers get to end by themselves: the deletion's grace, else the spec's, else 30 s.

@@ -28,10 +28,13 @@ use super::status::{self, Facts, Observed, Waiting, exit_of};
 use crate::probes::{self, ProbeKind, ProbeReport};
 use crate::report::chain;
 use crate::store::PodState;
-use crate::volumes::{self, Places, VolumeError};
+use crate::volumes::{self, Places, Prepared, VolumeError};
 
 /// A volume that could not be made is tried again this often, or as soon as its objects change.
 const VOLUME_RETRY: Duration = Duration::from_secs(5);
+/// How long the first start of a pod waits for what it can do without, its service account's token above all, while the hub is
+/// connected: programs read it when they start. A hub that takes longer must not keep a pod from running.
+const LACKS_PATIENCE: Duration = Duration::from_millis(1500);
 /// Volumes are compared with their sources this often, should a change have gone by unseen.
 const VOLUME_LOOK_PERIOD: Duration = Duration::from_secs(60);
 /// First pause after a start that failed before the program ran.
@@ -50,8 +53,10 @@ pub(crate) enum Message {
     End,
     /// Stop everything, but keep the wish.
     Halt { grace: Duration, done: oneshot::Sender<()> },
-    /// Objects the pod refers to have changed.
+    /// Objects the pod refers to have changed, or its token.
     Refresh,
+    /// The hub issues no token for the pod, for now.
+    TokenRejected(String),
     /// The runtime saw something.
     Container(ContainerStatus),
     /// A start came to its end.
@@ -96,6 +101,10 @@ pub(crate) struct Worker {
     volumes: Option<Places>,
     volumes_look_at: Option<tokio::time::Instant>,
     volume_error: Option<String>,
+    /// Until when the first start waits for what its volumes lack.
+    lacks_until: Option<tokio::time::Instant>,
+    /// Why the hub issues no token.
+    token_rejection: Option<String>,
     /// The hub asked for its deletion and waits for us to confirm.
     deleting: bool,
     ending: bool,
@@ -122,6 +131,8 @@ impl Worker {
             volumes: None,
             volumes_look_at: None,
             volume_error: None,
+            lacks_until: None,
+            token_rejection: None,
             deleting,
             ending: deleting,
             halted: None,
@@ -238,6 +249,7 @@ impl Worker {
                     }
                 }
             }
+            Message::TokenRejected(why) => self.token_rejected(why),
             Message::Container(status) => self.observe(status).await,
             Message::Started { id, result } => self.started(id, result).await,
             Message::Stopped { id, result } => self.stopped(&id, result),
@@ -382,7 +394,8 @@ impl Worker {
             }
         };
         match result {
-            Ok(places) => {
+            Ok(prepared) if self.waits_for_lacks(&prepared) => false,
+            Ok(Prepared { places, .. }) => {
                 self.volumes_look_at =
                     (!self.pod.spec.volumes.is_empty()).then(|| tokio::time::Instant::now() + VOLUME_LOOK_PERIOD);
                 self.volumes = Some(places);
@@ -402,6 +415,37 @@ impl Worker {
                 }
                 false
             }
+        }
+    }
+
+    /// Whether a start is to wait a moment longer for what the volumes lack; sets when to look again.
+    fn waits_for_lacks(&mut self, prepared: &Prepared) -> bool {
+        // What runs already, or ran before, is not kept waiting, nor is anyone for a hub that is not there.
+        let is_first = self.volumes.is_none() && self.cells.values().all(|cell| cell.observed.current.is_none());
+        if !is_first || prepared.lacks.is_empty() {
+            return false;
+        }
+        let now = tokio::time::Instant::now();
+        let until = *self.lacks_until.get_or_insert(now + LACKS_PATIENCE);
+        if now < until && self.token_rejection.is_none() && self.context.hub.is_connected() {
+            self.volumes_look_at = Some(until);
+            return true;
+        }
+        info!(pod = %self.pod.full_name(), lacks = prepared.lacks.join(", "), "Starting a pod without all of its volumes' files; they follow.");
+        false
+    }
+
+    fn token_rejected(&mut self, why: String) {
+        if self.volumes.is_none() {
+            self.volumes_look_at = None;
+        }
+        if self.token_rejection.as_ref() != Some(&why) {
+            let volume = volumes::token_volume(&self.pod).unwrap_or_default();
+            let text = format!(
+                "MountVolume.SetUp failed for volume \"{volume}\" : failed to fetch token: {why}; the pod runs without it until it is issued"
+            );
+            self.context.events.pod_warning(&self.pod, None, "FailedMount", text);
+            self.token_rejection = Some(why);
         }
     }
 

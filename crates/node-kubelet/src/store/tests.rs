@@ -177,3 +177,58 @@ fn writes_the_fixture() {
     let urls = vec!["https://hub:6443".to_owned()];
     crate::identity::Identity::new("n", urls, ca.cert_pem().to_owned(), cert, key.to_pem()).save(&dir).unwrap();
 }
+
+#[test]
+fn tokens_are_kept_sealed_beside_their_pod_and_end_with_it() {
+    let dir = folder();
+    let of = |pod: &str, audience: &str| TokenRef {
+        pod_uid: pod.into(),
+        namespace: "d".into(),
+        pod: pod.into(),
+        account: "default".into(),
+        audience: audience.into(),
+        seconds: 3600,
+    };
+    let token = |of: &TokenRef, text: &str| KeptToken {
+        account: of.account.clone(),
+        audience: of.audience.clone(),
+        seconds: of.seconds,
+        token: text.into(),
+        obtained_at: Timestamp::UNIX_EPOCH,
+        life_seconds: 3600,
+    };
+    {
+        let store = open(&dir);
+        store.put_pod("a", "{}".into()).unwrap();
+        store.put_token(&of("a", ""), token(&of("a", ""), "OLD-TOKEN-OF-POD-A")).unwrap();
+        store.put_token(&of("a", "vault"), token(&of("a", "vault"), "vault-token")).unwrap();
+        store.put_token(&of("a", ""), token(&of("a", ""), "NEW-TOKEN-OF-POD-A")).unwrap();
+        store.put_token(&of("gone", ""), token(&of("gone", ""), "x")).unwrap();
+    }
+    let store = open(&dir);
+    let text = |of: TokenRef| store.token(&of).map(|kept| kept.token);
+    assert_eq!(text(of("a", "")).as_deref(), Some("NEW-TOKEN-OF-POD-A"));
+    assert_eq!(text(of("a", "vault")).as_deref(), Some("vault-token"));
+    assert_eq!(text(of("gone", "")), None, "a pod that is not known keeps none");
+    assert_eq!(text(TokenRef { seconds: 600, ..of("a", "") }), None, "another life is another token");
+    for file in files_under(&dir.path().join("node/store")) {
+        let bytes = std::fs::read(&file).unwrap();
+        assert!(!bytes.windows(14).any(|window| window == b"TOKEN-OF-POD-A"), "{}", file.display());
+    }
+    for number in 0..2 * crate::tokens::TOKENS_OF_POD_MAX {
+        let one = of("a", &number.to_string());
+        store.put_token(&one, token(&one, "t")).unwrap();
+    }
+    assert_eq!(store.tokens("a").len(), crate::tokens::TOKENS_OF_POD_MAX);
+    // A list without the pod, then the end of what ran of it; or a power cut between the two.
+    store.replace_pods(&[]).unwrap();
+    assert!(!store.tokens("a").is_empty());
+    store.sweep_tokens().unwrap();
+    assert!(store.tokens("a").is_empty());
+    store.put_pod("b", "{}".into()).unwrap();
+    store.put_token(&of("b", ""), token(&of("b", ""), "t")).unwrap();
+    store.sweep_tokens().unwrap();
+    assert_eq!(store.tokens("b").len(), 1);
+    store.remove_pod("b").unwrap();
+    assert!(store.tokens("b").is_empty());
+}

@@ -10,8 +10,8 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 /// A file to be written.
@@ -19,6 +19,8 @@ use std::path::Path;
 pub(crate) struct File {
     pub bytes: Vec<u8>,
     pub mode: u32,
+    /// Whose it is, where permitted; else the kubelet's own.
+    pub owner: Option<u32>,
 }
 
 /// Files by their path in the volume; no path is absolute, leads upwards or begins with `..`.
@@ -29,7 +31,7 @@ const DATA: &str = "..data";
 /// Makes `content` the content of `dir`; does nothing when it is already. `group` becomes the files' group where permitted.
 pub(crate) fn write(dir: &Path, content: &Content, group: Option<u32>) -> io::Result<()> {
     let data = dir.join(DATA);
-    if data.exists() && read(&data)? == *content {
+    if data.exists() && is_same(&read(&data)?, content) {
         return link_all(dir, content);
     }
     let version = format!("..{}", &uuid::Uuid::new_v4().simple().to_string()[..16]);
@@ -53,11 +55,13 @@ pub(crate) fn write(dir: &Path, content: &Content, group: Option<u32>) -> io::Re
                 std::fs::set_permissions(&parent, std::fs::Permissions::from_mode(0o755))?;
             }
         }
-        std::fs::write(&target, &file.bytes)?;
+        // Nobody else's from the first byte on: what it holds may be secret.
+        let mut open = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&target)?;
+        open.write_all(&file.bytes)?;
         std::fs::set_permissions(&target, std::fs::Permissions::from_mode(file.mode))?;
-        if let Some(group) = group {
+        if file.owner.is_some() || group.is_some() {
             // Where it is not permitted, the mode decides alone.
-            let _ = std::os::unix::fs::chown(&target, None, Some(group));
+            let _ = std::os::unix::fs::chown(&target, file.owner, group);
         }
     }
     let old = std::fs::read_link(&data).ok();
@@ -82,6 +86,14 @@ pub(crate) fn write(dir: &Path, content: &Content, group: Option<u32>) -> io::Re
         },
         _ => Ok(()),
     }
+}
+
+/// Whether two contents are the same to a reader. Owners are left out: giving a file away may not be permitted.
+fn is_same(one: &Content, other: &Content) -> bool {
+    one.len() == other.len()
+        && one.iter().zip(other).all(|((path, file), (other_path, other))| {
+            path == other_path && file.bytes == other.bytes && file.mode == other.mode
+        })
 }
 
 /// Makes the visible links those of `content`.
@@ -118,7 +130,7 @@ fn read(data: &Path) -> io::Result<Content> {
             }
             let name = path.strip_prefix(data).map_err(io::Error::other)?.to_string_lossy().into_owned();
             let mode = std::fs::metadata(&path)?.permissions().mode() & 0o777;
-            content.insert(name, File { bytes: std::fs::read(&path)?, mode });
+            content.insert(name, File { bytes: std::fs::read(&path)?, mode, owner: None });
         }
     }
     Ok(content)

@@ -18,7 +18,9 @@ impl Lookup for Objects {
 fn content(entries: &[(&str, &str, u32)]) -> Content {
     entries
         .iter()
-        .map(|(path, text, mode)| ((*path).to_owned(), File { bytes: text.as_bytes().to_vec(), mode: *mode }))
+        .map(|(path, text, mode)| {
+            ((*path).to_owned(), File { bytes: text.as_bytes().to_vec(), mode: *mode, owner: None })
+        })
         .collect()
 }
 
@@ -74,7 +76,7 @@ fn prepare_volume(volume: Value) -> Result<(tempfile::TempDir, PathBuf), VolumeE
     }))
     .unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let places = prepare(&pod, dir.path(), &NodeFacts::default(), &objects)?;
+    let places = prepare(&pod, dir.path(), &NodeFacts::default(), &objects)?.places;
     let place = places["v"].clone();
     Ok((dir, place))
 }
@@ -141,4 +143,117 @@ fn a_sub_path_stays_in_its_volume() {
     for bad in ["../x", "/etc", "link", "link/ssl", "a/../../x"] {
         assert!(matches!(sub_path("v", dir.path(), bad), Err(VolumeError::Path { .. })), "{bad}");
     }
+}
+
+/// The volume that the API gives to every pod.
+fn api_access() -> Value {
+    json!({"name": "kube-api-access-x2x4x", "projected": {"defaultMode": 420, "sources": [
+        {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
+        {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+        {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}]}},
+    ]}})
+}
+
+/// What the hub has issued and published so far.
+struct Issued {
+    token: Option<&'static str>,
+    ca: Known,
+}
+
+impl Lookup for Issued {
+    fn object(&self, key: &ObjectKey) -> Known {
+        assert_eq!(key.name, "kube-root-ca.crt");
+        self.ca.clone()
+    }
+
+    fn token(&self, of: &TokenRef) -> Option<String> {
+        assert_eq!((of.account.as_str(), of.seconds), ("default", 3607));
+        self.token.map(str::to_owned)
+    }
+}
+
+fn pod_with_api_access(spec: Value) -> Pod {
+    let mut pod = json!({
+        "metadata": {"name": "p", "namespace": "d", "uid": "u"},
+        "spec": {"containers": [{"name": "a"}, {"name": "b"}], "volumes": [api_access()]},
+    });
+    pod["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+    Pod::from_json(pod.to_string().as_bytes()).unwrap()
+}
+
+#[test]
+fn the_volume_that_nobody_asked_for_holds_what_is_known_and_the_rest_follows() {
+    let ca = || Known::Present(json!({"data": {"ca.crt": "PEM"}}));
+    let dir = tempfile::tempdir().unwrap();
+    let pod = pod_with_api_access(json!({}));
+    for (issued, expected, lacks) in [
+        (Issued { token: None, ca: Known::Unknown }, &["namespace"][..], 2),
+        (Issued { token: None, ca: Known::Absent }, &["namespace"], 2),
+        (Issued { token: None, ca: Known::Present(json!({"data": {}})) }, &["namespace"], 2),
+        (Issued { token: None, ca: ca() }, &["ca.crt", "namespace"], 1),
+        (Issued { token: Some("old"), ca: Known::Unknown }, &["namespace", "token"], 1),
+        (Issued { token: Some("new"), ca: ca() }, &["ca.crt", "namespace", "token"], 0),
+    ] {
+        let prepared = prepare(&pod, dir.path(), &NodeFacts::default(), &issued).unwrap();
+        let place = &prepared.places["kube-api-access-x2x4x"];
+        assert_eq!(names(place), expected);
+        assert_eq!(prepared.lacks.len(), lacks, "{:?}", prepared.lacks);
+        assert_eq!(std::fs::read_to_string(place.join("token")).ok().as_deref(), issued.token);
+    }
+    remove(dir.path()).unwrap();
+}
+
+#[test]
+fn a_volume_of_somebodys_own_waits_for_its_config_map_and_not_for_its_token() {
+    let mut own = api_access();
+    own["name"] = "own".into();
+    let pod = pod_with_api_access(json!({"volumes": [own]}));
+    let dir = tempfile::tempdir().unwrap();
+    let nothing = Issued { token: None, ca: Known::Unknown };
+    let waits = prepare(&pod, dir.path(), &NodeFacts::default(), &nothing);
+    assert!(matches!(waits, Err(VolumeError::Pending { .. })), "{waits:?}");
+    let published = Issued { token: None, ca: Known::Present(json!({"data": {"ca.crt": "PEM"}})) };
+    let prepared = prepare(&pod, dir.path(), &NodeFacts::default(), &published).unwrap();
+    assert_eq!((prepared.lacks.len(), names(&prepared.places["own"])), (1, vec!["ca.crt".into(), "namespace".into()]));
+    assert!(!is_api_access("own"));
+    remove(dir.path()).unwrap();
+}
+
+#[test]
+fn a_tokens_mode_is_as_the_pods_users_need_it() {
+    use std::os::unix::fs::MetadataExt as _;
+    for (spec, mode) in [
+        (json!({}), 0o644),
+        (json!({"securityContext": {"runAsUser": 1234}}), 0o600),
+        (json!({"securityContext": {"fsGroup": 99}}), 0o640),
+        (json!({"securityContext": {"runAsUser": 1234, "fsGroup": 99}}), 0o640),
+        (json!({"containers": [{"name": "a", "securityContext": {"runAsUser": 1}}, {"name": "b"}]}), 0o644),
+        (
+            json!({"securityContext": {"runAsUser": 1}, "containers": [
+            {"name": "a"}, {"name": "b", "securityContext": {"runAsUser": 2}}]}),
+            0o644,
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let pod = pod_with_api_access(spec.clone());
+        let issued = Issued { token: Some("t"), ca: Known::Absent };
+        let prepared = prepare(&pod, dir.path(), &NodeFacts::default(), &issued).unwrap();
+        let meta = std::fs::metadata(prepared.places["kube-api-access-x2x4x"].join("token")).unwrap();
+        assert_eq!(meta.permissions().mode() & 0o777, mode, "{spec}");
+        if rustix::process::geteuid().is_root() {
+            let owner = pod.one_user().unwrap_or(0);
+            assert_eq!((meta.uid(), meta.gid()), (owner, pod.spec.security_context.fs_group.unwrap_or(0)), "{spec}");
+        }
+        remove(dir.path()).unwrap();
+    }
+}
+
+#[test]
+fn a_static_pod_has_no_token() {
+    let mut pod = pod_with_api_access(json!({}));
+    pod.metadata.annotations.insert("kubernetes.io/config.source".into(), "file".into());
+    let dir = tempfile::tempdir().unwrap();
+    let nothing = Issued { token: None, ca: Known::Unknown };
+    let refused = prepare(&pod, dir.path(), &NodeFacts::default(), &nothing);
+    assert!(matches!(refused, Err(VolumeError::StaticToken(_))), "{refused:?}");
 }

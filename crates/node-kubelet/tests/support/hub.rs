@@ -14,7 +14,7 @@ use futures::StreamExt as _;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 const PODS: &str = "/api/v1/namespaces/d/pods";
@@ -27,10 +27,22 @@ struct State {
     refuses_lists: AtomicBool,
     refuses_keys: AtomicBool,
     refuses_tokens: AtomicBool,
+    /// How tokens of service accounts are requested, and what for.
+    issuing: watch::Sender<Issuing>,
+    token_requests: Mutex<Vec<Value>>,
     /// Seconds for which clients' certificates are good.
     client_validity: AtomicU64,
     /// Of the last write.
     revision: AtomicU64,
+}
+
+/// What becomes of requests for tokens of service accounts.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Issuing {
+    AtOnce,
+    /// They wait until this changes.
+    Held,
+    Rejected,
 }
 
 pub struct FakeHub {
@@ -63,6 +75,8 @@ impl FakeHub {
             refuses_lists: AtomicBool::new(false),
             refuses_keys: AtomicBool::new(false),
             refuses_tokens: AtomicBool::new(false),
+            issuing: watch::channel(Issuing::AtOnce).0,
+            token_requests: Mutex::default(),
             client_validity: AtomicU64::new(3600),
             revision: AtomicU64::new(1),
         });
@@ -86,6 +100,21 @@ impl FakeHub {
 
     pub fn put(&self, path: &str, object: Value) {
         self.state.objects.lock().unwrap().insert(path.to_owned(), object);
+    }
+
+    /// All objects whose paths begin so.
+    pub fn objects_under(&self, path: &str) -> Vec<Value> {
+        let objects = self.state.objects.lock().unwrap();
+        objects.iter().filter(|(known, _)| known.starts_with(path)).map(|(_, object)| object.clone()).collect()
+    }
+
+    pub fn issue_tokens(&self, issuing: Issuing) {
+        self.state.issuing.send_replace(issuing);
+    }
+
+    /// Specs of all requests for tokens of service accounts, in order.
+    pub fn token_requests(&self) -> Vec<Value> {
+        self.state.token_requests.lock().unwrap().clone()
     }
 
     pub fn remove(&self, path: &str) {
@@ -174,6 +203,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body>
     match parts.method {
         Method::GET if query.contains("watch=true") => watch(&state, &path),
         Method::GET => get(&state, &path, &query),
+        Method::POST if path.ends_with("/token") => issue(&state, body).await,
         Method::POST => create(&state, &path, body),
         Method::PATCH => patch(&state, path.trim_end_matches("/status"), &body),
         Method::DELETE => match state.remove(&path) {
@@ -228,6 +258,21 @@ fn watch(state: &State, path: &str) -> Response<Body> {
         Some((Ok::<_, std::io::Error>(Bytes::from(line)), Some(changes)))
     });
     Response::new(Body::stream(futures::stream::iter(known).chain(stream)))
+}
+
+/// Issues `token-1`, then `token-2` and so on.
+async fn issue(state: &State, mut request: Value) -> Response<Body> {
+    let number = {
+        let mut requests = state.token_requests.lock().unwrap();
+        requests.push(request["spec"].clone());
+        requests.len()
+    };
+    let issuing = *state.issuing.subscribe().wait_for(|issuing| *issuing != Issuing::Held).await.unwrap();
+    if issuing == Issuing::Rejected {
+        return refuse(StatusCode::FORBIDDEN);
+    }
+    request["status"] = json!({"token": format!("token-{number}"), "expirationTimestamp": "2026-01-01T00:00:00Z"});
+    reply(StatusCode::CREATED, &request)
 }
 
 fn create(state: &State, path: &str, mut object: Value) -> Response<Body> {

@@ -5,7 +5,7 @@ mod runtime;
 
 use std::time::Duration;
 
-pub use hub::FakeHub;
+pub use hub::{FakeHub, Issuing};
 pub use runtime::FakeRuntime;
 
 /// Waits until `check` is content; after a while it tells what it saw last.

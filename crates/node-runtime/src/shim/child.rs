@@ -100,7 +100,7 @@ pub(super) fn run(launch: &Launch, root: &Path, isolated: bool, mut ends: Ends) 
 }
 
 fn run_bare(launch: &Launch, ends: &mut Ends) -> Result<(), String> {
-    if launch.bind_mounts && !launch.spec.mounts.is_empty() {
+    if launch.bind_mounts && launch.spec.mounts.iter().any(|mount| !mount.optional) {
         return Err("volumes need a mount namespace, which this node does not permit: run it as root, or allow user \
                     namespaces"
             .to_owned());
@@ -116,7 +116,9 @@ fn run_init(launch: &Launch, root: &Path, ends: &mut Ends) -> Result<(), String>
     match unshare(UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS) {
         Ok(()) => {
             let mounts = if launch.bind_mounts { spec.mounts.as_slice() } else { &[] };
-            mounts::set_up(mounts, root)?;
+            for left_out in mounts::set_up(mounts, root)? {
+                notice(ends, &left_out);
+            }
             if let Err(error) = mounts::mount_proc() {
                 notice(ends, &format!("/proc shows the whole node: {error}"));
             }
@@ -124,7 +126,7 @@ fn run_init(launch: &Launch, root: &Path, ends: &mut Ends) -> Result<(), String>
                 notice(ends, &format!("the host name is the node's: {error}"));
             }
         }
-        Err(error) if launch.bind_mounts && !spec.mounts.is_empty() => {
+        Err(error) if launch.bind_mounts && spec.mounts.iter().any(|mount| !mount.optional) => {
             return Err(format!("volumes need a mount namespace, which this node does not permit: {error}"));
         }
         Err(error) => notice(ends, &format!("no mount namespace: {error}")),

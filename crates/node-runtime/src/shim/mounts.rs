@@ -21,18 +21,33 @@ use crate::Mount;
 /// Every entry of a replaced folder costs a mount.
 const ENTRIES_MAX: usize = 2000;
 
-/// Mounts all of `mounts` in this process' mount namespace. `staging` is an empty folder of ours.
-pub(super) fn set_up(mounts: &[Mount], staging: &Path) -> Result<(), String> {
+/// Mounts all of `mounts` in this process' mount namespace; returns why optional ones were left out. `staging` is an empty
+/// folder of ours.
+pub(super) fn set_up(mounts: &[Mount], staging: &Path) -> Result<Vec<String>, String> {
     let explain = |act: &'static str| move |error: rustix::io::Errno| format!("failed to {act}: {error}");
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(explain("keep the container's mounts from the node"))?;
     // All sources first: a mount may hide the source of a later one.
-    let sources = mounts.iter().map(|mount| Source::open(&mount.host_path)).collect::<Result<Vec<_>, _>>()?;
+    let sources: Vec<_> = mounts.iter().map(|mount| Source::open(&mount.host_path)).collect();
+    let mut left_out = Vec::new();
     for (mount, source) in mounts.iter().zip(sources) {
-        make_mount_point(&mount.container_path, source.is_dir, staging)?;
-        source.attach(&mount.container_path, mount.read_only)?;
+        match source.and_then(|source| mount_one(mount, source, staging)) {
+            Err(error) if mount.optional => left_out.push(error),
+            mounted => mounted?,
+        }
     }
-    Ok(())
+    Ok(left_out)
+}
+
+fn mount_one(mount: &Mount, source: Source, staging: &Path) -> Result<(), String> {
+    if mount.optional && source.is_dir {
+        // Every pod has this one, below `/run` as a rule. Replacing that folder would hide from a program what others put there
+        // later, for a volume that nobody asked for; an empty folder on the node disturbs nobody. Where it cannot be made, the
+        // folder is replaced as for any other volume.
+        let _ = fs::create_dir_all(&mount.container_path);
+    }
+    make_mount_point(&mount.container_path, source.is_dir, staging)?;
+    source.attach(&mount.container_path, mount.read_only)
 }
 
 /// Makes `/proc` show the pid namespace.

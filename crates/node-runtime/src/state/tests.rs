@@ -87,8 +87,12 @@ fn fixture() -> (Launch, Running, ExitRecord) {
     launch.spec.image = "file:///bin/true".into();
     launch.spec.args = vec!["-v".into()];
     launch.spec.env = [("HOME".to_owned(), "/".to_owned())].into();
-    launch.spec.mounts =
-        vec![crate::Mount { host_path: "/srv".into(), container_path: "/data".into(), read_only: true }];
+    launch.spec.mounts = vec![crate::Mount {
+        host_path: "/srv".into(),
+        container_path: "/data".into(),
+        read_only: true,
+        optional: false,
+    }];
     launch.spec.limits.memory_bytes = Some(1 << 20);
     launch.spec.log_dir = "/var/log/p".into();
     launch.open = vec!["/srv".into()];

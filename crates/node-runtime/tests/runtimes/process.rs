@@ -157,7 +157,7 @@ async fn what_cannot_be_started_is_refused_with_the_reason() {
     check_refused(|spec| spec.container = "../up".into(), "container name").await;
     check_refused(|spec| spec.working_dir = Some("/no/such".into()), "working directory").await;
     let mount =
-        |container: &str| Mount { host_path: "/no/such".into(), container_path: container.into(), read_only: false };
+        |container: &str| Mount { host_path: "/no/such".into(), container_path: container.into(), ..Mount::default() };
     check_refused(|spec| spec.mounts = vec![mount("data")], "absolute").await;
     check_refused(|spec| spec.mounts = vec![mount("/data")], "/no/such").await;
     check_refused(|spec| spec.env = [("A".to_owned(), "a\0b".to_owned())].into(), "NUL").await;
@@ -183,7 +183,12 @@ async fn volumes_appear_where_the_node_has_nothing() {
     let volume = fixture.folder.path().join("volume");
     fs::create_dir(&volume).unwrap();
     fs::write(volume.join("key"), "value\n").unwrap();
-    let mount = |path: &str, read_only| Mount { host_path: volume.clone(), container_path: path.into(), read_only };
+    let mount = |path: &str, read_only| Mount {
+        host_path: volume.clone(),
+        container_path: path.into(),
+        read_only,
+        optional: false,
+    };
     let mut spec = fixture.shell(
         "cat /selvedge-test-a/b/key /etc/selvedge-test/key /mnt/key /selvedge-test-key; echo x > /selvedge-test-a/b/new; \
          echo y 2>/dev/null > /etc/selvedge-test/no || echo read-only; ls -d /etc/passwd /selvedge-test-a/c; cat /proc/1/comm",
@@ -193,7 +198,12 @@ async fn volumes_appear_where_the_node_has_nothing() {
         mount("/etc/selvedge-test", true),
         mount("/mnt", true),
         mount("/selvedge-test-a/c", true),
-        Mount { host_path: volume.join("key"), container_path: "/selvedge-test-key".into(), read_only: true },
+        Mount {
+            host_path: volume.join("key"),
+            container_path: "/selvedge-test-key".into(),
+            read_only: true,
+            optional: false,
+        },
     ];
     fixture.run(&spec).await;
     let value = "stdout F value";
@@ -205,6 +215,31 @@ async fn volumes_appear_where_the_node_has_nothing() {
     for path in ["/selvedge-test-a", "/etc/selvedge-test", "/selvedge-test-key"] {
         assert!(!std::path::Path::new(path).exists(), "{path} was left on the node");
     }
+}
+
+#[tokio::test]
+async fn a_volume_that_nobody_asked_for_keeps_no_program_from_running() {
+    if !is_root() {
+        return testkit::skip("mount namespaces need root");
+    }
+    let fixture = Fixture::new();
+    let volume = fixture.folder.path().join("volume");
+    fs::create_dir(&volume).unwrap();
+    fs::write(volume.join("token"), "secret\n").unwrap();
+    let place = fixture.folder.path().join("run/secrets/serviceaccount");
+    let path = place.join("token").display().to_string();
+    let mut spec = fixture.shell(&format!("cat {path}; echo ran"));
+    let mount = |from: &str| Mount {
+        host_path: fixture.folder.path().join(from),
+        container_path: place.clone(),
+        read_only: true,
+        optional: true,
+    };
+    spec.mounts = vec![mount("volume"), mount("no-such")];
+    fixture.run(&spec).await;
+    assert_eq!(fixture.log(&spec), ["stdout F secret", "stdout F ran"]);
+    // The mount point is an empty folder of the node: the folders above are not replaced, so what others put there is seen.
+    assert!(place.is_dir() && fs::read_dir(&place).unwrap().next().is_none());
 }
 
 #[tokio::test]

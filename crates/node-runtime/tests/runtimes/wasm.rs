@@ -170,7 +170,7 @@ async fn check_volume(read_only: bool, user: Option<u32>) -> bool {
         fs::set_permissions(&volume, fs::Permissions::from_mode(0o777)).unwrap();
     }
     spec.run_as_user = user;
-    spec.mounts = vec![Mount { host_path: volume.clone(), container_path: "/data".into(), read_only }];
+    spec.mounts = vec![Mount { host_path: volume.clone(), container_path: "/data".into(), read_only, optional: false }];
     let record = fixture.run(&spec).await;
     assert_eq!(record.exit_code == 0, volume.join("out").exists(), "{record:?} {:?}", fixture.log(&spec));
     record.exit_code == 0

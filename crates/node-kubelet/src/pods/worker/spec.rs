@@ -37,6 +37,7 @@ impl Worker {
                 host_path: volumes::sub_path(&mount.name, place, &sub_path).map_err(|error| chain(&error))?,
                 container_path: PathBuf::from(&mount.mount_path),
                 read_only: mount.read_only,
+                optional: volumes::is_api_access(&mount.name) && mount.mount_path == volumes::API_ACCESS_PATH,
             });
         }
         let security = &self.pod.spec.security_context;
@@ -79,7 +80,7 @@ impl Worker {
             std::fs::write(&file, b"")?;
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666))
         });
-        let mount = Mount { host_path: file.clone(), container_path: PathBuf::from(path), read_only: false };
+        let mount = Mount { host_path: file.clone(), container_path: PathBuf::from(path), ..Mount::default() };
         spec.mounts.push(mount);
         spec.termination_message = Some(file);
         if made.is_err() || runtime.check(spec).is_err() {

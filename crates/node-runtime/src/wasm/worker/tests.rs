@@ -3,7 +3,12 @@ use crate::{Limits, Mount};
 
 #[test]
 fn the_worker_reads_the_command_line_that_the_runtime_writes() {
-    let mount = |path: &str, read_only| Mount { host_path: "/tmp".into(), container_path: path.into(), read_only };
+    let mount = |path: &str, read_only| Mount {
+        host_path: "/tmp".into(),
+        container_path: path.into(),
+        read_only,
+        optional: false,
+    };
     let spec = ContainerSpec {
         limits: Limits { memory_bytes: Some(1 << 20), ..Limits::default() },
         mounts: vec![mount("/config", true), mount("/--", false)],
