@@ -364,12 +364,6 @@ pub(crate) fn decode_body(headers: &HeaderMap, body: &Bytes, values_max: usize) 
     }
 }
 
-/// Decodes JSON; nesting is bounded by the decoder.
-pub(crate) fn json(body: &Bytes) -> Result<Value> {
-    serde_json::from_slice(body)
-        .map_err(|error| ApiError::bad_request(format!("error decoding the body as JSON: {error}")))
-}
-
 /// How much larger an object may be than the YAML that it is written in.
 const YAML_EXPANSION_MAX: usize = 2;
 

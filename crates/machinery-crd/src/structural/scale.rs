@@ -39,9 +39,17 @@ impl Scale {
     }
 
     /// The serialised selector of the status; empty where there is none.
-    pub fn selector<'v>(&self, object: &'v Value) -> &'v str {
-        let path = self.selector_path.as_deref().unwrap_or_default();
-        at(object, path).ok().flatten().and_then(Value::as_str).unwrap_or_default()
+    pub fn selector<'v>(&self, object: &'v Value) -> Result<&'v str, String> {
+        let Some(path) = &self.selector_path else { return Ok("") };
+        match at(object, path)? {
+            None => Ok(""),
+            Some(value) => value.as_str().ok_or_else(|| accessor_error(path, value, "string")),
+        }
+    }
+
+    /// The fields on the way to the replicas of the spec.
+    pub fn spec_fields(&self) -> impl Iterator<Item = &str> {
+        fields(&self.spec_path)
     }
 
     /// Sets the replicas that the spec requests; says why when the way to them is blocked by another value.
@@ -71,14 +79,8 @@ impl Scale {
 
     pub(super) fn validate_status(&self, object: &Value) -> Vec<FieldError> {
         let mut errors: Vec<FieldError> = check_replicas(object, &self.status_path).into_iter().collect();
-        if let Some(path) = &self.selector_path {
-            let found = at(object, path).and_then(|found| match found {
-                Some(value) if !value.is_string() => Err(accessor_error(path, value, "string")),
-                _ => Ok(()),
-            });
-            if let Err(detail) = found {
-                errors.push(FieldError::invalid(&**path, &json!(""), detail));
-            }
+        if let (Some(path), Err(detail)) = (&self.selector_path, self.selector(object)) {
+            errors.push(FieldError::invalid(&**path, &json!(""), detail));
         }
         errors
     }

@@ -224,7 +224,7 @@ fn a_scale_is_where_its_definition_says() {
     let mut object = json!({"status": {"n": 2, "s": "a=b"}});
     assert_eq!(
         (scale.spec_replicas(&object), scale.status_replicas(&object), scale.selector(&object)),
-        (Ok(None), Ok(Some(2)), "a=b")
+        (Ok(None), Ok(Some(2)), Ok("a=b"))
     );
     scale.set_spec_replicas(&mut object, 4).expect("the way is free");
     assert_eq!(object["spec"]["n"], 4);

@@ -179,9 +179,7 @@ impl Inner {
                 }
                 ("get", _) if verbs::scale::is_scale(&context) => verbs::scale::get(&context),
                 ("update", _) if verbs::scale::is_scale(&context) => verbs::scale::update(&context, &body).await,
-                ("patch", _) if verbs::scale::is_scale(&context) && !is_apply(&context.headers) => {
-                    verbs::scale::patch(&context, &body).await
-                }
+                ("patch", _) if verbs::scale::is_scale(&context) => verbs::scale::patch(&context, &body).await,
                 ("get", _) => verbs::read::get(&context),
                 ("list", Some(options)) => verbs::read::list(&context, &options).await,
                 ("watch", Some(options)) => verbs::watch::watch(&context, &options, stream).await,
@@ -351,9 +349,4 @@ fn deprecation(path: &ResourcePath) -> Option<&'static str> {
         ("", "v1", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
         _ => None,
     }
-}
-
-/// Whether a patch is one of server-side apply.
-fn is_apply(headers: &HeaderMap) -> bool {
-    negotiate::content_type(headers).starts_with("application/apply-patch+")
 }

@@ -402,6 +402,37 @@ async fn a_definition_brings_a_resource_that_survives_a_restart_and_goes_with_it
 }
 
 #[tokio::test]
+async fn a_custom_object_is_scaled_and_whoever_scales_owns_the_number() {
+    let hub = Hub::start().await;
+    let gadgets = "/apis/example.org/v1/namespaces/default/gadgets";
+    let mut crd = gadget_crd();
+    crd["spec"]["versions"][0]["subresources"]["scale"] =
+        json!({"specReplicasPath": ".spec.size", "statusReplicasPath": ".status.size"});
+    hub.create(CRDS, crd).await;
+    hub.create(gadgets, json!({"metadata": {"name": "a"}, "spec": {"size": 3}})).await;
+    let scale = format!("{gadgets}/a/scale");
+    let shown = hub.get(&scale).await.body;
+    assert_eq!((&shown["kind"], &shown["spec"]), (&json!("Scale"), &json!({"replicas": 3})));
+    let admin = Identity::controllers();
+    let apply = async |manager: &str, query: &str, replicas: u8| {
+        let path = format!("{scale}?fieldManager={manager}{query}");
+        let config = json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "a"},
+            "spec": {"replicas": replicas}});
+        hub.send(&admin, "PATCH", &path, "application/apply-patch+yaml", &config.to_string()).await
+    };
+    apply("one", "", 4).await.check(409, "Conflict", "Apply failed with 1 conflict: conflict with \"unknown\" using");
+    assert_eq!(apply("one", "&force=true", 4).await.body["spec"], json!({"replicas": 4}));
+    let taken = apply("two", "", 5).await;
+    taken.check(409, "Conflict", "conflict with \"one\" with subresource \"scale\": .spec.replicas");
+    let object = hub.get(&format!("{gadgets}/a")).await.body;
+    assert_eq!((&object["spec"]["size"], &object["metadata"]["generation"]), (&json!(4), &json!(2)));
+    let owner = &object["metadata"]["managedFields"][0];
+    assert_eq!((&owner["manager"], &owner["subresource"]), (&json!("one"), &json!("scale")));
+    assert_eq!(owner["fieldsV1"], json!({"f:spec": {"f:size": {}}}));
+    apply("one", "", 0).await.check(422, "Invalid", "spec.size in body should be greater than or equal to 1");
+}
+
+#[tokio::test]
 async fn a_definition_that_was_held_by_a_finalizer_takes_its_resource_along() {
     let hub = Hub::start().await;
     let gadgets = "/apis/example.org/v1/namespaces/default/gadgets";

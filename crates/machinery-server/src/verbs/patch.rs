@@ -3,7 +3,7 @@
 use base_http::Body;
 use bytes::Bytes;
 use http::Response;
-use machinery_kinds::{FieldError, PatchSchema};
+use machinery_kinds::{FieldError, PatchSchema, ResourceInfo};
 use machinery_merge::{Managed, PatchError};
 use machinery_schema::types::Type;
 use serde_json::{Value, json};
@@ -30,7 +30,7 @@ const MANAGED_FIELDS: &[u8] = b"managedFields";
 
 const APPLY_PATCH: &str = "application/apply-patch+yaml";
 
-enum Language {
+pub(super) enum Language {
     Json,
     Merge,
     Strategic(PatchSchema),
@@ -38,7 +38,7 @@ enum Language {
 }
 
 pub(crate) async fn patch(context: &Context<'_>, body: &Bytes) -> Result<Response<Body>> {
-    let language = language(context)?;
+    let language = language(context, context.info.patch_schema())?;
     let options = WriteOptions::parse(&context.query, "PatchOptions")?;
     check_options(context, &language)?;
     if matches!(language, Language::Apply) {
@@ -59,8 +59,8 @@ pub(crate) async fn patch(context: &Context<'_>, body: &Bytes) -> Result<Respons
             false => patched(&language, &patch, old)?,
         };
         let mut changed = Changed::to(Value::Null);
-        read(context, &language, options, &mut new, &mut changed.warnings).map_err(|error| match error {
-            Unreadable::Refused(why) => unreadable(context, &language, &patch, old, held, &why),
+        read(&context.info, &language, options, &mut new, &mut changed.warnings).map_err(|error| match error {
+            Unreadable::Refused(why) => unreadable(&context.info, &language, &patch, old, held, &why),
             Unreadable::Failed(error) => error,
         })?;
         settle(context, &mut new)?;
@@ -74,8 +74,8 @@ pub(crate) async fn patch(context: &Context<'_>, body: &Bytes) -> Result<Respons
     .await
 }
 
-fn language(context: &Context<'_>) -> Result<Language> {
-    let schema = context.info.patch_schema();
+/// The language of a patch; `schema` is that of a strategic one, where there can be any.
+pub(super) fn language(context: &Context<'_>, schema: Option<PatchSchema>) -> Result<Language> {
     match (content_type(&context.headers), schema) {
         (JSON_PATCH, _) => Ok(Language::Json),
         (MERGE_PATCH, _) => Ok(Language::Merge),
@@ -92,7 +92,7 @@ fn language(context: &Context<'_>) -> Result<Language> {
 }
 
 /// What only an apply must say, and what only it may.
-fn check_options(context: &Context<'_>, language: &Language) -> Result<()> {
+pub(super) fn check_options(context: &Context<'_>, language: &Language) -> Result<()> {
     let manager = context.query.get("fieldManager").unwrap_or_default();
     let error = match language {
         Language::Apply if manager.is_empty() => FieldError::required("fieldManager", "is required for apply patch"),
@@ -104,7 +104,7 @@ fn check_options(context: &Context<'_>, language: &Language) -> Result<()> {
     Err(ApiError::invalid_kind("meta.k8s.io", "PatchOptions", "", &[error]))
 }
 
-fn decode_patch(language: &Language, options: WriteOptions, body: &Bytes) -> Result<Value> {
+pub(super) fn decode_patch(language: &Language, options: WriteOptions, body: &Bytes) -> Result<Value> {
     let is_read_strictly = options.field_validation != FieldValidation::Ignore;
     let decoded = serde_json::from_slice(body);
     if let (Ok(Value::Array(_)), Language::Merge, true) = (&decoded, language, is_read_strictly) {
@@ -133,7 +133,7 @@ fn syntax_error(body: &Bytes) -> String {
     }
 }
 
-fn with_owners(old: &Value, held: &Managed) -> Value {
+pub(super) fn with_owners(old: &Value, held: &Managed) -> Value {
     let mut whole = old.clone();
     if let Some(entries) = held.to_value() {
         metadata(&mut whole).insert("managedFields".to_owned(), entries);
@@ -141,7 +141,7 @@ fn with_owners(old: &Value, held: &Managed) -> Value {
     whole
 }
 
-fn patched(language: &Language, patch: &Value, old: &Value) -> Result<Value> {
+pub(super) fn patched(language: &Language, patch: &Value, old: &Value) -> Result<Value> {
     let patched = match language {
         Language::Json => machinery_merge::json_patch(old, patch),
         Language::Merge => machinery_merge::merge_patch(old, patch),
@@ -157,22 +157,22 @@ fn patched(language: &Language, patch: &Value, old: &Value) -> Result<Value> {
 }
 
 /// Reads what a patch made. What is wrong with it is wrong with the patch.
-fn read(
-    context: &Context<'_>,
+pub(super) fn read(
+    info: &ResourceInfo,
     language: &Language,
     options: WriteOptions,
     new: &mut Value,
     warnings: &mut Vec<String>,
 ) -> std::result::Result<(), Unreadable> {
-    if let Some(why) = wrong_kind(context, language, new) {
+    if let Some(why) = wrong_kind(info, language, new) {
         return Err(Unreadable::Refused(why));
     }
-    if let (Language::Strategic(_), Some(of)) = (language, context.info.builtin_type())
+    if let (Language::Strategic(_), Some(of)) = (language, info.builtin_type())
         && let Some(why) = converter::misfit(of, new)
     {
         return Err(Unreadable::Refused(why));
     }
-    let unknown = context.info.decode(new).map_err(|error| Unreadable::Refused(error.to_string()))?;
+    let unknown = info.decode(new).map_err(|error| Unreadable::Refused(error.to_string()))?;
     match options.field_validation {
         FieldValidation::Strict => {
             if let Some(why) = machinery_kinds::strict_decoding_error(&unknown) {
@@ -182,19 +182,19 @@ fn read(
         FieldValidation::Warn => warnings.extend(unknown.iter().map(|path| format!("unknown field {path:?}"))),
         FieldValidation::Ignore => {}
     }
-    context.apply_defaults(new).map_err(Unreadable::Failed)
+    info.apply_defaults(new).map_err(|error| Unreadable::Failed(ApiError::too_large(error.to_string())))
 }
 
 /// Why what a patch made cannot be read.
-enum Unreadable {
+pub(super) enum Unreadable {
     /// It is no object of the kind; the words say why.
     Refused(String),
     Failed(ApiError),
 }
 
 /// The error of a patch that made something unreadable: it shows what.
-fn unreadable(
-    context: &Context<'_>,
+pub(super) fn unreadable(
+    info: &ResourceInfo,
     language: &Language,
     patch: &Value,
     old: &Value,
@@ -209,7 +209,7 @@ fn unreadable(
                 _ => Touched::by_merge(patch),
             };
             match patched(language, patch, &with_owners(old, held)) {
-                Ok(object) => patched_text(&object, context.info.builtin_type(), &touched),
+                Ok(object) => patched_text(&object, info.builtin_type(), &touched),
                 Err(error) => return error,
             }
         }
@@ -219,8 +219,7 @@ fn unreadable(
 
 /// What upstream says of a patch that made another kind of the object. A strategic patch is read into the kind whatever it
 /// says of itself.
-fn wrong_kind(context: &Context<'_>, language: &Language, new: &mut Value) -> Option<String> {
-    let info = &context.info;
+fn wrong_kind(info: &ResourceInfo, language: &Language, new: &mut Value) -> Option<String> {
     let own = [("apiVersion", info.api_version()), ("kind", info.kind.to_string())];
     let Some(fields) = new.as_object_mut() else {
         let found = machinery_merge::json_type(new);
@@ -254,7 +253,7 @@ fn wrong_kind(context: &Context<'_>, language: &Language, new: &mut Value) -> Op
 }
 
 /// Namespace and name must be the URL's.
-fn settle(context: &Context<'_>, object: &mut Value) -> Result<()> {
+pub(super) fn settle(context: &Context<'_>, object: &mut Value) -> Result<()> {
     context.settle_namespace(object)?;
     match name_of(object) {
         name if name == context.name() => Ok(()),
@@ -328,7 +327,7 @@ fn join(group: &str, version: &str) -> String {
     format!("{group}/{version}")
 }
 
-fn decode_config(context: &Context<'_>, body: &Bytes) -> Result<Value> {
+pub(super) fn decode_config(context: &Context<'_>, body: &Bytes) -> Result<Value> {
     let decoded = yaml(body, values_max(context.identity)).map_err(|error| {
         ApiError::bad_request(format!("error decoding YAML: error converting YAML to JSON: yaml: {}", error.message()))
     })?;

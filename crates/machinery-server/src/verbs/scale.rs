@@ -1,64 +1,65 @@
-//! `…/scale` of Kubernetes' own workloads: how many, as a kind of its own that is the same for all of them.
+//! `…/scale` of a workload: how many, as a kind of its own that is the same for Kubernetes' workloads and for custom resources.
 //!
-//! Nothing of it is stored. It is read from the workload, and what is written to it becomes the workload's `spec.replicas`, by
-//! the way of every change of the workload.
+//! Nothing of it is stored. It is read from the workload, and what is written to it becomes the workload's number, by the way of
+//! every change of the workload. Who owns the one owns the other: an owner of the number is shown as one of the scale's, and what
+//! a write makes of the scale's owners is brought back.
 
 use base_http::Body;
 use bytes::Bytes;
 use http::Response;
 use http_body_util::BodyExt as _;
-use machinery_kinds::{FieldError, IncludeObject};
+use machinery_kinds::{FieldError, IncludeObject, Registry, ResourceInfo, Scale};
+use machinery_merge::{Managed, PathElement};
 use serde_json::{Map, Value, json};
 
+use super::patch::{self, Language, Unreadable};
 use super::update::{Changed, change};
 use super::write::decode_stored;
 use crate::heavy::values_max;
-use crate::negotiate::{Arity, Form, MetaVersion, Output, PLAIN, content_type};
+use crate::negotiate::{Arity, Form, MetaVersion, Output, PLAIN};
 use crate::object::{metadata, name_of, text_at, uid_of};
-use crate::request::WriteOptions;
+use crate::owners::Owners;
+use crate::request::{FieldValidation, WriteOptions};
 use crate::server::Context;
 use crate::status::{self, ApiError, Result};
 use crate::typed;
 
-const SCALE: typed::Kind<'static> = typed::Kind { group: "autoscaling", version: "v1", kind: "Scale" };
+/// What a patch sees in place of a number that the object does not have; upstream's clients see it, too, in an error that shows
+/// the scale.
+const NO_REPLICAS: i64 = i32::MIN as i64;
 
-/// Where a workload selects its pods, and whether that is a map of labels alone.
-const WORKLOADS: [(&str, &str, bool); 4] = [
-    ("apps", "deployments", false),
-    ("apps", "replicasets", false),
-    ("apps", "statefulsets", false),
-    ("", "replicationcontrollers", true),
-];
-
-/// Whether the request is about the scale of one of Kubernetes' own workloads.
+/// Whether the request is about the scale of a workload.
 pub(crate) fn is_scale(context: &Context<'_>) -> bool {
-    context.path.subresource.as_deref() == Some("scale") && workload(context).is_some()
-}
-
-fn workload(context: &Context<'_>) -> Option<bool> {
-    let found = WORKLOADS
-        .iter()
-        .find(|(group, plural, _)| (*group, *plural) == (context.path.group.as_str(), context.path.plural.as_str()));
-    found.map(|(_, _, selects_labels)| *selects_labels)
+    context.path.subresource.as_deref() == Some("scale") && Scale::path(&context.info).is_some()
 }
 
 pub(crate) fn get(context: &Context<'_>) -> Result<Response<Body>> {
     let stored = context.stored()?;
     context.authorize_object(&stored)?;
-    let scale = scale_of(context, &decode_stored(context, &stored)?);
-    show(context, &scale, context.output).map(status::ok)
+    let object = decode_stored(context, &stored)?;
+    let scale = Scale::of(&context.info, &object).map_err(ApiError::unknown)?;
+    if scale.desired.is_none() {
+        return Err(ApiError::internal(format!("the spec replicas field {:?} does not exist", path_text(context))));
+    }
+    show(context, &value_of(&scale, &object), context.output).map(status::ok)
 }
 
 pub(crate) async fn update(context: &Context<'_>, body: &Bytes) -> Result<Response<Body>> {
     let options = WriteOptions::parse(&context.query, "UpdateOptions")?;
-    let mut sent = typed::decode(&context.headers, body, values_max(context.identity), SCALE.kind)?;
-    typed::check_kind(&context.server.registry(), SCALE, &mut sent)?;
-    check_types(&sent).map_err(|why| {
-        let kind = SCALE.kind;
-        ApiError::bad_request(format!("{kind} in version {:?} cannot be handled as a {kind}: {why}", SCALE.version))
+    let mut warnings = Vec::new();
+    let mut sent = decode(context, body, options.field_validation, &mut warnings).map_err(|error| {
+        // Upstream looks the kind up among those of the definition when it words any of these errors.
+        let is_worded = context.info.is_custom() && error.status()["code"] == 400;
+        if is_worded { ApiError::bad_request(UNWORDED) } else { error }
     })?;
     match name_of(&sent) {
-        name if name.is_empty() || name == context.name() => {}
+        "" => {
+            return Err(ApiError::bad_request(format!(
+                "the name of the object ({} based on URL) was undeterminable: name must be provided",
+                context.name()
+            )));
+        }
+        name if name == context.name() => {}
         name => {
             return Err(ApiError::bad_request(format!(
                 "the name of the object ({name}) does not match the name on the URL ({})",
@@ -67,40 +68,92 @@ pub(crate) async fn update(context: &Context<'_>, body: &Bytes) -> Result<Respon
         }
     }
     context.settle_namespace(&mut sent)?;
-    write(context, options, |_| Ok(sent.clone())).await
+    write(context, options, |owners, old, held| {
+        let mut scale = sent.clone();
+        let managed = owners.update(old, held, &mut scale)?;
+        Ok(Written { scale, managed, warnings: warnings.clone() })
+    })
+    .await
+}
+
+/// What upstream says of a scale of a custom object that it cannot read.
+const UNWORDED: &str = "no kind is registered for the type v1.Scale in scheme \"pkg/runtime/scheme.go:111\"";
+
+fn decode(
+    context: &Context<'_>,
+    body: &Bytes,
+    validation: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> Result<Value> {
+    let info = Scale::resource();
+    let mut sent = typed::decode(&context.headers, body, values_max(context.identity), &info.kind)?;
+    typed::check_kind(&context.server.registry(), typed::Kind::of(info), &mut sent)?;
+    super::write::decode_as(info, &mut sent, validation, warnings)?;
+    info.complete(&mut sent);
+    Ok(sent)
 }
 
 pub(crate) async fn patch(context: &Context<'_>, body: &Bytes) -> Result<Response<Body>> {
+    let info = Scale::resource();
+    let language = patch::language(context, info.patch_schema().filter(|_| !context.info.is_custom()))?;
     let options = WriteOptions::parse(&context.query, "PatchOptions")?;
-    let patch = crate::negotiate::json(body)?;
-    write(context, options, |scale| {
-        let patched = match content_type(&context.headers) {
-            "application/json-patch+json" => machinery_merge::json_patch(scale, &patch),
-            // It has no lists, so both languages say the same.
-            "application/merge-patch+json" | "application/strategic-merge-patch+json" => {
-                machinery_merge::merge_patch(scale, &patch)
-            }
-            _ => return Err(ApiError::unrouted_media_type()),
-        };
-        let mut new = patched.map_err(|error| ApiError::bad_request(error.to_string()))?;
-        if let Err(why) = check_types(&new) {
-            let error = FieldError::invalid("patch", &Value::from(as_go_writes(&new)), why);
-            return Err(ApiError::invalid_kind("", "", "", &[error]));
-        }
-        typed::check_kind(&context.server.registry(), SCALE, &mut new)?;
-        if text_at(&new, "/metadata/resourceVersion") == text_at(scale, "/metadata/resourceVersion") {
-            metadata(&mut new).remove("resourceVersion");
-        }
-        Ok(new)
+    patch::check_options(context, &language)?;
+    if matches!(language, Language::Apply) {
+        return apply(context, options, body).await;
+    }
+    write(context, options, |owners, old, held| {
+        let decoded = patch::decode_patch(&language, options, body)?;
+        let mut scale = patch::patched(&language, &decoded, &patch::with_owners(old, held))?;
+        let mut warnings = Vec::new();
+        patch::read(info, &language, options, &mut scale, &mut warnings).map_err(|error| match error {
+            Unreadable::Refused(why) => patch::unreadable(info, &language, &decoded, old, held, &why),
+            Unreadable::Failed(error) => error,
+        })?;
+        settle(context, old, &mut scale)?;
+        let managed = owners.update(old, held, &mut scale)?;
+        Ok(Written { scale, managed, warnings })
     })
     .await
+}
+
+/// Server-side apply. Of a custom object upstream refuses it with an internal error, because it tries to convert the scale by the
+/// definition; here it does what it does for every other workload.
+async fn apply(context: &Context<'_>, options: WriteOptions, body: &Bytes) -> Result<Response<Body>> {
+    let info = Scale::resource();
+    let force = context.query.flag("force");
+    write(context, options, |owners, old, held| {
+        let config = patch::decode_config(context, body)?;
+        let applied = owners.apply(Some((old, held)), &config, force)?;
+        let mut scale = applied.object;
+        info.decode(&mut scale).map_err(|error| ApiError::unknown(error.to_string()))?;
+        settle(context, old, &mut scale)?;
+        Ok(Written { scale, managed: applied.managed, warnings: Vec::new() })
+    })
+    .await
+}
+
+/// Name and namespace of a patched scale must be the URL's; a revision that the patch left alone is not insisted on.
+fn settle(context: &Context<'_>, old: &Value, scale: &mut Value) -> Result<()> {
+    Scale::resource().complete(scale);
+    patch::settle(context, scale)?;
+    if text_at(scale, "/metadata/resourceVersion") == text_at(old, "/metadata/resourceVersion") {
+        metadata(scale).remove("resourceVersion");
+    }
+    Ok(())
+}
+
+/// A scale as a request wants it, with its owners.
+struct Written {
+    scale: Value,
+    managed: Managed,
+    warnings: Vec<String>,
 }
 
 /// Changes the workload as a new scale says, and answers with its scale.
 async fn write(
     context: &Context<'_>,
     options: WriteOptions,
-    mut compute: impl FnMut(&Value) -> Result<Value>,
+    mut compute: impl FnMut(&Owners<'_>, &Value, &Managed) -> Result<Written>,
 ) -> Result<Response<Body>> {
     let whole = Context {
         server: context.server,
@@ -113,108 +166,88 @@ async fn write(
         output: PLAIN,
         turn: context.turn.clone(),
     };
-    let changed = change(&whole, options, Vec::new(), |old, _| {
-        let scale = compute(&scale_of(context, old))?;
-        let replicas = scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or_default();
-        if replicas < 0 {
-            let error = FieldError::invalid("spec.replicas", &replicas.into(), "must be greater than or equal to 0");
-            return Err(ApiError::invalid_kind(SCALE.group, SCALE.kind, context.name(), &[error]));
-        }
-        let (uid, held) = (uid_of(&scale), uid_of(old));
-        if !uid.is_empty() && uid != held {
-            let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {held}");
-            let plural = format!("{}/scale", context.info.plural);
-            return Err(ApiError::conflict_kind(&context.info.group, &plural, context.name(), &why));
-        }
+    let (info, owners, registry) = (&context.info, Owners::of(context), context.server.registry());
+    let replicas = |api_version: &str| replicas_path(&registry, info, api_version);
+    let changed = change(&whole, options, Vec::new(), |old, held| {
+        let shown = Scale::of(info, old).map_err(ApiError::unknown)?;
+        let shown = Scale { desired: Some(shown.desired.unwrap_or(NO_REPLICAS)), ..shown };
+        let Written { scale, managed, warnings } = compute(&owners, &value_of(&shown, old), &held.to_scale(&replicas))?;
+        let desired = scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or_default();
+        check(context, &scale, old, desired)?;
         let mut new = old.clone();
-        if let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) {
-            spec.insert("replicas".to_owned(), replicas.into());
-        }
+        Scale::write_desired(info, &mut new, desired).map_err(ApiError::unknown)?;
         match text_at(&scale, "/metadata/resourceVersion") {
             "" => drop(metadata(&mut new).remove("resourceVersion")),
             revision => drop(metadata(&mut new).insert("resourceVersion".to_owned(), revision.into())),
         }
-        Ok(Changed::to(new))
+        let managed = held.with_scale(&managed, &info.api_version(), &replicas);
+        Ok(Changed { managed: Some(managed), warnings, ..Changed::to(new) })
     })
     .await?;
     let (head, body) = changed.into_parts();
     let bytes = body.collect().await.map_err(|error| ApiError::internal(error.to_string()))?.to_bytes();
     let object: Value = serde_json::from_slice(&bytes).map_err(|error| ApiError::internal(error.to_string()))?;
-    let shown = show(context, &scale_of(context, &object), context.output)?;
+    let scale = Scale::of(info, &object).map_err(ApiError::bad_request)?;
+    let shown = show(context, &value_of(&scale, &object), context.output)?;
     Ok(Response::from_parts(head, Body::from(shown)))
 }
 
-/// The text of a scale with its members in the order of Go's types.
-fn as_go_writes(scale: &Value) -> String {
-    let ordered = |value: &Value, names: &[&str]| -> String {
-        let member = |name: &&str| Some(format!("{}:{}", Value::from(*name), value.get(*name)?));
-        format!("{{{}}}", names.iter().filter_map(member).collect::<Vec<_>>().join(","))
-    };
-    let metadata = ordered(&scale["metadata"], &["name", "namespace", "uid", "resourceVersion", "creationTimestamp"]);
-    let status = ordered(&scale["status"], &["replicas", "selector"]);
-    let (version, kind) = (&scale["apiVersion"], &scale["kind"]);
-    let spec = scale.get("spec").unwrap_or(&Value::Null);
-    format!(r#"{{"apiVersion":{version},"kind":{kind},"metadata":{metadata},"spec":{spec},"status":{status}}}"#)
-}
-
-/// What Go says of a scale whose values have other types than its fields.
-fn check_types(scale: &Value) -> std::result::Result<(), String> {
-    let type_of = |value: &Value| match value {
-        Value::Null => None,
-        Value::Object(_) => Some("object"),
-        Value::Array(_) => Some("array"),
-        Value::String(_) => Some("string"),
-        Value::Bool(_) => Some("bool"),
-        Value::Number(_) => Some("number"),
-    };
-    match scale.get("spec") {
-        None | Some(Value::Null) => return Ok(()),
-        Some(Value::Object(_)) => {}
-        Some(other) => {
-            let what = type_of(other).unwrap_or_default();
-            return Err(format!("json: cannot unmarshal {what} into Go struct field Scale.spec of type v1.ScaleSpec"));
-        }
+/// Checks what a scale says before the workload is changed. What a custom object may have there is up to its definition.
+fn check(context: &Context<'_>, scale: &Value, old: &Value, desired: i64) -> Result<()> {
+    let (info, kind) = (&context.info, Scale::resource());
+    if desired == NO_REPLICAS {
+        let path = path_text(context);
+        return Err(ApiError::bad_request(format!("the spec replicas field {path:?} cannot be empty")));
     }
-    let replicas = scale.pointer("/spec/replicas").unwrap_or(&Value::Null);
-    if replicas.as_i64().is_some_and(|number| i32::try_from(number).is_ok()) || replicas.is_null() {
+    if desired < 0 && !info.is_custom() {
+        let error = FieldError::invalid("spec.replicas", &desired.into(), "must be greater than or equal to 0");
+        return Err(ApiError::invalid_kind(&kind.group, &kind.kind, context.name(), &[error]));
+    }
+    let (uid, held) = (uid_of(scale), uid_of(old));
+    if uid.is_empty() || uid == held {
         return Ok(());
     }
-    let what = match replicas {
-        Value::Number(number) => format!("number {number}"),
-        other => type_of(other).unwrap_or_default().to_owned(),
-    };
-    Err(format!("json: cannot unmarshal {what} into Go struct field ScaleSpec.spec.replicas of type int32"))
+    let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {held}");
+    if info.is_custom() {
+        let key = format!("/registry/{}/{}/{}/{}", info.group, info.plural, context.namespace(), context.name());
+        let key = key.replace("//", "/");
+        let why =
+            format!("StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {why}");
+        return Err(ApiError::conflict(info, context.name(), &why));
+    }
+    let plural = format!("{}/scale", info.plural);
+    Err(ApiError::conflict_kind(&info.group, &plural, context.name(), &why))
 }
 
-fn scale_of(context: &Context<'_>, object: &Value) -> Value {
+/// Where the number is, as the definition writes it.
+fn path_text(context: &Context<'_>) -> String {
+    context.info.custom_scale().map(|scale| scale.spec_path.to_string()).unwrap_or_default()
+}
+
+/// Where a version of the workload has the number; see [`machinery_merge::ReplicasPath`].
+fn replicas_path(registry: &Registry, info: &ResourceInfo, api_version: &str) -> Option<Vec<PathElement>> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let info = registry.resource(group, version, &info.plural).filter(|_| *group == *info.group)?;
+    Some(Scale::path(info).unwrap_or_default().into_iter().map(PathElement::field).collect())
+}
+
+/// A scale as clients see it.
+fn value_of(scale: &Scale, object: &Value) -> Value {
     let mut metadata = Map::new();
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(value) = object.pointer(&format!("/metadata/{field}")) {
             metadata.insert(field.to_owned(), value.clone());
         }
     }
-    let number = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64).unwrap_or_default();
     let mut spec = Map::new();
-    if number("/spec/replicas") != 0 {
-        spec.insert("replicas".to_owned(), number("/spec/replicas").into());
+    if let Some(desired) = scale.desired.filter(|desired| *desired != 0) {
+        spec.insert("replicas".to_owned(), desired.into());
     }
-    let mut status = json!({"replicas": number("/status/replicas")});
-    let selector = selector(object, workload(context).unwrap_or_default());
-    if !selector.is_empty() {
-        status["selector"] = selector.into();
+    let mut status = json!({"replicas": scale.current});
+    if !scale.selector.is_empty() {
+        status["selector"] = scale.selector.as_str().into();
     }
-    json!({"kind": SCALE.kind, "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status})
-}
-
-/// The selector of a workload as text, its keys in order.
-fn selector(object: &Value, selects_labels: bool) -> String {
-    let selector = object.pointer("/spec/selector").cloned().unwrap_or_default();
-    let selector = if selects_labels { json!({"matchLabels": selector}) } else { selector };
-    let spec: api_kube::LabelSelectorSpec = serde_json::from_value(selector).unwrap_or_default();
-    let Ok(selector) = spec.to_selector() else { return String::new() };
-    let mut requirements = selector.requirements().to_vec();
-    requirements.sort_by(|left, right| left.key().cmp(right.key()));
-    api_kube::LabelSelector::new(requirements).to_string()
+    json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status})
 }
 
 fn show(context: &Context<'_>, scale: &Value, output: Output) -> Result<Bytes> {
@@ -228,19 +261,18 @@ fn show(context: &Context<'_>, scale: &Value, output: Output) -> Result<Bytes> {
             return Err(ApiError::no_such_form(why));
         }
         Form::Table(version, include) => {
-            let definitions = machinery_kinds::column_definitions(&context.info);
-            let description = |name: &str| {
-                let found = definitions.iter().find(|column| column["name"] == name);
-                found.map(|column| column["description"].clone()).unwrap_or_default()
-            };
-            let column = |name: &str, kind: &str, description: Value| json!({"name": name, "type": kind, "format": "", "description": description, "priority": 0});
             let now = jiff::Timestamp::now();
             let created = text_at(scale, "/metadata/creationTimestamp").parse::<jiff::Timestamp>();
             let age = created.map_or_else(
                 |_| "<unknown>".to_owned(),
                 |created| machinery_kinds::human_duration(now.as_second() - created.as_second()),
             );
-            let desired = scale.pointer("/spec/replicas").cloned().unwrap_or_else(|| 0.into());
+            let desired = match scale.pointer("/spec/replicas") {
+                Some(desired) => desired.clone(),
+                // A custom column shows what is written, and a number of none is not.
+                None if context.info.is_custom() => Value::Null,
+                None => 0.into(),
+            };
             let object = match include {
                 IncludeObject::None => Value::Null,
                 IncludeObject::Metadata => partial(version),
@@ -250,16 +282,7 @@ fn show(context: &Context<'_>, scale: &Value, output: Output) -> Result<Bytes> {
                 "kind": "Table",
                 "apiVersion": version.api_version(),
                 "metadata": {"resourceVersion": text_at(scale, "/metadata/resourceVersion")},
-                "columnDefinitions": [
-                    column("Name", "string", description("Name")),
-                    column("Desired", "integer", "replicas is the desired number of instances for the scaled object.".into()),
-                    column(
-                        "Available",
-                        "integer",
-                        "replicas is the actual number of observed instances of the scaled object.".into(),
-                    ),
-                    column("Age", "string", description("Age")),
-                ],
+                "columnDefinitions": Scale::columns(&context.info),
                 "rows": [{"cells": [name_of(scale), desired, scale["status"]["replicas"], age], "object": object}],
             })
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use base_http::Body;
 use bytes::{Bytes, BytesMut};
 use http::Response;
+use machinery_kinds::ResourceInfo;
 use machinery_merge::Managed;
 use machinery_store::{CommitError, Expect, Key, Object, Op, Revision};
 use serde_json::Value;
@@ -102,23 +103,7 @@ impl Context<'_> {
         validation: FieldValidation,
         warnings: &mut Vec<String>,
     ) -> Result<()> {
-        let kind = &self.info.kind;
-        let refused = |error: &str| {
-            let version = &self.info.version;
-            ApiError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {error}"))
-        };
-        let unknown = self.info.decode(object).map_err(|error| refused(&error.to_string()))?;
-        match validation {
-            FieldValidation::Strict => match machinery_kinds::strict_decoding_error(&unknown) {
-                None => {}
-                Some(error) => return Err(refused(&error)),
-            },
-            FieldValidation::Warn => {
-                warnings.extend(unknown.iter().map(|path| format!("unknown field {path:?}")));
-            }
-            FieldValidation::Ignore => {}
-        }
-        Ok(())
+        decode_as(&self.info, object, validation, warnings)
     }
 
     /// Decides again whether the caller may do this, now with the stored object in hand: in the step that reads, changes or
@@ -333,6 +318,32 @@ impl Context<'_> {
             Form::Table(version, include) => table(&self.info, &decoded()?, version, include).to_string().into(),
         })
     }
+}
+
+/// Reads what a client sent as an object of a kind: unknown fields are dropped, as the client wants them treated.
+pub(super) fn decode_as(
+    info: &ResourceInfo,
+    object: &mut Value,
+    validation: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    let kind = &info.kind;
+    let refused = |error: &str| {
+        let version = &info.version;
+        ApiError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {error}"))
+    };
+    let unknown = info.decode(object).map_err(|error| refused(&error.to_string()))?;
+    match validation {
+        FieldValidation::Strict => match machinery_kinds::strict_decoding_error(&unknown) {
+            None => {}
+            Some(error) => return Err(refused(&error)),
+        },
+        FieldValidation::Warn => {
+            warnings.extend(unknown.iter().map(|path| format!("unknown field {path:?}")));
+        }
+        FieldValidation::Ignore => {}
+    }
+    Ok(())
 }
 
 /// What a rejection by a plug-in calls an object, which may have no name yet.
