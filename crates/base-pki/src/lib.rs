@@ -114,6 +114,8 @@ pub struct ClientIdentity {
     pub groups: Vec<String>,
     /// SHA-256 of the public key (its SubjectPublicKeyInfo), in lower-case hex: stays the same over renewals with one key.
     pub key_sha256: String,
+    /// SHA-256 of the certificate itself (DER), in lower-case hex.
+    pub certificate_sha256: String,
     /// The last second (since 1970) in which the certificate is valid.
     pub not_after: i64,
 }
@@ -126,7 +128,8 @@ pub fn client_identity(cert_der: &[u8]) -> Result<ClientIdentity, PkiError> {
     let subject = csr::subject(cert.subject());
     let key_sha256 = fingerprint_of_der(cert.public_key().raw);
     let not_after = cert.validity().not_after.timestamp();
-    Ok(ClientIdentity { user: subject.0, groups: subject.1, key_sha256, not_after })
+    let certificate_sha256 = fingerprint_of_der(cert_der);
+    Ok(ClientIdentity { user: subject.0, groups: subject.1, key_sha256, certificate_sha256, not_after })
 }
 
 /// First and last second (since 1970) in which the first certificate of a PEM text is valid.

@@ -1,13 +1,18 @@
 //! What a node may do, and what somebody may who wants to become one.
 //!
-//! A node may read what its own pods need and write what it is the owner of, so a stolen gateway gives away itself and
-//! nothing else. Whose an object is, a field of the stored object says, never its name; the server asks again with the
+//! Who speaks with a key that joined this hub may do what is here, and nothing that Kubernetes' Node authoriser would add: it
+//! reads what its own pods need and writes what it is the owner of, so a stolen gateway gives away itself and nothing else.
+//! Whoever speaks in a node's name without its key, as an administrator may (`kubectl --as system:node:NAME`), is judged as
+//! a kube-apiserver would judge: see [`InNodesName`].
+//! Whose an object is, a field of the stored object says, never its name; the server asks again with the
 //! object in hand when it acts on it ([`Access::object`]), so an object that is not there yet counts as nobody's.
 
 use std::borrow::Cow;
 
 use machinery_kinds::INDEX_REFS;
-use machinery_server::{Access, Authorizer, Decision, GROUP_BOOTSTRAPPERS, Target};
+use machinery_server::{
+    Access, Authorizer, Decision, EXTRA_KEY_SHA256, GROUP_BOOTSTRAPPERS, Identity, RulesOf, Target,
+};
 use machinery_store::{Key, Object, Store};
 use serde_json::Value;
 
@@ -17,9 +22,13 @@ use crate::references::text_at;
 /// The only namespace in which nodes have Leases.
 pub(crate) const NODE_LEASE_NAMESPACE: &str = "kube-node-lease";
 
-/// Callers in the group `system:nodes` whose user is `system:node:NAME`.
+/// Nodes that speak with their key; of others in their name only what concerns kinds that Kubernetes does not know.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NodeAuthorizer;
+
+/// Callers in a node's name without its key: Kubernetes' Node authoriser.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct InNodesName;
 
 /// Bearers of bootstrap tokens: they may request a certificate, and nothing else.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,10 +40,37 @@ impl Authorizer for NodeAuthorizer {
             // A certificate of an older version may still bear such a name.
             Some(node) => match names::rejection(node, &[]) {
                 Some(why) => Decision::Deny(why),
-                None => node_rules(access, node, store),
+                None if has_key(access.identity) || is_of_the_hub(&access.target) => node_rules(access, node, store),
+                None => Decision::NoOpinion(String::new()),
             },
             None => Decision::NoOpinion(String::new()),
         }
+    }
+}
+
+impl Authorizer for InNodesName {
+    fn authorize(&self, access: &Access<'_>, store: &Store) -> Decision {
+        match has_key(access.identity) {
+            true => Decision::NoOpinion(String::new()),
+            false => machinery_access::NodeAuthorizer.authorize(access, store),
+        }
+    }
+
+    fn rules_of(&self, identity: &Identity, namespace: &str, store: &Store) -> Option<RulesOf> {
+        machinery_access::NodeAuthorizer.rules_of(identity, namespace, store)
+    }
+}
+
+/// Whether a node itself speaks: nobody else can have this extra, which the authenticator of certificates adds.
+pub(crate) fn has_key(identity: &Identity) -> bool {
+    identity.extra(EXTRA_KEY_SHA256).is_some()
+}
+
+/// Whether it is about what a hub has beside the Kubernetes API.
+fn is_of_the_hub(target: &Target<'_>) -> bool {
+    match target {
+        Target::Path(path) => *path == api_edge::telemetry::BATCHES_PATH,
+        Target::Resource { group, .. } => *group == api_edge::GROUP,
     }
 }
 

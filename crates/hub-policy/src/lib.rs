@@ -6,9 +6,9 @@
 //! ```text
 //! authenticators   NodeKeyAuthenticator (certificates; a node's key is the bound one) · bootstrap tokens · service accounts
 //! tasks            BindingKeeper (records keys, revokes those of deleted nodes) · clean_tokens
-//! authorizers      system:masters · NodeAuthorizer · BootstrapAuthorizer · everyone's basics · roles
-//! admission        what machinery-access has for every pod · NodeRestriction (nodes, tokens) · PodRuntimeClass (what a
-//!                  runtime honours) · KeptKinds · escalation of roles
+//! authorizers      system:masters · NodeAuthorizer (nodes with a key) · InNodesName · BootstrapAuthorizer · roles
+//! admission        what machinery-access has for every pod and node · NodeRestriction (nodes with a key, tokens) ·
+//!                  PodRuntimeClass (what a runtime honours) · KeptKinds · escalation of roles
 //! ```
 //!
 //! - **Where is it?** Which key speaks as which node: `bindings`. What a node may do: `authorizer`. What it may write into an object: `restriction`. Its labels:
@@ -43,11 +43,11 @@ use machinery_access::{
     RuntimeClasses, TokenAuthenticator, TokenKey, TopologyLabels, Unenforced,
 };
 use machinery_server::{
-    Admission, AuthenticatedBasics, Authorizer, BootstrapTokenAuthenticator, ServerConfig, SystemMasters, Union,
+    Admission, Authorizer, BootstrapTokenAuthenticator, ServerConfig, SystemMasters, Union,
 };
 use machinery_store::Store;
 
-pub use authorizer::{BootstrapAuthorizer, NodeAuthorizer};
+pub use authorizer::{BootstrapAuthorizer, InNodesName, NodeAuthorizer};
 pub use bindings::{BindingKeeper, NODE_IDENTITIES, NodeKeyAuthenticator, OnChange, binding, bindings};
 pub use kinds::KeptKinds;
 pub use pods::PodRuntimeClass;
@@ -63,8 +63,8 @@ pub fn authorizers() -> Vec<Arc<dyn Authorizer>> {
     vec![
         Arc::new(SystemMasters),
         Arc::new(NodeAuthorizer),
+        Arc::new(InNodesName),
         Arc::new(BootstrapAuthorizer),
-        Arc::new(AuthenticatedBasics),
     ]
 }
 
@@ -72,7 +72,7 @@ pub fn authorizers() -> Vec<Arc<dyn Authorizer>> {
 pub fn admission(hub_names: Vec<String>, access: &Access, authorizer: &Union) -> Vec<Arc<dyn Admission>> {
     vec![
         Arc::new(access.service_accounts()),
-        Arc::new(NodeRestriction::new(hub_names)),
+        Arc::new(NodeRestriction::new(hub_names, authorizer.clone())),
         Arc::new(Priority),
         Arc::new(DefaultTolerations),
         Arc::new(DefaultClasses),
@@ -100,6 +100,7 @@ pub fn server_config(store: Store, hub_names: Vec<String>, access: &Access) -> (
             Arc::<BootstrapTokenAuthenticator>::default(),
             Arc::new(TokenAuthenticator::new(access.issuer().clone())),
         ],
+        anonymous: true,
         audiences: access.issuer().audiences.clone(),
         authorizers,
         admission: admission(hub_names, access, &union),
@@ -110,11 +111,9 @@ pub fn server_config(store: Store, hub_names: Vec<String>, access: &Access) -> (
     (config, keeper)
 }
 
-/// Roles, service accounts and tokens of a hub. Callers without credentials are nobody here, and pods get no token yet: the
-/// kubelet does not mount them.
+/// Roles, service accounts and tokens of a hub. Pods get no token yet: the kubelet does not mount them.
 pub fn access(key: TokenKey, ca_pem: &str) -> Access {
     Access::new(AccessOptions {
-        anonymous: false,
         mounts_tokens: false,
         root_ca: Some(ca_pem.into()),
         ..AccessOptions::new(Issuer::new(ISSUER, key))

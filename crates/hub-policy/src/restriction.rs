@@ -1,4 +1,5 @@
-//! What a node, or somebody who wants to become one, may write *into* an object: Kubernetes' NodeRestriction, and more.
+//! What a node that speaks with its key, or somebody who wants to become one, may write *into* an object: more than
+//! Kubernetes' NodeRestriction asks, which is asked as well.
 //!
 //! Names and fields of a body are not known when a request is authorised; here they are, beside the stored object.
 
@@ -8,12 +9,12 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use machinery_kinds::FieldError;
-use machinery_server::{Admission, AdmissionError, AdmissionRequest, GROUP_BOOTSTRAPPERS, Operation};
+use machinery_server::{Admission, AdmissionError, AdmissionRequest, GROUP_BOOTSTRAPPERS, Operation, Union};
 use machinery_store::Key;
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
-use crate::authorizer::NODE_LEASE_NAMESPACE;
+use crate::authorizer::{NODE_LEASE_NAMESPACE, has_key};
 use crate::references::{refers_to_any, text_at};
 use crate::{labels, names};
 
@@ -34,16 +35,17 @@ const CSR_PERIOD: Duration = Duration::from_secs(600);
 const COUNTED_MAX: usize = 65_536;
 
 /// Restricts nodes to what is their own, and keeps requests for certificates small and few.
-#[derive(Debug, Default)]
 pub struct NodeRestriction {
     hub_names: Vec<String>,
+    upstream: machinery_access::NodeRestriction,
     requests: Mutex<HashMap<String, (Instant, u32)>>,
 }
 
 impl NodeRestriction {
-    /// A plug-in for a hub that is reached by these names, which no node may bear.
-    pub fn new(hub_names: Vec<String>) -> Self {
-        Self { hub_names, ..Self::default() }
+    /// A plug-in for a hub that is reached by these names, which no node may bear; `authorizer` decides about audiences.
+    pub fn new(hub_names: Vec<String>, authorizer: Union) -> Self {
+        let upstream = machinery_access::NodeRestriction::new(authorizer);
+        Self { hub_names, upstream, requests: Mutex::default() }
     }
 }
 
@@ -51,10 +53,13 @@ type Checked = Result<(), AdmissionError>;
 
 impl Admission for NodeRestriction {
     fn mutate(&self, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<bool, AdmissionError> {
+        if self.is_upstreams(request) {
+            return self.upstream.mutate(request, object);
+        }
         if request.target() != ("", "nodes", None) || request.operation != Operation::Create {
             return Ok(false);
         }
-        let Some(node) = request.identity.node_name() else { return Ok(false) };
+        let Some(node) = request.identity.node_name().filter(|_| has_key(request.identity)) else { return Ok(false) };
         let bound = crate::binding(request.store, node);
         let registration = bound.map(|(bound, _)| bound.labels).unwrap_or_default();
         // Labels that a node may not set on itself are left out rather than rejected: a node whose configuration names
@@ -89,14 +94,26 @@ impl Admission for NodeRestriction {
             }
             _ => {}
         }
-        match request.identity.node_name() {
-            Some(node) => restrict(node, request, object),
-            None => Ok(()),
+        let Some(node) = request.identity.node_name() else { return Ok(()) };
+        if has_key(request.identity) {
+            restrict(node, request, object)?;
+        } else if request.target() == ("", "nodes", None) && request.operation == Operation::Create {
+            crate::bindings::admit_registration(node, request)?;
+        }
+        match self.is_upstreams(request) {
+            true => self.upstream.validate(request, object),
+            false => Ok(()),
         }
     }
 }
 
 impl NodeRestriction {
+    /// Whether upstream's rules are asked too. Of Nodes and mirror pods of those who have a key ours ask for all of it, in
+    /// their own way: foreign labels are left out rather than rejected, and a mirror pod may come before its Node.
+    fn is_upstreams(&self, request: &AdmissionRequest<'_>) -> bool {
+        !(has_key(request.identity) && matches!(request.target(), ("", "nodes" | "pods", _)))
+    }
+
     fn check_name(&self, node: &Value) -> Checked {
         let name = text_at(node, "/metadata/name");
         match names::rejection(name, &self.hub_names) {

@@ -19,9 +19,12 @@ use crate::{
 
 pub use bootstrap::BootstrapTokenAuthenticator;
 
-/// Key of [`Identity::extra`] under which the key of a client certificate is kept, as SHA-256 of its public key in hex:
-/// what a node is bound to. The server alone sets it.
+/// Key of [`Identity::extra`] under which the key of a node's client certificate is kept, as SHA-256 of its public key in hex:
+/// what a node is bound to. The server alone sets it; who speaks in a node's name without being it has none.
 pub const EXTRA_KEY_SHA256: &str = "selvedge.dev/key-sha256";
+
+/// Key of [`Identity::extra`] under which Kubernetes names the credential that a caller has shown.
+const EXTRA_CREDENTIAL: &str = "authentication.kubernetes.io/credential-id";
 
 /// A caller: Kubernetes' `UserInfo`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -165,7 +168,10 @@ impl Authenticator for CertificateAuthenticator {
             return Err(AuthenticateError::new("the client certificate names no user"));
         }
         let mut identity = Identity::new(client.user, client.groups);
-        identity.extra.insert(EXTRA_KEY_SHA256.to_owned(), vec![client.key_sha256]);
+        identity.extra.insert(EXTRA_CREDENTIAL.to_owned(), vec![format!("X509SHA256={}", client.certificate_sha256)]);
+        if identity.node_name().is_some() {
+            identity.extra.insert(EXTRA_KEY_SHA256.to_owned(), vec![client.key_sha256]);
+        }
         Ok(Some(identity))
     }
 }

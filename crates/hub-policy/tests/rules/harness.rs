@@ -50,15 +50,30 @@ impl Hub {
     pub async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), store_options()).unwrap();
-        let (config, _) = hub_policy::server_config(store.clone(), vec!["hub.example.com".to_owned()], &access());
-        Self::over(Server::new(config).unwrap(), store, dir).await
+        let access = access();
+        let (config, _) = hub_policy::server_config(store.clone(), vec!["hub.example.com".to_owned()], &access);
+        let server = Server::new(config).unwrap();
+        access.bootstrap(&server).await.unwrap();
+        Self::over(server, store, dir).await
+    }
+
+    /// A hub which gw-1 and gw-2 have joined: their keys are bound by their first use.
+    pub async fn joined() -> Self {
+        let hub = Self::start().await;
+        for node in ["gw-1", "gw-2"] {
+            let identity = json!({"metadata": {"name": node}, "spec": {"generation": 1}});
+            hub.create("/apis/edge.selvedge.dev/v1alpha1/nodeidentities", identity).await;
+        }
+        hub
     }
 
     /// A hub whose API server was made by the test.
     pub async fn over(server: Server, store: Store, dir: tempfile::TempDir) -> Self {
         let hub = Self { server, store, _dir: dir };
         for name in ["default", "kube-system", "kube-node-lease"] {
-            hub.create("/api/v1/namespaces", json!({"metadata": {"name": name}})).await;
+            // What every cluster has is there where its roles are.
+            let answer = hub.call("POST", "/api/v1/namespaces", json!({"metadata": {"name": name}})).await;
+            assert!(matches!(answer.code, 201 | 409), "{}", answer.body);
         }
         for handler in [api_edge::RUNTIME_CLASS_PROCESS, api_edge::RUNTIME_CLASS_WASM] {
             let class = json!({"metadata": {"name": handler}, "handler": handler});
@@ -117,7 +132,15 @@ async fn answer(response: Response<Body>) -> Answer {
     Answer { code, body: serde_json::from_slice(&bytes).unwrap_or_default(), warnings }
 }
 
+/// A node that speaks with its key.
 pub fn node(name: &str) -> Identity {
+    let mut identity = in_nodes_name(name);
+    identity.extra.insert(machinery_server::EXTRA_KEY_SHA256.to_owned(), vec![format!("key-of-{name}")]);
+    identity
+}
+
+/// Somebody else in a node's name.
+pub fn in_nodes_name(name: &str) -> Identity {
     Identity::new(format!("system:node:{name}"), ["system:nodes"])
 }
 

@@ -13,7 +13,7 @@ fn labels(labels: Value) -> Value {
 
 #[tokio::test]
 async fn a_node_reads_and_writes_what_is_its_own() {
-    let hub = Hub::start().await;
+    let hub = Hub::joined().await;
     let gw = &node("gw-1");
     hub.check(gw, "POST", NODES, json!({"metadata": {"name": "gw-2"}}), 403).await;
     let taints = json!([{"key": "a", "effect": "NoSchedule"}]);
@@ -81,7 +81,7 @@ async fn a_node_reads_and_writes_what_is_its_own() {
 
 #[tokio::test]
 async fn an_assignment_belongs_to_the_node_that_it_names() {
-    let hub = Hub::start().await;
+    let hub = Hub::joined().await;
     // The third bears the name of a part and is another's: what counts is what is in it.
     for (name, node) in [("gw-1", "gw-1"), ("gw-1.part-1", "gw-1"), ("gw-1.part-2", "gw-10"), ("gw-10", "gw-10")] {
         let labels = json!({api_edge::LABEL_NODE: node});
@@ -109,7 +109,7 @@ async fn an_assignment_belongs_to_the_node_that_it_names() {
 
 #[tokio::test]
 async fn a_node_named_like_a_part_of_anothers_assignment_or_like_the_hub_is_none() {
-    let hub = Hub::start().await;
+    let hub = Hub::joined().await;
     for name in ["victim.part-1", "hub.example.com", "localhost"] {
         let answer = hub.call("POST", NODES, json!({"metadata": {"name": name}})).await;
         assert_eq!(answer.code, 422, "{name}: {}", answer.body);
@@ -146,7 +146,7 @@ fn slow(
 
 #[tokio::test]
 async fn a_slow_body_does_not_outlive_its_authorisation() {
-    let hub = Hub::start().await;
+    let hub = Hub::joined().await;
     let (finish_delete, deleted) = slow(&hub, "DELETE", &format!("{PODS}/victim"));
     let (finish_patch, patched) = slow(&hub, "PATCH", &format!("{PODS}/victim/status"));
     // Both wait for their bodies now, and the pod appears on another node.
@@ -161,7 +161,7 @@ async fn a_slow_body_does_not_outlive_its_authorisation() {
 
 #[tokio::test]
 async fn a_node_does_not_say_what_may_run_on_it() {
-    let hub = Hub::start().await;
+    let hub = Hub::joined().await;
     let gw = &node("gw-1");
     let all = json!({
         "kubernetes.io/hostname": "gw-1", "node.kubernetes.io/size": "small", "selvedge.dev/role": "payment-gateway",
@@ -196,7 +196,7 @@ async fn a_node_does_not_say_what_may_run_on_it() {
 
 #[tokio::test]
 async fn a_node_cannot_hold_up_its_own_deletion() {
-    let hub = Hub::start().await;
+    let hub = Hub::joined().await;
     let gw = &node("gw-1");
     hub.check(gw, "POST", NODES, json!({"metadata": {"name": "gw-1", "finalizers": ["x.io/mine"]}}), 403).await;
     hub.check(gw, "POST", NODES, json!({"metadata": {"name": "gw-1"}}), 201).await;
@@ -207,7 +207,7 @@ async fn a_node_cannot_hold_up_its_own_deletion() {
 
 #[tokio::test]
 async fn a_node_ties_nothing_to_what_is_not_its_own() {
-    let hub = Hub::start().await;
+    let hub = Hub::joined().await;
     let gw = &node("gw-1");
     let created = hub.check(gw, "POST", NODES, json!({"metadata": {"name": "gw-1"}}), 201).await;
     let uid = created.body["metadata"]["uid"].as_str().unwrap().to_owned();
@@ -254,7 +254,7 @@ async fn a_node_ties_nothing_to_what_is_not_its_own() {
 
 #[tokio::test]
 async fn addresses_that_a_node_was_given_are_not_its_to_change() {
-    let hub = Hub::start().await;
+    let hub = Hub::joined().await;
     let given = json!({"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24"]});
     hub.create(NODES, json!({"metadata": {"name": "gw-1"}, "spec": given})).await;
     let gw = &node("gw-1");
@@ -267,7 +267,7 @@ async fn addresses_that_a_node_was_given_are_not_its_to_change() {
 
 #[tokio::test]
 async fn the_hubs_own_kinds_stay() {
-    let hub = Hub::start().await;
+    let hub = Hub::joined().await;
     let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
     for definition in api_edge::crds::all() {
         let path = format!("{definitions}/{}", definition["metadata"]["name"].as_str().unwrap());
@@ -292,7 +292,7 @@ async fn the_hubs_own_kinds_stay() {
 
 #[tokio::test]
 async fn a_mirror_pod_is_no_key() {
-    let hub = Hub::start().await;
+    let hub = Hub::joined().await;
     let gw = &node("gw-1");
     let mirror = |spec: Value| {
         let mut pod = json!({
@@ -329,7 +329,7 @@ async fn a_mirror_pod_is_no_key() {
 
 #[tokio::test]
 async fn a_node_reports_events_as_itself_about_its_own() {
-    let hub = Hub::start().await;
+    let hub = Hub::joined().await;
     hub.create(PODS, pod("own", "gw-1")).await;
     hub.create(PODS, pod("other", "gw-2")).await;
     let events = "/api/v1/namespaces/default/events";

@@ -27,7 +27,7 @@ fn mirror(name: &str, annotation: usize) -> Value {
 
 #[tokio::test]
 async fn what_a_node_writes_is_small() {
-    let hub = Hub::start().await;
+    let hub = Hub::joined().await;
     let gw = &node("gw-1");
     let large = hub.check(gw, "POST", EVENTS, event("large", 20 << 10), 422).await;
     assert!(large.message().contains("may not be more than 16384 bytes"), "{}", large.message());
@@ -60,7 +60,7 @@ async fn what_a_node_writes_is_small() {
 
 #[tokio::test]
 async fn what_a_node_reports_of_its_assignment_is_bounded() {
-    let hub = Hub::start().await;
+    let hub = Hub::joined().await;
     let gw = &node("gw-1");
     hub.create(ASSIGNMENTS, json!({"metadata": {"name": "gw-1"}, "spec": {"nodeName": "gw-1"}})).await;
     let path = format!("{ASSIGNMENTS}/gw-1/status");
@@ -76,7 +76,7 @@ async fn what_a_node_reports_of_its_assignment_is_bounded() {
 
 #[tokio::test]
 async fn a_node_has_as_many_mirror_pods_as_it_may_run() {
-    let hub = Hub::start().await;
+    let hub = Hub::joined().await;
     let gw = &node("gw-1");
     for number in 0..110 {
         hub.check(gw, "POST", PODS, mirror(&format!("m{number}-gw-1"), 0), 201).await;
@@ -89,7 +89,7 @@ async fn a_node_has_as_many_mirror_pods_as_it_may_run() {
 
 #[tokio::test]
 async fn events_of_a_node_have_a_rate() {
-    let hub = Hub::start().await;
+    let hub = Hub::joined().await;
     let gw = &node("gw-1");
     let mut codes = Vec::new();
     for number in 0..1000 {

@@ -56,7 +56,7 @@ const PATHS: &[(&str, &str)] = &[
 ];
 
 /// Who is asked about, in the order of the columns.
-fn callers() -> [(&'static str, Identity); 8] {
+fn callers() -> [(&'static str, Identity); 9] {
     let anonymous = Identity {
         user: "system:anonymous".to_owned(),
         groups: vec!["system:unauthenticated".to_owned()],
@@ -67,6 +67,7 @@ fn callers() -> [(&'static str, Identity); 8] {
         ("token", Identity::new("system:bootstrap:abcdef", ["system:bootstrappers"])),
         ("gw-1", harness::node("gw-1")),
         ("gw-2", harness::node("gw-2")),
+        ("as gw-1", harness::in_nodes_name("gw-1")),
         // A node's certificate without the group of nodes, as an impersonator may make one up.
         ("named", Identity::new("system:node:gw-1", Vec::<String>::new())),
         // A user of his own, and whoever is impersonated without groups.
@@ -143,7 +144,7 @@ impl Table {
     fn line(&mut self, what: &str, verb: &str, about: &str, target: &Target<'_>) {
         let cells: Vec<&str> = callers().iter().map(|(_, caller)| self.ask(caller, verb, target.clone())).collect();
         // Whatever the rules say, these columns are the ground they stand on.
-        assert_eq!((cells[6], cells[7]), ("yes", "yes"), "{verb} {what}: the administrator and the hub may do all");
+        assert_eq!((cells[7], cells[8]), ("yes", "yes"), "{verb} {what}: the administrator and the hub may do all");
         assert_eq!(cells[0], "-", "{verb} {what}: nobody may do anything");
         // A name of the hub speaks for nothing, whoever signed its certificate.
         assert_eq!(self.ask(&harness::node("localhost"), verb, target.clone()), "never", "{verb} {what}");
