@@ -5,8 +5,8 @@ use machinery_kinds::FieldError;
 use machinery_server::{Admission, AdmissionError, AdmissionRequest, Operation};
 use serde_json::Value;
 
-/// Looks at what pods ask of the runtimes. A pod of a class that no node of this version has is stored, stays Pending, and its
-/// author is warned; of the classes that there are, what they cannot honour is rejected field by field.
+/// Looks at what pods ask of the runtimes. A pod of a class that no node of this version has is stored, stays Pending and says
+/// why; of the classes that there are, what they cannot honour is rejected field by field.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PodRuntimeClass;
 
@@ -18,11 +18,11 @@ impl Admission for PodRuntimeClass {
                 if object.pointer("/metadata/annotations/kubernetes.io~1config.mirror").is_some() {
                     return Ok(());
                 }
-                check_pod(request, object.get("spec").unwrap_or(&Value::Null), "spec")
+                check_pod(object.get("spec").unwrap_or(&Value::Null), "spec")
             }
             // What a DaemonSet would make is looked at when the DaemonSet is applied: that is where a person reads it.
             ("apps", "DaemonSet", Operation::Create | Operation::Update, None) => {
-                check_pod(request, object.pointer("/spec/template/spec").unwrap_or(&Value::Null), "spec.template.spec")
+                check_pod(object.pointer("/spec/template/spec").unwrap_or(&Value::Null), "spec.template.spec")
             }
             _ => return Ok(()),
         };
@@ -31,15 +31,9 @@ impl Admission for PodRuntimeClass {
 }
 
 /// Everything in a pod's spec that its runtime does not honour.
-fn check_pod(request: &AdmissionRequest<'_>, spec: &Value, path: &str) -> Vec<FieldError> {
+fn check_pod(spec: &Value, path: &str) -> Vec<FieldError> {
     let class = spec.get("runtimeClassName").and_then(Value::as_str).unwrap_or_default();
     if class != RUNTIME_CLASS_PROCESS && class != RUNTIME_CLASS_WASM {
-        let what = if class.is_empty() { "container images".to_owned() } else { format!("runtimeClassName {class:?}") };
-        request.warn(format!(
-            "{path}: no node of this version runs {what}, the pod stays Pending; set {path}.runtimeClassName to \
-             {RUNTIME_CLASS_PROCESS:?} for a plain process (image: file:///path/of/program) or {RUNTIME_CLASS_WASM:?} for a \
-             WebAssembly program (image: file:///path/of/program.wasm)"
-        ));
         return Vec::new();
     }
     let mut errors = Vec::new();

@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use self::admission::Room;
+use self::status::Waiting;
 use self::model::{ANNOTATION_CONFIG_HASH, ANNOTATION_CONFIG_MIRROR, ANNOTATION_CONFIG_SOURCE, Pod};
 use self::publisher::Publication;
 use self::worker::{Beginning, MAILBOX, Message, Worker};
@@ -352,6 +353,7 @@ impl Manager {
         let is_over = matches!(pod.status.phase.as_str(), "Succeeded" | "Failed");
         let is_history = is_over && containers.is_empty() && state.failure.is_none();
         let runtime = admission::runtime_for(&pod, &self.runtimes);
+        let mut unsupported = None;
         // What ran before was admitted before; refusing it now would stop it.
         if containers.is_empty() && state.failure.is_none() && !is_history && pod.metadata.deletion_timestamp.is_none()
         {
@@ -363,13 +365,17 @@ impl Manager {
                 warn!(pod = %pod.full_name(), reason = refusal.reason, message = %refusal.message, "Refused a pod.");
                 self.context.events.pod_warning(&pod, None, refusal.reason, refusal.message.clone());
                 self.context.board.error(format!("{}: {}", pod.full_name(), refusal.message));
-                state.failure = Some((refusal.reason.to_owned(), refusal.message));
+                let (reason, message) = (refusal.reason.to_owned(), refusal.message);
+                match runtime.is_err() {
+                    true => unsupported = Some(Waiting { reason, message }),
+                    false => state.failure = Some((reason, message)),
+                }
             }
         }
         let runtime = runtime.ok().cloned();
         let (mailbox, messages) = mpsc::channel(MAILBOX);
         let beginning =
-            Beginning { pod: pod.clone(), stored_status, runtime: runtime.clone(), state, containers, is_history };
+            Beginning { pod: pod.clone(), stored_status, runtime: runtime.clone(), state, containers, is_history, unsupported };
         let worker = Worker::new(self.context.clone(), beginning, mailbox.clone());
         let (commands, finished, shutdown) = (self.commands.clone(), uid.clone(), self.shutdown.clone());
         self.workers.spawn(async move {

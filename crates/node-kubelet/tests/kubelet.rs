@@ -206,28 +206,6 @@ async fn a_container_that_exits_is_restarted_and_then_backs_off() {
 }
 
 #[tokio::test]
-async fn containers_are_refused_saying_why() {
-    let hub = FakeHub::start().await;
-    let mut refused = pod("image", json!({}));
-    refused["spec"].as_object_mut().unwrap().remove("runtimeClassName");
-    hub.put_pod(refused);
-    let mut node = Node::new();
-    node.start(Some(&hub)).await;
-    eventually("the pod is refused", || {
-        let status = status_of(&hub, "image");
-        let said = status["message"].as_str().is_some_and(|message| message.contains("runtimeClassName"));
-        if status["phase"] == "Failed" && status["reason"] == "UnsupportedRuntime" && said {
-            Ok(())
-        } else {
-            Err(status.to_string())
-        }
-    })
-    .await;
-    assert!(node.runtime.starts().is_empty());
-    node.kill().await;
-}
-
-#[tokio::test]
 async fn a_wrong_ca_is_refused_and_said() {
     let (hub, other) = (FakeHub::start().await, FakeHub::start().await);
     let node = Node::new();
@@ -421,6 +399,37 @@ async fn a_pod_that_cannot_be_understood_keeps_running() {
     eventually("what is deleted is stopped", || match node.runtime.running().contains(&"uid-web_a_0".to_owned()) {
         false => Ok(()),
         true => Err("it runs".to_owned()),
+    })
+    .await;
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn a_pod_of_a_runtime_that_is_not_here_stays_pending_and_says_why() {
+    let hub = FakeHub::start().await;
+    let mut image = pod("image", json!({}));
+    image["spec"].as_object_mut().unwrap().remove("runtimeClassName");
+    hub.put_pod(image);
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    eventually("the pod says why", || {
+        let status = status_of(&hub, "image");
+        let waiting = &status["containerStatuses"][0]["state"]["waiting"];
+        let said = waiting["message"].as_str().is_some_and(|text| text.contains("set spec.runtimeClassName"));
+        match status["phase"] == "Pending" && waiting["reason"] == "UnsupportedRuntime" && said {
+            true => Ok(()),
+            false => Err(status.to_string()),
+        }
+    })
+    .await;
+    assert!(node.runtime.starts().is_empty());
+    // What waits can be deleted.
+    hub.remove_pod("image");
+    hub.put_pod(pod("web", json!({})));
+    is_ready(&hub, "web").await;
+    eventually("it is gone from the node", || match node.kubelet.as_ref().unwrap().report().pods.len() {
+        1 => Ok(()),
+        count => Err(format!("{count} pods")),
     })
     .await;
     node.kill().await;

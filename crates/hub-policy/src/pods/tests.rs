@@ -4,12 +4,8 @@ use serde_json::json;
 
 use super::*;
 
+/// Why a pod is refused.
 fn refusals(spec: Value) -> Vec<String> {
-    looked_at(spec).0
-}
-
-/// Why a pod is refused, and what its author is warned of.
-fn looked_at(spec: Value) -> (Vec<String>, Vec<String>) {
     let registry = Registry::builtin();
     let identity = Identity::new("admin", ["system:masters"]);
     let dir = tempfile::tempdir().unwrap();
@@ -28,12 +24,11 @@ fn looked_at(spec: Value) -> (Vec<String>, Vec<String>) {
         warnings: &warnings,
         commits: &std::cell::RefCell::default(),
     };
-    let refused = match PodRuntimeClass.validate(&request, &json!({"spec": spec})) {
+    match PodRuntimeClass.validate(&request, &json!({"spec": spec})) {
         Ok(()) => Vec::new(),
         Err(AdmissionError::Invalid(errors)) => errors.iter().map(ToString::to_string).collect(),
         Err(other) => vec![other.to_string()],
-    };
-    (refused, warnings.into_inner())
+    }
 }
 
 fn check(spec: Value, expected: &[&str]) {
@@ -45,12 +40,9 @@ fn check(spec: Value, expected: &[&str]) {
 }
 
 #[test]
-fn a_pod_that_no_node_runs_is_stored_with_a_warning() {
-    for spec in [json!({"containers": [{"image": "nginx"}]}), json!({"runtimeClassName": "gvisor", "containers": []})] {
-        let (refused, warned) = looked_at(spec);
-        assert!(refused.is_empty(), "{refused:?}");
-        assert!(warned[0].contains("selvedge-process") && warned[0].contains("stays Pending"), "{warned:?}");
-    }
+fn a_pod_that_no_node_runs_is_stored() {
+    check(json!({"containers": [{"image": "nginx"}]}), &[]);
+    check(json!({"runtimeClassName": "gvisor", "containers": []}), &[]);
 }
 
 #[test]

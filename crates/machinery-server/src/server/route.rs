@@ -35,7 +35,7 @@ const NODE_BODY_BYTES_MAX: usize = 768 * 1024;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Inner {
-    /// Answers a request to a resource; who uses one that upstream has given up is warned whatever comes of it.
+    /// Answers a request to a resource; who may use one that upstream has given up is warned whatever comes of it.
     pub(super) async fn answer_resource(
         self: &Arc<Self>,
         request: Request<RequestBody>,
@@ -44,12 +44,14 @@ impl Inner {
         origin: Origin,
     ) -> Result<Response<Body>> {
         let warnings: Vec<String> = deprecation(&path).into_iter().map(str::to_owned).collect();
-        match self.route_resource(request, identity, path, origin).await {
+        let mut is_authorized = false;
+        match self.route_resource(request, identity, path, origin, &mut is_authorized).await {
             Ok(mut response) => {
                 warn(&mut response, &warnings);
                 Ok(response)
             }
-            Err(error) => Err(error.with_warnings(&warnings)),
+            Err(error) if is_authorized => Err(error.with_warnings(&warnings)),
+            Err(error) => Err(error),
         }
     }
 
@@ -59,10 +61,13 @@ impl Inner {
         identity: &Identity,
         path: ResourcePath,
         origin: Origin,
+        is_authorized: &mut bool,
     ) -> Result<Response<Body>> {
         let query = Query::parse(request.uri().query())?;
         if let Some(review) = crate::reviews::Review::of(&path) {
             crate::reviews::check_path(request.method(), &path)?;
+            // Asked again when the body is there; nothing is read from who may not.
+            self.authorize_resource(identity, "create", &path, None)?;
             let lane = Lane::of(identity, None);
             let turn = self.enter(identity, lane, origin)?;
             let (parts, body) = request.into_parts();
@@ -83,6 +88,7 @@ impl Inner {
         let options = matches!(verb, "list" | "watch" | "deletecollection").then(|| ListOptions::parse(&query));
         let asked = options.as_ref().and_then(|options| options.as_ref().ok());
         self.authorize_resource(identity, &shown_verb, &path, asked)?;
+        *is_authorized = true;
         let Some(info) = info else { return Err(self.not_served(&registry, &path.group)) };
         check_path(&info, &path, request.method(), verb)?;
         check_patch(&info, verb, request.headers())?;

@@ -78,6 +78,8 @@ pub(crate) struct Beginning {
     pub containers: Vec<ContainerStatus>,
     /// The pod had come to its end before, and nothing of it is left to look at.
     pub is_history: bool,
+    /// Why nothing here runs it: it stays Pending and says so. A version that does begins with it anew.
+    pub unsupported: Option<Waiting>,
 }
 
 /// Everything known about one container.
@@ -112,6 +114,7 @@ pub(crate) struct Worker {
     /// To be told once nothing of a halted pod is active any more; dropped with the worker.
     tell_halted: Option<oneshot::Sender<()>>,
     is_history: bool,
+    is_unsupported: bool,
     stored_status: Value,
     status: Value,
     mailbox: mpsc::Sender<Message>,
@@ -120,7 +123,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(context: Arc<Context>, beginning: Beginning, mailbox: mpsc::Sender<Message>) -> Self {
-        let Beginning { pod, stored_status, runtime, state, containers, is_history } = beginning;
+        let Beginning { pod, stored_status, runtime, state, containers, is_history, unsupported } = beginning;
         let dir = context.pod_dir(&pod);
         let deleting = pod.metadata.deletion_timestamp.is_some();
         let mut worker = Self {
@@ -138,6 +141,7 @@ impl Worker {
             halted: None,
             tell_halted: None,
             is_history,
+            is_unsupported: unsupported.is_some(),
             status: stored_status.clone(),
             stored_status,
             mailbox,
@@ -145,6 +149,11 @@ impl Worker {
             pod,
         };
         worker.adopt(containers);
+        if let Some(waiting) = unsupported {
+            for container in worker.pod.all_containers() {
+                worker.cells.entry(container.name.clone()).or_default().observed.waiting = Some(waiting.clone());
+            }
+        }
         worker
     }
 
@@ -207,7 +216,7 @@ impl Worker {
     }
 
     fn decide(&self) -> reconcile::Decision {
-        if self.is_history && !self.ending {
+        if (self.is_history || self.is_unsupported) && !self.ending {
             return reconcile::Decision::default();
         }
         let containers: BTreeMap<String, ContainerView> =
