@@ -91,7 +91,7 @@ impl Kind {
     }
 }
 
-/// A resource that somebody has defined.
+/// A resource that somebody has defined, or one of Kubernetes' own on which nothing here acts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CustomResource {
     /// API group.
@@ -168,8 +168,8 @@ impl CustomResource {
     /// Whether an `apiVersion` and a `kind` name it, in a version that is served.
     pub fn is_called(&self, api_version: &str, kind: &str) -> bool {
         let is_served = |version: &str| self.versions.iter().any(|one| one == version);
-        self.kind == kind
-            && api_version.split_once('/').is_some_and(|(group, version)| group == self.group && is_served(version))
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        self.kind == kind && group == self.group && is_served(version)
     }
 }
 

@@ -42,9 +42,7 @@ use machinery_access::{
     Access, AccessOptions, Certificates, ClaimResize, DefaultClasses, DefaultTolerations, Issuer, Priority,
     RuntimeClasses, TokenAuthenticator, TokenKey, TopologyLabels, Unenforced,
 };
-use machinery_server::{
-    Admission, Authorizer, BootstrapTokenAuthenticator, ServerConfig, SystemMasters, Union,
-};
+use machinery_server::{Admission, Authorizer, BootstrapTokenAuthenticator, ServerConfig, SystemMasters, Union};
 use machinery_store::Store;
 
 pub use authorizer::{BootstrapAuthorizer, InNodesName, NodeAuthorizer};
@@ -60,12 +58,7 @@ const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
 /// The authorizers of a hub before its roles, in the order in which they are asked.
 pub fn authorizers() -> Vec<Arc<dyn Authorizer>> {
-    vec![
-        Arc::new(SystemMasters),
-        Arc::new(NodeAuthorizer),
-        Arc::new(InNodesName),
-        Arc::new(BootstrapAuthorizer),
-    ]
+    vec![Arc::new(SystemMasters), Arc::new(NodeAuthorizer), Arc::new(InNodesName), Arc::new(BootstrapAuthorizer)]
 }
 
 /// The admission plug-ins of a hub that is reached by these names; `authorizer` decides about escalation and signers.

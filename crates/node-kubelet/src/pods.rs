@@ -26,9 +26,9 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use self::admission::Room;
-use self::status::Waiting;
 use self::model::{ANNOTATION_CONFIG_HASH, ANNOTATION_CONFIG_MIRROR, ANNOTATION_CONFIG_SOURCE, Pod};
 use self::publisher::Publication;
+use self::status::Waiting;
 use self::worker::{Beginning, MAILBOX, Message, Worker};
 use crate::Runtimes;
 use crate::config::KubeletConfig;
@@ -374,8 +374,15 @@ impl Manager {
         }
         let runtime = runtime.ok().cloned();
         let (mailbox, messages) = mpsc::channel(MAILBOX);
-        let beginning =
-            Beginning { pod: pod.clone(), stored_status, runtime: runtime.clone(), state, containers, is_history, unsupported };
+        let beginning = Beginning {
+            pod: pod.clone(),
+            stored_status,
+            runtime: runtime.clone(),
+            state,
+            containers,
+            is_history,
+            unsupported,
+        };
         let worker = Worker::new(self.context.clone(), beginning, mailbox.clone());
         let (commands, finished, shutdown) = (self.commands.clone(), uid.clone(), self.shutdown.clone());
         self.workers.spawn(async move {

@@ -216,7 +216,7 @@ impl Graph {
 
     /// Whether the owner of an object in this namespace was a custom object and was seen to be deleted.
     pub fn has_ended(&self, namespace: &str, owner: &OwnerReference<'_>) -> bool {
-        let Some((group, _)) = owner.api_version.split_once('/') else { return false };
+        let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
         let ended = self.ended.lock();
         if ended.is_empty() {
             return false;

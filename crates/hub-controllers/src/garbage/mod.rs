@@ -11,11 +11,12 @@
 //! | terminating with finalizer `orphan` | lose the reference; then the finalizer goes |
 //! | in a namespace, the dependent in none | are left alone, and an Event says so: such a reference resolves to nothing |
 //!
-//! The objects of custom kinds are dependents and owners like any others, from the definition of their kind on ([`graph`]). What
+//! The objects of custom kinds are dependents and owners like any others, from the definition of their kind on ([`graph`]), and
+//! so are those of Kubernetes' kinds on which nothing here acts. What
 //! is served without a definition can be an owner: its deletions are followed from the first dependent that names one. What that
 //! misses is found because objects with such owners are looked at again from time to time.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,13 +90,32 @@ const SOURCES: [Kind; COLLECTED.len() + 1] = {
 };
 
 /// Whether the finalizers `orphan` and `foregroundDeletion` of this kind's objects are served, so that a deletion may set
-/// them: on objects of most kinds of ours, and on those of others' definitions.
-pub fn collects(group: &str, kind: &str, is_custom: bool) -> bool {
+/// them: on objects of all kinds but Events and what is the hub's own.
+pub fn collects(group: &str, kind: &str, _is_custom: bool) -> bool {
     let is_it = |one: &&Kind| one.name() == kind && one.resource().group == group;
-    match Kind::ALL.iter().find(is_it) {
-        Some(kind) => COLLECTED.contains(kind),
-        None => is_custom,
+    Kind::ALL.iter().find(is_it).is_none_or(|kind| COLLECTED.contains(kind))
+}
+
+/// Kubernetes' other kinds, on which no controller of ours acts: they are followed as what others define is. Names of
+/// definitions have no `/`.
+fn other_builtins() -> Definitions {
+    let mut kinds: BTreeMap<Box<str>, CustomResource> = BTreeMap::new();
+    for info in machinery_kinds::Registry::builtin().resources() {
+        let key = format!("{}/{}", info.group, info.plural);
+        let is_followed_apart = Kind::ALL.iter().any(|kind| kind.store_key() == key) || *info.storage_key != *key;
+        if is_followed_apart || !info.verbs.contains(&"delete") {
+            continue;
+        }
+        let kind = kinds.entry(key.into()).or_insert_with(|| CustomResource {
+            group: info.group.to_string(),
+            versions: Vec::new(),
+            kind: info.kind.to_string(),
+            plural: info.plural.to_string(),
+            is_namespaced: info.namespaced,
+        });
+        kind.versions.push(info.version.to_string());
     }
+    kinds.into_iter().map(|(key, kind)| (key, Arc::new(kind))).collect()
 }
 
 /// What a definition defines.
@@ -437,7 +457,7 @@ impl Reconciler for Garbage {
             Event::Listed(Kind::CustomResourceDefinition, definitions) => {
                 self.served.forget();
                 let customs = definitions.iter().filter_map(|one| Some((one.name().into(), defined(one)?)));
-                self.definitions.send_replace(customs.collect());
+                self.definitions.send_replace(customs.chain(other_builtins()).collect());
             }
             Event::Changed(Change { kind: Kind::CustomResourceDefinition, previous, current }) => {
                 self.served.forget();

@@ -381,3 +381,73 @@ async fn what_custom_objects_own_goes_also_when_their_definition_takes_them_alon
     }
     hub.stop().await;
 }
+
+/// Objects of one of Kubernetes' kinds on which no controller acts.
+fn objects(hub: &Hub, (group, kind, plural): (&str, &str, &str)) -> Api<DynamicObject> {
+    let identity = machinery_server::Identity::new("admin", ["system:masters"]);
+    let client = kube::Client::new(hub.server.in_process(identity), "default");
+    let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, "v1", kind), plural);
+    Api::namespaced_with(client, "default", &resource)
+}
+
+async fn make_object(api: &Api<DynamicObject>, object: Value) -> Value {
+    let object: DynamicObject = serde_json::from_value(object).expect("an object");
+    let made = api.create(&PostParams::default(), &object).await.expect("the API takes it");
+    serde_json::to_value(made).expect("an object")
+}
+
+async fn is_gone(api: &Api<DynamicObject>, name: &str) {
+    for _ in 0..3000 {
+        if api.get_opt(name).await.expect("the API answers").is_none() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("{name} is there after a minute");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kinds_that_nothing_acts_on_own_and_are_owned() {
+    let hub = Hub::start().await;
+    let deployments = objects(&hub, ("apps", "Deployment", "deployments"));
+    let sets = objects(&hub, ("apps", "ReplicaSet", "replicasets"));
+    let services = objects(&hub, ("", "Service", "services"));
+    let owned = |kind: &str, api_version: &str, owner: &Value| {
+        json!([{"apiVersion": api_version, "kind": kind, "name": owner["metadata"]["name"],
+            "uid": owner["metadata"]["uid"], "blockOwnerDeletion": true}])
+    };
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "m", "image": "x"}]}});
+    let spec = json!({"selector": {"matchLabels": {"a": "b"}}, "template": template});
+    let deployment =
+        |name: &str| json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec});
+    let set = |name: &str, owners: Value| {
+        json!({"apiVersion": "apps/v1", "kind": "ReplicaSet",
+            "metadata": {"name": name, "ownerReferences": owners}, "spec": spec})
+    };
+    for (name, params) in [
+        ("background", DeleteParams::background()),
+        ("foreground", DeleteParams::foreground()),
+        ("orphan", DeleteParams::orphan()),
+    ] {
+        let owner = make_object(&deployments, deployment(name)).await;
+        make_object(&sets, set(name, owned("Deployment", "apps/v1", &owner))).await;
+        deployments.delete(name, &params).await.expect("the API deletes it");
+        is_gone(&deployments, name).await;
+        match name {
+            "orphan" => {
+                let kept = sets.get(name).await.expect("it stays");
+                assert_eq!(kept.metadata.owner_references, None);
+            }
+            _ => is_gone(&sets, name).await,
+        }
+    }
+    let service =
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {"clusterIP": "None"}});
+    let service = make_object(&services, service).await;
+    let metadata =
+        json!({"name": "of-web", "namespace": "default", "ownerReferences": owned("Service", "v1", &service)});
+    hub.make(Kind::ConfigMap, json!({"metadata": metadata})).await;
+    services.delete("web", &DeleteParams::default()).await.expect("the API deletes it");
+    deleted(&hub, "of-web").await;
+    hub.stop().await;
+}
