@@ -1,9 +1,15 @@
 //! Pods that nobody places: there is no scheduler yet, and the pod itself says so.
+//!
+//! Somebody else's scheduler may: it has a while to bind a pod before anything is written to it, which would be a write for
+//! each pod and a conflict for whoever has just read it.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::json;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::Context;
 use crate::events::seconds;
@@ -15,6 +21,8 @@ use crate::writer::Target;
 
 /// After a write that met another.
 const CONFLICT_RETRY: Duration = Duration::from_millis(200);
+/// A scheduler that is there places a pod in far less.
+const PLACED_WITHIN: Duration = Duration::from_secs(5);
 
 const REASON: &str = "NoScheduler";
 const MESSAGE: &str = "this hub places no pods by itself; set spec.nodeName, or use a DaemonSet";
@@ -22,16 +30,33 @@ const MESSAGE: &str = "this hub places no pods by itself; set spec.nodeName, or 
 /// The controller.
 pub(crate) struct Pods {
     context: Context,
+    /// Pods that wait for a scheduler: their uids, and since when. An entry is dropped when its pod is looked at and waits no
+    /// more, which each is when its time is over.
+    waiting: Mutex<HashMap<Key, (Box<str>, Instant)>>,
 }
+
+/// Namespace and name.
+type Key = (Box<str>, Box<str>);
 
 impl Pods {
     pub fn new(context: Context) -> Self {
-        Self { context }
+        Self { context, waiting: Mutex::default() }
+    }
+
+    /// For how long a pod that is not placed may still be.
+    fn time_left(&self, key: &Key, uid: &str, now: Instant) -> Duration {
+        let mut waiting = self.waiting.lock();
+        let (held, since) = waiting.entry(key.clone()).or_insert_with(|| (uid.into(), now));
+        if **held != *uid {
+            // Another one of its name.
+            (*held, *since) = (uid.into(), now);
+        }
+        PLACED_WITHIN.saturating_sub(now.duration_since(*since))
     }
 }
 
 impl Reconciler for Pods {
-    type Key = (Box<str>, Box<str>);
+    type Key = Key;
 
     fn name(&self) -> &'static str {
         "pods"
@@ -42,32 +67,51 @@ impl Reconciler for Pods {
     }
 
     fn observe(&self, event: &Event, queue: &Queue<Self::Key>) {
-        let concerns = |object: &&ObjectRef| object.view_or_log().is_some_and(|pod| is_unplaced(&pod));
         let key = |object: &ObjectRef| (object.namespace().into(), object.name().into());
-        match event {
-            Event::Listed(_, pods) => pods.iter().filter(concerns).for_each(|pod| queue.add(key(pod))),
-            Event::Changed(change) => change.current.iter().filter(concerns).for_each(|pod| queue.add(key(pod))),
-        }
+        let current = match event {
+            Event::Listed(_, pods) => &pods[..],
+            Event::Changed(change) => change.current.as_slice(),
+        };
+        current.iter().filter(|pod| concerns(pod)).for_each(|pod| queue.add(key(pod)));
     }
 
     async fn reconcile(&self, key: &Self::Key) -> Result<Next, ReconcileError> {
-        let Some(object) = self.context.reader.get(Kind::Pod, &key.0, &key.1) else { return Ok(Next::OnChange) };
+        let Context { reader, writer, recorder } = &self.context;
+        let object = reader.get(Kind::Pod, &key.0, &key.1).filter(concerns);
+        let Some(object) = object else {
+            self.waiting.lock().remove(key);
+            return Ok(Next::OnChange);
+        };
         let pod: PodView<'_> = object.view()?;
-        if is_unplaced(&pod) {
-            let condition = json!({
-                "type": "PodScheduled", "status": "False", "reason": REASON, "message": MESSAGE,
-                "lastTransitionTime": seconds(Timestamp::now()),
-            });
-            let status = json!({"phase": "Pending", "conditions": [condition]});
-            let target = Target { namespace: &key.0, name: &key.1, uid: &pod.metadata.uid };
-            if self.context.writer.merge_status_of(Kind::Pod, target, &status).await? {
-                self.context.recorder.warning(Kind::Pod, target, "FailedScheduling", MESSAGE.to_owned());
-            } else {
-                return Ok(Next::After(CONFLICT_RETRY));
-            }
+        let left = self.time_left(key, &pod.metadata.uid, Instant::now());
+        if !left.is_zero() {
+            return Ok(Next::After(left));
         }
+        if !writer.patch_status(Kind::Pod, (&key.0, &key.1), &unscheduled(&object.value()?, Timestamp::now())).await? {
+            return Ok(Next::After(CONFLICT_RETRY));
+        }
+        let target = Target { namespace: &key.0, name: &key.1, uid: &pod.metadata.uid };
+        recorder.warning(Kind::Pod, target, "FailedScheduling", MESSAGE.to_owned());
+        self.waiting.lock().remove(key);
         Ok(Next::OnChange)
     }
+}
+
+/// A patch of the pod as it was read: it may be placed in this moment.
+fn unscheduled(pod: &Value, now: Timestamp) -> Value {
+    let mut conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    conditions.push(json!({
+        "type": "PodScheduled", "status": "False", "reason": REASON, "message": MESSAGE, "lastTransitionTime": seconds(now),
+    }));
+    let metadata = &pod["metadata"];
+    json!({
+        "metadata": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},
+        "status": {"phase": "Pending", "conditions": conditions},
+    })
+}
+
+fn concerns(object: &ObjectRef) -> bool {
+    object.view_or_log::<PodView<'_>>().is_some_and(|pod| is_unplaced(&pod))
 }
 
 /// Whether a pod waits for a node and does not say yet that none will come.
@@ -75,4 +119,68 @@ fn is_unplaced(pod: &PodView<'_>) -> bool {
     pod.spec.node_name.is_empty()
         && !pod.metadata.is_terminating()
         && condition(&pod.status.conditions, "PodScheduled").is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TestApi;
+
+    fn pod(name: &str) -> Value {
+        let container = json!({"name": "main", "image": "file:///bin/true"});
+        let spec = json!({"runtimeClassName": "selvedge-process", "containers": [container]});
+        json!({"metadata": {"name": name, "namespace": "default"}, "spec": spec})
+    }
+
+    /// As if it had waited for so long.
+    fn pass(pods: &Pods, time: Duration) {
+        for (_, since) in pods.waiting.lock().values_mut() {
+            *since = since.checked_sub(time).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_scheduler_has_its_time_before_a_pod_says_that_there_is_none() {
+        let api = TestApi::start().await;
+        let pods = Pods::new(api.context.clone());
+        let key = |name: &str| ("default".into(), name.into());
+        for name in ["placed", "nobodys"] {
+            api.make(Kind::Pod, pod(name)).await;
+            let Next::After(left) = pods.reconcile(&key(name)).await.unwrap() else {
+                panic!("{name} is looked at again")
+            };
+            assert!(left > PLACED_WITHIN / 2, "{left:?}");
+        }
+        let before = api.find(Kind::Pod, "default", "nobodys").await.unwrap();
+        let binding = json!({
+            "apiVersion": "v1", "kind": "Binding", "metadata": {"name": "placed"},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": "gw-1"},
+        });
+        let request = http::Request::post("/api/v1/namespaces/default/pods/placed/binding")
+            .header("content-type", "application/json")
+            .body(binding.to_string().into_bytes())
+            .unwrap();
+        api.context.writer.client().request::<Value>(request).await.unwrap();
+        pass(&pods, PLACED_WITHIN);
+        assert_eq!(pods.reconcile(&key("placed")).await.unwrap(), Next::OnChange);
+        let placed = api.find(Kind::Pod, "default", "placed").await.unwrap();
+        assert_eq!(placed["status"]["conditions"][0]["status"], "True", "{placed}");
+        assert_eq!(api.find(Kind::Pod, "default", "nobodys").await.unwrap(), before, "nothing was written");
+        assert_eq!(pods.reconcile(&key("nobodys")).await.unwrap(), Next::OnChange);
+        let nobodys = api.find(Kind::Pod, "default", "nobodys").await.unwrap();
+        assert_eq!(nobodys["status"]["conditions"][0]["reason"], REASON, "{nobodys}");
+        assert!(pods.waiting.lock().is_empty(), "nothing is kept of pods that were looked at");
+    }
+
+    #[tokio::test]
+    async fn a_pod_of_the_same_name_has_its_own_time() {
+        let api = TestApi::start().await;
+        let (pods, key) = (Pods::new(api.context.clone()), ("default".into(), "alone".into()));
+        let first = api.make(Kind::Pod, pod("alone")).await;
+        pods.reconcile(&key).await.unwrap();
+        pass(&pods, PLACED_WITHIN);
+        api.context.writer.delete(Kind::Pod, &first, Some(0)).await.unwrap();
+        api.make(Kind::Pod, pod("alone")).await;
+        assert!(matches!(pods.reconcile(&key).await.unwrap(), Next::After(_)));
+    }
 }
