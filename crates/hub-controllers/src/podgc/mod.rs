@@ -1,7 +1,8 @@
 //! Pods that no kubelet answers for, as upstream's pod garbage collector: those of nodes that do not exist, those that
 //! were deleted before anyone placed them, and the oldest of very many that have ended.
 //!
-//! A node that is only out of reach exists: its pods are left alone.
+//! A node that is only out of reach exists: its pods are left alone. One that does not exist may join in a moment, or again: each
+//! pod has its time from when it was first seen without its node, whether somebody deletes it meanwhile or not.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use crate::runtime::{Event, Field, Next, ObjectRef, Queue, Reconciler};
 use crate::views::PodView;
 use crate::writer::{Target, WriteError, Writer};
 
-/// A node that is deleted and joins again keeps its pods, if it is back within this time.
+/// A node that joins, or is deleted and joins again, has its pods if it does so within this time.
 const QUARANTINE: Duration = Duration::from_secs(40);
 /// After a write that met another.
 const CONFLICT_RETRY: Duration = Duration::from_millis(200);
@@ -46,11 +47,14 @@ pub(crate) struct PodGc {
 
 #[derive(Default)]
 struct Memory {
-    /// Since when nodes are known not to exist.
-    absent: HashMap<Box<str>, Instant>,
+    /// Since when pods are known to be on nodes that do not exist.
+    orphaned: HashMap<Name, Instant>,
     /// Pods that have ended and are not on their way out, and when they were created.
-    ended: HashMap<(Box<str>, Box<str>), Timestamp>,
+    ended: HashMap<Name, Timestamp>,
 }
+
+/// Namespace and name.
+type Name = (Box<str>, Box<str>);
 
 /// What becomes of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +75,7 @@ pub(crate) fn judge(pod: &PodView<'_>, node_exists: bool, absent_for: Duration) 
     match (pod.spec.node_name.is_empty(), node_exists) {
         (true, _) if is_terminating => Verdict::DeleteUnplaced,
         (true, _) | (false, true) => Verdict::Keep,
-        // Somebody has deleted it, and nobody else can say when it has ended.
-        (false, false) if is_terminating || absent_for >= QUARANTINE => Verdict::DeleteOrphaned,
+        (false, false) if absent_for >= QUARANTINE => Verdict::DeleteOrphaned,
         (false, false) => Verdict::Quarantine,
     }
 }
@@ -84,7 +87,7 @@ impl PodGc {
 
     fn observe_pod(&self, object: &ObjectRef, queue: &Queue<Key>) {
         let Some(pod) = object.view_or_log::<PodView<'_>>() else { return };
-        let name = (object.namespace().into(), object.name().into());
+        let name = name_of(object);
         {
             let mut memory = self.memory.lock();
             if pod.has_ended() && !pod.metadata.is_terminating() {
@@ -104,17 +107,21 @@ impl PodGc {
 
     async fn reconcile_pod(&self, namespace: &str, name: &str) -> Result<Next, ReconcileError> {
         let Context { reader, writer, .. } = &self.context;
-        let Some(object) = reader.get(Kind::Pod, namespace, name) else { return Ok(Next::OnChange) };
+        let key: Name = (namespace.into(), name.into());
+        let Some(object) = reader.get(Kind::Pod, namespace, name) else {
+            self.memory.lock().orphaned.remove(&key);
+            return Ok(Next::OnChange);
+        };
         let pod: PodView<'_> = object.view()?;
         let node = &*pod.spec.node_name;
         let exists = !node.is_empty() && reader.get(Kind::Node, "", node).is_some();
         let absent_for = match (exists, node.is_empty()) {
             (false, false) => {
                 let now = Instant::now();
-                now.duration_since(*self.memory.lock().absent.entry(node.into()).or_insert(now))
+                now.duration_since(*self.memory.lock().orphaned.entry(key.clone()).or_insert(now))
             }
             _ => {
-                self.memory.lock().absent.remove(node);
+                self.memory.lock().orphaned.remove(&key);
                 Duration::ZERO
             }
         };
@@ -125,7 +132,7 @@ impl PodGc {
             Verdict::DeleteOrphaned => {
                 // The API itself is asked before the pod goes: a reader may be behind a node that has just joined.
                 if writer.get_now(Kind::Node, ("", node)).await?.is_some() {
-                    self.memory.lock().absent.remove(node);
+                    self.memory.lock().orphaned.remove(&key);
                     return Ok(Next::After(QUARANTINE));
                 }
                 if !pod.has_ended() && !fail(&object, writer).await? {
@@ -169,6 +176,10 @@ impl PodGc {
     }
 }
 
+fn name_of(pod: &ObjectRef) -> Name {
+    (pod.namespace().into(), pod.name().into())
+}
+
 /// The pod says why it ended before it goes, for those who watch it; whether it is still this one.
 async fn fail(object: &ObjectRef, writer: &Writer) -> Result<bool, WriteError> {
     let Ok(pod) = object.value() else { return Ok(true) };
@@ -208,17 +219,17 @@ impl Reconciler for PodGc {
             Event::Changed(change) => match (change.kind, &change.previous, &change.current) {
                 (Kind::Pod, _, Some(pod)) => self.observe_pod(pod, queue),
                 (Kind::Pod, Some(pod), None) => {
-                    self.memory.lock().ended.remove(&(pod.namespace().into(), pod.name().into()));
+                    let (key, mut memory) = (name_of(pod), self.memory.lock());
+                    memory.ended.remove(&key);
+                    memory.orphaned.remove(&key);
                 }
-                (Kind::Node, _, None) => {
-                    let name = change.newest().name();
-                    // It was there until now, whatever was noted before it was.
-                    self.memory.lock().absent.remove(name);
-                    for pod in self.context.reader.by_field(Kind::Pod, Field::NodeName, name) {
+                (Kind::Node, previous, current) if previous.is_none() || current.is_none() => {
+                    // It was there until now, or is from now on: what was noted before says nothing.
+                    for pod in self.context.reader.by_field(Kind::Pod, Field::NodeName, change.newest().name()) {
+                        self.memory.lock().orphaned.remove(&name_of(&pod));
                         self.observe_pod(&pod, queue);
                     }
                 }
-                (Kind::Node, None, Some(node)) => drop(self.memory.lock().absent.remove(node.name())),
                 _ => {}
             },
         }

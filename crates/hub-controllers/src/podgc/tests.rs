@@ -11,7 +11,9 @@ fn a_pod_goes_only_when_nobody_answers_for_it() {
     for (node, is_terminating, exists, absent_for, expected) in [
         ("gw-1", false, true, Duration::ZERO, Verdict::Keep),
         ("gw-1", true, true, long, Verdict::Keep),
-        ("gw-2", true, false, Duration::ZERO, Verdict::DeleteOrphaned),
+        // Its node may join in a moment, and end it as it should.
+        ("gw-2", true, false, Duration::ZERO, Verdict::Quarantine),
+        ("gw-2", true, false, long, Verdict::DeleteOrphaned),
         ("gw-2", false, false, long - Duration::from_secs(1), Verdict::Quarantine),
         ("gw-2", false, false, long, Verdict::DeleteOrphaned),
         ("", false, false, long, Verdict::Keep),
@@ -25,9 +27,13 @@ fn a_pod_goes_only_when_nobody_answers_for_it() {
 }
 
 async fn pod_on(api: &TestApi, node: &str) -> Value {
+    pod_called(api, "lost", node).await
+}
+
+async fn pod_called(api: &TestApi, name: &str, node: &str) -> Value {
     let container = json!({"name": "main", "image": "file:///bin/true"});
     let spec = json!({"nodeName": node, "runtimeClassName": "selvedge-process", "containers": [container]});
-    api.make(Kind::Pod, json!({"metadata": {"name": "lost", "namespace": "default"}, "spec": spec})).await
+    api.make(Kind::Pod, json!({"metadata": {"name": name, "namespace": "default"}, "spec": spec})).await
 }
 
 #[tokio::test]
@@ -54,12 +60,31 @@ async fn each_absence_of_a_node_has_its_own_quarantine() {
     let node = json!({"metadata": {"name": "gw-1"}});
     api.make(Kind::Node, node.clone()).await;
     let there = api.context.reader.get(Kind::Node, "", "gw-1").unwrap();
-    let long_ago = Instant::now().checked_sub(2 * QUARANTINE).unwrap();
-    gc.memory.lock().absent.insert("gw-1".into(), long_ago);
+    let key = ("default".into(), "lost".into());
+    gc.memory.lock().orphaned.insert(key, Instant::now().checked_sub(2 * QUARANTINE).unwrap());
     let node = api.find(Kind::Node, "", "gw-1").await.unwrap();
     api.context.writer.delete(Kind::Node, &node, None).await.unwrap();
     let queue = Queue::new(QueueOptions::default());
     gc.observe(&Event::Changed(Change { kind: Kind::Node, previous: Some(there), current: None }), &queue);
     assert_eq!(gc.reconcile_pod("default", "lost").await.unwrap(), Next::After(QUARANTINE));
     assert!(api.find(Kind::Pod, "default", "lost").await.is_some());
+}
+
+#[tokio::test]
+async fn a_pod_of_a_node_that_never_was_has_its_time_whatever_became_of_others() {
+    let api = TestApi::start().await;
+    let gc = PodGc::new(api.context.clone());
+    let queue = Queue::new(QueueOptions::default());
+    let first = pod_called(&api, "first", "nowhere").await;
+    api.context.writer.delete(Kind::Pod, &first, None).await.unwrap();
+    assert_eq!(gc.reconcile_pod("default", "first").await.unwrap(), Next::After(QUARANTINE), "it is on its way out");
+    let key = ("default".into(), "first".into());
+    gc.memory.lock().orphaned.insert(key, Instant::now().checked_sub(QUARANTINE).unwrap());
+    pod_called(&api, "second", "nowhere").await;
+    let before = api.context.reader.get(Kind::Pod, "default", "first");
+    assert_eq!(gc.reconcile_pod("default", "first").await.unwrap(), Next::OnChange);
+    assert!(api.find(Kind::Pod, "default", "first").await.is_none());
+    assert_eq!(gc.reconcile_pod("default", "second").await.unwrap(), Next::After(QUARANTINE));
+    gc.observe(&Event::Changed(Change { kind: Kind::Pod, previous: before, current: None }), &queue);
+    assert_eq!(gc.memory.lock().orphaned.len(), 1, "nothing is kept of pods that are deleted");
 }

@@ -374,23 +374,6 @@ async fn what_has_lost_its_last_owner_goes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pod_on_its_way_out_of_a_node_that_is_deleted_goes() {
-    let hub = Hub::start().await;
-    hub.eventually(Kind::ServiceAccount, ("default", "default"), |account| account.is_some()).await;
-    let pod = json!({
-        "metadata": {"name": "lost", "namespace": "default"},
-        "spec": {
-            "nodeName": "nowhere", "runtimeClassName": "selvedge-process",
-            "containers": [{"name": "main", "image": "file:///bin/true"}],
-        },
-    });
-    let pod = hub.make(Kind::Pod, pod).await;
-    hub.admin.delete(Kind::Pod, &pod, None).await.expect("the API deletes it");
-    hub.eventually(Kind::Pod, ("default", "lost"), |pod| pod.is_none()).await;
-    hub.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_serving_certificate_waits_for_the_nodes_addresses() {
     let hub = Hub::start().await;
     let node = hub.as_user("system:node:gw-1", &["system:nodes"]);
