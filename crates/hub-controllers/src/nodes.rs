@@ -1,6 +1,10 @@
 //! Nodes whose lease has expired are tainted and their conditions become unknown: their pods are theirs and continue without
 //! us. What follows from it for the pods is in `unreachable`.
 //!
+//! Conditions that a node reports, and that it is cordoned, are taints too, as upstream's node lifecycle controller has it: a
+//! scheduler looks at taints alone. A new node has the taint of one that is not ready until it reports that it is; nobody
+//! else takes it away. All taints that follow from one look at a node are one write.
+//!
 //! A watch on the leases notes one moment per node; nothing is listed. Each node has one deadline in the queue: when it
 //! comes, and a heartbeat came meanwhile, the deadline moves on.
 //!
@@ -28,7 +32,7 @@ use crate::events::seconds;
 use crate::kinds::Kind;
 use crate::runtime::controller::ReconcileError;
 use crate::runtime::{Event, Next, ObjectRef, Queue, Reconciler};
-use crate::views::{LeaseView, NodeView};
+use crate::views::{LeaseView, NodeView, condition};
 use crate::writer::{Target, WriteError};
 
 /// Four heartbeats: one lost is normal on a radio link, four are not.
@@ -51,7 +55,18 @@ const WAVE: Duration = Duration::from_secs(5);
 const WAVE_NAMES_MAX: usize = 5;
 
 const LEASE_NAMESPACE: &str = "kube-node-lease";
-const TAINT: &str = "node.kubernetes.io/unreachable";
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+/// Conditions that are taints when they are true.
+const BY_CONDITION: &[(&str, &str)] = &[
+    ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", "node.kubernetes.io/disk-pressure"),
+    ("PIDPressure", "node.kubernetes.io/pid-pressure"),
+    ("NetworkUnavailable", "node.kubernetes.io/network-unavailable"),
+];
+/// The effect of all of these. Others' taints of the same keys that drive pods away are others'.
+const EFFECT: &str = "NoSchedule";
 const REASON: &str = "NodeStatusUnknown";
 
 /// The controller.
@@ -268,19 +283,24 @@ impl Nodes {
         Self { context, heartbeats: Arc::default(), waves: Mutex::default() }
     }
 
-    /// Puts the taint on a node or takes it off; whether that is done.
-    async fn set_taint(&self, name: &str, should_taint: bool) -> Result<bool, WriteError> {
+    /// Brings a node's taints to what is due; whether that is done.
+    async fn set_taints(&self, object: &ObjectRef, due: &[&str]) -> Result<bool, ReconcileError> {
+        let node = object.value()?;
+        let metadata = &node["metadata"];
+        // As it was read: a person may have tainted it meanwhile.
+        let patch = json!({
+            "metadata": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},
+            "spec": {"taints": tainted(&node, due, Timestamp::now())},
+        });
+        Ok(self.context.writer.merge(Kind::Node, ("", object.name()), &patch).await?)
+    }
+
+    /// The lease of a node has expired, or it renews it again; whether its status says so now.
+    async fn note_reach(&self, target: Target<'_>, has_expired: bool) -> Result<bool, WriteError> {
         let Context { writer, recorder, .. } = &self.context;
-        let wall = Timestamp::now();
-        let Some(fresh) = writer.get_now(Kind::Node, ("", name)).await? else { return Ok(true) };
-        if has_taint(&fresh) != should_taint
-            && !writer.replace(Kind::Node, &tainted(&fresh, should_taint, wall)).await?
-        {
-            return Ok(false);
-        }
-        let uid = fresh["metadata"]["uid"].as_str().unwrap_or_default();
-        let target = Target { namespace: "", name, uid };
-        if should_taint {
+        let name = target.name;
+        if has_expired {
+            let wall = Timestamp::now();
             let is_written =
                 writer.replace_status_of(Kind::Node, name, |current| with_unknown_conditions(current, wall)).await?;
             if !is_written {
@@ -336,21 +356,24 @@ impl Nodes {
             return self.reconcile_lease(name).await;
         };
         let node: NodeView<'_> = object.view()?;
-        let is_tainted = node.spec.taints.iter().any(|taint| taint.key == TAINT);
-        let (should_taint, next) = {
+        let is_tainted = node.spec.taints.iter().any(|taint| is_own(&taint.key, &taint.effect, UNREACHABLE));
+        let (has_expired, next) = {
             let (mut heartbeats, now) = (self.heartbeats.lock(), Instant::now());
             // A hub that stood still may come here before its next tick.
             heartbeats.tick(now);
             heartbeats.judge(name, is_tainted, now)
         };
-        if should_taint == is_tainted && (!should_taint || node.is_unreachable()) {
+        let due = due_taints(&node, has_expired);
+        let is_tainted_right = due == own_taints(&node);
+        let is_reach_known = has_expired == is_tainted && (!has_expired || node.is_unreachable());
+        if is_tainted_right && is_reach_known {
             return Ok(next);
         }
         let _writing = Writing::begin(&self.heartbeats);
-        match self.set_taint(name, should_taint).await? {
-            true => Ok(next),
-            false => Ok(Next::After(CONFLICT_RETRY)),
-        }
+        let target = Target { namespace: "", name, uid: &node.metadata.uid };
+        let is_done = (is_tainted_right || self.set_taints(&object, &due).await?)
+            && (is_reach_known || self.note_reach(target, has_expired).await?);
+        Ok(if is_done { next } else { Next::After(CONFLICT_RETRY) })
     }
 }
 
@@ -404,7 +427,9 @@ impl Reconciler for Nodes {
                             if before.is_unreachable() && !after.is_unreachable() {
                                 self.heartbeats.lock().report(name, now);
                             }
-                            before.spec.taints == after.spec.taints && before.is_unreachable() == after.is_unreachable()
+                            before.spec.taints == after.spec.taints
+                                && before.is_unreachable() == after.is_unreachable()
+                                && due_taints(&before, false) == due_taints(&after, false)
                         }
                         _ => false,
                     };
@@ -434,20 +459,53 @@ fn renew_time(lease: &ObjectRef) -> Option<String> {
     lease.view_or_log::<LeaseView<'_>>()?.spec.renew_time.map(|time| time.to_string())
 }
 
-fn has_taint(node: &Value) -> bool {
-    node["spec"]["taints"].as_array().into_iter().flatten().any(|taint| taint["key"] == TAINT)
+fn is_own(key: &str, effect: &str, taint: &str) -> bool {
+    key == taint && effect == EFFECT
 }
 
-/// The node with or without the taint.
-fn tainted(node: &Value, should_taint: bool, now: Timestamp) -> Value {
-    let mut changed = node.clone();
+/// The taints that follow from what is known of nodes, each once and always in this order.
+fn known_taints() -> impl Iterator<Item = &'static str> {
+    let by_condition = BY_CONDITION.iter().map(|(_, taint)| *taint);
+    [NOT_READY, UNREACHABLE].into_iter().chain(by_condition).chain([UNSCHEDULABLE])
+}
+
+/// Those that a node has.
+fn own_taints(node: &NodeView<'_>) -> Vec<&'static str> {
+    let has = |taint: &&str| node.spec.taints.iter().any(|held| is_own(&held.key, &held.effect, taint));
+    known_taints().filter(has).collect()
+}
+
+/// Those that it should have.
+fn due_taints(node: &NodeView<'_>, has_expired: bool) -> Vec<&'static str> {
+    let status = |r#type: &str| condition(&node.status.conditions, r#type).map(|condition| &*condition.status);
+    let is_not_ready = match status("Ready") {
+        Some("True") => false,
+        Some("False") => true,
+        // A node that has not reported yet is what it was when it registered.
+        _ => node.spec.taints.iter().any(|taint| is_own(&taint.key, &taint.effect, NOT_READY)),
+    };
+    let is_due = |taint: &&str| match *taint {
+        NOT_READY => is_not_ready && !has_expired,
+        UNREACHABLE => has_expired,
+        UNSCHEDULABLE => node.spec.unschedulable,
+        taint => BY_CONDITION.iter().any(|(r#type, one)| *one == taint && status(r#type) == Some("True")),
+    };
+    known_taints().filter(is_due).collect()
+}
+
+/// The taints of a node once it has those that are due, and of the others that it may have from here, none.
+fn tainted(node: &Value, due: &[&str], now: Timestamp) -> Vec<Value> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let is = |held: &Value, taint: &str| is_own(&text(&held["key"]), &text(&held["effect"]), taint);
     let taints = node["spec"]["taints"].as_array();
-    let mut kept: Vec<Value> = taints.into_iter().flatten().filter(|taint| taint["key"] != TAINT).cloned().collect();
-    if should_taint {
-        kept.push(json!({"key": TAINT, "effect": "NoSchedule", "timeAdded": seconds(now)}));
+    let stays = |held: &&Value| known_taints().all(|taint| !is(held, taint) || due.contains(&taint));
+    let mut taints: Vec<Value> = taints.into_iter().flatten().filter(stays).cloned().collect();
+    for taint in due {
+        if !taints.iter().any(|held| is(held, taint)) {
+            taints.push(json!({"key": taint, "effect": EFFECT, "timeAdded": seconds(now)}));
+        }
     }
-    changed["spec"]["taints"] = kept.into();
-    changed
+    taints
 }
 
 /// The node with its conditions unknown, as nobody reports them any more.

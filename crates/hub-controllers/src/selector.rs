@@ -14,6 +14,8 @@ const DAEMON_TOLERATES: &[&str] = &[
     "node.kubernetes.io/pid-pressure",
     "node.kubernetes.io/unschedulable",
 ];
+/// And one on the network of the node.
+const HOST_DAEMON_TOLERATES: &str = "node.kubernetes.io/network-unavailable";
 
 /// What a pod template demands of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -27,6 +29,7 @@ pub(crate) struct Placement<'a> {
     affinity: Option<Affinity<'a>>,
     #[serde(borrow)]
     tolerations: Option<Vec<Toleration<'a>>>,
+    host_network: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -94,7 +97,9 @@ impl Placement<'_> {
             return Fit::Leave;
         }
         let tolerations = self.tolerations.as_deref().unwrap_or_default();
-        let untolerated = |taint: &&Taint<'_>| !is_tolerated(taint, tolerations);
+        let is_on_host = self.host_network == Some(true);
+        let is_daemons = |taint: &Taint<'_>| is_on_host && *taint.key == *HOST_DAEMON_TOLERATES;
+        let untolerated = |taint: &&Taint<'_>| !is_tolerated(taint, tolerations) && !is_daemons(taint);
         match node.spec.taints.iter().filter(untolerated).map(|taint| &*taint.effect == "NoExecute").max() {
             None => Fit::Run,
             Some(false) => Fit::Stay,

@@ -9,7 +9,7 @@ use std::fmt;
 pub use api_kube::Text;
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// Labels, or any map of text to text. Objects have few, so they are searched one by one.
@@ -83,6 +83,7 @@ pub struct ObjectMeta<'a> {
     pub creation_timestamp: Option<Text<'a>>,
     #[serde(borrow)]
     pub deletion_timestamp: Option<Text<'a>>,
+    pub deletion_grace_period_seconds: Option<i64>,
     #[serde(borrow, deserialize_with = "nullable")]
     pub labels: Labels<'a>,
     #[serde(borrow, deserialize_with = "nullable")]
@@ -185,6 +186,49 @@ pub struct PodSpecView<'a> {
     pub node_name: Text<'a>,
 }
 
+/// A Pod, where its claims matter. Most pods are never read so.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the names are Kubernetes' own")]
+pub struct PodClaimsView<'a> {
+    #[serde(borrow)]
+    pub metadata: ObjectMeta<'a>,
+    #[serde(borrow)]
+    pub spec: PodVolumesView<'a>,
+}
+
+/// `spec` of a pod, where its claims matter.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the names are Kubernetes' own")]
+pub struct PodVolumesView<'a> {
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub node_name: Text<'a>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub volumes: Vec<PodVolumeView<'a>>,
+}
+
+/// One of a pod's volumes, as far as it is a claim.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the names are Kubernetes' own")]
+pub struct PodVolumeView<'a> {
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub name: Text<'a>,
+    #[serde(borrow)]
+    pub persistent_volume_claim: Option<ClaimSourceView<'a>>,
+    pub ephemeral: Option<IgnoredAny>,
+}
+
+/// The claim of a volume.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the names are Kubernetes' own")]
+pub struct ClaimSourceView<'a> {
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub claim_name: Text<'a>,
+}
+
 /// `status` of a pod.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -200,6 +244,17 @@ impl PodView<'_> {
     /// Whether the pod has ended by itself.
     pub fn has_ended(&self) -> bool {
         matches!(&*self.status.phase, "Failed" | "Succeeded")
+    }
+}
+
+impl PodClaimsView<'_> {
+    /// Names of its claims, and of each whether it is the pod's own: created for an ephemeral volume and deleted with the pod.
+    pub fn claims(&self) -> impl Iterator<Item = (String, bool)> {
+        self.spec.volumes.iter().filter_map(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
+            (Some(claim), _) => Some((claim.claim_name.to_string(), false)),
+            (None, Some(_)) => Some((format!("{}-{}", &*self.metadata.name, &*volume.name), true)),
+            (None, None) => None,
+        })
     }
 }
 
@@ -230,6 +285,8 @@ impl NodeView<'_> {
 pub struct NodeSpecView<'a> {
     #[serde(borrow, deserialize_with = "nullable")]
     pub taints: Vec<Taint<'a>>,
+    #[serde(deserialize_with = "nullable")]
+    pub unschedulable: bool,
 }
 
 /// `status` of a node.
@@ -265,6 +322,70 @@ pub struct Taint<'a> {
     pub value: Text<'a>,
     #[serde(borrow, deserialize_with = "nullable")]
     pub effect: Text<'a>,
+}
+
+/// A PersistentVolumeClaim.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the names are Kubernetes' own")]
+pub struct ClaimView<'a> {
+    #[serde(borrow)]
+    pub metadata: ObjectMeta<'a>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub spec: StorageSpecView<'a>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub status: ClaimStatusView<'a>,
+}
+
+/// `spec` of a claim or a volume.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the names are Kubernetes' own")]
+pub struct StorageSpecView<'a> {
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub volume_attributes_class_name: Text<'a>,
+}
+
+/// `status` of a claim.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the names are Kubernetes' own")]
+pub struct ClaimStatusView<'a> {
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub current_volume_attributes_class_name: Text<'a>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub modify_volume_status: ModifyVolumeStatusView<'a>,
+}
+
+/// `status.modifyVolumeStatus` of a claim.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the names are Kubernetes' own")]
+pub struct ModifyVolumeStatusView<'a> {
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub target_volume_attributes_class_name: Text<'a>,
+}
+
+/// A PersistentVolume.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the names are Kubernetes' own")]
+pub struct VolumeView<'a> {
+    #[serde(borrow)]
+    pub metadata: ObjectMeta<'a>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub spec: StorageSpecView<'a>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub status: VolumeStatusView<'a>,
+}
+
+/// `status` of a volume.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the names are Kubernetes' own")]
+pub struct VolumeStatusView<'a> {
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub phase: Text<'a>,
 }
 
 /// A Lease.

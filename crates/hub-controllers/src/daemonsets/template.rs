@@ -108,6 +108,10 @@ impl PodFactory {
             ("node.kubernetes.io/pid-pressure", "NoSchedule"),
             ("node.kubernetes.io/unschedulable", "NoSchedule"),
         ];
+        // What brings a node its network runs before there is one.
+        let is_on_host = spec.get("hostNetwork").is_some_and(|on_host| *on_host == true);
+        let network = is_on_host.then_some(("node.kubernetes.io/network-unavailable", "NoSchedule"));
+        let own = own.into_iter().chain(network);
         tolerations.extend(own.map(|(key, effect)| json!({"key": key, "operator": "Exists", "effect": effect})));
         spec.insert("tolerations".to_owned(), tolerations.into());
         spec.remove("nodeName");

@@ -193,17 +193,99 @@ fn only_the_heartbeat_of_an_expired_node_is_news() {
     assert!(!known.renew("gw-1", 4, true, begin + Duration::from_secs(71)));
 }
 
+/// What the taints of a node become: those that are ours, and all of them.
+fn check_taints(spec: Value, conditions: Value, has_expired: bool, expected: &[&str]) -> Value {
+    let node = json!({"spec": spec, "status": {"conditions": conditions}});
+    let text = node.to_string();
+    let view: NodeView<'_> = serde_json::from_str(&text).unwrap();
+    let due = due_taints(&view, has_expired);
+    let expected: Vec<String> = expected.iter().map(|taint| format!("node.kubernetes.io/{taint}")).collect();
+    assert_eq!(due, expected, "{node}");
+    tainted(&node, &due, Timestamp::UNIX_EPOCH).into()
+}
+
+fn conditions(all: &[(&str, &str)]) -> Value {
+    all.iter().map(|(r#type, status)| json!({"type": r#type, "status": status})).collect()
+}
+
+/// What admission gives every new node.
+fn new_node() -> Value {
+    json!({"taints": [{"key": NOT_READY, "effect": "NoSchedule"}]})
+}
+
 #[test]
-fn the_taint_is_one_and_leaves_others_alone() {
-    let node = json!({"spec": {"taints": [{"key": "mine", "effect": "NoExecute"}]}});
-    let now = Timestamp::UNIX_EPOCH;
-    let changed = tainted(&tainted(&node, true, now), true, now);
-    let expected = json!([
-        {"key": "mine", "effect": "NoExecute"},
-        {"key": TAINT, "effect": "NoSchedule", "timeAdded": "1970-01-01T00:00:00Z"},
+fn a_node_is_tainted_as_its_conditions_are() {
+    let (ready, not_ready) = (conditions(&[("Ready", "True")]), conditions(&[("Ready", "False")]));
+    assert_eq!(check_taints(new_node(), ready.clone(), false, &[]), json!([]));
+    assert_eq!(check_taints(new_node(), not_ready.clone(), false, &["not-ready"]), new_node()["taints"]);
+    check_taints(json!({}), not_ready, false, &["not-ready"]);
+    check_taints(new_node(), json!([]), false, &["not-ready"]);
+    check_taints(json!({}), json!([]), false, &[]);
+    let all = conditions(&[
+        ("MemoryPressure", "True"),
+        ("DiskPressure", "True"),
+        ("PIDPressure", "True"),
+        ("NetworkUnavailable", "True"),
+        ("Ready", "True"),
     ]);
-    assert_eq!(changed["spec"]["taints"], expected);
-    assert_eq!(tainted(&changed, false, now), node);
+    let pressures = ["memory-pressure", "disk-pressure", "pid-pressure", "network-unavailable"];
+    check_taints(json!({}), all, false, &pressures);
+    let none = conditions(&[("MemoryPressure", "False"), ("DiskPressure", "Unknown"), ("Ready", "True")]);
+    check_taints(json!({}), none, false, &[]);
+    check_taints(json!({"unschedulable": true}), ready, false, &["unschedulable"]);
+}
+
+#[test]
+fn a_node_out_of_reach_is_not_said_to_be_not_ready() {
+    check_taints(new_node(), conditions(&[("Ready", "False")]), true, &["unreachable"]);
+    check_taints(new_node(), json!([]), true, &["unreachable"]);
+}
+
+#[test]
+fn each_taint_is_one_and_leaves_others_alone() {
+    let mine = json!({"key": "mine", "effect": "NoExecute"});
+    let evicts = json!({"key": NOT_READY, "effect": "NoExecute"});
+    let spec = json!({"taints": [mine, evicts, {"key": NOT_READY, "effect": "NoSchedule"}]});
+    let ready = conditions(&[("Ready", "True")]);
+    let after = check_taints(spec, ready.clone(), true, &["unreachable"]);
+    let unreachable = json!({"key": UNREACHABLE, "effect": "NoSchedule", "timeAdded": "1970-01-01T00:00:00Z"});
+    assert_eq!(after, json!([mine, evicts, unreachable]));
+    assert_eq!(check_taints(json!({"taints": after}), ready.clone(), true, &["unreachable"]), after);
+    assert_eq!(check_taints(json!({"taints": after}), ready, false, &[]), json!([mine, evicts]));
+}
+
+/// The revision of a node, which each write moves on.
+async fn revision(api: &TestApi) -> Value {
+    api.find(Kind::Node, "", "gw-1").await.unwrap()["metadata"]["resourceVersion"].clone()
+}
+
+#[tokio::test]
+async fn a_node_that_joins_is_written_once_more_for_its_taint() {
+    let api = TestApi::start().await;
+    let nodes = Nodes::new(api.context.clone());
+    api.make(Kind::Node, json!({"metadata": {"name": "gw-1"}, "spec": new_node()})).await;
+    let registered = revision(&api).await;
+    nodes.reconcile_node("gw-1").await.unwrap();
+    assert_eq!(revision(&api).await, registered, "it has not reported yet");
+    let status = json!({"conditions": conditions(&[("DiskPressure", "False"), ("Ready", "True")])});
+    api.context.writer.merge_status(Kind::Node, ("", "gw-1"), &status).await.unwrap();
+    let before = api.context.reader.get(Kind::Node, "", "gw-1");
+    nodes.reconcile_node("gw-1").await.unwrap();
+    let node = api.find(Kind::Node, "", "gw-1").await.unwrap();
+    assert!(node["spec"]["taints"].as_array().is_none_or(Vec::is_empty), "{node}");
+    let joined = revision(&api).await;
+    nodes.reconcile_node("gw-1").await.unwrap();
+    assert_eq!(revision(&api).await, joined);
+    // A status that says the same once more concerns nobody, another one does.
+    let queue = Queue::new(crate::runtime::queue::QueueOptions::default());
+    let observe = |previous, current| {
+        let change = crate::runtime::Change { kind: Kind::Node, previous, current };
+        nodes.observe(&Event::Changed(change), &queue);
+        queue.lengths().ready + queue.lengths().later
+    };
+    let now = api.context.reader.get(Kind::Node, "", "gw-1");
+    assert_eq!(observe(now.clone(), now.clone()), 0);
+    assert_eq!(observe(before, now), 1);
 }
 
 #[test]

@@ -74,6 +74,9 @@ fn a_taint_keeps_out_who_does_not_tolerate_it() {
     check(json!({"tolerations": [{"operator": "Exists"}]}), node(json!({}), taint), true);
     let unreachable = json!([{"key": "node.kubernetes.io/unreachable", "effect": "NoSchedule"}]);
     check(json!({}), node(json!({}), unreachable), true);
+    let unavailable = json!([{"key": "node.kubernetes.io/network-unavailable", "effect": "NoSchedule"}]);
+    check(json!({}), node(json!({}), unavailable.clone()), false);
+    check(json!({"hostNetwork": true}), node(json!({}), unavailable), true);
 }
 
 #[test]
