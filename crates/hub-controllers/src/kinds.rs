@@ -68,8 +68,11 @@ kinds! {
     ConfigMap: "", "v1", "configmaps", true;
     Secret: "", "v1", "secrets", true;
     ServiceAccount: "", "v1", "serviceaccounts", true;
+    PersistentVolumeClaim: "", "v1", "persistentvolumeclaims", true;
+    PersistentVolume: "", "v1", "persistentvolumes", false;
     Event: "", "v1", "events", true;
     Lease: "coordination.k8s.io", "v1", "leases", true;
+    VolumeAttributesClass: "storage.k8s.io", "v1", "volumeattributesclasses", false;
     RuntimeClass: "node.k8s.io", "v1", "runtimeclasses", false;
     CertificateSigningRequest: "certificates.k8s.io", "v1", "certificatesigningrequests", false;
     DaemonSet: "apps", "v1", "daemonsets", true;

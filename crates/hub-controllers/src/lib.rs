@@ -12,9 +12,10 @@
 //! | `daemonsets` | set | one pod on each node that the template fits |
 //! | `garbage` | object | what has lost its owners goes; owners that wait for their dependents |
 //! | `podgc` | pod | pods that no kubelet answers for |
-//! | `nodes` | node | nodes whose lease has expired are tainted; leases of deleted nodes go |
+//! | `nodes` | node | nodes are tainted as their leases and conditions are; leases of deleted nodes go |
 //! | `unreachable` | node | pods of a node that is out of reach are not ready |
 //! | `pods` | pod | a pod that nobody places says so |
+//! | `protection` | claim, volume or class | what is in use is not deleted before its last user |
 //! | `assignments` | node, or fleet object | devices, streams, rules and exports become one `NodeAssignment` per node; what nodes report is summed up |
 //!
 //! **May I touch it?** Yes, within three rules. A controller is level-triggered: a run reads what should be and what is,
@@ -47,6 +48,7 @@ mod namespaces;
 mod nodes;
 mod podgc;
 mod pods;
+mod protection;
 pub mod runtime;
 mod selector;
 mod served;
@@ -73,6 +75,9 @@ pub const READ: &[Kind] = &[
     Kind::ConfigMap,
     Kind::Secret,
     Kind::ServiceAccount,
+    Kind::PersistentVolumeClaim,
+    Kind::PersistentVolume,
+    Kind::VolumeAttributesClass,
     Kind::Lease,
     Kind::RuntimeClass,
     Kind::CertificateSigningRequest,
@@ -136,6 +141,7 @@ impl Controllers {
         started.run(nodes::Nodes::new);
         started.run(unreachable::Unreachable::new);
         started.run(pods::Pods::new);
+        started.run(protection::Protection::new);
         started.run(assignments::Assignments::new);
         started.tasks.close();
         Ok(Self { tasks: started.tasks, registry: started.registry })

@@ -39,8 +39,8 @@ mod tokens;
 use std::sync::Arc;
 
 use machinery_access::{
-    Access, AccessOptions, Certificates, ClaimResize, DefaultClasses, DefaultTolerations, Issuer, Priority,
-    RuntimeClasses, TokenAuthenticator, TokenKey, TopologyLabels, Unenforced,
+    Access, AccessOptions, Certificates, ClaimResize, DefaultClasses, DefaultTolerations, Issuer, NodeIsThere,
+    NotReadyTaint, Priority, RuntimeClasses, TokenAuthenticator, TokenKey, TopologyLabels, Unenforced, UseProtection,
 };
 use machinery_server::{Admission, Authorizer, BootstrapTokenAuthenticator, ServerConfig, SystemMasters, Union};
 use machinery_store::Store;
@@ -66,9 +66,12 @@ pub fn admission(hub_names: Vec<String>, access: &Access, authorizer: &Union) ->
     vec![
         Arc::new(access.service_accounts()),
         Arc::new(NodeRestriction::new(hub_names, authorizer.clone())),
+        Arc::new(NotReadyTaint),
         Arc::new(Priority),
         Arc::new(DefaultTolerations),
         Arc::new(DefaultClasses),
+        Arc::new(UseProtection),
+        Arc::new(NodeIsThere),
         Arc::new(ClaimResize),
         Arc::new(RuntimeClasses),
         Arc::new(Certificates::new(authorizer.clone())),

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::kinds::{CustomResource, Kind};
-use crate::views::{AnyView, PodSpecView};
+use crate::views::{AnyView, PodClaimsView, PodSpecView};
 
 /// A field by whose exact value objects are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -20,6 +20,8 @@ pub enum Field {
     OwnerUid,
     /// `spec.nodeName` of pods and assignments.
     NodeName,
+    /// `NAMESPACE/NAME` of the claims of pods, those that are created for ephemeral volumes among them.
+    Claim,
 }
 
 /// The objects of an API, as controllers see them. Reading costs no request and no copy.
@@ -73,6 +75,11 @@ pub trait Reader: Send + Sync + 'static {
 
     /// The revision up to which changes of the kind are visible.
     fn revision(&self, kind: Kind) -> u64;
+
+    /// Whether it shows what is there now, and not what was there a moment ago.
+    fn is_current(&self) -> bool {
+        false
+    }
 }
 
 /// Changes of one kind.
@@ -190,6 +197,21 @@ impl ObjectRef {
         }
     }
 
+    /// Names of the claims of a pod, those that are created for its ephemeral volumes among them.
+    pub(crate) fn claims(&self) -> Vec<Box<str>> {
+        match &self.0 {
+            // Every change of every pod comes here: most have none, which their index says without a look at their bytes.
+            Repr::Stored(object) => {
+                let references = object.index.iter().filter(|(field, _)| *field == super::store_reader::REFERENCES);
+                references.filter_map(|(_, to)| to.strip_prefix(super::store_reader::CLAIM)).map(Into::into).collect()
+            }
+            Repr::Watched(_) => {
+                let pod = self.view_or_log::<PodClaimsView<'_>>();
+                pod.iter().flat_map(PodClaimsView::claims).map(|(name, _)| name.into()).collect()
+            }
+        }
+    }
+
     /// Reads a view that borrows from the object.
     ///
     /// # Errors
@@ -282,6 +304,10 @@ fn fields_of(kind: Kind, object: &ObjectRef) -> Vec<(Field, Box<str>)> {
         && !view.spec.node_name.is_empty()
     {
         fields.push((Field::NodeName, view.spec.node_name.as_str().into()));
+    }
+    if kind == Kind::Pod {
+        let namespace = object.namespace();
+        fields.extend(object.claims().iter().map(|claim| (Field::Claim, format!("{namespace}/{claim}").into())));
     }
     fields
 }

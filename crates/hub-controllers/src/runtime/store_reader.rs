@@ -13,9 +13,12 @@ use crate::kinds::{CustomResource, Kind};
 use crate::views::AnyView;
 
 /// What the API server calls the fields: uids of owners in every object, `spec.nodeName` of pods and, by their definition, of
-/// assignments. A store that has them among its indexed fields finds objects by them at once, any other by looking at all.
+/// assignments, and the references of pods. A store that has them among its indexed fields finds objects by them at once, any other by looking at all.
 const OWNER_UID: &str = "metadata.ownerReferences.uid";
 const NODE_NAME: &str = "spec.nodeName";
+/// What a pod refers to in its namespace, as `RESOURCE/NAME`.
+pub(super) const REFERENCES: &str = "refs";
+pub(super) const CLAIM: &str = "persistentvolumeclaims/";
 
 /// A [`Reader`] over a store in the same process.
 pub struct StoreReader {
@@ -40,12 +43,17 @@ impl Reader for StoreReader {
     }
 
     fn by_field(&self, kind: Kind, field: Field, value: &str) -> Vec<ObjectRef> {
-        let field = match field {
-            Field::OwnerUid => OWNER_UID,
-            Field::NodeName => NODE_NAME,
-        };
         let snapshot = self.store.snapshot(kind.store_key());
-        snapshot.iter_where((field, value), None, None).cloned().map(ObjectRef::stored).collect()
+        let find = |field, value: &str, namespace| {
+            snapshot.iter_where((field, value), namespace, None).cloned().map(ObjectRef::stored).collect()
+        };
+        match field {
+            Field::OwnerUid => find(OWNER_UID, value, None),
+            Field::NodeName => find(NODE_NAME, value, None),
+            Field::Claim => value.split_once('/').map_or_else(Vec::new, |(namespace, name)| {
+                find(REFERENCES, &format!("{CLAIM}{name}"), Some(namespace))
+            }),
+        }
     }
 
     fn subscribe(&self, kind: Kind) -> Subscription {
@@ -101,6 +109,10 @@ impl Reader for StoreReader {
 
     fn revision(&self, _: Kind) -> u64 {
         self.store.current().0
+    }
+
+    fn is_current(&self) -> bool {
+        true
     }
 }
 

@@ -9,6 +9,7 @@ use hub_controllers::kinds::Kind;
 use hub_controllers::runtime::{Reader, Reflector, StoreReader};
 use hub_controllers::writer::Writer;
 use hub_controllers::{Authorities, Controllers, ControllersConfig, NamePolicy, StatusRegistry};
+use machinery_access::{NotReadyTaint, UseProtection};
 use machinery_server::{Admission, AdmissionError, AdmissionRequest, Identity, Operation, Server, ServerConfig};
 use machinery_store::{Store, StoreOptions};
 use serde_json::{Value, json};
@@ -67,7 +68,7 @@ impl Hub {
         let store = Store::open(dir.path(), options).expect("a new store opens");
         let server = Server::new(ServerConfig {
             authorizers: hub_policy::authorizers(),
-            admission: vec![Arc::new(RejectPods)],
+            admission: vec![Arc::new(NotReadyTaint), Arc::new(UseProtection), Arc::new(RejectPods)],
             garbage_collected: hub_controllers::collects,
             ..ServerConfig::new(store.clone())
         })
@@ -144,6 +145,11 @@ impl Hub {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         panic!("the controller {controller} did not fail in a minute");
+    }
+
+    /// A client of an administrator.
+    pub(crate) fn client(&self) -> kube::Client {
+        kube::Client::new(self.server.in_process(Identity::new("admin", ["system:masters"])), "default")
     }
 
     pub(crate) fn as_user(&self, user: &str, groups: &[&str]) -> Writer {

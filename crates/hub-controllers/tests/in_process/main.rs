@@ -12,13 +12,14 @@ use crate::hub::{Hub, Source, condition, daemon_set, name_of};
 mod daemonsets;
 mod garbage;
 mod hub;
+mod protection;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_finds_objects_by_field_as_soon_as_it_says_that_they_are_there() {
     use futures::StreamExt as _;
     use hub_controllers::runtime::{Event, Field, Reader as _, StoreReader};
     let hub = Hub::without_controllers().await;
-    for field in [machinery_server::OWNER_UID_FIELD, "spec.nodeName"] {
+    for field in [machinery_server::OWNER_UID_FIELD, "spec.nodeName", "refs"] {
         assert!(hub.store.is_indexed(field), "{field}");
     }
     let reader = StoreReader::new(hub.store.clone());

@@ -195,6 +195,29 @@ async fn a_node_does_not_say_what_may_run_on_it() {
 }
 
 #[tokio::test]
+async fn a_node_that_was_given_its_taint_writes_itself_back_and_does_not_take_it_away() {
+    let hub = Hub::start().await;
+    let gw = &node("gw-1");
+    let own = "/api/v1/nodes/gw-1";
+    let not_ready = json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]);
+    let created = hub.check(gw, "POST", NODES, json!({"metadata": {"name": "gw-1"}}), 201).await;
+    assert_eq!(created.body["spec"]["taints"], not_ready);
+    let mut whole = created.body.clone();
+    whole["metadata"]["annotations"] = json!({"a": "b"});
+    let written = hub.check(gw, "PUT", own, whole, 200).await;
+    let mut without = written.body.clone();
+    without["spec"]["taints"] = Value::Null;
+    hub.check(gw, "PUT", own, without, 403).await;
+    // What it has read is old: it reads again, and is not told that it may not.
+    let changed = hub.call("PATCH", own, json!({"spec": {"taints": []}})).await;
+    assert_eq!(changed.code, 200);
+    hub.check(gw, "PUT", own, written.body, 409).await;
+    let mut now = changed.body;
+    now["spec"].as_object_mut().expect("a node has a spec").remove("taints");
+    hub.check(gw, "PUT", own, now, 200).await;
+}
+
+#[tokio::test]
 async fn a_node_cannot_hold_up_its_own_deletion() {
     let hub = Hub::joined().await;
     let gw = &node("gw-1");
