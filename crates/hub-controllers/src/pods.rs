@@ -26,6 +26,8 @@ const PLACED_WITHIN: Duration = Duration::from_secs(5);
 
 const REASON: &str = "NoScheduler";
 const MESSAGE: &str = "this hub places no pods by itself; set spec.nodeName, or use a DaemonSet";
+/// What more keeps a pod from running anywhere.
+const NO_CONTAINERS: &str = "; and no node runs container images yet: set spec.runtimeClassName to selvedge-process or selvedge-wasm";
 
 /// The controller.
 pub(crate) struct Pods {
@@ -87,27 +89,37 @@ impl Reconciler for Pods {
         if !left.is_zero() {
             return Ok(Next::After(left));
         }
-        if !writer.patch_status(Kind::Pod, (&key.0, &key.1), &unscheduled(&object.value()?, Timestamp::now())).await? {
+        let value = object.value()?;
+        let message = message(&value);
+        let patch = unscheduled(&value, &message, Timestamp::now());
+        if !writer.patch_status(Kind::Pod, (&key.0, &key.1), &patch).await? {
             return Ok(Next::After(CONFLICT_RETRY));
         }
         let target = Target { namespace: &key.0, name: &key.1, uid: &pod.metadata.uid };
-        recorder.warning(Kind::Pod, target, "FailedScheduling", MESSAGE.to_owned());
+        recorder.warning(Kind::Pod, target, "FailedScheduling", message);
         self.waiting.lock().remove(key);
         Ok(Next::OnChange)
     }
 }
 
 /// A patch of the pod as it was read: it may be placed in this moment.
-fn unscheduled(pod: &Value, now: Timestamp) -> Value {
+fn unscheduled(pod: &Value, message: &str, now: Timestamp) -> Value {
     let mut conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
     conditions.push(json!({
-        "type": "PodScheduled", "status": "False", "reason": REASON, "message": MESSAGE, "lastTransitionTime": seconds(now),
+        "type": "PodScheduled", "status": "False", "reason": REASON, "message": message, "lastTransitionTime": seconds(now),
     }));
     let metadata = &pod["metadata"];
     json!({
         "metadata": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},
         "status": {"phase": "Pending", "conditions": conditions},
     })
+}
+
+/// Why a pod is not placed, and what its author can do.
+fn message(pod: &Value) -> String {
+    let class = pod["spec"]["runtimeClassName"].as_str().unwrap_or_default();
+    let is_ours = [api_edge::RUNTIME_CLASS_PROCESS, api_edge::RUNTIME_CLASS_WASM].contains(&class);
+    format!("{MESSAGE}{}", if is_ours { "" } else { NO_CONTAINERS })
 }
 
 fn concerns(object: &ObjectRef) -> bool {
@@ -130,6 +142,13 @@ mod tests {
         let container = json!({"name": "main", "image": "file:///bin/true"});
         let spec = json!({"runtimeClassName": "selvedge-process", "containers": [container]});
         json!({"metadata": {"name": name, "namespace": "default"}, "spec": spec})
+    }
+
+    #[test]
+    fn a_pod_that_no_node_could_run_says_that_too() {
+        assert_eq!(message(&pod("of-ours")), MESSAGE);
+        let container = json!({"spec": {"containers": [{"name": "main", "image": "nginx"}]}});
+        assert!(message(&container).ends_with("set spec.runtimeClassName to selvedge-process or selvedge-wasm"));
     }
 
     /// As if it had waited for so long.

@@ -168,6 +168,10 @@ fn node_rules(access: &Access<'_>, node: &str, store: &Store) -> Decision {
             };
             Decision::allow_if(may, format!("no pod of node {node:?} refers to it"))
         }
+        // A pod of the node runs as it; which pod the token is bound to, admission checks.
+        ("", "serviceaccounts", Some("token")) if verb == "create" => {
+            machinery_access::NodeAuthorizer.authorize(access, store)
+        }
         // Whose event one is, admission checks.
         ("", "events", None) => Decision::allow_if(matches!(verb, "create" | "patch" | "update"), ""),
         ("", "namespaces", None) => Decision::allow_if(reads, ""),

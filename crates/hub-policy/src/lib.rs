@@ -107,10 +107,9 @@ pub fn server_config(store: Store, hub_names: Vec<String>, access: &Access) -> (
     (config, keeper)
 }
 
-/// Roles, service accounts and tokens of a hub. Pods get no token yet: the kubelet does not mount them.
+/// Roles, service accounts and tokens of a hub.
 pub fn access(key: TokenKey, ca_pem: &str) -> Access {
     Access::new(AccessOptions {
-        mounts_tokens: false,
         root_ca: Some(ca_pem.into()),
         ..AccessOptions::new(Issuer::new(ISSUER, key))
     })

@@ -62,7 +62,7 @@ fn check_volume(volume: &Value, path: &str, class: &str, errors: &mut Vec<FieldE
     for source in volume.as_object().into_iter().flat_map(|fields| fields.keys()).filter(|key| *key != "name") {
         if !SERVED.contains(&source.as_str()) {
             let why = format!(
-                "{class} does not mount volumes of this kind; configMap, secret, emptyDir and hostPath are served"
+                "{class} does not mount volumes of this kind; configMap, secret, emptyDir, hostPath, downwardAPI and projected are served"
             );
             errors.push(FieldError::forbidden(format!("{path}.{source}"), why));
         }

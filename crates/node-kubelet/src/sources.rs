@@ -27,6 +27,9 @@ const WATCH_SECONDS: u64 = 1800;
 const WATCHED_MAX: usize = 100;
 /// How often such an object is asked for, as Kubernetes' kubelets look at theirs.
 const POLL_PERIOD: Duration = Duration::from_secs(60);
+/// How often the API's CA is requested, which is replaced once in years: a watch of it by each node of a fleet would cost the hub more
+/// than it tells.
+const ROOT_CA_PERIOD: Duration = Duration::from_secs(900);
 /// Pods in one page of a list.
 const PAGE: u32 = 100;
 
@@ -89,6 +92,8 @@ enum FollowError {
     Store(#[from] StoreError),
     #[error("the hub asks for a new list")]
     Expired,
+    #[error("the hub has not published it yet")]
+    Unpublished,
 }
 
 impl FollowError {
@@ -342,7 +347,7 @@ pub(crate) async fn objects(
         for key in &now {
             if !tasks.contains_key(key) {
                 let stop = shutdown.child_token();
-                let watched = tasks.len() < WATCHED_MAX;
+                let watched = tasks.len() < WATCHED_MAX && !key.is_root_ca();
                 running.spawn(object(hub.clone(), store.clone(), key.clone(), watched, commands.clone(), stop.clone()));
                 tasks.insert(key.clone(), stop.drop_guard());
             }
@@ -383,9 +388,15 @@ async fn object(
                 Err(error) if error.code() == Some(404) => None,
                 Err(error) => return Err(FollowError::from(error)),
             };
+            let is_published = object.is_some() || !key.is_root_ca();
             take_object(&store, &key, object, &commands).await?;
+            if !is_published {
+                // A namespace gets it right after its creation.
+                return Err(FollowError::Unpublished);
+            }
             if !watched {
-                retry.rest(POLL_PERIOD).await;
+                retry.succeeded();
+                retry.rest(if key.is_root_ca() { ROOT_CA_PERIOD } else { POLL_PERIOD }).await;
                 return Ok(());
             }
             let selector = encode(&format!("metadata.name={}", key.name));

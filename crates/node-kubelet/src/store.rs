@@ -85,7 +85,14 @@ pub(crate) struct ObjectKey {
     pub name: String,
 }
 
+/// The object with the API's CA, which every namespace has and every pod refers to.
+pub(crate) const ROOT_CA: &str = "kube-root-ca.crt";
+
 impl ObjectKey {
+    pub(crate) fn is_root_ca(&self) -> bool {
+        self.kind == ObjectKind::ConfigMap && self.name == ROOT_CA
+    }
+
     fn key(&self) -> String {
         format!("{}/{}/{}", self.kind.plural(), self.namespace, self.name)
     }

@@ -17,7 +17,7 @@ use crate::env::{self, Lookup, NodeFacts, ValueError};
 use crate::pods::model::{
     ConfigMapVolume, Container, DownwardVolume, HostPath, KeyToPath, Pod, Quantity, TokenProjection, Volume,
 };
-use crate::store::ObjectKind;
+use crate::store::{ObjectKind, ROOT_CA};
 use crate::tokens::TokenRef;
 use atomic_writer::{Content, File};
 
@@ -29,8 +29,6 @@ const MEMORY_VOLUME_BYTES: u64 = 64 * 1024 * 1024;
 const API_ACCESS_PREFIX: &str = "kube-api-access-";
 /// Where containers see it.
 pub(crate) const API_ACCESS_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// The object with the CA of the API, in every namespace.
-const ROOT_CA: &str = "kube-root-ca.crt";
 /// `f_type` of a tmpfs.
 const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
 

@@ -639,6 +639,9 @@ async fn what_a_pod_started_without_comes_into_its_volume() {
     is_ready(&hub, "web").await;
     hub.issue_tokens(Issuing::AtOnce);
     finds(&node, "uid-web_a_0", "token", "token-1").await;
+    assert_eq!(api_access(&node, "uid-web_a_0", "ca.crt"), None);
+    publish_ca(&hub);
+    finds(&node, "uid-web_a_0", "ca.crt", "PEM").await;
     assert_eq!(node.runtime.starts(), ["uid-web_a_0"]);
     node.kill().await;
 }

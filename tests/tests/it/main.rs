@@ -19,4 +19,5 @@ mod observe;
 mod pods;
 mod snapshots;
 mod terminal;
+mod tokens;
 mod up;

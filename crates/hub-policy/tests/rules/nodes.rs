@@ -196,7 +196,7 @@ async fn a_node_does_not_say_what_may_run_on_it() {
 
 #[tokio::test]
 async fn a_node_that_was_given_its_taint_writes_itself_back_and_does_not_take_it_away() {
-    let hub = Hub::start().await;
+    let hub = Hub::joined().await;
     let gw = &node("gw-1");
     let own = "/api/v1/nodes/gw-1";
     let not_ready = json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]);
@@ -410,4 +410,40 @@ async fn a_node_reports_events_as_itself_about_its_own() {
     let controllers = Identity::controllers();
     hub.check(&controllers, "POST", events, event("f", "", "Node", "gw-1"), 201).await;
     hub.check(one, "PATCH", &format!("{events}/f"), forged, 403).await;
+}
+
+#[tokio::test]
+async fn a_node_gets_tokens_for_its_own_pods_and_for_nothing_else() {
+    let hub = Hub::joined().await;
+    const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
+    for name in ["default", "other"] {
+        hub.create(ACCOUNTS, json!({"metadata": {"name": name}})).await;
+    }
+    let own = hub.create(PODS, pod("own", "gw-1")).await;
+    let foreign = hub.create(PODS, pod("foreign", "gw-2")).await;
+    let volumes = own["spec"]["volumes"].as_array().unwrap();
+    assert!(volumes.iter().any(|volume| volume["name"].as_str().unwrap().starts_with("kube-api-access-")), "{own}");
+    let request = |pod: &Value, uid: &Value| {
+        let bound = json!({"apiVersion": "v1", "kind": "Pod", "name": pod["metadata"]["name"], "uid": uid});
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"boundObjectRef": bound}})
+    };
+    let good = request(&own, &own["metadata"]["uid"]);
+    let (gw_1, gw_2) = (&node("gw-1"), &node("gw-2"));
+    let token = |account: &str| format!("{ACCOUNTS}/{account}/token");
+    let issued = hub.check(gw_1, "POST", &token("default"), good.clone(), 201).await;
+    assert!(issued.body["status"]["token"].as_str().is_some_and(|token| token.len() > 100), "{}", issued.body);
+    let mut audience = good.clone();
+    audience["spec"]["audiences"] = json!(["bank.example"]);
+    for (who, account, asked, part) in [
+        (gw_1, "default", request(&own, &"another".into()), "does not match the UID"),
+        (gw_1, "default", request(&own, &Value::Null), "without a uid"),
+        (gw_1, "default", request(&foreign, &foreign["metadata"]["uid"]), "on a different node"),
+        (gw_1, "default", json!({"spec": {}}), "not bound to a pod"),
+        (gw_1, "default", audience, "not authorized to request tokens for this audience"),
+        (gw_1, "other", good.clone(), "no relationship found"),
+        (gw_2, "default", good, "on a different node"),
+    ] {
+        let answer = hub.check(who, "POST", &token(account), asked, 403).await;
+        assert!(answer.message().contains(part), "{part}: {}", answer.message());
+    }
 }
