@@ -27,7 +27,8 @@ const PLACED_WITHIN: Duration = Duration::from_secs(5);
 const REASON: &str = "NoScheduler";
 const MESSAGE: &str = "this hub places no pods by itself; set spec.nodeName, or use a DaemonSet";
 /// What more keeps a pod from running anywhere.
-const NO_CONTAINERS: &str = "; and no node runs container images yet: set spec.runtimeClassName to selvedge-process or selvedge-wasm";
+const NO_CONTAINERS: &str =
+    "; and no node runs container images yet: set spec.runtimeClassName to selvedge-process or selvedge-wasm";
 
 /// The controller.
 pub(crate) struct Pods {

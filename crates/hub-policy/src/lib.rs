@@ -109,8 +109,5 @@ pub fn server_config(store: Store, hub_names: Vec<String>, access: &Access) -> (
 
 /// Roles, service accounts and tokens of a hub.
 pub fn access(key: TokenKey, ca_pem: &str) -> Access {
-    Access::new(AccessOptions {
-        root_ca: Some(ca_pem.into()),
-        ..AccessOptions::new(Issuer::new(ISSUER, key))
-    })
+    Access::new(AccessOptions { root_ca: Some(ca_pem.into()), ..AccessOptions::new(Issuer::new(ISSUER, key)) })
 }

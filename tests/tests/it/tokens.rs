@@ -46,9 +46,11 @@ spec:
 }
 
 fn read_when_done(out: &Path, file: &str) -> Result<Option<String>> {
-    eventually(&format!("the end of the copying to {}", out.display()), PATIENCE, || match out.join("done").exists() {
-        true => Ok(()),
-        false => Err("not yet"),
+    eventually(&format!("the end of the copying to {}", out.display()), PATIENCE, || {
+        match out.join("done").exists() {
+            true => Ok(()),
+            false => Err("not yet"),
+        }
     })?;
     Ok(std::fs::read_to_string(out.join(file)).ok())
 }

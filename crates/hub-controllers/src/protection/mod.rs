@@ -5,7 +5,7 @@
 //! it. One that came without it, as from before there was that plug-in, gets it here.
 //!
 //! A pod uses its claims from when it is placed until it is deleted, also after it has ended: only then is it sure that its
-//! node has let go of them. A pod that was never placed uses none: no kubelet starts a pod whose claim waits for its deletion.
+//! node has released them. A pod that was never placed uses none: no kubelet starts a pod whose claim waits for its deletion.
 //!
 //! Pods are found by their claims, and a change of a pod concerns its own claims only when these are about to be deleted.
 
@@ -188,7 +188,7 @@ impl Reconciler for Protection {
 
     fn observe(&self, event: &Event, queue: &Queue<Key>) {
         match event {
-            // Users may be gone that nobody saw go.
+            // Users may have been deleted unseen.
             Event::Listed(..) => {
                 for kind in PROTECTED {
                     let all = self.context.reader.list(*kind, None);

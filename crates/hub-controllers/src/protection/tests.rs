@@ -86,7 +86,7 @@ async fn what_came_without_its_finalizer_gets_it_and_is_released_with_its_last_u
     api.context.writer.delete(Kind::Pod, &pod, Some(0)).await.unwrap();
     let change = Change { kind: Kind::Pod, previous: before, current: None };
     protection.observe(&Event::Changed(change), &queue);
-    assert_eq!(queue.next().await, Some(key.clone()), "the last user has gone");
+    assert_eq!(queue.next().await, Some(key.clone()), "the last user was deleted");
     protection.reconcile(&key).await.unwrap();
     assert_eq!(finalizers(&api, &key).await, Some(json!(["x.io/mine"])), "the finalizers of others stay");
 }

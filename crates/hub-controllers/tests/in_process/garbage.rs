@@ -396,7 +396,7 @@ async fn make_object(api: &Api<DynamicObject>, object: Value) -> Value {
     serde_json::to_value(made).expect("an object")
 }
 
-async fn is_gone(api: &Api<DynamicObject>, name: &str) {
+async fn is_deleted(api: &Api<DynamicObject>, name: &str) {
     for _ in 0..3000 {
         if api.get_opt(name).await.expect("the API answers").is_none() {
             return;
@@ -432,13 +432,13 @@ async fn kinds_that_nothing_acts_on_own_and_are_owned() {
         let owner = make_object(&deployments, deployment(name)).await;
         make_object(&sets, set(name, owned("Deployment", "apps/v1", &owner))).await;
         deployments.delete(name, &params).await.expect("the API deletes it");
-        is_gone(&deployments, name).await;
+        is_deleted(&deployments, name).await;
         match name {
             "orphan" => {
                 let kept = sets.get(name).await.expect("it stays");
                 assert_eq!(kept.metadata.owner_references, None);
             }
-            _ => is_gone(&sets, name).await,
+            _ => is_deleted(&sets, name).await,
         }
     }
     let service =

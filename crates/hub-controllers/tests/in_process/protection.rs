@@ -94,9 +94,9 @@ async fn a_reader_finds_pods_by_their_claims() {
     let ephemeral = json!([{"name": "scratch", "ephemeral": {"volumeClaimTemplate": template}}]);
     hub.make(Kind::Pod, pod("one", "gw-1", named.clone())).await;
     hub.make(Kind::Pod, pod("two", "gw-1", ephemeral)).await;
-    let mut elsewhere = pod("three", "gw-1", named);
-    elsewhere["metadata"]["namespace"] = json!("line-2");
-    hub.make(Kind::Pod, elsewhere).await;
+    let mut other = pod("three", "gw-1", named);
+    other["metadata"]["namespace"] = json!("line-2");
+    hub.make(Kind::Pod, other).await;
     let shutdown = tokio_util::sync::CancellationToken::new();
     let client = hub.client();
     let watches = hub_controllers::runtime::Reflector::start(&client, &[Kind::Pod], &shutdown);

@@ -208,7 +208,7 @@ async fn a_node_that_was_given_its_taint_writes_itself_back_and_does_not_take_it
     let mut without = written.body.clone();
     without["spec"]["taints"] = Value::Null;
     hub.check(gw, "PUT", own, without, 403).await;
-    // What it has read is old: it reads again, and is not told that it may not.
+    // What it has read is old: it reads again, and is not rejected for it.
     let changed = hub.call("PATCH", own, json!({"spec": {"taints": []}})).await;
     assert_eq!(changed.code, 200);
     hub.check(gw, "PUT", own, written.body, 409).await;
