@@ -40,7 +40,7 @@ pub(crate) struct CustomResource {
     pub name: Arc<str>,
     pub group: Arc<str>,
     pub resources: Vec<Arc<ResourceInfo>>,
-    /// The schema of each served version as OpenAPI documents carry it, compressed: descriptions are large and rarely read.
+    /// The schema of each served version as its author wrote it, compressed: descriptions are large and rarely read.
     pub openapi: Vec<OpenApiSchema>,
 }
 
@@ -48,6 +48,7 @@ pub(crate) struct CustomResource {
 #[derive(Debug)]
 pub(crate) struct OpenApiSchema {
     pub version: Arc<str>,
+    /// Of all that a document shows of this version.
     pub hash: u64,
     pub bytes: Vec<u8>,
 }
@@ -103,7 +104,7 @@ pub(crate) fn read(crd: &Value) -> Result<CustomResource, Vec<FieldError>> {
         let structural =
             Structural::read(schema, scale).map_err(|error| vec![FieldError::forbidden(path, base_chain(&error))])?;
         let name: Arc<str> = version.text("name").into();
-        openapi.push(OpenApiSchema::new(Arc::clone(&name), schema));
+        openapi.push(OpenApiSchema::new(Arc::clone(&name), schema, version, spec));
         resources.push(Arc::new(ResourceInfo {
             group: group.into(),
             version: name,
@@ -227,9 +228,11 @@ fn storage_hash(group: &str, version: &str, kind: &str) -> Arc<str> {
 }
 
 impl OpenApiSchema {
-    fn new(version: Arc<str>, schema: &Value) -> Self {
-        let text = schema.to_string();
-        Self { version, hash: crate::openapi::hash(text.as_bytes()), bytes: crate::openapi::compress(&text) }
+    fn new(name: Arc<str>, schema: &Value, version: &Value, spec: &Value) -> Self {
+        // Documents show names and scope as well.
+        let shown = [version, spec.part("names"), spec.part("scope"), spec.part("group")].map(Value::to_string);
+        let hash = crate::openapi::hash(shown.concat().as_bytes());
+        Self { version: name, hash, bytes: crate::openapi::compress(&schema.to_string()) }
     }
 }
 

@@ -306,13 +306,6 @@ impl ResourceInfo {
             Schema::Custom(_) => None,
         }
     }
-
-    pub(crate) fn definition_name(&self) -> Option<&'static str> {
-        match &self.schema {
-            Schema::Builtin(of) => Some(of.name()),
-            Schema::Custom(_) => None,
-        }
-    }
 }
 
 impl SelectableField {

@@ -25,6 +25,7 @@ mod patch;
 pub mod protobuf;
 pub mod types;
 mod warnings;
+pub mod yaml;
 
 pub use api_kube::names::{is_dns_label, is_dns_subdomain, is_label_value, is_qualified_name};
 pub use budget::{Budget, BudgetExceeded};

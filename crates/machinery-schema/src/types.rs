@@ -429,6 +429,16 @@ pub fn openapi_document(name: &str) -> Option<&'static [u8]> {
     Some(DOCUMENTS[position].1)
 }
 
+/// The names of all such documents, sorted.
+pub fn openapi_documents() -> impl Iterator<Item = &'static str> {
+    DOCUMENTS.iter().map(|(name, _)| *name)
+}
+
+/// The OpenAPI v2 document as kube-apiserver publishes it, gzipped: some 220 KiB of the program.
+pub fn openapi_v2_document() -> &'static [u8] {
+    include_bytes!("../definitions/openapi-v2.json.gz")
+}
+
 /// The type of every kind that is served.
 pub fn all_kinds() -> impl Iterator<Item = Type> {
     KINDS.iter().map(|row| Type(row.of))

@@ -1,26 +1,16 @@
-//! What is served, as documents: health, version, discovery, OpenAPI.
-
-use std::collections::HashMap;
+//! What is served, as documents: health, version, discovery; OpenAPI is in [`crate::documents`].
 
 use base_http::Body;
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
-use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::negotiate::aggregated_discovery;
-use crate::outgoing::BytesKept;
 use crate::request::{Query, Route};
 use crate::server::Inner;
 use crate::status::{self, ApiError, Result};
 
 const AGGREGATED_V2: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const AGGREGATED_V2_BETA1: &str = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
-
-/// Of a shared document each response keeps the frame that is being sent, and the one in the socket.
-const SHARED_BYTES_KEPT: usize = 32 * 1024;
-
-const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// What is answered without asking who calls: version and health show nothing that a port scan would not.
 pub(crate) fn open_to_all(
@@ -64,10 +54,13 @@ pub(crate) fn answer(server: &Inner, route: &Route, request: &Request<()>) -> Re
         }
         Route::Other | Route::Resource(_) => match path.trim_end_matches('/') {
             "/openapi/v3" => Some(status::ok_json(&registry.openapi_index())),
-            "/openapi/v2" => Some(openapi_v2(headers, server.version)),
+            "/openapi/v2" => Some(server.documents.v2(&registry, headers)),
             "/metrics" => Some(status::metrics(server.metrics.encode())),
             "" => Some(status::ok_json(&json!({"paths": root_paths(server)}))),
-            other => server.documents.openapi(&registry, other, headers),
+            other => {
+                let document = other.strip_prefix("/openapi/v3/");
+                document.and_then(|path| server.documents.v3(&registry, path, request.uri().query(), headers))
+            }
         },
     };
     let Some(response) = document else {
@@ -81,70 +74,6 @@ pub(crate) fn answer(server: &Inner, route: &Route, request: &Request<()>) -> Re
         return Err(if is_own { ApiError::no_such_path() } else { ApiError::no_such_page() });
     };
     if request.method() == Method::GET { Ok(response) } else { Err(ApiError::method_not_allowed()) }
-}
-
-/// OpenAPI documents by group and version, as they were made last. One copy serves everybody who reads it, however slowly; a
-/// hub that serves none keeps none.
-#[derive(Default)]
-pub(crate) struct Documents(Mutex<HashMap<(String, String), Document>>);
-
-struct Document {
-    etag: String,
-    bytes: Bytes,
-}
-
-impl Documents {
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.0.lock().len()
-    }
-
-    fn openapi(&self, registry: &machinery_kinds::Registry, path: &str, headers: &HeaderMap) -> Option<Response<Body>> {
-        let segments: Vec<&str> = path.strip_prefix("/openapi/v3/")?.split('/').collect();
-        let (group, version) = match segments.as_slice() {
-            ["api", version] => ("", *version),
-            ["apis", group, version] => (*group, *version),
-            _ => return None,
-        };
-        let etag = format!("\"{}\"", registry.openapi_hash(group, version)?);
-        if is_held(headers, &etag) {
-            return Some(status::not_modified());
-        }
-        let mut documents = self.0.lock();
-        let bytes = match documents.get(&(group.to_owned(), version.to_owned())) {
-            Some(document) if document.etag == etag => document.bytes.clone(),
-            _ => {
-                // Made under the lock, so that many who come at once have it made once. Those of groups that are no longer served are dropped.
-                let bytes = Bytes::from(registry.openapi_document(group, version)?);
-                documents.retain(|(group, version), _| registry.openapi_hash(group, version).is_some());
-                let document = Document { etag: etag.clone(), bytes: bytes.clone() };
-                documents.insert((group.to_owned(), version.to_owned()), document);
-                bytes
-            }
-        };
-        drop(documents);
-        let mut response = status::ok(bytes);
-        response.extensions_mut().insert(BytesKept(SHARED_BYTES_KEPT));
-        if let Ok(value) = HeaderValue::from_str(&etag) {
-            response.headers_mut().insert(header::ETAG, value);
-        }
-        Some(response)
-    }
-}
-
-/// kubectl turns to OpenAPI v2 for a kind that v3 does not have, and needs a document in which it is missing too, to say
-/// its user that there is no such kind. So there is one without kinds; everything else is in v3.
-fn openapi_v2(headers: &HeaderMap, version: &str) -> Response<Body> {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if !accept.contains("proto-openapi") {
-        let info = json!({"title": "Kubernetes", "version": version});
-        return status::ok_json(&json!({"swagger": "2.0", "info": info, "paths": {}, "definitions": {}}));
-    }
-    // Field 1 is `swagger`, field 2 `info` (title, version), field 8 `paths`.
-    const EMPTY_DOCUMENT: &[u8] = b"\x0a\x032.0\x12\x13\x0a\x0aKubernetes\x12\x05v1.36\x42\x00";
-    let mut response = status::ok(Bytes::from_static(EMPTY_DOCUMENT));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(OPENAPI_V2_PROTOBUF));
-    response
 }
 
 fn with_etag(headers: &HeaderMap, text: &str, media: &'static str) -> Response<Body> {

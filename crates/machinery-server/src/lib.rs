@@ -65,6 +65,7 @@ mod crd;
 mod dial;
 mod discovery;
 mod dispatch;
+mod documents;
 mod event_ttl;
 mod flow;
 mod flow_schemas;
@@ -90,7 +91,6 @@ mod typed;
 mod verbs;
 mod virtual_resource;
 mod work;
-mod yaml;
 
 pub use admission::{Admission, AdmissionError, AdmissionRequest, Operation};
 pub use audit::{Audit, AuditEvent, AuditLimits, AuditLog};

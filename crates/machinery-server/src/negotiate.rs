@@ -256,7 +256,7 @@ pub(crate) async fn as_yaml(response: Response<Body>) -> Response<Body> {
         return ApiError::internal("the answer cannot be written as YAML").into_response();
     };
     head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/yaml"));
-    Response::from_parts(head, Body::from(crate::yaml::to_yaml(&value)))
+    Response::from_parts(head, Body::from(machinery_schema::yaml::to_yaml(&value)))
 }
 
 /// An answer that stays JSON though its client prefers protobuf, which takes JSON as well: it is sent while it is made.

@@ -104,7 +104,7 @@ where
 }
 
 /// Whether the client takes gzip; `identity` is what it gets otherwise.
-fn accepts_gzip(headers: &HeaderMap) -> bool {
+pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
     let values = headers.get_all(header::ACCEPT_ENCODING);
     let mut codings = values.iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(','));
     codings.any(|coding| {

@@ -176,7 +176,7 @@ pub(crate) struct Inner {
     /// What waits for clients to take it.
     pub(crate) outgoing: BodyBudget,
     /// OpenAPI documents that were requested, shared by all who read them.
-    pub(crate) documents: discovery::Documents,
+    pub(crate) documents: crate::documents::Documents,
     pub(crate) metrics: Metrics,
     requests: RequestMetrics,
 }
@@ -237,7 +237,7 @@ impl Server {
             heavy: Heavy::new(),
             changes: Turns::default(),
             outgoing: BodyBudget::new(outgoing::BUDGET),
-            documents: discovery::Documents::default(),
+            documents: crate::documents::Documents::default(),
             metrics: config.metrics,
         });
         metrics::register(&inner.metrics, &inner);

@@ -1,6 +1,6 @@
 //! What kubectl looks for in the documents.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, io::Read as _};
 
 use serde_json::{Value, json};
 
@@ -13,7 +13,8 @@ fn registry() -> Registry {
 }
 
 fn document(group: &str) -> Value {
-    let text = registry().openapi_document(group, "v1").expect("served");
+    let path = if group.is_empty() { "api/v1".to_owned() } else { format!("apis/{group}/v1") };
+    let text = registry().openapi_document(&path).expect("served");
     serde_json::from_str(&text).expect("documents are JSON")
 }
 
@@ -45,7 +46,7 @@ fn every_reference_of_every_document_leads_somewhere() {
 fn a_patch_operation_says_what_the_server_offers() {
     for (group, path, kinds) in [
         ("", "/api/v1/namespaces/{namespace}/pods/{name}", 4),
-        ("example.com", "/apis/example.com/v1/namespaces/{namespace}/widgets/{name}", 2),
+        ("example.com", "/apis/example.com/v1/namespaces/{namespace}/widgets/{name}", 3),
     ] {
         let document = document(group);
         let patch = &document["paths"][path]["patch"];
@@ -84,7 +85,85 @@ fn an_address_changes_with_its_document() {
     let url = |registry: &Registry, path: &str| registry.openapi_index()["paths"][path]["serverRelativeURL"].clone();
     assert_eq!(url(&before, "api/v1"), url(&after, "api/v1"));
     assert_ne!(url(&before, "apis/example.com/v1"), url(&after, "apis/example.com/v1"));
-    let hash = after.openapi_hash("example.com", "v1").expect("served");
+    let hash = after.openapi_hash("apis/example.com/v1").expect("served");
     assert!(url(&after, "apis/example.com/v1").as_str().is_some_and(|url| url.ends_with(&hash)));
-    assert!(after.openapi_document("example.com", "v2").is_none());
+    assert!(after.openapi_document("apis/example.com/v2").is_none());
+}
+
+/// What a kube-apiserver 1.36 with default settings publishes of some definitions: their texts, and of whole documents the
+/// hashes; those of protobuf with the keys of YAML sorted, which in two groups of built-in kinds they are not.
+fn recorded() -> Value {
+    let packed = include_bytes!("../../../../tests/data/kubernetes/openapi/custom-1.36.json.gz");
+    serde_json::from_str(&super::unzip(packed)).expect("the recording is JSON")
+}
+
+fn recorded_registry(recorded: &Value) -> Registry {
+    let mut registry = Registry::builtin();
+    for crd in recorded["definitions"].as_array().expect("a list") {
+        registry.install_crd(crd).expect("kube-apiserver took it");
+    }
+    registry
+}
+
+fn inflated(packed: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    flate2::read::GzDecoder::new(packed).read_to_end(&mut bytes).expect("it is gzip");
+    bytes
+}
+
+#[track_caller]
+fn check_text(what: &str, ours: &str, theirs: &str) {
+    let same = ours.bytes().zip(theirs.bytes()).take_while(|(one, other)| one == other).count();
+    let around = |text: &str| {
+        String::from_utf8_lossy(&text.as_bytes()[same.saturating_sub(80)..text.len().min(same + 120)]).into_owned()
+    };
+    assert!(ours == theirs, "{what} differs at {same}:\n{}\n{}", around(ours), around(theirs));
+}
+
+#[test]
+fn documents_of_custom_resources_are_upstream_s() {
+    let recorded = recorded();
+    let registry = recorded_registry(&recorded);
+    for (path, theirs) in recorded["v3"].as_object().expect("documents by path") {
+        let ours = registry.openapi_document(path).expect("served");
+        check_text(path, &ours, theirs.as_str().expect("a text"));
+    }
+    let v2 = inflated(&registry.openapi_v2());
+    let v2 = String::from_utf8(v2).expect("JSON is text");
+    let document: std::collections::BTreeMap<String, Box<super::RawValue>> =
+        serde_json::from_str(&v2).expect("it is JSON");
+    for part in ["paths", "definitions"] {
+        let ours: super::Texts<'_> = serde_json::from_str(document[part].get()).expect("it is JSON");
+        for (name, theirs) in recorded["v2"][part].as_object().expect("texts by name") {
+            check_text(name, ours[name].get(), theirs.as_str().expect("a text"));
+        }
+    }
+    assert_eq!(super::hash(v2.as_bytes()).to_string(), recorded["hashes"]["json"], "the whole document");
+    let protobuf = inflated(&registry.openapi_v2_protobuf());
+    assert_eq!(super::hash(&protobuf).to_string(), recorded["hashes"]["protobuf"], "the whole document");
+}
+
+#[test]
+fn the_document_of_built_in_kinds_is_upstream_s_in_both_forms() {
+    let (registry, recorded) = (Registry::builtin(), recorded());
+    let json = inflated(&registry.openapi_v2());
+    assert_eq!(super::hash(&json).to_string(), recorded["hashes"]["json-of-built-in"]);
+    let protobuf = inflated(&registry.openapi_v2_protobuf());
+    assert_eq!(super::hash(&protobuf).to_string(), recorded["hashes"]["protobuf-of-built-in"]);
+}
+
+#[test]
+fn the_hash_of_v2_changes_with_names_and_scope() {
+    let hash = |change: fn(&mut Value)| {
+        let mut crd = crate::registry::tests::widgets();
+        change(&mut crd);
+        let mut registry = Registry::builtin();
+        registry.install_crd(&crd).expect("still good");
+        registry.openapi_v2_hash()
+    };
+    let before = hash(|_| {});
+    assert_eq!(before, hash(|_| {}));
+    assert_ne!(before, Registry::builtin().openapi_v2_hash());
+    assert_ne!(before, hash(|crd| crd["spec"]["scope"] = json!("Cluster")));
+    assert_ne!(before, hash(|crd| crd["spec"]["names"]["listKind"] = json!("Widgetses")));
 }

@@ -186,6 +186,56 @@ async fn everybody_reads_the_same_copy_of_a_document() {
 }
 
 #[tokio::test]
+async fn the_document_of_all_kinds_is_negotiated_tagged_and_compressed() {
+    const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    let hub = Hub::start().await;
+    let fetch = async |path: &str, headers: &[(&str, &str)]| {
+        let mut request = Request::get(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = hub.raw(Some(&Identity::controllers()), request.body(String::new()).unwrap()).await;
+        let (head, body) = response.into_parts();
+        let header = move |name: &str| head.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+        (head.status.as_u16(), header, body.collect().await.unwrap().to_bytes())
+    };
+    let v2 = "/openapi/v2";
+    let (code, header, plain) = fetch(v2, &[]).await;
+    assert_eq!((code, header("content-type").as_deref()), (200, Some("application/json")));
+    assert_eq!(header("content-length"), Some(plain.len().to_string()));
+    assert!(header("last-modified").is_some_and(|time| time.ends_with(" GMT")));
+    let document: Value = serde_json::from_slice(&plain).unwrap();
+    assert_eq!(document["swagger"], "2.0");
+    assert!(document["definitions"]["io.k8s.api.core.v1.Pod"]["properties"]["spec"].is_object());
+    let (tag, time) = (header("etag").unwrap(), header("last-modified").unwrap());
+    let (_, header, packed) = fetch(v2, &[("accept-encoding", "gzip"), ("accept", "text/html, */*;q=0.1")]).await;
+    assert_eq!(header("content-encoding").as_deref(), Some("gzip"));
+    let mut unpacked = Vec::new();
+    flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut unpacked).unwrap();
+    assert_eq!(unpacked, plain);
+    let (_, header, protobuf) = fetch(v2, &[("accept", PROTOBUF)]).await;
+    assert_eq!(header("content-type").as_deref(), Some(PROTOBUF.replace('@', ".").as_str()));
+    assert_eq!(header("etag"), Some(tag.clone()), "both forms are of one document");
+    assert!(protobuf.starts_with(b"\x0a\x032.0"));
+    assert_eq!(fetch(v2, &[("if-none-match", &tag)]).await.0, 304);
+    assert_eq!(fetch(v2, &[("if-modified-since", &time)]).await.0, 304);
+    assert_eq!(fetch(v2, &[("accept", "text/plain")]).await.0, 406);
+    hub.create(CRDS, super::objects::gadget_crd()).await;
+    let (_, header, changed) = fetch(v2, &[("if-none-match", &tag)]).await;
+    assert_ne!(header("etag"), Some(tag));
+    let document: Value = serde_json::from_slice(&changed).unwrap();
+    assert!(document["definitions"]["org.example.v1.Gadget"]["properties"]["spec"].is_object());
+
+    let (_, header, _) = fetch("/openapi/v3/apis/apps/v1?hash=1", &[]).await;
+    let url = header("location").expect("the address of the document as it is");
+    let (code, header, _) = fetch(&url, &[]).await;
+    assert_eq!((code, header("cache-control").as_deref()), (200, Some("public, immutable")));
+    assert!(header("expires").is_some());
+    assert_eq!(fetch("/openapi/v3/apis/apps/v1", &[("accept", "text/plain")]).await.0, 406);
+    assert_eq!(fetch("/openapi/v3/apis/apps", &[]).await.0, 200);
+}
+
+#[tokio::test]
 async fn a_review_is_small_and_counted() {
     let hub = Hub::start().await;
     let token = Identity::new("system:bootstrap:abcdef", [crate::GROUP_BOOTSTRAPPERS]);

@@ -7,16 +7,34 @@ use std::cmp::Ordering;
 
 use serde_json::Value;
 
+/// How a library of Go lays a document out: they agree on what must be quoted but for single letters and words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layout {
+    /// What API servers answer with: two spaces, lists below their keys without any, lines folded behind [`WIDTH`].
+    Answers,
+    /// What is within OpenAPI documents: four spaces, lists too, no line folded, keys in the order of their bytes.
+    Documents,
+}
+
 /// Behind this column a line is folded at the next space.
 const WIDTH: usize = 80;
 
-/// Writes a document.
-pub(crate) fn to_yaml(value: &Value) -> String {
-    let mut writer = Writer { out: String::new(), column: 0 };
+/// Writes a document as API servers answer with it.
+pub fn to_yaml(value: &Value) -> String {
+    write(value, Layout::Answers)
+}
+
+/// Writes a value as OpenAPI documents in protobuf have it where they do not know its type.
+pub fn to_yaml_of_documents(value: &Value) -> String {
+    write(value, Layout::Documents)
+}
+
+fn write(value: &Value, layout: Layout) -> String {
+    let mut writer = Writer { layout, out: String::new(), column: 0 };
     match value {
         Value::Object(members) if !members.is_empty() => writer.mapping(members, 0),
         Value::Array(items) if !items.is_empty() => writer.sequence(items, 0),
-        scalar => writer.scalar(scalar, 0),
+        scalar => writer.scalar(scalar, if layout == Layout::Answers { 0 } else { 4 }),
     }
     if !writer.out.ends_with('\n') {
         writer.out.push('\n');
@@ -25,6 +43,7 @@ pub(crate) fn to_yaml(value: &Value) -> String {
 }
 
 struct Writer {
+    layout: Layout,
     out: String,
     /// Characters in the current line.
     column: usize,
@@ -47,7 +66,15 @@ impl Writer {
     /// The members of an object, the first where the writer is.
     fn mapping(&mut self, members: &serde_json::Map<String, Value>, indent: usize) {
         let mut keys: Vec<&String> = members.keys().collect();
-        keys.sort_by(|left, right| compare_keys(left, right));
+        match self.layout {
+            Layout::Answers => keys.sort_by(|left, right| compare_keys(left, right)),
+            Layout::Documents => keys.sort(),
+        }
+        let (below, of_list) = match self.layout {
+            Layout::Answers => (indent + 2, indent),
+            // The next multiple of four, also from within a list, whose items are indented by two.
+            Layout::Documents => ((indent + 4) / 4 * 4, (indent + 4) / 4 * 4),
+        };
         for (number, key) in keys.into_iter().enumerate() {
             if number > 0 {
                 self.line(indent);
@@ -56,16 +83,16 @@ impl Writer {
             self.write(":");
             match &members[key] {
                 Value::Object(inner) if !inner.is_empty() => {
-                    self.line(indent + 2);
-                    self.mapping(inner, indent + 2);
+                    self.line(below);
+                    self.mapping(inner, below);
                 }
                 Value::Array(items) if !items.is_empty() => {
-                    self.line(indent);
-                    self.sequence(items, indent);
+                    self.line(of_list);
+                    self.sequence(items, of_list);
                 }
                 scalar => {
                     self.write(" ");
-                    self.scalar(scalar, indent + 2);
+                    self.scalar(scalar, below);
                 }
             }
         }
@@ -102,7 +129,7 @@ impl Writer {
         if text.contains('\n') && form.is_block_allowed && !is_key {
             return self.literal(text, indent);
         }
-        if is_resolved(text) || form.needs_escapes || (text.contains('\n') && !form.is_single_allowed) {
+        if self.is_resolved(text) || form.needs_escapes || (text.contains('\n') && !form.is_single_allowed) {
             return self.double(text, indent, is_key);
         }
         if text.contains('\n') {
@@ -127,7 +154,7 @@ impl Writer {
         let mut was_space = false;
         let mut is_first = true;
         while let Some(letter) = letters.next() {
-            let is_foldable = !is_key && letter == ' ' && !was_space && self.column > WIDTH && !is_first;
+            let is_foldable = !is_key && letter == ' ' && !was_space && self.is_full() && !is_first;
             if is_foldable && letters.peek().is_some_and(|next| *next != ' ') {
                 self.line(indent);
             } else {
@@ -140,13 +167,26 @@ impl Writer {
         }
     }
 
+    fn is_full(&self) -> bool {
+        self.layout == Layout::Answers && self.column > WIDTH
+    }
+
+    /// Whether a plain text would be read as something else than a text. The younger library has no words but `true` and
+    /// `false`, and counts in tens alone.
+    fn is_resolved(&self, text: &str) -> bool {
+        const OLD: &[&str] =
+            &["y", "Y", "yes", "Yes", "YES", "on", "On", "ON", "n", "N", "no", "No", "NO", "off", "Off", "OFF"];
+        let is_old = OLD.contains(&text) || is_sixties(text.trim_start_matches(['+', '-']));
+        is_resolved(text) && (self.layout == Layout::Answers || !is_old)
+    }
+
     fn double(&mut self, text: &str, indent: usize, is_key: bool) {
         self.write("\"");
         let letters: Vec<char> = text.chars().collect();
         let mut was_space = false;
         for (at, letter) in letters.iter().enumerate() {
             let is_inside = at > 0 && at + 1 < letters.len();
-            if *letter == ' ' && !is_key && !was_space && self.column > WIDTH && is_inside {
+            if *letter == ' ' && !is_key && !was_space && self.is_full() && is_inside {
                 self.line(indent);
                 if letters[at + 1] == ' ' {
                     self.write("\\");
@@ -162,7 +202,7 @@ impl Writer {
     fn literal(&mut self, text: &str, indent: usize) {
         self.write("|");
         if text.starts_with([' ', '\n']) {
-            self.write("2");
+            self.write(if self.layout == Layout::Answers { "2" } else { "4" });
         }
         match (text.ends_with('\n'), text.ends_with("\n\n") || text == "\n") {
             (false, _) => self.write("-"),
@@ -367,6 +407,17 @@ mod tests {
             "a: \"tab\\there\"\nb: é\nc: \"1e3\"\nd: \"0x1f\"\ne: 1.2.3\n",
         );
         check(json!({"a": "one\ntwo\n", "b": "one\ntwo"}), "a: |\n  one\n  two\nb: |-\n  one\n  two\n");
+    }
+
+    #[test]
+    fn values_within_documents_are_laid_out_by_fours() {
+        let check = |value: Value, expected: &str| assert_eq!(to_yaml_of_documents(&value), expected);
+        check(json!([{"group": "apps", "kind": "A"}]), "- group: apps\n  kind: A\n");
+        check(json!({"a": [1, {"b": {"c": "yes"}}]}), "a:\n    - 1\n    - b:\n        c: yes\n");
+        check(json!("5"), "\"5\"\n");
+        check(json!("a: b"), "'a: b'\n");
+        check(json!({}), "{}\n");
+        check(json!("one\ntwo"), "|-\n    one\n    two\n");
     }
 
     #[test]
