@@ -2,6 +2,7 @@
 //!
 //! Their programs are in `tests/clients` and `tests/charts`; each of them judges for itself and prints what it has seen to work.
 
+mod documents;
 mod kube_rs;
 
 use std::path::PathBuf;
