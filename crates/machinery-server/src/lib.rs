@@ -81,6 +81,7 @@ mod owners;
 mod protobuf;
 mod pump;
 mod reindex;
+mod repeats;
 mod request;
 mod reviews;
 mod selector;

@@ -377,6 +377,12 @@ const YAML_EVENT_BYTES: usize = 16;
 /// times, would be 64 MiB of an object that nobody wrote.
 pub(crate) fn yaml(body: &Bytes, values_max: usize) -> Result<Value> {
     let text = std::str::from_utf8(body).map_err(|_| ApiError::bad_request("the body is not UTF-8"))?;
+    serde_saphyr::from_str_with_options(text, yaml_options(text, values_max))
+        .map_err(|error| ApiError::bad_request(format!("error decoding the body as YAML: {error}")))
+}
+
+/// How YAML is read: of keys that are there twice the last counts, as in JSON, and [`crate::repeats`] finds them.
+pub(crate) fn yaml_options(text: &str, values_max: usize) -> serde_saphyr::Options {
     let bytes_max = YAML_EXPANSION_MAX.saturating_mul(text.len().max(YAML_BYTES_MIN));
     let budget = serde_saphyr::budget! {
         max_documents: 1,
@@ -387,8 +393,8 @@ pub(crate) fn yaml(body: &Bytes, values_max: usize) -> Result<Value> {
         max_recorded_anchor_bytes: bytes_max,
         max_total_comment_bytes: bytes_max,
     };
-    serde_saphyr::from_str_with_options(text, serde_saphyr::options! { budget: budget })
-        .map_err(|error| ApiError::bad_request(format!("error decoding the body as YAML: {error}")))
+    let duplicate_keys = serde_saphyr::DuplicateKeyPolicy::PassThrough;
+    serde_saphyr::options! { budget: budget, duplicate_keys: duplicate_keys }
 }
 
 /// An object's metadata alone, from the stored bytes; nothing when they cannot be read.

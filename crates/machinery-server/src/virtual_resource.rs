@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::negotiate::decode_body;
 use crate::object::{metadata, timestamp};
+use crate::repeats::Repeats;
 use crate::request::{FieldValidation, Query};
 use crate::status::{ApiError, Result};
 use crate::{AdmissionError, AdmissionRequest};
@@ -48,6 +49,7 @@ impl VirtualKind {
         warnings: &mut Vec<String>,
     ) -> Result<Value> {
         let mut object = decode_body(headers, body, values_max)?;
+        let repeats = Repeats::of(headers, body, &object, validation);
         let Self { version, kind, .. } = self;
         let api_version = self.api_version();
         let fields = object.as_object_mut().ok_or_else(|| ApiError::bad_request("the body must be an object"))?;
@@ -76,15 +78,14 @@ impl VirtualKind {
         };
         if let Some(of) = self.type_of() {
             let unknown = machinery_kinds::decode_type(of, &mut object).map_err(|error| refused(&error.to_string()))?;
+            let repeats = repeats.without(&unknown);
             match validation {
                 FieldValidation::Strict => {
-                    if let Some(error) = machinery_kinds::strict_decoding_error(&unknown) {
+                    if let Some(error) = repeats.strict_error(&unknown) {
                         return Err(refused(&error));
                     }
                 }
-                FieldValidation::Warn => {
-                    warnings.extend(unknown.iter().map(|path| format!("unknown field {path:?}")));
-                }
+                FieldValidation::Warn => warnings.extend(repeats.warnings(&unknown)),
                 FieldValidation::Ignore => {}
             }
         }

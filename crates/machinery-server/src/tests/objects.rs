@@ -95,6 +95,64 @@ async fn unknown_fields_are_rejected_reported_or_dropped_as_the_client_wants() {
 }
 
 #[tokio::test]
+async fn fields_that_are_there_twice_are_rejected_reported_or_overwritten_as_the_client_wants() {
+    let hub = Hub::start().await;
+    let admin = Identity::controllers();
+    let send =
+        async |method: &str, path: &str, media: &str, text: &str| hub.send(&admin, method, path, media, text).await;
+    let json = r#"{"metadata":{"name":"a","labels":{"x":"1","x":"2"}},"data":{"k":"1"},"data":{"k":"2"},"nope":{"y":1,"y":2}}"#;
+    let strict = send("POST", &format!("{CONFIG_MAPS}?fieldValidation=Strict"), "application/json", json).await;
+    let said =
+        r#"strict decoding error: duplicate field "metadata.labels.x", duplicate field "data", unknown field "nope""#;
+    strict.check(400, "BadRequest", said);
+    let warned = send("POST", &format!("{CONFIG_MAPS}?dryRun=All"), "application/json", json).await;
+    let said: Vec<&str> = warned.warnings.iter().map(String::as_str).collect();
+    let expected = [
+        r#"299 - "duplicate field \"metadata.labels.x\"""#,
+        r#"299 - "duplicate field \"data\"""#,
+        r#"299 - "unknown field \"nope\"""#,
+    ];
+    assert_eq!((warned.code, said.as_slice()), (201, &expected[..]));
+    let ignored = send("POST", &format!("{CONFIG_MAPS}?fieldValidation=Ignore"), "application/json", json).await;
+    assert_eq!((ignored.code, ignored.warnings.len(), &ignored.body["data"]["k"]), (201, 0, &json!("2")));
+
+    let yaml = "metadata:\n  name: b\ndata: {k: '1', k: '2'}\n";
+    let strict = send("POST", &format!("{CONFIG_MAPS}?fieldValidation=Strict"), "application/yaml", yaml).await;
+    strict.check(
+        400,
+        "BadRequest",
+        "strict decoding error: yaml: unmarshal errors:\n  line 3: key \"k\" already set in map",
+    );
+    let warned = send("POST", CONFIG_MAPS, "application/yaml", yaml).await;
+    assert_eq!((warned.code, &warned.body["data"]["k"]), (201, &json!("2")));
+    assert_eq!(warned.warnings, [r#"299 - "line 3: key \"k\" already set in map""#]);
+
+    let a = format!("{CONFIG_MAPS}/a?fieldValidation=Strict");
+    let twice = r#"{"data":{"k":"3","k":"4"}}"#;
+    let patched = send("PATCH", &a, "application/merge-patch+json", twice).await;
+    patched.check(422, "Invalid", r#"strict decoding error: duplicate field "data.k""#);
+    let operations = r#"[{"op":"add","op":"add","path":"/data/k","value":"5"}]"#;
+    let patched = send("PATCH", &a, "application/json-patch+json", operations).await;
+    patched.check(422, "Invalid", r#"strict decoding error: json patch duplicate field "[0].op""#);
+    let config = "apiVersion: v1\nkind: ConfigMap\ndata:\n  z: '1'\n  z: '2'\n";
+    let applied = send("PATCH", &format!("{a}&fieldManager=m"), "application/apply-patch+yaml", config).await;
+    let said = "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  line 5: key \"z\" already set in map";
+    applied.check(400, "BadRequest", said);
+    let applied =
+        send("PATCH", &format!("{CONFIG_MAPS}/a?fieldManager=m"), "application/apply-patch+yaml", config).await;
+    assert_eq!((applied.code, &applied.body["data"]["z"]), (200, &json!("2")));
+    assert_eq!(applied.warnings, [r#"299 - "line 5: key \"z\" already set in map""#]);
+
+    // Of a custom resource everything is read, whether it is known or not.
+    hub.create(CRDS, gadget_crd()).await;
+    let gadget = r#"{"metadata":{"name":"g"},"spec":{"size":1,"size":2,"nope":{"y":1,"y":2}}}"#;
+    let gadgets = "/apis/example.org/v1/namespaces/default/gadgets?fieldValidation=Strict";
+    let strict = send("POST", gadgets, "application/json", gadget).await;
+    let said = r#"strict decoding error: duplicate field "spec.size", duplicate field "spec.nope.y", unknown field "spec.nope""#;
+    strict.check(400, "BadRequest", said);
+}
+
+#[tokio::test]
 async fn a_dry_run_leaves_nothing_behind() {
     let hub = Hub::start().await;
     let dry = hub.call("POST", &format!("{CONFIG_MAPS}?dryRun=All"), config_map("a", json!({}), json!({}))).await;

@@ -14,6 +14,7 @@ use super::write::{PutError, decode_stored, shown_name};
 use crate::admission::Operation;
 use crate::object::{is_terminating, metadata, name_of, text_at, timestamp};
 use crate::owners::Owners;
+use crate::repeats::Repeats;
 use crate::request::WriteOptions;
 use crate::server::Context;
 use crate::status::{ApiError, Result};
@@ -36,7 +37,8 @@ pub(crate) async fn create(context: &Context<'_>, body: &Bytes) -> Result<Respon
     let options = WriteOptions::parse(&context.query, "CreateOptions")?;
     let mut object = context.decode_body(body)?;
     let mut warnings = Vec::new();
-    context.read(&mut object, options.field_validation, &mut warnings)?;
+    let repeats = Repeats::of(&context.headers, body, &object, options.field_validation);
+    context.read(&mut object, repeats, options.field_validation, &mut warnings)?;
     context.settle_namespace(&mut object)?;
     warnings.extend(dedup_owner_references(&mut object, false));
     let managed = Owners::of(context).create(&mut object)?;

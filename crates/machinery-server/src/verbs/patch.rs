@@ -15,6 +15,7 @@ use crate::heavy::values_max;
 use crate::negotiate::{content_type, yaml};
 use crate::object::{metadata, name_of, text_at, uid_of};
 use crate::owners::Owners;
+use crate::repeats::Repeats;
 use crate::request::{FieldValidation, WriteOptions};
 use crate::server::Context;
 use crate::status::{ApiError, Result};
@@ -59,10 +60,13 @@ pub(crate) async fn patch(context: &Context<'_>, body: &Bytes) -> Result<Respons
             false => patched(&language, &patch, old)?,
         };
         let mut changed = Changed::to(Value::Null);
-        read(&context.info, &language, options, &mut new, &mut changed.warnings).map_err(|error| match error {
-            Unreadable::Refused(why) => unreadable(&context.info, &language, &patch, old, held, &why),
-            Unreadable::Failed(error) => error,
-        })?;
+        let repeats = repeats(&language, body, &patch, options);
+        read(&context.info, &language, options, repeats, &mut new, &mut changed.warnings).map_err(
+            |error| match error {
+                Unreadable::Refused(why) => unreadable(&context.info, &language, &patch, old, held, &why),
+                Unreadable::Failed(error) => error,
+            },
+        )?;
         settle(context, &mut new)?;
         // A patch that leaves the revision alone does not insist on it.
         if text_at(&new, "/metadata/resourceVersion") == text_at(old, "/metadata/resourceVersion") {
@@ -156,11 +160,32 @@ pub(super) fn patched(language: &Language, patch: &Value, old: &Value) -> Result
     })
 }
 
+/// What a patch has twice; an apply is looked at when it was done.
+pub(super) fn repeats(language: &Language, body: &Bytes, patch: &Value, options: WriteOptions) -> Repeats {
+    match language {
+        Language::Json => Repeats::of_json_patch(body, patch, options.field_validation),
+        Language::Merge | Language::Strategic(_) => Repeats::of_json(body, patch, options.field_validation),
+        Language::Apply => Repeats::default(),
+    }
+}
+
+/// What is said of a configuration that has something twice, once it could be applied.
+pub(super) fn applied_repeats(body: &Bytes, options: WriteOptions) -> Result<Vec<String>> {
+    let repeats = Repeats::of_yaml(body, options.field_validation);
+    match (options.field_validation, repeats.yaml_error()) {
+        (FieldValidation::Strict, Some(why)) => {
+            Err(ApiError::bad_request(format!("error strict decoding YAML: error converting YAML to JSON: {why}")))
+        }
+        _ => Ok(repeats.warnings(&[]).collect()),
+    }
+}
+
 /// Reads what a patch made. What is wrong with it is wrong with the patch.
 pub(super) fn read(
     info: &ResourceInfo,
     language: &Language,
     options: WriteOptions,
+    repeats: Repeats,
     new: &mut Value,
     warnings: &mut Vec<String>,
 ) -> std::result::Result<(), Unreadable> {
@@ -175,11 +200,11 @@ pub(super) fn read(
     let unknown = info.decode(new).map_err(|error| Unreadable::Refused(error.to_string()))?;
     match options.field_validation {
         FieldValidation::Strict => {
-            if let Some(why) = machinery_kinds::strict_decoding_error(&unknown) {
+            if let Some(why) = repeats.strict_error(&unknown) {
                 return Err(Unreadable::Refused(why));
             }
         }
-        FieldValidation::Warn => warnings.extend(unknown.iter().map(|path| format!("unknown field {path:?}"))),
+        FieldValidation::Warn => warnings.extend(repeats.warnings(&unknown)),
         FieldValidation::Ignore => {}
     }
     info.apply_defaults(new).map_err(|error| Unreadable::Failed(ApiError::too_large(error.to_string())))
@@ -276,6 +301,7 @@ async fn apply(context: &Context<'_>, options: WriteOptions, body: &Bytes) -> Re
     if is_new {
         let config = decode_config(context, body)?;
         let (mut object, managed) = applied(context, &owners, None, &config, force)?;
+        let warnings = applied_repeats(body, options)?;
         if !uid_of(&object).is_empty() {
             let uid = uid_of(&object);
             let why =
@@ -286,16 +312,17 @@ async fn apply(context: &Context<'_>, options: WriteOptions, body: &Bytes) -> Re
         context.authorize_create()?;
         // No revision can be insisted on of what is not there; upstream does not look.
         metadata(&mut object).remove("resourceVersion");
-        return create_object(context, object, managed, options, Vec::new()).await;
+        return create_object(context, object, managed, options, warnings).await;
     }
     change(context, options, Vec::new(), move |old, held| {
         let config = decode_config(context, body)?;
         let (mut object, managed) = applied(context, &owners, Some((old, held)), &config, force)?;
+        let warnings = applied_repeats(body, options)?;
         settle(context, &mut object)?;
         if text_at(&object, "/metadata/resourceVersion") == text_at(old, "/metadata/resourceVersion") {
             metadata(&mut object).remove("resourceVersion");
         }
-        Ok(Changed { managed: Some(managed), ..Changed::to(object) })
+        Ok(Changed { managed: Some(managed), warnings, ..Changed::to(object) })
     })
     .await
 }

@@ -19,6 +19,7 @@ use crate::heavy::values_max;
 use crate::negotiate::{Arity, Form, MetaVersion, Output, PLAIN};
 use crate::object::{metadata, name_of, text_at, uid_of};
 use crate::owners::Owners;
+use crate::repeats::Repeats;
 use crate::request::{FieldValidation, WriteOptions};
 use crate::server::Context;
 use crate::status::{self, ApiError, Result};
@@ -87,8 +88,9 @@ fn decode(
 ) -> Result<Value> {
     let info = Scale::resource();
     let mut sent = typed::decode(&context.headers, body, values_max(context.identity), &info.kind)?;
+    let repeats = Repeats::of(&context.headers, body, &sent, validation);
     typed::check_kind(&context.server.registry(), typed::Kind::of(info), &mut sent)?;
-    super::write::decode_as(info, &mut sent, validation, warnings)?;
+    super::write::decode_as(info, &mut sent, repeats, validation, warnings)?;
     info.complete(&mut sent);
     Ok(sent)
 }
@@ -105,7 +107,8 @@ pub(crate) async fn patch(context: &Context<'_>, body: &Bytes) -> Result<Respons
         let decoded = patch::decode_patch(&language, options, body)?;
         let mut scale = patch::patched(&language, &decoded, &patch::with_owners(old, held))?;
         let mut warnings = Vec::new();
-        patch::read(info, &language, options, &mut scale, &mut warnings).map_err(|error| match error {
+        let repeats = patch::repeats(&language, body, &decoded, options);
+        patch::read(info, &language, options, repeats, &mut scale, &mut warnings).map_err(|error| match error {
             Unreadable::Refused(why) => patch::unreadable(info, &language, &decoded, old, held, &why),
             Unreadable::Failed(error) => error,
         })?;
@@ -127,7 +130,8 @@ async fn apply(context: &Context<'_>, options: WriteOptions, body: &Bytes) -> Re
         let mut scale = applied.object;
         info.decode(&mut scale).map_err(|error| ApiError::unknown(error.to_string()))?;
         settle(context, old, &mut scale)?;
-        Ok(Written { scale, managed: applied.managed, warnings: Vec::new() })
+        let warnings = patch::applied_repeats(body, options)?;
+        Ok(Written { scale, managed: applied.managed, warnings })
     })
     .await
 }

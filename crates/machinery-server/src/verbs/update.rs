@@ -17,6 +17,7 @@ use crate::crd;
 use crate::object::{is_terminating, metadata, name_of, text_at, uid_of};
 use crate::owners::{Owners, owners_of};
 use crate::reindex::{reindex_all, reselected};
+use crate::repeats::Repeats;
 use crate::request::WriteOptions;
 use crate::server::Context;
 use crate::services::{self, Reservation};
@@ -29,7 +30,8 @@ pub(crate) async fn update(context: &Context<'_>, body: &Bytes) -> Result<Respon
     let options = WriteOptions::parse(&context.query, "UpdateOptions")?;
     let mut sent = context.decode_body(body)?;
     let mut warnings = Vec::new();
-    context.read(&mut sent, options.field_validation, &mut warnings)?;
+    let repeats = Repeats::of(&context.headers, body, &sent, options.field_validation);
+    context.read(&mut sent, repeats, options.field_validation, &mut warnings)?;
     match name_of(&sent) {
         "" => drop(metadata(&mut sent).insert("name".to_owned(), context.name().into())),
         name if name == context.name() => {}

@@ -17,6 +17,7 @@ use crate::heavy::values_max;
 use crate::negotiate::{Arity, BODY_BYTES_MAX, Form, partial_of_bytes, table};
 use crate::object::{Encoded, decode, metadata, name_of, text_at};
 use crate::owners::compact;
+use crate::repeats::Repeats;
 use crate::request::{FieldValidation, WriteOptions};
 use crate::server::{Context, warn};
 use crate::status::{self, ApiError, Result};
@@ -57,11 +58,12 @@ impl Context<'_> {
     pub(crate) fn read(
         &self,
         object: &mut Value,
+        repeats: Repeats,
         validation: FieldValidation,
         warnings: &mut Vec<String>,
     ) -> Result<()> {
         self.check_kind(object)?;
-        self.decode(object, validation, warnings)?;
+        decode_as(&self.info, object, repeats, validation, warnings)?;
         self.apply_defaults(object)
     }
 
@@ -94,16 +96,6 @@ impl Context<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Reads what a client sent: unknown fields are dropped, as the client wants them treated; adds to `warnings`.
-    pub(crate) fn decode(
-        &self,
-        object: &mut Value,
-        validation: FieldValidation,
-        warnings: &mut Vec<String>,
-    ) -> Result<()> {
-        decode_as(&self.info, object, validation, warnings)
     }
 
     /// Decides again whether the caller may do this, now with the stored object in hand: in the step that reads, changes or
@@ -320,10 +312,12 @@ impl Context<'_> {
     }
 }
 
-/// Reads what a client sent as an object of a kind: unknown fields are dropped, as the client wants them treated.
+/// Reads what a client sent as an object of a kind: unknown fields are dropped, as the client wants them treated; `repeats` is
+/// what its text has twice.
 pub(super) fn decode_as(
     info: &ResourceInfo,
     object: &mut Value,
+    repeats: Repeats,
     validation: FieldValidation,
     warnings: &mut Vec<String>,
 ) -> Result<()> {
@@ -333,14 +327,13 @@ pub(super) fn decode_as(
         ApiError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {error}"))
     };
     let unknown = info.decode(object).map_err(|error| refused(&error.to_string()))?;
+    let repeats = if info.is_custom() { repeats } else { repeats.without(&unknown) };
     match validation {
-        FieldValidation::Strict => match machinery_kinds::strict_decoding_error(&unknown) {
+        FieldValidation::Strict => match repeats.strict_error(&unknown) {
             None => {}
             Some(error) => return Err(refused(&error)),
         },
-        FieldValidation::Warn => {
-            warnings.extend(unknown.iter().map(|path| format!("unknown field {path:?}")));
-        }
+        FieldValidation::Warn => warnings.extend(repeats.warnings(&unknown)),
         FieldValidation::Ignore => {}
     }
     Ok(())
