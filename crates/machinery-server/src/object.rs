@@ -153,8 +153,11 @@ pub(crate) fn as_seen(info: &ResourceInfo, bytes: &Bytes) -> Bytes {
         return bytes.clone();
     }
     let Ok(value) = decode_bytes(info, bytes) else { return bytes.clone() };
-    let revision = text_at(&value, "/metadata/resourceVersion").parse().unwrap_or(Revision(0));
-    Encoded::new(&value).at(revision)
+    match text_at(&value, "/metadata/resourceVersion").parse() {
+        Ok(revision) => Encoded::new(&value).at(revision),
+        // The answer to a dry run was never stored.
+        Err(_) => value.to_string().into(),
+    }
 }
 
 fn find(bytes: &[u8], sought: &[u8]) -> Option<usize> {

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::{
     ast::{Ast, Expr, Fold, Id, Issue},
     functions::{FUNCTIONS, Overload},
-    types::{Decl, DeclKind, Type, type_of},
+    types::{Decl, DeclKind, Type, escape, is_reserved, type_of},
     value::Lit,
 };
 
@@ -188,7 +188,9 @@ impl Checker {
             Type::Map(_, value) => (**value).clone(),
             Type::Object(object) => {
                 let DeclKind::Object(fields) = &object.0.kind else { return Type::Dyn };
-                match fields.get(field) {
+                // A reserved word may be selected as it is, where the grammar takes it for a name.
+                let escaped = || fields.get(escape(field).filter(|_| is_reserved(field))?.as_str());
+                match fields.get(field).or_else(escaped) {
                     Some(decl) => type_of(decl),
                     None => self.issue(id, format!("undefined field '{field}'")),
                 }

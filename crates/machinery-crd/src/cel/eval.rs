@@ -209,11 +209,15 @@ impl<'r, 'v> Run<'r, 'v> {
         if !matches!(checked.ast.node(*first), Expr::Ident(name) if name == ACCUMULATOR) {
             return Ok(None);
         }
+        let Some(at) = self.scope.iter().rposition(|(held, _)| *held == ACCUMULATOR) else { return Ok(None) };
+        // That of `exists_one` is a number.
+        if !matches!(self.scope[at].1, Val::List(_)) {
+            return Ok(None);
+        }
         self.spend(1)?;
         let added = self.eval(args[1])?;
         self.spend(1)?;
         let Val::List(added) = added else { return Err(EvalError::no_overload()) };
-        let Some(at) = self.scope.iter().rposition(|(held, _)| *held == ACCUMULATOR) else { return Ok(None) };
         match std::mem::replace(&mut self.scope[at].1, Val::Null) {
             Val::List(List::Made(mut items)) => {
                 Arc::make_mut(&mut items).extend(added.iter());

@@ -60,9 +60,29 @@ fn syntax_errors_have_the_words_of_antlr() {
 }
 
 #[test]
+fn a_reserved_word_is_selected_as_it_is_or_escaped() {
+    let schema = json!({"type": "object", "properties": {"namespace": {"type": "string", "maxLength": 5}}});
+    for rule in ["self.namespace == 'x'", "self.__namespace__ == 'x'", "has(self.namespace)"] {
+        assert!(run(&schema, rule, &json!({"namespace": "x"}), None).is_empty(), "{rule}");
+    }
+    assert_eq!(run(&schema, "self.namespace == 'x'", &json!({"namespace": "y"}), None).len(), 1);
+}
+
+#[test]
+fn a_set_that_has_something_twice_is_no_other_set() {
+    let schema = json!({"type": "object", "properties": {
+        "d": {"type": "array", "maxItems": 5, "items": {"type": "integer"}, "x-kubernetes-list-type": "set"},
+    }});
+    let fails = |d: Value| run(&schema, "self.d == [1, 2]", &json!({"d": d}), None).len();
+    assert_eq!((fails(json!([1, 2])), fails(json!([2, 1])), fails(json!([1, 1]))), (0, 0, 1));
+}
+
+#[test]
 fn rules_decide() {
     assert!(holds("self.names.all(n, n.size() == 1)"));
     assert!(!holds("self.names.exists_one(n, true)"));
+    assert!(holds("self.names.exists_one(n, n == 'x') && self.labels.exists_one(k, k == 'k')"));
+    assert!(!holds("self.names.exists_one(n, n == 'z')"));
     assert!(holds("has(self.__in__) && !has(self.a__dash__b)"));
     assert!(holds("self.names.map(n, n + '!').join(',') == 'x!,y!'"));
     assert!(holds("self.names.filter(n, n != 'x') == ['y']"));

@@ -177,6 +177,10 @@ const RESERVED: [&str; 22] = [
     "@",
 ];
 
+pub(crate) fn is_reserved(name: &str) -> bool {
+    RESERVED.contains(&name)
+}
+
 /// A field's name as an expression writes it; nothing when it cannot.
 pub(crate) fn escape(name: &str) -> Option<String> {
     if name.is_empty() || name.starts_with(|char: char| char.is_ascii_digit()) {

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::{
     library::{Quantity, Semver},
-    types::escape,
+    types::{escape, is_reserved},
 };
 use crate::{go_url::Url, schema::Schema};
 
@@ -177,7 +177,11 @@ impl<'v> Fields<'v> {
                 let found = schema.properties.get_key_value(name).filter(|_| escape(name).as_deref() == Some(name));
                 let (name, property) = match found {
                     Some(found) => found,
-                    None => schema.properties.iter().find(|(real, _)| escape(real).as_deref() == Some(name))?,
+                    None => {
+                        let is_it =
+                            |real: &str| escape(real).as_deref() == Some(name) || (real == name && is_reserved(name));
+                        schema.properties.iter().find(|(real, _)| is_it(real))?
+                    }
                 };
                 map.get(&**name).map(|value| from_json(value, property, property.embedded_resource))
             }
@@ -342,8 +346,9 @@ fn equal_lists<'v>(a: &List<'v>, b: &List<'v>) -> bool {
     if !unordered {
         return a.iter().zip(b.iter()).all(|(a, b)| a.equals(&b));
     }
-    let theirs: HashSet<String> = b.iter().map(|item| identity(&item)).collect();
-    a.iter().all(|item| theirs.contains(&identity(&item)))
+    // A set that is none, because it has something twice, is checked as well.
+    let [mine, theirs] = [a, b].map(|list| list.iter().map(|item| identity(&item)).collect::<HashSet<String>>());
+    mine == theirs
 }
 
 /// Text that two values share when they are equal; for members of sets and keys, which have one type.

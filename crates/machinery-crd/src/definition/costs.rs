@@ -52,6 +52,8 @@ impl Costs {
             Ok(compiled) => compiled,
             Err(why) => {
                 errors.push(invalid(rule_path, &why));
+                // What could not be compiled uses nothing.
+                errors.extend(rule.optional_old_self.map(|flag| unused_flag(flag, path)));
                 return errors;
             }
         };
@@ -71,8 +73,7 @@ impl Costs {
                 errors.push(FieldError::invalid(rule_path, &(*rule.rule).into(), detail));
             }
         } else if let Some(flag) = rule.optional_old_self {
-            let detail = "may not be set if oldSelf is not used in rule";
-            errors.push(FieldError::invalid(format!("{path}.optionalOldSelf"), &flag.into(), detail));
+            errors.push(unused_flag(flag, path));
         }
         errors
     }
@@ -123,4 +124,10 @@ fn factor(cost: u64, limit: u64) -> String {
     } else {
         format!("{factor:.1}x")
     }
+}
+
+/// What is wrong with `optionalOldSelf` beside a rule that does not look at `oldSelf`.
+fn unused_flag(flag: bool, path: &str) -> FieldError {
+    let detail = "may not be set if oldSelf is not used in rule";
+    FieldError::invalid(format!("{path}.optionalOldSelf"), &flag.into(), detail)
 }

@@ -460,6 +460,22 @@ async fn a_definition_brings_a_resource_that_survives_a_restart_and_goes_with_it
 }
 
 #[tokio::test]
+async fn a_dry_run_under_a_changed_definition_has_no_revision() {
+    let hub = Hub::start().await;
+    hub.create(CRDS, gadget_crd()).await;
+    let mut versions = gadget_crd()["spec"]["versions"].clone();
+    versions[0]["schema"]["openAPIV3Schema"]["description"] = json!("Another.");
+    let definition = format!("{CRDS}/gadgets.example.org");
+    let changed = hub.patch(&definition, "merge-patch", json!({"spec": {"versions": versions}})).await;
+    assert_eq!(changed.body["metadata"]["generation"], 2);
+    let gadget = || json!({"metadata": {"name": "a"}, "spec": {"size": 3}});
+    let gadgets = "/apis/example.org/v1/namespaces/default/gadgets";
+    let dry = hub.call("POST", &format!("{gadgets}?dryRun=All"), gadget()).await;
+    assert_eq!((dry.code, dry.body["metadata"].get("resourceVersion")), (201, None));
+    assert!(hub.create(gadgets, gadget()).await["metadata"]["resourceVersion"].is_string());
+}
+
+#[tokio::test]
 async fn a_custom_object_is_scaled_and_whoever_scales_owns_the_number() {
     let hub = Hub::start().await;
     let gadgets = "/apis/example.org/v1/namespaces/default/gadgets";

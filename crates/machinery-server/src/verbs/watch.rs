@@ -375,7 +375,7 @@ impl Encoder {
     fn row(&mut self, object: &Value, version: MetaVersion, include: IncludeObject) -> Value {
         let mut shown = table(&self.info, object, version, include);
         if std::mem::replace(&mut self.has_columns, true) {
-            shown["columnDefinitions"] = json!([]);
+            shown["columnDefinitions"] = Value::Null;
         }
         shown
     }
@@ -393,7 +393,7 @@ impl Encoder {
             }
             Form::Partial(version, Arity::One) => partial(version),
             Form::Table(version, _) => json!({
-                "kind": "Table", "apiVersion": version.api_version(), "columnDefinitions": [],
+                "kind": "Table", "apiVersion": version.api_version(), "columnDefinitions": null,
                 "metadata": {"resourceVersion": revision.to_string()},
                 "rows": [{"cells": [], "object": partial(version)}],
             }),

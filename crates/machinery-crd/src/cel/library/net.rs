@@ -142,7 +142,8 @@ pub(super) fn call<'v>(name: &str, values: &[Val<'v>]) -> Result<'v> {
         ("containsIP", [Val::Cidr(address, bits), other]) => {
             let other = match other {
                 Val::Ip(other) => *other,
-                Val::Text(text) => parse_ip(text).map_err(EvalError::new)?,
+                // Upstream loses why a text is no address, though not why one is no block of them.
+                Val::Text(text) => parse_ip(text).map_err(|_| EvalError::no_overload())?,
                 _ => return Err(EvalError::no_overload()),
             };
             Ok(Val::Bool(contains(*address, *bits, other)))
