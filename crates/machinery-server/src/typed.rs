@@ -6,14 +6,18 @@
 use bytes::Bytes;
 use http::HeaderMap;
 use machinery_kinds::{Registry, ResourceInfo};
+use machinery_schema::bounded::cut;
 use serde_json::{Map, Value};
 
-use crate::negotiate::{Decoded, decode_media};
+use crate::negotiate::{Decoded, content_type, decode_media};
 use crate::object::text_at;
 use crate::status::{ApiError, Result};
 
 /// Bytes of a body that an error shows.
 const SUMMARY_BYTES: usize = 30;
+
+/// Bytes of a number that an error shows: one may be as long as a body.
+const NUMBER_BYTES_MAX: usize = 128;
 
 /// Where upstream keeps its kinds; part of its messages.
 const SCHEME: &str = "pkg/runtime/scheme.go:111";
@@ -59,6 +63,36 @@ pub(crate) fn decode(headers: &HeaderMap, body: &Bytes, values_max: usize, kind:
         Value::Bool(_) => "bool",
     };
     Err(unknown(&format!("json: cannot unmarshal {what} into Go value of type {TYPE_META}")))
+}
+
+/// The first number of a JSON text that is none of a `float64`, as `1e400` is, which Go finds later than our decoder.
+pub(crate) fn number_beyond<'b>(headers: &HeaderMap, body: &'b Bytes) -> Option<&'b str> {
+    if !matches!(content_type(headers), "" | "application/json") || machinery_kinds::json_type(body).is_err() {
+        return None;
+    }
+    let text = std::str::from_utf8(body).ok()?;
+    let (mut is_text, mut is_escaped, mut start) = (false, false, None);
+    for (at, byte) in text.bytes().chain([b' ']).enumerate() {
+        let is_number = !is_text && matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+        match (start, is_number) {
+            (None, true) => start = Some(at),
+            (Some(from), false) => {
+                // The letter of `true` and `false` is among them, and no number.
+                if text[from..at].parse().is_ok_and(f64::is_infinite) {
+                    return Some(cut(&text[from..at], NUMBER_BYTES_MAX));
+                }
+                start = None;
+            }
+            _ => {}
+        }
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_text => is_escaped = true,
+            b'"' => is_text = !is_text,
+            _ => {}
+        }
+    }
+    None
 }
 
 /// What is wrong with YAML, as far as upstream's words can be found in our decoder's: `line 3 column 5: WHAT` and a picture of it.

@@ -460,6 +460,17 @@ async fn a_definition_brings_a_resource_that_survives_a_restart_and_goes_with_it
 }
 
 #[tokio::test]
+async fn a_number_that_no_float_holds_is_named() {
+    let hub = Hub::start().await;
+    hub.create(CRDS, gadget_crd()).await;
+    let gadgets = "/apis/example.org/v1/namespaces/default/gadgets";
+    let body = r#"{"metadata":{"name":"a1e999","labels":{"x":"\"1e999"}},"spec":{"size":1e400,"color":true}}"#;
+    let answer = hub.send(&Identity::controllers(), "POST", gadgets, "application/json", body).await;
+    let said = r#"Gadget in version "v1" cannot be handled as a Gadget: json: cannot unmarshal number 1e400 into Go value of type float64"#;
+    answer.check(400, "BadRequest", said);
+}
+
+#[tokio::test]
 async fn a_dry_run_under_a_changed_definition_has_no_revision() {
     let hub = Hub::start().await;
     hub.create(CRDS, gadget_crd()).await;

@@ -74,7 +74,12 @@ impl Context<'_> {
 
     /// Decodes the body of a request that sends an object of the resource's kind.
     pub(crate) fn decode_body(&self, body: &Bytes) -> Result<Value> {
-        typed::decode(&self.headers, body, values_max(self.identity), &self.info.kind)
+        typed::decode(&self.headers, body, values_max(self.identity), &self.info.kind).map_err(|error| {
+            let number = typed::number_beyond(&self.headers, body).filter(|_| self.info.is_custom());
+            let why =
+                number.map(|number| format!("json: cannot unmarshal number {number} into Go value of type float64"));
+            why.map_or(error, |why| refused(&self.info, &why))
+        })
     }
 
     /// Fills in `apiVersion` and `kind` where the client left them out, and refuses others than the URL's.
@@ -312,6 +317,12 @@ impl Context<'_> {
     }
 }
 
+/// The error of a body that is no object of a kind.
+fn refused(info: &ResourceInfo, error: &str) -> ApiError {
+    let (kind, version) = (&info.kind, &info.version);
+    ApiError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {error}"))
+}
+
 /// Reads what a client sent as an object of a kind: unknown fields are dropped, as the client wants them treated; `repeats` is
 /// what its text has twice.
 pub(super) fn decode_as(
@@ -321,17 +332,12 @@ pub(super) fn decode_as(
     validation: FieldValidation,
     warnings: &mut Vec<String>,
 ) -> Result<()> {
-    let kind = &info.kind;
-    let refused = |error: &str| {
-        let version = &info.version;
-        ApiError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {error}"))
-    };
-    let unknown = info.decode(object).map_err(|error| refused(&error.to_string()))?;
+    let unknown = info.decode(object).map_err(|error| refused(info, &error.to_string()))?;
     let repeats = if info.is_custom() { repeats } else { repeats.without(&unknown) };
     match validation {
         FieldValidation::Strict => match repeats.strict_error(&unknown) {
             None => {}
-            Some(error) => return Err(refused(&error)),
+            Some(error) => return Err(refused(info, &error)),
         },
         FieldValidation::Warn => warnings.extend(repeats.warnings(&unknown)),
         FieldValidation::Ignore => {}
