@@ -66,6 +66,8 @@ pub(crate) enum OnUpdate {
     Whole,
     /// Both.
     WholeAndChanges,
+    /// Nothing more.
+    Nothing,
 }
 
 /// Checks the metadata of a new object, which has its final name and namespace.

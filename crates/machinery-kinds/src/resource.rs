@@ -173,6 +173,15 @@ impl ResourceInfo {
         }
     }
 
+    /// The same for an object that has not been stored yet: empty lists that its author wrote are not null yet, and are its
+    /// author's.
+    pub fn complete_unstored(&self, object: &mut Value) {
+        match &self.schema {
+            Schema::Builtin(of) => decode::complete_unstored(*of, object),
+            Schema::Custom(_) => self.complete(object),
+        }
+    }
+
     /// Fills in what a client may leave out. Does nothing where a value has the wrong type; [`Self::validate`] reports it.
     ///
     /// # Errors

@@ -226,21 +226,38 @@ impl Decode {
 
 /// Puts an object of a type into the form in which it is stored and answered.
 pub fn complete(of: Type, object: &mut Value) {
+    complete_as(of, object, Empty::Stored);
+}
+
+/// Puts an object of a type into the form in which Go has it before it is stored: the empty lists and maps that its author wrote
+/// into fields that are always there are not null yet.
+pub fn complete_unstored(of: Type, object: &mut Value) {
+    complete_as(of, object, Empty::Written);
+}
+
+fn complete_as(of: Type, object: &mut Value, empty: Empty) {
     if let Value::Object(map) = object {
-        complete_structure(of, map);
+        complete_structure(of, map, empty);
     }
 }
 
-fn complete_structure(of: Type, map: &mut Map<String, Value>) {
-    let is_stored_as_json = of.name().contains(".apiextensions.");
+/// What becomes of an empty list or map in a field that is always there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Empty {
+    /// Null: protobuf, in which upstream stores, has nothing to say of it.
+    Stored,
+    Written,
+}
+
+fn complete_structure(of: Type, map: &mut Map<String, Value>, empty: Empty) {
+    let is_kept = empty == Empty::Written || of.name().contains(".apiextensions.");
     for field in of.fields() {
         match map.get_mut(field.name()) {
             Some(value) if !value.is_null() => {
-                complete_value(field.shape(), value);
+                complete_value(field.shape(), value, empty);
                 if is_left_out(field, value) {
                     map.remove(field.name());
-                } else if field.omit() == Omit::Never && !is_stored_as_json && is_empty(field, value) {
-                    // Protobuf, in which upstream stores, has nothing to say of it.
+                } else if field.omit() == Omit::Never && !is_kept && is_empty(field, value) {
                     *value = Value::Null;
                 }
             }
@@ -252,20 +269,20 @@ fn complete_structure(of: Type, map: &mut Map<String, Value>) {
     }
 }
 
-fn complete_value(shape: Shape, value: &mut Value) {
+fn complete_value(shape: Shape, value: &mut Value, empty: Empty) {
     match (shape, value) {
-        (Shape::Struct(of), Value::Object(map)) => complete_structure(of, map),
+        (Shape::Struct(of), Value::Object(map)) => complete_structure(of, map, empty),
         (Shape::List(items), Value::Array(list)) if is_nested(items.shape()) => {
-            list.iter_mut().for_each(|item| complete_value(items.shape(), item));
+            list.iter_mut().for_each(|item| complete_value(items.shape(), item, empty));
         }
         (Shape::Map(items), Value::Object(map)) if is_nested(items.shape()) => {
-            map.values_mut().for_each(|item| complete_value(items.shape(), item));
+            map.values_mut().for_each(|item| complete_value(items.shape(), item, empty));
         }
         (Shape::SchemaOrArray, Value::Array(list)) => {
-            list.iter_mut().for_each(|schema| complete_value(Shape::Struct(Type::json_schema()), schema));
+            list.iter_mut().for_each(|schema| complete_value(Shape::Struct(Type::json_schema()), schema, empty));
         }
         (Shape::SchemaOrArray | Shape::SchemaOrBool, schema @ Value::Object(_)) => {
-            complete_value(Shape::Struct(Type::json_schema()), schema);
+            complete_value(Shape::Struct(Type::json_schema()), schema, empty);
         }
         _ => {}
     }
@@ -329,7 +346,7 @@ fn zero(shape: Shape) -> Value {
         Shape::FieldsV1 => Value::Object(Map::new()),
         Shape::Struct(of) => {
             let mut map = Map::new();
-            complete_structure(of, &mut map);
+            complete_structure(of, &mut map, Empty::Stored);
             Value::Object(map)
         }
         Shape::Bytes

@@ -76,7 +76,7 @@ impl<'c> Owners<'c> {
     /// The owners of a new object. Its `managedFields` are taken out of it.
     pub(crate) fn create(&self, object: &mut Value) -> Result<Managed> {
         if let Some((info, _)) = &self.workload {
-            info.complete(object);
+            info.complete_unstored(object);
         }
         self.update(&Kind(self).empty_object(), &Managed::default(), object)
     }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     kit::{Read, Write},
+    metadata::OnUpdate,
     strategy::{Durability, Selectable, Strategy},
     table::{Printer, columns, printers::name, since},
 };
@@ -17,6 +18,7 @@ pub(super) static STRATEGY: Strategy = Strategy {
     durability: Durability::Lazy,
     name_field: false,
     create_on_update: true,
+    metadata_on_update: OnUpdate::Nothing,
     selectable: &[
         Selectable::field("involvedObject.kind"),
         Selectable::field("involvedObject.namespace"),
@@ -45,6 +47,7 @@ pub(in crate::kinds) static IN_EVENTS_GROUP: Strategy = Strategy {
         complete("events.k8s.io", event);
     },
     to_stored,
+    metadata_on_update: OnUpdate::Changes,
     // Their values are found under the names that the fields have when they are stored.
     selectable: &[
         Selectable::field("reason"),
