@@ -74,13 +74,14 @@ fn main() {
     }
     code.push_str("];\n");
     writeln!(code, "static TEXT: &str = {:?};", tables.text).expect(TEXT);
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR for build scripts"));
     code.push_str("static DOCUMENTS: &[(&str, &[u8])] = &[\n");
     for (name, path) in &documents {
-        let path = fs::canonicalize(path).expect("the file was just read");
-        writeln!(code, "({name:?}, include_bytes!({:?})),", path).expect(TEXT);
+        // Copied, because a build directory may be kept for a checkout in another place.
+        fs::copy(path, out.join(name)).expect("OUT_DIR is writable");
+        writeln!(code, "({name:?}, include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}\"))),").expect(TEXT);
     }
     code.push_str("];\n");
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR for build scripts"));
     fs::write(out.join("tables.rs"), code).expect("OUT_DIR is writable");
 }
 

@@ -2,6 +2,7 @@
 
 use base_http::Body;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::negotiate::aggregated_discovery;
@@ -21,7 +22,7 @@ pub(crate) fn open_to_all(
 ) -> Option<Result<Response<Body>>> {
     let path = path.trim_end_matches('/');
     let answer = match path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), "")) {
-        ("version", "") => Ok(status::ok_json(&version(server.version))),
+        ("version", "") => Ok(status::ok_json_to_read(&Version::of(server.version))),
         (endpoint @ ("healthz" | "livez" | "readyz"), check) => {
             health(server, endpoint, check, &Query::parse(query).unwrap_or_default())
         }
@@ -56,7 +57,7 @@ pub(crate) fn answer(server: &Inner, route: &Route, request: &Request<()>) -> Re
             "/openapi/v3" => Some(status::ok_json(&registry.openapi_index())),
             "/openapi/v2" => Some(server.documents.v2(&registry, headers)),
             "/metrics" => Some(status::metrics(server.metrics.encode())),
-            "" => Some(status::ok_json(&json!({"paths": root_paths(server)}))),
+            "" => Some(status::ok_json_to_read(&json!({"paths": root_paths(server)}))),
             other => {
                 let document = other.strip_prefix("/openapi/v3/");
                 document.and_then(|path| server.documents.v3(&registry, path, request.uri().query(), headers))
@@ -91,25 +92,46 @@ fn is_held(headers: &HeaderMap, etag: &str) -> bool {
     headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).is_some_and(|held| held.contains(etag))
 }
 
-fn version(version: &str) -> Value {
-    let mut numbers = version.trim_start_matches('v').split('.');
-    let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
-    let before = minor.parse::<u32>().unwrap_or_default().saturating_sub(1);
-    json!({
-        "major": major,
-        "minor": minor,
-        "emulationMajor": major,
-        "emulationMinor": minor,
-        "minCompatibilityMajor": major,
-        "minCompatibilityMinor": before.to_string(),
-        "gitVersion": version,
-        "gitCommit": "",
-        "gitTreeState": "",
-        "buildDate": "",
-        "goVersion": "",
-        "compiler": "rustc",
-        "platform": format!("{}/{}", std::env::consts::OS, go_architecture()),
-    })
+/// What `/version` says, in upstream's order.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Version<'v> {
+    major: &'v str,
+    minor: &'v str,
+    emulation_major: &'v str,
+    emulation_minor: &'v str,
+    min_compatibility_major: &'v str,
+    min_compatibility_minor: String,
+    git_version: &'v str,
+    git_commit: &'static str,
+    git_tree_state: &'static str,
+    build_date: &'static str,
+    go_version: &'static str,
+    compiler: &'static str,
+    platform: String,
+}
+
+impl<'v> Version<'v> {
+    fn of(version: &'v str) -> Self {
+        let mut numbers = version.trim_start_matches('v').split('.');
+        let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+        let before = minor.parse::<u32>().unwrap_or_default().saturating_sub(1);
+        Self {
+            major,
+            minor,
+            emulation_major: major,
+            emulation_minor: minor,
+            min_compatibility_major: major,
+            min_compatibility_minor: before.to_string(),
+            git_version: version,
+            git_commit: "",
+            git_tree_state: "",
+            build_date: "",
+            go_version: "",
+            compiler: "rustc",
+            platform: format!("{}/{}", std::env::consts::OS, go_architecture()),
+        }
+    }
 }
 
 /// Clients expect Go's names of architectures.

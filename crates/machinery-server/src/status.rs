@@ -7,6 +7,7 @@ use base_http::{Body, ReadBodyError};
 use http::{HeaderValue, Response, StatusCode, header};
 use machinery_kinds::{FieldError, ResourceInfo};
 use machinery_store::{CommitError, Expired};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::authorizer::rejection;
@@ -483,6 +484,12 @@ pub(crate) fn ok(body: impl Into<Body>) -> Response<Body> {
 /// 200 with a document.
 pub(crate) fn ok_json(value: &Value) -> Response<Body> {
     json_response(StatusCode::OK, value)
+}
+
+/// The same for documents that people read, with line breaks, as upstream writes them.
+pub(crate) fn ok_json_to_read(document: &impl Serialize) -> Response<Body> {
+    let text = serde_json::to_string_pretty(document).expect("documents have names for keys");
+    bytes_response(StatusCode::OK, Body::from(text))
 }
 
 /// 201 with the object that was made.

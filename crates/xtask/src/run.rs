@@ -8,9 +8,10 @@ use anyhow::{Context, Result, bail};
 /// The one profile of check, unit and black-box tests.
 pub const PROFILE: &str = "ci";
 
-/// The checkout.
+/// The checkout in which cargo runs this, which need not be the one in which it was compiled.
 pub fn root() -> PathBuf {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let manifest = PathBuf::from(manifest);
     manifest.ancestors().nth(2).expect("xtask lies two directories below the checkout").to_owned()
 }
 
