@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use http::Method;
+use k8s_openapi::api::core::v1::Namespace;
 use serde::Serialize;
 use serde_json::{Value, json};
 use testkit::apiserver::KubeApiserver;
@@ -308,7 +309,8 @@ fn main() -> Result<()> {
         println!("no kube-apiserver beside it: `cargo xtask install kube-apiserver` builds one");
     }
     let mut report = Report::default();
-    let groups: [(&str, Group); 7] = [
+    let groups: [(&str, Group); 8] = [
+        ("library", library),
         ("start", start),
         ("disk", start_with_pods),
         ("writes", writes),
@@ -373,6 +375,24 @@ fn start(report: &mut Report) -> Result<()> {
     }
     report.add("start to ready, empty", "ms", Better::Less, times, peer_times, "≤ 250");
     report.add("RSS at rest", "MiB", Better::Less, rss, peer_rss, "≤ 25");
+    Ok(())
+}
+
+/// An API server in this process, until its first answer.
+fn library(report: &mut Report) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let mut times = Vec::new();
+    for _ in 0..20 {
+        let begin = Instant::now();
+        runtime.block_on(async {
+            let api = machinery::Api::in_memory().await?;
+            let namespaces: kube::Api<Namespace> = kube::Api::all(kube::Client::new(api.admin(), "default"));
+            namespaces.get("default").await?;
+            times.push(begin.elapsed().as_secs_f64() * 1000.0);
+            anyhow::Ok(())
+        })?;
+    }
+    report.add("start of the library in memory, to its first answer", "ms", Better::Less, times, Vec::new(), "≤ 5");
     Ok(())
 }
 
