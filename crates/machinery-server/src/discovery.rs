@@ -3,7 +3,7 @@
 use base_http::Body;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::negotiate::aggregated_discovery;
 use crate::request::{Query, Route};

@@ -287,7 +287,7 @@ fn text_property(description: &str) -> String {
     text.end()
 }
 
-/// A property that is described elsewhere. In v3 nothing may be beside a reference.
+/// A property that is described in another place. In v3 nothing may be beside a reference.
 fn reference_property(form: Form, description: &str, name: &str) -> String {
     let reference = form.reference(&format!("{META}.{name}"));
     let mut text = Text::new();
