@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use testkit::program::{Selvedge, run};
 use testkit::wait::eventually;
 
-use crate::common::{PATIENCE, Up, example_manifest, wait_condition};
+use crate::common::{PATIENCE, Up, condition, example_manifest, wait_condition};
 
 /// Checks that a manifest is refused with all of the texts.
 fn check_refused(up: &Up, manifest: &str, texts: &[&str]) -> Result<()> {
@@ -31,10 +31,15 @@ fn wrong_manifests_are_refused_by_name() -> Result<()> {
         &["spec.manufacturer", "string"],
     )?;
     let pod = |spec: &str| format!("apiVersion: v1\nkind: Pod\nmetadata: {{ name: p }}\nspec: {spec}");
-    // What no node runs is stored, and its author is warned.
-    let stored = up.kubectl.apply(&pod("{ containers: [{ name: a, image: busybox }] }"))?;
-    assert!(stored.stderr.contains("selvedge-process") && stored.stderr.contains("stays Pending"), "{}", stored.stderr);
-    stored.ok()?;
+    // What no node runs is stored, as in Kubernetes, and says so itself.
+    up.kubectl.apply(&pod("{ containers: [{ name: a, image: busybox }] }"))?.ok()?;
+    eventually("a pod that says why it waits", PATIENCE, || {
+        let stored = up.kubectl.json(&["pod", "p"]).map_err(|error| error.to_string())?;
+        let placed = condition(&stored, "PodScheduled").unwrap_or_default();
+        let why = placed["message"].as_str().unwrap_or_default();
+        let is_so = why.contains("set spec.nodeName") && why.contains("selvedge-process");
+        if is_so { Ok(()) } else { Err(stored["status"].to_string()) }
+    })?;
     up.kubectl.ok(&["delete", "pod", "p"])?;
     check_refused(
         &up,
