@@ -1,4 +1,4 @@
-//! Members that a body has twice: the last of them counts, and who wants strict validation is told.
+//! Members that a body has twice: the last of them counts, and strict validation names it.
 //!
 //! Decoding keeps one value of a member, so what is repeated is looked for in the text. Nearly no body repeats anything:
 //! of JSON the members are counted first, in the text and in what was decoded, and only where the counts differ the text

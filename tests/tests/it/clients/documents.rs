@@ -56,10 +56,10 @@ fn every_kubectl_explains_and_validates_what_is_built_in_and_what_is_custom() ->
 }
 
 fn drive(hub: &Hub, kubectl: &Kubectl, number: usize) -> Result<()> {
-    let explained = |args: &[&str], words: &[&str]| -> Result<()> {
+    let explained = |args: &[&str], parts: &[&str]| -> Result<()> {
         let printed = kubectl.ok(&[&["explain"], args].concat())?;
-        for word in words {
-            ensure!(printed.contains(word), "no {word:?} in explain {args:?}:\n{printed}");
+        for part in parts {
+            ensure!(printed.contains(part), "no {part:?} in explain {args:?}:\n{printed}");
         }
         Ok(())
     };
