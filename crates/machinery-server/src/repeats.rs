@@ -10,7 +10,7 @@ use std::fmt;
 use bytes::Bytes;
 use http::HeaderMap;
 use machinery_schema::bounded::push_bounded;
-use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::negotiate::{content_type, yaml_options};
@@ -35,7 +35,7 @@ impl Repeats {
     pub(crate) fn of(headers: &HeaderMap, body: &Bytes, value: &Value, validation: FieldValidation) -> Self {
         match content_type(headers) {
             "" | "application/json" => Self::of_json(body, value, validation),
-            "application/yaml" => Self::of_yaml(body, validation),
+            "application/yaml" => Self::of_yaml(body, value, validation),
             // A message says twice what it means to add.
             _ => Self::default(),
         }
@@ -57,9 +57,12 @@ impl Repeats {
         Self { prefix: "json patch ", ..Self::of_json(body, value, validation) }
     }
 
-    pub(crate) fn of_yaml(body: &Bytes, validation: FieldValidation) -> Self {
+    pub(crate) fn of_yaml(body: &Bytes, value: &Value, validation: FieldValidation) -> Self {
         let text = std::str::from_utf8(body).unwrap_or_default();
-        if validation == FieldValidation::Ignore {
+        // Clients apply JSON, which is YAML and quicker to look at.
+        let is_json = || serde_json::from_slice::<IgnoredAny>(body).is_ok();
+        let is_plain = || body.first() == Some(&b'{') && members_written(body) == members_of(value) && is_json();
+        if validation == FieldValidation::Ignore || is_plain() {
             return Self::default();
         }
         // The text was decoded under the same bounds before.
@@ -293,7 +296,12 @@ mod tests {
     #[test]
     fn keys_that_yaml_has_twice_are_named_by_the_lines_of_their_values() {
         let text = "a:\n  x: 1\n  x: 2\nb: {y: 1, y: 2}\na:\n  z: 1\n";
-        let found = Repeats::of_yaml(&Bytes::from(text), FieldValidation::Warn);
+        let of_yaml = |text: &'static str, validation: FieldValidation| {
+            let body = Bytes::from(text);
+            let value = crate::negotiate::yaml(&body, 1000).unwrap();
+            Repeats::of_yaml(&body, &value, validation)
+        };
+        let found = of_yaml(text, FieldValidation::Warn);
         assert_eq!(
             found.lines,
             [
@@ -303,6 +311,10 @@ mod tests {
             ]
         );
         assert!(found.yaml_error().unwrap().starts_with("yaml: unmarshal errors:\n  line 3: key"));
-        assert!(Repeats::of_yaml(&Bytes::from(text), FieldValidation::Ignore).lines.is_empty());
+        assert!(of_yaml(text, FieldValidation::Ignore).lines.is_empty());
+        // Of braces as well, though they be no JSON.
+        assert_eq!(of_yaml("{a: 1, a: 2, b}", FieldValidation::Warn).lines.len(), 1);
+        assert_eq!(of_yaml(r#"{"a": {"x": 1, "x": 2}}"#, FieldValidation::Warn).lines.len(), 1);
+        assert!(of_yaml(r#"{"a": {"x": 1}, "b": {"x": 1}}"#, FieldValidation::Warn).lines.is_empty());
     }
 }

@@ -170,8 +170,8 @@ pub(super) fn repeats(language: &Language, body: &Bytes, patch: &Value, options:
 }
 
 /// What is said of a configuration that has something twice, once it could be applied.
-pub(super) fn applied_repeats(body: &Bytes, options: WriteOptions) -> Result<Vec<String>> {
-    let repeats = Repeats::of_yaml(body, options.field_validation);
+pub(super) fn applied_repeats(body: &Bytes, config: &Value, options: WriteOptions) -> Result<Vec<String>> {
+    let repeats = Repeats::of_yaml(body, config, options.field_validation);
     match (options.field_validation, repeats.yaml_error()) {
         (FieldValidation::Strict, Some(why)) => {
             Err(ApiError::bad_request(format!("error strict decoding YAML: error converting YAML to JSON: {why}")))
@@ -301,7 +301,7 @@ async fn apply(context: &Context<'_>, options: WriteOptions, body: &Bytes) -> Re
     if is_new {
         let config = decode_config(context, body)?;
         let (mut object, managed) = applied(context, &owners, None, &config, force)?;
-        let warnings = applied_repeats(body, options)?;
+        let warnings = applied_repeats(body, &config, options)?;
         if !uid_of(&object).is_empty() {
             let uid = uid_of(&object);
             let why =
@@ -317,7 +317,7 @@ async fn apply(context: &Context<'_>, options: WriteOptions, body: &Bytes) -> Re
     change(context, options, Vec::new(), move |old, held| {
         let config = decode_config(context, body)?;
         let (mut object, managed) = applied(context, &owners, Some((old, held)), &config, force)?;
-        let warnings = applied_repeats(body, options)?;
+        let warnings = applied_repeats(body, &config, options)?;
         settle(context, &mut object)?;
         if text_at(&object, "/metadata/resourceVersion") == text_at(old, "/metadata/resourceVersion") {
             metadata(&mut object).remove("resourceVersion");

@@ -130,7 +130,7 @@ async fn apply(context: &Context<'_>, options: WriteOptions, body: &Bytes) -> Re
         let mut scale = applied.object;
         info.decode(&mut scale).map_err(|error| ApiError::unknown(error.to_string()))?;
         settle(context, old, &mut scale)?;
-        let warnings = patch::applied_repeats(body, options)?;
+        let warnings = patch::applied_repeats(body, &config, options)?;
         Ok(Written { scale, managed: applied.managed, warnings })
     })
     .await
