@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, io::Read as _};
 
+use proptest::prelude::{Just, Strategy, any, prop, prop_assert_eq, prop_oneof, proptest};
 use serde_json::{Value, json};
 
 use crate::Registry;
@@ -166,4 +167,102 @@ fn the_hash_of_v2_changes_with_names_and_scope() {
     assert_ne!(before, Registry::builtin().openapi_v2_hash());
     assert_ne!(before, hash(|crd| crd["spec"]["scope"] = json!("Cluster")));
     assert_ne!(before, hash(|crd| crd["spec"]["names"]["listKind"] = json!("Widgetses")));
+}
+
+/// Schemas as no definition has them: every keyword with every kind of value.
+fn any_schema() -> impl Strategy<Value = Value> {
+    const KEYWORDS: &[&str] = &[
+        "type",
+        "description",
+        "properties",
+        "items",
+        "additionalProperties",
+        "required",
+        "nullable",
+        "default",
+        "enum",
+        "maximum",
+        "minLength",
+        "anyOf",
+        "not",
+        "externalDocs",
+        "example",
+        "x-kubernetes-preserve-unknown-fields",
+        "x-kubernetes-embedded-resource",
+        "x-kubernetes-int-or-string",
+        "x-kubernetes-validations",
+        "x-kubernetes-list-map-keys",
+        "a\"b\n",
+    ];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".{0,8}".prop_map(Value::from),
+        prop_oneof![Just("object"), Just("array"), Just("string")].prop_map(Value::from),
+    ];
+    leaf.prop_recursive(5, 60, 6, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::vec((prop::sample::select(KEYWORDS), inner), 0..6).prop_map(|members| {
+                members
+                    .into_iter()
+                    .map(|(key, value)| (key.to_owned(), value))
+                    .collect::<serde_json::Map<_, _>>()
+                    .into()
+            }),
+        ]
+    })
+}
+
+/// Reads the fields of a message; none when its lengths do not fit.
+fn fields_of(mut bytes: &[u8]) -> Option<usize> {
+    fn varint(bytes: &mut &[u8]) -> Option<u64> {
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
+            let (first, rest) = bytes.split_first()?;
+            *bytes = rest;
+            number |= u64::from(first & 0x7f) << shift;
+            if *first < 0x80 {
+                return Some(number);
+            }
+        }
+        None
+    }
+    let mut count = 0;
+    while !bytes.is_empty() {
+        let length = match varint(&mut bytes)? & 7 {
+            0 => {
+                varint(&mut bytes)?;
+                0
+            }
+            1 => 8,
+            2 => usize::try_from(varint(&mut bytes)?).ok()?,
+            _ => return None,
+        };
+        bytes = bytes.get(length..)?;
+        count += 1;
+    }
+    Some(count)
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_schema_is_its_definitions_are_json_and_protobuf(schema in any_schema()) {
+        let registry = registry();
+        let widgets = registry.resource("example.com", "v1", "widgets").expect("it was installed");
+        for form in [super::Form::V2, super::Form::V3] {
+            let text = super::schema::of_kind(form, widgets, &schema);
+            let shown: Value = serde_json::from_str(&text).expect("definitions are JSON");
+            prop_assert_eq!(&shown["x-kubernetes-group-version-kind"][0]["kind"], "Widget");
+            let raw = |text: &str| super::RawValue::from_string(text.to_owned()).expect("it is JSON");
+            let mut document = super::protobuf::Document::new(&raw("\"2.0\""), &raw("{\"title\":\"T\"}"));
+            document.paths(std::iter::empty());
+            document.definitions([("Widget", text.as_str())].into_iter());
+            let bytes = document.finish(&raw("{}"), &raw("[]"), &raw("{}"));
+            // Of the security requirements there are none.
+            prop_assert_eq!(fields_of(&bytes), Some(6));
+        }
+    }
 }
