@@ -85,7 +85,7 @@ pub(crate) fn compile(rule: &Rule, decl: &Arc<Decl>) -> Result<Compiled, String>
     Ok(Compiled { cost_max: cost::estimate(&checked, decl).max, rule: checked, message })
 }
 
-/// Patterns that are constant are compiled when the rule is.
+/// Patterns that are constant are read when the rule is.
 fn check_patterns(checked: &Checked) -> Result<(), String> {
     for node in &checked.ast.nodes {
         let Expr::Call { name, target: Some(_), args, .. } = node else { continue };
@@ -93,7 +93,7 @@ fn check_patterns(checked: &Checked) -> Result<(), String> {
             continue;
         }
         if let Some(Expr::Literal(Lit::Text(pattern))) = args.first().map(|id| checked.ast.node(*id))
-            && let Err(why) = crate::go_regex::compile(pattern)
+            && let Err(why) = crate::go_regex::weigh(pattern)
         {
             return Err(format!("program instantiation failed: {why}"));
         }

@@ -5,13 +5,27 @@
 //! to it, and its errors have other words. So a pattern is read here first: either into an error in Go's words, or into
 //! the same pattern as the crate writes it.
 
+mod programs;
+
+use std::{
+    collections::HashMap,
+    sync::{LazyLock, Mutex, PoisonError},
+};
+
 use regex::{Regex, RegexBuilder};
+
+pub(crate) use programs::{Program, compile_steps, is_compiled, program};
 
 /// The longest patterns of real definitions match IPv6 addresses, in some 1,500 bytes.
 pub(crate) const PATTERN_BYTES_MAX: usize = 16 * 1024;
 
-/// What one compiled pattern may take. Go's own bound is 1,000 repeats in all; this one also holds for `\p{L}{1000}`.
-const COMPILED_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// What one compiled pattern may take. Go's own bound is 1,000 repeats in all; this one also holds for `\p{L}{1000}`, and
+/// lets `[\p{L}\p{N}_-]{1,63}` through. While it is compiled it takes four times as much.
+const COMPILED_BYTES_MAX: u32 = 8 * 1024 * 1024;
+
+/// A program remembers what it has met in tables of its own, as many as threads run it. Patterns of ASCII need a few
+/// kilobytes of them; for what does not fit it takes a slower way, which [`match_steps`] reckons with.
+const TABLE_BYTES_MAX: usize = 16 * 1024;
 
 /// Groups nested deeper than this are refused by Go, too.
 const NESTING_MAX: usize = 250;
@@ -19,17 +33,49 @@ const NESTING_MAX: usize = 250;
 /// Go's bound of one repeat, and of nested ones multiplied.
 const REPEAT_MAX: u64 = 1000;
 
-/// Compiles a pattern. The error reads `error parsing regexp: missing closing ): `(``.
-pub(crate) fn compile(pattern: &str) -> Result<Regex, String> {
+/// Bytes that parts of a pattern take when it is compiled, as measured and rounded up: a program is a graph over bytes, in
+/// two directions. A class of all of Unicode's letters is 54 KB, and a repeat is as many copies.
+const LITERAL_BYTES: u64 = 100;
+const FOLDED_LITERAL_BYTES: u64 = 512;
+const ANY_BYTES: u64 = 1200;
+const RANGE_BYTES: u64 = 512;
+const OPERATOR_BYTES: u64 = 64;
+
+/// Properties that are known by name: categories and scripts, with their aliases.
+const PROPERTIES_MAX: usize = 1024;
+
+/// Reads a pattern without compiling it; gives about how many bytes it takes when it is. The error reads
+/// `error parsing regexp: missing closing ): `(``.
+///
+/// A definition has thousands of patterns if its author likes, most of which no object meets. To read one takes as long as
+/// it is; to compile it takes time and memory by what is repeated in it, a thousand times as much. So that is left to
+/// [`program`], where somebody pays for it.
+pub(crate) fn weigh(pattern: &str) -> Result<u32, String> {
+    translate(pattern).map(|(_, weight)| weight)
+}
+
+/// What it costs to look for a pattern of this weight in a text: the slowest way visits each part of the program at each
+/// byte, some twenty of them in the time of one step.
+pub(crate) fn match_steps(weight: u32, text: &str) -> usize {
+    1 + text.len().saturating_mul(usize::try_from(weight).unwrap_or(usize::MAX)) / 2048
+}
+
+fn translate(pattern: &str) -> Result<(String, u32), String> {
+    let too_large = || format!("error parsing regexp: expression too large: `{pattern}`");
     if pattern.len() > PATTERN_BYTES_MAX {
         return Err("error parsing regexp: expression nests too deeply".to_owned());
     }
-    let translated = Translator { rest: pattern, whole: pattern, out: String::new(), repeats: Vec::new() }
-        .translate()
-        .map_err(|error| format!("error parsing regexp: {error}"))?;
+    let (translated, weight) =
+        Translator::new(pattern).translate().map_err(|error| format!("error parsing regexp: {error}"))?;
+    let weight = u32::try_from(weight).ok().filter(|weight| *weight <= COMPILED_BYTES_MAX).ok_or_else(too_large)?;
+    Ok((translated, weight))
+}
+
+fn compile(pattern: &str) -> Result<Regex, String> {
+    let (translated, _) = translate(pattern)?;
     RegexBuilder::new(&translated)
-        .size_limit(COMPILED_BYTES_MAX)
-        .dfa_size_limit(COMPILED_BYTES_MAX)
+        .size_limit(usize::try_from(COMPILED_BYTES_MAX).unwrap_or(usize::MAX))
+        .dfa_size_limit(TABLE_BYTES_MAX)
         .build()
         .map_err(|_| format!("error parsing regexp: expression too large: `{pattern}`"))
 }
@@ -40,6 +86,14 @@ struct Translator<'p> {
     out: String,
     /// The product of repeats of each open group's content so far.
     repeats: Vec<u64>,
+    /// What the open group takes so far, and what those around it take.
+    weight: u64,
+    weights: Vec<u64>,
+    /// What the last atom takes, for the repeat that may follow.
+    last: u64,
+    /// What the class that is being read takes.
+    class: u64,
+    literal: u64,
 }
 
 /// What a repetition operator would apply to.
@@ -51,7 +105,22 @@ enum Before {
 }
 
 impl<'p> Translator<'p> {
-    fn translate(mut self) -> Result<String, String> {
+    fn new(pattern: &'p str) -> Self {
+        Self {
+            rest: pattern,
+            whole: pattern,
+            out: String::new(),
+            repeats: Vec::new(),
+            weight: 0,
+            weights: Vec::new(),
+            last: 0,
+            class: 0,
+            literal: LITERAL_BYTES,
+        }
+    }
+
+    /// The pattern as the crate writes it, and what it takes.
+    fn translate(mut self) -> Result<(String, u64), String> {
         let mut before = Before::Nothing;
         let mut last_operator = self.rest;
         // The largest repeat within the last atom, and within the group that is open.
@@ -65,6 +134,7 @@ impl<'p> Translator<'p> {
                     }
                     if !self.out.ends_with(')') {
                         self.repeats.push(highest);
+                        self.weights.push(std::mem::take(&mut self.weight));
                         highest = 1;
                     }
                     before = Before::Nothing;
@@ -76,15 +146,22 @@ impl<'p> Translator<'p> {
                     };
                     self.out.push(')');
                     self.rest = &self.rest[1..];
+                    let group = self.weight.saturating_add(OPERATOR_BYTES);
+                    self.weight = self.weights.pop().unwrap_or_default();
+                    self.weigh(group);
                     inner = highest;
                     highest = highest.max(outer);
                     before = Before::Atom;
                     continue;
                 }
-                '|' => before = Before::Nothing,
+                '|' => {
+                    self.weigh(OPERATOR_BYTES);
+                    before = Before::Nothing;
+                }
                 '*' | '+' | '?' => {
                     let start = self.rest;
                     self.operator(before, last_operator, 1)?;
+                    self.weight = self.weight.saturating_add(OPERATOR_BYTES);
                     last_operator = start;
                     before = Before::Operator;
                     continue;
@@ -101,6 +178,8 @@ impl<'p> Translator<'p> {
                         }
                         let start = self.rest;
                         self.operator(before, last_operator, len)?;
+                        let part = self.last.saturating_add(OPERATOR_BYTES);
+                        self.weight = self.weight.saturating_add(part.saturating_mul(high.unwrap_or(low + 1)));
                         last_operator = start;
                         highest = highest.max(inner.saturating_mul(times));
                         before = Before::Operator;
@@ -108,29 +187,52 @@ impl<'p> Translator<'p> {
                     }
                     self.out.push_str("\\{");
                     self.rest = &self.rest[1..];
+                    self.weigh(self.literal);
                     (before, inner) = (Before::Atom, 1);
                     continue;
                 }
                 '[' => {
                     self.class()?;
+                    let class = std::mem::take(&mut self.class);
+                    self.weigh(class.saturating_add(self.literal));
                     (before, inner) = (Before::Atom, 1);
                     continue;
                 }
                 '\\' => {
+                    let start = self.out.len();
                     self.escape(false)?;
+                    let class = std::mem::take(&mut self.class);
+                    // A quotation is many literals.
+                    let literals = u64::try_from(self.out.len() - start).unwrap_or(u64::MAX);
+                    let is_quoted = self.whole.contains("\\Q");
+                    self.weigh(class.saturating_add(self.literal * if is_quoted { literals } else { 1 }));
                     (before, inner) = (Before::Atom, 1);
                     continue;
                 }
                 '}' | ']' => {
                     self.out.push('\\');
+                    self.weigh(self.literal);
                     (before, inner) = (Before::Atom, 1);
                 }
-                _ => (before, inner) = (Before::Atom, 1),
+                _ => {
+                    self.weigh(if char == '.' { ANY_BYTES } else { self.literal });
+                    (before, inner) = (Before::Atom, 1);
+                }
             }
             self.out.push(char);
             self.rest = &self.rest[char.len_utf8()..];
         }
-        if self.repeats.is_empty() { Ok(self.out) } else { Err(format!("missing closing ): `{}`", self.whole)) }
+        if self.repeats.is_empty() {
+            Ok((self.out, self.weight))
+        } else {
+            Err(format!("missing closing ): `{}`", self.whole))
+        }
+    }
+
+    /// Adds an atom to the open group.
+    fn weigh(&mut self, bytes: u64) {
+        self.last = bytes;
+        self.weight = self.weight.saturating_add(bytes);
     }
 
     /// `*`, `+`, `?` or `{n,m}`, with the `?` of a lazy one.
@@ -186,6 +288,9 @@ impl<'p> Translator<'p> {
             let shown = &self.rest[..2 + flags_len + end.len_utf8()];
             return Err(format!("invalid or unsupported Perl syntax: `{shown}`"));
         }
+        if flags.contains('i') {
+            self.literal = FOLDED_LITERAL_BYTES;
+        }
         let len = 2 + flags_len + 1;
         self.out.push_str(&self.rest[..len]);
         self.rest = &self.rest[len..];
@@ -198,6 +303,9 @@ impl<'p> Translator<'p> {
             return Err("trailing backslash at end of expression: ``".to_owned());
         };
         let len = 1 + char.len_utf8();
+        if matches!(char, 'D' | 'W' | 'S') {
+            self.class = self.class.saturating_add(ANY_BYTES);
+        }
         let (written, len): (String, usize) = match char {
             'd' => (if in_class { "0-9" } else { "[0-9]" }.to_owned(), len),
             'w' => (if in_class { "0-9A-Za-z_" } else { "[0-9A-Za-z_]" }.to_owned(), len),
@@ -220,7 +328,6 @@ impl<'p> Translator<'p> {
                 };
                 (ascii.to_owned(), len)
             }
-            'C' if !in_class => ("(?s:.)".to_owned(), len),
             'a' => (r"\x07".to_owned(), len),
             'f' | 'n' | 'r' | 't' | 'v' => (format!("\\{char}"), len),
             'x' => return self.hexadecimal(),
@@ -269,9 +376,10 @@ impl<'p> Translator<'p> {
             None => 2 + name.chars().next().map_or(0, char::len_utf8),
         };
         let written = &self.rest[..len];
-        if Regex::new(written).is_err() {
+        let Some(bytes) = property_bytes(written) else {
             return Err(format!("invalid character class range: `{written}`"));
-        }
+        };
+        self.class = self.class.saturating_add(bytes);
         self.out.push_str(written);
         self.rest = &self.rest[len..];
         Ok(())
@@ -285,6 +393,7 @@ impl<'p> Translator<'p> {
         if let Some(rest) = self.rest.strip_prefix('^') {
             self.out.push('^');
             self.rest = rest;
+            self.class = self.class.saturating_add(ANY_BYTES);
         }
         let mut is_first = true;
         loop {
@@ -327,6 +436,7 @@ impl<'p> Translator<'p> {
                 self.out.push('-');
                 self.rest = &self.rest[1..];
                 let high = self.member()?;
+                self.class = self.class.saturating_add(if high.is_ascii() { 0 } else { RANGE_BYTES });
                 if high < low {
                     let shown = &low_start[..low_start.len() - self.rest.len()];
                     return Err(format!("invalid character class range: `{shown}`"));
@@ -338,6 +448,7 @@ impl<'p> Translator<'p> {
     /// One character of a class, written; gives what it is, for the order of a range.
     fn member(&mut self) -> Result<char, String> {
         let char = self.rest.chars().next().unwrap_or_default();
+        self.class = self.class.saturating_add(if char.is_ascii() { 0 } else { self.literal });
         if char == '\\' {
             let start = self.out.len();
             self.escape(true)?;
@@ -359,6 +470,33 @@ impl<'p> Translator<'p> {
         self.rest = &self.rest[char.len_utf8()..];
         Ok(char)
     }
+}
+
+/// What a property as `\p{Greek}` takes when it is compiled; none when there is none of that name. Its name is read as Go
+/// reads it: without regard to case, spaces, hyphens and underscores. What was found is kept, for a text of a few
+/// bytes would otherwise take the time of thousands.
+fn property_bytes(written: &str) -> Option<u64> {
+    static KNOWN: LazyLock<Mutex<HashMap<String, u64>>> = LazyLock::new(Mutex::default);
+    let name = written[2..].trim_start_matches('{').trim_end_matches('}');
+    let is_filler = |char: char| matches!(char, ' ' | '-' | '_');
+    if !name.chars().all(|char| char.is_ascii_alphanumeric() || is_filler(char)) {
+        return None;
+    }
+    let key: String = name.chars().filter(|char| !is_filler(*char)).map(|char| char.to_ascii_lowercase()).collect();
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(bytes) = known().get(&key) {
+        return Some(*bytes);
+    }
+    // The crate tells only whether a program is below a limit.
+    let sizes = [4096, 8192, 16_384, 24_576, 32_768, 49_152, 65_536];
+    let fits = |size: &usize| RegexBuilder::new(written).size_limit(*size).build().is_ok();
+    let size = sizes.into_iter().find(fits)?;
+    let bytes = u64::try_from(size).unwrap_or(u64::MAX);
+    let mut known = known();
+    if known.len() < PROPERTIES_MAX {
+        known.insert(key, bytes);
+    }
+    Some(bytes)
 }
 
 /// `{n}`, `{n,}` or `{n,m}` at the beginning, and its length; anything else in braces is literal.
@@ -400,6 +538,7 @@ mod tests {
         check("[z-a]", "invalid character class range: `z-a`");
         check(r"\1", r"invalid escape sequence: `\1`");
         check(r"\y", r"invalid escape sequence: `\y`");
+        check(r"a\C", r"invalid escape sequence: `\C`");
         check("a\\", "trailing backslash at end of expression: ``");
     }
 
@@ -427,5 +566,32 @@ mod tests {
         }
         assert!(!compile(r"^\d$").expect("compiles").is_match("٣"), "digits are ASCII");
         assert!(!compile(r"^.$").expect("compiles").is_match("\n"));
+    }
+
+    #[test]
+    fn a_pattern_weighs_what_its_repeats_take() {
+        for (pattern, least, most) in [
+            ("^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", 0, 2_000),
+            ("^[a-z]{1,1000}$", 90_000, 200_000),
+            (r"^.{1,63}$", 70_000, 100_000),
+            (r"^\p{L}{1,20}$", 970_000, 1_500_000),
+            (r"^\p{L}{20,}$", 970_000, 1_500_000),
+            (r"^(\p{L}{4}){1,5}$", 970_000, 1_800_000),
+            (r"^(?i)[^\p{L}]{1,20}$", 970_000, 1_500_000),
+            (r"^[\p{L}\p{N}_-]{1,63}$", 3_400_000, 7_000_000),
+        ] {
+            let weight = weigh(pattern).expect(pattern);
+            assert!((least..=most).contains(&weight), "{pattern} weighs {weight}");
+        }
+        let error = weigh(r"^\p{L}{1,1000}$").expect_err("54 MB");
+        assert_eq!(error, r"error parsing regexp: expression too large: `^\p{L}{1,1000}$`");
+    }
+
+    /// Fifteen thousand characters that are three thousand classes of 54 KB: only reading the names keeps this short.
+    #[test]
+    fn a_pattern_of_thousands_of_properties_is_too_large() {
+        assert!(weigh(&r"\p{L}".repeat(3_000)).is_err());
+        assert!(weigh(&format!("[{}]", r"\p{L}".repeat(3_000))).is_err());
+        assert!(weigh(r"\p{Nonsense}").is_err() && weigh(r"\p{sc=Greek}").is_err());
     }
 }

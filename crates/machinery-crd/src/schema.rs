@@ -8,7 +8,6 @@ mod shown;
 
 use std::collections::BTreeMap;
 
-use regex::Regex;
 use serde_json::{Map, Value};
 
 use crate::{DEPTH_MAX, go_regex};
@@ -17,7 +16,7 @@ pub(crate) use shown::{show_rule, show_schema, show_versions};
 /// Schemas of real definitions have some thousands of places at most.
 const NODES_MAX: usize = 50_000;
 
-/// Compiled patterns of one schema stay in memory for as long as it is served. Real definitions have some dozens.
+/// Each is read whenever its schema is. Real definitions have some dozens.
 const PATTERNS_MAX: usize = 2_000;
 
 /// One place in a schema.
@@ -65,17 +64,8 @@ pub(crate) struct Limits {
     pub multiple_of: Option<f64>,
     pub properties_max: Option<i64>,
     pub properties_min: Option<i64>,
-    pub regex: CompiledPattern,
-}
-
-/// A compiled pattern; two are equal because their texts are compared beside them.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct CompiledPattern(pub Option<Result<Regex, String>>);
-
-impl PartialEq for CompiledPattern {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
+    /// About how many bytes the pattern takes when it is compiled ([`go_regex::weigh`]), or what is wrong with it.
+    pub pattern_bytes: Option<Result<u32, String>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -152,7 +142,7 @@ struct Reader {
 }
 
 impl Schema {
-    /// Reads `openAPIV3Schema`, with all patterns compiled.
+    /// Reads `openAPIV3Schema`. Its patterns are read and not compiled: that is left to the first text that meets one.
     pub fn read(value: &Value) -> Result<Self, TooLarge> {
         let mut reader = Reader { nodes: 0, patterns: 0 };
         let empty = Map::new();
@@ -248,6 +238,17 @@ impl Schema {
         }
     }
 
+    /// About how many bytes all patterns take when they are compiled.
+    pub fn pattern_bytes(&self) -> u64 {
+        let mut bytes = 0_u64;
+        self.each(&mut |place| {
+            let found = place.limits.as_deref().and_then(|limits| limits.pattern_bytes.as_ref());
+            bytes =
+                bytes.saturating_add(found.and_then(|found| found.as_ref().ok()).map_or(0, |found| u64::from(*found)));
+        });
+        bytes
+    }
+
     /// Whether this place or one below has what `is` looks for.
     pub fn any(&self, mut is: impl FnMut(&Schema) -> bool) -> bool {
         let mut found = false;
@@ -337,7 +338,7 @@ impl Reader {
             properties_max: count("maxProperties"),
             properties_min: count("minProperties"),
             pattern,
-            regex: CompiledPattern::default(),
+            pattern_bytes: None,
         };
         if limits == Limits::default() {
             return Ok(None);
@@ -347,7 +348,7 @@ impl Reader {
             if self.patterns > PATTERNS_MAX {
                 return Err(TooLarge::Patterns);
             }
-            limits.regex = CompiledPattern(Some(go_regex::compile(&limits.pattern)));
+            limits.pattern_bytes = Some(go_regex::weigh(&limits.pattern));
         }
         Ok(Some(Box::new(limits)))
     }

@@ -3,7 +3,11 @@
 //! A definition has been checked ([`machinery_crd::definition`]) and settled when it comes here: its status says under which
 //! names it is served. What it means for objects is in `machinery-crd`; here is how that meets what all objects share.
 
-use std::sync::Arc;
+use std::{
+    collections::hash_map::RandomState,
+    hash::BuildHasher as _,
+    sync::{Arc, LazyLock},
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use machinery_crd::{MetadataRules, Scale, Structural};
@@ -40,6 +44,8 @@ pub(crate) struct CustomResource {
     pub name: Arc<str>,
     pub group: Arc<str>,
     pub resources: Vec<Arc<ResourceInfo>>,
+    /// Of all that [`read`] looks at.
+    pub digest: u64,
     /// The schema of each served version as its author wrote it, compressed: descriptions are large and rarely read.
     pub openapi: Vec<OpenApiSchema>,
 }
@@ -68,6 +74,16 @@ pub(crate) struct Custom {
 /// Everything that is wrong with a new definition, or with a new version of one.
 pub(crate) fn validate(new: &Value, old: Option<&Value>, errors: &mut Errors) {
     errors.extend(machinery_crd::definition::validate(new, old));
+}
+
+/// Identifies what a definition says of its resources: one whose labels or conditions change says the same, and need not be
+/// read again. The hash has a key that nobody knows, so that nobody finds two definitions that have the same.
+pub(crate) fn digest(crd: &Value) -> u64 {
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    let status = crd.part("status");
+    let metadata = crd.part("metadata");
+    let changing = (metadata.has("deletionTimestamp"), metadata.int("generation") > 1, metadata.text("name"));
+    KEY.hash_one((crd.part("spec").to_string(), status.part("acceptedNames").to_string(), changing))
 }
 
 /// Reads a definition that was checked.
@@ -137,7 +153,7 @@ pub(crate) fn read(crd: &Value) -> Result<CustomResource, Vec<FieldError>> {
         }));
     }
     let name = crd.part("metadata").text("name").into();
-    Ok(CustomResource { name, group: group.into(), resources, openapi })
+    Ok(CustomResource { name, group: group.into(), resources, digest: digest(crd), openapi })
 }
 
 fn base_chain(error: &dyn std::error::Error) -> String {

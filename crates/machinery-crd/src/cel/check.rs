@@ -303,7 +303,7 @@ impl Checker {
         let Some(last) = last else { return };
         let Expr::Literal(Lit::Text(text)) = self.ast.nodes[last].clone() else { return };
         let is_bad = match name {
-            "matches" => crate::go_regex::compile(&text).is_err(),
+            "matches" => crate::go_regex::weigh(&text).is_err(),
             "duration" => crate::go_time::parse_duration(&text).is_none(),
             "timestamp" => text.parse::<jiff::Timestamp>().is_err(),
             _ => false,

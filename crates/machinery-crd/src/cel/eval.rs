@@ -9,6 +9,7 @@ use super::{
     parse::ACCUMULATOR,
     value::{Fields, List, Lit, Val, concat},
 };
+use crate::go_regex;
 
 /// Why an expression has no value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,10 @@ pub(crate) struct Run<'r, 'v> {
 /// Entries of maps that one run copies.
 const COPIED_MAX: usize = 5_000_000;
 
+/// Bytes of a compiled pattern that are made for one unit of cost; so all rules for one object make 640 MB at most, one
+/// after the other, in some seconds. Patterns of real rules take some dozens of a million.
+const BYTES_PER_COST: u64 = 64;
+
 const LIST_COST: u64 = 10;
 const MAP_COST: u64 = 30;
 
@@ -63,6 +68,16 @@ impl<'r, 'v> Run<'r, 'v> {
             return Err(EvalError::new("operation cancelled: actual cost limit exceeded"));
         }
         Ok(())
+    }
+
+    /// Pays for a pattern that is not compiled yet. An object may bring thousands of them, each of which takes milliseconds
+    /// where upstream's cost counts its characters.
+    fn compile(&mut self, pattern: &str) -> std::result::Result<(), EvalError> {
+        if go_regex::is_compiled(pattern) {
+            return Ok(());
+        }
+        let bytes = go_regex::weigh(pattern).unwrap_or_default();
+        self.spend(u64::from(bytes) / BYTES_PER_COST)
     }
 
     /// What upstream does in constant time and this program by copying; ends runs that would take seconds.
@@ -193,6 +208,10 @@ impl<'r, 'v> Run<'r, 'v> {
                     entries.push((key.clone(), value.clone()));
                     Ok(Val::Map(Fields::Made(Arc::new(entries))))
                 }
+            }
+            ("matches" | "find" | "findAll", [Val::Text(_), Val::Text(pattern), ..]) => {
+                self.compile(pattern)?;
+                library::call(name, &values)
             }
             _ => library::call(name, &values),
         };

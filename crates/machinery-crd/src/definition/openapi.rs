@@ -15,6 +15,10 @@ use crate::{
 /// The whole schema in a message; schemas of real definitions have up to a megabyte.
 const SHOWN_BYTES_MAX: usize = 256 * 1024;
 
+/// All patterns of a schema, compiled. An object that has a text for each of them pays for all ([`crate::go_regex`]), and this
+/// much takes a quarter of what one request may cost. Schemas of real definitions stay below a hundredth.
+const PATTERNS_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
 /// What may be at the root of a schema whose status has a subresource, in the order of the message.
 const AT_ROOT: &str = "[Description Type Format Title Maximum ExclusiveMaximum Minimum ExclusiveMinimum MaxLength MinLength \
                        Pattern MaxItems MinItems UniqueItems MultipleOf Required Items Properties ExternalDocs Example \
@@ -64,6 +68,13 @@ pub(super) fn check(
         Ok(schema) => schema,
         Err(error) => return vec![FieldError::forbidden(path, error.to_string())],
     };
+    if schema.pattern_bytes() > PATTERNS_BYTES_MAX && !is_unchanged(value, version, context) {
+        let detail = format!(
+            "the patterns of the schema take more than {PATTERNS_BYTES_MAX} bytes in all when they are compiled (try shorter \
+             repetitions, or classes of ASCII characters)"
+        );
+        return vec![FieldError::forbidden(path, detail)];
+    }
     let mut errors = Vec::new();
     if has_status {
         errors.extend(check_root(&schema, &path));

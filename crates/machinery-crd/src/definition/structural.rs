@@ -194,8 +194,8 @@ fn check_combined(schema: &Schema, skip_any_of: bool, skip_first: bool, path: &s
     if let Some(not) = schema.not() {
         check_nested(not, false, &format!("{path}.not"), errors);
     }
-    let compiled = schema.limits.as_deref().and_then(|limits| limits.regex.0.as_ref());
-    if let Some(Err(error)) = compiled {
+    let read = schema.limits.as_deref().and_then(|limits| limits.pattern_bytes.as_ref());
+    if let Some(Err(error)) = read {
         let detail = format!("must be a valid regular expression, but isn't: {error}");
         errors.push(FieldError::invalid(format!("{path}.pattern"), &schema.pattern().into(), detail));
     }

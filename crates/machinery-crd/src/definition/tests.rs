@@ -258,3 +258,29 @@ fn a_deleted_definition_waits_for_its_objects() {
     assert_eq!(definition["metadata"]["finalizers"], json!(["customresourcecleanup.apiextensions.k8s.io"]));
     assert_eq!(definition["status"]["conditions"][0]["type"], "Terminating");
 }
+
+/// Sixty kilobytes of definition that took a gigabyte for as long as it existed.
+#[test]
+fn a_thousand_patterns_of_unicode_classes_are_too_large_and_of_ascii_are_not() {
+    let patterns = |class: &str| {
+        let properties: serde_json::Map<String, Value> = (0..1000)
+            .map(|number| {
+                (format!("p{number}"), json!({"type": "string", "pattern": format!("^{class}{{1,20}}${number}")}))
+            })
+            .collect();
+        definition(json!({"type": "object", "properties": properties}))
+    };
+    let large = patterns(r"\p{L}");
+    let found = errors(&large, None);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("Forbidden: the patterns of the schema take more than"), "{found:?}");
+    assert_eq!(errors(&large, Some(&large)), [""; 0], "what is stored stays, and its labels can be set");
+    assert_eq!(errors(&patterns("[a-z0-9]"), None), [""; 0]);
+    check(
+        json!({"type": "string", "pattern": "a\\C"}),
+        &[
+            ".pattern: Invalid value: \"a\\\\C\": must be a valid regular expression, but isn't: error parsing regexp: invalid \
+           escape sequence: `\\C`",
+        ],
+    );
+}

@@ -238,3 +238,41 @@ fn a_scale_is_where_its_definition_says() {
         ]
     );
 }
+
+/// Patterns are compiled by the objects that meet them, which pay for it: each once, and each text by its length.
+#[test]
+fn an_object_pays_for_the_patterns_that_it_meets() {
+    let properties: serde_json::Map<String, Value> = (0..200)
+        .map(|number| {
+            (format!("p{number}"), json!({"type": "string", "pattern": format!("^\\p{{L}}{{1,20}}(x{number})?$")}))
+        })
+        .collect();
+    let structural = read(&json!({"type": "object", "properties": properties}));
+    let cost = |object: &Value| {
+        let (mut errors, mut budget) = (Vec::new(), Budget::of_request());
+        structural.validate(object, None, Part::Whole, &Plain, &mut errors, &mut budget);
+        (errors.iter().map(ToString::to_string).collect::<Vec<_>>(), budget.spent())
+    };
+    let (found, first) = cost(&json!({"p0": "abc"}));
+    assert_eq!(found, [""; 0]);
+    assert!((100_000..300_000).contains(&first), "a megabyte is compiled: {first}");
+    assert_eq!(cost(&json!({"p0": "abc"})).1, first, "the same for who comes later");
+    let (found, _) = cost(&json!({"p0": "1"}));
+    assert_eq!(found.len(), 1);
+    assert!(found[0].contains("should match"), "{found:?}");
+    let all: serde_json::Map<String, Value> = (0..200).map(|number| (format!("p{number}"), json!("abc"))).collect();
+    let (found, spent) = cost(&all.into());
+    assert!(found[0].contains("it is too large to be checked against its schema"), "{found:?} {spent}");
+
+    // A list whose items all have the same pattern compiles it once.
+    let short = json!({"type": "string", "pattern": "^[a-z]+$"});
+    let structural = read(&json!({"type": "object", "properties": {"l": {"type": "array", "items": short}}}));
+    assert_eq!(errors(&structural, &json!({"l": vec!["abc"; 100_000]}), None), [""; 0]);
+    let (mut errors, mut budget) = (Vec::new(), Budget::new(500_000));
+    let long = json!({"l": vec!["a".repeat(1_000_000); 4]});
+    structural.validate(&long, None, Part::Whole, &Plain, &mut errors, &mut budget);
+    assert!(
+        errors[0].to_string().contains("too large to be checked"),
+        "each text is searched by its length: {errors:?}"
+    );
+}

@@ -6,7 +6,7 @@
 mod numbers;
 mod object;
 
-use std::collections::HashSet;
+use std::{collections::HashSet, ptr};
 
 use serde_json::Value;
 
@@ -15,7 +15,7 @@ use crate::{
     Budget, DEPTH_MAX, FieldError,
     bounded::{PATH_BYTES_MAX, push_bounded},
     field_error::ERRORS_MAX,
-    go,
+    go, go_regex,
     schema::{Limits, Schema},
 };
 
@@ -125,7 +125,7 @@ pub(crate) fn check_values(
     mode: Mode,
     budget: &mut Budget,
 ) -> Vec<FieldError> {
-    let mut checker = Checker { mode, budget, path: String::new() };
+    let mut checker = Checker { mode, budget, path: String::new(), compiled: HashSet::new() };
     let outcome = checker.check_against_old(schema, value, old, 0);
     let mut errors: Vec<FieldError> = outcome.errors.into_iter().map(|error| error.into_field_error(root)).collect();
     if let Err(error) = budget.spend(0) {
@@ -139,6 +139,8 @@ struct Checker<'b> {
     mode: Mode,
     budget: &'b mut Budget,
     path: String,
+    /// Places whose patterns were paid for.
+    compiled: HashSet<*const Limits>,
 }
 
 impl Checker<'_> {
@@ -294,17 +296,38 @@ impl Checker<'_> {
         } else if let Some(min) = limits.length_min.filter(|min| chars() < *min) {
             let text = format!("{path} in body should be at least {min} chars long");
             outcome.add(ValueError::invalid(path, value, text));
-        } else if let Some(compiled) = &limits.regex.0 {
-            let detail = match compiled {
+        } else if let Some(read) = &limits.pattern_bytes {
+            let program = match read {
+                Ok(bytes) => {
+                    let Some(program) = self.program(limits, *bytes, text) else { return };
+                    program
+                }
+                Err(error) => Err(error.as_str().into()),
+            };
+            let detail = match program {
                 Ok(regex) if regex.is_match(text) => None,
                 Ok(_) => Some(limits.pattern.to_string()),
                 Err(error) => Some(format!("{}, but pattern is invalid: {error}", limits.pattern)),
             };
             if let Some(detail) = detail {
-                let text = format!("{path} in body should match '{detail}'");
-                outcome.add(ValueError::invalid(path, value, text));
+                let text = format!("{} in body should match '{detail}'", self.path);
+                outcome.add(ValueError::invalid(&self.path, value, text));
             }
         }
+    }
+
+    /// The pattern, ready for a text; nothing when the budget does not last. It is paid for where it is first met, whether
+    /// or not somebody else has had it compiled before: the same object has the same answer. Who meets more patterns
+    /// than are kept pays for each one that is compiled again.
+    fn program(&mut self, limits: &Limits, bytes: u32, text: &str) -> Option<go_regex::Program> {
+        let is_first = self.compiled.insert(ptr::from_ref(limits));
+        if !self.may_spend(go_regex::match_steps(bytes, text)) {
+            return None;
+        }
+        if (is_first || !go_regex::is_compiled(&limits.pattern)) && !self.may_spend(go_regex::compile_steps(bytes)) {
+            return None;
+        }
+        Some(go_regex::program(&limits.pattern, bytes))
     }
 
     fn check_logic(&mut self, schema: &Schema, value: &Value, old: Option<&Value>, depth: usize) -> Outcome {

@@ -112,3 +112,27 @@ fn a_selector_compares_a_missing_value_as_its_default() {
     assert_eq!(value("configmaps", json!({"metadata": {"name": "a"}}), "metadata.name").as_deref(), Some("a"));
     assert_eq!(value("configmaps", json!({}), "data.x"), None);
 }
+
+/// To read a large definition takes a while, and controllers write their definitions' labels and conditions often.
+#[test]
+fn a_definition_is_read_again_only_when_its_resources_change() {
+    let mut registry = Registry::builtin();
+    let mut definition = widgets();
+    let first = registry.install_crd(&definition).expect("the definition is good").resources;
+    definition["metadata"]["labels"] = json!({"a": "b"});
+    definition["status"] = json!({"conditions": [{"type": "Established", "status": "True"}]});
+    let same = registry.install_crd(&definition).expect("the definition is good").resources;
+    assert!(std::sync::Arc::ptr_eq(&first[0], &same[0]));
+    for (change, value) in [
+        ("/spec/versions/0/schema/openAPIV3Schema/description", json!("Another.")),
+        ("/metadata/deletionTimestamp", json!("2026-01-01T00:00:00Z")),
+        ("/metadata/generation", json!(2)),
+        ("/status/acceptedNames", json!({"plural": "widgets", "kind": "Widget"})),
+    ] {
+        let mut changed = definition.clone();
+        let (parent, key) = change.rsplit_once('/').expect("a path");
+        changed.pointer_mut(parent).expect("it is there")[key] = value;
+        let other = registry.clone().install_crd(&changed).expect("the definition is good").resources;
+        assert!(!std::sync::Arc::ptr_eq(&first[0], &other[0]), "{change}");
+    }
+}

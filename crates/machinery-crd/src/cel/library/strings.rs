@@ -79,7 +79,8 @@ pub(super) fn call<'v>(name: &str, text: &str, rest: &[Val<'v>]) -> Result<'v> {
 }
 
 fn regex(pattern: &str) -> std::result::Result<regex::Regex, EvalError> {
-    crate::go_regex::compile(pattern).map_err(EvalError::new)
+    let bytes = crate::go_regex::weigh(pattern).map_err(EvalError::new)?;
+    crate::go_regex::program(pattern, bytes).map_err(|error| EvalError::new(error.to_string()))
 }
 
 fn index_of<'v>(text: &[char], part: &[char], from: Option<i64>, is_last: bool) -> Result<'v> {
