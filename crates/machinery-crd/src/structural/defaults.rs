@@ -4,8 +4,13 @@ use serde_json::Value;
 
 use crate::{Budget, BudgetExceeded, DEPTH_MAX, schema::Schema};
 
-/// Bytes of text that are copied in the time of one step.
-const BYTES_PER_STEP: usize = 64;
+/// Bytes that are copied in the time of one step.
+const BYTES_PER_STEP: u64 = 64;
+
+/// Fields of an object are kept in nodes of eleven, of which the first field makes one and further ones fill half. A field
+/// in an object that has others takes its share.
+const FIELD_BYTES: u64 = (size_of::<String>() + size_of::<Value>()) as u64;
+const NODE_BYTES: u64 = 11 * FIELD_BYTES;
 
 /// Removes nulls from maps where the schema neither allows them nor has a default in their place.
 pub(super) fn drop_nulls(schema: &Schema, value: &mut Value, depth: usize) {
@@ -31,7 +36,8 @@ pub(super) fn drop_nulls(schema: &Schema, value: &mut Value, depth: usize) {
 }
 
 /// Fills in what is missing below `value`. A default is written by the author of the schema and copied as often as the
-/// author of an object likes: a list of a million `{}` under a default of 10 KB would be 10 GB. So copies are paid for.
+/// author of an object likes: a list of a million `{}` under a default of 10 KB would be 10 GB. So copies are paid for before
+/// they are made: in steps, and in the bytes of memory that they take.
 pub(crate) fn fill(
     schema: &Schema,
     value: &mut Value,
@@ -52,7 +58,9 @@ pub(crate) fn fill(
                     Some(given) => given.is_null() && !property.nullable,
                 };
                 if is_missing {
-                    budget.spend(copy_steps(default))?;
+                    let field = if map.is_empty() { NODE_BYTES } else { FIELD_BYTES };
+                    budget.spend_bytes(field + bytes_of(name))?;
+                    pay(default, budget)?;
                     map.insert(name.to_string(), default.clone());
                 }
             }
@@ -80,19 +88,37 @@ pub(crate) fn fill(
 
 fn fill_null(schema: &Schema, value: &mut Value, budget: &mut Budget) -> Result<(), BudgetExceeded> {
     if let (Value::Null, false, Some(default)) = (&*value, schema.nullable, &schema.default) {
-        budget.spend(copy_steps(default))?;
+        pay(default, budget)?;
         *value = default.clone();
     }
     Ok(())
 }
 
-/// What it costs to copy a value: its parts, and a little for long text.
-fn copy_steps(value: &Value) -> u64 {
-    let inner = match value {
-        Value::String(text) => u64::try_from(text.len() / BYTES_PER_STEP).unwrap_or(u64::MAX),
-        Value::Array(items) => items.iter().map(copy_steps).sum(),
-        Value::Object(map) => map.values().map(copy_steps).sum(),
-        _ => 0,
+/// Pays for a copy of a value before it is made.
+fn pay(default: &Value, budget: &mut Budget) -> Result<(), BudgetExceeded> {
+    let (values, bytes) = copied(default);
+    budget.spend(values.saturating_add(bytes / BYTES_PER_STEP))?;
+    budget.spend_bytes(bytes)
+}
+
+/// The values within a value, itself included, and the bytes that they take beside the place of the first.
+fn copied(value: &Value) -> (u64, u64) {
+    let count = |items: usize| u64::try_from(items).unwrap_or(u64::MAX);
+    let sum = |(values, bytes): (u64, u64), inner: &Value| {
+        let (inner_values, inner_bytes) = copied(inner);
+        (values.saturating_add(inner_values), bytes.saturating_add(inner_bytes))
     };
-    1 + inner
+    match value {
+        Value::String(text) => (1, bytes_of(text)),
+        Value::Array(items) => items.iter().fold((1, count(size_of_val(items.as_slice()))), sum),
+        Value::Object(map) => {
+            let nodes = count(map.len().div_ceil(6)).saturating_mul(NODE_BYTES);
+            map.iter().fold((1, nodes), |(values, bytes), (name, inner)| sum((values, bytes + bytes_of(name)), inner))
+        }
+        _ => (1, 0),
+    }
+}
+
+fn bytes_of(text: &str) -> u64 {
+    u64::try_from(text.len()).unwrap_or(u64::MAX)
 }

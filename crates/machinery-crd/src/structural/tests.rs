@@ -276,3 +276,28 @@ fn an_object_pays_for_the_patterns_that_it_meets() {
         "each text is searched by its length: {errors:?}"
     );
 }
+
+/// What a client writes in three bytes, the author of a schema has filled with megabytes.
+#[test]
+fn defaults_are_not_copied_beyond_a_bound_in_bytes() {
+    let text = json!({"type": "string", "default": "z".repeat(10_000)});
+    let objects = json!({"type": "array", "items": {"type": "object"}, "default": vec![json!({}); 50_000]});
+    let number = json!({"type": "integer", "default": 1});
+    for (property, items, filled_max) in [(&text, 100_000, 3_300), (&objects, 1_000, 35), (&number, 200_000, 70_000)] {
+        let items_schema = json!({"type": "object", "properties": {"s": property}});
+        let structural =
+            read(&json!({"type": "object", "properties": {"a": {"type": "array", "items": items_schema}}}));
+        let mut object = json!({"a": vec![json!({}); items]});
+        let filled = structural.apply_defaults(&mut object, &mut Budget::of_request());
+        assert!(filled.expect_err("too much").to_string().contains("bytes copied into its object"));
+        let count = |object: &Value| {
+            let items = object["a"].as_array().map_or(&[][..], Vec::as_slice);
+            items.iter().filter(|item| item.get("s").is_some()).count()
+        };
+        assert!((1..filled_max).contains(&count(&object)), "{} items are filled", count(&object));
+        // A few are nothing.
+        let mut object = json!({"a": vec![json!({}); 20]});
+        structural.apply_defaults(&mut object, &mut Budget::of_request()).expect("it is within the bound");
+        assert_eq!(count(&object), 20);
+    }
+}
