@@ -63,6 +63,8 @@ pub(crate) struct OpenApiSchema {
 #[derive(Debug)]
 pub(crate) struct Custom {
     pub structural: Structural,
+    /// The selectable fields of all versions: an object is found through each of them, whichever it was written through.
+    pub indexed: Arc<[SelectableField]>,
     /// What each client of a deprecated version is warned of.
     pub deprecation: Option<Arc<str>>,
     /// Whether objects may be stored in another form than clients see: the schema has changed, or there are several.
@@ -111,6 +113,13 @@ pub(crate) fn read(crd: &Value) -> Result<CustomResource, Vec<FieldError>> {
     let words = |key: &str| names.items(key).iter().filter_map(Value::as_str).map(Arc::from).collect::<Vec<Arc<str>>>();
     let is_terminating = crd.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null());
     let is_reshaped = versions.len() > 1 || crd.part("metadata").int("generation") > 1;
+    let mut indexed: Vec<SelectableField> = Vec::new();
+    for field in versions.iter().flat_map(selectable_fields) {
+        if !indexed.contains(&field) {
+            indexed.push(field);
+        }
+    }
+    let indexed: Arc<[SelectableField]> = indexed.into();
     let mut resources = Vec::new();
     let mut openapi = Vec::new();
     for (number, version) in versions.iter().enumerate().filter(|(_, version)| version.flag("served")) {
@@ -134,17 +143,13 @@ pub(crate) fn read(crd: &Value) -> Result<CustomResource, Vec<FieldError>> {
             namespaced: spec.text("scope") == "Namespaced",
             verbs: VERBS,
             subresources: subresources(version, kind),
-            selectable_fields: version
-                .items("selectableFields")
-                .iter()
-                .filter_map(|field| field.text("jsonPath").strip_prefix('.'))
-                .map(SelectableField::new)
-                .collect(),
+            selectable_fields: selectable_fields(version).collect(),
             storage_key: storage_key(group, plural),
             storage_hash: storage_hash(group, &storage_version, kind),
             strategy: &strategy::CUSTOM,
             schema: Schema::Custom(Arc::new(Custom {
                 structural,
+                indexed: Arc::clone(&indexed),
                 deprecation: deprecation(version, spec, kind),
                 is_reshaped,
                 is_terminating,
@@ -154,6 +159,12 @@ pub(crate) fn read(crd: &Value) -> Result<CustomResource, Vec<FieldError>> {
     }
     let name = crd.part("metadata").text("name").into();
     Ok(CustomResource { name, group: group.into(), resources, digest: digest(crd), openapi })
+}
+
+/// What clients of a version may select its objects by.
+fn selectable_fields(version: &Value) -> impl Iterator<Item = SelectableField> {
+    let paths = version.items("selectableFields").iter().map(|field| field.text("jsonPath"));
+    paths.filter_map(|path| path.strip_prefix('.')).map(SelectableField::new)
 }
 
 fn base_chain(error: &dyn std::error::Error) -> String {
@@ -273,6 +284,12 @@ impl ResourceInfo {
         if let Some(custom) = self.custom().filter(|custom| custom.is_reshaped) {
             custom.structural.refresh(object, &mut crate::Budget::of_request());
         }
+    }
+
+    /// The fields that its objects are found by: what clients of this version may select by, and of a custom resource what
+    /// those of its other versions may.
+    pub fn indexed_fields(&self) -> &[SelectableField] {
+        self.custom().map_or(&self.selectable_fields, |custom| &custom.indexed)
     }
 
     /// Where the scale of a custom object is, when its definition says so.

@@ -300,11 +300,7 @@ impl ResourceInfo {
             return Some(text_at(object, field).unwrap_or_default());
         }
         let selectable = self.selectable_fields.iter().find(|selectable| &*selectable.name == field)?;
-        let found = match selectable.paths {
-            [] => text_at(object, &selectable.name),
-            paths => paths.iter().filter_map(|path| text_at(object, path)).find(|text| !text.is_empty()),
-        };
-        Some(found.unwrap_or_else(|| selectable.absent.to_owned()))
+        Some(selectable.value(object))
     }
 
     /// Full name of a built-in definition.
@@ -320,6 +316,15 @@ impl ResourceInfo {
 impl SelectableField {
     pub(crate) fn new(name: &str) -> Self {
         Self { name: name.into(), paths: &[], absent: "" }
+    }
+
+    /// What a field selector compares.
+    pub(crate) fn value(&self, object: &Value) -> String {
+        let found = match self.paths {
+            [] => text_at(object, &self.name),
+            paths => paths.iter().filter_map(|path| text_at(object, path)).find(|text| !text.is_empty()),
+        };
+        found.unwrap_or_else(|| self.absent.to_owned())
     }
 }
 

@@ -177,10 +177,11 @@ pub const INDEXED_FIELDS: [&str; 3] = ["spec.nodeName", OWNER_UID_FIELD, machine
 /// whenever a built-in kind gets other fields; [`Server::reindex`](crate::Server::reindex) then extracts them from every
 /// object that is stored.
 ///
-/// 1: owners of all kinds, and what pods refer to. 2: resource claims of pods, claims and secrets of volumes.
+/// 1: owners of all kinds, and what pods refer to. 2: resource claims of pods, claims and secrets of volumes. 3: of custom
+/// objects the selectable fields of all versions.
 ///
 /// [`StoreOptions::index_version`]: machinery_store::StoreOptions::index_version
-pub const INDEX_VERSION: u32 = 2;
+pub const INDEX_VERSION: u32 = 3;
 
 /// What selectors may ask about an object, and what it is found by.
 pub(crate) fn index_fields(info: &ResourceInfo, object: &Value) -> IndexFields {

@@ -1,11 +1,12 @@
 //! Index fields of objects that are stored: those of an earlier program's rows, and those of a definition that declares
 //! other selectable fields than before.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use machinery_kinds::{Registry, ResourceInfo};
-use machinery_store::CommitError;
+use machinery_store::{CommitError, Object};
+use serde_json::Value;
 use tracing::{info, warn};
 
 use crate::object;
@@ -27,14 +28,9 @@ impl Server {
             return Ok(0);
         }
         let registry = server.registry();
-        let mut seen = BTreeSet::new();
         let mut changed = 0;
         let mut failed = None;
-        for info in registry.resources() {
-            // Versions of one resource share their objects.
-            if !seen.insert(info.storage_key.clone()) {
-                continue;
-            }
+        for info in stored_resources(&registry).values() {
             // The rest is tried too: what is not on the disk is at least in memory.
             match reindex_resource(server, info).await {
                 Ok(count) => changed += count,
@@ -54,12 +50,25 @@ impl Server {
 
 /// Custom resources whose objects are selected by other fields than before.
 pub(crate) fn reselected(before: &Registry, after: &Registry) -> Vec<Arc<ResourceInfo>> {
-    let is_stored_as = |info: &&Arc<ResourceInfo>| info.is_custom() && info.version == info.storage_version;
+    let before = stored_resources(before);
     let is_changed = |info: &&Arc<ResourceInfo>| {
-        let held = before.resources().filter(is_stored_as).find(|held| held.storage_key == info.storage_key);
-        held.is_some_and(|held| held.selectable_fields != info.selectable_fields)
+        let held = before.get(&info.storage_key);
+        info.is_custom() && held.is_some_and(|held| held.indexed_fields() != info.indexed_fields())
     };
-    after.resources().filter(is_stored_as).filter(is_changed).cloned().collect()
+    stored_resources(after).into_values().filter(is_changed).cloned().collect()
+}
+
+/// What is stored: versions of one resource share their objects. Of a custom resource it is the version in which they are
+/// stored, if that one is served.
+fn stored_resources(registry: &Registry) -> BTreeMap<&Arc<str>, &Arc<ResourceInfo>> {
+    let mut stored = BTreeMap::new();
+    for info in registry.resources() {
+        let held = stored.entry(&info.storage_key).or_insert(info);
+        if info.is_custom() && info.version == info.storage_version {
+            *held = info;
+        }
+    }
+    stored
 }
 
 /// Extracts the index fields of these resources anew, after their definition has changed and
@@ -88,7 +97,7 @@ async fn reindex_resource(server: &Inner, info: &ResourceInfo) -> Result<usize, 
     let mut failed = None;
     for (number, stored) in snapshot.iter(None, None).enumerate() {
         // What cannot be read has no fields, and is not made worse.
-        if let Ok(value) = object::decode(info, stored) {
+        if let Some(value) = decode(info, stored) {
             let extracted = object::index_fields(info, &value);
             if extracted != stored.index {
                 fields.push((stored.key.clone(), stored.revision, extracted));
@@ -110,4 +119,13 @@ async fn reindex_resource(server: &Inner, info: &ResourceInfo) -> Result<usize, 
         Some(error) => Err(error),
         None => Ok(changed),
     }
+}
+
+/// The object as its fields are extracted from it: as this version shows it, unless others have further fields. Those may not
+/// be in the schema of this one.
+fn decode(info: &ResourceInfo, stored: &Object) -> Option<Value> {
+    if info.is_custom() && info.indexed_fields() != info.selectable_fields {
+        return serde_json::from_slice(&stored.bytes).ok();
+    }
+    object::decode(info, stored).ok()
 }

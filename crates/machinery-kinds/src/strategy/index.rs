@@ -3,7 +3,7 @@
 //! | field | of | values |
 //! |---|---|---|
 //! | `metadata.name` | kinds that are watched by name | one |
-//! | a selectable field, such as `spec.nodeName` | the kinds that declare it | one, if there is one |
+//! | a selectable field, such as `spec.nodeName` | the kinds that declare it, in one of their versions | one, if there is one |
 //! | `label:KEY` | all | one for each label |
 //! | [`INDEX_OWNER_UID`] | all | one for each owner: garbage collection and adoption look dependents up by it |
 //! | [`INDEX_REFS`] | pods, persistent volumes | one for each object that it refers to: the node authorizer is one look-up |
@@ -36,8 +36,9 @@ impl ResourceInfo {
         if self.has_name_field() {
             add("metadata.name", super::text(object, "/metadata/name"));
         }
-        for field in &self.selectable_fields {
-            if let Some(value) = self.selectable_value(object, &field.name).filter(|value| !value.is_empty()) {
+        for field in self.indexed_fields() {
+            let value = field.value(object);
+            if !value.is_empty() {
                 add(&field.name, &value);
             }
         }

@@ -98,6 +98,62 @@ async fn objects_are_selected_by_a_field_that_their_definition_declares_later() 
     assert_eq!(hub.get(&of_hall).await.names(), ["a"]);
 }
 
+/// Which version an object is written through does not decide by which fields it is found.
+#[tokio::test]
+async fn objects_written_through_one_version_are_selected_through_another() {
+    let hub = Hub::start().await;
+    let version = |name: &str, fields: Value| {
+        let properties =
+            json!({"spec": {"type": "object", "properties": {"c": {"type": "string"}, "n": {"type": "integer"}}}});
+        json!({
+            "name": name, "served": true, "storage": name == "v1", "selectableFields": fields,
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": properties}},
+        })
+    };
+    let both = json!([{"jsonPath": ".spec.c"}, {"jsonPath": ".spec.n"}]);
+    let definition = json!({
+        "metadata": {"name": "lamps.example.com"},
+        "spec": {
+            "group": "example.com", "scope": "Namespaced",
+            "names": {"plural": "lamps", "singular": "lamp", "kind": "Lamp", "listKind": "LampList"},
+            "versions": [version("v1", both.clone()), version("v2", json!([]))],
+        },
+    });
+    hub.create(CRDS, definition).await;
+    let lamps = |version: &str, query: &str| format!("/apis/example.com/{version}/namespaces/default/lamps{query}");
+    let lamp = |version: &str, name: &str, c: &str| {
+        let api_version = format!("example.com/{version}");
+        json!({"apiVersion": api_version, "kind": "Lamp", "metadata": {"name": name}, "spec": {"c": c, "n": 3}})
+    };
+    let of_x = lamps("v1", "?fieldSelector=spec.c%3Dx");
+    let mut watch = hub.watch(&lamps("v1", "?watch=1&fieldSelector=spec.c%3Dx")).await;
+    hub.create(&lamps("v2", ""), lamp("v2", "a", "x")).await;
+    hub.create(&lamps("v1", ""), lamp("v1", "b", "y")).await;
+    assert_eq!(watch.shown().await, "ADDED a");
+    hub.patch(&lamps("v2", "/b"), "merge-patch", json!({"spec": {"c": "x"}})).await;
+    assert_eq!(watch.shown().await, "ADDED b");
+    assert_eq!(hub.get(&of_x).await.names(), ["a", "b"]);
+    assert_eq!(hub.get(&lamps("v1", "?fieldSelector=spec.n%3D3")).await.names(), ["a", "b"]);
+    hub.get(&lamps("v2", "?fieldSelector=spec.c%3Dx")).await.check(
+        400,
+        "BadRequest",
+        "field label not supported: spec.c",
+    );
+
+    // What the version in which nothing is stored declares later is found as well.
+    let change = async |v1: Value, v2: Value| {
+        let versions = json!({"spec": {"versions": [version("v1", v1), version("v2", v2)]}});
+        assert_eq!(hub.patch(&format!("{CRDS}/lamps.example.com"), "merge-patch", versions).await.code, 200);
+    };
+    change(json!([]), json!([])).await;
+    hub.get(&of_x).await.check(400, "BadRequest", "field label not supported: spec.c");
+    change(json!([]), both).await;
+    assert_eq!(hub.get(&lamps("v2", "?fieldSelector=spec.c%3Dx")).await.names(), ["a", "b"]);
+    let deleted = hub.call("DELETE", &lamps("v2", "?fieldSelector=spec.c%3Dx"), Value::Null).await;
+    assert_eq!(deleted.code, 200, "{}", deleted.body);
+    assert_eq!(hub.get(&lamps("v1", "")).await.names(), [""; 0]);
+}
+
 /// What the rules give for two objects. When this fails, raise `INDEX_VERSION` and then write down what they give now:
 /// objects that are stored already would not be found otherwise.
 #[test]
@@ -121,5 +177,5 @@ fn the_rules_of_index_fields_are_those_of_their_version() {
     }});
     let of_volume = "metadata.name=v refs=persistentvolumeclaims/a/data refs=secrets/a/s";
     assert_eq!(fields("persistentvolumes", &volume), of_volume);
-    assert_eq!((crate::INDEX_VERSION, fields("pods", &pod).as_str()), (2, expected));
+    assert_eq!((crate::INDEX_VERSION, fields("pods", &pod).as_str()), (3, expected));
 }
