@@ -87,11 +87,26 @@ impl Structural {
     /// # Errors
     /// When the metadata of an embedded resource cannot be decoded.
     pub fn prune(&self, object: &mut Value, metadata: &dyn MetadataRules) -> Result<Vec<String>, FieldError> {
-        numbers::canonicalize(object);
-        let mut unknown = prune_fields(&self.schema, object, true);
+        let mut unknown = self.prune_unknown(object);
         defaults::drop_nulls(&self.schema, object, 0);
         unknown.extend(coerce(&self.schema, object, false, metadata)?);
         Ok(unknown)
+    }
+
+    /// The same for what an apply made, whose nulls mean something: their manager owns the fields, so they are rejected where
+    /// the schema allows none ([`Self::validate`]) instead of being taken away.
+    ///
+    /// # Errors
+    /// As [`Self::prune`].
+    pub fn prune_applied(&self, object: &mut Value, metadata: &dyn MetadataRules) -> Result<Vec<String>, FieldError> {
+        let mut unknown = self.prune_unknown(object);
+        unknown.extend(coerce(&self.schema, object, false, metadata)?);
+        Ok(unknown)
+    }
+
+    fn prune_unknown(&self, object: &mut Value) -> Vec<String> {
+        numbers::canonicalize(object);
+        prune_fields(&self.schema, object, true)
     }
 
     /// Fills in `default`s. A null where none is allowed counts as absent when there is a default.

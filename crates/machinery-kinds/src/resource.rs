@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use machinery_crd::Part;
+use machinery_crd::{MetadataRules, Part, Structural};
 use machinery_schema::{
     decode::{self, DecodeError},
     types::Type,
@@ -121,7 +121,7 @@ impl ResourceInfo {
     }
 
     /// The schema of a custom resource.
-    pub fn structural(&self) -> Option<&machinery_crd::Structural> {
+    pub fn structural(&self) -> Option<&Structural> {
         match &self.schema {
             Schema::Builtin(_) => None,
             Schema::Custom(custom) => Some(&custom.structural),
@@ -145,6 +145,22 @@ impl ResourceInfo {
     /// # Errors
     /// When a value has another type than its field; in the words of Go's decoder.
     pub fn decode(&self, object: &mut Value) -> Result<Vec<String>, DecodeError> {
+        self.decode_with(object, Structural::prune)
+    }
+
+    /// The same for what an apply made: nulls of a custom object are its manager's, and not absent.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn decode_applied(&self, object: &mut Value) -> Result<Vec<String>, DecodeError> {
+        self.decode_with(object, Structural::prune_applied)
+    }
+
+    fn decode_with(
+        &self,
+        object: &mut Value,
+        prune: fn(&Structural, &mut Value, &dyn MetadataRules) -> Result<Vec<String>, FieldError>,
+    ) -> Result<Vec<String>, DecodeError> {
         match &self.schema {
             Schema::Builtin(of) => decode::decode(*of, object),
             Schema::Custom(custom) => {
@@ -153,7 +169,7 @@ impl ResourceInfo {
                     let found = decode::decode(Type::object_meta(), metadata)?;
                     unknown = found.into_iter().map(|path| format!("metadata.{path}")).collect();
                 }
-                let found = custom.structural.prune(object, &EmbeddedMetadata);
+                let found = prune(&custom.structural, object, &EmbeddedMetadata);
                 unknown.extend(found.map_err(|error| DecodeError(error.to_string()))?);
                 Ok(unknown)
             }

@@ -677,3 +677,36 @@ async fn typed_clients_read_and_watch_in_protobuf() {
     let (_, media, _) = read("/api/v1/namespaces/default/configmaps", table).await;
     assert_eq!(media, "application/json");
 }
+
+/// Whoever applies a null says that the field is theirs and null; who creates or updates with one says nothing.
+#[tokio::test]
+async fn a_null_that_is_applied_is_rejected_where_none_is_allowed() {
+    let hub = Hub::start().await;
+    let fields = json!({
+        "c": {"type": "string"}, "d": {"type": "string", "default": "dd"}, "n": {"type": "string", "nullable": true},
+    });
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": fields}}});
+    let definition = json!({
+        "metadata": {"name": "lamps.example.com"},
+        "spec": {
+            "group": "example.com", "scope": "Namespaced",
+            "names": {"plural": "lamps", "singular": "lamp", "kind": "Lamp", "listKind": "LampList"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}],
+        },
+    });
+    hub.create(CRDS, definition).await;
+    let lamps = "/apis/example.com/v1/namespaces/default/lamps";
+    let apply = async |name: &str, spec: &str| {
+        let path = format!("{lamps}/{name}?fieldManager=m");
+        let config = format!("apiVersion: example.com/v1\nkind: Lamp\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n");
+        hub.send(&Identity::controllers(), "PATCH", &path, "application/apply-patch+yaml", &config).await
+    };
+    let refusal = "spec.c in body must be of type string: \"null\"";
+    apply("a", "c: null").await.check(422, "Invalid", refusal);
+    let made = apply("a", "c: x, d: null, n: null").await;
+    assert_eq!((made.code, &made.body["spec"]), (201, &json!({"c": "x", "d": "dd", "n": null})), "{}", made.body);
+    apply("a", "c: null").await.check(422, "Invalid", refusal);
+    let config =
+        json!({"apiVersion": "example.com/v1", "kind": "Lamp", "metadata": {"name": "b"}, "spec": {"c": null}});
+    assert_eq!(hub.create(lamps, config).await["spec"], json!({"d": "dd"}));
+}

@@ -336,7 +336,7 @@ fn applied(
 ) -> Result<(Value, Managed)> {
     let applied = owners.apply(old, config, force)?;
     let mut object = applied.object;
-    context.info.decode(&mut object).map_err(|error| {
+    context.info.decode_applied(&mut object).map_err(|error| {
         let info = &context.info;
         let (namespace, name) = (text_at(config, "/metadata/namespace"), name_of(config));
         let kind = format!("{}, Kind={}", join(&info.group, &info.version), info.kind);
