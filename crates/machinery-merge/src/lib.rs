@@ -76,9 +76,11 @@ pub use schema::{ApplySchema, BuiltinSchema, ListType, MapType, ScalarType, Unty
 pub use strategic::{strategic_merge, strategic_merge_within};
 pub use typed::ValidationErrors;
 
-/// Levels of objects and lists within each other, in patches and documents alike. Real objects stay far below, and the
-/// JSON decoder stops at 128; recursion over a value must not exhaust a stack.
-pub const DEPTH_MAX: usize = 100;
+/// Levels of objects and lists within each other, in patches and documents alike. Definitions of resources have two for
+/// each level of their schemas, which are some dozens. The JSON decoder stops at 128, and the fields that a manager owns
+/// of an object are shown four levels below its own top, so that they can be read again; recursion over a value must not
+/// exhaust a stack.
+pub const DEPTH_MAX: usize = 120;
 
 /// As many operations as kube-apiserver takes in one JSON patch.
 pub const OPERATIONS_MAX: usize = 10_000;
@@ -106,7 +108,7 @@ pub enum PatchError {
         why: String,
     },
     /// The patch, or what an operation would make of the document, nests too deep. Answer: 422.
-    #[error("the patch would make a value that nests deeper than {DEPTH_MAX} levels")]
+    #[error("the object would nest deeper than {DEPTH_MAX} levels")]
     TooDeep,
 }
 

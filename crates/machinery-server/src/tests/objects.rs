@@ -710,3 +710,33 @@ async fn a_null_that_is_applied_is_rejected_where_none_is_allowed() {
         json!({"apiVersion": "example.com/v1", "kind": "Lamp", "metadata": {"name": "b"}, "spec": {"c": null}});
     assert_eq!(hub.create(lamps, config).await["spec"], json!({"d": "dd"}));
 }
+
+#[tokio::test]
+async fn a_schema_of_fifty_levels_is_taken_and_what_nests_deeper_is_named() {
+    let hub = Hub::start().await;
+    let definition = |plural: &str, levels: usize| {
+        let schema = (0..levels)
+            .fold(json!({"type": "object"}), |schema, _| json!({"type": "object", "properties": {"a": schema}}));
+        json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": format!("{plural}.example.com")},
+            "spec": {
+                "group": "example.com", "scope": "Namespaced",
+                "names": {"plural": plural, "singular": plural, "kind": plural.to_uppercase()},
+                "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}],
+            },
+        })
+    };
+    hub.create(CRDS, definition("deep", 50)).await;
+    let path = format!("{CRDS}/deep.example.com");
+    let labelled = hub.patch(&path, "merge-patch", json!({"metadata": {"labels": {"a": "b"}}})).await;
+    assert_eq!(labelled.code, 200, "{}", labelled.body);
+    let value = (0..50).fold(json!({}), |value, _| json!({"a": value}));
+    let mut object = json!({"apiVersion": "example.com/v1", "kind": "DEEP", "metadata": {"name": "x"}});
+    object["a"] = value["a"].clone();
+    hub.create("/apis/example.com/v1/namespaces/default/deep", object).await;
+    let hub = hub.restart();
+    assert_eq!(hub.get("/apis/example.com/v1/namespaces/default/deep/x").await.code, 200);
+    let refused = hub.call("POST", CRDS, definition("deeper", 58)).await;
+    refused.check(413, "RequestEntityTooLarge", "the object would nest deeper than 120 levels");
+}
