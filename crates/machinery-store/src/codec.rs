@@ -60,6 +60,9 @@ pub(crate) struct Meta {
     pub lazy: BTreeSet<String>,
     /// Revisions that crashes may have taken: first and last of each gap. They concern lazy resources only.
     pub gaps: Vec<(u64, u64)>,
+    /// Revisions that a damaged log may have taken from any resource: first and last of each gap.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<(u64, u64)>,
     /// What the cipher wants kept: the data key, wrapped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cipher: Option<Vec<u8>>,

@@ -18,6 +18,8 @@ pub(crate) struct Index {
     pub current: Revision,
     /// Revisions that a crash may have taken from lazy resources: first and last of each gap.
     pub gaps: Vec<(u64, u64)>,
+    /// The same of all resources.
+    pub lost: Vec<(u64, u64)>,
     /// No more changes will come.
     pub closed: bool,
     /// The disk has no space.
@@ -53,6 +55,7 @@ impl Index {
         Self {
             current: Revision(0),
             gaps: Vec::new(),
+            lost: Vec::new(),
             closed: false,
             full: false,
             failing: false,
@@ -137,8 +140,8 @@ impl Index {
     pub fn check(&self, resource: &str, asked: Revision) -> Result<(), Expired> {
         let kind = self.kinds.get(resource);
         let oldest = kind.map_or(Revision(0), |kind| kind.compacted);
-        let lost = kind.is_some_and(|kind| kind.lazy)
-            && self.gaps.iter().any(|(first, last)| (*first..=*last).contains(&asked.0));
+        let is_in = |gaps: &[(u64, u64)]| gaps.iter().any(|(first, last)| (*first..=*last).contains(&asked.0));
+        let lost = is_in(&self.lost) || (kind.is_some_and(|kind| kind.lazy) && is_in(&self.gaps));
         if asked < oldest || asked > self.current || lost {
             return Err(Expired { asked, oldest, current: self.current });
         }

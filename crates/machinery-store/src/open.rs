@@ -29,6 +29,9 @@ const VERSION_WORD: &str = "selvedge-store";
 /// Gaps of crashes that are kept apart; the oldest are merged.
 const GAPS_MAX: usize = 16;
 
+/// Rows that one page can hold at most: each has a key and a header of its own.
+const REVISIONS_PER_PAGE_MAX: u64 = 256;
+
 /// What the rows say.
 pub(crate) struct Loaded {
     pub index: Index,
@@ -129,6 +132,24 @@ pub(crate) fn load(
         }
         last += 1;
     }
+    let unread = engine.unread_pages();
+    if unread > 0 {
+        warn!(
+            dir = %dir.display(),
+            pages = unread,
+            newest = newest_row,
+            "The end of the store's log cannot be read. After a power cut that is what nobody was promised; otherwise the disk is damaged, and the last writes are lost."
+        );
+        // Revisions that were given must not be given again, and whoever has seen one of them has to list anew.
+        last = last.max(newest_row).saturating_add(unread.saturating_mul(REVISIONS_PER_PAGE_MAX));
+        meta.lost.push((newest_row + 1, last));
+        last += 1;
+        meta.reserved = meta.reserved.max(last);
+        if meta.lost.len() > GAPS_MAX {
+            let (first, _) = meta.lost.remove(0);
+            meta.lost[0].0 = first;
+        }
+    }
     for resource in &meta.lazy {
         index.kind_mut(&resource.as_str().into()).lazy = true;
     }
@@ -138,6 +159,7 @@ pub(crate) fn load(
         meta.gaps[0].0 = first;
     }
     index.gaps = meta.gaps.clone();
+    index.lost = meta.lost.clone();
     index.current = Revision(last);
     Ok(Loaded { index, names, meta, last })
 }

@@ -88,6 +88,12 @@ pub(crate) trait Engine: Send {
     /// Writes the files anew, so that nothing of rows that were removed or rewritten is left in them.
     fn scrub(&mut self) -> Result<(), EngineError>;
 
+    /// Pages of commits that could not be read when the engine was opened, because something before them was damaged. A power
+    /// cut leaves such pages of commits that had not returned; of those that had, only a disk that lost something.
+    fn unread_pages(&self) -> u64 {
+        0
+    }
+
     /// Size of the engine's files.
     fn disk_bytes(&self) -> u64;
 }

@@ -9,6 +9,8 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension};
 
 use super::{Batch, Engine, EngineError, RowVisitor};
 
+mod log;
+
 /// The index holds every object already, so the engine's own cache only serves the tree's inner pages.
 const CACHE_KIB: i64 = 1024;
 
@@ -28,6 +30,7 @@ const TABLES: &str = "
 pub(crate) struct SqliteEngine {
     path: PathBuf,
     connection: Option<Connection>,
+    unread_pages: u64,
 }
 
 impl SqliteEngine {
@@ -58,7 +61,10 @@ impl SqliteEngine {
         for path in [path, &log_of(path)] {
             keep_private(path, path.extension().is_some_and(|extension| extension == "sqlite"))?;
         }
-        let mut engine = Self { path: path.to_path_buf(), connection: None };
+        let log = log_of(path);
+        let unread_pages = log::unread_pages(&log)
+            .map_err(|error| EngineError::Io(format!("failed to read {}: {error}", log.display())))?;
+        let mut engine = Self { path: path.to_path_buf(), connection: None, unread_pages };
         engine.connection()?;
         Ok(engine)
     }
@@ -161,6 +167,10 @@ impl Engine for SqliteEngine {
         let connection = self.connection()?;
         connection.execute_batch("VACUUM")?;
         truncate_log(connection)
+    }
+
+    fn unread_pages(&self) -> u64 {
+        self.unread_pages
     }
 
     fn disk_bytes(&self) -> u64 {

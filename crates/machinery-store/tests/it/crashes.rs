@@ -183,3 +183,47 @@ async fn answered_writes_survive_a_kill() {
         check(&open(dir.path()), &answered).await;
     }
 }
+
+/// A disk that has lost one bit of the log: what comes after it is lost, and that is neither silent nor repeated.
+#[tokio::test]
+async fn revisions_that_a_damaged_log_has_taken_are_not_given_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), options()).unwrap();
+    let mut last = Revision(0);
+    for number in 0..100 {
+        last = set(&store, &Key::new(MAPS, "default", &format!("map-{number}")), &"x".repeat(2000)).await;
+    }
+    // As it is on the disk after a kill.
+    let copy = |to: &Path| {
+        for file in std::fs::read_dir(dir.path()).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    };
+    for share in [30, 60, 90] {
+        let damaged = tempfile::tempdir().unwrap();
+        copy(damaged.path());
+        let log = damaged.path().join("objects.sqlite-wal");
+        let mut bytes = std::fs::read(&log).unwrap();
+        let at = bytes.len() * share / 100;
+        bytes[at] ^= 1;
+        std::fs::write(&log, bytes).unwrap();
+        let store = Store::open(damaged.path(), options()).unwrap();
+        let is_there = |number: u64| store.get(&Key::new(MAPS, "default", &format!("map-{number}"))).is_some();
+        assert!(is_there(0) && !is_there(99), "the log was damaged at {share} %");
+        assert!(store.current() > last, "{} is given again after {last}", store.current());
+        assert!(store.watch(MAPS, last).is_err(), "whoever has seen what is lost lists anew");
+        let next = set(&store, &Key::new(MAPS, "default", "next"), "here").await;
+        drop(store);
+        let store = Store::open(damaged.path(), options()).unwrap();
+        assert!(store.watch(MAPS, last).is_err() && store.watch(MAPS, next).is_ok());
+    }
+    // A log that ends within a page is what a power cut leaves.
+    let cut = tempfile::tempdir().unwrap();
+    copy(cut.path());
+    let log = cut.path().join("objects.sqlite-wal");
+    let bytes = std::fs::read(&log).unwrap();
+    std::fs::write(&log, &bytes[..bytes.len() - 100]).unwrap();
+    let store = Store::open(cut.path(), options()).unwrap();
+    assert!(store.current() < Revision(last.0 + 10));
+}
