@@ -49,7 +49,27 @@ const KIND_NAME: u64 = 3;
 /// Names by their number, which begins at 1.
 static NAMES: LazyLock<Vec<&str>> = LazyLock::new(|| include_str!("compact/names-v1.txt").lines().collect());
 
+/// The same for whoever keeps them: a set has hundreds, and none is copied.
+static SHARED_NAMES: LazyLock<Vec<Arc<str>>> = LazyLock::new(|| NAMES.iter().map(|name| Arc::from(*name)).collect());
+
+/// The same as they begin a member of a JSON object: `"f:name":{`.
+static MEMBERS: LazyLock<Vec<Box<str>>> = LazyLock::new(|| {
+    let member = |name: &&str| {
+        let mut out = String::new();
+        write_member(&mut out, name);
+        out.into()
+    };
+    NAMES.iter().map(member).collect()
+});
+
 static NUMBERS: LazyLock<HashMap<&str, u64>> = LazyLock::new(|| NAMES.iter().copied().zip(1..).collect());
+
+/// A field as it begins a member of a JSON object.
+fn write_member(out: &mut String, name: &str) {
+    out.push_str("\"f:");
+    go::write_text_inside(out, name);
+    out.push_str("\":{");
+}
 
 /// Why compact owners could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -291,18 +311,24 @@ fn time_text(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", clock / 3600, clock / 60 % 60, clock % 60)
 }
 
+/// Whether a node of the fourth form is a member, and whether a set follows.
+fn special(header: u64) -> Result<(bool, bool), ReadCompactError> {
+    let (is_member, has_below) = (header & 4 != 0, header & 8 != 0);
+    if is_member || has_below { Ok((is_member, has_below)) } else { Err(ReadCompactError::Damaged) }
+}
+
 struct Reader<'b> {
     rest: &'b [u8],
-    new: Vec<Arc<str>>,
+    new: Vec<&'b str>,
 }
 
 /// What an entry says before its fields.
-struct Head {
-    manager: Arc<str>,
+struct Head<'b> {
+    manager: &'b str,
     operation: Operation,
-    api_version: Arc<str>,
+    api_version: &'b str,
     time: Option<String>,
-    subresource: Arc<str>,
+    subresource: &'b str,
 }
 
 impl<'b> Reader<'b> {
@@ -344,27 +370,36 @@ impl<'b> Reader<'b> {
         std::str::from_utf8(bytes).map_err(|_| ReadCompactError::Damaged)
     }
 
-    fn text(&mut self) -> Result<Arc<str>, ReadCompactError> {
+    fn text(&mut self) -> Result<&'b str, ReadCompactError> {
         match self.number()? {
             0 => {
-                let text: Arc<str> = self.bytes()?.into();
-                self.new.push(text.clone());
+                let text = self.bytes()?;
+                self.new.push(text);
                 Ok(text)
             }
             number => self.text_at(number),
         }
     }
 
-    fn text_at(&self, number: u64) -> Result<Arc<str>, ReadCompactError> {
+    /// The text itself, or where it is among the names.
+    fn known_at(&self, number: u64) -> Result<Result<&'b str, usize>, ReadCompactError> {
         let at =
             usize::try_from(number).ok().and_then(|number| number.checked_sub(1)).ok_or(ReadCompactError::Damaged)?;
         match at.checked_sub(NAMES.len()) {
-            None => Ok(NAMES[at].into()),
-            Some(at) => self.new.get(at).cloned().ok_or(ReadCompactError::Damaged),
+            None => Ok(Err(at)),
+            Some(at) => self.new.get(at).copied().map(Ok).ok_or(ReadCompactError::Damaged),
         }
     }
 
-    fn head(&mut self) -> Result<Head, ReadCompactError> {
+    fn text_at(&self, number: u64) -> Result<&'b str, ReadCompactError> {
+        Ok(self.known_at(number)?.unwrap_or_else(|at| NAMES[at]))
+    }
+
+    fn field_at(&self, number: u64) -> Result<PathElement, ReadCompactError> {
+        Ok(PathElement::Field(self.known_at(number)?.map_or_else(|at| SHARED_NAMES[at].clone(), Arc::from)))
+    }
+
+    fn head(&mut self) -> Result<Head<'b>, ReadCompactError> {
         let flags = self.number()?;
         if flags > 15 {
             return Err(ReadCompactError::Damaged);
@@ -377,7 +412,7 @@ impl<'b> Reader<'b> {
             TIME_SECONDS => Some(time_text(self.number()?.min(253_402_300_799))),
             _ => Some(self.text()?.to_string()),
         };
-        let subresource = if flags & SUBRESOURCE == 0 { Arc::from("") } else { self.text()? };
+        let subresource = if flags & SUBRESOURCE == 0 { "" } else { self.text()? };
         let operation = if flags & APPLIES == 0 { Operation::Update } else { Operation::Apply };
         Ok(Head { manager, operation, api_version, time, subresource })
     }
@@ -386,40 +421,94 @@ impl<'b> Reader<'b> {
     fn node(&mut self) -> Result<(PathElement, bool, bool), ReadCompactError> {
         let header = self.number()?;
         match header & 3 {
-            0 => Ok((PathElement::Field(self.text_at(header >> 2)?), true, false)),
-            1 => Ok((PathElement::Field(self.text_at(header >> 2)?), false, true)),
-            2 => Ok((PathElement::Field(self.text_at(header >> 2)?), true, true)),
+            0 => Ok((self.field_at(header >> 2)?, true, false)),
+            1 => Ok((self.field_at(header >> 2)?, false, true)),
+            2 => Ok((self.field_at(header >> 2)?, true, true)),
             _ => {
-                let (is_member, has_below) = (header & 4 != 0, header & 8 != 0);
+                let (is_member, has_below) = special(header)?;
                 let element = match header >> 4 {
-                    KIND_NAME => PathElement::Field(self.text()?),
+                    KIND_NAME => PathElement::Field(self.text()?.into()),
                     KIND_VALUE => PathElement::Value(Arc::new(self.value()?)),
                     KIND_INDEX => PathElement::Index(unzigzag(self.number()?)),
                     KIND_KEYS => {
                         let count = self.count()?;
-                        let fields = (0..count).map(|_| Ok(KeyField { name: self.text()?, value: self.value()? }));
+                        let fields =
+                            (0..count).map(|_| Ok(KeyField { name: self.text()?.into(), value: self.value()? }));
                         PathElement::key(fields.collect::<Result<_, ReadCompactError>>()?)
                     }
                     _ => return Err(ReadCompactError::Damaged),
                 };
-                if is_member || has_below {
-                    Ok((element, is_member, has_below))
-                } else {
-                    Err(ReadCompactError::Damaged)
-                }
+                Ok((element, is_member, has_below))
             }
         }
+    }
+
+    /// The same, appended as the beginning of a member of a JSON object. `key` is space to write in.
+    fn member(&mut self, out: &mut String, key: &mut String) -> Result<(bool, bool), ReadCompactError> {
+        let header = self.number()?;
+        if header & 3 < 3 {
+            match self.known_at(header >> 2)? {
+                Err(at) => out.push_str(&MEMBERS[at]),
+                Ok(name) => write_member(out, name),
+            }
+            return Ok((header & 3 != 1, header & 3 != 0));
+        }
+        let (is_member, has_below) = special(header)?;
+        key.clear();
+        match header >> 4 {
+            KIND_NAME => {
+                key.push_str("f:");
+                key.push_str(self.text()?);
+            }
+            KIND_VALUE => {
+                key.push_str("v:");
+                self.write_value(key)?;
+            }
+            KIND_INDEX => write_element(key, &PathElement::Index(unzigzag(self.number()?))),
+            KIND_KEYS => {
+                key.push_str("k:{");
+                for number in 0..self.count()? {
+                    if number > 0 {
+                        key.push(',');
+                    }
+                    go::write_text(key, self.text()?);
+                    key.push(':');
+                    self.write_value(key)?;
+                }
+                key.push('}');
+            }
+            _ => return Err(ReadCompactError::Damaged),
+        }
+        go::write_text(out, key);
+        out.push_str(":{");
+        Ok((is_member, has_below))
     }
 
     fn value(&mut self) -> Result<Value, ReadCompactError> {
         let header = self.number()?;
         match header & 3 {
-            0 if header == 0 => Ok(Value::String(self.text()?.to_string())),
-            0 => Ok(Value::String(self.text_at(header >> 2)?.to_string())),
+            0 if header == 0 => Ok(Value::String(self.text()?.to_owned())),
+            0 => Ok(Value::String(self.text_at(header >> 2)?.to_owned())),
             1 => Ok(unzigzag(header >> 2).into()),
             2 => Ok(Value::Bool(header >> 2 != 0)),
             _ => serde_json::from_str(self.bytes()?).map_err(|_| ReadCompactError::Damaged),
         }
+    }
+
+    /// The same, appended as JSON.
+    fn write_value(&mut self, out: &mut String) -> Result<(), ReadCompactError> {
+        let header = self.number()?;
+        match header & 3 {
+            0 if header == 0 => go::write_text(out, self.text()?),
+            0 => go::write_text(out, self.text_at(header >> 2)?),
+            1 => drop(write!(out, "{}", unzigzag(header >> 2))),
+            2 => out.push_str(if header >> 2 != 0 { "true" } else { "false" }),
+            _ => {
+                let value: Value = serde_json::from_str(self.bytes()?).map_err(|_| ReadCompactError::Damaged)?;
+                go::write_json(out, &value);
+            }
+        }
+        Ok(())
     }
 
     fn set(&mut self, levels: usize) -> Result<FieldSet, ReadCompactError> {
@@ -442,11 +531,7 @@ impl<'b> Reader<'b> {
             if !out.ends_with('{') {
                 out.push(',');
             }
-            let (element, is_member, has_below) = self.node()?;
-            key.clear();
-            write_element(&mut key, &element);
-            go::write_text(out, &key);
-            out.push_str(":{");
+            let (is_member, has_below) = self.member(out, &mut key)?;
             if has_below {
                 if is_member {
                     out.push_str(r#"".":{}"#);

@@ -90,8 +90,18 @@ pub(crate) fn write_json(out: &mut String, value: &Value) {
 /// Appends a JSON string that is also safe within HTML.
 pub(crate) fn write_text(out: &mut String, text: &str) {
     out.push('"');
-    for char in text.chars() {
-        match char {
+    write_text_inside(out, text);
+    out.push('"');
+}
+
+/// The same without the quotation marks. Nearly no text has anything to escape, and what lies between is copied as it is.
+pub(crate) fn write_text_inside(out: &mut String, text: &str) {
+    let mut rest = text;
+    while let Some(at) = rest.bytes().position(is_escaped) {
+        let (before, after) = rest.split_at(at);
+        out.push_str(before);
+        let mut chars = after.chars();
+        match chars.next().expect("a byte of it was found") {
             '"' => out.push_str("\\\""),
             '\\' => out.push_str("\\\\"),
             '\n' => out.push_str("\\n"),
@@ -99,13 +109,19 @@ pub(crate) fn write_text(out: &mut String, text: &str) {
             '\t' => out.push_str("\\t"),
             '\u{8}' => out.push_str("\\b"),
             '\u{c}' => out.push_str("\\f"),
-            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' | '\0'..='\x1f' => {
+            char @ ('<' | '>' | '&' | '\u{2028}' | '\u{2029}' | '\0'..='\x1f') => {
                 let _ = write!(out, "\\u{:04x}", u32::from(char));
             }
             char => out.push(char),
         }
+        rest = chars.as_str();
     }
-    out.push('"');
+    out.push_str(rest);
+}
+
+/// Whether what begins with a byte may have to be escaped: the line separators begin with 0xe2, as many others do.
+fn is_escaped(byte: u8) -> bool {
+    byte < 0x20 || matches!(byte, b'"' | b'\\' | b'<' | b'>' | b'&' | 0xe2)
 }
 
 fn write_number(out: &mut String, number: &Number) {
