@@ -56,6 +56,8 @@ const UNSHOWN_PERIOD: Duration = Duration::from_secs(10 * 60);
 const FOLLOWED_MAX: usize = 256;
 /// Owners known to be deleted, so that a thousand dependents ask once.
 const ABSENT_MAX: usize = 1024;
+/// Objects that are looked at to find out whether owners wait for each other in a circle.
+const CIRCLE_MAX: usize = 1024;
 
 /// Everything but Events, which end by themselves.
 const COLLECTED: &[Kind] = &[
@@ -393,6 +395,7 @@ impl Garbage {
                 .owner_references
                 .iter()
                 .any(|owner| self.graph.blocks(owner, &dependent, kind, object, &meta.uid))
+                && !self.waits_for(&view.metadata, &meta.uid)
             {
                 is_blocked = true;
                 next = next.or(self.settle(&dependent_kind, &dependent, &view.metadata).await?);
@@ -406,6 +409,31 @@ impl Garbage {
             return Ok(next);
         }
         self.finish(kind, object, FINALIZER_FOREGROUND).await
+    }
+
+    /// Whether what waits for its dependents waits, by way of them, for the one with this uid: all on such a circle would wait
+    /// for ever, so none of it is waited for.
+    fn waits_for(&self, meta: &ObjectMeta<'_>, uid: &str) -> bool {
+        if !waits_for_dependents(meta) {
+            return false;
+        }
+        let (mut seen, mut left) = (HashSet::new(), vec![meta.uid.to_string()]);
+        while let Some(waiting) = left.pop() {
+            if waiting == uid {
+                return true;
+            }
+            if seen.len() >= CIRCLE_MAX || !seen.insert(waiting.clone()) {
+                continue;
+            }
+            for (_, dependent) in self.dependents(&waiting) {
+                let Some(view) = dependent.view_or_log::<AnyView<'_>>() else { continue };
+                let is_blocking = |owner: &OwnerReference<'_>| *owner.uid == *waiting && owner.block_owner_deletion;
+                if waits_for_dependents(&view.metadata) && view.metadata.owner_references.iter().any(is_blocking) {
+                    left.push(view.metadata.uid.to_string());
+                }
+            }
+        }
+        false
     }
 
     /// Takes a finalizer off an owner that has waited.

@@ -168,6 +168,31 @@ async fn an_owner_waits_no_more_for_what_a_person_unblocks() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn owners_that_wait_for_each_other_are_deleted_all_the_same() {
+    let hub = Hub::start().await;
+    for length in 1..=3 {
+        let names: Vec<String> = (0..length).map(|number| format!("round-{length}-{number}")).collect();
+        let mut maps = Vec::new();
+        for name in &names {
+            maps.push(map(&hub, name, &[], json!([])).await);
+        }
+        for (number, name) in names.iter().enumerate() {
+            let owner = &maps[(number + 1) % length];
+            let patch = json!({"metadata": {"ownerReferences": [{
+                "apiVersion": "v1", "kind": "ConfigMap", "name": owner["metadata"]["name"], "uid": owner["metadata"]["uid"],
+                "blockOwnerDeletion": true,
+            }]}});
+            hub.admin.merge(Kind::ConfigMap, ("default", name), &patch).await.expect("the API takes it");
+        }
+        delete(&hub, Kind::ConfigMap, &maps[0], PropagationPolicy::Foreground).await;
+        for name in &names {
+            deleted(&hub, name).await;
+        }
+    }
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_of_the_cluster_is_deleted_for_an_owner_in_a_namespace() {
     let hub = Hub::start().await;
     let owner = map(&hub, "owner", &[], json!([])).await;
