@@ -39,7 +39,7 @@ mod tokens;
 use std::sync::Arc;
 
 use machinery_access::{
-    Access, AccessOptions, Certificates, ClaimResize, DefaultClasses, DefaultTolerations, Issuer, NodeIsThere,
+    Access, AccessOptions, Certificates, ClaimResize, DefaultClasses, DefaultTolerations, Issuer, NodeFeatures,
     NotReadyTaint, Priority, RuntimeClasses, TokenAuthenticator, TokenKey, TopologyLabels, Unenforced, UseProtection,
 };
 use machinery_server::{Admission, Authorizer, BootstrapTokenAuthenticator, ServerConfig, SystemMasters, Union};
@@ -71,7 +71,7 @@ pub fn admission(hub_names: Vec<String>, access: &Access, authorizer: &Union) ->
         Arc::new(DefaultTolerations),
         Arc::new(DefaultClasses),
         Arc::new(UseProtection),
-        Arc::new(NodeIsThere),
+        Arc::new(NodeFeatures),
         Arc::new(ClaimResize),
         Arc::new(RuntimeClasses),
         Arc::new(Certificates::new(authorizer.clone())),

@@ -9,7 +9,7 @@ use machinery_server::{
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{
-    ClaimResize, DefaultClasses, DefaultTolerations, NodeIsThere, NotReadyTaint, Priority, RuntimeClasses,
+    ClaimResize, DefaultClasses, DefaultTolerations, NodeFeatures, NotReadyTaint, Priority, RuntimeClasses,
     ServiceAccounts, TopologyLabels, Unenforced, UseProtection,
 };
 use crate::certificates::Certificates;
@@ -96,7 +96,7 @@ impl Access {
             Arc::new(DefaultTolerations),
             Arc::new(DefaultClasses),
             Arc::new(UseProtection),
-            Arc::new(NodeIsThere),
+            Arc::new(NodeFeatures),
             Arc::new(ClaimResize),
             Arc::new(RuntimeClasses),
             Arc::new(Certificates::new(authorizer.clone())),

@@ -55,7 +55,7 @@ mod tokens;
 
 pub use access::{Access, AccessOptions};
 pub use admission::{
-    ClaimResize, DefaultClasses, DefaultTolerations, NodeIsThere, NotReadyTaint, Priority, RuntimeClasses,
+    ClaimResize, DefaultClasses, DefaultTolerations, NodeFeatures, NotReadyTaint, Priority, RuntimeClasses,
     ServiceAccounts, TopologyLabels, Unenforced, UseProtection,
 };
 pub use bootstrap::NAMESPACES;

@@ -377,8 +377,26 @@ const YAML_EVENT_BYTES: usize = 16;
 /// times, would be 64 MiB of an object that nobody wrote.
 pub(crate) fn yaml(body: &Bytes, values_max: usize) -> Result<Value> {
     let text = std::str::from_utf8(body).map_err(|_| ApiError::bad_request("the body is not UTF-8"))?;
-    serde_saphyr::from_str_with_options(text, yaml_options(text, values_max))
-        .map_err(|error| ApiError::bad_request(format!("error decoding the body as YAML: {error}")))
+    let mut value = serde_saphyr::from_str_with_options(text, yaml_options(text, values_max))
+        .map_err(|error| ApiError::bad_request(format!("error decoding the body as YAML: {error}")))?;
+    write_whole_numbers(&mut value);
+    Ok(value)
+}
+
+/// Upstream makes JSON of YAML first, and Go writes a number without a fraction as a whole one: `420.0` is 420.
+fn write_whole_numbers(value: &mut Value) {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            // A float that stands for a whole number is exact below 2^53, and Go's digits of larger ones are too.
+            let float = number.as_f64().unwrap_or_default();
+            if float.fract() == 0.0 && float.abs() < i64::MAX as f64 {
+                *value = Value::from(float as i64);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(write_whole_numbers),
+        Value::Object(members) => members.values_mut().for_each(write_whole_numbers),
+        _ => {}
+    }
 }
 
 /// How YAML is read: of keys that are there twice the last counts, as in JSON, and [`crate::repeats`] finds them.
@@ -394,7 +412,8 @@ pub(crate) fn yaml_options(text: &str, values_max: usize) -> serde_saphyr::Optio
         max_total_comment_bytes: bytes_max,
     };
     let duplicate_keys = serde_saphyr::DuplicateKeyPolicy::PassThrough;
-    serde_saphyr::options! { budget: budget, duplicate_keys: duplicate_keys }
+    // Modes of files are written like that; YAML 1.1, which Go's reader follows, knows them.
+    serde_saphyr::options! { budget: budget, duplicate_keys: duplicate_keys, legacy_octal_numbers: true }
 }
 
 /// An object's metadata alone, from the stored bytes; nothing when they cannot be read.

@@ -19,7 +19,7 @@ use machinery_store::Object;
 use serde_json::{Value, json};
 
 pub use classes::{ClaimResize, DefaultClasses, NotReadyTaint, UseProtection};
-pub use pods::{DefaultTolerations, NodeIsThere, Priority, RuntimeClasses, TopologyLabels};
+pub use pods::{DefaultTolerations, NodeFeatures, Priority, RuntimeClasses, TopologyLabels};
 pub use service_account::ServiceAccounts;
 
 use crate::json::text;

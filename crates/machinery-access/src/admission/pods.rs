@@ -311,11 +311,16 @@ impl Admission for TopologyLabels {
     }
 }
 
-/// Refuses changes of what a pod's node has to do when that node is not there: nobody could say whether it can.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NodeIsThere;
+/// Changes of a placed pod that not every kubelet can follow, by the names under which nodes declare that they can, in
+/// upstream's order.
+const POD_RESIZE: &str = "InPlacePodLevelResourcesVerticalScaling";
+const INIT_RESIZE: &str = "InPlacePodVerticalScalingInitContainers";
 
-impl Admission for NodeIsThere {
+/// Refuses changes of a placed pod that its node has not declared to follow, or whose node is not there to ask.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NodeFeatures;
+
+impl Admission for NodeFeatures {
     fn validate(&self, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), AdmissionError> {
         let is_pod = matches!(request.target(), ("", "pods", None | Some("resize")));
         let Some(old) = request.old.filter(|_| is_pod && request.operation == Operation::Update) else { return Ok(()) };
@@ -323,9 +328,40 @@ impl Admission for NodeIsThere {
         if node.is_empty() || old.pointer("/metadata/generation") == object.pointer("/metadata/generation") {
             return Ok(());
         }
-        match request.store.get(&Key::new("/nodes", "", node)) {
-            Some(_) => Ok(()),
-            None => Err(AdmissionError::Forbidden(format!("node {node:?} not found"))),
+        let mut needed: Vec<&str> = needs(old, object).collect();
+        if needed.is_empty() {
+            return Ok(());
         }
+        let Some(stored) = request.store.get(&Key::new("/nodes", "", node)) else {
+            return Err(AdmissionError::Forbidden(format!("node {node:?} not found")));
+        };
+        let stored: Value = serde_json::from_slice(&stored.bytes).unwrap_or_default();
+        let declared = stored.pointer("/status/declaredFeatures").and_then(Value::as_array);
+        needed.retain(|feature| !declared.is_some_and(|declared| declared.iter().any(|one| one == feature)));
+        if needed.is_empty() {
+            return Ok(());
+        }
+        let needed = needed.join(", ");
+        Err(AdmissionError::Forbidden(format!(
+            "pod update requires features {needed} which are not available on node {node:?}"
+        )))
     }
+}
+
+/// What a node has to be able to for a change of its pod.
+fn needs(old: &Value, new: &Value) -> impl Iterator<Item = &'static str> {
+    fn resources<'v>(of: &'v Value, path: &str) -> Option<&'v Value> {
+        of.pointer(path).filter(|resources| !resources.is_null())
+    }
+    fn init(of: &Value) -> impl Iterator<Item = &Value> {
+        of.pointer("/spec/initContainers").and_then(Value::as_array).into_iter().flatten()
+    }
+    let is_pod_resized = resources(old, "/spec/resources") != resources(new, "/spec/resources");
+    let is_init_resized = init(old).zip(init(new)).any(|(old, new)| {
+        old.get("restartPolicy").is_none_or(|policy| policy != "Always")
+            && resources(old, "/resources") != resources(new, "/resources")
+    });
+    [(POD_RESIZE, is_pod_resized), (INIT_RESIZE, is_init_resized)]
+        .into_iter()
+        .filter_map(|(feature, is_needed)| is_needed.then_some(feature))
 }

@@ -90,6 +90,27 @@ async fn a_pod_stays_five_minutes_on_a_node_that_fails_unless_it_says_otherwise(
 }
 
 #[tokio::test]
+async fn a_placed_pod_is_changed_as_far_as_its_node_follows() {
+    let api = Api::start().await;
+    let init = json!([{"name": "i", "image": "i", "resources": {"limits": {"cpu": "1"}}}]);
+    let url = format!("{PODS}/p");
+    let mut image = api.create(PODS, pod("p", json!({"nodeName": "n", "initContainers": init}))).await;
+    image["spec"]["containers"][0]["image"] = json!("other");
+    let mut resized = api.call(admin(), "PUT", &url, image).await.ok();
+    resized["spec"]["initContainers"][0]["resources"] = json!({"limits": {"cpu": "2"}, "requests": {"cpu": "2"}});
+    let resize = async || api.call(admin(), "PUT", &format!("{url}/resize"), resized.clone()).await;
+    resize().await.check(403, r#"node "n" not found"#);
+    let feature = "InPlacePodVerticalScalingInitContainers";
+    let mut node = api.create("/api/v1/nodes", json!({"metadata": {"name": "n"}})).await;
+    let refused = format!(r#"pod update requires features {feature} which are not available on node "n""#);
+    resize().await.check(403, &refused);
+    node["status"]["declaredFeatures"] = json!([feature]);
+    api.call(admin(), "PUT", "/api/v1/nodes/n/status", node).await.ok();
+    // What the API itself says of it is another question.
+    assert_ne!(resize().await.code, 403);
+}
+
+#[tokio::test]
 async fn a_runtime_class_says_what_its_pods_cost_and_where_they_run() {
     let api = Api::start().await;
     let class = json!({

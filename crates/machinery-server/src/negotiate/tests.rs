@@ -100,6 +100,24 @@ fn json_and_yaml_say_the_same() {
 }
 
 #[test]
+fn numbers_in_yaml_are_those_that_go_reads() {
+    for (text, number) in [
+        ("0644", 420),
+        ("0o644", 420),
+        ("0x1a4", 420),
+        ("420.0", 420),
+        ("4.2e2", 420),
+        ("-3.0", -3),
+        ("0", 0),
+        ("10", 10),
+    ] {
+        let decoded = yaml(&Bytes::from(format!("a: {text}")), 1000).unwrap();
+        assert_eq!(decoded["a"], json!(number), "{text}");
+    }
+    assert_eq!(yaml(&Bytes::from_static(b"a: [0.5, '0644']"), 1000).unwrap()["a"], json!([0.5, "0644"]));
+}
+
+#[test]
 fn a_body_that_nests_for_ever_is_refused() {
     let deep = "[".repeat(100_000);
     assert!(decode_body(&HeaderMap::new(), &Bytes::from(deep.clone()), usize::MAX).is_err());

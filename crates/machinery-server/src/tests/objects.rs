@@ -216,6 +216,13 @@ async fn two_managers_apply_and_each_keeps_its_own() {
     assert_eq!((owned("one"), owned("two")), (&json!({"f:z": {}}), &json!({"f:x": {}})));
     assert_eq!(hub.get(&format!("{CONFIG_MAPS}/a")).await.body, forced.body);
     assert_eq!(hub.get(CONFIG_MAPS).await.body["items"][0]["metadata"], forced.body["metadata"]);
+    // Who asks for no owners gets none, in both ways of saying so; who says nothing of them changes none.
+    let path = format!("{CONFIG_MAPS}/a");
+    for (fields, are_kept) in [(json!(null), true), (json!([]), false), (json!([{}]), false)] {
+        apply("one", "&force=true", &format!("{head}data: {{z: '3'}}")).await;
+        let reset = hub.patch(&path, "merge-patch", json!({"metadata": {"managedFields": fields}})).await;
+        assert_eq!(reset.body["metadata"]["managedFields"].is_array(), are_kept, "{}", reset.body);
+    }
 }
 
 #[tokio::test]

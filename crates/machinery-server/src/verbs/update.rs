@@ -7,7 +7,7 @@ use machinery_kinds::services::service_numbers;
 use machinery_kinds::{FieldError, Registry, dedup_owner_references};
 use machinery_merge::Managed;
 use machinery_store::{Expect, Object, Revision};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tracing::warn;
 
 use super::create::create_object;
@@ -100,6 +100,10 @@ pub(crate) async fn change(
         let mut new = changed.object;
         let mut warnings = warnings.clone();
         warnings.extend(changed.warnings);
+        if new.pointer("/metadata/managedFields").is_some_and(|fields| fields.as_array().is_some_and(Vec::is_empty)) {
+            // No owners at all are asked for, as by one empty entry; what is empty is left out of a complete object.
+            metadata(&mut new).insert("managedFields".to_owned(), json!([{}]));
+        }
         // From here on both versions are in the form in which objects are stored, so that they can be compared.
         context.info.complete(&mut new);
         let managed = match changed.managed {
