@@ -99,12 +99,17 @@ pub(crate) fn parse_filter(text: &str) -> Result<EnvFilter, InitLoggingError> {
             return Err(InitLoggingError::UnknownLevel { filter: text.to_owned(), word: word.to_owned() });
         }
     }
-    // Whoever names the library wants to read it.
-    let quiet = if text.contains("kube_client") { String::new() } else { format!(",{LIBRARY_ERRORS}=off") };
+    // Whoever names a library wants to read it.
+    let is_unnamed = |(library, _): &&(&str, &str)| !text.contains(library);
+    let quiet: String = QUIET.iter().filter(is_unnamed).map(|(_, directive)| format!(",{directive}")).collect();
     let parsed = EnvFilter::builder().parse(format!("{text}{quiet}"));
     parsed.map_err(|source| InitLoggingError::ParseFilter { filter: text.to_owned(), source })
 }
 
-/// Where the client library logs each request that finds no hub, as an error. The caller knows whether it is one, and says so
-/// once.
-const LIBRARY_ERRORS: &str = "kube_client::client::builder";
+/// Libraries that log what their callers know better, and how they are kept from it.
+const QUIET: &[(&str, &str)] = &[
+    // Each request that finds no hub is an error to it. The caller knows whether it is one, and says so once.
+    ("kube_client", "kube_client::client::builder=off"),
+    // A warning for each connection that misbehaves: who has no credentials could fill a disk with them.
+    ("h2", "h2=error"),
+];

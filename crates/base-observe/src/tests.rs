@@ -103,7 +103,9 @@ fn a_wrong_filter_is_rejected_by_name() {
 fn a_library_does_not_report_what_its_caller_does() {
     let quiet = "kube_client::client::builder=off";
     for (text, is_quiet) in [("info", true), ("debug,node_kubelet=trace", true), ("info,kube_client=debug", false)] {
-        assert_eq!(parse_filter(text).unwrap().to_string().contains(quiet), is_quiet, "{text}");
+        let filter = parse_filter(text).unwrap().to_string();
+        assert_eq!(filter.contains(quiet), is_quiet, "{text}");
+        assert!(filter.contains("h2=error"), "{text}");
     }
 }
 

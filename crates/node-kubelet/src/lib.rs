@@ -59,6 +59,7 @@ mod volumes;
 pub use config::{ConfigError, KubeletConfig, Taint, default_node_name, is_hub_url};
 pub use identity::{Identity, IdentityError};
 pub use store::StoreError;
+pub use volumes::remove_pods;
 
 use pods::Command;
 use report::{Board, chain};

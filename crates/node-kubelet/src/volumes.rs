@@ -398,6 +398,18 @@ fn give_to_group(path: &Path, pod: &Pod) {
     }
 }
 
+/// Unmounts and removes everything of all pods of a data directory whose containers were stopped. Missing parts are no error.
+///
+/// # Errors
+/// When something cannot be unmounted or removed.
+pub fn remove_pods(data_dir: &Path) -> io::Result<()> {
+    match std::fs::read_dir(data_dir.join("node/pods")) {
+        Ok(mut entries) => entries.try_for_each(|entry| remove(&entry?.path())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Unmounts and removes everything of a pod. Missing parts are no error.
 pub(crate) fn remove(pod_dir: &Path) -> io::Result<()> {
     match std::fs::read_dir(pod_dir.join(".volumes")) {

@@ -88,7 +88,8 @@ async fn stop_pods(data_dir: &DataDir) -> Result<()> {
             runtime.remove(&id).await.with_context(|| format!("failed to remove container {id}"))?;
         }
     }
-    Ok(())
+    // Volumes in memory are mounts, which no removal of files would remove.
+    node_kubelet::remove_pods(data_dir.path()).context("failed to remove the volumes of the pods")
 }
 
 #[cfg(test)]

@@ -78,6 +78,11 @@ fn what_was_made_is_there_after_a_restart() -> Result<()> {
 fn reset_removes_what_was_kept_and_only_with_yes() -> Result<()> {
     let Some(mut up) = Up::start(&[])? else { return Ok(()) };
     let data_dir = up.program.data_dir().to_string_lossy().into_owned();
+    // A pod that outlives its node has volumes in memory.
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: { name: left, labels: { app: left } }\nspec: { nodeName: box, runtimeClassName: selvedge-process, \
+               containers: [{ name: a, image: \"file:///bin/sleep\", args: [\"3600\"] }] }";
+    up.kubectl.apply(pod)?.ok()?;
+    wait_pods(&up.kubectl, "app=left", 1)?;
     let refusal = run(["reset", "--yes", "--data-dir", &data_dir])?.refused()?;
     assert!(refusal.contains("runs on"), "{refusal}");
     up.program.kill();
