@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 use testkit::kubectl::Kubectl;
-use testkit::program::{Selvedge, run};
+use testkit::process;
+use testkit::program::{Selvedge, run, signal};
 use testkit::wait::eventually;
 
 /// Long against everything that is awaited; a test that needs it all has failed.
@@ -181,4 +182,17 @@ pub fn stored_readings(kubectl: &Kubectl, node: &str, device: &str, resource: &s
             None => return Ok(all),
         }
     }
+}
+
+/// Kills a node and everything of it: shims, and with them their containers and the edge plane.
+pub fn kill_with_pods(node: &mut Selvedge) -> Result<()> {
+    node.kill();
+    let mine = node.data_dir().to_string_lossy().into_owned();
+    eventually("no process of the node", PATIENCE, || {
+        let left = process::find(|words| words.iter().any(|word| word.contains(&mine)));
+        for (pid, _) in &left {
+            signal(*pid, libc::SIGKILL);
+        }
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })
 }

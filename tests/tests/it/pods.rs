@@ -5,10 +5,9 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 use testkit::process;
-use testkit::program::signal;
 use testkit::wait::eventually;
 
-use crate::common::{Fleet, PATIENCE, Up, example_manifest, make_gateway, wait_condition, wait_pods};
+use crate::common::{Fleet, PATIENCE, Up, example_manifest, kill_with_pods, make_gateway, wait_condition, wait_pods};
 
 /// Start time and restart count of a pod's container.
 fn life(pod: &Value) -> (Value, Value) {
@@ -55,16 +54,7 @@ fn everything_is_back_with_no_hub_after_node_and_pods_were_killed() -> Result<()
     wait_condition(&fleet.kubectl, &["rule", "cpu-average"], "Ready", "True")?;
     wait_condition(&fleet.kubectl, &["device", "host"], "Ready", "True")?;
     fleet.hub.kill();
-    fleet.node.kill();
-    let mine = fleet.node.data_dir().to_string_lossy().into_owned();
-    // Everything of this node: shims, and with them their containers and the edge plane.
-    eventually("no process of the node", PATIENCE, || {
-        let left = process::find(|words| words.iter().any(|word| word.contains(&mine)));
-        for (pid, _) in &left {
-            signal(*pid, libc::SIGKILL);
-        }
-        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
-    })?;
+    kill_with_pods(&mut fleet.node)?;
     let start = Instant::now();
     fleet.node.start_again("ephemeral")?;
     let status = eventually("pods, devices and rules without a hub", PATIENCE, || {

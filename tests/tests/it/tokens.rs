@@ -8,12 +8,10 @@ use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
-use testkit::process;
-use testkit::program::signal;
 use testkit::wait::eventually;
 use testkit::wire;
 
-use crate::common::{Fleet, PATIENCE};
+use crate::common::{Fleet, PATIENCE, kill_with_pods};
 
 const API_ACCESS: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
@@ -75,15 +73,7 @@ fn who_is(address: &str, ca: &str, token: &str) -> Result<Value> {
 /// The program itself, its shims and what they hold: nothing of the node is left, as after a power cut. Volumes in memory are
 /// empty then.
 fn cut_power(fleet: &mut Fleet) -> Result<()> {
-    fleet.node.kill();
-    let mine = fleet.node.data_dir().to_string_lossy().into_owned();
-    eventually("no process of the node", PATIENCE, || {
-        let left = process::find(|words| words.iter().any(|word| word.contains(&mine)));
-        for (pid, _) in &left {
-            signal(*pid, libc::SIGKILL);
-        }
-        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
-    })?;
+    kill_with_pods(&mut fleet.node)?;
     for pod in std::fs::read_dir(fleet.node.data_dir().join("node/pods"))? {
         for volume in std::fs::read_dir(pod?.path().join(".volumes")).into_iter().flatten() {
             let path = volume?.path();
