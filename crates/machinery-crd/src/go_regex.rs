@@ -487,7 +487,7 @@ fn property_bytes(written: &str) -> Option<u64> {
     if let Some(bytes) = known().get(&key) {
         return Some(*bytes);
     }
-    // The crate tells only whether a program is below a limit.
+    // The crate says only whether a program is below a limit.
     let sizes = [4096, 8192, 16_384, 24_576, 32_768, 49_152, 65_536];
     let fits = |size: &usize| RegexBuilder::new(written).size_limit(*size).build().is_ok();
     let size = sizes.into_iter().find(fits)?;

@@ -96,6 +96,9 @@ pub(crate) enum Columns {
     Custom(Vec<PrinterColumn>),
 }
 
+/// How unknown fields of a custom object are taken out.
+type Prune = fn(&Structural, &mut Value, &dyn MetadataRules) -> Result<Vec<String>, FieldError>;
+
 impl ResourceInfo {
     /// `group/version`, or the bare version for core.
     pub fn api_version(&self) -> String {
@@ -156,11 +159,7 @@ impl ResourceInfo {
         self.decode_with(object, Structural::prune_applied)
     }
 
-    fn decode_with(
-        &self,
-        object: &mut Value,
-        prune: fn(&Structural, &mut Value, &dyn MetadataRules) -> Result<Vec<String>, FieldError>,
-    ) -> Result<Vec<String>, DecodeError> {
+    fn decode_with(&self, object: &mut Value, prune: Prune) -> Result<Vec<String>, DecodeError> {
         match &self.schema {
             Schema::Builtin(of) => decode::decode(*of, object),
             Schema::Custom(custom) => {

@@ -164,11 +164,11 @@ pub fn compact_to_json(bytes: &[u8]) -> Result<String, ReadCompactError> {
         out.push('{');
         if !head.manager.is_empty() {
             out.push_str(r#""manager":"#);
-            go::write_text(&mut out, &head.manager);
+            go::write_text(&mut out, head.manager);
             out.push(',');
         }
         let _ = write!(out, r#""operation":"{}","apiVersion":"#, head.operation.as_str());
-        go::write_text(&mut out, &head.api_version);
+        go::write_text(&mut out, head.api_version);
         if let Some(time) = &head.time {
             out.push_str(r#","time":"#);
             go::write_text(&mut out, time);
@@ -178,7 +178,7 @@ pub fn compact_to_json(bytes: &[u8]) -> Result<String, ReadCompactError> {
         out.push('}');
         if !head.subresource.is_empty() {
             out.push_str(r#","subresource":"#);
-            go::write_text(&mut out, &head.subresource);
+            go::write_text(&mut out, head.subresource);
         }
         out.push('}');
     }

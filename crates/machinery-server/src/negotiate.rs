@@ -387,7 +387,7 @@ pub(crate) fn yaml(body: &Bytes, values_max: usize) -> Result<Value> {
 fn write_whole_numbers(value: &mut Value) {
     match value {
         Value::Number(number) if number.is_f64() => {
-            // A float that stands for a whole number is exact below 2^53, and Go's digits of larger ones are too.
+            // A float with the value of a whole number is exact below 2^53, and Go's digits of larger ones are too.
             let float = number.as_f64().unwrap_or_default();
             if float.fract() == 0.0 && float.abs() < i64::MAX as f64 {
                 *value = Value::from(float as i64);

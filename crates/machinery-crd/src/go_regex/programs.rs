@@ -17,7 +17,7 @@ use super::{COMPILED_BYTES_MAX, compile};
 /// Some three hundred patterns as definitions have them, or two of the largest. What threads need while they match comes on
 /// top, by at most [`PROGRAM_BYTES`] each.
 const BYTES_MAX: u64 = 16 * 1024 * 1024;
-const _: () = assert!(COMPILED_BYTES_MAX as u64 <= BYTES_MAX / 2, "a program must have room beside another");
+const _: () = assert!(COMPILED_BYTES_MAX as u64 <= BYTES_MAX / 2, "a program must have space beside another");
 
 /// What each program takes beside its parts: its pattern, and what a thread remembers while it matches.
 const PROGRAM_BYTES: u64 = 48 * 1024;
@@ -83,8 +83,8 @@ impl Programs {
         while self.bytes + bytes > BYTES_MAX && !self.entries.is_empty() {
             // There are some hundreds at most, and to compile one takes longer than to look at all of them.
             let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.used).map(|(pattern, _)| pattern.clone());
-            let gone = oldest.and_then(|oldest| self.entries.remove(&oldest));
-            self.bytes -= gone.map_or(self.bytes, |entry| entry.bytes);
+            let removed = oldest.and_then(|oldest| self.entries.remove(&oldest));
+            self.bytes -= removed.map_or(self.bytes, |entry| entry.bytes);
         }
         let entry = Entry { program: program.clone(), bytes, used: self.now };
         self.bytes += bytes;
