@@ -329,7 +329,8 @@ impl Admission for NodeFeatures {
             return Ok(());
         }
         let mut needed: Vec<&str> = needs(old, object).collect();
-        if needed.is_empty() {
+        // Of a pod that is resized upstream asks the node in any case, but nothing that it declares.
+        if needed.is_empty() && request.target().2.is_none() {
             return Ok(());
         }
         let Some(stored) = request.store.get(&Key::new("/nodes", "", node)) else {
