@@ -39,6 +39,13 @@ const SMALL_SHARE: u32 = 3;
 const BY_CHANCE: &[(&str, &str)] = &[
     ("create/delete-propagation/3", "the garbage collector may have been there first"),
     ("create/delete-propagation/4", "the garbage collector may have been there first"),
+    ("apply/sets-and-owners/3", "the garbage collector may have been there first"),
+    ("apply/sets-and-owners/4", "the garbage collector may have been there first"),
+    ("errors/update-rules-jobs/4", "the garbage collector may have been there first"),
+    ("admission/namespace-terminating/7", "the namespace may have been deleted already"),
+    ("admission/namespace-terminating/13", "the namespace may have been deleted already"),
+    ("admission/namespace-terminating/14", "the namespace may have been deleted already"),
+    ("admission/namespace-terminating/15", "the namespace may have been deleted already"),
 ];
 
 /// Cases of `admission` that need what has an issue of its own, by how their names begin: they are counted apart.
