@@ -259,10 +259,16 @@ enum Told {
 }
 
 /// Conditions are merged by type, and a merge keeps what is not named: the reason of a condition that holds again must
-/// be taken back by name.
+/// be taken back by name, and so must addresses that the node has no more, which are merged too.
 fn as_patch(status: &Value) -> Value {
     let mut patch = status.clone();
-    for condition in patch["conditions"].as_array_mut().into_iter().flatten() {
+    for addresses in ["hostIPs", "podIPs"] {
+        if let Some(addresses) = patch.get_mut(addresses).and_then(Value::as_array_mut) {
+            addresses.insert(0, json!({"$patch": "replace"}));
+        }
+    }
+    let conditions = patch.get_mut("conditions").and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten() {
         for field in ["reason", "message"] {
             if condition[field].is_null() {
                 condition[field] = Value::Null;

@@ -9,6 +9,14 @@ fn only_differences_are_news() {
     assert!(!tells(&Value::Null, &json!({"phase": "Running"})));
 }
 
+#[test]
+fn addresses_that_a_node_has_no_more_do_not_stay() {
+    let patch = as_patch(&json!({"hostIPs": [{"ip": "10.0.0.2"}], "podIPs": [{"ip": "10.0.0.2"}], "phase": "Running"}));
+    let replaced = json!([{"$patch": "replace"}, {"ip": "10.0.0.2"}]);
+    assert_eq!((&patch["hostIPs"], &patch["podIPs"]), (&replaced, &replaced));
+    assert_eq!(as_patch(&json!({"phase": "Running"})), json!({"phase": "Running"}));
+}
+
 fn status(uid: &str, phase: &str) -> Publication {
     Publication::Status {
         uid: uid.into(),
