@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full};
 use libfuzzer_sys::fuzz_target;
+use machinery_access::TokenKey;
 use machinery_server::{GROUP_NODES, Identity, Server};
 use machinery_store::{Store, StoreOptions};
 
@@ -27,7 +28,8 @@ impl Hub {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder for the hub");
         let store = Store::open(folder.path(), StoreOptions::default()).expect("a new store");
-        let server = Server::new(hub_policy::server_config(store, Vec::new()).0);
+        let access = hub_policy::access(TokenKey::generate().expect("a key for tokens"), "");
+        let server = Server::new(hub_policy::server_config(store, Vec::new(), &access).0);
         Self { server: server.expect("a server over an empty store"), inputs: 0, _folder: folder }
     }
 }
