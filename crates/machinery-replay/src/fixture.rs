@@ -62,7 +62,7 @@ fn config(access: &Access, store: Store) -> ServerConfig {
     let config = access.configure(ServerConfig::new(store));
     // Where the recorded server was to be reached, by its own words.
     let address = "192.0.2.2:26443".to_owned();
-    ServerConfig { version: "v1.36.3", address, garbage_collected: |_, _, _| true, ..config }
+    ServerConfig { version: "v1.36.3", address, garbage_collected: |_, _| true, ..config }
 }
 
 impl Transport for Fixture {

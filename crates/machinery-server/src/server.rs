@@ -77,10 +77,10 @@ pub struct ServerConfig {
     pub authorizers: Vec<Arc<dyn Authorizer>>,
     /// Plug-ins, asked in this order.
     pub admission: Vec<Arc<dyn Admission>>,
-    /// Whether somebody runs who serves the finalizers `orphan` and `foregroundDeletion` of a kind (group, kind, whether it has a definition). On objects of
-    /// other kinds a deletion does not set them, because nobody would take them away: orphans are released at once, and
+    /// Whether somebody runs who serves the finalizers `orphan` and `foregroundDeletion` of a kind (group, kind). On objects
+    /// of other kinds a deletion does not set them, because nobody would take them away: orphans are released at once, and
     /// dependents deleted in the background.
-    pub garbage_collected: fn(group: &str, kind: &str, is_custom: bool) -> bool,
+    pub garbage_collected: fn(group: &str, kind: &str) -> bool,
     /// Takes an event for each write and each request in another's name.
     pub audit: Option<Arc<dyn Audit>>,
     /// How kubelets are reached, for logs.
@@ -115,7 +115,7 @@ impl ServerConfig {
             audiences: Vec::new(),
             authorizers: vec![Arc::new(SystemMasters), Arc::new(AuthenticatedBasics)],
             admission: Vec::new(),
-            garbage_collected: |_, _, _| false,
+            garbage_collected: |_, _| false,
             audit: None,
             node_dialer: Arc::new(NoNodes),
             extensions: Vec::new(),
@@ -154,7 +154,7 @@ pub(crate) struct Inner {
     pub(crate) audiences: Vec<String>,
     pub(crate) authorizer: Union,
     pub(crate) admission: Vec<Arc<dyn Admission>>,
-    pub(crate) garbage_collected: fn(&str, &str, bool) -> bool,
+    pub(crate) garbage_collected: fn(&str, &str) -> bool,
     pub(crate) audit: Option<Arc<dyn Audit>>,
     pub(crate) node_dialer: Arc<dyn NodeDialer>,
     pub(crate) extensions: Vec<Arc<dyn Extension>>,

@@ -97,7 +97,7 @@ impl Hub {
         let shutdown = CancellationToken::new();
         let mut config = ServerConfig::new(Store::open(dir.path(), store_options()).unwrap());
         config.authorizers.push(Arc::new(SomeRules));
-        config.garbage_collected = |group, kind, _| (group, kind) == ("apps", "ControllerRevision");
+        config.garbage_collected = |group, kind| (group, kind) == ("apps", "ControllerRevision");
         config.shutdown = shutdown.clone();
         change(&mut config);
         Self { server: Server::new(config).unwrap(), shutdown, dir }

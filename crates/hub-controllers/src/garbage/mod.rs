@@ -93,7 +93,7 @@ const SOURCES: [Kind; COLLECTED.len() + 1] = {
 
 /// Whether the finalizers `orphan` and `foregroundDeletion` of this kind's objects are served, so that a deletion may set
 /// them: on objects of all kinds but Events and what is the hub's own.
-pub fn collects(group: &str, kind: &str, _is_custom: bool) -> bool {
+pub fn collects(group: &str, kind: &str) -> bool {
     let is_it = |one: &&Kind| one.name() == kind && one.resource().group == group;
     Kind::ALL.iter().find(is_it).is_none_or(|kind| COLLECTED.contains(kind))
 }

@@ -237,7 +237,7 @@ fn orphans(info: &ResourceInfo) -> bool {
 
 /// Whether somebody takes the finalizers of a deletion away from objects of this kind.
 fn is_collected(context: &Context<'_>) -> bool {
-    (context.server.garbage_collected)(&context.info.group, &context.info.kind, context.info.is_custom())
+    (context.server.garbage_collected)(&context.info.group, &context.info.kind)
 }
 
 /// Leaves the finalizer that makes a garbage collector do this, and neither of them where nothing has to wait.
