@@ -1,9 +1,9 @@
 //! Nodes whose lease has expired are tainted and their conditions become unknown: their pods are theirs and continue without
 //! us. What follows from it for the pods is in `unreachable`.
 //!
-//! Conditions that a node reports, and that it is cordoned, are taints too, as upstream's node lifecycle controller has it: a
-//! scheduler looks at taints alone. A new node has the taint of one that is not ready until it reports that it is; nobody
-//! else takes it away. All taints that follow from one look at a node are one write.
+//! Conditions of a node, whoever wrote them, and that it is cordoned, are taints too, as upstream's node lifecycle controller
+//! has it: a scheduler looks at taints alone. They keep pods out and drive none away. A new node has the taint of one that is
+//! not ready until it reports that it is; nobody else takes it away. All taints that follow from one look at a node are one write.
 //!
 //! A watch on the leases notes one moment per node; nothing is listed. Each node has one deadline in the queue: when it
 //! comes, and a heartbeat came meanwhile, the deadline moves on.
@@ -220,9 +220,9 @@ impl Heartbeats {
         }
     }
 
-    /// Whether a node should carry the taint, and when that may change by itself. One that carries it keeps it until it
+    /// Whether a node's lease has expired, and when that may change by itself. One that is noted as such stays so until it
     /// is heard; one that was never seen before gets the time that every node has.
-    fn judge(&mut self, node: &str, is_tainted: bool, now: Instant) -> (bool, Next) {
+    fn judge(&mut self, node: &str, is_noted: bool, now: Instant) -> (bool, Next) {
         let heartbeat = self.nodes.entry(node.into()).or_insert(Heartbeat::unseen(now));
         // One that has expired was not heard before the hub stood still, either.
         if let Some(runs_since) = self.runs_since.filter(|_| !self.expired.contains(node)) {
@@ -230,7 +230,7 @@ impl Heartbeats {
         }
         let silent_for = now.duration_since(heartbeat.since);
         let has_expired = silent_for > HEARTBEAT_GRACE;
-        let should_taint = has_expired || (is_tainted && !heartbeat.is_heard);
+        let should_taint = has_expired || (is_noted && !heartbeat.is_heard);
         let left = HEARTBEAT_GRACE.saturating_sub(silent_for) + DEADLINE_MARGIN;
         if should_taint {
             self.expired.insert(node.into());
@@ -295,27 +295,28 @@ impl Nodes {
         Ok(self.context.writer.merge(Kind::Node, ("", object.name()), &patch).await?)
     }
 
-    /// The lease of a node has expired, or it renews it again; whether its status says so now.
-    async fn note_reach(&self, target: Target<'_>, has_expired: bool) -> Result<bool, WriteError> {
+    /// The lease of a node has expired; whether its status says so now.
+    async fn note_expired(&self, target: Target<'_>) -> Result<bool, WriteError> {
         let Context { writer, recorder, .. } = &self.context;
-        let name = target.name;
-        if has_expired {
-            let wall = Timestamp::now();
-            let is_written =
-                writer.replace_status_of(Kind::Node, name, |current| with_unknown_conditions(current, wall)).await?;
-            if !is_written {
-                return Ok(false);
-            }
-            debug!(node = name, "The lease of a node has expired; its pods are left alone.");
-            self.waves.lock().expired.add(name, Instant::now());
-            let message = format!("Node {name} has not renewed its lease for {} s", HEARTBEAT_GRACE.as_secs());
-            recorder.warning(Kind::Node, target, "NodeNotReady", message);
-        } else {
-            debug!(node = name, "A node renews its lease again.");
-            self.waves.lock().returned.add(name, Instant::now());
-            recorder.normal(Kind::Node, target, "NodeReady", format!("Node {name} renews its lease again"));
+        let (name, wall) = (target.name, Timestamp::now());
+        let is_written =
+            writer.replace_status_of(Kind::Node, name, |current| with_unknown_conditions(current, wall)).await?;
+        if !is_written {
+            return Ok(false);
         }
+        debug!(node = name, "The lease of a node has expired; its pods are left alone.");
+        self.waves.lock().expired.add(name, Instant::now());
+        let message = format!("Node {name} has not renewed its lease for {} s", HEARTBEAT_GRACE.as_secs());
+        recorder.warning(Kind::Node, target, "NodeNotReady", message);
         Ok(true)
+    }
+
+    /// It renews it again. What its conditions are is its own to say.
+    fn note_return(&self, target: Target<'_>) {
+        let name = target.name;
+        debug!(node = name, "A node renews its lease again.");
+        self.waves.lock().returned.add(name, Instant::now());
+        self.context.recorder.normal(Kind::Node, target, "NodeReady", format!("Node {name} renews its lease again"));
     }
 
     /// A lease without its Node.
@@ -356,23 +357,26 @@ impl Nodes {
             return self.reconcile_lease(name).await;
         };
         let node: NodeView<'_> = object.view()?;
-        let is_tainted = node.spec.taints.iter().any(|taint| is_own(&taint.key, &taint.effect, UNREACHABLE));
-        let (has_expired, next) = {
+        let is_noted = is_noted_as_expired(&node);
+        let (had_expired, (has_expired, next)) = {
             let (mut heartbeats, now) = (self.heartbeats.lock(), Instant::now());
             // A hub that stood still may come here before its next tick.
             heartbeats.tick(now);
-            heartbeats.judge(name, is_tainted, now)
+            (heartbeats.expired.contains(name), heartbeats.judge(name, is_noted, now))
         };
         let due = due_taints(&node, has_expired);
         let is_tainted_right = due == own_taints(&node);
-        let is_reach_known = has_expired == is_tainted && (!has_expired || node.is_unreachable());
-        if is_tainted_right && is_reach_known {
+        let target = Target { namespace: "", name, uid: &node.metadata.uid };
+        if had_expired && !has_expired {
+            self.note_return(target);
+        }
+        let is_known = is_noted || !has_expired;
+        if is_tainted_right && is_known {
             return Ok(next);
         }
         let _writing = Writing::begin(&self.heartbeats);
-        let target = Target { namespace: "", name, uid: &node.metadata.uid };
         let is_done = (is_tainted_right || self.set_taints(&object, &due).await?)
-            && (is_reach_known || self.note_reach(target, has_expired).await?);
+            && (is_known || self.note_expired(target).await?);
         Ok(if is_done { next } else { Next::After(CONFLICT_RETRY) })
     }
 }
@@ -475,18 +479,26 @@ fn own_taints(node: &NodeView<'_>) -> Vec<&'static str> {
     known_taints().filter(has).collect()
 }
 
+/// Whether its status and its taint say that its lease has expired. Who writes `Unknown` otherwise has reasons of its own.
+fn is_noted_as_expired(node: &NodeView<'_>) -> bool {
+    let is_tainted = node.spec.taints.iter().any(|taint| is_own(&taint.key, &taint.effect, UNREACHABLE));
+    let ready = condition(&node.status.conditions, "Ready");
+    is_tainted && ready.is_some_and(|ready| ready.status == "Unknown" && ready.reason == *REASON)
+}
+
 /// Those that it should have.
 fn due_taints(node: &NodeView<'_>, has_expired: bool) -> Vec<&'static str> {
     let status = |r#type: &str| condition(&node.status.conditions, r#type).map(|condition| &*condition.status);
+    let is_out_of_reach = has_expired || status("Ready") == Some("Unknown");
     let is_not_ready = match status("Ready") {
-        Some("True") => false,
+        Some("True" | "Unknown") => false,
         Some("False") => true,
         // A node that has not reported yet is what it was when it registered.
         _ => node.spec.taints.iter().any(|taint| is_own(&taint.key, &taint.effect, NOT_READY)),
     };
     let is_due = |taint: &&str| match *taint {
         NOT_READY => is_not_ready && !has_expired,
-        UNREACHABLE => has_expired,
+        UNREACHABLE => is_out_of_reach,
         UNSCHEDULABLE => node.spec.unschedulable,
         taint => BY_CONDITION.iter().any(|(r#type, one)| *one == taint && status(r#type) == Some("True")),
     };

@@ -26,6 +26,8 @@ pub(crate) struct ApiError {
     is_page: bool,
     /// What the caller is warned of all the same.
     warnings: Vec<String>,
+    /// With which an expired list goes on all the same.
+    continue_token: Option<String>,
 }
 
 /// `details` of a `Status`, without what is empty.
@@ -58,6 +60,7 @@ impl ApiError {
             retry_after_seconds: None,
             is_page: false,
             warnings: Vec::new(),
+            continue_token: None,
         }
     }
 
@@ -316,6 +319,16 @@ impl ApiError {
         Self::new(Reason::Expired, message)
     }
 
+    /// The revision of a list that was begun is not kept any more; the token continues it at a later one.
+    pub(crate) fn expired_continue(token: String) -> Self {
+        let message = "The provided continue parameter is too old to display a consistent list result. You can start a \
+                       new list without the continue parameter, or use the continue token in this response to retrieve \
+                       the remainder of the results. Continuing with the provided token results in an inconsistent \
+                       list - objects that were created, modified, or deleted between the time the first chunk was \
+                       returned and now may show up in the list.";
+        Self { continue_token: Some(token), ..Self::new(Reason::Expired, message) }
+    }
+
     /// The revision asked for has not been reached; a client that came from another hub lists anew.
     pub(crate) fn future_revision(expired: &Expired) -> Self {
         let mut error = Self::new(
@@ -440,6 +453,9 @@ impl ApiError {
             "message": self.message,
             "code": self.reason.code(),
         });
+        if let Some(token) = &self.continue_token {
+            status["metadata"]["continue"] = token.as_str().into();
+        }
         if self.reason != Reason::Unknown {
             status["reason"] = self.reason.as_str().into();
         }

@@ -242,6 +242,59 @@ fn a_node_out_of_reach_is_not_said_to_be_not_ready() {
 }
 
 #[test]
+fn a_node_of_which_nobody_knows_whether_it_is_ready_is_out_of_reach() {
+    let unknown = conditions(&[("Ready", "Unknown")]);
+    check_taints(json!({}), unknown.clone(), false, &["unreachable"]);
+    check_taints(new_node(), unknown.clone(), false, &["unreachable"]);
+    check_taints(json!({"unschedulable": true}), unknown, true, &["unreachable", "unschedulable"]);
+}
+
+/// The keys of a node's taints, and what its conditions say.
+async fn shown(api: &TestApi) -> Value {
+    let node = api.find(Kind::Node, "", "gw-1").await.unwrap();
+    let all = |list: &Value, field: &str| -> Vec<Value> {
+        list.as_array().into_iter().flatten().map(|one| one[field].clone()).collect()
+    };
+    json!([all(&node["spec"]["taints"], "key"), all(&node["status"]["conditions"], "status")])
+}
+
+async fn report(api: &TestApi, ready: &str) {
+    let status = json!({"conditions": conditions(&[("DiskPressure", "False"), ("Ready", ready)])});
+    api.context.writer.merge_status(Kind::Node, ("", "gw-1"), &status).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_that_is_said_to_be_unknown_is_tainted_and_its_lease_is_still_what_counts() {
+    let api = TestApi::start().await;
+    let nodes = Nodes::new(api.context.clone());
+    api.make(Kind::Node, json!({"metadata": {"name": "gw-1"}})).await;
+    report(&api, "Unknown").await;
+    nodes.reconcile_node("gw-1").await.unwrap();
+    assert_eq!(shown(&api).await, json!([[UNREACHABLE], ["False", "Unknown"]]));
+    // Also over a restart of the hub: nobody noted that the lease has expired.
+    let nodes = Nodes::new(api.context.clone());
+    let tainted = revision(&api).await;
+    assert!(matches!(nodes.reconcile_node("gw-1").await.unwrap(), Next::After(_)));
+    assert_eq!(revision(&api).await, tainted);
+    // The lease expires: then the other conditions are not known, either.
+    let long_ago = Instant::now().checked_sub(2 * HEARTBEAT_GRACE).unwrap();
+    nodes.heartbeats.lock().nodes.get_mut("gw-1").unwrap().since = long_ago;
+    nodes.reconcile_node("gw-1").await.unwrap();
+    assert_eq!(shown(&api).await, json!([[UNREACHABLE], ["Unknown", "Unknown"]]));
+    // Renewed again, the taint stays for as long as nobody says how the node is.
+    nodes.heartbeats.lock().renew("gw-1", 7, true, Instant::now());
+    nodes.reconcile_node("gw-1").await.unwrap();
+    assert_eq!(shown(&api).await, json!([[UNREACHABLE], ["Unknown", "Unknown"]]));
+    assert_eq!(nodes.waves.lock().returned.count, 1);
+    let renewed = revision(&api).await;
+    nodes.reconcile_node("gw-1").await.unwrap();
+    assert_eq!((revision(&api).await, nodes.waves.lock().returned.count), (renewed, 1), "it is noted once");
+    report(&api, "True").await;
+    nodes.reconcile_node("gw-1").await.unwrap();
+    assert_eq!(shown(&api).await, json!([[], ["False", "True"]]));
+}
+
+#[test]
 fn each_taint_is_one_and_leaves_others_alone() {
     let mine = json!({"key": "mine", "effect": "NoExecute"});
     let evicts = json!({"key": NOT_READY, "effect": "NoExecute"});

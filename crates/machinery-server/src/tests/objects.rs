@@ -268,6 +268,48 @@ async fn lists_are_selected_and_paged_at_one_moment() {
 }
 
 #[tokio::test]
+async fn a_list_whose_revision_is_forgotten_continues_at_a_later_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let store_dir = dir.path().join("short");
+    std::fs::create_dir(&store_dir).unwrap();
+    let hub = Hub::open_with(dir, |config| {
+        let options = StoreOptions { window_changes_max: 2, ..super::store_options() };
+        config.store = Store::open(&store_dir, options).unwrap();
+    });
+    for namespace in ["default", "other"] {
+        hub.create("/api/v1/namespaces", json!({"metadata": {"name": namespace}})).await;
+    }
+    let (one, all) = ("/api/v1/namespaces/default/configmaps", "/api/v1/configmaps");
+    for name in ["c0", "c1", "c2", "c3"] {
+        hub.create(one, config_map(name, json!({"some": "label"}), json!({}))).await;
+    }
+    let mut begun = Vec::new();
+    for query in [format!("{one}?limit=2"), format!("{all}?limit=2"), format!("{all}?limit=2&labelSelector=some")] {
+        begun.push((hub.get(&query).await.body["metadata"]["continue"].as_str().unwrap().to_owned(), query));
+    }
+    hub.call("DELETE", &format!("{one}/c2"), Value::Null).await;
+    for name in ["c4", "c5", "a0"] {
+        hub.create(one, config_map(name, json!({"some": "label"}), json!({}))).await;
+    }
+    for (token, query) in begun {
+        let expired = hub.get(&format!("{query}&continue={token}")).await;
+        expired.check(410, "Expired", "use the continue token in this response to retrieve the remainder");
+        let token = expired.body["metadata"]["continue"].as_str().unwrap();
+        let second = hub.get(&format!("{query}&continue={token}")).await;
+        assert_eq!(second.names(), ["c3", "c4"], "{query}: from the same place, as it is now");
+        let (metadata, now) = (&second.body["metadata"], hub.get(all).await);
+        assert_eq!(metadata["resourceVersion"], now.body["metadata"]["resourceVersion"]);
+        let token = metadata["continue"].as_str().unwrap();
+        assert_eq!(hub.get(&format!("{query}&continue={token}")).await.names(), ["c5"]);
+    }
+    // A list that is not continued has nothing to go on with.
+    let path = format!("{one}?resourceVersion=1&resourceVersionMatch=Exact&limit=2");
+    let expired = hub.get(&path).await;
+    expired.check(410, "Expired", "The resourceVersion for the provided list is too old");
+    assert_eq!(expired.body["metadata"], json!({}));
+}
+
+#[tokio::test]
 async fn tables_and_metadata_are_given_on_request() {
     let hub = Hub::start().await;
     hub.create(CONFIG_MAPS, config_map("a", json!({}), json!({"k": "v"}))).await;

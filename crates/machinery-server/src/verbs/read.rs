@@ -57,7 +57,7 @@ pub(crate) fn get(context: &Context<'_>) -> Result<Response<Body>> {
 struct ContinueToken {
     #[serde(rename = "v", default)]
     version: String,
-    /// The revision of the whole list.
+    /// The revision of the whole list, or `NOW`.
     #[serde(default)]
     rv: i64,
     /// `/NAMESPACE/NAME` of the last object sent, or `/NAME` within a namespace, and the byte after which it continues.
@@ -66,6 +66,9 @@ struct ContinueToken {
 }
 
 const TOKEN_VERSION: &str = "meta.k8s.io/v1";
+
+/// The revision in a token that continues with what is there when it is used.
+const NOW: i64 = -1;
 
 /// Some of a resource's objects at one revision.
 pub(crate) struct Page {
@@ -205,7 +208,8 @@ fn unknown_field(info: &ResourceInfo, field: &str) -> String {
 pub(crate) async fn page(context: &Context<'_>, options: &ListOptions, selection: &Selection) -> Result<Page> {
     let (store, resource) = (&context.server.store, context.resource_key());
     let (at, after) = start(context, options)?;
-    let expired = |expired: Expired| expired_list(&expired, options.continue_token.is_some());
+    let continues_after = after.clone().filter(|_| options.continue_token.is_some());
+    let expired = |expired: Expired| expired_list(&expired, selection, continues_after.as_ref());
     let after = after.as_ref().map(|(namespace, name)| (namespace.as_str(), name.as_str()));
     if let Some((namespace, name)) = selection.only(context.info.namespaced) {
         let (found, revision) = store.get_at(&Key::new(&resource, namespace, name), at).map_err(expired)?;
@@ -217,7 +221,8 @@ pub(crate) async fn page(context: &Context<'_>, options: &ListOptions, selection
     if !selection.has_selectors() {
         let range = store.range(&resource, namespace, after, options.limit, at).map_err(expired)?;
         let last = range.items.last().filter(|_| range.remaining > 0);
-        let next = last.map(|last| (token(selection, range.revision, last), Some(range.remaining)));
+        let next =
+            last.map(|last| (token(selection, at_revision(range.revision), last.names()), Some(range.remaining)));
         return Ok(Page { items: range.items, revision: range.revision, next });
     }
     let limit = options.limit.unwrap_or(usize::MAX);
@@ -228,7 +233,7 @@ pub(crate) async fn page(context: &Context<'_>, options: &ListOptions, selection
         let mut found = range.items.into_iter();
         let items: Vec<_> = found.by_ref().filter(|object| selection.matches(object)).take(limit).collect();
         let last = items.last().filter(|_| found.len() > 0);
-        let next = last.map(|last| (token(selection, at, last), None));
+        let next = last.map(|last| (token(selection, at_revision(at), last.names()), None));
         return Ok(Page { items, revision: at, next });
     }
     let snapshot = match at {
@@ -239,7 +244,7 @@ pub(crate) async fn page(context: &Context<'_>, options: &ListOptions, selection
     let (items, last) = select(&snapshot, term, selection, after, limit).await;
     let next = last.map(|last| {
         store.retain(&resource, &snapshot);
-        (token(selection, revision, &last), None)
+        (token(selection, at_revision(revision), last.names()), None)
     });
     Ok(Page { items: items.into(), revision, next })
 }
@@ -392,27 +397,28 @@ fn check_reached(context: &Context<'_>, revision: Revision) -> Result<()> {
     Ok(())
 }
 
-fn expired_list(expired: &Expired, is_continued: bool) -> ApiError {
-    if expired.asked > expired.current && !is_continued {
-        return ApiError::future_revision(expired);
+fn expired_list(expired: &Expired, selection: &Selection, continues_after: Option<&(String, String)>) -> ApiError {
+    if let Some((namespace, name)) = continues_after {
+        let token = token(selection, NOW, (namespace, name));
+        return ApiError::expired_continue(token);
     }
-    if is_continued {
-        return ApiError::expired(
-            "The provided continue parameter is too old to display a consistent list result. \
-             You must start a new list without the continue parameter.",
-        );
+    if expired.asked > expired.current {
+        return ApiError::future_revision(expired);
     }
     ApiError::expired(format!("The resourceVersion for the provided list is too old. ({})", expired.asked))
 }
 
-fn token(selection: &Selection, revision: Revision, last: &Object) -> String {
-    let (namespace, name) = last.names();
+fn at_revision(revision: Revision) -> i64 {
+    i64::try_from(revision.0).unwrap_or(i64::MAX)
+}
+
+/// A token that continues after an object, at a revision or at `NOW`.
+fn token(selection: &Selection, rv: i64, (namespace, name): (&str, &str)) -> String {
     let key = if selection.namespace.is_some() || namespace.is_empty() {
         format!("/{name}\0")
     } else {
         format!("/{namespace}/{name}\0")
     };
-    let rv = i64::try_from(revision.0).unwrap_or(i64::MAX);
     let token = ContinueToken { version: TOKEN_VERSION.to_owned(), rv, start: key };
     URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).expect("a number and two strings always serialise"))
 }
