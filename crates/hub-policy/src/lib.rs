@@ -20,8 +20,7 @@
 //!   system:nodes …`.
 //! - **What breaks?** A rule that is too strict shows as `403` in the nodes' logs, one that is too weak shows nowhere.
 //!
-//! Roles, service accounts and tokens are `machinery-access`'s, which knows of no hubs. Of its plug-ins a hub leaves out those
-//! whose other half is a controller that it does not have yet: the taint of new nodes, and finalizers of claims.
+//! Roles, service accounts, tokens and the plug-ins of every cluster are `machinery-access`'s, which knows of no hubs.
 //!
 //! **Invariant:** whose an object is, a field of the stored object says, never its name.
 
@@ -38,10 +37,7 @@ mod tokens;
 
 use std::sync::Arc;
 
-use machinery_access::{
-    Access, AccessOptions, Certificates, ClaimResize, DefaultClasses, DefaultTolerations, Issuer, NodeFeatures,
-    NotReadyTaint, Priority, RuntimeClasses, TokenAuthenticator, TokenKey, TopologyLabels, Unenforced, UseProtection,
-};
+use machinery_access::{Access, AccessOptions, Issuer, TokenAuthenticator, TokenKey, Unenforced};
 use machinery_server::{Admission, Authorizer, BootstrapTokenAuthenticator, ServerConfig, SystemMasters, Union};
 use machinery_store::Store;
 
@@ -56,6 +52,27 @@ pub use tokens::clean_tokens;
 /// What tokens of service accounts say of who issued them: the name by which pods know the API.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
+/// Kinds of which users expect that something happens, and on which no controller of a hub and no node acts yet. What is data
+/// for others (classes, templates, endpoints, what a storage driver reports) is not among them.
+const WAITING: &[(&str, &str)] = &[
+    ("", "persistentvolumeclaims"),
+    ("", "replicationcontrollers"),
+    ("", "services"),
+    ("apiregistration.k8s.io", "apiservices"),
+    ("apps", "deployments"),
+    ("apps", "replicasets"),
+    ("apps", "statefulsets"),
+    ("autoscaling", "horizontalpodautoscalers"),
+    ("batch", "cronjobs"),
+    ("batch", "jobs"),
+    ("flowcontrol.apiserver.k8s.io", "flowschemas"),
+    ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations"),
+    ("networking.k8s.io", "ingresses"),
+    ("networking.k8s.io", "networkpolicies"),
+    ("policy", "poddisruptionbudgets"),
+    ("resource.k8s.io", "resourceclaims"),
+];
+
 /// The authorizers of a hub before its roles, in the order in which they are asked.
 pub fn authorizers() -> Vec<Arc<dyn Authorizer>> {
     vec![Arc::new(SystemMasters), Arc::new(NodeAuthorizer), Arc::new(InNodesName), Arc::new(BootstrapAuthorizer)]
@@ -63,25 +80,13 @@ pub fn authorizers() -> Vec<Arc<dyn Authorizer>> {
 
 /// The admission plug-ins of a hub that is reached by these names; `authorizer` decides about escalation and signers.
 pub fn admission(hub_names: Vec<String>, access: &Access, authorizer: &Union) -> Vec<Arc<dyn Admission>> {
-    vec![
-        Arc::new(access.service_accounts()),
-        Arc::new(NodeRestriction::new(hub_names, authorizer.clone())),
-        Arc::new(NotReadyTaint),
-        Arc::new(Priority),
-        Arc::new(DefaultTolerations),
-        Arc::new(DefaultClasses),
-        Arc::new(UseProtection),
-        Arc::new(NodeFeatures),
-        Arc::new(ClaimResize),
-        Arc::new(RuntimeClasses),
-        Arc::new(Certificates::new(authorizer.clone())),
-        Arc::new(TopologyLabels),
-        Arc::new(PodRuntimeClass),
-        Arc::new(KeptKinds),
-        Arc::<NodeQuota>::default(),
-        Arc::new(Unenforced),
-        Arc::new(access.escalation(authorizer)),
-    ]
+    let nodes = Arc::new(NodeRestriction::new(hub_names, authorizer.clone()));
+    let mut plugins = access.admission_with(nodes, authorizer);
+    plugins.push(Arc::new(PodRuntimeClass));
+    plugins.push(Arc::new(KeptKinds));
+    plugins.push(Arc::<NodeQuota>::default());
+    plugins.push(Arc::new(Unenforced::beside(WAITING)));
+    plugins
 }
 
 /// The configuration of a hub's API server, and the keeper of its nodes' identities, which is to be run beside it.

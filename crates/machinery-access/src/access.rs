@@ -88,9 +88,18 @@ impl Access {
     /// The plug-ins that kube-apiserver has on by default, in its order; `authorizer` decides about escalation, signers and
     /// audiences.
     pub fn admission(&self, authorizer: &Union) -> Vec<Arc<dyn Admission>> {
-        let mut plugins: Vec<Arc<dyn Admission>> = vec![
+        let mut plugins = self.admission_with(Arc::new(NodeRestriction::new(authorizer.clone())), authorizer);
+        if self.options.warns_of_unenforced {
+            plugins.push(Arc::new(Unenforced::default()));
+        }
+        plugins
+    }
+
+    /// The same for a server whose nodes are held by a rule of its own, and without [`Unenforced`].
+    pub fn admission_with(&self, nodes: Arc<dyn Admission>, authorizer: &Union) -> Vec<Arc<dyn Admission>> {
+        vec![
             Arc::new(self.service_accounts()),
-            Arc::new(NodeRestriction::new(authorizer.clone())),
+            nodes,
             Arc::new(NotReadyTaint),
             Arc::new(Priority),
             Arc::new(DefaultTolerations),
@@ -103,11 +112,7 @@ impl Access {
             Arc::new(TopologyLabels),
             // In upstream it is part of the storage of roles, which comes after all plug-ins that change something.
             Arc::new(self.escalation(authorizer)),
-        ];
-        if self.options.warns_of_unenforced {
-            plugins.push(Arc::new(Unenforced));
-        }
-        plugins
+        ]
     }
 
     /// The plug-in that gives pods their service account.

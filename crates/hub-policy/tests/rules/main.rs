@@ -8,3 +8,4 @@ mod nodes;
 mod quota;
 mod table;
 mod tokens;
+mod waiting;

@@ -55,31 +55,41 @@ fn holds(object: &Object, part: &str) -> bool {
     object.bytes.windows(part.len()).any(|window| window == part.as_bytes())
 }
 
-/// Warns whoever creates an object that nothing acts on: it is stored, and served to those who look for it.
+/// Warns whoever creates an object that is stored and served, and that nothing here enforces or acts on.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Unenforced;
+pub struct Unenforced {
+    waiting: &'static [(&'static str, &'static str)],
+}
+
+impl Unenforced {
+    /// For a server beside which no controller acts on some kinds either, each by its group and the plural of its name. What
+    /// no plug-in of this crate enforces is known.
+    pub const fn beside(waiting: &'static [(&'static str, &'static str)]) -> Self {
+        Self { waiting }
+    }
+}
 
 impl Admission for Unenforced {
     fn validate(&self, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), AdmissionError> {
-        if request.operation != Operation::Create || request.subresource.is_some() {
+        if request.operation != Operation::Create || request.subresource.is_some() || request.dry_run {
             return Ok(());
         }
-        let is_unenforced = match (&*request.info.group, &*request.info.plural) {
-            ("", "limitranges" | "resourcequotas") => true,
-            ("admissionregistration.k8s.io", _) => true,
+        let (kind, name) = (&request.info.kind, text(object, "/metadata/name"));
+        match (&*request.info.group, &*request.info.plural) {
+            ("", "limitranges" | "resourcequotas") | ("admissionregistration.k8s.io", _) => {
+                request.warn(format!("this version stores {kind} {name:?} and does not enforce it"));
+            }
             ("", "namespaces") => {
                 let labels = object.pointer("/metadata/labels").and_then(Value::as_object);
                 let is_security = |key: &String| key.starts_with("pod-security.kubernetes.io/");
                 if labels.is_some_and(|labels| labels.keys().any(is_security)) {
                     request.warn("this version does not enforce Pod Security Standards; the labels are stored");
                 }
-                false
             }
-            _ => false,
-        };
-        if is_unenforced {
-            let (kind, name) = (&request.info.kind, text(object, "/metadata/name"));
-            request.warn(format!("this version stores {kind} {name:?} and does not enforce it"));
+            resource if self.waiting.contains(&resource) => {
+                request.warn(format!("this version stores {kind} {name:?}, and nothing acts on it yet"));
+            }
+            _ => {}
         }
         Ok(())
     }

@@ -1,0 +1,56 @@
+//! Whoever creates what nothing acts on yet is warned, and whoever creates what works is not bothered.
+
+use serde_json::{Value, json};
+
+use crate::harness::*;
+
+fn template() -> Value {
+    json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "a", "image": "b"}]}})
+}
+
+fn workload(name: &str) -> Value {
+    let selector = json!({"matchLabels": {"a": "b"}});
+    json!({"metadata": {"name": name}, "spec": {"selector": selector, "serviceName": name, "template": template()}})
+}
+
+#[tokio::test]
+async fn what_nothing_acts_on_yet_is_created_with_a_warning() {
+    let hub = Hub::start().await;
+    let mut job = template();
+    job["spec"]["restartPolicy"] = json!("Never");
+    let rows = [
+        ("/apis/apps/v1/namespaces/default/deployments", workload("web"), "Deployment"),
+        ("/apis/apps/v1/namespaces/default/statefulsets", workload("web"), "StatefulSet"),
+        (
+            "/apis/batch/v1/namespaces/default/jobs",
+            json!({"metadata": {"name": "web"}, "spec": {"template": job}}),
+            "Job",
+        ),
+        (
+            "/api/v1/namespaces/default/services",
+            json!({"metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}]}}),
+            "Service",
+        ),
+    ];
+    for (path, object, kind) in rows {
+        let warning = format!(r#"299 - "this version stores {kind} \"web\", and nothing acts on it yet""#);
+        let created = hub.call("POST", &format!("{path}?fieldValidation=Ignore"), object).await;
+        assert_eq!((created.code, created.warnings), (201, vec![warning]), "{}", created.body);
+        let changed = hub.call("PATCH", &format!("{path}/web"), json!({"metadata": {"labels": {"a": "b"}}})).await;
+        assert_eq!((changed.code, changed.warnings), (200, Vec::new()), "a change is of what its owner knows");
+    }
+}
+
+#[tokio::test]
+async fn what_works_is_created_without_a_warning() {
+    let hub = Hub::start().await;
+    let rows = [
+        (CONFIG_MAPS, json!({"metadata": {"name": "web"}})),
+        (PODS, json!({"metadata": {"name": "web"}, "spec": template()["spec"]})),
+        ("/apis/apps/v1/namespaces/default/daemonsets", workload("web")),
+    ];
+    for (path, object) in rows {
+        let created = hub.call("POST", &format!("{path}?fieldValidation=Ignore"), object).await;
+        assert_eq!((created.code, created.warnings), (201, Vec::new()), "{path}: {}", created.body);
+    }
+}
