@@ -5,42 +5,22 @@
 
 #![no_main]
 
-use std::sync::{
-    LazyLock, Mutex,
-    mpsc::{Receiver, SyncSender, sync_channel},
-};
+use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use machinery_merge::{ApplyKind, BuiltinSchema, FieldFilter, FieldManager, Managed, compact_to_json};
 use machinery_schema::Budget;
 use machinery_schema::types::Type;
+use selvedge_fuzz::SmallStack;
 use serde_json::Value;
 
 const STACK_BYTES: usize = 256 * 1024;
 const NOW: &str = "2026-11-26T00:00:00Z";
 
-/// The thread with the small stack: one for all inputs, since starting one for each would be most of the work.
-static SMALL: LazyLock<Mutex<(SyncSender<String>, Receiver<()>)>> = LazyLock::new(|| {
-    let (inputs_tx, inputs_rx) = sync_channel::<String>(0);
-    let (done_tx, done_rx) = sync_channel(0);
-    std::thread::Builder::new()
-        .stack_size(STACK_BYTES)
-        .spawn(move || {
-            for text in inputs_rx {
-                apply(&text);
-                if done_tx.send(()).is_err() {
-                    return;
-                }
-            }
-        })
-        .expect("a thread starts");
-    Mutex::new((inputs_tx, done_rx))
-});
+static SMALL: LazyLock<SmallStack<String>> = LazyLock::new(|| SmallStack::new(STACK_BYTES, apply));
 
 fuzz_target!(|text: &str| {
-    let small = SMALL.lock().expect("one input at a time");
-    small.0.send(text.to_owned()).expect("the thread waits for inputs");
-    small.1.recv().expect("a panic in the thread ends the process");
+    SMALL.check(text.to_owned());
 });
 
 struct Pods;
@@ -62,7 +42,7 @@ impl ApplyKind for Pods {
     }
 }
 
-fn apply(text: &str) {
+fn apply(text: String) {
     // What is on a disk may be anything.
     let _ = Managed::from_compact(text.as_bytes());
     let _ = compact_to_json(text.as_bytes());

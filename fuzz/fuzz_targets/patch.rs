@@ -5,15 +5,13 @@
 
 #![no_main]
 
-use std::sync::{
-    LazyLock, Mutex,
-    mpsc::{Receiver, SyncSender, sync_channel},
-};
+use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use machinery_kinds::Registry;
 use machinery_merge::{DEPTH_MAX, json_patch, merge_diff, merge_patch, strategic_merge};
 use machinery_schema::PatchSchema;
+use selvedge_fuzz::SmallStack;
 use serde_json::Value;
 
 const STACK_BYTES: usize = 256 * 1024;
@@ -24,33 +22,15 @@ static PODS: LazyLock<PatchSchema> = LazyLock::new(|| {
     pods.patch_schema().expect("pods have merge keys")
 });
 
-/// The thread with the small stack: one for all inputs, since starting one for each would be most of the work.
-static SMALL: LazyLock<Mutex<(SyncSender<String>, Receiver<()>)>> = LazyLock::new(|| {
-    let (inputs_tx, inputs_rx) = sync_channel::<String>(0);
-    let (done_tx, done_rx) = sync_channel(0);
-    std::thread::Builder::new()
-        .stack_size(STACK_BYTES)
-        .spawn(move || {
-            for text in inputs_rx {
-                patch(&text);
-                if done_tx.send(()).is_err() {
-                    return;
-                }
-            }
-        })
-        .expect("a thread starts");
-    Mutex::new((inputs_tx, done_rx))
-});
+static SMALL: LazyLock<SmallStack<String>> = LazyLock::new(|| SmallStack::new(STACK_BYTES, patch));
 
 fuzz_target!(|text: &str| {
     // The tables are inflated on the large stack, once.
     let _ = *PODS;
-    let small = SMALL.lock().expect("one input at a time");
-    small.0.send(text.to_owned()).expect("the thread waits for inputs");
-    small.1.recv().expect("a panic in the thread ends the process");
+    SMALL.check(text.to_owned());
 });
 
-fn patch(text: &str) {
+fn patch(text: String) {
     let Some((object, patch)) = text.split_once('\n') else { return };
     let (Ok(object), Ok(patch)) = (serde_json::from_str::<Value>(object), serde_json::from_str::<Value>(patch)) else {
         return;

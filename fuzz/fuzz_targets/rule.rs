@@ -5,40 +5,20 @@
 
 #![no_main]
 
-use std::sync::{
-    LazyLock, Mutex,
-    mpsc::{Receiver, SyncSender, sync_channel},
-};
+use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use machinery_crd::{MetadataRules, Part, Structural, definition};
 use machinery_schema::{Budget, FieldError};
+use selvedge_fuzz::SmallStack;
 use serde_json::{Value, json};
 
 const STACK_BYTES: usize = 512 * 1024;
 
-/// The thread with the small stack: one for all inputs, since starting one for each would be most of the work.
-static SMALL: LazyLock<Mutex<(SyncSender<String>, Receiver<()>)>> = LazyLock::new(|| {
-    let (inputs_tx, inputs_rx) = sync_channel::<String>(0);
-    let (done_tx, done_rx) = sync_channel(0);
-    std::thread::Builder::new()
-        .stack_size(STACK_BYTES)
-        .spawn(move || {
-            for text in inputs_rx {
-                check(&text);
-                if done_tx.send(()).is_err() {
-                    return;
-                }
-            }
-        })
-        .expect("a thread starts");
-    Mutex::new((inputs_tx, done_rx))
-});
+static SMALL: LazyLock<SmallStack<String>> = LazyLock::new(|| SmallStack::new(STACK_BYTES, check));
 
 fuzz_target!(|text: &str| {
-    let small = SMALL.lock().expect("one input at a time");
-    small.0.send(text.to_owned()).expect("the thread waits for inputs");
-    small.1.recv().expect("a panic in the thread ends the process");
+    SMALL.check(text.to_owned());
 });
 
 struct Metadata;
@@ -53,7 +33,7 @@ impl MetadataRules for Metadata {
     }
 }
 
-fn check(text: &str) {
+fn check(text: String) {
     let mut lines = text.lines().map(serde_json::from_str::<Value>);
     let Some(Ok(schema)) = lines.next() else { return };
     let mut written = json!({

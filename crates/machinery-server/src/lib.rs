@@ -104,6 +104,7 @@ pub use authorizer::{
 };
 pub use dial::{AsyncReadWrite, DirectTls, NoNodes, NodeAddress, NodeDialer};
 pub use in_process::InProcess;
+pub use negotiate::read_yaml;
 pub use object::{INDEX_VERSION, INDEXED_FIELDS, OWNER_UID_FIELD};
 pub use selector::{FieldSelector, LabelSelector, ParseSelectorError};
 pub use server::{Extension, NewServerError, RequestBody, Server, ServerConfig, Session};

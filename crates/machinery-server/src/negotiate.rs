@@ -373,12 +373,21 @@ const YAML_BYTES_MIN: usize = 16 * 1024;
 /// About what the decoder keeps of each event that an alias may repeat.
 const YAML_EVENT_BYTES: usize = 16;
 
-/// Decodes YAML. What aliases repeat is bounded by the size of the text: a few anchors of eight KiB, repeated eight thousand
-/// times, would be 64 MiB of an object that nobody wrote.
+/// Decodes a body in YAML.
 pub(crate) fn yaml(body: &Bytes, values_max: usize) -> Result<Value> {
-    let text = std::str::from_utf8(body).map_err(|_| ApiError::bad_request("the body is not UTF-8"))?;
+    read_yaml(body, values_max).map_err(ApiError::bad_request)
+}
+
+/// Reads YAML as the server reads bodies: of what YAML 1.1 and 1.2 disagree on, as Kubernetes does. What aliases repeat is bounded
+/// by the size of the text (a few anchors of eight KiB, repeated eight thousand times, would be 64 MiB of an object that nobody
+/// wrote), and all keys and values by `values_max`.
+///
+/// # Errors
+/// Where the text is not UTF-8, no YAML, or larger than that.
+pub fn read_yaml(text: &[u8], values_max: usize) -> std::result::Result<Value, String> {
+    let text = std::str::from_utf8(text).map_err(|_| "the body is not UTF-8")?;
     let mut value = serde_saphyr::from_str_with_options(text, yaml_options(text, values_max))
-        .map_err(|error| ApiError::bad_request(format!("error decoding the body as YAML: {error}")))?;
+        .map_err(|error| format!("error decoding the body as YAML: {error}"))?;
     write_whole_numbers(&mut value);
     Ok(value)
 }

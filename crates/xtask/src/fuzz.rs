@@ -21,6 +21,7 @@ const TARGETS: &[(&str, u64)] = &[
     ("rule", 20_000),
     ("selector", 400_000),
     ("sql", 60_000),
+    ("yaml", 200_000),
 ];
 
 /// Seconds for each target in a run at full size.
