@@ -80,11 +80,15 @@ pub fn quoted(text: &str) -> String {
     out
 }
 
-/// Whether a character beyond ASCII leaves a mark on paper, as far as names hold such characters at all.
-fn is_printed(character: char) -> bool {
-    let is_format = matches!(character, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{e000}'..='\u{f8ff}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..);
-    !character.is_control() && !character.is_whitespace() && !is_format
+/// Whether Go shows a character as it is: the space, letters, marks, numbers, punctuation and symbols.
+pub fn is_printed(character: char) -> bool {
+    if character.is_ascii() {
+        return matches!(character, ' '..='~');
+    }
+    // Rust escapes what is none of them, and marks only where they come first.
+    let behind_a_letter = String::from_iter(['a', character]);
+    let mut escaped = behind_a_letter.escape_debug().skip(1);
+    escaped.next() == Some(character) && escaped.next().is_none()
 }
 
 /// What is wrong with a label's key; nothing when [`is_qualified_name`] takes it.

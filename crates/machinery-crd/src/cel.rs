@@ -31,6 +31,7 @@ use std::sync::Arc;
 
 pub use policy::{PolicyScope, PolicyType, check_policy};
 pub(crate) use rules::Validator;
+pub use types::is_reserved;
 pub(crate) use types::{Decl, declare};
 
 use crate::schema::{Rule, Schema};

@@ -135,7 +135,7 @@ pub fn validate_status(definition: &Value) -> Vec<FieldError> {
 pub fn warnings(definition: &Value, old: Option<&Value>) -> Vec<String> {
     let before = old.map(openapi::unknown_formats).unwrap_or_default();
     let found = openapi::unknown_formats(definition).into_iter().filter(|format| !before.contains(format));
-    found.map(|format| format!("unrecognized format {}", crate::go::quote(&format))).collect()
+    found.map(|format| format!("unrecognized format {}", crate::go::quoted(&format))).collect()
 }
 
 fn validate_spec(spec: &Value, context: Context<'_>) -> Vec<FieldError> {

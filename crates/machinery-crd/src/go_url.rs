@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::Ipv6Addr};
 
-use crate::go::quote;
+use crate::go::quoted;
 
 /// A parsed URL.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,14 +34,14 @@ enum Place {
 impl Url {
     /// What a request line may have: an absolute URI or an absolute path, without a fragment.
     pub fn parse_request(text: &str) -> Result<Self, String> {
-        parse(text, true).map_err(|why| format!("parse {}: {why}", quote(text)))
+        parse(text, true).map_err(|why| format!("parse {}: {why}", quoted(text)))
     }
 
     /// Any URL.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (rest, fragment) = text.split_once('#').unwrap_or((text, ""));
-        let mut url = parse(rest, false).map_err(|why| format!("parse {}: {why}", quote(text)))?;
-        let fragment = unescape(fragment, Place::Fragment).map_err(|why| format!("parse {}: {why}", quote(text)))?;
+        let mut url = parse(rest, false).map_err(|why| format!("parse {}: {why}", quoted(text)))?;
+        let fragment = unescape(fragment, Place::Fragment).map_err(|why| format!("parse {}: {why}", quoted(text)))?;
         url.fragment = String::from_utf8_lossy(&fragment).into_owned();
         text.clone_into(&mut url.text);
         Ok(url)
@@ -184,7 +184,7 @@ fn parse_host(scheme: &str, host: &str) -> Result<String, String> {
             return Err("invalid IP-literal".to_owned());
         }
         if address.parse::<Ipv6Addr>().is_err() {
-            return Err(format!("invalid host: ParseAddr({}): unable to parse IP", quote(&unescaped)));
+            return Err(format!("invalid host: ParseAddr({}): unable to parse IP", quoted(&unescaped)));
         }
         return Ok(format!("[{unescaped}]{}", &host[end + 1..]));
     }
@@ -202,7 +202,7 @@ fn check_port(port: &str) -> Result<(), String> {
         Some(digits) => digits.bytes().all(|byte| byte.is_ascii_digit()),
         None => port.is_empty(),
     };
-    if is_good { Ok(()) } else { Err(format!("invalid port {} after host", quote(port))) }
+    if is_good { Ok(()) } else { Err(format!("invalid port {} after host", quoted(port))) }
 }
 
 fn split_port(host: &str) -> (&str, &str) {
@@ -228,7 +228,7 @@ fn unescape(text: &str, place: Place) -> Result<Vec<u8>, String> {
                 let end = (at + 3).min(bytes.len());
                 let shown = String::from_utf8_lossy(&bytes[at..end]).into_owned();
                 let (Some(high), Some(low)) = (high, low) else {
-                    return Err(format!("invalid URL escape {}", quote(&shown)));
+                    return Err(format!("invalid URL escape {}", quoted(&shown)));
                 };
                 let byte = high << 4 | low;
                 let is_percent = shown == "%25";
@@ -238,7 +238,7 @@ fn unescape(text: &str, place: Place) -> Result<Vec<u8>, String> {
                     _ => false,
                 };
                 if is_bad {
-                    return Err(format!("invalid URL escape {}", quote(&shown)));
+                    return Err(format!("invalid URL escape {}", quoted(&shown)));
                 }
                 out.push(byte);
                 at += 3;
@@ -250,7 +250,7 @@ fn unescape(text: &str, place: Place) -> Result<Vec<u8>, String> {
             byte => {
                 if matches!(place, Place::Host | Place::Zone) && byte < 0x80 && must_escape(byte, place) {
                     let shown = char::from(byte).to_string();
-                    return Err(format!("invalid character {} in host name", quote(&shown)));
+                    return Err(format!("invalid character {} in host name", quoted(&shown)));
                 }
                 out.push(byte);
                 at += 1;

@@ -22,7 +22,7 @@
 
 mod cel;
 pub mod definition;
-mod go;
+use machinery_schema::go;
 mod go_regex;
 mod go_time;
 mod go_url;
@@ -30,6 +30,6 @@ mod names;
 mod schema;
 mod structural;
 
-pub use cel::{PolicyScope, PolicyType, check_policy};
+pub use cel::{PolicyScope, PolicyType, check_policy, is_reserved};
 use machinery_schema::{Budget, BudgetExceeded, DEPTH_MAX, FieldError, FieldErrorReason, bounded, field_error};
 pub use structural::{MetadataRules, Part, ReadSchemaError, Scale, Structural, StructuralPlace};

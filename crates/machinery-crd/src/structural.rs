@@ -20,7 +20,6 @@ mod prune;
 mod scale;
 #[cfg(test)]
 mod tests;
-mod text;
 mod values;
 
 use std::sync::Arc;

@@ -12,9 +12,6 @@
 //! errors.invalid_each(&at.field("name"), port.text("name"), checks::port_name(port.text("name")));
 //! ```
 
-// Kinds take from here what they need; a rule that no kind needs today is still upstream's.
-#![allow(dead_code)]
-
 mod addresses;
 mod metadata;
 mod names;
@@ -24,5 +21,4 @@ mod tests;
 mod urls;
 mod values;
 
-#[allow(unused_imports, reason = "see above")]
 pub(crate) use self::{addresses::*, metadata::*, names::*, selectors::*, urls::*, values::*};

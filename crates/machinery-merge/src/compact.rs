@@ -67,7 +67,7 @@ static NUMBERS: LazyLock<HashMap<&str, u64>> = LazyLock::new(|| NAMES.iter().cop
 /// A field as it begins a member of a JSON object.
 fn write_member(out: &mut String, name: &str) {
     out.push_str("\"f:");
-    go::write_text_inside(out, name);
+    go::write_json_text_inside(out, name);
     out.push_str("\":{");
 }
 
@@ -164,21 +164,21 @@ pub fn compact_to_json(bytes: &[u8]) -> Result<String, ReadCompactError> {
         out.push('{');
         if !head.manager.is_empty() {
             out.push_str(r#""manager":"#);
-            go::write_text(&mut out, head.manager);
+            go::write_json_text(&mut out, head.manager);
             out.push(',');
         }
         let _ = write!(out, r#""operation":"{}","apiVersion":"#, head.operation.as_str());
-        go::write_text(&mut out, head.api_version);
+        go::write_json_text(&mut out, head.api_version);
         if let Some(time) = &head.time {
             out.push_str(r#","time":"#);
-            go::write_text(&mut out, time);
+            go::write_json_text(&mut out, time);
         }
         out.push_str(r#","fieldsType":"FieldsV1","fieldsV1":{"#);
         reader.set_json(&mut out, DEPTH_MAX)?;
         out.push('}');
         if !head.subresource.is_empty() {
             out.push_str(r#","subresource":"#);
-            go::write_text(&mut out, head.subresource);
+            go::write_json_text(&mut out, head.subresource);
         }
         out.push('}');
     }
@@ -471,7 +471,7 @@ impl<'b> Reader<'b> {
                     if number > 0 {
                         key.push(',');
                     }
-                    go::write_text(key, self.text()?);
+                    go::write_json_text(key, self.text()?);
                     key.push(':');
                     self.write_value(key)?;
                 }
@@ -479,7 +479,7 @@ impl<'b> Reader<'b> {
             }
             _ => return Err(ReadCompactError::Damaged),
         }
-        go::write_text(out, key);
+        go::write_json_text(out, key);
         out.push_str(":{");
         Ok((is_member, has_below))
     }
@@ -499,8 +499,8 @@ impl<'b> Reader<'b> {
     fn write_value(&mut self, out: &mut String) -> Result<(), ReadCompactError> {
         let header = self.number()?;
         match header & 3 {
-            0 if header == 0 => go::write_text(out, self.text()?),
-            0 => go::write_text(out, self.text_at(header >> 2)?),
+            0 if header == 0 => go::write_json_text(out, self.text()?),
+            0 => go::write_json_text(out, self.text_at(header >> 2)?),
             1 => drop(write!(out, "{}", unzigzag(header >> 2))),
             2 => out.push_str(if header >> 2 != 0 { "true" } else { "false" }),
             _ => {

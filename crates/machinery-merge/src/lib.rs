@@ -33,7 +33,8 @@
 //! **Where is it?** `json_patch`, `merge_patch`, `strategic`: one module per patch. `fields`: sets of fields and `FieldsV1`.
 //! `schema`: what is asked of a kind. `typed`: values seen with a schema, in five small walks (validate, field set, compare,
 //! merge, remove). `apply`: the managers; `updater` is the algorithm, `manager` the request around it, `cap`, `last_applied`
-//! and `scale` its three special cases. `compact`: owners as they are stored. `go`: texts as Go writes them. Which lists a
+//! and `scale` its three special cases. `compact`: owners as they are stored.
+//! Which lists a
 //! strategic patch merges is decided in the tables of `machinery-schema`; which status code an error becomes, in
 //! `machinery-server`.
 //!
@@ -53,7 +54,6 @@
 mod apply;
 mod compact;
 mod fields;
-mod go;
 mod identity;
 mod json_patch;
 mod merge_patch;
@@ -62,15 +62,15 @@ mod strategic;
 mod typed;
 mod walk;
 
+use machinery_schema::{BudgetExceeded, go};
+
 pub use apply::{
     Applied, ApplyError, ApplyKind, Conflict, Conflicts, DecodeManagedError, FieldManager, MANAGER_BYTES_MAX, Managed,
     ManagerId, Operation, ReplicasPath, VersionedSet, manager_of_user_agent,
 };
 pub use compact::{ReadCompactError, compact_to_json};
 pub use fields::{FieldFilter, FieldSet, KeyField, ParseFieldsError, PathElement, Pattern, compare_values, path_text};
-pub use go::{json as go_json, json_type, plain as go_text};
 pub use json_patch::{json_patch, json_patch_within};
-use machinery_schema::BudgetExceeded;
 pub use merge_patch::{merge_diff, merge_patch, merge_patch_within};
 pub use schema::{ApplySchema, BuiltinSchema, ListType, MapType, ScalarType, Untyped};
 pub use strategic::{strategic_merge, strategic_merge_within};

@@ -5,6 +5,7 @@ use std::{collections::HashSet, fmt, fmt::Write as _};
 use serde_json::Value;
 
 use crate::bounded::{PATH_BYTES_MAX, cut, cut_chars, shown};
+use crate::go;
 
 /// Why a field was rejected. The names are the `reason`s of `Status.details.causes`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,7 +214,7 @@ pub fn quoted_value(value: &Value) -> String {
     match value {
         Value::String(text) => quoted(text),
         Value::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
-            Some(float) => float_text(float),
+            Some(float) => go::float(float),
             None => number.to_string(),
         },
         other => json_text(other),
@@ -240,49 +241,7 @@ pub fn json_text(value: &Value) -> String {
 
 /// A text in quotes, as Go's `%q` writes it: what cannot be printed is escaped. Of a very long text, the beginning.
 pub fn quoted(text: &str) -> String {
-    let mut out = String::with_capacity(text.len().min(SHOWN_CHARS_MAX) + 2);
-    out.push('"');
-    for character in cut_chars(text, SHOWN_CHARS_MAX).chars() {
-        let code = u32::from(character);
-        let written = match character {
-            '"' => out.write_str("\\\""),
-            '\\' => out.write_str("\\\\"),
-            '\u{7}' => out.write_str("\\a"),
-            '\u{8}' => out.write_str("\\b"),
-            '\u{c}' => out.write_str("\\f"),
-            '\n' => out.write_str("\\n"),
-            '\r' => out.write_str("\\r"),
-            '\t' => out.write_str("\\t"),
-            '\u{b}' => out.write_str("\\v"),
-            ' '..='~' => out.write_char(character),
-            '\0'..='\u{7f}' => write!(out, "\\x{code:02x}"),
-            other if is_printed(other) => out.write_char(other),
-            _ if code < 0x1_0000 => write!(out, "\\u{code:04x}"),
-            _ => write!(out, "\\U{code:08x}"),
-        };
-        written.expect("writing to a string never fails");
-    }
-    out.push('"');
-    out
-}
-
-/// Whether a character beyond ASCII is a letter, mark, number, punctuation or symbol. Rust escapes the others, and marks
-/// only where they come first.
-pub fn is_printed(character: char) -> bool {
-    let mut escaped = ['a', character].iter().collect::<String>().escape_debug().skip(1).collect::<String>();
-    escaped.pop() == Some(character) && escaped.is_empty()
-}
-
-/// A number as Go's `%v` writes it.
-fn float_text(float: f64) -> String {
-    let scientific = format!("{float:e}");
-    let Some((digits, exponent)) = scientific.split_once('e') else { return scientific };
-    let exponent: i32 = exponent.parse().unwrap_or_default();
-    if (-4..21).contains(&exponent) || float == 0.0 {
-        return float.to_string();
-    }
-    let sign = if exponent < 0 { '-' } else { '+' };
-    format!("{digits}e{sign}{:02}", exponent.abs())
+    go::quoted(cut_chars(text, SHOWN_CHARS_MAX))
 }
 
 impl fmt::Display for FieldError {

@@ -7,6 +7,7 @@
 //! - [`decode`]: objects as Go reads and writes them: unknown fields, wrong types, canonical forms;
 //! - [`PatchSchema`]: what a strategic merge patch must know of a type;
 //! - [`FieldError`]: what is wrong with a field, in Kubernetes' words; [`jsonpath`]: paths into objects;
+//! - [`go`]: texts and values as Go writes them;
 //! - [`Budget`]: how much work one request may cause; [`bounded`]: text of bounded length.
 //!
 //! # For those who change it
@@ -20,6 +21,7 @@ mod budget;
 pub mod decode;
 pub use decode as builtin;
 pub mod field_error;
+pub mod go;
 pub mod jsonpath;
 mod patch;
 pub mod protobuf;

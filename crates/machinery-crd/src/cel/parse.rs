@@ -3,6 +3,7 @@
 use super::{
     ast::{Ast, Expr, Fold, Id, Issue},
     lex::{Spanned, Token, tokens},
+    types::is_reserved,
     value::Lit,
 };
 
@@ -23,28 +24,6 @@ pub(super) const ACCUMULATOR: &str = "@result";
 
 const PRIMARY: &str =
     "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
-
-/// Words that other languages have, which cel keeps for itself.
-const RESERVED: [&str; 18] = [
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-    "in",
-];
 
 pub(super) fn parse(source: &[char]) -> Result<Ast, Vec<Issue>> {
     if source.len() > SOURCE_CHARS_MAX {
@@ -404,7 +383,7 @@ impl Parser {
             return self.lose(found.at, format!("Syntax error: no viable alternative at input '.{}'", found.text));
         };
         self.at += 1;
-        if RESERVED.contains(&name.as_str()) {
+        if is_reserved(&name) {
             self.issue(found.at, format!("reserved identifier: {name}"));
         }
         if !self.is("(") {

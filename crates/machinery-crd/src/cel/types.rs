@@ -152,7 +152,7 @@ fn object(schema: &Schema, is_resource: bool) -> Decl {
 }
 
 /// Words that CEL keeps for itself; a field of that name is written `__in__`.
-const RESERVED: [&str; 22] = [
+const RESERVED: [&str; 21] = [
     "true",
     "false",
     "null",
@@ -174,10 +174,10 @@ const RESERVED: [&str; 22] = [
     "var",
     "void",
     "while",
-    "@",
 ];
 
-pub(crate) fn is_reserved(name: &str) -> bool {
+/// Whether a word is one that CEL keeps for itself: no variable has such a name.
+pub fn is_reserved(name: &str) -> bool {
     RESERVED.contains(&name)
 }
 
@@ -186,7 +186,7 @@ pub(crate) fn escape(name: &str) -> Option<String> {
     if name.is_empty() || name.starts_with(|char: char| char.is_ascii_digit()) {
         return None;
     }
-    if RESERVED.contains(&name) {
+    if is_reserved(name) {
         return Some(format!("__{name}__"));
     }
     let mut out = String::with_capacity(name.len());

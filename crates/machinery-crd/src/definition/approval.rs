@@ -29,7 +29,7 @@ pub(super) fn state(definition: &Value) -> (Approval, String) {
     match annotation {
         "" => (Approval::Missing, format!("protected groups must have approval annotation \"{ANNOTATION}\", {see}")),
         _ if annotation.starts_with("unapproved") => {
-            (Approval::Bypassed, format!("not approved: {}", crate::go::quote(annotation)))
+            (Approval::Bypassed, format!("not approved: {}", crate::go::quoted(annotation)))
         }
         _ => match Url::parse(annotation) {
             Ok(url) if !url.host.is_empty() && !url.scheme.is_empty() => {

@@ -100,7 +100,7 @@ pub fn begin_deletion(definition: &mut Value) {
 fn accept(claimed: &Value, held: &Value, others: &OtherNames) -> (Value, Option<(&'static str, String)>) {
     let mut accepted = held.as_object().cloned().unwrap_or_default();
     let mut conflict = None;
-    let in_use = |name: &str| format!("{} is already in use", crate::go::quote(name));
+    let in_use = |name: &str| format!("{} is already in use", crate::go::quoted(name));
     let mut take = |key: &str, reason: &'static str, used: &HashSet<String>, accepted: &mut Map<String, Value>| {
         let name = text(claimed, key);
         if name != text(held, key) && used.contains(name) {

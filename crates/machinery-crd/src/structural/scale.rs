@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::text::{go_type, go_value};
 use crate::FieldError;
+use crate::go;
 
 /// `subresources.scale` of a version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,5 +130,9 @@ fn fields(path: &str) -> impl Iterator<Item = &str> {
 
 fn accessor_error(path: &str, value: &Value, expected: &str) -> String {
     let dot = if path.starts_with('.') { "" } else { "." };
-    format!("{dot}{path} accessor error: {} is of the type {}, expected {expected}", go_value(value), go_type(value))
+    format!(
+        "{dot}{path} accessor error: {} is of the type {}, expected {expected}",
+        go::plain(value),
+        go::type_name(value)
+    )
 }

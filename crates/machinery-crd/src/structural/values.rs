@@ -80,7 +80,7 @@ impl ValueError {
     }
 
     fn wrong_type(name: &str, expected: &str, found: &str) -> Self {
-        let text = format!("{name} in body must be of type {expected}: {}", go::quote(found));
+        let text = format!("{name} in body must be of type {expected}: {}", go::quoted(found));
         Self { text, name: Some(name.to_owned()), what: What::Type { value: found.into() } }
     }
 
@@ -332,7 +332,7 @@ impl Checker<'_> {
 
     fn check_logic(&mut self, schema: &Schema, value: &Value, old: Option<&Value>, depth: usize) -> Outcome {
         let mut whole = Outcome::default();
-        let quoted = go::quote(&self.path);
+        let quoted = go::quoted(&self.path);
         if !schema.any_of().is_empty() {
             let mut best: Option<Outcome> = None;
             let mut first_success = None;

@@ -153,7 +153,7 @@ pub(crate) fn field_manager(manager: &str, path: &Path<'_>, errors: &mut Errors)
         if errors.is_full() {
             break;
         }
-        if character != ' ' && !machinery_schema::field_error::is_printed(character) {
+        if character != ' ' && !machinery_schema::go::is_printed(character) {
             let code = u32::from(character);
             errors.invalid(path, manager, format!("invalid character U+{code:04X} (at position {position})"));
         }

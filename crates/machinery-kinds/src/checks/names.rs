@@ -43,18 +43,9 @@ fn too_many_bytes(max: usize) -> String {
 
 /// `my-name`: a DNS label as RFC 1123 has it.
 pub(crate) fn dns_label(text: &str) -> Messages {
-    dns_label_in(text, too_many_characters)
-}
-
-/// The same in the words of declarative validation (`k8s-short-name`).
-pub(crate) fn short_name(text: &str) -> Messages {
-    dns_label_in(text, too_many_bytes)
-}
-
-fn dns_label_in(text: &str, too_many: fn(usize) -> String) -> Messages {
     let mut messages = Messages::new();
     if text.len() > DNS_LABEL_BYTES_MAX {
-        messages.push(too_many(DNS_LABEL_BYTES_MAX));
+        messages.push(too_many_characters(DNS_LABEL_BYTES_MAX));
     }
     if !is_label(text) {
         messages.push(if is_subdomain(text) {
@@ -90,22 +81,6 @@ fn dns_subdomain_in(text: &str, too_many: fn(usize) -> String) -> Messages {
             "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character",
             DNS_SUBDOMAIN,
             &["example.com"],
-        ));
-    }
-    messages
-}
-
-/// `Example.com` (`k8s-long-name-caseless`).
-pub(crate) fn long_name_caseless(text: &str) -> Messages {
-    let mut messages = Messages::new();
-    if text.len() > DNS_SUBDOMAIN_BYTES_MAX {
-        messages.push(too_many_bytes(DNS_SUBDOMAIN_BYTES_MAX));
-    }
-    if !is_subdomain(&text.to_ascii_lowercase()) {
-        messages.push(regex_message(
-            "an RFC 1123 subdomain must consist of alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character",
-            DNS_SUBDOMAIN,
-            &["Example.com"],
         ));
     }
     messages
@@ -282,20 +257,6 @@ pub(crate) fn http_header_name(text: &str) -> Messages {
     )
 }
 
-/// The name of an environment variable, as it was before anything printable was allowed.
-pub(crate) fn strict_env_name(text: &str) -> Messages {
-    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    let holds = !text.is_empty() && text.bytes().all(is_part) && !text.as_bytes()[0].is_ascii_digit();
-    let mut messages = rule(
-        holds,
-        "a valid environment variable name must consist of alphabetic characters, digits, '_', '-', or '.', and must not start with a digit",
-        "[-._a-zA-Z][-._a-zA-Z0-9]*",
-        &["my.env-name", "MY_ENV.NAME", "MyEnvName1"],
-    );
-    messages.extend(parent_directory(text));
-    messages
-}
-
 /// The name of an environment variable.
 pub(crate) fn env_name(text: &str) -> Messages {
     let mut messages = Messages::new();
@@ -431,18 +392,6 @@ pub(crate) fn domain_prefixed_path(text: &str, path: &Path<'_>, errors: &mut Err
     if !rest.bytes().all(is_part) {
         errors.invalid(path, rest, regex_message("Invalid path", r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+", &[]));
     }
-}
-
-/// `acme.io/foo`: a qualified name that has a domain.
-pub(crate) fn domain_prefixed_key(text: &str, path: &Path<'_>, errors: &mut Errors) {
-    if text.is_empty() {
-        return errors.required(path, "");
-    }
-    let messages = qualified_name(text);
-    if messages.is_empty() && !text.contains('/') {
-        return errors.invalid(path, text, r#"must be a domain-prefixed key (such as "acme.io/foo")"#);
-    }
-    errors.invalid_each(path, text, messages);
 }
 
 /// Names that would lead out of a directory.

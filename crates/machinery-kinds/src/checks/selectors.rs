@@ -71,14 +71,6 @@ pub(crate) fn label_requirement(expression: &Value, options: SelectorOptions, pa
     }
 }
 
-/// One requirement of a field selector in an access review.
-pub(crate) fn field_requirement(requirement: &Value, options: SelectorOptions, path: &Path<'_>, errors: &mut Errors) {
-    if requirement.text("key").is_empty() {
-        errors.required(&path.field("key"), "must be specified");
-    }
-    requirement_operator(requirement, options, path, errors);
-}
-
 fn requirement_operator(requirement: &Value, options: SelectorOptions, path: &Path<'_>, errors: &mut Errors) {
     let has_values = !requirement.items("values").is_empty();
     match requirement.text("operator") {

@@ -155,20 +155,20 @@ impl Managed {
             out.push('{');
             if !id.manager.is_empty() {
                 out.push_str(r#""manager":"#);
-                go::write_text(&mut out, &id.manager);
+                go::write_json_text(&mut out, &id.manager);
                 out.push(',');
             }
             let _ = write!(out, r#""operation":"{}","apiVersion":"#, id.operation.as_str());
-            go::write_text(&mut out, &set.api_version);
+            go::write_json_text(&mut out, &set.api_version);
             if let Some(time) = time {
                 out.push_str(r#","time":"#);
-                go::write_text(&mut out, time);
+                go::write_json_text(&mut out, time);
             }
             out.push_str(r#","fieldsType":"FieldsV1","fieldsV1":"#);
             set.set.write_json(&mut out);
             if !id.subresource.is_empty() {
                 out.push_str(r#","subresource":"#);
-                go::write_text(&mut out, &id.subresource);
+                go::write_json_text(&mut out, &id.subresource);
             }
             out.push('}');
         }

@@ -346,7 +346,7 @@ fn kind_of(config: &Value) -> (&str, &str, &str) {
 /// ```
 pub fn manager_of_user_agent(user_agent: &str) -> String {
     let mut name = String::new();
-    for char in user_agent.split('/').next().unwrap_or_default().chars().filter(|char| go::is_print(*char)) {
+    for char in user_agent.split('/').next().unwrap_or_default().chars().filter(|char| go::is_printed(*char)) {
         if name.len() + char.len_utf8() > MANAGER_BYTES_MAX {
             break;
         }

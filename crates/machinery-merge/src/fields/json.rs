@@ -133,7 +133,7 @@ pub(crate) fn write_element(out: &mut String, element: &PathElement) {
                 if position > 0 {
                     out.push(',');
                 }
-                go::write_text(out, &field.name);
+                go::write_json_text(out, &field.name);
                 out.push(':');
                 go::write_json(out, &field.value);
             }
@@ -164,7 +164,7 @@ fn write_level(out: &mut String, set: &FieldSet, is_member: bool) {
         is_first = false;
         key.clear();
         write_element(&mut key, &node.element);
-        go::write_text(out, &key);
+        go::write_json_text(out, &key);
         out.push(':');
         write_level(out, &node.children, node.is_member);
     }

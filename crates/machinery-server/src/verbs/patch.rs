@@ -227,7 +227,7 @@ pub(super) fn unreadable(
     why: &str,
 ) -> ApiError {
     let shown = match language {
-        Language::Strategic(_) | Language::Apply => machinery_merge::go_text(patch),
+        Language::Strategic(_) | Language::Apply => machinery_schema::go::plain(patch),
         Language::Json | Language::Merge => {
             let touched = match language {
                 Language::Json => Touched::by_operations(patch),
@@ -247,7 +247,7 @@ pub(super) fn unreadable(
 fn wrong_kind(info: &ResourceInfo, language: &Language, new: &mut Value) -> Option<String> {
     let own = [("apiVersion", info.api_version()), ("kind", info.kind.to_string())];
     let Some(fields) = new.as_object_mut() else {
-        let found = machinery_merge::json_type(new);
+        let found = machinery_schema::go::json_type(new);
         return Some(format!(
             "couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go value of type struct {{ \
              APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}"
@@ -362,7 +362,7 @@ pub(super) fn decode_config(context: &Context<'_>, body: &Bytes) -> Result<Value
         Value::Null => Ok(json!({})),
         Value::Object(_) => Ok(decoded),
         other => {
-            let found = machinery_merge::json_type(&other);
+            let found = machinery_schema::go::json_type(&other);
             Err(ApiError::bad_request(format!(
                 "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {found} into Go \
                  value of type map[string]interface {{}}"

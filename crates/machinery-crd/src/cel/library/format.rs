@@ -162,7 +162,7 @@ fn plain(value: &Val<'_>) -> String {
 
 fn quoted(value: &Val<'_>) -> String {
     match value {
-        Val::Text(text) => crate::go::quote(text),
+        Val::Text(text) => crate::go::quoted(text),
         other => plain(other),
     }
 }

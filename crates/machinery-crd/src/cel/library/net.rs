@@ -8,7 +8,7 @@ use std::{
 use super::Val;
 use crate::{
     cel::eval::{EvalError, Result},
-    go::quote,
+    go::quoted,
     go_url::Url,
 };
 
@@ -37,18 +37,18 @@ fn parse_ip(text: &str) -> std::result::Result<IpAddr, String> {
     let failed = |why: &str| {
         format!(
             "IP Address {} parse error during conversion from string: ParseAddr({}): {why}",
-            quote(text),
-            quote(text)
+            quoted(text),
+            quoted(text)
         )
     };
     let (address, zone) = text.split_once('%').map_or((text, None), |(address, zone)| (address, Some(zone)));
     if text.contains(':') {
         let Ok(parsed) = address.parse::<Ipv6Addr>() else { return Err(failed("unable to parse IP")) };
         if zone.is_some() {
-            return Err(format!("IP address {} with zone value is not allowed", quote(text)));
+            return Err(format!("IP address {} with zone value is not allowed", quoted(text)));
         }
         if parsed.to_ipv4_mapped().is_some() {
-            return Err(format!("IPv4-mapped IPv6 address {} is not allowed", quote(text)));
+            return Err(format!("IPv4-mapped IPv6 address {} is not allowed", quoted(text)));
         }
         return Ok(IpAddr::V6(parsed));
     }
@@ -82,22 +82,22 @@ fn parse_ip(text: &str) -> std::result::Result<IpAddr, String> {
 fn parse_cidr(text: &str) -> std::result::Result<(IpAddr, u8), String> {
     let failed = |why: &str| {
         let prefix = "network address parse error during conversion from string: ";
-        format!("{prefix}{prefix}netip.ParsePrefix({}): {why}", quote(text))
+        format!("{prefix}{prefix}netip.ParsePrefix({}): {why}", quoted(text))
     };
     let Some((address, bits)) = text.rsplit_once('/') else { return Err(failed("no '/'")) };
     let Ok(address) = address.parse::<IpAddr>() else {
-        return Err(failed(&format!("ParseAddr({}): unable to parse IP", quote(address))));
+        return Err(failed(&format!("ParseAddr({}): unable to parse IP", quoted(address))));
     };
     if let IpAddr::V6(address) = address
         && address.to_ipv4_mapped().is_some()
     {
-        return Err(format!("IPv4-mapped IPv6 address {} is not allowed", quote(&address.to_string())));
+        return Err(format!("IPv4-mapped IPv6 address {} is not allowed", quoted(&address.to_string())));
     }
     let is_number = !bits.is_empty()
         && bits.bytes().all(|byte| byte.is_ascii_digit())
         && (bits.len() == 1 || !bits.starts_with('0'));
     if !is_number {
-        return Err(failed(&format!("bad bits after slash: {}", quote(bits))));
+        return Err(failed(&format!("bad bits after slash: {}", quoted(bits))));
     }
     let bits_max = if address.is_ipv4() { 32 } else { 128 };
     match bits.parse::<u8>() {

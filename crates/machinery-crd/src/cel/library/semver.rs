@@ -5,7 +5,7 @@ use std::{cmp::Ordering, sync::Arc};
 use super::Val;
 use crate::{
     cel::eval::{EvalError, Result},
-    go::quote,
+    go::quoted,
 };
 
 /// A version; what comes after `+` does not count.
@@ -36,14 +36,14 @@ impl Semver {
                 "Major"
             };
             if !digits.bytes().all(|byte| byte.is_ascii_digit()) || digits.is_empty() {
-                return Err(format!("Invalid character(s) found in {what} number {}", quote(digits)));
+                return Err(format!("Invalid character(s) found in {what} number {}", quoted(digits)));
             }
             if digits.len() > 1 && digits.starts_with('0') {
-                return Err(format!("{title} number must not contain leading zeroes {}", quote(digits)));
+                return Err(format!("{title} number must not contain leading zeroes {}", quoted(digits)));
             }
             *slot = digits
                 .parse()
-                .map_err(|_| format!("strconv.ParseUint: parsing {}: value out of range", quote(digits)))?;
+                .map_err(|_| format!("strconv.ParseUint: parsing {}: value out of range", quoted(digits)))?;
         }
         let mut identifiers = Vec::new();
         for identifier in pre.into_iter().flat_map(|pre| pre.split('.')) {
@@ -51,13 +51,13 @@ impl Semver {
                 return Err("Prerelease is empty".to_owned());
             }
             if !identifier.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
-                return Err(format!("Invalid character(s) found in prerelease {}", quote(identifier)));
+                return Err(format!("Invalid character(s) found in prerelease {}", quoted(identifier)));
             }
             let is_number = identifier.bytes().all(|byte| byte.is_ascii_digit());
             if is_number && identifier.len() > 1 && identifier.starts_with('0') {
                 return Err(format!(
                     "Numeric PreRelease version must not contain leading zeroes {}",
-                    quote(identifier)
+                    quoted(identifier)
                 ));
             }
             identifiers.push(identifier.to_owned());

@@ -73,7 +73,7 @@ pub(super) fn call<'v>(name: &str, text: &str, rest: &[Val<'v>]) -> Result<'v> {
             };
             Ok(Val::list(split(text, separator, limit).into_iter().map(Val::text).collect()))
         }
-        ("strings.quote", []) => Ok(Val::text(crate::go::quote(text))),
+        ("strings.quote", []) => Ok(Val::text(crate::go::quoted(text))),
         _ => Err(EvalError::no_overload()),
     }
 }

@@ -15,31 +15,6 @@ use crate::{
 const AUDIT_ANNOTATIONS_MAX: usize = 20;
 const AUDIT_EXPRESSION_BYTES_MAX: usize = 5 * 1024;
 
-/// Words that no variable can be named by.
-const RESERVED: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
-
 pub(super) fn validating(policy: &Value, errors: &mut Errors) {
     validate(policy, true, errors);
 }
@@ -177,7 +152,7 @@ fn variables(spec: &Value, environment: &mut Environment, path: &Path<'_>, error
 }
 
 fn is_identifier(name: &str) -> bool {
-    checks::c_identifier(name).is_empty() && !RESERVED.contains(&name)
+    checks::c_identifier(name).is_empty() && !machinery_crd::is_reserved(name)
 }
 
 fn validation(validation: &Value, environment: &Environment, path: &Path<'_>, errors: &mut Errors) {

@@ -66,7 +66,7 @@ fn write(out: &mut String, value: &Value, shape: Option<Shape>, touched: Option<
             }
             out.push(']');
         }
-        plain => out.push_str(&machinery_merge::go_json(plain)),
+        plain => out.push_str(&machinery_schema::go::json(plain)),
     }
 }
 
@@ -84,7 +84,7 @@ fn write_object(out: &mut String, map: &Map<String, Value>, shape: Option<Shape>
         if position > 0 {
             out.push(',');
         }
-        out.push_str(&machinery_merge::go_json(&Value::String(key.clone())));
+        out.push_str(&machinery_schema::go::json(&Value::String(key.clone())));
         out.push(':');
         let below = match shape {
             Some(Shape::Struct(_)) => field(key).map(Field::shape),

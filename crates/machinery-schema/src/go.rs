@@ -1,65 +1,28 @@
 //! Texts as Go writes them: a conflict, a rejected field and an annotation must read like kube-apiserver's to the letter.
 //!
-//! Clients compare these texts, and `FieldsV1` keys hold JSON inside of JSON, where an escape more or less is another key.
+//! Clients compare these texts, and `FieldsV1` keys hold JSON inside of JSON, where an escape more or less is another key. Who calls
+//! has bounded a value's depth.
 
 use std::fmt::Write as _;
 
 use serde_json::{Number, Value};
 
-/// A text as `%q` shows it.
-pub(crate) fn quoted(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for char in text.chars() {
-        match char {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\u{7}' => out.push_str("\\a"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{b}' => out.push_str("\\v"),
-            ' ' => out.push(' '),
-            char if !is_print(char) => {
-                let code = u32::from(char);
-                // Go writes bytes as \x, and what does not fit four digits as \U.
-                let _ = match code {
-                    0..=0x7f => write!(out, "\\x{code:02x}"),
-                    0x80..=0xffff => write!(out, "\\u{code:04x}"),
-                    _ => write!(out, "\\U{code:08x}"),
-                };
-            }
-            char => out.push(char),
-        }
-    }
-    out.push('"');
-    out
-}
+pub use api_kube::names::{is_printed, quoted};
 
-/// Whether a character is one that Go shows as it is: letters, marks, digits, punctuation, symbols and the plain space.
-pub(crate) fn is_print(char: char) -> bool {
-    let is_hidden = matches!(char, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-        | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e000}'..='\u{f8ff}');
-    char == ' ' || !(char.is_control() || char.is_whitespace() || is_hidden)
-}
-
-/// A value as Go's `encoding/json` writes it: keys sorted, `<`, `>` and `&` escaped, whole floats without a fraction. The
-/// caller has bounded its depth.
+/// A value as Go's `encoding/json` writes it: keys sorted, `<`, `>` and `&` escaped, whole floats without a fraction.
 pub fn json(value: &Value) -> String {
     let mut out = String::new();
     write_json(&mut out, value);
     out
 }
 
-/// Appends what [`json`] returns. The caller has bounded the value's depth.
-pub(crate) fn write_json(out: &mut String, value: &Value) {
+/// Appends what [`json`] returns.
+pub fn write_json(out: &mut String, value: &Value) {
     match value {
         Value::Null => out.push_str("null"),
         Value::Bool(truth) => out.push_str(if *truth { "true" } else { "false" }),
         Value::Number(number) => write_number(out, number),
-        Value::String(text) => write_text(out, text),
+        Value::String(text) => write_json_text(out, text),
         Value::Array(items) => {
             out.push('[');
             for (position, item) in items.iter().enumerate() {
@@ -78,7 +41,7 @@ pub(crate) fn write_json(out: &mut String, value: &Value) {
                 if position > 0 {
                     out.push(',');
                 }
-                write_text(out, key);
+                write_json_text(out, key);
                 out.push(':');
                 write_json(out, value);
             }
@@ -88,14 +51,14 @@ pub(crate) fn write_json(out: &mut String, value: &Value) {
 }
 
 /// Appends a JSON string that is also safe within HTML.
-pub(crate) fn write_text(out: &mut String, text: &str) {
+pub fn write_json_text(out: &mut String, text: &str) {
     out.push('"');
-    write_text_inside(out, text);
+    write_json_text_inside(out, text);
     out.push('"');
 }
 
 /// The same without the quotation marks. Nearly no text has anything to escape, and what lies between is copied as it is.
-pub(crate) fn write_text_inside(out: &mut String, text: &str) {
+pub fn write_json_text_inside(out: &mut String, text: &str) {
     let mut rest = text;
     while let Some(at) = rest.bytes().position(is_escaped) {
         let (before, after) = rest.split_at(at);
@@ -124,21 +87,22 @@ fn is_escaped(byte: u8) -> bool {
     byte < 0x20 || matches!(byte, b'"' | b'\\' | b'<' | b'>' | b'&' | 0xe2)
 }
 
+/// A number as Go decodes it: whole, or a float where it is larger than that.
 fn write_number(out: &mut String, number: &Number) {
-    let _ = match number.as_f64().filter(|_| number.is_f64()) {
-        None => write!(out, "{number}"),
-        Some(float) if float != 0.0 && (float.abs() < 1e-6 || float.abs() >= 1e21) => {
+    let _ = match (number.as_i64(), number.as_f64().unwrap_or_default()) {
+        (Some(whole), _) => write!(out, "{whole}"),
+        (None, float) if float != 0.0 && (float.abs() < 1e-6 || float.abs() >= 1e21) => {
             // Go writes two digits of exponent with a sign, of which `encoding/json` drops a leading zero.
             let text = format!("{float:e}");
             let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
             let sign = if exponent.starts_with('-') { "" } else { "+" };
             write!(out, "{digits}e{sign}{exponent}")
         }
-        Some(float) => write!(out, "{float}"),
+        (None, float) => write!(out, "{float}"),
     };
 }
 
-/// A value as Go's `%v` shows it: `map[a:1 b:[x y]]`. The caller has bounded its depth.
+/// A value as Go's `%v` shows it: `map[a:1 b:[x y]]`.
 pub fn plain(value: &Value) -> String {
     match value {
         Value::Null => "<nil>".to_owned(),
@@ -157,7 +121,7 @@ pub fn plain(value: &Value) -> String {
 }
 
 /// A value as `%#v` shows it: as Go source.
-pub(crate) fn source(value: &Value) -> String {
+pub fn source(value: &Value) -> String {
     match value {
         Value::Null => "interface {}(nil)".to_owned(),
         Value::String(text) => quoted(text),
@@ -188,12 +152,12 @@ pub fn json_type(value: &Value) -> &'static str {
 }
 
 /// The Go type of a decoded value, as `%T` shows it.
-pub(crate) fn type_name(value: &Value) -> &'static str {
+pub fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "<nil>",
         Value::Bool(_) => "bool",
-        Value::Number(number) if number.is_f64() => "float64",
-        Value::Number(_) => "int64",
+        Value::Number(number) if number.is_i64() => "int64",
+        Value::Number(_) => "float64",
         Value::String(_) => "string",
         Value::Array(_) => "[]interface {}",
         Value::Object(_) => "map[string]interface {}",
@@ -201,12 +165,25 @@ pub(crate) fn type_name(value: &Value) -> &'static str {
 }
 
 fn number_plain(number: &Number) -> String {
-    let Some(float) = number.as_f64().filter(|_| number.is_f64()) else { return number.to_string() };
-    if float == 0.0 || (1e-4..1e21).contains(&float.abs()) {
-        return float.to_string();
+    match number.as_i64() {
+        Some(whole) => whole.to_string(),
+        None => float(number.as_f64().unwrap_or_default()),
     }
-    let text = format!("{float:e}");
-    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+}
+
+/// A number as `%v` shows a float64: the shortest digits, with an exponent below a ten-thousandth and beyond twenty places.
+pub fn float(number: f64) -> String {
+    if number.is_nan() {
+        return "NaN".to_owned();
+    }
+    if number.is_infinite() {
+        return if number > 0.0 { "+Inf" } else { "-Inf" }.to_owned();
+    }
+    if number == 0.0 || (1e-4..1e21).contains(&number.abs()) {
+        return number.to_string();
+    }
+    let scientific = format!("{number:e}");
+    let (digits, exponent) = scientific.split_once('e').expect("Rust writes an exponent");
     let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |exponent| ('-', exponent));
     format!("{digits}e{sign}{exponent:0>2}")
 }
@@ -219,7 +196,26 @@ mod tests {
 
     #[test]
     fn texts_are_quoted_as_go_quotes_them() {
-        assert_eq!(quoted("a\"b\\c\n\u{7}\u{1}é\u{200b}"), r#""a\"b\\c\n\a\x01é\u200b""#);
+        assert_eq!(
+            quoted("a\"b\\c\n\u{7}\u{1}é\u{301}\u{200b}\u{a0}"),
+            "\"a\\\"b\\\\c\\n\\a\\x01é\u{301}\\u200b\\u00a0\""
+        );
+    }
+
+    #[test]
+    fn floats_have_an_exponent_where_go_writes_one() {
+        for (number, shown, in_json) in [
+            (1e20, "100000000000000000000", "100000000000000000000"),
+            (1e21, "1e+21", "1e+21"),
+            (0.0001, "0.0001", "0.0001"),
+            (0.00001, "1e-05", "0.00001"),
+            (0.00000015, "1.5e-07", "1.5e-7"),
+            (-2.5, "-2.5", "-2.5"),
+            (-0.0, "-0", "-0"),
+        ] {
+            assert_eq!((float(number), json(&json!(number))), (shown.to_owned(), in_json.to_owned()));
+        }
+        assert_eq!(float(f64::NEG_INFINITY), "-Inf");
     }
 
     #[test]
