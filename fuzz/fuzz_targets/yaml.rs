@@ -10,8 +10,8 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use machinery_schema::yaml::to_yaml;
 use machinery_server::read_yaml;
-use serde_json::Value;
 use selvedge_fuzz::SmallStack;
+use serde_json::Value;
 
 const STACK_BYTES: usize = 512 * 1024;
 

@@ -8,7 +8,7 @@
 //! definitions, compressed ──▶ paths (operations) and schemas (schema) of custom resources ▶ ┴ texts ──▶ protobuf (of v2)
 //! ```
 //!
-//! A document is created when it is requested and not kept here, so a hub that serves none pays nothing. The published ones
+//! A document is created when it is requested and not kept here, so a server that serves none pays nothing. The published ones
 //! are never read into values as a whole: what belongs to custom resources is put between their paths and definitions.
 
 mod operations;

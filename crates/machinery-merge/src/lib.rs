@@ -47,7 +47,7 @@
 //! a whole server by `machinery-replay`. `cargo xtask fuzz patch` and `apply` look for what nobody thought of, on a small
 //! stack.
 //!
-//! **What breaks?** `kubectl apply` and `kubectl patch` when results change; every write of the hub when this is slow. An owner
+//! **What breaks?** `kubectl apply` and `kubectl patch` when results change; every write of the server when this is slow. An owner
 //! too many is a conflict that somebody must force; an owner too few is a field that the next apply overwrites. An aborted
 //! process is what a missing bound looks like: recursion that outgrows the stack cannot be caught.
 

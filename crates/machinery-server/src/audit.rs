@@ -3,7 +3,7 @@
 //! [`AuditLog`] writes events of Kubernetes' kind `audit.k8s.io/v1` at level `Metadata`, one JSON object per line: no
 //! bodies, so no secrets. The disk it may take is bounded: a full file is set aside, the oldest goes.
 //!
-//! Administrators, the hub's controllers and everybody else have files, shares of the disk and queues of their own. A node
+//! Administrators, the server's controllers and everybody else have files, shares of the disk and queues of their own. A node
 //! or the bearer of a token can fill a file within minutes by what it is refused, and have controllers write as fast; what
 //! administrators did stays.
 
@@ -153,7 +153,7 @@ pub(crate) fn verb(request: &http::request::Parts) -> String {
     }
 }
 
-/// Audit events in files: `audit.log` has what administrators did, `audit-controllers.log` what the hub did by itself,
+/// Audit events in files: `audit.log` has what administrators did, `audit-controllers.log` what the server did by itself,
 /// `audit-nodes.log` everything else; older ones are in `audit.log.1` and so on.
 pub struct AuditLog {
     administrators: Lines,

@@ -3,7 +3,7 @@
 //! A server is given a list of them ([`crate::ServerConfig::authenticators`]); the first that recognises its kind of
 //! credential decides. Service accounts and OIDC become further entries of the list. [`CertificateAuthenticator`] and
 //! [`BootstrapTokenAuthenticator`] are here because every Kubernetes API has them; who is *still* welcome (revoked keys,
-//! deleted nodes) is policy and comes from the hub.
+//! deleted nodes) is policy of whoever embeds the server.
 
 mod bootstrap;
 
@@ -51,7 +51,7 @@ impl Identity {
         Self { user: user.into(), groups, ..Self::default() }
     }
 
-    /// The hub's own controllers, which may do everything.
+    /// Controllers of the same program, which may do everything.
     pub fn controllers() -> Self {
         Self::new(USER_CONTROLLERS, [GROUP_MASTERS])
     }

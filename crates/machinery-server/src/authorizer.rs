@@ -1,7 +1,7 @@
 //! Who may do what: the question, the answer, and the authorizers that every Kubernetes API has.
 //!
 //! A server asks its authorizers in order; the first that allows or denies decides, and when none has an opinion the
-//! request is rejected. Rules about our own kinds, nodes and tokens are policy of the hub and are given to the server;
+//! request is rejected. Rules about our own kinds, nodes and tokens are policy of whoever embeds the server and are given to it;
 //! role-based access control becomes one more entry of the list.
 //!
 //! **Invariant:** a decision about one object is made on the stored object. A request is decided on twice: when it comes,

@@ -24,7 +24,7 @@ const LEASES: BudgetLimits =
 /// Two of the largest that a node may send. Eight nodes together can keep others from writing, but not from being Ready.
 const NODES: BudgetLimits = BudgetLimits { bytes_max: 16 << 20, bytes_reserved: 0, bytes_per_identity_max: 2 << 20 };
 
-/// A body costs several times its size while it is worked on, and a hub may have 256 MB in all.
+/// A body costs several times its size while it is worked on, and a server may have 256 MB in all.
 const OTHERS: BudgetLimits =
     BudgetLimits { bytes_max: 16 << 20, bytes_reserved: 8 << 20, bytes_per_identity_max: 6 << 20 };
 

@@ -223,7 +223,7 @@ fn health(server: &Inner, endpoint: &str, check: &str, query: &Query) -> Result<
         let names: Vec<String> = excluded.iter().map(|one| format!("{one:?}")).collect();
         text.push_str(&format!("warn: some health checks cannot be excluded: no matches for {}\n", names.join(", ")));
     }
-    // A full disk does not make the hub useless: it still answers reads, and dropping it would lose those too.
+    // A full disk does not make the server useless: it still answers reads, and dropping it would lose those too.
     if server.store.usage().full {
         text.push_str("[-]store full: writes are rejected until there is space, deletions are taken\n");
     }

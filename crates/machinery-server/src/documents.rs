@@ -1,6 +1,6 @@
 //! OpenAPI documents: negotiated, tagged, and kept while they are right.
 //!
-//! One copy of a document serves everybody who reads it, however slowly; a hub that serves none keeps none. The document of
+//! One copy of a document serves everybody who reads it, however slowly; a server that serves none keeps none. The document of
 //! v2 has two megabytes, so it is kept compressed, and sent as it is kept to clients that take gzip, as nearly all do;
 //! for others it is inflated piece by piece.
 

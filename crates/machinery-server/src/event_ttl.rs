@@ -67,7 +67,7 @@ impl Server {
     }
 }
 
-/// Clocks of nodes may be ahead of the hub's by this much. A time further ahead says nothing of when an Event was seen, and
+/// Clocks of nodes may be ahead of the server's by this much. A time further ahead says nothing of when an Event was seen, and
 /// would keep it for ever.
 const CLOCK_AHEAD_MAX: Duration = Duration::from_secs(300);
 

@@ -25,7 +25,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::work::{self, Workers};
 
-/// How much may be on its way. The defaults are those of a hub.
+/// How much may be on its way. The defaults are for a small box.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FlowLimits {
     /// Requests worked on at a time that anybody may have. Writes spend their time waiting for the disk, and share its
@@ -199,7 +199,7 @@ impl Flow {
             Kind::Stream => (&mut account.streams, limits.streams_per_identity_max),
             Kind::Response => (&mut account.responses, limits.responses_per_identity_max),
         };
-        // Administrators are trusted with the hub as a whole; a bound of theirs would only lock them out.
+        // Administrators are trusted with the server as a whole; a bound of theirs would only lock them out.
         if *count >= max && lane != Lane::Masters {
             return Err(TooMany);
         }

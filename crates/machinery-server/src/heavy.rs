@@ -1,7 +1,7 @@
 //! Writes that cost more than others when they come together.
 //!
 //! A body costs many times its size while it is decoded, merged, checked and encoded; so does the stored object that it
-//! changes. Sixty-four large patches of one node at a time would take more memory than a small hub has: of heavy writes an
+//! changes. Sixty-four large patches of one node at a time would take more memory than a small server has: of heavy writes an
 //! identity has one at a time, and there are few in all. A body of 250 KiB that is eighty thousand times `{}` costs as much
 //! as one of many MiB, so what counts is bytes or values, whichever is more; and of values a body has a bounded number.
 //!

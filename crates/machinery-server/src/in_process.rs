@@ -1,4 +1,4 @@
-//! A client's transport without a socket: the hub's controllers call the server as anyone would, at the cost of a call.
+//! A client's transport without a socket: controllers of the same program call the server as anyone would, at the cost of a call.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};

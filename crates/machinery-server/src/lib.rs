@@ -36,8 +36,8 @@
 //!
 //! Other people's clients talk to it, so what a text or a code should be is looked up in upstream's source;
 //! `docs/reference/compatibility.md` names the test of each promise. What a *kind* is does not belong here but in
-//! `machinery-schema`, and what a *hub* allows in `hub-policy`: the first is looked up there, the second
-//! comes in by traits. Three things must hold:
+//! `machinery-schema`, and what somebody may do is decided by who embeds the server (`machinery-access`
+//! has what every cluster decides): the first is looked up there, the second comes in by traits. Three things must hold:
 //! a decision is made on the object in hand and in the step that writes it ([`Access::object`]); nothing a client sends is held
 //! without a bound in bytes and time; work happens on the pool and never on the threads that serve sockets. Whoever
 //! changes what an object is found by raises [`INDEX_VERSION`].
@@ -45,7 +45,7 @@
 //! # How do I try it?
 //!
 //! `cargo test -p machinery-server`: a whole server over a store in a temporary directory, called in process. `cargo run -p
-//! machinery-server --example serve` for `kubectl`, without controllers. Against a running hub: `kubectl get --raw PATH`, `-v=8` for
+//! machinery-server --example serve` for `kubectl`, without controllers. Against a running server: `kubectl get --raw PATH`, `-v=8` for
 //! what goes over the wire, `/metrics` and the audit log for what it did.
 //!
 //! # What breaks?
@@ -53,7 +53,7 @@
 //! A full disk: writes are answered with 507 and deletions are taken. A stored object that cannot be read: 500 for that
 //! object, and lists give its bytes as they are. A panic in a handler: that request, with the place in the log. A client
 //! that does not read: its watch or list, after a minute. A definition that this version does not take: its resource is
-//! not served, its objects stay. Too many requests of one identity: 429 for it, while masters, leases and the hub's own
+//! not served, its objects stay. Too many requests of one identity: 429 for it, while masters, leases and the server's own
 //! controllers have places of their own.
 
 mod admission;
@@ -132,7 +132,7 @@ pub const USER_ANONYMOUS: &str = "system:anonymous";
 /// What the user of a service account begins with, as in Kubernetes: its namespace and its name follow.
 pub const USER_SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 
-/// User of the hub's own controllers, which call in process.
+/// User of controllers of the same program, which call in process.
 pub const USER_CONTROLLERS: &str = "system:selvedge:controllers";
 
 /// A node's user is this and its name, as in Kubernetes.

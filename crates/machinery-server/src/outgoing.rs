@@ -1,6 +1,6 @@
 //! What waits for clients to take it: responses are bounded in number and in bytes, for each identity and in all.
 //!
-//! A client that opens streams and never reads makes the hub keep a response for each of them. So every response is counted
+//! A client that opens streams and never reads makes the server keep a response for each of them. So every response is counted
 //! from the beginning of its request until its last byte has been handed on, and its bytes are held of a budget for as long.
 //! An identity whose budget is used up gets 429 on its next request; a read that passes the budget gets it in place of
 //! its answer. A write has happened by then and is answered whatever it costs: its own body was bounded before.

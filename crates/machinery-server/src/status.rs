@@ -26,7 +26,7 @@ pub(crate) struct ApiError {
     is_page: bool,
     /// What the caller is warned of all the same.
     warnings: Vec<String>,
-    /// With which an expired list goes on all the same.
+    /// With which an expired list continues all the same.
     continue_token: Option<String>,
 }
 
@@ -208,7 +208,7 @@ impl ApiError {
         Self { is_page: true, ..Self::new(Reason::NotFound, "404 page not found\n") }
     }
 
-    /// Other hubs serve it, this one does not yet; `message` says so.
+    /// Other servers serve it, this one does not yet; `message` says so.
     pub(crate) fn not_implemented(message: &str) -> Self {
         Self::new(Reason::NotImplemented, message)
     }
@@ -329,7 +329,7 @@ impl ApiError {
         Self { continue_token: Some(token), ..Self::new(Reason::Expired, message) }
     }
 
-    /// The revision asked for has not been reached; a client that came from another hub lists anew.
+    /// The revision asked for has not been reached; a client that came from another server lists anew.
     pub(crate) fn future_revision(expired: &Expired) -> Self {
         let mut error = Self::new(
             Reason::Timeout,

@@ -1,6 +1,6 @@
 //! The index fields of an object, packed into one piece of memory.
 //!
-//! A hub holds hundreds of thousands of objects with five to ten fields each. As names and values of their own they would
+//! A server holds hundreds of thousands of objects with five to ten fields each. As names and values of their own they would
 //! cost as much again as the objects; and sharing the names between objects means a table of names that an enemy can fill
 //! with label keys. So each object has its own, in one allocation: name and value in turn, each behind its length.
 

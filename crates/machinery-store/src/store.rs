@@ -25,11 +25,11 @@ use crate::writer::Writer;
 /// Returns the Unix time in milliseconds.
 pub(crate) type Clock = fn() -> u64;
 
-/// How a store behaves. The defaults are those of a hub.
+/// How a store behaves. The defaults are for a small box.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
     /// Changes are kept this long, for watches that resume and lists that continue. Clients that come back from a
-    /// reboot of the hub or a lost link should not have to list again.
+    /// reboot of the server or a lost link should not have to list again.
     pub window: Duration,
     /// Changes kept per resource, whatever their age.
     pub window_changes_max: usize,

@@ -125,7 +125,7 @@ const GROUP_BYTES_MAX: usize = 4 << 20;
 /// How often the watch cache window is trimmed while there are writes.
 const TRIM_PERIOD: Duration = Duration::from_secs(10);
 
-/// Rows out of the window wait this long for a write to go along with, so that an idle hub does not write.
+/// Rows out of the window wait this long for a write to go along with, so that an idle server does not write.
 const TRIM_FLUSH_MAX: Duration = Duration::from_secs(60);
 
 /// The writer's own state. The index is shared, the rest is the writer's alone.

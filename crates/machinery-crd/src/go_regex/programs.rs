@@ -1,7 +1,7 @@
 //! Compiled patterns, shared by all schemas and rules.
 //!
 //! A program takes up to a thousand times the memory of its pattern, and one definition may bring two thousand patterns. If
-//! each schema kept its own, whoever may write definitions would decide how much memory the hub takes. So they are
+//! each schema kept its own, whoever may write definitions would decide how much memory the server takes. So they are
 //! kept here, for as long as they are used and the bytes of all of them allow: the pattern that has waited longest for a
 //! text goes first, and is compiled again when it is met again. Whoever meets it pays for that ([`compile_steps`]).
 

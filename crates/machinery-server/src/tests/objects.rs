@@ -302,7 +302,7 @@ async fn a_list_whose_revision_is_forgotten_continues_at_a_later_one() {
         let token = metadata["continue"].as_str().unwrap();
         assert_eq!(hub.get(&format!("{query}&continue={token}")).await.names(), ["c5"]);
     }
-    // A list that is not continued has nothing to go on with.
+    // A list that is not continued has nothing to continue with.
     let path = format!("{one}?resourceVersion=1&resourceVersionMatch=Exact&limit=2");
     let expired = hub.get(&path).await;
     expired.check(410, "Expired", "The resourceVersion for the provided list is too old");

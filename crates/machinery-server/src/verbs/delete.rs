@@ -20,7 +20,7 @@ use crate::request::{FieldValidation, ListOptions, Query, WriteOptions, check_dr
 use crate::server::{Context, warn};
 use crate::status::{self, ApiError, Result};
 
-/// Without them the hub does not work: nodes have their leases there, tokens their Secrets.
+/// Without them the server does not work: nodes have their leases there, tokens their Secrets.
 const BUILTIN_NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
 /// How often a delete looks again when others write the object in between.

@@ -65,7 +65,7 @@ pub(crate) async fn log(context: &Context<'_>) -> Result<Response<Body>> {
     let shutdown = context.server.shutdown.clone();
     let stream = BodyStream::new(response.into_body())
         .filter_map(|frame| async move { frame.map(|frame| frame.into_data().ok()).transpose() })
-        // A followed log has no end of its own; it must not hold up the hub's.
+        // A followed log has no end of its own; it must not hold up the server's.
         .take_until(async move { shutdown.cancelled().await });
     let mut answer = Response::new(Body::stream(stream));
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));

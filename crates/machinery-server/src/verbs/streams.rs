@@ -58,7 +58,7 @@ fn not_served(context: &Context<'_>, pod: &Value) -> Result<Response<Body>> {
     }
     let part = context.path.subresource.as_deref().unwrap_or_default();
     Err(ApiError::not_implemented(&format!(
-        "pods/{part} is not served by this version of Selvedge; `kubectl logs` and exec probes are"
+        "pods/{part} is not served by this version; `kubectl logs` and exec probes are"
     )))
 }
 
@@ -108,7 +108,7 @@ pub(crate) fn proxy(context: &Context<'_>) -> Result<Response<Body>> {
             }
         }
     }
-    Err(ApiError::not_implemented(&format!("{}/proxy is not served by this version of Selvedge", context.info.plural)))
+    Err(ApiError::not_implemented(&format!("{}/proxy is not served by this version", context.info.plural)))
 }
 
 fn is_global_unicast(ip: std::net::IpAddr) -> bool {

@@ -177,7 +177,7 @@ async fn start(context: &Context<'_>, options: &ListOptions, selection: &Selecti
         At::Latest | At::Any => None,
     };
     if let Some(revision) = from.filter(|revision| *revision > store.current()) {
-        // It comes from another life of this hub: only a new list helps.
+        // It comes from another life of this server: only a new list helps.
         return Err(too_old(&Expired { asked: revision, oldest: store.current(), current: store.current() }));
     }
     let has_initial = match options.initial_events {
