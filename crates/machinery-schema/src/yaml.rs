@@ -3,8 +3,6 @@
 //! Keys are sorted as Go's YAML library sorts them (numbers in names by value), lists stand below their key without indentation,
 //! texts are plain where they stay texts, and long lines are folded at spaces behind column 80.
 
-use std::cmp::Ordering;
-
 use serde_json::Value;
 
 /// How a library of Go lays a document out: they agree on what must be quoted but for single letters and words.
@@ -67,7 +65,7 @@ impl Writer {
     fn mapping(&mut self, members: &serde_json::Map<String, Value>, indent: usize) {
         let mut keys: Vec<&String> = members.keys().collect();
         match self.layout {
-            Layout::Answers => keys.sort_by(|left, right| compare_keys(left, right)),
+            Layout::Answers => sort_keys(&mut keys),
             Layout::Documents => keys.sort(),
         }
         let (below, of_list) = match self.layout {
@@ -356,30 +354,64 @@ fn is_time(text: &str) -> bool {
         && (text.parse::<jiff::Timestamp>().is_ok() || (bytes.len() == 10 && text.parse::<jiff::civil::Date>().is_ok()))
 }
 
-/// Go's order of keys: letters after everything else, numbers by their value.
-fn compare_keys(left: &str, right: &str) -> Ordering {
-    let (left, right): (Vec<char>, Vec<char>) = (left.chars().collect(), right.chars().collect());
-    for at in 0..left.len().min(right.len()) {
-        let (one, other) = (left[at], right[at]);
-        if one == other {
-            continue;
+/// Sorts by [`is_less`], which knows of circles: `2` is below `10`, that below `1a`, and that below `2`. The sorts of the standard
+/// library may panic at one, and Go's do something.
+fn sort_keys(keys: &mut Vec<&String>) {
+    const INSERTED_MAX: usize = 12;
+    for run in keys.chunks_mut(INSERTED_MAX) {
+        for next in 1..run.len() {
+            let mut at = next;
+            while at > 0 && is_less(run[at], run[at - 1]) {
+                run.swap(at, at - 1);
+                at -= 1;
+            }
         }
-        match (one.is_alphabetic(), other.is_alphabetic()) {
-            (true, true) => return one.cmp(&other),
-            (true, false) => return Ordering::Greater,
-            (false, true) => return Ordering::Less,
-            (false, false) => {}
-        }
-        let is_within = (one == '0' || other == '0')
-            && left[..at].iter().rev().take_while(|letter| letter.is_ascii_digit()).any(|digit| *digit != '0');
-        let number = |letters: &[char]| {
-            let digits: String = letters[at..].iter().take_while(|letter| letter.is_ascii_digit()).collect();
-            let lead = if is_within { "1" } else { "" };
-            (format!("{lead}{digits}").parse::<u128>().unwrap_or_default(), digits.len())
-        };
-        return number(&left).cmp(&number(&right)).then(one.cmp(&other));
     }
-    left.len().cmp(&right.len())
+    let mut width = INSERTED_MAX;
+    while width < keys.len() {
+        let mut merged = Vec::with_capacity(keys.len());
+        for pair in keys.chunks(2 * width) {
+            let (mut left, mut right) = pair.split_at(width.min(pair.len()));
+            while let (Some((one, rest)), Some((other, others))) = (left.split_first(), right.split_first()) {
+                if is_less(other, one) {
+                    merged.push(*other);
+                    right = others;
+                } else {
+                    merged.push(*one);
+                    left = rest;
+                }
+            }
+            merged.extend_from_slice(left);
+            merged.extend_from_slice(right);
+        }
+        *keys = merged;
+        width *= 2;
+    }
+}
+
+/// Go's order of keys: letters after everything else, numbers by their value.
+fn is_less(left: &str, right: &str) -> bool {
+    let (left, right): (Vec<char>, Vec<char>) = (left.chars().collect(), right.chars().collect());
+    let Some(at) = left.iter().zip(&right).position(|(one, other)| one != other) else {
+        return left.len() < right.len();
+    };
+    let (one, other) = (left[at], right[at]);
+    match (one.is_alphabetic(), other.is_alphabetic()) {
+        (true, true) => return one < other,
+        (false, false) => {}
+        (_, is_other_letter) => return is_other_letter,
+    }
+    // The numbers from here on, in which a leading zero counts where a digit stands before it.
+    let is_within = (one == '0' || other == '0')
+        && left[..at].iter().rev().take_while(|letter| letter.is_ascii_digit()).any(|digit| *digit != '0');
+    let digits =
+        |letters: &[char]| -> Vec<char> { letters[at..].iter().copied().take_while(char::is_ascii_digit).collect() };
+    let (left, right) = (digits(&left), digits(&right));
+    let value = |digits: &[char]| -> (usize, Vec<char>) {
+        let zeros = if is_within { 0 } else { digits.iter().take_while(|digit| **digit == '0').count() };
+        (digits.len() - zeros, digits[zeros..].to_vec())
+    };
+    (value(&left), left.len(), one) < (value(&right), right.len(), other)
 }
 
 #[cfg(test)]
@@ -431,8 +463,23 @@ mod tests {
 
     #[test]
     fn keys_are_in_gos_order() {
-        let mut keys = vec!["a10", "a9", "b", "a-b", "a_b", "ab", "A", "1"];
-        keys.sort_by(|left, right| compare_keys(left, right));
-        assert_eq!(keys, ["1", "A", "a-b", "a_b", "a9", "a10", "ab", "b"]);
+        let keys =
+            ["a10", "a9", "b", "a-b", "a_b", "ab", "A", "1", "a01", "a1+", "a100", "a0", "a00"].map(str::to_owned);
+        let mut sorted: Vec<&String> = keys.iter().collect();
+        sort_keys(&mut sorted);
+        assert_eq!(sorted, ["1", "A", "a-b", "a_b", "a0", "a00", "a1+", "a01", "a9", "a10", "a100", "ab", "b"]);
+    }
+
+    #[test]
+    fn keys_that_are_each_below_the_next_in_a_circle_are_written_all_the_same() {
+        check(json!({"1a": 1, "2": 2, "10": 3}), "\"10\": 3\n1a: 1\n\"2\": 2\n");
+        let many: serde_json::Map<String, Value> = (0..200)
+            .flat_map(|number| {
+                [format!("{number}"), format!("{number}a"), format!("0{number}"), "9".repeat(number + 1)]
+            })
+            .map(|key| (key, Value::Null))
+            .collect();
+        let written = to_yaml(&Value::Object(many.clone()));
+        assert_eq!(written.lines().count(), many.len());
     }
 }
