@@ -32,7 +32,7 @@ const PIECES_AHEAD: usize = 2;
 const KEPT_BYTES_MAX: usize = 4 << 20;
 
 /// A client that takes no piece for so long has left, or means ill.
-const STALL_MAX: Duration = Duration::from_secs(60);
+pub(crate) const STALL_MAX: Duration = Duration::from_secs(60);
 
 /// Answers from this size on are compressed; below, the link's latency outweighs its rate. As kube-apiserver.
 const GZIP_BYTES_MIN: usize = 128 * 1024;

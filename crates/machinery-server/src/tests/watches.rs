@@ -306,3 +306,47 @@ async fn watches_that_nobody_reads_hold_a_bounded_amount() {
         }
     }
 }
+
+/// Nodes of 10 MiB in all, one who reads them, and how it asks for them as a stream.
+async fn many_nodes(hub: &Hub) -> (Identity, String) {
+    for number in 0..40 {
+        let annotations = json!({"a": "x".repeat(250_000)});
+        hub.create("/api/v1/nodes", json!({"metadata": {"name": format!("n{number}"), "annotations": annotations}}))
+            .await;
+    }
+    let streamed = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    (Identity::new("system:node:n1", [crate::GROUP_NODES]), format!("/api/v1/nodes?{streamed}"))
+}
+
+/// Reads a stream until the bookmark that ends what was there; whether it came.
+async fn is_whole(watch: &mut http::Response<base_http::Body>) -> bool {
+    let mut end = Vec::new();
+    while let Some(frame) = watch.body_mut().frame().await {
+        end.drain(..end.len().saturating_sub(64));
+        end.extend_from_slice(&frame.unwrap().into_data().unwrap());
+        if end.windows(18).any(|part| part == b"initial-events-end") {
+            return true;
+        }
+    }
+    false
+}
+
+#[tokio::test]
+async fn a_streamed_list_may_be_larger_than_what_may_wait() {
+    let hub = Hub::start().await;
+    let (reader, path) = many_nodes(&hub).await;
+    for accept in ["*/*", "*/*;as=Table;g=meta.k8s.io;v=v1", "application/vnd.kubernetes.protobuf;stream=watch"] {
+        // One that nobody reads keeps no other from beginning.
+        let unread = hub.server.handle(watch_request(&path, accept), Some(&reader)).await;
+        let mut watch = hub.server.handle(watch_request(&path, accept), Some(&reader)).await;
+        assert_eq!((unread.status(), watch.status()), (http::StatusCode::OK, http::StatusCode::OK), "{accept}");
+        assert!(is_whole(&mut watch).await, "{accept}");
+        assert!(hub.server.0.outgoing.bytes_held() <= 8 << 20, "{accept}");
+        drop((unread, watch));
+        let end = std::time::Instant::now() + PATIENCE;
+        while hub.server.0.outgoing.bytes_held() > 0 {
+            assert!(std::time::Instant::now() < end, "{accept}: what they held is given back");
+            tokio::task::yield_now().await;
+        }
+    }
+}

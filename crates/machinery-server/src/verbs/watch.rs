@@ -21,6 +21,7 @@ use crate::flow::Entry;
 use crate::negotiate::{Arity, Form, Media, MetaVersion, Output, partial_of_bytes, table};
 use crate::object::{as_seen, with_managed, with_revision};
 use crate::outgoing::Holder;
+use crate::pump::STALL_MAX;
 use crate::request::{At, ListOptions};
 use crate::selector::Selection;
 use crate::server::Context;
@@ -44,6 +45,11 @@ const PIECE_BYTES: usize = 64 * 1024;
 
 /// Groups of lines that wait for a slow client, where they are made on the pool.
 const LINES_AHEAD: usize = 2;
+
+/// What the objects that a watch begins with are counted as at most. They are the store's own, like those of a list, unless they
+/// change meanwhile: counting all of them would keep an informer of many from ever beginning. So who takes none of them for
+/// [`STALL_MAX`] has ended.
+const INITIAL_BYTES_MAX: usize = 2 << 20;
 
 /// Says to a client that everything that was there before is now sent.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
@@ -75,12 +81,13 @@ pub(crate) async fn watch(
     let timeout = options.timeout.unwrap_or_else(default_timeout);
     let holder = Holder::of(context);
     let started = start(context, options, &selection).await;
-    let stream = match started {
+    let (stream, is_large) = match started {
         Ok(started) => {
             let waiting: usize = started.initial.iter().map(|object| object.bytes.len()).sum();
-            let initial_held = holder.hold(waiting).map_err(|_| ApiError::too_many_requests())?;
+            let counted_as = waiting.min(INITIAL_BYTES_MAX);
+            let initial_held = holder.hold(counted_as).map_err(|_| ApiError::too_many_requests())?;
             let first = if started.is_behind { Duration::ZERO } else { BOOKMARK_PERIOD };
-            Stream {
+            let stream = Stream {
                 watch: Some(started.watch),
                 initial: started.initial,
                 initial_held,
@@ -93,7 +100,8 @@ pub(crate) async fn watch(
                 deadline: Instant::now() + timeout,
                 shutdown: context.server.shutdown.clone(),
                 _counted: counted,
-            }
+            };
+            (stream, waiting > INITIAL_BYTES_MAX)
         }
         // A watch that cannot begin says so in its stream, where clients look for it.
         Err(error) if error.reason() == status::Reason::Expired => {
@@ -103,34 +111,52 @@ pub(crate) async fn watch(
         }
         Err(error) => return Err(error),
     };
-    if output.is_plain() {
+    if output.is_plain() && !is_large {
         return Ok(status::ok(sent(stream)));
     }
-    // Rows and metadata are made of decoded objects, which is work for the pool.
+    // Rows and metadata are made of decoded objects, which is work for the pool. There it is noticed, too, that nobody takes them.
     let (sender, receiver) = mpsc::channel(LINES_AHEAD);
-    context.server.work.spawn(&Workers::of(context.turn.as_ref()), async move {
-        let mut stream = stream;
-        loop {
-            tokio::select! {
-                () = sender.closed() => return,
-                lines = stream.next() => match lines {
-                    Some(lines) => if sender.send(lines).await.is_err() { return },
-                    None => return,
-                }
-            }
-        }
-    });
+    context.server.work.spawn(&Workers::of(context.turn.as_ref()), hand_on(stream, sender));
     Ok(of_media(status::ok(sent(receiver))))
 }
 
 /// Where lines come from.
 trait Source: Send + 'static {
     fn next(&mut self) -> impl Future<Output = Option<Sent>> + Send;
+
+    /// Whether it still has objects that it began with.
+    fn is_at_initial(&self) -> bool {
+        false
+    }
+}
+
+/// Makes lines as they are taken, until nobody does: who takes nothing of what was there for [`STALL_MAX`] holds up the store's
+/// memory, while what happens later is bounded by what may wait.
+async fn hand_on(mut source: impl Source, sender: mpsc::Sender<Sent>) {
+    loop {
+        let lines = tokio::select! {
+            () = sender.closed() => return,
+            lines = source.next() => lines,
+        };
+        let Some(lines) = lines else { return };
+        let is_taken = if source.is_at_initial() {
+            sender.send_timeout(lines, STALL_MAX).await.is_ok()
+        } else {
+            sender.send(lines).await.is_ok()
+        };
+        if !is_taken {
+            return;
+        }
+    }
 }
 
 impl Source for Stream {
     fn next(&mut self) -> impl Future<Output = Option<Sent>> + Send {
         Stream::next(self)
+    }
+
+    fn is_at_initial(&self) -> bool {
+        !self.initial.is_empty()
     }
 }
 
@@ -414,5 +440,35 @@ impl Encoder {
             Media::Protobuf => Sent::frame(&crate::protobuf::event(kind, object)),
             Media::Json | Media::Yaml => Sent::line(kind, object.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Endless {
+        is_at_initial: bool,
+    }
+
+    impl Source for Endless {
+        async fn next(&mut self) -> Option<Sent> {
+            Some(Sent::default())
+        }
+
+        fn is_at_initial(&self) -> bool {
+            self.is_at_initial
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_of_what_was_there_has_ended() {
+        let began = Instant::now();
+        let (sender, _kept) = mpsc::channel(LINES_AHEAD);
+        hand_on(Endless { is_at_initial: true }, sender).await;
+        assert_eq!(began.elapsed(), STALL_MAX);
+        let (sender, _kept) = mpsc::channel(LINES_AHEAD);
+        let waiting = hand_on(Endless { is_at_initial: false }, sender);
+        assert!(tokio::time::timeout(10 * STALL_MAX, waiting).await.is_err(), "a watch may be idle for long");
     }
 }
