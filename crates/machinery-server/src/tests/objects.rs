@@ -789,3 +789,35 @@ async fn a_schema_of_fifty_levels_is_taken_and_what_nests_deeper_is_named() {
     let refused = hub.call("POST", CRDS, definition("deeper", 58)).await;
     refused.check(413, "RequestEntityTooLarge", "the object would nest deeper than 120 levels");
 }
+
+#[tokio::test]
+async fn owners_have_a_bound_and_what_is_answered_is_what_is_stored() {
+    let hub = Hub::start().await;
+    let data: serde_json::Map<String, Value> = (0..50_000).map(|number| (format!("key-{number}"), json!(""))).collect();
+    let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": data}).to_string();
+    let path = format!("{CONFIG_MAPS}/a");
+    let apply = |manager: usize| {
+        let path = format!("{path}?force=true&fieldManager=m{manager}");
+        let (hub, object) = (&hub, &object);
+        async move { hub.send(&Identity::controllers(), "PATCH", &path, "application/apply-patch+yaml", object).await }
+    };
+    let mut applied = 0;
+    let refused = loop {
+        let answer = apply(applied).await;
+        if answer.code >= 400 {
+            break answer;
+        }
+        let stored = hub.get(&path).await.body;
+        assert_eq!(answer.body, stored);
+        assert_eq!(stored["metadata"]["managedFields"].as_array().unwrap().len(), applied + 1);
+        applied += 1;
+        assert!(applied < 10, "there is a bound");
+    };
+    assert_eq!((refused.code, applied), (413, 3), "{}", refused.body);
+    assert!(refused.body["message"].as_str().unwrap().contains("managedFields to [{}]"), "{}", refused.body);
+    // Who has managed it continues, and it can be begun anew.
+    assert_eq!(apply(0).await.code, 200);
+    let reset = hub.patch(&path, "merge-patch", json!({"metadata": {"managedFields": [{}]}})).await;
+    assert_eq!((reset.code, &reset.body["metadata"]["managedFields"]), (200, &Value::Null));
+    assert_eq!(apply(9).await.code, 200);
+}

@@ -26,6 +26,25 @@ use crate::{Access, Decision, Target, kinds, object, services, typed};
 /// An object with all its parts in place is a little larger than what the client sent.
 const OBJECT_BYTES_MAX: usize = BODY_BYTES_MAX + 64 * 1024;
 
+/// As much as an object's owners may be as JSON, all together: the fields of one request, and those of many of usual size. Every
+/// reader pays for them.
+const OWNERS_BYTES_MAX: usize = BODY_BYTES_MAX;
+
+/// Owners that are smaller than this as they are stored are smaller than [`OWNERS_BYTES_MAX`] as JSON, whatever they own.
+const OWNERS_COMPACT_BYTES_SMALL: usize = 32 * 1024;
+
+/// Rejects owners that have become too large. Upstream drops all of them then, and nobody learns that there are no conflicts any more.
+fn check_owners(managed: &Managed) -> Result<(), PutError> {
+    let bytes = managed.to_json().map_or(0, |entries| entries.len());
+    if bytes <= OWNERS_BYTES_MAX {
+        return Ok(());
+    }
+    Err(PutError::Refused(ApiError::too_large(format!(
+        "metadata.managedFields would have {bytes} bytes, which is more than the {OWNERS_BYTES_MAX} that an object may have: apply it \
+         under fewer managers, or begin anew with a patch that sets metadata.managedFields to [{{}}]"
+    ))))
+}
+
 impl Context<'_> {
     /// The name that the store has for the resource.
     pub(crate) fn resource_key(&self) -> String {
@@ -241,15 +260,17 @@ impl Context<'_> {
             return Err(PutError::Refused(ApiError::invalid(&self.info, name_of(object), &[error])));
         }
         let index = object::index_fields(info, object);
-        // Owners that make an object too large are dropped, as upstream drops them.
-        let managed = compact(managed).filter(|managed| encoded.len() + managed.len() <= OBJECT_BYTES_MAX);
+        let owners = compact(managed);
+        if owners.as_ref().is_some_and(|owners| owners.len() > OWNERS_COMPACT_BYTES_SMALL) {
+            check_owners(managed)?;
+        }
         let for_store = encoded.clone();
         let op = Op::Put {
             key: self.key(name_of(object)),
             expect,
             encode: Box::new(move |revision| machinery_store::Encoded {
                 bytes: for_store.at(revision),
-                managed,
+                managed: owners,
                 index,
             }),
         };
