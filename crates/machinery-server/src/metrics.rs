@@ -81,6 +81,12 @@ fn store(metrics: &Metrics, store: &Store) {
         ("selvedge_store_object_bytes", "Encoded bytes of objects", SampleKind::Gauge, |usage| {
             usage.object_bytes as f64
         }),
+        (
+            "selvedge_store_managed_fields_bytes",
+            "Those of them that say who owns which fields",
+            SampleKind::Gauge,
+            |usage| usage.managed_bytes as f64,
+        ),
         ("selvedge_store_index_bytes", "Memory that finds objects", SampleKind::Gauge, |usage| {
             usage.index_bytes as f64
         }),

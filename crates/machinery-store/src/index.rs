@@ -201,6 +201,7 @@ impl Index {
         for kind in self.kinds.values() {
             usage.objects += kind.objects.len();
             usage.object_bytes += kind.objects.object_bytes();
+            usage.managed_bytes += kind.objects.managed_bytes();
             usage.index_bytes += kind.index_bytes();
             usage.changes += kind.history.len();
             usage.window_bytes += kind.history.bytes();

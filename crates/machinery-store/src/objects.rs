@@ -25,6 +25,7 @@ pub(crate) struct Objects {
     by_name: Tree<Arc<Object>>,
     by_field: Tree<Entry>,
     object_bytes: usize,
+    managed_bytes: usize,
     payload_bytes: usize,
 }
 
@@ -40,7 +41,14 @@ struct Entry {
 
 impl Objects {
     pub fn new(indexed: Arc<[&'static str]>) -> Self {
-        Self { indexed, by_name: Tree::default(), by_field: Tree::default(), object_bytes: 0, payload_bytes: 0 }
+        Self {
+            indexed,
+            by_name: Tree::default(),
+            by_field: Tree::default(),
+            object_bytes: 0,
+            managed_bytes: 0,
+            payload_bytes: 0,
+        }
     }
 
     /// All objects at once, in any order, when the store opens. Sorting them costs a third of putting them in one by one,
@@ -75,6 +83,11 @@ impl Objects {
     /// Encoded bytes of all objects.
     pub fn object_bytes(&self) -> usize {
         self.object_bytes
+    }
+
+    /// Those of them that are managed apart.
+    pub fn managed_bytes(&self) -> usize {
+        self.managed_bytes
     }
 
     /// Memory beside the encoded bytes.
@@ -177,13 +190,16 @@ impl Objects {
     }
 
     fn count(&mut self, object: &Object, is_added: bool) {
-        let bytes = object.bytes.len() + object.managed.as_ref().map_or(0, bytes::Bytes::len);
+        let managed = object.managed.as_ref().map_or(0, bytes::Bytes::len);
+        let bytes = object.bytes.len() + managed;
         let payload = object.payload_bytes();
         if is_added {
             self.object_bytes += bytes;
+            self.managed_bytes += managed;
             self.payload_bytes += payload;
         } else {
             self.object_bytes -= bytes;
+            self.managed_bytes -= managed;
             self.payload_bytes -= payload;
         }
     }

@@ -251,6 +251,8 @@ pub struct Usage {
     pub objects: usize,
     /// Their encoded bytes, with what is managed apart.
     pub object_bytes: usize,
+    /// What is managed apart, of those bytes.
+    pub managed_bytes: usize,
     /// Memory of their names, index fields, structures, and of the trees and tables that find them.
     pub index_bytes: usize,
     /// Changes that a watch can still start from.

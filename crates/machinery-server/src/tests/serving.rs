@@ -262,6 +262,7 @@ async fn figures_are_shown_to_administrators() {
         r#"apiserver_request_total{verb="list",resource="namespaces",code="200"} 1"#,
         r#"apiserver_request_total{verb="create",resource="namespaces",code="201"} 3"#,
         "selvedge_store_objects 3.0",
+        "selvedge_store_managed_fields_bytes ",
         "apiserver_current_inflight_requests 1.0",
     ] {
         assert!(page.contains(line), "{line} is not in:\n{page}");

@@ -151,9 +151,10 @@ async fn what_only_writers_need_is_kept_beside_the_object() {
     let store = open(dir.path());
     let object = store.get(&key).unwrap();
     assert_eq!((&*object.bytes, object.managed.as_deref()), (&b"shown"[..], Some(&b"fields"[..])));
-    assert_eq!(store.usage().object_bytes, 11);
+    assert_eq!((store.usage().object_bytes, store.usage().managed_bytes), (11, 6));
     set(&store, &key, "without").await;
     assert_eq!(store.get(&key).unwrap().managed, None);
+    assert_eq!((store.usage().object_bytes, store.usage().managed_bytes), (7, 0));
 }
 
 #[tokio::test]
