@@ -34,6 +34,10 @@ use crate::apply::{Managed, ManagerId, Operation, VersionedSet};
 use crate::fields::{FieldSet, KeyField, Node, PathElement, write_element};
 use crate::{DEPTH_MAX, go};
 
+mod alike;
+
+pub use alike::AlikeToJson;
+
 const VERSION: u8 = 1;
 
 const APPLIES: u64 = 1;
@@ -45,6 +49,9 @@ const KIND_KEYS: u64 = 0;
 const KIND_VALUE: u64 = 1;
 const KIND_INDEX: u64 = 2;
 const KIND_NAME: u64 = 3;
+
+/// The last second of the year 9999: what is written fits four digits.
+const SECONDS_MAX: u64 = 253_402_300_799;
 
 /// Names by their number, which begins at 1.
 static NAMES: LazyLock<Vec<&str>> = LazyLock::new(|| include_str!("compact/names-v1.txt").lines().collect());
@@ -160,27 +167,7 @@ pub fn compact_to_json(bytes: &[u8]) -> Result<String, ReadCompactError> {
         if number > 0 {
             out.push(',');
         }
-        let head = reader.head()?;
-        out.push('{');
-        if !head.manager.is_empty() {
-            out.push_str(r#""manager":"#);
-            go::write_json_text(&mut out, head.manager);
-            out.push(',');
-        }
-        let _ = write!(out, r#""operation":"{}","apiVersion":"#, head.operation.as_str());
-        go::write_json_text(&mut out, head.api_version);
-        if let Some(time) = &head.time {
-            out.push_str(r#","time":"#);
-            go::write_json_text(&mut out, time);
-        }
-        out.push_str(r#","fieldsType":"FieldsV1","fieldsV1":{"#);
-        reader.set_json(&mut out, DEPTH_MAX)?;
-        out.push('}');
-        if !head.subresource.is_empty() {
-            out.push_str(r#","subresource":"#);
-            go::write_json_text(&mut out, head.subresource);
-        }
-        out.push('}');
+        reader.entry_json(&mut out)?;
     }
     reader.end()?;
     out.push(']');
@@ -328,7 +315,19 @@ struct Head<'b> {
     operation: Operation,
     api_version: &'b str,
     time: Option<String>,
+    /// Where its seconds are: how many bytes are left before and after them.
+    seconds_left: Option<(usize, usize)>,
     subresource: &'b str,
+}
+
+/// Where an entry has its seconds, and its text the time.
+#[derive(Clone, Copy)]
+struct TimePlace {
+    /// In what the reader had left.
+    at: usize,
+    len: usize,
+    /// In the text that was appended.
+    text_at: usize,
 }
 
 impl<'b> Reader<'b> {
@@ -406,15 +405,48 @@ impl<'b> Reader<'b> {
         }
         let manager = self.text()?;
         let api_version = self.text()?;
+        let before = self.rest.len();
         let time = match flags & (TIME_SECONDS | TIME_TEXT) {
             0 => None,
-            // The last second of the year 9999: what is written fits four digits.
-            TIME_SECONDS => Some(time_text(self.number()?.min(253_402_300_799))),
+            TIME_SECONDS => Some(time_text(self.number()?.min(SECONDS_MAX))),
             _ => Some(self.text()?.to_string()),
         };
+        let has_seconds = flags & (TIME_SECONDS | TIME_TEXT) == TIME_SECONDS;
+        let seconds_left = has_seconds.then_some((before, self.rest.len()));
         let subresource = if flags & SUBRESOURCE == 0 { "" } else { self.text()? };
         let operation = if flags & APPLIES == 0 { Operation::Update } else { Operation::Apply };
-        Ok(Head { manager, operation, api_version, time, subresource })
+        Ok(Head { manager, operation, api_version, time, seconds_left, subresource })
+    }
+
+    /// Appends an entry as JSON, and says where its time is, if it is one in seconds.
+    fn entry_json(&mut self, out: &mut String) -> Result<Option<TimePlace>, ReadCompactError> {
+        let (left, start) = (self.rest.len(), out.len());
+        let head = self.head()?;
+        let mut place = None;
+        out.push('{');
+        if !head.manager.is_empty() {
+            out.push_str(r#""manager":"#);
+            go::write_json_text(out, head.manager);
+            out.push(',');
+        }
+        let _ = write!(out, r#""operation":"{}","apiVersion":"#, head.operation.as_str());
+        go::write_json_text(out, head.api_version);
+        if let Some(time) = &head.time {
+            out.push_str(r#","time":"#);
+            let text_at = out.len() + 1 - start;
+            place =
+                head.seconds_left.map(|(before, after)| TimePlace { at: left - before, len: before - after, text_at });
+            go::write_json_text(out, time);
+        }
+        out.push_str(r#","fieldsType":"FieldsV1","fieldsV1":{"#);
+        self.set_json(out, DEPTH_MAX)?;
+        out.push('}');
+        if !head.subresource.is_empty() {
+            out.push_str(r#","subresource":"#);
+            go::write_json_text(out, head.subresource);
+        }
+        out.push('}');
+        Ok(place)
     }
 
     /// One node without what is below it: the element, whether it is a member, whether a set follows.

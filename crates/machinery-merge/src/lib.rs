@@ -17,6 +17,7 @@
 //! other writes   stored object, new object, owners ──▶ FieldManager::update ──▶ owners
 //! storing        Managed::to_compact  ──▶ bytes beside the object
 //! showing        compact_to_json      ──▶ metadata.managedFields
+//! listing        AlikeToJson          ──▶ the same, of many objects
 //! ```
 //!
 //! # Server-side apply in short
@@ -68,7 +69,7 @@ pub use apply::{
     Applied, ApplyError, ApplyKind, Conflict, Conflicts, DecodeManagedError, FieldManager, MANAGER_BYTES_MAX, Managed,
     ManagerId, Operation, ReplicasPath, VersionedSet, manager_of_user_agent,
 };
-pub use compact::{ReadCompactError, compact_to_json};
+pub use compact::{AlikeToJson, ReadCompactError, compact_to_json};
 pub use fields::{FieldFilter, FieldSet, KeyField, ParseFieldsError, PathElement, Pattern, compare_values, path_text};
 pub use json_patch::{json_patch, json_patch_within};
 pub use merge_patch::{merge_diff, merge_patch, merge_patch_within};

@@ -3,7 +3,7 @@
 //! An encoded object begins `{"apiVersion":"…","kind":"…","metadata":{"resourceVersion":"…"`, so that the revision can be
 //! put in when the store gives it, and another version of a custom resource can be shown, without decoding anything.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use machinery_kinds::ResourceInfo;
 use machinery_store::{IndexFields, Object, Revision};
 use serde_json::{Map, Value};
@@ -85,7 +85,12 @@ pub(crate) fn with_revision(bytes: &Bytes, revision: Revision) -> Bytes {
 /// What comes before the entries of `metadata.managedFields`, and where in an encoded object all that belongs: after the
 /// revision, which is found by what is before it, or at the beginning of the metadata of an object that was never stored.
 pub(crate) fn managed_place(bytes: &[u8]) -> Option<(usize, &'static [u8], &'static [u8])> {
-    let after_revision = find(bytes, REVISION_MARK).and_then(|at| {
+    managed_place_behind(bytes, find(bytes, REVISION_MARK))
+}
+
+/// The same, where it is known where the revision's mark is.
+fn managed_place_behind(bytes: &[u8], mark: Option<usize>) -> Option<(usize, &'static [u8], &'static [u8])> {
+    let after_revision = mark.and_then(|at| {
         let start = at + REVISION_MARK.len();
         bytes[start..].iter().position(|byte| *byte == b'"').map(|len| start + len + 1)
     });
@@ -113,7 +118,7 @@ fn with_api_version(bytes: &Bytes, api_version: &str) -> Bytes {
 }
 
 /// The object without `apiVersion` and `kind`, as it is in a list.
-pub(crate) fn without_type(bytes: &Bytes, out: &mut bytes::BytesMut) {
+pub(crate) fn without_type(bytes: &Bytes, out: &mut BytesMut) {
     match find(bytes, REVISION_MARK) {
         Some(at) => {
             out.extend_from_slice(b"{");
@@ -121,6 +126,53 @@ pub(crate) fn without_type(bytes: &Bytes, out: &mut bytes::BytesMut) {
         }
         None => out.extend_from_slice(bytes),
     }
+}
+
+/// Whether clients of this resource see what is stored, but for its version.
+pub(crate) fn is_seen_as_stored(info: &ResourceInfo) -> bool {
+    info.stored_as().is_none() && !info.is_reshaped()
+}
+
+/// Appends an object that is seen as it is stored: with this version and its kind or, if it is none, without. What
+/// [`as_seen`], [`with_managed`] and [`without_type`] make of it, without a copy. `owners` appends its owners as JSON and says
+/// whether it could.
+pub(crate) fn write_seen(
+    bytes: &[u8],
+    api_version: Option<&str>,
+    owners: Option<impl FnOnce(&mut BytesMut) -> bool>,
+    out: &mut BytesMut,
+) {
+    let mark = find(bytes, REVISION_MARK);
+    let mut start = 0;
+    match (api_version, mark) {
+        (Some(api_version), _) => {
+            let version = bytes.strip_prefix(API_VERSION_MARK);
+            if let Some(len) = version.and_then(|rest| rest.iter().position(|byte| *byte == b'"')) {
+                out.extend_from_slice(API_VERSION_MARK);
+                out.extend_from_slice(api_version.as_bytes());
+                start = API_VERSION_MARK.len() + len;
+            }
+        }
+        (None, Some(at)) => {
+            out.extend_from_slice(b"{");
+            start = at;
+        }
+        (None, None) => {}
+    }
+    if let Some(owners) = owners
+        && let Some((at, before, after)) = managed_place_behind(bytes, mark)
+    {
+        out.extend_from_slice(&bytes[start..at]);
+        start = at;
+        let without = out.len();
+        out.extend_from_slice(before);
+        if owners(out) {
+            out.extend_from_slice(after);
+        } else {
+            out.truncate(without);
+        }
+    }
+    out.extend_from_slice(&bytes[start..]);
 }
 
 /// Decodes what the store holds, as `info`'s version.
@@ -143,7 +195,7 @@ fn decode_bytes(info: &ResourceInfo, bytes: &[u8]) -> serde_json::Result<Value> 
 /// kinds are stored as another and have to be converted. What was stored under an earlier form of a definition is brought
 /// into its form of today. What cannot be read is shown as it is.
 pub(crate) fn as_seen(info: &ResourceInfo, bytes: &Bytes) -> Bytes {
-    if info.stored_as().is_none() && !info.is_reshaped() {
+    if is_seen_as_stored(info) {
         return with_api_version(bytes, &info.api_version());
     }
     let is_this =
@@ -161,7 +213,9 @@ pub(crate) fn as_seen(info: &ResourceInfo, bytes: &Bytes) -> Bytes {
 }
 
 fn find(bytes: &[u8], sought: &[u8]) -> Option<usize> {
-    bytes.windows(sought.len()).position(|window| window == sought)
+    // Most places are no quote and need no comparison.
+    let begins = |window: &[u8]| window.first() == sought.first() && window == sought;
+    bytes.windows(sought.len()).position(begins)
 }
 
 /// The uid of each owner is in the index under this name, so that what an object owns is found at once.

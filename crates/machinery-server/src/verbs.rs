@@ -5,6 +5,7 @@ pub(crate) mod binding;
 pub(crate) mod components;
 pub(crate) mod create;
 pub(crate) mod delete;
+mod items;
 pub(crate) mod log;
 pub(crate) mod patch;
 pub(crate) mod read;

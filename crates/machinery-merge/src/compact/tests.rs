@@ -52,6 +52,58 @@ fn recorded_owners_come_back_as_they_were_in_a_sixth_of_their_bytes() {
     assert!(compact_bytes * 6 < plain_bytes, "{count} objects: {plain_bytes} bytes became {compact_bytes}");
 }
 
+fn text_of(alike: &mut AlikeToJson, compact: &[u8]) -> Result<String, ReadCompactError> {
+    let mut text = String::new();
+    alike.write(compact, |part| text.push_str(part)).map(|()| text)
+}
+
+#[test]
+fn owners_of_many_objects_read_as_each_alone() {
+    // In turns and at other times, so that most entries are met again, and after texts that were numbered otherwise.
+    let mut all: Vec<Value> = recorded();
+    let later = |mut entries: Value| {
+        for (at, entry) in entries.as_array_mut().into_iter().flatten().enumerate() {
+            entry["time"] = format!("20{}-01-02T03:04:05Z", 10 + at).into();
+        }
+        entries
+    };
+    all.extend(recorded().into_iter().map(later));
+    all.extend(recorded().into_iter().map(|mut entries| {
+        entries.as_array_mut().into_iter().for_each(|entries| entries.reverse());
+        entries
+    }));
+    let all: Vec<_> =
+        all.iter().filter_map(|entries| Managed::decode(Some(entries)).ok()).map(|one| one.to_compact()).collect();
+    let mut alike = AlikeToJson::default();
+    for compact in all.iter().flat_map(|compact| [compact, compact]) {
+        assert_eq!(text_of(&mut alike, compact), compact_to_json(compact));
+        for len in [compact.len() / 2, compact.len() - 1] {
+            assert!(text_of(&mut alike, &compact[..len]).is_err(), "{len} of {} bytes", compact.len());
+        }
+    }
+    assert!(all.len() > 1500, "only {} objects were tried", all.len());
+}
+
+#[test]
+fn an_entry_that_all_have_is_remembered_among_others_that_one_has() {
+    let pod = |number: usize| {
+        let ip = format!("k:{{\"ip\":\"10.0.0.{number}\"}}");
+        json!([
+            {"manager": "controller", "operation": "Update", "apiVersion": "v1", "time": "2026-11-26T12:00:00Z",
+             "fieldsType": "FieldsV1", "fieldsV1": {"f:metadata": {"f:labels": {"f:our.example/own": {}}}}},
+            {"manager": "kubelet", "operation": "Update", "apiVersion": "v1", "time": "2026-11-26T12:00:01Z",
+             "fieldsType": "FieldsV1", "fieldsV1": {"f:status": {"f:podIPs": {ip: {}}}}, "subresource": "status"},
+        ])
+    };
+    let mut alike = AlikeToJson::default();
+    for number in 0..100 {
+        let compact = Managed::decode(Some(&pod(number))).expect("the entries are whole").to_compact();
+        assert_eq!(text_of(&mut alike, &compact), compact_to_json(&compact));
+    }
+    assert!(alike.kept[0].text.contains("our.example/own"), "what all have has come to the front");
+    assert_eq!(alike.kept.len(), alike::KEPT_MAX);
+}
+
 #[test]
 fn the_owners_of_a_pod_take_less_than_a_kilobyte() {
     let largest = recorded()

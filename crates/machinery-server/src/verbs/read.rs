@@ -7,19 +7,17 @@ use api_kube::names::quoted;
 use base_http::Body;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::BytesMut;
 use http::Response;
 use machinery_kinds::ResourceInfo;
 use machinery_store::{Expired, Key, Object, Revision, Snapshot};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tracing::error;
 
 use super::components;
-use crate::negotiate::{Arity, Form, Media, StaysJson, partial_of_bytes, table_row};
-use crate::object::{as_seen, decode, without_type};
-use crate::owners::{insert_owners, stored_bytes};
-use crate::pump::{self, PIECE_BYTES};
+use super::items::Pieces;
+use crate::negotiate::{Arity, Form, Media, StaysJson};
+use crate::pump;
 use crate::request::{At, ListOptions, switch, version_error};
 use crate::selector::Selection;
 use crate::server::Context;
@@ -112,7 +110,6 @@ pub(crate) fn listed(context: &Context<'_>, page: Page) -> Result<Response<Body>
     if context.info.is_custom() && output.form == Form::Object && page.next.is_none() {
         metadata["continue"] = "".into();
     }
-    let now = jiff::Timestamp::now();
     let head = match output.form {
         Form::Object => format!(
             r#"{{"kind":"{}","apiVersion":"{}","metadata":{metadata},"items":["#,
@@ -138,26 +135,7 @@ pub(crate) fn listed(context: &Context<'_>, page: Page) -> Result<Response<Body>
     });
     let is_whole = output.form == Form::Object;
     let bytes_about = head.len() + if is_whole { object_bytes } else { object_bytes / 3 };
-    let (info, with_owners) = (context.info.clone(), context.shows_owners());
-    let write_item = move |object: &Object, piece: &mut BytesMut| match output.form {
-        // Items of a list of Kubernetes' own types have no type of their own: the list says it.
-        Form::Object if !info.is_custom() => without_type(&as_seen(&info, &stored_bytes(object, with_owners)), piece),
-        Form::Object => piece.extend_from_slice(&as_seen(&info, &stored_bytes(object, with_owners))),
-        Form::Partial(version, _) => partial_of_bytes(&stored_bytes(object, with_owners), version, piece),
-        // What cannot be read was written by this server and damaged since: its row is left out rather than the list.
-        Form::Table(version, include) => match decode(&info, object) {
-            Ok(mut value) => {
-                if with_owners {
-                    insert_owners(&mut value, object);
-                }
-                let row = table_row(&info, &value, version, include, now);
-                serde_json::to_writer(piece.writer(), &row).expect("a JSON value always serialises into memory");
-            }
-            Err(error) => error!(reason = error.message(), "Left an object out of a table."),
-        },
-    };
-    let pieces =
-        Pieces { head: Some(head), items: page.items.into_iter(), write_item, has_items: false, is_done: false };
+    let pieces = Pieces::new(context, head, page.items);
     let stays_json = output.media == Media::Protobuf && bytes_about > PROTOBUF_LIST_BYTES_MAX;
     if output.media == Media::Json || stays_json {
         let mut response =
@@ -437,47 +415,5 @@ impl Page {
             }
         }
         metadata
-    }
-}
-
-/// The pieces of a list.
-struct Pieces<W> {
-    head: Option<String>,
-    items: std::vec::IntoIter<Arc<Object>>,
-    write_item: W,
-    has_items: bool,
-    is_done: bool,
-}
-
-impl<W: FnMut(&Object, &mut BytesMut)> Iterator for Pieces<W> {
-    type Item = Bytes;
-
-    fn next(&mut self) -> Option<Bytes> {
-        if self.is_done {
-            return None;
-        }
-        let mut piece = BytesMut::new();
-        if let Some(head) = self.head.take() {
-            piece.extend_from_slice(head.as_bytes());
-        }
-        for object in self.items.by_ref() {
-            let start = piece.len();
-            if self.has_items {
-                piece.extend_from_slice(b",");
-            }
-            let item_start = piece.len();
-            (self.write_item)(&object, &mut piece);
-            if piece.len() == item_start {
-                piece.truncate(start);
-            } else {
-                self.has_items = true;
-            }
-            if piece.len() >= PIECE_BYTES {
-                return Some(piece.freeze());
-            }
-        }
-        self.is_done = true;
-        piece.extend_from_slice(b"]}");
-        Some(piece.freeze())
     }
 }
