@@ -13,7 +13,10 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What is handed on in one piece, as HTTP/2 does. A peer has made progress when it has taken one: on a slow link that many
 /// requests share, larger ones would take too long.
-const FRAME_BYTES_MAX: usize = 16 * 1024;
+const FRAME_BYTES: usize = 16 * 1024;
+
+/// The same for a peer that takes them fast: each costs both ends a wake-up, which is more than its bytes do.
+pub(crate) const FAST_FRAME_BYTES: usize = 64 * 1024;
 
 /// A piece up to this size waits whole for a peer that takes only the beginning of its last frame.
 const SHARED_BYTES_MAX: usize = 64 * 1024;
@@ -22,6 +25,7 @@ const SHARED_BYTES_MAX: usize = 64 * 1024;
 pub struct Body {
     kind: Kind,
     guards: Guards,
+    is_fast: bool,
 }
 
 /// What is dropped when a body has been sent or given up.
@@ -66,6 +70,11 @@ impl Body {
         self
     }
 
+    /// Whether frames may be large, because the peer takes them fast.
+    pub(crate) fn set_fast(&mut self, is_fast: bool) {
+        self.is_fast = is_fast;
+    }
+
     /// What it holds, for whoever sends it.
     pub(crate) fn take_guards(&mut self) -> Guards {
         std::mem::take(&mut self.guards)
@@ -74,7 +83,7 @@ impl Body {
 
 impl From<Kind> for Body {
     fn from(kind: Kind) -> Self {
-        Self { kind, guards: Vec::new() }
+        Self { kind, guards: Vec::new(), is_fast: false }
     }
 }
 
@@ -118,12 +127,13 @@ impl From<&'static str> for Body {
 }
 
 /// The next frame of a piece. Of a large one it is a copy, so that a peer that never takes the last frame does not keep all.
-fn take_frame(piece: &mut Bytes) -> Bytes {
+fn take_frame(piece: &mut Bytes, is_fast: bool) -> Bytes {
+    let bytes_max = if is_fast { FAST_FRAME_BYTES } else { FRAME_BYTES };
     if piece.len() <= SHARED_BYTES_MAX {
-        return piece.split_to(piece.len().min(FRAME_BYTES_MAX));
+        return piece.split_to(piece.len().min(bytes_max));
     }
-    let frame = Bytes::copy_from_slice(&piece[..FRAME_BYTES_MAX]);
-    piece.advance(FRAME_BYTES_MAX);
+    let frame = Bytes::copy_from_slice(&piece[..bytes_max]);
+    piece.advance(bytes_max);
     frame
 }
 
@@ -132,13 +142,14 @@ impl hyper::body::Body for Body {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let is_fast = self.is_fast;
         match &mut self.kind {
             Kind::Pieces { pieces, left } => loop {
                 match pieces.pop_front() {
                     None => return Poll::Ready(None),
                     Some(piece) if piece.is_empty() => {}
                     Some(mut piece) => {
-                        let frame = take_frame(&mut piece);
+                        let frame = take_frame(&mut piece, is_fast);
                         if !piece.is_empty() {
                             pieces.push_front(piece);
                         }
@@ -155,7 +166,7 @@ impl hyper::body::Body for Body {
                         None => return Poll::Ready(None),
                     }
                 }
-                Poll::Ready(Some(Ok(Frame::data(take_frame(rest)))))
+                Poll::Ready(Some(Ok(Frame::data(take_frame(rest, is_fast)))))
             }
         }
     }
@@ -180,7 +191,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_large_piece_is_handed_on_in_frames_of_which_the_first_do_not_keep_it() {
-        let large = SHARED_BYTES_MAX + FRAME_BYTES_MAX + 3;
+        let large = SHARED_BYTES_MAX + FRAME_BYTES + 3;
         let piece: Bytes = (0..large).map(|number| (number % 251) as u8).collect::<Vec<_>>().into();
         let streamed = [Ok::<_, std::io::Error>(piece.clone()), Ok(Bytes::from_static(b"end"))];
         let bodies =
@@ -195,8 +206,18 @@ mod tests {
                 shared += usize::from(piece.as_ptr_range().contains(&data.as_ptr()));
             }
             assert_eq!(bytes, [&piece[..], b"end"].concat());
-            assert!(lengths.iter().all(|length| *length <= FRAME_BYTES_MAX), "{lengths:?}");
-            assert_eq!((lengths.len(), shared), (7, SHARED_BYTES_MAX / FRAME_BYTES_MAX), "{lengths:?}");
+            assert!(lengths.iter().all(|length| *length <= FRAME_BYTES), "{lengths:?}");
+            assert_eq!((lengths.len(), shared), (7, SHARED_BYTES_MAX / FRAME_BYTES), "{lengths:?}");
         }
+    }
+    #[tokio::test]
+    async fn a_peer_that_takes_frames_fast_gets_them_as_large_as_pieces_are() {
+        let mut body = Body::pieces(vec![Bytes::from(vec![0; SHARED_BYTES_MAX]); 2]);
+        let mut lengths = Vec::new();
+        while let Some(frame) = body.frame().await {
+            lengths.push(frame.unwrap().into_data().unwrap().len());
+            body.set_fast(lengths.len() == 2);
+        }
+        assert_eq!(lengths[..4], [FRAME_BYTES, FRAME_BYTES, SHARED_BYTES_MAX - 2 * FRAME_BYTES, FRAME_BYTES]);
     }
 }

@@ -337,6 +337,13 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("not a text")
 }
 
+/// How fast a peer takes a body is judged by so many bytes.
+const PACE_BYTES: usize = 64 * 1024;
+
+/// Who takes them within this time takes a large frame long before [`Limits::write_timeout`](crate::Limits::write_timeout), even
+/// when its link becomes a hundred times slower in the middle of it.
+const PACE_FAST: Duration = Duration::from_millis(250);
+
 /// A frame of HTTP/2 above this is followed by its last byte as a frame of its own; one below is no more than its stream costs.
 const WHOLE_FRAME_BYTES_MAX: usize = 1024;
 
@@ -353,7 +360,32 @@ struct Served {
     is_cut: bool,
     /// The last byte of a frame.
     rest: Option<Bytes>,
+    pace: Pace,
     _open: OpenRequest,
+}
+
+/// How fast a peer takes a body. What it has taken lately says how large the next frame may be.
+struct Pace {
+    since: Instant,
+    bytes: usize,
+    /// What the connection takes whether the peer does or not.
+    ahead: usize,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { since: Instant::now(), bytes: 0, ahead: SEND_BUFFER_BYTES }
+    }
+
+    /// A frame is asked for, and all before it have been taken. Says whether the peer takes them fast.
+    fn is_fast(&mut self, now: Instant) -> Option<bool> {
+        if self.bytes < self.ahead + PACE_BYTES {
+            return None;
+        }
+        let is_fast = now.duration_since(self.since) <= PACE_FAST;
+        *self = Self { since: now, bytes: 0, ahead: 0 };
+        Some(is_fast)
+    }
 }
 
 /// A frame that holds what its response does.
@@ -371,10 +403,11 @@ impl AsRef<[u8]> for HeldFrame {
 impl Served {
     fn new(mut body: Body, version: Version, stats: Arc<ConnectionStats>, open: OpenRequest) -> Self {
         let held = Arc::new(body.take_guards());
-        Self { body, stats, held, is_cut: version == Version::HTTP_2, rest: None, _open: open }
+        Self { body, stats, held, is_cut: version == Version::HTTP_2, rest: None, pace: Pace::new(), _open: open }
     }
 
     fn passed_on(&mut self, mut bytes: Bytes) -> Bytes {
+        self.pace.bytes += bytes.len();
         if self.is_cut && bytes.len() > WHOLE_FRAME_BYTES_MAX {
             // A copy, or it would keep all of them.
             self.rest = Some(Bytes::copy_from_slice(&bytes[bytes.len() - 1..]));
@@ -392,6 +425,9 @@ impl hyper::body::Body for Served {
         if let Some(rest) = self.rest.take() {
             LAST_FRAME.set(Some(LastFrame::Given));
             return Poll::Ready(Some(Ok(Frame::data(rest))));
+        }
+        if let Some(is_fast) = self.pace.is_fast(Instant::now()) {
+            self.body.set_fast(is_fast);
         }
         let body = AssertUnwindSafe(|| Pin::new(&mut self.body).poll_frame(context));
         let polled = std::panic::catch_unwind(body).unwrap_or_else(|panic| {
