@@ -370,6 +370,12 @@ const YAML_EXPANSION_MAX: usize = 2;
 /// Texts below this expand as this one: a manifest whose containers share their settings is short.
 const YAML_BYTES_MIN: usize = 16 * 1024;
 
+/// No object of Kubernetes is as deep, and every reader goes deeper.
+const PLAIN_DEPTH_MAX: usize = 48;
+
+/// A key of YAML must end within 1,024 characters.
+const PLAIN_KEY_BYTES_MAX: usize = 512;
+
 /// About what the decoder keeps of each event that an alias may repeat.
 const YAML_EVENT_BYTES: usize = 16;
 
@@ -386,10 +392,59 @@ pub(crate) fn yaml(body: &Bytes, values_max: usize) -> Result<Value> {
 /// Where the text is not UTF-8, no YAML, or larger than that.
 pub fn read_yaml(text: &[u8], values_max: usize) -> std::result::Result<Value, String> {
     let text = std::str::from_utf8(text).map_err(|_| "the body is not UTF-8")?;
+    if let Some(value) = plain_json(text, values_max) {
+        return Ok(value);
+    }
+    yaml_of(text, values_max)
+}
+
+fn yaml_of(text: &str, values_max: usize) -> std::result::Result<Value, String> {
     let mut value = serde_saphyr::from_str_with_options(text, yaml_options(text, values_max))
         .map_err(|error| format!("error decoding the body as YAML: {error}"))?;
     write_whole_numbers(&mut value);
     Ok(value)
+}
+
+/// JSON is what clients apply, and read as YAML it costs ten times as much, a quarter of an apply. So it is read as JSON where
+/// that is certain to be the same: on one line of printable ASCII without escapes, with whole numbers and keys of usual
+/// length. `None` is all else, and what breaks a bound, which is the YAML reader's to say.
+fn plain_json(text: &str, values_max: usize) -> Option<Value> {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'\\';
+    // A key `<<` merges what it has.
+    if !text.starts_with('{') || !text.bytes().all(is_plain) || text.contains("<<") {
+        return None;
+    }
+    let (mut depth, mut nodes, mut is_text) = (0_usize, 1_usize, false);
+    for byte in text.bytes() {
+        match byte {
+            b'"' => is_text = !is_text,
+            _ if is_text => {}
+            b'{' | b'[' => (depth, nodes) = (depth + 1, nodes + 1),
+            b'}' | b']' => depth = depth.checked_sub(1)?,
+            b',' | b':' => nodes += 1,
+            _ => {}
+        }
+        if depth > PLAIN_DEPTH_MAX {
+            return None;
+        }
+    }
+    if nodes >= values_max.saturating_mul(2) {
+        return None;
+    }
+    serde_json::from_str(text).ok().filter(is_same_in_yaml)
+}
+
+/// Whether all numbers are whole, and no key is as long as those that YAML has a rule of its own for.
+fn is_same_in_yaml(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => number.is_i64(),
+        Value::Array(items) => items.iter().all(is_same_in_yaml),
+        Value::Object(members) => {
+            members.iter().all(|(key, value)| key.len() <= PLAIN_KEY_BYTES_MAX && is_same_in_yaml(value))
+        }
+        Value::Null | Value::Bool(_) | Value::String(_) => true,
+    }
 }
 
 /// Upstream makes JSON of YAML first, and Go writes a number without a fraction as a whole one: `420.0` is 420.

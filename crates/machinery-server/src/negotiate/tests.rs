@@ -124,6 +124,75 @@ fn a_body_that_nests_for_ever_is_refused() {
     assert!(yaml(&Bytes::from(deep), usize::MAX).is_err());
 }
 
+#[test]
+fn json_that_is_read_as_json_is_the_same_as_yaml() {
+    for text in [
+        r#"{}"#,
+        r#"{"a":1,"b":[true,false,null,-7,"x"],"c":{"d":{}}}"#,
+        r#"{ "a" : "b: c # d", "e":"- f", "0644":"0644", "y":"yes", "":"" , "~":"~"}"#,
+        r#"{"a":"  spaces  ","b":"it's {[,:]}&*!|>%@`","a":"last"}"#,
+        "{\"apiVersion\":\"v1\",\"data\":{\"a\":\"1e3\",\"b\":\".5\"}}\n",
+        r#"{"n":9223372036854775807,"m":-9223372036854775808,"z":0}"#,
+    ] {
+        let plain = plain_json(text, 1000).unwrap_or_else(|| panic!("{text}"));
+        assert_eq!(Ok(plain), yaml_of(text, 1000), "{text}");
+    }
+    let deep = format!("{{\"a\":{}{}}}", "[".repeat(60), "]".repeat(60));
+    let long = format!("{{\"{}\":1}}", "k".repeat(1100));
+    let many = format!("{{\"a\":[{}]}}", vec!["0"; 3000].join(","));
+    for text in [
+        r#"{"a":"\u0041"}"#,
+        r#"{"a":"tab	tab"}"#,
+        "{\"a\":\n1}",
+        r#"{"a":1.0}"#,
+        r#"{"a":1e3}"#,
+        r#"{"a":-0}"#,
+        r#"{"a":18446744073709551615}"#,
+        r#"{"<<":{"a":1}}"#,
+        "{\"a\":\"\u{e9}\"}",
+        r#"[1]"#,
+        r#"{a: 1}"#,
+        r#"{"a":1} #"#,
+        r#"{"a":1}}"#,
+        &deep,
+        &long,
+        &many,
+    ] {
+        assert_eq!(plain_json(text, 1000), None, "{text}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn json_of_any_shape_is_the_same_as_yaml(value in json_values()) {
+        for text in [value.to_string(), format!("{value}\n")] {
+            if let Some(plain) = plain_json(&text, 1000) {
+                prop_assert_eq!(Some(plain), yaml_of(&text, 1000).ok(), "{}", text);
+            }
+        }
+    }
+}
+
+/// Objects, most of whose texts are those that mean something in YAML.
+fn json_values() -> impl Strategy<Value = Value> {
+    let text = prop_oneof!["[ -~]{0,12}", "[0-9.eE:+-]{0,8}", "(yes|no|null|~|true|0x1f|0o7|<<|---|[.]nan|[.]inf)"];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        text.clone().prop_map(Value::from),
+    ];
+    let any = leaf.prop_recursive(4, 32, 4, move |inner| {
+        let members = proptest::collection::btree_map(text.clone(), inner.clone(), 0..4);
+        prop_oneof![
+            proptest::collection::vec(inner, 0..4).prop_map(Value::from),
+            members.prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    });
+    proptest::collection::btree_map("[ -~]{0,8}", any, 0..5)
+        .prop_map(|members| Value::Object(members.into_iter().collect()))
+}
+
 proptest! {
     #[test]
     fn no_header_makes_the_parser_panic(accept in "[ -~]{0,60}") {
