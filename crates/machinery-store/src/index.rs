@@ -195,6 +195,11 @@ impl Index {
         self.kinds.values().any(|kind| kind.history.len() > 0)
     }
 
+    /// All objects, of one resource after the other.
+    pub fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.kinds.values().flat_map(|kind| kind.objects.range(None, None))
+    }
+
     /// The part of the usage that is known here.
     pub fn usage(&self) -> Usage {
         let mut usage = Usage { full: self.full, ..Usage::default() };

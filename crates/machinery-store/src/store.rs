@@ -1,5 +1,6 @@
 //! The API: open a store, read, commit, watch.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 
 use crate::cipher::RowCipher;
+use crate::codec::{self, Meta};
 use crate::engine::{Batch, Engine, MemoryEngine};
 use crate::error::{CommitError, Expired, OpenStoreError};
 use crate::fields::IndexFields;
@@ -18,7 +20,7 @@ use crate::open;
 use crate::queue::{Commit, Queue, Reindex, Request};
 use crate::reserve::Reserve;
 use crate::snapshot::{Retained, Snapshot};
-use crate::types::{Durability, Key, Object, Op, Range, Revision, Usage};
+use crate::types::{ChangeKind, Durability, Key, Object, Op, Range, Revision, Usage};
 use crate::watch::Watch;
 use crate::writer::Writer;
 
@@ -182,6 +184,36 @@ impl Store {
         // Nothing is there to be sealed, and no space to be kept.
         let options = StoreOptions { cipher: None, reserve_bytes: 0, ..options };
         Self::start(MemoryEngine::default(), Path::new(""), open::FORMAT, options)
+    }
+
+    /// As [`Self::in_memory`], with [`objects`](Self::objects) of another store: each keeps its revision, and of their history
+    /// there is only that they were made.
+    ///
+    /// # Errors
+    /// When its thread cannot be started.
+    pub fn in_memory_with(
+        objects: impl IntoIterator<Item = Object>,
+        options: StoreOptions,
+    ) -> Result<Self, OpenStoreError> {
+        let options = StoreOptions { cipher: None, reserve_bytes: 0, ..options };
+        let now = now_ms();
+        let rows: BTreeMap<_, _> = objects
+            .into_iter()
+            .map(|object| {
+                let row = codec::encode_row(ChangeKind::Put, now, None, &object, None);
+                (object.revision.0, row.expect("what no cipher seals is only copied"))
+            })
+            .collect();
+        let last = rows.keys().next_back().copied().unwrap_or_default();
+        let index_version = options.index_version;
+        let meta = Meta { reserved: last, closed_at: Some(last), is_scrubbed: true, index_version, ..Meta::default() };
+        let meta = serde_json::to_vec(&meta).expect("numbers and maps with text keys always serialise");
+        Self::start(MemoryEngine::new(rows, meta), Path::new(""), open::FORMAT, options)
+    }
+
+    /// All objects as they are at one moment.
+    pub fn objects(&self) -> Vec<Arc<Object>> {
+        self.shared.read().objects().cloned().collect()
     }
 
     fn start<E: Engine + 'static>(

@@ -42,6 +42,8 @@ use machinery_store::{Store, StoreOptions};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+mod image;
+
 /// The version of Kubernetes that is served.
 pub const VERSION: &str = "v1.36.0";
 
@@ -98,10 +100,19 @@ pub struct Api {
 impl Api {
     /// A server whose objects are removed when it is dropped.
     ///
+    /// The first of a process creates what every cluster has, some 200 objects; those after it begin with these, at the cost
+    /// of copying them. They are as old as the first ones, and have uids of their own.
+    ///
     /// # Errors
     /// When its threads cannot be started.
     pub async fn in_memory() -> Result<Self, StartError> {
-        Self::start(Store::in_memory(store_options())?).await
+        if let Some(image) = image::get() {
+            return Ok(Made::of(Store::in_memory_with(image, store_options())?)?.run());
+        }
+        let api = Made::of(Store::in_memory(store_options())?)?;
+        api.access.bootstrap(&api.server).await?;
+        image::keep(api.server.store());
+        Ok(api.run())
     }
 
     /// A server over the objects in a directory, which is created when it is not there.
@@ -109,18 +120,9 @@ impl Api {
     /// # Errors
     /// When the directory cannot be read, or another process has it.
     pub async fn open(dir: &Path) -> Result<Self, StartError> {
-        Self::start(Store::open(dir, store_options())?).await
-    }
-
-    async fn start(store: Store) -> Result<Self, StartError> {
-        let shutdown = CancellationToken::new();
-        let access = Access::new(AccessOptions::new(Issuer::new(ISSUER, TokenKey::generate()?)));
-        let config = ServerConfig { version: VERSION, shutdown: shutdown.clone(), ..ServerConfig::new(store) };
-        let server = Server::new(access.configure(config))?;
-        access.bootstrap(&server).await?;
-        let (beside, until) = (server.clone(), shutdown.clone());
-        let beside = base_observe::spawn_detached("access", async move { access.run(beside, until).await });
-        Ok(Self { server, shutdown, beside })
+        let api = Made::of(Store::open(dir, store_options())?)?;
+        api.access.bootstrap(&api.server).await?;
+        Ok(api.run())
     }
 
     /// A transport for `kube::Client::new` that calls as an administrator, without a socket.
@@ -158,6 +160,30 @@ impl Api {
         let text = base_pki::kubeconfig(&url, ca.cert_pem(), &admin.cert_pem, &admin.key_pem);
         base_http::serve(listener.with_tls(tls), self.server.clone(), self.shutdown.clone());
         Ok(Kubeconfig { url, text })
+    }
+}
+
+/// A server of which nothing runs yet.
+struct Made {
+    access: Access,
+    server: Server,
+    shutdown: CancellationToken,
+}
+
+impl Made {
+    fn of(store: Store) -> Result<Self, StartError> {
+        let shutdown = CancellationToken::new();
+        let access = Access::new(AccessOptions::new(Issuer::new(ISSUER, TokenKey::generate()?)));
+        let config = ServerConfig { version: VERSION, shutdown: shutdown.clone(), ..ServerConfig::new(store) };
+        let server = Server::new(access.configure(config))?;
+        Ok(Self { access, server, shutdown })
+    }
+
+    fn run(self) -> Api {
+        let Self { access, server, shutdown } = self;
+        let (beside, until) = (server.clone(), shutdown.clone());
+        let beside = base_observe::spawn_detached("access", async move { access.run(beside, until).await });
+        Api { server, shutdown, beside }
     }
 }
 

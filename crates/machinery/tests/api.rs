@@ -1,6 +1,7 @@
 //! A server in this process, called by kube-rs.
 
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::{Api, ListParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use machinery::Identity;
@@ -50,4 +51,34 @@ async fn what_is_on_disk_is_there_again() {
             maps.get("settings").await.unwrap();
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_server_of_a_process_begins_with_the_same_objects_of_its_own() {
+    let (first, second) = (machinery::Api::in_memory().await.unwrap(), machinery::Api::in_memory().await.unwrap());
+    let mut all = Vec::new();
+    for api in [&first, &second] {
+        let client = Client::new(api.admin(), "default");
+        let roles: Api<ClusterRole> = Api::all(client.clone());
+        let bindings: Api<ClusterRoleBinding> = Api::all(client.clone());
+        let namespaces: Api<Namespace> = Api::all(client);
+        let roles = roles.list(&ListParams::default()).await.unwrap().items;
+        let bindings = bindings.list(&ListParams::default()).await.unwrap().items;
+        let namespaces = namespaces.list(&ListParams::default()).await.unwrap().items;
+        assert!((roles.len(), namespaces.len()) > (60, 3), "{} roles, {} namespaces", roles.len(), namespaces.len());
+        let metadata = roles.iter().map(|one| &one.metadata).chain(bindings.iter().map(|one| &one.metadata));
+        let metadata = metadata.chain(namespaces.iter().map(|one| &one.metadata));
+        let uids: Vec<_> = metadata.clone().map(|metadata| metadata.uid.clone().unwrap()).collect();
+        let names: Vec<_> = metadata.map(|metadata| metadata.name.clone().unwrap()).collect();
+        let rules: Vec<_> = roles.into_iter().map(|role| role.rules).collect();
+        all.push((names, rules, uids));
+    }
+    let [(names, rules, uids), (other_names, other_rules, other_uids)] = &all[..] else { panic!("two servers") };
+    assert_eq!((names, rules), (other_names, other_rules));
+    assert!(uids.iter().all(|uid| !other_uids.contains(uid)), "no object of one is an object of the other");
+    // And what is written to one is not in the other.
+    let maps =
+        |api: &machinery::Api| -> Api<ConfigMap> { Api::default_namespaced(Client::new(api.admin(), "default")) };
+    maps(&second).create(&PostParams::default(), &map("settings")).await.unwrap();
+    assert!(maps(&first).get_opt("settings").await.unwrap().is_none());
 }

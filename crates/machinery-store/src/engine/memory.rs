@@ -11,6 +11,13 @@ pub(crate) struct MemoryEngine {
     meta: Option<Vec<u8>>,
 }
 
+impl MemoryEngine {
+    /// With rows that are there already.
+    pub fn new(rows: BTreeMap<u64, Vec<u8>>, meta: Vec<u8>) -> Self {
+        Self { rows, meta: Some(meta) }
+    }
+}
+
 impl Engine for MemoryEngine {
     fn visit(&mut self, row: RowVisitor<'_>) -> Result<(), EngineError> {
         for (revision, bytes) in &self.rows {

@@ -158,6 +158,25 @@ async fn what_only_writers_need_is_kept_beside_the_object() {
 }
 
 #[tokio::test]
+async fn a_store_in_memory_begins_with_the_objects_of_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for name in ["a", "b", "c"] {
+        set(&store, &pod("d", name), "old").await;
+    }
+    set(&store, &pod("d", "a"), "new").await;
+    commit(&store, Op::Delete { key: pod("d", "c"), expect: Expect::Any, final_bytes: Box::new(|_| "".into()) }).await;
+    let objects = store.objects().into_iter().map(|object| (*object).clone());
+    let copy = Store::in_memory_with(objects, StoreOptions::default()).unwrap();
+    let all = |store: &Store| store.range(PODS, None, None, None, None).unwrap().items;
+    assert_eq!(all(&copy), all(&store));
+    // Revisions continue, and neither store knows of the other.
+    let made = set(&copy, &pod("d", "e"), "here").await;
+    assert!(all(&store).iter().all(|object| object.revision < made), "{made}");
+    assert_eq!((all(&copy).len(), all(&store).len()), (3, 2));
+}
+
+#[tokio::test]
 async fn a_commit_happens_only_while_another_object_is_as_it_was_seen() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
