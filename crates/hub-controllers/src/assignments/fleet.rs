@@ -18,6 +18,10 @@ use super::fleet_status::Report;
 use crate::kinds::Kind;
 use crate::views::Labels;
 
+/// Bytes of specs that one namespace may place on nodes, each counted once for every node that it is on: whoever may write one Rule
+/// would have it copied a thousand times otherwise.
+pub(crate) const PLACED_BYTES_MAX: usize = 64 << 20;
+
 /// Kind, namespace and name of a fleet object.
 pub(crate) type ObjectId = (Kind, Arc<str>, Arc<str>);
 
@@ -45,6 +49,8 @@ pub(crate) struct Selected {
     pub uid: Box<str>,
     pub generation: i64,
     pub selector: Vec<(Box<str>, Box<str>)>,
+    /// How long its spec is.
+    pub bytes: usize,
 }
 
 /// What of a Device decides where it runs.
@@ -79,6 +85,13 @@ impl Entry {
         }
     }
 
+    fn bytes(&self) -> usize {
+        match &self.spec {
+            Spec::Selected(spec) => spec.bytes,
+            Spec::Device(_) => 0,
+        }
+    }
+
     fn generation(&self) -> i64 {
         match &self.spec {
             Spec::Selected(spec) => spec.generation,
@@ -93,6 +106,12 @@ type Reported = (Arc<str>, BTreeMap<Arc<str>, ObjectId>);
 /// A term of a selector.
 type Term = (Box<str>, Box<str>);
 
+#[derive(Debug, Default)]
+struct Placed {
+    bytes: usize,
+    held_back: BTreeSet<ObjectId>,
+}
+
 /// All fleet objects and nodes, as far as placing them needs.
 #[derive(Default)]
 pub(crate) struct Fleet {
@@ -103,6 +122,10 @@ pub(crate) struct Fleet {
     objects: BTreeMap<ObjectId, Entry>,
     by_term: HashMap<Term, BTreeSet<ObjectId>>,
     everywhere: BTreeSet<ObjectId>,
+    /// Bytes that each namespace has placed on nodes, and its objects that were held back because there were too many.
+    placed: HashMap<Arc<str>, Placed>,
+    /// Whether there is space again for what was held back.
+    has_space_again: bool,
     /// Generations of device profiles.
     profiles: HashMap<Box<str>, i64>,
     devices_by_node: HashMap<Arc<str>, BTreeSet<ObjectId>>,
@@ -128,20 +151,22 @@ impl Fleet {
             Some((name, _)) => (name.clone(), false),
             None => (Arc::from(name), true),
         };
-        let matched = self.matching(labels);
+        let mut matched = self.matching(labels);
         let before = self.nodes.insert(name.clone(), BTreeSet::new()).unwrap_or_default();
-        let changed: Vec<ObjectId> = before.symmetric_difference(&matched).cloned().collect();
-        for id in changed {
-            if let Some(entry) = self.objects.get_mut(&id) {
-                if matched.contains(&id) {
-                    entry.nodes.insert(name.clone());
-                } else {
-                    entry.nodes.remove(&name);
-                }
-                settle_selected(entry);
+        // What leaves makes space for what comes.
+        for id in before.difference(&matched) {
+            self.unplace(id, &name);
+            touched.objects.insert(id.clone());
+            touched.nodes.insert(name.clone());
+        }
+        let new: Vec<ObjectId> = matched.difference(&before).cloned().collect();
+        for id in new {
+            if self.place(&id, &name) {
+                touched.nodes.insert(name.clone());
+            } else {
+                matched.remove(&id);
             }
             touched.objects.insert(id);
-            touched.nodes.insert(name.clone());
         }
         self.nodes.insert(name.clone(), matched);
         if is_new {
@@ -168,14 +193,79 @@ impl Fleet {
         self.unreachable.remove(name);
         let Some((name, before)) = self.nodes.remove_entry(name) else { return };
         for id in before {
-            if let Some(entry) = self.objects.get_mut(&id) {
-                entry.nodes.remove(&name);
-                settle_selected(entry);
-            }
+            self.unplace(&id, &name);
             touched.objects.insert(id);
         }
         self.settle_devices(&name, touched);
         touched.nodes.insert(name);
+    }
+
+    /// Whether objects were held back for which there is space now: then every node is to be [put](Self::put_node) again.
+    pub fn take_space_again(&mut self) -> bool {
+        let has_space = std::mem::take(&mut self.has_space_again);
+        if has_space {
+            self.placed.values_mut().for_each(|placed| placed.held_back.clear());
+        }
+        has_space
+    }
+
+    /// Puts an object on a node, unless its namespace has placed too much.
+    fn place(&mut self, id: &ObjectId, node: &Arc<str>) -> bool {
+        let Some(entry) = self.objects.get_mut(id) else { return false };
+        let placed = self.placed.entry(id.1.clone()).or_default();
+        let is_placed = placed.bytes + entry.bytes() <= PLACED_BYTES_MAX;
+        if is_placed {
+            placed.bytes += entry.bytes();
+            entry.nodes.insert(node.clone());
+        } else {
+            placed.held_back.insert(id.clone());
+        }
+        settle_selected(entry, placed.held_back.contains(id));
+        is_placed
+    }
+
+    /// Takes an object from a node.
+    fn unplace(&mut self, id: &ObjectId, node: &str) {
+        let Some(entry) = self.objects.get_mut(id) else { return };
+        let placed = self.placed.entry(id.1.clone()).or_default();
+        if entry.nodes.remove(node) {
+            placed.bytes = placed.bytes.saturating_sub(entry.bytes());
+            self.has_space_again |= !placed.held_back.is_empty();
+        }
+        settle_selected(entry, placed.held_back.contains(id));
+    }
+
+    /// Takes an object from all nodes, and gives back what it was.
+    fn take_selected(&mut self, id: &ObjectId) -> Option<Entry> {
+        let nodes: Vec<Arc<str>> = self.objects.get(id)?.nodes.iter().cloned().collect();
+        for node in &nodes {
+            self.unplace(id, node);
+            if let Some(objects) = self.nodes.get_mut(node) {
+                objects.remove(id);
+            }
+        }
+        if let Some(placed) = self.placed.get_mut(&id.1) {
+            placed.held_back.remove(id);
+            if placed.bytes == 0 && placed.held_back.is_empty() {
+                self.placed.remove(&id.1);
+            }
+        }
+        let mut entry = self.objects.remove(id)?;
+        self.drop_from_indexes(id, &entry);
+        entry.nodes.extend(nodes);
+        Some(entry)
+    }
+
+    /// Whether an object that is on so many nodes may be so much larger there.
+    fn resize(&mut self, namespace: &Arc<str>, nodes: usize, before: usize, now: usize) -> bool {
+        let placed = self.placed.entry(namespace.clone()).or_default();
+        let bytes = (placed.bytes + now * nodes).saturating_sub(before * nodes);
+        if now > before && bytes > PLACED_BYTES_MAX {
+            return false;
+        }
+        self.has_space_again |= now < before && !placed.held_back.is_empty();
+        placed.bytes = bytes;
+        true
     }
 
     /// The nodes that are there.
@@ -191,31 +281,29 @@ impl Fleet {
     /// A Stream, Rule or Export is there. Answers whether its selector is new: then every node is to be
     /// [put](Self::put_node) again.
     pub fn put_selected(&mut self, id: &ObjectId, spec: Selected, touched: &mut Touched) -> bool {
-        match self.objects.get_mut(id) {
-            Some(Entry { spec: Spec::Selected(held), .. }) if *held == spec => return false,
-            Some(Entry { spec: Spec::Selected(held), nodes, .. }) if held.selector == spec.selector => {
-                *held = spec;
-                touched.nodes.extend(nodes.iter().cloned());
+        if let Some(Entry { spec: Spec::Selected(held), nodes, .. }) = self.objects.get(id) {
+            if *held == spec {
+                return false;
+            }
+            let (before, count) = (held.bytes, nodes.len());
+            if held.selector == spec.selector && self.resize(&id.1, count, before, spec.bytes) {
+                if let Some(Entry { spec: held, nodes, .. }) = self.objects.get_mut(id) {
+                    *held = Spec::Selected(spec);
+                    touched.nodes.extend(nodes.iter().cloned());
+                }
                 touched.objects.insert(id.clone());
                 return false;
             }
-            _ => {}
         }
-        let before = self.objects.remove(id);
-        let nodes = before.map(|entry| {
-            self.drop_from_indexes(id, &entry);
-            entry.nodes
-        });
-        let nodes = nodes.unwrap_or_default();
         // Those that match still hear of the new spec; those that do not, once they are put again.
-        touched.nodes.extend(nodes.iter().cloned());
+        touched.nodes.extend(self.take_selected(id).into_iter().flat_map(|before| before.nodes));
         touched.objects.insert(id.clone());
         match spec.selector.first() {
             None => self.everywhere.insert(id.clone()),
             Some(term) => self.by_term.entry(term.clone()).or_default().insert(id.clone()),
         };
-        let mut entry = Entry { spec: Spec::Selected(spec), nodes, problem: None };
-        settle_selected(&mut entry);
+        let mut entry = Entry { spec: Spec::Selected(spec), nodes: BTreeSet::new(), problem: None };
+        settle_selected(&mut entry, false);
         self.objects.insert(id.clone(), entry);
         true
     }
@@ -247,19 +335,19 @@ impl Fleet {
 
     /// An object is deleted, or on its way out.
     pub fn remove_object(&mut self, id: &ObjectId, touched: &mut Touched) {
-        let Some(entry) = self.objects.remove(id) else { return };
-        self.drop_from_indexes(id, &entry);
-        touched.nodes.extend(entry.nodes.iter().cloned());
-        match &entry.spec {
-            Spec::Device(device) => self.settle_devices(&device.node, touched),
-            Spec::Selected(_) => {
-                for node in &entry.nodes {
-                    if let Some(objects) = self.nodes.get_mut(node) {
-                        objects.remove(id);
-                    }
-                }
+        let node = match self.objects.get(id).map(|entry| &entry.spec) {
+            None => return,
+            Some(Spec::Selected(_)) => {
+                touched.nodes.extend(self.take_selected(id).into_iter().flat_map(|before| before.nodes));
+                return;
             }
+            Some(Spec::Device(device)) => device.node.clone(),
+        };
+        if let Some(entry) = self.objects.remove(id) {
+            self.drop_from_indexes(id, &entry);
+            touched.nodes.extend(entry.nodes);
         }
+        self.settle_devices(&node, touched);
     }
 
     /// The objects of a kind that are there.
@@ -502,11 +590,20 @@ pub(crate) struct Standing<'a> {
     pub unreachable: BTreeSet<&'a str>,
 }
 
-fn settle_selected(entry: &mut Entry) {
-    entry.problem = entry.nodes.is_empty().then(|| {
+fn settle_selected(entry: &mut Entry, is_held_back: bool) {
+    entry.problem = if is_held_back {
+        let message = format!(
+            "what this namespace places on nodes would be more than {} MiB, each spec counted for every node that it is on; \
+             delete or shorten some, or narrow their spec.nodeSelector",
+            PLACED_BYTES_MAX >> 20
+        );
+        Some(Problem { reason: "NamespaceTooLarge", message })
+    } else if entry.nodes.is_empty() {
         let message = "no node matches spec.nodeSelector; join a node, label one, or change the selector".to_owned();
-        Problem { reason: "NoMatchingNode", message }
-    });
+        Some(Problem { reason: "NoMatchingNode", message })
+    } else {
+        None
+    };
 }
 
 fn full_name((_, namespace, name): &ObjectId) -> String {

@@ -62,7 +62,13 @@ struct SelectedView<'a> {
     #[serde(borrow)]
     metadata: ObjectMeta<'a>,
     #[serde(borrow)]
-    spec: SelectedSpecView<'a>,
+    spec: Option<&'a RawValue>,
+}
+
+impl SelectedView<'_> {
+    fn spec(&self) -> SelectedSpecView<'_> {
+        self.spec.and_then(|spec| serde_json::from_str(spec.get()).ok()).unwrap_or_default()
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -192,11 +198,13 @@ impl Assignments {
                 false
             }
             Some(view) => {
-                let selector = view.spec.node_selector.iter().flat_map(Labels::iter);
+                let spec = view.spec();
+                let selector = spec.node_selector.iter().flat_map(Labels::iter);
                 let selected = Selected {
                     uid: view.metadata.uid.as_str().into(),
                     generation: view.metadata.generation,
                     selector: selector.map(|(key, value)| (key.into(), value.into())).collect(),
+                    bytes: view.spec.map_or(0, |spec| spec.get().len()),
                 };
                 fleet.put_selected(&id, selected, touched)
             }
@@ -427,6 +435,9 @@ impl Reconciler for Assignments {
             match event {
                 Event::Listed(kind, objects) => self.observe_list(&mut fleet, *kind, objects, &mut touched),
                 Event::Changed(change) => self.observe_change(&mut fleet, change, &mut touched),
+            }
+            if fleet.take_space_again() {
+                self.put_all_nodes(&mut fleet, &mut touched);
             }
         }
         touched.nodes.into_iter().for_each(|node| queue.add(Key::Node(node)));

@@ -18,7 +18,7 @@ fn id(kind: Kind, name: &str) -> ObjectId {
 
 fn rule(generation: i64, selector: &[(&str, &str)]) -> Selected {
     let selector = selector.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
-    Selected { uid: "u".into(), generation, selector }
+    Selected { uid: "u".into(), generation, selector, bytes: 100 }
 }
 
 fn device(name: &str, created: i64) -> Device {
@@ -212,4 +212,40 @@ fn a_node_out_of_reach_touches_the_objects_on_it_once() {
     assert_eq!(set(true), (vec![], 1));
     assert_eq!(set(false), (on_it, 0));
     assert_eq!(set(false), (vec![], 0));
+}
+
+#[test]
+fn a_namespace_places_a_bounded_number_of_bytes_on_nodes() {
+    let mut fleet = fleet();
+    let large = |mib: usize, selector: &[(&str, &str)]| Selected { bytes: mib << 20, ..rule(1, selector) };
+    put(&mut fleet, "a", large(20, &[]));
+    assert_eq!(fleet.of_object(&id(Kind::Rule, "a")).unwrap().nodes.len(), 2);
+    // 40 of 64 MiB are placed: the second is held back from the node for which there is no space.
+    put(&mut fleet, "b", large(20, &[]));
+    assert_eq!(problem(&fleet, &id(Kind::Rule, "b")), Some("NamespaceTooLarge"));
+    assert_eq!(
+        (on(&fleet, "gw-1"), on(&fleet, "gw-2")),
+        (vec!["Rule/a".into(), "Rule/b".into()], vec!["Rule/a".into()])
+    );
+    // Another namespace has its own.
+    let other: ObjectId = (Kind::Rule, "other".into(), "c".into());
+    let mut touched = Touched::default();
+    assert!(fleet.put_selected(&other, large(20, &[("site", "b")]), &mut touched));
+    fleet.put_node("gw-2", &labels(&[("site", "b")]), &mut touched);
+    assert_eq!(problem(&fleet, &other), None);
+    // One that grows beyond the bound is placed anew, as far as it may be.
+    assert!(!put(&mut fleet, "a", large(21, &[])).nodes.is_empty());
+    assert_eq!(fleet.of_object(&id(Kind::Rule, "a")).unwrap().nodes.len(), 2);
+    put(&mut fleet, "a", large(40, &[]));
+    assert_eq!(problem(&fleet, &id(Kind::Rule, "a")), Some("NamespaceTooLarge"));
+    // What is deleted makes space for what was held back.
+    let mut touched = Touched::default();
+    fleet.remove_object(&id(Kind::Rule, "a"), &mut touched);
+    assert!(fleet.take_space_again());
+    fleet.put_node("gw-1", &labels(&[("site", "a")]), &mut touched);
+    fleet.put_node("gw-2", &labels(&[("site", "b")]), &mut touched);
+    assert!(!fleet.take_space_again());
+    assert_eq!(problem(&fleet, &id(Kind::Rule, "b")), None);
+    assert_eq!(on(&fleet, "gw-2"), ["Rule/b", "Rule/c"]);
+    assert!(touched.nodes.contains("gw-2") && touched.objects.contains(&id(Kind::Rule, "b")));
 }
