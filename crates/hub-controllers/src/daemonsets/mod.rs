@@ -2,7 +2,8 @@
 //!
 //! There is no scheduler in between: the controller sets `spec.nodeName`, which is what makes an edge node independent of
 //! anything but its own pods. A pod's name is a function of DaemonSet, revision and node, so a controller that acts
-//! twice on an old view creates nothing twice.
+//! twice on an old view, or is restarted in between, creates nothing twice. A pod that replaces another of its revision has its
+//! name therefore, as a StatefulSet's does, and another uid.
 //!
 //! ```text
 //! pod changed ──owner, or selector in its namespace──┐
@@ -109,9 +110,12 @@ impl DaemonSets {
     }
 
     /// A node changed: brings the sets' maps of nodes up to date, and finds those for which it matters.
-    fn observe_node(&self, name: &str, queue: &Queue<Key>) {
+    fn observe_node(&self, name: &str, is_new: bool, queue: &Queue<Key>) {
         let reader = self.reader();
         let node = reader.get(Kind::Node, "", name);
+        // A node that was deleted left its pods behind. What comes back under its name may be one that they should leave.
+        let left = if is_new { reader.by_field(Kind::Pod, Field::NodeName, name) } else { Vec::new() };
+        left.iter().for_each(|pod| self.observe_pod(pod, false, queue));
         let mut memory = self.memory.lock();
         for (key, set) in &mut memory.sets {
             let Some(object) = reader.get(Kind::DaemonSet, &key.0, &key.1) else { continue };
@@ -506,7 +510,7 @@ impl Reconciler for DaemonSets {
                     let set = change.newest();
                     queue.add((set.namespace().into(), set.name().into()));
                 }
-                Kind::Node => self.observe_node(change.newest().name(), queue),
+                Kind::Node => self.observe_node(change.newest().name(), change.previous.is_none(), queue),
                 Kind::Pod => {
                     self.note_orphan(change.newest(), change.current.is_some());
                     change.previous.iter().for_each(|object| self.observe_pod(object, false, queue));

@@ -247,6 +247,23 @@ async fn a_node_that_is_deleted_and_joins_again_keeps_its_daemons() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_deleted_and_joins_again_as_another_loses_its_daemons() {
+    let hub = Hub::start().await;
+    hub.gateways(&["gw-1"]).await;
+    hub.make(Kind::DaemonSet, daemon_set("agent")).await;
+    hub.pods("default", 1).await;
+    let node = hub.admin.get_now(Kind::Node, ("", "gw-1")).await.expect("the API answers").expect("it is there");
+    hub.admin.delete(Kind::Node, &node, None).await.expect("the API deletes it");
+    hub.set_with("agent", |set| set["status"]["desiredNumberScheduled"] == 0).await;
+    hub.settled().await;
+    hub.pods("default", 1).await;
+    // Its label is gone, and the pod that it left says nothing: nobody but the node itself shows that something is to be done.
+    hub.make(Kind::Node, json!({"metadata": {"name": "gw-1"}})).await;
+    hub.pods("default", 0).await;
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_waits_for_its_deletion_keeps_its_daemons() {
     let hub = Hub::start().await;
     let metadata = json!({
