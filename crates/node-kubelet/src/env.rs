@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::Value;
 
+use crate::hub::Endpoint;
 use crate::pods::model::{Container, EnvSource, FieldRef, KeyRef, Pod, Quantity, ResourceFieldRef};
 use crate::store::{Known, ObjectKey, ObjectKind};
 use crate::tokens::TokenRef;
@@ -56,6 +57,8 @@ pub(crate) struct NodeFacts {
     /// Stands for a limit that a container does not have.
     pub cpu_millis: u64,
     pub memory_bytes: u64,
+    /// Where the hub is, when that is known.
+    pub hub: Option<Endpoint>,
 }
 
 /// The whole environment of a container.
@@ -65,7 +68,8 @@ pub(crate) fn environment(
     node: &NodeFacts,
     lookup: &dyn Lookup,
 ) -> Result<BTreeMap<String, String>, ValueError> {
-    let mut environment = BTreeMap::new();
+    // What the container sets itself goes before, and may refer to these.
+    let mut environment = node.hub.as_ref().map(api_server).unwrap_or_default();
     for from in &container.env_from {
         let references =
             [(ObjectKind::ConfigMap, from.config_map_ref.as_ref()), (ObjectKind::Secret, from.secret_ref.as_ref())];
@@ -94,6 +98,16 @@ pub(crate) fn environment(
         }
     }
     Ok(environment)
+}
+
+/// Where programs find the API, by the variables of the service `kubernetes`. Every container has them, whatever its pod's
+/// `enableServiceLinks` says, as with Kubernetes' kubelet. There is no network of services here, so it is the hub itself; the CA
+/// beside the pod's token vouches for it under the names that its settings list.
+fn api_server(hub: &Endpoint) -> BTreeMap<String, String> {
+    let port = hub.port.to_string();
+    [("HOST", hub.host.clone()), ("PORT", port.clone()), ("PORT_HTTPS", port)]
+        .map(|(name, value)| (format!("KUBERNETES_SERVICE_{name}"), value))
+        .into()
 }
 
 fn resolve(

@@ -150,10 +150,24 @@ struct Link {
     hang_up: CancellationToken,
 }
 
+/// Where a hub listens, for programs that call it themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    pub host: String,
+    pub port: u16,
+}
+
+impl Endpoint {
+    fn of(url: &str) -> Option<Self> {
+        HubAddress::parse(url).ok().map(|HubAddress { host, port, .. }| Self { host, port })
+    }
+}
+
 /// A handle on the connection; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Hub {
     link: watch::Receiver<Option<Link>>,
+    endpoint: watch::Receiver<Option<Endpoint>>,
     local_ip: watch::Receiver<Option<std::net::IpAddr>>,
     restored: Wake,
     warnings: Warnings,
@@ -163,6 +177,7 @@ pub(crate) struct Hub {
 #[derive(Debug)]
 pub(crate) struct HubKeeper {
     link: watch::Sender<Option<Link>>,
+    endpoint: watch::Sender<Option<Endpoint>>,
     local_ip: watch::Sender<Option<std::net::IpAddr>>,
     restored: Wake,
 }
@@ -170,10 +185,18 @@ pub(crate) struct HubKeeper {
 /// A hub that is not connected, and its keeper.
 pub(crate) fn hub() -> (Hub, HubKeeper) {
     let (link_tx, link) = watch::channel(None);
+    let (endpoint_tx, endpoint) = watch::channel(None);
     let (ip_tx, local_ip) = watch::channel(None);
     let restored = Wake::new();
-    let hub = Hub { link, local_ip, restored: restored.clone(), warnings: Warnings::default() };
-    (hub, HubKeeper { link: link_tx, local_ip: ip_tx, restored })
+    let hub = Hub { link, endpoint, local_ip, restored: restored.clone(), warnings: Warnings::default() };
+    (hub, HubKeeper { link: link_tx, endpoint: endpoint_tx, local_ip: ip_tx, restored })
+}
+
+impl HubKeeper {
+    /// Where the hub will be, for what is started before one was reached.
+    pub(crate) fn expect(&self, urls: &[String]) {
+        self.endpoint.send_replace(urls.first().and_then(|url| Endpoint::of(url)));
+    }
 }
 
 /// Keeps the connection until `shutdown`; waits for the first [`Access`] when there is none yet.
@@ -209,6 +232,7 @@ pub(crate) async fn run(
                 board.set_connected(true);
                 let hang_up = link.hang_up.clone();
                 keeper.local_ip.send_replace(local_ip);
+                keeper.endpoint.send_replace(Endpoint::of(&url));
                 keeper.link.send_replace(Some(link));
                 // Whatever backs off after the outage tries now, not when its own pause is over.
                 keeper.restored.wake_all();
@@ -373,6 +397,11 @@ impl Hub {
     /// Address of this node's end of the connection: the one by which the hub's network knows the node.
     pub(crate) fn local_ip(&self) -> Option<std::net::IpAddr> {
         *self.local_ip.borrow()
+    }
+
+    /// The hub that was reached last, or the first of the configuration.
+    pub(crate) fn endpoint(&self) -> Option<Endpoint> {
+        self.endpoint.borrow().clone()
     }
 
     /// Which connection this is, counted from 1: who has told the hub something asks whether it is still the same one.

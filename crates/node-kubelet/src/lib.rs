@@ -209,6 +209,7 @@ fn spawn(parts: Parts) -> KubeletHandle {
     let name = config.node_name.clone();
     let machine = Arc::new(node_status::machine());
     let (hub, keeper) = hub::hub();
+    keeper.expect(known.as_ref().map_or(&config.hub_urls, |known| &known.hub_urls));
     let restored = hub.restored();
     let (commands, command_rx) = mpsc::channel(COMMANDS_MAX);
     let (publications, publication_rx) = mpsc::channel(COMMANDS_MAX);

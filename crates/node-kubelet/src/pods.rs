@@ -126,6 +126,7 @@ impl Context {
             memory_bytes: self.memory_bytes,
         }
     }
+            hub: self.hub.endpoint(),
 
     pub(crate) async fn publish(&self, publication: Publication) {
         // The publisher is gone at shutdown only.

@@ -141,6 +141,13 @@ async fn a_killed_kubelet_adopts_what_runs_and_starts_nothing_twice() {
     node.kill().await;
 }
 
+/// Checks that a container has the variables by which programs find the API.
+fn learns_the_hub(node: &Node, container: &str, hub: &FakeHub) {
+    let variable = |name: &str| node.runtime.env(container, &format!("KUBERNETES_SERVICE_{name}")).unwrap_or_default();
+    assert_eq!(format!("https://{}:{}", variable("HOST"), variable("PORT")), hub.url, "{container}");
+    assert_eq!(variable("PORT_HTTPS"), variable("PORT"), "{container}");
+}
+
 #[tokio::test]
 async fn pods_killed_with_their_node_are_back_without_a_hub() {
     let hub = FakeHub::start().await;
@@ -149,6 +156,7 @@ async fn pods_killed_with_their_node_are_back_without_a_hub() {
     let mut node = Node::new();
     node.start(Some(&hub)).await;
     is_ready(&hub, "web").await;
+    learns_the_hub(&node, "uid-web_a_0", &hub);
     node.kill().await;
     hub.stop();
     node.runtime.power_cut();
@@ -159,6 +167,8 @@ async fn pods_killed_with_their_node_are_back_without_a_hub() {
     // How fast is measured by `bench first-light`; here, that it waits for no hub and for no back-off.
     assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
     assert_eq!(node.runtime.env("uid-web_a_1", "A").as_deref(), Some("v1"));
+    // Where the hub is, is known from the start before.
+    learns_the_hub(&node, "uid-web_a_1", &hub);
     node.kill().await;
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use testkit::wait::eventually;
 use testkit::wire;
 
-use crate::common::{Fleet, PATIENCE, kill_with_pods};
+use crate::common::{Fleet, PATIENCE, kill_with_pods, root};
 
 const API_ACCESS: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
@@ -145,5 +145,49 @@ fn every_process_finds_its_own_token_and_the_hub_knows_it_by_that() -> Result<()
     eventually("the hub knows the token still", PATIENCE, || {
         who_is(&fleet.hub_address, &ca, &first).map_err(|error| error.to_string())
     })?;
+    Ok(())
+}
+
+#[test]
+fn a_program_in_a_pod_finds_the_hub_by_itself() -> Result<()> {
+    let Some(python) = std::env::var_os("SELVEDGE_PYTHON").map(PathBuf::from) else {
+        testkit::skip("no Python client; `cargo xtask test` installs it unless --no-install is given");
+        return Ok(());
+    };
+    let Some(fleet) = Fleet::start()? else { return Ok(()) };
+    let (out, script) = (fleet.dir.path().join("out"), root().join("tests/clients/python/in_cluster.py"));
+    let program = |name: &str, env: &str| {
+        format!(
+            r#"
+---
+apiVersion: v1
+kind: Pod
+metadata: {{ name: {name} }}
+spec:
+  nodeName: edge-1
+  runtimeClassName: selvedge-process
+  enableServiceLinks: false
+  terminationGracePeriodSeconds: 1
+  containers:
+    - name: program
+      image: file:///bin/sh
+      args: ["-c", "{python} {script} > {out}/answer 2>&1; echo $KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT > {out}/hub; touch {out}/done; exec sleep 3600"]
+      env: [{env}]
+      volumeMounts: [{{ name: out, mountPath: {out} }}]
+  volumes: [{{ name: out, hostPath: {{ path: {out}, type: DirectoryOrCreate }} }}]
+"#,
+            out = out.join(name).display(),
+            python = python.display(),
+            script = script.display(),
+        )
+    };
+    let own = "{ name: KUBERNETES_SERVICE_HOST, value: elsewhere.invalid }";
+    fleet.kubectl.apply(&format!("{}{}", program("finds", ""), program("knows-better", own)))?.ok()?;
+    let found = |name: &str, file: &str| read_when_done(&out.join(name), file);
+    let answer = found("finds", "answer")?.context("the program has ended")?;
+    ensure!(answer == "system:serviceaccount:default:default\n", "{answer}");
+    ensure!(found("finds", "hub")?.as_deref() == Some(&*format!("{}\n", fleet.hub_address)));
+    let other = found("knows-better", "hub")?.context("the program has ended")?;
+    ensure!(other.starts_with("elsewhere.invalid:"), "{other}");
     Ok(())
 }

@@ -27,12 +27,17 @@ fn objects() -> Objects {
 fn env_of(container: Value) -> Result<BTreeMap<String, String>, ValueError> {
     let mut container = container;
     container["name"] = "a".into();
+    env_near(container, None)
+}
+
+fn env_near(container: Value, hub: Option<Endpoint>) -> Result<BTreeMap<String, String>, ValueError> {
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {"name": "p", "namespace": "d", "uid": "u", "labels": {"app": "x"}},
         "spec": {"containers": [container]},
     }))
     .unwrap();
-    let node = NodeFacts { node_name: "n".into(), node_ip: "10.0.0.1".into(), cpu_millis: 4000, memory_bytes: 1 << 30 };
+    let node =
+        NodeFacts { node_name: "n".into(), node_ip: "10.0.0.1".into(), cpu_millis: 4000, memory_bytes: 1 << 30, hub };
     environment(&pod, &pod.spec.containers[0], &node, &objects())
 }
 
@@ -69,6 +74,23 @@ fn values_come_from_every_source() {
         ]}),
         &[("M", "64"), ("R", "64"), ("C", "4")],
     );
+}
+
+#[test]
+fn every_container_learns_where_the_hub_is_and_its_own_word_goes_before() {
+    let at = |host: &str| Some(Endpoint { host: host.to_owned(), port: 6443 });
+    let found =
+        env_near(json!({"name": "a", "env": [{"name": "URL", "value": "$(KUBERNETES_SERVICE_HOST)"}]}), at("::1"));
+    let found = found.unwrap();
+    let found: Vec<(&str, &str)> = found.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let variables = [("SERVICE_HOST", "::1"), ("SERVICE_PORT", "6443"), ("SERVICE_PORT_HTTPS", "6443")];
+    let variables = variables.map(|(name, value)| (format!("KUBERNETES_{name}"), value));
+    let mut expected: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    expected.push(("URL", "::1"));
+    assert_eq!(found, expected);
+    let own = json!({"name": "a", "env": [{"name": "KUBERNETES_SERVICE_HOST", "value": "mine"}]});
+    let found = env_near(own, at("hub.example.com")).unwrap();
+    assert_eq!((&*found["KUBERNETES_SERVICE_HOST"], &*found["KUBERNETES_SERVICE_PORT"]), ("mine", "6443"));
 }
 
 #[test]
