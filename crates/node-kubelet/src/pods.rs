@@ -83,6 +83,8 @@ pub(crate) struct LogPlace {
     pub namespace: String,
     pub pod: String,
     pub container: String,
+    /// Why it has none for now, where that is known here.
+    pub waiting: Option<&'static str>,
 }
 
 /// What all workers share.
@@ -90,7 +92,7 @@ pub(crate) struct LogPlace {
 pub(crate) struct Context {
     pub config: KubeletConfig,
     pub store: Arc<Store>,
-    /// Only to see whether there is one.
+    /// Only to see whether there is one, and where.
     pub hub: Hub,
     pub node_ip: watch::Receiver<Option<IpAddr>>,
     pub cpu_millis: u64,
@@ -124,9 +126,9 @@ impl Context {
             node_ip: self.node_ip().map(|ip| ip.to_string()).unwrap_or_default(),
             cpu_millis: self.cpu_millis,
             memory_bytes: self.memory_bytes,
+            hub: self.hub.endpoint(),
         }
     }
-            hub: self.hub.endpoint(),
 
     pub(crate) async fn publish(&self, publication: Publication) {
         // The publisher is gone at shutdown only.
@@ -504,12 +506,14 @@ impl Manager {
             .values()
             .find(|held| held.pod.metadata.namespace == namespace && held.pod.metadata.name == pod)
             .ok_or_else(|| format!("pod \"{pod}\" does not exist on this node"))?;
-        if !held.pod.all_containers().any(|known| known.name == container) {
+        let is_ephemeral = held.pod.spec.ephemeral_containers.iter().any(|known| known.name == container);
+        if !is_ephemeral && !held.pod.all_containers().any(|known| known.name == container) {
             return Err(format!("container \"{container}\" is not one of pod \"{pod}\""));
         }
         let dir = self.context.pod_dir(&held.pod).join(&container);
         let (runtime, uid) = (held.runtime.clone(), held.pod.metadata.uid.clone());
-        Ok(LogPlace { runtime, uid, dir, namespace, pod, container })
+        let waiting = is_ephemeral.then_some(status::EPHEMERAL_REASON);
+        Ok(LogPlace { runtime, uid, dir, namespace, pod, container, waiting })
     }
 
     fn publish_wanted(&self) {

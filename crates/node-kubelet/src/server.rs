@@ -143,7 +143,9 @@ async fn logs(
             return text(StatusCode::BAD_REQUEST, message);
         }
         None => {
-            let message = format!("container \"{}\" in pod \"{}\" is waiting to start", place.container, place.pod);
+            let why = place.waiting.map(|reason| format!(": {reason}")).unwrap_or_default();
+            let message =
+                format!("container \"{}\" in pod \"{}\" is waiting to start{why}", place.container, place.pod);
             return text(StatusCode::BAD_REQUEST, message);
         }
     };

@@ -171,3 +171,53 @@ spec:
     up.kubectl.ok(&["delete", "pod", "sick", "quitter", "--timeout=60s"]).context("deletion waits for the node")?;
     Ok(())
 }
+
+#[test]
+fn a_debug_container_that_no_node_runs_says_so() -> Result<()> {
+    let Some(up) = Up::start(&[])? else { return Ok(()) };
+    up.kubectl
+        .apply(
+            r#"
+apiVersion: v1
+kind: Pod
+metadata: { name: patient }
+spec:
+  nodeName: box
+  runtimeClassName: selvedge-process
+  terminationGracePeriodSeconds: 1
+  containers:
+    - { name: main, image: "file:///bin/sh", args: ["-c", "echo here; exec sleep 3600"] }
+"#,
+        )?
+        .ok()?;
+    eventually("the log", PATIENCE, || match up.kubectl.ok(&["logs", "patient"]) {
+        Ok(log) if log == "here\n" => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
+    up.kubectl.ok(&["debug", "patient", "--image=busybox", "--attach=false", "-c", "look"])?;
+    let why = "this node runs no ephemeral containers yet";
+    eventually("a container that waits", PATIENCE, || {
+        let pod = up.kubectl.json(&["pod", "patient"]).map_err(|error| error.to_string())?;
+        let look = &pod["status"]["ephemeralContainerStatuses"][0];
+        let waiting = &look["state"]["waiting"];
+        let is_said = waiting["message"].as_str().is_some_and(|message| message.contains(why));
+        let is_ready = pod["status"]["containerStatuses"][0]["ready"] == true;
+        if look["name"] == "look" && waiting["reason"] == "NotSupported" && is_said && is_ready {
+            Ok(())
+        } else {
+            Err(pod["status"].to_string())
+        }
+    })?;
+    eventually("an event", PATIENCE, || {
+        let events = up.kubectl.ok(&["get", "events"]).map_err(|error| error.to_string())?;
+        let said: Vec<&str> = events.lines().filter(|line| line.contains(why)).collect();
+        if said.len() == 1 { Ok(()) } else { Err(events) }
+    })?;
+    // As of any container that waits: what the others wrote is shown all the same.
+    let said = up.kubectl.run(&["logs", "patient", "--all-containers"])?;
+    let words = "container \"look\" in pod \"patient\" is waiting to start: NotSupported";
+    anyhow::ensure!(said.stderr.contains(words), "{said:?}");
+    let said = up.kubectl.run(&["logs", "patient", "--all-containers", "--ignore-errors"])?;
+    anyhow::ensure!(said.code == 0 && said.stdout.contains("here"), "{said:?}");
+    Ok(())
+}

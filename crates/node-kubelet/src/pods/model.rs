@@ -56,6 +56,7 @@ pub(crate) struct PodSpec {
     pub restart_policy: RestartPolicy,
     pub init_containers: Vec<Container>,
     pub containers: Vec<Container>,
+    pub ephemeral_containers: Vec<EphemeralContainer>,
     pub volumes: Vec<Volume>,
     pub termination_grace_period_seconds: Option<i64>,
     pub active_deadline_seconds: Option<i64>,
@@ -104,6 +105,14 @@ pub(crate) struct Container {
     pub security_context: ContainerSecurityContext,
     pub lifecycle: Option<Value>,
     pub ports: Vec<ContainerPort>,
+}
+
+/// A container that somebody added to the running pod to look into it (`kubectl debug`). None is run yet.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct EphemeralContainer {
+    pub name: String,
+    pub image: String,
 }
 
 impl Container {

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use node_runtime::{ContainerState, ContainerStatus, ExitRecord};
 use serde_json::{Map, Value, json};
 
-use super::model::{Container, Pod, RestartPolicy};
+use super::model::{Container, EphemeralContainer, Pod, RestartPolicy};
 
 /// Why a container does not run although it should.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +48,11 @@ pub(crate) struct Facts<'a> {
     /// Handler of the runtime, as `containerID` begins with it.
     pub handler: &'a str,
 }
+
+/// Why no ephemeral container runs.
+pub(crate) const EPHEMERAL_REASON: &str = "NotSupported";
+const EPHEMERAL_MESSAGE: &str =
+    "this node runs no ephemeral containers yet; the pod's other containers are not affected";
 
 /// Derives the status; `previous` is the one before it, for the times of conditions that did not change.
 pub(crate) fn derive<'o>(
@@ -124,6 +129,10 @@ pub(crate) fn derive<'o>(
         if !spec.init_containers.is_empty() {
             status
                 .insert("initContainerStatuses".to_owned(), statuses(&spec.init_containers, "PodInitializing").into());
+        }
+        if !spec.ephemeral_containers.is_empty() {
+            let statuses: Vec<Value> = spec.ephemeral_containers.iter().map(ephemeral_status).collect();
+            status.insert("ephemeralContainerStatuses".to_owned(), statuses.into());
         }
     }
     Value::Object(status)
@@ -219,6 +228,27 @@ fn container_status(
         status["containerID"] = id.into();
     }
     status
+}
+
+/// What waits for a node that can run it.
+fn ephemeral_status(container: &EphemeralContainer) -> Value {
+    json!({
+        "name": container.name, "image": container.image, "imageID": "", "restartCount": 0,
+        "ready": false, "started": false, "lastState": {},
+        "state": {"waiting": {"reason": EPHEMERAL_REASON, "message": EPHEMERAL_MESSAGE}},
+    })
+}
+
+/// Of each ephemeral container that a status names and the one before it did not, a sentence.
+pub(crate) fn new_ephemeral(status: &Value, previous: &Value) -> Vec<(String, String)> {
+    fn names(status: &Value) -> impl Iterator<Item = &str> {
+        let statuses = status["ephemeralContainerStatuses"].as_array();
+        statuses.into_iter().flatten().filter_map(|status| status["name"].as_str())
+    }
+    names(status)
+        .filter(|name| !names(previous).any(|known| known == *name))
+        .map(|name| (name.to_owned(), format!("Ephemeral container {name} is not started: {EPHEMERAL_MESSAGE}")))
+        .collect()
 }
 
 /// A completed init container is shown as ready.

@@ -725,6 +725,9 @@ impl Worker {
         if status == self.status {
             return;
         }
+        for (name, message) in status::new_ephemeral(&status, &self.status) {
+            self.context.events.pod_warning(&self.pod, Some(&name), status::EPHEMERAL_REASON, message);
+        }
         self.status = status;
         self.context.board.set_pod(&self.pod.metadata.uid, self.report());
         let publication = Publication::Status {

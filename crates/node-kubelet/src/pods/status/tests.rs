@@ -107,6 +107,28 @@ fn a_container_in_back_off_waits_and_shows_its_end_as_last_state() {
 }
 
 #[test]
+fn an_ephemeral_container_waits_says_why_and_changes_nothing_else() {
+    let spec = |ephemeral: Value| json!({"containers": [{"name": "a"}], "ephemeralContainers": ephemeral});
+    let before = status(spec(json!([])), &[("a", running("a"))], None);
+    assert_eq!(before.get("ephemeralContainerStatuses"), None);
+    let mut one = status(spec(json!([{"name": "debug", "image": "busybox"}])), &[("a", running("a"))], None);
+    let debug = &one["ephemeralContainerStatuses"][0];
+    assert_eq!((&debug["name"], &debug["image"], &debug["ready"]), (&json!("debug"), &json!("busybox"), &json!(false)));
+    let waiting = &debug["state"]["waiting"];
+    assert_eq!(waiting["reason"], "NotSupported");
+    assert!(waiting["message"].as_str().unwrap().contains("runs no ephemeral containers yet"), "{waiting}");
+    // It is said once of each.
+    assert_eq!(new_ephemeral(&before, &Value::Null), []);
+    let said = new_ephemeral(&one, &before);
+    assert_eq!(said.len(), 1);
+    assert_eq!(said[0].0, "debug");
+    assert!(said[0].1.starts_with("Ephemeral container debug is not started: "), "{said:?}");
+    assert_eq!(new_ephemeral(&one, &one), []);
+    one.as_object_mut().unwrap().remove("ephemeralContainerStatuses");
+    assert_eq!(one, before, "the pod is as ready as it was");
+}
+
+#[test]
 fn a_refused_pod_is_failed_with_its_reason_and_no_containers() {
     let status =
         status(json!({"containers": [{"name": "a"}]}), &[], Some(("UnsupportedRuntime", "no containers here")));
