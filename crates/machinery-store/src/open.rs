@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use crate::cipher::RowCipher;
 use crate::codec::{self, Meta, RowError};
-use crate::engine::{Batch, Engine, EngineError, SqliteEngine};
+use crate::engine::{Batch, Engine, EngineError, LogFault, SqliteEngine};
 use crate::error::OpenStoreError;
 use crate::index::Index;
 use crate::names::Names;
@@ -31,6 +31,9 @@ const GAPS_MAX: usize = 16;
 
 /// Rows that one page can hold at most: each has a key and a header of its own.
 const REVISIONS_PER_PAGE_MAX: u64 = 256;
+
+/// Pages that a log may have had: twice what it is cut back to.
+const LOG_PAGES_MAX: u64 = 4096;
 
 /// What the rows say.
 pub(crate) struct Loaded {
@@ -132,16 +135,31 @@ pub(crate) fn load(
         }
         last += 1;
     }
-    let unread = engine.unread_pages();
-    if unread > 0 {
-        warn!(
-            dir = %dir.display(),
-            pages = unread,
-            newest = newest_row,
-            "The end of the store's log cannot be read. After a power cut that is what nobody was promised; otherwise the disk is damaged, and the last writes are lost."
-        );
+    let lost_pages = match engine.log_fault() {
+        None => 0,
+        Some(LogFault::UnreadPages(pages)) => {
+            warn!(
+                dir = %dir.display(),
+                pages,
+                newest = newest_row,
+                "The end of the store's log cannot be read. After a power cut that is what nobody was promised; otherwise the disk is damaged, and the last writes are lost."
+            );
+            pages
+        }
+        // A clean close takes the log away.
+        Some(LogFault::Missing) if !crashed => 0,
+        Some(LogFault::Missing) => {
+            warn!(
+                dir = %dir.display(),
+                newest = newest_row,
+                "The store was not closed and its log is not there: the last writes are lost. Restore objects.sqlite together with objects.sqlite-wal."
+            );
+            LOG_PAGES_MAX
+        }
+    };
+    if lost_pages > 0 {
         // Revisions that were given must not be given again, and whoever has seen one of them has to list anew.
-        last = last.max(newest_row).saturating_add(unread.saturating_mul(REVISIONS_PER_PAGE_MAX));
+        last = last.max(newest_row).saturating_add(lost_pages.saturating_mul(REVISIONS_PER_PAGE_MAX));
         meta.lost.push((newest_row + 1, last));
         last += 1;
         meta.reserved = meta.reserved.max(last);

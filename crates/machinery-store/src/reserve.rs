@@ -2,7 +2,8 @@
 //!
 //! To make space, somebody has to delete objects, and a deletion is a write. So the store keeps a file that means nothing;
 //! when the disk is full it is removed, and deletions live from its space. As long as it is not back, the store is full:
-//! one small write that happens to fit proves nothing.
+//! one small write that happens to fit proves nothing. Between two deletions the store keeps as much of it as it gets: others
+//! fill the disk as well, and what they take first no deletion ever gets.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -14,6 +15,9 @@ use rustix::io::Errno;
 use tracing::warn;
 
 use crate::open::sync_directory;
+
+/// Less than this is of no use: a deletion needs the log, and the log the file.
+const PART_BYTES_MIN: u64 = 512 * 1024;
 
 pub(crate) struct Reserve {
     dir: PathBuf,
@@ -54,9 +58,10 @@ impl Reserve {
         if self.is_there {
             return true;
         }
-        match if self.bytes == 0 { Ok(()) } else { self.allocate(was_full) } {
+        let needed = if was_full { self.bytes + self.bytes / 4 } else { self.bytes };
+        match if self.bytes == 0 { Ok(()) } else { self.allocate(needed, self.bytes) } {
             Ok(()) => self.is_there = true,
-            Err(error) if is_full(&error) => self.release(),
+            Err(error) if is_full(&error) => self.keep_part(),
             Err(error) => {
                 // A disk that cannot keep a file for another reason is no reason to reject writes.
                 warn!(%error, path = %self.path.display(), "Failed to reserve disk space for the store.");
@@ -66,10 +71,26 @@ impl Reserve {
         self.is_there
     }
 
-    fn allocate(&self, was_full: bool) -> io::Result<()> {
+    /// Keeps what there is of it, while its space is given away.
+    pub fn keep_part(&mut self) {
+        if self.is_there {
+            return;
+        }
+        let mut bytes = self.bytes;
+        while bytes >= PART_BYTES_MIN {
+            match self.allocate(bytes, bytes) {
+                Ok(()) => return,
+                Err(error) if is_full(&error) => bytes -= PART_BYTES_MIN.min(bytes),
+                Err(_) => break,
+            }
+        }
+        self.release();
+    }
+
+    /// Takes so many bytes of the disk, and keeps some of them.
+    fn allocate(&self, needed: u64, kept: u64) -> io::Result<()> {
         let mut file = File::options().write(true).create(true).truncate(false).mode(0o600).open(&self.path)?;
         file.set_permissions(fs::Permissions::from_mode(0o600))?;
-        let needed = if was_full { self.bytes + self.bytes / 4 } else { self.bytes };
         // Costs nothing when it is allocated already.
         match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, needed) {
             Ok(()) => {}
@@ -84,7 +105,7 @@ impl Reserve {
             }
             Err(error) => return Err(error.into()),
         }
-        file.set_len(self.bytes)?;
+        file.set_len(kept)?;
         file.sync_all()?;
         sync_directory(&self.dir)
     }

@@ -59,7 +59,7 @@
 //! | while old rows are removed | a transaction as any other | the window is as before or as after |
 //! | while rows are sealed at open | some are, some not | both can be read; the rest is done |
 //! | while index fields are extracted anew | some rows have the new ones | the version is not recorded: all are looked at again |
-//! | while the reserve is made or removed | a file of any size, or none | it is made anew |
+//! | while the reserve is made, kept in part or removed | a file of any size, or none | it is made anew, or kept as it is |
 //!
 //! # When the disk does not take it
 //!
@@ -70,8 +70,8 @@
 //! A full disk is an expected state, not a failure ([`crate::reserve`]). The reserve is released; the log is copied into the
 //! file, which must happen first, because without some space it can never be truncated; the older half of the history is
 //! given up; free pages go back to the disk. If the reserve then fits again with a quarter more, nothing happened. If not,
-//! the store is *full*: it rejects all but deletions and lazy writes, frees after each deletion what that wrote, and looks
-//! for space ten times a second while there are requests, else once a second.
+//! the store is *full*: it rejects all but deletions and lazy writes, frees after each deletion what that wrote, keeps as much of
+//! the reserve as there is until the next, and looks for space ten times a second while there are requests, else once a second.
 //!
 //! # Invariants worth an assertion in your head
 //!
@@ -276,6 +276,7 @@ impl<E: Engine> Writer<E> {
                 self.set_full();
                 group.keep_deletions(before);
                 result = self.store_group(&mut group);
+                self.reserve.keep_part();
             }
         }
         let has_written = result.is_ok() && group.is_durable && !group.staged.is_empty();
@@ -302,6 +303,8 @@ impl<E: Engine> Writer<E> {
             // What deletions wrote is freed before the next ones come. The log must never take the last space: without some
             // it cannot be copied into the file, and then nothing can be freed any more.
             self.give_way();
+        } else if self.reserve.is_used() {
+            self.reserve.keep_part();
         }
     }
 
@@ -337,9 +340,12 @@ impl<E: Engine> Writer<E> {
     /// Makes space on a full disk: the reserve is released, history gives way, and what that frees goes back to the disk.
     fn give_way(&mut self) {
         self.gave_way_at = Instant::now();
-        self.reserve.release();
-        // The log first: it is copied into the file and truncated, and what comes needs space in it.
-        self.give_back();
+        // The log first: it is copied into the file and truncated, and what comes needs space in it. While others fill the disk the
+        // reserve is given away for as short as can be.
+        if !self.give_back() {
+            self.reserve.release();
+            self.give_back();
+        }
         let rows = self.shared.write().trim_half();
         self.forget(rows);
         self.restore_reserve();
@@ -352,14 +358,20 @@ impl<E: Engine> Writer<E> {
             self.give_back();
             self.reserve.restore(true);
         }
+        self.reserve.keep_part();
         self.set_full();
     }
 
-    fn give_back(&mut self) {
-        if let Err(error) = self.engine.give_back() {
+    /// Gives free pages back to the disk, and says whether that was possible.
+    fn give_back(&mut self) -> bool {
+        let given = self.engine.give_back();
+        if let Err(error) = &given
+            && !matches!(error, EngineError::Full)
+        {
             warn!(%error, "Failed to give space back to the store's disk.");
         }
         self.shared.counters.set_disk_bytes(self.engine.disk_bytes());
+        given.is_ok()
     }
 
     /// Shows whether the store is full, and logs it when that has changed.

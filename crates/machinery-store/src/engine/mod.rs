@@ -10,7 +10,7 @@ mod sqlite;
 use std::ops::RangeInclusive;
 
 pub(crate) use self::memory::MemoryEngine;
-pub(crate) use self::sqlite::SqliteEngine;
+pub(crate) use self::sqlite::{LogFault, SqliteEngine};
 
 /// Everything that one flush makes durable, or nothing of it.
 #[derive(Debug, Default)]
@@ -88,10 +88,10 @@ pub(crate) trait Engine: Send {
     /// Writes the files anew, so that nothing of rows that were removed or rewritten is left in them.
     fn scrub(&mut self) -> Result<(), EngineError>;
 
-    /// Pages of commits that could not be read when the engine was opened, because something before them was damaged. A power
-    /// cut leaves such pages of commits that had not returned; of those that had, only a disk that lost something.
-    fn unread_pages(&self) -> u64 {
-        0
+    /// What was wrong with the log of commits when the engine was opened. A power cut leaves damaged pages of commits that had not
+    /// returned; of those that had, only a disk that lost something.
+    fn log_fault(&self) -> Option<LogFault> {
+        None
     }
 
     /// Size of the engine's files.

@@ -11,6 +11,8 @@ use super::{Batch, Engine, EngineError, RowVisitor};
 
 mod log;
 
+pub(crate) use log::LogFault;
+
 /// The index holds every object already, so the engine's own cache only serves the tree's inner pages.
 const CACHE_KIB: i64 = 1024;
 
@@ -30,7 +32,7 @@ const TABLES: &str = "
 pub(crate) struct SqliteEngine {
     path: PathBuf,
     connection: Option<Connection>,
-    unread_pages: u64,
+    log_fault: Option<LogFault>,
 }
 
 impl SqliteEngine {
@@ -62,9 +64,9 @@ impl SqliteEngine {
             keep_private(path, path.extension().is_some_and(|extension| extension == "sqlite"))?;
         }
         let log = log_of(path);
-        let unread_pages = log::unread_pages(&log)
-            .map_err(|error| EngineError::Io(format!("failed to read {}: {error}", log.display())))?;
-        let mut engine = Self { path: path.to_path_buf(), connection: None, unread_pages };
+        let log_fault =
+            log::fault(&log).map_err(|error| EngineError::Io(format!("failed to read {}: {error}", log.display())))?;
+        let mut engine = Self { path: path.to_path_buf(), connection: None, log_fault };
         engine.connection()?;
         Ok(engine)
     }
@@ -169,8 +171,8 @@ impl Engine for SqliteEngine {
         truncate_log(connection)
     }
 
-    fn unread_pages(&self) -> u64 {
-        self.unread_pages
+    fn log_fault(&self) -> Option<LogFault> {
+        self.log_fault
     }
 
     fn disk_bytes(&self) -> u64 {

@@ -184,6 +184,41 @@ async fn answered_writes_survive_a_kill() {
     }
 }
 
+/// A log whose header is damaged, and one that somebody has taken away.
+#[tokio::test]
+async fn a_log_that_is_lost_is_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), options()).unwrap();
+    let mut last = Revision(0);
+    // So much that some of it has been copied into the file.
+    for number in 0..100 {
+        last = set(&store, &Key::new(MAPS, "default", &format!("map-{number}")), &"x".repeat(90_000)).await;
+    }
+    for is_removed in [false, true] {
+        let damaged = tempfile::tempdir().unwrap();
+        for file in std::fs::read_dir(dir.path()).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), damaged.path().join(file.file_name())).unwrap();
+        }
+        let log = damaged.path().join("objects.sqlite-wal");
+        if is_removed {
+            std::fs::remove_file(&log).unwrap();
+        } else {
+            let mut bytes = std::fs::read(&log).unwrap();
+            bytes[..32].fill(0);
+            std::fs::write(&log, bytes).unwrap();
+        }
+        let store = Store::open(damaged.path(), options()).unwrap();
+        assert!(store.get(&Key::new(MAPS, "default", "map-99")).is_none());
+        assert!(store.current() > last, "{} is given again after {last}", store.current());
+        assert!(store.watch(MAPS, last).is_err(), "whoever has seen what is lost lists anew");
+        drop(store);
+        // A clean close takes the log away, and nothing is lost.
+        let current = Store::open(damaged.path(), options()).unwrap().current();
+        assert_eq!(Store::open(damaged.path(), options()).unwrap().current(), current);
+    }
+}
+
 /// A disk that has lost one bit of the log: what comes after it is lost, and that is neither silent nor repeated.
 #[tokio::test]
 async fn revisions_that_a_damaged_log_has_taken_are_not_given_again() {

@@ -165,6 +165,43 @@ async fn deletions_make_space_on_a_full_disk() {
 }
 
 #[tokio::test]
+async fn deletions_are_taken_when_others_have_filled_the_rest_of_the_disk() {
+    let name = "deletions_are_taken_when_others_have_filled_the_rest_of_the_disk";
+    let Some(disk) = ForgetfulDisk::mount_or_skip(name) else { return };
+    let store = open_on(&disk);
+    disk.set_space_left(Some(24 << 20));
+    let written = fill(&store, 100 << 10).await;
+    assert!(written.len() > 60, "{} objects", written.len());
+    let mut written = written.iter();
+    let mut other = std::fs::File::create(disk.path().join("other")).unwrap();
+    let reserve = disk.path().join("reserve");
+    // The store takes back what a deletion has left of its reserve after it has answered.
+    let mut fill_rest = || {
+        let started = Instant::now();
+        while std::fs::metadata(&reserve).map_or(0, |reserve| reserve.len()) < 512 << 10 {
+            assert!(started.elapsed() < Duration::from_secs(20), "some of the reserve is kept");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        for bytes in [1 << 20, 4096] {
+            while std::io::Write::write_all(&mut other, &vec![0; bytes]).is_ok() {}
+        }
+    };
+    for _ in 0..20 {
+        fill_rest();
+        let name = written.next().unwrap();
+        store.commit(vec![delete(name, Expect::Any)], Durability::Group).await.expect("a deletion is taken");
+    }
+    fill_rest();
+    drop(store);
+    let store = open_on(&disk);
+    fill_rest();
+    for name in written.by_ref().take(20) {
+        store.commit(vec![delete(name, Expect::Any)], Durability::Group).await.expect("after a restart, too");
+        fill_rest();
+    }
+}
+
+#[tokio::test]
 async fn what_leads_to_a_deletion_is_taken_on_a_full_disk() {
     let Some(disk) = ForgetfulDisk::mount_or_skip("what_leads_to_a_deletion_is_taken_on_a_full_disk") else { return };
     let store = open_on(&disk);
