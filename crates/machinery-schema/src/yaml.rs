@@ -401,7 +401,7 @@ fn is_less(left: &str, right: &str) -> bool {
         (false, false) => {}
         (_, is_other_letter) => return is_other_letter,
     }
-    // The numbers from here on, in which a leading zero counts where a digit stands before it.
+    // The numbers from here on, in which a leading zero counts where a digit is before it.
     let is_within = (one == '0' || other == '0')
         && left[..at].iter().rev().take_while(|letter| letter.is_ascii_digit()).any(|digit| *digit != '0');
     let digits =

@@ -30,7 +30,7 @@ impl Kept {
     fn of(object: &Object) -> Self {
         let value: serde_json::Value = serde_json::from_slice(&object.bytes).unwrap_or_default();
         let uid = value["metadata"]["uid"].as_str().filter(|uid| uid.len() == uuid::fmt::Hyphenated::LENGTH);
-        // It is random, and stands nowhere else.
+        // It is random, and is nowhere else.
         let uid_at = uid.and_then(|uid| object.bytes.windows(uid.len()).position(|window| window == uid.as_bytes()));
         Self { object: object.clone(), uid_at }
     }

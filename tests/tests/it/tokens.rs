@@ -181,13 +181,13 @@ spec:
             script = script.display(),
         )
     };
-    let own = "{ name: KUBERNETES_SERVICE_HOST, value: elsewhere.invalid }";
+    let own = "{ name: KUBERNETES_SERVICE_HOST, value: other.invalid }";
     fleet.kubectl.apply(&format!("{}{}", program("finds", ""), program("knows-better", own)))?.ok()?;
     let found = |name: &str, file: &str| read_when_done(&out.join(name), file);
     let answer = found("finds", "answer")?.context("the program has ended")?;
     ensure!(answer == "system:serviceaccount:default:default\n", "{answer}");
     ensure!(found("finds", "hub")?.as_deref() == Some(&*format!("{}\n", fleet.hub_address)));
     let other = found("knows-better", "hub")?.context("the program has ended")?;
-    ensure!(other.starts_with("elsewhere.invalid:"), "{other}");
+    ensure!(other.starts_with("other.invalid:"), "{other}");
     Ok(())
 }

@@ -257,7 +257,7 @@ async fn a_node_that_is_deleted_and_joins_again_as_another_loses_its_daemons() {
     hub.set_with("agent", |set| set["status"]["desiredNumberScheduled"] == 0).await;
     hub.settled().await;
     hub.pods("default", 1).await;
-    // Its label is gone, and the pod that it left says nothing: nobody but the node itself shows that something is to be done.
+    // It has no label any more, and the pod that it left says nothing: nobody but the node itself shows that something is to be done.
     hub.make(Kind::Node, json!({"metadata": {"name": "gw-1"}})).await;
     hub.pods("default", 0).await;
     hub.stop().await;

@@ -106,7 +106,7 @@ impl Entry {
             Some(TimePlace { at, len, .. }) => {
                 bytes[..at] == self.bytes[..at]
                     && bytes[at + len..] == self.bytes[at + len..]
-                    // A number that ends elsewhere would move what follows it.
+                    // A number of another length would move what follows it.
                     && bytes[at..at + len].iter().zip(&self.bytes[at..]).all(|(one, other)| (one ^ other) & 0x80 == 0)
             }
         };
