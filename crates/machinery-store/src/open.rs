@@ -32,7 +32,7 @@ const GAPS_MAX: usize = 16;
 /// Rows that one page can hold at most: each has a key and a header of its own.
 const REVISIONS_PER_PAGE_MAX: u64 = 256;
 
-/// Pages that a log may have had: twice what it is cut back to.
+/// Pages that a log may have had: twice what it is truncated to.
 const LOG_PAGES_MAX: u64 = 4096;
 
 /// What the rows say.
