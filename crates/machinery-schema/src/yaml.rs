@@ -17,6 +17,10 @@ enum Layout {
 /// Behind this column a line is folded at the next space.
 const WIDTH: usize = 80;
 
+/// A key that is longer, or has several lines, has a line of its own; readers need not look further for its colon than some hundreds
+/// of letters.
+const KEY_BYTES_MAX: usize = 128;
+
 /// Writes a document as API servers answer with it.
 pub fn to_yaml(value: &Value) -> String {
     write(value, Layout::Answers)
@@ -77,6 +81,14 @@ impl Writer {
             if number > 0 {
                 self.line(indent);
             }
+            if self.layout == Layout::Answers && (key.len() > KEY_BYTES_MAX || key.contains('\n')) {
+                self.write("? ");
+                self.text(key, indent + 2, false);
+                self.line(indent);
+                self.write(": ");
+                self.item(&members[key], indent + 2);
+                continue;
+            }
             self.text(key, indent, true);
             self.write(":");
             match &members[key] {
@@ -102,11 +114,16 @@ impl Writer {
                 self.line(indent);
             }
             self.write("- ");
-            match item {
-                Value::Object(inner) if !inner.is_empty() => self.mapping(inner, indent + 2),
-                Value::Array(inner) if !inner.is_empty() => self.sequence(inner, indent + 2),
-                scalar => self.scalar(scalar, indent + 2),
-            }
+            self.item(item, indent + 2);
+        }
+    }
+
+    /// A value behind a mark, in the line of which it begins.
+    fn item(&mut self, item: &Value, indent: usize) {
+        match item {
+            Value::Object(inner) if !inner.is_empty() => self.mapping(inner, indent),
+            Value::Array(inner) if !inner.is_empty() => self.sequence(inner, indent),
+            scalar => self.scalar(scalar, indent),
         }
     }
 
@@ -462,6 +479,18 @@ mod tests {
     }
 
     #[test]
+    fn long_keys_and_those_of_several_lines_have_a_line_of_their_own() {
+        let long = "a".repeat(129);
+        let check = |value: Value, expected: &str| assert_eq!(to_yaml(&value).replace(&long, "LONG"), expected);
+        check(json!({"o": {long.clone(): [1, 2], "z": 2}}), "o:\n  ? LONG\n  : - 1\n    - 2\n  z: 2\n");
+        check(json!({long.clone(): {"x": 1, "y": [1]}}), "? LONG\n: x: 1\n  \"y\":\n  - 1\n");
+        check(json!({"l": [{long.clone(): 1, "b": 2}]}), "l:\n- ? LONG\n  : 1\n  b: 2\n");
+        check(json!({format!("{long}: x"): {}}), "? 'LONG:\n  x'\n: {}\n");
+        check(json!({"a\nb": 1, "c\nd": {"e": 1}}), "? |-\n  a\n  b\n: 1\n? |-\n  c\n  d\n: e: 1\n");
+        check(json!({"a".repeat(128): 1}), &format!("{}: 1\n", "a".repeat(128)));
+    }
+
+    #[test]
     fn keys_are_in_gos_order() {
         let keys =
             ["a10", "a9", "b", "a-b", "a_b", "ab", "A", "1", "a01", "a1+", "a100", "a0", "a00"].map(str::to_owned);
@@ -475,7 +504,7 @@ mod tests {
         check(json!({"1a": 1, "2": 2, "10": 3}), "\"10\": 3\n1a: 1\n\"2\": 2\n");
         let many: serde_json::Map<String, Value> = (0..200)
             .flat_map(|number| {
-                [format!("{number}"), format!("{number}a"), format!("0{number}"), "9".repeat(number + 1)]
+                [format!("{number}"), format!("{number}a"), format!("0{number}"), "9".repeat(number % 100 + 1)]
             })
             .map(|key| (key, Value::Null))
             .collect();
