@@ -30,7 +30,7 @@ pub use metrics::{
 pub use printable::Printable;
 pub use recent::{RecentError, RecentErrors};
 pub use tasks::{TaskCounts, spawn_blocking_named, spawn_detached, spawn_in_set, spawn_named, task_counts};
-pub use threads::visit_threads;
+pub use threads::{thread_visits, visit_threads};
 
 #[cfg(test)]
 mod tests;

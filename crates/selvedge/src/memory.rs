@@ -17,11 +17,12 @@ const FIRST: Duration = Duration::from_secs(1);
 /// What a burst has used is given back after this time.
 const PERIOD: Duration = Duration::from_secs(600);
 
-/// How often a thread that has nothing to do gives back what it holds.
+/// How often a thread that has nothing to do gives back what it holds; sooner when it is visited, because a burst has ended.
 const COLLECT_PERIOD: Duration = Duration::from_secs(5);
 
 thread_local! {
-    static COLLECTED: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// When this thread did so last, and after which visit.
+    static COLLECTED: Cell<(Option<Instant>, u64)> = const { Cell::new((None, 0)) };
 }
 
 unsafe extern "C" {
@@ -32,12 +33,13 @@ unsafe extern "C" {
 /// What a thread of a runtime does before it sleeps, now and then: a connection is often freed by another thread than the one that
 /// made it, and then the allocator leaves its memory to the maker, who has no reason to look.
 pub fn give_back() {
-    let now = Instant::now();
+    let (now, visit) = (Instant::now(), base_observe::thread_visits());
     COLLECTED.with(|collected| {
-        if collected.get().is_none_or(|last| now.duration_since(last) >= COLLECT_PERIOD) {
+        let (last, last_visit) = collected.get();
+        if visit != last_visit || last.is_none_or(|last| now.duration_since(last) >= COLLECT_PERIOD) {
             // SAFETY: it takes no pointer, and looks after the calling thread's own heap.
             unsafe { mi_collect(true) };
-            collected.set(Some(now));
+            collected.set((Some(now), visit));
         }
     });
 }
