@@ -2,6 +2,7 @@
 //!
 //! | module | what |
 //! | --- | --- |
+//! | [`base64_text`] | base64 as Go reads it: line ends and loose bits do not matter |
 //! | [`quantity`] | exact amounts of CPU, memory and the like, and their canonical text |
 //! | [`selector`] | label and field selectors, in their text form and as `matchLabels`/`matchExpressions` |
 //! | [`names`] | which names, labels and keys are valid |
@@ -16,6 +17,7 @@
 //! own; where we are stricter, the item says so. Try it with `cargo test -p api-kube`. A change here changes what the API
 //! accepts and what is stored, so it needs a test that says what Kubernetes does.
 
+pub mod base64_text;
 pub mod condition;
 pub mod int_or_percent;
 pub mod meta;

@@ -17,9 +17,8 @@
 use std::collections::BTreeMap;
 
 use api_edge::identity::{NodeIdentitySpec, NodeIdentityState};
+use api_kube::base64_text;
 use api_kube::names::{is_label_value, is_qualified_name};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 /// Key of a bootstrap token's Secret: the only node that it is for.
@@ -64,7 +63,7 @@ impl TokenGrant {
     pub fn of_secret(secret: &Value) -> Self {
         let data = |key: &str| {
             let encoded = secret.get("data")?.get(key)?.as_str()?;
-            String::from_utf8(STANDARD.decode(encoded).ok()?).ok().filter(|text| !text.is_empty())
+            String::from_utf8(base64_text::decode(encoded).ok()?).ok().filter(|text| !text.is_empty())
         };
         let list = |key: &str| -> Vec<String> {
             let text = data(key).unwrap_or_default();

@@ -6,8 +6,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use api_kube::base64_text;
 use machinery_kinds::FieldError;
 use machinery_server::{Admission, AdmissionError, AdmissionRequest, GROUP_BOOTSTRAPPERS, Operation, Union};
 use machinery_store::Key;
@@ -127,7 +126,7 @@ impl NodeRestriction {
         if encoded.len() > CSR_BYTES_MAX.div_ceil(3) * 4 {
             return Err(AdmissionError::Invalid(vec![FieldError::too_long("spec.request", CSR_BYTES_MAX)]));
         }
-        let pem = STANDARD.decode(encoded).ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
+        let pem = base64_text::decode(encoded).ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
         // What cannot be read is the signer's to reject, with its reason in the request's status.
         let node =
             base_pki::parse_csr(&pem).ok().and_then(|info| info.cn.strip_prefix("system:node:").map(str::to_owned));

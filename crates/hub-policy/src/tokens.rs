@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use api_kube::base64_text;
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::Empty;
@@ -52,7 +51,7 @@ fn is_expired(secret: &Object, now: jiff::Timestamp) -> bool {
     }
     let stored: Value = serde_json::from_slice(&secret.bytes).unwrap_or_default();
     let encoded = stored.pointer("/data/expiration").and_then(Value::as_str);
-    let text = encoded.and_then(|encoded| String::from_utf8(STANDARD.decode(encoded).ok()?).ok());
+    let text = encoded.and_then(|encoded| String::from_utf8(base64_text::decode(encoded).ok()?).ok());
     // One without an expiration is good for ever; one that cannot be read is a person's to look at.
     text.and_then(|text| text.parse::<jiff::Timestamp>().ok()).is_some_and(|expiration| expiration <= now)
 }

@@ -1,15 +1,15 @@
 //! Objects as Go reads and writes them: two walks along a type.
 //!
 //! [`decode`] takes what a client sent: unknown fields and nulls are taken away, zero values that JSON would leave out too,
-//! times and quantities come into their canonical form, and a value of a wrong type is an error in the words of Go's
+//! times, quantities and base64 come into their canonical form, and a value of a wrong type is an error in the words of Go's
 //! decoder. [`complete`] puts an object into the form in which it is stored and answered: fields that Go always writes are
 //! there, empty ones that it leaves out are not.
 
 mod time;
 
-use std::fmt::Write as _;
+use std::{borrow::Cow, fmt::Write as _};
 
-use api_kube::Quantity;
+use api_kube::{Quantity, base64_text};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -157,11 +157,11 @@ impl Decode {
                     self.cannot(&found, go_type);
                 }
             }
-            (Shape::Bytes, Value::String(text)) => {
-                if let Some(at) = base64_error(text) {
-                    self.fail(format!("illegal base64 data at input byte {at}"));
-                }
-            }
+            (Shape::Bytes, Value::String(text)) => match base64_text::canonical(text) {
+                Ok(Cow::Borrowed(_)) => {}
+                Ok(Cow::Owned(canonical)) => *text = canonical,
+                Err(error) => self.fail(error.to_string()),
+            },
             (Shape::Time | Shape::MicroTime, Value::String(text)) => {
                 let form = if shape == Shape::Time { TimeForm::Seconds } else { TimeForm::Micros };
                 match canonical_time(text, form) {
@@ -208,8 +208,8 @@ impl Decode {
 
     fn item(&mut self, items: Items, value: &mut Value) {
         if value.is_null() {
-            // Go decodes a null into the zero value of the type.
-            *value = zero(items.shape());
+            // Go decodes a null into the zero value of the type; of bytes, none are no others than empty ones once they are stored.
+            *value = if items.shape() == Shape::Bytes { Value::String(String::new()) } else { zero(items.shape()) };
         }
         self.value(items.shape(), items.go_type(), value);
     }
@@ -395,43 +395,6 @@ fn kind_of(value: &Value) -> String {
         Value::Object(_) => "object",
     }
     .to_owned()
-}
-
-/// Where a text stops being base64 with padding, in the standard alphabet; Go skips line ends within.
-fn base64_error(text: &str) -> Option<usize> {
-    let bytes = text.as_bytes();
-    let (mut digits, mut at) = (0_usize, 0);
-    while at < bytes.len() {
-        match bytes[at] {
-            b'\r' | b'\n' => {}
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' => digits += 1,
-            b'=' => {
-                let needed = match digits % 4 {
-                    2 => 2,
-                    3 => 1,
-                    _ => return Some(at),
-                };
-                let mut rest = bytes[at..].iter().enumerate().filter(|(_, byte)| !matches!(byte, b'\r' | b'\n'));
-                for _ in 0..needed {
-                    match rest.next() {
-                        Some((_, b'=')) => {}
-                        Some((offset, _)) => return Some(at + offset),
-                        None => return Some(bytes.len()),
-                    }
-                }
-                return rest.next().map(|(offset, _)| at + offset);
-            }
-            _ => return Some(at),
-        }
-        at += 1;
-    }
-    // Digits without their padding end where a quantum began.
-    (digits % 4 != 0).then(|| bytes.len() - digits % 4)
-}
-
-/// Whether a text is base64 as Go reads it.
-pub fn is_base64(text: &str) -> bool {
-    base64_error(text).is_none()
 }
 
 /// Appends a field name to a path, as far as there is space; the returned length takes it off again by `truncate`.

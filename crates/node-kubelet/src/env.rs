@@ -4,8 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use api_kube::base64_text::{self, Base64Error};
 use serde_json::Value;
 
 use crate::hub::Endpoint;
@@ -41,6 +40,8 @@ pub(crate) enum ValueError {
     NoObject { kind: ObjectKind, name: String },
     #[error("couldn't find key {key} in {} {name}", kind.singular())]
     NoKey { kind: ObjectKind, name: String, key: String },
+    #[error("the value of key {key} in {} {name} is not base64: {error}", kind.singular())]
+    NotBase64 { kind: ObjectKind, name: String, key: String, error: Base64Error },
     #[error("the value of key {key} in {} {name} is not text", kind.singular())]
     NotText { kind: ObjectKind, name: String, key: String },
     #[error("field path `{0}` is not supported")]
@@ -79,9 +80,9 @@ pub(crate) fn environment(
             else {
                 continue;
             };
-            for (key, value) in data(kind, &object) {
+            for (key, value) in data(kind, &reference.name, &object) {
                 // A key that is no variable's name, or no text, is left out, as kubelets do.
-                if let (true, Ok(text)) = (is_variable_name(&key), String::from_utf8(value)) {
+                if let (true, Ok(text)) = (is_variable_name(&key), String::from_utf8(value?)) {
                     environment.insert(format!("{}{key}", from.prefix), text);
                 }
             }
@@ -141,8 +142,8 @@ fn key_value(
 ) -> Result<Option<String>, ValueError> {
     let (name, key) = (reference.name.clone(), reference.key.clone());
     let Some(object) = fetch(lookup, kind, namespace, &name, reference.optional)? else { return Ok(None) };
-    match data(kind, &object).remove(&key) {
-        Some(value) => String::from_utf8(value).map(Some).map_err(|_| ValueError::NotText { kind, name, key }),
+    match data(kind, &name, &object).remove(&key) {
+        Some(value) => String::from_utf8(value?).map(Some).map_err(|_| ValueError::NotText { kind, name, key }),
         None if reference.optional => Ok(None),
         None => Err(ValueError::NoKey { kind, name, key }),
     }
@@ -165,26 +166,29 @@ pub(crate) fn fetch(
     }
 }
 
-/// Keys and values of a ConfigMap or Secret.
-pub(crate) fn data(kind: ObjectKind, object: &Value) -> BTreeMap<String, Vec<u8>> {
-    let entries = |field: &str| object[field].as_object().cloned().unwrap_or_default();
-    let decoded = |value: &Value| BASE64.decode(value.as_str().unwrap_or_default()).ok();
+/// Keys and values of a ConfigMap or Secret. A value that cannot be decoded is an error of its key alone: whoever needs the
+/// others gets them, and whoever needs that one is told why it is not there.
+pub(crate) fn data(kind: ObjectKind, name: &str, object: &Value) -> BTreeMap<String, Result<Vec<u8>, ValueError>> {
+    let decoded = |key: &str, text: &str| {
+        base64_text::decode(text).map_err(|error| ValueError::NotBase64 {
+            kind,
+            name: name.to_owned(),
+            key: key.to_owned(),
+            error,
+        })
+    };
     let mut data = BTreeMap::new();
-    for (key, value) in entries("data") {
-        let bytes = match kind {
-            ObjectKind::ConfigMap => value.as_str().map(|text| text.as_bytes().to_vec()),
-            ObjectKind::Secret => decoded(&value),
-        };
-        if let Some(bytes) = bytes {
-            data.insert(key, bytes);
+    let mut add = |field: &str, is_encoded: bool| {
+        for (key, value) in object[field].as_object().into_iter().flatten() {
+            // A null is a value without bytes.
+            let text = value.as_str().unwrap_or_default();
+            let bytes = if is_encoded { decoded(key, text) } else { Ok(text.as_bytes().to_vec()) };
+            data.insert(key.clone(), bytes);
         }
-    }
+    };
+    add("data", kind == ObjectKind::Secret);
     if kind == ObjectKind::ConfigMap {
-        for (key, value) in entries("binaryData") {
-            if let Some(bytes) = decoded(&value) {
-                data.insert(key, bytes);
-            }
-        }
+        add("binaryData", true);
     }
     data
 }

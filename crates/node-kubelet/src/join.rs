@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_kube::base64_text;
 use base_pki::{JoinToken, KeyPair, PinError, PinnedCa, San};
 use base_retry::{Backoff, BackoffLaw, Jitter, Retry};
 use base64::Engine as _;
@@ -322,7 +323,7 @@ fn verdict(csr: &Value) -> Verdict {
         let message = condition["message"].as_str().unwrap_or("no reason given").to_owned();
         return Verdict::Refused { verdict, message };
     }
-    let certificate = csr["status"]["certificate"].as_str().and_then(|encoded| BASE64.decode(encoded).ok());
+    let certificate = csr["status"]["certificate"].as_str().and_then(|encoded| base64_text::decode(encoded).ok());
     match certificate.and_then(|bytes| String::from_utf8(bytes).ok()) {
         Some(pem) if !pem.is_empty() => Verdict::Issued(pem),
         _ => Verdict::Pending,

@@ -224,17 +224,18 @@ impl ContentBuilder<'_> {
         let object =
             env::fetch(self.lookup, kind, namespace, &source.name, source.optional).map_err(|e| self.value(e))?;
         let Some(object) = object else { return Ok(()) };
-        let mut data = env::data(kind, &object);
+        let data = env::data(kind, &source.name, &object);
         if source.items.is_empty() {
             for (key, bytes) in data {
+                let bytes = bytes.map_err(|e| self.value(e))?;
                 self.add(&key, bytes, mode)?;
             }
             return Ok(());
         }
         for KeyToPath { key, path, mode: own } in &source.items {
-            match data.remove(key) {
+            match data.get(key) {
                 Some(bytes) => {
-                    data.insert(key.clone(), bytes.clone());
+                    let bytes = bytes.clone().map_err(|e| self.value(e))?;
                     self.add(path, bytes, own.unwrap_or(mode))?;
                 }
                 None if source.optional => {}

@@ -13,9 +13,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_kube::base64_text;
 use base_pki::{Ca, CsrInfo, Usage};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use hub_pki::join::{EXTRA_KEY_SHA256, JoinRequest};
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -197,7 +196,7 @@ fn pem(request: &str) -> Result<String, String> {
     if request.len() > REQUEST_BYTES_MAX {
         return Err(format!("spec.request is larger than {REQUEST_BYTES_MAX} bytes"));
     }
-    let bytes = BASE64.decode(request).map_err(|_| "spec.request is not base64".to_owned())?;
+    let bytes = base64_text::decode(request).map_err(|_| "spec.request is not base64".to_owned())?;
     String::from_utf8(bytes).map_err(|_| "spec.request holds no PEM".to_owned())
 }
 
@@ -359,7 +358,7 @@ impl Reconciler for Csr {
             add_condition(&mut changed, r#type, reason, message, now);
         }
         if let Some(pem) = &certificate {
-            changed["status"]["certificate"] = json!(BASE64.encode(pem));
+            changed["status"]["certificate"] = json!(base64_text::encode(pem.as_bytes()));
         }
         if !writer.replace_subresource(kind, name, subresource, &changed).await? {
             return Ok(Next::OnChange);

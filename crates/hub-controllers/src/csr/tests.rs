@@ -14,7 +14,7 @@ fn request(signer: &str, username: &str, group: &str, subject: (&str, &str), san
     json!({
         "metadata": {"name": "r"},
         "spec": {
-            "request": BASE64.encode(csr), "signerName": signer, "username": username, "groups": [group],
+            "request": base64_text::encode(csr.as_bytes()), "signerName": signer, "username": username, "groups": [group],
             "usages": ["digital signature", usage],
         },
     })

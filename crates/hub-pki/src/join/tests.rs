@@ -196,7 +196,7 @@ fn what_a_person_approves_is_bound_as_by_a_token_for_that_name() {
 
 #[test]
 fn a_tokens_secret_is_read_with_care() {
-    let encode = |text: &str| STANDARD.encode(text);
+    let encode = |text: &str| base64_text::encode(text.as_bytes());
     let grant = TokenGrant::of_secret(&json!({"data": {
         "node-name": encode("gw-1"), "uses": encode("3"), "used-by": encode("gw-1, gw-2"),
         "registration-labels": encode("site=hall-2,selvedge.dev/role=gateway,broken"),

@@ -1,6 +1,6 @@
 //! Messages into objects.
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use api_kube::base64_text;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
@@ -189,7 +189,7 @@ impl Decode {
             (Shape::Int64, Wired::Varint(number)) => number.cast_signed().into(),
             (Shape::Float, Wired::Fixed64(bits)) => crate::decode::float(f64::from_bits(bits)),
             (Shape::String, Wired::Bytes(bytes)) => Value::String(text(bytes)?),
-            (Shape::Bytes, Wired::Bytes(bytes)) => Value::String(STANDARD.encode(bytes)),
+            (Shape::Bytes, Wired::Bytes(bytes)) => Value::String(base64_text::encode(bytes)),
             (Shape::Struct(of), Wired::Bytes(bytes)) => {
                 let mut object = match before {
                     Some(Value::Object(object)) => object,

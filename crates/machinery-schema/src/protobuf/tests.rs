@@ -43,6 +43,14 @@ fn type_of(object: &Value) -> Type {
 }
 
 #[test]
+fn base64_that_was_stored_before_it_was_canonical_keeps_its_bytes() {
+    let of = Type::of_kind("", "v1", "Secret").expect("Secrets are published");
+    let stored = json!({"data": {"broken": "?", "loose": "eB==", "wrapped": "QUJD\r\nREVG\n"}});
+    let read = decode(of, &encode(of, &stored), VALUES_MAX).expect("it is whole");
+    assert_eq!(read["data"], json!({"broken": "Pw==", "loose": "eA==", "wrapped": "QUJDREVG"}));
+}
+
+#[test]
 fn objects_encode_to_the_bytes_of_go_and_back() {
     let vectors = vectors();
     assert!(vectors.len() > 100, "{}", vectors.len());

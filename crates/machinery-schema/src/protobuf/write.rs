@@ -1,7 +1,6 @@
 //! Objects into messages.
 
-use api_kube::MicroTime;
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use api_kube::{MicroTime, base64_text};
 use serde_json::Value;
 
 use crate::types::{Field, Items, Shape, Type, Wire};
@@ -94,7 +93,7 @@ fn scalar(shape: Shape, wire: Wire, tag: u16, value: &Value, out: &mut Vec<u8>) 
             out.extend_from_slice(&value.as_f64().unwrap_or_default().to_le_bytes());
         }
         (Shape::String, _) => bytes_field(out, tag, text(value).as_bytes()),
-        (Shape::Bytes, _) => bytes_field(out, tag, &STANDARD.decode(text(value)).unwrap_or_default()),
+        (Shape::Bytes, _) => bytes_field(out, tag, &bytes(value)),
         (Shape::Json | Shape::RawExtension | Shape::FieldsV1, _) => {
             let mut raw = Vec::new();
             if !value.is_null() {
@@ -133,6 +132,12 @@ fn scalar(shape: Shape, wire: Wire, tag: u16, value: &Value, out: &mut Vec<u8>) 
         }),
         (Shape::List(_) | Shape::Map(_), _) => {}
     }
+}
+
+/// What a text says in base64. One that says nothing goes out as it is: a value that looks wrong is seen, an empty one is believed.
+fn bytes(value: &Value) -> Vec<u8> {
+    let text = text(value);
+    base64_text::decode(text).unwrap_or_else(|_| text.as_bytes().to_vec())
 }
 
 fn time(value: &Value, out: &mut Vec<u8>) {

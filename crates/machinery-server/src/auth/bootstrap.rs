@@ -3,8 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use api_kube::base64_text;
 use machinery_store::{Key, Object, Revision};
 use serde_json::Value;
 use subtle::ConstantTimeEq as _;
@@ -87,7 +86,7 @@ impl Token {
         let secret: Value = serde_json::from_slice(&stored.bytes).unwrap_or_default();
         let data = |key: &str| {
             let encoded = secret.get("data")?.get(key)?.as_str()?;
-            String::from_utf8(STANDARD.decode(encoded).ok()?).ok()
+            String::from_utf8(base64_text::decode(encoded).ok()?).ok()
         };
         let extra = data("auth-extra-groups").unwrap_or_default();
         let extra: BTreeSet<&str> = extra.split(',').filter(|group| !group.is_empty()).collect();

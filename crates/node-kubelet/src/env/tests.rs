@@ -20,6 +20,7 @@ fn objects() -> Objects {
     Objects(vec![
         (ObjectKind::ConfigMap, "c", json!({"data": {"a": "1", "b": "two"}, "binaryData": {"z": "/w=="}})),
         (ObjectKind::Secret, "s", json!({"data": {"p": "aHVudGVy"}})),
+        (ObjectKind::Secret, "old", json!({"data": {"wrapped": "aHVu\ndGVy\r\n", "loose": "eB==", "bad": "?"}})),
         (ObjectKind::Secret, "late", Value::Null),
     ])
 }
@@ -91,6 +92,16 @@ fn every_container_learns_where_the_hub_is_and_its_own_word_goes_before() {
     let own = json!({"name": "a", "env": [{"name": "KUBERNETES_SERVICE_HOST", "value": "mine"}]});
     let found = env_near(own, at("hub.example.com")).unwrap();
     assert_eq!((&*found["KUBERNETES_SERVICE_HOST"], &*found["KUBERNETES_SERVICE_PORT"]), ("mine", "6443"));
+}
+
+#[test]
+fn base64_is_read_as_the_hub_reads_it_and_what_is_none_is_named() {
+    let of = |key: &str| json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "old", "key": key, "optional": true}}}]});
+    check(of("wrapped"), &[("A", "hunter")]);
+    check(of("loose"), &[("A", "x")]);
+    let expected = "the value of key bad in secret old is not base64: illegal base64 data at input byte 0";
+    check_refused(of("bad"), expected);
+    check_refused(json!({"envFrom": [{"secretRef": {"name": "old"}}]}), expected);
 }
 
 #[test]

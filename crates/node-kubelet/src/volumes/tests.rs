@@ -65,6 +65,7 @@ fn what_a_killed_kubelet_left_is_swept() {
 fn prepare_volume(volume: Value) -> Result<(tempfile::TempDir, PathBuf), VolumeError> {
     let objects = Objects(json!({
         "c": {"data": {"k": "v", "l": "w"}, "binaryData": {"z": "/w=="}},
+        "old": {"binaryData": {"bad": "?", "wrapped": "QUJD\nREVG\n"}},
         "evil": {"data": {"../x": "v"}},
         "late": "unknown",
     }));
@@ -89,6 +90,14 @@ fn check(volume: Value, expected: &[&str]) {
 fn check_refused(volume: Value, expected: &str) {
     let error = crate::report::chain(&prepare_volume(volume.clone()).unwrap_err());
     assert!(error.contains(expected), "{volume}: {error}");
+}
+
+#[test]
+fn a_value_that_is_not_base64_keeps_back_the_volumes_that_need_it() {
+    check(json!({"configMap": {"name": "old", "items": [{"key": "wrapped", "path": "w"}]}}), &["w"]);
+    let expected = "the value of key bad in configmap old is not base64";
+    check_refused(json!({"configMap": {"name": "old", "optional": true}}), expected);
+    check_refused(json!({"configMap": {"name": "old", "items": [{"key": "bad", "path": "b"}]}}), expected);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What a request for a certificate must be, and what each of its writers may change.
 
-use base64::{Engine, engine::general_purpose::STANDARD};
+use api_kube::base64_text;
 use machinery_schema::field_error::{json_text, quoted};
 use serde_json::Value;
 
@@ -123,7 +123,7 @@ fn has_duplicates(items: &[&str]) -> bool {
 
 /// The text in a field of bytes.
 fn decoded(bytes: &str) -> String {
-    STANDARD.decode(bytes).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    base64_text::decode(bytes).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
 fn certificate_text(request: &Value) -> String {

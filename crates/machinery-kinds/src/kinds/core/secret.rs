@@ -1,6 +1,6 @@
 //! Secret: data that its type says more about.
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use api_kube::base64_text;
 use serde_json::{Value, json};
 
 use crate::{
@@ -43,7 +43,7 @@ static PRINTER: Printer = Printer {
 fn move_string_data(secret: &mut Value) {
     let Some(Value::Object(plain)) = secret.unset("stringData") else { return };
     for (key, value) in plain {
-        let encoded = STANDARD.encode(value.as_str().unwrap_or_default());
+        let encoded = base64_text::encode(value.as_str().unwrap_or_default().as_bytes());
         secret.make("data").set(&key, encoded);
     }
 }
@@ -93,7 +93,7 @@ fn check_docker_config(data: &Value, key: &str, errors: &mut Errors) {
         return;
     }
     // Whether it is base64 has been checked with the types.
-    let bytes = STANDARD.decode(data.text(key)).unwrap_or_default();
+    let bytes = base64_text::decode(data.text(key)).unwrap_or_default();
     if let Err(error) = crate::kinds::go_json::check_object(&bytes) {
         errors.invalid(&at.key(key), json!("<secret contents redacted>"), error);
     }
