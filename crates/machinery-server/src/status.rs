@@ -282,6 +282,33 @@ impl ApiError {
         Self::conflict_kind(&info.group, &info.plural, name, why)
     }
 
+    /// Another uid is held than the client sent, or none, as the object does not exist. Upstream's store says it, with its own
+    /// key of the object.
+    pub(crate) fn uid_conflict(
+        info: &ResourceInfo,
+        (namespace, name): (&str, &str),
+        (sent, held): (&str, &str),
+        is_dry: bool,
+    ) -> Self {
+        let root = if is_dry { "" } else { "/registry" };
+        let resource = match (&*info.group, &*info.plural) {
+            ("", "services") => "services/specs",
+            ("", "endpoints") => "services/endpoints",
+            ("", "nodes") => "minions",
+            ("", "replicationcontrollers") => "controllers",
+            ("networking.k8s.io", "ingresses") => "ingress",
+            (_, plural) => plural,
+        };
+        let has_group = info.is_custom() || matches!(&*info.group, "apiextensions.k8s.io" | "apiregistration.k8s.io");
+        let group = if has_group { format!("/{}", info.group) } else { String::new() };
+        let namespace = if namespace.is_empty() { String::new() } else { format!("/{namespace}") };
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: {root}{group}/{resource}{namespace}/{name}, ResourceVersion: 0, \
+             AdditionalErrorMsg: Precondition failed: UID in precondition: {sent}, UID in object meta: {held}"
+        );
+        Self::conflict(info, name, &why)
+    }
+
     /// An expectation does not hold, of something that is said as `kind`.
     pub(crate) fn conflict_kind(group: &str, kind: &str, name: &str, why: &str) -> Self {
         let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };

@@ -1,6 +1,7 @@
 //! A whole server over a store in a temporary directory, called in process.
 
 mod audit;
+mod bodies;
 mod identities;
 mod logs;
 mod objects;

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use http::HeaderMap;
 use machinery_kinds::{Registry, ResourceInfo};
-use machinery_schema::bounded::cut;
+use machinery_schema::{bounded::cut, types::Type};
 use serde_json::{Map, Value};
 
 use crate::negotiate::{Decoded, content_type, decode_media};
@@ -18,6 +18,9 @@ const SUMMARY_BYTES: usize = 30;
 
 /// Bytes of a number that an error shows: one may be as long as a body.
 const NUMBER_BYTES_MAX: usize = 128;
+
+/// Bytes of a name that an error shows.
+const SHOWN_BYTES_MAX: usize = 256;
 
 /// Where upstream keeps its kinds; part of its messages.
 const SCHEME: &str = "pkg/runtime/scheme.go:111";
@@ -34,26 +37,75 @@ pub(crate) fn decode(headers: &HeaderMap, body: &Bytes, values_max: usize, kind:
             "the object provided is unrecognized (must be of type {kind}): {why} ({summary})"
         ))
     };
-    let unknown = |why: &str| refuse(&format!("couldn't get version/kind; json parse error: {why}"));
+    read(headers, body, values_max)?.map_err(|why| refuse(&why))
+}
+
+/// Decodes the options of a request; a body that is `null` has none. Whatever its version, an object that says of what kind it
+/// is must be of theirs.
+///
+/// # Errors
+/// When it is something else, or has a field of a wrong type, in upstream's words.
+pub(crate) fn decode_options(headers: &HeaderMap, body: &Bytes, values_max: usize, kind: &str) -> Result<Value> {
+    let value = read(headers, body, values_max)?.map_err(ApiError::bad_request)?;
+    let (version, found) = (text_at(&value, "/apiVersion"), text_at(&value, "/kind"));
+    if version.matches('/').count() > 1 {
+        let shown = cut(version, SHOWN_BYTES_MAX);
+        return Err(ApiError::bad_request(format!("unexpected GroupVersion string: {shown}")));
+    }
+    if !found.is_empty() && found != kind {
+        let (version, found) = (cut(version, SHOWN_BYTES_MAX), cut(found, SHOWN_BYTES_MAX));
+        return Err(ApiError::bad_request(if found == "Status" {
+            format!("converting (v1.Status) to (v1.{kind}): unknown conversion")
+        } else {
+            // Nothing said is the version of the options themselves.
+            let version = if version.is_empty() { "meta.k8s.io/v1" } else { version };
+            format!("no kind {found:?} is registered for version {version:?} in scheme {SCHEME:?}")
+        }));
+    }
+    let of = Type::of_kind("", "v1", kind).expect("options are registered with every group");
+    fields(of, value).map_err(ApiError::bad_request)
+}
+
+/// Checks the fields of an object that is never stored, with the strictness of Go: serde takes a list for a struct.
+///
+/// # Errors
+/// When one is of a wrong type, in upstream's words.
+pub(crate) fn check_fields(expected: Kind<'_>, object: &mut Value) -> Result<()> {
+    let Kind { group, version, kind } = expected;
+    let of = Type::of_kind(group, version, kind).expect("it is a published kind");
+    *object = fields(of, std::mem::take(object)).map_err(|error| {
+        ApiError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {error}"))
+    })?;
+    Ok(())
+}
+
+fn fields(of: Type, mut value: Value) -> std::result::Result<Value, String> {
+    machinery_schema::decode::decode(of, &mut value).map_err(|error| error.to_string())?;
+    Ok(value)
+}
+
+/// Decodes a body into an object whose kind and version are texts; else says what it is.
+fn read(headers: &HeaderMap, body: &Bytes, values_max: usize) -> Result<std::result::Result<Value, String>> {
+    let unknown = |why: &str| Ok(Err(format!("couldn't get version/kind; json parse error: {why}")));
     let value = match decode_media(headers, body, values_max)? {
         Decoded::Value(value) => value,
         Decoded::BadJson(why) => match machinery_kinds::json_type(body) {
-            Err(why) => return Err(unknown(&why)),
+            Err(why) => return unknown(&why),
             // Go takes what our decoder does not, such as very deep nesting.
-            Ok(_) => return Err(unknown(&why)),
+            Ok(_) => return unknown(&why),
         },
-        Decoded::BadYaml(why) => return Err(refuse(&yaml_error(&why))),
-        Decoded::BadProtobuf(why) => return Err(refuse(&why)),
+        Decoded::BadYaml(why) => return Ok(Err(yaml_error(&why))),
+        Decoded::BadProtobuf(why) => return Ok(Err(why)),
     };
     let what = match &value {
-        Value::Null => return Ok(Value::Object(Map::new())),
+        Value::Null => return Ok(Ok(Value::Object(Map::new()))),
         Value::Object(members) => {
             let mistyped =
                 ["apiVersion", "kind"].into_iter().find_map(|name| Some((name, go_type(members.get(name)?)?)));
             return match mistyped {
-                None => Ok(value),
+                None => Ok(Ok(value)),
                 Some((name, what)) => {
-                    Err(unknown(&format!("json: cannot unmarshal {what} into Go struct field .{name} of type string")))
+                    unknown(&format!("json: cannot unmarshal {what} into Go struct field .{name} of type string"))
                 }
             };
         }
@@ -62,7 +114,7 @@ pub(crate) fn decode(headers: &HeaderMap, body: &Bytes, values_max: usize, kind:
         Value::Number(_) => "number",
         Value::Bool(_) => "bool",
     };
-    Err(unknown(&format!("json: cannot unmarshal {what} into Go value of type {TYPE_META}")))
+    unknown(&format!("json: cannot unmarshal {what} into Go value of type {TYPE_META}"))
 }
 
 /// The first number of a JSON text that is none of a `float64`, as `1e400` is, which Go finds later than our decoder.

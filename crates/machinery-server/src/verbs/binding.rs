@@ -60,6 +60,7 @@ pub(crate) async fn create(context: &Context<'_>, act: Act, body: &Bytes) -> Res
         sent["apiVersion"] = "policy/v1".into();
     }
     typed::check_kind(&context.server.registry(), kind, &mut sent)?;
+    typed::check_fields(kind, &mut sent)?;
     context.settle_namespace(&mut sent)?;
     match act {
         Act::Bind => bind(context, &sent, options).await?,
@@ -197,8 +198,7 @@ async fn evict(context: &Context<'_>, eviction: &Value, options: WriteOptions) -
         return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
     }
     let given = eviction.get("deleteOptions").filter(|given| !given.is_null()).cloned().unwrap_or_else(|| json!({}));
-    let mut delete: DeleteOptions = serde_json::from_value(given)
-        .map_err(|error| ApiError::bad_request(format!("error decoding Eviction: {error}")))?;
+    let mut delete = DeleteOptions::of_typed(given).map_err(ApiError::bad_request)?;
     let stages = delete.stages();
     if !stages.is_empty() && options.dry_run && stages != ["All"] {
         return Err(ApiError::unknown(format!(

@@ -13,12 +13,12 @@ use super::write::{PutError, decode_stored, remove};
 use crate::admission::Operation;
 use crate::crd;
 use crate::heavy::values_max;
-use crate::negotiate::decode_body;
 use crate::object::{Encoded, OWNER_UID_FIELD, is_terminating, metadata, text_at, timestamp, uid_of, with_revision};
 use crate::owners::owners_of;
 use crate::request::{FieldValidation, ListOptions, Query, WriteOptions, check_dry_run, switch};
 use crate::server::{Context, warn};
 use crate::status::{self, ApiError, Result};
+use crate::typed;
 
 /// Without them the server does not work: nodes have their leases there, tokens their Secrets.
 const BUILTIN_NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -143,6 +143,11 @@ fn shows_deleted(info: &ResourceInfo) -> bool {
 }
 
 impl DeleteOptions {
+    /// Takes options whose fields have been checked; see [`typed`].
+    pub(crate) fn of_typed(value: Value) -> std::result::Result<Self, String> {
+        serde_json::from_value(value).map_err(|error| error.to_string())
+    }
+
     /// The stages of a dry run that are asked for.
     pub(crate) fn stages(&self) -> Vec<&str> {
         self.dry_run.iter().flatten().map(String::as_str).collect()
@@ -284,16 +289,8 @@ fn options(context: &Context<'_>, body: &Bytes) -> Result<(DeleteOptions, WriteO
 }
 
 fn options_of_body(context: &Context<'_>, body: &Bytes) -> Result<DeleteOptions> {
-    let decoded = decode_body(&context.headers, body, values_max(context.identity))?;
-    let kind = decoded.get("kind").and_then(Value::as_str).unwrap_or("DeleteOptions");
-    if kind != "DeleteOptions" {
-        return Err(ApiError::bad_request("decoded object cannot be converted to DeleteOptions"));
-    }
-    if decoded.is_null() {
-        return Ok(DeleteOptions::default());
-    }
-    serde_json::from_value(decoded)
-        .map_err(|error| ApiError::bad_request(format!("error decoding DeleteOptions: {error}")))
+    let decoded = typed::decode_options(&context.headers, body, values_max(context.identity), "DeleteOptions")?;
+    DeleteOptions::of_typed(decoded).map_err(ApiError::bad_request)
 }
 
 fn options_of_query(query: &Query) -> Result<DeleteOptions> {

@@ -211,14 +211,10 @@ fn check(context: &Context<'_>, scale: &Value, old: &Value, desired: i64) -> Res
     if uid.is_empty() || uid == held {
         return Ok(());
     }
-    let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {held}");
     if info.is_custom() {
-        let key = format!("/registry/{}/{}/{}/{}", info.group, info.plural, context.namespace(), context.name());
-        let key = key.replace("//", "/");
-        let why =
-            format!("StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {why}");
-        return Err(ApiError::conflict(info, context.name(), &why));
+        return Err(ApiError::uid_conflict(info, (context.namespace(), context.name()), (uid, held), false));
     }
+    let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {held}");
     let plural = format!("{}/scale", info.plural);
     Err(ApiError::conflict_kind(&info.group, &plural, context.name(), &why))
 }

@@ -48,13 +48,22 @@ pub(crate) async fn update(context: &Context<'_>, body: &Bytes) -> Result<Respon
         && context.info.creates_on_update()
         && context.server.store.get(&context.key(context.name())).is_none();
     if is_new {
+        // Whoever names a uid means the object that had it, and not another one in its place.
+        let uid = uid_of(&sent);
+        if !uid.is_empty() {
+            let at = (context.namespace(), context.name());
+            return Err(ApiError::uid_conflict(&context.info, at, (uid, ""), options.dry_run).with_warnings(&warnings));
+        }
         let managed = Owners::of(context).create(&mut sent)?;
         return create_object(context, sent, managed, options, warnings).await;
     }
     let is_unconditional = matches!(text_at(&sent, "/metadata/resourceVersion"), "" | "0");
     let said = warnings.clone();
-    change(context, options, warnings, |_, _| {
-        if is_unconditional && !context.info.takes_unconditional_update() {
+    change(context, options, warnings, |old, _| {
+        let uid = uid_of(&sent);
+        let is_another = !uid.is_empty() && uid != uid_of(old);
+        // That it is another object is said first.
+        if !is_another && is_unconditional && !context.info.takes_unconditional_update() {
             let error = FieldError::invalid("metadata.resourceVersion", &0.into(), "must be specified for an update");
             let (group, plural) = (&context.info.group, &context.info.plural);
             return Err(ApiError::invalid_kind(group, plural, context.name(), &[error]));
@@ -110,7 +119,8 @@ pub(crate) async fn change(
             Some(managed) => managed,
             None => owners.update(&old, &held, &mut new)?,
         };
-        let insists = check_preconditions(context, &stored, &new, &old, changed.is_insisting_on_uid)?;
+        let insists =
+            check_preconditions(context, &stored, (&new, &old), changed.is_insisting_on_uid, options.dry_run)?;
         let (registry, reservation) = settle(context, options, &mut new, &old, &mut warnings)?;
         metadata(&mut new).insert("resourceVersion".to_owned(), stored.revision.to_string().into());
         if options.dry_run {
@@ -163,14 +173,14 @@ pub(crate) async fn change(
 fn check_preconditions(
     context: &Context<'_>,
     stored: &Object,
-    new: &Value,
-    old: &Value,
+    (new, old): (&Value, &Value),
     is_insisting_on_uid: bool,
+    is_dry: bool,
 ) -> Result<bool> {
     let (uid, held) = (uid_of(new), uid_of(old));
     if is_insisting_on_uid && !uid.is_empty() && uid != held {
-        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {held}");
-        return Err(ApiError::conflict(&context.info, context.name(), &why));
+        let at = (context.namespace(), context.name());
+        return Err(ApiError::uid_conflict(&context.info, at, (uid, held), is_dry));
     }
     match text_at(new, "/metadata/resourceVersion") {
         "" | "0" => Ok(false),
