@@ -1,7 +1,12 @@
-//! The part of Kubernetes' JSONPath that printer columns use.
+//! Kubernetes' JSONPath, as the columns of custom resources have it.
 //!
-//! `.a.b`, `['a.b']`, `[0]`, `[-1]`, `[*]`, `.*`, `[?(@.type=="Ready")]` (also `!=`, `<`, `>`, or a bare `@.field`
-//! that tests for presence), `..name` for every name below, with or without `{}` around it. Ranges and unions are rejected when a definition is installed.
+//! `.a.b`, `['a.b']`, `[0]`, `[-1]`, `[0:2]`, `[::2]`, `[*]`, `.*`, `[0,2]` and `['a','b']`, `..name` for every name below,
+//! `[?(@.type=="Ready")]` (also `!=`, `<`, `<=`, `>`, `>=`, or a bare `@.field` that tests for presence), with or without
+//! `{}` around all of it. What can be read and what it finds is as in client-go's `util/jsonpath`, its oddities included:
+//! a definition that one server takes must show the same columns on the other. Its `range` is none of them, as a column has one
+//! value; a wildcard within a text, which finds bytes there, finds nothing here.
+
+mod parse;
 
 use serde_json::Value;
 
@@ -14,14 +19,31 @@ pub struct JsonPath {
 #[derive(Clone, Debug, PartialEq)]
 enum Step {
     Key(Box<str>),
-    Index(i64),
+    Slice(Slice),
+    /// `.*`.
     Every,
-    /// `..`: the value and everything below it.
+    /// `..`: the values that have something in them, and those below.
     Below,
+    /// What one of several paths finds, one after the other.
+    Union(Vec<Vec<Step>>),
     Filter {
-        keys: Vec<Box<str>>,
-        test: Option<(Comparison, Value)>,
+        left: Vec<Step>,
+        test: Option<(Comparison, Vec<Step>)>,
     },
+    /// A value instead of those that were found.
+    Literal(Value),
+    /// What can be written and never finds anything: `range`, or an unknown operator.
+    Nonsense,
+}
+
+/// `[start:end:step]`, and `[n]`, which is `[n:n+1]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Slice {
+    start: Option<i64>,
+    end: Option<i64>,
+    /// The end was not written: it follows from the start.
+    is_index: bool,
+    step: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,11 +62,11 @@ pub enum JsonPathError {
     /// There is nothing.
     #[error("is empty; write a path such as .spec.nodeName")]
     Empty,
-    /// A character that no path has there.
-    #[error("has an unexpected {found:?} at character {at}; write .name, [n], [*] or [?(@.name==\"x\")]")]
+    /// Something that no path has there.
+    #[error("{what} at character {at}; write .name, [n], [a:b], [*] or [?(@.name==\"x\")]")]
     Unexpected {
-        /// The character, or what comes instead of one.
-        found: String,
+        /// What is wrong.
+        what: String,
         /// Its position.
         at: usize,
     },
@@ -58,6 +80,9 @@ const PATH_BYTES_MAX: usize = 1024;
 /// A wildcard over a long list makes a useless cell; evaluation stops here.
 const FOUND_MAX: usize = 256;
 
+/// A path does not fit the value: an index that is out of bounds, a filter of something that is no list.
+struct Unfit;
+
 impl JsonPath {
     /// Reads a path such as `.spec.nodeName`.
     ///
@@ -68,223 +93,148 @@ impl JsonPath {
             return Err(JsonPathError::TooLong);
         }
         let trimmed = text.trim();
-        let inner = trimmed.strip_prefix('{').and_then(|inner| inner.strip_suffix('}')).unwrap_or(trimmed).trim();
-        let inner = inner.strip_prefix('$').unwrap_or(inner);
-        if inner.is_empty() {
+        let inner = trimmed.strip_prefix('{').and_then(|inner| inner.strip_suffix('}')).unwrap_or(trimmed);
+        if inner.trim().is_empty() {
             return Err(JsonPathError::Empty);
         }
-        let mut parser = Parser { rest: inner, whole: inner };
-        let mut steps = Vec::new();
-        while !parser.rest.is_empty() {
-            if let Some(step) = parser.step()? {
-                steps.push(step);
-            }
-        }
-        Ok(Self { steps })
+        Ok(Self { steps: parse::steps(inner)? })
     }
 
-    /// Every value at the path; none when a key is missing.
-    pub fn find<'v>(&self, root: &'v Value) -> Vec<&'v Value> {
-        let mut found = vec![root];
-        for step in &self.steps {
-            let mut next = Vec::new();
-            for value in found {
-                step.follow(value, &mut next);
-            }
-            next.truncate(FOUND_MAX);
-            found = next;
-        }
-        found
+    /// Every value at the path; none when a key is missing, or when the path does not fit what is there.
+    pub fn find<'v>(&'v self, root: &'v Value) -> Vec<&'v Value> {
+        follow(&self.steps, vec![root]).unwrap_or_default()
     }
+}
+
+fn follow<'v>(steps: &'v [Step], mut found: Vec<&'v Value>) -> Result<Vec<&'v Value>, Unfit> {
+    for step in steps {
+        found = step.follow(&found)?;
+        found.truncate(FOUND_MAX);
+    }
+    Ok(found)
 }
 
 impl Step {
-    fn follow<'v>(&self, value: &'v Value, next: &mut Vec<&'v Value>) {
-        match (self, value) {
-            (Self::Key(key), Value::Object(map)) => next.extend(map.get(&**key)),
-            (Self::Index(index), Value::Array(items)) => {
-                let position = usize::try_from(*index).ok();
-                let from_end =
-                    usize::try_from(index.unsigned_abs()).ok().and_then(|back| items.len().checked_sub(back));
-                next.extend(position.or(from_end).and_then(|position| items.get(position)));
+    fn follow<'v>(&'v self, values: &[&'v Value]) -> Result<Vec<&'v Value>, Unfit> {
+        let present = values.iter().copied().filter(|value| !value.is_null());
+        let mut next = Vec::new();
+        match self {
+            Self::Key(key) => next.extend(present.filter_map(|value| value.as_object()?.get(&**key))),
+            Self::Slice(slice) => {
+                for value in present {
+                    let items = value.as_array().ok_or(Unfit)?;
+                    // An empty slice ends the search, for all that came before it too.
+                    let Some(range) = slice.range(items.len())? else { return Ok(Vec::new()) };
+                    let step = slice.step.unwrap_or(1);
+                    let step = usize::try_from(step).ok().filter(|step| *step > 0).ok_or(Unfit)?;
+                    next.extend(items[range].iter().step_by(step));
+                }
             }
-            (Self::Every, Value::Array(items)) => next.extend(items),
-            (Self::Every, Value::Object(map)) => next.extend(map.values()),
-            (Self::Below, value) => below(value, next),
-            (Self::Filter { keys, test }, Value::Array(items)) => {
-                next.extend(items.iter().filter(|item| passes(item, keys, test.as_ref())));
+            Self::Every => {
+                for value in present {
+                    next.extend(children(value));
+                }
             }
-            _ => {}
+            Self::Below => present.for_each(|value| below(value, &mut next)),
+            Self::Union(paths) => {
+                for path in paths {
+                    next.extend(follow(path, values.to_vec())?);
+                }
+            }
+            Self::Filter { left, test } => {
+                for value in values {
+                    for item in value.as_array().ok_or(Unfit)? {
+                        if passes(item, left, test.as_ref())? {
+                            next.push(item);
+                        }
+                    }
+                }
+            }
+            Self::Literal(literal) => next.extend(values.iter().map(|_| literal)),
+            Self::Nonsense => return Err(Unfit),
         }
+        Ok(next)
     }
 }
 
-/// A value, then what is in it, as far as anybody looks.
-fn below<'v>(value: &'v Value, next: &mut Vec<&'v Value>) {
-    if next.len() >= FOUND_MAX {
-        return;
-    }
-    next.push(value);
-    match value {
-        Value::Array(items) => items.iter().for_each(|item| below(item, next)),
-        Value::Object(map) => map.values().for_each(|item| below(item, next)),
-        _ => {}
-    }
-}
-
-fn passes(item: &Value, keys: &[Box<str>], test: Option<&(Comparison, Value)>) -> bool {
-    let found = keys.iter().try_fold(item, |value, key| value.get(&**key));
-    let (Some(found), Some((comparison, expected))) = (found, test) else {
-        return found.is_some() && test.is_none();
-    };
-    let order = match (found, expected) {
-        (Value::Number(a), Value::Number(b)) => a.as_f64().partial_cmp(&b.as_f64()),
-        (Value::String(a), Value::String(b)) => Some(a.cmp(b)),
-        (a, b) => (a == b).then_some(std::cmp::Ordering::Equal),
-    };
-    match comparison {
-        Comparison::Equal => order.is_some_and(std::cmp::Ordering::is_eq),
-        Comparison::NotEqual => order.is_none_or(std::cmp::Ordering::is_ne),
-        Comparison::Less => order.is_some_and(std::cmp::Ordering::is_lt),
-        Comparison::Greater => order.is_some_and(std::cmp::Ordering::is_gt),
-        Comparison::LessOrEqual => order.is_some_and(std::cmp::Ordering::is_le),
-        Comparison::GreaterOrEqual => order.is_some_and(std::cmp::Ordering::is_ge),
-    }
-}
-
-struct Parser<'t> {
-    rest: &'t str,
-    whole: &'t str,
-}
-
-impl<'t> Parser<'t> {
-    /// One step; `None` for a lone dot at the start, which means the root.
-    fn step(&mut self) -> Result<Option<Step>, JsonPathError> {
-        if self.take("[") {
-            let step = self.bracket()?;
-            return Ok(Some(step));
+impl Slice {
+    /// The positions that are meant in a list of this length; `None` for none.
+    fn range(self, len: usize) -> Result<Option<std::ops::Range<usize>>, Unfit> {
+        let len = i64::try_from(len).unwrap_or(i64::MAX);
+        let mut start = self.start.unwrap_or(0);
+        let mut end = match self.end {
+            Some(end) => end,
+            None if self.is_index => start.saturating_add(1),
+            None => len,
+        };
+        if start < 0 {
+            start = start.saturating_add(len);
         }
-        let is_first = self.rest.len() == self.whole.len();
-        if self.rest.starts_with("..") {
-            // The second dot belongs to the name that follows.
-            self.take(".");
-            return Ok(Some(Step::Below));
+        if end < 0 || (end == 0 && self.is_index) {
+            end = end.saturating_add(len);
         }
-        if !self.take(".") && !is_first {
-            return Err(self.unexpected());
-        }
-        if self.take("*") {
-            return Ok(Some(Step::Every));
-        }
-        if self.rest.starts_with('[') || (is_first && self.rest.is_empty()) {
+        if start == end {
             return Ok(None);
         }
-        Ok(Some(Step::Key(self.key()?)))
-    }
-
-    fn key(&mut self) -> Result<Box<str>, JsonPathError> {
-        let mut key = String::new();
-        let mut chars = self.rest.char_indices();
-        let mut end = self.rest.len();
-        while let Some((at, char)) = chars.next() {
-            match char {
-                // `metadata.labels.selvedge\.dev/role` reaches a key with dots.
-                '\\' => key.extend(chars.next().map(|(_, escaped)| escaped)),
-                '.' | '[' | ']' | '(' | ')' | '=' | '!' | '<' | '>' | ' ' | '{' | '}' | '"' | '\'' | ',' => {
-                    end = at;
-                    break;
-                }
-                _ => key.push(char),
-            }
+        if start >= len || end > len || start > end {
+            return Err(Unfit);
         }
-        if key.is_empty() {
-            return Err(self.unexpected());
-        }
-        self.rest = &self.rest[end..];
-        Ok(key.into())
+        let position = |at: i64| usize::try_from(at).map_err(|_| Unfit);
+        Ok(Some(position(start)?..position(end)?))
     }
+}
 
-    fn bracket(&mut self) -> Result<Step, JsonPathError> {
-        let step = if self.take("*") {
-            Step::Every
-        } else if self.take("?(") {
-            self.filter()?
-        } else if let Some(quoted) = self.quoted()? {
-            Step::Key(quoted.into())
-        } else {
-            let len = self.rest.find(']').unwrap_or(self.rest.len());
-            let index = self.rest[..len].trim().parse().map_err(|_| self.unexpected())?;
-            self.rest = &self.rest[len..];
-            Step::Index(index)
+fn children(value: &Value) -> Box<dyn Iterator<Item = &Value> + '_> {
+    match value {
+        Value::Array(items) => Box::new(items.iter()),
+        Value::Object(map) => Box::new(map.values()),
+        _ => Box::new(std::iter::empty()),
+    }
+}
+
+/// A value that has something in it, then what is in it, as far as anybody looks.
+fn below<'v>(value: &'v Value, next: &mut Vec<&'v Value>) {
+    let is_text = value.as_str().is_some_and(|text| !text.is_empty());
+    if next.len() < FOUND_MAX && (is_text || children(value).next().is_some()) {
+        next.push(value);
+        children(value).for_each(|item| below(item, next));
+    }
+}
+
+fn passes<'v>(item: &'v Value, left: &'v [Step], test: Option<&'v (Comparison, Vec<Step>)>) -> Result<bool, Unfit> {
+    let found = follow(left, vec![item]);
+    let Some((comparison, right)) = test else {
+        return Ok(found.is_ok_and(|found| !found.is_empty()));
+    };
+    let one = |found: Vec<&'v Value>| match found.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some(*one)),
+        _ => Err(Unfit),
+    };
+    let (Some(found), Some(expected)) = (one(found?)?, one(follow(right, vec![item])?)?) else { return Ok(false) };
+    comparison.holds(found, expected)
+}
+
+impl Comparison {
+    /// Go compares values of one kind; bools only for being the same, and 1 with 1.0 never.
+    fn holds(self, a: &Value, b: &Value) -> Result<bool, Unfit> {
+        let order = match (a, b) {
+            (Value::Bool(a), Value::Bool(b)) if matches!(self, Self::Equal | Self::NotEqual) => a.cmp(b),
+            (Value::String(a), Value::String(b)) => a.cmp(b),
+            (Value::Number(a), Value::Number(b)) if a.is_f64() == b.is_f64() => match (a.as_i64(), b.as_i64()) {
+                (Some(a), Some(b)) => a.cmp(&b),
+                _ => a.as_f64().partial_cmp(&b.as_f64()).ok_or(Unfit)?,
+            },
+            _ => return Err(Unfit),
         };
-        if self.take("]") { Ok(step) } else { Err(self.unexpected()) }
-    }
-
-    fn filter(&mut self) -> Result<Step, JsonPathError> {
-        self.skip_spaces();
-        if !self.take("@") {
-            return Err(self.unexpected());
-        }
-        let mut keys = Vec::new();
-        while self.take(".") {
-            keys.push(self.key()?);
-        }
-        self.skip_spaces();
-        let comparisons = [
-            ("==", Comparison::Equal),
-            ("!=", Comparison::NotEqual),
-            ("<=", Comparison::LessOrEqual),
-            (">=", Comparison::GreaterOrEqual),
-            ("<", Comparison::Less),
-            (">", Comparison::Greater),
-        ];
-        let comparison = comparisons.into_iter().find(|(sign, _)| self.take(sign)).map(|(_, comparison)| comparison);
-        let test = match comparison {
-            None => None,
-            Some(comparison) => {
-                self.skip_spaces();
-                Some((comparison, self.literal()?))
-            }
-        };
-        self.skip_spaces();
-        if self.take(")") { Ok(Step::Filter { keys, test }) } else { Err(self.unexpected()) }
-    }
-
-    fn literal(&mut self) -> Result<Value, JsonPathError> {
-        if let Some(quoted) = self.quoted()? {
-            return Ok(Value::String(quoted));
-        }
-        let len = self.rest.find([')', ' ']).unwrap_or(self.rest.len());
-        let value = serde_json::from_str(&self.rest[..len]).map_err(|_| self.unexpected())?;
-        self.rest = &self.rest[len..];
-        Ok(value)
-    }
-
-    fn quoted(&mut self) -> Result<Option<String>, JsonPathError> {
-        let Some(quote) = self.rest.chars().next().filter(|char| matches!(char, '"' | '\'')) else { return Ok(None) };
-        let Some(len) = self.rest[1..].find(quote) else { return Err(self.unexpected()) };
-        let text = self.rest[1..=len].to_owned();
-        self.rest = &self.rest[len + 2..];
-        Ok(Some(text))
-    }
-
-    fn take(&mut self, sign: &str) -> bool {
-        match self.rest.strip_prefix(sign) {
-            Some(rest) => {
-                self.rest = rest;
-                true
-            }
-            None => false,
-        }
-    }
-
-    fn skip_spaces(&mut self) {
-        self.rest = self.rest.trim_start();
-    }
-
-    fn unexpected(&self) -> JsonPathError {
-        let found = self.rest.chars().next().map_or_else(|| "end".to_owned(), String::from);
-        JsonPathError::Unexpected { found, at: self.whole.len() - self.rest.len() + 1 }
+        Ok(match self {
+            Self::Equal => order.is_eq(),
+            Self::NotEqual => order.is_ne(),
+            Self::Less => order.is_lt(),
+            Self::Greater => order.is_gt(),
+            Self::LessOrEqual => order.is_le(),
+            Self::GreaterOrEqual => order.is_ge(),
+        })
     }
 }
 
