@@ -141,7 +141,7 @@ impl Coster<'_> {
             size: self.known_size(fold.init),
         };
         self.locals.push(accu);
-        // `cel.bind` is a loop over nothing.
+        // A name for a value is a loop over nothing.
         let is_bind = matches!(self.checked.ast.node(fold.range), Expr::List(items) if items.is_empty())
             && fold.accu != ACCUMULATOR;
         if is_bind {
@@ -272,7 +272,16 @@ impl Coster<'_> {
         on_target + cost.unwrap_or(Range::exactly(0))
     }
 
+    /// A whole number that is written in the expression.
+    fn whole(&self, id: Option<&Id>, otherwise: u64) -> u64 {
+        match id.map(|id| self.checked.ast.node(*id)) {
+            Some(Expr::Literal(Lit::Int(number))) => u64::try_from(*number).unwrap_or(0),
+            _ => otherwise,
+        }
+    }
+
     /// The cost of one function without that of its arguments, and the size of its result where that is known.
+    #[expect(clippy::cast_precision_loss, reason = "as upstream")]
     fn function(&self, name: &str, overload: &str, target: Option<Id>, args: &[Id]) -> (Range, Option<Range>) {
         let one = Range::exactly(1);
         let all: Vec<Id> = target.into_iter().chain(args.iter().copied()).collect();
@@ -286,6 +295,17 @@ impl Coster<'_> {
                 let each = if is_text { one + tenth(item) } else { one };
                 (size(0).times(each), None)
             }
+            (_, "list_slice") => {
+                let end = self.whole(all.get(2), size(0).max);
+                made(1.0, Range::exactly(end.wrapping_sub(self.whole(all.get(1), 0))))
+            }
+            (_, "lists_range") => made(1.0, Range::exactly(self.whole(all.first(), u64::MAX))),
+            (_, "list_reverse") => made(1.0, size(0)),
+            (_, "list_flatten") => made(1.0, size(0)),
+            (_, "list_flatten_int") => made(self.whole(all.get(1), u64::MAX) as f64, size(0)),
+            (_, "list_distinct") => made(2.0, size(0).times(size(0))),
+            ("sort", overload) => made(compare_factor(overload), size(0).times(size(0))),
+            ("@sortByAssociatedKeys", overload) => made(compare_factor(overload), size(1).times(size(1))),
             ("ip", "cidr_ip") => (one, None),
             ("url" | "cidr" | "isIP" | "isCIDR" | "ip" | "quantity" | "isQuantity" | "semver" | "isSemver", _) => {
                 (tenth(size(0)), None)
@@ -340,6 +360,17 @@ impl Coster<'_> {
             _ => (one, None),
         }
     }
+}
+
+/// A call that makes a list: so much for each item, and for the call and the list.
+fn made(factor: f64, items: Range) -> (Range, Option<Range>) {
+    (items.scale(factor) + Range::exactly(11), Some(items))
+}
+
+/// What it costs to compare two items while a list is sorted.
+fn compare_factor(overload: &str) -> f64 {
+    let is_text = overload.starts_with("list_string_") || overload.starts_with("list_bytes_");
+    if is_text { 2.0 + STRING_FACTOR } else { 2.0 }
 }
 
 /// How long text can be after a replacement.

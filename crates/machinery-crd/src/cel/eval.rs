@@ -192,6 +192,10 @@ impl<'r, 'v> Run<'r, 'v> {
         for arg in target.iter().chain(args) {
             values.push(self.eval(*arg)?);
         }
+        if let Some(cost) = library::list_cost(name, &values) {
+            self.spend(cost)?;
+            return library::call(name, &values);
+        }
         let overloads = self.checked.overloads.get(&id).map_or(&[][..], Vec::as_slice);
         let result = match (name, values.as_slice()) {
             ("_==_", [a, b]) => Ok(Val::Bool(a.equals(b))),
@@ -200,15 +204,9 @@ impl<'r, 'v> Run<'r, 'v> {
             ("@in", [key, Val::Map(fields)]) => Ok(Val::Bool(fields.get(key).is_some())),
             ("_+_", [Val::List(a), Val::List(b)]) => Ok(concat(a, b)),
             ("cel.@mapInsert", [Val::Map(fields), key, value]) => {
-                self.copy(fields.len())?;
-                let mut entries = fields.entries();
-                if entries.iter().any(|(held, _)| held.equals(key)) {
-                    Err(EvalError::new(format!("insert failed: key {} already exists", library::shown(key))))
-                } else {
-                    entries.push((key.clone(), value.clone()));
-                    Ok(Val::Map(Fields::Made(Arc::new(entries))))
-                }
+                self.insert(fields, vec![(key.clone(), value.clone())])
             }
+            ("cel.@mapInsert", [Val::Map(fields), Val::Map(added)]) => self.insert(fields, added.entries()),
             ("matches" | "find" | "findAll", [Val::Text(_), Val::Text(pattern), ..]) => {
                 self.compile(pattern)?;
                 library::call(name, &values)
@@ -219,6 +217,19 @@ impl<'r, 'v> Run<'r, 'v> {
         let cost = library::cost(name, overload, &values, result.as_ref().ok());
         self.spend(cost)?;
         result
+    }
+
+    /// A map with more entries.
+    fn insert(&mut self, fields: &Fields<'v>, added: Vec<(Val<'v>, Val<'v>)>) -> Result<'v> {
+        self.copy(fields.len().saturating_add(added.len()))?;
+        let mut entries = fields.entries();
+        for (key, value) in added {
+            if entries.iter().any(|(held, _)| held.equals(&key)) {
+                return Err(EvalError::new(format!("insert failed: key {} already exists", library::shown(&key))));
+            }
+            entries.push((key, value));
+        }
+        Ok(Val::Map(Fields::Made(Arc::new(entries))))
     }
 
     /// Appends to an accumulator without copying it: otherwise `map` and `filter` would take quadratic time.

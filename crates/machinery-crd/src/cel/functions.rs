@@ -1,5 +1,9 @@
 //! The functions that expressions may call: CEL's own and those of Kubernetes' libraries, as signatures.
 //!
+//! They are those of kube-apiserver 1.36 for new definitions (`k8s.io/apiserver/pkg/cel/environment`): of cel-go's extensions
+//! strings in version 2, lists in version 3, sets, optionals and comprehensions of two variables; neither `math`, `encoders`,
+//! `bindings` nor `cel.bind`.
+//!
 //! A line is `id receiver.name(types) result`; `A` and `B` stand for any type. The identifiers are those that costs are
 //! looked up by; where none matters it is left to the name.
 
@@ -75,6 +79,7 @@ modulo_uint64 _%_(uint,uint) uint
 negate_int64 -_(int) int
 negate_double -_(double) double
 map_insert cel.@mapInsert(map(A,B),A,B) map(A,B)
+map_insert_map cel.@mapInsert(map(A,B),map(A,B)) map(A,B)
 to_dyn dyn(A) dyn
 type type(A) type
 size_string size(string) int
@@ -149,6 +154,8 @@ t duration.getMilliseconds() int
 optional_of optional.of(A) optional(A)
 optional_ofNonZeroValue optional.ofNonZeroValue(A) optional(A)
 optional_none optional.none() optional(A)
+optional_unwrap optional.unwrap(list(optional(A))) list(A)
+optional_unwrapOpt list(optional(A)).unwrapOpt() list(A)
 optional_hasValue optional(A).hasValue() bool
 optional_value optional(A).value() A
 optional_or_optional optional(A).or(optional(A)) optional(A)
@@ -171,7 +178,30 @@ string_format string.format(list(dyn)) string
 strings_quote strings.quote(string) string
 list_join list(string).join() string
 list_join_string list(string).join(string) string
-reverse string.reverse() string
+list_slice list(A).slice(int,int) list(A)
+list_flatten list(list(A)).flatten() list(A)
+list_flatten_int list(dyn).flatten(int) list(dyn)
+list_bool_sort list(bool).sort() list(bool)
+list_bytes_sort list(bytes).sort() list(bytes)
+list_double_sort list(double).sort() list(double)
+list_duration_sort list(duration).sort() list(duration)
+list_int_sort list(int).sort() list(int)
+list_string_sort list(string).sort() list(string)
+list_timestamp_sort list(timestamp).sort() list(timestamp)
+list_uint_sort list(uint).sort() list(uint)
+list_bool_sortByAssociatedKeys list(A).@sortByAssociatedKeys(list(bool)) list(A)
+list_bytes_sortByAssociatedKeys list(A).@sortByAssociatedKeys(list(bytes)) list(A)
+list_double_sortByAssociatedKeys list(A).@sortByAssociatedKeys(list(double)) list(A)
+list_duration_sortByAssociatedKeys list(A).@sortByAssociatedKeys(list(duration)) list(A)
+list_int_sortByAssociatedKeys list(A).@sortByAssociatedKeys(list(int)) list(A)
+list_string_sortByAssociatedKeys list(A).@sortByAssociatedKeys(list(string)) list(A)
+list_timestamp_sortByAssociatedKeys list(A).@sortByAssociatedKeys(list(timestamp)) list(A)
+list_uint_sortByAssociatedKeys list(A).@sortByAssociatedKeys(list(uint)) list(A)
+lists_range lists.range(int) list(int)
+list_reverse list(A).reverse() list(A)
+list_distinct list(A).distinct() list(A)
+list_first list(A).first() optional(A)
+list_last list(A).last() optional(A)
 list_index_of list(A).indexOf(A) int
 list_last_index_of list(A).lastIndexOf(A) int
 list_is_sorted list(int).isSorted() bool
@@ -281,7 +311,7 @@ pub(super) const FORMATS: [&str; 13] = [
 ];
 
 /// Names whose dot is a part of them, and not a receiver.
-const SPACES: [&str; 7] = ["cel", "optional", "strings", "sets", "ip.isCanonical", "format.named", "math"];
+const SPACES: [&str; 7] = ["cel", "optional", "strings", "lists", "sets", "ip.isCanonical", "format.named"];
 
 pub(super) static FUNCTIONS: LazyLock<HashMap<&'static str, Vec<Overload>>> = LazyLock::new(|| {
     let mut functions: HashMap<&'static str, Vec<Overload>> = HashMap::new();

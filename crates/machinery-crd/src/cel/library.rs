@@ -1,5 +1,6 @@
 //! What the functions do, and what they cost.
 
+mod ext_lists;
 mod format;
 mod formats;
 mod net;
@@ -15,6 +16,7 @@ use super::{
     functions::FORMATS,
     value::{Fields, Val},
 };
+pub(super) use ext_lists::cost as list_cost;
 pub(super) use quantity::Quantity;
 pub(super) use semver::Semver;
 
@@ -64,6 +66,20 @@ pub(super) fn call<'v>(name: &str, values: &[Val<'v>]) -> Result<'v> {
         ("int" | "uint" | "double" | "string" | "bool" | "bytes" | "duration" | "timestamp", [value]) => {
             times::convert(name, value)
         }
+        (
+            "slice"
+            | "flatten"
+            | "sort"
+            | "@sortByAssociatedKeys"
+            | "reverse"
+            | "distinct"
+            | "first"
+            | "last"
+            | "unwrapOpt"
+            | "optional.unwrap",
+            [Val::List(list), rest @ ..],
+        ) => ext_lists::call(name, list, rest),
+        ("lists.range", [Val::Int(count)]) => Ok(ext_lists::range(*count)),
         ("isSorted" | "sum" | "min" | "max" | "indexOf" | "lastIndexOf", [Val::List(list), rest @ ..]) => {
             lists(name, &items(list), rest)
         }

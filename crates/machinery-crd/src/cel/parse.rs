@@ -22,6 +22,12 @@ const NODES_MAX: usize = 50_000;
 /// The accumulator of a macro, which no author can name.
 pub(super) const ACCUMULATOR: &str = "@result";
 
+/// What `sortBy` calls the list that it sorts.
+const SORTED: &str = "@__sortBy_input__";
+
+const NOT_A_NAME: &str = "argument must be a simple name";
+const NOT_AN_IDENTIFIER: &str = "argument is not an identifier";
+
 const PRIMARY: &str =
     "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
 
@@ -415,38 +421,23 @@ impl Parser {
     }
 
     /// The name of a macro's variable.
-    fn variable(&mut self, id: Id) -> String {
+    fn variable(&mut self, id: Id, wrong: &str) -> String {
         match &self.ast.nodes[id] {
             Expr::Ident(name) => name.clone(),
             _ => {
                 let at = self.ast.places[id];
-                self.issue(at, "argument must be a simple name".to_owned());
+                self.issue(at, wrong.to_owned());
                 "@bad".to_owned()
             }
         }
     }
 
     fn macro_call(&mut self, at: usize, target: Id, name: &str, args: &[Id]) -> Option<Id> {
-        if name == "bind" && matches!(&self.ast.nodes[target], Expr::Ident(space) if space == "cel") && args.len() == 3
-        {
-            let accu = self.variable(args[0]);
-            let range = self.node(at, Expr::List(Vec::new()));
-            let condition = self.node(at, Expr::Literal(Lit::Bool(false)));
-            let step = self.node(at, Expr::Ident(accu.clone()));
-            let fold = Fold {
-                range,
-                var: "#unused".to_owned(),
-                var2: None,
-                accu,
-                init: args[1],
-                condition,
-                step,
-                result: args[2],
-            };
-            return Some(self.node(at, Expr::Fold(Box::new(fold))));
+        if name == "sortBy" && args.len() == 2 {
+            return Some(self.sort_by(at, target, args));
         }
         if matches!(name, "optMap" | "optFlatMap") && args.len() == 2 {
-            let var = self.variable(args[0]);
+            let var = self.variable(args[0], &format!("{name}() variable name must be a simple identifier"));
             let method = |parser: &mut Self, name: &str| {
                 parser.node(
                     at,
@@ -455,20 +446,7 @@ impl Parser {
             };
             let has_value = method(self, "hasValue");
             let value = method(self, "value");
-            let range = self.node(at, Expr::List(Vec::new()));
-            let condition = self.node(at, Expr::Literal(Lit::Bool(false)));
-            let step = self.node(at, Expr::Ident(var.clone()));
-            let fold = Fold {
-                range,
-                var: "#unused".to_owned(),
-                var2: None,
-                accu: var,
-                init: value,
-                condition,
-                step,
-                result: args[1],
-            };
-            let bound = self.node(at, Expr::Fold(Box::new(fold)));
+            let bound = self.bound(at, var, value, args[1]);
             let space = |parser: &mut Self, name: &str, args: Vec<Id>| {
                 parser.node(at, Expr::Call { function: "", name: format!("optional.{name}"), target: None, args })
             };
@@ -479,14 +457,17 @@ impl Parser {
         let (one, two) = match (name, args.len()) {
             ("all" | "exists" | "exists_one" | "existsOne" | "filter", 2) | ("map", 2 | 3) => (true, false),
             ("all" | "exists" | "exists_one" | "existsOne" | "transformList" | "transformMap", 3)
-            | ("transformList" | "transformMap", 4) => (false, true),
+            | ("transformMapEntry", 3)
+            | ("transformList" | "transformMap" | "transformMapEntry", 4) => (false, true),
             _ => (false, false),
         };
         if !one && !two {
             return None;
         }
-        let var = self.variable(args[0]);
-        let var2 = two.then(|| self.variable(args[1]));
+        // Upstream has two ways to say it.
+        let wrong = if matches!(name, "map" | "filter") { NOT_AN_IDENTIFIER } else { NOT_A_NAME };
+        let var = self.variable(args[0], wrong);
+        let var2 = two.then(|| self.variable(args[1], wrong));
         let body = &args[if two { 2 } else { 1 }..];
         let accu = |parser: &mut Self| parser.node(at, Expr::Ident(ACCUMULATOR.to_owned()));
         let literal = |parser: &mut Self, lit: Lit| parser.node(at, Expr::Literal(lit));
@@ -519,6 +500,15 @@ impl Parser {
                 let (held, one) = (accu(self), literal(self, Lit::Int(1)));
                 result = self.call(at, "_==_", vec![held, one]);
             }
+            "transformMapEntry" => {
+                init = self.node(at, Expr::Map(Vec::new()));
+                condition = literal(self, Lit::Bool(true));
+                let (filter, entry) = if body.len() == 2 { (Some(body[0]), body[1]) } else { (None, body[0]) };
+                let held = accu(self);
+                let insert = self.call(at, "cel.@mapInsert", vec![held, entry]);
+                step = self.filtered(at, filter, insert);
+                result = accu(self);
+            }
             "transformMap" => {
                 init = self.node(at, Expr::Map(Vec::new()));
                 condition = literal(self, Lit::Bool(true));
@@ -544,6 +534,33 @@ impl Parser {
         }
         let fold = Fold { range: target, var, var2, accu: ACCUMULATOR.to_owned(), init, condition, step, result };
         Some(self.node(at, Expr::Fold(Box::new(fold))))
+    }
+
+    /// `list.sortBy(x, key)`: the list, bound to a name, in the order of its keys.
+    fn sort_by(&mut self, at: usize, target: Id, args: &[Id]) -> Id {
+        if matches!(self.ast.nodes[target], Expr::Literal(_) | Expr::Map(_)) {
+            let place = self.ast.places[target];
+            let text = "sortBy can only be applied to a list, identifier, comprehension, call or select expression";
+            self.issue(place, text.to_owned());
+            return target;
+        }
+        let input = |parser: &mut Self| parser.node(at, Expr::Ident(SORTED.to_owned()));
+        let (list, mapped) = (input(self), input(self));
+        let keys = self.macro_call(at, mapped, "map", args).expect("`map` of two arguments is a macro");
+        let sort =
+            Expr::Call { function: "", name: "@sortByAssociatedKeys".to_owned(), target: Some(list), args: vec![keys] };
+        let sort = self.node(at, sort);
+        self.bound(at, SORTED.to_owned(), target, sort)
+    }
+
+    /// An expression in which a name stands for a value: a loop over nothing, whose accumulator has the name.
+    fn bound(&mut self, at: usize, name: String, value: Id, result: Id) -> Id {
+        let range = self.node(at, Expr::List(Vec::new()));
+        let condition = self.node(at, Expr::Literal(Lit::Bool(false)));
+        let step = self.node(at, Expr::Ident(name.clone()));
+        let (var, init) = ("#unused".to_owned(), value);
+        let fold = Fold { range, var, var2: None, accu: name, init, condition, step, result };
+        self.node(at, Expr::Fold(Box::new(fold)))
     }
 
     fn filtered(&mut self, at: usize, filter: Option<Id>, step: Id) -> Id {

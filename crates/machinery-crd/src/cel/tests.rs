@@ -95,6 +95,96 @@ fn rules_decide() {
 }
 
 #[test]
+fn lists_are_sorted_sliced_and_flattened() {
+    assert!(holds("[3, 1, 2].sort() == [1, 2, 3] && ['b', 'a'].sort() == ['a', 'b'] && [].sort() == []"));
+    assert!(holds("[{'n': 2}, {'n': 1}].sortBy(x, x.n).map(x, x.n) == [1, 2]"));
+    assert!(holds("self.names.sortBy(n, -n.size()) == self.names && self.names.map(n, n).sortBy(n, n)[0] == 'x'"));
+    assert!(holds("[1, 2, 1, 3, 2].distinct() == [1, 2, 3] && [1, 2].reverse() == [2, 1]"));
+    assert!(holds("lists.range(3) == [0, 1, 2] && lists.range(0) == [] && lists.range(-1) == []"));
+    assert!(holds("[1, 2, 3].slice(1, 3) == [2, 3] && [1].slice(1, 1) == []"));
+    assert!(holds("[[1], [2, 3]].flatten() == [1, 2, 3] && [[[1]]].flatten(2) == [1] && [[1]].flatten(0) == [[1]]"));
+    assert!(holds("self.names.first().value() == 'x' && self.names.last().orValue('') == 'y'"));
+    assert!(holds("![].first().hasValue() && !self.names.filter(n, n == 'z').last().hasValue()"));
+    assert!(holds("[optional.of(1), optional.none()].unwrapOpt() == [1] && optional.unwrap([optional.of(2)]) == [2]"));
+    assert!(holds("self.names.transformMapEntry(i, n, {n: i}) == {'x': 0, 'y': 1}"));
+    let fails = |rule: &str| run(&spec(), rule, &json!({"names": ["x"]}), None).join("");
+    for (rule, expected) in [
+        ("[1].slice(0, 2) == []", "cannot slice(0, 2), list is length 1"),
+        ("[1].slice(-1, 0) == []", "cannot slice(-1, 0), negative indexes not supported"),
+        ("[1].slice(1, 0) == []", "cannot slice(1, 0), start index must be less than or equal to end index"),
+        ("[[1]].flatten(-1) == []", "level must be non-negative"),
+        (
+            "self.names.transformMapEntry(i, n, {'k': i}) == {} && self.names.map(n, [n, n]).flatten().transformMapEntry(i, n, {n: i}) == {}",
+            "failed rule",
+        ),
+        ("['a', 'a'].transformMapEntry(i, n, {n: i}) == {}", "insert failed: key a already exists"),
+    ] {
+        assert!(fails(rule).contains(expected), "{rule}: {}", fails(rule));
+    }
+}
+
+#[test]
+fn what_kubernetes_has_not_got_is_not_known() {
+    for (rule, expected) in [
+        ("cel.bind(x, self.__in__, x == 1)", "undeclared reference to 'bind' (in container '')"),
+        ("cel.bind(x, self.__in__, x == 1)", "1:1: undeclared reference to 'cel' (in container '')"),
+        ("self.a__dash__b.reverse() == 'a'", "found no matching overload for 'reverse' applied to 'string.()'"),
+        ("self.names.flatten() == ['a']", "found no matching overload for 'flatten' applied to 'list(string).()'"),
+        ("lists.range('a') == []", "1:12: found no matching overload for 'lists.range' applied to '(string)'"),
+        ("[{'a': 1}].sort() == []", "found no matching overload for 'sort' applied to 'list(map(string, int)).()'"),
+        (
+            "[{'a': 1}].sortBy(x, x) == []",
+            "found no matching overload for '@sortByAssociatedKeys' applied to \
+             'list(map(string, int)).(list(map(string, int)))'",
+        ),
+        (
+            "'a'.sortBy(x, x) == []",
+            "1:1: sortBy can only be applied to a list, identifier, comprehension, call or select expression",
+        ),
+        ("self.names.sortBy(x.y, 1) == []", "argument is not an identifier"),
+        ("self.names.sortBy(x, x, x) == []", "undeclared reference to 'sortBy' (in container '')"),
+        ("math.greatest(1, 2) == 2", "1:1: undeclared reference to 'math' (in container '')"),
+    ] {
+        assert!(wrong(rule).contains(expected), "{rule}: {}", wrong(rule));
+    }
+}
+
+/// By which factor kube-apiserver 1.36 says that a rule exceeds its budget.
+#[test]
+fn costs_of_lists_are_those_of_upstream() {
+    let schema = json!({"type": "object", "properties": {
+        "q": {"type": "array", "maxItems": 10, "items": {"type": "integer"}},
+        "u": {"type": "array", "items": {"type": "integer"}},
+        "ul": {"type": "array", "items": {"type": "string"}},
+        "ll": {"type": "array", "maxItems": 5, "items": {"type": "array", "maxItems": 6, "items": {"type": "integer"}}},
+    }});
+    let cost = |text: &str| compile(&rule(text), &declared(&schema)).expect("a good rule").cost_max;
+    for (rule, factor) in [
+        ("lists.range(100000000) == [1]", "10.0"),
+        ("self.u.all(x, self.u.slice(0,2).size() > 1)", "3.1"),
+        ("self.u.all(x, self.ll.flatten().size() > 1)", "3.6"),
+        ("self.u.all(x, [self.u].flatten().size() > 1)", "4.6"),
+        ("self.u.all(x, [self.u].flatten(3).size() > 1)", "4.9"),
+    ] {
+        #[expect(clippy::cast_precision_loss, reason = "a factor of one digit")]
+        let found = cost(rule) as f64 / 10_000_000.0;
+        assert_eq!(format!("{found:.1}"), factor, "{rule}");
+    }
+    for rule in ["self.ul.sort() == self.ul", "self.u.distinct() == self.u", "lists.range(self.q[0]) == [1]"] {
+        assert!(cost(rule) > 1_000_000_000, "{rule}: {}", cost(rule));
+    }
+    for rule in ["self.u.reverse() == self.u", "self.ul.slice(0,2) == self.ul", "self.q.sortBy(x, -x) == self.q"] {
+        assert!(cost(rule) < 10_000_000, "{rule}: {}", cost(rule));
+    }
+}
+
+#[test]
+fn a_list_is_paid_for_before_it_is_made() {
+    let errors = run(&spec(), "lists.range(self.__in__).size() > 0", &json!({"in": 9_000_000_000_i64}), None);
+    assert!(errors.join("").contains("running out of cost budget"), "{errors:?}");
+}
+
+#[test]
 fn a_failed_rule_says_which() {
     let object = json!({"in": 1});
     assert_eq!(run(&spec(), "self.__in__ > 1", &object, None), ["Invalid value: failed rule: self.__in__ > 1"]);

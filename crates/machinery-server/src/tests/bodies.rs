@@ -39,7 +39,9 @@ async fn base64_is_stored_and_answered_in_its_canonical_form_however_it_is_writt
     let put = hub.call("PUT", &path, json!({"metadata": {"name": "a"}, "data": {"w": wrapped}})).await;
     assert_eq!((put.code, &put.body["data"]), (200, &json!({"w": "QUJDREVG"})), "{}", put.body);
     hub.call("POST", SECRETS, json!({"metadata": {"name": "b"}, "data": {"w": "QUI"}})).await.check(
-        400, "BadRequest", "cannot be handled as a Secret: illegal base64 data at input byte 0",
+        400,
+        "BadRequest",
+        "cannot be handled as a Secret: illegal base64 data at input byte 0",
     );
 }
 

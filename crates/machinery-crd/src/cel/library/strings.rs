@@ -35,7 +35,6 @@ pub(super) fn call<'v>(name: &str, text: &str, rest: &[Val<'v>]) -> Result<'v> {
         ("lowerAscii", []) => Ok(Val::text(text.to_ascii_lowercase())),
         ("upperAscii", []) => Ok(Val::text(text.to_ascii_uppercase())),
         ("trim", []) => Ok(Val::text(text.trim())),
-        ("reverse", []) => Ok(Val::text(text.chars().rev().collect::<String>())),
         ("substring", [Val::Int(start), end @ ..]) => {
             let chars = chars();
             let length = i64::try_from(chars.len()).unwrap_or(i64::MAX);
