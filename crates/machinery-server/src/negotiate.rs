@@ -314,8 +314,22 @@ pub(crate) fn bounded_body(
 /// The media type of a body, without its parameters.
 pub(crate) fn content_type(headers: &HeaderMap) -> &str {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    value.split(';').next().unwrap_or_default().trim()
+    let media = value.split(';').next().unwrap_or_default().trim();
+    // Letters of either case are the same in it.
+    KNOWN_MEDIA.iter().find(|known| known.eq_ignore_ascii_case(media)).copied().unwrap_or(media)
 }
+
+/// What bodies may be.
+const KNOWN_MEDIA: [&str; 8] = [
+    "application/json",
+    "application/yaml",
+    "application/vnd.kubernetes.protobuf",
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
+    "application/apply-patch+cbor",
+];
 
 /// A body, or why it is none.
 pub(crate) enum Decoded {

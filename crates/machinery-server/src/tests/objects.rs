@@ -48,6 +48,11 @@ async fn refusals_are_worded_as_clients_know_them() {
     let mut other = made.clone();
     other["metadata"]["name"] = json!("c");
     hub.call("PUT", &a, other).await.check(400, "BadRequest", "does not match the name on the URL");
+    let mut nameless = made.clone();
+    nameless["metadata"]["name"] = Value::Null;
+    hub.call("PUT", &a, nameless).await.check(400, "BadRequest", "was undeterminable: name must be provided");
+    let same = hub.send(&Identity::controllers(), "PUT", &a, "Application/JSON", &made.to_string()).await;
+    assert_eq!(same.code, 200, "{}", same.body);
     let mut other = made;
     other["metadata"]["uid"] = json!("other");
     hub.call("PUT", &a, other).await.check(409, "Conflict", "Precondition failed: UID");

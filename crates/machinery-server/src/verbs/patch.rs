@@ -280,17 +280,7 @@ fn wrong_kind(info: &ResourceInfo, language: &Language, new: &mut Value) -> Opti
 /// Namespace and name must be the URL's.
 pub(super) fn settle(context: &Context<'_>, object: &mut Value) -> Result<()> {
     context.settle_namespace(object)?;
-    match name_of(object) {
-        name if name == context.name() => Ok(()),
-        "" => Err(ApiError::bad_request(format!(
-            "the name of the object ({} based on URL) was undeterminable: name must be provided",
-            context.name()
-        ))),
-        name => Err(ApiError::bad_request(format!(
-            "the name of the object ({name}) does not match the name on the URL ({})",
-            context.name()
-        ))),
-    }
+    context.check_name(object)
 }
 
 /// Server-side apply: the configuration is what its manager owns from now on.

@@ -53,21 +53,7 @@ pub(crate) async fn update(context: &Context<'_>, body: &Bytes) -> Result<Respon
         let is_worded = context.info.is_custom() && error.status()["code"] == 400;
         if is_worded { ApiError::bad_request(UNWORDED) } else { error }
     })?;
-    match name_of(&sent) {
-        "" => {
-            return Err(ApiError::bad_request(format!(
-                "the name of the object ({} based on URL) was undeterminable: name must be provided",
-                context.name()
-            )));
-        }
-        name if name == context.name() => {}
-        name => {
-            return Err(ApiError::bad_request(format!(
-                "the name of the object ({name}) does not match the name on the URL ({})",
-                context.name()
-            )));
-        }
-    }
+    context.check_name(&sent)?;
     context.settle_namespace(&mut sent)?;
     write(context, options, |owners, old, held| {
         let mut scale = sent.clone();

@@ -14,7 +14,7 @@ use super::create::create_object;
 use super::write::{PutError, decode_stored, remove};
 use crate::admission::Operation;
 use crate::crd;
-use crate::object::{is_terminating, metadata, name_of, text_at, uid_of};
+use crate::object::{is_terminating, metadata, text_at, uid_of};
 use crate::owners::{Owners, owners_of};
 use crate::reindex::{reindex_all, reselected};
 use crate::repeats::Repeats;
@@ -32,16 +32,7 @@ pub(crate) async fn update(context: &Context<'_>, body: &Bytes) -> Result<Respon
     let mut warnings = Vec::new();
     let repeats = Repeats::of(&context.headers, body, &sent, options.field_validation);
     context.read(&mut sent, repeats, options.field_validation, &mut warnings)?;
-    match name_of(&sent) {
-        "" => drop(metadata(&mut sent).insert("name".to_owned(), context.name().into())),
-        name if name == context.name() => {}
-        name => {
-            return Err(ApiError::bad_request(format!(
-                "the name of the object ({name}) does not match the name on the URL ({})",
-                context.name()
-            )));
-        }
-    }
+    context.check_name(&sent)?;
     context.settle_namespace(&mut sent)?;
     warnings.extend(dedup_owner_references(&mut sent, false));
     let is_new = context.path.subresource.is_none()

@@ -46,6 +46,20 @@ fn check_owners(managed: &Managed) -> Result<(), PutError> {
 }
 
 impl Context<'_> {
+    /// Checks that an object has the name that the URL has.
+    pub(crate) fn check_name(&self, sent: &Value) -> Result<()> {
+        let in_url = self.name();
+        match name_of(sent) {
+            "" => Err(ApiError::bad_request(format!(
+                "the name of the object ({in_url} based on URL) was undeterminable: name must be provided"
+            ))),
+            name if name == in_url => Ok(()),
+            name => Err(ApiError::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({in_url})"
+            ))),
+        }
+    }
+
     /// The name that the store has for the resource.
     pub(crate) fn resource_key(&self) -> String {
         self.info.storage_key.to_string()
