@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 const PERIOD: Duration = Duration::from_secs(10);
 
 /// How often it is looked whether a burst has ended, which wakes one thread for a moment.
-const LOOK_PERIOD: Duration = Duration::from_secs(1);
+const CHECK_PERIOD: Duration = Duration::from_secs(1);
 
 /// All threads together are at work for so long between two looks while there is a burst.
 const BURST: Duration = Duration::from_millis(100);
@@ -31,7 +31,7 @@ pub fn thread_visits() -> u64 {
 /// they are not busy anyway, so that their `on_thread_park` is called: a thread that a burst has left asleep would never
 /// get to it. It does not end by itself.
 pub async fn visit_threads() {
-    let mut looks = tokio::time::interval(LOOK_PERIOD);
+    let mut looks = tokio::time::interval(CHECK_PERIOD);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut visits = Visits::default();
     loop {

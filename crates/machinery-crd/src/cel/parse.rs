@@ -553,7 +553,7 @@ impl Parser {
         self.bound(at, SORTED.to_owned(), target, sort)
     }
 
-    /// An expression in which a name stands for a value: a loop over nothing, whose accumulator has the name.
+    /// An expression in which a name is bound to a value: a loop over nothing, whose accumulator has the name.
     fn bound(&mut self, at: usize, name: String, value: Id, result: Id) -> Id {
         let range = self.node(at, Expr::List(Vec::new()));
         let condition = self.node(at, Expr::Literal(Lit::Bool(false)));

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{Comparison, JsonPathError, Slice, Step};
 
-/// Reads what stands within braces. What follows a closing brace is text around the path, which no column shows.
+/// Reads what is within braces. What follows a closing brace is text around the path, which no column shows.
 pub(super) fn steps(text: &str) -> Result<Vec<Step>, JsonPathError> {
     let mut parser = Parser { text, at: 0 };
     let mut steps = Vec::new();
@@ -98,7 +98,7 @@ impl<'t> Parser<'t> {
         number.map(Step::Literal).map_err(|_| self.unexpected(&format!("has `{text}`, which is no number,")))
     }
 
-    /// What stands within brackets; the first is taken.
+    /// What is within brackets; the first is taken.
     fn array(&mut self, steps: &mut Vec<Step>) -> Result<(), JsonPathError> {
         let text = self.until(|next| matches!(next, ']' | '\n'));
         if !self.take("]") {
@@ -146,7 +146,7 @@ impl<'t> Parser<'t> {
         Ok(())
     }
 
-    /// What stands within `[?(` and `)]`; the first is taken.
+    /// What is within `[?(` and `)]`; the first is taken.
     fn filter(&mut self, found: &mut Vec<Step>) -> Result<(), JsonPathError> {
         let inner = self.rest();
         let (mut pair, mut is_closed, mut last, mut len) = (None, false, '(', None);
