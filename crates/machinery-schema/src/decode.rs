@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use crate::{
     bounded::{cut, push_bounded},
     field_error::UNKNOWN_FIELDS_MAX,
+    go::json_type,
     types::{Field, Items, Omit, Shape, Type},
 };
 pub use time::{TimeForm, canonical_time};
@@ -37,7 +38,7 @@ pub fn decode(of: Type, object: &mut Value) -> Result<Vec<String>, DecodeError> 
     match object {
         Value::Object(map) => walk.structure(of, map),
         other => {
-            let found = kind_of(other);
+            let found = json_type(other);
             let name = of.go_name();
             walk.fail(format!("json: cannot unmarshal {found} into Go value of type {}", qualified(of, name)));
         }
@@ -91,7 +92,7 @@ impl Decode {
     }
 
     fn mistyped(&mut self, value: &Value, go_type: &str) {
-        self.cannot(&kind_of(value), go_type);
+        self.cannot(json_type(value), go_type);
     }
 
     fn cannot(&mut self, found: &str, go_type: &str) {
@@ -170,7 +171,7 @@ impl Decode {
                 }
             }
             (Shape::Time | Shape::MicroTime, other) => {
-                let error = format!("json: cannot unmarshal {} into Go value of type string", kind_of(other));
+                let error = format!("json: cannot unmarshal {} into Go value of type string", json_type(other));
                 self.fail(error);
             }
             (Shape::Quantity, other) => {
@@ -191,7 +192,7 @@ impl Decode {
                 }
             }
             (Shape::IntOrString, other) => {
-                let error = format!("json: cannot unmarshal {} into Go value of type int32", kind_of(other));
+                let error = format!("json: cannot unmarshal {} into Go value of type int32", json_type(other));
                 self.fail(error);
             }
             (Shape::RawExtension | Shape::FieldsV1, _) => {}
@@ -382,19 +383,6 @@ pub(crate) fn float(number: f64) -> Value {
         return whole.into();
     }
     Value::from(number)
-}
-
-/// What Go's decoder calls the type of a JSON value.
-fn kind_of(value: &Value) -> String {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
-    .to_owned()
 }
 
 /// Appends a field name to a path, as far as there is space; the returned length takes it off again by `truncate`.

@@ -303,8 +303,6 @@ impl<E: Engine> Writer<E> {
             // What deletions wrote is freed before the next ones come. The log must never take the last space: without some
             // it cannot be copied into the file, and then nothing can be freed any more.
             self.give_way();
-        } else if self.reserve.is_used() {
-            self.reserve.keep_part();
         }
     }
 

@@ -195,11 +195,7 @@ async fn a_log_that_is_lost_is_missed() {
         last = set(&store, &Key::new(MAPS, "default", &format!("map-{number}")), &"x".repeat(90_000)).await;
     }
     for is_removed in [false, true] {
-        let damaged = tempfile::tempdir().unwrap();
-        for file in std::fs::read_dir(dir.path()).unwrap() {
-            let file = file.unwrap();
-            std::fs::copy(file.path(), damaged.path().join(file.file_name())).unwrap();
-        }
+        let damaged = copy_of(dir.path());
         let log = damaged.path().join("objects.sqlite-wal");
         if is_removed {
             std::fs::remove_file(&log).unwrap();
@@ -228,16 +224,8 @@ async fn revisions_that_a_damaged_log_has_taken_are_not_given_again() {
     for number in 0..100 {
         last = set(&store, &Key::new(MAPS, "default", &format!("map-{number}")), &"x".repeat(2000)).await;
     }
-    // As it is on the disk after a kill.
-    let copy = |to: &Path| {
-        for file in std::fs::read_dir(dir.path()).unwrap() {
-            let file = file.unwrap();
-            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
-        }
-    };
     for share in [30, 60, 90] {
-        let damaged = tempfile::tempdir().unwrap();
-        copy(damaged.path());
+        let damaged = copy_of(dir.path());
         let log = damaged.path().join("objects.sqlite-wal");
         let mut bytes = std::fs::read(&log).unwrap();
         let at = bytes.len() * share / 100;
@@ -254,8 +242,7 @@ async fn revisions_that_a_damaged_log_has_taken_are_not_given_again() {
         assert!(store.watch(MAPS, last).is_err() && store.watch(MAPS, next).is_ok());
     }
     // A log that ends within a page is what a power cut leaves.
-    let cut = tempfile::tempdir().unwrap();
-    copy(cut.path());
+    let cut = copy_of(dir.path());
     let log = cut.path().join("objects.sqlite-wal");
     let bytes = std::fs::read(&log).unwrap();
     std::fs::write(&log, &bytes[..bytes.len() - 100]).unwrap();

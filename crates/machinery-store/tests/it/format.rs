@@ -40,15 +40,6 @@ fn options() -> StoreOptions {
     StoreOptions { cipher: Some(Arc::new(cipher)), reserve_bytes: 0, ..StoreOptions::default() }
 }
 
-fn copy_of(format: u32) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    for file in fs::read_dir(fixture(format)).unwrap() {
-        let file = file.unwrap();
-        fs::copy(file.path(), dir.path().join(file.file_name())).unwrap();
-    }
-    dir
-}
-
 fn check_fixture(store: &Store) {
     let pod = store.get(&Key::new(PODS, "default", "web")).unwrap();
     assert_eq!((pod.bytes.as_ref(), pod.revision, pod.created), (&b"second"[..], Revision(2), Revision(1)));
@@ -59,7 +50,7 @@ fn check_fixture(store: &Store) {
 
 #[tokio::test]
 async fn a_store_of_format_1_is_taken_over() {
-    let dir = copy_of(1);
+    let dir = copy_of(&fixture(1));
     let store = Store::open(dir.path(), options()).unwrap();
     check_fixture(&store);
     assert_eq!(store.current(), Revision(5));
@@ -74,7 +65,7 @@ async fn a_store_of_format_1_is_taken_over() {
 
 #[tokio::test]
 async fn a_store_of_format_2_opens() {
-    let dir = copy_of(2);
+    let dir = copy_of(&fixture(2));
     let store = Store::open(dir.path(), options()).unwrap();
     check_fixture(&store);
     assert_eq!(store.get(&Key::new(PODS, "default", "web")).unwrap().managed.as_deref(), Some(&b"managed"[..]));

@@ -66,3 +66,13 @@ pub fn seed() -> u64 {
     println!("SEED={seed}");
     seed
 }
+
+/// A copy of a store's files as they are now: what a kill would leave.
+pub fn copy_of(dir: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(dir).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+    }
+    copy
+}
