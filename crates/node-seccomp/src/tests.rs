@@ -1,0 +1,6 @@
+//! The tables are those of the profiles, and what is compiled of them says what the profiles say.
+
+mod filters;
+mod generate;
+mod interpreter;
+mod profile;
