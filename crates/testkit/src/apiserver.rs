@@ -117,6 +117,18 @@ impl KubeApiserver {
         self.dir.join("kubeconfig")
     }
 
+    /// The CA of the server and of its clients, for a [`crate::proxy::Proxy`] before it.
+    ///
+    /// # Errors
+    /// When its files cannot be read.
+    pub fn ca(&self) -> Result<base_pki::Ca> {
+        let read = |name: &str| {
+            let path = self.dir.join(name);
+            fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))
+        };
+        Ok(base_pki::Ca::load(&read("ca.pem")?, &read("ca.key")?)?)
+    }
+
     /// Process ids of the server and of its etcd.
     pub fn pids(&self) -> [u32; 2] {
         [self.apiserver.id(), self.etcd.id()]
@@ -175,6 +187,7 @@ fn write_certificates(dir: &Path, port: u16) -> Result<()> {
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
     let ca_pem = ca.self_signed(&ca_key).context("failed to sign a CA")?.pem();
+    let ca_key_pem = ca_key.serialize_pem();
     let issuer = Issuer::new(ca, ca_key);
     let issue = |mut params: CertificateParams, usage: ExtendedKeyUsagePurpose| -> Result<(String, String)> {
         let key = KeyPair::generate().context("failed to generate a key")?;
@@ -204,6 +217,7 @@ fn write_certificates(dir: &Path, port: u16) -> Result<()> {
     );
     for (name, text) in [
         ("ca.pem", ca_pem),
+        ("ca.key", ca_key_pem),
         ("server.pem", server_pem),
         ("server.key", server_key),
         ("tokens.key", tokens.serialize_pem()),
