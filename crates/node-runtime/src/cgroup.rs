@@ -96,14 +96,18 @@ impl Hierarchy {
 
     /// Makes the container's groups with their limits. What was made is removed again when a later step fails.
     pub fn create(&self, parent: &str, id: &ContainerId, limits: &Limits) -> io::Result<CgroupPaths> {
-        let group = group(parent, id);
+        self.create_group(&group(parent, id), limits)
+    }
+
+    /// Makes a group by its path under the hierarchy's root, as [`create`](Self::create) does.
+    pub fn create_group(&self, group: &Path, limits: &Limits) -> io::Result<CgroupPaths> {
         let mut tries_left = CREATE_TRIES;
         loop {
             tries_left -= 1;
             let mut made = CgroupPaths::default();
             let result = match self {
-                Self::V2 { base } => create_v2(base, &group, limits, &mut made),
-                Self::V1 { mounts } => create_v1(mounts, &group, limits, &mut made),
+                Self::V2 { base } => create_v2(base, group, limits, &mut made),
+                Self::V1 { mounts } => create_v1(mounts, group, limits, &mut made),
                 Self::Absent => {
                     Err(io::Error::new(io::ErrorKind::Unsupported, "no control group hierarchy is mounted"))
                 }
@@ -116,6 +120,24 @@ impl Hierarchy {
                     made.remove();
                     return Err(error);
                 }
+            }
+        }
+    }
+}
+
+impl Hierarchy {
+    /// Removes the groups directly below `parent` that are older than `age` and that nothing is in any more.
+    pub fn remove_empty_below(&self, parent: &Path, age: Duration) {
+        let bases: Vec<&PathBuf> = match self {
+            Self::V2 { base } => vec![base],
+            Self::V1 { mounts } => mounts.values().collect(),
+            Self::Absent => Vec::new(),
+        };
+        for entry in bases.into_iter().flat_map(|base| fs::read_dir(base.join(parent))).flatten().flatten() {
+            let modified = entry.metadata().and_then(|meta| meta.modified());
+            if modified.is_ok_and(|modified| modified.elapsed().is_ok_and(|elapsed| elapsed > age)) {
+                // The kernel refuses while something is in it, and files of a group cannot be removed at all.
+                let _ = fs::remove_dir(entry.path());
             }
         }
     }
@@ -223,6 +245,11 @@ fn at(path: &Path, error: io::Error) -> io::Error {
 }
 
 impl CgroupPaths {
+    /// Whether there is no group at all.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Moves a process into the groups. What it starts from then on is in them, too.
     pub fn join(&self, pid: i32) -> io::Result<()> {
         self.0.values().try_for_each(|path| set(path, "cgroup.procs", pid))

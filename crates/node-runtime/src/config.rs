@@ -1,6 +1,6 @@
 //! What the node's configuration tells the runtimes.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -60,11 +60,27 @@ pub struct WasmConfig {
     pub cache_dir: PathBuf,
     /// Bytes the cache may hold; the longest unused go first.
     pub cache_bytes_max: u64,
+    /// Memory for compiling one module. What needs more is not run on this node.
+    pub compile_memory_bytes_max: u64,
+    /// How long one module may take to compile, on one CPU.
+    pub compile_time_max: Duration,
 }
 
 impl WasmConfig {
-    /// A cache of 256 MiB, some twenty modules of the size that language runtimes produce.
+    /// A cache of 256 MiB, some twenty modules of the size that language runtimes produce; for compiling one module 512 MiB,
+    /// on a machine with less than 2 GiB a quarter of its memory, and two minutes.
     pub fn new(cache_dir: impl Into<PathBuf>) -> Self {
-        Self { cache_dir: cache_dir.into(), cache_bytes_max: 256 * 1024 * 1024 }
+        Self {
+            cache_dir: cache_dir.into(),
+            cache_bytes_max: 256 * 1024 * 1024,
+            compile_memory_bytes_max: (512 * 1024 * 1024).min(memory_bytes() / 4),
+            compile_time_max: Duration::from_secs(120),
+        }
     }
+}
+
+/// Memory of this machine.
+fn memory_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    (info.totalram as u64).saturating_mul(u64::from(info.mem_unit))
 }

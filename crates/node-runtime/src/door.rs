@@ -286,6 +286,9 @@ pub enum RuntimeError {
     /// The identity is spent: this very attempt was started before. [`PodRuntime::list`] tells what became of it.
     #[error("container {0} was started before")]
     AlreadyStarted(ContainerId),
+    /// `stop` came while the container was being started and nothing of it ran yet. The attempt was not made.
+    #[error("the start of container {0} was cancelled")]
+    Cancelled(ContainerId),
     /// The attempt was made and failed before its program ran; its exit record says the same.
     #[error("failed to start container {id}: {message}")]
     Start {
@@ -349,6 +352,10 @@ pub trait PodRuntime: Send + Sync {
 
     /// Sends SIGTERM, and SIGKILL to everything in the container after `grace`; answers when nothing of it runs any more.
     /// A container that has ended answers at once. Calling again with a shorter grace while another call waits is allowed.
+    ///
+    /// A start that is under way is cancelled when its program does not run yet: within a second it returns
+    /// [`RuntimeError::Cancelled`], and this returns a status with [`ExitReason::StartError`] of an attempt that
+    /// [`list`](PodRuntime::list) does not have.
     fn stop(&self, id: &ContainerId, grace: Duration) -> RuntimeFuture<'_, ContainerStatus>;
 
     /// Sends a signal to the container's program.

@@ -201,3 +201,21 @@ pub(crate) fn become_user(uid: Option<u32>, gid: Option<u32>, groups: &[u32]) ->
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
+
+/// Lets others be served first.
+#[cfg(feature = "wasm")]
+pub(crate) fn be_nice(by: i32) {
+    // SAFETY: setpriority takes plain numbers.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, by) };
+}
+
+/// Makes allocations beyond `bytes` fail in this process: for one that no control group holds.
+#[cfg(feature = "wasm")]
+pub(crate) fn limit_memory(bytes: u64) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: bytes as libc::rlim_t, rlim_max: bytes as libc::rlim_t };
+    // SAFETY: the limit is written and outlives the call.
+    match unsafe { libc::setrlimit(libc::RLIMIT_DATA, &limit) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -2,26 +2,31 @@
 //!
 //! The process of such a container is this program as `wasm-worker`, under the shim of every other container. The
 //! kubelet itself never loads the engine: a child (`wasm-compile`) compiles, writes the artefact into the cache and
-//! exits; the worker maps the artefact and runs it. Volumes are folders opened before rights are given up and
-//! handed to the module as preopened folders, so they need no namespaces.
+//! exits; the worker maps the artefact and runs it. Volumes are directories opened before rights are given up and
+//! handed to the module as preopened directories, so they need no namespaces.
+//!
+//! A start begins with the compiler, which may take minutes, and only then is the attempt made. Until then `stop` cancels it
+//! and nothing of it remains.
 
 mod cache;
+mod compiler;
 mod engine;
+mod starts;
 mod worker;
 
 use std::{
     fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
-    process::Stdio,
     time::Duration,
 };
 
-use tokio::{process::Command, sync::broadcast};
+use tokio::sync::broadcast;
 
 pub use cache::wasm_compile_main;
 pub use worker::wasm_worker_main;
 
+use self::{compiler::Compiler, starts::Starts};
 use crate::{
     ContainerEvent, ContainerId, ContainerSpec, ContainerStats, ContainerStatus, ExecOutput, Mount, PodRuntime,
     ProcessConfig, RuntimeError, RuntimeFuture, WasmConfig,
@@ -34,11 +39,13 @@ use crate::{
 /// Runs WebAssembly: WASI 0.2 command components and WASI 0.1 modules.
 pub struct WasmRuntime {
     supervisor: Supervisor,
-    wasm: WasmConfig,
+    compiler: Compiler,
+    /// Starts that wait for their module.
+    starts: Starts,
 }
 
-/// What `wasm-compile` answers: where the compiled module is, and which one it is.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
+/// What `wasm-compile` prints: where the compiled module is, and which one it is.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 struct Artefact {
     path: PathBuf,
     /// SHA-256 of the module itself, in hex.
@@ -54,24 +61,18 @@ impl WasmRuntime {
     /// Fails when a folder cannot be made or another process has it open.
     pub fn open(config: ProcessConfig, wasm: WasmConfig) -> Result<Self, RuntimeError> {
         cache::make_private(&wasm.cache_dir)?;
-        Ok(Self { supervisor: Supervisor::open(config, Self::HANDLER)?, wasm })
+        let compiler = Compiler::new(&config, wasm);
+        Ok(Self { supervisor: Supervisor::open(config, Self::HANDLER)?, compiler, starts: Starts::default() })
     }
 
     fn check_spec(&self, spec: &ContainerSpec) -> Result<PathBuf, RuntimeError> {
-        check_names(spec)?;
-        check_mounts(spec)?;
-        let module = image::resolve(&spec.image, &self.supervisor.config().allowed_prefixes, ImageKind::Module)?;
-        detect(&module).map_err(|reason| RuntimeError::Image { image: spec.image.clone(), reason })?;
-        crate::process::argv(spec, &module)?;
-        if let Some(mount) = folders(spec).find(|mount| mount.host_path.is_file()) {
-            let reason = format!("{} is a file; WebAssembly is given folders only", mount.container_path.display());
-            return Err(RuntimeError::Refused { id: spec.id(), reason });
-        }
-        Ok(module)
+        check_spec(spec, &self.supervisor.config().allowed_prefixes)
     }
 
     async fn plan(&self, spec: ContainerSpec) -> Result<Launch, RuntimeError> {
-        let module = self.check_spec(&spec)?;
+        let prefixes = self.supervisor.config().allowed_prefixes.clone();
+        // The module may lie on a share that does not answer.
+        let (spec, module) = blocking(move || check_spec(&spec, &prefixes).map(|module| (spec, module))).await?;
         let artefact = self.compile(&spec.image, &module).await?;
         let config = self.supervisor.config();
         let guest_argv = crate::process::argv(&spec, &module)?;
@@ -92,22 +93,27 @@ impl WasmRuntime {
 
     async fn compile(&self, image: &str, module: &Path) -> Result<Artefact, RuntimeError> {
         let failed = |reason: String| RuntimeError::Image { image: image.to_owned(), reason };
-        let output = Command::new(&self.supervisor.config().program)
-            .arg("wasm-compile")
-            .args([module, &self.wasm.cache_dir])
-            .arg(self.wasm.cache_bytes_max.to_string())
-            .env_clear()
-            .stdin(Stdio::null())
-            .process_group(0)
-            .kill_on_drop(true)
-            .output()
-            .await
-            .map_err(|error| failed(format!("failed to run the compiler: {error}")))?;
-        if !output.status.success() {
-            return Err(failed(String::from_utf8_lossy(&output.stderr).trim().chars().take(2000).collect()));
+        self.compiler.artefact(module).await.map_err(failed)
+    }
+
+    /// Starts a container unless [`stop`](Self::cancel_or_stop) comes first.
+    async fn start_unless_cancelled(&self, spec: ContainerSpec) -> Result<ContainerStatus, RuntimeError> {
+        let start = self.starts.begin(&spec)?;
+        let launch = tokio::select! {
+            biased;
+            () = start.cancelled() => return Err(RuntimeError::Cancelled(spec.id())),
+            launch = self.plan(spec.clone()) => launch?,
+        };
+        // A stop from here on waits for the program and ends it.
+        self.supervisor.start(launch).await
+    }
+
+    async fn cancel_or_stop(&self, id: &ContainerId, grace: Duration) -> Result<ContainerStatus, RuntimeError> {
+        let cancelled = self.starts.cancel(id).await;
+        match (self.supervisor.stop(id, grace).await, cancelled) {
+            (Err(RuntimeError::NotFound(_)), Some(status)) => Ok(status),
+            (stopped, _) => stopped,
         }
-        serde_json::from_slice(&output.stdout)
-            .map_err(|error| failed(format!("failed to hear from the compiler: {error}")))
     }
 
     /// A command is another module, or the image once more with other arguments.
@@ -135,6 +141,25 @@ impl WasmRuntime {
             open: worker::open_files(&artefact.path, &launch.spec),
         })
     }
+}
+
+/// The module, when the container could be started here.
+fn check_spec(spec: &ContainerSpec, prefixes: &[PathBuf]) -> Result<PathBuf, RuntimeError> {
+    check_names(spec)?;
+    check_mounts(spec)?;
+    let module = image::resolve(&spec.image, prefixes, ImageKind::Module)?;
+    detect(&module).map_err(|reason| RuntimeError::Image { image: spec.image.clone(), reason })?;
+    crate::process::argv(spec, &module)?;
+    if let Some(mount) = folders(spec).find(|mount| mount.host_path.is_file()) {
+        let reason = format!("{} is a file; WebAssembly is given directories only", mount.container_path.display());
+        return Err(RuntimeError::Refused { id: spec.id(), reason });
+    }
+    Ok(module)
+}
+
+/// Runs something that waits for the disk or the kernel beside the async tasks.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("the closure does not panic and is never cancelled")
 }
 
 /// The volumes a module gets. The file of the termination message is none of them: there is no path to mount it at.
@@ -171,7 +196,11 @@ fn format_of(preamble: &[u8]) -> Result<Format, String> {
 
 fn sha256_hex(bytes: &[u8]) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(digest.as_ref())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
@@ -192,12 +221,12 @@ impl PodRuntime for WasmRuntime {
     }
 
     fn start(&self, spec: ContainerSpec) -> RuntimeFuture<'_, ContainerStatus> {
-        Box::pin(async move { self.supervisor.start(self.plan(spec).await?).await })
+        Box::pin(self.start_unless_cancelled(spec))
     }
 
     fn stop(&self, id: &ContainerId, grace: Duration) -> RuntimeFuture<'_, ContainerStatus> {
         let id = id.clone();
-        Box::pin(async move { self.supervisor.stop(&id, grace).await })
+        Box::pin(async move { self.cancel_or_stop(&id, grace).await })
     }
 
     fn signal(&self, id: &ContainerId, signal: i32) -> RuntimeFuture<'_, ()> {

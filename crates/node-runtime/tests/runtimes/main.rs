@@ -3,6 +3,8 @@
 // A test that unwraps fails with the place and the error, which is what it should do.
 #![allow(clippy::unwrap_used)]
 
+#[cfg(feature = "wasm")]
+mod compile;
 mod fixture;
 mod process;
 mod survival;

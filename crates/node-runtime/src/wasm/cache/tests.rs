@@ -13,29 +13,29 @@ fn module(folder: &Path) -> PathBuf {
 fn a_module_is_compiled_once() {
     let folder = tempfile::tempdir().unwrap();
     let module = module(folder.path());
-    let first = compile(&module, folder.path(), u64::MAX).unwrap();
+    let first = compile(&module, None, folder.path(), u64::MAX).unwrap();
     assert_eq!(first.sha256, sha256_hex(EMPTY));
     let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
     let before = inode(&first.path);
-    assert_eq!(inode(&compile(&module, folder.path(), u64::MAX).unwrap().path), before);
+    assert_eq!(inode(&compile(&module, None, folder.path(), u64::MAX).unwrap().path), before);
 }
 
 #[test]
 fn a_damaged_entry_is_compiled_again() {
     let folder = tempfile::tempdir().unwrap();
     let module = module(folder.path());
-    let path = compile(&module, folder.path(), u64::MAX).unwrap().path;
+    let path = compile(&module, None, folder.path(), u64::MAX).unwrap().path;
     let sound = fs::read(&path).unwrap();
     let mut damaged = sound.clone();
     damaged[sound.len() / 2] ^= 1;
     for bytes in [damaged.as_slice(), &sound[..10], b""] {
         fs::write(&path, bytes).unwrap();
-        compile(&module, folder.path(), u64::MAX).unwrap();
+        compile(&module, None, folder.path(), u64::MAX).unwrap();
         assert_eq!(fs::read(&path).unwrap(), sound);
     }
     fs::remove_file(digest_path(&path)).unwrap();
-    compile(&module, folder.path(), u64::MAX).unwrap();
-    assert!(is_sound(&path));
+    compile(&module, None, folder.path(), u64::MAX).unwrap();
+    assert!(is_sound(&File::open(&path).unwrap(), &path));
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn what_is_no_module_is_told() {
         [(b"hello, world".as_slice(), "not WebAssembly"), (b"\0asm\x01\0\0\0junk", "failed to compile it")]
     {
         fs::write(&path, bytes).unwrap();
-        let error = compile(&path, folder.path(), u64::MAX).unwrap_err();
+        let error = compile(&path, None, folder.path(), u64::MAX).unwrap_err();
         assert!(error.contains(expected), "{error}");
     }
 }
