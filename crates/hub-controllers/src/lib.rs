@@ -13,6 +13,7 @@
 //! | `garbage` | object | what has lost its owners goes; owners that wait for their dependents |
 //! | `podgc` | pod | pods that no kubelet answers for |
 //! | `nodes` | node | nodes are tainted as their leases and conditions are; leases of deleted nodes go |
+//! | `duplicates` | node | two boxes that speak as one node are named |
 //! | `unreachable` | node | pods of a node that is out of reach are not ready |
 //! | `pods` | pod | a pod that nobody places says so |
 //! | `protection` | claim, volume or class | what is in use is not deleted before its last user |
@@ -40,6 +41,7 @@ mod assignments;
 mod bootstrap;
 mod csr;
 mod daemonsets;
+mod duplicates;
 mod events;
 mod garbage;
 mod joining;
@@ -139,6 +141,7 @@ impl Controllers {
         started.run(garbage::Garbage::new);
         started.run(podgc::PodGc::new);
         started.run(nodes::Nodes::new);
+        started.run(duplicates::Duplicates::new);
         started.run(unreachable::Unreachable::new);
         started.run(pods::Pods::new);
         started.run(protection::Protection::new);

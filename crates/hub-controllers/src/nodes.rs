@@ -54,7 +54,8 @@ const WAVE: Duration = Duration::from_secs(5);
 /// … with so many names.
 const WAVE_NAMES_MAX: usize = 5;
 
-const LEASE_NAMESPACE: &str = "kube-node-lease";
+/// The only namespace in which nodes have leases.
+pub(crate) const LEASE_NAMESPACE: &str = "kube-node-lease";
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";

@@ -298,6 +298,19 @@ pub struct NodeStatusView<'a> {
     pub conditions: Vec<ConditionView<'a>>,
     #[serde(borrow, deserialize_with = "nullable")]
     pub addresses: Vec<NodeAddress<'a>>,
+    #[serde(rename = "nodeInfo", borrow, deserialize_with = "nullable")]
+    pub node_info: NodeInfoView<'a>,
+}
+
+/// Which box a node is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the names are Kubernetes' own")]
+pub struct NodeInfoView<'a> {
+    #[serde(rename = "machineID", borrow, deserialize_with = "nullable")]
+    pub machine_id: Text<'a>,
+    #[serde(rename = "bootID", borrow, deserialize_with = "nullable")]
+    pub boot_id: Text<'a>,
 }
 
 /// One of a node's addresses.

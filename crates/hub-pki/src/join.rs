@@ -97,6 +97,8 @@ pub struct JoinRequest<'a> {
     pub sender_key_sha256: Option<&'a str>,
     /// Whether there is a Node of that name.
     pub has_node: bool,
+    /// When the box that has the name was last heard, as its Lease says.
+    pub last_seen: Option<&'a str>,
 }
 
 /// What becomes of a request.
@@ -214,8 +216,10 @@ fn by_token(request: &JoinRequest<'_>, id: &str, bound: Option<&NodeIdentitySpec
         ));
     }
     if live.is_some() && token.node_name.is_none() {
+        // Also when it is not heard: gateways are out of reach for weeks, and no token for many may open what is one's own.
+        let seen = request.last_seen.map(|at| format!(" (last seen {at})")).unwrap_or_default();
         return JoinVerdict::Deny(format!(
-            "another box is joined as node {node:?}: choose another name with --node-name; if this one replaces it, use a token made for that name (`selvedge token create --node-name {node}`) or run `kubectl delete node {node}` first"
+            "another box is joined as node {node:?}{seen}: choose another name with --node-name; if this one replaces it, use a token made for that name (`selvedge token create --node-name {node}`) or run `kubectl delete node {node}` first"
         ));
     }
     let used_by = token.used_by.iter().cloned().chain([node.to_owned()]).collect();

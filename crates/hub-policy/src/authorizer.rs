@@ -188,9 +188,14 @@ fn node_rules(access: &Access<'_>, node: &str, store: &Store) -> Decision {
         (api_edge::GROUP, "nodeassignments", None) if matches!(verb, "list" | "watch") => {
             let by_label = selectors.is_some_and(|(labels, _)| labels.exact(api_edge::LABEL_NODE) == Some(node));
             let label = api_edge::LABEL_NODE;
+            // As roles with `resourceNames` allow it on other clusters. A watch outlives the moment, so the name must do: no
+            // node may be called as a part of another's is.
+            let by_name = name_or_field.is_some_and(|name| names::is_assignment_of(name, node));
             Decision::allow_if(
-                by_label || name_or_field == Some(node),
-                format!("node {node:?} may only list its own assignment, by its own name or by label {label}={node}"),
+                by_label || by_name,
+                format!(
+                    "node {node:?} may only list its own assignment, by fieldSelector metadata.name={node} or by label {label}={node}"
+                ),
             )
         }
         (api_edge::GROUP, "nodeassignments", None) if verb == "get" => own_assignment(access, store, name, node),

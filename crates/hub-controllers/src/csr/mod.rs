@@ -25,9 +25,10 @@ use crate::Context;
 use crate::events::seconds;
 use crate::joining::Joining;
 use crate::kinds::Kind;
+use crate::nodes::LEASE_NAMESPACE;
 use crate::runtime::controller::ReconcileError;
 use crate::runtime::{Event, Next, ObjectRef, Queue, Reconciler};
-use crate::views::{CsrView, NodeView, condition, time};
+use crate::views::{CsrView, LeaseView, NodeView, condition, time};
 use crate::writer::Target;
 
 pub(crate) mod verdict;
@@ -246,12 +247,15 @@ impl Csr {
         let request = object.value()?;
         let Context { reader, writer, .. } = &self.context;
         let node = node_of(&info.cn).unwrap_or_default();
+        let lease = reader.get(Kind::Lease, LEASE_NAMESPACE, node);
+        let lease: Option<LeaseView<'_>> = lease.as_ref().and_then(ObjectRef::view_or_log);
         let join = JoinRequest {
             node,
             key_sha256: &info.key_sha256,
             username: &view.spec.username,
             sender_key_sha256: request["spec"]["extra"][EXTRA_KEY_SHA256][0].as_str(),
             has_node: reader.get(Kind::Node, "", node).is_some(),
+            last_seen: lease.as_ref().and_then(|lease| lease.spec.renew_time.as_deref()),
         };
         if state == State::Approved {
             let approved = condition(&view.status.conditions, "Approved");
@@ -259,6 +263,18 @@ impl Csr {
             return crate::joining::bind_approved(writer, &join, by_person).await;
         }
         crate::joining::bind(writer, &join).await
+    }
+
+    /// Shows at a Node that somebody has asked for its name, for those who watch over it: the request itself is soon deleted.
+    fn note_intruder(&self, view: &CsrView<'_>, why: &str) {
+        let parsed = self.parse(view);
+        let (Ok(info), SIGNER_NODE_CLIENT) = (&*parsed, &*view.spec.signer_name) else { return };
+        let name = node_of(&info.cn).unwrap_or_default();
+        let Some(node) = self.context.reader.get(Kind::Node, "", name) else { return };
+        let Some(node) = node.view_or_log::<NodeView<'_>>() else { return };
+        let target = Target { namespace: "", name, uid: &node.metadata.uid };
+        let message = format!("Rejected a request of {} to join as this node: {why}", view.spec.username);
+        self.context.recorder.warning(Kind::Node, target, "JoinRejected", message);
     }
 
     fn observe_request(&self, object: &ObjectRef, queue: &Queue<Box<str>>) {
@@ -339,7 +355,10 @@ impl Reconciler for Csr {
                     let message = "Requested by a node or with its bootstrap token.";
                     ("approval", None, Some(("Approved", AUTO_APPROVED, message.to_owned())))
                 }
-                Joining::Denied(why) => ("approval", None, Some(("Denied", "NotThisNode", why))),
+                Joining::Denied(why) => {
+                    self.note_intruder(&view, &why);
+                    ("approval", None, Some(("Denied", "NotThisNode", why)))
+                }
                 Joining::NotAutomatic => return Ok(until_deadline(until, now)),
                 Joining::Again => return Ok(Next::After(Duration::from_secs(1))),
             },

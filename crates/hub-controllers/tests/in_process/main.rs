@@ -104,6 +104,7 @@ async fn a_node_gets_its_certificate_by_asking() {
         base_pki::make_csr(&other, &format!("system:node:{node}"), &["system:nodes".to_owned()], &[]).expect("made")
     };
     hub.token("fedcba").await;
+    hub.node("gw-1", json!({})).await;
     let second = hub.as_user("system:bootstrap:fedcba", &["system:bootstrappers"]);
     for (sender, name, node, part) in [
         (&bootstrapper, "again", "gw-2", "was used already, by gw-1"),
@@ -123,6 +124,10 @@ async fn a_node_gets_its_certificate_by_asking() {
         let message = condition(&denied, "Denied")["message"].as_str().unwrap_or_default().to_owned();
         assert!(message.contains(part), "{message}");
     }
+    // Who watches over the node sees it, also when the request is deleted.
+    let event = hub.event_of("gw-1", "JoinRejected").await;
+    let message = event["message"].as_str().unwrap_or_default();
+    assert!(message.starts_with("Rejected a request of system:bootstrap:fedcba to join as this node"), "{message}");
     hub.stop().await;
 }
 

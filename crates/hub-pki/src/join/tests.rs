@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 
 fn request<'a>(node: &'a str, key: &'a str, username: &'a str) -> JoinRequest<'a> {
-    JoinRequest { node, key_sha256: key, username, sender_key_sha256: None, has_node: false }
+    JoinRequest { node, key_sha256: key, username, sender_key_sha256: None, has_node: false, last_seen: None }
 }
 
 fn bound(keys: &[&str], token: &str) -> NodeIdentitySpec {
@@ -75,6 +75,11 @@ fn a_second_box_under_a_live_name_is_rejected() {
     check_denied(
         why,
         &["another box is joined", "--node-name", "kubectl delete node gw-1", "token create --node-name gw-1"],
+    );
+    let seen = JoinRequest { last_seen: Some("2026-01-02T03:04:05.000000Z"), ..request("gw-1", "k2", TOKEN) };
+    check_denied(
+        decide(&seen, Some(&live), Some(&one_use())),
+        &["joined as node \"gw-1\" (last seen 2026-01-02T03:04:05.000000Z): choose another name"],
     );
     // Nor does a token for many help.
     let many = TokenGrant { uses: 100, ..TokenGrant::default() };

@@ -97,6 +97,13 @@ async fn an_assignment_belongs_to_the_node_that_it_names() {
         ("", 403),
         ("?labelSelector=selvedge.dev%2Fnode%3Dgw-1", 200),
         ("?labelSelector=selvedge.dev%2Fnode%3Dgw-10", 403),
+        // By name alone, as on a cluster that has roles only.
+        ("?fieldSelector=metadata.name%3Dgw-1", 200),
+        ("?fieldSelector=metadata.name%3Dgw-1.part-1", 200),
+        ("?fieldSelector=metadata.name%3Dgw-10", 403),
+        ("?fieldSelector=metadata.name%3Dgw-10.part-1", 403),
+        ("?fieldSelector=metadata.name%3Dgw-1.part-", 403),
+        ("?fieldSelector=metadata.name%3Dgw-1.part-x", 403),
     ] {
         hub.check(gw, "GET", &format!("{ASSIGNMENTS}{path}"), Value::Null, code).await;
     }

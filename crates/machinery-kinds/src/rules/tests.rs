@@ -414,3 +414,58 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn numbers_beyond_what_a_system_has_are_rejected() {
+    let container = |field: &str, value: Value| json!({"name": "a", "image": "x", field: value});
+    let check = |spec: &Value, at: &str, why: &str| {
+        let mut spec = spec.clone();
+        if spec.get("containers").is_none() {
+            spec["containers"] = json!([{"name": "a", "image": "x"}]);
+        }
+        check_pod(spec.clone(), &[&format!("spec.{at}: Invalid value: {why}")]);
+        // What makes pods is held to the same.
+        let set = json!({
+            "metadata": {"name": "s", "namespace": "default"},
+            "spec": {"selector": {"matchLabels": {"a": "b"}},
+                     "template": {"metadata": {"labels": {"a": "b"}}, "spec": spec}},
+        });
+        self::check("daemonsets", set, &[&format!("spec.template.spec.{at}: Invalid value: {why}")]);
+    };
+    let between = |from: i64, to: i64, value: i64| format!("{value}: must be between {from} and {to}, inclusive");
+    for id in [-1, 1 << 31, 1 << 32, 5_000_000_000] {
+        let why = between(0, 2_147_483_647, id);
+        for field in ["runAsUser", "runAsGroup", "fsGroup"] {
+            check(&json!({"securityContext": {field: id}}), &format!("securityContext.{field}"), &why);
+        }
+        check(&json!({"securityContext": {"supplementalGroups": [id]}}), "securityContext.supplementalGroups[0]", &why);
+        for field in ["runAsUser", "runAsGroup"] {
+            let spec = json!({"containers": [container("securityContext", json!({field: id}))]});
+            check(&spec, &format!("containers[0].securityContext.{field}"), &why);
+        }
+    }
+    for port in [0, -1, 70_000] {
+        for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+            for (kind, action) in [
+                ("tcpSocket", json!({"port": port})),
+                ("httpGet", json!({"port": port, "path": "/"})),
+                ("grpc", json!({"port": port})),
+            ] {
+                let spec = json!({"containers": [container(probe, json!({kind: action}))]});
+                check(&spec, &format!("containers[0].{probe}.{kind}.port"), &between(1, 65_535, port));
+            }
+        }
+    }
+    for mode in [-1, 0o1000, 0o7777] {
+        let why = format!("{mode}: must be a number between 0 and 0777 (octal), both inclusive");
+        for (kind, source) in [
+            ("configMap", json!({"name": "c", "defaultMode": mode})),
+            ("secret", json!({"secretName": "c", "defaultMode": mode})),
+            ("downwardAPI", json!({"defaultMode": mode})),
+            ("projected", json!({"defaultMode": mode, "sources": [{"configMap": {"name": "c"}}]})),
+        ] {
+            let spec = json!({"volumes": [{"name": "v", kind: source}]});
+            check(&spec, &format!("volumes[0].{kind}.defaultMode"), &why);
+        }
+    }
+}
