@@ -2,25 +2,14 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use serde::{Deserialize, Serialize};
-
-/// How far containers are kept apart from the node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Isolation {
-    /// Mount, pid, ipc and uts namespaces where the kernel permits them; where not, a notice says so.
-    #[default]
-    Auto,
-    /// None, even where the kernel would permit it. Volumes at container paths are then refused for processes.
-    None,
-}
+use node_shim::Isolation;
 
 /// Settings of [`crate::ProcessRuntime`]; the WebAssembly runtime stands on the same.
 #[derive(Clone, Debug)]
 pub struct ProcessConfig {
     /// `DATA_DIR/node/pods/…`: a folder for the state folders; it must outlive a reboot.
     pub state_dir: PathBuf,
-    /// The program with the hidden subcommands `shim`, `wasm-worker` and `wasm-compile`.
+    /// The program with the hidden subcommands `wasm-worker` and `wasm-compile`.
     /// [`ProcessConfig::THIS_PROGRAM`] unless a test has one of its own.
     pub program: PathBuf,
     /// Folders whose programs or modules may be run. Empty: none.

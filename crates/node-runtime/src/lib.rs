@@ -17,25 +17,21 @@
 
 #![warn(missing_docs)]
 
-mod cgroup;
 mod config;
 mod door;
 mod image;
-mod logfile;
 mod process;
-mod shim;
-mod state;
+mod program;
 mod supervisor;
-mod sys;
 #[cfg(feature = "wasm")]
 mod wasm;
 
-pub use config::{Isolation, ProcessConfig, WasmConfig};
-pub use door::{
-    ContainerEvent, ContainerId, ContainerSpec, ContainerState, ContainerStats, ContainerStatus, ExecOutput,
-    ExitReason, ExitRecord, Limits, Mount, PodRef, PodRuntime, RuntimeError, RuntimeFuture,
+pub use config::{ProcessConfig, WasmConfig};
+pub use door::{ContainerEvent, ContainerState, ContainerStatus, ExecOutput, PodRuntime, RuntimeError, RuntimeFuture};
+pub use node_shim::{
+    ContainerId, ContainerSpec, ContainerStats, ExitReason, ExitRecord, Isolation, Limits, Mount, PodRef,
 };
 pub use process::ProcessRuntime;
-pub use shim::shim_main;
+pub use program::SHIM;
 #[cfg(feature = "wasm")]
 pub use wasm::{WasmRuntime, wasm_compile_main, wasm_worker_main};

@@ -6,14 +6,16 @@
 
 use std::{path::Path, time::Duration};
 
+use node_shim::{
+    exec::{ExecRequest, search_path},
+    state::{Launch, STATE_VERSION},
+};
 use tokio::sync::broadcast;
 
 use crate::{
     ContainerEvent, ContainerId, ContainerSpec, ContainerStats, ContainerStatus, ExecOutput, PodRuntime, ProcessConfig,
     RuntimeError, RuntimeFuture,
     image::{self, ImageKind},
-    shim::{ExecRequest, search_path},
-    state::{Launch, STATE_VERSION},
     supervisor::{Supervisor, check_mounts, check_names},
 };
 

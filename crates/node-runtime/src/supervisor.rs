@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     fs::{self, File},
     io,
     os::{fd::OwnedFd, unix::fs::DirBuilderExt},
@@ -14,10 +15,15 @@ use std::{
     time::Duration,
 };
 
+use node_shim::{
+    cgroup::Hierarchy,
+    exec::{ExecRequest, TIMED_OUT},
+    state::{Launch, Process, Running, StateDir},
+    sys,
+};
 use rustix::process::{Pid, PidfdFlags};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, unix::AsyncFd},
-    process::Command,
     sync::{broadcast, watch},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -25,11 +31,7 @@ use tracing::{info, warn};
 
 use crate::{
     ContainerEvent, ContainerId, ContainerSpec, ContainerState, ContainerStats, ContainerStatus, ExecOutput,
-    ExitRecord, ProcessConfig, RuntimeError,
-    cgroup::Hierarchy,
-    shim::{ExecRequest, TIMED_OUT},
-    state::{Launch, Process, Running, StateDir, io_error},
-    sys,
+    ExitRecord, ProcessConfig, RuntimeError, program::ShimProgram,
 };
 
 /// A kubelet that falls further behind than this lists instead.
@@ -56,6 +58,7 @@ pub(crate) struct Supervisor {
 struct Inner {
     config: ProcessConfig,
     root: PathBuf,
+    shim: ShimProgram,
     containers: Mutex<BTreeMap<ContainerId, Container>>,
     events_tx: broadcast::Sender<ContainerEvent>,
     cancel: CancellationToken,
@@ -77,7 +80,11 @@ enum Found {
 
 impl Supervisor {
     /// Takes over what the state folders under `<state_dir>/<handler>` tell.
-    pub fn open(config: ProcessConfig, handler: &str) -> Result<Self, RuntimeError> {
+    pub fn open(mut config: ProcessConfig, handler: &str) -> Result<Self, RuntimeError> {
+        if config.program == Path::new(ProcessConfig::THIS_PROGRAM) {
+            // It is the shim that executes it, to whom that name means itself.
+            config.program = format!("/proc/{}/exe", std::process::id()).into();
+        }
         let root = config.state_dir.join(handler);
         fs::DirBuilder::new()
             .recursive(true)
@@ -94,6 +101,7 @@ impl Supervisor {
         let cancel = CancellationToken::new();
         let inner = Arc::new(Inner {
             config,
+            shim: ShimProgram::open(&root).map_err(|source| io_error("write the shim's program to", &root, source))?,
             root,
             containers: Mutex::default(),
             events_tx: broadcast::channel(EVENTS_QUEUE).0,
@@ -180,7 +188,7 @@ impl Supervisor {
         let limit = request.timeout + EXEC_OVERHEAD_MAX;
         let run = self.inner.run_exec(id, &request);
         let (code, output, complaint) = match tokio::time::timeout(limit, run).await {
-            Ok(result) => result.map_err(|source| io_error("run", &self.inner.config.program, source))?,
+            Ok(result) => result.map_err(|source| RuntimeError::Io { act: "run the shim".to_owned(), source })?,
             Err(_) => return Err(RuntimeError::ExecTimeout { id: id.clone(), timeout: request.timeout }),
         };
         if complaint == TIMED_OUT {
@@ -331,6 +339,11 @@ impl Inner {
             let (dir, root) = (dir.clone(), self.root.clone());
             blocking(move || dir.create(&root, &launch)).await
         };
+        let made = match made {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(RuntimeError::AlreadyStarted(id.clone())),
+            Err(source) => Err(io_error("create", dir.path(), source)),
+        };
         if let Err(error) = made {
             self.containers().remove(&id);
             return Err(error);
@@ -365,12 +378,9 @@ impl Inner {
     }
 
     async fn run_shim(&self, dir: &StateDir) -> io::Result<()> {
-        let output = Command::new(&self.config.program)
-            .arg("shim")
-            .arg(dir.path())
-            .env_clear()
-            .current_dir("/")
-            .process_group(0)
+        let output = self
+            .shim
+            .command(&[OsStr::new("shim"), dir.path().as_os_str()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -394,12 +404,10 @@ impl Inner {
 
     /// Exit code, output and complaint of the helper that runs a command.
     async fn run_exec(&self, id: &ContainerId, request: &ExecRequest) -> io::Result<(i32, Vec<u8>, String)> {
-        let mut helper = Command::new(&self.config.program)
-            .args(["shim", "--exec"])
-            .arg(self.dir(id).path())
-            .env_clear()
-            .current_dir("/")
-            .process_group(0)
+        let dir = self.dir(id);
+        let mut helper = self
+            .shim
+            .command(&[OsStr::new("shim"), OsStr::new("--exec"), dir.path().as_os_str()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -549,4 +557,9 @@ pub(crate) fn check_mounts(spec: &ContainerSpec) -> Result<(), RuntimeError> {
             Err(RuntimeError::Refused { id: spec.id(), reason })
         }
     }
+}
+
+/// An error of the node's disk.
+pub(crate) fn io_error(act: &str, path: &Path, source: io::Error) -> RuntimeError {
+    RuntimeError::Io { act: format!("{act} {}", path.display()), source }
 }

@@ -37,10 +37,6 @@ pub enum Command {
     Reset(ResetArgs),
     /// The version of the program and of the Kubernetes API that it serves
     Version,
-    /// Watches over one container; started by the node
-    #[command(hide = true)]
-    #[cfg(feature = "node")]
-    Shim(RawArgs),
     /// Runs one WebAssembly program; started by the shim
     #[command(hide = true)]
     #[cfg(feature = "wasm")]
@@ -177,6 +173,7 @@ pub struct ResetArgs {
 
 /// Arguments handed on as they are.
 #[derive(Args, Debug)]
+#[cfg(feature = "wasm")]
 pub struct RawArgs {
     /// For the part that is started
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -64,8 +64,6 @@ fn main() -> ExitCode {
         }
     };
     match cli.command {
-        #[cfg(feature = "node")]
-        Command::Shim(raw) => node_runtime::shim_main(raw.args),
         #[cfg(feature = "wasm")]
         Command::WasmWorker(raw) => node_runtime::wasm_worker_main(raw.args),
         #[cfg(feature = "wasm")]
@@ -129,8 +127,6 @@ fn run(command: Command) -> Result<Exit> {
             println!("selvedge {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), api_edge::KUBERNETES_VERSION);
             Ok(Exit::Done)
         }
-        #[cfg(feature = "node")]
-        Command::Shim(_) => unreachable!("answered before"),
         #[cfg(feature = "wasm")]
         Command::WasmWorker(_) | Command::WasmCompile(_) => unreachable!("answered before"),
     }

@@ -16,10 +16,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use node_shim::sys;
 use wasmtime::Engine;
 
 use super::{Artefact, Format, engine::engine, format_of, hex, read_bounded, sha256_hex};
-use crate::{RuntimeError, state::io_error, sys};
+use crate::{RuntimeError, supervisor::io_error};
 
 /// Larger than any module of a language runtime; the compiler needs several times as much memory.
 pub(super) const MODULE_BYTES_MAX: u64 = 128 * 1024 * 1024;

@@ -29,6 +29,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use node_shim::{
+    cgroup::{CgroupPaths, Hierarchy},
+    sys,
+};
 use tokio::{
     io::AsyncWriteExt,
     process::{Child, Command},
@@ -38,11 +42,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
 use super::{Artefact, cache};
-use crate::{
-    Limits, ProcessConfig, WasmConfig,
-    cgroup::{CgroupPaths, Hierarchy},
-    sys,
-};
+use crate::{Limits, ProcessConfig, WasmConfig};
 
 /// Compilers at a time. Each may take a quarter of the machine's memory: half of it is left to what runs.
 const JOBS_MAX: usize = 2;

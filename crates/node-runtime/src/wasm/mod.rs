@@ -21,6 +21,10 @@ use std::{
     time::Duration,
 };
 
+use node_shim::{
+    exec::ExecRequest,
+    state::{Launch, STATE_VERSION},
+};
 use tokio::sync::broadcast;
 
 pub use cache::wasm_compile_main;
@@ -31,8 +35,6 @@ use crate::{
     ContainerEvent, ContainerId, ContainerSpec, ContainerStats, ContainerStatus, ExecOutput, Mount, PodRuntime,
     ProcessConfig, RuntimeError, RuntimeFuture, WasmConfig,
     image::{self, ImageKind},
-    shim::ExecRequest,
-    state::{Launch, STATE_VERSION},
     supervisor::{Supervisor, check_mounts, check_names},
 };
 

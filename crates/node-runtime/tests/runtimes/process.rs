@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use node_runtime::{ContainerEvent, ContainerState, ExitReason, Isolation, Limits, Mount, RuntimeError};
 
-use crate::fixture::{Fixture, eventually, message, skip_without_control_groups};
+use crate::fixture::{Fixture, eventually, message, pid_in, skip_without_control_groups};
 
 fn is_root() -> bool {
     fs::read_to_string("/proc/self/status").unwrap().contains("Uid:\t0\t")
@@ -333,4 +333,37 @@ async fn full_log_files_are_put_aside() {
     fixture.run(&spec).await;
     assert!(fs::read_dir(&spec.log_dir).unwrap().count() <= 3);
     assert!(fs::metadata(spec.log_path()).unwrap().len() <= 4096);
+}
+
+/// The budget: what the smallest boxes can spare for each container beside its program.
+const OVERHEAD_KB_MAX: u64 = 512;
+
+fn pss_kb(pid: i32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_shim_and_its_init_process_cost_half_a_megabyte() {
+    let fixture = Fixture::new();
+    // Twelve share the program's pages as the pods of a small box do. `SELVEDGE_CONTAINERS=110` is what the reports have.
+    let count = std::env::var("SELVEDGE_CONTAINERS").map_or(12, |count| count.parse().unwrap());
+    let (mut shims, mut inits) = (0, 0);
+    let mut specs = Vec::new();
+    for _ in 0..count {
+        let mut spec = fixture.shell("");
+        (spec.image, spec.args) = ("file:///bin/sleep".to_owned(), vec!["1000".to_owned()]);
+        spec.env.insert("TEXT".to_owned(), "x".repeat(2000));
+        fixture.start(&spec).await;
+        specs.push(spec);
+    }
+    for spec in &specs {
+        let state = fixture.folder.path().join("state/selvedge-process").join(spec.id().to_string());
+        let state = fs::read_to_string(state.join("state.json")).unwrap();
+        shims += pss_kb(pid_in(&state, "shim").unwrap());
+        inits += pss_kb(pid_in(&state, "child").unwrap());
+    }
+    println!("{count} containers: shims {shims} kB, init processes {inits} kB");
+    assert!((shims + inits) / count <= OVERHEAD_KB_MAX, "{count} containers: shims {shims} kB, inits {inits} kB");
 }

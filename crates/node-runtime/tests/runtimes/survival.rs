@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     process::Command,
     sync::{
@@ -17,6 +18,14 @@ use crate::fixture::{Fixture, config, eventually, pid_in};
 
 fn state(fixture: &Fixture, spec: &ContainerSpec) -> PathBuf {
     fixture.folder.path().join("state/selvedge-process").join(spec.id().to_string())
+}
+
+/// The shim's program as a file.
+fn shim_program(fixture: &Fixture) -> PathBuf {
+    let path = fixture.folder.path().join("shim");
+    fs::write(&path, node_runtime::SHIM).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o500)).unwrap();
+    path
 }
 
 fn kill(pid: i32) {
@@ -88,8 +97,7 @@ async fn a_kubelet_that_died_before_its_shim_started_has_spent_the_attempt() {
     let record = fixture.exit(&spec.id()).await;
     assert_eq!((record.reason, record.started_at), (ExitReason::StartError, None));
     // The shim comes late.
-    let shim =
-        Command::new(config(fixture.folder.path()).program).arg("shim").arg(state(&fixture, &spec)).output().unwrap();
+    let shim = Command::new(shim_program(&fixture)).arg("shim").arg(state(&fixture, &spec)).output().unwrap();
     assert!(!shim.status.success());
     assert!(String::from_utf8_lossy(&shim.stderr).contains("started before"));
     assert_eq!(fixture.log(&spec), [""; 0]);

@@ -2,7 +2,7 @@
 //!
 //! A line that is long, or that ends without a newline, is written in parts tagged `P`. Full files are put aside as
 //! `<attempt>.log.1` (the youngest) and so on; the number of files is bounded. A disk that refuses never stops the
-//! container: what could not be written is counted, and told in the log when there is room again.
+//! container: what could not be written is counted, and noted in the log when there is space again.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -17,7 +17,7 @@ const PART_BYTES_MAX: usize = 16 * 1024;
 
 /// One of the program's two outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stream {
+pub enum Stream {
     Stdout,
     Stderr,
 }
@@ -33,7 +33,7 @@ impl Stream {
 
 /// Cuts one output into lines.
 #[derive(Debug)]
-pub(crate) struct Lines {
+pub struct Lines {
     stream: Stream,
     rest: Vec<u8>,
 }
@@ -46,18 +46,18 @@ impl Lines {
     /// Takes what was read, writes every complete line to `out`.
     pub fn push(&mut self, mut bytes: &[u8], now: Timestamp, out: &mut Vec<u8>) {
         while !bytes.is_empty() {
-            let room = PART_BYTES_MAX - self.rest.len();
-            let newline = bytes.iter().take(room + 1).position(|byte| *byte == b'\n');
+            let space = PART_BYTES_MAX - self.rest.len();
+            let newline = bytes.iter().take(space + 1).position(|byte| *byte == b'\n');
             match newline {
                 Some(end) => {
                     self.rest.extend_from_slice(&bytes[..end]);
                     self.emit('F', now, out);
                     bytes = &bytes[end + 1..];
                 }
-                None if bytes.len() > room => {
-                    self.rest.extend_from_slice(&bytes[..room]);
+                None if bytes.len() > space => {
+                    self.rest.extend_from_slice(&bytes[..space]);
                     self.emit('P', now, out);
-                    bytes = &bytes[room..];
+                    bytes = &bytes[space..];
                 }
                 None => {
                     self.rest.extend_from_slice(bytes);
@@ -90,7 +90,7 @@ fn line(stream: Stream, tag: char, text: &[u8], now: Timestamp, out: &mut Vec<u8
 
 /// The files on disk.
 #[derive(Debug)]
-pub(crate) struct LogFile {
+pub struct LogFile {
     path: PathBuf,
     file: File,
     bytes: u64,
@@ -120,11 +120,11 @@ impl LogFile {
         }
     }
 
-    /// Length of the lines that the file has room for; when there is room for none, that of the first, for the next file.
+    /// Length of the lines that the file has space for; when there is space for none, that of the first, for the next file.
     fn fitting(&self, lines: &[u8]) -> usize {
-        let room = usize::try_from(self.bytes_max.saturating_sub(self.bytes)).unwrap_or(usize::MAX).min(lines.len());
+        let space = usize::try_from(self.bytes_max.saturating_sub(self.bytes)).unwrap_or(usize::MAX).min(lines.len());
         let is_end = |byte: &u8| *byte == b'\n';
-        let last = lines[..room].iter().rposition(is_end).or_else(|| lines.iter().position(is_end));
+        let last = lines[..space].iter().rposition(is_end).or_else(|| lines.iter().position(is_end));
         last.map_or(lines.len(), |end| end + 1)
     }
 

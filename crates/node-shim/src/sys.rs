@@ -6,16 +6,16 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
-/// Sends a signal; a process that is gone is fine.
-pub(crate) fn kill(pid: i32, signal: i32) {
+/// Sends a signal; one that has ended is fine.
+pub fn kill(pid: i32, signal: i32) {
     if pid > 0 {
         // SAFETY: kill takes plain numbers and touches no memory of ours.
         unsafe { libc::kill(pid, signal) };
     }
 }
 
-/// Kills a process group; one that is gone is fine.
-pub(crate) fn kill_group(leader: i32, signal: i32) {
+/// Kills a process group; one that has ended is fine.
+pub fn kill_group(leader: i32, signal: i32) {
     if leader > 1 {
         // SAFETY: kill takes plain numbers and touches no memory of ours.
         unsafe { libc::kill(-leader, signal) };
@@ -25,13 +25,13 @@ pub(crate) fn kill_group(leader: i32, signal: i32) {
 /// Splits this process in two; 0 in the child.
 ///
 /// Refused while the process has more than one thread: locks of the others would stay taken in the child for ever.
-pub(crate) fn fork() -> io::Result<i32> {
+pub fn fork() -> io::Result<i32> {
     // In a new pid namespace whose `/proc` could not be mounted there is nothing to read; such a process was itself
     // forked here.
     if fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1) {
         return Err(io::Error::other("the shim must be started before any thread is"));
     }
-    // SAFETY: the process has one thread, so the child may go on with any code.
+    // SAFETY: the process has one thread, so the child may run any code.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         pid => Ok(pid),
@@ -39,24 +39,34 @@ pub(crate) fn fork() -> io::Result<i32> {
 }
 
 /// Ends the process at once, without the destructors that belong to the parent it was forked from.
-pub(crate) fn exit_now(code: i32) -> ! {
+pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit takes a plain number and does not return.
     unsafe { libc::_exit(code) }
 }
 
 /// Replaces this process by a program; returns only when that fails.
-pub(crate) fn exec(program: &CString, argv: &[CString], env: &[CString]) -> io::Error {
+///
+/// `file` is executed where it is given; `program` is only its name then.
+pub fn exec(program: &CString, file: Option<BorrowedFd<'_>>, argv: &[CString], env: &[CString]) -> io::Error {
     let pointers =
         |words: &[CString]| words.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();
     let (argv, env) = (pointers(argv), pointers(env));
     // SAFETY: both arrays end with a null pointer, and what they point to lives until the call returns.
-    unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+    unsafe {
+        match file {
+            None => _ = libc::execve(program.as_ptr(), argv.as_ptr(), env.as_ptr()),
+            Some(file) => {
+                let (empty, flags) = (c"".as_ptr(), libc::AT_EMPTY_PATH);
+                libc::syscall(libc::SYS_execveat, file.as_raw_fd(), empty, argv.as_ptr(), env.as_ptr(), flags);
+            }
+        }
+    }
     io::Error::last_os_error()
 }
 
 /// A set of signals.
 #[derive(Clone, Copy)]
-pub(crate) struct Signals(libc::sigset_t);
+pub struct Signals(libc::sigset_t);
 
 impl Signals {
     pub fn all() -> Self {
@@ -117,7 +127,7 @@ impl Signals {
 }
 
 /// Puts signals back as a program expects them: nothing blocked, SIGPIPE deadly (Rust's start-up ignores it).
-pub(crate) fn default_signals() {
+pub fn default_signals() {
     // SAFETY: SIG_DFL is a valid disposition.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     Signals::of(&[]).block();
@@ -125,14 +135,14 @@ pub(crate) fn default_signals() {
 
 /// What [`reap`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ended {
+pub struct Ended {
     pub pid: i32,
     /// As `waitpid` gives it.
     pub raw_status: i32,
 }
 
 /// Takes one child that has ended; `Ok(None)` when all still run, an error when there is none.
-pub(crate) fn reap(block: bool) -> io::Result<Option<Ended>> {
+pub fn reap(block: bool) -> io::Result<Option<Ended>> {
     let mut raw_status = 0;
     // SAFETY: the status is written to a number of ours.
     match unsafe { libc::waitpid(-1, &mut raw_status, if block { 0 } else { libc::WNOHANG }) } {
@@ -143,7 +153,7 @@ pub(crate) fn reap(block: bool) -> io::Result<Option<Ended>> {
 }
 
 /// Exit code and signal of a raw status.
-pub(crate) fn decode_status(raw_status: i32) -> (i32, Option<i32>) {
+pub fn decode_status(raw_status: i32) -> (i32, Option<i32>) {
     if libc::WIFSIGNALED(raw_status) {
         let signal = libc::WTERMSIG(raw_status);
         return (128 + signal, Some(signal));
@@ -152,7 +162,7 @@ pub(crate) fn decode_status(raw_status: i32) -> (i32, Option<i32>) {
 }
 
 /// Makes `target` another name of `fd`, one that an exec keeps.
-pub(crate) fn duplicate_to(fd: BorrowedFd<'_>, target: i32) -> io::Result<()> {
+pub fn duplicate_to(fd: BorrowedFd<'_>, target: i32) -> io::Result<()> {
     if fd.as_raw_fd() == target {
         rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
         return Ok(());
@@ -165,13 +175,13 @@ pub(crate) fn duplicate_to(fd: BorrowedFd<'_>, target: i32) -> io::Result<()> {
 }
 
 /// Makes an exec close every descriptor from `first` on. Old kernels do not know the call; all of ours are marked anyway.
-pub(crate) fn close_on_exec_from(first: u32) {
+pub fn close_on_exec_from(first: u32) {
     // SAFETY: close_range with CLOSE_RANGE_CLOEXEC only sets a flag on descriptors.
     unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
 }
 
 /// Takes on user, group and supplementary groups; `None` keeps what is. Root's own groups are dropped in any case.
-pub(crate) fn become_user(uid: Option<u32>, gid: Option<u32>, groups: &[u32]) -> io::Result<()> {
+pub fn become_user(uid: Option<u32>, gid: Option<u32>, groups: &[u32]) -> io::Result<()> {
     let check = |result: i32| if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
     // SAFETY: the pointer and the length are those of one slice; the others take plain numbers.
     unsafe {
@@ -198,20 +208,18 @@ pub(crate) fn become_user(uid: Option<u32>, gid: Option<u32>, groups: &[u32]) ->
 }
 
 /// Whether this process has root's rights.
-pub(crate) fn is_root() -> bool {
+pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
 /// Lets others be served first.
-#[cfg(feature = "wasm")]
-pub(crate) fn be_nice(by: i32) {
+pub fn be_nice(by: i32) {
     // SAFETY: setpriority takes plain numbers.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, by) };
 }
 
 /// Makes allocations beyond `bytes` fail in this process: for one that no control group holds.
-#[cfg(feature = "wasm")]
-pub(crate) fn limit_memory(bytes: u64) -> io::Result<()> {
+pub fn limit_memory(bytes: u64) -> io::Result<()> {
     let limit = libc::rlimit { rlim_cur: bytes as libc::rlim_t, rlim_max: bytes as libc::rlim_t };
     // SAFETY: the limit is written and outlives the call.
     match unsafe { libc::setrlimit(libc::RLIMIT_DATA, &limit) } {

@@ -2,7 +2,7 @@
 //!
 //! A container's group is `<parent>/<pod uid>/<container>_<attempt>`, under the root of the hierarchy and not under the
 //! kubelet's own group, so that stopping the kubelet's service does not stop its containers. (A service manager
-//! that kills by group must still be told to leave the shims alone: `KillMode=process`.)
+//! that kills by group must still leave the shims alone: `KillMode=process`.)
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ const V1_CONTROLLERS: [&str; 4] = ["memory", "pids", "cpu", "cpuacct"];
 
 /// Where this node's hierarchies are mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Hierarchy {
+pub enum Hierarchy {
     /// The unified one, and the group in it that we may use.
     V2 { base: PathBuf },
     /// Controller → mount point.
@@ -41,7 +41,7 @@ pub(crate) enum Hierarchy {
 /// A container's groups; one path for version 2 (`""`), one per controller for version 1.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(crate) struct CgroupPaths(BTreeMap<String, PathBuf>);
+pub struct CgroupPaths(BTreeMap<String, PathBuf>);
 
 impl Hierarchy {
     /// Reads `/proc/mounts`. Without root's rights the group we are in may be delegated to us.
@@ -180,7 +180,7 @@ fn create_v1(
     limits: &Limits,
     made: &mut CgroupPaths,
 ) -> io::Result<()> {
-    let wanted = |name: &str| match name {
+    let is_needed = |name: &str| match name {
         "memory" => limits.memory_bytes.is_some(),
         "pids" => limits.pids.is_some(),
         "cpu" => limits.cpu_millis.is_some(),
@@ -193,7 +193,7 @@ fn create_v1(
                 make_dirs(mount, group)?;
                 made.0.insert(name.to_owned(), path);
             }
-            None if wanted(name) => {
+            None if is_needed(name) => {
                 let text = format!("controller `{name}` is not mounted");
                 return Err(io::Error::new(io::ErrorKind::Unsupported, text));
             }

@@ -1,6 +1,6 @@
 //! The container's view of the files: the node's own, with volumes put over them.
 //!
-//! A volume's path may not exist on the node, and making it there would leave traces. Instead the folder above is
+//! A volume's path may not exist on the node, and making it there would leave traces. Instead the directory above is
 //! replaced, in the container's view only, by a small one in memory that has everything the real one has and the
 //! mount point as well.
 
@@ -18,12 +18,12 @@ use rustix::{
 
 use crate::Mount;
 
-/// Every entry of a replaced folder costs a mount.
+/// Every entry of a replaced directory costs a mount.
 const ENTRIES_MAX: usize = 2000;
 
 /// Mounts all of `mounts` in this process' mount namespace; returns why optional ones were left out. `staging` is an empty
-/// folder of ours.
-pub(super) fn set_up(mounts: &[Mount], staging: &Path) -> Result<Vec<String>, String> {
+/// directory of ours.
+pub fn set_up(mounts: &[Mount], staging: &Path) -> Result<Vec<String>, String> {
     let explain = |act: &'static str| move |error: rustix::io::Errno| format!("failed to {act}: {error}");
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(explain("keep the container's mounts from the node"))?;
@@ -41,9 +41,9 @@ pub(super) fn set_up(mounts: &[Mount], staging: &Path) -> Result<Vec<String>, St
 
 fn mount_one(mount: &Mount, source: Source, staging: &Path) -> Result<(), String> {
     if mount.optional && source.is_dir {
-        // Every pod has this one, below `/run` as a rule. Replacing that folder would hide from a program what others put there
-        // later, for a volume that nobody asked for; an empty folder on the node disturbs nobody. Where it cannot be made, the
-        // folder is replaced as for any other volume.
+        // Every pod has this one, below `/run` as a rule. Replacing that directory would hide from a program what others put there
+        // later, for a volume that nobody asked for; an empty directory on the node disturbs nobody. Where it cannot be made, the
+        // directory is replaced as for any other volume.
         let _ = fs::create_dir_all(&mount.container_path);
     }
     make_mount_point(&mount.container_path, source.is_dir, staging)?;
@@ -51,7 +51,7 @@ fn mount_one(mount: &Mount, source: Source, staging: &Path) -> Result<(), String
 }
 
 /// Makes `/proc` show the pid namespace.
-pub(super) fn mount_proc() -> io::Result<()> {
+pub fn mount_proc() -> io::Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     Ok(rustix::mount::mount("proc", "/proc", "proc", flags, None::<&std::ffi::CStr>)?)
 }
@@ -96,13 +96,13 @@ impl Source {
     }
 }
 
-/// Sees to it that something of the right kind is at `path`, without touching the node's own folders.
+/// Sees to it that something of the right kind is at `path`, without touching the node's own directories.
 fn make_mount_point(path: &Path, is_dir: bool, staging: &Path) -> Result<(), String> {
     if let Ok(meta) = fs::metadata(path) {
         return if meta.is_dir() == is_dir {
             Ok(())
         } else {
-            Err(format!("failed to mount a volume at {}: one is a file, the other a folder", path.display()))
+            Err(format!("failed to mount a volume at {}: one is a file, the other a directory", path.display()))
         };
     }
     let parent = path.parent().unwrap_or(Path::new("/"));
@@ -111,7 +111,7 @@ fn make_mount_point(path: &Path, is_dir: bool, staging: &Path) -> Result<(), Str
         fs::canonicalize(existing).map_err(|error| format!("failed to find {}: {error}", existing.display()))?;
     let explain = |error: io::Error| {
         format!(
-            "failed to make room for {} under {}: {error}; create it on the node",
+            "failed to make a mount point {} under {}: {error}; create it on the node",
             path.display(),
             existing.display()
         )
@@ -126,16 +126,16 @@ fn make_mount_point(path: &Path, is_dir: bool, staging: &Path) -> Result<(), Str
     }
 }
 
-/// Whether the folder is one that [`replace`] has put there: its own file system carries our name.
-fn in_memory(folder: &Path) -> bool {
+/// Whether the directory is one that [`replace`] has put there: its own file system carries our name.
+fn in_memory(directory: &Path) -> bool {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let last = mounts.lines().rfind(|line| line.split(' ').nth(1).is_some_and(|target| Path::new(target) == folder));
+    let last = mounts.lines().rfind(|line| line.split(' ').nth(1).is_some_and(|target| Path::new(target) == directory));
     last.is_some_and(|line| line.starts_with("selvedge-view "))
 }
 
-/// Puts a folder in memory over `folder` that has the same entries.
-fn replace(folder: &Path, staging: &Path) -> io::Result<()> {
-    let entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
+/// Puts a directory in memory over `directory` that has the same entries.
+fn replace(directory: &Path, staging: &Path) -> io::Result<()> {
+    let entries = fs::read_dir(directory)?.collect::<io::Result<Vec<_>>>()?;
     if entries.len() > ENTRIES_MAX {
         return Err(io::Error::other(format!("more than {ENTRIES_MAX} entries")));
     }
@@ -147,14 +147,14 @@ fn replace(folder: &Path, staging: &Path) -> io::Result<()> {
             return Err(io::Error::new(error.kind(), format!("{}: {error}", from.display())));
         }
     }
-    if folder == Path::new("/") {
+    if directory == Path::new("/") {
         std::env::set_current_dir(staging)?;
         rustix::process::pivot_root(".", ".")?;
         rustix::mount::unmount(".", UnmountFlags::DETACH)?;
         std::env::set_current_dir("/")?;
         return Ok(());
     }
-    Ok(rustix::mount::mount_move(staging, folder)?)
+    Ok(rustix::mount::mount_move(staging, directory)?)
 }
 
 fn carry_over(from: &PathBuf, to: &PathBuf) -> io::Result<()> {

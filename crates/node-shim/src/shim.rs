@@ -1,15 +1,14 @@
 //! The shim: one small process per container, its parent and its only witness.
 //!
 //! It has one thread and no async runtime, holds little memory, is its own session and outlives the kubelet. It
-//! holds the lock of the state folder as long as it lives. The container dies with it (parent-death signal, pid
+//! holds the lock of the state directory as long as it lives. The container dies with it (parent-death signal, pid
 //! namespace), so nothing ever runs unobserved.
 //!
-//! Its steps, each safe to be the last: take the lock → refuse a spent identity → reserve room for the exit record →
+//! Its steps, each safe to be the last: take the lock → refuse a spent identity → reserve space for the exit record →
 //! make control groups → fork the child, which waits → write `state.json` → let the child go → log and wait → kill
 //! what is left → write `exit.json`.
 
-mod child;
-mod exec;
+pub(crate) mod child;
 mod mounts;
 
 use std::{
@@ -34,14 +33,13 @@ use rustix::{
 };
 
 use crate::{
-    ExitReason, ExitRecord, Isolation,
+    ExitReason, ExitRecord, FileLock, Isolation,
     cgroup::{CgroupPaths, Hierarchy},
+    exec,
     logfile::{Lines, LogFile, Stream},
     state::{Launch, Process, Running, STATE_VERSION, StateDir},
     sys::{self, Ended},
 };
-
-pub(crate) use exec::{ExecRequest, TIMED_OUT, search_path};
 
 /// Said to the runtime through the pipe when the program runs.
 const READY: &[u8] = b"ok";
@@ -52,18 +50,20 @@ const OOM_SCORE_SHIM: &str = "-998";
 /// What a pod's status may hold of a termination message.
 const TERMINATION_MESSAGE_BYTES_MAX: u64 = 4096;
 
-/// Entry of the hidden subcommand `shim`: `shim <state folder>` starts a container and answers when its program runs,
-/// leaving the shim behind; `shim --exec <state folder>` runs a command in it.
+/// `<state directory>` starts a container and ends when its program runs, leaving the shim behind;
+/// `--exec <state directory>` runs a command in it.
 ///
 /// Must be called before the process has started any thread.
-pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    // Executed by its descriptor, its name would be a number.
+    let _ = rustix::thread::set_name(c"selvedge-shim");
     // The node's own files are nobody else's; a container begins with the mask that every engine gives it.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let args: Vec<OsString> = args.into_iter().collect();
     let result = match args.as_slice() {
         [flag, dir] if flag == OsStr::new("--exec") => return exec::run(&StateDir::at(dir)),
         [dir] => start(&StateDir::at(dir)),
-        _ => Err("this subcommand is run by the node itself: shim [--exec] <state folder>".to_owned()),
+        _ => Err("this program is run by the node itself: shim [--exec] <state directory>".to_owned()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -113,7 +113,6 @@ fn run(dir: &StateDir, mut ready: File) {
             // A kubelet that was killed meanwhile does not listen any more.
             let _ = ready.write_all(READY);
             drop(ready);
-            give_back_code();
             container.supervise(dir);
         }
         Err(message) => {
@@ -122,12 +121,6 @@ fn run(dir: &StateDir, mut ready: File) {
         }
     }
     drop(lock);
-}
-
-/// From here on a shim only waits, as long as its container runs: what its start has mapped is given back.
-fn give_back_code() {
-    // Where it fails the shim is larger, and nothing else.
-    let _ = base_fs::unmap_untouched_files();
 }
 
 fn detach() -> io::Result<()> {
@@ -143,7 +136,7 @@ fn detach() -> io::Result<()> {
 }
 
 /// Takes the lock and makes sure that this identity has never been started.
-fn take_identity(dir: &StateDir) -> Result<base_fs::DirLock, String> {
+fn take_identity(dir: &StateDir) -> Result<FileLock, String> {
     let unreadable = |error: io::Error| format!("failed to read {}: {error}", dir.path().display());
     let lock = dir.lock().map_err(unreadable)?;
     if dir.exit().map_err(unreadable)?.is_some() || dir.running().map_err(unreadable)?.is_some() {
@@ -217,26 +210,29 @@ fn fork_child(
     let (stderr_rx, stderr_tx) = pipe()?;
     let (status_rx, status_tx) = pipe()?;
     let (result_rx, result_tx) = pipe()?;
-    let (go_rx, go_tx) = pipe()?;
+    let (begin_rx, begin_tx) = pipe()?;
     let signals = sys::Signals::of(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP]);
     let signals = signals.descriptor().map_err(explain("make a signal descriptor"))?;
     let isolated = launch.isolation == Isolation::Auto
         && child::new_pid_namespace().map_err(|error| notices.push(format!("no namespaces: {error}"))).is_ok();
 
+    let program = child::open_agents(&launch.program)?;
+
     let pid = sys::fork().map_err(explain("fork"))?;
     if pid == 0 {
         own.iter().for_each(|file| child::close_copy(file));
-        drop((stdout_rx, stderr_rx, status_rx, result_rx, go_tx, signals));
+        drop((stdout_rx, stderr_rx, status_rx, result_rx, begin_tx, signals));
         let ends = child::Ends {
             stdout: stdout_tx,
             stderr: stderr_tx,
             status: File::from(status_tx),
             result: File::from(result_tx),
-            go: File::from(go_rx),
+            program,
+            go: File::from(begin_rx),
         };
         child::run(&launch, &dir.path().join("root"), isolated, ends);
     }
-    drop((stdout_tx, stderr_tx, status_tx, result_tx, go_rx));
+    drop((stdout_tx, stderr_tx, status_tx, result_tx, begin_rx, program));
 
     cgroups.join(pid).map_err(explain("move the container into its control groups"))?;
     let me = rustix::process::getpid().as_raw_nonzero().get();
@@ -245,7 +241,7 @@ fn fork_child(
     let started_at = Timestamp::now();
     let mut running = Running { version: STATE_VERSION, shim, child, started_at, cgroups, notices: notices.clone() };
     dir.write_running(&running).map_err(explain("write state.json"))?;
-    File::from(go_tx).write_all(b"g").map_err(explain("let the program go"))?;
+    File::from(begin_tx).write_all(b"g").map_err(explain("start the program"))?;
     child::read_status(File::from(status_rx), &mut notices)?;
     if notices != running.notices {
         running.notices = notices;
@@ -267,7 +263,7 @@ impl Container {
             match self.step() {
                 Ok(Some(raw_status)) => break raw_status,
                 Ok(None) => {}
-                // Nothing here fails on a sound kernel. Without its witness the container must not go on.
+                // Nothing here fails on a sound kernel. Without its witness the container must not continue.
                 Err(error) => {
                     let message = format!("the shim failed to wait: {error}");
                     self.end(dir, |started| ExitRecord::unknown(&message, Some(started)));

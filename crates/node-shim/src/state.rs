@@ -1,8 +1,8 @@
-//! The state folder of a container: what is on disk, and who may say what became of it.
+//! The state directory of a container: what is on disk, and who may say what became of it.
 //!
 //! ```text
 //! <root>/<pod uid>_<container>_<attempt>/
-//!   launch.json   what to run; complete as soon as the folder has its name
+//!   launch.json   what to run; complete as soon as the directory has its name
 //!   lock          held by the shim as long as it lives
 //!   state.json    pids and control groups, written before the program runs
 //!   exit.json     how it ended; written once, by the holder of the lock
@@ -15,35 +15,34 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use base_fs::DirLock;
 use jiff::Timestamp;
 use rustix::fs::RenameFlags;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{ContainerId, ContainerSpec, ExitReason, ExitRecord, Isolation, RuntimeError, cgroup::CgroupPaths};
+use crate::{ContainerId, ContainerSpec, ExitReason, ExitRecord, FileLock, Isolation, cgroup::CgroupPaths};
 
 /// Version of `launch.json`, `state.json` and `exit.json`.
-pub(crate) const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 1;
 
 /// A spec has at most some 1.5 MiB of environment in it; more than this was not written by us.
 const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
-/// Room for an exit record, taken when the container starts: a disk that is full at its end does not lose it.
+/// Space for an exit record, taken when the container starts: a disk that is full at its end does not lose it.
 const EXIT_RESERVE_BYTES: usize = 16 * 1024;
 
 /// What the shim is to do; `launch.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Launch {
+pub struct Launch {
     pub version: u32,
     pub spec: ContainerSpec,
     /// The file that is executed.
     pub program: PathBuf,
     /// Its arguments, the zeroth among them.
     pub argv: Vec<String>,
-    /// Whether mounts appear at their container paths; WebAssembly gets them as open folders instead.
+    /// Whether mounts appear at their container paths; WebAssembly gets them as open directories instead.
     pub bind_mounts: bool,
-    /// Files and folders opened before rights are given up, handed on from descriptor 3.
+    /// Files and directories opened before rights are given up, handed on from descriptor 3.
     #[serde(default)]
     pub open: Vec<PathBuf>,
     pub cgroup_parent: String,
@@ -56,7 +55,7 @@ pub(crate) struct Launch {
 /// What runs; `state.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Running {
+pub struct Running {
     pub version: u32,
     pub shim: Process,
     /// The program, or the init process of its pid namespace.
@@ -66,10 +65,10 @@ pub(crate) struct Running {
     pub notices: Vec<String>,
 }
 
-/// A process that can be told from a later one with the same id.
+/// A process, as distinct from a later one with the same id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Process {
+pub struct Process {
     pub pid: i32,
     /// Field 22 of `/proc/<pid>/stat`, ticks since boot.
     pub start_ticks: u64,
@@ -77,9 +76,9 @@ pub(crate) struct Process {
     pub boot_id: String,
 }
 
-/// A state folder.
+/// A state directory.
 #[derive(Clone, Debug)]
-pub(crate) struct StateDir {
+pub struct StateDir {
     path: PathBuf,
 }
 
@@ -96,31 +95,31 @@ impl StateDir {
         &self.path
     }
 
-    /// Spends the identity: makes the folder with `launch.json` in it, in one step that succeeds once.
-    pub fn create(&self, root: &Path, launch: &Launch) -> Result<(), RuntimeError> {
-        let id = launch.spec.id();
-        let draft = root.join(format!(".new-{id}"));
+    /// Spends the identity: makes the directory with `launch.json` in it, in one step that succeeds once. `false` when it was
+    /// spent before.
+    pub fn create(&self, root: &Path, launch: &Launch) -> io::Result<bool> {
+        let draft = root.join(format!(".new-{}", launch.spec.id()));
         // Left by a kubelet that was killed in this very function; nobody else ever looks into it.
         if draft.exists() {
-            fs::remove_dir_all(&draft).map_err(|source| io_error("remove", &draft, source))?;
+            fs::remove_dir_all(&draft).map_err(|error| explain("remove", &draft, error))?;
         }
-        fs::DirBuilder::new().mode(0o700).create(&draft).map_err(|source| io_error("create", &draft, source))?;
+        fs::DirBuilder::new().mode(0o700).create(&draft).map_err(|error| explain("create", &draft, error))?;
         let fill = || -> io::Result<()> {
             write_json(&draft.join("launch.json"), launch)?;
             File::create(draft.join("lock"))?;
             fs::DirBuilder::new().mode(0o755).create(draft.join("root"))?;
             File::open(&draft)?.sync_all()
         };
-        fill().map_err(|source| io_error("write", &draft, source))?;
+        fill().map_err(|error| explain("write", &draft, error))?;
         let renamed =
             rustix::fs::renameat_with(rustix::fs::CWD, &draft, rustix::fs::CWD, &self.path, RenameFlags::NOREPLACE);
         match renamed {
-            Ok(()) => sync_folder(root).map_err(|source| io_error("write", root, source)),
+            Ok(()) => sync_dir(root).map(|()| true).map_err(|error| explain("write", root, error)),
             Err(rustix::io::Errno::EXIST | rustix::io::Errno::NOTEMPTY) => {
                 let _ = fs::remove_dir_all(&draft);
-                Err(RuntimeError::AlreadyStarted(id))
+                Ok(false)
             }
-            Err(source) => Err(io_error("create", &self.path, source.into())),
+            Err(error) => Err(explain("create", &self.path, error.into())),
         }
     }
 
@@ -160,17 +159,17 @@ impl StateDir {
         file.set_len(bytes.len() as u64)?;
         file.sync_all()?;
         fs::rename(&reserve, self.path.join("exit.json"))?;
-        sync_folder(&self.path)
+        sync_dir(&self.path)
     }
 
-    /// See [`DirLock::try_acquire_file`].
-    pub fn try_lock(&self) -> io::Result<Option<DirLock>> {
-        DirLock::try_acquire_file(File::open(self.path.join("lock"))?)
+    /// `None` while the shim lives.
+    pub fn try_lock(&self) -> io::Result<Option<FileLock>> {
+        FileLock::try_acquire(File::open(self.path.join("lock"))?)
     }
 
-    /// See [`DirLock::acquire_file`].
-    pub fn lock(&self) -> io::Result<DirLock> {
-        DirLock::acquire_file(File::open(self.path.join("lock"))?)
+    /// The shim's own way, which waits.
+    pub fn lock(&self) -> io::Result<FileLock> {
+        FileLock::acquire(File::open(self.path.join("lock"))?)
     }
 }
 
@@ -189,7 +188,7 @@ impl Process {
 
 impl ExitRecord {
     /// The record of a container that nobody saw end.
-    pub(crate) fn unknown(message: &str, started_at: Option<Timestamp>) -> Self {
+    pub fn unknown(message: &str, started_at: Option<Timestamp>) -> Self {
         Self {
             version: STATE_VERSION,
             exit_code: 137,
@@ -202,7 +201,7 @@ impl ExitRecord {
     }
 
     /// The record of a container whose program never ran.
-    pub(crate) fn start_error(message: &str) -> Self {
+    pub fn start_error(message: &str) -> Self {
         Self {
             version: STATE_VERSION,
             exit_code: 128,
@@ -215,8 +214,8 @@ impl ExitRecord {
     }
 }
 
-pub(crate) fn io_error(act: &str, path: &Path, source: io::Error) -> RuntimeError {
-    RuntimeError::Io { act: format!("{act} {}", path.display()), source }
+fn explain(act: &str, path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("failed to {act} {}: {error}", path.display()))
 }
 
 fn boot_id() -> io::Result<String> {
@@ -264,7 +263,7 @@ fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     fs::rename(&draft, path)
 }
 
-fn sync_folder(path: &Path) -> io::Result<()> {
+fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 

@@ -17,6 +17,7 @@ use std::{
 };
 
 use rustix::{
+    fs::OFlags,
     process::{Signal, WaitOptions},
     thread::UnshareFlags,
 };
@@ -29,25 +30,27 @@ use crate::{
 };
 
 /// Search path of a container that names none.
-pub(crate) const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Descriptors handed on begin here; above them the pipes are out of the way.
 const DESCRIPTORS_FIRST: i32 = 3;
 
 /// The ends of pipes that the child holds.
-pub(super) struct Ends {
+pub struct Ends {
     pub stdout: OwnedFd,
     pub stderr: OwnedFd,
     /// Notices and the error, one a line; its end means that the program runs.
     pub status: File,
     /// How the program ended, from init.
     pub result: File,
-    /// One byte, once everything is on disk. Its end without that byte means that the shim is gone.
+    /// The program, where its name means nothing to the container: see [`open_agents`].
+    pub program: Option<OwnedFd>,
+    /// One byte, once everything is on disk. Its end without that byte means that the shim has died.
     pub go: File,
 }
 
 /// Makes the next fork the first process of a pid namespace; as a plain user inside a user namespace of its own.
-pub(super) fn new_pid_namespace() -> io::Result<()> {
+pub fn new_pid_namespace() -> io::Result<()> {
     if sys::is_root() {
         return unshare(UnshareFlags::NEWPID);
     }
@@ -65,13 +68,13 @@ fn unshare(flags: UnshareFlags) -> io::Result<()> {
 }
 
 /// Closes the child's copy of a file that belongs to the shim.
-pub(super) fn close_copy(file: &File) {
+pub fn close_copy(file: &File) {
     // SAFETY: the child never uses its copy of `file` again and leaves by `_exit` or exec, so it is not closed twice.
     unsafe { libc::close(file.as_raw_fd()) };
 }
 
 /// Reads what the child says until its program runs.
-pub(super) fn read_status(status: File, notices: &mut Vec<String>) -> Result<(), String> {
+pub fn read_status(status: File, notices: &mut Vec<String>) -> Result<(), String> {
     let mut text = Vec::new();
     status.take(16 * 1024).read_to_end(&mut text).map_err(|error| format!("failed to hear from the child: {error}"))?;
     let text = String::from_utf8_lossy(&text);
@@ -91,7 +94,7 @@ pub(super) fn read_status(status: File, notices: &mut Vec<String>) -> Result<(),
 }
 
 /// The child's whole life.
-pub(super) fn run(launch: &Launch, root: &Path, isolated: bool, mut ends: Ends) -> ! {
+pub fn run(launch: &Launch, root: &Path, isolated: bool, mut ends: Ends) -> ! {
     let result = if isolated { run_init(launch, root, &mut ends) } else { run_bare(launch, &mut ends) };
     if let Err(message) = result {
         let _ = writeln!(ends.status, "error {}", message.replace('\n', " "));
@@ -138,7 +141,7 @@ fn run_init(launch: &Launch, root: &Path, ends: &mut Ends) -> Result<(), String>
 }
 
 fn wait_for_go(ends: &mut Ends) -> Result<(), String> {
-    ends.go.read_exact(&mut [0]).map_err(|_| "the shim is gone".to_owned())
+    ends.go.read_exact(&mut [0]).map_err(|_| "the shim has died".to_owned())
 }
 
 fn notice(ends: &mut Ends, text: &str) {
@@ -150,7 +153,7 @@ fn die_with_parent() -> Result<(), String> {
         .map_err(|error| format!("failed to bind the container's life to the shim's: {error}"))
 }
 
-/// The first process of the pid namespace: passes signals on, reaps orphans, and tells how the program ended. With
+/// The first process of the pid namespace: passes signals on, reaps orphans, and reports how the program ended. With
 /// its own end the kernel kills the rest.
 fn init(program: i32, ends: &mut Ends) -> ! {
     // Everything that would keep the program's pipes open, or its start unreported.
@@ -159,7 +162,6 @@ fn init(program: i32, ends: &mut Ends) -> ! {
             let _ = sys::duplicate_to(null.as_fd(), fd);
         }
     }
-    super::give_back_code();
     let signals = sys::Signals::all();
     loop {
         match signals.wait(None) {
@@ -187,11 +189,11 @@ fn program(launch: &Launch, ends: &mut Ends, die_with_shim: bool) -> Result<(), 
         // Becoming another user forgets it, hence only now; the shim may have died before.
         die_with_parent()?;
         if rustix::process::getppid() != shim {
-            return Err("the shim is gone".to_owned());
+            return Err("the shim has died".to_owned());
         }
     }
     enter_working_dir(spec)?;
-    let exec = Exec::new(&launch.program, &launch.argv, &environment(spec))?;
+    let mut exec = Exec::new(&launch.program, &launch.argv, &environment(spec))?;
     let first_free = DESCRIPTORS_FIRST + open.len() as i32;
     let out_of_the_way = |fd: &OwnedFd| {
         rustix::io::fcntl_dupfd_cloexec(fd, first_free).map_err(|error| explain("copy a descriptor", error.into()))
@@ -201,6 +203,7 @@ fn program(launch: &Launch, ends: &mut Ends, die_with_shim: bool) -> Result<(), 
     ))?);
     let (stdout, stderr) = (out_of_the_way(&ends.stdout)?, out_of_the_way(&ends.stderr)?);
     let open = open.iter().map(out_of_the_way).collect::<Result<Vec<_>, _>>()?;
+    exec.file = ends.program.as_ref().map(out_of_the_way).transpose()?;
     let result = [(&stdout, 1), (&stderr, 2)]
         .into_iter()
         .chain(open.iter().zip(DESCRIPTORS_FIRST..))
@@ -227,7 +230,7 @@ fn open_all(launch: &Launch) -> Result<Vec<OwnedFd>, String> {
 }
 
 /// Takes on the container's user.
-pub(super) fn become_user(spec: &ContainerSpec) -> Result<(), String> {
+pub fn become_user(spec: &ContainerSpec) -> Result<(), String> {
     let gid = spec.run_as_group.or(spec.run_as_user);
     sys::become_user(spec.run_as_user, gid, &spec.supplemental_groups).map_err(|error| {
         format!(
@@ -238,14 +241,14 @@ pub(super) fn become_user(spec: &ContainerSpec) -> Result<(), String> {
 }
 
 /// Goes to the working directory.
-pub(super) fn enter_working_dir(spec: &ContainerSpec) -> Result<(), String> {
+pub fn enter_working_dir(spec: &ContainerSpec) -> Result<(), String> {
     let dir = spec.working_dir.as_deref().unwrap_or(Path::new("/"));
     std::env::set_current_dir(dir)
         .map_err(|error| format!("failed to enter the working directory {}: {error}", dir.display()))
 }
 
 /// The container's environment with the defaults of an empty one.
-pub(super) fn environment(spec: &ContainerSpec) -> BTreeMap<String, String> {
+pub fn environment(spec: &ContainerSpec) -> BTreeMap<String, String> {
     let mut env = spec.env.clone();
     env.entry("PATH".to_owned()).or_insert_with(|| PATH_DEFAULT.to_owned());
     env.entry("HOSTNAME".to_owned()).or_insert_with(|| hostname(spec).to_owned());
@@ -259,8 +262,10 @@ fn hostname(spec: &ContainerSpec) -> &str {
 }
 
 /// A program with its words, ready to be run.
-pub(super) struct Exec {
+pub struct Exec {
     program: CString,
+    /// Executed instead of what has the name `program` now.
+    pub file: Option<OwnedFd>,
     argv: Vec<CString>,
     env: Vec<CString>,
 }
@@ -272,6 +277,7 @@ impl Exec {
         };
         Ok(Self {
             program: word(program.as_os_str().as_bytes())?,
+            file: None,
             argv: argv.iter().map(|arg| word(arg.as_bytes())).collect::<Result<_, _>>()?,
             env: env
                 .iter()
@@ -282,12 +288,23 @@ impl Exec {
 
     /// Becomes the program; returns only when that fails.
     pub fn run(&self) -> io::Error {
-        sys::exec(&self.program, &self.argv, &self.env)
+        sys::exec(&self.program, self.file.as_ref().map(AsFd::as_fd), &self.argv, &self.env)
     }
 }
 
+/// Opens a program that is named below `/proc`: the agent's own, `/proc/<pid>/exe`, which executes the version that runs
+/// although its file may have been replaced. A container has another `/proc`, so it is opened before there is one.
+pub fn open_agents(program: &Path) -> Result<Option<OwnedFd>, String> {
+    if !program.starts_with("/proc") {
+        return Ok(None);
+    }
+    rustix::fs::open(program, OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty())
+        .map(Some)
+        .map_err(|error| format!("failed to open the agent's program {}: {error}", program.display()))
+}
+
 /// Waits for one child.
-pub(super) fn wait_for(pid: i32) -> io::Result<i32> {
+pub fn wait_for(pid: i32) -> io::Result<i32> {
     let pid = rustix::process::Pid::from_raw(pid).ok_or_else(|| io::Error::other("no child"))?;
     match rustix::process::waitpid(Some(pid), WaitOptions::empty())? {
         Some((_, status)) => Ok(status.as_raw()),

@@ -53,28 +53,28 @@ proptest! {
 
 #[test]
 fn full_files_are_put_aside_and_their_number_is_bounded() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("logs/0.log");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("logs/0.log");
     let mut log = LogFile::open(&path, 10, 3).unwrap();
     for line in ["11111\n", "22222\n", "33333\n", "44444\n"] {
         log.write(line.as_bytes(), now());
     }
-    let read = |name: &str| fs::read_to_string(folder.path().join("logs").join(name)).unwrap();
+    let read = |name: &str| fs::read_to_string(directory.path().join("logs").join(name)).unwrap();
     assert_eq!(
         (read("0.log"), read("0.log.1"), read("0.log.2")),
         ("44444\n".into(), "33333\n".into(), "22222\n".into())
     );
-    assert_eq!(fs::read_dir(folder.path().join("logs")).unwrap().count(), 3);
+    assert_eq!(fs::read_dir(directory.path().join("logs")).unwrap().count(), 3);
 }
 
 #[test]
 fn what_is_read_at_once_is_spread_over_the_files() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("0.log");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("0.log");
     let mut log = LogFile::open(&path, 10, 4).unwrap();
     log.write(b"1\n2\n", now());
     log.write(b"33333\n4444444444444444\n5\n666666\n7\n", now());
-    let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+    let read = |name: &str| fs::read_to_string(directory.path().join(name)).unwrap();
     assert_eq!(read("0.log.3"), "1\n2\n33333\n");
     assert_eq!(
         [read("0.log"), read("0.log.1"), read("0.log.2")],
@@ -84,8 +84,8 @@ fn what_is_read_at_once_is_spread_over_the_files() {
 
 #[test]
 fn a_log_is_continued_after_a_restart() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("0.log");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("0.log");
     for line in ["a\n", "b\n"] {
         LogFile::open(&path, 100, 3).unwrap().write(line.as_bytes(), now());
     }
@@ -93,9 +93,9 @@ fn a_log_is_continued_after_a_restart() {
 }
 
 #[test]
-fn a_refusing_disk_is_told_when_there_is_room_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("0.log");
+fn a_refusing_disk_is_noted_when_there_is_space_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("0.log");
     let mut log = LogFile::open(&path, 1000, 3).unwrap();
     log.file = File::open("/dev/null").unwrap();
     log.write(b"lost\n", now());

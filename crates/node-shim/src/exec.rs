@@ -18,15 +18,15 @@ use std::{
 use rustix::{process::Signal, thread::ThreadNameSpaceType};
 use serde::{Deserialize, Serialize};
 
-use super::child::{Exec, become_user, enter_working_dir, environment, wait_for};
+use crate::shim::child::{Exec, become_user, enter_working_dir, environment, open_agents, wait_for};
 use crate::{ContainerSpec, state::StateDir, sys};
 
 /// Printed on stderr when the command was killed for want of time.
-pub(crate) const TIMED_OUT: &str = "timeout";
+pub const TIMED_OUT: &str = "timeout";
 
 /// What is to be run; JSON on stdin.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct ExecRequest {
+pub struct ExecRequest {
     pub program: PathBuf,
     pub argv: Vec<String>,
     pub timeout: Duration,
@@ -45,8 +45,8 @@ const NAMESPACES: [(&str, ThreadNameSpaceType); 3] = [
     ("pid", ThreadNameSpaceType::PROCESS_ID),
 ];
 
-/// `shim --exec <state folder>`.
-pub(super) fn run(dir: &StateDir) -> ExitCode {
+/// `shim --exec <state directory>`.
+pub(crate) fn run(dir: &StateDir) -> ExitCode {
     match enter_and_run(dir) {
         Ok(code) => ExitCode::from(code),
         Err(message) => {
@@ -67,13 +67,15 @@ fn enter_and_run(dir: &StateDir) -> Result<u8, String> {
     if !running.child.exists() {
         return Err("the container does not run".to_owned());
     }
+    let program = open_agents(&request.program)?;
     sys::Signals::all().block();
     running
         .cgroups
         .join(rustix::process::getpid().as_raw_nonzero().get())
         .map_err(explain("enter the container's control groups"))?;
     let mounts = enter_namespaces(running.child.pid).map_err(explain("enter the container's namespaces"))?;
-    let exec = Exec::new(&request.program, &request.argv, &environment(&launch.spec))?;
+    let mut exec = Exec::new(&request.program, &request.argv, &environment(&launch.spec))?;
+    exec.file = program;
     let pid = sys::fork().map_err(explain("fork"))?;
     if pid == 0 {
         let message = become_command(&launch.spec, &request, mounts.as_ref(), &exec);
@@ -160,6 +162,6 @@ fn wait(pid: i32, timeout: Duration) -> Result<i32, String> {
 }
 
 /// The variable by which a command is looked up in a container.
-pub(crate) fn search_path(env: &BTreeMap<String, String>) -> &str {
-    env.get("PATH").map_or(super::child::PATH_DEFAULT, String::as_str)
+pub fn search_path(env: &BTreeMap<String, String>) -> &str {
+    env.get("PATH").map_or(crate::shim::child::PATH_DEFAULT, String::as_str)
 }

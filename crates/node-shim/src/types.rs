@@ -1,0 +1,207 @@
+//! The words that the kubelet, the runtimes and the shim share.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Which pod a container belongs to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodRef {
+    /// `metadata.uid`; for a static pod whatever the kubelet made up for it.
+    pub uid: String,
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+}
+
+/// What makes a container one of its kind: no two containers ever have the same id, not even one after the other.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerId {
+    /// `metadata.uid` of the pod.
+    pub pod_uid: String,
+    /// `name` in the pod's spec.
+    pub container: String,
+    /// 0 for the first start; each restart counts one up.
+    pub attempt: u32,
+}
+
+impl fmt::Display for ContainerId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}_{}_{}", self.pod_uid, self.container, self.attempt)
+    }
+}
+
+/// A directory or file of the node that the container sees at a path of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mount {
+    /// Absolute path on the node; it must exist.
+    pub host_path: PathBuf,
+    /// Absolute path in the container. Where nothing is there on the node, the path exists in the container only.
+    pub container_path: PathBuf,
+    /// Whether writing is refused.
+    #[serde(default)]
+    pub read_only: bool,
+    /// Whether the container starts without it where the node cannot mount it: nobody has asked for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
+}
+
+/// What a container may use; `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// Thousandths of a core.
+    pub cpu_millis: Option<u64>,
+    /// Bytes of memory; beyond them the kernel kills the container (`OOMKilled`).
+    pub memory_bytes: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+}
+
+impl Limits {
+    /// Whether anything is limited.
+    pub fn any(&self) -> bool {
+        self.cpu_millis.is_some() || self.memory_bytes.is_some() || self.pids.is_some()
+    }
+}
+
+/// All that a runtime needs to start a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerSpec {
+    /// The pod.
+    pub pod: PodRef,
+    /// `name` of the container in the pod's spec.
+    pub container: String,
+    /// 0 for the first start; each restart counts one up.
+    pub attempt: u32,
+    /// `file:///bin/x` or `file:///opt/x.wasm`.
+    pub image: String,
+    /// `command` of the container. The image is the program: empty, or its first word names the image's own path.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// `args` of the container, references to variables already expanded.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// The whole environment: nothing of the kubelet's own is handed on. `PATH` and `HOSTNAME` get defaults.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// `workingDir`; default `/`.
+    #[serde(default)]
+    pub working_dir: Option<PathBuf>,
+    /// Volumes, in the order in which they are mounted.
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
+    /// Limits; asked for and impossible on this node, the start is refused.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Where `<attempt>.log` goes (CRI log format); it is created when missing.
+    pub log_dir: PathBuf,
+    /// `runAsUser`; default: the kubelet's own.
+    #[serde(default)]
+    pub run_as_user: Option<u32>,
+    /// `runAsGroup`; default: `run_as_user`'s number when that is set, else the kubelet's own.
+    #[serde(default)]
+    pub run_as_group: Option<u32>,
+    /// `fsGroup` and `supplementalGroups`; the kubelet's own supplementary groups are never kept.
+    #[serde(default)]
+    pub supplemental_groups: Vec<u32>,
+    /// `spec.hostname`; default: the pod's name.
+    #[serde(default)]
+    pub hostname: Option<String>,
+    /// A file on the node whose first 4,096 bytes become the exit record's message (`terminationMessagePath`, which the
+    /// kubelet also lists among the mounts).
+    #[serde(default)]
+    pub termination_message: Option<PathBuf>,
+}
+
+impl ContainerSpec {
+    /// The container's identity.
+    pub fn id(&self) -> ContainerId {
+        ContainerId { pod_uid: self.pod.uid.clone(), container: self.container.clone(), attempt: self.attempt }
+    }
+
+    /// Where the log is written.
+    pub fn log_path(&self) -> PathBuf {
+        self.log_dir.join(format!("{}.log", self.attempt))
+    }
+}
+
+/// Why a container ended, in the words of `kubectl describe pod`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExitReason {
+    /// Exit code 0.
+    Completed,
+    /// Another exit code, or a signal.
+    Error,
+    /// The kernel killed it at its memory limit.
+    #[serde(rename = "OOMKilled")]
+    OomKilled,
+    /// It never ran: its message says why.
+    StartError,
+    /// Nobody saw it end: its shim was killed, or the machine went down.
+    ContainerStatusUnknown,
+}
+
+impl ExitReason {
+    /// As written in `state.terminated.reason`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "Completed",
+            Self::Error => "Error",
+            Self::OomKilled => "OOMKilled",
+            Self::StartError => "StartError",
+            Self::ContainerStatusUnknown => "ContainerStatusUnknown",
+        }
+    }
+}
+
+/// How a container ended; `exit.json` of its state directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExitRecord {
+    /// Version of this record; 1. A newer one is refused.
+    pub version: u32,
+    /// The program's exit code; 128 + signal when a signal ended it; 137 when nobody knows; 128 when it never ran.
+    pub exit_code: i32,
+    /// The signal that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// One word.
+    pub reason: ExitReason,
+    /// A sentence, or what the program wrote into its termination message file.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// When the program was started; `None` when it never was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// When it ended, or was found to have ended.
+    pub finished_at: Timestamp,
+}
+
+/// What a container uses now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ContainerStats {
+    /// Nanoseconds of CPU time since its start.
+    pub cpu_nanos: u64,
+    /// Bytes of memory, page cache included.
+    pub memory_bytes: u64,
+    /// Processes.
+    pub pids: u64,
+}
+
+/// How far containers are kept apart from the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Isolation {
+    /// Mount, pid, ipc and uts namespaces where the kernel permits them; where not, a notice says so.
+    #[default]
+    Auto,
+    /// None, even where the kernel would permit it. Volumes at container paths are then refused for processes.
+    None,
+}
