@@ -71,17 +71,24 @@ impl WasmRuntime {
         check_spec(spec, &self.supervisor.config().allowed_prefixes)
     }
 
-    async fn plan(&self, spec: ContainerSpec) -> Result<Launch, RuntimeError> {
+    async fn plan(&self, mut spec: ContainerSpec) -> Result<Launch, RuntimeError> {
         let prefixes = self.supervisor.config().allowed_prefixes.clone();
         // The module may lie on a share that does not answer.
-        let (spec, module) = blocking(move || check_spec(&spec, &prefixes).map(|module| (spec, module))).await?;
+        let module = {
+            let spec = spec.clone();
+            blocking(move || check_spec(&spec, &prefixes)).await?
+        };
         let artefact = self.compile(&spec.image, &module).await?;
         let config = self.supervisor.config();
         let guest_argv = crate::process::argv(&spec, &module)?;
+        let argv = worker::arguments(&spec, guest_argv);
+        // The worker becomes the user by itself, after it has used root's rights to give up everything else.
+        (spec.run_as_user, spec.run_as_group) = (None, None);
+        spec.supplemental_groups = Vec::new();
         Ok(Launch {
             version: STATE_VERSION,
             program: config.program.clone(),
-            argv: worker::arguments(&spec, guest_argv),
+            argv,
             bind_mounts: false,
             open: worker::open_files(&artefact.path, &spec),
             cgroup_parent: config.cgroup_parent.clone(),
@@ -138,7 +145,7 @@ impl WasmRuntime {
         let artefact = self.compile(&image, &module).await?;
         Ok(ExecRequest {
             program: self.supervisor.config().program.clone(),
-            argv: worker::arguments(&launch.spec, argv),
+            argv: worker::arguments_of_command(&launch.argv, argv),
             timeout,
             open: worker::open_files(&artefact.path, &launch.spec),
         })

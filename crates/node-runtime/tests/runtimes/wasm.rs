@@ -2,11 +2,9 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
-use node_runtime::{
-    ContainerSpec, ContainerState, ExitReason, Limits, Mount, ProcessConfig, RuntimeError, WasmConfig, WasmRuntime,
-};
+use node_runtime::{ContainerSpec, ContainerState, ExitReason, Limits, Mount, RuntimeError, WasmConfig, WasmRuntime};
 
-use crate::fixture::{Fixture, config, message, skip_without_control_groups};
+use crate::fixture::{Fixture, config, eventually, message, skip_without_control_groups};
 
 /// WASI 0.1: prints `hello`, its arguments and its environment.
 const HELLO: &str = r#"(module
@@ -98,14 +96,111 @@ fn component(fails: bool) -> String {
     )
 }
 
-fn fixture() -> Fixture {
-    fixture_with(|_, _| {})
-}
+/// WASI 0.1: lets a table grow until it does not, then falls over as programs do that are out of memory.
+const TABLE: &str = r#"(module
+  (memory (export "memory") 1)
+  (table 1 funcref)
+  (func (export "_start")
+    (loop $again (br_if $again (i32.ge_s (table.grow (ref.null func) (i32.const 10000)) (i32.const 0))))
+    unreachable))"#;
 
-fn fixture_with(change: impl FnOnce(&Path, &mut ProcessConfig)) -> Fixture {
+/// WASI 0.1: everything that a module can do with files and clocks, one call after the other. Exits with the number of the
+/// call that failed.
+const BUSY: &str = r#"(module
+  (import "wasi_snapshot_preview1" "path_open" (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "path_create_directory" (func $mkdir (param i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "path_remove_directory" (func $rmdir (param i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "path_rename" (func $rename (param i32 i32 i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "path_link" (func $link (param i32 i32 i32 i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "path_symlink" (func $symlink (param i32 i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "path_readlink" (func $readlink (param i32 i32 i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "path_unlink_file" (func $unlink (param i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "path_filestat_get" (func $stat (param i32 i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "path_filestat_set_times" (func $times (param i32 i32 i32 i32 i64 i64 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_pread" (func $pread (param i32 i32 i32 i64 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_pwrite" (func $pwrite (param i32 i32 i32 i64 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_seek" (func $seek (param i32 i64 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_sync" (func $sync (param i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_datasync" (func $datasync (param i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_advise" (func $advise (param i32 i64 i64 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_filestat_get" (func $fstat (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_filestat_set_size" (func $resize (param i32 i64) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_filestat_set_times" (func $ftimes (param i32 i64 i64 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_fdstat_get" (func $fdstat (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_fdstat_set_flags" (func $setflags (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_readdir" (func $readdir (param i32 i32 i32 i64 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_renumber" (func $renumber (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_close" (func $close (param i32) (result i32)))
+  (import "wasi_snapshot_preview1" "clock_time_get" (func $clock (param i32 i64 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "clock_res_get" (func $resolution (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "sched_yield" (func $yield (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 64) "file")
+  (data (i32.const 72) "dir!")
+  (data (i32.const 80) "name")
+  (data (i32.const 88) "link")
+  (global $fd (mut i32) (i32.const 0))
+  (global $step (mut i32) (i32.const 0))
+  (func $ok (param $error i32)
+    (global.set $step (i32.add (global.get $step) (i32.const 1)))
+    (if (local.get $error) (then (call $exit (global.get $step)))))
+  (func (export "_start")
+    (call $ok (call $open (i32.const 3) (i32.const 0) (i32.const 64) (i32.const 4) (i32.const 1)
+      (i64.const 0x1fffffff) (i64.const 0) (i32.const 0) (i32.const 8)))
+    (global.set $fd (i32.load (i32.const 8)))
+    (i32.store (i32.const 0) (i32.const 64))
+    (i32.store (i32.const 4) (i32.const 32))
+    (call $ok (call $write (global.get $fd) (i32.const 0) (i32.const 1) (i32.const 16)))
+    (call $ok (call $pwrite (global.get $fd) (i32.const 0) (i32.const 1) (i64.const 100) (i32.const 16)))
+    (call $ok (call $seek (global.get $fd) (i64.const 0) (i32.const 0) (i32.const 1024)))
+    (i32.store (i32.const 0) (i32.const 2048))
+    (call $ok (call $read (global.get $fd) (i32.const 0) (i32.const 1) (i32.const 16)))
+    (call $ok (call $pread (global.get $fd) (i32.const 0) (i32.const 1) (i64.const 3) (i32.const 16)))
+    (call $ok (call $sync (global.get $fd)))
+    (call $ok (call $datasync (global.get $fd)))
+    (call $ok (call $advise (global.get $fd) (i64.const 0) (i64.const 10) (i32.const 1)))
+    (call $ok (call $fstat (global.get $fd) (i32.const 1024)))
+    (call $ok (call $resize (global.get $fd) (i64.const 50)))
+    (call $ok (call $ftimes (global.get $fd) (i64.const 1000000000) (i64.const 2000000000) (i32.const 5)))
+    (call $ok (call $fdstat (global.get $fd) (i32.const 1024)))
+    (call $ok (call $setflags (global.get $fd) (i32.const 1)))
+    (call $ok (call $mkdir (i32.const 3) (i32.const 72) (i32.const 4)))
+    (call $ok (call $rename (i32.const 3) (i32.const 64) (i32.const 4) (i32.const 3) (i32.const 80) (i32.const 4)))
+    (call $ok (call $symlink (i32.const 80) (i32.const 4) (i32.const 3) (i32.const 88) (i32.const 4)))
+    (call $ok (call $readlink (i32.const 3) (i32.const 88) (i32.const 4) (i32.const 2048) (i32.const 64) (i32.const 16)))
+    (call $ok (call $stat (i32.const 3) (i32.const 1) (i32.const 88) (i32.const 4) (i32.const 1024)))
+    (call $ok (call $times (i32.const 3) (i32.const 1) (i32.const 80) (i32.const 4) (i64.const 1000000000)
+      (i64.const 2000000000) (i32.const 5)))
+    (call $ok (call $times (i32.const 3) (i32.const 0) (i32.const 88) (i32.const 4) (i64.const 1000000000)
+      (i64.const 2000000000) (i32.const 5)))
+    (call $ok (call $unlink (i32.const 3) (i32.const 88) (i32.const 4)))
+    (call $ok (call $link (i32.const 3) (i32.const 0) (i32.const 80) (i32.const 4) (i32.const 3) (i32.const 88) (i32.const 4)))
+    (call $ok (call $readdir (i32.const 3) (i32.const 4096) (i32.const 4096) (i64.const 0) (i32.const 16)))
+    (call $ok (call $rmdir (i32.const 3) (i32.const 72) (i32.const 4)))
+    (call $ok (call $close (global.get $fd)))
+    (call $ok (call $clock (i32.const 0) (i64.const 1) (i32.const 1024)))
+    (call $ok (call $clock (i32.const 1) (i64.const 1) (i32.const 1024)))
+    (call $ok (call $resolution (i32.const 0) (i32.const 1024)))
+    (call $ok (call $random (i32.const 4096) (i32.const 1000)))
+    (call $ok (call $yield))
+    ;; One clock subscription of five milliseconds.
+    (i64.store (i32.const 8192) (i64.const 1))
+    (i32.store8 (i32.const 8200) (i32.const 0))
+    (i32.store (i32.const 8208) (i32.const 1))
+    (i64.store (i32.const 8216) (i64.const 5000000))
+    (i64.store (i32.const 8224) (i64.const 0))
+    (i32.store16 (i32.const 8232) (i32.const 0))
+    (call $ok (call $poll (i32.const 8192) (i32.const 9000) (i32.const 1) (i32.const 16)))
+    (drop (memory.grow (i32.const 100)))))"#;
+
+fn fixture() -> Fixture {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
-    change(folder.path(), &mut config);
     config.allowed_prefixes = vec![folder.path().to_owned()];
     let wasm = WasmConfig::new(folder.path().join("cache"));
     Fixture { runtime: Some(Box::new(WasmRuntime::open(config, wasm).unwrap())), folder }
@@ -149,42 +244,107 @@ async fn arguments_and_environment_reach_the_module() {
     assert!(status.image_id.contains("@sha256:"), "{}", status.image_id);
 }
 
-async fn check_volume(read_only: bool, user: Option<u32>) -> bool {
-    let fixture = fixture_with(|folder, config| {
-        if user.is_some() {
-            // The build folder may lie where another user cannot look.
-            fs::set_permissions(folder, fs::Permissions::from_mode(0o711)).unwrap();
-            let reachable = folder.join("runtime-helper");
-            // By another process: a child that is just being started would hold a copy of our descriptor, and who has it
-            // open to write cannot be run.
-            let copied = std::process::Command::new("/bin/cp").arg(&config.program).arg(&reachable).status();
-            assert!(copied.unwrap().success());
-            config.program = reachable;
-        }
-    });
-    let mut spec = container(&fixture, WRITE);
+/// A volume as the kubelet makes an emptyDir.
+fn volume(fixture: &Fixture, mode: u32) -> Mount {
     let volume = fixture.folder.path().join("volume");
     fs::create_dir(&volume).unwrap();
-    if user.is_some() {
-        // What is above the volume stays closed to the user.
-        fs::set_permissions(&volume, fs::Permissions::from_mode(0o777)).unwrap();
-    }
+    // What is above the volume stays closed to the user.
+    fs::set_permissions(&volume, fs::Permissions::from_mode(mode)).unwrap();
+    Mount { host_path: volume, container_path: "/data".into(), ..Mount::default() }
+}
+
+fn is_root() -> bool {
+    fs::read_to_string("/proc/self/status").unwrap().contains("Uid:\t0\t")
+}
+
+/// Whether a module may create a file, which is then `user`'s.
+async fn check_volume(read_only: bool, mode: u32, user: Option<u32>) -> bool {
+    let fixture = fixture();
+    let mut spec = container(&fixture, WRITE);
     spec.run_as_user = user;
-    spec.mounts = vec![Mount { host_path: volume.clone(), container_path: "/data".into(), read_only, optional: false }];
+    spec.mounts = vec![Mount { read_only, ..volume(&fixture, mode) }];
     let record = fixture.run(&spec).await;
-    assert_eq!(record.exit_code == 0, volume.join("out").exists(), "{record:?} {:?}", fixture.log(&spec));
+    let out = spec.mounts[0].host_path.join("out");
+    assert_eq!(record.exit_code == 0, out.exists(), "{record:?} {:?}", fixture.log(&spec));
+    if let (true, Ok(meta)) = (is_root(), fs::metadata(&out)) {
+        use std::os::unix::fs::MetadataExt as _;
+        let owner = user.unwrap_or(65534);
+        assert_eq!((meta.uid(), meta.gid()), (owner, owner));
+    }
     record.exit_code == 0
 }
 
 #[tokio::test]
 async fn volumes_are_folders_that_a_module_may_write_or_not() {
-    assert!(check_volume(false, None).await);
-    assert!(!check_volume(true, None).await);
-    if fs::read_to_string("/proc/self/status").unwrap().contains("Uid:\t0\t") {
-        assert!(check_volume(false, Some(1234)).await);
+    assert!(check_volume(false, 0o777, None).await);
+    assert!(!check_volume(true, 0o777, None).await);
+    if is_root() {
+        assert!(!check_volume(false, 0o755, None).await, "a directory of root's is not for everyone to write");
+        assert!(check_volume(false, 0o755, Some(0)).await, "who asks for root is the owner");
+        assert!(check_volume(false, 0o777, Some(1234)).await);
     } else {
         testkit::skip("becoming another user needs root");
     }
+}
+
+#[tokio::test]
+async fn a_module_does_all_that_wasi_has_under_the_workers_filter() {
+    let fixture = fixture();
+    let mut spec = container(&fixture, BUSY);
+    spec.mounts = vec![volume(&fixture, 0o777)];
+    let record = fixture.run(&spec).await;
+    assert_eq!(record.exit_code, 0, "the number of the call that failed; {:?}", fixture.log(&spec));
+}
+
+#[tokio::test]
+async fn a_worker_has_no_rights_no_files_and_no_network() {
+    let fixture = fixture();
+    let spec = container(&fixture, SPIN);
+    fixture.start(&spec).await;
+    let ContainerState::Running { pid, .. } = fixture.runtime().status(&spec.id()).await.unwrap().state else {
+        panic!("it runs until it is stopped");
+    };
+    // In a pid namespace the program is the child of the container's first process.
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let worker = children.split_whitespace().next().map_or(pid, |child| child.parse().unwrap());
+    let status = format!("/proc/{worker}/status");
+    eventually("the filter of a worker", async || {
+        let status = fs::read_to_string(&status).unwrap();
+        if status.contains("Seccomp:\t2") { Ok(()) } else { Err(status) }
+    })
+    .await;
+    let status = fs::read_to_string(&status).unwrap();
+    assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+    if is_root() {
+        for line in [
+            "Uid:\t65534\t65534\t65534\t65534",
+            "Gid:\t65534\t",
+            "CapEff:\t0000000000000000",
+            "CapBnd:\t0000000000000000",
+        ] {
+            assert!(status.contains(line), "{line} is not in {status}");
+        }
+        assert_eq!(fs::read_dir(format!("/proc/{worker}/root")).unwrap().count(), 0, "its root is empty");
+        let network = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).unwrap();
+        assert_ne!(network(&worker.to_string()), network("self"));
+    }
+    fixture.runtime().stop(&spec.id(), Duration::ZERO).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_table_grows_to_its_limit_which_the_trap_names() {
+    check(
+        TABLE,
+        134,
+        ExitReason::Error,
+        &["unreachable", "more than 100000 table elements", "resources.limits.memory"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn memory_without_a_limit_ends_at_the_default() {
+    check(GROW, 7, ExitReason::Error, &[]).await;
 }
 
 #[tokio::test]
