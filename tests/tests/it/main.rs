@@ -11,6 +11,7 @@ mod data_path;
 mod differential;
 mod docs;
 mod fleet;
+mod hostile_hub;
 mod join;
 mod kills;
 mod kubectl;
