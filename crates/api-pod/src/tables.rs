@@ -1,0 +1,461 @@
+//! The rows: types in the order in which a pod has them, fields by name.
+
+use serde_json::Value;
+
+use super::Does::{self, Fields, Harmless, Honoured, Judged, Keys, Only, Rejected};
+use super::{Place, Row};
+
+const fn both(field: &'static str, does: Does) -> Row {
+    Row { field, process: does, wasm: does }
+}
+
+const fn row(field: &'static str, process: Does, wasm: Does) -> Row {
+    Row { field, process, wasm }
+}
+
+/// For those who choose a node. On the node, the choice is made.
+const PLACEMENT: Does = Harmless("is for whoever chooses the node");
+
+/// Whatever only images need.
+const IMAGES: Does = Harmless("runs files of the node; nothing is pulled");
+
+const OTHER_VOLUMES: Does = Rejected(
+    "does not mount volumes of this kind; configMap, secret, emptyDir, hostPath, downwardAPI and projected are served",
+);
+
+const NO_OTHER_RESOURCE: &str = "limits cpu and memory; leave other resources out";
+
+const NO_APP_ARMOR: Does = Only(&["Unconfined"], "loads no AppArmor profile; use Unconfined, or leave it out");
+
+const NO_SELINUX: Does = Rejected("sets no SELinux label; leave it out");
+
+const NO_WINDOWS: Does = Rejected("runs on Linux only; leave it out");
+
+const NO_PROFILE: Does = Rejected("loads no profile of the node; use RuntimeDefault or Unconfined");
+
+const NO_ATTACH: Does = Rejected("serves no attach and no terminal; leave it out");
+
+/// What only a process has.
+const NOT_A_PROCESS: Does = Harmless("runs modules, which have no such thing to begin with");
+
+/// For each type that a pod is made of, its fields.
+pub const TABLES: &[(&str, &[Row])] = &[
+    ("PodSpec", POD_SPEC),
+    ("PodOS", &[both("name", Only(&["linux"], "runs on Linux only; use linux, or leave it out"))]),
+    ("PodSecurityContext", POD_SECURITY_CONTEXT),
+    ("Container", CONTAINER),
+    ("EnvVar", &[both("name", Honoured), both("value", Honoured), both("valueFrom", Fields("EnvVarSource"))]),
+    (
+        "EnvVarSource",
+        &[
+            both("configMapKeyRef", Fields("ConfigMapKeySelector")),
+            both("fieldRef", Fields("ObjectFieldSelector")),
+            both("fileKeyRef", Rejected("reads no variables from files; use a ConfigMap or a Secret")),
+            both("resourceFieldRef", Fields("ResourceFieldSelector")),
+            both("secretKeyRef", Fields("SecretKeySelector")),
+        ],
+    ),
+    ("ConfigMapKeySelector", &[both("key", Honoured), both("name", Honoured), both("optional", Honoured)]),
+    ("SecretKeySelector", &[both("key", Honoured), both("name", Honoured), both("optional", Honoured)]),
+    ("ObjectFieldSelector", &[both("apiVersion", Harmless("knows one version of a pod")), both("fieldPath", Honoured)]),
+    (
+        "ResourceFieldSelector",
+        &[
+            both("containerName", Honoured),
+            both("divisor", Honoured),
+            both(
+                "resource",
+                Only(
+                    &["limits.cpu", "limits.memory", "requests.cpu", "requests.memory"],
+                    "knows limits.cpu, limits.memory, requests.cpu and requests.memory only",
+                ),
+            ),
+        ],
+    ),
+    (
+        "EnvFromSource",
+        &[
+            both("configMapRef", Fields("ConfigMapEnvSource")),
+            both("prefix", Honoured),
+            both("secretRef", Fields("SecretEnvSource")),
+        ],
+    ),
+    ("ConfigMapEnvSource", &[both("name", Honoured), both("optional", Honoured)]),
+    ("SecretEnvSource", &[both("name", Honoured), both("optional", Honoured)]),
+    (
+        "Lifecycle",
+        &[
+            both("postStart", Rejected("calls nothing after a start; do it in the program, or in an init container")),
+            both("preStop", Fields("LifecycleHandler")),
+            both("stopSignal", Only(&["SIGTERM"], "stops programs with SIGTERM; leave it out")),
+        ],
+    ),
+    (
+        "LifecycleHandler",
+        &[
+            both("exec", Fields("ExecAction")),
+            both("httpGet", Rejected("calls programs before a stop, no URLs; use exec")),
+            both("sleep", Rejected("does not sleep by itself before a stop; use exec with /bin/sleep")),
+            both("tcpSocket", Rejected("calls programs before a stop; use exec")),
+        ],
+    ),
+    (
+        "ExecAction",
+        &[row(
+            "command",
+            Honoured,
+            Judged(
+                is_module_command,
+                "modules of the node",
+                "runs modules only: the command must begin with the path of a .wasm file",
+            ),
+        )],
+    ),
+    (
+        "Probe",
+        &[
+            both("exec", Fields("ExecAction")),
+            both("failureThreshold", Honoured),
+            both("grpc", Rejected("makes no gRPC probes; use httpGet, tcpSocket or exec")),
+            both("httpGet", Fields("HTTPGetAction")),
+            both("initialDelaySeconds", Honoured),
+            both("periodSeconds", Honoured),
+            both("successThreshold", Honoured),
+            both("tcpSocket", Fields("TCPSocketAction")),
+            both("terminationGracePeriodSeconds", Honoured),
+            both("timeoutSeconds", Honoured),
+        ],
+    ),
+    (
+        "HTTPGetAction",
+        &[
+            both("host", Honoured),
+            both("httpHeaders", Fields("HTTPHeader")),
+            both("path", Honoured),
+            both("port", Honoured),
+            both("scheme", Only(&["HTTP"], "makes no HTTPS probes; use HTTP, tcpSocket or exec")),
+        ],
+    ),
+    ("HTTPHeader", &[both("name", Honoured), both("value", Honoured)]),
+    ("TCPSocketAction", &[both("host", Honoured), both("port", Honoured)]),
+    (
+        "ContainerPort",
+        &[
+            both("containerPort", Honoured),
+            both("hostIP", Rejected("forwards no port; let the program listen on that address itself")),
+            both(
+                "hostPort",
+                Judged(
+                    is_own_port,
+                    "the container's own port",
+                    "has the node's network already, the program listens on the node itself; leave it out",
+                ),
+            ),
+            both("name", Honoured),
+            both("protocol", Harmless("forwards no port, so every protocol is the program's own")),
+        ],
+    ),
+    (
+        "ResourceRequirements",
+        &[
+            both("claims", Rejected("has no devices to claim; leave it out")),
+            both("limits", Keys(&["cpu", "memory"], NO_OTHER_RESOURCE)),
+            both("requests", Keys(&["cpu", "memory"], NO_OTHER_RESOURCE)),
+        ],
+    ),
+    ("SecurityContext", SECURITY_CONTEXT),
+    ("AppArmorProfile", &[both("localhostProfile", Rejected("loads no AppArmor profile")), both("type", NO_APP_ARMOR)]),
+    (
+        "SeccompProfile",
+        &[
+            row("localhostProfile", NO_PROFILE, NO_PROFILE),
+            row(
+                "type",
+                Only(
+                    &["RuntimeDefault", "Unconfined"],
+                    "loads no profile of the node; use RuntimeDefault or Unconfined",
+                ),
+                Only(&["RuntimeDefault"], "filters the system calls of each module's process; use RuntimeDefault"),
+            ),
+        ],
+    ),
+    (
+        "Capabilities",
+        &[
+            row("add", Honoured, Rejected("gives no capability to a module; leave it out")),
+            row("drop", Honoured, NOT_A_PROCESS),
+        ],
+    ),
+    (
+        "VolumeMount",
+        &[
+            both("mountPath", Honoured),
+            both(
+                "mountPropagation",
+                Only(
+                    &["None"],
+                    "shows a container its volumes as they were when it started; use None, or leave it out",
+                ),
+            ),
+            both("name", Honoured),
+            both("readOnly", Honoured),
+            both(
+                "recursiveReadOnly",
+                Only(
+                    &["Disabled", "IfPossible"],
+                    "makes the volume itself read-only, not what is mounted below it; use IfPossible, or leave it out",
+                ),
+            ),
+            both("subPath", Honoured),
+            both("subPathExpr", Honoured),
+        ],
+    ),
+    ("Volume", VOLUME),
+    (
+        "EmptyDirVolumeSource",
+        &[
+            both("medium", Only(&["Memory"], "has no huge pages; use Memory, or leave it out")),
+            both("sizeLimit", Honoured),
+        ],
+    ),
+    ("HostPathVolumeSource", &[both("path", Honoured), both("type", Honoured)]),
+    (
+        "ConfigMapVolumeSource",
+        &[
+            both("defaultMode", Honoured),
+            both("items", Fields("KeyToPath")),
+            both("name", Honoured),
+            both("optional", Honoured),
+        ],
+    ),
+    (
+        "SecretVolumeSource",
+        &[
+            both("defaultMode", Honoured),
+            both("items", Fields("KeyToPath")),
+            both("optional", Honoured),
+            both("secretName", Honoured),
+        ],
+    ),
+    ("KeyToPath", &[both("key", Honoured), both("mode", Honoured), both("path", Honoured)]),
+    ("DownwardAPIVolumeSource", &[both("defaultMode", Honoured), both("items", Fields("DownwardAPIVolumeFile"))]),
+    (
+        "DownwardAPIVolumeFile",
+        &[
+            both("fieldRef", Fields("ObjectFieldSelector")),
+            both("mode", Honoured),
+            both("path", Honoured),
+            both("resourceFieldRef", Fields("ResourceFieldSelector")),
+        ],
+    ),
+    ("ProjectedVolumeSource", &[both("defaultMode", Honoured), both("sources", Fields("VolumeProjection"))]),
+    (
+        "VolumeProjection",
+        &[
+            both(
+                "clusterTrustBundle",
+                Rejected("projects no ClusterTrustBundle; put the certificates into a ConfigMap"),
+            ),
+            both("configMap", Fields("ConfigMapProjection")),
+            both("downwardAPI", Fields("DownwardAPIProjection")),
+            both(
+                "podCertificate",
+                Rejected("requests no certificates for pods; use a serviceAccountToken or a Secret"),
+            ),
+            both("secret", Fields("SecretProjection")),
+            both("serviceAccountToken", Fields("ServiceAccountTokenProjection")),
+        ],
+    ),
+    ("ConfigMapProjection", &[both("items", Fields("KeyToPath")), both("name", Honoured), both("optional", Honoured)]),
+    ("SecretProjection", &[both("items", Fields("KeyToPath")), both("name", Honoured), both("optional", Honoured)]),
+    ("DownwardAPIProjection", &[both("items", Fields("DownwardAPIVolumeFile"))]),
+    (
+        "ServiceAccountTokenProjection",
+        &[both("audience", Honoured), both("expirationSeconds", Honoured), both("path", Honoured)],
+    ),
+];
+
+const POD_SPEC: &[Row] = &[
+    both("activeDeadlineSeconds", Honoured),
+    both("affinity", PLACEMENT),
+    both("automountServiceAccountToken", Honoured),
+    both("containers", Fields("Container")),
+    both("dnsConfig", Rejected("gives a pod no resolver of its own, it has the node's; leave it out")),
+    both(
+        "dnsPolicy",
+        Only(
+            &["ClusterFirst", "ClusterFirstWithHostNet", "Default"],
+            "gives a pod no resolver of its own, it has the node's; use Default, or leave it out",
+        ),
+    ),
+    both("enableServiceLinks", Harmless("gives variables of the service kubernetes only, as there are no others")),
+    both("ephemeralContainers", Harmless("does not run them, and says so in the pod's status")),
+    both("hostAliases", Rejected("gives a pod no /etc/hosts of its own, it has the node's; leave it out")),
+    both("hostIPC", Rejected("does not share this namespace with the host")),
+    both("hostNetwork", Harmless("gives every pod the node's network")),
+    both("hostPID", Rejected("does not share this namespace with the host")),
+    both("hostUsers", Only(&["true"], "has the node's users; use true, or leave it out")),
+    row("hostname", Honoured, NOT_A_PROCESS),
+    both("hostnameOverride", Rejected("does not know this field; use hostname")),
+    both("imagePullSecrets", IMAGES),
+    both("initContainers", Fields("Container")),
+    both("nodeName", Honoured),
+    both("nodeSelector", PLACEMENT),
+    both("os", Fields("PodOS")),
+    both("overhead", PLACEMENT),
+    both("preemptionPolicy", PLACEMENT),
+    both("priority", PLACEMENT),
+    both("priorityClassName", PLACEMENT),
+    both("readinessGates", Rejected("waits for no conditions of others; use a readinessProbe")),
+    both("resourceClaims", Rejected("has no devices to claim; leave it out")),
+    both("resources", Rejected("limits containers, not a pod as a whole; set the resources of its containers")),
+    both("restartPolicy", Honoured),
+    both("runtimeClassName", Honoured),
+    both("schedulerName", PLACEMENT),
+    both("schedulingGates", PLACEMENT),
+    both("schedulingGroup", PLACEMENT),
+    both("securityContext", Fields("PodSecurityContext")),
+    both("serviceAccount", Harmless("reads serviceAccountName, which the API sets to the same")),
+    both("serviceAccountName", Honoured),
+    both("setHostnameAsFQDN", Rejected("has no domain for pods; leave it out")),
+    both(
+        "shareProcessNamespace",
+        Rejected("gives each container processes of its own; run both programs in one container, or leave it out"),
+    ),
+    both("subdomain", Rejected("has no domain for pods; leave it out")),
+    both("terminationGracePeriodSeconds", Honoured),
+    both("tolerations", PLACEMENT),
+    both("topologySpreadConstraints", PLACEMENT),
+    both("volumes", Fields("Volume")),
+];
+
+const POD_SECURITY_CONTEXT: &[Row] = &[
+    both("appArmorProfile", Fields("AppArmorProfile")),
+    both("fsGroup", Honoured),
+    both("fsGroupChangePolicy", Harmless("creates volumes with their group, and changes none that was there before")),
+    both("runAsGroup", Honoured),
+    both("runAsNonRoot", Honoured),
+    both("runAsUser", Honoured),
+    both("seLinuxChangePolicy", NO_SELINUX),
+    both("seLinuxOptions", NO_SELINUX),
+    both("seccompProfile", Fields("SeccompProfile")),
+    both("supplementalGroups", Honoured),
+    both("supplementalGroupsPolicy", Harmless("has no image whose groups could be added")),
+    both("sysctls", Rejected("has the node's kernel parameters; set them on the node")),
+    both("windowsOptions", NO_WINDOWS),
+];
+
+const CONTAINER: &[Row] = &[
+    both("args", Honoured),
+    both("command", Honoured),
+    both("env", Fields("EnvVar")),
+    both("envFrom", Fields("EnvFromSource")),
+    both(
+        "image",
+        Judged(is_file_of_the_node, "files of the node", "runs files of the node; it must begin with file:///"),
+    ),
+    both("imagePullPolicy", IMAGES),
+    both("lifecycle", Fields("Lifecycle")),
+    both("livenessProbe", Fields("Probe")),
+    both("name", Honoured),
+    both("ports", Fields("ContainerPort")),
+    both("readinessProbe", Fields("Probe")),
+    both("resizePolicy", Harmless("does not resize a container that runs")),
+    both("resources", Fields("ResourceRequirements")),
+    both(
+        "restartPolicy",
+        Judged(
+            is_sidecar,
+            "`Always` of an init container",
+            "restarts containers by the pod's policy; Always, of an init container, makes a sidecar of it",
+        ),
+    ),
+    both(
+        "restartPolicyRules",
+        Rejected("restarts containers by the pod's policy, whatever their exit code; leave it out"),
+    ),
+    both("securityContext", Fields("SecurityContext")),
+    both("startupProbe", Fields("Probe")),
+    both("stdin", NO_ATTACH),
+    both("stdinOnce", NO_ATTACH),
+    row(
+        "terminationMessagePath",
+        Honoured,
+        Only(
+            &["/dev/termination-log"],
+            "shows a module no file for its last words; use terminationMessagePolicy FallbackToLogsOnError",
+        ),
+    ),
+    both("terminationMessagePolicy", Honoured),
+    both("tty", NO_ATTACH),
+    both("volumeDevices", Rejected("has no block devices")),
+    both("volumeMounts", Fields("VolumeMount")),
+    row("workingDir", Honoured, Rejected("runs modules, which have no working directory; use absolute paths")),
+];
+
+const SECURITY_CONTEXT: &[Row] = &[
+    row("allowPrivilegeEscalation", Honoured, NOT_A_PROCESS),
+    both("appArmorProfile", Fields("AppArmorProfile")),
+    both("capabilities", Fields("Capabilities")),
+    row("privileged", Honoured, Rejected("gives no further rights to a module")),
+    row("procMount", Honoured, NOT_A_PROCESS),
+    row("readOnlyRootFilesystem", Honoured, Harmless("shows a module its volumes only")),
+    both("runAsGroup", Honoured),
+    both("runAsNonRoot", Honoured),
+    both("runAsUser", Honoured),
+    both("seLinuxOptions", NO_SELINUX),
+    both("seccompProfile", Fields("SeccompProfile")),
+    both("windowsOptions", NO_WINDOWS),
+];
+
+const VOLUME: &[Row] = &[
+    both("awsElasticBlockStore", OTHER_VOLUMES),
+    both("azureDisk", OTHER_VOLUMES),
+    both("azureFile", OTHER_VOLUMES),
+    both("cephfs", OTHER_VOLUMES),
+    both("cinder", OTHER_VOLUMES),
+    both("configMap", Fields("ConfigMapVolumeSource")),
+    both("csi", OTHER_VOLUMES),
+    both("downwardAPI", Fields("DownwardAPIVolumeSource")),
+    both("emptyDir", Fields("EmptyDirVolumeSource")),
+    both("ephemeral", OTHER_VOLUMES),
+    both("fc", OTHER_VOLUMES),
+    both("flexVolume", OTHER_VOLUMES),
+    both("flocker", OTHER_VOLUMES),
+    both("gcePersistentDisk", OTHER_VOLUMES),
+    both("gitRepo", OTHER_VOLUMES),
+    both("glusterfs", OTHER_VOLUMES),
+    both("hostPath", Fields("HostPathVolumeSource")),
+    both("image", OTHER_VOLUMES),
+    both("iscsi", OTHER_VOLUMES),
+    both("name", Honoured),
+    both("nfs", OTHER_VOLUMES),
+    both("persistentVolumeClaim", OTHER_VOLUMES),
+    both("photonPersistentDisk", OTHER_VOLUMES),
+    both("portworxVolume", OTHER_VOLUMES),
+    both("projected", Fields("ProjectedVolumeSource")),
+    both("quobyte", OTHER_VOLUMES),
+    both("rbd", OTHER_VOLUMES),
+    both("scaleIO", OTHER_VOLUMES),
+    both("secret", Fields("SecretVolumeSource")),
+    both("storageos", OTHER_VOLUMES),
+    both("vsphereVolume", OTHER_VOLUMES),
+];
+
+fn is_file_of_the_node(place: &Place<'_>) -> bool {
+    place.value.as_str().is_some_and(|image| image.starts_with("file:///"))
+}
+
+fn is_module_command(place: &Place<'_>) -> bool {
+    let program = place.value.get(0).and_then(Value::as_str).unwrap_or_default();
+    program.starts_with('/') && program.ends_with(".wasm")
+}
+
+/// On the node's network the port of the node is the container's.
+fn is_own_port(place: &Place<'_>) -> bool {
+    place.parent.get("containerPort") == Some(place.value)
+}
+
+fn is_sidecar(place: &Place<'_>) -> bool {
+    place.value == "Always" && place.path.contains(".initContainers[")
+}
