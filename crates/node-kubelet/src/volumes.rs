@@ -312,27 +312,22 @@ fn is_inside(path: &str) -> bool {
     !path.as_os_str().is_empty() && path.components().all(|component| matches!(component, Component::Normal(_)))
 }
 
-/// The folder or file of a volume that one mount shows: all of it, or its `subPath`.
-pub(crate) fn sub_path(volume: &str, place: &Path, sub_path: &str) -> Result<PathBuf, VolumeError> {
-    if sub_path.is_empty() {
-        return Ok(place.to_owned());
+/// What of a volume one mount shows, when it is not all of it. Only the path is looked at: a container may have put a link
+/// there, or the volume may be on a share that does not respond, so it is the container's shim that opens it.
+pub(crate) fn sub_path(volume: &str, sub_path: &str) -> Result<Option<PathBuf>, VolumeError> {
+    match sub_path {
+        "" => Ok(None),
+        path if is_inside(path) => Ok(Some(path.into())),
+        path => Err(VolumeError::Path { volume: volume.to_owned(), path: path.to_owned() }),
     }
-    let outside = || VolumeError::Path { volume: volume.to_owned(), path: sub_path.to_owned() };
-    if !is_inside(sub_path) {
-        return Err(outside());
-    }
-    let io = |path: &Path| {
-        let path = path.to_owned();
-        move |source| VolumeError::Io { volume: volume.to_owned(), path, source }
-    };
-    let path = place.join(sub_path);
-    if !path.exists() {
-        std::fs::create_dir_all(&path).map_err(io(&path))?;
-    }
-    // A container may have put a link there that leads elsewhere.
-    let real = path.canonicalize().map_err(io(&path))?;
-    let root = place.canonicalize().map_err(io(place))?;
-    if real.starts_with(&root) { Ok(real) } else { Err(outside()) }
+}
+
+/// Whether only the node writes to a volume: its containers read it, whatever their mounts say.
+pub(crate) fn is_configuration(volume: &Volume) -> bool {
+    volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.downward_api.is_some()
+        || volume.projected.is_some()
 }
 
 fn prepare_host_path(volume: &str, host_path: &HostPath) -> Result<PathBuf, VolumeError> {
@@ -394,8 +389,13 @@ fn is_memory(path: &Path) -> io::Result<bool> {
 
 fn give_to_group(path: &Path, pod: &Pod) {
     if let Some(group) = pod.spec.security_context.fs_group {
-        // Without the right to do so, the mode lets everyone in anyway.
-        let _ = std::os::unix::fs::chown(path, None, Some(group));
+        // Without the right to do so, the mode lets everyone in anyway. What is created in it is the group's as well.
+        if std::os::unix::fs::chown(path, None, Some(group)).is_ok()
+            && let Ok(meta) = std::fs::metadata(path)
+        {
+            let mode = meta.permissions().mode() & 0o7777 | 0o2770;
+            let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
+        }
     }
 }
 

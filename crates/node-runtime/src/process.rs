@@ -47,7 +47,7 @@ impl ProcessRuntime {
             program,
             argv,
             bind_mounts: true,
-            open: Vec::new(),
+            files: Vec::new(),
             cgroup_parent: config.cgroup_parent.clone(),
             isolation: config.isolation,
             log_bytes_max: config.log_bytes_max,
@@ -67,7 +67,7 @@ impl ProcessRuntime {
         let word = argv.first().ok_or_else(|| refused("the command is empty".to_owned()))?;
         let path = search_path(&launch.spec.env);
         let program = image::resolve_command(word, path, &self.supervisor.config().allowed_prefixes)?;
-        Ok(ExecRequest { program, argv, timeout, open: Vec::new() })
+        Ok(ExecRequest { program, argv, timeout, files: Vec::new() })
     }
 }
 

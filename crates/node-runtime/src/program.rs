@@ -108,19 +108,8 @@ fn executable_memfd() -> io::Result<OwnedFd> {
 fn read_only_clone(path: &Path) -> Option<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = rustix::mount::open_tree(CWD, path, flags).ok()?;
-    let attributes = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
-    // SAFETY: the descriptor is open, the path is an empty C string, and the size is that of the struct behind the pointer.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_fd().as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attributes,
-            size_of_val(&attributes),
-        )
-    };
-    (result == 0).then_some(tree)
+    node_shim::sys::set_mount_attributes(tree.as_fd(), libc::AT_EMPTY_PATH, libc::MOUNT_ATTR_RDONLY).ok()?;
+    Some(tree)
 }
 
 #[cfg(test)]

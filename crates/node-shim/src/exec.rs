@@ -19,7 +19,11 @@ use rustix::{process::Signal, thread::ThreadNameSpaceType};
 use serde::{Deserialize, Serialize};
 
 use crate::shim::child::{Exec, become_user, enter_working_dir, environment, open_agents, wait_for};
-use crate::{ContainerSpec, state::StateDir, sys};
+use crate::{
+    ContainerSpec,
+    state::{OpenFile, StateDir},
+    sys,
+};
 
 /// Printed on stderr when the command was killed for want of time.
 pub const TIMED_OUT: &str = "timeout";
@@ -32,7 +36,7 @@ pub struct ExecRequest {
     pub timeout: Duration,
     /// Opened with the kubelet's rights and handed on from descriptor 3.
     #[serde(default)]
-    pub open: Vec<PathBuf>,
+    pub files: Vec<OpenFile>,
 }
 
 /// More than any command line the kernel takes.
@@ -112,12 +116,11 @@ fn become_command(spec: &ContainerSpec, request: &ExecRequest, mounts: Option<&F
     let prepare = || -> Result<(), String> {
         let explain = |error: rustix::io::Errno| format!("failed to start a session: {error}");
         rustix::process::setsid().map_err(explain)?;
-        let first_free = 3 + request.open.len() as i32;
+        let first_free = 3 + request.files.len() as i32;
         let mut open = Vec::new();
-        for path in &request.open {
-            let failed = |error: io::Error| format!("failed to open {}: {error}", path.display());
-            let file = File::open(path).map_err(failed)?;
-            open.push(rustix::io::fcntl_dupfd_cloexec(&file, first_free).map_err(|error| failed(error.into()))?);
+        for file in &request.files {
+            let failed = |error: rustix::io::Errno| format!("failed to copy a descriptor: {error}");
+            open.push(rustix::io::fcntl_dupfd_cloexec(file.open()?, first_free).map_err(failed)?);
         }
         if let Some(mounts) = mounts {
             rustix::thread::move_into_thread_name_spaces(mounts.as_fd(), ThreadNameSpaceType::MOUNT)

@@ -5,6 +5,7 @@
 
 #![allow(missing_docs, reason = "only node-runtime and the program use this crate; most of its names say it all")]
 
+pub mod beneath;
 pub mod cgroup;
 pub mod exec;
 mod lock;

@@ -11,7 +11,10 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::{DirBuilderExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -19,7 +22,9 @@ use jiff::Timestamp;
 use rustix::fs::RenameFlags;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{ContainerId, ContainerSpec, ExitReason, ExitRecord, FileLock, Isolation, cgroup::CgroupPaths};
+use crate::{
+    ContainerId, ContainerSpec, ExitReason, ExitRecord, FileLock, Isolation, Mount, beneath, cgroup::CgroupPaths,
+};
 
 /// Version of `launch.json`, `state.json` and `exit.json`.
 pub const STATE_VERSION: u32 = 1;
@@ -42,14 +47,41 @@ pub struct Launch {
     pub argv: Vec<String>,
     /// Whether mounts appear at their container paths; WebAssembly gets them as open directories instead.
     pub bind_mounts: bool,
-    /// Files and directories opened before rights are given up, handed on from descriptor 3.
+    /// Opened before rights are given up, and handed on from descriptor 3: a file by its path, or the directory of a volume.
     #[serde(default)]
-    pub open: Vec<PathBuf>,
+    pub files: Vec<OpenFile>,
     pub cgroup_parent: String,
     pub isolation: Isolation,
     pub image_id: String,
     pub log_bytes_max: u64,
     pub log_files_max: u32,
+}
+
+/// What is handed on as an open descriptor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum OpenFile {
+    /// A file that only the node writes to.
+    File(PathBuf),
+    /// The directory that a mount shows.
+    Directory(Mount),
+}
+
+impl OpenFile {
+    pub fn open(&self) -> Result<OwnedFd, String> {
+        match self {
+            Self::File(path) => File::open(path)
+                .map(OwnedFd::from)
+                .map_err(|error| format!("failed to open {}: {error}", path.display())),
+            Self::Directory(mount) => {
+                let explain = |error: io::Error| {
+                    let (volume, path) = (mount.host_path.display(), mount.container_path.display());
+                    format!("failed to open volume {volume} for {path} as a directory: {error}")
+                };
+                beneath::reopen_directory(mount.open()?.as_fd()).map_err(explain)
+            }
+        }
+    }
 }
 
 /// What runs; `state.json`.

@@ -207,6 +207,28 @@ pub fn become_user(uid: Option<u32>, gid: Option<u32>, groups: &[u32]) -> io::Re
     Ok(())
 }
 
+/// Makes the mounts of a detached tree read-only, all of them.
+pub fn make_mounts_read_only(tree: BorrowedFd<'_>) -> io::Result<()> {
+    set_mount_attributes(tree, libc::AT_EMPTY_PATH | libc::AT_RECURSIVE, libc::MOUNT_ATTR_RDONLY)
+}
+
+/// `mount_setattr` (Linux 5.12) on the mount that a descriptor is of.
+pub fn set_mount_attributes(mount: BorrowedFd<'_>, flags: i32, attributes: u64) -> io::Result<()> {
+    let attributes = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    // SAFETY: the descriptor is open, the path is a C string, and the size is that of the struct behind the pointer.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of_val(&attributes),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Whether this process has root's rights.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()

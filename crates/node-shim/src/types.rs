@@ -1,9 +1,16 @@
 //! The words that the kubelet, the runtimes and the shim share.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use crate::beneath::{self, Links};
 
 /// Which pod a container belongs to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -39,16 +46,47 @@ impl fmt::Display for ContainerId {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Mount {
+    /// The volume's name, for messages; where it has none, they name its path.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub volume: String,
     /// Absolute path on the node; it must exist.
     pub host_path: PathBuf,
+    /// `subPath`: what of the volume is shown. Only the shim looks at it, and what is missing it creates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sub_path: Option<PathBuf>,
+    /// Whether only the node writes to the volume (ConfigMap, Secret, fields): then it is read-only to the container, and its
+    /// links are the node's own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub configuration: bool,
     /// Absolute path in the container. Where nothing is there on the node, the path exists in the container only.
     pub container_path: PathBuf,
-    /// Whether writing is refused.
+    /// Whether writing is rejected.
     #[serde(default)]
     pub read_only: bool,
     /// Whether the container starts without it where the node cannot mount it: nobody has asked for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub optional: bool,
+}
+
+impl Mount {
+    /// Whether the container cannot write to it.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only || self.configuration
+    }
+
+    /// Opens what the container is shown, to be mounted or opened again. The error names volume, path, and what is in the way.
+    pub fn open(&self) -> Result<OwnedFd, String> {
+        let name = if self.volume.is_empty() { self.host_path.display().to_string() } else { self.volume.clone() };
+        let root = beneath::open_path(&self.host_path)
+            .map_err(|error| format!("failed to open volume {name} at {}: {error}", self.host_path.display()))?;
+        let Some(sub_path) = &self.sub_path else { return Ok(root) };
+        let opened = if self.configuration {
+            beneath::open(root.as_fd(), sub_path, Links::Followed)
+        } else {
+            beneath::open_or_create(root.as_fd(), sub_path)
+        };
+        opened.map_err(|why| format!("failed to open sub path `{}` of volume {name}: {why}", sub_path.display()))
+    }
 }
 
 /// What a container may use; `None` is no limit.

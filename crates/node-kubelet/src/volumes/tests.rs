@@ -34,32 +34,104 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
+/// A volume's directory as it is below a pod's.
+fn volume() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = dir.path().join("v");
+    std::fs::create_dir(&volume).unwrap();
+    (dir, volume)
+}
+
 #[test]
 fn a_new_version_replaces_all_files_by_one_link() {
-    let dir = tempfile::tempdir().unwrap();
-    let write = |entries: &[(&str, &str, u32)]| atomic_writer::write(dir.path(), &content(entries), None).unwrap();
+    let (_dir, volume) = volume();
+    let write = |entries: &[(&str, &str, u32)]| atomic_writer::write(&volume, &content(entries), None).unwrap();
     write(&[("a", "1", 0o644), ("sub/b", "1", 0o400)]);
-    let first = std::fs::read_link(dir.path().join("..data")).unwrap();
-    assert_eq!(std::fs::read_to_string(dir.path().join("sub/b")).unwrap(), "1");
-    assert_eq!(std::fs::metadata(dir.path().join("sub/b")).unwrap().permissions().mode() & 0o777, 0o400);
+    let first = std::fs::read_link(volume.join("..data")).unwrap();
+    assert_eq!(std::fs::read_to_string(volume.join("sub/b")).unwrap(), "1");
+    assert_eq!(std::fs::metadata(volume.join("sub/b")).unwrap().permissions().mode() & 0o777, 0o400);
 
     write(&[("a", "1", 0o644), ("sub/b", "1", 0o400)]);
-    assert_eq!(std::fs::read_link(dir.path().join("..data")).unwrap(), first, "nothing changed, nothing is written");
+    assert_eq!(std::fs::read_link(volume.join("..data")).unwrap(), first, "nothing changed, nothing is written");
 
     write(&[("a", "2", 0o644), ("c", "2", 0o644)]);
-    assert_eq!(std::fs::read_to_string(dir.path().join("a")).unwrap(), "2");
-    assert_eq!(names(dir.path()), ["a", "c"]);
-    assert!(!dir.path().join(first).exists(), "the old version is gone");
+    assert_eq!(std::fs::read_to_string(volume.join("a")).unwrap(), "2");
+    assert_eq!(names(&volume), ["a", "c"]);
+    assert!(!volume.join(first).exists(), "the old version is still there");
 }
 
 #[test]
 fn what_a_killed_kubelet_left_is_swept() {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::create_dir(dir.path().join("..half")).unwrap();
-    std::os::unix::fs::symlink("..half", dir.path().join("..data_tmp")).unwrap();
-    atomic_writer::write(dir.path(), &content(&[("a", "1", 0o644)]), None).unwrap();
-    assert!(!dir.path().join("..half").exists());
-    assert_eq!(names(dir.path()), ["a"]);
+    let (_dir, volume) = volume();
+    std::fs::create_dir(volume.join("..0123456789abcdef")).unwrap();
+    std::os::unix::fs::symlink("..0123456789abcdef", volume.join("..data_tmp")).unwrap();
+    atomic_writer::write(&volume, &content(&[("a", "1", 0o644)]), None).unwrap();
+    assert!(!volume.join("..0123456789abcdef").exists());
+    assert_eq!(names(&volume), ["a"]);
+}
+
+#[test]
+fn nothing_that_is_planted_in_a_volume_leads_out_of_it() {
+    let (dir, volume) = volume();
+    let victim = dir.path().join("victim");
+    std::fs::create_dir(&victim).unwrap();
+    std::fs::write(victim.join("kept"), "").unwrap();
+    let write = |text: &str| atomic_writer::write(&volume, &content(&[("a", text, 0o644), ("s/b", text, 0o644)]), None);
+    let link = |target: &Path, name: &str| {
+        let path = volume.join(name);
+        if path.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
+            std::fs::remove_dir_all(&path).unwrap();
+        } else {
+            let _ = std::fs::remove_file(&path);
+        }
+        std::os::unix::fs::symlink(target, path).unwrap();
+    };
+    let mut number = 0;
+    let mut check = |plant: &dyn Fn()| {
+        plant();
+        number += 1;
+        write(&number.to_string()).unwrap();
+        assert_eq!(std::fs::read_dir(&victim).unwrap().count(), 1, "plant {number}");
+        assert!(victim.join("kept").exists(), "plant {number}");
+        for file in ["a", "s/b"] {
+            assert_eq!(std::fs::read_to_string(volume.join(file)).unwrap(), number.to_string(), "plant {number}");
+        }
+    };
+    check(&|| ());
+    check(&|| link(&victim, "..data"));
+    check(&|| link(&victim, "..0000000000000000"));
+    check(&|| link(&victim, "..data_tmp"));
+    check(&|| link(&victim, "s"));
+    check(&|| link(&victim, "foreign"));
+    // The present version itself becomes a link, and so do directories in it.
+    let present = || volume.join(std::fs::read_link(volume.join("..data")).unwrap());
+    check(&|| link(&victim, present().strip_prefix(&volume).unwrap().to_str().unwrap()));
+    check(&|| {
+        std::fs::remove_dir_all(present().join("s")).unwrap();
+        std::os::unix::fs::symlink(&victim, present().join("s")).unwrap();
+    });
+    // Directories where links belong.
+    check(&|| {
+        std::fs::remove_file(volume.join("..data")).unwrap();
+        std::fs::create_dir_all(volume.join("..data/full")).unwrap();
+    });
+    check(&|| {
+        std::fs::remove_file(volume.join("a")).unwrap();
+        std::fs::create_dir_all(volume.join("a/full")).unwrap();
+        std::fs::create_dir_all(volume.join("..data_tmp/full")).unwrap();
+    });
+    assert!(volume.join("foreign").symlink_metadata().is_ok(), "a name that is not ours was removed");
+}
+
+#[test]
+fn the_pods_group_reads_what_nobody_else_may() {
+    let (_dir, volume) = volume();
+    let group = rustix::process::getgid().as_raw();
+    for _ in 0..2 {
+        atomic_writer::write(&volume, &content(&[("s/a", "1", 0o400)]), Some(group)).unwrap();
+    }
+    let mode = |path: &str| std::fs::metadata(volume.join(path)).unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode("s/a"), mode("s")), (0o440, 0o2755));
 }
 
 fn prepare_volume(volume: Value) -> Result<(tempfile::TempDir, PathBuf), VolumeError> {
@@ -145,12 +217,10 @@ fn a_volume_stays_in_the_pods_folder() {
 
 #[test]
 fn a_sub_path_stays_in_its_volume() {
-    let dir = tempfile::tempdir().unwrap();
-    std::os::unix::fs::symlink("/etc", dir.path().join("link")).unwrap();
-    assert_eq!(sub_path("v", dir.path(), "").unwrap(), dir.path());
-    assert!(sub_path("v", dir.path(), "a/b").unwrap().is_dir());
-    for bad in ["../x", "/etc", "link", "link/ssl", "a/../../x"] {
-        assert!(matches!(sub_path("v", dir.path(), bad), Err(VolumeError::Path { .. })), "{bad}");
+    assert_eq!(sub_path("v", "").unwrap(), None);
+    assert_eq!(sub_path("v", "a/b").unwrap(), Some("a/b".into()));
+    for bad in ["..", "../x", "a/../../x", "/etc"] {
+        assert!(matches!(sub_path("v", bad), Err(VolumeError::Path { .. })), "{bad}");
     }
 }
 

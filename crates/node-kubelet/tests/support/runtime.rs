@@ -63,7 +63,8 @@ impl FakeRuntime {
     pub fn mount(&self, id: &str, container_path: &str) -> Option<std::path::PathBuf> {
         let table = self.table.lock().unwrap();
         let mounts = &table.containers.get(id)?.1.mounts;
-        Some(mounts.iter().find(|mount| mount.container_path.as_os_str() == container_path)?.host_path.clone())
+        let mount = mounts.iter().find(|mount| mount.container_path.as_os_str() == container_path)?;
+        Some(mount.host_path.join(mount.sub_path.as_deref().unwrap_or(std::path::Path::new(""))))
     }
 
     pub fn exit(&self, id: &str, code: i32) {

@@ -90,7 +90,7 @@ impl WasmRuntime {
             program: config.program.clone(),
             argv,
             bind_mounts: false,
-            open: worker::open_files(&artefact.path, &spec),
+            files: worker::open_files(&artefact.path, &spec),
             cgroup_parent: config.cgroup_parent.clone(),
             isolation: config.isolation,
             image_id: format!("file://{}@sha256:{}", module.display(), artefact.sha256),
@@ -147,7 +147,7 @@ impl WasmRuntime {
             program: self.supervisor.config().program.clone(),
             argv: worker::arguments_of_command(&launch.argv, argv),
             timeout,
-            open: worker::open_files(&artefact.path, &launch.spec),
+            files: worker::open_files(&artefact.path, &launch.spec),
         })
     }
 }
@@ -159,10 +159,6 @@ fn check_spec(spec: &ContainerSpec, prefixes: &[PathBuf]) -> Result<PathBuf, Run
     let module = image::resolve(&spec.image, prefixes, ImageKind::Module)?;
     detect(&module).map_err(|reason| RuntimeError::Image { image: spec.image.clone(), reason })?;
     crate::process::argv(spec, &module)?;
-    if let Some(mount) = folders(spec).find(|mount| mount.host_path.is_file()) {
-        let reason = format!("{} is a file; WebAssembly is given directories only", mount.container_path.display());
-        return Err(RuntimeError::Refused { id: spec.id(), reason });
-    }
     Ok(module)
 }
 

@@ -8,14 +8,9 @@
 mod confine;
 mod limits;
 
-use std::{
-    ffi::OsString,
-    fs::File,
-    os::fd::FromRawFd,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{ffi::OsString, fs::File, os::fd::FromRawFd, path::Path, process::ExitCode};
 
+use node_shim::state::OpenFile;
 use wasmtime::{
     Engine, Linker, Module, Store,
     component::{Component, Linker as ComponentLinker, ResourceTable},
@@ -66,7 +61,7 @@ pub(super) fn arguments(spec: &ContainerSpec, guest_argv: Vec<String>) -> Vec<St
         args.extend(["--memory".to_owned(), bytes.to_string()]);
     }
     for mount in folders(spec) {
-        let option = if mount.read_only { "--read" } else { "--write" };
+        let option = if mount.is_read_only() { "--read" } else { "--write" };
         args.extend([option.to_owned(), mount.container_path.display().to_string()]);
     }
     args.push("--".to_owned());
@@ -93,8 +88,9 @@ fn format_argument(guest_argv: &[String]) -> String {
 }
 
 /// What the worker needs open, in the order of its descriptors.
-pub(super) fn open_files(artefact: &Path, spec: &ContainerSpec) -> Vec<PathBuf> {
-    std::iter::once(artefact.to_owned()).chain(folders(spec).map(|mount| mount.host_path.clone())).collect()
+pub(super) fn open_files(artefact: &Path, spec: &ContainerSpec) -> Vec<OpenFile> {
+    let directories = folders(spec).map(|mount| OpenFile::Directory(mount.clone()));
+    std::iter::once(OpenFile::File(artefact.to_owned())).chain(directories).collect()
 }
 
 /// Entry of the hidden subcommand `wasm-worker`. Exit code: the module's own; 134 after a trap, which is told on stderr.

@@ -187,7 +187,7 @@ async fn volumes_appear_where_the_node_has_nothing() {
         host_path: volume.clone(),
         container_path: path.into(),
         read_only,
-        optional: false,
+        ..Mount::default()
     };
     let mut spec = fixture.shell(
         "cat /selvedge-test-a/b/key /etc/selvedge-test/key /mnt/key /selvedge-test-key; echo x > /selvedge-test-a/b/new; \
@@ -202,7 +202,7 @@ async fn volumes_appear_where_the_node_has_nothing() {
             host_path: volume.join("key"),
             container_path: "/selvedge-test-key".into(),
             read_only: true,
-            optional: false,
+            ..Mount::default()
         },
     ];
     fixture.run(&spec).await;
@@ -234,6 +234,7 @@ async fn a_volume_that_nobody_asked_for_keeps_no_program_from_running() {
         container_path: place.clone(),
         read_only: true,
         optional: true,
+        ..Mount::default()
     };
     spec.mounts = vec![mount("volume"), mount("no-such")];
     fixture.run(&spec).await;
@@ -366,4 +367,123 @@ async fn a_shim_and_its_init_process_cost_half_a_megabyte() {
     }
     println!("{count} containers: shims {shims} kB, init processes {inits} kB");
     assert!((shims + inits) / count <= OVERHEAD_KB_MAX, "{count} containers: shims {shims} kB, inits {inits} kB");
+}
+
+#[tokio::test]
+async fn a_sub_path_never_leaves_its_volume() {
+    if !is_root() {
+        return testkit::skip("mount namespaces need root");
+    }
+    let fixture = Fixture::new();
+    let (volume, victim) = (fixture.folder.path().join("volume"), fixture.folder.path().join("victim"));
+    fs::create_dir(&volume).unwrap();
+    fs::create_dir(&victim).unwrap();
+    fs::write(victim.join("file"), "of the node\n").unwrap();
+    let mount = |sub_path: &str| Mount {
+        volume: "shared".to_owned(),
+        host_path: volume.clone(),
+        sub_path: Some(sub_path.into()),
+        container_path: "/mnt".into(),
+        ..Mount::default()
+    };
+    let mut spec = fixture.shell("echo made > /mnt/new; ls /mnt");
+    spec.mounts = vec![mount("a/b")];
+    fixture.run(&spec).await;
+    assert_eq!(fixture.log(&spec), ["stdout F new"]);
+    assert_eq!(fs::read_to_string(volume.join("a/b/new")).unwrap(), "made\n");
+
+    // As an init container can plant it.
+    std::os::unix::fs::symlink(&victim, volume.join("link")).unwrap();
+    for sub_path in ["link", "link/made-by-the-node"] {
+        let mut spec = fixture.shell("ls /mnt");
+        spec.mounts = vec![mount(sub_path)];
+        let error = message(&fixture.runtime().start(spec).await.unwrap_err());
+        assert!(
+            error.contains("shared") && error.contains(sub_path) && error.contains("`link` is a symbolic"),
+            "{error}"
+        );
+    }
+    assert_eq!(fs::read_dir(&victim).unwrap().count(), 1);
+
+    // Another container swaps it while this one starts, again and again: it is the directory or nothing.
+    fs::create_dir(volume.join("real")).unwrap();
+    let is_over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let swapper = std::thread::spawn({
+        let (volume, victim, is_over) = (volume.clone(), victim.clone(), is_over.clone());
+        move || {
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                let _ = fs::rename(volume.join("real"), volume.join("aside"));
+                let _ = std::os::unix::fs::symlink(&victim, volume.join("real"));
+                let _ = fs::remove_file(volume.join("real"));
+                let _ = fs::rename(volume.join("aside"), volume.join("real"));
+            }
+        }
+    });
+    let mut started = 0;
+    for _ in 0..60 {
+        let mut spec = fixture.shell("ls /mnt; echo x > /mnt/written");
+        spec.mounts = vec![mount("real")];
+        if fixture.runtime().start(spec.clone()).await.is_ok() {
+            started += 1;
+            fixture.exit(&spec.id()).await;
+            assert!(!fixture.log(&spec).join(" ").contains("stdout F file"), "{:?}", fixture.log(&spec));
+        }
+    }
+    is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    swapper.join().unwrap();
+    assert!(started > 0, "none of sixty met the directory");
+    assert_eq!(fs::read_dir(&victim).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn a_mount_point_in_a_volume_never_leaves_it() {
+    if !is_root() {
+        return testkit::skip("mount namespaces need root");
+    }
+    let fixture = Fixture::new();
+    let (outer, inner, victim) = ("outer", "inner", "victim");
+    let path = |name: &str| fixture.folder.path().join(name);
+    [outer, inner, victim].iter().for_each(|name| fs::create_dir(path(name)).unwrap());
+    fs::write(path(inner).join("key"), "value\n").unwrap();
+    let mount = |name: &str, at: &str| Mount { host_path: path(name), container_path: at.into(), ..Mount::default() };
+    // The inner one is first in the spec, and is not hidden.
+    let mut spec = fixture.shell("cat /selvedge-test-outer/in/key");
+    spec.mounts = vec![mount(inner, "/selvedge-test-outer/in"), mount(outer, "/selvedge-test-outer")];
+    fixture.run(&spec).await;
+    assert_eq!(fixture.log(&spec), ["stdout F value"]);
+
+    std::os::unix::fs::symlink(path(victim), path(outer).join("link")).unwrap();
+    let mut spec = fixture.shell("true");
+    spec.mounts = vec![mount(outer, "/selvedge-test-outer"), mount(inner, "/selvedge-test-outer/link/made")];
+    let error = message(&fixture.runtime().start(spec).await.unwrap_err());
+    assert!(error.contains("`link` is a symbolic link"), "{error}");
+    assert_eq!(fs::read_dir(path(victim)).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_volume_of_configuration_is_read_only_and_its_own_links_are_followed() {
+    if !is_root() {
+        return testkit::skip("mount namespaces need root");
+    }
+    let fixture = Fixture::new();
+    let volume = fixture.folder.path().join("volume");
+    fs::create_dir_all(volume.join("..1f3a9c2b7d1e0a44")).unwrap();
+    fs::write(volume.join("..1f3a9c2b7d1e0a44/app.conf"), "value\n").unwrap();
+    std::os::unix::fs::symlink("..1f3a9c2b7d1e0a44", volume.join("..data")).unwrap();
+    std::os::unix::fs::symlink("..data/app.conf", volume.join("app.conf")).unwrap();
+    let mount = |sub_path: Option<&str>, at: &str| Mount {
+        host_path: volume.clone(),
+        sub_path: sub_path.map(Into::into),
+        configuration: true,
+        container_path: at.into(),
+        ..Mount::default()
+    };
+    let mut spec = fixture.shell(
+        "cat /mnt/app.conf /selvedge-test.conf; rm /mnt/..data 2>/dev/null || echo kept; \
+         echo x 2>/dev/null > /mnt/new || echo read-only; echo x 2>/dev/null >> /selvedge-test.conf || echo read-only",
+    );
+    spec.mounts = vec![mount(None, "/mnt"), mount(Some("app.conf"), "/selvedge-test.conf")];
+    fixture.run(&spec).await;
+    let [value, read_only] = ["stdout F value", "stdout F read-only"];
+    assert_eq!(fixture.log(&spec), [value, value, "stdout F kept", read_only, read_only]);
 }

@@ -25,7 +25,7 @@ use rustix::{
 use super::mounts;
 use crate::{
     ContainerSpec,
-    state::Launch,
+    state::{Launch, OpenFile},
     sys::{self, Ended},
 };
 
@@ -183,7 +183,7 @@ fn program(launch: &Launch, ends: &mut Ends, die_with_shim: bool) -> Result<(), 
     let explain = |act: &str, error: io::Error| format!("failed to {act}: {error}");
     rustix::process::setsid().map_err(|error| explain("start a session", error.into()))?;
     let _ = fs::write("/proc/self/oom_score_adj", "0");
-    let open = open_all(launch)?;
+    let open = launch.files.iter().map(OpenFile::open).collect::<Result<Vec<_>, _>>()?;
     become_user(spec)?;
     if die_with_shim {
         // Becoming another user forgets it, hence only now; the shim may have died before.
@@ -220,13 +220,6 @@ fn program(launch: &Launch, ends: &mut Ends, die_with_shim: bool) -> Result<(), 
     };
     let _ = writeln!(status, "error failed to run {}: {error}", launch.program.display());
     sys::exit_now(127)
-}
-
-fn open_all(launch: &Launch) -> Result<Vec<OwnedFd>, String> {
-    let open = |path: &std::path::PathBuf| {
-        File::open(path).map(OwnedFd::from).map_err(|error| format!("failed to open {}: {error}", path.display()))
-    };
-    launch.open.iter().map(open).collect()
 }
 
 /// Takes on the container's user.

@@ -3,20 +3,22 @@
 //! A volume's path may not exist on the node, and making it there would leave traces. Instead the directory above is
 //! replaced, in the container's view only, by a small one in memory that has everything the real one has and the
 //! mount point as well.
+//!
+//! A volume is content that others may write to. Sources are opened beneath their volume ([`Mount::open`]), mount points inside
+//! another volume are opened and created beneath that one, and both are attached by their descriptors.
 
 use std::{
     fs, io,
-    os::fd::OwnedFd,
-    os::unix::fs::symlink,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::symlink,
+    },
     path::{Path, PathBuf},
 };
 
-use rustix::{
-    fs::CWD,
-    mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags},
-};
+use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
-use crate::Mount;
+use crate::{Mount, beneath, sys};
 
 /// Every entry of a replaced directory costs a mount.
 const ENTRIES_MAX: usize = 2000;
@@ -27,27 +29,34 @@ pub fn set_up(mounts: &[Mount], staging: &Path) -> Result<Vec<String>, String> {
     let explain = |act: &'static str| move |error: rustix::io::Errno| format!("failed to {act}: {error}");
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(explain("keep the container's mounts from the node"))?;
-    // All sources first: a mount may hide the source of a later one.
-    let sources: Vec<_> = mounts.iter().map(|mount| Source::open(&mount.host_path)).collect();
     let mut left_out = Vec::new();
-    for (mount, source) in mounts.iter().zip(sources) {
-        match source.and_then(|source| mount_one(mount, source, staging)) {
-            Err(error) if mount.optional => left_out.push(error),
-            mounted => mounted?,
+    let mut leave_out = |mount: &Mount, error: String| {
+        if mount.optional {
+            left_out.push(error);
+            return Ok(());
+        }
+        Err(error)
+    };
+    // All sources and targets first: a mount may hide the source of a later one, and a link that is found in a volume is not
+    // the node's.
+    let mut planned = Vec::new();
+    for mount in mounts {
+        match Planned::new(mount) {
+            Ok(plan) => planned.push(plan),
+            Err(error) => leave_out(mount, error)?,
+        }
+    }
+    // The outer ones first, whatever the order in the spec: they would hide the inner ones.
+    planned.sort_by(|one, other| one.target.cmp(&other.target));
+    let mut attached = Vec::new();
+    for plan in planned {
+        let (mount, target) = (plan.mount, plan.target.clone());
+        match plan.attach(&attached, staging) {
+            Ok(()) => attached.push(target),
+            Err(error) => leave_out(mount, error)?,
         }
     }
     Ok(left_out)
-}
-
-fn mount_one(mount: &Mount, source: Source, staging: &Path) -> Result<(), String> {
-    if mount.optional && source.is_dir {
-        // Every pod has this one, below `/run` as a rule. Replacing that directory would hide from a program what others put there
-        // later, for a volume that nobody asked for; an empty directory on the node disturbs nobody. Where it cannot be made, the
-        // directory is replaced as for any other volume.
-        let _ = fs::create_dir_all(&mount.container_path);
-    }
-    make_mount_point(&mount.container_path, source.is_dir, staging)?;
-    source.attach(&mount.container_path, mount.read_only)
 }
 
 /// Makes `/proc` show the pid namespace.
@@ -56,54 +65,101 @@ pub fn mount_proc() -> io::Result<()> {
     Ok(rustix::mount::mount("proc", "/proc", "proc", flags, None::<&std::ffi::CStr>)?)
 }
 
-struct Source {
+/// A mount whose source is taken, and whose place is known.
+struct Planned<'a> {
+    mount: &'a Mount,
     tree: OwnedFd,
     is_dir: bool,
+    /// As the node has it, its links resolved.
+    target: PathBuf,
 }
 
-impl Source {
-    fn open(path: &Path) -> Result<Self, String> {
-        let is_dir =
-            fs::metadata(path).map_err(|error| format!("failed to find volume {}: {error}", path.display()))?.is_dir();
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-        let tree = rustix::mount::open_tree(CWD, path, flags)
-            .map_err(|error| format!("failed to take volume {}: {error}", path.display()))?;
-        Ok(Self { tree, is_dir })
-    }
-
-    fn attach(self, target: &Path, read_only: bool) -> Result<(), String> {
-        let explain = |error: io::Error| format!("failed to mount a volume at {}: {error}", target.display());
-        rustix::mount::move_mount(&self.tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-            .map_err(|error| explain(error.into()))?;
-        if read_only {
-            // Flags that the source has must be named again, else a user namespace refuses.
-            let has = rustix::fs::statvfs(target).map_err(|error| explain(error.into()))?.f_flag;
-            let mut flags = MountFlags::BIND | MountFlags::RDONLY;
-            for (stat, mount) in [
-                (rustix::fs::StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
-                (rustix::fs::StatVfsMountFlags::NODEV, MountFlags::NODEV),
-                (rustix::fs::StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
-                (rustix::fs::StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
-                (rustix::fs::StatVfsMountFlags::RELATIME, MountFlags::RELATIME),
-            ] {
-                if has.contains(stat) {
-                    flags |= mount;
-                }
-            }
-            rustix::mount::mount_remount(target, flags, "").map_err(|error| explain(error.into()))?;
+impl<'a> Planned<'a> {
+    fn new(mount: &'a Mount) -> Result<Self, String> {
+        let explain = |error: io::Error| format!("failed to take volume {}: {error}", mount.host_path.display());
+        let source = mount.open()?;
+        let is_dir = beneath::is_dir(source.as_fd()).map_err(explain)?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH
+            | OpenTreeFlags::AT_RECURSIVE;
+        let tree = rustix::mount::open_tree(&source, "", flags).map_err(|error| explain(error.into()))?;
+        if mount.optional && is_dir {
+            // Every pod has this one, below `/run` as a rule. Replacing that directory would hide from a program what others put
+            // there later, for a volume that nobody asked for; an empty directory on the node disturbs nobody. Where it cannot
+            // be made, the directory is replaced as for any other volume.
+            let _ = fs::create_dir_all(&mount.container_path);
         }
-        Ok(())
+        Ok(Self { mount, tree, is_dir, target: real_path(&mount.container_path)? })
+    }
+
+    fn attach(self, attached: &[PathBuf], staging: &Path) -> Result<(), String> {
+        let path = self.mount.container_path.display();
+        let explain = |error: io::Error| format!("failed to mount a volume at {path}: {error}");
+        let above = attached.iter().filter(|above| self.target.starts_with(above) && **above != self.target);
+        let place = match above.max_by_key(|above| above.components().count()) {
+            Some(above) => self.mount_point_in(above)?,
+            None => {
+                make_mount_point(&self.target, self.is_dir, staging)?;
+                beneath::open_path(&self.target).map_err(explain)?
+            }
+        };
+        if beneath::is_dir(place.as_fd()).map_err(explain)? != self.is_dir {
+            return Err(format!("failed to mount a volume at {path}: one is a file, the other a directory"));
+        }
+        // Before it is attached, so that it is never seen otherwise, and with all that is mounted in it.
+        let is_read_only = !self.mount.is_read_only() || sys::make_mounts_read_only(self.tree.as_fd()).is_ok();
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        rustix::mount::move_mount(&self.tree, "", &place, "", flags).map_err(|error| explain(error.into()))?;
+        if is_read_only { Ok(()) } else { remount_read_only(&self.target).map_err(explain) }
+    }
+
+    /// Inside another volume: what is there may be a container's.
+    fn mount_point_in(&self, above: &Path) -> Result<OwnedFd, String> {
+        let explain =
+            |why: String| format!("failed to mount a volume at {}: {why}", self.mount.container_path.display());
+        let root = beneath::open_path(above).map_err(|error| explain(error.to_string()))?;
+        let rest = self.target.strip_prefix(above).map_err(|error| explain(error.to_string()))?;
+        let opened = match self.is_dir {
+            true => beneath::open_or_create(root.as_fd(), rest),
+            false => beneath::open_or_create_file(root.as_fd(), rest),
+        };
+        opened.map_err(explain)
     }
 }
 
-/// Sees to it that something of the right kind is at `path`, without touching the node's own directories.
+/// A path with the links of what exists resolved.
+fn real_path(path: &Path) -> Result<PathBuf, String> {
+    let existing = path.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
+    let real = fs::canonicalize(existing).map_err(|error| format!("failed to find {}: {error}", existing.display()))?;
+    Ok(path
+        .strip_prefix(existing)
+        .map_or(real.clone(), |rest| if rest.as_os_str().is_empty() { real.clone() } else { real.join(rest) }))
+}
+
+/// For kernels before 5.12: only the volume itself, not what is mounted in it.
+fn remount_read_only(target: &Path) -> io::Result<()> {
+    // Flags that the source has must be named again, else a user namespace rejects the change.
+    let has = rustix::fs::statvfs(target)?.f_flag;
+    let mut flags = MountFlags::BIND | MountFlags::RDONLY;
+    for (stat, mount) in [
+        (rustix::fs::StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+        (rustix::fs::StatVfsMountFlags::NODEV, MountFlags::NODEV),
+        (rustix::fs::StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+        (rustix::fs::StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
+        (rustix::fs::StatVfsMountFlags::RELATIME, MountFlags::RELATIME),
+    ] {
+        if has.contains(stat) {
+            flags |= mount;
+        }
+    }
+    Ok(rustix::mount::mount_remount(target, flags, "")?)
+}
+
+/// Sees to it that something is at `path`, without touching the node's own directories.
 fn make_mount_point(path: &Path, is_dir: bool, staging: &Path) -> Result<(), String> {
-    if let Ok(meta) = fs::metadata(path) {
-        return if meta.is_dir() == is_dir {
-            Ok(())
-        } else {
-            Err(format!("failed to mount a volume at {}: one is a file, the other a directory", path.display()))
-        };
+    if path.exists() {
+        return Ok(());
     }
     let parent = path.parent().unwrap_or(Path::new("/"));
     let existing = parent.ancestors().find(|above| above.is_dir()).unwrap_or(Path::new("/"));

@@ -12,7 +12,7 @@ fn launch() -> Launch {
         program: "/bin/true".into(),
         argv: vec!["true".into()],
         bind_mounts: true,
-        open: Vec::new(),
+        files: Vec::new(),
         cgroup_parent: "selvedge".into(),
         isolation: Isolation::Auto,
         image_id: "file:///bin/true".into(),
@@ -91,11 +91,10 @@ fn fixture() -> (Launch, Running, ExitRecord) {
         host_path: "/srv".into(),
         container_path: "/data".into(),
         read_only: true,
-        optional: false,
+        ..crate::Mount::default()
     }];
     launch.spec.limits.memory_bytes = Some(1 << 20);
     launch.spec.log_dir = "/var/log/p".into();
-    launch.open = vec!["/srv".into()];
     let started_at = "2026-11-22T06:00:00Z".parse().unwrap();
     let running = Running {
         version: 1,

@@ -33,10 +33,15 @@ impl Worker {
             if !mount.sub_path_expr.is_empty() && sub_path.contains("$(") {
                 return Err(format!("subPathExpr `{}` names a variable that is not set", mount.sub_path_expr));
             }
+            let configuration =
+                self.pod.spec.volumes.iter().any(|v| v.name == mount.name && volumes::is_configuration(v));
             mounts.push(Mount {
-                host_path: volumes::sub_path(&mount.name, place, &sub_path).map_err(|error| chain(&error))?,
+                volume: mount.name.clone(),
+                host_path: place.clone(),
+                sub_path: volumes::sub_path(&mount.name, &sub_path).map_err(|error| chain(&error))?,
+                configuration,
                 container_path: PathBuf::from(&mount.mount_path),
-                read_only: mount.read_only,
+                read_only: mount.read_only || configuration,
                 optional: volumes::is_api_access(&mount.name) && mount.mount_path == volumes::API_ACCESS_PATH,
             });
         }

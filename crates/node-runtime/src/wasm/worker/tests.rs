@@ -7,7 +7,7 @@ fn the_worker_reads_the_command_line_that_the_runtime_writes() {
         host_path: "/tmp".into(),
         container_path: path.into(),
         read_only,
-        optional: false,
+        ..Mount::default()
     };
     let spec = ContainerSpec {
         limits: Limits { memory_bytes: Some(1 << 20), ..Limits::default() },
