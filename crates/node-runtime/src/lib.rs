@@ -22,6 +22,7 @@ mod door;
 mod image;
 mod process;
 mod program;
+mod qos;
 mod supervisor;
 #[cfg(feature = "wasm")]
 mod wasm;
@@ -29,9 +30,11 @@ mod wasm;
 pub use config::{ProcessConfig, WasmConfig};
 pub use door::{ContainerEvent, ContainerState, ContainerStatus, ExecOutput, PodRuntime, RuntimeError, RuntimeFuture};
 pub use node_shim::{
-    ContainerId, ContainerSpec, ContainerStats, ExitReason, ExitRecord, Isolation, Limits, Mount, PodRef,
+    ContainerId, ContainerSpec, ContainerStats, ExitReason, ExitRecord, Isolation, Limits, Mount, PodRef, PodResources,
+    Requests,
 };
 pub use process::ProcessRuntime;
 pub use program::SHIM;
+pub use qos::{oom_score_adj, spare_this_process};
 #[cfg(feature = "wasm")]
 pub use wasm::{WasmRuntime, wasm_compile_main, wasm_worker_main};

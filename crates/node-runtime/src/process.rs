@@ -35,12 +35,13 @@ impl ProcessRuntime {
         Ok(Self { supervisor: Supervisor::open(config, Self::HANDLER)? })
     }
 
-    fn plan(&self, spec: ContainerSpec) -> Result<Launch, RuntimeError> {
+    fn plan(&self, mut spec: ContainerSpec) -> Result<Launch, RuntimeError> {
         check_names(&spec)?;
         check_mounts(&spec)?;
         let config = self.supervisor.config();
         let program = image::resolve(&spec.image, &config.allowed_prefixes, ImageKind::Executable)?;
         let argv = argv(&spec, &program)?;
+        spec.pod_resources.pids_max.get_or_insert(config.pod_pids_max);
         Ok(Launch {
             version: STATE_VERSION,
             image_id: format!("file://{}", program.display()),

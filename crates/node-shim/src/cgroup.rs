@@ -3,6 +3,11 @@
 //! A container's group is `<parent>/<pod uid>/<container>_<attempt>`, under the root of the hierarchy and not under the
 //! kubelet's own group, so that stopping the kubelet's service does not stop its containers. (A service manager
 //! that kills by group must still leave the shims alone: `KillMode=process`.)
+//!
+//! The layout is flat: no level for the class of a pod (upstream has `burstable` and `besteffort`). What those levels bring is
+//! that all pods of a class together are weighed against the others; here each pod has the weight of its own requests, the
+//! least when it has none, which says the same of any two pods with one level less to make, to clean and to explain. Whom the
+//! kernel kills first is decided by `oom_score_adj`, not by levels.
 
 use std::{
     collections::BTreeMap,
@@ -13,13 +18,20 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ContainerId, ContainerStats, Limits};
+use crate::{ContainerId, ContainerSpec, ContainerStats, Limits, PodResources};
 
 /// The kernel's default period; quotas are per period.
 const CPU_PERIOD_US: u64 = 100_000;
 
 /// Smallest quota the kernel takes.
 const CPU_QUOTA_US_MIN: u64 = 1_000;
+
+/// Weights that the kernel takes on version 1. Who has asked for nothing gets the least: it runs on what others leave.
+const CPU_SHARES_MIN: u64 = 2;
+const CPU_SHARES_MAX: u64 = 262_144;
+
+/// Deeper than anything of ours; a container with rights may have made more below its group.
+const DEPTH_MAX: usize = 16;
 
 /// How often the groups of a container are made when those above it go meanwhile.
 const CREATE_TRIES: usize = 4;
@@ -84,56 +96,105 @@ impl Hierarchy {
 
     /// The groups that [`create`](Self::create) makes, whether they exist or not.
     pub fn groups(&self, parent: &str, id: &ContainerId) -> CgroupPaths {
-        let group = group(parent, id);
+        self.paths(&group(parent, id))
+    }
+
+    /// The groups of a whole pod, above those of its containers.
+    pub fn pod_groups(&self, parent: &str, uid: &str) -> CgroupPaths {
+        self.paths(&pod_group(parent, uid))
+    }
+
+    fn paths(&self, group: &Path) -> CgroupPaths {
         match self {
             Self::V2 { base } => CgroupPaths(BTreeMap::from([(String::new(), base.join(group))])),
             Self::V1 { mounts } => {
-                CgroupPaths(mounts.iter().map(|(name, mount)| (name.clone(), mount.join(&group))).collect())
+                CgroupPaths(mounts.iter().map(|(name, mount)| (name.clone(), mount.join(group))).collect())
             }
             Self::Absent => CgroupPaths::default(),
         }
     }
 
-    /// Makes the container's groups with their limits. What was made is removed again when a later step fails.
-    pub fn create(&self, parent: &str, id: &ContainerId, limits: &Limits) -> io::Result<CgroupPaths> {
-        self.create_group(&group(parent, id), limits)
+    /// Makes the groups of a container and of its pod, with their limits and shares. A container's that were made are removed
+    /// again when a later step fails.
+    pub fn create(&self, parent: &str, spec: &ContainerSpec) -> io::Result<CgroupPaths> {
+        let (pod, group) = (pod_group(parent, &spec.pod.uid), group(parent, &spec.id()));
+        self.retried(&group, |paths| {
+            self.make(&pod)?;
+            self.paths(&pod).set_pod(&spec.pod_resources)?;
+            self.make(&group)?;
+            paths.set_limits(&spec.limits)?;
+            paths.set_shares(spec.requests.cpu_millis);
+            Ok(())
+        })
+    }
+
+    /// Makes a pod's groups, and in them an empty one of this name: as long as it is there, no end of a container takes the
+    /// pod's groups along.
+    pub fn create_pod(
+        &self,
+        parent: &str,
+        uid: &str,
+        marker: &str,
+        resources: &PodResources,
+    ) -> io::Result<CgroupPaths> {
+        let pod = pod_group(parent, uid);
+        let group = pod.join(marker);
+        self.retried(&group, |_| {
+            self.make(&group)?;
+            self.paths(&pod).set_pod(resources)
+        })?;
+        Ok(self.paths(&pod))
     }
 
     /// Makes a group by its path under the hierarchy's root, as [`create`](Self::create) does.
     pub fn create_group(&self, group: &Path, limits: &Limits) -> io::Result<CgroupPaths> {
+        self.retried(group, |paths| {
+            self.make(group)?;
+            paths.set_limits(limits)
+        })
+    }
+
+    fn retried(&self, group: &Path, attempt: impl Fn(&CgroupPaths) -> io::Result<()>) -> io::Result<CgroupPaths> {
+        let paths = self.paths(group);
         let mut tries_left = CREATE_TRIES;
         loop {
             tries_left -= 1;
-            let mut made = CgroupPaths::default();
-            let result = match self {
-                Self::V2 { base } => create_v2(base, group, limits, &mut made),
-                Self::V1 { mounts } => create_v1(mounts, group, limits, &mut made),
-                Self::Absent => {
-                    Err(io::Error::new(io::ErrorKind::Unsupported, "no control group hierarchy is mounted"))
-                }
-            };
-            match result {
-                Ok(()) => return Ok(made),
-                // The pod's last other container has just ended and took the pod's group along.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && tries_left > 0 => made.remove(),
+            match attempt(&paths) {
+                Ok(()) => return Ok(paths),
                 Err(error) => {
-                    made.remove();
-                    return Err(error);
+                    paths.remove();
+                    // The pod's last other container has just ended and took the pod's group along.
+                    if error.kind() != io::ErrorKind::NotFound || tries_left == 0 {
+                        return Err(error);
+                    }
                 }
             }
         }
     }
-}
 
-impl Hierarchy {
+    /// Makes a group and all above it.
+    fn make(&self, group: &Path) -> io::Result<()> {
+        match self {
+            Self::V2 { base } => {
+                let mut level = base.to_owned();
+                for part in group.components() {
+                    // What is not available here fails only when a limit needs it.
+                    for controller in ["+memory", "+pids", "+cpu"] {
+                        let _ = fs::write(level.join("cgroup.subtree_control"), controller);
+                    }
+                    level.push(part);
+                    make_dir(&level)?;
+                }
+                Ok(())
+            }
+            Self::V1 { mounts } => mounts.values().try_for_each(|mount| make_dirs(mount, group)),
+            Self::Absent => Err(io::Error::new(io::ErrorKind::Unsupported, "no control group hierarchy is mounted")),
+        }
+    }
+
     /// Removes the groups directly below `parent` that are older than `age` and that nothing is in any more.
     pub fn remove_empty_below(&self, parent: &Path, age: Duration) {
-        let bases: Vec<&PathBuf> = match self {
-            Self::V2 { base } => vec![base],
-            Self::V1 { mounts } => mounts.values().collect(),
-            Self::Absent => Vec::new(),
-        };
-        for entry in bases.into_iter().flat_map(|base| fs::read_dir(base.join(parent))).flatten().flatten() {
+        for entry in self.paths(parent).0.values().flat_map(fs::read_dir).flatten().flatten() {
             let modified = entry.metadata().and_then(|meta| meta.modified());
             if modified.is_ok_and(|modified| modified.elapsed().is_ok_and(|elapsed| elapsed > age)) {
                 // The kernel refuses while something is in it, and files of a group cannot be removed at all.
@@ -143,76 +204,22 @@ impl Hierarchy {
     }
 }
 
+fn pod_group(parent: &str, uid: &str) -> PathBuf {
+    Path::new(parent).join(uid)
+}
+
 fn group(parent: &str, id: &ContainerId) -> PathBuf {
-    Path::new(parent).join(&id.pod_uid).join(format!("{}_{}", id.container, id.attempt))
+    pod_group(parent, &id.pod_uid).join(format!("{}_{}", id.container, id.attempt))
 }
 
-fn create_v2(base: &Path, group: &Path, limits: &Limits, made: &mut CgroupPaths) -> io::Result<()> {
-    let path = base.join(group);
-    let mut level = base.to_owned();
-    for part in group.components() {
-        // What is not available here fails only when a limit needs it, below.
-        for controller in ["+memory", "+pids", "+cpu"] {
-            let _ = fs::write(level.join("cgroup.subtree_control"), controller);
-        }
-        level.push(part);
-        make_dir(&level)?;
-    }
-    made.0.insert(String::new(), path.clone());
-    if let Some(bytes) = limits.memory_bytes {
-        set(&path, "memory.max", bytes)?;
-        let _ = fs::write(path.join("memory.swap.max"), "0");
-        // The program's helpers die with it, as the pod would.
-        let _ = fs::write(path.join("memory.oom.group"), "1");
-    }
-    if let Some(pids) = limits.pids {
-        set(&path, "pids.max", pids)?;
-    }
-    if let Some(millis) = limits.cpu_millis {
-        set(&path, "cpu.max", format!("{} {CPU_PERIOD_US}", quota_us(millis)))?;
-    }
-    Ok(())
+/// Weight of what has asked for so much CPU, as kubelets compute it: 1024 is one core's.
+fn shares(cpu_millis: u64) -> u64 {
+    (cpu_millis.saturating_mul(1024) / 1000).clamp(CPU_SHARES_MIN, CPU_SHARES_MAX)
 }
 
-fn create_v1(
-    mounts: &BTreeMap<String, PathBuf>,
-    group: &Path,
-    limits: &Limits,
-    made: &mut CgroupPaths,
-) -> io::Result<()> {
-    let is_needed = |name: &str| match name {
-        "memory" => limits.memory_bytes.is_some(),
-        "pids" => limits.pids.is_some(),
-        "cpu" => limits.cpu_millis.is_some(),
-        _ => false,
-    };
-    for name in V1_CONTROLLERS {
-        match mounts.get(name) {
-            Some(mount) => {
-                let path = mount.join(group);
-                make_dirs(mount, group)?;
-                made.0.insert(name.to_owned(), path);
-            }
-            None if is_needed(name) => {
-                let text = format!("controller `{name}` is not mounted");
-                return Err(io::Error::new(io::ErrorKind::Unsupported, text));
-            }
-            None => {}
-        }
-    }
-    if let (Some(bytes), Some(path)) = (limits.memory_bytes, made.0.get("memory")) {
-        set(path, "memory.limit_in_bytes", bytes)?;
-        // Swap is accounted on some kernels only; where it is, it would soften the limit.
-        let _ = fs::write(path.join("memory.memsw.limit_in_bytes"), bytes.to_string());
-    }
-    if let (Some(pids), Some(path)) = (limits.pids, made.0.get("pids")) {
-        set(path, "pids.max", pids)?;
-    }
-    if let (Some(millis), Some(path)) = (limits.cpu_millis, made.0.get("cpu")) {
-        set(path, "cpu.cfs_period_us", CPU_PERIOD_US)?;
-        set(path, "cpu.cfs_quota_us", quota_us(millis))?;
-    }
-    Ok(())
+/// The same for version 2, whose weights reach from 1 to 10,000; as kubelets convert it.
+fn weight(shares: u64) -> u64 {
+    (shares.clamp(CPU_SHARES_MIN, CPU_SHARES_MAX) - CPU_SHARES_MIN) * 9_999 / (CPU_SHARES_MAX - CPU_SHARES_MIN) + 1
 }
 
 fn quota_us(millis: u64) -> u64 {
@@ -250,6 +257,83 @@ impl CgroupPaths {
         self.0.is_empty()
     }
 
+    /// Whether they exist.
+    pub fn exist(&self) -> bool {
+        self.0.values().next().is_some_and(|path| path.is_dir())
+    }
+
+    /// Names of the groups directly below.
+    pub fn children(&self) -> Vec<String> {
+        let entries = self.0.values().next().map(|path| subgroups(path));
+        let names = entries.into_iter().flatten();
+        names.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect()
+    }
+
+    fn controller(&self, name: &str) -> io::Result<&PathBuf> {
+        self.0.get("").or_else(|| self.0.get(name)).ok_or_else(|| {
+            let text = format!("controller `{name}` is not mounted");
+            io::Error::new(io::ErrorKind::Unsupported, text)
+        })
+    }
+
+    fn is_v2(&self) -> bool {
+        self.0.contains_key("")
+    }
+
+    fn set_limits(&self, limits: &Limits) -> io::Result<()> {
+        self.set_memory_and_cpu(limits.memory_bytes, limits.cpu_millis)?;
+        if limits.memory_bytes.is_some() && self.is_v2() {
+            // The program's helpers die with it, as the pod would.
+            let _ = fs::write(self.controller("memory")?.join("memory.oom.group"), "1");
+        }
+        match limits.pids {
+            Some(pids) => set(self.controller("pids")?, "pids.max", pids),
+            None => Ok(()),
+        }
+    }
+
+    /// What all containers of a pod may take together. Processes are counted where the kernel can.
+    fn set_pod(&self, resources: &PodResources) -> io::Result<()> {
+        self.set_memory_and_cpu(resources.memory_limit_bytes, resources.cpu_limit_millis)?;
+        self.set_shares(resources.cpu_request_millis);
+        if let (Some(pids), Ok(path)) = (resources.pids_max, self.controller("pids")) {
+            let _ = fs::write(path.join("pids.max"), pids.to_string());
+        }
+        Ok(())
+    }
+
+    fn set_memory_and_cpu(&self, memory_bytes: Option<u64>, cpu_millis: Option<u64>) -> io::Result<()> {
+        if let Some(bytes) = memory_bytes {
+            let path = self.controller("memory")?;
+            let (limit, swap, swap_bytes) = match self.is_v2() {
+                true => ("memory.max", "memory.swap.max", 0),
+                false => ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", bytes),
+            };
+            set(path, limit, bytes)?;
+            // Swap is accounted on some kernels only; where it is, it would soften the limit.
+            let _ = fs::write(path.join(swap), swap_bytes.to_string());
+        }
+        if let Some(millis) = cpu_millis {
+            let path = self.controller("cpu")?;
+            if self.is_v2() {
+                set(path, "cpu.max", format!("{} {CPU_PERIOD_US}", quota_us(millis)))?;
+            } else {
+                set(path, "cpu.cfs_period_us", CPU_PERIOD_US)?;
+                set(path, "cpu.cfs_quota_us", quota_us(millis))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Of what nobody is promised anything the kernel's lowest weight is right. Without the controller all are equal.
+    fn set_shares(&self, cpu_millis: Option<u64>) {
+        let shares = shares(cpu_millis.unwrap_or(0));
+        if let Ok(path) = self.controller("cpu") {
+            let (file, value) = if self.is_v2() { ("cpu.weight", weight(shares)) } else { ("cpu.shares", shares) };
+            let _ = fs::write(path.join(file), value.to_string());
+        }
+    }
+
     /// Moves a process into the groups. What it starts from then on is in them, too.
     pub fn join(&self, pid: i32) -> io::Result<()> {
         self.0.values().try_for_each(|path| set(path, "cgroup.procs", pid))
@@ -276,8 +360,11 @@ impl CgroupPaths {
     }
 
     fn pids(&self) -> Vec<i32> {
-        let text = self.0.values().next().and_then(|path| fs::read_to_string(path.join("cgroup.procs")).ok());
-        text.unwrap_or_default().lines().filter_map(|line| line.parse().ok()).collect()
+        let mut pids = Vec::new();
+        if let Some(path) = self.0.values().next() {
+            collect_pids(path, DEPTH_MAX, &mut pids);
+        }
+        pids
     }
 
     /// Whether the kernel has killed something in the group for want of memory.
@@ -318,6 +405,31 @@ impl CgroupPaths {
             }
         }
     }
+
+    /// Removes the groups and all below them. What is still in use stays.
+    pub fn remove_all(&self) {
+        self.0.values().for_each(|path| remove_below(path, DEPTH_MAX));
+    }
+}
+
+fn subgroups(path: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+}
+
+fn collect_pids(path: &Path, depth: usize, pids: &mut Vec<i32>) {
+    let text = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+    if depth > 0 {
+        subgroups(path).iter().for_each(|below| collect_pids(below, depth - 1, pids));
+    }
+}
+
+fn remove_below(path: &Path, depth: usize) {
+    if depth > 0 {
+        subgroups(path).iter().for_each(|below| remove_below(below, depth - 1));
+    }
+    let _ = fs::remove_dir(path);
 }
 
 /// The number after `name` in a file of `name number` lines.

@@ -18,7 +18,7 @@ use std::{
 use rustix::{process::Signal, thread::ThreadNameSpaceType};
 use serde::{Deserialize, Serialize};
 
-use crate::shim::child::{Exec, become_user, enter_working_dir, environment, open_agents, wait_for};
+use crate::shim::child::{Exec, become_user, enter_working_dir, environment, open_agents, set_oom_score, wait_for};
 use crate::{
     ContainerSpec,
     state::{OpenFile, StateDir},
@@ -116,6 +116,7 @@ fn become_command(spec: &ContainerSpec, request: &ExecRequest, mounts: Option<&F
     let prepare = || -> Result<(), String> {
         let explain = |error: rustix::io::Errno| format!("failed to start a session: {error}");
         rustix::process::setsid().map_err(explain)?;
+        set_oom_score(spec);
         let first_free = 3 + request.files.len() as i32;
         let mut open = Vec::new();
         for file in &request.files {

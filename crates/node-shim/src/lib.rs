@@ -16,4 +16,7 @@ pub mod sys;
 mod types;
 
 pub use lock::FileLock;
-pub use types::{ContainerId, ContainerSpec, ContainerStats, ExitReason, ExitRecord, Isolation, Limits, Mount, PodRef};
+pub use types::{
+    ContainerId, ContainerSpec, ContainerStats, ExitReason, ExitRecord, Isolation, Limits, Mount, PodRef, PodResources,
+    Requests,
+};

@@ -183,7 +183,7 @@ fn launch(dir: &StateDir, own: &[&File]) -> Result<Container, String> {
 
 fn make_cgroups(launch: &Launch, notices: &mut Vec<String>) -> Result<CgroupPaths, String> {
     let limits = &launch.spec.limits;
-    match Hierarchy::detect(sys::is_root()).create(&launch.cgroup_parent, &launch.spec.id(), limits) {
+    match Hierarchy::detect(sys::is_root()).create(&launch.cgroup_parent, &launch.spec) {
         Ok(paths) => Ok(paths),
         Err(error) if limits.any() => Err(format!(
             "failed to set the container's limits: {error}; remove `resources.limits`, or run the node as root with \

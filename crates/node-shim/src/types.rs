@@ -108,6 +108,36 @@ impl Limits {
     }
 }
 
+/// What a container is promised where several want more than there is; `None` is nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Requests {
+    /// Thousandths of a core: its weight beside the pod's other containers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_millis: Option<u64>,
+    /// Bytes of memory. The kernel holds none back; they decide who is killed first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+}
+
+/// What all containers of a pod get together; `None` is nothing promised, and no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodResources {
+    /// Thousandths of a core: the pod's weight beside other pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_request_millis: Option<u64>,
+    /// Thousandths of a core; only where every container has a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_limit_millis: Option<u64>,
+    /// Bytes of memory; only where every container has a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit_bytes: Option<u64>,
+    /// Processes and threads; the node's own default where it is not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids_max: Option<u64>,
+}
+
 /// All that a runtime needs to start a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -138,6 +168,15 @@ pub struct ContainerSpec {
     /// Limits; asked for and impossible on this node, the start is refused.
     #[serde(default)]
     pub limits: Limits,
+    /// What the container is promised.
+    #[serde(default)]
+    pub requests: Requests,
+    /// What its pod gets; the same for all containers of the pod.
+    #[serde(default)]
+    pub pod_resources: PodResources,
+    /// How soon the kernel kills it when the machine is out of memory, -1000 to 1000; default 0.
+    #[serde(default)]
+    pub oom_score_adj: Option<i32>,
     /// Where `<attempt>.log` goes (CRI log format); it is created when missing.
     pub log_dir: PathBuf,
     /// `runAsUser`; default: the kubelet's own.

@@ -77,6 +77,7 @@ pub async fn start(
     }
     kubelet.metrics.build_info("node", env!("CARGO_PKG_VERSION"));
     let name = kubelet.node_name.clone();
+    node_runtime::spare_this_process();
     let kubelet =
         Kubelet::start(kubelet, runtimes(data_dir, prefixes)?, shutdown).await.context("failed to start the node")?;
     Ok(Node { name, kubelet, _lock: lock })

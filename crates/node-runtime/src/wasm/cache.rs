@@ -75,6 +75,8 @@ fn compile_for_agent(args: &[String]) -> Result<Artefact, String> {
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
         sys::exit_now(1);
     });
+    // The first to be given up: it can be started again. It has the agent's own score from its start.
+    let _ = fs::write("/proc/self/oom_score_adj", "1000");
     // Where it fails this takes the same share as everything else.
     sys::be_nice(NICE);
     if let Some(bytes) = memory {

@@ -85,6 +85,7 @@ impl WasmRuntime {
         // The worker becomes the user by itself, after it has used root's rights to give up everything else.
         (spec.run_as_user, spec.run_as_group) = (None, None);
         spec.supplemental_groups = Vec::new();
+        spec.pod_resources.pids_max.get_or_insert(config.pod_pids_max);
         Ok(Launch {
             version: STATE_VERSION,
             program: config.program.clone(),

@@ -7,6 +7,7 @@
 mod compile;
 mod fixture;
 mod process;
+mod resources;
 mod survival;
 #[cfg(feature = "wasm")]
 mod wasm;

@@ -182,7 +182,7 @@ fn program(launch: &Launch, ends: &mut Ends, die_with_shim: bool) -> Result<(), 
     let shim = rustix::process::getppid();
     let explain = |act: &str, error: io::Error| format!("failed to {act}: {error}");
     rustix::process::setsid().map_err(|error| explain("start a session", error.into()))?;
-    let _ = fs::write("/proc/self/oom_score_adj", "0");
+    set_oom_score(spec);
     let open = launch.files.iter().map(OpenFile::open).collect::<Result<Vec<_>, _>>()?;
     become_user(spec)?;
     if die_with_shim {
@@ -220,6 +220,11 @@ fn program(launch: &Launch, ends: &mut Ends, die_with_shim: bool) -> Result<(), 
     };
     let _ = writeln!(status, "error failed to run {}: {error}", launch.program.display());
     sys::exit_now(127)
+}
+
+/// The agent and the shim are spared; what they start is not. Below what it was, only root may go.
+pub fn set_oom_score(spec: &ContainerSpec) {
+    let _ = fs::write("/proc/self/oom_score_adj", spec.oom_score_adj.unwrap_or(0).clamp(-1000, 1000).to_string());
 }
 
 /// Takes on the container's user.

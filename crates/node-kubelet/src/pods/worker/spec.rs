@@ -65,6 +65,7 @@ impl Worker {
             hostname: self.pod.spec.hostname.clone(),
             termination_message: None,
             env: environment,
+            ..ContainerSpec::default()
         };
         self.add_termination_message(container, attempt, runtime, &mut spec);
         Ok(spec)
