@@ -83,3 +83,18 @@ fn a_report_fits_into_what_the_hub_takes_whatever_its_messages_say() {
         assert!(message.len() <= REPORT_MESSAGE_BYTES_MAX && message.len() > 100, "{}", message.len());
     }
 }
+
+/// `SELVEDGE_BLESS=1 cargo test -p api-edge` writes the file anew.
+#[test]
+fn the_manifests_for_other_clusters_are_our_kinds() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/stock-cluster/10-kinds.yaml");
+    // Whose key is which node is the hub's own record.
+    let definitions = crate::crds::all().into_iter().filter(|one| one["spec"]["names"]["kind"] != "NodeIdentity");
+    let documents: Vec<String> = definitions.map(|one| machinery_schema::yaml::to_yaml(&one)).collect();
+    let head = "# Our kinds, written by `SELVEDGE_BLESS=1 cargo test -p api-edge`.\n";
+    let text = format!("{head}{}", documents.join("---\n"));
+    if std::env::var_os("SELVEDGE_BLESS").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), text, "{}", path.display());
+}

@@ -19,6 +19,7 @@ mod newcomer;
 mod observe;
 mod pods;
 mod snapshots;
+mod stock_cluster;
 mod terminal;
 mod tokens;
 mod up;
