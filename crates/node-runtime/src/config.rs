@@ -9,6 +9,9 @@ use node_shim::Isolation;
 pub struct ProcessConfig {
     /// `DATA_DIR/node/pods/…`: a folder for the state folders; it must outlive a reboot.
     pub state_dir: PathBuf,
+    /// Where the environments of containers are kept; it exists. By default a directory in memory, which no one else can read:
+    /// below `/run/selvedge`, for a node without root below `$XDG_RUNTIME_DIR`.
+    pub launch_dir: Option<PathBuf>,
     /// The program with the hidden subcommands `wasm-worker` and `wasm-compile`.
     /// [`ProcessConfig::THIS_PROGRAM`] unless a test has one of its own.
     pub program: PathBuf,
@@ -35,6 +38,7 @@ impl ProcessConfig {
     pub fn new(state_dir: impl Into<PathBuf>, allowed_prefixes: Vec<PathBuf>) -> Self {
         Self {
             state_dir: state_dir.into(),
+            launch_dir: None,
             program: Self::THIS_PROGRAM.into(),
             allowed_prefixes,
             cgroup_parent: "selvedge".to_owned(),

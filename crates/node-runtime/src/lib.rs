@@ -20,12 +20,14 @@
 mod config;
 mod door;
 mod image;
+mod launch_dir;
 mod process;
 mod program;
 mod qos;
 mod supervisor;
 #[cfg(feature = "wasm")]
 mod wasm;
+mod witness;
 
 pub use config::{ProcessConfig, WasmConfig};
 pub use door::{ContainerEvent, ContainerState, ContainerStatus, ExecOutput, PodRuntime, RuntimeError, RuntimeFuture};

@@ -45,6 +45,8 @@ impl ProcessRuntime {
         Ok(Launch {
             version: STATE_VERSION,
             image_id: format!("file://{}", program.display()),
+            private: None,
+            boot_id: String::new(),
             program,
             argv,
             bind_mounts: true,

@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
     process::Stdio,
     sync::{Arc, Mutex, MutexGuard, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use node_shim::{
@@ -27,11 +27,11 @@ use tokio::{
     sync::{broadcast, watch},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     ContainerEvent, ContainerId, ContainerSpec, ContainerState, ContainerStats, ContainerStatus, ExecOutput,
-    ExitRecord, ProcessConfig, RuntimeError, program::ShimProgram,
+    ExitRecord, ProcessConfig, RuntimeError, launch_dir, program::ShimProgram, witness,
 };
 
 /// A kubelet that falls further behind than this lists instead.
@@ -42,6 +42,10 @@ const KILL_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// How often a shim that is still starting is looked at; it says nothing while it does.
 const STARTING_LOOK_PERIOD: Duration = Duration::from_millis(50);
+
+/// A start takes milliseconds, and seconds on a busy flash. A shim that runs and says nothing for longer has lost its file,
+/// or hangs on a share that does not respond.
+const STARTING_MAX: Duration = Duration::from_secs(10);
 
 /// What the helper of an exec may take beside its command.
 const EXEC_OVERHEAD_MAX: Duration = Duration::from_secs(5);
@@ -58,6 +62,8 @@ pub(crate) struct Supervisor {
 struct Inner {
     config: ProcessConfig,
     root: PathBuf,
+    /// Where what may be secret of a launch is, in memory where there is such a place.
+    launch_dir: PathBuf,
     shim: ShimProgram,
     containers: Mutex<BTreeMap<ContainerId, Container>>,
     events_tx: broadcast::Sender<ContainerEvent>,
@@ -99,16 +105,20 @@ impl Supervisor {
             .and_then(|lock| lock.ok_or_else(in_use))
             .map_err(|source| io_error("lock", &lock_path, source))?;
         let cancel = CancellationToken::new();
+        let launch_dir = config.launch_dir.clone().unwrap_or_else(|| launch_dir::choose(&root));
         let inner = Arc::new(Inner {
             config,
             shim: ShimProgram::open(&root).map_err(|source| io_error("write the shim's program to", &root, source))?,
+            launch_dir,
             root,
             containers: Mutex::default(),
             events_tx: broadcast::channel(EVENTS_QUEUE).0,
             cancel: cancel.clone(),
             _lock: lock,
         });
+        inner.prepare_launch_dir();
         inner.adopt_all()?;
+        witness::kill_orphans(&inner.root);
         Ok(Self { inner, _watching: cancel.drop_guard() })
     }
 
@@ -202,13 +212,18 @@ impl Supervisor {
 
     pub async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         match self.status(id) {
-            Err(RuntimeError::NotFound(_)) => return Ok(()),
+            Err(RuntimeError::NotFound(_)) => {
+                self.inner.kill_unknown(id).await;
+                return Ok(());
+            }
             Ok(status) if has_ended(&status) => {}
             _ => return Err(RuntimeError::StillRunning(id.clone())),
         }
         let (dir, gone) = (self.inner.dir(id), self.inner.root.join(format!(".gone-{id}")));
-        // First out of sight in one step: half a folder would be taken for a container that nobody saw end.
+        let private = self.inner.private(id);
+        // First out of sight in one step: half a directory would be taken for a container that nobody saw end.
         blocking(move || {
+            let _ = fs::remove_file(private);
             match fs::rename(dir.path(), &gone) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(io_error("remove", dir.path(), error));
@@ -222,6 +237,7 @@ impl Supervisor {
         })
         .await?;
         self.inner.containers().remove(id);
+        self.inner.kill_unknown(id).await;
         Ok(())
     }
 }
@@ -251,6 +267,23 @@ impl Inner {
         StateDir::new(&self.root, id)
     }
 
+    /// Kills what runs of a container that is not listed, or of its whole pod when nothing of that is: whatever became of the
+    /// files, nothing of a pod outlives it.
+    async fn kill_unknown(&self, id: &ContainerId) {
+        let is_last = self.containers().keys().all(|other| other.pod_uid != id.pod_uid);
+        let (config, id) = (self.config.clone(), id.clone());
+        blocking(move || {
+            if is_last {
+                witness::kill_pod(&config, &id.pod_uid);
+            } else {
+                let groups = Hierarchy::detect(sys::is_root()).groups(&config.cgroup_parent, &id);
+                groups.kill_all();
+                groups.remove();
+            }
+        })
+        .await;
+    }
+
     fn watch(&self, id: &ContainerId) -> Result<watch::Receiver<ContainerStatus>, RuntimeError> {
         let containers = self.containers();
         let container = containers.get(id).ok_or_else(|| RuntimeError::NotFound(id.clone()))?;
@@ -269,9 +302,9 @@ impl Inner {
             if DRAFTS.iter().any(|draft| name.starts_with(draft)) {
                 let _ = fs::remove_dir_all(entry.path());
             } else if !name.starts_with('.') && entry.path().is_dir() {
-                // One folder that cannot be read must not keep the others from being looked after.
+                // One directory that cannot be read must not keep the others from being looked after.
                 if let Err(error) = self.adopt(&StateDir::at(entry.path())) {
-                    warn!(folder = name, %error, "Left a container's state folder alone; remove it by hand when nothing of it runs.");
+                    self.retire(&name, &error);
                 }
             }
         }
@@ -279,12 +312,15 @@ impl Inner {
     }
 
     fn adopt(self: &Arc<Self>, dir: &StateDir) -> io::Result<()> {
-        let launch = dir.launch()?;
+        let launch = dir.record().map_err(|error| named("launch.json", error))?;
         let id = launch.spec.id();
         if dir.path() != self.dir(&id).path() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "launch.json belongs to another container"));
         }
         let found = find_out(dir)?;
+        if let Found::Running(running) = &found {
+            check_running(running, &launch)?;
+        }
         info!(%id, running = matches!(found, Found::Running(_)), "Adopted a container.");
         let container = Container { status: watch::Sender::new(created(&launch)), running: None };
         self.containers().insert(id.clone(), container);
@@ -293,6 +329,43 @@ impl Inner {
             self.spawn_watcher(id);
         }
         Ok(())
+    }
+
+    /// Closes the attempt of a container whose state directory is damaged.
+    fn retire(&self, name: &str, error: &io::Error) {
+        if error.kind() == io::ErrorKind::Unsupported {
+            warn!(directory = name, %error, "Left a container of a newer program alone.");
+            return;
+        }
+        let Some(id) = witness::id_of(name) else {
+            warn!(directory = name, %error, "Left a directory alone that is no container's.");
+            return;
+        };
+        error!(%id, %error, "A container's state is damaged: killed what may run of it, and counted the attempt.");
+        match witness::retire(&self.root, &self.config, &id, error) {
+            Ok((launch, record)) => {
+                let mut containers = self.containers();
+                let container = containers
+                    .entry(id.clone())
+                    .or_insert_with(|| Container { status: watch::Sender::new(created(&launch)), running: None });
+                container.running = None;
+                drop(containers);
+                self.note(&id, &Found::Exited(record));
+            }
+            Err(error) => {
+                error!(%id, %error, "Failed to put a damaged container aside; its pod waits for the next start.")
+            }
+        }
+    }
+
+    /// What a killed agent left there of containers that are not here any more.
+    fn prepare_launch_dir(&self) {
+        for entry in fs::read_dir(&self.launch_dir).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.strip_suffix(".json").is_none_or(|id| !self.root.join(id).exists()) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     /// Takes what was found into the copy in memory, and tells the listeners.
@@ -325,8 +398,10 @@ impl Inner {
         }
     }
 
-    async fn start(self: Arc<Self>, launch: Launch) -> Result<ContainerStatus, RuntimeError> {
+    async fn start(self: Arc<Self>, mut launch: Launch) -> Result<ContainerStatus, RuntimeError> {
         let id = launch.spec.id();
+        launch.private = Some(self.private(&id));
+        launch.boot_id = node_shim::state::boot_id().unwrap_or_default();
         let dir = self.dir(&id);
         {
             let mut containers = self.containers();
@@ -336,8 +411,8 @@ impl Inner {
             containers.insert(id.clone(), Container { status: watch::Sender::new(created(&launch)), running: None });
         }
         let made = {
-            let (dir, root) = (dir.clone(), self.root.clone());
-            blocking(move || dir.create(&root, &launch)).await
+            let (dir, inner) = (dir.clone(), Arc::clone(&self));
+            blocking(move || inner.create(&dir, &launch)).await
         };
         let made = match made {
             Ok(true) => Ok(()),
@@ -375,6 +450,27 @@ impl Inner {
             // It ran, however short, or runs though its shim's word was lost.
             _ => self.watch(&id).map(|status| status.borrow().clone()),
         }
+    }
+
+    /// Spends the identity, and makes everything ready for the shim.
+    fn create(&self, dir: &StateDir, launch: &Launch) -> io::Result<bool> {
+        if launch.spec.attempt == 0 {
+            // None has run, as far as is known. What is in its groups all the same is of a state that was lost.
+            let groups = Hierarchy::detect(sys::is_root()).groups(&launch.cgroup_parent, &launch.spec.id());
+            groups.kill_all();
+        }
+        if !dir.create(&self.root, launch)? {
+            return Ok(false);
+        }
+        if let Err(error) = dir.write_private(launch) {
+            // The shim would not find it; the attempt is spent, so its end is said here.
+            dir.write_exit(&ExitRecord::start_error(&error.to_string()))?;
+        }
+        Ok(true)
+    }
+
+    fn private(&self, id: &ContainerId) -> PathBuf {
+        self.launch_dir.join(format!("{id}.json"))
     }
 
     async fn run_shim(&self, dir: &StateDir) -> io::Result<()> {
@@ -456,18 +552,27 @@ fn created(launch: &Launch) -> ContainerStatus {
 
 /// Reads a state folder, and closes the book on a container whose shim is gone.
 fn find_out(dir: &StateDir) -> io::Result<Found> {
-    if let Some(record) = dir.exit()? {
+    let exit = || dir.exit().map_err(|error| named("exit.json", error));
+    let running = || dir.running().map_err(|error| named("state.json", error));
+    if let Some(record) = exit()? {
         return Ok(Found::Exited(record));
     }
-    let Some(lock) = dir.try_lock()? else {
-        return Ok(dir.running()?.map_or(Found::Starting, |running| Found::Running(Box::new(running))));
+    let Some(lock) = dir.try_lock().map_err(|error| named("lock", error))? else {
+        return Ok(running()?.map_or(Found::Starting, |running| Found::Running(Box::new(running))));
     };
     // The shim may have ended between the two looks.
-    if let Some(record) = dir.exit()? {
+    if let Some(record) = exit()? {
         return Ok(Found::Exited(record));
     }
-    let record = match dir.running()? {
-        Some(running) => {
+    let launch = dir.record().map_err(|error| named("launch.json", error))?;
+    let record = match running() {
+        // After a power cut the file may be empty: it is not synced, since nothing of it runs any more.
+        _ if !launch.is_of_this_boot() => {
+            ExitRecord::unknown("nobody saw the container end: the machine went down", None)
+        }
+        Err(error) => return Err(error),
+        Ok(Some(running)) => {
+            check_running(&running, &launch)?;
             kill_verified(&running.child, libc::SIGKILL);
             running.cgroups.kill_all();
             running.cgroups.remove();
@@ -476,8 +581,7 @@ fn find_out(dir: &StateDir) -> io::Result<Found> {
                 Some(running.started_at),
             )
         }
-        None => {
-            let launch = dir.launch()?;
+        Ok(None) => {
             let groups = Hierarchy::detect(sys::is_root()).groups(&launch.cgroup_parent, &launch.spec.id());
             groups.kill_all();
             groups.remove();
@@ -489,7 +593,22 @@ fn find_out(dir: &StateDir) -> io::Result<Found> {
     Ok(Found::Exited(record))
 }
 
+/// A file by its name in an error: which one is damaged is what people need to know.
+fn named(file: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{file}: {error}"))
+}
+
+/// Numbers and paths of a file are acted on with root's rights: killed and removed. So they must be this container's.
+fn check_running(running: &Running, launch: &Launch) -> io::Result<()> {
+    if running.cgroups.are_of(&launch.cgroup_parent, &launch.spec.id()) && running.child.pid > 1 {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "state.json: it has the process or groups of another container"))
+}
+
 async fn watch_until_exit(inner: Weak<Inner>, id: ContainerId) {
+    let begun = Instant::now();
+    let mut failing = None;
     let mut pidfd: Option<AsyncFd<OwnedFd>> = None;
     loop {
         match &pidfd {
@@ -502,13 +621,23 @@ async fn watch_until_exit(inner: Weak<Inner>, id: ContainerId) {
         let path = dir.path().to_owned();
         match blocking(move || find_out(&dir)).await {
             Ok(found) => {
+                failing = None;
                 let Some(inner) = inner.upgrade() else { return };
                 inner.note(&id, &found);
                 pidfd = match &found {
                     Found::Exited(_) => return,
+                    Found::Starting if begun.elapsed() > STARTING_MAX => {
+                        let text = "state.json: the shim runs, and has not written it";
+                        let error = io::Error::new(io::ErrorKind::TimedOut, text);
+                        return blocking(move || inner.retire(&id.to_string(), &error)).await;
+                    }
                     Found::Starting => None,
                     Found::Running(running) => open_pidfd(&running.shim),
                 };
+            }
+            Err(error) if failing.get_or_insert_with(Instant::now).elapsed() > STARTING_MAX => {
+                let Some(inner) = inner.upgrade() else { return };
+                return blocking(move || inner.retire(&id.to_string(), &error)).await;
             }
             Err(error) => {
                 warn!(%id, %error, "Failed to read {}; trying again.", path.display());

@@ -339,6 +339,15 @@ impl CgroupPaths {
         self.0.values().try_for_each(|path| set(path, "cgroup.procs", pid))
     }
 
+    /// Whether all of them are the groups of this container. What was read from a disk is not believed before it is: its groups
+    /// are killed.
+    pub fn are_of(&self, parent: &str, id: &ContainerId) -> bool {
+        let group = group(parent, id);
+        self.0
+            .values()
+            .all(|path| path.ends_with(&group) && path.components().all(|part| part != std::path::Component::ParentDir))
+    }
+
     /// Kills everything in the groups; `false` when something was still there after a second of trying.
     pub fn kill_all(&self) -> bool {
         let Some(path) = self.0.values().next() else { return true };

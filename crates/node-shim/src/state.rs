@@ -2,11 +2,18 @@
 //!
 //! ```text
 //! <root>/<pod uid>_<container>_<attempt>/
-//!   launch.json   what to run; complete as soon as the directory has its name
+//!   launch.json   what runs, without what may be secret; complete as soon as the directory has its name
 //!   lock          held by the shim as long as it lives
 //!   state.json    pids and control groups, written before the program runs
 //!   exit.json     how it ended; written once, by the holder of the lock
 //! ```
+//!
+//! The environment and the command line may hold Secrets, which do not belong on a flash that can be carried away: they are in a
+//! file in memory, `<launch dir>/<pod uid>_<container>_<attempt>.json`, whose name `launch.json` has. After a reboot that file is
+//! not there, and nobody needs it: nothing of the container runs, and the record on disk suffices to count the attempt and close it.
+//!
+//! `version` in a file is that of the oldest reader that suffices, so that a program that was rolled back still finds what its
+//! successor has started. A file with a higher one is left alone. Version 1 has its environment in `launch.json`.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -26,7 +33,8 @@ use crate::{
     ContainerId, ContainerSpec, ExitReason, ExitRecord, FileLock, Isolation, Mount, beneath, cgroup::CgroupPaths,
 };
 
-/// Version of `launch.json`, `state.json` and `exit.json`.
+/// Version of `launch.json`, `state.json` and `exit.json`. What came later, the file in memory, a reader of version 1 can do
+/// without.
 pub const STATE_VERSION: u32 = 1;
 
 /// A spec has at most some 1.5 MiB of environment in it; more than this was not written by us.
@@ -53,8 +61,34 @@ pub struct Launch {
     pub cgroup_parent: String,
     pub isolation: Isolation,
     pub image_id: String,
+    /// Of the record on disk: where the whole is, in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private: Option<PathBuf>,
+    /// When it was created; `""` in records of the first version.
+    #[serde(default)]
+    pub boot_id: String,
     pub log_bytes_max: u64,
     pub log_files_max: u32,
+}
+
+impl Launch {
+    /// What of it may be on disk, where a program that was stolen with its flash finds no Secret.
+    fn record(&self) -> Self {
+        if self.private.is_none() {
+            return self.clone();
+        }
+        let mut record = self.clone();
+        record.spec.env.clear();
+        record.spec.command.clear();
+        record.spec.args.clear();
+        record.argv.clear();
+        record
+    }
+
+    /// Whether it was created in this boot, as far as that is known.
+    pub fn is_of_this_boot(&self) -> bool {
+        self.boot_id.is_empty() || boot_id().is_ok_and(|boot_id| boot_id == self.boot_id)
+    }
 }
 
 /// What is handed on as an open descriptor.
@@ -129,7 +163,10 @@ impl StateDir {
 
     /// Spends the identity: makes the directory with `launch.json` in it, in one step that succeeds once. `false` when it was
     /// spent before.
+    ///
+    /// What may be secret is left out; [`write_private`](Self::write_private) puts it where `launch` says.
     pub fn create(&self, root: &Path, launch: &Launch) -> io::Result<bool> {
+        let launch = &launch.record();
         let draft = root.join(format!(".new-{}", launch.spec.id()));
         // Left by a kubelet that was killed in this very function; nobody else ever looks into it.
         if draft.exists() {
@@ -137,7 +174,7 @@ impl StateDir {
         }
         fs::DirBuilder::new().mode(0o700).create(&draft).map_err(|error| explain("create", &draft, error))?;
         let fill = || -> io::Result<()> {
-            write_json(&draft.join("launch.json"), launch)?;
+            write_json(&draft.join("launch.json"), launch, Durable::Yes)?;
             File::create(draft.join("lock"))?;
             fs::DirBuilder::new().mode(0o755).create(draft.join("root"))?;
             File::open(&draft)?.sync_all()
@@ -155,9 +192,25 @@ impl StateDir {
         }
     }
 
-    pub fn launch(&self) -> io::Result<Launch> {
+    /// What is on disk: enough to say whose the container is and to close it.
+    pub fn record(&self) -> io::Result<Launch> {
         let launch: Launch = read_json(&self.path.join("launch.json"))?;
         refuse_newer(launch.version).map(|()| launch)
+    }
+
+    /// All of it, the environment included.
+    pub fn launch(&self) -> io::Result<Launch> {
+        let record = self.record()?;
+        match &record.private {
+            Some(private) => read_json(private),
+            None => Ok(record),
+        }
+    }
+
+    /// Puts the whole of `launch` into memory. Only whoever has spent the identity calls this.
+    pub fn write_private(&self, launch: &Launch) -> io::Result<()> {
+        let Some(path) = &launch.private else { return Ok(()) };
+        write_json(path, launch, Durable::No).map_err(|error| explain("write", path, error))
     }
 
     pub fn running(&self) -> io::Result<Option<Running>> {
@@ -171,15 +224,16 @@ impl StateDir {
     }
 
     pub fn write_running(&self, running: &Running) -> io::Result<()> {
-        write_json(&self.path.join("state.json"), running)
+        // It is of no use after a power cut: the boot is another one then.
+        write_json(&self.path.join("state.json"), running, Durable::No)
     }
 
     /// Takes the disk space that [`write_exit`](Self::write_exit) will need.
     pub fn reserve_exit(&self) -> io::Result<()> {
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).open(self.path.join("exit.reserve"))?;
-        file.write_all(&[b' '; EXIT_RESERVE_BYTES])?;
-        file.sync_all()
+        // The space is taken when the write succeeds; that the bytes survive a power cut is of no use.
+        file.write_all(&[b' '; EXIT_RESERVE_BYTES])
     }
 
     /// Says how the container ended. Only the holder of the lock calls this.
@@ -250,7 +304,8 @@ fn explain(act: &str, path: &Path, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("failed to {act} {}: {error}", path.display()))
 }
 
-fn boot_id() -> io::Result<String> {
+/// Changes with every boot.
+pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
@@ -286,12 +341,21 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
     serde_json::from_slice(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-/// Written aside, synced, then renamed: a reader sees all of it or the one before.
-fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+/// Whether a file has to survive a power cut.
+#[derive(PartialEq)]
+enum Durable {
+    Yes,
+    No,
+}
+
+/// Written aside, then renamed: a reader sees all of it or the one before.
+fn write_json<T: Serialize>(path: &Path, value: &T, durable: Durable) -> io::Result<()> {
     let draft = path.with_extension("tmp");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
     file.write_all(&serde_json::to_vec(value)?)?;
-    file.sync_all()?;
+    if durable == Durable::Yes {
+        file.sync_all()?;
+    }
     fs::rename(&draft, path)
 }
 

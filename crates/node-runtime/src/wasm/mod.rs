@@ -95,6 +95,8 @@ impl WasmRuntime {
             cgroup_parent: config.cgroup_parent.clone(),
             isolation: config.isolation,
             image_id: format!("file://{}@sha256:{}", module.display(), artefact.sha256),
+            private: None,
+            boot_id: String::new(),
             log_bytes_max: config.log_bytes_max,
             log_files_max: config.log_files_max,
             spec,

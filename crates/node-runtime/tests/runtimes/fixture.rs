@@ -32,6 +32,8 @@ pub fn helper() -> PathBuf {
 pub fn config(folder: &Path) -> ProcessConfig {
     let mut config = ProcessConfig::new(folder.join("state"), vec!["/bin".into(), "/usr/bin".into()]);
     config.program = helper();
+    config.launch_dir = Some(folder.join("in-memory"));
+    fs::create_dir_all(folder.join("in-memory")).unwrap();
     config.cgroup_parent = "selvedge-test".to_owned();
     config
 }

@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::{
         Arc,
@@ -22,9 +22,12 @@ fn state(fixture: &Fixture, spec: &ContainerSpec) -> PathBuf {
 
 /// The shim's program as a file.
 fn shim_program(fixture: &Fixture) -> PathBuf {
-    let path = fixture.folder.path().join("shim");
-    fs::write(&path, node_runtime::SHIM).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o500)).unwrap();
+    let (bytes, path) = (fixture.folder.path().join("bytes"), fixture.folder.path().join("shim"));
+    fs::write(&bytes, node_runtime::SHIM).unwrap();
+    fs::set_permissions(&bytes, fs::Permissions::from_mode(0o500)).unwrap();
+    // By another process: a child that is just being started would hold a copy of our descriptor, and who has it open to
+    // write cannot be run.
+    assert!(Command::new("/bin/cp").args([&bytes, &path]).status().unwrap().success());
     path
 }
 
@@ -134,16 +137,157 @@ async fn a_runtime_lets_go_of_its_folder_while_children_are_started_and_watched(
 }
 
 #[tokio::test]
-async fn a_folder_that_cannot_be_read_does_not_hide_the_others() {
+async fn a_directory_that_cannot_be_read_does_not_hide_the_others() {
     let mut fixture = Fixture::new();
     let spec = fixture.shell("exit 0");
     fixture.run(&spec).await;
-    let broken = state(&fixture, &spec).with_file_name("broken_main_0");
-    fs::create_dir(&broken).unwrap();
-    fs::write(broken.join("launch.json"), "{").unwrap();
+    let foreign = state(&fixture, &spec).with_file_name("no-container");
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("launch.json"), "{").unwrap();
     fixture.reopen();
     assert_eq!(fixture.runtime().list().await.unwrap().len(), 1);
-    assert!(broken.exists());
+    assert!(foreign.exists());
+}
+
+fn damage(path: &Path, how: &str) {
+    let bytes = fs::read(path).unwrap();
+    match how {
+        "empty" => fs::write(path, "").unwrap(),
+        "half" => fs::write(path, &bytes[..bytes.len() / 2]).unwrap(),
+        "flipped" => fs::write(path, bytes.iter().map(|byte| byte ^ 0x10).collect::<Vec<_>>()).unwrap(),
+        _ => fs::remove_file(path).unwrap(),
+    }
+}
+
+/// One file of a container is damaged while no agent runs. The attempt is listed as ended, the next one runs alone, and both
+/// can be removed.
+async fn check_damage(file: &str, how: &str, runs: bool) {
+    let mut fixture = Fixture::new();
+    let what = format!("{file} {how}, {}", if runs { "running" } else { "killed" });
+    let lock = fixture.folder.path().join("program.lock");
+    let script = format!("exec 9>{}; flock -n 9 || exit 66; echo up; sleep 1000", lock.display());
+    let mut spec = fixture.shell(&script);
+    fixture.start(&spec).await;
+    fixture.until_logged(&spec, "up").await;
+    let (shim, child) = (pid(&fixture, &spec, "shim"), pid(&fixture, &spec, "child"));
+    fixture.runtime = None;
+    if !runs {
+        kill(shim);
+        let _ = Command::new("/bin/kill").args(["-9", &child.to_string()]).stderr(std::process::Stdio::null()).status();
+    }
+    let path = state(&fixture, &spec).join(file);
+    match file {
+        "exit.json" => fs::write(&path, "{").unwrap(),
+        _ => damage(&path, how),
+    }
+    fixture.reopen();
+    let record = fixture.exit(&spec.id()).await;
+    assert_eq!(record.reason, ExitReason::ContainerStatusUnknown, "{what}: {record:?}");
+
+    spec.attempt = 1;
+    fixture.start(&spec).await;
+    fixture.until_logged(&spec, "up").await;
+    fixture.runtime().stop(&spec.id(), Duration::ZERO).await.unwrap();
+    for attempt in [0, 1] {
+        spec.attempt = attempt;
+        fixture.runtime().remove(&spec.id()).await.unwrap();
+    }
+    assert_eq!(fixture.runtime().list().await.unwrap().len(), 0, "{what}");
+}
+
+#[tokio::test]
+async fn a_damaged_file_neither_blocks_a_container_nor_starts_it_beside_itself() {
+    if Command::new("flock").arg("--version").output().is_err() {
+        return testkit::skip("there is no flock here");
+    }
+    let mut checks = Vec::new();
+    for runs in [true, false] {
+        for file in ["launch.json", "state.json", "lock"] {
+            for how in ["empty", "half", "flipped", "removed"] {
+                // A lock file has no content to damage. And without state.json a killed shim was one that had not started.
+                if (file == "lock" && how != "removed") || (!runs && (file, how) == ("state.json", "removed")) {
+                    continue;
+                }
+                checks.push(check_damage(file, how, runs));
+            }
+        }
+        checks.push(check_damage("exit.json", "half", runs));
+    }
+    for check in checks {
+        check.await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_of_a_container_whose_state_was_lost_runs_beside_the_next() {
+    for is_restarted in [true, false] {
+        let mut fixture = Fixture::new();
+        let lock = fixture.folder.path().join("program.lock");
+        let script = format!("exec 9>{}; flock -n 9 || exit 66; echo up; sleep 1000", lock.display());
+        let spec = fixture.shell(&script);
+        fixture.start(&spec).await;
+        fixture.until_logged(&spec, "up").await;
+        fixture.runtime = None;
+        fs::remove_dir_all(fixture.folder.path().join("state")).unwrap();
+        fs::remove_file(spec.log_path()).unwrap();
+        fixture.reopen();
+        if is_restarted {
+            fixture.start(&spec).await;
+            fixture.until_logged(&spec, "up").await;
+        }
+        // The pod is deleted: nothing of it is left, whatever is known of it.
+        fixture.runtime().stop(&spec.id(), Duration::ZERO).await.ok();
+        fixture.runtime().remove(&spec.id()).await.unwrap();
+        let is_free = Command::new("flock").args(["-n", lock.to_str().unwrap(), "true"]).status().unwrap().success();
+        assert!(is_free, "restarted: {is_restarted}");
+    }
+}
+
+#[tokio::test]
+async fn a_container_of_another_boot_is_closed_by_its_record_alone() {
+    let mut fixture = Fixture::new();
+    let spec = fixture.shell("echo up; sleep 1000");
+    fixture.start(&spec).await;
+    let (shim, state) = (pid(&fixture, &spec, "shim"), state(&fixture, &spec));
+    fixture.runtime = None;
+    kill(shim);
+    fs::remove_dir_all(fixture.folder.path().join("in-memory")).unwrap();
+    let launch = fs::read_to_string(state.join("launch.json")).unwrap();
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    fs::write(state.join("launch.json"), launch.replace(boot_id.trim(), "00000000-0000-4000-8000-000000000000"))
+        .unwrap();
+    // Not synced, so it may be empty.
+    fs::write(state.join("state.json"), "").unwrap();
+    fixture.reopen();
+    let record = fixture.exit(&spec.id()).await;
+    assert_eq!(record.reason, ExitReason::ContainerStatusUnknown);
+    assert!(record.message.contains("the machine went down"), "{record:?}");
+    fixture.runtime().remove(&spec.id()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_container_of_the_previous_version_is_adopted() {
+    let mut fixture = Fixture::new();
+    let mut spec = fixture.shell("echo up; while [ ! -e $STOP ]; do sleep 0.05; done; exit 5");
+    let stop = fixture.folder.path().join("stop");
+    spec.env.insert("STOP".to_owned(), stop.display().to_string());
+    fixture.start(&spec).await;
+    fixture.until_logged(&spec, "up").await;
+    fixture.runtime = None;
+    // As it wrote launch.json: with the environment, and without what came later.
+    let private = fixture.folder.path().join("in-memory").join(format!("{}.json", spec.id()));
+    let mut launch: serde_json::Value = serde_json::from_slice(&fs::read(&private).unwrap()).unwrap();
+    let launch_map = launch.as_object_mut().unwrap();
+    ["private", "bootId", "files"].iter().for_each(|field| drop(launch_map.remove(*field)));
+    launch_map.insert("open".to_owned(), serde_json::json!([]));
+    fs::write(state(&fixture, &spec).join("launch.json"), launch.to_string()).unwrap();
+    fs::remove_file(private).unwrap();
+    fixture.reopen();
+    let argv = vec!["sh".to_owned(), "-c".to_owned(), "echo $STOP".to_owned()];
+    let output = fixture.runtime().exec(&spec.id(), argv, Duration::from_secs(30)).await.unwrap().output;
+    assert_eq!(String::from_utf8(output).unwrap().trim(), stop.display().to_string());
+    fs::write(&stop, "").unwrap();
+    assert_eq!(fixture.exit(&spec.id()).await.exit_code, 5);
 }
 
 #[tokio::test]

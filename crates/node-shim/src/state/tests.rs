@@ -16,6 +16,8 @@ fn launch() -> Launch {
         cgroup_parent: "selvedge".into(),
         isolation: Isolation::Auto,
         image_id: "file:///bin/true".into(),
+        private: None,
+        boot_id: String::new(),
         log_bytes_max: 1,
         log_files_max: 1,
     }
@@ -114,6 +116,26 @@ fn fixture() -> (Launch, Running, ExitRecord) {
         finished_at: "2026-11-22T06:01:00Z".parse().unwrap(),
     };
     (launch, running, exit)
+}
+
+#[test]
+fn nothing_that_may_be_secret_is_on_the_disk() {
+    let root = tempfile::tempdir().unwrap();
+    let mut launch = launch();
+    launch.spec.env = [("PASSWORD".to_owned(), "s3cret".to_owned())].into();
+    launch.spec.args = vec!["--token=s3cret".into()];
+    launch.argv.push("--token=s3cret".into());
+    launch.private = Some(root.path().join("in-memory.json"));
+    let dir = StateDir::new(root.path(), &launch.spec.id());
+    assert!(dir.create(root.path(), &launch).unwrap());
+    dir.write_private(&launch).unwrap();
+    for entry in fs::read_dir(dir.path()).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
+        assert!(!fs::read_to_string(entry.path()).unwrap().contains("s3cret"), "{:?}", entry.path());
+    }
+    assert_eq!(dir.launch().unwrap(), launch);
+    // After a reboot.
+    fs::remove_file(root.path().join("in-memory.json")).unwrap();
+    assert_eq!((dir.record().unwrap().spec.id(), dir.launch().is_err()), (launch.spec.id(), true));
 }
 
 #[test]
