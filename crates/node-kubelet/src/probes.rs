@@ -148,8 +148,8 @@ async fn attempt(
         return match runtime.exec(id, exec.command.clone(), timeout).await {
             Ok(output) if output.exit_code == 0 => Ok(()),
             Ok(output) => {
-                let text =
-                    String::from_utf8_lossy(&output.output[..output.output.len().min(OUTPUT_BYTES_MAX)]).into_owned();
+                let bytes = output.combined();
+                let text = String::from_utf8_lossy(&bytes[..bytes.len().min(OUTPUT_BYTES_MAX)]).into_owned();
                 Err(Failure::Failed(match text.trim() {
                     "" => format!("exit code {}", output.exit_code),
                     _ => text,

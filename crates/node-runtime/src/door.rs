@@ -5,7 +5,7 @@ use std::{future::Future, io, path::PathBuf, pin::Pin, time::Duration};
 use jiff::Timestamp;
 use tokio::sync::broadcast;
 
-use crate::{ContainerId, ContainerSpec, ContainerStats, ExitRecord, PodRef};
+use crate::{ContainerId, ContainerSpec, ContainerStats, ExitRecord, PodInstance, PodRef, PodSpec};
 
 /// Where a container is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,13 +56,20 @@ pub enum ContainerEvent {
 pub struct ExecOutput {
     /// Exit code; 128 + signal when a signal ended it.
     pub exit_code: i32,
-    /// stdout and stderr as they came, at most [`ExecOutput::BYTES_MAX`]; what follows is dropped.
-    pub output: Vec<u8>,
+    /// What it wrote to stdout, at most [`ExecOutput::BYTES_MAX`]; what follows is dropped.
+    pub stdout: Vec<u8>,
+    /// The same of stderr.
+    pub stderr: Vec<u8>,
 }
 
 impl ExecOutput {
     /// What a probe's answer may hold, as in Kubernetes' own probes (10 KiB).
     pub const BYTES_MAX: usize = 10 * 1024;
+
+    /// Both, stdout first: what a probe shows of its command.
+    pub fn combined(&self) -> Vec<u8> {
+        [self.stdout.as_slice(), &self.stderr].concat()
+    }
 }
 
 /// Why a runtime could not do what it was asked for.
@@ -111,6 +118,9 @@ pub enum RuntimeError {
     /// No such container.
     #[error("container {0} does not exist")]
     NotFound(ContainerId),
+    /// No such pod, or it is not set up.
+    #[error("pod {0} does not exist")]
+    PodNotFound(String),
     /// The act needs a running container.
     #[error("container {0} does not run")]
     NotRunning(ContainerId),
@@ -154,7 +164,26 @@ pub trait PodRuntime: Send + Sync {
     /// Handler of the `RuntimeClass`: `selvedge-process`, `selvedge-wasm`.
     fn handler(&self) -> &'static str;
 
-    /// Says whether `spec` could be started here, without starting it: image, command, limits, mounts.
+    /// Sets a pod up, or finds it as it is: what its containers will share. Called before the first container is started and
+    /// again whenever the kubelet has been away.
+    ///
+    /// As long as the pod is set up the id is the same. After a reboot, [`remove_pod`](PodRuntime::remove_pod), or when
+    /// somebody has taken away what was set up, it is another one, and init containers have to run again.
+    fn ensure_pod(&self, spec: PodSpec) -> RuntimeFuture<'_, PodInstance>;
+
+    /// Stops all that runs in a pod: its containers as [`stop`](PodRuntime::stop) does, all at once, then whatever else is in
+    /// its control group. Answers when nothing runs any more; a pod that does not exist is no error.
+    fn stop_pod(&self, uid: &str, grace: Duration) -> RuntimeFuture<'_, ()>;
+
+    /// Forgets a pod: containers that have ended, its instance, its control group and what may still be in that. A pod that
+    /// does not exist is no error; one with a container that runs is.
+    fn remove_pod(&self, uid: &str) -> RuntimeFuture<'_, ()>;
+
+    /// What all of a pod uses together.
+    fn stats_pod(&self, uid: &str) -> RuntimeFuture<'_, ContainerStats>;
+
+    /// Says whether `spec` could be started here, without starting it: image, command, limits, mounts. It looks at files of the
+    /// node, which may lie on a disk that does not answer: call it where waiting harms nobody.
     fn check(&self, spec: &ContainerSpec) -> Result<(), RuntimeError>;
 
     /// Starts a container; answers when its program runs. An `Err` other than `AlreadyStarted` means that nothing runs.

@@ -21,6 +21,7 @@ mod config;
 mod door;
 mod image;
 mod launch_dir;
+mod pod;
 mod process;
 mod program;
 mod qos;
@@ -35,6 +36,7 @@ pub use node_shim::{
     ContainerId, ContainerSpec, ContainerStats, ExitReason, ExitRecord, Isolation, Limits, Mount, PodRef, PodResources,
     Requests,
 };
+pub use pod::{DeviceRef, NamespaceRef, POD_INSTANCE_VERSION, PodInstance, PodSpec};
 pub use process::ProcessRuntime;
 pub use program::SHIM;
 pub use qos::{oom_score_adj, spare_this_process};

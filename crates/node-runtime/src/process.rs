@@ -13,10 +13,10 @@ use node_shim::{
 use tokio::sync::broadcast;
 
 use crate::{
-    ContainerEvent, ContainerId, ContainerSpec, ContainerStats, ContainerStatus, ExecOutput, PodRuntime, ProcessConfig,
-    RuntimeError, RuntimeFuture,
+    ContainerEvent, ContainerId, ContainerSpec, ContainerStats, ContainerStatus, ExecOutput, PodInstance, PodRuntime,
+    PodSpec, ProcessConfig, RuntimeError, RuntimeFuture,
     image::{self, ImageKind},
-    supervisor::{Supervisor, check_mounts, check_names},
+    supervisor::{Supervisor, blocking, check_mounts, check_names},
 };
 
 /// Runs programs of the node.
@@ -35,10 +35,10 @@ impl ProcessRuntime {
         Ok(Self { supervisor: Supervisor::open(config, Self::HANDLER)? })
     }
 
-    fn plan(&self, mut spec: ContainerSpec) -> Result<Launch, RuntimeError> {
+    /// What is to be started. It looks at files of the node.
+    fn plan(config: &ProcessConfig, mut spec: ContainerSpec) -> Result<Launch, RuntimeError> {
         check_names(&spec)?;
         check_mounts(&spec)?;
-        let config = self.supervisor.config();
         let program = image::resolve(&spec.image, &config.allowed_prefixes, ImageKind::Executable)?;
         let argv = argv(&spec, &program)?;
         spec.pod_resources.pids_max.get_or_insert(config.pod_pids_max);
@@ -95,12 +95,36 @@ impl PodRuntime for ProcessRuntime {
         Self::HANDLER
     }
 
+    fn ensure_pod(&self, spec: PodSpec) -> RuntimeFuture<'_, PodInstance> {
+        Box::pin(self.supervisor.ensure_pod(spec))
+    }
+
+    fn stop_pod(&self, uid: &str, grace: Duration) -> RuntimeFuture<'_, ()> {
+        let uid = uid.to_owned();
+        Box::pin(async move { self.supervisor.stop_pod(&uid, grace).await })
+    }
+
+    fn remove_pod(&self, uid: &str) -> RuntimeFuture<'_, ()> {
+        let uid = uid.to_owned();
+        Box::pin(async move { self.supervisor.remove_pod(&uid).await })
+    }
+
+    fn stats_pod(&self, uid: &str) -> RuntimeFuture<'_, ContainerStats> {
+        let uid = uid.to_owned();
+        Box::pin(async move { self.supervisor.stats_pod(&uid).await })
+    }
+
     fn check(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
-        self.plan(spec.clone()).map(drop)
+        Self::plan(self.supervisor.config(), spec.clone()).map(drop)
     }
 
     fn start(&self, spec: ContainerSpec) -> RuntimeFuture<'_, ContainerStatus> {
-        Box::pin(async move { self.supervisor.start(self.plan(spec)?).await })
+        Box::pin(async move {
+            let config = self.supervisor.config().clone();
+            // The program may lie on a disk that does not answer.
+            let launch = blocking(move || Self::plan(&config, spec)).await?;
+            self.supervisor.start(launch).await
+        })
     }
 
     fn stop(&self, id: &ContainerId, grace: Duration) -> RuntimeFuture<'_, ContainerStatus> {

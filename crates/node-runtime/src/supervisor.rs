@@ -3,6 +3,8 @@
 //! What is true stands in the state folders; this keeps a copy of it in memory, one `watch` per container. Waiting
 //! costs nothing: one pidfd per running shim.
 
+mod pods;
+
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
@@ -52,6 +54,8 @@ const EXEC_OVERHEAD_MAX: Duration = Duration::from_secs(5);
 
 /// Folders that are being made or taken away; no container has a name like this.
 const DRAFTS: [&str; 2] = [".new-", ".gone-"];
+
+pub(crate) use pods::INSTANCE_MARKER;
 
 pub(crate) struct Supervisor {
     inner: Arc<Inner>,
@@ -197,7 +201,7 @@ impl Supervisor {
         let failed = |message: String| RuntimeError::Exec { id: id.clone(), message };
         let limit = request.timeout + EXEC_OVERHEAD_MAX;
         let run = self.inner.run_exec(id, &request);
-        let (code, output, complaint) = match tokio::time::timeout(limit, run).await {
+        let (output, complaint) = match tokio::time::timeout(limit, run).await {
             Ok(result) => result.map_err(|source| RuntimeError::Io { act: "run the shim".to_owned(), source })?,
             Err(_) => return Err(RuntimeError::ExecTimeout { id: id.clone(), timeout: request.timeout }),
         };
@@ -207,7 +211,7 @@ impl Supervisor {
         if !complaint.is_empty() {
             return Err(failed(complaint));
         }
-        Ok(ExecOutput { exit_code: code, output })
+        Ok(output)
     }
 
     pub async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError> {
@@ -254,7 +258,7 @@ fn kill_verified(process: &Process, signal: i32) {
 }
 
 /// Runs something that waits for the disk or the kernel beside the async tasks.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.expect("the closure does not panic and is never cancelled")
 }
 
@@ -498,30 +502,39 @@ impl Inner {
         });
     }
 
-    /// Exit code, output and complaint of the helper that runs a command.
-    async fn run_exec(&self, id: &ContainerId, request: &ExecRequest) -> io::Result<(i32, Vec<u8>, String)> {
+    /// Runs the helper that runs a command; returns what the command has written and how it ended, or what the helper says of
+    /// a command that did not run.
+    async fn run_exec(&self, id: &ContainerId, request: &ExecRequest) -> io::Result<(ExecOutput, String)> {
         let dir = self.dir(id);
+        // The request goes one way and the helper's own words the other; the outputs are the command's alone.
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let mut control = tokio::net::UnixStream::from_std(ours)?;
         let mut helper = self
             .shim
             .command(&[OsStr::new("shim"), OsStr::new("--exec"), dir.path().as_os_str()])
-            .stdin(Stdio::piped())
+            .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
-        let pipes = (helper.stdin.take(), helper.stdout.take(), helper.stderr.take());
-        let (Some(mut stdin), Some(mut stdout), Some(mut stderr)) = pipes else {
+        let (Some(mut stdout), Some(mut stderr)) = (helper.stdout.take(), helper.stderr.take()) else {
             return Err(io::Error::other("the helper has no pipes"));
         };
-        stdin.write_all(&serde_json::to_vec(request)?).await?;
-        drop(stdin);
-        let (output, complaint, status) = tokio::join!(
+        let asked = async {
+            control.write_all(&serde_json::to_vec(request)?).await?;
+            control.shutdown().await?;
+            read_bounded(&mut control, 4096).await
+        };
+        let (stdout, stderr, complaint, status) = tokio::join!(
             read_bounded(&mut stdout, ExecOutput::BYTES_MAX),
-            read_bounded(&mut stderr, 4096),
+            read_bounded(&mut stderr, ExecOutput::BYTES_MAX),
+            asked,
             helper.wait()
         );
         let complaint = String::from_utf8_lossy(&complaint?).trim().to_owned();
-        Ok((status?.code().unwrap_or(128 + libc::SIGKILL), output?, complaint))
+        let exit_code = status?.code().unwrap_or(128 + libc::SIGKILL);
+        Ok((ExecOutput { exit_code, stdout: stdout?, stderr: stderr? }, complaint))
     }
 }
 

@@ -24,7 +24,7 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal},
 };
 
-use crate::ProcessConfig;
+use crate::{ProcessConfig, supervisor::INSTANCE_MARKER};
 
 /// Directories that are kept for people. More would fill the disk that may be the cause.
 const KEPT_MAX: usize = 16;
@@ -86,7 +86,10 @@ pub(crate) fn kill_pod(config: &ProcessConfig, uid: &str) {
     if !groups.kill_all() {
         tracing::error!(uid, "Something of a pod cannot be killed; it hangs in the kernel.");
     }
-    groups.remove_all();
+    // A pod that is set up keeps its group until it is removed as a whole.
+    if !groups.children().iter().any(|name| name.starts_with(INSTANCE_MARKER)) {
+        groups.remove_all();
+    }
 }
 
 /// Kills the shims below `root` whose state directory was removed: they would report the end of a container into that of

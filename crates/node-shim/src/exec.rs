@@ -2,13 +2,14 @@
 //!
 //! A process of its own, because namespaces are entered by single-threaded processes only. It enters control
 //! groups and namespaces of the container, forks the command, gives it its time, and passes its exit code on. The
-//! command's outputs are this process' stdout; what goes wrong before it runs is on stderr.
+//! command's outputs are this process' stdout and stderr. Its stdin is a socket from the agent: the request comes in by it, and
+//! what goes wrong before the command runs goes out by it, so that nothing the command writes can be taken for that.
 
 use std::{
     collections::BTreeMap,
     fs,
     fs::File,
-    io::{self, Read},
+    io::{self, Read, Write},
     os::fd::AsFd,
     path::PathBuf,
     process::ExitCode,
@@ -25,7 +26,7 @@ use crate::{
     sys,
 };
 
-/// Printed on stderr when the command was killed for want of time.
+/// Written to the agent when the command was killed for want of time.
 pub const TIMED_OUT: &str = "timeout";
 
 /// What is to be run; JSON on stdin.
@@ -54,9 +55,16 @@ pub(crate) fn run(dir: &StateDir) -> ExitCode {
     match enter_and_run(dir) {
         Ok(code) => ExitCode::from(code),
         Err(message) => {
-            eprint!("{message}");
+            complain(&message);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// An agent that was killed meanwhile does not listen any more.
+fn complain(message: &str) {
+    if let Ok(control) = io::stdin().as_fd().try_clone_to_owned() {
+        let _ = File::from(control).write_all(message.as_bytes());
     }
 }
 
@@ -83,7 +91,7 @@ fn enter_and_run(dir: &StateDir) -> Result<u8, String> {
     let pid = sys::fork().map_err(explain("fork"))?;
     if pid == 0 {
         let message = become_command(&launch.spec, &request, mounts.as_ref(), &exec);
-        eprint!("{message}");
+        complain(&message);
         sys::exit_now(127);
     }
     let raw_status = wait(pid, request.timeout)?;
@@ -118,6 +126,9 @@ fn become_command(spec: &ContainerSpec, request: &ExecRequest, mounts: Option<&F
         rustix::process::setsid().map_err(explain)?;
         set_oom_score(spec);
         let first_free = 3 + request.files.len() as i32;
+        // The node's: the container may have none.
+        let null = File::open("/dev/null").map_err(|error| format!("failed to open /dev/null: {error}"))?;
+        let null = rustix::io::fcntl_dupfd_cloexec(&null, first_free).map_err(explain)?;
         let mut open = Vec::new();
         for file in &request.files {
             let failed = |error: rustix::io::Errno| format!("failed to copy a descriptor: {error}");
@@ -136,11 +147,11 @@ fn become_command(spec: &ContainerSpec, request: &ExecRequest, mounts: Option<&F
         }
         sys::close_on_exec_from(first_free as u32);
         // Errors from here on can only be those of the exec itself, which names its program.
-        let keep = rustix::io::fcntl_dupfd_cloexec(io::stderr(), first_free).map_err(explain)?;
-        sys::duplicate_to(io::stdout().as_fd(), 2).map_err(|error| format!("failed to join the outputs: {error}"))?;
+        let keep = rustix::io::fcntl_dupfd_cloexec(io::stdin(), first_free).map_err(explain)?;
+        sys::duplicate_to(null.as_fd(), 0).map_err(|error| format!("failed to close the command's input: {error}"))?;
         sys::default_signals();
         let error = exec.run();
-        let _ = sys::duplicate_to(keep.as_fd(), 2);
+        let _ = sys::duplicate_to(keep.as_fd(), 0);
         Err(format!("failed to run {}: {error}", request.program.display()))
     };
     prepare().err().unwrap_or_default()

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use node_runtime::{
     ContainerEvent, ContainerId, ContainerSpec, ContainerState, ContainerStats, ContainerStatus, ExecOutput,
-    ExitReason, ExitRecord, PodRuntime, RuntimeError, RuntimeFuture,
+    ExitReason, ExitRecord, POD_INSTANCE_VERSION, PodInstance, PodRuntime, PodSpec, RuntimeError, RuntimeFuture,
 };
 use tokio::sync::{broadcast, watch};
 
@@ -112,6 +112,38 @@ impl FakeRuntime {
 impl PodRuntime for FakeRuntime {
     fn handler(&self) -> &'static str {
         "selvedge-process"
+    }
+
+    fn ensure_pod(&self, spec: PodSpec) -> RuntimeFuture<'_, PodInstance> {
+        let instance = PodInstance {
+            version: POD_INSTANCE_VERSION,
+            id: format!("instance of {}", spec.pod.uid),
+            boot_id: "boot".to_owned(),
+            cgroup: None,
+            namespaces: vec![],
+            addresses: vec![],
+            devices: vec![],
+        };
+        Box::pin(async { Ok(instance) })
+    }
+
+    fn stop_pod(&self, uid: &str, _grace: Duration) -> RuntimeFuture<'_, ()> {
+        let of_pod = format!("{uid}_");
+        for id in self.running().into_iter().filter(|id| id.starts_with(&of_pod)) {
+            let status = self.end(&id, 137, ExitReason::Error);
+            let _ = self.events.send(ContainerEvent::Exited(status));
+        }
+        Box::pin(async { Ok(()) })
+    }
+
+    fn remove_pod(&self, uid: &str) -> RuntimeFuture<'_, ()> {
+        let of_pod = format!("{uid}_");
+        self.table.lock().unwrap().containers.retain(|id, _| !id.starts_with(&of_pod));
+        Box::pin(async { Ok(()) })
+    }
+
+    fn stats_pod(&self, _uid: &str) -> RuntimeFuture<'_, ContainerStats> {
+        Box::pin(async { Ok(ContainerStats::default()) })
     }
 
     fn check(&self, _spec: &ContainerSpec) -> Result<(), RuntimeError> {

@@ -32,10 +32,10 @@ pub use worker::wasm_worker_main;
 
 use self::{compiler::Compiler, starts::Starts};
 use crate::{
-    ContainerEvent, ContainerId, ContainerSpec, ContainerStats, ContainerStatus, ExecOutput, Mount, PodRuntime,
-    ProcessConfig, RuntimeError, RuntimeFuture, WasmConfig,
+    ContainerEvent, ContainerId, ContainerSpec, ContainerStats, ContainerStatus, ExecOutput, Mount, PodInstance,
+    PodRuntime, PodSpec, ProcessConfig, RuntimeError, RuntimeFuture, WasmConfig,
     image::{self, ImageKind},
-    supervisor::{Supervisor, check_mounts, check_names},
+    supervisor::{Supervisor, blocking, check_mounts, check_names},
 };
 
 /// Runs WebAssembly: WASI 0.2 command components and WASI 0.1 modules.
@@ -165,11 +165,6 @@ fn check_spec(spec: &ContainerSpec, prefixes: &[PathBuf]) -> Result<PathBuf, Run
     Ok(module)
 }
 
-/// Runs something that waits for the disk or the kernel beside the async tasks.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.expect("the closure does not panic and is never cancelled")
-}
-
 /// The volumes a module gets. The file of the termination message is none of them: there is no path to mount it at.
 fn folders(spec: &ContainerSpec) -> impl Iterator<Item = &Mount> {
     spec.mounts.iter().filter(|mount| spec.termination_message.as_ref() != Some(&mount.host_path))
@@ -222,6 +217,28 @@ fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
 impl PodRuntime for WasmRuntime {
     fn handler(&self) -> &'static str {
         Self::HANDLER
+    }
+
+    fn ensure_pod(&self, spec: PodSpec) -> RuntimeFuture<'_, PodInstance> {
+        Box::pin(self.supervisor.ensure_pod(spec))
+    }
+
+    fn stop_pod(&self, uid: &str, grace: Duration) -> RuntimeFuture<'_, ()> {
+        let uid = uid.to_owned();
+        Box::pin(async move {
+            self.starts.cancel_pod(&uid).await;
+            self.supervisor.stop_pod(&uid, grace).await
+        })
+    }
+
+    fn remove_pod(&self, uid: &str) -> RuntimeFuture<'_, ()> {
+        let uid = uid.to_owned();
+        Box::pin(async move { self.supervisor.remove_pod(&uid).await })
+    }
+
+    fn stats_pod(&self, uid: &str) -> RuntimeFuture<'_, ContainerStats> {
+        let uid = uid.to_owned();
+        Box::pin(async move { self.supervisor.stats_pod(&uid).await })
     }
 
     fn check(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {

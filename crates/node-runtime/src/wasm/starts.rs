@@ -66,6 +66,14 @@ impl Starts {
         Some(ContainerStatus { state: ContainerState::Exited(record), ..entry.status })
     }
 
+    /// Cancels all of a pod and waits for their ends.
+    pub async fn cancel_pod(&self, uid: &str) {
+        let ids: Vec<ContainerId> = self.lock().keys().filter(|id| id.pod_uid == uid).cloned().collect();
+        for id in &ids {
+            self.cancel(id).await;
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ContainerId, Entry>> {
         self.under_way.lock().expect("no holder of this lock panics")
     }

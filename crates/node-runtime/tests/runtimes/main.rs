@@ -6,6 +6,7 @@
 #[cfg(feature = "wasm")]
 mod compile;
 mod fixture;
+mod pods;
 mod process;
 mod resources;
 mod survival;

@@ -297,15 +297,24 @@ async fn a_command_runs_inside_the_container() {
         fixture.runtime().exec(&spec.id(), argv, Duration::from_millis(seconds))
     };
     let answer = exec(&["sh", "-c", "echo $WHO; echo err >&2; exit 3"], 30_000).await.unwrap();
-    assert_eq!((answer.exit_code, String::from_utf8(answer.output).unwrap()), (3, "me\nerr\n".to_owned()));
+    assert_eq!(
+        (answer.exit_code, answer.stdout.as_slice(), answer.stderr.as_slice()),
+        (3, &b"me\n"[..], &b"err\n"[..])
+    );
+    // What the helper says by a way of its own cannot be said by a command.
+    let answer = exec(&["sh", "-c", "echo timeout >&2; cat; ls /proc/self/fd | wc -l"], 30_000).await.unwrap();
+    assert_eq!(
+        (answer.exit_code, String::from_utf8_lossy(&answer.combined()).into_owned()),
+        (0, "4\ntimeout\n".to_owned())
+    );
     let answer = exec(&["sh", "-c", "head -c 100000 /dev/zero"], 30_000).await.unwrap();
-    assert_eq!((answer.exit_code, answer.output.len()), (0, 10 * 1024));
+    assert_eq!((answer.exit_code, answer.stdout.len()), (0, 10 * 1024));
     assert!(matches!(exec(&["sleep", "1000"], 100).await, Err(RuntimeError::ExecTimeout { .. })));
     assert!(matches!(exec(&["no-such-program"], 100).await, Err(RuntimeError::Image { .. })));
     assert!(matches!(exec(&["/etc/passwd"], 100).await, Err(RuntimeError::ImageNotAllowed { .. })));
     if is_root() {
         let answer = exec(&["hostname"], 30_000).await.unwrap();
-        assert_eq!(String::from_utf8(answer.output).unwrap().trim(), spec.pod.name);
+        assert_eq!(String::from_utf8(answer.stdout).unwrap().trim(), spec.pod.name);
     } else {
         testkit::skip("a host name of its own needs root");
     }

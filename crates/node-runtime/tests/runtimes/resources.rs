@@ -33,7 +33,7 @@ async fn a_containers_score_is_its_own_and_that_of_its_commands() {
         assert_eq!(oom_score_adj(program(&status)), score);
         let argv = ["cat", "/proc/self/oom_score_adj"].map(str::to_owned).to_vec();
         let output = fixture.runtime().exec(&spec.id(), argv, crate::fixture::PATIENCE).await.unwrap();
-        assert_eq!(String::from_utf8_lossy(&output.output).trim(), score);
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), score);
         fixture.runtime().stop(&spec.id(), std::time::Duration::ZERO).await.unwrap();
     }
 }

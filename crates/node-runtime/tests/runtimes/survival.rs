@@ -284,7 +284,7 @@ async fn a_container_of_the_previous_version_is_adopted() {
     fs::remove_file(private).unwrap();
     fixture.reopen();
     let argv = vec!["sh".to_owned(), "-c".to_owned(), "echo $STOP".to_owned()];
-    let output = fixture.runtime().exec(&spec.id(), argv, Duration::from_secs(30)).await.unwrap().output;
+    let output = fixture.runtime().exec(&spec.id(), argv, Duration::from_secs(30)).await.unwrap().stdout;
     assert_eq!(String::from_utf8(output).unwrap().trim(), stop.display().to_string());
     fs::write(&stop, "").unwrap();
     assert_eq!(fixture.exit(&spec.id()).await.exit_code, 5);

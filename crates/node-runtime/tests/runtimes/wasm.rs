@@ -380,7 +380,7 @@ async fn a_probe_runs_another_module() {
     };
     let answer = exec(&probe).await.unwrap();
     assert_eq!(answer.exit_code, 0);
-    assert!(String::from_utf8_lossy(&answer.output).contains("ready?"));
+    assert!(String::from_utf8_lossy(&answer.stdout).contains("ready?"));
     assert!(matches!(exec(Path::new("/bin/true")).await, Err(RuntimeError::Exec { .. })));
     fixture.runtime().stop(&spec.id(), Duration::ZERO).await.unwrap();
 }

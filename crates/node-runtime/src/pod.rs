@@ -1,0 +1,67 @@
+//! What the containers of a pod share, for as long as the pod lives on this boot of the machine: its instance.
+//!
+//! Everything that is set up for a pod as a whole hangs on it: control group, namespaces, addresses, devices. Init containers
+//! have set up one instance and know nothing of another, so a new id means that they run again.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{PodRef, PodResources};
+
+/// Version of [`PodInstance`] as the kubelet keeps it.
+pub const POD_INSTANCE_VERSION: u32 = 1;
+
+/// What a runtime needs to set a pod up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodSpec {
+    /// The pod.
+    pub pod: PodRef,
+    /// What all its containers get together.
+    pub resources: PodResources,
+}
+
+/// A pod that is set up. The kubelet keeps it with the pod and compares it with what
+/// [`ensure_pod`](crate::PodRuntime::ensure_pod) returns later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodInstance {
+    /// [`POD_INSTANCE_VERSION`].
+    pub version: u32,
+    /// No two instances have the same, not even of the same pod.
+    pub id: String,
+    /// `/proc/sys/kernel/random/boot_id`: an instance does not survive a reboot.
+    pub boot_id: String,
+    /// Its control group, below the root of the hierarchies; `None` where the node may not make any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<PathBuf>,
+    /// Namespaces of its own that its containers enter. Processes and modules have one set per container, and none here.
+    #[serde(default)]
+    pub namespaces: Vec<NamespaceRef>,
+    /// Its own addresses; none is the node's network.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// Devices that are its own while it lives.
+    #[serde(default)]
+    pub devices: Vec<DeviceRef>,
+}
+
+/// A namespace that is held open for a pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NamespaceRef {
+    /// As in `/proc/PID/ns`: `net`, `ipc`, `uts`.
+    pub kind: String,
+    /// What to open to enter it.
+    pub path: PathBuf,
+}
+
+/// A device that was given to a pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceRef {
+    /// The resource that was asked for, as `vendor.example/serial`.
+    pub resource: String,
+    /// Which one it is, in the words of who manages it.
+    pub id: String,
+}

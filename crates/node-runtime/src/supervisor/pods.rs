@@ -1,0 +1,187 @@
+//! Pods as a whole: their group, their instance, their end.
+//!
+//! The instance of a pod is an empty control group in the pod's own, whose name holds the id. It cannot outlive a boot, it
+//! cannot be damaged, it keeps the pod's group while containers come and end, and nothing is written to the flash for it.
+//! Only where a node may not make control groups a file takes its place, which counts in the boot it was written in.
+//!
+//! What runs in a pod is what its group holds, whatever the state directories say: both ends of a pod kill the whole group.
+
+use std::{fs, io, path::PathBuf, time::Duration};
+
+use futures::future::join_all;
+use node_shim::{
+    cgroup::{CgroupPaths, Hierarchy},
+    sys,
+};
+
+use super::{Supervisor, blocking, has_ended, io_error};
+use crate::{ContainerId, ContainerStats, POD_INSTANCE_VERSION, PodInstance, PodResources, PodSpec, RuntimeError};
+
+/// Name of the group that stands for an instance, before its id. No container has such a name.
+pub(crate) const INSTANCE_MARKER: &str = ".instance-";
+
+/// Files of instances on nodes without control groups.
+const INSTANCES_DIR: &str = ".pods";
+
+/// `<boot id> <instance id>`.
+const INSTANCE_BYTES_MAX: u64 = 256;
+
+impl Supervisor {
+    pub async fn ensure_pod(&self, spec: PodSpec) -> Result<PodInstance, RuntimeError> {
+        check_uid(&spec.pod.uid)?;
+        let mut resources = spec.resources;
+        resources.pids_max.get_or_insert(self.config().pod_pids_max);
+        let pod = self.pod(&spec.pod.uid);
+        blocking(move || pod.ensure(&resources))
+            .await
+            .map_err(|source| io_error("set up pod in", &self.inner.root, source))
+    }
+
+    pub async fn stop_pod(&self, uid: &str, grace: Duration) -> Result<(), RuntimeError> {
+        check_uid(uid)?;
+        let stops = self.running_of(uid).into_iter().map(|id| async move { self.stop(&id, grace).await });
+        let stopped = join_all(stops).await;
+        let groups = self.pod(uid).groups();
+        let is_empty = blocking(move || groups.kill_all()).await;
+        if is_empty {
+            // A container that could not be stopped by itself was stopped with the group, where there is one.
+            let failed =
+                stopped.into_iter().find_map(Result::err).filter(|error| !matches!(error, RuntimeError::NotFound(_)));
+            return match failed {
+                Some(error) if !self.running_of(uid).is_empty() => Err(error),
+                _ => Ok(()),
+            };
+        }
+        let text = "its processes hang in the kernel, on a disk or device that does not answer";
+        Err(RuntimeError::Io { act: format!("kill pod {uid}"), source: io::Error::other(text) })
+    }
+
+    pub async fn remove_pod(&self, uid: &str) -> Result<(), RuntimeError> {
+        check_uid(uid)?;
+        if let Some(id) = self.running_of(uid).into_iter().next() {
+            return Err(RuntimeError::StillRunning(id));
+        }
+        for status in self.list().into_iter().filter(|status| status.id.pod_uid == uid) {
+            self.remove(&status.id).await?;
+        }
+        let pod = self.pod(uid);
+        blocking(move || {
+            let groups = pod.groups();
+            groups.kill_all();
+            groups.remove_all();
+            match fs::remove_file(&pod.file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &pod.file, error)),
+                _ => Ok(()),
+            }
+        })
+        .await
+    }
+
+    pub async fn stats_pod(&self, uid: &str) -> Result<ContainerStats, RuntimeError> {
+        check_uid(uid)?;
+        let groups = self.pod(uid).groups();
+        let stats = blocking(move || groups.exist().then(|| groups.stats())).await;
+        stats.ok_or_else(|| RuntimeError::PodNotFound(uid.to_owned()))
+    }
+
+    fn running_of(&self, uid: &str) -> Vec<ContainerId> {
+        let of_pod = self.list().into_iter().filter(|status| status.id.pod_uid == uid && !has_ended(status));
+        of_pod.map(|status| status.id).collect()
+    }
+
+    fn pod(&self, uid: &str) -> Pod {
+        let parent = self.config().cgroup_parent.clone();
+        Pod { parent, uid: uid.to_owned(), file: self.inner.root.join(INSTANCES_DIR).join(uid) }
+    }
+}
+
+/// Where one pod is.
+struct Pod {
+    parent: String,
+    uid: String,
+    file: PathBuf,
+}
+
+impl Pod {
+    fn groups(&self) -> CgroupPaths {
+        Hierarchy::detect(sys::is_root()).pod_groups(&self.parent, &self.uid)
+    }
+
+    fn ensure(&self, resources: &PodResources) -> io::Result<PodInstance> {
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+        let hierarchy = Hierarchy::detect(sys::is_root());
+        let known =
+            self.groups().children().iter().find_map(|name| Some(name.strip_prefix(INSTANCE_MARKER)?.to_owned()));
+        let is_known = known.is_some();
+        let id = known.map_or_else(new_id, Ok)?;
+        let made = hierarchy.create_pod(&self.parent, &self.uid, &format!("{INSTANCE_MARKER}{id}"), resources);
+        let instance = |id: String, has_group: bool| PodInstance {
+            version: POD_INSTANCE_VERSION,
+            id,
+            boot_id: boot_id.clone(),
+            cgroup: has_group.then(|| PathBuf::from(&self.parent).join(&self.uid)),
+            namespaces: Vec::new(),
+            addresses: Vec::new(),
+            devices: Vec::new(),
+        };
+        match made {
+            Ok(_) => Ok(instance(id, true)),
+            // A limit that the pod names cannot be held: as its containers would be, it is rejected.
+            Err(error) if is_known || resources.memory_limit_bytes.or(resources.cpu_limit_millis).is_some() => {
+                Err(error)
+            }
+            Err(_) => Ok(instance(self.ensure_file(&boot_id, id)?, false)),
+        }
+    }
+
+    /// The id in the pod's file when it was written in this boot; else `id`, which is written there.
+    fn ensure_file(&self, boot_id: &str, id: String) -> io::Result<String> {
+        let is_small = fs::metadata(&self.file).is_ok_and(|meta| meta.len() <= INSTANCE_BYTES_MAX);
+        if is_small
+            && let Ok(text) = fs::read_to_string(&self.file)
+            && let Some((boot, id)) = text.split_once(' ')
+            && boot == boot_id
+            && is_plain(id)
+        {
+            return Ok(id.to_owned());
+        }
+        fs::create_dir_all(self.file.parent().expect("the file is in a directory of ours"))?;
+        // No flush: what a power cut takes counts in no later boot anyway.
+        let draft = self.file.with_added_extension("tmp");
+        fs::write(&draft, format!("{boot_id} {id}"))?;
+        fs::rename(&draft, &self.file)?;
+        Ok(id)
+    }
+}
+
+fn new_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned())
+}
+
+fn is_plain(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.bytes().all(allowed)
+}
+
+/// A uid becomes a name of directories.
+fn check_uid(uid: &str) -> Result<(), RuntimeError> {
+    if is_plain(uid) { Ok(()) } else { Err(RuntimeError::PodNotFound(uid.to_owned())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_control_groups_an_instance_is_a_file_of_this_boot() {
+        let root = tempfile::tempdir().unwrap();
+        let pod = Pod { parent: "s".to_owned(), uid: "u".to_owned(), file: root.path().join(INSTANCES_DIR).join("u") };
+        assert_eq!(pod.ensure_file("boot-1", "a".to_owned()).unwrap(), "a");
+        assert_eq!(pod.ensure_file("boot-1", "b".to_owned()).unwrap(), "a");
+        assert_eq!(pod.ensure_file("boot-2", "c".to_owned()).unwrap(), "c");
+        for damaged in ["", "boot-2", "boot-2 ", "boot-2 ../x", &"x".repeat(1000)] {
+            fs::write(&pod.file, damaged).unwrap();
+            assert_eq!(pod.ensure_file("boot-2", "d".to_owned()).unwrap(), "d", "{damaged:?}");
+        }
+    }
+}
