@@ -296,39 +296,46 @@ async fn a_module_does_all_that_wasi_has_under_the_workers_filter() {
     assert_eq!(record.exit_code, 0, "the number of the call that failed; {:?}", fixture.log(&spec));
 }
 
-#[tokio::test]
-async fn a_worker_has_no_rights_no_files_and_no_network() {
-    let fixture = fixture();
-    let spec = container(&fixture, SPIN);
-    fixture.start(&spec).await;
+/// `/proc/PID/status` of a worker that has given up what it can, and its id.
+async fn confined(fixture: &Fixture, spec: &ContainerSpec) -> (u32, String) {
+    fixture.start(spec).await;
     let ContainerState::Running { pid, .. } = fixture.runtime().status(&spec.id()).await.unwrap().state else {
         panic!("it runs until it is stopped");
     };
     // In a pid namespace the program is the child of the container's first process.
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     let worker = children.split_whitespace().next().map_or(pid, |child| child.parse().unwrap());
-    let status = format!("/proc/{worker}/status");
-    eventually("the filter of a worker", async || {
-        let status = fs::read_to_string(&status).unwrap();
-        if status.contains("Seccomp:\t2") { Ok(()) } else { Err(status) }
+    let status = eventually("the filter of a worker", async || {
+        let status = fs::read_to_string(format!("/proc/{worker}/status")).unwrap();
+        if status.contains("Seccomp:\t2") { Ok(status) } else { Err(status) }
     })
     .await;
-    let status = fs::read_to_string(&status).unwrap();
-    assert!(status.contains("NoNewPrivs:\t1"), "{status}");
-    if is_root() {
-        for line in [
-            "Uid:\t65534\t65534\t65534\t65534",
-            "Gid:\t65534\t",
-            "CapEff:\t0000000000000000",
-            "CapBnd:\t0000000000000000",
-        ] {
-            assert!(status.contains(line), "{line} is not in {status}");
+    (worker, status)
+}
+
+#[tokio::test]
+async fn a_worker_has_no_rights_no_files_and_no_network() {
+    for user in [None, Some(0), Some(1234)] {
+        if user.is_some() && !is_root() {
+            continue;
         }
-        assert_eq!(fs::read_dir(format!("/proc/{worker}/root")).unwrap().count(), 0, "its root is empty");
-        let network = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).unwrap();
-        assert_ne!(network(&worker.to_string()), network("self"));
+        let fixture = fixture();
+        let spec = ContainerSpec { run_as_user: user, ..container(&fixture, SPIN) };
+        let (worker, status) = confined(&fixture, &spec).await;
+        assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+        if is_root() {
+            let id = user.unwrap_or(65534);
+            let ids = ["Uid", "Gid"].map(|name| format!("{name}:\t{id}\t{id}\t{id}\t{id}\n"));
+            let sets = ["Inh", "Prm", "Eff", "Bnd", "Amb"].map(|name| format!("Cap{name}:\t0000000000000000\n"));
+            for line in ids.iter().chain(&sets) {
+                assert!(status.contains(line), "{line} is not in {status}");
+            }
+            assert_eq!(fs::read_dir(format!("/proc/{worker}/root")).unwrap().count(), 0, "its root is empty");
+            let network = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).unwrap();
+            assert_ne!(network(&worker.to_string()), network("self"));
+        }
+        fixture.runtime().stop(&spec.id(), Duration::ZERO).await.unwrap();
     }
-    fixture.runtime().stop(&spec.id(), Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]

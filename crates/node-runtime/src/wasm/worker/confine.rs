@@ -14,7 +14,7 @@ use std::{ffi::CStr, io};
 use node_seccomp::{Arch, Threads};
 use rustix::{
     mount::{MountFlags, MountPropagationFlags, UnmountFlags},
-    thread::UnshareFlags,
+    thread::{CapabilitySet, CapabilitySets, UnshareFlags},
 };
 
 /// As whom a module runs.
@@ -38,11 +38,15 @@ pub fn leave(user: &User) -> io::Result<()> {
     let is_root = rustix::process::geteuid().is_root();
     let confined = isolate();
     if is_root {
-        // Root can do all of it. Where it cannot, a container around the node holds it back, as a rule with a filter of its
-        // own; what is left is said by the trap that a module meets, not by a rejection of all modules.
+        // Root can do all of it, unless a container around the node holds it back: then user, capabilities and filter are the
+        // boundaries.
         drop(confined);
         drop_bounding_set()?;
         node_shim::sys::become_user(Some(user.uid), Some(user.gid), &user.groups)?;
+        // A pod may ask for root, which keeps them through a change of user.
+        let none = CapabilitySet::empty();
+        let none = CapabilitySets { effective: none, permitted: none, inheritable: none };
+        rustix::thread::set_capabilities(None, none)?;
     }
     no_new_privileges()
 }
@@ -59,9 +63,9 @@ fn isolate() -> io::Result<()> {
     Ok(rustix::process::chdir("/")?)
 }
 
-/// Takes every capability out of reach of whatever is executed; the effective ones end with root's user id.
+/// Takes every capability out of reach of whatever is executed.
 fn drop_bounding_set() -> io::Result<()> {
-    for number in 0..64 {
+    for number in 0..64 as libc::c_ulong {
         // SAFETY: prctl with these options takes plain numbers.
         match unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) } {
             0 => {}
