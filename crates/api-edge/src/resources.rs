@@ -189,8 +189,16 @@ pub const REPORT_REASON_BYTES_MAX: usize = 128;
 /// What all messages of one part may have together.
 pub const REPORT_MESSAGES_BYTES_MAX: usize = 128 * 1024;
 
-/// `spec` of a `NodeAssignment`. The first part is named as the node, part `n` (from 1) `<node>.part-<n>`; all carry
-/// the label [`crate::LABEL_NODE`].
+/// What is between a node's name and the number of a further part of its assignment. No node is called so.
+pub const ASSIGNMENT_PART_SEPARATOR: &str = ".part-";
+
+/// The name of one part of a node's assignment: the node's own for the first, `<node>.part-<n>` for part `n`. A node follows each
+/// by that name, as a role with `resourceNames` allows it.
+pub fn assignment_name(node: &str, part: u32) -> String {
+    if part == 0 { node.to_owned() } else { format!("{node}{ASSIGNMENT_PART_SEPARATOR}{part}") }
+}
+
+/// `spec` of a `NodeAssignment`, whose name is [`assignment_name`]; all parts carry the label [`crate::LABEL_NODE`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]

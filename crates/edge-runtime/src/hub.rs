@@ -1,18 +1,21 @@
 //! The hub's side: the watch on our assignment, the status back, and batches of events.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
-use api_edge::resources::{NodeAssignmentSpec, NodeAssignmentStatus};
+use api_edge::resources::{NodeAssignmentSpec, NodeAssignmentStatus, assignment_name};
 use api_edge::telemetry::{BATCH_CONTENT_TYPE, BATCHES_PATH, BatchAnswer, BatchHeader};
-use api_edge::{GROUP, LABEL_NODE, VERSION};
+use api_edge::{GROUP, VERSION};
 use base_observe::Chain;
 use base_retry::{BackoffLaw, Retry, Wake};
 use bytes::Bytes;
 use edge_export::{BatchTransport, SendError, encode_body};
 use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use http_body_util::{BodyExt as _, Limited};
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::runtime::watcher;
@@ -34,6 +37,9 @@ const STATUS_PERIOD: Duration = Duration::from_secs(1);
 
 /// Largest answer of the hub that is read.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// Parts of one assignment that are followed, each by a watch of its own: some 16 MB of devices and rules.
+const PARTS_MAX: u32 = 64;
 
 /// One part of the assignment, as it is kept on disk.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -107,7 +113,8 @@ pub async fn run_watch(
     }
 }
 
-/// Runs one watch until it fails; answers why. A fresh client is made for the next, as certificates may have changed.
+/// Follows the parts until one of the watches fails; answers why. A fresh client is made for the next, as certificates may have
+/// changed.
 async fn watch_once(
     api: Api<DynamicObject>,
     node: &str,
@@ -115,68 +122,147 @@ async fn watch_once(
     troubles: &Troubles,
     restored: &Wake,
 ) -> String {
-    let config = watcher::Config::default().labels(&format!("{LABEL_NODE}={node}"));
-    let mut events = std::pin::pin!(watcher(api, config));
-    let mut parts = Parts::new();
-    // What is there, but not understood: without it the others are not the whole.
-    let mut unreadable = BTreeMap::new();
-    let mut is_listing = true;
-    while let Some(event) = events.next().await {
+    let mut watches = Watches::new(api, node);
+    loop {
+        let (number, event) = watches.next().await;
         match event {
-            Err(error) => return chain(&error),
-            Ok(watcher::Event::Init) => {
-                parts.clear();
-                unreadable.clear();
-                is_listing = true;
-            }
-            Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => {
-                let name = object.metadata.name.clone().unwrap_or_default();
-                match part(&object) {
-                    Ok(part) => {
-                        unreadable.remove(&name);
-                        parts.insert(name, part);
-                    }
-                    Err(error) => {
-                        warn!(assignment = name, %error, "An assignment cannot be read; the last one stays.");
-                        unreadable.insert(name, error.to_string());
-                    }
-                }
-            }
-            Ok(watcher::Event::Delete(object)) => {
-                let name = object.metadata.name.as_deref().unwrap_or_default();
-                unreadable.remove(name);
-                parts.remove(name);
-            }
-            Ok(watcher::Event::InitDone) => {
-                is_listing = false;
-                if troubles.lock().unwrap_or_else(PoisonError::into_inner).watch.is_some() {
-                    info!("The hub answers again.");
-                    restored.wake_all();
-                }
-            }
+            None => return "the watch ended".to_owned(),
+            Some(Err(error)) => return chain(&error),
+            Some(Ok(event)) => watches.note(number, event),
         }
-        if is_listing {
+        if !watches.listing.is_empty() {
             continue;
         }
-        troubles.lock().unwrap_or_else(PoisonError::into_inner).watch = unreadable.first_key_value().map(|(name, error)| {
+        let unreadable = watches.unreadable.first_key_value().map(|(name, error)| {
             format!("assignment {name} cannot be read, the last one runs; is this node's program older than the hub's? {error}")
         });
-        if unreadable.is_empty() {
+        let is_readable = unreadable.is_none();
+        let was_away = {
+            let mut trouble = troubles.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut trouble.watch, unreadable).is_some()
+        };
+        if was_away && is_readable {
+            info!("The hub answers again.");
+            restored.wake_all();
+        }
+        if is_readable {
             assignment.send_if_modified(|old| {
-                let is_new = old.as_ref() != Some(&parts);
+                let is_new = old.as_ref() != Some(&watches.parts);
                 if is_new {
-                    *old = Some(parts.clone());
+                    *old = Some(watches.parts.clone());
                 }
                 is_new
             });
         }
     }
-    "the watch ended".to_owned()
 }
 
-fn part(object: &DynamicObject) -> Result<Part, serde_json::Error> {
+type PartEvents = BoxStream<'static, Result<watcher::Event<DynamicObject>, watcher::Error>>;
+
+/// One watch for each part of the assignment, by its name: roles on clusters without our authorizer grant names, and no labels. The
+/// first part is always watched, and says how many there are; more than one has who runs hundreds of rules.
+struct Watches {
+    api: Api<DynamicObject>,
+    node: String,
+    events: BTreeMap<u32, PartEvents>,
+    /// Whose first list, or list anew, has not come yet.
+    listing: BTreeSet<u32>,
+    parts: Parts,
+    /// What is there, but not understood: without it the others are not the whole.
+    unreadable: BTreeMap<String, String>,
+}
+
+impl Watches {
+    fn new(api: Api<DynamicObject>, node: &str) -> Self {
+        let (events, listing) = (BTreeMap::new(), BTreeSet::new());
+        let (parts, unreadable) = (Parts::new(), BTreeMap::new());
+        let mut watches = Self { api, node: node.to_owned(), events, listing, parts, unreadable };
+        watches.follow(1);
+        watches
+    }
+
+    /// The next event of any part.
+    async fn next(&mut self) -> (u32, Option<Result<watcher::Event<DynamicObject>, watcher::Error>>) {
+        std::future::poll_fn(|context| {
+            for (number, events) in &mut self.events {
+                if let Poll::Ready(event) = events.poll_next_unpin(context) {
+                    return Poll::Ready((*number, event));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn note(&mut self, number: u32, event: watcher::Event<DynamicObject>) {
+        let name = assignment_name(&self.node, number);
+        match event {
+            watcher::Event::Init => {
+                self.forget(&name);
+                self.listing.insert(number);
+            }
+            watcher::Event::InitApply(object) | watcher::Event::Apply(object)
+                if object.metadata.name.as_deref() == Some(&*name) =>
+            {
+                self.forget(&name);
+                match part(&object) {
+                    Ok(part) => drop(self.parts.insert(name, part)),
+                    Err(error) => {
+                        warn!(assignment = name, error = %Chain(&error), "An assignment cannot be read; the last one stays.");
+                        self.unreadable.insert(name, chain(&error));
+                    }
+                }
+            }
+            // Only what was asked for is taken.
+            watcher::Event::InitApply(_) | watcher::Event::Apply(_) => {}
+            watcher::Event::Delete(_) => self.forget(&name),
+            watcher::Event::InitDone => {
+                self.listing.remove(&number);
+            }
+        }
+        // While the first part is read anew, cannot be read, or is away, as many as before are followed.
+        if let (0, Some(first)) = (number, self.parts.get(&assignment_name(&self.node, 0))) {
+            self.follow(first.spec.parts.max(1));
+        }
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.parts.remove(name);
+        self.unreadable.remove(name);
+    }
+
+    /// Follows this many parts, and no others.
+    fn follow(&mut self, count: u32) {
+        for number in self.events.split_off(&count).into_keys() {
+            self.listing.remove(&number);
+            self.forget(&assignment_name(&self.node, number));
+        }
+        for number in 0..count {
+            if let Entry::Vacant(vacant) = self.events.entry(number) {
+                let name = assignment_name(&self.node, number);
+                let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+                vacant.insert(watcher(self.api.clone(), config).boxed());
+                self.listing.insert(number);
+            }
+        }
+    }
+}
+
+/// Why an object is no part of an assignment that can be followed.
+#[derive(Debug, thiserror::Error)]
+enum ReadPartError {
+    #[error("failed to read its spec")]
+    Spec(#[from] serde_json::Error),
+    #[error("it says that there are {0} parts; a node follows {PARTS_MAX}")]
+    TooMany(u32),
+}
+
+fn part(object: &DynamicObject) -> Result<Part, ReadPartError> {
     let spec = object.data.get("spec").cloned().unwrap_or_else(|| json!({}));
-    let spec = serde_json::from_value(spec)?;
+    let spec: NodeAssignmentSpec = serde_json::from_value(spec)?;
+    if spec.parts > PARTS_MAX {
+        return Err(ReadPartError::TooMany(spec.parts));
+    }
     Ok(Part { version: PART_VERSION, generation: object.metadata.generation.unwrap_or_default(), spec })
 }
 

@@ -363,6 +363,10 @@ struct FakeHub {
     entries: Mutex<Vec<AssignmentEntry>>,
     /// Stands in the entries' place when it is set.
     strange_entries: Mutex<Option<Json>>,
+    /// Entries of further parts.
+    further: Mutex<Vec<Vec<AssignmentEntry>>>,
+    /// Selectors of the watches, in the order in which they came.
+    watched: Mutex<Vec<String>>,
     statuses: Mutex<Vec<Json>>,
     receiver: Receiver,
 }
@@ -390,23 +394,34 @@ impl FakeHub {
             Some(strange) => strange.clone(),
             None => json!(&*self.entries.lock().unwrap()),
         };
-        let object = json!({"apiVersion": "edge.selvedge.dev/v1alpha1", "kind": "NodeAssignment",
-            "metadata": {"name": "n", "generation": 3, "resourceVersion": "5", "labels": {"selvedge.dev/node": "n"}},
-            "spec": {"nodeName": "n", "part": 0, "parts": 1, "entries": entries}});
+        let further = self.further.lock().unwrap().clone();
+        let object = |part: usize| {
+            let name = api_edge::resources::assignment_name("n", u32::try_from(part).unwrap());
+            let entries = part.checked_sub(1).map_or(entries.clone(), |further_one| json!(further[further_one]));
+            json!({"apiVersion": "edge.selvedge.dev/v1alpha1", "kind": "NodeAssignment",
+                "metadata": {"name": name, "generation": 3, "resourceVersion": "5", "labels": {"selvedge.dev/node": "n"}},
+                "spec": {"nodeName": "n", "part": part, "parts": 1 + further.len(), "entries": entries}})
+        };
         if head.method == Method::PATCH {
             assert!(head.uri.path().ends_with("/nodeassignments/n/status"), "{}", head.uri);
             let patch: Json = serde_json::from_slice(&body).unwrap();
             self.statuses.lock().unwrap().push(patch["status"].clone());
-            return respond(200, object);
+            return respond(200, object(0));
         }
-        assert!(query.contains("labelSelector=selvedge.dev%2Fnode%3Dn"), "{query}");
+        // By name, as a role with `resourceNames` has it.
+        let name = query.split('&').find_map(|one| one.strip_prefix("fieldSelector=metadata.name%3D"));
+        let name = name.unwrap_or_else(|| panic!("{query} selects no name")).to_owned();
         if query.contains("watch=") {
+            self.watched.lock().unwrap().push(name);
             std::future::pending::<()>().await;
+            return respond(500, json!({}));
         }
+        let part = name.strip_prefix("n.part-").map_or(0, |number| number.parse().unwrap());
+        let items = if part <= further.len() { vec![object(part)] } else { Vec::new() };
         respond(
             200,
             json!({"apiVersion": "edge.selvedge.dev/v1alpha1", "kind": "NodeAssignmentList",
-            "metadata": {"resourceVersion": "5"}, "items": [object]}),
+            "metadata": {"resourceVersion": "5"}, "items": items}),
         )
     }
 }
@@ -630,5 +645,44 @@ async fn a_hub_that_is_away_is_reported_without_the_librarys_words() {
     until(|| troubles.lock().unwrap().watch.is_some()).await;
     let trouble = troubles.lock().unwrap().watch.clone();
     assert_eq!(trouble.as_deref(), Some("cannot reach the hub: Connection refused (os error 111)"));
+    watching.abort();
+}
+
+#[tokio::test]
+async fn each_part_of_the_assignment_is_followed_by_its_name() {
+    let hub = Arc::new(FakeHub::default());
+    let entry = |name: &str| AssignmentEntry { kind: "Rule".into(), name: name.into(), ..AssignmentEntry::default() };
+    *hub.entries.lock().unwrap() = vec![entry("a")];
+    *hub.further.lock().unwrap() = vec![vec![entry("b")], vec![entry("c")]];
+    let (assignment, mut seen) = tokio::sync::watch::channel(None);
+    let troubles = hub::Troubles::default();
+    let watching =
+        hub::run_watch(access(hub.clone()), "n".into(), assignment, troubles.clone(), base_retry::Wake::new());
+    let watching = tokio::spawn(watching);
+    let parts = seen.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+    // Not one of them is shown before all are there.
+    assert!(is_complete(&parts));
+    let names: Vec<_> = parts.iter().map(|(name, part)| (&**name, &*part.spec.entries[0].name)).collect();
+    assert_eq!(names, [("n", "a"), ("n.part-1", "b"), ("n.part-2", "c")]);
+    until(|| hub.watched.lock().unwrap().len() == 3).await;
+    let mut watched = hub.watched.lock().unwrap().clone();
+    watched.sort();
+    assert_eq!(watched, ["n", "n.part-1", "n.part-2"]);
+    watching.abort();
+}
+
+#[tokio::test]
+async fn an_assignment_of_more_parts_than_can_be_followed_is_reported() {
+    let hub = Arc::new(FakeHub::default());
+    *hub.further.lock().unwrap() = vec![Vec::new(); 1000];
+    let (assignment, seen) = tokio::sync::watch::channel(None);
+    let troubles = hub::Troubles::default();
+    let watching =
+        hub::run_watch(access(hub.clone()), "n".into(), assignment, troubles.clone(), base_retry::Wake::new());
+    let watching = tokio::spawn(watching);
+    until(|| troubles.lock().unwrap().watch.is_some()).await;
+    let trouble = troubles.lock().unwrap().watch.clone().unwrap();
+    assert!(trouble.contains("1001 parts"), "{trouble}");
+    assert!(seen.borrow().is_none() && hub.watched.lock().unwrap().len() <= 1);
     watching.abort();
 }

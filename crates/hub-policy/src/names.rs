@@ -3,8 +3,7 @@
 //! A node's name becomes the name of other things: of its certificates, where clients would take it for the hub, and of
 //! the parts of its assignment, where another node's part could bear it.
 
-/// What is between a node's name and the number of a further part of its assignment.
-pub const PART_SEPARATOR: &str = ".part-";
+use api_edge::resources::ASSIGNMENT_PART_SEPARATOR as PART_SEPARATOR;
 
 /// Names under which clients in a cluster know the API server.
 const OF_THE_API: [&str; 5] =

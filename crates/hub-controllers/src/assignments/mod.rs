@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use api_edge::resources::{
     ASSIGNMENT_PART_BYTES_MAX, ASSIGNMENT_PART_ENTRIES_MAX, AssignmentEntry, NodeAssignmentSpec, NodeAssignmentStatus,
+    assignment_name,
 };
 use api_edge::{API_VERSION, LABEL_NODE};
 use jiff::Timestamp;
@@ -327,7 +328,7 @@ impl Assignments {
         // A node that ran something keeps an empty assignment: its emptiness is what makes the node stop.
         if exists && !(ids.is_empty() && existing.is_empty()) {
             let entries: Vec<AssignmentEntry> = ids.iter().filter_map(|id| self.entry(id)).collect();
-            desired = parts(node, entries).into_iter().map(|spec| (part_name(node, spec.part), spec)).collect();
+            desired = parts(node, entries).into_iter().map(|spec| (assignment_name(node, spec.part), spec)).collect();
         }
         let mut next = Next::OnChange;
         for (name, spec) in &desired {
@@ -491,11 +492,6 @@ fn parts(node: &str, entries: Vec<AssignmentEntry>) -> Vec<NodeAssignmentSpec> {
     let count = u32::try_from(groups.len()).unwrap_or(u32::MAX);
     let spec = |(part, entries)| NodeAssignmentSpec { node_name: node.to_owned(), part, parts: count, entries };
     (0..count).zip(groups).map(spec).collect()
-}
-
-/// Name of a part.
-fn part_name(node: &str, part: u32) -> String {
-    if part == 0 { node.to_owned() } else { format!("{node}.part-{part}") }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ fn a_large_assignment_comes_in_parts() {
         assert_eq!((part.part as usize, part.parts as usize), (at, parts.len()));
         assert!(serde_json::to_vec(part).unwrap().len() <= ASSIGNMENT_PART_BYTES_MAX);
     }
-    assert_eq!((part_name("gw-1", 0), part_name("gw-1", 2)), ("gw-1".to_owned(), "gw-1.part-2".to_owned()));
+    assert_eq!((assignment_name("gw-1", 0), assignment_name("gw-1", 2)), ("gw-1".to_owned(), "gw-1.part-2".to_owned()));
     assert_eq!(super::parts("gw-1", Vec::new()).len(), 1);
     // What is reported of many small ones has to fit as well.
     let small = vec![AssignmentEntry::default(); ASSIGNMENT_PART_ENTRIES_MAX + 1];
