@@ -35,6 +35,13 @@ const NO_PROFILE: Does = Rejected("loads no profile of the node; use RuntimeDefa
 
 const NO_ATTACH: Does = Rejected("serves no attach and no terminal; leave it out");
 
+const NO_NETWORK: Does = Rejected("gives a module no network; leave it out");
+
+const NO_PROBED_NETWORK: Does = Rejected("gives a module no network to be probed by; use exec with another module");
+
+const LINUX_CAPABILITIES: Does =
+    Judged(are_capabilities, "`ALL`, and those of Linux", "knows the capabilities of Linux, without CAP_, and ALL");
+
 /// What only a process has.
 const NOT_A_PROCESS: Does = Harmless("runs modules, which have no such thing to begin with");
 
@@ -117,11 +124,11 @@ pub const TABLES: &[(&str, &[Row])] = &[
             both("exec", Fields("ExecAction")),
             both("failureThreshold", Honoured),
             both("grpc", Rejected("makes no gRPC probes; use httpGet, tcpSocket or exec")),
-            both("httpGet", Fields("HTTPGetAction")),
+            row("httpGet", Fields("HTTPGetAction"), NO_PROBED_NETWORK),
             both("initialDelaySeconds", Honoured),
             both("periodSeconds", Honoured),
             both("successThreshold", Honoured),
-            both("tcpSocket", Fields("TCPSocketAction")),
+            row("tcpSocket", Fields("TCPSocketAction"), NO_PROBED_NETWORK),
             both("terminationGracePeriodSeconds", Honoured),
             both("timeoutSeconds", Honoured),
         ],
@@ -141,15 +148,16 @@ pub const TABLES: &[(&str, &[Row])] = &[
     (
         "ContainerPort",
         &[
-            both("containerPort", Honoured),
-            both("hostIP", Rejected("forwards no port; let the program listen on that address itself")),
-            both(
+            row("containerPort", Honoured, Harmless("gives a module no network, and lists its ports only")),
+            row("hostIP", Rejected("forwards no port; let the program listen on that address itself"), NO_NETWORK),
+            row(
                 "hostPort",
                 Judged(
                     is_own_port,
                     "the container's own port",
                     "has the node's network already, the program listens on the node itself; leave it out",
                 ),
+                NO_NETWORK,
             ),
             both("name", Honoured),
             both("protocol", Harmless("forwards no port, so every protocol is the program's own")),
@@ -182,8 +190,8 @@ pub const TABLES: &[(&str, &[Row])] = &[
     (
         "Capabilities",
         &[
-            row("add", Honoured, Rejected("gives no capability to a module; leave it out")),
-            row("drop", Honoured, NOT_A_PROCESS),
+            row("add", LINUX_CAPABILITIES, Rejected("gives no capability to a module; leave it out")),
+            row("drop", LINUX_CAPABILITIES, NOT_A_PROCESS),
         ],
     ),
     (
@@ -215,7 +223,14 @@ pub const TABLES: &[(&str, &[Row])] = &[
         "EmptyDirVolumeSource",
         &[
             both("medium", Only(&["Memory"], "has no huge pages; use Memory, or leave it out")),
-            both("sizeLimit", Honoured),
+            both(
+                "sizeLimit",
+                Judged(
+                    is_in_memory,
+                    "those of medium `Memory`",
+                    "limits volumes in memory only; use medium Memory, or leave it out",
+                ),
+            ),
         ],
     ),
     ("HostPathVolumeSource", &[both("path", Honoured), both("type", Honoured)]),
@@ -292,7 +307,7 @@ const POD_SPEC: &[Row] = &[
     both("ephemeralContainers", Harmless("does not run them, and says so in the pod's status")),
     both("hostAliases", Rejected("gives a pod no /etc/hosts of its own, it has the node's; leave it out")),
     both("hostIPC", Rejected("does not share this namespace with the host")),
-    both("hostNetwork", Harmless("gives every pod the node's network")),
+    row("hostNetwork", Harmless("gives every pod the node's network"), NO_NETWORK),
     both("hostPID", Rejected("does not share this namespace with the host")),
     both("hostUsers", Only(&["true"], "has the node's users; use true, or leave it out")),
     row("hostname", Honoured, NOT_A_PROCESS),
@@ -381,12 +396,9 @@ const CONTAINER: &[Row] = &[
     row(
         "terminationMessagePath",
         Honoured,
-        Only(
-            &["/dev/termination-log"],
-            "shows a module no file for its last words; use terminationMessagePolicy FallbackToLogsOnError",
-        ),
+        Only(&["/dev/termination-log"], "shows a module no file for its last words; leave it out"),
     ),
-    both("terminationMessagePolicy", Honoured),
+    both("terminationMessagePolicy", Only(&["File"], "takes no last words from the log; use File, or leave it out")),
     both("tty", NO_ATTACH),
     both("volumeDevices", Rejected("has no block devices")),
     both("volumeMounts", Fields("VolumeMount")),
@@ -459,3 +471,57 @@ fn is_own_port(place: &Place<'_>) -> bool {
 fn is_sidecar(place: &Place<'_>) -> bool {
     place.value == "Always" && place.path.contains(".initContainers[")
 }
+
+fn is_in_memory(place: &Place<'_>) -> bool {
+    place.parent.get("medium").and_then(Value::as_str) == Some("Memory")
+}
+
+fn are_capabilities(place: &Place<'_>) -> bool {
+    let is_one = |name: &str| name == "ALL" || CAPABILITIES.contains(&name);
+    place.value.as_array().is_some_and(|names| names.iter().all(|name| name.as_str().is_some_and(is_one)))
+}
+
+/// Those of Linux 6.1, by number.
+const CAPABILITIES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];

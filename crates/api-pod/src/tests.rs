@@ -157,11 +157,11 @@ fn what_is_judged_by_more_than_its_name_passes_where_it_is_meant() {
     let container = |container: Value| json!({"containers": [container]});
     for runtime in Runtime::ALL {
         check(runtime, container(json!({"image": "file:///opt/a"})), &[]);
-        check(runtime, container(json!({"ports": [{"containerPort": 80, "hostPort": 80}]})), &[]);
+        check(runtime, json!({"volumes": [{"emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}]}), &[]);
         check(
             runtime,
-            container(json!({"ports": [{"containerPort": 80, "hostPort": 81}]})),
-            &["spec.containers[0].ports[0].hostPort"],
+            json!({"volumes": [{"emptyDir": {"sizeLimit": "1Mi"}}]}),
+            &["spec.volumes[0].emptyDir.sizeLimit"],
         );
         check(runtime, json!({"initContainers": [{"restartPolicy": "Always"}]}), &[]);
         check(
@@ -172,6 +172,16 @@ fn what_is_judged_by_more_than_its_name_passes_where_it_is_meant() {
         check(runtime, json!({"fieldOfTomorrow": 1, "another": false}), &["spec.fieldOfTomorrow"]);
         // What cannot be read is for those to reject who read it.
         check(runtime, json!({"containers": 1, "volumes": [null, "x"], "securityContext": []}), &[]);
+    }
+    let port = |host: u16| container(json!({"ports": [{"containerPort": 80, "hostPort": host}]}));
+    let at_port = "spec.containers[0].ports[0].hostPort";
+    check(Runtime::Process, port(80), &[]);
+    check(Runtime::Process, port(81), &[at_port]);
+    check(Runtime::Wasm, port(80), &[at_port]);
+    let add = |names: Value| container(json!({"securityContext": {"capabilities": {"add": names}}}));
+    check(Runtime::Process, add(json!(["NET_ADMIN", "ALL"])), &[]);
+    for names in [json!(["NET_ADMIN", "CAP_CHOWN"]), json!(["net_admin"]), json!([7])] {
+        check(Runtime::Process, add(names), &["spec.containers[0].securityContext.capabilities.add"]);
     }
     let probe = |program: &str| container(json!({"livenessProbe": {"exec": {"command": [program, "-x"]}}}));
     check(Runtime::Wasm, probe("/opt/probe.wasm"), &[]);
@@ -192,7 +202,7 @@ fn a_pod_as_the_api_stores_it_is_supported() {
             "name": "a", "image": "file:///opt/a.wasm", "imagePullPolicy": "IfNotPresent",
             "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
             "resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1"}},
-            "livenessProbe": {"httpGet": {"path": "/", "port": 80, "scheme": "HTTP"}, "periodSeconds": 10},
+            "livenessProbe": {"exec": {"command": ["/opt/probe.wasm"]}, "periodSeconds": 10},
             "volumeMounts": [{"name": "kube-api-access-x", "mountPath": "/x", "readOnly": true}],
         }],
         "volumes": [{"name": "kube-api-access-x", "projected": {"defaultMode": 420, "sources": [
