@@ -1,4 +1,4 @@
-//! What the kubelet is told at its start.
+//! What the kubelet is reported at its start.
 //!
 //! Reading files and environment variables is the program's; here are the values, their defaults and the rules that
 //! hold between them, so that a bad setting is found before anything was done.
@@ -11,6 +11,7 @@ use std::time::Duration;
 use api_edge::ports;
 use base_observe::Metrics;
 use base_pki::JoinToken;
+use node_agent::{AgentConfig, Taint};
 
 /// A node heartbeat is lost now and then; four missed ones make the hub call the node unreachable.
 const LEASE_RENEW_PERIOD: Duration = Duration::from_secs(10);
@@ -53,18 +54,6 @@ pub struct KubeletConfig {
     pub status_post_period: Duration,
     /// What the node's figures are added to, and what `/metrics` shows.
     pub metrics: Metrics,
-}
-
-/// A taint that the node registers with.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Taint {
-    /// Such as `selvedge.dev/lab`.
-    pub key: String,
-    /// May be empty.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub value: String,
-    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
-    pub effect: String,
 }
 
 impl Default for KubeletConfig {
@@ -116,6 +105,21 @@ pub enum ConfigError {
 }
 
 impl KubeletConfig {
+    /// What the agent needs of it.
+    pub(crate) fn agent(&self) -> AgentConfig {
+        AgentConfig {
+            data_dir: self.data_dir.clone(),
+            node_name: self.node_name.clone(),
+            labels: self.labels.clone(),
+            taints: self.taints.clone(),
+            node_ip: self.node_ip,
+            max_pods: self.max_pods,
+            lease_renew_period: self.lease_renew_period,
+            lease_duration: self.lease_duration,
+            status_post_period: self.status_post_period,
+        }
+    }
+
     /// All mistakes at once; empty when the configuration can be used.
     pub fn mistakes(&self) -> Vec<ConfigError> {
         let mut mistakes = Vec::new();

@@ -1,24 +1,20 @@
 //! The kubelet of an edge node: joins a hub, runs the pods it is given, and keeps them running with no hub in sight.
 //!
-//! The hub is a source of wishes, not a condition for work. Every object is written to the offline [`store`] before
-//! anything is done about it, and a start begins from there, without waiting for a network, a clock or the hub:
+//! The hub is a source of desired state, not a condition for work. Every object is written to the offline store before anything is
+//! done about it, and a start begins from there, without waiting for a network, a clock or the hub:
 //!
 //! ```text
-//! hub ──list, watch──▶ sources ──▶ store (disk) ──▶ pods ──▶ one worker per pod ──▶ PodRuntime
-//!  ▲                                                               │
-//!  └───────────── status patches, events, lease, node ◀────────────┘
+//! node-client   the one connection to the hub: requests, list-watch, events
+//! node-agent    from a token to a certificate; the Lease; the Node and its conditions
+//! node-pods     desired state ──▶ store (disk) ──▶ one worker per pod ──▶ PodRuntime (node-runtime)
+//! node-kubelet  puts these together; logs and pods for the hub, the status socket for `selvedge status`, metrics
 //! ```
 //!
-//! - [`join`] and [`identity`]: from a token to a certificate, and its renewal.
-//! - [`hub`]: the one connection to the hub, over which all requests and watches go.
-//! - [`sources`]: what the hub wants; [`store`]: what of it is on disk.
-//! - [`tokens`]: tokens of service accounts, by which programs in pods call the hub.
-//! - [`pods`]: what to do about it. `pods::reconcile` decides, as a plain function; `pods::worker` acts.
-//! - [`node_status`], [`lease`]: what the hub learns of the node.
-//! - [`server`]: logs for the hub, the status socket for `selvedge status`; [`metrics`] on both.
-//!
-//! **Invariant:** a container is stopped because a wish says so (a pod deleted, or absent from a *successful* list),
-//! never because a wish could not be read.
+//! - **Where is it?** Settings and their mistakes: [`KubeletConfig`]. What is started in which order: this file. The HTTP API: `server`.
+//! - **May I touch it?** **Invariant:** a container is stopped because its pod was deleted on the hub that started it (or is absent from a
+//!   complete list of that hub), because it ended, or because a person here said so; never because something could not be read.
+//!   Every long task is supervised: its panic is reported, makes the Node not Ready, and is followed by a restart.
+//! - **How do I try it?** `cargo test -p node-kubelet`; `cargo xtask test --black-box hostile_hub`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -30,47 +26,26 @@ use base_http::{Address, Listener, Ports, ServerTls};
 use base_observe::Metrics;
 use base_pki::San;
 use base_retry::Wake;
-use node_runtime::PodRuntime;
+use node_agent::{join, lease, node_status};
+use node_client::{Access, ApiClient, ConnectionManager, StatusRegistry, Verified, chain, supervise};
+use node_pods::{Context, Pods, PodsConfig, PodsParts, Store};
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+mod assignment;
 mod config;
-mod env;
-mod events;
-mod hub;
-mod identity;
-mod join;
-mod lease;
-mod logs;
 mod metrics;
-mod node_status;
-mod pods;
-mod probes;
-mod report;
 mod server;
-mod sources;
-mod store;
-mod tokens;
-mod volumes;
 
-pub use config::{ConfigError, KubeletConfig, Taint, default_node_name, is_hub_url};
-pub use identity::{Identity, IdentityError};
-pub use store::StoreError;
-pub use volumes::remove_pods;
+pub use config::{ConfigError, KubeletConfig, default_node_name, is_hub_url};
+pub use node_agent::{Identity, IdentityError, Taint};
+pub use node_pods::{Runtimes, StoreError, remove_pods};
 
-use pods::Command;
-use report::{Board, chain};
-
-/// Commands that wait for the manager; the hub's watch waits when it is full.
-const COMMANDS_MAX: usize = 64;
-/// A serving certificate that was not signed is asked for again this often.
+/// A serving certificate that was not signed is requested again this often.
 const SERVING_RETRY: Duration = Duration::from_secs(60);
-
-/// The runtimes of this node; each answers to the `runtimeClassName` that its `handler()` names.
-pub type Runtimes = Vec<Arc<dyn PodRuntime>>;
 
 /// Why the kubelet could not start. Nothing was run or stopped when this is returned.
 #[derive(Debug, thiserror::Error)]
@@ -90,10 +65,10 @@ pub enum StartKubeletError {
     /// The offline store cannot be used.
     #[error("failed to open the offline store")]
     Store(#[from] StoreError),
-    /// A folder cannot be made.
-    #[error("failed to make the folder {}", path.display())]
+    /// A directory cannot be made.
+    #[error("failed to make the directory {}", path.display())]
     Folder {
-        /// The folder.
+        /// The directory.
         path: std::path::PathBuf,
         /// Why not.
         #[source]
@@ -102,9 +77,6 @@ pub enum StartKubeletError {
     /// The kubelet's own listeners.
     #[error("failed to open the kubelet's own listeners")]
     Listen(#[from] base_http::BindError),
-    /// `ports.json` cannot be written.
-    #[error("failed to record where the kubelet listens")]
-    Ports(#[from] base_http::PortsError),
 }
 
 fn list(mistakes: &[ConfigError]) -> String {
@@ -117,7 +89,7 @@ pub struct Kubelet;
 
 impl Kubelet {
     /// Binds the listeners, opens the offline store and starts the tasks. Pods of the offline store are started or
-    /// adopted at once; joining and everything else that needs the hub goes on in the background until it succeeds.
+    /// adopted at once; joining and everything else that needs the hub continues in the background until it succeeds.
     ///
     /// Cancelling `shutdown` ends the kubelet and leaves the pods running: the next start adopts them. To stop them
     /// as well, call [`KubeletHandle::stop_pods`] first.
@@ -130,34 +102,42 @@ impl Kubelet {
         if !mistakes.is_empty() {
             return Err(StartKubeletError::Config(mistakes));
         }
-        let known = load_identity(&config)?;
+        let (known, damage) = load_identity(&config)?;
         let needs = [
             ("the hub's URL with --hub", config.hub_urls.is_empty()),
             ("a token with --token", config.token.is_none()),
         ];
         let missing: Vec<&str> =
             needs.into_iter().filter(|(_, is_missing)| *is_missing).map(|(what, _)| what).collect();
-        if known.is_none() && !missing.is_empty() {
+        if known.is_none() && !missing.is_empty() && !(damage.is_some() && has_pods(&config.data_dir)) {
             return Err(StartKubeletError::NotJoined { missing });
         }
-        for folder in ["node/pki", "node/store", "node/pods", "run"] {
-            make_folder(&config.data_dir.join(folder))?;
+        for directory in ["node/pki", "node/store", "node/pods", "run"] {
+            make_folder(&config.data_dir.join(directory))?;
         }
         let tasks = TaskTracker::new();
-        let store = Arc::new(store::Store::open(&config.data_dir, tasks.token())?);
-        let board = Board::new(&config.node_name);
+        let store = Arc::new(Store::open(&config.data_dir, tasks.token())?);
+        let registry = StatusRegistry::new(&config.node_name);
+        if let Some(damage) = damage {
+            tracing::error!(%damage, "The node's identity cannot be read.");
+            registry.error(damage);
+        }
         if let Some(repairs) = store.repairs() {
             warn!(%repairs, "The offline store was repaired after a crash.");
-            board.error(format!("the offline store was repaired: {repairs}"));
+            registry.error(format!("the offline store was repaired: {repairs}"));
         }
         let api = Listener::bind("node-kubelet", config.listen)?;
         let socket = Listener::bind("node-status", Address::Unix(config.data_dir.join("run/node.sock")))?;
-        Ports::record(&config.data_dir, "node-kubelet", api.address())?;
+        // Whoever looks for the port there finds none; pods run all the same, on a disk that is full above all.
+        if let Err(error) = Ports::record(&config.data_dir, "node-kubelet", api.address()) {
+            warn!(error = %chain(&error), "Failed to record where the kubelet listens.");
+            registry.error(format!("ports.json: {}", chain(&error)));
+        }
         let address = match api.address() {
             Address::Tcp(address) => *address,
             Address::Unix(_) => config.listen,
         };
-        Ok(spawn(Parts { config, runtimes, shutdown, tasks, known, store, board, api, socket, address }))
+        Ok(spawn(Parts { config, runtimes, shutdown, tasks, known, store, registry, api, socket, address }))
     }
 }
 
@@ -165,29 +145,59 @@ fn make_folder(path: &Path) -> Result<(), StartKubeletError> {
     std::fs::create_dir_all(path).map_err(|source| StartKubeletError::Folder { path: path.to_owned(), source })
 }
 
-/// The identity of a former start, with the hubs of the configuration put first.
-fn load_identity(config: &KubeletConfig) -> Result<Option<Identity>, StartKubeletError> {
-    let Some(mut identity) = Identity::load(&config.data_dir)? else { return Ok(None) };
+/// The identity of a former start, with the hubs of the configuration put first, and what is wrong with it.
+///
+/// A token of another hub takes the node there: its pods run on, and are on hold until that hub knows them or a person decides. A
+/// damaged identity is put aside: pods need none to run.
+fn load_identity(config: &KubeletConfig) -> Result<(Option<Identity>, Option<String>), StartKubeletError> {
+    let mut identity = match Identity::load(&config.data_dir) {
+        Ok(Some(identity)) => identity,
+        Ok(None) => return Ok((None, None)),
+        Err(error) if error.is_damage() => {
+            let path = Identity::path(&config.data_dir);
+            let aside = path.with_extension("json.damaged");
+            // On a disk that cannot be written it is found again by the next start.
+            let _ = std::fs::rename(&path, &aside);
+            let text = format!(
+                "{}; pods run without it; join again with a token (the file is now {})",
+                chain(&error),
+                aside.display()
+            );
+            return Ok((None, Some(text)));
+        }
+        Err(error) => return Err(error.into()),
+    };
     if identity.node_name != config.node_name {
-        let (found, wanted) = (identity.node_name, config.node_name.clone());
-        return Err(IdentityError::OtherNode { found, wanted }.into());
+        let (found, desired) = (identity.node_name, config.node_name.clone());
+        return Err(IdentityError::OtherNode { found, desired }.into());
     }
-    if let Some(token) = &config.token {
-        identity.check_hub("the token is", &token.ca_sha256)?;
-    }
-    if let Some(ca) = &config.ca {
+    let moves = config.token.as_ref().is_some_and(|token| identity.is_of_another_hub(&token.ca_sha256));
+    if let (Some(ca), false) = (&config.ca, moves) {
         identity.check_hub("the CA is", &base_pki::ca_fingerprint(ca).map_err(IdentityError::from)?)?;
     }
-    if config.token.is_some() {
-        info!(node = %identity.node_name, "This node has joined before; the token is used only if the hub refuses its key.");
+    match (&config.token, moves) {
+        (Some(_), true) => {
+            warn!(node = %identity.node_name, "The token is of another hub than the one this node has joined; the node goes there, and its pods run on.")
+        }
+        (Some(_), false) => {
+            info!(node = %identity.node_name, "This node has joined before; the token is used only if the hub refuses its key.");
+        }
+        (None, _) => {}
     }
-    if !config.hub_urls.is_empty() && config.hub_urls != identity.hub_urls {
+    if !moves && !config.hub_urls.is_empty() && config.hub_urls != identity.hub_urls {
         let mut urls = config.hub_urls.clone();
         urls.extend(identity.hub_urls.iter().filter(|url| !config.hub_urls.contains(url)).cloned());
         identity.hub_urls = urls;
-        identity.save(&config.data_dir)?;
+        if let Err(error) = identity.save(&config.data_dir) {
+            warn!(error = %chain(&error), "Failed to keep where the hub is; the next start needs --hub again.");
+        }
     }
-    Ok(Some(identity))
+    Ok((Some(identity), None))
+}
+
+/// Whether an earlier start left pods to look after.
+fn has_pods(data_dir: &Path) -> bool {
+    std::fs::read_dir(data_dir.join("node/pods")).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 /// Everything that was opened, before a task is started.
@@ -197,109 +207,196 @@ struct Parts {
     shutdown: CancellationToken,
     tasks: TaskTracker,
     known: Option<Identity>,
-    store: Arc<store::Store>,
-    board: Board,
+    store: Arc<Store>,
+    registry: StatusRegistry,
     api: Listener,
     socket: Listener,
     address: SocketAddr,
 }
 
 fn spawn(parts: Parts) -> KubeletHandle {
-    let Parts { config, runtimes, shutdown, tasks, known, store, board, api, socket, address } = parts;
+    let Parts { config, runtimes, shutdown, tasks, known, store, registry, api, socket, address } = parts;
     let name = config.node_name.clone();
     let machine = Arc::new(node_status::machine());
-    let (hub, keeper) = hub::hub();
-    keeper.expect(known.as_ref().map_or(&config.hub_urls, |known| &known.hub_urls));
-    let restored = hub.restored();
-    let (commands, command_rx) = mpsc::channel(COMMANDS_MAX);
-    let (publications, publication_rx) = mpsc::channel(COMMANDS_MAX);
-    let (events, notes) = events::events();
-    let (wanted_tx, wanted) = watch::channel(Default::default());
-    let (tokens_tx, wanted_tokens) = watch::channel(Default::default());
+    let (client, manager) = node_client::client();
+    manager.expect(known.as_ref().map_or(&config.hub_urls, |known| &known.hub_urls));
+    let restored = client.restored();
+    let (recorder, sink) = node_client::event_recorder();
     let (present_tx, assignment_present) = watch::channel(store.assignment_present());
     let (node_ip_tx, node_ip) = watch::channel(config.node_ip.or_else(route_ip));
     let (node_uid_tx, node_uid) = watch::channel(None);
     let (registered_tx, registered) = watch::channel(false);
     let (refused_tx, refused) = watch::channel(None);
+    // What was kept is what any later life of the hub must show.
+    let known_hub = Verified { confirmed: store.hub_state(), ..Verified::default() };
+    let (verified_tx, verified) = watch::channel(known_hub);
     let identity_tx = Arc::new(watch::channel(known.map(Arc::new)).0);
     let identity = identity_tx.subscribe();
     let (access_tx, access) = watch::channel(None);
 
     // Pods first: they wait for nothing.
-    let context = Arc::new(pods::Context {
-        config: config.clone(),
+    metrics::register(&config.metrics, &registry, &store);
+    let context = Context {
+        config: PodsConfig { data_dir: config.data_dir.clone(), node_name: name.clone(), max_pods: config.max_pods },
         store: store.clone(),
-        hub: hub.clone(),
+        client: client.clone(),
         node_ip: node_ip.clone(),
         cpu_millis: machine.cpu_millis,
         memory_bytes: machine.memory_bytes,
-        events: events.clone(),
-        publications: publications.clone(),
-        board: board.clone(),
+        registry: registry.clone(),
         sync_seconds: config.metrics.histogram(
             "kubelet_pod_worker_duration_seconds",
             "Time that one step of a pod took: deciding, acting, publishing its status",
         ),
-    });
-    metrics::register(&config.metrics, &board, &store);
-    let wanted_by_pods = pods::Wanted { objects: wanted_tx, tokens: tokens_tx };
-    let manager = pods::Manager::new(context, runtimes, commands.clone(), wanted_by_pods, shutdown.clone());
-    tasks.spawn(manager.run(command_rx));
-    let (status_board, figures) = (board.clone(), config.metrics.clone());
-    let links = (hub.restored(), shutdown.clone());
-    let status_handler =
-        move |request, _peer| server::answer_status(request, status_board.clone(), figures.clone(), links.clone());
-    tasks.spawn(ended(base_http::serve(socket, status_handler, shutdown.clone())));
+        recorder: recorder.clone(),
+    };
+    let parts = PodsParts { context, runtimes, verified, tasks: tasks.clone(), shutdown: shutdown.clone() };
+    let pods = node_pods::start(parts);
+    let status = server::StatusSocket {
+        registry: registry.clone(),
+        metrics: config.metrics.clone(),
+        restored: client.restored(),
+        pods: pods.clone(),
+        shutdown: shutdown.clone(),
+    };
+    let status_handler = move |request, _peer| server::answer_status(request, status.clone());
+    base_observe::spawn_named(
+        &tasks,
+        "status-socket",
+        ended(base_http::serve(socket, status_handler, shutdown.clone())),
+    );
 
     // Then the hub, whenever it comes.
-    tasks.spawn(identify(
-        config.clone(),
-        hub.clone(),
-        identity_tx.clone(),
-        access_tx,
-        refused_tx,
-        board.clone(),
-        shutdown.clone(),
-    ));
-    tasks.spawn(hub::run(keeper, access, board.clone(), shutdown.clone()));
-    tasks.spawn(join::renew(hub.clone(), config.data_dir.clone(), identity_tx, board.clone(), shutdown.clone()));
-    tasks.spawn(serve_api(Api {
+    let identifying = Identifying {
+        config: config.clone(),
+        client: client.clone(),
+        identity: identity_tx.clone(),
+        access: access_tx,
+        refused: refused_tx,
+    };
+    spawn_agent(AgentParts {
+        config: config.clone(),
+        client: client.clone(),
+        manager,
+        identifying,
+        access,
+        identity: identity_tx,
+        node_uid,
+        verified: verified_tx,
+        sink,
+        registry: registry.clone(),
+        tasks: tasks.clone(),
+        shutdown: shutdown.clone(),
+    });
+    let serving = Api {
         listener: api,
         name: name.clone(),
         node_ip,
-        hub: hub.clone(),
+        client: client.clone(),
         identity: identity.clone(),
         registered: registered.clone(),
-        commands: commands.clone(),
+        pods: pods.clone(),
         metrics: config.metrics.clone(),
         shutdown: shutdown.clone(),
-    }));
-    tasks.spawn(pods::publisher::run(hub.clone(), publication_rx, board.clone(), shutdown.clone()));
-    tasks.spawn(events::run(hub.clone(), name.clone(), notes, shutdown.clone()));
-    tasks.spawn(lease::run(hub.clone(), config.clone(), node_uid, shutdown.clone()));
-    let registration = node_status::Registration {
-        config,
+    };
+    base_observe::spawn_named(&tasks, "kubelet-api", serve_api(serving));
+    let registration = Arc::new(node_status::Registration {
+        config: config.agent(),
         machine,
         port: address.port(),
         node_ip: node_ip_tx,
         node_uid: node_uid_tx,
         registered: registered_tx,
-        events,
-        board: board.clone(),
-    };
-    tasks.spawn(node_status::run(hub.clone(), registration, shutdown.clone()));
-    let (feed, told) = (commands.clone(), shutdown.clone());
-    tasks.spawn(sources::pods(hub.clone(), name.clone(), store.clone(), feed, publications, board.clone(), told));
-    tasks.spawn(sources::objects(hub.clone(), store.clone(), wanted, commands.clone(), shutdown.clone()));
-    let (feed, ending) = (commands.clone(), shutdown.clone());
-    base_observe::spawn_named(
-        &tasks,
-        "pod-tokens",
-        tokens::run(hub.clone(), store.clone(), wanted_tokens, feed, board.clone(), ending),
-    );
-    tasks.spawn(sources::assignment(hub, name, store, present_tx, board.clone(), shutdown));
+        events: recorder,
+        registry: registry.clone(),
+    });
+    let (of, end) = (client.clone(), shutdown.clone());
+    supervise(&tasks, "node-status", registry.clone(), shutdown.clone(), move || {
+        let (client, registration, end) = (of.clone(), registration.clone(), end.clone());
+        async move { node_status::run(client, &registration, end).await }
+    });
+    let (of, registry_of, end) = (client, registry.clone(), shutdown.clone());
+    supervise(&tasks, "assignment", registry.clone(), shutdown, move || {
+        assignment::run(of.clone(), name.clone(), store.clone(), present_tx.clone(), registry_of.clone(), end.clone())
+    });
     tasks.close();
-    KubeletHandle { address, commands, assignment_present, identity, registered, refused, restored, board, tasks }
+    KubeletHandle { address, pods, assignment_present, identity, registered, refused, restored, registry, tasks }
+}
+
+/// What the agent's tasks share.
+struct AgentParts {
+    config: KubeletConfig,
+    client: ApiClient,
+    manager: ConnectionManager,
+    identifying: Identifying,
+    access: watch::Receiver<Option<Access>>,
+    identity: Arc<watch::Sender<Option<Arc<Identity>>>>,
+    node_uid: watch::Receiver<Option<String>>,
+    verified: watch::Sender<Verified>,
+    sink: node_client::EventSink,
+    registry: StatusRegistry,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+/// Starts who keeps the connection, the identity, the Lease and the events.
+fn spawn_agent(parts: AgentParts) {
+    let AgentParts {
+        config,
+        client,
+        manager,
+        identifying,
+        access,
+        identity,
+        node_uid,
+        verified,
+        sink,
+        registry,
+        tasks,
+        shutdown,
+    } = parts;
+    let spawn = |name, make: Box<dyn FnMut() -> futures::future::BoxFuture<'static, ()> + Send>| {
+        supervise(&tasks, name, registry.clone(), shutdown.clone(), make);
+    };
+    let identifying = Arc::new(identifying);
+    let (of, end) = (registry.clone(), shutdown.clone());
+    spawn(
+        "identity",
+        Box::new(move || {
+            let (identifying, registry, end) = (identifying.clone(), of.clone(), end.clone());
+            Box::pin(async move { identify(&identifying, registry, end).await })
+        }),
+    );
+    let (manager, of, end) = (Arc::new(manager), registry.clone(), shutdown.clone());
+    spawn(
+        "connection",
+        Box::new(move || {
+            let (manager, access, registry, end) = (manager.clone(), access.clone(), of.clone(), end.clone());
+            Box::pin(async move { manager.run(access, registry, end).await })
+        }),
+    );
+    let (of, dir, registry_of, end) = (client.clone(), config.data_dir.clone(), registry.clone(), shutdown.clone());
+    spawn(
+        "certificate",
+        Box::new(move || {
+            Box::pin(join::renew(of.clone(), dir.clone(), identity.clone(), registry_of.clone(), end.clone()))
+        }),
+    );
+    let (of, node, end) = (client.clone(), config.node_name.clone(), shutdown.clone());
+    let sink = Arc::new(Mutex::new(sink));
+    spawn(
+        "events",
+        Box::new(move || {
+            let (client, node, sink, end) = (of.clone(), node.clone(), sink.clone(), end.clone());
+            Box::pin(async move { node_client::send_events(client, node, &mut *sink.lock().await, end).await })
+        }),
+    );
+    let (agent, registry_of, end) = (config.agent(), registry.clone(), shutdown.clone());
+    let lease: Box<dyn FnMut() -> futures::future::BoxFuture<'static, ()> + Send> = Box::new(move || {
+        let (client, agent, node_uid) = (client.clone(), agent.clone(), node_uid.clone());
+        Box::pin(lease::run(client, agent, node_uid, verified.clone(), registry_of.clone(), end.clone()))
+    });
+    supervise(&tasks, "lease", registry.clone(), shutdown.clone(), lease);
 }
 
 /// Waits for a server; it ends by the shutdown token.
@@ -315,16 +412,18 @@ fn route_ip() -> Option<IpAddr> {
     socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_unspecified())
 }
 
-/// Joins if need be, then keeps the hub connection's credentials those of the identity.
-async fn identify(
+/// What joining, and joining again, works with.
+struct Identifying {
     config: KubeletConfig,
-    hub: hub::Hub,
+    client: ApiClient,
     identity: Arc<watch::Sender<Option<Arc<Identity>>>>,
-    access: watch::Sender<Option<hub::Access>>,
+    access: watch::Sender<Option<Access>>,
     refused: watch::Sender<Option<String>>,
-    board: Board,
-    shutdown: CancellationToken,
-) {
+}
+
+/// Joins if need be, then keeps the connection's credentials those of the identity.
+async fn identify(parts: &Identifying, registry: StatusRegistry, shutdown: CancellationToken) {
+    let Identifying { config, client, identity, access, refused } = parts;
     let known = identity.borrow().clone();
     let mut joiner = config.token.clone().map(|token| join::Joiner {
         data_dir: config.data_dir.clone(),
@@ -334,11 +433,19 @@ async fn identify(
         ca: config.ca.clone(),
         is_first: known.is_none(),
     });
-    if known.is_none()
-        && let Some(joiner) = joiner.take()
-    {
+    // A token of another hub, or one for a certificate that has run out, is used at once; pods do not notice.
+    let moves = |known: &Identity, joiner: &join::Joiner| known.is_of_another_hub(&joiner.token.ca_sha256);
+    let is_needed = match (&known, &joiner) {
+        (None, Some(_)) => true,
+        (Some(known), Some(joiner)) => moves(known, joiner),
+        (_, None) => false,
+    };
+    if is_needed && let Some(mut joiner) = joiner.take() {
+        if !config.hub_urls.is_empty() {
+            joiner.hub_urls.clone_from(&config.hub_urls);
+        }
         info!(node = %config.node_name, hubs = ?config.hub_urls, "Joining.");
-        match join::join(joiner, board.clone(), &refused, &shutdown).await {
+        match join::join(joiner, registry.clone(), refused, &shutdown).await {
             Some(joined) => identity.send_replace(Some(Arc::new(joined))),
             None => return,
         };
@@ -351,7 +458,7 @@ async fn identify(
                 access.send_replace(Some(next));
             }
             Some(Err(error)) => {
-                board.error(chain(&error));
+                registry.error(chain(&error));
                 tracing::error!(error = %chain(&error), "The node's identity cannot be used; run `selvedge reset` and join again.");
             }
             None => {}
@@ -366,7 +473,7 @@ async fn identify(
             // A node whose key the hub refuses (its Node was deleted, say) joins again when it was given a token.
             joined = async {
                 match &joiner {
-                    Some(joiner) => join::join_again(&hub, joiner, &board, &refused, &shutdown).await,
+                    Some(joiner) => join::join_again(client, current.as_deref(), joiner, &registry, refused, &shutdown).await,
                     None => std::future::pending().await,
                 }
             } => match joined {
@@ -385,10 +492,10 @@ struct Api {
     listener: Listener,
     name: String,
     node_ip: watch::Receiver<Option<IpAddr>>,
-    hub: hub::Hub,
+    client: ApiClient,
     identity: watch::Receiver<Option<Arc<Identity>>>,
     registered: watch::Receiver<bool>,
-    commands: mpsc::Sender<Command>,
+    pods: Pods,
     metrics: Metrics,
     shutdown: CancellationToken,
 }
@@ -411,12 +518,12 @@ async fn serve_api(mut api: Api) {
             return;
         }
     };
-    let (commands, metrics) = (api.commands.clone(), api.metrics.clone());
-    let handler = move |request, peer| server::answer(request, peer, commands.clone(), metrics.clone());
+    let (pods, metrics) = (api.pods.clone(), api.metrics.clone());
+    let handler = move |request, peer| server::answer(request, peer, pods.clone(), metrics.clone());
     let serving = base_http::serve(api.listener.with_tls(tls.clone()), handler, api.shutdown.clone());
     tokio::select! {
         () = api.shutdown.cancelled() => {}
-        () = sign_serving(&mut api.hub, &api.name, api.node_ip, api.registered, &tls) => {}
+        () = sign_serving(&mut api.client, &api.name, api.node_ip, api.registered, &tls) => {}
     }
     // An open `kubectl logs -f` would hold the drain for good: its reader ends with the manager.
     ended(serving).await;
@@ -437,7 +544,7 @@ fn self_signed(name: &str, client_ca: &str) -> Result<ServerTls, Box<dyn std::er
 /// Gets a serving certificate from the hub, and a new one each time it reaches three quarters of its life or the
 /// node's address changes. Never returns.
 async fn sign_serving(
-    hub: &mut hub::Hub,
+    hub: &mut ApiClient,
     name: &str,
     mut node_ip: watch::Receiver<Option<IpAddr>>,
     mut registered: watch::Receiver<bool>,
@@ -486,13 +593,13 @@ async fn sign_serving(
 #[derive(Debug)]
 pub struct KubeletHandle {
     address: SocketAddr,
-    commands: mpsc::Sender<Command>,
-    assignment_present: watch::Receiver<bool>,
+    pods: Pods,
+    assignment_present: watch::Receiver<Option<bool>>,
     identity: watch::Receiver<Option<Arc<Identity>>>,
     registered: watch::Receiver<bool>,
     refused: watch::Receiver<Option<String>>,
     restored: Wake,
-    board: Board,
+    registry: StatusRegistry,
     tasks: TaskTracker,
 }
 
@@ -506,12 +613,12 @@ impl KubeletHandle {
     /// no longer named are stopped. Static pods run without the hub's knowledge; with a hub they appear there as
     /// mirror pods. Until the first call, static pods of an earlier kubelet are left as they are.
     pub async fn set_static_pods(&self, pods: Vec<Value>) {
-        // The manager is gone after shutdown only, when nothing is to be started any more.
-        let _ = self.commands.send(Command::StaticPods(pods)).await;
+        self.pods.set_static_pods(pods).await;
     }
 
-    /// Whether this node's NodeAssignment has entries: known from the offline store at once, from the hub later.
-    pub fn assignment_present(&self) -> watch::Receiver<bool> {
+    /// Whether this node's NodeAssignment has entries: known from the offline store at once, from the hub later. `None` while neither
+    /// has said, which is no reason to stop anything.
+    pub fn assignment_present(&self) -> watch::Receiver<Option<bool>> {
         self.assignment_present.clone()
     }
 
@@ -526,7 +633,7 @@ impl KubeletHandle {
     }
 
     /// Why the hub and this node do not agree on joining (a wrong CA, a refused token), while that is so. The kubelet
-    /// goes on trying; a person at a terminal should be told, and the program may end. The reason for which a first join
+    /// continues trying; a person at a terminal should be reported, and the program may end. The reason for which a first join
     /// does not succeed is logged nowhere else.
     pub fn join_refused(&self) -> watch::Receiver<Option<String>> {
         self.refused.clone()
@@ -538,22 +645,24 @@ impl KubeletHandle {
         self.restored.clone()
     }
 
-    /// What the status socket tells at this moment.
+    /// What the status socket says at this moment.
     pub fn report(&self) -> NodeReport {
-        self.board.report()
+        self.registry.report()
     }
 
     /// Stops every pod's containers within `grace` and waits for it; the pods stay wished for and start again with the
     /// next kubelet.
     pub async fn stop_pods(&self, grace: Duration) {
-        let (done, stopped) = oneshot::channel();
-        if self.commands.send(Command::StopAll { grace, done }).await.is_ok() {
-            // An error means that the kubelet ended meanwhile.
-            let _ = stopped.await;
-        }
+        self.pods.stop_all(grace).await;
     }
 
-    /// Waits until every task has ended after the shutdown token was cancelled and the data folder is free for the next
+    /// Stops the pods that are on hold because the hub does not know them; answers which these were. A person decides this.
+    pub async fn accept_hub(&self) -> Vec<String> {
+        // At shutdown nothing is decided any more.
+        self.pods.accept_hub().await.unwrap_or_default()
+    }
+
+    /// Waits until every task has ended after the shutdown token was cancelled and the data directory is free for the next
     /// kubelet.
     pub async fn stopped(&self) {
         self.tasks.wait().await;

@@ -6,17 +6,17 @@ use std::sync::Arc;
 use api_edge::status::NodeReport;
 use base_observe::{Metrics, Sample, SampleKind};
 
-use crate::report::Board;
-use crate::store::Store;
+use node_client::StatusRegistry;
+use node_pods::Store;
 
 /// Kubernetes' pod phases: each is shown, so that a graph has no holes.
 const PHASES: [&str; 5] = ["Pending", "Running", "Succeeded", "Failed", "Unknown"];
 
 /// Shows what the node's parts report when they are read.
-pub(crate) fn register(metrics: &Metrics, board: &Board, store: &Arc<Store>) {
+pub(crate) fn register(metrics: &Metrics, registry: &StatusRegistry, store: &Arc<Store>) {
     let of_report = |name: &str, help: &str, read: fn(&NodeReport) -> Vec<Sample>| {
-        let board = board.clone();
-        metrics.collect(name, help, SampleKind::Gauge, move || read(&board.report()));
+        let registry = registry.clone();
+        metrics.collect(name, help, SampleKind::Gauge, move || read(&registry.report()));
     };
     of_report("selvedge_node_pods", "Pods that the node holds, by phase", by_phase);
     of_report("selvedge_node_pods_ready", "Pods whose containers are all ready", |report| {
@@ -28,7 +28,7 @@ pub(crate) fn register(metrics: &Metrics, board: &Board, store: &Arc<Store>) {
     of_report("selvedge_node_connected", "1 while there is a connection to the hub", |report| {
         one(usize::from(report.connected))
     });
-    let connections = board.clone();
+    let connections = registry.clone();
     metrics.collect("selvedge_node_connections", "Connections made to the hub", SampleKind::Counter, move || {
         vec![Sample::whole(connections.connections())]
     });

@@ -1,5 +1,5 @@
 //! The kubelet's own API: logs and pods for the hub, over TLS, for administrators only; and the status socket for
-//! `selvedge status`, for the owner of the data folder.
+//! `selvedge status`, for the owner of the data directory.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,15 +13,13 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use jiff::Timestamp;
+use node_client::StatusRegistry;
+use node_pods::{LogPlace, LogQuery, LogReader, Pods, Stopping};
 use node_runtime::{ContainerId, ContainerState};
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
-
-use crate::logs::{LogQuery, LogReader};
-use crate::pods::{Command, LogPlace};
-use crate::report::Board;
 
 /// Whose certificates may ask.
 const ADMIN_GROUP: &str = "system:masters";
@@ -33,12 +31,7 @@ const RUNNING_LOOKS: u32 = 4;
 const PIECES_MAX: usize = 8;
 
 /// Answers requests to the kubelet's API.
-pub(crate) async fn answer(
-    request: Request<Incoming>,
-    peer: Peer,
-    commands: mpsc::Sender<Command>,
-    metrics: Metrics,
-) -> Response<Body> {
+pub(crate) async fn answer(request: Request<Incoming>, peer: Peer, pods: Pods, metrics: Metrics) -> Response<Body> {
     let path = request.uri().path().trim_end_matches('/').to_owned();
     if path == "/healthz" {
         return text(StatusCode::OK, "ok");
@@ -55,11 +48,11 @@ pub(crate) async fn answer(
     };
     match segments.iter().map(AsRef::as_ref).collect::<Vec<&str>>()[..] {
         ["metrics"] => metrics_page(&metrics),
-        ["pods"] => pods(&commands).await,
+        ["pods"] => list(&pods).await,
         ["containerLogs", namespace, pod, container] => {
             let query = LogQuery::parse(request.uri().query(), Timestamp::now());
             match query {
-                Ok(query) => logs(&commands, namespace, pod, container, query).await,
+                Ok(query) => logs(&pods, namespace, pod, container, query).await,
                 Err(error) => text(StatusCode::BAD_REQUEST, error.to_string()),
             }
         }
@@ -67,18 +60,29 @@ pub(crate) async fn answer(
     }
 }
 
-/// Answers requests to the status socket.
-pub(crate) async fn answer_status(
-    request: Request<Incoming>,
-    board: Board,
-    metrics: Metrics,
-    (restored, shutdown): (Wake, CancellationToken),
-) -> Response<Body> {
-    match request.uri().path() {
-        "/status" => respond::json(StatusCode::OK, &board.report()),
-        "/metrics" => metrics_page(&metrics),
-        "/connections" => connections(restored.notice(), board.report().connected, shutdown),
-        _ => text(StatusCode::NOT_FOUND, "try /status, /metrics or /connections"),
+/// What the status socket shows and does.
+#[derive(Clone)]
+pub(crate) struct StatusSocket {
+    pub registry: StatusRegistry,
+    pub metrics: Metrics,
+    pub restored: Wake,
+    pub pods: Pods,
+    pub shutdown: CancellationToken,
+}
+
+/// Answers requests to the status socket, which only the owner of the data directory can open.
+pub(crate) async fn answer_status(request: Request<Incoming>, socket: StatusSocket) -> Response<Body> {
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, "/status") => respond::json(StatusCode::OK, &socket.registry.report()),
+        (&Method::GET, "/metrics") => metrics_page(&socket.metrics),
+        (&Method::GET, "/connections") => {
+            connections(socket.restored.notice(), socket.registry.report().connected, socket.shutdown)
+        }
+        (&Method::POST, "/accept-hub") => match socket.pods.accept_hub().await {
+            Ok(stopped) => respond::json(StatusCode::OK, &json!({"stopped": stopped})),
+            Err(Stopping) => stopping(),
+        },
+        _ => text(StatusCode::NOT_FOUND, "try GET /status, /metrics or /connections, or POST /accept-hub"),
     }
 }
 
@@ -106,32 +110,17 @@ fn is_admin(peer: &Peer) -> bool {
     identity.is_some_and(|identity| identity.groups.iter().any(|group| group == ADMIN_GROUP))
 }
 
-async fn pods(commands: &mpsc::Sender<Command>) -> Response<Body> {
-    let (answer, pods) = oneshot::channel();
-    if commands.send(Command::List(answer)).await.is_err() {
-        return stopping();
-    }
-    let Ok(pods) = pods.await else { return stopping() };
+async fn list(pods: &Pods) -> Response<Body> {
+    let Ok(pods) = pods.list().await else { return stopping() };
     let items: Vec<Value> = pods.iter().filter_map(|json| serde_json::from_slice(json).ok()).collect();
     respond::json(StatusCode::OK, &json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
 }
 
-async fn logs(
-    commands: &mpsc::Sender<Command>,
-    namespace: &str,
-    pod: &str,
-    container: &str,
-    query: LogQuery,
-) -> Response<Body> {
-    let (answer, place) = oneshot::channel();
-    let (namespace, pod, container) = (namespace.to_owned(), pod.to_owned(), container.to_owned());
-    if commands.send(Command::Logs { namespace, pod, container, answer }).await.is_err() {
-        return stopping();
-    }
-    let place = match place.await {
+async fn logs(pods: &Pods, namespace: &str, pod: &str, container: &str, query: LogQuery) -> Response<Body> {
+    let place = match pods.logs(namespace, pod, container).await {
         Ok(Ok(place)) => place,
         Ok(Err(message)) => return text(StatusCode::NOT_FOUND, message),
-        Err(_) => return stopping(),
+        Err(Stopping) => return stopping(),
     };
     let (path, attempt) = match log_file(&place.dir, query.previous) {
         Some(found) => found,
@@ -155,7 +144,7 @@ async fn logs(
     };
     let (pieces, body) = mpsc::channel(PIECES_MAX);
     let id = ContainerId { pod_uid: place.uid.clone(), container: place.container.clone(), attempt };
-    tokio::spawn(pump(reader, query.follow.then(|| commands.clone()), place, id, pieces));
+    tokio::spawn(pump(reader, query.follow.then(|| pods.clone()), place, id, pieces));
     let stream = futures::stream::unfold(body, |mut body| async move { Some((body.recv().await?, body)) });
     let mut response = Response::new(Body::stream(stream));
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain"));
@@ -165,7 +154,7 @@ async fn logs(
 /// Reads a log to its end, or follows it while its container runs and the kubelet does.
 async fn pump(
     mut reader: LogReader,
-    follow: Option<mpsc::Sender<Command>>,
+    follow: Option<Pods>,
     place: LogPlace,
     id: ContainerId,
     pieces: mpsc::Sender<std::io::Result<Bytes>>,
@@ -183,12 +172,12 @@ async fn pump(
             Ok(None) => {}
             Err(error) => {
                 debug!(%error, "Reading a log failed.");
-                // The reader may be gone, too.
+                // The reader may be deleted, too.
                 let _ = pieces.send(Err(error)).await;
                 return;
             }
         }
-        if is_last || reader.is_full() || follow.as_ref().is_none_or(mpsc::Sender::is_closed) {
+        if is_last || reader.is_full() || follow.as_ref().is_none_or(Pods::is_stopped) {
             return;
         }
         // Asked less often than the log is read; what was written before the end is read once more after it.

@@ -685,3 +685,84 @@ async fn a_rejected_token_is_an_event_of_a_pod_that_runs_all_the_same() {
     assert_eq!(of_mounts().len(), 1, "one Event for one rejection");
     node.kill().await;
 }
+
+#[tokio::test]
+async fn an_answer_that_is_no_list_of_this_nodes_pods_stops_none() {
+    let hub = FakeHub::start().await;
+    hub.put_pod(pod("web", json!({})));
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    is_ready(&hub, "web").await;
+    let list = |metadata: Value, items: Value| json!({"kind": "PodList", "metadata": metadata, "items": items});
+    let version = json!({"resourceVersion": "99999"});
+    let mut of_another = pod("other", json!({}));
+    of_another["spec"]["nodeName"] = "m".into();
+    of_another["metadata"]["resourceVersion"] = "5".into();
+    for lie in [
+        json!({}),
+        json!(null),
+        json!([]),
+        json!(5),
+        json!({"kind": "Status", "status": "Success"}),
+        list(version.clone(), json!({})),
+        list(json!({}), json!([])),
+        list(version.clone(), json!([{"metadata": {"name": "web", "resourceVersion": "3"}}])),
+        list(version.clone(), json!([of_another])),
+        list(json!({"resourceVersion": "99999", "remainingItemCount": 1}), json!([])),
+    ] {
+        node.kill().await;
+        hub.lie(Some(lie.clone()));
+        node.start(Some(&hub)).await;
+        let kubelet = node.kubelet.as_ref().unwrap();
+        eventually("the lie is reported", || {
+            let errors = kubelet.report().last_errors;
+            match errors.iter().any(|error| error.contains("something that cannot be used")) {
+                true => Ok(()),
+                false => Err(format!("{lie}: {errors:?}")),
+            }
+        })
+        .await;
+        assert_eq!(node.runtime.running(), ["uid-web_a_0"], "{lie}");
+        hub.lie(None);
+    }
+    hub.put_pod(pod("later", json!({})));
+    is_ready(&hub, "later").await;
+    assert_eq!(node.runtime.starts().iter().filter(|id| id.starts_with("uid-web")).count(), 1);
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn pods_of_a_hub_that_lost_its_store_run_on_until_a_person_decides() {
+    let hub = FakeHub::start().await;
+    hub.put_pod(pod("web", json!({})));
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    is_ready(&hub, "web").await;
+    node.kill().await;
+    hub.forget_everything();
+    hub.put_pod(pod("new", json!({})));
+    node.start(Some(&hub)).await;
+    is_ready(&hub, "new").await;
+    let held = || hub.object("/api/v1/nodes/n")["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    eventually("the Node says that a pod is on hold", || {
+        match held().iter().any(|one| one["type"] == "PodsOnHold" && one["status"] == "True") {
+            true => Ok(()),
+            false => Err(format!("{:?}", held())),
+        }
+    })
+    .await;
+    assert!(node.runtime.running().contains(&"uid-web_a_0".to_owned()), "{:?}", node.runtime.running());
+    // A restart and another list of the same hub change nothing.
+    node.kill().await;
+    node.start(Some(&hub)).await;
+    is_ready(&hub, "new").await;
+    assert!(node.runtime.running().contains(&"uid-web_a_0".to_owned()), "{:?}", node.runtime.running());
+    let kubelet = node.kubelet.as_ref().unwrap();
+    assert_eq!(kubelet.accept_hub().await, ["d/web"]);
+    eventually("it is stopped", || match node.runtime.running().contains(&"uid-web_a_0".to_owned()) {
+        false => Ok(()),
+        true => Err("it runs".to_owned()),
+    })
+    .await;
+    node.kill().await;
+}

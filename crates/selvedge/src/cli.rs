@@ -89,7 +89,10 @@ pub struct UpArgs {
 
 /// `selvedge node`.
 #[derive(Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct NodeArgs {
+    #[command(subcommand)]
+    pub command: Option<NodeCommand>,
     #[command(flatten)]
     pub role: RoleArgs,
     /// URL of the hub, port included; may be given several times
@@ -101,6 +104,21 @@ pub struct NodeArgs {
     /// Name of the node [default: this machine's name]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
+}
+
+/// What can be decided at a running node.
+#[derive(Clone, Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Stop the pods that run on because the hub was restored, or is another one, and does not know them
+    AcceptHub(AcceptHubArgs),
+}
+
+/// `selvedge node accept-hub`.
+#[derive(Args, Clone, Debug)]
+pub struct AcceptHubArgs {
+    /// Data directory of the node
+    #[arg(long, value_name = "DIR", env = "SELVEDGE_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
 }
 
 /// `selvedge edge`.

@@ -118,7 +118,7 @@ pub fn hub_of_node(node_dir: &Path) -> Arc<dyn HubAccess> {
                 let identity = node_kubelet::Identity::load(&node_dir)
                     .map_err(|error| not_yet("the node's identity cannot be read".to_owned(), Some(Box::new(error))))?
                     .ok_or_else(|| not_yet("the node has not joined a hub yet".to_owned(), None))?;
-                client(&identity).map_err(|error| not_yet(format!("{error:#}"), None))
+                client(&identity).await.map_err(|error| not_yet(format!("{error:#}"), None))
             })
         },
     ))
@@ -134,19 +134,42 @@ pub fn hub_of_kubelet(
             let mut identity = identity.clone();
             Box::pin(async move {
                 let failed = |reason: String| edge_runtime::HubAccessError { reason, source: None };
-                let joined =
-                    identity.wait_for(Option::is_some).await.map_err(|_| failed("the node is stopping".to_owned()))?;
-                let joined = joined.clone().ok_or_else(|| failed("the node has not joined a hub yet".to_owned()))?;
-                client(&joined).map_err(|error| failed(format!("{error:#}")))
+                let joined = {
+                    let joined = identity.wait_for(Option::is_some).await;
+                    joined.map_err(|_| failed("the node is stopping".to_owned()))?.clone()
+                };
+                let joined = joined.ok_or_else(|| failed("the node has not joined a hub yet".to_owned()))?;
+                client(&joined).await.map_err(|error| failed(format!("{error:#}")))
             })
         },
     ))
 }
 
+/// A client of the first hub of the node's list that answers with anything but an error. Whoever has lost its hub asks for another
+/// client, so the next one is found then.
 #[cfg(feature = "node")]
-fn client(identity: &node_kubelet::Identity) -> Result<kube::Client> {
+async fn client(identity: &node_kubelet::Identity) -> Result<kube::Client> {
+    /// A hub that takes longer to say its version is no better than the next of the list.
+    const PROBE_MAX: Duration = Duration::from_secs(5);
+    let first = identity.hub_urls.first().context("the node knows no hub")?;
+    for url in identity.hub_urls.iter().filter(|_| identity.hub_urls.len() > 1) {
+        let candidate = client_of(identity, url)?;
+        let request = http::Request::get("/version").body(kube::client::Body::empty())?;
+        match tokio::time::timeout(PROBE_MAX, candidate.send(request)).await {
+            Ok(Ok(response)) if !response.status().is_server_error() => return Ok(candidate),
+            Ok(Ok(response)) => {
+                tracing::debug!(%url, status = %response.status(), "A hub answers with errors; trying the next.")
+            }
+            Ok(Err(error)) => tracing::debug!(%url, %error, "A hub does not answer; trying the next."),
+            Err(_) => tracing::debug!(%url, "A hub does not answer in time; trying the next."),
+        }
+    }
+    client_of(identity, first)
+}
+
+#[cfg(feature = "node")]
+fn client_of(identity: &node_kubelet::Identity, url: &str) -> Result<kube::Client> {
     use base64::Engine as _;
-    let url = identity.hub_urls.first().context("the node knows no hub")?;
     let mut config = kube::Config::new(url.parse().with_context(|| format!("{url} is no URL"))?);
     let authorities = base_pki::certificates(&identity.ca_pem)?;
     config.root_cert = Some(authorities.into_iter().map(|certificate| certificate.to_vec()).collect());

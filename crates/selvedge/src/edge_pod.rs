@@ -16,10 +16,17 @@ pub async fn keep(node: &Node, data_dir: &DataDir, config: &NodeConfig, shutdown
     loop {
         let is_present = *present.borrow_and_update();
         match is_present {
-            true => info!("This node has devices, rules or exports: its edge plane runs as a pod."),
-            false => info!("This node has no devices, rules or exports yet: no edge plane is needed."),
+            Some(true) => {
+                info!("This node has devices, rules or exports: its edge plane runs as a pod.");
+                node.kubelet.set_static_pods(vec![pod.clone()]).await;
+            }
+            Some(false) => {
+                info!("This node has no devices, rules or exports yet: no edge plane is needed.");
+                node.kubelet.set_static_pods(Vec::new()).await;
+            }
+            // What was kept cannot be read, and the hub has not said: an edge plane that runs continues to read its devices.
+            None => {}
         }
-        node.kubelet.set_static_pods(if is_present { vec![pod.clone()] } else { Vec::new() }).await;
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             changed = present.changed() => if changed.is_err() { return Ok(()) },

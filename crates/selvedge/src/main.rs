@@ -100,6 +100,10 @@ fn run(command: Command) -> Result<Exit> {
             role(&config.log.clone(), roles::hub(args, config))
         }
         #[cfg(feature = "node")]
+        Command::Node(cli::NodeArgs { command: Some(cli::NodeCommand::AcceptHub(args)), .. }) => {
+            tool(node::accept_hub(args))
+        }
+        #[cfg(feature = "node")]
         Command::Node(args) => {
             let config = settings::<config::NodeConfig>(&args.role, config::NodeConfig::ENV)?;
             let given = config::node_arguments(&args.hub, args.token.as_deref(), args.node_name.as_deref());

@@ -70,7 +70,11 @@ pub async fn start(
         ..KubeletConfig::default()
     };
     // A node that has joined keeps its name: `--data-dir` alone starts it again.
-    let joined = node_kubelet::Identity::load(data_dir.path())?;
+    // One that cannot be read must not keep the pods from running; the kubelet reports it.
+    let joined = node_kubelet::Identity::load(data_dir.path()).or_else(|error| match error.is_damage() {
+        true => Ok(None),
+        false => Err(error),
+    })?;
     let asked = start.node_name.or_else(|| config.node_name.clone());
     if let Some(name) = asked.or_else(|| joined.map(|identity| identity.node_name)) {
         kubelet.node_name = name;
@@ -81,6 +85,30 @@ pub async fn start(
     let kubelet =
         Kubelet::start(kubelet, runtimes(data_dir, prefixes)?, shutdown).await.context("failed to start the node")?;
     Ok(Node { name, kubelet, _lock: lock })
+}
+
+/// Lets a running node know that what its hub says now counts: pods that the hub does not know are stopped.
+pub async fn accept_hub(args: crate::cli::AcceptHubArgs) -> Result<()> {
+    use http_body_util::{BodyExt as _, Limited};
+    /// Some hundred names of pods.
+    const ANSWER_BYTES_MAX: usize = 256 * 1024;
+    #[derive(serde::Deserialize)]
+    struct Accepted {
+        stopped: Vec<String>,
+    }
+    let data_dir = DataDir::new(args.data_dir)?;
+    let socket = data_dir.run().join("node.sock");
+    let answer =
+        crate::socket::send(&socket, hyper::Method::POST, "/accept-hub").await.context("the node cannot be asked")?;
+    let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+    let bytes = body.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes();
+    let accepted: Accepted =
+        serde_json::from_slice(&bytes).context("the node's answer cannot be read; is its program older?")?;
+    match accepted.stopped.is_empty() {
+        true => println!("no pod was on hold"),
+        false => accepted.stopped.iter().for_each(|pod| println!("pod {pod} is being stopped")),
+    }
+    Ok(())
 }
 
 /// The runtimes of a data directory.

@@ -11,6 +11,11 @@ use hyper_util::rt::TokioIo;
 
 /// Sends a GET; its body may continue for as long as the role runs.
 pub async fn get(socket: &Path, path: &str) -> Result<hyper::Response<Incoming>> {
+    send(socket, hyper::Method::GET, path).await
+}
+
+/// Sends a request without a body.
+pub async fn send(socket: &Path, method: hyper::Method, path: &str) -> Result<hyper::Response<Incoming>> {
     let stream = tokio::net::UnixStream::connect(socket).await.map_err(|error| match error.kind() {
         // A role that was killed leaves its socket behind.
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
@@ -20,6 +25,7 @@ pub async fn get(socket: &Path, path: &str) -> Result<hyper::Response<Incoming>>
     })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     base_observe::spawn_detached("socket-client", connection);
-    let request = hyper::Request::get(path).header("host", "localhost").body(Empty::<Bytes>::new())?;
+    let request =
+        hyper::Request::builder().method(method).uri(path).header("host", "localhost").body(Empty::<Bytes>::new())?;
     Ok(sender.send_request(request).await?)
 }

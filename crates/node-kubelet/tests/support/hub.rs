@@ -25,6 +25,7 @@ struct State {
     /// Type and object of every change of a pod.
     changes: broadcast::Sender<(&'static str, Value)>,
     refuses_lists: AtomicBool,
+    lie: Mutex<Option<Value>>,
     refuses_keys: AtomicBool,
     refuses_tokens: AtomicBool,
     /// How tokens of service accounts are requested, and what for.
@@ -73,6 +74,7 @@ impl FakeHub {
             objects: Mutex::default(),
             changes: broadcast::channel(64).0,
             refuses_lists: AtomicBool::new(false),
+            lie: Mutex::default(),
             refuses_keys: AtomicBool::new(false),
             refuses_tokens: AtomicBool::new(false),
             issuing: watch::channel(Issuing::AtOnce).0,
@@ -99,7 +101,18 @@ impl FakeHub {
     }
 
     pub fn put(&self, path: &str, object: Value) {
-        self.state.objects.lock().unwrap().insert(path.to_owned(), object);
+        self.state.set(path, object);
+    }
+
+    /// Whatever is listed, this is the answer; `None` makes the hub honest again.
+    pub fn lie(&self, answer: Option<Value>) {
+        *self.state.lie.lock().unwrap() = answer;
+    }
+
+    /// Everything that the hub knew is lost, but for the keys: as its store would be.
+    pub fn forget_everything(&self) {
+        self.state.objects.lock().unwrap().clear();
+        self.state.revision.store(1, Ordering::SeqCst);
     }
 
     /// All objects whose paths begin so.
@@ -172,6 +185,14 @@ impl State {
     fn set(&self, path: &str, mut object: Value) -> Value {
         let revision = self.revision.fetch_add(1, Ordering::SeqCst) + 1;
         object["metadata"]["resourceVersion"] = revision.to_string().into();
+        let mut parts = path.rsplitn(2, '/');
+        if object["metadata"]["name"].is_null() {
+            object["metadata"]["name"] = parts.next().unwrap_or_default().into();
+        }
+        if let (true, Some(collection)) = (object["metadata"]["namespace"].is_null(), path.split("/namespaces/").nth(1))
+        {
+            object["metadata"]["namespace"] = collection.split('/').next().unwrap_or_default().into();
+        }
         self.objects.lock().unwrap().insert(path.to_owned(), object.clone());
         if path.contains("/pods/") {
             // Nobody watches before the node has joined.
@@ -181,7 +202,9 @@ impl State {
     }
 
     fn remove(&self, path: &str) -> Option<Value> {
-        let object = self.objects.lock().unwrap().remove(path)?;
+        let mut object = self.objects.lock().unwrap().remove(path)?;
+        let revision = self.revision.fetch_add(1, Ordering::SeqCst) + 1;
+        object["metadata"]["resourceVersion"] = revision.to_string().into();
         if path.contains("/pods/") {
             let _ = self.changes.send(("DELETED", object.clone()));
         }
@@ -214,21 +237,42 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body>
     }
 }
 
+/// The kind of the objects at a path of a collection.
+fn kind_of(path: &str) -> &'static str {
+    match path.rsplit('/').next().unwrap_or_default() {
+        "pods" => "Pod",
+        "nodes" => "Node",
+        "leases" => "Lease",
+        "configmaps" => "ConfigMap",
+        "secrets" => "Secret",
+        "events" => "Event",
+        "nodeassignments" => "NodeAssignment",
+        "certificatesigningrequests" => "CertificateSigningRequest",
+        other => panic!("{other} is of no kind"),
+    }
+}
+
+fn list_of(state: &State, path: &str, items: &[Value]) -> Response<Body> {
+    let version = state.revision.load(Ordering::SeqCst).to_string();
+    let kind = format!("{}List", kind_of(path));
+    reply(StatusCode::OK, &json!({"kind": kind, "metadata": {"resourceVersion": version}, "items": items}))
+}
+
 fn get(state: &State, path: &str, query: &str) -> Response<Body> {
     if path == "/api/v1/pods" {
         if state.refuses_lists.load(Ordering::SeqCst) {
             return refuse(StatusCode::INTERNAL_SERVER_ERROR);
         }
+        if let Some(lie) = &*state.lie.lock().unwrap() {
+            return reply(StatusCode::OK, lie);
+        }
         let objects = state.objects.lock().unwrap();
-        let items: Vec<&Value> =
-            objects.iter().filter(|(path, _)| path.contains("/pods/")).map(|(_, pod)| pod).collect();
-        return reply(StatusCode::OK, &json!({"metadata": {"resourceVersion": "1"}, "items": items}));
+        let pods = objects.iter().filter(|(path, _)| path.contains("/pods/"));
+        let items: Vec<Value> = pods.map(|(_, pod)| pod.clone()).collect();
+        return list_of(state, path, &items);
     }
     if query.contains("limit=") {
-        return reply(
-            StatusCode::OK,
-            &json!({"metadata": {"resourceVersion": "1"}, "items": listed(state, path, query)}),
-        );
+        return list_of(state, path, &listed(state, path, query));
     }
     match state.objects.lock().unwrap().get(path) {
         Some(object) => reply(StatusCode::OK, object),
@@ -302,6 +346,10 @@ fn patch(state: &State, path: &str, patch: &Value) -> Response<Body> {
         return refuse(StatusCode::NOT_FOUND);
     };
     if !patch["metadata"]["uid"].is_null() && patch["metadata"]["uid"] != object["metadata"]["uid"] {
+        return refuse(StatusCode::CONFLICT);
+    }
+    let version = &patch["metadata"]["resourceVersion"];
+    if !version.is_null() && *version != object["metadata"]["resourceVersion"] {
         return refuse(StatusCode::CONFLICT);
     }
     merge(&mut object, patch);

@@ -1,0 +1,396 @@
+//! The Node object: created when it is missing, kept in line with the configuration, its status published when it changes.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::AgentConfig;
+use node_client::{
+    ApiClient, ApiError, EventRecorder, Notice, Object, PODS_ON_HOLD, Patch, StatusRegistry, chain, seconds,
+};
+
+/// The status is computed this often and published when it differs.
+const RESYNC_PERIOD: Duration = Duration::from_secs(10);
+/// Below this the node says MemoryPressure, as kubelets do.
+const MEMORY_AVAILABLE_MIN: u64 = 100 * 1024 * 1024;
+/// On a node of less than 1 GiB a tenth is the threshold: 100 MiB would be pressure from the start.
+const MEMORY_AVAILABLE_FRACTION: u64 = 10;
+/// Below a tenth of free disk the node says DiskPressure.
+const DISK_AVAILABLE_FRACTION: u64 = 10;
+
+/// What does not change while the machine runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// Thousandths of a core.
+    pub cpu_millis: u64,
+    /// All of it.
+    pub memory_bytes: u64,
+    /// `status.nodeInfo`.
+    pub info: Value,
+}
+
+/// What changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pressure {
+    /// Short of memory.
+    pub memory: bool,
+    /// Short of disk space.
+    pub disk: bool,
+    /// Short of process ids.
+    pub pids: bool,
+    /// Size of the disk.
+    pub disk_bytes: u64,
+}
+
+/// Everything that a node's conditions are derived from.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    /// What the machine is short of.
+    pub pressure: Pressure,
+    /// What keeps the node from doing its work, by part: it is not Ready.
+    pub faults: BTreeMap<String, String>,
+    /// What else is so.
+    pub conditions: BTreeMap<&'static str, Notice>,
+}
+
+/// Conditions that no stock node has.
+const OWN_CONDITIONS: [&str; 1] = [PODS_ON_HOLD];
+
+/// Reads the machine.
+pub fn machine() -> Machine {
+    let uname = rustix::system::uname();
+    let read = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let meminfo = read("/proc/meminfo");
+    Machine {
+        cpu_millis: cpus as u64 * 1000,
+        memory_bytes: meminfo_bytes(&meminfo, "MemTotal:").unwrap_or(0),
+        info: json!({
+            "machineID": read("/etc/machine-id"),
+            "systemUUID": read("/sys/class/dmi/id/product_uuid"),
+            "bootID": read("/proc/sys/kernel/random/boot_id"),
+            "kernelVersion": uname.release().to_string_lossy(),
+            "osImage": os_name(&read("/etc/os-release")),
+            "containerRuntimeVersion": concat!("selvedge://", env!("CARGO_PKG_VERSION")),
+            "kubeletVersion": api_edge::KUBERNETES_VERSION,
+            "kubeProxyVersion": "",
+            "operatingSystem": "linux",
+            "architecture": architecture(),
+        }),
+    }
+}
+
+/// The architecture as Go and Kubernetes call it.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        "riscv64" => "riscv64",
+        "powerpc64" => "ppc64le",
+        other => other,
+    }
+}
+
+fn os_name(os_release: &str) -> String {
+    let name = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    name.map_or_else(|| "Linux".to_owned(), |name| name.trim_matches('"').to_owned())
+}
+
+fn meminfo_bytes(meminfo: &str, field: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(field))?;
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+fn pressure(config: &AgentConfig, machine: &Machine) -> Pressure {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available = meminfo_bytes(&meminfo, "MemAvailable:").unwrap_or(u64::MAX);
+    let threshold = MEMORY_AVAILABLE_MIN.min(machine.memory_bytes / MEMORY_AVAILABLE_FRACTION);
+    let mut pressure = Pressure { memory: available < threshold, ..Pressure::default() };
+    if let Ok(disk) = rustix::fs::statvfs(&config.data_dir) {
+        pressure.disk_bytes = disk.f_blocks * disk.f_frsize;
+        pressure.disk = disk.f_bavail < disk.f_blocks / DISK_AVAILABLE_FRACTION;
+    }
+    let number = |path: &str| std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    // `/proc/loadavg` holds running/all tasks as its fourth field.
+    let tasks = std::fs::read_to_string("/proc/loadavg")
+        .ok()
+        .and_then(|text| text.split_whitespace().nth(3)?.split('/').nth(1)?.parse::<u64>().ok());
+    if let (Some(tasks), Some(max)) = (tasks, number("/proc/sys/kernel/pid_max")) {
+        pressure.pids = tasks > max - max / 10;
+    }
+    pressure
+}
+
+/// `status` of the Node; `before` is the one at the hub, for the times of conditions that did not change.
+pub fn status(
+    config: &AgentConfig,
+    machine: &Machine,
+    health: &Health,
+    ip: Option<IpAddr>,
+    port: u16,
+    before: &Value,
+    now: Timestamp,
+) -> Value {
+    let pressure = health.pressure;
+    let mut addresses = Vec::new();
+    if let Some(ip) = ip {
+        addresses.push(json!({"type": "InternalIP", "address": ip.to_string()}));
+    }
+    addresses.push(json!({"type": "Hostname", "address": config.node_name}));
+    let resources = json!({
+        "cpu": quantity_of_millis(machine.cpu_millis),
+        "memory": format!("{}Ki", machine.memory_bytes / 1024),
+        "ephemeral-storage": format!("{}Ki", pressure.disk_bytes / 1024),
+        "pods": config.max_pods.to_string(),
+    });
+    let conditions: Vec<Value> = [
+        ("MemoryPressure", pressure.memory, "KubeletHasInsufficientMemory", "KubeletHasSufficientMemory", "memory"),
+        ("DiskPressure", pressure.disk, "KubeletHasDiskPressure", "KubeletHasNoDiskPressure", "disk space"),
+        ("PIDPressure", pressure.pids, "KubeletHasInsufficientPID", "KubeletHasSufficientPID", "PIDs"),
+    ]
+    .into_iter()
+    .map(|(name, bad, yes, no, what)| {
+        let message = if bad {
+            format!("the node is short of {what}")
+        } else {
+            format!("kubelet has sufficient {what} available")
+        };
+        condition(before, name, bad, if bad { yes } else { no }, &message, now)
+    })
+    .chain(
+        health
+            .conditions
+            .iter()
+            .map(|(name, notice)| condition(before, name, true, notice.reason, &notice.message, now)),
+    )
+    .chain([match health.faults.is_empty() {
+        true => condition(before, "Ready", true, "KubeletReady", "kubelet is posting ready status", now),
+        false => {
+            let faults: Vec<&str> = health.faults.values().map(String::as_str).collect();
+            condition(before, "Ready", false, "KubeletNotReady", &faults.join("; "), now)
+        }
+    }])
+    .chain(published_before(before, &health.conditions, now))
+    .collect();
+    json!({
+        "addresses": addresses,
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+        "nodeInfo": machine.info,
+        "capacity": resources,
+        "allocatable": resources,
+        "conditions": conditions,
+    })
+}
+
+/// Conditions of ours that held and do not any more: a patch keeps what is not named.
+fn published_before(before: &Value, now_held: &BTreeMap<&'static str, Notice>, now: Timestamp) -> Vec<Value> {
+    let has = |name: &str| before["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == name);
+    OWN_CONDITIONS
+        .into_iter()
+        .filter(|name| !now_held.contains_key(name) && has(name))
+        .map(|name| condition(before, name, false, "AsExpected", "", now))
+        .collect()
+}
+
+fn quantity_of_millis(millis: u64) -> String {
+    if millis.is_multiple_of(1000) { (millis / 1000).to_string() } else { format!("{millis}m") }
+}
+
+fn condition(before: &Value, name: &str, holds: bool, reason: &str, message: &str, now: Timestamp) -> Value {
+    let status = if holds { "True" } else { "False" };
+    let old =
+        before["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == name && c["status"] == status);
+    let since = old.and_then(|c| c["lastTransitionTime"].as_str()).map_or_else(|| seconds(now), str::to_owned);
+    json!({
+        "type": name, "status": status, "reason": reason, "message": message,
+        "lastHeartbeatTime": seconds(now), "lastTransitionTime": since,
+    })
+}
+
+/// A status without its heartbeats: what must differ to be published.
+pub fn without_heartbeats(status: &Value) -> Value {
+    let mut status = status.clone();
+    for condition in status["conditions"].as_array_mut().into_iter().flatten() {
+        if let Some(condition) = condition.as_object_mut() {
+            condition.remove("lastHeartbeatTime");
+        }
+    }
+    status
+}
+
+/// Labels that every node has: what the kubelet says of the machine.
+fn own_labels(config: &AgentConfig) -> Map<String, Value> {
+    let mut labels = Map::new();
+    for prefix in ["kubernetes.io", "beta.kubernetes.io"] {
+        labels.insert(format!("{prefix}/os"), "linux".into());
+        labels.insert(format!("{prefix}/arch"), architecture().into());
+    }
+    labels.insert("kubernetes.io/hostname".to_owned(), config.node_name.clone().into());
+    labels
+}
+
+/// Those, and the labels of the configuration, with which the node registers. As with a stock kubelet they count once:
+/// afterwards they are the administrator's.
+fn labels(config: &AgentConfig) -> Map<String, Value> {
+    let mut labels = own_labels(config);
+    labels.extend(config.labels.iter().map(|(key, value)| (key.clone(), value.clone().into())));
+    labels
+}
+
+/// What [`run`] works with.
+pub struct Registration {
+    /// Names, labels, periods.
+    pub config: AgentConfig,
+    /// The machine.
+    pub machine: Arc<Machine>,
+    /// Port of the kubelet's API.
+    pub port: u16,
+    /// Where the node's address is published.
+    pub node_ip: watch::Sender<Option<IpAddr>>,
+    /// Where the Node's uid is published.
+    pub node_uid: watch::Sender<Option<String>>,
+    /// Becomes true once the Node is at the hub.
+    pub registered: watch::Sender<bool>,
+    /// Events about the Node.
+    pub events: EventRecorder,
+    /// What is reported of the node.
+    pub registry: StatusRegistry,
+}
+
+/// Registers the node and keeps its status at the hub until `shutdown`.
+pub async fn run(mut hub: ApiClient, registration: &Registration, shutdown: CancellationToken) {
+    let mut published = Value::Null;
+    let mut published_at: Option<tokio::time::Instant> = None;
+    let mut retry = hub.retry();
+    let mut is_first = true;
+    let mut connection = 0;
+    let mut looked_at = Timestamp::now();
+    let (mut faults, mut conditions) = (registration.registry.faults(), registration.registry.conditions());
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = hub.connected() => {}
+        }
+        if registration.config.node_ip.is_none()
+            && let Some(ip) = hub.local_ip()
+        {
+            registration.node_ip.send_if_modified(|current| current.replace(ip) != Some(ip));
+        }
+        // While we were away, or the machine slept, the hub may have called the node unreachable: what was published before no
+        // longer counts.
+        let slept = Timestamp::now().duration_since(looked_at).unsigned_abs() >= registration.config.lease_duration;
+        if hub.connection_number() != connection || slept {
+            connection = hub.connection_number();
+            published_at = None;
+        }
+        looked_at = Timestamp::now();
+        retry.attempt();
+        let failed = match step(&hub, registration, &mut published, &mut published_at).await {
+            Ok(()) => {
+                retry.succeeded();
+                if is_first {
+                    is_first = false;
+                    info!(node = %registration.config.node_name, "The node is registered and Ready.");
+                    let node = &registration.config.node_name;
+                    registration.events.node(node, false, "Starting", "Starting kubelet.");
+                    registration.events.node(node, false, "NodeReady", format!("Node {node} status is now: NodeReady"));
+                    registration.registered.send_replace(true);
+                }
+                false
+            }
+            Err(error) => {
+                published_at = None;
+                let text = chain(&error);
+                if !error.is_outage() {
+                    if retry.failures() == 0 {
+                        warn!(error = %text, "Failed to report this node to the hub; trying again.");
+                    }
+                    registration.registry.error(format!("node: {text}"));
+                }
+                true
+            }
+        };
+        let pause = async { if failed { retry.pause().await } else { retry.rest(RESYNC_PERIOD).await } };
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = pause => {}
+            // The registry outlives this task, so neither channel closes.
+            Ok(()) = faults.changed() => {}
+            Ok(()) = conditions.changed() => {}
+        }
+    }
+}
+
+/// One look: registers when needed, and says the status when it differs or is due.
+async fn step(
+    hub: &ApiClient,
+    registration: &Registration,
+    published: &mut Value,
+    published_at: &mut Option<tokio::time::Instant>,
+) -> Result<(), ApiError> {
+    let config = &registration.config;
+    let path = format!("/api/v1/nodes/{}", config.node_name);
+    if published_at.is_none() {
+        let node = register(hub, config, &path).await?;
+        let uid = Some(node.uid()).filter(|uid| !uid.is_empty()).map(str::to_owned);
+        registration.node_uid.send_replace(uid);
+        *published = node.field("status").clone();
+    }
+    let registry = &registration.registry;
+    let health = Health {
+        pressure: pressure(config, &registration.machine),
+        faults: registry.faults().borrow().clone(),
+        conditions: registry.conditions().borrow().clone(),
+    };
+    let ip = config.node_ip.or(*registration.node_ip.borrow());
+    let next = status(config, &registration.machine, &health, ip, registration.port, published, Timestamp::now());
+    let is_due = published_at.is_none_or(|at| at.elapsed() >= config.status_post_period);
+    if !is_due && without_heartbeats(&next) == without_heartbeats(published) {
+        return Ok(());
+    }
+    hub.patch(&format!("{path}/status"), Patch::Strategic, &json!({"status": next})).await?;
+    *published = next;
+    *published_at = Some(tokio::time::Instant::now());
+    Ok(())
+}
+
+/// The Node at the hub: made when missing, its labels set right.
+async fn register(hub: &ApiClient, config: &AgentConfig, path: &str) -> Result<Object, ApiError> {
+    let read = |act: &str, value| Object::of_kind(value, "Node").map_err(|error| ApiError::unreadable(act, &error));
+    match hub.get(path, "Node").await {
+        Ok(node) => {
+            let own = own_labels(config);
+            if own.iter().all(|(key, value)| node.field("metadata")["labels"].get(key) == Some(value)) {
+                Ok(node)
+            } else {
+                read("PATCH node", hub.patch(path, Patch::Merge, &json!({"metadata": {"labels": own}})).await?)
+            }
+        }
+        Err(error) if error.code() == Some(404) => {
+            let mut node = json!({
+                "apiVersion": "v1", "kind": "Node",
+                "metadata": {
+                    "name": config.node_name, "labels": labels(config),
+                    "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"},
+                },
+                "spec": {},
+            });
+            if !config.taints.is_empty() {
+                node["spec"]["taints"] = json!(config.taints);
+            }
+            read("POST node", hub.create("/api/v1/nodes", &node).await?)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,71 @@
+use super::*;
+
+fn config() -> AgentConfig {
+    AgentConfig { node_name: "n".into(), ..AgentConfig::default() }
+}
+
+fn status_at(pressure: Pressure, before: &Value, second: i64) -> Value {
+    let machine = Machine { cpu_millis: 4000, memory_bytes: 1 << 30, info: json!({}) };
+    let ip = Some("10.0.0.1".parse().unwrap());
+    let health = Health { pressure, ..Health::default() };
+    status(&config(), &machine, &health, ip, 10250, before, Timestamp::from_second(second).unwrap())
+}
+
+fn time_of(status: &Value, name: &str) -> String {
+    let conditions = status["conditions"].as_array().unwrap();
+    let condition = conditions.iter().find(|condition| condition["type"] == name).unwrap();
+    condition["lastTransitionTime"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_condition_keeps_its_time_until_it_changes() {
+    let first = status_at(Pressure::default(), &Value::Null, 10);
+    let second = status_at(Pressure { memory: true, ..Pressure::default() }, &first, 20);
+    assert_eq!(time_of(&second, "Ready"), "1970-01-01T00:00:10Z");
+    assert_eq!(time_of(&second, "MemoryPressure"), "1970-01-01T00:00:20Z");
+}
+
+#[test]
+fn a_heartbeat_alone_is_no_change() {
+    let first = status_at(Pressure::default(), &Value::Null, 10);
+    let second = status_at(Pressure::default(), &first, 20);
+    assert_ne!(first, second);
+    assert_eq!(without_heartbeats(&first), without_heartbeats(&second));
+}
+
+#[test]
+fn resources_are_written_as_kubernetes_reads_them() {
+    let status = status_at(Pressure { disk_bytes: 1 << 31, ..Pressure::default() }, &Value::Null, 10);
+    assert_eq!(status["capacity"]["cpu"], "4");
+    assert_eq!(status["allocatable"]["memory"], "1048576Ki");
+    assert_eq!(status["capacity"]["ephemeral-storage"], "2097152Ki");
+    assert_eq!(status["addresses"][0]["address"], "10.0.0.1");
+}
+
+#[test]
+fn proc_files_are_read() {
+    assert_eq!(meminfo_bytes("MemTotal:       1024 kB\nMemAvailable: 7 kB", "MemAvailable:"), Some(7168));
+    assert_eq!(os_name("NAME=x\nPRETTY_NAME=\"Debian 13\"\n"), "Debian 13");
+    let machine = machine();
+    assert!(machine.cpu_millis >= 1000 && machine.memory_bytes > 0);
+}
+
+#[test]
+fn a_part_that_does_not_work_makes_the_node_not_ready_and_says_so() {
+    let machine = Machine::default();
+    let mut health = Health::default();
+    health.faults.insert("pods".into(), "task pods has died: boom".into());
+    let notice = Notice { reason: "HubChanged", message: "1 pod".into() };
+    health.conditions.insert(PODS_ON_HOLD, notice);
+    let at = |second| Timestamp::from_second(second).unwrap();
+    let bad = status(&config(), &machine, &health, None, 1, &Value::Null, at(1));
+    let find = |status: &Value, name: &str| {
+        status["conditions"].as_array().unwrap().iter().find(|condition| condition["type"] == name).cloned()
+    };
+    let ready = find(&bad, "Ready").unwrap();
+    assert_eq!((&ready["status"], &ready["message"]), (&json!("False"), &json!("task pods has died: boom")));
+    assert_eq!(find(&bad, PODS_ON_HOLD).unwrap()["status"], "True");
+    let good = status(&config(), &machine, &Health::default(), None, 1, &bad, at(2));
+    assert_eq!(find(&good, "Ready").unwrap()["status"], "True");
+    assert_eq!(find(&good, PODS_ON_HOLD).unwrap()["status"], "False", "it is taken back by name");
+}

@@ -1,0 +1,62 @@
+//! The pods of a node: what the hub's desired state says of them, what is done about it, what is reported.
+//!
+//! ```text
+//! hub ──list-watch──▶ sources ──▶ Store (disk) ──▶ Manager ──inbox──▶ one worker per pod ──▶ PodRuntime
+//!  ▲                                                                       │
+//!  └────────── Publisher: the newest status of each pod ◀──────────────────┘
+//! ```
+//!
+//! - **Where is it?** What the hub says: `sources`; on disk: [`Store`]. Which pods there are and who looks after each:
+//!   `manager`. What a pod needs next, as a plain function: `reconcile`; doing it: `worker`. What the hub learns: `publisher`. Volumes,
+//!   variables, probes, tokens, logs: the modules of these names.
+//! - **May I touch it?** Three things must hold. Nobody here waits for the hub, a disk, a share or a probe but the one task that
+//!   asked: the manager and the workers are only ever woken. A container is stopped because an object was deleted on the hub
+//!   that started it, because it ended, or because a person here said so; never because something could not be read. What is
+//!   reported of a pod is never better than what is known.
+//! - **How do I try it?** `cargo test -p node-pods -p node-kubelet`; against the program: `cargo xtask test --black-box pods`.
+
+#![warn(missing_docs)]
+
+mod admission;
+mod backoff;
+mod env;
+mod events;
+mod inbox;
+mod logs;
+mod manager;
+mod model;
+mod probes;
+mod publisher;
+mod reconcile;
+mod sources;
+mod start;
+mod status;
+mod store;
+mod tokens;
+mod volumes;
+mod worker;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use node_runtime::PodRuntime;
+
+pub use logs::{LogQuery, LogReader};
+pub use manager::{Context, LogPlace};
+pub use start::{Pods, PodsParts, Stopping, start};
+pub use store::{Store, StoreError};
+pub use volumes::remove_pods;
+
+/// The runtimes of a node; each answers to the `runtimeClassName` that its `handler()` names.
+pub type Runtimes = Vec<Arc<dyn PodRuntime>>;
+
+/// What the pods of a node need to know.
+#[derive(Clone, Debug)]
+pub struct PodsConfig {
+    /// Root of the program's state; pods are kept in `node/pods` and `node/store` of it.
+    pub data_dir: PathBuf,
+    /// Name of the Node object.
+    pub node_name: String,
+    /// Pods the node takes at most.
+    pub max_pods: u32,
+}

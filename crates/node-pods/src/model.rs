@@ -1,0 +1,508 @@
+//! The part of a Pod that the kubelet acts on.
+//!
+//! A Pod as the k8s-openapi struct takes some 30 KB; this takes one or two, and a field that is not here is one the
+//! kubelet does not act on. Unknown fields are ignored, as the hub has already validated the object.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Annotation of a pod that did not come from the hub, and of its mirror there.
+pub(crate) const ANNOTATION_CONFIG_SOURCE: &str = "kubernetes.io/config.source";
+/// Annotation of a static pod: changes when its manifest does.
+pub(crate) const ANNOTATION_CONFIG_HASH: &str = "kubernetes.io/config.hash";
+/// Annotation of the hub's image of a static pod.
+pub(crate) const ANNOTATION_CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Pod {
+    pub metadata: Metadata,
+    pub spec: PodSpec,
+    pub status: StoredStatus,
+}
+
+/// What an earlier kubelet reported and must not change: the rest of a status is derived anew.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct StoredStatus {
+    pub phase: String,
+    pub reason: String,
+    pub message: String,
+    pub start_time: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Metadata {
+    pub name: String,
+    pub namespace: String,
+    pub uid: String,
+    pub resource_version: String,
+    pub generation: Option<i64>,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    pub creation_timestamp: Option<String>,
+    pub deletion_timestamp: Option<String>,
+    pub deletion_grace_period_seconds: Option<i64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct PodSpec {
+    pub node_name: String,
+    pub runtime_class_name: Option<String>,
+    pub restart_policy: RestartPolicy,
+    pub init_containers: Vec<Container>,
+    pub containers: Vec<Container>,
+    pub ephemeral_containers: Vec<EphemeralContainer>,
+    pub volumes: Vec<Volume>,
+    pub termination_grace_period_seconds: Option<i64>,
+    pub active_deadline_seconds: Option<i64>,
+    pub service_account_name: Option<String>,
+    pub hostname: Option<String>,
+    pub priority_class_name: String,
+    pub security_context: PodSecurityContext,
+}
+
+/// `spec.restartPolicy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(crate) enum RestartPolicy {
+    #[default]
+    Always,
+    OnFailure,
+    Never,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct PodSecurityContext {
+    pub run_as_user: Option<u32>,
+    pub run_as_group: Option<u32>,
+    pub fs_group: Option<u32>,
+    pub supplemental_groups: Vec<u32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Container {
+    pub name: String,
+    pub image: String,
+    pub command: Vec<String>,
+    pub args: Vec<String>,
+    pub working_dir: Option<String>,
+    pub env: Vec<EnvVar>,
+    pub env_from: Vec<EnvFrom>,
+    pub volume_mounts: Vec<VolumeMount>,
+    pub resources: Resources,
+    pub liveness_probe: Option<Probe>,
+    pub readiness_probe: Option<Probe>,
+    pub startup_probe: Option<Probe>,
+    /// Only `Always`, and only of an init container: a sidecar.
+    pub restart_policy: Option<String>,
+    pub termination_message_path: Option<String>,
+    pub termination_message_policy: Option<String>,
+    pub security_context: ContainerSecurityContext,
+    pub lifecycle: Option<Value>,
+    pub ports: Vec<ContainerPort>,
+}
+
+/// A container that somebody added to the running pod to look into it (`kubectl debug`). None is run yet.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct EphemeralContainer {
+    pub name: String,
+    pub image: String,
+}
+
+impl Container {
+    /// Whether it is an init container that runs on beside the others.
+    pub(crate) fn is_sidecar(&self) -> bool {
+        self.restart_policy.as_deref() == Some("Always")
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ContainerPort {
+    pub name: Option<String>,
+    pub container_port: u16,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ContainerSecurityContext {
+    pub run_as_user: Option<u32>,
+    pub run_as_group: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Resources {
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<String, Quantity>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub requests: BTreeMap<String, Quantity>,
+}
+
+/// A quantity as written; Kubernetes accepts numbers, too.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Quantity {
+    Text(String),
+    Number(serde_json::Number),
+}
+
+impl Quantity {
+    /// The exact amount; `None` when it is not a quantity, or less than nothing.
+    pub(crate) fn amount(&self) -> Option<api_kube::Quantity> {
+        let parsed: Result<api_kube::Quantity, _> = match self {
+            Self::Text(text) => text.parse(),
+            Self::Number(number) => number.to_string().parse(),
+        };
+        parsed.ok().filter(|amount| !amount.is_negative())
+    }
+
+    /// In thousandths of the unit, rounded up.
+    pub(crate) fn millis(&self) -> Option<u64> {
+        self.amount().map(|amount| amount.milli_value().unsigned_abs())
+    }
+
+    /// In whole units, rounded up.
+    pub(crate) fn units(&self) -> Option<u64> {
+        self.amount().map(|amount| amount.value().unsigned_abs())
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct EnvVar {
+    pub name: String,
+    pub value: Option<String>,
+    pub value_from: Option<EnvSource>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct EnvSource {
+    pub config_map_key_ref: Option<KeyRef>,
+    pub secret_key_ref: Option<KeyRef>,
+    pub field_ref: Option<FieldRef>,
+    pub resource_field_ref: Option<ResourceFieldRef>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct KeyRef {
+    pub name: String,
+    pub key: String,
+    pub optional: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct FieldRef {
+    pub field_path: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ResourceFieldRef {
+    pub container_name: Option<String>,
+    pub resource: String,
+    pub divisor: Option<Quantity>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct EnvFrom {
+    pub prefix: String,
+    pub config_map_ref: Option<ObjectRef>,
+    pub secret_ref: Option<ObjectRef>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ObjectRef {
+    pub name: String,
+    pub optional: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct VolumeMount {
+    pub name: String,
+    pub mount_path: String,
+    pub read_only: bool,
+    pub sub_path: String,
+    pub sub_path_expr: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Volume {
+    pub name: String,
+    pub empty_dir: Option<EmptyDir>,
+    pub host_path: Option<HostPath>,
+    pub config_map: Option<ConfigMapVolume>,
+    pub secret: Option<SecretVolume>,
+    #[serde(rename = "downwardAPI")]
+    pub downward_api: Option<DownwardVolume>,
+    pub projected: Option<ProjectedVolume>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct EmptyDir {
+    pub medium: String,
+    pub size_limit: Option<Quantity>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct HostPath {
+    pub path: String,
+    pub r#type: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ConfigMapVolume {
+    pub name: String,
+    pub items: Vec<KeyToPath>,
+    pub default_mode: Option<u32>,
+    pub optional: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct SecretVolume {
+    pub secret_name: String,
+    pub items: Vec<KeyToPath>,
+    pub default_mode: Option<u32>,
+    pub optional: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct DownwardVolume {
+    pub items: Vec<DownwardItem>,
+    pub default_mode: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct DownwardItem {
+    pub path: String,
+    pub mode: Option<u32>,
+    pub field_ref: Option<FieldRef>,
+    pub resource_field_ref: Option<ResourceFieldRef>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ProjectedVolume {
+    pub sources: Vec<Projection>,
+    pub default_mode: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Projection {
+    pub config_map: Option<ConfigMapVolume>,
+    /// Projected secrets are named by `name`, as ConfigMaps are.
+    pub secret: Option<ConfigMapVolume>,
+    #[serde(rename = "downwardAPI")]
+    pub downward_api: Option<DownwardVolume>,
+    pub service_account_token: Option<TokenProjection>,
+}
+
+/// A token of the pod's service account.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct TokenProjection {
+    /// Empty: the API's own.
+    pub audience: String,
+    pub expiration_seconds: Option<i64>,
+    pub path: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct KeyToPath {
+    pub key: String,
+    pub path: String,
+    pub mode: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Probe {
+    pub exec: Option<ExecProbe>,
+    pub http_get: Option<HttpProbe>,
+    pub tcp_socket: Option<TcpProbe>,
+    pub grpc: Option<Value>,
+    pub initial_delay_seconds: Option<u64>,
+    pub period_seconds: Option<u64>,
+    pub timeout_seconds: Option<u64>,
+    pub success_threshold: Option<u32>,
+    pub failure_threshold: Option<u32>,
+    pub termination_grace_period_seconds: Option<i64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct ExecProbe {
+    pub command: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct HttpProbe {
+    pub path: String,
+    pub port: PortRef,
+    pub host: Option<String>,
+    pub scheme: Option<String>,
+    pub http_headers: Vec<HttpHeader>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct HttpHeader {
+    pub name: String,
+    pub value: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct TcpProbe {
+    pub port: PortRef,
+    pub host: Option<String>,
+}
+
+/// A port by number, or by the name it has in the container's `ports`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum PortRef {
+    Number(u16),
+    Name(String),
+}
+
+impl Default for PortRef {
+    fn default() -> Self {
+        Self::Number(0)
+    }
+}
+
+/// ConfigMaps and Secrets that a pod refers to, by name in its namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct References {
+    pub config_maps: std::collections::BTreeSet<String>,
+    pub secrets: std::collections::BTreeSet<String>,
+}
+
+impl Pod {
+    /// Reads the parts that matter of a Pod in JSON. An explicit `null` means the same as an absent field.
+    pub(crate) fn from_json(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        let mut value = serde_json::from_slice(bytes)?;
+        strip_nulls(&mut value);
+        serde_json::from_value(value)
+    }
+
+    /// Of a Pod whose spec cannot be read, what is needed to say so and to let it be deleted.
+    pub(crate) fn outline(bytes: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Outline {
+            metadata: Value,
+        }
+        let mut outline: Outline = serde_json::from_slice(bytes).ok()?;
+        strip_nulls(&mut outline.metadata);
+        let metadata: Metadata = serde_json::from_value(outline.metadata).ok()?;
+        Some(Self { metadata, ..Self::default() })
+    }
+
+    /// `namespace/name`, for people.
+    pub(crate) fn full_name(&self) -> String {
+        format!("{}/{}", self.metadata.namespace, self.metadata.name)
+    }
+
+    /// Whether it was given on the node, not by the hub.
+    pub(crate) fn is_static(&self) -> bool {
+        self.metadata.annotations.get(ANNOTATION_CONFIG_SOURCE).is_some_and(|source| source != "api")
+    }
+
+    /// Whether it is only the hub's image of a static pod, which is not run for its own sake.
+    pub(crate) fn is_mirror(&self) -> bool {
+        self.metadata.annotations.contains_key(ANNOTATION_CONFIG_MIRROR)
+    }
+
+    /// Init containers first, in the order in which they are started.
+    pub(crate) fn all_containers(&self) -> impl Iterator<Item = &Container> {
+        self.spec.init_containers.iter().chain(&self.spec.containers)
+    }
+
+    /// What it refers to, optional references among them.
+    pub(crate) fn references(&self) -> References {
+        let mut references = References::default();
+        for container in self.all_containers() {
+            for from in &container.env_from {
+                references.config_maps.extend(from.config_map_ref.iter().map(|r| r.name.clone()));
+                references.secrets.extend(from.secret_ref.iter().map(|r| r.name.clone()));
+            }
+            for source in container.env.iter().filter_map(|variable| variable.value_from.as_ref()) {
+                references.config_maps.extend(source.config_map_key_ref.iter().map(|r| r.name.clone()));
+                references.secrets.extend(source.secret_key_ref.iter().map(|r| r.name.clone()));
+            }
+        }
+        for volume in &self.spec.volumes {
+            references.config_maps.extend(volume.config_map.iter().map(|v| v.name.clone()));
+            references.secrets.extend(volume.secret.iter().map(|v| v.secret_name.clone()));
+            for source in volume.projected.iter().flat_map(|projected| &projected.sources) {
+                references.config_maps.extend(source.config_map.iter().map(|v| v.name.clone()));
+                references.secrets.extend(source.secret.iter().map(|v| v.name.clone()));
+            }
+        }
+        references
+    }
+
+    /// The user that all of its containers run as; `None` when one names none, or two differ.
+    pub(crate) fn one_user(&self) -> Option<u32> {
+        let pods = self.spec.security_context.run_as_user;
+        let mut users = self.all_containers().map(|container| container.security_context.run_as_user.or(pods));
+        let first = users.next()??;
+        users.all(|user| user == Some(first)).then_some(first)
+    }
+
+    /// How long its containers get to end by themselves: the deletion's grace, else the spec's, else 30 s.
+    pub(crate) fn grace(&self) -> std::time::Duration {
+        let seconds =
+            self.metadata.deletion_grace_period_seconds.or(self.spec.termination_grace_period_seconds).unwrap_or(30);
+        std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+    }
+
+    /// Kubernetes' quality-of-service class, from requests and limits of CPU and memory.
+    pub(crate) fn qos_class(&self) -> api_kube::QosClass {
+        let amounts = |container: &Container| {
+            ["cpu", "memory"].map(|resource| api_kube::qos::Amounts {
+                request: container.resources.requests.get(resource).and_then(Quantity::amount),
+                limit: container.resources.limits.get(resource).and_then(Quantity::amount),
+            })
+        };
+        api_kube::QosClass::of_containers(self.all_containers().map(amounts))
+    }
+}
+
+fn strip_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, value| !value.is_null());
+            map.values_mut().for_each(strip_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(strip_nulls),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,73 @@
+use serde_json::json;
+
+use super::*;
+
+fn pod(value: Value) -> Pod {
+    serde_json::from_value(value).unwrap()
+}
+
+#[test]
+fn quantities_are_read_as_kubernetes_writes_them() {
+    for (text, millis) in [
+        ("1", Some(1_000)),
+        ("250m", Some(250)),
+        ("0.1", Some(100)),
+        ("1.5", Some(1_500)),
+        ("64Mi", Some(67_108_864_000)),
+        ("1k", Some(1_000_000)),
+        ("1e3", Some(1_000_000)),
+        ("5n", Some(1)),
+        ("0", Some(0)),
+        ("-1", None),
+        ("", None),
+        ("x", None),
+        ("nan", None),
+        ("1Qi", None),
+    ] {
+        assert_eq!(Quantity::Text(text.into()).millis(), millis, "{text}");
+    }
+}
+
+#[test]
+fn requests_that_no_machine_has_are_counted_and_do_not_overflow() {
+    let container = |name: &str| json!({"name": name, "resources": {"requests": {"memory": "100E"}}});
+    let one = pod(json!({"spec": {"containers": [container("a")]}}));
+    assert!(crate::admission::requests(&one).memory_bytes > 1 << 50, "an amount beyond the largest is not nothing");
+    let containers = ["a", "b", "c", "d"].map(container);
+    let many = pod(json!({"spec": {"containers": containers}}));
+    assert_eq!(crate::admission::requests(&many).memory_bytes, u64::MAX.div_ceil(1000));
+}
+
+#[test]
+fn the_class_of_service_follows_requests_and_limits() {
+    for (resources, class) in [
+        (json!({}), "BestEffort"),
+        (json!({"limits": {"cpu": "1", "memory": "1Gi"}}), "Guaranteed"),
+        (json!({"limits": {"cpu": 1, "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1Gi"}}), "Guaranteed"),
+        (json!({"limits": {"cpu": "1"}}), "Burstable"),
+        (json!({"requests": {"memory": "1Mi"}}), "Burstable"),
+        (json!({"requests": {"cpu": "0"}}), "BestEffort"),
+    ] {
+        let pod = pod(json!({"spec": {"containers": [{"name": "a", "resources": resources}]}}));
+        assert_eq!(pod.qos_class().as_str(), class, "{resources}");
+    }
+}
+
+#[test]
+fn every_kind_of_reference_is_found() {
+    let pod = pod(json!({"spec": {
+        "initContainers": [{"name": "i", "envFrom": [{"configMapRef": {"name": "c1"}}, {"secretRef": {"name": "s1"}}]}],
+        "containers": [{"name": "a", "env": [
+            {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "c2", "key": "k"}}},
+            {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s2", "key": "k", "optional": true}}},
+        ]}],
+        "volumes": [
+            {"name": "v1", "configMap": {"name": "c3"}},
+            {"name": "v2", "secret": {"secretName": "s3"}},
+            {"name": "v3", "projected": {"sources": [{"configMap": {"name": "c4"}}, {"secret": {"name": "s4"}}]}},
+        ],
+    }}));
+    let references = pod.references();
+    assert_eq!(references.config_maps.into_iter().collect::<Vec<_>>(), ["c1", "c2", "c3", "c4"]);
+    assert_eq!(references.secrets.into_iter().collect::<Vec<_>>(), ["s1", "s2", "s3", "s4"]);
+}

@@ -1,0 +1,457 @@
+//! Reports to the hub how pods fare: only what it does not know yet, and never in anybody's way.
+//!
+//! For each pod there is one place with its newest status. Workers and the manager leave theirs there and continue; one task sends
+//! what the hub has not seen, several requests at a time. So a hub that takes 15 s for an answer, or that fails for one pod, delays
+//! reports and nothing else, and a night without a link costs one patch per pod that changed.
+//!
+//! What the hub shows is compared, not remembered: others write there too (a hub takes the pods of a node that it does not hear for
+//! not ready), and only the node can say that they are.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use base_retry::{Backoff, BackoffLaw};
+use node_client::{ApiClient, ApiError, Object, Patch, StatusRegistry, chain};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::manager::STATIC_UID_PREFIX;
+use crate::model::{ANNOTATION_CONFIG_HASH, ANNOTATION_CONFIG_MIRROR, ANNOTATION_CONFIG_SOURCE};
+
+/// A status that the hub rejects is tried again this often: a person may have put right what made it reject.
+const REJECTED_RETRY: Duration = Duration::from_secs(60);
+/// Between two tries for one pod while the hub answers with errors, or not at all.
+const OUTAGE_RETRY: BackoffLaw = BackoffLaw::new(Duration::from_millis(500), Duration::from_secs(60));
+/// The first change of a pod is sent at once; what follows it within this is sent together.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+/// Requests under way at a time. A slow hub is not made faster by more.
+const REQUESTS_MAX: usize = 8;
+
+/// One pod as the hub should show it, and does.
+#[derive(Debug, Default)]
+struct Entry {
+    namespace: String,
+    name: String,
+    status: Option<Value>,
+    /// What the hub is known to show, …
+    shown: Value,
+    /// … and as of which revision: what a watch says of an older one is known already.
+    revision: u64,
+    finalize: bool,
+    /// Manifest of a static pod, shown at the hub as a mirror.
+    manifest: Option<Value>,
+    /// uid of the mirror at the hub, once known.
+    mirror_uid: Option<String>,
+    /// When it may be sent again at the earliest.
+    not_before: Option<Instant>,
+    backoff: Option<Backoff>,
+    in_flight: bool,
+}
+
+impl Entry {
+    /// The static pod has another mirror at the hub, or none: whatever was reported of the one before is not of this one.
+    fn show_as(&mut self, mirror_uid: Option<String>) {
+        self.mirror_uid = mirror_uid;
+        (self.shown, self.revision) = (Value::Null, 0);
+    }
+
+    fn has_news(&self) -> bool {
+        let wants_mirror = self.manifest.is_some() && self.mirror_uid.is_none();
+        self.finalize || wants_mirror || self.status.as_ref().is_some_and(|status| !shows(&self.shown, status))
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        !self.in_flight && self.not_before.is_none_or(|at| at <= now) && self.has_news()
+    }
+}
+
+/// Whether `shown` already says everything that `status` does. Conditions of other types are other people's.
+fn shows(shown: &Value, status: &Value) -> bool {
+    let shows_conditions = |conditions: &[Value]| {
+        let shown = shown["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+        conditions.iter().all(|condition| {
+            let same_type = shown.iter().find(|one| one["type"] == condition["type"]);
+            same_type.is_some_and(|one| {
+                // An API may write what is absent as null, or add fields of its own.
+                ["status", "reason", "message", "lastTransitionTime"].iter().all(|field| one[field] == condition[field])
+            })
+        })
+    };
+    match status.as_object() {
+        Some(fields) => fields.iter().all(|(key, value)| match (key.as_str(), value.as_array()) {
+            ("conditions", Some(conditions)) => shows_conditions(conditions),
+            _ => shown.get(key) == Some(value),
+        }),
+        None => shown == status,
+    }
+}
+
+/// Which pod, for people and paths.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PodName {
+    pub namespace: String,
+    pub name: String,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    entries: BTreeMap<String, Entry>,
+    /// Mirrors of static pods that are no more, left by an earlier start: uid and name.
+    orphaned_mirrors: BTreeMap<String, (PodName, Option<Instant>)>,
+}
+
+/// Where statuses are left. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Publisher(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    notify: Notify,
+}
+
+impl Publisher {
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state());
+        self.0.notify.notify_one();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is complete in itself.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A pod's status; `base` is what the hub was known to show when its worker started.
+    pub(crate) fn status(&self, uid: &str, pod: PodName, status: Value, base: &Value) {
+        self.change(|state| {
+            let fresh = || Entry { shown: base.clone(), ..Entry::default() };
+            let entry = state.entries.entry(uid.to_owned()).or_insert_with(fresh);
+            (entry.namespace, entry.name) = (pod.namespace, pod.name);
+            entry.status = Some(status);
+        });
+    }
+
+    /// Nothing of the pod runs any more: take it off the hub.
+    pub(crate) fn finalize(&self, uid: &str, pod: PodName) {
+        self.change(|state| {
+            let entry = state.entries.entry(uid.to_owned()).or_default();
+            (entry.namespace, entry.name, entry.finalize) = (pod.namespace, pod.name, true);
+        });
+    }
+
+    /// The pod has ended and is not the hub's to show.
+    pub(crate) fn forget(&self, uid: &str) {
+        self.change(|state| {
+            if let Some(Entry { namespace, name, mirror_uid: Some(mirror), .. }) = state.entries.remove(uid) {
+                state.orphaned_mirrors.insert(mirror, (PodName { namespace, name }, None));
+            }
+        });
+    }
+
+    /// A static pod that the hub should show.
+    pub(crate) fn static_pod(&self, uid: &str, manifest: Value) {
+        self.change(|state| {
+            let entry = state.entries.entry(uid.to_owned()).or_default();
+            let text = |field: &str| manifest["metadata"][field].as_str().unwrap_or_default().to_owned();
+            (entry.namespace, entry.name) = (text("namespace"), text("name"));
+            entry.manifest = Some(manifest);
+        });
+    }
+
+    /// The hub's image of the static pod `of`; somebody may have asked for its deletion.
+    pub(crate) fn mirror(&self, pod: PodName, mirror_uid: &str, of: &str, is_terminating: bool) {
+        self.change(|state| match state.entries.get_mut(of) {
+            Some(entry) if entry.manifest.is_some() && !is_terminating => {
+                if entry.mirror_uid.as_deref() != Some(mirror_uid) {
+                    entry.show_as(Some(mirror_uid.to_owned()));
+                    entry.not_before = None;
+                }
+            }
+            shown => {
+                // Nothing runs for a mirror's sake, so its end waits for nothing. The static pod runs on, and gets another one.
+                if let Some(entry) = shown.filter(|entry| entry.mirror_uid.as_deref() == Some(mirror_uid)) {
+                    entry.show_as(None);
+                }
+                state.orphaned_mirrors.entry(mirror_uid.to_owned()).or_insert((pod, None));
+            }
+        });
+    }
+
+    /// The hub's image of a static pod is deleted.
+    pub(crate) fn mirror_deleted(&self, mirror_uid: &str) {
+        self.change(|state| {
+            state.orphaned_mirrors.remove(mirror_uid);
+            for entry in state.entries.values_mut().filter(|entry| entry.manifest.is_some()) {
+                if entry.mirror_uid.as_deref() == Some(mirror_uid) {
+                    entry.show_as(None);
+                }
+                if entry.mirror_uid.is_none() {
+                    // Its name was taken until now.
+                    entry.not_before = None;
+                }
+            }
+        });
+    }
+
+    /// What the hub shows of a pod.
+    pub(crate) fn shown(&self, pod: &Object, is_mirror: bool) {
+        let (uid, revision) = (pod.uid(), pod.revision());
+        self.change(|state| {
+            let entry = match is_mirror {
+                // One that is news says so by itself, and is then sent everything.
+                true => state.entries.values_mut().find(|entry| entry.mirror_uid.as_deref() == Some(uid)),
+                // Its worker may not have published anything yet.
+                false => Some(state.entries.entry(uid.to_owned()).or_default()),
+            };
+            if let Some(entry) = entry.filter(|entry| entry.revision < revision) {
+                (entry.shown, entry.revision) = (pod.field("status").clone(), revision);
+            }
+        });
+    }
+
+    /// The hub has these pods for this node, and no others. Static pods are on no list; their mirrors are.
+    pub(crate) fn listed(&self, uids: &BTreeSet<String>) {
+        self.change(|state| state.entries.retain(|uid, _| uid.starts_with(STATIC_UID_PREFIX) || uids.contains(uid)));
+    }
+
+    /// What is to be sent now; it counts as under way from now on.
+    fn take_due(&self, now: Instant, requests_max: usize) -> Vec<(Key, Request)> {
+        let mut state = self.state();
+        let mut due = Vec::new();
+        for (uid, (pod, not_before)) in &mut state.orphaned_mirrors {
+            if due.len() < requests_max && not_before.is_none_or(|at| at <= now) {
+                // Not again before this one has been answered, or was lost.
+                *not_before = Some(now + REJECTED_RETRY);
+                due.push((Key::Mirror(uid.clone()), Request::Delete(pod.clone(), uid.clone())));
+            }
+        }
+        for (uid, entry) in state.entries.iter_mut().filter(|(_, entry)| entry.is_due(now)) {
+            if due.len() >= requests_max {
+                break;
+            }
+            entry.in_flight = true;
+            due.push((Key::Pod(uid.clone()), entry.request(uid)));
+        }
+        due
+    }
+
+    /// When something is to be sent again at the earliest.
+    fn next_at(&self, now: Instant) -> Option<Instant> {
+        let state = self.state();
+        let pods = state.entries.values().filter(|entry| !entry.in_flight && entry.has_news());
+        let mirrors = state.orphaned_mirrors.values().map(|(_, at)| *at);
+        pods.map(|entry| entry.not_before).chain(mirrors).map(|at| at.unwrap_or(now)).min()
+    }
+
+    /// The link is there again: what was put off for its absence is due now.
+    fn restored(&self) {
+        self.change(|state| {
+            for entry in state.entries.values_mut().filter(|entry| entry.backoff.is_some()) {
+                (entry.backoff, entry.not_before) = (None, None);
+            }
+            state.orphaned_mirrors.values_mut().for_each(|(_, at)| *at = None);
+        });
+    }
+
+    fn answered(&self, key: &Key, answer: Result<Answer, ApiError>, registry: &StatusRegistry) {
+        let now = Instant::now();
+        let mut state = self.state();
+        let uid = match key {
+            Key::Mirror(uid) => {
+                match answer {
+                    Ok(_) => drop(state.orphaned_mirrors.remove(uid)),
+                    Err(error) => debug!(mirror = %uid, %error, "A mirror pod was not removed."),
+                }
+                return;
+            }
+            Key::Pod(uid) => uid,
+        };
+        let Some(entry) = state.entries.get_mut(uid) else { return };
+        entry.in_flight = false;
+        match answer {
+            Ok(answer) => {
+                entry.backoff = None;
+                entry.not_before = Some(now + DEBOUNCE);
+                match answer {
+                    Answer::Shown { status, revision } if entry.revision <= revision || revision == 0 => {
+                        (entry.shown, entry.revision) = (status, entry.revision.max(revision));
+                    }
+                    Answer::Shown { .. } => {}
+                    Answer::Mirrored(uid) => entry.show_as(uid),
+                    Answer::MirrorExists => entry.not_before = Some(now + REJECTED_RETRY),
+                    Answer::Missing if entry.manifest.is_some() => entry.show_as(None),
+                    Answer::Missing => drop(state.entries.remove(uid)),
+                }
+            }
+            Err(error) if error.is_outage() => {
+                let backoff = entry.backoff.get_or_insert_with(|| Backoff::new(OUTAGE_RETRY));
+                entry.not_before = Some(now + backoff.next_delay());
+                debug!(pod = %entry.name, %error, "A status did not reach the hub.");
+            }
+            Err(error) => {
+                let pod = format!("{}/{}", entry.namespace, entry.name);
+                warn!(%pod, error = %chain(&error), "The hub rejected a pod's status; trying again in a minute.");
+                registry.error(format!("status of {pod}: {error}"));
+                entry.not_before = Some(now + REJECTED_RETRY);
+            }
+        }
+    }
+}
+
+/// What an answer is for.
+#[derive(Clone, Debug)]
+enum Key {
+    Pod(String),
+    Mirror(String),
+}
+
+/// One thing to send.
+#[derive(Debug)]
+enum Request {
+    Mirror(PodName, Value),
+    Status { pod: PodName, uid: String, status: Value, finalize: bool },
+    Delete(PodName, String),
+}
+
+enum Answer {
+    /// The hub shows this now.
+    Shown { status: Value, revision: u64 },
+    /// The mirror was created.
+    Mirrored(Option<String>),
+    /// There is one already; the watch says whose it is.
+    MirrorExists,
+    /// The hub has no such pod any more.
+    Missing,
+}
+
+impl Entry {
+    fn request(&self, uid: &str) -> Request {
+        let pod = PodName { namespace: self.namespace.clone(), name: self.name.clone() };
+        if let (Some(manifest), None) = (&self.manifest, &self.mirror_uid) {
+            return Request::Mirror(pod, mirror_of(uid, manifest.clone()));
+        }
+        let uid = self.mirror_uid.clone().unwrap_or_else(|| uid.to_owned());
+        match self.status.clone().filter(|status| !shows(&self.shown, status)) {
+            Some(status) => Request::Status { pod, uid, status, finalize: self.finalize },
+            None => Request::Delete(pod, uid),
+        }
+    }
+}
+
+/// Publishes until `shutdown`.
+pub(crate) async fn run(
+    publisher: Publisher,
+    mut client: ApiClient,
+    registry: StatusRegistry,
+    shutdown: CancellationToken,
+) {
+    let restored = client.restored();
+    let mut restored = restored.notice();
+    let mut requests: JoinSet<(Key, Result<Answer, ApiError>)> = JoinSet::new();
+    loop {
+        let now = Instant::now();
+        if client.is_connected() {
+            for (key, request) in publisher.take_due(now, REQUESTS_MAX.saturating_sub(requests.len())) {
+                let client = client.clone();
+                base_observe::spawn_in_set(&mut requests, "pod-status", async move {
+                    let answer = send(&client, request).await;
+                    (key, answer)
+                });
+            }
+        }
+        let is_free = requests.len() < REQUESTS_MAX;
+        let next = publisher.next_at(now).filter(|_| is_free);
+        let connected = client.is_connected();
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            () = publisher.0.notify.notified() => {}
+            () = restored.called() => publisher.restored(),
+            Some(done) = requests.join_next() => match done {
+                Ok((key, answer)) => publisher.answered(&key, answer, &registry),
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Err(_) => {}
+            },
+            () = client.connected(), if !connected && next.is_some() => {}
+            () = tokio::time::sleep_until(next.unwrap_or(now)), if connected && next.is_some() => {}
+        }
+    }
+    requests.shutdown().await;
+}
+
+async fn send(client: &ApiClient, request: Request) -> Result<Answer, ApiError> {
+    match request {
+        Request::Delete(pod, uid) => delete(client, &pod, &uid).await.map(|()| Answer::Missing),
+        Request::Mirror(pod, manifest) => {
+            match client.create(&format!("/api/v1/namespaces/{}/pods", pod.namespace), &manifest).await {
+                Ok(created) => Ok(Answer::Mirrored(created["metadata"]["uid"].as_str().map(str::to_owned))),
+                Err(error) if error.code() == Some(409) => Ok(Answer::MirrorExists),
+                Err(error) => Err(error),
+            }
+        }
+        Request::Status { pod, uid, status, finalize } => {
+            let path = format!("/api/v1/namespaces/{}/pods/{}/status", pod.namespace, pod.name);
+            let patch = json!({"metadata": {"uid": uid}, "status": as_patch(&status)});
+            let revision = match client.patch(&path, Patch::Strategic, &patch).await {
+                Ok(patched) => Object::new(patched).map_or(0, |patched| patched.revision()),
+                // Another pod of that name, whose uid is not to be changed, or none: this one is history.
+                Err(error) if matches!(error.code(), Some(404 | 409)) || error.is_about("metadata.uid") => {
+                    return Ok(Answer::Missing);
+                }
+                Err(error) => return Err(error),
+            };
+            if finalize {
+                return delete(client, &pod, &uid).await.map(|()| Answer::Missing);
+            }
+            Ok(Answer::Shown { status, revision })
+        }
+    }
+}
+
+/// Conditions are merged by type, and a merge keeps what is not named: the reason of a condition that holds again must
+/// be taken back by name, and so must addresses that the node has no more, which are merged too.
+fn as_patch(status: &Value) -> Value {
+    let mut patch = status.clone();
+    for addresses in ["hostIPs", "podIPs"] {
+        if let Some(addresses) = patch.get_mut(addresses).and_then(Value::as_array_mut) {
+            addresses.insert(0, json!({"$patch": "replace"}));
+        }
+    }
+    let conditions = patch.get_mut("conditions").and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten().filter_map(Value::as_object_mut) {
+        for field in ["reason", "message"] {
+            condition.entry(field).or_insert(Value::Null);
+        }
+    }
+    patch
+}
+
+fn mirror_of(hash: &str, mut manifest: Value) -> Value {
+    if let Some(metadata) = manifest.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("uid");
+        if let Some(annotations) = metadata.entry("annotations").or_insert_with(|| json!({})).as_object_mut() {
+            annotations.insert(ANNOTATION_CONFIG_MIRROR.to_owned(), hash.into());
+            annotations.insert(ANNOTATION_CONFIG_HASH.to_owned(), hash.into());
+            annotations.insert(ANNOTATION_CONFIG_SOURCE.to_owned(), "api".into());
+        }
+    }
+    manifest
+}
+
+async fn delete(client: &ApiClient, pod: &PodName, uid: &str) -> Result<(), ApiError> {
+    let options = json!({
+        "apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0, "preconditions": {"uid": uid},
+    });
+    match client.delete(&format!("/api/v1/namespaces/{}/pods/{}", pod.namespace, pod.name), &options).await {
+        Ok(_) => Ok(()),
+        Err(error) if matches!(error.code(), Some(404 | 409)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,429 @@
+//! The offline store: everything the node acts on, on disk before it is acted on.
+//!
+//! Keys are `format`, `pods/<uid>`, `configmaps/<ns>/<name>`, `secrets/<ns>/<name>`, `state/<uid>` (what the kubelet itself decided
+//! about a pod), `tokens/<uid>` (tokens of a pod's service account) and `assignment`. Secrets and tokens are sealed with a key of
+//! this node, so that a stolen SD card without `node/pki` says none. Calls block on the disk: callers on the runtime's threads go through `spawn_blocking`.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use base_journal::{OpenSnapshotError, SnapshotError, SnapshotOptions, SnapshotStore};
+use bytes::Bytes;
+use jiff::Timestamp;
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::rand::{SecureRandom, SystemRandom};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use node_client::HubState;
+use node_runtime::PodInstance;
+
+use crate::model::References;
+use crate::tokens::{KeptToken, TokenRef};
+
+/// Form of the entries.
+const FORMAT: u32 = 1;
+
+/// Length of the node's store key.
+const KEY_LEN: usize = 32;
+
+/// Why the offline store could not be opened or written. What was there before stays.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The store itself.
+    #[error("failed to open the offline store")]
+    Open(#[from] OpenSnapshotError),
+    /// The key that Secrets are sealed with.
+    #[error("failed to read the store key {}", path.display())]
+    ReadKey {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A new key could not be kept.
+    #[error("failed to keep the store key")]
+    WriteKey(#[source] base_pki::WriteFileError),
+    /// The system gives no randomness.
+    #[error("failed to make a store key: the system gives no random numbers")]
+    Random,
+    /// A change could not be written.
+    #[error("failed to write to the offline store; is the disk full?")]
+    Write(#[from] SnapshotError),
+}
+
+/// A kind of object that pods refer to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum ObjectKind {
+    ConfigMap,
+    Secret,
+}
+
+impl ObjectKind {
+    pub(crate) fn plural(self) -> &'static str {
+        match self {
+            Self::ConfigMap => "configmaps",
+            Self::Secret => "secrets",
+        }
+    }
+
+    /// As in `kind`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::ConfigMap => "ConfigMap",
+            Self::Secret => "Secret",
+        }
+    }
+
+    pub(crate) fn singular(self) -> &'static str {
+        match self {
+            Self::ConfigMap => "configmap",
+            Self::Secret => "secret",
+        }
+    }
+}
+
+/// Which object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ObjectKey {
+    pub kind: ObjectKind,
+    pub namespace: String,
+    pub name: String,
+}
+
+/// The object with the API's CA, which every namespace has and every pod refers to.
+pub(crate) const ROOT_CA: &str = "kube-root-ca.crt";
+
+impl ObjectKey {
+    pub(crate) fn is_root_ca(&self) -> bool {
+        self.kind == ObjectKind::ConfigMap && self.name == ROOT_CA
+    }
+
+    fn key(&self) -> String {
+        format!("{}/{}/{}", self.kind.plural(), self.namespace, self.name)
+    }
+
+    /// The keys of everything a pod in `namespace` refers to.
+    pub(crate) fn of(references: &References, namespace: &str) -> BTreeSet<Self> {
+        let key = |kind, name: &String| Self { kind, namespace: namespace.to_owned(), name: name.clone() };
+        let config_maps = references.config_maps.iter().map(|name| key(ObjectKind::ConfigMap, name));
+        config_maps.chain(references.secrets.iter().map(|name| key(ObjectKind::Secret, name))).collect()
+    }
+}
+
+/// What is known of an object.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Known {
+    /// The hub has not been asked yet.
+    Unknown,
+    /// The hub said that there is none.
+    Absent,
+    /// The object.
+    Present(Value),
+}
+
+/// What the kubelet itself decided about a pod, and must still know after a restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct PodState {
+    /// When the kubelet took the pod up.
+    pub start_time: Option<Timestamp>,
+    /// Reason and message when it failed as a whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<(String, String)>,
+    /// The hub that has it no more is not the one that started it: it runs on until a person decides.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub on_hold: bool,
+    /// What was last reported of it that the next start is to believe until it knows better: conditions with their times, and which
+    /// containers were ready.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub reported: Value,
+    /// What it runs in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<Instance>,
+}
+
+/// The instance of a pod, and which attempts of its containers are in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Instance {
+    /// As the runtime has set it up.
+    pub instance: PodInstance,
+    /// For each container the first attempt in this instance; what is older ran in one before.
+    #[serde(default)]
+    pub first_attempts: std::collections::BTreeMap<String, u32>,
+}
+
+/// The offline store.
+pub struct Store {
+    snapshots: SnapshotStore,
+    key: LessSafeKey,
+    /// What became of a damaged key.
+    repair: Option<String>,
+    /// Released after the directory is (fields are dropped in order): whoever waits for it may open the directory again. A write
+    /// under way on a blocking thread outlives the task that asked for it.
+    _open: TaskTrackerToken,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Store").field("entries", &self.snapshots.len()).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the store under `data_dir`/node, or makes one. `open` is held until the directory is free again.
+    ///
+    /// # Errors
+    /// When it cannot be read at all, or was written by a newer program.
+    pub fn open(data_dir: &Path, open: TaskTrackerToken) -> Result<Self, StoreError> {
+        let (key, repair) = load_key(&data_dir.join("node/pki/store.key"))?;
+        let snapshots = SnapshotStore::open(&data_dir.join("node/store"), SnapshotOptions::default())?;
+        snapshots.require_format(FORMAT)?;
+        Ok(Self { snapshots, key, repair, _open: open })
+    }
+
+    /// How many entries it has.
+    pub fn entries(&self) -> usize {
+        self.snapshots.len()
+    }
+
+    /// What opening had to repair, as a sentence; `None` when nothing.
+    pub fn repairs(&self) -> Option<String> {
+        let recovery = self.snapshots.recovery();
+        let repaired = (*recovery != Default::default()).then(|| format!("{recovery:?}"));
+        let repairs: Vec<String> = repaired.into_iter().chain(self.repair.clone()).collect();
+        (!repairs.is_empty()).then(|| repairs.join("; "))
+    }
+
+    /// Pods as JSON, with their uids.
+    pub(crate) fn pods(&self) -> Vec<(String, Bytes)> {
+        let strip = |(key, bytes): (String, Bytes)| Some((key.strip_prefix("pods/")?.to_owned(), bytes));
+        self.snapshots.iter_prefix("pods/").into_iter().filter_map(strip).collect()
+    }
+
+    /// One pod as JSON.
+    pub(crate) fn pod(&self, uid: &str) -> Option<Bytes> {
+        self.snapshots.get(&format!("pods/{uid}"))
+    }
+
+    pub(crate) fn put_pod(&self, uid: &str, json: Bytes) -> Result<(), StoreError> {
+        self.put(&format!("pods/{uid}"), json)
+    }
+
+    /// Keeps a pod with the next [`Store::sync`].
+    pub(crate) fn put_pod_later(&self, uid: &str, json: Bytes) -> Result<(), StoreError> {
+        Ok(self.snapshots.put(&format!("pods/{uid}"), json)?)
+    }
+
+    /// Puts on disk what was kept for later.
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
+        Ok(self.snapshots.sync()?)
+    }
+
+    /// What the hub was known to have when its pods were listed last.
+    pub fn hub_state(&self) -> HubState {
+        self.snapshots.get("hub").and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    }
+
+    /// Keeps it, with the next write that is synced: one that is a little old is found to be continued all the same.
+    pub(crate) fn put_hub_state(&self, state: &HubState) -> Result<(), StoreError> {
+        let bytes = serde_json::to_vec(state).expect("a text and a number become JSON");
+        Ok(self.snapshots.put("hub", bytes)?)
+    }
+
+    /// Forgets a pod and what was decided about it.
+    pub(crate) fn remove_pod(&self, uid: &str) -> Result<(), StoreError> {
+        self.snapshots.remove(&format!("pods/{uid}"))?;
+        self.snapshots.remove(&format!("state/{uid}"))?;
+        self.snapshots.remove(&format!("tokens/{uid}"))?;
+        Ok(self.snapshots.sync()?)
+    }
+
+    pub(crate) fn pod_state(&self, uid: &str) -> PodState {
+        let bytes = self.snapshots.get(&format!("state/{uid}"));
+        bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    }
+
+    /// Keeps it; `is_urgent` when it must be there after a power cut.
+    pub(crate) fn put_pod_state(&self, uid: &str, state: &PodState, is_urgent: bool) -> Result<(), StoreError> {
+        let bytes = serde_json::to_vec(state).expect("times and texts become JSON");
+        self.snapshots.put(&format!("state/{uid}"), bytes)?;
+        if is_urgent { self.sync() } else { Ok(()) }
+    }
+
+    pub(crate) fn object(&self, key: &ObjectKey) -> Known {
+        let name = key.key();
+        let Some(bytes) = self.snapshots.get(&name) else { return Known::Unknown };
+        if bytes.is_empty() {
+            return Known::Absent;
+        }
+        let plain = match key.kind {
+            ObjectKind::ConfigMap => Some(bytes),
+            ObjectKind::Secret => self.unseal(&name, &bytes).map(Into::into),
+        };
+        // What cannot be read (another key, a damaged value) is as good as never fetched.
+        plain.and_then(|plain| serde_json::from_slice(&plain).ok()).map_or(Known::Unknown, Known::Present)
+    }
+
+    /// Keeps an object, or that there is none; answers whether that is news.
+    pub(crate) fn put_object(&self, key: &ObjectKey, object: Option<&Value>) -> Result<bool, StoreError> {
+        let news = match (self.object(key), object) {
+            (Known::Present(old), Some(new)) => data_of(&old) != data_of(new),
+            (Known::Absent, None) => false,
+            _ => true,
+        };
+        if news {
+            let name = key.key();
+            let bytes = match object {
+                None => Bytes::new(),
+                Some(object) => {
+                    let plain = object.to_string().into_bytes();
+                    match key.kind {
+                        ObjectKind::ConfigMap => plain.into(),
+                        ObjectKind::Secret => self.seal(&name, plain)?,
+                    }
+                }
+            };
+            self.put(&name, bytes)?;
+        }
+        Ok(news)
+    }
+
+    /// Forgets objects that no pod refers to any more.
+    pub(crate) fn retain_objects(&self, desired: &BTreeSet<ObjectKey>) -> Result<(), StoreError> {
+        let desired: BTreeSet<String> = desired.iter().map(ObjectKey::key).collect();
+        let mut changed = false;
+        for prefix in ["configmaps/", "secrets/"] {
+            for (key, _) in self.snapshots.iter_prefix(prefix) {
+                if !desired.contains(&key) {
+                    changed |= self.snapshots.remove(&key)?;
+                }
+            }
+        }
+        if changed {
+            self.snapshots.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Tokens that the hub has issued for a pod. What cannot be read is as good as never issued.
+    pub(crate) fn tokens(&self, uid: &str) -> Vec<KeptToken> {
+        let name = format!("tokens/{uid}");
+        let plain = self.snapshots.get(&name).and_then(|sealed| self.unseal(&name, &sealed));
+        plain.and_then(|plain| serde_json::from_slice(&plain).ok()).unwrap_or_default()
+    }
+
+    /// The one that a volume asks for.
+    pub(crate) fn token(&self, of: &TokenRef) -> Option<KeptToken> {
+        self.tokens(&of.pod_uid).into_iter().find(|kept| kept.is_of(of))
+    }
+
+    /// Keeps a token in the place of its predecessor. That of a pod which is forgotten meanwhile is dropped.
+    pub(crate) fn put_token(&self, of: &TokenRef, token: KeptToken) -> Result<(), StoreError> {
+        if self.snapshots.get(&format!("pods/{}", of.pod_uid)).is_none() {
+            return Ok(());
+        }
+        let mut tokens = self.tokens(&of.pod_uid);
+        tokens.retain(|kept| !kept.is_of(of));
+        tokens.push(token);
+        // The newest stay: a pod's spec names no more than these at a time.
+        let surplus = tokens.len().saturating_sub(crate::tokens::TOKENS_OF_POD_MAX);
+        tokens.drain(..surplus);
+        let name = format!("tokens/{}", of.pod_uid);
+        let plain = serde_json::to_vec(&tokens).expect("times and texts become JSON");
+        let sealed = self.seal(&name, plain)?;
+        self.put(&name, sealed)
+    }
+
+    /// Forgets tokens of pods that are not known, which a kubelet that was killed between two writes may have left.
+    pub(crate) fn sweep_tokens(&self) -> Result<(), StoreError> {
+        let mut changed = false;
+        for (key, _) in self.snapshots.iter_prefix("tokens/") {
+            let uid = key.strip_prefix("tokens/").unwrap_or_default();
+            if self.snapshots.get(&format!("pods/{uid}")).is_none() {
+                changed |= self.snapshots.remove(&key)?;
+            }
+        }
+        if changed {
+            self.snapshots.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Whether this node's assignment had entries when the hub was last heard; `None` when that is not known, which stops nothing.
+    pub fn assignment_present(&self) -> Option<bool> {
+        self.snapshots.get("assignment").map(|value| &value[..] == b"1")
+    }
+
+    /// Keeps whether this node's assignment has entries.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn put_assignment_present(&self, present: bool) -> Result<(), StoreError> {
+        if self.assignment_present() == Some(present) {
+            return Ok(());
+        }
+        self.put("assignment", Bytes::from_static(if present { b"1" } else { b"0" }))
+    }
+
+    fn put(&self, key: &str, bytes: Bytes) -> Result<(), StoreError> {
+        self.snapshots.put(key, bytes)?;
+        Ok(self.snapshots.sync()?)
+    }
+
+    /// Nonce, then cipher text; bound to its key, so that two secrets cannot be swapped on disk.
+    fn seal(&self, name: &str, mut plain: Vec<u8>) -> Result<Bytes, StoreError> {
+        let mut nonce = [0_u8; NONCE_LEN];
+        SystemRandom::new().fill(&mut nonce).map_err(|_| StoreError::Random)?;
+        self.key
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(name.as_bytes()), &mut plain)
+            .map_err(|_| StoreError::Random)?;
+        Ok([&nonce[..], &plain].concat().into())
+    }
+
+    fn unseal(&self, name: &str, sealed: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, cipher) = sealed.split_first_chunk::<NONCE_LEN>()?;
+        let mut cipher = cipher.to_vec();
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let plain = self.key.open_in_place(nonce, Aad::from(name.as_bytes()), &mut cipher).ok()?;
+        Some(plain.to_vec())
+    }
+}
+
+/// The parts of an object that reach a container.
+fn data_of(object: &Value) -> (&Value, &Value, &Value) {
+    (&object["data"], &object["binaryData"], &object["metadata"]["resourceVersion"])
+}
+
+/// Reads the key that Secrets are sealed with, or makes one. A damaged one is put aside: pods without Secrets start without it, and
+/// the others get theirs from the hub again.
+fn load_key(path: &Path) -> Result<(LessSafeKey, Option<String>), StoreError> {
+    let mut repair = None;
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) if bytes.len() == KEY_LEN => bytes,
+        Ok(_) => {
+            let aside = path.with_extension("key.damaged");
+            std::fs::rename(path, &aside).map_err(|source| StoreError::ReadKey { path: path.to_owned(), source })?;
+            let text = format!("the store key was damaged and is now {}; Secrets are fetched again", aside.display());
+            repair = Some(text);
+            new_key(path)?
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => new_key(path)?,
+        Err(source) => return Err(StoreError::ReadKey { path: path.to_owned(), source }),
+    };
+    let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| StoreError::Random)?;
+    Ok((LessSafeKey::new(key), repair))
+}
+
+fn new_key(path: &Path) -> Result<Vec<u8>, StoreError> {
+    let mut bytes = vec![0_u8; KEY_LEN];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| StoreError::Random)?;
+    base_pki::write_private(path, &bytes).map_err(StoreError::WriteKey)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+//! One pod's worker: asks [`reconcile::decide`] what to do, does it, and waits for the next change.
+//!
+//! # What it holds to
+//!
+//! - **It waits for nothing but its inbox and the clock.** Starting, stopping, preparing volumes, probing, removing: each runs as a task
+//!   of its own and comes back as a message. So a pod can be reported to end at any moment, whatever hangs: a share that does not
+//!   answer, a hub, a compiler, a probe.
+//! - **Each of these is under way at most once**, so what a pod may cost is known, and a thing that hangs is not tried a thousand times.
+//! - **Deciding is a plain function** of what is desired and what was observed ([`reconcile`]). Every action may be repeated: the runtime
+//!   starts an attempt once.
+//! - **Nothing observed is believed over something newer.** Containers are distinguished by their attempt; an event may be late.
+//!
+//! # The life of a pod here
+//!
+//! ```text
+//!              ┌─ History      over before this start: reported, not run
+//!   admitted ──┼─ Unsupported  no runtime here: stays Pending
+//!              └─ Active ──delete, end──▶ Ending ──nothing runs──▶ Removing ──▶ (the worker ends)
+//!                   │ fails as a whole: state.failure, nothing of it runs again
+//!                   │ halted: the node stops, the pod stays desired
+//! ```
+//!
+//! # The life of a container here
+//!
+//! [`ContainerRecord::phase`] is one of `Nothing`, `Starting`, `Running`, `Stopping`, `Exited`. An operation under way (`acting`) hides what
+//! is observed until it is done. Between two attempts `held_until` keeps the next one back; an attempt that could not even be tried
+//! spends no attempt, one that was tried does.
+//!
+//! # What a crash leaves
+//!
+//! | killed | the next worker finds |
+//! | --- | --- |
+//! | while volumes are prepared | no container; prepares them again, what is there stays |
+//! | after a start was asked for | the attempt in the runtime's list: running, or ended without its program |
+//! | while it runs | the container, adopted; ready and started as last reported, until the first probe |
+//! | while it stops | the container; the desired state stops it again |
+//! | while it is removed | no container, or one that ended: the hub's deletion, or its next list, ends the pod again |
+//!
+//! Start reading at `run.rs`; then `container.rs`.
+
+mod container;
+mod instance;
+mod probing;
+mod run;
+mod spec;
+mod status;
+mod termination;
+mod volumes;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use node_runtime::{ContainerStatus, PodRuntime};
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use crate::inbox::Inbox;
+use crate::manager::Shared;
+use crate::model::Pod;
+use crate::reconcile;
+use crate::status::Waiting;
+use crate::store::PodState;
+use container::ContainerRecord;
+use volumes::PodVolumes;
+
+/// What a worker begins with.
+pub(crate) struct WorkerInit {
+    pub pod: Pod,
+    /// `status` of the Pod object as it was stored.
+    pub stored_status: Value,
+    pub runtime: Option<Arc<dyn PodRuntime>>,
+    pub state: PodState,
+    /// Whether `state` is not on disk yet.
+    pub state_is_news: bool,
+    /// Containers that an earlier kubelet started.
+    pub containers: Vec<ContainerStatus>,
+    /// The pod had come to its end before, and nothing of it is left to look at.
+    pub is_history: bool,
+    /// Why nothing here runs it: it stays Pending and says so. A version that does begins with it anew.
+    pub unsupported: Option<Waiting>,
+    /// Where the worker says that nothing of the pod will run again.
+    pub is_over: Arc<AtomicBool>,
+}
+
+/// Where a pod is in its life on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// It had come to its end before this worker began.
+    History,
+    /// No runtime here runs it.
+    Unsupported,
+    /// Its containers are to run.
+    Active,
+    /// Its containers are to stop.
+    Ending,
+    /// What is left of it is being removed.
+    Removing,
+}
+
+/// Everything is to stop, though the pod stays desired: the node stops.
+struct Halt {
+    grace: Duration,
+    /// Notified once nothing is active any more; dropped with the worker.
+    done: Option<oneshot::Sender<()>>,
+}
+
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    pod: Pod,
+    phase: Phase,
+    halt: Option<Halt>,
+    runtime: Option<Arc<dyn PodRuntime>>,
+    state: PodState,
+    containers: BTreeMap<String, ContainerRecord>,
+    volumes: PodVolumes,
+    /// Why the hub issues no token.
+    token_rejection: Option<String>,
+    stored_status: Value,
+    status: Value,
+    reported: Reported,
+    is_over: Arc<AtomicBool>,
+    inbox: Inbox,
+    dir: PathBuf,
+}
+
+/// When what was reported was kept last.
+#[derive(Debug, Default)]
+struct Reported {
+    kept_at: Option<tokio::time::Instant>,
+    /// There is news, to be kept when the pause is over.
+    is_outdated: bool,
+}
+
+/// The status as it was stored, with what was reported after that.
+fn with_reported(status: Value, reported: &Value) -> Value {
+    let (Value::Object(mut fields), Value::Object(newer)) = (status.clone(), reported) else { return status };
+    fields.extend(newer.clone());
+    Value::Object(fields)
+}
+
+impl Worker {
+    pub(crate) fn new(shared: Arc<Shared>, init: WorkerInit, inbox: Inbox) -> Self {
+        let is_ending = init.pod.metadata.deletion_timestamp.is_some();
+        let phase = match (is_ending, init.is_history, &init.unsupported) {
+            (true, ..) => Phase::Ending,
+            (_, true, _) => Phase::History,
+            (.., Some(_)) => Phase::Unsupported,
+            _ => Phase::Active,
+        };
+        let reported = init.state.reported.clone();
+        let mut worker = Self {
+            dir: shared.pod_dir(&init.pod),
+            shared,
+            phase,
+            halt: None,
+            runtime: init.runtime,
+            state: init.state,
+            containers: BTreeMap::new(),
+            volumes: PodVolumes::default(),
+            token_rejection: None,
+            status: with_reported(init.stored_status.clone(), &reported),
+            stored_status: init.stored_status,
+            reported: Reported::default(),
+            is_over: init.is_over,
+            inbox,
+            pod: init.pod,
+        };
+        worker.adopt(init.containers);
+        if init.state_is_news {
+            worker.keep_state(true);
+        }
+        if let Some(waiting) = init.unsupported {
+            for container in worker.pod.all_containers() {
+                worker.containers.entry(container.name.clone()).or_default().observed.waiting = Some(waiting.clone());
+            }
+        }
+        worker
+    }
+
+    /// Whether its containers are to stop for good.
+    fn is_ending(&self) -> bool {
+        matches!(self.phase, Phase::Ending | Phase::Removing)
+    }
+
+    fn decide(&self) -> reconcile::Decision {
+        if matches!(self.phase, Phase::History | Phase::Unsupported | Phase::Removing) {
+            return reconcile::Decision::default();
+        }
+        let containers = self.containers.iter().map(|(name, record)| (name.clone(), record.view())).collect();
+        reconcile::decide(&reconcile::View {
+            pod: &self.pod,
+            now: Timestamp::now(),
+            ending: self.is_ending(),
+            failed: self.state.failure.is_some() || self.halt.is_some(),
+            start_time: self.state.start_time,
+            volumes_ready: self.volumes.places().is_some(),
+            containers: &containers,
+        })
+    }
+
+    /// Keeps on disk what was decided about the pod, beside everything else. `is_urgent`: it must be there after a power cut.
+    fn keep_state(&self, is_urgent: bool) {
+        let (store, uid, state) =
+            (self.shared.context.store.clone(), self.pod.metadata.uid.clone(), self.state.clone());
+        let registry = self.shared.context.registry.clone();
+        base_observe::spawn_blocking_named("pod-state", move || {
+            if let Err(error) = store.put_pod_state(&uid, &state, is_urgent) {
+                let text = node_client::chain(&error);
+                tracing::warn!(error = %text, "Failed to keep a pod's state; it starts afresh after a restart of this node.");
+                registry.error(text);
+            }
+        });
+    }
+}

@@ -1,0 +1,155 @@
+//! The loop of a worker: decide, act, publish, wait.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::{Halt, Phase, Worker};
+use crate::inbox::{Done, Messages};
+use crate::model::Pod;
+use crate::reconcile::{Action, ContainerPhase};
+
+impl Worker {
+    /// Works until the pod has ended, or until `life` does, which leaves its containers as they are. Answers whether the pod has ended.
+    pub(crate) async fn run(mut self, life: CancellationToken) -> bool {
+        let inbox = self.inbox.clone();
+        loop {
+            let began = Instant::now();
+            let decision = self.decide();
+            let mut again = false;
+            for action in decision.actions {
+                again |= self.act(action);
+            }
+            self.publish();
+            self.shared.context.sync_seconds.observe(began.elapsed().as_secs_f64());
+            if again {
+                continue;
+            }
+            self.report_halted();
+            let look_again = decision.look_again_at.map(|at| tokio::time::Instant::now() + until(at));
+            let wake = [look_again, self.volumes.look_at(), self.keep_reported_at()].into_iter().flatten().min();
+            tokio::select! {
+                () = life.cancelled() => return false,
+                () = inbox.wait() => {}
+                () = sleep_until(wake) => {
+                    self.look_at_volumes();
+                    self.keep_reported();
+                }
+            }
+            if self.take(inbox.take()) {
+                return true;
+            }
+        }
+    }
+
+    /// Does one thing, or begins it; answers whether to decide again at once.
+    fn act(&mut self, action: Action) -> bool {
+        match action {
+            Action::PrepareVolumes => self.prepare_volumes(),
+            Action::Start { container, attempt } => self.start(&container, attempt),
+            Action::Stop { container, grace } => self.stop(&container, grace),
+            Action::Fail { reason, message } => {
+                self.fail(reason, message);
+                return true;
+            }
+            Action::Finish => self.remove(),
+        }
+        false
+    }
+
+    /// Takes note of all that came; answers whether the pod has ended.
+    fn take(&mut self, messages: Messages) -> bool {
+        if let Some(pod) = messages.update {
+            self.update(*pod);
+        }
+        if messages.end && self.phase != Phase::Removing {
+            self.phase = Phase::Ending;
+        }
+        if let Some(on_hold) = messages.hold {
+            self.state.on_hold = on_hold;
+            self.keep_state(true);
+        }
+        if let Some((grace, done)) = messages.halt {
+            self.halt = Some(Halt { grace, done: Some(done) });
+        }
+        if messages.refresh {
+            self.refresh();
+        }
+        if let Some(why) = messages.token_rejection {
+            self.token_rejected(why);
+        }
+        let mut has_ended = false;
+        for done in messages.done {
+            match done {
+                Done::Started { id, result } => self.started(id, result),
+                Done::NotStarted { container, reason } => self.hold(&container, "CreateContainerConfigError", reason),
+                Done::Stopped { id, result } => self.stopped(&id, result),
+                Done::SetUp(instance) => self.set_up(instance),
+                Done::NotSetUp(error) => self.not_set_up(error),
+                Done::Volumes(result) => self.volumes_prepared(result),
+                Done::VolumesDied(cause) => self.volumes_died(&cause),
+                Done::VolumesSlow => self.volumes_slow(),
+                Done::Rejected(rejection) => self.rejected(rejection),
+                Done::Removed(result) => {
+                    self.removed(result);
+                    has_ended = true;
+                }
+            }
+        }
+        for status in messages.containers.into_values() {
+            self.accept(status, false);
+        }
+        for report in messages.probes.into_values() {
+            self.probed(report);
+        }
+        has_ended
+    }
+
+    fn update(&mut self, pod: Pod) {
+        let old_grace = self.pod.grace();
+        self.pod = pod;
+        if self.pod.metadata.deletion_timestamp.is_none() {
+            self.restart_changed();
+            return;
+        }
+        let hurry = self.is_ending() && self.pod.grace() < old_grace;
+        if self.phase != Phase::Removing {
+            self.phase = Phase::Ending;
+        }
+        if hurry {
+            // Asked to end sooner than before: a stop with less grace overtakes the one under way.
+            let stopping: Vec<String> = self
+                .containers
+                .iter()
+                .filter(|(_, record)| record.acting == Some(ContainerPhase::Stopping))
+                .map(|(name, _)| name.clone())
+                .collect();
+            for name in stopping {
+                self.stop(&name, self.pod.grace());
+            }
+        }
+    }
+
+    /// Reports to whoever halted the pod that nothing of it is active any more.
+    fn report_halted(&mut self) {
+        if self.containers.values().any(|record| record.view().state.is_active()) {
+            return;
+        }
+        if let Some(done) = self.halt.as_mut().and_then(|halt| halt.done.take()) {
+            let _ = done.send(());
+        }
+    }
+}
+
+fn until(at: Timestamp) -> Duration {
+    // A little past the moment, so that the clock has reached it when the decision is made.
+    super::container::between(Timestamp::now(), at) + Duration::from_millis(5)
+}
+
+async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

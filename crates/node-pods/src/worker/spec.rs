@@ -1,0 +1,113 @@
+//! What a runtime is asked to start: a container of the manifest with its variables, mounts and limits in place.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use node_client::chain;
+use node_runtime::{ContainerSpec, Mount, PodRuntime};
+
+use crate::admission::{limits, pod_ref, pod_resources, promised};
+use crate::env::{self, NodeFacts};
+use crate::model::{Container, Pod};
+use crate::store::Store;
+use crate::volumes::{self, Places};
+
+/// Everything that a container's spec is made of. It is made beside the worker: it touches files.
+pub(super) struct SpecParts {
+    pub pod: Pod,
+    pub container: Container,
+    pub attempt: u32,
+    pub places: Places,
+    pub facts: NodeFacts,
+    pub store: Arc<Store>,
+    pub dir: PathBuf,
+}
+
+impl SpecParts {
+    /// The spec, or why the container cannot be started for now.
+    pub(super) fn spec(&self, runtime: &dyn PodRuntime) -> Result<ContainerSpec, String> {
+        let (container, attempt) = (&self.container, self.attempt);
+        let environment =
+            env::environment(&self.pod, container, &self.facts, &*self.store).map_err(|e| e.to_string())?;
+        let expand = |words: &[String]| words.iter().map(|word| env::expand(word, &environment)).collect();
+        let mut mounts = Vec::new();
+        for mount in &container.volume_mounts {
+            let place = self.places.get(&mount.name);
+            let place = place.ok_or_else(|| format!("volume \"{}\" is not one of the pod's", mount.name))?;
+            let sub_path = match mount.sub_path_expr.as_str() {
+                "" => mount.sub_path.clone(),
+                expression => env::expand(expression, &environment),
+            };
+            if !mount.sub_path_expr.is_empty() && sub_path.contains("$(") {
+                return Err(format!("subPathExpr `{}` names a variable that is not set", mount.sub_path_expr));
+            }
+            let configuration =
+                self.pod.spec.volumes.iter().any(|v| v.name == mount.name && volumes::is_configuration(v));
+            mounts.push(Mount {
+                volume: mount.name.clone(),
+                host_path: place.clone(),
+                sub_path: volumes::sub_path(&mount.name, &sub_path).map_err(|error| chain(&error))?,
+                configuration,
+                container_path: PathBuf::from(&mount.mount_path),
+                read_only: mount.read_only || configuration,
+                optional: volumes::is_api_access(&mount.name) && mount.mount_path == volumes::API_ACCESS_PATH,
+            });
+        }
+        let security = &self.pod.spec.security_context;
+        let mut groups = security.supplemental_groups.clone();
+        groups.extend(security.fs_group);
+        let mut spec = ContainerSpec {
+            pod: pod_ref(&self.pod),
+            container: container.name.clone(),
+            attempt,
+            image: container.image.clone(),
+            command: expand(&container.command),
+            args: expand(&container.args),
+            working_dir: container.working_dir.as_ref().map(PathBuf::from),
+            mounts,
+            limits: limits(container),
+            requests: promised(container),
+            pod_resources: pod_resources(&self.pod),
+            oom_score_adj: Some(self.oom_score_adj()),
+            log_dir: self.dir.join(&container.name),
+            run_as_user: container.security_context.run_as_user.or(security.run_as_user),
+            run_as_group: container.security_context.run_as_group.or(security.run_as_group),
+            supplemental_groups: groups,
+            hostname: self.pod.spec.hostname.clone(),
+            termination_message: None,
+            env: environment,
+        };
+        self.add_termination_message(runtime, &mut spec);
+        Ok(spec)
+    }
+
+    /// How soon the kernel kills it when the machine is out of memory. A sidecar does not die before what it serves.
+    fn oom_score_adj(&self) -> i32 {
+        let of = |container: &Container| promised(container).memory_bytes.unwrap_or(0);
+        let smallest = self.pod.spec.containers.iter().map(of).min().unwrap_or(0);
+        let own = of(&self.container);
+        let request = if self.container.is_sidecar() { own.max(smallest) } else { own };
+        let is_critical = self.pod.spec.priority_class_name == "system-node-critical";
+        node_runtime::oom_score_adj(self.pod.qos_class(), is_critical, request, self.facts.memory_bytes)
+    }
+
+    /// Gives the container a file for its last words, where the runtime can show it one.
+    fn add_termination_message(&self, runtime: &dyn PodRuntime, spec: &mut ContainerSpec) {
+        let (container, attempt) = (&self.container, self.attempt);
+        let Some(path) = container.termination_message_path.as_ref().filter(|path| !path.is_empty()) else { return };
+        let file = self.dir.join(".termination").join(format!("{}-{attempt}", container.name));
+        let made = file.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| {
+            use std::os::unix::fs::PermissionsExt as _;
+            std::fs::write(&file, b"")?;
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666))
+        });
+        let mount = Mount { host_path: file.clone(), container_path: PathBuf::from(path), ..Mount::default() };
+        spec.mounts.push(mount);
+        spec.termination_message = Some(file);
+        if made.is_err() || runtime.check(spec).is_err() {
+            // Without mounts a program's exit code has to do.
+            spec.mounts.pop();
+            spec.termination_message = None;
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What a worker reports of its pod.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use api_edge::status::PodReport;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{Phase, Reported, Worker};
+use crate::publisher::PodName;
+use crate::status::{self, Facts, exit_of};
+
+/// What is reported is kept this often at most.
+const KEEP_PERIOD: Duration = Duration::from_secs(30);
+
+/// What of a status the next start of the agent begins with.
+fn reported_of(status: &Value) -> Value {
+    let containers = |list: &str| -> Vec<Value> {
+        let statuses = status[list].as_array().into_iter().flatten();
+        let kept = |one: &Value| json!({"name": one["name"], "containerID": one["containerID"], "ready": one["ready"], "started": one["started"]});
+        statuses.map(kept).collect()
+    };
+    json!({
+        "conditions": status["conditions"],
+        "containerStatuses": containers("containerStatuses"),
+        "initContainerStatuses": containers("initContainerStatuses"),
+    })
+}
+
+impl Worker {
+    /// Reports the pod's status where it has changed.
+    pub(super) fn publish(&mut self) {
+        if self.phase == Phase::History || self.is_in_question() {
+            return;
+        }
+        self.note_finals();
+        let facts = Facts {
+            pod: &self.pod,
+            now: Timestamp::now(),
+            node_ip: self.shared.node_ip(),
+            start_time: self.state.start_time,
+            failure: self.state.failure.as_ref().map(|(reason, message)| (reason.as_str(), message.as_str())),
+            volumes_ready: self.volumes.places().is_some(),
+            ending: self.is_ending(),
+            handler: self.runtime.as_ref().map_or("none", |runtime| runtime.handler()),
+        };
+        let containers = &self.containers;
+        let observed = |name: &str| containers.get(name).map(|record| &record.observed);
+        let status = status::derive(&facts, observed, &self.status);
+        if status == self.status {
+            return;
+        }
+        for (name, message) in status::new_ephemeral(&status, &self.status) {
+            self.shared.events.pod_warning(&self.pod, Some(&name), status::EPHEMERAL_REASON, message);
+        }
+        self.status = status;
+        let is_over = matches!(self.status["phase"].as_str(), Some("Succeeded" | "Failed"));
+        self.is_over.store(is_over, Ordering::Relaxed);
+        let uid = &self.pod.metadata.uid;
+        self.shared.context.registry.set_pod(uid, self.report());
+        self.shared.publisher.status(uid, self.name(), self.status.clone(), &self.stored_status);
+        let reported = reported_of(&self.status);
+        if self.state.reported != reported {
+            self.state.reported = reported;
+            self.reported.is_outdated = true;
+        }
+        self.keep_reported();
+    }
+
+    /// Whether it is a moment too early to say anything of the pod: a rejected pod has no containers, and a status that was published
+    /// with some keeps them.
+    fn is_in_question(&self) -> bool {
+        let is_new = self.containers.values().all(|record| record.observed.current.is_none());
+        self.phase == Phase::Active && is_new && self.state.failure.is_none() && !self.volumes.is_checked()
+    }
+
+    /// When what was reported is to be kept, which a readiness that flaps must not make happen each time.
+    pub(super) fn keep_reported_at(&self) -> Option<Instant> {
+        self.reported.is_outdated.then(|| self.reported.kept_at.map_or_else(Instant::now, |at| at + KEEP_PERIOD))
+    }
+
+    pub(super) fn keep_reported(&mut self) {
+        if self.keep_reported_at().is_some_and(|at| at <= Instant::now()) {
+            self.reported = Reported { kept_at: Some(Instant::now()), is_outdated: false };
+            // Not urgent: after a power cut nothing of it is true.
+            self.keep_state(false);
+        }
+    }
+
+    /// Notes which ends are final: nothing follows them.
+    fn note_finals(&mut self) {
+        let finals: BTreeMap<String, bool> = self
+            .pod
+            .all_containers()
+            .filter_map(|container| {
+                let record = self.containers.get(&container.name)?;
+                let exit = exit_of(record.observed.current.as_ref()?);
+                // What an init container did in a former instance is to be done again.
+                let is_final = exit.is_some_and(|exit| !self.will_restart(container, exit));
+                Some((container.name.clone(), is_final))
+            })
+            .collect();
+        for (name, is_final) in finals {
+            if let Some(record) = self.containers.get_mut(&name) {
+                record.observed.is_final = is_final;
+                if is_final {
+                    record.observed.waiting = None;
+                }
+            }
+        }
+    }
+
+    pub(super) fn name(&self) -> PodName {
+        let metadata = &self.pod.metadata;
+        PodName { namespace: metadata.namespace.clone(), name: metadata.name.clone() }
+    }
+
+    fn report(&self) -> PodReport {
+        let current = self.containers.values().filter_map(|record| record.observed.current.as_ref());
+        let restarts = current.map(|status| status.id.attempt).sum();
+        let is_ready = |condition: &Value| condition["type"] == "Ready" && condition["status"] == "True";
+        PodReport {
+            pod: self.pod.full_name(),
+            phase: self.status["phase"].as_str().unwrap_or_default().to_owned(),
+            restarts,
+            ready: self.status["conditions"].as_array().is_some_and(|list| list.iter().any(is_ready)),
+        }
+    }
+}
