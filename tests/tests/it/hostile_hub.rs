@@ -7,18 +7,19 @@
 //! lies      answers that are no list, no object, no line           slow     answers that are late, fail, or come over a thin line
 //! restored  another hub, another store, an expired certificate     status   what the hub shows of a pod, whoever else writes it
 //! disk      full, read-only, emptied                               uplink   lost and found again with another address
+//! kills     at random moments, under all of these
 //! ```
 
-#![allow(dead_code, reason = "tests of open faults need the rest; see docs/plans/08.md")]
-
 mod disk;
+mod kills;
 mod lies;
 mod restored;
 mod slow;
 mod status;
+mod uplink;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -233,12 +234,12 @@ impl Site {
         crate::common::start_on_its_port(&mut self.hub, self.dir.path(), &self.hub_address)
     }
 
-    /// Waits until the node watches its pods, honestly, over a connection that it made after the first `connections`.
-    fn wait_watching(&self, connections: u64) -> Result<()> {
+    /// Waits until the node watches its pods, honestly, by a request that came after this moment.
+    fn wait_watching(&self, since: Instant) -> Result<()> {
         let watch = regex_lite::Regex::new(WATCH_OF_PODS)?;
         eventually("an open watch of pods", PATIENCE, || {
             let mut requests = self.proxy.requests();
-            requests.retain(|one| one.connection > connections);
+            requests.retain(|one| one.start >= since);
             let is_open = requests.iter().any(|one| {
                 watch.is_match(&one.path) && one.rule.is_none() && one.status == Some(200) && one.end.is_none()
             });

@@ -1,10 +1,15 @@
 //! A disk that is full, read-only or has lost a file: the agent starts, pods run, and what is deleted ends.
 
-use anyhow::Result;
+use std::time::{Duration, Instant};
 
-use super::{PATIENCE, Site};
+use anyhow::{Result, ensure};
+use testkit::kubectl::Kubectl;
+use testkit::process;
+use testkit::wait::eventually;
+
+use super::{NODE, PATIENCE, Site};
 use crate::bad_input::{SmallDisk, fill};
-use crate::common::kill_with_pods;
+use crate::common::{example_manifest, kill_with_pods};
 
 #[test]
 fn after_a_power_cut_with_a_full_disk_all_pods_run_again() -> Result<()> {
@@ -18,4 +23,44 @@ fn after_a_power_cut_with_a_full_disk_all_pods_run_again() -> Result<()> {
     kill_with_pods(&mut site.node)?;
     site.node.start_again("ephemeral")?;
     site.wait_programs(0..4, PATIENCE).map(|_| ())
+}
+
+#[test]
+fn an_offline_store_that_is_lost_stops_neither_the_edge_plane_nor_a_pod() -> Result<()> {
+    let mut site = Site::start()?;
+    let Some(kubectl) = Kubectl::newest(&site.hub.data_dir().join("kubeconfig")) else { return Ok(()) };
+    for file in ["10-profile.yaml", "20-device.yaml"] {
+        kubectl.apply(&example_manifest(file, NODE)?)?.ok()?;
+    }
+    site.create_pods(0..1)?;
+    let programs = site.wait_programs(0..1, PATIENCE)?;
+    let own = site.node.data_dir().to_string_lossy().into_owned();
+    let edge = || -> Vec<u32> {
+        let found = process::find(|words| {
+            words.get(1).is_some_and(|word| word == "edge") && words.iter().any(|word| word.contains(&own))
+        });
+        found.into_iter().map(|(pid, _)| pid).collect()
+    };
+    let before = eventually("the edge plane", PATIENCE, || match edge() {
+        pids if pids.is_empty() => Err("no process"),
+        pids => Ok(pids),
+    })?;
+    // A device that is read: the plane has all it needs.
+    crate::common::wait_condition(&kubectl, &["device", "host"], "Ready", "True")?;
+    site.node.kill();
+    std::fs::remove_dir_all(site.node.data_dir().join("node/store"))?;
+    site.proxy.set_away(true);
+    site.node.start_again("ephemeral")?;
+    eventually("the agent's status", PATIENCE, || site.status())?;
+    let stopped = eventually("an edge plane or a pod that was stopped", Duration::from_secs(4), || {
+        let (now, pid) = (edge(), site.pid(0));
+        if now != before || pid != Some(programs[0]) { Ok((now, pid)) } else { Err("they run") }
+    });
+    ensure!(stopped.is_err(), "{before:?} and {programs:?} became {stopped:?} with no hub");
+    let back = Instant::now();
+    site.proxy.set_away(false);
+    site.wait_watching(back)?;
+    site.wait_shown(0..1, PATIENCE)?;
+    ensure!(edge() == before && site.pid(0) == Some(programs[0]), "{before:?} became {:?} with the hub", edge());
+    Ok(())
 }

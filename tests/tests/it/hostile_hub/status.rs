@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::json;
 use testkit::wait::eventually;
 
@@ -20,4 +20,24 @@ fn a_status_that_another_has_written_is_corrected() -> Result<()> {
         let pod = site.api.get(&format!("{PODS}/p0")).map_err(|error| error.to_string())?;
         if pod["status"]["phase"] == "Running" { Ok(()) } else { Err(pod["status"].to_string()) }
     })
+}
+
+#[test]
+fn a_changed_image_restarts_the_container() -> Result<()> {
+    let site = Site::start()?;
+    site.create_pods(0..2)?;
+    let before = site.wait_programs(0..2, PATIENCE)?;
+    site.wait_shown(0..2, PATIENCE)?;
+    let image = "file:///usr/bin/sleep";
+    let patch = json!({"spec": {"containers": [{"name": "main", "image": image}]}});
+    site.api.patch_strategic(&format!("{PODS}/p0"), &patch)?;
+    let pod = eventually("another container", PATIENCE, || {
+        let pod = site.api.get(&format!("{PODS}/p0")).map_err(|error| error.to_string())?;
+        let status = &pod["status"]["containerStatuses"][0];
+        let is_new = status["restartCount"] == 1 && status["image"] == image && status["state"]["running"].is_object();
+        if is_new { Ok(pod) } else { Err(status.to_string()) }
+    })?;
+    let after = site.wait_programs(0..2, PATIENCE)?;
+    ensure!(after[0] != before[0] && after[1] == before[1], "{before:?} became {after:?}: {pod}");
+    Ok(())
 }
