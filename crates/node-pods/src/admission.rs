@@ -36,6 +36,21 @@ impl Capacity {
     }
 }
 
+/// What a pod takes of one resource at most at a time, from what each of its containers takes.
+fn total(pod: &Pod, of: impl Fn(&Container) -> u64) -> u64 {
+    let apps: u64 = pod.spec.containers.iter().map(&of).fold(0, u64::saturating_add);
+    // Init containers run one at a time, before the others, each beside the sidecars that were started before it.
+    let (mut sidecars, mut init) = (0_u64, 0_u64);
+    for container in &pod.spec.init_containers {
+        let taken = of(container);
+        match container.is_sidecar() {
+            true => sidecars = sidecars.saturating_add(taken),
+            false => init = init.max(sidecars.saturating_add(taken)),
+        }
+    }
+    apps.saturating_add(sidecars).max(init)
+}
+
 /// What a pod asks for, as a scheduler counts it.
 pub(crate) fn requests(pod: &Pod) -> Capacity {
     let of = |container: &Container, resource: &str| {
@@ -43,20 +58,7 @@ pub(crate) fn requests(pod: &Pod) -> Capacity {
         let asked = resources.requests.get(resource).or_else(|| resources.limits.get(resource));
         asked.and_then(Quantity::millis).unwrap_or(0)
     };
-    let total = |resource: &str| {
-        let apps: u64 =
-            pod.spec.containers.iter().map(|container| of(container, resource)).fold(0, u64::saturating_add);
-        // Init containers run one at a time, before the others, each beside the sidecars that were started before it.
-        let (mut sidecars, mut init) = (0_u64, 0_u64);
-        for container in &pod.spec.init_containers {
-            let requested = of(container, resource);
-            match container.is_sidecar() {
-                true => sidecars = sidecars.saturating_add(requested),
-                false => init = init.max(sidecars.saturating_add(requested)),
-            }
-        }
-        apps.saturating_add(sidecars).max(init)
-    };
+    let total = |resource: &str| total(pod, |container| of(container, resource));
     Capacity { cpu_millis: total("cpu"), memory_bytes: total("memory").div_ceil(1000), pods: 1 }
 }
 
@@ -148,17 +150,18 @@ pub(crate) fn promised(container: &Container) -> Requests {
     Requests { cpu_millis: of("cpu").and_then(Quantity::millis), memory_bytes: of("memory").and_then(Quantity::units) }
 }
 
-/// What all containers of a pod get together. A limit of all only where each has one.
+/// What all containers of a pod get together. A limit of all only where each has one, init containers among them: one that is
+/// larger than those of the app holds while it runs, and one that has none may take all there is.
 pub(crate) fn pod_resources(pod: &Pod) -> PodResources {
-    let running = || pod.spec.containers.iter().chain(pod.spec.init_containers.iter().filter(|c| c.is_sidecar()));
-    let sum = |of: fn(&Limits) -> Option<u64>| {
-        running().map(|container| of(&limits(container))).try_fold(0_u64, |sum, limit| Some(sum.saturating_add(limit?)))
+    let limit = |of: fn(&Limits) -> Option<u64>| {
+        let is_limited = pod.all_containers().all(|container| of(&limits(container)).is_some());
+        is_limited.then(|| total(pod, |container| of(&limits(container)).unwrap_or(0)))
     };
     let requested = requests(pod);
     PodResources {
         cpu_request_millis: Some(requested.cpu_millis).filter(|millis| *millis > 0),
-        cpu_limit_millis: sum(|limits| limits.cpu_millis),
-        memory_limit_bytes: sum(|limits| limits.memory_bytes),
+        cpu_limit_millis: limit(|limits| limits.cpu_millis),
+        memory_limit_bytes: limit(|limits| limits.memory_bytes),
         pids_max: None,
     }
 }

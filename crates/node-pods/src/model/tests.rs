@@ -39,6 +39,30 @@ fn requests_that_no_machine_has_are_counted_and_do_not_overflow() {
 }
 
 #[test]
+fn a_pod_is_limited_where_all_its_containers_are_and_an_init_container_gets_its_own_limit() {
+    let limited =
+        |cpu: &str, memory: &str| json!({"name": "a", "resources": {"limits": {"cpu": cpu, "memory": memory}}});
+    let free = json!({"name": "b", "resources": {"requests": {"cpu": "100m"}}});
+    let app = limited("1", "1Mi");
+    for (init, containers, request, cpu, memory) in [
+        (json!([]), json!([app]), Some(1000), Some(1000), Some(1 << 20)),
+        (json!([]), json!([app, app]), Some(2000), Some(2000), Some(2 << 20)),
+        (json!([limited("3", "5Mi")]), json!([app]), Some(3000), Some(3000), Some(5 << 20)),
+        (json!([free]), json!([app]), Some(1000), None, None),
+        (json!([]), json!([app, free]), Some(1100), None, None),
+        (json!([]), json!([{"name": "a"}]), None, None, None),
+    ] {
+        let pod = pod(json!({"spec": {"initContainers": init, "containers": containers}}));
+        let of = crate::admission::pod_resources(&pod);
+        assert_eq!(
+            (of.cpu_request_millis, of.cpu_limit_millis, of.memory_limit_bytes),
+            (request, cpu, memory),
+            "{pod:?}"
+        );
+    }
+}
+
+#[test]
 fn the_class_of_service_follows_requests_and_limits() {
     for (resources, class) in [
         (json!({}), "BestEffort"),
