@@ -82,6 +82,8 @@ pub(crate) struct PodSecurityContext {
     pub run_as_group: Option<u32>,
     pub fs_group: Option<u32>,
     pub supplemental_groups: Vec<u32>,
+    pub run_as_non_root: Option<bool>,
+    pub seccomp_profile: Option<SeccompProfile>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -135,6 +137,26 @@ pub(crate) struct ContainerPort {
 pub(crate) struct ContainerSecurityContext {
     pub run_as_user: Option<u32>,
     pub run_as_group: Option<u32>,
+    pub run_as_non_root: Option<bool>,
+    pub privileged: Option<bool>,
+    pub allow_privilege_escalation: Option<bool>,
+    pub read_only_root_filesystem: Option<bool>,
+    pub capabilities: Capabilities,
+    pub seccomp_profile: Option<SeccompProfile>,
+    pub proc_mount: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Capabilities {
+    pub add: Vec<String>,
+    pub drop: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct SeccompProfile {
+    pub r#type: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

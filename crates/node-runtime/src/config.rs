@@ -9,6 +9,9 @@ use node_shim::Isolation;
 pub struct ProcessConfig {
     /// `DATA_DIR/node/pods/…`: a folder for the state folders; it must outlive a reboot.
     pub state_dir: PathBuf,
+    /// Directories of the node that containers do not see, unless they are privileged or have a volume there: keys, offline
+    /// copies, other pods' volumes.
+    pub hidden: Vec<PathBuf>,
     /// Where the environments of containers are kept; it exists. By default a directory in memory, which no one else can read:
     /// below `/run/selvedge`, for a node without root below `$XDG_RUNTIME_DIR`.
     pub launch_dir: Option<PathBuf>,
@@ -38,6 +41,7 @@ impl ProcessConfig {
     pub fn new(state_dir: impl Into<PathBuf>, allowed_prefixes: Vec<PathBuf>) -> Self {
         Self {
             state_dir: state_dir.into(),
+            hidden: Vec::new(),
             launch_dir: None,
             program: Self::THIS_PROGRAM.into(),
             allowed_prefixes,

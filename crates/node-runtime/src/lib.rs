@@ -34,7 +34,7 @@ pub use config::{ProcessConfig, WasmConfig};
 pub use door::{ContainerEvent, ContainerState, ContainerStatus, ExecOutput, PodRuntime, RuntimeError, RuntimeFuture};
 pub use node_shim::{
     ContainerId, ContainerSpec, ContainerStats, ExitReason, ExitRecord, Isolation, Limits, Mount, PodRef, PodResources,
-    Requests,
+    Requests, Seccomp, Security,
 };
 pub use pod::{DeviceRef, NamespaceRef, POD_INSTANCE_VERSION, PodInstance, PodSpec};
 pub use process::ProcessRuntime;

@@ -16,7 +16,7 @@ use crate::{
     ContainerEvent, ContainerId, ContainerSpec, ContainerStats, ContainerStatus, ExecOutput, PodInstance, PodRuntime,
     PodSpec, ProcessConfig, RuntimeError, RuntimeFuture,
     image::{self, ImageKind},
-    supervisor::{Supervisor, blocking, check_mounts, check_names},
+    supervisor::{Supervisor, blocking, check_mounts, check_names, check_security},
 };
 
 /// Runs programs of the node.
@@ -39,6 +39,7 @@ impl ProcessRuntime {
     fn plan(config: &ProcessConfig, mut spec: ContainerSpec) -> Result<Launch, RuntimeError> {
         check_names(&spec)?;
         check_mounts(&spec)?;
+        check_security(&spec)?;
         let program = image::resolve(&spec.image, &config.allowed_prefixes, ImageKind::Executable)?;
         let argv = argv(&spec, &program)?;
         spec.pod_resources.pids_max.get_or_insert(config.pod_pids_max);
@@ -51,6 +52,7 @@ impl ProcessRuntime {
             argv,
             bind_mounts: true,
             files: Vec::new(),
+            hidden: config.hidden.clone(),
             cgroup_parent: config.cgroup_parent.clone(),
             isolation: config.isolation,
             log_bytes_max: config.log_bytes_max,

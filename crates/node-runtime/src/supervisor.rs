@@ -405,6 +405,8 @@ impl Inner {
     async fn start(self: Arc<Self>, mut launch: Launch) -> Result<ContainerStatus, RuntimeError> {
         let id = launch.spec.id();
         launch.private = Some(self.private(&id));
+        // The environments of all containers of this machine's nodes.
+        launch.hidden.extend([self.launch_dir.clone(), "/run/selvedge".into()]);
         launch.boot_id = node_shim::state::boot_id().unwrap_or_default();
         let dir = self.dir(&id);
         {
@@ -682,6 +684,20 @@ pub(crate) fn check_names(spec: &ContainerSpec) -> Result<(), RuntimeError> {
     }
     let reason = "pod uid and container name must be 1 to 128 of a-z, A-Z, 0-9, `-` and `.`".to_owned();
     Err(RuntimeError::Refused { id: spec.id(), reason })
+}
+
+/// Capabilities must be ones that exist, and a container that must not be root must have another user.
+pub(crate) fn check_security(spec: &ContainerSpec) -> Result<(), RuntimeError> {
+    let rejected = |reason: String| Err(RuntimeError::Refused { id: spec.id(), reason });
+    if let Some(name) = spec.security.unknown_capability() {
+        return rejected(format!("{name} is no capability"));
+    }
+    let user = spec.run_as_user.unwrap_or_else(|| rustix::process::geteuid().as_raw());
+    if spec.security.run_as_non_root && user == 0 {
+        let text = "container has runAsNonRoot and would run as root; set `runAsUser` to a number other than 0";
+        return rejected(text.to_owned());
+    }
+    Ok(())
 }
 
 /// Paths of mounts must be absolute and without `..`.

@@ -150,6 +150,7 @@ fn unknown(config: &ProcessConfig, id: &ContainerId) -> Launch {
         argv: Vec::new(),
         bind_mounts: false,
         files: Vec::new(),
+        hidden: Vec::new(),
         cgroup_parent: config.cgroup_parent.clone(),
         isolation: config.isolation,
         image_id: String::new(),

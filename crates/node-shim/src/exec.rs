@@ -19,7 +19,8 @@ use std::{
 use rustix::{process::Signal, thread::ThreadNameSpaceType};
 use serde::{Deserialize, Serialize};
 
-use crate::shim::child::{Exec, become_user, enter_working_dir, environment, open_agents, set_oom_score, wait_for};
+use crate::rights;
+use crate::shim::child::{Exec, enter_working_dir, environment, open_agents, set_oom_score, wait_for};
 use crate::{
     ContainerSpec,
     state::{OpenFile, StateDir},
@@ -138,7 +139,7 @@ fn become_command(spec: &ContainerSpec, request: &ExecRequest, mounts: Option<&F
             rustix::thread::move_into_thread_name_spaces(mounts.as_fd(), ThreadNameSpaceType::MOUNT)
                 .map_err(|error| format!("failed to enter the container's mounts: {error}"))?;
         }
-        become_user(spec)?;
+        rights::assume(spec)?;
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(explain)?;
         enter_working_dir(spec)?;
         for (fd, target) in open.iter().zip(3..) {

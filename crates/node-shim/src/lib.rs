@@ -10,6 +10,7 @@ pub mod cgroup;
 pub mod exec;
 mod lock;
 mod logfile;
+mod rights;
 pub mod shim;
 pub mod state;
 pub mod sys;
@@ -18,5 +19,5 @@ mod types;
 pub use lock::FileLock;
 pub use types::{
     ContainerId, ContainerSpec, ContainerStats, ExitReason, ExitRecord, Isolation, Limits, Mount, PodRef, PodResources,
-    Requests,
+    Requests, Seccomp, Security,
 };

@@ -9,6 +9,7 @@
 //! what is left → write `exit.json`.
 
 pub(crate) mod child;
+mod confine;
 mod mounts;
 
 use std::{

@@ -58,6 +58,9 @@ pub struct Launch {
     /// Opened before rights are given up, and handed on from descriptor 3: a file by its path, or the directory of a volume.
     #[serde(default)]
     pub files: Vec<OpenFile>,
+    /// Directories of the node that no container sees, unless it is privileged or has a volume there.
+    #[serde(default)]
+    pub hidden: Vec<PathBuf>,
     pub cgroup_parent: String,
     pub isolation: Isolation,
     pub image_id: String,

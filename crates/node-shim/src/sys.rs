@@ -199,12 +199,51 @@ pub fn become_user(uid: Option<u32>, gid: Option<u32>, groups: &[u32]) -> io::Re
         }
         if let Some(uid) = uid {
             check(libc::setresuid(uid, uid, uid))?;
-            if uid != 0 {
-                check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
-            }
         }
     }
     Ok(())
+}
+
+/// Takes capabilities other than `kept` out of reach of whatever is executed: out of the bounding and the ambient set.
+pub fn keep_capabilities_within_reach(kept: u64) -> io::Result<()> {
+    for number in (0..64).filter(|number| kept & 1 << number == 0) {
+        // SAFETY: prctl with these options takes plain numbers.
+        match unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) } {
+            0 => {}
+            _ => match io::Error::last_os_error() {
+                // The kernel knows no further ones.
+                error if error.raw_os_error() == Some(libc::EINVAL) => break,
+                error => return Err(error),
+            },
+        }
+    }
+    // SAFETY: as above. Kernels before 4.3 have no ambient set.
+    unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
+    Ok(())
+}
+
+/// Gives up the capabilities of this process that are not among `kept`.
+pub fn keep_capabilities(kept: u64) -> io::Result<()> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    /// Effective, permitted, inheritable; of 32 capabilities each.
+    type Data = [[u32; 3]; 2];
+    // _LINUX_CAPABILITY_VERSION_3: 64 bits, in two halves.
+    let mut header = Header { version: 0x2008_0522, pid: 0 };
+    let mut data: Data = [[0; 3]; 2];
+    let check = |result: libc::c_long| if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+    // SAFETY: header and data have the kernel's layout for this version, and outlive the call.
+    check(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, &raw mut data) })?;
+    for (half, [effective, permitted, inheritable]) in data.iter_mut().enumerate() {
+        *permitted &= (kept >> (32 * half)) as u32;
+        *effective = *permitted;
+        *inheritable = 0;
+    }
+    // SAFETY: as above.
+    check(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, &raw const data) })
 }
 
 /// Makes the mounts of a detached tree read-only, all of them.

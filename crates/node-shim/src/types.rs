@@ -188,6 +188,9 @@ pub struct ContainerSpec {
     /// `fsGroup` and `supplementalGroups`; the kubelet's own supplementary groups are never kept.
     #[serde(default)]
     pub supplemental_groups: Vec<u32>,
+    /// What it may do; by default nothing but to run.
+    #[serde(default = "Security::of_first_version")]
+    pub security: Security,
     /// `spec.hostname`; default: the pod's name.
     #[serde(default)]
     pub hostname: Option<String>,
@@ -207,6 +210,45 @@ impl ContainerSpec {
     pub fn log_path(&self) -> PathBuf {
         self.log_dir.join(format!("{}.log", self.attempt))
     }
+}
+
+/// What a program may do beyond reading and writing what its user may.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Security {
+    /// Everything that the node's agent may, and all of the node's devices and files.
+    pub privileged: bool,
+    /// Capabilities to have, as in pods: `NET_ADMIN`, `ALL`.
+    pub capabilities_add: Vec<String>,
+    /// Capabilities not to have, although they are among those to have.
+    pub capabilities_drop: Vec<String>,
+    /// Whether what it executes may have more rights (`setuid`); by default not.
+    pub allow_privilege_escalation: Option<bool>,
+    /// Whether it may write to its volumes only.
+    pub read_only_root: bool,
+    /// Which system calls it may use.
+    pub seccomp: Seccomp,
+    /// `procMount: Unmasked`.
+    pub unmasked_proc: bool,
+    /// Whether the start is rejected when it would run as root.
+    pub run_as_non_root: bool,
+}
+
+impl Security {
+    /// Of a container that was started before there was any.
+    fn of_first_version() -> Self {
+        Self { privileged: true, ..Self::default() }
+    }
+}
+
+/// A filter for system calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seccomp {
+    /// The profile that container runtimes have in common.
+    #[default]
+    RuntimeDefault,
+    /// None.
+    Unconfined,
 }
 
 /// Why a container ended, in the words of `kubectl describe pod`.

@@ -40,6 +40,8 @@ fn edge_pod(data_dir: &DataDir, config: &NodeConfig, node_name: &str) -> Result<
         "name": "edge",
         "image": format!("file://{}", this_program()?.display()),
         "args": ["edge", "--data-dir", dir, "--node-dir", dir],
+        // It is a part of the node: it has the node's identity, and opens whatever device is assigned to it.
+        "securityContext": {"privileged": true},
         "env": [
             {"name": "SELVEDGE_EDGE_JOURNAL_BYTES_MAX", "value": config.journal_bytes_max.to_string()},
             {"name": "SELVEDGE_EDGE_LOG", "value": config.log},

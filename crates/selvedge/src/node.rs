@@ -115,7 +115,9 @@ pub async fn accept_hub(args: crate::cli::AcceptHubArgs) -> Result<()> {
 pub fn runtimes(data_dir: &DataDir, mut prefixes: Vec<PathBuf>) -> Result<Runtimes> {
     // The edge plane is this very program in a pod of its own.
     prefixes.push(this_program()?);
-    let config = ProcessConfig::new(data_dir.node().join("runtime"), prefixes);
+    let mut config = ProcessConfig::new(data_dir.node().join("runtime"), prefixes);
+    // Keys, Secrets of other pods, and the rights of an administrator.
+    config.hidden = vec![data_dir.node(), data_dir.hub(), data_dir.edge(), data_dir.run(), data_dir.kubeconfig()];
     #[cfg_attr(
         not(feature = "wasm"),
         expect(unused_mut, reason = "the WebAssembly runtime is added behind its feature")

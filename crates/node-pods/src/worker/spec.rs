@@ -4,13 +4,32 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use node_client::chain;
-use node_runtime::{ContainerSpec, Mount, PodRuntime};
+use node_runtime::{ContainerSpec, Mount, PodRuntime, Seccomp, Security};
 
 use crate::admission::{limits, pod_ref, pod_resources, promised};
 use crate::env::{self, NodeFacts};
-use crate::model::{Container, Pod};
+use crate::model::{Container, ContainerSecurityContext, Pod, PodSecurityContext};
 use crate::store::Store;
 use crate::volumes::{self, Places};
+
+/// What the container may do; of what both say, its own word counts.
+fn security_of(container: &ContainerSecurityContext, pod: &PodSecurityContext) -> Security {
+    let profile = container.seccomp_profile.as_ref().or(pod.seccomp_profile.as_ref());
+    let seccomp = match profile.map(|profile| profile.r#type.as_str()) {
+        Some("Unconfined") => Seccomp::Unconfined,
+        _ => Seccomp::RuntimeDefault,
+    };
+    Security {
+        privileged: container.privileged == Some(true),
+        capabilities_add: container.capabilities.add.clone(),
+        capabilities_drop: container.capabilities.drop.clone(),
+        allow_privilege_escalation: container.allow_privilege_escalation,
+        read_only_root: container.read_only_root_filesystem == Some(true),
+        seccomp,
+        unmasked_proc: container.proc_mount.as_deref() == Some("Unmasked"),
+        run_as_non_root: container.run_as_non_root.or(pod.run_as_non_root) == Some(true),
+    }
+}
 
 /// Everything that a container's spec is made of. It is made beside the worker: it touches files.
 pub(super) struct SpecParts {
@@ -73,6 +92,7 @@ impl SpecParts {
             run_as_user: container.security_context.run_as_user.or(security.run_as_user),
             run_as_group: container.security_context.run_as_group.or(security.run_as_group),
             supplemental_groups: groups,
+            security: security_of(&container.security_context, security),
             hostname: self.pod.spec.hostname.clone(),
             termination_message: None,
             env: environment,

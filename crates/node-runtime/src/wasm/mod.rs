@@ -33,9 +33,9 @@ pub use worker::wasm_worker_main;
 use self::{compiler::Compiler, starts::Starts};
 use crate::{
     ContainerEvent, ContainerId, ContainerSpec, ContainerStats, ContainerStatus, ExecOutput, Mount, PodInstance,
-    PodRuntime, PodSpec, ProcessConfig, RuntimeError, RuntimeFuture, WasmConfig,
+    PodRuntime, PodSpec, ProcessConfig, RuntimeError, RuntimeFuture, Security, WasmConfig,
     image::{self, ImageKind},
-    supervisor::{Supervisor, blocking, check_mounts, check_names},
+    supervisor::{Supervisor, blocking, check_mounts, check_names, check_security},
 };
 
 /// Runs WebAssembly: WASI 0.2 command components and WASI 0.1 modules.
@@ -84,6 +84,7 @@ impl WasmRuntime {
         let argv = worker::arguments(&spec, guest_argv);
         // The worker becomes the user by itself, after it has used root's rights to give up everything else.
         (spec.run_as_user, spec.run_as_group) = (None, None);
+        spec.security = Security { privileged: true, ..Security::default() };
         spec.supplemental_groups = Vec::new();
         spec.pod_resources.pids_max.get_or_insert(config.pod_pids_max);
         Ok(Launch {
@@ -92,6 +93,7 @@ impl WasmRuntime {
             argv,
             bind_mounts: false,
             files: worker::open_files(&artefact.path, &spec),
+            hidden: Vec::new(),
             cgroup_parent: config.cgroup_parent.clone(),
             isolation: config.isolation,
             image_id: format!("file://{}@sha256:{}", module.display(), artefact.sha256),
@@ -159,6 +161,9 @@ impl WasmRuntime {
 fn check_spec(spec: &ContainerSpec, prefixes: &[PathBuf]) -> Result<PathBuf, RuntimeError> {
     check_names(spec)?;
     check_mounts(spec)?;
+    if spec.run_as_user == Some(0) {
+        check_security(spec)?;
+    }
     let module = image::resolve(&spec.image, prefixes, ImageKind::Module)?;
     detect(&module).map_err(|reason| RuntimeError::Image { image: spec.image.clone(), reason })?;
     crate::process::argv(spec, &module)?;

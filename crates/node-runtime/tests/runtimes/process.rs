@@ -2,7 +2,9 @@
 
 use std::{fs, time::Duration};
 
-use node_runtime::{ContainerEvent, ContainerState, ExitReason, Isolation, Limits, Mount, RuntimeError};
+use node_runtime::{
+    ContainerEvent, ContainerState, ExitReason, Isolation, Limits, Mount, RuntimeError, Seccomp, Security,
+};
 
 use crate::fixture::{Fixture, eventually, message, pid_in, skip_without_control_groups};
 
@@ -495,4 +497,160 @@ async fn a_volume_of_configuration_is_read_only_and_its_own_links_are_followed()
     fixture.run(&spec).await;
     let [value, read_only] = ["stdout F value", "stdout F read-only"];
     assert_eq!(fixture.log(&spec), [value, value, "stdout F kept", read_only, read_only]);
+}
+
+fn security(change: impl FnOnce(&mut Security)) -> Security {
+    let mut security = Security::default();
+    change(&mut security);
+    security
+}
+
+const RIGHTS: &str = "grep -E '^(CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp):' /proc/self/status | tr -d '\\t'";
+
+async fn check_rights(user: Option<u32>, security: Security, expected: &[&str]) {
+    let fixture = Fixture::new();
+    let mut spec = fixture.shell(&format!("{RIGHTS}; sleep 1000"));
+    (spec.run_as_user, spec.security) = (user, security);
+    fixture.start(&spec).await;
+    fixture.until_logged(&spec, "Seccomp").await;
+    let expected: Vec<String> = expected.iter().map(|line| format!("stdout F {line}")).collect();
+    assert_eq!(fixture.log(&spec), expected, "{:?}", spec.security);
+    // A command in it has the same.
+    let argv = ["sh", "-c", RIGHTS].map(str::to_owned).to_vec();
+    let output = fixture.runtime().exec(&spec.id(), argv, Duration::from_secs(30)).await.unwrap().stdout;
+    let output = String::from_utf8(output).unwrap();
+    assert_eq!(
+        output.lines().map(|line| format!("stdout F {line}")).collect::<Vec<_>>(),
+        expected,
+        "{:?}",
+        spec.security
+    );
+    fixture.runtime().stop(&spec.id(), Duration::ZERO).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_container_has_the_rights_that_it_names() {
+    if !is_root() {
+        return testkit::skip("without root there is nothing to give up");
+    }
+    let [none, bind] = ["0000000000000000", "0000000000000400"];
+    let lines = |eff: &str, bound: &str, rest: [&str; 2]| {
+        vec![
+            format!("CapEff:{eff}"),
+            format!("CapBnd:{bound}"),
+            format!("CapAmb:{none}"),
+            rest[0].into(),
+            rest[1].into(),
+        ]
+    };
+    let confined = ["NoNewPrivs:1", "Seccomp:2"];
+    for (user, security, expected) in [
+        (None, Security::default(), lines(none, none, confined)),
+        (Some(1234), Security::default(), lines(none, none, confined)),
+        (
+            None,
+            security(|security| security.capabilities_add = vec!["NET_BIND_SERVICE".to_owned()]),
+            lines(bind, bind, confined),
+        ),
+        (
+            Some(1234),
+            security(|security| {
+                security.allow_privilege_escalation = Some(true);
+                security.capabilities_add = vec!["NET_BIND_SERVICE".to_owned()];
+            }),
+            lines(none, bind, ["NoNewPrivs:0", "Seccomp:2"]),
+        ),
+        (
+            None,
+            security(|security| security.seccomp = Seccomp::Unconfined),
+            lines(none, none, ["NoNewPrivs:1", "Seccomp:0"]),
+        ),
+    ] {
+        let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+        check_rights(user, security, &expected).await;
+    }
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let own = |name: &str| status.lines().find(|line| line.starts_with(name)).unwrap().replace('\t', "");
+    let all = ["CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp:"].map(own);
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    check_rights(None, security(|security| security.privileged = true), &all).await;
+}
+
+#[tokio::test]
+async fn what_a_container_may_not_be_is_rejected() {
+    let unknown = security(|security| security.capabilities_add = vec!["NET_BLIND".to_owned()]);
+    check_refused(|spec| spec.security = unknown, "NET_BLIND is no capability").await;
+    if is_root() {
+        let non_root = security(|security| security.run_as_non_root = true);
+        check_refused(|spec| spec.security = non_root, "runAsNonRoot").await;
+    }
+}
+
+#[tokio::test]
+async fn a_container_does_not_see_what_is_the_nodes() {
+    if !is_root() {
+        return testkit::skip("mount namespaces need root");
+    }
+    let keys = tempfile::tempdir().unwrap();
+    fs::write(keys.path().join("node.key"), "secret\n").unwrap();
+    let hidden = keys.path().to_owned();
+    let fixture = Fixture::with(|config| config.hidden = vec![hidden]);
+    let script = format!(
+        "ls -A {0}; ls -A {1}/in-memory; ls /dev | tr '\\n' ' '; echo; echo x 2>/dev/null > /proc/sys/kernel/hostname || echo ro; \
+         mkdir /sys/fs/cgroup/x 2>/dev/null || echo ro; cat /proc/keys 2>/dev/null | wc -c; echo a > /dev/null; echo b > /dev/shm/x; \
+         head -c 4 /dev/urandom | wc -c; test -e /run/selvedge && ls -A /run/selvedge; tty > /dev/null; echo end",
+        keys.path().display(),
+        fixture.folder.path().display(),
+    );
+    let spec = fixture.shell(&script);
+    fixture.run(&spec).await;
+    let dev = "stdout F fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero ";
+    let ro = "stdout F ro";
+    assert_eq!(fixture.log(&spec), [dev, ro, ro, "stdout F 0", "stdout F 4", "stdout F end"]);
+    // With rights, or with a volume there, it does.
+    let seen = ["stdout F node.key", "stdout F same devices"];
+    let script = format!(
+        "ls -A {}; test -e /dev/fd && test $(ls /dev | wc -l) -ge $DEVICES && echo same devices",
+        keys.path().display()
+    );
+    let mut spec = fixture.shell(&script);
+    spec.env.insert("DEVICES".to_owned(), fs::read_dir("/dev").unwrap().count().to_string());
+    spec.security.privileged = true;
+    fixture.run(&spec).await;
+    assert_eq!(fixture.log(&spec), seen);
+    spec.attempt = 1;
+    spec.security = Security::default();
+    let volume =
+        |path: &std::path::Path| Mount { host_path: path.into(), container_path: path.into(), ..Mount::default() };
+    spec.mounts = vec![volume(keys.path()), volume("/dev".as_ref())];
+    fixture.run(&spec).await;
+    assert_eq!(fixture.log(&spec), seen);
+}
+
+#[tokio::test]
+async fn with_a_read_only_root_only_volumes_are_written_to() {
+    if !is_root() {
+        return testkit::skip("mount namespaces need root");
+    }
+    let fixture = Fixture::new();
+    let volume = fixture.folder.path().join("volume");
+    fs::create_dir(&volume).unwrap();
+    let file = fixture.folder.path().join("message");
+    fs::write(&file, "").unwrap();
+    let mut spec = fixture.shell(&format!(
+        "for path in /etc /selvedge-test-b /tmp {}; do touch $path/x 2>/dev/null && echo wrote $path; done; touch /mnt/x && echo wrote mnt; \
+         echo -n sorry > /dev/termination-log",
+        fixture.folder.path().display()
+    ));
+    spec.security.read_only_root = true;
+    let mount = |host: &std::path::Path, at: &str| Mount {
+        host_path: host.into(),
+        container_path: at.into(),
+        ..Mount::default()
+    };
+    spec.mounts =
+        vec![mount(&volume, "/mnt"), mount(&volume, "/selvedge-test-b/inner"), mount(&file, "/dev/termination-log")];
+    spec.termination_message = Some(file);
+    let record = fixture.run(&spec).await;
+    assert_eq!((fixture.log(&spec), record.message), (vec!["stdout F wrote mnt".to_owned()], "sorry".to_owned()));
 }

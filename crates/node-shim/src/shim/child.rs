@@ -24,7 +24,7 @@ use rustix::{
 
 use super::mounts;
 use crate::{
-    ContainerSpec,
+    ContainerSpec, rights,
     state::{Launch, OpenFile},
     sys::{self, Ended},
 };
@@ -118,12 +118,8 @@ fn run_init(launch: &Launch, root: &Path, ends: &mut Ends) -> Result<(), String>
     let spec = &launch.spec;
     match unshare(UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS) {
         Ok(()) => {
-            let mounts = if launch.bind_mounts { spec.mounts.as_slice() } else { &[] };
-            for left_out in mounts::set_up(mounts, root)? {
+            for left_out in mounts::set_up(launch, root)? {
                 notice(ends, &left_out);
-            }
-            if let Err(error) = mounts::mount_proc() {
-                notice(ends, &format!("/proc shows the whole node: {error}"));
             }
             if let Err(error) = rustix::system::sethostname(hostname(spec).as_bytes()) {
                 notice(ends, &format!("the host name is the node's: {error}"));
@@ -184,7 +180,7 @@ fn program(launch: &Launch, ends: &mut Ends, die_with_shim: bool) -> Result<(), 
     rustix::process::setsid().map_err(|error| explain("start a session", error.into()))?;
     set_oom_score(spec);
     let open = launch.files.iter().map(OpenFile::open).collect::<Result<Vec<_>, _>>()?;
-    become_user(spec)?;
+    rights::assume(spec)?;
     if die_with_shim {
         // Becoming another user forgets it, hence only now; the shim may have died before.
         die_with_parent()?;
@@ -225,17 +221,6 @@ fn program(launch: &Launch, ends: &mut Ends, die_with_shim: bool) -> Result<(), 
 /// The agent and the shim are spared; what they start is not. Below what it was, only root may go.
 pub fn set_oom_score(spec: &ContainerSpec) {
     let _ = fs::write("/proc/self/oom_score_adj", spec.oom_score_adj.unwrap_or(0).clamp(-1000, 1000).to_string());
-}
-
-/// Takes on the container's user.
-pub fn become_user(spec: &ContainerSpec) -> Result<(), String> {
-    let gid = spec.run_as_group.or(spec.run_as_user);
-    sys::become_user(spec.run_as_user, gid, &spec.supplemental_groups).map_err(|error| {
-        format!(
-            "failed to become user {:?} (group {gid:?}): {error}; only a node that runs as root can",
-            spec.run_as_user
-        )
-    })
 }
 
 /// Goes to the working directory.

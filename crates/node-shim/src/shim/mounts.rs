@@ -18,33 +18,38 @@ use std::{
 
 use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
-use crate::{Mount, beneath, sys};
+use super::confine::{self, Devices, Nulls};
+use crate::{Mount, beneath, state::Launch, sys};
 
 /// Every entry of a replaced directory costs a mount.
 const ENTRIES_MAX: usize = 2000;
 
-/// Mounts all of `mounts` in this process' mount namespace; returns why optional ones were left out. `staging` is an empty
-/// directory of ours.
-pub fn set_up(mounts: &[Mount], staging: &Path) -> Result<Vec<String>, String> {
-    let explain = |act: &'static str| move |error: rustix::io::Errno| format!("failed to {act}: {error}");
+/// The name of file systems that exist in a container's view only. Mount points in them are simply created.
+pub const VIEW: &str = "selvedge-view";
+
+/// Builds the container's view in this process' mount namespace; returns what could not be had that nobody has asked for.
+/// `staging` is an empty directory of ours.
+pub fn set_up(launch: &Launch, staging: &Path) -> Result<Vec<String>, String> {
+    let (spec, security) = (&launch.spec, &launch.spec.security);
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .map_err(explain("keep the container's mounts from the node"))?;
+        .map_err(|error| format!("failed to keep the container's mounts from the node: {error}"))?;
     let mut left_out = Vec::new();
-    let mut leave_out = |mount: &Mount, error: String| {
-        if mount.optional {
-            left_out.push(error);
-            return Ok(());
-        }
-        Err(error)
-    };
-    // All sources and targets first: a mount may hide the source of a later one, and a link that is found in a volume is not
-    // the node's.
-    let mut planned = Vec::new();
-    for mount in mounts {
-        match Planned::new(mount) {
-            Ok(plan) => planned.push(plan),
-            Err(error) => leave_out(mount, error)?,
-        }
+    let mut mounts = if launch.bind_mounts { spec.mounts.clone() } else { Vec::new() };
+    let dev = Path::new("/dev");
+    let has_dev = mounts.iter().any(|mount| mount.container_path == dev);
+    if security.privileged && launch.bind_mounts && !has_dev {
+        // Not a copy of it: a device that is plugged in later is there as well.
+        mounts.push(Mount { host_path: dev.into(), container_path: dev.into(), ..Mount::default() });
+    }
+    // All sources first: a mount may hide the source of a later one.
+    let mut planned = plan(&mounts, &mut left_out)?;
+    let mut nulls = Nulls::take(&launch.hidden)?;
+    let devices = if security.privileged || has_dev { None } else { Some(Devices::take()?) };
+    if security.read_only_root {
+        confine::make_root_read_only()?;
+    }
+    if let Some(devices) = devices {
+        devices.mount(staging)?;
     }
     // The outer ones first, whatever the order in the spec: they would hide the inner ones.
     planned.sort_by(|one, other| one.target.cmp(&other.target));
@@ -53,14 +58,55 @@ pub fn set_up(mounts: &[Mount], staging: &Path) -> Result<Vec<String>, String> {
         let (mount, target) = (plan.mount, plan.target.clone());
         match plan.attach(&attached, staging) {
             Ok(()) => attached.push(target),
-            Err(error) => leave_out(mount, error)?,
+            Err(error) if mount.optional => left_out.push(error),
+            Err(error) => return Err(error),
         }
+    }
+    if !security.privileged {
+        confine::hide(&launch.hidden, &mut nulls, &attached)?;
+    }
+    if let Err(error) = mount_proc() {
+        left_out.push(format!("/proc shows the whole node: {error}"));
+    }
+    if !security.privileged {
+        match confine::mask(security.unmasked_proc, &mut nulls, &attached) {
+            // Without root the kernel is the one that says what may be read and written there.
+            Err(error) if !sys::is_root() => left_out.push(error),
+            masked => masked?,
+        }
+    }
+    if security.read_only_root {
+        make_views_read_only()?;
     }
     Ok(left_out)
 }
 
+fn plan<'a>(mounts: &'a [Mount], left_out: &mut Vec<String>) -> Result<Vec<Planned<'a>>, String> {
+    let mut planned = Vec::new();
+    for mount in mounts {
+        match Planned::new(mount) {
+            Ok(plan) => planned.push(plan),
+            Err(error) if mount.optional => left_out.push(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(planned)
+}
+
+/// Makes what was put in place for mount points as unwritable as what it replaces. `/dev` stays as programs expect it.
+fn make_views_read_only() -> Result<(), String> {
+    let mounts = fs::read_to_string("/proc/self/mounts").map_err(|error| format!("failed to read mounts: {error}"))?;
+    let views = mounts.lines().filter(|line| line.starts_with(&format!("{VIEW} ")));
+    for path in views.filter_map(|line| line.split(' ').nth(1)).filter(|path| *path != "/dev") {
+        let made = beneath::open_path(Path::new(path))
+            .and_then(|view| sys::set_mount_attributes(view.as_fd(), libc::AT_EMPTY_PATH, libc::MOUNT_ATTR_RDONLY));
+        made.map_err(|error| format!("failed to make {path} read-only: {error}"))?;
+    }
+    Ok(())
+}
+
 /// Makes `/proc` show the pid namespace.
-pub fn mount_proc() -> io::Result<()> {
+fn mount_proc() -> io::Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     Ok(rustix::mount::mount("proc", "/proc", "proc", flags, None::<&std::ffi::CStr>)?)
 }
@@ -186,7 +232,7 @@ fn make_mount_point(path: &Path, is_dir: bool, staging: &Path) -> Result<(), Str
 fn in_memory(directory: &Path) -> bool {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let last = mounts.lines().rfind(|line| line.split(' ').nth(1).is_some_and(|target| Path::new(target) == directory));
-    last.is_some_and(|line| line.starts_with("selvedge-view "))
+    last.is_some_and(|line| line.starts_with(&format!("{VIEW} ")))
 }
 
 /// Puts a directory in memory over `directory` that has the same entries.
@@ -196,7 +242,7 @@ fn replace(directory: &Path, staging: &Path) -> io::Result<()> {
         return Err(io::Error::other(format!("more than {ENTRIES_MAX} entries")));
     }
     let options = c"mode=755,size=1m";
-    rustix::mount::mount("selvedge-view", staging, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, options)?;
+    rustix::mount::mount(VIEW, staging, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, options)?;
     for entry in entries {
         let (from, to) = (entry.path(), staging.join(entry.file_name()));
         if let Err(error) = carry_over(&from, &to) {

@@ -13,6 +13,7 @@ fn launch() -> Launch {
         argv: vec!["true".into()],
         bind_mounts: true,
         files: Vec::new(),
+        hidden: Vec::new(),
         cgroup_parent: "selvedge".into(),
         isolation: Isolation::Auto,
         image_id: "file:///bin/true".into(),
@@ -87,6 +88,7 @@ fn fixture() -> (Launch, Running, ExitRecord) {
     let process = |pid| Process { pid, start_ticks: 12345, boot_id: "8d9a2f0e-0000-4000-8000-000000000001".into() };
     let mut launch = launch();
     launch.spec.image = "file:///bin/true".into();
+    launch.spec.security.privileged = true;
     launch.spec.args = vec!["-v".into()];
     launch.spec.env = [("HOME".to_owned(), "/".to_owned())].into();
     launch.spec.mounts = vec![crate::Mount {
