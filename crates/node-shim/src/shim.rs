@@ -1,12 +1,75 @@
-//! The shim: one small process per container, its parent and its only witness.
+//! The shim: one small process per container, its parent and the only one that sees it end.
 //!
-//! It has one thread and no async runtime, holds little memory, is its own session and outlives the kubelet. It
-//! holds the lock of the state directory as long as it lives. The container dies with it (parent-death signal, pid
-//! namespace), so nothing ever runs unobserved.
+//! # What it is held to
 //!
-//! Its steps, each safe to be the last: take the lock → refuse a spent identity → reserve space for the exit record →
-//! make control groups → fork the child, which waits → write `state.json` → let the child go → log and wait → kill
-//! what is left → write `exit.json`.
+//! - A container outlives the agent: an upgrade, a crash or the kernel taking the agent for its memory is nothing that the
+//!   machine behind the container may notice.
+//! - Nothing runs unobserved: the container dies with its shim (parent-death signal, and its pid namespace with its init).
+//! - Nothing starts twice, whoever dies between which two steps.
+//! - No end is lost: exit code and signal are on disk before the shim is, also on a full one.
+//! - Whatever the container can write to is hostile: volumes, its termination message, its share of `/proc`.
+//! - It costs next to nothing: one thread, no async runtime, no relocation, a tenth of a megabyte with its init.
+//!
+//! # Who talks to whom
+//!
+//! ```text
+//!  agent ──exec──▶ starter ──fork──▶ shim ──fork──▶ init (pid 1 of the container) ──fork──▶ program
+//!    │  stderr: why not   ▲   pipe: ok │ ▲  status: notices, error, "exec"  │                  │
+//!    │                    └────────────┘ └── result: raw wait status ───────┘                  │
+//!    │                                   └── stdout, stderr: pipes, lines, log ◀───────────────┘
+//!    └──▶ state directory ◀── launch.json, lock, state.json, exit.json
+//! ```
+//!
+//! The agent executes the starter, which forks the shim, waits for its word and ends: the shim is nobody's child then. Agent
+//! and shim know of each other by files alone (`state`), so neither has to wait for the other, and an agent of another version
+//! finds what it needs. In a pid namespace the first process is a copy of the shim (`child::init`), since programs do not
+//! reap orphans and do not expect that signals without a handler are ignored.
+//!
+//! # A container's life
+//!
+//! ```text
+//!   (none) ──create──▶ spent ──lock──▶ held ──state.json──▶ recorded ──begin──▶ running ──▶ ended ──exit.json──▶ closed
+//! ```
+//!
+//! | step | who | if the one who does it dies right after |
+//! | --- | --- | --- |
+//! | directory with `launch.json` and `lock` | agent | the next agent takes the lock and closes the attempt: it never ran |
+//! | environment into memory | agent | as above |
+//! | lock taken | shim | as above; a shim that comes late finds `exit.json` and ends |
+//! | space for the exit record | shim | as above |
+//! | control groups | shim | as above; the agent removes the groups, whose names it knows |
+//! | child forked, waits for a byte | shim | the child reads the end of the pipe and exits; nothing of the program has run |
+//! | `state.json` | shim | the agent kills by it: process, then group |
+//! | the byte | shim | the child dies with its parent (signal set before it read), and its pid namespace with it |
+//! | "exec" said, program runs | child | its end is what the shim waits for |
+//! | program ended, rest killed | shim | the record says that nobody saw it end: the code is lost with the shim alone |
+//! | `exit.json` by rename, synced | shim | closed; the agent reads it whenever it comes |
+//!
+//! The lock is what decides between "starts late" and "given up": only its holder writes `exit.json`, and a shim that has taken
+//! it looks first whether one is there. It is released by the kernel with the last process that holds it, and no child does
+//! (`child::close_copy`).
+//!
+//! Two things are not durable on purpose: `state.json`, of which nothing is true after a reboot, and the environment, which is in
+//! memory so that a stolen flash holds no Secret. `launch.json` names the boot, so an empty `state.json` after a power cut is no
+//! damage. What is done when a file is damaged all the same is in `node-runtime`, `witness`.
+//!
+//! # What the program gets
+//!
+//! In this order, each step using rights that a later one takes: namespaces and the view of the files (`mounts`, `confine`) in
+//! init, before the program's process exists; then, in that process, session, score, descriptors of volumes, and user,
+//! capabilities and filter (`rights`); working directory, outputs, exec. From the filter on nothing is opened by name but the
+//! program. Commands run in a container (`exec`) enter its groups and namespaces and take the same last steps.
+//!
+//! # What ends it
+//!
+//! SIGCHLD for the child, and SIGTERM, SIGINT and SIGHUP, which a machine that goes down sends to everything: they are handed
+//! to the program as SIGTERM. An error that a sound kernel does not give while waiting ends the container, since it would be
+//! unobserved. After the program everything in its group is killed and reaped (the shim is a subreaper), the outputs are read
+//! to their ends, the groups are removed, and last of all the record is written, for up to a minute on a disk that refuses.
+//!
+//! # Where to start reading
+//!
+//! [`main`], `run`, `launch`, `fork_child`; then `child::run_init` and `child::program`; then `Container::supervise`.
 
 pub(crate) mod child;
 mod confine;
