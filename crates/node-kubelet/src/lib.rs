@@ -176,9 +176,10 @@ fn load_identity(config: &KubeletConfig) -> Result<(Option<Identity>, Option<Str
         identity.check_hub("the CA is", &base_pki::ca_fingerprint(ca).map_err(IdentityError::from)?)?;
     }
     match (&config.token, moves) {
-        (Some(_), true) => {
-            warn!(node = %identity.node_name, "The token is of another hub than the one this node has joined; the node goes there, and its pods run on.")
-        }
+        (Some(token), true) => warn!(
+            node = %identity.node_name, joined = %identity.hub(), token_ca = %token.ca_sha256,
+            "The token is of another hub than the one this node has joined; the node joins that one, and its pods run on."
+        ),
         (Some(_), false) => {
             info!(node = %identity.node_name, "This node has joined before; the token is used only if the hub refuses its key.");
         }
