@@ -127,10 +127,11 @@ pub(crate) struct Worker {
     dir: PathBuf,
 }
 
-/// When what was reported was kept last.
+/// How often what was reported may be kept.
 #[derive(Debug, Default)]
 struct Reported {
-    kept_at: Option<tokio::time::Instant>,
+    /// The moments at which it was kept last, oldest first.
+    kept_at: std::collections::VecDeque<tokio::time::Instant>,
     /// There is news, to be kept when the pause is over.
     is_outdated: bool,
 }

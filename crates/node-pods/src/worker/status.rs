@@ -9,12 +9,14 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Phase, Reported, Worker};
+use super::{Phase, Worker};
 use crate::publisher::PodName;
 use crate::status::{self, Facts, exit_of};
 
-/// What is reported is kept this often at most.
+/// What is reported is kept this often on average, …
 const KEEP_PERIOD: Duration = Duration::from_secs(30);
+/// … and this many times in a row: a pod's start changes it some times, and an agent may be restarted right after.
+const KEEPS_AT_ONCE: usize = 5;
 
 /// What of a status the next start of the agent begins with.
 fn reported_of(status: &Value) -> Value {
@@ -79,12 +81,20 @@ impl Worker {
 
     /// When what was reported is to be kept, which a readiness that flaps must not make happen each time.
     pub(super) fn keep_reported_at(&self) -> Option<Instant> {
-        self.reported.is_outdated.then(|| self.reported.kept_at.map_or_else(Instant::now, |at| at + KEEP_PERIOD))
+        let reported = &self.reported;
+        let is_used_up = reported.kept_at.len() >= KEEPS_AT_ONCE;
+        let oldest = reported.kept_at.front().filter(|_| is_used_up);
+        reported.is_outdated.then(|| oldest.map_or_else(Instant::now, |at| *at + KEEP_PERIOD * KEEPS_AT_ONCE as u32))
     }
 
     pub(super) fn keep_reported(&mut self) {
         if self.keep_reported_at().is_some_and(|at| at <= Instant::now()) {
-            self.reported = Reported { kept_at: Some(Instant::now()), is_outdated: false };
+            let kept_at = &mut self.reported.kept_at;
+            kept_at.push_back(Instant::now());
+            if kept_at.len() > KEEPS_AT_ONCE {
+                kept_at.pop_front();
+            }
+            self.reported.is_outdated = false;
             // Not urgent: after a power cut nothing of it is true.
             self.keep_state(false);
         }
