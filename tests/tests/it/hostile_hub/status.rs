@@ -7,6 +7,7 @@ use serde_json::json;
 use testkit::wait::eventually;
 
 use super::{PATIENCE, PODS, Site};
+use crate::common::condition;
 
 #[test]
 fn a_status_that_another_has_written_is_corrected() -> Result<()> {
@@ -20,6 +21,35 @@ fn a_status_that_another_has_written_is_corrected() -> Result<()> {
         let pod = site.api.get(&format!("{PODS}/p0")).map_err(|error| error.to_string())?;
         if pod["status"]["phase"] == "Running" { Ok(()) } else { Err(pod["status"].to_string()) }
     })
+}
+
+#[test]
+fn a_start_of_the_agent_leaves_a_ready_pod_ready() -> Result<()> {
+    let mut site = Site::start()?;
+    let probes = site.dir.path().join("probes");
+    let mut pod = site.pod(0);
+    let append = format!("echo probe >> {}", probes.display());
+    pod["spec"]["containers"][0]["readinessProbe"] = json!({
+        "exec": {"command": ["/bin/sh", "-c", append]}, "initialDelaySeconds": 2, "periodSeconds": 1,
+    });
+    site.api.create(PODS, &pod)?;
+    site.wait_shown(0..1, PATIENCE)?;
+    let shown = site.api.get(&format!("{PODS}/p0"))?;
+    let since = |pod: &serde_json::Value| condition(pod, "Ready").map(|ready| ready["lastTransitionTime"].clone());
+    site.node.kill();
+    let probed = || std::fs::read_to_string(&probes).unwrap_or_default().lines().count();
+    let before = probed();
+    site.node.start_again("ephemeral")?;
+    eventually("two probes of the new agent", PATIENCE, || {
+        let now = site.api.get(&format!("{PODS}/p0")).map_err(|error| error.to_string())?;
+        let ready = condition(&now, "Ready");
+        // Had it been otherwise for a moment, the transition would be a later one, too.
+        if since(&now) != since(&shown) {
+            return Ok(Err(anyhow::anyhow!("{ready:?} after {:?}", condition(&shown, "Ready"))));
+        }
+        if probed() >= before + 2 { Ok(Ok(())) } else { Err(format!("{} probes", probed() - before)) }
+    })??;
+    site.wait_shown(0..1, PATIENCE)
 }
 
 #[test]
