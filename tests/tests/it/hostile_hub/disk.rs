@@ -1,18 +1,15 @@
 //! A disk that is full, read-only or has lost a file: the agent starts, pods run, and what is deleted ends.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use testkit::kubectl::Kubectl;
 use testkit::process;
-use testkit::program::Outcome;
 use testkit::wait::eventually;
 
 use super::{NODE, PATIENCE, PODS, Site};
 use crate::bad_input::{SmallDisk, fill};
-use crate::common::{condition, example_manifest, kill_with_pods};
+use crate::common::{example_manifest, kill_with_pods};
 
 #[test]
 fn on_a_full_disk_the_agent_starts_and_a_deleted_pod_ends() -> Result<()> {
@@ -51,50 +48,6 @@ fn after_a_power_cut_with_a_full_disk_all_pods_run_again() -> Result<()> {
     kill_with_pods(&mut site.node)?;
     site.node.start_again("ephemeral")?;
     site.wait_programs(0..4, PATIENCE).map(|_| ())
-}
-
-/// An ext4 file system in a file, which its kernel can be made to find an error in.
-struct FragileDisk {
-    dir: tempfile::TempDir,
-    device: String,
-}
-
-impl FragileDisk {
-    /// `None` after a printed reason where mounting is not allowed.
-    fn mount() -> Result<Option<Self>> {
-        let dir = tempfile::tempdir()?;
-        let (image, at) = (dir.path().join("image"), dir.path().join("disk"));
-        std::fs::File::create(&image)?.set_len(64 * 1024 * 1024)?;
-        std::fs::create_dir(&at)?;
-        Outcome::of(Command::new("mkfs.ext4").arg("-q").arg(&image))?.ok()?;
-        let mut mount = Command::new("mount");
-        mount.args(["-o", "loop,errors=remount-ro"]).arg(&image).arg(&at);
-        if let Err(error) = Outcome::of(&mut mount)?.ok() {
-            testkit::skip(&format!("a file system in a file cannot be mounted: {error}"));
-            return Ok(None);
-        }
-        let source = Outcome::of(Command::new("findmnt").args(["-n", "-o", "SOURCE"]).arg(&at))?.ok()?;
-        let device = source.trim().trim_start_matches("/dev/").to_owned();
-        Ok(Some(Self { dir, device }))
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("disk")
-    }
-
-    /// From now on nothing can be written, not even through what is open.
-    fn fail(&self) -> Result<()> {
-        let path = Path::new("/sys/fs/ext4").join(&self.device).join("trigger_fs_error");
-        std::fs::write(&path, "1").with_context(|| format!("failed to write {}", path.display()))?;
-        ensure!(std::fs::write(self.path().join("probe"), "x").is_err(), "the disk is read-only");
-        Ok(())
-    }
-}
-
-impl Drop for FragileDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
-    }
 }
 
 #[test]
