@@ -187,14 +187,14 @@ pub trait PodRuntime: Send + Sync {
     fn check(&self, spec: &ContainerSpec) -> Result<(), RuntimeError>;
 
     /// Starts a container; answers when its program runs. An `Err` other than `AlreadyStarted` means that nothing runs.
-    /// After [`RuntimeError::Start`] the attempt is spent, listed as exited with [`ExitReason::StartError`].
+    /// After [`RuntimeError::Start`] the attempt is spent, listed as exited with [`ExitReason::StartError`](crate::ExitReason::StartError).
     fn start(&self, spec: ContainerSpec) -> RuntimeFuture<'_, ContainerStatus>;
 
     /// Sends SIGTERM, and SIGKILL to everything in the container after `grace`; answers when nothing of it runs any more.
     /// A container that has ended answers at once. Calling again with a shorter grace while another call waits is allowed.
     ///
     /// A start that is under way is cancelled when its program does not run yet: within a second it returns
-    /// [`RuntimeError::Cancelled`], and this returns a status with [`ExitReason::StartError`] of an attempt that
+    /// [`RuntimeError::Cancelled`], and this returns a status with [`ExitReason::StartError`](crate::ExitReason::StartError) of an attempt that
     /// [`list`](PodRuntime::list) does not have.
     fn stop(&self, id: &ContainerId, grace: Duration) -> RuntimeFuture<'_, ContainerStatus>;
 
