@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use crate::AgentConfig;
 use node_client::{
-    ApiClient, ApiError, EventRecorder, Notice, Object, PODS_ON_HOLD, Patch, StatusRegistry, chain, seconds,
+    ApiClient, ApiError, EventRecorder, Notice, Object, PODS_ON_HOLD, Patch, StatusRegistry, chain, seconds, set_field,
 };
 
 /// The status is computed this often and published when it differs.
@@ -218,7 +218,7 @@ fn condition(before: &Value, name: &str, holds: bool, reason: &str, message: &st
 /// A status without its heartbeats: what must differ to be published.
 pub fn without_heartbeats(status: &Value) -> Value {
     let mut status = status.clone();
-    for condition in status["conditions"].as_array_mut().into_iter().flatten() {
+    for condition in status.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
         if let Some(condition) = condition.as_object_mut() {
             condition.remove("lastHeartbeatTime");
         }
@@ -384,7 +384,7 @@ async fn register(hub: &ApiClient, config: &AgentConfig, path: &str) -> Result<O
                 "spec": {},
             });
             if !config.taints.is_empty() {
-                node["spec"]["taints"] = json!(config.taints);
+                set_field(&mut node, "spec", json!({"taints": config.taints}));
             }
             read("POST node", hub.create("/api/v1/nodes", &node).await?)
         }

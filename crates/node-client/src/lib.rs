@@ -29,7 +29,7 @@ pub use client::{ApiClient, ApiError, Event, Page, Patch, Watch, parse_event};
 pub use connection::{Access, BACKOFF, ConnectionManager, DialError, Endpoint, HubAddress, client};
 pub use events::{EventRecorder, EventSink, Recorded, event_recorder, send_events};
 pub use hub_state::{HubState, PODS_ON_HOLD, Verified};
-pub use object::{ListPage, Malformed, Object};
+pub use object::{ListPage, Malformed, Object, set_field};
 pub use registry::{Notice, StatusRegistry, chain};
 pub use supervise::{panic_text, supervise};
 

@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use jiff::Timestamp;
+use node_client::{seconds, set_field};
 use node_runtime::{ContainerState, ContainerStatus, ExitRecord};
 use serde_json::{Map, Value, json};
 
@@ -225,7 +226,7 @@ fn container_status(
         "state": state, "lastState": last_state,
     });
     if !id.is_empty() {
-        status["containerID"] = id.into();
+        set_field(&mut status, "containerID", id);
     }
     status
 }
@@ -273,17 +274,12 @@ fn terminated(exit: &ExitRecord, id: &str) -> Value {
         "containerID": id,
     });
     if let Some(signal) = exit.signal {
-        state["signal"] = signal.into();
+        set_field(&mut state, "signal", signal);
     }
     if !exit.message.is_empty() {
-        state["message"] = exit.message.clone().into();
+        set_field(&mut state, "message", exit.message.clone());
     }
     state
-}
-
-/// A time as Kubernetes writes it: whole seconds, UTC.
-pub(crate) fn seconds(at: Timestamp) -> String {
-    Timestamp::from_second(at.as_second()).unwrap_or(at).to_string()
 }
 
 struct Conditions<'a> {
@@ -306,10 +302,10 @@ impl Conditions<'_> {
             before.and_then(|c| c["lastTransitionTime"].as_str()).map_or_else(|| seconds(self.now), str::to_owned);
         let mut condition = json!({"type": name, "status": status, "lastTransitionTime": since});
         if !reason.is_empty() {
-            condition["reason"] = reason.into();
+            set_field(&mut condition, "reason", reason);
         }
         if !message.is_empty() {
-            condition["message"] = message.into();
+            set_field(&mut condition, "message", message);
         }
         self.list.push(condition);
     }

@@ -109,7 +109,7 @@ impl TokenRef {
         let bound = json!({"apiVersion": "v1", "kind": "Pod", "name": self.pod, "uid": self.pod_uid});
         let mut spec = json!({"expirationSeconds": self.seconds, "boundObjectRef": bound});
         if !self.audience.is_empty() {
-            spec["audiences"] = json!([self.audience]);
+            node_client::set_field(&mut spec, "audiences", json!([self.audience]));
         }
         json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec})
     }

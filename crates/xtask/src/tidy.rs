@@ -53,6 +53,17 @@ const BARE_SPAWN_FILES: &[&str] = &[
     "crates/selvedge/src/stop.rs",
 ];
 
+/// Where values may be a hub's: reading by an index is harmless, changing by one is a panic where the value is no object.
+const INDEX_BANNED: [&str; 4] =
+    ["crates/node-client/src", "crates/node-agent/src", "crates/node-pods/src", "crates/node-kubelet/src"];
+
+/// Whether a line changes or takes a part of a JSON value by its index.
+fn changes_by_index(line: &str) -> bool {
+    let line = line.trim();
+    let after = |end: &str| !line.starts_with("//") && line.contains(end);
+    after("\"] = ") || after("\"].take()") || after("\"].as_array_mut()") || after("\"].as_object_mut()")
+}
+
 /// Looks at every source file and manifest.
 pub fn tidy() -> Result<()> {
     let mut faults = crate::glossary::faults(&root())?;
@@ -75,6 +86,15 @@ pub fn tidy() -> Result<()> {
         let lines = code.lines().filter(|line| !line.trim().is_empty() && !line.trim_start().starts_with("//")).count();
         if !is_test && lines > CODE_LINES_MAX && !LONG_FILES.iter().any(|(name, _)| *name == shown) {
             faults.push(format!("{shown}: {lines} lines of code; split it at {CODE_LINES_MAX}"));
+        }
+        if !is_test && INDEX_BANNED.iter().any(|crates| shown.starts_with(crates)) {
+            for (number, line) in code.lines().enumerate().filter(|(_, line)| changes_by_index(line)) {
+                faults.push(format!(
+                    "{shown}:{}: `{}`: an index dies of a value that is no object; use `get_mut` or `node_client::set_field`",
+                    number + 1,
+                    line.trim()
+                ));
+            }
         }
         let is_bare =
             |line: &str| !line.trim_start().starts_with("//") && BARE_SPAWN.iter().any(|call| line.contains(call));

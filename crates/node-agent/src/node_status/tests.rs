@@ -69,3 +69,11 @@ fn a_part_that_does_not_work_makes_the_node_not_ready_and_says_so() {
     assert_eq!(find(&good, "Ready").unwrap()["status"], "True");
     assert_eq!(find(&good, PODS_ON_HOLD).unwrap()["status"], "False", "it is taken back by name");
 }
+
+#[test]
+fn a_status_at_the_hub_that_is_none_is_replaced_and_harms_nothing() {
+    for foreign in [json!([]), json!(5), json!("x"), json!({"conditions": 5}), json!({"conditions": [5]})] {
+        assert_eq!(without_heartbeats(&foreign), foreign);
+        assert_eq!(time_of(&status_at(Pressure::default(), &foreign, 10), "Ready"), "1970-01-01T00:00:10Z");
+    }
+}
