@@ -41,9 +41,10 @@ async fn a_containers_score_is_its_own_and_that_of_its_commands() {
 #[tokio::test]
 async fn requests_are_weights_and_a_pod_cannot_fill_the_table_of_processes() {
     let fixture = Fixture::new();
-    // More than the pod may have; the shell says so and lives on.
+    // More than the pod may have. The shell that is denied a process ends, so another one than the program's own asks for them,
+    // and the program becomes its last command without asking for one more.
     let mut spec =
-        fixture.shell("i=0; while [ $i -lt 60 ]; do sleep 100 & i=$((i+1)); done 2>/dev/null; echo filled; sleep 100");
+        fixture.shell("(i=0; while [ $i -lt 60 ]; do sleep 100 & i=$((i+1)); done) 2>/dev/null; exec sleep 100");
     spec.requests = Requests { cpu_millis: Some(250), memory_bytes: None };
     spec.pod_resources = PodResources { cpu_request_millis: Some(500), pids_max: Some(20), ..PodResources::default() };
     fixture.start(&spec).await;
