@@ -49,8 +49,8 @@ mod volumes;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -115,6 +115,7 @@ pub(crate) struct Worker {
     halt: Option<Halt>,
     runtime: Option<Arc<dyn PodRuntime>>,
     state: PodState,
+    kept: Arc<NewestState>,
     containers: BTreeMap<String, ContainerRecord>,
     volumes: PodVolumes,
     /// Why the hub issues no token.
@@ -160,6 +161,7 @@ impl Worker {
             halt: None,
             runtime: init.runtime,
             state: init.state,
+            kept: Arc::default(),
             containers: BTreeMap::new(),
             volumes: PodVolumes::default(),
             token_rejection: None,
@@ -205,15 +207,58 @@ impl Worker {
 
     /// Keeps on disk what was decided about the pod, beside everything else. `is_urgent`: it must be there after a power cut.
     fn keep_state(&self, is_urgent: bool) {
-        let (store, uid, state) =
-            (self.shared.context.store.clone(), self.pod.metadata.uid.clone(), self.state.clone());
-        let registry = self.shared.context.registry.clone();
+        self.kept.set(self.state.clone());
+        let (kept, store) = (self.kept.clone(), self.shared.context.store.clone());
+        let (uid, registry) = (self.pod.metadata.uid.clone(), self.shared.context.registry.clone());
         base_observe::spawn_blocking_named("pod-state", move || {
-            if let Err(error) = store.put_pod_state(&uid, &state, is_urgent) {
+            if let Err(error) = kept.write(|state| store.put_pod_state(&uid, state, is_urgent)) {
                 let text = node_client::chain(&error);
                 tracing::warn!(error = %text, "Failed to keep a pod's state; it starts afresh after a restart of this node.");
                 registry.error(text);
             }
         });
+    }
+}
+
+/// The newest state of a pod, on its way to the disk. Writes run beside the worker, on whatever thread is free: each takes the newest
+/// there is when its turn comes, so a late one never puts back what came before.
+#[derive(Debug, Default)]
+struct NewestState {
+    newest: Mutex<PodState>,
+    /// Held while the disk is written to; the worker never waits for it.
+    writing: Mutex<()>,
+}
+
+impl NewestState {
+    fn set(&self, state: PodState) {
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    fn write<E>(&self, write: impl FnOnce(&PodState) -> Result<(), E>) -> Result<(), E> {
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        write(&newest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_that_comes_late_does_not_bring_an_older_state_back() {
+        let kept = NewestState::default();
+        let failed = PodState { failure: Some(("Evicted".into(), String::new())), ..PodState::default() };
+        kept.set(PodState::default());
+        kept.set(failed.clone());
+        let mut on_disk = Vec::new();
+        for _ in 0..2 {
+            kept.write(|state| {
+                on_disk.push(state.clone());
+                Ok::<(), ()>(())
+            })
+            .unwrap();
+        }
+        assert_eq!(on_disk, [failed.clone(), failed]);
     }
 }
