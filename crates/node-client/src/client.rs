@@ -210,7 +210,7 @@ impl ApiClient {
     /// When the hub is away, says no, or answers with anything but such an object.
     pub async fn get(&self, path: &str, kind: &str) -> Result<Object, ApiError> {
         let value = self.json(Method::GET, path, None).await?;
-        Object::of_kind(value, kind).map_err(|error| unreadable("GET", path, &error))
+        Object::of_kind(value, kind).map_err(|error| ApiError::unreadable(act(&Method::GET, path), &error))
     }
 
     /// One page of a list of a kind.
@@ -219,8 +219,9 @@ impl ApiClient {
     /// When the hub is away, says no, or answers with anything but such a list.
     pub async fn list(&self, path: &str, kind: &str) -> Result<Page, ApiError> {
         let answer = self.exchange(Method::GET, path, None).await?;
-        let value = parse(&act(&Method::GET, path), &answer.body)?;
-        let list = ListPage::read(value, kind).map_err(|error| unreadable("GET", path, &error))?;
+        let act = act(&Method::GET, path);
+        let value = parse(&act, &answer.body)?;
+        let list = ListPage::read(value, kind).map_err(|error| ApiError::unreadable(act, &error))?;
         Ok(Page { list, wire_bytes: answer.wire_bytes })
     }
 
@@ -301,11 +302,6 @@ impl ApiClient {
 /// Method and path, for people; selectors and tokens are left out.
 fn act(method: &Method, path: &str) -> String {
     format!("{method} {}", path.split('?').next().unwrap_or(path))
-}
-
-fn unreadable(method: &str, path: &str, error: &Malformed) -> ApiError {
-    let act = format!("{method} {}", path.split('?').next().unwrap_or(path));
-    ApiError::Unreadable { act, message: error.to_string() }
 }
 
 fn parse(act: &str, body: &[u8]) -> Result<Value, ApiError> {

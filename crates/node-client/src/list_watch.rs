@@ -210,10 +210,7 @@ async fn follow<R: Reflector>(
 }
 
 fn check<R: Reflector>(reflector: &R, object: &Object) -> Result<(), ApiError> {
-    reflector.check(object).map_err(|error| ApiError::Unreadable {
-        act: format!("watch {}", reflector.path()),
-        message: error.to_string(),
-    })
+    reflector.check(object).map_err(|error| ApiError::unreadable(format!("watch {}", reflector.path()), &error))
 }
 
 async fn list<R: Reflector>(
