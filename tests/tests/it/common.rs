@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 use testkit::kubectl::Kubectl;
 use testkit::process;
 use testkit::program::{Selvedge, run, signal};
@@ -195,4 +195,29 @@ pub fn kill_with_pods(node: &mut Selvedge) -> Result<()> {
         }
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
     })
+}
+
+/// Keeps a figure in the report `bench/reports/NAME`, in the place of the one of the same name and beside the others. `page` makes the
+/// text for people out of the rows of its table, whose cells are `columns` of the figures.
+pub fn keep_figures(name: &str, came_to: Value, columns: &[&str], page: impl FnOnce(&str) -> String) -> Result<()> {
+    static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().map_err(|_| anyhow::anyhow!("another test panicked here"))?;
+    let file = |ending: &str| root().join("bench/reports").join(format!("{name}.{ending}"));
+    let held = std::fs::read_to_string(file("json")).unwrap_or_default();
+    let held: Value = serde_json::from_str(&held).unwrap_or_default();
+    let others = held["figures"].as_array().into_iter().flatten().filter(|one| one["figure"] != came_to["figure"]);
+    let mut figures: Vec<Value> = others.cloned().chain([came_to.clone()]).collect();
+    figures.sort_by_key(|one| one["figure"].to_string());
+    let cell = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) if number.is_f64() => format!("{:.3}", number.as_f64().unwrap_or_default()),
+        other => other.to_string(),
+    };
+    let row = |one: &Value| {
+        let cells: Vec<String> = columns.iter().map(|column| cell(&one[*column])).collect();
+        format!("| {} |\n", cells.join(" | "))
+    };
+    std::fs::write(file("md"), page(&figures.iter().map(row).collect::<String>()))?;
+    let json = json!({"version": 1, "name": name, "figures": figures});
+    std::fs::write(file("json"), serde_json::to_string_pretty(&json)? + "\n").context("failed to write the report")
 }

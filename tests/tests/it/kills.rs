@@ -24,7 +24,7 @@ use testkit::wait::eventually;
 use testkit::wire::{Access, Connection, JSON, MERGE, WatchError};
 use tokio::sync::Mutex;
 
-use crate::common::{is_full, root, start_on_its_port};
+use crate::common::{is_full, keep_figures, start_on_its_port};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 /// Objects per writer: few, so that each has a long history.
@@ -362,31 +362,14 @@ fn run(size: &Size, death: Death, disk: Option<&ForgetfulDisk>) -> Result<()> {
 
 /// Keeps what a run of the full size came to, beside that of the other kind of death.
 fn keep(came_to: Value) -> Result<()> {
-    static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _guard = ONE_AT_A_TIME.lock().map_err(|_| anyhow::anyhow!("another test panicked here"))?;
-    let out = root().join("bench/reports");
-    let held = std::fs::read_to_string(out.join("kills.json")).unwrap_or_default();
-    let held: Value = serde_json::from_str(&held).unwrap_or_default();
-    let others = held["figures"].as_array().into_iter().flatten().filter(|one| one["figure"] != came_to["figure"]);
-    let mut figures: Vec<Value> = others.cloned().chain([came_to.clone()]).collect();
-    figures.sort_by_key(|one| one["figure"].to_string());
-    let rows: String = figures
-        .iter()
-        .map(|one| {
-            let cell = |name: &str| one[name].as_str().map_or_else(|| one[name].to_string(), str::to_owned);
-            let cells = ["figure", "deaths", "value", "deletes", "events", "watchers", "seed"].map(cell);
-            format!("| {} |\n", cells.join(" | "))
-        })
-        .collect();
-    let text = format!(
-        "# Kills and power cuts\n\n`cargo xtask test --all kills`: a hub under load dies again and again, by SIGKILL, or with a disk that forgets what was not \
+    let columns = ["figure", "deaths", "value", "deletes", "events", "watchers", "seed"];
+    keep_figures("kills", came_to, &columns, |rows| {
+        format!(
+            "# Kills and power cuts\n\n`cargo xtask test --all kills`: a hub under load dies again and again, by SIGKILL, or with a disk that forgets what was not \
          synced. No revision is given twice, and every watcher sees each event once.\n\n\
          | death | deaths | writes | deletes | events each | watchers | seed |\n|---|---|---|---|---|---|---|\n{rows}"
-    );
-    std::fs::write(out.join("kills.md"), text)?;
-    let json = json!({"version": 1, "name": "kills", "figures": figures});
-    std::fs::write(out.join("kills.json"), serde_json::to_string_pretty(&json)? + "\n")
-        .context("failed to write the report")
+        )
+    })
 }
 
 /// What is there at last is what the watchers have built up, and what the writers were promised.

@@ -24,7 +24,7 @@ use testkit::proxy::{Action, Rule};
 
 use super::lies::{EXPIRED, LIES};
 use super::{LIST_OF_PODS, PATIENCE, PODS, Site, WATCH_OF_PODS};
-use crate::common::{is_full, kill_with_pods, root};
+use crate::common::{is_full, keep_figures, kill_with_pods};
 
 /// What a test asserts on any machine; the figure that is aimed at is in the report.
 const BACK_MAX: Duration = Duration::from_secs(5);
@@ -251,31 +251,14 @@ fn run(name: &str, rounds: usize, pods: usize) -> Result<()> {
 
 /// Keeps what a run of the full size came to, beside those under other names.
 fn keep(came_to: Value) -> Result<()> {
-    static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _guard = ONE_AT_A_TIME.lock().map_err(|_| anyhow::anyhow!("another test panicked here"))?;
-    let out = root().join("bench/reports");
-    let held = std::fs::read_to_string(out.join("node-kills.json")).unwrap_or_default();
-    let held: Value = serde_json::from_str(&held).unwrap_or_default();
-    let others = held["figures"].as_array().into_iter().flatten().filter(|one| one["figure"] != came_to["figure"]);
-    let mut figures: Vec<Value> = others.cloned().chain([came_to.clone()]).collect();
-    figures.sort_by_key(|one| one["figure"].to_string());
-    let cell = |one: &Value, name: &str| match &one[name] {
-        Value::String(text) => text.clone(),
-        Value::Number(number) if number.is_f64() => format!("{:.3}", number.as_f64().unwrap_or_default()),
-        other => other.to_string(),
-    };
     let columns = ["figure", "rounds", "kills", "pods", "programs", "value", "p90", "max", "seed"];
-    let row = |one: &Value| format!("| {} |\n", columns.map(|name| cell(one, name)).join(" | "));
-    let rows: String = figures.iter().map(row).collect();
-    let text = format!(
-        "# Random kills of a node\n\n`cargo xtask test --all kills_`: the agent dies at random moments, alone or with shims, programs or all of the node; in half \
+    keep_figures("node-kills", came_to, &columns, |rows| {
+        format!(
+            "# Random kills of a node\n\n`cargo xtask test --all kills_`: the agent dies at random moments, alone or with shims, programs or all of the node; in half \
          of the rounds the hub is away, in a third it lies. No program ran beside another of its pod, none was lost. Seconds from the last kill of a round \
          until all pods run.\n\n| run | rounds | kills | pods | programs started | p50 | p90 | max | seed |\n|---|---|---|---|---|---|---|---|---|\n{rows}"
-    );
-    std::fs::write(out.join("node-kills.md"), text)?;
-    let json = json!({"version": 1, "name": "node-kills", "figures": figures});
-    std::fs::write(out.join("node-kills.json"), serde_json::to_string_pretty(&json)? + "\n")
-        .context("failed to write the report")
+        )
+    })
 }
 
 /// Five runs of 200 rounds in the full size, so that none lasts long; the first one alone in the small one.

@@ -62,16 +62,22 @@ fn a_hub_that_fails_for_one_pods_status_gets_those_of_all_others() -> Result<()>
     site.wait_shown(0..6, PATIENCE)
 }
 
-#[test]
-fn the_second_hub_is_used_when_the_first_one_answers_500_to_everything() -> Result<()> {
+/// A node behind one proxy, and another way to the same hub that it does not know of yet.
+fn with_second_hub() -> Result<(Site, Proxy)> {
     let mut other = None;
     let other_slot = &mut other;
-    let mut site = Site::start_with(None, move |address, hub, node_dir| {
+    let site = Site::start_with(None, move |address, hub, node_dir| {
         let ca = hub_ca(hub)?;
         *other_slot = Some(Proxy::start(address, &ca, Client::NodeDir(node_dir.clone()))?);
         Proxy::start(address, &ca, Client::NodeDir(node_dir))
     })?;
     let other = other.context("it was started")?;
+    Ok((site, other))
+}
+
+#[test]
+fn the_second_hub_is_used_when_the_first_one_answers_500_to_everything() -> Result<()> {
+    let (mut site, other) = with_second_hub()?;
     site.node.kill();
     let url = other.url();
     site.node.change_args(|args| args.extend(["--hub".to_owned(), url]));
@@ -148,14 +154,7 @@ fn a_hub_that_hangs_and_one_that_freezes_are_left_for_one_that_answers() -> Resu
 /// The edge plane calls the hub itself.
 #[test]
 fn the_edge_plane_uses_the_second_hub_when_the_first_one_is_away() -> Result<()> {
-    let mut other = None;
-    let other_slot = &mut other;
-    let mut site = Site::start_with(None, move |address, hub, node_dir| {
-        let ca = hub_ca(hub)?;
-        *other_slot = Some(Proxy::start(address, &ca, Client::NodeDir(node_dir.clone()))?);
-        Proxy::start(address, &ca, Client::NodeDir(node_dir))
-    })?;
-    let other = other.context("it was started")?;
+    let (mut site, other) = with_second_hub()?;
     let kubeconfig = site.hub.data_dir().join("kubeconfig");
     let Some(kubectl) = testkit::kubectl::Kubectl::newest(&kubeconfig) else { return Ok(()) };
     site.node.kill();
