@@ -28,6 +28,10 @@ fn main() {
     for source in ["Cargo.toml", "src"] {
         println!("cargo:rerun-if-changed=../node-shim/{source}");
     }
+    // What the program is made of beside its own sources: a filter that changed must not stay as it was in the shim.
+    for made_of in ["node-seccomp", "api-kube"] {
+        println!("cargo:rerun-if-changed=../{made_of}/src");
+    }
     println!("cargo:rerun-if-changed=build.rs");
 
     let (target, out_dir) = (variable("TARGET"), PathBuf::from(variable("OUT_DIR")));
