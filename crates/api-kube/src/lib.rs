@@ -18,6 +18,7 @@
 //! accepts and what is stored, so it needs a test that says what Kubernetes does.
 
 pub mod base64_text;
+mod capabilities;
 pub mod condition;
 pub mod int_or_percent;
 pub mod meta;
@@ -28,6 +29,7 @@ pub mod selector;
 pub mod status;
 pub mod time;
 
+pub use capabilities::CAPABILITIES;
 pub use condition::{Condition, ConditionStatus, set_condition};
 pub use int_or_percent::IntOrPercent;
 pub use meta::{ObjectMeta, ObjectView, OwnerReference, Text};

@@ -1,5 +1,6 @@
 //! The rows: types in the order in which a pod has them, fields by name.
 
+use api_kube::CAPABILITIES;
 use serde_json::Value;
 
 use super::Does::{self, Fields, Harmless, Honoured, Judged, Keys, Only, Rejected};
@@ -480,48 +481,3 @@ fn are_capabilities(place: &Place<'_>) -> bool {
     let is_one = |name: &str| name == "ALL" || CAPABILITIES.contains(&name);
     place.value.as_array().is_some_and(|names| names.iter().all(|name| name.as_str().is_some_and(is_one)))
 }
-
-/// Those of Linux 6.1, by number.
-const CAPABILITIES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
