@@ -1,1 +1,3 @@
-//! Black-box suites live in `tests/`.
+//! Black-box suites live in `tests/`; here is what the benchmarks share.
+
+pub mod figures;

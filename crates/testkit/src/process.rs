@@ -24,12 +24,22 @@ pub fn memory(pid: u32) -> Option<Memory> {
 
 /// CPU time that a process has used, its threads' together, in seconds; 0 when it has ended.
 pub fn cpu_seconds(pid: u32) -> f64 {
+    cpu_fields(pid, &[11, 12])
+}
+
+/// The same with the time of its children that have ended, and of theirs.
+pub fn cpu_seconds_with_children(pid: u32) -> f64 {
+    cpu_fields(pid, &[11, 12, 13, 14])
+}
+
+/// Sum of fields of `/proc/PID/stat` in seconds, counted from the state, which follows the name in parentheses: user time is the
+/// 12th, system time the 13th, those of the children follow.
+fn cpu_fields(pid: u32, indices: &[usize]) -> f64 {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return 0.0 };
-    // After the name in parentheses: state is the first field, user and system time are the 12th and 13th.
     let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-    let ticks = |index: usize| fields.get(index).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+    let ticks = |index: &usize| fields.get(*index).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
     // The kernel counts in hundredths of a second for user space, whatever its own clock is.
-    (ticks(11) + ticks(12)) / 100.0
+    indices.iter().map(ticks).sum::<f64>() / 100.0
 }
 
 /// The parent of a process, its parent, and so on.

@@ -1,6 +1,7 @@
 //! `cargo xtask bench NAME` and `cargo xtask dist`: the shipped binary and what it costs.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -28,11 +29,12 @@ pub fn bench(args: &[String]) -> Result<()> {
         }
         "hub" => hub(&args[1..]),
         "machinery" => machinery(&args[1..]),
+        "node" => node(&args[1..]),
         "store-engines" => run(Command::new("cargo")
             .args(["run", "--release", "--quiet", "--"])
             .args(&args[1..])
             .current_dir(root().join("bench/store-engines"))),
-        other => bail!("`{other}` is no benchmark; there are first-light, hub, machinery and store-engines"),
+        other => bail!("`{other}` is no benchmark; there are first-light, hub, machinery, node and store-engines"),
     }
 }
 
@@ -48,11 +50,7 @@ fn hub(args: &[String]) -> Result<()> {
     }
     let tools = install()?;
     build_release()?;
-    // Its size is a figure, and a gateway is where it counts.
-    let node_dir = target_dir().join("node-alone");
-    say("Building the node alone (release profile), for its size");
-    run(cargo(&["build", "--release", "--package", "selvedge", "--no-default-features", "--features", "node"])
-        .env("CARGO_TARGET_DIR", &node_dir))?;
+    let node_alone = build_node_alone()?;
     let program = target_dir().join("release/selvedge");
     let report = target_dir().join("attack-report.jsonl");
     if with_attacks {
@@ -71,7 +69,7 @@ fn hub(args: &[String]) -> Result<()> {
     run(&mut cargo(&["build", "--profile", PROFILE, "--package", "selvedge-tests", "--bins"]))?;
     let mut command = Command::new(target_dir().join(PROFILE).join("bench-hub"));
     tools.export(&mut command);
-    command.env("SELVEDGE_BIN", &program).env("SELVEDGE_NODE_BIN", node_dir.join("release/selvedge"));
+    command.env("SELVEDGE_BIN", &program).env("SELVEDGE_NODE_BIN", node_alone);
     if report.exists() {
         command.env("SELVEDGE_ATTACK_REPORT", &report);
     }
@@ -88,6 +86,29 @@ fn machinery(args: &[String]) -> Result<()> {
     tools.export(&mut command);
     command.env("SELVEDGE_BIN", target_dir().join("release/selvedge"));
     run(command.arg(root().join("bench/reports")).args(args).current_dir(root()))
+}
+
+/// The node: how fast pods start and come back, what they and the agent cost. `--only NAME,…` measures some groups.
+fn node(args: &[String]) -> Result<()> {
+    let tools = install()?;
+    build_release()?;
+    crate::example::build()?;
+    let node_alone = build_node_alone()?;
+    // What measures is built as the tests are; it is not measured.
+    run(&mut cargo(&["build", "--profile", PROFILE, "--package", "selvedge-tests", "--bins"]))?;
+    let mut command = Command::new(target_dir().join(PROFILE).join("bench-node"));
+    tools.export(&mut command);
+    command.env("SELVEDGE_BIN", target_dir().join("release/selvedge")).env("SELVEDGE_NODE_BIN", node_alone);
+    run(command.arg(root().join("bench/reports")).args(args).current_dir(root()))
+}
+
+/// The node without the other roles: its size is a figure, and a gateway is where it counts.
+fn build_node_alone() -> Result<PathBuf> {
+    let dir = target_dir().join("node-alone");
+    say("Building the node alone (release profile), for its size");
+    run(cargo(&["build", "--release", "--package", "selvedge", "--no-default-features", "--features", "node"])
+        .env("CARGO_TARGET_DIR", &dir))?;
+    Ok(dir.join("release/selvedge"))
 }
 
 /// Builds what is shipped and says how large it is.

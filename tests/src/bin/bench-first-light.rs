@@ -3,12 +3,11 @@
 //! Prints each figure with its unit, its spread over the runs and its limit where there is one, and writes
 //! `first-light.json` and `first-light.md` into the directory given. Medians of several runs.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use serde::Serialize;
+use selvedge_tests::figures::Report;
 use testkit::kubectl::Kubectl;
 use testkit::process::{self, Memory};
 use testkit::program::{Selvedge, binary, run, signal};
@@ -20,42 +19,19 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const WORKLOADS: [&str; 5] =
     ["10-profile.yaml", "20-device.yaml", "30-rule.yaml", "40-export.yaml", "50-workloads.yaml"];
 
-/// One line of the report.
-#[derive(Serialize)]
-struct Figure {
-    figure: &'static str,
-    value: f64,
-    unit: &'static str,
-    n: usize,
-    /// Smallest and largest of the runs.
-    spread: [f64; 2],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    peer: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ratio: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limit: Option<f64>,
-}
-
 fn main() -> Result<()> {
     let out = PathBuf::from(std::env::args().nth(1).context("usage: bench-first-light DIR")?);
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("a checkout")?.join("examples/first-light");
-    let mut figures = starts(&example)?;
-    figures.extend(parts(&example)?);
+    let mut report = Report::new("first-light", "Each start is on a new directory.");
+    starts(&example, &mut report)?;
+    parts(&example, &mut report)?;
     let bytes = std::fs::metadata(binary())?.len() as f64;
-    figures.push(figure("size of the binary", "MiB", vec![bytes / 1024.0 / 1024.0], None));
-    report(&out, &figures)
-}
-
-fn figure(name: &'static str, unit: &'static str, mut runs: Vec<f64>, limit: Option<f64>) -> Figure {
-    runs.sort_by(f64::total_cmp);
-    let value = runs[runs.len() / 2];
-    let spread = [runs[0], runs[runs.len() - 1]];
-    Figure { figure: name, value, unit, n: runs.len(), spread, peer: None, ratio: None, limit }
+    report.add("size of the binary", "MiB", vec![bytes / 1024.0 / 1024.0], Some("≤ 40"), None);
+    report.write(&out)
 }
 
 /// From `up` to a Ready node and to the first reading at the hub, each on a new directory.
-fn starts(example: &Path) -> Result<Vec<Figure>> {
+fn starts(example: &Path, report: &mut Report) -> Result<()> {
     let (mut ready, mut reading) = (Vec::new(), Vec::new());
     for _ in 0..RUNS {
         let dir = tempfile::tempdir()?;
@@ -76,14 +52,13 @@ fn starts(example: &Path) -> Result<Vec<Figure>> {
         up.interrupt(Duration::from_secs(10))?;
         drop(kubectl);
     }
-    Ok(vec![
-        figure("from `up` on a new directory to node Ready", "ms", ready, None),
-        figure("from `up` on a new directory to the first reading at the hub", "ms", reading, None),
-    ])
+    report.add("from `up` on a new directory to node Ready", "ms", ready, None, None);
+    report.add("from `up` on a new directory to the first reading at the hub", "ms", reading, None, None);
+    Ok(())
 }
 
 /// Hub, node and edge as processes of their own: memory after work, and the way back without a hub.
-fn parts(example: &Path) -> Result<Vec<Figure>> {
+fn parts(example: &Path, report: &mut Report) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let hub_dir = dir.path().join("hub");
     let kubectl = Kubectl::newest(&hub_dir.join("kubeconfig")).context("kubectl is needed")?;
@@ -127,11 +102,10 @@ fn parts(example: &Path) -> Result<Vec<Figure>> {
         }
     };
     let edge = process::find(word("edge", &node_dir));
-    let mut figures = Vec::new();
     let mut add = |rss: &'static str, pss: &'static str, memory: Option<Memory>| -> Result<()> {
         let memory = memory.context("the process is there")?;
-        figures.push(figure(rss, "MiB", vec![memory.rss_kib as f64 / 1024.0], None));
-        figures.push(figure(pss, "MiB", vec![memory.pss_kib as f64 / 1024.0], None));
+        report.add(rss, "MiB", vec![memory.rss_kib as f64 / 1024.0], None, None);
+        report.add(pss, "MiB", vec![memory.pss_kib as f64 / 1024.0], None, None);
         Ok(())
     };
     add("RSS of hub after the run", "PSS of hub after the run", process::memory(hub.pid()))?;
@@ -162,8 +136,8 @@ fn parts(example: &Path) -> Result<Vec<Figure>> {
         wait_ready(&node_dir)?;
         back.push(start.elapsed().as_secs_f64() * 1000.0);
     }
-    figures.push(figure("node and pods killed, no hub: pods, rules and devices back", "ms", back, Some(3000.0)));
-    Ok(figures)
+    report.add("node and pods killed, no hub: pods, rules and devices back", "ms", back, Some("≤ 3000"), None);
+    Ok(())
 }
 
 /// Waits until both pods, the device and the rule are ready, asking the node itself.
@@ -185,33 +159,4 @@ fn wait_ready(node_dir: &Path) -> Result<()> {
         };
         if pods >= 2 && is_ready("Device") && is_ready("Rule") { Ok(()) } else { Err(printed) }
     })
-}
-
-fn report(out: &Path, figures: &[Figure]) -> Result<()> {
-    std::fs::create_dir_all(out)?;
-    let machine = machine();
-    let json = serde_json::json!({"version": 1, "name": "first-light", "machine": machine, "figures": figures});
-    std::fs::write(out.join("first-light.json"), serde_json::to_string_pretty(&json)? + "\n")?;
-    let mut text = format!(
-        "# first-light\n\n{machine}\n\n| figure | median | unit | n | spread | limit |\n|---|---|---|---|---|---|\n"
-    );
-    for one in figures {
-        let limit = one.limit.map_or_else(|| "–".to_owned(), |limit| format!("{limit:.0}"));
-        let _ = writeln!(
-            text,
-            "| {} | {:.1} | {} | {} | {:.1}–{:.1} | {limit} |",
-            one.figure, one.value, one.unit, one.n, one.spread[0], one.spread[1]
-        );
-    }
-    print!("{text}");
-    std::fs::write(out.join("first-light.md"), text).context("failed to write the report")
-}
-
-fn machine() -> String {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let cpu = read("/proc/cpuinfo");
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name));
-    let kernel = read("/proc/sys/kernel/osrelease");
-    format!("{cores} cores ({}), Linux {}, release profile", model.unwrap_or("unknown"), kernel.trim())
 }

@@ -6,14 +6,13 @@
 //!
 //! Load and hub share the machine's cores, so rates are a lower bound; CPU figures are the hub's own process time.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use http::Method;
-use serde::Serialize;
+use selvedge_tests::figures::Report;
 use serde_json::{Value, json};
 use testkit::hollow;
 use testkit::process;
@@ -21,6 +20,7 @@ use testkit::program::{Selvedge, binary, run};
 use testkit::wire::{self, Access};
 use tokio::runtime::Runtime;
 
+const PREAMBLE: &str = "Load and hub share the cores; hollow nodes take what the hub leaves (niceness 19). \"before\" is commit 8ed292a on a machine of the same kind.";
 /// Medians of this many where a run is cheap.
 const RUNS: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -28,80 +28,6 @@ const PODS: usize = 50_000;
 const NODES: usize = 1000;
 const PODS_PATH: &str = "/api/v1/namespaces/default/pods";
 const MAPS_PATH: &str = "/api/v1/namespaces/default/configmaps";
-
-/// One line of the report.
-#[derive(Serialize)]
-struct Figure {
-    figure: String,
-    value: f64,
-    unit: &'static str,
-    n: usize,
-    /// Smallest and largest of the runs.
-    spread: [f64; 2],
-    /// What the row must reach.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limit: Option<String>,
-    /// What it was before.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    before: Option<&'static str>,
-}
-
-struct Report {
-    figures: Vec<Figure>,
-}
-
-impl Report {
-    fn add(
-        &mut self,
-        figure: impl Into<String>,
-        unit: &'static str,
-        mut runs: Vec<f64>,
-        limit: Option<&str>,
-        before: Option<&'static str>,
-    ) {
-        runs.sort_by(f64::total_cmp);
-        let figure = figure.into();
-        let value = runs[runs.len() / 2];
-        let spread = [runs[0], runs[runs.len() - 1]];
-        println!("{figure}: {value:.3} {unit} ({:.3}–{:.3}, n = {})", spread[0], spread[1], runs.len());
-        self.figures.push(Figure {
-            figure,
-            value,
-            unit,
-            n: runs.len(),
-            spread,
-            limit: limit.map(str::to_owned),
-            before,
-        });
-    }
-
-    fn write(&self, out: &Path) -> Result<()> {
-        std::fs::create_dir_all(out)?;
-        let machine = machine();
-        let json = json!({"version": 1, "name": "hub", "machine": machine, "figures": self.figures});
-        std::fs::write(out.join("hub.json"), serde_json::to_string_pretty(&json)? + "\n")?;
-        let mut text = format!(
-            "# hub\n\n{machine}\n\nLoad and hub share the cores; hollow nodes take what the hub leaves (niceness 19). \"before\" is commit 8ed292a on a machine of the same kind.\n\n\
-             | figure | median | unit | n | spread | limit | before |\n|---|---|---|---|---|---|---|\n"
-        );
-        for one in &self.figures {
-            let or_dash = |text: Option<&str>| text.unwrap_or("–").to_owned();
-            let _ = writeln!(
-                text,
-                "| {} | {:.2} | {} | {} | {:.2}–{:.2} | {} | {} |",
-                one.figure,
-                one.value,
-                one.unit,
-                one.n,
-                one.spread[0],
-                one.spread[1],
-                or_dash(one.limit.as_deref()),
-                or_dash(one.before)
-            );
-        }
-        std::fs::write(out.join("hub.md"), text).context("failed to write the report")
-    }
-}
 
 /// A hub of its own for a group of figures.
 struct Hub {
@@ -252,7 +178,7 @@ fn main() -> Result<()> {
         (None, _) => None,
         other => anyhow::bail!("usage: bench-hub DIRECTORY [--only NAME,…], not {other:?}"),
     };
-    let mut report = Report { figures: Vec::new() };
+    let mut report = Report::new("hub", PREAMBLE);
     let groups: [(&str, Group); 7] = [
         ("start", start),
         ("writes", writes),
@@ -645,19 +571,4 @@ fn sizes(report: &mut Report) -> Result<()> {
     // A program that does not start is no figure.
     run(["--version"])?.ok()?;
     Ok(())
-}
-
-fn machine() -> String {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let cpu = read("/proc/cpuinfo");
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name));
-    let kernel = read("/proc/sys/kernel/osrelease");
-    let load = read("/proc/loadavg");
-    let load = load.split(' ').next().unwrap_or("?");
-    format!(
-        "{cores} cores ({}), Linux {}, release profile, load {load} at the end",
-        model.unwrap_or("unknown"),
-        kernel.trim()
-    )
 }

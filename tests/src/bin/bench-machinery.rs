@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use http::Method;
 use k8s_openapi::api::core::v1::Namespace;
+use selvedge_tests::figures::machine;
 use serde::Serialize;
 use serde_json::{Value, json};
 use testkit::apiserver::KubeApiserver;
@@ -117,20 +118,6 @@ impl Report {
         }
         std::fs::write(out.join("machinery.md"), text).context("failed to write the report")
     }
-}
-
-fn machine() -> String {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let cpu = read("/proc/cpuinfo");
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name));
-    let load = read("/proc/loadavg");
-    format!(
-        "{cores} cores ({}), Linux {}, release profile, load {} at the end",
-        model.unwrap_or("unknown"),
-        read("/proc/sys/kernel/osrelease").trim(),
-        load.split(' ').next().unwrap_or("?")
-    )
 }
 
 /// A running server of either kind.
