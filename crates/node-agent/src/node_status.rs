@@ -25,6 +25,13 @@ const MEMORY_AVAILABLE_FRACTION: u64 = 10;
 /// Below a tenth of free disk the node says DiskPressure.
 const DISK_AVAILABLE_FRACTION: u64 = 10;
 
+/// What pods may not ask for: the agent with 110 pods and its compiler fit in.
+const RESERVED_MEMORY_BYTES: u64 = 64 * 1024 * 1024;
+/// The agent's own work, and the system's.
+const RESERVED_CPU_MILLIS: u64 = 50;
+/// On a small machine the reserve is this part of it.
+const RESERVED_FRACTION_MAX: u64 = 16;
+
 /// What does not change while the machine runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
@@ -34,6 +41,18 @@ pub struct Machine {
     pub memory_bytes: u64,
     /// `status.nodeInfo`.
     pub info: Value,
+}
+
+impl Machine {
+    /// Thousandths of a core that pods may ask for: the agent and the system keep some, a sixteenth at most.
+    pub fn allocatable_cpu_millis(&self) -> u64 {
+        self.cpu_millis - RESERVED_CPU_MILLIS.min(self.cpu_millis / RESERVED_FRACTION_MAX)
+    }
+
+    /// Memory that pods may ask for, likewise.
+    pub fn allocatable_memory_bytes(&self) -> u64 {
+        self.memory_bytes - RESERVED_MEMORY_BYTES.min(self.memory_bytes / RESERVED_FRACTION_MAX)
+    }
 }
 
 /// What changes.
@@ -145,12 +164,14 @@ pub fn status(
         addresses.push(json!({"type": "InternalIP", "address": ip.to_string()}));
     }
     addresses.push(json!({"type": "Hostname", "address": config.node_name}));
-    let resources = json!({
-        "cpu": quantity_of_millis(machine.cpu_millis),
-        "memory": format!("{}Ki", machine.memory_bytes / 1024),
-        "ephemeral-storage": format!("{}Ki", pressure.disk_bytes / 1024),
-        "pods": config.max_pods.to_string(),
-    });
+    let resources = |cpu_millis: u64, memory_bytes: u64| {
+        json!({
+            "cpu": quantity_of_millis(cpu_millis),
+            "memory": format!("{}Ki", memory_bytes / 1024),
+            "ephemeral-storage": format!("{}Ki", pressure.disk_bytes / 1024),
+            "pods": config.max_pods.to_string(),
+        })
+    };
     let conditions: Vec<Value> = [
         ("MemoryPressure", pressure.memory, "KubeletHasInsufficientMemory", "KubeletHasSufficientMemory", "memory"),
         ("DiskPressure", pressure.disk, "KubeletHasDiskPressure", "KubeletHasNoDiskPressure", "disk space"),
@@ -184,8 +205,8 @@ pub fn status(
         "addresses": addresses,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
         "nodeInfo": machine.info,
-        "capacity": resources,
-        "allocatable": resources,
+        "capacity": resources(machine.cpu_millis, machine.memory_bytes),
+        "allocatable": resources(machine.allocatable_cpu_millis(), machine.allocatable_memory_bytes()),
         "conditions": conditions,
     })
 }

@@ -3,6 +3,7 @@
 //! The same event about the same thing is one object whose count grows. A node that crash-loops a pod offline keeps a bounded number
 //! of them and sends the newest when the hub is back.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ pub struct Recorded {
     /// Whether a person should look.
     pub warning: bool,
     /// One word in CamelCase.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// A sentence.
     pub message: String,
 }
@@ -56,9 +57,15 @@ impl EventRecorder {
     }
 
     /// Records an event about the Node.
-    pub fn node(&self, node: &str, warning: bool, reason: &'static str, message: impl Into<String>) {
+    pub fn node(&self, node: &str, warning: bool, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) {
         let about = json!({"kind": "Node", "apiVersion": "v1", "name": node, "uid": node});
-        self.emit(Recorded { about, namespace: "default".to_owned(), warning, reason, message: message.into() });
+        self.emit(Recorded {
+            about,
+            namespace: "default".to_owned(),
+            warning,
+            reason: reason.into(),
+            message: message.into(),
+        });
     }
 }
 
@@ -98,7 +105,7 @@ pub async fn send_events(mut client: ApiClient, node: String, sink: &mut EventSi
         }
         let Some((event, at)) = queue.pop_front() else { continue };
         if let Err(error) = send(&client, &node, &event, at, &mut published).await {
-            debug!(%error, reason = event.reason, "An event did not reach the hub.");
+            debug!(%error, reason = %event.reason, "An event did not reach the hub.");
             if error.is_outage() {
                 queue.push_front((event, at));
             }

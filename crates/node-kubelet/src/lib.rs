@@ -242,8 +242,8 @@ fn spawn(parts: Parts) -> KubeletHandle {
         store: store.clone(),
         client: client.clone(),
         node_ip: node_ip.clone(),
-        cpu_millis: machine.cpu_millis,
-        memory_bytes: machine.memory_bytes,
+        cpu_millis: machine.allocatable_cpu_millis(),
+        memory_bytes: machine.allocatable_memory_bytes(),
         registry: registry.clone(),
         sync_seconds: config.metrics.histogram(
             "kubelet_pod_worker_duration_seconds",

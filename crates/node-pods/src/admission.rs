@@ -1,5 +1,8 @@
 //! Which pods this node takes. What it cannot do is refused at once, saying why, instead of half done.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use node_runtime::{ContainerSpec, Limits, PodRef, PodResources, PodRuntime, Requests, RuntimeError};
 
 use super::model::{Container, Pod, Quantity};
@@ -13,25 +16,30 @@ pub(crate) const UNSUPPORTED_POD: &str = "UnsupportedPod";
 /// Why a pod is refused: `status.reason` and `status.message`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AdmissionError {
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     pub message: String,
 }
 
-/// What the node can give, and what admitted pods have asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Capacity {
-    pub cpu_millis: u64,
-    pub memory_bytes: u64,
-    pub pods: u64,
-}
+/// Amounts by the names of resources: thousandths of `cpu`, whole units of all others. What the node can give, and what pods take.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Resources(BTreeMap<String, u64>);
 
-impl Capacity {
-    /// Both together.
-    pub(crate) fn plus(self, other: Self) -> Self {
-        Self {
-            cpu_millis: self.cpu_millis.saturating_add(other.cpu_millis),
-            memory_bytes: self.memory_bytes.saturating_add(other.memory_bytes),
-            pods: self.pods.saturating_add(other.pods),
+impl Resources {
+    /// Of these names and amounts.
+    pub(crate) fn of(amounts: impl IntoIterator<Item = (&'static str, u64)>) -> Self {
+        Self(amounts.into_iter().map(|(name, amount)| (name.to_owned(), amount)).collect())
+    }
+
+    /// How much there is of a resource; nothing of one that is not named.
+    pub(crate) fn get(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or(0)
+    }
+
+    /// Adds those of another.
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (name, amount) in &other.0 {
+            let sum = self.0.entry(name.clone()).or_default();
+            *sum = sum.saturating_add(*amount);
         }
     }
 }
@@ -52,14 +60,22 @@ fn total(pod: &Pod, of: impl Fn(&Container) -> u64) -> u64 {
 }
 
 /// What a pod asks for, as a scheduler counts it.
-pub(crate) fn requests(pod: &Pod) -> Capacity {
-    let of = |container: &Container, resource: &str| {
+pub(crate) fn requests(pod: &Pod) -> Resources {
+    let named = |container: &Container| {
         let resources = &container.resources;
-        let asked = resources.requests.get(resource).or_else(|| resources.limits.get(resource));
-        asked.and_then(Quantity::millis).unwrap_or(0)
+        resources.requests.keys().chain(resources.limits.keys()).cloned().collect::<Vec<_>>()
     };
-    let total = |resource: &str| total(pod, |container| of(container, resource));
-    Capacity { cpu_millis: total("cpu"), memory_bytes: total("memory").div_ceil(1000), pods: 1 }
+    let mut requested = Resources(pod.all_containers().flat_map(named).map(|name| (name, 0)).collect());
+    for (name, amount) in &mut requested.0 {
+        let of = |container: &Container| {
+            let resources = &container.resources;
+            let asked = resources.requests.get(name).or_else(|| resources.limits.get(name));
+            asked.and_then(if name == "cpu" { Quantity::millis } else { Quantity::units }).unwrap_or(0)
+        };
+        *amount = total(pod, of);
+    }
+    requested.0.insert("pods".to_owned(), 1);
+    requested
 }
 
 /// Chooses the runtime of a pod, or says why there is none.
@@ -67,7 +83,7 @@ pub(crate) fn runtime_for<'a>(
     pod: &Pod,
     runtimes: &'a Runtimes,
 ) -> Result<&'a std::sync::Arc<dyn PodRuntime>, AdmissionError> {
-    let refuse = |message: String| Err(AdmissionError { reason: UNSUPPORTED_RUNTIME, message });
+    let refuse = |message: String| Err(AdmissionError { reason: UNSUPPORTED_RUNTIME.into(), message });
     let offered = || runtimes.iter().map(|runtime| runtime.handler()).collect::<Vec<_>>().join(", ");
     match pod.spec.runtime_class_name.as_deref() {
         None | Some("") => refuse(format!(
@@ -82,19 +98,24 @@ pub(crate) fn runtime_for<'a>(
 }
 
 /// Whether what a pod requests is there, beside what `used` already takes of `node`.
-pub(crate) fn fits(requested: Capacity, used: Capacity, node: Capacity) -> Result<(), AdmissionError> {
-    let fits = |reason, what: &str, requested: u64, used: u64, capacity: u64, unit: &str| {
-        if used.saturating_add(requested) <= capacity {
-            return Ok(());
+pub(crate) fn fits(requested: &Resources, used: &Resources, node: &Resources) -> Result<(), AdmissionError> {
+    for (name, amount) in &requested.0 {
+        let (used, all) = (used.get(name), node.get(name));
+        // Whoever asks for nothing is not kept out by others who have it all.
+        if *amount == 0 || used.saturating_add(*amount) <= all {
+            continue;
         }
+        let unit = match name.as_str() {
+            "cpu" => "m",
+            "memory" => " bytes",
+            _ => "",
+        };
         let message = format!(
-            "the pod asks for {requested}{unit} of {what}; {used}{unit} of the node's {capacity}{unit} are taken"
+            "the pod asks for {amount}{unit} of {name}; {used}{unit} of the {all}{unit} that the node gives to pods are taken"
         );
-        Err(AdmissionError { reason, message })
-    };
-    fits("OutOfpods", "pods", requested.pods, used.pods, node.pods, "")?;
-    fits("OutOfcpu", "cpu", requested.cpu_millis, used.cpu_millis, node.cpu_millis, "m")?;
-    fits("OutOfmemory", "memory", requested.memory_bytes, used.memory_bytes, node.memory_bytes, " bytes")
+        return Err(AdmissionError { reason: format!("OutOf{name}").into(), message });
+    }
+    Ok(())
 }
 
 /// Whether the runtime can start the pod's containers here, as far as that is known before they are started. May touch the disk.
@@ -105,9 +126,11 @@ pub(crate) fn check_runtime(pod: &Pod, runtime: &dyn PodRuntime) -> Result<(), A
             // An image that is missing may be put in place later; it is no reason to reject the pod.
             Err(RuntimeError::Image { .. }) => {}
             Err(error @ RuntimeError::ImageNotAllowed { .. }) => {
-                return Err(AdmissionError { reason: "ImageNotAllowed", message: error.to_string() });
+                return Err(AdmissionError { reason: "ImageNotAllowed".into(), message: error.to_string() });
             }
-            Err(error) => return Err(AdmissionError { reason: UNSUPPORTED_POD, message: node_client::chain(&error) }),
+            Err(error) => {
+                return Err(AdmissionError { reason: UNSUPPORTED_POD.into(), message: node_client::chain(&error) });
+            }
         }
     }
     Ok(())
@@ -123,7 +146,7 @@ pub(crate) fn check_features(pod: &[u8]) -> Result<(), AdmissionError> {
         return Ok(());
     }
     let faults: Vec<String> = unsupported.iter().map(|fault| format!("{}: {}", fault.path, fault.message)).collect();
-    Err(AdmissionError { reason: UNSUPPORTED_POD, message: faults.join("; ") })
+    Err(AdmissionError { reason: UNSUPPORTED_POD.into(), message: faults.join("; ") })
 }
 
 /// What is known of a container before its volumes and variables are.
@@ -159,7 +182,7 @@ pub(crate) fn pod_resources(pod: &Pod) -> PodResources {
     };
     let requested = requests(pod);
     PodResources {
-        cpu_request_millis: Some(requested.cpu_millis).filter(|millis| *millis > 0),
+        cpu_request_millis: Some(requested.get("cpu")).filter(|millis| *millis > 0),
         cpu_limit_millis: limit(|limits| limits.cpu_millis),
         memory_limit_bytes: limit(|limits| limits.memory_bytes),
         pids_max: None,

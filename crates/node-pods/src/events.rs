@@ -1,5 +1,7 @@
 //! Events about pods.
 
+use std::borrow::Cow;
+
 use node_client::{EventRecorder, Recorded};
 use serde_json::json;
 
@@ -11,20 +13,20 @@ pub(crate) struct PodEvents(pub EventRecorder);
 
 impl PodEvents {
     pub(crate) fn pod(&self, pod: &Pod, container: Option<&str>, reason: &'static str, message: impl Into<String>) {
-        self.about_pod(pod, container, false, reason, message.into());
+        self.about_pod(pod, container, false, reason.into(), message.into());
     }
 
     pub(crate) fn pod_warning(
         &self,
         pod: &Pod,
         container: Option<&str>,
-        reason: &'static str,
+        reason: impl Into<Cow<'static, str>>,
         message: impl Into<String>,
     ) {
-        self.about_pod(pod, container, true, reason, message.into());
+        self.about_pod(pod, container, true, reason.into(), message.into());
     }
 
-    fn about_pod(&self, pod: &Pod, container: Option<&str>, warning: bool, reason: &'static str, message: String) {
+    fn about_pod(&self, pod: &Pod, container: Option<&str>, warning: bool, reason: Cow<'static, str>, message: String) {
         let metadata = &pod.metadata;
         let mut about = json!({
             "kind": "Pod", "apiVersion": "v1", "name": metadata.name, "namespace": metadata.namespace,

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::admission::{self, AdmissionError, Capacity};
+use crate::admission::{self, AdmissionError, Resources};
 use crate::env::NodeFacts;
 use crate::events::PodEvents;
 use crate::inbox::Inbox;
@@ -171,7 +171,7 @@ struct PodEntry {
     runtime: Option<Arc<dyn PodRuntime>>,
     inbox: Inbox,
     /// What it takes of the node; nothing when it was rejected.
-    requests: Capacity,
+    requests: Resources,
     /// Set by its worker once nothing of it will run again.
     is_over: Arc<AtomicBool>,
     is_static: bool,
@@ -492,20 +492,22 @@ impl Manager {
         let mut requests = admission::requests(&pod);
         let mut unsupported = None;
         let mut is_rejected = false;
-        if let (true, Err(rejection)) = (is_new, self.admit(&json, &runtime, requests, fault)) {
+        if let (true, Err(rejection)) = (is_new, self.admit(&json, &runtime, &requests, fault)) {
             self.report_rejection(&pod, &rejection);
             // It takes nothing of the node: its neighbours are not to pay for it.
-            requests = Capacity::default();
+            requests = Resources::default();
             match runtime.is_err() && rejection.reason == admission::UNSUPPORTED_RUNTIME {
-                true => unsupported = Some(Waiting { reason: rejection.reason.to_owned(), message: rejection.message }),
+                true => {
+                    unsupported = Some(Waiting { reason: rejection.reason.into_owned(), message: rejection.message })
+                }
                 false => {
-                    state.failure = Some((rejection.reason.to_owned(), rejection.message));
+                    state.failure = Some((rejection.reason.into_owned(), rejection.message));
                     is_rejected = true;
                 }
             }
         }
         if state.failure.is_some() || is_over {
-            requests = Capacity::default();
+            requests = Resources::default();
         }
         let runtime = runtime.ok().cloned();
         let (inbox, is_over) = (Inbox::default(), Arc::new(AtomicBool::new(is_over)));
@@ -529,20 +531,20 @@ impl Manager {
         &self,
         json: &[u8],
         runtime: &Result<&Arc<dyn PodRuntime>, AdmissionError>,
-        requests: Capacity,
+        requests: &Resources,
         fault: Option<String>,
     ) -> Result<(), AdmissionError> {
         if let Some(message) = fault {
-            return Err(AdmissionError { reason: admission::UNSUPPORTED_POD, message });
+            return Err(AdmissionError { reason: admission::UNSUPPORTED_POD.into(), message });
         }
         runtime.as_ref().map_err(Clone::clone)?;
         admission::check_features(json)?;
-        admission::fits(requests, self.used(), self.capacity())
+        admission::fits(requests, &self.used(), &self.allocatable())
     }
 
     fn report_rejection(&self, pod: &Pod, rejection: &AdmissionError) {
-        warn!(pod = %pod.full_name(), reason = rejection.reason, message = %rejection.message, "Rejected a pod.");
-        self.shared.events.pod_warning(pod, None, rejection.reason, rejection.message.clone());
+        warn!(pod = %pod.full_name(), reason = %rejection.reason, message = %rejection.message, "Rejected a pod.");
+        self.shared.events.pod_warning(pod, None, rejection.reason.clone(), rejection.message.clone());
         self.shared.context.registry.error(format!("{}: {}", pod.full_name(), rejection.message));
     }
 
@@ -723,19 +725,22 @@ impl Manager {
         replace_if_other(&self.desired.tokens, pods.flat_map(TokenRef::all_of).collect());
     }
 
-    fn capacity(&self) -> Capacity {
+    /// What the node gives to pods.
+    fn allocatable(&self) -> Resources {
         let context = &self.shared.context;
-        Capacity {
-            cpu_millis: context.cpu_millis,
-            memory_bytes: context.memory_bytes,
-            pods: u64::from(context.config.max_pods),
-        }
+        Resources::of([
+            ("cpu", context.cpu_millis),
+            ("memory", context.memory_bytes),
+            ("pods", u64::from(context.config.max_pods)),
+        ])
     }
 
     /// What pods take that were accepted and are not over.
-    fn used(&self) -> Capacity {
+    fn used(&self) -> Resources {
+        let mut used = Resources::default();
         let active = self.pods.values().filter(|entry| !entry.is_over.load(Ordering::Relaxed));
-        active.fold(Capacity::default(), |sum, entry| sum.plus(entry.requests))
+        active.for_each(|entry| used.add(&entry.requests));
+        used
     }
 }
 

@@ -12,6 +12,7 @@ mod differential;
 mod docs;
 mod fleet;
 mod hostile_hub;
+mod hostile_pods;
 mod join;
 mod kills;
 mod kubectl;

@@ -37,7 +37,10 @@ fn a_heartbeat_alone_is_no_change() {
 fn resources_are_written_as_kubernetes_reads_them() {
     let status = status_at(Pressure { disk_bytes: 1 << 31, ..Pressure::default() }, &Value::Null, 10);
     assert_eq!(status["capacity"]["cpu"], "4");
-    assert_eq!(status["allocatable"]["memory"], "1048576Ki");
+    assert_eq!(status["capacity"]["memory"], "1048576Ki");
+    // A sixteenth of a gigabyte is kept, and a twentieth of a core.
+    assert_eq!(status["allocatable"]["memory"], "983040Ki");
+    assert_eq!(status["allocatable"]["cpu"], "3950m");
     assert_eq!(status["capacity"]["ephemeral-storage"], "2097152Ki");
     assert_eq!(status["addresses"][0]["address"], "10.0.0.1");
 }

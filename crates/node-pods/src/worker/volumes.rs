@@ -209,9 +209,9 @@ impl Worker {
     pub(super) fn rejected(&mut self, rejection: AdmissionError) {
         self.volumes.is_preparing = false;
         self.volumes.is_checked = true;
-        self.shared.events.pod_warning(&self.pod, None, rejection.reason, rejection.message.clone());
+        self.shared.events.pod_warning(&self.pod, None, rejection.reason.clone(), rejection.message.clone());
         self.shared.context.registry.error(format!("{}: {}", self.pod.full_name(), rejection.message));
-        self.fail(rejection.reason, rejection.message);
+        self.fail(&rejection.reason, rejection.message);
     }
 
     /// Whether a start is to wait a moment longer for what the volumes lack; sets when to look again.
