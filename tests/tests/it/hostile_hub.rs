@@ -39,38 +39,47 @@ const LIST_OF_PODS: &str = r"^/api/v1/pods\?";
 const WATCH_OF_PODS: &str = r"^/api/v1/pods\?.*watch=";
 
 /// The hub's API for a test that is a plain function.
-struct Api {
+pub struct Api {
     runtime: Runtime,
     access: Access,
 }
 
 impl Api {
     fn of(hub: &Selvedge) -> Result<Self> {
+        Self::with(&hub.data_dir().join("kubeconfig"))
+    }
+
+    /// As a kubeconfig says.
+    pub fn with(kubeconfig: &Path) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Self { runtime, access: Access::kubeconfig(&hub.data_dir().join("kubeconfig"))? })
+        Ok(Self { runtime, access: Access::kubeconfig(kubeconfig)? })
     }
 
-    fn get(&self, path: &str) -> Result<Value> {
-        self.runtime.block_on(async { Ok(self.access.connect().await?.get(path).await?.ok()?.json()) })
+    fn block_on<T>(&self, act: impl Future<Output = Result<T>>) -> Result<T> {
+        self.runtime.block_on(async { tokio::time::timeout(PATIENCE, act).await.context("no answer of the hub")? })
     }
 
-    fn create(&self, path: &str, object: &Value) -> Result<Value> {
-        self.runtime.block_on(async { Ok(self.access.connect().await?.post(path, object).await?.ok()?.json()) })
+    pub fn get(&self, path: &str) -> Result<Value> {
+        self.block_on(async { Ok(self.access.connect().await?.get(path).await?.ok()?.json()) })
+    }
+
+    pub fn create(&self, path: &str, object: &Value) -> Result<Value> {
+        self.block_on(async { Ok(self.access.connect().await?.post(path, object).await?.ok()?.json()) })
     }
 
     fn patch(&self, path: &str, patch: &Value) -> Result<Value> {
         let act = async { self.access.connect().await?.patch(path, MERGE, patch).await?.ok() };
-        Ok(self.runtime.block_on(act)?.json())
+        Ok(self.block_on(act)?.json())
     }
 
     /// For lists that are merged by name, as containers are.
     fn patch_strategic(&self, path: &str, patch: &Value) -> Result<Value> {
         let act = async { self.access.connect().await?.patch(path, STRATEGIC, patch).await?.ok() };
-        Ok(self.runtime.block_on(act)?.json())
+        Ok(self.block_on(act)?.json())
     }
 
-    fn delete(&self, path: &str) -> Result<()> {
-        self.runtime.block_on(async { self.access.connect().await?.delete(path).await?.ok() }).map(|_| ())
+    pub fn delete(&self, path: &str) -> Result<()> {
+        self.block_on(async { self.access.connect().await?.delete(path).await?.ok() }).map(|_| ())
     }
 }
 

@@ -24,3 +24,4 @@ mod stock_cluster;
 mod terminal;
 mod tokens;
 mod up;
+mod vm;

@@ -1,0 +1,157 @@
+//! A whole box whose power is cut.
+//!
+//! The machine is `testkit::vm`: the built program and busybox on a disk of their own, with Debian's kernel, whose control groups are of
+//! version 2. `cargo xtask test --vm` runs what is here.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use testkit::vm::{Machine, Setup};
+use testkit::wait::eventually;
+
+use crate::common::condition;
+use crate::hostile_hub::Api;
+
+const NODE: &str = "box";
+const PODS: &str = "/api/v1/namespaces/default/pods";
+const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
+/// An emulated box is slow, and beside another test slower.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// Hub, node and edge plane in one.
+const UP: &str = "selvedge up --node-name box --data-dir /data &\n";
+
+/// A box that is all there is: hub, node and edge plane.
+struct Up {
+    machine: Machine,
+    api: Api,
+    // Last, so that the directory outlives what writes into it.
+    _dir: tempfile::TempDir,
+}
+
+impl Up {
+    /// Boots it and waits until its node is Ready; `None` where there is no virtual machine.
+    fn start(change: impl FnOnce(&mut Setup)) -> Result<Option<Self>> {
+        let dir = tempfile::tempdir()?;
+        let mut setup = Setup::new(UP);
+        change(&mut setup);
+        let Some(mut machine) = Machine::create(&dir.path().join("vm"), setup)? else { return Ok(None) };
+        machine.boot()?;
+        let api = Api::with(&machine.kubeconfig("/data")?)?;
+        let up = Self { machine, api, _dir: dir };
+        up.wait_ready()?;
+        Ok(Some(up))
+    }
+
+    /// Switches it on again after a cut; how long it took until its API answered.
+    fn boot_again(&mut self) -> Result<Duration> {
+        let start = Instant::now();
+        self.machine.boot()?;
+        self.reconnect()?;
+        eventually("an answer of the hub", PATIENCE, || self.api.get(PODS).map_err(|error| format!("{error:#}")))?;
+        Ok(start.elapsed())
+    }
+
+    /// The address that the host reaches is another one after each boot.
+    fn reconnect(&mut self) -> Result<()> {
+        self.api = Api::with(&self.machine.kubeconfig("/data")?)?;
+        Ok(())
+    }
+
+    fn wait_ready(&self) -> Result<()> {
+        eventually("a Ready node", PATIENCE, || {
+            let node = self.api.get(&format!("/api/v1/nodes/{NODE}")).map_err(|error| format!("{error:#}"))?;
+            match condition(&node, "Ready") {
+                Some(ready) if ready["status"] == "True" => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+    }
+
+    fn create_pod(&self, pod: &Value) -> Result<String> {
+        let created = self.api.create(PODS, pod)?;
+        Ok(created["metadata"]["uid"].as_str().context("a pod has a uid")?.to_owned())
+    }
+
+    /// Waits until the hub shows these pods as running and ready; their uids.
+    fn wait_pods(&self, names: &[String]) -> Result<Vec<String>> {
+        eventually("ready pods", PATIENCE, || {
+            let list = self.api.get(PODS).map_err(|error| format!("{error:#}"))?;
+            let pods = list["items"].as_array().cloned().unwrap_or_default();
+            let of = |name: &String| {
+                let pod = pods.iter().find(|pod| pod["metadata"]["name"] == **name)?;
+                let is_ready = condition(pod, "Ready").is_some_and(|one| one["status"] == "True");
+                is_ready.then(|| pod["metadata"]["uid"].as_str().map(str::to_owned)).flatten()
+            };
+            let uids: Option<Vec<String>> = names.iter().map(of).collect();
+            uids.ok_or_else(|| Value::from_iter(pods.iter().map(|pod| pod["status"].clone())).to_string())
+        })
+    }
+
+    /// Waits until each of these pods has one program.
+    fn wait_programs(&self, names: &[String]) -> Result<()> {
+        eventually("one program of each pod", PATIENCE, || {
+            let lines = self.command_lines().map_err(|error| format!("{error:#}"))?;
+            let count = |name: &String| lines.iter().filter(|line| line.ends_with(&format!("{SLEEP} {name} "))).count();
+            let counts: Vec<usize> = names.iter().map(count).collect();
+            if counts.iter().all(|count| *count == 1) { Ok(()) } else { Err(format!("{counts:?}: {lines:?}")) }
+        })
+    }
+
+    /// Of all that runs in the guest.
+    fn command_lines(&self) -> Result<Vec<String>> {
+        // A process may end while it is looked at.
+        let all = "for dir in /proc/[0-9]*; do tr '\\0' ' ' < $dir/cmdline 2>/dev/null && echo; done; true";
+        Ok(self.machine.run(all)?.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
+    }
+
+    fn boot_id(&self) -> Result<String> {
+        self.machine.run("cat /proc/sys/kernel/random/boot_id")
+    }
+}
+
+/// What a program of a pod does for ever. Its name follows in the arguments.
+const SLEEP: &str = "while sleep 1000; do :; done";
+
+/// A pod whose one program sleeps, and bears its name.
+fn sleeper(name: &str) -> Value {
+    pod(name, json!([{"name": "main", "image": "file:///bin/busybox", "args": ["sh", "-c", SLEEP, name]}]))
+}
+
+fn pod(name: &str, containers: Value) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+        "spec": {
+            "nodeName": NODE, "runtimeClassName": "selvedge-process", "terminationGracePeriodSeconds": 1,
+            "automountServiceAccountToken": false, "containers": containers,
+        },
+    })
+}
+
+fn config_map(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"name": name}})
+}
+
+fn names(prefix: &str, count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("{prefix}{number}")).collect()
+}
+
+#[test]
+fn the_same_pods_run_again_after_a_power_cut() -> Result<()> {
+    let Some(mut up) = Up::start(|_| {})? else { return Ok(()) };
+    let names = names("p", 3);
+    for name in &names {
+        up.create_pod(&sleeper(name))?;
+    }
+    let before = up.wait_pods(&names)?;
+    up.wait_programs(&names)?;
+    let boot = up.boot_id()?;
+    up.api.create(CONFIG_MAPS, &config_map("acknowledged"))?;
+    up.machine.cut();
+    up.boot_again()?;
+    ensure!(up.boot_id()? != boot, "the kernel is another one");
+    up.wait_programs(&names)?;
+    ensure!(up.wait_pods(&names)? == before, "the pods are the same ones");
+    up.api.get(&format!("{CONFIG_MAPS}/acknowledged")).context("a write that was acknowledged")?;
+    Ok(())
+}
