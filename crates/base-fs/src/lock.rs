@@ -27,10 +27,14 @@ impl DirLock {
         Self::try_acquire_at(&dir.join(LOCK_FILE))
     }
 
-    /// Locks the file at `path`, which is created when it is not there.
+    /// Locks the file at `path`, which is created when it is not there. On a disk that became read-only the one that is there will do.
     pub fn try_acquire_at(path: &Path) -> io::Result<Option<Self>> {
         // Not truncated: a file that is a lock may hold something for people.
-        Self::try_acquire_file(OpenOptions::new().write(true).create(true).truncate(false).open(path)?)
+        let file = match OpenOptions::new().write(true).create(true).truncate(false).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => File::open(path)?,
+            opened => opened?,
+        };
+        Self::try_acquire_file(file)
     }
 
     /// Locks an open file: for those who must not create it, because its presence says something.

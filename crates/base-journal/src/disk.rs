@@ -52,6 +52,15 @@ impl Disk {
         OpenOptions::new().read(true).write(true).open(path)
     }
 
+    /// Opens a file for reading and writing, or for reading alone on a disk that became read-only, where each write fails. Says
+    /// whether it may be written.
+    pub(crate) fn open_what_can_be(&self, path: &Path) -> io::Result<(File, bool)> {
+        match self.open(path) {
+            Err(error) if is_read_only(&error) => Ok((File::open(path)?, false)),
+            opened => Ok((opened?, true)),
+        }
+    }
+
     /// Writes all of `bytes` at `position`.
     pub(crate) fn write_at(&self, file: &File, bytes: &[u8], position: u64) -> io::Result<()> {
         #[cfg(test)]
@@ -100,6 +109,11 @@ impl Disk {
 /// Whether `error` says that there is no space: a full disk, or a full quota.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Whether `error` says that the disk became read-only.
+pub(crate) fn is_read_only(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ReadOnlyFilesystem
 }
 
 /// Sixteen random bytes from the kernel.

@@ -164,6 +164,12 @@ fn log_name(generation: u64) -> String {
     format!("log-{generation:016}")
 }
 
+/// Whether what the key `format` says is a form that a program knows that knows those until `known`.
+fn is_form_until(known: u32, found: &[u8]) -> bool {
+    let found = std::str::from_utf8(found).ok().and_then(|text| text.parse::<u32>().ok());
+    found.is_some_and(|found| (1..=known).contains(&found))
+}
+
 /// The generation in a name that begins with `prefix`.
 fn generation_of(name: &str, prefix: &str) -> Option<u64> {
     let digits = name.strip_prefix(prefix)?;
@@ -205,7 +211,14 @@ impl SnapshotStore {
                 incomplete = loaded.recovery.is_incomplete, "The store was not closed cleanly.");
         }
         if needs_compaction {
-            compact(&disk, dir, &options, &mut state).map_err(in_dir)?;
+            match compact(&disk, dir, &options, &mut state) {
+                // What can be read is read; each change fails, until the disk takes it at the next opening.
+                Err(error) if disk::is_read_only(&error) => {
+                    warn!(store = %dir.display(), %error, "Could not repair the store.");
+                    state.must_compact = true;
+                }
+                compacted => compacted.map_err(in_dir)?,
+            }
         }
         Ok(Self {
             dir: dir.to_owned(),
@@ -222,16 +235,18 @@ impl SnapshotStore {
         &self.recovery
     }
 
-    /// Rejects entries of another form than `known`; the key `format` says it. Where none is written down it is the first.
+    /// Rejects entries of a newer form than `known`, and what is no form; the key `format` says it. Where none is written down it is
+    /// the first. Older ones are read: whoever changes the form of its entries reads those before.
     pub fn require_format(&self, known: u32) -> Result<(), OpenSnapshotError> {
         let format = known.to_string();
         match self.get(FORMAT_KEY) {
             Some(found) if found == format.as_bytes() => Ok(()),
-            Some(found) => {
+            Some(found) if !is_form_until(known, &found) => {
                 let found = String::from_utf8_lossy(&found).into_owned();
                 Err(OpenSnapshotError::NewerEntries { path: self.dir.clone(), found, known })
             }
-            None => {
+            // What is written from now on has the present form.
+            Some(_) | None => {
                 // On the disk with the next change that is. A full disk must not keep the store from being read.
                 if let Err(error) = self.put(FORMAT_KEY, format) {
                     warn!(store = %self.dir.display(), %error, "Could not write down the format; opening tries again.");
@@ -529,12 +544,14 @@ impl Loaded {
         let is_newest = generation == self.generation;
         match read_changes(&path, Kind::Log, &mut self.entries).map_err(in_file)? {
             Outcome::Whole { bytes, next_number } if is_newest => {
-                self.log = Some((disk.open(&path).map_err(in_file)?, bytes, next_number));
+                self.log = Some((disk.open_what_can_be(&path).map_err(in_file)?.0, bytes, next_number));
             }
             Outcome::Whole { .. } => {}
             Outcome::Torn { position, bytes, next_number } if is_newest => {
-                let log = disk.open(&path).map_err(in_file)?;
-                log.set_len(position).and_then(|()| disk.sync(&log)).map_err(in_file)?;
+                let (log, is_writable) = disk.open_what_can_be(&path).map_err(in_file)?;
+                if is_writable {
+                    log.set_len(position).and_then(|()| disk.sync(&log)).map_err(in_file)?;
+                }
                 self.recovery.torn_bytes += bytes - position;
                 self.log = Some((log, position, next_number));
             }

@@ -311,6 +311,19 @@ fn entries_of_a_newer_form_are_rejected_and_left_as_they_are() {
 }
 
 #[test]
+fn entries_of_an_older_form_are_read_and_what_is_no_form_is_not() {
+    let dir = directory();
+    let store = SnapshotStore::open(dir.path(), QUICK).expect("a store");
+    store.require_format(2).expect("the first form of a new store");
+    store.require_format(3).expect("an older form");
+    store.require_format(2).expect_err("what was written since has a newer form");
+    for damaged in ["", "0", "-1", "x"] {
+        store.put("format", damaged).expect("a change");
+        store.require_format(3).expect_err(damaged);
+    }
+}
+
+#[test]
 fn a_full_disk_is_reported_harms_nothing_and_passes() {
     let dir = directory();
     let disk = Disk::default();

@@ -127,7 +127,7 @@ impl Kubelet {
             registry.error(format!("the offline store was repaired: {repairs}"));
         }
         let api = Listener::bind("node-kubelet", config.listen)?;
-        let socket = Listener::bind("node-status", Address::Unix(config.data_dir.join("run/node.sock")))?;
+        let socket = bind_status_socket(&config.data_dir, &registry)?;
         // Whoever looks for the port there finds none; pods run all the same, on a disk that is full above all.
         if let Err(error) = Ports::record(&config.data_dir, "node-kubelet", api.address()) {
             warn!(error = %chain(&error), "Failed to record where the kubelet listens.");
@@ -138,6 +138,27 @@ impl Kubelet {
             Address::Unix(_) => config.listen,
         };
         Ok(spawn(Parts { config, runtimes, shutdown, tasks, known, store, registry, api, socket, address }))
+    }
+}
+
+/// Where `selvedge status` asks the node of a data directory, in the order in which to try: the second is for a disk that became
+/// read-only.
+pub fn status_sockets(data_dir: &Path) -> [std::path::PathBuf; 2] {
+    let name = node_runtime::name_of(data_dir);
+    [data_dir.join("run/node.sock"), Path::new("/run/selvedge").join(format!("node-{name}.sock"))]
+}
+
+fn bind_status_socket(data_dir: &Path, registry: &StatusRegistry) -> Result<Listener, base_http::BindError> {
+    let [path, in_memory] = status_sockets(data_dir);
+    match Listener::bind("node-status", Address::Unix(path)) {
+        Err(error @ base_http::BindError::Bind { .. }) => {
+            // The runtimes have made its directory, where they may.
+            let bound = Listener::bind("node-status", Address::Unix(in_memory)).map_err(|_| error)?;
+            warn!(address = %bound.address(), "The disk takes no socket: the node's status is in memory.");
+            registry.error("the data directory takes no file: its disk is read-only or damaged".to_owned());
+            Ok(bound)
+        }
+        bound => bound,
     }
 }
 

@@ -21,7 +21,7 @@ pub(crate) fn choose(root: &Path) -> PathBuf {
         let own = PathBuf::from(format!("/dev/shm/selvedge-{}", user.as_raw()));
         runtime_dir.map(|dir| Path::new(&dir).join("selvedge")).into_iter().chain([own]).collect()
     };
-    let name = format!("{:016x}", fnv1a(root.as_os_str().as_encoded_bytes()));
+    let name = name_of(root);
     for top in &tops {
         let dir = top.join(&name);
         if top.parent().is_some_and(is_in_memory) && make_private(top).and_then(|()| make_private(&dir)).is_ok() {
@@ -53,7 +53,11 @@ fn make_private(path: &Path) -> io::Result<()> {
     if is_ours { Ok(()) } else { Err(io::Error::from(io::ErrorKind::PermissionDenied)) }
 }
 
-/// A name for a path; two nodes on one machine have two.
+/// A name for what belongs to a path and is kept beside it; two nodes on one machine have two.
+pub fn name_of(path: &Path) -> String {
+    format!("{:016x}", fnv1a(path.as_os_str().as_encoded_bytes()))
+}
+
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }

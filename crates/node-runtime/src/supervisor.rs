@@ -20,7 +20,7 @@ use std::{
 use node_shim::{
     cgroup::Hierarchy,
     exec::{ExecRequest, TIMED_OUT},
-    state::{Launch, Process, Running, StateDir},
+    state::{Launch, Process, Running, StateDir, exit_beside, takes_no_file},
     sys,
 };
 use rustix::process::{Pid, PidfdFlags};
@@ -55,6 +55,12 @@ const EXEC_OVERHEAD_MAX: Duration = Duration::from_secs(5);
 /// Folders that are being made or taken away; no container has a name like this.
 const DRAFTS: [&str; 2] = [".new-", ".gone-"];
 
+/// Directory for state in memory, in the launch directory.
+const VOLATILE: &str = "state";
+
+/// What the log of a container may take whose log is in memory: half of it, and a file before it.
+const VOLATILE_LOG_BYTES_MAX: u64 = 128 * 1024;
+
 pub(crate) use pods::INSTANCE_MARKER;
 
 pub(crate) struct Supervisor {
@@ -66,6 +72,8 @@ pub(crate) struct Supervisor {
 struct Inner {
     config: ProcessConfig,
     root: PathBuf,
+    /// The same for containers that were started while the disk took no file: in memory, beside their environments.
+    volatile_root: PathBuf,
     /// Where what may be secret of a launch is, in memory where there is such a place.
     launch_dir: PathBuf,
     shim: ShimProgram,
@@ -103,7 +111,7 @@ impl Supervisor {
             .map_err(|source| io_error("create", &root, source))?;
         let root = fs::canonicalize(&root).map_err(|source| io_error("find", &root, source))?;
         let lock_path = root.join(".lock");
-        let lock = File::create(&lock_path).map_err(|source| io_error("create", &lock_path, source))?;
+        let lock = open_lock(&lock_path).map_err(|source| io_error("create", &lock_path, source))?;
         let in_use = || io::Error::new(io::ErrorKind::ResourceBusy, "another node runs on the same data folder");
         let lock = base_fs::DirLock::try_acquire_file(lock)
             .and_then(|lock| lock.ok_or_else(in_use))
@@ -113,6 +121,7 @@ impl Supervisor {
         let inner = Arc::new(Inner {
             config,
             shim: ShimProgram::open(&root).map_err(|source| io_error("write the shim's program to", &root, source))?,
+            volatile_root: launch_dir.join(VOLATILE),
             launch_dir,
             root,
             containers: Mutex::default(),
@@ -121,8 +130,12 @@ impl Supervisor {
             _lock: lock,
         });
         inner.prepare_launch_dir();
-        inner.adopt_all()?;
+        inner.adopt_all(&inner.root)?;
+        if inner.volatile_root.exists() {
+            inner.adopt_all(&inner.volatile_root)?;
+        }
         witness::kill_orphans(&inner.root);
+        witness::kill_orphans(&inner.volatile_root);
         Ok(Self { inner, _watching: cancel.drop_guard() })
     }
 
@@ -223,17 +236,22 @@ impl Supervisor {
             Ok(status) if has_ended(&status) => {}
             _ => return Err(RuntimeError::StillRunning(id.clone())),
         }
-        let (dir, gone) = (self.inner.dir(id), self.inner.root.join(format!(".gone-{id}")));
-        let private = self.inner.private(id);
+        let dir = self.inner.dir(id);
+        let gone = dir.path().with_file_name(format!(".gone-{id}"));
+        let (private, logs) = (self.inner.private(id), self.inner.volatile_logs(id));
         // First out of sight in one step: half a directory would be taken for a container that nobody saw end.
         blocking(move || {
-            let _ = fs::remove_file(private);
+            let _ = fs::remove_file(&private);
+            let _ = fs::remove_dir_all(logs);
             match fs::rename(dir.path(), &gone) {
+                // It is listed again by the next agent, and removed once the disk takes that. How it ended is known till then.
+                Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => return Ok(()),
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(io_error("remove", dir.path(), error));
                 }
                 _ => {}
             }
+            let _ = fs::remove_file(exit_beside(&private));
             match fs::remove_dir_all(&gone) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &gone, error)),
                 _ => Ok(()),
@@ -243,6 +261,14 @@ impl Supervisor {
         self.inner.containers().remove(id);
         self.inner.kill_unknown(id).await;
         Ok(())
+    }
+}
+
+/// On a disk that became read-only the lock that is there will do.
+fn open_lock(path: &Path) -> io::Result<File> {
+    match File::create(path) {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => File::open(path),
+        opened => opened,
     }
 }
 
@@ -267,8 +293,15 @@ impl Inner {
         self.containers.lock().expect("no holder of this lock panics")
     }
 
+    /// Where a container's state is, or will be.
     fn dir(&self, id: &ContainerId) -> StateDir {
-        StateDir::new(&self.root, id)
+        let volatile = StateDir::new(&self.volatile_root, id);
+        if volatile.path().exists() { volatile } else { StateDir::new(&self.root, id) }
+    }
+
+    /// Where the log of a container is whose state is in memory.
+    fn volatile_logs(&self, id: &ContainerId) -> PathBuf {
+        self.volatile_root.join(format!(".log-{id}"))
     }
 
     /// Kills what runs of a container that is not listed, or of its whole pod when nothing of that is: whatever became of the
@@ -298,9 +331,9 @@ impl Inner {
         self.containers().get(id).and_then(|container| container.running.clone())
     }
 
-    fn adopt_all(self: &Arc<Self>) -> Result<(), RuntimeError> {
-        let failed = |source| io_error("read", &self.root, source);
-        for entry in fs::read_dir(&self.root).map_err(failed)? {
+    fn adopt_all(self: &Arc<Self>, root: &Path) -> Result<(), RuntimeError> {
+        let failed = |source| io_error("read", root, source);
+        for entry in fs::read_dir(root).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().to_string_lossy().into_owned();
             if DRAFTS.iter().any(|draft| name.starts_with(draft)) {
@@ -346,27 +379,25 @@ impl Inner {
             return;
         };
         error!(%id, %error, "A container's state is damaged: killed what may run of it, and counted the attempt.");
-        match witness::retire(&self.root, &self.config, &id, error) {
-            Ok((launch, record)) => {
-                let mut containers = self.containers();
-                let container = containers
-                    .entry(id.clone())
-                    .or_insert_with(|| Container { status: watch::Sender::new(created(&launch)), running: None });
-                container.running = None;
-                drop(containers);
-                self.note(&id, &Found::Exited(record));
-            }
-            Err(error) => {
-                error!(%id, %error, "Failed to put a damaged container aside; its pod waits for the next start.")
-            }
-        }
+        let dir = self.dir(&id);
+        let root = dir.path().parent().unwrap_or(&self.root);
+        let (launch, record) = witness::retire(root, &self.config, &id, error);
+        let mut containers = self.containers();
+        let container = containers
+            .entry(id.clone())
+            .or_insert_with(|| Container { status: watch::Sender::new(created(&launch)), running: None });
+        container.running = None;
+        drop(containers);
+        self.note(&id, &Found::Exited(record));
     }
 
     /// What a killed agent left there of containers that are not here any more.
     fn prepare_launch_dir(&self) {
         for entry in fs::read_dir(&self.launch_dir).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.strip_suffix(".json").is_none_or(|id| !self.root.join(id).exists()) {
+            let id = name.strip_suffix(".json").or_else(|| name.strip_suffix(".exit"));
+            let is_known = |id: &str| self.root.join(id).exists() || self.volatile_root.join(id).exists();
+            if !id.is_some_and(is_known) {
                 let _ = fs::remove_file(entry.path());
             }
         }
@@ -418,17 +449,18 @@ impl Inner {
         }
         let made = {
             let (dir, inner) = (dir.clone(), Arc::clone(&self));
-            blocking(move || inner.create(&dir, &launch)).await
+            blocking(move || inner.create(dir, launch)).await
         };
-        let made = match made {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(RuntimeError::AlreadyStarted(id.clone())),
-            Err(source) => Err(io_error("create", dir.path(), source)),
+        let dir = match made {
+            Ok(Some(dir)) => dir,
+            failed => {
+                self.containers().remove(&id);
+                return Err(failed.map_or_else(
+                    |source| io_error("create", dir.path(), source),
+                    |_| RuntimeError::AlreadyStarted(id),
+                ));
+            }
         };
-        if let Err(error) = made {
-            self.containers().remove(&id);
-            return Err(error);
-        }
         let complaint = self.run_shim(&dir).await;
         let found = blocking({
             let dir = dir.clone();
@@ -458,21 +490,50 @@ impl Inner {
         }
     }
 
-    /// Spends the identity, and makes everything ready for the shim.
-    fn create(&self, dir: &StateDir, launch: &Launch) -> io::Result<bool> {
+    /// Spends the identity, and makes everything ready for the shim, on disk or else in memory; `None` when it was spent before.
+    fn create(&self, dir: StateDir, launch: Launch) -> io::Result<Option<StateDir>> {
+        let id = launch.spec.id();
         if launch.spec.attempt == 0 {
             // None has run, as far as is known. What is in its groups all the same is of a state that was lost.
-            let groups = Hierarchy::detect(sys::is_root()).groups(&launch.cgroup_parent, &launch.spec.id());
+            let groups = Hierarchy::detect(sys::is_root()).groups(&launch.cgroup_parent, &id);
             groups.kill_all();
         }
-        if !dir.create(&self.root, launch)? {
-            return Ok(false);
-        }
-        if let Err(error) = dir.write_private(launch) {
+        let (dir, launch) = match dir.create(&self.root, &launch) {
+            Ok(true) => (dir, launch),
+            Ok(false) => return Ok(None),
+            Err(error) if takes_no_file(&error) => {
+                warn!(%id, %error, "The disk takes no file: the container is started with its state and log in memory.");
+                let launch = self.in_memory(launch)?;
+                let dir = StateDir::new(&self.volatile_root, &id);
+                if !dir.create(&self.volatile_root, &launch)? {
+                    return Ok(None);
+                }
+                self.note_log(&id, launch.spec.log_path());
+                (dir, launch)
+            }
+            Err(error) => return Err(error),
+        };
+        if let Err(error) = dir.write_private(&launch) {
             // The shim would not find it; the attempt is spent, so its end is said here.
             dir.write_exit(&ExitRecord::start_error(&error.to_string()))?;
         }
-        Ok(true)
+        Ok(Some(dir))
+    }
+
+    /// The same launch for a container of which nothing can be kept on disk.
+    fn in_memory(&self, mut launch: Launch) -> io::Result<Launch> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.volatile_root)?;
+        launch.spec.log_dir = self.volatile_logs(&launch.spec.id());
+        launch.log_bytes_max = launch.log_bytes_max.min(VOLATILE_LOG_BYTES_MAX / 2);
+        launch.log_files_max = launch.log_files_max.min(2);
+        Ok(launch)
+    }
+
+    /// Says where the log of a container is after all.
+    fn note_log(&self, id: &ContainerId, path: PathBuf) {
+        if let Some(container) = self.containers().get(id) {
+            container.status.send_modify(|status| status.log_path = path);
+        }
     }
 
     fn private(&self, id: &ContainerId) -> PathBuf {

@@ -49,26 +49,29 @@ pub(crate) fn id_of(name: &str) -> Option<ContainerId> {
     (id.to_string() == name && !uid.is_empty() && !container.is_empty()).then_some(id)
 }
 
-/// Kills everything of a container whose files are damaged, and closes its attempt: what is returned is on disk as well.
+/// Kills everything of a container whose files are damaged, and closes its attempt. What is returned is on disk as well, unless the
+/// disk takes no file: the next agent then does the same again.
 pub(crate) fn retire(
     root: &Path,
     config: &ProcessConfig,
     id: &ContainerId,
     damage: &io::Error,
-) -> io::Result<(Launch, ExitRecord)> {
+) -> (Launch, ExitRecord) {
     let dir = StateDir::new(root, id);
     kill(root, config, id);
     let launch = dir.record().ok().filter(|launch| launch.spec.id() == *id).unwrap_or_else(|| unknown(config, id));
-    keep_aside(root, dir.path())?;
     let record = ExitRecord::unknown(
         &format!("its state could not be read ({damage}); what may have run of it was killed"),
         None,
     );
-    if !dir.create(root, &launch)? {
-        return Err(io::Error::other("its state directory is there again"));
+    let kept = keep_aside(root, dir.path()).and_then(|()| dir.create(root, &launch)).and_then(|is_new| {
+        let is_there = || io::Error::other("its state directory is there again");
+        is_new.then_some(()).ok_or_else(is_there).and_then(|()| dir.write_exit(&record))
+    });
+    if let Err(error) = kept {
+        tracing::error!(%id, %error, "Failed to put a damaged container aside; the next start tries again.");
     }
-    dir.write_exit(&record)?;
-    Ok((launch, record))
+    (launch, record)
 }
 
 /// Kills a container by its witnesses alone.

@@ -12,6 +12,9 @@
 //! file in memory, `<launch dir>/<pod uid>_<container>_<attempt>.json`, whose name `launch.json` has. After a reboot that file is
 //! not there, and nobody needs it: nothing of the container runs, and the record on disk suffices to count the attempt and close it.
 //!
+//! A disk that takes no file, after an error of its file system above all, must not hide that a container ended. The record of its end
+//! is then beside the environment in memory, `<launch dir>/<pod uid>_<container>_<attempt>.exit`, for as long as the boot lasts.
+//!
 //! `version` in a file is that of the oldest reader that suffices, so that a program that was rolled back still finds what its
 //! successor has started. A file with a higher one is left alone. Version 1 has its environment in `launch.json`.
 
@@ -221,8 +224,12 @@ impl StateDir {
         running.map(|running| refuse_newer(running.version).map(|()| running)).transpose()
     }
 
+    /// How it ended: on disk, or in memory when the disk has not taken it.
     pub fn exit(&self) -> io::Result<Option<ExitRecord>> {
-        let exit: Option<ExitRecord> = optional(read_json(&self.path.join("exit.json")))?;
+        let exit: Option<ExitRecord> = match optional(read_json(&self.path.join("exit.json")))? {
+            Some(exit) => Some(exit),
+            None => self.exit_in_memory().map_or(Ok(None), |path| optional(read_json(&path)))?,
+        };
         exit.map(|exit| refuse_newer(exit.version).map(|()| exit)).transpose()
     }
 
@@ -241,6 +248,19 @@ impl StateDir {
 
     /// Says how the container ended. Only the holder of the lock calls this.
     pub fn write_exit(&self, record: &ExitRecord) -> io::Result<()> {
+        let Err(error) = self.write_exit_on_disk(record) else { return Ok(()) };
+        match self.exit_in_memory() {
+            Some(path) => write_json(&path, record, Durable::No).map_err(|_| error),
+            None => Err(error),
+        }
+    }
+
+    /// Where the record of its end is when the disk does not take it. After a reboot it is not there, and nobody needs it.
+    fn exit_in_memory(&self) -> Option<PathBuf> {
+        self.record().ok()?.private.map(|private| exit_beside(&private))
+    }
+
+    fn write_exit_on_disk(&self, record: &ExitRecord) -> io::Result<()> {
         let reserve = self.path.join("exit.reserve");
         let bytes = serde_json::to_vec(record)?;
         let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(&reserve)?;
@@ -301,6 +321,17 @@ impl ExitRecord {
             finished_at: Timestamp::now(),
         }
     }
+}
+
+/// The file in memory for a container's end, beside that for its environment.
+pub fn exit_beside(private: &Path) -> PathBuf {
+    private.with_extension("exit")
+}
+
+/// Whether a disk takes no file, whatever is to be written: it is full, or became read-only after an error.
+pub fn takes_no_file(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), ReadOnlyFilesystem | StorageFull | QuotaExceeded)
 }
 
 fn explain(act: &str, path: &Path, error: io::Error) -> io::Error {

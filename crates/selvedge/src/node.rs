@@ -97,7 +97,7 @@ pub async fn accept_hub(args: crate::cli::AcceptHubArgs) -> Result<()> {
         stopped: Vec<String>,
     }
     let data_dir = DataDir::new(args.data_dir)?;
-    let socket = data_dir.run().join("node.sock");
+    let socket = crate::status::node_socket(&data_dir);
     let answer =
         crate::socket::send(&socket, hyper::Method::POST, "/accept-hub").await.context("the node cannot be asked")?;
     let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;

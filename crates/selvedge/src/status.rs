@@ -62,6 +62,19 @@ struct Line {
     message: String,
 }
 
+/// The status socket of the node.
+pub fn node_socket(data_dir: &DataDir) -> std::path::PathBuf {
+    #[cfg(feature = "node")]
+    {
+        let [path, in_memory] = node_kubelet::status_sockets(data_dir.path());
+        // One of a node that was killed may be left on a disk that became read-only.
+        let is_served = |path: &std::path::PathBuf| std::os::unix::net::UnixStream::connect(path).is_ok();
+        if is_served(&path) || !is_served(&in_memory) { path } else { in_memory }
+    }
+    #[cfg(not(feature = "node"))]
+    data_dir.run().join("node.sock")
+}
+
 /// Prints the status; an error only when nothing at all could be learned.
 pub async fn status(args: StatusArgs) -> Result<()> {
     let data_dir = DataDir::new(args.data_dir)?;
@@ -73,7 +86,7 @@ pub async fn status(args: StatusArgs) -> Result<()> {
         }
     }
     if data_dir.node().exists() {
-        match report(&data_dir.run().join("node.sock")).await {
+        match report(&node_socket(&data_dir)).await {
             Ok(report) => status.node = Some(report),
             Err(error) => status.unreachable.push(format!("node: {error:#}")),
         }

@@ -21,6 +21,7 @@
 //!   continuous integration, and [`wait::eventually`] names the last state that it saw.
 
 pub mod apiserver;
+pub mod disk;
 pub mod fixture;
 pub mod forgetful;
 pub mod hollow;

@@ -92,7 +92,11 @@ pub(super) fn make_private(folder: &Path) -> Result<(), RuntimeError> {
         .recursive(true)
         .mode(0o700)
         .create(folder)
-        .and_then(|()| fs::set_permissions(folder, fs::Permissions::from_mode(0o700)))
+        .and_then(|()| match fs::metadata(folder)?.permissions().mode() & 0o777 {
+            // Nothing is written to a disk that became read-only.
+            0o700 => Ok(()),
+            _ => fs::set_permissions(folder, fs::Permissions::from_mode(0o700)),
+        })
         .map_err(|source| io_error("create", folder, source))
 }
 

@@ -302,3 +302,56 @@ async fn an_adopted_container_can_be_stopped_and_entered() {
     let status = fixture.runtime().stop(&spec.id(), Duration::from_millis(100)).await.unwrap();
     assert!(matches!(status.state, ContainerState::Exited(_)));
 }
+
+#[tokio::test]
+async fn on_a_disk_that_became_read_only_ends_are_seen_and_containers_start() {
+    let Some(disk) = testkit::disk::FailingDisk::mount(32 * 1024 * 1024).unwrap() else { return };
+    let state_dir = disk.path().join("state");
+    let launch_dir = PathBuf::from(format!("/dev/shm/selvedge-test-{}", std::process::id()));
+    fs::create_dir_all(&launch_dir).unwrap();
+    let change = |config: &mut node_runtime::ProcessConfig| {
+        config.state_dir = state_dir.clone();
+        config.launch_dir = Some(launch_dir.clone());
+    };
+    let mut fixture = Fixture::with(change);
+    let logs = disk.path().join("logs");
+    let on_disk = |mut spec: ContainerSpec| {
+        spec.log_dir = logs.join(&spec.pod.uid);
+        spec
+    };
+    let stop = fixture.folder.path().join("stop");
+    let waiting = format!("while [ ! -e {} ]; do sleep 0.05; done; exit 5", stop.display());
+    let (first, second) = (on_disk(fixture.shell(&waiting)), on_disk(fixture.shell("sleep 1000")));
+    fixture.start(&first).await;
+    fixture.start(&second).await;
+    disk.fail().unwrap();
+    // Its shim says how it ended.
+    fs::write(&stop, "").unwrap();
+    assert_eq!(fixture.exit(&first.id()).await.exit_code, 5);
+    // Without its shim, the agent does.
+    let shim = fs::read_to_string(state_dir.join("selvedge-process").join(second.id().to_string()).join("state.json"));
+    kill(pid_in(&shim.unwrap(), "shim").unwrap());
+    assert_eq!(fixture.exit(&second.id()).await.reason, ExitReason::ContainerStatusUnknown);
+    // The next attempt, and what the next agent knows of all of them.
+    let again = ContainerSpec { attempt: 1, args: vec!["-c".into(), "echo up; sleep 1000".into()], ..first.clone() };
+    let started = fixture.start(&again).await;
+    eventually("its log", async || {
+        let log = fs::read_to_string(&started.log_path).unwrap_or_default();
+        if log.contains("up") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    fixture.runtime = None;
+    let mut config = config(fixture.folder.path());
+    change(&mut config);
+    fixture.runtime = Some(Box::new(ProcessRuntime::open(config).unwrap()));
+    assert_eq!(fixture.exit(&first.id()).await.exit_code, 5);
+    assert_eq!(fixture.runtime().status(&again.id()).await.unwrap().state, started.state);
+    assert!(matches!(fixture.runtime().start(again.clone()).await, Err(RuntimeError::AlreadyStarted(_))));
+    fixture.runtime().stop(&again.id(), Duration::ZERO).await.unwrap();
+    for id in [first.id(), second.id(), again.id()] {
+        fixture.runtime().remove(&id).await.unwrap();
+        assert!(matches!(fixture.runtime().status(&id).await, Err(RuntimeError::NotFound(_))));
+    }
+    drop(fixture);
+    fs::remove_dir_all(&launch_dir).unwrap();
+}
