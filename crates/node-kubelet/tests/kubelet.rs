@@ -485,6 +485,44 @@ async fn a_container_is_told_before_it_is_stopped() {
 }
 
 #[tokio::test]
+async fn a_container_works_on_for_as_long_as_its_pre_stop_sleeps_or_until_it_ends() {
+    let hub = FakeHub::start().await;
+    let sleeping = |seconds: u64| json!({"lifecycle": {"preStop": {"sleep": {"seconds": seconds}}}});
+    hub.put_pod(pod("short", sleeping(1)));
+    hub.put_pod(pod("long", sleeping(20)));
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    is_ready(&hub, "short").await;
+    is_ready(&hub, "long").await;
+    hub.delete_gracefully("short");
+    hub.delete_gracefully("long");
+    runs(&node, &["uid-long_a_0"]).await;
+    // It ends by itself, long before its pause does.
+    node.runtime.exit("uid-long_a_0", 0);
+    eventually("the pod is deleted", || {
+        let object = hub.object("/api/v1/namespaces/d/pods/long");
+        if object.is_null() { Ok(()) } else { Err(object.to_string()) }
+    })
+    .await;
+    assert!(node.runtime.acts().contains(&"stop uid-short_a_0".to_owned()), "{:?}", node.runtime.acts());
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn what_a_deleted_pod_has_left_is_removed_after_the_next_complete_list() {
+    let hub = FakeHub::start().await;
+    hub.put_pod(pod("web", json!({})));
+    let mut node = Node::new();
+    let left = node.dir.path().join("node/pods/d_old_uid-old");
+    std::fs::create_dir_all(left.join(".volumes/data")).unwrap();
+    node.start(Some(&hub)).await;
+    is_ready(&hub, "web").await;
+    eventually("no directory of a deleted pod", || if left.exists() { Err("it is there".to_owned()) } else { Ok(()) })
+        .await;
+    node.kill().await;
+}
+
+#[tokio::test]
 async fn pods_that_were_stopped_with_the_node_start_with_it() {
     let hub = FakeHub::start().await;
     hub.put_pod(pod("web", json!({})));

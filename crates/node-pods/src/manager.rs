@@ -13,6 +13,9 @@
 //! | a list of a hub with another state lacks it | it runs on, *on hold*, until that hub names it or a person decides |
 //! | anything that is no list | nothing |
 
+mod orphans;
+mod static_pods;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -34,7 +37,7 @@ use crate::admission::{self, AdmissionError, Resources};
 use crate::env::NodeFacts;
 use crate::events::PodEvents;
 use crate::inbox::Inbox;
-use crate::model::{ANNOTATION_CONFIG_HASH, ANNOTATION_CONFIG_MIRROR, ANNOTATION_CONFIG_SOURCE, Pod};
+use crate::model::{ANNOTATION_CONFIG_MIRROR, Pod};
 use crate::publisher::{PodName, Publisher};
 use crate::status::{self, Waiting};
 use crate::store::{ObjectKey, Store};
@@ -46,8 +49,6 @@ use crate::{PodsConfig, Runtimes};
 pub(crate) const STATIC_UID_PREFIX: &str = "static-";
 /// Events of the runtimes that wait for the manager.
 const RUNTIME_EVENTS_MAX: usize = 64;
-/// Stopping orphans: they belong to nobody, so nobody asked for more.
-const ORPHAN_GRACE: Duration = Duration::from_secs(30);
 /// What a pod may take to stop beyond the grace of its containers: a start that is under way ends first.
 const HALT_OVERHEAD_MAX: Duration = Duration::from_secs(2);
 /// Before the worker of a pod that died is started again.
@@ -198,6 +199,8 @@ pub(crate) struct Manager {
     finished: BTreeSet<String>,
     /// Containers found at the start whose pod is not known (yet).
     orphans: BTreeMap<String, Vec<ContainerStatus>>,
+    /// Whether directories of pods that nobody knows were looked for.
+    are_directories_swept: bool,
     desired: Arc<Desired>,
     /// Ends the workers of this manager, and leaves their containers as they are.
     life: CancellationToken,
@@ -220,6 +223,7 @@ impl Manager {
             static_pods: None,
             finished: BTreeSet::new(),
             orphans: BTreeMap::new(),
+            are_directories_swept: false,
             desired,
             life,
         }
@@ -285,10 +289,6 @@ impl Manager {
         }
         self.report_holds();
         self.publish_desired();
-    }
-
-    fn static_manifests(&self) -> std::sync::MutexGuard<'_, Option<Vec<Value>>> {
-        self.shared.static_manifests.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn take(&mut self, command: Command) {
@@ -366,6 +366,7 @@ impl Manager {
             // Only now, after a complete list, is a container of an unknown pod nobody's. One of a pod that is listed but
             // cannot be understood runs on.
             self.sweep_orphans(|uid| !uid.starts_with(STATIC_UID_PREFIX) && !listed.contains(uid));
+            self.sweep_directories(listed);
         }
         self.report_holds();
         self.publish_desired();
@@ -609,65 +610,6 @@ impl Manager {
         });
     }
 
-    fn set_static_pods(&mut self, manifests: Vec<Value>) {
-        let node_name = self.shared.context.config.node_name.clone();
-        let desired: BTreeMap<String, Value> =
-            manifests.into_iter().map(|manifest| static_pod(manifest, &node_name)).collect();
-        for (uid, entry) in &self.pods {
-            if entry.is_static && !desired.contains_key(uid) {
-                entry.inbox.end();
-            }
-        }
-        self.static_pods = Some(desired);
-        self.start_static_pods();
-        self.sweep_orphans(|uid| uid.starts_with(STATIC_UID_PREFIX));
-        self.publish_desired();
-    }
-
-    /// Admits the static pods that nobody looks after yet. One of the same name that still ends comes first: two of one name hold
-    /// the same directories and devices.
-    fn start_static_pods(&mut self) {
-        let names: BTreeSet<String> =
-            self.pods.values().filter(|entry| entry.is_static).map(|entry| entry.pod.full_name()).collect();
-        let name_of = |manifest: &Value| {
-            let text = |field: &str| manifest["metadata"][field].as_str().unwrap_or_default().to_owned();
-            format!("{}/{}", text("namespace"), text("name"))
-        };
-        let missing: Vec<(String, Value)> = self
-            .static_pods
-            .iter()
-            .flatten()
-            .filter(|(uid, manifest)| !self.pods.contains_key(*uid) && !names.contains(&name_of(manifest)))
-            .map(|(uid, manifest)| (uid.clone(), manifest.clone()))
-            .collect();
-        for (uid, manifest) in missing {
-            self.upsert(uid.clone(), Bytes::from(manifest.to_string()), true);
-            self.shared.publisher.static_pod(&uid, manifest);
-        }
-    }
-
-    /// Stops and forgets containers found at the start whose pods are nobody's.
-    fn sweep_orphans(&mut self, belongs: impl Fn(&str) -> bool) {
-        let uids: Vec<String> = self.orphans.keys().filter(|uid| belongs(uid)).cloned().collect();
-        for uid in uids {
-            for status in self.orphans.remove(&uid).unwrap_or_default() {
-                info!(container = %status.id, "Stopping a container whose pod is deleted.");
-                for runtime in self.runtimes.clone() {
-                    let status = status.clone();
-                    let dir = format!("{}_{}_{}", status.pod.namespace, status.pod.name, status.pod.uid);
-                    let dir = self.shared.context.config.data_dir.join("node/pods").join(dir);
-                    base_observe::spawn_named(&self.workers, "orphan", async move {
-                        // A container of another runtime is not found, which is fine.
-                        if runtime.stop(&status.id, ORPHAN_GRACE).await.is_ok() {
-                            let _ = runtime.remove(&status.id).await;
-                            let _ = tokio::task::spawn_blocking(move || crate::volumes::remove(&dir)).await;
-                        }
-                    });
-                }
-            }
-        }
-    }
-
     fn stop_all(&mut self, grace: Duration, done: oneshot::Sender<()>) {
         let halts: Vec<_> = self.pods.values().map(|entry| entry.inbox.halt(grace)).collect();
         let runtimes = self.runtimes.clone();
@@ -758,39 +700,6 @@ fn only_status_differs(old: &Pod, new: &Pod) -> bool {
     let mut metadata = new.metadata.clone();
     metadata.resource_version.clone_from(&old.metadata.resource_version);
     metadata == old.metadata && new.spec == old.spec
-}
-
-/// Gives a manifest what the hub would: a uid that changes with its content, a namespace, the node, and defaults.
-fn static_pod(manifest: Value, node_name: &str) -> (String, Value) {
-    let digest = ring::digest::digest(&ring::digest::SHA256, manifest.to_string().as_bytes());
-    let hex: String = digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    let uid = format!("{STATIC_UID_PREFIX}{hex}");
-    let object = |value: Option<Value>| match value {
-        Some(Value::Object(fields)) => fields,
-        _ => serde_json::Map::new(),
-    };
-    let mut fields = object(Some(manifest));
-    let mut metadata = object(fields.remove("metadata"));
-    let text = |metadata: &serde_json::Map<String, Value>, field: &str| {
-        metadata.get(field).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
-    };
-    let (name, suffix) = (text(&metadata, "name").unwrap_or_else(|| "static".to_owned()), format!("-{node_name}"));
-    let name = if name.ends_with(&suffix) { name } else { format!("{name}{suffix}") };
-    let namespace = text(&metadata, "namespace").unwrap_or_else(|| "default".to_owned());
-    let mut annotations = object(metadata.remove("annotations"));
-    annotations.insert(ANNOTATION_CONFIG_SOURCE.to_owned(), "file".into());
-    annotations.insert(ANNOTATION_CONFIG_HASH.to_owned(), uid.clone().into());
-    metadata.insert("name".to_owned(), name.into());
-    metadata.insert("namespace".to_owned(), namespace.into());
-    metadata.insert("uid".to_owned(), uid.clone().into());
-    metadata.insert("annotations".to_owned(), annotations.into());
-    let mut spec = object(fields.remove("spec"));
-    spec.insert("nodeName".to_owned(), node_name.into());
-    fields.insert("apiVersion".to_owned(), "v1".into());
-    fields.insert("kind".to_owned(), "Pod".into());
-    fields.insert("metadata".to_owned(), metadata.into());
-    fields.insert("spec".to_owned(), spec.into());
-    (uid, Value::Object(fields))
 }
 
 /// Passes a runtime's events on; when some were lost, passes on what there is.

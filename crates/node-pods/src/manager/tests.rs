@@ -1,5 +1,6 @@
 use serde_json::json;
 
+use super::static_pods::static_pod;
 use super::*;
 
 #[test]

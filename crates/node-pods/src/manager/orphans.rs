@@ -1,0 +1,83 @@
+//! What belongs to no pod any more: containers found at the start, and directories.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::{Manager, STATIC_UID_PREFIX};
+
+/// Stopping orphans: they belong to nobody, so nobody asked for more.
+const ORPHAN_GRACE: Duration = Duration::from_secs(30);
+
+impl Manager {
+    /// Stops and forgets containers found at the start whose pods are nobody's.
+    pub(super) fn sweep_orphans(&mut self, belongs: impl Fn(&str) -> bool) {
+        let uids: Vec<String> = self.orphans.keys().filter(|uid| belongs(uid)).cloned().collect();
+        for uid in uids {
+            for status in self.orphans.remove(&uid).unwrap_or_default() {
+                info!(container = %status.id, "Stopping a container whose pod is deleted.");
+                for runtime in self.runtimes.clone() {
+                    let status = status.clone();
+                    let dir = format!("{}_{}_{}", status.pod.namespace, status.pod.name, status.pod.uid);
+                    let dir = self.shared.context.config.data_dir.join("node/pods").join(dir);
+                    base_observe::spawn_named(&self.workers, "orphan", async move {
+                        // A container of another runtime is not found, which is fine.
+                        if runtime.stop(&status.id, ORPHAN_GRACE).await.is_ok() {
+                            let _ = runtime.remove(&status.id).await;
+                            let _ = tokio::task::spawn_blocking(move || crate::volumes::remove(&dir)).await;
+                        }
+                    });
+                }
+            }
+        }
+    }
+
+    /// Removes what pods have left whose removal failed, or was cut short: once, after a complete list of the hub that the pods here
+    /// are of. Before, a directory may be that of a pod which is not known yet.
+    pub(super) fn sweep_directories(&mut self, listed: &BTreeSet<String>) {
+        if std::mem::replace(&mut self.are_directories_swept, true) {
+            return;
+        }
+        let mut known = listed.clone();
+        known.extend(self.pods.keys().cloned());
+        known.extend(self.orphans.keys().cloned());
+        let pods = self.shared.context.config.data_dir.join("node/pods");
+        base_observe::spawn_blocking_named("pod-directories", move || {
+            for dir in unknown_directories(&pods, &known) {
+                info!(directory = %dir.display(), "Removing what a pod has left that is deleted.");
+                if let Err(error) = crate::volumes::remove(&dir) {
+                    warn!(directory = %dir.display(), %error, "Failed to remove what a pod has left; the next start tries again.");
+                }
+            }
+        });
+    }
+}
+
+/// The directories in `pods`, named `<namespace>_<name>_<uid>`, of pods that are not known. Static pods are not the hub's to know.
+fn unknown_directories(pods: &Path, known: &BTreeSet<String>) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(pods).into_iter().flatten().flatten();
+    let is_unknown = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let parts: Vec<&str> = name.split('_').collect();
+        matches!(parts[..], [_, _, uid] if !uid.starts_with(STATIC_UID_PREFIX) && !known.contains(uid)) && path.is_dir()
+    };
+    entries.map(|entry| entry.path()).filter(is_unknown).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_of_unknown_pods_are_found_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["d_web_known", "d_web_deleted", "d_edge_static-1", "lost+found", "d_x"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        std::fs::write(dir.path().join("d_file_deleted"), "").unwrap();
+        let found = unknown_directories(dir.path(), &BTreeSet::from(["known".to_owned()]));
+        assert_eq!(found, [dir.path().join("d_web_deleted")]);
+    }
+}
