@@ -103,10 +103,11 @@ pub const TABLES: &[(&str, &[Row])] = &[
         &[
             both("exec", Fields("ExecAction")),
             both("httpGet", Rejected("calls programs before a stop, no URLs; use exec")),
-            both("sleep", Rejected("does not sleep by itself before a stop; use exec with /bin/sleep")),
+            both("sleep", Fields("SleepAction")),
             both("tcpSocket", Rejected("calls programs before a stop; use exec")),
         ],
     ),
+    ("SleepAction", &[both("seconds", Honoured)]),
     (
         "ExecAction",
         &[row(
@@ -224,14 +225,7 @@ pub const TABLES: &[(&str, &[Row])] = &[
         "EmptyDirVolumeSource",
         &[
             both("medium", Only(&["Memory"], "has no huge pages; use Memory, or leave it out")),
-            both(
-                "sizeLimit",
-                Judged(
-                    is_in_memory,
-                    "those of medium `Memory`",
-                    "limits volumes in memory only; use medium Memory, or leave it out",
-                ),
-            ),
+            both("sizeLimit", Honoured),
         ],
     ),
     ("HostPathVolumeSource", &[both("path", Honoured), both("type", Honoured)]),
@@ -399,7 +393,7 @@ const CONTAINER: &[Row] = &[
         Honoured,
         Only(&["/dev/termination-log"], "shows a module no file for its last words; leave it out"),
     ),
-    both("terminationMessagePolicy", Only(&["File"], "takes no last words from the log; use File, or leave it out")),
+    both("terminationMessagePolicy", Honoured),
     both("tty", NO_ATTACH),
     both("volumeDevices", Rejected("has no block devices")),
     both("volumeMounts", Fields("VolumeMount")),
@@ -471,10 +465,6 @@ fn is_own_port(place: &Place<'_>) -> bool {
 
 fn is_sidecar(place: &Place<'_>) -> bool {
     place.value == "Always" && place.path.contains(".initContainers[")
-}
-
-fn is_in_memory(place: &Place<'_>) -> bool {
-    place.parent.get("medium").and_then(Value::as_str) == Some("Memory")
 }
 
 fn are_capabilities(place: &Place<'_>) -> bool {

@@ -158,11 +158,9 @@ fn what_is_judged_by_more_than_its_name_passes_where_it_is_meant() {
     for runtime in Runtime::ALL {
         check(runtime, container(json!({"image": "file:///opt/a"})), &[]);
         check(runtime, json!({"volumes": [{"emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}]}), &[]);
-        check(
-            runtime,
-            json!({"volumes": [{"emptyDir": {"sizeLimit": "1Mi"}}]}),
-            &["spec.volumes[0].emptyDir.sizeLimit"],
-        );
+        check(runtime, json!({"volumes": [{"emptyDir": {"sizeLimit": "1Mi"}}]}), &[]);
+        check(runtime, container(json!({"terminationMessagePolicy": "FallbackToLogsOnError"})), &[]);
+        check(runtime, container(json!({"lifecycle": {"preStop": {"sleep": {"seconds": 1}}}})), &[]);
         check(runtime, json!({"initContainers": [{"restartPolicy": "Always"}]}), &[]);
         check(
             runtime,

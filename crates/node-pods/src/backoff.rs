@@ -39,5 +39,13 @@ impl Backoff {
     }
 }
 
+/// Waits until a moment; for ever when there is none.
+pub(crate) async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
 #[cfg(test)]
 mod tests;

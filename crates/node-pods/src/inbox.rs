@@ -54,6 +54,8 @@ pub(crate) enum Done {
     NotSetUp(String),
     /// Volumes were prepared, and the containers looked at by the runtime.
     Volumes(Result<Prepared, VolumeError>),
+    /// Volumes with a limit were measured: what the worst of them has too much, and how long that took.
+    Measured { excess: Option<String>, took: Duration },
     /// Volumes take longer than they should.
     VolumesSlow,
     /// The volumes' task died.

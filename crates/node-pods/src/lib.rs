@@ -19,6 +19,7 @@
 
 mod admission;
 mod backoff;
+mod ballast;
 mod env;
 mod events;
 mod inbox;

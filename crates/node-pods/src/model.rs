@@ -15,6 +15,9 @@ pub(crate) const ANNOTATION_CONFIG_HASH: &str = "kubernetes.io/config.hash";
 /// Annotation of the hub's image of a static pod.
 pub(crate) const ANNOTATION_CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
 
+/// A hundred years; the API takes any number of seconds, and a clock that counts on from now has an end.
+const GRACE_MAX: std::time::Duration = std::time::Duration::from_secs(100 * 365 * 24 * 3600);
+
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Pod {
@@ -500,7 +503,7 @@ impl Pod {
     pub(crate) fn grace(&self) -> std::time::Duration {
         let seconds =
             self.metadata.deletion_grace_period_seconds.or(self.spec.termination_grace_period_seconds).unwrap_or(30);
-        std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+        std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(GRACE_MAX)
     }
 
     /// Kubernetes' quality-of-service class, from requests and limits of CPU and memory.

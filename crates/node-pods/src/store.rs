@@ -19,6 +19,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use node_client::HubState;
 use node_runtime::PodInstance;
 
+use crate::ballast::Ballast;
+use crate::manager::STATIC_UID_PREFIX;
 use crate::model::References;
 use crate::tokens::{KeptToken, TokenRef};
 
@@ -159,6 +161,8 @@ pub(crate) struct Instance {
 /// The offline store.
 pub struct Store {
     snapshots: SnapshotStore,
+    /// Space for when the disk is full.
+    ballast: Ballast,
     key: LessSafeKey,
     /// What became of a damaged key.
     repair: Option<String>,
@@ -182,7 +186,20 @@ impl Store {
         let (key, repair) = load_key(&data_dir.join("node/pki/store.key"))?;
         let snapshots = SnapshotStore::open(&data_dir.join("node/store"), SnapshotOptions::default())?;
         snapshots.require_format(FORMAT)?;
-        Ok(Self { snapshots, key, repair, _open: open })
+        let ballast = Ballast::hold(&data_dir.join("node"));
+        Ok(Self { snapshots, ballast, key, repair, _open: open })
+    }
+
+    /// Writes, on a full disk with the space that was kept for that.
+    fn write<T>(&self, write: impl Fn(&SnapshotStore) -> Result<T, SnapshotError>) -> Result<T, StoreError> {
+        match write(&self.snapshots) {
+            Err(SnapshotError::Full { .. }) if self.ballast.give_up() => Ok(write(&self.snapshots)?),
+            written => {
+                let written = written?;
+                self.ballast.restore();
+                Ok(written)
+            }
+        }
     }
 
     /// How many entries it has.
@@ -215,12 +232,12 @@ impl Store {
 
     /// Keeps a pod with the next [`Store::sync`].
     pub(crate) fn put_pod_later(&self, uid: &str, json: Bytes) -> Result<(), StoreError> {
-        Ok(self.snapshots.put(&format!("pods/{uid}"), json)?)
+        self.write(|snapshots| snapshots.put(&format!("pods/{uid}"), json.clone()))
     }
 
     /// Puts on disk what was kept for later.
     pub(crate) fn sync(&self) -> Result<(), StoreError> {
-        Ok(self.snapshots.sync()?)
+        self.write(SnapshotStore::sync)
     }
 
     /// What the hub was known to have when its pods were listed last.
@@ -231,15 +248,15 @@ impl Store {
     /// Keeps it, with the next write that is synced: one that is a little old is found to be continued all the same.
     pub(crate) fn put_hub_state(&self, state: &HubState) -> Result<(), StoreError> {
         let bytes = serde_json::to_vec(state).expect("a text and a number become JSON");
-        Ok(self.snapshots.put("hub", bytes)?)
+        self.write(|snapshots| snapshots.put("hub", bytes.clone()))
     }
 
     /// Forgets a pod and what was decided about it.
     pub(crate) fn remove_pod(&self, uid: &str) -> Result<(), StoreError> {
-        self.snapshots.remove(&format!("pods/{uid}"))?;
-        self.snapshots.remove(&format!("state/{uid}"))?;
-        self.snapshots.remove(&format!("tokens/{uid}"))?;
-        Ok(self.snapshots.sync()?)
+        self.write(|snapshots| snapshots.remove(&format!("pods/{uid}")))?;
+        self.write(|snapshots| snapshots.remove(&format!("state/{uid}")))?;
+        self.write(|snapshots| snapshots.remove(&format!("tokens/{uid}")))?;
+        self.write(SnapshotStore::sync)
     }
 
     pub(crate) fn pod_state(&self, uid: &str) -> PodState {
@@ -247,10 +264,14 @@ impl Store {
         bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
     }
 
-    /// Keeps it; `is_urgent` when it must be there after a power cut.
+    /// Keeps it; `is_urgent` when it must be there after a power cut. A write that comes after the pod was deleted brings nothing
+    /// back: a static pod alone has a state without an object.
     pub(crate) fn put_pod_state(&self, uid: &str, state: &PodState, is_urgent: bool) -> Result<(), StoreError> {
+        if !uid.starts_with(STATIC_UID_PREFIX) && self.pod(uid).is_none() {
+            return Ok(());
+        }
         let bytes = serde_json::to_vec(state).expect("times and texts become JSON");
-        self.snapshots.put(&format!("state/{uid}"), bytes)?;
+        self.write(|snapshots| snapshots.put(&format!("state/{uid}"), bytes.clone()))?;
         if is_urgent { self.sync() } else { Ok(()) }
     }
 
@@ -299,12 +320,12 @@ impl Store {
         for prefix in ["configmaps/", "secrets/"] {
             for (key, _) in self.snapshots.iter_prefix(prefix) {
                 if !desired.contains(&key) {
-                    changed |= self.snapshots.remove(&key)?;
+                    changed |= self.write(|snapshots| snapshots.remove(&key))?;
                 }
             }
         }
         if changed {
-            self.snapshots.sync()?;
+            self.sync()?;
         }
         Ok(())
     }
@@ -344,11 +365,11 @@ impl Store {
         for (key, _) in self.snapshots.iter_prefix("tokens/") {
             let uid = key.strip_prefix("tokens/").unwrap_or_default();
             if self.snapshots.get(&format!("pods/{uid}")).is_none() {
-                changed |= self.snapshots.remove(&key)?;
+                changed |= self.write(|snapshots| snapshots.remove(&key))?;
             }
         }
         if changed {
-            self.snapshots.sync()?;
+            self.sync()?;
         }
         Ok(())
     }
@@ -370,8 +391,8 @@ impl Store {
     }
 
     fn put(&self, key: &str, bytes: Bytes) -> Result<(), StoreError> {
-        self.snapshots.put(key, bytes)?;
-        Ok(self.snapshots.sync()?)
+        self.write(|snapshots| snapshots.put(key, bytes.clone()))?;
+        self.write(SnapshotStore::sync)
     }
 
     /// Nonce, then cipher text; bound to its key, so that two secrets cannot be swapped on disk.

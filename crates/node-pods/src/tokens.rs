@@ -33,6 +33,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::backoff::sleep_until;
 use crate::manager::Command;
 use crate::model::{Pod, TokenProjection};
 use crate::store::Store;
@@ -377,13 +378,6 @@ async fn finish(
             queue.failed(&of, true, Now::read());
             warn!(%error, "Failed to keep a token; trying again.");
         }
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 

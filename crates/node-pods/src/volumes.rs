@@ -5,6 +5,7 @@
 //! called again at any time and changes only what differs.
 
 pub(crate) mod atomic_writer;
+pub(crate) mod usage;
 
 use std::collections::BTreeMap;
 use std::io;

@@ -6,7 +6,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io::{self, Read, Seek, Write},
     path::{Path, PathBuf},
 };
 
@@ -158,6 +158,36 @@ impl LogFile {
             Err(_) => self.file.set_len(self.bytes)?,
         }
         result
+    }
+
+    /// The last lines without their times, no more than this of them; nothing when the file cannot be read.
+    pub fn tail(&self, lines_max: usize, bytes_max: usize) -> String {
+        // Time, stream and tag of a line are some 45 bytes.
+        let bytes = (bytes_max + 64 * lines_max) as u64;
+        let start = self.bytes.saturating_sub(bytes);
+        let mut read = Vec::new();
+        let opened = File::open(&self.path).and_then(|mut file| {
+            file.seek(io::SeekFrom::Start(start))?;
+            file.take(bytes).read_to_end(&mut read)
+        });
+        if opened.is_err() {
+            return String::new();
+        }
+        let after_cut = read.iter().position(|byte| *byte == b'\n').map_or(read.len(), |end| end + 1);
+        if start > 0 && after_cut == read.len() {
+            // All of it is of one long line.
+            let words = read.strip_suffix(b"\n").unwrap_or(&read);
+            return String::from_utf8_lossy(&words[words.len().saturating_sub(bytes_max)..]).into_owned();
+        }
+        let whole = &read[if start == 0 { 0 } else { after_cut }..];
+        let lines: Vec<&[u8]> = whole.split_inclusive(|byte| *byte == b'\n').collect();
+        let mut text = Vec::new();
+        for line in &lines[lines.len().saturating_sub(lines_max)..] {
+            let mut fields = line.splitn(4, |byte| *byte == b' ').skip(2);
+            let (tag, words) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+            text.extend_from_slice(if tag == b"P" { words.strip_suffix(b"\n").unwrap_or(words) } else { words });
+        }
+        String::from_utf8_lossy(&text[text.len().saturating_sub(bytes_max)..]).into_owned()
     }
 
     fn rotate(&self) -> io::Result<File> {

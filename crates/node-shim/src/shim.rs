@@ -43,7 +43,7 @@
 //! | the byte | shim | the child dies with its parent (signal set before it read), and its pid namespace with it |
 //! | "exec" said, program runs | child | its end is what the shim waits for |
 //! | program ended, rest killed | shim | the record says that nobody saw it end: the code is lost with the shim alone |
-//! | `exit.json` by rename, synced | shim | closed; the agent reads it whenever it comes |
+//! | `exit.json` by rename, synced; in memory where the disk takes none | shim | closed; the agent reads it whenever it comes |
 //!
 //! The lock is what decides between "starts late" and "given up": only its holder writes `exit.json`, and a shim that has taken
 //! it looks first whether one is there. It is released by the kernel with the last process that holds it, and no child does
@@ -113,6 +113,10 @@ const OOM_SCORE_SHIM: &str = "-998";
 
 /// What a pod's status may hold of a termination message.
 const TERMINATION_MESSAGE_BYTES_MAX: u64 = 4096;
+
+/// What of a log may take the place of a termination message, as kubelets have it.
+const FALLBACK_LINES_MAX: usize = 80;
+const FALLBACK_BYTES_MAX: usize = 2048;
 
 /// `<state directory>` starts a container and ends when its program runs, leaving the shim behind;
 /// `--exec <state directory>` runs a command in it.
@@ -406,7 +410,7 @@ impl Container {
     }
 
     fn end(mut self, dir: &StateDir, record: impl FnOnce(Timestamp) -> ExitRecord) {
-        let record = record(self.running.started_at);
+        let mut record = record(self.running.started_at);
         self.running.cgroups.kill_all();
         end_children();
         while self.read_outputs() {}
@@ -415,6 +419,9 @@ impl Container {
         self.outputs.iter_mut().flatten().for_each(|output| output.lines.finish(now, &mut lines));
         self.log.write(&lines, now);
         self.running.cgroups.remove();
+        if self.launch.spec.termination_message_from_log && record.message.is_empty() && record.exit_code != 0 {
+            record.message = self.log.tail(FALLBACK_LINES_MAX, FALLBACK_BYTES_MAX);
+        }
         write_exit(dir, &record);
     }
 }

@@ -198,6 +198,9 @@ pub struct ContainerSpec {
     /// kubelet also lists among the mounts).
     #[serde(default)]
     pub termination_message: Option<PathBuf>,
+    /// Whether the end of the log takes its place when the container failed and left none (`FallbackToLogsOnError`).
+    #[serde(default)]
+    pub termination_message_from_log: bool,
 }
 
 impl ContainerSpec {

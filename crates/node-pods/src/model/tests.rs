@@ -95,3 +95,15 @@ fn every_kind_of_reference_is_found() {
     assert_eq!(references.config_maps.into_iter().collect::<Vec<_>>(), ["c1", "c2", "c3", "c4"]);
     assert_eq!(references.secrets.into_iter().collect::<Vec<_>>(), ["s1", "s2", "s3", "s4"]);
 }
+
+#[test]
+fn a_grace_of_any_length_can_be_counted_from_now() {
+    for seconds in [i64::MIN, -1, 0, 30, i64::MAX - 1, i64::MAX] {
+        let grace = pod(json!({"spec": {"terminationGracePeriodSeconds": seconds}})).grace();
+        assert!(std::time::Instant::now().checked_add(grace * 2).is_some(), "{seconds}");
+        assert!(
+            jiff::Timestamp::now().checked_add(jiff::SignedDuration::try_from(grace).unwrap()).is_ok(),
+            "{seconds}"
+        );
+    }
+}

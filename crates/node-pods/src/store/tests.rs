@@ -253,3 +253,18 @@ fn a_damaged_key_is_put_aside_and_everything_but_secrets_is_there() {
     drop(store);
     assert_eq!(open(&dir).repairs(), None, "the next start has a sound key");
 }
+
+#[test]
+fn a_state_that_comes_after_its_pod_was_deleted_is_not_kept() {
+    let dir = directory();
+    let store = open(&dir);
+    let state = PodState { on_hold: true, ..PodState::default() };
+    store.put_pod("a", "{}".into()).unwrap();
+    store.put_pod_state("a", &state, true).unwrap();
+    store.remove_pod("a").unwrap();
+    let entries = store.entries();
+    store.put_pod_state("a", &state, true).unwrap();
+    assert_eq!((store.entries(), store.pod_state("a")), (entries, PodState::default()));
+    store.put_pod_state("static-a", &state, true).unwrap();
+    assert_eq!(store.pod_state("static-a"), state);
+}

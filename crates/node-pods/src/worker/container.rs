@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use node_runtime::{ContainerId, ContainerState, ContainerStatus, ExitRecord, PodRuntime, RuntimeError};
+use node_runtime::{
+    ContainerEvent, ContainerId, ContainerState, ContainerStatus, ExitRecord, PodRuntime, RuntimeError,
+};
+use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -348,9 +351,12 @@ impl Worker {
         let inbox = self.inbox.clone();
         base_observe::spawn_detached("container-stop", async move {
             let begun = tokio::time::Instant::now();
-            if let (Some(argv), true) = (hook, is_first && !grace.is_zero()) {
+            match hook {
+                _ if !is_first || grace.is_zero() => {}
                 // A hook that fails or hangs must not keep its container from ending.
-                let _ = runtime.exec(&id, argv, grace).await;
+                Some(PreStop::Exec(argv)) => drop(runtime.exec(&id, argv, grace).await),
+                Some(PreStop::Sleep(pause)) => sleep_while_it_runs(&*runtime, &id, pause.min(grace)).await,
+                None => {}
             }
             // Two seconds are left to a program whose hook took all of its time, as kubelets do.
             let left = grace.saturating_sub(begun.elapsed()).max(grace.min(Duration::from_secs(2)));
@@ -363,10 +369,14 @@ impl Worker {
         });
     }
 
-    fn pre_stop(&self, name: &str) -> Option<Vec<String>> {
+    fn pre_stop(&self, name: &str) -> Option<PreStop> {
         let container = self.pod.all_containers().find(|container| container.name == name)?;
-        let command = container.lifecycle.as_ref()?["preStop"]["exec"]["command"].as_array()?;
-        Some(command.iter().filter_map(|word| word.as_str().map(str::to_owned)).collect())
+        let hook = &container.lifecycle.as_ref()?["preStop"];
+        if let Some(seconds) = hook["sleep"]["seconds"].as_u64() {
+            return Some(PreStop::Sleep(Duration::from_secs(seconds)));
+        }
+        let command = hook["exec"]["command"].as_array()?;
+        Some(PreStop::Exec(command.iter().filter_map(|word| word.as_str().map(str::to_owned)).collect()))
     }
 
     pub(super) fn stopped(&mut self, id: &ContainerId, result: Result<ContainerStatus, RuntimeError>) {
@@ -384,6 +394,34 @@ impl Worker {
                 }
             }
         }
+    }
+}
+
+/// What comes before the stop of a container.
+enum PreStop {
+    /// A command in it.
+    Exec(Vec<String>),
+    /// A pause, in which it works on.
+    Sleep(Duration),
+}
+
+/// A pause that is over when the container has ended.
+async fn sleep_while_it_runs(runtime: &dyn PodRuntime, id: &ContainerId, pause: Duration) {
+    let mut events = runtime.events();
+    let has_ended = runtime.status(id).await.map_or(true, |status| exit_of(&status).is_some());
+    let ends = async {
+        loop {
+            match events.recv().await {
+                Ok(ContainerEvent::Exited(status)) if status.id == *id => return,
+                Err(broadcast::error::RecvError::Closed) => return,
+                _ => {}
+            }
+        }
+    };
+    tokio::select! {
+        () = tokio::time::sleep(pause), if !has_ended => {}
+        () = ends, if !has_ended => {}
+        else => {}
     }
 }
 

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::{Halt, Phase, Worker};
+use crate::backoff::sleep_until;
 use crate::inbox::{Done, Messages};
 use crate::model::Pod;
 use crate::reconcile::{Action, ContainerPhase};
@@ -28,12 +29,14 @@ impl Worker {
             }
             self.report_halted();
             let look_again = decision.look_again_at.map(|at| tokio::time::Instant::now() + until(at));
-            let wake = [look_again, self.volumes.look_at(), self.keep_reported_at()].into_iter().flatten().min();
+            let wake = [look_again, self.volumes.look_at(), self.volumes.measure_at(), self.keep_reported_at()];
+            let wake = wake.into_iter().flatten().min();
             tokio::select! {
                 () = life.cancelled() => return false,
                 () = inbox.wait() => {}
                 () = sleep_until(wake) => {
                     self.look_at_volumes();
+                    self.measure_volumes();
                     self.keep_reported();
                 }
             }
@@ -89,6 +92,7 @@ impl Worker {
                 Done::NotSetUp(error) => self.not_set_up(error),
                 Done::Volumes(result) => self.volumes_prepared(result),
                 Done::VolumesDied(cause) => self.volumes_died(&cause),
+                Done::Measured { excess, took } => self.volumes_measured(excess, took),
                 Done::VolumesSlow => self.volumes_slow(),
                 Done::Rejected(rejection) => self.rejected(rejection),
                 Done::Removed(result) => {
@@ -145,11 +149,4 @@ impl Worker {
 fn until(at: Timestamp) -> Duration {
     // A little past the moment, so that the clock has reached it when the decision is made.
     super::container::between(Timestamp::now(), at) + Duration::from_millis(5)
-}
-
-async fn sleep_until(at: Option<tokio::time::Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }

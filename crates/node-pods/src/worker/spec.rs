@@ -95,6 +95,8 @@ impl SpecParts {
             security: security_of(&container.security_context, security),
             hostname: self.pod.spec.hostname.clone(),
             termination_message: None,
+            termination_message_from_log: container.termination_message_policy.as_deref()
+                == Some("FallbackToLogsOnError"),
             env: environment,
         };
         self.add_termination_message(runtime, &mut spec);

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::Worker;
 use crate::admission::{self, AdmissionError};
 use crate::inbox::Done;
-use crate::volumes::{self, Places, Prepared, VolumeError};
+use crate::volumes::{self, Places, Prepared, VolumeError, usage};
 
 /// A volume that could not be made is tried again this often, or as soon as its objects change.
 const RETRY: Duration = Duration::from_secs(5);
@@ -21,6 +21,11 @@ const LACKS_PATIENCE: Duration = Duration::from_millis(1500);
 const RESYNC_PERIOD: Duration = Duration::from_secs(60);
 /// Volumes that take longer are on a disk or share that does not answer.
 const SLOW_AFTER: Duration = Duration::from_secs(30);
+
+/// Volumes with a limit are measured this often, as other kubelets do it, …
+const MEASURE_PERIOD: Duration = Duration::from_secs(10);
+/// … and one that has many files less often: measuring takes no more than this part of the time.
+const MEASURE_SHARE: u32 = 50;
 
 /// What is known of a pod's volumes.
 #[derive(Debug, Default)]
@@ -40,6 +45,8 @@ pub(super) struct PodVolumes {
     is_set_up: bool,
     /// They take longer than they should.
     is_slow: bool,
+    /// When what is in those with a limit is measured again; `None` while that is under way, or before there are any.
+    measure_at: Option<Instant>,
 }
 
 impl PodVolumes {
@@ -56,6 +63,11 @@ impl PodVolumes {
     /// Whether it is known that the pod can be run here, or that this will take a while.
     pub(super) fn is_checked(&self) -> bool {
         self.is_checked || self.is_slow
+    }
+
+    /// When those with a limit are to be measured.
+    pub(super) fn measure_at(&self) -> Option<Instant> {
+        self.measure_at
     }
 
     fn is_due(&self) -> bool {
@@ -124,6 +136,29 @@ impl Worker {
         }
     }
 
+    /// Measures the volumes on disk that have a limit, when it is time to.
+    pub(super) fn measure_volumes(&mut self) {
+        if self.volumes.measure_at.is_none_or(|at| at > Instant::now()) || self.is_ending() {
+            return;
+        }
+        self.volumes.measure_at = None;
+        let (pod, dir, inbox) = (self.pod.clone(), self.dir.clone(), self.inbox.clone());
+        base_observe::spawn_blocking_named("volume-sizes", move || {
+            let begun = std::time::Instant::now();
+            let excess = usage::excess(&pod, &dir);
+            inbox.done(Done::Measured { excess, took: begun.elapsed() });
+        });
+    }
+
+    /// A volume that holds more than it may ends its pod, as on other kubelets' nodes.
+    pub(super) fn volumes_measured(&mut self, excess: Option<String>, took: Duration) {
+        self.volumes.measure_at = Some(Instant::now() + MEASURE_PERIOD.max(took * MEASURE_SHARE));
+        if let Some(message) = excess.filter(|_| self.state.failure.is_none() && !self.is_ending()) {
+            self.shared.events.pod_warning(&self.pod, None, "Evicted", message.clone());
+            self.fail("Evicted", message);
+        }
+    }
+
     /// Objects that the pod refers to have changed, or its token.
     pub(super) fn refresh(&mut self) {
         self.volumes.look_at = None;
@@ -147,6 +182,9 @@ impl Worker {
             Ok(Prepared { places, .. }) => {
                 self.volumes.look_at = (!self.pod.spec.volumes.is_empty()).then(|| Instant::now() + RESYNC_PERIOD);
                 self.volumes.places = Some(places);
+                if usage::has_limits(&self.pod) && self.volumes.measure_at.is_none() {
+                    self.volumes.measure_at = Some(Instant::now() + MEASURE_PERIOD);
+                }
                 self.volumes.error = None;
                 self.begin();
             }

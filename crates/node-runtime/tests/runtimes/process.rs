@@ -274,6 +274,25 @@ async fn memory_beyond_the_limit_is_told_as_oom() {
 }
 
 #[tokio::test]
+async fn the_end_of_the_log_takes_the_place_of_a_missing_last_word_of_a_failure() {
+    let fixture = Fixture::new();
+    let file = fixture.folder.path().join("message");
+    for (script, words, expected) in [
+        ("echo one; echo two >&2; sleep 0.2; exit 3", "", "one\ntwo\n"),
+        ("echo one; exit 3", "own", "own"),
+        ("echo one; exit 0", "", ""),
+    ] {
+        let mut spec = fixture.shell(script);
+        fs::write(&file, words).unwrap();
+        spec.termination_message = Some(file.clone());
+        spec.termination_message_from_log = true;
+        let message = fixture.run(&spec).await.message;
+        let sorted = |text: &str| text.lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(sorted(&message), sorted(expected), "{script}");
+    }
+}
+
+#[tokio::test]
 async fn the_termination_message_is_the_programs_last_word() {
     let fixture = Fixture::new();
     let file = fixture.folder.path().join("message");

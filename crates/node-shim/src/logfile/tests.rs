@@ -104,3 +104,22 @@ fn a_refusing_disk_is_noted_when_there_is_space_again() {
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.contains("5 bytes of this log were lost") && text.ends_with("kept\n"), "{text}");
 }
+
+#[test]
+fn the_end_of_a_log_is_its_last_lines_without_their_times() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("0.log");
+    let mut log = LogFile::open(&path, 1024 * 1024, 1).unwrap();
+    assert_eq!(log.tail(80, 2048), "");
+    let mut write = |text: &str| {
+        let (mut lines, mut out) = (Lines::new(Stream::Stdout), Vec::new());
+        lines.push(text.as_bytes(), now(), &mut out);
+        lines.finish(now(), &mut out);
+        log.write(&out, now());
+        log.tail(3, 20)
+    };
+    assert_eq!(write("a b\nc\n"), "a b\nc\n");
+    assert_eq!(write("d\nno newline"), "c\nd\nno newline");
+    assert_eq!(write(&"0123456789".repeat(4000)), "0123456789".repeat(2));
+    assert_eq!(write("x\ny\nz\nlast of them\n"), "y\nz\nlast of them\n");
+}
