@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::chain;
 use crate::connection::{BACKOFF, Connection, Endpoint, Health};
 use crate::object::{ListPage, Malformed, Object};
+use crate::partial;
 use crate::warnings::Warnings;
 
 /// A connection on which nothing was heard for this long while an answer was due is dead: a half-open one is found so.
@@ -35,6 +36,12 @@ const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
 const EVENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// What all watches of a connection may hold back together: none of many endless lines may fill the memory of a gateway.
 const BUFFERED_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// How objects are answered.
+const JSON: &str = "application/json";
+/// The metadata of an object alone; all of it by a hub that knows no such answer.
+const METADATA_ONLY: &str =
+    "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
 
 /// Why a request to the hub has no usable answer.
 #[derive(Debug, thiserror::Error)]
@@ -135,6 +142,15 @@ pub enum Patch {
     Merge,
     /// Kubernetes' own.
     Strategic,
+}
+
+/// What a hub has of an object, without the object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// `metadata.uid`; never empty.
+    pub uid: String,
+    /// `metadata.resourceVersion` as a number; 0 where it is none.
+    pub revision: u64,
 }
 
 /// A page of a list and what it cost the link.
@@ -245,6 +261,18 @@ impl ApiClient {
         self.json(Method::PATCH, path, Some((content_type, body))).await
     }
 
+    /// Merges a patch into an object of a kind, of which only the metadata is answered, in the form that costs a link least.
+    ///
+    /// # Errors
+    /// When the hub is away, says no, or answers with anything but such an object.
+    pub async fn patch_for_version(&self, path: &str, kind: &str, body: &Value) -> Result<Version, ApiError> {
+        let body = Some(("application/merge-patch+json", body));
+        let answer = self.exchange_for(METADATA_ONLY, Method::PATCH, path, body).await?;
+        let act = act(&Method::PATCH, path);
+        let name = path.rsplit('/').next().unwrap_or_default();
+        partial::version(&answer.body, kind, name).map_err(|error| ApiError::unreadable(act, &error))
+    }
+
     /// Deletes an object.
     ///
     /// # Errors
@@ -261,7 +289,7 @@ impl ApiClient {
         let act = act(&Method::GET, path);
         let connection = self.connection()?;
         let (ended, health) = (connection.close.clone(), connection.health.clone());
-        let response = connection.progressing(&act, connection.send(Method::GET, path, None, false)).await?;
+        let response = connection.progressing(&act, connection.send(Method::GET, path, None, JSON, false)).await?;
         let status = response.status();
         if status != StatusCode::OK {
             let answer = connection.read_answer(response, &act).await?;
@@ -283,9 +311,19 @@ impl ApiClient {
         path: &str,
         body: Option<(&'static str, &Value)>,
     ) -> Result<Answer, ApiError> {
+        self.exchange_for(JSON, method, path, body).await
+    }
+
+    async fn exchange_for(
+        &self,
+        accept: &'static str,
+        method: Method,
+        path: &str,
+        body: Option<(&'static str, &Value)>,
+    ) -> Result<Answer, ApiError> {
         let act = act(&method, path);
         let connection = self.connection()?;
-        let response = connection.progressing(&act, connection.send(method, path, body, true)).await?;
+        let response = connection.progressing(&act, connection.send(method, path, body, accept, true)).await?;
         self.warnings.log(&act, response.headers());
         let answer = connection.read_answer(response, &act).await?;
         if !answer.status.is_success() {
@@ -320,13 +358,14 @@ impl Connection {
         method: Method,
         path: &str,
         body: Option<(&'static str, &Value)>,
+        accept: &'static str,
         may_compress: bool,
     ) -> Result<Response<Incoming>, ApiError> {
         let act = act(&method, path);
         let mut request = Request::builder()
             .method(method)
             .uri(format!("https://{}{path}", self.authority))
-            .header(ACCEPT, "application/json")
+            .header(ACCEPT, accept)
             .header(USER_AGENT, concat!("selvedge-kubelet/", env!("CARGO_PKG_VERSION")));
         if may_compress {
             request = request.header(ACCEPT_ENCODING, "gzip");

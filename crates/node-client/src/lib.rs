@@ -19,13 +19,14 @@ mod events;
 mod hub_state;
 pub mod list_watch;
 mod object;
+mod partial;
 mod registry;
 mod supervise;
 mod warnings;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-pub use client::{ApiClient, ApiError, Event, Page, Patch, Watch, parse_event};
+pub use client::{ApiClient, ApiError, Event, Page, Patch, Version, Watch, parse_event};
 pub use connection::{Access, BACKOFF, ConnectionManager, DialError, Endpoint, HubAddress, client};
 pub use events::{EventRecorder, EventSink, Recorded, event_recorder, send_events};
 pub use hub_state::{HubState, PODS_ON_HOLD, Verified};
