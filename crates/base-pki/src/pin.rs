@@ -1,4 +1,4 @@
-//! The first handshake of a node: it knows the SHA-256 of the hub's CA, and nothing else yet.
+//! The first handshake of a node: it knows the SHA-256 of the hub's CA, or the CA, or a token that will prove it afterwards.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -33,11 +33,19 @@ pub enum PinError {
     },
 }
 
+/// By what a server is accepted.
+#[derive(Debug)]
+enum Pin {
+    Sha256(String),
+    Bundle(Vec<CertificateDer<'static>>),
+    Anyone,
+}
+
 /// Accepts a server whose chain holds the CA with a known SHA-256, and whose certificate that CA has signed for the name that
 /// was dialed; remembers the CA, which from then on is trusted as any other.
 #[derive(Debug)]
 pub struct PinnedCa {
-    sha256: String,
+    pin: Pin,
     provider: Arc<CryptoProvider>,
     seen: Mutex<Option<Result<CertificateDer<'static>, PinError>>>,
 }
@@ -45,8 +53,26 @@ pub struct PinnedCa {
 impl PinnedCa {
     /// For the CA with this SHA-256, in lower-case hex.
     pub fn new(sha256: &str) -> Arc<Self> {
+        Self::by(Pin::Sha256(sha256.to_owned()))
+    }
+
+    /// For the CAs of a PEM bundle, which the server need not show.
+    ///
+    /// # Errors
+    /// When the bundle holds no certificate.
+    pub fn of_bundle(pem: &str) -> Result<Arc<Self>, crate::PkiError> {
+        Ok(Self::by(Pin::Bundle(crate::certificates(pem)?)))
+    }
+
+    /// For whoever answers. Nothing secret may be sent there, and nothing from there may be believed unless it proves itself by
+    /// other means, as the `cluster-info` of a cluster does by its signature.
+    pub fn anyone() -> Arc<Self> {
+        Self::by(Pin::Anyone)
+    }
+
+    fn by(pin: Pin) -> Arc<Self> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        Arc::new(Self { sha256: sha256.to_owned(), provider, seen: Mutex::default() })
+        Arc::new(Self { pin, provider, seen: Mutex::default() })
     }
 
     /// TLS settings of a client that believes it, shows no certificate, and speaks HTTP/2.
@@ -63,7 +89,7 @@ impl PinnedCa {
         Ok(tls)
     }
 
-    /// What the last handshake saw, once: the CA, or why the server is not the pinned one. `None` when it did not get so far.
+    /// What the last handshake saw, once: the CA (the first of a bundle; of anyone, its own certificate), or why the server is not the pinned one. `None` when it did not get so far.
     pub fn take(&self) -> Option<Result<CertificateDer<'static>, PinError>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -75,12 +101,20 @@ impl PinnedCa {
         name: &ServerName<'_>,
         now: UnixTime,
     ) -> Result<CertificateDer<'static>, PinError> {
-        let ca = others.iter().find(|certificate| crate::fingerprint_of_der(certificate) == self.sha256).ok_or_else(
-            || PinError::WrongCa { found: crate::fingerprint_of_der(others.last().unwrap_or(end_entity)) },
-        )?;
+        let wrong_ca = || PinError::WrongCa { found: crate::fingerprint_of_der(others.last().unwrap_or(end_entity)) };
+        let trusted = match &self.pin {
+            Pin::Sha256(sha256) => {
+                let ca = others.iter().find(|certificate| crate::fingerprint_of_der(certificate) == *sha256);
+                vec![ca.ok_or_else(wrong_ca)?.clone().into_owned()]
+            }
+            Pin::Bundle(trusted) => trusted.clone(),
+            Pin::Anyone => return Ok(end_entity.clone().into_owned()),
+        };
         let fail = |reason: String| PinError::NotVouchedFor { reason };
         let mut roots = RootCertStore::empty();
-        roots.add(ca.clone().into_owned()).map_err(|error| fail(error.to_string()))?;
+        for ca in &trusted {
+            roots.add(ca.clone()).map_err(|error| fail(error.to_string()))?;
+        }
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
             .build()
             .map_err(|error| fail(error.to_string()))?;
@@ -92,7 +126,7 @@ impl PinnedCa {
                 _ => fail(error.to_string()),
             }
         })?;
-        Ok(ca.clone().into_owned())
+        trusted.into_iter().next().ok_or_else(wrong_ca)
     }
 }
 

@@ -177,9 +177,9 @@ impl Identity {
         base_pki::validity(&self.cert_pem).is_ok_and(|(_, until)| until <= jiff::Timestamp::now().as_second())
     }
 
-    /// Whether a token, which names its hub's CA, is of another hub.
-    pub fn is_of_another_hub(&self, ca_sha256: &str) -> bool {
-        self.check_hub("the token is", ca_sha256).is_err()
+    /// Whether CAs that were given, by their SHA-256, are all of another hub; nothing speaks for that where none was given.
+    pub fn is_of_another_hub(&self, given: &[String]) -> bool {
+        !given.is_empty() && given.iter().all(|ca_sha256| self.check_hub("the token is", ca_sha256).is_err())
     }
 
     /// When to ask for the next certificate, in seconds since 1970: after three quarters of its life.

@@ -1,20 +1,18 @@
 //! From a token to a certificate, and from one certificate to the next.
 //!
-//! Two parties prove themselves: the hub by a CA whose hash the token carries ([`fetch_ca`]), the node by the token's
-//! bootstrap secret. The node then asks for its certificate by a CertificateSigningRequest, as any kubelet does, and
-//! later renews it the same way with the certificate it has. Nothing is tried a bounded number of times: a gateway
+//! Two parties prove themselves: the hub by a CA, the node by the token's bootstrap secret. Which CA that is says the configuration,
+//! the hash that the token carries, or, for a token of a stock cluster, what the cluster has signed with it (`discovery`). The node
+//! then requests its certificate by a CertificateSigningRequest, as any kubelet does (`certificate`), and later renews it the same
+//! way with the certificate it has. Nothing is tried a bounded number of times: a gateway
 //! is often switched on before its link works.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_kube::base64_text;
-use base_pki::{JoinToken, KeyPair, PinError, PinnedCa, San};
-use base_retry::{Backoff, BackoffLaw, Jitter, Retry};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use serde_json::{Value, json};
+use base_pki::{JoinToken, PinError, PinnedCa};
+use base_retry::{BackoffLaw, Retry};
+use rustls::pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
@@ -24,17 +22,11 @@ use tracing::{error, info, warn};
 use crate::identity::{Identity, IdentityError, client_builder};
 use node_client::{Access, ApiClient, ApiError, BACKOFF, DialError, HubAddress, StatusRegistry, chain};
 
-/// Signer of node client certificates.
-const SIGNER_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
-/// Signer of kubelet serving certificates.
-const SIGNER_SERVING: &str = "kubernetes.io/kubelet-serving";
-const CSRS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
-/// How soon a pending request is looked at, doubling up to how often: a hub that approves by itself does it in a few
-/// milliseconds, a person needs longer.
-const POLL_PERIODS: BackoffLaw =
-    BackoffLaw::new(Duration::from_millis(25), Duration::from_secs(1)).with_jitter(Jitter::None);
-/// A request that waits longer (a person must approve it) is made again, as the hub removes old ones.
-const APPROVAL_WAIT_MAX: Duration = Duration::from_secs(600);
+mod certificate;
+mod discovery;
+
+pub use certificate::Requester;
+
 /// The hub's handshake, on a slow link.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest sleep towards a renewal: the clock of a box without one may jump.
@@ -56,6 +48,10 @@ pub enum JoinError {
         "this machine's clock shows {now}, but the hub's certificate at {url} is valid from {from} to {until}: set the clock (a registry without a battery needs NTP first); if this clock is right, the hub's is wrong"
     )]
     Clock { url: String, now: jiff::Timestamp, from: jiff::Timestamp, until: jiff::Timestamp },
+    #[error(
+        "the CA of the cluster at {url} is not known: {reason}; give it with --ca, or make another token (`kubeadm token create`)"
+    )]
+    Discovery { url: String, reason: String },
     #[error("failed to reach the hub")]
     Dial(#[from] DialError),
     #[error("failed to fetch the CA of the hub at {url}")]
@@ -90,6 +86,7 @@ impl JoinError {
             Self::WrongCa { .. }
                 | Self::NotVouchedFor { .. }
                 | Self::Clock { .. }
+                | Self::Discovery { .. }
                 | Self::TokenRefused
                 | Self::Denied { .. }
                 | Self::Rejected { .. }
@@ -107,6 +104,8 @@ pub struct Joiner {
     pub hub_urls: Vec<String>,
     pub token: JoinToken,
     pub ca: Option<String>,
+    /// The key of the box that it has been under this name.
+    pub key_pem: Option<String>,
     /// A person waits for the end of the first join: a refusal is theirs to read, by `refused`, and is not logged as well.
     pub is_first: bool,
 }
@@ -120,11 +119,14 @@ pub async fn join(
     shutdown: &CancellationToken,
 ) -> Option<Identity> {
     let mut retry = Retry::new(BACKOFF);
+    // One box, one key: an attempt whose answer was lost is not a second box of this name.
+    let key_pem = joiner.key_pem.clone().or_else(|| base_pki::KeyPair::generate().ok().map(|key| key.to_pem()));
+    let mut requester = Requester::client(&joiner.node_name, key_pem);
     loop {
         for url in &joiner.hub_urls {
             let attempt = tokio::select! {
                 () = shutdown.cancelled() => return None,
-                attempt = join_at(&joiner, url, shutdown) => attempt,
+                attempt = join_at(&joiner, url, &mut requester) => attempt,
             };
             match attempt {
                 Ok(identity) => {
@@ -163,6 +165,8 @@ pub async fn join_again(
     refusal: &watch::Sender<Option<String>>,
     shutdown: &CancellationToken,
 ) -> Option<Identity> {
+    let key_pem = known.map(|known| known.key_pem.clone());
+    let again = Joiner { key_pem, ..joiner.clone() };
     loop {
         // A hub ends the handshake of a certificate that has run out, so it never says that it refuses it.
         if !known.is_some_and(Identity::is_expired) {
@@ -170,7 +174,7 @@ pub async fn join_again(
         }
         info!(node = %joiner.node_name, "The hub refuses this node's key; joining again with the token.");
         tokio::select! {
-            joined = join(joiner.clone(), registry.clone(), refusal, shutdown) => return joined,
+            joined = join(again.clone(), registry.clone(), refusal, shutdown) => return joined,
             () = accepted(hub.clone(), &joiner.node_name) => {
                 info!(node = %joiner.node_name, "The hub accepts this node's key again.");
                 refusal.send_replace(None);
@@ -213,36 +217,11 @@ async fn asked(mut hub: ApiClient, node_name: &str, rest: Option<Duration>, is_e
     }
 }
 
-async fn join_at(joiner: &Joiner, url: &str, shutdown: &CancellationToken) -> Result<Identity, JoinError> {
-    let ca_pem = match &joiner.ca {
-        Some(ca) => {
-            let found = base_pki::ca_fingerprint(ca)?;
-            if found != joiner.token.ca_sha256 {
-                let desired = joiner.token.ca_sha256.clone();
-                return Err(JoinError::WrongCa { url: url.to_owned(), desired, found });
-            }
-            ca.clone()
-        }
-        None => fetch_ca(url, &joiner.token.ca_sha256).await?,
-    };
-    let mut tls = client_builder(&ca_pem)?.with_no_client_auth();
-    tls.alpn_protocols = vec![b"h2".to_vec()];
-    let access = Access { urls: vec![url.to_owned()], tls: Arc::new(tls), bearer: Some(joiner.token.bearer()) };
-
-    let (hub, manager) = node_client::client();
-    let (_access_tx, access_rx) = watch::channel(Some(access));
-    let done = shutdown.child_token();
-    let _closing = done.clone().drop_guard();
-    let registry = StatusRegistry::new(&joiner.node_name);
-    let keeping = tokio::spawn(async move { manager.run(access_rx, registry, done).await });
-    let mut waiting = hub.clone();
-    let connected = tokio::time::timeout(HANDSHAKE_TIMEOUT, waiting.connected()).await;
-    let result = match connected {
-        Ok(()) => client_certificate(&hub, &joiner.node_name).await,
-        Err(_) => Err(JoinError::Request(ApiError::Unreachable)),
-    };
-    keeping.abort();
-    let (cert_pem, key_pem) = result?;
+async fn join_at(joiner: &Joiner, url: &str, requester: &mut Requester) -> Result<Identity, JoinError> {
+    let ca_pem = trusted_ca(joiner, url).await?;
+    let tls = client_builder(&ca_pem)?.with_no_client_auth();
+    let bearer = Some(joiner.token.bearer());
+    let (cert_pem, key_pem) = over(url, tls, bearer, async |hub| requester.certificate(hub, &[]).await).await??;
     // The hub that was joined comes first; the others are kept for when it moves.
     let mut urls = vec![url.to_owned()];
     urls.extend(joiner.hub_urls.iter().filter(|other| *other != url).cloned());
@@ -251,91 +230,47 @@ async fn join_at(joiner: &Joiner, url: &str, shutdown: &CancellationToken) -> Re
     Ok(identity)
 }
 
-/// Asks for a client certificate of `node_name` over `hub`; answers certificate and key in PEM.
-pub async fn client_certificate(hub: &ApiClient, node_name: &str) -> Result<(String, String), JoinError> {
-    let cn = format!("system:node:{node_name}");
-    request_certificate(hub, node_name, SIGNER_CLIENT, "client auth", &cn, &[]).await
-}
-
-/// Asks for a serving certificate of the kubelet; answers certificate and key in PEM.
-pub async fn serving_certificate(
-    hub: &ApiClient,
-    node_name: &str,
-    sans: &[San],
-) -> Result<(String, String), JoinError> {
-    let cn = format!("system:node:{node_name}");
-    request_certificate(hub, node_name, SIGNER_SERVING, "server auth", &cn, sans).await
-}
-
-async fn request_certificate(
-    hub: &ApiClient,
-    node_name: &str,
-    signer: &str,
-    usage: &str,
-    cn: &str,
-    sans: &[San],
-) -> Result<(String, String), JoinError> {
-    let key = KeyPair::generate()?;
-    let csr = base_pki::make_csr(&key, cn, &["system:nodes".to_owned()], sans)?;
-    let name = format!("csr-{}", uuid::Uuid::new_v4().simple());
-    let object = json!({
-        "apiVersion": "certificates.k8s.io/v1",
-        "kind": "CertificateSigningRequest",
-        "metadata": {"name": name, "labels": {api_edge::LABEL_NODE: node_name}},
-        "spec": {"request": BASE64.encode(&csr), "signerName": signer, "usages": ["digital signature", usage]},
-    });
-    let act = |error: ApiError| match error.code() {
-        Some(401) => JoinError::TokenRefused,
-        // The name may be none that a node can have; waiting does not change that.
-        Some(403 | 422) => match error {
-            ApiError::Status { message, .. } => {
-                // `… "csr-…" is forbidden: REASON`: the request was never kept, so its name helps nobody.
-                let reason =
-                    message.split_once(&format!("{name:?} is forbidden: ")).map(|(_, reason)| reason.to_owned());
-                JoinError::Rejected { message: reason.unwrap_or(message) }
+/// The CA that the hub at `url` has proved to have: that of the configuration, of the token's hash, or of the cluster's own word.
+async fn trusted_ca(joiner: &Joiner, url: &str) -> Result<String, JoinError> {
+    let ca = match (&joiner.ca, &joiner.token.ca_sha256) {
+        (None, Some(desired)) => return fetch_ca(url, desired).await,
+        (None, None) => discovery::cluster_ca(url, &joiner.token).await?,
+        (Some(ca), None) => ca.clone(),
+        (Some(ca), Some(desired)) => {
+            let found = base_pki::ca_fingerprint(ca)?;
+            if !base_pki::certificates(ca)?.iter().any(|one| base_pki::fingerprint_of_der(one) == *desired) {
+                return Err(JoinError::WrongCa { url: url.to_owned(), desired: desired.clone(), found });
             }
-            other => JoinError::Request(other),
-        },
-        _ => JoinError::Request(error),
-    };
-    hub.create(CSRS, &object).await.map_err(act)?;
-    let give_up = tokio::time::Instant::now() + APPROVAL_WAIT_MAX;
-    let mut pauses = Backoff::new(POLL_PERIODS);
-    while tokio::time::Instant::now() < give_up {
-        match verdict(
-            hub.get(&format!("{CSRS}/{name}"), "CertificateSigningRequest").await.map_err(act)?.field("status"),
-        ) {
-            Verdict::Issued(certificate) => return Ok((certificate, key.to_pem())),
-            Verdict::Refused { verdict, message } => return Err(JoinError::Denied { verdict, name, message }),
-            Verdict::Pending => tokio::time::sleep(pauses.next_delay()).await,
+            ca.clone()
         }
-    }
-    Err(JoinError::NotApproved { name })
+    };
+    // Before the token is sent, and for what is wrong in words of its own.
+    handshake(url, &PinnedCa::of_bundle(&ca)?, "").await?;
+    Ok(ca)
 }
 
-#[derive(Debug, PartialEq)]
-enum Verdict {
-    Pending,
-    Issued(String),
-    Refused { verdict: &'static str, message: String },
-}
-
-/// What has become of a CertificateSigningRequest.
-fn verdict(status: &Value) -> Verdict {
-    for condition in status["conditions"].as_array().into_iter().flatten() {
-        let verdict = match condition["type"].as_str() {
-            Some("Denied") => "denied",
-            Some("Failed") => "could not sign",
-            _ => continue,
-        };
-        let message = condition["message"].as_str().unwrap_or("no reason given").to_owned();
-        return Verdict::Refused { verdict, message };
-    }
-    let certificate = status["certificate"].as_str().and_then(|encoded| base64_text::decode(encoded).ok());
-    match certificate.and_then(|bytes| String::from_utf8(bytes).ok()) {
-        Some(pem) if !pem.is_empty() => Verdict::Issued(pem),
-        _ => Verdict::Pending,
-    }
+/// Uses a connection of its own to the hub at `url`, which ends with it.
+async fn over<T>(
+    url: &str,
+    mut tls: rustls::ClientConfig,
+    bearer: Option<String>,
+    act: impl AsyncFnOnce(&ApiClient) -> T,
+) -> Result<T, JoinError> {
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let access = Access { urls: vec![url.to_owned()], tls: Arc::new(tls), bearer };
+    let (hub, manager) = node_client::client();
+    let (_access_tx, access_rx) = watch::channel(Some(access));
+    let done = CancellationToken::new();
+    let _closing = done.clone().drop_guard();
+    let registry = StatusRegistry::new("");
+    let keeping = tokio::spawn(async move { manager.run(access_rx, registry, done).await });
+    let mut waiting = hub.clone();
+    let result = match tokio::time::timeout(HANDSHAKE_TIMEOUT, waiting.connected()).await {
+        Ok(()) => Ok(act(&hub).await),
+        Err(_) => Err(JoinError::Request(ApiError::Unreachable)),
+    };
+    keeping.abort();
+    result
 }
 
 /// Renews the certificate at three quarters of its life, again and again, until `shutdown`.
@@ -348,6 +283,7 @@ pub async fn renew(
 ) {
     let mut changed = identity.subscribe();
     let mut retry = hub.retry_by(RENEWAL_BACKOFF);
+    let mut requester: Option<Requester> = None;
     loop {
         let current = changed.borrow_and_update().clone();
         let wait = match current.as_deref().map(Identity::renew_at) {
@@ -364,7 +300,8 @@ pub async fn renew(
                 () = hub.connected() => {}
             }
             retry.attempt();
-            let result = client_certificate(&hub, &current.node_name).await.and_then(|(cert_pem, key_pem)| {
+            let requester = requester.get_or_insert_with(|| Requester::client(&current.node_name, None));
+            let result = requester.certificate(&hub, &[]).await.and_then(|(cert_pem, key_pem)| {
                 let next = Identity { cert_pem, key_pem, ..(*current).clone() };
                 next.save(&data_dir)?;
                 Ok(next)
@@ -403,14 +340,19 @@ pub async fn renew(
 /// Connects to the hub and answers the CA certificate (PEM) in its chain whose SHA-256 is `desired`, after checking that it
 /// vouches for the hub's certificate under the URL's name.
 pub async fn fetch_ca(url: &str, desired: &str) -> Result<String, JoinError> {
+    let ca = handshake(url, &PinnedCa::new(desired), desired).await?;
+    Ok(base_pki::certificate_pem(&ca))
+}
+
+/// One handshake with the hub at `url`, for what it shows: the CA that vouches for it.
+async fn handshake(url: &str, pin: &Arc<PinnedCa>, desired: &str) -> Result<CertificateDer<'static>, JoinError> {
     let address = HubAddress::parse(url)?;
-    let pin = PinnedCa::new(desired);
     let tls = pin.client_config().map_err(IdentityError::from)?;
-    let handshake = async {
+    let shaking = async {
         let tcp = TcpStream::connect((address.host.as_str(), address.port)).await?;
         TlsConnector::from(Arc::new(tls)).connect(address.server_name.clone(), tcp).await
     };
-    let result = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake)
+    let result = tokio::time::timeout(HANDSHAKE_TIMEOUT, shaking)
         .await
         .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
     let seen = pin.take();
@@ -425,7 +367,7 @@ pub async fn fetch_ca(url: &str, desired: &str) -> Result<String, JoinError> {
             let time = |second| jiff::Timestamp::from_second(second).unwrap_or(jiff::Timestamp::MAX);
             Err(JoinError::Clock { url, now: jiff::Timestamp::now(), from: time(from), until: time(until) })
         }
-        (Some(Ok(ca)), Ok(_)) => Ok(base_pki::certificate_pem(&ca)),
+        (Some(Ok(ca)), Ok(_)) => Ok(ca),
         (_, Err(source)) => Err(JoinError::Handshake { url, source }),
         (None, Ok(_)) => Err(JoinError::Handshake { url, source: std::io::ErrorKind::InvalidData.into() }),
     }

@@ -1,4 +1,8 @@
 //! The Node object: created when it is missing, kept in line with the configuration, its status published when it changes.
+//!
+//! It is created once per start and per join, as stock kubelets do: an administrator who deletes a Node takes it away, and an agent
+//! that put it back would overrule that. A hub that has lost its store is something else: its revisions are lower than what it has
+//! said before, nobody has deleted anything, and the Node is created anew.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,7 +17,8 @@ use tracing::{info, warn};
 
 use crate::AgentConfig;
 use node_client::{
-    ApiClient, ApiError, EventRecorder, Notice, Object, PODS_ON_HOLD, Patch, StatusRegistry, chain, seconds, set_field,
+    ApiClient, ApiError, EventRecorder, Notice, Object, PODS_ON_HOLD, Patch, StatusRegistry, Verified, chain, encode,
+    seconds, set_field,
 };
 
 /// The status is computed this often and published when it differs.
@@ -266,6 +271,22 @@ fn labels(config: &AgentConfig) -> Map<String, Value> {
     labels
 }
 
+/// What is known of the Node at the hub.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// After how many joins it was there last.
+    joins: Option<u64>,
+    /// The highest revision that the hub has shown.
+    revision: u64,
+}
+
+impl Known {
+    /// Whether a Node that is not there at `revision` was deleted by somebody.
+    fn is_deleted(&self, joins: u64, revision: u64) -> bool {
+        self.joins == Some(joins) && revision >= self.revision
+    }
+}
+
 /// What [`run`] works with.
 pub struct Registration {
     /// Names, labels, periods.
@@ -280,10 +301,26 @@ pub struct Registration {
     pub node_uid: watch::Sender<Option<String>>,
     /// Becomes true once the Node is at the hub.
     pub registered: watch::Sender<bool>,
+    /// How often this process has joined a hub.
+    pub joins: watch::Receiver<u64>,
+    /// What is known of the hub by its Lease.
+    pub verified: watch::Receiver<Verified>,
+    /// What this process knows of the Node at the hub; outlives [`run`].
+    pub known: watch::Sender<Known>,
     /// Events about the Node.
     pub events: EventRecorder,
     /// What is reported of the node.
     pub registry: StatusRegistry,
+}
+
+impl Registration {
+    /// Remembers how far the hub has come.
+    fn look_at_hub(&self) {
+        let verified = self.verified.borrow();
+        let confirmed = verified.confirmed.revision.max(verified.confirmed.seen);
+        let shown = verified.state.as_ref().map_or(0, |state| state.revision).max(confirmed);
+        self.known.send_modify(|known| known.revision = known.revision.max(shown));
+    }
 }
 
 /// Registers the node and keeps its status at the hub until `shutdown`.
@@ -313,6 +350,7 @@ pub async fn run(mut hub: ApiClient, registration: &Registration, shutdown: Canc
             published_at = None;
         }
         looked_at = Timestamp::now();
+        registration.look_at_hub();
         retry.attempt();
         let failed = match step(&hub, registration, &mut published, &mut published_at).await {
             Ok(()) => {
@@ -360,7 +398,9 @@ async fn step(
     let config = &registration.config;
     let path = format!("/api/v1/nodes/{}", config.node_name);
     if published_at.is_none() {
-        let node = register(hub, config, &path).await?;
+        let node = register(hub, registration, &path).await?;
+        let joins = *registration.joins.borrow();
+        registration.known.send_modify(|known| known.joins = Some(joins));
         let uid = Some(node.uid()).filter(|uid| !uid.is_empty()).map(str::to_owned);
         registration.node_uid.send_replace(uid);
         *published = node.field("status").clone();
@@ -384,7 +424,8 @@ async fn step(
 }
 
 /// The Node at the hub: made when missing, its labels set right.
-async fn register(hub: &ApiClient, config: &AgentConfig, path: &str) -> Result<Object, ApiError> {
+async fn register(hub: &ApiClient, registration: &Registration, path: &str) -> Result<Object, ApiError> {
+    let config = &registration.config;
     let read = |act: &str, value| Object::of_kind(value, "Node").map_err(|error| ApiError::unreadable(act, &error));
     match hub.get(path, "Node").await {
         Ok(node) => {
@@ -396,6 +437,24 @@ async fn register(hub: &ApiClient, config: &AgentConfig, path: &str) -> Result<O
             }
         }
         Err(error) if error.code() == Some(404) => {
+            let joins = *registration.joins.borrow();
+            let known = *registration.known.borrow();
+            if known.joins == Some(joins) {
+                let name = encode(&format!("metadata.name={}", config.node_name));
+                let list = hub.list(&format!("/api/v1/nodes?fieldSelector={name}&limit=1"), "Node").await?.list;
+                if list.items.is_empty() && known.is_deleted(joins, list.resource_version.parse().unwrap_or(0)) {
+                    return Err(ApiError::Status {
+                        act: "GET node".to_owned(),
+                        code: 404,
+                        reason: "NotFound".to_owned(),
+                        message: format!(
+                            "node {:?} was deleted; its pods run on, and it is registered again when it is started again",
+                            config.node_name
+                        ),
+                        fields: Vec::new(),
+                    });
+                }
+            }
             let mut node = json!({
                 "apiVersion": "v1", "kind": "Node",
                 "metadata": {

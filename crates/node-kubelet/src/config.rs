@@ -11,7 +11,7 @@ use std::time::Duration;
 use api_edge::ports;
 use base_observe::Metrics;
 use base_pki::JoinToken;
-use node_agent::{AgentConfig, Taint};
+use node_agent::{AgentConfig, IdentityError, Taint};
 
 /// A node heartbeat is lost now and then; four missed ones make the hub call the node unreachable.
 const LEASE_RENEW_PERIOD: Duration = Duration::from_secs(10);
@@ -34,7 +34,8 @@ pub struct KubeletConfig {
     pub hub_urls: Vec<String>,
     /// Needed at the first start only; a joined node ignores it.
     pub token: Option<JoinToken>,
-    /// The hub's CA in PEM, when the caller has it at hand. It must match the token when both are given.
+    /// The hub's CAs in PEM, when the caller has them at hand: what its certificate must lead to. The token's hash must be of one of
+    /// them when both are given. Without both, a cluster proves its CA by what it has signed with the token.
     pub ca: Option<String>,
     /// Labels the node registers with, beside the well-known ones.
     pub labels: BTreeMap<String, String>,
@@ -117,6 +118,20 @@ impl KubeletConfig {
             lease_renew_period: self.lease_renew_period,
             lease_duration: self.lease_duration,
             status_post_period: self.status_post_period,
+        }
+    }
+
+    /// SHA-256 of the CAs that the configuration says the hub has: the token's word comes first, then the CA's.
+    ///
+    /// # Errors
+    /// When the CA cannot be read.
+    pub(crate) fn given_cas(&self) -> Result<Vec<String>, IdentityError> {
+        match (self.token.as_ref().and_then(|token| token.ca_sha256.clone()), &self.ca) {
+            (Some(ca_sha256), _) => Ok(vec![ca_sha256]),
+            (None, Some(ca)) => {
+                Ok(base_pki::certificates(ca)?.iter().map(|one| base_pki::fingerprint_of_der(one)).collect())
+            }
+            (None, None) => Ok(Vec::new()),
         }
     }
 

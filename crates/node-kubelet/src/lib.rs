@@ -192,13 +192,20 @@ fn load_identity(config: &KubeletConfig) -> Result<(Option<Identity>, Option<Str
         let (found, desired) = (identity.node_name, config.node_name.clone());
         return Err(IdentityError::OtherNode { found, desired }.into());
     }
-    let moves = config.token.as_ref().is_some_and(|token| identity.is_of_another_hub(&token.ca_sha256));
+    let given = config.given_cas()?;
+    let moves = config.token.is_some() && identity.is_of_another_hub(&given);
+    let mut is_changed = false;
     if let (Some(ca), false) = (&config.ca, moves) {
-        identity.check_hub("the CA is", &base_pki::ca_fingerprint(ca).map_err(IdentityError::from)?)?;
+        if identity.is_of_another_hub(&given) {
+            identity.check_hub("the CA is", given.first().map_or("", String::as_str))?;
+        }
+        // A bundle that has a CA of this hub in it says what to trust from now on: how a hub's CA is exchanged.
+        is_changed = identity.ca_pem != *ca;
+        identity.ca_pem.clone_from(ca);
     }
     match (&config.token, moves) {
         (Some(token), true) => warn!(
-            node = %identity.node_name, joined = %identity.hub(), token_ca = %token.ca_sha256,
+            node = %identity.node_name, joined = %identity.hub(), token = ?token,
             "The token is of another hub than the one this node has joined; the node joins that one, and its pods run on."
         ),
         (Some(_), false) => {
@@ -209,7 +216,10 @@ fn load_identity(config: &KubeletConfig) -> Result<(Option<Identity>, Option<Str
     if !moves && !config.hub_urls.is_empty() && config.hub_urls != identity.hub_urls {
         let mut urls = config.hub_urls.clone();
         urls.extend(identity.hub_urls.iter().filter(|url| !config.hub_urls.contains(url)).cloned());
+        is_changed = true;
         identity.hub_urls = urls;
+    }
+    if is_changed {
         if let Err(error) = identity.save(&config.data_dir) {
             warn!(error = %chain(&error), "Failed to keep where the hub is; the next start needs --hub again.");
         }
@@ -249,6 +259,7 @@ fn spawn(parts: Parts) -> KubeletHandle {
     let (node_uid_tx, node_uid) = watch::channel(None);
     let (registered_tx, registered) = watch::channel(false);
     let (refused_tx, refused) = watch::channel(None);
+    let (joins_tx, joins) = watch::channel(0);
     // What was kept is what any later life of the hub must show.
     let known_hub = Verified { confirmed: store.hub_state(), ..Verified::default() };
     let (verified_tx, verified) = watch::channel(known_hub);
@@ -272,7 +283,8 @@ fn spawn(parts: Parts) -> KubeletHandle {
         ),
         recorder: recorder.clone(),
     };
-    let parts = PodsParts { context, runtimes, verified, tasks: tasks.clone(), shutdown: shutdown.clone() };
+    let parts =
+        PodsParts { context, runtimes, verified: verified.clone(), tasks: tasks.clone(), shutdown: shutdown.clone() };
     let pods = node_pods::start(parts);
     let status = server::StatusSocket {
         registry: registry.clone(),
@@ -295,6 +307,7 @@ fn spawn(parts: Parts) -> KubeletHandle {
         identity: identity_tx.clone(),
         access: access_tx,
         refused: refused_tx,
+        joins: joins_tx,
     };
     spawn_agent(AgentParts {
         config: config.clone(),
@@ -329,6 +342,9 @@ fn spawn(parts: Parts) -> KubeletHandle {
         node_ip: node_ip_tx,
         node_uid: node_uid_tx,
         registered: registered_tx,
+        joins,
+        verified,
+        known: watch::Sender::default(),
         events: recorder,
         registry: registry.clone(),
     });
@@ -441,11 +457,13 @@ struct Identifying {
     identity: Arc<watch::Sender<Option<Arc<Identity>>>>,
     access: watch::Sender<Option<Access>>,
     refused: watch::Sender<Option<String>>,
+    /// How often this process has joined.
+    joins: watch::Sender<u64>,
 }
 
 /// Joins if need be, then keeps the connection's credentials those of the identity.
 async fn identify(parts: &Identifying, registry: StatusRegistry, shutdown: CancellationToken) {
-    let Identifying { config, client, identity, access, refused } = parts;
+    let Identifying { config, client, identity, access, refused, joins } = parts;
     let known = identity.borrow().clone();
     let mut joiner = config.token.clone().map(|token| join::Joiner {
         data_dir: config.data_dir.clone(),
@@ -453,22 +471,22 @@ async fn identify(parts: &Identifying, registry: StatusRegistry, shutdown: Cance
         hub_urls: known.as_ref().map_or_else(|| config.hub_urls.clone(), |known| known.hub_urls.clone()),
         token,
         ca: config.ca.clone(),
+        key_pem: None,
         is_first: known.is_none(),
     });
     // A token of another hub, or one for a certificate that has run out, is used at once; pods do not notice.
-    let moves = |known: &Identity, joiner: &join::Joiner| known.is_of_another_hub(&joiner.token.ca_sha256);
-    let is_needed = match (&known, &joiner) {
-        (None, Some(_)) => true,
-        (Some(known), Some(joiner)) => moves(known, joiner),
-        (_, None) => false,
-    };
+    let given = config.given_cas().unwrap_or_default();
+    let is_needed = joiner.is_some() && known.as_ref().is_none_or(|known| known.is_of_another_hub(&given));
     if is_needed && let Some(mut joiner) = joiner.take() {
         if !config.hub_urls.is_empty() {
             joiner.hub_urls.clone_from(&config.hub_urls);
         }
         info!(node = %config.node_name, hubs = ?config.hub_urls, "Joining.");
         match join::join(joiner, registry.clone(), refused, &shutdown).await {
-            Some(joined) => identity.send_replace(Some(Arc::new(joined))),
+            Some(joined) => {
+                joins.send_modify(|count| *count += 1);
+                identity.send_replace(Some(Arc::new(joined)));
+            }
             None => return,
         };
     }
@@ -501,6 +519,7 @@ async fn identify(parts: &Identifying, registry: StatusRegistry, shutdown: Cance
             } => match joined {
                 Some(joined) => {
                     joiner = None;
+                    joins.send_modify(|count| *count += 1);
                     identity.send_replace(Some(Arc::new(joined)));
                 }
                 None => return,
@@ -578,12 +597,20 @@ async fn sign_serving(
         return std::future::pending().await;
     }
     let mut retry = hub.retry();
+    let mut requester = join::Requester::serving(name);
     loop {
         hub.connected().await;
         retry.attempt();
         let mut sans = vec![San::from(name), San::Ip(IpAddr::from([127, 0, 0, 1]))];
         sans.extend(node_ip.borrow_and_update().map(San::Ip).filter(|ip| !sans.contains(ip)));
-        let signed = match join::serving_certificate(hub, name, &sans).await {
+        let requested = tokio::select! {
+            requested = requester.certificate(hub, &sans) => requested,
+            Ok(()) = node_ip.changed() => {
+                requester.forget();
+                continue;
+            }
+        };
+        let signed = match requested {
             Ok((cert_pem, key_pem)) => {
                 let (_, until) = base_pki::validity(&cert_pem).unwrap_or_default();
                 tls.replace(&cert_pem, &key_pem).map(|()| until).map_err(|error| chain(&error))

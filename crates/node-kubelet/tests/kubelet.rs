@@ -329,7 +329,28 @@ async fn what_the_hub_says_of_a_pod_and_is_not_so_is_reported_anew() {
 }
 
 #[tokio::test]
-async fn a_lease_belongs_to_its_node_also_when_that_registers_anew() {
+async fn a_box_that_joins_again_under_its_name_has_the_key_that_it_had() {
+    let hub = FakeHub::start().await;
+    hub.put_pod(pod("web", json!({})));
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    is_ready(&hub, "web").await;
+    node.kill().await;
+    hub.refuse_keys(true);
+    node.start(Some(&hub)).await;
+    let mut identities = node.kubelet.as_ref().unwrap().identity();
+    let first = identities.borrow_and_update().clone().unwrap();
+    let limit = Duration::from_secs(30);
+    let is_other =
+        |now: &Option<std::sync::Arc<node_kubelet::Identity>>| now.as_ref().unwrap().cert_pem != first.cert_pem;
+    let again = tokio::time::timeout(limit, identities.wait_for(is_other)).await.unwrap().unwrap().clone().unwrap();
+    assert_eq!(again.key_pem, first.key_pem);
+    assert_eq!(node.runtime.starts(), ["uid-web_a_0"]);
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn a_deleted_node_registers_when_it_is_started_again_and_its_lease_is_its_own_then() {
     let hub = FakeHub::start().await;
     let mut node = Node::new();
     node.shutdown = CancellationToken::new();
@@ -337,6 +358,7 @@ async fn a_lease_belongs_to_its_node_also_when_that_registers_anew() {
     let config = KubeletConfig { status_post_period: Duration::from_millis(100), ..config };
     let kubelet = Kubelet::start(config, vec![node.runtime.clone()], node.shutdown.clone()).await;
     node.kubelet = Some(kubelet.unwrap());
+    let node_path = "/api/v1/nodes/n";
     let is_owned = || {
         let lease = hub.object("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n");
         let uid = hub.object("/api/v1/nodes/n")["metadata"]["uid"].clone();
@@ -346,12 +368,23 @@ async fn a_lease_belongs_to_its_node_also_when_that_registers_anew() {
     };
     eventually("the Lease has its owner", is_owned).await;
     let before = hub.object("/api/v1/nodes/n")["metadata"]["uid"].clone();
-    hub.remove("/api/v1/nodes/n");
-    eventually("the Lease has its new owner", || {
-        let is_new = hub.object("/api/v1/nodes/n")["metadata"]["uid"] != before;
-        if is_new { is_owned() } else { Err("the old Node".to_owned()) }
+    hub.remove(node_path);
+    eventually("the agent says that its Node was deleted", || {
+        let errors = node.kubelet.as_ref().unwrap().report().last_errors;
+        let has_said = errors.iter().any(|error| error.contains("was deleted; its pods run on"));
+        if has_said { Ok(()) } else { Err(format!("{errors:?}")) }
     })
     .await;
+    assert!(hub.object(node_path).is_null());
+    // A hub that has lost all that it knew has deleted nothing.
+    hub.forget_everything();
+    eventually("the Lease has its new owner", is_owned).await;
+    assert_ne!(hub.object(node_path)["metadata"]["uid"], before);
+    hub.remove(node_path);
+    node.kill().await;
+    node.start(Some(&hub)).await;
+    eventually("it is there again", || if hub.object(node_path).is_object() { Ok(()) } else { Err(String::new()) })
+        .await;
     node.kill().await;
 }
 

@@ -101,6 +101,9 @@ pub struct NodeArgs {
     /// Join token from `selvedge token create`; not needed once the node has joined
     #[arg(long, value_name = "TOKEN", env = "SELVEDGE_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+    /// File with the CA of the hub or cluster, where the token does not say which that is
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
     /// Name of the node [default: this machine's name]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,

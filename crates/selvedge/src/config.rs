@@ -125,6 +125,8 @@ impl HubConfig {
 pub struct NodeConfig {
     /// Hubs to call.
     pub hubs: Vec<String>,
+    /// File with the hub's CA.
+    pub ca_file: Option<PathBuf>,
     /// Name of the node.
     pub node_name: Option<String>,
     /// Labels to register with.
@@ -152,6 +154,7 @@ impl Default for NodeConfig {
     fn default() -> Self {
         Self {
             hubs: Vec::new(),
+            ca_file: None,
             node_name: None,
             labels: BTreeMap::new(),
             image_prefixes: ["/bin", "/usr/bin", "/opt"].map(PathBuf::from).to_vec(),
@@ -174,6 +177,10 @@ impl NodeConfig {
     #[cfg(test)]
     pub const DESCRIPTIONS: &[(&str, &str)] = &[
         ("hubs", "URLs of hubs, in order of preference, such as https://hub.example:6443. --hub goes before them."),
+        (
+            "caFile",
+            "PEM file with the CA of the hub or cluster: what its certificate must lead to. --ca goes before it. Not needed with a token of `selvedge token create`, which says it.",
+        ),
         ("nodeName", "Name of the Node object; the machine's name when absent. --node-name goes before it."),
         ("labels", "Labels that the node registers with."),
         (

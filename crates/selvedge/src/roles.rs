@@ -31,6 +31,15 @@ pub async fn hub(args: RoleArgs, mut config: config::HubConfig) -> Result<Exit> 
     Ok(stop::drain(Duration::from_secs(config.shutdown_grace_seconds), hub.wait()).await)
 }
 
+/// The CAs in a file.
+#[cfg(feature = "node")]
+fn ca_of(path: &std::path::Path) -> Result<String> {
+    use anyhow::Context as _;
+    let text = std::fs::read_to_string(path).with_context(|| format!("failed to read the CA {}", path.display()))?;
+    base_pki::certificates(&text).with_context(|| format!("failed to read a certificate in {}", path.display()))?;
+    Ok(text)
+}
+
 /// `selvedge node`, until a signal, or until it is clear that this node cannot join.
 #[cfg(feature = "node")]
 pub async fn node(args: cli::NodeArgs, mut config: config::NodeConfig) -> Result<Exit> {
@@ -39,12 +48,14 @@ pub async fn node(args: cli::NodeArgs, mut config: config::NodeConfig) -> Result
         config.kubelet_listen.set_port(0);
     }
     let token = args.token.as_deref().map(str::parse).transpose()?;
+    let ca_pem = args.ca.as_ref().or(config.ca_file.as_ref()).map(|path| ca_of(path)).transpose()?;
     let shutdown = CancellationToken::new();
     stop::on_signal(shutdown.clone())?;
     let start = crate::node::NodeStart {
         hubs: args.hub,
         token,
         node_name: args.node_name,
+        ca_pem,
         ..crate::node::NodeStart::default()
     };
     let node = crate::node::start(&data_dir, &config, start, shutdown.clone()).await?;

@@ -1,8 +1,9 @@
 //! Kubernetes' own API server with its etcd, on loopback, to be asked and measured beside ours.
 //!
-//! `cargo xtask install kube-apiserver` builds both; where they are absent, [`KubeApiserver::start`] returns `None`. The server gets
+//! `cargo xtask install kube-apiserver` builds both; where they are absent, [`KubeApiserver::start`] returns `None`. Where
+//! `cargo xtask install kube-controller-manager` has built the controllers, [`KubeApiserver::start_controllers`] adds them. The server gets
 //! certificates of its own (a CA, a serving certificate, an administrator of `system:masters`) and a kubeconfig, which all
-//! clients of the tests read as they read a hub's. Dropping it ends both processes by their ids.
+//! clients of the tests read as they read a hub's. Dropping it ends all processes by their ids.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -28,6 +29,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(120);
 pub struct KubeApiserver {
     apiserver: Child,
     etcd: Child,
+    controllers: Option<Child>,
     dir: PathBuf,
     address: String,
 }
@@ -81,7 +83,9 @@ impl KubeApiserver {
         let apiserver = spawn(command, &dir.join("apiserver.log"));
         // From here on `drop` ends what has been started.
         let mut server = match apiserver {
-            Ok(apiserver) => Self { apiserver, etcd, dir: dir.to_owned(), address: format!("127.0.0.1:{port}") },
+            Ok(apiserver) => {
+                Self { apiserver, etcd, controllers: None, dir: dir.to_owned(), address: format!("127.0.0.1:{port}") }
+            }
             Err(error) => {
                 end(etcd);
                 return Err(error);
@@ -89,6 +93,25 @@ impl KubeApiserver {
         };
         server.wait_ready()?;
         Ok(Some(server))
+    }
+
+    /// Starts Kubernetes' own controllers beside it, among them those that approve and sign certificates and those that sign
+    /// `cluster-info`; `false` where they are not built.
+    ///
+    /// # Errors
+    /// When they cannot be started.
+    pub fn start_controllers(&mut self) -> Result<bool> {
+        let Some(program) = std::env::var_os("SELVEDGE_KUBE_CONTROLLER_MANAGER") else { return Ok(false) };
+        let [port] = free_ports()?;
+        let at = |name: &str| self.dir.join(name).display().to_string();
+        let mut command = Command::new(program);
+        command.args(["--kubeconfig", &at("kubeconfig"), "--leader-elect=false"]);
+        command.args(["--controllers", "*,bootstrap-signer-controller", "--secure-port", &port.to_string()]);
+        command.args(["--bind-address", "127.0.0.1", "--cert-dir", &at("certs"), "--root-ca-file", &at("ca.pem")]);
+        command.args(["--cluster-signing-cert-file", &at("ca.pem"), "--cluster-signing-key-file", &at("ca.key")]);
+        command.args(["--service-account-private-key-file", &at("tokens.key"), "--v", "0"]);
+        self.controllers = Some(spawn(command, &self.dir.join("controllers.log"))?);
+        Ok(true)
     }
 
     fn wait_ready(&mut self) -> Result<()> {
@@ -138,7 +161,7 @@ impl KubeApiserver {
 impl Drop for KubeApiserver {
     fn drop(&mut self) {
         // The server first: without its store it would log in a loop. Neither has anything to bring to an end.
-        for child in [&mut self.apiserver, &mut self.etcd] {
+        for child in self.controllers.iter_mut().chain([&mut self.apiserver, &mut self.etcd]) {
             let _ = child.kill();
             let _ = child.wait();
         }

@@ -76,19 +76,3 @@ async fn a_certificate_for_another_name_is_refused() {
     let error = fetch_ca(&url, &base_pki::ca_fingerprint(ca.cert_pem()).unwrap()).await.unwrap_err();
     assert!(matches!(error, JoinError::NotVouchedFor { .. }), "{error}");
 }
-
-#[test]
-fn a_request_is_pending_issued_or_refused() {
-    let pem = "-----BEGIN CERTIFICATE-----";
-    for (status, expected) in [
-        (json!({}), Verdict::Pending),
-        (json!({"conditions": [{"type": "Approved"}]}), Verdict::Pending),
-        (json!({"conditions": [{"type": "Approved"}], "certificate": BASE64.encode(pem)}), Verdict::Issued(pem.into())),
-        (
-            json!({"conditions": [{"type": "Denied", "message": "no"}]}),
-            Verdict::Refused { verdict: "denied", message: "no".into() },
-        ),
-    ] {
-        assert_eq!(verdict(&json!(status)), expected);
-    }
-}

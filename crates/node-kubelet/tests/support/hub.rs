@@ -224,7 +224,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body>
     }
     let body: Value = serde_json::from_slice(&read_body(body, 1 << 20).await.unwrap()).unwrap_or_default();
     match parts.method {
-        Method::GET if query.contains("watch=true") => watch(&state, &path),
+        Method::GET if query.contains("watch=true") => watch(&state, &path, &query),
         Method::GET => get(&state, &path, &query),
         Method::POST if path.ends_with("/token") => issue(&state, body).await,
         Method::POST => create(&state, &path, body),
@@ -286,7 +286,7 @@ fn listed(state: &State, path: &str, query: &str) -> Vec<Value> {
     state.objects.lock().unwrap().get(&format!("{path}/{name}")).cloned().into_iter().collect()
 }
 
-fn watch(state: &State, path: &str) -> Response<Body> {
+fn watch(state: &State, path: &str, query: &str) -> Response<Body> {
     let changes = (path == "/api/v1/pods").then(|| state.changes.subscribe());
     // What changed between the list and this watch is not told apart from the rest; seeing a pod twice does no harm.
     let mut known = Vec::new();
@@ -294,6 +294,10 @@ fn watch(state: &State, path: &str) -> Response<Body> {
         let objects = state.objects.lock().unwrap();
         let pods = objects.iter().filter(|(path, _)| path.contains("/pods/"));
         known.extend(pods.map(|(_, pod)| Ok(Bytes::from(format!("{}\n", json!({"type": "MODIFIED", "object": pod}))))));
+    }
+    if path.ends_with("certificatesigningrequests") {
+        let line = |object| Ok(Bytes::from(format!("{}\n", json!({"type": "ADDED", "object": object}))));
+        known.extend(listed(state, path, query).into_iter().map(line));
     }
     let stream = futures::stream::unfold(changes, |changes| async move {
         let Some(mut changes) = changes else { return std::future::pending().await };
