@@ -74,6 +74,7 @@ pub struct Tools {
     pub etcd: Option<PathBuf>,
     /// A kernel and its modules for a virtual machine.
     pub vm_amd64: Option<PathBuf>,
+    pub kube_controller_manager: Option<PathBuf>,
 }
 
 impl Tools {
@@ -92,6 +93,7 @@ impl Tools {
             kube_apiserver: peers::KUBE_APISERVER.found(),
             etcd: peers::ETCD.found(),
             vm_amd64: vm::AMD64.found(),
+            kube_controller_manager: peers::KUBE_CONTROLLER_MANAGER.found(),
         }
     }
 
@@ -108,6 +110,7 @@ impl Tools {
             ("SELVEDGE_KUBE_APISERVER", &self.kube_apiserver),
             ("SELVEDGE_ETCD", &self.etcd),
             ("SELVEDGE_VM_AMD64", &self.vm_amd64),
+            ("SELVEDGE_KUBE_CONTROLLER_MANAGER", &self.kube_controller_manager),
         ] {
             if let Some(path) = path {
                 command.env(name, path);

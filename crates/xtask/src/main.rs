@@ -29,6 +29,7 @@ cargo xtask test [FILTER]      install what tests need, then run all of them
       --unit | --black-box     only one half
       --vm                     only what runs in a virtual machine
       differential             only what a kube-apiserver was recorded to answer; with --all every case, and the report
+      --real-cluster           what nodes need of a hub's API, before Kubernetes' own control plane (needs Go; minutes at first)
       --bless                  write snapshots anew where they differ, to be read in the difference
       --release                the black-box half on the binary that is shipped, such as `test --release attack`
 cargo xtask install            only install what tests need

@@ -37,7 +37,7 @@ pub const CLIENT_GO: GoProgram =
 /// Kubernetes' API server.
 pub const KUBE_APISERVER: GoProgram = of_kubernetes("kube-apiserver", "./kube-apiserver");
 /// Kubernetes' controllers.
-const KUBE_CONTROLLER_MANAGER: GoProgram = of_kubernetes("kube-controller-manager", "./kube-controller-manager");
+pub const KUBE_CONTROLLER_MANAGER: GoProgram = of_kubernetes("kube-controller-manager", "./kube-controller-manager");
 /// Kubernetes' scheduler.
 const KUBE_SCHEDULER: GoProgram = of_kubernetes("kube-scheduler", "./kube-scheduler");
 /// What the API server stores objects in.

@@ -2,6 +2,7 @@
 //!
 //! Between node and hub is `testkit::proxy`; what it does is each test's own. Pods are plain `sleep` programs that bear a number
 //! of their own in their arguments, so that a test sees by process ids what the kubelet has done to them, whoever says what.
+//! `SELVEDGE_API=kube-apiserver` puts Kubernetes' own control plane in the hub's place, for all that needs its API alone.
 //!
 //! ```text
 //! lies      answers that are no list, no object, no line           slow     answers that are late, fail, or come over a thin line
@@ -21,7 +22,7 @@ mod uplink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 use testkit::process;
 use testkit::program::{Selvedge, run, signal};
@@ -31,6 +32,7 @@ use testkit::wire::{Access, MERGE, STRATEGIC};
 use tokio::runtime::Runtime;
 
 use crate::common::{PATIENCE, condition, token};
+use crate::stock_cluster::{Cluster, TOKEN};
 
 const NODE: &str = "edge-1";
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -83,11 +85,69 @@ impl Api {
     }
 }
 
+/// The API that the node has: a hub's, or that of Kubernetes' own control plane (`cargo xtask test --real-cluster`).
+enum ControlPlane {
+    Hub(Box<Selvedge>),
+    KubeApiserver(Box<Cluster>),
+}
+
+impl ControlPlane {
+    fn start(dir: &Path) -> Result<Self> {
+        match is_stock() {
+            true => Ok(Self::KubeApiserver(Box::new(Cluster::start()?.context("its programs are not built")?))),
+            false => Ok(Self::Hub(Box::new(Selvedge::start(&dir.join("hub"), &["hub"])?))),
+        }
+    }
+
+    fn address(&mut self) -> Result<String> {
+        match self {
+            Self::Hub(hub) => hub.address("hub-api"),
+            Self::KubeApiserver(cluster) => Ok(cluster.server.address().to_owned()),
+        }
+    }
+
+    fn kubeconfig(&self) -> PathBuf {
+        match self {
+            Self::Hub(hub) => hub.data_dir().join("kubeconfig"),
+            Self::KubeApiserver(cluster) => cluster.server.kubeconfig(),
+        }
+    }
+
+    fn ca(&self) -> Result<base_pki::Ca> {
+        match self {
+            Self::Hub(hub) => hub_ca(hub),
+            Self::KubeApiserver(cluster) => cluster.server.ca(),
+        }
+    }
+
+    /// The arguments with which a node joins.
+    fn join(&self) -> Result<Vec<String>> {
+        let args = match self {
+            Self::Hub(hub) => vec!["--token".to_owned(), token(hub.data_dir())?],
+            Self::KubeApiserver(cluster) => ["--token", TOKEN, "--ca", &cluster.ca_file()].map(str::to_owned).to_vec(),
+        };
+        Ok(args)
+    }
+}
+
+/// Whether the tests run before a kube-apiserver.
+fn is_stock() -> bool {
+    std::env::var("SELVEDGE_API").is_ok_and(|api| api == "kube-apiserver")
+}
+
+/// Whether a test cannot run, as it needs more of a hub than its API; says so.
+fn needs_a_hub(why: &str) -> bool {
+    if is_stock() {
+        println!("not run before a kube-apiserver: {why}");
+    }
+    is_stock()
+}
+
 /// Hub, proxy, node.
 struct Site {
     api: Api,
     node: Selvedge,
-    hub: Selvedge,
+    plane: ControlPlane,
     proxy: Proxy,
     hub_address: String,
     /// Distinguishes the programs of this test from those of all others.
@@ -112,12 +172,15 @@ impl Site {
         Self::start_with(None, |hub_address, _, _| Proxy::tunnel(hub_address))
     }
 
-    fn start_with(disk: Option<&Path>, proxy: impl FnOnce(&str, &Selvedge, PathBuf) -> Result<Proxy>) -> Result<Self> {
+    fn start_with(
+        disk: Option<&Path>,
+        proxy: impl FnOnce(&str, &ControlPlane, PathBuf) -> Result<Proxy>,
+    ) -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        let mut hub = Selvedge::start(&dir.path().join("hub"), &["hub"])?;
-        let hub_address = hub.address("hub-api")?;
-        let proxy = proxy(&hub_address, &hub, dir.path().join("node"))?;
-        let token = token(hub.data_dir())?;
+        let mut plane = ControlPlane::start(dir.path())?;
+        let hub_address = plane.address()?;
+        let proxy = proxy(&hub_address, &plane, dir.path().join("node"))?;
+        let join = plane.join()?;
         let config = dir.path().join("node.yaml");
         std::fs::write(&config, "imagePrefixes: [/bin, /usr/bin]\n")?;
         let (config, url) = (config.to_string_lossy().into_owned(), proxy.url());
@@ -126,10 +189,11 @@ impl Site {
             std::fs::create_dir(disk.join("node"))?;
             std::os::unix::fs::symlink(disk.join("node"), &node_dir)?;
         }
-        let args = ["node", "--hub", &url, "--token", &token, "--node-name", NODE, "--config", &config];
+        let mut args = vec!["node", "--hub", &url, "--node-name", NODE, "--config", &config];
+        args.extend(join.iter().map(String::as_str));
         let node = Selvedge::start(&node_dir, &args)?;
-        let api = Api::of(&hub)?;
-        let site = Self { api, node, hub, proxy, hub_address, salt: fastrand::u32(..), dir };
+        let api = Api::with(&plane.kubeconfig())?;
+        let site = Self { api, node, plane, proxy, hub_address, salt: fastrand::u32(..), dir };
         site.wait_ready()?;
         Ok(site)
     }
@@ -238,9 +302,18 @@ impl Site {
         if status["node"].is_object() { Ok(status["node"].clone()) } else { Err(printed) }
     }
 
+    /// The hub, for a test that [`needs_a_hub`].
+    fn hub(&mut self) -> Result<&mut Selvedge> {
+        match &mut self.plane {
+            ControlPlane::Hub(hub) => Ok(hub),
+            ControlPlane::KubeApiserver(_) => bail!("this control plane is no hub"),
+        }
+    }
+
     /// Starts the hub again where it was.
     fn hub_again(&mut self) -> Result<()> {
-        crate::common::start_on_its_port(&mut self.hub, self.dir.path(), &self.hub_address)
+        let (dir, address) = (self.dir.path().to_owned(), self.hub_address.clone());
+        crate::common::start_on_its_port(self.hub()?, &dir, &address)
     }
 
     /// Waits until the node watches its pods, honestly, by a request that came after this moment.
@@ -264,8 +337,8 @@ impl Site {
 }
 
 /// A proxy that sees requests.
-fn terminating(hub_address: &str, hub: &Selvedge, node_dir: PathBuf) -> Result<Proxy> {
-    Proxy::start(hub_address, &hub_ca(hub)?, Client::NodeDir(node_dir))
+fn terminating(hub_address: &str, plane: &ControlPlane, node_dir: PathBuf) -> Result<Proxy> {
+    Proxy::start(hub_address, &plane.ca()?, Client::NodeDir(node_dir))
 }
 
 fn hub_ca(hub: &Selvedge) -> Result<base_pki::Ca> {
