@@ -219,10 +219,8 @@ fn load_identity(config: &KubeletConfig) -> Result<(Option<Identity>, Option<Str
         is_changed = true;
         identity.hub_urls = urls;
     }
-    if is_changed {
-        if let Err(error) = identity.save(&config.data_dir) {
-            warn!(error = %chain(&error), "Failed to keep where the hub is; the next start needs --hub again.");
-        }
+    if is_changed && let Err(error) = identity.save(&config.data_dir) {
+        warn!(error = %chain(&error), "Failed to keep where the hub is; the next start needs --hub again.");
     }
     Ok((Some(identity), None))
 }
