@@ -527,8 +527,8 @@ async fn a_container_works_on_for_as_long_as_its_pre_stop_sleeps_or_until_it_end
     node.start(Some(&hub)).await;
     is_ready(&hub, "short").await;
     is_ready(&hub, "long").await;
-    hub.delete_gracefully("short");
-    hub.delete_gracefully("long");
+    hub.delete_within("short", 60);
+    hub.delete_within("long", 60);
     runs(&node, &["uid-long_a_0"]).await;
     // It ends by itself, long before its pause does.
     node.runtime.exit("uid-long_a_0", 0);

@@ -140,10 +140,15 @@ impl FakeHub {
     }
 
     pub fn delete_gracefully(&self, name: &str) {
+        self.delete_within(name, 1);
+    }
+
+    /// The same with that many seconds for its end.
+    pub fn delete_within(&self, name: &str, seconds: u64) {
         let path = format!("{PODS}/{name}");
         let mut pod = self.object(&path);
         pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
-        pod["metadata"]["deletionGracePeriodSeconds"] = 1.into();
+        pod["metadata"]["deletionGracePeriodSeconds"] = seconds.into();
         self.state.set(&path, pod);
     }
 
