@@ -165,7 +165,8 @@ pub async fn join_again(
     refusal: &watch::Sender<Option<String>>,
     shutdown: &CancellationToken,
 ) -> Option<Identity> {
-    let key_pem = known.map(|known| known.key_pem.clone());
+    // A key whose certificate ran out is as good as it was; one that the hub refuses was stolen, or its Node deleted.
+    let key_pem = known.filter(|known| known.is_expired()).map(|known| known.key_pem.clone());
     let again = Joiner { key_pem, ..joiner.clone() };
     loop {
         // A hub ends the handshake of a certificate that has run out, so it never says that it refuses it.

@@ -6,7 +6,7 @@
 //! ```text
 //! files   links, sub-paths and races that lead out of volumes; the node's own keys
 //! rights  what a program without privileges tries with the kernel
-//! floods  processes, memory, log lines, last words, modules that never end
+//! floods  memory, log lines, last words, modules that never end
 //! ```
 
 mod files;

@@ -96,7 +96,6 @@ fn a_directory_that_becomes_a_link_while_it_is_opened_is_no_sub_path() -> Result
                     .all(|one| one["state"]["terminated"].is_object() || one["state"]["waiting"]["message"].is_string())
             })
         })?;
-        site.delete(&format!("writer-{number}"))?;
     }
     site.check_victim()?;
     site.delete("swapper")?;
