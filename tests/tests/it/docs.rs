@@ -132,6 +132,7 @@ fn what_is_not_run_has_a_reason() -> Result<()> {
     // A new line here is a block that nobody checks: make it run instead.
     expect![[r#"
         docs/how-to/join-a-node.md: it shows the address and the kernel of another machine
+        docs/how-to/join-a-node.md: it needs a kube-apiserver
         docs/how-to/join-a-node.md: another machine is asked for the token
     "#]]
     .assert_eq(&not_run);

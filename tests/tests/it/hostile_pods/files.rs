@@ -66,9 +66,10 @@ fn a_directory_that_becomes_a_link_while_it_is_opened_is_no_sub_path() -> Result
     let dir = site.fleet.dir.path().join("shared");
     std::fs::create_dir(&dir)?;
     let volumes = json!([{"name": "work", "hostPath": {"path": dir, "type": "Directory"}}]);
+    // By renames alone: this program sees the host, as processes do, and must not follow the link itself.
     let script = format!(
-        "cd /work; mkdir -p a; ln -sfn {UP}{} b; ln -sfn a real; while true; do mv -T a real 2>/dev/null; mv -T real a 2>/dev/null; \
-         cp -P b c; mv -T c real; rm -f real; mkdir -p a; done",
+        "cd /work; mkdir plain; ln -s {UP}{} link; while true; do mv -T plain real; mv -T real plain; mv -T link real; \
+         mv -T real link; done",
         victim.display()
     );
     let mut swapper = pod("swapper", &script);
