@@ -55,7 +55,7 @@ fn after_a_power_cut_with_a_full_disk_all_pods_run_again() -> Result<()> {
 #[test]
 fn on_a_disk_that_became_read_only_pods_run_on_start_again_and_are_stopped() -> Result<()> {
     let Some(disk) = FailingDisk::mount(64 * 1024 * 1024)? else { return Ok(()) };
-    let mut site = Site::start_on(&disk.path())?;
+    let site = Site::start_on(&disk.path())?;
     site.create_pods(0..4)?;
     let programs = site.wait_programs(0..4, PATIENCE)?;
     site.wait_shown(0..4, PATIENCE)?;
