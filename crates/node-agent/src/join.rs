@@ -245,7 +245,7 @@ async fn trusted_ca(joiner: &Joiner, url: &str) -> Result<String, JoinError> {
             ca.clone()
         }
     };
-    // Before the token is sent, and for what is wrong in words of its own.
+    // Before the token is sent, and for what is wrong with a message of its own.
     handshake(url, &PinnedCa::of_bundle(&ca)?, "").await?;
     Ok(ca)
 }

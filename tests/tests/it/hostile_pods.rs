@@ -134,5 +134,5 @@ fn pod(name: &str, script: &str) -> Value {
     })
 }
 
-/// How long an attack that has no end of its own goes on.
+/// How long an attack that has no end of its own continues.
 const ATTACK: Duration = Duration::from_secs(3);

@@ -184,7 +184,7 @@ fn a_node_joins_a_stock_cluster_by_its_ca_or_by_what_the_token_has_signed() -> R
     let _by_token = cluster.node("by-token", &[])?;
     node_is_ready(&cluster.kubectl, "by-token")?;
 
-    // Another CA than the cluster's: who answers there is told no token.
+    // Another CA than the cluster's: who answers there is reported no token.
     let other = base_pki::Ca::create("other")?;
     let file = cluster.dir.path().join("other.pem");
     std::fs::write(&file, other.cert_pem())?;
