@@ -351,6 +351,29 @@ async fn a_pod_on_a_node_stays_until_its_kubelet_lets_it_go() {
     assert_eq!(hub.get(&format!("{PODS}/unbound")).await.code, 404);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_deletes_a_pod_is_not_at_fault_when_its_node_removes_it_first() {
+    let hub = Hub::start().await;
+    let at_once = || json!({"gracePeriodSeconds": 0});
+    for round in 0..50 {
+        let mut pods = hub.watch(&format!("{PODS}?watch=1&resourceVersion=0&fieldSelector=metadata.name%3Dweb")).await;
+        hub.create(PODS, pod("web", "edge-1")).await;
+        let path = format!("{PODS}/web");
+        let node = async {
+            // As soon as the mark is seen, as a kubelet does whose containers have ended.
+            while let Some(event) = pods.next().await {
+                if event["object"]["metadata"]["deletionTimestamp"].is_string() {
+                    return hub.call("DELETE", &path, at_once()).await.code;
+                }
+            }
+            0
+        };
+        let (person, node) = tokio::join!(hub.call("DELETE", &path, at_once()), node);
+        assert_eq!((person.code, &person.body["metadata"]["name"]), (200, &json!("web")), "round {round}: {}", person.body);
+        assert!(node == 200 || node == 404, "round {round}: {node}");
+    }
+}
+
 #[tokio::test]
 async fn finalizers_hold_an_object_until_the_last_one_goes() {
     let hub = Hub::start().await;

@@ -318,14 +318,23 @@ pub(crate) async fn delete_one(
     let is_crd = crd::is_crd(&context.info);
     let _guard = if is_crd { Some(context.server.crd_writes.lock().await) } else { None };
     let insists = options.has_revision();
-    // Once it is marked it is another revision, by this very request.
-    let mut is_marked = false;
+    // What it was when this very request has marked it, which makes it another revision: its uid, and how it is shown.
+    let mut marked: Option<(String, Bytes)> = None;
     for _ in 0..TRIES {
-        let stored = context.server.store.get(&context.key(name));
-        let stored = stored.ok_or_else(|| ApiError::not_found(&context.info, name))?;
+        let Some(stored) = context.server.store.get(&context.key(name)) else {
+            // A node that saw the mark may be the first to remove a pod: that is what was asked for.
+            let (uid, last) = marked.ok_or_else(|| ApiError::not_found(&context.info, name))?;
+            let outcome = Outcome::Deleted(uid, last);
+            finish(context, name, is_crd, &outcome).await;
+            return Ok(outcome);
+        };
         context.authorize_object(&stored)?;
         let old = decode_stored(context, &stored)?;
-        if !is_marked {
+        if let Some((uid, last)) = marked.take_if(|(uid, _)| *uid != uid_of(&old)) {
+            // Another of its name is there already, which nobody asked to delete.
+            return Ok(Outcome::Deleted(uid, last));
+        }
+        if marked.is_none() {
             options.check(&context.info, &stored, &old, name, &context.info.kind)?;
             context.validate(Operation::Delete, &old, Some(&old), write, &mut Vec::new())?;
         }
@@ -343,8 +352,8 @@ pub(crate) async fn delete_one(
             Step::MarkAndRemove(new) if write.dry_run => return Ok(Outcome::Deleted(uid, show(Context::dry(&new)))),
             Step::MarkAndRemove(new) => match context.put(new, &managed, Expect::Revision(stored.revision)).await {
                 // The next round finds it marked, and removes it.
-                Ok(_) => {
-                    is_marked = true;
+                Ok(bytes) => {
+                    marked = Some((uid, show(bytes)));
                     continue;
                 }
                 Err(error) => Err(error),
@@ -370,8 +379,9 @@ pub(crate) async fn delete_one(
                 finish(context, name, is_crd, &outcome).await;
                 return Ok(outcome);
             }
-            Err(PutError::Raced) if insists => break,
+            Err(PutError::Raced) if insists && marked.is_none() => break,
             Err(PutError::Raced) => {}
+            Err(PutError::Refused(error)) if marked.is_some() && error.reason() == status::Reason::NotFound => {}
             Err(PutError::Refused(error)) => return Err(error),
         }
     }
