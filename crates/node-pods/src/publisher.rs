@@ -27,7 +27,7 @@ use crate::model::{ANNOTATION_CONFIG_HASH, ANNOTATION_CONFIG_MIRROR, ANNOTATION_
 const REJECTED_RETRY: Duration = Duration::from_secs(60);
 /// Between two tries for one pod while the hub answers with errors, or not at all.
 const OUTAGE_RETRY: BackoffLaw = BackoffLaw::new(Duration::from_millis(500), Duration::from_secs(60));
-/// The first change of a pod is sent at once; what follows it within this is sent together.
+/// Changes of a pod within this are sent together; a new phase, of which there are few, and the pod's end do not wait for it.
 const DEBOUNCE: Duration = Duration::from_millis(100);
 /// Requests under way at a time. A slow hub is not made faster by more.
 const REQUESTS_MAX: usize = 8;
@@ -47,8 +47,10 @@ struct Entry {
     manifest: Option<Value>,
     /// uid of the mirror at the hub, once known.
     mirror_uid: Option<String>,
-    /// When it may be sent again at the earliest.
+    /// When it may be sent again at the earliest, after a failure.
     not_before: Option<Instant>,
+    /// When what is no news of weight is sent.
+    settles_at: Option<Instant>,
     backoff: Option<Backoff>,
     in_flight: bool,
 }
@@ -60,13 +62,28 @@ impl Entry {
         (self.shown, self.revision) = (Value::Null, 0);
     }
 
+    fn lacks_mirror(&self) -> bool {
+        self.manifest.is_some() && self.mirror_uid.is_none()
+    }
+
     fn has_news(&self) -> bool {
-        let wants_mirror = self.manifest.is_some() && self.mirror_uid.is_none();
-        self.finalize || wants_mirror || self.status.as_ref().is_some_and(|status| !shows(&self.shown, status))
+        self.finalize || self.lacks_mirror() || self.status.as_ref().is_some_and(|status| !shows(&self.shown, status))
+    }
+
+    /// A pod ends once, and its phase changes three times at most: nobody is made to wait for these. That a new pod is Pending is no news.
+    fn is_urgent(&self) -> bool {
+        let phase = |status: &Value| status["phase"].as_str().filter(|phase| *phase != "Pending").map(str::to_owned);
+        self.finalize || self.lacks_mirror() || self.status.as_ref().is_some_and(|status| phase(status) != phase(&self.shown))
+    }
+
+    /// When it is to be sent, where there is something to send; `None` for at once.
+    fn due_at(&self) -> Option<Instant> {
+        let settles_at = self.settles_at.filter(|_| !self.is_urgent());
+        self.not_before.into_iter().chain(settles_at).max()
     }
 
     fn is_due(&self, now: Instant) -> bool {
-        !self.in_flight && self.not_before.is_none_or(|at| at <= now) && self.has_news()
+        !self.in_flight && self.due_at().is_none_or(|at| at <= now) && self.has_news()
     }
 }
 
@@ -132,7 +149,10 @@ impl Publisher {
             let fresh = || Entry { shown: base.clone(), ..Entry::default() };
             let entry = state.entries.entry(uid.to_owned()).or_insert_with(fresh);
             (entry.namespace, entry.name) = (pod.namespace, pod.name);
-            entry.status = Some(status);
+            if entry.status.replace(status).is_none() {
+                // A new pod: most start within this, and the hub hears of it once.
+                entry.settles_at = Some(Instant::now() + DEBOUNCE);
+            }
         });
     }
 
@@ -245,7 +265,7 @@ impl Publisher {
         let state = self.state();
         let pods = state.entries.values().filter(|entry| !entry.in_flight && entry.has_news());
         let mirrors = state.orphaned_mirrors.values().map(|(_, at)| *at);
-        pods.map(|entry| entry.not_before).chain(mirrors).map(|at| at.unwrap_or(now)).min()
+        pods.map(Entry::due_at).chain(mirrors).map(|at| at.unwrap_or(now)).min()
     }
 
     /// The link is there again: what was put off for its absence is due now.
@@ -276,7 +296,7 @@ impl Publisher {
         match answer {
             Ok(answer) => {
                 entry.backoff = None;
-                entry.not_before = Some(now + DEBOUNCE);
+                (entry.not_before, entry.settles_at) = (None, Some(now + DEBOUNCE));
                 match answer {
                     Answer::Shown { status, revision } if entry.revision <= revision || revision == 0 => {
                         (entry.shown, entry.revision) = (status, entry.revision.max(revision));

@@ -69,7 +69,7 @@ fn hub(args: &[String]) -> Result<()> {
     run(&mut cargo(&["build", "--profile", PROFILE, "--package", "selvedge-tests", "--bins"]))?;
     let mut command = Command::new(target_dir().join(PROFILE).join("bench-hub"));
     tools.export(&mut command);
-    command.env("SELVEDGE_BIN", &program).env("SELVEDGE_NODE_BIN", node_alone);
+    command.env("SELVEDGE_BIN", &program).env("SELVEDGE_BIN_NODE_ALONE", node_alone);
     if report.exists() {
         command.env("SELVEDGE_ATTACK_REPORT", &report);
     }
@@ -98,7 +98,7 @@ fn node(args: &[String]) -> Result<()> {
     run(&mut cargo(&["build", "--profile", PROFILE, "--package", "selvedge-tests", "--bins"]))?;
     let mut command = Command::new(target_dir().join(PROFILE).join("bench-node"));
     tools.export(&mut command);
-    command.env("SELVEDGE_BIN", target_dir().join("release/selvedge")).env("SELVEDGE_NODE_BIN", node_alone);
+    command.env("SELVEDGE_BIN", target_dir().join("release/selvedge")).env("SELVEDGE_BIN_NODE_ALONE", node_alone);
     run(command.arg(root().join("bench/reports")).args(args).current_dir(root()))
 }
 

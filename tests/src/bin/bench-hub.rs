@@ -565,7 +565,7 @@ fn attacks(report: &mut Report) -> Result<()> {
 fn sizes(report: &mut Report) -> Result<()> {
     let mib = |path: &Path| std::fs::metadata(path).map(|data| data.len() as f64 / 1024.0 / 1024.0);
     report.add("size of the binary, full", "MiB", vec![mib(&binary())?], None, None);
-    if let Some(node) = std::env::var_os("SELVEDGE_NODE_BIN") {
+    if let Some(node) = std::env::var_os("SELVEDGE_BIN_NODE_ALONE") {
         report.add("size of the binary, node alone", "MiB", vec![mib(Path::new(&node))?], None, None);
     }
     // A program that does not start is no figure.

@@ -113,9 +113,31 @@ async fn one_pod_whose_status_the_hub_cannot_take_delays_no_other() {
         with_status(&publisher, uid, "Succeeded");
     }
     let due = |at| publisher.take_due(at, 8).len();
-    assert_eq!(due(now), 0, "what follows at once is sent together");
-    assert_eq!(due(now + DEBOUNCE), 2, "b and c");
+    assert_eq!(due(now), 2, "b and c");
     assert_eq!(due(now + Duration::from_secs(1)), 1, "a, after its own pause");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_phase_and_the_end_are_sent_at_once_and_all_else_together() {
+    let publisher = Publisher::default();
+    let now = Instant::now();
+    let due = |after| publisher.take_due(now + after, 8).len();
+    let answer = |status: Value| {
+        let shown = Answer::Shown { status, revision: 0 };
+        publisher.answered(&Key::Pod("u".into()), Ok(shown), &registry());
+    };
+    let status = |phase: &str, restarts: u32| json!({"phase": phase, "restarts": restarts});
+    publisher.status("u", name(), status("Pending", 0), &json!({"phase": "Pending"}));
+    assert_eq!(due(Duration::ZERO), 0, "it may run in a moment");
+    assert_eq!(publisher.next_at(now), Some(now + DEBOUNCE));
+    publisher.status("u", name(), status("Running", 0), &Value::Null);
+    assert_eq!(due(Duration::ZERO), 1, "it runs");
+    answer(status("Running", 0));
+    publisher.status("u", name(), status("Running", 1), &Value::Null);
+    assert_eq!((due(Duration::ZERO), due(DEBOUNCE)), (0, 1), "a restart is sent with what follows");
+    answer(status("Running", 1));
+    publisher.finalize("u", name());
+    assert_eq!(due(Duration::ZERO), 1, "its end");
 }
 
 fn static_pod(publisher: &Publisher) {
