@@ -53,6 +53,8 @@ struct Entry {
     settles_at: Option<Instant>,
     backoff: Option<Backoff>,
     in_flight: bool,
+    /// Whether there is something to send. Kept, as all pods are looked through whenever one of them changes.
+    has_news: bool,
 }
 
 impl Entry {
@@ -60,20 +62,26 @@ impl Entry {
     fn show_as(&mut self, mirror_uid: Option<String>) {
         self.mirror_uid = mirror_uid;
         (self.shown, self.revision) = (Value::Null, 0);
+        self.look();
     }
 
     fn lacks_mirror(&self) -> bool {
         self.manifest.is_some() && self.mirror_uid.is_none()
     }
 
-    fn has_news(&self) -> bool {
-        self.finalize || self.lacks_mirror() || self.status.as_ref().is_some_and(|status| !shows(&self.shown, status))
+    /// Looks whether there is something to send: after each change of it.
+    fn look(&mut self) {
+        self.has_news = self.finalize
+            || self.lacks_mirror()
+            || self.status.as_ref().is_some_and(|status| !shows(&self.shown, status));
     }
 
     /// A pod ends once, and its phase changes three times at most: nobody is made to wait for these. That a new pod is Pending is no news.
     fn is_urgent(&self) -> bool {
         let phase = |status: &Value| status["phase"].as_str().filter(|phase| *phase != "Pending").map(str::to_owned);
-        self.finalize || self.lacks_mirror() || self.status.as_ref().is_some_and(|status| phase(status) != phase(&self.shown))
+        self.finalize
+            || self.lacks_mirror()
+            || self.status.as_ref().is_some_and(|status| phase(status) != phase(&self.shown))
     }
 
     /// When it is to be sent, where there is something to send; `None` for at once.
@@ -83,7 +91,7 @@ impl Entry {
     }
 
     fn is_due(&self, now: Instant) -> bool {
-        !self.in_flight && self.due_at().is_none_or(|at| at <= now) && self.has_news()
+        self.has_news && !self.in_flight && self.due_at().is_none_or(|at| at <= now)
     }
 }
 
@@ -153,6 +161,7 @@ impl Publisher {
                 // A new pod: most start within this, and the hub hears of it once.
                 entry.settles_at = Some(Instant::now() + DEBOUNCE);
             }
+            entry.look();
         });
     }
 
@@ -161,6 +170,7 @@ impl Publisher {
         self.change(|state| {
             let entry = state.entries.entry(uid.to_owned()).or_default();
             (entry.namespace, entry.name, entry.finalize) = (pod.namespace, pod.name, true);
+            entry.look();
         });
     }
 
@@ -180,6 +190,7 @@ impl Publisher {
             let text = |field: &str| manifest["metadata"][field].as_str().unwrap_or_default().to_owned();
             (entry.namespace, entry.name) = (text("namespace"), text("name"));
             entry.manifest = Some(manifest);
+            entry.look();
         });
     }
 
@@ -230,6 +241,7 @@ impl Publisher {
             };
             if let Some(entry) = entry.filter(|entry| entry.revision < revision) {
                 (entry.shown, entry.revision) = (pod.field("status").clone(), revision);
+                entry.look();
             }
         });
     }
@@ -263,7 +275,7 @@ impl Publisher {
     /// When something is to be sent again at the earliest.
     fn next_at(&self, now: Instant) -> Option<Instant> {
         let state = self.state();
-        let pods = state.entries.values().filter(|entry| !entry.in_flight && entry.has_news());
+        let pods = state.entries.values().filter(|entry| !entry.in_flight && entry.has_news);
         let mirrors = state.orphaned_mirrors.values().map(|(_, at)| *at);
         pods.map(Entry::due_at).chain(mirrors).map(|at| at.unwrap_or(now)).min()
     }
@@ -300,6 +312,7 @@ impl Publisher {
                 match answer {
                     Answer::Shown { status, revision } if entry.revision <= revision || revision == 0 => {
                         (entry.shown, entry.revision) = (status, entry.revision.max(revision));
+                        entry.look();
                     }
                     Answer::Shown { .. } => {}
                     Answer::Mirrored(uid) => entry.show_as(uid),
@@ -385,8 +398,8 @@ pub(crate) async fn run(
             }
         }
         let is_free = requests.len() < REQUESTS_MAX;
-        let next = publisher.next_at(now).filter(|_| is_free);
         let connected = client.is_connected();
+        let next = (connected && is_free).then(|| publisher.next_at(now)).flatten();
         tokio::select! {
             () = shutdown.cancelled() => break,
             () = publisher.0.notify.notified() => {}
@@ -396,8 +409,8 @@ pub(crate) async fn run(
                 Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                 Err(_) => {}
             },
-            () = client.connected(), if !connected && next.is_some() => {}
-            () = tokio::time::sleep_until(next.unwrap_or(now)), if connected && next.is_some() => {}
+            () = client.connected(), if !connected => {}
+            () = tokio::time::sleep_until(next.unwrap_or(now)), if next.is_some() => {}
         }
     }
     requests.shutdown().await;

@@ -71,28 +71,47 @@ fn trimmed(mut pod: Object) -> Bytes {
     pod.into_value().to_string().into()
 }
 
-/// Whether two versions of a pod differ in what a node must still know after a power cut. Its own status, which comes back with each
-/// report, is none of it, but for the phase: a pod that is over must not start again.
-fn is_worth_keeping(before: &[u8], now: &[u8]) -> bool {
-    fn essence(bytes: &[u8]) -> Option<Value> {
+/// What a version of a pod is worth to a node that has an earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Worth {
+    /// It says nothing that the node does not say itself.
+    Nothing,
+    /// A power cut may undo it.
+    Later,
+    /// It must still be known after a power cut.
+    Now,
+}
+
+/// What the difference between two versions of a pod is worth. The node's own status comes back with each report; but a pod that is
+/// over must not start again.
+fn worth_keeping(before: &[u8], now: &[u8]) -> Worth {
+    fn essence(bytes: &[u8]) -> Option<(Value, Value)> {
         let mut pod: Value = serde_json::from_slice(bytes).ok()?;
         let fields = pod.as_object_mut()?;
         let status = fields.remove("status").unwrap_or_default();
         fields.get_mut("metadata")?.as_object_mut()?.remove("resourceVersion");
-        let kept = ["phase", "reason", "startTime"].map(|field| status.get(field).cloned().unwrap_or_default());
-        fields.insert("status".to_owned(), Value::from(kept.to_vec()));
-        Some(pod)
+        let is_over = matches!(status["phase"].as_str(), Some("Succeeded" | "Failed"));
+        fields.insert("isOver".to_owned(), is_over.into());
+        let report = ["phase", "reason", "startTime"].map(|field| status.get(field).cloned().unwrap_or_default());
+        Some((pod, Value::from(report.to_vec())))
     }
-    essence(before) != essence(now)
+    match (essence(before), essence(now)) {
+        (Some(before), Some(now)) if before == now => Worth::Nothing,
+        (Some((before, _)), Some((now, _))) if before == now => Worth::Later,
+        _ => Worth::Now,
+    }
 }
 
 impl Pods {
     async fn keep_pod(&self, uid: String, json: Bytes, state: HubState) -> Result<(), StoreError> {
-        keep(&self.store, move |store| match store.pod(&uid) {
-            Some(before) if !is_worth_keeping(&before, &json) => Ok(()),
-            _ => {
-                store.put_hub_state(&state)?;
-                store.put_pod(&uid, json)
+        keep(&self.store, move |store| {
+            match store.pod(&uid).map_or(Worth::Now, |before| worth_keeping(&before, &json)) {
+                Worth::Nothing => Ok(()),
+                Worth::Later => store.put_pod_later(&uid, json),
+                Worth::Now => {
+                    store.put_hub_state(&state)?;
+                    store.put_pod(&uid, json)
+                }
             }
         })
         .await
@@ -194,7 +213,7 @@ impl Reflector for Pods {
         let (kept, known) = (pods.clone(), state.clone());
         let written = keep(&self.store, move |store| {
             for (uid, json) in &kept {
-                if store.pod(uid).is_none_or(|before| is_worth_keeping(&before, json)) {
+                if store.pod(uid).is_none_or(|before| worth_keeping(&before, json) != Worth::Nothing) {
                     store.put_pod_later(uid, Bytes::clone(json))?;
                 }
             }
@@ -472,11 +491,12 @@ mod tests {
         };
         let before = pod(1, "Running", true, "a");
         for (now, expected) in [
-            (pod(2, "Running", false, "a"), false),
-            (pod(2, "Failed", false, "a"), true),
-            (pod(2, "Running", true, "b"), true),
+            (pod(2, "Running", false, "a"), Worth::Nothing),
+            (pod(2, "Pending", false, "a"), Worth::Later),
+            (pod(2, "Failed", false, "a"), Worth::Now),
+            (pod(2, "Running", true, "b"), Worth::Now),
         ] {
-            assert_eq!(is_worth_keeping(before.as_bytes(), now.as_bytes()), expected, "{now}");
+            assert_eq!(worth_keeping(before.as_bytes(), now.as_bytes()), expected, "{now}");
         }
     }
 }

@@ -26,7 +26,7 @@ use node_shim::{
 use rustix::process::{Pid, PidfdFlags};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, unix::AsyncFd},
-    sync::{broadcast, watch},
+    sync::{Semaphore, broadcast, watch},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info, warn};
@@ -51,6 +51,15 @@ const STARTING_MAX: Duration = Duration::from_secs(10);
 
 /// What the helper of an exec may take beside its command.
 const EXEC_OVERHEAD_MAX: Duration = Duration::from_secs(5);
+
+/// Containers that are looked at together when the agent starts.
+const ADOPTERS: usize = 4;
+
+/// Containers that are started together: more only take the processor and the kernel's locks from each other, and all are late then.
+const STARTS_AT_ONCE: usize = 8;
+
+/// A start that takes longer waits for something, and is waited for by nobody.
+const START_SLOW: Duration = Duration::from_millis(250);
 
 /// Folders that are being made or taken away; no container has a name like this.
 const DRAFTS: [&str; 2] = [".new-", ".gone-"];
@@ -80,6 +89,7 @@ struct Inner {
     containers: Mutex<BTreeMap<ContainerId, Container>>,
     events_tx: broadcast::Sender<ContainerEvent>,
     cancel: CancellationToken,
+    turns: Semaphore,
     /// Two runtimes over the same folder would each take the other's starting shims for dead ones.
     _lock: base_fs::DirLock,
 }
@@ -127,6 +137,7 @@ impl Supervisor {
             containers: Mutex::default(),
             events_tx: broadcast::channel(EVENTS_QUEUE).0,
             cancel: cancel.clone(),
+            turns: Semaphore::new(STARTS_AT_ONCE),
             _lock: lock,
         });
         inner.prepare_launch_dir();
@@ -313,7 +324,7 @@ impl Inner {
             if is_last {
                 witness::kill_pod(&config, &id.pod_uid);
             } else {
-                let groups = Hierarchy::detect(sys::is_root()).groups(&config.cgroup_parent, &id);
+                let groups = Hierarchy::of_this_process().groups(&config.cgroup_parent, &id);
                 groups.kill_all();
                 groups.remove();
             }
@@ -333,18 +344,32 @@ impl Inner {
 
     fn adopt_all(self: &Arc<Self>, root: &Path) -> Result<(), RuntimeError> {
         let failed = |source| io_error("read", root, source);
+        let mut left = Vec::new();
         for entry in fs::read_dir(root).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().to_string_lossy().into_owned();
             if DRAFTS.iter().any(|draft| name.starts_with(draft)) {
                 let _ = fs::remove_dir_all(entry.path());
             } else if !name.starts_with('.') && entry.path().is_dir() {
-                // One directory that cannot be read must not keep the others from being looked after.
-                if let Err(error) = self.adopt(&StateDir::at(entry.path())) {
-                    self.retire(&name, &error);
-                }
+                left.push((name, entry.path()));
             }
         }
+        // To close the attempts that have ended is to wait for the disk, which serves several at once.
+        let (left, runtime) = (Mutex::new(left), tokio::runtime::Handle::current());
+        std::thread::scope(|scope| {
+            for _ in 0..ADOPTERS {
+                scope.spawn(|| {
+                    let _runtime = runtime.enter();
+                    let next = || left.lock().expect("no holder of this lock panics").pop();
+                    while let Some((name, path)) = next() {
+                        // One directory that cannot be read must not keep the others from being looked after.
+                        if let Err(error) = self.adopt(&StateDir::at(path)) {
+                            self.retire(&name, &error);
+                        }
+                    }
+                });
+            }
+        });
         Ok(())
     }
 
@@ -495,7 +520,7 @@ impl Inner {
         let id = launch.spec.id();
         if launch.spec.attempt == 0 {
             // None has run, as far as is known. What is in its groups all the same is of a state that was lost.
-            let groups = Hierarchy::detect(sys::is_root()).groups(&launch.cgroup_parent, &id);
+            let groups = Hierarchy::of_this_process().groups(&launch.cgroup_parent, &id);
             groups.kill_all();
         }
         let (dir, launch) = match dir.create(&self.root, &launch) {
@@ -541,14 +566,23 @@ impl Inner {
     }
 
     async fn run_shim(&self, dir: &StateDir) -> io::Result<()> {
-        let output = self
+        // It is closed by nobody.
+        let turn = self.turns.acquire().await.ok();
+        let started = self
             .shim
             .command(&[OsStr::new("shim"), dir.path().as_os_str()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
-            .output()
-            .await?;
+            .output();
+        tokio::pin!(started);
+        let output = match tokio::time::timeout(START_SLOW, &mut started).await {
+            Ok(output) => output?,
+            Err(_) => {
+                drop(turn);
+                started.await?
+            }
+        };
         if output.status.success() {
             return Ok(());
         }
@@ -658,7 +692,7 @@ fn find_out(dir: &StateDir) -> io::Result<Found> {
             )
         }
         Ok(None) => {
-            let groups = Hierarchy::detect(sys::is_root()).groups(&launch.cgroup_parent, &launch.spec.id());
+            let groups = Hierarchy::of_this_process().groups(&launch.cgroup_parent, &launch.spec.id());
             groups.kill_all();
             groups.remove();
             ExitRecord::start_error("the node's agent or the shim was killed before the program ran")

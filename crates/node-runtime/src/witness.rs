@@ -17,7 +17,6 @@ use node_shim::{
     ContainerId, ContainerSpec, ExitRecord, PodRef,
     cgroup::Hierarchy,
     state::{Launch, STATE_VERSION, StateDir},
-    sys,
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
@@ -78,14 +77,14 @@ pub(crate) fn retire(
 pub(crate) fn kill(root: &Path, config: &ProcessConfig, id: &ContainerId) {
     let path = root.join(id.to_string());
     kill_shims(|dir| dir == path);
-    let groups = Hierarchy::detect(sys::is_root()).groups(&config.cgroup_parent, id);
+    let groups = Hierarchy::of_this_process().groups(&config.cgroup_parent, id);
     groups.kill_all();
     groups.remove_all();
 }
 
 /// Kills whatever is in the control groups of a pod of which nothing is known (any more).
 pub(crate) fn kill_pod(config: &ProcessConfig, uid: &str) {
-    let groups = Hierarchy::detect(sys::is_root()).pod_groups(&config.cgroup_parent, uid);
+    let groups = Hierarchy::of_this_process().pod_groups(&config.cgroup_parent, uid);
     if !groups.kill_all() {
         tracing::error!(uid, "Something of a pod cannot be killed; it hangs in the kernel.");
     }

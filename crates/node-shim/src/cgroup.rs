@@ -13,6 +13,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -55,9 +56,24 @@ pub enum Hierarchy {
 #[serde(transparent)]
 pub struct CgroupPaths(BTreeMap<String, PathBuf>);
 
+/// The one of this process, once one was found.
+static DETECTED: OnceLock<Hierarchy> = OnceLock::new();
+
 impl Hierarchy {
+    /// The one of this process. It is looked for until one is mounted, and not again.
+    pub fn of_this_process() -> Self {
+        if let Some(detected) = DETECTED.get() {
+            return detected.clone();
+        }
+        let detected = Self::detect(crate::sys::is_root());
+        match detected {
+            Self::Absent => detected,
+            _ => DETECTED.get_or_init(|| detected).clone(),
+        }
+    }
+
     /// Reads `/proc/mounts`. Without root's rights the group we are in may be delegated to us.
-    pub fn detect(is_root: bool) -> Self {
+    fn detect(is_root: bool) -> Self {
         let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         Self::parse(&mounts, if is_root { "" } else { &own })
@@ -337,6 +353,15 @@ impl CgroupPaths {
     /// Moves a process into the groups. What it starts from then on is in them, too.
     pub fn join(&self, pid: i32) -> io::Result<()> {
         self.0.values().try_for_each(|path| set(path, "cgroup.procs", pid))
+    }
+
+    /// Moves this process, which must have one thread only, into the groups.
+    ///
+    /// A kernel that moves another process, or one of several threads, first waits until nobody on any processor is about to fork or
+    /// to end: some 10 ms of the start of a container. A thread that moves itself need not wait (Linux 5.13, version 1).
+    pub fn enter(&self) -> io::Result<()> {
+        let file = if self.is_v2() { "cgroup.procs" } else { "tasks" };
+        self.0.values().try_for_each(|path| set(path, file, 0))
     }
 
     /// Whether all of them are the groups of this container. What was read from a disk is not believed before it is: its groups

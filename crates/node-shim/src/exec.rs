@@ -82,10 +82,7 @@ fn enter_and_run(dir: &StateDir) -> Result<u8, String> {
     }
     let program = open_agents(&request.program)?;
     sys::Signals::all().block();
-    running
-        .cgroups
-        .join(rustix::process::getpid().as_raw_nonzero().get())
-        .map_err(explain("enter the container's control groups"))?;
+    running.cgroups.enter().map_err(explain("enter the container's control groups"))?;
     let mounts = enter_namespaces(running.child.pid).map_err(explain("enter the container's namespaces"))?;
     let mut exec = Exec::new(&request.program, &request.argv, &environment(&launch.spec))?;
     exec.file = program;

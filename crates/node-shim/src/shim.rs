@@ -17,7 +17,7 @@
 //!    │  stderr: why not   ▲   pipe: ok │ ▲  status: notices, error, "exec"  │                  │
 //!    │                    └────────────┘ └── result: raw wait status ───────┘                  │
 //!    │                                   └── stdout, stderr: pipes, lines, log ◀───────────────┘
-//!    └──▶ state directory ◀── launch.json, lock, state.json, exit.json
+//!    └──▶ state directory ◀── launch.json, state.json, exit.json (and it is the lock)
 //! ```
 //!
 //! The agent executes the starter, which forks the shim, waits for its word and ends: the shim is nobody's child then. Agent
@@ -33,7 +33,7 @@
 //!
 //! | step | who | if the one who does it dies right after |
 //! | --- | --- | --- |
-//! | directory with `launch.json` and `lock` | agent | the next agent takes the lock and closes the attempt: it never ran |
+//! | directory with `launch.json` | agent | the next agent takes the lock and closes the attempt: it never ran |
 //! | environment into memory | agent | as above |
 //! | lock taken | shim | as above; a shim that comes late finds `exit.json` and ends |
 //! | space for the exit record | shim | as above |
@@ -41,6 +41,7 @@
 //! | child forked, waits for a byte | shim | the child reads the end of the pipe and exits; nothing of the program has run |
 //! | `state.json` | shim | the agent kills by it: process, then group |
 //! | the byte | shim | the child dies with its parent (signal set before it read), and its pid namespace with it |
+//! | control groups entered | child | as above: nothing of the program has run |
 //! | "exec" said, program runs | child | its end is what the shim waits for |
 //! | program ended, rest killed | shim | the record says that nobody saw it end: the code is lost with the shim alone |
 //! | `exit.json` by rename, synced; in memory where the disk takes none | shim | closed; the agent reads it whenever it comes |
@@ -251,7 +252,7 @@ fn launch(dir: &StateDir, own: &[&File]) -> Result<Container, String> {
 
 fn make_cgroups(launch: &Launch, notices: &mut Vec<String>) -> Result<CgroupPaths, String> {
     let limits = &launch.spec.limits;
-    match Hierarchy::detect(sys::is_root()).create(&launch.cgroup_parent, &launch.spec) {
+    match Hierarchy::of_this_process().create(&launch.cgroup_parent, &launch.spec) {
         Ok(paths) => Ok(paths),
         Err(error) if limits.any() => Err(format!(
             "failed to set the container's limits: {error}; remove `resources.limits`, or run the node as root with \
@@ -285,6 +286,7 @@ fn fork_child(
         && child::new_pid_namespace().map_err(|error| notices.push(format!("no namespaces: {error}"))).is_ok();
 
     let program = child::open_agents(&launch.program)?;
+    let staging = dir.staging().map_err(explain("make a place for mounts"))?;
 
     let pid = sys::fork().map_err(explain("fork"))?;
     if pid == 0 {
@@ -297,12 +299,12 @@ fn fork_child(
             result: File::from(result_tx),
             program,
             go: File::from(begin_rx),
+            cgroups,
         };
-        child::run(&launch, &dir.path().join("root"), isolated, ends);
+        child::run(&launch, &staging, isolated, ends);
     }
     drop((stdout_tx, stderr_tx, status_tx, result_tx, begin_rx, program));
 
-    cgroups.join(pid).map_err(explain("move the container into its control groups"))?;
     let me = rustix::process::getpid().as_raw_nonzero().get();
     let processes = Process::of(me).and_then(|shim| Ok((shim, Process::of(pid)?)));
     let (shim, child) = processes.map_err(explain("read /proc"))?;
@@ -453,6 +455,12 @@ fn termination_message(path: &Path) -> String {
 fn end_children() {
     let me = rustix::process::getpid().as_raw_nonzero().get();
     loop {
+        match sys::reap(false) {
+            // There are none, as a rule. To look for them is to read about every process of the machine.
+            Err(_) => return,
+            Ok(Some(_)) => continue,
+            Ok(None) => {}
+        }
         for pid in children_of(me) {
             sys::kill(pid, libc::SIGKILL);
         }

@@ -26,6 +26,7 @@ use std::{
         unix::fs::{DirBuilderExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use jiff::Timestamp;
@@ -38,7 +39,9 @@ use crate::{
 
 /// Version of `launch.json`, `state.json` and `exit.json`. What came later, the file in memory, a reader of version 1 can do
 /// without.
-pub const STATE_VERSION: u32 = 1;
+///
+/// 1: a file `lock` in the directory is locked, and `root` in it is mounted on. 2: the directory itself is locked.
+pub const STATE_VERSION: u32 = 2;
 
 /// A spec has at most some 1.5 MiB of environment in it; more than this was not written by us.
 const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -180,10 +183,8 @@ impl StateDir {
         }
         fs::DirBuilder::new().mode(0o700).create(&draft).map_err(|error| explain("create", &draft, error))?;
         let fill = || -> io::Result<()> {
-            write_json(&draft.join("launch.json"), launch, Durable::Yes)?;
-            File::create(draft.join("lock"))?;
-            fs::DirBuilder::new().mode(0o755).create(draft.join("root"))?;
-            File::open(&draft)?.sync_all()
+            // The directory is not flushed by itself: one that a power cut has emptied is a spent identity all the same.
+            write_json(&draft.join("launch.json"), launch, Durable::Yes)
         };
         fill().map_err(|error| explain("write", &draft, error))?;
         let renamed =
@@ -273,12 +274,29 @@ impl StateDir {
 
     /// `None` while the shim lives.
     pub fn try_lock(&self) -> io::Result<Option<FileLock>> {
-        FileLock::try_acquire(File::open(self.path.join("lock"))?)
+        FileLock::try_acquire(self.lock_file()?)
     }
 
     /// The shim's own way, which waits.
     pub fn lock(&self) -> io::Result<FileLock> {
-        FileLock::acquire(File::open(self.path.join("lock"))?)
+        FileLock::acquire(self.lock_file()?)
+    }
+
+    /// The directory itself; shims of version 1 hold a file in it.
+    fn lock_file(&self) -> io::Result<File> {
+        match File::open(self.path.join("lock")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => File::open(&self.path),
+            opened => opened,
+        }
+    }
+
+    /// An empty directory, the same for all containers: each mounts on it in its own view only.
+    pub fn staging(&self) -> io::Result<PathBuf> {
+        let staging = self.path.with_file_name(".staging");
+        match fs::DirBuilder::new().mode(0o755).create(&staging) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(staging),
+        }
     }
 }
 
@@ -340,7 +358,12 @@ fn explain(act: &str, path: &Path, error: io::Error) -> io::Error {
 
 /// Changes with every boot.
 pub fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+    static BOOT_ID: OnceLock<String> = OnceLock::new();
+    if let Some(boot_id) = BOOT_ID.get() {
+        return Ok(boot_id.clone());
+    }
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+    Ok(BOOT_ID.get_or_init(|| boot_id).clone())
 }
 
 fn start_ticks(pid: i32) -> io::Result<u64> {

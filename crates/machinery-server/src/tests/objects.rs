@@ -369,7 +369,12 @@ async fn whoever_deletes_a_pod_is_not_at_fault_when_its_node_removes_it_first() 
             0
         };
         let (person, node) = tokio::join!(hub.call("DELETE", &path, at_once()), node);
-        assert_eq!((person.code, &person.body["metadata"]["name"]), (200, &json!("web")), "round {round}: {}", person.body);
+        assert_eq!(
+            (person.code, &person.body["metadata"]["name"]),
+            (200, &json!("web")),
+            "round {round}: {}",
+            person.body
+        );
         assert!(node == 200 || node == 404, "round {round}: {node}");
     }
 }

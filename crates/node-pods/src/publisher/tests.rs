@@ -14,7 +14,7 @@ fn with_status(publisher: &Publisher, uid: &str, phase: &str) {
 }
 
 fn has_news(publisher: &Publisher, uid: &str) -> bool {
-    publisher.state().entries[uid].has_news()
+    publisher.state().entries[uid].has_news
 }
 
 fn pod(uid: &str, revision: u64, phase: &str) -> Object {

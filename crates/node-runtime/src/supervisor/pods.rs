@@ -9,10 +9,7 @@
 use std::{fs, io, path::PathBuf, time::Duration};
 
 use futures::future::join_all;
-use node_shim::{
-    cgroup::{CgroupPaths, Hierarchy},
-    sys,
-};
+use node_shim::cgroup::{CgroupPaths, Hierarchy};
 
 use super::{Supervisor, blocking, has_ended, io_error};
 use crate::{ContainerId, ContainerStats, POD_INSTANCE_VERSION, PodInstance, PodResources, PodSpec, RuntimeError};
@@ -104,12 +101,12 @@ struct Pod {
 
 impl Pod {
     fn groups(&self) -> CgroupPaths {
-        Hierarchy::detect(sys::is_root()).pod_groups(&self.parent, &self.uid)
+        Hierarchy::of_this_process().pod_groups(&self.parent, &self.uid)
     }
 
     fn ensure(&self, resources: &PodResources) -> io::Result<PodInstance> {
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
-        let hierarchy = Hierarchy::detect(sys::is_root());
+        let hierarchy = Hierarchy::of_this_process();
         let known =
             self.groups().children().iter().find_map(|name| Some(name.strip_prefix(INSTANCE_MARKER)?.to_owned()));
         let is_known = known.is_some();

@@ -31,7 +31,6 @@ use std::{
 
 use node_shim::{
     cgroup::{CgroupPaths, Hierarchy},
-    sys,
 };
 use tokio::{
     io::AsyncWriteExt,
@@ -258,7 +257,7 @@ impl Inner {
         // may have the same parent.
         let group = parent.join(format!("{}-{:016x}", &sha256[..16], RandomState::new().hash_one(begun)));
         let groups = super::blocking(move || {
-            let hierarchy = Hierarchy::detect(sys::is_root());
+            let hierarchy = Hierarchy::of_this_process();
             // Of agents that were killed while they compiled.
             hierarchy.remove_empty_below(&parent, GROUP_AGE_MAX);
             hierarchy.create_group(&group, &limits)

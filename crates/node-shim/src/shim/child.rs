@@ -24,7 +24,9 @@ use rustix::{
 
 use super::mounts;
 use crate::{
-    ContainerSpec, rights,
+    ContainerSpec,
+    cgroup::CgroupPaths,
+    rights,
     state::{Launch, OpenFile},
     sys::{self, Ended},
 };
@@ -47,6 +49,8 @@ pub struct Ends {
     pub program: Option<OwnedFd>,
     /// One byte, once everything is on disk. Its end without that byte means that the shim has died.
     pub go: File,
+    /// Entered before anything of the program runs.
+    pub cgroups: CgroupPaths,
 }
 
 /// Makes the next fork the first process of a pid namespace; as a plain user inside a user namespace of its own.
@@ -109,12 +113,14 @@ fn run_bare(launch: &Launch, ends: &mut Ends) -> Result<(), String> {
             .to_owned());
     }
     wait_for_go(ends)?;
+    enter_groups(ends)?;
     program(launch, ends, true)
 }
 
 fn run_init(launch: &Launch, root: &Path, ends: &mut Ends) -> Result<(), String> {
     die_with_parent()?;
     wait_for_go(ends)?;
+    enter_groups(ends)?;
     let spec = &launch.spec;
     match unshare(UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS) {
         Ok(()) => {
@@ -138,6 +144,10 @@ fn run_init(launch: &Launch, root: &Path, ends: &mut Ends) -> Result<(), String>
 
 fn wait_for_go(ends: &mut Ends) -> Result<(), String> {
     ends.go.read_exact(&mut [0]).map_err(|_| "the shim has died".to_owned())
+}
+
+fn enter_groups(ends: &Ends) -> Result<(), String> {
+    ends.cgroups.enter().map_err(|error| format!("failed to enter the container's control groups: {error}"))
 }
 
 fn notice(ends: &mut Ends, text: &str) {

@@ -56,7 +56,7 @@ fn an_exit_record_uses_the_space_that_was_reserved() {
 fn a_newer_record_is_refused_and_left_alone() {
     let root = tempfile::tempdir().unwrap();
     let dir = StateDir::at(root.path());
-    dir.write_exit(&ExitRecord { version: 2, ..ExitRecord::start_error("") }).unwrap();
+    dir.write_exit(&ExitRecord { version: STATE_VERSION + 1, ..ExitRecord::start_error("") }).unwrap();
     assert!(dir.exit().unwrap_err().to_string().contains("newer program"));
 }
 
@@ -81,12 +81,12 @@ fn a_process_is_not_taken_for_a_later_one_with_its_id() {
     assert_eq!(parse_start_ticks(stat), Some(4711));
 }
 
-/// State directories as format 1 wrote them; `writes_the_fixture` shows how.
-const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/v1");
+/// State directories as each format wrote them; `writes_the_fixture` shows how.
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures");
 
-fn fixture() -> (Launch, Running, ExitRecord) {
+fn fixture(version: u32) -> (Launch, Running, ExitRecord) {
     let process = |pid| Process { pid, start_ticks: 12345, boot_id: "8d9a2f0e-0000-4000-8000-000000000001".into() };
-    let mut launch = launch();
+    let mut launch = Launch { version, ..launch() };
     launch.spec.image = "file:///bin/true".into();
     launch.spec.security.privileged = true;
     launch.spec.args = vec!["-v".into()];
@@ -101,7 +101,7 @@ fn fixture() -> (Launch, Running, ExitRecord) {
     launch.spec.log_dir = "/var/log/p".into();
     let started_at = "2026-11-22T06:00:00Z".parse().unwrap();
     let running = Running {
-        version: 1,
+        version,
         shim: process(10),
         child: process(11),
         started_at,
@@ -109,7 +109,7 @@ fn fixture() -> (Launch, Running, ExitRecord) {
         notices: vec!["no control groups".into()],
     };
     let exit = ExitRecord {
-        version: 1,
+        version,
         exit_code: 137,
         signal: Some(9),
         reason: ExitReason::OomKilled,
@@ -141,19 +141,24 @@ fn nothing_that_may_be_secret_is_on_the_disk() {
 }
 
 #[test]
-fn format_1_is_read() {
-    let (launch, running, exit) = fixture();
-    let dir = StateDir::new(Path::new(FIXTURE), &launch.spec.id());
-    assert_eq!(dir.launch().unwrap(), launch);
-    assert_eq!(dir.running().unwrap(), Some(running));
-    assert_eq!(dir.exit().unwrap(), Some(exit));
+fn each_format_is_read() {
+    for version in 1..=STATE_VERSION {
+        let (launch, running, exit) = fixture(version);
+        let dir = StateDir::new(&Path::new(FIXTURES).join(format!("v{version}")), &launch.spec.id());
+        assert_eq!(dir.launch().unwrap(), launch);
+        assert_eq!(dir.running().unwrap(), Some(running));
+        assert_eq!(dir.exit().unwrap(), Some(exit));
+        let lock = dir.lock().unwrap();
+        assert_eq!(lock.file().metadata().unwrap().is_file(), version == 1, "the lock of version 1 is a file");
+        assert!(dir.try_lock().unwrap().is_none());
+    }
 }
 
 #[test]
 #[ignore = "run once when a format is made: SELVEDGE_FIXTURE=directory"]
 fn writes_the_fixture() {
     let root = PathBuf::from(std::env::var("SELVEDGE_FIXTURE").unwrap());
-    let (launch, running, exit) = fixture();
+    let (launch, running, exit) = fixture(STATE_VERSION);
     let dir = StateDir::new(&root, &launch.spec.id());
     dir.create(&root, &launch).unwrap();
     dir.write_running(&running).unwrap();
