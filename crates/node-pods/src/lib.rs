@@ -26,6 +26,7 @@ mod inbox;
 mod logs;
 mod manager;
 mod model;
+mod packed;
 mod probes;
 mod publisher;
 mod reconcile;

@@ -22,6 +22,7 @@ use tracing::{debug, warn};
 
 use crate::manager::STATIC_UID_PREFIX;
 use crate::model::{ANNOTATION_CONFIG_HASH, ANNOTATION_CONFIG_MIRROR, ANNOTATION_CONFIG_SOURCE};
+use crate::packed::Packed;
 
 /// A status that the hub rejects is tried again this often: a person may have put right what made it reject.
 const REJECTED_RETRY: Duration = Duration::from_secs(60);
@@ -37,9 +38,9 @@ const REQUESTS_MAX: usize = 8;
 struct Entry {
     namespace: String,
     name: String,
-    status: Option<Value>,
+    status: Option<Packed>,
     /// What the hub is known to show, …
-    shown: Value,
+    shown: Packed,
     /// … and as of which revision: what a watch says of an older one is known already.
     revision: u64,
     finalize: bool,
@@ -55,13 +56,15 @@ struct Entry {
     in_flight: bool,
     /// Whether there is something to send. Kept, as all pods are looked through whenever one of them changes.
     has_news: bool,
+    /// Whether nobody is made to wait for it.
+    is_urgent: bool,
 }
 
 impl Entry {
     /// The static pod has another mirror at the hub, or none: whatever was reported of the one before is not of this one.
     fn show_as(&mut self, mirror_uid: Option<String>) {
         self.mirror_uid = mirror_uid;
-        (self.shown, self.revision) = (Value::Null, 0);
+        (self.shown, self.revision) = (Packed::default(), 0);
         self.look();
     }
 
@@ -71,28 +74,31 @@ impl Entry {
 
     /// Looks whether there is something to send: after each change of it.
     fn look(&mut self) {
-        self.has_news = self.finalize
-            || self.lacks_mirror()
-            || self.status.as_ref().is_some_and(|status| !shows(&self.shown, status));
-    }
-
-    /// A pod ends once, and its phase changes three times at most: nobody is made to wait for these. That a new pod is Pending is no news.
-    fn is_urgent(&self) -> bool {
-        let phase = |status: &Value| status["phase"].as_str().filter(|phase| *phase != "Pending").map(str::to_owned);
-        self.finalize
-            || self.lacks_mirror()
-            || self.status.as_ref().is_some_and(|status| phase(status) != phase(&self.shown))
+        let differs = self.status.as_ref().is_some_and(|status| *status != self.shown);
+        let versions =
+            differs.then(|| (self.shown.value(), self.status.as_ref().map(Packed::value).unwrap_or_default()));
+        let is_new = |(shown, status): &(Value, Value)| !shows(shown, status);
+        // A pod ends once, and its phase changes three times at most. That a new pod is Pending is no news.
+        let has_new_phase = |(shown, status): &(Value, Value)| phase_of(shown) != phase_of(status);
+        let matters = self.finalize || self.lacks_mirror();
+        self.has_news = matters || versions.as_ref().is_some_and(is_new);
+        self.is_urgent = matters || versions.as_ref().is_some_and(has_new_phase);
     }
 
     /// When it is to be sent, where there is something to send; `None` for at once.
     fn due_at(&self) -> Option<Instant> {
-        let settles_at = self.settles_at.filter(|_| !self.is_urgent());
+        let settles_at = self.settles_at.filter(|_| !self.is_urgent);
         self.not_before.into_iter().chain(settles_at).max()
     }
 
     fn is_due(&self, now: Instant) -> bool {
         self.has_news && !self.in_flight && self.due_at().is_none_or(|at| at <= now)
     }
+}
+
+/// Its phase; that of a new pod is what everybody took it for.
+fn phase_of(status: &Value) -> Option<&str> {
+    status["phase"].as_str().filter(|phase| *phase != "Pending")
 }
 
 /// Whether `shown` already says everything that `status` does. Conditions of other types are other people's.
@@ -152,12 +158,12 @@ impl Publisher {
     }
 
     /// A pod's status; `base` is what the hub was known to show when its worker started.
-    pub(crate) fn status(&self, uid: &str, pod: PodName, status: Value, base: &Value) {
+    pub(crate) fn status(&self, uid: &str, pod: PodName, status: &Value, base: &Packed) {
         self.change(|state| {
             let fresh = || Entry { shown: base.clone(), ..Entry::default() };
             let entry = state.entries.entry(uid.to_owned()).or_insert_with(fresh);
             (entry.namespace, entry.name) = (pod.namespace, pod.name);
-            if entry.status.replace(status).is_none() {
+            if entry.status.replace(Packed::from(status)).is_none() {
                 // A new pod: most start within this, and the hub hears of it once.
                 entry.settles_at = Some(Instant::now() + DEBOUNCE);
             }
@@ -240,7 +246,7 @@ impl Publisher {
                 false => Some(state.entries.entry(uid.to_owned()).or_default()),
             };
             if let Some(entry) = entry.filter(|entry| entry.revision < revision) {
-                (entry.shown, entry.revision) = (pod.field("status").clone(), revision);
+                (entry.shown, entry.revision) = (Packed::from(pod.field("status")), revision);
                 entry.look();
             }
         });
@@ -311,7 +317,7 @@ impl Publisher {
                 (entry.not_before, entry.settles_at) = (None, Some(now + DEBOUNCE));
                 match answer {
                     Answer::Shown { status, revision } if entry.revision <= revision || revision == 0 => {
-                        (entry.shown, entry.revision) = (status, entry.revision.max(revision));
+                        (entry.shown, entry.revision) = (Packed::from(&status), entry.revision.max(revision));
                         entry.look();
                     }
                     Answer::Shown { .. } => {}
@@ -369,7 +375,8 @@ impl Entry {
             return Request::Mirror(pod, mirror_of(uid, manifest.clone()));
         }
         let uid = self.mirror_uid.clone().unwrap_or_else(|| uid.to_owned());
-        match self.status.clone().filter(|status| !shows(&self.shown, status)) {
+        let shown = self.shown.value();
+        match self.status.as_ref().map(Packed::value).filter(|status| !shows(&shown, status)) {
             Some(status) => Request::Status { pod, uid, status, finalize: self.finalize },
             None => Request::Delete(pod, uid),
         }

@@ -61,6 +61,7 @@ use tokio::sync::oneshot;
 use crate::inbox::Inbox;
 use crate::manager::Shared;
 use crate::model::Pod;
+use crate::packed::Packed;
 use crate::reconcile;
 use crate::status::Waiting;
 use crate::store::PodState;
@@ -120,8 +121,8 @@ pub(crate) struct Worker {
     volumes: PodVolumes,
     /// Why the hub issues no token.
     token_rejection: Option<String>,
-    stored_status: Value,
-    status: Value,
+    stored_status: Packed,
+    status: Packed,
     reported: Reported,
     is_over: Arc<AtomicBool>,
     inbox: Inbox,
@@ -165,8 +166,8 @@ impl Worker {
             containers: BTreeMap::new(),
             volumes: PodVolumes::default(),
             token_rejection: None,
-            status: with_reported(init.stored_status.clone(), &reported),
-            stored_status: init.stored_status,
+            status: Packed::from(&with_reported(init.stored_status.clone(), &reported)),
+            stored_status: Packed::from(&init.stored_status),
             reported: Reported::default(),
             is_over: init.is_over,
             inbox,

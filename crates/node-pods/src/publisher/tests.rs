@@ -10,7 +10,7 @@ fn registry() -> StatusRegistry {
 
 /// A publisher to which a worker has reported this phase of pod `u`; the hub is known to show Running.
 fn with_status(publisher: &Publisher, uid: &str, phase: &str) {
-    publisher.status(uid, name(), json!({"phase": phase}), &json!({"phase": "Running"}));
+    publisher.status(uid, name(), &json!({"phase": phase}), &Packed::from(&json!({"phase": "Running"})));
 }
 
 fn has_news(publisher: &Publisher, uid: &str) -> bool {
@@ -127,13 +127,13 @@ async fn a_new_phase_and_the_end_are_sent_at_once_and_all_else_together() {
         publisher.answered(&Key::Pod("u".into()), Ok(shown), &registry());
     };
     let status = |phase: &str, restarts: u32| json!({"phase": phase, "restarts": restarts});
-    publisher.status("u", name(), status("Pending", 0), &json!({"phase": "Pending"}));
+    publisher.status("u", name(), &status("Pending", 0), &Packed::from(&json!({"phase": "Pending"})));
     assert_eq!(due(Duration::ZERO), 0, "it may run in a moment");
     assert_eq!(publisher.next_at(now), Some(now + DEBOUNCE));
-    publisher.status("u", name(), status("Running", 0), &Value::Null);
+    publisher.status("u", name(), &status("Running", 0), &Packed::default());
     assert_eq!(due(Duration::ZERO), 1, "it runs");
     answer(status("Running", 0));
-    publisher.status("u", name(), status("Running", 1), &Value::Null);
+    publisher.status("u", name(), &status("Running", 1), &Packed::default());
     assert_eq!((due(Duration::ZERO), due(DEBOUNCE)), (0, 1), "a restart is sent with what follows");
     answer(status("Running", 1));
     publisher.finalize("u", name());

@@ -37,7 +37,8 @@ impl Worker {
         let handler = self.runtime.as_ref().map_or("none", |runtime| runtime.handler());
         let id = status::container_id(handler, &current.id);
         let lists = ["containerStatuses", "initContainerStatuses"];
-        let mut statuses = lists.iter().filter_map(|list| self.status[*list].as_array()).flatten();
+        let status = self.status.value();
+        let mut statuses = lists.iter().filter_map(|list| status[*list].as_array()).flatten();
         let found = statuses.find(|one| one["name"] == container.name.as_str() && one["containerID"] == id.as_str())?;
         let is = |field: &str| found[field].as_bool().unwrap_or(false);
         Some((is("started") || container.startup_probe.is_none(), is("ready")))

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{Phase, Worker};
+use crate::packed::Packed;
 use crate::publisher::PodName;
 use crate::status::{self, Facts, exit_of};
 
@@ -51,20 +52,23 @@ impl Worker {
         };
         let containers = &self.containers;
         let observed = |name: &str| containers.get(name).map(|record| &record.observed);
-        let status = status::derive(&facts, observed, &self.status);
-        if status == self.status {
+        let before = self.status.value();
+        let status = status::derive(&facts, observed, &before);
+        if status == before {
             return;
         }
-        for (name, message) in status::new_ephemeral(&status, &self.status) {
+        for (name, message) in status::new_ephemeral(&status, &before) {
             self.shared.events.pod_warning(&self.pod, Some(&name), status::EPHEMERAL_REASON, message);
         }
-        self.status = status;
-        let is_over = matches!(self.status["phase"].as_str(), Some("Succeeded" | "Failed"));
+        self.status = Packed::from(&status);
+        let is_over = matches!(status["phase"].as_str(), Some("Succeeded" | "Failed"));
         self.is_over.store(is_over, Ordering::Relaxed);
         let uid = &self.pod.metadata.uid;
-        self.shared.context.registry.set_pod(uid, self.report());
-        self.shared.publisher.status(uid, self.name(), self.status.clone(), &self.stored_status);
-        let reported = reported_of(&self.status);
+        self.shared.context.registry.set_pod(uid, self.report(&status));
+        // Of no use after the first report.
+        let base = std::mem::take(&mut self.stored_status);
+        self.shared.publisher.status(uid, self.name(), &status, &base);
+        let reported = reported_of(&status);
         if self.state.reported != reported {
             self.state.reported = reported;
             self.reported.is_outdated = true;
@@ -128,15 +132,15 @@ impl Worker {
         PodName { namespace: metadata.namespace.clone(), name: metadata.name.clone() }
     }
 
-    fn report(&self) -> PodReport {
+    fn report(&self, status: &Value) -> PodReport {
         let current = self.containers.values().filter_map(|record| record.observed.current.as_ref());
         let restarts = current.map(|status| status.id.attempt).sum();
         let is_ready = |condition: &Value| condition["type"] == "Ready" && condition["status"] == "True";
         PodReport {
             pod: self.pod.full_name(),
-            phase: self.status["phase"].as_str().unwrap_or_default().to_owned(),
+            phase: status["phase"].as_str().unwrap_or_default().to_owned(),
             restarts,
-            ready: self.status["conditions"].as_array().is_some_and(|list| list.iter().any(is_ready)),
+            ready: status["conditions"].as_array().is_some_and(|list| list.iter().any(is_ready)),
         }
     }
 }

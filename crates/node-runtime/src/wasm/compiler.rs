@@ -29,9 +29,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use node_shim::{
-    cgroup::{CgroupPaths, Hierarchy},
-};
+use node_shim::cgroup::{CgroupPaths, Hierarchy};
 use tokio::{
     io::AsyncWriteExt,
     process::{Child, Command},
