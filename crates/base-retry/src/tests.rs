@@ -159,6 +159,7 @@ async fn a_notice_ends_a_rest_and_is_not_lost_between_two_waits() {
     wake.wake_all();
     assert_eq!(retry.rest(seconds(60)).await, Resumed::Woken);
     assert_eq!(start.elapsed(), seconds(61), "the shortest delay is kept");
+    assert_eq!(retry.failures(), 0, "a rest follows no failure, whoever ends it");
 
     let mut notice = wake.notice();
     wake.wake_all();

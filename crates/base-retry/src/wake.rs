@@ -131,7 +131,8 @@ impl Retry {
             () = tokio::time::sleep(delay) => return Resumed::Elapsed,
             () = self.notice.called() => {}
         }
-        self.woken(delay).await
+        tokio::time::sleep(self.shortest().min(delay)).await;
+        Resumed::Woken
     }
 
     /// Nothing failed: waits for `period` until the next look, or until woken.
@@ -140,15 +141,17 @@ impl Retry {
             () = tokio::time::sleep(period) => return Resumed::Elapsed,
             () = self.notice.called() => {}
         }
-        self.woken(period).await
+        let shortest = self.shortest();
+        self.backoff.reset();
+        tokio::time::sleep(shortest.min(period)).await;
+        Resumed::Woken
     }
 
-    async fn woken(&mut self, delay: Duration) -> Resumed {
+    /// A link that comes and goes a hundred times a second must not cause a hundred attempts, and those who are woken together
+    /// should not all send in one instant: so the shortest delay is kept.
+    fn shortest(&mut self) -> Duration {
         self.backoff.reset();
-        // A link that comes and goes a hundred times a second must not cause a hundred attempts, and those who are woken
-        // together should not all send in one instant: so the shortest delay is kept.
-        tokio::time::sleep(self.backoff.next_delay().min(delay)).await;
-        Resumed::Woken
+        self.backoff.next_delay()
     }
 
     /// Failures in a row.

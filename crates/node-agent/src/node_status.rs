@@ -329,6 +329,8 @@ pub async fn run(mut hub: ApiClient, registration: &Registration, shutdown: Canc
     let mut published_at: Option<tokio::time::Instant> = None;
     let mut retry = hub.retry();
     let mut is_first = true;
+    // The failure that the log has, until it is over: another one after it is news, however many attempts failed before.
+    let mut logged = String::new();
     let mut connection = 0;
     let mut looked_at = Timestamp::now();
     let (mut faults, mut conditions) = (registration.registry.faults(), registration.registry.conditions());
@@ -355,6 +357,7 @@ pub async fn run(mut hub: ApiClient, registration: &Registration, shutdown: Canc
         let failed = match step(&hub, registration, &mut published, &mut published_at).await {
             Ok(()) => {
                 retry.succeeded();
+                logged.clear();
                 if is_first {
                     is_first = false;
                     info!(node = %registration.config.node_name, "The node is registered and Ready.");
@@ -369,8 +372,9 @@ pub async fn run(mut hub: ApiClient, registration: &Registration, shutdown: Canc
                 published_at = None;
                 let text = chain(&error);
                 if !error.is_outage() {
-                    if retry.failures() == 0 {
+                    if text != logged {
                         warn!(error = %text, "Failed to report this node to the hub; trying again.");
+                        text.clone_into(&mut logged);
                     }
                     registration.registry.error(format!("node: {text}"));
                 }
