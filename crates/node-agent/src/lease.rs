@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use node_client::{ApiClient, ApiError, HubState, Object, Patch, StatusRegistry, Verified};
+use node_client::{ApiClient, ApiError, HubState, Object, Patch, StatusRegistry, Verified, set_field};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -98,13 +98,14 @@ async fn renew(
     let path = format!("{LEASES}/{name}");
     let now = micros(Timestamp::now());
     if let (true, Some(known)) = (is_known, known) {
-        let precondition = json!({"uid": known.lease_uid, "resourceVersion": known.revision.to_string()});
-        let patch = json!({"metadata": precondition, "spec": {"renewTime": now}});
-        // Every few seconds for as long as the node lives: what this costs is most of what an idle node costs its link.
+        // Every few seconds for as long as the node lives: what this costs is most of what an idle node costs its link. So it does
+        // not name the uid, which the answer has.
+        let patch = json!({"metadata": {"resourceVersion": known.revision.to_string()}, "spec": {"renewTime": now}});
         match hub.patch_for_version(&path, "Lease", &patch).await {
-            Ok(renewed) => {
+            Ok(renewed) if renewed.uid == known.lease_uid => {
                 return Ok(Some(HubState { lease_uid: renewed.uid, revision: renewed.revision, seen: 0 }));
             }
+            Ok(_) => {}
             Err(error) if matches!(error.code(), Some(404 | 409 | 422)) => {}
             Err(error) => return Err(error),
         }
@@ -127,15 +128,25 @@ async fn renew(
                 warn!("{text}");
                 registry.error(text);
             }
-            let mut patch = json!({"spec": spec(config, &now)});
+            let mut metadata = untracked();
             if let Some(owners) = owner.map(|uid| owners(name, uid)) {
-                patch = json!({"spec": spec(config, &now), "metadata": {"ownerReferences": owners}});
+                set_field(&mut metadata, "ownerReferences", owners);
             }
+            let patch = json!({"spec": spec(config, &now), "metadata": metadata});
             hub.patch(&path, Patch::Merge, &patch).await.map(state_of)
         }
-        Err(error) if error.code() == Some(404) => create(hub, config, owner, &now).await.map(state_of),
+        Err(error) if error.code() == Some(404) => {
+            create(hub, config, owner, &now).await?;
+            hub.patch(&path, Patch::Merge, &json!({"metadata": untracked()})).await.map(state_of)
+        }
         Err(error) => Err(error),
     }
+}
+
+/// Metadata by which the hub forgets who has written which field. It would be in the answer to every renewal, 300 bytes of it, and
+/// nobody else writes this Lease. What has none is given none by later updates.
+fn untracked() -> Value {
+    json!({"managedFields": [{}]})
 }
 
 /// What an answer shows of the hub; `None` when it is no Lease.
