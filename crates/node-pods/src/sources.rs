@@ -107,7 +107,11 @@ impl Pods {
         keep(&self.store, move |store| {
             match store.pod(&uid).map_or(Worth::Now, |before| worth_keeping(&before, &json)) {
                 Worth::Nothing => Ok(()),
-                Worth::Later => store.put_pod_later(&uid, json),
+                Worth::Later => {
+                    // How far the hub had come is what a hub that was put back is known by.
+                    store.put_hub_state(&state)?;
+                    store.put_pod_later(&uid, json)
+                }
                 Worth::Now => {
                     store.put_hub_state(&state)?;
                     store.put_pod(&uid, json)
