@@ -1,18 +1,22 @@
 //! Who this node is: its certificate, its key, and the hubs that know it.
 //!
 //! All of it is one file, `DATA_DIR/node/pki/identity.json` (0600), replaced as a whole: after a power cut the node is
-//! what it was before or what it became, never half of both.
+//! what it was before or what it became, never half of both. It has a checksum, and a copy beside it: no token may be at hand, and
+//! nobody to bring one, when a sector of the disk is lost.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::RootCertStore;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use node_client::Access;
 
-/// Format of `identity.json`.
-const VERSION: u32 = 1;
+/// Format of `identity.json`. Files of version 1 have no checksum.
+const VERSION: u32 = 2;
+/// Key of the checksum: SHA-256 of the object without it.
+const CHECKSUM: &str = "sha256";
 /// Three PEM texts and some URLs; anything larger is not ours.
 const FILE_BYTES_MAX: u64 = 256 * 1024;
 
@@ -20,7 +24,7 @@ const FILE_BYTES_MAX: u64 = 256 * 1024;
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Identity {
-    /// Format of the file; 1.
+    /// Format of the file; 2.
     pub version: u32,
     /// Name of the Node object that the certificate speaks for.
     pub node_name: String,
@@ -121,9 +125,25 @@ impl Identity {
         data_dir.join("node/pki/identity.json")
     }
 
-    /// Reads it; `None` when the node has not joined yet.
+    fn copy_path(data_dir: &Path) -> PathBuf {
+        data_dir.join("node/pki/identity.copy.json")
+    }
+
+    /// Reads it, or its copy where it is damaged or lost; `None` when the node has not joined yet.
     pub fn load(data_dir: &Path) -> Result<Option<Self>, IdentityError> {
-        let path = Self::path(data_dir);
+        match Self::read(Self::path(data_dir)) {
+            Ok(Some(identity)) => Ok(Some(identity)),
+            none => Self::read(Self::copy_path(data_dir)).ok().flatten().map_or(none, |copy| Ok(Some(copy))),
+        }
+    }
+
+    /// Whether both files are there, and the same.
+    pub fn is_kept_twice(&self, data_dir: &Path) -> bool {
+        let is_this = |path| Self::read(path).is_ok_and(|found| found.as_ref() == Some(self));
+        is_this(Self::path(data_dir)) && is_this(Self::copy_path(data_dir))
+    }
+
+    fn read(path: PathBuf) -> Result<Option<Self>, IdentityError> {
         let bytes = match read_bounded(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -132,10 +152,17 @@ impl Identity {
         parse(&bytes, &path).map(Some)
     }
 
-    /// Writes it; on disk when this returns.
+    /// Writes it and its copy; on disk when this returns.
     pub fn save(&self, data_dir: &Path) -> Result<(), IdentityError> {
-        let text = serde_json::to_vec_pretty(self).expect("strings become JSON");
-        base_pki::write_private(&Self::path(data_dir), &text).map_err(IdentityError::Write)
+        let Ok(Value::Object(mut object)) = serde_json::to_value(self) else {
+            unreachable!("a struct becomes an object")
+        };
+        object.insert(CHECKSUM.to_owned(), checksum(&object).into());
+        let text = format!("{:#}", Value::Object(object));
+        [Self::path(data_dir), Self::copy_path(data_dir)]
+            .into_iter()
+            .try_for_each(|path| base_pki::write_private(&path, text.as_bytes()))
+            .map_err(IdentityError::Write)
     }
 
     /// TLS settings that show the certificate and trust the CA bundle only.
@@ -211,12 +238,21 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
 
 fn parse(bytes: &[u8], path: &Path) -> Result<Identity, IdentityError> {
     let fail = |reason: String| IdentityError::Parse { path: path.to_owned(), reason };
-    let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|error| fail(error.to_string()))?;
-    match value["version"].as_u64() {
-        Some(found) if found > u64::from(VERSION) => Err(IdentityError::TooNew { path: path.to_owned(), found }),
-        Some(_) => serde_json::from_value(value).map_err(|error| fail(error.to_string())),
-        None => Err(fail("it has no version".to_owned())),
+    let mut object: Map<String, Value> = serde_json::from_slice(bytes).map_err(|error| fail(error.to_string()))?;
+    let version = object.get("version").and_then(Value::as_u64).ok_or_else(|| fail("it has no version".to_owned()))?;
+    if version > u64::from(VERSION) {
+        return Err(IdentityError::TooNew { path: path.to_owned(), found: version });
     }
+    let sum = object.remove(CHECKSUM);
+    if version > 1 && sum != Some(checksum(&object).into()) {
+        return Err(fail("its checksum is another one".to_owned()));
+    }
+    object.insert("version".to_owned(), VERSION.into());
+    serde_json::from_value(Value::Object(object)).map_err(|error| fail(error.to_string()))
+}
+
+fn checksum(object: &Map<String, Value>) -> String {
+    base_pki::fingerprint_of_der(&serde_json::to_vec(object).expect("texts and numbers become JSON"))
 }
 
 impl Identity {

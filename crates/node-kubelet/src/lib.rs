@@ -141,25 +141,32 @@ impl Kubelet {
     }
 }
 
-/// Where `selvedge status` asks the node of a data directory, in the order in which to try: the second is for a disk that became
-/// read-only.
-pub fn status_sockets(data_dir: &Path) -> [std::path::PathBuf; 2] {
+/// Where `selvedge status` asks the node of a data directory, in the order in which to try: all but the first are in memory, for a
+/// disk that became read-only.
+pub fn status_sockets(data_dir: &Path) -> Vec<std::path::PathBuf> {
     let name = node_runtime::name_of(data_dir);
-    [data_dir.join("run/node.sock"), Path::new("/run/selvedge").join(format!("node-{name}.sock"))]
+    let in_memory = node_runtime::in_memory_dirs().into_iter().map(|dir| dir.join(format!("node-{name}.sock")));
+    [data_dir.join("run/node.sock")].into_iter().chain(in_memory).collect()
 }
 
 fn bind_status_socket(data_dir: &Path, registry: &StatusRegistry) -> Result<Listener, base_http::BindError> {
-    let [path, in_memory] = status_sockets(data_dir);
-    match Listener::bind("node-status", Address::Unix(path)) {
-        Err(error @ base_http::BindError::Bind { .. }) => {
-            // The runtimes have made its directory, where they may.
-            let bound = Listener::bind("node-status", Address::Unix(in_memory)).map_err(|_| error)?;
+    let mut sockets = status_sockets(data_dir).into_iter();
+    let path = sockets.next().expect("the one on the disk is the first");
+    let error = match Listener::bind("node-status", Address::Unix(path)) {
+        Err(error @ base_http::BindError::Bind { .. }) => error,
+        bound => return bound,
+    };
+    for path in sockets {
+        if path.parent().is_none_or(|dir| node_runtime::make_in_memory_dir(dir).is_err()) {
+            continue;
+        }
+        if let Ok(bound) = Listener::bind("node-status", Address::Unix(path)) {
             warn!(address = %bound.address(), "The disk takes no socket: the node's status is in memory.");
             registry.error("the data directory takes no file: its disk is read-only or damaged".to_owned());
-            Ok(bound)
+            return Ok(bound);
         }
-        bound => bound,
     }
+    Err(error)
 }
 
 fn make_folder(path: &Path) -> Result<(), StartKubeletError> {
@@ -219,8 +226,9 @@ fn load_identity(config: &KubeletConfig) -> Result<(Option<Identity>, Option<Str
         is_changed = true;
         identity.hub_urls = urls;
     }
-    if is_changed && let Err(error) = identity.save(&config.data_dir) {
-        warn!(error = %chain(&error), "Failed to keep where the hub is; the next start needs --hub again.");
+    let is_kept = !is_changed && identity.is_kept_twice(&config.data_dir);
+    if !is_kept && let Err(error) = identity.save(&config.data_dir) {
+        warn!(error = %chain(&error), "Failed to keep the node's identity twice and with what was given now: the next start needs it again.");
     }
     Ok((Some(identity), None))
 }

@@ -24,8 +24,8 @@ pub struct ProcessConfig {
     pub cgroup_parent: String,
     /// Namespaces.
     pub isolation: Isolation,
-    /// Processes and threads of one pod, where its spec does not say: far more than any has, and too few to keep the node from
-    /// starting others.
+    /// Processes and threads of one pod: more than it needs, and too few to keep others waiting for long when all of them want a
+    /// processor, each with a lock of the kernel's held.
     pub pod_pids_max: u64,
     /// Size at which a log file is put aside.
     pub log_bytes_max: u64,
@@ -47,7 +47,7 @@ impl ProcessConfig {
             allowed_prefixes,
             cgroup_parent: "selvedge".to_owned(),
             isolation: Isolation::Auto,
-            pod_pids_max: 4096,
+            pod_pids_max: 512,
             log_bytes_max: 10 * 1024 * 1024,
             log_files_max: 5,
         }

@@ -32,7 +32,7 @@ mod witness;
 
 pub use config::{ProcessConfig, WasmConfig};
 pub use door::{ContainerEvent, ContainerState, ContainerStatus, ExecOutput, PodRuntime, RuntimeError, RuntimeFuture};
-pub use launch_dir::name_of;
+pub use launch_dir::{in_memory_dirs, make_in_memory_dir, name_of, remove_in_memory};
 pub use node_shim::{
     ContainerId, ContainerSpec, ContainerStats, ExitReason, ExitRecord, Isolation, Limits, Mount, PodRef, PodResources,
     Requests, Seccomp, Security,

@@ -29,7 +29,7 @@ use tokio::{
     sync::{Semaphore, broadcast, watch},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     ContainerEvent, ContainerId, ContainerSpec, ContainerState, ContainerStats, ContainerStatus, ExecOutput,
@@ -126,6 +126,9 @@ impl Supervisor {
         let lock = base_fs::DirLock::try_acquire_file(lock)
             .and_then(|lock| lock.ok_or_else(in_use))
             .map_err(|source| io_error("lock", &lock_path, source))?;
+        if let Err(error) = Hierarchy::of_this_process().create_parent(&config.cgroup_parent) {
+            debug!(%error, "No group of all pods: their processes weigh as much as everybody's.");
+        }
         let cancel = CancellationToken::new();
         let launch_dir = config.launch_dir.clone().unwrap_or_else(|| launch_dir::choose(&root));
         let inner = Arc::new(Inner {
@@ -462,7 +465,8 @@ impl Inner {
         let id = launch.spec.id();
         launch.private = Some(self.private(&id));
         // The environments of all containers of this machine's nodes.
-        launch.hidden.extend([self.launch_dir.clone(), "/run/selvedge".into()]);
+        launch.hidden.extend(launch_dir::in_memory_dirs());
+        launch.hidden.push(self.launch_dir.clone());
         launch.boot_id = node_shim::state::boot_id().unwrap_or_default();
         let dir = self.dir(&id);
         {

@@ -31,6 +31,10 @@ const CPU_QUOTA_US_MIN: u64 = 1_000;
 const CPU_SHARES_MIN: u64 = 2;
 const CPU_SHARES_MAX: u64 = 262_144;
 
+/// Of all pods together: half of what the kernel gives a group that nobody says anything about.
+const SHARES_OF_ALL_PODS: u64 = 512;
+const WEIGHT_OF_ALL_PODS: u64 = 50;
+
 /// Deeper than anything of ours; a container with rights may have made more below its group.
 const DEPTH_MAX: usize = 16;
 
@@ -186,6 +190,15 @@ impl Hierarchy {
                 }
             }
         }
+    }
+
+    /// Makes the group of all pods, which together weigh half of what a single service of the box does: however many processes
+    /// fork in it, whoever is to stop them gets the processor.
+    pub fn create_parent(&self, parent: &str) -> io::Result<()> {
+        self.make(Path::new(parent))?;
+        let paths = self.paths(Path::new(parent));
+        paths.write_shares(if paths.is_v2() { WEIGHT_OF_ALL_PODS } else { SHARES_OF_ALL_PODS });
+        Ok(())
     }
 
     /// Makes a group and all above it.
@@ -344,9 +357,13 @@ impl CgroupPaths {
     /// Of what nobody is promised anything the kernel's lowest weight is right. Without the controller all are equal.
     fn set_shares(&self, cpu_millis: Option<u64>) {
         let shares = shares(cpu_millis.unwrap_or(0));
+        self.write_shares(if self.is_v2() { weight(shares) } else { shares });
+    }
+
+    fn write_shares(&self, shares: u64) {
         if let Ok(path) = self.controller("cpu") {
-            let (file, value) = if self.is_v2() { ("cpu.weight", weight(shares)) } else { ("cpu.shares", shares) };
-            let _ = fs::write(path.join(file), value.to_string());
+            let file = if self.is_v2() { "cpu.weight" } else { "cpu.shares" };
+            let _ = fs::write(path.join(file), shares.to_string());
         }
     }
 
@@ -379,6 +396,21 @@ impl CgroupPaths {
         if fs::write(path.join("cgroup.kill"), "1").is_err() && !path.exists() {
             return true;
         }
+        // What forks without end would always have a process that is not on the list yet.
+        let forks = self.controller("pids").map(|path| path.join("pids.max")).ok();
+        let limit = forks.as_ref().and_then(|forks| fs::read_to_string(forks).ok());
+        if let Some(forks) = &forks {
+            let _ = fs::write(forks, "0");
+        }
+        let killed = self.kill_listed();
+        if let (Some(forks), Some(limit)) = (forks, limit) {
+            // The group may be used again.
+            let _ = fs::write(forks, limit.trim());
+        }
+        killed
+    }
+
+    fn kill_listed(&self) -> bool {
         for _ in 0..100 {
             let pids = self.pids();
             if pids.is_empty() {

@@ -139,6 +139,8 @@ pub struct NodeConfig {
     pub node_ip: Option<IpAddr>,
     /// Most pods.
     pub pods_max: u32,
+    /// Most processes and threads of one pod.
+    pub pod_pids_max: u64,
     /// Memory of the edge plane's process.
     pub edge_memory_bytes_max: u64,
     /// Disk for events that are not exported yet.
@@ -161,6 +163,7 @@ impl Default for NodeConfig {
             kubelet_listen: SocketAddr::from(([127, 0, 0, 1], ports::KUBELET)),
             node_ip: None,
             pods_max: 110,
+            pod_pids_max: 512,
             edge_memory_bytes_max: 256 * 1024 * 1024,
             journal_bytes_max: 1024 * 1024 * 1024,
             shutdown_grace_seconds: 10,
@@ -168,6 +171,10 @@ impl Default for NodeConfig {
         }
     }
 }
+
+/// What a pod's own first processes need, and a little.
+#[cfg(feature = "node")]
+const POD_PIDS_MIN: u64 = 16;
 
 #[cfg(feature = "node")]
 impl NodeConfig {
@@ -190,6 +197,7 @@ impl NodeConfig {
         ("kubeletListen", "Address and port of the kubelet's own API, over which the hub fetches logs."),
         ("nodeIp", "Address that the node reports; found from the route to the hub when absent."),
         ("podsMax", "Most pods at a time."),
+        ("podPidsMax", "Most processes and threads of one pod."),
         ("edgeMemoryBytesMax", "Memory limit of the edge plane's process."),
         ("journalBytesMax", "Disk for events that are not exported yet; the oldest go first when it is full."),
         ("shutdownGraceSeconds", "How long a stop waits for open requests."),
@@ -206,6 +214,9 @@ impl NodeConfig {
         let bad_labels = labels.map(|(key, value)| {
             format!("`labels`: {key:?}: {value:?} is no label; both have letters, digits, `-`, `_` and `.`, at most 63, and a key may have a DNS name and `/` before it")
         });
+        let few_pids = (self.pod_pids_max < POD_PIDS_MIN).then(|| {
+            format!("`podPidsMax`: {} is too few; no pod starts with less than {POD_PIDS_MIN}", self.pod_pids_max)
+        });
         let prefixes = self.image_prefixes.iter().filter(|prefix| !prefix.is_absolute());
         let bad_prefixes = prefixes.map(|prefix| {
             format!("`imagePrefixes`: {} is not an absolute path; no program is under it", prefix.display())
@@ -214,6 +225,7 @@ impl NodeConfig {
             .chain(bad_name.map(|why| format!("`nodeName`: {why}")))
             .chain(bad_labels)
             .chain(bad_prefixes)
+            .chain(few_pids)
             .chain(too_small("edgeMemoryBytesMax", self.edge_memory_bytes_max))
             .chain(too_small("journalBytesMax", self.journal_bytes_max))
             .chain(bad_log(&self.log))

@@ -82,8 +82,9 @@ pub async fn start(
     kubelet.metrics.build_info("node", env!("CARGO_PKG_VERSION"));
     let name = kubelet.node_name.clone();
     node_runtime::spare_this_process();
-    let kubelet =
-        Kubelet::start(kubelet, runtimes(data_dir, prefixes)?, shutdown).await.context("failed to start the node")?;
+    let kubelet = Kubelet::start(kubelet, runtimes(data_dir, prefixes, config.pod_pids_max)?, shutdown)
+        .await
+        .context("failed to start the node")?;
     Ok(Node { name, kubelet, _lock: lock })
 }
 
@@ -112,10 +113,11 @@ pub async fn accept_hub(args: crate::cli::AcceptHubArgs) -> Result<()> {
 }
 
 /// The runtimes of a data directory.
-pub fn runtimes(data_dir: &DataDir, mut prefixes: Vec<PathBuf>) -> Result<Runtimes> {
+pub fn runtimes(data_dir: &DataDir, mut prefixes: Vec<PathBuf>, pod_pids_max: u64) -> Result<Runtimes> {
     // The edge plane is this very program in a pod of its own.
     prefixes.push(this_program()?);
     let mut config = ProcessConfig::new(data_dir.node().join("runtime"), prefixes);
+    config.pod_pids_max = pod_pids_max;
     // Keys, Secrets of other pods, and the rights of an administrator.
     config.hidden = vec![data_dir.node(), data_dir.hub(), data_dir.edge(), data_dir.run(), data_dir.kubeconfig()];
     #[cfg_attr(

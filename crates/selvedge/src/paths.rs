@@ -142,12 +142,17 @@ impl DataDir {
     /// directories themselves: what is in them has the modes that pods ask for, and nobody gets past the directory. What is beside
     /// them is the user's.
     fn tighten(&self) -> io::Result<()> {
-        set_mode(&self.0, 0o700)?;
+        // It may be a link to a disk.
+        set_mode(&fs::canonicalize(&self.0)?, 0o700)?;
         for dir in [self.hub(), self.node(), self.edge(), self.run(), self.example()] {
             set_mode(&dir, 0o700)?;
         }
         for file in [self.kubeconfig(), base_http::Ports::path(&self.0)] {
-            set_mode(&file, 0o600)?;
+            match set_mode(&file, 0o600) {
+                // Nobody else gets past the directory. `ports.json` is found as its writer made it.
+                Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
+                changed => changed?,
+            }
         }
         tighten_all(&self.run(), DEPTH_MAX)?;
         tighten_all(&self.hub(), DEPTH_MAX)

@@ -81,12 +81,16 @@ async fn stop_pods(data_dir: &DataDir) -> Result<()> {
     if !data_dir.node().exists() {
         return Ok(());
     }
-    for runtime in crate::node::runtimes(data_dir, Vec::new())? {
+    for runtime in crate::node::runtimes(data_dir, Vec::new(), 0)? {
         for container in runtime.list().await.context("failed to list the containers")? {
             let id = container.id;
             runtime.stop(&id, POD_GRACE).await.with_context(|| format!("failed to stop container {id}"))?;
             runtime.remove(&id).await.with_context(|| format!("failed to remove container {id}"))?;
         }
+    }
+    node_runtime::remove_in_memory(&data_dir.node().join("runtime"));
+    for socket in node_kubelet::status_sockets(data_dir.path()) {
+        let _ = fs::remove_file(socket);
     }
     // Volumes in memory are mounts, which no removal of files would remove.
     node_kubelet::remove_pods(data_dir.path()).context("failed to remove the volumes of the pods")

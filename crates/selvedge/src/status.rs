@@ -66,10 +66,10 @@ struct Line {
 pub fn node_socket(data_dir: &DataDir) -> std::path::PathBuf {
     #[cfg(feature = "node")]
     {
-        let [path, in_memory] = node_kubelet::status_sockets(data_dir.path());
         // One of a node that was killed may be left on a disk that became read-only.
         let is_served = |path: &std::path::PathBuf| std::os::unix::net::UnixStream::connect(path).is_ok();
-        if is_served(&path) || !is_served(&in_memory) { path } else { in_memory }
+        let served = node_kubelet::status_sockets(data_dir.path()).into_iter().find(is_served);
+        served.unwrap_or_else(|| data_dir.run().join("node.sock"))
     }
     #[cfg(not(feature = "node"))]
     data_dir.run().join("node.sock")

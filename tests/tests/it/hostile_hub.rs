@@ -8,9 +8,10 @@
 //! lies      answers that are no list, no object, no line           slow     answers that are late, fail, or come over a thin line
 //! restored  another hub, another store, an expired certificate     status   what the hub shows of a pod, whoever else writes it
 //! disk      full, read-only, emptied                               uplink   lost and found again with another address
-//! kills     at random moments, under all of these
+//! kills     at random moments, under all of these                  damage   every file of the node, in every way
 //! ```
 
+mod damage;
 mod disk;
 mod kills;
 mod lies;

@@ -6,7 +6,7 @@
 //! ```text
 //! files   links, sub-paths and races that lead out of volumes; the node's own keys
 //! rights  what a program without privileges tries with the kernel
-//! floods  memory, log lines, last words, modules that never end
+//! floods  memory, processes, log lines, last words, modules that never end
 //! ```
 
 mod files;
@@ -98,7 +98,9 @@ impl Box {
     /// Nobody else has noticed, and the node serves on.
     fn check_others(&mut self) -> Result<()> {
         ensure!(self.fleet.node.is_running() && self.fleet.node.pid() == self.agent, "{}", self.fleet.node.log());
-        ensure!(self.pid_of_bystander()? == self.bystander, "the bystander was started anew");
+        // By its id: to read the command line of a process that forks is to wait until it has forked.
+        let line = std::fs::read_to_string(format!("/proc/{}/cmdline", self.bystander)).unwrap_or_default();
+        ensure!(line.contains(&self.mark), "the bystander was started anew, or has ended");
         let bystander = self.fleet.kubectl.json(&["pod", "bystander"])?;
         let restarts = &bystander["status"]["containerStatuses"][0]["restartCount"];
         ensure!(restarts == 0, "{bystander}");

@@ -33,10 +33,42 @@ fn a_certificate_is_renewed_after_three_quarters_of_its_life() {
 #[test]
 fn a_newer_or_torn_file_is_refused() {
     let path = Path::new("identity.json");
-    assert!(matches!(parse(br#"{"version": 2}"#, path), Err(IdentityError::TooNew { found: 2, .. })));
-    for torn in [&b""[..], b"{", b"{}", br#"{"version": 1}"#] {
+    assert!(matches!(parse(br#"{"version": 3}"#, path), Err(IdentityError::TooNew { found: 3, .. })));
+    for torn in [&b""[..], b"{", b"{}", b"[]", b"5", br#"{"version": 1}"#, br#"{"version": 2}"#] {
         assert!(matches!(parse(torn, path), Err(IdentityError::Parse { .. })));
     }
+}
+
+#[test]
+fn a_file_that_is_damaged_or_lost_is_read_from_its_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("node/pki")).unwrap();
+    let identity = identity();
+    identity.save(dir.path()).unwrap();
+    assert!(identity.is_kept_twice(dir.path()));
+    let path = Identity::path(dir.path());
+    let whole = std::fs::read(&path).unwrap();
+    for at in 0..whole.len() {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x15;
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!(Identity::load(dir.path()).unwrap().as_ref(), Some(&identity), "{at}");
+    }
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(Identity::load(dir.path()).unwrap().as_ref(), Some(&identity));
+    assert!(!identity.is_kept_twice(dir.path()));
+    std::fs::write(Identity::copy_path(dir.path()), "{}").unwrap();
+    assert_eq!(Identity::load(dir.path()).unwrap(), None);
+    std::fs::write(&path, "{}").unwrap();
+    assert!(Identity::load(dir.path()).unwrap_err().is_damage());
+}
+
+#[test]
+fn a_file_of_version_1_is_read() {
+    let mut value = serde_json::to_value(identity()).unwrap();
+    value["version"] = 1.into();
+    let identity = parse(value.to_string().as_bytes(), Path::new("identity.json")).unwrap();
+    assert_eq!(identity.version, VERSION);
 }
 
 #[test]

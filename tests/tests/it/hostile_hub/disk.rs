@@ -55,7 +55,7 @@ fn after_a_power_cut_with_a_full_disk_all_pods_run_again() -> Result<()> {
 #[test]
 fn on_a_disk_that_became_read_only_pods_run_on_start_again_and_are_stopped() -> Result<()> {
     let Some(disk) = FailingDisk::mount(64 * 1024 * 1024)? else { return Ok(()) };
-    let site = Site::start_on(&disk.path())?;
+    let mut site = Site::start_on(&disk.path())?;
     site.create_pods(0..4)?;
     let programs = site.wait_programs(0..4, PATIENCE)?;
     site.wait_shown(0..4, PATIENCE)?;
@@ -72,6 +72,21 @@ fn on_a_disk_that_became_read_only_pods_run_on_start_again_and_are_stopped() -> 
     site.api.delete(&format!("{PODS}/p1"))?;
     site.wait_no_program(1, PATIENCE)?;
     ensure!(site.pids()[2..4] == [Some(programs[2]), Some(programs[3])], "{:?}", site.pids());
+    // An agent that starts there takes over what runs, says what is wrong, and acts on deletions.
+    site.node.kill();
+    site.node.start_again("ephemeral")?;
+    let status = eventually("the agent's status", PATIENCE, || site.status())?;
+    ensure!(status.to_string().contains("read-only"), "{status}");
+    site.api.delete(&format!("{PODS}/p2"))?;
+    site.wait_no_program(2, PATIENCE)?;
+    ensure!(site.pid(3) == Some(programs[3]), "{:?}", site.pids());
+    start_again(&site, 3, programs[3])?;
+    site.wait_shown(3..4, PATIENCE)?;
+    // A reset cannot, on such a disk.
+    for number in [0, 3] {
+        site.api.delete(&format!("{PODS}/p{number}"))?;
+        site.wait_no_program(number, PATIENCE)?;
+    }
     Ok(())
 }
 

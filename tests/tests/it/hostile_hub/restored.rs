@@ -174,6 +174,9 @@ fn expire(site: &Site) -> Result<()> {
     let short = site.plane.ca()?.sign_csr(&csr, Usage::Client, Duration::from_secs(1))?;
     let mut text: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
     text["certPem"] = short.clone().into();
+    // As a former version wrote it, without a checksum.
+    text["version"] = 1.into();
+    text.as_object_mut().context("an object")?.remove("sha256");
     std::fs::write(&path, text.to_string())?;
     let (_, until) = base_pki::validity(&short)?;
     eventually("a certificate that is over", PATIENCE, || {

@@ -23,6 +23,18 @@ fn a_pod_that_takes_memory_without_end_ends_by_its_own_limit() -> Result<()> {
 }
 
 #[test]
+fn a_pod_that_forks_without_end_is_alone_with_it() -> Result<()> {
+    let Some(mut site) = Box::start()? else { return Ok(()) };
+    // Each of its processes does so, also when the kernel lets it have no more.
+    site.create(&pod("attacker", "exec perl -e 'fork while 1'"))?;
+    site.wait_for("attacker", |pod| pod["status"]["phase"] == "Running")?;
+    std::thread::sleep(ATTACK);
+    site.check_others()?;
+    site.delete("attacker")?;
+    site.check_others()
+}
+
+#[test]
 fn a_pod_that_talks_without_end_fills_its_own_log() -> Result<()> {
     let Some(mut site) = Box::start()? else { return Ok(()) };
     site.create(&pod("attacker", "exec yes this line is written again and again, as fast as it can be written"))?;
