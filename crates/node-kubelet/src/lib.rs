@@ -116,8 +116,10 @@ impl Kubelet {
             make_folder(&config.data_dir.join(directory))?;
         }
         let tasks = TaskTracker::new();
-        let store = Arc::new(Store::open(&config.data_dir, tasks.token())?);
+        let mut store = Store::open(&config.data_dir, tasks.token())?;
         let registry = StatusRegistry::new(&config.node_name);
+        store.report_to(registry.clone());
+        let store = Arc::new(store);
         if let Some(damage) = damage {
             tracing::error!(%damage, "The node's identity cannot be read.");
             registry.error(damage);

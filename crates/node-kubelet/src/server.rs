@@ -1,6 +1,7 @@
 //! The kubelet's own API: logs and pods for the hub, over TLS, for administrators only; and the status socket for
 //! `selvedge status`, for the owner of the data directory.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -122,7 +123,7 @@ async fn logs(pods: &Pods, namespace: &str, pod: &str, container: &str, query: L
         Ok(Err(message)) => return text(StatusCode::NOT_FOUND, message),
         Err(Stopping) => return stopping(),
     };
-    let (path, attempt) = match log_file(&place.dir, query.previous) {
+    let (path, attempt) = match log_file(&place, query.previous).await {
         Some(found) => found,
         None if query.previous => {
             let message = format!(
@@ -197,16 +198,29 @@ async fn still_runs(place: &LogPlace, id: &ContainerId) -> bool {
     runtime.status(id).await.is_ok_and(|status| !matches!(status.state, ContainerState::Exited(_)))
 }
 
-/// The newest log in `dir`, or the one before it, and whose attempt it is.
-fn log_file(dir: &Path, previous: bool) -> Option<(PathBuf, u32)> {
-    let attempts = std::fs::read_dir(dir).ok()?.filter_map(|entry| {
+/// A container's newest log, or the one before it, and whose attempt it is.
+async fn log_file(place: &LogPlace, previous: bool) -> Option<(PathBuf, u32)> {
+    let mut logs = logs_in(&place.dir);
+    // On a disk that takes no file a log is where its runtime has put it.
+    let containers = match &place.runtime {
+        Some(runtime) => runtime.list().await.unwrap_or_default(),
+        None => Vec::new(),
+    };
+    for status in containers {
+        if status.id.pod_uid == place.uid && status.id.container == place.container && status.log_path.exists() {
+            logs.insert(status.id.attempt, status.log_path);
+        }
+    }
+    logs.into_iter().rev().nth(usize::from(previous)).map(|(attempt, path)| (path, attempt))
+}
+
+/// The logs in a container's directory, by attempt.
+fn logs_in(dir: &Path) -> BTreeMap<u32, PathBuf> {
+    let logs = std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| {
         let name = entry.ok()?.file_name().into_string().ok()?;
-        name.strip_suffix(".log")?.parse::<u32>().ok()
+        Some((name.strip_suffix(".log")?.parse::<u32>().ok()?, dir.join(name)))
     });
-    let mut attempts: Vec<u32> = attempts.collect();
-    attempts.sort_unstable_by(|a, b| b.cmp(a));
-    let attempt = *attempts.get(usize::from(previous))?;
-    Some((dir.join(format!("{attempt}.log")), attempt))
+    logs.collect()
 }
 
 fn stopping() -> Response<Body> {
@@ -217,14 +231,23 @@ fn stopping() -> Response<Body> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_newest_log_is_found_and_the_one_before() {
+    #[tokio::test]
+    async fn the_newest_log_is_found_and_the_one_before() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(log_file(dir.path(), false), None);
+        let place = LogPlace {
+            runtime: None,
+            uid: "u".into(),
+            dir: dir.path().to_owned(),
+            namespace: "default".into(),
+            pod: "p".into(),
+            container: "c".into(),
+            waiting: None,
+        };
+        assert_eq!(log_file(&place, false).await, None);
         for name in ["2.log", "10.log", "10.log.1", "x.log", "9.log"] {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
-        assert_eq!(log_file(dir.path(), false), Some((dir.path().join("10.log"), 10)));
-        assert_eq!(log_file(dir.path(), true), Some((dir.path().join("9.log"), 9)));
+        assert_eq!(log_file(&place, false).await, Some((dir.path().join("10.log"), 10)));
+        assert_eq!(log_file(&place, true).await, Some((dir.path().join("9.log"), 9)));
     }
 }

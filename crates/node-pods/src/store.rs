@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use base_journal::{OpenSnapshotError, SnapshotError, SnapshotOptions, SnapshotStore};
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use node_client::HubState;
+use node_client::{HubState, Notice, StatusRegistry};
 use node_runtime::PodInstance;
 
 use crate::ballast::Ballast;
@@ -166,6 +167,9 @@ pub struct Store {
     key: LessSafeKey,
     /// What became of a damaged key.
     repair: Option<String>,
+    /// Who says that the disk is read-only, and whether that was said.
+    registry: Option<StatusRegistry>,
+    is_read_only: AtomicBool,
     /// Released after the directory is (fields are dropped in order): whoever waits for it may open the directory again. A write
     /// under way on a blocking thread outlives the task that asked for it.
     _open: TaskTrackerToken,
@@ -187,12 +191,33 @@ impl Store {
         let snapshots = SnapshotStore::open(&data_dir.join("node/store"), SnapshotOptions::default())?;
         snapshots.require_format(FORMAT)?;
         let ballast = Ballast::hold(&data_dir.join("node"));
-        Ok(Self { snapshots, ballast, key, repair, _open: open })
+        Ok(Self { snapshots, ballast, key, repair, registry: None, is_read_only: AtomicBool::new(false), _open: open })
+    }
+
+    /// Has the Node say when the disk is read-only: the condition `ReadonlyFilesystem`, as node-problem-detector calls it.
+    pub fn report_to(&mut self, registry: StatusRegistry) {
+        self.registry = Some(registry);
+    }
+
+    fn note_disk(&self, is_read_only: bool) {
+        let Some(registry) = &self.registry else { return };
+        if self.is_read_only.swap(is_read_only, Ordering::Relaxed) != is_read_only {
+            let notice = is_read_only.then(|| Notice {
+                reason: "FilesystemIsReadOnly",
+                message: "the node's disk is read-only: pods run, with state and logs of new containers in memory; check the disk, and \
+                          start the box again"
+                    .to_owned(),
+            });
+            registry.set_condition("ReadonlyFilesystem", notice);
+        }
     }
 
     /// Writes, on a full disk with the space that was kept for that.
     fn write<T>(&self, write: impl Fn(&SnapshotStore) -> Result<T, SnapshotError>) -> Result<T, StoreError> {
-        match write(&self.snapshots) {
+        let written = write(&self.snapshots);
+        let refuses = |source: &std::io::Error| source.kind() == std::io::ErrorKind::ReadOnlyFilesystem;
+        self.note_disk(matches!(&written, Err(SnapshotError::Write { source, .. }) if refuses(source)));
+        match written {
             Err(SnapshotError::Full { .. }) if self.ballast.give_up() => Ok(write(&self.snapshots)?),
             written => {
                 let written = written?;

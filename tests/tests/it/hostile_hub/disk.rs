@@ -11,7 +11,7 @@ use testkit::wait::eventually;
 
 use super::{NODE, PATIENCE, PODS, Site, needs_a_hub};
 use crate::bad_input::{SmallDisk, fill};
-use crate::common::{example_manifest, kill_with_pods};
+use crate::common::{condition, example_manifest, kill_with_pods};
 
 #[test]
 fn on_a_full_disk_the_agent_starts_and_a_deleted_pod_ends() -> Result<()> {
@@ -82,6 +82,15 @@ fn on_a_disk_that_became_read_only_pods_run_on_start_again_and_are_stopped() -> 
     ensure!(site.pid(3) == Some(programs[3]), "{:?}", site.pids());
     start_again(&site, 3, programs[3])?;
     site.wait_shown(3..4, PATIENCE)?;
+    // Whoever asks the hub learns of it, and reads the logs.
+    eventually("a Node that says so", PATIENCE, || {
+        let node = site.api.get(&format!("/api/v1/nodes/{NODE}")).map_err(|error| error.to_string())?;
+        let condition = condition(&node, "ReadonlyFilesystem").map(|one| one["status"].clone());
+        if condition == Some("True".into()) { Ok(()) } else { Err(node["status"]["conditions"].to_string()) }
+    })?;
+    if let Some(kubectl) = Kubectl::newest(&site.plane.kubeconfig()) {
+        eventually("a log", PATIENCE, || kubectl.ok(&["logs", "p3"]).map_err(|error| error.to_string()))?;
+    }
     // A reset cannot, on such a disk.
     for number in [0, 3] {
         site.api.delete(&format!("{PODS}/p{number}"))?;
