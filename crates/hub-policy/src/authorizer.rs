@@ -172,6 +172,10 @@ fn node_rules(access: &Access<'_>, node: &str, store: &Store) -> Decision {
         ("", "serviceaccounts", Some("token")) if verb == "create" => {
             machinery_access::NodeAuthorizer.authorize(access, store)
         }
+        // Who asks its kubelet, and whether that one may.
+        ("authentication.k8s.io", "tokenreviews", None) | ("authorization.k8s.io", "subjectaccessreviews", None) => {
+            Decision::allow_if(verb == "create", "")
+        }
         // Whose event one is, admission checks.
         ("", "events", None) => Decision::allow_if(matches!(verb, "create" | "patch" | "update"), ""),
         ("", "namespaces", None) => Decision::allow_if(reads, ""),

@@ -36,10 +36,12 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 mod assignment;
+mod callers;
 mod config;
 mod metrics;
 mod server;
 
+use callers::Callers;
 pub use config::{ConfigError, KubeletConfig, default_node_name, is_hub_url};
 pub use node_agent::{Identity, IdentityError, Taint};
 pub use node_pods::{Runtimes, StoreError, remove_pods};
@@ -568,7 +570,8 @@ async fn serve_api(mut api: Api) {
         }
     };
     let (pods, metrics) = (api.pods.clone(), api.metrics.clone());
-    let handler = move |request, peer| server::answer(request, peer, pods.clone(), metrics.clone());
+    let callers = Callers::new(api.client.clone(), &api.name);
+    let handler = move |request, peer| server::answer(request, peer, callers.clone(), pods.clone(), metrics.clone());
     let serving = base_http::serve(api.listener.with_tls(tls.clone()), handler, api.shutdown.clone());
     tokio::select! {
         () = api.shutdown.cancelled() => {}

@@ -19,6 +19,12 @@ pub(crate) fn register(metrics: &Metrics, registry: &StatusRegistry, store: &Arc
         metrics.collect(name, help, SampleKind::Gauge, move || read(&registry.report()));
     };
     of_report("selvedge_node_pods", "Pods that the node holds, by phase", by_phase);
+    of_report("kubelet_running_pods", "Pods that run, as upstream calls them", |report| {
+        one(report.pods.iter().filter(|pod| pod.phase == "Running").count())
+    });
+    of_report("kubelet_node_name", "The node's name", |report| {
+        vec![Sample::whole(1).with("node", report.node.clone())]
+    });
     of_report("selvedge_node_pods_ready", "Pods whose containers are all ready", |report| {
         one(report.pods.iter().filter(|pod| pod.ready).count())
     });

@@ -1,4 +1,4 @@
-//! The kubelet's own API: logs and pods for the hub, over TLS, for administrators only; and the status socket for
+//! The kubelet's own API: logs, pods and metrics, over TLS, for those whom [`Callers`] lets in; and the status socket for
 //! `selvedge status`, for the owner of the data directory.
 
 use std::collections::BTreeMap;
@@ -22,8 +22,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-/// Whose certificates may ask.
-const ADMIN_GROUP: &str = "system:masters";
+use crate::callers::Callers;
+
 /// How often a followed log is looked at for more: soon enough for a person who watches.
 const FOLLOW_PERIOD: Duration = Duration::from_millis(250);
 /// Every how many looks at the log it is asked whether the container still runs.
@@ -32,13 +32,25 @@ const RUNNING_LOOKS: u32 = 4;
 const PIECES_MAX: usize = 8;
 
 /// Answers requests to the kubelet's API.
-pub(crate) async fn answer(request: Request<Incoming>, peer: Peer, pods: Pods, metrics: Metrics) -> Response<Body> {
+pub(crate) async fn answer(
+    request: Request<Incoming>,
+    peer: Peer,
+    callers: Callers,
+    pods: Pods,
+    metrics: Metrics,
+) -> Response<Body> {
     let path = request.uri().path().trim_end_matches('/').to_owned();
     if path == "/healthz" {
         return text(StatusCode::OK, "ok");
     }
-    if !is_admin(&peer) {
-        return text(StatusCode::UNAUTHORIZED, "Unauthorized: show a client certificate of group system:masters");
+    // As upstream: what has a name of its own may be granted alone, or with all the rest.
+    let parts = match path.as_str() {
+        "/metrics" => &["metrics"][..],
+        "/pods" => &["pods", "proxy"],
+        _ => &["proxy"],
+    };
+    if let Err((status, why)) = callers.check(&peer, request.headers(), request.method(), parts).await {
+        return text(status, why);
     }
     if request.method() != Method::GET {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here");
@@ -104,11 +116,6 @@ fn connections(notice: Notice, is_connected: bool, shutdown: CancellationToken) 
 
 fn metrics_page(metrics: &Metrics) -> Response<Body> {
     respond::body(StatusCode::OK, METRICS_CONTENT_TYPE, metrics.encode())
-}
-
-fn is_admin(peer: &Peer) -> bool {
-    let identity = peer.client_cert.as_ref().and_then(|certificate| base_pki::client_identity(certificate).ok());
-    identity.is_some_and(|identity| identity.groups.iter().any(|group| group == ADMIN_GROUP))
 }
 
 async fn list(pods: &Pods) -> Response<Body> {

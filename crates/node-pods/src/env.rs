@@ -48,7 +48,16 @@ pub(crate) enum ValueError {
     Field(String),
     #[error("resource `{0}` is not supported; use limits.cpu, limits.memory, requests.cpu or requests.memory")]
     Resource(String),
+    #[error("{0} has more than {EXPANDED_BYTES_MAX} bytes after `$(NAME)` was replaced, which no program can be given")]
+    TooLong(String),
+    #[error("the environment has more than {ENVIRONMENT_BYTES_MAX} bytes, which no program can be given")]
+    TooLarge,
 }
+
+/// The longest word that Linux gives a program.
+const EXPANDED_BYTES_MAX: usize = 128 * 1024;
+/// Most of what it gives one in all, on most machines.
+const ENVIRONMENT_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// Facts of the node that fields may refer to.
 #[derive(Clone, Debug, Default)]
@@ -88,14 +97,22 @@ pub(crate) fn environment(
             }
         }
     }
+    let mut bytes: usize = environment.iter().map(|(name, value)| name.len() + value.len()).sum();
     for variable in &container.env {
         let value = match (&variable.value, &variable.value_from) {
-            (Some(value), _) if !value.is_empty() => Some(expand(value, &environment)),
+            (Some(value), _) if !value.is_empty() => Some(
+                expand(value, &environment)
+                    .ok_or_else(|| ValueError::TooLong(format!("environment variable {}", variable.name)))?,
+            ),
             (_, Some(source)) => resolve(pod, container, node, lookup, source)?,
             _ => Some(String::new()),
         };
         if let Some(value) = value {
+            bytes += variable.name.len() + value.len();
             environment.insert(variable.name.clone(), value);
+        }
+        if bytes > ENVIRONMENT_BYTES_MAX {
+            return Err(ValueError::TooLarge);
         }
     }
     Ok(environment)
@@ -252,11 +269,15 @@ pub(crate) fn resource_value(
     Ok(millis.div_ceil(divisor).to_string())
 }
 
-/// Replaces `$(NAME)` by the variable's value; one that does not exist stays as it is, `$$` is a dollar sign.
-pub(crate) fn expand(text: &str, environment: &BTreeMap<String, String>) -> String {
+/// Replaces `$(NAME)` by the variable's value; one that does not exist stays as it is, `$$` is a dollar sign. `None` when that
+/// becomes too long: variables that name each other twice double with each one.
+pub(crate) fn expand(text: &str, environment: &BTreeMap<String, String>) -> Option<String> {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(position) = rest.find('$') {
+        if expanded.len() > EXPANDED_BYTES_MAX {
+            return None;
+        }
         expanded.push_str(&rest[..position]);
         let after = &rest[position + 1..];
         rest = if let Some(tail) = after.strip_prefix('$') {
@@ -278,7 +299,7 @@ pub(crate) fn expand(text: &str, environment: &BTreeMap<String, String>) -> Stri
         };
     }
     expanded.push_str(rest);
-    expanded
+    (expanded.len() <= EXPANDED_BYTES_MAX).then_some(expanded)
 }
 
 fn is_variable_name(name: &str) -> bool {

@@ -10,9 +10,10 @@
 //! | --- | --- |
 //! | the object is deleted, or has a deletion timestamp | the pod is stopped |
 //! | a complete list of the hub that it was listed from before lacks it | the same: its deletion was missed while the link was away |
-//! | a list of a hub with another state lacks it | it runs on, *on hold*, until that hub names it or a person decides |
+//! | a list of a hub with another state lacks it | it runs on, *on hold*, until that hub names it or a person decides; its successor waits |
 //! | anything that is no list | nothing |
 
+mod holds;
 mod orphans;
 mod static_pods;
 
@@ -25,7 +26,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use node_client::{ApiClient, EventRecorder, Notice, PODS_ON_HOLD, StatusRegistry, chain};
+use node_client::{ApiClient, EventRecorder, StatusRegistry, chain};
 use node_runtime::{ContainerEvent, ContainerStatus, PodRuntime};
 use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -143,10 +144,20 @@ pub(crate) struct Shared {
     pub static_manifests: std::sync::Mutex<Option<Vec<Value>>>,
 }
 
+/// Longest name of a file on all file systems.
+const FILE_NAME_BYTES_MAX: usize = 255;
+
+/// The name of a pod's directory. The longest names of pods are cut; the uid says whose it is.
+fn dir_name(namespace: &str, name: &str, uid: &str) -> String {
+    let left = FILE_NAME_BYTES_MAX.saturating_sub(namespace.len() + uid.len() + 2);
+    let name = name.get(..left).unwrap_or(name);
+    format!("{namespace}_{name}_{uid}")
+}
+
 impl Shared {
     pub(crate) fn pod_dir(&self, pod: &Pod) -> PathBuf {
         let metadata = &pod.metadata;
-        let name = format!("{}_{}_{}", metadata.namespace, metadata.name, metadata.uid);
+        let name = dir_name(&metadata.namespace, &metadata.name, &metadata.uid);
         self.context.config.data_dir.join("node/pods").join(name)
     }
 
@@ -177,6 +188,10 @@ struct PodEntry {
     is_over: Arc<AtomicBool>,
     is_static: bool,
     on_hold: bool,
+    /// It was on hold until a person decided, and is being stopped.
+    is_ending: bool,
+    /// The hub has deleted its object.
+    is_deleted: bool,
 }
 
 /// What pods need beside themselves.
@@ -197,6 +212,8 @@ pub(crate) struct Manager {
     static_pods: Option<BTreeMap<String, Value>>,
     /// Ended here, and not yet deleted at the hub.
     finished: BTreeSet<String>,
+    /// Pods that wait until one on hold, which they succeed, has ended.
+    held_back: BTreeMap<String, Bytes>,
     /// Containers found at the start whose pod is not known (yet).
     orphans: BTreeMap<String, Vec<ContainerStatus>>,
     /// Whether directories of pods that nobody knows were looked for.
@@ -222,6 +239,7 @@ impl Manager {
             pods: BTreeMap::new(),
             static_pods: None,
             finished: BTreeSet::new(),
+            held_back: BTreeMap::new(),
             orphans: BTreeMap::new(),
             are_directories_swept: false,
             desired,
@@ -274,7 +292,9 @@ impl Manager {
                 }
             }
         }
-        let stored = self.shared.context.store.pods();
+        let mut stored = self.shared.context.store.pods();
+        // Those on hold first: their successors wait for them.
+        stored.sort_by_key(|(uid, _)| !self.shared.context.store.pod_state(uid).on_hold);
         info!(
             pods = stored.len(),
             containers = self.orphans.values().map(Vec::len).sum::<usize>(),
@@ -342,9 +362,11 @@ impl Manager {
     }
 
     fn replace_hub_pods(&mut self, pods: Vec<(String, Bytes)>, listed: &BTreeSet<String>, is_same_hub: bool) {
-        for (uid, json) in pods {
-            self.upsert(uid, json, false);
+        if !is_same_hub {
+            // What ended here was deleted at another hub, or in another life of this one.
+            self.finished.clear();
         }
+        // What is missing comes first: of two of one name the former one may be on hold.
         let missing: Vec<String> = self
             .pods
             .iter()
@@ -361,6 +383,10 @@ impl Manager {
         for uid in listed {
             self.set_hold(uid, false);
         }
+        self.held_back.retain(|uid, _| listed.contains(uid));
+        for (uid, json) in pods {
+            self.upsert(uid, json, false);
+        }
         self.finished.retain(|uid| listed.contains(uid));
         if is_same_hub {
             // Only now, after a complete list, is a container of an unknown pod nobody's. One of a pod that is listed but
@@ -370,54 +396,6 @@ impl Manager {
         }
         self.report_holds();
         self.publish_desired();
-    }
-
-    /// Puts a pod on hold or takes it off.
-    fn set_hold(&mut self, uid: &str, on_hold: bool) {
-        let Some(entry) = self.pods.get_mut(uid).filter(|entry| entry.on_hold != on_hold) else { return };
-        entry.on_hold = on_hold;
-        entry.inbox.hold(on_hold);
-        if on_hold {
-            let text =
-                "The hub that has this pod no more is not the one that started it; it runs on until that is decided";
-            self.shared.events.pod_warning(&entry.pod, None, "OnHold", text);
-            warn!(pod = %entry.pod.full_name(), "A pod is not known to a hub that was restored, or is another; it runs on.");
-        }
-    }
-
-    /// Shows which pods are on hold, on the Node and in the node's status.
-    fn report_holds(&self) {
-        let mut names: Vec<String> =
-            self.pods.values().filter(|entry| entry.on_hold).map(|entry| entry.pod.full_name()).collect();
-        let count = names.len();
-        names.truncate(NAMES_SHOWN_MAX);
-        let notice = (count > 0).then(|| Notice {
-            reason: "HubChanged",
-            message: format!(
-                "the hub was restored or is another one, and does not know {count} pods that run here: {}; they run on until it does; \
-                 `selvedge node accept-hub` on the node stops them",
-                names.join(", ")
-            ),
-        });
-        if let Some(notice) = &notice {
-            self.shared.context.registry.error(notice.message.clone());
-        }
-        self.shared.context.registry.set_condition(PODS_ON_HOLD, notice);
-    }
-
-    /// A person decided that what the hub says now counts: stops what is on hold, and answers which pods that were.
-    fn release_holds(&mut self) -> Vec<String> {
-        let held: Vec<String> =
-            self.pods.iter().filter(|(_, entry)| entry.on_hold).map(|(uid, _)| uid.clone()).collect();
-        let names = held.iter().filter_map(|uid| Some(self.pods.get(uid)?.pod.full_name())).collect();
-        for uid in &held {
-            self.deleted(uid);
-            if let Some(entry) = self.pods.get_mut(uid) {
-                entry.on_hold = false;
-            }
-        }
-        self.report_holds();
-        names
     }
 
     /// A pod as it is now: to its worker, or to a new one.
@@ -442,6 +420,9 @@ impl Manager {
         }
         if self.finished.contains(&uid) {
             // Ended here; the deletion is on its way to the hub.
+            return;
+        }
+        if !is_static && self.hold_back(&uid, &pod, &json) {
             return;
         }
         let Some(entry) = self.pods.get_mut(&uid) else {
@@ -525,7 +506,21 @@ impl Manager {
             is_over: is_over.clone(),
         };
         self.spawn_worker(uid.clone(), Worker::new(self.shared.clone(), init, inbox.clone()));
-        self.pods.insert(uid, PodEntry { pod, json, runtime, inbox, requests, is_over, is_static, on_hold });
+        self.pods.insert(
+            uid,
+            PodEntry {
+                pod,
+                json,
+                runtime,
+                inbox,
+                requests,
+                is_over,
+                is_static,
+                on_hold,
+                is_ending: false,
+                is_deleted: false,
+            },
+        );
     }
 
     fn admit(
@@ -579,9 +574,13 @@ impl Manager {
     /// The hub no longer has this pod: what of it still runs is stopped.
     fn deleted(&mut self, uid: &str) {
         self.finished.remove(uid);
-        match self.pods.get(uid) {
+        self.held_back.remove(uid);
+        match self.pods.get_mut(uid) {
             Some(entry) if entry.is_static => return,
-            Some(entry) => entry.inbox.end(),
+            Some(entry) => {
+                entry.is_deleted = true;
+                entry.inbox.end();
+            }
             None => self.sweep_orphans(|orphan| orphan == uid),
         }
         self.shared.publisher.forget(uid);
@@ -593,9 +592,10 @@ impl Manager {
         if entry.is_static {
             self.shared.publisher.forget(uid);
             self.start_static_pods();
-        } else if entry.pod.metadata.deletion_timestamp.is_some() {
+        } else if entry.pod.metadata.deletion_timestamp.is_some() && !entry.is_deleted {
             self.finished.insert(uid.to_owned());
         }
+        self.start_held_back();
         self.report_holds();
         self.publish_desired();
     }

@@ -49,6 +49,24 @@ pub(crate) struct Metadata {
     pub creation_timestamp: Option<String>,
     pub deletion_timestamp: Option<String>,
     pub deletion_grace_period_seconds: Option<i64>,
+    pub owner_references: Vec<Owner>,
+}
+
+/// `metadata.ownerReferences`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Owner {
+    pub kind: String,
+    pub name: String,
+    pub controller: Option<bool>,
+}
+
+impl Metadata {
+    /// Name of the DaemonSet that the pod is of.
+    pub fn daemon_set(&self) -> Option<&str> {
+        let is_set = |owner: &&Owner| owner.kind == "DaemonSet" && owner.controller == Some(true);
+        self.owner_references.iter().find(is_set).map(|owner| owner.name.as_str())
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]

@@ -332,6 +332,12 @@ impl Publisher {
                 entry.not_before = Some(now + backoff.next_delay());
                 debug!(pod = %entry.name, %error, "A status did not reach the hub.");
             }
+            Err(error) if error.code() == Some(413) && entry.finalize => {
+                // What is over needs no status to be deleted.
+                warn!(pod = %entry.name, error = %chain(&error), "The last status of a pod is too large for the hub; it is left out.");
+                entry.shown = entry.status.clone().unwrap_or_default();
+                entry.look();
+            }
             Err(error) => {
                 let pod = format!("{}/{}", entry.namespace, entry.name);
                 warn!(%pod, error = %chain(&error), "The hub rejected a pod's status; trying again in a minute.");

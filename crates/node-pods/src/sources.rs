@@ -55,6 +55,8 @@ pub(crate) struct Pods {
     pub known: HubState,
     /// What the hub shows over the present connection.
     pub present: Verified,
+    /// What is on disk of `known`, and the connection over which it was learned.
+    pub kept: watch::Sender<(u64, HubState)>,
     /// The last list could not be kept.
     pub is_incomplete: bool,
     pub registry: StatusRegistry,
@@ -138,6 +140,7 @@ impl Pods {
         }
         let seen = self.known.seen.max(revision);
         self.known = HubState { seen, ..self.known_from_now_on() };
+        self.kept.send_replace((self.present.connection, self.known.clone()));
         self.known.clone()
     }
 
@@ -229,6 +232,7 @@ impl Reflector for Pods {
         let pods = match written {
             Ok(()) => {
                 self.known = known;
+                self.kept.send_replace((self.present.connection, self.known.clone()));
                 pods
             }
             // What is new does not start before it is kept. What was deleted is stopped, which frees the disk.
@@ -271,7 +275,53 @@ impl Reflector for Pods {
 
 /// Follows the pods of this node until `shutdown`.
 pub(crate) async fn pods(client: ApiClient, source: Pods, registry: StatusRegistry, shutdown: CancellationToken) {
-    list_watch::run(client, source, registry, shutdown).await;
+    let renewals = keep_a_renewal(source.store.clone(), source.verified.clone(), source.kept.clone());
+    tokio::select! {
+        () = list_watch::run(client, source, registry, shutdown) => {}
+        () = renewals => {}
+    }
+}
+
+/// Keeps the first renewal of the Lease that is later than all that is kept of the hub.
+///
+/// A hub that was restored from a backup without the newest pod has an older Lease than that, however far others have brought it
+/// meanwhile; nothing more is needed until there is another pod.
+async fn keep_a_renewal(
+    store: Arc<Store>,
+    mut verified: watch::Receiver<Verified>,
+    kept: watch::Sender<(u64, HubState)>,
+) {
+    while verified.changed().await.is_ok() {
+        let Verified { connection, confirmed, .. } = verified.borrow_and_update().clone();
+        let Some(state) = with_renewal(&kept.borrow(), connection, &confirmed) else { continue };
+        let written = state.clone();
+        match keep(&store, move |store| store.put_hub_state(&written)).await {
+            Ok(()) => {
+                // Another pod may have come meanwhile, which the next renewal is for.
+                kept.send_if_modified(|(_, held)| {
+                    let is_this = held.seen == state.seen && held.lease_uid == state.lease_uid;
+                    if is_this {
+                        held.revision = state.revision;
+                    }
+                    is_this
+                });
+            }
+            Err(error) => {
+                warn!(error = %chain(&error), "Failed to keep how far the hub has come; the next renewal is kept.")
+            }
+        }
+    }
+    // At shutdown, which the other half sees, too.
+    std::future::pending::<()>().await;
+}
+
+/// What is kept with this renewal, when it is the first one that says more.
+fn with_renewal((over, kept): &(u64, HubState), connection: u64, confirmed: &HubState) -> Option<HubState> {
+    let is_first = *over == connection
+        && kept.lease_uid == confirmed.lease_uid
+        && kept.revision <= kept.seen
+        && confirmed.revision > kept.seen;
+    is_first.then(|| HubState { seen: kept.seen, ..confirmed.clone() })
 }
 
 /// Keeps a task per object that some pod refers to.
@@ -484,6 +534,22 @@ mod tests {
         let kept: Value = serde_json::from_slice(&trimmed(pod(json!({"metadata": metadata, "spec": {}})))).unwrap();
         let metadata = json!({"name": "p", "resourceVersion": "1"});
         assert_eq!(kept, json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {}}));
+    }
+
+    #[test]
+    fn the_first_renewal_after_a_pod_is_kept_and_no_other() {
+        let state = |uid: &str, revision, seen| HubState { lease_uid: uid.to_owned(), revision, seen };
+        let kept = |revision, seen| (3, state("a", revision, seen));
+        for (before, connection, confirmed, expected) in [
+            (kept(5, 9), 3, state("a", 12, 0), Some(state("a", 12, 9))),
+            // Not later than the pod; of another connection, or hub; not the first.
+            (kept(5, 9), 3, state("a", 8, 0), None),
+            (kept(5, 9), 4, state("a", 12, 0), None),
+            (kept(5, 9), 3, state("b", 12, 0), None),
+            (kept(12, 9), 3, state("a", 20, 0), None),
+        ] {
+            assert_eq!(with_renewal(&before, connection, &confirmed), expected, "{before:?} {confirmed:?}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use node_client::{Verified, supervise};
+use node_client::{HubState, Verified, supervise};
 use serde_json::Value;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -86,6 +86,7 @@ pub fn start(parts: PodsParts) -> Pods {
             verified: verified.clone(),
             known: of.store.hub_state(),
             present: Verified::default(),
+            kept: watch::channel((0, HubState::default())).0,
             is_incomplete: false,
             registry: of.registry.clone(),
         };

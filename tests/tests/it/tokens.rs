@@ -191,3 +191,55 @@ spec:
     ensure!(other.starts_with("other.invalid:"), "{other}");
     Ok(())
 }
+
+/// What a node's kubelet answers to a bearer token: the status, and the text.
+fn ask_kubelet(address: &str, ca: &Path, path: &str, token: Option<&str>) -> Result<(u16, String)> {
+    let mut curl = std::process::Command::new("curl");
+    curl.args(["-s", "--max-time", "20", "-w", "\n%{http_code}", "--cacert"]).arg(ca);
+    if let Some(token) = token {
+        curl.args(["-H", &format!("Authorization: Bearer {token}")]);
+    }
+    let said = String::from_utf8(curl.arg(format!("https://{address}{path}")).output()?.stdout)?;
+    let (text, code) = said.rsplit_once('\n').context("an answer has a status")?;
+    Ok((code.parse()?, text.to_owned()))
+}
+
+#[test]
+fn a_kubelet_serves_whom_the_rules_of_the_cluster_let_in() -> Result<()> {
+    let Some(mut fleet) = Fleet::start()? else { return Ok(()) };
+    let address = fleet.node.address("node-kubelet")?;
+    let ca = fleet.hub.data_dir().join("hub/pki/node-serving-ca.crt");
+    let rules = [
+        &["create", "serviceaccount", "scraper"][..],
+        &["create", "clusterrole", "scraper", "--verb=get", "--resource=nodes/metrics"],
+        &["create", "clusterrolebinding", "scraper", "--clusterrole=scraper", "--serviceaccount=default:scraper"],
+    ];
+    for rule in rules {
+        fleet.kubectl.ok(rule)?;
+    }
+    let token = fleet.kubectl.ok(&["create", "token", "scraper"])?;
+    let ask = |path: &str, token: Option<&str>| ask_kubelet(&address, &ca, path, token);
+    // With a certificate of its own at first, with the hub's soon.
+    let page = eventually("the metrics", PATIENCE, || match ask("/metrics", Some(token.trim())) {
+        Ok((200, page)) => Ok(page),
+        other => Err(format!("{other:?}")),
+    })?;
+    assert!(page.contains("kubelet_node_name{node=\"edge-1\"} 1"), "{page}");
+    for (path, token, expected, phrase) in [
+        ("/pods", Some(token.trim()), 403, "system:serviceaccount:default:scraper"),
+        ("/containerLogs/default/p/c", Some(token.trim()), 403, "nodes/proxy of edge-1"),
+        ("/metrics", None, 401, "a client certificate or a bearer token"),
+        ("/metrics", Some("made.up.token"), 401, "does not know this token"),
+        ("/healthz", None, 200, "ok"),
+    ] {
+        let (code, text) = ask(path, token)?;
+        ensure!(code == expected && text.contains(phrase), "{path} {expected}: {code} {text}");
+    }
+    // With no hub in sight a caller that is known is served, and any other one learns why not.
+    fleet.hub.kill();
+    let (code, text) = ask("/metrics", Some(token.trim()))?;
+    ensure!(code == 200, "{code} {text}");
+    let (code, text) = ask("/metrics", Some("another.made.up.token"))?;
+    ensure!(code == 503 && text.contains("the hub cannot be asked"), "{code} {text}");
+    Ok(())
+}

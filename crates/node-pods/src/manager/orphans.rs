@@ -20,7 +20,7 @@ impl Manager {
                 info!(container = %status.id, "Stopping a container whose pod is deleted.");
                 for runtime in self.runtimes.clone() {
                     let status = status.clone();
-                    let dir = format!("{}_{}_{}", status.pod.namespace, status.pod.name, status.pod.uid);
+                    let dir = super::dir_name(&status.pod.namespace, &status.pod.name, &status.pod.uid);
                     let dir = self.shared.context.config.data_dir.join("node/pods").join(dir);
                     base_observe::spawn_named(&self.workers, "orphan", async move {
                         // A container of another runtime is not found, which is fine.

@@ -18,6 +18,14 @@ fn a_static_pod_gets_what_the_hub_would_give() {
 }
 
 #[test]
+fn the_longest_name_of_a_pod_has_a_directory() {
+    let uid = "e9aa38d2-e740-46ac-b9a1-7c71e7711bc8";
+    assert_eq!(dir_name("default", "p", uid), format!("default_p_{uid}"));
+    let long = dir_name(&"s".repeat(63), &"n".repeat(253), uid);
+    assert!(long.len() == FILE_NAME_BYTES_MAX && long.ends_with(&format!("_{uid}")), "{long}");
+}
+
+#[test]
 fn our_own_status_coming_back_is_no_news() {
     let pod = |spec: &str, version: &str, phase: &str| {
         let json = json!({

@@ -48,14 +48,19 @@ impl SpecParts {
         let (container, attempt) = (&self.container, self.attempt);
         let environment =
             env::environment(&self.pod, container, &self.facts, &*self.store).map_err(|e| e.to_string())?;
-        let expand = |words: &[String]| words.iter().map(|word| env::expand(word, &environment)).collect();
+        let expand_one = |what: &str, word: &str| {
+            env::expand(word, &environment).ok_or_else(|| env::ValueError::TooLong(what.to_owned()).to_string())
+        };
+        let expand = |what: &str, words: &[String]| -> Result<Vec<String>, String> {
+            words.iter().map(|word| expand_one(what, word)).collect()
+        };
         let mut mounts = Vec::new();
         for mount in &container.volume_mounts {
             let place = self.places.get(&mount.name);
             let place = place.ok_or_else(|| format!("volume \"{}\" is not one of the pod's", mount.name))?;
             let sub_path = match mount.sub_path_expr.as_str() {
                 "" => mount.sub_path.clone(),
-                expression => env::expand(expression, &environment),
+                expression => expand_one("subPathExpr", expression)?,
             };
             if !mount.sub_path_expr.is_empty() && sub_path.contains("$(") {
                 return Err(format!("subPathExpr `{}` names a variable that is not set", mount.sub_path_expr));
@@ -80,8 +85,8 @@ impl SpecParts {
             container: container.name.clone(),
             attempt,
             image: container.image.clone(),
-            command: expand(&container.command),
-            args: expand(&container.args),
+            command: expand("`command`", &container.command)?,
+            args: expand("`args`", &container.args)?,
             working_dir: container.working_dir.as_ref().map(PathBuf::from),
             mounts,
             limits: limits(container),

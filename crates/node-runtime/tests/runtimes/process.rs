@@ -651,7 +651,8 @@ async fn with_a_read_only_root_only_volumes_are_written_to() {
     if !is_root() {
         return testkit::skip("mount namespaces need root");
     }
-    let fixture = Fixture::new();
+    // As a node has it: its own directories are not seen, the one in which mounts are prepared among them.
+    let fixture = Fixture::with(|config| config.hidden = vec![config.state_dir.clone()]);
     let volume = fixture.folder.path().join("volume");
     fs::create_dir(&volume).unwrap();
     let file = fixture.folder.path().join("message");

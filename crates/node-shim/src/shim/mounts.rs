@@ -100,6 +100,10 @@ fn make_views_read_only() -> Result<(), String> {
     for path in views.filter_map(|line| line.split(' ').nth(1)).filter(|path| *path != "/dev") {
         let made = beneath::open_path(Path::new(path))
             .and_then(|view| sys::set_mount_attributes(view.as_fd(), libc::AT_EMPTY_PATH, libc::MOUNT_ATTR_RDONLY));
+        // The one below a view of `/` still has its place in our directory, which is hidden.
+        if made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            continue;
+        }
         made.map_err(|error| format!("failed to make {path} read-only: {error}"))?;
     }
     Ok(())

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use base_pki::{KeyPair, Usage};
+use serde_json::json;
 use testkit::program::{Outcome, Selvedge, run};
 use testkit::proxy::node_identity;
 use testkit::wait::eventually;
 
-use super::{NODE, PATIENCE, Site, needs_a_hub};
+use super::{NODE, PATIENCE, PODS, Site, needs_a_hub};
 use crate::common::{condition, token};
 
 impl Site {
@@ -103,11 +104,15 @@ fn a_hub_restored_from_a_backup_stops_no_pod_that_it_does_not_know() -> Result<(
     }
     let mut site = Site::start()?;
     site.create_pods(0..1)?;
+    site.create_pods(2..3)?;
     site.wait_shown(0..1, PATIENCE)?;
+    site.wait_shown(2..3, PATIENCE)?;
     site.hub()?.kill();
     let backup = site.dir.path().join("backup");
     copy(&site.store(), &backup)?;
     site.hub_again()?;
+    site.api.delete(&format!("{PODS}/p2"))?;
+    site.wait_no_program(2, PATIENCE)?;
     site.create_pods(1..2)?;
     let programs = site.wait_programs(0..2, PATIENCE)?;
     site.wait_shown(0..2, PATIENCE)?;
@@ -119,11 +124,16 @@ fn a_hub_restored_from_a_backup_stops_no_pod_that_it_does_not_know() -> Result<(
         if now >= before + 3 { Ok(()) } else { Err(now - before) }
     })?;
     site.hub()?.kill();
+    // A start lists, whatever a watch from before would have been sent.
+    site.node.kill();
     std::fs::remove_dir_all(site.store())?;
     copy(&backup, &site.store())?;
     site.hub_again()?;
-    // A start lists, whatever a watch from before would have been sent.
-    site.node.kill();
+    // Others bring it further than it had ever come.
+    for number in 0..100 {
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("c{number}")}});
+        site.api.create("/api/v1/namespaces/default/configmaps", &object)?;
+    }
     site.node.start_again("ephemeral")?;
     site.wait_held()?;
     site.ensure_runs_on(&programs)?;
@@ -132,8 +142,21 @@ fn a_hub_restored_from_a_backup_stops_no_pod_that_it_does_not_know() -> Result<(
     site.node.start_again("ephemeral")?;
     site.wait_held()?;
     site.ensure_runs_on(&programs)?;
+    // What was deleted since the backup is there again.
+    site.wait_programs(2..3, PATIENCE)?;
+    // Who takes the place of one on hold waits for the decision: never are there two.
+    site.create_pods(1..2)?;
+    eventually("an event of the pod that waits", PATIENCE, || {
+        let events = site.api.get("/api/v1/namespaces/default/events").map_err(|error| error.to_string())?;
+        let is_it = |event: &&serde_json::Value| event["reason"] == "WaitsForPodOnHold";
+        events["items"].as_array().into_iter().flatten().find(is_it).map(|_| ()).ok_or_else(|| events.to_string())
+    })?;
+    site.ensure_runs_on(&programs)?;
     site.accept_hub()?;
-    site.wait_no_program(1, PATIENCE)?;
+    eventually("the program of the pod that waited", PATIENCE, || match site.pid(1) {
+        Some(pid) if pid != programs[1] => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
     site.ensure_runs_on(&programs[..1])
 }
 
