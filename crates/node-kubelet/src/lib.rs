@@ -44,7 +44,7 @@ mod server;
 use callers::Callers;
 pub use config::{ConfigError, KubeletConfig, default_node_name, is_hub_url};
 pub use node_agent::{Identity, IdentityError, Taint};
-pub use node_pods::{Runtimes, StoreError, remove_pods};
+pub use node_pods::{Runtimes, StoreError, pod_uids, remove_pods};
 
 /// A serving certificate that was not signed is requested again this often.
 const SERVING_RETRY: Duration = Duration::from_secs(60);

@@ -47,7 +47,7 @@ pub use logs::{LogQuery, LogReader};
 pub use manager::{Context, LogPlace};
 pub use start::{Pods, PodsParts, Stopping, start};
 pub use store::{Store, StoreError};
-pub use volumes::remove_pods;
+pub use volumes::{pod_uids, remove_pods};
 
 /// The runtimes of a node; each answers to the `runtimeClassName` that its `handler()` names.
 pub type Runtimes = Vec<Arc<dyn PodRuntime>>;

@@ -412,6 +412,19 @@ pub fn remove_pods(data_dir: &Path) -> io::Result<()> {
     }
 }
 
+/// The uids of all pods that have a directory in `data_dir`.
+///
+/// # Errors
+/// When their directory cannot be read.
+pub fn pod_uids(data_dir: &Path) -> io::Result<Vec<String>> {
+    let entries = match std::fs::read_dir(data_dir.join("node/pods")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let uid = |entry: std::fs::DirEntry| Some(entry.file_name().to_str()?.rsplit('_').next()?.to_owned());
+    Ok(entries.flatten().filter_map(uid).collect())
+}
+
 /// Unmounts and removes everything of a pod. Missing parts are no error.
 pub(crate) fn remove(pod_dir: &Path) -> io::Result<()> {
     match std::fs::read_dir(pod_dir.join(".volumes")) {

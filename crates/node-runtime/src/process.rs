@@ -82,8 +82,12 @@ pub(crate) fn argv(spec: &ContainerSpec, program: &Path) -> Result<Vec<String>, 
     if let Some(word) = spec.command.first() {
         let is_program = Path::new(word) == program || program.file_name().is_some_and(|name| name == word.as_str());
         if !is_program {
+            let image = match word.starts_with('/') {
+                true => format!("file://{word}"),
+                false => "file:// and the program's path".to_owned(),
+            };
             let reason = format!(
-                "`command` begins with {word}, but the image is the program: name file://{word} as the image, or use `args`"
+                "`command` begins with {word:?}, but the image is the program: name {image} as the image, or leave `command` out and use `args`"
             );
             return Err(RuntimeError::Refused { id: spec.id(), reason });
         }

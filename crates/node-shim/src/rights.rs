@@ -65,8 +65,9 @@ pub fn assume(spec: &ContainerSpec) -> Result<(), String> {
     }
     let gid = spec.run_as_group.or(spec.run_as_user);
     sys::become_user(spec.run_as_user, gid, &spec.supplemental_groups).map_err(|error| {
-        let user = spec.run_as_user;
-        format!("failed to become user {user:?} (group {gid:?}): {error}; only a node that runs as root can")
+        let name = |id: Option<u32>| id.map_or_else(|| "as it is".to_owned(), |id| id.to_string());
+        let (user, group) = (name(spec.run_as_user), name(gid));
+        format!("failed to become user {user}, group {group}: {error}; only a node that runs as root can")
     })?;
     if !security.privileged {
         sys::keep_capabilities(granted).map_err(explain("give capabilities up"))?;

@@ -189,7 +189,10 @@ impl NodeConfig {
             "PEM file with the CA of the hub or cluster: what its certificate must lead to. --ca goes before it. Not needed with a token of `selvedge token create`, which says it.",
         ),
         ("nodeName", "Name of the Node object; the machine's name when absent. --node-name goes before it."),
-        ("labels", "Labels that the node registers with."),
+        (
+            "labels",
+            "Labels that the node registers with. A hub leaves out those that a node may not give itself: set these with kubectl label, or token create --label.",
+        ),
         (
             "imagePrefixes",
             "Directories from which pods may run programs (image: file:///...). Other programs are rejected.",

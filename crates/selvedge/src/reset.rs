@@ -81,11 +81,18 @@ async fn stop_pods(data_dir: &DataDir) -> Result<()> {
     if !data_dir.node().exists() {
         return Ok(());
     }
+    let uids = node_kubelet::pod_uids(data_dir.path()).context("failed to list the pods")?;
     for runtime in crate::node::runtimes(data_dir, Vec::new(), 0)? {
         for container in runtime.list().await.context("failed to list the containers")? {
             let id = container.id;
             runtime.stop(&id, POD_GRACE).await.with_context(|| format!("failed to stop container {id}"))?;
             runtime.remove(&id).await.with_context(|| format!("failed to remove container {id}"))?;
+        }
+        // The group of a pod outlives its containers: one that is about to start again has nothing else.
+        for uid in &uids {
+            if let Err(error) = runtime.remove_pod(uid).await {
+                tracing::warn!(%uid, error = %base_observe::Chain(&error), "Something of a pod is left.");
+            }
         }
     }
     node_runtime::remove_in_memory(&data_dir.node().join("runtime"));

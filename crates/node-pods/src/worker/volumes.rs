@@ -196,7 +196,7 @@ impl Worker {
                 }
                 // Waiting for a first answer of the hub is no fault.
                 if !matches!(error, VolumeError::Pending { .. }) {
-                    self.report_volume_error(error.to_string(), text);
+                    self.report_volume_error(text);
                 }
             }
         }
@@ -208,12 +208,12 @@ impl Worker {
         }
     }
 
-    fn report_volume_error(&mut self, event: String, text: String) {
+    fn report_volume_error(&mut self, text: String) {
         if self.volumes.error.as_ref() == Some(&text) {
             return;
         }
         warn!(pod = %self.pod.full_name(), error = %text, "Failed to prepare a volume; trying again.");
-        self.shared.events.pod_warning(&self.pod, None, "FailedMount", event);
+        self.shared.events.pod_warning(&self.pod, None, "FailedMount", text.clone());
         self.shared.context.registry.error(format!("{}: {text}", self.pod.full_name()));
         self.volumes.error = Some(text);
     }
@@ -234,7 +234,7 @@ impl Worker {
             "the volumes of the pod are not in place after {} s: a disk or share does not answer; the pod starts when it does",
             SLOW_AFTER.as_secs()
         );
-        self.report_volume_error(text.clone(), text);
+        self.report_volume_error(text);
     }
 
     pub(super) fn volumes_died(&mut self, cause: &str) {
