@@ -214,9 +214,9 @@ fn a_node_that_was_deleted_from_a_stock_cluster_is_there_again_when_it_is_starte
     node_is_ready(&cluster.kubectl, "gw-1")
 }
 
-/// Bytes that one renewal of a node's Lease costs the node's side of the line, TLS included: the least of some, as other things are
-/// sent now and then.
-fn lease_renewal_bytes(kubectl: &Kubectl, proxy: &Proxy, node: &str) -> Result<u64> {
+/// Bytes that one renewal of a node's Lease costs the node's side of the line, TLS included: the first one that fits, or the least of
+/// five, as other things are sent now and then.
+fn lease_renewal_bytes(kubectl: &Kubectl, proxy: &Proxy, node: &str, max: u64) -> Result<u64> {
     let renewed = |before: &str| {
         eventually("renewed Lease", PATIENCE, || {
             let lease = kubectl.json(&["lease", node, "-n", "kube-node-lease"]).map_err(|error| error.to_string())?;
@@ -233,6 +233,9 @@ fn lease_renewal_bytes(kubectl: &Kubectl, proxy: &Proxy, node: &str) -> Result<u
         let (sent, received) = (after.0 - before.0, after.1 - before.1);
         println!("a renewal: {sent} bytes sent, {received} received");
         least = least.min(sent + received);
+        if least <= max {
+            break;
+        }
     }
     Ok(least)
 }
@@ -248,7 +251,7 @@ fn a_lease_renewal_fits_into_five_hundred_and_fifty_bytes_on_a_stock_cluster() -
     let proxy = Proxy::tunnel(cluster.server.address())?;
     let _node = cluster.node_at(&proxy.address(), "gw-1", &["--ca", &cluster.ca_file()])?;
     node_is_ready(&cluster.kubectl, "gw-1")?;
-    let bytes = lease_renewal_bytes(&cluster.kubectl, &proxy, "gw-1")?;
+    let bytes = lease_renewal_bytes(&cluster.kubectl, &proxy, "gw-1", RENEWAL_BYTES_OF_KUBERNETES_MAX)?;
     println!("a renewal of the Lease on a kube-apiserver: {bytes} bytes");
     ensure!((100..=RENEWAL_BYTES_OF_KUBERNETES_MAX).contains(&bytes), "{bytes} bytes");
     Ok(())
@@ -265,7 +268,7 @@ fn a_lease_renewal_fits_into_five_hundred_bytes_on_a_hub() -> Result<()> {
     let args = ["node", "--hub", &proxy.url(), "--token", &token, "--node-name", "gw-1"];
     let _node = Selvedge::start(&dir.path().join("node"), &args)?;
     node_is_ready(&kubectl, "gw-1")?;
-    let bytes = lease_renewal_bytes(&kubectl, &proxy, "gw-1")?;
+    let bytes = lease_renewal_bytes(&kubectl, &proxy, "gw-1", RENEWAL_BYTES_MAX)?;
     println!("a renewal of the Lease on a hub: {bytes} bytes");
     ensure!((100..=RENEWAL_BYTES_MAX).contains(&bytes), "{bytes} bytes");
     Ok(())
