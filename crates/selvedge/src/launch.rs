@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io::IsTerminal as _;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use base_observe::LogOptions;
@@ -11,6 +12,10 @@ use serde::de::DeserializeOwned;
 use crate::cli::RoleArgs;
 use crate::exit::{self, Exit};
 use crate::memory;
+
+/// How long a thread that waited for a disk lives on without work. Each holds some 200 kB of free memory, and after a burst there are
+/// dozens; in ten seconds, which is usual, each of them has something small to do again, and none ends.
+const IDLE_THREAD_LIVES: Duration = Duration::from_secs(2);
 
 /// Roles wait for the network and the disk, not for the processor: more threads only cost memory.
 const WORKER_THREADS: usize = 2;
@@ -42,6 +47,7 @@ pub fn role(log: &str, work: impl Future<Output = Result<Exit>>) -> Result<Exit>
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .on_thread_park(memory::give_back)
+        .thread_keep_alive(IDLE_THREAD_LIVES)
         .enable_all()
         .build()
         .context("failed to start the runtime")?;
