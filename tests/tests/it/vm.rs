@@ -1,4 +1,4 @@
-//! A whole box whose power is cut.
+//! A whole box: its power is cut, its clock is lost, its disk and its memory are full.
 //!
 //! The machine is `testkit::vm`: the built program and busybox on a disk of their own, with Debian's kernel, whose control groups are of
 //! version 2. `cargo xtask test --vm` runs what is here.
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use testkit::vm::{Machine, Setup};
 use testkit::wait::eventually;
 
-use crate::common::condition;
+use crate::common::{condition, is_full};
 use crate::hostile_hub::Api;
 
 const NODE: &str = "box";
@@ -98,6 +98,12 @@ impl Up {
         })
     }
 
+    /// How many programs a pod has.
+    fn programs(&self, name: &str) -> Result<usize> {
+        let lines = self.command_lines()?;
+        Ok(lines.iter().filter(|line| line.ends_with(&format!("{SLEEP} {name} "))).count())
+    }
+
     /// Of all that runs in the guest.
     fn command_lines(&self) -> Result<Vec<String>> {
         // A process may end while it is looked at.
@@ -154,4 +160,154 @@ fn the_same_pods_run_again_after_a_power_cut() -> Result<()> {
     ensure!(up.wait_pods(&names)? == before, "the pods are the same ones");
     up.api.get(&format!("{CONFIG_MAPS}/acknowledged")).context("a write that was acknowledged")?;
     Ok(())
+}
+
+/// Whether a test of the full size runs; else says so.
+fn is_large() -> bool {
+    if !is_full() {
+        println!("runs at full size (`cargo xtask test --all --vm`)");
+    }
+    is_full()
+}
+
+#[test]
+fn cuts_under_writes_lose_nothing_that_was_acknowledged() -> Result<()> {
+    const CUTS: usize = 8;
+    if !is_large() {
+        return Ok(());
+    }
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    println!("SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let Some(mut up) = Up::start(|_| {})? else { return Ok(()) };
+    let (mut pods, mut objects) = (Vec::new(), Vec::new());
+    for cut in 0..CUTS {
+        let start = Instant::now();
+        let until = Duration::from_millis(random.u64(200..4_000));
+        // Whatever is acknowledged before the cut is to be there after it; a write that the cut meets may be.
+        for number in 0.. {
+            let (object, pod) = (format!("o{cut}-{number}"), format!("p{cut}-{number}"));
+            up.api.create(CONFIG_MAPS, &config_map(&object))?;
+            objects.push(object);
+            if number == 0 {
+                up.create_pod(&sleeper(&pod))?;
+                pods.push(pod);
+            }
+            if start.elapsed() >= until {
+                break;
+            }
+        }
+        up.machine.cut();
+        let took = up.boot_again()?;
+        up.wait_programs(&pods).with_context(|| format!("after cut {cut}"))?;
+        let list = up.api.get(CONFIG_MAPS)?;
+        let found: Vec<&str> =
+            list["items"].as_array().into_iter().flatten().filter_map(|one| one["metadata"]["name"].as_str()).collect();
+        let lost: Vec<_> = objects.iter().filter(|name| !found.contains(&name.as_str())).collect();
+        ensure!(lost.is_empty(), "cut {cut} lost {lost:?} of {}", objects.len());
+        println!(
+            "cut {cut}: {} objects, {} pods, an answer after {:.1} s",
+            objects.len(),
+            pods.len(),
+            took.as_secs_f64()
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn pods_run_after_a_reboot_and_on_a_box_that_has_lost_its_clock() -> Result<()> {
+    if !is_large() {
+        return Ok(());
+    }
+    let Some(mut up) = Up::start(|_| {})? else { return Ok(()) };
+    let names = names("p", 2);
+    for name in &names {
+        up.create_pod(&sleeper(name))?;
+    }
+    let before = up.wait_pods(&names)?;
+    up.machine.reboot()?;
+    up.wait_programs(&names)?;
+    up.reconnect()?;
+    ensure!(up.wait_pods(&names)? == before, "the pods are the same ones");
+    // The battery is empty: no certificate is valid yet.
+    up.machine.cut();
+    up.machine.set_clock(Some("1970-01-02"));
+    up.machine.boot()?;
+    up.wait_programs(&names)?;
+    ensure!(up.machine.run("date +%Y")?.trim() == "1970", "{}", up.machine.run("date")?);
+    // Then a time server answers.
+    up.machine.run(&format!("date -s @{}", jiff::Timestamp::now().as_second()))?;
+    up.reconnect()?;
+    up.wait_ready()?;
+    ensure!(up.wait_pods(&names)? == before, "the pods are the same ones");
+    up.wait_programs(&names)
+}
+
+#[test]
+fn on_a_full_disk_pods_run_after_a_cut_and_are_stopped() -> Result<()> {
+    if !is_large() {
+        return Ok(());
+    }
+    let Some(mut up) = Up::start(|setup| setup.disk_mib = 256)? else { return Ok(()) };
+    let names = names("p", 3);
+    for name in &names {
+        up.create_pod(&sleeper(name))?;
+    }
+    up.wait_pods(&names)?;
+    up.machine
+        .run("dd if=/dev/zero of=/fill bs=64k 2>/dev/null; dd if=/dev/zero of=/fill2 bs=512 2>/dev/null; sync; true")?;
+    up.machine.cut();
+    up.machine.boot()?;
+    up.wait_programs(&names)?;
+    up.machine.run("rm /fill2 /fill")?;
+    up.reconnect()?;
+    up.wait_ready()?;
+    up.api.delete(&format!("{PODS}/p0"))?;
+    eventually("no program of the deleted pod", PATIENCE, || match up.programs("p0") {
+        Ok(0) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
+    up.wait_programs(&names[1..])
+}
+
+#[test]
+fn limits_are_those_of_version_2_and_a_pod_that_takes_all_memory_dies_alone() -> Result<()> {
+    if !is_large() {
+        return Ok(());
+    }
+    let Some(up) = Up::start(|setup| setup.memory_mib = 256)? else { return Ok(()) };
+    let mut limited = sleeper("limited");
+    limited["spec"]["containers"][0]["resources"] = json!({
+        "limits": {"memory": "32Mi", "cpu": "500m"}, "requests": {"memory": "16Mi", "cpu": "100m"},
+    });
+    let uid = up.create_pod(&limited)?;
+    up.wait_pods(&["limited".to_owned()])?;
+    for (file, expected) in [("memory.max", "33554432"), ("cpu.max", "50000 100000"), ("pids.max", "512")] {
+        let found = up.machine.run(&format!("cat /sys/fs/cgroup/selvedge/{uid}/{file}"))?;
+        ensure!(found.trim() == expected, "{file}: {found}");
+    }
+    ensure!(up.machine.run("cat /sys/fs/cgroup/selvedge/cpu.weight")?.trim() == "50");
+    let agent = up.machine.run("pidof selvedge")?;
+    // Its limit ends the one; the kernel, out of memory, the other.
+    for (name, limits) in [("greedy", json!({"memory": "32Mi"})), ("boundless", json!({}))] {
+        let script = "x=xxxxxxxxxxxxxxxx; while :; do x=$x$x; done";
+        let mut greedy =
+            pod(name, json!([{"name": "main", "image": "file:///bin/busybox", "args": ["sh", "-c", script]}]));
+        greedy["spec"]["restartPolicy"] = "Never".into();
+        greedy["spec"]["containers"][0]["resources"] = json!({"limits": limits});
+        up.create_pod(&greedy)?;
+        eventually(&format!("the end of {name}"), PATIENCE, || {
+            let pod = up.api.get(&format!("{PODS}/{name}")).map_err(|error| format!("{error:#}"))?;
+            let end = pod["status"]["containerStatuses"][0]["state"]["terminated"]["reason"].clone();
+            if end == "OOMKilled" || (name == "boundless" && end == "Error") {
+                Ok(())
+            } else {
+                Err(pod["status"].to_string())
+            }
+        })?;
+    }
+    ensure!(up.machine.run("pidof selvedge")?.trim().contains(agent.trim()), "another agent runs");
+    up.wait_programs(&["limited".to_owned()])?;
+    up.wait_ready()
 }
