@@ -294,7 +294,7 @@ impl Manager {
         }
         let mut stored = self.shared.context.store.pods();
         // Those on hold first: their successors wait for them.
-        stored.sort_by_key(|(uid, _)| !self.shared.context.store.pod_state(uid).on_hold);
+        stored.sort_by_cached_key(|(uid, _)| !self.shared.context.store.pod_state(uid).on_hold);
         info!(
             pods = stored.len(),
             containers = self.orphans.values().map(Vec::len).sum::<usize>(),
