@@ -129,13 +129,9 @@ impl LogFile {
     }
 
     fn write_batch(&mut self, lines: &[u8], now: Timestamp) {
-        if self.bytes > 0 && self.bytes + lines.len() as u64 > self.bytes_max {
-            // When putting aside fails, the file grows on: better a large log than a lost one.
-            if let Ok(file) = self.rotate() {
-                self.file = file;
-                self.bytes = 0;
-            }
-        }
+        let is_full = self.bytes > 0 && self.bytes + lines.len() as u64 > self.bytes_max;
+        // When putting aside fails, the file grows on: better a large log than a lost one.
+        let next = if is_full { self.put_aside().unwrap_or_default() } else { None };
         if let Some((lost, error)) = &self.lost {
             let mut note = Vec::new();
             let text = format!("selvedge: {lost} bytes of this log were lost: {error}");
@@ -147,6 +143,11 @@ impl LogFile {
         if let Err(error) = self.append_whole(lines) {
             let before = self.lost.as_ref().map_or(0, |(lost, _)| *lost);
             self.lost = Some((before + lines.len() as u64, error));
+        }
+        if let Some(next) = next {
+            // It has lines before it has the name: whoever opens the log finds the full file or this one, never none and
+            // never an empty one. A disk that refuses this refuses the lines that follow, too, which are counted.
+            let _ = fs::rename(next, &self.path);
         }
     }
 
@@ -190,19 +191,38 @@ impl LogFile {
         String::from_utf8_lossy(&text[text.len().saturating_sub(bytes_max)..]).into_owned()
     }
 
-    fn rotate(&self) -> io::Result<File> {
+    /// Gives the full file the name of the youngest put aside, and begins another, which has yet to take the log's name
+    /// from the one that is returned.
+    fn put_aside(&mut self) -> io::Result<Option<PathBuf>> {
         if self.files_max == 1 {
             self.file.set_len(0)?;
-            return append(&self.path);
+            self.bytes = 0;
+            return Ok(None);
         }
+        let (youngest, next) = (numbered(&self.path, 1), suffixed(&self.path, "next"));
+        remove(&next)?;
+        let file = append(&next)?;
         for number in (1..self.files_max - 1).rev() {
             match fs::rename(numbered(&self.path, number), numbered(&self.path, number + 1)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
         }
-        fs::rename(&self.path, numbered(&self.path, 1))?;
-        append(&self.path)
+        remove(&youngest)?;
+        if fs::hard_link(&self.path, &youngest).is_err() {
+            // A file system without hard links: there the log has no file for a moment.
+            fs::rename(&self.path, &youngest)?;
+        }
+        self.file = file;
+        self.bytes = 0;
+        Ok(Some(next))
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -211,8 +231,12 @@ fn append(path: &Path) -> io::Result<File> {
 }
 
 fn numbered(path: &Path, number: u32) -> PathBuf {
+    suffixed(path, &number.to_string())
+}
+
+fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{number}"));
+    name.push(format!(".{suffix}"));
     name.into()
 }
 

@@ -83,6 +83,20 @@ fn what_is_read_at_once_is_spread_over_the_files() {
 }
 
 #[test]
+fn whoever_opens_a_log_that_is_turned_over_finds_lines() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("0.log");
+    let mut log = LogFile::open(&path, 64, 3).unwrap();
+    log.write(b"first\n", now());
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| (0..20_000).for_each(|_| log.write(b"a line of some length\n", now())));
+        while !writer.is_finished() {
+            assert!(!fs::read(&path).unwrap().is_empty());
+        }
+    });
+}
+
+#[test]
 fn a_log_is_continued_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("0.log");
