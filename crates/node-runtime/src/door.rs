@@ -51,6 +51,48 @@ pub enum ContainerEvent {
     Exited(ContainerStatus),
 }
 
+/// Which image a container needs, and when it is to be fetched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageRequest {
+    /// As written in the pod.
+    pub image: String,
+    /// When it is fetched.
+    pub policy: PullPolicy,
+    /// `.dockerconfigjson` of Secrets, as they are.
+    pub credentials: Vec<Vec<u8>>,
+}
+
+/// `imagePullPolicy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PullPolicy {
+    /// Before every start. Where the registry is out of reach, what is here will do.
+    Always,
+    /// When it is not here.
+    #[default]
+    IfNotPresent,
+    /// Somebody else puts it here.
+    Never,
+}
+
+/// What [`PodRuntime::ensure_image`] has done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImageOutcome {
+    /// This runtime has no images to fetch.
+    NotNeeded,
+    /// It was here.
+    Present,
+    /// It was fetched.
+    Pulled {
+        /// How many bytes it takes here.
+        bytes: u64,
+    },
+    /// It is here, and whether there is a newer one could not be found out.
+    OutOfReach {
+        /// Why not.
+        reason: String,
+    },
+}
+
 /// Result of [`PodRuntime::exec`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExecOutput {
@@ -82,6 +124,16 @@ pub enum RuntimeError {
         image: String,
         /// What is wrong, and what to do.
         reason: String,
+    },
+    /// The image could not be fetched. Retrying may help.
+    #[error("failed to pull image {image}: {message}")]
+    Pull {
+        /// As asked for.
+        image: String,
+        /// In one word, as in `state.waiting.reason`.
+        reason: &'static str,
+        /// What went wrong.
+        message: String,
     },
     /// The node's configuration does not allow the image's path. Retrying does not help.
     #[error(
@@ -185,6 +237,12 @@ pub trait PodRuntime: Send + Sync {
     /// Says whether `spec` could be started here, without starting it: image, command, limits, mounts. It looks at files of the
     /// node, which may lie on a disk that does not answer: call it where waiting harms nobody.
     fn check(&self, spec: &ContainerSpec) -> Result<(), RuntimeError>;
+
+    /// Sees to it that an image is on the node, as the policy has it. Answers what was done; the runtimes of the node's own
+    /// files have nothing to do.
+    fn ensure_image(&self, _request: ImageRequest) -> RuntimeFuture<'_, ImageOutcome> {
+        Box::pin(async { Ok(ImageOutcome::NotNeeded) })
+    }
 
     /// Starts a container; answers when its program runs. An `Err` other than `AlreadyStarted` means that nothing runs.
     /// After [`RuntimeError::Start`] the attempt is spent, listed as exited with [`ExitReason::StartError`](crate::ExitReason::StartError).

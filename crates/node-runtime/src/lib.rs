@@ -18,6 +18,7 @@
 #![warn(missing_docs)]
 
 mod config;
+mod container;
 mod door;
 mod image;
 mod launch_dir;
@@ -31,13 +32,17 @@ mod wasm;
 mod witness;
 
 pub use config::{ProcessConfig, WasmConfig};
-pub use door::{ContainerEvent, ContainerState, ContainerStatus, ExecOutput, PodRuntime, RuntimeError, RuntimeFuture};
+pub use container::{ContainerRuntime, Image, ImageConfig, Images};
+pub use door::{
+    ContainerEvent, ContainerState, ContainerStatus, ExecOutput, ImageOutcome, ImageRequest, PodRuntime, PullPolicy,
+    RuntimeError, RuntimeFuture,
+};
 pub use launch_dir::{in_memory_dirs, make_in_memory_dir, name_of, remove_in_memory};
 pub use node_shim::{
-    ContainerId, ContainerSpec, ContainerStats, ExitReason, ExitRecord, Isolation, Limits, Mount, PodRef, PodResources,
-    Requests, Seccomp, Security,
+    ContainerId, ContainerSpec, ContainerStats, ExitReason, ExitRecord, ImageRoot, Isolation, Limits, Mount,
+    NamespaceRef, PodRef, PodResources, Requests, Seccomp, Security,
 };
-pub use pod::{DeviceRef, NamespaceRef, POD_INSTANCE_VERSION, PodInstance, PodSpec};
+pub use pod::{DeviceRef, POD_INSTANCE_VERSION, PodInstance, PodSpec};
 pub use process::ProcessRuntime;
 pub use program::SHIM;
 pub use qos::{oom_score_adj, spare_this_process};

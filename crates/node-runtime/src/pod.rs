@@ -7,7 +7,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{PodRef, PodResources};
+use crate::{NamespaceRef, PodRef, PodResources};
 
 /// Version of [`PodInstance`] as the kubelet keeps it.
 pub const POD_INSTANCE_VERSION: u32 = 1;
@@ -44,16 +44,6 @@ pub struct PodInstance {
     /// Devices that are its own while it lives.
     #[serde(default)]
     pub devices: Vec<DeviceRef>,
-}
-
-/// A namespace that is held open for a pod.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct NamespaceRef {
-    /// As in `/proc/PID/ns`: `net`, `ipc`, `uts`.
-    pub kind: String,
-    /// What to open to enter it.
-    pub path: PathBuf,
 }
 
 /// A device that was given to a pod.

@@ -46,6 +46,9 @@ impl ProcessRuntime {
         Ok(Launch {
             version: STATE_VERSION,
             image_id: format!("file://{}", program.display()),
+            image: None,
+            namespaces: Vec::new(),
+            stop_signal: None,
             private: None,
             boot_id: String::new(),
             program,

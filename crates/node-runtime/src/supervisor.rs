@@ -177,7 +177,7 @@ impl Supervisor {
         let not_found = |_| RuntimeError::NotFound(id.clone());
         status.wait_for(is_up).await.map_err(not_found)?;
         if let Some(running) = self.inner.running(id) {
-            kill_verified(&running.child, libc::SIGTERM);
+            kill_verified(&running.child, running.stop_signal());
             if tokio::time::timeout(grace, status.wait_for(has_ended)).await.is_err() {
                 kill_verified(&running.child, libc::SIGKILL);
                 blocking(move || running.cgroups.kill_all()).await;

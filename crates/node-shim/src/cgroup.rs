@@ -9,6 +9,8 @@
 //! least when it has none, which says the same of any two pods with one level less to make, to clean and to explain. Whom the
 //! kernel kills first is decided by `oom_score_adj`, not by levels.
 
+mod devices;
+
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -42,7 +44,7 @@ const DEPTH_MAX: usize = 16;
 const CREATE_TRIES: usize = 4;
 
 /// Controllers of version 1 that we use.
-const V1_CONTROLLERS: [&str; 4] = ["memory", "pids", "cpu", "cpuacct"];
+const V1_CONTROLLERS: [&str; 5] = ["memory", "pids", "cpu", "cpuacct", "devices"];
 
 /// Where this node's hierarchies are mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::{
     fs,
     fs::File,
     io::{self, Read, Write},
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
@@ -19,11 +19,11 @@ use std::{
 use rustix::{process::Signal, thread::ThreadNameSpaceType};
 use serde::{Deserialize, Serialize};
 
-use crate::rights;
-use crate::shim::child::{Exec, enter_working_dir, environment, open_agents, set_oom_score, wait_for};
+use crate::shim::child::{
+    Exec, enter_working_dir, environment, find_program, open_agents, set_oom_score, wait_for, who,
+};
 use crate::{
-    ContainerSpec,
-    state::{OpenFile, StateDir},
+    state::{Launch, OpenFile, StateDir},
     sys,
 };
 
@@ -45,7 +45,9 @@ pub struct ExecRequest {
 const REQUEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Entered before the command is forked.
-const NAMESPACES: [(&str, ThreadNameSpaceType); 3] = [
+const NAMESPACES: [(&str, ThreadNameSpaceType); 5] = [
+    ("net", ThreadNameSpaceType::NETWORK),
+    ("cgroup", ThreadNameSpaceType::CONTROL_GROUP),
     ("ipc", ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION),
     ("uts", ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME),
     ("pid", ThreadNameSpaceType::PROCESS_ID),
@@ -80,15 +82,13 @@ fn enter_and_run(dir: &StateDir) -> Result<u8, String> {
     if !running.child.exists() {
         return Err("the container does not run".to_owned());
     }
-    let program = open_agents(&request.program)?;
+    let program = if launch.image.is_none() { open_agents(&request.program)? } else { None };
     sys::Signals::all().block();
     running.cgroups.enter().map_err(explain("enter the container's control groups"))?;
     let mounts = enter_namespaces(running.child.pid).map_err(explain("enter the container's namespaces"))?;
-    let mut exec = Exec::new(&request.program, &request.argv, &environment(&launch.spec))?;
-    exec.file = program;
     let pid = sys::fork().map_err(explain("fork"))?;
     if pid == 0 {
-        let message = become_command(&launch.spec, &request, mounts.as_ref(), &exec);
+        let message = become_command(&launch, &request, mounts.as_ref(), program);
         complain(&message);
         sys::exit_now(127);
     }
@@ -118,7 +118,8 @@ fn enter_namespaces(pid: i32) -> io::Result<Option<File>> {
 }
 
 /// Becomes the command; returns only with what went wrong.
-fn become_command(spec: &ContainerSpec, request: &ExecRequest, mounts: Option<&File>, exec: &Exec) -> String {
+fn become_command(launch: &Launch, request: &ExecRequest, mounts: Option<&File>, agents: Option<OwnedFd>) -> String {
+    let spec = &launch.spec;
     let prepare = || -> Result<(), String> {
         let explain = |error: rustix::io::Errno| format!("failed to start a session: {error}");
         rustix::process::setsid().map_err(explain)?;
@@ -136,9 +137,14 @@ fn become_command(spec: &ContainerSpec, request: &ExecRequest, mounts: Option<&F
             rustix::thread::move_into_thread_name_spaces(mounts.as_fd(), ThreadNameSpaceType::MOUNT)
                 .map_err(|error| format!("failed to enter the container's mounts: {error}"))?;
         }
-        rights::assume(spec)?;
+        let who = who(launch)?;
+        who.assume(spec)?;
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(explain)?;
         enter_working_dir(spec)?;
+        let env = environment(spec, &who);
+        let mut exec = Exec::new(&find_program(launch, &request.program, &env)?, &request.argv, &env)?;
+        exec.file =
+            agents.map(|file| rustix::io::fcntl_dupfd_cloexec(file, first_free)).transpose().map_err(explain)?;
         for (fd, target) in open.iter().zip(3..) {
             sys::duplicate_to(fd.as_fd(), target)
                 .map_err(|error| format!("failed to hand a descriptor on: {error}"))?;

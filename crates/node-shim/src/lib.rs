@@ -15,9 +15,10 @@ pub mod shim;
 pub mod state;
 pub mod sys;
 mod types;
+mod users;
 
 pub use lock::FileLock;
 pub use types::{
-    ContainerId, ContainerSpec, ContainerStats, ExitReason, ExitRecord, Isolation, Limits, Mount, PodRef, PodResources,
-    Requests, Seccomp, Security,
+    ContainerId, ContainerSpec, ContainerStats, ExitReason, ExitRecord, ImageRoot, Isolation, Limits, Mount,
+    NamespaceRef, PodRef, PodResources, Requests, Seccomp, Security,
 };

@@ -10,10 +10,28 @@ use std::io;
 use api_kube::CAPABILITIES;
 use node_seccomp::{Arch, CapabilitySet, Threads};
 
-use crate::{ContainerSpec, Seccomp, Security, sys};
+use crate::{ContainerSpec, Seccomp, Security, sys, users};
 
 const ALL: &str = "ALL";
 const SYS_ADMIN: u64 = 1 << 21;
+
+/// What a container of an image may by default, as with Docker and containerd. Programs of the node get none.
+const DEFAULT_OF_IMAGES: [&str; 14] = [
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
 
 impl Security {
     /// The first name that is no capability.
@@ -22,61 +40,105 @@ impl Security {
         names.map(String::as_str).find(|name| *name != ALL && bit(name).is_none())
     }
 
-    /// The capabilities that the program and all it starts may have at most, by number. Without a word of the spec: none.
-    pub fn granted(&self) -> u64 {
+    /// The capabilities that the program and all it starts may have at most, by number: those of `default` and those that
+    /// are added, without those that are dropped.
+    fn granted(&self, default: u64) -> u64 {
         let of = |names: &[String]| names.iter().filter_map(|name| bit(name)).fold(0, |set, bit| set | bit);
         let has_all = |names: &[String]| names.iter().any(|name| name == ALL);
         if self.privileged {
             return u64::MAX;
         }
         let (add, drop) = (&self.capabilities_add, &self.capabilities_drop);
-        let added = if has_all(add) && !has_all(drop) { u64::MAX } else { of(add) };
-        added & !of(drop)
+        let default = match (has_all(add), has_all(drop)) {
+            (_, true) => 0,
+            (true, false) => u64::MAX,
+            (false, false) => default,
+        };
+        (default | of(add)) & !of(drop)
+    }
+}
+
+/// Whom a program runs as, and what it may do.
+pub struct Who {
+    uid: Option<u32>,
+    gid: Option<u32>,
+    groups: Vec<u32>,
+    /// Where the user is at home, as the image has it.
+    pub home: Option<String>,
+    granted: u64,
+    /// Whether what the program executes may have more rights than it has itself.
+    gains: bool,
+}
+
+impl Who {
+    /// Of a program of the node: nothing but what the spec says.
+    pub fn of_node(spec: &ContainerSpec) -> Self {
+        Self::new(spec, 0, false).with(spec.run_as_user, spec.run_as_group.or(spec.run_as_user), Vec::new())
     }
 
-    /// Whether what the program executes may have more rights than it has itself.
-    fn may_gain_privileges(&self) -> bool {
-        self.privileged || self.allow_privilege_escalation == Some(true) || self.granted() & SYS_ADMIN != 0
+    /// Of a program of an image, whose files are those at `/`.
+    pub fn of_image(spec: &ContainerSpec, user_of_image: &str) -> Result<Self, String> {
+        let default = DEFAULT_OF_IMAGES.iter().filter_map(|name| bit(name)).fold(0, |set, bit| set | bit);
+        let named = spec.run_as_user.map_or_else(|| user_of_image.to_owned(), |uid| uid.to_string());
+        let user = users::look_up(&named)?;
+        let gid = spec.run_as_group.unwrap_or(user.gid);
+        // Its own group among them: a file that denies the group is denied to it (CVE-2022-36109).
+        let groups = std::iter::once(gid).chain(user.groups.into_iter().filter(|group| *group != gid)).collect();
+        let mut who = Self::new(spec, default, true).with(Some(user.uid), Some(gid), groups);
+        who.home = Some(user.home);
+        Ok(who)
+    }
+
+    fn new(spec: &ContainerSpec, default: u64, gains: bool) -> Self {
+        let security = &spec.security;
+        let granted = security.granted(default);
+        let gains =
+            security.privileged || granted & SYS_ADMIN != 0 || security.allow_privilege_escalation.unwrap_or(gains);
+        Self { uid: None, gid: None, groups: Vec::new(), home: None, granted, gains }
+    }
+
+    fn with(mut self, uid: Option<u32>, gid: Option<u32>, groups: Vec<u32>) -> Self {
+        (self.uid, self.gid, self.groups) = (uid, gid, groups);
+        self
+    }
+
+    /// Becomes the user, with its rights. Only descriptors, the working directory and the program itself may be used
+    /// afterwards.
+    pub fn assume(&self, spec: &ContainerSpec) -> Result<(), String> {
+        let security = &spec.security;
+        let explain = |act: &'static str| move |error: io::Error| format!("failed to {act}: {error}");
+        let is_root = sys::is_root();
+        if self.gains {
+            load_filter(security, self.granted)?;
+        }
+        if !security.privileged {
+            let dropped = sys::keep_capabilities_within_reach(self.granted);
+            // Who is not root has none to drop, and none to gain but by what it executes: that is what no_new_privs is for.
+            if is_root {
+                dropped.map_err(explain("drop capabilities"))?;
+            }
+        }
+        let mut groups = self.groups.clone();
+        groups.extend(spec.supplemental_groups.iter().filter(|group| !self.groups.contains(group)));
+        sys::become_user(self.uid, self.gid, &groups).map_err(|error| {
+            let name = |id: Option<u32>| id.map_or_else(|| "as it is".to_owned(), |id| id.to_string());
+            let (user, group) = (name(self.uid), name(self.gid));
+            format!("failed to become user {user}, group {group}: {error}; only a node that runs as root can")
+        })?;
+        if !security.privileged {
+            sys::keep_capabilities(self.granted).map_err(explain("give capabilities up"))?;
+        }
+        if !self.gains {
+            rustix::thread::set_no_new_privs(true).map_err(|error| explain("give up new privileges")(error.into()))?;
+            load_filter(security, self.granted)?;
+        }
+        Ok(())
     }
 }
 
 fn bit(name: &str) -> Option<u64> {
     let name = name.strip_prefix("CAP_").unwrap_or(name);
     CAPABILITIES.iter().position(|known| *known == name).map(|number| 1 << number)
-}
-
-/// Becomes the container's user with the container's rights. Only descriptors, the working directory and the program itself
-/// may be used afterwards.
-pub fn assume(spec: &ContainerSpec) -> Result<(), String> {
-    let security = &spec.security;
-    let explain = |act: &'static str| move |error: io::Error| format!("failed to {act}: {error}");
-    let granted = security.granted();
-    let gains = security.may_gain_privileges();
-    let is_root = sys::is_root();
-    if gains {
-        load_filter(security, granted)?;
-    }
-    if !security.privileged {
-        let dropped = sys::keep_capabilities_within_reach(granted);
-        // Who is not root has none to drop, and none to gain but by what it executes: that is what no_new_privs is for.
-        if is_root {
-            dropped.map_err(explain("drop capabilities"))?;
-        }
-    }
-    let gid = spec.run_as_group.or(spec.run_as_user);
-    sys::become_user(spec.run_as_user, gid, &spec.supplemental_groups).map_err(|error| {
-        let name = |id: Option<u32>| id.map_or_else(|| "as it is".to_owned(), |id| id.to_string());
-        let (user, group) = (name(spec.run_as_user), name(gid));
-        format!("failed to become user {user}, group {group}: {error}; only a node that runs as root can")
-    })?;
-    if !security.privileged {
-        sys::keep_capabilities(granted).map_err(explain("give capabilities up"))?;
-    }
-    if !gains {
-        rustix::thread::set_no_new_privs(true).map_err(|error| explain("give up new privileges")(error.into()))?;
-        load_filter(security, granted)?;
-    }
-    Ok(())
 }
 
 fn load_filter(security: &Security, granted: u64) -> Result<(), String> {
@@ -99,20 +161,23 @@ fn load_filter(security: &Security, granted: u64) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    fn check(add: &[&str], drop: &[&str], expected: u64) {
+    fn check(default: u64, add: &[&str], drop: &[&str], expected: u64) {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         let security = Security { capabilities_add: words(add), capabilities_drop: words(drop), ..Security::default() };
-        assert_eq!(security.granted(), expected, "{add:?} {drop:?}");
+        assert_eq!(security.granted(default), expected, "{default:x} {add:?} {drop:?}");
     }
 
     #[test]
     fn a_container_has_the_capabilities_that_it_names_and_no_others() {
-        check(&[], &[], 0);
-        check(&["NET_BIND_SERVICE"], &[], 1 << 10);
-        check(&["CAP_CHOWN", "KILL"], &["ALL"], 1 | 1 << 5);
-        check(&["ALL"], &["SYS_ADMIN"], !SYS_ADMIN);
-        check(&["ALL"], &["ALL"], 0);
-        check(&["CHECKPOINT_RESTORE"], &["CHOWN"], 1 << 40);
+        check(0, &[], &[], 0);
+        check(0, &["NET_BIND_SERVICE"], &[], 1 << 10);
+        check(0, &["CAP_CHOWN", "KILL"], &["ALL"], 1 | 1 << 5);
+        check(0, &["ALL"], &["SYS_ADMIN"], !SYS_ADMIN);
+        check(0, &["ALL"], &["ALL"], 0);
+        check(3, &["KILL"], &["CHOWN"], 2 | 1 << 5);
+        check(3, &["KILL"], &["ALL"], 1 << 5);
+        check(3, &["ALL"], &["CHOWN"], !1);
+        check(0, &["CHECKPOINT_RESTORE"], &["CHOWN"], 1 << 40);
         let security = Security { capabilities_add: vec!["NET_BLIND".to_owned()], ..Security::default() };
         assert_eq!(security.unknown_capability(), Some("NET_BLIND"));
     }

@@ -75,6 +75,7 @@
 pub(crate) mod child;
 mod confine;
 mod mounts;
+mod root;
 
 use std::{
     env,
@@ -253,7 +254,15 @@ fn launch(dir: &StateDir, own: &[&File]) -> Result<Container, String> {
 fn make_cgroups(launch: &Launch, notices: &mut Vec<String>) -> Result<CgroupPaths, String> {
     let limits = &launch.spec.limits;
     match Hierarchy::of_this_process().create(&launch.cgroup_parent, &launch.spec) {
+        Ok(paths) if launch.image.is_some() && !launch.spec.security.privileged => match paths.guard_devices() {
+            Ok(()) => Ok(paths),
+            Err(error) => {
+                paths.remove();
+                Err(format!("failed to keep the node's devices from the container: {error}"))
+            }
+        },
         Ok(paths) => Ok(paths),
+        Err(error) if launch.image.is_some() => Err(format!("images need control groups: {error}")),
         Err(error) if limits.any() => Err(format!(
             "failed to set the container's limits: {error}; remove `resources.limits`, or run the node as root with \
              control groups mounted"
@@ -282,11 +291,14 @@ fn fork_child(
     let (begin_rx, begin_tx) = pipe()?;
     let signals = sys::Signals::of(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP]);
     let signals = signals.descriptor().map_err(explain("make a signal descriptor"))?;
-    let isolated = launch.isolation == Isolation::Auto
+    let isolated = (launch.isolation == Isolation::Auto || launch.image.is_some())
         && child::new_pid_namespace().map_err(|error| notices.push(format!("no namespaces: {error}"))).is_ok();
 
-    let program = child::open_agents(&launch.program)?;
+    let program = if launch.image.is_none() { child::open_agents(&launch.program)? } else { None };
     let staging = dir.staging().map_err(explain("make a place for mounts"))?;
+    if let Some(image) = &launch.image {
+        root::make_upper(dir.path(), image)?;
+    }
 
     let pid = sys::fork().map_err(explain("fork"))?;
     if pid == 0 {
@@ -301,7 +313,7 @@ fn fork_child(
             go: File::from(begin_rx),
             cgroups,
         };
-        child::run(&launch, &staging, isolated, ends);
+        child::run(&launch, &root::Places { staging: &staging, state: dir.path() }, isolated, ends);
     }
     drop((stdout_tx, stderr_tx, status_tx, result_tx, begin_rx, program));
 
@@ -309,7 +321,9 @@ fn fork_child(
     let processes = Process::of(me).and_then(|shim| Ok((shim, Process::of(pid)?)));
     let (shim, child) = processes.map_err(explain("read /proc"))?;
     let started_at = Timestamp::now();
-    let mut running = Running { version: STATE_VERSION, shim, child, started_at, cgroups, notices: notices.clone() };
+    let stop_signal = launch.stop_signal;
+    let mut running =
+        Running { version: STATE_VERSION, shim, child, stop_signal, started_at, cgroups, notices: notices.clone() };
     dir.write_running(&running).map_err(explain("write state.json"))?;
     File::from(begin_tx).write_all(b"g").map_err(explain("start the program"))?;
     child::read_status(File::from(status_rx), &mut notices)?;
@@ -400,7 +414,7 @@ impl Container {
             let signal = i32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
             if bytes == info.len() && signal != libc::SIGCHLD {
                 // The machine goes down: the program gets to know as well.
-                sys::kill(self.running.child.pid, libc::SIGTERM);
+                sys::kill(self.running.child.pid, self.running.stop_signal());
             }
         }
         while let Some(Ended { pid, raw_status }) = sys::reap(false)? {

@@ -34,7 +34,8 @@ use rustix::fs::RenameFlags;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    ContainerId, ContainerSpec, ExitReason, ExitRecord, FileLock, Isolation, Mount, beneath, cgroup::CgroupPaths,
+    ContainerId, ContainerSpec, ExitReason, ExitRecord, FileLock, ImageRoot, Isolation, Mount, NamespaceRef, beneath,
+    cgroup::CgroupPaths,
 };
 
 /// Version of `launch.json`, `state.json` and `exit.json`. What came later, the file in memory, a reader of version 1 can do
@@ -70,6 +71,16 @@ pub struct Launch {
     pub cgroup_parent: String,
     pub isolation: Isolation,
     pub image_id: String,
+    /// The image that its files come from. Without one it has the node's files, and `program` is a path on the node; with one,
+    /// `program` is the first word of its command line, which is looked up in the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageRoot>,
+    /// Namespaces of the pod that it enters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<NamespaceRef>,
+    /// What asks the program to end; SIGTERM where nobody says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<i32>,
     /// Of the record on disk: where the whole is, in memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub private: Option<PathBuf>,
@@ -135,6 +146,9 @@ pub struct Running {
     pub shim: Process,
     /// The program, or the init process of its pid namespace.
     pub child: Process,
+    /// What asks it to end, where that is not SIGTERM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<i32>,
     pub started_at: Timestamp,
     pub cgroups: CgroupPaths,
     pub notices: Vec<String>,
@@ -297,6 +311,13 @@ impl StateDir {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
             _ => Ok(staging),
         }
+    }
+}
+
+impl Running {
+    /// What asks the program to end.
+    pub fn stop_signal(&self) -> i32 {
+        self.stop_signal.unwrap_or(libc::SIGTERM)
     }
 }
 

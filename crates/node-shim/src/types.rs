@@ -317,6 +317,32 @@ pub struct ContainerStats {
     pub pids: u64,
 }
 
+/// A namespace that is held open for a pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NamespaceRef {
+    /// As in `/proc/PID/ns`: `net`, `ipc`, `uts`.
+    pub kind: String,
+    /// What to open to enter it.
+    pub path: PathBuf,
+}
+
+/// What a container has of an image. Everything in an image is somebody else's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageRoot {
+    /// The directory that the layers are in. Short names in it let many fit into the options of one mount.
+    pub store: PathBuf,
+    /// Names of the layers, the lowest first.
+    pub layers: Vec<String>,
+    /// `USER` of the image, where the pod names no user: `name`, `name:group`, or numbers.
+    #[serde(default)]
+    pub user: String,
+    /// What the containers of the pod share as `/dev/shm`; without it, each has its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shm: Option<PathBuf>,
+}
+
 /// How far containers are kept apart from the node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -113,7 +113,8 @@ impl Fixture {
 impl Drop for Fixture {
     /// Leaves nothing running, whatever the test made of it.
     fn drop(&mut self) {
-        let folders = ["process", "wasm"].map(|name| self.folder.path().join(format!("state/selvedge-{name}")));
+        let folders =
+            ["process", "wasm", "container"].map(|name| self.folder.path().join(format!("state/selvedge-{name}")));
         for entry in folders.iter().flat_map(fs::read_dir).flatten().flatten() {
             if let Ok(text) = fs::read_to_string(entry.path().join("state.json"))
                 && !entry.path().join("exit.json").exists()

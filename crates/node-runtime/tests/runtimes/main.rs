@@ -5,6 +5,7 @@
 
 #[cfg(feature = "wasm")]
 mod compile;
+mod container;
 mod fixture;
 mod pods;
 mod process;

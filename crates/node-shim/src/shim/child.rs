@@ -13,7 +13,7 @@ use std::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::{
@@ -22,11 +22,14 @@ use rustix::{
     thread::UnshareFlags,
 };
 
-use super::mounts;
+use super::{
+    mounts,
+    root::{self, Places},
+};
 use crate::{
-    ContainerSpec,
+    ContainerSpec, ImageRoot, NamespaceRef,
     cgroup::CgroupPaths,
-    rights,
+    rights::Who,
     state::{Launch, OpenFile},
     sys::{self, Ended},
 };
@@ -98,8 +101,13 @@ pub fn read_status(status: File, notices: &mut Vec<String>) -> Result<(), String
 }
 
 /// The child's whole life.
-pub fn run(launch: &Launch, root: &Path, isolated: bool, mut ends: Ends) -> ! {
-    let result = if isolated { run_init(launch, root, &mut ends) } else { run_bare(launch, &mut ends) };
+pub fn run(launch: &Launch, places: &Places<'_>, isolated: bool, mut ends: Ends) -> ! {
+    let result = match &launch.image {
+        Some(image) if isolated => run_image(launch, image, places, &mut ends),
+        Some(_) => Err("images need a pid namespace: run the node as root".to_owned()),
+        None if isolated => run_init(launch, places.staging, &mut ends),
+        None => run_bare(launch, &mut ends),
+    };
     if let Err(message) = result {
         let _ = writeln!(ends.status, "error {}", message.replace('\n', " "));
     }
@@ -115,6 +123,33 @@ fn run_bare(launch: &Launch, ends: &mut Ends) -> Result<(), String> {
     wait_for_go(ends)?;
     enter_groups(ends)?;
     program(launch, ends, true)
+}
+
+/// A container of an image: the program itself is the first process of its pid namespace, as programs of images expect.
+fn run_image(launch: &Launch, image: &ImageRoot, places: &Places<'_>, ends: &mut Ends) -> Result<(), String> {
+    die_with_parent()?;
+    wait_for_go(ends)?;
+    enter_groups(ends)?;
+    join(&launch.namespaces)?;
+    // By the node's own `/proc`: the container may have a volume in the place of its own.
+    set_oom_score(&launch.spec);
+    unshare(UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP).map_err(|error| {
+        format!("failed to make the container's namespaces: {error}; images need a node that runs as root")
+    })?;
+    for left_out in root::enter(launch, image, places)? {
+        notice(ends, &left_out);
+    }
+    program(launch, ends, true)
+}
+
+/// Enters namespaces that are held open.
+fn join(namespaces: &[NamespaceRef]) -> Result<(), String> {
+    for namespace in namespaces {
+        let failed = |error: io::Error| format!("failed to enter the pod's {} namespace: {error}", namespace.kind);
+        let file = File::open(&namespace.path).map_err(failed)?;
+        rustix::thread::move_into_link_name_space(file.as_fd(), None).map_err(|error| failed(error.into()))?;
+    }
+    Ok(())
 }
 
 fn run_init(launch: &Launch, root: &Path, ends: &mut Ends) -> Result<(), String> {
@@ -188,9 +223,12 @@ fn program(launch: &Launch, ends: &mut Ends, die_with_shim: bool) -> Result<(), 
     let shim = rustix::process::getppid();
     let explain = |act: &str, error: io::Error| format!("failed to {act}: {error}");
     rustix::process::setsid().map_err(|error| explain("start a session", error.into()))?;
-    set_oom_score(spec);
+    if launch.image.is_none() {
+        set_oom_score(spec);
+    }
     let open = launch.files.iter().map(OpenFile::open).collect::<Result<Vec<_>, _>>()?;
-    rights::assume(spec)?;
+    let who = who(launch)?;
+    who.assume(spec)?;
     if die_with_shim {
         // Becoming another user forgets it, hence only now; the shim may have died before.
         die_with_parent()?;
@@ -199,7 +237,9 @@ fn program(launch: &Launch, ends: &mut Ends, die_with_shim: bool) -> Result<(), 
         }
     }
     enter_working_dir(spec)?;
-    let mut exec = Exec::new(&launch.program, &launch.argv, &environment(spec))?;
+    let env = environment(spec, &who);
+    let file = find_program(launch, &launch.program, &env)?;
+    let mut exec = Exec::new(&file, &launch.argv, &env)?;
     let first_free = DESCRIPTORS_FIRST + open.len() as i32;
     let out_of_the_way = |fd: &OwnedFd| {
         rustix::io::fcntl_dupfd_cloexec(fd, first_free).map_err(|error| explain("copy a descriptor", error.into()))
@@ -219,8 +259,11 @@ fn program(launch: &Launch, ends: &mut Ends, die_with_shim: bool) -> Result<(), 
         Ok(()) => {
             sys::close_on_exec_from(first_free as u32);
             sys::default_signals();
-            let _ = status.write_all(b"exec\n");
-            exec.run()
+            match status.write_all(b"exec\n") {
+                Ok(()) => exec.run(),
+                // Nobody would see it end: the shim has died.
+                Err(error) => error,
+            }
         }
         Err(error) => error,
     };
@@ -233,18 +276,53 @@ pub fn set_oom_score(spec: &ContainerSpec) {
     let _ = fs::write("/proc/self/oom_score_adj", spec.oom_score_adj.unwrap_or(0).clamp(-1000, 1000).to_string());
 }
 
+/// Whom the container's programs run as. Of an image its files say it, which are at `/` by now; they also get the working
+/// directory that they are to start in.
+pub fn who(launch: &Launch) -> Result<Who, String> {
+    let spec = &launch.spec;
+    let Some(image) = &launch.image else { return Ok(Who::of_node(spec)) };
+    if let Some(dir) = &spec.working_dir {
+        // What cannot be made cannot be entered, which is what people are told.
+        let _ = fs::create_dir_all(dir);
+    }
+    Who::of_image(spec, &image.user)
+}
+
+/// The file of a program: by `PATH` in an image, as a shell looks for it. It may only be called with the container's rights.
+pub fn find_program(launch: &Launch, program: &Path, env: &BTreeMap<String, String>) -> Result<PathBuf, String> {
+    if launch.image.is_none() || program.as_os_str().as_bytes().contains(&b'/') {
+        return Ok(program.to_owned());
+    }
+    let path = env.get("PATH").map_or(PATH_DEFAULT, String::as_str);
+    let is_program = |file: &PathBuf| {
+        rustix::fs::stat(file).is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file())
+            && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok()
+    };
+    let found =
+        path.split(':').map(|dir| Path::new(if dir.is_empty() { "." } else { dir }).join(program)).find(is_program);
+    found.ok_or_else(|| format!("failed to run {}: no such program in $PATH", program.display()))
+}
+
 /// Goes to the working directory.
 pub fn enter_working_dir(spec: &ContainerSpec) -> Result<(), String> {
     let dir = spec.working_dir.as_deref().unwrap_or(Path::new("/"));
-    std::env::set_current_dir(dir)
-        .map_err(|error| format!("failed to enter the working directory {}: {error}", dir.display()))
+    let explain = |error: io::Error| format!("failed to enter the working directory {}: {error}", dir.display());
+    std::env::set_current_dir(dir).map_err(explain)?;
+    // One that is outside of the root has no name here (CVE-2024-21626).
+    match std::env::current_dir().map_err(explain)?.is_absolute() {
+        true => Ok(()),
+        false => Err(explain(io::Error::other("it is not in the container"))),
+    }
 }
 
 /// The container's environment with the defaults of an empty one.
-pub fn environment(spec: &ContainerSpec) -> BTreeMap<String, String> {
+pub fn environment(spec: &ContainerSpec, who: &Who) -> BTreeMap<String, String> {
     let mut env = spec.env.clone();
     env.entry("PATH".to_owned()).or_insert_with(|| PATH_DEFAULT.to_owned());
     env.entry("HOSTNAME".to_owned()).or_insert_with(|| hostname(spec).to_owned());
+    if let Some(home) = &who.home {
+        env.entry("HOME".to_owned()).or_insert_with(|| home.clone());
+    }
     env
 }
 

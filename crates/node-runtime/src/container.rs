@@ -1,0 +1,386 @@
+//! Containers of images, in the shim's own namespaces: what a pod without a `runtimeClassName` gets.
+//!
+//! The image says what is run and as whom, the pod's spec says otherwise where it does; what comes out of both is one
+//! [`Launch`], which the shim carries out. Where images come from is behind [`Images`].
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use node_shim::{
+    exec::ExecRequest,
+    state::{Launch, STATE_VERSION},
+};
+use tokio::sync::broadcast;
+
+use crate::{
+    ContainerEvent, ContainerId, ContainerSpec, ContainerStats, ContainerStatus, ExecOutput, ImageOutcome,
+    ImageRequest, ImageRoot, PodInstance, PodRuntime, PodSpec, ProcessConfig, RuntimeError, RuntimeFuture,
+    supervisor::{Supervisor, blocking, check_mounts, check_names, check_security},
+};
+
+/// An image that is on the node, unpacked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Image {
+    /// `sha256:…` of its configuration.
+    pub id: String,
+    /// The directory that its layers are in.
+    pub store: PathBuf,
+    /// Names of the layers, the lowest first.
+    pub layers: Vec<String>,
+    /// What it says of its containers.
+    pub config: ImageConfig,
+}
+
+/// `config` of an image, as far as a container depends on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageConfig {
+    /// `NAME=value` each.
+    pub env: Vec<String>,
+    /// The program with its first words.
+    pub entrypoint: Vec<String>,
+    /// The words that follow, unless the pod has others.
+    pub cmd: Vec<String>,
+    /// `name`, `name:group`, or numbers; empty is root.
+    pub user: String,
+    /// Where the program starts; empty is `/`.
+    pub working_dir: String,
+    /// What asks it to end, as `SIGQUIT` or a number.
+    pub stop_signal: Option<String>,
+}
+
+/// Where images come from.
+pub trait Images: Send + Sync {
+    /// The image of a name or id, when it is on the node. It looks at files.
+    ///
+    /// # Errors
+    /// When it is no name of an image, or what is on disk cannot be read.
+    fn find(&self, image: &str) -> Result<Option<Image>, RuntimeError>;
+
+    /// Sees to it that it is on the node.
+    fn ensure(&self, request: ImageRequest) -> RuntimeFuture<'_, ImageOutcome>;
+}
+
+/// Runs containers of images.
+pub struct ContainerRuntime {
+    supervisor: Supervisor,
+    images: Arc<dyn Images>,
+}
+
+impl ContainerRuntime {
+    /// The name of this runtime among those of the node. Pods ask for it by naming none.
+    pub const HANDLER: &str = "selvedge-container";
+
+    /// Opens the state directory and adopts what runs. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or another process has it open.
+    pub fn open(config: ProcessConfig, images: Arc<dyn Images>) -> Result<Self, RuntimeError> {
+        Ok(Self { supervisor: Supervisor::open(config, Self::HANDLER)?, images })
+    }
+
+    /// What is to be started. It looks at files of the node.
+    fn plan(config: &ProcessConfig, images: &dyn Images, spec: ContainerSpec) -> Result<Launch, RuntimeError> {
+        check(&spec)?;
+        let missing = || RuntimeError::Pull {
+            image: spec.image.clone(),
+            reason: "ErrImageNeverPull",
+            message: "the image is not on the node; import it, or let it be pulled".to_owned(),
+        };
+        let image = images.find(&spec.image)?.ok_or_else(missing)?;
+        launch(config, image, spec)
+    }
+}
+
+/// What can be said of a container before its image is here.
+fn check(spec: &ContainerSpec) -> Result<(), RuntimeError> {
+    check_names(spec)?;
+    check_mounts(spec)?;
+    if let Some(name) = spec.security.unknown_capability() {
+        return Err(RuntimeError::Refused { id: spec.id(), reason: format!("{name} is no capability") });
+    }
+    match spec.run_as_user {
+        Some(_) => check_security(spec),
+        None => Ok(()),
+    }
+}
+
+/// What comes out of the image and the pod's spec.
+fn launch(config: &ProcessConfig, image: Image, mut spec: ContainerSpec) -> Result<Launch, RuntimeError> {
+    let rejected = |spec: &ContainerSpec, reason: String| RuntimeError::Refused { id: spec.id(), reason };
+    if spec.security.run_as_non_root && spec.run_as_user.is_none() {
+        check_image_user(&image.config.user).map_err(|reason| rejected(&spec, reason))?;
+    }
+    let argv = argv(&spec, &image.config);
+    let Some(program) = argv.first().map(PathBuf::from).filter(|program| !program.as_os_str().is_empty()) else {
+        return Err(rejected(
+            &spec,
+            "no command specified: the image names no program, and the pod neither".to_owned(),
+        ));
+    };
+    let stop_signal = image.config.stop_signal.as_deref().map(signal).transpose();
+    let stop_signal = stop_signal.map_err(|reason| rejected(&spec, reason))?;
+    for variable in &image.config.env {
+        let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
+        if !name.is_empty() {
+            spec.env.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+        }
+    }
+    if spec.working_dir.is_none() && !image.config.working_dir.is_empty() {
+        spec.working_dir = Some(PathBuf::from("/").join(&image.config.working_dir));
+    }
+    spec.pod_resources.pids_max.get_or_insert(config.pod_pids_max);
+    Ok(Launch {
+        version: STATE_VERSION,
+        image_id: image.id,
+        image: Some(ImageRoot { store: image.store, layers: image.layers, user: image.config.user, shm: None }),
+        namespaces: Vec::new(),
+        stop_signal,
+        private: None,
+        boot_id: String::new(),
+        program,
+        argv,
+        bind_mounts: true,
+        files: Vec::new(),
+        hidden: Vec::new(),
+        cgroup_parent: config.cgroup_parent.clone(),
+        isolation: config.isolation,
+        log_bytes_max: config.log_bytes_max,
+        log_files_max: config.log_files_max,
+        spec,
+    })
+}
+
+/// As Kubernetes has it: `command` takes the place of the image's entrypoint and words, `args` that of its words alone.
+fn argv(spec: &ContainerSpec, image: &ImageConfig) -> Vec<String> {
+    let (first, rest) = match (spec.command.is_empty(), spec.args.is_empty()) {
+        (false, _) => (&spec.command, &spec.args),
+        (true, false) => (&image.entrypoint, &spec.args),
+        (true, true) => (&image.entrypoint, &image.cmd),
+    };
+    first.iter().chain(rest).cloned().collect()
+}
+
+/// Whether an image's own user is surely not root; in upstream's words.
+fn check_image_user(user: &str) -> Result<(), String> {
+    let name = user.split(':').next().unwrap_or_default();
+    match name.parse::<u32>() {
+        Ok(0) => {
+            Err("container has runAsNonRoot and image will run as root; set `runAsUser` to another number".to_owned())
+        }
+        Ok(_) => Ok(()),
+        Err(_) if name.is_empty() => {
+            Err("container has runAsNonRoot and image will run as root; set `runAsUser` to a number other than 0"
+                .to_owned())
+        }
+        Err(_) => Err(format!(
+            "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root; set `runAsUser`"
+        )),
+    }
+}
+
+/// The number of a signal as images write it: `SIGQUIT`, `QUIT`, `3`, `SIGRTMIN+3`.
+fn signal(name: &str) -> Result<i32, String> {
+    const NAMES: [(&str, i32); 31] = [
+        ("HUP", libc::SIGHUP),
+        ("INT", libc::SIGINT),
+        ("QUIT", libc::SIGQUIT),
+        ("ILL", libc::SIGILL),
+        ("TRAP", libc::SIGTRAP),
+        ("ABRT", libc::SIGABRT),
+        ("BUS", libc::SIGBUS),
+        ("FPE", libc::SIGFPE),
+        ("KILL", libc::SIGKILL),
+        ("USR1", libc::SIGUSR1),
+        ("SEGV", libc::SIGSEGV),
+        ("USR2", libc::SIGUSR2),
+        ("PIPE", libc::SIGPIPE),
+        ("ALRM", libc::SIGALRM),
+        ("TERM", libc::SIGTERM),
+        ("STKFLT", libc::SIGSTKFLT),
+        ("CHLD", libc::SIGCHLD),
+        ("CONT", libc::SIGCONT),
+        ("STOP", libc::SIGSTOP),
+        ("TSTP", libc::SIGTSTP),
+        ("TTIN", libc::SIGTTIN),
+        ("TTOU", libc::SIGTTOU),
+        ("URG", libc::SIGURG),
+        ("XCPU", libc::SIGXCPU),
+        ("XFSZ", libc::SIGXFSZ),
+        ("VTALRM", libc::SIGVTALRM),
+        ("PROF", libc::SIGPROF),
+        ("WINCH", libc::SIGWINCH),
+        ("IO", libc::SIGIO),
+        ("PWR", libc::SIGPWR),
+        ("SYS", libc::SIGSYS),
+    ];
+    /// As programs count them: the C library keeps the first two of the kernel's to itself.
+    const RT_MIN: i32 = 34;
+    const RT_MAX: i32 = 64;
+    let unknown = || format!("the image's stop signal `{name}` is none");
+    let upper = name.to_ascii_uppercase();
+    let short = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let plus = |text: &str| if text.is_empty() { Some(0) } else { text.parse::<u8>().ok().map(i32::from) };
+    let number = if let Some(rest) = short.strip_prefix("RTMIN") {
+        plus(rest.strip_prefix('+').unwrap_or(rest)).map(|more| RT_MIN + more)
+    } else if let Some(rest) = short.strip_prefix("RTMAX") {
+        plus(rest.strip_prefix('-').unwrap_or(rest)).map(|less| RT_MAX - less)
+    } else {
+        let known = NAMES.iter().find(|(known, _)| *known == short).map(|(_, number)| *number);
+        known.or_else(|| short.parse().ok())
+    };
+    number.filter(|number| (1..=RT_MAX).contains(number)).ok_or_else(unknown)
+}
+
+impl PodRuntime for ContainerRuntime {
+    fn handler(&self) -> &'static str {
+        Self::HANDLER
+    }
+
+    fn ensure_pod(&self, spec: PodSpec) -> RuntimeFuture<'_, PodInstance> {
+        Box::pin(self.supervisor.ensure_pod(spec))
+    }
+
+    fn stop_pod(&self, uid: &str, grace: Duration) -> RuntimeFuture<'_, ()> {
+        let uid = uid.to_owned();
+        Box::pin(async move { self.supervisor.stop_pod(&uid, grace).await })
+    }
+
+    fn remove_pod(&self, uid: &str) -> RuntimeFuture<'_, ()> {
+        let uid = uid.to_owned();
+        Box::pin(async move { self.supervisor.remove_pod(&uid).await })
+    }
+
+    fn stats_pod(&self, uid: &str) -> RuntimeFuture<'_, ContainerStats> {
+        let uid = uid.to_owned();
+        Box::pin(async move { self.supervisor.stats_pod(&uid).await })
+    }
+
+    fn check(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
+        check(spec)?;
+        self.images.find(&spec.image).map(drop)
+    }
+
+    fn ensure_image(&self, request: ImageRequest) -> RuntimeFuture<'_, ImageOutcome> {
+        self.images.ensure(request)
+    }
+
+    fn start(&self, spec: ContainerSpec) -> RuntimeFuture<'_, ContainerStatus> {
+        Box::pin(async move {
+            let (config, images) = (self.supervisor.config().clone(), Arc::clone(&self.images));
+            let launch = blocking(move || Self::plan(&config, &*images, spec)).await?;
+            self.supervisor.start(launch).await
+        })
+    }
+
+    fn stop(&self, id: &ContainerId, grace: Duration) -> RuntimeFuture<'_, ContainerStatus> {
+        let id = id.clone();
+        Box::pin(async move { self.supervisor.stop(&id, grace).await })
+    }
+
+    fn signal(&self, id: &ContainerId, signal: i32) -> RuntimeFuture<'_, ()> {
+        let id = id.clone();
+        Box::pin(async move { self.supervisor.signal(&id, signal) })
+    }
+
+    fn status(&self, id: &ContainerId) -> RuntimeFuture<'_, ContainerStatus> {
+        let id = id.clone();
+        Box::pin(async move { self.supervisor.status(&id) })
+    }
+
+    fn list(&self) -> RuntimeFuture<'_, Vec<ContainerStatus>> {
+        Box::pin(async move { Ok(self.supervisor.list()) })
+    }
+
+    fn exec(&self, id: &ContainerId, argv: Vec<String>, timeout: Duration) -> RuntimeFuture<'_, ExecOutput> {
+        let id = id.clone();
+        Box::pin(async move {
+            self.supervisor.status(&id)?;
+            let empty = || RuntimeError::Exec { id: id.clone(), message: "the command is empty".to_owned() };
+            let program = argv.first().map(PathBuf::from).ok_or_else(empty)?;
+            self.supervisor.exec(&id, ExecRequest { program, argv, timeout, files: Vec::new() }).await
+        })
+    }
+
+    fn stats(&self, id: &ContainerId) -> RuntimeFuture<'_, ContainerStats> {
+        let id = id.clone();
+        Box::pin(async move { self.supervisor.stats(&id).await })
+    }
+
+    fn remove(&self, id: &ContainerId) -> RuntimeFuture<'_, ()> {
+        let id = id.clone();
+        Box::pin(async move { self.supervisor.remove(&id).await })
+    }
+
+    fn events(&self) -> broadcast::Receiver<ContainerEvent> {
+        self.supervisor.events()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[test]
+    fn what_is_run_comes_from_the_pod_before_the_image() {
+        let image = ImageConfig { entrypoint: words(&["/e", "1"]), cmd: words(&["c"]), ..ImageConfig::default() };
+        for (command, args, expected) in [
+            (&[][..], &[][..], &["/e", "1", "c"][..]),
+            (&[], &["a"], &["/e", "1", "a"]),
+            (&["/p"], &[], &["/p"]),
+            (&["/p"], &["a"], &["/p", "a"]),
+        ] {
+            let spec = ContainerSpec { command: words(command), args: words(args), ..ContainerSpec::default() };
+            assert_eq!(argv(&spec, &image), words(expected), "{command:?} {args:?}");
+        }
+    }
+
+    #[test]
+    fn the_environment_of_the_image_is_overridden_and_its_directory_and_signal_are_taken() {
+        let config = ProcessConfig::new("/nowhere", Vec::new());
+        let image = Image {
+            config: ImageConfig {
+                env: words(&["A=1", "B=2=3", "C", "=x"]),
+                cmd: words(&["sh"]),
+                working_dir: "srv".to_owned(),
+                stop_signal: Some("SIGQUIT".to_owned()),
+                ..ImageConfig::default()
+            },
+            ..Image::default()
+        };
+        let env = [("A".to_owned(), "pod".to_owned())].into();
+        let launched = launch(&config, image.clone(), ContainerSpec { env, ..ContainerSpec::default() }).unwrap();
+        let env: Vec<(&str, &str)> = launched.spec.env.iter().map(|(name, value)| (&**name, &**value)).collect();
+        assert_eq!(env, [("A", "pod"), ("B", "2=3"), ("C", "")]);
+        assert_eq!(launched.spec.working_dir, Some("/srv".into()));
+        assert_eq!(launched.stop_signal, Some(libc::SIGQUIT));
+        let mut spec = ContainerSpec::default();
+        spec.security.run_as_non_root = true;
+        let error = launch(&config, image, spec).unwrap_err().to_string();
+        assert!(error.contains("runAsNonRoot and image will run as root"), "{error}");
+        let error = launch(&config, Image::default(), ContainerSpec::default()).unwrap_err().to_string();
+        assert!(error.contains("no command specified"), "{error}");
+    }
+
+    #[test]
+    fn signals_are_written_in_several_ways() {
+        for (name, expected) in
+            [("SIGTERM", 15), ("term", 15), ("3", 3), ("SIGRTMIN+3", 37), ("RTMAX-1", 63), ("SIGRTMIN", 34)]
+        {
+            assert_eq!(signal(name), Ok(expected), "{name}");
+        }
+        for name in ["", "SIG", "0", "65", "-1", "SIGNONE", "RTMIN+99"] {
+            assert!(signal(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_named_user_is_not_known_to_be_no_root() {
+        assert!(check_image_user("1000:0").is_ok());
+        for user in ["", "0", "0:1", ":5", "app"] {
+            assert!(check_image_user(user).is_err(), "{user}");
+        }
+    }
+}

@@ -1,0 +1,489 @@
+//! The root of a container of an image: its layers with a directory of the container's own above them, and what programs expect
+//! to be mounted there.
+//!
+//! Everything in an image is hostile, and so are volumes that other containers write to. Four rules keep the node out of reach:
+//!
+//! - What comes from the node (volumes, `/dev/null`, devices) is taken by descriptor before the image is looked at.
+//! - A path in the container is resolved by the kernel inside the container's root (`openat2`, `RESOLVE_IN_ROOT`): a link, however it
+//!   was made, leads to another place in the same container (CVE-2021-30465, CVE-2019-14271).
+//! - Things are mounted to descriptors and never to names, so nothing can be swapped between the look and the mount; files are covered
+//!   with copies of the node's own `/dev/null` (CVE-2025-31133, CVE-2025-52565).
+//! - What the kernel says about itself is mounted anew, in the container's namespaces, and nothing is written through its paths.
+//!
+//! ```text
+//! take (volumes, nulls, shm) ─▶ overlay ─▶ proc, dev, sys ─▶ volumes ─▶ mask ─▶ read-only? ─▶ pivot
+//! ```
+
+use std::{
+    fs, io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{ffi::OsStrExt, fs::MetadataExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{FileType, Mode, OFlags, ResolveFlags},
+    io::Errno,
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+        UnmountFlags,
+    },
+};
+
+use super::confine::{MASKED, READ_ONLY};
+use crate::{ImageRoot, Mount, beneath, state::Launch, sys};
+
+/// The kernel takes a page of options for a mount, and these are its longest.
+const OVERLAY_OPTIONS_BYTES_MAX: usize = 4095;
+
+/// How deep below another directory a mount point may be made.
+const DEPTH_MAX: usize = 128;
+
+/// Devices that a privileged container gets: more than any box has.
+const DEVICES_MAX: usize = 16_384;
+
+/// Devices of every container, with their numbers.
+const DEVICES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+const LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+
+/// Where a container's root is made.
+pub struct Places<'a> {
+    /// An empty directory of ours, on which each container mounts in its own view only.
+    pub staging: &'a Path,
+    /// The container's state directory: what it writes is below it.
+    pub state: &'a Path,
+}
+
+/// Directory of what a container has written, below its state directory.
+const UPPER: &str = "upper";
+const WORK: &str = "work";
+/// What takes the place of the layers of an image that has none.
+const EMPTY: &str = "empty";
+
+/// Makes the directories that the container writes to. They are of this attempt alone.
+pub fn make_upper(state: &Path, image: &ImageRoot) -> Result<(), String> {
+    let make = || -> io::Result<()> {
+        for name in [UPPER, WORK, EMPTY] {
+            match fs::create_dir(state.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+        }
+        // `/` of the container looks as the image has it.
+        let Some(top) = image.layers.last() else { return Ok(()) };
+        let (data, upper) = (fs::metadata(image.store.join(top))?, state.join(UPPER));
+        std::os::unix::fs::chown(&upper, Some(data.uid()), Some(data.gid()))?;
+        fs::set_permissions(&upper, data.permissions())
+    };
+    make().map_err(|error| format!("failed to make the container's root: {error}"))
+}
+
+/// Makes the root and enters it; returns what could not be had that nobody has asked for. The process must be in the container's
+/// namespaces, with a mount namespace of its own.
+pub fn enter(launch: &Launch, image: &ImageRoot, places: &Places<'_>) -> Result<Vec<String>, String> {
+    let security = &launch.spec.security;
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(|error| format!("failed to keep the container's mounts from the node: {error}"))?;
+    let mut left_out = Vec::new();
+    let volumes = take_volumes(&launch.spec.mounts, &mut left_out)?;
+    let shm = image.shm.as_deref().map(|shm| take(shm, false)).transpose().map_err(explain("take /dev/shm"))?;
+    let mut masks = Masks::take().map_err(explain("take /dev/null"))?;
+    let devices = if security.privileged { devices_of_the_node() } else { Vec::new() };
+
+    let root = Root::mount(image, places)?;
+    root.mount_kernel_files(security.privileged, &mut left_out)?;
+    root.mount_dev(shm, &devices)?;
+    let mut at: Vec<PathBuf> = Vec::new();
+    for volume in volumes {
+        let (path, optional) = (volume.mount.container_path.clone(), volume.mount.optional);
+        match root.mount_volume(volume) {
+            Ok(()) => at.push(path),
+            Err(error) if optional => left_out.push(error),
+            Err(error) => return Err(error),
+        }
+    }
+    if !security.privileged && !security.unmasked_proc {
+        root.mask(&mut masks, &at)?;
+    }
+    if security.read_only_root {
+        sys::set_mount_attributes(root.0.as_fd(), libc::AT_EMPTY_PATH, libc::MOUNT_ATTR_RDONLY)
+            .map_err(explain("make the root file system read-only"))?;
+    }
+    root.pivot().map_err(explain("enter the image"))?;
+    Ok(left_out)
+}
+
+fn explain(act: &'static str) -> impl Fn(io::Error) -> String {
+    move |error| format!("failed to {act}: {error}")
+}
+
+/// A volume that is taken from the node, not mounted yet.
+struct Volume<'a> {
+    mount: &'a Mount,
+    tree: OwnedFd,
+    is_dir: bool,
+}
+
+/// The outer ones first, whatever the order in the spec: they would hide the inner ones.
+fn take_volumes<'a>(mounts: &'a [Mount], left_out: &mut Vec<String>) -> Result<Vec<Volume<'a>>, String> {
+    let take = |mount: &'a Mount| -> Result<Volume<'a>, String> {
+        let failed = |error: io::Error| format!("failed to take volume {}: {error}", mount.host_path.display());
+        let source = mount.open()?;
+        let is_dir = beneath::is_dir(source.as_fd()).map_err(failed)?;
+        let tree = clone_tree(&source, true).map_err(failed)?;
+        if mount.is_read_only() {
+            // Before it is attached, so that it is never seen otherwise, and with all that is mounted in it.
+            sys::make_mounts_read_only(tree.as_fd()).map_err(failed)?;
+        }
+        Ok(Volume { mount, tree, is_dir })
+    };
+    let mut volumes = Vec::new();
+    for mount in mounts {
+        match take(mount) {
+            Ok(volume) => volumes.push(volume),
+            Err(error) if mount.optional => left_out.push(error),
+            Err(error) => return Err(error),
+        }
+    }
+    volumes.sort_by_key(|volume| volume.mount.container_path.components().count());
+    Ok(volumes)
+}
+
+/// What masked paths are covered with. Each is used once, since not every kernel copies a copy.
+struct Masks(Vec<OwnedFd>);
+
+impl Masks {
+    fn take() -> io::Result<Self> {
+        let null = beneath::open_path(Path::new("/dev/null"))?;
+        MASKED.iter().map(|_| clone_tree(&null, false)).collect::<io::Result<_>>().map(Self)
+    }
+}
+
+/// The numbers of all devices of the node, for a container that may use them.
+fn devices_of_the_node() -> Vec<(PathBuf, FileType, u64)> {
+    let (mut found, mut left) = (Vec::new(), vec![PathBuf::from("/dev")]);
+    while let Some(dir) = left.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let Ok(data) = entry.metadata() else { continue };
+            let kind = FileType::from_raw_mode(data.mode());
+            let is_own = ["/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd"].iter().any(|own| path == Path::new(own));
+            match kind {
+                FileType::Directory if !is_own => left.push(path),
+                FileType::CharacterDevice | FileType::BlockDevice if found.len() < DEVICES_MAX => {
+                    let name = path.strip_prefix("/dev").map(Path::to_owned).unwrap_or(path);
+                    found.push((name, kind, data.rdev()));
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+/// The root of the container, as it is mounted in this process' own view.
+struct Root(OwnedFd);
+
+impl Root {
+    fn mount(image: &ImageRoot, places: &Places<'_>) -> Result<Self, String> {
+        let options = overlay_options(image, places.state)?;
+        // The names of layers are relative to it: that is what makes them short.
+        std::env::set_current_dir(&image.store).map_err(explain("enter the image store"))?;
+        let mount = |options: &str| -> io::Result<()> {
+            let options = std::ffi::CString::new(options)?;
+            Ok(rustix::mount::mount("overlay", places.staging, "overlay", MountFlags::empty(), options.as_c_str())?)
+        };
+        // What the container writes to its root is of no use after a power cut: it need not be flushed (Linux 5.10).
+        mount(&format!("{options},volatile"))
+            .or_else(|error| if error.raw_os_error() == Some(libc::EINVAL) { mount(&options) } else { Err(error) })
+            .and_then(|()| Ok(rustix::fs::open(places.staging, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?))
+            .map(Self)
+            .map_err(|error| {
+                format!(
+                    "failed to mount the image: {error}; the kernel must have overlayfs, and take it on the node's disk"
+                )
+            })
+    }
+
+    /// Opens a path as the container would: links lead to places in the container.
+    fn open(&self, path: &Path) -> rustix::io::Result<OwnedFd> {
+        let path = match path.strip_prefix("/").unwrap_or(path) {
+            empty if empty.as_os_str().is_empty() => Path::new("."),
+            path => path,
+        };
+        let mut tries_left = 16;
+        loop {
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            match rustix::fs::openat2(&self.0, path, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
+                // Something was renamed while the kernel looked.
+                Err(Errno::AGAIN) if tries_left > 0 => tries_left -= 1,
+                other => return other,
+            }
+        }
+    }
+
+    /// As [`open`](Self::open), with what is missing made: directories, and a file or a directory at the end.
+    fn open_or_make(&self, path: &Path, is_dir: bool) -> io::Result<OwnedFd> {
+        let mut missing = Vec::new();
+        let mut at = path;
+        let mut here = loop {
+            match self.open(at) {
+                Ok(found) => break found,
+                Err(Errno::NOENT) if missing.len() < DEPTH_MAX => {
+                    let (Some(parent), Some(name)) = (at.parent(), at.file_name()) else {
+                        return Err(Errno::NOENT.into());
+                    };
+                    missing.push(name);
+                    at = parent;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        while let Some(name) = missing.pop() {
+            let made = match is_dir || !missing.is_empty() {
+                true => rustix::fs::mkdirat(&here, name, Mode::from_raw_mode(0o755)),
+                false => {
+                    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    rustix::fs::openat(&here, name, flags, Mode::from_raw_mode(0o644)).map(drop)
+                }
+            };
+            match made {
+                // Another container of the pod was faster; or it is a link that leads to nothing, which fails below.
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            here = rustix::fs::openat(&here, name, flags, Mode::empty())?;
+        }
+        match FileType::from_raw_mode(rustix::fs::fstat(&here)?.st_mode) {
+            FileType::Symlink => Err(io::Error::other("a link that leads to nothing is in the way")),
+            kind if kind.is_dir() != is_dir => Err(io::Error::other("one is a file, the other a directory")),
+            _ => Ok(here),
+        }
+    }
+
+    fn attach(&self, tree: &OwnedFd, path: &Path, is_dir: bool) -> Result<(), String> {
+        let attach = || -> io::Result<()> { attach_to(tree, &self.open_or_make(path, is_dir)?) };
+        attach().map_err(|error| format!("failed to mount at {}: {error}", path.display()))
+    }
+
+    /// `/proc` of the container's processes, `/sys`, and its own control groups below that.
+    fn mount_kernel_files(&self, privileged: bool, left_out: &mut Vec<String>) -> Result<(), String> {
+        let plain =
+            MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let guarded = if privileged { plain } else { plain | MountAttrFlags::MOUNT_ATTR_RDONLY };
+        self.attach(&new_mount("proc", &[], plain)?, Path::new("/proc"), true)?;
+        self.attach(&new_mount("sysfs", &[], guarded)?, Path::new("/sys"), true)?;
+        let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        if let Err(error) = self.mount_groups(&groups, guarded) {
+            left_out.push(format!("no /sys/fs/cgroup: {error}"));
+        }
+        Ok(())
+    }
+
+    /// The process is in a control group namespace, so that only the container's own groups are below what is mounted.
+    fn mount_groups(&self, groups: &str, guarded: MountAttrFlags) -> Result<(), String> {
+        let dir = Path::new("/sys/fs/cgroup");
+        let hierarchies: Vec<&str> = groups.lines().filter_map(|line| line.split(':').nth(1)).collect();
+        let named: Vec<&str> =
+            hierarchies.iter().copied().filter(|one| !one.is_empty() && !one.contains('=')).collect();
+        if named.is_empty() {
+            return self.attach(&new_mount("cgroup2", &[], guarded)?, dir, true);
+        }
+        let files =
+            new_mount("tmpfs", &[("mode", "755"), ("size", "64k")], guarded & !MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+        self.attach(&files, dir, true)?;
+        for controllers in named {
+            let options: Vec<(&str, &str)> = controllers.split(',').map(|name| (name, "")).collect();
+            self.attach(&new_mount("cgroup", &options, guarded)?, &dir.join(controllers), true)?;
+        }
+        if guarded.contains(MountAttrFlags::MOUNT_ATTR_RDONLY) {
+            sys::set_mount_attributes(files.as_fd(), libc::AT_EMPTY_PATH, libc::MOUNT_ATTR_RDONLY)
+                .map_err(explain("make it read-only"))?;
+        }
+        Ok(())
+    }
+
+    /// A `/dev` of the container's own.
+    fn mount_dev(&self, shm: Option<OwnedFd>, devices: &[(PathBuf, FileType, u64)]) -> Result<(), String> {
+        let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let dev = new_mount("tmpfs", &[("mode", "755"), ("size", "65536k")], MountAttrFlags::MOUNT_ATTR_NOSUID)?;
+        self.attach(&dev, Path::new("/dev"), true)?;
+        let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+        self.attach(&new_mount("devpts", &pts, plain)?, Path::new("/dev/pts"), true)?;
+        let shm = match shm {
+            Some(shm) => shm,
+            None => {
+                let options = [("mode", "1777"), ("size", "65536k")];
+                new_mount("tmpfs", &options, plain | MountAttrFlags::MOUNT_ATTR_NODEV)?
+            }
+        };
+        self.attach(&shm, Path::new("/dev/shm"), true)?;
+        // A kernel may be built without it.
+        if let Ok(mqueue) = new_mount("mqueue", &[], plain | MountAttrFlags::MOUNT_ATTR_NODEV) {
+            self.attach(&mqueue, Path::new("/dev/mqueue"), true)?;
+        }
+        fill_dev(&dev, devices).map_err(explain("make the container's devices"))
+    }
+
+    fn mount_volume(&self, volume: Volume<'_>) -> Result<(), String> {
+        let path = &volume.mount.container_path;
+        self.attach(&volume.tree, path, volume.is_dir).map_err(|error| {
+            if volume.mount.volume.is_empty() { error } else { format!("volume {}: {error}", volume.mount.volume) }
+        })
+    }
+
+    /// Covers what describes the whole machine or would change it, unless a volume was asked for there.
+    fn mask(&self, masks: &mut Masks, volumes: &[PathBuf]) -> Result<(), String> {
+        let is_covered = |path: &Path| volumes.iter().any(|volume| path.starts_with(volume));
+        for path in MASKED.iter().map(Path::new).filter(|path| !is_covered(path)) {
+            let Ok(found) = self.open(path) else { continue };
+            self.cover(&found, masks).map_err(|error| format!("failed to mask {}: {error}", path.display()))?;
+        }
+        for path in READ_ONLY.iter().map(Path::new).filter(|path| !is_covered(path)) {
+            let Ok(found) = self.open(path) else { continue };
+            let make = || -> io::Result<()> {
+                let tree = clone_tree(&found, false)?;
+                let plain = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+                sys::set_mount_attributes(tree.as_fd(), libc::AT_EMPTY_PATH, libc::MOUNT_ATTR_RDONLY | plain)?;
+                attach_to(&tree, &found)
+            };
+            make().map_err(|error| format!("failed to make {} read-only: {error}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    fn cover(&self, found: &OwnedFd, masks: &mut Masks) -> io::Result<()> {
+        if !beneath::is_dir(found.as_fd())? {
+            let null = masks.0.pop().ok_or_else(|| io::Error::other("more files to mask than there are"))?;
+            return attach_to(&null, found);
+        }
+        let plain =
+            MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let options = [("mode", "555"), ("size", "4k"), ("nr_inodes", "2")];
+        let empty =
+            new_mount("tmpfs", &options, plain | MountAttrFlags::MOUNT_ATTR_RDONLY).map_err(io::Error::other)?;
+        attach_to(&empty, found)
+    }
+
+    /// Makes it `/`, with nothing of the node left below or above it.
+    fn pivot(self) -> io::Result<()> {
+        rustix::process::fchdir(&self.0)?;
+        rustix::process::pivot_root(".", ".")?;
+        rustix::mount::unmount(".", UnmountFlags::DETACH)?;
+        std::env::set_current_dir("/")
+    }
+}
+
+fn fill_dev(dev: &OwnedFd, devices: &[(PathBuf, FileType, u64)]) -> io::Result<()> {
+    let everybody = Mode::from_raw_mode(0o666);
+    let mask = rustix::process::umask(Mode::empty());
+    let make = || -> io::Result<()> {
+        for (name, major, minor) in DEVICES {
+            rustix::fs::mknodat(dev, name, FileType::CharacterDevice, everybody, rustix::fs::makedev(major, minor))?;
+        }
+        for (name, target) in LINKS {
+            rustix::fs::symlinkat(target, dev, name)?;
+        }
+        for (name, kind, number) in devices {
+            for above in
+                name.ancestors().skip(1).collect::<Vec<_>>().into_iter().rev().filter(|at| !at.as_os_str().is_empty())
+            {
+                match rustix::fs::mkdirat(dev, above, Mode::from_raw_mode(0o755)) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            match rustix::fs::mknodat(dev, name, *kind, Mode::from_raw_mode(0o660), *number) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    };
+    let made = make();
+    rustix::process::umask(mask);
+    made
+}
+
+/// The highest layer first, as the kernel has it.
+fn overlay_options(image: &ImageRoot, state: &Path) -> Result<String, String> {
+    let lower = match image.layers.is_empty() {
+        true => escaped(&state.join(EMPTY)),
+        false => image.layers.iter().rev().map(|layer| escaped(Path::new(layer))).collect::<Vec<_>>().join(":"),
+    };
+    let (upper, work) = (escaped(&state.join(UPPER)), escaped(&state.join(WORK)));
+    let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+    match options.len() + ",volatile".len() <= OVERLAY_OPTIONS_BYTES_MAX {
+        true => Ok(options),
+        false => Err(format!("the image has too many layers for one mount: {}", image.layers.len())),
+    }
+}
+
+/// A path as an option of the mount: what separates options and layers is no part of it.
+fn escaped(path: &Path) -> String {
+    let text = String::from_utf8_lossy(path.as_os_str().as_bytes());
+    text.chars().flat_map(|c| matches!(c, '\\' | ',' | ':').then_some('\\').into_iter().chain([c])).collect()
+}
+
+fn new_mount(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<OwnedFd, String> {
+    let make = || -> rustix::io::Result<OwnedFd> {
+        let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+        for (name, value) in options {
+            match value.is_empty() {
+                true => rustix::mount::fsconfig_set_flag(&context, *name)?,
+                false => rustix::mount::fsconfig_set_string(&context, *name, *value)?,
+            }
+        }
+        rustix::mount::fsconfig_create(&context)?;
+        rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+    };
+    make().map_err(|error| format!("failed to make a file system of kind {kind}: {error}"))
+}
+
+fn take(path: &Path, recursive: bool) -> io::Result<OwnedFd> {
+    clone_tree(&beneath::open_path(path)?, recursive)
+}
+
+fn clone_tree(of: &OwnedFd, recursive: bool) -> io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    Ok(rustix::mount::open_tree(of, "", flags)?)
+}
+
+fn attach_to(tree: &OwnedFd, place: &OwnedFd) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(rustix::mount::move_mount(tree, "", place, "", flags)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_a_mount_name_layers_from_the_top_and_escape_what_separates_them() {
+        let image = ImageRoot { layers: vec!["a1".to_owned(), "b2".to_owned()], ..ImageRoot::default() };
+        assert_eq!(
+            overlay_options(&image, Path::new("/d,ir:x")).unwrap(),
+            r"lowerdir=b2:a1,upperdir=/d\,ir\:x/upper,workdir=/d\,ir\:x/work"
+        );
+        let none = overlay_options(&ImageRoot::default(), Path::new("/s")).unwrap();
+        assert_eq!(none, "lowerdir=/s/empty,upperdir=/s/upper,workdir=/s/work");
+        let many = ImageRoot { layers: vec!["0123456789ab".to_owned(); 400], ..ImageRoot::default() };
+        assert!(overlay_options(&many, Path::new("/s")).unwrap_err().contains("400"));
+        let fit = ImageRoot { layers: vec!["0123456789ab".to_owned(); 127], ..ImageRoot::default() };
+        assert!(overlay_options(&fit, Path::new("/var/lib/selvedge/node/runtime/state")).is_ok());
+    }
+}
