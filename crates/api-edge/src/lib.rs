@@ -58,5 +58,8 @@ pub const RUNTIME_CLASS_PROCESS: &str = "selvedge-process";
 /// `runtimeClassName` of pods whose containers are WebAssembly programs.
 pub const RUNTIME_CLASS_WASM: &str = "selvedge-wasm";
 
+/// Name of the runtime of pods whose containers are of images. They name no `runtimeClassName`.
+pub const RUNTIME_CONTAINER: &str = "selvedge-container";
+
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,9 @@
-//! What the runtimes `selvedge-process` and `selvedge-wasm` do with each field of a pod: honour it, need not, or reject it.
+//! What each runtime does with each field of a pod: honours it, need not, or rejects it.
 //!
 //! A pod that is half understood is worse than one that is rejected: whoever writes `readOnlyRootFilesystem` relies on it. So
 //! there is one table, [`TABLES`], with a row for every field of the published schema, and what has no row is rejected. Both
-//! sides use it: the hub rejects a pod, or a template of pods, when it is applied, where a person reads it; a node rejects what
-//! reached it from a control plane that knows nothing of these runtimes.
+//! sides use it: of the runtimes that are ours alone the hub rejects a pod, or a template of pods, when it is applied, where a person
+//! reads it; a node rejects what reached it from a control plane that knows nothing of these runtimes, and pods of images.
 //!
 //! ```
 //! use api_pod::{Runtime, unsupported};
@@ -32,6 +32,8 @@ const UNSUPPORTED_MAX: usize = 64;
 /// The runtimes that this version has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Runtime {
+    /// Images: pods of no class.
+    Container,
     /// Programs that lie on the node.
     Process,
     /// WebAssembly modules that lie on the node.
@@ -40,21 +42,26 @@ pub enum Runtime {
 
 impl Runtime {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Process, Self::Wasm];
+    pub const ALL: [Self; 3] = [Self::Container, Self::Process, Self::Wasm];
 
-    /// The runtime of a class, as in `spec.runtimeClassName`. Pods of no class, or of another, are none of ours.
+    /// The runtime of a class, as in `spec.runtimeClassName`; of an empty one that of images. Pods of another class are none of
+    /// ours.
     pub fn of_class(class: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|runtime| runtime.class() == class)
+        match class {
+            "" => Some(Self::Container),
+            class => [Self::Process, Self::Wasm].into_iter().find(|runtime| runtime.name() == class),
+        }
     }
 
     /// The runtime of a pod with this spec.
     pub fn of_spec(spec: &Value) -> Option<Self> {
-        spec.get("runtimeClassName").and_then(Value::as_str).and_then(Self::of_class)
+        Self::of_class(spec.get("runtimeClassName").and_then(Value::as_str).unwrap_or_default())
     }
 
-    /// The name of its class.
-    pub fn class(self) -> &'static str {
+    /// Its name, which is that of its class if it has one.
+    pub fn name(self) -> &'static str {
         match self {
+            Self::Container => api_edge::RUNTIME_CONTAINER,
             Self::Process => api_edge::RUNTIME_CLASS_PROCESS,
             Self::Wasm => api_edge::RUNTIME_CLASS_WASM,
         }
@@ -97,6 +104,8 @@ pub struct Place<'a> {
 pub struct Row {
     /// Its name in JSON.
     pub field: &'static str,
+    /// What is done with it in pods of images.
+    pub container: Does,
     /// What `selvedge-process` does with it.
     pub process: Does,
     /// What `selvedge-wasm` does with it.
@@ -107,6 +116,7 @@ impl Row {
     /// What a runtime does with it.
     pub fn does(&self, runtime: Runtime) -> Does {
         match runtime {
+            Runtime::Container => self.container,
             Runtime::Process => self.process,
             Runtime::Wasm => self.wasm,
         }
@@ -196,7 +206,7 @@ impl Walk {
 
     fn reject(&mut self, path: &str, sentence: &str, value: Option<&Value>) {
         if self.found.len() < UNSUPPORTED_MAX {
-            let message = format!("{} {sentence}", self.runtime.class());
+            let message = format!("{} {sentence}", self.runtime.name());
             self.found.push(Unsupported { path: path.to_owned(), message, value: value.cloned() });
         }
     }

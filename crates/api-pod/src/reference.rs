@@ -8,12 +8,17 @@ use super::{Does, Runtime, TABLES};
 pub fn reference() -> String {
     let mut page = String::from(HEAD);
     for (r#type, rows) in TABLES {
-        let _ = write!(page, "\n## {type}\n\n| field | `selvedge-process` | `selvedge-wasm` |\n| --- | --- | --- |\n");
+        let _ = write!(
+            page,
+            "\n## {type}\n\n| field | images | `selvedge-process` | `selvedge-wasm` |\n| --- | --- | --- | --- |\n"
+        );
         for row in *rows {
+            let container = cell(row.does(Runtime::Container));
             let process = cell(row.does(Runtime::Process));
             let wasm = cell(row.does(Runtime::Wasm));
             let wasm = if wasm == process { "the same" } else { &wasm };
-            let _ = writeln!(page, "| `{}` | {process} | {wasm} |", row.field);
+            let process = if process == container { "the same" } else { &process };
+            let _ = writeln!(page, "| `{}` | {container} | {process} | {wasm} |", row.field);
         }
     }
     page
@@ -22,17 +27,17 @@ pub fn reference() -> String {
 const HEAD: &str = "\
 # Every field of a pod
 
-What the runtimes of this version do with each field of a pod whose `runtimeClassName` is `selvedge-process` or `selvedge-wasm`.
+What this version does with each field of a pod: of one of images, which names no `runtimeClassName`, and of one whose class is
+`selvedge-process` or `selvedge-wasm`. \"The same\" is what the column to the left says.
 Generated from the table that the hub and the nodes use (`SELVEDGE_BLESS=1 cargo test -p api-pod` writes it anew); a test
 compares it with the published schema of Kubernetes 1.36, so that no field is without a row.
 
 - **honoured**: the runtime does what the field says.
 - **harmless**: it does nothing with it, and nothing is lost: the reason is given.
-- **rejected**: the hub rejects a pod, or a DaemonSet with a template of such pods, that has it, and names the field. A node
-  rejects such a pod that another control plane has bound to it: the pod has failed with the reason `UnsupportedPod`. A field that
-  says no more than its absence (`false`, empty) is never rejected. What was stored before is not rejected for what it has already.
-
-A pod without a class is one of images, which no node runs yet: it is stored as a kube-apiserver stores it, and stays Pending.
+- **rejected**: the hub rejects a pod of one of the two classes, or a DaemonSet with a template of such pods, that has it, and names
+  the field. A pod of images it stores as a kube-apiserver does. A node rejects such a pod of any kind: the pod has failed with the
+  reason `UnsupportedPod`. A field that says no more than its absence (`false`, empty) is never rejected. What was stored before is
+  not rejected for what it has already.
 ";
 
 fn cell(does: Does) -> String {

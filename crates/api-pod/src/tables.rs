@@ -7,11 +7,19 @@ use super::Does::{self, Fields, Harmless, Honoured, Judged, Keys, Only, Rejected
 use super::{Place, Row};
 
 const fn both(field: &'static str, does: Does) -> Row {
-    Row { field, process: does, wasm: does }
+    row(field, does, does)
 }
 
+/// What a process gets, a container of an image gets as well, unless the row says otherwise by [`Row::of_images`].
 const fn row(field: &'static str, process: Does, wasm: Does) -> Row {
-    Row { field, process, wasm }
+    Row { field, container: process, process, wasm }
+}
+
+impl Row {
+    const fn of_images(mut self, does: Does) -> Self {
+        self.container = does;
+        self
+    }
 }
 
 /// For those who choose a node. On the node, the choice is made.
@@ -90,6 +98,7 @@ pub const TABLES: &[(&str, &[Row])] = &[
     ),
     ("ConfigMapEnvSource", &[both("name", Honoured), both("optional", Honoured)]),
     ("SecretEnvSource", &[both("name", Honoured), both("optional", Honoured)]),
+    ("LocalObjectReference", &[both("name", Honoured)]),
     (
         "Lifecycle",
         &[
@@ -307,7 +316,7 @@ const POD_SPEC: &[Row] = &[
     both("hostUsers", Only(&["true"], "has the node's users; use true, or leave it out")),
     row("hostname", Honoured, NOT_A_PROCESS),
     both("hostnameOverride", Rejected("does not know this field; use hostname")),
-    both("imagePullSecrets", IMAGES),
+    both("imagePullSecrets", IMAGES).of_images(Fields("LocalObjectReference")),
     both("initContainers", Fields("Container")),
     both("nodeName", Honoured),
     both("nodeSelector", PLACEMENT),
@@ -350,7 +359,8 @@ const POD_SECURITY_CONTEXT: &[Row] = &[
     both("seLinuxOptions", NO_SELINUX),
     both("seccompProfile", Fields("SeccompProfile")),
     both("supplementalGroups", Honoured),
-    both("supplementalGroupsPolicy", Harmless("has no image whose groups could be added")),
+    both("supplementalGroupsPolicy", Harmless("has no image whose groups could be added"))
+        .of_images(Only(&["Merge"], "adds the groups that the image has for the user; use Merge, or leave it out")),
     both("sysctls", Rejected("has the node's kernel parameters; set them on the node")),
     both("windowsOptions", NO_WINDOWS),
 ];
@@ -363,8 +373,9 @@ const CONTAINER: &[Row] = &[
     both(
         "image",
         Judged(is_file_of_the_node, "files of the node", "runs files of the node; it must begin with file:///"),
-    ),
-    both("imagePullPolicy", IMAGES),
+    )
+    .of_images(Honoured),
+    both("imagePullPolicy", IMAGES).of_images(Honoured),
     both("lifecycle", Fields("Lifecycle")),
     both("livenessProbe", Fields("Probe")),
     both("name", Honoured),

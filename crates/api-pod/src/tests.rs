@@ -112,7 +112,7 @@ fn what_is_rejected_is_rejected_with_its_sentence_and_the_rest_is_not() {
                 let spec = spec_with(value);
                 let found = unsupported(&spec, "spec", runtime);
                 let found: Vec<_> = found.iter().map(|one| (&*one.path, &*one.message)).collect();
-                let message = expected.map(|(_, sentence)| format!("{} {sentence}", runtime.class()));
+                let message = expected.map(|(_, sentence)| format!("{} {sentence}", runtime.name()));
                 let expected: Vec<_> = expected.iter().map(|(path, _)| (*path, message.as_deref().unwrap())).collect();
                 assert_eq!(found, expected, "{spec}");
             };

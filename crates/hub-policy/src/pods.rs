@@ -41,7 +41,12 @@ impl Admission for PodRuntimeClass {
 /// Everything in the spec of an object that its runtime does not honour.
 fn check(object: &Value, (pointer, path): (&str, &str)) -> Vec<Unsupported> {
     let spec = object.pointer(pointer).unwrap_or(&Value::Null);
-    Runtime::of_spec(spec).map(|runtime| unsupported(spec, path, runtime)).unwrap_or_default()
+    of_ours(spec).map(|runtime| unsupported(spec, path, runtime)).unwrap_or_default()
+}
+
+/// The runtime of a class that only we have. Pods of images are everybody's: what a node does not honour of them it says itself.
+fn of_ours(spec: &Value) -> Option<Runtime> {
+    Runtime::of_spec(spec).filter(|runtime| *runtime != Runtime::Container)
 }
 
 fn error(unsupported: Unsupported) -> FieldError {
@@ -55,11 +60,11 @@ fn error(unsupported: Unsupported) -> FieldError {
 /// A container has the limits with which it was started.
 fn resize(request: &AdmissionRequest<'_>, pod: &Value) -> Result<(), AdmissionError> {
     let spec = |object: &Value| object.get("spec").cloned().unwrap_or_default();
-    match Runtime::of_spec(&spec(pod)) {
+    match of_ours(&spec(pod)) {
         Some(runtime) if request.old.is_none_or(|old| spec(old) != spec(pod)) => {
             let why = format!(
                 "{} does not resize a container that runs; delete the pod and create it with other resources",
-                runtime.class()
+                runtime.name()
             );
             Err(AdmissionError::Invalid(vec![FieldError::forbidden("spec.containers".to_owned(), why)]))
         }

@@ -84,13 +84,22 @@ pub(crate) fn runtime_for<'a>(
     runtimes: &'a Runtimes,
 ) -> Result<&'a std::sync::Arc<dyn PodRuntime>, AdmissionError> {
     let refuse = |message: String| Err(AdmissionError { reason: UNSUPPORTED_RUNTIME.into(), message });
-    let offered = || runtimes.iter().map(|runtime| runtime.handler()).collect::<Vec<_>>().join(", ");
+    let of_a_class = || runtimes.iter().filter(|runtime| runtime.handler() != api_edge::RUNTIME_CONTAINER);
+    let offered = || of_a_class().map(|runtime| runtime.handler()).collect::<Vec<_>>().join(", ");
     match pod.spec.runtime_class_name.as_deref() {
-        None | Some("") => refuse(format!(
-            "this node does not run container images yet; set spec.runtimeClassName to one of: {}",
-            offered()
-        )),
-        Some(class) => match runtimes.iter().find(|runtime| runtime.handler() == class) {
+        None | Some("") => {
+            let images = runtimes.iter().find(|runtime| runtime.handler() == api_edge::RUNTIME_CONTAINER);
+            images.map_or_else(
+                || {
+                    refuse(format!(
+                        "this node runs no container images; set spec.runtimeClassName to one of: {}",
+                        offered()
+                    ))
+                },
+                Ok,
+            )
+        }
+        Some(class) => match of_a_class().find(|runtime| runtime.handler() == class) {
             Some(runtime) => Ok(runtime),
             None => refuse(format!("this node has no runtime for runtimeClassName \"{class}\"; it has: {}", offered())),
         },

@@ -46,6 +46,8 @@ pub(crate) enum Done {
     Started { id: ContainerId, result: Result<ContainerStatus, RuntimeError> },
     /// A start that could not even be tried.
     NotStarted { container: String, reason: String },
+    /// How the image of a container is being had.
+    Image { container: String, news: ImageNews },
     /// A stop.
     Stopped { id: ContainerId, result: Result<ContainerStatus, RuntimeError> },
     /// The runtime has set the pod up.
@@ -64,6 +66,19 @@ pub(crate) enum Done {
     Rejected(crate::admission::AdmissionError),
     /// What was left of the pod is removed, or could not be.
     Removed(Result<(), String>),
+}
+
+/// What there is to say of an image that a container is started from.
+#[derive(Debug)]
+pub(crate) enum ImageNews {
+    /// It was here.
+    Present,
+    /// It is being fetched.
+    Pulling,
+    /// It was fetched: how many bytes, and in what time.
+    Pulled { bytes: u64, took: Duration },
+    /// No registry answered; what is here is used.
+    OutOfReach { why: String },
 }
 
 /// Where messages for one worker are left. Clones are the same inbox.

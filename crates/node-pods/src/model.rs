@@ -85,6 +85,7 @@ pub(crate) struct PodSpec {
     pub hostname: Option<String>,
     pub priority_class_name: String,
     pub security_context: PodSecurityContext,
+    pub image_pull_secrets: Vec<ObjectRef>,
 }
 
 /// `spec.restartPolicy`.
@@ -112,6 +113,7 @@ pub(crate) struct PodSecurityContext {
 pub(crate) struct Container {
     pub name: String,
     pub image: String,
+    pub image_pull_policy: Option<String>,
     pub command: Vec<String>,
     pub args: Vec<String>,
     pub working_dir: Option<String>,
@@ -498,6 +500,7 @@ impl Pod {
                 references.secrets.extend(source.secret_key_ref.iter().map(|r| r.name.clone()));
             }
         }
+        references.secrets.extend(self.spec.image_pull_secrets.iter().map(|secret| secret.name.clone()));
         for volume in &self.spec.volumes {
             references.config_maps.extend(volume.config_map.iter().map(|v| v.name.clone()));
             references.secrets.extend(volume.secret.iter().map(|v| v.secret_name.clone()));

@@ -39,6 +39,7 @@
 //! Start reading at `run.rs`; then `container.rs`.
 
 mod container;
+mod image;
 mod instance;
 mod probing;
 mod run;

@@ -12,8 +12,8 @@ use node_shim::{
 use tokio::sync::broadcast;
 
 use crate::{
-    ContainerEvent, ContainerId, ContainerSpec, ContainerStats, ContainerStatus, ExecOutput, ImageOutcome,
-    ImageRequest, ImageRoot, PodInstance, PodRuntime, PodSpec, ProcessConfig, RuntimeError, RuntimeFuture,
+    ContainerEvent, ContainerId, ContainerSpec, ContainerStats, ContainerStatus, ExecOutput, ImagePresence, ImageRoot,
+    PodInstance, PodRuntime, PodSpec, ProcessConfig, RuntimeError, RuntimeFuture,
     supervisor::{Supervisor, blocking, check_mounts, check_names, check_security},
 };
 
@@ -55,8 +55,8 @@ pub trait Images: Send + Sync {
     /// When it is no name of an image, or what is on disk cannot be read.
     fn find(&self, image: &str) -> Result<Option<Image>, RuntimeError>;
 
-    /// Sees to it that it is on the node.
-    fn ensure(&self, request: ImageRequest) -> RuntimeFuture<'_, ImageOutcome>;
+    /// Fetches it, or what has changed of it; answers its bytes here.
+    fn pull(&self, image: &str, credentials: Vec<Vec<u8>>) -> RuntimeFuture<'_, u64>;
 }
 
 /// Runs containers of images.
@@ -67,7 +67,7 @@ pub struct ContainerRuntime {
 
 impl ContainerRuntime {
     /// The name of this runtime among those of the node. Pods ask for it by naming none.
-    pub const HANDLER: &str = "selvedge-container";
+    pub const HANDLER: &str = api_edge::RUNTIME_CONTAINER;
 
     /// Opens the state directory and adopts what runs. Must be called inside a tokio runtime.
     ///
@@ -84,6 +84,7 @@ impl ContainerRuntime {
             image: spec.image.clone(),
             reason: "ErrImageNeverPull",
             message: "the image is not on the node; import it, or let it be pulled".to_owned(),
+            out_of_reach: false,
         };
         let image = images.find(&spec.image)?.ok_or_else(missing)?;
         launch(config, image, spec)
@@ -255,12 +256,19 @@ impl PodRuntime for ContainerRuntime {
     }
 
     fn check(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
-        check(spec)?;
-        self.images.find(&spec.image).map(drop)
+        check(spec)
     }
 
-    fn ensure_image(&self, request: ImageRequest) -> RuntimeFuture<'_, ImageOutcome> {
-        self.images.ensure(request)
+    fn has_image(&self, image: &str) -> RuntimeFuture<'_, ImagePresence> {
+        let (images, image) = (Arc::clone(&self.images), image.to_owned());
+        Box::pin(async move {
+            let found = blocking(move || images.find(&image)).await?;
+            Ok(if found.is_some() { ImagePresence::Present } else { ImagePresence::Absent })
+        })
+    }
+
+    fn pull_image(&self, image: &str, credentials: Vec<Vec<u8>>) -> RuntimeFuture<'_, u64> {
+        self.images.pull(image, credentials)
     }
 
     fn start(&self, spec: ContainerSpec) -> RuntimeFuture<'_, ContainerStatus> {

@@ -51,46 +51,15 @@ pub enum ContainerEvent {
     Exited(ContainerStatus),
 }
 
-/// Which image a container needs, and when it is to be fetched.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ImageRequest {
-    /// As written in the pod.
-    pub image: String,
-    /// When it is fetched.
-    pub policy: PullPolicy,
-    /// `.dockerconfigjson` of Secrets, as they are.
-    pub credentials: Vec<Vec<u8>>,
-}
-
-/// `imagePullPolicy`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PullPolicy {
-    /// Before every start. Where the registry is out of reach, what is here will do.
-    Always,
-    /// When it is not here.
-    #[default]
-    IfNotPresent,
-    /// Somebody else puts it here.
-    Never,
-}
-
-/// What [`PodRuntime::ensure_image`] has done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ImageOutcome {
+/// Whether an image is on the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImagePresence {
     /// This runtime has no images to fetch.
     NotNeeded,
-    /// It was here.
+    /// It is here.
     Present,
-    /// It was fetched.
-    Pulled {
-        /// How many bytes it takes here.
-        bytes: u64,
-    },
-    /// It is here, and whether there is a newer one could not be found out.
-    OutOfReach {
-        /// Why not.
-        reason: String,
-    },
+    /// It is not.
+    Absent,
 }
 
 /// Result of [`PodRuntime::exec`].
@@ -134,6 +103,16 @@ pub enum RuntimeError {
         reason: &'static str,
         /// What went wrong.
         message: String,
+        /// Whether no registry answered: what is here will do.
+        out_of_reach: bool,
+    },
+    /// It is no name of an image. Retrying does not help.
+    #[error("failed to parse image name {image:?}: {reason}")]
+    ImageName {
+        /// As asked for.
+        image: String,
+        /// What is wrong.
+        reason: String,
     },
     /// The node's configuration does not allow the image's path. Retrying does not help.
     #[error(
@@ -238,10 +217,16 @@ pub trait PodRuntime: Send + Sync {
     /// node, which may lie on a disk that does not answer: call it where waiting harms nobody.
     fn check(&self, spec: &ContainerSpec) -> Result<(), RuntimeError>;
 
-    /// Sees to it that an image is on the node, as the policy has it. Answers what was done; the runtimes of the node's own
-    /// files have nothing to do.
-    fn ensure_image(&self, _request: ImageRequest) -> RuntimeFuture<'_, ImageOutcome> {
-        Box::pin(async { Ok(ImageOutcome::NotNeeded) })
+    /// Whether an image is on the node. Runtimes of the node's own files have nothing to fetch.
+    fn has_image(&self, _image: &str) -> RuntimeFuture<'_, ImagePresence> {
+        Box::pin(async { Ok(ImagePresence::NotNeeded) })
+    }
+
+    /// Fetches an image from its registry, or what has changed of it there; answers how many bytes it takes here. `credentials` are
+    /// `.dockerconfigjson` of Secrets, as they are.
+    fn pull_image(&self, image: &str, _credentials: Vec<Vec<u8>>) -> RuntimeFuture<'_, u64> {
+        let error = RuntimeError::Image { image: image.to_owned(), reason: "this runtime fetches none".to_owned() };
+        Box::pin(async { Err(error) })
     }
 
     /// Starts a container; answers when its program runs. An `Err` other than `AlreadyStarted` means that nothing runs.

@@ -34,8 +34,7 @@ mod witness;
 pub use config::{ProcessConfig, WasmConfig};
 pub use container::{ContainerRuntime, Image, ImageConfig, Images};
 pub use door::{
-    ContainerEvent, ContainerState, ContainerStatus, ExecOutput, ImageOutcome, ImageRequest, PodRuntime, PullPolicy,
-    RuntimeError, RuntimeFuture,
+    ContainerEvent, ContainerState, ContainerStatus, ExecOutput, ImagePresence, PodRuntime, RuntimeError, RuntimeFuture,
 };
 pub use launch_dir::{in_memory_dirs, make_in_memory_dir, name_of, remove_in_memory};
 pub use node_shim::{

@@ -12,6 +12,7 @@ use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use super::image::{self, ImageOf};
 use super::spec::SpecParts;
 use super::{Phase, Worker};
 use crate::backoff::Backoff;
@@ -220,6 +221,7 @@ impl Worker {
             return;
         };
         let Some(runtime) = self.runtime.clone() else { return };
+        let image = ImageOf::new(&self.pod, &container, self.shared.context.store.clone());
         let parts = SpecParts {
             pod: self.pod.clone(),
             container,
@@ -242,6 +244,9 @@ impl Worker {
                 Err(error) => return inbox.done(Done::NotStarted { container: name, reason: error.to_string() }),
             };
             let id = spec.id();
+            if let Err(error) = image.ensure(&*runtime, &inbox).await {
+                return inbox.done(Done::Started { id, result: Err(error) });
+            }
             let result = match runtime.start(spec).await {
                 Err(RuntimeError::AlreadyStarted(id) | RuntimeError::Start { id, .. }) => runtime.status(&id).await,
                 other => other,
@@ -267,12 +272,7 @@ impl Worker {
                 if let RuntimeError::Io { source, .. } = &error {
                     self.report_disk(source);
                 }
-                let reason = match &error {
-                    RuntimeError::Image { .. } => "ErrImagePull",
-                    RuntimeError::ImageNotAllowed { .. } => "InvalidImageName",
-                    _ => "CreateContainerError",
-                };
-                return self.hold(&name, reason, node_client::chain(&error));
+                return self.hold_failed(&name, &error);
             }
         };
         let events = &self.shared.events;
@@ -288,6 +288,28 @@ impl Worker {
             events.pod_warning(&self.pod, Some(&name), "Failed", format!("Error: {}", exit.message));
         }
         self.accept(status, false);
+    }
+
+    /// Holds a container back whose start has failed, in upstream's words.
+    fn hold_failed(&mut self, name: &str, error: &RuntimeError) {
+        let message = node_client::chain(error);
+        let reason = match error {
+            RuntimeError::Image { .. } => "ErrImagePull",
+            RuntimeError::ImageNotAllowed { .. } | RuntimeError::ImageName { .. } => "InvalidImageName",
+            RuntimeError::Pull { reason, image, .. } => {
+                let record = self.containers.entry(name.to_owned()).or_default();
+                let waited = record.observed.waiting.as_ref().map(|waiting| waiting.reason.as_str());
+                if *reason == image::NEVER_PULLED || !matches!(waited, Some("ErrImagePull" | "ImagePullBackOff")) {
+                    return self.hold(name, reason, message);
+                }
+                // Once said; from then on it is the pause that is seen.
+                let text = format!("Back-off pulling image \"{image}\": {reason}: {message}");
+                self.shared.events.pod(&self.pod, Some(name), "BackOff", format!("Back-off pulling image \"{image}\""));
+                return self.hold(name, "ImagePullBackOff", text);
+            }
+            _ => "CreateContainerError",
+        };
+        self.hold(name, reason, message);
     }
 
     /// A disk that takes no file keeps every container from starting, not this one alone: the node says so.

@@ -87,6 +87,7 @@ impl Worker {
             match done {
                 Done::Started { id, result } => self.started(id, result),
                 Done::NotStarted { container, reason } => self.hold(&container, "CreateContainerConfigError", reason),
+                Done::Image { container, news } => self.image_news(&container, &news),
                 Done::Stopped { id, result } => self.stopped(&id, result),
                 Done::SetUp(instance) => self.set_up(instance),
                 Done::NotSetUp(error) => self.not_set_up(error),

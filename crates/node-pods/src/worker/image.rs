@@ -1,0 +1,193 @@
+//! The image of a container before its start: whether it is here, whether it is to be fetched, and with whose word.
+
+use std::sync::Arc;
+
+use api_kube::base64_text;
+use node_runtime::{ImagePresence, PodRuntime, RuntimeError};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::Worker;
+use crate::env::ValueError;
+use crate::inbox::{Done, ImageNews, Inbox};
+use crate::model::{Container, Pod};
+use crate::store::{Known, ObjectKey, ObjectKind, Store};
+
+/// Reason of a container whose image is not here and is not to be fetched.
+pub(super) const NEVER_PULLED: &str = "ErrImageNeverPull";
+
+/// Types of Secrets that hold credentials of registries, with the key they hold them under.
+const CREDENTIALS: [(&str, &str); 2] =
+    [("kubernetes.io/dockerconfigjson", ".dockerconfigjson"), ("kubernetes.io/dockercfg", ".dockercfg")];
+
+/// `imagePullPolicy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Policy {
+    /// Before every start. Where no registry answers, what is here will do: a node lives on while its link is down.
+    Always,
+    /// When it is not here.
+    IfNotPresent,
+    /// Somebody else puts it here.
+    Never,
+}
+
+/// What is to be known of a container's image.
+pub(super) struct ImageOf {
+    container: String,
+    image: String,
+    policy: Policy,
+    namespace: String,
+    secrets: Vec<String>,
+    store: Arc<Store>,
+}
+
+impl ImageOf {
+    pub(super) fn new(pod: &Pod, container: &Container, store: Arc<Store>) -> Self {
+        Self {
+            container: container.name.clone(),
+            image: container.image.clone(),
+            policy: policy(container),
+            namespace: pod.metadata.namespace.clone(),
+            secrets: pod.spec.image_pull_secrets.iter().map(|secret| secret.name.clone()).collect(),
+            store,
+        }
+    }
+
+    /// Sees to it that the image is here, and reports on the way what is worth an Event.
+    pub(super) async fn ensure(&self, runtime: &dyn PodRuntime, inbox: &Inbox) -> Result<(), RuntimeError> {
+        let report = |news| inbox.done(Done::Image { container: self.container.clone(), news });
+        let is_here = match runtime.has_image(&self.image).await? {
+            ImagePresence::NotNeeded => return Ok(()),
+            ImagePresence::Present => true,
+            ImagePresence::Absent => false,
+        };
+        match (is_here, self.policy) {
+            (true, Policy::IfNotPresent | Policy::Never) => {
+                report(ImageNews::Present);
+                return Ok(());
+            }
+            (false, Policy::Never) => {
+                return Err(RuntimeError::Pull {
+                    image: self.image.clone(),
+                    reason: NEVER_PULLED,
+                    message: "it is not on the node, and the pull policy is Never; import it on the node".to_owned(),
+                    out_of_reach: false,
+                });
+            }
+            _ => {}
+        }
+        let credentials = self.credentials()?;
+        report(ImageNews::Pulling);
+        let begun = Instant::now();
+        match runtime.pull_image(&self.image, credentials).await {
+            Ok(bytes) => {
+                report(ImageNews::Pulled { bytes, took: begun.elapsed() });
+                Ok(())
+            }
+            Err(RuntimeError::Pull { message, out_of_reach: true, .. }) if is_here => {
+                report(ImageNews::OutOfReach { why: message });
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the pod's Secrets hold. One that does not exist or is of another kind counts for nothing, as upstream: the registry says
+    /// what it thinks of that. One that may still come is waited for.
+    fn credentials(&self) -> Result<Vec<Vec<u8>>, RuntimeError> {
+        let mut found = Vec::new();
+        for name in &self.secrets {
+            let key = ObjectKey { kind: ObjectKind::Secret, namespace: self.namespace.clone(), name: name.clone() };
+            match self.store.object(&key) {
+                Known::Present(secret) => found.extend(credentials_in(&secret)),
+                Known::Absent => {}
+                Known::Unknown => {
+                    let pending = ValueError::Pending { kind: ObjectKind::Secret, name: name.clone() };
+                    return Err(RuntimeError::Pull {
+                        image: self.image.clone(),
+                        reason: "ErrImagePull",
+                        message: pending.to_string(),
+                        out_of_reach: false,
+                    });
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn credentials_in(secret: &Value) -> Option<Vec<u8>> {
+    let (_, key) = CREDENTIALS.iter().find(|(kind, _)| secret["type"] == *kind)?;
+    base64_text::decode(secret["data"][*key].as_str()?).ok()
+}
+
+/// What the container says, and for those that no API has filled in: a tag that may move is looked up each time.
+fn policy(container: &Container) -> Policy {
+    match container.image_pull_policy.as_deref() {
+        Some("Always") => Policy::Always,
+        Some("Never") => Policy::Never,
+        Some("IfNotPresent") => Policy::IfNotPresent,
+        _ if is_latest(&container.image) => Policy::Always,
+        _ => Policy::IfNotPresent,
+    }
+}
+
+/// Whether an image is named by the tag `latest`, or by no tag, which is the same.
+fn is_latest(image: &str) -> bool {
+    let name = image.rsplit('/').next().unwrap_or_default();
+    !image.contains('@') && name.split_once(':').is_none_or(|(_, tag)| tag == "latest")
+}
+
+impl Worker {
+    /// Raises the Event of it, in upstream's words.
+    pub(super) fn image_news(&self, container: &str, news: &ImageNews) {
+        let Some(image) = self.pod.all_containers().find(|one| one.name == container).map(|one| &one.image) else {
+            return;
+        };
+        let events = &self.shared.events;
+        let (reason, text) = match news {
+            ImageNews::Present => ("Pulled", format!("Container image \"{image}\" already present on machine")),
+            ImageNews::Pulling => ("Pulling", format!("Pulling image \"{image}\"")),
+            ImageNews::Pulled { bytes, took } => {
+                let took = took.as_millis();
+                let text = format!(
+                    "Successfully pulled image \"{image}\" in {took}ms ({took}ms including waiting). Image size: {bytes} bytes."
+                );
+                ("Pulled", text)
+            }
+            ImageNews::OutOfReach { why } => {
+                let text =
+                    format!("Image \"{image}\" on the machine is used, since its registry does not answer: {why}");
+                return events.pod_warning(&self.pod, Some(container), "ImageOutOfReach", text);
+            }
+        };
+        events.pod(&self.pod, Some(container), reason, text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_policy_a_tag_that_may_move_is_looked_up_each_time() {
+        for (image, pull_policy, expected) in [
+            ("nginx", None, Policy::Always),
+            ("nginx:latest", None, Policy::Always),
+            ("registry:5000/nginx", None, Policy::Always),
+            ("nginx:1.27", None, Policy::IfNotPresent),
+            ("registry:5000/nginx:1", None, Policy::IfNotPresent),
+            ("nginx@sha256:00", None, Policy::IfNotPresent),
+            ("nginx", Some("Never"), Policy::Never),
+            ("nginx", Some("IfNotPresent"), Policy::IfNotPresent),
+            ("nginx:1", Some("Always"), Policy::Always),
+        ] {
+            let container = Container {
+                image: image.to_owned(),
+                image_pull_policy: pull_policy.map(str::to_owned),
+                ..Container::default()
+            };
+            assert_eq!(policy(&container), expected, "{image} {pull_policy:?}");
+        }
+    }
+}
