@@ -1,0 +1,12 @@
+//! The node's network.
+
+pub mod addresses;
+pub mod links;
+pub mod names;
+pub mod namespaces;
+pub mod netlink;
+mod notice;
+
+pub use addresses::{Exhausted, ParseSubnetError, Subnet, choose_subnet};
+pub use namespaces::{Kind, NamespaceError, PodNamespaces};
+pub use notice::Notice;

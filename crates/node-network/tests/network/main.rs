@@ -1,0 +1,5 @@
+//! The node's network in namespaces of its own, judged by the stock tools.
+
+mod fixture;
+mod links;
+mod namespaces;
