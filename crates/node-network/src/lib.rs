@@ -8,5 +8,5 @@ pub mod netlink;
 mod notice;
 
 pub use addresses::{Exhausted, ParseSubnetError, Subnet, choose_subnet};
-pub use namespaces::{Kind, NamespaceError, PodNamespaces};
+pub use namespaces::{KINDS, Kind, NamespaceError, PodNamespaces};
 pub use notice::Notice;

@@ -1,8 +1,10 @@
 //! What the node's configuration tells the runtimes.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use node_shim::Isolation;
+
+use crate::PodNetwork;
 
 /// Settings of [`crate::ProcessRuntime`]; the WebAssembly runtime stands on the same.
 #[derive(Clone, Debug)]
@@ -27,6 +29,8 @@ pub struct ProcessConfig {
     /// Processes and threads of one pod: more than it needs, and too few to keep others waiting for long when all of them want a
     /// processor, each with a lock of the kernel's held.
     pub pod_pids_max: u64,
+    /// What gives pods addresses of their own; without it they have the node's.
+    pub network: Option<Arc<dyn PodNetwork>>,
     /// Size at which a log file is put aside.
     pub log_bytes_max: u64,
     /// Log files kept, the one being written among them.
@@ -48,6 +52,7 @@ impl ProcessConfig {
             cgroup_parent: "selvedge".to_owned(),
             isolation: Isolation::Auto,
             pod_pids_max: 512,
+            network: None,
             log_bytes_max: 10 * 1024 * 1024,
             log_files_max: 5,
         }

@@ -274,7 +274,13 @@ impl PodRuntime for ContainerRuntime {
     fn start(&self, spec: ContainerSpec) -> RuntimeFuture<'_, ContainerStatus> {
         Box::pin(async move {
             let (config, images) = (self.supervisor.config().clone(), Arc::clone(&self.images));
-            let launch = blocking(move || Self::plan(&config, &*images, spec)).await?;
+            let sandbox = self.supervisor.sandbox(&spec.pod.uid);
+            let sandbox = sandbox.ok_or_else(|| RuntimeError::PodNotFound(spec.pod.uid.clone()))?;
+            let mut launch = blocking(move || Self::plan(&config, &*images, spec)).await?;
+            launch.namespaces = sandbox.namespaces;
+            if let Some(image) = &mut launch.image {
+                image.shm = sandbox.shm;
+            }
             self.supervisor.start(launch).await
         })
     }

@@ -26,6 +26,7 @@ mod pod;
 mod process;
 mod program;
 mod qos;
+mod sandbox;
 mod supervisor;
 #[cfg(feature = "wasm")]
 mod wasm;
@@ -41,7 +42,9 @@ pub use node_shim::{
     ContainerId, ContainerSpec, ContainerStats, ExitReason, ExitRecord, ImageRoot, Isolation, Limits, Mount,
     NamespaceRef, PodRef, PodResources, Requests, Seccomp, Security,
 };
-pub use pod::{DeviceRef, POD_INSTANCE_VERSION, PodInstance, PodSpec};
+pub use pod::{
+    DeviceRef, HostNamespaces, HostPort, POD_INSTANCE_VERSION, PodInstance, PodNetwork, PodSpec, PortProtocol,
+};
 pub use process::ProcessRuntime;
 pub use program::SHIM;
 pub use qos::{oom_score_adj, spare_this_process};

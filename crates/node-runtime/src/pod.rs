@@ -3,7 +3,11 @@
 //! Everything that is set up for a pod as a whole hangs on it: control group, namespaces, addresses, devices. Init containers
 //! have set up one instance and know nothing of another, so a new id means that they run again.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    fmt,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +23,60 @@ pub struct PodSpec {
     pub pod: PodRef,
     /// What all its containers get together.
     pub resources: PodResources,
+    /// Its host name.
+    pub hostname: String,
+    /// What of the node it uses in place of its own.
+    pub host: HostNamespaces,
+    /// Ports of the node that lead to it.
+    pub host_ports: Vec<HostPort>,
+    /// Addresses that it had before, to have them again.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// `hostNetwork`, `hostIPC`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostNamespaces {
+    /// The node's network and host name.
+    pub network: bool,
+    /// The node's shared memory and queues.
+    pub ipc: bool,
+}
+
+/// `hostPort` of a container's port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// The node's address that it is at; `None` is all of them.
+    pub host_ip: Option<IpAddr>,
+    /// The node's port.
+    pub host_port: u16,
+    /// The pod's.
+    pub container_port: u16,
+    /// What runs over it.
+    pub protocol: PortProtocol,
+}
+
+/// `protocol` of a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PortProtocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+/// What links pods to each other and to the world.
+pub trait PodNetwork: Send + Sync + fmt::Debug {
+    /// Gives a pod its addresses, in the network namespace that is pinned at `namespace`. What is there already stays as it is.
+    ///
+    /// # Errors
+    /// A sentence, for an Event.
+    fn set_up(&self, spec: &PodSpec, namespace: &Path) -> Result<Vec<IpAddr>, String>;
+
+    /// Takes away what a pod had; one that had nothing is no error.
+    fn remove(&self, uid: &str);
 }
 
 /// A pod that is set up. The kubelet keeps it with the pod and compares it with what

@@ -33,7 +33,10 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     ContainerEvent, ContainerId, ContainerSpec, ContainerState, ContainerStats, ContainerStatus, ExecOutput,
-    ExitRecord, ProcessConfig, RuntimeError, launch_dir, program::ShimProgram, witness,
+    ExitRecord, ProcessConfig, RuntimeError, launch_dir,
+    program::ShimProgram,
+    sandbox::{Sandboxes, Shared},
+    witness,
 };
 
 /// A kubelet that falls further behind than this lists instead.
@@ -90,6 +93,7 @@ struct Inner {
     events_tx: broadcast::Sender<ContainerEvent>,
     cancel: CancellationToken,
     turns: Semaphore,
+    sandboxes: Sandboxes,
     /// Two runtimes over the same folder would each take the other's starting shims for dead ones.
     _lock: base_fs::DirLock,
 }
@@ -131,6 +135,8 @@ impl Supervisor {
         }
         let cancel = CancellationToken::new();
         let launch_dir = config.launch_dir.clone().unwrap_or_else(|| launch_dir::choose(&root));
+        let kinds = if handler == crate::ContainerRuntime::HANDLER { Shared::All } else { Shared::Network };
+        let sandboxes = Sandboxes::new(launch_dir.join("pods"), kinds, config.network.clone());
         let inner = Arc::new(Inner {
             config,
             shim: ShimProgram::open(&root).map_err(|source| io_error("write the shim's program to", &root, source))?,
@@ -141,6 +147,7 @@ impl Supervisor {
             events_tx: broadcast::channel(EVENTS_QUEUE).0,
             cancel: cancel.clone(),
             turns: Semaphore::new(STARTS_AT_ONCE),
+            sandboxes,
             _lock: lock,
         });
         inner.prepare_launch_dir();

@@ -300,6 +300,14 @@ impl CgroupPaths {
         names.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect()
     }
 
+    /// Removes the groups directly below whose names begin with `prefix`. What is still in use stays.
+    pub fn remove_children(&self, prefix: &str) {
+        let is_meant = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
+        for path in self.0.values().flat_map(|path| subgroups(path)).filter(is_meant) {
+            let _ = fs::remove_dir(path);
+        }
+    }
+
     fn controller(&self, name: &str) -> io::Result<&PathBuf> {
         self.0.get("").or_else(|| self.0.get(name)).ok_or_else(|| {
             let text = format!("controller `{name}` is not mounted");

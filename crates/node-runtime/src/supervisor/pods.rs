@@ -6,13 +6,20 @@
 //!
 //! What runs in a pod is what its group holds, whatever the state directories say: both ends of a pod kill the whole group.
 
-use std::{fs, io, path::PathBuf, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use futures::future::join_all;
 use node_shim::cgroup::{CgroupPaths, Hierarchy};
 
 use super::{Supervisor, blocking, has_ended, io_error};
-use crate::{ContainerId, ContainerStats, POD_INSTANCE_VERSION, PodInstance, PodResources, PodSpec, RuntimeError};
+use crate::{
+    ContainerId, ContainerStats, POD_INSTANCE_VERSION, PodInstance, PodResources, PodSpec, RuntimeError,
+    sandbox::Sandbox,
+};
 
 /// Name of the group that stands for an instance, before its id. No container has such a name.
 pub(crate) const INSTANCE_MARKER: &str = ".instance-";
@@ -28,10 +35,24 @@ impl Supervisor {
         check_uid(&spec.pod.uid)?;
         let mut resources = spec.resources;
         resources.pids_max.get_or_insert(self.config().pod_pids_max);
-        let pod = self.pod(&spec.pod.uid);
-        blocking(move || pod.ensure(&resources))
-            .await
-            .map_err(|source| io_error("set up pod in", &self.inner.root, source))
+        let (pod, sandboxes) = (self.pod(&spec.pod.uid), self.inner.sandboxes.clone());
+        blocking(move || {
+            // Without it the pod's containers have nothing in common: it is another instance.
+            if sandboxes.needs_another(&spec) {
+                pod.forget();
+            }
+            let mut instance = pod.ensure(&resources)?;
+            let sandbox = sandboxes.ensure(&spec)?;
+            (instance.namespaces, instance.addresses) = (sandbox.namespaces, sandbox.addresses);
+            Ok(instance)
+        })
+        .await
+        .map_err(|source| io_error("set up pod in", &self.inner.root, source))
+    }
+
+    /// What the containers of a pod enter.
+    pub fn sandbox(&self, uid: &str) -> Option<Sandbox> {
+        self.inner.sandboxes.find(uid)
     }
 
     pub async fn stop_pod(&self, uid: &str, grace: Duration) -> Result<(), RuntimeError> {
@@ -61,11 +82,14 @@ impl Supervisor {
         for status in self.list().into_iter().filter(|status| status.id.pod_uid == uid) {
             self.remove(&status.id).await?;
         }
-        let pod = self.pod(uid);
+        let (pod, sandboxes) = (self.pod(uid), self.inner.sandboxes.clone());
         blocking(move || {
             let groups = pod.groups();
             groups.kill_all();
             groups.remove_all();
+            sandboxes
+                .remove(&pod.uid)
+                .map_err(|source| io_error("remove the namespaces of pod", Path::new(&pod.uid), source))?;
             match fs::remove_file(&pod.file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &pod.file, error)),
                 _ => Ok(()),
@@ -102,6 +126,13 @@ struct Pod {
 impl Pod {
     fn groups(&self) -> CgroupPaths {
         Hierarchy::of_this_process().pod_groups(&self.parent, &self.uid)
+    }
+
+    /// Makes the next instance another one.
+    fn forget(&self) {
+        self.groups().remove_children(INSTANCE_MARKER);
+        // What is left of it is of another boot, or is written over.
+        let _ = fs::remove_file(&self.file);
     }
 
     fn ensure(&self, resources: &PodResources) -> io::Result<PodInstance> {

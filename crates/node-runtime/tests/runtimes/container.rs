@@ -12,8 +12,8 @@ use std::{
 };
 
 use node_runtime::{
-    ContainerRuntime, ContainerSpec, ContainerState, ExitReason, ExitRecord, Image, ImageConfig, Images, Limits, Mount,
-    RuntimeError, RuntimeFuture, Seccomp, Security,
+    ContainerRuntime, ContainerSpec, ContainerState, ContainerStatus, ExitReason, ExitRecord, Image, ImageConfig,
+    Images, Limits, Mount, PodSpec, RuntimeError, RuntimeFuture, Seccomp, Security,
 };
 
 use crate::fixture::{self, Fixture, message};
@@ -94,7 +94,12 @@ fn fixture() -> Option<Fixture> {
 }
 
 fn spec(fixture: &Fixture, script: &str) -> ContainerSpec {
-    ContainerSpec { image: IMAGE.to_owned(), args: vec![script.to_owned()], ..fixture.shell("") }
+    ContainerSpec { image: IMAGE.to_owned(), args: vec![format!("exec 2>&1; {script}")], ..fixture.shell("") }
+}
+
+async fn start(fixture: &Fixture, spec: ContainerSpec) -> Result<ContainerStatus, RuntimeError> {
+    fixture.runtime().ensure_pod(pod_of(&spec)).await.unwrap();
+    fixture.runtime().start(spec).await
 }
 
 /// Runs a script with a changed spec; answers what it printed, both outputs, and its end.
@@ -143,7 +148,7 @@ async fn the_user_is_looked_up_in_the_image() {
     let (log, _) = run(&fixture, "id -u; id -g; touch /x", |_| {}).await;
     assert_eq!(log, ["1000", "2000", "touch: /x: Permission denied"]);
     let Some(fixture) = fixture_with(|image| image.config.user = "nobody-knows".to_owned()) else { return };
-    let error = fixture.runtime().start(spec(&fixture, "true")).await.unwrap_err();
+    let error = start(&fixture, spec(&fixture, "true")).await.unwrap_err();
     assert!(message(&error).contains("no user `nobody-knows`"), "{}", message(&error));
 }
 
@@ -227,6 +232,7 @@ async fn what_a_container_writes_is_its_own_and_goes_with_it() {
     let ContainerState::Exited(record) = status.state else { panic!("{status:?}") };
     assert_eq!((record.exit_code, record.signal), (137, Some(9)));
     fixture.runtime().remove(&spec.id()).await.unwrap();
+    fixture.runtime().remove_pod(&spec.pod.uid).await.unwrap();
     let left: Vec<_> = fs::read_dir(fixture.folder.path().join("state/selvedge-container"))
         .unwrap()
         .flatten()
@@ -261,7 +267,7 @@ async fn volumes_are_mounted_inside_the_image_wherever_its_links_lead() {
     assert!(volume.join("y").exists() && !Path::new("/etc/volume").exists());
     let mut dangling = spec(&fixture, "true");
     dangling.mounts = vec![mount("/dangling/x", false)];
-    let error = message(&fixture.runtime().start(dangling).await.unwrap_err());
+    let error = message(&start(&fixture, dangling).await.unwrap_err());
     assert!(error.contains("failed to mount at /dangling/x"), "{error}");
     assert!(!Path::new("/nowhere").exists());
 }
@@ -295,12 +301,12 @@ async fn ends_are_recorded_as_they_were() {
     ] {
         let mut wrong = spec(&fixture, "");
         (wrong.command, wrong.args) = (vec![command.to_owned()], Vec::new());
-        let error = message(&fixture.runtime().start(wrong).await.unwrap_err());
+        let error = message(&start(&fixture, wrong).await.unwrap_err());
         assert!(error.contains(expected), "{error}");
     }
     let mut unknown = spec(&fixture, "");
     unknown.image = "registry.example/none".to_owned();
-    let error = message(&fixture.runtime().start(unknown).await.unwrap_err());
+    let error = message(&start(&fixture, unknown).await.unwrap_err());
     assert!(error.contains("not on the node"), "{error}");
 }
 
@@ -329,6 +335,42 @@ async fn a_container_dies_with_its_shim_and_is_taken_over_by_the_next_agent() {
     fixture.runtime().stop(&kept.id(), Duration::ZERO).await.unwrap();
 }
 
+/// The image of a fixture again, as the next agent finds it.
 fn image_of(fixture: &Fixture) -> Image {
-    Image { id: "sha256:1".to_owned(), store: fixture.folder.path().join("layers"), ..Image::default() }
+    let config = ImageConfig { entrypoint: vec!["sh".to_owned(), "-c".to_owned()], ..ImageConfig::default() };
+    let layers = vec!["low".to_owned(), "high".to_owned()];
+    Image { id: "sha256:1".to_owned(), store: fixture.folder.path().join("layers"), layers, config }
+}
+
+#[tokio::test]
+async fn containers_of_a_pod_share_its_name_and_memory_and_a_restarted_agent_finds_them() {
+    let Some(mut fixture) = fixture() else { return };
+    let first = spec(&fixture, "hostname; echo from the first > /dev/shm/x; echo up; sleep 100");
+    fixture.start(&first).await;
+    fixture.until_logged(&first, "up").await;
+    let before = fixture.runtime().ensure_pod(pod_of(&first)).await.unwrap();
+    assert_eq!(before.namespaces.iter().map(|one| &*one.kind).collect::<Vec<_>>(), ["ipc", "uts"]);
+    fixture.runtime = None;
+    let image = image_of(&fixture);
+    fixture.runtime = Some(Box::new(
+        ContainerRuntime::open(fixture::config(fixture.folder.path()), Arc::new(OneImage(image))).unwrap(),
+    ));
+    let second = ContainerSpec { container: "second".to_owned(), log_dir: first.log_dir.join("2"), ..first.clone() };
+    let second = ContainerSpec { args: vec!["hostname; cat /dev/shm/x".to_owned()], ..second };
+    assert_eq!(fixture.runtime().ensure_pod(pod_of(&first)).await.unwrap(), before);
+    fixture.run(&second).await;
+    let name = format!("stdout F {}", first.pod.name);
+    assert_eq!(fixture.log(&second), [name.as_str(), "stdout F from the first"]);
+    assert_eq!(fixture.log(&first)[0], name);
+    fixture.runtime().stop_pod(&first.pod.uid, Duration::ZERO).await.unwrap();
+    fixture.runtime().remove_pod(&first.pod.uid).await.unwrap();
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    assert!(!mounts.contains(&first.pod.uid), "{mounts}");
+    let after = fixture.runtime().ensure_pod(pod_of(&first)).await.unwrap();
+    assert_ne!(after.id, before.id);
+    fixture.runtime().remove_pod(&first.pod.uid).await.unwrap();
+}
+
+fn pod_of(spec: &ContainerSpec) -> PodSpec {
+    PodSpec { pod: spec.pod.clone(), hostname: spec.pod.name.clone(), ..PodSpec::default() }
 }

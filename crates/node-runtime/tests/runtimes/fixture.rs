@@ -8,8 +8,8 @@ use std::{
 };
 
 use node_runtime::{
-    ContainerId, ContainerSpec, ContainerState, ContainerStatus, ExitRecord, PodRef, PodRuntime, ProcessConfig,
-    ProcessRuntime, RuntimeError,
+    ContainerId, ContainerSpec, ContainerState, ContainerStatus, ExitRecord, PodRef, PodRuntime, PodSpec,
+    ProcessConfig, ProcessRuntime, RuntimeError,
 };
 
 /// A machine that is busy with other tests is slow, not broken.
@@ -70,6 +70,8 @@ impl Fixture {
     }
 
     pub async fn start(&self, spec: &ContainerSpec) -> ContainerStatus {
+        let pod = PodSpec { pod: spec.pod.clone(), hostname: spec.pod.name.clone(), ..PodSpec::default() };
+        self.runtime().ensure_pod(pod).await.unwrap();
         self.runtime().start(spec.clone()).await.unwrap()
     }
 
@@ -113,6 +115,12 @@ impl Fixture {
 impl Drop for Fixture {
     /// Leaves nothing running, whatever the test made of it.
     fn drop(&mut self) {
+        for pod in fs::read_dir(self.folder.path().join("in-memory/pods")).into_iter().flatten().flatten() {
+            for pinned in fs::read_dir(pod.path()).into_iter().flatten().flatten() {
+                // Most are no mounts.
+                let _ = rustix::mount::unmount(pinned.path(), rustix::mount::UnmountFlags::DETACH);
+            }
+        }
         let folders =
             ["process", "wasm", "container"].map(|name| self.folder.path().join(format!("state/selvedge-{name}")));
         for entry in folders.iter().flat_map(fs::read_dir).flatten().flatten() {

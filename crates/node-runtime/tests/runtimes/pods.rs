@@ -2,12 +2,12 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use node_runtime::{ContainerSpec, ContainerState, PodInstance, PodResources, PodSpec, RuntimeError};
+use node_runtime::{ContainerSpec, ContainerState, PodInstance, PodSpec, RuntimeError};
 
 use crate::fixture::{Fixture, eventually};
 
 async fn ensure(fixture: &Fixture, spec: &ContainerSpec) -> PodInstance {
-    let spec = PodSpec { pod: spec.pod.clone(), resources: PodResources::default() };
+    let spec = PodSpec { pod: spec.pod.clone(), ..PodSpec::default() };
     fixture.runtime().ensure_pod(spec).await.unwrap()
 }
 
