@@ -95,7 +95,8 @@ impl Stored {
         let verdict = if head.is_dnssec_ok == Some(true) || head.flags[1] & AD != 0 { self.bytes[3] & AD } else { 0 };
         message[3] = RA | verdict | (head.flags[1] & CD) | self.rcode();
         message[HEADER_LEN..self.question_end].copy_from_slice(head.question);
-        for offset in self.ttl_offsets.iter().map(|offset| usize::from(*offset)).take_while(|offset| offset + 4 <= end) {
+        for offset in self.ttl_offsets.iter().map(|offset| usize::from(*offset)).take_while(|offset| offset + 4 <= end)
+        {
             let Some(space) = message.get_mut(offset..).and_then(<[u8]>::first_chunk_mut::<4>) else { continue };
             *space = ttl.of(u32::from_be_bytes(*space)).to_be_bytes();
         }

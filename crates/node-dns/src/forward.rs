@@ -25,9 +25,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use crate::cache::{Cache, Lookup, Stored, Ttl};
-use crate::message::{
-    AD, Answer, CD, HEADER_LEN, OPT_LEN, RD, WireName, kind, opt, rcode,
-};
+use crate::message::{AD, Answer, CD, HEADER_LEN, OPT_LEN, RD, WireName, kind, opt, rcode};
 use crate::poll::{GENERATION_MASK, Interest, Poller, Source, Token};
 use crate::random::Random;
 use crate::server::Counters;
@@ -345,7 +343,11 @@ impl Forwarder {
     /// Something happened at a flight's sockets.
     pub(crate) fn on_event(&mut self, token: Token, poller: &Poller, scratch: &mut [u8], now: Instant) {
         let index = token.index as usize;
-        let is_current = self.flights.get(index).and_then(Option::as_ref).is_some_and(|flight| flight.generation == token.generation);
+        let is_current = self
+            .flights
+            .get(index)
+            .and_then(Option::as_ref)
+            .is_some_and(|flight| flight.generation == token.generation);
         if !is_current {
             return;
         }
@@ -404,7 +406,14 @@ impl Forwarder {
         }
     }
 
-    fn start_tcp(&mut self, index: usize, address: SocketAddr, truncated: &Arc<Stored>, poller: &Poller, now: Instant) -> Result<(), Errno> {
+    fn start_tcp(
+        &mut self,
+        index: usize,
+        address: SocketAddr,
+        truncated: &Arc<Stored>,
+        poller: &Poller,
+        now: Instant,
+    ) -> Result<(), Errno> {
         let id = self.random.next_u16();
         let Some(flight) = self.flights.get_mut(index).and_then(Option::as_mut) else { return Ok(()) };
         if self.tcp_count >= TCP_MAX || flight.tcp.is_some() {
@@ -416,7 +425,8 @@ impl Forwarder {
         let mut out = u16::try_from(query.len()).unwrap_or_default().to_be_bytes().to_vec();
         out.extend_from_slice(&query);
         flight.tries.clear();
-        flight.tcp = Some(TcpTry { socket, id, out, sent: 0, input: Vec::new(), address, truncated: Arc::clone(truncated) });
+        flight.tcp =
+            Some(TcpTry { socket, id, out, sent: 0, input: Vec::new(), address, truncated: Arc::clone(truncated) });
         flight.next_try_at = flight.deadline;
         // A handshake and a large answer take longer than a datagram; the client waits.
         flight.deadline = flight.deadline.max(now + self.try_timeout * 3);

@@ -31,8 +31,8 @@ mod upstreams;
 mod waiter;
 
 pub use names::{
-    DomainError, EndpointNames, NameRecords, Names, NamesConfig, Network, PodNames, PortName, PortProtocol, SCHEMA_VERSION,
-    ServiceNames, TTL_SECONDS,
+    DomainError, EndpointNames, NameRecords, Names, NamesConfig, Network, PodNames, PortName, PortProtocol,
+    SCHEMA_VERSION, ServiceNames, TTL_SECONDS,
 };
 pub use resolv::{
     DnsPolicy, NAMESERVERS_MAX, PodDns, PodDnsConfig, ResolvConf, SEARCH_CHARS_MAX, SEARCHES_MAX, resolv_conf,

@@ -261,7 +261,14 @@ pub fn parse_query<'a>(bytes: &'a [u8], name: &'a mut WireName) -> Result<Query<
         _ => {}
     }
     let question = &bytes[HEADER_LEN..question_end];
-    Ok(Query { id: u16::from_be_bytes([header[0], header[1]]), flags: [header[2], header[3]], question, name, kind, edns })
+    Ok(Query {
+        id: u16::from_be_bytes([header[0], header[1]]),
+        flags: [header[2], header[3]],
+        question,
+        name,
+        kind,
+        edns,
+    })
 }
 
 /// Numbers of questions, answers, authority and additional records.
@@ -413,7 +420,8 @@ impl Answer {
                 self.ttl_offsets.push(u16::try_from(record.ttl_at).ok()?);
                 least = least.min(ttl(record.ttl));
                 if section == 1 && record.kind == kind::SOA && record.end - record.data_at >= 20 {
-                    let minimum = bytes.get(record.end - 4..record.end)?.first_chunk().map(|raw| u32::from_be_bytes(*raw))?;
+                    let minimum =
+                        bytes.get(record.end - 4..record.end)?.first_chunk().map(|raw| u32::from_be_bytes(*raw))?;
                     negative = Some(ttl(minimum).min(ttl(record.ttl)));
                 }
             }

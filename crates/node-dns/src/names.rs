@@ -187,11 +187,12 @@ struct Shared {
 impl Names {
     /// A table without pods and Services.
     pub fn new(config: &NamesConfig) -> Result<Self, DomainError> {
-        let config =
-            build::Context::new(config).ok_or_else(|| DomainError { domain: config.domain.clone() })?;
+        let config = build::Context::new(config).ok_or_else(|| DomainError { domain: config.domain.clone() })?;
         let records = NameRecords::default();
         let table = RwLock::new(Arc::new(build::build(&config, &records, 1)));
-        Ok(Self { shared: Arc::new(Shared { config, records: Mutex::new(records), table, generation: AtomicU64::new(1) }) })
+        Ok(Self {
+            shared: Arc::new(Shared { config, records: Mutex::new(records), table, generation: AtomicU64::new(1) }),
+        })
     }
 
     /// Replaces everything.

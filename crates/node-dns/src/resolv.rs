@@ -128,8 +128,7 @@ fn by_policy(pod: &PodDns<'_>) -> ResolvConf {
         return node;
     }
     let domain = pod.domain.trim_end_matches('.');
-    let mut searches =
-        vec![format!("{}.svc.{domain}", pod.namespace), format!("svc.{domain}"), domain.to_owned()];
+    let mut searches = vec![format!("{}.svc.{domain}", pod.namespace), format!("svc.{domain}"), domain.to_owned()];
     for search in node.searches {
         if !searches.contains(&search) {
             searches.push(search);

@@ -121,7 +121,8 @@ impl DnsServer {
             sockets.push(Listen::bind(*address)?);
         }
         let addresses: Vec<SocketAddr> = sockets.iter().map(|listen| listen.address).collect();
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|error| DnsError::Start(error.into()))?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| DnsError::Start(error.into()))?;
         let wake = Arc::new(wake);
         let counters = Arc::new(Counters::default());
         let poller = poller(&sockets, &wake).map_err(|error| DnsError::Start(error.into()))?;
@@ -138,7 +139,14 @@ impl DnsServer {
             .name("dns".into())
             .spawn(move || {
                 let _wake = of_thread;
-                Loop { responder, sockets, batch: Batch::new(), connections: Connections::new(), scratch: vec![0; ANSWER_LEN_MAX] }.run();
+                Loop {
+                    responder,
+                    sockets,
+                    batch: Batch::new(),
+                    connections: Connections::new(),
+                    scratch: vec![0; ANSWER_LEN_MAX],
+                }
+                .run();
             })
             .map_err(DnsError::Start)?;
         info!(?addresses, "DNS responder started.");
@@ -257,7 +265,8 @@ impl Loop {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let next = [self.responder.forwarder.next_deadline(), self.connections.next_deadline()].into_iter().flatten().min()?;
+        let next =
+            [self.responder.forwarder.next_deadline(), self.connections.next_deadline()].into_iter().flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -272,7 +281,11 @@ impl Loop {
             }
             Source::Client => {
                 let Self { responder, connections, scratch, .. } = self;
-                let mut core = Core { reader: &mut responder.reader, forwarder: &mut responder.forwarder, counters: &responder.counters };
+                let mut core = Core {
+                    reader: &mut responder.reader,
+                    forwarder: &mut responder.forwarder,
+                    counters: &responder.counters,
+                };
                 let (poller, now) = (&responder.poller, Instant::now());
                 connections.on_event(event, poller, scratch, now, |query, address, out| {
                     let client = Client::Tcp { index, generation: event.generation, address };
@@ -290,12 +303,18 @@ impl Loop {
     fn serve(&mut self, index: usize) {
         let Self { responder, sockets, batch, .. } = self;
         let Some(listen) = sockets.get(index) else { return };
-        let mut core = Core { reader: &mut responder.reader, forwarder: &mut responder.forwarder, counters: &responder.counters };
+        let mut core =
+            Core { reader: &mut responder.reader, forwarder: &mut responder.forwarder, counters: &responder.counters };
         let poller = &responder.poller;
         for _ in 0..BATCHES_PER_EVENT {
             // An error is one datagram's (a client that does not exist any more), and the next call has the next one.
             let received = batch.serve(listen.udp.as_fd(), |query, peer, out| {
-                core.respond_udp(query, || peer.address().map(|address| Client::Udp { socket: index, address }), out, poller)
+                core.respond_udp(
+                    query,
+                    || peer.address().map(|address| Client::Udp { socket: index, address }),
+                    out,
+                    poller,
+                )
             });
             match received {
                 Ok(received) => {
@@ -341,7 +360,11 @@ impl Loop {
             Client::Tcp { index, generation, .. } => {
                 let answer = self.scratch[..len].to_vec();
                 let Self { responder, connections, scratch, .. } = self;
-                let mut core = Core { reader: &mut responder.reader, forwarder: &mut responder.forwarder, counters: &responder.counters };
+                let mut core = Core {
+                    reader: &mut responder.reader,
+                    forwarder: &mut responder.forwarder,
+                    counters: &responder.counters,
+                };
                 let poller = &responder.poller;
                 connections.deliver((index, generation), &answer, poller, scratch, now, |query, address, out| {
                     core.respond_tcp(query, Client::Tcp { index, generation, address }, out, poller, now)
@@ -367,7 +390,13 @@ struct Core<'a> {
 
 impl Core<'_> {
     /// By UDP: the answer's length, or `None` where none is sent now.
-    fn respond_udp(&mut self, bytes: &[u8], client: impl FnOnce() -> Option<Client>, out: &mut [u8], poller: &Poller) -> Option<usize> {
+    fn respond_udp(
+        &mut self,
+        bytes: &[u8],
+        client: impl FnOnce() -> Option<Client>,
+        out: &mut [u8],
+        poller: &Poller,
+    ) -> Option<usize> {
         let mut name = WireName::ROOT;
         let query = match parse_query(bytes, &mut name) {
             Ok(query) => query,
@@ -407,7 +436,15 @@ impl Core<'_> {
     }
 
     /// Asks upstreams: for the name itself, or for what its alias leads to.
-    fn ask(&mut self, query: &Query<'_>, local: Local, client: Client, out: &mut [u8], poller: &Poller, now: Instant) -> Option<usize> {
+    fn ask(
+        &mut self,
+        query: &Query<'_>,
+        local: Local,
+        client: Client,
+        out: &mut [u8],
+        poller: &Poller,
+        now: Instant,
+    ) -> Option<usize> {
         let (name, alias) = match local {
             Local::Alias { target, records, count } => (*target, Some(Alias { records, count })),
             Local::Forward | Local::Written(_) => (*query.name, None),
@@ -421,7 +458,8 @@ impl Core<'_> {
         };
         let mut alias = alias;
         let limit = out.len();
-        let asked = self.forwarder.ask(&question, client.ip(), || Waiter::new(client, query, limit, alias.take()), poller, now);
+        let asked =
+            self.forwarder.ask(&question, client.ip(), || Waiter::new(client, query, limit, alias.take()), poller, now);
         let head = head_of(query);
         match asked {
             Asked::Waiting => None,

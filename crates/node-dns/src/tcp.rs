@@ -238,7 +238,9 @@ impl Connection {
     }
 
     fn has_whole_query(&self) -> bool {
-        self.input.first_chunk::<2>().is_some_and(|length| self.input.len() >= 2 + usize::from(u16::from_be_bytes(*length)))
+        self.input
+            .first_chunk::<2>()
+            .is_some_and(|length| self.input.len() >= 2 + usize::from(u16::from_be_bytes(*length)))
     }
 
     /// The next query, once it is there.

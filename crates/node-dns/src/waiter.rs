@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::cache::{Head, Stored, Ttl};
-use crate::message::{AD, HEADER_LEN, OPT_LEN, Query, QR, RA, Record, TC, WireName, Writer, kind, rcode};
+use crate::message::{AD, HEADER_LEN, OPT_LEN, QR, Query, RA, Record, TC, WireName, Writer, kind, rcode};
 
 /// Where an answer goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +89,13 @@ pub(crate) fn head_of<'a>(query: &Query<'a>) -> Head<'a> {
 }
 
 /// An upstream's answer for a client, behind its alias where it asked for one.
-pub(crate) fn write(head: &Head<'_>, alias: Option<&Alias>, stored: &Stored, ttl: Ttl, out: &mut [u8]) -> Option<usize> {
+pub(crate) fn write(
+    head: &Head<'_>,
+    alias: Option<&Alias>,
+    stored: &Stored,
+    ttl: Ttl,
+    out: &mut [u8],
+) -> Option<usize> {
     let Some(alias) = alias else { return stored.write(head, ttl, out) };
     let opt_len = if head.is_dnssec_ok.is_some() { OPT_LEN } else { 0 };
     let space = out.len().checked_sub(opt_len)?;

@@ -45,6 +45,8 @@ pub struct KubeletConfig {
     pub listen: SocketAddr,
     /// Address the node reports for itself and its pods; found from the route to the hub when absent.
     pub node_ip: Option<IpAddr>,
+    /// Where the node's pods have names answered.
+    pub dns: node_pods::NodeDns,
     /// Pods the node takes at most.
     pub max_pods: u32,
     /// How often the node's Lease is renewed.
@@ -69,6 +71,7 @@ impl Default for KubeletConfig {
             taints: Vec::new(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, ports::KUBELET)),
             node_ip: None,
+            dns: node_pods::NodeDns::default(),
             max_pods: MAX_PODS,
             lease_renew_period: LEASE_RENEW_PERIOD,
             lease_duration: LEASE_DURATION,

@@ -284,6 +284,7 @@ fn spawn(parts: Parts) -> KubeletHandle {
         store: store.clone(),
         client: client.clone(),
         node_ip: node_ip.clone(),
+        dns: config.dns.clone(),
         cpu_millis: machine.allocatable_cpu_millis(),
         memory_bytes: machine.allocatable_memory_bytes(),
         registry: registry.clone(),

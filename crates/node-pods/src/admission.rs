@@ -2,10 +2,14 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
-use node_runtime::{ContainerSpec, Limits, PodRef, PodResources, PodRuntime, Requests, RuntimeError};
+use node_runtime::{
+    ContainerSpec, HostNamespaces, HostPort, Limits, PodRef, PodResources, PodRuntime, PodSpec, PortProtocol, Requests,
+    RuntimeError,
+};
 
-use super::model::{Container, Pod, Quantity};
+use super::model::{Container, ContainerPort, Pod, Quantity};
 use crate::Runtimes;
 
 /// Reason of a pod whose runtime class no runtime here answers to. It stays Pending: a version that has one begins with it anew.
@@ -173,6 +177,30 @@ fn outline(pod: &Pod, container: &Container) -> ContainerSpec {
 pub(crate) fn pod_ref(pod: &Pod) -> PodRef {
     let metadata = &pod.metadata;
     PodRef { uid: metadata.uid.clone(), namespace: metadata.namespace.clone(), name: metadata.name.clone() }
+}
+
+/// What a runtime sets up for a pod as a whole. `addresses` are those that it had before.
+pub(crate) fn pod_spec(pod: &Pod, addresses: Vec<IpAddr>) -> PodSpec {
+    let ports = pod.all_containers().flat_map(|container| &container.ports).filter(|port| port.host_port > 0);
+    let host_port = |port: &ContainerPort| HostPort {
+        // As upstream: all of the node's addresses are written so as well.
+        host_ip: port.host_ip.as_deref().and_then(|ip| ip.parse().ok()).filter(|ip: &IpAddr| !ip.is_unspecified()),
+        host_port: port.host_port,
+        container_port: port.container_port,
+        protocol: match port.protocol.as_deref() {
+            Some("UDP") => PortProtocol::Udp,
+            Some("SCTP") => PortProtocol::Sctp,
+            _ => PortProtocol::Tcp,
+        },
+    };
+    PodSpec {
+        pod: pod_ref(pod),
+        resources: pod_resources(pod),
+        hostname: pod.hostname().to_owned(),
+        host: HostNamespaces { network: pod.spec.host_network, ipc: pod.spec.host_ipc },
+        host_ports: ports.map(host_port).collect(),
+        addresses,
+    }
 }
 
 /// What a container is promised: its requests, or its limits where it has none.

@@ -64,6 +64,8 @@ const ENVIRONMENT_BYTES_MAX: usize = 2 * 1024 * 1024;
 pub(crate) struct NodeFacts {
     pub node_name: String,
     pub node_ip: String,
+    /// The pod's own addresses; none is the node's.
+    pub pod_ips: Vec<String>,
     /// In place of a limit that a container does not have.
     pub cpu_millis: u64,
     pub memory_bytes: u64,
@@ -222,6 +224,8 @@ pub(crate) fn field_value(pod: &Pod, node: &NodeFacts, field: &FieldRef) -> Resu
         "metadata.annotations" => lines(&metadata.annotations),
         "spec.nodeName" => node.node_name.clone(),
         "spec.serviceAccountName" => pod.spec.service_account_name.clone().unwrap_or_else(|| "default".to_owned()),
+        "status.podIP" if !node.pod_ips.is_empty() => node.pod_ips[0].clone(),
+        "status.podIPs" if !node.pod_ips.is_empty() => node.pod_ips.join(","),
         "status.hostIP" | "status.hostIPs" | "status.podIP" | "status.podIPs" => node.node_ip.clone(),
         _ => {
             let subscript = |prefix: &str| path.strip_prefix(prefix)?.strip_suffix("']");

@@ -53,7 +53,7 @@ pub(crate) enum Done {
     /// The runtime has set the pod up.
     SetUp(PodInstance),
     /// It could not.
-    NotSetUp(String),
+    NotSetUp { why: String, is_needed: bool },
     /// Volumes were prepared, and the containers looked at by the runtime.
     Volumes(Result<Prepared, VolumeError>),
     /// Volumes with a limit were measured: what the worst of them has too much, and how long that took.

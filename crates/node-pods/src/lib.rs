@@ -26,6 +26,7 @@ mod inbox;
 mod logs;
 mod manager;
 mod model;
+mod net_files;
 mod packed;
 mod probes;
 mod publisher;
@@ -45,6 +46,7 @@ use node_runtime::PodRuntime;
 
 pub use logs::{LogQuery, LogReader};
 pub use manager::{Context, LogPlace};
+pub use net_files::NodeDns;
 pub use start::{Pods, PodsParts, Stopping, start};
 pub use store::{Store, StoreError};
 pub use volumes::{pod_uids, remove_pods};

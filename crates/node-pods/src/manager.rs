@@ -39,6 +39,7 @@ use crate::env::NodeFacts;
 use crate::events::PodEvents;
 use crate::inbox::Inbox;
 use crate::model::{ANNOTATION_CONFIG_MIRROR, Pod};
+use crate::net_files::NodeDns;
 use crate::publisher::{PodName, Publisher};
 use crate::status::{self, Waiting};
 use crate::store::{ObjectKey, Store};
@@ -122,6 +123,8 @@ pub struct Context {
     pub client: ApiClient,
     /// The address that pods report.
     pub node_ip: watch::Receiver<Option<IpAddr>>,
+    /// Where names are answered.
+    pub dns: NodeDns,
     /// Thousandths of a core that pods may have.
     pub cpu_millis: u64,
     /// Memory that pods may have.
@@ -169,6 +172,7 @@ impl Shared {
         NodeFacts {
             node_name: self.context.config.node_name.clone(),
             node_ip: self.node_ip().map(|ip| ip.to_string()).unwrap_or_default(),
+            pod_ips: Vec::new(),
             cpu_millis: self.context.cpu_millis,
             memory_bytes: self.context.memory_bytes,
             hub: self.context.client.endpoint(),

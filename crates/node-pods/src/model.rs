@@ -86,6 +86,37 @@ pub(crate) struct PodSpec {
     pub priority_class_name: String,
     pub security_context: PodSecurityContext,
     pub image_pull_secrets: Vec<ObjectRef>,
+    pub host_network: bool,
+    #[serde(rename = "hostIPC")]
+    pub host_ipc: bool,
+    pub subdomain: Option<String>,
+    pub host_aliases: Vec<HostAlias>,
+    pub dns_policy: Option<String>,
+    pub dns_config: DnsConfig,
+}
+
+/// `spec.hostAliases`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct HostAlias {
+    pub ip: String,
+    pub hostnames: Vec<String>,
+}
+
+/// `spec.dnsConfig`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct DnsConfig {
+    pub nameservers: Vec<String>,
+    pub searches: Vec<String>,
+    pub options: Vec<DnsOption>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct DnsOption {
+    pub name: String,
+    pub value: Option<String>,
 }
 
 /// `spec.restartPolicy`.
@@ -153,6 +184,10 @@ impl Container {
 pub(crate) struct ContainerPort {
     pub name: Option<String>,
     pub container_port: u16,
+    pub host_port: u16,
+    #[serde(rename = "hostIP")]
+    pub host_ip: Option<String>,
+    pub protocol: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -465,6 +500,12 @@ impl Pod {
         strip_nulls(&mut outline.metadata);
         let metadata: Metadata = serde_json::from_value(outline.metadata).ok()?;
         Some(Self { metadata, ..Self::default() })
+    }
+
+    /// Its host name: what the spec says, or its own; as long as Linux takes it.
+    pub(crate) fn hostname(&self) -> &str {
+        let name = self.spec.hostname.as_deref().filter(|name| !name.is_empty()).unwrap_or(&self.metadata.name);
+        name.get(..63).unwrap_or(name).trim_end_matches(['-', '.'])
     }
 
     /// `namespace/name`, for people.

@@ -4,7 +4,7 @@
 //! verdict changes, and each failure for an event. A startup probe goes first: the others begin when it has succeeded,
 //! which the worker arranges by starting their tasks then.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,12 +106,15 @@ pub(crate) struct ProbeTask {
     pub age: Duration,
     /// Whether it is reported ready now.
     pub is_ready: bool,
+    /// Where the pod is, when it has an address of its own.
+    pub pod_ip: Option<IpAddr>,
     pub runtime: Arc<dyn PodRuntime>,
 }
 
 /// Tries a probe until the task is aborted; a startup probe ends with its verdict.
 pub(crate) async fn run(task: ProbeTask, report: impl Fn(ProbeReport) + Send) {
-    let ProbeTask { kind, probe, container, id, age, is_ready, runtime } = task;
+    let ProbeTask { kind, probe, container, id, age, is_ready, pod_ip, runtime } = task;
+    let target = Target { container, id: id.clone(), pod_ip };
     let period = Duration::from_secs(probe.period_seconds.unwrap_or(10).clamp(1, PERIOD_SECONDS_MAX));
     let timeout = Duration::from_secs(probe.timeout_seconds.unwrap_or(1).clamp(1, PERIOD_SECONDS_MAX));
     let delay = Duration::from_secs(probe.initial_delay_seconds.unwrap_or(0).min(PERIOD_SECONDS_MAX));
@@ -124,7 +127,7 @@ pub(crate) async fn run(task: ProbeTask, report: impl Fn(ProbeReport) + Send) {
     }
     loop {
         ticks.tick().await;
-        let failure = match attempt(&probe, &container, &id, &*runtime, timeout).await {
+        let failure = match attempt(&probe, &target, &*runtime, timeout).await {
             Ok(()) => None,
             Err(Failure::Failed(said)) => Some(said),
             Err(Failure::NotTried(error)) => {
@@ -151,13 +154,15 @@ enum Failure {
     NotTried(String),
 }
 
-async fn attempt(
-    probe: &Probe,
-    container: &Container,
-    id: &ContainerId,
-    runtime: &dyn PodRuntime,
-    timeout: Duration,
-) -> Result<(), Failure> {
+/// What is probed.
+struct Target {
+    container: Container,
+    id: ContainerId,
+    pod_ip: Option<IpAddr>,
+}
+
+async fn attempt(probe: &Probe, target: &Target, runtime: &dyn PodRuntime, timeout: Duration) -> Result<(), Failure> {
+    let Target { container, id, pod_ip } = target;
     if let Some(exec) = &probe.exec {
         return match runtime.exec(id, exec.command.clone(), timeout).await {
             Ok(output) if output.exit_code == 0 => Ok(()),
@@ -178,9 +183,9 @@ async fn attempt(
     let network = async {
         if let Some(tcp) = &probe.tcp_socket {
             let port = port_of(&tcp.port, container).map_err(Failure::Failed)?;
-            connect(tcp.host.as_deref(), port).await.map(|_| ())
+            connect(tcp.host.as_deref(), *pod_ip, port).await.map(|_| ())
         } else if let Some(http) = &probe.http_get {
-            http_get(http, container).await
+            http_get(http, container, *pod_ip).await
         } else {
             let text = "the probe is of a kind that this node does not have; use exec, tcpSocket or httpGet";
             Err(Failure::NotTried(text.to_owned()))
@@ -191,11 +196,14 @@ async fn attempt(
         .unwrap_or_else(|_| Err(Failure::Failed(format!("no answer within {} s", timeout.as_secs()))))
 }
 
-/// Connects to where a probe's port is. Pods have the node's network, whose own addresses come and go with the uplink: loopback does
-/// not, and reaches every one of them.
-async fn connect(host: Option<&str>, port: u16) -> Result<TcpStream, Failure> {
+/// Connects to where a probe's port is. A pod that has the node's network is reached by loopback: the node's own addresses come and go
+/// with the uplink.
+async fn connect(host: Option<&str>, pod_ip: Option<IpAddr>, port: u16) -> Result<TcpStream, Failure> {
     let targets: Vec<SocketAddr> = match host.filter(|host| !host.is_empty()) {
-        None => vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()],
+        None => match pod_ip {
+            Some(ip) => vec![(ip, port).into()],
+            None => vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()],
+        },
         Some(host) => match tokio::net::lookup_host((host, port)).await {
             Ok(found) => found.take(ADDRESSES_MAX).collect(),
             // Names are the network's: a resolver that is away says nothing of the container.
@@ -234,14 +242,15 @@ fn is_of_the_node(error: &std::io::Error) -> bool {
     )
 }
 
-async fn http_get(probe: &HttpProbe, container: &Container) -> Result<(), Failure> {
+async fn http_get(probe: &HttpProbe, container: &Container, pod_ip: Option<IpAddr>) -> Result<(), Failure> {
     if probe.scheme.as_deref().unwrap_or("HTTP") != "HTTP" {
         let text = "scheme HTTPS is not supported by this node's probes; use HTTP, tcpSocket or exec";
         return Err(Failure::NotTried(text.to_owned()));
     }
     let port = port_of(&probe.port, container).map_err(Failure::Failed)?;
-    let stream = connect(probe.host.as_deref(), port).await?;
-    let host = probe.host.clone().filter(|host| !host.is_empty()).unwrap_or_else(|| Ipv4Addr::LOCALHOST.to_string());
+    let stream = connect(probe.host.as_deref(), pod_ip, port).await?;
+    let own = pod_ip.unwrap_or(Ipv4Addr::LOCALHOST.into()).to_string();
+    let host = probe.host.clone().filter(|host| !host.is_empty()).unwrap_or(own);
     ask(probe, stream, &host, port).await.map_err(Failure::Failed)
 }
 

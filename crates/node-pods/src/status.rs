@@ -41,6 +41,8 @@ pub(crate) struct Facts<'a> {
     pub pod: &'a Pod,
     pub now: Timestamp,
     pub node_ip: Option<IpAddr>,
+    /// The pod's own addresses; none is the node's.
+    pub pod_ips: &'a [IpAddr],
     pub start_time: Option<Timestamp>,
     /// The pod failed as a whole: reason and message.
     pub failure: Option<(&'a str, &'a str)>,
@@ -92,10 +94,13 @@ pub(crate) fn derive<'o>(
     if let Some(ip) = facts.node_ip {
         status.insert("hostIP".to_owned(), ip.to_string().into());
         status.insert("hostIPs".to_owned(), json!([{"ip": ip.to_string()}]));
-        if !finished && any_made {
-            status.insert("podIP".to_owned(), ip.to_string().into());
-            status.insert("podIPs".to_owned(), json!([{"ip": ip.to_string()}]));
-        }
+    }
+    let of_the_node = facts.node_ip.map(|ip| vec![ip]).unwrap_or_default();
+    let pod_ips = if facts.pod_ips.is_empty() { of_the_node.as_slice() } else { facts.pod_ips };
+    if let (Some(first), true) = (pod_ips.first(), !finished && any_made) {
+        status.insert("podIP".to_owned(), first.to_string().into());
+        let list: Vec<Value> = pod_ips.iter().map(|ip| json!({"ip": ip.to_string()})).collect();
+        status.insert("podIPs".to_owned(), list.into());
     }
     let mut conditions = Conditions { now: facts.now, previous: &previous["conditions"], list: Vec::new() };
     let has_sandbox = any_made && !finished || facts.volumes_ready && !finished && facts.failure.is_none();

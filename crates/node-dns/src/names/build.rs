@@ -267,7 +267,8 @@ impl<'a> Builder<'a> {
         }
         for address in addresses {
             let by_address = || format!("{}.{}.pod.{}", dashed(*address), pod.namespace, self.context.domain);
-            let (by, name) = reverse_name.clone().map_or_else(|| (By::AppLabel, by_address()), |name| (By::NameLabel, name));
+            let (by, name) =
+                reverse_name.clone().map_or_else(|| (By::AppLabel, by_address()), |name| (By::NameLabel, name));
             self.reverse(*address, by, name);
         }
     }
@@ -445,14 +446,8 @@ fn addresses(all: &BTreeSet<IpAddr>) -> Vec<Set> {
 fn srv(targets: &BTreeSet<Target>, claims: &BTreeMap<String, (Rank<'_>, Draft)>) -> Vec<Set> {
     // As CoreDNS: the whole weight is 100, and each has its part.
     let weight = u16::try_from(100 / targets.len().clamp(1, 100)).expect("at most 100");
-    let mut set = Set {
-        kind: kind::SRV,
-        count: 0,
-        bytes: Box::default(),
-        extra: Box::default(),
-        extra_count: 0,
-        alias: None,
-    };
+    let mut set =
+        Set { kind: kind::SRV, count: 0, bytes: Box::default(), extra: Box::default(), extra_count: 0, alias: None };
     let (mut bytes, mut extra) = (Vec::new(), Vec::new());
     let mut known = BTreeSet::new();
     for target in targets {

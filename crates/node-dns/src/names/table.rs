@@ -101,7 +101,9 @@ impl Table {
         let bits = labels * bits_per_label;
         let network = self.networks.iter().find(|network| {
             let prefix_len = usize::from(network.prefix_len);
-            octets(network.address).1 == len && bits >= prefix_len && shares(&octets(network.address).0, &bytes, prefix_len)
+            octets(network.address).1 == len
+                && bits >= prefix_len
+                && shares(&octets(network.address).0, &bytes, prefix_len)
         })?;
         // The zone ends at a whole label, as delegations do.
         let zone_labels = usize::from(network.prefix_len).div_ceil(bits_per_label);
@@ -177,7 +179,9 @@ pub(crate) const POINTER: [u8; 2] = [0xc0, HEADER_LEN as u8];
 pub(crate) fn push_records(set: &Set, turn: u16, owner: Option<&[u8]>, writer: &mut Writer<'_>) -> u16 {
     // Only records of one length can be counted off; the others keep their order.
     let first = match set.kind {
-        kind::A | kind::AAAA if set.count > 1 => usize::from(turn % set.count) * (set.bytes.len() / usize::from(set.count)),
+        kind::A | kind::AAAA if set.count > 1 => {
+            usize::from(turn % set.count) * (set.bytes.len() / usize::from(set.count))
+        }
         _ => 0,
     };
     if owner.is_none() && set.bytes.len() <= writer.space() {

@@ -37,8 +37,14 @@ fn env_near(container: Value, hub: Option<Endpoint>) -> Result<BTreeMap<String, 
         "spec": {"containers": [container]},
     }))
     .unwrap();
-    let node =
-        NodeFacts { node_name: "n".into(), node_ip: "10.0.0.1".into(), cpu_millis: 4000, memory_bytes: 1 << 30, hub };
+    let node = NodeFacts {
+        node_name: "n".into(),
+        node_ip: "10.0.0.1".into(),
+        pod_ips: Vec::new(),
+        cpu_millis: 4000,
+        memory_bytes: 1 << 30,
+        hub,
+    };
     environment(&pod, &pod.spec.containers[0], &node, &objects())
 }
 

@@ -22,9 +22,9 @@ fn a_verdict_needs_its_threshold_in_a_row() {
 async fn a_socket_that_listens_answers_a_tcp_probe() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    assert!(connect(None, port).await.is_ok());
+    assert!(connect(None, None, port).await.is_ok());
     drop(listener);
-    let Failure::Failed(text) = connect(None, port).await.unwrap_err() else { panic!("it was tried") };
+    let Failure::Failed(text) = connect(None, None, port).await.unwrap_err() else { panic!("it was tried") };
     assert!(text.contains("dial 127.0.0.1"), "{text}");
 }
 
@@ -34,7 +34,7 @@ async fn a_network_that_is_away_is_no_fault_of_the_program() {
     let unreachable = std::io::Error::from_raw_os_error(rustix::io::Errno::NETUNREACH.raw_os_error());
     assert!(is_of_the_node(&unreachable));
     assert!(!is_of_the_node(&std::io::Error::from_raw_os_error(rustix::io::Errno::CONNREFUSED.raw_os_error())));
-    let named = connect(Some("no-such-host.invalid"), 80).await;
+    let named = connect(Some("no-such-host.invalid"), None, 80).await;
     assert!(matches!(named, Err(Failure::NotTried(_))), "{named:?}");
 }
 
@@ -50,7 +50,7 @@ async fn an_http_probe_judges_by_the_status() {
             stream.write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").as_bytes()).await.unwrap();
         });
         let probe = HttpProbe { path: "/healthz".into(), port: PortRef::Number(port), ..HttpProbe::default() };
-        let result = http_get(&probe, &Container::default()).await;
+        let result = http_get(&probe, &Container::default(), None).await;
         assert_eq!(result.is_ok(), ok, "{status}: {result:?}");
         server.await.unwrap();
     }
@@ -72,7 +72,7 @@ async fn headers_of_the_probe_stand_in_for_the_usual_ones() {
         "path": "/", "port": port, "httpHeaders": [{"name": "Host", "value": "shop.example"}, {"name": "X-A", "value": "1"}],
     }))
     .unwrap();
-    http_get(&probe, &Container::default()).await.unwrap();
+    http_get(&probe, &Container::default(), None).await.unwrap();
     let request = server.await.unwrap();
     assert_eq!(request.matches("\r\nhost:").count(), 1, "{request}");
     assert!(request.contains("host: shop.example") && request.contains("x-a: 1") && request.contains("kube-probe"));

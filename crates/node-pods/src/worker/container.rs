@@ -16,6 +16,7 @@ use super::image::{self, ImageOf};
 use super::spec::SpecParts;
 use super::{Phase, Worker};
 use crate::backoff::Backoff;
+use crate::env::NodeFacts;
 use crate::inbox::Done;
 use crate::model::{Container, RestartPolicy};
 use crate::reconcile::{ContainerPhase, ContainerView};
@@ -227,7 +228,12 @@ impl Worker {
             container,
             attempt,
             places: self.volumes.places().cloned().unwrap_or_default(),
-            facts: self.shared.facts(),
+            facts: NodeFacts {
+                pod_ips: self.addresses().iter().map(ToString::to_string).collect(),
+                ..self.shared.facts()
+            },
+            addresses: self.addresses().to_vec(),
+            dns: self.shared.context.dns.clone(),
             store: self.shared.context.store.clone(),
             dir: self.dir.clone(),
         };

@@ -4,6 +4,8 @@
 //! sysctls, memory volumes, `/run`) is lost: they run again. Attempts are counted on, so each container knows from which one on it
 //! is in the present instance.
 
+use std::net::IpAddr;
+
 use node_runtime::{ContainerState, PodInstance};
 
 use super::Worker;
@@ -19,6 +21,11 @@ impl Worker {
                 record.first_attempt = *first;
             }
         }
+    }
+
+    /// The pod's own addresses; none is the node's.
+    pub(super) fn addresses(&self) -> &[IpAddr] {
+        self.state.instance.as_ref().map(|known| known.instance.addresses.as_slice()).unwrap_or_default()
     }
 
     /// Takes note of the pod's instance as the runtime has set it up.

@@ -55,6 +55,7 @@ impl Worker {
 
     fn spawn_probes(&mut self, container: &Container, status: &ContainerStatus, kinds: &[ProbeKind]) {
         let (Some(runtime), inbox) = (self.runtime.clone(), self.inbox.clone()) else { return };
+        let pod_ip = self.addresses().first().copied();
         let Some(record) = self.containers.get_mut(&container.name) else { return };
         let age = match &status.state {
             ContainerState::Running { started_at, .. } => between(*started_at, Timestamp::now()),
@@ -74,6 +75,7 @@ impl Worker {
                 id: status.id.clone(),
                 age,
                 is_ready: record.observed.ready,
+                pod_ip,
                 runtime: runtime.clone(),
             };
             let inbox = inbox.clone();

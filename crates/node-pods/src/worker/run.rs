@@ -90,7 +90,7 @@ impl Worker {
                 Done::Image { container, news } => self.image_news(&container, &news),
                 Done::Stopped { id, result } => self.stopped(&id, result),
                 Done::SetUp(instance) => self.set_up(instance),
-                Done::NotSetUp(error) => self.not_set_up(error),
+                Done::NotSetUp { why, is_needed } => self.not_set_up(why, is_needed),
                 Done::Volumes(result) => self.volumes_prepared(result),
                 Done::VolumesDied(cause) => self.volumes_died(&cause),
                 Done::Measured { excess, took } => self.volumes_measured(excess, took),

@@ -1,5 +1,6 @@
 //! What a runtime is asked to start: a container of the manifest with its variables, mounts and limits in place.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use node_runtime::{ContainerSpec, Mount, PodRuntime, Seccomp, Security};
 use crate::admission::{limits, pod_ref, pod_resources, promised};
 use crate::env::{self, NodeFacts};
 use crate::model::{Container, ContainerSecurityContext, Pod, PodSecurityContext};
+use crate::net_files::{self, NodeDns};
 use crate::store::Store;
 use crate::volumes::{self, Places};
 
@@ -38,6 +40,9 @@ pub(super) struct SpecParts {
     pub attempt: u32,
     pub places: Places,
     pub facts: NodeFacts,
+    /// The pod's own.
+    pub addresses: Vec<IpAddr>,
+    pub dns: NodeDns,
     pub store: Arc<Store>,
     pub dir: PathBuf,
 }
@@ -98,12 +103,15 @@ impl SpecParts {
             run_as_group: container.security_context.run_as_group.or(security.run_as_group),
             supplemental_groups: groups,
             security: security_of(&container.security_context, security),
-            hostname: self.pod.spec.hostname.clone(),
+            hostname: Some(self.pod.hostname().to_owned()),
             termination_message: None,
             termination_message_from_log: container.termination_message_policy.as_deref()
                 == Some("FallbackToLogsOnError"),
             env: environment,
         };
+        if runtime.handler() == api_edge::RUNTIME_CONTAINER {
+            spec.mounts.extend(net_files::mounts(&self.pod, container, &self.addresses, &self.dns, &self.dir)?);
+        }
         self.add_termination_message(runtime, &mut spec);
         Ok(spec)
     }

@@ -44,6 +44,7 @@ impl Worker {
             pod: &self.pod,
             now: Timestamp::now(),
             node_ip: self.shared.node_ip(),
+            pod_ips: self.addresses(),
             start_time: self.state.start_time,
             failure: self.state.failure.as_ref().map(|(reason, message)| (reason.as_str(), message.as_str())),
             volumes_ready: self.volumes.places().is_some(),

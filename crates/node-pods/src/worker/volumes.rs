@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use node_runtime::{PodInstance, PodSpec};
+use node_runtime::PodInstance;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -90,14 +90,21 @@ impl Worker {
             !self.volumes.is_checked && self.containers.values().all(|record| record.observed.current.is_none());
         let checking = self.runtime.clone().filter(|_| is_new);
         let setting_up = self.runtime.clone().filter(|_| !self.volumes.is_set_up);
-        let spec = PodSpec { pod: admission::pod_ref(&self.pod), resources: admission::pod_resources(&self.pod) };
+        let spec = admission::pod_spec(&self.pod, self.addresses().to_vec());
+        // Programs of the node can do without; what they lack they say when they are started.
+        let is_needed = self.runtime.as_ref().is_some_and(|runtime| runtime.handler() == api_edge::RUNTIME_CONTAINER);
         let inbox = self.inbox.clone();
         base_observe::spawn_detached("pod-volumes", async move {
             if let Some(runtime) = setting_up {
                 match runtime.ensure_pod(spec).await {
                     Ok(instance) => inbox.done(Done::SetUp(instance)),
-                    // Its containers say what they lack when they are started.
-                    Err(error) => inbox.done(Done::NotSetUp(node_client::chain(&error))),
+                    Err(error) => {
+                        let why = node_client::chain(&error);
+                        inbox.done(Done::NotSetUp { why, is_needed });
+                        if is_needed {
+                            return;
+                        }
+                    }
                 }
             }
             let mut work = tokio::task::spawn_blocking(move || {
@@ -223,9 +230,19 @@ impl Worker {
         self.take_instance(instance);
     }
 
-    pub(super) fn not_set_up(&mut self, error: String) {
-        warn!(pod = %self.pod.full_name(), %error, "Failed to set a pod up; trying again with its next start.");
-        self.shared.events.pod_warning(&self.pod, None, "FailedCreatePodSandBox", error);
+    pub(super) fn not_set_up(&mut self, why: String, is_needed: bool) {
+        if is_needed {
+            self.volumes.is_preparing = false;
+            self.volumes.is_checked = true;
+            self.volumes.look_at = Some(Instant::now() + RETRY);
+        }
+        if self.volumes.error.as_ref() != Some(&why) {
+            warn!(pod = %self.pod.full_name(), error = %why, "Failed to set a pod up; trying again.");
+            let text = format!("Failed to create pod sandbox: {why}");
+            self.shared.events.pod_warning(&self.pod, None, "FailedCreatePodSandBox", text);
+            self.shared.context.registry.error(format!("{}: {why}", self.pod.full_name()));
+            self.volumes.error = Some(why);
+        }
     }
 
     pub(super) fn volumes_slow(&mut self) {
