@@ -139,4 +139,4 @@ fn display_name(found: &Found) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,7 +4,7 @@
 //!  reference  names as people write them
 //!  pull ──── registry (HTTP) ──┐
 //!                              ├─▶ unpack (tar, whiteouts) ─▶ store: layers once each, ready for overlayfs
-//!  import ── layout (archives) ┘
+//!  import ── layout (archives) ┘                               └──▶ export
 //! ```
 //!
 //! - **Where is it?** [`Reference`] reads names, [`ImageStore`] keeps images, [`manifest`] has the documents that registries and
@@ -22,6 +22,7 @@
 
 mod decode;
 mod digest;
+mod export;
 mod import;
 mod layout;
 pub mod manifest;
@@ -31,6 +32,7 @@ mod tar;
 mod unpack;
 
 pub use digest::{Digest, InvalidDigest};
+pub use export::ExportError;
 pub use import::ImportError;
 pub use layout::LayoutError;
 pub use manifest::{DocumentError, ImageConfig, Platform};

@@ -434,6 +434,13 @@ impl ImageStore {
         Some(self.hold(&mut state, directory, bytes))
     }
 
+    /// The layers of an image, lowest first, held until the handles are dropped.
+    pub(crate) fn hold_image(&self, id: &str) -> Option<Vec<HeldLayer<'_>>> {
+        let mut state = self.state();
+        let layers = state.images.get(id)?.layers.clone();
+        Some(layers.into_iter().map(|directory| self.hold(&mut state, directory, 0)).collect())
+    }
+
     /// Unpacks a layer, unless it is there already; `blob` is the digest that the bytes of `reader` must have.
     pub(crate) fn add_layer(
         &self,

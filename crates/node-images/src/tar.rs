@@ -10,10 +10,12 @@
 use std::io::{self, Read};
 
 use self::pax::Pax;
+pub(crate) use self::writer::Writer;
 
 mod header;
 mod pax;
 mod sparse;
+mod writer;
 
 pub(crate) const BLOCK_BYTES: usize = 512;
 /// An extended header holds at most one path, one link and the extended attributes of a file, of which Linux takes 64 KiB

@@ -563,7 +563,8 @@ fn set_attributes(file: BorrowedFd<'_>, entry: &Entry) -> io::Result<()> {
     Ok(())
 }
 
-fn is_kept(name: &str) -> bool {
+/// Whether an extended attribute is one of those that are taken from and given to archives.
+pub(crate) fn is_kept(name: &str) -> bool {
     name == "security.capability" || name.starts_with("user.") && !name.starts_with("user.overlay.")
 }
 
@@ -584,4 +585,4 @@ fn timestamps((seconds, nanos): (i64, u32)) -> Timestamps {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

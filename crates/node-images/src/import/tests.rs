@@ -124,3 +124,25 @@ fn every_format_gives_the_same_image() {
         }
     }
 }
+
+#[test]
+fn an_export_is_the_same_each_time_and_after_an_import() {
+    if !is_root("an_export_is_the_same_each_time_and_after_an_import") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    fs::write(path("first.tar"), sample(Compression::Zstd).layout_tar(NAME)).unwrap();
+    let store = ImageStore::open(&path("store")).unwrap();
+    let original = store.import(&path("first.tar")).unwrap().remove(0);
+    store.export(NAME, &path("second.tar")).unwrap();
+    let other = ImageStore::open(&path("other")).unwrap();
+    let copy = other.import(&path("second.tar")).unwrap().remove(0);
+    assert_eq!(copy.names, original.names);
+    assert_eq!(copy.config, original.config);
+    for (layer, copied) in original.layers.iter().zip(&copy.layers) {
+        assert_eq!(crate::unpack::tests::tree(layer), crate::unpack::tests::tree(copied));
+    }
+    other.export(NAME, &path("third.tar")).unwrap();
+    assert!(fs::read(path("second.tar")).unwrap() == fs::read(path("third.tar")).unwrap());
+}
