@@ -21,6 +21,7 @@ mod config;
 mod container;
 mod door;
 mod image;
+mod images;
 mod launch_dir;
 mod pod;
 mod process;
@@ -37,6 +38,7 @@ pub use container::{ContainerRuntime, Image, ImageConfig, Images};
 pub use door::{
     ContainerEvent, ContainerState, ContainerStatus, ExecOutput, ImagePresence, PodRuntime, RuntimeError, RuntimeFuture,
 };
+pub use images::NodeImages;
 pub use launch_dir::{in_memory_dirs, make_in_memory_dir, name_of, remove_in_memory};
 pub use node_shim::{
     ContainerId, ContainerSpec, ContainerStats, ExitReason, ExitRecord, ImageRoot, Isolation, Limits, Mount,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use node_kubelet::{Kubelet, KubeletConfig, KubeletHandle, Runtimes};
-use node_runtime::{ProcessConfig, ProcessRuntime};
+use node_runtime::{ContainerRuntime, NodeImages, ProcessConfig, ProcessRuntime};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::NodeConfig;
@@ -120,12 +120,15 @@ pub fn runtimes(data_dir: &DataDir, mut prefixes: Vec<PathBuf>, pod_pids_max: u6
     config.pod_pids_max = pod_pids_max;
     // Keys, Secrets of other pods, and the rights of an administrator.
     config.hidden = vec![data_dir.node(), data_dir.hub(), data_dir.edge(), data_dir.run(), data_dir.kubeconfig()];
-    #[cfg_attr(
-        not(feature = "wasm"),
-        expect(unused_mut, reason = "the WebAssembly runtime is added behind its feature")
-    )]
     let mut runtimes: Runtimes =
         vec![Arc::new(ProcessRuntime::open(config.clone()).context("failed to open the process runtime")?)];
+    if rustix::process::geteuid().is_root() {
+        let images = NodeImages::open(&data_dir.node().join("images")).context("failed to open the image store")?;
+        let runtime = ContainerRuntime::open(config.clone(), Arc::new(images));
+        runtimes.push(Arc::new(runtime.context("failed to open the runtime of containers")?));
+    } else {
+        tracing::info!("This node runs no container images: that needs root.");
+    }
     #[cfg(feature = "wasm")]
     {
         let cache = node_runtime::WasmConfig::new(data_dir.node().join("wasm-cache"));
