@@ -80,8 +80,11 @@ fn write(file: &Path, text: &str) -> std::io::Result<()> {
     {
         return Ok(());
     }
+    use std::os::unix::fs::PermissionsExt as _;
     file.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-    std::fs::write(file, text)
+    std::fs::write(file, text)?;
+    // Whoever the program runs as reads them.
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644))
 }
 
 fn hosts(pod: &Pod, addresses: &[IpAddr], dns: &NodeDns) -> String {
@@ -148,6 +151,8 @@ fn read(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn check(spec: serde_json::Value, addresses: &[&str], expected: &[(&str, &str)]) {
@@ -160,6 +165,8 @@ mod tests {
         let pod = Pod::from_json(pod.to_string().as_bytes()).unwrap();
         let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
         let found = mounts(&pod, &pod.spec.containers[0], &addresses, &dns, dir.path()).unwrap();
+        let modes = found.iter().map(|mount| std::fs::metadata(&mount.host_path).unwrap().permissions().mode() & 0o777);
+        assert!(modes.into_iter().all(|mode| mode == 0o644));
         let text = |path: &str| {
             let mount = found.iter().find(|mount| mount.container_path == Path::new(path));
             mount.map(|mount| std::fs::read_to_string(&mount.host_path).unwrap()).unwrap_or_default()
