@@ -122,6 +122,18 @@ impl Messages {
         !self.is_overlong
     }
 
+    /// The bytes so far, for a hash of them.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The bytes as they would be sent.
+    #[cfg(test)]
+    pub(crate) fn into_bytes(mut self) -> Vec<u8> {
+        self.finish(1, usize::MAX);
+        self.bytes
+    }
+
     pub(super) fn parts(&self) -> &[Part] {
         &self.parts
     }

@@ -17,8 +17,6 @@ use node_network::{Kind, PodNamespaces, netlink::in_namespace};
 
 /// Nothing here leaves the machine, so what does not answer soon never will.
 pub const ANSWER_WAIT: Duration = Duration::from_secs(5);
-/// Long enough for what is dropped on purpose.
-pub const SILENCE_WAIT: Duration = Duration::from_millis(300);
 
 /// Runs a test in namespaces of its own.
 pub fn isolated(test: impl FnOnce(&Path) + Send + 'static) {
@@ -151,4 +149,13 @@ pub fn name_in(answer: &str) -> &str {
 /// An address.
 pub fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
+}
+
+/// Waits until the kernel has removed links whose names contain this.
+pub fn eventually_without(name: &str) {
+    let look = || {
+        let links = run("ip -br link");
+        if links.contains(name) { Err(links) } else { Ok(()) }
+    };
+    testkit::wait::eventually("end of links", Duration::from_secs(30), look).unwrap();
 }

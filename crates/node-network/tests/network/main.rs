@@ -3,3 +3,5 @@
 mod fixture;
 mod links;
 mod namespaces;
+mod pods;
+mod services;

@@ -1,0 +1,636 @@
+//! The network of a node as one object: what the agent calls.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io,
+    net::IpAddr,
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
+
+use tracing::{debug, warn};
+
+use crate::{
+    Exhausted, Notice, ServiceEntry, Subnet,
+    addresses::{Addresses, choose_subnet},
+    conntrack::{self, Changed},
+    links::{self, EnsureError, PodEnds},
+    names,
+    netlink::{NetlinkError, Protocol, Socket},
+    nft::{Family, Value},
+    services::{self, Services},
+    table::{Base, Change, Contents, Set, Table, difference, endpoint_value, hairpin_key, port_key},
+};
+
+/// What every link has unless somebody says otherwise.
+const MTU_DEFAULT: u32 = 1500;
+/// IPv6 must carry packets of this size.
+const MTU_MIN: u32 = 1280;
+/// Freed addresses remembered before those whose links no longer exist are forgotten.
+const LINGERING_MAX: usize = 256;
+const FORWARD_IPV4: &str = "net.ipv4.ip_forward";
+const FORWARD_IPV6: &str = "net.ipv6.conf.all.forwarding";
+/// What belongs to pods in the table.
+const POD_SETS: [Set; 4] = [Set::Pods, Set::Hairpin, Set::HostPorts, Set::HostPortsAt];
+
+/// How a node's network should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// Addresses of pods.
+    pub subnet: Subnet,
+    /// IPv6 addresses of pods; none: pods have IPv4 only.
+    pub subnet6: Option<Subnet>,
+    /// Bytes of a packet of a pod; `None`: as the uplink's when the pod begins.
+    pub mtu: Option<u32>,
+    /// Addresses of the cluster's services: the node's own programs reach them without any uplink.
+    pub service_subnets: Vec<Subnet>,
+    /// Where pods are known by their own addresses: other nodes' pods, when something routes them.
+    pub no_masquerade: Vec<Subnet>,
+    /// Addresses of this machine on which the agent itself listens; no pod's host port takes a port of theirs.
+    pub reserved: Vec<IpAddr>,
+    /// What [`Network::last_addresses`] returned before a restart, so that addresses do not come back too soon.
+    pub last_addresses: Vec<IpAddr>,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self {
+            subnet: Subnet { address: IpAddr::from([10, 39, 0, 0]), prefix: 16 },
+            subnet6: None,
+            mtu: None,
+            service_subnets: Vec::new(),
+            no_masquerade: Vec::new(),
+            reserved: Vec::new(),
+            last_addresses: Vec::new(),
+        }
+    }
+}
+
+/// A port of a pod on the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostPort {
+    /// At which of the node's addresses; `None`: at all.
+    pub host_ip: Option<IpAddr>,
+    /// The node's port.
+    pub host_port: u16,
+    /// The pod's.
+    pub container_port: u16,
+    /// Of both.
+    pub protocol: services::Protocol,
+}
+
+/// A pod that should be on the network.
+#[derive(Clone, Copy, Debug)]
+pub struct PodLink<'a> {
+    /// Its uid.
+    pub uid: &'a str,
+    /// The file of its network namespace.
+    pub netns: &'a Path,
+    /// Its ports on the node.
+    pub host_ports: &'a [HostPort],
+    /// The addresses that it had before; none for a new one.
+    pub addresses: &'a [IpAddr],
+}
+
+/// Why the network is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// The kernel refused.
+    #[error("failed to set the node's network up")]
+    Node(#[source] NetlinkError),
+    /// The kernel has no nftables, or refused a change.
+    #[error("failed to change the node's nftables")]
+    Table(#[source] NetlinkError),
+    /// No address is free.
+    #[error("pod {uid} gets no address")]
+    Address {
+        /// The pod.
+        uid: String,
+        /// Of which range.
+        #[source]
+        source: Exhausted,
+    },
+    /// Another pod has the port.
+    #[error("host port {port}/{} is taken by pod {owner}", protocol.name())]
+    HostPortTaken {
+        /// The port.
+        port: u16,
+        /// Of the port.
+        protocol: services::Protocol,
+        /// The pod that has it.
+        owner: String,
+    },
+    /// The pod's namespace does not exist.
+    #[error("failed to open the network namespace of pod {uid}")]
+    Namespace {
+        /// The pod.
+        uid: String,
+        /// What went wrong.
+        #[source]
+        source: io::Error,
+    },
+    /// The pod's link is incomplete.
+    #[error("failed to connect pod {uid}")]
+    Link {
+        /// The pod.
+        uid: String,
+        /// What went wrong.
+        #[source]
+        source: EnsureError,
+    },
+}
+
+/// What [`Network::reconcile`] found.
+#[derive(Debug, Default)]
+pub struct Reconciled {
+    /// Pods whose link was incomplete and was set up again.
+    pub repaired: Vec<String>,
+    /// Links of pods that are none any more.
+    pub removed: Vec<String>,
+    /// Pods that are not on the network now.
+    pub failed: Vec<(String, NetworkError)>,
+}
+
+/// The network of this machine.
+///
+/// Every function may block for milliseconds, and no two run at once; callers that serve others run them beside. The kernel
+/// keeps what was set up when this is dropped: pods of an agent that is started again notice nothing.
+#[derive(Debug)]
+pub struct Network {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: NetworkConfig,
+    route: Socket,
+    netfilter: Socket,
+    addresses: Addresses,
+    /// The node's addresses among those of pods.
+    node: Vec<IpAddr>,
+    tables: Vec<Table>,
+    host_ports: BTreeMap<String, Vec<HostPort>>,
+    services: Services,
+}
+
+impl Network {
+    /// Prepares the node: addresses of its own, forwarding, the table. What an earlier run has set up is taken over.
+    pub fn open(config: NetworkConfig) -> Result<(Self, Vec<Notice>), NetworkError> {
+        let mut notices = Vec::new();
+        let mut route = Socket::open(Protocol::Route).map_err(NetworkError::Node)?;
+        let mut netfilter = Socket::open(Protocol::Netfilter).map_err(NetworkError::Table)?;
+        let (subnets, moved) = choose(&config, &mut route)?;
+        notices.extend(moved);
+        let node: Vec<IpAddr> = subnets.iter().map(Subnet::node_address).collect();
+        links::ensure_node(&mut route, &node, &config.service_subnets).map_err(NetworkError::Node)?;
+        let mut tables = Vec::new();
+        for (family, setting) in [(Family::Ip, FORWARD_IPV4), (Family::Ip6, FORWARD_IPV6)] {
+            if !subnets.iter().any(|subnet| family.has(&subnet.address)) {
+                continue;
+            }
+            let forwarded = read_setting(setting).is_some_and(|value| value != "0");
+            let mut base = Base {
+                no_masquerade: config.no_masquerade.clone(),
+                reserved: config.reserved.clone(),
+                is_guarded: !forwarded,
+            };
+            if forwarded && guarded(&mut netfilter, family).map_err(NetworkError::Table)? {
+                // It was this program that made the machine forward, in an earlier run.
+                base.is_guarded = true;
+            }
+            // The guard is there before the machine forwards.
+            tables.push(Table::open(&mut netfilter, family, base).map_err(NetworkError::Table)?);
+            if !forwarded {
+                notices.extend(forward(setting));
+            }
+        }
+        let addresses = Addresses::new(&subnets, &config.last_addresses);
+        let host_ports = BTreeMap::new();
+        let services = Services::default();
+        let mut inner = Inner { config, route, netfilter, addresses, node, tables, host_ports, services };
+        inner.put_node_addresses()?;
+        Ok((Self { inner: Mutex::new(inner) }, notices))
+    }
+
+    fn locked<T>(&self, act: impl FnOnce(&mut Inner) -> T) -> T {
+        // Whatever a panic interrupted, the next call compares with the kernel's state or repeats the whole.
+        act(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The ranges that new pods get addresses from.
+    pub fn subnets(&self) -> Vec<Subnet> {
+        self.locked(|inner| inner.addresses.subnets().collect())
+    }
+
+    /// The node's addresses among those of its pods: from these it speaks to them.
+    pub fn node_addresses(&self) -> Vec<IpAddr> {
+        self.locked(|inner| inner.node.clone())
+    }
+
+    /// The addresses handed out last, to be remembered for [`NetworkConfig::last_addresses`].
+    pub fn last_addresses(&self) -> Vec<IpAddr> {
+        self.locked(|inner| inner.addresses.last())
+    }
+
+    /// Puts a pod on the network, or completes what is there of it. Returns its addresses, to be remembered.
+    ///
+    /// # Errors
+    /// A new pod that fails has nothing on the network afterwards but perhaps a link, which ends with its namespace.
+    pub fn setup_pod(&self, pod: PodLink<'_>) -> Result<Vec<IpAddr>, NetworkError> {
+        self.locked(|inner| inner.setup_pod(pod))
+    }
+
+    /// Takes a pod off the network. Its link ends with its namespace, which is the caller's; waiting for it here would take
+    /// the kernel tens of milliseconds. A pod that is not known is fine.
+    pub fn remove_pod(&self, uid: &str) -> Result<(), NetworkError> {
+        self.locked(|inner| inner.remove_pod(uid))
+    }
+
+    /// Makes these the services, all at once: connections that exist are not touched, those to come see the old or the new.
+    pub fn set_services(&self, services: Vec<ServiceEntry>) -> Result<(), NetworkError> {
+        self.locked(|inner| inner.set_services(services))
+    }
+
+    /// Compares the kernel's state with the pods that should be on the network, as after a restart, and changes what differs.
+    pub fn reconcile(&self, pods: &[PodLink<'_>]) -> Result<Reconciled, NetworkError> {
+        self.locked(|inner| inner.reconcile(pods))
+    }
+
+    /// Looks whether an uplink has come that uses the pods' addresses; new pods get others then.
+    pub fn check_uplinks(&self) -> Result<Vec<Notice>, NetworkError> {
+        self.locked(Inner::check_uplinks)
+    }
+
+    /// Removes everything that this program has set up on this machine's network, whether a [`Network`] is open or not.
+    pub fn disable(config: &NetworkConfig) -> Result<(), NetworkError> {
+        let mut route = Socket::open(Protocol::Route).map_err(NetworkError::Node)?;
+        let mut netfilter = Socket::open(Protocol::Netfilter).map_err(NetworkError::Table)?;
+        let mut node = Vec::new();
+        for family in [Family::Ip, Family::Ip6] {
+            // A kernel without the family has no table of it.
+            let Ok(true) = crate::nft::read::has_table(&mut netfilter, family, names::TABLE) else { continue };
+            node.extend(own_addresses(&mut route, &mut netfilter, family)?);
+            let was_guarded = guarded(&mut netfilter, family).map_err(NetworkError::Table)?;
+            if was_guarded {
+                let setting = if family == Family::Ip { FORWARD_IPV4 } else { FORWARD_IPV6 };
+                write_setting(setting, "0")
+                    .unwrap_or_else(|error| debug!(setting, %error, "Failed to restore a setting."));
+            }
+            Table::delete(&mut netfilter, family).map_err(NetworkError::Table)?;
+        }
+        for link in links::list(&mut route).map_err(NetworkError::Node)? {
+            if is_own(&link) {
+                links::delete(&mut route, &link.name).map_err(NetworkError::Node)?;
+            }
+        }
+        links::remove_node(&mut route, &node, &config.service_subnets).map_err(NetworkError::Node)
+    }
+}
+
+fn is_own(link: &links::Link) -> bool {
+    link.name.starts_with(names::HOST_LINK_PREFIX) && names::uid_of(&link.alias).is_some()
+}
+
+/// The node's addresses that this program has set: those on `lo` that the table counts among the pods'.
+fn own_addresses(route: &mut Socket, netfilter: &mut Socket, family: Family) -> Result<Vec<IpAddr>, NetworkError> {
+    let pods = crate::nft::read::elements(netfilter, family, names::TABLE, Set::Pods.name());
+    let pods: BTreeSet<Vec<u8>> = pods.map_err(NetworkError::Table)?.into_iter().map(|(key, _)| key).collect();
+    let Some(lo) = links::find(route, "lo").map_err(NetworkError::Node)? else { return Ok(Vec::new()) };
+    let addresses = links::addresses(route).map_err(NetworkError::Node)?.into_iter();
+    let own = addresses.filter(|(subnet, link)| *link == lo.index && pods.contains(&links::octets(&subnet.address)));
+    Ok(own.map(|(subnet, _)| subnet.address).collect())
+}
+
+/// Whether the table there is was written with a guard.
+fn guarded(netfilter: &mut Socket, family: Family) -> Result<bool, NetlinkError> {
+    let chains = crate::nft::read::chains(netfilter, family, names::TABLE)?;
+    Ok(chains.get("forward").is_some_and(|chain| chain.rules == crate::table::GUARDED_FORWARD_RULES))
+}
+
+fn choose(config: &NetworkConfig, route: &mut Socket) -> Result<(Vec<Subnet>, Vec<Notice>), NetworkError> {
+    let in_use = links::in_use(route).map_err(NetworkError::Node)?;
+    let desired = [Some(config.subnet), config.subnet6].into_iter().flatten();
+    let (subnets, notices): (_, Vec<_>) = desired.map(|subnet| choose_subnet(subnet, &in_use)).unzip();
+    Ok((subnets, notices.into_iter().flatten().collect()))
+}
+
+fn setting_path(name: &str) -> String {
+    format!("/proc/sys/{}", name.replace('.', "/"))
+}
+
+fn read_setting(name: &str) -> Option<String> {
+    fs::read_to_string(setting_path(name)).ok().map(|value| value.trim().to_owned())
+}
+
+fn write_setting(name: &str, value: &str) -> io::Result<()> {
+    fs::write(setting_path(name), value)
+}
+
+/// Makes this machine forward packets.
+fn forward(setting: &str) -> Option<Notice> {
+    if setting == FORWARD_IPV6 {
+        keep_router_advertisements();
+    }
+    let error = write_setting(setting, "1").err()?;
+    Some(Notice::Setting {
+        name: setting.to_owned(),
+        value: "1".to_owned(),
+        reason: error.to_string(),
+        effect: "pods reach neither each other nor anything outside the node",
+    })
+}
+
+/// A machine that forwards IPv6 ignores what routers advertise, unless a link says otherwise: it would lose its own address.
+fn keep_router_advertisements() {
+    let Ok(links) = fs::read_dir("/proc/sys/net/ipv6/conf") else { return };
+    for link in links.flatten() {
+        let path = link.path().join("accept_ra");
+        if fs::read_to_string(&path).is_ok_and(|value| value.trim() == "1") {
+            fs::write(&path, "2")
+                .unwrap_or_else(|error| warn!(path = %path.display(), %error, "An uplink may lose its IPv6 address."));
+        }
+    }
+}
+
+impl Inner {
+    fn setup_pod(&mut self, pod: PodLink<'_>) -> Result<Vec<IpAddr>, NetworkError> {
+        self.check_host_ports(&pod)?;
+        let namespace =
+            File::open(pod.netns).map_err(|source| NetworkError::Namespace { uid: pod.uid.to_owned(), source })?;
+        let is_new = self.addresses.of(pod.uid).is_empty() && pod.addresses.is_empty();
+        let result = self.addresses_for(&pod).and_then(|addresses| self.connect(&pod, &namespace, addresses));
+        if result.is_err() && is_new {
+            self.addresses.release(pod.uid);
+        }
+        result
+    }
+
+    fn addresses_for(&mut self, pod: &PodLink<'_>) -> Result<Vec<IpAddr>, NetworkError> {
+        let route = &mut self.route;
+        if self.addresses.lingering() > LINGERING_MAX {
+            let links = links::list(route).map_err(NetworkError::Node)?;
+            let names: BTreeSet<&str> = links.iter().map(|link| link.name.as_str()).collect();
+            self.addresses.settle(|owner| names.contains(names::host_link(owner).as_str()));
+        }
+        self.addresses.adopt(pod.uid, pod.addresses);
+        // Asked only when the pool has come round; an answer that fails counts as a link that exists.
+        let route = std::cell::RefCell::new(route);
+        let is_link_there =
+            |owner: &str| !matches!(links::find(&mut route.borrow_mut(), &names::host_link(owner)), Ok(None));
+        let addresses = self.addresses.allocate(pod.uid, is_link_there);
+        addresses.map_err(|source| NetworkError::Address { uid: pod.uid.to_owned(), source })
+    }
+
+    fn connect(
+        &mut self,
+        pod: &PodLink<'_>,
+        namespace: &File,
+        addresses: Vec<IpAddr>,
+    ) -> Result<Vec<IpAddr>, NetworkError> {
+        let mtu = self.mtu()?;
+        let ends = PodEnds { uid: pod.uid, namespace, addresses: &addresses, node: &self.node, mtu };
+        ends.ensure(&mut self.route).map_err(|source| NetworkError::Link { uid: pod.uid.to_owned(), source })?;
+        let before = self.host_ports.insert(pod.uid.to_owned(), pod.host_ports.to_vec()).unwrap_or_default();
+        for index in 0..self.tables.len() {
+            let family = self.tables[index].family();
+            let desired = pod_elements(family, &addresses, pod.host_ports);
+            // Ports that the pod had before and has no longer.
+            let mut former = pod_elements(family, &addresses, &before);
+            former.retain(|key, _| !desired.contains_key(key));
+            self.apply(index, |contents| {
+                let mut change = Change::default();
+                change.put.extend(
+                    desired.iter().filter(|(key, value)| contents.elements.get(*key) != Some(value)).map(owned),
+                );
+                change.delete.extend(former.keys().filter(|key| contents.elements.contains_key(*key)).cloned());
+                change
+            })?;
+        }
+        self.forget_flows_to_host_ports(&addresses, pod.host_ports);
+        Ok(addresses)
+    }
+
+    fn mtu(&mut self) -> Result<u32, NetworkError> {
+        let mtu = match self.config.mtu {
+            Some(mtu) => mtu,
+            None => links::uplink_mtu(&mut self.route).map_err(NetworkError::Node)?.unwrap_or(MTU_DEFAULT),
+        };
+        Ok(mtu.clamp(MTU_MIN, u16::MAX.into()))
+    }
+
+    /// A port belongs to the pod that came first.
+    fn check_host_ports(&self, pod: &PodLink<'_>) -> Result<(), NetworkError> {
+        let others = || self.host_ports.iter().filter(|(uid, _)| *uid != pod.uid);
+        for port in pod.host_ports {
+            let collides = |other: &HostPort| {
+                (other.host_port, other.protocol) == (port.host_port, port.protocol)
+                    && (other.host_ip.is_none() || port.host_ip.is_none() || other.host_ip == port.host_ip)
+            };
+            if let Some((owner, _)) = others().find(|(_, ports)| ports.iter().any(collides)) {
+                let (port, protocol) = (port.host_port, port.protocol);
+                return Err(NetworkError::HostPortTaken { port, protocol, owner: owner.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Clients of a port of UDP that another pod had before.
+    fn forget_flows_to_host_ports(&mut self, addresses: &[IpAddr], host_ports: &[HostPort]) {
+        let udp = host_ports.iter().filter(|port| port.protocol == services::Protocol::Udp);
+        let node_ports =
+            udp.map(|port| (port.host_port, addresses.iter().map(|address| (*address, port.container_port)).collect()));
+        self.forget_flows(Changed { node_ports: node_ports.collect(), ..Changed::default() });
+    }
+
+    /// Failing here leaves clients of UDP with an endpoint that does not answer, until they pause: no reason to fail as a whole.
+    fn forget_flows(&mut self, mut changed: Changed) {
+        if changed.is_empty() {
+            return;
+        }
+        if !changed.node_ports.is_empty() {
+            let local = links::addresses(&mut self.route).unwrap_or_default();
+            changed.local = local.into_iter().map(|(subnet, _)| subnet.address).collect();
+        }
+        for table in &self.tables {
+            match conntrack::forget_stale(&mut self.netfilter, table.family().number(), &changed) {
+                Ok(0) => {}
+                Ok(flows) => debug!(flows, "Made the kernel forget flows to former endpoints."),
+                Err(error) => warn!(%error, "Flows of UDP may lead to former endpoints for a while."),
+            }
+        }
+    }
+
+    fn remove_pod(&mut self, uid: &str) -> Result<(), NetworkError> {
+        let host_ports = self.host_ports.remove(uid).unwrap_or_default();
+        let addresses = self.addresses.release(uid);
+        for index in 0..self.tables.len() {
+            let former = pod_elements(self.tables[index].family(), &addresses, &host_ports);
+            self.apply(index, |contents| {
+                let delete = former.keys().filter(|key| contents.elements.contains_key(*key)).cloned().collect();
+                Change { delete, ..Change::default() }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Changes a table. When somebody else has changed it, what is there is read and the change is made from that.
+    fn apply(&mut self, index: usize, change: impl Fn(&Contents) -> Change) -> Result<(), NetworkError> {
+        let table = &mut self.tables[index];
+        match table.apply(&mut self.netfilter, change(table.contents())) {
+            Err(error) if [libc::ENOENT, libc::EEXIST, libc::EBUSY].iter().any(|code| error.is(*code)) => {
+                warn!(%error, "The node's table was changed by somebody else; reading it again.");
+                self.services.forget();
+                table.reload(&mut self.netfilter).map_err(NetworkError::Table)?;
+                let change = change(table.contents());
+                table.apply(&mut self.netfilter, change).map_err(NetworkError::Table)
+            }
+            result => result.map_err(NetworkError::Table),
+        }
+    }
+
+    fn put_node_addresses(&mut self) -> Result<(), NetworkError> {
+        let node = self.node.clone();
+        for index in 0..self.tables.len() {
+            let family = self.tables[index].family();
+            self.apply(index, |contents| {
+                let keys = node.iter().filter(|address| family.has(address));
+                let keys = keys.map(|address| (Set::Pods, links::octets(address)));
+                let put =
+                    keys.filter(|key| !contents.elements.contains_key(key)).map(|key| (key, Value::None)).collect();
+                Change { put, ..Change::default() }
+            })?;
+        }
+        Ok(())
+    }
+
+    fn set_services(&mut self, services: Vec<ServiceEntry>) -> Result<(), NetworkError> {
+        let mut update = self.services.compare(services);
+        if update.is_empty() {
+            return Ok(());
+        }
+        let mut changed_chains = BTreeSet::new();
+        for index in 0..self.tables.len() {
+            let family = self.tables[index].family();
+            let change = update.change(self.tables[index].contents(), family);
+            changed_chains.extend(change.put_chains.iter().map(|(name, _)| name.clone()));
+            let table = &mut self.tables[index];
+            let Err(error) = table.apply(&mut self.netfilter, change) else { continue };
+            warn!(%error, "Failed to change services; reading what is there and changing all of them.");
+            self.services.forget();
+            update.make_full();
+            table.reload(&mut self.netfilter).map_err(NetworkError::Table)?;
+            let change = update.change(table.contents(), family);
+            changed_chains.extend(change.put_chains.iter().map(|(name, _)| name.clone()));
+            table.apply(&mut self.netfilter, change).map_err(NetworkError::Table)?;
+        }
+        let flows = update.flows(&changed_chains);
+        self.services.commit(update);
+        self.forget_flows(flows);
+        Ok(())
+    }
+
+    fn reconcile(&mut self, pods: &[PodLink<'_>]) -> Result<Reconciled, NetworkError> {
+        let mut found = Reconciled::default();
+        let links = links::list(&mut self.route).map_err(NetworkError::Node)?;
+        let live: BTreeSet<&str> = pods.iter().map(|pod| pod.uid).collect();
+        let former: Vec<String> = self.addresses.uids().filter(|uid| !live.contains(uid)).map(str::to_owned).collect();
+        for uid in former {
+            self.remove_pod(&uid)?;
+        }
+        for link in links.iter().filter(|link| is_own(link)) {
+            let Some(uid) = names::uid_of(&link.alias).filter(|uid| !live.contains(uid)) else { continue };
+            links::delete(&mut self.route, &link.name).map_err(NetworkError::Node)?;
+            found.removed.push(uid.to_owned());
+        }
+        // All that is remembered first: no repaired pod gets the address of one further down.
+        for pod in pods {
+            self.addresses.adopt(pod.uid, pod.addresses);
+        }
+        let routes = links::routes(&mut self.route).map_err(NetworkError::Node)?;
+        for pod in pods {
+            let link = links.iter().find(|link| link.name == names::host_link(pod.uid) && link.is_up);
+            let is_routed = |address: &IpAddr| {
+                let index = link.map(|link| link.index);
+                routes
+                    .iter()
+                    .any(|route| Some(route.link) == index && route.to.is_some_and(|to| to.address == *address))
+            };
+            let addresses = self.addresses.of(pod.uid);
+            let is_whole = link.is_some_and(|link| names::uid_of(&link.alias) == Some(pod.uid))
+                && addresses.len() >= self.tables.len()
+                && addresses.iter().all(is_routed);
+            if is_whole && self.check_host_ports(pod).is_ok() {
+                self.host_ports.insert(pod.uid.to_owned(), pod.host_ports.to_vec());
+                continue;
+            }
+            match self.setup_pod(*pod) {
+                Ok(_) => found.repaired.push(pod.uid.to_owned()),
+                Err(error) => found.failed.push((pod.uid.to_owned(), error)),
+            }
+        }
+        self.put_pods()?;
+        Ok(found)
+    }
+
+    /// Makes the tables contain what all pods are, and nothing of others.
+    fn put_pods(&mut self) -> Result<(), NetworkError> {
+        for index in 0..self.tables.len() {
+            let family = self.tables[index].family();
+            let mut desired = BTreeMap::new();
+            for uid in self.addresses.uids() {
+                let ports = self.host_ports.get(uid).map(Vec::as_slice).unwrap_or_default();
+                desired.extend(pod_elements(family, self.addresses.of(uid), ports));
+            }
+            let node = self.node.iter().filter(|address| family.has(address));
+            desired.extend(node.map(|address| ((Set::Pods, links::octets(address)), Value::None)));
+            self.apply(index, |contents| difference(contents, &POD_SETS, desired.clone()))?;
+        }
+        Ok(())
+    }
+
+    fn check_uplinks(&mut self) -> Result<Vec<Notice>, NetworkError> {
+        let in_use = links::in_use(&mut self.route).map_err(NetworkError::Node)?;
+        let current: Vec<Subnet> = self.addresses.subnets().collect();
+        let (chosen, notices): (Vec<_>, Vec<_>) = current.iter().map(|subnet| choose_subnet(*subnet, &in_use)).unzip();
+        if chosen != current {
+            self.addresses.move_to(&chosen);
+            for address in chosen.iter().map(Subnet::node_address) {
+                if !self.node.contains(&address) {
+                    // The first of a family is the one that new pods' routes name.
+                    self.node.insert(0, address);
+                }
+            }
+            links::ensure_node(&mut self.route, &self.node, &self.config.service_subnets)
+                .map_err(NetworkError::Node)?;
+            self.put_node_addresses()?;
+        }
+        Ok(notices.into_iter().flatten().collect())
+    }
+}
+
+fn owned((key, value): (&(Set, Vec<u8>), &Value)) -> ((Set, Vec<u8>), Value) {
+    (key.clone(), value.clone())
+}
+
+/// What a pod is in a table.
+fn pod_elements(family: Family, addresses: &[IpAddr], host_ports: &[HostPort]) -> BTreeMap<(Set, Vec<u8>), Value> {
+    let mut elements = BTreeMap::new();
+    let own = || addresses.iter().filter(|address| family.has(address));
+    for address in own() {
+        elements.insert((Set::Pods, links::octets(address)), Value::None);
+        elements.insert((Set::Hairpin, hairpin_key(address)), Value::None);
+    }
+    // Of two addresses of one family the first takes the ports.
+    let Some(address) = own().next() else { return elements };
+    for port in host_ports {
+        let set = match port.host_ip {
+            Some(host) if !family.has(&host) => continue,
+            Some(_) => Set::HostPortsAt,
+            None => Set::HostPorts,
+        };
+        let key = port_key(port.host_ip.as_ref(), port.protocol.number(), port.host_port);
+        elements.insert((set, key), Value::Bytes(endpoint_value(address, port.container_port)));
+    }
+    elements
+}

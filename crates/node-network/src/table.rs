@@ -1,0 +1,529 @@
+//! The node's table of nftables as plain data, and the changes that lead from what the kernel has to what it should have.
+//!
+//! ```text
+//! prerouting, output (nat)    daddr . proto . dport        → @services    → a chain of the service
+//!                             daddr . proto . dport        → @hostports_at, dnat
+//!                             to this node, proto . dport  → @nodeports   → a chain of the service
+//!                             to this node, proto . dport  → @hostports, dnat
+//! svc-… (one per port)        numgen or jhash mod n        → { n : endpoint . port }, dnat
+//! postrouting (nat)           a pod to outside, a pod to itself by a service, 127.0.0.1 to a pod: masquerade
+//! forward (filter)            known connections pass; @policy_in, @policy_out; an address of a service that is left: refuse
+//! output (filter)             the same for the node's own packets
+//! guard (raw)                 a pod to 127.0.0.0/8 or from an address that is not its own: drop
+//! ```
+//!
+//! A service without endpoints is in no map, so its address survives translation and is refused where packets are filtered.
+//! A changed endpoint is one chain, emptied and filled in one batch; a pod is elements of sets. Connections that exist do not
+//! look at any of this: the kernel translates them as it did their first packet.
+//!
+//! What the kernel has is known from what was written ([`Table::contents`]), and read back at the start: chains carry a hash
+//! of their endpoints as a comment, and the fixed part a hash of itself, so a start changes what differs and nothing else.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use crate::{
+    Subnet,
+    addresses::Subnet as Range,
+    links::octets,
+    names::{HOST_LINK_PREFIX, TABLE, mixed, stable_hash, stable_hash_from},
+    netlink::{NetlinkError, Socket},
+    nft::{Batch, Family, Field, Hook, Maps, Value, expr::End, read},
+};
+
+const FORWARD: u32 = 2;
+const OUTPUT: u32 = 3;
+const NAT_BEFORE: i32 = -100;
+const NAT_AFTER: i32 = 100;
+const RAW: i32 = -300;
+/// Slots of a service with affinity, per endpoint: a client keeps its endpoint unless its slot's endpoint is deleted.
+const SLOTS_PER_ENDPOINT: usize = 8;
+const SLOTS_MIN: usize = 64;
+const SLOTS_MAX: usize = 1024;
+const TCP: u8 = 6;
+const BASE_COMMENT: &str = "base ";
+
+/// The sets and maps of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Set {
+    /// Addresses of pods, and the node's own among them.
+    Pods,
+    /// Each pod's address twice: it reaches itself.
+    Hairpin,
+    /// Addresses of services.
+    ClusterIps,
+    /// Ports of services at their addresses.
+    Services,
+    /// Ports of services at the node's addresses.
+    NodePorts,
+    /// Ports of pods at any of the node's addresses.
+    HostPorts,
+    /// Ports of pods at one of the node's addresses.
+    HostPortsAt,
+    /// What may reach a pod.
+    PolicyIn,
+    /// What a pod may reach.
+    PolicyOut,
+}
+
+const SETS: [Set; 9] = [
+    Set::Pods,
+    Set::Hairpin,
+    Set::ClusterIps,
+    Set::Services,
+    Set::NodePorts,
+    Set::HostPorts,
+    Set::HostPortsAt,
+    Set::PolicyIn,
+    Set::PolicyOut,
+];
+
+impl Set {
+    /// What it is called in the kernel.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pods => "pods",
+            Self::Hairpin => "hairpin",
+            Self::ClusterIps => "cluster_ips",
+            Self::Services => "services",
+            Self::NodePorts => "nodeports",
+            Self::HostPorts => "hostports",
+            Self::HostPortsAt => "hostports_at",
+            Self::PolicyIn => "policy_in",
+            Self::PolicyOut => "policy_out",
+        }
+    }
+
+    fn shape(self) -> (&'static [Field], Maps) {
+        use Field::{Address, Port, Protocol};
+        match self {
+            Self::Pods | Self::ClusterIps => (&[Address], Maps::Nothing),
+            Self::Hairpin => (&[Address, Address], Maps::Nothing),
+            Self::Services => (&[Address, Protocol, Port], Maps::Verdict),
+            Self::NodePorts => (&[Protocol, Port], Maps::Verdict),
+            Self::HostPorts => (&[Protocol, Port], Maps::To(&[Address, Port])),
+            Self::HostPortsAt => (&[Address, Protocol, Port], Maps::To(&[Address, Port])),
+            Self::PolicyIn | Self::PolicyOut => (&[Address], Maps::Verdict),
+        }
+    }
+}
+
+/// The key `address . protocol . port`; without an address `protocol . port`.
+pub fn port_key(address: Option<&IpAddr>, protocol: u8, port: u16) -> Vec<u8> {
+    let mut key = address.map(octets).unwrap_or_default();
+    key.extend([protocol, 0, 0, 0]);
+    key.extend(port.to_be_bytes());
+    key.extend([0, 0]);
+    key
+}
+
+/// The value `address . port`.
+pub fn endpoint_value(address: &IpAddr, port: u16) -> Vec<u8> {
+    let mut value = octets(address);
+    value.extend(port.to_be_bytes());
+    value.extend([0, 0]);
+    value
+}
+
+/// The key of a pod that reaches itself.
+pub fn hairpin_key(address: &IpAddr) -> Vec<u8> {
+    octets(address).repeat(2)
+}
+
+/// Where a chain of a service leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceChain {
+    /// Sorted, without duplicates, at least one.
+    pub endpoints: Vec<(IpAddr, u16)>,
+    /// Whether a client stays with its endpoint.
+    pub has_affinity: bool,
+}
+
+impl ServiceChain {
+    /// Says whether two are the same, in the kernel as well.
+    pub fn fingerprint(&self) -> u64 {
+        let start = stable_hash(&[u8::from(self.has_affinity)]);
+        let hash = self.endpoints.iter().fold(start, |hash, (address, port)| {
+            stable_hash_from(stable_hash_from(hash, &octets(address)), &port.to_be_bytes())
+        });
+        mixed(hash)
+    }
+
+    /// The endpoint of each number that the rule draws.
+    fn slots(&self) -> Vec<&(IpAddr, u16)> {
+        if !self.has_affinity {
+            return self.endpoints.iter().collect();
+        }
+        let count = self.endpoints.len().saturating_mul(SLOTS_PER_ENDPOINT).next_power_of_two();
+        let count = count.clamp(SLOTS_MIN, SLOTS_MAX).max(self.endpoints.len());
+        // Each slot ranks all endpoints by a hash of both: one that comes or is deleted moves only its own slots.
+        let rank = |slot: usize, (address, port): &(IpAddr, u16)| {
+            let hash = stable_hash_from(stable_hash(&octets(address)), &port.to_be_bytes());
+            mixed(stable_hash_from(mixed(hash), &(slot as u64).to_be_bytes()))
+        };
+        let best = |slot| self.endpoints.iter().max_by_key(|endpoint| rank(slot, endpoint));
+        (0..count).filter_map(best).collect()
+    }
+
+    /// Replaces the rules of its chain, which exists.
+    fn write(&self, batch: &mut Batch, name: &str) {
+        let slots = self.slots();
+        let element = |(slot, (address, port)): (usize, &&(IpAddr, u16))| {
+            ((slot as u32).to_ne_bytes().to_vec(), Value::Bytes(endpoint_value(address, *port)))
+        };
+        let elements: Vec<_> = slots.iter().enumerate().map(element).collect();
+        batch.flush_chain(name);
+        let map = batch.add_anonymous_map(&[Field::Index], &[Field::Address, Field::Port], &elements);
+        let count = slots.len() as u32;
+        batch.add_rule(name, &format!("{:016x}", self.fingerprint()), |rule| {
+            if self.has_affinity {
+                rule.hash_of_client(count);
+            } else {
+                rule.random(count);
+            }
+            rule.value_from_anonymous(map).translate_destination();
+        });
+    }
+}
+
+/// What is in the table beside its fixed part.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Elements of sets and maps.
+    pub elements: BTreeMap<(Set, Vec<u8>), Value>,
+    /// Chains of services, by the hash of where they lead.
+    pub chains: BTreeMap<String, u64>,
+}
+
+/// Changes that are made all at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Elements to add, or to give another value.
+    pub put: Vec<((Set, Vec<u8>), Value)>,
+    /// Elements to delete.
+    pub delete: Vec<(Set, Vec<u8>)>,
+    /// Chains to write, new or not.
+    pub put_chains: Vec<(String, ServiceChain)>,
+    /// Chains to delete.
+    pub delete_chains: Vec<String>,
+}
+
+impl Change {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.put.is_empty() && self.delete.is_empty() && self.put_chains.is_empty() && self.delete_chains.is_empty()
+    }
+}
+
+/// What the fixed part depends on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Base {
+    /// Destinations that pods reach under their own address.
+    pub no_masquerade: Vec<Subnet>,
+    /// Addresses of this machine whose ports no pod takes.
+    pub reserved: Vec<IpAddr>,
+    /// Whether packets that are not of pods are kept from crossing this machine: it did not forward before.
+    pub is_guarded: bool,
+}
+
+/// The table of one family, and what the kernel has of it.
+#[derive(Debug)]
+pub struct Table {
+    family: Family,
+    base: Base,
+    contents: Contents,
+}
+
+impl Table {
+    /// Takes over what the kernel has if its fixed part is as it should be; writes an empty table otherwise.
+    pub fn open(socket: &mut Socket, family: Family, base: Base) -> Result<Self, NetlinkError> {
+        let mut table = Self { family, base, contents: Contents::default() };
+        match table.read(socket)? {
+            Some(contents) => table.contents = contents,
+            None => table.replace(socket)?,
+        }
+        Ok(table)
+    }
+
+    /// What the kernel has.
+    pub fn contents(&self) -> &Contents {
+        &self.contents
+    }
+
+    /// The family.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// Reads what the kernel has; `None` when that is not this table.
+    fn read(&self, socket: &mut Socket) -> Result<Option<Contents>, NetlinkError> {
+        if !read::has_table(socket, self.family, TABLE)? {
+            return Ok(None);
+        }
+        let mut contents = Contents::default();
+        let chains = read::chains(socket, self.family, TABLE)?;
+        let hashes = base_hashes(self.family, &self.base);
+        let is_base = |(name, (rules, comment)): (&&str, &(usize, String))| {
+            chains.get(*name).is_some_and(|found| found.rules == *rules && found.comment == *comment)
+        };
+        if !hashes.iter().all(is_base) {
+            return Ok(None);
+        }
+        for (name, found) in chains.iter().filter(|(name, _)| !hashes.contains_key(name.as_str())) {
+            // A chain that is empty or has somebody's own rules is written anew.
+            let hash = u64::from_str_radix(&found.comment, 16).ok().filter(|_| found.rules == 1);
+            contents.chains.insert(name.clone(), hash.unwrap_or_default());
+        }
+        for set in SETS {
+            // A set that is missing fails here, and so the table is written anew.
+            let elements = match read::elements(socket, self.family, TABLE, set.name()) {
+                Err(error) if error.is(libc::ENOENT) => return Ok(None),
+                elements => elements?,
+            };
+            contents.elements.extend(elements.into_iter().map(|(key, value)| ((set, key), value)));
+        }
+        Ok(Some(contents))
+    }
+
+    /// Replaces whatever is there by the fixed part alone, in one step.
+    fn replace(&mut self, socket: &mut Socket) -> Result<(), NetlinkError> {
+        let mut batch = Batch::new(self.family, TABLE);
+        // Deleting what does not exist would fail, so it is created first.
+        batch.add_table();
+        batch.delete_table();
+        write_base(&mut batch, &self.base, &base_hashes(self.family, &self.base));
+        socket.send(batch.finish())?;
+        self.contents = Contents::default();
+        Ok(())
+    }
+
+    /// Deletes it from the kernel.
+    pub fn delete(socket: &mut Socket, family: Family) -> Result<(), NetlinkError> {
+        let mut batch = Batch::new(family, TABLE);
+        batch.add_table();
+        batch.delete_table();
+        socket.send(batch.finish())
+    }
+
+    /// Makes the changes, all or none.
+    pub fn apply(&mut self, socket: &mut Socket, change: Change) -> Result<(), NetlinkError> {
+        if change.is_empty() {
+            return Ok(());
+        }
+        socket.send(self.encode(&change).finish())?;
+        for key in &change.delete {
+            self.contents.elements.remove(key);
+        }
+        self.contents.elements.extend(change.put);
+        for name in &change.delete_chains {
+            self.contents.chains.remove(name);
+        }
+        let hashes = change.put_chains.into_iter().map(|(name, chain)| (name, chain.fingerprint()));
+        self.contents.chains.extend(hashes);
+        Ok(())
+    }
+
+    /// Forgets what was written and looks at what is there; for when somebody else changed the table.
+    pub fn reload(&mut self, socket: &mut Socket) -> Result<(), NetlinkError> {
+        match self.read(socket)? {
+            Some(contents) => self.contents = contents,
+            None => self.replace(socket)?,
+        }
+        Ok(())
+    }
+
+    fn encode(&self, change: &Change) -> Batch {
+        let mut batch = Batch::new(self.family, TABLE);
+        for (name, chain) in &change.put_chains {
+            if !self.contents.chains.contains_key(name) {
+                batch.add_chain(name);
+            }
+            chain.write(&mut batch, name);
+        }
+        for set in SETS {
+            let deleted = change.delete.iter().filter(|(of, _)| *of == set).map(|(_, key)| &**key);
+            // An element with another value is deleted first: the kernel does not change values.
+            let replaced = change.put.iter().map(|(key, _)| key);
+            let replaced = replaced.filter(|key| key.0 == set && self.contents.elements.contains_key(*key));
+            batch.delete_elements(set.name(), deleted.chain(replaced.map(|(_, key)| &**key)));
+            let put = change.put.iter().filter(|((of, _), _)| *of == set).map(|((_, key), value)| (&**key, value));
+            batch.add_elements(set.name(), put);
+        }
+        for name in &change.delete_chains {
+            batch.delete_chain(name);
+        }
+        batch
+    }
+}
+
+/// What has to change in some of the sets, so that they contain exactly this.
+pub fn difference(contents: &Contents, sets: &[Set], desired: BTreeMap<(Set, Vec<u8>), Value>) -> Change {
+    let delete = contents.elements.keys().filter(|key| sets.contains(&key.0) && !desired.contains_key(*key));
+    let delete = delete.cloned().collect();
+    let is_new = |(key, value): &((Set, Vec<u8>), Value)| contents.elements.get(key) != Some(value);
+    Change { put: desired.into_iter().filter(is_new).collect(), delete, ..Change::default() }
+}
+
+/// Rules of the chain `forward` with a guard.
+pub(crate) const GUARDED_FORWARD_RULES: usize = 6;
+
+/// For each chain of the fixed part how many rules it has and the comment of the first.
+type BaseHashes = BTreeMap<&'static str, (usize, String)>;
+
+/// The hash of the fixed part, which is what would be sent for it.
+fn base_hashes(family: Family, base: &Base) -> BaseHashes {
+    let mut batch = Batch::new(family, TABLE);
+    let counts = write_base(&mut batch, base, &BaseHashes::new());
+    let comment = format!("{BASE_COMMENT}{:016x}", mixed(stable_hash(batch.finish().bytes())));
+    counts.into_iter().map(|(chain, rules)| (chain, (rules, comment.clone()))).collect()
+}
+
+/// Writes the fixed part, its rules with these comments; returns how many rules each chain has.
+fn write_base(batch: &mut Batch, base: &Base, comments: &BaseHashes) -> BTreeMap<&'static str, usize> {
+    batch.add_table();
+    for set in SETS {
+        let (key, maps) = set.shape();
+        batch.add_set(set.name(), key, maps);
+    }
+    let mut rules = Rules { batch, comments, counts: BTreeMap::new() };
+    for (name, number) in [("prerouting", 0), ("output", OUTPUT)] {
+        rules.chain(name, Hook { kind: "nat", number, priority: NAT_BEFORE });
+        rules.write_translation(name, &base.reserved);
+    }
+    rules.chain("postrouting", Hook { kind: "nat", number: 4, priority: NAT_AFTER });
+    rules.write_masquerade("postrouting", &base.no_masquerade);
+    rules.chain("forward", Hook { kind: "filter", number: FORWARD, priority: 0 });
+    rules.write_forward("forward", base.is_guarded);
+    rules.chain("filter_output", Hook { kind: "filter", number: OUTPUT, priority: 0 });
+    rules.write_refusal("filter_output");
+    rules.chain("guard", Hook { kind: "filter", number: 0, priority: RAW });
+    rules.write_guard("guard");
+    rules.counts
+}
+
+struct Rules<'a> {
+    batch: &'a mut Batch,
+    comments: &'a BaseHashes,
+    counts: BTreeMap<&'static str, usize>,
+}
+
+impl Rules<'_> {
+    fn chain(&mut self, name: &'static str, hook: Hook) {
+        self.batch.add_hooked_chain(name, hook);
+        self.counts.insert(name, 0);
+    }
+
+    fn rule(&mut self, chain: &'static str, write: impl FnOnce(&mut crate::nft::expr::Rule<'_>)) {
+        let count = self.counts.entry(chain).or_default();
+        let comment = self.comments.get(chain).filter(|_| *count == 0);
+        self.batch.add_rule(chain, comment.map_or("", |(_, comment)| comment.as_str()), write);
+        *count += 1;
+    }
+
+    /// Destinations that are services or ports of pods.
+    fn write_translation(&mut self, chain: &'static str, reserved: &[IpAddr]) {
+        let family = self.batch.family();
+        let address_bytes = family.address_bytes();
+        self.rule(chain, |rule| {
+            let rule = rule.address(End::Destination, 0).protocol(address_bytes).port(address_bytes + 4);
+            rule.verdict_from(Set::Services.name());
+        });
+        for address in reserved.iter().filter(|address| family.has(address)) {
+            self.rule(chain, |rule| {
+                rule.is_in(End::Destination, &octets(address), &vec![0xff; address_bytes as usize]).end_chain();
+            });
+        }
+        self.rule(chain, |rule| {
+            let rule = rule.address(End::Destination, 0).protocol(address_bytes).port(address_bytes + 4);
+            rule.value_from(Set::HostPortsAt.name()).translate_destination();
+        });
+        self.rule(chain, |rule| {
+            rule.is_local().protocol(0).port(4).verdict_from(Set::NodePorts.name());
+        });
+        self.rule(chain, |rule| {
+            rule.is_local().protocol(0).port(4).value_from(Set::HostPorts.name()).translate_destination();
+        });
+    }
+
+    /// Pods leave the node under its address; among pods nobody's address is hidden but that of a pod which reaches itself.
+    fn write_masquerade(&mut self, chain: &'static str, no_masquerade: &[Subnet]) {
+        let family = self.batch.family();
+        for subnet in no_masquerade.iter().filter(|subnet| family.has(&subnet.address)) {
+            let (first, mask) = range_bytes(subnet);
+            self.rule(chain, |rule| {
+                rule.is_in(End::Destination, &first, &mask).end_chain();
+            });
+        }
+        self.rule(chain, |rule| {
+            let rule = rule.address(End::Source, 0).is_member(Set::Pods.name(), true);
+            rule.address(End::Destination, 0).is_member(Set::Pods.name(), false).masquerade();
+        });
+        self.rule(chain, |rule| {
+            let rule = rule.address(End::Source, 0).address(End::Destination, family.address_bytes());
+            rule.is_member(Set::Hairpin.name(), true).masquerade();
+        });
+        if family == Family::Ip {
+            self.rule(chain, |rule| {
+                rule.is_in(End::Source, &[127, 0, 0, 0], &[255, 0, 0, 0])
+                    .leaves_by(HOST_LINK_PREFIX, true)
+                    .masquerade();
+            });
+        }
+    }
+
+    fn write_forward(&mut self, chain: &'static str, is_guarded: bool) {
+        self.rule(chain, |rule| {
+            rule.is_known().accept();
+        });
+        self.rule(chain, |rule| {
+            rule.address(End::Destination, 0).verdict_from(Set::PolicyIn.name());
+        });
+        self.rule(chain, |rule| {
+            rule.address(End::Source, 0).verdict_from(Set::PolicyOut.name());
+        });
+        self.write_refusal(chain);
+        if is_guarded {
+            self.rule(chain, |rule| {
+                let rule = rule.came_by(HOST_LINK_PREFIX, false).leaves_by(HOST_LINK_PREFIX, false);
+                rule.count().drop_packet();
+            });
+        }
+    }
+
+    /// A service's address that is still there: no such port, or nobody behind it.
+    fn write_refusal(&mut self, chain: &'static str) {
+        self.rule(chain, |rule| {
+            let rule = rule.address(End::Destination, 0).is_member(Set::ClusterIps.name(), true);
+            rule.is_protocol(TCP).reset();
+        });
+        self.rule(chain, |rule| {
+            rule.address(End::Destination, 0).is_member(Set::ClusterIps.name(), true).reject();
+        });
+    }
+
+    /// IPv4 has its own filter for senders (`rp_filter`), and lets pods' links lead to 127.0.0.1.
+    fn write_guard(&mut self, chain: &'static str) {
+        let family = self.batch.family();
+        self.rule(chain, |rule| {
+            rule.came_by(HOST_LINK_PREFIX, true);
+            match family {
+                Family::Ip => rule.is_in(End::Destination, &[127, 0, 0, 0], &[255, 0, 0, 0]),
+                Family::Ip6 => rule.is_spoofed(),
+            };
+            rule.count().drop_packet();
+        });
+    }
+}
+
+/// First address and mask of a range.
+fn range_bytes(subnet: &Range) -> (Vec<u8>, Vec<u8>) {
+    let mask = match subnet.address {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::from(subnet.mask() as u32)),
+        IpAddr::V6(_) => IpAddr::V6(subnet.mask().into()),
+    };
+    let mask = octets(&mask);
+    let first = octets(&subnet.address).iter().zip(&mask).map(|(byte, mask)| byte & mask).collect();
+    (first, mask)
+}
