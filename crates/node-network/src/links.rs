@@ -76,7 +76,7 @@ const ROUTE_HEADER_BYTES: usize = 12;
 /// Settings of a host end, by the kernel's numbers in `linux/ip.h`. Set through netlink: no file system is needed.
 mod devconf {
     pub const FORWARDING: u16 = 1;
-    /// Nothing tells a pod of better ways: there are none.
+    /// A pod is sent no hints to better ways: there are none.
     pub const SEND_REDIRECTS: u16 = 6;
     /// A pod sends from its own address or not at all.
     pub const RP_FILTER: u16 = 8;

@@ -305,7 +305,7 @@ fn own_addresses(route: &mut Socket, netfilter: &mut Socket, family: Family) -> 
 /// Whether the table there is was written with a guard.
 fn guarded(netfilter: &mut Socket, family: Family) -> Result<bool, NetlinkError> {
     let chains = crate::nft::read::chains(netfilter, family, names::TABLE)?;
-    Ok(chains.get("forward").is_some_and(|chain| chain.rules == crate::table::GUARDED_FORWARD_RULES))
+    Ok(chains.contains_key(crate::table::TRANSIT_CHAIN))
 }
 
 fn choose(config: &NetworkConfig, route: &mut Socket) -> Result<(Vec<Subnet>, Vec<Notice>), NetworkError> {

@@ -85,8 +85,8 @@ pub struct ServiceEntry {
 }
 
 impl ServiceEntry {
-    fn key(&self) -> (String, String) {
-        (self.namespace.clone(), self.name.clone())
+    fn key(&self) -> (&str, &str) {
+        (&self.namespace, &self.name)
     }
 
     /// Whether two differ in nothing but who answers, and in both somebody answers or nobody does.
@@ -127,10 +127,10 @@ struct Desired {
     chains: BTreeMap<String, ServiceChain>,
 }
 
-fn desired(services: &BTreeMap<(String, String), ServiceEntry>, family: Family) -> Desired {
+fn desired(services: &[ServiceEntry], family: Family) -> Desired {
     let mut desired = Desired { elements: BTreeMap::new(), chains: BTreeMap::new() };
     let mut ports = 0;
-    for service in services.values() {
+    for service in services {
         let addresses = || service.cluster_ips.iter().filter(|address| family.has(address));
         for address in addresses() {
             desired.elements.insert((Set::ClusterIps, octets(address)), Value::None);
@@ -177,31 +177,49 @@ fn desired(services: &BTreeMap<(String, String), ServiceEntry>, family: Family) 
 /// The services that are programmed.
 #[derive(Debug, Default)]
 pub struct Services {
-    entries: BTreeMap<(String, String), ServiceEntry>,
+    /// Sorted by namespace and name.
+    entries: Vec<ServiceEntry>,
     /// Whether they are what the tables were last made to contain.
     is_current: bool,
 }
 
 /// What changes when other services become the desired ones.
+#[derive(Debug)]
 pub struct Update {
-    entries: BTreeMap<(String, String), ServiceEntry>,
-    /// Keys of those that changed.
-    changed: Vec<(String, String)>,
-    /// Those that changed and those that were removed, as they were.
+    entries: Vec<ServiceEntry>,
+    /// Those that changed or are new, by their place.
+    changed: Vec<usize>,
+    /// Those that changed or are no longer there, as they were.
     before: Vec<ServiceEntry>,
     is_partial: bool,
 }
 
 impl Services {
-    /// Compares with the services that should be.
-    pub fn compare(&self, services: Vec<ServiceEntry>) -> Update {
-        let entries: BTreeMap<_, _> = services.into_iter().map(|entry| (entry.key(), entry)).collect();
-        let differs = |(key, entry): &(&(String, String), &ServiceEntry)| self.entries.get(*key) != Some(entry);
-        let changed: Vec<_> = entries.iter().filter(differs).map(|(key, _)| key.clone()).collect();
-        let removed = self.entries.keys().filter(|key| !entries.contains_key(*key));
-        let before = changed.iter().chain(removed).filter_map(|key| self.entries.get(key)).cloned().collect();
-        let is_partial = self.is_current && self.entries.len() == entries.len();
-        Update { entries, changed, before, is_partial }
+    /// Compares with the services that should be. Of two with one name the later is taken.
+    pub fn compare(&self, mut services: Vec<ServiceEntry>) -> Update {
+        services.sort_by(|one, other| one.key().cmp(&other.key()));
+        services.dedup_by(|later, kept| {
+            let is_same = later.key() == kept.key();
+            if is_same {
+                std::mem::swap(later, kept);
+            }
+            is_same
+        });
+        let (mut changed, mut before) = (Vec::new(), Vec::new());
+        let mut old = self.entries.iter().peekable();
+        for (place, entry) in services.iter().enumerate() {
+            before.extend(std::iter::from_fn(|| old.next_if(|old| old.key() < entry.key())).cloned());
+            match old.next_if(|old| old.key() == entry.key()) {
+                Some(old) if old == entry => {}
+                found => {
+                    before.extend(found.cloned());
+                    changed.push(place);
+                }
+            }
+        }
+        before.extend(old.cloned());
+        let is_partial = self.is_current && self.entries.len() == services.len();
+        Update { entries: services, changed, before, is_partial }
     }
 
     /// Remembers an update that was made.
@@ -229,17 +247,16 @@ impl Update {
 
     /// The change of one table.
     pub fn change(&self, contents: &Contents, family: Family) -> Change {
-        let pairs: Option<Vec<_>> = self.changed.iter().map(|key| self.entries.get(key)).collect();
-        let pairs = pairs.unwrap_or_default();
-        let is_partial = self.is_partial
-            && pairs.len() == self.before.len()
-            && pairs
-                .iter()
-                .zip(&self.before)
-                .all(|(new, old)| new.key() == old.key() && new.differs_in_endpoints_only(old, family));
-        if is_partial {
+        let changed = || self.changed.iter().filter_map(|place| self.entries.get(*place));
+        let is_same_but_endpoints = |(new, old): (&ServiceEntry, &ServiceEntry)| {
+            new.key() == old.key() && new.differs_in_endpoints_only(old, family)
+        };
+        if self.is_partial
+            && self.changed.len() == self.before.len()
+            && changed().zip(&self.before).all(is_same_but_endpoints)
+        {
             // What a thousand other services are does not matter; only chains that exist are looked at.
-            let chains = pairs.iter().flat_map(|entry| entry.ports.iter().map(move |port| entry.chain(port, family)));
+            let chains = changed().flat_map(|entry| entry.ports.iter().map(move |port| entry.chain(port, family)));
             let is_changed = |(name, chain): &(String, ServiceChain)| {
                 contents.chains.get(name).is_some_and(|hash| *hash != chain.fingerprint())
             };
@@ -274,9 +291,9 @@ impl Update {
         for entry in &self.before {
             entry.ports.iter().filter(is_udp).for_each(|port| note(entry, port, &[]));
         }
-        for entry in self.entries.values() {
-            let is_before =
-                self.before.iter().any(|before| (&before.namespace, &before.name) == (&entry.namespace, &entry.name));
+        for entry in &self.entries {
+            // Sorted, as the services are.
+            let is_before = self.before.binary_search_by(|before| before.key().cmp(&entry.key())).is_ok();
             for port in entry.ports.iter().filter(is_udp) {
                 let chain = || names::service_chain(&entry.namespace, &entry.name, port.protocol.name(), port.port);
                 if is_before || changed_chains.contains(&chain()) {

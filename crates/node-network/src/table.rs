@@ -2,14 +2,16 @@
 //!
 //! ```text
 //! prerouting, output (nat)    daddr . proto . dport        → @services    → a chain of the service
-//!                             daddr . proto . dport        → @hostports_at, dnat
-//!                             to this node, proto . dport  → @nodeports   → a chain of the service
-//!                             to this node, proto . dport  → @hostports, dnat
+//!                             to this machine              → local
+//! local                       daddr . proto . dport        → @hostports_at, dnat
+//!                             proto . dport                → @nodeports   → a chain of the service
+//!                             proto . dport                → @hostports, dnat
 //! svc-… (one per port)        numgen or jhash mod n        → { n : endpoint . port }, dnat
 //! postrouting (nat)           a pod to outside, a pod to itself by a service, 127.0.0.1 to a pod: masquerade
 //! forward (filter)            known connections pass; @policy_in, @policy_out; an address of a service that is left: refuse
-//! output (filter)             the same for the node's own packets
+//! filter_output (filter)      the same refusal for the node's own packets
 //! guard (raw)                 a pod to 127.0.0.0/8 or from an address that is not its own: drop
+//! no_transit (filter)         neither from nor to a pod: drop; only where the machine did not forward before
 //! ```
 //!
 //! A service without endpoints is in no map, so its address survives translation and is refused where packets are filtered.
@@ -35,6 +37,7 @@ use crate::{
 
 const FORWARD: u32 = 2;
 const OUTPUT: u32 = 3;
+const POSTROUTING: u32 = 4;
 const NAT_BEFORE: i32 = -100;
 const NAT_AFTER: i32 = 100;
 const RAW: i32 = -300;
@@ -44,6 +47,10 @@ const SLOTS_MIN: usize = 64;
 const SLOTS_MAX: usize = 1024;
 const TCP: u8 = 6;
 const BASE_COMMENT: &str = "base ";
+const LOCAL_CHAIN: &str = "local";
+const REFUSAL_CHAIN: &str = "refuse";
+/// Exists only where this program made the machine forward; its name is what later versions look for.
+pub(crate) const TRANSIT_CHAIN: &str = "no_transit";
 
 /// The sets and maps of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -366,9 +373,6 @@ pub fn difference(contents: &Contents, sets: &[Set], desired: BTreeMap<(Set, Vec
     Change { put: desired.into_iter().filter(is_new).collect(), delete, ..Change::default() }
 }
 
-/// Rules of the chain `forward` with a guard.
-pub(crate) const GUARDED_FORWARD_RULES: usize = 6;
-
 /// For each chain of the fixed part how many rules it has and the comment of the first.
 type BaseHashes = BTreeMap<&'static str, (usize, String)>;
 
@@ -388,18 +392,27 @@ fn write_base(batch: &mut Batch, base: &Base, comments: &BaseHashes) -> BTreeMap
         batch.add_set(set.name(), key, maps);
     }
     let mut rules = Rules { batch, comments, counts: BTreeMap::new() };
+    rules.write_local(&base.reserved);
+    rules.write_refusal();
     for (name, number) in [("prerouting", 0), ("output", OUTPUT)] {
-        rules.chain(name, Hook { kind: "nat", number, priority: NAT_BEFORE });
-        rules.write_translation(name, &base.reserved);
+        rules.hooked_chain(name, Hook { kind: "nat", number, priority: NAT_BEFORE });
+        rules.write_translation(name);
     }
-    rules.chain("postrouting", Hook { kind: "nat", number: 4, priority: NAT_AFTER });
+    rules.hooked_chain("postrouting", Hook { kind: "nat", number: POSTROUTING, priority: NAT_AFTER });
     rules.write_masquerade("postrouting", &base.no_masquerade);
-    rules.chain("forward", Hook { kind: "filter", number: FORWARD, priority: 0 });
-    rules.write_forward("forward", base.is_guarded);
-    rules.chain("filter_output", Hook { kind: "filter", number: OUTPUT, priority: 0 });
-    rules.write_refusal("filter_output");
-    rules.chain("guard", Hook { kind: "filter", number: 0, priority: RAW });
+    rules.hooked_chain("forward", Hook { kind: "filter", number: FORWARD, priority: 0 });
+    rules.write_forward("forward");
+    rules.hooked_chain("filter_output", Hook { kind: "filter", number: OUTPUT, priority: 0 });
+    rules.refuse_services("filter_output");
+    rules.hooked_chain("guard", Hook { kind: "filter", number: 0, priority: RAW });
     rules.write_guard("guard");
+    if base.is_guarded {
+        rules.hooked_chain(TRANSIT_CHAIN, Hook { kind: "filter", number: FORWARD, priority: 0 });
+        rules.rule(TRANSIT_CHAIN, |rule| {
+            let rule = rule.came_by(HOST_LINK_PREFIX, false).leaves_by(HOST_LINK_PREFIX, false);
+            rule.count().drop_packet();
+        });
+    }
     rules.counts
 }
 
@@ -410,8 +423,13 @@ struct Rules<'a> {
 }
 
 impl Rules<'_> {
-    fn chain(&mut self, name: &'static str, hook: Hook) {
+    fn hooked_chain(&mut self, name: &'static str, hook: Hook) {
         self.batch.add_hooked_chain(name, hook);
+        self.counts.insert(name, 0);
+    }
+
+    fn chain(&mut self, name: &'static str) {
+        self.batch.add_chain(name);
         self.counts.insert(name, 0);
     }
 
@@ -422,28 +440,37 @@ impl Rules<'_> {
         *count += 1;
     }
 
-    /// Destinations that are services or ports of pods.
-    fn write_translation(&mut self, chain: &'static str, reserved: &[IpAddr]) {
-        let family = self.batch.family();
-        let address_bytes = family.address_bytes();
+    /// Destinations that are addresses of services or of this machine.
+    fn write_translation(&mut self, chain: &'static str) {
+        let address_bytes = self.batch.family().address_bytes();
         self.rule(chain, |rule| {
             let rule = rule.address(End::Destination, 0).protocol(address_bytes).port(address_bytes + 4);
             rule.verdict_from(Set::Services.name());
         });
+        self.rule(chain, |rule| {
+            rule.is_local().goto(LOCAL_CHAIN);
+        });
+    }
+
+    /// Ports of this machine that lead to pods.
+    fn write_local(&mut self, reserved: &[IpAddr]) {
+        let family = self.batch.family();
+        let address_bytes = family.address_bytes();
+        self.chain(LOCAL_CHAIN);
         for address in reserved.iter().filter(|address| family.has(address)) {
-            self.rule(chain, |rule| {
+            self.rule(LOCAL_CHAIN, |rule| {
                 rule.is_in(End::Destination, &octets(address), &vec![0xff; address_bytes as usize]).end_chain();
             });
         }
-        self.rule(chain, |rule| {
+        self.rule(LOCAL_CHAIN, |rule| {
             let rule = rule.address(End::Destination, 0).protocol(address_bytes).port(address_bytes + 4);
             rule.value_from(Set::HostPortsAt.name()).translate_destination();
         });
-        self.rule(chain, |rule| {
-            rule.is_local().protocol(0).port(4).verdict_from(Set::NodePorts.name());
+        self.rule(LOCAL_CHAIN, |rule| {
+            rule.protocol(0).port(4).verdict_from(Set::NodePorts.name());
         });
-        self.rule(chain, |rule| {
-            rule.is_local().protocol(0).port(4).value_from(Set::HostPorts.name()).translate_destination();
+        self.rule(LOCAL_CHAIN, |rule| {
+            rule.protocol(0).port(4).value_from(Set::HostPorts.name()).translate_destination();
         });
     }
 
@@ -466,14 +493,13 @@ impl Rules<'_> {
         });
         if family == Family::Ip {
             self.rule(chain, |rule| {
-                rule.is_in(End::Source, &[127, 0, 0, 0], &[255, 0, 0, 0])
-                    .leaves_by(HOST_LINK_PREFIX, true)
-                    .masquerade();
+                let rule = rule.is_in(End::Source, &[127, 0, 0, 0], &[255, 0, 0, 0]);
+                rule.leaves_by(HOST_LINK_PREFIX, true).masquerade();
             });
         }
     }
 
-    fn write_forward(&mut self, chain: &'static str, is_guarded: bool) {
+    fn write_forward(&mut self, chain: &'static str) {
         self.rule(chain, |rule| {
             rule.is_known().accept();
         });
@@ -483,23 +509,23 @@ impl Rules<'_> {
         self.rule(chain, |rule| {
             rule.address(End::Source, 0).verdict_from(Set::PolicyOut.name());
         });
-        self.write_refusal(chain);
-        if is_guarded {
-            self.rule(chain, |rule| {
-                let rule = rule.came_by(HOST_LINK_PREFIX, false).leaves_by(HOST_LINK_PREFIX, false);
-                rule.count().drop_packet();
-            });
-        }
+        self.refuse_services(chain);
     }
 
     /// A service's address that is still there: no such port, or nobody behind it.
-    fn write_refusal(&mut self, chain: &'static str) {
+    fn refuse_services(&mut self, chain: &'static str) {
         self.rule(chain, |rule| {
-            let rule = rule.address(End::Destination, 0).is_member(Set::ClusterIps.name(), true);
+            rule.address(End::Destination, 0).is_member(Set::ClusterIps.name(), true).goto(REFUSAL_CHAIN);
+        });
+    }
+
+    fn write_refusal(&mut self) {
+        self.chain(REFUSAL_CHAIN);
+        self.rule(REFUSAL_CHAIN, |rule| {
             rule.is_protocol(TCP).reset();
         });
-        self.rule(chain, |rule| {
-            rule.address(End::Destination, 0).is_member(Set::ClusterIps.name(), true).reject();
+        self.rule(REFUSAL_CHAIN, |rule| {
+            rule.reject();
         });
     }
 

@@ -4,7 +4,7 @@
 //! of a concatenation lie one after the other, each padded to four bytes, so a key is built by loading its parts at their
 //! offsets.
 
-use super::{Family, LIST_ITEM, write_verdict};
+use super::{Family, GOTO, LIST_ITEM, write_verdict};
 use crate::netlink::Messages;
 
 const FIRST_REGISTER: u32 = 8;
@@ -233,25 +233,30 @@ impl<'a> Rule<'a> {
         self.expression("counter", |_| {})
     }
 
-    fn verdict(&mut self, code: i32) -> &mut Self {
+    fn verdict(&mut self, code: i32, chain: Option<&str>) -> &mut Self {
         self.expression("immediate", |e| {
-            e.number_be(1, VERDICT_REGISTER).nested(2, |data| write_verdict(data, code, None));
+            e.number_be(1, VERDICT_REGISTER).nested(2, |data| write_verdict(data, code, chain));
         })
+    }
+
+    /// Continues in another chain and does not come back.
+    pub fn goto(&mut self, chain: &str) -> &mut Self {
+        self.verdict(GOTO, Some(chain))
     }
 
     /// Ends the chain: the packet passes.
     pub fn accept(&mut self) -> &mut Self {
-        self.verdict(ACCEPT)
+        self.verdict(ACCEPT, None)
     }
 
     /// Ends the packet.
     pub fn drop_packet(&mut self) -> &mut Self {
-        self.verdict(DROP)
+        self.verdict(DROP, None)
     }
 
     /// Ends the chain.
     pub fn end_chain(&mut self) -> &mut Self {
-        self.verdict(RETURN)
+        self.verdict(RETURN, None)
     }
 
     /// Refuses a TCP connection as a closed port does.

@@ -366,11 +366,11 @@ fn a_machine_that_did_not_forward_does_not_become_a_router_between_its_uplinks()
         server.set_read_timeout(Some(ANSWER_WAIT)).unwrap();
         let mut buffer = [0; 16];
         assert_eq!(server.recv(&mut buffer).unwrap(), 3);
-        let forward = run("nft list chain ip selvedge forward");
+        let forward = run("nft list chain ip selvedge no_transit");
         assert!(forward.contains("iifname != \"svp*\" oifname != \"svp*\" counter packets 1"), "{forward}");
         // After a restart the guard is still there, although the machine forwards now.
         drop(Network::open(config()).unwrap());
-        assert_eq!(run("nft list chain ip selvedge forward"), forward);
+        assert_eq!(run("nft list chain ip selvedge no_transit"), forward);
     });
 }
 

@@ -201,7 +201,8 @@ fn stock_nft_lists_services_by_their_names() {
         let listing = listing();
         for expected in [
             "ip daddr . meta l4proto . th dport vmap @services",
-            "fib daddr type local meta l4proto . th dport vmap @nodeports",
+            "fib daddr type local goto local",
+            "meta l4proto . th dport vmap @nodeports",
             "10.96.0.10 . tcp . 80 : goto svc-",
             "-default/web/tcp/80",
             "numgen random mod 2 map { 0 : 10.39.0.2 . 8080, 1 : 10.39.0.3 . 8080 }",
