@@ -6,12 +6,15 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use api_edge::ports;
 use base_observe::Metrics;
 use base_pki::JoinToken;
 use node_agent::{AgentConfig, IdentityError, Taint};
+
+use crate::NodeNetwork;
 
 /// A node heartbeat is lost now and then; four missed ones make the hub call the node unreachable.
 const LEASE_RENEW_PERIOD: Duration = Duration::from_secs(10);
@@ -47,6 +50,8 @@ pub struct KubeletConfig {
     pub node_ip: Option<IpAddr>,
     /// Where the node's pods have names answered.
     pub dns: node_pods::NodeDns,
+    /// The network of its pods, where they have not the machine's own.
+    pub network: Option<Arc<NodeNetwork>>,
     /// Pods the node takes at most.
     pub max_pods: u32,
     /// How often the node's Lease is renewed.
@@ -72,6 +77,7 @@ impl Default for KubeletConfig {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, ports::KUBELET)),
             node_ip: None,
             dns: node_pods::NodeDns::default(),
+            network: None,
             max_pods: MAX_PODS,
             lease_renew_period: LEASE_RENEW_PERIOD,
             lease_duration: LEASE_DURATION,

@@ -39,12 +39,15 @@ mod assignment;
 mod callers;
 mod config;
 mod metrics;
+mod network;
 mod server;
 
 use callers::Callers;
 pub use config::{ConfigError, KubeletConfig, default_node_name, is_hub_url};
+pub use network::{NetworkSettings, NodeNetwork, OpenNetworkError};
 pub use node_agent::{Identity, IdentityError, Taint};
-pub use node_pods::{Runtimes, StoreError, pod_uids, remove_pods};
+pub use node_network::Subnet;
+pub use node_pods::{NodeDns, Runtimes, StoreError, pod_uids, remove_pods};
 
 /// A serving certificate that was not signed is requested again this often.
 const SERVING_RETRY: Duration = Duration::from_secs(60);

@@ -131,7 +131,9 @@ impl PodRuntime for ProcessRuntime {
         Box::pin(async move {
             let config = self.supervisor.config().clone();
             // The program may lie on a disk that does not answer.
-            let launch = blocking(move || Self::plan(&config, spec)).await?;
+            let sandbox = self.supervisor.sandbox(&spec.pod.uid).unwrap_or_default();
+            let mut launch = blocking(move || Self::plan(&config, spec)).await?;
+            launch.namespaces = sandbox.namespaces;
             self.supervisor.start(launch).await
         })
     }

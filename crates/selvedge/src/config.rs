@@ -141,6 +141,18 @@ pub struct NodeConfig {
     pub pods_max: u32,
     /// Most processes and threads of one pod.
     pub pod_pids_max: u64,
+    /// Addresses of pods, or `none`.
+    pub pod_subnet: String,
+    /// IPv6 addresses of pods.
+    pub pod_subnet6: Option<String>,
+    /// Largest packet of a pod.
+    pub pod_mtu: Option<u32>,
+    /// Addresses of the cluster's Services.
+    pub service_subnets: Vec<String>,
+    /// Where names are answered.
+    pub dns_address: IpAddr,
+    /// What the names of the cluster end with.
+    pub cluster_domain: String,
     /// Memory of the edge plane's process.
     pub edge_memory_bytes_max: u64,
     /// Disk for events that are not exported yet.
@@ -164,6 +176,12 @@ impl Default for NodeConfig {
             node_ip: None,
             pods_max: 110,
             pod_pids_max: 512,
+            pod_subnet: "10.39.0.0/16".to_owned(),
+            pod_subnet6: None,
+            pod_mtu: None,
+            service_subnets: vec!["10.96.0.0/16".to_owned()],
+            dns_address: IpAddr::from([169, 254, 20, 10]),
+            cluster_domain: "cluster.local".to_owned(),
             edge_memory_bytes_max: 256 * 1024 * 1024,
             journal_bytes_max: 1024 * 1024 * 1024,
             shutdown_grace_seconds: 10,
@@ -171,6 +189,10 @@ impl Default for NodeConfig {
         }
     }
 }
+
+/// `podSubnet` of a node whose pods have the machine's own network.
+#[cfg(feature = "node")]
+const NO_SUBNET: &str = "none";
 
 /// What a pod's own first processes need, and a little.
 #[cfg(feature = "node")]
@@ -201,11 +223,50 @@ impl NodeConfig {
         ("nodeIp", "Address that the node reports; found from the route to the hub when absent."),
         ("podsMax", "Most pods at a time."),
         ("podPidsMax", "Most processes and threads of one pod."),
+        (
+            "podSubnet",
+            "IPv4 addresses of pods, the same on every node if you like; another is taken where an uplink uses it. With none, pods have the machine's own network.",
+        ),
+        ("podSubnet6", "IPv6 addresses of pods beside those; none when absent."),
+        ("podMtu", "Largest packet of a pod; the uplink's when absent."),
+        ("serviceSubnets", "Addresses of the cluster's Services; the first of each is that of the API."),
+        ("dnsAddress", "Address on which names are answered, on this machine alone."),
+        ("clusterDomain", "What the names of the cluster's Services end with."),
         ("edgeMemoryBytesMax", "Memory limit of the edge plane's process."),
         ("journalBytesMax", "Disk for events that are not exported yet; the oldest go first when it is full."),
         ("shutdownGraceSeconds", "How long a stop waits for open requests."),
         ("log", "A level, or a filter such as info,node_kubelet=debug. SELVEDGE_LOG goes before it."),
     ];
+
+    /// The network of the node's pods; nothing when they have the machine's own.
+    ///
+    /// # Errors
+    /// All that is wrong with its settings.
+    pub fn network(&self) -> Result<Option<node_kubelet::NetworkSettings>, Vec<String>> {
+        let mut mistakes = Vec::new();
+        let mut subnet = |key: &str, text: &str| -> Option<node_kubelet::Subnet> {
+            let parsed = text.parse().map_err(|error| mistakes.push(format!("`{key}`: {text:?}: {error}")));
+            parsed.ok()
+        };
+        let pods = if self.pod_subnet == NO_SUBNET { None } else { subnet("podSubnet", &self.pod_subnet) };
+        let pods6 = self.pod_subnet6.as_deref().and_then(|text| subnet("podSubnet6", text));
+        let services = self.service_subnets.iter().filter_map(|text| subnet("serviceSubnets", text)).collect();
+        if pods.is_some_and(|pods| !pods.is_ipv4()) || pods6.is_some_and(|pods| pods.is_ipv4()) {
+            mistakes.push("`podSubnet` has IPv4 addresses, and `podSubnet6` IPv6 ones".to_owned());
+        }
+        match (mistakes.is_empty(), pods) {
+            (false, _) => Err(mistakes),
+            (true, None) => Ok(None),
+            (true, Some(subnet)) => Ok(Some(node_kubelet::NetworkSettings {
+                subnet,
+                subnet6: pods6,
+                mtu: self.pod_mtu,
+                service_subnets: services,
+                dns: SocketAddr::new(self.dns_address, 53),
+                domain: self.cluster_domain.clone(),
+            })),
+        }
+    }
 
     /// What no type says: all that is wrong with values that can be read.
     pub fn mistakes(&self) -> Vec<String> {
@@ -224,7 +285,9 @@ impl NodeConfig {
         let bad_prefixes = prefixes.map(|prefix| {
             format!("`imagePrefixes`: {} is not an absolute path; no program is under it", prefix.display())
         });
+        let network = self.network().err().unwrap_or_default();
         bad_hubs
+            .chain(network)
             .chain(bad_name.map(|why| format!("`nodeName`: {why}")))
             .chain(bad_labels)
             .chain(bad_prefixes)

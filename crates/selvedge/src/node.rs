@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use node_kubelet::{Kubelet, KubeletConfig, KubeletHandle, Runtimes};
-use node_runtime::{ContainerRuntime, NodeImages, ProcessConfig, ProcessRuntime};
+use node_kubelet::{Kubelet, KubeletConfig, KubeletHandle, NodeNetwork, Runtimes};
+use node_runtime::{ContainerRuntime, NodeImages, PodNetwork, ProcessConfig, ProcessRuntime};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::NodeConfig;
@@ -82,9 +82,13 @@ pub async fn start(
     kubelet.metrics.build_info("node", env!("CARGO_PKG_VERSION"));
     let name = kubelet.node_name.clone();
     node_runtime::spare_this_process();
-    let kubelet = Kubelet::start(kubelet, runtimes(data_dir, prefixes, config.pod_pids_max)?, shutdown)
-        .await
-        .context("failed to start the node")?;
+    let network = open_network(config)?;
+    if let Some(network) = &network {
+        kubelet.dns = network.node_dns();
+        kubelet.network = Some(network.clone());
+    }
+    let runtimes = runtimes(data_dir, prefixes, config.pod_pids_max, network)?;
+    let kubelet = Kubelet::start(kubelet, runtimes, shutdown).await.context("failed to start the node")?;
     Ok(Node { name, kubelet, _lock: lock })
 }
 
@@ -112,12 +116,31 @@ pub async fn accept_hub(args: crate::cli::AcceptHubArgs) -> Result<()> {
     Ok(())
 }
 
+/// The network of the node's pods; nothing where they have the machine's own.
+fn open_network(config: &NodeConfig) -> Result<Option<Arc<NodeNetwork>>> {
+    let settings = config.network().map_err(|mistakes| anyhow::anyhow!("{}", mistakes.join("; ")))?;
+    match settings {
+        Some(_) if !rustix::process::geteuid().is_root() => {
+            tracing::info!("Pods have this machine's own network: another one needs root.");
+            Ok(None)
+        }
+        Some(settings) => Ok(Some(NodeNetwork::open(settings)?)),
+        None => Ok(None),
+    }
+}
+
 /// The runtimes of a data directory.
-pub fn runtimes(data_dir: &DataDir, mut prefixes: Vec<PathBuf>, pod_pids_max: u64) -> Result<Runtimes> {
+pub fn runtimes(
+    data_dir: &DataDir,
+    mut prefixes: Vec<PathBuf>,
+    pod_pids_max: u64,
+    network: Option<Arc<NodeNetwork>>,
+) -> Result<Runtimes> {
     // The edge plane is this very program in a pod of its own.
     prefixes.push(this_program()?);
     let mut config = ProcessConfig::new(data_dir.node().join("runtime"), prefixes);
     config.pod_pids_max = pod_pids_max;
+    config.network = network.map(|network| network as Arc<dyn PodNetwork>);
     // Keys, Secrets of other pods, and the rights of an administrator.
     config.hidden = vec![data_dir.node(), data_dir.hub(), data_dir.edge(), data_dir.run(), data_dir.kubeconfig()];
     let mut runtimes: Runtimes =

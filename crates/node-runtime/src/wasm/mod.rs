@@ -116,11 +116,13 @@ impl WasmRuntime {
     /// Starts a container unless [`stop`](Self::cancel_or_stop) comes first.
     async fn start_unless_cancelled(&self, spec: ContainerSpec) -> Result<ContainerStatus, RuntimeError> {
         let start = self.starts.begin(&spec)?;
-        let launch = tokio::select! {
+        let sandbox = self.supervisor.sandbox(&spec.pod.uid).unwrap_or_default();
+        let mut launch = tokio::select! {
             biased;
             () = start.cancelled() => return Err(RuntimeError::Cancelled(spec.id())),
             launch = self.plan(spec.clone()) => launch?,
         };
+        launch.namespaces = sandbox.namespaces;
         // A stop from here on waits for the program and ends it.
         self.supervisor.start(launch).await
     }

@@ -122,6 +122,7 @@ fn run_bare(launch: &Launch, ends: &mut Ends) -> Result<(), String> {
     }
     wait_for_go(ends)?;
     enter_groups(ends)?;
+    join(&launch.namespaces)?;
     program(launch, ends, true)
 }
 
@@ -156,6 +157,7 @@ fn run_init(launch: &Launch, root: &Path, ends: &mut Ends) -> Result<(), String>
     die_with_parent()?;
     wait_for_go(ends)?;
     enter_groups(ends)?;
+    join(&launch.namespaces)?;
     let spec = &launch.spec;
     match unshare(UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS) {
         Ok(()) => {

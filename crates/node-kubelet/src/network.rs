@@ -1,0 +1,181 @@
+//! The network of this node's pods, and the names in it.
+//!
+//! `node-network` has the links, addresses and tables, `node-dns` the responder; here they are opened as the settings have it, and handed
+//! to the runtimes. One agent has the network of a machine: a second one on it would give the same addresses to other pods.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
+use std::path::Path;
+use std::sync::Arc;
+
+use node_dns::{DnsConfig, DnsServer, Names, NamesConfig};
+use node_network::{Network, NetworkConfig, NetworkError, PodLink, Protocol, Subnet, links, netlink};
+use node_pods::NodeDns;
+use node_runtime::{PodNetwork, PodSpec, PortProtocol};
+
+/// Name of the socket that says whose the network is. It is of the network namespace, as what it guards.
+const OWNER: &[u8] = b"selvedge-pod-network";
+
+/// Where this node's responder listens: an address of the link-local range that other node-local responders have as well.
+const DNS_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 20, 10)), 53);
+
+/// How the network is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkSettings {
+    /// Addresses of pods.
+    pub subnet: Subnet,
+    /// IPv6 addresses of pods, where they are to have some.
+    pub subnet6: Option<Subnet>,
+    /// Largest packet of a pod; the uplink's when absent.
+    pub mtu: Option<u32>,
+    /// Addresses of the cluster's Services. The first of each is that of the API.
+    pub service_subnets: Vec<Subnet>,
+    /// Where names are answered.
+    pub dns: SocketAddr,
+    /// `cluster.local`.
+    pub domain: String,
+}
+
+impl Default for NetworkSettings {
+    fn default() -> Self {
+        Self {
+            subnet: Subnet { address: IpAddr::from([10, 39, 0, 0]), prefix: 16 },
+            subnet6: None,
+            mtu: None,
+            service_subnets: vec![Subnet { address: IpAddr::from([10, 96, 0, 0]), prefix: 16 }],
+            dns: DNS_ADDRESS,
+            domain: "cluster.local".to_owned(),
+        }
+    }
+}
+
+/// Why the pods of this node have no network of their own.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenNetworkError {
+    /// Another agent has it.
+    #[error(
+        "another node has the network of this machine's pods; set `podSubnet: none` to give this one's pods the machine's own"
+    )]
+    Taken,
+    /// The kernel refused.
+    #[error("failed to set up the network of pods; `podSubnet: none` gives them the machine's own")]
+    Network(#[source] NetworkError),
+    /// The settings have a domain that is none.
+    #[error("failed to set up the names of pods")]
+    Domain(#[source] node_dns::DomainError),
+}
+
+/// The network of this node's pods.
+pub struct NodeNetwork {
+    settings: NetworkSettings,
+    pub(crate) network: Network,
+    pub(crate) names: Names,
+    dns: Option<DnsServer>,
+    _owner: UnixListener,
+}
+
+impl std::fmt::Debug for NodeNetwork {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("NodeNetwork").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl NodeNetwork {
+    /// Sets up what the node itself has of it, and begins to answer names; what an operator should know is logged. What pods of
+    /// an earlier agent have stays as it is.
+    ///
+    /// # Errors
+    /// When the kernel has no such network, or another agent has it.
+    pub fn open(settings: NetworkSettings) -> Result<Arc<Self>, OpenNetworkError> {
+        let address = UnixAddr::from_abstract_name(OWNER);
+        let owner =
+            address.and_then(|address| UnixListener::bind_addr(&address)).map_err(|_| OpenNetworkError::Taken)?;
+        let config = NetworkConfig {
+            subnet: settings.subnet,
+            subnet6: settings.subnet6,
+            mtu: settings.mtu,
+            service_subnets: settings.service_subnets.clone(),
+            reserved: vec![settings.dns.ip()],
+            ..NetworkConfig::default()
+        };
+        let (network, notices) = Network::open(config).map_err(OpenNetworkError::Network)?;
+        for notice in notices {
+            tracing::warn!("{notice}");
+        }
+        let networks = network.subnets().into_iter().chain(settings.service_subnets.iter().copied());
+        let names = Names::new(&NamesConfig {
+            domain: settings.domain.clone(),
+            server_addresses: vec![settings.dns.ip()],
+            networks: networks.map(|net| node_dns::Network { address: net.address, prefix_len: net.prefix }).collect(),
+            ..NamesConfig::default()
+        });
+        let names = names.map_err(OpenNetworkError::Domain)?;
+        let dns = match answer_names(&settings, &names) {
+            Ok(dns) => Some(dns),
+            Err(error) => {
+                tracing::warn!(error = %node_client::chain(&*error), "Names are not answered on this node: its pods ask whom the node asks.");
+                None
+            }
+        };
+        Ok(Arc::new(Self { settings, network, names, dns, _owner: owner }))
+    }
+
+    /// Where pods have names answered.
+    pub fn node_dns(&self) -> NodeDns {
+        let servers = if self.dns.is_some() { vec![self.settings.dns.ip()] } else { Vec::new() };
+        NodeDns { domain: self.settings.domain.clone(), servers, ..NodeDns::default() }
+    }
+
+    /// Removes what any agent has set up of it on this machine.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn disable(settings: &NetworkSettings) -> Result<(), NetworkError> {
+        let config = NetworkConfig { service_subnets: settings.service_subnets.clone(), ..NetworkConfig::default() };
+        Network::disable(&config)?;
+        let mut socket = netlink::Socket::open(netlink::Protocol::Route).map_err(NetworkError::Node)?;
+        links::remove_node(&mut socket, &[settings.dns.ip()], &[]).map_err(NetworkError::Node)
+    }
+}
+
+fn answer_names(
+    settings: &NetworkSettings,
+    names: &Names,
+) -> Result<DnsServer, Box<dyn std::error::Error + Send + Sync>> {
+    let mut socket = netlink::Socket::open(netlink::Protocol::Route)?;
+    links::ensure_node(&mut socket, &[settings.dns.ip()], &[])?;
+    Ok(DnsServer::start(DnsConfig { listen: vec![settings.dns], ..DnsConfig::default() }, names)?)
+}
+
+impl PodNetwork for NodeNetwork {
+    fn set_up(&self, spec: &PodSpec, namespace: &Path) -> Result<Vec<IpAddr>, String> {
+        let host_ports: Vec<node_network::HostPort> = spec
+            .host_ports
+            .iter()
+            .map(|port| node_network::HostPort {
+                host_ip: port.host_ip,
+                host_port: port.host_port,
+                container_port: port.container_port,
+                protocol: protocol(port.protocol),
+            })
+            .collect();
+        let link =
+            PodLink { uid: &spec.pod.uid, netns: namespace, host_ports: &host_ports, addresses: &spec.addresses };
+        self.network.setup_pod(link).map_err(|error| node_client::chain(&error))
+    }
+
+    fn remove(&self, uid: &str) {
+        if let Err(error) = self.network.remove_pod(uid) {
+            tracing::warn!(pod = uid, error = %node_client::chain(&error), "Failed to take a pod off the network.");
+        }
+    }
+}
+
+pub(crate) fn protocol(protocol: PortProtocol) -> Protocol {
+    match protocol {
+        PortProtocol::Tcp => Protocol::Tcp,
+        PortProtocol::Udp => Protocol::Udp,
+        PortProtocol::Sctp => Protocol::Sctp,
+    }
+}
