@@ -28,7 +28,7 @@ use base_pki::San;
 use base_retry::Wake;
 use node_agent::{join, lease, node_status};
 use node_client::{Access, ApiClient, ConnectionManager, StatusRegistry, Verified, chain, supervise};
-use node_pods::{Context, Pods, PodsConfig, PodsParts, Store};
+use node_pods::{Context, PodTable, Pods, PodsConfig, PodsParts, Store};
 use serde_json::Value;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
@@ -281,6 +281,7 @@ fn spawn(parts: Parts) -> KubeletHandle {
     let (access_tx, access) = watch::channel(None);
 
     // Pods first: they wait for nothing.
+    let table = PodTable::default();
     metrics::register(&config.metrics, &registry, &store);
     let context = Context {
         config: PodsConfig { data_dir: config.data_dir.clone(), node_name: name.clone(), max_pods: config.max_pods },
@@ -296,6 +297,7 @@ fn spawn(parts: Parts) -> KubeletHandle {
             "Time that one step of a pod took: deciding, acting, publishing its status",
         ),
         recorder: recorder.clone(),
+        table: table.clone(),
     };
     let parts =
         PodsParts { context, runtimes, verified: verified.clone(), tasks: tasks.clone(), shutdown: shutdown.clone() };
@@ -372,7 +374,7 @@ fn spawn(parts: Parts) -> KubeletHandle {
         assignment::run(of.clone(), name.clone(), store.clone(), present_tx.clone(), registry_of.clone(), end.clone())
     });
     tasks.close();
-    KubeletHandle { address, pods, assignment_present, identity, registered, refused, restored, registry, tasks }
+    KubeletHandle { address, pods, table, assignment_present, identity, registered, refused, restored, registry, tasks }
 }
 
 /// What the agent's tasks share.
@@ -658,6 +660,7 @@ async fn sign_serving(
 pub struct KubeletHandle {
     address: SocketAddr,
     pods: Pods,
+    table: PodTable,
     assignment_present: watch::Receiver<Option<bool>>,
     identity: watch::Receiver<Option<Arc<Identity>>>,
     registered: watch::Receiver<bool>,
@@ -678,6 +681,11 @@ impl KubeletHandle {
     /// mirror pods. Until the first call, static pods of an earlier kubelet are left as they are.
     pub async fn set_static_pods(&self, pods: Vec<Value>) {
         self.pods.set_static_pods(pods).await;
+    }
+
+    /// What others on the node look up of its pods. It is empty until the workers of this start have looked at them.
+    pub fn pod_table(&self) -> PodTable {
+        self.table.clone()
     }
 
     /// Whether this node's NodeAssignment has entries: known from the offline store at once, from the hub later. `None` while neither

@@ -479,6 +479,66 @@ async fn a_pod_of_a_runtime_that_is_not_here_stays_pending_and_says_why() {
     node.kill().await;
 }
 
+/// Waits until the table of pods has these records: name, labels, addresses, and what is true of it.
+async fn table_shows(kubelet: &KubeletHandle, expected: &[(&str, &str)]) {
+    let table = kubelet.pod_table();
+    let mut changes = table.subscribe();
+    let shown = |record: &std::sync::Arc<node_pods::PodRecord>| {
+        let (labels, addresses, ports) = (&record.labels, &record.addresses, &record.ports);
+        let flags = [("ready", record.is_ready), ("ending", record.is_ending), ("host", record.is_host_network)];
+        let flags: Vec<&str> = flags.into_iter().filter(|(_, is_so)| *is_so).map(|(flag, _)| flag).collect();
+        let ports: Vec<String> = ports.iter().map(|port| format!("{:?}/{}", port.protocol, port.port)).collect();
+        (record.name.clone(), format!("{labels:?} {addresses:?} {ports:?} {flags:?}"))
+    };
+    let mut seen = Vec::new();
+    let waiting = async {
+        loop {
+            seen = table.snapshot().iter().map(shown).collect();
+            if seen.iter().map(|(name, shown)| (name.as_str(), shown.as_str())).eq(expected.iter().copied()) {
+                return;
+            }
+            changes.changed().await.unwrap();
+        }
+    };
+    if tokio::time::timeout(Duration::from_secs(30), waiting).await.is_err() {
+        panic!("expected {expected:?}; last seen: {seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn others_on_the_node_see_its_pods_as_they_are() {
+    let hub = FakeHub::start().await;
+    let port = json!({"ports": [{"containerPort": 80}, {"containerPort": 53, "protocol": "UDP", "name": "dns"}]});
+    let mut web = pod("web", port);
+    web["metadata"]["labels"] = json!({"app": "web"});
+    web["spec"]["restartPolicy"] = "Never".into();
+    hub.put_pod(web.clone());
+    let mut node = Node::new();
+    let config = KubeletConfig { node_ip: Some("192.0.2.7".parse().unwrap()), ..node.config(Some(&hub)) };
+    let kubelet = Kubelet::start(config, vec![node.runtime.clone()], node.shutdown.clone()).await.unwrap();
+    let ports = r#"["Tcp/80", "Udp/53"]"#;
+    let runs = |app: &str, flags: &str| format!(r#"{{"app": "{app}"}} [192.0.2.7] {ports} {flags}"#);
+    table_shows(&kubelet, &[("web", &runs("web", r#"["ready", "host"]"#))]).await;
+
+    web["metadata"]["labels"] = json!({"app": "other"});
+    hub.put_pod(web);
+    table_shows(&kubelet, &[("web", &runs("other", r#"["ready", "host"]"#))]).await;
+    node.runtime.hold_stops(true);
+    hub.delete_gracefully("web");
+    table_shows(&kubelet, &[("web", &runs("other", r#"["ending", "host"]"#))]).await;
+    node.runtime.hold_stops(false);
+    table_shows(&kubelet, &[]).await;
+
+    let mut job = pod("job", json!({}));
+    job["spec"]["restartPolicy"] = "Never".into();
+    hub.put_pod(job);
+    table_shows(&kubelet, &[("job", r#"{} [192.0.2.7] [] ["ready", "host"]"#)]).await;
+    node.runtime.exit("uid-job_a_0", 0);
+    table_shows(&kubelet, &[]).await;
+    node.kubelet = Some(kubelet);
+    node.kill().await;
+}
+
 #[tokio::test]
 async fn a_certificate_is_renewed_before_it_ends() {
     let hub = FakeHub::start().await;

@@ -35,6 +35,7 @@ mod sources;
 mod start;
 mod status;
 mod store;
+mod table;
 mod tokens;
 mod volumes;
 mod worker;
@@ -49,6 +50,7 @@ pub use manager::{Context, LogPlace};
 pub use net_files::NodeDns;
 pub use start::{Pods, PodsParts, Stopping, start};
 pub use store::{Store, StoreError};
+pub use table::{PodPort, PodRecord, PodTable, Protocol};
 pub use volumes::{pod_uids, remove_pods};
 
 /// The runtimes of a node; each answers to the `runtimeClassName` that its `handler()` names.

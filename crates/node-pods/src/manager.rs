@@ -43,6 +43,7 @@ use crate::net_files::NodeDns;
 use crate::publisher::{PodName, Publisher};
 use crate::status::{self, Waiting};
 use crate::store::{ObjectKey, Store};
+use crate::table::PodTable;
 use crate::tokens::TokenRef;
 use crate::worker::{Worker, WorkerInit};
 use crate::{PodsConfig, Runtimes};
@@ -135,6 +136,8 @@ pub struct Context {
     pub sync_seconds: base_observe::Histogram,
     /// Events.
     pub recorder: EventRecorder,
+    /// What others on the node look up of its pods.
+    pub table: PodTable,
 }
 
 /// What workers share beside that.
@@ -311,6 +314,8 @@ impl Manager {
         if let Some(manifests) = manifests {
             self.set_static_pods(manifests);
         }
+        // A manager before this one may have died with a deletion in its hands.
+        self.shared.context.table.retain(|uid| self.pods.contains_key(uid));
         self.report_holds();
         self.publish_desired();
     }
@@ -592,6 +597,7 @@ impl Manager {
     }
 
     fn finished(&mut self, uid: &str) {
+        self.shared.context.table.remove(uid);
         let Some(entry) = self.pods.remove(uid) else { return };
         if entry.is_static {
             self.shared.publisher.forget(uid);

@@ -1,6 +1,7 @@
 //! What a worker reports of its pod.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -10,9 +11,11 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{Phase, Worker};
+use crate::model::{ContainerPort, Pod};
 use crate::packed::Packed;
 use crate::publisher::PodName;
 use crate::status::{self, Facts, exit_of};
+use crate::table::{PodPort, PodRecord, Protocol};
 
 /// What is reported is kept this often on average, …
 const KEEP_PERIOD: Duration = Duration::from_secs(30);
@@ -33,10 +36,50 @@ fn reported_of(status: &Value) -> Value {
     })
 }
 
+/// Whether nothing of the pod will run again.
+fn is_over(status: &Value) -> bool {
+    matches!(status["phase"].as_str(), Some("Succeeded" | "Failed"))
+}
+
+fn is_ready(status: &Value) -> bool {
+    let is_ready = |condition: &Value| condition["type"] == "Ready" && condition["status"] == "True";
+    status["conditions"].as_array().is_some_and(|list| list.iter().any(is_ready))
+}
+
+/// What others on the node look up of a pod that has this status; `own` are the addresses that are its alone.
+fn record(pod: &Pod, own: &[IpAddr], is_ending: bool, status: &Value) -> PodRecord {
+    let (metadata, spec) = (&pod.metadata, &pod.spec);
+    let given = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
+    let listed = status["podIPs"].as_array().into_iter().flatten();
+    let sidecars = spec.init_containers.iter().filter(|container| container.is_sidecar());
+    let ports = spec.containers.iter().chain(sidecars).flat_map(|container| &container.ports);
+    let port = |port: &ContainerPort| {
+        let protocol = Protocol::parse(port.protocol.as_deref().unwrap_or_default())?;
+        Some(PodPort { name: given(&port.name), port: port.container_port, protocol })
+    };
+    PodRecord {
+        uid: metadata.uid.clone(),
+        namespace: metadata.namespace.clone(),
+        name: metadata.name.clone(),
+        labels: metadata.labels.clone(),
+        hostname: given(&spec.hostname),
+        subdomain: given(&spec.subdomain),
+        addresses: listed.filter_map(|entry| entry["ip"].as_str()?.parse().ok()).collect(),
+        is_host_network: spec.host_network || own.is_empty(),
+        is_ready: is_ready(status),
+        is_ending,
+        ports: ports.filter_map(port).collect(),
+    }
+}
+
 impl Worker {
     /// Reports the pod's status where it has changed.
     pub(super) fn publish(&mut self) {
-        if self.phase == Phase::History || self.is_in_question() {
+        if self.phase == Phase::History {
+            self.shared.context.table.remove(&self.pod.metadata.uid);
+            return;
+        }
+        if self.is_in_question() {
             return;
         }
         self.note_finals();
@@ -55,6 +98,8 @@ impl Worker {
         let observed = |name: &str| containers.get(name).map(|record| &record.observed);
         let before = self.status.value();
         let status = status::derive(&facts, observed, &before);
+        // Labels are in no status, and change all the same.
+        self.publish_record(&status);
         if status == before {
             return;
         }
@@ -62,8 +107,7 @@ impl Worker {
             self.shared.events.pod_warning(&self.pod, Some(&name), status::EPHEMERAL_REASON, message);
         }
         self.status = Packed::from(&status);
-        let is_over = matches!(status["phase"].as_str(), Some("Succeeded" | "Failed"));
-        self.is_over.store(is_over, Ordering::Relaxed);
+        self.is_over.store(is_over(&status), Ordering::Relaxed);
         let uid = &self.pod.metadata.uid;
         self.shared.context.registry.set_pod(uid, self.report(&status));
         // Of no use after the first report.
@@ -75,6 +119,15 @@ impl Worker {
             self.reported.is_outdated = true;
         }
         self.keep_reported();
+    }
+
+    /// Keeps what others on the node look up of the pod.
+    fn publish_record(&self, status: &Value) {
+        let table = &self.shared.context.table;
+        match is_over(status) {
+            true => table.remove(&self.pod.metadata.uid),
+            false => table.set(record(&self.pod, self.addresses(), self.is_ending(), status)),
+        }
     }
 
     /// Whether it is a moment too early to say anything of the pod: a rejected pod has no containers, and a status that was published
@@ -136,12 +189,11 @@ impl Worker {
     fn report(&self, status: &Value) -> PodReport {
         let current = self.containers.values().filter_map(|record| record.observed.current.as_ref());
         let restarts = current.map(|status| status.id.attempt).sum();
-        let is_ready = |condition: &Value| condition["type"] == "Ready" && condition["status"] == "True";
         PodReport {
             pod: self.pod.full_name(),
             phase: status["phase"].as_str().unwrap_or_default().to_owned(),
             restarts,
-            ready: status["conditions"].as_array().is_some_and(|list| list.iter().any(is_ready)),
+            ready: is_ready(status),
         }
     }
 }
