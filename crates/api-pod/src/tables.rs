@@ -98,6 +98,12 @@ pub const TABLES: &[(&str, &[Row])] = &[
     ),
     ("ConfigMapEnvSource", &[both("name", Honoured), both("optional", Honoured)]),
     ("SecretEnvSource", &[both("name", Honoured), both("optional", Honoured)]),
+    ("HostAlias", &[both("hostnames", Honoured), both("ip", Honoured)]),
+    (
+        "PodDNSConfig",
+        &[both("nameservers", Honoured), both("options", Fields("PodDNSConfigOption")), both("searches", Honoured)],
+    ),
+    ("PodDNSConfigOption", &[both("name", Honoured), both("value", Honoured)]),
     ("LocalObjectReference", &[both("name", Honoured)]),
     (
         "Lifecycle",
@@ -160,18 +166,10 @@ pub const TABLES: &[(&str, &[Row])] = &[
         "ContainerPort",
         &[
             row("containerPort", Honoured, Harmless("gives a module no network, and lists its ports only")),
-            row("hostIP", Rejected("forwards no port; let the program listen on that address itself"), NO_NETWORK),
-            row(
-                "hostPort",
-                Judged(
-                    is_own_port,
-                    "the container's own port",
-                    "has the node's network already, the program listens on the node itself; leave it out",
-                ),
-                NO_NETWORK,
-            ),
+            row("hostIP", Honoured, NO_NETWORK),
+            row("hostPort", Honoured, NO_NETWORK),
             both("name", Honoured),
-            both("protocol", Harmless("forwards no port, so every protocol is the program's own")),
+            both("protocol", Honoured),
         ],
     ),
     (
@@ -299,19 +297,22 @@ const POD_SPEC: &[Row] = &[
     both("affinity", PLACEMENT),
     both("automountServiceAccountToken", Honoured),
     both("containers", Fields("Container")),
-    both("dnsConfig", Rejected("gives a pod no resolver of its own, it has the node's; leave it out")),
+    both("dnsConfig", Rejected("gives a pod no resolver of its own, it has the node's; leave it out"))
+        .of_images(Fields("PodDNSConfig")),
     both(
         "dnsPolicy",
         Only(
             &["ClusterFirst", "ClusterFirstWithHostNet", "Default"],
             "gives a pod no resolver of its own, it has the node's; use Default, or leave it out",
         ),
-    ),
+    )
+    .of_images(Honoured),
     both("enableServiceLinks", Harmless("gives variables of the service kubernetes only, as there are no others")),
     both("ephemeralContainers", Harmless("does not run them, and says so in the pod's status")),
-    both("hostAliases", Rejected("gives a pod no /etc/hosts of its own, it has the node's; leave it out")),
-    both("hostIPC", Rejected("does not share this namespace with the host")),
-    row("hostNetwork", Harmless("gives every pod the node's network"), NO_NETWORK),
+    both("hostAliases", Rejected("gives a pod no /etc/hosts of its own, it has the node's; leave it out"))
+        .of_images(Fields("HostAlias")),
+    both("hostIPC", Rejected("does not share this namespace with the host")).of_images(Honoured),
+    row("hostNetwork", Honoured, NO_NETWORK),
     both("hostPID", Rejected("does not share this namespace with the host")),
     both("hostUsers", Only(&["true"], "has the node's users; use true, or leave it out")),
     row("hostname", Honoured, NOT_A_PROCESS),
@@ -341,7 +342,7 @@ const POD_SPEC: &[Row] = &[
         "shareProcessNamespace",
         Rejected("gives each container processes of its own; run both programs in one container, or leave it out"),
     ),
-    both("subdomain", Rejected("has no domain for pods; leave it out")),
+    both("subdomain", Rejected("has no domain for pods; leave it out")).of_images(Honoured),
     both("terminationGracePeriodSeconds", Honoured),
     both("tolerations", PLACEMENT),
     both("topologySpreadConstraints", PLACEMENT),
@@ -467,11 +468,6 @@ fn is_file_of_the_node(place: &Place<'_>) -> bool {
 fn is_module_command(place: &Place<'_>) -> bool {
     let program = place.value.get(0).and_then(Value::as_str).unwrap_or_default();
     program.starts_with('/') && program.ends_with(".wasm")
-}
-
-/// On the node's network the port of the node is the container's.
-fn is_own_port(place: &Place<'_>) -> bool {
-    place.parent.get("containerPort") == Some(place.value)
 }
 
 fn is_sidecar(place: &Place<'_>) -> bool {
