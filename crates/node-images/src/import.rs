@@ -97,7 +97,7 @@ impl ImageStore {
         self.options().platform.check(&document.platform).map_err(of_config)?;
         check_layers(found.layers.len(), document.diff_ids.len(), limits.layers_max)
             .map_err(|reason| ImportError::Layers { image: image.clone(), layers: found.layers.len(), reason })?;
-        let mut layers: Vec<HeldLayer<'_>> = Vec::new();
+        let mut layers: Vec<HeldLayer> = Vec::new();
         let mut bytes_left = limits.bytes_max;
         for (number, ((member, blob), diff_id)) in (1..).zip(found.layers.iter().zip(&document.diff_ids)) {
             let layer =

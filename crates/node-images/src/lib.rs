@@ -20,23 +20,33 @@
 
 #![warn(missing_docs)]
 
+mod config;
+mod credential;
 mod decode;
 mod digest;
 mod export;
+mod http;
 mod import;
 mod layout;
 pub mod manifest;
+mod pull;
 mod reference;
+mod registry;
 mod store;
 mod tar;
 mod unpack;
 
+pub use config::{Login, RegistriesConfig};
+pub use credential::{Credential, CredentialError};
 pub use digest::{Digest, InvalidDigest};
 pub use export::ExportError;
+pub use http::HttpError;
 pub use import::ImportError;
 pub use layout::LayoutError;
 pub use manifest::{DocumentError, ImageConfig, Platform};
+pub use pull::{Progress, PullCause, PullError, Puller};
 pub use reference::{DEFAULT_REGISTRY, InvalidReference, Reference};
+pub use registry::{Patience, RegistryError};
 pub use store::{
     Collected, Image, ImageStore, LayerError, Limits, OpenStoreError, RemoveError, StoreError, StoreOptions,
 };

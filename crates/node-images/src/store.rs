@@ -7,7 +7,8 @@
 //! DIR/layer-records/0123456789ab.json its whole diff id and its size
 //! DIR/images/<64 digits>.json         an image: its configuration as it came, and its layers
 //! DIR/names.json                      names and digests of repositories to ids, and when images were used
-//! DIR/drafts/                         what is downloaded or decompressed just now
+//! DIR/partial/<digits>                blobs whose download was cut off, or is under way
+//! DIR/drafts/                         archives that are decompressed just now
 //! DIR/trash/                          what is being deleted
 //! ```
 //!
@@ -28,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base_fs::{Access, DirError, DirLock, Format, FormatError, ReadFileError, WriteFileError};
@@ -217,19 +218,22 @@ pub enum RemoveError {
 
 /// A layer of the store that is not deleted while this is held.
 #[derive(Debug)]
-pub(crate) struct HeldLayer<'a> {
-    store: &'a ImageStore,
+pub(crate) struct HeldLayer {
+    counts: HeldCounts,
     pub(crate) directory: String,
     pub(crate) bytes: u64,
 }
 
-impl Drop for HeldLayer<'_> {
+/// Layers that are held, and how often. Its lock is taken with the store's or alone, never before it.
+type HeldCounts = Arc<Mutex<BTreeMap<String, usize>>>;
+
+impl Drop for HeldLayer {
     fn drop(&mut self) {
-        let mut state = self.store.state();
-        if let Some(count) = state.held.get_mut(&self.directory) {
+        let mut counts = lock(&self.counts);
+        if let Some(count) = counts.get_mut(&self.directory) {
             *count -= 1;
             if *count == 0 {
-                state.held.remove(&self.directory);
+                counts.remove(&self.directory);
             }
         }
     }
@@ -240,7 +244,7 @@ pub(crate) struct NewImage<'a> {
     /// As it came: its digest is the id.
     pub(crate) config: &'a [u8],
     pub(crate) document: &'a ConfigDocument,
-    pub(crate) layers: &'a [HeldLayer<'a>],
+    pub(crate) layers: &'a [HeldLayer],
     pub(crate) names: &'a [Reference],
     pub(crate) digests: &'a [Reference],
 }
@@ -251,6 +255,7 @@ pub struct ImageStore {
     dir: PathBuf,
     options: StoreOptions,
     state: Mutex<State>,
+    held: HeldCounts,
     _lock: DirLock,
 }
 
@@ -259,8 +264,6 @@ struct State {
     images: BTreeMap<String, Entry>,
     layers: BTreeMap<String, LayerRecord>,
     names: Names,
-    /// Layers of images that are being added, and how often.
-    held: BTreeMap<String, usize>,
     /// For names of drafts.
     next_draft: u64,
     /// When images were used, also where it has not been written down yet.
@@ -315,10 +318,11 @@ impl ImageStore {
         let lock = DirLock::try_acquire(dir).map_err(|source| io_error("lock", dir)(source))?;
         let lock = lock.ok_or_else(|| OpenStoreError::Locked { path: dir.to_owned() })?;
         FORMAT.open(dir).map_err(OpenStoreError::Format)?;
-        for part in ["layers", "layer-records", "images", "drafts", "trash"] {
+        for part in ["layers", "layer-records", "images", "partial", "drafts", "trash"] {
             base_fs::create_private_dir_all(&dir.join(part)).map_err(OpenStoreError::Directory)?;
         }
-        let store = Self { dir: dir.to_owned(), options, state: Mutex::default(), _lock: lock };
+        let store =
+            Self { dir: dir.to_owned(), options, state: Mutex::default(), held: HeldCounts::default(), _lock: lock };
         let state = store.load()?;
         *store.state() = state;
         Ok(store)
@@ -401,10 +405,15 @@ impl ImageStore {
         Ok(Collected { images: vec![id], bytes_freed })
     }
 
-    /// Deletes layers that no image uses, then images that are not in `in_use` (ids), least recently used first, until
+    /// Deletes blobs that were not downloaded to their end and layers that no image uses, then images that are not in `in_use` (ids), least recently used first, until
     /// `bytes_to_free` are free or nothing is left to delete.
     pub fn collect(&self, in_use: &BTreeSet<String>, bytes_to_free: u64) -> Result<Collected, StoreError> {
         let mut collected = Collected::default();
+        for path in children(&self.dir.join("partial"))? {
+            // One that is under way is only lost for a download that is cut off: who writes it has it open.
+            collected.bytes_freed += fs::symlink_metadata(&path).map_or(0, |found| found.len());
+            remove_file(&path)?;
+        }
         let mut state = self.state();
         collected.bytes_freed += self.delete_unused_layers(&mut state)?;
         let mut candidates: Vec<(u64, String)> = state
@@ -427,18 +436,18 @@ impl ImageStore {
     }
 
     /// The layer with this diff id, if it is there, held until the handle is dropped.
-    pub(crate) fn hold_layer(&self, diff_id: &Digest) -> Option<HeldLayer<'_>> {
-        let mut state = self.state();
+    pub(crate) fn hold_layer(&self, diff_id: &Digest) -> Option<HeldLayer> {
+        let state = self.state();
         let found = state.layers.iter().find(|(_, record)| record.diff_id == *diff_id);
         let (directory, bytes) = found.map(|(directory, record)| (directory.clone(), record.bytes))?;
-        Some(self.hold(&mut state, directory, bytes))
+        Some(self.hold(directory, bytes))
     }
 
     /// The layers of an image, lowest first, held until the handles are dropped.
-    pub(crate) fn hold_image(&self, id: &str) -> Option<Vec<HeldLayer<'_>>> {
-        let mut state = self.state();
+    pub(crate) fn hold_image(&self, id: &str) -> Option<Vec<HeldLayer>> {
+        let state = self.state();
         let layers = state.images.get(id)?.layers.clone();
-        Some(layers.into_iter().map(|directory| self.hold(&mut state, directory, 0)).collect())
+        Some(layers.into_iter().map(|directory| self.hold(directory, 0)).collect())
     }
 
     /// Unpacks a layer, unless it is there already; `blob` is the digest that the bytes of `reader` must have.
@@ -448,7 +457,7 @@ impl ImageStore {
         blob: Option<&Digest>,
         reader: impl Read,
         bytes_max: u64,
-    ) -> Result<HeldLayer<'_>, LayerError> {
+    ) -> Result<HeldLayer, LayerError> {
         if let Some(held) = self.hold_layer(diff_id) {
             return Ok(held);
         }
@@ -511,14 +520,18 @@ impl ImageStore {
         Ok(record.config.into_bytes())
     }
 
-    /// A path for what is downloaded or decompressed; the next start deletes what is left there.
+    /// Where a blob is kept while it is downloaded, so that the download can be resumed after a restart.
+    pub(crate) fn partial_path(&self, blob: &Digest) -> PathBuf {
+        self.dir.join("partial").join(blob.hex())
+    }
+
+    /// A path for what is decompressed; the next start deletes what is left there.
     pub(crate) fn draft_path(&self, name: &str) -> PathBuf {
         self.dir.join("drafts").join(format!("{name}-{}", self.next_draft()))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // What is in memory is changed only after the disk was.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn next_draft(&self) -> u64 {
@@ -535,9 +548,10 @@ impl ImageStore {
         self.dir.join("layer-records").join(format!("{directory}.json"))
     }
 
-    fn hold(&self, state: &mut State, directory: String, bytes: u64) -> HeldLayer<'_> {
-        *state.held.entry(directory.clone()).or_default() += 1;
-        HeldLayer { store: self, directory, bytes }
+    /// Called with the state locked, so that nobody deletes the layer between the look and the hold.
+    fn hold(&self, directory: String, bytes: u64) -> HeldLayer {
+        *lock(&self.held).entry(directory.clone()).or_default() += 1;
+        HeldLayer { counts: self.held.clone(), directory, bytes }
     }
 
     fn image(&self, state: &State, id: &str) -> Option<Image> {
@@ -556,7 +570,7 @@ impl ImageStore {
     }
 
     /// Gives a draft its name. It is on disk with all that is in it.
-    fn name_layer(&self, draft: &Path, diff_id: &Digest, unpacked: Unpacked) -> Result<HeldLayer<'_>, StoreError> {
+    fn name_layer(&self, draft: &Path, diff_id: &Digest, unpacked: Unpacked) -> Result<HeldLayer, StoreError> {
         if let Some(held) = self.hold_layer(diff_id) {
             return Ok(held);
         }
@@ -578,7 +592,7 @@ impl ImageStore {
         fs::rename(draft, &path).map_err(io_error("name", &path))?;
         sync_dir(&self.layers_dir())?;
         state.layers.insert(directory.clone(), record);
-        Ok(self.hold(&mut state, directory, unpacked.bytes))
+        Ok(self.hold(directory, unpacked.bytes))
     }
 
     /// Deletes an image and the layers that only it uses. What is in the trash then takes its time to delete.
@@ -597,8 +611,10 @@ impl ImageStore {
 
     fn delete_unused_layers(&self, state: &mut State) -> Result<u64, StoreError> {
         let used: BTreeSet<&String> = state.images.values().flat_map(|entry| &entry.layers).collect();
-        let is_free = |directory: &&String| !used.contains(directory) && !state.held.contains_key(*directory);
+        let held = lock(&self.held);
+        let is_free = |directory: &&String| !used.contains(directory) && !held.contains_key(*directory);
         let free: Vec<String> = state.layers.keys().filter(is_free).cloned().collect();
+        drop(held);
         let mut bytes_freed = 0;
         for directory in free {
             remove_file(&self.layer_record(&directory))?;
@@ -698,6 +714,11 @@ impl ImageStore {
             }
         }
     }
+}
+
+/// What is in memory is changed only after the disk was: a panic in between leaves nothing half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether this is an id, as the kubelet reports it in `imageID`, and no name.

@@ -428,10 +428,10 @@ fn copy_piece<R: Read>(
     let archive = |source: io::Error| UnpackError::Archive { after: shown(path), source: source.into() };
     let mut done = 0;
     while done < length {
-        let wanted = usize::try_from(length - done).unwrap_or(usize::MAX).min(buffer.len());
+        let piece = usize::try_from(length - done).unwrap_or(usize::MAX).min(buffer.len());
         let mut filled = 0;
-        while filled < wanted {
-            match tar.read_data(&mut buffer[filled..wanted]).map_err(archive)? {
+        while filled < piece {
+            match tar.read_data(&mut buffer[filled..piece]).map_err(archive)? {
                 0 => return Err(archive(io::Error::from(io::ErrorKind::UnexpectedEof))),
                 read => filled += read,
             }

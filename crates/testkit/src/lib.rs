@@ -7,12 +7,13 @@
 //!            │ proxy     between node and hub: slow, frozen, away, lying, by rule   │
 //!            └ hollow    thousands of nodes without containers, on top of wire      ┘
 //! image      images of containers from lists of entries, broken ones too
+//! registry   serves images, and what registries do on bad days
 //! vm         a virtual machine that can be cut off its power, rebooted, starved
 //! forgetful  a disk that loses what was not synced · fixture  former formats · process  what the kernel counts
 //! ```
 //!
 //! - **Where is it?** Roles of the program, their directories, ports and logs: [`program`]. kubectl: [`kubectl`]. A Modbus device: [`modbus`].
-//!   An attacker's connection: [`wire`]. A bad line, a hub that lies: [`proxy`]. A real kube-apiserver: [`apiserver`]. A fleet: [`hollow`]. A power cut, a full disk: [`forgetful`]; of a whole machine: [`vm`]. An image: [`image`]. A data directory of an
+//!   An attacker's connection: [`wire`]. A bad line, a hub that lies: [`proxy`]. A real kube-apiserver: [`apiserver`]. A fleet: [`hollow`]. A power cut, a full disk: [`forgetful`]; of a whole machine: [`vm`]. An image: [`image`], from a registry: [`registry`]. A data directory of an
 //!   older version: [`fixture`]. Memory and CPU of a process: [`process`]. Waiting: [`wait`]. The suites that use it: `tests/tests/it`.
 //! - **May I touch it?** Yes; nothing of it is shipped. What tests rely on must hold: a deadline on everything that is awaited, ports and
 //!   directories of its own for each test, no traffic beyond loopback, and every process ended by its own id.
@@ -32,6 +33,7 @@ pub mod modbus;
 pub mod process;
 pub mod program;
 pub mod proxy;
+pub mod registry;
 pub mod vm;
 pub mod wait;
 pub mod wire;
