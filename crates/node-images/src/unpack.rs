@@ -21,7 +21,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use crate::Digest;
@@ -38,6 +38,8 @@ const DEPTH_MAX: usize = 256;
 /// A chain of compressed zeros costs time, not disk: after the last entry only this much is read for the digest.
 const TRAILER_BYTES_MAX: u64 = 64 << 20;
 
+/// Of directories that the archive has not listed.
+const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o755);
 const WHITEOUT: &[u8] = b".wh.";
 const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
 /// Of aufs, which stored its own bookkeeping in layers.
@@ -219,12 +221,7 @@ impl<'a> Layer<'a> {
         self.count(entry)?;
         let rejected = |reason| UnpackError::Entry { entry: shown(&entry.path), reason };
         let path = relative(&entry.path).map_err(rejected)?;
-        let failed = |source: io::Error| match source.raw_os_error().map(Errno::from_raw_os_error) {
-            Some(Errno::LOOP) => rejected("leads through too many links"),
-            Some(Errno::NOTDIR) => rejected("lies beneath something that is no directory"),
-            Some(Errno::NAMETOOLONG) => rejected("has a part of more than 255 bytes, or more than 256 parts"),
-            _ => UnpackError::Create { entry: shown(&entry.path), source },
-        };
+        let failed = |source| not_created(&entry.path, source);
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             // The root of the image: it is there, and takes its owner, mode and times from the archive.
             return match entry.kind {
@@ -232,6 +229,12 @@ impl<'a> Layer<'a> {
                 _ => Err(rejected("is the root and no directory")),
             };
         };
+        if let Some(hidden) = parent.iter().find(|part| part.as_bytes().starts_with(WHITEOUT)) {
+            return match hidden.as_bytes().starts_with(WHITEOUT_META) {
+                true => Ok(()),
+                false => Err(rejected("lies beneath a whiteout")),
+            };
+        }
         if matches!(entry.kind, Kind::Character | Kind::Block) && self.limits.devices == Devices::Rejected {
             return Err(rejected("is a device node, which this node does not take from images"));
         }
@@ -284,8 +287,7 @@ impl<'a> Layer<'a> {
             above.push(part);
             dir = match open_dir(self.root.as_fd(), &above) {
                 Err(Errno::NOENT | Errno::NOTDIR) => {
-                    make_dir(dir.as_fd(), part.as_os_str())?;
-                    open_dir(self.root.as_fd(), &above)?
+                    make_unlisted_dir(dir.as_fd(), part.as_os_str())?
                 }
                 other => other?,
             };
@@ -321,7 +323,7 @@ impl<'a> Layer<'a> {
         entry: &Entry,
         tar: &mut tar::Reader<R>,
     ) -> Result<(), UnpackError> {
-        let failed = |source: io::Error| UnpackError::Create { entry: shown(&entry.path), source };
+        let failed = |source| not_created(&entry.path, source);
         let rejected = |reason| UnpackError::Entry { entry: shown(&entry.path), reason };
         match entry.kind {
             Kind::Directory => {
@@ -369,7 +371,7 @@ impl<'a> Layer<'a> {
         entry: &Entry,
         tar: &mut tar::Reader<R>,
     ) -> Result<(), UnpackError> {
-        let failed = |source: io::Error| UnpackError::Create { entry: shown(&entry.path), source };
+        let failed = |source| not_created(&entry.path, source);
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let open = || rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR);
         let file = File::from(replacing(dir, name, open).map_err(failed)?);
@@ -440,7 +442,7 @@ fn copy_piece<R: Read>(
         let is_hole = filled == buffer.len() && buffer.iter().all(|byte| *byte == 0);
         if !is_hole {
             file.write_all_at(&buffer[..filled], offset + done)
-                .map_err(|source| UnpackError::Create { entry: shown(path), source })?;
+                .map_err(|source| not_created(path, source))?;
         }
         done += filled as u64;
     }
@@ -458,6 +460,18 @@ fn relative(path: &[u8]) -> Result<PathBuf, &'static str> {
         }
     }
     Ok(relative)
+}
+
+/// Some refusals of the kernel say more about the entry than about the disk.
+fn not_created(path: &[u8], source: io::Error) -> UnpackError {
+    let entry = shown(path);
+    let reason = match source.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::LOOP) => "leads through too many links",
+        Some(Errno::NOTDIR) => "lies beneath something that is no directory",
+        Some(Errno::NAMETOOLONG) => "has a part of more than 255 bytes, or more than 256 parts",
+        _ => return UnpackError::Create { entry, source },
+    };
+    UnpackError::Entry { entry, reason }
 }
 
 fn shown(path: &[u8]) -> String {
@@ -484,6 +498,24 @@ fn open_plain_dir(dir: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(dir, name, flags, Mode::empty())
 }
 
+/// Creates and opens a directory that the archive has not listed, as root's, whatever the umask and a setgid directory above.
+/// Only a whiteout is replaced: beneath a file, or a link that leads nowhere, there can be nothing.
+fn make_unlisted_dir(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
+    let found = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
+    if found.is_ok_and(|found| !is_whiteout(&found)) {
+        return Err(Errno::NOTDIR.into());
+    }
+    make_dir(dir, name)?;
+    let made = open_plain_dir(dir, name)?;
+    rustix::fs::fchown(&made, Some(Uid::ROOT), Some(Gid::ROOT))?;
+    rustix::fs::fchmod(&made, DIRECTORY_MODE)?;
+    Ok(made)
+}
+
+fn is_whiteout(found: &Stat) -> bool {
+    FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice && found.st_rdev == 0
+}
+
 /// A path of 4,095 bytes has at most 2,048 parts, but through links directories can be nested without an end, and whoever
 /// deletes or walks them needs a descriptor and a piece of stack for each level. The kernel knows where a descriptor leads.
 fn check_depth(dir: BorrowedFd<'_>) -> io::Result<()> {
@@ -497,20 +529,18 @@ fn check_depth(dir: BorrowedFd<'_>) -> io::Result<()> {
 /// Creates a directory unless there is one. What else has the name is replaced; in a whiteout's place it is opaque, for what
 /// the layers below have by this name is hidden.
 fn make_dir(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
-    let mode = Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
-    match rustix::fs::mkdirat(dir, name, mode) {
+    match rustix::fs::mkdirat(dir, name, DIRECTORY_MODE) {
         Ok(()) => return Ok(()),
         Err(Errno::EXIST) => {}
         Err(error) => return Err(error.into()),
     }
     let found = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    let kind = FileType::from_raw_mode(found.st_mode);
-    if kind.is_dir() {
+    if FileType::from_raw_mode(found.st_mode).is_dir() {
         return Ok(());
     }
     rustix::fs::unlinkat(dir, name, AtFlags::empty())?;
-    rustix::fs::mkdirat(dir, name, mode)?;
-    if kind == FileType::CharacterDevice && found.st_rdev == 0 {
+    rustix::fs::mkdirat(dir, name, DIRECTORY_MODE)?;
+    if is_whiteout(&found) {
         make_opaque(open_plain_dir(dir, name)?.as_fd())?;
     }
     Ok(())
