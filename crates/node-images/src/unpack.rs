@@ -286,9 +286,7 @@ impl<'a> Layer<'a> {
         for part in path.components() {
             above.push(part);
             dir = match open_dir(self.root.as_fd(), &above) {
-                Err(Errno::NOENT | Errno::NOTDIR) => {
-                    make_unlisted_dir(dir.as_fd(), part.as_os_str())?
-                }
+                Err(Errno::NOENT | Errno::NOTDIR) => make_unlisted_dir(dir.as_fd(), part.as_os_str())?,
                 other => other?,
             };
         }
@@ -441,8 +439,7 @@ fn copy_piece<R: Read>(
         // Short files keep their zeros: a hole saves nothing there.
         let is_hole = filled == buffer.len() && buffer.iter().all(|byte| *byte == 0);
         if !is_hole {
-            file.write_all_at(&buffer[..filled], offset + done)
-                .map_err(|source| not_created(path, source))?;
+            file.write_all_at(&buffer[..filled], offset + done).map_err(|source| not_created(path, source))?;
         }
         done += filled as u64;
     }

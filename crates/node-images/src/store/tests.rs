@@ -240,10 +240,8 @@ fn garbage_is_collected_from_the_least_recently_used_on() {
         return;
     }
     let fixture = Fixture::new();
-    let images: Vec<Image> = ["a", "b", "c", "d"]
-        .map(|text| fixture.import(&format!("test/{text}:1"), &image(text)))
-        .into_iter()
-        .collect();
+    let images: Vec<Image> =
+        ["a", "b", "c", "d"].map(|text| fixture.import(&format!("test/{text}:1"), &image(text))).into_iter().collect();
     let store = &fixture.store;
     store.mark_used(&images[0].id).unwrap();
     store.mark_used("sha256:unknown").unwrap();
@@ -335,7 +333,8 @@ fn what_is_half_done_or_broken_is_deleted_at_the_next_start() {
     }
     fs::write(dir.join("layer-records/ffffffffffff.json"), r#"{"version":1}"#).unwrap();
     fs::write(dir.join("images/broken.json"), "{").unwrap();
-    fs::write(dir.join(format!("images/{}.json", "0".repeat(64))), r#"{"version":1,"config":"{}","layers":[]}"#).unwrap();
+    fs::write(dir.join(format!("images/{}.json", "0".repeat(64))), r#"{"version":1,"config":"{}","layers":[]}"#)
+        .unwrap();
     // One image has lost a layer: it cannot be run any more.
     fs::remove_dir_all(&two.layers[1]).unwrap();
     let fixture = fixture.reopen();
