@@ -101,6 +101,11 @@ pub fn forget_stale(socket: &mut Socket, family: u8, changed: &Changed) -> Resul
     Ok(stale.len())
 }
 
+/// Reads a message as a flow; for fuzzing.
+pub(crate) fn read_any(message: &Message<'_>) {
+    parse(message);
+}
+
 /// A flow of UDP, and what names it to the kernel.
 fn parse<'a>(message: &Message<'a>) -> Option<(Flow, &'a [u8])> {
     let attributes = (message.kind == CT_NEW).then(|| behind(message.payload, HEADER_BYTES))?;

@@ -466,12 +466,14 @@ pub fn remove_node(socket: &mut Socket, node: &[IpAddr], services: &[Subnet]) ->
 pub fn addresses(socket: &mut Socket) -> Result<Vec<(Subnet, i32)>, NetlinkError> {
     let mut request = Messages::default();
     request.begin(RTM_GETADDR, DUMP, &[0; ADDRESS_HEADER_BYTES], "list addresses");
-    socket.dump(&request, |message| {
-        let attributes = behind(message.payload, ADDRESS_HEADER_BYTES);
-        let local = attribute(attributes, IFA_LOCAL).or_else(|| attribute(attributes, IFA_ADDRESS))?;
-        let subnet = Subnet::new(to_address(local)?, *message.payload.get(1)?)?;
-        Some((subnet, number(message.payload, 4)? as i32))
-    })
+    socket.dump(&request, parse_address)
+}
+
+fn parse_address(message: &Message<'_>) -> Option<(Subnet, i32)> {
+    let attributes = behind(message.payload, ADDRESS_HEADER_BYTES);
+    let local = attribute(attributes, IFA_LOCAL).or_else(|| attribute(attributes, IFA_ADDRESS))?;
+    let subnet = Subnet::new(to_address(local)?, *message.payload.get(1)?)?;
+    Some((subnet, number(message.payload, 4)? as i32))
 }
 
 /// A route of the main table.
@@ -489,20 +491,29 @@ pub struct FoundRoute {
 pub fn routes(socket: &mut Socket) -> Result<Vec<FoundRoute>, NetlinkError> {
     let mut request = Messages::default();
     request.begin(RTM_GETROUTE, DUMP, &[0; ROUTE_HEADER_BYTES], "list routes");
-    socket.dump(&request, |message| {
-        let [_, prefix, _, _, table, protocol, _, kind, ..] = *message.payload else { return None };
-        let attributes = behind(message.payload, ROUTE_HEADER_BYTES);
-        let table = attribute(attributes, RTA_TABLE).and_then(|value| number(value, 0)).unwrap_or(table.into());
-        if table != u32::from(TABLE_MAIN) || kind != UNICAST {
-            return None;
-        }
-        let to = match attribute(attributes, RTA_DST) {
-            Some(to) => Some(Subnet::new(to_address(to)?, prefix)?),
-            None => None,
-        };
-        let link = attribute(attributes, RTA_OIF).and_then(|value| number(value, 0))? as i32;
-        Some(FoundRoute { to, link, is_own: protocol == ROUTE_PROTOCOL })
-    })
+    socket.dump(&request, parse_route)
+}
+
+fn parse_route(message: &Message<'_>) -> Option<FoundRoute> {
+    let [_, prefix, _, _, table, protocol, _, kind, ..] = *message.payload else { return None };
+    let attributes = behind(message.payload, ROUTE_HEADER_BYTES);
+    let table = attribute(attributes, RTA_TABLE).and_then(|value| number(value, 0)).unwrap_or(table.into());
+    if table != u32::from(TABLE_MAIN) || kind != UNICAST {
+        return None;
+    }
+    let to = match attribute(attributes, RTA_DST) {
+        Some(to) => Some(Subnet::new(to_address(to)?, prefix)?),
+        None => None,
+    };
+    let link = attribute(attributes, RTA_OIF).and_then(|value| number(value, 0))? as i32;
+    Some(FoundRoute { to, link, is_own: protocol == ROUTE_PROTOCOL })
+}
+
+/// Reads a message as each kind that is ever asked for; for fuzzing.
+pub(crate) fn read_any(message: &Message<'_>) {
+    parse_link(message);
+    parse_address(message);
+    parse_route(message);
 }
 
 /// Addresses that links other than ours use, directly or by a route.

@@ -16,6 +16,7 @@ const TARGETS: &[(&str, u64)] = &[
     ("device", 150_000),
     ("hub", 3_000),
     ("journal", 3_000),
+    ("netlink", 400_000),
     ("patch", 400_000),
     ("protobuf", 100_000),
     ("rule", 20_000),

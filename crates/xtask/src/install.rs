@@ -125,6 +125,8 @@ pub fn install() -> Result<Tools> {
     fs::create_dir_all(&dir).with_context(|| format!("failed to make {}", dir.display()))?;
     // libFuzzer is C++; curl and jq are what the documentation shows.
     debian(&[("c++", "g++"), ("curl", "curl"), ("jq", "jq")])?;
+    // The judges of the node's network.
+    debian(&[("nft", "nftables"), ("conntrack", "conntrack"), ("ip", "iproute2"), ("python3", "python3")])?;
     for layer in [KUBECTL_133, KUBECTL_135, HELM_3, HELM_4] {
         if layer.path(&dir).is_file() {
             continue;

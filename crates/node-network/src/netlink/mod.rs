@@ -186,6 +186,20 @@ impl Socket {
 pub(crate) const BATCH_BEGIN: &str = "change nftables";
 pub(crate) const BATCH_END: &str = "end a batch for nftables";
 
+/// Reads bytes as an answer of any kind; returns how many pieces were found. For fuzzing.
+#[doc(hidden)]
+pub fn read_any(bytes: &[u8]) -> usize {
+    let mut pieces = 0;
+    for message in messages(bytes) {
+        let Ok(message) = message else { break };
+        pieces += 1 + attributes(behind(message.payload, 4)).count() + crate::nft::read::read_any(&message);
+        decode::verdict(&message);
+        crate::links::read_any(&message);
+        crate::conntrack::read_any(&message);
+    }
+    pieces
+}
+
 fn set_option<T>(fd: &OwnedFd, level: i32, option: i32, value: &T) -> io::Result<()> {
     // SAFETY: pointer and length are those of one value that outlives the call.
     let result = unsafe {

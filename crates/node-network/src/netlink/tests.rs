@@ -98,26 +98,10 @@ fn an_error_carries_the_kernels_own_text() {
     assert_eq!(error.to_string(), "failed to set a route: File exists (os error 17): Nexthop has gateway");
 }
 
-/// Everything that reads an answer, on any bytes; returns how many pieces were found.
-fn read_all(bytes: &[u8]) -> usize {
-    let mut pieces = 0;
-    for message in messages(bytes) {
-        let Ok(message) = message else { break };
-        pieces += 1;
-        decode::verdict(&message);
-        for (_, value) in attributes(behind(message.payload, 4)) {
-            pieces += 1 + attributes(value).count();
-            string(value);
-            number_be(value);
-        }
-    }
-    pieces
-}
-
 proptest! {
     #[test]
     fn reading_answers_never_panics_and_is_bounded(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
-        prop_assert!(read_all(&bytes) <= bytes.len());
+        prop_assert!(read_any(&bytes) <= bytes.len());
     }
 
     #[test]
@@ -132,6 +116,6 @@ proptest! {
                 *place = byte;
             }
         }
-        prop_assert!(read_all(&bytes) <= bytes.len());
+        prop_assert!(read_any(&bytes) <= bytes.len());
     }
 }

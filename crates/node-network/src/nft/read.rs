@@ -92,6 +92,14 @@ pub fn elements(
     Ok(lists.into_iter().flatten().collect())
 }
 
+/// Reads a message as each kind that is ever asked for; for fuzzing. Returns how many elements there were.
+pub(crate) fn read_any(message: &Message<'_>) -> usize {
+    let attributes = behind(message.payload, HEADER_BYTES);
+    attribute(attributes, RULE_USERDATA).and_then(comment);
+    attribute(attributes, CHAIN_NAME).map(string);
+    parse_elements(attributes).len()
+}
+
 /// The elements in a message.
 pub(crate) fn parse_elements(message: &[u8]) -> Vec<(Vec<u8>, Value)> {
     let list = attribute(message, ELEMENTS_LIST).unwrap_or_default();
