@@ -14,6 +14,8 @@ pub const TABLE: &str = "selvedge";
 pub const POD_LINK: &str = "eth0";
 /// What names of pods' links on the host begin with.
 pub const HOST_LINK_PREFIX: &str = "svp";
+/// What names of chains of services begin with.
+pub const SERVICE_CHAIN_PREFIX: &str = "svc-";
 const ALIAS_PREFIX: &str = "selvedge pod ";
 /// The kernel's limit of an alias is 255.
 const UID_BYTES_MAX: usize = 128;
@@ -62,7 +64,7 @@ pub fn service_chain(namespace: &str, name: &str, protocol: &str, port: u16) -> 
         'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '/' => letter,
         _ => '_',
     });
-    format!("svc-{hash:08x}-{}", letters.take(CHAIN_BYTES_MAX).collect::<String>())
+    format!("{SERVICE_CHAIN_PREFIX}{hash:08x}-{}", letters.take(CHAIN_BYTES_MAX).collect::<String>())
 }
 
 #[cfg(test)]

@@ -205,6 +205,8 @@ impl Network {
                 notices.extend(forward(setting));
             }
         }
+        let dropping = crate::nft::read::dropping_forward_chains(&mut netfilter).map_err(NetworkError::Table)?;
+        notices.extend(dropping.into_iter().map(|chain| Notice::ForwardDropped { chain }));
         let addresses = Addresses::new(&subnets, &config.last_addresses);
         let host_ports = BTreeMap::new();
         let services = Services::default();

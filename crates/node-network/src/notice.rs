@@ -41,14 +41,12 @@ pub enum Notice {
         /// What does not work for it.
         effect: &'static str,
     },
-    /// The kernel lacks something.
-    #[error("{what} is not available ({reason}); {effect}")]
-    Missing {
-        /// The part.
-        what: &'static str,
-        /// What the kernel said.
-        reason: String,
-        /// What does not work for it.
-        effect: &'static str,
+    /// A firewall of the machine drops what pods send out.
+    #[error(
+        "chain {chain} of nftables drops forwarded packets that it does not know: allow iifname \"svp*\" and oifname \"svp*\" there, or pods reach nothing outside their node"
+    )]
+    ForwardDropped {
+        /// Family, table, name.
+        chain: String,
     },
 }

@@ -30,7 +30,7 @@ use crate::{
     Subnet,
     addresses::Subnet as Range,
     links::octets,
-    names::{HOST_LINK_PREFIX, TABLE, mixed, stable_hash, stable_hash_from},
+    names::{HOST_LINK_PREFIX, SERVICE_CHAIN_PREFIX, TABLE, mixed, stable_hash, stable_hash_from},
     netlink::{NetlinkError, Socket},
     nft::{Batch, Family, Field, Hook, Maps, Value, expr::End, read},
 };
@@ -247,10 +247,7 @@ impl Table {
     /// Takes over what the kernel has if its fixed part is as it should be; writes an empty table otherwise.
     pub fn open(socket: &mut Socket, family: Family, base: Base) -> Result<Self, NetlinkError> {
         let mut table = Self { family, base, contents: Contents::default() };
-        match table.read(socket)? {
-            Some(contents) => table.contents = contents,
-            None => table.replace(socket)?,
-        }
+        table.reload(socket)?;
         Ok(table)
     }
 
@@ -264,24 +261,31 @@ impl Table {
         self.family
     }
 
-    /// Reads what the kernel has; `None` when that is not this table.
-    fn read(&self, socket: &mut Socket) -> Result<Option<Contents>, NetlinkError> {
+    /// Reads what the kernel has; `None` when that is not a table whose sets are these.
+    fn read(&self, socket: &mut Socket) -> Result<Option<Found>, NetlinkError> {
         if !read::has_table(socket, self.family, TABLE)? {
             return Ok(None);
         }
-        let mut contents = Contents::default();
+        let mut found = Found::default();
         let chains = read::chains(socket, self.family, TABLE)?;
-        let hashes = base_hashes(self.family, &self.base);
-        let is_base = |(name, (rules, comment)): (&&str, &(usize, String))| {
-            chains.get(*name).is_some_and(|found| found.rules == *rules && found.comment == *comment)
+        let expected = BaseComment::new(self.family, &self.base);
+        let is_base = |(name, rules): (&&str, &usize)| {
+            let chain = chains.get(*name);
+            chain.is_some_and(|chain| chain.rules == *rules && chain.comment == expected.text())
         };
-        if !hashes.iter().all(is_base) {
+        found.has_rules = expected.counts.iter().all(is_base);
+        let sets = chains.values().find_map(|chain| BaseComment::sets_in(&chain.comment));
+        if sets != Some(expected.sets) {
             return Ok(None);
         }
-        for (name, found) in chains.iter().filter(|(name, _)| !hashes.contains_key(name.as_str())) {
-            // A chain that is empty or has somebody's own rules is written anew.
-            let hash = u64::from_str_radix(&found.comment, 16).ok().filter(|_| found.rules == 1);
-            contents.chains.insert(name.clone(), hash.unwrap_or_default());
+        for (name, chain) in chains {
+            if name.starts_with(SERVICE_CHAIN_PREFIX) {
+                // A chain that is empty or has somebody's own rules is written anew.
+                let hash = u64::from_str_radix(&chain.comment, 16).ok().filter(|_| chain.rules == 1);
+                found.contents.chains.insert(name, hash.unwrap_or_default());
+            } else {
+                found.base_chains.push(name);
+            }
         }
         for set in SETS {
             // A set that is missing fails here, and so the table is written anew.
@@ -289,9 +293,25 @@ impl Table {
                 Err(error) if error.is(libc::ENOENT) => return Ok(None),
                 elements => elements?,
             };
-            contents.elements.extend(elements.into_iter().map(|(key, value)| ((set, key), value)));
+            found.contents.elements.extend(elements.into_iter().map(|(key, value)| ((set, key), value)));
         }
-        Ok(Some(contents))
+        Ok(Some(found))
+    }
+
+    /// Takes over what was read; rules of the fixed part that are others than they should be are replaced, with whatever is in
+    /// sets and chains of services left as it is.
+    fn take_over(&mut self, socket: &mut Socket, found: Found) -> Result<(), NetlinkError> {
+        if !found.has_rules {
+            let mut batch = Batch::new(self.family, TABLE);
+            // None can be deleted while another leads to it.
+            found.base_chains.iter().for_each(|name| batch.flush_chain(name));
+            found.base_chains.iter().for_each(|name| batch.delete_chain(name));
+            let comment = BaseComment::new(self.family, &self.base);
+            write_rules(&mut batch, &self.base, &comment.text());
+            socket.send(batch.finish())?;
+        }
+        self.contents = found.contents;
+        Ok(())
     }
 
     /// Replaces whatever is there by the fixed part alone, in one step.
@@ -300,7 +320,8 @@ impl Table {
         // Deleting what does not exist would fail, so it is created first.
         batch.add_table();
         batch.delete_table();
-        write_base(&mut batch, &self.base, &base_hashes(self.family, &self.base));
+        write_sets(&mut batch);
+        write_rules(&mut batch, &self.base, &BaseComment::new(self.family, &self.base).text());
         socket.send(batch.finish())?;
         self.contents = Contents::default();
         Ok(())
@@ -335,10 +356,9 @@ impl Table {
     /// Forgets what was written and looks at what is there; for when somebody else changed the table.
     pub fn reload(&mut self, socket: &mut Socket) -> Result<(), NetlinkError> {
         match self.read(socket)? {
-            Some(contents) => self.contents = contents,
-            None => self.replace(socket)?,
+            Some(found) => self.take_over(socket, found),
+            None => self.replace(socket),
         }
-        Ok(())
     }
 
     fn encode(&self, change: &Change) -> Batch {
@@ -373,25 +393,58 @@ pub fn difference(contents: &Contents, sets: &[Set], desired: BTreeMap<(Set, Vec
     Change { put: desired.into_iter().filter(is_new).collect(), delete, ..Change::default() }
 }
 
-/// For each chain of the fixed part how many rules it has and the comment of the first.
-type BaseHashes = BTreeMap<&'static str, (usize, String)>;
-
-/// The hash of the fixed part, which is what would be sent for it.
-fn base_hashes(family: Family, base: &Base) -> BaseHashes {
-    let mut batch = Batch::new(family, TABLE);
-    let counts = write_base(&mut batch, base, &BaseHashes::new());
-    let comment = format!("{BASE_COMMENT}{:016x}", mixed(stable_hash(batch.finish().bytes())));
-    counts.into_iter().map(|(chain, rules)| (chain, (rules, comment.clone()))).collect()
+/// What a table is found to be.
+#[derive(Debug, Default)]
+struct Found {
+    contents: Contents,
+    /// Chains that are none of a service.
+    base_chains: Vec<String>,
+    /// Whether the rules of the fixed part are as they should be.
+    has_rules: bool,
 }
 
-/// Writes the fixed part, its rules with these comments; returns how many rules each chain has.
-fn write_base(batch: &mut Batch, base: &Base, comments: &BaseHashes) -> BTreeMap<&'static str, usize> {
+/// What the first rule of each chain of the fixed part carries: a hash of what would be sent for the sets, and one of what would
+/// be sent for the rules.
+struct BaseComment {
+    sets: u64,
+    rules: u64,
+    /// How many rules each chain has.
+    counts: BTreeMap<&'static str, usize>,
+}
+
+impl BaseComment {
+    fn new(family: Family, base: &Base) -> Self {
+        let mut sets = Batch::new(family, TABLE);
+        write_sets(&mut sets);
+        let mut rules = Batch::new(family, TABLE);
+        let counts = write_rules(&mut rules, base, "");
+        let hash = |batch: Batch| mixed(stable_hash(batch.finish().bytes()));
+        Self { sets: hash(sets), rules: hash(rules), counts }
+    }
+
+    fn text(&self) -> String {
+        format!("{BASE_COMMENT}{:016x} {:016x}", self.sets, self.rules)
+    }
+
+    /// The hash of the sets in a comment.
+    fn sets_in(comment: &str) -> Option<u64> {
+        let (sets, _) = comment.strip_prefix(BASE_COMMENT)?.split_once(' ')?;
+        u64::from_str_radix(sets, 16).ok()
+    }
+}
+
+/// Writes the table and its sets, empty.
+fn write_sets(batch: &mut Batch) {
     batch.add_table();
     for set in SETS {
         let (key, maps) = set.shape();
         batch.add_set(set.name(), key, maps);
     }
-    let mut rules = Rules { batch, comments, counts: BTreeMap::new() };
+}
+
+/// Writes the chains of the fixed part, the first rule of each with a comment; returns how many rules each has.
+fn write_rules(batch: &mut Batch, base: &Base, comment: &str) -> BTreeMap<&'static str, usize> {
+    let mut rules = Rules { batch, comment, counts: BTreeMap::new() };
     rules.write_local(&base.reserved);
     rules.write_refusal();
     for (name, number) in [("prerouting", 0), ("output", OUTPUT)] {
@@ -418,7 +471,7 @@ fn write_base(batch: &mut Batch, base: &Base, comments: &BaseHashes) -> BTreeMap
 
 struct Rules<'a> {
     batch: &'a mut Batch,
-    comments: &'a BaseHashes,
+    comment: &'a str,
     counts: BTreeMap<&'static str, usize>,
 }
 
@@ -435,8 +488,8 @@ impl Rules<'_> {
 
     fn rule(&mut self, chain: &'static str, write: impl FnOnce(&mut crate::nft::expr::Rule<'_>)) {
         let count = self.counts.entry(chain).or_default();
-        let comment = self.comments.get(chain).filter(|_| *count == 0);
-        self.batch.add_rule(chain, comment.map_or("", |(_, comment)| comment.as_str()), write);
+        let comment = if *count == 0 { self.comment } else { "" };
+        self.batch.add_rule(chain, comment, write);
         *count += 1;
     }
 

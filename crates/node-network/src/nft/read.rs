@@ -3,13 +3,19 @@
 use std::collections::BTreeMap;
 
 use super::{
-    CHAIN_NAME, CHAIN_TABLE, DATA_VALUE, DATA_VERDICT, ELEMENT_DATA, ELEMENT_KEY, ELEMENTS_LIST, ELEMENTS_SET,
-    ELEMENTS_TABLE, Family, GETCHAIN, GETRULE, GETSETELEM, GETTABLE, GOTO, LIST_ITEM, NEWCHAIN, NEWRULE, NEWSETELEM,
-    RULE_CHAIN, RULE_TABLE, RULE_USERDATA, TABLE_NAME, UDATA_COMMENT, VERDICT_CHAIN, VERDICT_CODE, Value,
+    CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TABLE, DATA_VALUE, DATA_VERDICT, ELEMENT_DATA, ELEMENT_KEY,
+    ELEMENTS_LIST, ELEMENTS_SET, ELEMENTS_TABLE, Family, GETCHAIN, GETRULE, GETSETELEM, GETTABLE, GOTO, LIST_ITEM,
+    NEWCHAIN, NEWRULE, NEWSETELEM, RULE_CHAIN, RULE_TABLE, RULE_USERDATA, TABLE_NAME, UDATA_COMMENT, VERDICT_CHAIN,
+    VERDICT_CODE, Value,
 };
 use crate::netlink::{DUMP, Message, Messages, NetlinkError, Socket, attribute, attributes, behind, number_be, string};
 
 const HEADER_BYTES: usize = 4;
+const HOOK_NUMBER: u16 = 1;
+const FORWARD: u32 = 2;
+const POLICY_DROP: u32 = 0;
+/// The family of tables for both IPv4 and IPv6.
+const INET: i32 = 1;
 
 /// The rules of a chain, as far as their comments say what they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,6 +62,26 @@ pub fn chains(socket: &mut Socket, family: Family, table: &str) -> Result<BTreeM
         }
     }
     Ok(found)
+}
+
+/// A chain of anybody through which packets of pods must pass, and which drops what it does not know: `family table chain`.
+pub fn dropping_forward_chains(socket: &mut Socket) -> Result<Vec<String>, NetlinkError> {
+    let mut request = Messages::default();
+    request.begin(GETCHAIN, DUMP, &[0; HEADER_BYTES], "list chains of nftables");
+    socket.dump(&request, |message| {
+        let family = match i32::from(*message.payload.first()?) {
+            libc::AF_INET => "ip",
+            libc::AF_INET6 => "ip6",
+            INET => "inet",
+            _ => return None,
+        };
+        let attributes = behind(message.payload, HEADER_BYTES);
+        let hook = attribute(attribute(attributes, CHAIN_HOOK)?, HOOK_NUMBER).and_then(number_be)?;
+        let policy = attribute(attributes, CHAIN_POLICY).and_then(number_be)?;
+        let name = |kind| attribute(attributes, kind).map(string).unwrap_or_default();
+        (hook == FORWARD && policy == POLICY_DROP)
+            .then(|| format!("{family} {} {}", name(CHAIN_TABLE), name(CHAIN_NAME)))
+    })
 }
 
 fn of_table<'a>(message: &Message<'a>, kind: u16, key: u16, table: &str) -> Option<&'a [u8]> {

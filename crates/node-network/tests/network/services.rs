@@ -5,7 +5,7 @@ use std::{
     process::Command,
 };
 
-use node_network::{Network, PodLink, Protocol, ServiceEntry, ServicePort};
+use node_network::{Network, NetworkConfig, Notice, PodLink, Protocol, ServiceEntry, ServicePort};
 
 use crate::{
     fixture::{answer_tcp, ask, ask_from, ask_udp, inside, ip, isolated, name_in, run, say, serve_tcp, serve_udp},
@@ -351,5 +351,37 @@ fn a_restart_removes_what_is_no_pod_any_more_and_repairs_what_is_incomplete() {
         // The remembered address of a pod that has no link now is not given to another.
         let node = Node::of(dir, network);
         assert_ne!(node.pod("new").address(), remembered[0]);
+    });
+}
+
+#[test]
+fn other_rules_of_the_fixed_part_leave_services_and_pods_as_they_are() {
+    isolated(|dir| {
+        let outside = uplink(dir);
+        let node = Node::new(dir);
+        let (one, _) = servers(&node);
+        let client = node.pod("client");
+        node.network.set_services(vec![service("web", "10.96.0.10", &endpoints(&[&one]))]).unwrap();
+        serve_tcp(&outside, 80, "outside");
+        drop(node);
+        let kept = || run("nft list map ip selvedge services") + &run("nft list set ip selvedge pods");
+        let before = kept();
+        let changed = NetworkConfig { no_masquerade: vec!["198.18.0.0/24".parse().unwrap()], ..config() };
+        let (_network, notices) = Network::open(changed).unwrap();
+        assert_eq!(notices, []);
+        assert_eq!(kept(), before);
+        assert_eq!(client.ask((ip("10.96.0.10"), 80)).unwrap(), "one 10.39.0.4");
+        crate::fixture::run_in(&outside, "ip route add 10.39.0.0/16 via 198.18.0.1");
+        assert_eq!(client.ask((ip("198.18.0.2"), 80)).unwrap(), "outside 10.39.0.4", "not masqueraded");
+    });
+}
+
+#[test]
+fn a_firewall_that_drops_what_pods_send_is_named() {
+    isolated(|_| {
+        run("nft add table inet filter");
+        run("nft add chain inet filter forward { type filter hook forward priority 0 ; policy drop ; }");
+        let (_network, notices) = Network::open(config()).unwrap();
+        assert_eq!(notices, [Notice::ForwardDropped { chain: "inet filter forward".to_owned() }]);
     });
 }
