@@ -22,8 +22,8 @@
 //!   another hash replaces it. Names of links ([`names`]) must not change: pods of the release before have them.
 //! - **How do I try it?** `cargo test -p node-network` as root; every test leaves the machine's network first. Stock `nft`,
 //!   `ip` and `conntrack` are the judges. Figures: `cargo run --release -p node-network --example figures`.
-//! - **What breaks?** Another program that flushes all of nftables takes pods' way out and services until the next call
-//!   notices ([`Network::reconcile`] always does); a firewall whose `forward` chain drops by default keeps pods from going
+//! - **What breaks?** Another program that flushes all of nftables takes pods' way out and services until
+//!   [`Network::repair`] or any other call notices; a firewall whose `forward` chain drops by default keeps pods from going
 //!   out, since a packet must pass all chains of a hook.
 //!
 //! ```no_run
@@ -54,6 +54,7 @@ mod network;
 pub mod nft;
 mod notice;
 pub mod services;
+mod settings;
 pub mod table;
 
 pub use addresses::{Exhausted, ParseSubnetError, Subnet, choose_subnet};

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
+    fs::File,
     io,
     net::IpAddr,
     path::Path,
@@ -20,6 +20,7 @@ use crate::{
     netlink::{NetlinkError, Protocol, Socket},
     nft::{Family, Value},
     services::{self, Services},
+    settings::{FORWARD_IPV4, FORWARD_IPV6, forward, read_setting, write_setting},
     table::{Base, Change, Contents, Set, Table, difference, endpoint_value, hairpin_key, port_key},
 };
 
@@ -29,8 +30,6 @@ const MTU_DEFAULT: u32 = 1500;
 const MTU_MIN: u32 = 1280;
 /// Freed addresses remembered before those whose links no longer exist are forgotten.
 const LINGERING_MAX: usize = 256;
-const FORWARD_IPV4: &str = "net.ipv4.ip_forward";
-const FORWARD_IPV6: &str = "net.ipv6.conf.all.forwarding";
 /// What belongs to pods in the table.
 const POD_SETS: [Set; 4] = [Set::Pods, Set::Hairpin, Set::HostPorts, Set::HostPortsAt];
 
@@ -172,6 +171,10 @@ struct Inner {
     tables: Vec<Table>,
     host_ports: BTreeMap<String, Vec<HostPort>>,
     services: Services,
+    /// The kernel's count of changes of tables when ours were last known to be as they should.
+    generation: Option<u32>,
+    /// Whether the pods of an earlier run are known.
+    is_reconciled: bool,
 }
 
 impl Network {
@@ -180,37 +183,45 @@ impl Network {
         let mut notices = Vec::new();
         let mut route = Socket::open(Protocol::Route).map_err(NetworkError::Node)?;
         let mut netfilter = Socket::open(Protocol::Netfilter).map_err(NetworkError::Table)?;
-        let (subnets, moved) = choose(&config, &mut route)?;
+        let (mut subnets, moved) = choose(&config, &mut route)?;
         notices.extend(moved);
-        let node: Vec<IpAddr> = subnets.iter().map(Subnet::node_address).collect();
-        links::ensure_node(&mut route, &node, &config.service_subnets).map_err(NetworkError::Node)?;
         let mut tables = Vec::new();
         for (family, setting) in [(Family::Ip, FORWARD_IPV4), (Family::Ip6, FORWARD_IPV6)] {
-            if !subnets.iter().any(|subnet| family.has(&subnet.address)) {
-                continue;
-            }
+            let Some(subnet) = subnets.iter().find(|subnet| family.has(&subnet.address)) else { continue };
             let forwarded = read_setting(setting).is_some_and(|value| value != "0");
-            let mut base = Base {
-                no_masquerade: config.no_masquerade.clone(),
-                reserved: config.reserved.clone(),
-                is_guarded: !forwarded,
-            };
-            if forwarded && guarded(&mut netfilter, family).map_err(NetworkError::Table)? {
-                // It was this program that made the machine forward, in an earlier run.
-                base.is_guarded = true;
+            match open_family(&config, family, subnet.node_address(), forwarded, &mut route, &mut netfilter) {
+                Ok(table) => tables.push(table),
+                Err(error) if family == Family::Ip => return Err(error),
+                Err(error) => {
+                    notices.push(Notice::NoIpv6 { reason: chain(&error) });
+                    subnets.retain(Subnet::is_ipv4);
+                    continue;
+                }
             }
             // The guard is there before the machine forwards.
-            tables.push(Table::open(&mut netfilter, family, base).map_err(NetworkError::Table)?);
             if !forwarded {
                 notices.extend(forward(setting));
             }
         }
+        let node: Vec<IpAddr> = subnets.iter().map(Subnet::node_address).collect();
         let dropping = crate::nft::read::dropping_forward_chains(&mut netfilter).map_err(NetworkError::Table)?;
         notices.extend(dropping.into_iter().map(|chain| Notice::ForwardDropped { chain }));
         let addresses = Addresses::new(&subnets, &config.last_addresses);
         let host_ports = BTreeMap::new();
         let services = Services::default();
-        let mut inner = Inner { config, route, netfilter, addresses, node, tables, host_ports, services };
+        let generation = None;
+        let mut inner = Inner {
+            config,
+            route,
+            netfilter,
+            addresses,
+            node,
+            tables,
+            host_ports,
+            services,
+            generation,
+            is_reconciled: false,
+        };
         inner.put_node_addresses()?;
         Ok((Self { inner: Mutex::new(inner) }, notices))
     }
@@ -259,6 +270,12 @@ impl Network {
         self.locked(|inner| inner.reconcile(pods))
     }
 
+    /// Looks whether somebody else has changed nftables, and puts ours right if so: a firewall that is loaded again deletes
+    /// every table. Costs one message when nobody has; to be called every few seconds. Returns whether something was wrong.
+    pub fn repair(&self) -> Result<bool, NetworkError> {
+        self.locked(Inner::repair)
+    }
+
     /// Looks whether an uplink has come that uses the pods' addresses; new pods get others then.
     pub fn check_uplinks(&self) -> Result<Vec<Notice>, NetworkError> {
         self.locked(Inner::check_uplinks)
@@ -290,6 +307,30 @@ impl Network {
     }
 }
 
+/// Prepares one family.
+fn open_family(
+    config: &NetworkConfig,
+    family: Family,
+    node: IpAddr,
+    forwarded: bool,
+    route: &mut Socket,
+    netfilter: &mut Socket,
+) -> Result<Table, NetworkError> {
+    let services: Vec<Subnet> =
+        config.service_subnets.iter().filter(|subnet| family.has(&subnet.address)).copied().collect();
+    links::ensure_node(route, &[node], &services).map_err(NetworkError::Node)?;
+    // It may have been this program that made the machine forward, in an earlier run.
+    let is_guarded = !forwarded || guarded(netfilter, family).map_err(NetworkError::Table)?;
+    let base = Base { no_masquerade: config.no_masquerade.clone(), reserved: config.reserved.clone(), is_guarded };
+    Table::open(netfilter, family, base).map_err(NetworkError::Table)
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 fn is_own(link: &links::Link) -> bool {
     link.name.starts_with(names::HOST_LINK_PREFIX) && names::uid_of(&link.alias).is_some()
 }
@@ -315,44 +356,6 @@ fn choose(config: &NetworkConfig, route: &mut Socket) -> Result<(Vec<Subnet>, Ve
     let desired = [Some(config.subnet), config.subnet6].into_iter().flatten();
     let (subnets, notices): (_, Vec<_>) = desired.map(|subnet| choose_subnet(subnet, &in_use)).unzip();
     Ok((subnets, notices.into_iter().flatten().collect()))
-}
-
-fn setting_path(name: &str) -> String {
-    format!("/proc/sys/{}", name.replace('.', "/"))
-}
-
-fn read_setting(name: &str) -> Option<String> {
-    fs::read_to_string(setting_path(name)).ok().map(|value| value.trim().to_owned())
-}
-
-fn write_setting(name: &str, value: &str) -> io::Result<()> {
-    fs::write(setting_path(name), value)
-}
-
-/// Makes this machine forward packets.
-fn forward(setting: &str) -> Option<Notice> {
-    if setting == FORWARD_IPV6 {
-        keep_router_advertisements();
-    }
-    let error = write_setting(setting, "1").err()?;
-    Some(Notice::Setting {
-        name: setting.to_owned(),
-        value: "1".to_owned(),
-        reason: error.to_string(),
-        effect: "pods reach neither each other nor anything outside the node",
-    })
-}
-
-/// A machine that forwards IPv6 ignores what routers advertise, unless a link says otherwise: it would lose its own address.
-fn keep_router_advertisements() {
-    let Ok(links) = fs::read_dir("/proc/sys/net/ipv6/conf") else { return };
-    for link in links.flatten() {
-        let path = link.path().join("accept_ra");
-        if fs::read_to_string(&path).is_ok_and(|value| value.trim() == "1") {
-            fs::write(&path, "2")
-                .unwrap_or_else(|error| warn!(path = %path.display(), %error, "An uplink may lose its IPv6 address."));
-        }
-    }
 }
 
 impl Inner {
@@ -476,19 +479,61 @@ impl Inner {
         Ok(())
     }
 
-    /// Changes a table. When somebody else has changed it, what is there is read and the change is made from that.
+    /// Changes a table. When somebody else has changed it, it is put right first.
     fn apply(&mut self, index: usize, change: impl Fn(&Contents) -> Change) -> Result<(), NetworkError> {
-        let table = &mut self.tables[index];
-        match table.apply(&mut self.netfilter, change(table.contents())) {
-            Err(error) if [libc::ENOENT, libc::EEXIST, libc::EBUSY].iter().any(|code| error.is(*code)) => {
-                warn!(%error, "The node's table was changed by somebody else; reading it again.");
-                self.services.forget();
-                table.reload(&mut self.netfilter).map_err(NetworkError::Table)?;
-                let change = change(table.contents());
-                table.apply(&mut self.netfilter, change).map_err(NetworkError::Table)
+        let first = change(self.tables[index].contents());
+        match self.send(index, first) {
+            Err(error) if is_conflict(&error) => {
+                warn!(%error, "The node's table was changed by somebody else; putting it right.");
+                self.restore(index)?;
+                let change = change(self.tables[index].contents());
+                self.send(index, change).map_err(NetworkError::Table)
             }
             result => result.map_err(NetworkError::Table),
         }
+    }
+
+    /// Makes a change, and notes that the kernel's count of changes has grown by it.
+    fn send(&mut self, index: usize, change: Change) -> Result<(), NetlinkError> {
+        if change.is_empty() {
+            return Ok(());
+        }
+        self.tables[index].apply(&mut self.netfilter, change)?;
+        self.generation = self.generation.map(|generation| generation.wrapping_add(1));
+        Ok(())
+    }
+
+    /// Reads what the kernel has of a table and makes it what it should be; returns whether it was not. Services that were not
+    /// set since the start stay as they are.
+    fn restore(&mut self, index: usize) -> Result<bool, NetworkError> {
+        self.generation = None;
+        let table = &mut self.tables[index];
+        let family = table.family();
+        let was_whole = table.reload(&mut self.netfilter).map_err(NetworkError::Table)?;
+        let mut change = self.services.restoring(self.tables[index].contents(), family);
+        let pods = difference(self.tables[index].contents(), &POD_SETS, self.pods_desired(family));
+        change.put.extend(pods.put);
+        // Pods of an earlier run are known only after they were compared once.
+        if self.is_reconciled {
+            change.delete.extend(pods.delete);
+        }
+        let is_right = was_whole && change.is_empty();
+        self.send(index, change).map_err(NetworkError::Table)?;
+        Ok(!is_right)
+    }
+
+    fn repair(&mut self) -> Result<bool, NetworkError> {
+        let generation = crate::nft::read::generation(&mut self.netfilter).map_err(NetworkError::Table)?;
+        if self.generation == Some(generation) {
+            return Ok(false);
+        }
+        let mut was_wrong = false;
+        for index in 0..self.tables.len() {
+            was_wrong |= self.restore(index)?;
+        }
+        // Read before the comparison: what somebody changes meanwhile is noticed next time.
+        self.generation = if was_wrong { None } else { Some(generation) };
+        Ok(was_wrong)
     }
 
     fn put_node_addresses(&mut self) -> Result<(), NetworkError> {
@@ -516,15 +561,16 @@ impl Inner {
             let family = self.tables[index].family();
             let change = update.change(self.tables[index].contents(), family);
             changed_chains.extend(change.put_chains.iter().map(|(name, _)| name.clone()));
-            let table = &mut self.tables[index];
-            let Err(error) = table.apply(&mut self.netfilter, change) else { continue };
-            warn!(%error, "Failed to change services; reading what is there and changing all of them.");
-            self.services.forget();
+            let Err(error) = self.send(index, change) else { continue };
+            if !is_conflict(&error) {
+                return Err(NetworkError::Table(error));
+            }
+            warn!(%error, "The node's table was changed by somebody else; putting it right.");
+            self.restore(index)?;
             update.make_full();
-            table.reload(&mut self.netfilter).map_err(NetworkError::Table)?;
-            let change = update.change(table.contents(), family);
+            let change = update.change(self.tables[index].contents(), family);
             changed_chains.extend(change.put_chains.iter().map(|(name, _)| name.clone()));
-            table.apply(&mut self.netfilter, change).map_err(NetworkError::Table)?;
+            self.send(index, change).map_err(NetworkError::Table)?;
         }
         let flows = update.flows(&changed_chains);
         self.services.commit(update);
@@ -577,18 +623,24 @@ impl Inner {
 
     /// Makes the tables contain what all pods are, and nothing of others.
     fn put_pods(&mut self) -> Result<(), NetworkError> {
+        self.is_reconciled = true;
         for index in 0..self.tables.len() {
-            let family = self.tables[index].family();
-            let mut desired = BTreeMap::new();
-            for uid in self.addresses.uids() {
-                let ports = self.host_ports.get(uid).map(Vec::as_slice).unwrap_or_default();
-                desired.extend(pod_elements(family, self.addresses.of(uid), ports));
-            }
-            let node = self.node.iter().filter(|address| family.has(address));
-            desired.extend(node.map(|address| ((Set::Pods, links::octets(address)), Value::None)));
+            let desired = self.pods_desired(self.tables[index].family());
             self.apply(index, |contents| difference(contents, &POD_SETS, desired.clone()))?;
         }
-        Ok(())
+        self.repair().map(drop)
+    }
+
+    /// What all pods and the node are in a table.
+    fn pods_desired(&self, family: Family) -> BTreeMap<(Set, Vec<u8>), Value> {
+        let node = self.node.iter().filter(|address| family.has(address));
+        let mut desired: BTreeMap<_, _> =
+            node.map(|address| ((Set::Pods, links::octets(address)), Value::None)).collect();
+        for uid in self.addresses.uids() {
+            let ports = self.host_ports.get(uid).map(Vec::as_slice).unwrap_or_default();
+            desired.extend(pod_elements(family, self.addresses.of(uid), ports));
+        }
+        desired
     }
 
     fn check_uplinks(&mut self) -> Result<Vec<Notice>, NetworkError> {
@@ -609,6 +661,11 @@ impl Inner {
         }
         Ok(notices.into_iter().flatten().collect())
     }
+}
+
+/// Whether a change failed because the table is not what it was thought to be.
+fn is_conflict(error: &NetlinkError) -> bool {
+    [libc::ENOENT, libc::EEXIST, libc::EBUSY].iter().any(|code| error.is(*code))
 }
 
 fn owned((key, value): (&(Set, Vec<u8>), &Value)) -> ((Set, Vec<u8>), Value) {

@@ -41,6 +41,12 @@ pub enum Notice {
         /// What does not work for it.
         effect: &'static str,
     },
+    /// Pods have IPv4 only, although they should have IPv6 as well.
+    #[error("pods get no IPv6 addresses: {reason}")]
+    NoIpv6 {
+        /// What the kernel said.
+        reason: String,
+    },
     /// A firewall of the machine drops what pods send out.
     #[error(
         "chain {chain} of nftables drops forwarded packets that it does not know: allow iifname \"svp*\" and oifname \"svp*\" there, or pods reach nothing outside their node"

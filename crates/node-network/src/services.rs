@@ -174,6 +174,18 @@ fn desired(services: &[ServiceEntry], family: Family) -> Desired {
     desired
 }
 
+/// What makes a table contain exactly these services.
+fn full_change(entries: &[ServiceEntry], contents: &Contents, family: Family) -> Change {
+    let desired = desired(entries, family);
+    let delete_chains = contents.chains.keys().filter(|name| !desired.chains.contains_key(*name)).cloned().collect();
+    let is_changed = |(name, chain): &(String, ServiceChain)| contents.chains.get(name) != Some(&chain.fingerprint());
+    Change {
+        put_chains: desired.chains.into_iter().filter(is_changed).collect(),
+        delete_chains,
+        ..difference(contents, &SETS, desired.elements)
+    }
+}
+
 /// The services that are programmed.
 #[derive(Debug, Default)]
 pub struct Services {
@@ -228,9 +240,12 @@ impl Services {
         self.is_current = true;
     }
 
-    /// The next update looks at everything.
-    pub fn forget(&mut self) {
-        self.is_current = false;
+    /// What it takes to make a table contain them again. Nothing while they were not set since the start.
+    pub fn restoring(&self, contents: &Contents, family: Family) -> Change {
+        if !self.is_current {
+            return Change::default();
+        }
+        full_change(&self.entries, contents, family)
     }
 }
 
@@ -262,16 +277,7 @@ impl Update {
             };
             return Change { put_chains: chains.flatten().filter(is_changed).collect(), ..Change::default() };
         }
-        let desired = desired(&self.entries, family);
-        let delete_chains: Vec<String> =
-            contents.chains.keys().filter(|name| !desired.chains.contains_key(*name)).cloned().collect();
-        let is_changed =
-            |(name, chain): &(String, ServiceChain)| contents.chains.get(name) != Some(&chain.fingerprint());
-        Change {
-            put_chains: desired.chains.into_iter().filter(is_changed).collect(),
-            delete_chains,
-            ..difference(contents, &SETS, desired.elements)
-        }
+        full_change(&self.entries, contents, family)
     }
 
     /// Flows of UDP that may lead to a wrong endpoint after this. `changed_chains` were written anew; a service that was

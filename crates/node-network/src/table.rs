@@ -353,11 +353,19 @@ impl Table {
         Ok(())
     }
 
-    /// Forgets what was written and looks at what is there; for when somebody else changed the table.
-    pub fn reload(&mut self, socket: &mut Socket) -> Result<(), NetlinkError> {
+    /// Forgets what was written and looks at what is there. Returns whether the fixed part was as it should be; where it was not,
+    /// it is now.
+    pub fn reload(&mut self, socket: &mut Socket) -> Result<bool, NetlinkError> {
         match self.read(socket)? {
-            Some(found) => self.take_over(socket, found),
-            None => self.replace(socket),
+            Some(found) => {
+                let is_whole = found.has_rules;
+                self.take_over(socket, found)?;
+                Ok(is_whole)
+            }
+            None => {
+                self.replace(socket)?;
+                Ok(false)
+            }
         }
     }
 

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use super::{
     CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TABLE, DATA_VALUE, DATA_VERDICT, ELEMENT_DATA, ELEMENT_KEY,
-    ELEMENTS_LIST, ELEMENTS_SET, ELEMENTS_TABLE, Family, GETCHAIN, GETRULE, GETSETELEM, GETTABLE, GOTO, LIST_ITEM,
-    NEWCHAIN, NEWRULE, NEWSETELEM, RULE_CHAIN, RULE_TABLE, RULE_USERDATA, TABLE_NAME, UDATA_COMMENT, VERDICT_CHAIN,
-    VERDICT_CODE, Value,
+    ELEMENTS_LIST, ELEMENTS_SET, ELEMENTS_TABLE, Family, GETCHAIN, GETGEN, GETRULE, GETSETELEM, GETTABLE, GOTO,
+    LIST_ITEM, NEWCHAIN, NEWRULE, NEWSETELEM, RULE_CHAIN, RULE_TABLE, RULE_USERDATA, TABLE_NAME, UDATA_COMMENT,
+    VERDICT_CHAIN, VERDICT_CODE, Value,
 };
 use crate::netlink::{DUMP, Message, Messages, NetlinkError, Socket, attribute, attributes, behind, number_be, string};
 
 const HEADER_BYTES: usize = 4;
+const GENERATION_ID: u16 = 1;
 const HOOK_NUMBER: u16 = 1;
 const FORWARD: u32 = 2;
 const POLICY_DROP: u32 = 0;
@@ -35,6 +36,18 @@ pub fn has_table(socket: &mut Socket, family: Family, table: &str) -> Result<boo
         Err(error) if error.is(libc::ENOENT) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// How often the tables of this network namespace were changed, by anybody.
+pub fn generation(socket: &mut Socket) -> Result<u32, NetlinkError> {
+    let mut request = Messages::default();
+    request.begin(GETGEN, 0, &[0; HEADER_BYTES], "count the changes of nftables");
+    let mut generation = 0;
+    socket.request(request, |message| {
+        let attributes = behind(message.payload, HEADER_BYTES);
+        generation = attribute(attributes, GENERATION_ID).and_then(number_be).unwrap_or(generation);
+    })?;
+    Ok(generation)
 }
 
 /// Every chain of a table.

@@ -392,3 +392,19 @@ fn a_namespace_without_its_pod_is_an_error_that_names_it() {
         assert_eq!(node.pod("b").address(), ip("10.39.0.4"));
     });
 }
+
+#[test]
+fn a_machine_without_ipv6_serves_ipv4_and_says_so() {
+    isolated(|dir| {
+        run("ip link set lo up");
+        std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
+        let (network, notices) = Network::open(config_of_both_families()).unwrap();
+        let [notice] = &notices[..] else { panic!("{notices:?}") };
+        assert!(notice.to_string().starts_with("pods get no IPv6 addresses: "), "{notice}");
+        let node = Node::of(dir, network);
+        let (a, b) = (node.pod("a"), node.pod("b"));
+        assert_eq!(a.addresses, [ip("10.39.0.2")]);
+        serve_tcp(&b.netns, 80, "b");
+        assert_eq!(a.ask((b.address(), 80)).unwrap(), "b 10.39.0.2");
+    });
+}

@@ -9,7 +9,7 @@ use node_network::{Network, NetworkConfig, Notice, PodLink, Protocol, ServiceEnt
 
 use crate::{
     fixture::{answer_tcp, ask, ask_from, ask_udp, inside, ip, isolated, name_in, run, say, serve_tcp, serve_udp},
-    pods::{Node, Pod, config, service, uplink},
+    pods::{Node, Pod, config, host_port, service, uplink},
 };
 
 /// Two pods that answer on port 8080 by their names.
@@ -295,7 +295,7 @@ fn connections_outlive_every_change_and_a_restart() {
         node.network.set_services(vec![service("web", "10.96.0.10", &endpoints(&[&two]))]).unwrap();
         check("another endpoint");
         node.network.set_services(vec![web.clone()]).unwrap();
-        let before = listing() + &run("ip -o address") + &run("ip route") + &run("ip neighbour");
+        let before = listing() + &run("ip -o address") + &run("ip route") + &run("ip neighbour show nud permanent");
         drop(node);
         // The kernel's counter of changes of tables says whether anything was written.
         let generation = generation();
@@ -305,7 +305,10 @@ fn connections_outlive_every_change_and_a_restart() {
         assert_eq!((found.repaired.len(), found.removed.len(), found.failed.len(), notices.len()), (0, 0, 0, 0));
         network.set_services(vec![web]).unwrap();
         assert_eq!(self::generation(), generation, "a restart changed the table");
-        assert_eq!(listing() + &run("ip -o address") + &run("ip route") + &run("ip neighbour"), before);
+        assert_eq!(
+            listing() + &run("ip -o address") + &run("ip route") + &run("ip neighbour show nud permanent"),
+            before
+        );
         check("after a restart");
         // Even with the table lost as a whole, connections live on, and the next update brings it back.
         run("nft delete table ip selvedge");
@@ -383,5 +386,70 @@ fn a_firewall_that_drops_what_pods_send_is_named() {
         run("nft add chain inet filter forward { type filter hook forward priority 0 ; policy drop ; }");
         let (_network, notices) = Network::open(config()).unwrap();
         assert_eq!(notices, [Notice::ForwardDropped { chain: "inet filter forward".to_owned() }]);
+    });
+}
+
+#[test]
+fn what_others_delete_from_nftables_comes_back() {
+    isolated(|dir| {
+        let node = Node::new(dir);
+        let (one, two) = servers(&node);
+        let web = node.try_pod("web", &[host_port(9090, 80)]).unwrap();
+        serve_tcp(&web.netns, 80, "web");
+        let mut service = service("web", "10.96.0.10", &endpoints(&[&one]));
+        service.ports[0].node_port = Some(30080);
+        node.network.set_services(vec![service.clone()]).unwrap();
+        // From here on it is known which pods there are: more than those is too much.
+        let ports = [host_port(9090, 80)];
+        let pods = [one.link(), two.link(), PodLink { host_ports: &ports, ..web.link() }];
+        node.network.reconcile(&pods).unwrap();
+        let before = listing();
+        // Chains that were written anew are listed behind the others.
+        let sorted = |listing: &str| {
+            let parts = listing.split("\n\n").map(|part| part.trim_matches(['}', '\t', '\n']).to_owned());
+            let mut parts: Vec<String> = parts.collect();
+            parts.sort();
+            parts
+        };
+        let check = |when: &str| {
+            assert_eq!(sorted(&listing()), sorted(&before), "{when}");
+            assert_eq!(name_in(&two.ask((ip("10.96.0.10"), 80)).unwrap()), "one", "{when}");
+            assert!(!node.network.repair().unwrap(), "{when}");
+        };
+        node.network.repair().unwrap();
+        let count = generation();
+        assert!(!node.network.repair().unwrap());
+        let chain = before.lines().find_map(|line| line.trim().strip_prefix("chain svc-")).unwrap();
+        let chain = format!("svc-{}", chain.trim_end_matches(" {"));
+        for line in [
+            "flush ruleset".to_owned(),
+            "flush set ip selvedge pods".to_owned(),
+            "flush map ip selvedge hostports".to_owned(),
+            "flush map ip selvedge services".to_owned(),
+            format!("flush chain ip selvedge {chain}"),
+            "flush chain ip selvedge postrouting".to_owned(),
+            "add element ip selvedge pods { 192.0.2.9 }".to_owned(),
+            format!("insert rule ip selvedge {chain} drop"),
+        ] {
+            run(&format!("nft {line}"));
+            assert!(node.network.repair().unwrap(), "{line}");
+            check(&line);
+        }
+        // Without a look in between, the next change notices.
+        run("nft flush ruleset");
+        node.remove(&web);
+        let web = node.try_pod("web", &[host_port(9090, 80)]).unwrap();
+        assert_eq!(name_in(&two.ask((ip("10.96.0.10"), 80)).unwrap()), "one");
+        serve_tcp(&web.netns, 80, "web");
+        assert_eq!(name_in(&ask((ip("127.0.0.1"), 9090)).unwrap()), "web");
+        run("nft flush ruleset");
+        service.ports[0].endpoints = endpoints(&[&two]);
+        node.network.set_services(vec![service]).unwrap();
+        assert_eq!(name_in(&one.ask((ip("10.96.0.10"), 80)).unwrap()), "two");
+        assert_eq!(name_in(&ask((ip("127.0.0.1"), 9090)).unwrap()), "web");
+        // Others' changes that are none of ours are read once and then known.
+        run("nft add table ip other");
+        assert!(!node.network.repair().unwrap());
+        assert_ne!(generation(), count);
     });
 }
