@@ -396,6 +396,8 @@ impl Forwarder {
 
     /// An upstream answered that it will not answer: the next one is asked at once.
     fn refused(&mut self, index: usize, code: u8, poller: &Poller, now: Instant) {
+        // It is there, so expired answers are worth another question.
+        self.is_down = false;
         let Some(flight) = self.flights.get_mut(index).and_then(Option::as_mut) else { return };
         flight.refusals += 1;
         flight.refusal = code;

@@ -400,17 +400,16 @@ impl Answer {
 
     fn read_records(&mut self, bytes: &[u8], sections: [u16; 3]) -> Option<()> {
         let (mut least, mut negative) = (u32::MAX, None);
-        let mut opt_seen = false;
-        for (section, count) in sections.into_iter().enumerate() {
+        'records: for (section, count) in sections.into_iter().enumerate() {
             for _ in 0..count {
                 // What was truncated may end anywhere, by the sender's habit; it is asked for again over TCP.
-                let Some(record) = Record::read(bytes, if opt_seen { return Some(()) } else { self.end }) else {
+                let Some(record) = Record::read(bytes, self.end) else {
                     return self.is_truncated().then_some(());
                 };
+                // The OPT is for us; what is behind it (a signature of the message) is no more valid without it.
                 if record.kind == kind::OPT {
                     self.rcode |= u16::from(record.ttl.to_be_bytes()[0]) << 4;
-                    opt_seen = true;
-                    continue;
+                    break 'records;
                 }
                 if self.ttl_offsets.len() >= RECORDS_MAX {
                     return None;
