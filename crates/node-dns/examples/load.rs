@@ -81,8 +81,22 @@ fn dnsmasq(dir: &Path, port: u16) -> Result<Child> {
     let file = dir.join("hosts");
     fs::write(&file, hosts)?;
     let child = Command::new("dnsmasq")
-        .args(["-k", "-p", &port.to_string(), "--listen-address=127.0.0.1", "--bind-interfaces", "--no-resolv", "--no-hosts"])
-        .args(["--local=/cluster.local/", "--pid-file=", "--cache-size=10000", "--local-ttl=5", "--log-facility=/dev/null"])
+        .args([
+            "-k",
+            "-p",
+            &port.to_string(),
+            "--listen-address=127.0.0.1",
+            "--bind-interfaces",
+            "--no-resolv",
+            "--no-hosts",
+        ])
+        .args([
+            "--local=/cluster.local/",
+            "--pid-file=",
+            "--cache-size=10000",
+            "--local-ttl=5",
+            "--log-facility=/dev/null",
+        ])
         .args(["--user=root", "--conf-file=/dev/null"])
         .arg(format!("--addn-hosts={}", file.display()))
         .stdout(Stdio::null())
@@ -163,14 +177,28 @@ fn thread_stat(name: &str) -> Result<String> {
 fn cpu_seconds(stat: &str) -> Result<f64> {
     let text = fs::read_to_string(stat)?;
     let behind = text.rsplit(')').next().ok_or("no name in stat")?;
-    let ticks: f64 = behind.split_ascii_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
+    let ticks: f64 =
+        behind.split_ascii_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
     Ok(ticks / TICKS_PER_SECOND)
 }
 
 fn dnsperf(queries: &Path, address: SocketAddr, stat: &str) -> Result<Figures> {
     let before = cpu_seconds(stat)?;
     let output = Command::new("dnsperf")
-        .args(["-s", &address.ip().to_string(), "-p", &address.port().to_string(), "-l", SECONDS, "-c", "4", "-q", "100", "-T", "1"])
+        .args([
+            "-s",
+            &address.ip().to_string(),
+            "-p",
+            &address.port().to_string(),
+            "-l",
+            SECONDS,
+            "-c",
+            "4",
+            "-q",
+            "100",
+            "-T",
+            "1",
+        ])
         .arg("-d")
         .arg(queries)
         .output()?;
@@ -219,7 +247,7 @@ fn delays(address: SocketAddr, rate: f64, questions: &[String]) -> Result<String
     let messages: Vec<Vec<u8>> = questions.iter().map(|name| query(0, name)).collect();
     let total = (rate * 3.0) as usize;
     for index in 0..total {
-        let due = Duration::from_secs_f64(index as f64 / rate);
+        let due = Duration::from_nanos((index as f64 * 1e9 / rate) as u64);
         while start.elapsed() < due {
             std::thread::sleep(Duration::from_micros(50));
         }
@@ -233,6 +261,8 @@ fn delays(address: SocketAddr, rate: f64, questions: &[String]) -> Result<String
     is_over.store(true, Ordering::Relaxed);
     let mut all = reader.join().map_err(|_| "the reader panicked")?;
     all.sort_unstable();
-    let at = |part: f64| all.get(((all.len() as f64 * part) as usize).min(all.len().saturating_sub(1))).copied().unwrap_or(0) / 1_000;
+    let at = |part: f64| {
+        all.get(((all.len() as f64 * part) as usize).min(all.len().saturating_sub(1))).copied().unwrap_or(0) / 1_000
+    };
     Ok(format!("p50 {} us, p99 {} us, max {} us, lost {}", at(0.5), at(0.99), at(1.0), total - all.len()))
 }

@@ -74,7 +74,7 @@ pub(crate) fn answer(table: &Table, query: &Query<'_>, out: &mut [u8]) -> Local 
             if let Some(alias) = sets.iter().find(|set| set.alias.is_some()) {
                 match follow(table, query, alias, &mut writer) {
                     Ok(counts) => counts,
-                    Err(elsewhere) => return elsewhere,
+                    Err(outside) => return outside,
                 }
             } else {
                 match sets.iter().find(|set| set.kind == query.kind || query.kind == kind::ANY) {

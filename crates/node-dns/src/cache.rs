@@ -1,7 +1,7 @@
 //! Answers of upstreams, kept for their TTL, and a day longer for when no upstream can be reached (RFC 8767).
 //!
 //! The cache is bounded in bytes. What was not used since it was last looked at goes first (second chance): that needs no list to be
-//! relinked at every hit. It is told the time, so that a day passes in a test.
+//! relinked at every hit. It is handed the time, so that a day passes in a test.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

@@ -14,11 +14,13 @@
 //! - **How do I try it?** `cargo test -p node-dns` (with `dig` and `dnsmasq`), `cargo run --release -p node-dns --example load`.
 //! - **What breaks?** Names in every pod of the node; addresses continue to work.
 //!
-//! It stands on no other part of the node: the agent hands it plain data.
+//! It depends on no other part of the node: the agent hands it plain data.
 
 mod answer;
 mod cache;
 mod forward;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod message;
 mod names;
 mod poll;

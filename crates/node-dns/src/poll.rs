@@ -1,6 +1,6 @@
 //! What the thread waits for: one epoll, whose events name a descriptor by kind, place and age.
 //!
-//! A descriptor may be closed, and its place taken by another, between two events of one wake-up; the generation tells them apart.
+//! A descriptor may be closed, and its place taken by another, between two events of one wake-up; the generation keeps them apart.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};

@@ -31,7 +31,9 @@ use crate::waiter::{Alias, Client, Waiter, head_of, write, write_failure};
 const BATCHES_PER_EVENT: usize = 4;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 64;
-/// How long a broken loop waits before it goes on: so that a fault that stays is seen in the log, not in the load.
+/// Bytes of queries that the kernel keeps for us: some 1,300, which are answered within ten milliseconds.
+const RECEIVE_BUFFER: usize = 512 << 10;
+/// How long a broken loop waits before it continues: so that a fault that stays is seen in the log, not in the load.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a responder needs to start.
@@ -209,6 +211,11 @@ fn bind(address: SocketAddr, kind: SocketType) -> Result<OwnedFd, rustix::io::Er
         // The address may come to the interface later, or for a moment be away from it.
         sockopt::set_ip_freebind(&socket, true)?;
     }
+    if kind == SocketType::DGRAM {
+        // Bursts of a whole node's pods; beyond the system's limit only with the right to, so less will do.
+        let _ = sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER)
+            .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER));
+    }
     if kind == SocketType::STREAM {
         // Connections of the former life may not be over yet.
         sockopt::set_socket_reuseaddr(&socket, true)?;
@@ -317,13 +324,8 @@ impl Loop {
                 )
             });
             match received {
-                Ok(received) => {
-                    responder.counters.queries.fetch_add(received as u64, Ordering::Relaxed);
-                    if received < BATCH {
-                        return;
-                    }
-                }
-                Err(_) => return,
+                Ok(BATCH) => {}
+                Ok(_) | Err(_) => return,
             }
         }
     }
@@ -397,6 +399,7 @@ impl Core<'_> {
         out: &mut [u8],
         poller: &Poller,
     ) -> Option<usize> {
+        self.counters.queries.fetch_add(1, Ordering::Relaxed);
         let mut name = WireName::ROOT;
         let query = match parse_query(bytes, &mut name) {
             Ok(query) => query,

@@ -59,8 +59,8 @@ impl Batch {
         let mut answers = vec![[0; ANSWER_LEN_MAX]; BATCH].into_boxed_slice();
         // SAFETY: all bits zero are a valid `sockaddr_storage`: plain numbers.
         let mut peers: Box<[libc::sockaddr_storage]> = (0..BATCH).map(|_| unsafe { zeroed() }).collect();
-        let mut query_parts: Box<[libc::iovec]> = queries.iter_mut().map(|buffer| part(buffer)).collect();
-        let mut answer_parts: Box<[libc::iovec]> = answers.iter_mut().map(|buffer| part(buffer)).collect();
+        let mut query_parts: Box<[libc::iovec]> = queries.iter_mut().map(part).collect();
+        let mut answer_parts: Box<[libc::iovec]> = answers.iter_mut().map(part).collect();
         let incoming = peers.iter_mut().zip(&mut query_parts).map(|(peer, part)| header(peer, part)).collect();
         let outgoing = peers.iter_mut().zip(&mut answer_parts).map(|(peer, part)| header(peer, part)).collect();
         Self { queries, answers, peers, _query_parts: query_parts, answer_parts, incoming, outgoing }

@@ -14,6 +14,7 @@ const TARGETS: &[(&str, u64)] = &[
     ("apply", 200_000),
     ("batch", 100_000),
     ("device", 150_000),
+    ("dns", 400_000),
     ("hub", 3_000),
     ("journal", 3_000),
     ("netlink", 400_000),

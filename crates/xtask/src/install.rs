@@ -127,6 +127,8 @@ pub fn install() -> Result<Tools> {
     debian(&[("c++", "g++"), ("curl", "curl"), ("jq", "jq")])?;
     // The judges of the node's network.
     debian(&[("nft", "nftables"), ("conntrack", "conntrack"), ("ip", "iproute2"), ("python3", "python3")])?;
+    // A client, an upstream and a load for the node's DNS.
+    debian(&[("dig", "bind9-dnsutils"), ("dnsmasq", "dnsmasq-base"), ("dnsperf", "dnsperf")])?;
     for layer in [KUBECTL_133, KUBECTL_135, HELM_3, HELM_4] {
         if layer.path(&dir).is_file() {
             continue;

@@ -76,7 +76,8 @@ fn shown(command: &Command) -> String {
 /// Whether a program is on the path.
 pub fn has(program: &str) -> bool {
     let Some(path) = std::env::var_os("PATH") else { return false };
-    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+    // Debian's daemons are in a directory that not every user has in the path.
+    std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]).any(|dir| dir.join(program).is_file())
 }
 
 /// The triple that is compiled for.

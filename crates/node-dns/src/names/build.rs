@@ -1,7 +1,7 @@
 //! From pods and Services to prepared answers.
 //!
 //! Names are first claimed, by rank, and the winner's records are encoded then: see the parent module for who wins. Names that are
-//! none (a label over 63 bytes, a domain over 255) are left out and counted; what a pod or Service is called elsewhere stays.
+//! none (a label over 63 bytes, a domain over 255) are left out and counted; the other names of that pod or Service stay.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;

@@ -92,7 +92,8 @@ fn brief(message: &Message) -> Vec<String> {
     let mut lines = vec![format!("{:?}", message.metadata.response_code)];
     lines.extend(message.answers.iter().map(ToString::to_string));
     // The serial is the time.
-    lines.extend(message.authorities.iter().map(|record| format!("authority {} {}", record.name, record.record_type())));
+    lines
+        .extend(message.authorities.iter().map(|record| format!("authority {} {}", record.name, record.record_type())));
     lines.extend(message.additionals.iter().map(|record| format!("also {record}")));
     lines
 }
@@ -162,12 +163,16 @@ fn a_headless_service_has_its_ready_endpoints_and_without_any_no_name() {
     let full = "db.data.svc.cluster.local";
     let mut addresses = ask(&with, full, kind::A);
     addresses.sort();
-    assert_eq!(addresses, [
-        "NoError",
-        "db.data.svc.cluster.local. 5 IN A 10.39.0.5",
-        "db.data.svc.cluster.local. 5 IN A 10.39.0.6"
-    ]);
-    check(&with, "db-0.db.data.svc.cluster.local", kind::A, &["NoError", "db-0.db.data.svc.cluster.local. 5 IN A 10.39.0.5"]);
+    assert_eq!(
+        addresses,
+        ["NoError", "db.data.svc.cluster.local. 5 IN A 10.39.0.5", "db.data.svc.cluster.local. 5 IN A 10.39.0.6"]
+    );
+    check(
+        &with,
+        "db-0.db.data.svc.cluster.local",
+        kind::A,
+        &["NoError", "db-0.db.data.svc.cluster.local. 5 IN A 10.39.0.5"],
+    );
     check(
         &with,
         "10-39-0-6.db.data.svc.cluster.local",
@@ -176,13 +181,18 @@ fn a_headless_service_has_its_ready_endpoints_and_without_any_no_name() {
     );
     check(&with, "db-2.db.data.svc.cluster.local", kind::A, NXDOMAIN);
     let srv = "_sql._tcp.db.data.svc.cluster.local";
-    check(&with, srv, kind::SRV, &[
-        "NoError",
-        "_sql._tcp.db.data.svc.cluster.local. 5 IN SRV 0 50 5432 10-39-0-6.db.data.svc.cluster.local.",
-        "_sql._tcp.db.data.svc.cluster.local. 5 IN SRV 0 50 5433 db-0.db.data.svc.cluster.local.",
-        "also 10-39-0-6.db.data.svc.cluster.local. 5 IN A 10.39.0.6",
-        "also db-0.db.data.svc.cluster.local. 5 IN A 10.39.0.5",
-    ]);
+    check(
+        &with,
+        srv,
+        kind::SRV,
+        &[
+            "NoError",
+            "_sql._tcp.db.data.svc.cluster.local. 5 IN SRV 0 50 5432 10-39-0-6.db.data.svc.cluster.local.",
+            "_sql._tcp.db.data.svc.cluster.local. 5 IN SRV 0 50 5433 db-0.db.data.svc.cluster.local.",
+            "also 10-39-0-6.db.data.svc.cluster.local. 5 IN A 10.39.0.6",
+            "also db-0.db.data.svc.cluster.local. 5 IN A 10.39.0.5",
+        ],
+    );
     let reverse = "5.0.39.10.in-addr.arpa";
     check(&with, reverse, kind::PTR, &["NoError", &format!("{reverse}. 5 IN PTR db-0.db.data.svc.cluster.local.")]);
     db.endpoints.retain(|endpoint| !endpoint.is_ready);
@@ -196,10 +206,17 @@ fn a_headless_service_has_its_ready_endpoints_and_without_any_no_name() {
 #[test]
 fn what_has_names_below_it_exists_and_what_has_none_does_not() {
     let table = table(vec![pod("shop", "cart", &["10.39.0.9"])], vec![]);
-    for parent in ["cluster.local", "svc.cluster.local", "pod.cluster.local", "shop.svc.cluster.local", "dns.cluster.local"] {
+    for parent in
+        ["cluster.local", "svc.cluster.local", "pod.cluster.local", "shop.svc.cluster.local", "dns.cluster.local"]
+    {
         check(&table, parent, kind::A, NODATA);
     }
-    for absent in ["example.com.cluster.local", "example.com.svc.cluster.local", "cart.other.svc.cluster.local", "a.b.c.cluster.local"] {
+    for absent in [
+        "example.com.cluster.local",
+        "example.com.svc.cluster.local",
+        "cart.other.svc.cluster.local",
+        "a.b.c.cluster.local",
+    ] {
         check(&table, absent, kind::A, NXDOMAIN);
     }
     check(&table, "dns-version.cluster.local", kind::TXT, &["NoError", "dns-version.cluster.local. 5 IN TXT 1.1.0"]);
@@ -241,7 +258,12 @@ fn a_pod_has_the_names_of_smarter() {
         }
     }
     check(&table, "camera", kind::A, &["NoError", "camera. 5 IN A 192.168.7.2"]);
-    check(&table, "camera.shop.svc.cluster.local", kind::A, &["NoError", "camera.shop.svc.cluster.local. 5 IN A 192.168.7.2"]);
+    check(
+        &table,
+        "camera.shop.svc.cluster.local",
+        kind::A,
+        &["NoError", "camera.shop.svc.cluster.local. 5 IN A 192.168.7.2"],
+    );
     // The hostname of a pod in the host's network is the node's.
     check(&table, "the-node", kind::A, &["forward"]);
     check(
@@ -378,15 +400,18 @@ fn an_external_name_is_an_alias_whose_target_may_be_ours() {
         service.external_name = Some(target.into());
         service
     };
-    let table = table(vec![], vec![
-        alias("out", "www.example.com"),
-        alias("in", "web.default.svc.cluster.local."),
-        alias("twice", "in.default.svc.cluster.local"),
-        alias("lost", "nothing.svc.cluster.local"),
-        alias("ring", "gnir.default.svc.cluster.local"),
-        alias("gnir", "ring.default.svc.cluster.local"),
-        service("default", "web", &["10.96.0.10"]),
-    ]);
+    let table = table(
+        vec![],
+        vec![
+            alias("out", "www.example.com"),
+            alias("in", "web.default.svc.cluster.local."),
+            alias("twice", "in.default.svc.cluster.local"),
+            alias("lost", "nothing.svc.cluster.local"),
+            alias("ring", "gnir.default.svc.cluster.local"),
+            alias("gnir", "ring.default.svc.cluster.local"),
+            service("default", "web", &["10.96.0.10"]),
+        ],
+    );
     let full = |name: &str| format!("{name}.default.svc.cluster.local");
     check(&table, &full("out"), kind::A, &["1 aliases to www.example.com."]);
     check(&table, &full("out"), kind::CNAME, &["NoError", &format!("{}. 5 IN CNAME www.example.com.", full("out"))]);
@@ -394,8 +419,18 @@ fn an_external_name_is_an_alias_whose_target_may_be_ours() {
     let hop = format!("{}. 5 IN CNAME {}.", full("in"), full("web"));
     let end = format!("{}. 5 IN A 10.96.0.10", full("web"));
     check(&table, &full("in"), kind::A, &["NoError", &hop, &end]);
-    check(&table, &full("twice"), kind::A, &["NoError", &format!("{}. 5 IN CNAME {}.", full("twice"), full("in")), &hop, &end]);
-    check(&table, &full("lost"), kind::A, &["NXDomain", &format!("{}. 5 IN CNAME nothing.svc.cluster.local.", full("lost"))]);
+    check(
+        &table,
+        &full("twice"),
+        kind::A,
+        &["NoError", &format!("{}. 5 IN CNAME {}.", full("twice"), full("in")), &hop, &end],
+    );
+    check(
+        &table,
+        &full("lost"),
+        kind::A,
+        &["NXDomain", &format!("{}. 5 IN CNAME nothing.svc.cluster.local.", full("lost"))],
+    );
     assert_eq!(ask(&table, &full("ring"), kind::A)[0], "ServFail");
 }
 

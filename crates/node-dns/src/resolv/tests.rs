@@ -55,8 +55,18 @@ fn a_pod_s_own_settings_are_added_and_its_options_win() {
     let option = |name: &str, value: Option<&str>| (name.to_owned(), value.map(str::to_owned));
     let config = PodDnsConfig {
         nameservers: ips(&["192.0.2.53", "169.254.20.10"]),
-        searches: vec!["my.dns.search.suffix".into(), "svc.cluster.local".into(), "two words".into(), "x\noptions evil".into()],
-        options: vec![option("ndots", Some("2")), option("edns0", None), option("a b", None), option("timeout", Some("1\nx"))],
+        searches: vec![
+            "my.dns.search.suffix".into(),
+            "svc.cluster.local".into(),
+            "two words".into(),
+            "x\noptions evil".into(),
+        ],
+        options: vec![
+            option("ndots", Some("2")),
+            option("edns0", None),
+            option("a b", None),
+            option("timeout", Some("1\nx")),
+        ],
     };
     check(
         DnsPolicy::ClusterFirst,
@@ -86,7 +96,10 @@ fn what_kubernetes_does_not_allow_is_left_out_and_named() {
     assert_eq!(text.lines().filter(|line| line.starts_with("nameserver")).count(), NAMESERVERS_MAX);
     let conf = ResolvConf::parse(&text);
     assert_eq!(conf.searches.len(), SEARCHES_MAX);
-    let long = PodDnsConfig { searches: (0..32).map(|_| "x".repeat(90)).enumerate().map(|(i, x)| format!("{i}{x}")).collect(), ..config };
+    let long = PodDnsConfig {
+        searches: (0..32).map(|_| "x".repeat(90)).enumerate().map(|(i, x)| format!("{i}{x}")).collect(),
+        ..config
+    };
     let (text, left_out) = resolv_conf(&PodDns { policy: DnsPolicy::None, config: Some(&long), ..PodDns::default() });
     assert_eq!(left_out, ["nameservers", "searches"]);
     let line = text.lines().find(|line| line.starts_with("search")).expect("some fit");

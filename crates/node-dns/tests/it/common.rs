@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use hickory_proto::op::Message;
 use node_dns::message::WireName;
-use node_dns::{DnsConfig, DnsServer, NameRecords, Names, NamesConfig, Network, PodNames, ServiceNames, UpstreamSource};
+use node_dns::{
+    DnsConfig, DnsServer, NameRecords, Names, NamesConfig, Network, PodNames, ServiceNames, UpstreamSource,
+};
 use testkit::wait::eventually;
 
 /// How long anything here may take.
@@ -105,8 +107,11 @@ pub fn brief(message: &Message) -> Vec<String> {
 
 /// Data of all answers of a message, sorted.
 pub fn data(message: &Message) -> Vec<String> {
-    let mut found: Vec<String> =
-        message.answers.iter().map(|record| record.to_string().rsplit(' ').next().unwrap_or_default().to_owned()).collect();
+    let mut found: Vec<String> = message
+        .answers
+        .iter()
+        .map(|record| record.to_string().rsplit(' ').next().unwrap_or_default().to_owned())
+        .collect();
     found.sort();
     found
 }
@@ -158,8 +163,9 @@ pub fn free_port() -> u16 {
 
 /// Whether a program is there; says so where it is not.
 pub fn has(program: &str) -> bool {
-    let is_there = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).chain(["/usr/sbin".into()]).any(|dir| dir.join(program).is_file()));
+    let is_there = std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).chain(["/usr/sbin".into()]).any(|dir| dir.join(program).is_file())
+    });
     if !is_there {
         testkit::skip(&format!("{program} is not installed (cargo xtask test installs it)"));
     }
@@ -193,7 +199,13 @@ impl Dnsmasq {
             command = Command::new(PathBuf::from("/usr/sbin/dnsmasq"));
         }
         let child = command
-            .args(["--keep-in-foreground", "--listen-address=127.0.0.1", "--bind-interfaces", "--no-resolv", "--no-hosts"])
+            .args([
+                "--keep-in-foreground",
+                "--listen-address=127.0.0.1",
+                "--bind-interfaces",
+                "--no-resolv",
+                "--no-hosts",
+            ])
             .args(["--pid-file=", "--conf-file=/dev/null", &format!("--port={port}")])
             .arg("--host-record=probe.invalid,127.0.0.1")
             .arg(format!("--log-facility={}", log.display()))
@@ -210,9 +222,10 @@ impl Dnsmasq {
         probe.connect(address).expect("loopback");
         probe.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
         eventually("answer of dnsmasq", PATIENCE, || {
-            probe.send(&query(1, "probe.invalid", 1, None)).and_then(|_| probe.recv(&mut [0; 512])).map_err(|error| {
-                format!("{error}; log: {}", fs::read_to_string(&log).unwrap_or_default())
-            })
+            probe
+                .send(&query(1, "probe.invalid", 1, None))
+                .and_then(|_| probe.recv(&mut [0; 512]))
+                .map_err(|error| format!("{error}; log: {}", fs::read_to_string(&log).unwrap_or_default()))
         })
         .expect("dnsmasq answers");
         Self { child, address, _dir: dir }

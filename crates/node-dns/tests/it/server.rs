@@ -19,7 +19,8 @@ fn dig_reads_every_kind_of_answer() {
     }
     let server = start(&names(), list(&[]));
     let at = server.addresses()[0];
-    for options in [&["+noedns"][..], &["+bufsize=1232"], &["+tcp"], &["+tcp", "+noedns"], &["+dnssec"], &["+nocookie"]] {
+    for options in [&["+noedns"][..], &["+bufsize=1232"], &["+tcp"], &["+tcp", "+noedns"], &["+dnssec"], &["+nocookie"]]
+    {
         let short = |args: &[&str]| dig(at, &[&["+short"], options, args].concat());
         assert_eq!(short(&[WEB, "A"]), "10.96.0.10\n", "{options:?}");
         assert_eq!(short(&["-x", "10.96.0.10"]), format!("{WEB}.\n"), "{options:?}");
@@ -60,7 +61,12 @@ fn many_clients_at_once_are_answered_each() {
     for round in 0..20_u16 {
         for (client, index) in clients.iter().zip(0_u16..) {
             for turn in 0..8 {
-                client.send(&query(round * 64 + index * 8 + turn, if turn % 2 == 0 { WEB } else { "no.svc.cluster.local" }, 1, None));
+                client.send(&query(
+                    round * 64 + index * 8 + turn,
+                    if turn % 2 == 0 { WEB } else { "no.svc.cluster.local" },
+                    1,
+                    None,
+                ));
             }
         }
         for (client, index) in clients.iter().zip(0_u16..) {
@@ -92,7 +98,8 @@ fn what_does_not_fit_is_truncated_and_whole_by_tcp() {
     let at = server.addresses()[0];
     let client = UdpClient::new(at);
     let name = "many.default.svc.cluster.local";
-    for (payload, size) in [(None, 512), (Some(0), 512), (Some(900), 900), (Some(1_232), 1_232), (Some(65_535), 1_232)] {
+    for (payload, size) in [(None, 512), (Some(0), 512), (Some(900), 900), (Some(1_232), 1_232), (Some(65_535), 1_232)]
+    {
         client.send(&query(1, name, kind::A, payload));
         let mut space = [0; 4_096];
         let len = client.socket.recv(&mut space).expect("an answer");
@@ -147,8 +154,8 @@ fn connections_that_do_nothing_make_way_for_others() {
         }
     }
     assert_eq!(closed, 40 - 16);
-    let elsewhere = TcpStream::from(bound_client("127.0.0.2", at));
-    let mut other = TcpClient { stream: elsewhere };
+    let another = TcpStream::from(bound_client("127.0.0.2", at));
+    let mut other = TcpClient { stream: another };
     other.stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     assert_eq!(other.ask(WEB, kind::A).answers.len(), 1);
 }
@@ -209,8 +216,11 @@ fn a_change_is_seen_by_the_next_question() {
 #[test]
 fn several_addresses_are_listened_on_and_free_again_afterwards() {
     let names = names();
-    let start_at = |listen: Vec<SocketAddr>| DnsServer::start(DnsConfig { listen, upstreams: list(&[]), ..DnsConfig::default() }, &names);
-    let server = start_at(vec!["127.0.0.1:0".parse().expect("v4"), "[::1]:0".parse().expect("v6")]).expect("free ports");
+    let start_at = |listen: Vec<SocketAddr>| {
+        DnsServer::start(DnsConfig { listen, upstreams: list(&[]), ..DnsConfig::default() }, &names)
+    };
+    let server =
+        start_at(vec!["127.0.0.1:0".parse().expect("v4"), "[::1]:0".parse().expect("v6")]).expect("free ports");
     let addresses = server.addresses().to_vec();
     for address in &addresses {
         let socket = UdpSocket::bind(if address.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" }).expect("a free port");

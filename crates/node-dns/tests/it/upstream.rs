@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::common::{
-    Dnsmasq, PATIENCE, Scripted, TcpClient, UdpClient, brief, data, dig, free_port, has, list, names, query, reply, reply_code, start,
+    Dnsmasq, PATIENCE, Scripted, TcpClient, UdpClient, brief, data, dig, free_port, has, list, names, query, reply,
+    reply_code, start,
 };
 use hickory_proto::op::ResponseCode;
 use node_dns::message::kind;
@@ -169,7 +170,10 @@ fn ports_and_ids_are_another_for_each_question() {
     let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let of_script = std::sync::Arc::clone(&seen);
     let upstream = Scripted::start(Box::new(move |question, from, socket| {
-        of_script.lock().expect("no test panics with it").push((from.port(), u16::from_be_bytes([question[0], question[1]])));
+        of_script
+            .lock()
+            .expect("no test panics with it")
+            .push((from.port(), u16::from_be_bytes([question[0], question[1]])));
         socket.send_to(&reply(question, [192, 0, 2, 1], 60), from).expect("loopback");
     }));
     let server = start(&names(), list(&[upstream.address]));
@@ -178,7 +182,8 @@ fn ports_and_ids_are_another_for_each_question() {
         client.ask(&format!("host-{index}.example"), kind::A);
     }
     let seen = seen.lock().expect("no test panics with it");
-    let distinct = |part: fn(&(u16, u16)) -> u16| seen.iter().map(part).collect::<std::collections::BTreeSet<_>>().len();
+    let distinct =
+        |part: fn(&(u16, u16)) -> u16| seen.iter().map(part).collect::<std::collections::BTreeSet<_>>().len();
     // Sixty-four of some twenty-eight thousand seldom meet.
     assert!(distinct(|(port, _)| *port) > 55, "{seen:?}");
     assert!(distinct(|(_, id)| *id) > 55, "{seen:?}");
@@ -282,7 +287,7 @@ fn the_upstreams_of_a_file_are_read_again_when_it_changes() {
         })
         .expect("it is read again");
     }
-    // A file that is gone leaves what there was.
+    // A file that was removed leaves what there was.
     fs::remove_file(&path).expect("a file");
     assert_eq!(data(&client.ask("www.example", kind::A)), ["192.0.2.3"]);
     for ip in ["127.0.0.2", "127.0.0.3"] {
@@ -310,9 +315,11 @@ fn an_upstream_that_leads_back_is_found_and_left_out() {
         return;
     }
     let listen: SocketAddr = ([127, 0, 0, 1], free_port()).into();
-    let upstream = Dnsmasq::start(free_port(), &[format!("--server=127.0.0.1#{}", listen.port()), "--cache-size=0".into()]);
+    let upstream =
+        Dnsmasq::start(free_port(), &[format!("--server=127.0.0.1#{}", listen.port()), "--cache-size=0".into()]);
     let good = Scripted::answering([192, 0, 2, 4], 60);
-    let config = DnsConfig { listen: vec![listen], upstreams: list(&[upstream.address, good.address]), ..DnsConfig::default() };
+    let config =
+        DnsConfig { listen: vec![listen], upstreams: list(&[upstream.address, good.address]), ..DnsConfig::default() };
     let server = DnsServer::start(config, &names()).expect("a free port");
     let client = UdpClient::new(listen);
     eventually("the question that comes round", PATIENCE, || match server.counters().queries.load(Ordering::Relaxed) {
@@ -331,7 +338,8 @@ fn an_external_name_is_resolved_by_the_upstream() {
     if !has("dnsmasq") || !has("dig") {
         return;
     }
-    let args = ["--host-record=www.example.com,192.0.2.7", "--cname=alias.example.com,www.example.com", "--local-ttl=300"];
+    let args =
+        ["--host-record=www.example.com,192.0.2.7", "--cname=alias.example.com,www.example.com", "--local-ttl=300"];
     let upstream = Dnsmasq::start(free_port(), &args.map(str::to_owned));
     let names = names();
     let external = |name: &str, target: &str| ServiceNames {
