@@ -44,6 +44,9 @@ fn measure(dir: &Path) -> Result<()> {
     let start = Instant::now();
     names.set_services((0..SERVICES).map(service).collect());
     println!("table of {} names built in {:?}", names.counts().0, start.elapsed());
+    let mut updates: Vec<Duration> = (0..21_u8).map(|last| update(&names, last)).collect();
+    updates.sort_unstable();
+    println!("one pod changed: p50 {:?}, max {:?}", updates[10], updates[20]);
     let listen = vec!["127.0.0.1:0".parse()?];
     let server = DnsServer::start(
         DnsConfig { listen, upstreams: UpstreamSource::List(Vec::new()), ..DnsConfig::default() },
@@ -67,6 +70,18 @@ fn service(index: usize) -> ServiceNames {
         cluster_ips: vec![address(index).parse().expect("an address")],
         ..ServiceNames::default()
     }
+}
+
+fn update(names: &Names, last: u8) -> Duration {
+    let start = Instant::now();
+    names.set_pod(node_dns::PodNames {
+        namespace: "default".into(),
+        name: "pod".into(),
+        addresses: vec![[10, 39, 0, last].into()],
+        is_ready: true,
+        ..Default::default()
+    });
+    start.elapsed()
 }
 
 fn address(index: usize) -> String {

@@ -197,37 +197,44 @@ impl Names {
 
     /// Replaces everything.
     pub fn replace(&self, records: NameRecords) {
-        self.update(|current| *current = records);
+        self.update(|current| set(current, records));
     }
 
     /// Replaces the pods.
     pub fn set_pods(&self, pods: Vec<PodNames>) {
-        self.update(|current| current.pods = pods);
+        self.update(|current| set(&mut current.pods, pods));
     }
 
     /// Replaces the Services.
     pub fn set_services(&self, services: Vec<ServiceNames>) {
-        self.update(|current| current.services = services);
+        self.update(|current| set(&mut current.services, services));
     }
 
     /// Replaces the node's addresses.
     pub fn set_node_addresses(&self, addresses: Vec<IpAddr>) {
-        self.update(|current| current.node_addresses = addresses);
+        self.update(|current| set(&mut current.node_addresses, addresses));
     }
 
     /// Replaces or adds one pod.
     pub fn set_pod(&self, pod: PodNames) {
         self.update(|current| {
             match current.pods.iter_mut().find(|known| known.name == pod.name && known.namespace == pod.namespace) {
-                Some(known) => *known = pod,
-                None => current.pods.push(pod),
+                Some(known) => set(known, pod),
+                None => {
+                    current.pods.push(pod);
+                    true
+                }
             }
         });
     }
 
     /// Removes one pod.
     pub fn remove_pod(&self, namespace: &str, name: &str) {
-        self.update(|current| current.pods.retain(|known| known.name != name || known.namespace != namespace));
+        self.update(|current| {
+            let before = current.pods.len();
+            current.pods.retain(|known| known.name != name || known.namespace != namespace);
+            current.pods.len() != before
+        });
     }
 
     /// Names that are answered, and how many were left out because the table was full or they are none.
@@ -236,13 +243,13 @@ impl Names {
         (table.len(), table.left_out())
     }
 
+    /// Builds a new table where `change` says that it changed something.
+    ///
     /// The lock on the records is held until the table is published, so that two updates cannot overtake each other. Readers never take it.
-    fn update(&self, change: impl FnOnce(&mut NameRecords)) {
+    fn update(&self, change: impl FnOnce(&mut NameRecords) -> bool) {
         let shared = &self.shared;
         let mut records = shared.records.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = records.clone();
-        change(&mut records);
-        if *records == before {
+        if !change(&mut records) {
             return;
         }
         let generation = shared.generation.load(Ordering::Relaxed) + 1;
@@ -260,6 +267,13 @@ impl Names {
         let generation = self.shared.generation.load(Ordering::Acquire);
         Reader { table: self.shared.current(), shared: Arc::clone(&self.shared), generation }
     }
+}
+
+/// Replaces a value; whether it is another one.
+fn set<T: PartialEq>(slot: &mut T, value: T) -> bool {
+    let is_another = *slot != value;
+    *slot = value;
+    is_another
 }
 
 impl Shared {

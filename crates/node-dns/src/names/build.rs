@@ -70,8 +70,8 @@ impl<'a> Rank<'a> {
 /// What a name leads to.
 #[derive(Default)]
 struct Draft {
-    ready: BTreeSet<IpAddr>,
-    waiting: BTreeSet<IpAddr>,
+    ready: Vec<IpAddr>,
+    waiting: Vec<IpAddr>,
     alias: Option<WireName>,
 }
 
@@ -84,7 +84,7 @@ struct Target {
 
 /// The table of these records.
 pub(super) fn build(context: &Context, records: &NameRecords, generation: u64) -> Table {
-    let mut builder = Builder { context, claims: BTreeMap::new(), srv: BTreeMap::new(), reverse: BTreeMap::new() };
+    let mut builder = Builder { context, claims: HashMap::new(), srv: BTreeMap::new(), reverse: BTreeMap::new() };
     let mut namespaces = BTreeSet::new();
     for service in &records.services {
         namespaces.insert(service.namespace.as_str());
@@ -101,7 +101,7 @@ pub(super) fn build(context: &Context, records: &NameRecords, generation: u64) -
 struct Builder<'a> {
     context: &'a Context,
     /// By name, without the last dot.
-    claims: BTreeMap<String, (Rank<'a>, Draft)>,
+    claims: HashMap<String, (Rank<'a>, Draft)>,
     srv: BTreeMap<String, BTreeSet<Target>>,
     /// Names by address, with who gave them.
     reverse: BTreeMap<IpAddr, (By, BTreeSet<String>)>,
@@ -204,7 +204,7 @@ impl<'a> Builder<'a> {
         let hostname = endpoint.hostname.clone().unwrap_or_else(|| dashed(endpoint.address));
         let name = format!("{hostname}.{full}");
         self.claim_whole(name.clone(), rank.clone(), |draft| {
-            draft.ready.insert(endpoint.address);
+            draft.ready.push(endpoint.address);
         });
         if !is_headless {
             return;
@@ -288,10 +288,12 @@ impl<'a> Builder<'a> {
                 sink.add(&format!("{namespace}.{zone}.{domain}"), Vec::new());
             }
         }
-        sink.add("localhost", addresses(&["127.0.0.1", "::1"].map(|text| text.parse().expect("an address")).into()));
+        sink.add("localhost", addresses(&["127.0.0.1", "::1"].map(|text| text.parse().expect("an address"))));
         // Services first: should the table be full, they are what it is for.
         let mut claims: Vec<_> = self.claims.iter().collect();
-        claims.sort_by_key(|(_, (rank, _))| rank.by);
+        claims.sort_unstable_by(|(left, (left_rank, _)), (right, (right_rank, _))| {
+            (left_rank.by, left).cmp(&(right_rank.by, right))
+        });
         for (name, (_, draft)) in claims {
             sink.add(name, draft.sets());
         }
@@ -314,8 +316,12 @@ impl<'a> Builder<'a> {
 }
 
 impl Draft {
-    fn addresses(&self) -> &BTreeSet<IpAddr> {
-        if self.ready.is_empty() { &self.waiting } else { &self.ready }
+    /// In order, each once.
+    fn addresses(&self) -> Vec<IpAddr> {
+        let mut all = if self.ready.is_empty() { &self.waiting } else { &self.ready }.clone();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     fn sets(&self) -> Vec<Set> {
@@ -325,7 +331,7 @@ impl Draft {
                 set.alias = Some(Box::new(*target));
                 vec![set]
             }
-            None => addresses(self.addresses()),
+            None => addresses(&self.addresses()),
         }
     }
 }
@@ -424,7 +430,7 @@ pub(crate) fn soa_numbers(serial: u32) -> [u8; 20] {
     bytes
 }
 
-fn addresses(all: &BTreeSet<IpAddr>) -> Vec<Set> {
+fn addresses(all: &[IpAddr]) -> Vec<Set> {
     let mut sets = Vec::new();
     for (kind, is_kind) in [(kind::A, IpAddr::is_ipv4 as fn(&IpAddr) -> bool), (kind::AAAA, IpAddr::is_ipv6)] {
         let (mut bytes, mut count) = (Vec::new(), 0);
@@ -443,7 +449,7 @@ fn addresses(all: &BTreeSet<IpAddr>) -> Vec<Set> {
 }
 
 /// SRV records, with the addresses of their targets beside them.
-fn srv(targets: &BTreeSet<Target>, claims: &BTreeMap<String, (Rank<'_>, Draft)>) -> Vec<Set> {
+fn srv(targets: &BTreeSet<Target>, claims: &HashMap<String, (Rank<'_>, Draft)>) -> Vec<Set> {
     // As CoreDNS: the whole weight is 100, and each has its part.
     let weight = u16::try_from(100 / targets.len().clamp(1, 100)).expect("at most 100");
     let mut set =
@@ -459,10 +465,10 @@ fn srv(targets: &BTreeSet<Target>, claims: &BTreeMap<String, (Rank<'_>, Draft)>)
             set.count += 1;
         }
         let draft = claims.get(&target.name.to_ascii_lowercase()).filter(|_| known.insert(&target.name));
-        for address in draft.iter().flat_map(|(_, draft)| draft.addresses()) {
+        for address in draft.map(|(_, draft)| draft.addresses()).unwrap_or_default() {
             if extra.len() < SET_BYTES_MAX {
                 extra.extend_from_slice(name.as_bytes());
-                address_record(*address, &mut extra);
+                address_record(address, &mut extra);
                 set.extra_count += 1;
             }
         }
