@@ -19,7 +19,7 @@ use node_dns::{DnsConfig, DnsServer, Names, NamesConfig, ServiceNames, UpstreamS
 
 const SERVICES: usize = 1_000;
 const ROUNDS: usize = 3;
-const SECONDS: &str = "4";
+const SECONDS: &str = "3";
 /// Ticks of `/proc/…/stat`.
 const TICKS_PER_SECOND: f64 = 100.0;
 

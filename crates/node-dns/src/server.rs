@@ -8,6 +8,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -103,6 +104,8 @@ pub struct Counters {
     pub overloads: AtomicU64,
     /// Queries that could not be read, or ask for what is not served.
     pub rejected: AtomicU64,
+    /// Queries at which the responder panicked: faults of ours, never a client's.
+    pub panics: AtomicU64,
     /// Bytes that answers of upstreams take now.
     pub cache_bytes: AtomicU64,
 }
@@ -165,7 +168,7 @@ impl DnsServer {
         &self.counters
     }
 
-    /// Whether its thread lives: it ends by itself only when it panicked.
+    /// Whether its thread lives; it ends when this is dropped, and only then.
     pub fn is_alive(&self) -> bool {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
@@ -246,29 +249,42 @@ struct Loop {
 impl Loop {
     fn run(mut self) {
         self.responder.forwarder.prepare(Instant::now());
-        let mut space = [MaybeUninit::uninit(); EVENTS_MAX];
         let mut events = Vec::with_capacity(EVENTS_MAX);
         loop {
-            events.clear();
-            match self.responder.poller.wait(&mut space, self.timeout()) {
-                Ok(found) => events.extend(found),
-                Err(error) => {
+            // One query must not take the names from all pods: what it was is read already, and the next turn has the next one. The
+            // state is plain data, none of which is left half changed in a way that matters more than an answer that is missing.
+            match catch_unwind(AssertUnwindSafe(|| self.turn(&mut events))) {
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => return,
+                Ok(Err(error)) => {
                     error!(%error, "The DNS responder could not wait for queries; trying again.");
                     std::thread::sleep(ERROR_PAUSE);
-                    continue;
+                }
+                Err(_) => {
+                    self.responder.counters.panics.fetch_add(1, Ordering::Relaxed);
+                    error!("The DNS responder panicked at a query; it continues with the next.");
+                    std::thread::sleep(ERROR_PAUSE);
                 }
             }
-            for event in &events {
-                if event.source == Source::Wake {
-                    return;
-                }
-                self.on_event(*event);
-            }
-            let now = Instant::now();
-            self.responder.forwarder.on_time(&self.responder.poller, now);
-            self.connections.on_time(now);
-            self.deliver(now);
         }
+    }
+
+    /// Waits, and does what there is to do. Whether to continue.
+    fn turn(&mut self, events: &mut Vec<Token>) -> Result<bool, rustix::io::Errno> {
+        let mut space = [MaybeUninit::uninit(); EVENTS_MAX];
+        events.clear();
+        events.extend(self.responder.poller.wait(&mut space, self.timeout())?);
+        for event in events.iter() {
+            if event.source == Source::Wake {
+                return Ok(false);
+            }
+            self.on_event(*event);
+        }
+        let now = Instant::now();
+        self.responder.forwarder.on_time(&self.responder.poller, now);
+        self.connections.on_time(now);
+        self.deliver(now);
+        Ok(true)
     }
 
     fn timeout(&self) -> Option<Duration> {
