@@ -38,8 +38,9 @@ pub use container::{ContainerRuntime, Image, ImageConfig, Images};
 pub use door::{
     ContainerEvent, ContainerState, ContainerStatus, ExecOutput, ImagePresence, PodRuntime, RuntimeError, RuntimeFuture,
 };
-pub use images::NodeImages;
+pub use images::{NodeImages, OpenImagesError};
 pub use launch_dir::{in_memory_dirs, make_in_memory_dir, name_of, remove_in_memory};
+pub use node_images::RegistriesConfig;
 pub use node_shim::{
     ContainerId, ContainerSpec, ContainerStats, ExitReason, ExitRecord, ImageRoot, Isolation, Limits, Mount,
     NamespaceRef, PodRef, PodResources, Requests, Seccomp, Security,

@@ -141,6 +141,8 @@ pub struct NodeConfig {
     pub pods_max: u32,
     /// Most processes and threads of one pod.
     pub pod_pids_max: u64,
+    /// File with what is to be known of registries.
+    pub registries_file: Option<PathBuf>,
     /// Addresses of pods, or `none`.
     pub pod_subnet: String,
     /// IPv6 addresses of pods.
@@ -176,6 +178,7 @@ impl Default for NodeConfig {
             node_ip: None,
             pods_max: 110,
             pod_pids_max: 512,
+            registries_file: None,
             pod_subnet: "10.39.0.0/16".to_owned(),
             pod_subnet6: None,
             pod_mtu: None,
@@ -224,6 +227,10 @@ impl NodeConfig {
         ("podsMax", "Most pods at a time."),
         ("podPidsMax", "Most processes and threads of one pod."),
         (
+            "registriesFile",
+            "YAML file with mirrors, private CAs, logins and limits of image registries; see docs/reference/images.md.",
+        ),
+        (
             "podSubnet",
             "IPv4 addresses of pods, the same on every node if you like; another is taken where an uplink uses it. With none, pods have the machine's own network.",
         ),
@@ -237,6 +244,16 @@ impl NodeConfig {
         ("shutdownGraceSeconds", "How long a stop waits for open requests."),
         ("log", "A level, or a filter such as info,node_kubelet=debug. SELVEDGE_LOG goes before it."),
     ];
+
+    /// How registries are reached.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub fn registries(&self) -> Result<node_runtime::RegistriesConfig, String> {
+        let Some(file) = &self.registries_file else { return Ok(node_runtime::RegistriesConfig::default()) };
+        let text = base_config::read(file).map_err(|error| format!("`registriesFile`: {error}"))?;
+        serde_saphyr::from_str(&text).map_err(|error| format!("`registriesFile`: {}: {error}", file.display()))
+    }
 
     /// The network of the node's pods; nothing when they have the machine's own.
     ///
@@ -286,8 +303,10 @@ impl NodeConfig {
             format!("`imagePrefixes`: {} is not an absolute path; no program is under it", prefix.display())
         });
         let network = self.network().err().unwrap_or_default();
+        let registries = self.registries().err();
         bad_hubs
             .chain(network)
+            .chain(registries)
             .chain(bad_name.map(|why| format!("`nodeName`: {why}")))
             .chain(bad_labels)
             .chain(bad_prefixes)

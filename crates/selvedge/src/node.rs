@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use node_kubelet::{Kubelet, KubeletConfig, KubeletHandle, NodeNetwork, Runtimes};
-use node_runtime::{ContainerRuntime, NodeImages, PodNetwork, ProcessConfig, ProcessRuntime};
+use node_runtime::{ContainerRuntime, NodeImages, PodNetwork, ProcessConfig, ProcessRuntime, RegistriesConfig};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::NodeConfig;
@@ -87,7 +87,8 @@ pub async fn start(
         kubelet.dns = network.node_dns();
         kubelet.network = Some(network.clone());
     }
-    let runtimes = runtimes(data_dir, prefixes, config.pod_pids_max, network)?;
+    let registries = config.registries().map_err(|mistake| anyhow::anyhow!("{mistake}"))?;
+    let runtimes = runtimes(data_dir, prefixes, config.pod_pids_max, network, registries)?;
     let kubelet = Kubelet::start(kubelet, runtimes, shutdown).await.context("failed to start the node")?;
     Ok(Node { name, kubelet, _lock: lock })
 }
@@ -135,6 +136,7 @@ pub fn runtimes(
     mut prefixes: Vec<PathBuf>,
     pod_pids_max: u64,
     network: Option<Arc<NodeNetwork>>,
+    registries: RegistriesConfig,
 ) -> Result<Runtimes> {
     // The edge plane is this very program in a pod of its own.
     prefixes.push(this_program()?);
@@ -146,7 +148,7 @@ pub fn runtimes(
     let mut runtimes: Runtimes =
         vec![Arc::new(ProcessRuntime::open(config.clone()).context("failed to open the process runtime")?)];
     if rustix::process::geteuid().is_root() {
-        let images = NodeImages::open(&data_dir.node().join("images")).context("failed to open the image store")?;
+        let images = NodeImages::open(&data_dir.node().join("images"), registries)?;
         let runtime = ContainerRuntime::open(config.clone(), Arc::new(images));
         runtimes.push(Arc::new(runtime.context("failed to open the runtime of containers")?));
     } else {

@@ -289,6 +289,7 @@ impl Worker {
         if matches!(status.state, ContainerState::Running { .. }) || has_run {
             info!(pod = %self.pod.full_name(), container = %name, attempt = id.attempt, "Started a container.");
             self.shared.context.registry.clear_fault(DISK_FAULT);
+            events.pod(&self.pod, Some(&name), "Created", format!("Created container: {name}"));
             events.pod(&self.pod, Some(&name), "Started", format!("Started container {name}"));
         } else if let Some(exit) = exit_of(&status) {
             events.pod_warning(&self.pod, Some(&name), "Failed", format!("Error: {}", exit.message));
