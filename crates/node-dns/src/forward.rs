@@ -388,7 +388,7 @@ impl Forwarder {
             return self.refused(index, code, poller, now);
         }
         let Some(stored) = Stored::new(bytes, answer).map(Arc::new) else { return };
-        if answer.is_truncated() && self.start_tcp(index, one.address, &stored, poller, now).is_ok() {
+        if answer.is_truncated() && self.start_tcp(index, one, &stored, poller, now).is_ok() {
             return;
         }
         self.succeed(index, stored, answer, one.address, now);
@@ -411,7 +411,7 @@ impl Forwarder {
     fn start_tcp(
         &mut self,
         index: usize,
-        address: SocketAddr,
+        one: &Try,
         truncated: &Arc<Stored>,
         poller: &Poller,
         now: Instant,
@@ -421,14 +421,21 @@ impl Forwarder {
         if self.tcp_count >= TCP_MAX || flight.tcp.is_some() {
             return Err(Errno::MFILE);
         }
-        let socket = connect(address, SocketType::STREAM)?;
+        let socket = connect(one.address, SocketType::STREAM)?;
         poller.add(&socket, flight.token(index, Source::UpstreamTcp), Interest::Write)?;
-        let query = flight.query(id, true);
+        let query = flight.query(id, one.has_edns);
         let mut out = u16::try_from(query.len()).unwrap_or_default().to_be_bytes().to_vec();
         out.extend_from_slice(&query);
         flight.tries.clear();
-        flight.tcp =
-            Some(TcpTry { socket, id, out, sent: 0, input: Vec::new(), address, truncated: Arc::clone(truncated) });
+        flight.tcp = Some(TcpTry {
+            socket,
+            id,
+            out,
+            sent: 0,
+            input: Vec::new(),
+            address: one.address,
+            truncated: Arc::clone(truncated),
+        });
         flight.next_try_at = flight.deadline;
         // A handshake and a large answer take longer than a datagram; the client waits.
         flight.deadline = flight.deadline.max(now + self.try_timeout * 3);

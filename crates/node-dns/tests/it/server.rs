@@ -140,20 +140,20 @@ fn a_connection_is_used_for_many_questions_and_left_behind_without_harm() {
 }
 
 #[test]
-fn connections_that_do_nothing_make_way_for_others() {
+fn one_client_does_not_take_all_connections() {
     let server = start(&names(), list(&[]));
     let at = server.addresses()[0];
-    // One address has sixteen at most; those beyond are closed.
-    let idle: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(at).expect("a listener")).collect();
-    let mut closed = 0;
-    for stream in &idle {
-        stream.set_read_timeout(Some(crate::common::SILENCE)).expect("a timeout");
-        closed += usize::from(matches!((&*stream).read(&mut [0; 1]), Ok(0)));
-        if closed > 0 && closed == 40 - 16 {
-            break;
-        }
+    // One address has sixteen at most; those beyond are closed, and the sixteen are served.
+    let mut streams: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(at).expect("a listener")).collect();
+    for beyond in streams.split_off(16) {
+        beyond.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        assert!(matches!((&beyond).read(&mut [0; 1]), Ok(0)), "it is closed");
     }
-    assert_eq!(closed, 40 - 16);
+    let mut served: Vec<TcpClient> = streams.into_iter().map(|stream| TcpClient { stream }).collect();
+    for client in &mut served {
+        client.stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        assert_eq!(client.ask(WEB, kind::A).answers.len(), 1);
+    }
     let another = TcpStream::from(bound_client("127.0.0.2", at));
     let mut other = TcpClient { stream: another };
     other.stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");

@@ -211,9 +211,10 @@ fn equal_questions_share_one_on_its_way() {
     release.send(()).expect("the upstream waits");
     for client in &clients {
         assert_eq!(data(&client.receive()), ["192.0.2.1"]);
-        client.socket.set_read_timeout(Some(crate::common::SILENCE)).expect("a timeout");
-        assert!(client.socket.recv(&mut [0; 512]).is_err(), "one answer each");
     }
+    let last = &clients[clients.len() - 1].socket;
+    last.set_read_timeout(Some(crate::common::SILENCE)).expect("a timeout");
+    assert!(last.recv(&mut [0; 512]).is_err(), "one answer each");
     assert_eq!(upstream.questions().len(), 1);
     assert_eq!(server.counters().coalesced.load(Ordering::Relaxed), 39);
 }
