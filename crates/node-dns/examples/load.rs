@@ -3,6 +3,7 @@
 //! 1,000 Services; questions for them (hits), for names that do not exist (misses, as `ndots` search makes three of for each name
 //! outside), and 60 to 40 of both. `dnsperf` measures the rate and this program the delay at half of it, open loop: a question is sent when
 //! it is due, whether or not the last was answered. Needs `dnsmasq` and `dnsperf`.
+//! Arguments: rounds, of which the median counts (3), and seconds of each (3).
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -18,8 +19,6 @@ use node_dns::message::WireName;
 use node_dns::{DnsConfig, DnsServer, Names, NamesConfig, ServiceNames, UpstreamSource};
 
 const SERVICES: usize = 1_000;
-const ROUNDS: usize = 3;
-const SECONDS: &str = "3";
 /// Ticks of `/proc/…/stat`.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -131,6 +130,9 @@ fn dnsmasq(dir: &Path, port: u16) -> Result<Child> {
 }
 
 fn compare(dir: &Path, ours: SocketAddr, peer: SocketAddr, peer_pid: u32) -> Result<()> {
+    let argument =
+        |index, default: u32| std::env::args().nth(index).and_then(|text| text.parse().ok()).unwrap_or(default);
+    let (rounds, seconds) = (argument(1, 3), argument(2, 3));
     let own_stat = thread_stat("dns")?;
     let peer_stat = format!("/proc/{peer_pid}/stat");
     for (kind, hits_percent) in [("60 % hits", 60), ("hits", 100), ("misses", 0)] {
@@ -138,9 +140,9 @@ fn compare(dir: &Path, ours: SocketAddr, peer: SocketAddr, peer_pid: u32) -> Res
         let file = dir.join("queries");
         fs::write(&file, questions.iter().map(|name| format!("{name} A\n")).collect::<String>())?;
         let (mut own, mut others) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            own.push(dnsperf(&file, ours, &own_stat)?);
-            others.push(dnsperf(&file, peer, &peer_stat)?);
+        for _ in 0..rounds {
+            own.push(dnsperf(&file, ours, &own_stat, seconds)?);
+            others.push(dnsperf(&file, peer, &peer_stat, seconds)?);
         }
         let (own, other) = (median(own), median(others));
         println!(
@@ -159,7 +161,7 @@ fn compare(dir: &Path, ours: SocketAddr, peer: SocketAddr, peer_pid: u32) -> Res
             ("node-dns at half of dnsmasq's", ours, other.queries_per_second / 2.0),
             ("dnsmasq at half its rate", peer, other.queries_per_second / 2.0),
         ] {
-            println!("  {who}, {rate:.0} q/s: {}", delays(address, rate, &questions)?);
+            println!("  {who}, {rate:.0} q/s: {}", delays(address, rate, &questions, seconds)?);
         }
     }
     Ok(())
@@ -197,7 +199,7 @@ fn cpu_seconds(stat: &str) -> Result<f64> {
     Ok(ticks / TICKS_PER_SECOND)
 }
 
-fn dnsperf(queries: &Path, address: SocketAddr, stat: &str) -> Result<Figures> {
+fn dnsperf(queries: &Path, address: SocketAddr, stat: &str, seconds: u32) -> Result<Figures> {
     let before = cpu_seconds(stat)?;
     let output = Command::new("dnsperf")
         .args([
@@ -206,7 +208,7 @@ fn dnsperf(queries: &Path, address: SocketAddr, stat: &str) -> Result<Figures> {
             "-p",
             &address.port().to_string(),
             "-l",
-            SECONDS,
+            &seconds.to_string(),
             "-c",
             "4",
             "-q",
@@ -239,10 +241,12 @@ fn query(id: u16, name: &str) -> Vec<u8> {
     bytes
 }
 
-/// Sends at a rate for three seconds and says how long answers took.
-fn delays(address: SocketAddr, rate: f64, questions: &[String]) -> Result<String> {
+/// Sends at a rate and says how long answers took.
+fn delays(address: SocketAddr, rate: f64, questions: &[String], seconds: u32) -> Result<String> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     socket.connect(address)?;
+    // What is lost is to be the responder's, not ours. Without the right to more it is what the system allows.
+    let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, 16 << 20);
     socket.set_read_timeout(Some(Duration::from_millis(200)))?;
     let start = Instant::now();
     let sent_at: Arc<Vec<AtomicU64>> = Arc::new((0..=u16::MAX).map(|_| AtomicU64::new(0)).collect());
@@ -260,7 +264,7 @@ fn delays(address: SocketAddr, rate: f64, questions: &[String]) -> Result<String
         })
     };
     let messages: Vec<Vec<u8>> = questions.iter().map(|name| query(0, name)).collect();
-    let total = (rate * 3.0) as usize;
+    let total = (rate * f64::from(seconds)) as usize;
     for index in 0..total {
         let due = Duration::from_nanos((index as f64 * 1e9 / rate) as u64);
         while start.elapsed() < due {

@@ -1,4 +1,4 @@
-//! The responder's steps without sockets, for the fuzzer: a query answered from a table, and an upstream's answer passed on.
+//! The responder's steps without sockets, for the fuzzer and tests: a query answered from a table, and an upstream's answer passed on.
 
 use std::sync::Arc;
 
@@ -44,4 +44,24 @@ pub fn respond(names: &Names, bytes: &[u8], upstream: &[u8]) -> Option<Vec<u8>> 
     assert_eq!(&out[12..12 + query.question.len()], query.question, "an answer has its query's question");
     out.truncate(len);
     Some(out)
+}
+
+/// Answers from a table and nothing else, as the responder's thread does it.
+pub struct TableOnly(Arc<crate::names::Table>);
+
+impl TableOnly {
+    /// Of the names as they are now.
+    pub fn new(names: &Names) -> Self {
+        Self(Arc::clone(names.reader().table()))
+    }
+
+    /// Answers a query; `None` where the table does not.
+    pub fn answer(&self, bytes: &[u8], out: &mut [u8]) -> Option<usize> {
+        let mut name = WireName::ROOT;
+        let query = parse_query(bytes, &mut name).ok()?;
+        match answer(&self.0, &query, out) {
+            Local::Written(len) => Some(len),
+            Local::Alias { .. } | Local::Forward => None,
+        }
+    }
 }
