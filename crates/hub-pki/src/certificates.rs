@@ -89,10 +89,13 @@ impl Pki {
     }
 }
 
+/// What programs in pods call the API: the Service `kubernetes`, by its names and by its address, which is the first of the range.
+const IN_CLUSTER: [&str; 5] =
+    ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "10.96.0.1"];
+
 /// Names of a hub that listens on `listen`: those of its settings, and those that this machine answers to.
 pub fn hub_names(public_names: &[String], listen: SocketAddr) -> Vec<San> {
-    let mut names: Vec<San> =
-        ["localhost", "127.0.0.1", "::1", "kubernetes", "kubernetes.default"].map(San::from).to_vec();
+    let mut names: Vec<San> = ["localhost", "127.0.0.1", "::1"].into_iter().chain(IN_CLUSTER).map(San::from).collect();
     names.push(San::from(rustix::system::uname().nodename().to_string_lossy().as_ref()));
     names.extend(public_names.iter().map(|name| San::from(name.as_str())));
     if !listen.ip().is_unspecified() {

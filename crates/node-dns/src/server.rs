@@ -32,6 +32,8 @@ use crate::waiter::{Alias, Client, Waiter, head_of, write, write_failure};
 const BATCHES_PER_EVENT: usize = 4;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 64;
+/// How often another free port is tried.
+const FREE_PORT_TRIES: u32 = 16;
 /// Bytes of queries that the kernel keeps for us: some 1,300, which are answered within ten milliseconds.
 const RECEIVE_BUFFER: usize = 512 << 10;
 /// How long a broken loop waits before it continues: so that a fault that stays is seen in the log, not in the load.
@@ -195,6 +197,18 @@ struct Listen {
 
 impl Listen {
     fn bind(address: SocketAddr) -> Result<Self, DnsError> {
+        let mut tries = if address.port() == 0 { FREE_PORT_TRIES } else { 1 };
+        loop {
+            tries -= 1;
+            match Self::bind_once(address) {
+                // The kernel chooses a port that is free by UDP; by TCP somebody may have it.
+                Err(DnsError::Listen { protocol: "TCP", .. }) if tries > 0 => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn bind_once(address: SocketAddr) -> Result<Self, DnsError> {
         let fail = |protocol, source: rustix::io::Errno| DnsError::Listen { address, protocol, source: source.into() };
         let udp: UdpSocket = bind(address, SocketType::DGRAM).map_err(|source| fail("UDP", source))?.into();
         // Both protocols have one port, also where the kernel chose it.

@@ -289,6 +289,7 @@ fn spawn(parts: Parts) -> KubeletHandle {
         client: client.clone(),
         node_ip: node_ip.clone(),
         dns: config.dns.clone(),
+        service_api: config.network.as_ref().and_then(|network| network.service_api()),
         cpu_millis: machine.allocatable_cpu_millis(),
         memory_bytes: machine.allocatable_memory_bytes(),
         registry: registry.clone(),

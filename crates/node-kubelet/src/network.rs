@@ -3,12 +3,16 @@
 //! `node-network` has the links, addresses and tables, `node-dns` the responder; here they are opened as the settings have it, and handed
 //! to the runtimes. One agent has the network of a machine: a second one on it would give the same addresses to other pods.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+mod api_proxy;
+mod follow;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use node_client::Endpoint;
 use node_dns::{DnsConfig, DnsServer, Names, NamesConfig};
 use node_network::{Network, NetworkConfig, NetworkError, PodLink, Protocol, Subnet, links, netlink};
 use node_pods::NodeDns;
@@ -19,6 +23,9 @@ const OWNER: &[u8] = b"selvedge-pod-network";
 
 /// Where this node's responder listens: an address of the link-local range that other node-local responders have as well.
 const DNS_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 20, 10)), 53);
+
+/// Port of the Service `kubernetes`.
+const API_SERVICE_PORT: u16 = 443;
 
 /// How the network is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +79,9 @@ pub struct NodeNetwork {
     pub(crate) network: Network,
     pub(crate) names: Names,
     dns: Option<DnsServer>,
+    /// Where pods' connections to the API arrive, until somebody serves them.
+    api: Mutex<Option<TcpListener>>,
+    api_address: Option<SocketAddr>,
     _owner: UnixListener,
 }
 
@@ -118,13 +128,34 @@ impl NodeNetwork {
                 None
             }
         };
-        Ok(Arc::new(Self { settings, network, names, dns, _owner: owner }))
+        let (api, api_address) = match listen_for_api(&network) {
+            Ok((listener, address)) => (Some(listener), Some(address)),
+            Err(error) => {
+                tracing::warn!(%error, "Pods have no way to the API through this node.");
+                (None, None)
+            }
+        };
+        Ok(Arc::new(Self { settings, network, names, dns, api: Mutex::new(api), api_address, _owner: owner }))
     }
 
     /// Where pods have names answered.
     pub fn node_dns(&self) -> NodeDns {
         let servers = if self.dns.is_some() { vec![self.settings.dns.ip()] } else { Vec::new() };
         NodeDns { domain: self.settings.domain.clone(), servers, ..NodeDns::default() }
+    }
+
+    /// Where pods find the API: the Service `kubernetes`.
+    pub(crate) fn service_api(&self) -> Option<Endpoint> {
+        self.api_address?;
+        Some(Endpoint { host: self.api_service_ip()?.to_string(), port: API_SERVICE_PORT })
+    }
+
+    /// The first address of the Services' range, in every cluster the API's.
+    fn api_service_ip(&self) -> Option<IpAddr> {
+        self.settings.service_subnets.iter().find_map(|subnet| match subnet.address {
+            IpAddr::V4(address) => Some(IpAddr::V4(Ipv4Addr::from_bits(address.to_bits().saturating_add(1)))),
+            IpAddr::V6(_) => None,
+        })
     }
 
     /// Removes what any agent has set up of it on this machine.
@@ -137,6 +168,16 @@ impl NodeNetwork {
         let mut socket = netlink::Socket::open(netlink::Protocol::Route).map_err(NetworkError::Node)?;
         links::remove_node(&mut socket, &[settings.dns.ip()], &[]).map_err(NetworkError::Node)
     }
+}
+
+/// On the address from which the node speaks to its pods, at any port: rules lead them there.
+fn listen_for_api(network: &Network) -> std::io::Result<(TcpListener, SocketAddr)> {
+    let address = network.node_addresses().into_iter().find(IpAddr::is_ipv4);
+    let address = address.ok_or_else(|| std::io::Error::other("the node has no address among its pods"))?;
+    let listener = TcpListener::bind((address, 0))?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
 }
 
 fn answer_names(

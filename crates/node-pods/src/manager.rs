@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use node_client::{ApiClient, EventRecorder, StatusRegistry, chain};
+use node_client::{ApiClient, Endpoint, EventRecorder, StatusRegistry, chain};
 use node_runtime::{ContainerEvent, ContainerStatus, PodRuntime};
 use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -126,6 +126,8 @@ pub struct Context {
     pub node_ip: watch::Receiver<Option<IpAddr>>,
     /// Where names are answered.
     pub dns: NodeDns,
+    /// Where pods with addresses of their own find the API: the address of its Service, which the node leads there.
+    pub service_api: Option<Endpoint>,
     /// Thousandths of a core that pods may have.
     pub cpu_millis: u64,
     /// Memory that pods may have.

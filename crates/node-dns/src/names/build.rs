@@ -15,6 +15,8 @@ use crate::message::{WireName, kind};
 const SET_BYTES_MAX: usize = 60_000;
 /// Bytes that a name takes beside its records, about.
 const ENTRY_OVERHEAD: usize = 120;
+/// SRV records in a table: a headless Service has its ports times its endpoints, each with a long name.
+const SRV_RECORDS_MAX: usize = 16_384;
 /// Labels below the domain that are not for pods to have.
 const RESERVED: [&str; 4] = ["svc", "pod", "ns", "dns-version"];
 
@@ -84,7 +86,14 @@ struct Target {
 
 /// The table of these records.
 pub(super) fn build(context: &Context, records: &NameRecords, generation: u64) -> Table {
-    let mut builder = Builder { context, claims: HashMap::new(), srv: BTreeMap::new(), reverse: BTreeMap::new() };
+    let mut builder = Builder {
+        context,
+        claims: HashMap::new(),
+        srv: BTreeMap::new(),
+        srv_count: 0,
+        left_out: 0,
+        reverse: BTreeMap::new(),
+    };
     let mut namespaces = BTreeSet::new();
     for service in &records.services {
         namespaces.insert(service.namespace.as_str());
@@ -103,6 +112,8 @@ struct Builder<'a> {
     /// By name, without the last dot.
     claims: HashMap<String, (Rank<'a>, Draft)>,
     srv: BTreeMap<String, BTreeSet<Target>>,
+    srv_count: usize,
+    left_out: usize,
     /// Names by address, with who gave them.
     reverse: BTreeMap<IpAddr, (By, BTreeSet<String>)>,
 }
@@ -221,6 +232,11 @@ impl<'a> Builder<'a> {
         if port.name.is_empty() {
             return;
         }
+        if self.srv_count >= SRV_RECORDS_MAX {
+            self.left_out += 1;
+            return;
+        }
+        self.srv_count += 1;
         let name = format!("_{}.{}.{service}", port.name, port.protocol.label()).to_ascii_lowercase();
         self.srv.entry(name).or_default().insert(Target { port: number, name: target });
     }
@@ -276,7 +292,8 @@ impl<'a> Builder<'a> {
     fn encode(self, namespaces: &BTreeSet<&str>, generation: u64) -> Table {
         let context = self.context;
         let domain = &context.domain;
-        let mut sink = Sink { entries: HashMap::new(), left_out: 0, bytes: 0, bytes_max: context.table_bytes_max };
+        let mut sink =
+            Sink { entries: HashMap::new(), left_out: self.left_out, bytes: 0, bytes_max: context.table_bytes_max };
         let serial = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() + generation;
         // A serial wraps by its definition (RFC 1982).
         let serial = (serial & u64::from(u32::MAX)) as u32;

@@ -475,6 +475,23 @@ fn a_full_table_leaves_pods_out_before_services_and_counts_them() {
 }
 
 #[test]
+fn a_service_of_a_thousand_ports_does_not_take_the_table_from_others() {
+    let mut wide = service("default", "wide", &["10.96.0.11"]);
+    wide.ports = (0..1_000).map(|index| port(&format!("p{index}"), PortProtocol::Tcp, index)).collect();
+    let mut deep = service("default", "deep", &[]);
+    deep.ports = wide.ports.clone();
+    deep.endpoints = (0..200).map(|last| endpoint(None, &format!("10.39.1.{last}"), true)).collect();
+    let table = table(vec![], vec![wide, deep, service("default", "web", &["10.96.0.10"])]);
+    let srv = |name: &str| ask(&table, &format!("{name}.default.svc.cluster.local"), kind::SRV);
+    assert_eq!(srv("_p999._tcp.wide").len(), 3);
+    // Of each port some endpoints, rather than all of some ports.
+    assert!(srv("_p0._tcp.deep").len() > 25 && srv("_p900._tcp.deep").len() > 25);
+    assert_eq!(ask(&table, "deep.default.svc.cluster.local", kind::A).len(), 201);
+    assert_eq!(ask(&table, "web.default.svc.cluster.local", kind::A).len(), 2);
+    assert!(table.left_out() > 100_000, "{}", table.left_out());
+}
+
+#[test]
 fn names_that_are_none_are_left_out_and_the_others_stay() {
     let long = "x".repeat(64);
     let mut bad = service("default", "bad", &["10.96.0.11"]);

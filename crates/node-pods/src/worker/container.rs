@@ -228,10 +228,7 @@ impl Worker {
             container,
             attempt,
             places: self.volumes.places().cloned().unwrap_or_default(),
-            facts: NodeFacts {
-                pod_ips: self.addresses().iter().map(ToString::to_string).collect(),
-                ..self.shared.facts()
-            },
+            facts: self.facts(),
             addresses: self.addresses().to_vec(),
             dns: self.shared.context.dns.clone(),
             store: self.shared.context.store.clone(),
@@ -260,6 +257,16 @@ impl Worker {
             // A worker that has ended needs no answer: the next one lists the containers.
             inbox.done(Done::Started { id, result });
         });
+    }
+
+    /// What the pod's variables may refer to.
+    fn facts(&self) -> NodeFacts {
+        let mut facts = self.shared.facts();
+        facts.pod_ips = self.addresses().iter().map(ToString::to_string).collect();
+        if !facts.pod_ips.is_empty() && self.shared.context.service_api.is_some() {
+            facts.hub.clone_from(&self.shared.context.service_api);
+        }
+        facts
     }
 
     pub(super) fn started(&mut self, id: ContainerId, result: Result<ContainerStatus, RuntimeError>) {
