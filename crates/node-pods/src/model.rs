@@ -89,6 +89,8 @@ pub(crate) struct PodSpec {
     pub host_network: bool,
     #[serde(rename = "hostIPC")]
     pub host_ipc: bool,
+    #[serde(rename = "hostPID")]
+    pub host_pid: bool,
     pub subdomain: Option<String>,
     pub host_aliases: Vec<HostAlias>,
     pub dns_policy: Option<String>,
@@ -162,6 +164,8 @@ pub(crate) struct Container {
     pub security_context: ContainerSecurityContext,
     pub lifecycle: Option<Value>,
     pub ports: Vec<ContainerPort>,
+    pub tty: bool,
+    pub stdin: bool,
 }
 
 /// A container that somebody added to the running pod to look into it (`kubectl debug`). None is run yet.

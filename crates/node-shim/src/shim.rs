@@ -76,6 +76,7 @@ pub(crate) mod child;
 mod confine;
 mod mounts;
 mod root;
+mod terminal;
 
 use std::{
     env,
@@ -84,7 +85,7 @@ use std::{
     io::{self, Read, Write},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::OpenOptionsExt,
+        unix::{fs::OpenOptionsExt, net::UnixStream},
     },
     path::Path,
     process::ExitCode,
@@ -224,6 +225,8 @@ struct Container {
     signals: OwnedFd,
     /// The init process says here how the program ended.
     result: File,
+    /// The other end of the program's input, which stays open as long as it runs.
+    _input: Option<OwnedFd>,
 }
 
 struct Output {
@@ -289,9 +292,12 @@ fn fork_child(
     let (status_rx, status_tx) = pipe()?;
     let (result_rx, result_tx) = pipe()?;
     let (begin_rx, begin_tx) = pipe()?;
+    let (terminal_rx, terminal_tx) = UnixStream::pair().map_err(explain("make a pair of sockets"))?;
+    let (input_rx, input_tx) = pipe()?;
     let signals = sys::Signals::of(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP]);
     let signals = signals.descriptor().map_err(explain("make a signal descriptor"))?;
     let isolated = (launch.isolation == Isolation::Auto || launch.image.is_some())
+        && !launch.spec.host_pid
         && child::new_pid_namespace().map_err(|error| notices.push(format!("no namespaces: {error}"))).is_ok();
 
     let program = if launch.image.is_none() { child::open_agents(&launch.program)? } else { None };
@@ -303,7 +309,7 @@ fn fork_child(
     let pid = sys::fork().map_err(explain("fork"))?;
     if pid == 0 {
         own.iter().for_each(|file| child::close_copy(file));
-        drop((stdout_rx, stderr_rx, status_rx, result_rx, begin_tx, signals));
+        drop((stdout_rx, stderr_rx, status_rx, result_rx, begin_tx, signals, terminal_rx, input_tx));
         let ends = child::Ends {
             stdout: stdout_tx,
             stderr: stderr_tx,
@@ -311,11 +317,13 @@ fn fork_child(
             result: File::from(result_tx),
             program,
             go: File::from(begin_rx),
+            terminal: terminal_tx,
+            input: input_rx,
             cgroups,
         };
         child::run(&launch, &root::Places { staging: &staging, state: dir.path() }, isolated, ends);
     }
-    drop((stdout_tx, stderr_tx, status_tx, result_tx, begin_rx, program));
+    drop((stdout_tx, stderr_tx, status_tx, result_tx, begin_rx, program, terminal_tx, input_rx));
 
     let me = rustix::process::getpid().as_raw_nonzero().get();
     let processes = Process::of(me).and_then(|shim| Ok((shim, Process::of(pid)?)));
@@ -337,8 +345,10 @@ fn fork_child(
             .map_err(|error| format!("failed to set up a pipe: {error}"))?;
         Ok(Some(Output { pipe: File::from(pipe), lines: Lines::new(stream) }))
     };
+    let stdout_rx = if launch.spec.tty { terminal::receive(&terminal_rx)? } else { stdout_rx };
     let outputs = [output(stdout_rx, Stream::Stdout)?, output(stderr_rx, Stream::Stderr)?];
-    Ok(Container { launch, running, log, outputs, signals, result: File::from(result_rx) })
+    let input = launch.spec.stdin.then_some(input_tx);
+    Ok(Container { launch, running, log, outputs, signals, result: File::from(result_rx), _input: input })
 }
 
 impl Container {

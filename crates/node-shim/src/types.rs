@@ -194,6 +194,15 @@ pub struct ContainerSpec {
     /// `spec.hostname`; default: the pod's name.
     #[serde(default)]
     pub hostname: Option<String>,
+    /// `hostPID`: it sees the node's processes, and ends with its control group alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub host_pid: bool,
+    /// `tty`: it has a terminal, to which both of its outputs go.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tty: bool,
+    /// `stdin`: its input is open, and nobody writes to it. Otherwise it is empty.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stdin: bool,
     /// A file on the node whose first 4,096 bytes become the exit record's message (`terminationMessagePath`, which the
     /// kubelet also lists among the mounts).
     #[serde(default)]

@@ -104,6 +104,9 @@ impl SpecParts {
             supplemental_groups: groups,
             security: security_of(&container.security_context, security),
             hostname: Some(self.pod.hostname().to_owned()),
+            host_pid: self.pod.spec.host_pid,
+            tty: container.tty,
+            stdin: container.stdin,
             termination_message: None,
             termination_message_from_log: container.termination_message_policy.as_deref()
                 == Some("FallbackToLogsOnError"),

@@ -53,7 +53,7 @@ fn image(store: &Path) -> Option<Image> {
     fs::copy(program, low.join("bin/busybox")).unwrap();
     for name in [
         "sh", "cat", "ls", "id", "env", "sleep", "mknod", "head", "mount", "hostname", "touch", "stat", "kill", "ps",
-        "dd", "wget", "chmod", "ln", "mkdir", "unshare", "readlink", "test", "tail", "grep", "sort",
+        "dd", "wget", "chmod", "ln", "mkdir", "unshare", "readlink", "test", "tail", "grep", "tty", "stty", "sort",
     ] {
         symlink("busybox", low.join("bin").join(name)).unwrap();
     }
@@ -340,6 +340,32 @@ fn image_of(fixture: &Fixture) -> Image {
     let config = ImageConfig { entrypoint: vec!["sh".to_owned(), "-c".to_owned()], ..ImageConfig::default() };
     let layers = vec!["low".to_owned(), "high".to_owned()];
     Image { id: "sha256:1".to_owned(), store: fixture.folder.path().join("layers"), layers, config }
+}
+
+#[tokio::test]
+async fn a_terminal_is_the_programs_own_and_its_output_is_logged() {
+    let Some(fixture) = fixture() else { return };
+    let (log, _) =
+        run(&fixture, "tty; stty size; test -t 0 && test -t 1 && echo terminal", |spec| spec.tty = true).await;
+    assert_eq!(log.iter().map(|line| line.trim_end()).collect::<Vec<_>>(), ["/dev/pts/0", "24 80", "terminal"]);
+    let (log, _) = run(&fixture, "tty; read line || echo ended", |_| {}).await;
+    assert_eq!(log, ["not a tty", "ended"]);
+    let spec = ContainerSpec { stdin: true, ..spec(&fixture, "echo up; read line; echo ended") };
+    fixture.start(&spec).await;
+    fixture.until_logged(&spec, "up").await;
+    let status = fixture.runtime().stop(&spec.id(), Duration::from_millis(200)).await.unwrap();
+    let ContainerState::Exited(record) = status.state else { panic!("{status:?}") };
+    assert_eq!((record.exit_code, fixture.log(&spec).len()), (137, 1), "its input did not end");
+}
+
+#[tokio::test]
+async fn with_the_nodes_processes_it_is_one_of_them() {
+    let Some(fixture) = fixture() else { return };
+    let (log, record) = run(&fixture, "test $$ -gt 1 && test -d /proc/1 && echo outside; kill -9 $$", |spec| {
+        spec.host_pid = true;
+    })
+    .await;
+    assert_eq!((log, record.signal), (vec!["outside".to_owned()], Some(9)));
 }
 
 #[tokio::test]

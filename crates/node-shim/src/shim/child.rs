@@ -11,7 +11,7 @@ use std::{
     io::{self, Read, Write},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::ffi::OsStrExt,
+        unix::{ffi::OsStrExt, net::UnixStream},
     },
     path::{Path, PathBuf},
 };
@@ -25,6 +25,7 @@ use rustix::{
 use super::{
     mounts,
     root::{self, Places},
+    terminal,
 };
 use crate::{
     ContainerSpec, ImageRoot, NamespaceRef,
@@ -52,6 +53,10 @@ pub struct Ends {
     pub program: Option<OwnedFd>,
     /// One byte, once everything is on disk. Its end without that byte means that the shim has died.
     pub go: File,
+    /// Where its terminal goes, when it has one.
+    pub terminal: UnixStream,
+    /// Its input, when it has one that stays open.
+    pub input: OwnedFd,
     /// Entered before anything of the program runs.
     pub cgroups: CgroupPaths,
 }
@@ -103,7 +108,7 @@ pub fn read_status(status: File, notices: &mut Vec<String>) -> Result<(), String
 /// The child's whole life.
 pub fn run(launch: &Launch, places: &Places<'_>, isolated: bool, mut ends: Ends) -> ! {
     let result = match &launch.image {
-        Some(image) if isolated => run_image(launch, image, places, &mut ends),
+        Some(image) if isolated || launch.spec.host_pid => run_image(launch, image, places, &mut ends),
         Some(_) => Err("images need a pid namespace: run the node as root".to_owned()),
         None if isolated => run_init(launch, places.staging, &mut ends),
         None => run_bare(launch, &mut ends),
@@ -249,11 +254,22 @@ fn program(launch: &Launch, ends: &mut Ends, die_with_shim: bool) -> Result<(), 
     let mut status = File::from(out_of_the_way(&OwnedFd::from(
         ends.status.try_clone().map_err(|error| explain("copy a descriptor", error))?,
     ))?);
-    let (stdout, stderr) = (out_of_the_way(&ends.stdout)?, out_of_the_way(&ends.stderr)?);
+    let terminal = if spec.tty { Some(out_of_the_way(&terminal::open(&ends.terminal)?)?) } else { None };
+    let (stdout, stderr) = match &terminal {
+        Some(terminal) => (out_of_the_way(terminal)?, out_of_the_way(terminal)?),
+        None => (out_of_the_way(&ends.stdout)?, out_of_the_way(&ends.stderr)?),
+    };
+    let stdin = match terminal {
+        Some(terminal) => Some(terminal),
+        None if spec.stdin => Some(out_of_the_way(&ends.input)?),
+        None => None,
+    };
     let open = open.iter().map(out_of_the_way).collect::<Result<Vec<_>, _>>()?;
     exec.file = ends.program.as_ref().map(out_of_the_way).transpose()?;
-    let result = [(&stdout, 1), (&stderr, 2)]
-        .into_iter()
+    let result = stdin
+        .iter()
+        .map(|stdin| (stdin, 0))
+        .chain([(&stdout, 1), (&stderr, 2)])
         .chain(open.iter().zip(DESCRIPTORS_FIRST..))
         .try_for_each(|(fd, target)| sys::duplicate_to(fd.as_fd(), target));
     // From here on `ends.status` may be another file: only the copy is used.
