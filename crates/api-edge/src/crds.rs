@@ -199,7 +199,7 @@ fn exports() -> Value {
 fn node_assignments() -> Value {
     let mut definition = Crd {
         kind: "NodeAssignment", singular: "nodeassignment", plural: "nodeassignments", short: "nasg", namespaced: false,
-        description: "What one node should run, made by the hub from Devices, Streams, Rules and Exports. Not for editing.",
+        description: "What one node should run, made by the hub from Devices, Streams, Rules, Exports and Services. Not for editing.",
         spec: json!({"type": "object", "properties": {
             "nodeName": {"type": "string", "description": "The node."},
             "part": {"type": "integer", "minimum": 0, "description": "Which part this is, from 0."},

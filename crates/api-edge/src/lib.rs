@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | [`edgex`] | events, readings, device profiles and devices as EdgeX Foundry v3 publishes them |
 //! | [`resources`], [`conditions`] | the kinds of `edge.selvedge.dev/v1alpha1` as structs |
+//! | [`services`] | what a node needs of a Service |
 //! | [`crds`] | their definitions, as the hub installs them |
 //! | [`identity`] | which key may speak as a node |
 //! | [`telemetry`] | what a node sends to `POST /telemetry/v1/batches` |
@@ -31,6 +32,7 @@ pub mod go_duration;
 pub mod identity;
 pub mod ports;
 pub mod resources;
+pub mod services;
 pub mod status;
 pub mod telemetry;
 

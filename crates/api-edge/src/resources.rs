@@ -218,7 +218,7 @@ pub struct NodeAssignmentSpec {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct AssignmentEntry {
-    /// `DeviceProfile`, `Device`, `Stream`, `Rule`, `Export`.
+    /// `DeviceProfile`, `Device`, `Stream`, `Rule`, `Export`; `Service` for what is not the edge plane's.
     pub kind: String,
     /// Namespace of the object; empty for a `DeviceProfile`.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -229,8 +229,15 @@ pub struct AssignmentEntry {
     pub uid: String,
     /// Generation of `spec`.
     pub generation: i64,
-    /// The object's spec, unchanged.
+    /// The object's spec, unchanged; of a Service, [`ServiceSpec`](crate::services::ServiceSpec).
     pub spec: Value,
+}
+
+impl AssignmentEntry {
+    /// Whether it is for the edge plane, which reports how it fares. A Service is for the node itself, and nobody reports of it.
+    pub fn is_for_edge_plane(&self) -> bool {
+        self.kind != crate::services::KIND
+    }
 }
 
 /// `status` of a `NodeAssignment`, written by the node.
@@ -240,7 +247,7 @@ pub struct AssignmentEntry {
 pub struct NodeAssignmentStatus {
     /// Generation of the assignment that the node acted on last.
     pub observed_generation: i64,
-    /// One per entry of the spec.
+    /// One per entry of the spec that is for the edge plane.
     pub entries: Vec<EntryStatus>,
 }
 

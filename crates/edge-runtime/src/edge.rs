@@ -211,7 +211,11 @@ pub(crate) fn stored_parts(state: &SnapshotStore) -> Parts {
     for (key, value) in state.iter_prefix(ASSIGNMENT_PREFIX) {
         let name = key[ASSIGNMENT_PREFIX.len()..].to_owned();
         match serde_json::from_slice::<Part>(&value) {
-            Ok(part) if part.version == PART_VERSION => drop(parts.insert(name, part)),
+            Ok(mut part) if part.version == PART_VERSION => {
+                // An earlier version kept what is not the edge plane's as well.
+                part.spec.entries.retain(AssignmentEntry::is_for_edge_plane);
+                parts.insert(name, part);
+            }
             Ok(part) => {
                 warn!(version = part.version, "The stored assignment is of another version; waiting for the hub.")
             }

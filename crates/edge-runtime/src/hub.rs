@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use api_edge::resources::{NodeAssignmentSpec, NodeAssignmentStatus, assignment_name};
+use api_edge::resources::{AssignmentEntry, NodeAssignmentSpec, NodeAssignmentStatus, assignment_name};
 use api_edge::telemetry::{BATCH_CONTENT_TYPE, BATCHES_PATH, BatchAnswer, BatchHeader};
 use api_edge::{GROUP, VERSION};
 use base_observe::Chain;
@@ -259,7 +259,9 @@ enum ReadPartError {
 
 fn part(object: &DynamicObject) -> Result<Part, ReadPartError> {
     let spec = object.data.get("spec").cloned().unwrap_or_else(|| json!({}));
-    let spec: NodeAssignmentSpec = serde_json::from_value(spec)?;
+    let mut spec: NodeAssignmentSpec = serde_json::from_value(spec)?;
+    // The node itself acts on those.
+    spec.entries.retain(AssignmentEntry::is_for_edge_plane);
     if spec.parts > PARTS_MAX {
         return Err(ReadPartError::TooMany(spec.parts));
     }

@@ -443,7 +443,9 @@ async fn a_node_runs_its_assignment_tells_how_it_fares_and_starts_again_without_
     let dir = tempfile::tempdir().unwrap();
     let hub = Arc::new(FakeHub::default());
     let wrong = rule("wrong", "SELECT up FORM events");
-    *hub.entries.lock().unwrap() = vec![profile(), device("box"), stream(), wrong, export()];
+    // A Service is the node's own business: not run here, and not reported of.
+    let service = entry("Service", "web", json!({"type": "ClusterIP"}));
+    *hub.entries.lock().unwrap() = vec![profile(), device("box"), stream(), wrong, export(), service];
     let mut config = EdgeConfig::new(dir.path(), "n");
     config.hub = Some(access(hub.clone()));
     let shutdown = CancellationToken::new();
@@ -462,6 +464,9 @@ async fn a_node_runs_its_assignment_tells_how_it_fares_and_starts_again_without_
     eventually(&handle, |_| hub.statuses.lock().unwrap().last().is_some_and(told)).await;
     let status = hub.statuses.lock().unwrap().last().cloned().unwrap();
     assert_eq!(status["observedGeneration"], 3);
+    let kinds: Vec<&str> =
+        status["entries"].as_array().unwrap().iter().filter_map(|one| one["kind"].as_str()).collect();
+    assert_eq!(kinds, ["DeviceProfile", "Device", "Stream", "Rule", "Export"]);
     let rule = status["entries"].as_array().unwrap().iter().find(|entry| entry["kind"] == "Rule").unwrap();
     assert_eq!(rule["conditions"][0]["reason"], "ParseError");
     let message = rule["conditions"][0]["message"].as_str().unwrap();

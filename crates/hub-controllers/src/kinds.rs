@@ -68,6 +68,7 @@ kinds! {
     ConfigMap: "", "v1", "configmaps", true;
     Secret: "", "v1", "secrets", true;
     ServiceAccount: "", "v1", "serviceaccounts", true;
+    Service: "", "v1", "services", true;
     PersistentVolumeClaim: "", "v1", "persistentvolumeclaims", true;
     PersistentVolume: "", "v1", "persistentvolumes", false;
     Event: "", "v1", "events", true;

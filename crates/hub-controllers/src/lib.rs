@@ -17,7 +17,7 @@
 //! | `unreachable` | node | pods of a node that is out of reach are not ready |
 //! | `pods` | pod | a pod that nobody places says so |
 //! | `protection` | claim, volume or class | what is in use is not deleted before its last user |
-//! | `assignments` | node, or fleet object | devices, streams, rules and exports become one `NodeAssignment` per node; what nodes report is summed up |
+//! | `assignments` | node, or fleet object | devices, streams, rules, exports and the Services of its pods' namespaces become one `NodeAssignment` per node; what nodes report is summed up |
 //!
 //! **May I touch it?** Yes, within three rules. A controller is level-triggered: a run reads what should be and what is,
 //! takes idempotent steps, and writes nothing when there is nothing to do; a restart of the hub runs every key once. It
@@ -77,6 +77,7 @@ pub const READ: &[Kind] = &[
     Kind::ConfigMap,
     Kind::Secret,
     Kind::ServiceAccount,
+    Kind::Service,
     Kind::PersistentVolumeClaim,
     Kind::PersistentVolume,
     Kind::VolumeAttributesClass,

@@ -21,6 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_edge::services::ServiceRecord;
 use api_edge::status::NodeReport;
 use base_http::{Address, Listener, Ports, ServerTls};
 use base_observe::Metrics;
@@ -38,11 +39,13 @@ use tracing::{debug, info, warn};
 mod assignment;
 mod callers;
 mod config;
+mod endpoints;
 mod metrics;
 mod network;
 mod server;
 
 use callers::Callers;
+pub use endpoints::{Endpoint, EndpointPort, endpoints};
 pub use config::{ConfigError, KubeletConfig, default_node_name, is_hub_url};
 pub use network::{NetworkSettings, NodeNetwork, OpenNetworkError};
 pub use node_agent::{Identity, IdentityError, Taint};
@@ -268,6 +271,7 @@ fn spawn(parts: Parts) -> KubeletHandle {
     let restored = client.restored();
     let (recorder, sink) = node_client::event_recorder();
     let (present_tx, assignment_present) = watch::channel(store.assignment_present());
+    let (services_tx, services) = watch::channel(Arc::new(store.services()));
     let (node_ip_tx, node_ip) = watch::channel(config.node_ip.or_else(route_ip));
     let (node_uid_tx, node_uid) = watch::channel(None);
     let (registered_tx, registered) = watch::channel(false);
@@ -371,11 +375,24 @@ fn spawn(parts: Parts) -> KubeletHandle {
         async move { node_status::run(client, &registration, end).await }
     });
     let (of, registry_of, end) = (client, registry.clone(), shutdown.clone());
+    let published = assignment::Published { present: present_tx, services: services_tx };
     supervise(&tasks, "assignment", registry.clone(), shutdown, move || {
-        assignment::run(of.clone(), name.clone(), store.clone(), present_tx.clone(), registry_of.clone(), end.clone())
+        assignment::run(of.clone(), name.clone(), store.clone(), published.clone(), registry_of.clone(), end.clone())
     });
     tasks.close();
-    KubeletHandle { address, pods, table, assignment_present, identity, registered, refused, restored, registry, tasks }
+    KubeletHandle {
+        address,
+        pods,
+        table,
+        assignment_present,
+        services,
+        identity,
+        registered,
+        refused,
+        restored,
+        registry,
+        tasks,
+    }
 }
 
 /// What the agent's tasks share.
@@ -663,6 +680,7 @@ pub struct KubeletHandle {
     pods: Pods,
     table: PodTable,
     assignment_present: watch::Receiver<Option<bool>>,
+    services: watch::Receiver<Arc<Vec<ServiceRecord>>>,
     identity: watch::Receiver<Option<Arc<Identity>>>,
     registered: watch::Receiver<bool>,
     refused: watch::Receiver<Option<String>>,
@@ -689,7 +707,12 @@ impl KubeletHandle {
         self.table.clone()
     }
 
-    /// Whether this node's NodeAssignment has entries: known from the offline store at once, from the hub later. `None` while neither
+    /// The Services that concern this node, by namespace and name: those of the offline store at once, the hub's later.
+    pub fn services(&self) -> watch::Receiver<Arc<Vec<ServiceRecord>>> {
+        self.services.clone()
+    }
+
+    /// Whether this node's NodeAssignment has entries for the edge plane: known from the offline store at once, from the hub later. `None` while neither
     /// has said, which is no reason to stop anything.
     pub fn assignment_present(&self) -> watch::Receiver<Option<bool>> {
         self.assignment_present.clone()

@@ -540,6 +540,39 @@ async fn others_on_the_node_see_its_pods_as_they_are() {
 }
 
 #[tokio::test]
+async fn services_are_there_again_after_a_restart_without_a_hub() {
+    let hub = FakeHub::start().await;
+    let assignment = |number: u32, entries: Value| {
+        let name = api_edge::resources::assignment_name("n", number);
+        let path = format!("/apis/{}/nodeassignments/{name}", api_edge::API_VERSION);
+        hub.put(&path, json!({"spec": {"nodeName": "n", "part": number, "parts": 2, "entries": entries}}));
+    };
+    let service = |name: &str| {
+        let spec = json!({"clusterIPs": ["10.96.0.7"], "selector": {"app": name}, "ports": [{"port": 80, "targetPort": "http"}]});
+        json!({"kind": "Service", "namespace": "d", "name": name, "uid": name, "generation": 0, "spec": spec})
+    };
+    assignment(0, json!([service("web")]));
+    assignment(1, json!([service("db")]));
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    let mut services = node.kubelet.as_ref().unwrap().services();
+    let found = tokio::time::timeout(Duration::from_secs(30), services.wait_for(|services| services.len() == 2)).await;
+    let expected = found.expect("the Services arrive").unwrap().clone();
+    assert_eq!(expected.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["db", "web"]);
+    assert_eq!(*node.kubelet.as_ref().unwrap().assignment_present().borrow(), Some(false), "no edge plane is needed");
+    node.kill().await;
+    hub.stop();
+
+    node.start(None).await;
+    let kubelet = node.kubelet.as_ref().unwrap();
+    assert_eq!(*kubelet.services().borrow(), expected);
+    assert_eq!(*kubelet.assignment_present().borrow(), Some(false));
+    let web = kubelet.services().borrow().iter().find(|one| one.name == "web").cloned().unwrap();
+    assert_eq!(web.spec.selector, [("app".to_owned(), "web".to_owned())].into());
+    node.kill().await;
+}
+
+#[tokio::test]
 async fn a_certificate_is_renewed_before_it_ends() {
     let hub = FakeHub::start().await;
     // Valid from an hour ago: three quarters of its life are over in three seconds.

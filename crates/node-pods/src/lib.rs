@@ -45,12 +45,13 @@ use std::sync::Arc;
 
 use node_runtime::PodRuntime;
 
+pub use api_edge::services::Protocol;
 pub use logs::{LogQuery, LogReader};
 pub use manager::{Context, LogPlace};
 pub use net_files::NodeDns;
 pub use start::{Pods, PodsParts, Stopping, start};
 pub use store::{Store, StoreError};
-pub use table::{PodPort, PodRecord, PodTable, Protocol};
+pub use table::{PodPort, PodRecord, PodTable};
 pub use volumes::{pod_uids, remove_pods};
 
 /// The runtimes of a node; each answers to the `runtimeClassName` that its `handler()` names.

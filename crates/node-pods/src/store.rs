@@ -1,13 +1,14 @@
 //! The offline store: everything the node acts on, on disk before it is acted on.
 //!
 //! Keys are `format`, `pods/<uid>`, `configmaps/<ns>/<name>`, `secrets/<ns>/<name>`, `state/<uid>` (what the kubelet itself decided
-//! about a pod), `tokens/<uid>` (tokens of a pod's service account) and `assignment`. Secrets and tokens are sealed with a key of
+//! about a pod), `tokens/<uid>` (tokens of a pod's service account), `assignment` and `services/<ns>/<name>`. Secrets and tokens are sealed with a key of
 //! this node, so that a stolen SD card without `node/pki` says none. Calls block on the disk: callers on the runtime's threads go through `spawn_blocking`.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use api_edge::services::ServiceRecord;
 use base_journal::{OpenSnapshotError, SnapshotError, SnapshotOptions, SnapshotStore};
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -157,6 +158,17 @@ pub(crate) struct Instance {
     /// For each container the first attempt in this instance; what is older ran in one before.
     #[serde(default)]
     pub first_attempts: std::collections::BTreeMap<String, u32>,
+}
+
+/// Version of [`KeptService`].
+const SERVICE_VERSION: u32 = 1;
+
+/// A Service that concerns this node, as it is kept.
+#[derive(Serialize, Deserialize)]
+struct KeptService {
+    /// Version of this form.
+    version: u32,
+    service: ServiceRecord,
 }
 
 /// The offline store.
@@ -399,12 +411,12 @@ impl Store {
         Ok(())
     }
 
-    /// Whether this node's assignment had entries when the hub was last heard; `None` when that is not known, which stops nothing.
+    /// Whether this node's assignment had entries for the edge plane when the hub was last heard; `None` when that is not known, which stops nothing.
     pub fn assignment_present(&self) -> Option<bool> {
         self.snapshots.get("assignment").map(|value| &value[..] == b"1")
     }
 
-    /// Keeps whether this node's assignment has entries.
+    /// Keeps whether this node's assignment has entries for the edge plane.
     ///
     /// # Errors
     /// When the disk refuses.
@@ -413,6 +425,40 @@ impl Store {
             return Ok(());
         }
         self.put("assignment", Bytes::from_static(if present { b"1" } else { b"0" }))
+    }
+
+    /// The Services that concern this node, by namespace and name, as the hub said last. One that cannot be read is left out: the hub's
+    /// next word puts it back.
+    pub fn services(&self) -> Vec<ServiceRecord> {
+        let kept = self.snapshots.iter_prefix("services/").into_iter().filter_map(|(_, bytes)| read_service(&bytes));
+        let mut services: Vec<ServiceRecord> = kept.collect();
+        services.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        services
+    }
+
+    /// Keeps the Services that concern this node, and no others. Only what has changed is written.
+    ///
+    /// # Errors
+    /// When the disk refuses; some may be kept already.
+    pub fn put_services(&self, services: &[ServiceRecord]) -> Result<(), StoreError> {
+        let key = |service: &ServiceRecord| format!("services/{}/{}", service.namespace, service.name);
+        let mut has_changed = false;
+        for service in services {
+            let kept = KeptService { version: SERVICE_VERSION, service: service.clone() };
+            let bytes = Bytes::from(serde_json::to_vec(&kept).expect("texts and numbers become JSON"));
+            let key = key(service);
+            if self.snapshots.get(&key).as_ref() != Some(&bytes) {
+                self.write(|snapshots| snapshots.put(&key, bytes.clone()))?;
+                has_changed = true;
+            }
+        }
+        let keys: BTreeSet<String> = services.iter().map(key).collect();
+        for (key, _) in self.snapshots.iter_prefix("services/") {
+            if !keys.contains(&key) {
+                has_changed |= self.write(|snapshots| snapshots.remove(&key))?;
+            }
+        }
+        if has_changed { self.sync() } else { Ok(()) }
     }
 
     fn put(&self, key: &str, bytes: Bytes) -> Result<(), StoreError> {
@@ -437,6 +483,11 @@ impl Store {
         let plain = self.key.open_in_place(nonce, Aad::from(name.as_bytes()), &mut cipher).ok()?;
         Some(plain.to_vec())
     }
+}
+
+fn read_service(bytes: &[u8]) -> Option<ServiceRecord> {
+    let kept: KeptService = serde_json::from_slice(bytes).ok()?;
+    (kept.version == SERVICE_VERSION).then_some(kept.service)
 }
 
 /// The parts of an object that reach a container.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use api_edge::services::Protocol;
 use tokio::sync::watch;
 
 /// A pod of this node, as its worker last reported it.
@@ -45,30 +46,6 @@ pub struct PodPort {
     pub port: u16,
     /// Its protocol.
     pub protocol: Protocol,
-}
-
-/// The protocols that Kubernetes knows ports of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Protocol {
-    /// What is meant where nothing is said.
-    #[default]
-    Tcp,
-    /// Datagrams.
-    Udp,
-    /// Streams of messages.
-    Sctp,
-}
-
-impl Protocol {
-    /// A protocol as objects write it; `None` for one that Kubernetes does not have.
-    pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "" | "TCP" => Some(Self::Tcp),
-            "UDP" => Some(Self::Udp),
-            "SCTP" => Some(Self::Sctp),
-            _ => None,
-        }
-    }
 }
 
 /// The records of all pods of the node; cheap to clone, every clone is the same table.

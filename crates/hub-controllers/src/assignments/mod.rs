@@ -4,6 +4,8 @@
 //! Where an object runs is kept up to date by [`fleet::Fleet`], change by change. A key is a node, whose assignment is
 //! compared and written when it differs, or an object, whose status is.
 //!
+//! Beside them a node is given the Services that concern it ([`services`]): entries that nobody reports of.
+//!
 //! A part belongs to the node in its `spec.nodeName`, whatever its own name is: a node may be called as another's part
 //! would be, and must not get at it by that.
 
@@ -32,9 +34,11 @@ use crate::writer::Target;
 
 mod fleet;
 mod fleet_status;
+mod services;
 
 use fleet::{Device, Fleet, ObjectId, Selected, Touched};
 use fleet_status::Report;
+use services::{OfNode, Services};
 
 /// Kinds that a selector places on nodes, in the order in which a node takes them over.
 const SELECTED: [Kind; 3] = [Kind::Stream, Kind::Rule, Kind::Export];
@@ -54,6 +58,7 @@ pub(crate) enum Key {
 pub(crate) struct Assignments {
     context: Context,
     fleet: Mutex<Fleet>,
+    services: Mutex<Services>,
 }
 
 /// A Stream, Rule or Export, as far as placing it needs.
@@ -149,7 +154,7 @@ fn owned(text: &Option<Text<'_>>) -> Arc<str> {
 
 impl Assignments {
     pub fn new(context: Context) -> Self {
-        Self { context, fleet: Mutex::default() }
+        Self { context, fleet: Mutex::default(), services: Mutex::default() }
     }
 
     fn reader(&self) -> &dyn Reader {
@@ -317,17 +322,91 @@ impl Assignments {
         }
     }
 
+    /// Takes in what concerns Services; answers whether the event did.
+    fn observe_services(&self, event: &Event, touched: &mut Touched) -> bool {
+        let nodes = &mut touched.nodes;
+        match event {
+            Event::Listed(Kind::Pod, pods) => {
+                let counted = pods.iter().filter_map(|pod| Some((pod.namespace(), services::node_of_pod(pod)?)));
+                self.services.lock().replace_pods(counted, nodes);
+            }
+            Event::Listed(Kind::Service, listed) => {
+                let entry = |service| Some(services::bytes_of(&services::entry(service)?));
+                let found = listed.iter().filter_map(|one| Some((one.namespace(), one.name(), entry(one)?)));
+                self.services.lock().replace_services(found, nodes);
+            }
+            Event::Changed(change) if change.kind == Kind::Pod => {
+                // A status comes often, another place hardly ever.
+                let [before, after] =
+                    [&change.previous, &change.current].map(|pod| services::node_of_pod(pod.as_ref()?));
+                if before != after {
+                    let (namespace, mut services) = (change.newest().namespace(), self.services.lock());
+                    before.iter().for_each(|node| services.remove_pod(namespace, node, nodes));
+                    after.iter().for_each(|node| services.add_pod(namespace, node, nodes));
+                }
+            }
+            Event::Changed(change) if change.kind == Kind::Service => {
+                let [before, after] = [&change.previous, &change.current].map(|one| services::entry(one.as_ref()?));
+                let (namespace, name) = (change.newest().namespace(), change.newest().name());
+                match after {
+                    after if after == before => {}
+                    None => self.services.lock().remove_service(namespace, name, nodes),
+                    Some(entry) => {
+                        self.services.lock().put_service(namespace, name, services::bytes_of(&entry), nodes);
+                    }
+                }
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// Says at the Services that a node is not given why that is so.
+    fn report_left_out(&self, node: &str, of_node: &OfNode) {
+        for ((namespace, name), is_node_full) in &of_node.left_out {
+            let Some(service) = self.reader().get(Kind::Service, namespace, name) else { continue };
+            let Some(view) = service.view_or_log::<AnyView<'_>>() else { continue };
+            let (reason, message) = match is_node_full {
+                true => (
+                    "TooManyServices",
+                    format!(
+                        "node {node} takes {} Services at most, those of all its pods' namespaces together; it is not given this one \
+                         and those after it by name",
+                        services::OF_NODE_MAX
+                    ),
+                ),
+                false => (
+                    "NamespaceTooLarge",
+                    format!(
+                        "the Services of this namespace would be more than {} MiB, each counted for every node that has pods of the \
+                         namespace; no node is given this one and those after it by name: delete some, or spread them over namespaces",
+                        fleet::PLACED_BYTES_MAX >> 20
+                    ),
+                ),
+            };
+            let target = Target { namespace, name, uid: &view.metadata.uid };
+            self.context.recorder.warning(Kind::Service, target, reason, message);
+        }
+    }
+
     /// Brings the assignment of a node to what it should be.
     async fn reconcile_node(&self, node: &str) -> Result<Next, ReconcileError> {
         let (ids, exists) = {
             let fleet = self.fleet.lock();
             (fleet.on_node(node), fleet.has_node(node))
         };
+        let of_node = if exists { self.services.lock().on_node(node) } else { OfNode::default() };
+        self.report_left_out(node, &of_node);
         let existing = self.reader().by_field(Kind::NodeAssignment, Field::NodeName, node);
         let mut desired: BTreeMap<String, NodeAssignmentSpec> = BTreeMap::new();
         // A node that ran something keeps an empty assignment: its emptiness is what makes the node stop.
-        if exists && !(ids.is_empty() && existing.is_empty()) {
-            let entries: Vec<AssignmentEntry> = ids.iter().filter_map(|id| self.entry(id)).collect();
+        let is_empty = ids.is_empty() && of_node.services.is_empty();
+        if exists && !(is_empty && existing.is_empty()) {
+            let mut entries: Vec<AssignmentEntry> = ids.iter().filter_map(|id| self.entry(id)).collect();
+            // Last, so that a Service more moves nothing that runs to another part.
+            let services = of_node.services.iter();
+            let found = services.filter_map(|(namespace, name)| self.reader().get(Kind::Service, namespace, name));
+            entries.extend(found.filter_map(|service| services::entry(&service)));
             desired = parts(node, entries).into_iter().map(|spec| (assignment_name(node, spec.part), spec)).collect();
         }
         let mut next = Next::OnChange;
@@ -426,12 +505,23 @@ impl Reconciler for Assignments {
     }
 
     fn sources(&self) -> &'static [Kind] {
-        &[Kind::Node, Kind::DeviceProfile, Kind::Device, Kind::Stream, Kind::Rule, Kind::Export, Kind::NodeAssignment]
+        const SOURCES: &[Kind] = &[
+            Kind::Node,
+            Kind::DeviceProfile,
+            Kind::Device,
+            Kind::Stream,
+            Kind::Rule,
+            Kind::Export,
+            Kind::NodeAssignment,
+            Kind::Pod,
+            Kind::Service,
+        ];
+        SOURCES
     }
 
     fn observe(&self, event: &Event, queue: &Queue<Key>) {
         let mut touched = Touched::default();
-        {
+        if !self.observe_services(event, &mut touched) {
             let mut fleet = self.fleet.lock();
             match event {
                 Event::Listed(kind, objects) => self.observe_list(&mut fleet, *kind, objects, &mut touched),

@@ -67,6 +67,7 @@ const COLLECTED: &[Kind] = &[
     Kind::ConfigMap,
     Kind::Secret,
     Kind::ServiceAccount,
+    Kind::Service,
     Kind::Lease,
     Kind::RuntimeClass,
     Kind::CertificateSigningRequest,

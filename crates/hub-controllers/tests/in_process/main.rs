@@ -246,6 +246,97 @@ async fn fleet_objects_reach_their_node_and_report_how_they_fare() {
     hub.stop().await;
 }
 
+/// Kinds and names of the entries of a node's assignment, in order.
+fn entries(assignment: Option<&serde_json::Value>) -> Vec<String> {
+    let entries = assignment.and_then(|one| one["spec"]["entries"].as_array()).into_iter().flatten();
+    entries
+        .map(|entry| {
+            [&entry["kind"], &entry["namespace"], &entry["name"]].map(|text| text.as_str().unwrap_or("")).join("/")
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn services_reach_the_nodes_with_pods_of_their_namespace() {
+    let mut hub = Hub::start().await;
+    hub.gateways(&["gw-1", "gw-2"]).await;
+    hub.make(Kind::Namespace, json!({"metadata": {"name": "line-2"}})).await;
+    for namespace in ["default", "line-2"] {
+        hub.eventually(Kind::ServiceAccount, (namespace, "default"), |account| account.is_some()).await;
+    }
+    let service = |namespace: &str, name: &str| {
+        let spec = json!({"selector": {"app": name}, "ports": [{"port": 80, "targetPort": "http"}]});
+        json!({"metadata": {"name": name, "namespace": namespace}, "spec": spec})
+    };
+    let pod = |namespace: &str, name: &str, node: &str| {
+        let spec = json!({
+            "nodeName": node, "runtimeClassName": "selvedge-process", "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "main", "image": "file:///bin/true"}],
+        });
+        json!({"metadata": {"name": name, "namespace": namespace}, "spec": spec})
+    };
+    for (namespace, name) in [("default", "web"), ("default", "db"), ("line-2", "plc")] {
+        hub.make(Kind::Service, service(namespace, name)).await;
+    }
+    hub.settled().await;
+    assert_eq!(hub.admin.get_now(Kind::NodeAssignment, ("", "gw-1")).await.expect("the API answers"), None);
+    let first = hub.make(Kind::Pod, pod("default", "a", "gw-1")).await;
+    let assigned = |expected: &'static [&'static str]| move |one: Option<&serde_json::Value>| entries(one) == expected;
+    let both = assigned(&["Service/default/db", "Service/default/web"]);
+    let assignment = hub.eventually(Kind::NodeAssignment, ("", "gw-1"), both).await;
+    let spec = &assignment["spec"]["entries"][1]["spec"];
+    assert_eq!(spec["ports"], json!([{"protocol": "TCP", "port": 80, "targetPort": "http"}]));
+    assert_eq!((&spec["selector"], &spec["type"]), (&json!({"app": "web"}), &json!("ClusterIP")));
+    assert!(spec["clusterIPs"][0].is_string() && spec["ipFamilies"].is_null(), "{spec}");
+
+    // A pod more of the namespace, and one that changes, concern nobody; nor does a Service of another one.
+    hub.settled().await;
+    let version = |one: &serde_json::Value| one["metadata"]["resourceVersion"].clone();
+    let second = hub.make(Kind::Pod, pod("default", "b", "gw-1")).await;
+    let patch = json!({"metadata": {"labels": {"app": "plc"}}});
+    hub.admin.merge(Kind::Service, ("line-2", "plc"), &patch).await.expect("the API takes it");
+    hub.make_ready(std::slice::from_ref(&second)).await;
+    hub.settled().await;
+    let now =
+        hub.admin.get_now(Kind::NodeAssignment, ("", "gw-1")).await.expect("the API answers").expect("it is there");
+    assert_eq!(version(&now), version(&assignment));
+    assert_eq!(hub.admin.get_now(Kind::NodeAssignment, ("", "gw-2")).await.expect("the API answers"), None);
+
+    hub.make(Kind::Pod, pod("line-2", "c", "gw-2")).await;
+    hub.eventually(Kind::NodeAssignment, ("", "gw-2"), assigned(&["Service/line-2/plc"])).await;
+    let patch = json!({"spec": {"selector": {"app": "other"}}});
+    hub.admin.merge(Kind::Service, ("default", "web"), &patch).await.expect("the API takes it");
+    hub.eventually(Kind::NodeAssignment, ("", "gw-1"), |one| {
+        one.is_some_and(|one| one["spec"]["entries"][1]["spec"]["selector"]["app"] == "other")
+    })
+    .await;
+    let web =
+        hub.admin.get_now(Kind::Service, ("default", "web")).await.expect("the API answers").expect("it is there");
+    hub.admin.delete(Kind::Service, &web, None).await.expect("the API deletes it");
+    hub.eventually(Kind::NodeAssignment, ("", "gw-1"), assigned(&["Service/default/db"])).await;
+
+    // The same over watches; and a restart writes nothing.
+    for source in [Source::Watches, Source::Store] {
+        hub.settled().await;
+        hub.stop_controllers().await;
+        let before = hub.store.current();
+        hub.start_controllers(source).await;
+        hub.settled().await;
+        assert_eq!(hub.store.current(), before);
+    }
+    // One pod has ended, the other is deleted: what a node was given it is given no more, and it is said.
+    let ended = json!({"phase": "Succeeded"});
+    hub.admin.merge_status(Kind::Pod, ("default", "a"), &ended).await.expect("the API takes it");
+    hub.settled().await;
+    let kept = hub.admin.get_now(Kind::NodeAssignment, ("", "gw-1")).await.expect("the API answers");
+    assert_eq!(entries(kept.as_ref()), ["Service/default/db"]);
+    hub.admin.delete(Kind::Pod, &second, Some(0)).await.expect("the API deletes it");
+    hub.eventually(Kind::NodeAssignment, ("", "gw-1"), |one| one.is_some_and(|one| entries(Some(one)).is_empty()))
+        .await;
+    hub.admin.delete(Kind::Pod, &first, Some(0)).await.expect("the API deletes it");
+    hub.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_namespace_takes_its_content_along() {
     let hub = Hub::start().await;

@@ -53,6 +53,36 @@ fn a_restart_finds_everything_again() {
 }
 
 #[test]
+fn services_are_there_after_a_restart_and_one_of_another_version_is_left_out() {
+    let service = |name: &str, uid: &str| ServiceRecord {
+        namespace: "d".into(),
+        name: name.into(),
+        uid: uid.into(),
+        ..ServiceRecord::default()
+    };
+    let dir = directory();
+    {
+        let store = open(&dir);
+        assert_eq!(store.services(), []);
+        store.put_services(&[service("a", "1"), service("a.b", "2"), service("c", "3")]).unwrap();
+        store.put_services(&[service("a", "4"), service("a.b", "2")]).unwrap();
+        store.put("services/d/later", Bytes::from_static(br#"{"version": 2, "service": {}}"#)).unwrap();
+        store.put("services/d/torn", Bytes::from_static(b"{")).unwrap();
+    }
+    let store = open(&dir);
+    assert_eq!(store.services(), [service("a", "4"), service("a.b", "2")]);
+    let size = || -> u64 {
+        let files = files_under(&dir.path().join("node/store"));
+        files.iter().map(|file| std::fs::metadata(file).unwrap().len()).sum()
+    };
+    // This removes what could not be read.
+    store.put_services(&[service("a", "4"), service("a.b", "2")]).unwrap();
+    let before = size();
+    store.put_services(&[service("a", "4"), service("a.b", "2")]).unwrap();
+    assert_eq!(size(), before, "what is as it was is not written");
+}
+
+#[test]
 fn no_secret_is_readable_on_disk() {
     let dir = directory();
     let store = open(&dir);

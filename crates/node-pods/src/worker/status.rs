@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use api_edge::services::Protocol;
 use api_edge::status::PodReport;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ use crate::model::{ContainerPort, Pod};
 use crate::packed::Packed;
 use crate::publisher::PodName;
 use crate::status::{self, Facts, exit_of};
-use crate::table::{PodPort, PodRecord, Protocol};
+use crate::table::{PodPort, PodRecord};
 
 /// What is reported is kept this often on average, …
 const KEEP_PERIOD: Duration = Duration::from_secs(30);
