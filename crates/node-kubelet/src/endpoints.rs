@@ -89,7 +89,11 @@ mod tests {
             labels: [("app".to_owned(), "web".to_owned()), ("x".to_owned(), "y".to_owned())].into(),
             addresses: vec!["10.39.0.2".parse().unwrap()],
             is_ready: true,
-            ports: vec![port("http", 8080, Protocol::Tcp), port("dns", 53, Protocol::Tcp), port("dns", 5353, Protocol::Udp)],
+            ports: vec![
+                port("http", 8080, Protocol::Tcp),
+                port("dns", 53, Protocol::Tcp),
+                port("dns", 5353, Protocol::Udp),
+            ],
             ..PodRecord::default()
         }
     }

@@ -45,8 +45,8 @@ mod network;
 mod server;
 
 use callers::Callers;
-pub use endpoints::{Endpoint, EndpointPort, endpoints};
 pub use config::{ConfigError, KubeletConfig, default_node_name, is_hub_url};
+pub use endpoints::{Endpoint, EndpointPort, endpoints};
 pub use network::{NetworkSettings, NodeNetwork, OpenNetworkError};
 pub use node_agent::{Identity, IdentityError, Taint};
 pub use node_network::Subnet;
@@ -264,7 +264,7 @@ struct Parts {
 
 fn spawn(parts: Parts) -> KubeletHandle {
     let Parts { config, runtimes, shutdown, tasks, known, store, registry, api, socket, address } = parts;
-    let name = config.node_name.clone();
+    let (name, network) = (config.node_name.clone(), config.network.clone());
     let machine = Arc::new(node_status::machine());
     let (client, manager) = node_client::client();
     manager.expect(known.as_ref().map_or(&config.hub_urls, |known| &known.hub_urls));
@@ -347,7 +347,7 @@ fn spawn(parts: Parts) -> KubeletHandle {
     let serving = Api {
         listener: api,
         name: name.clone(),
-        node_ip,
+        node_ip: node_ip.clone(),
         client: client.clone(),
         identity: identity.clone(),
         registered: registered.clone(),
@@ -374,6 +374,18 @@ fn spawn(parts: Parts) -> KubeletHandle {
         let (client, registration, end) = (of.clone(), registration.clone(), end.clone());
         async move { node_status::run(client, &registration, end).await }
     });
+    if let Some(network) = network {
+        let follow = network::Follow {
+            network,
+            table: table.clone(),
+            services: services.clone(),
+            node_ip: node_ip.clone(),
+            client: client.clone(),
+            registry: registry.clone(),
+        };
+        let end = shutdown.clone();
+        supervise(&tasks, "services", registry.clone(), shutdown.clone(), move || follow.clone().run(end.clone()));
+    }
     let (of, registry_of, end) = (client, registry.clone(), shutdown.clone());
     let published = assignment::Published { present: present_tx, services: services_tx };
     supervise(&tasks, "assignment", registry.clone(), shutdown, move || {

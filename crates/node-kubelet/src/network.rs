@@ -6,6 +6,8 @@
 mod api_proxy;
 mod follow;
 
+pub(crate) use follow::Follow;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};

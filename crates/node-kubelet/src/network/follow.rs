@@ -24,6 +24,7 @@ const LOOK_PERIOD: Duration = Duration::from_secs(10);
 const FAULT: &str = "services";
 
 /// What is followed.
+#[derive(Clone)]
 pub(crate) struct Follow {
     pub network: Arc<NodeNetwork>,
     pub table: PodTable,
