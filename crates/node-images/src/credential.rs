@@ -1,7 +1,7 @@
 //! Logins for registries, as Kubernetes' secrets have them.
 //!
 //! `kubernetes.io/dockerconfigjson` holds `{"auths": {KEY: …}}`, the older `kubernetes.io/dockercfg` the inner object alone. A
-//! key is a host with an optional port and path, in which `*` stands for a part of the host; the longest key that fits comes
+//! key is a host with an optional port and path, in which `*` is any part of the host; the longest key that fits comes
 //! first, as in the kubelet.
 
 use std::collections::BTreeMap;
@@ -152,7 +152,7 @@ fn fits_host(pattern: &str, host: &str) -> bool {
         && pattern.iter().zip(&host).all(|(pattern, part)| fits_part(pattern.as_bytes(), part.as_bytes()))
 }
 
-/// One part of a host name; `*` stands for any number of characters.
+/// One part of a host name; `*` is any number of characters.
 fn fits_part(pattern: &[u8], part: &[u8]) -> bool {
     let Some(star) = pattern.iter().position(|byte| *byte == b'*') else { return pattern == part };
     let (before, after) = (&pattern[..star], &pattern[star + 1..]);

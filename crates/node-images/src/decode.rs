@@ -1,4 +1,4 @@
-//! Decompresses layers: gzip, zstd or neither, told apart by their first bytes, since media types are often wrong.
+//! Decompresses layers: gzip, zstd or neither, recognised by their first bytes, since media types are often wrong.
 //!
 //! Memory is bounded: a zstd frame that asks for a window of more than 32 MiB is rejected before anything is reserved for it.
 //! How much comes out is for the caller to limit, who stops reading.

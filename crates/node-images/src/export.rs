@@ -252,7 +252,7 @@ fn described(path: &[u8], stat: &Stat) -> Entry {
         mode: stat.st_mode & 0o7777,
         uid: stat.st_uid,
         gid: stat.st_gid,
-        mtime: (stat.st_mtime as i64, stat.st_mtime_nsec as u32),
+        mtime: (stat.st_mtime, stat.st_mtime_nsec as u32),
         device: (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),
         size: if kind == Kind::File { stat.st_size as u64 } else { 0 },
         ..Entry::plain(kind, 0)

@@ -70,7 +70,7 @@ pub struct Progress {
 #[error("failed to pull image {image}")]
 pub struct PullError {
     /// Which.
-    pub image: Reference,
+    pub image: Box<Reference>,
     /// Why.
     #[source]
     pub cause: PullCause,
@@ -215,7 +215,7 @@ impl Puller {
     ) -> Result<Image, PullError> {
         let pulled = self.pull_from_any(store, reference, credentials, progress).await;
         self.client.close_idle();
-        pulled.map_err(|cause| PullError { image: reference.clone(), cause })
+        pulled.map_err(|cause| PullError { image: Box::new(reference.clone()), cause })
     }
 
     async fn pull_from_any(
@@ -589,7 +589,7 @@ enum Requested<'a> {
     Blob(&'a Digest),
 }
 
-/// Where in the blob an answer begins. One that announces another length than the manifest is rejected at once.
+/// Where in the blob an answer begins. One with another length than the manifest says is rejected at once.
 fn first_byte(answer: &Answer<'_>, blob: &Descriptor, offset: u64) -> Result<u64, PullCause> {
     let header = |name| answer.head.headers.get(name).and_then(|value| value.to_str().ok());
     let lie = || PullCause::Length { blob: blob.digest.clone(), expected: blob.size };

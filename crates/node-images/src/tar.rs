@@ -50,6 +50,9 @@ pub(crate) enum Kind {
     Fifo,
 }
 
+/// Offsets and lengths of what a sparse file has between its holes.
+pub(crate) type Pieces = Vec<(u64, u64)>;
+
 /// The header of an entry, extensions included.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -68,8 +71,8 @@ pub(crate) struct Entry {
     /// Bytes of content, holes included.
     pub(crate) size: u64,
     pub(crate) xattrs: Vec<(String, Vec<u8>)>,
-    /// Offset and length of the pieces of a sparse file, in ascending order.
-    pub(crate) sparse: Option<Vec<(u64, u64)>>,
+    /// Of a sparse file, in ascending order.
+    pub(crate) sparse: Option<Pieces>,
 }
 
 /// Reads an archive.
@@ -189,7 +192,7 @@ impl<R: Read> Reader<R> {
         }))
     }
 
-    fn sparse(&mut self, header: &header::Header, pax: &Pax) -> Result<Option<(u64, Vec<(u64, u64)>)>, TarError> {
+    fn sparse(&mut self, header: &header::Header, pax: &Pax) -> Result<Option<(u64, Pieces)>, TarError> {
         let (real, pieces) = match (header.kind, pax.sparse_version) {
             (b'S', _) => sparse::old_gnu(self)?,
             (_, Some((1, 0))) => (pax.sparse_size, sparse::pax_1_0(self)?),

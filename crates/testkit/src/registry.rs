@@ -81,10 +81,13 @@ pub struct Seen {
     pub authorization: Option<String>,
 }
 
+/// A media type and the bytes.
+type Served = (String, Arc<Vec<u8>>);
+
 struct Shared {
     is_over: AtomicBool,
     /// By `repository/manifests/reference` and `blobs/digest`.
-    files: Mutex<BTreeMap<String, (String, Arc<Vec<u8>>)>>,
+    files: Mutex<BTreeMap<String, Served>>,
     rules: Mutex<Vec<Rule>>,
     access: Mutex<Access>,
     /// The last token, and how many requests it is good for.
@@ -361,7 +364,7 @@ fn take_fault(shared: &Shared, path: &str) -> Option<Fault> {
     Some(rule.fault.clone())
 }
 
-fn find(shared: &Shared, path: &str) -> Option<(String, Arc<Vec<u8>>)> {
+fn find(shared: &Shared, path: &str) -> Option<Served> {
     let path = path.strip_prefix("/v2/")?;
     let key = path.find("/blobs/").map_or(path, |at| &path[at + 1..]);
     lock(&shared.files).get(key).cloned()

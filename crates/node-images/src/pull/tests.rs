@@ -100,7 +100,7 @@ fn an_image_is_pulled_by_tag_and_by_digest_and_only_once() {
     let name = format!("{}/org/app:1", registry.host());
     let image = node.pull(&name).unwrap();
     assert_eq!((image.id.clone(), image.layers.len()), (built.id(), 2));
-    assert_eq!(image.names, [name.clone()]);
+    assert_eq!(image.names, [name.as_str()]);
     assert_eq!(image.repo_digests, [format!("{}/org/app@{digest}", registry.host())]);
     assert_eq!(fs::read(image.layers[1].join("etc/replaced")).unwrap(), b"two");
     registry.forget_seen();

@@ -195,7 +195,7 @@ fn layers_are_shared_and_deleted_with_the_last_image_that_has_them() {
     assert_eq!(one.layers[0], two.layers[0]);
     assert_eq!(fixture.layers(), 3);
     let removed = fixture.store.remove(ONE, &none()).unwrap();
-    assert_eq!(removed.images, [one.id.clone()]);
+    assert_eq!(removed.images, [one.id.as_str()]);
     assert_eq!(removed.bytes_freed, upper("one").iter().map(|entry| entry.content.len() as u64).sum::<u64>());
     assert_eq!(fixture.layers(), 2);
     assert!(fixture.store.resolve(ONE).unwrap().is_none() && fixture.store.resolve(&one.id).unwrap().is_none());

@@ -2,14 +2,12 @@
 
 use std::io::Read;
 
-use super::{BLOCK_BYTES, Reader, TarError, header, pax};
+use super::{BLOCK_BYTES, Pieces, Reader, TarError, header, pax};
 
 /// More pieces than a file is ever cut into; 4 MiB of memory.
 const PIECES_MAX: usize = 1 << 18;
 
 const BROKEN: TarError = TarError::Format("a sparse file's map is broken");
-
-type Pieces = Vec<(u64, u64)>;
 
 /// GNU's own format: four pieces in the header, 21 in each block that follows.
 pub(super) fn old_gnu<R: Read>(reader: &mut Reader<R>) -> Result<(Option<u64>, Pieces), TarError> {

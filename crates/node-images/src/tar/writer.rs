@@ -72,7 +72,7 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Lets no more through than was announced: a file that grows meanwhile must not shift what follows.
+/// Lets no more through than the header says: a file that grows meanwhile must not shift what follows.
 struct Exact<'a> {
     inner: &'a mut dyn Write,
     left: u64,
