@@ -129,6 +129,8 @@ pub fn install() -> Result<Tools> {
     debian(&[("nft", "nftables"), ("conntrack", "conntrack"), ("ip", "iproute2"), ("python3", "python3")])?;
     // A client, an upstream and a load for the node's DNS.
     debian(&[("dig", "bind9-dnsutils"), ("dnsmasq", "dnsmasq-base"), ("dnsperf", "dnsperf")])?;
+    // Images are made of a static busybox; skopeo and docker-registry judge what is pulled, imported and exported.
+    debian(&[("busybox", "busybox-static"), ("skopeo", "skopeo"), ("docker-registry", "docker-registry")])?;
     for layer in [KUBECTL_133, KUBECTL_135, HELM_3, HELM_4] {
         if layer.path(&dir).is_file() {
             continue;
