@@ -105,21 +105,20 @@ impl Hasher {
     }
 }
 
-/// Computes the digest and the length of what is read through it.
+/// Computes the digest of what is read through it.
 pub(crate) struct Hashing<R> {
     inner: R,
     hasher: Hasher,
-    bytes: u64,
 }
 
 impl<R: Read> Hashing<R> {
     pub(crate) fn new(inner: R, hasher: Hasher) -> Self {
-        Self { inner, hasher, bytes: 0 }
+        Self { inner, hasher }
     }
 
-    /// The digest and the number of all bytes read, and what they were read from.
-    pub(crate) fn finish_with(self) -> (Digest, u64, R) {
-        (self.hasher.finish(), self.bytes, self.inner)
+    /// The digest of all that was read, and what it was read from.
+    pub(crate) fn finish_with(self) -> (Digest, R) {
+        (self.hasher.finish(), self.inner)
     }
 }
 
@@ -127,7 +126,6 @@ impl<R: Read> Read for Hashing<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.inner.read(buffer)?;
         self.hasher.update(&buffer[..length]);
-        self.bytes += length as u64;
         Ok(length)
     }
 }

@@ -334,6 +334,11 @@ impl Pull<'_> {
         let limits = self.store.options().limits;
         crate::import::check_layers(manifest.layers.len(), document.diff_ids.len(), limits.layers_max)
             .map_err(|reason| PullCause::Layers { layers: manifest.layers.len(), reason })?;
+        // Compressed, an image is not larger: a registry that says otherwise wants to fill the disk with nothing.
+        let bytes = manifest.layers.iter().map(|layer| layer.size).fold(0, u64::saturating_add);
+        if bytes > limits.bytes_max {
+            return Err(PullCause::TooLarge { bytes_max: limits.bytes_max });
+        }
         let layers = self.layers(&manifest, &document).await?;
         let bytes = layers.iter().map(|layer| layer.bytes).fold(0, u64::saturating_add);
         if bytes > limits.bytes_max {

@@ -49,8 +49,10 @@ const RECORD_VERSION: u32 = 1;
 const IMAGE_RECORD_BYTES_MAX: usize = 6 * DOCUMENT_BYTES_MAX + (1 << 20);
 const SMALL_RECORD_BYTES_MAX: usize = 64 << 10;
 const NAMES_BYTES_MAX: usize = 16 << 20;
-/// More images than a node ever has; what is in memory of them is bounded by it.
+/// More images than a node ever has.
 const IMAGES_MAX: usize = 4_000;
+/// Configurations of all images; they are in memory. One has a few kilobytes.
+const CONFIGS_BYTES_MAX: usize = 32 << 20;
 /// Digits of a layer's name.
 const SHORT_NAME: usize = 12;
 /// When an image was used is written down at most this often: the order in which images are deleted needs no more, and
@@ -155,7 +157,7 @@ pub enum StoreError {
     #[error("failed to record an image")]
     Write(#[from] WriteFileError),
     /// More than a store may hold.
-    #[error("the store has {IMAGES_MAX} images already")]
+    #[error("the store has {IMAGES_MAX} images already, or {} MiB of their configurations", CONFIGS_BYTES_MAX >> 20)]
     Full,
 }
 
@@ -273,6 +275,7 @@ struct State {
 #[derive(Debug)]
 struct Entry {
     config: ImageConfig,
+    config_bytes: usize,
     /// Directories, lowest first, each once.
     layers: Vec<String>,
 }
@@ -437,10 +440,12 @@ impl ImageStore {
 
     /// The layer with this diff id, if it is there, held until the handle is dropped.
     pub(crate) fn hold_layer(&self, diff_id: &Digest) -> Option<HeldLayer> {
-        let state = self.state();
+        self.find_layer(&self.state(), diff_id)
+    }
+
+    fn find_layer(&self, state: &State, diff_id: &Digest) -> Option<HeldLayer> {
         let found = state.layers.iter().find(|(_, record)| record.diff_id == *diff_id);
-        let (directory, bytes) = found.map(|(directory, record)| (directory.clone(), record.bytes))?;
-        Some(self.hold(directory, bytes))
+        found.map(|(directory, record)| self.hold(directory.clone(), record.bytes))
     }
 
     /// The layers of an image, lowest first, held until the handles are dropped.
@@ -494,14 +499,15 @@ impl ImageStore {
         layers.reverse();
         let mut state = self.state();
         if !state.images.contains_key(id.as_str()) {
-            if state.images.len() >= IMAGES_MAX {
+            let config_bytes: usize = state.images.values().map(|entry| entry.config_bytes).sum();
+            if state.images.len() >= IMAGES_MAX || config_bytes + image.config.len() > CONFIGS_BYTES_MAX {
                 return Err(StoreError::Full);
             }
             let config = String::from_utf8(image.config.to_vec()).expect("it was parsed, which checks this");
             let record = ImageRecord { version: RECORD_VERSION, config, layers: layers.clone() };
             let bytes = serde_json::to_vec(&record).expect("a record is JSON");
             base_fs::write_atomic(&self.image_record(id.as_str()), &bytes, Access::Private)?;
-            let entry = Entry { config: image.document.config.clone(), layers };
+            let entry = Entry { config: image.document.config.clone(), config_bytes: image.config.len(), layers };
             state.images.insert(id.as_str().to_owned(), entry);
         }
         let mut names = state.names.clone();
@@ -571,10 +577,11 @@ impl ImageStore {
 
     /// Gives a draft its name. It is on disk with all that is in it.
     fn name_layer(&self, draft: &Path, diff_id: &Digest, unpacked: Unpacked) -> Result<HeldLayer, StoreError> {
-        if let Some(held) = self.hold_layer(diff_id) {
+        let mut state = self.state();
+        // Somebody else was faster with the same layer.
+        if let Some(held) = self.find_layer(&state, diff_id) {
             return Ok(held);
         }
-        let mut state = self.state();
         let short = &diff_id.hex()[..SHORT_NAME];
         let with_suffix = (1..).map(|suffix: u32| format!("{short}-{suffix}"));
         let mut free =
@@ -767,7 +774,10 @@ fn check_image(path: &Path, record: ImageRecord) -> io::Result<(String, Entry)> 
         return Err(invalid("its configuration does not have the digest that is its name"));
     }
     let document = ConfigDocument::parse(record.config.as_bytes()).map_err(io::Error::other)?;
-    Ok((id.as_str().to_owned(), Entry { config: document.config, layers: record.layers }))
+    Ok((
+        id.as_str().to_owned(),
+        Entry { config: document.config, config_bytes: record.config.len(), layers: record.layers },
+    ))
 }
 
 fn read_image_record(path: &Path) -> io::Result<ImageRecord> {

@@ -31,8 +31,11 @@ use crate::tar::{self, Entry, Kind, TarError};
 
 /// Content is copied in pieces of this size; pieces of zeros become holes.
 const COPY_BYTES: usize = 128 << 10;
-/// Times of directories are set at the end, when nothing is created in them any more. Beyond this, they are set early.
+/// Times of directories are set at the end, when nothing is created in them any more. Beyond this, they are set early. Each
+/// has a hundred bytes beside its name.
 const DIRECTORY_NAMES_BYTES_MAX: usize = 16 << 20;
+/// Header, padding, and headers of extensions: what an entry takes of an archive beside its content.
+const ENTRY_BYTES: u64 = 4096;
 /// Directories within directories, those of the node included.
 const DEPTH_MAX: usize = 256;
 /// A chain of compressed zeros costs time, not disk: after the last entry only this much is read for the digest.
@@ -153,6 +156,8 @@ pub(crate) fn unpack(
     let archive = |source: io::Error| UnpackError::Archive { after: String::new(), source: source.into() };
     let raw = Hashing::new(reader, blob.map_or_else(Hasher::sha256, Hasher::like));
     let decoder = Decoder::new(raw).map_err(archive)?;
+    let archive_bytes_max = limits.bytes_max.saturating_add(limits.entries_max.saturating_mul(ENTRY_BYTES));
+    let decoder = Bounded { inner: decoder, left: archive_bytes_max };
     let mut tar = tar::Reader::new(Hashing::new(decoder, Hasher::like(diff_id)));
     let mut layer = Layer::new(target, limits)?;
     let mut after = String::new();
@@ -167,16 +172,32 @@ pub(crate) fn unpack(
     // Padding after the end belongs to the digests.
     let mut content = tar.into_inner();
     read_trailer(&mut content).map_err(failed)?;
-    let (found, _, decoder) = content.finish_with();
+    let (found, decoder) = content.finish_with();
     if found != *diff_id {
         return Err(UnpackError::DiffId { found, expected: diff_id.clone() });
     }
-    let mut decoder = decoder;
+    let mut decoder = decoder.inner;
     read_trailer(decoder.get_mut()).map_err(failed)?;
-    let (found, _, _) = decoder.into_inner().finish_with();
+    let (found, _) = decoder.into_inner().finish_with();
     match blob {
         Some(expected) if found != *expected => Err(UnpackError::Blob { found, expected: expected.clone() }),
         _ => Ok(unpacked),
+    }
+}
+
+/// What comes out of a decompressor, up to a limit: extensions without an end are entries that never come.
+struct Bounded<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        let left = self.left.checked_sub(read as u64);
+        self.left =
+            left.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the archive is larger than it may be"))?;
+        Ok(read)
     }
 }
 
@@ -393,7 +414,7 @@ impl<'a> Layer<'a> {
         if self.times_bytes > DIRECTORY_NAMES_BYTES_MAX {
             self.set_times()?;
         }
-        self.times_bytes += path.as_os_str().len();
+        self.times_bytes += path.as_os_str().len() + 100;
         self.times.insert(path.to_owned(), entry.mtime);
         Ok(())
     }

@@ -477,6 +477,12 @@ fn manifests_that_make_no_sense_are_rejected() {
     registry.add_manifest("app", "huge", "application/json", vec![b' '; (4 << 20) + 1]);
     let error = node.pull(&format!("{}/app:huge", registry.host())).unwrap_err();
     assert!(matches!(error.cause, PullCause::Registry { source: RegistryError::Invalid(_), .. }), "{error:?}");
+    let id = format!("sha256:{}", "0".repeat(64));
+    let config = registry.add_blob(format!(r#"{{"rootfs": {{"diff_ids": ["{id}"]}}}}"#).into_bytes());
+    let endless = json!({"schemaVersion": 2, "config": {"digest": config, "size": 1}, "layers": [{"digest": id, "size": u64::MAX}]});
+    registry.add_manifest("app", "endless", "application/json", endless.to_string().into_bytes());
+    let error = node.pull(&format!("{}/app:endless", registry.host())).unwrap_err();
+    assert!(matches!(error.cause, PullCause::TooLarge { .. }), "{error:?}");
     let layers = vec![blob.clone(); 20_000];
     let config = registry.add_blob(br#"{"rootfs": {"diff_ids": []}}"#.to_vec());
     let many = json!({"schemaVersion": 2, "config": {"digest": config, "size": 28}, "layers": layers});

@@ -1,6 +1,11 @@
 //! Extended headers: records of `LENGTH KEY=VALUE\n`.
 
-use super::TarError;
+use super::{TarError, sparse};
+
+/// What Linux stores in one attribute.
+const ATTRIBUTE_BYTES_MAX: usize = 64 << 10;
+/// More than any file has; global headers add up.
+const ATTRIBUTES_MAX: usize = 128;
 
 /// What extended headers say of an entry; what they leave out is in its header.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -75,23 +80,32 @@ impl Pax {
             b"GNU.sparse.minor" => self.sparse_version.get_or_insert_default().1 = decimal(value)? as u32,
             b"GNU.sparse.name" => self.sparse_name = text,
             b"GNU.sparse.realsize" | b"GNU.sparse.size" => self.sparse_size = Some(decimal(value)?),
+            b"GNU.sparse.offset" if self.sparse_map.len() >= sparse::PIECES_MAX => {
+                return Err(TarError::Limit("a sparse file has too many pieces"));
+            }
             b"GNU.sparse.offset" => self.sparse_map.push((decimal(value)?, 0)),
             b"GNU.sparse.numbytes" => {
                 let last = self.sparse_map.last_mut().ok_or(TarError::Format("a sparse file's map is broken"))?;
                 last.1 = decimal(value)?;
             }
             b"GNU.sparse.map" => self.sparse_map = map(value)?,
-            _ => self.set_xattr(key, value),
+            _ => self.set_xattr(key, value)?,
         }
         Ok(())
     }
 
-    fn set_xattr(&mut self, key: &[u8], value: &[u8]) {
+    fn set_xattr(&mut self, key: &[u8], value: &[u8]) -> Result<(), TarError> {
         let name = key.strip_prefix(b"SCHILY.xattr.").and_then(|name| std::str::from_utf8(name).ok());
         if let Some(name) = name {
             self.xattrs.retain(|(key, _)| key != name);
+            if value.len() > ATTRIBUTE_BYTES_MAX || self.xattrs.len() >= ATTRIBUTES_MAX {
+                return Err(TarError::Limit(
+                    "an extended attribute has more than 64 KiB, or a file more than 128 of them",
+                ));
+            }
             self.xattrs.push((name.to_owned(), value.to_vec()));
         }
+        Ok(())
     }
 }
 

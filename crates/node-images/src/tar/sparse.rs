@@ -5,7 +5,7 @@ use std::io::Read;
 use super::{BLOCK_BYTES, Pieces, Reader, TarError, header, pax};
 
 /// More pieces than a file is ever cut into; 4 MiB of memory.
-const PIECES_MAX: usize = 1 << 18;
+pub(super) const PIECES_MAX: usize = 1 << 18;
 
 const BROKEN: TarError = TarError::Format("a sparse file's map is broken");
 

@@ -395,6 +395,13 @@ fn bombs_are_rejected_while_they_unpack() {
     check("extension", &archive(&[extension]), Compression::Gzip, "failed to read");
     let name = Entry { kind: b'L', ..Entry::file("x", vec![b'n'; (1 << 20) + 1]) };
     check("name", &archive(&[name]), Compression::Gzip, "failed to read");
+    let attributes = (0..200).fold(Entry::file("f", ""), |entry, number| entry.xattr(&format!("user.a{number}"), "x"));
+    check("attributes", &archive(&[attributes]), Compression::Gzip, "failed to read");
+    let large = Entry::file("f", "").xattr("user.a", vec![1; 65_537]);
+    check("attribute", &archive(&[large]), Compression::Gzip, "failed to read");
+    let comment =
+        Entry { kind: b'g', ..Entry::file("g", [&b"1000000 comment="[..], &vec![b' '; 999_983], b"\n"].concat()) };
+    check("endless", &archive(&vec![comment; 20]), Compression::Gzip, "failed to read");
     // A window of 128 MiB, as `zstd --ultra -22` has it, asked for by a frame that has nothing in it.
     let window = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 17 << 3, 1, 0, 0];
     let digest = Digest::of(&window);
