@@ -545,7 +545,8 @@ async fn services_are_there_again_after_a_restart_without_a_hub() {
     let assignment = |number: u32, entries: Value| {
         let name = api_edge::resources::assignment_name("n", number);
         let path = format!("/apis/{}/nodeassignments/{name}", api_edge::API_VERSION);
-        hub.put(&path, json!({"spec": {"nodeName": "n", "part": number, "parts": 2, "entries": entries}}));
+        let spec = json!({"nodeName": "n", "part": number, "parts": 2, "entries": entries});
+        hub.put(&path, json!({"metadata": {"uid": name}, "spec": spec}));
     };
     let service = |name: &str| {
         let spec = json!({"clusterIPs": ["10.96.0.7"], "selector": {"app": name}, "ports": [{"port": 80, "targetPort": "http"}]});
@@ -555,9 +556,14 @@ async fn services_are_there_again_after_a_restart_without_a_hub() {
     assignment(1, json!([service("db")]));
     let mut node = Node::new();
     node.start(Some(&hub)).await;
-    let mut services = node.kubelet.as_ref().unwrap().services();
-    let found = tokio::time::timeout(Duration::from_secs(30), services.wait_for(|services| services.len() == 2)).await;
-    let expected = found.expect("the Services arrive").unwrap().clone();
+    let kubelet = node.kubelet.as_ref().unwrap();
+    let services = kubelet.services();
+    eventually("the Services arrive", || match services.borrow().len() {
+        2 => Ok(()),
+        _ => Err(format!("{:?} {:?}", services.borrow(), kubelet.report().last_errors)),
+    })
+    .await;
+    let expected = services.borrow().clone();
     assert_eq!(expected.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["db", "web"]);
     assert_eq!(*node.kubelet.as_ref().unwrap().assignment_present().borrow(), Some(false), "no edge plane is needed");
     node.kill().await;
