@@ -180,6 +180,8 @@ fn spawn(data_dir: &Path, log_path: &Path, args: &Vec<String>, environment: &[(S
         .args(args)
         .arg("--data-dir")
         .arg(data_dir)
+        // Pods have the machine's own network: no test changes that of the machine it runs on, unless it says so itself.
+        .env("SELVEDGE_NODE_POD_SUBNET", "none")
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

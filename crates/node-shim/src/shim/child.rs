@@ -300,7 +300,7 @@ pub fn who(launch: &Launch) -> Result<Who, String> {
     let spec = &launch.spec;
     let Some(image) = &launch.image else { return Ok(Who::of_node(spec)) };
     if let Some(dir) = &spec.working_dir {
-        // What cannot be made cannot be entered, which is what people are told.
+        // What cannot be made cannot be entered, which is what people see.
         let _ = fs::create_dir_all(dir);
     }
     Who::of_image(spec, &image.user)

@@ -14,7 +14,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
 
-/// What programs get that nobody has told the size of a window.
+/// What programs get while nobody sets the size of a window.
 static WINDOW: libc::winsize = libc::winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
 
 /// Makes a terminal, hands its other end to the shim by `shim`, and makes it the one of this session; answers the program's end.
