@@ -26,9 +26,8 @@ const PLACED_WITHIN: Duration = Duration::from_secs(5);
 
 const REASON: &str = "NoScheduler";
 const MESSAGE: &str = "this hub places no pods by itself; set spec.nodeName, or use a DaemonSet";
-/// What more keeps a pod from running anywhere.
-const NO_CONTAINERS: &str =
-    "; and no node runs container images yet: set spec.runtimeClassName to selvedge-process or selvedge-wasm";
+/// What more keeps a pod of another class from running anywhere.
+const NO_RUNTIME: &str = "; and no node has a runtime of its class: leave spec.runtimeClassName out for images, or set it to selvedge-process or selvedge-wasm";
 
 /// The controller.
 pub(crate) struct Pods {
@@ -119,8 +118,8 @@ fn unscheduled(pod: &Value, message: &str, now: Timestamp) -> Value {
 /// Why a pod is not placed, and what its author can do.
 fn message(pod: &Value) -> String {
     let class = pod["spec"]["runtimeClassName"].as_str().unwrap_or_default();
-    let is_ours = [api_edge::RUNTIME_CLASS_PROCESS, api_edge::RUNTIME_CLASS_WASM].contains(&class);
-    format!("{MESSAGE}{}", if is_ours { "" } else { NO_CONTAINERS })
+    let is_ours = ["", api_edge::RUNTIME_CLASS_PROCESS, api_edge::RUNTIME_CLASS_WASM].contains(&class);
+    format!("{MESSAGE}{}", if is_ours { "" } else { NO_RUNTIME })
 }
 
 fn concerns(object: &ObjectRef) -> bool {
@@ -148,8 +147,9 @@ mod tests {
     #[test]
     fn a_pod_that_no_node_could_run_says_that_too() {
         assert_eq!(message(&pod("of-ours")), MESSAGE);
-        let container = json!({"spec": {"containers": [{"name": "main", "image": "nginx"}]}});
-        assert!(message(&container).ends_with("set spec.runtimeClassName to selvedge-process or selvedge-wasm"));
+        let of_class = |class: &str| json!({"spec": {"runtimeClassName": class, "containers": [{"name": "main", "image": "nginx"}]}});
+        assert_eq!(message(&of_class("")), MESSAGE);
+        assert!(message(&of_class("runsc")).ends_with("or set it to selvedge-process or selvedge-wasm"));
     }
 
     /// As if it had waited for so long.
