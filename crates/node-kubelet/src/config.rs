@@ -52,6 +52,8 @@ pub struct KubeletConfig {
     pub dns: node_pods::NodeDns,
     /// The network of its pods, where they have not the machine's own.
     pub network: Option<Arc<NodeNetwork>>,
+    /// Why it has none although it should: reported for as long as the agent runs.
+    pub network_fault: Option<String>,
     /// Pods the node takes at most.
     pub max_pods: u32,
     /// How often the node's Lease is renewed.
@@ -78,6 +80,7 @@ impl Default for KubeletConfig {
             node_ip: None,
             dns: node_pods::NodeDns::default(),
             network: None,
+            network_fault: None,
             max_pods: MAX_PODS,
             lease_renew_period: LEASE_RENEW_PERIOD,
             lease_duration: LEASE_DURATION,

@@ -100,9 +100,7 @@ impl NodeNetwork {
     /// # Errors
     /// When the kernel has no such network, or another agent has it.
     pub fn open(settings: NetworkSettings) -> Result<Arc<Self>, OpenNetworkError> {
-        let address = UnixAddr::from_abstract_name(OWNER);
-        let owner =
-            address.and_then(|address| UnixListener::bind_addr(&address)).map_err(|_| OpenNetworkError::Taken)?;
+        let owner = own().map_err(|_| OpenNetworkError::Taken)?;
         let config = NetworkConfig {
             subnet: settings.subnet,
             subnet6: settings.subnet6,
@@ -160,16 +158,22 @@ impl NodeNetwork {
         })
     }
 
-    /// Removes what any agent has set up of it on this machine.
+    /// Removes what an agent has set up of it on this machine, unless one has it now.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn disable(settings: &NetworkSettings) -> Result<(), NetworkError> {
+        let Ok(_owner) = own() else { return Ok(()) };
         let config = NetworkConfig { service_subnets: settings.service_subnets.clone(), ..NetworkConfig::default() };
         Network::disable(&config)?;
         let mut socket = netlink::Socket::open(netlink::Protocol::Route).map_err(NetworkError::Node)?;
         links::remove_node(&mut socket, &[settings.dns.ip()], &[]).map_err(NetworkError::Node)
     }
+}
+
+/// Takes the network of this machine, for as long as the answer is kept.
+fn own() -> std::io::Result<UnixListener> {
+    UnixListener::bind_addr(&UnixAddr::from_abstract_name(OWNER)?)
 }
 
 /// On the address from which the node speaks to its pods, at any port: rules lead them there.

@@ -72,6 +72,11 @@ impl Sandboxes {
         node_network::KINDS.into_iter().filter(is_meant).collect()
     }
 
+    /// Whether a pod's programs can do without: those of the node can.
+    pub fn are_optional(&self) -> bool {
+        self.shared == Shared::Network
+    }
+
     fn dir_of(&self, uid: &str) -> PathBuf {
         self.dir.join(uid)
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use node_kubelet::{Kubelet, KubeletConfig, KubeletHandle, NodeNetwork, Runtimes};
+use node_kubelet::{Kubelet, KubeletConfig, KubeletHandle, NodeNetwork, OpenNetworkError, Runtimes};
 use node_runtime::{ContainerRuntime, NodeImages, PodNetwork, ProcessConfig, ProcessRuntime, RegistriesConfig};
 use tokio_util::sync::CancellationToken;
 
@@ -82,7 +82,17 @@ pub async fn start(
     kubelet.metrics.build_info("node", env!("CARGO_PKG_VERSION"));
     let name = kubelet.node_name.clone();
     node_runtime::spare_this_process();
-    let network = open_network(config)?;
+    let network = match open_network(config) {
+        Ok(network) => network,
+        // The pods that this node has are worth more than a network of their own.
+        Err(error) if matches!(error.downcast_ref(), Some(OpenNetworkError::Network(_))) => {
+            let fault = base_observe::Chain(error.as_ref()).to_string();
+            tracing::error!(error = %fault, "Pods have this machine's own network.");
+            kubelet.network_fault = Some(fault);
+            None
+        }
+        Err(error) => return Err(error),
+    };
     if let Some(network) = &network {
         kubelet.dns = network.node_dns();
         kubelet.network = Some(network.clone());

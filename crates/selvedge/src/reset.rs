@@ -95,6 +95,11 @@ async fn stop_pods(data_dir: &DataDir) -> Result<()> {
             }
         }
     }
+    if rustix::process::geteuid().is_root()
+        && let Err(error) = node_kubelet::NodeNetwork::disable(&node_kubelet::NetworkSettings::default())
+    {
+        tracing::warn!(error = %base_observe::Chain(&error), "Something of the pods' network is left.");
+    }
     node_runtime::remove_in_memory(&data_dir.node().join("runtime"));
     for socket in node_kubelet::status_sockets(data_dir.path()) {
         let _ = fs::remove_file(socket);

@@ -36,9 +36,15 @@ impl Supervisor {
         let mut resources = spec.resources;
         resources.pids_max.get_or_insert(self.config().pod_pids_max);
         let (pod, sandboxes) = (self.pod(&spec.pod.uid), self.inner.sandboxes.clone());
+        let runs = !self.running_of(&spec.pod.uid).is_empty();
         blocking(move || {
+            let needs_another = sandboxes.needs_another(&spec);
+            // What an agent without pod networks has started stays where it is for as long as it runs.
+            if needs_another && runs && sandboxes.are_optional() {
+                return pod.ensure(&resources);
+            }
             // Without it the pod's containers have nothing in common: it is another instance.
-            if sandboxes.needs_another(&spec) {
+            if needs_another {
                 pod.forget();
             }
             let mut instance = pod.ensure(&resources)?;
