@@ -37,6 +37,11 @@ const RESERVED_CPU_MILLIS: u64 = 50;
 /// On a small machine the reserve is this part of it.
 const RESERVED_FRACTION_MAX: u64 = 16;
 
+/// Images in the Node's status, as other kubelets have it: the status is sent each time one changes.
+const IMAGES_MAX: usize = 50;
+/// Names of each of them.
+const IMAGE_NAMES_MAX: usize = 5;
+
 /// What does not change while the machine runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
@@ -287,10 +292,34 @@ impl Known {
     }
 }
 
+/// An image that is on the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeImage {
+    /// With digests, then with tags.
+    pub names: Vec<String>,
+    /// Bytes of its files.
+    pub size_bytes: u64,
+}
+
+/// Lists the images of the node. It may wait for the disk.
+pub type ListImages = Arc<dyn Fn() -> Vec<NodeImage> + Send + Sync>;
+
+/// `status.images`: the largest ones, as they help a scheduler most.
+fn image_status(mut images: Vec<NodeImage>) -> Value {
+    images.sort_by(|one, other| other.size_bytes.cmp(&one.size_bytes).then_with(|| one.names.cmp(&other.names)));
+    let listed = images.into_iter().take(IMAGES_MAX).map(|mut image| {
+        image.names.truncate(IMAGE_NAMES_MAX);
+        json!({"names": image.names, "sizeBytes": image.size_bytes})
+    });
+    listed.collect()
+}
+
 /// What [`run`] works with.
 pub struct Registration {
     /// Names, labels, periods.
     pub config: AgentConfig,
+    /// What images there are, where the node runs any.
+    pub images: Option<ListImages>,
     /// The machine.
     pub machine: Arc<Machine>,
     /// Port of the kubelet's API.
@@ -416,7 +445,12 @@ async fn step(
         conditions: registry.conditions().borrow().clone(),
     };
     let ip = config.node_ip.or(*registration.node_ip.borrow());
-    let next = status(config, &registration.machine, &health, ip, registration.port, published, Timestamp::now());
+    let mut next = status(config, &registration.machine, &health, ip, registration.port, published, Timestamp::now());
+    if let Some(list) = registration.images.clone()
+        && let Ok(images) = tokio::task::spawn_blocking(move || image_status(list())).await
+    {
+        set_field(&mut next, "images", images);
+    }
     let is_due = published_at.is_none_or(|at| at.elapsed() >= config.status_post_period);
     if !is_due && without_heartbeats(&next) == without_heartbeats(published) {
         return Ok(());

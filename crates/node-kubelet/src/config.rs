@@ -13,6 +13,7 @@ use api_edge::ports;
 use base_observe::Metrics;
 use base_pki::JoinToken;
 use node_agent::{AgentConfig, IdentityError, Taint};
+use node_runtime::NodeImages;
 
 use crate::NodeNetwork;
 
@@ -54,6 +55,8 @@ pub struct KubeletConfig {
     pub network: Option<Arc<NodeNetwork>>,
     /// Why it has none although it should: reported for as long as the agent runs.
     pub network_fault: Option<String>,
+    /// The images of its containers, where it runs any.
+    pub images: Option<Arc<NodeImages>>,
     /// Pods the node takes at most.
     pub max_pods: u32,
     /// How often the node's Lease is renewed.
@@ -81,6 +84,7 @@ impl Default for KubeletConfig {
             dns: node_pods::NodeDns::default(),
             network: None,
             network_fault: None,
+            images: None,
             max_pods: MAX_PODS,
             lease_renew_period: LEASE_RENEW_PERIOD,
             lease_duration: LEASE_DURATION,

@@ -40,6 +40,7 @@ mod assignment;
 mod callers;
 mod config;
 mod endpoints;
+mod images;
 mod metrics;
 mod network;
 mod server;
@@ -47,6 +48,7 @@ mod server;
 use callers::Callers;
 pub use config::{ConfigError, KubeletConfig, default_node_name, is_hub_url};
 pub use endpoints::{Endpoint, EndpointPort, endpoints};
+pub use images::{IMAGES_BYTES_MAX, ImageError, ImageList, ImageRequest, ImagesRemoved};
 pub use network::{NetworkSettings, NodeNetwork, OpenNetworkError};
 pub use node_agent::{Identity, IdentityError, Taint};
 pub use node_network::Subnet;
@@ -315,6 +317,7 @@ fn spawn(parts: Parts) -> KubeletHandle {
         metrics: config.metrics.clone(),
         restored: client.restored(),
         pods: pods.clone(),
+        images: config.images.clone(),
         shutdown: shutdown.clone(),
     };
     let status_handler = move |request, _peer| server::answer_status(request, status.clone());
@@ -359,8 +362,21 @@ fn spawn(parts: Parts) -> KubeletHandle {
         shutdown: shutdown.clone(),
     };
     base_observe::spawn_named(&tasks, "kubelet-api", serve_api(serving));
+    if let Some(images) = &config.images {
+        let keeping = images::Keeping {
+            images: images.clone(),
+            data_dir: config.data_dir.clone(),
+            node: name.clone(),
+            events: recorder.clone(),
+            registry: registry.clone(),
+            shutdown: shutdown.clone(),
+        };
+        let keeping = Arc::new(keeping);
+        supervise(&tasks, "images", registry.clone(), shutdown.clone(), move || images::keep(keeping.clone()));
+    }
     let registration = Arc::new(node_status::Registration {
         config: config.agent(),
+        images: config.images.clone().map(images::of_node),
         machine,
         port: address.port(),
         node_ip: node_ip_tx,

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base_http::query::decode_segment;
@@ -16,13 +17,14 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 use node_client::StatusRegistry;
 use node_pods::{LogPlace, LogQuery, LogReader, Pods, Stopping};
-use node_runtime::{ContainerId, ContainerState};
+use node_runtime::{ContainerId, ContainerState, NodeImages};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::callers::Callers;
+use crate::images;
 
 /// How often a followed log is looked at for more: soon enough for a person who watches.
 const FOLLOW_PERIOD: Duration = Duration::from_millis(250);
@@ -80,6 +82,7 @@ pub(crate) struct StatusSocket {
     pub metrics: Metrics,
     pub restored: Wake,
     pub pods: Pods,
+    pub images: Option<Arc<NodeImages>>,
     pub shutdown: CancellationToken,
 }
 
@@ -95,7 +98,10 @@ pub(crate) async fn answer_status(request: Request<Incoming>, socket: StatusSock
             Ok(stopped) => respond::json(StatusCode::OK, &json!({"stopped": stopped})),
             Err(Stopping) => stopping(),
         },
-        _ => text(StatusCode::NOT_FOUND, "try GET /status, /metrics or /connections, or POST /accept-hub"),
+        (_, path) if path.starts_with(images::PATH) => {
+            images::answer(request, socket.images.as_ref(), &socket.shutdown).await
+        }
+        _ => text(StatusCode::NOT_FOUND, "try GET /status, /metrics, /connections or /images, or POST /accept-hub"),
     }
 }
 

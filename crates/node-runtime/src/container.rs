@@ -3,7 +3,7 @@
 //! The image says what is run and as whom, the pod's spec says otherwise where it does; what comes out of both is one
 //! [`Launch`], which the shim carries out. Where images come from is behind [`Images`].
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use node_shim::{
     exec::ExecRequest,
@@ -75,6 +75,19 @@ impl ContainerRuntime {
     /// When the directory cannot be made or another process has it open.
     pub fn open(config: ProcessConfig, images: Arc<dyn Images>) -> Result<Self, RuntimeError> {
         Ok(Self { supervisor: Supervisor::open(config, Self::HANDLER)?, images })
+    }
+
+    /// Which containers (`NAMESPACE/POD/CONTAINER`) use which image, by its id; those that have ended count until they are removed.
+    pub fn images_in_use(&self) -> BTreeMap<String, Vec<String>> {
+        let mut users: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for status in self.supervisor.list() {
+            let user = format!("{}/{}/{}", status.pod.namespace, status.pod.name, status.id.container);
+            let users = users.entry(status.image_id).or_default();
+            if !users.contains(&user) {
+                users.push(user);
+            }
+        }
+        users
     }
 
     /// What is to be started. It looks at files of the node.

@@ -17,6 +17,7 @@
 
 #![warn(missing_docs)]
 
+mod archives;
 mod config;
 mod container;
 mod door;
@@ -33,14 +34,15 @@ mod supervisor;
 mod wasm;
 mod witness;
 
+pub use archives::import_archives;
 pub use config::{ProcessConfig, WasmConfig};
 pub use container::{ContainerRuntime, Image, ImageConfig, Images};
 pub use door::{
     ContainerEvent, ContainerState, ContainerStatus, ExecOutput, ImagePresence, PodRuntime, RuntimeError, RuntimeFuture,
 };
-pub use images::{NodeImages, OpenImagesError};
+pub use images::{CollectError, GcLimits, ImageInfo, ImageUsers, NodeImages, OpenImagesError, RemoveImageError};
 pub use launch_dir::{in_memory_dirs, make_in_memory_dir, name_of, remove_in_memory};
-pub use node_images::RegistriesConfig;
+pub use node_images::{Collected, ExportError, ImportError, RegistriesConfig, RemoveError};
 pub use node_shim::{
     ContainerId, ContainerSpec, ContainerStats, ExitReason, ExitRecord, ImageRoot, Isolation, Limits, Mount,
     NamespaceRef, PodRef, PodResources, Requests, Seccomp, Security,

@@ -31,6 +31,10 @@ pub enum Command {
     /// Join tokens of the hub in this data directory
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Images of containers on the node in this data directory
+    #[cfg(feature = "node")]
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// What runs, and what is wrong
     Status(StatusArgs),
     /// Stop the pods of this data directory and remove what Selvedge keeps there
@@ -159,6 +163,92 @@ pub struct TokenCreateArgs {
     /// A label of the nodes that join with it; may be given several times
     #[arg(long = "label", value_name = "KEY=VALUE")]
     pub labels: Vec<String>,
+}
+
+/// `selvedge image`.
+#[derive(Debug, Subcommand)]
+#[cfg(feature = "node")]
+pub enum ImageCommand {
+    /// Fetch an image from its registry
+    Pull(ImagePullArgs),
+    /// Take the images of an archive: a tar of `docker save` or an OCI layout, or a directory with one
+    Import(ImageImportArgs),
+    /// Write an image as a tar of an OCI layout
+    Export(ImageExportArgs),
+    /// List images
+    Ls(ImageListArgs),
+    /// Remove names, and images that no container uses with their last name
+    Rm(ImageRemoveArgs),
+}
+
+/// Where the images are.
+#[derive(Args, Clone, Debug)]
+#[cfg(feature = "node")]
+pub struct ImageStoreArgs {
+    /// Data directory of the node; it may run or not
+    #[arg(long, value_name = "DIR", env = "SELVEDGE_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+/// `selvedge image pull`.
+#[derive(Args, Debug)]
+#[cfg(feature = "node")]
+pub struct ImagePullArgs {
+    #[command(flatten)]
+    pub store: ImageStoreArgs,
+    /// YAML file with the node's settings, for a node that does not run: `registriesFile` is what counts
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Name, such as `nginx:1.27` or `registry.example:5000/app@sha256:…`
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+}
+
+/// `selvedge image import`.
+#[derive(Args, Debug)]
+#[cfg(feature = "node")]
+pub struct ImageImportArgs {
+    #[command(flatten)]
+    pub store: ImageStoreArgs,
+    /// Archives or directories
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
+}
+
+/// `selvedge image export`.
+#[derive(Args, Debug)]
+#[cfg(feature = "node")]
+pub struct ImageExportArgs {
+    #[command(flatten)]
+    pub store: ImageStoreArgs,
+    /// Name or id
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// The tar to write; one that is there is replaced
+    #[arg(value_name = "FILE")]
+    pub path: PathBuf,
+}
+
+/// `selvedge image ls`.
+#[derive(Args, Debug)]
+#[cfg(feature = "node")]
+pub struct ImageListArgs {
+    #[command(flatten)]
+    pub store: ImageStoreArgs,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// `selvedge image rm`.
+#[derive(Args, Debug)]
+#[cfg(feature = "node")]
+pub struct ImageRemoveArgs {
+    #[command(flatten)]
+    pub store: ImageStoreArgs,
+    /// Names or ids
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<String>,
 }
 
 /// `selvedge status`.

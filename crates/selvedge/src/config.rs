@@ -143,6 +143,10 @@ pub struct NodeConfig {
     pub pod_pids_max: u64,
     /// File with what is to be known of registries.
     pub registries_file: Option<PathBuf>,
+    /// From this part of the images' disk in use on, images are deleted.
+    pub image_gc_high_percent: u8,
+    /// Until this part.
+    pub image_gc_low_percent: u8,
     /// Addresses of pods, or `none`.
     pub pod_subnet: String,
     /// IPv6 addresses of pods.
@@ -179,6 +183,8 @@ impl Default for NodeConfig {
             pods_max: 110,
             pod_pids_max: 512,
             registries_file: None,
+            image_gc_high_percent: 85,
+            image_gc_low_percent: 80,
             pod_subnet: "10.39.0.0/16".to_owned(),
             pod_subnet6: None,
             pod_mtu: None,
@@ -231,6 +237,11 @@ impl NodeConfig {
             "YAML file with mirrors, private CAs, logins and limits of image registries; see docs/reference/images.md.",
         ),
         (
+            "imageGcHighPercent",
+            "How full the disk of the images may be, in per cent, before images that no container uses are deleted, least recently used first.",
+        ),
+        ("imageGcLowPercent", "How full it is afterwards, as far as there is something to delete."),
+        (
             "podSubnet",
             "IPv4 addresses of pods, the same on every node if you like; another is taken where an uplink uses it. With none, pods have the machine's own network.",
         ),
@@ -253,6 +264,11 @@ impl NodeConfig {
         let Some(file) = &self.registries_file else { return Ok(node_runtime::RegistriesConfig::default()) };
         let text = base_config::read(file).map_err(|error| format!("`registriesFile`: {error}"))?;
         serde_saphyr::from_str(&text).map_err(|error| format!("`registriesFile`: {}: {error}", file.display()))
+    }
+
+    /// When images are deleted.
+    pub fn image_gc(&self) -> node_runtime::GcLimits {
+        node_runtime::GcLimits { high_percent: self.image_gc_high_percent, low_percent: self.image_gc_low_percent }
     }
 
     /// The network of the node's pods; nothing when they have the machine's own.
@@ -302,6 +318,10 @@ impl NodeConfig {
         let bad_prefixes = prefixes.map(|prefix| {
             format!("`imagePrefixes`: {} is not an absolute path; no program is under it", prefix.display())
         });
+        let (high, low) = (self.image_gc_high_percent, self.image_gc_low_percent);
+        let bad_gc = (low > high || high > 100).then(|| {
+            format!("`imageGcHighPercent`: {high} is not between `imageGcLowPercent`, which is {low}, and 100")
+        });
         let network = self.network().err().unwrap_or_default();
         let registries = self.registries().err();
         bad_hubs
@@ -311,6 +331,7 @@ impl NodeConfig {
             .chain(bad_labels)
             .chain(bad_prefixes)
             .chain(few_pids)
+            .chain(bad_gc)
             .chain(too_small("edgeMemoryBytesMax", self.edge_memory_bytes_max))
             .chain(too_small("journalBytesMax", self.journal_bytes_max))
             .chain(bad_log(&self.log))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use node_kubelet::{Kubelet, KubeletConfig, KubeletHandle, NodeNetwork, OpenNetworkError, Runtimes};
-use node_runtime::{ContainerRuntime, NodeImages, PodNetwork, ProcessConfig, ProcessRuntime, RegistriesConfig};
+use node_runtime::{ContainerRuntime, NodeImages, PodNetwork, ProcessConfig, ProcessRuntime};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::NodeConfig;
@@ -97,8 +97,8 @@ pub async fn start(
         kubelet.dns = network.node_dns();
         kubelet.network = Some(network.clone());
     }
-    let registries = config.registries().map_err(|mistake| anyhow::anyhow!("{mistake}"))?;
-    let runtimes = runtimes(data_dir, prefixes, config.pod_pids_max, network, registries)?;
+    kubelet.images = open_images(data_dir, config)?;
+    let runtimes = runtimes(data_dir, prefixes, config.pod_pids_max, network, kubelet.images.as_ref())?;
     let kubelet = Kubelet::start(kubelet, runtimes, shutdown).await.context("failed to start the node")?;
     Ok(Node { name, kubelet, _lock: lock })
 }
@@ -140,29 +140,55 @@ fn open_network(config: &NodeConfig) -> Result<Option<Arc<NodeNetwork>>> {
     }
 }
 
-/// The runtimes of a data directory.
-pub fn runtimes(
-    data_dir: &DataDir,
-    mut prefixes: Vec<PathBuf>,
-    pod_pids_max: u64,
-    network: Option<Arc<NodeNetwork>>,
-    registries: RegistriesConfig,
-) -> Result<Runtimes> {
+/// The images of a data directory; nothing where there can be none.
+pub fn open_images(data_dir: &DataDir, config: &NodeConfig) -> Result<Option<Arc<NodeImages>>> {
+    if !rustix::process::geteuid().is_root() {
+        tracing::info!("This node runs no container images: that needs root.");
+        return Ok(None);
+    }
+    let registries = config.registries().map_err(|mistake| anyhow::anyhow!("{mistake}"))?;
+    Ok(Some(Arc::new(NodeImages::open(&data_dir.node().join("images"), registries, config.image_gc())?)))
+}
+
+/// How the programs of pods are run.
+fn process_config(data_dir: &DataDir, mut prefixes: Vec<PathBuf>) -> Result<ProcessConfig> {
     // The edge plane is this very program in a pod of its own.
     prefixes.push(this_program()?);
     let mut config = ProcessConfig::new(data_dir.node().join("runtime"), prefixes);
-    config.pod_pids_max = pod_pids_max;
-    config.network = network.map(|network| network as Arc<dyn PodNetwork>);
     // Keys, Secrets of other pods, and the rights of an administrator.
     config.hidden = vec![data_dir.node(), data_dir.hub(), data_dir.edge(), data_dir.run(), data_dir.kubeconfig()];
+    Ok(config)
+}
+
+/// The runtime of containers, which the images ask who uses them.
+fn open_containers(config: ProcessConfig, images: &Arc<NodeImages>) -> Result<Arc<ContainerRuntime>> {
+    let runtime = ContainerRuntime::open(config, images.clone()).context("failed to open the runtime of containers")?;
+    let runtime = Arc::new(runtime);
+    let users = Arc::downgrade(&runtime);
+    images.set_users(Box::new(move || users.upgrade().map(|runtime| runtime.images_in_use())));
+    Ok(runtime)
+}
+
+/// Lets the images of a node that does not run know which containers of it run on. It ends with what is answered.
+pub fn adopt_containers(data_dir: &DataDir, images: &Arc<NodeImages>) -> Result<Arc<ContainerRuntime>> {
+    open_containers(process_config(data_dir, Vec::new())?, images)
+}
+
+/// The runtimes of a data directory.
+pub fn runtimes(
+    data_dir: &DataDir,
+    prefixes: Vec<PathBuf>,
+    pod_pids_max: u64,
+    network: Option<Arc<NodeNetwork>>,
+    images: Option<&Arc<NodeImages>>,
+) -> Result<Runtimes> {
+    let mut config = process_config(data_dir, prefixes)?;
+    config.pod_pids_max = pod_pids_max;
+    config.network = network.map(|network| network as Arc<dyn PodNetwork>);
     let mut runtimes: Runtimes =
         vec![Arc::new(ProcessRuntime::open(config.clone()).context("failed to open the process runtime")?)];
-    if rustix::process::geteuid().is_root() {
-        let images = NodeImages::open(&data_dir.node().join("images"), registries)?;
-        let runtime = ContainerRuntime::open(config.clone(), Arc::new(images));
-        runtimes.push(Arc::new(runtime.context("failed to open the runtime of containers")?));
-    } else {
-        tracing::info!("This node runs no container images: that needs root.");
+    if let Some(images) = images {
+        runtimes.push(open_containers(config.clone(), images)?);
     }
     #[cfg(feature = "wasm")]
     {

@@ -82,7 +82,8 @@ async fn stop_pods(data_dir: &DataDir) -> Result<()> {
         return Ok(());
     }
     let uids = node_kubelet::pod_uids(data_dir.path()).context("failed to list the pods")?;
-    for runtime in crate::node::runtimes(data_dir, Vec::new(), 0, None, node_runtime::RegistriesConfig::default())? {
+    let images = crate::node::open_images(data_dir, &crate::config::NodeConfig::default())?;
+    for runtime in crate::node::runtimes(data_dir, Vec::new(), 0, None, images.as_ref())? {
         for container in runtime.list().await.context("failed to list the containers")? {
             let id = container.id;
             runtime.stop(&id, POD_GRACE).await.with_context(|| format!("failed to stop container {id}"))?;

@@ -80,3 +80,18 @@ fn a_status_at_the_hub_that_is_none_is_replaced_and_harms_nothing() {
         assert_eq!(time_of(&status_at(Pressure::default(), &foreign, 10), "Ready"), "1970-01-01T00:00:10Z");
     }
 }
+
+#[test]
+fn the_largest_images_are_in_the_status_with_a_few_names_each() {
+    let names = (0..9).map(|number| format!("example.com/a:{number}")).collect();
+    let small = |number: u64| NodeImage { names: vec![format!("example.com/small:{number}")], size_bytes: number };
+    let images = (0..60).map(small).chain([NodeImage { names, size_bytes: 1 << 20 }]).collect();
+    let status = image_status(images);
+    let status = status.as_array().unwrap();
+    assert_eq!(status.len(), IMAGES_MAX);
+    let first: Vec<String> = (0..5).map(|number| format!("example.com/a:{number}")).collect();
+    assert_eq!(status[0], json!({"names": first, "sizeBytes": 1 << 20}));
+    assert_eq!(status[1], json!({"names": ["example.com/small:59"], "sizeBytes": 59}));
+    // An empty list takes away what the hub has; a missing one would not.
+    assert_eq!(image_status(Vec::new()), json!([]));
+}
