@@ -67,7 +67,16 @@ pub struct Fleet {
 impl Fleet {
     /// Starts a hub and one node `edge-1` that joins by token. `None` where there is no kubectl.
     pub fn start() -> Result<Option<Self>> {
-        let dir = tempfile::tempdir()?;
+        Self::start_with("")
+    }
+
+    /// The same with more settings of the node.
+    pub fn start_with(settings: &str) -> Result<Option<Self>> {
+        Self::start_in(tempfile::tempdir()?, settings)
+    }
+
+    /// The same in a directory where the node's data directory `node` may be already.
+    pub fn start_in(dir: tempfile::TempDir, settings: &str) -> Result<Option<Self>> {
         let hub_dir = dir.path().join("hub");
         let Some(kubectl) = Kubectl::newest(&hub_dir.join("kubeconfig")) else { return Ok(None) };
         let mut hub = Selvedge::start(&hub_dir, &["hub"])?;
@@ -75,7 +84,7 @@ impl Fleet {
         let token = token(&hub_dir)?;
         let url = format!("https://{hub_address}");
         let config = dir.path().join("node.yaml");
-        std::fs::write(&config, image_prefixes())?;
+        std::fs::write(&config, image_prefixes() + settings)?;
         let config = config.to_string_lossy().into_owned();
         let node = Selvedge::start(
             &dir.path().join("node"),

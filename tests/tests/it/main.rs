@@ -7,6 +7,7 @@ mod bad_input;
 mod clients;
 mod commands;
 mod common;
+mod containers;
 mod data_path;
 mod differential;
 mod docs;
