@@ -53,8 +53,8 @@ pub struct KubeletConfig {
     pub dns: node_pods::NodeDns,
     /// The network of its pods, where they have not the machine's own.
     pub network: Option<Arc<NodeNetwork>>,
-    /// Why it has none although it should: reported for as long as the agent runs.
-    pub network_fault: Option<String>,
+    /// What the node should have and has not, by name: reported for as long as the agent runs.
+    pub faults: Vec<(&'static str, String)>,
     /// The images of its containers, where it runs any.
     pub images: Option<Arc<NodeImages>>,
     /// Pods the node takes at most.
@@ -83,7 +83,7 @@ impl Default for KubeletConfig {
             node_ip: None,
             dns: node_pods::NodeDns::default(),
             network: None,
-            network_fault: None,
+            faults: Vec::new(),
             images: None,
             max_pods: MAX_PODS,
             lease_renew_period: LEASE_RENEW_PERIOD,

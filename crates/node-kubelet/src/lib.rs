@@ -267,8 +267,8 @@ struct Parts {
 fn spawn(parts: Parts) -> KubeletHandle {
     let Parts { config, runtimes, shutdown, tasks, known, store, registry, api, socket, address } = parts;
     let (name, network) = (config.node_name.clone(), config.network.clone());
-    if let Some(fault) = &config.network_fault {
-        registry.set_fault("network", fault.clone());
+    for (name, fault) in &config.faults {
+        registry.set_fault(name, fault.clone());
     }
     let machine = Arc::new(node_status::machine());
     let (client, manager) = node_client::client();

@@ -421,3 +421,28 @@ impl Images for NodeImages {
 
 #[cfg(test)]
 mod tests;
+
+/// The images of a node whose store cannot be used: containers that run are looked after, others cannot be started.
+pub struct NoImages(String);
+
+impl NoImages {
+    /// For this reason.
+    pub fn new(why: &str) -> Self {
+        Self(why.to_owned())
+    }
+
+    fn error(&self, image: &str) -> RuntimeError {
+        RuntimeError::Image { image: image.to_owned(), reason: self.0.clone() }
+    }
+}
+
+impl Images for NoImages {
+    fn find(&self, image: &str) -> Result<Option<Image>, RuntimeError> {
+        Err(self.error(image))
+    }
+
+    fn pull(&self, image: &str, _: Vec<Vec<u8>>) -> RuntimeFuture<'_, u64> {
+        let error = self.error(image);
+        Box::pin(async { Err(error) })
+    }
+}

@@ -40,7 +40,9 @@ pub use container::{ContainerRuntime, Image, ImageConfig, Images};
 pub use door::{
     ContainerEvent, ContainerState, ContainerStatus, ExecOutput, ImagePresence, PodRuntime, RuntimeError, RuntimeFuture,
 };
-pub use images::{CollectError, GcLimits, ImageInfo, ImageUsers, NodeImages, OpenImagesError, RemoveImageError};
+pub use images::{
+    CollectError, GcLimits, ImageInfo, ImageUsers, NoImages, NodeImages, OpenImagesError, RemoveImageError,
+};
 pub use launch_dir::{in_memory_dirs, make_in_memory_dir, name_of, remove_in_memory};
 pub use node_images::{Collected, ExportError, ImportError, RegistriesConfig, RemoveError};
 pub use node_shim::{

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use node_kubelet::{Kubelet, KubeletConfig, KubeletHandle, NodeNetwork, OpenNetworkError, Runtimes};
-use node_runtime::{ContainerRuntime, NodeImages, PodNetwork, ProcessConfig, ProcessRuntime};
+use node_runtime::{ContainerRuntime, NoImages, NodeImages, PodNetwork, ProcessConfig, ProcessRuntime};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::NodeConfig;
@@ -88,7 +88,7 @@ pub async fn start(
         Err(error) if matches!(error.downcast_ref(), Some(OpenNetworkError::Network(_))) => {
             let fault = base_observe::Chain(error.as_ref()).to_string();
             tracing::error!(error = %fault, "Pods have this machine's own network.");
-            kubelet.network_fault = Some(fault);
+            kubelet.faults.push(("network", fault));
             None
         }
         Err(error) => return Err(error),
@@ -97,8 +97,21 @@ pub async fn start(
         kubelet.dns = network.node_dns();
         kubelet.network = Some(network.clone());
     }
-    kubelet.images = open_images(data_dir, config)?;
-    let runtimes = runtimes(data_dir, prefixes, config.pod_pids_max, network, kubelet.images.as_ref())?;
+    let images = match open_images(data_dir, config) {
+        Ok(Some(images)) => {
+            kubelet.images = Some(images.clone());
+            Images::Here(images)
+        }
+        Ok(None) => Images::NotForUsers,
+        // What runs is looked after without them.
+        Err(error) => {
+            let fault = base_observe::Chain(error.as_ref()).to_string();
+            tracing::error!(error = %fault, "The images of this node cannot be used.");
+            kubelet.faults.push(("images", fault.clone()));
+            Images::Unusable(fault)
+        }
+    };
+    let runtimes = runtimes(data_dir, prefixes, config.pod_pids_max, network, &images)?;
     let kubelet = Kubelet::start(kubelet, runtimes, shutdown).await.context("failed to start the node")?;
     Ok(Node { name, kubelet, _lock: lock })
 }
@@ -174,21 +187,36 @@ pub fn adopt_containers(data_dir: &DataDir, images: &Arc<NodeImages>) -> Result<
     open_containers(process_config(data_dir, Vec::new())?, images)
 }
 
+/// What is known of the images of a data directory.
+pub enum Images {
+    /// They can be used.
+    Here(Arc<NodeImages>),
+    /// Their disk or their record cannot be used, for this reason. Containers that run are looked after all the same.
+    Unusable(String),
+    /// Whoever is not root has none.
+    NotForUsers,
+}
+
 /// The runtimes of a data directory.
 pub fn runtimes(
     data_dir: &DataDir,
     prefixes: Vec<PathBuf>,
     pod_pids_max: u64,
     network: Option<Arc<NodeNetwork>>,
-    images: Option<&Arc<NodeImages>>,
+    images: &Images,
 ) -> Result<Runtimes> {
     let mut config = process_config(data_dir, prefixes)?;
     config.pod_pids_max = pod_pids_max;
     config.network = network.map(|network| network as Arc<dyn PodNetwork>);
     let mut runtimes: Runtimes =
         vec![Arc::new(ProcessRuntime::open(config.clone()).context("failed to open the process runtime")?)];
-    if let Some(images) = images {
-        runtimes.push(open_containers(config.clone(), images)?);
+    match images {
+        Images::Here(images) => runtimes.push(open_containers(config.clone(), images)?),
+        Images::Unusable(why) => {
+            let runtime = ContainerRuntime::open(config.clone(), Arc::new(NoImages::new(why)));
+            runtimes.push(Arc::new(runtime.context("failed to open the runtime of containers")?));
+        }
+        Images::NotForUsers => {}
     }
     #[cfg(feature = "wasm")]
     {

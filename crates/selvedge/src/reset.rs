@@ -82,8 +82,11 @@ async fn stop_pods(data_dir: &DataDir) -> Result<()> {
         return Ok(());
     }
     let uids = node_kubelet::pod_uids(data_dir.path()).context("failed to list the pods")?;
-    let images = crate::node::open_images(data_dir, &crate::config::NodeConfig::default())?;
-    for runtime in crate::node::runtimes(data_dir, Vec::new(), 0, None, images.as_ref())? {
+    let images = match rustix::process::geteuid().is_root() {
+        true => crate::node::Images::Unusable("they are being removed".to_owned()),
+        false => crate::node::Images::NotForUsers,
+    };
+    for runtime in crate::node::runtimes(data_dir, Vec::new(), 0, None, &images)? {
         for container in runtime.list().await.context("failed to list the containers")? {
             let id = container.id;
             runtime.stop(&id, POD_GRACE).await.with_context(|| format!("failed to stop container {id}"))?;
