@@ -218,7 +218,7 @@ impl NodeImages {
     ///
     /// # Errors
     /// What is wrong with the archive, or the disk.
-    pub fn import(&self, archive: &Path) -> Result<Vec<ImageInfo>, node_images::ImportError> {
+    pub fn import(&self, archive: &Path) -> Result<Vec<ImageInfo>, Box<node_images::ImportError>> {
         let mut imported = self.kept.store.import(archive);
         if imported.as_ref().is_err_and(node_images::ImportError::is_disk_full) && self.kept.make_space() > 0 {
             imported = self.kept.store.import(archive);
