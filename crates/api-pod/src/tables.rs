@@ -108,18 +108,18 @@ pub const TABLES: &[(&str, &[Row])] = &[
     (
         "Lifecycle",
         &[
-            both("postStart", Rejected("calls nothing after a start; do it in the program, or in an init container")),
+            both("postStart", Fields("LifecycleHandler")),
             both("preStop", Fields("LifecycleHandler")),
-            both("stopSignal", Only(&["SIGTERM"], "stops programs with SIGTERM; leave it out")),
+            row("stopSignal", Honoured, Only(&["SIGTERM"], "stops modules with SIGTERM; leave it out")),
         ],
     ),
     (
         "LifecycleHandler",
         &[
             both("exec", Fields("ExecAction")),
-            both("httpGet", Rejected("calls programs before a stop, no URLs; use exec")),
+            row("httpGet", Fields("HTTPGetAction"), NO_PROBED_NETWORK),
             both("sleep", Fields("SleepAction")),
-            both("tcpSocket", Rejected("calls programs before a stop; use exec")),
+            both("tcpSocket", Rejected("calls programs and URLs, which a connection is not; use exec or httpGet")),
         ],
     ),
     ("SleepAction", &[both("seconds", Honoured)]),
@@ -140,7 +140,7 @@ pub const TABLES: &[(&str, &[Row])] = &[
         &[
             both("exec", Fields("ExecAction")),
             both("failureThreshold", Honoured),
-            both("grpc", Rejected("makes no gRPC probes; use httpGet, tcpSocket or exec")),
+            row("grpc", Fields("GRPCAction"), NO_PROBED_NETWORK),
             row("httpGet", Fields("HTTPGetAction"), NO_PROBED_NETWORK),
             both("initialDelaySeconds", Honoured),
             both("periodSeconds", Honoured),
@@ -157,9 +157,10 @@ pub const TABLES: &[(&str, &[Row])] = &[
             both("httpHeaders", Fields("HTTPHeader")),
             both("path", Honoured),
             both("port", Honoured),
-            both("scheme", Only(&["HTTP"], "makes no HTTPS probes; use HTTP, tcpSocket or exec")),
+            both("scheme", Honoured),
         ],
     ),
+    ("GRPCAction", &[both("port", Honoured), both("service", Honoured)]),
     ("HTTPHeader", &[both("name", Honoured), both("value", Honoured)]),
     ("TCPSocketAction", &[both("host", Honoured), both("port", Honoured)]),
     (

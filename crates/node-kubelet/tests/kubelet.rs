@@ -617,6 +617,109 @@ async fn a_container_is_told_before_it_is_stopped() {
     node.kill().await;
 }
 
+/// Waits until the runtime was asked for exactly this, in this order.
+async fn acts(node: &Node, expected: &[&str]) {
+    eventually(&format!("{expected:?}"), || match node.runtime.acts() {
+        acts if acts == expected => Ok(()),
+        acts => Err(format!("{acts:?}")),
+    })
+    .await;
+}
+
+/// Waits for an Event with a reason, and returns its message.
+async fn event(hub: &FakeHub, reason: &str) -> String {
+    let messages = || {
+        let events = hub.objects_under("/api/v1/namespaces/d/events/");
+        let found = events.into_iter().filter(|event| event["reason"] == reason);
+        found.map(|event| event["message"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    eventually(&format!("an Event {reason}"), || if messages().is_empty() { Err(String::new()) } else { Ok(()) }).await;
+    messages().remove(0)
+}
+
+#[tokio::test]
+async fn a_container_has_started_when_its_post_start_is_done() {
+    let hub = FakeHub::start().await;
+    hub.put_pod(pod("web", json!({"lifecycle": {"postStart": {"exec": {"command": ["say", "hello"]}}}})));
+    let mut node = Node::new();
+    node.runtime.hold_commands(true);
+    node.start(Some(&hub)).await;
+    acts(&node, &["start uid-web_a_0", "exec uid-web_a_0 say hello"]).await;
+    eventually("it runs, and has not started", || {
+        let container = status_of(&hub, "web")["containerStatuses"][0].clone();
+        let is_held = container["state"]["running"].is_object() && container["started"] == false;
+        if is_held && container["ready"] == false { Ok(()) } else { Err(container.to_string()) }
+    })
+    .await;
+    node.runtime.hold_commands(false);
+    is_ready(&hub, "web").await;
+    // Whoever takes a container over knows nothing of its start.
+    node.kill().await;
+    node.start(Some(&hub)).await;
+    hub.mark_not_ready("web");
+    is_ready(&hub, "web").await;
+    acts(&node, &["start uid-web_a_0", "exec uid-web_a_0 say hello"]).await;
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn a_container_whose_post_start_fails_is_stopped_and_starts_again() {
+    let hub = FakeHub::start().await;
+    hub.put_pod(pod("web", json!({"lifecycle": {"postStart": {"exec": {"command": ["false"]}}}})));
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    eventually("it starts again", || match node.runtime.acts().as_slice() {
+        [start, hook, stop, again, ..] => {
+            assert_eq!([start, hook, stop], ["start uid-web_a_0", "exec uid-web_a_0 false", "stop uid-web_a_0"]);
+            assert_eq!(again, "start uid-web_a_1");
+            Ok(())
+        }
+        acts => Err(format!("{acts:?}")),
+    })
+    .await;
+    assert_eq!(event(&hub, "FailedPostStartHook").await, "PostStartHook failed: exit code 1");
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn a_hook_that_hangs_ends_with_its_container() {
+    let hub = FakeHub::start().await;
+    hub.put_pod(pod("web", json!({"lifecycle": {"postStart": {"exec": {"command": ["say", "hello"]}}}})));
+    let mut node = Node::new();
+    node.runtime.hold_commands(true);
+    node.start(Some(&hub)).await;
+    acts(&node, &["start uid-web_a_0", "exec uid-web_a_0 say hello"]).await;
+    hub.delete_gracefully("web");
+    runs(&node, &[]).await;
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn hooks_call_urls_and_a_failed_call_keeps_no_container_from_ending() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let get = |path: &str| json!({"httpGet": {"path": path, "port": port, "scheme": "HTTP"}});
+    let hub = FakeHub::start().await;
+    hub.put_pod(pod("web", json!({"lifecycle": {"postStart": get("/up"), "preStop": get("/down")}})));
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    // Whatever it answers, it has heard of the start.
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut head = vec![0; 1024];
+    let length = stream.read(&mut head).await.unwrap();
+    let head = String::from_utf8_lossy(&head[..length]).to_lowercase();
+    assert!(head.starts_with("get /up ") && head.contains("kube-lifecycle/"), "{head}");
+    stream.write_all(b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    is_ready(&hub, "web").await;
+    drop(listener);
+    hub.delete_gracefully("web");
+    runs(&node, &[]).await;
+    let message = event(&hub, "FailedPreStopHook").await;
+    assert!(message.starts_with("PreStopHook failed: dial 127.0.0.1"), "{message}");
+    node.kill().await;
+}
+
 #[tokio::test]
 async fn a_container_works_on_for_as_long_as_its_pre_stop_sleeps_or_until_it_ends() {
     let hub = FakeHub::start().await;

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::model::Pod;
 use crate::probes::{ProbeKind, ProbeReport};
 use crate::volumes::{Prepared, VolumeError};
+use crate::worker::HookKind;
 
 /// Everything that waits for a worker.
 #[derive(Debug, Default)]
@@ -48,6 +49,8 @@ pub(crate) enum Done {
     NotStarted { container: String, reason: String },
     /// How the image of a container is being had.
     Image { container: String, news: ImageNews },
+    /// A hook: one after a start came to its end, or one before a stop has failed.
+    Hook { id: ContainerId, kind: HookKind, result: Result<(), String> },
     /// A stop.
     Stopped { id: ContainerId, result: Result<ContainerStatus, RuntimeError> },
     /// The runtime has set the pod up.
@@ -155,6 +158,7 @@ impl Inbox {
             if let Some(before) = messages.probes.remove(&key).filter(|before| before.id == report.id) {
                 report.verdict = report.verdict.or(before.verdict);
                 report.failure = report.failure.or(before.failure);
+                report.warning = report.warning.or(before.warning);
             }
             messages.probes.insert(key, report);
         });

@@ -162,7 +162,7 @@ pub(crate) struct Container {
     pub termination_message_path: Option<String>,
     pub termination_message_policy: Option<String>,
     pub security_context: ContainerSecurityContext,
-    pub lifecycle: Option<Value>,
+    pub lifecycle: Lifecycle,
     pub ports: Vec<ContainerPort>,
     pub tty: bool,
     pub stdin: bool,
@@ -426,7 +426,7 @@ pub(crate) struct Probe {
     pub exec: Option<ExecProbe>,
     pub http_get: Option<HttpProbe>,
     pub tcp_socket: Option<TcpProbe>,
-    pub grpc: Option<Value>,
+    pub grpc: Option<GrpcProbe>,
     pub initial_delay_seconds: Option<u64>,
     pub period_seconds: Option<u64>,
     pub timeout_seconds: Option<u64>,
@@ -463,6 +463,37 @@ pub(crate) struct HttpHeader {
 pub(crate) struct TcpProbe {
     pub port: PortRef,
     pub host: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct GrpcProbe {
+    pub port: u16,
+    pub service: String,
+}
+
+/// `lifecycle` of a container.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Lifecycle {
+    pub post_start: Option<Handler>,
+    pub pre_stop: Option<Handler>,
+    pub stop_signal: Option<String>,
+}
+
+/// What a hook of a container does; one of them.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Handler {
+    pub exec: Option<ExecProbe>,
+    pub http_get: Option<HttpProbe>,
+    pub sleep: Option<SleepAction>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct SleepAction {
+    pub seconds: u64,
 }
 
 /// A port by number, or by the name it has in the container's `ports`.
@@ -530,6 +561,23 @@ impl Pod {
     /// Init containers first, in the order in which they are started.
     pub(crate) fn all_containers(&self) -> impl Iterator<Item = &Container> {
         self.spec.init_containers.iter().chain(&self.spec.containers)
+    }
+
+    /// The one of its containers that has a name.
+    pub(crate) fn container(&self, name: &str) -> Option<&Container> {
+        self.all_containers().find(|container| container.name == name)
+    }
+
+    /// Whether a container that ended with an exit code starts again, by what the pod says.
+    pub(crate) fn restarts_after(&self, container: &Container, exit_code: i32) -> bool {
+        let is_init = self.spec.init_containers.iter().any(|init| init.name == container.name);
+        match self.spec.restart_policy {
+            _ if container.is_sidecar() => true,
+            RestartPolicy::Always if is_init => exit_code != 0,
+            RestartPolicy::Always => true,
+            RestartPolicy::OnFailure => exit_code != 0,
+            RestartPolicy::Never => false,
+        }
     }
 
     /// What it refers to, optional references among them.

@@ -4,18 +4,19 @@
 //! verdict changes, and each failure for an event. A startup probe goes first: the others begin when it has succeeded,
 //! which the worker arranges by starting their tasks then.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+mod dial;
+mod grpc;
+pub(crate) mod http_get;
+
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
-use hyper_util::rt::TokioIo;
-use node_runtime::{ContainerId, PodRuntime, RuntimeError};
-use tokio::net::TcpStream;
+use node_runtime::{ContainerId, ExecOutput, PodRuntime, RuntimeError};
 use tracing::debug;
 
-use crate::model::{Container, HttpProbe, PortRef, Probe};
+use crate::model::{Container, Probe};
+use dial::{connect, port_of};
 use node_client::chain;
 
 /// Longest output of a probe that is reported in an event, as kubelets do.
@@ -23,8 +24,8 @@ const OUTPUT_BYTES_MAX: usize = 1024;
 
 /// Longest period, delay or time-out of a probe: a day is as good as never.
 const PERIOD_SECONDS_MAX: u64 = 24 * 3600;
-/// Addresses of a host that are tried.
-const ADDRESSES_MAX: usize = 4;
+/// Who probes, as upstream says it.
+const USER_AGENT: &str = "kube-probe/1.36";
 
 /// Which probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +54,8 @@ pub(crate) struct ProbeReport {
     pub verdict: Option<bool>,
     /// What a failed try said.
     pub failure: Option<String>,
+    /// What is odd about a try that was a success all the same.
+    pub warning: Option<String>,
 }
 
 /// Counts tries towards a verdict.
@@ -127,17 +130,17 @@ pub(crate) async fn run(task: ProbeTask, report: impl Fn(ProbeReport) + Send) {
     }
     loop {
         ticks.tick().await;
-        let failure = match attempt(&probe, &target, &*runtime, timeout).await {
-            Ok(()) => None,
-            Err(Failure::Failed(said)) => Some(said),
+        let (failure, warning) = match attempt(&probe, &target, &*runtime, timeout).await {
+            Ok(warning) => (None, warning),
+            Err(Failure::Failed(said)) => (Some(said), None),
             Err(Failure::NotTried(error)) => {
                 debug!(container = %id, probe = kind.as_str(), %error, "A probe could not be tried; it does not count.");
                 continue;
             }
         };
         let verdict = tracker.note(failure.is_none());
-        if verdict.is_some() || failure.is_some() {
-            report(ProbeReport { id: id.clone(), kind, verdict, failure });
+        if verdict.is_some() || failure.is_some() || warning.is_some() {
+            report(ProbeReport { id: id.clone(), kind, verdict, failure, warning });
         }
         if kind == ProbeKind::Startup && verdict.is_some() {
             return;
@@ -147,11 +150,18 @@ pub(crate) async fn run(task: ProbeTask, report: impl Fn(ProbeReport) + Send) {
 
 /// Why a try was no success.
 #[derive(Debug, PartialEq)]
-enum Failure {
+pub(crate) enum Failure {
     /// The container did not answer as it should.
     Failed(String),
     /// The node could not ask: that says nothing of the container.
     NotTried(String),
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Self::Failed(text) | Self::NotTried(text)) = self;
+        formatter.write_str(text)
+    }
 }
 
 /// What is probed.
@@ -161,19 +171,18 @@ struct Target {
     pod_ip: Option<IpAddr>,
 }
 
-async fn attempt(probe: &Probe, target: &Target, runtime: &dyn PodRuntime, timeout: Duration) -> Result<(), Failure> {
+/// Tries once; a success may come with a warning.
+async fn attempt(
+    probe: &Probe,
+    target: &Target,
+    runtime: &dyn PodRuntime,
+    timeout: Duration,
+) -> Result<Option<String>, Failure> {
     let Target { container, id, pod_ip } = target;
     if let Some(exec) = &probe.exec {
         return match runtime.exec(id, exec.command.clone(), timeout).await {
-            Ok(output) if output.exit_code == 0 => Ok(()),
-            Ok(output) => {
-                let bytes = output.combined();
-                let text = String::from_utf8_lossy(&bytes[..bytes.len().min(OUTPUT_BYTES_MAX)]).into_owned();
-                Err(Failure::Failed(match text.trim() {
-                    "" => format!("exit code {}", output.exit_code),
-                    _ => text,
-                }))
-            }
+            Ok(output) if output.exit_code == 0 => Ok(None),
+            Ok(output) => Err(Failure::Failed(said(&output))),
             Err(error @ (RuntimeError::ExecTimeout { .. } | RuntimeError::Exec { .. })) => {
                 Err(Failure::Failed(error.to_string()))
             }
@@ -183,11 +192,13 @@ async fn attempt(probe: &Probe, target: &Target, runtime: &dyn PodRuntime, timeo
     let network = async {
         if let Some(tcp) = &probe.tcp_socket {
             let port = port_of(&tcp.port, container).map_err(Failure::Failed)?;
-            connect(tcp.host.as_deref(), *pod_ip, port).await.map(|_| ())
-        } else if let Some(http) = &probe.http_get {
-            http_get(http, container, *pod_ip).await
+            connect(tcp.host.as_deref(), *pod_ip, port).await.map(|_| None)
+        } else if let Some(action) = &probe.http_get {
+            http_get::get(action, container, *pod_ip, USER_AGENT).await?.verdict()
+        } else if let Some(grpc) = &probe.grpc {
+            grpc::check(grpc, *pod_ip).await.map(|()| None)
         } else {
-            let text = "the probe is of a kind that this node does not have; use exec, tcpSocket or httpGet";
+            let text = "the probe is of a kind that this node does not have; use exec, grpc, tcpSocket or httpGet";
             Err(Failure::NotTried(text.to_owned()))
         }
     };
@@ -196,108 +207,13 @@ async fn attempt(probe: &Probe, target: &Target, runtime: &dyn PodRuntime, timeo
         .unwrap_or_else(|_| Err(Failure::Failed(format!("no answer within {} s", timeout.as_secs()))))
 }
 
-/// Connects to where a probe's port is. A pod that has the node's network is reached by loopback: the node's own addresses come and go
-/// with the uplink.
-async fn connect(host: Option<&str>, pod_ip: Option<IpAddr>, port: u16) -> Result<TcpStream, Failure> {
-    let targets: Vec<SocketAddr> = match host.filter(|host| !host.is_empty()) {
-        None => match pod_ip {
-            Some(ip) => vec![(ip, port).into()],
-            None => vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()],
-        },
-        Some(host) => match tokio::net::lookup_host((host, port)).await {
-            Ok(found) => found.take(ADDRESSES_MAX).collect(),
-            // Names are the network's: a resolver that is away says nothing of the container.
-            Err(error) => return Err(Failure::NotTried(format!("find {host}: {error}"))),
-        },
-    };
-    let mut failure = Failure::NotTried("it has no address".to_owned());
-    for target in targets {
-        match TcpStream::connect(target).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => {
-                let text = format!("dial {target}: {error}");
-                // A node without IPv6 is no fault of a program that does not listen on it.
-                let is_first = matches!(&failure, Failure::NotTried(_));
-                match is_of_the_node(&error) {
-                    true if is_first => failure = Failure::NotTried(text),
-                    true => {}
-                    false if is_first => failure = Failure::Failed(text),
-                    false => {}
-                }
-            }
-        }
-    }
-    Err(failure)
-}
-
-/// Whether a connection failed for want of a network here, which the program at its other end has no part in.
-fn is_of_the_node(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind;
-    matches!(
-        error.kind(),
-        ErrorKind::NetworkUnreachable
-            | ErrorKind::NetworkDown
-            | ErrorKind::AddrNotAvailable
-            | ErrorKind::HostUnreachable
-    )
-}
-
-async fn http_get(probe: &HttpProbe, container: &Container, pod_ip: Option<IpAddr>) -> Result<(), Failure> {
-    if probe.scheme.as_deref().unwrap_or("HTTP") != "HTTP" {
-        let text = "scheme HTTPS is not supported by this node's probes; use HTTP, tcpSocket or exec";
-        return Err(Failure::NotTried(text.to_owned()));
-    }
-    let port = port_of(&probe.port, container).map_err(Failure::Failed)?;
-    let stream = connect(probe.host.as_deref(), pod_ip, port).await?;
-    let own = pod_ip.unwrap_or(Ipv4Addr::LOCALHOST.into()).to_string();
-    let host = probe.host.clone().filter(|host| !host.is_empty()).unwrap_or(own);
-    ask(probe, stream, &host, port).await.map_err(Failure::Failed)
-}
-
-async fn ask(probe: &HttpProbe, stream: TcpStream, host: &str, port: u16) -> Result<(), String> {
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-    let path = if probe.path.starts_with('/') { probe.path.clone() } else { format!("/{}", probe.path) };
-    let mut request = http::Request::get(path);
-    // The probe's own headers stand in for these.
-    for (name, value) in [("host", format!("{host}:{port}")), ("user-agent", "kube-probe/1.36".to_owned())] {
-        if !probe.http_headers.iter().any(|header| header.name.eq_ignore_ascii_case(name)) {
-            request = request.header(name, value);
-        }
-    }
-    for header in &probe.http_headers {
-        request = request.header(&header.name, &header.value);
-    }
-    let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
-    let exchange = async {
-        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
-        let status = response.status();
-        // The body is not looked at; dropping it closes the connection.
-        drop(response.into_body().frame());
-        if (200..400).contains(&status.as_u16()) {
-            Ok(())
-        } else {
-            Err(format!("HTTP probe failed with statuscode: {}", status.as_u16()))
-        }
-    };
-    let mut exchange = std::pin::pin!(exchange);
-    tokio::select! {
-        result = &mut exchange => result,
-        // The connection may be done a moment before the answer is taken.
-        _ = connection => exchange.await,
-    }
-}
-
-fn port_of(port: &PortRef, container: &Container) -> Result<u16, String> {
-    match port {
-        PortRef::Number(number) => Ok(*number),
-        PortRef::Name(name) => container
-            .ports
-            .iter()
-            .find(|port| port.name.as_deref() == Some(name))
-            .map(|port| port.container_port)
-            .or_else(|| name.parse().ok())
-            .ok_or_else(|| format!("the container has no port named {name}")),
+/// What a command said that failed; its exit code where it said nothing.
+pub(crate) fn said(output: &ExecOutput) -> String {
+    let bytes = output.combined();
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(OUTPUT_BYTES_MAX)]).into_owned();
+    match text.trim() {
+        "" => format!("exit code {}", output.exit_code),
+        _ => text,
     }
 }
 

@@ -39,6 +39,7 @@
 //! Start reading at `run.rs`; then `container.rs`.
 
 mod container;
+mod hooks;
 mod image;
 mod instance;
 mod probing;
@@ -67,6 +68,7 @@ use crate::reconcile;
 use crate::status::Waiting;
 use crate::store::PodState;
 use container::ContainerRecord;
+pub(crate) use hooks::HookKind;
 use volumes::PodVolumes;
 
 /// What a worker begins with.

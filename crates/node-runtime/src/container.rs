@@ -14,6 +14,7 @@ use tokio::sync::broadcast;
 use crate::{
     ContainerEvent, ContainerId, ContainerSpec, ContainerStats, ContainerStatus, ExecOutput, ImagePresence, ImageRoot,
     PodInstance, PodRuntime, PodSpec, ProcessConfig, RuntimeError, RuntimeFuture,
+    signal::signal,
     supervisor::{Supervisor, blocking, check_mounts, check_names, check_security},
 };
 
@@ -130,7 +131,8 @@ fn launch(config: &ProcessConfig, image: Image, mut spec: ContainerSpec) -> Resu
             "no command specified: the image names no program, and the pod neither".to_owned(),
         ));
     };
-    let stop_signal = image.config.stop_signal.as_deref().map(signal).transpose();
+    // The pod's own word counts before the image's.
+    let stop_signal = spec.stop_signal.as_deref().or(image.config.stop_signal.as_deref()).map(signal).transpose();
     let stop_signal = stop_signal.map_err(|reason| rejected(&spec, reason))?;
     for variable in &image.config.env {
         let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
@@ -189,59 +191,6 @@ fn check_image_user(user: &str) -> Result<(), String> {
             "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root; set `runAsUser`"
         )),
     }
-}
-
-/// The number of a signal as images write it: `SIGQUIT`, `QUIT`, `3`, `SIGRTMIN+3`.
-fn signal(name: &str) -> Result<i32, String> {
-    const NAMES: [(&str, i32); 31] = [
-        ("HUP", libc::SIGHUP),
-        ("INT", libc::SIGINT),
-        ("QUIT", libc::SIGQUIT),
-        ("ILL", libc::SIGILL),
-        ("TRAP", libc::SIGTRAP),
-        ("ABRT", libc::SIGABRT),
-        ("BUS", libc::SIGBUS),
-        ("FPE", libc::SIGFPE),
-        ("KILL", libc::SIGKILL),
-        ("USR1", libc::SIGUSR1),
-        ("SEGV", libc::SIGSEGV),
-        ("USR2", libc::SIGUSR2),
-        ("PIPE", libc::SIGPIPE),
-        ("ALRM", libc::SIGALRM),
-        ("TERM", libc::SIGTERM),
-        ("STKFLT", libc::SIGSTKFLT),
-        ("CHLD", libc::SIGCHLD),
-        ("CONT", libc::SIGCONT),
-        ("STOP", libc::SIGSTOP),
-        ("TSTP", libc::SIGTSTP),
-        ("TTIN", libc::SIGTTIN),
-        ("TTOU", libc::SIGTTOU),
-        ("URG", libc::SIGURG),
-        ("XCPU", libc::SIGXCPU),
-        ("XFSZ", libc::SIGXFSZ),
-        ("VTALRM", libc::SIGVTALRM),
-        ("PROF", libc::SIGPROF),
-        ("WINCH", libc::SIGWINCH),
-        ("IO", libc::SIGIO),
-        ("PWR", libc::SIGPWR),
-        ("SYS", libc::SIGSYS),
-    ];
-    /// As programs count them: the C library keeps the first two of the kernel's to itself.
-    const RT_MIN: i32 = 34;
-    const RT_MAX: i32 = 64;
-    let unknown = || format!("the image's stop signal `{name}` is none");
-    let upper = name.to_ascii_uppercase();
-    let short = upper.strip_prefix("SIG").unwrap_or(&upper);
-    let plus = |text: &str| if text.is_empty() { Some(0) } else { text.parse::<u8>().ok().map(i32::from) };
-    let number = if let Some(rest) = short.strip_prefix("RTMIN") {
-        plus(rest.strip_prefix('+').unwrap_or(rest)).map(|more| RT_MIN + more)
-    } else if let Some(rest) = short.strip_prefix("RTMAX") {
-        plus(rest.strip_prefix('-').unwrap_or(rest)).map(|less| RT_MAX - less)
-    } else {
-        let known = NAMES.iter().find(|(known, _)| *known == short).map(|(_, number)| *number);
-        known.or_else(|| short.parse().ok())
-    };
-    number.filter(|number| (1..=RT_MAX).contains(number)).ok_or_else(unknown)
 }
 
 impl PodRuntime for ContainerRuntime {
@@ -383,24 +332,16 @@ mod tests {
         assert_eq!(env, [("A", "pod"), ("B", "2=3"), ("C", "")]);
         assert_eq!(launched.spec.working_dir, Some("/srv".into()));
         assert_eq!(launched.stop_signal, Some(libc::SIGQUIT));
+        let stop_signal = |name: &str| ContainerSpec { stop_signal: Some(name.to_owned()), ..ContainerSpec::default() };
+        let launched = launch(&config, image.clone(), stop_signal("SIGUSR1")).unwrap();
+        assert_eq!(launched.stop_signal, Some(libc::SIGUSR1), "the pod's own word counts before the image's");
+        assert!(launch(&config, image.clone(), stop_signal("SIGNONE")).is_err());
         let mut spec = ContainerSpec::default();
         spec.security.run_as_non_root = true;
         let error = launch(&config, image, spec).unwrap_err().to_string();
         assert!(error.contains("runAsNonRoot and image will run as root"), "{error}");
         let error = launch(&config, Image::default(), ContainerSpec::default()).unwrap_err().to_string();
         assert!(error.contains("no command specified"), "{error}");
-    }
-
-    #[test]
-    fn signals_are_written_in_several_ways() {
-        for (name, expected) in
-            [("SIGTERM", 15), ("term", 15), ("3", 3), ("SIGRTMIN+3", 37), ("RTMAX-1", 63), ("SIGRTMIN", 34)]
-        {
-            assert_eq!(signal(name), Ok(expected), "{name}");
-        }
-        for name in ["", "SIG", "0", "65", "-1", "SIGNONE", "RTMIN+99"] {
-            assert!(signal(name).is_err(), "{name}");
-        }
     }
 
     #[test]

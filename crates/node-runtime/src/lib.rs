@@ -29,6 +29,7 @@ mod process;
 mod program;
 mod qos;
 mod sandbox;
+mod signal;
 mod supervisor;
 #[cfg(feature = "wasm")]
 mod wasm;

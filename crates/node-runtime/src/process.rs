@@ -16,6 +16,7 @@ use crate::{
     ContainerEvent, ContainerId, ContainerSpec, ContainerStats, ContainerStatus, ExecOutput, PodInstance, PodRuntime,
     PodSpec, ProcessConfig, RuntimeError, RuntimeFuture,
     image::{self, ImageKind},
+    signal::signal,
     supervisor::{Supervisor, blocking, check_mounts, check_names, check_security},
 };
 
@@ -42,13 +43,15 @@ impl ProcessRuntime {
         check_security(&spec)?;
         let program = image::resolve(&spec.image, &config.allowed_prefixes, ImageKind::Executable)?;
         let argv = argv(&spec, &program)?;
+        let stop_signal = spec.stop_signal.as_deref().map(signal).transpose();
+        let stop_signal = stop_signal.map_err(|reason| RuntimeError::Refused { id: spec.id(), reason })?;
         spec.pod_resources.pids_max.get_or_insert(config.pod_pids_max);
         Ok(Launch {
             version: STATE_VERSION,
             image_id: format!("file://{}", program.display()),
             image: None,
             namespaces: Vec::new(),
-            stop_signal: None,
+            stop_signal,
             private: None,
             boot_id: String::new(),
             program,

@@ -203,6 +203,9 @@ pub struct ContainerSpec {
     /// `stdin`: its input is open, and nobody writes to it. Otherwise it is empty.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stdin: bool,
+    /// `lifecycle.stopSignal`: what asks it to end, as `SIGQUIT`; default: the image's, or `SIGTERM`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<String>,
     /// A file on the node whose first 4,096 bytes become the exit record's message (`terminationMessagePath`, which the
     /// kubelet also lists among the mounts).
     #[serde(default)]

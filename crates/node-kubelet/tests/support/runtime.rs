@@ -26,6 +26,8 @@ pub struct FakeRuntime {
     holds_stops: watch::Sender<bool>,
     /// Starts are asked for, and wait while it is true.
     holds_starts: watch::Sender<bool>,
+    /// Commands wait while it is true.
+    holds_commands: watch::Sender<bool>,
 }
 
 impl FakeRuntime {
@@ -35,6 +37,7 @@ impl FakeRuntime {
             events: broadcast::channel(64).0,
             holds_stops: watch::channel(false).0,
             holds_starts: watch::channel(false).0,
+            holds_commands: watch::channel(false).0,
         })
     }
 
@@ -82,6 +85,11 @@ impl FakeRuntime {
     /// Containers take their time to start while `hold` is true.
     pub fn hold_starts(&self, hold: bool) {
         self.holds_starts.send_replace(hold);
+    }
+
+    /// Commands in containers take their time while `hold` is true.
+    pub fn hold_commands(&self, hold: bool) {
+        self.holds_commands.send_replace(hold);
     }
 
     /// Everything stops, and nobody sees it.
@@ -213,7 +221,11 @@ impl PodRuntime for FakeRuntime {
 
     fn exec(&self, id: &ContainerId, argv: Vec<String>, _timeout: Duration) -> RuntimeFuture<'_, ExecOutput> {
         self.table.lock().unwrap().acts.push(format!("exec {id} {}", argv.join(" ")));
-        Box::pin(async { Ok(ExecOutput::default()) })
+        Box::pin(async move {
+            self.holds_commands.subscribe().wait_for(|hold| !hold).await.unwrap();
+            // As the programs of these names do.
+            Ok(ExecOutput { exit_code: i32::from(argv == ["false"]), ..ExecOutput::default() })
+        })
     }
 
     fn stats(&self, _id: &ContainerId) -> RuntimeFuture<'_, ContainerStats> {

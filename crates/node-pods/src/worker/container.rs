@@ -5,20 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use node_runtime::{
-    ContainerEvent, ContainerId, ContainerState, ContainerStatus, ExitRecord, PodRuntime, RuntimeError,
-};
-use tokio::sync::broadcast;
+use node_runtime::{ContainerId, ContainerState, ContainerStatus, ExitRecord, PodRuntime, RuntimeError};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use super::hooks::HookKind;
 use super::image::{self, ImageOf};
 use super::spec::SpecParts;
 use super::{Phase, Worker};
 use crate::backoff::Backoff;
 use crate::env::NodeFacts;
 use crate::inbox::Done;
-use crate::model::{Container, RestartPolicy};
+use crate::model::Container;
 use crate::reconcile::{ContainerPhase, ContainerView};
 use crate::status::{self, Observed, Waiting, exit_of};
 
@@ -185,14 +183,7 @@ impl Worker {
         if self.state.failure.is_some() || self.is_ending() {
             return false;
         }
-        let is_init = self.pod.spec.init_containers.iter().any(|init| init.name == container.name);
-        match self.pod.spec.restart_policy {
-            _ if container.is_sidecar() => true,
-            RestartPolicy::Always if is_init => exit.exit_code != 0,
-            RestartPolicy::Always => true,
-            RestartPolicy::OnFailure => exit.exit_code != 0,
-            RestartPolicy::Never => false,
-        }
+        self.pod.restarts_after(container, exit.exit_code)
     }
 
     /// Has each running container start again whose image is not the desired one any more: the one field of a container that may change.
@@ -361,7 +352,6 @@ impl Worker {
     /// Begins to stop a container, or stops it sooner than was begun.
     pub(super) fn stop(&mut self, name: &str, grace: Duration) {
         let Some(runtime) = self.runtime.clone() else { return };
-        let hook = self.pre_stop(name);
         let limit = self.halt.as_ref().map(|halt| halt.grace);
         let Some(record) = self.containers.get_mut(name) else { return };
         let id = match (&record.observed.current, record.acting) {
@@ -373,6 +363,7 @@ impl Worker {
             },
             (Some(status), _) => status.id.clone(),
         };
+        let runs = record.is_running();
         let is_first = record.acting != Some(ContainerPhase::Stopping);
         record.acting = Some(ContainerPhase::Stopping);
         let is_restart = record.kill_requested.is_some();
@@ -384,15 +375,16 @@ impl Worker {
                 self.shared.events.pod(&self.pod, Some(name), "Killing", format!("Stopping container {name}"));
             }
         }
+        // What has not run has nothing to say goodbye to.
+        let hook = self.hook(&id, HookKind::PreStop).filter(|_| is_first && runs && !grace.is_zero());
         let inbox = self.inbox.clone();
         base_observe::spawn_detached("container-stop", async move {
             let begun = tokio::time::Instant::now();
-            match hook {
-                _ if !is_first || grace.is_zero() => {}
-                // A hook that fails or hangs must not keep its container from ending.
-                Some(PreStop::Exec(argv)) => drop(runtime.exec(&id, argv, grace).await),
-                Some(PreStop::Sleep(pause)) => sleep_while_it_runs(&*runtime, &id, pause.min(grace)).await,
-                None => {}
+            // A hook that fails or hangs must not keep its container from ending.
+            if let Some(hook) = hook
+                && let Err(why) = hook.run(&*runtime, grace).await
+            {
+                inbox.done(Done::Hook { id: id.clone(), kind: HookKind::PreStop, result: Err(why) });
             }
             // Two seconds are left to a program whose hook took all of its time, as kubelets do.
             let left = grace.saturating_sub(begun.elapsed()).max(grace.min(Duration::from_secs(2)));
@@ -403,16 +395,6 @@ impl Worker {
             }
             inbox.done(Done::Stopped { id, result });
         });
-    }
-
-    fn pre_stop(&self, name: &str) -> Option<PreStop> {
-        let container = self.pod.all_containers().find(|container| container.name == name)?;
-        let hook = &container.lifecycle.as_ref()?["preStop"];
-        if let Some(seconds) = hook["sleep"]["seconds"].as_u64() {
-            return Some(PreStop::Sleep(Duration::from_secs(seconds)));
-        }
-        let command = hook["exec"]["command"].as_array()?;
-        Some(PreStop::Exec(command.iter().filter_map(|word| word.as_str().map(str::to_owned)).collect()))
     }
 
     pub(super) fn stopped(&mut self, id: &ContainerId, result: Result<ContainerStatus, RuntimeError>) {
@@ -430,34 +412,6 @@ impl Worker {
                 }
             }
         }
-    }
-}
-
-/// What comes before the stop of a container.
-enum PreStop {
-    /// A command in it.
-    Exec(Vec<String>),
-    /// A pause, in which it works on.
-    Sleep(Duration),
-}
-
-/// A pause that is over when the container has ended.
-async fn sleep_while_it_runs(runtime: &dyn PodRuntime, id: &ContainerId, pause: Duration) {
-    let mut events = runtime.events();
-    let has_ended = runtime.status(id).await.map_or(true, |status| exit_of(&status).is_some());
-    let ends = async {
-        loop {
-            match events.recv().await {
-                Ok(ContainerEvent::Exited(status)) if status.id == *id => return,
-                Err(broadcast::error::RecvError::Closed) => return,
-                _ => {}
-            }
-        }
-    };
-    tokio::select! {
-        () = tokio::time::sleep(pause), if !has_ended => {}
-        () = ends, if !has_ended => {}
-        else => {}
     }
 }
 

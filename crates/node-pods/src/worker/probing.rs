@@ -17,7 +17,20 @@ impl Worker {
     /// otherwise: the agent's restart is nothing that its clients should notice.
     pub(super) fn begin_probes(&mut self, container: &Container, status: &ContainerStatus, is_adopted: bool) {
         self.end_probes(&container.name);
+        if !is_adopted && self.begin_post_start(status) {
+            return;
+        }
         let reported = is_adopted.then(|| self.reported(container, status)).flatten();
+        self.start_probes(container, status, reported);
+    }
+
+    /// Starts those probes that come first, with what was `reported` before: whether it had started, and was ready.
+    pub(super) fn start_probes(
+        &mut self,
+        container: &Container,
+        status: &ContainerStatus,
+        reported: Option<(bool, bool)>,
+    ) {
         let Some(record) = self.containers.get_mut(&container.name) else { return };
         let (started, ready) = match reported {
             Some((started, ready)) => (started, ready),
@@ -41,7 +54,9 @@ impl Worker {
         let mut statuses = lists.iter().filter_map(|list| status[*list].as_array()).flatten();
         let found = statuses.find(|one| one["name"] == container.name.as_str() && one["containerID"] == id.as_str())?;
         let is = |field: &str| found[field].as_bool().unwrap_or(false);
-        Some((is("started") || container.startup_probe.is_none(), is("ready")))
+        let started = is("started") || container.startup_probe.is_none();
+        // One whose `postStart` was under way is started from now on; nobody but a probe would say that it is ready.
+        Some((started, is("ready") || (started && container.readiness_probe.is_none())))
     }
 
     pub(super) fn end_probes(&mut self, name: &str) {
@@ -99,6 +114,10 @@ impl Worker {
         if let Some(failure) = &report.failure {
             let text = format!("{} probe failed: {failure}", report.kind.as_str());
             self.shared.events.pod_warning(&self.pod, Some(&name), "Unhealthy", text);
+        }
+        if let Some(warning) = &report.warning {
+            let text = format!("{} probe warning: {warning}", report.kind.as_str());
+            self.shared.events.pod_warning(&self.pod, Some(&name), "ProbeWarning", text);
         }
         let grace = |probe: &Option<Probe>| {
             let own = probe.as_ref().and_then(|probe| probe.termination_grace_period_seconds);

@@ -88,6 +88,7 @@ impl Worker {
                 Done::Started { id, result } => self.started(id, result),
                 Done::NotStarted { container, reason } => self.hold(&container, "CreateContainerConfigError", reason),
                 Done::Image { container, news } => self.image_news(&container, &news),
+                Done::Hook { id, kind, result } => self.hook_done(&id, kind, result),
                 Done::Stopped { id, result } => self.stopped(&id, result),
                 Done::SetUp(instance) => self.set_up(instance),
                 Done::NotSetUp { why, is_needed } => self.not_set_up(why, is_needed),

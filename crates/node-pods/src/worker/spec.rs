@@ -107,6 +107,7 @@ impl SpecParts {
             host_pid: self.pod.spec.host_pid,
             tty: container.tty,
             stdin: container.stdin,
+            stop_signal: container.lifecycle.stop_signal.clone(),
             termination_message: None,
             termination_message_from_log: container.termination_message_policy.as_deref()
                 == Some("FallbackToLogsOnError"),

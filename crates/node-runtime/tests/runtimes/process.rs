@@ -76,6 +76,17 @@ async fn stop_asks_and_then_kills() {
 }
 
 #[tokio::test]
+async fn a_program_is_asked_to_end_by_the_signal_that_its_spec_names() {
+    let fixture = Fixture::new();
+    let mut spec = fixture.shell("trap 'exit 1' TERM; trap 'exit 7' USR1; echo up; while :; do sleep 0.05; done");
+    spec.stop_signal = Some("SIGUSR1".to_owned());
+    fixture.start(&spec).await;
+    fixture.until_logged(&spec, "up").await;
+    fixture.runtime().stop(&spec.id(), Duration::from_secs(30)).await.unwrap();
+    assert_eq!(fixture.exit(&spec.id()).await.exit_code, 7);
+}
+
+#[tokio::test]
 async fn a_program_without_handlers_ends_at_once_when_asked() {
     let fixture = Fixture::new();
     let mut spec = fixture.shell("");
