@@ -211,7 +211,7 @@ async fn still_runs(place: &LogPlace, id: &ContainerId) -> bool {
     runtime.status(id).await.is_ok_and(|status| !matches!(status.state, ContainerState::Exited(_)))
 }
 
-/// A container's newest log, or the one before it, and whose attempt it is.
+/// A container's newest log and whose attempt it is; or that of the last attempt that has ended, as the pod's status says which.
 async fn log_file(place: &LogPlace, previous: bool) -> Option<(PathBuf, u32)> {
     let mut logs = logs_in(&place.dir);
     // On a disk that takes no file a log is where its runtime has put it.
@@ -219,12 +219,25 @@ async fn log_file(place: &LogPlace, previous: bool) -> Option<(PathBuf, u32)> {
         Some(runtime) => runtime.list().await.unwrap_or_default(),
         None => Vec::new(),
     };
+    // What waits to start again has its newest attempt behind it.
+    let mut waits_since = None;
     for status in containers {
         if status.id.pod_uid == place.uid && status.id.container == place.container && status.log_path.exists() {
+            if place.is_between_starts(&status.state) {
+                waits_since = waits_since.max(Some(status.id.attempt));
+            }
             logs.insert(status.id.attempt, status.log_path);
         }
     }
-    logs.into_iter().rev().nth(usize::from(previous)).map(|(attempt, path)| (path, attempt))
+    choose(logs, previous, waits_since)
+}
+
+/// Of a container's logs the newest, or the one of the attempt that the pod's status has as its last state: what waits to start again
+/// since the newest attempt has that one behind it.
+fn choose(logs: BTreeMap<u32, PathBuf>, previous: bool, waits_since: Option<u32>) -> Option<(PathBuf, u32)> {
+    let is_newest_over = waits_since.is_some_and(|attempt| logs.keys().next_back() == Some(&attempt));
+    let back = usize::from(previous && !is_newest_over);
+    logs.into_iter().rev().nth(back).map(|(attempt, path)| (path, attempt))
 }
 
 /// The logs in a container's directory, by attempt.
@@ -244,6 +257,24 @@ fn stopping() -> Response<Body> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn the_log_before_is_that_of_the_last_state() {
+        let check = |attempts: &[u32], previous, waits_since, expected| {
+            let logs = attempts.iter().map(|attempt| (*attempt, PathBuf::from("log"))).collect();
+            let chosen = choose(logs, previous, waits_since).map(|(_, attempt)| attempt);
+            assert_eq!(chosen, expected, "{attempts:?} {previous} {waits_since:?}");
+        };
+        check(&[3, 4], false, None, Some(4));
+        check(&[3, 4], true, None, Some(3));
+        // In CrashLoopBackOff.
+        check(&[3, 4], false, Some(4), Some(4));
+        check(&[3, 4], true, Some(4), Some(4));
+        check(&[0], true, Some(0), Some(0));
+        // It has started meanwhile.
+        check(&[3, 4], true, Some(3), Some(3));
+        check(&[0], true, None, None);
+    }
+
     #[tokio::test]
     async fn the_newest_log_is_found_and_the_one_before() {
         let dir = tempfile::tempdir().unwrap();
@@ -255,6 +286,7 @@ mod tests {
             pod: "p".into(),
             container: "c".into(),
             waiting: None,
+            restarts: [true, true],
         };
         assert_eq!(log_file(&place, false).await, None);
         for name in ["2.log", "10.log", "10.log.1", "x.log", "9.log"] {

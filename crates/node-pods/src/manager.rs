@@ -27,7 +27,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use node_client::{ApiClient, Endpoint, EventRecorder, StatusRegistry, chain};
-use node_runtime::{ContainerEvent, ContainerStatus, PodRuntime};
+use node_runtime::{ContainerEvent, ContainerState, ContainerStatus, PodRuntime};
 use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -111,6 +111,15 @@ pub struct LogPlace {
     pub container: String,
     /// Why it has none for now, where that is known here.
     pub waiting: Option<&'static str>,
+    /// Whether it starts again after an end without success, and after one with it.
+    pub restarts: [bool; 2],
+}
+
+impl LogPlace {
+    /// Whether a container that ended so waits to start again: its end is then its last state, as `-p` has it, not the present one.
+    pub fn is_between_starts(&self, state: &ContainerState) -> bool {
+        matches!(state, ContainerState::Exited(exit) if self.restarts[usize::from(exit.exit_code == 0)])
+    }
 }
 
 /// What all workers share.
@@ -656,13 +665,15 @@ impl Manager {
             .find(|entry| entry.pod.metadata.namespace == namespace && entry.pod.metadata.name == pod)
             .ok_or_else(|| format!("pod \"{pod}\" does not exist on this node"))?;
         let is_ephemeral = entry.pod.spec.ephemeral_containers.iter().any(|known| known.name == container);
-        if !is_ephemeral && !entry.pod.all_containers().any(|known| known.name == container) {
+        let known = entry.pod.container(&container);
+        if !is_ephemeral && known.is_none() {
             return Err(format!("container \"{container}\" is not one of pod \"{pod}\""));
         }
+        let restarts = [1, 0].map(|code| known.is_some_and(|known| entry.pod.restarts_after(known, code)));
         let dir = self.shared.pod_dir(&entry.pod).join(&container);
         let (runtime, uid) = (entry.runtime.clone(), entry.pod.metadata.uid.clone());
         let waiting = is_ephemeral.then_some(status::EPHEMERAL_REASON);
-        Ok(LogPlace { runtime, uid, dir, namespace, pod, container, waiting })
+        Ok(LogPlace { runtime, uid, dir, namespace, pod, container, waiting, restarts })
     }
 
     fn publish_desired(&self) {

@@ -107,3 +107,25 @@ fn a_grace_of_any_length_can_be_counted_from_now() {
         );
     }
 }
+
+#[test]
+fn whether_a_container_starts_again_is_up_to_the_pod_and_its_exit_code() {
+    let check = |policy: &str, expected: [[bool; 2]; 3]| {
+        let pod = Pod::from_json(
+            serde_json::json!({"spec": {
+                "restartPolicy": policy,
+                "initContainers": [{"name": "first"}, {"name": "beside", "restartPolicy": "Always"}],
+                "containers": [{"name": "app"}],
+            }})
+            .to_string()
+            .as_bytes(),
+        )
+        .unwrap();
+        let found: Vec<[bool; 2]> =
+            pod.all_containers().map(|container| [1, 0].map(|code| pod.restarts_after(container, code))).collect();
+        assert_eq!(found, expected, "{policy}: after a failure and after a success");
+    };
+    check("Always", [[true, false], [true, true], [true, true]]);
+    check("OnFailure", [[true, false], [true, true], [true, false]]);
+    check("Never", [[false, false], [true, true], [false, false]]);
+}
