@@ -54,12 +54,19 @@ const LINUX_CAPABILITIES: Does =
 /// What only a process has.
 const NOT_A_PROCESS: Does = Harmless("runs modules, which have no such thing to begin with");
 
+/// What only pods of images have.
+const NOT_EPHEMERAL: Does = Harmless("does not run them, and says so in the pod's status");
+
+/// What the API itself takes of no container that is added to a running pod.
+const NOT_ADDED: Does = Rejected("does not have it for a container that is added to a running pod; leave it out");
+
 /// For each type that a pod is made of, its fields.
 pub const TABLES: &[(&str, &[Row])] = &[
     ("PodSpec", POD_SPEC),
     ("PodOS", &[both("name", Only(&["linux"], "runs on Linux only; use linux, or leave it out"))]),
     ("PodSecurityContext", POD_SECURITY_CONTEXT),
     ("Container", CONTAINER),
+    ("EphemeralContainer", EPHEMERAL_CONTAINER),
     ("EnvVar", &[both("name", Honoured), both("value", Honoured), both("valueFrom", Fields("EnvVarSource"))]),
     (
         "EnvVarSource",
@@ -309,7 +316,7 @@ const POD_SPEC: &[Row] = &[
     )
     .of_images(Honoured),
     both("enableServiceLinks", Harmless("gives variables of the service kubernetes only, as there are no others")),
-    both("ephemeralContainers", Harmless("does not run them, and says so in the pod's status")),
+    both("ephemeralContainers", NOT_EPHEMERAL).of_images(Fields("EphemeralContainer")),
     both("hostAliases", Rejected("gives a pod no /etc/hosts of its own, it has the node's; leave it out"))
         .of_images(Fields("HostAlias")),
     both("hostIPC", Rejected("does not share this namespace with the host")).of_images(Honoured),
@@ -411,6 +418,39 @@ const CONTAINER: &[Row] = &[
     both("volumeDevices", Rejected("has no block devices")),
     both("volumeMounts", Fields("VolumeMount")),
     row("workingDir", Honoured, Rejected("runs modules, which have no working directory; use absolute paths")),
+];
+
+const fn added(field: &'static str, does: Does) -> Row {
+    both(field, NOT_EPHEMERAL).of_images(does)
+}
+
+const EPHEMERAL_CONTAINER: &[Row] = &[
+    added("args", Honoured),
+    added("command", Honoured),
+    added("env", Fields("EnvVar")),
+    added("envFrom", Fields("EnvFromSource")),
+    added("image", Honoured),
+    added("imagePullPolicy", Honoured),
+    added("lifecycle", NOT_ADDED),
+    added("livenessProbe", NOT_ADDED),
+    added("name", Honoured),
+    added("ports", NOT_ADDED),
+    added("readinessProbe", NOT_ADDED),
+    added("resizePolicy", NOT_ADDED),
+    added("resources", NOT_ADDED),
+    added("restartPolicy", NOT_ADDED),
+    added("restartPolicyRules", NOT_ADDED),
+    added("securityContext", Fields("SecurityContext")),
+    added("startupProbe", NOT_ADDED),
+    added("stdin", Honoured),
+    added("stdinOnce", Harmless("serves no attach: nobody's input ends")),
+    added("targetContainerName", Rejected("shows a container no processes of another; leave it out")),
+    added("terminationMessagePath", Honoured),
+    added("terminationMessagePolicy", Honoured),
+    added("tty", Honoured),
+    added("volumeDevices", NOT_ADDED),
+    added("volumeMounts", Fields("VolumeMount")),
+    added("workingDir", Honoured),
 ];
 
 const SECURITY_CONTEXT: &[Row] = &[

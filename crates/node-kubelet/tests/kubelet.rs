@@ -721,6 +721,47 @@ async fn hooks_call_urls_and_a_failed_call_keeps_no_container_from_ending() {
 }
 
 #[tokio::test]
+async fn a_container_that_is_added_to_a_running_pod_of_an_image_runs_once() {
+    let hub = FakeHub::start().await;
+    let mut web = pod("web", json!({}));
+    web["spec"].as_object_mut().unwrap().remove("runtimeClassName");
+    hub.put_pod(web.clone());
+    let mut node = Node { runtime: FakeRuntime::of(api_edge::RUNTIME_CONTAINER), ..Node::new() };
+    node.start(Some(&hub)).await;
+    is_ready(&hub, "web").await;
+    web["spec"]["ephemeralContainers"] = json!([
+        {"name": "debug", "image": "busybox"},
+        {"name": "into", "image": "busybox", "targetContainerName": "a"},
+    ]);
+    hub.put_pod(web);
+    runs(&node, &["uid-web_a_0", "uid-web_debug_0"]).await;
+    let states = || {
+        let statuses = status_of(&hub, "web")["ephemeralContainerStatuses"].clone();
+        [0, 1].map(|one: usize| statuses[one]["state"].clone())
+    };
+    eventually("one runs, the other says why it does not", || {
+        let [debug, into] = states();
+        let why = into["waiting"]["message"].as_str().unwrap_or_default();
+        let is_so = debug["running"].is_object() && why.contains("targetContainerName");
+        if is_so { Ok(()) } else { Err(format!("{debug} {into}")) }
+    })
+    .await;
+    is_ready(&hub, "web").await;
+    node.runtime.exit("uid-web_debug_0", 1);
+    eventually("its end is final", || {
+        let [debug, _] = states();
+        if debug["terminated"]["exitCode"] == 1 { Ok(()) } else { Err(debug.to_string()) }
+    })
+    .await;
+    node.kill().await;
+    node.start(Some(&hub)).await;
+    hub.mark_not_ready("web");
+    is_ready(&hub, "web").await;
+    assert_eq!(node.runtime.starts(), ["uid-web_a_0", "uid-web_debug_0"]);
+    node.kill().await;
+}
+
+#[tokio::test]
 async fn a_container_works_on_for_as_long_as_its_pre_stop_sleeps_or_until_it_ends() {
     let hub = FakeHub::start().await;
     let sleeping = |seconds: u64| json!({"lifecycle": {"preStop": {"sleep": {"seconds": seconds}}}});

@@ -254,7 +254,7 @@ pub(crate) fn resource_value(
 ) -> Result<String, ValueError> {
     let unknown = || ValueError::Resource(field.resource.clone());
     let container = match &field.container_name {
-        Some(name) => pod.all_containers().find(|container| container.name == *name).ok_or_else(unknown)?,
+        Some(name) => pod.container(name).ok_or_else(unknown)?,
         None => container,
     };
     let (list, resource) = field.resource.split_once('.').ok_or_else(unknown)?;

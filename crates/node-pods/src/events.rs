@@ -34,7 +34,11 @@ impl PodEvents {
         });
         if let (Some(container), Some(about)) = (container, about.as_object_mut()) {
             let is_init = pod.spec.init_containers.iter().any(|c| c.name == container);
-            let list = if is_init { "initContainers" } else { "containers" };
+            let list = match is_init {
+                true => "initContainers",
+                false if pod.is_ephemeral(container) => "ephemeralContainers",
+                false => "containers",
+            };
             about.insert("fieldPath".to_owned(), format!("spec.{list}{{{container}}}").into());
         }
         let namespace = metadata.namespace.clone();

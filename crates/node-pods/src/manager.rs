@@ -664,15 +664,14 @@ impl Manager {
             .values()
             .find(|entry| entry.pod.metadata.namespace == namespace && entry.pod.metadata.name == pod)
             .ok_or_else(|| format!("pod \"{pod}\" does not exist on this node"))?;
-        let is_ephemeral = entry.pod.spec.ephemeral_containers.iter().any(|known| known.name == container);
         let known = entry.pod.container(&container);
-        if !is_ephemeral && known.is_none() {
-            return Err(format!("container \"{container}\" is not one of pod \"{pod}\""));
-        }
-        let restarts = [1, 0].map(|code| known.is_some_and(|known| entry.pod.restarts_after(known, code)));
+        let known = known.ok_or_else(|| format!("container \"{container}\" is not one of pod \"{pod}\""))?;
+        let restarts = [1, 0].map(|code| entry.pod.restarts_after(known, code));
         let dir = self.shared.pod_dir(&entry.pod).join(&container);
         let (runtime, uid) = (entry.runtime.clone(), entry.pod.metadata.uid.clone());
-        let waiting = is_ephemeral.then_some(status::EPHEMERAL_REASON);
+        let handler = runtime.as_ref().map_or("none", |runtime| runtime.handler());
+        let is_run = !entry.pod.is_ephemeral(&container) || status::runs_ephemeral(handler);
+        let waiting = (!is_run).then_some(status::EPHEMERAL_REASON);
         Ok(LogPlace { runtime, uid, dir, namespace, pod, container, waiting, restarts })
     }
 

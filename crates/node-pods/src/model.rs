@@ -77,7 +77,8 @@ pub(crate) struct PodSpec {
     pub restart_policy: RestartPolicy,
     pub init_containers: Vec<Container>,
     pub containers: Vec<Container>,
-    pub ephemeral_containers: Vec<EphemeralContainer>,
+    /// Those that somebody added to the running pod to look into it (`kubectl debug`).
+    pub ephemeral_containers: Vec<Container>,
     pub volumes: Vec<Volume>,
     pub termination_grace_period_seconds: Option<i64>,
     pub active_deadline_seconds: Option<i64>,
@@ -166,14 +167,8 @@ pub(crate) struct Container {
     pub ports: Vec<ContainerPort>,
     pub tty: bool,
     pub stdin: bool,
-}
-
-/// A container that somebody added to the running pod to look into it (`kubectl debug`). None is run yet.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct EphemeralContainer {
-    pub name: String,
-    pub image: String,
+    /// Only of an ephemeral container: whose processes it is to see.
+    pub target_container_name: String,
 }
 
 impl Container {
@@ -558,20 +553,33 @@ impl Pod {
         self.metadata.annotations.contains_key(ANNOTATION_CONFIG_MIRROR)
     }
 
-    /// Init containers first, in the order in which they are started.
+    /// Init containers first, in the order in which they are started; none of those that were added later, which are promised
+    /// nothing and decide nothing.
     pub(crate) fn all_containers(&self) -> impl Iterator<Item = &Container> {
         self.spec.init_containers.iter().chain(&self.spec.containers)
     }
 
-    /// The one of its containers that has a name.
+    /// The one of its containers that has a name, ephemeral ones among them.
     pub(crate) fn container(&self, name: &str) -> Option<&Container> {
-        self.all_containers().find(|container| container.name == name)
+        self.every_container().find(|container| container.name == name)
+    }
+
+    /// Whether a container was added to the running pod.
+    pub(crate) fn is_ephemeral(&self, name: &str) -> bool {
+        self.spec.ephemeral_containers.iter().any(|container| container.name == name)
+    }
+
+    /// All that there are, ephemeral ones among them.
+    pub(crate) fn every_container(&self) -> impl Iterator<Item = &Container> {
+        self.all_containers().chain(&self.spec.ephemeral_containers)
     }
 
     /// Whether a container that ended with an exit code starts again, by what the pod says.
     pub(crate) fn restarts_after(&self, container: &Container, exit_code: i32) -> bool {
         let is_init = self.spec.init_containers.iter().any(|init| init.name == container.name);
         match self.spec.restart_policy {
+            // Whoever added it adds another.
+            _ if self.is_ephemeral(&container.name) => false,
             _ if container.is_sidecar() => true,
             RestartPolicy::Always if is_init => exit_code != 0,
             RestartPolicy::Always => true,
@@ -583,7 +591,7 @@ impl Pod {
     /// What it refers to, optional references among them.
     pub(crate) fn references(&self) -> References {
         let mut references = References::default();
-        for container in self.all_containers() {
+        for container in self.every_container() {
             for from in &container.env_from {
                 references.config_maps.extend(from.config_map_ref.iter().map(|r| r.name.clone()));
                 references.secrets.extend(from.secret_ref.iter().map(|r| r.name.clone()));

@@ -21,6 +21,8 @@ pub(crate) struct View<'a> {
     pub failed: bool,
     pub start_time: Option<Timestamp>,
     pub volumes_ready: bool,
+    /// Whether the runtime starts what is added to a running pod.
+    pub runs_ephemeral: bool,
     pub containers: &'a BTreeMap<String, ContainerView>,
 }
 
@@ -123,12 +125,21 @@ pub(crate) fn decide(view: &View<'_>) -> Decision {
         decision.act(Action::PrepareVolumes);
         return decision;
     }
+    start_ephemeral(view, &mut decision);
     if initialise(view, &mut decision) {
         for container in &view.pod.spec.containers {
             reconcile_container(view, container, view.pod.spec.restart_policy, &mut decision);
         }
     }
     decision
+}
+
+/// Starts what was added to the running pod, each once: whatever becomes of it, nobody has asked for a second one. They wait for no
+/// init container, which may be what they are to look into.
+fn start_ephemeral(view: &View<'_>, decision: &mut Decision) {
+    for container in view.pod.spec.ephemeral_containers.iter().filter(|_| view.runs_ephemeral) {
+        reconcile_container(view, container, RestartPolicy::Never, decision);
+    }
 }
 
 /// Runs the init containers in order; answers whether the others may run.
@@ -203,7 +214,7 @@ fn restarts(state: ContainerPhase, policy: RestartPolicy) -> bool {
 fn stop_all(view: &View<'_>, decision: &mut Decision) {
     let grace = view.pod.grace();
     let (sidecars, others): (Vec<&Container>, Vec<&Container>) =
-        view.pod.all_containers().partition(|container| container.is_sidecar());
+        view.pod.every_container().partition(|container| container.is_sidecar());
     let mut waits = false;
     for container in others {
         waits |= seen(view, container).is_active();

@@ -9,7 +9,7 @@ use node_client::{seconds, set_field};
 use node_runtime::{ContainerState, ContainerStatus, ExitRecord};
 use serde_json::{Map, Value, json};
 
-use super::model::{Container, EphemeralContainer, Pod, RestartPolicy};
+use super::model::{Container, Pod, RestartPolicy};
 
 /// Why a container does not run although it should.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,10 +52,15 @@ pub(crate) struct Facts<'a> {
     pub handler: &'a str,
 }
 
-/// Why no ephemeral container runs.
+/// Why an ephemeral container does not run.
 pub(crate) const EPHEMERAL_REASON: &str = "NotSupported";
 const EPHEMERAL_MESSAGE: &str =
-    "this node runs no ephemeral containers yet; the pod's other containers are not affected";
+    "ephemeral containers are run in pods of images only; the pod's other containers are not affected";
+
+/// Whether a runtime starts what is added to a running pod.
+pub(crate) fn runs_ephemeral(handler: &str) -> bool {
+    handler == api_edge::RUNTIME_CONTAINER
+}
 
 /// Derives the status; `previous` is the one before it, for the times of conditions that did not change.
 pub(crate) fn derive<'o>(
@@ -137,7 +142,12 @@ pub(crate) fn derive<'o>(
                 .insert("initContainerStatuses".to_owned(), statuses(&spec.init_containers, "PodInitializing").into());
         }
         if !spec.ephemeral_containers.is_empty() {
-            let statuses: Vec<Value> = spec.ephemeral_containers.iter().map(ephemeral_status).collect();
+            let mut statuses = statuses(&spec.ephemeral_containers, "ContainerCreating");
+            if !runs_ephemeral(facts.handler) {
+                statuses = spec.ephemeral_containers.iter().map(ephemeral_status).collect();
+            }
+            // Nobody waits for them: as upstream, they are never ready.
+            statuses.iter_mut().for_each(|status| set_field(status, "ready", false));
             status.insert("ephemeralContainerStatuses".to_owned(), statuses.into());
         }
     }
@@ -236,8 +246,8 @@ fn container_status(
     status
 }
 
-/// What waits for a node that can run it.
-fn ephemeral_status(container: &EphemeralContainer) -> Value {
+/// What waits for a runtime that can run it.
+fn ephemeral_status(container: &Container) -> Value {
     json!({
         "name": container.name, "image": container.image, "imageID": "", "restartCount": 0,
         "ready": false, "started": false, "lastState": {},
@@ -245,11 +255,12 @@ fn ephemeral_status(container: &EphemeralContainer) -> Value {
     })
 }
 
-/// Of each ephemeral container that a status names and the one before it did not, a sentence.
+/// Of each ephemeral container that is not run by a status and was not named so by the one before it, a sentence.
 pub(crate) fn new_ephemeral(status: &Value, previous: &Value) -> Vec<(String, String)> {
     fn names(status: &Value) -> impl Iterator<Item = &str> {
         let statuses = status["ephemeralContainerStatuses"].as_array();
-        statuses.into_iter().flatten().filter_map(|status| status["name"].as_str())
+        let is_not_run = |status: &&Value| status["state"]["waiting"]["reason"] == EPHEMERAL_REASON;
+        statuses.into_iter().flatten().filter(is_not_run).filter_map(|status| status["name"].as_str())
     }
     names(status)
         .filter(|name| !names(previous).any(|known| known == *name))

@@ -65,7 +65,7 @@ use crate::manager::Shared;
 use crate::model::Pod;
 use crate::packed::Packed;
 use crate::reconcile;
-use crate::status::Waiting;
+use crate::status::{Waiting, runs_ephemeral};
 use crate::store::PodState;
 use container::ContainerRecord;
 pub(crate) use hooks::HookKind;
@@ -205,6 +205,7 @@ impl Worker {
             failed: self.state.failure.is_some() || self.halt.is_some(),
             start_time: self.state.start_time,
             volumes_ready: self.volumes.places().is_some(),
+            runs_ephemeral: self.runtime.as_ref().is_some_and(|runtime| runs_ephemeral(runtime.handler())),
             containers: &containers,
         })
     }

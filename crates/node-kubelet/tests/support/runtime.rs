@@ -20,6 +20,7 @@ struct Table {
 }
 
 pub struct FakeRuntime {
+    handler: &'static str,
     table: Mutex<Table>,
     events: broadcast::Sender<ContainerEvent>,
     /// Stops are asked for, and wait while it is true.
@@ -32,7 +33,13 @@ pub struct FakeRuntime {
 
 impl FakeRuntime {
     pub fn new() -> Arc<Self> {
+        Self::of("selvedge-process")
+    }
+
+    /// One that has this handler.
+    pub fn of(handler: &'static str) -> Arc<Self> {
         Arc::new(Self {
+            handler,
             table: Mutex::default(),
             events: broadcast::channel(64).0,
             holds_stops: watch::channel(false).0,
@@ -119,7 +126,7 @@ impl FakeRuntime {
 
 impl PodRuntime for FakeRuntime {
     fn handler(&self) -> &'static str {
-        "selvedge-process"
+        self.handler
     }
 
     fn ensure_pod(&self, spec: PodSpec) -> RuntimeFuture<'_, PodInstance> {

@@ -45,6 +45,7 @@ fn view<'a>(pod: &'a Pod, containers: &'a BTreeMap<String, ContainerView>) -> Vi
         failed: false,
         start_time: Some(at(900)),
         volumes_ready: true,
+        runs_ephemeral: true,
         containers,
     }
 }
@@ -145,6 +146,20 @@ fn a_pod_waits_for_its_volumes_and_a_failed_pod_starts_nothing() {
     let (pod, containers) = (pod(json!({"containers": [{"name": "a"}]})), BTreeMap::new());
     assert_eq!(words(&decide(&View { volumes_ready: false, ..view(&pod, &containers) })), ["volumes"]);
     assert_eq!(words(&decide(&View { failed: true, ..view(&pod, &containers) })), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_added_to_a_running_pod_starts_once_and_ends_with_the_pod() {
+    let spec = json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}], "ephemeralContainers": [{"name": "debug"}]});
+    // It may be there to see why an init container hangs.
+    check(&spec, &[("i", Running)], &["start debug#0"]);
+    check(&spec, &[("i", Exited(0)), ("a", Running), ("debug", Starting)], &[]);
+    check(&spec, &[("i", Exited(0)), ("a", Running), ("debug", Exited(1))], &[]);
+    check(&spec, &[("i", Exited(0)), ("a", Exited(1)), ("debug", Running)], &["start a#1"]);
+    check_ending(&spec, &[("i", Exited(0)), ("a", Running), ("debug", Running)], &["stop a", "stop debug"]);
+    let (pod, containers) = (pod(spec), seen_as(&[("i", Exited(0)), ("a", Running)]));
+    let of_a_process = View { runs_ephemeral: false, ..view(&pod, &containers) };
+    assert_eq!(words(&decide(&of_a_process)), Vec::<String>::new());
 }
 
 #[test]

@@ -117,7 +117,7 @@ fn an_ephemeral_container_waits_says_why_and_changes_nothing_else() {
     assert_eq!((&debug["name"], &debug["image"], &debug["ready"]), (&json!("debug"), &json!("busybox"), &json!(false)));
     let waiting = &debug["state"]["waiting"];
     assert_eq!(waiting["reason"], "NotSupported");
-    assert!(waiting["message"].as_str().unwrap().contains("runs no ephemeral containers yet"), "{waiting}");
+    assert!(waiting["message"].as_str().unwrap().contains("are run in pods of images only"), "{waiting}");
     // It is said once of each.
     assert_eq!(new_ephemeral(&before, &Value::Null), []);
     let said = new_ephemeral(&one, &before);

@@ -101,7 +101,7 @@ impl Worker {
         containers.sort_by(|a, b| a.id.cmp(&b.id));
         for status in containers {
             let name = status.id.container.clone();
-            if self.pod.all_containers().any(|container| container.name == name) {
+            if self.pod.container(&name).is_some() {
                 if matches!(status.state, ContainerState::Running { .. }) {
                     info!(pod = %self.pod.full_name(), container = %name, attempt = status.id.attempt, "Adopted a running container.");
                 }
@@ -115,9 +115,7 @@ impl Worker {
     /// Takes note of how a container is.
     pub(super) fn accept(&mut self, status: ContainerStatus, is_adopted: bool) {
         let name = status.id.container.clone();
-        let Some(container) = self.pod.all_containers().find(|container| container.name == name).cloned() else {
-            return;
-        };
+        let Some(container) = self.pod.container(&name).cloned() else { return };
         let runtime = self.runtime.clone();
         let record = self.containers.entry(name).or_default();
         if record.is_outdated(&status) {
@@ -209,9 +207,7 @@ impl Worker {
 
     /// Begins an attempt of a container.
     pub(super) fn start(&mut self, name: &str, attempt: u32) {
-        let Some(container) = self.pod.all_containers().find(|container| container.name == name).cloned() else {
-            return;
-        };
+        let Some(container) = self.pod.container(name).cloned() else { return };
         let Some(runtime) = self.runtime.clone() else { return };
         let image = ImageOf::new(&self.pod, &container, self.shared.context.store.clone());
         let parts = SpecParts {

@@ -141,7 +141,7 @@ fn is_latest(image: &str) -> bool {
 impl Worker {
     /// Raises the Event of it, in upstream's words.
     pub(super) fn image_news(&self, container: &str, news: &ImageNews) {
-        let Some(image) = self.pod.all_containers().find(|one| one.name == container).map(|one| &one.image) else {
+        let Some(image) = self.pod.container(container).map(|one| &one.image) else {
             return;
         };
         let events = &self.shared.events;

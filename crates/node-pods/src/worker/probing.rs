@@ -104,9 +104,7 @@ impl Worker {
 
     pub(super) fn probed(&mut self, report: ProbeReport) {
         let name = report.id.container.clone();
-        let Some(container) = self.pod.all_containers().find(|container| container.name == name).cloned() else {
-            return;
-        };
+        let Some(container) = self.pod.container(&name).cloned() else { return };
         let default_grace = self.pod.grace();
         let Some(record) = self.containers.get_mut(&name) else { return };
         let current = record.observed.current.clone().filter(|current| current.id == report.id);

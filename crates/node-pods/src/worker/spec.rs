@@ -51,6 +51,10 @@ impl SpecParts {
     /// The spec, or why the container cannot be started for now.
     pub(super) fn spec(&self, runtime: &dyn PodRuntime) -> Result<ContainerSpec, String> {
         let (container, attempt) = (&self.container, self.attempt);
+        if !container.target_container_name.is_empty() {
+            let text = "containers of this node see no processes of another; leave `targetContainerName` out";
+            return Err(text.to_owned());
+        }
         let environment =
             env::environment(&self.pod, container, &self.facts, &*self.store).map_err(|e| e.to_string())?;
         let expand_one = |what: &str, word: &str| {

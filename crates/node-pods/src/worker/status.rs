@@ -163,7 +163,7 @@ impl Worker {
     fn note_finals(&mut self) {
         let finals: BTreeMap<String, bool> = self
             .pod
-            .all_containers()
+            .every_container()
             .filter_map(|container| {
                 let record = self.containers.get(&container.name)?;
                 let exit = exit_of(record.observed.current.as_ref()?);
