@@ -65,6 +65,7 @@ pub const TABLES: &[(&str, &[Row])] = &[
     ("PodSpec", POD_SPEC),
     ("PodOS", &[both("name", Only(&["linux"], "runs on Linux only; use linux, or leave it out"))]),
     ("PodSecurityContext", POD_SECURITY_CONTEXT),
+    ("Sysctl", &[both("name", Honoured), both("value", Honoured)]),
     ("Container", CONTAINER),
     ("EphemeralContainer", EPHEMERAL_CONTAINER),
     ("EnvVar", &[both("name", Honoured), both("value", Honoured), both("valueFrom", Fields("EnvVarSource"))]),
@@ -370,7 +371,7 @@ const POD_SECURITY_CONTEXT: &[Row] = &[
     both("supplementalGroups", Honoured),
     both("supplementalGroupsPolicy", Harmless("has no image whose groups could be added"))
         .of_images(Only(&["Merge"], "adds the groups that the image has for the user; use Merge, or leave it out")),
-    both("sysctls", Rejected("has the node's kernel parameters; set them on the node")),
+    both("sysctls", Rejected("has the node's kernel parameters; set them on the node")).of_images(Fields("Sysctl")),
     both("windowsOptions", NO_WINDOWS),
 ];
 

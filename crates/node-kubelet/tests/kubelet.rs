@@ -762,6 +762,30 @@ async fn a_container_that_is_added_to_a_running_pod_of_an_image_runs_once() {
 }
 
 #[tokio::test]
+async fn a_pod_that_sets_what_is_not_its_own_is_forbidden_to() {
+    let hub = FakeHub::start().await;
+    for (name, sysctl) in [("safe", "net/ipv4/tcp_syncookies"), ("unsafe", "kernel.msgmax")] {
+        let mut pod = pod(name, json!({}));
+        pod["spec"].as_object_mut().unwrap().remove("runtimeClassName");
+        pod["spec"]["securityContext"] = json!({"sysctls": [{"name": sysctl, "value": "1"}]});
+        hub.put_pod(pod);
+    }
+    let mut node = Node { runtime: FakeRuntime::of(api_edge::RUNTIME_CONTAINER), ..Node::new() };
+    node.start(Some(&hub)).await;
+    is_ready(&hub, "safe").await;
+    eventually("the other one has failed", || {
+        let status = status_of(&hub, "unsafe");
+        if status["phase"] == "Failed" { Ok(()) } else { Err(status.to_string()) }
+    })
+    .await;
+    let status = status_of(&hub, "unsafe");
+    assert_eq!(status["reason"], "SysctlForbidden", "{status}");
+    assert_eq!(status["message"], "forbidden sysctl: \"kernel.msgmax\" not allowlisted");
+    assert_eq!(node.runtime.starts(), ["uid-safe_a_0"]);
+    node.kill().await;
+}
+
+#[tokio::test]
 async fn a_container_works_on_for_as_long_as_its_pre_stop_sleeps_or_until_it_ends() {
     let hub = FakeHub::start().await;
     let sleeping = |seconds: u64| json!({"lifecycle": {"preStop": {"sleep": {"seconds": seconds}}}});

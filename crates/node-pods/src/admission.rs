@@ -9,7 +9,7 @@ use node_runtime::{
     RuntimeError,
 };
 
-use super::model::{Container, ContainerPort, Pod, Quantity};
+use super::model::{Container, ContainerPort, Pod, Quantity, Sysctl};
 use crate::Runtimes;
 
 /// Reason of a pod whose runtime class no runtime here answers to. It stays Pending: a version that has one begins with it anew.
@@ -162,6 +162,18 @@ pub(crate) fn check_features(pod: &[u8]) -> Result<(), AdmissionError> {
     Err(AdmissionError { reason: UNSUPPORTED_POD.into(), message: faults.join("; ") })
 }
 
+/// Whether the kernel parameters that a pod sets are its own alone; in upstream's words.
+pub(crate) fn check_sysctls(pod: &Pod) -> Result<(), AdmissionError> {
+    let is_safe = |sysctl: &&Sysctl| node_runtime::SAFE_SYSCTLS.contains(&sysctl.dotted_name().as_str());
+    match pod.spec.security_context.sysctls.iter().find(|sysctl| !is_safe(sysctl)) {
+        None => Ok(()),
+        Some(sysctl) => {
+            let message = format!("forbidden sysctl: \"{}\" not allowlisted", sysctl.dotted_name());
+            Err(AdmissionError { reason: "SysctlForbidden".into(), message })
+        }
+    }
+}
+
 /// What is known of a container before its volumes and variables are.
 fn outline(pod: &Pod, container: &Container) -> ContainerSpec {
     ContainerSpec {
@@ -193,6 +205,7 @@ pub(crate) fn pod_spec(pod: &Pod, addresses: Vec<IpAddr>) -> PodSpec {
             _ => PortProtocol::Tcp,
         },
     };
+    let sysctls = &pod.spec.security_context.sysctls;
     PodSpec {
         pod: pod_ref(pod),
         resources: pod_resources(pod),
@@ -200,6 +213,7 @@ pub(crate) fn pod_spec(pod: &Pod, addresses: Vec<IpAddr>) -> PodSpec {
         host: HostNamespaces { network: pod.spec.host_network, ipc: pod.spec.host_ipc },
         host_ports: ports.map(host_port).collect(),
         addresses,
+        sysctls: sysctls.iter().map(|sysctl| (sysctl.dotted_name(), sysctl.value.clone())).collect(),
     }
 }
 

@@ -494,7 +494,7 @@ impl Manager {
         let mut requests = admission::requests(&pod);
         let mut unsupported = None;
         let mut is_rejected = false;
-        if let (true, Err(rejection)) = (is_new, self.admit(&json, &runtime, &requests, fault)) {
+        if let (true, Err(rejection)) = (is_new, self.admit(&pod, &json, &runtime, &requests, fault)) {
             self.report_rejection(&pod, &rejection);
             // It takes nothing of the node: its neighbours are not to pay for it.
             requests = Resources::default();
@@ -545,6 +545,7 @@ impl Manager {
 
     fn admit(
         &self,
+        pod: &Pod,
         json: &[u8],
         runtime: &Result<&Arc<dyn PodRuntime>, AdmissionError>,
         requests: &Resources,
@@ -555,6 +556,7 @@ impl Manager {
         }
         runtime.as_ref().map_err(Clone::clone)?;
         admission::check_features(json)?;
+        admission::check_sysctls(pod)?;
         admission::fits(requests, &self.used(), &self.allocatable())
     }
 

@@ -140,6 +140,21 @@ pub(crate) struct PodSecurityContext {
     pub supplemental_groups: Vec<u32>,
     pub run_as_non_root: Option<bool>,
     pub seccomp_profile: Option<SeccompProfile>,
+    pub sysctls: Vec<Sysctl>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Sysctl {
+    pub name: String,
+    pub value: String,
+}
+
+impl Sysctl {
+    /// The name with dots between its segments, as most people write it; the API takes slashes as well.
+    pub(crate) fn dotted_name(&self) -> String {
+        self.name.replace('/', ".")
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]

@@ -52,6 +52,7 @@ pub use node_shim::{
 };
 pub use pod::{
     DeviceRef, HostNamespaces, HostPort, POD_INSTANCE_VERSION, PodInstance, PodNetwork, PodSpec, PortProtocol,
+    SAFE_SYSCTLS,
 };
 pub use process::ProcessRuntime;
 pub use program::SHIM;

@@ -31,7 +31,26 @@ pub struct PodSpec {
     pub host_ports: Vec<HostPort>,
     /// Addresses that it had before, to have them again.
     pub addresses: Vec<IpAddr>,
+    /// Kernel parameters with their values: those of [`SAFE_SYSCTLS`].
+    pub sysctls: Vec<(String, String)>,
 }
+
+/// The kernel parameters that a pod may set: each is one of a namespace, so no other pod and nothing of the node sees it. The same as
+/// upstream's list.
+pub const SAFE_SYSCTLS: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.tcp_wmem",
+];
 
 /// `hostNetwork`, `hostIPC`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

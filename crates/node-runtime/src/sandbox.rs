@@ -7,15 +7,19 @@ use std::{
     collections::BTreeMap,
     fs, io,
     net::IpAddr,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use node_network::{Kind, PodNamespaces};
 use node_shim::NamespaceRef;
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::{
+    mount::{MountFlags, UnmountFlags},
+    thread::LinkNameSpaceType,
+};
 
-use crate::{PodNetwork, PodSpec};
+use crate::{PodNetwork, PodSpec, SAFE_SYSCTLS};
 
 /// Shared memory of a pod, as with other runtimes.
 const SHM_OPTIONS: &std::ffi::CStr = c"mode=1777,size=65536k";
@@ -97,7 +101,7 @@ impl Sandboxes {
         if !kinds.is_empty() {
             let namespaces = match PodNamespaces::take_over(&dir, &kinds) {
                 Some(namespaces) => namespaces,
-                None => PodNamespaces::create(&dir, &kinds, &spec.hostname).map_err(io::Error::other)?,
+                None => create(&dir, &kinds, spec)?,
             };
             let reference = |kind: &Kind| {
                 let path = namespaces.path(*kind)?;
@@ -138,6 +142,57 @@ impl Sandboxes {
     }
 }
 
+/// Creates a pod's namespaces, with the kernel parameters that it has there.
+fn create(dir: &Path, kinds: &[Kind], spec: &PodSpec) -> io::Result<PodNamespaces> {
+    let namespaces = PodNamespaces::create(dir, kinds, &spec.hostname).map_err(io::Error::other)?;
+    if let Err(error) = set_sysctls(&namespaces, &spec.sysctls) {
+        // Namespaces without their parameters would be taken over by the next attempt. The first error is the one to report.
+        namespaces.remove().unwrap_or_default();
+        return Err(error);
+    }
+    Ok(namespaces)
+}
+
+/// Writes kernel parameters of namespaces, from a thread that enters them and ends.
+fn set_sysctls(namespaces: &PodNamespaces, sysctls: &[(String, String)]) -> io::Result<()> {
+    let mut entered = BTreeMap::new();
+    for (name, _) in sysctls {
+        let failed = |why: &str| io::Error::other(format!("sysctl {name}: {why}"));
+        // `/proc/sys` shows whoever opens a file that of its own namespaces: outside of the pod's it would be the node's.
+        let kind = match name.split('.').next() {
+            Some("net") => Kind::Net,
+            _ => Kind::Ipc,
+        };
+        if !SAFE_SYSCTLS.contains(&name.as_str()) {
+            return Err(failed("it is none of those that a pod may set"));
+        }
+        let path = namespaces.path(kind).ok_or_else(|| failed("the pod has the node's namespace"))?;
+        entered.insert(kind.file_name(), (kind, fs::File::open(path)?));
+    }
+    if sysctls.is_empty() {
+        return Ok(());
+    }
+    std::thread::scope(|scope| {
+        let builder = std::thread::Builder::new().name("sysctls".to_owned()).stack_size(256 * 1024);
+        let write = || {
+            for (kind, file) in entered.values() {
+                let kind = match kind {
+                    Kind::Net => LinkNameSpaceType::Network,
+                    _ => LinkNameSpaceType::InterProcessCommunication,
+                };
+                // The thread shares nothing else with others that setns would change.
+                rustix::thread::move_into_link_name_space(file.as_fd(), Some(kind))?;
+            }
+            sysctls.iter().try_for_each(|(name, value)| {
+                let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+                fs::write(path, value).map_err(|error| io::Error::new(error.kind(), format!("sysctl {name}={value}: {error}")))
+            })
+        };
+        let thread = builder.spawn_scoped(scope, write)?;
+        thread.join().map_err(|_| io::Error::other("a thread that sets kernel parameters panicked"))?
+    })
+}
+
 fn ensure_shm(path: &Path) -> io::Result<PathBuf> {
     fs::create_dir_all(path)?;
     if !is_mounted(path)? {
@@ -160,3 +215,6 @@ fn is_mounted(path: &Path) -> io::Result<bool> {
     let parent = path.parent().unwrap_or(path);
     Ok(fs::metadata(path)?.dev() != fs::metadata(parent)?.dev())
 }
+
+#[cfg(test)]
+mod tests;
