@@ -16,7 +16,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::{process::Signal, thread::ThreadNameSpaceType};
+use rustix::{
+    fs::{FileType, Mode, OFlags},
+    pipe::PipeFlags,
+    process::Signal,
+    thread::ThreadNameSpaceType,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::shim::child::{
@@ -125,9 +130,7 @@ fn become_command(launch: &Launch, request: &ExecRequest, mounts: Option<&File>,
         rustix::process::setsid().map_err(explain)?;
         set_oom_score(spec);
         let first_free = 3 + request.files.len() as i32;
-        // The node's: the container may have none.
-        let null = File::open("/dev/null").map_err(|error| format!("failed to open /dev/null: {error}"))?;
-        let null = rustix::io::fcntl_dupfd_cloexec(&null, first_free).map_err(explain)?;
+        let null = if launch.image.is_none() { Some(no_input()?) } else { None };
         let mut open = Vec::new();
         for file in &request.files {
             let failed = |error: rustix::io::Errno| format!("failed to copy a descriptor: {error}");
@@ -137,6 +140,7 @@ fn become_command(launch: &Launch, request: &ExecRequest, mounts: Option<&File>,
             rustix::thread::move_into_thread_name_spaces(mounts.as_fd(), ThreadNameSpaceType::MOUNT)
                 .map_err(|error| format!("failed to enter the container's mounts: {error}"))?;
         }
+        let null = rustix::io::fcntl_dupfd_cloexec(null.map_or_else(no_input, Ok)?, first_free).map_err(explain)?;
         let who = who(launch)?;
         who.assume(spec)?;
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(explain)?;
@@ -159,6 +163,29 @@ fn become_command(launch: &Launch, request: &ExecRequest, mounts: Option<&File>,
         Err(format!("failed to run {}: {error}", request.program.display()))
     };
     prepare().err().unwrap_or_default()
+}
+
+/// Something that has nothing to read. In a container of an image it is the container's: its root could change the mode of the node's.
+/// There `/dev/null` may be anything by now, and something else in its place is not taken.
+fn no_input() -> Result<OwnedFd, String> {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::open("/dev/null", flags, Mode::empty());
+    let is_null = |file: &OwnedFd| {
+        let number = rustix::fs::makedev(1, 3);
+        rustix::fs::fstat(file)
+            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_char_device() && stat.st_rdev == number)
+    };
+    match opened.ok().filter(is_null) {
+        Some(null) => {
+            // It is handed on as one that was opened as usual.
+            rustix::fs::fcntl_setfl(&null, OFlags::empty())
+                .map_err(|error| format!("failed to set up the input: {error}"))?;
+            Ok(null)
+        }
+        None => rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+            .map(|(reader, _)| reader)
+            .map_err(|error| format!("failed to make an input: {error}")),
+    }
 }
 
 fn wait(pid: i32, timeout: Duration) -> Result<i32, String> {

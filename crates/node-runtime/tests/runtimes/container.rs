@@ -77,7 +77,7 @@ fn image(store: &Path) -> Option<Image> {
 }
 
 /// A runtime with the image, or nothing where this machine cannot have it.
-fn fixture_with(change: impl FnOnce(&mut Image)) -> Option<Fixture> {
+pub fn fixture_with(change: impl FnOnce(&mut Image)) -> Option<Fixture> {
     if !rustix::process::geteuid().is_root() {
         testkit::skip("containers of images need root");
         return None;
@@ -89,21 +89,25 @@ fn fixture_with(change: impl FnOnce(&mut Image)) -> Option<Fixture> {
     Some(Fixture { runtime: Some(Box::new(runtime)), folder })
 }
 
-fn fixture() -> Option<Fixture> {
+pub fn fixture() -> Option<Fixture> {
     fixture_with(|_| {})
 }
 
-fn spec(fixture: &Fixture, script: &str) -> ContainerSpec {
+pub fn spec(fixture: &Fixture, script: &str) -> ContainerSpec {
     ContainerSpec { image: IMAGE.to_owned(), args: vec![format!("exec 2>&1; {script}")], ..fixture.shell("") }
 }
 
-async fn start(fixture: &Fixture, spec: ContainerSpec) -> Result<ContainerStatus, RuntimeError> {
+pub async fn start(fixture: &Fixture, spec: ContainerSpec) -> Result<ContainerStatus, RuntimeError> {
     fixture.runtime().ensure_pod(pod_of(&spec)).await.unwrap();
     fixture.runtime().start(spec).await
 }
 
 /// Runs a script with a changed spec; answers what it printed, both outputs, and its end.
-async fn run(fixture: &Fixture, script: &str, change: impl FnOnce(&mut ContainerSpec)) -> (Vec<String>, ExitRecord) {
+pub async fn run(
+    fixture: &Fixture,
+    script: &str,
+    change: impl FnOnce(&mut ContainerSpec),
+) -> (Vec<String>, ExitRecord) {
     let mut spec = spec(fixture, script);
     change(&mut spec);
     let record = fixture.run(&spec).await;
@@ -397,6 +401,6 @@ async fn containers_of_a_pod_share_its_name_and_memory_and_a_restarted_agent_fin
     fixture.runtime().remove_pod(&first.pod.uid).await.unwrap();
 }
 
-fn pod_of(spec: &ContainerSpec) -> PodSpec {
+pub fn pod_of(spec: &ContainerSpec) -> PodSpec {
     PodSpec { pod: spec.pod.clone(), hostname: spec.pod.name.clone(), ..PodSpec::default() }
 }

@@ -142,9 +142,12 @@ fn run_image(launch: &Launch, image: &ImageRoot, places: &Places<'_>, ends: &mut
     unshare(UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP).map_err(|error| {
         format!("failed to make the container's namespaces: {error}; images need a node that runs as root")
     })?;
-    for left_out in root::enter(launch, image, places)? {
-        notice(ends, &left_out);
+    let entered = root::enter(launch, image, places)?;
+    for left_out in &entered.left_out {
+        notice(ends, left_out);
     }
+    // The shim's is the node's, and who is root in the container could change its mode there.
+    sys::duplicate_to(entered.null.as_fd(), 0).map_err(|error| format!("failed to close the input: {error}"))?;
     program(launch, ends, true)
 }
 

@@ -3,15 +3,16 @@
 //!
 //! Everything in an image is hostile, and so are volumes that other containers write to. Four rules keep the node out of reach:
 //!
-//! - What comes from the node (volumes, `/dev/null`, devices) is taken by descriptor before the image is looked at.
+//! - What comes from the node (volumes, numbers of devices) is taken by descriptor before the image is looked at.
 //! - A path in the container is resolved by the kernel inside the container's root (`openat2`, `RESOLVE_IN_ROOT`): a link, however it
 //!   was made, leads to another place in the same container (CVE-2021-30465, CVE-2019-14271).
 //! - Things are mounted to descriptors and never to names, so nothing can be swapped between the look and the mount; files are covered
-//!   with copies of the node's own `/dev/null` (CVE-2025-31133, CVE-2025-52565).
+//!   with the `/dev/null` that was just made for the container, by its descriptor (CVE-2025-31133, CVE-2025-52565). The node's own
+//!   would do as well, but whoever is root in the container could change its mode, and the node would have none that works.
 //! - What the kernel says about itself is mounted anew, in the container's namespaces, and nothing is written through its paths.
 //!
 //! ```text
-//! take (volumes, nulls, shm) ─▶ overlay ─▶ proc, dev, sys ─▶ volumes ─▶ mask ─▶ read-only? ─▶ pivot
+//! take (volumes, shm) ─▶ overlay ─▶ proc, dev, sys ─▶ volumes ─▶ mask ─▶ read-only? ─▶ pivot
 //! ```
 
 use std::{
@@ -88,21 +89,27 @@ pub fn make_upper(state: &Path, image: &ImageRoot) -> Result<(), String> {
     make().map_err(|error| format!("failed to make the container's root: {error}"))
 }
 
-/// Makes the root and enters it; returns what could not be had that nobody has asked for. The process must be in the container's
-/// namespaces, with a mount namespace of its own.
-pub fn enter(launch: &Launch, image: &ImageRoot, places: &Places<'_>) -> Result<Vec<String>, String> {
+/// A root that was entered.
+pub struct Entered {
+    /// What could not be had that nobody has asked for.
+    pub left_out: Vec<String>,
+    /// Its `/dev/null`, open.
+    pub null: OwnedFd,
+}
+
+/// Makes the root and enters it. The process must be in the container's namespaces, with a mount namespace of its own.
+pub fn enter(launch: &Launch, image: &ImageRoot, places: &Places<'_>) -> Result<Entered, String> {
     let security = &launch.spec.security;
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|error| format!("failed to keep the container's mounts from the node: {error}"))?;
     let mut left_out = Vec::new();
     let volumes = take_volumes(&launch.spec.mounts, &mut left_out)?;
     let shm = image.shm.as_deref().map(|shm| take(shm, false)).transpose().map_err(explain("take /dev/shm"))?;
-    let mut masks = Masks::take().map_err(explain("take /dev/null"))?;
     let devices = if security.privileged { devices_of_the_node() } else { Vec::new() };
 
     let root = Root::mount(image, places)?;
     root.mount_kernel_files(security.privileged, &mut left_out)?;
-    root.mount_dev(shm, &devices)?;
+    let dev = root.mount_dev(shm, &devices)?;
     let mut at: Vec<PathBuf> = Vec::new();
     for volume in volumes {
         let (path, optional) = (volume.mount.container_path.clone(), volume.mount.optional);
@@ -113,14 +120,16 @@ pub fn enter(launch: &Launch, image: &ImageRoot, places: &Places<'_>) -> Result<
         }
     }
     if !security.privileged && !security.unmasked_proc {
-        root.mask(&mut masks, &at)?;
+        root.mask(&dev, &at)?;
     }
     if security.read_only_root {
         sys::set_mount_attributes(root.0.as_fd(), libc::AT_EMPTY_PATH, libc::MOUNT_ATTR_RDONLY)
             .map_err(explain("make the root file system read-only"))?;
     }
     root.pivot().map_err(explain("enter the image"))?;
-    Ok(left_out)
+    let null = rustix::fs::openat(&dev, "null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+    let null = null.map_err(|error| format!("failed to open the container's /dev/null: {error}"))?;
+    Ok(Entered { left_out, null })
 }
 
 fn explain(act: &'static str) -> impl Fn(io::Error) -> String {
@@ -157,16 +166,6 @@ fn take_volumes<'a>(mounts: &'a [Mount], left_out: &mut Vec<String>) -> Result<V
     }
     volumes.sort_by_key(|volume| volume.mount.container_path.components().count());
     Ok(volumes)
-}
-
-/// What masked paths are covered with. Each is used once, since not every kernel copies a copy.
-struct Masks(Vec<OwnedFd>);
-
-impl Masks {
-    fn take() -> io::Result<Self> {
-        let null = beneath::open_path(Path::new("/dev/null"))?;
-        MASKED.iter().map(|_| clone_tree(&null, false)).collect::<io::Result<_>>().map(Self)
-    }
 }
 
 /// The numbers of all devices of the node, for a container that may use them.
@@ -314,8 +313,8 @@ impl Root {
         Ok(())
     }
 
-    /// A `/dev` of the container's own.
-    fn mount_dev(&self, shm: Option<OwnedFd>, devices: &[(PathBuf, FileType, u64)]) -> Result<(), String> {
+    /// A `/dev` of the container's own; whatever is mounted over it later, this is it.
+    fn mount_dev(&self, shm: Option<OwnedFd>, devices: &[(PathBuf, FileType, u64)]) -> Result<OwnedFd, String> {
         let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let dev = new_mount("tmpfs", &[("mode", "755"), ("size", "65536k")], MountAttrFlags::MOUNT_ATTR_NOSUID)?;
         self.attach(&dev, Path::new("/dev"), true)?;
@@ -333,7 +332,8 @@ impl Root {
         if let Ok(mqueue) = new_mount("mqueue", &[], plain | MountAttrFlags::MOUNT_ATTR_NODEV) {
             self.attach(&mqueue, Path::new("/dev/mqueue"), true)?;
         }
-        fill_dev(&dev, devices).map_err(explain("make the container's devices"))
+        fill_dev(&dev, devices).map_err(explain("make the container's devices"))?;
+        Ok(dev)
     }
 
     fn mount_volume(&self, volume: Volume<'_>) -> Result<(), String> {
@@ -344,11 +344,11 @@ impl Root {
     }
 
     /// Covers what describes the whole machine or would change it, unless a volume was asked for there.
-    fn mask(&self, masks: &mut Masks, volumes: &[PathBuf]) -> Result<(), String> {
+    fn mask(&self, dev: &OwnedFd, volumes: &[PathBuf]) -> Result<(), String> {
         let is_covered = |path: &Path| volumes.iter().any(|volume| path.starts_with(volume));
         for path in MASKED.iter().map(Path::new).filter(|path| !is_covered(path)) {
             let Ok(found) = self.open(path) else { continue };
-            self.cover(&found, masks).map_err(|error| format!("failed to mask {}: {error}", path.display()))?;
+            self.cover(&found, dev).map_err(|error| format!("failed to mask {}: {error}", path.display()))?;
         }
         for path in READ_ONLY.iter().map(Path::new).filter(|path| !is_covered(path)) {
             let Ok(found) = self.open(path) else { continue };
@@ -363,10 +363,11 @@ impl Root {
         Ok(())
     }
 
-    fn cover(&self, found: &OwnedFd, masks: &mut Masks) -> io::Result<()> {
+    fn cover(&self, found: &OwnedFd, dev: &OwnedFd) -> io::Result<()> {
         if !beneath::is_dir(found.as_fd())? {
-            let null = masks.0.pop().ok_or_else(|| io::Error::other("more files to mask than there are"))?;
-            return attach_to(&null, found);
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let null = rustix::fs::openat(dev, "null", flags, Mode::empty())?;
+            return attach_to(&clone_tree(&null, false)?, found);
         }
         let plain =
             MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
