@@ -185,7 +185,8 @@ fn set_sysctls(namespaces: &PodNamespaces, sysctls: &[(String, String)]) -> io::
             }
             sysctls.iter().try_for_each(|(name, value)| {
                 let path = Path::new("/proc/sys").join(name.replace('.', "/"));
-                fs::write(path, value).map_err(|error| io::Error::new(error.kind(), format!("sysctl {name}={value}: {error}")))
+                fs::write(path, value)
+                    .map_err(|error| io::Error::new(error.kind(), format!("sysctl {name}={value}: {error}")))
             })
         };
         let thread = builder.spawn_scoped(scope, write)?;

@@ -22,8 +22,11 @@ async fn serve(listener: TcpListener, body: Vec<u8>, trailers: HeaderMap) -> (St
             let path = request.uri().path().to_owned();
             let sent = request.into_body().collect().await.unwrap().to_bytes();
             seen_tx.send((path, sent.to_vec())).unwrap();
-            let frames = [Frame::data(Bytes::from(body)), Frame::trailers(trailers)].map(Ok::<_, std::convert::Infallible>);
-            Ok::<_, std::convert::Infallible>(Response::new(http_body_util::StreamBody::new(futures::stream::iter(frames))))
+            let frames =
+                [Frame::data(Bytes::from(body)), Frame::trailers(trailers)].map(Ok::<_, std::convert::Infallible>);
+            Ok::<_, std::convert::Infallible>(Response::new(http_body_util::StreamBody::new(futures::stream::iter(
+                frames,
+            ))))
         }
     });
     let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
@@ -73,7 +76,14 @@ fn the_status_is_found_among_fields_of_others_and_never_beyond_the_message() {
     check(&[8, 0x81, 0], Some(1));
     check(&[0x12, 2, 8, 7, 8, 2], Some(2));
     check(&[0x19, 0, 0, 0, 0, 0, 0, 0, 0, 0x25, 0, 0, 0, 0, 8, 3], Some(3));
-    for broken in [&[8][..], &[0x12, 9, 1], &[0x19, 1], &[0x25, 1], &[3], &[8, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]] {
+    for broken in [
+        &[8][..],
+        &[0x12, 9, 1],
+        &[0x19, 1],
+        &[0x25, 1],
+        &[3],
+        &[8, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1],
+    ] {
         check(broken, None);
     }
     let whole = framed(&[8, 1]);

@@ -65,7 +65,9 @@ async fn headers_of_the_probe_stand_in_for_the_usual_ones() {
 #[tokio::test]
 async fn a_redirect_is_followed_on_the_same_host_only() {
     let to = |location: &str| format!("307 Temporary Redirect\r\nlocation: {location}");
-    for (location, then) in [("/up", "/up"), ("up?a=1#b", "/up?a=1"), ("?a=1", "/healthz?a=1"), ("http://127.0.0.1:PORT/x", "/x")] {
+    for (location, then) in
+        [("/up", "/up"), ("up?a=1#b", "/up?a=1"), ("?a=1", "/healthz?a=1"), ("http://127.0.0.1:PORT/x", "/x")]
+    {
         for (status, ok) in [("200 OK", true), ("503 Down", false)] {
             let (port, server) = server(vec![to(location), status.to_owned()]).await;
             let result = verdict(&probe(port)).await;
