@@ -25,7 +25,7 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 
 use crate::shim::child::{
-    Exec, enter_working_dir, environment, find_program, open_agents, set_oom_score, wait_for, who,
+    Exec, enter_early, enter_working_dir, environment, find_program, open_agents, set_oom_score, wait_for, who,
 };
 use crate::{
     state::{Launch, OpenFile, StateDir},
@@ -141,10 +141,14 @@ fn become_command(launch: &Launch, request: &ExecRequest, mounts: Option<&File>,
                 .map_err(|error| format!("failed to enter the container's mounts: {error}"))?;
         }
         let null = rustix::io::fcntl_dupfd_cloexec(null.map_or_else(no_input, Ok)?, first_free).map_err(explain)?;
+        sys::join_new_session_keyring().map_err(|error| format!("failed to make a session keyring: {error}"))?;
         let who = who(launch)?;
+        let is_there = enter_early(launch)?;
         who.assume(spec)?;
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(explain)?;
-        enter_working_dir(spec)?;
+        if !is_there {
+            enter_working_dir(spec)?;
+        }
         let env = environment(spec, &who);
         let mut exec = Exec::new(&find_program(launch, &request.program, &env)?, &request.argv, &env)?;
         exec.file =

@@ -92,8 +92,9 @@ impl Who {
     fn new(spec: &ContainerSpec, default: u64, gains: bool) -> Self {
         let security = &spec.security;
         let granted = security.granted(default);
+        // What the API does not take together with these it may get in another way (`ALL`): then it is denied all the same.
         let gains =
-            security.privileged || granted & SYS_ADMIN != 0 || security.allow_privilege_escalation.unwrap_or(gains);
+            security.allow_privilege_escalation.unwrap_or(gains || security.privileged || granted & SYS_ADMIN != 0);
         Self { uid: None, gid: None, groups: Vec::new(), home: None, granted, gains }
     }
 
@@ -119,7 +120,11 @@ impl Who {
             }
         }
         let mut groups = self.groups.clone();
-        groups.extend(spec.supplemental_groups.iter().filter(|group| !self.groups.contains(group)));
+        for group in &spec.supplemental_groups {
+            if !groups.contains(group) {
+                groups.push(*group);
+            }
+        }
         sys::become_user(self.uid, self.gid, &groups).map_err(|error| {
             let name = |id: Option<u32>| id.map_or_else(|| "as it is".to_owned(), |id| id.to_string());
             let (user, group) = (name(self.uid), name(self.gid));
@@ -165,6 +170,20 @@ mod tests {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         let security = Security { capabilities_add: words(add), capabilities_drop: words(drop), ..Security::default() };
         assert_eq!(security.granted(default), expected, "{default:x} {add:?} {drop:?}");
+    }
+
+    #[test]
+    fn who_may_not_gain_privileges_does_not_whatever_it_has() {
+        let gains = |allowed: Option<bool>, add: &str, default: bool| {
+            let capabilities_add = vec![add.to_owned()];
+            let security = Security { allow_privilege_escalation: allowed, capabilities_add, ..Security::default() };
+            Who::new(&ContainerSpec { security, ..ContainerSpec::default() }, 0, default).gains
+        };
+        for add in ["ALL", "SYS_ADMIN", "CHOWN"] {
+            assert!(!gains(Some(false), add, true), "{add}");
+            assert!(gains(Some(true), add, false), "{add}");
+        }
+        assert!(gains(None, "ALL", false) && gains(None, "CHOWN", true) && !gains(None, "CHOWN", false));
     }
 
     #[test]

@@ -126,11 +126,36 @@ impl Signals {
     }
 }
 
-/// Puts signals back as a program expects them: nothing blocked, SIGPIPE deadly (Rust's start-up ignores it).
+/// Puts signals back as a program expects them: nothing blocked, and nothing ignored: neither SIGPIPE, which Rust's start-up
+/// ignores, nor what whoever started the agent had ignored (`nohup`).
 pub fn default_signals() {
-    // SAFETY: SIG_DFL is a valid disposition.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    /// The kernel's `struct sigaction` is at most as long; all zeros is SIG_DFL without flags.
+    static DEFAULT: [u64; 8] = [0; 8];
+    const SET_BYTES: usize = 8;
+    for signal in 1..=64 {
+        // SAFETY: the action is longer than the kernel reads and outlives the call; the old one is not asked for. The C library's
+        // own function rejects signals that it uses itself. What cannot be set (SIGKILL) is an error that does not matter.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, &raw const DEFAULT, std::ptr::null_mut::<u64>(), SET_BYTES)
+        };
+    }
     Signals::of(&[]).block();
+}
+
+/// Leaves the session keyring of the agent, with what others have put into it, for a new one.
+pub fn join_new_session_keyring() -> io::Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: the name is none, so that nobody can have made the keyring before; nothing else is read.
+    if unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) } >= 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        // A kernel without keys; or a filter around the node denies the call, and whatever is started here has that filter as well.
+        error if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => Ok(()),
+        // A user has some hundred of them, and a node without root starts its own user's programs.
+        error if error.raw_os_error() == Some(libc::EDQUOT) && !is_root() => Ok(()),
+        error => Err(error),
+    }
 }
 
 /// What [`reap`] found.

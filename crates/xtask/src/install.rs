@@ -131,6 +131,8 @@ pub fn install() -> Result<Tools> {
     debian(&[("dig", "bind9-dnsutils"), ("dnsmasq", "dnsmasq-base"), ("dnsperf", "dnsperf")])?;
     // Images are made of a static busybox; skopeo and docker-registry judge what is pulled, imported and exported.
     debian(&[("busybox", "busybox-static"), ("skopeo", "skopeo"), ("docker-registry", "docker-registry")])?;
+    // What containers of ours are compared with.
+    debian(&[("runc", "runc"), ("crun", "crun")])?;
     for layer in [KUBECTL_133, KUBECTL_135, HELM_3, HELM_4] {
         if layer.path(&dir).is_file() {
             continue;

@@ -179,6 +179,32 @@ async fn a_command_does_not_follow_its_working_directory_out() {
     }
 }
 
+/// With `hostPID` the roots of the node's processes have names in the container. A working directory is made and entered while the shim
+/// still has all rights.
+#[tokio::test]
+async fn a_working_directory_is_neither_made_nor_entered_through_a_process_of_the_node() {
+    let Some(fixture) = fixture() else { return };
+    let made = fixture.folder.path().join("made");
+    let root = format!("/proc/{}/root", std::process::id());
+    for dir in [format!("{root}{}", made.display()), format!("{root}{}", fixture.folder.path().display()), root.clone()]
+    {
+        let mut outside = spec(&fixture, "echo started");
+        (outside.host_pid, outside.working_dir) = (true, Some(dir.clone().into()));
+        let error = message(&start(&fixture, outside).await.unwrap_err());
+        assert!(error.contains("failed to enter the working directory"), "{dir}: {error}");
+        let relink = format!("cd /; rmdir /work && ln -s {dir} /work && readlink /work");
+        let spec = start_up(&fixture, &relink, |spec| {
+            (spec.host_pid, spec.working_dir) = (true, Some("/work".into()));
+        })
+        .await;
+        assert_eq!(fixture.log(&spec)[0], format!("stdout F {dir}"));
+        let error = exec(&fixture, &spec, "echo started").await.unwrap_err();
+        assert!(error.contains("failed to enter the working directory"), "{dir}: {error}");
+        fixture.runtime().stop(&spec.id(), Duration::ZERO).await.unwrap();
+    }
+    assert!(!made.exists(), "a directory was made on the node");
+}
+
 /// Bytes of the program that a container's shim executes, and the open file.
 fn program_of(fixture: &Fixture, spec: &ContainerSpec) -> (fs::File, Vec<u8>) {
     let state = fixture.folder.path().join("state/selvedge-container").join(spec.id().to_string()).join("state.json");

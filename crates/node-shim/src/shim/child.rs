@@ -237,7 +237,9 @@ fn program(launch: &Launch, ends: &mut Ends, die_with_shim: bool) -> Result<(), 
         set_oom_score(spec);
     }
     let open = launch.files.iter().map(OpenFile::open).collect::<Result<Vec<_>, _>>()?;
+    sys::join_new_session_keyring().map_err(|error| explain("make a session keyring", error))?;
     let who = who(launch)?;
+    let is_there = enter_early(launch)?;
     who.assume(spec)?;
     if die_with_shim {
         // Becoming another user forgets it, hence only now; the shim may have died before.
@@ -246,7 +248,9 @@ fn program(launch: &Launch, ends: &mut Ends, die_with_shim: bool) -> Result<(), 
             return Err("the shim has died".to_owned());
         }
     }
-    enter_working_dir(spec)?;
+    if !is_there {
+        enter_working_dir(spec)?;
+    }
     let env = environment(spec, &who);
     let file = find_program(launch, &launch.program, &env)?;
     let mut exec = Exec::new(&file, &launch.argv, &env)?;
@@ -297,16 +301,12 @@ pub fn set_oom_score(spec: &ContainerSpec) {
     let _ = fs::write("/proc/self/oom_score_adj", spec.oom_score_adj.unwrap_or(0).clamp(-1000, 1000).to_string());
 }
 
-/// Whom the container's programs run as. Of an image its files say it, which are at `/` by now; they also get the working
-/// directory that they are to start in.
+/// Whom the container's programs run as. Of an image its files say it, which are at `/` by now.
 pub fn who(launch: &Launch) -> Result<Who, String> {
-    let spec = &launch.spec;
-    let Some(image) = &launch.image else { return Ok(Who::of_node(spec)) };
-    if let Some(dir) = &spec.working_dir {
-        // What cannot be made cannot be entered, which is what people see.
-        let _ = fs::create_dir_all(dir);
+    match &launch.image {
+        Some(image) => Who::of_image(&launch.spec, &image.user),
+        None => Ok(Who::of_node(&launch.spec)),
     }
-    Who::of_image(spec, &image.user)
 }
 
 /// The file of a program: by `PATH` in an image, as a shell looks for it. It may only be called with the container's rights.
@@ -324,7 +324,13 @@ pub fn find_program(launch: &Launch, program: &Path, env: &BTreeMap<String, Stri
     found.ok_or_else(|| format!("failed to run {}: no such program in $PATH", program.display()))
 }
 
-/// Goes to the working directory.
+/// Enters the working directory of an image's program while the rights to do so are there, as engines do: `WORKDIR /root` with
+/// another user is common. Whether it did; a share may let the user in and root not, so it is tried again later.
+pub fn enter_early(launch: &Launch) -> Result<bool, String> {
+    Ok(launch.image.is_some() && enter_working_dir(&launch.spec).is_ok())
+}
+
+/// Enters the working directory.
 pub fn enter_working_dir(spec: &ContainerSpec) -> Result<(), String> {
     let dir = spec.working_dir.as_deref().unwrap_or(Path::new("/"));
     let explain = |error: io::Error| format!("failed to enter the working directory {}: {error}", dir.display());

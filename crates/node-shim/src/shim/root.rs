@@ -25,7 +25,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{FileType, Mode, OFlags, ResolveFlags},
+    fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid},
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
@@ -122,6 +122,10 @@ pub fn enter(launch: &Launch, image: &ImageRoot, places: &Places<'_>) -> Result<
     if !security.privileged && !security.unmasked_proc {
         root.mask(&dev, &at)?;
     }
+    if let Some(dir) = &launch.spec.working_dir {
+        // What cannot be made cannot be entered, and that is what is reported.
+        let _ = root.open_or_make(dir, true);
+    }
     if security.read_only_root {
         sys::set_mount_attributes(root.0.as_fd(), libc::AT_EMPTY_PATH, libc::MOUNT_ATTR_RDONLY)
             .map_err(explain("make the root file system read-only"))?;
@@ -168,20 +172,33 @@ fn take_volumes<'a>(mounts: &'a [Mount], left_out: &mut Vec<String>) -> Result<V
     Ok(volumes)
 }
 
-/// The numbers of all devices of the node, for a container that may use them.
-fn devices_of_the_node() -> Vec<(PathBuf, FileType, u64)> {
+/// A device node as it is to be made.
+struct Device {
+    /// Below `/dev`.
+    name: PathBuf,
+    kind: FileType,
+    number: u64,
+    /// Who may open it, as on the node: a privileged program may run as any user.
+    mode: Mode,
+    owner: (u32, u32),
+}
+
+/// All devices of the node, for a container that may use them.
+fn devices_of_the_node() -> Vec<Device> {
     let (mut found, mut left) = (Vec::new(), vec![PathBuf::from("/dev")]);
     while let Some(dir) = left.pop() {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
             let path = entry.path();
             let Ok(data) = entry.metadata() else { continue };
             let kind = FileType::from_raw_mode(data.mode());
-            let is_own = ["/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd"].iter().any(|own| path == Path::new(own));
+            let own = ["/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd", "/dev/console"];
+            let is_own = own.iter().any(|own| path == Path::new(own));
             match kind {
                 FileType::Directory if !is_own => left.push(path),
-                FileType::CharacterDevice | FileType::BlockDevice if found.len() < DEVICES_MAX => {
+                FileType::CharacterDevice | FileType::BlockDevice if !is_own && found.len() < DEVICES_MAX => {
                     let name = path.strip_prefix("/dev").map(Path::to_owned).unwrap_or(path);
-                    found.push((name, kind, data.rdev()));
+                    let (mode, owner) = (Mode::from_raw_mode(data.mode()), (data.uid(), data.gid()));
+                    found.push(Device { name, kind, number: data.rdev(), mode, owner });
                 }
                 _ => {}
             }
@@ -314,7 +331,7 @@ impl Root {
     }
 
     /// A `/dev` of the container's own; whatever is mounted over it later, this is it.
-    fn mount_dev(&self, shm: Option<OwnedFd>, devices: &[(PathBuf, FileType, u64)]) -> Result<OwnedFd, String> {
+    fn mount_dev(&self, shm: Option<OwnedFd>, devices: &[Device]) -> Result<OwnedFd, String> {
         let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let dev = new_mount("tmpfs", &[("mode", "755"), ("size", "65536k")], MountAttrFlags::MOUNT_ATTR_NOSUID)?;
         self.attach(&dev, Path::new("/dev"), true)?;
@@ -386,7 +403,7 @@ impl Root {
     }
 }
 
-fn fill_dev(dev: &OwnedFd, devices: &[(PathBuf, FileType, u64)]) -> io::Result<()> {
+fn fill_dev(dev: &OwnedFd, devices: &[Device]) -> io::Result<()> {
     let everybody = Mode::from_raw_mode(0o666);
     let mask = rustix::process::umask(Mode::empty());
     let make = || -> io::Result<()> {
@@ -396,7 +413,7 @@ fn fill_dev(dev: &OwnedFd, devices: &[(PathBuf, FileType, u64)]) -> io::Result<(
         for (name, target) in LINKS {
             rustix::fs::symlinkat(target, dev, name)?;
         }
-        for (name, kind, number) in devices {
+        for Device { name, kind, number, mode, owner } in devices {
             for above in
                 name.ancestors().skip(1).collect::<Vec<_>>().into_iter().rev().filter(|at| !at.as_os_str().is_empty())
             {
@@ -405,8 +422,13 @@ fn fill_dev(dev: &OwnedFd, devices: &[(PathBuf, FileType, u64)]) -> io::Result<(
                     Err(error) => return Err(error.into()),
                 }
             }
-            match rustix::fs::mknodat(dev, name, *kind, Mode::from_raw_mode(0o660), *number) {
-                Ok(()) | Err(Errno::EXIST) => {}
+            match rustix::fs::mknodat(dev, name, *kind, *mode, *number) {
+                Ok(()) if *owner == (0, 0) => {}
+                Ok(()) => {
+                    let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
+                    rustix::fs::chownat(dev, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+                }
+                Err(Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
             }
         }
