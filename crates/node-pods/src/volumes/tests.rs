@@ -200,6 +200,43 @@ fn a_volume_that_cannot_be_made_says_why() {
 }
 
 #[test]
+fn a_path_of_the_node_is_what_its_type_says_and_is_created_where_the_type_says_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::write(at("file"), "").unwrap();
+    std::fs::create_dir(at("dir")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    let types = ["", "DirectoryOrCreate", "Directory", "FileOrCreate", "File", "Socket", "CharDevice", "BlockDevice"];
+    for (path, fitting) in [
+        (at("dir"), &["", "DirectoryOrCreate", "Directory"][..]),
+        (at("file"), &["", "FileOrCreate", "File"]),
+        (at("socket"), &["", "Socket"]),
+        ("/dev/null".to_owned(), &["", "CharDevice"]),
+    ] {
+        for r#type in types {
+            let volume = json!({"hostPath": {"path": path, "type": r#type}});
+            match fitting.contains(&r#type) {
+                true => assert_eq!(prepare_volume(volume).unwrap().1, Path::new(&path)),
+                false => check_refused(volume, &format!("is not a {}", r#type)),
+            }
+        }
+    }
+    for r#type in types {
+        let path = at("new/one");
+        let volume = json!({"hostPath": {"path": path, "type": r#type}});
+        match r#type {
+            "DirectoryOrCreate" => assert!(prepare_volume(volume).unwrap().1.is_dir()),
+            "FileOrCreate" => {
+                std::fs::create_dir(at("new")).unwrap();
+                assert!(prepare_volume(volume).unwrap().1.is_file());
+            }
+            _ => check_refused(volume, "No such file"),
+        }
+        let _ = std::fs::remove_dir_all(at("new"));
+    }
+}
+
+#[test]
 fn a_volume_stays_in_the_pods_directory() {
     let (dir, pod_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let outside = dir.path().join("outside");
