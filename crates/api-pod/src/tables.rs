@@ -346,7 +346,7 @@ const POD_SPEC: &[Row] = &[
     both("securityContext", Fields("PodSecurityContext")),
     both("serviceAccount", Harmless("reads serviceAccountName, which the API sets to the same")),
     both("serviceAccountName", Honoured),
-    both("setHostnameAsFQDN", Rejected("has no domain for pods; leave it out")),
+    both("setHostnameAsFQDN", Rejected("has no domain for pods; leave it out")).of_images(Honoured),
     both(
         "shareProcessNamespace",
         Rejected("gives each container processes of its own; run both programs in one container, or leave it out"),

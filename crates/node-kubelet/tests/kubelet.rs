@@ -786,6 +786,28 @@ async fn a_pod_that_sets_what_is_not_its_own_is_forbidden_to() {
 }
 
 #[tokio::test]
+async fn a_pod_whose_name_the_kernel_does_not_take_says_so() {
+    let hub = FakeHub::start().await;
+    let mut web = pod("web", json!({}));
+    let spec = web["spec"].as_object_mut().unwrap();
+    spec.remove("runtimeClassName");
+    spec.insert("subdomain".to_owned(), "s".repeat(60).into());
+    spec.insert("setHostnameAsFQDN".to_owned(), true.into());
+    hub.put_pod(web);
+    let mut node = Node { runtime: FakeRuntime::of(api_edge::RUNTIME_CONTAINER), ..Node::new() };
+    node.start(Some(&hub)).await;
+    eventually("it waits", || {
+        let state = status_of(&hub, "web")["containerStatuses"][0]["state"]["waiting"].clone();
+        let why = state["message"].as_str().unwrap_or_default();
+        let is_so = state["reason"] == "CreateContainerConfigError" && why.contains("is too long (64 characters");
+        if is_so { Ok(()) } else { Err(state.to_string()) }
+    })
+    .await;
+    assert!(node.runtime.starts().is_empty());
+    node.kill().await;
+}
+
+#[tokio::test]
 async fn a_container_works_on_for_as_long_as_its_pre_stop_sleeps_or_until_it_ends() {
     let hub = FakeHub::start().await;
     let sleeping = |seconds: u64| json!({"lifecycle": {"preStop": {"sleep": {"seconds": seconds}}}});

@@ -191,8 +191,8 @@ pub(crate) fn pod_ref(pod: &Pod) -> PodRef {
     PodRef { uid: metadata.uid.clone(), namespace: metadata.namespace.clone(), name: metadata.name.clone() }
 }
 
-/// What a runtime sets up for a pod as a whole. `addresses` are those that it had before.
-pub(crate) fn pod_spec(pod: &Pod, addresses: Vec<IpAddr>) -> PodSpec {
+/// What a runtime sets up for a pod as a whole. `addresses` are those that it had before, `domain` is the cluster's.
+pub(crate) fn pod_spec(pod: &Pod, addresses: Vec<IpAddr>, domain: &str) -> PodSpec {
     let ports = pod.all_containers().flat_map(|container| &container.ports).filter(|port| port.host_port > 0);
     let host_port = |port: &ContainerPort| HostPort {
         // As upstream: all of the node's addresses are written so as well.
@@ -209,7 +209,7 @@ pub(crate) fn pod_spec(pod: &Pod, addresses: Vec<IpAddr>) -> PodSpec {
     PodSpec {
         pod: pod_ref(pod),
         resources: pod_resources(pod),
-        hostname: pod.hostname().to_owned(),
+        hostname: pod.kernel_hostname(domain),
         host: HostNamespaces { network: pod.spec.host_network, ipc: pod.spec.host_ipc },
         host_ports: ports.map(host_port).collect(),
         addresses,

@@ -93,6 +93,8 @@ pub(crate) struct PodSpec {
     #[serde(rename = "hostPID")]
     pub host_pid: bool,
     pub subdomain: Option<String>,
+    #[serde(rename = "setHostnameAsFQDN")]
+    pub set_hostname_as_fqdn: bool,
     pub host_aliases: Vec<HostAlias>,
     pub dns_policy: Option<String>,
     pub dns_config: DnsConfig,
@@ -551,6 +553,18 @@ impl Pod {
     pub(crate) fn hostname(&self) -> &str {
         let name = self.spec.hostname.as_deref().filter(|name| !name.is_empty()).unwrap_or(&self.metadata.name);
         name.get(..63).unwrap_or(name).trim_end_matches(['-', '.'])
+    }
+
+    /// Its name in the cluster's domain, where it has one.
+    pub(crate) fn fqdn(&self, domain: &str) -> Option<String> {
+        let subdomain = self.spec.subdomain.as_deref().filter(|subdomain| !subdomain.is_empty())?;
+        Some(format!("{}.{subdomain}.{}.svc.{domain}", self.hostname(), self.metadata.namespace))
+    }
+
+    /// What its programs see as their host's name.
+    pub(crate) fn kernel_hostname(&self, domain: &str) -> String {
+        let fqdn = self.fqdn(domain).filter(|_| self.spec.set_hostname_as_fqdn);
+        fqdn.unwrap_or_else(|| self.hostname().to_owned())
     }
 
     /// `namespace/name`, for people.

@@ -58,7 +58,7 @@ pub(crate) fn mounts(
     let dir = dir.join(".net");
     let files = [
         ("/etc/hosts", "hosts", hosts(pod, addresses, dns)),
-        ("/etc/hostname", "hostname", format!("{}\n", pod.hostname())),
+        ("/etc/hostname", "hostname", format!("{}\n", pod.kernel_hostname(&dns.domain))),
         ("/etc/resolv.conf", "resolv.conf", resolver(pod, dns)),
     ];
     let mut mounts = Vec::new();
@@ -95,11 +95,8 @@ fn hosts(pod: &Pod, addresses: &[IpAddr], dns: &NodeDns) -> String {
     };
     let hostname = pod.hostname();
     for address in addresses {
-        let _ = match spec.subdomain.as_deref().filter(|subdomain| !subdomain.is_empty()) {
-            Some(subdomain) => {
-                let (namespace, domain) = (&pod.metadata.namespace, &dns.domain);
-                writeln!(text, "{address}\t{hostname}.{subdomain}.{namespace}.svc.{domain}\t{hostname}")
-            }
+        let _ = match pod.fqdn(&dns.domain) {
+            Some(fqdn) => writeln!(text, "{address}\t{fqdn}\t{hostname}"),
             None => writeln!(text, "{address}\t{hostname}"),
         };
     }
@@ -200,6 +197,14 @@ mod tests {
                 ),
             ],
         );
+        check(
+            serde_json::json!({"containers": [{"name": "c"}], "subdomain": "sub", "setHostnameAsFQDN": true}),
+            &[],
+            &[("/etc/hostname", "web.sub.shop.svc.cluster.local\n")],
+        );
+        // Without a subdomain it has no name in the domain.
+        let spec = serde_json::json!({"containers": [{"name": "c"}], "setHostnameAsFQDN": true});
+        check(spec, &[], &[("/etc/hostname", "web\n")]);
         check(
             serde_json::json!({"containers": [{"name": "c"}], "hostNetwork": true}),
             &[],

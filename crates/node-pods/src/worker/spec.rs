@@ -33,6 +33,9 @@ fn security_of(container: &ContainerSecurityContext, pod: &PodSecurityContext) -
     }
 }
 
+/// The kernel's limit.
+const HOSTNAME_BYTES_MAX: usize = 64;
+
 /// Everything that a container's spec is made of. It is made beside the worker: it touches files.
 pub(super) struct SpecParts {
     pub pod: Pod,
@@ -54,6 +57,13 @@ impl SpecParts {
         if !container.target_container_name.is_empty() {
             let text = "containers of this node see no processes of another; leave `targetContainerName` out";
             return Err(text.to_owned());
+        }
+        let hostname = self.pod.kernel_hostname(&self.dns.domain);
+        if hostname.len() > HOSTNAME_BYTES_MAX {
+            return Err(format!(
+                "failed to construct FQDN from pod hostname and cluster domain, FQDN {hostname} is too long ({HOSTNAME_BYTES_MAX} characters is the max, {} characters requested)",
+                hostname.len()
+            ));
         }
         let environment =
             env::environment(&self.pod, container, &self.facts, &*self.store).map_err(|e| e.to_string())?;
@@ -107,7 +117,7 @@ impl SpecParts {
             run_as_group: container.security_context.run_as_group.or(security.run_as_group),
             supplemental_groups: groups,
             security: security_of(&container.security_context, security),
-            hostname: Some(self.pod.hostname().to_owned()),
+            hostname: Some(hostname),
             host_pid: self.pod.spec.host_pid,
             tty: container.tty,
             stdin: container.stdin,

@@ -90,7 +90,7 @@ impl Worker {
             !self.volumes.is_checked && self.containers.values().all(|record| record.observed.current.is_none());
         let checking = self.runtime.clone().filter(|_| is_new);
         let setting_up = self.runtime.clone().filter(|_| !self.volumes.is_set_up);
-        let spec = admission::pod_spec(&self.pod, self.addresses().to_vec());
+        let spec = admission::pod_spec(&self.pod, self.addresses().to_vec(), &self.shared.context.dns.domain);
         // Programs of the node can do without; what they lack they say when they are started.
         let is_needed = self.runtime.as_ref().is_some_and(|runtime| runtime.handler() == api_edge::RUNTIME_CONTAINER);
         let inbox = self.inbox.clone();
