@@ -1,10 +1,8 @@
 //! Whom an image means by its `USER`: its own `/etc/passwd` and `/etc/group` say.
 
-use std::{
-    fs::{File, OpenOptions},
-    io::Read,
-    os::unix::fs::OpenOptionsExt,
-};
+use std::{fs::File, io::Read};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
 /// More than any image has users; what follows is not read.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -27,9 +25,11 @@ pub fn look_up(user: &str) -> Result<User, String> {
     find(user, &read("/etc/passwd"), &read("/etc/group"))
 }
 
-/// What is no plain file names nobody: opening a pipe must not wait.
+/// What is no plain file names nobody: opening a pipe must not wait. Nor does what is not the image's: this is read with all rights, and with
+/// `hostPID` a link may lead to the root of a process of the node.
 fn read(path: &str) -> String {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS).map(File::from);
     let is_file = |file: &File| file.metadata().is_ok_and(|data| data.is_file());
     let mut bytes = Vec::new();
     if let Some(file) = file.ok().filter(is_file) {

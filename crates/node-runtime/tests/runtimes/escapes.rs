@@ -205,6 +205,25 @@ async fn a_working_directory_is_neither_made_nor_entered_through_a_process_of_th
     assert!(!made.exists(), "a directory was made on the node");
 }
 
+/// In the same way an image could have its users listed in a file of the node's.
+#[tokio::test]
+async fn users_are_not_looked_up_in_files_of_the_node() {
+    let Some(fixture) = fixture_with(|image| {
+        let outside = image.store.parent().unwrap().join("outside");
+        fs::write(&outside, "someone:x:4711:4711::/:/bin/sh\n").unwrap();
+        let passwd = image.store.join("high/etc/passwd");
+        fs::create_dir_all(passwd.parent().unwrap()).unwrap();
+        symlink(format!("/proc/{}/root{}", std::process::id(), outside.display()), passwd).unwrap();
+        image.config.user = "someone".to_owned();
+    }) else {
+        return;
+    };
+    let mut spec = spec(&fixture, "id -u");
+    spec.host_pid = true;
+    let error = message(&start(&fixture, spec).await.unwrap_err());
+    assert!(error.contains("no user `someone`"), "{error}");
+}
+
 /// Bytes of the program that a container's shim executes, and the open file.
 fn program_of(fixture: &Fixture, spec: &ContainerSpec) -> (fs::File, Vec<u8>) {
     let state = fixture.folder.path().join("state/selvedge-container").join(spec.id().to_string()).join("state.json");
