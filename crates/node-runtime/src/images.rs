@@ -318,7 +318,7 @@ impl NodeImages {
                 image: image.to_owned(),
                 reason: error.reason(),
                 out_of_reach: error.is_out_of_reach(),
-                message: base_observe::Chain(&error).to_string(),
+                message: base_observe::Chain(&error.cause).to_string(),
             });
         }
     }
