@@ -4,7 +4,7 @@
 //! writes. Without a node this process holds the lock of one meanwhile.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
@@ -76,7 +76,7 @@ pub async fn image(command: ImageCommand) -> Result<()> {
 
 impl Store {
     /// `creates` when a store that is not there is made: a box may get its images before its node runs for the first time.
-    fn open(args: ImageStoreArgs, config: Option<&std::path::Path>, creates: bool) -> Result<Self> {
+    fn open(args: ImageStoreArgs, config: Option<&Path>, creates: bool) -> Result<Self> {
         let data_dir = DataDir::new(args.data_dir)?;
         let socket = crate::status::node_socket(&data_dir);
         if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
@@ -138,12 +138,12 @@ impl Store {
     }
 }
 
-async fn ask<T: DeserializeOwned>(socket: &std::path::Path, action: &str, image: String, path: PathBuf) -> Result<T> {
+async fn ask<T: DeserializeOwned>(socket: &Path, action: &str, image: String, path: PathBuf) -> Result<T> {
     let request = serde_json::to_vec(&ImageRequest { image, path }).context("the path is not UTF-8")?;
     call(socket, Method::POST, &format!("/images{action}"), request).await
 }
 
-async fn call<T: DeserializeOwned>(socket: &std::path::Path, method: Method, path: &str, body: Vec<u8>) -> Result<T> {
+async fn call<T: DeserializeOwned>(socket: &Path, method: Method, path: &str, body: Vec<u8>) -> Result<T> {
     let answered = crate::socket::call(socket, method, path, body, IMAGES_BYTES_MAX).await;
     let (status, body) = answered.context("the node cannot be asked")?;
     if !status.is_success() {
@@ -152,6 +152,22 @@ async fn call<T: DeserializeOwned>(socket: &std::path::Path, method: Method, pat
         bail!(error.error);
     }
     serde_json::from_slice(&body).context("the node's answer cannot be read; is its program older than this one?")
+}
+
+/// Imports the archives `DIR/*.tar` by the node that runs on `data_dir`; answers how many images they have. A directory that is not
+/// there has none.
+pub async fn import_by_node(data_dir: &DataDir, dir: &Path) -> Result<usize> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(0) };
+    let mut archives: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
+    archives.retain(|path| path.extension().is_some_and(|extension| extension == "tar"));
+    archives.sort();
+    let store = Store::Node(crate::status::node_socket(data_dir));
+    let mut count = 0;
+    for archive in archives {
+        let imported = store.import(absolute(archive)?).await?;
+        count += imported.len();
+    }
+    Ok(count)
 }
 
 /// The node does not know where this command was typed.

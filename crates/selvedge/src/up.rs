@@ -15,7 +15,7 @@ use crate::exit::Exit;
 use crate::hub;
 use crate::node::{self, NodeStart};
 use crate::paths::DataDir;
-use crate::{example, stop, token};
+use crate::{example, image, stop, token};
 
 mod milestones;
 
@@ -77,8 +77,13 @@ pub async fn run(args: UpArgs, mut config: UpConfig) -> Result<Exit> {
     if let Some(dir) = &args.example {
         let files = example::render(dir, &data_dir.example(), &node.name)?;
         let (client, name) = (hub.client.clone(), node.name.clone());
+        let (data_dir, images) = (data_dir.clone(), dir.join("images"));
         let stopping = stopping.clone();
         tasks.spawn(async move {
+            let imported = stopping.run_until_cancelled(image::import_by_node(&data_dir, &images)).await;
+            if let Some(Err(error)) = imported {
+                warn!("Failed to import the example's images: {error:#}");
+            }
             let applied = async {
                 is_ready(&client, &name).await?;
                 example::apply(&client, &files).await

@@ -18,6 +18,9 @@ const VARYING: &[(&str, Option<&str>, &str)] = &[
     (r"[0-9a-f]{12,64}\b", Some(r"[0-9a-f]{12,64}"), "<hex>"),
     // Names that a DaemonSet gives.
     (r"-[bcdfghjklmnpqrstvwxz2456789]{10}\b", Some(r"-[bcdfghjklmnpqrstvwxz2456789]{10}"), "-<name>"),
+    // Addresses of pods, in the order in which they started, and of Services.
+    (r"\b10\.39\.0\.[0-9]{1,3}\b", Some(r"10\.39\.0\.[0-9]{1,3}"), "<pod-ip>"),
+    (r"\b10\.96(?:\.[0-9]{1,3}){2}\b", Some(r"10\.(?:9[6-9]|1[01][0-9])(?:\.[0-9]{1,3}){2}"), "<service-ip>"),
     // Values of a reading, and where the next page begins.
     (r#""value":"[^"]*""#, Some(r#""value":"[^"]*""#), "<value>"),
     (r#""next":(?:"[^"]*"|null)"#, Some(r#""next":(?:"[^"]*"|null)"#), "<next>"),
