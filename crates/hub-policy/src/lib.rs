@@ -33,6 +33,7 @@ mod pods;
 mod quota;
 mod references;
 mod restriction;
+mod services;
 mod tokens;
 
 use std::sync::Arc;
@@ -47,6 +48,7 @@ pub use kinds::KeptKinds;
 pub use pods::PodRuntimeClass;
 pub use quota::NodeQuota;
 pub use restriction::NodeRestriction;
+pub use services::NodeServices;
 pub use tokens::clean_tokens;
 
 /// What tokens of service accounts say of who issued them: the name by which pods know the API.
@@ -57,7 +59,6 @@ const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 const WAITING: &[(&str, &str)] = &[
     ("", "persistentvolumeclaims"),
     ("", "replicationcontrollers"),
-    ("", "services"),
     ("apiregistration.k8s.io", "apiservices"),
     ("apps", "deployments"),
     ("apps", "replicasets"),
@@ -84,6 +85,7 @@ pub fn admission(hub_names: Vec<String>, access: &Access, authorizer: &Union) ->
     let mut plugins = access.admission_with(nodes, authorizer);
     plugins.push(Arc::new(PodRuntimeClass));
     plugins.push(Arc::new(KeptKinds));
+    plugins.push(Arc::new(NodeServices));
     plugins.push(Arc::<NodeQuota>::default());
     plugins.push(Arc::new(Unenforced::beside(WAITING)));
     plugins

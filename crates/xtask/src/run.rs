@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
@@ -87,7 +89,8 @@ pub fn host() -> Result<String> {
     Ok(host.context("rustc -vV names no host")?.to_owned())
 }
 
-/// Says what comes next, so that a long run can be followed.
+/// Says what comes next and how long all before it took, so that a long run can be followed.
 pub fn say(step: &str) {
-    println!("\n── {step}");
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    println!("\n── {step} ({} s)", START.elapsed().as_secs());
 }

@@ -195,7 +195,7 @@ spec:
         other => Err(format!("{other:?}")),
     })?;
     up.kubectl.ok(&["debug", "patient", "--image=busybox", "--attach=false", "-c", "look"])?;
-    let why = "this node runs no ephemeral containers yet";
+    let why = "ephemeral containers are run in pods of images only";
     eventually("a container that waits", PATIENCE, || {
         let pod = up.kubectl.json(&["pod", "patient"]).map_err(|error| error.to_string())?;
         let look = &pod["status"]["ephemeralContainerStatuses"][0];

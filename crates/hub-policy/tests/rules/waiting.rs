@@ -13,6 +13,8 @@ fn workload(name: &str) -> Value {
     json!({"metadata": {"name": name}, "spec": {"selector": selector, "serviceName": name, "template": template()}})
 }
 
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+
 #[tokio::test]
 async fn what_nothing_acts_on_yet_is_created_with_a_warning() {
     let hub = Hub::start().await;
@@ -25,11 +27,6 @@ async fn what_nothing_acts_on_yet_is_created_with_a_warning() {
             "/apis/batch/v1/namespaces/default/jobs",
             json!({"metadata": {"name": "web"}, "spec": {"template": job}}),
             "Job",
-        ),
-        (
-            "/api/v1/namespaces/default/services",
-            json!({"metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}]}}),
-            "Service",
         ),
     ];
     for (path, object, kind) in rows {
@@ -48,9 +45,19 @@ async fn what_works_is_created_without_a_warning() {
         (CONFIG_MAPS, json!({"metadata": {"name": "web"}})),
         (PODS, json!({"metadata": {"name": "web"}, "spec": template()["spec"]})),
         ("/apis/apps/v1/namespaces/default/daemonsets", workload("web")),
+        (SERVICES, json!({"metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}]}})),
     ];
     for (path, object) in rows {
         let created = hub.call("POST", &format!("{path}?fieldValidation=Ignore"), object).await;
         assert_eq!((created.code, created.warnings), (201, Vec::new()), "{path}: {}", created.body);
     }
+}
+
+#[tokio::test]
+async fn a_service_of_which_nodes_serve_a_part_only_says_so() {
+    let hub = Hub::start().await;
+    let spec = json!({"type": "LoadBalancer", "ports": [{"port": 80}]});
+    let created = hub.call("POST", SERVICES, json!({"metadata": {"name": "web"}, "spec": spec})).await;
+    let warning = r#"299 - "nothing gives Service \"web\" the address of a load balancer; it is reached by its cluster address and its node ports""#;
+    assert_eq!((created.code, created.warnings), (201, vec![warning.to_owned()]), "{}", created.body);
 }
