@@ -48,6 +48,8 @@ struct Entry {
     manifest: Option<Value>,
     /// uid of the mirror at the hub, once known.
     mirror_uid: Option<String>,
+    /// Whether anything was heard of mirrors since the last request: an answer may come after what it speaks of has changed.
+    has_mirror_changed: bool,
     /// When it may be sent again at the earliest, after a failure.
     not_before: Option<Instant>,
     /// When what is no news of weight is sent.
@@ -204,6 +206,7 @@ impl Publisher {
     pub(crate) fn mirror(&self, pod: PodName, mirror_uid: &str, of: &str, is_terminating: bool) {
         self.change(|state| match state.entries.get_mut(of) {
             Some(entry) if entry.manifest.is_some() && !is_terminating => {
+                entry.has_mirror_changed = true;
                 if entry.mirror_uid.as_deref() != Some(mirror_uid) {
                     entry.show_as(Some(mirror_uid.to_owned()));
                     entry.not_before = None;
@@ -229,7 +232,7 @@ impl Publisher {
                 }
                 if entry.mirror_uid.is_none() {
                     // Its name was taken until now.
-                    entry.not_before = None;
+                    (entry.not_before, entry.has_mirror_changed) = (None, true);
                 }
             }
         });
@@ -272,7 +275,7 @@ impl Publisher {
             if due.len() >= requests_max {
                 break;
             }
-            entry.in_flight = true;
+            (entry.in_flight, entry.has_mirror_changed) = (true, false);
             due.push((Key::Pod(uid.clone()), entry.request(uid)));
         }
         due
@@ -322,6 +325,7 @@ impl Publisher {
                     }
                     Answer::Shown { .. } => {}
                     Answer::Mirrored(uid) => entry.show_as(uid),
+                    Answer::MirrorExists if entry.has_mirror_changed => {}
                     Answer::MirrorExists => entry.not_before = Some(now + REJECTED_RETRY),
                     Answer::Missing if entry.manifest.is_some() => entry.show_as(None),
                     Answer::Missing => drop(state.entries.remove(uid)),

@@ -178,6 +178,23 @@ async fn a_mirror_is_created_anew_as_soon_as_the_one_before_is_deleted() {
 }
 
 #[test]
+fn an_answer_that_comes_after_the_watch_holds_nothing_up() {
+    for is_deleted in [false, true] {
+        let publisher = Publisher::default();
+        static_pod(&publisher);
+        with_status(&publisher, "h1", "Running");
+        assert_eq!(publisher.take_due(Instant::now(), 8).len(), 1, "the mirror is created");
+        match is_deleted {
+            true => publisher.mirror_deleted("one"),
+            false => publisher.mirror(name(), "two", "h1", false),
+        }
+        publisher.answered(&Key::Pod("h1".into()), Ok(Answer::MirrorExists), &registry());
+        let due = publisher.take_due(Instant::now() + DEBOUNCE, 8);
+        assert_eq!(due.len(), 1, "it is created again, or given its status: {due:?}");
+    }
+}
+
+#[test]
 fn a_mirror_without_its_static_pod_is_removed() {
     let publisher = Publisher::default();
     static_pod(&publisher);
