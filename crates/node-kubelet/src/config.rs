@@ -55,6 +55,8 @@ pub struct KubeletConfig {
     pub network: Option<Arc<NodeNetwork>>,
     /// What the node should have and has not, by name: reported for as long as the agent runs.
     pub faults: Vec<(&'static str, String)>,
+    /// Conditions of the Node that hold for as long as the agent runs: what it should have and does without.
+    pub conditions: Vec<(&'static str, node_client::Notice)>,
     /// The images of its containers, where it runs any.
     pub images: Option<Arc<NodeImages>>,
     /// Pods the node takes at most.
@@ -84,6 +86,7 @@ impl Default for KubeletConfig {
             dns: node_pods::NodeDns::default(),
             network: None,
             faults: Vec::new(),
+            conditions: Vec::new(),
             images: None,
             max_pods: MAX_PODS,
             lease_renew_period: LEASE_RENEW_PERIOD,

@@ -51,6 +51,7 @@ pub use endpoints::{Endpoint, EndpointPort, endpoints};
 pub use images::{IMAGES_BYTES_MAX, ImageError, ImageList, ImageRequest, ImagesRemoved};
 pub use network::{NetworkSettings, NodeNetwork, OpenNetworkError};
 pub use node_agent::{Identity, IdentityError, Taint};
+pub use node_client::Notice;
 pub use node_network::Subnet;
 pub use node_pods::{NodeDns, Runtimes, StoreError, pod_uids, remove_pods};
 
@@ -98,6 +99,26 @@ fn list(mistakes: &[ConfigError]) -> String {
 pub struct Kubelet;
 
 impl Kubelet {
+    /// Whether a kubelet can start so, as far as that can be seen without changing anything.
+    ///
+    /// # Errors
+    /// What [`Kubelet::start`] fails with before it has done anything.
+    pub fn check(config: &KubeletConfig) -> Result<(), StartKubeletError> {
+        let mistakes = config.mistakes();
+        if !mistakes.is_empty() {
+            return Err(StartKubeletError::Config(mistakes));
+        }
+        match Identity::load(&config.data_dir) {
+            Ok(Some(known)) if known.node_name != config.node_name => {
+                let (found, desired) = (known.node_name, config.node_name.clone());
+                Err(IdentityError::OtherNode { found, desired }.into())
+            }
+            Ok(known) => can_join(config, known.is_some()),
+            Err(error) if error.is_damage() => can_join(config, has_pods(&config.data_dir)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Binds the listeners, opens the offline store and starts the tasks. Pods of the offline store are started or
     /// adopted at once; joining and everything else that needs the hub continues in the background until it succeeds.
     ///
@@ -108,20 +129,8 @@ impl Kubelet {
         runtimes: Runtimes,
         shutdown: CancellationToken,
     ) -> Result<KubeletHandle, StartKubeletError> {
-        let mistakes = config.mistakes();
-        if !mistakes.is_empty() {
-            return Err(StartKubeletError::Config(mistakes));
-        }
+        Self::check(&config)?;
         let (known, damage) = load_identity(&config)?;
-        let needs = [
-            ("the hub's URL with --hub", config.hub_urls.is_empty()),
-            ("a token with --token", config.token.is_none()),
-        ];
-        let missing: Vec<&str> =
-            needs.into_iter().filter(|(_, is_missing)| *is_missing).map(|(what, _)| what).collect();
-        if known.is_none() && !missing.is_empty() && !(damage.is_some() && has_pods(&config.data_dir)) {
-            return Err(StartKubeletError::NotJoined { missing });
-        }
         for directory in ["node/pki", "node/store", "node/pods", "run"] {
             make_folder(&config.data_dir.join(directory))?;
         }
@@ -185,6 +194,14 @@ fn make_folder(path: &Path) -> Result<(), StartKubeletError> {
     std::fs::create_dir_all(path).map_err(|source| StartKubeletError::Folder { path: path.to_owned(), source })
 }
 
+/// A node without an identity needs what it joins with, unless it has pods to look after.
+fn can_join(config: &KubeletConfig, may_lack_it: bool) -> Result<(), StartKubeletError> {
+    let needs =
+        [("the hub's URL with --hub", config.hub_urls.is_empty()), ("a token with --token", config.token.is_none())];
+    let missing: Vec<&str> = needs.into_iter().filter(|(_, is_missing)| *is_missing).map(|(what, _)| what).collect();
+    if may_lack_it || missing.is_empty() { Ok(()) } else { Err(StartKubeletError::NotJoined { missing }) }
+}
+
 /// The identity of a former start, with the hubs of the configuration put first, and what is wrong with it.
 ///
 /// A token of another hub takes the node there: its pods run on, and are on hold until that hub knows them or a person decides. A
@@ -207,10 +224,6 @@ fn load_identity(config: &KubeletConfig) -> Result<(Option<Identity>, Option<Str
         }
         Err(error) => return Err(error.into()),
     };
-    if identity.node_name != config.node_name {
-        let (found, desired) = (identity.node_name, config.node_name.clone());
-        return Err(IdentityError::OtherNode { found, desired }.into());
-    }
     let given = config.given_cas()?;
     let moves = config.token.is_some() && identity.is_of_another_hub(&given);
     let mut is_changed = false;
@@ -269,6 +282,10 @@ fn spawn(parts: Parts) -> KubeletHandle {
     let (name, network) = (config.node_name.clone(), config.network.clone());
     for (name, fault) in &config.faults {
         registry.set_fault(name, fault.clone());
+    }
+    for (name, notice) in &config.conditions {
+        registry.error(notice.message.clone());
+        registry.set_condition(name, Some(notice.clone()));
     }
     let machine = Arc::new(node_status::machine());
     let (client, manager) = node_client::client();

@@ -81,6 +81,8 @@ pub async fn start(
     }
     kubelet.metrics.build_info("node", env!("CARGO_PKG_VERSION"));
     let name = kubelet.node_name.clone();
+    // The machine is not changed for a node that cannot start.
+    Kubelet::check(&kubelet).context("failed to start the node")?;
     node_runtime::spare_this_process();
     let network = match open_network(config) {
         Ok(network) => network,
@@ -88,7 +90,8 @@ pub async fn start(
         Err(error) if matches!(error.downcast_ref(), Some(OpenNetworkError::Network(_))) => {
             let fault = base_observe::Chain(error.as_ref()).to_string();
             tracing::error!(error = %fault, "Pods have this machine's own network.");
-            kubelet.faults.push(("network", fault));
+            let notice = node_kubelet::Notice { reason: "SetUpFailed", message: fault };
+            kubelet.conditions.push(("PodNetworkUnavailable", notice));
             None
         }
         Err(error) => return Err(error),

@@ -31,8 +31,9 @@ fn every_role_shows_its_figures_and_they_are_what_was_done() -> Result<()> {
     let example = root().join("examples/first-light");
     let Some(up) = Up::start(&["--example", &example.to_string_lossy()])? else { return Ok(()) };
     make_gateway(&up.kubectl, "box")?;
-    wait_pods(&up.kubectl, "app=heartbeat", 1)?;
-    wait_pods(&up.kubectl, "app=greeter", 1)?;
+    for app in ["app=heartbeat", "app=greeter", "app=hello", "app=ask"] {
+        wait_pods(&up.kubectl, app, 1)?;
+    }
     let stored = eventually("readings of the host at the hub", PATIENCE, || {
         let found = stored_readings(&up.kubectl, "box", "host", "CpuUsage").map_err(|error| error.to_string())?;
         if found.len() >= 3 { Ok(found.len()) } else { Err(format!("{} readings", found.len())) }
@@ -50,8 +51,8 @@ fn every_role_shows_its_figures_and_they_are_what_was_done() -> Result<()> {
 
     let node = on_socket(&sockets.join("node.sock"), "/metrics")?;
     ensure!(node.contains("selvedge_build_info{role=\"node\""), "{node}");
-    ensure!(figure(&node, "selvedge_node_pods{phase=\"Running\"}")? == 2.0, "{node}");
-    ensure!(figure(&node, "selvedge_node_pods_ready")? == 2.0, "{node}");
+    ensure!(figure(&node, "selvedge_node_pods{phase=\"Running\"}")? == 4.0, "{node}");
+    ensure!(figure(&node, "selvedge_node_pods_ready")? == 4.0, "{node}");
     ensure!(figure(&node, "selvedge_node_pod_restarts")? == 0.0, "{node}");
     ensure!(figure(&node, "selvedge_node_connected")? == 1.0, "{node}");
     ensure!(figure(&node, "selvedge_node_connections_total")? >= 1.0, "{node}");
