@@ -51,6 +51,9 @@ pub const LABEL_PREFIX: &str = "selvedge.dev/";
 /// Label of a [`resources::NodeAssignmentSpec`] object: the node that it is for.
 pub const LABEL_NODE: &str = "selvedge.dev/node";
 
+/// Annotation of a pod: images that its node fetches ahead of their use, by name, separated by commas.
+pub const ANNOTATION_PRE_PULL: &str = "selvedge.dev/pre-pull";
+
 /// The Kubernetes version that hub and node claim, `v1.36.0+selvedge.VERSION`.
 pub const KUBERNETES_VERSION: &str = concat!("v1.36.0+selvedge.", env!("CARGO_PKG_VERSION"));
 

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::model::Pod;
 use crate::probes::{ProbeKind, ProbeReport};
 use crate::volumes::{Prepared, VolumeError};
-use crate::worker::HookKind;
+use crate::worker::{HookKind, PrePulled};
 
 /// Everything that waits for a worker.
 #[derive(Debug, Default)]
@@ -49,6 +49,8 @@ pub(crate) enum Done {
     NotStarted { container: String, reason: String },
     /// How the image of a container is being had.
     Image { container: String, news: ImageNews },
+    /// An image that the pod has fetched ahead.
+    PrePulled(PrePulled),
     /// A hook: one after a start came to its end, or one before a stop has failed.
     Hook { id: ContainerId, kind: HookKind, result: Result<(), String> },
     /// A stop.

@@ -42,6 +42,7 @@ mod container;
 mod hooks;
 mod image;
 mod instance;
+mod pre_pull;
 mod probing;
 mod run;
 mod spec;
@@ -69,6 +70,8 @@ use crate::status::{Waiting, runs_ephemeral};
 use crate::store::PodState;
 use container::ContainerRecord;
 pub(crate) use hooks::HookKind;
+use pre_pull::PrePull;
+pub(crate) use pre_pull::PrePulled;
 use volumes::PodVolumes;
 
 /// What a worker begins with.
@@ -122,6 +125,7 @@ pub(crate) struct Worker {
     kept: Arc<NewestState>,
     containers: BTreeMap<String, ContainerRecord>,
     volumes: PodVolumes,
+    pre_pull: PrePull,
     /// Why the hub issues no token.
     token_rejection: Option<String>,
     stored_status: Packed,
@@ -168,6 +172,7 @@ impl Worker {
             kept: Arc::default(),
             containers: BTreeMap::new(),
             volumes: PodVolumes::default(),
+            pre_pull: PrePull::default(),
             token_rejection: None,
             status: Packed::from(&with_reported(init.stored_status.clone(), &reported)),
             stored_status: Packed::from(&init.stored_status),

@@ -97,13 +97,15 @@ pub struct Setup {
     pub disk_mib: u64,
     /// Time of its clock at each boot, such as `1970-01-02`; the host's where it is absent.
     pub clock: Option<String>,
+    /// More files on its disk, by path from its root.
+    pub files: Vec<(PathBuf, Vec<u8>)>,
 }
 
 impl Setup {
     /// The built program as `start` has it, on a PC with plenty of everything.
     pub fn new(start: &str) -> Self {
         let (arch, program) = (Arch::Amd64, crate::program::binary());
-        Self { arch, program, start: start.to_owned(), memory_mib: 512, disk_mib: 512, clock: None }
+        Self { arch, program, start: start.to_owned(), memory_mib: 512, disk_mib: 512, clock: None, files: Vec::new() }
     }
 }
 
@@ -149,6 +151,11 @@ impl Machine {
         fs::write(tree.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n")?;
         fs::write(tree.join("etc/group"), "root:x:0:\n")?;
         fs::write(tree.join("etc/start"), &self.setup.start)?;
+        for (path, bytes) in &self.setup.files {
+            let path = tree.join(path);
+            fs::create_dir_all(path.parent().context("a file is in a directory")?)?;
+            fs::write(&path, bytes).with_context(|| format!("failed to write {}", path.display()))?;
+        }
         let program = tree.join("bin/selvedge");
         fs::copy(&self.setup.program, &program).context("failed to copy the program")?;
         if self.setup.arch == Arch::Amd64 {

@@ -13,7 +13,7 @@ use crate::install::debian;
 use crate::run::{has, output, run, say, tools_dir};
 
 /// In this order: each needs those before it. What a kernel has built in is not there as a file.
-const MODULES: [&str; 26] = [
+const MODULES: [&str; 43] = [
     "virtio_ring",
     "virtio",
     "virtio_pci_modern_dev",
@@ -34,12 +34,29 @@ const MODULES: [&str; 26] = [
     "fuse",
     "veth",
     "tun",
-    "nfnetlink",
-    "nf_tables",
     "sch_netem",
+    "nfnetlink",
     "nf_defrag_ipv4",
     "nf_defrag_ipv6",
     "nf_conntrack",
+    "nf_conntrack_netlink",
+    "nf_nat",
+    "nf_reject_ipv4",
+    "nf_reject_ipv6",
+    "nf_tables",
+    "nft_chain_nat",
+    "nft_ct",
+    "nft_fib",
+    "nft_fib_ipv4",
+    "nft_fib_ipv6",
+    "nft_fib_inet",
+    "nft_limit",
+    "nft_masq",
+    "nft_nat",
+    "nft_numgen",
+    "nft_redir",
+    "nft_reject",
+    "nft_reject_inet",
 ];
 
 /// A machine that is emulated.
@@ -53,7 +70,7 @@ pub const AMD64: Guest = Guest { arch: "amd64", emulator: ("qemu-system-x86_64",
 
 impl Guest {
     fn dir(&self) -> PathBuf {
-        tools_dir().join(format!("vm-{}-1", self.arch))
+        tools_dir().join(format!("vm-{}-2", self.arch))
     }
 
     /// Where its kernel is, when that and the emulator are installed.

@@ -215,6 +215,19 @@ fn images_are_pulled_with_a_secret_and_what_cannot_be_had_says_why() -> Result<(
     registry.add("team/text", "1", &scratch("pulled"));
     let said = image(node, &["pull", &format!("{}/team/text:1", registry.host())])?.ok()?;
     ensure!(said.starts_with("pulled ") && said.contains("/team/text:1 ("), "{said}");
+
+    // Ahead of its use, by a pod that runs on.
+    registry.add("team/next", "2", &scratch("next"));
+    let next = format!("{}/team/next:2", registry.host());
+    fleet.kubectl.ok(&["annotate", "pod", "member", &format!("selvedge.dev/pre-pull={missing}, {next}")])?;
+    eventually("events of what is pulled ahead", PATIENCE, || {
+        let events = fleet.kubectl.ok(&["get", "events"]).map_err(|error| error.to_string())?;
+        let said = [format!("pulled image \"{next}\" ahead"), format!("pull image \"{missing}\" ahead")];
+        if said.iter().all(|said| events.contains(said)) { Ok(()) } else { Err(events) }
+    })?;
+    let listed = image(node, &["ls"])?.ok()?;
+    ensure!(listed.contains("/team/next "), "{listed}");
+    ensure!(container(&fleet.kubectl.json(&["pod", "member"])?)["restartCount"] == 0, "the pod runs on");
     Ok(())
 }
 

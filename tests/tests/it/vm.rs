@@ -18,6 +18,8 @@ const PODS: &str = "/api/v1/namespaces/default/pods";
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 /// An emulated box is slow, and beside another test slower.
 const PATIENCE: Duration = Duration::from_secs(180);
+/// What containers are made from, imported from an archive on the disk.
+const IMAGE: &str = "example.com/box:1";
 /// Hub, node and edge plane in one.
 const UP: &str = "selvedge up --node-name box --data-dir /data &\n";
 
@@ -34,12 +36,18 @@ impl Up {
     fn start(change: impl FnOnce(&mut Setup)) -> Result<Option<Self>> {
         let dir = tempfile::tempdir()?;
         let mut setup = Setup::new(UP);
+        let image = testkit::image::Image::busybox().context("there is no static /bin/busybox; install busybox-static")?;
+        setup.files.push(("data/images/box.tar".into(), image.docker_archive(IMAGE)));
         change(&mut setup);
         let Some(mut machine) = Machine::create(&dir.path().join("vm"), setup)? else { return Ok(None) };
         machine.boot()?;
         let api = Api::with(&machine.kubeconfig("/data")?)?;
         let up = Self { machine, api, _dir: dir };
         up.wait_ready()?;
+        eventually("the image of the archive", PATIENCE, || {
+            let listed = up.machine.run("selvedge image ls --data-dir /data").map_err(|error| format!("{error:#}"))?;
+            if listed.contains("example.com/box ") { Ok(()) } else { Err(listed) }
+        })?;
         Ok(Some(up))
     }
 
@@ -98,6 +106,18 @@ impl Up {
         })
     }
 
+    /// Where these pods are reached: each has an address of its own.
+    fn addresses(&self, names: &[String]) -> Result<Vec<String>> {
+        let of = |name: &String| {
+            let pod = self.api.get(&format!("{PODS}/{name}"))?;
+            Ok(pod["status"]["podIP"].as_str().context("a pod has an address")?.to_owned())
+        };
+        let addresses: Vec<String> = names.iter().map(of).collect::<Result<_>>()?;
+        let different: std::collections::BTreeSet<&String> = addresses.iter().collect();
+        ensure!(different.len() == names.len(), "{addresses:?}");
+        Ok(addresses)
+    }
+
     /// How many programs a pod has.
     fn programs(&self, name: &str) -> Result<usize> {
         let lines = self.command_lines()?;
@@ -124,6 +144,17 @@ fn sleeper(name: &str) -> Value {
     pod(name, json!([{"name": "main", "image": "file:///bin/busybox", "args": ["sh", "-c", SLEEP, name]}]))
 }
 
+/// The same in a container of an image.
+fn container(name: &str) -> Value {
+    let mut pod = sleeper(name);
+    pod["spec"]["runtimeClassName"] = Value::Null;
+    let container = &mut pod["spec"]["containers"][0];
+    container["image"] = IMAGE.into();
+    container["imagePullPolicy"] = "Never".into();
+    container["command"] = container["args"].take();
+    pod
+}
+
 fn pod(name: &str, containers: Value) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
@@ -146,11 +177,13 @@ fn names(prefix: &str, count: usize) -> Vec<String> {
 fn the_same_pods_run_again_after_a_power_cut() -> Result<()> {
     let Some(mut up) = Up::start(|_| {})? else { return Ok(()) };
     let names = names("p", 3);
-    for name in &names {
-        up.create_pod(&sleeper(name))?;
+    up.create_pod(&sleeper(&names[0]))?;
+    for name in &names[1..] {
+        up.create_pod(&container(name))?;
     }
     let before = up.wait_pods(&names)?;
     up.wait_programs(&names)?;
+    let addresses = up.addresses(&names)?;
     let boot = up.boot_id()?;
     up.api.create(CONFIG_MAPS, &config_map("acknowledged"))?;
     up.machine.cut();
@@ -158,6 +191,9 @@ fn the_same_pods_run_again_after_a_power_cut() -> Result<()> {
     ensure!(up.boot_id()? != boot, "the kernel is another one");
     up.wait_programs(&names)?;
     ensure!(up.wait_pods(&names)? == before, "the pods are the same ones");
+    ensure!(up.addresses(&names)? == addresses, "they have the addresses that they had: {addresses:?}");
+    let reached = up.machine.run(&format!("ping -c 1 {} > /dev/null && nslookup p2 169.254.20.10", addresses[1]))?;
+    ensure!(reached.contains(&addresses[2]), "{reached}");
     up.api.get(&format!("{CONFIG_MAPS}/acknowledged")).context("a write that was acknowledged")?;
     Ok(())
 }
@@ -190,7 +226,7 @@ fn cuts_under_writes_lose_nothing_that_was_acknowledged() -> Result<()> {
             up.api.create(CONFIG_MAPS, &config_map(&object))?;
             objects.push(object);
             if number == 0 {
-                up.create_pod(&sleeper(&pod))?;
+                up.create_pod(&if cut % 2 == 0 { container(&pod) } else { sleeper(&pod) })?;
                 pods.push(pod);
             }
             if start.elapsed() >= until {

@@ -36,9 +36,7 @@ pub(super) struct ImageOf {
     container: String,
     image: String,
     policy: Policy,
-    namespace: String,
-    secrets: Vec<String>,
-    store: Arc<Store>,
+    secrets: PullSecrets,
 }
 
 impl ImageOf {
@@ -47,9 +45,7 @@ impl ImageOf {
             container: container.name.clone(),
             image: container.image.clone(),
             policy: policy(container),
-            namespace: pod.metadata.namespace.clone(),
-            secrets: pod.spec.image_pull_secrets.iter().map(|secret| secret.name.clone()).collect(),
-            store,
+            secrets: PullSecrets::of(pod, store),
         }
     }
 
@@ -76,7 +72,7 @@ impl ImageOf {
             }
             _ => {}
         }
-        let credentials = self.credentials()?;
+        let credentials = self.secrets.credentials(&self.image)?;
         report(ImageNews::Pulling);
         let begun = Instant::now();
         match runtime.pull_image(&self.image, credentials).await {
@@ -91,12 +87,26 @@ impl ImageOf {
             Err(error) => Err(error),
         }
     }
+}
 
-    /// What the pod's Secrets hold. One that does not exist or is of another kind counts for nothing, as upstream: the registry says
-    /// what it thinks of that. One that may still come is waited for.
-    fn credentials(&self) -> Result<Vec<Vec<u8>>, RuntimeError> {
+/// The Secrets of a pod that hold credentials of registries.
+pub(super) struct PullSecrets {
+    namespace: String,
+    names: Vec<String>,
+    store: Arc<Store>,
+}
+
+impl PullSecrets {
+    pub(super) fn of(pod: &Pod, store: Arc<Store>) -> Self {
+        let names = pod.spec.image_pull_secrets.iter().map(|secret| secret.name.clone()).collect();
+        Self { namespace: pod.metadata.namespace.clone(), names, store }
+    }
+
+    /// What they hold. One that does not exist or is of another kind counts for nothing, as upstream: the registry says what it thinks
+    /// of that. One that may still come is waited for.
+    pub(super) fn credentials(&self, image: &str) -> Result<Vec<Vec<u8>>, RuntimeError> {
         let mut found = Vec::new();
-        for name in &self.secrets {
+        for name in &self.names {
             let key = ObjectKey { kind: ObjectKind::Secret, namespace: self.namespace.clone(), name: name.clone() };
             match self.store.object(&key) {
                 Known::Present(secret) => found.extend(credentials_in(&secret)),
@@ -104,7 +114,7 @@ impl ImageOf {
                 Known::Unknown => {
                     let pending = ValueError::Pending { kind: ObjectKind::Secret, name: name.clone() };
                     return Err(RuntimeError::Pull {
-                        image: self.image.clone(),
+                        image: image.to_owned(),
                         reason: "ErrImagePull",
                         message: pending.to_string(),
                         out_of_reach: false,

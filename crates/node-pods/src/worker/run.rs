@@ -15,6 +15,7 @@ impl Worker {
     /// Works until the pod has ended, or until `life` does, which leaves its containers as they are. Answers whether the pod has ended.
     pub(crate) async fn run(mut self, life: CancellationToken) -> bool {
         let inbox = self.inbox.clone();
+        self.pre_pull();
         loop {
             let began = Instant::now();
             let decision = self.decide();
@@ -65,6 +66,7 @@ impl Worker {
     fn take(&mut self, messages: Messages) -> bool {
         if let Some(pod) = messages.update {
             self.update(*pod);
+            self.pre_pull();
         }
         if messages.end && self.phase != Phase::Removing {
             self.phase = Phase::Ending;
@@ -88,6 +90,7 @@ impl Worker {
                 Done::Started { id, result } => self.started(id, result),
                 Done::NotStarted { container, reason } => self.hold(&container, "CreateContainerConfigError", reason),
                 Done::Image { container, news } => self.image_news(&container, &news),
+                Done::PrePulled(pulled) => self.pre_pulled(&pulled),
                 Done::Hook { id, kind, result } => self.hook_done(&id, kind, result),
                 Done::Stopped { id, result } => self.stopped(&id, result),
                 Done::SetUp(instance) => self.set_up(instance),

@@ -18,8 +18,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use serde_json::{Value, json};
+use testkit::image::{Compression, Entry, Image};
 use testkit::process;
-use testkit::program::signal;
+use testkit::program::{run, signal};
 use testkit::proxy::{Action, Rule};
 
 use super::lies::{EXPIRED, LIES};
@@ -29,6 +30,8 @@ use crate::common::{is_full, keep_figures, kill_with_pods};
 /// What a test asserts on any machine; the figure that is aimed at is in the report.
 const BACK_MAX: Duration = Duration::from_secs(5);
 const POLL_PERIOD: Duration = Duration::from_millis(5);
+/// What every other pod is a container of.
+const IMAGE: &str = "example.com/programs:1";
 /// Longest pause between two acts: it spans what the agent does in a start.
 const PAUSE_MS_MAX: u64 = 120;
 
@@ -105,12 +108,41 @@ enum Death {
 }
 
 impl Site {
+    /// Every other one is a container of an image, where the tests' user may have these.
     fn lock_pod(&self, number: usize, base: &Path) -> Value {
         let mut pod = self.pod(number);
+        let args = json!(["-e", PROGRAM, self.mark(number), base.to_string_lossy()]);
+        if number % 2 == 0 || !has_images() {
+            let container = &mut pod["spec"]["containers"][0];
+            container["image"] = "file:///usr/bin/perl".into();
+            container["args"] = args;
+            return pod;
+        }
+        let out = base.parent().map(|dir| dir.to_string_lossy().into_owned()).unwrap_or_default();
+        pod["spec"]["runtimeClassName"] = Value::Null;
+        pod["spec"]["volumes"] = json!([
+            {"name": "programs", "hostPath": {"path": "/usr"}}, {"name": "out", "hostPath": {"path": out}},
+        ]);
         let container = &mut pod["spec"]["containers"][0];
-        container["image"] = "file:///usr/bin/perl".into();
-        container["args"] = json!(["-e", PROGRAM, self.mark(number), base.to_string_lossy()]);
+        container["image"] = IMAGE.into();
+        container["imagePullPolicy"] = "Never".into();
+        container["command"] = json!(["/usr/bin/perl"]);
+        container["args"] = args;
+        container["volumeMounts"] = json!([
+            {"name": "programs", "mountPath": "/usr", "readOnly": true}, {"name": "out", "mountPath": out},
+        ]);
         pod
+    }
+
+    /// Gives the node an image in which the machine's own programs run, once they are mounted.
+    fn import_image(&self) -> Result<()> {
+        let names = ["bin", "lib", "lib64"].map(|name| Entry::symlink(name, format!("usr/{name}")));
+        let entries: Vec<Entry> = names.into_iter().chain([Entry::directory("usr")]).collect();
+        let archive = self.dir.path().join("programs.tar");
+        std::fs::write(&archive, Image::new().layer(&entries, Compression::Gzip).docker_archive(IMAGE))?;
+        let data_dir = self.node.data_dir().to_string_lossy().into_owned();
+        run(["image", "import", &archive.to_string_lossy(), "--data-dir", &data_dir])?.ok()?;
+        Ok(())
     }
 
     /// Processes of these pods' programs.
@@ -164,6 +196,12 @@ impl Site {
     }
 }
 
+/// Images of containers are root's.
+fn has_images() -> bool {
+    // SAFETY: it has no arguments and cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
 fn pause(random: &mut fastrand::Rng) {
     // Not for a state to come about: the moment of the next act is what the seed chooses.
     std::thread::sleep(Duration::from_millis(random.u64(..PAUSE_MS_MAX)));
@@ -191,11 +229,14 @@ fn wait_back(site: &Site, logs: &[Log], start: Instant) -> Result<Duration> {
     }
 }
 
-fn run(name: &str, rounds: usize, pods: usize) -> Result<()> {
+fn kill_loop(name: &str, rounds: usize, pods: usize) -> Result<()> {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     println!("SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let mut site = Site::start()?;
+    if has_images() {
+        site.import_image()?;
+    }
     let out = site.dir.path().join("out");
     std::fs::create_dir(&out)?;
     let mut logs: Vec<Log> = (0..pods).map(|number| Log::new(out.join(format!("p{number}")))).collect();
@@ -264,8 +305,8 @@ fn keep(came_to: Value) -> Result<()> {
 /// Five runs of 200 rounds in the full size, so that none lasts long; the first one alone in the small one.
 fn part(name: &str) -> Result<()> {
     match (is_full(), name) {
-        (true, _) => run(name, 200, 10),
-        (false, "a") => run(name, 20, 10),
+        (true, _) => kill_loop(name, 200, 10),
+        (false, "a") => kill_loop(name, 20, 10),
         (false, _) => {
             println!("runs at full size (`cargo xtask test --all`)");
             Ok(())
