@@ -350,7 +350,8 @@ const POD_SPEC: &[Row] = &[
     both(
         "shareProcessNamespace",
         Rejected("gives each container processes of its own; run both programs in one container, or leave it out"),
-    ),
+    )
+    .of_images(Honoured),
     both("subdomain", Rejected("has no domain for pods; leave it out")).of_images(Honoured),
     both("terminationGracePeriodSeconds", Honoured),
     both("tolerations", PLACEMENT),
@@ -445,7 +446,7 @@ const EPHEMERAL_CONTAINER: &[Row] = &[
     added("startupProbe", NOT_ADDED),
     added("stdin", Honoured),
     added("stdinOnce", Harmless("serves no attach: nobody's input ends")),
-    added("targetContainerName", Rejected("shows a container no processes of another; leave it out")),
+    added("targetContainerName", Honoured),
     added("terminationMessagePath", Honoured),
     added("terminationMessagePolicy", Honoured),
     added("tty", Honoured),

@@ -211,6 +211,7 @@ pub(crate) fn pod_spec(pod: &Pod, addresses: Vec<IpAddr>, domain: &str) -> PodSp
         resources: pod_resources(pod),
         hostname: pod.kernel_hostname(domain),
         host: HostNamespaces { network: pod.spec.host_network, ipc: pod.spec.host_ipc },
+        shares_processes: pod.spec.share_process_namespace,
         host_ports: ports.map(host_port).collect(),
         addresses,
         sysctls: sysctls.iter().map(|sysctl| (sysctl.dotted_name(), sysctl.value.clone())).collect(),

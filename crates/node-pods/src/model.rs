@@ -92,6 +92,7 @@ pub(crate) struct PodSpec {
     pub host_ipc: bool,
     #[serde(rename = "hostPID")]
     pub host_pid: bool,
+    pub share_process_namespace: bool,
     pub subdomain: Option<String>,
     #[serde(rename = "setHostnameAsFQDN")]
     pub set_hostname_as_fqdn: bool,

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use node_shim::{
     exec::ExecRequest,
-    state::{Launch, STATE_VERSION},
+    state::{Launch, Process, STATE_VERSION},
 };
 use tokio::sync::broadcast;
 
@@ -91,6 +91,21 @@ impl ContainerRuntime {
         users
     }
 
+    /// Whose processes a container is among: those of the container that it is to look into, or else the pod's.
+    fn processes_of(&self, spec: &ContainerSpec, pod: Option<&Process>) -> Result<Option<Process>, RuntimeError> {
+        let target = match &spec.target_container {
+            // Where all share, that one is among them.
+            Some(target) if pod.is_none() && !spec.host_pid => target,
+            _ => return Ok(pod.cloned()),
+        };
+        let found = self.supervisor.process_of(&spec.pod.uid, target);
+        let missing = || RuntimeError::Refused {
+            id: spec.id(),
+            reason: format!("unable to find target container {target}: it does not run"),
+        };
+        found.map(Some).ok_or_else(missing)
+    }
+
     /// What is to be started. It looks at files of the node.
     fn plan(config: &ProcessConfig, images: &dyn Images, spec: ContainerSpec) -> Result<Launch, RuntimeError> {
         check(&spec)?;
@@ -153,6 +168,7 @@ fn launch(config: &ProcessConfig, image: Image, mut spec: ContainerSpec) -> Resu
         private: None,
         boot_id: String::new(),
         program,
+        processes_of: None,
         argv,
         bind_mounts: true,
         files: Vec::new(),
@@ -236,13 +252,15 @@ impl PodRuntime for ContainerRuntime {
     fn start(&self, spec: ContainerSpec) -> RuntimeFuture<'_, ContainerStatus> {
         Box::pin(async move {
             let (config, images) = (self.supervisor.config().clone(), Arc::clone(&self.images));
-            let sandbox = self.supervisor.sandbox(&spec.pod.uid);
+            let sandbox = self.supervisor.sandbox(&spec.pod.uid).await?;
             let sandbox = sandbox.ok_or_else(|| RuntimeError::PodNotFound(spec.pod.uid.clone()))?;
             let mut launch = blocking(move || Self::plan(&config, &*images, spec)).await?;
             launch.namespaces = sandbox.namespaces;
             if let Some(image) = &mut launch.image {
                 image.shm = sandbox.shm;
+            let processes_of = self.processes_of(&spec, sandbox.processes_of())?;
             }
+            launch.processes_of = processes_of;
             self.supervisor.start(launch).await
         })
     }

@@ -27,6 +27,8 @@ pub struct PodSpec {
     pub hostname: String,
     /// What of the node it uses in place of its own.
     pub host: HostNamespaces,
+    /// `shareProcessNamespace`: its containers see each other's processes.
+    pub shares_processes: bool,
     /// Ports of the node that lead to it.
     pub host_ports: Vec<HostPort>,
     /// Addresses that it had before, to have them again.

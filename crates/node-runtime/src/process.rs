@@ -51,6 +51,7 @@ impl ProcessRuntime {
             image_id: format!("file://{}", program.display()),
             image: None,
             namespaces: Vec::new(),
+            processes_of: None,
             stop_signal,
             private: None,
             boot_id: String::new(),
@@ -134,7 +135,7 @@ impl PodRuntime for ProcessRuntime {
         Box::pin(async move {
             let config = self.supervisor.config().clone();
             // The program may lie on a disk that does not answer.
-            let sandbox = self.supervisor.sandbox(&spec.pod.uid).unwrap_or_default();
+            let sandbox = self.supervisor.sandbox(&spec.pod.uid).await?.unwrap_or_default();
             let mut launch = blocking(move || Self::plan(&config, spec)).await?;
             launch.namespaces = sandbox.namespaces;
             self.supervisor.start(launch).await

@@ -15,7 +15,7 @@ use std::{
     io::{self, Write},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::fs::OpenOptionsExt,
+        unix::{fs::OpenOptionsExt, process::CommandExt},
     },
     path::{Path, PathBuf},
     sync::OnceLock,
@@ -35,6 +35,7 @@ pub static SHIM: &[u8] = include_bytes!(env!("NODE_SHIM"));
 static SEALED: OnceLock<Option<OwnedFd>> = OnceLock::new();
 
 /// Where the program is executed from.
+#[derive(Debug)]
 pub(crate) enum ShimProgram {
     /// The file in memory.
     Sealed(&'static OwnedFd),
@@ -69,10 +70,15 @@ impl ShimProgram {
 
     /// A call of the program with `args`, with nothing of this process' environment.
     pub fn command(&self, args: &[&OsStr]) -> Command {
+        self.blocking_command(args).into()
+    }
+
+    /// The same for whoever may wait for it.
+    pub fn blocking_command(&self, args: &[&OsStr]) -> std::process::Command {
         let mut command = match self {
-            Self::Sealed(fd) => Command::new(by_descriptor(fd)),
-            Self::Clone(fd) => Command::new(by_descriptor(fd)),
-            Self::File(path) => Command::new(path),
+            Self::Sealed(fd) => std::process::Command::new(by_descriptor(fd)),
+            Self::Clone(fd) => std::process::Command::new(by_descriptor(fd)),
+            Self::File(path) => std::process::Command::new(path),
         };
         command.arg0("selvedge").args(args).env_clear().current_dir("/").process_group(0);
         command

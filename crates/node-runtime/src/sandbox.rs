@@ -1,7 +1,10 @@
 //! What the containers of a pod have in common beside their control group: namespaces, `/dev/shm`, a network.
 //!
-//! None of it needs a process: namespaces are pinned by mounts of their files (`node_network::PodNamespaces`), in a directory in memory, so
-//! that a boot begins with none. Whoever restarts the agent changes nothing of it, and what is found there is taken over.
+//! Next to none of it needs a process: namespaces are pinned by mounts of their files (`node_network::PodNamespaces`), in a directory in
+//! memory, so that a boot begins with none. Whoever restarts the agent changes nothing of it, and what is found there is taken over.
+//! Only a pid namespace that containers share lives by its first process (`reaper`).
+
+mod reaper;
 
 use std::{
     collections::BTreeMap,
@@ -13,13 +16,14 @@ use std::{
 };
 
 use node_network::{Kind, PodNamespaces};
-use node_shim::NamespaceRef;
+use node_shim::{NamespaceRef, cgroup::CgroupPaths, state::Process};
 use rustix::{
     mount::{MountFlags, UnmountFlags},
     thread::LinkNameSpaceType,
 };
 
-use crate::{PodNetwork, PodSpec, SAFE_SYSCTLS};
+use self::reaper::Reaper;
+use crate::{PodNetwork, PodSpec, SAFE_SYSCTLS, program::ShimProgram};
 
 /// Shared memory of a pod, as with other runtimes.
 const SHM_OPTIONS: &std::ffi::CStr = c"mode=1777,size=65536k";
@@ -44,6 +48,15 @@ pub(crate) struct Sandbox {
     pub addresses: Vec<IpAddr>,
     /// What is mounted as `/dev/shm`.
     pub shm: Option<PathBuf>,
+    /// The first of the processes that its containers share.
+    reaper: Option<Reaper>,
+}
+
+impl Sandbox {
+    /// In whose pid namespace its containers are, unless each has its own.
+    pub fn processes_of(&self) -> Option<&Process> {
+        self.reaper.as_ref().map(|reaper| &reaper.process)
+    }
 }
 
 /// The sandboxes of a runtime's pods.
@@ -52,12 +65,15 @@ pub(crate) struct Sandboxes {
     dir: PathBuf,
     shared: Shared,
     network: Option<Arc<dyn PodNetwork>>,
+    shim: Arc<ShimProgram>,
     known: Arc<Mutex<BTreeMap<String, Sandbox>>>,
+    /// Held while a reaper is looked for or started: containers that start at once share one.
+    reaping: Arc<Mutex<()>>,
 }
 
 impl Sandboxes {
-    pub fn new(dir: PathBuf, shared: Shared, network: Option<Arc<dyn PodNetwork>>) -> Self {
-        Self { dir, shared, network, known: Arc::default() }
+    pub fn new(dir: PathBuf, shared: Shared, network: Option<Arc<dyn PodNetwork>>, shim: Arc<ShimProgram>) -> Self {
+        Self { dir, shared, network, shim, known: Arc::default(), reaping: Arc::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<String, Sandbox>> {
@@ -91,11 +107,11 @@ impl Sandboxes {
         !kinds.is_empty() && PodNamespaces::take_over(&self.dir_of(&spec.pod.uid), &kinds).is_none()
     }
 
-    /// Sets up what is missing of a pod's.
+    /// Sets up what is missing of a pod's. `instance` are the control groups of its instance, where nothing else is.
     ///
     /// # Errors
     /// When the kernel refuses, or no address is left.
-    pub fn ensure(&self, spec: &PodSpec) -> io::Result<Sandbox> {
+    pub fn ensure(&self, spec: &PodSpec, instance: &CgroupPaths) -> io::Result<Sandbox> {
         let (kinds, dir) = (self.kinds(spec), self.dir_of(&spec.pod.uid));
         let mut sandbox = Sandbox::default();
         if !kinds.is_empty() {
@@ -115,12 +131,33 @@ impl Sandboxes {
         if self.shared == Shared::All {
             sandbox.shm = Some(if spec.host.ipc { "/dev/shm".into() } else { ensure_shm(&dir.join(SHM))? });
         }
+        if self.shared == Shared::All && spec.shares_processes {
+            let _reaping = self.reaping.lock().unwrap_or_else(PoisonError::into_inner);
+            let (namespaces, groups) = (sandbox.namespaces.clone(), instance.clone());
+            sandbox.reaper = Some(Reaper::ensure(&self.shim, &dir, namespaces, groups)?);
+        }
         self.known().insert(spec.pod.uid.clone(), sandbox.clone());
         Ok(sandbox)
     }
 
-    /// What a pod was set up with.
-    pub fn find(&self, uid: &str) -> Option<Sandbox> {
+    /// What a pod was set up with, for a container that is to enter it. Where the first process of the pod has ended, whatever ended it,
+    /// there is another one now: nothing of the pod can have outlived the one before.
+    pub fn enter(&self, uid: &str) -> io::Result<Option<Sandbox>> {
+        let Some(mut sandbox) = self.find(uid) else { return Ok(None) };
+        if sandbox.processes_of().is_some_and(|process| !process.runs()) {
+            let _reaping = self.reaping.lock().unwrap_or_else(PoisonError::into_inner);
+            // Another container may have been faster.
+            sandbox = self.find(uid).unwrap_or(sandbox);
+            sandbox.reaper = match sandbox.reaper {
+                Some(reaper) => Some(reaper.renewed(&self.shim, &self.dir_of(uid))?),
+                None => None,
+            };
+            self.known().insert(uid.to_owned(), sandbox.clone());
+        }
+        Ok(Some(sandbox))
+    }
+
+    fn find(&self, uid: &str) -> Option<Sandbox> {
         self.known().get(uid).cloned()
     }
 

@@ -88,7 +88,7 @@ struct Inner {
     volatile_root: PathBuf,
     /// Where what may be secret of a launch is, in memory where there is such a place.
     launch_dir: PathBuf,
-    shim: ShimProgram,
+    shim: Arc<ShimProgram>,
     containers: Mutex<BTreeMap<ContainerId, Container>>,
     events_tx: broadcast::Sender<ContainerEvent>,
     cancel: CancellationToken,
@@ -136,10 +136,12 @@ impl Supervisor {
         let cancel = CancellationToken::new();
         let launch_dir = config.launch_dir.clone().unwrap_or_else(|| launch_dir::choose(&root));
         let kinds = if handler == crate::ContainerRuntime::HANDLER { Shared::All } else { Shared::Network };
-        let sandboxes = Sandboxes::new(launch_dir.join("pods"), kinds, config.network.clone());
+        let shim = ShimProgram::open(&root).map_err(|source| io_error("write the shim's program to", &root, source))?;
+        let shim = Arc::new(shim);
+        let sandboxes = Sandboxes::new(launch_dir.join("pods"), kinds, config.network.clone(), Arc::clone(&shim));
         let inner = Arc::new(Inner {
             config,
-            shim: ShimProgram::open(&root).map_err(|source| io_error("write the shim's program to", &root, source))?,
+            shim,
             volatile_root: launch_dir.join(VOLATILE),
             launch_dir,
             root,

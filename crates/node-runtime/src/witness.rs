@@ -158,6 +158,7 @@ fn unknown(config: &ProcessConfig, id: &ContainerId) -> Launch {
         image_id: String::new(),
         image: None,
         namespaces: Vec::new(),
+        processes_of: None,
         stop_signal: None,
         private: None,
         boot_id: String::new(),

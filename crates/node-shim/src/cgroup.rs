@@ -293,6 +293,11 @@ impl CgroupPaths {
         self.0.values().next().is_some_and(|path| path.is_dir())
     }
 
+    /// The groups of this name directly below.
+    pub fn child(&self, name: &str) -> Self {
+        Self(self.0.iter().map(|(controller, path)| (controller.clone(), path.join(name))).collect())
+    }
+
     /// Names of the groups directly below.
     pub fn children(&self) -> Vec<String> {
         let entries = self.0.values().next().map(|path| subgroups(path));

@@ -10,6 +10,7 @@ pub mod cgroup;
 pub mod exec;
 mod lock;
 mod logfile;
+pub mod reaper;
 mod rights;
 pub mod shim;
 pub mod state;

@@ -99,11 +99,13 @@ use rustix::{
     pipe::PipeFlags,
 };
 
+use self::child::Processes;
 use crate::{
     ExitReason, ExitRecord, FileLock, Isolation,
     cgroup::{CgroupPaths, Hierarchy},
     exec,
     logfile::{Lines, LogFile, Stream},
+    reaper,
     state::{Launch, Process, Running, STATE_VERSION, StateDir},
     sys::{self, Ended},
 };
@@ -122,7 +124,7 @@ const FALLBACK_LINES_MAX: usize = 80;
 const FALLBACK_BYTES_MAX: usize = 2048;
 
 /// `<state directory>` starts a container and ends when its program runs, leaving the shim behind;
-/// `--exec <state directory>` runs a command in it.
+/// `--exec <state directory>` runs a command in it; `--reap` starts the first process of a pod's pid namespace.
 ///
 /// Must be called before the process has started any thread.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -133,8 +135,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     let result = match args.as_slice() {
         [flag, dir] if flag == OsStr::new("--exec") => return exec::run(&StateDir::at(dir)),
+        [flag] if flag == OsStr::new(reaper::FLAG) => return reaper::start(),
         [dir] => start(&StateDir::at(dir)),
-        _ => Err("this program is run by the node itself: shim [--exec] <state directory>".to_owned()),
+        _ => Err("this program is run by the node itself: shim [--exec] <state directory>, or --reap".to_owned()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -296,9 +299,7 @@ fn fork_child(
     let (input_rx, input_tx) = pipe()?;
     let signals = sys::Signals::of(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP]);
     let signals = signals.descriptor().map_err(explain("make a signal descriptor"))?;
-    let isolated = (launch.isolation == Isolation::Auto || launch.image.is_some())
-        && !launch.spec.host_pid
-        && child::new_pid_namespace().map_err(|error| notices.push(format!("no namespaces: {error}"))).is_ok();
+    let processes = enter_processes(&launch, &mut notices)?;
 
     let program = if launch.image.is_none() { child::open_agents(&launch.program)? } else { None };
     let staging = dir.staging().map_err(explain("make a place for mounts"))?;
@@ -321,7 +322,7 @@ fn fork_child(
             input: input_rx,
             cgroups,
         };
-        child::run(&launch, &root::Places { staging: &staging, state: dir.path() }, isolated, ends);
+        child::run(&launch, &root::Places { staging: &staging, state: dir.path() }, processes, ends);
     }
     drop((stdout_tx, stderr_tx, status_tx, result_tx, begin_rx, program, terminal_tx, input_rx));
 
@@ -349,6 +350,25 @@ fn fork_child(
     let outputs = [output(stdout_rx, Stream::Stdout)?, output(stderr_rx, Stream::Stderr)?];
     let input = launch.spec.stdin.then_some(input_tx);
     Ok(Container { launch, running, log, outputs, signals, result: File::from(result_rx), _input: input })
+}
+
+/// Decides whose processes the next fork is among.
+fn enter_processes(launch: &Launch, notices: &mut Vec<String>) -> Result<Processes, String> {
+    if let Some(of) = &launch.processes_of {
+        child::enter_pid_namespace(of)
+            .map_err(|error| format!("failed to enter the pid namespace of process {}: {error}", of.pid))?;
+        return Ok(Processes::Shared);
+    }
+    if launch.spec.host_pid || (launch.isolation == Isolation::None && launch.image.is_none()) {
+        return Ok(Processes::OfNode);
+    }
+    match child::new_pid_namespace() {
+        Ok(()) => Ok(Processes::Own),
+        Err(error) => {
+            notices.push(format!("no namespaces: {error}"));
+            Ok(Processes::OfNode)
+        }
+    }
 }
 
 impl Container {

@@ -78,6 +78,9 @@ pub struct Launch {
     /// Namespaces of the pod that it enters.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<NamespaceRef>,
+    /// Whose pid namespace it enters, in place of one of its own: the first process of the pod's, or another container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processes_of: Option<Process>,
     /// What asks the program to end; SIGTERM where nobody says otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_signal: Option<i32>,
@@ -331,6 +334,13 @@ impl Process {
     pub fn exists(&self) -> bool {
         boot_id().is_ok_and(|boot_id| boot_id == self.boot_id)
             && start_ticks(self.pid).is_ok_and(|ticks| ticks == self.start_ticks)
+    }
+
+    /// Whether it exists and has not ended.
+    pub fn runs(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        let state = stat.rsplit_once(')').and_then(|(_, fields)| fields.split_whitespace().next());
+        state.is_some_and(|state| !matches!(state, "Z" | "X" | "x")) && self.exists()
     }
 }
 

@@ -205,6 +205,31 @@ pub fn close_on_exec_from(first: u32) {
     unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
 }
 
+/// Closes every descriptor but one.
+pub fn close_all_but(kept: BorrowedFd<'_>) -> io::Result<()> {
+    let number = kept.as_raw_fd() as u32;
+    let close = |first: u32, last: u32| {
+        // SAFETY: the caller uses no other descriptor any more, and is about to do nothing but to wait.
+        match unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    if number > 0 {
+        close(0, number - 1)?;
+    }
+    close(number + 1, u32::MAX)
+}
+
+/// Keeps whoever has no right to trace everything from tracing this process, and from what is behind its `/proc`.
+pub fn deny_tracing() -> io::Result<()> {
+    // SAFETY: prctl with this option takes plain numbers.
+    match unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Takes on user, group and supplementary groups; `None` keeps what is. Root's own groups are dropped in any case.
 pub fn become_user(uid: Option<u32>, gid: Option<u32>, groups: &[u32]) -> io::Result<()> {
     let check = |result: i32| if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };

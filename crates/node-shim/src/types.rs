@@ -218,6 +218,9 @@ pub struct ContainerSpec {
 impl ContainerSpec {
     /// The container's identity.
     pub fn id(&self) -> ContainerId {
+    /// `targetContainerName`: the container of the pod whose processes it is among.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_container: Option<String>,
         ContainerId { pod_uid: self.pod.uid.clone(), container: self.container.clone(), attempt: self.attempt }
     }
 

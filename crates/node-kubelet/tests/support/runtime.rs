@@ -14,6 +14,8 @@ use tokio::sync::{broadcast, watch};
 #[derive(Default)]
 struct Table {
     containers: BTreeMap<String, (ContainerStatus, ContainerSpec)>,
+    /// As they were set up last.
+    pods: BTreeMap<String, PodSpec>,
     starts: Vec<String>,
     /// Stops and commands, in order.
     acts: Vec<String>,
@@ -67,6 +69,16 @@ impl FakeRuntime {
 
     pub fn env(&self, id: &str, name: &str) -> Option<String> {
         self.table.lock().unwrap().containers.get(id)?.1.env.get(name).cloned()
+    }
+
+    /// What a container was started with.
+    pub fn spec(&self, id: &str) -> Option<ContainerSpec> {
+        Some(self.table.lock().unwrap().containers.get(id)?.1.clone())
+    }
+
+    /// What its pod was set up with.
+    pub fn pod(&self, uid: &str) -> Option<PodSpec> {
+        self.table.lock().unwrap().pods.get(uid).cloned()
     }
 
     /// Where on the node a mount of a container comes from.
@@ -139,6 +151,7 @@ impl PodRuntime for FakeRuntime {
             addresses: vec![],
             devices: vec![],
         };
+        self.table.lock().unwrap().pods.insert(spec.pod.uid.clone(), spec);
         Box::pin(async { Ok(instance) })
     }
 

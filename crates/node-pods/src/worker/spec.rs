@@ -54,10 +54,6 @@ impl SpecParts {
     /// The spec, or why the container cannot be started for now.
     pub(super) fn spec(&self, runtime: &dyn PodRuntime) -> Result<ContainerSpec, String> {
         let (container, attempt) = (&self.container, self.attempt);
-        if !container.target_container_name.is_empty() {
-            let text = "containers of this node see no processes of another; leave `targetContainerName` out";
-            return Err(text.to_owned());
-        }
         let hostname = self.pod.kernel_hostname(&self.dns.domain);
         if hostname.len() > HOSTNAME_BYTES_MAX {
             return Err(format!(
@@ -124,6 +120,7 @@ impl SpecParts {
             stop_signal: container.lifecycle.stop_signal.clone(),
             termination_message: None,
             termination_message_from_log: container.termination_message_policy.as_deref()
+            target_container: Some(container.target_container_name.clone()).filter(|name| !name.is_empty()),
                 == Some("FallbackToLogsOnError"),
             env: environment,
         };

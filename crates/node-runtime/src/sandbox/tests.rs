@@ -13,6 +13,10 @@ impl PodNetwork for NoAddresses {
     fn remove(&self, _: &str) {}
 }
 
+fn sandboxes(dir: &Path, network: Option<Arc<dyn PodNetwork>>) -> Sandboxes {
+    Sandboxes::new(dir.to_owned(), Shared::All, network, Arc::new(ShimProgram::open(dir).unwrap()))
+}
+
 fn spec(sysctls: &[(&str, &str)]) -> PodSpec {
     PodSpec {
         pod: PodRef { uid: "u".to_owned(), ..PodRef::default() },
@@ -41,9 +45,9 @@ fn a_pod_has_kernel_parameters_of_its_own_and_the_node_keeps_its_own() {
     let of_the_node = || fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
     let before = of_the_node();
     let dir = tempfile::tempdir().unwrap();
-    let sandboxes = Sandboxes::new(dir.path().to_owned(), Shared::All, Some(Arc::new(NoAddresses)));
+    let sandboxes = sandboxes(dir.path(), Some(Arc::new(NoAddresses)));
     let expected = [("net.ipv4.ip_local_port_range", "40000 40100"), ("kernel.shm_rmid_forced", "1")];
-    let ensured = sandboxes.ensure(&spec(&expected));
+    let ensured = sandboxes.ensure(&spec(&expected), &CgroupPaths::default());
     if let Err(error) = &ensured
         && matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
     {
@@ -71,9 +75,9 @@ fn what_is_not_the_pods_alone_is_not_written_and_leaves_nothing() {
     ] {
         let dir = tempfile::tempdir().unwrap();
         let network = network.then(|| Arc::new(NoAddresses) as Arc<dyn PodNetwork>);
-        let sandboxes = Sandboxes::new(dir.path().to_owned(), Shared::All, network);
+        let sandboxes = sandboxes(dir.path(), network);
         let spec = spec(&[(name, value)]);
-        let error = sandboxes.ensure(&spec).unwrap_err().to_string();
+        let error = sandboxes.ensure(&spec, &CgroupPaths::default()).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
         assert!(sandboxes.needs_another(&spec), "{name}: nothing is left to be taken over");
         sandboxes.remove("u").unwrap();

@@ -1,6 +1,7 @@
 //! Pods as a whole: their group, their instance, their end.
 //!
-//! The instance of a pod is an empty control group in the pod's own, whose name holds the id. It cannot outlive a boot, it
+//! The instance of a pod is a control group in the pod's own, whose name holds the id; nothing is in it but the first of the processes
+//! that containers share, where they do. It cannot outlive a boot, it
 //! cannot be damaged, it keeps the pod's group while containers come and end, and nothing is written to the flash for it.
 //! Only where a node may not make control groups a file takes its place, which counts in the boot it was written in.
 //!
@@ -13,7 +14,11 @@ use std::{
 };
 
 use futures::future::join_all;
-use node_shim::cgroup::{CgroupPaths, Hierarchy};
+use node_shim::{
+    NamespaceRef,
+    cgroup::{CgroupPaths, Hierarchy},
+    state::Process,
+};
 
 use super::{Supervisor, blocking, has_ended, io_error};
 use crate::{
@@ -48,8 +53,13 @@ impl Supervisor {
                 pod.forget();
             }
             let mut instance = pod.ensure(&resources)?;
-            let sandbox = sandboxes.ensure(&spec)?;
+            let sandbox = sandboxes.ensure(&spec, &pod.instance_groups(&instance.id))?;
+            let processes = sandbox.processes_of().map(|first| NamespaceRef {
+                kind: "pid".to_owned(),
+                path: format!("/proc/{}/ns/pid", first.pid).into(),
+            });
             (instance.namespaces, instance.addresses) = (sandbox.namespaces, sandbox.addresses);
+            instance.namespaces.extend(processes);
             Ok(instance)
         })
         .await
@@ -57,8 +67,20 @@ impl Supervisor {
     }
 
     /// What the containers of a pod enter.
-    pub fn sandbox(&self, uid: &str) -> Option<Sandbox> {
-        self.inner.sandboxes.find(uid)
+    pub async fn sandbox(&self, uid: &str) -> Result<Option<Sandbox>, RuntimeError> {
+        let (sandboxes, uid) = (self.inner.sandboxes.clone(), uid.to_owned());
+        blocking(move || {
+            sandboxes.enter(&uid).map_err(|source| io_error("enter the namespaces of pod", Path::new(&uid), source))
+        })
+        .await
+    }
+
+    /// What runs of a container of a pod, in its newest attempt.
+    pub fn process_of(&self, uid: &str, container: &str) -> Option<Process> {
+        let containers = self.inner.containers();
+        let is_meant = |id: &&ContainerId| id.pod_uid == uid && id.container == container;
+        let newest = containers.iter().filter(|(id, _)| is_meant(id)).max_by_key(|(id, _)| id.attempt);
+        newest.and_then(|(_, container)| Some(container.running.as_ref()?.child.clone()))
     }
 
     pub async fn stop_pod(&self, uid: &str, grace: Duration) -> Result<(), RuntimeError> {
@@ -134,9 +156,18 @@ impl Pod {
         Hierarchy::of_this_process().pod_groups(&self.parent, &self.uid)
     }
 
+    /// Where the pod's own process is, when it has one.
+    fn instance_groups(&self, id: &str) -> CgroupPaths {
+        self.groups().child(&format!("{INSTANCE_MARKER}{id}"))
+    }
+
     /// Makes the next instance another one.
     fn forget(&self) {
-        self.groups().remove_children(INSTANCE_MARKER);
+        let groups = self.groups();
+        for name in groups.children().iter().filter(|name| name.starts_with(INSTANCE_MARKER)) {
+            groups.child(name).kill_all();
+        }
+        groups.remove_children(INSTANCE_MARKER);
         // What is left of it is of another boot, or is written over.
         let _ = fs::remove_file(&self.file);
     }

@@ -99,6 +99,7 @@ impl WasmRuntime {
             image_id: format!("file://{}@sha256:{}", module.display(), artefact.sha256),
             image: None,
             namespaces: Vec::new(),
+            processes_of: None,
             stop_signal: None,
             private: None,
             boot_id: String::new(),
@@ -116,7 +117,7 @@ impl WasmRuntime {
     /// Starts a container unless [`stop`](Self::cancel_or_stop) comes first.
     async fn start_unless_cancelled(&self, spec: ContainerSpec) -> Result<ContainerStatus, RuntimeError> {
         let start = self.starts.begin(&spec)?;
-        let sandbox = self.supervisor.sandbox(&spec.pod.uid).unwrap_or_default();
+        let sandbox = self.supervisor.sandbox(&spec.pod.uid).await?.unwrap_or_default();
         let mut launch = tokio::select! {
             biased;
             () = start.cancelled() => return Err(RuntimeError::Cancelled(spec.id())),

@@ -21,7 +21,7 @@ use crate::fixture::{self, Fixture, message};
 const IMAGE: &str = "registry.example/busybox:1";
 
 /// A store with one image.
-struct OneImage(Image);
+pub struct OneImage(pub Image);
 
 impl Images for OneImage {
     fn find(&self, image: &str) -> Result<Option<Image>, RuntimeError> {
@@ -54,6 +54,7 @@ fn image(store: &Path) -> Option<Image> {
     for name in [
         "sh", "cat", "ls", "id", "env", "sleep", "mknod", "head", "mount", "hostname", "touch", "stat", "kill", "ps",
         "dd", "wget", "chmod", "ln", "mkdir", "unshare", "readlink", "test", "tail", "grep", "tty", "stty", "sort",
+        "cut",
     ] {
         symlink("busybox", low.join("bin").join(name)).unwrap();
     }
@@ -340,7 +341,7 @@ async fn a_container_dies_with_its_shim_and_is_taken_over_by_the_next_agent() {
 }
 
 /// The image of a fixture again, as the next agent finds it.
-fn image_of(fixture: &Fixture) -> Image {
+pub fn image_of(fixture: &Fixture) -> Image {
     let config = ImageConfig { entrypoint: vec!["sh".to_owned(), "-c".to_owned()], ..ImageConfig::default() };
     let layers = vec!["low".to_owned(), "high".to_owned()];
     Image { id: "sha256:1".to_owned(), store: fixture.folder.path().join("layers"), layers, config }

@@ -117,6 +117,11 @@ impl Drop for Fixture {
     fn drop(&mut self) {
         for pod in fs::read_dir(self.folder.path().join("in-memory/pods")).into_iter().flatten().flatten() {
             for pinned in fs::read_dir(pod.path()).into_iter().flatten().flatten() {
+                if let Ok(text) = fs::read_to_string(pinned.path())
+                    && let Some(pid) = pid_in(&text, "process")
+                {
+                    let _ = std::process::Command::new("/bin/kill").args(["-9", &pid.to_string()]).status();
+                }
                 // Most are no mounts.
                 let _ = rustix::mount::unmount(pinned.path(), rustix::mount::UnmountFlags::DETACH);
             }

@@ -13,5 +13,6 @@ mod pods;
 mod process;
 mod resources;
 mod survival;
+mod shared_processes;
 #[cfg(feature = "wasm")]
 mod wasm;

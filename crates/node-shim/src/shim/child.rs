@@ -19,7 +19,7 @@ use std::{
 use rustix::{
     fs::OFlags,
     process::{Signal, WaitOptions},
-    thread::UnshareFlags,
+    thread::{LinkNameSpaceType, UnshareFlags},
 };
 
 use super::{
@@ -31,7 +31,7 @@ use crate::{
     ContainerSpec, ImageRoot, NamespaceRef,
     cgroup::CgroupPaths,
     rights::Who,
-    state::{Launch, OpenFile},
+    state::{Launch, OpenFile, Process},
     sys::{self, Ended},
 };
 
@@ -74,7 +74,17 @@ pub fn new_pid_namespace() -> io::Result<()> {
     unshare(UnshareFlags::NEWPID)
 }
 
-fn unshare(flags: UnshareFlags) -> io::Result<()> {
+/// Makes the next fork a process of the pid namespace that another process is in.
+pub fn enter_pid_namespace(of: &Process) -> io::Result<()> {
+    let file = File::open(format!("/proc/{}/ns/pid", of.pid))?;
+    // The number may be another's by now. What was opened is that of the process that is meant only if it is still there.
+    if !of.exists() {
+        return Err(io::Error::other("it has ended"));
+    }
+    Ok(rustix::thread::move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::ProcessID))?)
+}
+
+pub fn unshare(flags: UnshareFlags) -> io::Result<()> {
     // SAFETY: descriptors stay shared (no FILES among the flags), and the process has one thread.
     Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
 }
@@ -105,12 +115,25 @@ pub fn read_status(status: File, notices: &mut Vec<String>) -> Result<(), String
     }
 }
 
+/// Whose processes a container is among.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Processes {
+    /// Its own: it is the first of a pid namespace.
+    Own,
+    /// The pod's, or another container's.
+    Shared,
+    /// The node's.
+    OfNode,
+}
+
 /// The child's whole life.
-pub fn run(launch: &Launch, places: &Places<'_>, isolated: bool, mut ends: Ends) -> ! {
+pub fn run(launch: &Launch, places: &Places<'_>, processes: Processes, mut ends: Ends) -> ! {
     let result = match &launch.image {
-        Some(image) if isolated || launch.spec.host_pid => run_image(launch, image, places, &mut ends),
-        Some(_) => Err("images need a pid namespace: run the node as root".to_owned()),
-        None if isolated => run_init(launch, places.staging, &mut ends),
+        Some(_) if processes == Processes::OfNode && !launch.spec.host_pid => {
+            Err("images need a pid namespace: run the node as root".to_owned())
+        }
+        Some(image) => run_image(launch, image, places, &mut ends),
+        None if processes == Processes::Own => run_init(launch, places.staging, &mut ends),
         None => run_bare(launch, &mut ends),
     };
     if let Err(message) = result {
@@ -131,7 +154,8 @@ fn run_bare(launch: &Launch, ends: &mut Ends) -> Result<(), String> {
     program(launch, ends, true)
 }
 
-/// A container of an image: the program itself is the first process of its pid namespace, as programs of images expect.
+/// A container of an image: unless it is among the processes of others, the program itself is the first process of its pid namespace,
+/// as programs of images expect.
 fn run_image(launch: &Launch, image: &ImageRoot, places: &Places<'_>, ends: &mut Ends) -> Result<(), String> {
     die_with_parent()?;
     wait_for_go(ends)?;
@@ -152,7 +176,7 @@ fn run_image(launch: &Launch, image: &ImageRoot, places: &Places<'_>, ends: &mut
 }
 
 /// Enters namespaces that are held open.
-fn join(namespaces: &[NamespaceRef]) -> Result<(), String> {
+pub fn join(namespaces: &[NamespaceRef]) -> Result<(), String> {
     for namespace in namespaces {
         let failed = |error: io::Error| format!("failed to enter the pod's {} namespace: {error}", namespace.kind);
         let file = File::open(&namespace.path).map_err(failed)?;

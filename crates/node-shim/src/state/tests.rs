@@ -19,6 +19,7 @@ fn launch() -> Launch {
         image_id: "file:///bin/true".into(),
         image: None,
         namespaces: Vec::new(),
+        processes_of: None,
         stop_signal: None,
         private: None,
         boot_id: String::new(),

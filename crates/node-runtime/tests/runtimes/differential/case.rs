@@ -96,7 +96,10 @@ impl Case {
             host_pid: dice.hits(8),
             ..ContainerSpec::default()
         };
-        let pod = PodSpec { pod, hostname, host, ..PodSpec::default() };
+        // Numbers of their own: what came later does not change what the others are.
+        let mut later = Dice::new(!seed, number);
+        let shares_processes = !spec.host_pid && later.hits(20);
+        let pod = PodSpec { pod, hostname, host, shares_processes, ..PodSpec::default() };
         Self { user: (dice.next() % USERS.len() as u64) as usize, pod, spec, with_command: dice.hits(30) }
     }
 

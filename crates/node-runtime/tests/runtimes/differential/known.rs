@@ -201,6 +201,12 @@ pub const KNOWN: &[Known] = &[
         reason: "crun does not set it for commands; runc and ours do",
     },
     Known {
+        key: "process/visible",
+        peer: Some(Peer::Crun),
+        is_meant: |seen| seen.case.pod.shares_processes && (seen.ours, seen.theirs) == ("2", "3"),
+        reason: "crun leaves the process by which it has entered the pod's pid namespace there until somebody reaps it",
+    },
+    Known {
         key: "process/parent death signal",
         peer: None,
         is_meant: |seen| (seen.ours, seen.theirs) == ("9", "0"),

@@ -60,7 +60,7 @@ pub fn config(case: &Case, image_env: &[String], root: &Path, sandbox: &Sandbox)
     let proc_is_plain = security.privileged || security.unmasked_proc;
     let (masked, read_only) = if proc_is_plain { (&[][..], &[][..]) } else { (&MASKED[..], &READ_ONLY[..]) };
     let mut namespaces = vec![json!({"type": "mount"})];
-    if !case.spec.host_pid {
+    if !case.spec.host_pid && !case.pod.shares_processes {
         namespaces.push(json!({"type": "pid"}));
     }
     namespaces.extend(sandbox.namespaces.iter().map(|(kind, path)| json!({"type": kind, "path": path})));
