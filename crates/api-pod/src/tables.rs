@@ -222,7 +222,11 @@ pub const TABLES: &[(&str, &[Row])] = &[
                     &["None"],
                     "shows a container its volumes as they were when it started; use None, or leave it out",
                 ),
-            ),
+            )
+            .of_images(Only(
+                &["None", "HostToContainer", "Bidirectional"],
+                "knows None, HostToContainer and Bidirectional",
+            )),
             both("name", Honoured),
             both("readOnly", Honoured),
             both(

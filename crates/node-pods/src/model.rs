@@ -335,6 +335,7 @@ pub(crate) struct VolumeMount {
     pub sub_path: String,
     pub sub_path_expr: String,
 }
+    pub mount_propagation: Option<String>,
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -13,7 +13,7 @@ use tokio::sync::broadcast;
 
 use crate::{
     ContainerEvent, ContainerId, ContainerSpec, ContainerStats, ContainerStatus, ExecOutput, ImagePresence, ImageRoot,
-    PodInstance, PodRuntime, PodSpec, ProcessConfig, RuntimeError, RuntimeFuture,
+    PodInstance, PodRuntime, PodSpec, ProcessConfig, Propagation, RuntimeError, RuntimeFuture,
     signal::signal,
     supervisor::{Supervisor, blocking, check_mounts, check_names, check_security},
 };
@@ -127,6 +127,10 @@ fn check(spec: &ContainerSpec) -> Result<(), RuntimeError> {
     if let Some(name) = spec.security.unknown_capability() {
         return Err(RuntimeError::Refused { id: spec.id(), reason: format!("{name} is no capability") });
     }
+    if !spec.security.privileged && spec.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional) {
+        let reason = "Bidirectional mount propagation is available only to privileged containers".to_owned();
+        return Err(RuntimeError::Refused { id: spec.id(), reason });
+    }
     match spec.run_as_user {
         Some(_) => check_security(spec),
         None => Ok(()),
@@ -164,11 +168,11 @@ fn launch(config: &ProcessConfig, image: Image, mut spec: ContainerSpec) -> Resu
         image_id: image.id,
         image: Some(ImageRoot { store: image.store, layers: image.layers, user: image.config.user, shm: None }),
         namespaces: Vec::new(),
+        processes_of: None,
         stop_signal,
         private: None,
         boot_id: String::new(),
         program,
-        processes_of: None,
         argv,
         bind_mounts: true,
         files: Vec::new(),
@@ -254,13 +258,13 @@ impl PodRuntime for ContainerRuntime {
             let (config, images) = (self.supervisor.config().clone(), Arc::clone(&self.images));
             let sandbox = self.supervisor.sandbox(&spec.pod.uid).await?;
             let sandbox = sandbox.ok_or_else(|| RuntimeError::PodNotFound(spec.pod.uid.clone()))?;
+            let processes_of = self.processes_of(&spec, sandbox.processes_of())?;
             let mut launch = blocking(move || Self::plan(&config, &*images, spec)).await?;
+            launch.processes_of = processes_of;
             launch.namespaces = sandbox.namespaces;
             if let Some(image) = &mut launch.image {
                 image.shm = sandbox.shm;
-            let processes_of = self.processes_of(&spec, sandbox.processes_of())?;
             }
-            launch.processes_of = processes_of;
             self.supervisor.start(launch).await
         })
     }

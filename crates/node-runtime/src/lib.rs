@@ -48,7 +48,7 @@ pub use launch_dir::{in_memory_dirs, make_in_memory_dir, name_of, remove_in_memo
 pub use node_images::{Collected, ExportError, ImportError, RegistriesConfig, RemoveError};
 pub use node_shim::{
     ContainerId, ContainerSpec, ContainerStats, ExitReason, ExitRecord, ImageRoot, Isolation, Limits, Mount,
-    NamespaceRef, PodRef, PodResources, Requests, Seccomp, Security,
+    NamespaceRef, PodRef, PodResources, Propagation, Requests, Seccomp, Security,
 };
 pub use pod::{
     DeviceRef, HostNamespaces, HostPort, POD_INSTANCE_VERSION, PodInstance, PodNetwork, PodSpec, PortProtocol,

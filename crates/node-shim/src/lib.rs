@@ -21,5 +21,5 @@ mod users;
 pub use lock::FileLock;
 pub use types::{
     ContainerId, ContainerSpec, ContainerStats, ExitReason, ExitRecord, ImageRoot, Isolation, Limits, Mount,
-    NamespaceRef, PodRef, PodResources, Requests, Seccomp, Security,
+    NamespaceRef, PodRef, PodResources, Propagation, Requests, Seccomp, Security,
 };

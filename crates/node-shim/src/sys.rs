@@ -301,9 +301,18 @@ pub fn make_mounts_read_only(tree: BorrowedFd<'_>) -> io::Result<()> {
     set_mount_attributes(tree, libc::AT_EMPTY_PATH | libc::AT_RECURSIVE, libc::MOUNT_ATTR_RDONLY)
 }
 
+/// Sets which of later mounts pass between the mounts of a detached tree and those that they are copies of: `MS_PRIVATE`, `MS_SLAVE`.
+pub fn set_propagation(tree: BorrowedFd<'_>, propagation: libc::c_ulong) -> io::Result<()> {
+    let attributes = libc::mount_attr { attr_set: 0, attr_clr: 0, propagation: propagation as _, userns_fd: 0 };
+    mount_setattr(tree, libc::AT_EMPTY_PATH | libc::AT_RECURSIVE, attributes)
+}
+
 /// `mount_setattr` (Linux 5.12) on the mount that a descriptor is of.
 pub fn set_mount_attributes(mount: BorrowedFd<'_>, flags: i32, attributes: u64) -> io::Result<()> {
-    let attributes = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    mount_setattr(mount, flags, libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 })
+}
+
+fn mount_setattr(mount: BorrowedFd<'_>, flags: i32, attributes: libc::mount_attr) -> io::Result<()> {
     // SAFETY: the descriptor is open, the path is a C string, and the size is that of the struct behind the pointer.
     let result = unsafe {
         libc::syscall(

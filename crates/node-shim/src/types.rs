@@ -63,9 +63,30 @@ pub struct Mount {
     /// Whether writing is rejected.
     #[serde(default)]
     pub read_only: bool,
+    /// Which of later mounts in it are seen.
+    #[serde(default, skip_serializing_if = "Propagation::is_none")]
+    pub propagation: Propagation,
     /// Whether the container starts without it where the node cannot mount it: nobody has asked for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub optional: bool,
+}
+
+/// `mountPropagation`: what becomes of mounts that are made in a volume while the container runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Propagation {
+    /// The container sees the volume as it was, and the node nothing of what the container mounts.
+    #[default]
+    None,
+    /// The container sees what is mounted on the node.
+    HostToContainer,
+    /// And the node, with all other containers, what is mounted in the container.
+    Bidirectional,
+}
+
+impl Propagation {
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
 }
 
 impl Mount {
@@ -197,6 +218,9 @@ pub struct ContainerSpec {
     /// `hostPID`: it sees the node's processes, and ends with its control group alone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub host_pid: bool,
+    /// `targetContainerName`: the container of the pod whose processes it is among.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_container: Option<String>,
     /// `tty`: it has a terminal, to which both of its outputs go.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tty: bool,
@@ -218,9 +242,6 @@ pub struct ContainerSpec {
 impl ContainerSpec {
     /// The container's identity.
     pub fn id(&self) -> ContainerId {
-    /// `targetContainerName`: the container of the pod whose processes it is among.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub target_container: Option<String>,
         ContainerId { pod_uid: self.pod.uid.clone(), container: self.container.clone(), attempt: self.attempt }
     }
 

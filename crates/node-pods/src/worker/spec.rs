@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use node_client::chain;
-use node_runtime::{ContainerSpec, Mount, PodRuntime, Seccomp, Security};
+use node_runtime::{ContainerSpec, Mount, PodRuntime, Propagation, Seccomp, Security};
 
 use crate::admission::{limits, pod_ref, pod_resources, promised};
 use crate::env::{self, NodeFacts};
@@ -89,6 +89,11 @@ impl SpecParts {
                 configuration,
                 container_path: PathBuf::from(&mount.mount_path),
                 read_only: mount.read_only || configuration,
+                propagation: match mount.mount_propagation.as_deref() {
+                    Some("HostToContainer") => Propagation::HostToContainer,
+                    Some("Bidirectional") => Propagation::Bidirectional,
+                    _ => Propagation::None,
+                },
                 optional: volumes::is_api_access(&mount.name) && mount.mount_path == volumes::API_ACCESS_PATH,
             });
         }
@@ -115,12 +120,12 @@ impl SpecParts {
             security: security_of(&container.security_context, security),
             hostname: Some(hostname),
             host_pid: self.pod.spec.host_pid,
+            target_container: Some(container.target_container_name.clone()).filter(|name| !name.is_empty()),
             tty: container.tty,
             stdin: container.stdin,
             stop_signal: container.lifecycle.stop_signal.clone(),
             termination_message: None,
             termination_message_from_log: container.termination_message_policy.as_deref()
-            target_container: Some(container.target_container_name.clone()).filter(|name| !name.is_empty()),
                 == Some("FallbackToLogsOnError"),
             env: environment,
         };

@@ -11,8 +11,9 @@ mod escapes;
 mod fixture;
 mod pods;
 mod process;
+mod propagation;
 mod resources;
-mod survival;
 mod shared_processes;
+mod survival;
 #[cfg(feature = "wasm")]
 mod wasm;

@@ -16,9 +16,10 @@
 //! ```
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::{ffi::OsStrExt, fs::MetadataExt},
     },
     path::{Path, PathBuf},
@@ -34,7 +35,7 @@ use rustix::{
 };
 
 use super::confine::{MASKED, READ_ONLY};
-use crate::{ImageRoot, Mount, beneath, state::Launch, sys};
+use crate::{ImageRoot, Mount, Propagation, beneath, state::Launch, sys};
 
 /// The kernel takes a page of options for a mount, and these are its longest.
 const OVERLAY_OPTIONS_BYTES_MAX: usize = 4095;
@@ -44,6 +45,9 @@ const DEPTH_MAX: usize = 128;
 
 /// Devices that a privileged container gets: more than any box has.
 const DEVICES_MAX: usize = 16_384;
+
+/// Of a list of mounts: tens of thousands.
+const MOUNTS_BYTES_MAX: u64 = 8 << 20;
 
 /// Devices of every container, with their numbers.
 const DEVICES: [(&str, u32, u32); 6] =
@@ -100,10 +104,11 @@ pub struct Entered {
 /// Makes the root and enters it. The process must be in the container's namespaces, with a mount namespace of its own.
 pub fn enter(launch: &Launch, image: &ImageRoot, places: &Places<'_>) -> Result<Entered, String> {
     let security = &launch.spec.security;
+    let mut left_out = Vec::new();
+    // While mounts still are what they are on the node: what of it volumes keep is said by each.
+    let volumes = take_volumes(&launch.spec.mounts, &mut left_out)?;
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|error| format!("failed to keep the container's mounts from the node: {error}"))?;
-    let mut left_out = Vec::new();
-    let volumes = take_volumes(&launch.spec.mounts, &mut left_out)?;
     let shm = image.shm.as_deref().map(|shm| take(shm, false)).transpose().map_err(explain("take /dev/shm"))?;
     let devices = if security.privileged { devices_of_the_node() } else { Vec::new() };
 
@@ -154,6 +159,14 @@ fn take_volumes<'a>(mounts: &'a [Mount], left_out: &mut Vec<String>) -> Result<V
         let source = mount.open()?;
         let is_dir = beneath::is_dir(source.as_fd()).map_err(failed)?;
         let tree = clone_tree(&source, true).map_err(failed)?;
+        match mount.propagation {
+            Propagation::None => sys::set_propagation(tree.as_fd(), libc::MS_PRIVATE).map_err(failed)?,
+            Propagation::HostToContainer => {
+                check_propagation(&source, mount)?;
+                sys::set_propagation(tree.as_fd(), libc::MS_SLAVE).map_err(failed)?;
+            }
+            Propagation::Bidirectional => check_propagation(&source, mount)?,
+        }
         if mount.is_read_only() {
             // Before it is attached, so that it is never seen otherwise, and with all that is mounted in it.
             sys::make_mounts_read_only(tree.as_fd()).map_err(failed)?;
@@ -170,6 +183,46 @@ fn take_volumes<'a>(mounts: &'a [Mount], left_out: &mut Vec<String>) -> Result<V
     }
     volumes.sort_by_key(|volume| volume.mount.container_path.components().count());
     Ok(volumes)
+}
+
+/// Whether mounts that are made in a volume on the node, or in its container, pass on to the other; in containerd's words where they do
+/// not.
+fn check_propagation(source: &OwnedFd, mount: &Mount) -> Result<(), String> {
+    let failed = |error: io::Error| format!("failed to look up the mount of {}: {error}", mount.host_path.display());
+    let (place, is_shared, is_slave) = mount_of(source).map_err(failed)?;
+    let (is_enough, kind) = match mount.propagation {
+        Propagation::Bidirectional => (is_shared, "a shared mount"),
+        _ => (is_shared || is_slave, "a shared or slave mount"),
+    };
+    match is_enough {
+        true => Ok(()),
+        false => {
+            Err(format!("path \"{}\" is mounted on \"{place}\" but it is not {kind}", mount.host_path.display()))
+        }
+    }
+}
+
+/// Where the mount is that a descriptor is of; whether it is shared, and whether it is a slave of one that is.
+fn mount_of(file: &OwnedFd) -> io::Result<(String, bool, bool)> {
+    let read = |path: String| -> io::Result<String> {
+        let mut text = String::new();
+        fs::File::open(path)?.take(MOUNTS_BYTES_MAX).read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let unknown = || io::Error::other("the kernel lists no such mount");
+    let info = read(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
+    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:")).map(str::trim).ok_or_else(unknown)?;
+    let mounts = read("/proc/self/mountinfo".to_owned())?;
+    let line = mounts.lines().map(|line| line.split(' ')).find(|fields| fields.clone().next() == Some(id));
+    let fields: Vec<&str> = line.ok_or_else(unknown)?.collect();
+    let place = fields.get(4).copied().unwrap_or_default().to_owned();
+    // Optional fields follow the sixth, up to a dash.
+    let optional = || fields.iter().skip(6).take_while(|field| **field != "-");
+    Ok((
+        place,
+        optional().any(|field| field.starts_with("shared:")),
+        optional().any(|field| field.starts_with("master:")),
+    ))
 }
 
 /// A device node as it is to be made.

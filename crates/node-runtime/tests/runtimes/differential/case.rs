@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use node_runtime::{
-    ContainerSpec, HostNamespaces, Limits, Mount, PodRef, PodResources, PodSpec, Requests, Seccomp, Security,
+    ContainerSpec, HostNamespaces, Limits, Mount, PodRef, PodResources, PodSpec, Propagation, Requests, Seccomp, Security,
 };
 
 use super::oci;
@@ -75,7 +75,7 @@ impl Case {
         let hostname = if host.network { node } else { name };
         let security = security(&mut dice);
         let memory_bytes = dice.one_of(&[None, None, Some(64 << 20), Some(300 << 20)]);
-        let spec = ContainerSpec {
+        let mut spec = ContainerSpec {
             pod: pod.clone(),
             container: "main".to_owned(),
             command: vec!["/probe".to_owned()],
@@ -99,6 +99,9 @@ impl Case {
         // Numbers of their own: what came later does not change what the others are.
         let mut later = Dice::new(!seed, number);
         let shares_processes = !spec.host_pid && later.hits(20);
+        for mount in &mut spec.mounts {
+            mount.propagation = later.one_of(&[Propagation::None, Propagation::None, Propagation::HostToContainer]);
+        }
         let pod = PodSpec { pod, hostname, host, shares_processes, ..PodSpec::default() };
         Self { user: (dice.next() % USERS.len() as u64) as usize, pod, spec, with_command: dice.hits(30) }
     }

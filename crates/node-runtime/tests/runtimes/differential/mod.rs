@@ -26,6 +26,8 @@ use node_runtime::{
     ContainerRuntime, Image, ImageConfig, Images, PodInstance, PodNetwork, PodSpec, RuntimeError, RuntimeFuture,
 };
 
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+
 use self::{
     case::{Case, USERS},
     known::{KNOWN, Seen},
@@ -127,8 +129,27 @@ impl PodNetwork for NoLinks {
     fn remove(&self, _: &str) {}
 }
 
+/// A file system for volumes that passes on what is mounted in it.
+struct SharedMount(PathBuf);
+
+impl SharedMount {
+    fn mount(path: PathBuf) -> Self {
+        fs::create_dir_all(&path).unwrap();
+        rustix::mount::mount("none", &path, "tmpfs", MountFlags::empty(), None::<&std::ffi::CStr>).unwrap();
+        rustix::mount::mount_change(&path, MountPropagationFlags::SHARED).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for SharedMount {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
 /// All that cases share.
 struct Bench {
+    _volumes: SharedMount,
     fixture: Fixture,
     images: ProbeImages,
     peers: Vec<Peer>,
@@ -148,6 +169,7 @@ impl Bench {
         let store = folder.path().join("layers");
         let images = ProbeImages::make(&store);
         let volumes = folder.path().join("volumes");
+        let mounted = SharedMount::mount(volumes.clone());
         for dir in ["one/inner", "two", "three"] {
             fs::create_dir_all(volumes.join(dir)).unwrap();
         }
@@ -155,7 +177,7 @@ impl Bench {
         let mut config = fixture::config(folder.path());
         config.network = Some(Arc::new(NoLinks));
         let runtime = ContainerRuntime::open(config, Arc::new(ProbeImages(store))).unwrap();
-        Some(Self { fixture: Fixture { runtime: Some(Box::new(runtime)), folder }, images, peers })
+        Some(Self { _volumes: mounted, fixture: Fixture { runtime: Some(Box::new(runtime)), folder }, images, peers })
     }
 
     fn case(&self, seed: u64, number: u64) -> Case {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use node_runtime::{Seccomp, Security};
+use node_runtime::{Propagation, Seccomp, Security};
 use serde_json::{Value, json};
 
 use super::case::Case;
@@ -78,6 +78,9 @@ pub fn config(case: &Case, image_env: &[String], root: &Path, sandbox: &Sandbox)
         linux["devices"] = devices();
     } else if security.seccomp == Seccomp::RuntimeDefault {
         linux["seccomp"] = seccomp(&granted);
+    }
+    if case.spec.mounts.iter().any(|mount| mount.propagation == Propagation::HostToContainer) {
+        linux["rootfsPropagation"] = json!("rslave");
     }
     json!({
         "ociVersion": "1.0.2",
@@ -181,7 +184,8 @@ fn mounts(case: &Case, sandbox: &Sandbox) -> Value {
         // The kubelet has opened it, and names what it found.
         let source = mount.sub_path.as_ref().map_or_else(|| mount.host_path.clone(), |path| mount.host_path.join(path));
         let path = mount.container_path.to_str().unwrap();
-        mounts.push((path, json!({"type": "bind", "source": source, "options": ["rbind", "rprivate", access]})));
+        let spread = if mount.propagation == Propagation::HostToContainer { "rslave" } else { "rprivate" };
+        mounts.push((path, json!({"type": "bind", "source": source, "options": ["rbind", spread, access]})));
     }
     // The outer ones first.
     mounts.sort_by_key(|(path, _)| Path::new(path).components().count());

@@ -70,7 +70,8 @@ impl Peer {
         command.args(["-s", "KILL", "60"]);
         if self == Self::Crun && Path::new("/sys/fs/cgroup/unified").exists() {
             let script = "umount /sys/fs/cgroup/unified 2>/dev/null; exec \"$@\"";
-            command.args(["unshare", "-m", "sh", "-c", script, "sh"]);
+            // What is mounted in volumes is still seen.
+            command.args(["unshare", "-m", "--propagation", "slave", "sh", "-c", script, "sh"]);
         }
         command.arg(self.name()).arg("--root").arg(state).stdin(Stdio::null());
         command
