@@ -320,7 +320,8 @@ const POD_SPEC: &[Row] = &[
         ),
     )
     .of_images(Honoured),
-    both("enableServiceLinks", Harmless("gives variables of the service kubernetes only, as there are no others")),
+    both("enableServiceLinks", Harmless("gives variables of the service kubernetes only, whatever it says"))
+        .of_images(Honoured),
     both("ephemeralContainers", NOT_EPHEMERAL).of_images(Fields("EphemeralContainer")),
     both("hostAliases", Rejected("gives a pod no /etc/hosts of its own, it has the node's; leave it out"))
         .of_images(Fields("HostAlias")),

@@ -2,11 +2,15 @@
 //!
 //! Plain functions; objects come through a [`Lookup`], so that tests need neither store nor hub.
 
+mod service_links;
+
 use std::collections::BTreeMap;
 
+use api_edge::services::{Protocol, ServiceRecord};
 use api_kube::base64_text::{self, Base64Error};
 use serde_json::Value;
 
+use self::service_links::LinkPort;
 use crate::model::{Container, EnvSource, FieldRef, KeyRef, Pod, Quantity, ResourceFieldRef};
 use crate::store::{Known, ObjectKey, ObjectKind};
 use crate::tokens::TokenRef;
@@ -19,6 +23,10 @@ pub(crate) trait Lookup {
     fn token(&self, _of: &TokenRef) -> Option<String> {
         None
     }
+    /// The Services that concern the node.
+    fn services(&self) -> Vec<ServiceRecord> {
+        Vec::new()
+    }
 }
 
 impl Lookup for crate::store::Store {
@@ -28,6 +36,10 @@ impl Lookup for crate::store::Store {
 
     fn token(&self, of: &TokenRef) -> Option<String> {
         self.token(of).map(|kept| kept.token)
+    }
+
+    fn services(&self) -> Vec<ServiceRecord> {
+        self.services()
     }
 }
 
@@ -71,6 +83,8 @@ pub(crate) struct NodeFacts {
     pub memory_bytes: u64,
     /// Where the hub is, when that is known.
     pub hub: Option<Endpoint>,
+    /// Whether the pod's programs can reach Services.
+    pub has_services: bool,
 }
 
 /// The whole environment of a container.
@@ -81,7 +95,13 @@ pub(crate) fn environment(
     lookup: &dyn Lookup,
 ) -> Result<BTreeMap<String, String>, ValueError> {
     // What the container sets itself goes before, and may refer to these.
-    let mut environment = node.hub.as_ref().map(api_server).unwrap_or_default();
+    let mut environment = match node.has_services && pod.spec.enable_service_links != Some(false) {
+        true => service_links::of_namespace(&lookup.services(), &pod.metadata.namespace),
+        false => BTreeMap::new(),
+    };
+    if let Some(hub) = &node.hub {
+        add_api_server(&mut environment, hub);
+    }
     for from in &container.env_from {
         let references =
             [(ObjectKind::ConfigMap, from.config_map_ref.as_ref()), (ObjectKind::Secret, from.secret_ref.as_ref())];
@@ -121,13 +141,11 @@ pub(crate) fn environment(
 }
 
 /// Where programs find the API, by the variables of the service `kubernetes`. Every container has them, whatever its pod's
-/// `enableServiceLinks` says, as with Kubernetes' kubelet. There is no network of services here, so it is the hub itself; the CA
+/// `enableServiceLinks` says, as with Kubernetes' kubelet. Where there is no network of services, it is the hub itself; the CA
 /// beside the pod's token vouches for it under the names that its settings list.
-fn api_server(hub: &Endpoint) -> BTreeMap<String, String> {
-    let port = hub.port.to_string();
-    [("HOST", hub.host.clone()), ("PORT", port.clone()), ("PORT_HTTPS", port)]
-        .map(|(name, value)| (format!("KUBERNETES_SERVICE_{name}"), value))
-        .into()
+fn add_api_server(environment: &mut BTreeMap<String, String>, hub: &Endpoint) {
+    let port = LinkPort { name: "https", protocol: Protocol::Tcp, port: hub.port };
+    service_links::add(environment, "kubernetes", &hub.host, &[port]);
 }
 
 fn resolve(

@@ -190,6 +190,7 @@ impl Shared {
             cpu_millis: self.context.cpu_millis,
             memory_bytes: self.context.memory_bytes,
             hub: self.context.client.endpoint(),
+            has_services: false,
         }
     }
 }

@@ -93,6 +93,7 @@ pub(crate) struct PodSpec {
     #[serde(rename = "hostPID")]
     pub host_pid: bool,
     pub share_process_namespace: bool,
+    pub enable_service_links: Option<bool>,
     pub subdomain: Option<String>,
     #[serde(rename = "setHostnameAsFQDN")]
     pub set_hostname_as_fqdn: bool,
@@ -334,8 +335,8 @@ pub(crate) struct VolumeMount {
     pub read_only: bool,
     pub sub_path: String,
     pub sub_path_expr: String,
-}
     pub mount_propagation: Option<String>,
+}
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

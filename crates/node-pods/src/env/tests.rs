@@ -3,7 +3,7 @@ use serde_json::json;
 
 use super::*;
 
-struct Objects(Vec<(ObjectKind, &'static str, Value)>);
+struct Objects(Vec<(ObjectKind, &'static str, Value)>, Vec<ServiceRecord>);
 
 impl Lookup for Objects {
     fn object(&self, key: &ObjectKey) -> Known {
@@ -14,15 +14,20 @@ impl Lookup for Objects {
             None => Known::Absent,
         }
     }
+
+    fn services(&self) -> Vec<ServiceRecord> {
+        self.1.clone()
+    }
 }
 
 fn objects() -> Objects {
-    Objects(vec![
+    let objects = vec![
         (ObjectKind::ConfigMap, "c", json!({"data": {"a": "1", "b": "two"}, "binaryData": {"z": "/w=="}})),
         (ObjectKind::Secret, "s", json!({"data": {"p": "aHVudGVy"}})),
         (ObjectKind::Secret, "old", json!({"data": {"wrapped": "aHVu\ndGVy\r\n", "loose": "eB==", "bad": "?"}})),
         (ObjectKind::Secret, "late", Value::Null),
-    ])
+    ];
+    Objects(objects, Vec::new())
 }
 
 fn env_of(container: Value) -> Result<BTreeMap<String, String>, ValueError> {
@@ -44,6 +49,7 @@ fn env_near(container: Value, hub: Option<Endpoint>) -> Result<BTreeMap<String, 
         cpu_millis: 4000,
         memory_bytes: 1 << 30,
         hub,
+        has_services: false,
     };
     environment(&pod, &pod.spec.containers[0], &node, &objects())
 }
@@ -90,7 +96,16 @@ fn every_container_learns_where_the_hub_is_and_its_own_word_goes_before() {
         env_near(json!({"name": "a", "env": [{"name": "URL", "value": "$(KUBERNETES_SERVICE_HOST)"}]}), at("::1"));
     let found = found.unwrap();
     let found: Vec<(&str, &str)> = found.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let variables = [("SERVICE_HOST", "::1"), ("SERVICE_PORT", "6443"), ("SERVICE_PORT_HTTPS", "6443")];
+    let variables = [
+        ("PORT", "tcp://[::1]:6443"),
+        ("PORT_6443_TCP", "tcp://[::1]:6443"),
+        ("PORT_6443_TCP_ADDR", "::1"),
+        ("PORT_6443_TCP_PORT", "6443"),
+        ("PORT_6443_TCP_PROTO", "tcp"),
+        ("SERVICE_HOST", "::1"),
+        ("SERVICE_PORT", "6443"),
+        ("SERVICE_PORT_HTTPS", "6443"),
+    ];
     let variables = variables.map(|(name, value)| (format!("KUBERNETES_{name}"), value));
     let mut expected: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     expected.push(("URL", "::1"));
@@ -98,6 +113,66 @@ fn every_container_learns_where_the_hub_is_and_its_own_word_goes_before() {
     let own = json!({"name": "a", "env": [{"name": "KUBERNETES_SERVICE_HOST", "value": "mine"}]});
     let found = env_near(own, at("hub.example.com")).unwrap();
     assert_eq!((&*found["KUBERNETES_SERVICE_HOST"], &*found["KUBERNETES_SERVICE_PORT"]), ("mine", "6443"));
+}
+
+#[test]
+fn services_of_the_namespace_are_variables_as_kubernetes_words_them() {
+    let service = |namespace: &str, name: &str, spec: Value| ServiceRecord {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        uid: String::new(),
+        spec: serde_json::from_value(spec).unwrap(),
+    };
+    let ports = json!([{"name": "http", "port": 80}, {"name": "dns-udp", "port": 53, "protocol": "UDP"}]);
+    let objects = Objects(
+        Vec::new(),
+        vec![
+            service("d", "web-1", json!({"clusterIPs": ["10.96.0.7", "fd00::7"], "ports": ports})),
+            service("d", "six", json!({"clusterIPs": ["fd00::8"], "ports": [{"port": 9}]})),
+            service("d", "headless", json!({"clusterIPs": ["None"], "ports": [{"port": 9}]})),
+            service("d", "alias", json!({"type": "ExternalName", "externalName": "example.com"})),
+            service("other", "far", json!({"clusterIPs": ["10.96.0.9"], "ports": [{"port": 9}]})),
+        ],
+    );
+    let found = |links: Option<bool>, has_services: bool| -> Vec<(String, String)> {
+        let container = json!({"name": "a", "env": [{"name": "SIX_PORT", "value": "mine"}, {"name": "URL", "value": "$(WEB_1_PORT)"}]});
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "d"},
+            "spec": {"containers": [container], "enableServiceLinks": links},
+        }))
+        .unwrap();
+        let node = NodeFacts { has_services, ..NodeFacts::default() };
+        environment(&pod, &pod.spec.containers[0], &node, &objects).unwrap().into_iter().collect()
+    };
+    let expected = [
+        ("SIX_PORT", "mine"),
+        ("SIX_PORT_9_TCP", "tcp://[fd00::8]:9"),
+        ("SIX_PORT_9_TCP_ADDR", "fd00::8"),
+        ("SIX_PORT_9_TCP_PORT", "9"),
+        ("SIX_PORT_9_TCP_PROTO", "tcp"),
+        ("SIX_SERVICE_HOST", "fd00::8"),
+        ("SIX_SERVICE_PORT", "9"),
+        ("URL", "tcp://10.96.0.7:80"),
+        ("WEB_1_PORT", "tcp://10.96.0.7:80"),
+        ("WEB_1_PORT_53_UDP", "udp://10.96.0.7:53"),
+        ("WEB_1_PORT_53_UDP_ADDR", "10.96.0.7"),
+        ("WEB_1_PORT_53_UDP_PORT", "53"),
+        ("WEB_1_PORT_53_UDP_PROTO", "udp"),
+        ("WEB_1_PORT_80_TCP", "tcp://10.96.0.7:80"),
+        ("WEB_1_PORT_80_TCP_ADDR", "10.96.0.7"),
+        ("WEB_1_PORT_80_TCP_PORT", "80"),
+        ("WEB_1_PORT_80_TCP_PROTO", "tcp"),
+        ("WEB_1_SERVICE_HOST", "10.96.0.7"),
+        ("WEB_1_SERVICE_PORT", "80"),
+        ("WEB_1_SERVICE_PORT_DNS_UDP", "53"),
+        ("WEB_1_SERVICE_PORT_HTTP", "80"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(found(None, true), expected);
+    assert_eq!(found(Some(true), true), expected);
+    let own = [("SIX_PORT", "mine"), ("URL", "$(WEB_1_PORT)")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(found(Some(false), true), own);
+    assert_eq!(found(None, false), own, "programs of the node reach the hub alone");
 }
 
 #[test]

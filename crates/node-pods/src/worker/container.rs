@@ -249,6 +249,8 @@ impl Worker {
     /// What the pod's variables may refer to.
     fn facts(&self) -> NodeFacts {
         let mut facts = self.shared.facts();
+        facts.has_services =
+            self.runtime.as_ref().is_some_and(|runtime| runtime.handler() == api_edge::RUNTIME_CONTAINER);
         facts.pod_ips = self.addresses().iter().map(ToString::to_string).collect();
         if !facts.pod_ips.is_empty() && self.shared.context.service_api.is_some() {
             facts.hub.clone_from(&self.shared.context.service_api);
