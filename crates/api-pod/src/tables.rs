@@ -248,6 +248,13 @@ pub const TABLES: &[(&str, &[Row])] = &[
             both("sizeLimit", Honoured),
         ],
     ),
+    (
+        "ImageVolumeSource",
+        &[
+            both("pullPolicy", OTHER_VOLUMES).of_images(Honoured),
+            both("reference", OTHER_VOLUMES).of_images(Honoured),
+        ],
+    ),
     ("HostPathVolumeSource", &[both("path", Honoured), both("type", Honoured)]),
     (
         "ConfigMapVolumeSource",
@@ -493,7 +500,7 @@ const VOLUME: &[Row] = &[
     both("gitRepo", OTHER_VOLUMES),
     both("glusterfs", OTHER_VOLUMES),
     both("hostPath", Fields("HostPathVolumeSource")),
-    both("image", OTHER_VOLUMES),
+    both("image", OTHER_VOLUMES).of_images(Fields("ImageVolumeSource")),
     both("iscsi", OTHER_VOLUMES),
     both("name", Honoured),
     both("nfs", OTHER_VOLUMES),

@@ -47,8 +47,8 @@ pub(crate) enum Done {
     Started { id: ContainerId, result: Result<ContainerStatus, RuntimeError> },
     /// A start that could not even be tried.
     NotStarted { container: String, reason: String },
-    /// How the image of a container is being had.
-    Image { container: String, news: ImageNews },
+    /// How an image that a container needs is being had.
+    Image { container: String, image: String, news: ImageNews },
     /// An image that the pod has fetched ahead.
     PrePulled(PrePulled),
     /// A hook: one after a start came to its end, or one before a stop has failed.

@@ -349,6 +349,15 @@ pub(crate) struct Volume {
     #[serde(rename = "downwardAPI")]
     pub downward_api: Option<DownwardVolume>,
     pub projected: Option<ProjectedVolume>,
+    pub image: Option<ImageSource>,
+}
+
+/// `image` of a volume.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ImageSource {
+    pub reference: String,
+    pub pull_policy: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]

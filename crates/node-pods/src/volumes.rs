@@ -136,6 +136,10 @@ fn prepare_one(
     if let Some(host_path) = &volume.host_path {
         return prepare_host_path(&volume.name, host_path);
     }
+    // Its runtime mounts it, for each container; here is no place for it.
+    if volume.image.is_some() {
+        return Ok(PathBuf::new());
+    }
     if let Some(empty_dir) = &volume.empty_dir {
         make_dir(place, 0o777).map_err(io)?;
         if empty_dir.medium == "Memory" {

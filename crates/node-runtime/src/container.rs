@@ -81,11 +81,13 @@ impl ContainerRuntime {
     /// Which containers (`NAMESPACE/POD/CONTAINER`) use which image, by its id; those that have ended count until they are removed.
     pub fn images_in_use(&self) -> BTreeMap<String, Vec<String>> {
         let mut users: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for status in self.supervisor.list() {
+        for (status, images) in self.supervisor.images() {
             let user = format!("{}/{}/{}", status.pod.namespace, status.pod.name, status.id.container);
-            let users = users.entry(status.image_id).or_default();
-            if !users.contains(&user) {
-                users.push(user);
+            for image in images {
+                let users = users.entry(image).or_default();
+                if !users.contains(&user) {
+                    users.push(user.clone());
+                }
             }
         }
         users
@@ -107,15 +109,22 @@ impl ContainerRuntime {
     }
 
     /// What is to be started. It looks at files of the node.
-    fn plan(config: &ProcessConfig, images: &dyn Images, spec: ContainerSpec) -> Result<Launch, RuntimeError> {
+    fn plan(config: &ProcessConfig, images: &dyn Images, mut spec: ContainerSpec) -> Result<Launch, RuntimeError> {
         check(&spec)?;
-        let missing = || RuntimeError::Pull {
-            image: spec.image.clone(),
-            reason: "ErrImageNeverPull",
-            message: "the image is not on the node; import it, or let it be pulled".to_owned(),
-            out_of_reach: false,
+        let find = |name: &str| {
+            let missing = || RuntimeError::Pull {
+                image: name.to_owned(),
+                reason: "ErrImageNeverPull",
+                message: "the image is not on the node; import it, or let it be pulled".to_owned(),
+                out_of_reach: false,
+            };
+            images.find(name)?.ok_or_else(missing)
         };
-        let image = images.find(&spec.image)?.ok_or_else(missing)?;
+        for volume in spec.mounts.iter_mut().filter_map(|mount| mount.image.as_mut()) {
+            let Image { id, store, layers, .. } = find(&volume.reference)?;
+            (volume.id, volume.store, volume.layers) = (id, store, layers);
+        }
+        let image = find(&spec.image)?;
         launch(config, image, spec)
     }
 }

@@ -33,7 +33,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     ContainerEvent, ContainerId, ContainerSpec, ContainerState, ContainerStats, ContainerStatus, ExecOutput,
-    ExitRecord, ProcessConfig, RuntimeError, launch_dir,
+    ExitRecord, Mount, ProcessConfig, RuntimeError, launch_dir,
     program::ShimProgram,
     sandbox::{Sandboxes, Shared},
     witness,
@@ -101,6 +101,16 @@ struct Inner {
 struct Container {
     status: watch::Sender<ContainerStatus>,
     running: Option<Running>,
+    /// Ids of the images that its volumes show.
+    volume_images: Vec<String>,
+}
+
+impl Container {
+    /// One of which no more is known than what is to be started.
+    fn new(launch: &Launch) -> Self {
+        let images = launch.spec.mounts.iter().filter_map(|mount| Some(mount.image.as_ref()?.id.clone()));
+        Self { status: watch::Sender::new(created(launch)), running: None, volume_images: images.collect() }
+    }
 }
 
 /// What a state folder tells.
@@ -215,6 +225,17 @@ impl Supervisor {
 
     pub fn list(&self) -> Vec<ContainerStatus> {
         self.inner.containers().values().map(|container| container.status.borrow().clone()).collect()
+    }
+
+    /// Each container with the ids of its images: its own, and those that its volumes show.
+    pub fn images(&self) -> Vec<(ContainerStatus, Vec<String>)> {
+        let containers = self.inner.containers();
+        let images = |container: &Container| {
+            let status = container.status.borrow().clone();
+            let ids = std::iter::once(&status.image_id).chain(&container.volume_images).cloned().collect();
+            (status, ids)
+        };
+        containers.values().map(images).collect()
     }
 
     /// What a container was started with.
@@ -396,8 +417,7 @@ impl Inner {
             check_running(running, &launch)?;
         }
         info!(%id, running = matches!(found, Found::Running(_)), "Adopted a container.");
-        let container = Container { status: watch::Sender::new(created(&launch)), running: None };
-        self.containers().insert(id.clone(), container);
+        self.containers().insert(id.clone(), Container::new(&launch));
         self.note(&id, &found);
         if !matches!(found, Found::Exited(_)) {
             self.spawn_watcher(id);
@@ -422,7 +442,7 @@ impl Inner {
         let mut containers = self.containers();
         let container = containers
             .entry(id.clone())
-            .or_insert_with(|| Container { status: watch::Sender::new(created(&launch)), running: None });
+            .or_insert_with(|| Container::new(&launch));
         container.running = None;
         drop(containers);
         self.note(&id, &Found::Exited(record));
@@ -483,7 +503,7 @@ impl Inner {
             if containers.contains_key(&id) {
                 return Err(RuntimeError::AlreadyStarted(id));
             }
-            containers.insert(id.clone(), Container { status: watch::Sender::new(created(&launch)), running: None });
+            containers.insert(id.clone(), Container::new(&launch));
         }
         let made = {
             let (dir, inner) = (dir.clone(), Arc::clone(&self));
@@ -815,7 +835,11 @@ pub(crate) fn check_mounts(spec: &ContainerSpec) -> Result<(), RuntimeError> {
             && path != Path::new("/")
             && path.components().all(|part| part != std::path::Component::ParentDir)
     };
-    match spec.mounts.iter().find(|mount| !plain(&mount.container_path) || !mount.host_path.is_absolute()) {
+    let has_source = |mount: &Mount| match mount.image {
+        Some(_) => mount.host_path.as_os_str().is_empty(),
+        None => mount.host_path.is_absolute(),
+    };
+    match spec.mounts.iter().find(|mount| !plain(&mount.container_path) || !has_source(mount)) {
         None => Ok(()),
         Some(mount) => {
             let reason =

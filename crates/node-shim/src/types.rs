@@ -49,7 +49,7 @@ pub struct Mount {
     /// The volume's name, for messages; where it has none, they name its path.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub volume: String,
-    /// Absolute path on the node; it must exist.
+    /// Absolute path on the node; it must exist. Of an image it is empty.
     pub host_path: PathBuf,
     /// `subPath`: what of the volume is shown. Only the shim looks at it, and what is missing it creates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,12 +63,29 @@ pub struct Mount {
     /// Whether writing is rejected.
     #[serde(default)]
     pub read_only: bool,
+    /// The image that it shows, read-only, in place of a path on the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageVolume>,
     /// Which of later mounts in it are seen.
     #[serde(default, skip_serializing_if = "Propagation::is_none")]
     pub propagation: Propagation,
     /// Whether the container starts without it where the node cannot mount it: nobody has asked for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub optional: bool,
+}
+
+/// An image as a volume. Everything in it is somebody else's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ImageVolume {
+    /// As the pod names it.
+    pub reference: String,
+    /// `sha256:…` of its configuration. This and the others the runtime sets.
+    pub id: String,
+    /// The directory that its layers are in.
+    pub store: PathBuf,
+    /// Names of the layers, the lowest first.
+    pub layers: Vec<String>,
 }
 
 /// `mountPropagation`: what becomes of mounts that are made in a volume while the container runs.
@@ -92,7 +109,7 @@ impl Propagation {
 impl Mount {
     /// Whether the container cannot write to it.
     pub fn is_read_only(&self) -> bool {
-        self.read_only || self.configuration
+        self.read_only || self.configuration || self.image.is_some()
     }
 
     /// Opens what the container is shown, to be mounted or opened again. The error names volume, path, and what is in the way.

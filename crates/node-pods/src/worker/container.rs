@@ -209,7 +209,7 @@ impl Worker {
     pub(super) fn start(&mut self, name: &str, attempt: u32) {
         let Some(container) = self.pod.container(name).cloned() else { return };
         let Some(runtime) = self.runtime.clone() else { return };
-        let image = ImageOf::new(&self.pod, &container, self.shared.context.store.clone());
+        let images = ImageOf::all(&self.pod, &container, &self.shared.context.store);
         let parts = SpecParts {
             pod: self.pod.clone(),
             container,
@@ -234,8 +234,10 @@ impl Worker {
                 Err(error) => return inbox.done(Done::NotStarted { container: name, reason: error.to_string() }),
             };
             let id = spec.id();
-            if let Err(error) = image.ensure(&*runtime, &inbox).await {
-                return inbox.done(Done::Started { id, result: Err(error) });
+            for image in images {
+                if let Err(error) = image.ensure(&*runtime, &inbox).await {
+                    return inbox.done(Done::Started { id, result: Err(error) });
+                }
             }
             let result = match runtime.start(spec).await {
                 Err(RuntimeError::AlreadyStarted(id) | RuntimeError::Start { id, .. }) => runtime.status(&id).await,

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::Worker;
 use crate::env::ValueError;
 use crate::inbox::{Done, ImageNews, Inbox};
-use crate::model::{Container, Pod};
+use crate::model::{Container, Pod, Volume};
 use crate::store::{Known, ObjectKey, ObjectKind, Store};
 
 /// Reason of a container whose image is not here and is not to be fetched.
@@ -31,7 +31,7 @@ enum Policy {
     Never,
 }
 
-/// What is to be known of a container's image.
+/// What is to be known of an image that a container needs.
 pub(super) struct ImageOf {
     container: String,
     image: String,
@@ -40,18 +40,24 @@ pub(super) struct ImageOf {
 }
 
 impl ImageOf {
-    pub(super) fn new(pod: &Pod, container: &Container, store: Arc<Store>) -> Self {
-        Self {
+    /// All that a container needs: those that its volumes show, then its own.
+    pub(super) fn all(pod: &Pod, container: &Container, store: &Arc<Store>) -> Vec<Self> {
+        let of = |image: &str, pull_policy: Option<&str>| Self {
             container: container.name.clone(),
-            image: container.image.clone(),
-            policy: policy(container),
-            secrets: PullSecrets::of(pod, store),
-        }
+            image: image.to_owned(),
+            policy: policy(image, pull_policy),
+            secrets: PullSecrets::of(pod, store.clone()),
+        };
+        let is_mounted = |volume: &&Volume| container.volume_mounts.iter().any(|mount| mount.name == volume.name);
+        let volumes = pod.spec.volumes.iter().filter(is_mounted).filter_map(|volume| volume.image.as_ref());
+        let volumes = volumes.map(|image| of(&image.reference, image.pull_policy.as_deref()));
+        volumes.chain([of(&container.image, container.image_pull_policy.as_deref())]).collect()
     }
 
     /// Sees to it that the image is here, and reports on the way what is worth an Event.
     pub(super) async fn ensure(&self, runtime: &dyn PodRuntime, inbox: &Inbox) -> Result<(), RuntimeError> {
-        let report = |news| inbox.done(Done::Image { container: self.container.clone(), news });
+        let report =
+            |news| inbox.done(Done::Image { container: self.container.clone(), image: self.image.clone(), news });
         let is_here = match runtime.has_image(&self.image).await? {
             ImagePresence::NotNeeded => return Ok(()),
             ImagePresence::Present => true,
@@ -131,13 +137,13 @@ fn credentials_in(secret: &Value) -> Option<Vec<u8>> {
     base64_text::decode(secret["data"][*key].as_str()?).ok()
 }
 
-/// What the container says, and for those that no API has filled in: a tag that may move is looked up each time.
-fn policy(container: &Container) -> Policy {
-    match container.image_pull_policy.as_deref() {
+/// What the pod says, and for those that no API has filled in: a tag that may move is looked up each time.
+fn policy(image: &str, pull_policy: Option<&str>) -> Policy {
+    match pull_policy {
         Some("Always") => Policy::Always,
         Some("Never") => Policy::Never,
         Some("IfNotPresent") => Policy::IfNotPresent,
-        _ if is_latest(&container.image) => Policy::Always,
+        _ if is_latest(image) => Policy::Always,
         _ => Policy::IfNotPresent,
     }
 }
@@ -150,10 +156,7 @@ fn is_latest(image: &str) -> bool {
 
 impl Worker {
     /// Raises the Event of it, in upstream's words.
-    pub(super) fn image_news(&self, container: &str, news: &ImageNews) {
-        let Some(image) = self.pod.container(container).map(|one| &one.image) else {
-            return;
-        };
+    pub(super) fn image_news(&self, container: &str, image: &str, news: &ImageNews) {
         let events = &self.shared.events;
         let (reason, text) = match news {
             ImageNews::Present => ("Pulled", format!("Container image \"{image}\" already present on machine")),
@@ -180,6 +183,36 @@ mod tests {
     use super::*;
 
     #[test]
+    fn images_of_mounted_volumes_come_before_the_containers_own() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({
+            "metadata": {"namespace": "d"},
+            "spec": {
+                "imagePullSecrets": [{"name": "s"}],
+                "containers": [
+                    {"name": "a", "image": "app:1", "volumeMounts": [{"name": "model", "mountPath": "/m"}]},
+                    {"name": "b", "image": "app:1"},
+                ],
+                "volumes": [
+                    {"name": "model", "image": {"reference": "model", "pullPolicy": "Never"}},
+                    {"name": "other", "image": {"reference": "other"}},
+                    {"name": "empty", "emptyDir": {}},
+                ],
+            },
+        }))
+        .unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(dir.path(), tokio_util::task::TaskTracker::new().token()).unwrap());
+        let of = |number: usize| -> Vec<(String, Policy)> {
+            let all = ImageOf::all(&pod, &pod.spec.containers[number], &store);
+            assert!(all.iter().all(|one| one.secrets == ["s"] && one.namespace == "d"));
+            all.into_iter().map(|one| (one.image, one.policy)).collect()
+        };
+        let app = || ("app:1".to_owned(), Policy::IfNotPresent);
+        assert_eq!(of(0), [("model".to_owned(), Policy::Never), app()]);
+        assert_eq!(of(1), [app()]);
+    }
+
+    #[test]
     fn without_a_policy_a_tag_that_may_move_is_looked_up_each_time() {
         for (image, pull_policy, expected) in [
             ("nginx", None, Policy::Always),
@@ -192,12 +225,7 @@ mod tests {
             ("nginx", Some("IfNotPresent"), Policy::IfNotPresent),
             ("nginx:1", Some("Always"), Policy::Always),
         ] {
-            let container = Container {
-                image: image.to_owned(),
-                image_pull_policy: pull_policy.map(str::to_owned),
-                ..Container::default()
-            };
-            assert_eq!(policy(&container), expected, "{image} {pull_policy:?}");
+            assert_eq!(policy(image, pull_policy), expected, "{image} {pull_policy:?}");
         }
     }
 }

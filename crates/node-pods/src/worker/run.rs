@@ -89,7 +89,7 @@ impl Worker {
             match done {
                 Done::Started { id, result } => self.started(id, result),
                 Done::NotStarted { container, reason } => self.hold(&container, "CreateContainerConfigError", reason),
-                Done::Image { container, news } => self.image_news(&container, &news),
+                Done::Image { container, image, news } => self.image_news(&container, &image, &news),
                 Done::PrePulled(pulled) => self.pre_pulled(&pulled),
                 Done::Hook { id, kind, result } => self.hook_done(&id, kind, result),
                 Done::Stopped { id, result } => self.stopped(&id, result),

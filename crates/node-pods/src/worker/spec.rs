@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use node_client::chain;
-use node_runtime::{ContainerSpec, Mount, PodRuntime, Propagation, Seccomp, Security};
+use node_runtime::{ContainerSpec, ImageVolume, Mount, PodRuntime, Propagation, Seccomp, Security};
 
 use crate::admission::{limits, pod_ref, pod_resources, promised};
 use crate::env::{self, NodeFacts};
@@ -80,8 +80,9 @@ impl SpecParts {
             if !mount.sub_path_expr.is_empty() && sub_path.contains("$(") {
                 return Err(format!("subPathExpr `{}` names a variable that is not set", mount.sub_path_expr));
             }
-            let configuration =
-                self.pod.spec.volumes.iter().any(|v| v.name == mount.name && volumes::is_configuration(v));
+            let volume = self.pod.spec.volumes.iter().find(|volume| volume.name == mount.name);
+            let configuration = volume.is_some_and(volumes::is_configuration);
+            let image = volume.and_then(|volume| volume.image.as_ref());
             mounts.push(Mount {
                 volume: mount.name.clone(),
                 host_path: place.clone(),
@@ -89,6 +90,7 @@ impl SpecParts {
                 configuration,
                 container_path: PathBuf::from(&mount.mount_path),
                 read_only: mount.read_only || configuration,
+                image: image.map(|image| ImageVolume { reference: image.reference.clone(), ..ImageVolume::default() }),
                 propagation: match mount.mount_propagation.as_deref() {
                     Some("HostToContainer") => Propagation::HostToContainer,
                     Some("Bidirectional") => Propagation::Bidirectional,

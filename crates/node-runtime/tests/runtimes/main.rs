@@ -9,6 +9,7 @@ mod container;
 mod differential;
 mod escapes;
 mod fixture;
+mod image_volumes;
 mod pods;
 mod process;
 mod propagation;

@@ -35,7 +35,7 @@ use rustix::{
 };
 
 use super::confine::{MASKED, READ_ONLY};
-use crate::{ImageRoot, Mount, Propagation, beneath, state::Launch, sys};
+use crate::{ImageRoot, ImageVolume, Mount, Propagation, beneath, state::Launch, sys};
 
 /// The kernel takes a page of options for a mount, and these are its longest.
 const OVERLAY_OPTIONS_BYTES_MAX: usize = 4095;
@@ -106,9 +106,16 @@ pub fn enter(launch: &Launch, image: &ImageRoot, places: &Places<'_>) -> Result<
     let security = &launch.spec.security;
     let mut left_out = Vec::new();
     // While mounts still are what they are on the node: what of it volumes keep is said by each.
-    let volumes = take_volumes(&launch.spec.mounts, &mut left_out)?;
+    let mut volumes = take_volumes(&launch.spec.mounts, &mut left_out)?;
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|error| format!("failed to keep the container's mounts from the node: {error}"))?;
+    for mount in launch.spec.mounts.iter() {
+        if let Some(image) = &mount.image {
+            volumes.push(image_volume(mount, image, places)?);
+        }
+    }
+    // The outer ones first, whatever the order in the spec: they would hide the inner ones.
+    volumes.sort_by_key(|volume| volume.mount.container_path.components().count());
     let shm = image.shm.as_deref().map(|shm| take(shm, false)).transpose().map_err(explain("take /dev/shm"))?;
     let devices = if security.privileged { devices_of_the_node() } else { Vec::new() };
 
@@ -152,7 +159,7 @@ struct Volume<'a> {
     is_dir: bool,
 }
 
-/// The outer ones first, whatever the order in the spec: they would hide the inner ones.
+/// Those that are on the node already.
 fn take_volumes<'a>(mounts: &'a [Mount], left_out: &mut Vec<String>) -> Result<Vec<Volume<'a>>, String> {
     let take = |mount: &'a Mount| -> Result<Volume<'a>, String> {
         let failed = |error: io::Error| format!("failed to take volume {}: {error}", mount.host_path.display());
@@ -174,15 +181,54 @@ fn take_volumes<'a>(mounts: &'a [Mount], left_out: &mut Vec<String>) -> Result<V
         Ok(Volume { mount, tree, is_dir })
     };
     let mut volumes = Vec::new();
-    for mount in mounts {
+    for mount in mounts.iter().filter(|mount| mount.image.is_none()) {
         match take(mount) {
             Ok(volume) => volumes.push(volume),
             Err(error) if mount.optional => left_out.push(error),
             Err(error) => return Err(error),
         }
     }
-    volumes.sort_by_key(|volume| volume.mount.container_path.components().count());
     Ok(volumes)
+}
+
+/// A volume that shows an image: its layers, with nothing above them that could be written to, and nothing in them that could be executed.
+/// It is mounted in this process' view only, and ends with that.
+fn image_volume<'a>(mount: &'a Mount, image: &ImageVolume, places: &Places<'_>) -> Result<Volume<'a>, String> {
+    let failed = |why: String| format!("failed to mount image {} of volume {}: {why}", image.reference, mount.volume);
+    let io_failed = |error: io::Error| failed(error.to_string());
+    let empty = places.state.join(EMPTY);
+    let guarded = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let root = match image.layers.is_empty() {
+        true => beneath::open_path(&empty).map_err(io_failed)?,
+        false => {
+            // The kernel wants two layers where nothing is above them.
+            let options = format!("lowerdir={}:{}", lower_dirs(&image.layers), escaped(&empty));
+            check_options(&options, &image.layers).map_err(failed)?;
+            let options = std::ffi::CString::new(options).map_err(|error| failed(error.to_string()))?;
+            std::env::set_current_dir(&image.store).map_err(io_failed)?;
+            rustix::mount::mount("overlay", places.staging, "overlay", guarded, options.as_c_str())
+                .map_err(|error| io_failed(error.into()))?;
+            beneath::open_path(places.staging).map_err(io_failed)?
+        }
+    };
+    let source = match &mount.sub_path {
+        Some(path) => beneath::open(root.as_fd(), path, beneath::Links::Followed),
+        None => Ok(root),
+    };
+    let take = |source: OwnedFd| -> io::Result<Volume<'a>> {
+        let tree = clone_tree(&source, false)?;
+        let attributes =
+            libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+        sys::set_mount_attributes(tree.as_fd(), libc::AT_EMPTY_PATH, attributes)?;
+        Ok(Volume { mount, tree, is_dir: beneath::is_dir(source.as_fd())? })
+    };
+    let taken = source
+        .map_err(|why| failed(format!("sub path `{}`: {why}", mount.sub_path.as_deref().unwrap_or(Path::new("")).display())))
+        .and_then(|source| take(source).map_err(io_failed));
+    if !image.layers.is_empty() {
+        rustix::mount::unmount(places.staging, UnmountFlags::DETACH).map_err(|error| io_failed(error.into()))?;
+    }
+    taken
 }
 
 /// Whether mounts that are made in a volume on the node, or in its container, pass on to the other; in containerd's words where they do
@@ -496,13 +542,21 @@ fn fill_dev(dev: &OwnedFd, devices: &[Device]) -> io::Result<()> {
 fn overlay_options(image: &ImageRoot, state: &Path) -> Result<String, String> {
     let lower = match image.layers.is_empty() {
         true => escaped(&state.join(EMPTY)),
-        false => image.layers.iter().rev().map(|layer| escaped(Path::new(layer))).collect::<Vec<_>>().join(":"),
+        false => lower_dirs(&image.layers),
     };
     let (upper, work) = (escaped(&state.join(UPPER)), escaped(&state.join(WORK)));
     let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+    check_options(&options, &image.layers).map(|()| options)
+}
+
+fn lower_dirs(layers: &[String]) -> String {
+    layers.iter().rev().map(|layer| escaped(Path::new(layer))).collect::<Vec<_>>().join(":")
+}
+
+fn check_options(options: &str, layers: &[String]) -> Result<(), String> {
     match options.len() + ",volatile".len() <= OVERLAY_OPTIONS_BYTES_MAX {
-        true => Ok(options),
-        false => Err(format!("the image has too many layers for one mount: {}", image.layers.len())),
+        true => Ok(()),
+        false => Err(format!("the image has too many layers for one mount: {}", layers.len())),
     }
 }
 
