@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands; clippy exempts only the test functions")]
 
+#[path = "kubelet/resizes.rs"]
+mod resizes;
 mod support;
 
 use std::time::Duration;

@@ -110,15 +110,19 @@ pub(crate) fn runtime_for<'a>(
     }
 }
 
+/// The first resource that is not there, with how much of it is requested, and how much there is.
+pub(crate) fn missing<'a>(requested: &'a Resources, used: &Resources, node: &Resources) -> Option<(&'a str, u64, u64)> {
+    // Whoever asks for nothing is not kept out by others who have it all.
+    let is_there = |name: &str, amount: u64| amount == 0 || used.get(name).saturating_add(amount) <= node.get(name);
+    let (name, amount) = requested.0.iter().find(|(name, amount)| !is_there(name, **amount))?;
+    Some((name, *amount, node.get(name)))
+}
+
 /// Whether what a pod requests is there, beside what `used` already takes of `node`.
 pub(crate) fn fits(requested: &Resources, used: &Resources, node: &Resources) -> Result<(), AdmissionError> {
-    for (name, amount) in &requested.0 {
-        let (used, all) = (used.get(name), node.get(name));
-        // Whoever asks for nothing is not kept out by others who have it all.
-        if *amount == 0 || used.saturating_add(*amount) <= all {
-            continue;
-        }
-        let unit = match name.as_str() {
+    if let Some((name, amount, all)) = missing(requested, used, node) {
+        let used = used.get(name);
+        let unit = match name {
             "cpu" => "m",
             "memory" => " bytes",
             _ => "",

@@ -53,6 +53,8 @@ pub(crate) enum Done {
     PrePulled(PrePulled),
     /// A hook: one after a start came to its end, or one before a stop has failed.
     Hook { id: ContainerId, kind: HookKind, result: Result<(), String> },
+    /// A change of what a container gets.
+    Resized { id: ContainerId, result: Result<ContainerStatus, RuntimeError> },
     /// A stop.
     Stopped { id: ContainerId, result: Result<ContainerStatus, RuntimeError> },
     /// The runtime has set the pod up.

@@ -31,6 +31,7 @@ mod packed;
 mod probes;
 mod publisher;
 mod reconcile;
+mod resize;
 mod sources;
 mod start;
 mod status;

@@ -15,6 +15,7 @@
 
 mod holds;
 mod orphans;
+mod resizes;
 mod static_pods;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -326,6 +327,7 @@ impl Manager {
         if let Some(manifests) = manifests {
             self.set_static_pods(manifests);
         }
+        self.retry_resizes();
         // A manager before this one may have died with a deletion in its hands.
         self.shared.context.table.retain(|uid| self.pods.contains_key(uid));
         self.report_holds();
@@ -371,6 +373,7 @@ impl Manager {
                 if let Some(entry) = self.pods.remove(&uid) {
                     self.orphans.insert(uid.clone(), containers);
                     self.upsert(uid, entry.json, entry.is_static);
+                    self.retry_resizes();
                 }
             }
             Command::List(answer) => {
@@ -446,7 +449,7 @@ impl Manager {
         if !is_static && self.hold_back(&uid, &pod, &json) {
             return;
         }
-        let Some(entry) = self.pods.get_mut(&uid) else {
+        let Some(entry) = self.pods.get(&uid) else {
             if let (Some(fault), true) = (&fault, self.orphans.contains_key(&uid)) {
                 self.shared.context.registry.error(format!("{}: {fault}", pod.full_name()));
                 if pod.metadata.deletion_timestamp.is_none() {
@@ -457,7 +460,7 @@ impl Manager {
             }
             return self.admit_pod(uid, pod, json, is_static, fault);
         };
-        let known = entry.pod.clone();
+        let (known, is_resizable) = (entry.pod.clone(), resizes::are_made_by(entry.runtime.as_ref()));
         let pod = match fault {
             None => pod,
             // What runs was understood once; of what came only its deletion counts.
@@ -466,11 +469,22 @@ impl Manager {
                 Pod { metadata: pod.metadata, ..known.clone() }
             }
         };
+        let (pod, requests) = match is_resizable {
+            true => self.sized(&uid, &known, pod),
+            false => (pod, None),
+        };
         let is_echo = only_status_differs(&known, &pod);
+        let Some(entry) = self.pods.get_mut(&uid) else { return };
         entry.json = json;
         entry.pod = pod.clone();
+        let is_resized = requests.is_some();
+        entry.requests = requests.unwrap_or_else(|| entry.requests.clone());
         if !is_echo {
             entry.inbox.update(pod);
+        }
+        if is_resized {
+            // What it needs no more others may wait for.
+            self.retry_resizes();
         }
     }
 
@@ -492,6 +506,10 @@ impl Manager {
             && state.failure.is_none()
             && !is_history
             && pod.metadata.deletion_timestamp.is_none();
+        let pod = match resizes::are_made_by(runtime.as_ref().ok().copied()) {
+            true => resizes::as_given(pod, &containers),
+            false => pod,
+        };
         let mut requests = admission::requests(&pod);
         let mut unsupported = None;
         let mut is_rejected = false;
@@ -620,6 +638,7 @@ impl Manager {
             self.finished.insert(uid.to_owned());
         }
         self.start_held_back();
+        self.retry_resizes();
         self.report_holds();
         self.publish_desired();
     }
@@ -724,7 +743,7 @@ fn replace_if_other<T: Ord>(published: &watch::Sender<BTreeSet<T>>, now: BTreeSe
 fn only_status_differs(old: &Pod, new: &Pod) -> bool {
     let mut metadata = new.metadata.clone();
     metadata.resource_version.clone_from(&old.metadata.resource_version);
-    metadata == old.metadata && new.spec == old.spec
+    metadata == old.metadata && new.spec == old.spec && new.resize_pending == old.resize_pending
 }
 
 /// Passes a runtime's events on; when some were lost, passes on what there is.

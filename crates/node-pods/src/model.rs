@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::resize::ResizePending;
+
 /// Annotation of a pod that did not come from the hub, and of its mirror there.
 pub(crate) const ANNOTATION_CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 /// Annotation of a static pod: changes when its manifest does.
@@ -24,6 +26,9 @@ pub(crate) struct Pod {
     pub metadata: Metadata,
     pub spec: PodSpec,
     pub status: StoredStatus,
+    /// Why it has other resources than its object says; the node's own.
+    #[serde(skip)]
+    pub resize_pending: Option<ResizePending>,
 }
 
 /// What an earlier kubelet reported and must not change: the rest of a status is derived anew.
@@ -174,6 +179,7 @@ pub(crate) struct Container {
     pub env_from: Vec<EnvFrom>,
     pub volume_mounts: Vec<VolumeMount>,
     pub resources: Resources,
+    pub resize_policy: Vec<ResizePolicy>,
     pub liveness_probe: Option<Probe>,
     pub readiness_probe: Option<Probe>,
     pub startup_probe: Option<Probe>,
@@ -195,6 +201,14 @@ impl Container {
     pub(crate) fn is_sidecar(&self) -> bool {
         self.restart_policy.as_deref() == Some("Always")
     }
+}
+
+/// How a container takes other resources.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ResizePolicy {
+    pub resource_name: String,
+    pub restart_policy: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -598,6 +612,11 @@ impl Pod {
     /// nothing and decide nothing.
     pub(crate) fn all_containers(&self) -> impl Iterator<Item = &Container> {
         self.spec.init_containers.iter().chain(&self.spec.containers)
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn all_containers_mut(&mut self) -> impl Iterator<Item = &mut Container> {
+        self.spec.init_containers.iter_mut().chain(&mut self.spec.containers)
     }
 
     /// The one of its containers that has a name, ephemeral ones among them.

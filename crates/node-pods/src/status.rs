@@ -10,6 +10,7 @@ use node_runtime::{ContainerState, ContainerStatus, ExitRecord};
 use serde_json::{Map, Value, json};
 
 use super::model::{Container, Pod, RestartPolicy};
+use super::resize;
 
 /// Why a container does not run although it should.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub(crate) struct Facts<'a> {
     pub failure: Option<(&'a str, &'a str)>,
     pub volumes_ready: bool,
     pub ending: bool,
+    /// A container runs with other resources than it is to have; what went wrong with that.
+    pub resize_in_progress: Option<Option<&'a str>>,
     /// Handler of the runtime, as `containerID` begins with it.
     pub handler: &'a str,
 }
@@ -126,6 +129,13 @@ pub(crate) fn derive<'o>(
     conditions.add_if("Ready", ready && !facts.ending, "", reason, || message.clone());
     conditions.add_if("ContainersReady", ready, "", reason, || message.clone());
     conditions.add("PodScheduled", true, "", String::new());
+    if let Some(pending) = facts.pod.resize_pending.as_ref().filter(|_| !finished) {
+        conditions.add("PodResizePending", true, pending.reason, pending.message.clone());
+    }
+    if let Some(error) = facts.resize_in_progress {
+        let reason = if error.is_some() { "Error" } else { "" };
+        conditions.add("PodResizeInProgress", true, reason, error.unwrap_or_default().to_owned());
+    }
     status.insert("conditions".to_owned(), conditions.list.into());
 
     let statuses = |containers: &[Container], default_reason: &str| -> Vec<Value> {
@@ -243,7 +253,35 @@ fn container_status(
     if !id.is_empty() {
         set_field(&mut status, "containerID", id);
     }
+    if runs_ephemeral(facts.handler) {
+        add_resources(&mut status, container, observed);
+    }
     status
+}
+
+/// What the node has given a container, and what is in force of it. A hub takes changes of them from no node that says nothing of them.
+fn add_resources(status: &mut Value, container: &Container, observed: &Observed) {
+    let given = &container.resources;
+    let allocated = if given.requests.is_empty() { &given.limits } else { &given.requests };
+    if !allocated.is_empty() {
+        set_field(status, "allocatedResources", json!(allocated));
+    }
+    let mut in_force = json!(given);
+    if let Some(current) = observed.current.as_ref().filter(|_| is_running(observed))
+        && resize::differs(container, current)
+    {
+        let of = |cpu: Option<u64>, memory: Option<u64>| {
+            let mut amounts = Map::new();
+            cpu.map(|millis| amounts.insert("cpu".to_owned(), format!("{millis}m").into()));
+            memory.map(|bytes| amounts.insert("memory".to_owned(), bytes.to_string().into()));
+            amounts
+        };
+        in_force = json!({
+            "limits": of(current.limits.cpu_millis, current.limits.memory_bytes),
+            "requests": of(current.requests.cpu_millis, current.requests.memory_bytes),
+        });
+    }
+    set_field(status, "resources", in_force);
 }
 
 /// What waits for a runtime that can run it.

@@ -44,6 +44,7 @@ mod image;
 mod instance;
 mod pre_pull;
 mod probing;
+mod resizing;
 mod run;
 mod spec;
 mod status;

@@ -12,7 +12,7 @@ use node_shim::{
 use tokio::sync::broadcast;
 
 use crate::{
-    ContainerEvent, ContainerId, ContainerSpec, ContainerStats, ContainerStatus, ExecOutput, ImagePresence, ImageRoot,
+    ContainerEvent, ContainerId, ContainerResources, ContainerSpec, ContainerStats, ContainerStatus, ExecOutput, ImagePresence, ImageRoot,
     PodInstance, PodRuntime, PodSpec, ProcessConfig, Propagation, RuntimeError, RuntimeFuture,
     signal::signal,
     supervisor::{Supervisor, blocking, check_mounts, check_names, check_security},
@@ -286,6 +286,12 @@ impl PodRuntime for ContainerRuntime {
     fn signal(&self, id: &ContainerId, signal: i32) -> RuntimeFuture<'_, ()> {
         let id = id.clone();
         Box::pin(async move { self.supervisor.signal(&id, signal) })
+    }
+
+    fn resize(&self, id: &ContainerId, mut resources: ContainerResources) -> RuntimeFuture<'_, ContainerStatus> {
+        let id = id.clone();
+        resources.pod.pids_max.get_or_insert(self.supervisor.config().pod_pids_max);
+        Box::pin(async move { self.supervisor.resize(&id, resources).await })
     }
 
     fn status(&self, id: &ContainerId) -> RuntimeFuture<'_, ContainerStatus> {

@@ -5,7 +5,10 @@ use std::{future::Future, io, path::PathBuf, pin::Pin, time::Duration};
 use jiff::Timestamp;
 use tokio::sync::broadcast;
 
-use crate::{ContainerId, ContainerSpec, ContainerStats, ExitRecord, PodInstance, PodRef, PodSpec};
+use crate::{
+    ContainerId, ContainerResources, ContainerSpec, ContainerStats, ExitRecord, Limits, PodInstance, PodRef, PodSpec,
+    Requests,
+};
 
 /// Where a container is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +39,10 @@ pub struct ContainerStatus {
     pub image: String,
     /// The image as it was found (`imageID`): for WebAssembly with its digest.
     pub image_id: String,
+    /// What it may use.
+    pub limits: Limits,
+    /// What it is promised.
+    pub requests: Requests,
     /// Its log.
     pub log_path: PathBuf,
     /// What the node could not give it, one sentence each (`"no pid namespace: not permitted"`); for an Event.
@@ -243,6 +250,13 @@ pub trait PodRuntime: Send + Sync {
 
     /// Sends a signal to the container's program.
     fn signal(&self, id: &ContainerId, signal: i32) -> RuntimeFuture<'_, ()>;
+
+    /// Changes what a container that runs gets, without a restart. A limit of memory that is already exceeded is an error.
+    fn resize(&self, id: &ContainerId, _resources: ContainerResources) -> RuntimeFuture<'_, ContainerStatus> {
+        let reason = "this runtime does not resize a container that runs".to_owned();
+        let error = RuntimeError::Refused { id: id.clone(), reason };
+        Box::pin(async { Err(error) })
+    }
 
     /// One container.
     fn status(&self, id: &ContainerId) -> RuntimeFuture<'_, ContainerStatus>;

@@ -32,7 +32,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    ContainerEvent, ContainerId, ContainerSpec, ContainerState, ContainerStats, ContainerStatus, ExecOutput,
+    ContainerEvent, ContainerId, ContainerResources, ContainerSpec, ContainerState, ContainerStats, ContainerStatus, ExecOutput,
     ExitRecord, Mount, ProcessConfig, RuntimeError, launch_dir,
     program::ShimProgram,
     sandbox::{Sandboxes, Shared},
@@ -217,6 +217,24 @@ impl Supervisor {
         let running = self.inner.running(id).ok_or_else(|| RuntimeError::NotRunning(id.clone()))?;
         kill_verified(&running.child, signal);
         Ok(())
+    }
+
+    /// Changes what a container that runs gets: in its groups first, then on disk. Whoever dies in between finds the old values on
+    /// disk, and does it again.
+    pub async fn resize(&self, id: &ContainerId, resources: ContainerResources) -> Result<ContainerStatus, RuntimeError> {
+        self.inner.watch(id)?;
+        let running = self.inner.running(id).ok_or_else(|| RuntimeError::NotRunning(id.clone()))?;
+        let dir = self.inner.dir(id);
+        let pod = Hierarchy::of_this_process().pod_groups(&self.config().cgroup_parent, &id.pod_uid);
+        let resized = blocking(move || {
+            running.cgroups.resize(&pod, &resources)?;
+            dir.write_resources(&resources)
+        });
+        resized.await.map_err(|source| RuntimeError::Io { act: format!("resize container {id}"), source })?;
+        if let Some(container) = self.inner.containers().get(id) {
+            container.status.send_modify(|status| (status.limits, status.requests) = (resources.limits, resources.requests));
+        }
+        self.status(id)
     }
 
     pub fn status(&self, id: &ContainerId) -> Result<ContainerStatus, RuntimeError> {
@@ -688,6 +706,8 @@ fn created(launch: &Launch) -> ContainerStatus {
         state: ContainerState::Created,
         image: spec.image.clone(),
         image_id: launch.image_id.clone(),
+        limits: spec.limits,
+        requests: spec.requests,
         log_path: spec.log_path(),
         notices: Vec::new(),
     }

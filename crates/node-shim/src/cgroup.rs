@@ -21,7 +21,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ContainerId, ContainerSpec, ContainerStats, Limits, PodResources};
+use crate::{ContainerId, ContainerResources, ContainerSpec, ContainerStats, Limits, PodResources};
 
 /// The kernel's default period; quotas are per period.
 const CPU_PERIOD_US: u64 = 100_000;
@@ -324,6 +324,29 @@ impl CgroupPaths {
         self.0.contains_key("")
     }
 
+    /// Changes what a container that runs in these groups gets, with those of its `pod`.
+    ///
+    /// A limit of memory that is already exceeded is rejected: the kernel would end the program for it.
+    pub fn resize(&self, pod: &Self, resources: &ContainerResources) -> io::Result<()> {
+        let used = self.memory_in_use();
+        if let Some(bytes) = resources.limits.memory_bytes.filter(|bytes| *bytes < used) {
+            let text = format!("attempting to set memory limit ({bytes}) below current usage ({used})");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        // Where more is given the pod comes first, where less the container: version 1 lets no quota exceed the one above it.
+        let above = pod.set_pod(&resources.pod);
+        self.set_limits(&resources.limits)?;
+        self.set_shares(resources.requests.cpu_millis);
+        above.or_else(|_| pod.set_pod(&resources.pod))
+    }
+
+    /// Bytes that the kernel could not take back by dropping what it has read from files.
+    fn memory_in_use(&self) -> u64 {
+        let (name, field) = if self.is_v2() { ("", "inactive_file") } else { ("memory", "total_inactive_file") };
+        let text = self.0.get(name).and_then(|path| fs::read_to_string(path.join("memory.stat")).ok());
+        self.stats().memory_bytes.saturating_sub(count(&text.unwrap_or_default(), field))
+    }
+
     fn set_limits(&self, limits: &Limits) -> io::Result<()> {
         self.set_memory_and_cpu(limits.memory_bytes, limits.cpu_millis)?;
         if limits.memory_bytes.is_some() && self.is_v2() {
@@ -353,6 +376,10 @@ impl CgroupPaths {
                 true => ("memory.max", "memory.swap.max", 0),
                 false => ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", bytes),
             };
+            if !self.is_v2() {
+                // Memory and swap together must not be less than memory: it is raised before, and lowered after.
+                let _ = fs::write(path.join(swap), swap_bytes.to_string());
+            }
             set(path, limit, bytes)?;
             // Swap is accounted on some kernels only; where it is, it would soften the limit.
             let _ = fs::write(path.join(swap), swap_bytes.to_string());

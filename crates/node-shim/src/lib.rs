@@ -20,6 +20,6 @@ mod users;
 
 pub use lock::FileLock;
 pub use types::{
-    ContainerId, ContainerSpec, ContainerStats, ExitReason, ExitRecord, ImageRoot, ImageVolume, Isolation, Limits, Mount,
+    ContainerId, ContainerResources, ContainerSpec, ContainerStats, ExitReason, ExitRecord, ImageRoot, ImageVolume, Isolation, Limits, Mount,
     NamespaceRef, PodRef, PodResources, Propagation, Requests, Seccomp, Security,
 };

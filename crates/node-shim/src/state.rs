@@ -34,7 +34,7 @@ use rustix::fs::RenameFlags;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    ContainerId, ContainerSpec, ExitReason, ExitRecord, FileLock, ImageRoot, Isolation, Mount, NamespaceRef, beneath,
+    ContainerId, ContainerResources, ContainerSpec, ExitReason, ExitRecord, FileLock, ImageRoot, Isolation, Mount, NamespaceRef, beneath,
     cgroup::CgroupPaths,
 };
 
@@ -229,6 +229,15 @@ impl StateDir {
             Some(private) => read_json(private),
             None => Ok(record),
         }
+    }
+
+    /// Changes what is on disk of what the container gets. How it was started stays as it is.
+    pub fn write_resources(&self, resources: &ContainerResources) -> io::Result<()> {
+        let mut record = self.record()?;
+        (record.spec.limits, record.spec.requests) = (resources.limits, resources.requests);
+        record.spec.pod_resources = resources.pod;
+        let path = self.path.join("launch.json");
+        write_json(&path, &record, Durable::Yes).map_err(|error| explain("write", &path, error))
     }
 
     /// Puts the whole of `launch` into memory. Only whoever has spent the identity calls this.

@@ -176,6 +176,17 @@ pub struct PodResources {
     pub pids_max: Option<u64>,
 }
 
+/// What a container gets, and its pod with it: all that may change while it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ContainerResources {
+    /// What it may use.
+    pub limits: Limits,
+    /// What it is promised.
+    pub requests: Requests,
+    /// What its pod gets.
+    pub pod: PodResources,
+}
+
 /// All that a runtime needs to start a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use node_runtime::{
-    ContainerEvent, ContainerId, ContainerSpec, ContainerState, ContainerStats, ContainerStatus, ExecOutput,
+    ContainerEvent, ContainerId, ContainerResources, ContainerSpec, ContainerState, ContainerStats, ContainerStatus, ExecOutput,
     ExitReason, ExitRecord, POD_INSTANCE_VERSION, PodInstance, PodRuntime, PodSpec, RuntimeError, RuntimeFuture,
 };
 use tokio::sync::{broadcast, watch};
@@ -31,6 +31,8 @@ pub struct FakeRuntime {
     holds_starts: watch::Sender<bool>,
     /// Commands wait while it is true.
     holds_commands: watch::Sender<bool>,
+    /// The limit of CPU, in thousandths, to which the next resize fails.
+    pub too_much: Mutex<Option<u64>>,
 }
 
 impl FakeRuntime {
@@ -47,6 +49,7 @@ impl FakeRuntime {
             holds_stops: watch::channel(false).0,
             holds_starts: watch::channel(false).0,
             holds_commands: watch::channel(false).0,
+            too_much: Mutex::default(),
         })
     }
 
@@ -189,6 +192,8 @@ impl PodRuntime for FakeRuntime {
                 state: ContainerState::Running { pid: 1, started_at: Timestamp::now() },
                 image: spec.image.clone(),
                 image_id: "sha256:0".into(),
+                limits: spec.limits,
+                requests: spec.requests,
                 log_path: spec.log_path(),
                 notices: vec![],
             };
@@ -223,6 +228,23 @@ impl PodRuntime for FakeRuntime {
 
     fn signal(&self, _id: &ContainerId, _signal: i32) -> RuntimeFuture<'_, ()> {
         Box::pin(async { Ok(()) })
+    }
+
+    fn resize(&self, id: &ContainerId, resources: ContainerResources) -> RuntimeFuture<'_, ContainerStatus> {
+        let id = id.clone();
+        Box::pin(async move {
+            let mut table = self.table.lock().unwrap();
+            let millis = resources.limits.cpu_millis.unwrap_or(0);
+            table.acts.push(format!("resize {id} to {millis}m"));
+            let (status, _) =
+                table.containers.get_mut(&id.to_string()).ok_or_else(|| RuntimeError::NotFound(id.clone()))?;
+            if Some(millis) == self.too_much.lock().unwrap().take() {
+                let source = std::io::Error::other("below current usage");
+                return Err(RuntimeError::Io { act: format!("resize container {id}"), source });
+            }
+            (status.limits, status.requests) = (resources.limits, resources.requests);
+            Ok(status.clone())
+        })
     }
 
     fn status(&self, id: &ContainerId) -> RuntimeFuture<'_, ContainerStatus> {

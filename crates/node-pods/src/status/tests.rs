@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use node_runtime::{ContainerId, ExitReason, PodRef};
+use node_runtime::{ContainerId, ExitReason, Limits, PodRef, Requests};
 
 use super::*;
 
@@ -27,6 +27,8 @@ fn container(name: &str, attempt: u32, state: ContainerState) -> ContainerStatus
         state,
         image: "file:///bin/x".into(),
         image_id: "sha256:1".into(),
+        limits: Limits::default(),
+        requests: Requests::default(),
         log_path: "/l".into(),
         notices: vec![],
     }

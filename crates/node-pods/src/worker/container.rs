@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::hooks::HookKind;
 use super::image::{self, ImageOf};
+use super::resizing::Resizing;
 use super::spec::SpecParts;
 use super::{Phase, Worker};
 use crate::backoff::Backoff;
@@ -41,6 +42,7 @@ pub(super) struct ContainerRecord {
     pub probes: JoinSet<()>,
     /// First attempt in the pod's present instance.
     pub first_attempt: u32,
+    pub resizing: Resizing,
 }
 
 impl ContainerRecord {

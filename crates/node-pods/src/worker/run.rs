@@ -23,6 +23,7 @@ impl Worker {
             for action in decision.actions {
                 again |= self.act(action);
             }
+            self.resize_containers();
             self.publish();
             self.shared.context.sync_seconds.observe(began.elapsed().as_secs_f64());
             if again {
@@ -30,7 +31,13 @@ impl Worker {
             }
             self.report_halted();
             let look_again = decision.look_again_at.map(|at| tokio::time::Instant::now() + until(at));
-            let wake = [look_again, self.volumes.look_at(), self.volumes.measure_at(), self.keep_reported_at()];
+            let wake = [
+                look_again,
+                self.volumes.look_at(),
+                self.volumes.measure_at(),
+                self.keep_reported_at(),
+                self.resize_at(),
+            ];
             let wake = wake.into_iter().flatten().min();
             tokio::select! {
                 () = life.cancelled() => return false,
@@ -92,6 +99,7 @@ impl Worker {
                 Done::Image { container, image, news } => self.image_news(&container, &image, &news),
                 Done::PrePulled(pulled) => self.pre_pulled(&pulled),
                 Done::Hook { id, kind, result } => self.hook_done(&id, kind, result),
+                Done::Resized { id, result } => self.resized(&id, result),
                 Done::Stopped { id, result } => self.stopped(&id, result),
                 Done::SetUp(instance) => self.set_up(instance),
                 Done::NotSetUp { why, is_needed } => self.not_set_up(why, is_needed),

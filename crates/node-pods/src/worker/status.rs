@@ -93,6 +93,7 @@ impl Worker {
             failure: self.state.failure.as_ref().map(|(reason, message)| (reason.as_str(), message.as_str())),
             volumes_ready: self.volumes.places().is_some(),
             ending: self.is_ending(),
+            resize_in_progress: self.resize_in_progress(),
             handler: self.runtime.as_ref().map_or("none", |runtime| runtime.handler()),
         };
         let containers = &self.containers;

@@ -44,6 +44,8 @@ impl Starts {
                 state: ContainerState::Created,
                 image: spec.image.clone(),
                 image_id: String::new(),
+                limits: spec.limits,
+                requests: spec.requests,
                 log_path: spec.log_path(),
                 notices: Vec::new(),
             },

@@ -13,6 +13,7 @@ mod image_volumes;
 mod pods;
 mod process;
 mod propagation;
+mod resize;
 mod resources;
 mod shared_processes;
 mod survival;
