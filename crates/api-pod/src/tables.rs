@@ -189,6 +189,7 @@ pub const TABLES: &[(&str, &[Row])] = &[
             both("requests", Keys(&["cpu", "memory"], NO_OTHER_RESOURCE)),
         ],
     ),
+    ("ContainerResizePolicy", &[both("resourceName", Honoured), both("restartPolicy", Honoured)]),
     ("SecurityContext", SECURITY_CONTEXT),
     ("AppArmorProfile", &[both("localhostProfile", Rejected("loads no AppArmor profile")), both("type", NO_APP_ARMOR)]),
     (
@@ -404,7 +405,7 @@ const CONTAINER: &[Row] = &[
     both("name", Honoured),
     both("ports", Fields("ContainerPort")),
     both("readinessProbe", Fields("Probe")),
-    both("resizePolicy", Harmless("does not resize a container that runs")),
+    both("resizePolicy", Harmless("does not resize a container that runs")).of_images(Fields("ContainerResizePolicy")),
     both("resources", Fields("ResourceRequirements")),
     both(
         "restartPolicy",

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use node_runtime::{ContainerResources, ContainerStatus, Limits, Requests};
 
 use crate::admission::{limits, pod_resources, promised};
-use crate::model::{Container, Pod, Quantity};
+use crate::model::{Container, Pod, Quantity, Resources};
 
 /// Why a pod has not got what it is to have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +69,26 @@ pub(crate) fn with_resources_of(mut pod: Pod, given: &Pod) -> Pod {
     pod
 }
 
+/// What a container runs with.
+pub(crate) fn in_force(status: &ContainerStatus) -> Resources {
+    let amounts = |cpu_millis: Option<u64>, memory_bytes: Option<u64>| -> BTreeMap<String, Quantity> {
+        let cpu = cpu_millis.map(|millis| match millis % 1000 {
+            0 => (millis / 1000).to_string(),
+            _ => format!("{millis}m"),
+        });
+        let memory = memory_bytes.map(|bytes| match bytes % (1 << 20) {
+            0 if bytes > 0 => format!("{}Mi", bytes >> 20),
+            _ => bytes.to_string(),
+        });
+        let named = [("cpu", cpu), ("memory", memory)].into_iter();
+        named.filter_map(|(name, amount)| Some((name.to_owned(), Quantity::Text(amount?)))).collect()
+    };
+    Resources {
+        limits: amounts(status.limits.cpu_millis, status.limits.memory_bytes),
+        requests: amounts(status.requests.cpu_millis, status.requests.memory_bytes),
+    }
+}
+
 /// The pod with what is in force of its containers.
 pub(crate) fn with_resources_in_force(mut pod: Pod, statuses: &[ContainerStatus]) -> Pod {
     for container in pod.all_containers_mut() {
@@ -76,13 +96,7 @@ pub(crate) fn with_resources_in_force(mut pod: Pod, statuses: &[ContainerStatus]
         if let Some(status) = of.max_by_key(|status| status.id.attempt)
             && differs(container, status)
         {
-            let amounts = |cpu_millis: Option<u64>, memory_bytes: Option<u64>| -> BTreeMap<String, Quantity> {
-                let cpu = cpu_millis.map(|millis| ("cpu".to_owned(), Quantity::Text(format!("{millis}m"))));
-                let memory = memory_bytes.map(|bytes| ("memory".to_owned(), Quantity::Text(bytes.to_string())));
-                cpu.into_iter().chain(memory).collect()
-            };
-            container.resources.limits = amounts(status.limits.cpu_millis, status.limits.memory_bytes);
-            container.resources.requests = amounts(status.requests.cpu_millis, status.requests.memory_bytes);
+            container.resources = in_force(status);
         }
     }
     pod

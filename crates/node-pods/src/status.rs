@@ -270,16 +270,7 @@ fn add_resources(status: &mut Value, container: &Container, observed: &Observed)
     if let Some(current) = observed.current.as_ref().filter(|_| is_running(observed))
         && resize::differs(container, current)
     {
-        let of = |cpu: Option<u64>, memory: Option<u64>| {
-            let mut amounts = Map::new();
-            cpu.map(|millis| amounts.insert("cpu".to_owned(), format!("{millis}m").into()));
-            memory.map(|bytes| amounts.insert("memory".to_owned(), bytes.to_string().into()));
-            amounts
-        };
-        in_force = json!({
-            "limits": of(current.limits.cpu_millis, current.limits.memory_bytes),
-            "requests": of(current.requests.cpu_millis, current.requests.memory_bytes),
-        });
+        in_force = json!(resize::in_force(current));
     }
     set_field(status, "resources", in_force);
 }

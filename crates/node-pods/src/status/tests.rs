@@ -59,6 +59,7 @@ fn status(spec: Value, observed: &[(&str, Observed)], failure: Option<(&str, &st
         failure,
         volumes_ready: true,
         ending: false,
+        resize_in_progress: None,
         handler: "selvedge-process",
     };
     derive(&facts, |name| observed.get(name).copied(), &Value::Null)
@@ -152,6 +153,7 @@ fn a_condition_keeps_its_time_until_it_changes() {
         failure: None,
         volumes_ready: true,
         ending: false,
+        resize_in_progress: None,
         handler: "h",
     };
     let up = running("a");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use node_runtime::{ContainerId, ContainerStatus, PodRuntime as _, RuntimeError};
+use node_runtime::{ContainerId, ContainerStatus, RuntimeError};
 use tokio::time::Instant;
 use tracing::{info, warn};
 

@@ -105,11 +105,14 @@ pub struct Entered {
 pub fn enter(launch: &Launch, image: &ImageRoot, places: &Places<'_>) -> Result<Entered, String> {
     let security = &launch.spec.security;
     let mut left_out = Vec::new();
-    // While mounts still are what they are on the node: what of it volumes keep is said by each.
-    let mut volumes = take_volumes(&launch.spec.mounts, &mut left_out)?;
+    let is_private = |mount: &&Mount| mount.propagation == Propagation::None;
+    // These while mounts still pass on what is mounted in them.
+    let mounts = launch.spec.mounts.iter().filter(|mount| !is_private(mount));
+    let mut volumes = take_volumes(mounts, &mut left_out)?;
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|error| format!("failed to keep the container's mounts from the node: {error}"))?;
-    for mount in launch.spec.mounts.iter() {
+    volumes.extend(take_volumes(launch.spec.mounts.iter().filter(is_private), &mut left_out)?);
+    for mount in &launch.spec.mounts {
         if let Some(image) = &mount.image {
             volumes.push(image_volume(mount, image, places)?);
         }
@@ -160,14 +163,17 @@ struct Volume<'a> {
 }
 
 /// Those that are on the node already.
-fn take_volumes<'a>(mounts: &'a [Mount], left_out: &mut Vec<String>) -> Result<Vec<Volume<'a>>, String> {
+fn take_volumes<'a>(
+    mounts: impl Iterator<Item = &'a Mount>,
+    left_out: &mut Vec<String>,
+) -> Result<Vec<Volume<'a>>, String> {
     let take = |mount: &'a Mount| -> Result<Volume<'a>, String> {
         let failed = |error: io::Error| format!("failed to take volume {}: {error}", mount.host_path.display());
         let source = mount.open()?;
         let is_dir = beneath::is_dir(source.as_fd()).map_err(failed)?;
         let tree = clone_tree(&source, true).map_err(failed)?;
         match mount.propagation {
-            Propagation::None => sys::set_propagation(tree.as_fd(), libc::MS_PRIVATE).map_err(failed)?,
+            Propagation::None => {}
             Propagation::HostToContainer => {
                 check_propagation(&source, mount)?;
                 sys::set_propagation(tree.as_fd(), libc::MS_SLAVE).map_err(failed)?;
@@ -181,7 +187,7 @@ fn take_volumes<'a>(mounts: &'a [Mount], left_out: &mut Vec<String>) -> Result<V
         Ok(Volume { mount, tree, is_dir })
     };
     let mut volumes = Vec::new();
-    for mount in mounts.iter().filter(|mount| mount.image.is_none()) {
+    for mount in mounts.filter(|mount| mount.image.is_none()) {
         match take(mount) {
             Ok(volume) => volumes.push(volume),
             Err(error) if mount.optional => left_out.push(error),
