@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// What the kernel says in the container of its own groups, each number by its meaning; on version 1 or version 2.
-const SEEN: &str = "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes memory.max cpu/cpu.cfs_quota_us cpu.max cpu/cpu.shares \
+const SEEN: &str = "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes memory.max cpu*/cpu.cfs_quota_us cpu.max cpu*/cpu.shares \
                     cpu.weight 2>/dev/null; exit 0";
 
 const MIB: u64 = 1 << 20;
