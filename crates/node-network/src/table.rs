@@ -10,7 +10,7 @@
 //! postrouting (nat)           a pod to outside, a pod to itself by a service, 127.0.0.1 to a pod: masquerade
 //! forward (filter)            known connections pass; @policy_in, @policy_out; an address of a service that is left: refuse
 //! filter_output (filter)      the same refusal for the node's own packets
-//! guard (raw)                 a pod to 127.0.0.0/8 or from an address that is not its own: drop
+//! guard (raw)                 a pod to 127.0.0.0/8 or from an address that is not its own, others to the agent's own addresses: drop
 //! no_transit (filter)         neither from nor to a pod: drop; only where the machine did not forward before
 //! ```
 //!
@@ -466,7 +466,7 @@ fn write_rules(batch: &mut Batch, base: &Base, comment: &str) -> BTreeMap<&'stat
     rules.hooked_chain("filter_output", Hook { kind: "filter", number: OUTPUT, priority: 0 });
     rules.refuse_services("filter_output");
     rules.hooked_chain("guard", Hook { kind: "filter", number: 0, priority: RAW });
-    rules.write_guard("guard");
+    rules.write_guard("guard", &base.reserved);
     if base.is_guarded {
         rules.hooked_chain(TRANSIT_CHAIN, Hook { kind: "filter", number: FORWARD, priority: 0 });
         rules.rule(TRANSIT_CHAIN, |rule| {
@@ -590,8 +590,9 @@ impl Rules<'_> {
         });
     }
 
-    /// IPv4 has its own filter for senders (`rp_filter`), and lets pods' links lead to 127.0.0.1.
-    fn write_guard(&mut self, chain: &'static str) {
+    /// IPv4 has its own filter for senders (`rp_filter`), and lets pods' links lead to 127.0.0.1. What the agent itself listens on is
+    /// for pods and this machine: the kernel would take packets for any of its addresses from any of its links.
+    fn write_guard(&mut self, chain: &'static str, reserved: &[IpAddr]) {
         let family = self.batch.family();
         self.rule(chain, |rule| {
             rule.came_by(HOST_LINK_PREFIX, true);
@@ -601,6 +602,12 @@ impl Rules<'_> {
             };
             rule.count().drop_packet();
         });
+        for address in reserved.iter().filter(|address| family.has(address)) {
+            self.rule(chain, |rule| {
+                rule.is_in(End::Destination, &octets(address), &vec![0xff; family.address_bytes() as usize]);
+                rule.came_by(HOST_LINK_PREFIX, false).came_by_link("lo", false).count().drop_packet();
+            });
+        }
     }
 }
 

@@ -16,6 +16,8 @@ const ACCEPT: i32 = 1;
 const DROP: i32 = 0;
 const RETURN: i32 = -5;
 const META_IIFNAME: u32 = 6;
+/// What the kernel takes for the name of a link, its end included.
+const INTERFACE_NAME_BYTES: usize = 16;
 const META_OIFNAME: u32 = 7;
 const META_L4PROTO: u32 = 16;
 const CT_STATE: u32 = 0;
@@ -120,6 +122,13 @@ impl<'a> Rule<'a> {
     /// Continues if the packet came in by a link whose name begins so, or did not.
     pub fn came_by(&mut self, prefix: &str, is: bool) -> &mut Self {
         self.meta(META_IIFNAME, 0).compare(0, is, prefix.as_bytes())
+    }
+
+    /// Continues if the packet came in by the link of this name, or did not.
+    pub fn came_by_link(&mut self, name: &str, is: bool) -> &mut Self {
+        let mut padded = [0; INTERFACE_NAME_BYTES];
+        padded.iter_mut().zip(name.as_bytes()).for_each(|(to, from)| *to = *from);
+        self.meta(META_IIFNAME, 0).compare(0, is, &padded)
     }
 
     /// Continues if the packet leaves by a link whose name begins so, or does not.

@@ -189,6 +189,11 @@ fn a_host_port_leads_to_its_pod_from_everywhere() {
         assert!(ask((ip("127.0.0.1"), 8081)).is_err(), "only at the address that it names");
         answer_tcp(TcpListener::bind("169.254.20.10:8080").unwrap(), "agent");
         assert_eq!(name_in(&other.ask((ip("169.254.20.10"), 8080)).unwrap()), "agent", "a reserved address");
+        assert_eq!(name_in(&ask((ip("169.254.20.10"), 8080)).unwrap()), "agent", "from the node");
+        crate::fixture::run_in(&outside, "ip route add 169.254.20.10 via 198.18.0.1");
+        assert!(ask_from(&outside, (ip("169.254.20.10"), 8080)).is_err(), "what the agent listens on is no outsider's");
+        let dropped = run("nft list chain ip selvedge guard");
+        assert!(dropped.contains("ip daddr 169.254.20.10 iifname != \"svp*\" iifname != \"lo\""), "{dropped}");
 
         let error = node.try_pod("second", &[host_port(8080, 80)]).map(|pod| pod.uid).unwrap_err();
         assert_eq!(error.to_string(), "host port 8080/tcp is taken by pod web");
