@@ -159,6 +159,16 @@ pub enum RuntimeError {
     /// No such pod, or it is not set up.
     #[error("pod {0} does not exist")]
     PodNotFound(String),
+    /// The pod does not get what its containers share: namespaces, addresses. Without it they would be the node's own. Retrying helps
+    /// when there is an address again, say.
+    #[error("failed to set up the namespaces and the network of pod {uid}")]
+    Sandbox {
+        /// The pod.
+        uid: String,
+        /// What went wrong.
+        #[source]
+        source: std::io::Error,
+    },
     /// The act needs a running container.
     #[error("container {0} does not run")]
     NotRunning(ContainerId),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use node_runtime::PodInstance;
+use node_runtime::{PodInstance, RuntimeError};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -91,14 +91,16 @@ impl Worker {
         let checking = self.runtime.clone().filter(|_| is_new);
         let setting_up = self.runtime.clone().filter(|_| !self.volumes.is_set_up);
         let spec = admission::pod_spec(&self.pod, self.addresses().to_vec(), &self.shared.context.dns.domain);
-        // Programs of the node can do without; what they lack they say when they are started.
-        let is_needed = self.runtime.as_ref().is_some_and(|runtime| runtime.handler() == api_edge::RUNTIME_CONTAINER);
+        // Programs of the node can do without a group; what they lack they say when they are started.
+        let is_container = self.runtime.as_ref().is_some_and(|runtime| runtime.handler() == api_edge::RUNTIME_CONTAINER);
         let inbox = self.inbox.clone();
         base_observe::spawn_detached("pod-volumes", async move {
             if let Some(runtime) = setting_up {
                 match runtime.ensure_pod(spec).await {
                     Ok(instance) => inbox.done(Done::SetUp(instance)),
                     Err(error) => {
+                        // None can do without a network of its own: the node's would be another one, with what is the node's alone.
+                        let is_needed = is_container || matches!(error, RuntimeError::Sandbox { .. });
                         let why = node_client::chain(&error);
                         inbox.done(Done::NotSetUp { why, is_needed });
                         if is_needed {

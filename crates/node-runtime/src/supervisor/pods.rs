@@ -42,18 +42,21 @@ impl Supervisor {
         resources.pids_max.get_or_insert(self.config().pod_pids_max);
         let (pod, sandboxes) = (self.pod(&spec.pod.uid), self.inner.sandboxes.clone());
         let runs = !self.running_of(&spec.pod.uid).is_empty();
+        let root = self.inner.root.clone();
         blocking(move || {
+            let set_up = || pod.ensure(&resources).map_err(|source| io_error("set up pod in", &root, source));
             let needs_another = sandboxes.needs_another(&spec);
             // What an agent without pod networks has started stays where it is for as long as it runs.
             if needs_another && runs && sandboxes.are_optional() {
-                return pod.ensure(&resources);
+                return set_up();
             }
             // Without it the pod's containers have nothing in common: it is another instance.
             if needs_another {
                 pod.forget();
             }
-            let mut instance = pod.ensure(&resources)?;
-            let sandbox = sandboxes.ensure(&spec, &pod.instance_groups(&instance.id))?;
+            let mut instance = set_up()?;
+            let sandbox = sandboxes.ensure(&spec, &pod.instance_groups(&instance.id));
+            let sandbox = sandbox.map_err(|source| RuntimeError::Sandbox { uid: spec.pod.uid.clone(), source })?;
             let processes = sandbox.processes_of().map(|first| NamespaceRef {
                 kind: "pid".to_owned(),
                 path: format!("/proc/{}/ns/pid", first.pid).into(),
@@ -63,7 +66,6 @@ impl Supervisor {
             Ok(instance)
         })
         .await
-        .map_err(|source| io_error("set up pod in", &self.inner.root, source))
     }
 
     /// What the containers of a pod enter.
