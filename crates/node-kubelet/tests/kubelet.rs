@@ -781,7 +781,7 @@ async fn a_pod_that_sets_what_is_not_its_own_is_forbidden_to() {
     .await;
     let status = status_of(&hub, "unsafe");
     assert_eq!(status["reason"], "SysctlForbidden", "{status}");
-    assert_eq!(status["message"], "forbidden sysctl: \"kernel.msgmax\" not allowlisted");
+    assert_eq!(status["message"], "Pod was rejected: forbidden sysctl: \"kernel.msgmax\" not allowlisted");
     assert_eq!(node.runtime.starts(), ["uid-safe_a_0"]);
     node.kill().await;
 }

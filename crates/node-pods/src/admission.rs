@@ -195,8 +195,8 @@ pub(crate) fn pod_ref(pod: &Pod) -> PodRef {
     PodRef { uid: metadata.uid.clone(), namespace: metadata.namespace.clone(), name: metadata.name.clone() }
 }
 
-/// What a runtime sets up for a pod as a whole. `addresses` are those that it had before, `domain` is the cluster's.
-pub(crate) fn pod_spec(pod: &Pod, addresses: Vec<IpAddr>, domain: &str) -> PodSpec {
+/// The node's ports that a pod asks for.
+pub(crate) fn host_ports(pod: &Pod) -> Vec<HostPort> {
     let ports = pod.all_containers().flat_map(|container| &container.ports).filter(|port| port.host_port > 0);
     let host_port = |port: &ContainerPort| HostPort {
         // As upstream: all of the node's addresses are written so as well.
@@ -209,6 +209,29 @@ pub(crate) fn pod_spec(pod: &Pod, addresses: Vec<IpAddr>, domain: &str) -> PodSp
             _ => PortProtocol::Tcp,
         },
     };
+    ports.map(host_port).collect()
+}
+
+/// Rejects a pod that asks for a port of the node which one of these pods has, in upstream's words.
+pub(crate) fn check_host_ports<'a>(pod: &Pod, others: impl Iterator<Item = &'a Pod>) -> Result<(), AdmissionError> {
+    let desired = host_ports(pod);
+    if desired.is_empty() {
+        return Ok(());
+    }
+    let taken: Vec<HostPort> = others.flat_map(host_ports).collect();
+    let collide = |one: &HostPort, other: &HostPort| {
+        (one.host_port, one.protocol) == (other.host_port, other.protocol)
+            && (one.host_ip.is_none() || other.host_ip.is_none() || one.host_ip == other.host_ip)
+    };
+    if !desired.iter().any(|one| taken.iter().any(|other| collide(one, other))) {
+        return Ok(());
+    }
+    let message = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+    Err(AdmissionError { reason: "NodePorts".into(), message: message.to_owned() })
+}
+
+/// What a runtime sets up for a pod as a whole. `addresses` are those that it had before, `domain` is the cluster's.
+pub(crate) fn pod_spec(pod: &Pod, addresses: Vec<IpAddr>, domain: &str) -> PodSpec {
     let sysctls = &pod.spec.security_context.sysctls;
     PodSpec {
         pod: pod_ref(pod),
@@ -216,7 +239,7 @@ pub(crate) fn pod_spec(pod: &Pod, addresses: Vec<IpAddr>, domain: &str) -> PodSp
         hostname: pod.kernel_hostname(domain),
         host: HostNamespaces { network: pod.spec.host_network, ipc: pod.spec.host_ipc },
         shares_processes: pod.spec.share_process_namespace,
-        host_ports: ports.map(host_port).collect(),
+        host_ports: host_ports(pod),
         addresses,
         sysctls: sysctls.iter().map(|sysctl| (sysctl.dotted_name(), sysctl.value.clone())).collect(),
     }

@@ -522,7 +522,8 @@ impl Manager {
                     unsupported = Some(Waiting { reason: rejection.reason.into_owned(), message: rejection.message })
                 }
                 false => {
-                    state.failure = Some((rejection.reason.into_owned(), rejection.message));
+                    let message = format!("Pod was rejected: {}", rejection.message);
+                    state.failure = Some((rejection.reason.into_owned(), message));
                     is_rejected = true;
                 }
             }
@@ -581,6 +582,9 @@ impl Manager {
 
     fn report_rejection(&self, pod: &Pod, rejection: &AdmissionError) {
         warn!(pod = %pod.full_name(), reason = %rejection.reason, message = %rejection.message, "Rejected a pod.");
+        let others =
+            self.pods.values().filter(|entry| !entry.is_over.load(Ordering::Relaxed) && entry.requests.get("pods") > 0);
+        admission::check_host_ports(pod, others.map(|entry| &entry.pod))?;
         self.shared.events.pod_warning(pod, None, rejection.reason.clone(), rejection.message.clone());
         self.shared.context.registry.error(format!("{}: {}", pod.full_name(), rejection.message));
     }

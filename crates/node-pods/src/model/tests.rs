@@ -39,6 +39,24 @@ fn requests_that_no_machine_has_are_counted_and_do_not_overflow() {
 }
 
 #[test]
+fn a_port_of_the_node_has_one_pod_and_the_second_is_rejected_in_upstreams_words() {
+    let with_port = |port: serde_json::Value| pod(json!({"spec": {"containers": [{"name": "a", "ports": [port]}]}}));
+    let first = with_port(json!({"containerPort": 80, "hostPort": 8080}));
+    let check = |port| crate::admission::check_host_ports(&with_port(port), std::iter::once(&first));
+    let rejection = check(json!({"containerPort": 81, "hostPort": 8080})).unwrap_err();
+    assert_eq!(rejection.reason, "NodePorts");
+    assert_eq!(
+        rejection.message,
+        "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"
+    );
+    check(json!({"containerPort": 81, "hostPort": 8080, "hostIP": "127.0.0.1"})).unwrap_err();
+    check(json!({"containerPort": 81, "hostPort": 8080, "hostIP": "0.0.0.0"})).unwrap_err();
+    check(json!({"containerPort": 80, "hostPort": 8081})).unwrap();
+    check(json!({"containerPort": 80, "hostPort": 8080, "protocol": "UDP"})).unwrap();
+    check(json!({"containerPort": 8080})).unwrap();
+}
+
+#[test]
 fn a_pod_is_limited_where_all_its_containers_are_and_an_init_container_gets_its_own_limit() {
     let limited =
         |cpu: &str, memory: &str| json!({"name": "a", "resources": {"limits": {"cpu": cpu, "memory": memory}}});
