@@ -172,6 +172,11 @@ impl NodeNetwork {
 }
 
 /// Takes the network of this machine, for as long as the answer is kept.
+    /// Whether an address is a pod's, or the node's among its pods.
+    fn is_inside(&self, address: &IpAddr) -> bool {
+        self.network.is_pod(address) || self.network.node_addresses().contains(address)
+    }
+
 fn own() -> std::io::Result<UnixListener> {
     UnixListener::bind_addr(&UnixAddr::from_abstract_name(OWNER)?)
 }

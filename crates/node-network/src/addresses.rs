@@ -270,6 +270,11 @@ impl Addresses {
         self.pools.iter().filter(|pool| pool.cursor > 1).map(|pool| pool.subnet.at(pool.cursor)).collect()
     }
 
+    /// Whether a pod has an address.
+    pub fn is_taken(&self, address: &IpAddr) -> bool {
+        self.taken.contains(address)
+    }
+
     /// Takes new addresses from another range from now on; those handed out stay.
     pub fn move_to(&mut self, subnets: &[Subnet]) {
         for (pool, subnet) in self.pools.iter_mut().zip(subnets) {

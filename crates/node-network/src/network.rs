@@ -246,6 +246,11 @@ impl Network {
         self.locked(|inner| inner.addresses.last())
     }
 
+    /// Whether a pod has this address, of whatever range.
+    pub fn is_pod(&self, address: &IpAddr) -> bool {
+        self.locked(|inner| inner.addresses.is_taken(address))
+    }
+
     /// Puts a pod on the network, or completes what is there of it. Returns its addresses, to be remembered.
     ///
     /// # Errors

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use node_client::ApiClient;
-use node_network::Subnet;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
+
+use super::NodeNetwork;
 
 /// Connections at a time; each costs the hub one.
 const CONNECTIONS_MAX: usize = 256;
@@ -20,7 +21,12 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `shutdown`. Only pods, and programs of this machine, are let through.
-pub(super) async fn run(listener: TcpListener, pods: Vec<Subnet>, client: ApiClient, shutdown: CancellationToken) {
+pub(super) async fn run(
+    listener: TcpListener,
+    network: Arc<NodeNetwork>,
+    client: ApiClient,
+    shutdown: CancellationToken,
+) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let accepted = tokio::select! {
@@ -35,18 +41,22 @@ pub(super) async fn run(listener: TcpListener, pods: Vec<Subnet>, client: ApiCli
                 continue;
             }
         };
-        let is_ours = |ip: IpAddr| ip.is_loopback() || pods.iter().any(|subnet| subnet.contains(&ip));
         // Without a place, or for others, it is closed at once.
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-        if !is_ours(peer.ip()) {
-            continue;
-        }
-        let (client, shutdown) = (client.clone(), shutdown.clone());
+        let (network, client, shutdown) = (network.clone(), client.clone(), shutdown.clone());
         base_observe::spawn_detached("api-proxy", async move {
             let _place = place;
-            shutdown.run_until_cancelled(hand_on(pod, &client)).await;
+            if is_ours(network, peer.ip()).await {
+                shutdown.run_until_cancelled(hand_on(pod, &client)).await;
+            }
         });
     }
+}
+
+/// Whether somebody is a pod, of whichever range (an uplink may have come that made another one necessary), or a program of this machine.
+async fn is_ours(network: Arc<NodeNetwork>, address: IpAddr) -> bool {
+    // The network may be at work for some milliseconds.
+    address.is_loopback() || tokio::task::spawn_blocking(move || network.is_inside(&address)).await.unwrap_or(false)
 }
 
 async fn hand_on(mut pod: TcpStream, client: &ApiClient) {

@@ -63,8 +63,7 @@ impl Follow {
         let Some(listener) = listener else { return };
         match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => {
-                let pods = self.network.network.subnets();
-                let serve = api_proxy::run(listener, pods, self.client.clone(), shutdown.clone());
+                let serve = api_proxy::run(listener, self.network.clone(), self.client.clone(), shutdown.clone());
                 base_observe::spawn_detached("api-proxies", serve);
             }
             Err(error) => tracing::warn!(%error, "Pods have no way to the API through this node."),
