@@ -158,7 +158,25 @@ impl Kubelet {
             Address::Tcp(address) => *address,
             Address::Unix(_) => config.listen,
         };
+        take_up_network(&config, &runtimes, &store).await;
         Ok(spawn(Parts { config, runtimes, shutdown, tasks, known, store, registry, api, socket, address }))
+    }
+}
+
+/// Gives the pods of an earlier kubelet their addresses and ports back before any new pod begins.
+async fn take_up_network(config: &KubeletConfig, runtimes: &Runtimes, store: &Arc<Store>) {
+    let Some(network) = config.network.clone() else { return };
+    let mut found = Vec::new();
+    for runtime in runtimes {
+        // The manager says why it cannot list them.
+        found.extend(runtime.list_pods().await.unwrap_or_default());
+    }
+    let store = store.clone();
+    let taking = tokio::task::spawn_blocking(move || {
+        network.take_up(&store.pods_with_addresses(), &found, &store.last_addresses());
+    });
+    if let Err(panic) = taking.await {
+        std::panic::resume_unwind(panic.into_panic());
     }
 }
 
@@ -417,6 +435,7 @@ fn spawn(parts: Parts) -> KubeletHandle {
             services: services.clone(),
             node_ip: node_ip.clone(),
             client: client.clone(),
+            store: store.clone(),
             registry: registry.clone(),
         };
         let end = shutdown.clone();

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use node_client::Endpoint;
 use node_dns::{DnsConfig, DnsServer, Names, NamesConfig};
 use node_network::{Network, NetworkConfig, NetworkError, PodLink, Protocol, Subnet, links, netlink};
-use node_pods::NodeDns;
+use node_pods::{KeptPod, NodeDns};
 use node_runtime::{PodNetwork, PodSpec, PortProtocol};
 
 /// Name of the socket that says whose the network is. It is of the network namespace, as what it guards.
@@ -138,10 +138,43 @@ impl NodeNetwork {
         Ok(Arc::new(Self { settings, network, names, dns, api: Mutex::new(api), api_address, _owner: owner }))
     }
 
+    /// Takes up the pods of an earlier agent before any new one begins: their addresses and ports are theirs, and what is left of pods
+    /// that are known no more is taken off the network. `found` are those of which something is there beside what was kept. Blocks
+    /// for milliseconds, and for some ten of each link that is deleted.
+    pub(crate) fn take_up(&self, kept: &[KeptPod], found: &[String], last: &[IpAddr]) {
+        let nowhere = Path::new("/nonexistent");
+        let ports: Vec<Vec<node_network::HostPort>> = kept.iter().map(|pod| host_ports(&pod.host_ports)).collect();
+        let links = kept.iter().zip(&ports).map(|(pod, host_ports)| PodLink {
+            uid: &pod.uid,
+            netns: pod.netns.as_deref().unwrap_or(nowhere),
+            host_ports,
+            addresses: &pod.addresses,
+        });
+        let others = found.iter().filter(|uid| kept.iter().all(|pod| pod.uid != **uid));
+        let others = others.map(|uid| PodLink { uid, netns: nowhere, host_ports: &[], addresses: &[] });
+        match self.network.reconcile(&links.chain(others).collect::<Vec<_>>()) {
+            Ok(done) => {
+                let (repaired, removed) = (done.repaired.len(), done.removed.len());
+                // Those of another boot of the machine are set up when they begin.
+                let failed = done.failed.len();
+                tracing::info!(pods = kept.len(), repaired, removed, failed, "Took up the network of pods.");
+            }
+            Err(error) => {
+                tracing::warn!(error = %node_client::chain(&error), "Failed to compare the network with the pods of before.");
+            }
+        }
+        self.network.resume(last);
+    }
+
     /// Where pods have names answered.
     pub fn node_dns(&self) -> NodeDns {
         let servers = if self.dns.is_some() { vec![self.settings.dns.ip()] } else { Vec::new() };
         NodeDns { domain: self.settings.domain.clone(), servers, ..NodeDns::default() }
+    }
+
+    /// Whether an address is a pod's, or the node's among its pods.
+    fn is_inside(&self, address: &IpAddr) -> bool {
+        self.network.is_pod(address) || self.network.node_addresses().contains(address)
     }
 
     /// Where pods find the API: the Service `kubernetes`.
@@ -172,11 +205,6 @@ impl NodeNetwork {
 }
 
 /// Takes the network of this machine, for as long as the answer is kept.
-    /// Whether an address is a pod's, or the node's among its pods.
-    fn is_inside(&self, address: &IpAddr) -> bool {
-        self.network.is_pod(address) || self.network.node_addresses().contains(address)
-    }
-
 fn own() -> std::io::Result<UnixListener> {
     UnixListener::bind_addr(&UnixAddr::from_abstract_name(OWNER)?)
 }
@@ -202,16 +230,7 @@ fn answer_names(
 
 impl PodNetwork for NodeNetwork {
     fn set_up(&self, spec: &PodSpec, namespace: &Path) -> Result<Vec<IpAddr>, String> {
-        let host_ports: Vec<node_network::HostPort> = spec
-            .host_ports
-            .iter()
-            .map(|port| node_network::HostPort {
-                host_ip: port.host_ip,
-                host_port: port.host_port,
-                container_port: port.container_port,
-                protocol: protocol(port.protocol),
-            })
-            .collect();
+        let host_ports = host_ports(&spec.host_ports);
         let link =
             PodLink { uid: &spec.pod.uid, netns: namespace, host_ports: &host_ports, addresses: &spec.addresses };
         self.network.setup_pod(link).map_err(|error| node_client::chain(&error))
@@ -222,6 +241,16 @@ impl PodNetwork for NodeNetwork {
             tracing::warn!(pod = uid, error = %node_client::chain(&error), "Failed to take a pod off the network.");
         }
     }
+}
+
+fn host_ports(ports: &[node_runtime::HostPort]) -> Vec<node_network::HostPort> {
+    let port = |port: &node_runtime::HostPort| node_network::HostPort {
+        host_ip: port.host_ip,
+        host_port: port.host_port,
+        container_port: port.container_port,
+        protocol: protocol(port.protocol),
+    };
+    ports.iter().map(port).collect()
 }
 
 pub(crate) fn protocol(protocol: PortProtocol) -> Protocol {

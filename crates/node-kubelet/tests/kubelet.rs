@@ -192,6 +192,11 @@ async fn a_pod_that_left_while_the_node_was_down_is_stopped_after_a_list_only() 
     assert_eq!(node.runtime.running(), ["uid-web_a_0"], "a list that fails stops nothing");
     hub.refuse_lists(false);
     runs(&node, &[]).await;
+    eventually("nothing of the pod", || match node.runtime.pods().is_empty() {
+        true => Ok(()),
+        false => Err(format!("{:?}", node.runtime.pods())),
+    })
+    .await;
     node.kill().await;
 }
 
@@ -839,10 +844,19 @@ async fn what_a_deleted_pod_has_left_is_removed_after_the_next_complete_list() {
     let mut node = Node::new();
     let left = node.dir.path().join("node/pods/d_old_uid-old");
     std::fs::create_dir_all(left.join(".volumes/data")).unwrap();
+    for uid in ["uid-old", "static-old"] {
+        node.runtime.leave(uid);
+    }
     node.start(Some(&hub)).await;
     is_ready(&hub, "web").await;
     eventually("no directory of a deleted pod", || if left.exists() { Err("it is there".to_owned()) } else { Ok(()) })
         .await;
+    let expected = ["static-old", "uid-web"].map(str::to_owned).into();
+    eventually("nothing of a deleted pod", || match node.runtime.pods() {
+        pods if pods == expected => Ok(()),
+        pods => Err(format!("{pods:?}")),
+    })
+    .await;
     node.kill().await;
 }
 

@@ -270,6 +270,15 @@ impl Addresses {
         self.pools.iter().filter(|pool| pool.cursor > 1).map(|pool| pool.subnet.at(pool.cursor)).collect()
     }
 
+    /// Takes new addresses from behind these from now on; of a range without one nothing changes.
+    pub fn resume(&mut self, last: &[IpAddr]) {
+        for pool in &mut self.pools {
+            if let Some(last) = last.iter().find(|last| pool.subnet.contains(last)) {
+                pool.cursor = number(last) - pool.subnet.first();
+            }
+        }
+    }
+
     /// Whether a pod has an address.
     pub fn is_taken(&self, address: &IpAddr) -> bool {
         self.taken.contains(address)
@@ -357,6 +366,17 @@ mod tests {
         assert_eq!(addresses.allocate("a", NO_LINK).unwrap(), [ip("10.39.0.7"), ip("10.77.0.9"), ip("fd00::2")]);
         assert_eq!(addresses.allocate("b", NO_LINK).unwrap(), [ip("10.39.0.201"), ip("fd00::3")]);
         assert_eq!(addresses.last(), [ip("10.39.0.201"), ip("fd00::3")]);
+    }
+
+    #[test]
+    fn the_address_after_the_last_one_is_next_whatever_was_adopted() {
+        let mut addresses = Addresses::new(&[subnet("10.39.0.0/16")], &[]);
+        addresses.adopt("a", &[ip("10.39.0.200")]);
+        addresses.resume(&[ip("10.39.0.7"), ip("10.77.0.9")]);
+        assert_eq!(addresses.allocate("b", NO_LINK).unwrap(), [ip("10.39.0.8")]);
+        assert!(addresses.is_taken(&ip("10.39.0.200")) && !addresses.is_taken(&ip("10.39.0.7")));
+        addresses.resume(&[]);
+        assert_eq!(addresses.allocate("c", NO_LINK).unwrap(), [ip("10.39.0.9")]);
     }
 
     #[test]

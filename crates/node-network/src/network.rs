@@ -246,9 +246,20 @@ impl Network {
         self.locked(|inner| inner.addresses.last())
     }
 
+    /// Takes new addresses from behind those that were handed out last before a restart, whatever was adopted since: what
+    /// [`NetworkConfig::last_addresses`] is to a caller who knows them later.
+    pub fn resume(&self, last: &[IpAddr]) {
+        self.locked(|inner| inner.addresses.resume(last));
+    }
+
     /// Whether a pod has this address, of whatever range.
     pub fn is_pod(&self, address: &IpAddr) -> bool {
         self.locked(|inner| inner.addresses.is_taken(address))
+    }
+
+    /// Frees the node's ports of a pod whose programs have ended for good; its addresses stay until it is removed.
+    pub fn release_host_ports(&self, uid: &str) -> Result<(), NetworkError> {
+        self.locked(|inner| inner.release_host_ports(uid))
     }
 
     /// Puts a pod on the network, or completes what is there of it. Returns its addresses, to be remembered.
@@ -270,7 +281,8 @@ impl Network {
         self.locked(|inner| inner.set_services(services))
     }
 
-    /// Compares the kernel's state with the pods that should be on the network, as after a restart, and changes what differs.
+    /// Compares the kernel's state with the pods that should be on the network, as after a restart, and changes what differs. A pod
+    /// whose addresses are not known keeps those that its link has.
     pub fn reconcile(&self, pods: &[PodLink<'_>]) -> Result<Reconciled, NetworkError> {
         self.locked(|inner| inner.reconcile(pods))
     }
@@ -484,6 +496,20 @@ impl Inner {
         Ok(())
     }
 
+    fn release_host_ports(&mut self, uid: &str) -> Result<(), NetworkError> {
+        let Some(host_ports) = self.host_ports.remove(uid) else { return Ok(()) };
+        for index in 0..self.tables.len() {
+            let family = self.tables[index].family();
+            let mut former = pod_elements(family, self.addresses.of(uid), &host_ports);
+            former.retain(|(set, _), _| matches!(set, Set::HostPorts | Set::HostPortsAt));
+            self.apply(index, |contents| {
+                let delete = former.keys().filter(|key| contents.elements.contains_key(*key)).cloned().collect();
+                Change { delete, ..Change::default() }
+            })?;
+        }
+        Ok(())
+    }
+
     /// Changes a table. When somebody else has changed it, it is put right first.
     fn apply(&mut self, index: usize, change: impl Fn(&Contents) -> Change) -> Result<(), NetworkError> {
         let first = change(self.tables[index].contents());
@@ -597,10 +623,17 @@ impl Inner {
             found.removed.push(uid.to_owned());
         }
         // All that is remembered first: no repaired pod gets the address of one further down.
+        let routes = links::routes(&mut self.route).map_err(NetworkError::Node)?;
         for pod in pods {
             self.addresses.adopt(pod.uid, pod.addresses);
         }
-        let routes = links::routes(&mut self.route).map_err(NetworkError::Node)?;
+        for pod in pods.iter().filter(|pod| pod.addresses.is_empty()) {
+            let name = names::host_link(pod.uid);
+            let Some(link) = links.iter().find(|link| link.name == name && is_own(link)) else { continue };
+            let own = routes.iter().filter(|route| route.is_own && route.link == link.index);
+            let found: Vec<IpAddr> = own.filter_map(|route| Some(route.to?.address)).collect();
+            self.addresses.adopt(pod.uid, &found);
+        }
         for pod in pods {
             let link = links.iter().find(|link| link.name == names::host_link(pod.uid) && link.is_up);
             let is_routed = |address: &IpAddr| {

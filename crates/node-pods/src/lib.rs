@@ -51,7 +51,7 @@ pub use logs::{LogQuery, LogReader};
 pub use manager::{Context, LogPlace};
 pub use net_files::NodeDns;
 pub use start::{Pods, PodsParts, Stopping, start};
-pub use store::{Store, StoreError};
+pub use store::{KeptPod, Store, StoreError};
 pub use table::{PodPort, PodRecord, PodTable};
 pub use volumes::{pod_uids, remove_pods};
 

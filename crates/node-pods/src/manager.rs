@@ -236,6 +236,8 @@ pub(crate) struct Manager {
     held_back: BTreeMap<String, Bytes>,
     /// Containers found at the start whose pod is not known (yet).
     orphans: BTreeMap<String, Vec<ContainerStatus>>,
+    /// Pods of which something was found at the start beside containers.
+    found: BTreeSet<String>,
     /// Whether directories of pods that nobody knows were looked for.
     are_directories_swept: bool,
     desired: Arc<Desired>,
@@ -261,6 +263,7 @@ impl Manager {
             finished: BTreeSet::new(),
             held_back: BTreeMap::new(),
             orphans: BTreeMap::new(),
+            found: BTreeSet::new(),
             are_directories_swept: false,
             desired,
             life,
@@ -312,6 +315,7 @@ impl Manager {
                 }
             }
         }
+        self.find_remains().await;
         let mut stored = self.shared.context.store.pods();
         // Those on hold first: their successors wait for them.
         stored.sort_by_cached_key(|(uid, _)| !self.shared.context.store.pod_state(uid).on_hold);
@@ -416,6 +420,7 @@ impl Manager {
             // Only now, after a complete list, is a container of an unknown pod nobody's. One of a pod that is listed but
             // cannot be understood runs on.
             self.sweep_orphans(|uid| !uid.starts_with(STATIC_UID_PREFIX) && !listed.contains(uid));
+            self.sweep_remains(listed);
             self.sweep_directories(listed);
         }
         self.report_holds();
@@ -577,14 +582,14 @@ impl Manager {
         runtime.as_ref().map_err(Clone::clone)?;
         admission::check_features(json)?;
         admission::check_sysctls(pod)?;
+        let others =
+            self.pods.values().filter(|entry| !entry.is_over.load(Ordering::Relaxed) && entry.requests.get("pods") > 0);
+        admission::check_host_ports(pod, others.map(|entry| &entry.pod))?;
         admission::fits(requests, &self.used(), &self.allocatable())
     }
 
     fn report_rejection(&self, pod: &Pod, rejection: &AdmissionError) {
         warn!(pod = %pod.full_name(), reason = %rejection.reason, message = %rejection.message, "Rejected a pod.");
-        let others =
-            self.pods.values().filter(|entry| !entry.is_over.load(Ordering::Relaxed) && entry.requests.get("pods") > 0);
-        admission::check_host_ports(pod, others.map(|entry| &entry.pod))?;
         self.shared.events.pod_warning(pod, None, rejection.reason.clone(), rejection.message.clone());
         self.shared.context.registry.error(format!("{}: {}", pod.full_name(), rejection.message));
     }

@@ -1,10 +1,11 @@
 //! The offline store: everything the node acts on, on disk before it is acted on.
 //!
 //! Keys are `format`, `pods/<uid>`, `configmaps/<ns>/<name>`, `secrets/<ns>/<name>`, `state/<uid>` (what the kubelet itself decided
-//! about a pod), `tokens/<uid>` (tokens of a pod's service account), `assignment` and `services/<ns>/<name>`. Secrets and tokens are sealed with a key of
+//! about a pod), `tokens/<uid>` (tokens of a pod's service account), `assignment`, `addresses` and `services/<ns>/<name>`. Secrets and tokens are sealed with a key of
 //! this node, so that a stolen SD card without `node/pki` says none. Calls block on the disk: callers on the runtime's threads go through `spawn_blocking`.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,11 +20,12 @@ use serde_json::Value;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use node_client::{HubState, Notice, StatusRegistry};
-use node_runtime::PodInstance;
+use node_runtime::{HostPort, PodInstance};
 
+use crate::admission;
 use crate::ballast::Ballast;
 use crate::manager::STATIC_UID_PREFIX;
-use crate::model::References;
+use crate::model::{Pod, References};
 use crate::tokens::{KeptToken, TokenRef};
 
 /// Form of the entries.
@@ -128,6 +130,19 @@ pub(crate) enum Known {
     Present(Value),
 }
 
+/// What the node's network had given to a pod when that was last kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeptPod {
+    /// The pod.
+    pub uid: String,
+    /// Its network namespace; `None` while it was not set up.
+    pub netns: Option<PathBuf>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The node's ports that lead to it: none of a pod that is over.
+    pub host_ports: Vec<HostPort>,
+}
+
 /// What the kubelet itself decided about a pod, and must still know after a restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -169,6 +184,17 @@ struct KeptService {
     /// Version of this form.
     version: u32,
     service: ServiceRecord,
+}
+
+/// Version of [`KeptAddresses`].
+const ADDRESSES_VERSION: u32 = 1;
+
+/// Addresses that were handed out last, as they are kept.
+#[derive(Serialize, Deserialize)]
+struct KeptAddresses {
+    /// Version of this form.
+    version: u32,
+    last: Vec<IpAddr>,
 }
 
 /// The offline store.
@@ -310,6 +336,43 @@ impl Store {
         let bytes = serde_json::to_vec(state).expect("times and texts become JSON");
         self.write(|snapshots| snapshots.put(&format!("state/{uid}"), bytes.clone()))?;
         if is_urgent { self.sync() } else { Ok(()) }
+    }
+
+    /// The pods that have had addresses of their own.
+    pub fn pods_with_addresses(&self) -> Vec<KeptPod> {
+        let states = self.snapshots.iter_prefix("state/").into_iter();
+        let kept = states.filter_map(|(key, _)| {
+            let uid = key.strip_prefix("state/")?;
+            let instance = self.pod_state(uid).instance?.instance;
+            let netns = instance.namespaces.iter().find(|one| one.kind == "net").map(|one| one.path.clone());
+            let pod = self.pod(uid).and_then(|json| Pod::from_json(&json).ok());
+            let is_over = |pod: &Pod| matches!(pod.status.phase.as_str(), "Succeeded" | "Failed");
+            let host_ports = pod.filter(|pod| !is_over(pod)).map(|pod| admission::host_ports(&pod));
+            let host_ports = host_ports.unwrap_or_default();
+            Some(KeptPod { uid: uid.to_owned(), netns, addresses: instance.addresses, host_ports })
+        });
+        kept.filter(|pod| !pod.addresses.is_empty()).collect()
+    }
+
+    /// Which addresses were handed out last.
+    pub fn last_addresses(&self) -> Vec<IpAddr> {
+        let kept =
+            self.snapshots.get("addresses").and_then(|bytes| serde_json::from_slice::<KeptAddresses>(&bytes).ok());
+        kept.filter(|kept| kept.version == ADDRESSES_VERSION).map(|kept| kept.last).unwrap_or_default()
+    }
+
+    /// Keeps which addresses were handed out last, with the next write that is synced: after a power cut no program remembers those of
+    /// the moment before it.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn put_last_addresses(&self, last: &[IpAddr]) -> Result<(), StoreError> {
+        if self.last_addresses() == last {
+            return Ok(());
+        }
+        let kept = KeptAddresses { version: ADDRESSES_VERSION, last: last.to_vec() };
+        let bytes = Bytes::from(serde_json::to_vec(&kept).expect("texts and numbers become JSON"));
+        self.write(|snapshots| snapshots.put("addresses", bytes.clone()))
     }
 
     pub(crate) fn object(&self, key: &ObjectKey) -> Known {

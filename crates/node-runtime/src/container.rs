@@ -241,6 +241,10 @@ impl PodRuntime for ContainerRuntime {
         Box::pin(async move { self.supervisor.remove_pod(&uid).await })
     }
 
+    fn list_pods(&self) -> RuntimeFuture<'_, Vec<String>> {
+        Box::pin(self.supervisor.list_pods())
+    }
+
     fn stats_pod(&self, uid: &str) -> RuntimeFuture<'_, ContainerStats> {
         let uid = uid.to_owned();
         Box::pin(async move { self.supervisor.stats_pod(&uid).await })

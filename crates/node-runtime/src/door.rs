@@ -227,6 +227,12 @@ pub trait PodRuntime: Send + Sync {
     /// does not exist is no error; one with a container that runs is.
     fn remove_pod(&self, uid: &str) -> RuntimeFuture<'_, ()>;
 
+    /// uids of the pods that have something of their own beside containers (namespaces, a network): what an agent that was killed may
+    /// have left of pods that nobody knows any more.
+    fn list_pods(&self) -> RuntimeFuture<'_, Vec<String>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
     /// What all of a pod uses together.
     fn stats_pod(&self, uid: &str) -> RuntimeFuture<'_, ContainerStats>;
 

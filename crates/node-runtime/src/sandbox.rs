@@ -161,6 +161,19 @@ impl Sandboxes {
         self.known().get(uid).cloned()
     }
 
+    /// The pods that have something here, complete or not.
+    pub fn uids(&self) -> io::Result<Vec<String>> {
+        let entries = match fs::read_dir(&self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut uids = Vec::new();
+        for entry in entries {
+            uids.extend(entry?.file_name().into_string());
+        }
+        Ok(uids)
+    }
+
     /// Takes a pod's away. One that has none is no error.
     pub fn remove(&self, uid: &str) -> io::Result<()> {
         let dir = self.dir_of(uid);

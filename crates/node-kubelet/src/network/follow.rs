@@ -3,6 +3,7 @@
 //! Both are made anew from all that is known, each time something has changed: there are as many records as a node has pods and
 //! Services, and what has not changed is left alone by those who get it.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use api_edge::services::{Protocol, ServiceRecord, ServiceType};
 use node_client::{ApiClient, StatusRegistry, chain};
 use node_dns::{EndpointNames, NameRecords, PodNames, PortName, PortProtocol, ServiceNames};
 use node_network::{NetworkError, ServiceEntry, ServicePort};
-use node_pods::{PodRecord, PodTable};
+use node_pods::{PodRecord, PodTable, Store};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +32,7 @@ pub(crate) struct Follow {
     pub services: watch::Receiver<Arc<Vec<ServiceRecord>>>,
     pub node_ip: watch::Receiver<Option<IpAddr>>,
     pub client: ApiClient,
+    pub store: Arc<Store>,
     pub registry: StatusRegistry,
 }
 
@@ -39,13 +41,14 @@ impl Follow {
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         self.serve_api(&shutdown);
         let mut changes = self.table.subscribe();
+        let mut known = BTreeSet::new();
         let mut looks = tokio::time::interval(LOOK_PERIOD);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             changes.mark_unchanged();
             self.services.mark_unchanged();
             self.node_ip.mark_unchanged();
-            self.bring_up_to_date().await;
+            self.bring_up_to_date(&mut known).await;
             loop {
                 tokio::select! {
                     () = shutdown.cancelled() => return,
@@ -70,12 +73,23 @@ impl Follow {
         }
     }
 
-    async fn bring_up_to_date(&self) {
-        let (network, api) = (self.network.clone(), self.api_service());
+    /// `known` are the pods of the time before.
+    async fn bring_up_to_date(&self, known: &mut BTreeSet<String>) {
+        let (network, store, api) = (self.network.clone(), self.store.clone(), self.api_service());
         let (pods, services, node_ip) = (self.table.snapshot(), self.services.borrow().clone(), *self.node_ip.borrow());
+        let present = pods.iter().map(|pod| pod.uid.clone()).collect();
+        let over: Vec<String> =
+            std::mem::replace(known, present).into_iter().filter(|uid| !known.contains(uid)).collect();
         // Milliseconds where there are thousands of names, and calls of the kernel.
-        let set = tokio::task::spawn_blocking(move || apply(&network, &pods, &services, node_ip, api)).await;
-        match set {
+        let set = tokio::task::spawn_blocking(move || {
+            if let Err(error) = store.put_last_addresses(&network.network.last_addresses()) {
+                tracing::debug!(error = %chain(&error), "Failed to keep which addresses were handed out last.");
+            }
+            // What a pod that is over had of the node's ports is another's to have; its object may stay for long.
+            over.iter().try_for_each(|uid| network.network.release_host_ports(uid))?;
+            apply(&network, &pods, &services, node_ip, api)
+        });
+        match set.await {
             Ok(Ok(())) => self.registry.clear_fault(FAULT),
             Ok(Err(error)) => {
                 let text = chain(&error);

@@ -1,6 +1,6 @@
 //! Containers that are entries of a table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ struct Table {
     starts: Vec<String>,
     /// Stops and commands, in order.
     acts: Vec<String>,
+    /// Pods that have something beside containers.
+    pods: BTreeSet<String>,
 }
 
 pub struct FakeRuntime {
@@ -114,6 +116,16 @@ impl FakeRuntime {
         self.holds_commands.send_replace(hold);
     }
 
+    /// Pods that have something beside containers.
+    pub fn pods(&self) -> BTreeSet<String> {
+        self.table.lock().unwrap().pods.clone()
+    }
+
+    /// Leaves something of a pod, as a kubelet does that is killed while it removes it.
+    pub fn leave(&self, uid: &str) {
+        self.table.lock().unwrap().pods.insert(uid.to_owned());
+    }
+
     /// Everything stops, and nobody sees it.
     pub fn power_cut(&self) {
         for id in self.running() {
@@ -154,8 +166,13 @@ impl PodRuntime for FakeRuntime {
             addresses: vec![],
             devices: vec![],
         };
+        self.leave(&spec.pod.uid);
         self.table.lock().unwrap().pods.insert(spec.pod.uid.clone(), spec);
         Box::pin(async { Ok(instance) })
+    }
+
+    fn list_pods(&self) -> RuntimeFuture<'_, Vec<String>> {
+        Box::pin(async { Ok(self.pods().into_iter().collect()) })
     }
 
     fn stop_pod(&self, uid: &str, _grace: Duration) -> RuntimeFuture<'_, ()> {
@@ -169,7 +186,9 @@ impl PodRuntime for FakeRuntime {
 
     fn remove_pod(&self, uid: &str) -> RuntimeFuture<'_, ()> {
         let of_pod = format!("{uid}_");
-        self.table.lock().unwrap().containers.retain(|id, _| !id.starts_with(&of_pod));
+        let mut table = self.table.lock().unwrap();
+        table.containers.retain(|id, _| !id.starts_with(&of_pod));
+        table.pods.remove(uid);
         Box::pin(async { Ok(()) })
     }
 

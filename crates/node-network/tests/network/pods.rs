@@ -201,8 +201,13 @@ fn a_host_port_leads_to_its_pod_from_everywhere() {
         node.try_pod("third", &[one]).map(|pod| pod.uid).unwrap_err();
         let udp = HostPort { protocol: Protocol::Udp, ..host_port(8080, 80) };
         node.try_pod("fourth", &[udp]).unwrap();
-        node.remove(&web);
+        // Its programs have ended for good; its address stays while its object does.
+        node.network.release_host_ports(&web.uid).unwrap();
         assert!(ask(to).is_err());
+        assert_eq!(name_in(&other.ask((web.address(), 80)).unwrap()), "web");
+        assert!(node.network.is_pod(&web.address()) && !node.network.is_pod(&ip("198.18.0.2")));
+        node.remove(&web);
+        assert!(!node.network.is_pod(&web.address()));
         node.try_pod("second", &[host_port(8080, 80)]).unwrap();
     });
 }

@@ -338,14 +338,18 @@ fn a_restart_removes_what_is_no_pod_any_more_and_repairs_what_is_incomplete() {
     isolated(|dir| {
         let node = Node::new(dir);
         let (one, two) = servers(&node);
-        let lost = node.pod("lost");
+        let (lost, unknown) = (node.pod("lost"), node.pod("unknown"));
         drop(node);
         run("ip route del 10.39.0.3");
         let (network, _) = Network::open(config()).unwrap();
-        let (remembered, netns) = ([ip("10.39.0.5")], dir.join("none"));
+        let (remembered, netns) = ([ip("10.39.0.6")], dir.join("none"));
         let dead = PodLink { uid: "dead", netns: &netns, host_ports: &[], addresses: &remembered };
-        let found = network.reconcile(&[one.link(), two.link(), dead]).unwrap();
+        // Of one pod nothing is known but that it is there.
+        let unknown_link = PodLink { netns: &netns, addresses: &[], ..unknown.link() };
+        let found = network.reconcile(&[one.link(), two.link(), dead, unknown_link]).unwrap();
         assert_eq!(found.repaired, ["two"]);
+        assert_eq!(name_in(&unknown.ask((one.address(), 8080)).unwrap()), "one", "it keeps its link");
+        assert!(network.is_pod(&unknown.address()));
         assert!(found.removed.contains(&"lost".to_owned()), "{found:?}");
         assert_eq!(found.failed.iter().map(|(uid, _)| uid.as_str()).collect::<Vec<_>>(), ["dead"]);
         assert_eq!(one.ask((two.address(), 8080)).unwrap(), "two 10.39.0.2");

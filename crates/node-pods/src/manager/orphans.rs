@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use node_runtime::PodRuntime;
 use tracing::{info, warn};
 
 use super::{Manager, STATIC_UID_PREFIX};
@@ -16,20 +17,55 @@ impl Manager {
     pub(super) fn sweep_orphans(&mut self, belongs: impl Fn(&str) -> bool) {
         let uids: Vec<String> = self.orphans.keys().filter(|uid| belongs(uid)).cloned().collect();
         for uid in uids {
-            for status in self.orphans.remove(&uid).unwrap_or_default() {
-                info!(container = %status.id, "Stopping a container whose pod is deleted.");
-                for runtime in self.runtimes.clone() {
-                    let status = status.clone();
-                    let dir = super::dir_name(&status.pod.namespace, &status.pod.name, &status.pod.uid);
-                    let dir = self.shared.context.config.data_dir.join("node/pods").join(dir);
-                    base_observe::spawn_named(&self.workers, "orphan", async move {
+            self.found.remove(&uid);
+            let statuses = self.orphans.remove(&uid).unwrap_or_default();
+            for runtime in self.runtimes.clone() {
+                let (statuses, pods) = (statuses.clone(), self.shared.context.config.data_dir.join("node/pods"));
+                let uid = uid.clone();
+                base_observe::spawn_named(&self.workers, "orphan", async move {
+                    let (of, pods) = (&runtime, &pods);
+                    let stops = statuses.iter().map(|status| async move {
                         // A container of another runtime is not found, which is fine.
-                        if runtime.stop(&status.id, ORPHAN_GRACE).await.is_ok() {
-                            let _ = runtime.remove(&status.id).await;
+                        if of.stop(&status.id, ORPHAN_GRACE).await.is_ok() {
+                            info!(container = %status.id, "Stopped a container whose pod is deleted.");
+                            let _ = of.remove(&status.id).await;
+                            let pod = &status.pod;
+                            let dir = pods.join(super::dir_name(&pod.namespace, &pod.name, &pod.uid));
                             let _ = tokio::task::spawn_blocking(move || crate::volumes::remove(&dir)).await;
                         }
                     });
+                    futures::future::join_all(stops).await;
+                    remove_pod(&*runtime, &uid).await;
+                });
+            }
+        }
+    }
+
+    /// Notes of which pods an earlier kubelet has set up something.
+    pub(super) async fn find_remains(&mut self) {
+        for runtime in &self.runtimes {
+            match runtime.list_pods().await {
+                Ok(uids) => self.found.extend(uids),
+                Err(error) => {
+                    let error = node_client::chain(&error);
+                    warn!(runtime = runtime.handler(), %error, "Failed to list what pods have; what is left of some stays until the next start.");
                 }
+            }
+        }
+    }
+
+    /// Removes what was set up, by the start of this kubelet, for pods that nobody knows and nothing runs of: one that was killed while
+    /// it removed a pod has left it. Never that of a pod which began later.
+    pub(super) fn sweep_remains(&mut self, listed: &BTreeSet<String>) {
+        for uid in std::mem::take(&mut self.found) {
+            let is_known = listed.contains(&uid) || self.pods.contains_key(&uid) || self.orphans.contains_key(&uid);
+            if is_known || uid.starts_with(STATIC_UID_PREFIX) {
+                continue;
+            }
+            info!(pod = %uid, "Removing what a pod has left that is deleted.");
+            for runtime in self.runtimes.clone() {
+                let uid = uid.clone();
+                base_observe::spawn_named(&self.workers, "orphan", async move { remove_pod(&*runtime, &uid).await });
             }
         }
     }
@@ -52,6 +88,16 @@ impl Manager {
                 }
             }
         });
+    }
+}
+
+/// Removes what a runtime has of a pod that is deleted.
+async fn remove_pod(runtime: &dyn PodRuntime, uid: &str) {
+    for result in [runtime.stop_pod(uid, Duration::ZERO).await, runtime.remove_pod(uid).await] {
+        if let Err(error) = result {
+            let error = node_client::chain(&error);
+            warn!(pod = uid, %error, "Failed to remove what a pod has left; the next start tries again.");
+        }
     }
 }
 

@@ -298,3 +298,45 @@ fn a_state_that_comes_after_its_pod_was_deleted_is_not_kept() {
     store.put_pod_state("static-a", &state, true).unwrap();
     assert_eq!(store.pod_state("static-a"), state);
 }
+
+#[test]
+fn the_network_of_pods_is_known_after_a_restart() {
+    let dir = directory();
+    let last: Vec<std::net::IpAddr> = vec!["10.39.0.7".parse().unwrap()];
+    {
+        let store = open(&dir);
+        let state = |address: &[&str]| {
+            let instance = json!({
+                "version": 1, "id": "i", "bootId": "b", "addresses": address,
+                "namespaces": [{"kind": "ipc", "path": "/run/ipc"}, {"kind": "net", "path": "/run/net"}],
+            });
+            serde_json::from_value::<PodState>(json!({"instance": {"instance": instance}})).unwrap()
+        };
+        let pod = |phase: &str| {
+            let ports = json!([{"containerPort": 80, "hostPort": 8080}]);
+            let spec = json!({"containers": [{"name": "a", "ports": ports}]});
+            json!({"metadata": {"name": "p", "namespace": "d", "uid": "u"}, "spec": spec, "status": {"phase": phase}})
+        };
+        for (uid, phase, addresses) in
+            [("a", "Running", vec!["10.39.0.2"]), ("b", "Succeeded", vec!["10.39.0.3"]), ("host", "Running", vec![])]
+        {
+            store.put_pod(uid, pod(phase).to_string().into()).unwrap();
+            store.put_pod_state(uid, &state(&addresses), true).unwrap();
+        }
+        store.put_last_addresses(&last).unwrap();
+        store.sync().unwrap();
+        let entries = store.entries();
+        store.put_last_addresses(&last).unwrap();
+        assert_eq!(store.entries(), entries);
+    }
+    let store = open(&dir);
+    assert_eq!(store.last_addresses(), last);
+    let kept = store.pods_with_addresses();
+    let shown = |pod: &KeptPod| (pod.uid.clone(), pod.addresses[0].to_string(), pod.host_ports.len());
+    assert_eq!(
+        kept.iter().map(shown).collect::<Vec<_>>(),
+        [("a".into(), "10.39.0.2".into(), 1), ("b".into(), "10.39.0.3".into(), 0)],
+        "a pod that is over has no ports, one in the node's network no addresses"
+    );
+    assert_eq!(kept[0].netns.as_deref(), Some(Path::new("/run/net")));
+}

@@ -59,7 +59,9 @@ fn a_pod_has_kernel_parameters_of_its_own_and_the_node_keeps_its_own() {
     assert_eq!(read_in(path("net"), LinkNameSpaceType::Network, expected[0].0), expected[0].1);
     assert_eq!(read_in(path("ipc"), LinkNameSpaceType::InterProcessCommunication, expected[1].0), expected[1].1);
     assert_eq!(of_the_node(), before);
+    assert_eq!(sandboxes.uids().unwrap(), ["u"]);
     sandboxes.remove("u").unwrap();
+    assert_eq!(sandboxes.uids().unwrap(), [""; 0]);
 }
 
 #[test]

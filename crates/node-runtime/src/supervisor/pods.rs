@@ -128,6 +128,13 @@ impl Supervisor {
         .await
     }
 
+    /// Pods with namespaces of their own.
+    pub async fn list_pods(&self) -> Result<Vec<String>, RuntimeError> {
+        let sandboxes = self.inner.sandboxes.clone();
+        let listed = blocking(move || sandboxes.uids()).await;
+        listed.map_err(|source| io_error("list pods of", &self.inner.root, source))
+    }
+
     pub async fn stats_pod(&self, uid: &str) -> Result<ContainerStats, RuntimeError> {
         check_uid(uid)?;
         let groups = self.pod(uid).groups();
