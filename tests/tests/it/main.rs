@@ -17,6 +17,7 @@ mod hostile_pods;
 mod join;
 mod kills;
 mod kubectl;
+mod network;
 mod newcomer;
 mod observe;
 mod pods;
