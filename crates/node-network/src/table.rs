@@ -590,17 +590,19 @@ impl Rules<'_> {
         });
     }
 
-    /// IPv4 has its own filter for senders (`rp_filter`), and lets pods' links lead to 127.0.0.1. What the agent itself listens on is
-    /// for pods and this machine: the kernel would take packets for any of its addresses from any of its links.
+    /// Pods' links lead to 127.0.0.1 with IPv4, which is the machine's alone. IPv4's own filter for senders (`rp_filter`) is the more
+    /// generous of the link's and of all links', and many systems set that for all to 2: so senders are looked at here. What the agent
+    /// itself listens on is for pods and this machine: the kernel would take packets for any of its addresses from any of its links.
     fn write_guard(&mut self, chain: &'static str, reserved: &[IpAddr]) {
         let family = self.batch.family();
+        if family == Family::Ip {
+            self.rule(chain, |rule| {
+                let rule = rule.came_by(HOST_LINK_PREFIX, true);
+                rule.is_in(End::Destination, &[127, 0, 0, 0], &[255, 0, 0, 0]).count().drop_packet();
+            });
+        }
         self.rule(chain, |rule| {
-            rule.came_by(HOST_LINK_PREFIX, true);
-            match family {
-                Family::Ip => rule.is_in(End::Destination, &[127, 0, 0, 0], &[255, 0, 0, 0]),
-                Family::Ip6 => rule.is_spoofed(),
-            };
-            rule.count().drop_packet();
+            rule.came_by(HOST_LINK_PREFIX, true).is_spoofed().count().drop_packet();
         });
         for address in reserved.iter().filter(|address| family.has(address)) {
             self.rule(chain, |rule| {

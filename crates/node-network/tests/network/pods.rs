@@ -150,7 +150,8 @@ fn a_pod_reaches_neither_the_nodes_loopback_nor_sends_under_a_false_address() {
         run_in(&a.netns, "ip rule del table local");
         run_in(&a.netns, "ip rule add to 127.0.0.1 table 7 pref 1");
         run_in(&a.netns, "ip rule add table local pref 2");
-        std::fs::write(format!("/proc/sys/net/ipv4/conf/{}/rp_filter", names::host_link("a")), "1").unwrap();
+        // As systemd sets it: the kernel's own filter lets everything through.
+        std::fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "2").unwrap();
         inside(&a.netns, || {
             std::fs::write("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1").unwrap();
             UdpSocket::bind("10.39.0.2:0").unwrap().send_to(b"to loopback", "127.0.0.1:9000").unwrap();
@@ -165,6 +166,7 @@ fn a_pod_reaches_neither_the_nodes_loopback_nor_sends_under_a_false_address() {
         assert_eq!(inner.recv(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         let guard = run("nft list chain ip selvedge guard");
         assert!(guard.contains("iifname \"svp*\" ip daddr 127.0.0.0/8 counter packets 1"), "{guard}");
+        assert!(guard.contains("iifname \"svp*\" fib saddr . iif oif 0 counter packets 1"), "{guard}");
     });
 }
 

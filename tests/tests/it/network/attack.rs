@@ -16,7 +16,9 @@ const API: &str = "10.96.0.1";
 #[test]
 fn pods_and_neighbours_reach_nothing_that_is_not_theirs() -> Result<()> {
     in_own_network(|| {
-        let Some(site) = Site::start("")? else { return Ok(()) };
+        // As systemd has it: the kernel's own filter for senders lets everything through.
+        let loose = "echo 2 > /proc/sys/net/ipv4/conf/all/rp_filter";
+        let Some(site) = Site::start_with("", loose)? else { return Ok(()) };
         let rights = "      securityContext: { runAsUser: 0, capabilities: { add: [NET_ADMIN, NET_RAW] } }";
         let attacker = PodOptions { container: rights, ..PodOptions::default() };
         let names = ["victim", "friend", "attacker"];
@@ -80,7 +82,7 @@ fn the_nodes_loopback_is_closed(site: &Site) -> Result<()> {
         ensure!(code != 0, "{address}: {said}");
     }
     ensure!(look() == 1, "the pod reached what listens on 127.0.0.1");
-    let dropped = sh("nft list chain ip selvedge guard")?;
+    let dropped = sh("nft list chain ip selvedge guard | grep 127.0.0.0/8")?;
     ensure!(!dropped.contains("packets 0 "), "its packets came and were dropped: {dropped}");
     let (_, sockets) = site.exec("attacker", "/bin/busybox cat /proc/net/unix")?;
     ensure!(!sockets.contains("selvedge"), "{sockets}");
