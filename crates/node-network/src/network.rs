@@ -175,6 +175,8 @@ struct Inner {
     generation: Option<u32>,
     /// Whether the pods of an earlier run are known.
     is_reconciled: bool,
+    /// What the last look at uplinks has found.
+    noticed: Vec<Notice>,
 }
 
 impl Network {
@@ -221,6 +223,7 @@ impl Network {
             services,
             generation,
             is_reconciled: false,
+            noticed: notices.clone(),
         };
         inner.put_node_addresses()?;
         Ok((Self { inner: Mutex::new(inner) }, notices))
@@ -293,7 +296,8 @@ impl Network {
         self.locked(Inner::repair)
     }
 
-    /// Looks whether an uplink has come that uses the pods' addresses; new pods get others then.
+    /// Looks whether an uplink has come that uses the pods' addresses; new pods get others then. What was noticed by the look before is
+    /// not said again.
     pub fn check_uplinks(&self) -> Result<Vec<Notice>, NetworkError> {
         self.locked(Inner::check_uplinks)
     }
@@ -697,7 +701,9 @@ impl Inner {
                 .map_err(NetworkError::Node)?;
             self.put_node_addresses()?;
         }
-        Ok(notices.into_iter().flatten().collect())
+        let notices: Vec<Notice> = notices.into_iter().flatten().collect();
+        let before = std::mem::replace(&mut self.noticed, notices.clone());
+        Ok(notices.into_iter().filter(|notice| !before.contains(notice)).collect())
     }
 }
 

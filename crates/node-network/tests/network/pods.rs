@@ -303,6 +303,7 @@ fn a_subnet_in_use_moves_at_the_start_and_later_for_new_pods() {
         run("ip route add 10.39.1.0/24 dev up0");
         let notices = node.network.check_uplinks().unwrap();
         assert_eq!(notices.len(), 1, "everything in 10/8 is taken now: {notices:?}");
+        assert_eq!(node.network.check_uplinks().unwrap(), [], "it was said");
         run("ip address del 10.40.3.4/8 dev up0");
         run("ip address add 10.40.3.4/16 dev up0");
         node.network.check_uplinks().unwrap();
