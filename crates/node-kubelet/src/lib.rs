@@ -44,6 +44,7 @@ mod images;
 mod metrics;
 mod network;
 mod server;
+mod stats;
 
 use callers::Callers;
 pub use config::{ConfigError, KubeletConfig, default_node_name, is_hub_url};
@@ -54,6 +55,7 @@ pub use node_agent::{Identity, IdentityError, Taint};
 pub use node_client::Notice;
 pub use node_network::Subnet;
 pub use node_pods::{NodeDns, Runtimes, StoreError, pod_uids, remove_pods};
+use stats::Stats;
 
 /// A serving certificate that was not signed is requested again this often.
 const SERVING_RETRY: Duration = Duration::from_secs(60);
@@ -394,6 +396,8 @@ fn spawn(parts: Parts) -> KubeletHandle {
         registered: registered.clone(),
         pods: pods.clone(),
         metrics: config.metrics.clone(),
+        stats: stats::Stats::new(pods.clone(), config.data_dir.clone()),
+        images: config.images.clone(),
         shutdown: shutdown.clone(),
     };
     base_observe::spawn_named(&tasks, "kubelet-api", serve_api(serving));
@@ -639,6 +643,8 @@ struct Api {
     registered: watch::Receiver<bool>,
     pods: Pods,
     metrics: Metrics,
+    stats: Stats,
+    images: Option<Arc<node_runtime::NodeImages>>,
     shutdown: CancellationToken,
 }
 
@@ -660,9 +666,15 @@ async fn serve_api(mut api: Api) {
             return;
         }
     };
-    let (pods, metrics) = (api.pods.clone(), api.metrics.clone());
-    let callers = Callers::new(api.client.clone(), &api.name);
-    let handler = move |request, peer| server::answer(request, peer, callers.clone(), pods.clone(), metrics.clone());
+    let served = server::Served {
+        node: api.name.clone(),
+        callers: Callers::new(api.client.clone(), &api.name),
+        pods: api.pods.clone(),
+        metrics: api.metrics.clone(),
+        stats: api.stats.clone(),
+        images: api.images.clone(),
+    };
+    let handler = move |request, peer| server::answer(request, peer, served.clone());
     let serving = base_http::serve(api.listener.with_tls(tls.clone()), handler, api.shutdown.clone());
     tokio::select! {
         () = api.shutdown.cancelled() => {}

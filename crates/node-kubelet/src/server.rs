@@ -25,6 +25,7 @@ use tracing::debug;
 
 use crate::callers::Callers;
 use crate::images;
+use crate::stats::{self, Sample, Stats, exposition, summary};
 
 /// How often a followed log is looked at for more: soon enough for a person who watches.
 const FOLLOW_PERIOD: Duration = Duration::from_millis(250);
@@ -33,25 +34,31 @@ const RUNNING_LOOKS: u32 = 4;
 /// Pieces of a log that wait for a slow reader.
 const PIECES_MAX: usize = 8;
 
+/// What the kubelet's API shows.
+#[derive(Clone)]
+pub(crate) struct Served {
+    pub node: String,
+    pub callers: Callers,
+    pub pods: Pods,
+    pub metrics: Metrics,
+    pub stats: Stats,
+    pub images: Option<Arc<NodeImages>>,
+}
+
 /// Answers requests to the kubelet's API.
-pub(crate) async fn answer(
-    request: Request<Incoming>,
-    peer: Peer,
-    callers: Callers,
-    pods: Pods,
-    metrics: Metrics,
-) -> Response<Body> {
+pub(crate) async fn answer(request: Request<Incoming>, peer: Peer, served: Served) -> Response<Body> {
     let path = request.uri().path().trim_end_matches('/').to_owned();
     if path == "/healthz" {
         return text(StatusCode::OK, "ok");
     }
     // As upstream: what has a name of its own may be granted alone, or with all the rest.
     let parts = match path.as_str() {
-        "/metrics" => &["metrics"][..],
+        path if path == "/metrics" || path.starts_with("/metrics/") => &["metrics"][..],
+        path if path == "/stats" || path.starts_with("/stats/") => &["stats"],
         "/pods" => &["pods", "proxy"],
         _ => &["proxy"],
     };
-    if let Err((status, why)) = callers.check(&peer, request.headers(), request.method(), parts).await {
+    if let Err((status, why)) = served.callers.check(&peer, request.headers(), request.method(), parts).await {
         return text(status, why);
     }
     if request.method() != Method::GET {
@@ -62,12 +69,15 @@ pub(crate) async fn answer(
         return text(StatusCode::BAD_REQUEST, "the path is not percent-encoded UTF-8");
     };
     match segments.iter().map(AsRef::as_ref).collect::<Vec<&str>>()[..] {
-        ["metrics"] => metrics_page(&metrics),
-        ["pods"] => list(&pods).await,
+        ["metrics"] => metrics_page(&served.metrics),
+        ["metrics", "resource"] => usage_page(&served.stats, exposition::resource).await,
+        ["metrics", "cadvisor"] => usage_page(&served.stats, exposition::cadvisor).await,
+        ["stats", "summary"] => summary_page(&served, request.uri().query().unwrap_or_default()).await,
+        ["pods"] => list(&served.pods).await,
         ["containerLogs", namespace, pod, container] => {
             let query = LogQuery::parse(request.uri().query(), Timestamp::now());
             match query {
-                Ok(query) => logs(&pods, namespace, pod, container, query).await,
+                Ok(query) => logs(&served.pods, namespace, pod, container, query).await,
                 Err(error) => text(StatusCode::BAD_REQUEST, error.to_string()),
             }
         }
@@ -122,6 +132,31 @@ fn connections(notice: Notice, is_connected: bool, shutdown: CancellationToken) 
 
 fn metrics_page(metrics: &Metrics) -> Response<Body> {
     respond::body(StatusCode::OK, METRICS_CONTENT_TYPE, metrics.encode())
+}
+
+async fn usage_page(stats: &Stats, render: fn(&Sample) -> String) -> Response<Body> {
+    match stats.sample().await {
+        Ok(sample) => respond::body(StatusCode::OK, exposition::CONTENT_TYPE, render(&sample)),
+        Err(Stopping) => stopping(),
+    }
+}
+
+async fn summary_page(served: &Served, query: &str) -> Response<Body> {
+    let Ok(sample) = served.stats.sample().await else { return stopping() };
+    // The disk is not looked at for whoever asks for no more.
+    let is_short = query.split('&').any(|field| field == "only_cpu_and_memory=true");
+    let of_pods = if is_short { Arc::default() } else { served.stats.disks(&sample).await };
+    let images = served.images.clone().filter(|_| !is_short);
+    let images = tokio::task::spawn_blocking(move || {
+        let used_bytes = images.as_ref()?.list().iter().map(|image| image.size_bytes).sum();
+        Some((stats::machine::disk(&images?.dir())?, used_bytes))
+    });
+    let images = images.await.ok().flatten();
+    let mut page = summary::summary(&served.node, &sample, &summary::Disks { of_pods: &of_pods, images });
+    if is_short {
+        summary::cpu_and_memory_only(&mut page);
+    }
+    respond::json(StatusCode::OK, &page)
 }
 
 async fn list(pods: &Pods) -> Response<Body> {

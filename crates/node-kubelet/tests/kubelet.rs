@@ -5,6 +5,8 @@
 #[path = "kubelet/resizes.rs"]
 mod resizes;
 mod support;
+#[path = "kubelet/usage.rs"]
+mod usage;
 
 use std::time::Duration;
 

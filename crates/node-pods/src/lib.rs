@@ -27,6 +27,7 @@ mod logs;
 mod manager;
 mod model;
 mod net_files;
+mod outline;
 mod packed;
 mod probes;
 mod publisher;
@@ -50,10 +51,11 @@ pub use api_edge::services::Protocol;
 pub use logs::{LogQuery, LogReader};
 pub use manager::{Context, LogPlace};
 pub use net_files::NodeDns;
+pub use outline::{ContainerOutline, PodOutline};
 pub use start::{Pods, PodsParts, Stopping, start};
 pub use store::{KeptPod, Store, StoreError};
 pub use table::{PodPort, PodRecord, PodTable};
-pub use volumes::{pod_uids, remove_pods};
+pub use volumes::{DirUsage, dir_usage, pod_uids, remove_pods};
 
 /// The runtimes of a node; each answers to the `runtimeClassName` that its `handler()` names.
 pub type Runtimes = Vec<Arc<dyn PodRuntime>>;

@@ -41,6 +41,7 @@ use crate::events::PodEvents;
 use crate::inbox::Inbox;
 use crate::model::{ANNOTATION_CONFIG_MIRROR, Pod};
 use crate::net_files::NodeDns;
+use crate::outline::PodOutline;
 use crate::publisher::{PodName, Publisher};
 use crate::status::{self, Waiting};
 use crate::store::{ObjectKey, Store};
@@ -92,6 +93,8 @@ pub(crate) enum Command {
     WorkerDied { uid: String, containers: Vec<ContainerStatus> },
     /// What runs, for `/pods`.
     List(oneshot::Sender<Vec<Bytes>>),
+    /// The same, as others on the node need it.
+    Outlines(oneshot::Sender<Vec<PodOutline>>),
     /// Where the logs of a container are, by namespace, pod and container; newest attempt.
     Logs { namespace: String, pod: String, container: String, answer: oneshot::Sender<Result<LogPlace, String>> },
 }
@@ -382,6 +385,9 @@ impl Manager {
             }
             Command::List(answer) => {
                 let _ = answer.send(self.pods.values().map(|entry| entry.json.clone()).collect());
+            }
+            Command::Outlines(answer) => {
+                let _ = answer.send(self.outlines());
             }
             Command::Logs { namespace, pod, container, answer } => {
                 let _ = answer.send(self.find_logs(namespace, pod, container));
@@ -687,6 +693,22 @@ impl Manager {
         if let Some(entry) = self.pods.get(&status.id.pod_uid) {
             entry.inbox.container(status);
         }
+    }
+
+    /// All pods but those that were rejected: nothing of them is here.
+    fn outlines(&self) -> Vec<PodOutline> {
+        let admitted = self.pods.iter().filter(|(_, entry)| entry.runtime.is_some());
+        let outline = |(uid, entry): (&String, &PodEntry)| {
+            let outline = entry.pod.describe(self.shared.pod_dir(&entry.pod));
+            PodOutline {
+                start_time: self.shared.context.store.pod_state(uid).start_time.or(outline.start_time),
+                is_critical: outline.is_critical || entry.is_static,
+                is_over: entry.is_over.load(Ordering::Relaxed),
+                runtime: entry.runtime.clone(),
+                ..outline
+            }
+        };
+        admitted.map(outline).collect()
     }
 
     fn find_logs(&self, namespace: String, pod: String, container: String) -> Result<LogPlace, String> {

@@ -90,6 +90,7 @@ pub(crate) struct PodSpec {
     pub service_account_name: Option<String>,
     pub hostname: Option<String>,
     pub priority_class_name: String,
+    pub priority: i32,
     pub security_context: PodSecurityContext,
     pub image_pull_secrets: Vec<ObjectRef>,
     pub host_network: bool,

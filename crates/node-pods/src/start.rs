@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::events::PodEvents;
 use crate::manager::{Command, Context, Desired, LogPlace, Manager, Shared};
+use crate::outline::PodOutline;
 use crate::publisher::{self, Publisher};
 use crate::{Runtimes, sources, tokens};
 
@@ -139,6 +140,14 @@ impl Pods {
     /// At shutdown.
     pub async fn list(&self) -> Result<Vec<Bytes>, Stopping> {
         self.ask(Command::List).await
+    }
+
+    /// The pods of the node, for whoever counts what they use.
+    ///
+    /// # Errors
+    /// At shutdown.
+    pub async fn outlines(&self) -> Result<Vec<PodOutline>, Stopping> {
+        self.ask(Command::Outlines).await
     }
 
     /// Where the logs of a container are, or why there are none.

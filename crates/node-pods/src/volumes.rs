@@ -21,6 +21,7 @@ use crate::model::{
 use crate::store::{ObjectKind, ROOT_CA};
 use crate::tokens::TokenRef;
 use atomic_writer::{Content, File};
+pub use usage::{DirUsage, dir_usage};
 
 /// Mode of files from ConfigMaps, Secrets and fields when the volume does not say.
 const DEFAULT_MODE: u32 = 0o644;

@@ -322,6 +322,10 @@ impl PodRuntime for ContainerRuntime {
         Box::pin(async move { self.supervisor.stats(&id).await })
     }
 
+    fn writable_dir(&self, id: &ContainerId) -> Option<PathBuf> {
+        Some(self.supervisor.state_path(id).join(node_shim::UPPER))
+    }
+
     fn remove(&self, id: &ContainerId) -> RuntimeFuture<'_, ()> {
         let id = id.clone();
         Box::pin(async move { self.supervisor.remove(&id).await })

@@ -286,6 +286,11 @@ pub trait PodRuntime: Send + Sync {
     /// What the container uses.
     fn stats(&self, id: &ContainerId) -> RuntimeFuture<'_, ContainerStats>;
 
+    /// Where what a container has written into its image is, where it has one.
+    fn writable_dir(&self, _id: &ContainerId) -> Option<PathBuf> {
+        None
+    }
+
     /// Forgets a container that has ended (its log stays). One that does not exist is no error. Its id must not be used again.
     fn remove(&self, id: &ContainerId) -> RuntimeFuture<'_, ()>;
 

@@ -199,6 +199,11 @@ impl NodeImages {
         let _ = self.kept.users.set(users);
     }
 
+    /// Where the files of images are: its disk is the images'.
+    pub fn dir(&self) -> PathBuf {
+        self.kept.store.layers_dir()
+    }
+
     /// All images with who uses them.
     pub fn list(&self) -> Vec<ImageInfo> {
         let users = self.kept.users().unwrap_or_default();

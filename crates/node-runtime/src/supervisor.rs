@@ -262,6 +262,11 @@ impl Supervisor {
         dir.launch().map_err(|source| io_error("read launch.json in", dir.path(), source))
     }
 
+    /// Where the state of a container is.
+    pub fn state_path(&self, id: &ContainerId) -> PathBuf {
+        self.inner.dir(id).path().to_owned()
+    }
+
     pub async fn stats(&self, id: &ContainerId) -> Result<ContainerStats, RuntimeError> {
         self.inner.watch(id)?;
         let running = self.inner.running(id).ok_or_else(|| RuntimeError::NotRunning(id.clone()))?;

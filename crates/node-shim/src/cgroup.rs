@@ -490,17 +490,32 @@ impl CgroupPaths {
             self.0.get(name).and_then(|path| fs::read_to_string(path.join(file)).ok()).unwrap_or_default()
         };
         let number = |text: String| text.trim().parse().unwrap_or(0);
-        if self.0.contains_key("") {
-            return ContainerStats {
-                cpu_nanos: count(&read("", "cpu.stat"), "usage_usec") * 1000,
-                memory_bytes: number(read("", "memory.current")),
-                pids: number(read("", "pids.current")),
-            };
-        }
+        let (cpu_nanos, memory_bytes, pids, memory, prefix) = match self.is_v2() {
+            true => (
+                count(&read("", "cpu.stat"), "usage_usec").saturating_mul(1000),
+                number(read("", "memory.current")),
+                number(read("", "pids.current")),
+                read("", "memory.stat"),
+                "",
+            ),
+            // What is below the group counts as well, under names of its own.
+            false => (
+                number(read("cpuacct", "cpuacct.usage")),
+                number(read("memory", "memory.usage_in_bytes")),
+                number(read("pids", "pids.current")),
+                read("memory", "memory.stat"),
+                "total_",
+            ),
+        };
+        let of_memory = |name: &str| count(&memory, &format!("{prefix}{name}"));
         ContainerStats {
-            cpu_nanos: number(read("cpuacct", "cpuacct.usage")),
-            memory_bytes: number(read("memory", "memory.usage_in_bytes")),
-            pids: number(read("pids", "pids.current")),
+            cpu_nanos,
+            memory_bytes,
+            working_set_bytes: memory_bytes.saturating_sub(of_memory("inactive_file")),
+            rss_bytes: of_memory(if self.is_v2() { "anon" } else { "rss" }),
+            page_faults: of_memory("pgfault"),
+            major_page_faults: of_memory("pgmajfault"),
+            pids,
         }
     }
 

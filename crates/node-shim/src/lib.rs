@@ -21,5 +21,5 @@ mod users;
 pub use lock::FileLock;
 pub use types::{
     ContainerId, ContainerResources, ContainerSpec, ContainerStats, ExitReason, ExitRecord, ImageRoot, ImageVolume, Isolation, Limits, Mount,
-    NamespaceRef, PodRef, PodResources, Propagation, Requests, Seccomp, Security,
+    NamespaceRef, PodRef, PodResources, Propagation, Requests, Seccomp, Security, UPPER,
 };

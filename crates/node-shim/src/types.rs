@@ -370,6 +370,9 @@ pub struct ExitRecord {
     pub finished_at: Timestamp,
 }
 
+/// Directory of what a container has written into its image, below its state directory.
+pub const UPPER: &str = "upper";
+
 /// What a container uses now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ContainerStats {
@@ -377,6 +380,14 @@ pub struct ContainerStats {
     pub cpu_nanos: u64,
     /// Bytes of memory, page cache included.
     pub memory_bytes: u64,
+    /// Those that the kernel cannot take back at once: without the page cache that has not been used of late.
+    pub working_set_bytes: u64,
+    /// Bytes of memory that no file is behind.
+    pub rss_bytes: u64,
+    /// Page faults since its start.
+    pub page_faults: u64,
+    /// Those of them that had to read from a disk.
+    pub major_page_faults: u64,
     /// Processes.
     pub pids: u64,
 }

@@ -228,6 +228,8 @@ fn a_kubelet_serves_whom_the_rules_of_the_cluster_let_in() -> Result<()> {
     for (path, token, expected, phrase) in [
         ("/pods", Some(token.trim()), 403, "system:serviceaccount:default:scraper"),
         ("/containerLogs/default/p/c", Some(token.trim()), 403, "nodes/proxy of edge-1"),
+        ("/metrics/resource", Some(token.trim()), 200, "pod_cpu_usage_seconds_total"),
+        ("/stats/summary", Some(token.trim()), 403, "nodes/stats of edge-1"),
         ("/metrics", None, 401, "a client certificate or a bearer token"),
         ("/metrics", Some("made.up.token"), 401, "does not know this token"),
         ("/healthz", None, 200, "ok"),

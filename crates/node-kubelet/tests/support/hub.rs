@@ -96,6 +96,19 @@ impl FakeHub {
         JoinToken::generate(base_pki::ca_fingerprint(self.state.ca.cert_pem()).unwrap()).unwrap()
     }
 
+    /// What a client of this cluster connects to the kubelet's API with.
+    pub fn client(&self, user: &str, group: &str) -> rustls::ClientConfig {
+        let issued = self.state.ca.sign(&IssueRequest {
+            cn: user.into(),
+            orgs: vec![group.into()],
+            sans: vec![],
+            usage: Usage::Client,
+            validity: Duration::from_secs(3600),
+        });
+        let issued = issued.unwrap();
+        base_http::client_config(self.state.ca.cert_pem(), Some((&issued.cert_pem, &issued.key_pem))).unwrap()
+    }
+
     pub fn object(&self, path: &str) -> Value {
         self.state.objects.lock().unwrap().get(path).cloned().unwrap_or_default()
     }
@@ -232,6 +245,8 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body>
         Method::GET if query.contains("watch=true") => watch(&state, &path, &query),
         Method::GET => get(&state, &path, &query),
         Method::POST if path.ends_with("/token") => issue(&state, body).await,
+        // Nobody but the administrators may do anything.
+        Method::POST if path.ends_with("reviews") => reply(StatusCode::CREATED, &json!({"status": {"allowed": false}})),
         Method::POST => create(&state, &path, body),
         Method::PATCH => patch(&state, path.trim_end_matches("/status"), &body),
         Method::DELETE => match state.remove(&path) {

@@ -21,6 +21,8 @@ struct Table {
     acts: Vec<String>,
     /// Pods that have something beside containers.
     pods: BTreeSet<String>,
+    /// What is used, by the uid of a pod or the id of a container.
+    stats: BTreeMap<String, ContainerStats>,
 }
 
 pub struct FakeRuntime {
@@ -99,6 +101,15 @@ impl FakeRuntime {
         let status = self.end(id, code, reason);
         // Nobody listens while the kubelet is down.
         let _ = self.events.send(ContainerEvent::Exited(status));
+    }
+
+    /// What a pod or a container uses.
+    pub fn uses(&self, id: &str, stats: ContainerStats) {
+        self.table.lock().unwrap().stats.insert(id.to_owned(), stats);
+    }
+
+    fn used(&self, id: &str) -> ContainerStats {
+        self.table.lock().unwrap().stats.get(id).copied().unwrap_or_default()
     }
 
     /// Containers that are asked to stop take their time while `hold` is true.
@@ -192,8 +203,9 @@ impl PodRuntime for FakeRuntime {
         Box::pin(async { Ok(()) })
     }
 
-    fn stats_pod(&self, _uid: &str) -> RuntimeFuture<'_, ContainerStats> {
-        Box::pin(async { Ok(ContainerStats::default()) })
+    fn stats_pod(&self, uid: &str) -> RuntimeFuture<'_, ContainerStats> {
+        let used = self.used(uid);
+        Box::pin(async move { Ok(used) })
     }
 
     fn check(&self, _spec: &ContainerSpec) -> Result<(), RuntimeError> {
@@ -289,8 +301,9 @@ impl PodRuntime for FakeRuntime {
         })
     }
 
-    fn stats(&self, _id: &ContainerId) -> RuntimeFuture<'_, ContainerStats> {
-        Box::pin(async { Ok(ContainerStats::default()) })
+    fn stats(&self, id: &ContainerId) -> RuntimeFuture<'_, ContainerStats> {
+        let used = self.used(&id.to_string());
+        Box::pin(async move { Ok(used) })
     }
 
     fn remove(&self, id: &ContainerId) -> RuntimeFuture<'_, ()> {

@@ -46,9 +46,36 @@ fn text(quantity: &Quantity) -> String {
     }
 }
 
+/// What is below a directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DirUsage {
+    /// Bytes of the disk.
+    pub bytes: u64,
+    /// Files and directories.
+    pub inodes: u64,
+}
+
+impl std::ops::Add for DirUsage {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { bytes: self.bytes + other.bytes, inodes: self.inodes + other.inodes }
+    }
+}
+
+/// What is below `dir`, which may be anybody's: links are not followed. Reading ends after `inodes_max` of them; what cannot be read
+/// counts nothing. It waits for the disk.
+pub fn dir_usage(dir: &Path, inodes_max: u64) -> DirUsage {
+    measure(dir, u64::MAX, inodes_max)
+}
+
 /// What the files below `dir` take of the disk; reading ends once it is more than `bytes_max`.
 fn bytes_in(dir: &Path, bytes_max: u64) -> u64 {
-    let (mut bytes, mut seen) = (0, BTreeSet::new());
+    measure(dir, bytes_max, u64::MAX).bytes
+}
+
+fn measure(dir: &Path, bytes_max: u64, inodes_max: u64) -> DirUsage {
+    let (mut usage, mut seen) = (DirUsage::default(), BTreeSet::new());
     let mut open: Vec<(OwnedFd, ReadDir)> = read_dir(dir).into_iter().collect();
     while let Some((_, entries)) = open.last_mut() {
         let Some(entry) = entries.next() else {
@@ -60,16 +87,17 @@ fn bytes_in(dir: &Path, bytes_max: u64) -> u64 {
             continue;
         };
         if meta.nlink() < 2 || meta.is_dir() || seen.insert((meta.dev(), meta.ino())) {
-            bytes += meta.blocks() * 512;
+            usage.bytes += meta.blocks() * 512;
+            usage.inodes += 1;
         }
-        if bytes > bytes_max {
+        if usage.bytes > bytes_max || usage.inodes >= inodes_max {
             break;
         }
         if meta.is_dir() && open.len() < DEPTH_MAX {
             open.extend(read_dir(&path));
         }
     }
-    bytes
+    usage
 }
 
 /// The entries' paths lead through the descriptor, so it is kept open as long as they are read.

@@ -117,3 +117,36 @@ fn a_pods_group_stays_until_it_is_removed() {
     pod.remove_all();
     assert!(!pod.exist());
 }
+
+#[test]
+fn what_is_used_is_read_where_each_version_has_it() {
+    let expected = ContainerStats {
+        cpu_nanos: 7_000,
+        memory_bytes: 1000,
+        working_set_bytes: 700,
+        rss_bytes: 400,
+        page_faults: 50,
+        major_page_faults: 6,
+        pids: 3,
+    };
+    let root = tempfile::tempdir().unwrap();
+    let write = |path: &str, text: &str| {
+        let path = root.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    write("v2/cpu.stat", "usage_usec 7\nuser_usec 5\n");
+    write("v2/memory.current", "1000\n");
+    write("v2/pids.current", "3\n");
+    write("v2/memory.stat", "anon 400\nfile 600\ninactive_file 300\npgfault 50\npgmajfault 6\n");
+    assert_eq!(CgroupPaths(BTreeMap::from([(String::new(), root.path().join("v2"))])).stats(), expected);
+
+    write("cpuacct/cpuacct.usage", "7000\n");
+    write("memory/memory.usage_in_bytes", "1000\n");
+    write("pids/pids.current", "3\n");
+    // The group's own pages are named as well, and are not the whole.
+    let stat = "rss 1\ninactive_file 2\npgfault 3\ntotal_rss 400\ntotal_inactive_file 300\ntotal_pgfault 50\ntotal_pgmajfault 6\n";
+    write("memory/memory.stat", stat);
+    let v1 = ["cpuacct", "memory", "pids"].map(|name| (name.to_owned(), root.path().join(name)));
+    assert_eq!(CgroupPaths(v1.into()).stats(), expected);
+}

@@ -35,7 +35,7 @@ use rustix::{
 };
 
 use super::confine::{MASKED, READ_ONLY};
-use crate::{ImageRoot, ImageVolume, Mount, Propagation, beneath, state::Launch, sys};
+use crate::{ImageRoot, ImageVolume, Mount, Propagation, UPPER, beneath, state::Launch, sys};
 
 /// The kernel takes a page of options for a mount, and these are its longest.
 const OVERLAY_OPTIONS_BYTES_MAX: usize = 4095;
@@ -69,8 +69,6 @@ pub struct Places<'a> {
     pub state: &'a Path,
 }
 
-/// Directory of what a container has written, below its state directory.
-const UPPER: &str = "upper";
 const WORK: &str = "work";
 /// What takes the place of the layers of an image that has none.
 const EMPTY: &str = "empty";
