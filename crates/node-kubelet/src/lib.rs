@@ -54,7 +54,7 @@ pub use network::{NetworkSettings, NodeNetwork, OpenNetworkError};
 pub use node_agent::{Identity, IdentityError, Taint};
 pub use node_client::Notice;
 pub use node_network::Subnet;
-pub use node_pods::{NodeDns, Runtimes, StoreError, pod_uids, remove_pods};
+pub use node_pods::{LogLinks, NodeDns, Runtimes, StoreError, pod_uids, remove_pods};
 use stats::Stats;
 
 /// A serving certificate that was not signed is requested again this often.
@@ -338,6 +338,7 @@ fn spawn(parts: Parts) -> KubeletHandle {
         service_api: config.network.as_ref().and_then(|network| network.service_api()),
         cpu_millis: machine.allocatable_cpu_millis(),
         memory_bytes: machine.allocatable_memory_bytes(),
+        log_links: config.log_links.clone(),
         registry: registry.clone(),
         sync_seconds: config.metrics.histogram(
             "kubelet_pod_worker_duration_seconds",

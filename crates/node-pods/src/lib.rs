@@ -23,6 +23,7 @@ mod ballast;
 mod env;
 mod events;
 mod inbox;
+mod log_links;
 mod logs;
 mod manager;
 mod model;
@@ -48,6 +49,7 @@ use std::sync::Arc;
 use node_runtime::PodRuntime;
 
 pub use api_edge::services::Protocol;
+pub use log_links::LogLinks;
 pub use logs::{LogQuery, LogReader};
 pub use manager::{Context, LogPlace};
 pub use net_files::NodeDns;

@@ -136,6 +136,8 @@ pub struct Context {
     /// The way to the hub. Workers only look whether there is one, and where.
     pub client: ApiClient,
     /// The address that pods report.
+    /// Where collectors of logs look for them.
+    pub log_links: Option<LogLinks>,
     pub node_ip: watch::Receiver<Option<IpAddr>>,
     /// Where names are answered.
     pub dns: NodeDns,

@@ -86,6 +86,7 @@ pub async fn start(
     node_runtime::spare_this_process();
     let network = match open_network(config) {
         Ok(network) => network,
+    kubelet.log_links = open_log_links(config);
         // The pods that this node has are worth more than a network of their own.
         Err(error) if matches!(error.downcast_ref(), Some(OpenNetworkError::Network(_))) => {
             let fault = base_observe::Chain(error.as_ref()).to_string();
@@ -145,6 +146,18 @@ pub async fn accept_hub(args: crate::cli::AcceptHubArgs) -> Result<()> {
 
 /// The network of the node's pods; nothing where they have the machine's own.
 fn open_network(config: &NodeConfig) -> Result<Option<Arc<NodeNetwork>>> {
+/// Where collectors look for logs; nothing where there can be none.
+fn open_log_links(config: &NodeConfig) -> Option<node_kubelet::LogLinks> {
+    if config.log_links_dir == "none" || !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let links = node_kubelet::LogLinks::open(std::path::Path::new(&config.log_links_dir));
+    let report = |error: &std::io::Error| {
+        tracing::warn!(directory = config.log_links_dir, %error, "Collectors of logs find none of this node's: `logLinksDir` cannot be made.");
+    };
+    links.inspect_err(report).ok()
+}
+
     let settings = config.network().map_err(|mistakes| anyhow::anyhow!("{}", mistakes.join("; ")))?;
     match settings {
         Some(_) if !rustix::process::geteuid().is_root() => {

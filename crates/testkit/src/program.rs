@@ -182,6 +182,8 @@ fn spawn(data_dir: &Path, log_path: &Path, args: &Vec<String>, environment: &[(S
         .arg(data_dir)
         // Pods have the machine's own network: no test changes that of the machine it runs on, unless it says so itself.
         .env("SELVEDGE_NODE_POD_SUBNET", "none")
+        // The machine's own logs are not the tests'.
+        .env("SELVEDGE_NODE_LOG_LINKS_DIR", "none")
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

@@ -21,9 +21,10 @@ impl Manager {
             let statuses = self.orphans.remove(&uid).unwrap_or_default();
             for runtime in self.runtimes.clone() {
                 let (statuses, pods) = (statuses.clone(), self.shared.context.config.data_dir.join("node/pods"));
+                let links = self.shared.context.log_links.clone();
                 let uid = uid.clone();
                 base_observe::spawn_named(&self.workers, "orphan", async move {
-                    let (of, pods) = (&runtime, &pods);
+                    let (of, pods, links) = (&runtime, &pods, &links);
                     let stops = statuses.iter().map(|status| async move {
                         // A container of another runtime is not found, which is fine.
                         if of.stop(&status.id, ORPHAN_GRACE).await.is_ok() {
@@ -31,7 +32,13 @@ impl Manager {
                             let _ = of.remove(&status.id).await;
                             let pod = &status.pod;
                             let dir = pods.join(super::dir_name(&pod.namespace, &pod.name, &pod.uid));
-                            let _ = tokio::task::spawn_blocking(move || crate::volumes::remove(&dir)).await;
+                            let links = links.clone();
+                            let remove = move || {
+                                let removed = crate::volumes::remove(&dir);
+                                links.inspect(|links| links.remove(&dir));
+                                removed
+                            };
+                            let _ = tokio::task::spawn_blocking(remove).await;
                         }
                     });
                     futures::future::join_all(stops).await;
@@ -79,13 +86,17 @@ impl Manager {
         let mut known = listed.clone();
         known.extend(self.pods.keys().cloned());
         known.extend(self.orphans.keys().cloned());
-        let pods = self.shared.context.config.data_dir.join("node/pods");
+        let data_dir = self.shared.context.config.data_dir.clone();
+        let (pods, links) = (data_dir.join("node/pods"), self.shared.context.log_links.clone());
         base_observe::spawn_blocking_named("pod-directories", move || {
             for dir in unknown_directories(&pods, &known) {
                 info!(directory = %dir.display(), "Removing what a pod has left that is deleted.");
                 if let Err(error) = crate::volumes::remove(&dir) {
                     warn!(directory = %dir.display(), %error, "Failed to remove what a pod has left; the next start tries again.");
                 }
+            }
+            if let Some(links) = links {
+                links.sweep(&data_dir);
             }
         });
     }

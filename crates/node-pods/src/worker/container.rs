@@ -17,6 +17,7 @@ use super::{Phase, Worker};
 use crate::backoff::Backoff;
 use crate::env::NodeFacts;
 use crate::inbox::Done;
+use crate::log_links::LogLinks;
 use crate::model::Container;
 use crate::reconcile::{ContainerPhase, ContainerView};
 use crate::status::{self, Observed, Waiting, exit_of};
@@ -128,6 +129,9 @@ impl Worker {
         }
         let was_running = record.is_running();
         record.next_attempt = status.id.attempt + 1;
+        if is_new && let Some(links) = self.shared.context.log_links.clone() {
+            link_log(links, self.dir.clone(), &status);
+        }
         match &status.state {
             ContainerState::Created => record.observed.current = Some(status),
             ContainerState::Running { .. } => {
@@ -418,6 +422,16 @@ impl Worker {
 }
 
 /// From one moment to a later one; zero when it is not later.
+/// Shows collectors a new log; a container runs without it.
+fn link_log(links: LogLinks, pod_dir: PathBuf, status: &ContainerStatus) {
+    let (id, log) = (status.id.clone(), status.log_path.clone());
+    base_observe::spawn_blocking_named("log-link", move || {
+        if let Err(error) = links.add(&pod_dir, &id, &log) {
+            warn!(container = %id, %error, "Collectors do not find the log of a container.");
+        }
+    });
+}
+
 pub(super) fn between(start: Timestamp, end: Timestamp) -> Duration {
     Duration::try_from(end.duration_since(start)).unwrap_or(Duration::ZERO)
 }

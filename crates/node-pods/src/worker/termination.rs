@@ -23,9 +23,9 @@ impl Worker {
     pub(super) fn remove(&mut self) {
         self.phase = Phase::Removing;
         let (runtime, dir, inbox) = (self.runtime.clone(), self.dir.clone(), self.inbox.clone());
-        let uid = self.pod.metadata.uid.clone();
+        let (uid, links) = (self.pod.metadata.uid.clone(), self.shared.context.log_links.clone());
         base_observe::spawn_detached("pod-removal", async move {
-            let removed = remove_all(runtime, &uid, dir).await;
+            let removed = remove_all(runtime, &uid, dir, links).await;
             inbox.done(Done::Removed(removed));
         });
     }
@@ -47,7 +47,12 @@ impl Worker {
     }
 }
 
-async fn remove_all(runtime: Option<Arc<dyn PodRuntime>>, uid: &str, dir: PathBuf) -> Result<(), String> {
+async fn remove_all(
+    runtime: Option<Arc<dyn PodRuntime>>,
+    uid: &str,
+    dir: PathBuf,
+    links: Option<LogLinks>,
+) -> Result<(), String> {
     let mut failures = Vec::new();
     if let Some(runtime) = runtime {
         // Whatever the list of containers says, nothing of the pod's control group outlives it.
@@ -56,7 +61,12 @@ async fn remove_all(runtime: Option<Arc<dyn PodRuntime>>, uid: &str, dir: PathBu
         }
     }
     let shown = dir.display().to_string();
-    match tokio::task::spawn_blocking(move || volumes::remove(&dir)).await {
+    let remove = move || {
+        let removed = volumes::remove(&dir);
+        links.inspect(|links| links.remove(&dir));
+        removed
+    };
+    match tokio::task::spawn_blocking(remove).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => failures.push(format!("{shown}: {error}")),
         Err(error) => failures.push(format!("{shown}: {error}")),
