@@ -17,18 +17,12 @@ use tracing::{info, warn};
 
 use crate::AgentConfig;
 use node_client::{
-    ApiClient, ApiError, EventRecorder, Notice, Object, PODS_ON_HOLD, Patch, StatusRegistry, Verified, chain, encode,
+    ApiClient, ApiError, EventRecorder, NodePressure, Notice, Object, PODS_ON_HOLD, Patch, StatusRegistry, Verified, chain, encode,
     seconds, set_field,
 };
 
 /// The status is computed this often and published when it differs.
 const RESYNC_PERIOD: Duration = Duration::from_secs(10);
-/// Below this the node says MemoryPressure, as kubelets do.
-const MEMORY_AVAILABLE_MIN: u64 = 100 * 1024 * 1024;
-/// On a node of less than 1 GiB a tenth is the threshold: 100 MiB would be pressure from the start.
-const MEMORY_AVAILABLE_FRACTION: u64 = 10;
-/// Below a tenth of free disk the node says DiskPressure.
-const DISK_AVAILABLE_FRACTION: u64 = 10;
 
 /// What pods may not ask for: the agent with 110 pods and its compiler fit in.
 const RESERVED_MEMORY_BYTES: u64 = 64 * 1024 * 1024;
@@ -65,24 +59,13 @@ impl Machine {
     }
 }
 
-/// What changes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pressure {
-    /// Short of memory.
-    pub memory: bool,
-    /// Short of disk space.
-    pub disk: bool,
-    /// Short of process ids.
-    pub pids: bool,
-    /// Size of the disk.
-    pub disk_bytes: u64,
-}
-
 /// Everything that a node's conditions are derived from.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     /// What the machine is short of.
-    pub pressure: Pressure,
+    pub pressure: NodePressure,
+    /// Size of the disk.
+    pub disk_bytes: u64,
     /// What keeps the node from doing its work, by part: it is not Ready.
     pub faults: BTreeMap<String, String>,
     /// What else is so.
@@ -138,24 +121,8 @@ fn meminfo_bytes(meminfo: &str, field: &str) -> Option<u64> {
     line.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-fn pressure(config: &AgentConfig, machine: &Machine) -> Pressure {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let available = meminfo_bytes(&meminfo, "MemAvailable:").unwrap_or(u64::MAX);
-    let threshold = MEMORY_AVAILABLE_MIN.min(machine.memory_bytes / MEMORY_AVAILABLE_FRACTION);
-    let mut pressure = Pressure { memory: available < threshold, ..Pressure::default() };
-    if let Ok(disk) = rustix::fs::statvfs(&config.data_dir) {
-        pressure.disk_bytes = disk.f_blocks * disk.f_frsize;
-        pressure.disk = disk.f_bavail < disk.f_blocks / DISK_AVAILABLE_FRACTION;
-    }
-    let number = |path: &str| std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());
-    // `/proc/loadavg` holds running/all tasks as its fourth field.
-    let tasks = std::fs::read_to_string("/proc/loadavg")
-        .ok()
-        .and_then(|text| text.split_whitespace().nth(3)?.split('/').nth(1)?.parse::<u64>().ok());
-    if let (Some(tasks), Some(max)) = (tasks, number("/proc/sys/kernel/pid_max")) {
-        pressure.pids = tasks > max - max / 10;
-    }
-    pressure
+fn disk_bytes(config: &AgentConfig) -> u64 {
+    rustix::fs::statvfs(&config.data_dir).map_or(0, |disk| disk.f_blocks * disk.f_frsize)
 }
 
 /// `status` of the Node; `before` is the one at the hub, for the times of conditions that did not change.
@@ -178,23 +145,34 @@ pub fn status(
         json!({
             "cpu": quantity_of_millis(cpu_millis),
             "memory": format!("{}Ki", memory_bytes / 1024),
-            "ephemeral-storage": format!("{}Ki", pressure.disk_bytes / 1024),
+            "ephemeral-storage": format!("{}Ki", health.disk_bytes / 1024),
             "pods": config.max_pods.to_string(),
         })
     };
     let conditions: Vec<Value> = [
-        ("MemoryPressure", pressure.memory, "KubeletHasInsufficientMemory", "KubeletHasSufficientMemory", "memory"),
-        ("DiskPressure", pressure.disk, "KubeletHasDiskPressure", "KubeletHasNoDiskPressure", "disk space"),
-        ("PIDPressure", pressure.pids, "KubeletHasInsufficientPID", "KubeletHasSufficientPID", "PIDs"),
+        (
+            "MemoryPressure",
+            pressure.memory,
+            ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+            ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ),
+        (
+            "DiskPressure",
+            pressure.disk,
+            ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+            ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ),
+        (
+            "PIDPressure",
+            pressure.pids,
+            ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+            ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ),
     ]
     .into_iter()
-    .map(|(name, bad, yes, no, what)| {
-        let message = if bad {
-            format!("the node is short of {what}")
-        } else {
-            format!("kubelet has sufficient {what} available")
-        };
-        condition(before, name, bad, if bad { yes } else { no }, &message, now)
+    .map(|(name, is_short, yes, no)| {
+        let (reason, message) = if is_short { yes } else { no };
+        condition(before, name, is_short, reason, message, now)
     })
     .chain(
         health
@@ -363,6 +341,7 @@ pub async fn run(mut hub: ApiClient, registration: &Registration, shutdown: Canc
     let mut connection = 0;
     let mut looked_at = Timestamp::now();
     let (mut faults, mut conditions) = (registration.registry.faults(), registration.registry.conditions());
+    let mut pressure = registration.registry.pressure();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -417,6 +396,7 @@ pub async fn run(mut hub: ApiClient, registration: &Registration, shutdown: Canc
             // The registry outlives this task, so neither channel closes.
             Ok(()) = faults.changed() => {}
             Ok(()) = conditions.changed() => {}
+            Ok(()) = pressure.changed() => {}
         }
     }
 }
@@ -440,7 +420,8 @@ async fn step(
     }
     let registry = &registration.registry;
     let health = Health {
-        pressure: pressure(config, &registration.machine),
+        pressure: *registry.pressure().borrow(),
+        disk_bytes: disk_bytes(config),
         faults: registry.faults().borrow().clone(),
         conditions: registry.conditions().borrow().clone(),
     };

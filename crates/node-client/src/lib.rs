@@ -31,7 +31,7 @@ pub use connection::{Access, BACKOFF, ConnectionManager, DialError, Endpoint, Hu
 pub use events::{EventRecorder, EventSink, Recorded, event_recorder, send_events};
 pub use hub_state::{HubState, PODS_ON_HOLD, Verified};
 pub use object::{ListPage, Malformed, Object, set_field};
-pub use registry::{Notice, StatusRegistry, chain};
+pub use registry::{NodePressure, Notice, StatusRegistry, chain};
 pub use supervise::{panic_text, supervise};
 
 /// What RFC 3986 leaves as it is.

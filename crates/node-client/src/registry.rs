@@ -14,6 +14,20 @@ pub struct StatusRegistry {
     errors: RecentErrors,
     faults: Arc<watch::Sender<BTreeMap<String, String>>>,
     conditions: Arc<watch::Sender<BTreeMap<&'static str, Notice>>>,
+    pressure: Arc<watch::Sender<NodePressure>>,
+}
+
+/// Why a node takes no more pods for now, or fewer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodePressure {
+    /// Short of memory.
+    pub memory: bool,
+    /// Short of disk space or inodes.
+    pub disk: bool,
+    /// Short of process ids.
+    pub pids: bool,
+    /// The machine is about to be switched off.
+    pub is_shutting_down: bool,
 }
 
 /// Why a condition of the Node holds that no stock node has.
@@ -40,7 +54,8 @@ impl StatusRegistry {
         let snapshot = StatusSnapshot { node: node.to_owned(), ..StatusSnapshot::default() };
         let faults = Arc::new(watch::channel(BTreeMap::new()).0);
         let conditions = Arc::new(watch::channel(BTreeMap::new()).0);
-        Self { snapshot: Arc::new(Mutex::new(snapshot)), errors: RecentErrors::new(), faults, conditions }
+        let pressure = Arc::default();
+        Self { snapshot: Arc::new(Mutex::new(snapshot)), errors: RecentErrors::new(), faults, conditions, pressure }
     }
 
     /// Whether there is a connection to the hub; one that is made is counted.
@@ -100,6 +115,20 @@ impl StatusRegistry {
     /// Conditions of the Node that hold beside the usual ones; changes are noticed.
     pub fn conditions(&self) -> watch::Receiver<BTreeMap<&'static str, Notice>> {
         self.conditions.subscribe()
+    }
+
+    /// Notes what the node is short of; answers whether that is news.
+    pub fn set_pressure(&self, change: impl FnOnce(&mut NodePressure)) -> bool {
+        self.pressure.send_if_modified(|pressure| {
+            let before = *pressure;
+            change(pressure);
+            *pressure != before
+        })
+    }
+
+    /// What the node is short of; changes are noticed.
+    pub fn pressure(&self) -> watch::Receiver<NodePressure> {
+        self.pressure.subscribe()
     }
 
     /// All that is known, for `selvedge status`.

@@ -15,7 +15,7 @@ use base_pki::JoinToken;
 use node_agent::{AgentConfig, IdentityError, Taint};
 use node_runtime::NodeImages;
 
-use crate::NodeNetwork;
+use crate::{EvictionSettings, MachineShutdown, NodeNetwork};
 
 /// A node heartbeat is lost now and then; four missed ones make the hub call the node unreachable.
 const LEASE_RENEW_PERIOD: Duration = Duration::from_secs(10);
@@ -61,6 +61,12 @@ pub struct KubeletConfig {
     pub images: Option<Arc<NodeImages>>,
     /// Pods the node takes at most.
     pub max_pods: u32,
+    /// Where links to logs are made.
+    pub log_links: Option<node_pods::LogLinks>,
+    /// How pods end with the machine, where its shutdown waits for them.
+    pub machine_shutdown: Option<MachineShutdown>,
+    /// When pods are evicted because the node runs short.
+    pub eviction: EvictionSettings,
     /// How often the node's Lease is renewed.
     pub lease_renew_period: Duration,
     /// `leaseDurationSeconds` of the Lease.
@@ -92,6 +98,9 @@ impl Default for KubeletConfig {
             lease_renew_period: LEASE_RENEW_PERIOD,
             lease_duration: LEASE_DURATION,
             status_post_period: STATUS_POST_PERIOD,
+            log_links: None,
+            machine_shutdown: None,
+            eviction: EvictionSettings::default(),
             metrics: Metrics::new(),
         }
     }

@@ -12,7 +12,8 @@
 //!
 //! - **Where is it?** Settings and their mistakes: [`KubeletConfig`]. What is started in which order: this file. The HTTP API: `server`.
 //! - **May I touch it?** **Invariant:** a container is stopped because its pod was deleted on the hub that started it (or is absent from a
-//!   complete list of that hub), because it ended, or because a person here said so; never because something could not be read.
+//!   complete list of that hub), because it ended, because the node runs short and the pod was chosen to be evicted, or because a
+//!   person here said so; never because something could not be read.
 //!   Every long task is supervised: its panic is reported, makes the Node not Ready, and is followed by a restart.
 //! - **How do I try it?** `cargo test -p node-kubelet`; `cargo xtask test --black-box hostile_hub`.
 
@@ -40,6 +41,7 @@ mod assignment;
 mod callers;
 mod config;
 mod endpoints;
+mod eviction;
 mod images;
 mod metrics;
 mod network;
@@ -51,6 +53,7 @@ pub use config::{ConfigError, KubeletConfig, default_node_name, is_hub_url};
 pub use endpoints::{Endpoint, EndpointPort, endpoints};
 pub use images::{IMAGES_BYTES_MAX, ImageError, ImageList, ImageRequest, ImagesRemoved};
 pub use network::{NetworkSettings, NodeNetwork, OpenNetworkError};
+pub use eviction::{Amount, BadThreshold, EvictionSettings, Signal};
 pub use node_agent::{Identity, IdentityError, Taint};
 pub use node_client::Notice;
 pub use node_network::Subnet;
@@ -348,11 +351,12 @@ fn spawn(parts: Parts) -> KubeletHandle {
         table: table.clone(),
     };
     let parts =
-        PodsParts { context, runtimes, verified: verified.clone(), tasks: tasks.clone(), shutdown: shutdown.clone() };
+        PodsParts { context, runtimes: runtimes.clone(), verified: verified.clone(), tasks: tasks.clone(), shutdown: shutdown.clone() };
     let pods = node_pods::start(parts);
     let status = server::StatusSocket {
         registry: registry.clone(),
         metrics: config.metrics.clone(),
+    let stats = Stats::new(pods.clone(), config.data_dir.clone());
         restored: client.restored(),
         pods: pods.clone(),
         images: config.images.clone(),
@@ -397,7 +401,7 @@ fn spawn(parts: Parts) -> KubeletHandle {
         registered: registered.clone(),
         pods: pods.clone(),
         metrics: config.metrics.clone(),
-        stats: stats::Stats::new(pods.clone(), config.data_dir.clone()),
+        stats: stats.clone(),
         images: config.images.clone(),
         shutdown: shutdown.clone(),
     };

@@ -142,6 +142,11 @@ impl Stats {
         {
             return known.clone();
         }
+        self.measure_disks(sample).await
+    }
+
+    /// The same as they are now.
+    pub async fn measure_disks(&self, sample: &Sample) -> Arc<BTreeMap<String, PodDisk>> {
         let plans: Vec<_> = sample.pods.iter().map(places).collect();
         let measured = tokio::task::spawn_blocking(move || plans.into_iter().map(measure).collect());
         let disks: Arc<BTreeMap<String, PodDisk>> = Arc::new(measured.await.unwrap_or_default());

@@ -5,6 +5,10 @@
 #[path = "kubelet/resizes.rs"]
 mod resizes;
 mod support;
+#[path = "kubelet/eviction.rs"]
+mod eviction;
+#[path = "kubelet/machine_shutdown.rs"]
+mod machine_shutdown;
 #[path = "kubelet/usage.rs"]
 mod usage;
 

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use api_kube::QosClass;
+use node_client::NodePressure;
 use node_runtime::{
     ContainerSpec, HostNamespaces, HostPort, Limits, PodRef, PodResources, PodRuntime, PodSpec, PortProtocol, Requests,
     RuntimeError,
@@ -16,6 +18,9 @@ use crate::Runtimes;
 pub(crate) const UNSUPPORTED_RUNTIME: &str = "UnsupportedRuntime";
 /// Reason of a pod that asks for what this node does not have.
 pub(crate) const UNSUPPORTED_POD: &str = "UnsupportedPod";
+
+/// Reason of a pod that the node is too short of something to keep.
+pub(crate) const EVICTED: &str = "Evicted";
 
 /// Why a pod is refused: `status.reason` and `status.message`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,6 +171,27 @@ pub(crate) fn check_features(pod: &[u8]) -> Result<(), AdmissionError> {
     Err(AdmissionError { reason: UNSUPPORTED_POD.into(), message: faults.join("; ") })
 }
 
+/// Whether a node that is short of something takes a pod more: the most important ones always, and those that are promised memory
+/// while it is memory that is short; in upstream's words.
+pub(crate) fn check_pressure(pod: &Pod, pressure: NodePressure) -> Result<(), AdmissionError> {
+    if pressure.is_shutting_down {
+        let message = "Pod was rejected as the node is shutting down.".to_owned();
+        return Err(AdmissionError { reason: "NodeShutdown".into(), message });
+    }
+    let conditions = [
+        ("MemoryPressure", pressure.memory),
+        ("DiskPressure", pressure.disk),
+        ("PIDPressure", pressure.pids),
+    ];
+    let short: Vec<&str> = conditions.into_iter().filter(|(_, is_short)| *is_short).map(|(name, _)| name).collect();
+    let is_promised = || pod.qos_class() != QosClass::BestEffort || pod.tolerates_memory_pressure();
+    if short.is_empty() || pod.is_critical() || (short == ["MemoryPressure"] && is_promised()) {
+        return Ok(());
+    }
+    let message = format!("The node had condition: [{}]. ", short.join(" "));
+    Err(AdmissionError { reason: EVICTED.into(), message })
+}
+
 /// Whether the kernel parameters that a pod sets are its own alone; in upstream's words.
 pub(crate) fn check_sysctls(pod: &Pod) -> Result<(), AdmissionError> {
     let is_safe = |sysctl: &&Sysctl| node_runtime::SAFE_SYSCTLS.contains(&sysctl.dotted_name().as_str());
@@ -274,5 +300,39 @@ pub(crate) fn limits(container: &Container) -> Limits {
         cpu_millis: limit("cpu").and_then(Quantity::millis).filter(|millis| *millis > 0),
         memory_bytes: limit("memory").and_then(Quantity::units).filter(|bytes| *bytes > 0),
         pids: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_short_takes_what_it_must() {
+        let memory = NodePressure { memory: true, ..NodePressure::default() };
+        let disk = NodePressure { disk: true, ..NodePressure::default() };
+        let both = NodePressure { memory: true, disk: true, ..NodePressure::default() };
+        let shutdown = NodePressure { is_shutting_down: true, ..NodePressure::default() };
+        let besteffort = json!({"containers": [{"name": "a"}]});
+        let burstable = json!({"containers": [{"name": "a", "resources": {"requests": {"memory": "1"}}}]});
+        let tolerant = json!({"tolerations": [{"key": "node.kubernetes.io/memory-pressure", "operator": "Exists", "effect": "NoSchedule"}]});
+        let of_another = json!({"tolerations": [{"key": "node.kubernetes.io/disk-pressure", "operator": "Exists"}]});
+        let critical = json!({"priority": 2_000_001_000});
+        let check = |spec: &serde_json::Value, pressure, expected: Option<&str>| {
+            let pod: Pod = serde_json::from_value(json!({"spec": spec})).unwrap();
+            let found = check_pressure(&pod, pressure).err().map(|error| error.message);
+            assert_eq!(found.as_deref(), expected, "{spec} {pressure:?}");
+        };
+        check(&besteffort, NodePressure::default(), None);
+        check(&besteffort, memory, Some("The node had condition: [MemoryPressure]. "));
+        check(&burstable, memory, None);
+        check(&tolerant, memory, None);
+        check(&of_another, memory, Some("The node had condition: [MemoryPressure]. "));
+        check(&burstable, disk, Some("The node had condition: [DiskPressure]. "));
+        check(&burstable, both, Some("The node had condition: [MemoryPressure DiskPressure]. "));
+        check(&critical, both, None);
+        check(&critical, shutdown, Some("Pod was rejected as the node is shutting down."));
     }
 }

@@ -28,6 +28,8 @@ pub(crate) struct Messages {
     pub hold: Option<bool>,
     /// Stop everything, but keep the desired state.
     pub halt: Option<(Duration, oneshot::Sender<()>)>,
+    /// The pod is to fail as a whole.
+    pub termination: Option<Termination>,
     /// Objects the pod refers to have changed, or its token.
     pub refresh: bool,
     /// The hub issues no token for the pod, for now.
@@ -38,6 +40,21 @@ pub(crate) struct Messages {
     pub done: Vec<Done>,
     /// What each probe found last.
     pub probes: BTreeMap<(String, ProbeKind), ProbeReport>,
+}
+
+/// Why a pod has to end although it is desired.
+#[derive(Debug)]
+pub(crate) struct Termination {
+    /// `status.reason`.
+    pub reason: &'static str,
+    /// `status.message`.
+    pub message: String,
+    /// How long its containers get to end by themselves, at most.
+    pub grace: Duration,
+    /// Whether it stays ended at the next start of the agent.
+    pub is_kept: bool,
+    /// Notified once nothing of it is active any more.
+    pub done: oneshot::Sender<()>,
 }
 
 /// The end of something that ran beside the worker.
@@ -131,6 +148,10 @@ impl Inbox {
         let (done, halted) = oneshot::channel();
         self.change(|messages| messages.halt = Some((grace, done)));
         halted
+    }
+
+    pub(crate) fn terminate(&self, termination: Termination) {
+        self.change(|messages| messages.termination = Some(termination));
     }
 
     pub(crate) fn refresh(&self) {

@@ -11,7 +11,7 @@
 //!   variables, probes, tokens, logs: the modules of these names.
 //! - **May I touch it?** Three things must hold. Nobody here waits for the hub, a disk, a share or a probe but the one task that
 //!   asked: the manager and the workers are only ever woken. A container is stopped because an object was deleted on the hub
-//!   that started it, because it ended, or because a person here said so; never because something could not be read. What is
+//!   that started it, because it ended, because the node runs short, or because a person here said so; never because something could not be read. What is
 //!   reported of a pod is never better than what is known.
 //! - **How do I try it?** `cargo test -p node-pods -p node-kubelet`; against the program: `cargo xtask test --black-box pods`.
 

@@ -38,7 +38,8 @@ use tracing::{error, info, warn};
 use crate::admission::{self, AdmissionError, Resources};
 use crate::env::NodeFacts;
 use crate::events::PodEvents;
-use crate::inbox::Inbox;
+use crate::inbox::{Inbox, Termination};
+use crate::log_links::LogLinks;
 use crate::model::{ANNOTATION_CONFIG_MIRROR, Pod};
 use crate::net_files::NodeDns;
 use crate::outline::PodOutline;
@@ -85,6 +86,8 @@ pub(crate) enum Command {
     StaticPods(Vec<Value>),
     /// Stop every pod's containers within the grace; answer when none runs.
     StopAll { grace: Duration, done: oneshot::Sender<()> },
+    /// The node cannot keep a pod.
+    Terminate { uid: String, termination: Termination },
     /// A person decided: pods on hold are not desired any more. Answers which were.
     AcceptHub(oneshot::Sender<Vec<String>>),
     /// A worker has ended.
@@ -373,6 +376,13 @@ impl Manager {
                 self.set_static_pods(manifests);
             }
             Command::StopAll { grace, done } => self.stop_all(grace, done),
+            Command::Terminate { uid, termination } => {
+                // What is not here has ended: whoever waits for it learns so.
+                if let Some(entry) = self.pods.get_mut(&uid) {
+                    entry.inbox.terminate(termination);
+                    entry.requests = Resources::default();
+                }
+            }
             Command::AcceptHub(answer) => {
                 // Nobody who asked may wait any more.
                 let _ = answer.send(self.release_holds());
@@ -526,7 +536,7 @@ impl Manager {
         let mut requests = admission::requests(&pod);
         let mut unsupported = None;
         let mut is_rejected = false;
-        if let (true, Err(rejection)) = (is_new, self.admit(&pod, &json, &runtime, &requests, fault)) {
+        if let (true, Err(rejection)) = (is_new, self.admit(&pod, &json, &runtime, &requests, fault, state.start_time.is_some())) {
             self.report_rejection(&pod, &rejection);
             // It takes nothing of the node: its neighbours are not to pay for it.
             requests = Resources::default();
@@ -583,9 +593,14 @@ impl Manager {
         runtime: &Result<&Arc<dyn PodRuntime>, AdmissionError>,
         requests: &Resources,
         fault: Option<String>,
+        was_here: bool,
     ) -> Result<(), AdmissionError> {
         if let Some(message) = fault {
             return Err(AdmissionError { reason: admission::UNSUPPORTED_POD.into(), message });
+        }
+        // What ran here before a power cut is not a pod more; that it is one too many is for the eviction to say.
+        if !was_here {
+            admission::check_pressure(pod, *self.shared.context.registry.pressure().borrow())?;
         }
         runtime.as_ref().map_err(Clone::clone)?;
         admission::check_features(json)?;
@@ -702,8 +717,10 @@ impl Manager {
         let admitted = self.pods.iter().filter(|(_, entry)| entry.runtime.is_some());
         let outline = |(uid, entry): (&String, &PodEntry)| {
             let outline = entry.pod.describe(self.shared.pod_dir(&entry.pod));
+            let state = self.shared.context.store.pod_state(uid);
             PodOutline {
-                start_time: self.shared.context.store.pod_state(uid).start_time.or(outline.start_time),
+                start_time: state.start_time.or(outline.start_time),
+                is_failed: state.failure.is_some(),
                 is_critical: outline.is_critical || entry.is_static,
                 is_over: entry.is_over.load(Ordering::Relaxed),
                 runtime: entry.runtime.clone(),

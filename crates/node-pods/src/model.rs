@@ -91,6 +91,7 @@ pub(crate) struct PodSpec {
     pub hostname: Option<String>,
     pub priority_class_name: String,
     pub priority: i32,
+    pub tolerations: Vec<Toleration>,
     pub security_context: PodSecurityContext,
     pub image_pull_secrets: Vec<ObjectRef>,
     pub host_network: bool,
@@ -106,6 +107,16 @@ pub(crate) struct PodSpec {
     pub host_aliases: Vec<HostAlias>,
     pub dns_policy: Option<String>,
     pub dns_config: DnsConfig,
+}
+
+/// `spec.tolerations`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Toleration {
+    pub key: String,
+    pub operator: String,
+    pub value: String,
+    pub effect: String,
 }
 
 /// `spec.hostAliases`.
@@ -687,6 +698,19 @@ impl Pod {
         let seconds =
             self.metadata.deletion_grace_period_seconds.or(self.spec.termination_grace_period_seconds).unwrap_or(30);
         std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(GRACE_MAX)
+    }
+
+    /// Whether it takes a node that is short of memory.
+    pub(crate) fn tolerates_memory_pressure(&self) -> bool {
+        self.spec.tolerations.iter().any(|toleration| {
+            let is_of_effect = matches!(toleration.effect.as_str(), "" | "NoSchedule");
+            let exists = toleration.operator == "Exists";
+            let is_of_key = match toleration.key.as_str() {
+                "" => exists,
+                key => key == "node.kubernetes.io/memory-pressure" && (exists || toleration.value.is_empty()),
+            };
+            is_of_effect && is_of_key
+        })
     }
 
     /// Kubernetes' quality-of-service class, from requests and limits of CPU and memory.

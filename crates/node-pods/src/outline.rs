@@ -37,6 +37,8 @@ pub struct PodOutline {
     pub disk_volumes: Vec<String>,
     /// Whether nothing of it will run again.
     pub is_over: bool,
+    /// Whether it has failed as a whole, and ends.
+    pub is_failed: bool,
     /// Where its volumes and logs are.
     pub dir: PathBuf,
     /// Who runs it.
@@ -112,6 +114,7 @@ impl Pod {
             containers: containers.collect(),
             disk_volumes: self.spec.volumes.iter().filter(on_disk).map(|volume| volume.name.clone()).collect(),
             is_over: false,
+            is_failed: false,
             dir,
             runtime: None,
         }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::events::PodEvents;
+use crate::inbox::Termination;
 use crate::manager::{Command, Context, Desired, LogPlace, Manager, Shared};
 use crate::outline::PodOutline;
 use crate::publisher::{self, Publisher};
@@ -132,6 +133,43 @@ impl Pods {
     /// At shutdown.
     pub async fn accept_hub(&self) -> Result<Vec<String>, Stopping> {
         self.ask(Command::AcceptHub).await
+    }
+
+    /// Has a pod fail as a whole, for this reason: its containers get `grace` to end by themselves. Resolves when nothing of it runs.
+    ///
+    /// # Errors
+    /// At shutdown.
+    pub async fn terminate(
+        &self,
+        uid: &str,
+        reason: &'static str,
+        message: String,
+        grace: Duration,
+    ) -> Result<(), Stopping> {
+        self.end(uid, |done| Termination { reason, message, grace, is_kept: true, done }).await
+    }
+
+    /// The same, but for the next start of the agent, which begins with the pod anew unless the hub knows that it has failed.
+    ///
+    /// # Errors
+    /// At shutdown.
+    pub async fn end_with_machine(
+        &self,
+        uid: &str,
+        reason: &'static str,
+        message: String,
+        grace: Duration,
+    ) -> Result<(), Stopping> {
+        self.end(uid, |done| Termination { reason, message, grace, is_kept: false, done }).await
+    }
+
+    async fn end(&self, uid: &str, of: impl FnOnce(oneshot::Sender<()>) -> Termination) -> Result<(), Stopping> {
+        let (done, ended) = oneshot::channel();
+        let termination = of(done);
+        self.commands.send(Command::Terminate { uid: uid.to_owned(), termination }).await.map_err(|_| Stopping)?;
+        // A pod that is not here any more drops the other end.
+        let _ = ended.await;
+        Ok(())
     }
 
     /// The pods of the node as JSON.

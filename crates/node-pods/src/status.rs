@@ -47,6 +47,8 @@ pub(crate) struct Facts<'a> {
     pub start_time: Option<Timestamp>,
     /// The pod failed as a whole: reason and message.
     pub failure: Option<(&'a str, &'a str)>,
+    /// Whether that was the node's doing.
+    pub is_disrupted: bool,
     pub volumes_ready: bool,
     pub ending: bool,
     /// A container runs with other resources than it is to have; what went wrong with that.
@@ -135,6 +137,9 @@ pub(crate) fn derive<'o>(
     if let Some(error) = facts.resize_in_progress {
         let reason = if error.is_some() { "Error" } else { "" };
         conditions.add("PodResizeInProgress", true, reason, error.unwrap_or_default().to_owned());
+    }
+    if let Some((_, message)) = facts.failure.filter(|_| facts.is_disrupted) {
+        conditions.add("DisruptionTarget", true, "TerminationByKubelet", message.to_owned());
     }
     status.insert("conditions".to_owned(), conditions.list.into());
 

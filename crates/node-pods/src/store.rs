@@ -152,6 +152,9 @@ pub(crate) struct PodState {
     /// Reason and message when it failed as a whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<(String, String)>,
+    /// Whether it failed because the node could not keep it, not for a reason of its own.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_disrupted: bool,
     /// The hub that has it no more is not the one that started it: it runs on until a person decides.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub on_hold: bool,

@@ -218,7 +218,11 @@ impl Worker {
 
     /// Keeps on disk what was decided about the pod, beside everything else. `is_urgent`: it must be there after a power cut.
     fn keep_state(&self, is_urgent: bool) {
-        self.kept.set(self.state.clone());
+        let mut state = self.state.clone();
+        if self.forgets_failure {
+            (state.failure, state.is_disrupted) = (None, false);
+        }
+        self.kept.set(state);
         let (kept, store) = (self.kept.clone(), self.shared.context.store.clone());
         let (uid, registry) = (self.pod.metadata.uid.clone(), self.shared.context.registry.clone());
         base_observe::spawn_blocking_named("pod-state", move || {

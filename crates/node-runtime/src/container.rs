@@ -326,6 +326,11 @@ impl PodRuntime for ContainerRuntime {
         Some(self.supervisor.state_path(id).join(node_shim::UPPER))
     }
 
+    fn discard_writes(&self, id: &ContainerId) -> RuntimeFuture<'_, bool> {
+        let id = id.clone();
+        Box::pin(async move { self.supervisor.discard_writes(&id).await })
+    }
+
     fn remove(&self, id: &ContainerId) -> RuntimeFuture<'_, ()> {
         let id = id.clone();
         Box::pin(async move { self.supervisor.remove(&id).await })

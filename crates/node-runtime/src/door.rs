@@ -291,6 +291,12 @@ pub trait PodRuntime: Send + Sync {
         None
     }
 
+    /// Deletes what a container that has ended has written into its image; all else that is known of it stays. Answers whether there was
+    /// anything.
+    fn discard_writes(&self, _id: &ContainerId) -> RuntimeFuture<'_, bool> {
+        Box::pin(async { Ok(false) })
+    }
+
     /// Forgets a container that has ended (its log stays). One that does not exist is no error. Its id must not be used again.
     fn remove(&self, id: &ContainerId) -> RuntimeFuture<'_, ()>;
 

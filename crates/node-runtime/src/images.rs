@@ -282,6 +282,14 @@ impl NodeImages {
         }
     }
 
+    /// Deletes all images that no container uses, however full the disk is; how many bytes that freed. It waits for the disk.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn collect_unused(&self) -> Result<u64, CollectError> {
+        Ok(self.kept.collect(u64::MAX)?.bytes_freed)
+    }
+
     /// Exempts images from being deleted for space.
     pub(crate) fn pin(&self, ids: impl IntoIterator<Item = String>) {
         lock(&self.kept.pinned).extend(ids);

@@ -294,6 +294,20 @@ impl Supervisor {
         Ok(output)
     }
 
+    /// Nothing enters a root whose container has ended; how it ended and its log are in other places.
+    pub async fn discard_writes(&self, id: &ContainerId) -> Result<bool, RuntimeError> {
+        if !has_ended(&self.status(id)?) {
+            return Err(RuntimeError::StillRunning(id.clone()));
+        }
+        let written = self.state_path(id).join(node_shim::UPPER);
+        blocking(move || match fs::remove_dir_all(&written) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(io_error("remove", &written, error)),
+            Ok(()) => Ok(true),
+        })
+        .await
+    }
+
     pub async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         match self.status(id) {
             Err(RuntimeError::NotFound(_)) => {

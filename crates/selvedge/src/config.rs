@@ -147,6 +147,16 @@ pub struct NodeConfig {
     pub image_gc_high_percent: u8,
     /// Until this part.
     pub image_gc_low_percent: u8,
+    /// How long the machine's shutdown waits for pods.
+    pub shutdown_grace_period_seconds: u64,
+    /// The part of it that critical pods have.
+    pub shutdown_grace_period_critical_pods_seconds: u64,
+    /// Where links to logs are made, or `none`.
+    pub log_links_dir: String,
+    /// Of what there has to be how much, or pods are evicted.
+    pub eviction_hard: BTreeMap<String, String>,
+    /// How long the node says that it is short of something after it was last.
+    pub eviction_pressure_transition_seconds: u64,
     /// Addresses of pods, or `none`.
     pub pod_subnet: String,
     /// IPv6 addresses of pods.
@@ -185,6 +195,11 @@ impl Default for NodeConfig {
             registries_file: None,
             image_gc_high_percent: 85,
             image_gc_low_percent: 80,
+            shutdown_grace_period_seconds: 0,
+            shutdown_grace_period_critical_pods_seconds: 0,
+            log_links_dir: "/var/log".to_owned(),
+            eviction_hard: BTreeMap::new(),
+            eviction_pressure_transition_seconds: 300,
             pod_subnet: "10.39.0.0/16".to_owned(),
             pod_subnet6: None,
             pod_mtu: None,
@@ -242,6 +257,26 @@ impl NodeConfig {
         ),
         ("imageGcLowPercent", "How full it is afterwards, as far as there is something to delete."),
         (
+            "shutdownGracePeriodSeconds",
+            "How long the shutdown of the machine waits, by systemd-logind, for pods to end in the order of their priority; they have then failed with the reason Terminated. With 0 they are killed with the machine, and run again after its start.",
+        ),
+        (
+            "shutdownGracePeriodCriticalPodsSeconds",
+            "The part of shutdownGracePeriodSeconds that pods of a critical priority have, after all others.",
+        ),
+        (
+            "logLinksDir",
+            "Directory in which pods/ and containers/ have links to the logs of containers, by the names that collectors of logs know from other kubelets; made by root only. With none there are no links.",
+        ),
+        (
+            "evictionHard",
+            "How much there has to be of memory.available (100Mi, a tenth of the memory below 1 GiB), nodefs.available (10%), nodefs.inodesFree (5%), imagefs.available (15%, where images have a disk of their own) and pid.available (not watched): a node that has less ends pods, one after the other. A quantity or a part; 0 turns one off.",
+        ),
+        (
+            "evictionPressureTransitionSeconds",
+            "How long the node keeps the condition MemoryPressure, DiskPressure or PIDPressure, and takes fewer pods, after it was last short.",
+        ),
+        (
             "podSubnet",
             "IPv4 addresses of pods, the same on every node if you like; another is taken where an uplink uses it. With none, pods have the machine's own network.",
         ),
@@ -269,6 +304,30 @@ impl NodeConfig {
     /// When images are deleted.
     pub fn image_gc(&self) -> node_runtime::GcLimits {
         node_runtime::GcLimits { high_percent: self.image_gc_high_percent, low_percent: self.image_gc_low_percent }
+    }
+
+    /// How pods end with the machine; nothing where its shutdown waits for nobody.
+    pub fn machine_shutdown(&self) -> Option<node_kubelet::MachineShutdown> {
+        let seconds = std::time::Duration::from_secs;
+        (self.shutdown_grace_period_seconds > 0).then(|| node_kubelet::MachineShutdown {
+            grace: seconds(self.shutdown_grace_period_seconds),
+            grace_critical_pods: seconds(self.shutdown_grace_period_critical_pods_seconds),
+            bus: PathBuf::from(node_kubelet::MachineShutdown::BUS),
+        })
+    }
+
+    /// When pods are evicted.
+    ///
+    /// # Errors
+    /// All that is wrong with its thresholds.
+    pub fn eviction(&self) -> Result<node_kubelet::EvictionSettings, Vec<String>> {
+        let mut settings = node_kubelet::EvictionSettings {
+            pressure_transition: std::time::Duration::from_secs(self.eviction_pressure_transition_seconds),
+            ..node_kubelet::EvictionSettings::default()
+        };
+        let set = settings.set_hard(&self.eviction_hard);
+        set.map_err(|mistakes| mistakes.iter().map(|mistake| format!("`evictionHard`: {mistake}")).collect::<Vec<_>>())?;
+        Ok(settings)
     }
 
     /// The network of the node's pods; nothing when they have the machine's own.
@@ -330,6 +389,8 @@ impl NodeConfig {
             .chain(bad_name.map(|why| format!("`nodeName`: {why}")))
             .chain(bad_labels)
             .chain(bad_prefixes)
+            .chain(self.eviction().err().unwrap_or_default())
+            .chain(bad_shutdown)
             .chain(few_pids)
             .chain(bad_gc)
             .chain(too_small("edgeMemoryBytesMax", self.edge_memory_bytes_max))

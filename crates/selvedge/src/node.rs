@@ -67,6 +67,8 @@ pub async fn start(
         listen: config.kubelet_listen,
         node_ip: config.node_ip,
         max_pods: config.pods_max,
+        machine_shutdown: config.machine_shutdown(),
+        eviction: config.eviction().map_err(|mistakes| anyhow::anyhow!("{}", mistakes.join("; ")))?,
         ..KubeletConfig::default()
     };
     // A node that has joined keeps its name: `--data-dir` alone starts it again.
@@ -144,8 +146,6 @@ pub async fn accept_hub(args: crate::cli::AcceptHubArgs) -> Result<()> {
     Ok(())
 }
 
-/// The network of the node's pods; nothing where they have the machine's own.
-fn open_network(config: &NodeConfig) -> Result<Option<Arc<NodeNetwork>>> {
 /// Where collectors look for logs; nothing where there can be none.
 fn open_log_links(config: &NodeConfig) -> Option<node_kubelet::LogLinks> {
     if config.log_links_dir == "none" || !rustix::process::geteuid().is_root() {
@@ -158,6 +158,8 @@ fn open_log_links(config: &NodeConfig) -> Option<node_kubelet::LogLinks> {
     links.inspect_err(report).ok()
 }
 
+/// The network of the node's pods; nothing where they have the machine's own.
+fn open_network(config: &NodeConfig) -> Result<Option<Arc<NodeNetwork>>> {
     let settings = config.network().map_err(|mistakes| anyhow::anyhow!("{}", mistakes.join("; ")))?;
     match settings {
         Some(_) if !rustix::process::geteuid().is_root() => {

@@ -4,10 +4,10 @@ fn config() -> AgentConfig {
     AgentConfig { node_name: "n".into(), ..AgentConfig::default() }
 }
 
-fn status_at(pressure: Pressure, before: &Value, second: i64) -> Value {
+fn status_at(pressure: NodePressure, before: &Value, second: i64) -> Value {
     let machine = Machine { cpu_millis: 4000, memory_bytes: 1 << 30, info: json!({}) };
     let ip = Some("10.0.0.1".parse().unwrap());
-    let health = Health { pressure, ..Health::default() };
+    let health = Health { pressure, disk_bytes: 1 << 31, ..Health::default() };
     status(&config(), &machine, &health, ip, 10250, before, Timestamp::from_second(second).unwrap())
 }
 
@@ -19,23 +19,26 @@ fn time_of(status: &Value, name: &str) -> String {
 
 #[test]
 fn a_condition_keeps_its_time_until_it_changes() {
-    let first = status_at(Pressure::default(), &Value::Null, 10);
-    let second = status_at(Pressure { memory: true, ..Pressure::default() }, &first, 20);
+    let first = status_at(NodePressure::default(), &Value::Null, 10);
+    let second = status_at(NodePressure { memory: true, ..NodePressure::default() }, &first, 20);
     assert_eq!(time_of(&second, "Ready"), "1970-01-01T00:00:10Z");
     assert_eq!(time_of(&second, "MemoryPressure"), "1970-01-01T00:00:20Z");
+    let short = second["conditions"].as_array().unwrap().iter().find(|one| one["type"] == "MemoryPressure").unwrap();
+    assert_eq!((&short["status"], &short["reason"]), (&json!("True"), &json!("KubeletHasInsufficientMemory")));
+    assert_eq!(short["message"], "kubelet has insufficient memory available");
 }
 
 #[test]
 fn a_heartbeat_alone_is_no_change() {
-    let first = status_at(Pressure::default(), &Value::Null, 10);
-    let second = status_at(Pressure::default(), &first, 20);
+    let first = status_at(NodePressure::default(), &Value::Null, 10);
+    let second = status_at(NodePressure::default(), &first, 20);
     assert_ne!(first, second);
     assert_eq!(without_heartbeats(&first), without_heartbeats(&second));
 }
 
 #[test]
 fn resources_are_written_as_kubernetes_reads_them() {
-    let status = status_at(Pressure { disk_bytes: 1 << 31, ..Pressure::default() }, &Value::Null, 10);
+    let status = status_at(NodePressure::default(), &Value::Null, 10);
     assert_eq!(status["capacity"]["cpu"], "4");
     assert_eq!(status["capacity"]["memory"], "1048576Ki");
     // A sixteenth of a gigabyte is kept, and a twentieth of a core.
@@ -77,7 +80,7 @@ fn a_part_that_does_not_work_makes_the_node_not_ready_and_says_so() {
 fn a_status_at_the_hub_that_is_none_is_replaced_and_harms_nothing() {
     for foreign in [json!([]), json!(5), json!("x"), json!({"conditions": 5}), json!({"conditions": [5]})] {
         assert_eq!(without_heartbeats(&foreign), foreign);
-        assert_eq!(time_of(&status_at(Pressure::default(), &foreign, 10), "Ready"), "1970-01-01T00:00:10Z");
+        assert_eq!(time_of(&status_at(NodePressure::default(), &foreign, 10), "Ready"), "1970-01-01T00:00:10Z");
     }
 }
 

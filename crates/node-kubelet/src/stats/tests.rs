@@ -27,6 +27,7 @@ fn outline() -> PodOutline {
         containers: Vec::new(),
         disk_volumes: Vec::new(),
         is_over: false,
+        is_failed: false,
         dir: PathBuf::from("/pods/web"),
         runtime: None,
     }

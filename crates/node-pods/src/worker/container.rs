@@ -1,6 +1,6 @@
 //! The containers of a pod: what was observed of each, starting and stopping them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -127,11 +127,12 @@ impl Worker {
         if record.observed.current.as_ref().is_some_and(|current| status.id.attempt > current.id.attempt) {
             record.keep_as_previous(&runtime, &self.dir);
         }
+        let is_new = record.observed.current.is_none();
         let was_running = record.is_running();
-        record.next_attempt = status.id.attempt + 1;
         if is_new && let Some(links) = self.shared.context.log_links.clone() {
             link_log(links, self.dir.clone(), &status);
         }
+        record.next_attempt = status.id.attempt + 1;
         match &status.state {
             ContainerState::Created => record.observed.current = Some(status),
             ContainerState::Running { .. } => {
@@ -421,7 +422,6 @@ impl Worker {
     }
 }
 
-/// From one moment to a later one; zero when it is not later.
 /// Shows collectors a new log; a container runs without it.
 fn link_log(links: LogLinks, pod_dir: PathBuf, status: &ContainerStatus) {
     let (id, log) = (status.id.clone(), status.log_path.clone());
@@ -432,6 +432,7 @@ fn link_log(links: LogLinks, pod_dir: PathBuf, status: &ContainerStatus) {
     });
 }
 
+/// From one moment to a later one; zero when it is not later.
 pub(super) fn between(start: Timestamp, end: Timestamp) -> Duration {
     Duration::try_from(end.duration_since(start)).unwrap_or(Duration::ZERO)
 }

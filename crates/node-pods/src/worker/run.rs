@@ -85,6 +85,9 @@ impl Worker {
         if let Some((grace, done)) = messages.halt {
             self.halt = Some(Halt { grace, done: Some(done) });
         }
+        if let Some(termination) = messages.termination {
+            self.terminate(termination);
+        }
         if messages.refresh {
             self.refresh();
         }

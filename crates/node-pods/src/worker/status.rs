@@ -91,6 +91,7 @@ impl Worker {
             pod_ips: self.addresses(),
             start_time: self.state.start_time,
             failure: self.state.failure.as_ref().map(|(reason, message)| (reason.as_str(), message.as_str())),
+            is_disrupted: self.state.is_disrupted,
             volumes_ready: self.volumes.places().is_some(),
             ending: self.is_ending(),
             resize_in_progress: self.resize_in_progress(),

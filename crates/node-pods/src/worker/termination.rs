@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use node_runtime::PodRuntime;
 use tracing::{info, warn};
 
-use super::{Phase, Worker};
-use crate::inbox::Done;
+use super::{Halt, Phase, Worker};
+use crate::inbox::{Done, Termination};
+use crate::log_links::LogLinks;
 use crate::volumes;
 
 impl Worker {
@@ -17,6 +19,19 @@ impl Worker {
         warn!(pod = %self.pod.full_name(), reason, %message, "The pod failed.");
         self.state.failure = Some((reason.to_owned(), message));
         self.keep_state(true);
+    }
+
+    /// The node has no space for the pod any more. One that is over or is ending anyway only ends sooner.
+    pub(super) fn terminate(&mut self, termination: Termination) {
+        let Termination { reason, message, grace, is_kept, done } = termination;
+        let is_desired = self.phase == Phase::Active && self.state.failure.is_none();
+        if is_desired && !self.is_over.load(Ordering::Relaxed) {
+            self.shared.events.pod_warning(&self.pod, None, reason, message.clone());
+            self.state.is_disrupted = true;
+            self.forgets_failure = !is_kept;
+            self.fail(reason, message);
+        }
+        self.halt = Some(Halt { grace, done: Some(done) });
     }
 
     /// Begins to remove what is left of the pod on the node.
