@@ -121,6 +121,8 @@ pub(crate) struct Worker {
     pod: Pod,
     phase: Phase,
     halt: Option<Halt>,
+    /// Whether the pod's failure is of this life of the agent alone.
+    forgets_failure: bool,
     runtime: Option<Arc<dyn PodRuntime>>,
     state: PodState,
     kept: Arc<NewestState>,
@@ -168,6 +170,7 @@ impl Worker {
             shared,
             phase,
             halt: None,
+            forgets_failure: false,
             runtime: init.runtime,
             state: init.state,
             kept: Arc::default(),

@@ -383,6 +383,10 @@ impl NodeConfig {
         });
         let network = self.network().err().unwrap_or_default();
         let registries = self.registries().err();
+        let (all, critical) = (self.shutdown_grace_period_seconds, self.shutdown_grace_period_critical_pods_seconds);
+        let bad_shutdown = (critical > all).then(|| {
+            format!("`shutdownGracePeriodCriticalPodsSeconds`: {critical} is more than all of `shutdownGracePeriodSeconds`, {all}")
+        });
         bad_hubs
             .chain(network)
             .chain(registries)
