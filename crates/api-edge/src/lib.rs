@@ -35,6 +35,7 @@ pub mod resources;
 pub mod services;
 pub mod status;
 pub mod telemetry;
+pub mod usage;
 
 /// The API group of our own kinds.
 pub const GROUP: &str = "edge.selvedge.dev";

@@ -69,9 +69,14 @@ pub(crate) fn has_key(identity: &Identity) -> bool {
 /// Whether it is about what a hub has beside the Kubernetes API.
 fn is_of_the_hub(target: &Target<'_>) -> bool {
     match target {
-        Target::Path(path) => *path == api_edge::telemetry::BATCHES_PATH,
+        Target::Path(path) => is_of_nodes(path),
         Target::Resource { group, .. } => *group == api_edge::GROUP,
     }
+}
+
+/// Whether nodes send something there; it is kept under the name of whoever has sent it.
+fn is_of_nodes(path: &str) -> bool {
+    path == api_edge::telemetry::BATCHES_PATH || path == api_edge::usage::USAGE_PATH
 }
 
 impl Authorizer for BootstrapAuthorizer {
@@ -128,7 +133,7 @@ fn named<'a>(access: &Access<'a>) -> Option<&'a str> {
 fn node_rules(access: &Access<'_>, node: &str, store: &Store) -> Decision {
     let (group, resource, subresource, namespace, name, selectors) = match &access.target {
         Target::Path(path) => {
-            return Decision::allow_if(access.verb == "post" && *path == api_edge::telemetry::BATCHES_PATH, "");
+            return Decision::allow_if(access.verb == "post" && is_of_nodes(path), "");
         }
         Target::Resource { group, resource, subresource, namespace, name, selectors } => {
             (*group, *resource, *subresource, *namespace, *name, *selectors)

@@ -38,6 +38,7 @@ mod query;
 mod quota;
 pub mod retention;
 pub mod routes;
+pub mod usage;
 mod store;
 
 pub use batch::BatchError;

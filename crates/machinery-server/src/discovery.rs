@@ -5,6 +5,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::extension_group::ExtensionGroup;
 use crate::negotiate::aggregated_discovery;
 use crate::request::{Query, Route};
 use crate::server::Inner;
@@ -40,7 +41,10 @@ pub(crate) fn answer(server: &Inner, route: &Route, request: &Request<()>) -> Re
     let document = match route {
         Route::CoreVersions | Route::Groups if aggregated_discovery(headers).is_some() => {
             let form = aggregated_discovery(headers).expect("checked in the guard");
-            let document = registry.aggregated_discovery(*route == Route::CoreVersions, form);
+            let mut document = registry.aggregated_discovery(*route == Route::CoreVersions, form);
+            if *route == Route::Groups {
+                extend(&mut document["items"], extension_groups(server).map(|group| group.aggregated()));
+            }
             let media = match form {
                 machinery_kinds::DiscoveryVersion::V2 => AGGREGATED_V2,
                 machinery_kinds::DiscoveryVersion::V2Beta1 => AGGREGATED_V2_BETA1,
@@ -48,7 +52,11 @@ pub(crate) fn answer(server: &Inner, route: &Route, request: &Request<()>) -> Re
             Some(with_etag(headers, &document.to_string(), media))
         }
         Route::CoreVersions => Some(status::ok_json(&registry.api_versions(&server.address))),
-        Route::Groups => Some(status::ok_json(&registry.api_group_list())),
+        Route::Groups => {
+            let mut document = registry.api_group_list();
+            extend(&mut document["groups"], extension_groups(server).map(|group| group.entry()));
+            Some(status::ok_json(&document))
+        }
         Route::Group(group) => registry.api_group(group).map(|document| status::ok_json(&document)),
         Route::Resources { group, version } => {
             registry.api_resource_list(group, version).map(|document| status::ok_json(&document))
@@ -75,6 +83,27 @@ pub(crate) fn answer(server: &Inner, route: &Route, request: &Request<()>) -> Re
         return Err(if is_own { ApiError::no_such_path() } else { ApiError::no_such_page() });
     };
     if request.method() == Method::GET { Ok(response) } else { Err(ApiError::method_not_allowed()) }
+}
+
+fn extension_groups(server: &Inner) -> impl Iterator<Item = ExtensionGroup> {
+    server.extensions.iter().filter_map(|extension| extension.api_group())
+}
+
+fn extend(list: &mut serde_json::Value, entries: impl Iterator<Item = serde_json::Value>) {
+    if let Some(list) = list.as_array_mut() {
+        list.extend(entries);
+    }
+}
+
+/// What a group that an extension serves has, for clients that look for it.
+pub(crate) fn of_extension(group: &ExtensionGroup, route: &Route) -> Option<Response<Body>> {
+    match route {
+        Route::Group(name) if name == group.group => Some(status::ok_json(&group.document())),
+        Route::Resources { group: name, version } if name == group.group && version == group.version => {
+            Some(status::ok_json(&group.resource_list()))
+        }
+        _ => None,
+    }
 }
 
 fn with_etag(headers: &HeaderMap, text: &str, media: &'static str) -> Response<Body> {

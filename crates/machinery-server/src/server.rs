@@ -33,7 +33,7 @@ use crate::status::{ApiError, Reason, Result};
 use crate::work::WorkPool;
 use crate::{
     Access, Admission, AuthenticateError, AuthenticatedBasics, Authorizer, BootstrapTokenAuthenticator,
-    CertificateAuthenticator, Decision, GROUP_MASTERS, Identity, InProcess, NoNodes, NodeDialer, SystemMasters, Target,
+    CertificateAuthenticator, Decision, ExtensionGroup, GROUP_MASTERS, Identity, InProcess, NoNodes, NodeDialer, SystemMasters, Target,
     VirtualResource, discovery, impersonation,
 };
 
@@ -58,7 +58,13 @@ pub trait Extension: Send + Sync {
     /// What its paths begin with, such as `/telemetry/`.
     fn prefix(&self) -> &'static str;
 
-    /// Answers a request that [`Authorizer`] has let through (as [`Target::Path`]).
+    /// The API group that is behind the prefix, where there is one: clients find it by discovery, and who may read it is decided
+    /// as of any resource.
+    fn api_group(&self) -> Option<ExtensionGroup> {
+        None
+    }
+
+    /// Answers a request that [`Authorizer`] has let through (as [`Target::Path`], or as the resource that it is).
     fn call<'a>(&'a self, request: Request<RequestBody>, identity: &'a Identity) -> BoxFuture<'a, Response<Body>>;
 }
 
@@ -535,7 +541,22 @@ impl Inner {
         }
         let identity = identity.ok_or_else(ApiError::unauthorized)?;
         if let Some(extension) = self.extensions.iter().find(|extension| path.starts_with(extension.prefix())) {
-            self.authorize_path(identity, request.method(), &path)?;
+            match (extension.api_group(), Route::parse(&path)) {
+                (Some(_), Route::Resource(resource)) => {
+                    let query = Query::parse(request.uri().query())?;
+                    let verb = match verb_of(request.method(), &resource, &query) {
+                        "" => request.method().as_str().to_lowercase(),
+                        verb => verb.to_owned(),
+                    };
+                    self.authorize_resource(identity, &verb, &resource, None)?;
+                }
+                (group, route) => {
+                    self.authorize_path(identity, request.method(), &path)?;
+                    if let Some(document) = group.and_then(|group| discovery::of_extension(&group, &route)) {
+                        return Ok(document);
+                    }
+                }
+            }
             return Ok(extension.call(request, identity).await);
         }
         match Route::parse(&path) {

@@ -23,6 +23,8 @@ const LEASE_RENEW_PERIOD: Duration = Duration::from_secs(10);
 const LEASE_DURATION: Duration = Duration::from_secs(40);
 /// An unchanged node status is posted this often, as Kubernetes' kubelets do.
 const STATUS_POST_PERIOD: Duration = Duration::from_secs(300);
+/// As often as metrics-server asks other kubelets.
+const USAGE_PERIOD: Duration = Duration::from_secs(15);
 /// Kubernetes' own default.
 const MAX_PODS: u32 = 110;
 
@@ -73,6 +75,8 @@ pub struct KubeletConfig {
     pub lease_duration: Duration,
     /// How often an unchanged node status is posted again.
     pub status_post_period: Duration,
+    /// How often the hub learns what is used, when that has changed.
+    pub usage_period: Duration,
     /// What the node's figures are added to, and what `/metrics` shows.
     pub metrics: Metrics,
 }
@@ -98,9 +102,7 @@ impl Default for KubeletConfig {
             lease_renew_period: LEASE_RENEW_PERIOD,
             lease_duration: LEASE_DURATION,
             status_post_period: STATUS_POST_PERIOD,
-            log_links: None,
-            machine_shutdown: None,
-            eviction: EvictionSettings::default(),
+            usage_period: USAGE_PERIOD,
             metrics: Metrics::new(),
         }
     }

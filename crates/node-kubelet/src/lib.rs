@@ -48,6 +48,7 @@ mod metrics;
 mod network;
 mod server;
 mod stats;
+mod usage;
 
 use callers::Callers;
 pub use config::{ConfigError, KubeletConfig, default_node_name, is_hub_url};
@@ -419,6 +420,35 @@ fn spawn(parts: Parts) -> KubeletHandle {
         };
         let keeping = Arc::new(keeping);
         supervise(&tasks, "images", registry.clone(), shutdown.clone(), move || images::keep(keeping.clone()));
+    }
+    let (of, counted, period, end) = (client.clone(), stats.clone(), config.usage_period, shutdown.clone());
+    supervise(&tasks, "usage", registry.clone(), shutdown.clone(), move || {
+        usage::run(of.clone(), counted.clone(), period, end.clone())
+    });
+    let evicting = Arc::new(eviction::Eviction {
+        settings: config.eviction.clone(),
+        node: name.clone(),
+        data_dir: config.data_dir.clone(),
+        stats,
+        pods: pods.clone(),
+        runtimes,
+        images: config.images.clone(),
+        events: recorder.clone(),
+        registry: registry.clone(),
+        shutdown: shutdown.clone(),
+    });
+    supervise(&tasks, "eviction", registry.clone(), shutdown.clone(), move || eviction::run(evicting.clone()));
+    if let Some(settings) = config.machine_shutdown.clone() {
+        let watch = Arc::new(machine_shutdown::Watch {
+            settings,
+            node: name.clone(),
+            pods: pods.clone(),
+            events: recorder.clone(),
+            registry: registry.clone(),
+            end: shutdown.clone(),
+        });
+        let run = move || machine_shutdown::run(watch.clone());
+        supervise(&tasks, "machine-shutdown", registry.clone(), shutdown.clone(), run);
     }
     let registration = Arc::new(node_status::Registration {
         config: config.agent(),

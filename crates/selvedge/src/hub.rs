@@ -2,6 +2,7 @@
 
 mod listen;
 mod storage;
+mod usage;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -12,6 +13,7 @@ use base_pki::San;
 use hub_controllers::runtime::StoreReader;
 use hub_controllers::{Authorities, Controllers, ControllersConfig, NamePolicy, StatusRegistry};
 use hub_telemetry::routes::TelemetryRoutes;
+use hub_telemetry::usage::UsageStore;
 use hub_telemetry::{Telemetry, TelemetryOptions};
 use machinery_server::{Identity, Server, ServerConfig};
 use tokio::task::JoinHandle;
@@ -72,6 +74,10 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
     status.register_metrics(&metrics);
     let api_address = port.url.trim_start_matches("https://").to_owned();
     let mut extensions = access.extensions(&api_address);
+    let usage = UsageStore::default();
+    // Before those whose paths begin with less.
+    extensions.push(Arc::new(usage::UsageIngest::new(usage.clone())));
+    extensions.push(Arc::new(usage::MetricsApi { usage, objects: store.clone() }));
     extensions.push(Arc::new(TelemetryExtension(TelemetryRoutes::new(telemetry.clone()))));
     extensions.push(Arc::new(Statusz(status.clone())));
     let server = Server::new(ServerConfig {

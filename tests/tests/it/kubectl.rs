@@ -49,6 +49,17 @@ fn drive(up: &Up, kubectl: &Kubectl) -> Result<()> {
         assert!(described.contains(word), "no {word} in:\n{described}");
     }
     let greeter = pods[0]["metadata"]["name"].as_str().context("a pod has a name")?;
+    eventually("what the node uses", PATIENCE, || match kubectl.ok(&["top", "node", "box"]) {
+        Ok(top) if top.contains("MEMORY(bytes)") && top.contains("Mi") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
+    // What a pod uses is counted by its control group.
+    if std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self")?) == 0 {
+        eventually("what the pod uses", PATIENCE, || match kubectl.ok(&["top", "pod", greeter]) {
+            Ok(top) if top.contains(greeter) => Ok(()),
+            other => Err(format!("{other:?}")),
+        })?;
+    }
     let described = kubectl.ok(&["describe", "pod", greeter])?;
     assert!(described.contains("Started"), "no events in:\n{described}");
     eventually("greeting in the log", PATIENCE, || {

@@ -684,6 +684,55 @@ async fn what_is_served_is_shown() {
     assert_eq!(hub.get(url).await.body["openapi"], "3.0.0");
 }
 
+/// A group that is computed.
+struct Figures;
+
+impl crate::Extension for Figures {
+    fn prefix(&self) -> &'static str {
+        "/apis/figures.example"
+    }
+
+    fn api_group(&self) -> Option<crate::ExtensionGroup> {
+        const RESOURCES: &[crate::ExtensionResource] = &[
+            crate::ExtensionResource { plural: "nodes", kind: "NodeFigures", is_namespaced: false },
+            crate::ExtensionResource { plural: "pods", kind: "PodFigures", is_namespaced: true },
+        ];
+        Some(crate::ExtensionGroup { group: "figures.example", version: "v1", resources: RESOURCES })
+    }
+
+    fn call<'a>(
+        &'a self,
+        request: Request<crate::RequestBody>,
+        _: &'a Identity,
+    ) -> futures::future::BoxFuture<'a, Response<Body>> {
+        Box::pin(async move { Response::new(Body::from(json!(request.uri().path()).to_string())) })
+    }
+}
+
+#[tokio::test]
+async fn a_group_that_is_computed_is_found_and_read_as_any_other() {
+    let hub = Hub::open_with(tempfile::tempdir().unwrap(), |config| config.extensions.push(Arc::new(Figures)));
+    let named = |list: &Value, field: &str| {
+        let entries = list.as_array().unwrap().iter();
+        entries.filter(|entry| entry.pointer(field).is_some_and(|name| name == "figures.example")).count()
+    };
+    assert_eq!(named(&hub.get("/apis").await.body["groups"], "/name"), 1);
+    let aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    assert_eq!(named(&hub.get_as("/apis", aggregated).await.body["items"], "/metadata/name"), 1);
+    assert_eq!(named(&hub.get_as("/api", aggregated).await.body["items"], "/metadata/name"), 0);
+    let group = hub.get("/apis/figures.example").await.body;
+    assert_eq!((&group["kind"], &group["preferredVersion"]["groupVersion"]), (&json!("APIGroup"), &json!("figures.example/v1")));
+    let resources = hub.get("/apis/figures.example/v1").await.body;
+    assert_eq!((&resources["kind"], &resources["resources"][1]["name"]), (&json!("APIResourceList"), &json!("pods")));
+    assert_eq!(hub.get("/apis/figures.example/v1/nodes/a").await.body, "/apis/figures.example/v1/nodes/a");
+    // Who may is asked of the resource, not of the path.
+    let node = Identity::new("system:node:a", [crate::GROUP_NODES]);
+    for (path, code) in [("nodes/a", 200), ("namespaces/d/pods", 403)] {
+        let path = format!("/apis/figures.example/v1/{path}");
+        assert_eq!(hub.send(&node, "GET", &path, "application/json", "").await.code, code, "{path}");
+    }
+}
+
 #[tokio::test]
 async fn events_go_an_hour_after_they_were_last_seen() {
     let hub = Hub::start().await;

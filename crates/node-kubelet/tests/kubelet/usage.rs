@@ -58,3 +58,61 @@ async fn what_pods_use_is_shown_to_those_who_may_see_it() {
     }
     node.kill().await;
 }
+
+#[tokio::test]
+async fn collectors_of_logs_find_them_until_the_pod_is_deleted() {
+    let hub = FakeHub::start().await;
+    hub.put_pod(pod("web", json!({})));
+    let mut node = Node::new();
+    let logs = tempfile::tempdir().unwrap();
+    let config = || node_kubelet::KubeletConfig {
+        log_links: Some(node_kubelet::LogLinks::open(logs.path()).unwrap()),
+        ..node.config(Some(&hub))
+    };
+    let kubelet = node_kubelet::Kubelet::start(config(), vec![node.runtime.clone()], node.shutdown.clone()).await;
+    node.kubelet = Some(kubelet.unwrap());
+    is_ready(&hub, "web").await;
+    let link = logs.path().join("pods/d_web_uid-web/a/0.log");
+    support::eventually("the log is linked", || match std::fs::read_link(&link) {
+        Ok(log) if log == node.dir.path().join("node/pods/d_web_uid-web/a/0.log") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    assert_eq!(std::fs::read_dir(logs.path().join("containers")).unwrap().count(), 1);
+    hub.delete_gracefully("web");
+    support::eventually("nothing is left of it", || {
+        let left = ["pods", "containers"].map(|dir| std::fs::read_dir(logs.path().join(dir)).unwrap().count());
+        if left == [0, 0] { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn the_hub_learns_what_pods_use_when_that_changes() {
+    let hub = FakeHub::start().await;
+    hub.put_pod(pod("web", json!({})));
+    let mut node = Node::new();
+    let config = node_kubelet::KubeletConfig {
+        usage_period: std::time::Duration::from_millis(50),
+        ..node.config(Some(&hub))
+    };
+    node.runtime.uses("uid-web_a_0", used(1, 7 << 20));
+    let kubelet = node_kubelet::Kubelet::start(config, vec![node.runtime.clone()], node.shutdown.clone()).await;
+    node.kubelet = Some(kubelet.unwrap());
+    let memory_of = |report: &Value| report["pods"][0]["containers"][0]["usage"]["memoryBytes"].as_u64();
+    let reported = async |expected: u64| {
+        support::eventually("the hub knows", || match hub.usage().last() {
+            Some(report) if memory_of(report) == Some(expected) => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
+    };
+    reported(7 << 20).await;
+    node.runtime.uses("uid-web_a_0", used(1, 90 << 20));
+    reported(90 << 20).await;
+    let report = hub.usage().pop().unwrap();
+    assert_eq!((&report["version"], &report["pods"][0]["name"]), (&json!(1), &json!("web")));
+    assert!(report["node"]["memoryBytes"].as_u64().unwrap() > 0, "{report}");
+    node.kill().await;
+}

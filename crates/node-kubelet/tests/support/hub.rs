@@ -31,6 +31,8 @@ struct State {
     /// How tokens of service accounts are requested, and what for.
     issuing: watch::Sender<Issuing>,
     token_requests: Mutex<Vec<Value>>,
+    /// What nodes have sent of what they use.
+    usage: Mutex<Vec<Value>>,
     /// Seconds for which clients' certificates are good.
     client_validity: AtomicU64,
     /// Of the last write.
@@ -79,6 +81,7 @@ impl FakeHub {
             refuses_tokens: AtomicBool::new(false),
             issuing: watch::channel(Issuing::AtOnce).0,
             token_requests: Mutex::default(),
+            usage: Mutex::default(),
             client_validity: AtomicU64::new(3600),
             revision: AtomicU64::new(1),
         });
@@ -141,6 +144,11 @@ impl FakeHub {
     /// Specs of all requests for tokens of service accounts, in order.
     pub fn token_requests(&self) -> Vec<Value> {
         self.state.token_requests.lock().unwrap().clone()
+    }
+
+    /// All reports of what is used, in order.
+    pub fn usage(&self) -> Vec<Value> {
+        self.state.usage.lock().unwrap().clone()
     }
 
     pub fn remove(&self, path: &str) {
@@ -244,6 +252,10 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body>
     match parts.method {
         Method::GET if query.contains("watch=true") => watch(&state, &path, &query),
         Method::GET => get(&state, &path, &query),
+        Method::POST if path == "/telemetry/v1/usage" => {
+            state.usage.lock().unwrap().push(body);
+            reply(StatusCode::OK, &json!({}))
+        }
         Method::POST if path.ends_with("/token") => issue(&state, body).await,
         // Nobody but the administrators may do anything.
         Method::POST if path.ends_with("reviews") => reply(StatusCode::CREATED, &json!({"status": {"allowed": false}})),
