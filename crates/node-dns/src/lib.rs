@@ -11,7 +11,7 @@
 //! - **Where is it?** What has which name: [`Names`]. Bytes: [`message`]. The thread: [`DnsServer`]. A pod's `resolv.conf`: [`resolv_conf`].
 //! - **May I touch it?** Yes. What must hold: one thread, nothing allocated for a cluster name, every read bounded, no name below the
 //!   cluster domain ever sent to an upstream, and an absence that is not ours never claimed.
-//! - **How do I try it?** `cargo test -p node-dns` (with `dig` and `dnsmasq`), `cargo run --release -p node-dns --example load`.
+//! - **How do I try it?** `cargo test -p node-dns` (with `dig` and `dnsmasq`), `cargo run --release -p node-dns --example dns-load`.
 //! - **What breaks?** Names in every pod of the node; addresses continue to work.
 //!
 //! It depends on no other part of the node: the agent hands it plain data.

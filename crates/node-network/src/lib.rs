@@ -21,7 +21,7 @@
 //! - **May I touch it?** The fixed part of the table may change in any release: its hash is in its rules' comments, and
 //!   another hash replaces it. Names of links ([`names`]) must not change: pods of the release before have them.
 //! - **How do I try it?** `cargo test -p node-network` as root; every test leaves the machine's network first. Stock `nft`,
-//!   `ip` and `conntrack` are the judges. Figures: `cargo run --release -p node-network --example figures`.
+//!   `ip` and `conntrack` are the judges. Figures: `cargo run --release -p node-network --example network-figures`.
 //! - **What breaks?** Another program that flushes all of nftables takes pods' way out and services until
 //!   [`Network::repair`] or any other call notices; a firewall whose `forward` chain drops by default keeps pods from going
 //!   out, since a packet must pass all chains of a hook.

@@ -9,7 +9,7 @@
 //! image      images of containers from lists of entries, broken ones too
 //! registry   serves images, and what registries do on bad days
 //! vm         a virtual machine that can be cut off its power, rebooted, starved
-//! forgetful  a disk that loses what was not synced · fixture  former formats · process  what the kernel counts
+//! forgetful  a disk that loses what was not synced · fixture  former formats · process  what the kernel counts · figures  of examples
 //! ```
 //!
 //! - **Where is it?** Roles of the program, their directories, ports and logs: [`program`]. kubectl: [`kubectl`]. A Modbus device: [`modbus`].
@@ -24,6 +24,7 @@
 
 pub mod apiserver;
 pub mod disk;
+pub mod figures;
 pub mod fixture;
 pub mod forgetful;
 pub mod hollow;

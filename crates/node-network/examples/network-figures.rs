@@ -1,4 +1,4 @@
-//! Figures of the node's network, in namespaces of its own: `cargo run --release -p node-network --example figures`.
+//! Figures of the node's network, in namespaces of its own: `cargo run --release -p node-network --example network-figures`.
 //!
 //! Needs root. Nothing of the machine's own network is touched: the process leaves it before it begins.
 
@@ -17,6 +17,7 @@ use node_network::{
     HostPort, Kind, NamespaceError, Network, NetworkConfig, PodLink, PodNamespaces, Protocol, ServiceEntry,
     ServicePort, netlink::in_namespace,
 };
+use testkit::figures::print;
 
 const SERVICES: u32 = 1000;
 const THROUGHPUT_TIME: Duration = Duration::from_millis(700);
@@ -53,7 +54,7 @@ fn measure(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let (network, _) = Network::open(config.clone())?;
     pods(&network, dir, 200)?;
     let load = time(|| network.set_services(services(0)))?;
-    println!("{SERVICES} services of 3 endpoints, first load: {load:.1} ms");
+    print("a thousand services loaded at once", "ms", &[load])?;
     let (mut changes, mut current) = (Vec::new(), services(0));
     for round in 1..=300_u32 {
         let number = round * 7 % SERVICES;
@@ -61,16 +62,18 @@ fn measure(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
         let next = current.clone();
         changes.push(time(|| network.set_services(next))?);
     }
-    print("one service of a thousand changed", changes);
+    print("one service of a thousand changed", "ms", &changes)?;
+    print("one service of a thousand changed, nft -f", "ms", &by_nft(dir)?)?;
     let same = current.clone();
-    println!("a list of services that is the same: {:.2} ms", time(|| network.set_services(same))?);
+    print("a list of services that is the same", "ms", &[time(|| network.set_services(same))?])?;
     pods(&network, dir, 200)?;
     drop(network);
     let mut again = None;
     let open = time(|| Network::open(config).map(|(network, _)| again = Some(network)))?;
     let network = again.ok_or("no network")?;
     let compare = time(|| network.set_services(current))?;
-    println!("restart with {SERVICES} services: read back in {open:.1} ms, compared in {compare:.1} ms");
+    print("a thousand services read back at a restart", "ms", &[open])?;
+    print("a thousand services compared at a restart", "ms", &[compare])?;
     traffic(&network, dir)
 }
 
@@ -80,10 +83,27 @@ fn time<E>(act: impl FnOnce() -> Result<(), E>) -> Result<f64, E> {
     Ok(start.elapsed().as_secs_f64() * 1e3)
 }
 
-fn print(what: &str, mut values: Vec<f64>) {
-    values.sort_by(f64::total_cmp);
-    let at = |part: f64| values[((values.len() - 1) as f64 * part).round() as usize];
-    println!("{what}: median {:.3}, p99 {:.3}, max {:.3} ms of {}", at(0.5), at(0.99), at(1.0), values.len());
+/// The chain of one service put into a table of a thousand by `nft -f`: by a process and its text, as others do.
+fn by_nft(dir: &Path) -> Result<Vec<f64>, Box<dyn std::error::Error>> {
+    let nft = |words: &[&str]| -> Result<String, Box<dyn std::error::Error>> {
+        let output = Command::new("nft").args(words).output()?;
+        match output.status.success() {
+            true => Ok(String::from_utf8(output.stdout)?),
+            false => Err(String::from_utf8_lossy(&output.stderr).into()),
+        }
+    };
+    let table = nft(&["list", "table", "ip", "selvedge"])?;
+    let chain = table.split("\tchain ").find(|chain| chain.starts_with("svc-")).ok_or("no chain of a service")?;
+    let name = chain.split_whitespace().next().ok_or("a chain without a name")?;
+    let alone = nft(&["list", "chain", "ip", "selvedge", name])?;
+    let file = dir.join("one.nft");
+    std::fs::write(&file, format!("flush chain ip selvedge {name}\n{alone}"))?;
+    let file = file.display().to_string();
+    let mut taken = Vec::new();
+    for _ in 0..20 {
+        taken.push(time(|| nft(&["-f", &file]).map(drop))?);
+    }
+    Ok(taken)
 }
 
 /// Pods with a host port each, set up and taken down.
@@ -105,10 +125,10 @@ fn pods(network: &Network, dir: &Path, count: u16) -> Result<(), Box<dyn std::er
         down.push(time(|| network.remove_pod(uid))?);
         released.push(time(|| namespaces.remove())?);
     }
-    print("three namespaces created and pinned", created);
-    print("network of a pod with a host port set up", up);
-    print("network of a pod torn down", down);
-    print("three namespaces released", released);
+    print("three namespaces created and pinned", "ms", &created)?;
+    print("network of a pod with a host port set up", "ms", &up)?;
+    print("network of a pod torn down", "ms", &down)?;
+    print("three namespaces released", "ms", &released)?;
     Ok(())
 }
 
@@ -220,12 +240,9 @@ fn traffic(network: &Network, dir: &Path) -> Result<(), Box<dyn std::error::Erro
             rates.push(rate);
         }
     }
-    let median = |values: &mut Vec<f64>| {
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
-    for ((what, ..), (bits, rates)) in cases.iter().zip(&mut results) {
-        println!("{what}: {:.1} Gbit/s, {:.0} connections/s", median(bits), median(rates));
+    for ((what, ..), (bits, rates)) in cases.iter().zip(&results) {
+        print(&format!("{what}: throughput"), "Gbit/s", bits)?;
+        print(&format!("{what}: connections"), "/s", rates)?;
     }
     with.remove()?;
     without.remove()?;

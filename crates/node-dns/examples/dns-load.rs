@@ -1,4 +1,4 @@
-//! How fast names are answered, beside dnsmasq in the same run: `cargo run --release -p node-dns --example load`.
+//! How fast names are answered, beside dnsmasq in the same run: `cargo run --release -p node-dns --example dns-load`.
 //!
 //! 1,000 Services; questions for them (hits), for names that do not exist (misses, as `ndots` search makes three of for each name
 //! outside), and 60 to 40 of both. `dnsperf` measures the rate and this program the delay at half of it, open loop: a question is sent when
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use node_dns::message::WireName;
 use node_dns::{DnsConfig, DnsServer, Names, NamesConfig, ServiceNames, UpstreamSource};
+use testkit::figures::print;
 
 const SERVICES: usize = 1_000;
 /// Ticks of `/proc/…/stat`.
@@ -26,7 +27,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 struct Figures {
     queries_per_second: f64,
-    lost: String,
+    lost: f64,
     cpu_microseconds: f64,
 }
 
@@ -42,10 +43,10 @@ fn measure(dir: &Path) -> Result<()> {
     let names = Names::new(&NamesConfig::default())?;
     let start = Instant::now();
     names.set_services((0..SERVICES).map(service).collect());
-    println!("table of {} names built in {:?}", names.counts().0, start.elapsed());
-    let mut updates: Vec<Duration> = (0..21_u8).map(|last| update(&names, last)).collect();
-    updates.sort_unstable();
-    println!("one pod changed: p50 {:?}, max {:?}", updates[10], updates[20]);
+    let milliseconds = |taken: Duration| taken.as_secs_f64() * 1e3;
+    print(&format!("table of {} names built", names.counts().0), "ms", &[milliseconds(start.elapsed())])?;
+    let updates: Vec<f64> = (0..21_u8).map(|last| milliseconds(update(&names, last))).collect();
+    print("one pod changed", "ms", &updates)?;
     let listen = vec!["127.0.0.1:0".parse()?];
     let server = DnsServer::start(
         DnsConfig { listen, upstreams: UpstreamSource::List(Vec::new()), ..DnsConfig::default() },
@@ -144,24 +145,22 @@ fn compare(dir: &Path, ours: SocketAddr, peer: SocketAddr, peer_pid: u32) -> Res
             own.push(dnsperf(&file, ours, &own_stat, seconds)?);
             others.push(dnsperf(&file, peer, &peer_stat, seconds)?);
         }
-        let (own, other) = (median(own), median(others));
-        println!(
-            "{kind}: node-dns {:.0} q/s, {:.2} us CPU a query, lost {}; dnsmasq {:.0} q/s, {:.2} us, lost {}; ratio {:.2}, by CPU {:.2}",
-            own.queries_per_second,
-            own.cpu_microseconds,
-            own.lost,
-            other.queries_per_second,
-            other.cpu_microseconds,
-            other.lost,
-            own.queries_per_second / other.queries_per_second,
-            other.cpu_microseconds / own.cpu_microseconds,
-        );
+        let rate = |all: &[Figures]| all.iter().map(|one| one.queries_per_second).collect::<Vec<_>>();
+        let per_core = |all: &[Figures]| all.iter().map(|one| 1e6 / one.cpu_microseconds).collect::<Vec<_>>();
+        let (own_rate, other_rate) = (median(rate(&own)), median(rate(&others)));
+        for (who, all) in [("node-dns", &own), ("dnsmasq", &others)] {
+            print(&format!("{kind}: answers, {who}"), "/s", &rate(all))?;
+            print(&format!("{kind}: answers per second of CPU, {who}"), "/s", &per_core(all))?;
+            print(&format!("{kind}: lost, {who}"), "", &all.iter().map(|one| one.lost).collect::<Vec<_>>())?;
+        }
         for (who, address, rate) in [
-            ("node-dns at half its rate", ours, own.queries_per_second / 2.0),
-            ("node-dns at half of dnsmasq's", ours, other.queries_per_second / 2.0),
-            ("dnsmasq at half its rate", peer, other.queries_per_second / 2.0),
+            ("node-dns at half its rate", ours, own_rate / 2.0),
+            ("node-dns at half of dnsmasq's", ours, other_rate / 2.0),
+            ("dnsmasq at half its rate", peer, other_rate / 2.0),
         ] {
-            println!("  {who}, {rate:.0} q/s: {}", delays(address, rate, &questions, seconds)?);
+            let delays = delays(address, rate, &questions, seconds)?;
+            print(&format!("{kind}: p99, {who}"), "ms", &[delays.p99_ms])?;
+            print(&format!("{kind}: lost, {who}"), "", &[delays.lost])?;
         }
     }
     Ok(())
@@ -175,9 +174,9 @@ fn question(index: usize, hits_percent: usize) -> String {
     }
 }
 
-fn median(mut figures: Vec<Figures>) -> Figures {
-    figures.sort_by(|left, right| left.queries_per_second.total_cmp(&right.queries_per_second));
-    figures.swap_remove(figures.len() / 2)
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// `stat` of a thread of this process.
@@ -228,7 +227,7 @@ fn dnsperf(queries: &Path, address: SocketAddr, stat: &str, seconds: u32) -> Res
     let completed = number("Queries completed").ok_or("dnsperf said nothing")?;
     Ok(Figures {
         queries_per_second: number("Queries per second").ok_or("dnsperf has no rate")?,
-        lost: field("Queries lost").unwrap_or_default(),
+        lost: number("Queries lost").ok_or("dnsperf has no losses")?,
         cpu_microseconds: (cpu_seconds(stat)? - before) * 1e6 / completed,
     })
 }
@@ -241,8 +240,14 @@ fn query(id: u16, name: &str) -> Vec<u8> {
     bytes
 }
 
-/// Sends at a rate and says how long answers took.
-fn delays(address: SocketAddr, rate: f64, questions: &[String], seconds: u32) -> Result<String> {
+/// How long answers took.
+struct Delays {
+    p99_ms: f64,
+    lost: f64,
+}
+
+/// Sends at a rate.
+fn delays(address: SocketAddr, rate: f64, questions: &[String], seconds: u32) -> Result<Delays> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     socket.connect(address)?;
     // What is lost is to be the responder's, not ours. Without the right to more it is what the system allows.
@@ -280,8 +285,6 @@ fn delays(address: SocketAddr, rate: f64, questions: &[String], seconds: u32) ->
     is_over.store(true, Ordering::Relaxed);
     let mut all = reader.join().map_err(|_| "the reader panicked")?;
     all.sort_unstable();
-    let at = |part: f64| {
-        all.get(((all.len() as f64 * part) as usize).min(all.len().saturating_sub(1))).copied().unwrap_or(0) / 1_000
-    };
-    Ok(format!("p50 {} us, p99 {} us, max {} us, lost {}", at(0.5), at(0.99), at(1.0), total - all.len()))
+    let p99 = all.get(all.len() * 99 / 100).copied().ok_or("nothing was answered")?;
+    Ok(Delays { p99_ms: p99 as f64 / 1e6, lost: total.saturating_sub(all.len()) as f64 })
 }
