@@ -1,3 +1,5 @@
 //! Black-box suites live in `tests/`; here is what the benchmarks share.
 
 pub mod figures;
+pub mod site;
+pub mod starts;

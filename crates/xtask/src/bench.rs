@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::install::install;
+use crate::install::{debian, install};
 use crate::run::{PROFILE, cargo, root, run, say, target_dir};
 
 /// Measures; the report goes to `bench/reports/NAME.json` and `.md`.
@@ -27,6 +27,7 @@ pub fn bench(args: &[String]) -> Result<()> {
             command.arg(root().join("bench/reports"));
             run(command.args(&args[1..]))
         }
+        "containers" => containers(&args[1..]),
         "hub" => hub(&args[1..]),
         "machinery" => machinery(&args[1..]),
         "node" => node(&args[1..]),
@@ -34,7 +35,9 @@ pub fn bench(args: &[String]) -> Result<()> {
             .args(["run", "--release", "--quiet", "--"])
             .args(&args[1..])
             .current_dir(root().join("bench/store-engines"))),
-        other => bail!("`{other}` is no benchmark; there are first-light, hub, machinery, node and store-engines"),
+        other => bail!(
+            "`{other}` is no benchmark; there are containers, first-light, hub, machinery, node and store-engines"
+        ),
     }
 }
 
@@ -99,6 +102,36 @@ fn node(args: &[String]) -> Result<()> {
     let mut command = Command::new(target_dir().join(PROFILE).join("bench-node"));
     tools.export(&mut command);
     command.env("SELVEDGE_BIN", target_dir().join("release/selvedge")).env("SELVEDGE_BIN_NODE_ALONE", node_alone);
+    run(command.arg(root().join("bench/reports")).args(args).current_dir(root()))
+}
+
+/// Containers of images and their network, each figure beside the program that others use for it. `--only NAME,…` measures some groups,
+/// `--quick` little of each.
+fn containers(args: &[String]) -> Result<()> {
+    let tools = install()?;
+    debian(&[("containerd", "containerd"), ("iptables", "iptables"), ("zstd", "zstd"), ("cc", "gcc")])?;
+    // They are called by their paths.
+    debian(&[("/usr/lib/cni/portmap", "containernetworking-plugins")])?;
+    build_release()?;
+    // What runs inside them is measured, so they are built as it is shipped.
+    let examples =
+        [("node-kubelet", "container-figures"), ("node-network", "network-figures"), ("node-dns", "dns-load")];
+    let mut build = cargo(&["build", "--release"]);
+    for (package, example) in examples {
+        build.args(["--package", package, "--example", example]);
+    }
+    run(&mut build)?;
+    run(&mut cargo(&["build", "--profile", PROFILE, "--package", "selvedge-tests", "--bins"]))?;
+    let mut command = Command::new(target_dir().join(PROFILE).join("bench-containers"));
+    tools.export(&mut command);
+    match crate::peers::CRI.build() {
+        Ok(client) => {
+            command.env("SELVEDGE_CRI", client);
+        }
+        Err(error) => println!("no client of CRI, so containerd is no peer: {error:#}"),
+    }
+    command.env("SELVEDGE_BIN", target_dir().join("release/selvedge"));
+    command.env("SELVEDGE_EXAMPLES", target_dir().join("release/examples"));
     run(command.arg(root().join("bench/reports")).args(args).current_dir(root()))
 }
 

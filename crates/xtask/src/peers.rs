@@ -34,6 +34,8 @@ const KUBERNETES_FLAGS: &[&str] = &[
 /// Typed, dynamic and informer clients; see `tests/clients/client-go`.
 pub const CLIENT_GO: GoProgram =
     GoProgram { name: "client-go", module: "tests/clients/client-go", package: ".", flags: &[] };
+/// A client of CRI, for containerd as a peer; see `tests/peers/cri`.
+pub const CRI: GoProgram = GoProgram { name: "cri", module: "tests/peers/cri", package: ".", flags: &[] };
 /// Kubernetes' API server.
 pub const KUBE_APISERVER: GoProgram = of_kubernetes("kube-apiserver", "./kube-apiserver");
 /// Kubernetes' controllers.

@@ -9,7 +9,7 @@ use anyhow::Result;
 use selvedge_tests::figures::Report;
 use serde_json::Value;
 
-use crate::site::{PATIENCE, Site, milliseconds, until};
+use selvedge_tests::site::{PATIENCE, Site, milliseconds, until};
 
 const RUNS: usize = 7;
 /// Pods, what must be reached in milliseconds, what it was.

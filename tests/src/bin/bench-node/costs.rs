@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use testkit::process;
 use testkit::program::signal;
 
-use crate::site::{Site, until};
+use selvedge_tests::site::{Site, until};
 
 /// How long an agent is left alone before its memory is looked at.
 const REST: Duration = Duration::from_secs(15);

@@ -7,7 +7,7 @@ use selvedge_tests::figures::Report;
 use serde_json::json;
 use testkit::process;
 
-use crate::site::Site;
+use selvedge_tests::site::Site;
 
 const CYCLES: usize = 4_000;
 /// Where growth is counted from: every path through the agent was taken by then.

@@ -14,7 +14,6 @@
 mod back;
 mod costs;
 mod cycles;
-mod site;
 mod slow;
 mod start;
 

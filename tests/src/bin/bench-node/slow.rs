@@ -8,7 +8,7 @@ use selvedge_tests::figures::Report;
 use testkit::program::signal;
 use testkit::proxy::{Action, Rule};
 
-use crate::site::{PATIENCE, Site, until};
+use selvedge_tests::site::{PATIENCE, Site, until};
 
 const ENDED: usize = 60;
 const DELAY: Duration = Duration::from_secs(15);
