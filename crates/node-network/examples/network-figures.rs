@@ -95,7 +95,8 @@ fn by_nft(dir: &Path) -> Result<Vec<f64>, Box<dyn std::error::Error>> {
     let table = nft(&["list", "table", "ip", "selvedge"])?;
     let chain = table.split("\tchain ").find(|chain| chain.starts_with("svc-")).ok_or("no chain of a service")?;
     let name = chain.split_whitespace().next().ok_or("a chain without a name")?;
-    let alone = nft(&["list", "chain", "ip", "selvedge", name])?;
+    // What nft lists of a rule it does not take without the protocol.
+    let alone = nft(&["list", "chain", "ip", "selvedge", name])?.replace("dnat ip", "meta l4proto tcp dnat ip");
     let file = dir.join("one.nft");
     std::fs::write(&file, format!("flush chain ip selvedge {name}\n{alone}"))?;
     let file = file.display().to_string();

@@ -18,6 +18,10 @@ use crate::{Bench, has, write};
 
 const IMAGE: &str = "example.com/box:1";
 const PAUSE: &str = "example.com/pause:1";
+/// Where it keeps what CRI has; …
+const OF_CRI: &str = "k8s.io";
+/// … and where the service for CRI does not hold on to images that are removed.
+const APART: &str = "bench";
 const GROUP: &str = "selvedge-bench-cri";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// What keeps a pod's namespaces there.
@@ -76,7 +80,9 @@ impl Containerd {
         let mut command = Command::new("containerd");
         command.arg("--config").arg(dir.join("config.toml")).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let containerd = Self { child: command.spawn()?, dir, _own: own };
-        eventually("containerd", PATIENCE, || containerd.ctr(&["version"]).map_err(|error| format!("{error:#}")))?;
+        eventually("containerd", PATIENCE, || {
+            containerd.ctr(OF_CRI, &["version"]).map_err(|error| format!("{error:#}"))
+        })?;
         containerd.import(IMAGE, &bench.image)?;
         containerd.import(PAUSE, &pause(&containerd.dir)?)?;
         // The service for CRI learns of images by and by; the first pod takes what is done once.
@@ -99,17 +105,29 @@ impl Containerd {
         self.child.id()
     }
 
-    /// `ctr …` in the namespace of CRI.
-    pub fn ctr(&self, words: &[&str]) -> Result<String> {
+    /// Pulls an image from a registry without TLS, and unpacks it.
+    pub fn pull(&self, name: &str) -> Result<()> {
+        self.ctr(APART, &["images", "pull", "--plain-http", name]).map(drop)
+    }
+
+    /// Removes a pulled image with its layers, before it answers.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        self.ctr(APART, &["images", "rm", "--sync", name])?;
+        let left = self.ctr(APART, &["snapshots", "ls"])?;
+        ensure!(left.lines().count() <= 1, "layers are left of {name}: {left}");
+        Ok(())
+    }
+
+    fn ctr(&self, namespace: &str, words: &[&str]) -> Result<String> {
         let mut command = Command::new("timeout");
-        command.args(["-s", "KILL", "300", "ctr", "--address", &self.socket(), "--namespace", "k8s.io"]).args(words);
+        command.args(["-s", "KILL", "300", "ctr", "--address", &self.socket(), "--namespace", namespace]).args(words);
         Outcome::of(command.stdin(Stdio::null()))?.ok()
     }
 
     fn import(&self, name: &str, image: &Image) -> Result<()> {
         let archive = self.dir.join("image.tar");
         std::fs::write(&archive, image.docker_archive(name))?;
-        self.ctr(&["images", "import", &archive.to_string_lossy()]).map(drop)
+        self.ctr(OF_CRI, &["images", "import", &archive.to_string_lossy()]).map(drop)
     }
 
     /// The client of CRI: `pods COUNT`, `hold COUNT`, `drop`.

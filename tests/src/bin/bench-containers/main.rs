@@ -41,8 +41,11 @@ pub struct Size {
     pub pods: usize,
     /// Repetitions of what takes longer.
     pub runs: usize,
+    /// Pods that come and go for what is left of them.
     pub cycles: usize,
+    /// Of the large image, unpacked.
     pub image_bytes: u64,
+    /// Of each load of questions.
     pub dns_seconds: u32,
 }
 
@@ -52,8 +55,11 @@ const QUICK: Size = Size { pods: 10, runs: 2, cycles: 60, image_bytes: 30_000_00
 
 /// What every group has.
 pub struct Bench {
+    /// What was measured so far.
     pub report: Report,
+    /// How much is measured.
     pub size: Size,
+    /// Of every container.
     pub image: Image,
     /// Programs of examples.
     examples: PathBuf,
@@ -71,6 +77,7 @@ impl Bench {
 pub struct Measurements(Vec<Measured>);
 
 impl Measurements {
+    /// A figure by its name.
     pub fn of(&self, figure: &str) -> Result<Vec<f64>> {
         let found = self.0.iter().find(|one| one.figure == figure);
         Ok(found.with_context(|| format!("the example has no figure `{figure}`"))?.values.clone())

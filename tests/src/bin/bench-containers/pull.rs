@@ -29,6 +29,8 @@ const KINDS: [(&str, &[&str]); 2] = [("gzip", &["gzip", "-6"]), ("zstd", &["zstd
 
 /// Seconds of the clock and of CPU.
 type Taken = (f64, f64);
+/// One of them.
+type Part = fn(&Taken) -> f64;
 
 pub fn pull(bench: &mut Bench) -> Result<()> {
     let dir = tempfile::tempdir()?;
@@ -69,7 +71,7 @@ fn compare(bench: &mut Bench, registry: &Registry, place: (&str, &Path), image: 
     }
     let limit = if (place, kind) == ("tmpfs", "gzip") { "≤ 0.7 of the peer" } else { "≤ 1.0 of the peer" };
     let megabytes = bench.size.image_bytes / 1_000_000;
-    let parts: [(&str, fn(&Taken) -> f64); 2] = [("time", |taken| taken.0), ("CPU", |taken| taken.1)];
+    let parts: [(&str, Part); 2] = [("time", |taken| taken.0), ("CPU", |taken| taken.1)];
     for (what, of) in parts {
         let peer = Peer::new("ctr images pull", theirs.iter().map(of).collect());
         let figure = format!("pull of {megabytes} MB, {kind}, to {place}: {what}");
@@ -102,10 +104,9 @@ fn by_containerd(containerd: &Containerd, name: &str) -> Result<Taken> {
     settle()?;
     let used = || cpu_of_children() + process::cpu_seconds_with_children(containerd.pid());
     let (start, before) = (Instant::now(), used());
-    containerd.ctr(&["images", "pull", "--plain-http", name])?;
+    containerd.pull(name)?;
     let taken = (start.elapsed().as_secs_f64(), used() - before);
-    // Its layers as well, before it answers.
-    containerd.ctr(&["images", "rm", "--sync", name])?;
+    containerd.remove(name)?;
     Ok(taken)
 }
 
