@@ -251,10 +251,7 @@ pub const TABLES: &[(&str, &[Row])] = &[
     ),
     (
         "ImageVolumeSource",
-        &[
-            both("pullPolicy", OTHER_VOLUMES).of_images(Honoured),
-            both("reference", OTHER_VOLUMES).of_images(Honoured),
-        ],
+        &[both("pullPolicy", OTHER_VOLUMES).of_images(Honoured), both("reference", OTHER_VOLUMES).of_images(Honoured)],
     ),
     ("HostPathVolumeSource", &[both("path", Honoured), both("type", Honoured)]),
     (

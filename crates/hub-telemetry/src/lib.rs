@@ -38,8 +38,8 @@ mod query;
 mod quota;
 pub mod retention;
 pub mod routes;
-pub mod usage;
 mod store;
+pub mod usage;
 
 pub use batch::BatchError;
 pub use positions::{AssignedExports, EXPORTS_MAX, EveryExport};

@@ -55,8 +55,8 @@ impl UsageStore {
         if report.version != USAGE_VERSION {
             return Err(UsageError::Invalid("the report is of a version that this hub does not know"));
         }
-        let is_large =
-            report.pods.len() > USAGE_PODS_MAX || report.pods.iter().any(|pod| pod.containers.len() > USAGE_CONTAINERS_MAX);
+        let is_large = report.pods.len() > USAGE_PODS_MAX
+            || report.pods.iter().any(|pod| pod.containers.len() > USAGE_CONTAINERS_MAX);
         if is_large || report.time.len() > 64 {
             return Err(UsageError::Invalid("the report has too many pods or containers"));
         }

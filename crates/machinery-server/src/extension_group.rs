@@ -48,9 +48,7 @@ impl ExtensionGroup {
 
     /// `/apis/GROUP/VERSION`.
     pub(crate) fn resource_list(&self) -> Value {
-        let resource = |one: &ExtensionResource| {
-            json!({"name": one.plural, "singularName": "", "namespaced": one.is_namespaced, "kind": one.kind, "verbs": VERBS})
-        };
+        let resource = |one: &ExtensionResource| json!({"name": one.plural, "singularName": "", "namespaced": one.is_namespaced, "kind": one.kind, "verbs": VERBS});
         let resources: Vec<Value> = self.resources.iter().map(resource).collect();
         json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": self.api_version(), "resources": resources})
     }

@@ -104,11 +104,11 @@ pub use authorizer::{
     Access, AuthenticatedBasics, Authorizer, Decision, ResourceRules, RulesOf, SystemMasters, Target, Union,
 };
 pub use dial::{AsyncReadWrite, DirectTls, NoNodes, NodeAddress, NodeDialer};
+pub use extension_group::{ExtensionGroup, ExtensionResource};
 pub use in_process::InProcess;
 pub use negotiate::read_yaml;
 pub use object::{INDEX_VERSION, INDEXED_FIELDS, OWNER_UID_FIELD};
 pub use selector::{FieldSelector, LabelSelector, ParseSelectorError};
-pub use extension_group::{ExtensionGroup, ExtensionResource};
 pub use server::{Extension, NewServerError, RequestBody, Server, ServerConfig, Session};
 pub use services::ServiceRange;
 pub use virtual_resource::{Admit, VirtualKind, VirtualResource};

@@ -33,8 +33,8 @@ use crate::status::{ApiError, Reason, Result};
 use crate::work::WorkPool;
 use crate::{
     Access, Admission, AuthenticateError, AuthenticatedBasics, Authorizer, BootstrapTokenAuthenticator,
-    CertificateAuthenticator, Decision, ExtensionGroup, GROUP_MASTERS, Identity, InProcess, NoNodes, NodeDialer, SystemMasters, Target,
-    VirtualResource, discovery, impersonation,
+    CertificateAuthenticator, Decision, ExtensionGroup, GROUP_MASTERS, Identity, InProcess, NoNodes, NodeDialer,
+    SystemMasters, Target, VirtualResource, discovery, impersonation,
 };
 
 mod route;

@@ -17,8 +17,8 @@ use tracing::{info, warn};
 
 use crate::AgentConfig;
 use node_client::{
-    ApiClient, ApiError, EventRecorder, NodePressure, Notice, Object, PODS_ON_HOLD, Patch, StatusRegistry, Verified, chain, encode,
-    seconds, set_field,
+    ApiClient, ApiError, EventRecorder, NodePressure, Notice, Object, PODS_ON_HOLD, Patch, StatusRegistry, Verified,
+    chain, encode, seconds, set_field,
 };
 
 /// The status is computed this often and published when it differs.

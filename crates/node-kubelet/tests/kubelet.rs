@@ -2,13 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands; clippy exempts only the test functions")]
 
-#[path = "kubelet/resizes.rs"]
-mod resizes;
-mod support;
 #[path = "kubelet/eviction.rs"]
 mod eviction;
 #[path = "kubelet/machine_shutdown.rs"]
 mod machine_shutdown;
+#[path = "kubelet/resizes.rs"]
+mod resizes;
+mod support;
 #[path = "kubelet/usage.rs"]
 mod usage;
 

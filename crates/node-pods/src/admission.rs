@@ -178,11 +178,8 @@ pub(crate) fn check_pressure(pod: &Pod, pressure: NodePressure) -> Result<(), Ad
         let message = "Pod was rejected as the node is shutting down.".to_owned();
         return Err(AdmissionError { reason: "NodeShutdown".into(), message });
     }
-    let conditions = [
-        ("MemoryPressure", pressure.memory),
-        ("DiskPressure", pressure.disk),
-        ("PIDPressure", pressure.pids),
-    ];
+    let conditions =
+        [("MemoryPressure", pressure.memory), ("DiskPressure", pressure.disk), ("PIDPressure", pressure.pids)];
     let short: Vec<&str> = conditions.into_iter().filter(|(_, is_short)| *is_short).map(|(name, _)| name).collect();
     let is_promised = || pod.qos_class() != QosClass::BestEffort || pod.tolerates_memory_pressure();
     if short.is_empty() || pod.is_critical() || (short == ["MemoryPressure"] && is_promised()) {

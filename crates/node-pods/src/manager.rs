@@ -536,7 +536,9 @@ impl Manager {
         let mut requests = admission::requests(&pod);
         let mut unsupported = None;
         let mut is_rejected = false;
-        if let (true, Err(rejection)) = (is_new, self.admit(&pod, &json, &runtime, &requests, fault, state.start_time.is_some())) {
+        if let (true, Err(rejection)) =
+            (is_new, self.admit(&pod, &json, &runtime, &requests, fault, state.start_time.is_some()))
+        {
             self.report_rejection(&pod, &rejection);
             // It takes nothing of the node: its neighbours are not to pay for it.
             requests = Resources::default();

@@ -12,8 +12,9 @@ use node_shim::{
 use tokio::sync::broadcast;
 
 use crate::{
-    ContainerEvent, ContainerId, ContainerResources, ContainerSpec, ContainerStats, ContainerStatus, ExecOutput, ImagePresence, ImageRoot,
-    PodInstance, PodRuntime, PodSpec, ProcessConfig, Propagation, RuntimeError, RuntimeFuture,
+    ContainerEvent, ContainerId, ContainerResources, ContainerSpec, ContainerStats, ContainerStatus, ExecOutput,
+    ImagePresence, ImageRoot, PodInstance, PodRuntime, PodSpec, ProcessConfig, Propagation, RuntimeError,
+    RuntimeFuture,
     signal::signal,
     supervisor::{Supervisor, blocking, check_mounts, check_names, check_security},
 };

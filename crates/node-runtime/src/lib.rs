@@ -47,8 +47,8 @@ pub use images::{
 pub use launch_dir::{in_memory_dirs, make_in_memory_dir, name_of, remove_in_memory};
 pub use node_images::{Collected, ExportError, ImportError, RegistriesConfig, RemoveError};
 pub use node_shim::{
-    ContainerId, ContainerResources, ContainerSpec, ContainerStats, ExitReason, ExitRecord, ImageRoot, ImageVolume, Isolation, Limits, Mount,
-    NamespaceRef, PodRef, PodResources, Propagation, Requests, Seccomp, Security,
+    ContainerId, ContainerResources, ContainerSpec, ContainerStats, ExitReason, ExitRecord, ImageRoot, ImageVolume,
+    Isolation, Limits, Mount, NamespaceRef, PodRef, PodResources, Propagation, Requests, Seccomp, Security,
 };
 pub use pod::{
     DeviceRef, HostNamespaces, HostPort, POD_INSTANCE_VERSION, PodInstance, PodNetwork, PodSpec, PortProtocol,

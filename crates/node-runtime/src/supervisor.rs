@@ -32,8 +32,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    ContainerEvent, ContainerId, ContainerResources, ContainerSpec, ContainerState, ContainerStats, ContainerStatus, ExecOutput,
-    ExitRecord, Mount, ProcessConfig, RuntimeError, launch_dir,
+    ContainerEvent, ContainerId, ContainerResources, ContainerSpec, ContainerState, ContainerStats, ContainerStatus,
+    ExecOutput, ExitRecord, Mount, ProcessConfig, RuntimeError, launch_dir,
     program::ShimProgram,
     sandbox::{Sandboxes, Shared},
     witness,
@@ -221,7 +221,11 @@ impl Supervisor {
 
     /// Changes what a container that runs gets: in its groups first, then on disk. Whoever dies in between finds the old values on
     /// disk, and does it again.
-    pub async fn resize(&self, id: &ContainerId, resources: ContainerResources) -> Result<ContainerStatus, RuntimeError> {
+    pub async fn resize(
+        &self,
+        id: &ContainerId,
+        resources: ContainerResources,
+    ) -> Result<ContainerStatus, RuntimeError> {
         self.inner.watch(id)?;
         let running = self.inner.running(id).ok_or_else(|| RuntimeError::NotRunning(id.clone()))?;
         let dir = self.inner.dir(id);
@@ -232,7 +236,9 @@ impl Supervisor {
         });
         resized.await.map_err(|source| RuntimeError::Io { act: format!("resize container {id}"), source })?;
         if let Some(container) = self.inner.containers().get(id) {
-            container.status.send_modify(|status| (status.limits, status.requests) = (resources.limits, resources.requests));
+            container
+                .status
+                .send_modify(|status| (status.limits, status.requests) = (resources.limits, resources.requests));
         }
         self.status(id)
     }
@@ -477,9 +483,7 @@ impl Inner {
         let root = dir.path().parent().unwrap_or(&self.root);
         let (launch, record) = witness::retire(root, &self.config, &id, error);
         let mut containers = self.containers();
-        let container = containers
-            .entry(id.clone())
-            .or_insert_with(|| Container::new(&launch));
+        let container = containers.entry(id.clone()).or_insert_with(|| Container::new(&launch));
         container.running = None;
         drop(containers);
         self.note(&id, &Found::Exited(record));

@@ -20,6 +20,6 @@ mod users;
 
 pub use lock::FileLock;
 pub use types::{
-    ContainerId, ContainerResources, ContainerSpec, ContainerStats, ExitReason, ExitRecord, ImageRoot, ImageVolume, Isolation, Limits, Mount,
-    NamespaceRef, PodRef, PodResources, Propagation, Requests, Seccomp, Security, UPPER,
+    ContainerId, ContainerResources, ContainerSpec, ContainerStats, ExitReason, ExitRecord, ImageRoot, ImageVolume,
+    Isolation, Limits, Mount, NamespaceRef, PodRef, PodResources, Propagation, Requests, Seccomp, Security, UPPER,
 };

@@ -34,8 +34,8 @@ use rustix::fs::RenameFlags;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    ContainerId, ContainerResources, ContainerSpec, ExitReason, ExitRecord, FileLock, ImageRoot, Isolation, Mount, NamespaceRef, beneath,
-    cgroup::CgroupPaths,
+    ContainerId, ContainerResources, ContainerSpec, ExitReason, ExitRecord, FileLock, ImageRoot, Isolation, Mount,
+    NamespaceRef, beneath, cgroup::CgroupPaths,
 };
 
 /// Version of `launch.json`, `state.json` and `exit.json`. What came later, the file in memory, a reader of version 1 can do

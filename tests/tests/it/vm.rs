@@ -36,7 +36,8 @@ impl Up {
     fn start(change: impl FnOnce(&mut Setup)) -> Result<Option<Self>> {
         let dir = tempfile::tempdir()?;
         let mut setup = Setup::new(UP);
-        let image = testkit::image::Image::busybox().context("there is no static /bin/busybox; install busybox-static")?;
+        let image =
+            testkit::image::Image::busybox().context("there is no static /bin/busybox; install busybox-static")?;
         setup.files.push(("data/images/box.tar".into(), image.docker_archive(IMAGE)));
         change(&mut setup);
         let Some(mut machine) = Machine::create(&dir.path().join("vm"), setup)? else { return Ok(None) };

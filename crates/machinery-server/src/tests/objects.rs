@@ -721,7 +721,10 @@ async fn a_group_that_is_computed_is_found_and_read_as_any_other() {
     assert_eq!(named(&hub.get_as("/apis", aggregated).await.body["items"], "/metadata/name"), 1);
     assert_eq!(named(&hub.get_as("/api", aggregated).await.body["items"], "/metadata/name"), 0);
     let group = hub.get("/apis/figures.example").await.body;
-    assert_eq!((&group["kind"], &group["preferredVersion"]["groupVersion"]), (&json!("APIGroup"), &json!("figures.example/v1")));
+    assert_eq!(
+        (&group["kind"], &group["preferredVersion"]["groupVersion"]),
+        (&json!("APIGroup"), &json!("figures.example/v1"))
+    );
     let resources = hub.get("/apis/figures.example/v1").await.body;
     assert_eq!((&resources["kind"], &resources["resources"][1]["name"]), (&json!("APIResourceList"), &json!("pods")));
     assert_eq!(hub.get("/apis/figures.example/v1/nodes/a").await.body, "/apis/figures.example/v1/nodes/a");

@@ -47,7 +47,9 @@ impl Logind {
         let shared = state.clone();
         std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            for (expected, answer) in [("\0AUTH EXTERNAL ", "OK 1234\r\n"), ("NEGOTIATE_UNIX_FD", "AGREE_UNIX_FD\r\n"), ("BEGIN", "")] {
+            for (expected, answer) in
+                [("\0AUTH EXTERNAL ", "OK 1234\r\n"), ("NEGOTIATE_UNIX_FD", "AGREE_UNIX_FD\r\n"), ("BEGIN", "")]
+            {
                 let line = read_line(&mut stream);
                 assert!(line.starts_with(expected), "{line:?}");
                 stream.write_all(answer.as_bytes()).unwrap();
@@ -91,7 +93,9 @@ impl Logind {
         stream.write_all(&message(1, 1, &[&of_bus[..], &[(3, 's', "Hello")]].concat(), None, "", &[])).unwrap();
         let mut name = text_body("org.freedesktop.login1");
         name.extend(4_u32.to_le_bytes());
-        stream.write_all(&message(1, 2, &[&of_bus[..], &[(3, 's', "RequestName")]].concat(), None, "su", &name)).unwrap();
+        stream
+            .write_all(&message(1, 2, &[&of_bus[..], &[(3, 's', "RequestName")]].concat(), None, "su", &name))
+            .unwrap();
         logind.state.lock().unwrap().connection = Some(stream.try_clone().unwrap());
         let shared = logind.state.clone();
         std::thread::spawn(move || serve(stream, &shared));
@@ -159,7 +163,14 @@ fn text_body(text: &str) -> Vec<u8> {
 }
 
 /// A message with fields that are texts, the serial that it answers with the number of files, and a body.
-fn message(kind: u8, serial: u32, texts: &[(u8, char, &str)], reply: Option<(u32, u32)>, form: &str, body: &[u8]) -> Vec<u8> {
+fn message(
+    kind: u8,
+    serial: u32,
+    texts: &[(u8, char, &str)],
+    reply: Option<(u32, u32)>,
+    form: &str,
+    body: &[u8],
+) -> Vec<u8> {
     let mut fields = Vec::new();
     for (code, kind, text) in texts {
         fields.resize(fields.len().next_multiple_of(8), 0);
@@ -279,8 +290,8 @@ async fn ends_in_order(logind: Logind) {
     hub.put_pod(pod("late", json!({})));
     eventually("no pod is taken any more", || {
         let status = status_of(&hub, "late");
-        let is_rejected = status["reason"] == "NodeShutdown"
-            && status["message"] == "Pod was rejected as the node is shutting down.";
+        let is_rejected =
+            status["reason"] == "NodeShutdown" && status["message"] == "Pod was rejected as the node is shutting down.";
         if is_rejected { Ok(()) } else { Err(status.to_string()) }
     })
     .await;

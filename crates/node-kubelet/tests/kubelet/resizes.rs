@@ -81,7 +81,8 @@ async fn a_resize_that_fails_says_why_and_is_not_done() {
         let is_so = error.is_some_and(|one| {
             one["reason"] == "Error" && one["message"].as_str().unwrap_or_default().contains("below current usage")
         });
-        let is_old = container["resources"]["limits"]["cpu"] == "100m" && container["allocatedResources"]["cpu"] == "50m";
+        let is_old =
+            container["resources"]["limits"]["cpu"] == "100m" && container["allocatedResources"]["cpu"] == "50m";
         if is_so && is_old { Ok(()) } else { Err(status.to_string()) }
     })
     .await;

@@ -93,10 +93,8 @@ async fn the_hub_learns_what_pods_use_when_that_changes() {
     let hub = FakeHub::start().await;
     hub.put_pod(pod("web", json!({})));
     let mut node = Node::new();
-    let config = node_kubelet::KubeletConfig {
-        usage_period: std::time::Duration::from_millis(50),
-        ..node.config(Some(&hub))
-    };
+    let config =
+        node_kubelet::KubeletConfig { usage_period: std::time::Duration::from_millis(50), ..node.config(Some(&hub)) };
     node.runtime.uses("uid-web_a_0", used(1, 7 << 20));
     let kubelet = node_kubelet::Kubelet::start(config, vec![node.runtime.clone()], node.shutdown.clone()).await;
     node.kubelet = Some(kubelet.unwrap());

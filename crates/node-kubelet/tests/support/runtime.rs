@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use node_runtime::{
-    ContainerEvent, ContainerId, ContainerResources, ContainerSpec, ContainerState, ContainerStats, ContainerStatus, ExecOutput,
-    ExitReason, ExitRecord, POD_INSTANCE_VERSION, PodInstance, PodRuntime, PodSpec, RuntimeError, RuntimeFuture,
+    ContainerEvent, ContainerId, ContainerResources, ContainerSpec, ContainerState, ContainerStats, ContainerStatus,
+    ExecOutput, ExitReason, ExitRecord, POD_INSTANCE_VERSION, PodInstance, PodRuntime, PodSpec, RuntimeError,
+    RuntimeFuture,
 };
 use tokio::sync::{broadcast, watch};
 

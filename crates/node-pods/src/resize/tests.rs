@@ -27,7 +27,8 @@ fn status(limits: Limits, requests: Requests) -> ContainerStatus {
 
 #[test]
 fn a_container_restarts_for_what_it_says_and_for_nothing_else() {
-    let (cpu, memory) = (json!({"limits": {"cpu": "2", "memory": "1Mi"}}), json!({"limits": {"cpu": "1", "memory": "2Mi"}}));
+    let (cpu, memory) =
+        (json!({"limits": {"cpu": "2", "memory": "1Mi"}}), json!({"limits": {"cpu": "1", "memory": "2Mi"}}));
     let policy = json!([{"resourceName": "cpu", "restartPolicy": "NotRequired"}, {"resourceName": "memory", "restartPolicy": "RestartContainer"}]);
     let limits = Limits { cpu_millis: Some(1000), memory_bytes: Some(1 << 20), pids: None };
     let now = status(limits, Requests { cpu_millis: Some(1000), memory_bytes: Some(1 << 20) });

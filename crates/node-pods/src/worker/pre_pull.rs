@@ -95,11 +95,19 @@ impl Worker {
             return;
         }
         self.pre_pull = PrePull { images, task: JoinSet::new() };
-        let mut named: Vec<String> =
-            self.pre_pull.images.split(',').map(|image| image.trim().to_owned()).filter(|image| !image.is_empty()).collect();
+        let mut named: Vec<String> = self
+            .pre_pull
+            .images
+            .split(',')
+            .map(|image| image.trim().to_owned())
+            .filter(|image| !image.is_empty())
+            .collect();
         let Some(runtime) = self.runtime.clone() else { return };
         if named.len() > IMAGES_MAX {
-            let text = format!("{} images are named in {ANNOTATION_PRE_PULL}, and the first {IMAGES_MAX} are pulled", named.len());
+            let text = format!(
+                "{} images are named in {ANNOTATION_PRE_PULL}, and the first {IMAGES_MAX} are pulled",
+                named.len()
+            );
             self.shared.events.pod_warning(&self.pod, None, "PrePullFailed", text);
             named.truncate(IMAGES_MAX);
         }
@@ -116,7 +124,9 @@ impl Worker {
         match result {
             Ok((bytes, took)) => {
                 let took = took.as_millis();
-                let text = format!("Successfully pulled image \"{image}\" ahead of its use in {took}ms. Image size: {bytes} bytes.");
+                let text = format!(
+                    "Successfully pulled image \"{image}\" ahead of its use in {took}ms. Image size: {bytes} bytes."
+                );
                 events.pod(&self.pod, None, "PrePulled", text);
             }
             Err(why) => {

@@ -23,7 +23,12 @@ impl Images for WithData {
     fn find(&self, image: &str) -> Result<Option<Image>, RuntimeError> {
         let store = self.0.0.store.clone();
         match image {
-            DATA => Ok(Some(Image { id: "sha256:data".to_owned(), store, layers: vec!["high".to_owned()], ..Image::default() })),
+            DATA => Ok(Some(Image {
+                id: "sha256:data".to_owned(),
+                store,
+                layers: vec!["high".to_owned()],
+                ..Image::default()
+            })),
             NOTHING => Ok(Some(Image { id: "sha256:nothing".to_owned(), store, ..Image::default() })),
             other => self.0.find(other),
         }
@@ -90,12 +95,15 @@ async fn a_volume_shows_an_image_that_nobody_can_write_to_or_run() {
     ];
     assert_eq!(log, expected);
     let user = format!("default/{}/main", spec.pod.name);
-    let users: BTreeMap<String, Vec<String>> = ["sha256:1", "sha256:data", "sha256:nothing"]
-        .map(|id| (id.to_owned(), vec![user.clone()]))
-        .into();
+    let users: BTreeMap<String, Vec<String>> =
+        ["sha256:1", "sha256:data", "sha256:nothing"].map(|id| (id.to_owned(), vec![user.clone()])).into();
     assert_eq!(runtime.images_in_use(), users, "none of them is deleted while it is used");
     let mounts = fs::read_to_string("/proc/mounts").unwrap();
-    assert!(!mounts.lines().any(|line| line.starts_with("overlay") && line.contains(fixture.folder.path().to_str().unwrap())));
+    assert!(
+        !mounts
+            .lines()
+            .any(|line| line.starts_with("overlay") && line.contains(fixture.folder.path().to_str().unwrap()))
+    );
     runtime.stop_pod(&spec.pod.uid, Duration::ZERO).await.unwrap();
     runtime.remove_pod(&spec.pod.uid).await.unwrap();
     assert_eq!(runtime.images_in_use(), BTreeMap::new());

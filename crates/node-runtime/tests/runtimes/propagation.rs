@@ -27,7 +27,8 @@ impl Volume {
     }
 
     fn mount_at(&self, below: &str) {
-        rustix::mount::mount("none", self.0.join(below), "tmpfs", MountFlags::empty(), None::<&std::ffi::CStr>).unwrap();
+        rustix::mount::mount("none", self.0.join(below), "tmpfs", MountFlags::empty(), None::<&std::ffi::CStr>)
+            .unwrap();
     }
 }
 
@@ -71,7 +72,8 @@ async fn mounts_pass_between_node_and_container_as_the_volume_says() {
         fs::write(volume.0.join("late/file"), "late").unwrap();
         let found = printed(&fixture, &spec, "cat /data/late/file 2>/dev/null || echo none").await;
         assert_eq!(found, if sees { "late" } else { "none" }, "{propagation:?}");
-        let mounted = printed(&fixture, &spec, "mount -t tmpfs x /data/made && echo x > /data/made/file && echo done").await;
+        let mounted =
+            printed(&fixture, &spec, "mount -t tmpfs x /data/made && echo x > /data/made/file && echo done").await;
         assert_eq!((mounted.as_str(), volume.0.join("made/file").exists()), ("done", is_seen), "{propagation:?}");
         fixture.runtime().stop_pod(&spec.pod.uid, Duration::ZERO).await.unwrap();
         fixture.runtime().remove_pod(&spec.pod.uid).await.unwrap();

@@ -39,7 +39,11 @@ fn as_seen(resources: &ContainerResources) -> Vec<String> {
     let (memory, millis) = (resources.limits.memory_bytes.unwrap(), resources.limits.cpu_millis.unwrap());
     let shares = resources.requests.cpu_millis.unwrap() * 1024 / 1000;
     match std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
-        true => vec![memory.to_string(), format!("{} 100000", millis * 100), ((shares - 2) * 9999 / 262_142 + 1).to_string()],
+        true => vec![
+            memory.to_string(),
+            format!("{} 100000", millis * 100),
+            ((shares - 2) * 9999 / 262_142 + 1).to_string(),
+        ],
         false => vec![memory.to_string(), (millis * 100).to_string(), shares.to_string()],
     }
 }

@@ -227,7 +227,9 @@ fn image_volume<'a>(mount: &'a Mount, image: &ImageVolume, places: &Places<'_>) 
         Ok(Volume { mount, tree, is_dir: beneath::is_dir(source.as_fd())? })
     };
     let taken = source
-        .map_err(|why| failed(format!("sub path `{}`: {why}", mount.sub_path.as_deref().unwrap_or(Path::new("")).display())))
+        .map_err(|why| {
+            failed(format!("sub path `{}`: {why}", mount.sub_path.as_deref().unwrap_or(Path::new("")).display()))
+        })
         .and_then(|source| take(source).map_err(io_failed));
     if !image.layers.is_empty() {
         rustix::mount::unmount(places.staging, UnmountFlags::DETACH).map_err(|error| io_failed(error.into()))?;
@@ -246,9 +248,7 @@ fn check_propagation(source: &OwnedFd, mount: &Mount) -> Result<(), String> {
     };
     match is_enough {
         true => Ok(()),
-        false => {
-            Err(format!("path \"{}\" is mounted on \"{place}\" but it is not {kind}", mount.host_path.display()))
-        }
+        false => Err(format!("path \"{}\" is mounted on \"{place}\" but it is not {kind}", mount.host_path.display())),
     }
 }
 

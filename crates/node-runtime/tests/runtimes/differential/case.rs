@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, path::Path};
 
 use node_runtime::{
-    ContainerSpec, HostNamespaces, Limits, Mount, PodRef, PodResources, PodSpec, Propagation, Requests, Seccomp, Security,
+    ContainerSpec, HostNamespaces, Limits, Mount, PodRef, PodResources, PodSpec, Propagation, Requests, Seccomp,
+    Security,
 };
 
 use super::oci;
