@@ -142,7 +142,10 @@ impl Eviction {
         let has_evicted = self.evict_one(threshold).await?;
         let helpless = (!has_evicted).then_some(threshold.signal);
         if std::mem::replace(&mut looks.helpless, helpless) != helpless && helpless.is_some() {
-            error!(signal = threshold.signal.name(), "No pod's end would help; what runs short is used by something else.");
+            error!(
+                signal = threshold.signal.name(),
+                "No pod's end would help; what runs short is used by something else."
+            );
             self.registry.error(format!("the node is short of {resource}, and no pod's end would help"));
         }
         Ok(has_evicted)
@@ -192,7 +195,9 @@ impl Eviction {
                 }
                 match runtime.discard_writes(&status.id).await {
                     Ok(has_discarded) => has_freed |= has_discarded,
-                    Err(error) => warn!(error = %chain(&error), "Failed to delete the files of a container that has ended."),
+                    Err(error) => {
+                        warn!(error = %chain(&error), "Failed to delete the files of a container that has ended.")
+                    }
                 }
             }
         }
@@ -242,9 +247,8 @@ fn choose<'s>(sample: &'s Sample, disks: &BTreeMap<String, PodDisk>, signal: Sig
             Signal::MemoryAvailable | Signal::PidAvailable => true,
         }
     };
-    let is_candidate = |pod: &&PodSample| {
-        !pod.outline.is_critical && !pod.outline.is_over && !pod.outline.is_failed && helps(pod)
-    };
+    let is_candidate =
+        |pod: &&PodSample| !pod.outline.is_critical && !pod.outline.is_over && !pod.outline.is_failed && helps(pod);
     let mut candidates: Vec<&PodSample> = sample.pods.iter().filter(is_candidate).collect();
     rank::sort(&mut candidates, disks, signal);
     candidates.first().copied()

@@ -53,10 +53,10 @@ mod usage;
 use callers::Callers;
 pub use config::{ConfigError, KubeletConfig, default_node_name, is_hub_url};
 pub use endpoints::{Endpoint, EndpointPort, endpoints};
-pub use images::{IMAGES_BYTES_MAX, ImageError, ImageList, ImageRequest, ImagesRemoved};
-pub use network::{NetworkSettings, NodeNetwork, OpenNetworkError};
 pub use eviction::{Amount, BadThreshold, EvictionSettings, Signal};
+pub use images::{IMAGES_BYTES_MAX, ImageError, ImageList, ImageRequest, ImagesRemoved};
 pub use machine_shutdown::MachineShutdown;
+pub use network::{NetworkSettings, NodeNetwork, OpenNetworkError};
 pub use node_agent::{Identity, IdentityError, Taint};
 pub use node_client::Notice;
 pub use node_network::Subnet;
@@ -353,13 +353,18 @@ fn spawn(parts: Parts) -> KubeletHandle {
         recorder: recorder.clone(),
         table: table.clone(),
     };
-    let parts =
-        PodsParts { context, runtimes: runtimes.clone(), verified: verified.clone(), tasks: tasks.clone(), shutdown: shutdown.clone() };
+    let parts = PodsParts {
+        context,
+        runtimes: runtimes.clone(),
+        verified: verified.clone(),
+        tasks: tasks.clone(),
+        shutdown: shutdown.clone(),
+    };
     let pods = node_pods::start(parts);
+    let stats = Stats::new(pods.clone(), config.data_dir.clone());
     let status = server::StatusSocket {
         registry: registry.clone(),
         metrics: config.metrics.clone(),
-    let stats = Stats::new(pods.clone(), config.data_dir.clone());
         restored: client.restored(),
         pods: pods.clone(),
         images: config.images.clone(),

@@ -35,7 +35,9 @@ pub(crate) async fn run(mut hub: ApiClient, stats: Stats, period: Duration, shut
             let report = report_of(&sample, period);
             let shape = shape_of(&report);
             let is_due = sent.as_ref().is_none_or(|(at, of, before)| {
-                *of != connection || *before != shape || at.elapsed() + period >= Duration::from_secs(USAGE_PERIOD_S_MAX)
+                *of != connection
+                    || *before != shape
+                    || at.elapsed() + period >= Duration::from_secs(USAGE_PERIOD_S_MAX)
             });
             if is_due {
                 match send(&hub, &report).await {
@@ -76,10 +78,8 @@ fn report_of(sample: &Sample, period: Duration) -> UsageReport {
     let pods = sample.pods.iter().filter(|pod| !pod.outline.is_over).map(|pod| {
         let containers = pod.containers.iter().filter_map(|container| {
             let usage = container.usage?;
-            let usage = Usage {
-                cpu_nano_cores: usage.nano_cores.unwrap_or(0),
-                memory_bytes: usage.stats.working_set_bytes,
-            };
+            let usage =
+                Usage { cpu_nano_cores: usage.nano_cores.unwrap_or(0), memory_bytes: usage.stats.working_set_bytes };
             Some(ContainerUsage { name: container.id.container.clone(), usage })
         });
         PodUsage {

@@ -326,7 +326,9 @@ impl NodeConfig {
             ..node_kubelet::EvictionSettings::default()
         };
         let set = settings.set_hard(&self.eviction_hard);
-        set.map_err(|mistakes| mistakes.iter().map(|mistake| format!("`evictionHard`: {mistake}")).collect::<Vec<_>>())?;
+        set.map_err(|mistakes| {
+            mistakes.iter().map(|mistake| format!("`evictionHard`: {mistake}")).collect::<Vec<_>>()
+        })?;
         Ok(settings)
     }
 

@@ -86,9 +86,9 @@ pub async fn start(
     // The machine is not changed for a node that cannot start.
     Kubelet::check(&kubelet).context("failed to start the node")?;
     node_runtime::spare_this_process();
+    kubelet.log_links = open_log_links(config);
     let network = match open_network(config) {
         Ok(network) => network,
-    kubelet.log_links = open_log_links(config);
         // The pods that this node has are worth more than a network of their own.
         Err(error) if matches!(error.downcast_ref(), Some(OpenNetworkError::Network(_))) => {
             let fault = base_observe::Chain(error.as_ref()).to_string();

@@ -139,7 +139,8 @@ fn thresholds_are_met_below_them() {
         now.memory.available_bytes = 0;
         now.disk = Some(Disk { available_bytes: 0, inodes_free: 0, ..now.disk.unwrap() });
     };
-    let expected = [Signal::MemoryAvailable, Signal::NodeFsAvailable, Signal::NodeFsInodesFree, Signal::ImageFsAvailable];
+    let expected =
+        [Signal::MemoryAvailable, Signal::NodeFsAvailable, Signal::NodeFsInodesFree, Signal::ImageFsAvailable];
     check(&all, Some(images), &expected);
 }
 
@@ -155,7 +156,8 @@ fn settings_are_read_as_upstreams_and_mistakes_are_all_named() {
     assert_eq!(set.get(&Signal::PidAvailable), Some(&Amount::Share(1250)));
     assert_eq!(set.get(&Signal::NodeFsAvailable), None);
     assert_eq!(set.get(&Signal::NodeFsInodesFree), Some(&Amount::Share(500)));
-    let given = [("memory.free", "1"), ("memory.available", "much"), ("pid.available", "101%"), ("nodefs.available", "-1")];
+    let given =
+        [("memory.free", "1"), ("memory.available", "much"), ("pid.available", "101%"), ("nodefs.available", "-1")];
     assert_eq!(read(&given).unwrap_err().len(), 4);
 }
 

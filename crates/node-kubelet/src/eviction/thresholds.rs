@@ -101,7 +101,9 @@ impl Amount {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadThreshold {
     /// Nothing is watched under this name.
-    #[error("`{0}` is not watched; use one of memory.available, nodefs.available, nodefs.inodesFree, imagefs.available, pid.available")]
+    #[error(
+        "`{0}` is not watched; use one of memory.available, nodefs.available, nodefs.inodesFree, imagefs.available, pid.available"
+    )]
     Signal(String),
     /// It is no amount.
     #[error("`{signal}`: {amount:?} is neither a quantity such as 100Mi nor a part such as 10%")]

@@ -287,7 +287,9 @@ impl Bus {
     /// Connects as the user that this process runs as.
     pub async fn connect(path: &Path) -> Result<Self, BusError> {
         let connecting = Self::greet(path);
-        tokio::time::timeout(ANSWER_TIMEOUT, connecting).await.map_err(|_| BusError::Timeout("the greeting".to_owned()))?
+        tokio::time::timeout(ANSWER_TIMEOUT, connecting)
+            .await
+            .map_err(|_| BusError::Timeout("the greeting".to_owned()))?
     }
 
     async fn greet(path: &Path) -> Result<Self, BusError> {
@@ -329,11 +331,7 @@ impl Bus {
         let reply = reply.map_err(|_| BusError::Timeout(call.member.to_owned()))??;
         match reply.kind {
             RETURN => Ok(reply),
-            _ => Err(BusError::Refused {
-                member: call.member.to_owned(),
-                message: reply.message(),
-                name: reply.error,
-            }),
+            _ => Err(BusError::Refused { member: call.member.to_owned(), message: reply.message(), name: reply.error }),
         }
     }
 

@@ -21,7 +21,7 @@ struct Table {
     /// Stops and commands, in order.
     acts: Vec<String>,
     /// Pods that have something beside containers.
-    pods: BTreeSet<String>,
+    remains: BTreeSet<String>,
     /// What is used, by the uid of a pod or the id of a container.
     stats: BTreeMap<String, ContainerStats>,
 }
@@ -130,12 +130,12 @@ impl FakeRuntime {
 
     /// Pods that have something beside containers.
     pub fn pods(&self) -> BTreeSet<String> {
-        self.table.lock().unwrap().pods.clone()
+        self.table.lock().unwrap().remains.clone()
     }
 
     /// Leaves something of a pod, as a kubelet does that is killed while it removes it.
     pub fn leave(&self, uid: &str) {
-        self.table.lock().unwrap().pods.insert(uid.to_owned());
+        self.table.lock().unwrap().remains.insert(uid.to_owned());
     }
 
     /// Everything stops, and nobody sees it.
@@ -200,6 +200,7 @@ impl PodRuntime for FakeRuntime {
         let of_pod = format!("{uid}_");
         let mut table = self.table.lock().unwrap();
         table.containers.retain(|id, _| !id.starts_with(&of_pod));
+        table.remains.remove(uid);
         table.pods.remove(uid);
         Box::pin(async { Ok(()) })
     }

@@ -161,7 +161,8 @@ impl MetricsApi {
             shown.extend(report.pods.iter().filter(is_meant).filter_map(|pod| self.pod(node, report, pod, asked)));
         }
         shown.sort_by(|one, other| {
-            let key = |pod: &Value| ["namespace", "name"].map(|field| pod["metadata"][field].as_str().map(str::to_owned));
+            let key =
+                |pod: &Value| ["namespace", "name"].map(|field| pod["metadata"][field].as_str().map(str::to_owned));
             key(one).cmp(&key(other))
         });
         shown
@@ -271,7 +272,8 @@ mod tests {
     }
 
     async fn create(server: &Server, path: &str, object: Value) {
-        let body = Full::new(bytes::Bytes::from(object.to_string())).map_err(|never| -> base_http::BoxError { match never {} });
+        let body = Full::new(bytes::Bytes::from(object.to_string()))
+            .map_err(|never| -> base_http::BoxError { match never {} });
         let request = Request::post(path).header("content-type", "application/json").body(body.boxed_unsync()).unwrap();
         let response = server.handle(request, Some(&Identity::controllers())).await;
         assert_eq!(response.status(), 201, "{}", body_of(response).await);
@@ -323,7 +325,10 @@ mod tests {
         let pods = get("pods", None).await;
         assert_eq!((&pods["kind"], names(&pods)), (&json!("PodMetricsList"), vec!["of-a".to_owned()]));
         assert_eq!(pods["items"][0]["containers"], json!([{"name": "c", "usage": {"cpu": "12345n", "memory": "5Ki"}}]));
-        assert_eq!((&pods["items"][0]["window"], &pods["items"][0]["metadata"]["labels"]), (&json!("15s"), &json!({"app": "a"})));
+        assert_eq!(
+            (&pods["items"][0]["window"], &pods["items"][0]["metadata"]["labels"]),
+            (&json!("15s"), &json!({"app": "a"}))
+        );
         assert_eq!(names(&get("namespaces/d/pods", Some("labelSelector=app%3Da")).await), ["of-a"]);
         assert_eq!(names(&get("namespaces/d/pods", Some("labelSelector=app%3Db")).await), [""; 0]);
         assert_eq!(names(&get("namespaces/e/pods", None).await), [""; 0]);
