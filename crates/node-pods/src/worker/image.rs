@@ -204,7 +204,7 @@ mod tests {
         let store = Arc::new(Store::open(dir.path(), tokio_util::task::TaskTracker::new().token()).unwrap());
         let of = |number: usize| -> Vec<(String, Policy)> {
             let all = ImageOf::all(&pod, &pod.spec.containers[number], &store);
-            assert!(all.iter().all(|one| one.secrets == ["s"] && one.namespace == "d"));
+            assert!(all.iter().all(|one| one.secrets.names == ["s"] && one.secrets.namespace == "d"));
             all.into_iter().map(|one| (one.image, one.policy)).collect()
         };
         let app = || ("app:1".to_owned(), Policy::IfNotPresent);
