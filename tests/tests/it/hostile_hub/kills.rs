@@ -112,7 +112,7 @@ impl Site {
     fn lock_pod(&self, number: usize, base: &Path) -> Value {
         let mut pod = self.pod(number);
         let args = json!(["-e", PROGRAM, self.mark(number), base.to_string_lossy()]);
-        if number % 2 == 0 || !has_images() {
+        if number.is_multiple_of(2) || !has_images() {
             let container = &mut pod["spec"]["containers"][0];
             container["image"] = "file:///usr/bin/perl".into();
             container["args"] = args;
