@@ -3,9 +3,15 @@
 //! The image says what is run and as whom, the pod's spec says otherwise where it does; what comes out of both is one
 //! [`Launch`], which the shim carries out. Where images come from is behind [`Images`].
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use node_shim::{
+    cgroup::remove_everywhere,
     exec::ExecRequest,
     state::{Launch, Process, STATE_VERSION},
 };
@@ -13,8 +19,9 @@ use tokio::sync::broadcast;
 
 use crate::{
     ContainerEvent, ContainerId, ContainerResources, ContainerSpec, ContainerStats, ContainerStatus, ExecOutput,
-    ImagePresence, ImageRoot, PodInstance, PodRuntime, PodSpec, ProcessConfig, Propagation, RuntimeError,
+    ImagePresence, ImageRoot, OciRuntime, PodInstance, PodRuntime, PodSpec, ProcessConfig, Propagation, RuntimeError,
     RuntimeFuture,
+    sandbox::Shared,
     signal::signal,
     supervisor::{Supervisor, blocking, check_mounts, check_names, check_security},
 };
@@ -65,6 +72,8 @@ pub trait Images: Send + Sync {
 pub struct ContainerRuntime {
     supervisor: Supervisor,
     images: Arc<dyn Images>,
+    /// Who makes the containers; without one, our own shim does.
+    oci: Option<OciRuntime>,
 }
 
 impl ContainerRuntime {
@@ -76,7 +85,15 @@ impl ContainerRuntime {
     /// # Errors
     /// When the directory cannot be made or another process has it open.
     pub fn open(config: ProcessConfig, images: Arc<dyn Images>) -> Result<Self, RuntimeError> {
-        Ok(Self { supervisor: Supervisor::open(config, Self::HANDLER)?, images })
+        Ok(Self { supervisor: Supervisor::open(config, Self::HANDLER, Shared::All)?, images, oci: None })
+    }
+
+    /// The same with another runtime that makes the containers. Whether it is there is found out when one is started.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_oci(config: ProcessConfig, images: Arc<dyn Images>, oci: OciRuntime) -> Result<Self, RuntimeError> {
+        Ok(Self { supervisor: Supervisor::open(config, &oci.handler, Shared::All)?, images, oci: Some(oci) })
     }
 
     /// Which containers (`NAMESPACE/POD/CONTAINER`) use which image, by its id; those that have ended count until they are removed.
@@ -177,6 +194,7 @@ fn launch(config: &ProcessConfig, image: Image, mut spec: ContainerSpec) -> Resu
         version: STATE_VERSION,
         image_id: image.id,
         image: Some(ImageRoot { store: image.store, layers: image.layers, user: image.config.user, shm: None }),
+        oci: None,
         namespaces: Vec::new(),
         processes_of: None,
         stop_signal,
@@ -224,8 +242,8 @@ fn check_image_user(user: &str) -> Result<(), String> {
 }
 
 impl PodRuntime for ContainerRuntime {
-    fn handler(&self) -> &'static str {
-        Self::HANDLER
+    fn handler(&self) -> &str {
+        self.oci.as_ref().map_or(Self::HANDLER, |oci| &oci.handler)
     }
 
     fn ensure_pod(&self, spec: PodSpec) -> RuntimeFuture<'_, PodInstance> {
@@ -239,7 +257,15 @@ impl PodRuntime for ContainerRuntime {
 
     fn remove_pod(&self, uid: &str) -> RuntimeFuture<'_, ()> {
         let uid = uid.to_owned();
-        Box::pin(async move { self.supervisor.remove_pod(&uid).await })
+        Box::pin(async move {
+            self.supervisor.remove_pod(&uid).await?;
+            if self.oci.is_some() {
+                // Others make groups in hierarchies that we do not use.
+                let group = Path::new(&self.supervisor.config().cgroup_parent).join(uid);
+                blocking(move || remove_everywhere(&group)).await;
+            }
+            Ok(())
+        })
     }
 
     fn list_pods(&self) -> RuntimeFuture<'_, Vec<String>> {
@@ -252,6 +278,10 @@ impl PodRuntime for ContainerRuntime {
     }
 
     fn check(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
+        if self.oci.is_some() && spec.mounts.iter().any(|mount| mount.image.is_some()) {
+            let reason = "images as volumes need the node's own runtime; leave spec.runtimeClassName out".to_owned();
+            return Err(RuntimeError::Refused { id: spec.id(), reason });
+        }
         check(spec)
     }
 
@@ -279,6 +309,7 @@ impl PodRuntime for ContainerRuntime {
             if let Some(image) = &mut launch.image {
                 image.shm = sandbox.shm;
             }
+            launch.oci = self.oci.as_ref().map(OciRuntime::called);
             self.supervisor.start(launch).await
         })
     }
@@ -314,7 +345,11 @@ impl PodRuntime for ContainerRuntime {
             self.supervisor.status(&id)?;
             let empty = || RuntimeError::Exec { id: id.clone(), message: "the command is empty".to_owned() };
             let program = argv.first().map(PathBuf::from).ok_or_else(empty)?;
-            self.supervisor.exec(&id, ExecRequest { program, argv, timeout, files: Vec::new() }).await
+            let process = match &self.oci {
+                None => None,
+                Some(_) => Some(self.supervisor.process_of_command(&id, argv.clone()).await?),
+            };
+            self.supervisor.exec(&id, ExecRequest { program, argv, timeout, files: Vec::new(), process }).await
         })
     }
 

@@ -209,8 +209,8 @@ pub type RuntimeFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, RuntimeErr
 ///
 /// All calls may be repeated; dropping a future leaves the container in a state that [`list`](PodRuntime::list) tells.
 pub trait PodRuntime: Send + Sync {
-    /// Handler of the `RuntimeClass`: `selvedge-process`, `selvedge-wasm`.
-    fn handler(&self) -> &'static str;
+    /// Handler of the `RuntimeClass`: `selvedge-process`, `selvedge-wasm`, `crun`.
+    fn handler(&self) -> &str;
 
     /// Sets a pod up, or finds it as it is: what its containers will share. Called before the first container is started and
     /// again whenever the kubelet has been away.

@@ -24,6 +24,7 @@ mod door;
 mod image;
 mod images;
 mod launch_dir;
+pub mod oci;
 mod pod;
 mod process;
 mod program;
@@ -50,6 +51,7 @@ pub use node_shim::{
     ContainerId, ContainerResources, ContainerSpec, ContainerStats, ExitReason, ExitRecord, ImageRoot, ImageVolume,
     Isolation, Limits, Mount, NamespaceRef, PodRef, PodResources, Propagation, Requests, Seccomp, Security,
 };
+pub use oci::OciRuntime;
 pub use pod::{
     DeviceRef, HostNamespaces, HostPort, POD_INSTANCE_VERSION, PodInstance, PodNetwork, PodSpec, PortProtocol,
     SAFE_SYSCTLS,

@@ -16,6 +16,7 @@ use crate::{
     ContainerEvent, ContainerId, ContainerSpec, ContainerStats, ContainerStatus, ExecOutput, PodInstance, PodRuntime,
     PodSpec, ProcessConfig, RuntimeError, RuntimeFuture,
     image::{self, ImageKind},
+    sandbox::Shared,
     signal::signal,
     supervisor::{Supervisor, blocking, check_mounts, check_names, check_security},
 };
@@ -33,7 +34,7 @@ impl ProcessRuntime {
     ///
     /// Fails when the folder cannot be made or another process has it open.
     pub fn open(config: ProcessConfig) -> Result<Self, RuntimeError> {
-        Ok(Self { supervisor: Supervisor::open(config, Self::HANDLER)? })
+        Ok(Self { supervisor: Supervisor::open(config, Self::HANDLER, Shared::Network)? })
     }
 
     /// What is to be started. It looks at files of the node.
@@ -50,6 +51,7 @@ impl ProcessRuntime {
             version: STATE_VERSION,
             image_id: format!("file://{}", program.display()),
             image: None,
+            oci: None,
             namespaces: Vec::new(),
             processes_of: None,
             stop_signal,
@@ -79,7 +81,7 @@ impl ProcessRuntime {
         let word = argv.first().ok_or_else(|| refused("the command is empty".to_owned()))?;
         let path = search_path(&launch.spec.env);
         let program = image::resolve_command(word, path, &self.supervisor.config().allowed_prefixes)?;
-        Ok(ExecRequest { program, argv, timeout, files: Vec::new() })
+        Ok(ExecRequest { program, argv, timeout, files: Vec::new(), process: None })
     }
 }
 

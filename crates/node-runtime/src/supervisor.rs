@@ -33,7 +33,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     ContainerEvent, ContainerId, ContainerResources, ContainerSpec, ContainerState, ContainerStats, ContainerStatus,
-    ExecOutput, ExitRecord, Mount, ProcessConfig, RuntimeError, launch_dir,
+    ExecOutput, ExitRecord, Mount, ProcessConfig, RuntimeError, launch_dir, oci,
     program::ShimProgram,
     sandbox::{Sandboxes, Shared},
     witness,
@@ -122,7 +122,7 @@ enum Found {
 
 impl Supervisor {
     /// Takes over what the state folders under `<state_dir>/<handler>` tell.
-    pub fn open(mut config: ProcessConfig, handler: &str) -> Result<Self, RuntimeError> {
+    pub fn open(mut config: ProcessConfig, handler: &str, shared: Shared) -> Result<Self, RuntimeError> {
         if config.program == Path::new(ProcessConfig::THIS_PROGRAM) {
             // It is the shim that executes it, to whom that name means itself.
             config.program = format!("/proc/{}/exe", std::process::id()).into();
@@ -145,10 +145,9 @@ impl Supervisor {
         }
         let cancel = CancellationToken::new();
         let launch_dir = config.launch_dir.clone().unwrap_or_else(|| launch_dir::choose(&root));
-        let kinds = if handler == crate::ContainerRuntime::HANDLER { Shared::All } else { Shared::Network };
         let shim = ShimProgram::open(&root).map_err(|source| io_error("write the shim's program to", &root, source))?;
         let shim = Arc::new(shim);
-        let sandboxes = Sandboxes::new(launch_dir.join("pods"), kinds, config.network.clone(), Arc::clone(&shim));
+        let sandboxes = Sandboxes::new(launch_dir.join("pods"), shared, config.network.clone(), Arc::clone(&shim));
         let inner = Arc::new(Inner {
             config,
             shim,
@@ -314,6 +313,15 @@ impl Supervisor {
         .await
     }
 
+    /// What a container's runtime is given to run a command in it.
+    pub async fn process_of_command(&self, id: &ContainerId, argv: Vec<String>) -> Result<String, RuntimeError> {
+        let bundle = self.inner.bundle(id);
+        blocking(move || {
+            oci::process_of_command(&bundle, &argv).map_err(|source| io_error("read config.json in", &bundle, source))
+        })
+        .await
+    }
+
     pub async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         match self.status(id) {
             Err(RuntimeError::NotFound(_)) => {
@@ -325,11 +333,12 @@ impl Supervisor {
         }
         let dir = self.inner.dir(id);
         let gone = dir.path().with_file_name(format!(".gone-{id}"));
-        let (private, logs) = (self.inner.private(id), self.inner.volatile_logs(id));
+        let (private, logs, bundle) = (self.inner.private(id), self.inner.volatile_logs(id), self.inner.bundle(id));
         // First out of sight in one step: half a directory would be taken for a container that nobody saw end.
         blocking(move || {
             let _ = fs::remove_file(&private);
             let _ = fs::remove_dir_all(logs);
+            oci::remove(&bundle);
             match fs::rename(dir.path(), &gone) {
                 // It is listed again by the next agent, and removed once the disk takes that. How it ended is known till then.
                 Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => return Ok(()),
@@ -491,10 +500,11 @@ impl Inner {
 
     /// What a killed agent left there of containers that are not here any more.
     fn prepare_launch_dir(&self) {
+        let is_known = |id: &str| self.root.join(id).exists() || self.volatile_root.join(id).exists();
+        oci::remove_unknown(&self.launch_dir, is_known);
         for entry in fs::read_dir(&self.launch_dir).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let id = name.strip_suffix(".json").or_else(|| name.strip_suffix(".exit"));
-            let is_known = |id: &str| self.root.join(id).exists() || self.volatile_root.join(id).exists();
             if !id.is_some_and(is_known) {
                 let _ = fs::remove_file(entry.path());
             }
@@ -534,6 +544,9 @@ impl Inner {
     async fn start(self: Arc<Self>, mut launch: Launch) -> Result<ContainerStatus, RuntimeError> {
         let id = launch.spec.id();
         launch.private = Some(self.private(&id));
+        if let Some(oci) = &mut launch.oci {
+            oci.bundle = self.bundle(&id);
+        }
         // The environments of all containers of this machine's nodes.
         launch.hidden.extend(launch_dir::in_memory_dirs());
         launch.hidden.push(self.launch_dir.clone());
@@ -612,7 +625,10 @@ impl Inner {
             }
             Err(error) => return Err(error),
         };
-        if let Err(error) = dir.write_private(&launch) {
+        let bundle = launch.oci.as_ref().map_or(Ok(()), |oci| {
+            oci::write(&launch, oci).map_err(|error| io::Error::new(error.kind(), format!("config.json: {error}")))
+        });
+        if let Err(error) = bundle.and_then(|()| dir.write_private(&launch)) {
             // The shim would not find it; the attempt is spent, so its end is said here.
             dir.write_exit(&ExitRecord::start_error(&error.to_string()))?;
         }
@@ -633,6 +649,11 @@ impl Inner {
         if let Some(container) = self.containers().get(id) {
             container.status.send_modify(|status| status.log_path = path);
         }
+    }
+
+    /// Where another runtime finds what it is to run.
+    fn bundle(&self, id: &ContainerId) -> PathBuf {
+        oci::bundle(&self.launch_dir, &id.to_string())
     }
 
     fn private(&self, id: &ContainerId) -> PathBuf {

@@ -157,6 +157,7 @@ fn unknown(config: &ProcessConfig, id: &ContainerId) -> Launch {
         isolation: config.isolation,
         image_id: String::new(),
         image: None,
+        oci: None,
         namespaces: Vec::new(),
         processes_of: None,
         stop_signal: None,

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::{ContainerId, ContainerResources, ContainerSpec, ContainerStats, Limits, PodResources};
 
 /// The kernel's default period; quotas are per period.
-const CPU_PERIOD_US: u64 = 100_000;
+pub const CPU_PERIOD_US: u64 = 100_000;
 
 /// Smallest quota the kernel takes.
 const CPU_QUOTA_US_MIN: u64 = 1_000;
@@ -55,6 +55,17 @@ pub enum Hierarchy {
     V1 { mounts: BTreeMap<String, PathBuf> },
     /// None is mounted.
     Absent,
+}
+
+/// Removes a group and all below it from every hierarchy of this machine, those among them that only other runtimes use. What is
+/// still in use stays.
+pub fn remove_everywhere(group: &Path) {
+    for line in fs::read_to_string("/proc/mounts").unwrap_or_default().lines() {
+        let fields: Vec<&str> = line.split(' ').collect();
+        if let [_, target, "cgroup" | "cgroup2", ..] = fields[..] {
+            remove_below(&Path::new(target).join(group), DEPTH_MAX);
+        }
+    }
 }
 
 /// A container's groups; one path for version 2 (`""`), one per controller for version 1.
@@ -244,7 +255,7 @@ fn group(parent: &str, id: &ContainerId) -> PathBuf {
 }
 
 /// Weight of what has asked for so much CPU, as kubelets compute it: 1024 is one core's.
-fn shares(cpu_millis: u64) -> u64 {
+pub fn shares(cpu_millis: u64) -> u64 {
     (cpu_millis.saturating_mul(1024) / 1000).clamp(CPU_SHARES_MIN, CPU_SHARES_MAX)
 }
 
@@ -253,7 +264,8 @@ fn weight(shares: u64) -> u64 {
     (shares.clamp(CPU_SHARES_MIN, CPU_SHARES_MAX) - CPU_SHARES_MIN) * 9_999 / (CPU_SHARES_MAX - CPU_SHARES_MIN) + 1
 }
 
-fn quota_us(millis: u64) -> u64 {
+/// What it may use in each [`CPU_PERIOD_US`].
+pub fn quota_us(millis: u64) -> u64 {
     (millis.saturating_mul(CPU_PERIOD_US) / 1000).max(CPU_QUOTA_US_MIN)
 }
 

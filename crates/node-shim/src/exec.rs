@@ -28,6 +28,7 @@ use crate::shim::child::{
     Exec, enter_early, enter_working_dir, environment, find_program, open_agents, set_oom_score, wait_for, who,
 };
 use crate::{
+    shim,
     state::{Launch, OpenFile, StateDir},
     sys,
 };
@@ -44,6 +45,9 @@ pub struct ExecRequest {
     /// Opened with the kubelet's rights and handed on from descriptor 3.
     #[serde(default)]
     pub files: Vec<OpenFile>,
+    /// For another runtime: `process` of its configuration, which says it all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<String>,
 }
 
 /// More than any command line the kernel takes.
@@ -86,6 +90,10 @@ fn enter_and_run(dir: &StateDir) -> Result<u8, String> {
     let running = dir.running().map_err(explain("read state.json"))?.ok_or("the container does not run")?;
     if !running.child.exists() {
         return Err("the container does not run".to_owned());
+    }
+    if let Some(oci) = &launch.oci {
+        let (code, _) = sys::decode_status(shim::oci::exec(&launch, oci, &request)?);
+        return Ok(u8::try_from(code).unwrap_or(u8::MAX));
     }
     let program = if launch.image.is_none() { open_agents(&request.program)? } else { None };
     sys::Signals::all().block();

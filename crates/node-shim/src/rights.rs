@@ -5,12 +5,18 @@
 //! since it may deny the calls before it. Only where a program may gain privileges the filter comes first: without
 //! `no_new_privs` the kernel takes it from CAP_SYS_ADMIN alone.
 
-use std::io;
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+};
 
 use api_kube::CAPABILITIES;
 use node_seccomp::{Arch, CapabilitySet, Threads};
 
-use crate::{ContainerSpec, Seccomp, Security, sys, users};
+use crate::{
+    ContainerSpec, Seccomp, Security, beneath, sys,
+    users::{self, User},
+};
 
 const ALL: &str = "ALL";
 const SYS_ADMIN: u64 = 1 << 21;
@@ -40,6 +46,11 @@ impl Security {
         names.map(String::as_str).find(|name| *name != ALL && bit(name).is_none())
     }
 
+    /// The capabilities of a program of an image, by number.
+    pub fn granted_to_image(&self) -> u64 {
+        self.granted(DEFAULT_OF_IMAGES.iter().filter_map(|name| bit(name)).fold(0, |set, bit| set | bit))
+    }
+
     /// The capabilities that the program and all it starts may have at most, by number: those of `default` and those that
     /// are added, without those that are dropped.
     fn granted(&self, default: u64) -> u64 {
@@ -58,6 +69,22 @@ impl Security {
     }
 }
 
+/// Whom a program of an image runs as, by the spec and the files below the container's root.
+pub fn identity(spec: &ContainerSpec, user_of_image: &str, root: BorrowedFd<'_>) -> Result<User, String> {
+    let named = spec.run_as_user.map_or_else(|| user_of_image.to_owned(), |uid| uid.to_string());
+    let mut user = users::look_up(root, &named)?;
+    user.gid = spec.run_as_group.unwrap_or(user.gid);
+    // Its own group among them: a file that denies the group is denied to it (CVE-2022-36109).
+    user.groups.retain(|group| *group != user.gid);
+    user.groups.insert(0, user.gid);
+    for group in &spec.supplemental_groups {
+        if !user.groups.contains(group) {
+            user.groups.push(*group);
+        }
+    }
+    Ok(user)
+}
+
 /// Whom a program runs as, and what it may do.
 pub struct Who {
     uid: Option<u32>,
@@ -73,25 +100,21 @@ pub struct Who {
 impl Who {
     /// Of a program of the node: nothing but what the spec says.
     pub fn of_node(spec: &ContainerSpec) -> Self {
-        Self::new(spec, 0, false).with(spec.run_as_user, spec.run_as_group.or(spec.run_as_user), Vec::new())
+        Self::new(spec, spec.security.granted(0), false).with(spec.run_as_user, spec.run_as_group.or(spec.run_as_user), Vec::new())
     }
 
     /// Of a program of an image, whose files are those at `/`.
     pub fn of_image(spec: &ContainerSpec, user_of_image: &str) -> Result<Self, String> {
-        let default = DEFAULT_OF_IMAGES.iter().filter_map(|name| bit(name)).fold(0, |set, bit| set | bit);
-        let named = spec.run_as_user.map_or_else(|| user_of_image.to_owned(), |uid| uid.to_string());
-        let user = users::look_up(&named)?;
-        let gid = spec.run_as_group.unwrap_or(user.gid);
-        // Its own group among them: a file that denies the group is denied to it (CVE-2022-36109).
-        let groups = std::iter::once(gid).chain(user.groups.into_iter().filter(|group| *group != gid)).collect();
-        let mut who = Self::new(spec, default, true).with(Some(user.uid), Some(gid), groups);
+        let root = beneath::open_path("/".as_ref()).map_err(|error| format!("failed to open the root: {error}"))?;
+        let user = identity(spec, user_of_image, root.as_fd())?;
+        let granted = spec.security.granted_to_image();
+        let mut who = Self::new(spec, granted, true).with(Some(user.uid), Some(user.gid), user.groups);
         who.home = Some(user.home);
         Ok(who)
     }
 
-    fn new(spec: &ContainerSpec, default: u64, gains: bool) -> Self {
+    fn new(spec: &ContainerSpec, granted: u64, gains: bool) -> Self {
         let security = &spec.security;
-        let granted = security.granted(default);
         // What the API does not take together with these it may get in another way (`ALL`): then it is denied all the same.
         let gains =
             security.allow_privilege_escalation.unwrap_or(gains || security.privileged || granted & SYS_ADMIN != 0);
@@ -177,7 +200,8 @@ mod tests {
         let gains = |allowed: Option<bool>, add: &str, default: bool| {
             let capabilities_add = vec![add.to_owned()];
             let security = Security { allow_privilege_escalation: allowed, capabilities_add, ..Security::default() };
-            Who::new(&ContainerSpec { security, ..ContainerSpec::default() }, 0, default).gains
+            let granted = security.granted(0);
+            Who::new(&ContainerSpec { security, ..ContainerSpec::default() }, granted, default).gains
         };
         for add in ["ALL", "SYS_ADMIN", "CHOWN"] {
             assert!(!gains(Some(false), add, true), "{add}");

@@ -75,6 +75,7 @@
 pub(crate) mod child;
 mod confine;
 mod mounts;
+pub(crate) mod oci;
 mod root;
 mod terminal;
 
@@ -90,6 +91,11 @@ use std::{
     path::Path,
     process::ExitCode,
     time::Duration,
+};
+
+pub use self::{
+    confine::{MASKED, READ_ONLY},
+    oci::USER_SLOT,
 };
 
 use jiff::Timestamp;
@@ -246,11 +252,17 @@ fn launch(dir: &StateDir, own: &[&File]) -> Result<Container, String> {
         .map_err(explain("open the container's log"))?;
     let mut notices = Vec::new();
     let cgroups = make_cgroups(&launch, &mut notices)?;
-    match fork_child(dir, own, launch, log, cgroups.clone(), notices) {
+    let of_another = launch.oci.is_some().then(|| launch.clone());
+    let made = match &of_another {
+        Some(_) => oci::launch(dir, launch, log, cgroups.clone(), notices),
+        None => fork_child(dir, own, launch, log, cgroups.clone(), notices),
+    };
+    match made {
         Ok(container) => Ok(container),
         Err(message) => {
             cgroups.kill_all();
             end_children();
+            of_another.iter().for_each(oci::delete);
             cgroups.remove();
             Err(message)
         }
@@ -464,6 +476,7 @@ impl Container {
         let mut lines = Vec::new();
         self.outputs.iter_mut().flatten().for_each(|output| output.lines.finish(now, &mut lines));
         self.log.write(&lines, now);
+        oci::delete(&self.launch);
         self.running.cgroups.remove();
         if self.launch.spec.termination_message_from_log && record.message.is_empty() && record.exit_code != 0 {
             record.message = self.log.tail(FALLBACK_LINES_MAX, FALLBACK_BYTES_MAX);

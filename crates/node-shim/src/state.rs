@@ -75,6 +75,9 @@ pub struct Launch {
     /// `program` is the first word of its command line, which is looked up in the container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageRoot>,
+    /// The program that makes the container; without one, the shim does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oci: Option<OciRuntime>,
     /// Namespaces of the pod that it enters.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<NamespaceRef>,
@@ -112,6 +115,19 @@ impl Launch {
     pub fn is_of_this_boot(&self) -> bool {
         self.boot_id.is_empty() || boot_id().is_ok_and(|boot_id| boot_id == self.boot_id)
     }
+}
+
+/// A program with the command line of runc, which makes and runs a container of an image (OCI).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OciRuntime {
+    /// Its file.
+    pub path: PathBuf,
+    /// Words before its subcommand.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// A directory in memory, of this container alone: see `shim::oci`.
+    pub bundle: PathBuf,
 }
 
 /// What is handed on as an open descriptor.

@@ -1,8 +1,8 @@
 //! Whom an image means by its `USER`: its own `/etc/passwd` and `/etc/group` say.
 
-use std::{fs::File, io::Read};
+use std::{fs::File, io::Read, os::fd::BorrowedFd};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 /// More than any image has users; what follows is not read.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -20,16 +20,17 @@ pub struct User {
     pub home: String,
 }
 
-/// Finds `name`, `name:group`, or numbers, in the files below `/`. A number needs no entry there; nobody is root.
-pub fn look_up(user: &str) -> Result<User, String> {
-    find(user, &read("/etc/passwd"), &read("/etc/group"))
+/// Finds `name`, `name:group`, or numbers, in the files below the container's root. A number needs no entry there; nobody is root.
+pub fn look_up(root: BorrowedFd<'_>, user: &str) -> Result<User, String> {
+    find(user, &read(root, "etc/passwd"), &read(root, "etc/group"))
 }
 
 /// What is no plain file names nobody: opening a pipe must not wait. Nor does what is not the image's: this is read with all rights, and with
 /// `hostPID` a link may lead to the root of a process of the node.
-fn read(path: &str) -> String {
+fn read(root: BorrowedFd<'_>, path: &str) -> String {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS).map(File::from);
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let file = rustix::fs::openat2(root, path, flags, Mode::empty(), resolve).map(File::from);
     let is_file = |file: &File| file.metadata().is_ok_and(|data| data.is_file());
     let mut bytes = Vec::new();
     if let Some(file) = file.ok().filter(is_file) {

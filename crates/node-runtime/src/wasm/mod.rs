@@ -35,6 +35,7 @@ use crate::{
     ContainerEvent, ContainerId, ContainerSpec, ContainerStats, ContainerStatus, ExecOutput, Mount, PodInstance,
     PodRuntime, PodSpec, ProcessConfig, RuntimeError, RuntimeFuture, Security, WasmConfig,
     image::{self, ImageKind},
+    sandbox::Shared,
     supervisor::{Supervisor, blocking, check_mounts, check_names, check_security},
 };
 
@@ -64,7 +65,7 @@ impl WasmRuntime {
     pub fn open(config: ProcessConfig, wasm: WasmConfig) -> Result<Self, RuntimeError> {
         cache::make_private(&wasm.cache_dir)?;
         let compiler = Compiler::new(&config, wasm);
-        Ok(Self { supervisor: Supervisor::open(config, Self::HANDLER)?, compiler, starts: Starts::default() })
+        Ok(Self { supervisor: Supervisor::open(config, Self::HANDLER, Shared::Network)?, compiler, starts: Starts::default() })
     }
 
     fn check_spec(&self, spec: &ContainerSpec) -> Result<PathBuf, RuntimeError> {
@@ -98,6 +99,7 @@ impl WasmRuntime {
             isolation: config.isolation,
             image_id: format!("file://{}@sha256:{}", module.display(), artefact.sha256),
             image: None,
+            oci: None,
             namespaces: Vec::new(),
             processes_of: None,
             stop_signal: None,
@@ -159,6 +161,7 @@ impl WasmRuntime {
             argv: worker::arguments_of_command(&launch.argv, argv),
             timeout,
             files: worker::open_files(&artefact.path, &launch.spec),
+            process: None,
         })
     }
 }

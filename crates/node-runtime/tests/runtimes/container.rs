@@ -77,14 +77,20 @@ fn image(store: &Path) -> Option<Image> {
     Some(Image { id: "sha256:1".to_owned(), store: store.to_owned(), layers, config })
 }
 
-/// A runtime with the image, or nothing where this machine cannot have it.
-pub fn fixture_with(change: impl FnOnce(&mut Image)) -> Option<Fixture> {
+/// A directory with the image in it, or nothing where this machine cannot have it.
+pub fn folder_with_image() -> Option<(tempfile::TempDir, Image)> {
     if !rustix::process::geteuid().is_root() {
         testkit::skip("containers of images need root");
         return None;
     }
     let folder = tempfile::tempdir().unwrap();
-    let mut image = image(&folder.path().join("layers"))?;
+    let image = image(&folder.path().join("layers"))?;
+    Some((folder, image))
+}
+
+/// A runtime with the image, or nothing where this machine cannot have it.
+pub fn fixture_with(change: impl FnOnce(&mut Image)) -> Option<Fixture> {
+    let (folder, mut image) = folder_with_image()?;
     change(&mut image);
     let runtime = ContainerRuntime::open(fixture::config(folder.path()), Arc::new(OneImage(image))).unwrap();
     Some(Fixture { runtime: Some(Box::new(runtime)), folder })

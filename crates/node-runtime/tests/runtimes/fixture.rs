@@ -126,9 +126,8 @@ impl Drop for Fixture {
                 let _ = rustix::mount::unmount(pinned.path(), rustix::mount::UnmountFlags::DETACH);
             }
         }
-        let folders =
-            ["process", "wasm", "container"].map(|name| self.folder.path().join(format!("state/selvedge-{name}")));
-        for entry in folders.iter().flat_map(fs::read_dir).flatten().flatten() {
+        let folders = fs::read_dir(self.folder.path().join("state")).into_iter().flatten().flatten();
+        for entry in folders.map(|entry| entry.path()).flat_map(fs::read_dir).flatten().flatten() {
             if let Ok(text) = fs::read_to_string(entry.path().join("state.json"))
                 && !entry.path().join("exit.json").exists()
                 && let Some(pid) = pid_in(&text, "child")

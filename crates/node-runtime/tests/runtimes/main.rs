@@ -10,6 +10,7 @@ mod differential;
 mod escapes;
 mod fixture;
 mod image_volumes;
+mod oci;
 mod pods;
 mod process;
 mod propagation;

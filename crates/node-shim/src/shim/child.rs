@@ -84,6 +84,11 @@ pub fn enter_pid_namespace(of: &Process) -> io::Result<()> {
     Ok(rustix::thread::move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::ProcessID))?)
 }
 
+/// Gives this process a view of its own of what is mounted.
+pub fn own_mounts() -> io::Result<()> {
+    unshare(UnshareFlags::NEWNS)
+}
+
 pub fn unshare(flags: UnshareFlags) -> io::Result<()> {
     // SAFETY: descriptors stay shared (no FILES among the flags), and the process has one thread.
     Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)

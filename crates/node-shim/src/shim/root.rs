@@ -19,7 +19,7 @@ use std::{
     fs,
     io::{self, Read},
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::{ffi::OsStrExt, fs::MetadataExt},
     },
     path::{Path, PathBuf},
@@ -147,6 +147,41 @@ pub fn enter(launch: &Launch, image: &ImageRoot, places: &Places<'_>) -> Result<
     let null = rustix::fs::openat(&dev, "null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
     let null = null.map_err(|error| format!("failed to open the container's /dev/null: {error}"))?;
     Ok(Entered { left_out, null })
+}
+
+/// Mounts the layers where a runtime finds them that does the rest itself; answers what `look` sees in them. The process must have
+/// a mount namespace of its own.
+pub fn mount_for_others<T>(
+    launch: &Launch,
+    image: &ImageRoot,
+    places: &Places<'_>,
+    look: impl FnOnce(BorrowedFd<'_>) -> Result<T, String>,
+) -> Result<T, String> {
+    let root = Root::mount(image, places)?;
+    std::env::set_current_dir("/").map_err(explain("leave the image store"))?;
+    if let Some(dir) = &launch.spec.working_dir {
+        // What cannot be made cannot be entered, and that is what is reported.
+        let _ = root.open_or_make(dir, true);
+    }
+    look(root.0.as_fd())
+}
+
+/// Puts a volume at a place of ours, in this process' own view. Where one cannot be had that nobody has asked for, an empty directory
+/// is there.
+pub fn attach_volume(mount: &Mount, place: &Path, left_out: &mut Vec<String>) -> Result<(), String> {
+    let volume = take_volumes(std::slice::from_ref(mount), left_out)?.pop();
+    let attach = || -> io::Result<()> {
+        fs::create_dir_all(place.parent().unwrap_or(place))?;
+        match &volume {
+            Some(volume) if !volume.is_dir => drop(fs::File::create(place)?),
+            _ => fs::create_dir(place)?,
+        }
+        match &volume {
+            Some(volume) => attach_to(&volume.tree, &beneath::open_path(place)?),
+            None => Ok(()),
+        }
+    };
+    attach().map_err(|error| format!("failed to mount volume {}: {error}", mount.host_path.display()))
 }
 
 fn explain(act: &'static str) -> impl Fn(io::Error) -> String {

@@ -18,6 +18,7 @@ fn launch() -> Launch {
         isolation: Isolation::Auto,
         image_id: "file:///bin/true".into(),
         image: None,
+        oci: None,
         namespaces: Vec::new(),
         processes_of: None,
         stop_signal: None,

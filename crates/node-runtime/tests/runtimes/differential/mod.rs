@@ -258,14 +258,9 @@ impl Bench {
     }
 
     fn sandbox(&self, case: &Case, instance: &PodInstance) -> Sandbox {
-        let name = |kind: &str| if kind == "net" { "network".to_owned() } else { kind.to_owned() };
         let shm = self.fixture.folder.path().join("in-memory/pods").join(&case.spec.pod.uid).join("shm");
         Sandbox {
-            namespaces: instance
-                .namespaces
-                .iter()
-                .map(|one| (name(&one.kind), one.path.display().to_string()))
-                .collect(),
+            namespaces: instance.namespaces.clone(),
             shm: if case.pod.host.ipc { "/dev/shm".to_owned() } else { shm.display().to_string() },
             cgroup: format!("/selvedge-test/{}", case.spec.pod.uid),
         }

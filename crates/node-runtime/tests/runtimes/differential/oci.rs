@@ -1,14 +1,13 @@
-//! The `config.json` that containerd's CRI plugin writes for a pod (1.6 and 1.7, with its defaults, as a kubelet calls it).
+//! The `config.json` that containerd's CRI plugin writes for a pod (1.6 and 1.7, with its defaults, as a kubelet calls it). The node
+//! writes the same for pods of another runtime, so it is the node's own that the others run by.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use node_runtime::{Propagation, Seccomp, Security};
+use node_runtime::{ImageRoot, Isolation, NamespaceRef};
+use node_shim::state::{Launch, STATE_VERSION};
 use serde_json::{Value, json};
 
 use super::case::Case;
-
-/// What containerd calls its default profile has the content of this one.
-const PROFILE: &str = include_str!("../../../../node-seccomp/profiles/runtime-default.json");
 
 const DEFAULT: [&str; 14] = [
     "CHOWN",
@@ -46,8 +45,7 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 
 /// What of the pod's sandbox the container enters.
 pub struct Sandbox {
-    /// Kind as OCI calls it, and the file.
-    pub namespaces: Vec<(String, String)>,
+    pub namespaces: Vec<NamespaceRef>,
     pub shm: String,
     /// Below the roots of the hierarchies.
     pub cgroup: String,
@@ -55,72 +53,44 @@ pub struct Sandbox {
 
 /// The whole file. `words` are what is run.
 pub fn config(case: &Case, image_env: &[String], root: &Path, sandbox: &Sandbox) -> Value {
-    let security = &case.spec.security;
-    let granted = capabilities(security);
-    let proc_is_plain = security.privileged || security.unmasked_proc;
-    let (masked, read_only) = if proc_is_plain { (&[][..], &[][..]) } else { (&MASKED[..], &READ_ONLY[..]) };
-    let mut namespaces = vec![json!({"type": "mount"})];
-    if !case.spec.host_pid && !case.pod.shares_processes {
-        namespaces.push(json!({"type": "pid"}));
-    }
-    namespaces.extend(sandbox.namespaces.iter().map(|(kind, path)| json!({"type": kind, "path": path})));
-    if is_unified() && !security.privileged {
-        namespaces.push(json!({"type": "cgroup"}));
-    }
-    let mut linux = json!({
-        "cgroupsPath": sandbox.cgroup,
-        "namespaces": namespaces,
-        "resources": resources(case),
-        "maskedPaths": masked,
-        "readonlyPaths": read_only,
+    let mut config = node_runtime::oci::config(&launch(case, image_env, sandbox), |_, mount| {
+        // The kubelet has opened it, and names what it found.
+        mount.sub_path.as_ref().map_or_else(|| mount.host_path.clone(), |path| mount.host_path.join(path))
     });
-    if security.privileged {
-        linux["devices"] = devices();
-    } else if security.seccomp == Seccomp::RuntimeDefault {
-        linux["seccomp"] = seccomp(&granted);
-    }
-    if case.spec.mounts.iter().any(|mount| mount.propagation == Propagation::HostToContainer) {
-        linux["rootfsPropagation"] = json!("rslave");
-    }
-    json!({
-        "ociVersion": "1.0.2",
-        "process": process(case, image_env, &granted),
-        "root": {"path": root, "readonly": security.read_only_root},
-        "mounts": mounts(case, sandbox),
-        "linux": linux,
-    })
+    let (uid, gid, groups) = case.identity();
+    config["process"]["user"] = json!({"uid": uid, "gid": gid, "additionalGids": groups});
+    config["root"]["path"] = json!(root);
+    config["linux"]["cgroupsPath"] = json!(sandbox.cgroup);
+    config
 }
 
-/// Also what is run beside it later.
-pub fn process(case: &Case, image_env: &[String], granted: &[String]) -> Value {
-    let spec = &case.spec;
-    let (uid, gid, groups) = case.identity();
-    // A later one takes the place of an earlier one.
-    let mut env: Vec<(String, String)> = Vec::new();
-    let mut set = |name: &str, value: &str| {
-        env.retain(|(known, _)| known != name);
-        env.push((name.to_owned(), value.to_owned()));
-    };
-    set("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-    set("HOSTNAME", &case.pod.hostname);
+fn launch(case: &Case, image_env: &[String], sandbox: &Sandbox) -> Launch {
+    let mut spec = case.spec.clone();
     for variable in image_env {
         let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
-        set(name, value);
+        spec.env.entry(name.to_owned()).or_insert_with(|| value.to_owned());
     }
-    spec.env.iter().for_each(|(name, value)| set(name, value));
-    let env: Vec<String> = env.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
-    let words: Vec<&String> = spec.command.iter().chain(&spec.args).collect();
-    json!({
-        "terminal": false,
-        "user": {"uid": uid, "gid": gid, "additionalGids": groups},
-        "args": words,
-        "env": env,
-        "cwd": spec.working_dir.as_deref().unwrap_or(Path::new("/")),
-        // No ambient ones, and since 1.6.2 no inheritable ones (CVE-2022-24769).
-        "capabilities": {"bounding": granted, "effective": granted, "permitted": granted},
-        "noNewPrivileges": spec.security.allow_privilege_escalation == Some(false),
-        "oomScoreAdj": spec.oom_score_adj.unwrap_or(0),
-    })
+    spec.hostname = Some(case.pod.hostname.clone());
+    Launch {
+        version: STATE_VERSION,
+        program: PathBuf::new(),
+        argv: spec.command.iter().chain(&spec.args).cloned().collect(),
+        bind_mounts: true,
+        files: Vec::new(),
+        hidden: Vec::new(),
+        cgroup_parent: String::new(),
+        isolation: Isolation::Auto,
+        image_id: String::new(),
+        image: Some(ImageRoot { shm: Some(PathBuf::from(&sandbox.shm)), ..ImageRoot::default() }),
+        oci: None,
+        namespaces: sandbox.namespaces.clone(),
+        stop_signal: None,
+        private: None,
+        boot_id: String::new(),
+        log_bytes_max: 0,
+        log_files_max: 0,
+        spec,
+    }
 }
 
 /// What a runtime that is started by this process can give: that is what is meant by all.
@@ -132,144 +102,37 @@ pub fn of_this_process() -> Vec<&'static str> {
     names.filter(|(number, _)| set & 1 << number != 0).map(|(_, name)| name).collect()
 }
 
-/// Those of a container.
-pub fn capabilities(security: &Security) -> Vec<String> {
-    let has_all = |names: &[String]| names.iter().any(|name| name == "ALL");
-    let of_kernel = of_this_process();
-    let (add, drop) = (&security.capabilities_add, &security.capabilities_drop);
-    let mut granted: Vec<&str> = match () {
-        () if security.privileged => of_kernel,
-        () if has_all(drop) => Vec::new(),
-        () if has_all(add) => of_kernel,
-        () => DEFAULT.to_vec(),
+/// What the others run by must not be right because both sides are wrong.
+#[test]
+fn a_pod_that_asks_for_nothing_gets_what_containerd_gives_it() {
+    let Some(case) = plain() else { return };
+    let sandbox = Sandbox { namespaces: Vec::new(), shm: "/dev/shm".to_owned(), cgroup: "/x".to_owned() };
+    let config = config(&case, &[], Path::new("/root"), &sandbox);
+    let sorted = |list: &Value| {
+        let mut words: Vec<String> = list.as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect();
+        words.sort();
+        words
     };
-    if !security.privileged {
-        granted.extend(add.iter().map(String::as_str).filter(|name| *name != "ALL"));
-        granted.retain(|name| !drop.iter().any(|dropped| dropped == name));
-        granted.sort_unstable();
-        granted.dedup();
+    let mut expected: Vec<String> = DEFAULT.iter().map(|name| format!("CAP_{name}")).collect();
+    expected.sort();
+    for set in ["bounding", "effective", "permitted"] {
+        assert_eq!(sorted(&config["process"]["capabilities"][set]), expected);
     }
-    granted.into_iter().map(|name| format!("CAP_{name}")).collect()
+    assert_eq!(config["process"]["capabilities"].as_object().unwrap().len(), 3);
+    let mut masked = MASKED;
+    masked.sort_unstable();
+    assert_eq!(sorted(&config["linux"]["maskedPaths"]), masked);
+    assert_eq!(sorted(&config["linux"]["readonlyPaths"]), READ_ONLY);
+    assert_eq!(config["linux"]["seccomp"]["defaultAction"], "SCMP_ACT_ERRNO");
+    assert_eq!(config["process"]["noNewPrivileges"], false);
 }
 
-fn is_unified() -> bool {
-    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
-}
-
-fn mounts(case: &Case, sandbox: &Sandbox) -> Value {
-    // With `privileged`, what the kernel shows may be written to.
-    let access = if case.spec.security.privileged { "rw" } else { "ro" };
-    let mut mounts = vec![
-        ("/proc", json!({"type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]})),
-        (
-            "/dev",
-            json!({"type": "tmpfs", "source": "tmpfs",
-                   "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]}),
-        ),
-        (
-            "/dev/pts",
-            json!({"type": "devpts", "source": "devpts",
-                   "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]}),
-        ),
-        ("/dev/mqueue", json!({"type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]})),
-        ("/sys", json!({"type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", access]})),
-        (
-            "/sys/fs/cgroup",
-            json!({"type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "relatime", access]}),
-        ),
-        ("/dev/shm", json!({"type": "bind", "source": sandbox.shm, "options": ["rbind", "rprivate", "rw"]})),
-    ];
-    for mount in &case.spec.mounts {
-        let access = if mount.is_read_only() { "ro" } else { "rw" };
-        // The kubelet has opened it, and names what it found.
-        let source = mount.sub_path.as_ref().map_or_else(|| mount.host_path.clone(), |path| mount.host_path.join(path));
-        let path = mount.container_path.to_str().unwrap();
-        let spread = if mount.propagation == Propagation::HostToContainer { "rslave" } else { "rprivate" };
-        mounts.push((path, json!({"type": "bind", "source": source, "options": ["rbind", spread, access]})));
+/// One that names nothing, where this process may give what it gets.
+fn plain() -> Option<Case> {
+    if DEFAULT.iter().any(|name| !of_this_process().contains(name)) {
+        testkit::skip("this process has fewer capabilities than a container");
+        return None;
     }
-    // The outer ones first.
-    mounts.sort_by_key(|(path, _)| Path::new(path).components().count());
-    let with_path = mounts.into_iter().map(|(path, mut mount)| {
-        mount["destination"] = json!(path);
-        mount
-    });
-    Value::Array(with_path.collect())
-}
-
-fn resources(case: &Case) -> Value {
-    let spec = &case.spec;
-    let mut resources = json!({"devices": [{"allow": spec.security.privileged, "access": "rwm"}]});
-    let shares = (spec.requests.cpu_millis.unwrap_or(0) * 1024 / 1000).max(2);
-    resources["cpu"] = json!({"shares": shares});
-    if let Some(millis) = spec.limits.cpu_millis {
-        resources["cpu"] = json!({"shares": shares, "period": 100_000, "quota": millis * 100});
-    }
-    if let Some(bytes) = spec.limits.memory_bytes {
-        resources["memory"] = json!({"limit": bytes, "swap": bytes});
-    }
-    resources
-}
-
-/// All devices of the node, with their modes and owners.
-fn devices() -> Value {
-    use std::os::unix::fs::{FileTypeExt, MetadataExt};
-    const LEFT_OUT: [&str; 5] = ["pts", "shm", "fd", "mqueue", "console"];
-    let (mut found, mut left) = (Vec::new(), vec![Path::new("/dev").to_owned()]);
-    while let Some(dir) = left.pop() {
-        for entry in std::fs::read_dir(dir).unwrap().flatten() {
-            let (path, data) = (entry.path(), entry.metadata().unwrap());
-            if path.parent() == Some(Path::new("/dev")) && LEFT_OUT.iter().any(|name| path.ends_with(name)) {
-                continue;
-            }
-            let kind = match data.file_type() {
-                kind if kind.is_dir() => {
-                    left.push(path);
-                    continue;
-                }
-                kind if kind.is_char_device() => "c",
-                kind if kind.is_block_device() => "b",
-                _ => continue,
-            };
-            found.push(json!({
-                "path": path, "type": kind, "major": libc::major(data.rdev()), "minor": libc::minor(data.rdev()),
-                "fileMode": data.mode() & 0o7777, "uid": data.uid(), "gid": data.gid(),
-            }));
-        }
-    }
-    Value::Array(found)
-}
-
-/// The rules that count for these capabilities here.
-fn seccomp(granted: &[String]) -> Value {
-    let profile: Value = serde_json::from_str(PROFILE).unwrap();
-    let (arch, architectures) = if cfg!(target_arch = "x86_64") {
-        ("amd64", json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]))
-    } else {
-        ("arm64", json!(["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]))
-    };
-    let has = |list: &Value, test: &dyn Fn(&str) -> bool| {
-        list.as_array().into_iter().flatten().filter_map(Value::as_str).any(test)
-    };
-    let is_granted = |name: &str| granted.iter().any(|one| one == name);
-    let counts = |rule: &&Value| {
-        let (includes, excludes) = (&rule["includes"], &rule["excludes"]);
-        !has(&includes["caps"], &|name| !is_granted(name))
-            && !has(&excludes["caps"], &is_granted)
-            && (includes["arches"].is_null() || has(&includes["arches"], &|name| name == arch))
-            && !has(&excludes["arches"], &|name| name == arch)
-    };
-    let rules = profile["syscalls"].as_array().unwrap().iter().filter(counts).map(|rule| {
-        let mut rule = rule.clone();
-        let members = rule.as_object_mut().unwrap();
-        for name in ["includes", "excludes", "comment"] {
-            members.remove(name);
-        }
-        rule
-    });
-    json!({
-        "defaultAction": profile["defaultAction"],
-        "defaultErrnoRet": profile["defaultErrnoRet"],
-        "architectures": architectures,
-        "syscalls": rules.collect::<Vec<_>>(),
-    })
+    let pod = node_runtime::PodSpec { hostname: "h".to_owned(), ..node_runtime::PodSpec::default() };
+    Some(Case { user: 0, pod, spec: node_runtime::ContainerSpec::default(), with_command: false })
 }

@@ -110,11 +110,10 @@ impl Peer {
             return Err(format!("{}: {status}, {line:?}: {complaint}", self.name()));
         };
         let command = if case.with_command {
-            let granted = oci::capabilities(&case.spec.security);
             let file = format!("/dev/shm/{id}");
             case.spec.args = vec![file.clone()];
             let process = bundle.join("process.json");
-            fs::write(&process, oci::process(&case, image.1, &granted).to_string()).unwrap();
+            fs::write(&process, oci::config(&case, image.1, &root.0, sandbox)["process"].to_string()).unwrap();
             let mut exec = self.command(&state);
             let output = exec.args(["exec", "--process"]).arg(&process).arg(&id).stdin(null(dir)).output().unwrap();
             let text = written(sandbox, &id);
