@@ -53,6 +53,11 @@ impl Runtime {
         }
     }
 
+    /// The runtime that a node has under this name: all but those that are ours alone make the containers of images.
+    pub fn of_handler(handler: &str) -> Self {
+        [Self::Process, Self::Wasm].into_iter().find(|runtime| runtime.name() == handler).unwrap_or(Self::Container)
+    }
+
     /// The runtime of a pod with this spec.
     pub fn of_spec(spec: &Value) -> Option<Self> {
         Self::of_class(spec.get("runtimeClassName").and_then(Value::as_str).unwrap_or_default())

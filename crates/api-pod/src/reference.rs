@@ -28,7 +28,8 @@ const HEAD: &str = "\
 # Every field of a pod
 
 What this version does with each field of a pod: of one of images, which names no `runtimeClassName`, and of one whose class is
-`selvedge-process` or `selvedge-wasm`. \"The same\" is what the column to the left says.
+`selvedge-process` or `selvedge-wasm`. \"The same\" is what the column to the left says. A pod whose class is another runtime of its
+node (`crun`, `runc`; see [how to run another one](../how-to/run-another-container-runtime.md)) is one of images: the first column counts.
 Generated from the table that the hub and the nodes use (`SELVEDGE_BLESS=1 cargo test -p api-pod` writes it anew); a test
 compares it with the published schema of Kubernetes 1.36, so that no field is without a row.
 

@@ -45,6 +45,8 @@ pub struct Machine {
     pub memory_bytes: u64,
     /// `status.nodeInfo`.
     pub info: Value,
+    /// The runtimes that pods may ask for, by their names; `""` is that of pods that name none.
+    pub runtime_handlers: Vec<String>,
 }
 
 impl Machine {
@@ -96,6 +98,7 @@ pub fn machine() -> Machine {
             "operatingSystem": "linux",
             "architecture": architecture(),
         }),
+        runtime_handlers: Vec::new(),
     }
 }
 
@@ -196,6 +199,7 @@ pub fn status(
         "capacity": resources(machine.cpu_millis, machine.memory_bytes),
         "allocatable": resources(machine.allocatable_cpu_millis(), machine.allocatable_memory_bytes()),
         "conditions": conditions,
+        "runtimeHandlers": machine.runtime_handlers.iter().map(|name| json!({"name": name})).collect::<Vec<_>>(),
     })
 }
 

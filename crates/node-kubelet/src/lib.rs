@@ -313,7 +313,10 @@ fn spawn(parts: Parts) -> KubeletHandle {
         registry.error(notice.message.clone());
         registry.set_condition(name, Some(notice.clone()));
     }
-    let machine = Arc::new(node_status::machine());
+    let machine = Arc::new(node_status::Machine {
+        runtime_handlers: node_pods::runtime_handlers(&runtimes),
+        ..node_status::machine()
+    });
     let (client, manager) = node_client::client();
     manager.expect(known.as_ref().map_or(&config.hub_urls, |known| &known.hub_urls));
     let restored = client.restored();

@@ -774,6 +774,38 @@ async fn a_container_that_is_added_to_a_running_pod_of_an_image_runs_once() {
 }
 
 #[tokio::test]
+async fn a_pod_of_another_runtime_is_one_of_images() {
+    let hub = FakeHub::start().await;
+    let of_crun = |name: &str| {
+        let mut pod = pod(name, json!({}));
+        pod["spec"]["runtimeClassName"] = json!("crun");
+        pod
+    };
+    hub.put_pod(of_crun("web"));
+    let mut wrong = of_crun("wrong");
+    wrong["spec"]["resources"] = json!({"limits": {"cpu": "1"}});
+    hub.put_pod(wrong);
+    let mut node = Node { runtime: FakeRuntime::of("crun"), ..Node::new() };
+    node.start(Some(&hub)).await;
+    is_ready(&hub, "web").await;
+    let id = status_of(&hub, "web")["containerStatuses"][0]["containerID"].clone();
+    assert!(id.as_str().is_some_and(|id| id.starts_with("crun://")), "{id}");
+    assert!(node.runtime.mount("uid-web_a_0", "/etc/hosts").is_some(), "it has what containers of images have");
+    eventually("what no image can have is rejected", || {
+        let status = status_of(&hub, "wrong");
+        let why = status["message"].as_str().unwrap_or_default();
+        if why.contains("spec.resources: selvedge-container ") { Ok(()) } else { Err(status.to_string()) }
+    })
+    .await;
+    eventually("the Node names its runtimes", || {
+        let names = hub.object("/api/v1/nodes/box")["status"]["runtimeHandlers"].clone();
+        if names == json!([{"name": "crun"}]) { Ok(()) } else { Err(names.to_string()) }
+    })
+    .await;
+    node.kill().await;
+}
+
+#[tokio::test]
 async fn a_pod_that_sets_what_is_not_its_own_is_forbidden_to() {
     let hub = FakeHub::start().await;
     for (name, sysctl) in [("safe", "net/ipv4/tcp_syncookies"), ("unsafe", "kernel.msgmax")] {

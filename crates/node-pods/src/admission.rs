@@ -160,9 +160,9 @@ pub(crate) fn check_runtime(pod: &Pod, runtime: &dyn PodRuntime) -> Result<(), A
 
 /// Whether this node does all that the pod asks for: what it would ignore is rejected, each field by its name. A hub of ours has
 /// done so already; another control plane knows nothing of these runtimes.
-pub(crate) fn check_features(pod: &[u8]) -> Result<(), AdmissionError> {
+pub(crate) fn check_features(pod: &[u8], handler: &str) -> Result<(), AdmissionError> {
     let pod: serde_json::Value = serde_json::from_slice(pod).unwrap_or_default();
-    let Some(runtime) = api_pod::Runtime::of_spec(&pod["spec"]) else { return Ok(()) };
+    let runtime = api_pod::Runtime::of_handler(handler);
     let unsupported = api_pod::unsupported(&pod["spec"], "spec", runtime);
     if unsupported.is_empty() {
         return Ok(());
@@ -187,6 +187,11 @@ pub(crate) fn check_pressure(pod: &Pod, pressure: NodePressure) -> Result<(), Ad
     }
     let message = format!("The node had condition: [{}]. ", short.join(" "));
     Err(AdmissionError { reason: EVICTED.into(), message })
+}
+
+/// Whether a runtime, by the name it has here, makes the containers of images.
+pub(crate) fn runs_images(handler: &str) -> bool {
+    api_pod::Runtime::of_handler(handler) == api_pod::Runtime::Container
 }
 
 /// Whether the kernel parameters that a pod sets are its own alone; in upstream's words.

@@ -62,6 +62,14 @@ pub use volumes::{DirUsage, dir_usage, pod_uids, remove_pods};
 /// The runtimes of a node; each answers to the `runtimeClassName` that its `handler()` names.
 pub type Runtimes = Vec<Arc<dyn PodRuntime>>;
 
+/// Names of runtimes as a Node has them in `status.runtimeHandlers`: that of pods which name none is `""`.
+pub fn runtime_handlers(runtimes: &Runtimes) -> Vec<String> {
+    let name = |handler: &str| if handler == api_edge::RUNTIME_CONTAINER { String::new() } else { handler.to_owned() };
+    let mut names: Vec<String> = runtimes.iter().map(|runtime| name(runtime.handler())).collect();
+    names.sort_unstable();
+    names
+}
+
 /// What the pods of a node need to know.
 #[derive(Clone, Debug)]
 pub struct PodsConfig {

@@ -604,8 +604,8 @@ impl Manager {
         if !was_here {
             admission::check_pressure(pod, *self.shared.context.registry.pressure().borrow())?;
         }
-        runtime.as_ref().map_err(Clone::clone)?;
-        admission::check_features(json)?;
+        let runtime = runtime.as_ref().map_err(Clone::clone)?;
+        admission::check_features(json, runtime.handler())?;
         admission::check_sysctls(pod)?;
         let others =
             self.pods.values().filter(|entry| !entry.is_over.load(Ordering::Relaxed) && entry.requests.get("pods") > 0);
@@ -743,7 +743,7 @@ impl Manager {
         let restarts = [1, 0].map(|code| entry.pod.restarts_after(known, code));
         let dir = self.shared.pod_dir(&entry.pod).join(&container);
         let (runtime, uid) = (entry.runtime.clone(), entry.pod.metadata.uid.clone());
-        let handler = runtime.as_ref().map_or("none", |runtime| runtime.handler());
+        let handler = runtime.as_ref().map_or(status::NO_HANDLER, |runtime| runtime.handler());
         let is_run = !entry.pod.is_ephemeral(&container) || status::runs_ephemeral(handler);
         let waiting = (!is_run).then_some(status::EPHEMERAL_REASON);
         Ok(LogPlace { runtime, uid, dir, namespace, pod, container, waiting, restarts })

@@ -9,6 +9,7 @@ use node_client::{seconds, set_field};
 use node_runtime::{ContainerState, ContainerStatus, ExitRecord};
 use serde_json::{Map, Value, json};
 
+use super::admission::runs_images;
 use super::model::{Container, Pod, RestartPolicy};
 use super::resize;
 
@@ -57,6 +58,9 @@ pub(crate) struct Facts<'a> {
     pub handler: &'a str,
 }
 
+/// What takes the place of a handler where a pod has no runtime.
+pub(crate) const NO_HANDLER: &str = "none";
+
 /// Why an ephemeral container does not run.
 pub(crate) const EPHEMERAL_REASON: &str = "NotSupported";
 const EPHEMERAL_MESSAGE: &str =
@@ -64,7 +68,7 @@ const EPHEMERAL_MESSAGE: &str =
 
 /// Whether a runtime starts what is added to a running pod.
 pub(crate) fn runs_ephemeral(handler: &str) -> bool {
-    handler == api_edge::RUNTIME_CONTAINER
+    handler != NO_HANDLER && runs_images(handler)
 }
 
 /// Derives the status; `previous` is the one before it, for the times of conditions that did not change.

@@ -303,7 +303,16 @@ impl PodRuntime for ContainerRuntime {
             let sandbox = self.supervisor.sandbox(&spec.pod.uid).await?;
             let sandbox = sandbox.ok_or_else(|| RuntimeError::PodNotFound(spec.pod.uid.clone()))?;
             let processes_of = self.processes_of(&spec, sandbox.processes_of())?;
-            let mut launch = blocking(move || Self::plan(&config, &*images, spec)).await?;
+            let oci = self.oci.clone();
+            let mut launch = blocking(move || {
+                if let Some(oci) = &oci {
+                    // No attempt is spent for what is not there.
+                    let why = |error| format!("failed to run {}: {error}; install it, or set its path in `ociRuntimes`", oci.path.display());
+                    oci.check().map_err(|error| RuntimeError::Refused { id: spec.id(), reason: why(error) })?;
+                }
+                Self::plan(&config, &*images, spec)
+            })
+            .await?;
             launch.processes_of = processes_of;
             launch.namespaces = sandbox.namespaces;
             if let Some(image) = &mut launch.image {

@@ -58,6 +58,33 @@ impl OciRuntime {
         found.map(|(name, path)| Self { handler: name.to_owned(), path, args: Vec::new() }).collect()
     }
 
+    /// Whether it can be the name of another runtime: a DNS label, and none of ours.
+    pub fn is_handler(name: &str) -> bool {
+        api_kube::names::is_dns_label(name) && !name.starts_with("selvedge-")
+    }
+
+    /// Those of `named`, and those that have containers in a state directory: whoever takes one out of the settings leaves none alone.
+    pub fn all(named: Vec<Self>, state_dir: &Path) -> Vec<Self> {
+        let mut all = named;
+        for entry in fs::read_dir(state_dir).into_iter().flatten().flatten() {
+            let handler = entry.file_name().to_string_lossy().into_owned();
+            let has_containers = || {
+                let mut names = fs::read_dir(entry.path()).into_iter().flatten().flatten().map(|entry| entry.file_name());
+                names.any(|name| !name.as_encoded_bytes().starts_with(b"."))
+            };
+            if Self::is_handler(&handler) && all.iter().all(|one| one.handler != handler) && has_containers() {
+                let path = Path::new("/usr/bin").join(&handler);
+                all.push(Self { handler, path, args: Vec::new() });
+            }
+        }
+        all
+    }
+
+    /// Whether its file can be executed.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        Ok(rustix::fs::access(&self.path, rustix::fs::Access::EXEC_OK)?)
+    }
+
     /// As the shim calls it. Where its files are is decided when the container is started.
     pub(crate) fn called(&self) -> Called {
         Called { path: self.path.clone(), args: self.args.clone(), bundle: PathBuf::new() }

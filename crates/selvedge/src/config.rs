@@ -118,6 +118,18 @@ impl HubConfig {
     }
 }
 
+/// A program with the command line of runc.
+#[cfg(feature = "node")]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct OciRuntimeConfig {
+    /// Its file.
+    pub path: PathBuf,
+    /// Words before its subcommand.
+    #[serde(default)]
+    pub args: Vec<String>,
+}
+
 /// Settings of `selvedge node`.
 #[cfg(feature = "node")]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -133,6 +145,8 @@ pub struct NodeConfig {
     pub labels: BTreeMap<String, String>,
     /// Directories from which programs may be run.
     pub image_prefixes: Vec<PathBuf>,
+    /// Other runtimes of containers, by their names.
+    pub oci_runtimes: BTreeMap<String, OciRuntimeConfig>,
     /// Where the kubelet's own API listens.
     pub kubelet_listen: SocketAddr,
     /// The address that the node reports.
@@ -188,6 +202,7 @@ impl Default for NodeConfig {
             node_name: None,
             labels: BTreeMap::new(),
             image_prefixes: ["/bin", "/usr/bin", "/opt"].map(PathBuf::from).to_vec(),
+            oci_runtimes: BTreeMap::new(),
             kubelet_listen: SocketAddr::from(([127, 0, 0, 1], ports::KUBELET)),
             node_ip: None,
             pods_max: 110,
@@ -242,6 +257,10 @@ impl NodeConfig {
         (
             "imagePrefixes",
             "Directories from which pods may run programs (image: file:///...). Other programs are rejected.",
+        ),
+        (
+            "ociRuntimes",
+            "Other runtimes that make containers of images, for pods with a runtimeClassName of that name, each with its path and, where needed, args before its subcommand: {kata: {path: /usr/bin/kata-runtime, args: [--debug]}}. crun, runc, runsc and youki are found where they are installed in /usr or /usr/local.",
         ),
         ("kubeletListen", "Address and port of the kubelet's own API, over which the hub fetches logs."),
         ("nodeIp", "Address that the node reports; found from the route to the hub when absent."),
@@ -299,6 +318,16 @@ impl NodeConfig {
         let Some(file) = &self.registries_file else { return Ok(node_runtime::RegistriesConfig::default()) };
         let text = base_config::read(file).map_err(|error| format!("`registriesFile`: {error}"))?;
         serde_saphyr::from_str(&text).map_err(|error| format!("`registriesFile`: {}: {error}", file.display()))
+    }
+
+    /// Other runtimes of containers: those that are named, and those that are installed under their own names.
+    pub fn oci_runtimes(&self) -> Vec<node_runtime::OciRuntime> {
+        let named = self.oci_runtimes.iter().map(|(name, runtime)| {
+            let (path, args) = (runtime.path.clone(), runtime.args.clone());
+            node_runtime::OciRuntime { handler: name.clone(), path, args }
+        });
+        let installed = node_runtime::OciRuntime::installed();
+        named.chain(installed.into_iter().filter(|one| !self.oci_runtimes.contains_key(&one.handler))).collect()
     }
 
     /// When images are deleted.
@@ -379,6 +408,15 @@ impl NodeConfig {
         let bad_prefixes = prefixes.map(|prefix| {
             format!("`imagePrefixes`: {} is not an absolute path; no program is under it", prefix.display())
         });
+        let bad_runtimes = self.oci_runtimes.iter().filter_map(|(name, runtime)| match () {
+            () if !node_runtime::OciRuntime::is_handler(name) => {
+                Some(format!("`ociRuntimes`: {name:?} cannot be the name of another runtime; use a DNS label that does not begin with selvedge-"))
+            }
+            () if !runtime.path.is_absolute() => {
+                Some(format!("`ociRuntimes`: {name}: {} is not an absolute path", runtime.path.display()))
+            }
+            () => None,
+        });
         let (high, low) = (self.image_gc_high_percent, self.image_gc_low_percent);
         let bad_gc = (low > high || high > 100).then(|| {
             format!("`imageGcHighPercent`: {high} is not between `imageGcLowPercent`, which is {low}, and 100")
@@ -397,6 +435,7 @@ impl NodeConfig {
             .chain(bad_prefixes)
             .chain(self.eviction().err().unwrap_or_default())
             .chain(bad_shutdown)
+            .chain(bad_runtimes)
             .chain(few_pids)
             .chain(bad_gc)
             .chain(too_small("edgeMemoryBytesMax", self.edge_memory_bytes_max))

@@ -1,11 +1,14 @@
 //! Puts the node together: runtimes, kubelet, and the edge plane as a pod of its own.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use node_kubelet::{Kubelet, KubeletConfig, KubeletHandle, NodeNetwork, OpenNetworkError, Runtimes};
-use node_runtime::{ContainerRuntime, NoImages, NodeImages, PodNetwork, ProcessConfig, ProcessRuntime};
+use node_runtime::{
+    ContainerRuntime, NoImages, NodeImages, OciRuntime, PodNetwork, ProcessConfig, ProcessRuntime,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::NodeConfig;
@@ -117,7 +120,7 @@ pub async fn start(
             Images::Unusable(fault)
         }
     };
-    let runtimes = runtimes(data_dir, prefixes, config.pod_pids_max, network, &images)?;
+    let runtimes = runtimes(data_dir, prefixes, config.pod_pids_max, network, &images, config.oci_runtimes())?;
     let kubelet = Kubelet::start(kubelet, runtimes, shutdown).await.context("failed to start the node")?;
     Ok(Node { name, kubelet, _lock: lock })
 }
@@ -191,18 +194,44 @@ fn process_config(data_dir: &DataDir, mut prefixes: Vec<PathBuf>) -> Result<Proc
     Ok(config)
 }
 
-/// The runtime of containers, which the images ask who uses them.
-fn open_containers(config: ProcessConfig, images: &Arc<NodeImages>) -> Result<Arc<ContainerRuntime>> {
-    let runtime = ContainerRuntime::open(config, images.clone()).context("failed to open the runtime of containers")?;
-    let runtime = Arc::new(runtime);
-    let users = Arc::downgrade(&runtime);
-    images.set_users(Box::new(move || users.upgrade().map(|runtime| runtime.images_in_use())));
-    Ok(runtime)
+/// The runtimes of containers, our own first.
+fn open_containers(
+    config: &ProcessConfig,
+    images: &Arc<dyn node_runtime::Images>,
+    oci: Vec<OciRuntime>,
+) -> Result<Vec<Arc<ContainerRuntime>>> {
+    let open = |oci: Option<OciRuntime>| {
+        let name = oci.as_ref().map_or(ContainerRuntime::HANDLER, |oci| &oci.handler).to_owned();
+        let (config, images) = (config.clone(), images.clone());
+        let opened = match oci {
+            Some(oci) => ContainerRuntime::open_oci(config, images, oci),
+            None => ContainerRuntime::open(config, images),
+        };
+        opened.map(Arc::new).with_context(|| format!("failed to open the runtime of containers {name}"))
+    };
+    let oci = OciRuntime::all(oci, &config.state_dir);
+    std::iter::once(None).chain(oci.into_iter().map(Some)).map(open).collect()
+}
+
+/// Lets the images ask the runtimes who uses them.
+fn set_users(images: &NodeImages, runtimes: &[Arc<ContainerRuntime>]) {
+    let runtimes: Vec<_> = runtimes.iter().map(Arc::downgrade).collect();
+    images.set_users(Box::new(move || {
+        let mut users = BTreeMap::<String, Vec<String>>::new();
+        for runtime in &runtimes {
+            for (image, of_image) in runtime.upgrade()?.images_in_use() {
+                users.entry(image).or_default().extend(of_image);
+            }
+        }
+        Some(users)
+    }));
 }
 
 /// Lets the images of a node that does not run know which containers of it run on. It ends with what is answered.
-pub fn adopt_containers(data_dir: &DataDir, images: &Arc<NodeImages>) -> Result<Arc<ContainerRuntime>> {
-    open_containers(process_config(data_dir, Vec::new())?, images)
+pub fn adopt_containers(data_dir: &DataDir, images: &Arc<NodeImages>) -> Result<Vec<Arc<ContainerRuntime>>> {
+    let runtimes = open_containers(&process_config(data_dir, Vec::new())?, &(images.clone() as _), Vec::new())?;
+    set_users(images, &runtimes);
+    Ok(runtimes)
 }
 
 /// What is known of the images of a data directory.
@@ -222,20 +251,23 @@ pub fn runtimes(
     pod_pids_max: u64,
     network: Option<Arc<NodeNetwork>>,
     images: &Images,
+    oci: Vec<OciRuntime>,
 ) -> Result<Runtimes> {
     let mut config = process_config(data_dir, prefixes)?;
     config.pod_pids_max = pod_pids_max;
     config.network = network.map(|network| network as Arc<dyn PodNetwork>);
     let mut runtimes: Runtimes =
         vec![Arc::new(ProcessRuntime::open(config.clone()).context("failed to open the process runtime")?)];
-    match images {
-        Images::Here(images) => runtimes.push(open_containers(config.clone(), images)?),
-        Images::Unusable(why) => {
-            let runtime = ContainerRuntime::open(config.clone(), Arc::new(NoImages::new(why)));
-            runtimes.push(Arc::new(runtime.context("failed to open the runtime of containers")?));
+    let containers = match images {
+        Images::Here(images) => {
+            let opened = open_containers(&config, &(images.clone() as _), oci)?;
+            set_users(images, &opened);
+            opened
         }
-        Images::NotForUsers => {}
-    }
+        Images::Unusable(why) => open_containers(&config, &(Arc::new(NoImages::new(why)) as _), oci)?,
+        Images::NotForUsers => Vec::new(),
+    };
+    runtimes.extend(containers.into_iter().map(|runtime| runtime as Arc<dyn node_runtime::PodRuntime>));
     #[cfg(feature = "wasm")]
     {
         let cache = node_runtime::WasmConfig::new(data_dir.node().join("wasm-cache"));

@@ -86,7 +86,7 @@ async fn stop_pods(data_dir: &DataDir) -> Result<()> {
         true => crate::node::Images::Unusable("they are being removed".to_owned()),
         false => crate::node::Images::NotForUsers,
     };
-    for runtime in crate::node::runtimes(data_dir, Vec::new(), 0, None, &images)? {
+    for runtime in crate::node::runtimes(data_dir, Vec::new(), 0, None, &images, Vec::new())? {
         for container in runtime.list().await.context("failed to list the containers")? {
             let id = container.id;
             runtime.stop(&id, POD_GRACE).await.with_context(|| format!("failed to stop container {id}"))?;

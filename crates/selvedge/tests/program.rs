@@ -114,6 +114,11 @@ fn what_a_start_rejects_a_check_rejects_too_with_the_same_code() {
         ("hub", "telemetryBytesMax: 8\nauditBytesMax: 8\n", &["telemetryBytesMax", "auditBytesMax"]),
         ("node", "hubs: [hub.example]\nnodeName: Line_2\n", &["`hubs`", "https://HOST", "`nodeName`", "\"Line_2\""]),
         ("node", "labels: {'a b': c, site: 'hall 2'}\nimagePrefixes: [bin]\n", &["\"a b\"", "\"hall 2\"", "absolute"]),
+        (
+            "node",
+            "ociRuntimes: {selvedge-wasm: {path: /bin/x}, crun: {path: crun}}\n",
+            &["selvedge-wasm", "crun is not an absolute path"],
+        ),
         ("node", "journalBytesMax: 8\nedgeMemoryBytesMax: 8\n", &["journalBytesMax", "edgeMemoryBytesMax"]),
         ("edge", "journalBytesMax: 8\n", &["journalBytesMax"]),
         ("up", "hub: {publicNames: ['a b']}\nnode: {hubs: [x]}\n", &["in `hub`: `publicNames`", "in `node`: `hubs`"]),

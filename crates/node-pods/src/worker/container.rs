@@ -93,7 +93,7 @@ impl ContainerRecord {
             });
         }
         self.observed.previous = exit_of(&current).cloned();
-        let handler = runtime.as_ref().map_or("none", |runtime| runtime.handler());
+        let handler = runtime.as_ref().map_or(status::NO_HANDLER, |runtime| runtime.handler());
         self.observed.previous_id = Some(status::container_id(handler, &current.id));
     }
 }

@@ -47,7 +47,7 @@ impl Worker {
 
     /// What was last reported of this very attempt: whether it had started, and was ready.
     fn reported(&self, container: &Container, current: &ContainerStatus) -> Option<(bool, bool)> {
-        let handler = self.runtime.as_ref().map_or("none", |runtime| runtime.handler());
+        let handler = self.runtime.as_ref().map_or(crate::status::NO_HANDLER, |runtime| runtime.handler());
         let id = status::container_id(handler, &current.id);
         let lists = ["containerStatuses", "initContainerStatuses"];
         let status = self.status.value();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use node_client::chain;
 use node_runtime::{ContainerSpec, ImageVolume, Mount, PodRuntime, Propagation, Seccomp, Security};
 
-use crate::admission::{limits, pod_ref, pod_resources, promised};
+use crate::admission::{limits, pod_ref, pod_resources, promised, runs_images};
 use crate::env::{self, NodeFacts};
 use crate::model::{Container, ContainerSecurityContext, Pod, PodSecurityContext};
 use crate::net_files::{self, NodeDns};
@@ -131,7 +131,7 @@ impl SpecParts {
                 == Some("FallbackToLogsOnError"),
             env: environment,
         };
-        if runtime.handler() == api_edge::RUNTIME_CONTAINER {
+        if runs_images(runtime.handler()) {
             spec.mounts.extend(net_files::mounts(&self.pod, container, &self.addresses, &self.dns, &self.dir)?);
         }
         self.add_termination_message(runtime, &mut spec);

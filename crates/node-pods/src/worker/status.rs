@@ -95,7 +95,7 @@ impl Worker {
             volumes_ready: self.volumes.places().is_some(),
             ending: self.is_ending(),
             resize_in_progress: self.resize_in_progress(),
-            handler: self.runtime.as_ref().map_or("none", |runtime| runtime.handler()),
+            handler: self.runtime.as_ref().map_or(status::NO_HANDLER, |runtime| runtime.handler()),
         };
         let containers = &self.containers;
         let observed = |name: &str| containers.get(name).map(|record| &record.observed);

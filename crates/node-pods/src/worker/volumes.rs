@@ -92,8 +92,7 @@ impl Worker {
         let setting_up = self.runtime.clone().filter(|_| !self.volumes.is_set_up);
         let spec = admission::pod_spec(&self.pod, self.addresses().to_vec(), &self.shared.context.dns.domain);
         // Programs of the node can do without a group; what they lack they say when they are started.
-        let is_container =
-            self.runtime.as_ref().is_some_and(|runtime| runtime.handler() == api_edge::RUNTIME_CONTAINER);
+        let is_container = self.runtime.as_ref().is_some_and(|runtime| admission::runs_images(runtime.handler()));
         let inbox = self.inbox.clone();
         base_observe::spawn_detached("pod-volumes", async move {
             if let Some(runtime) = setting_up {
