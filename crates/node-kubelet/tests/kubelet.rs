@@ -798,7 +798,7 @@ async fn a_pod_of_another_runtime_is_one_of_images() {
     })
     .await;
     eventually("the Node names its runtimes", || {
-        let names = hub.object("/api/v1/nodes/box")["status"]["runtimeHandlers"].clone();
+        let names = hub.object("/api/v1/nodes/n")["status"]["runtimeHandlers"].clone();
         if names == json!([{"name": "crun"}]) { Ok(()) } else { Err(names.to_string()) }
     })
     .await;

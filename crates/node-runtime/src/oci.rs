@@ -364,3 +364,6 @@ fn seccomp(granted: &[String]) -> Value {
         "syscalls": rules,
     })
 }
+
+#[cfg(test)]
+mod tests;

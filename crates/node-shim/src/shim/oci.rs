@@ -98,7 +98,8 @@ pub(super) fn launch(
 
     let console = if launch.spec.tty { Some(listen(oci)?) } else { None };
     let runtime = Runtime { oci, id: launch.spec.id().to_string() };
-    let mut words = vec!["create", "--bundle", path_of(&oci.bundle)?, "--pid-file", "pid"];
+    let pid_file = oci.bundle.join("pid");
+    let mut words = vec!["create", "--bundle", path_of(&oci.bundle)?, "--pid-file", path_of(&pid_file)?];
     if console.is_some() {
         words.extend(["--console-socket", CONSOLE]);
     }
@@ -108,7 +109,7 @@ pub(super) fn launch(
         Some(console) => accept(console)?,
         None => stdout_rx,
     };
-    let pid = read_pid(&oci.bundle.join("pid")).map_err(explain("read the runtime's pid file"))?;
+    let pid = read_pid(&pid_file).map_err(explain("read the runtime's pid file"))?;
     cgroups.join(pid).map_err(explain("put the container into its control groups"))?;
 
     let me = rustix::process::getpid().as_raw_nonzero().get();
@@ -212,7 +213,8 @@ impl Runtime<'_> {
     fn run(&self, words: &[&str], log: &str, stdio: [OwnedFd; 3]) -> Result<(), Failure> {
         let failed = |words: String| Failure { words };
         let oci = self.oci;
-        let before = [path_of(&oci.path), Ok("--root"), Ok("state"), Ok("--log"), Ok(log)];
+        let (state, log) = (oci.bundle.join("state"), oci.bundle.join(log));
+        let before = [path_of(&oci.path), Ok("--root"), path_of(&state), Ok("--log"), path_of(&log)];
         let before = before.into_iter().collect::<Result<Vec<&str>, String>>().map_err(failed)?;
         let all = before.into_iter().chain(oci.args.iter().map(String::as_str)).chain(words.iter().copied());
         let argv: Vec<String> = all.chain([self.id.as_str()]).map(str::to_owned).collect();
@@ -225,7 +227,7 @@ impl Runtime<'_> {
             let _ = OpenOptions::new()
                 .create(true)
                 .append(true)
-                .open(oci.bundle.join(log))
+                .open(&log)
                 .and_then(|mut file| file.write_all(said.as_bytes()));
             sys::exit_now(127);
         }
@@ -233,7 +235,7 @@ impl Runtime<'_> {
         match wait(pid, Instant::now() + RUNTIME_MAX) {
             Ok(Some(0)) => Ok(()),
             Ok(Some(_)) => {
-                let file = File::open(oci.bundle.join(log)).map(OwnedFd::from);
+                let file = File::open(&log).map(OwnedFd::from);
                 Err(failed(file.map(|file| last_words(&file)).unwrap_or_default()))
             }
             Ok(None) => {
@@ -330,23 +332,22 @@ pub fn exec(launch: &Launch, oci: &OciRuntime, request: &ExecRequest) -> Result<
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|error| format!("failed to become the command's parent: {error}"))?;
     let name = format!("exec-{}", rustix::process::getpid().as_raw_nonzero());
-    let file = |ending: &str| format!("{name}.{ending}");
-    let (process, pid_file, log) = (file("json"), file("pid"), file("log"));
+    let [process, pid_file, log] = ["json", "pid", "log"].map(|ending| oci.bundle.join(format!("{name}.{ending}")));
     let run = || -> Result<i32, String> {
         let mut options = OpenOptions::new();
         let options = options.write(true).create(true).truncate(true).mode(0o600);
-        let write = |text: &str| options.open(oci.bundle.join(&process))?.write_all(text.as_bytes());
+        let write = |text: &str| options.open(&process)?.write_all(text.as_bytes());
         write(request.process.as_deref().unwrap_or_default()).map_err(explain("write the command"))?;
         let (input, _) = pipe().map_err(explain("make a pipe"))?;
         let copy = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().map_err(explain("copy a descriptor"));
         let stdio = [input, copy(io::stdout().as_fd())?, copy(io::stderr().as_fd())?];
-        let words = ["exec", "--detach", "--process", &process, "--pid-file", &pid_file];
+        let words = ["exec", "--detach", "--process", path_of(&process)?, "--pid-file", path_of(&pid_file)?];
         let runtime = Runtime { oci, id: launch.spec.id().to_string() };
-        runtime.run(&words, &log, stdio).map_err(|why| match why.words.is_empty() {
+        runtime.run(&words, &format!("{name}.log"), stdio).map_err(|why| match why.words.is_empty() {
             true => format!("{} failed to run the command", oci.path.display()),
             false => why.words,
         })?;
-        let pid = read_pid(&oci.bundle.join(&pid_file)).map_err(explain("read the runtime's pid file"))?;
+        let pid = read_pid(&pid_file).map_err(explain("read the runtime's pid file"))?;
         match wait(pid, Instant::now() + request.timeout).map_err(explain("wait for the command"))? {
             Some(raw_status) => Ok(raw_status),
             None => {
@@ -358,8 +359,8 @@ pub fn exec(launch: &Launch, oci: &OciRuntime, request: &ExecRequest) -> Result<
         }
     };
     let result = run();
-    for name in [&process, &pid_file, &log] {
-        let _ = fs::remove_file(oci.bundle.join(name));
+    for file in [&process, &pid_file, &log] {
+        let _ = fs::remove_file(file);
     }
     result
 }
