@@ -307,7 +307,12 @@ impl PodRuntime for ContainerRuntime {
             let mut launch = blocking(move || {
                 if let Some(oci) = &oci {
                     // No attempt is spent for what is not there.
-                    let why = |error| format!("failed to run {}: {error}; install it, or set its path in `ociRuntimes`", oci.path.display());
+                    let why = |error| {
+                        format!(
+                            "failed to run {}: {error}; install it, or set its path in `ociRuntimes`",
+                            oci.path.display()
+                        )
+                    };
                     oci.check().map_err(|error| RuntimeError::Refused { id: spec.id(), reason: why(error) })?;
                 }
                 Self::plan(&config, &*images, spec)

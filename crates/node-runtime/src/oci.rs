@@ -69,7 +69,8 @@ impl OciRuntime {
         for entry in fs::read_dir(state_dir).into_iter().flatten().flatten() {
             let handler = entry.file_name().to_string_lossy().into_owned();
             let has_containers = || {
-                let mut names = fs::read_dir(entry.path()).into_iter().flatten().flatten().map(|entry| entry.file_name());
+                let mut names =
+                    fs::read_dir(entry.path()).into_iter().flatten().flatten().map(|entry| entry.file_name());
                 names.any(|name| !name.as_encoded_bytes().starts_with(b"."))
             };
             if Self::is_handler(&handler) && all.iter().all(|one| one.handler != handler) && has_containers() {
@@ -329,9 +330,7 @@ fn devices() -> Value {
 fn seccomp(granted: &[String]) -> Value {
     let mut profile: Value = serde_json::from_str(PROFILE).expect("the profile is part of this program and tested");
     let (arch, architectures) = match () {
-        () if cfg!(target_arch = "x86_64") => {
-            ("amd64", json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]))
-        }
+        () if cfg!(target_arch = "x86_64") => ("amd64", json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"])),
         () if cfg!(target_arch = "aarch64") => ("arm64", json!(["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"])),
         () => ("arm", json!(["SCMP_ARCH_ARM"])),
     };

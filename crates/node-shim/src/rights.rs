@@ -100,7 +100,11 @@ pub struct Who {
 impl Who {
     /// Of a program of the node: nothing but what the spec says.
     pub fn of_node(spec: &ContainerSpec) -> Self {
-        Self::new(spec, spec.security.granted(0), false).with(spec.run_as_user, spec.run_as_group.or(spec.run_as_user), Vec::new())
+        Self::new(spec, spec.security.granted(0), false).with(
+            spec.run_as_user,
+            spec.run_as_group.or(spec.run_as_user),
+            Vec::new(),
+        )
     }
 
     /// Of a program of an image, whose files are those at `/`.

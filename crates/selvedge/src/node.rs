@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use node_kubelet::{Kubelet, KubeletConfig, KubeletHandle, NodeNetwork, OpenNetworkError, Runtimes};
-use node_runtime::{
-    ContainerRuntime, NoImages, NodeImages, OciRuntime, PodNetwork, ProcessConfig, ProcessRuntime,
-};
+use node_runtime::{ContainerRuntime, NoImages, NodeImages, OciRuntime, PodNetwork, ProcessConfig, ProcessRuntime};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::NodeConfig;

@@ -42,7 +42,10 @@ fn a_command_has_all_that_its_container_has_but_the_words_and_the_terminal() {
     write(&launch(spec), &called).unwrap();
     let process = process_of_command(&called.bundle, &["id".to_owned()]).unwrap();
     let process: Value = serde_json::from_str(&process).unwrap();
-    assert_eq!((&process["args"], &process["terminal"], &process["cwd"]), (&json!(["id"]), &json!(false), &json!("/srv")));
+    assert_eq!(
+        (&process["args"], &process["terminal"], &process["cwd"]),
+        (&json!(["id"]), &json!(false), &json!("/srv"))
+    );
 }
 
 #[test]
@@ -75,5 +78,7 @@ fn a_runtime_that_has_left_the_settings_keeps_the_containers_that_it_has() {
     let all = OciRuntime::all(vec![named.clone()], dir.path());
     let left = OciRuntime { handler: "runc".to_owned(), path: "/usr/bin/runc".into(), args: Vec::new() };
     assert_eq!(all, [named, left]);
-    assert!(!OciRuntime::is_handler("selvedge-wasm") && !OciRuntime::is_handler("a/b") && OciRuntime::is_handler("runsc"));
+    assert!(
+        !OciRuntime::is_handler("selvedge-wasm") && !OciRuntime::is_handler("a/b") && OciRuntime::is_handler("runsc")
+    );
 }

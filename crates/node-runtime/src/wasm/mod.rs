@@ -65,7 +65,11 @@ impl WasmRuntime {
     pub fn open(config: ProcessConfig, wasm: WasmConfig) -> Result<Self, RuntimeError> {
         cache::make_private(&wasm.cache_dir)?;
         let compiler = Compiler::new(&config, wasm);
-        Ok(Self { supervisor: Supervisor::open(config, Self::HANDLER, Shared::Network)?, compiler, starts: Starts::default() })
+        Ok(Self {
+            supervisor: Supervisor::open(config, Self::HANDLER, Shared::Network)?,
+            compiler,
+            starts: Starts::default(),
+        })
     }
 
     fn check_spec(&self, spec: &ContainerSpec) -> Result<PathBuf, RuntimeError> {

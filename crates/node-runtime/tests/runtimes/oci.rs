@@ -175,7 +175,12 @@ async fn a_command_is_run_by_the_runtime_of_its_container() {
         };
         let output = exec("echo $FROM_IMAGE; echo err >&2; cat; exit 7", fixture::PATIENCE).await.unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert_eq!((output.exit_code, &*text, &*output.stderr), (7, "yes\n", &b"err\n"[..]), "{}", bench.runtime.handler);
+        assert_eq!(
+            (output.exit_code, &*text, &*output.stderr),
+            (7, "yes\n", &b"err\n"[..]),
+            "{}",
+            bench.runtime.handler
+        );
         let error = exec("echo $$ > /late; exec sleep 1000", Duration::from_millis(500)).await.unwrap_err();
         assert!(matches!(error, RuntimeError::ExecTimeout { .. }), "{error}");
         // It has ended with its time, not only its runtime.
@@ -195,7 +200,12 @@ async fn memory_that_runs_out_is_seen_under_each_runtime() {
         let mut spec = bench.spec("tail /dev/zero");
         spec.limits = Limits { memory_bytes: Some(48 << 20), ..Limits::default() };
         let (log, record) = bench.run(&spec).await;
-        assert_eq!((record.exit_code, record.reason), (137, ExitReason::OomKilled), "{}: {log:?}", bench.runtime.handler);
+        assert_eq!(
+            (record.exit_code, record.reason),
+            (137, ExitReason::OomKilled),
+            "{}: {log:?}",
+            bench.runtime.handler
+        );
         bench.leaves_nothing(&spec).await;
     })
     .await;
@@ -272,12 +282,13 @@ async fn a_runtime_that_fails_is_quoted() {
         bench.leaves_nothing(&spec).await;
 
         let spec = bench.spec("true");
-        bench.runtime.path = "/no/such/runtime".into();
+        let path = std::mem::replace(&mut bench.runtime.path, "/no/such/runtime".into());
         bench.open();
         let text = message(&container::start(&bench.fixture, spec.clone()).await.unwrap_err());
         assert!(text.contains("failed to run /no/such/runtime: No such file or directory"), "{text}");
         bench.leaves_nothing(&spec).await;
 
+        bench.runtime.path = path;
         let user = bench.spec("true");
         bench.image.config.user = "nobody-knows".to_owned();
         bench.open();

@@ -109,7 +109,8 @@ fn a_pod_that_asks_for_nothing_gets_what_containerd_gives_it() {
     let sandbox = Sandbox { namespaces: Vec::new(), shm: "/dev/shm".to_owned(), cgroup: "/x".to_owned() };
     let config = config(&case, &[], Path::new("/root"), &sandbox);
     let sorted = |list: &Value| {
-        let mut words: Vec<String> = list.as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect();
+        let mut words: Vec<String> =
+            list.as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect();
         words.sort();
         words
     };
