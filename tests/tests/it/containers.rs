@@ -160,6 +160,64 @@ fn an_imported_image_runs_outlives_its_node_and_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
+/// Other runtimes that work on this machine. crun before 1.9 does nothing where a version 2 hierarchy of control groups is beside
+/// version 1.
+fn other_runtimes() -> Vec<&'static str> {
+    let is_here = |name: &&str| ["/usr/bin", "/usr/sbin"].iter().any(|dir| Path::new(dir).join(name).exists());
+    let is_hybrid = Path::new("/sys/fs/cgroup/unified").exists();
+    let found: Vec<&str> = ["runc", "crun"].into_iter().filter(is_here).collect();
+    if found.is_empty() {
+        testkit::skip("neither runc nor crun is installed");
+    }
+    found.into_iter().filter(|name| *name != "crun" || !is_hybrid).collect()
+}
+
+#[test]
+fn a_pod_names_another_runtime_and_gets_the_same() -> Result<()> {
+    let runtimes = other_runtimes();
+    let Some(busybox) = busybox().filter(|_| !runtimes.is_empty()) else { return Ok(()) };
+    let Some(mut fleet) = Fleet::start()? else { return Ok(()) };
+    let node = fleet.node.data_dir().to_owned();
+    let tar = archive(fleet.dir.path(), "box.tar", &busybox, "example.com/box:1")?;
+    image(&node, &["import", &tar.to_string_lossy()])?.ok()?;
+    let script = "echo hello $FROM_IMAGE $FROM_POD $PPID; echo up > /tmp/ready; exec sleep 3600";
+    for name in &runtimes {
+        let class = format!(
+            "apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {{ name: {name} }}\nhandler: {name}\n---"
+        );
+        let class_name = format!("runtimeClassName: {name}");
+        fleet.kubectl.apply(&(class + &pod(name, "example.com/box:1", &class_name, script)))?.ok()?;
+        let first = wait_pods(&fleet.kubectl, &format!("app={name}"), 1)?.remove(0);
+        let id = container(&first)["containerID"].as_str().unwrap_or_default();
+        ensure!(id.starts_with(&format!("{name}://")), "{first}");
+        let log = || fleet.kubectl.ok(&["logs", name]).map_err(|error| error.to_string());
+        let log = eventually("the log", PATIENCE, log)?;
+        ensure!(log == "hello yes 1 0\n", "{name}: {log:?}");
+    }
+    let handlers = fleet.kubectl.json(&["node", "edge-1"])?["status"]["runtimeHandlers"].clone();
+    for name in runtimes.iter().chain(&[""]) {
+        let is_named = handlers.as_array().is_some_and(|handlers| handlers.iter().any(|one| one["name"] == *name));
+        ensure!(is_named, "{name:?} in {handlers}");
+    }
+
+    fleet.node.kill();
+    fleet.node.start_again("ephemeral")?;
+    fleet.node.address("node-kubelet")?;
+    for name in &runtimes {
+        let adopted = wait_pods(&fleet.kubectl, &format!("app={name}"), 1)?.remove(0);
+        ensure!(container(&adopted)["restartCount"] == 0, "{adopted}");
+        let said = image(&node, &["rm", "example.com/box:1"])?.refused()?;
+        ensure!(said.contains("is in use by default/"), "{said}");
+        let uid = adopted["metadata"]["uid"].as_str().context("a uid")?.to_owned();
+        fleet.kubectl.ok(&["delete", "pod", name, "--timeout=60s"])?;
+        eventually("nothing of the pod", PATIENCE, || {
+            let left = left_of(&uid, &node);
+            if left.is_empty() { Ok(()) } else { Err(format!("{name}: {left:#?}")) }
+        })?;
+    }
+    Ok(())
+}
+
 #[test]
 fn images_are_pulled_with_a_secret_and_what_cannot_be_had_says_why() -> Result<()> {
     let Some(busybox) = busybox() else { return Ok(()) };
