@@ -260,7 +260,7 @@ impl NodeConfig {
         ),
         (
             "ociRuntimes",
-            "Other runtimes that make containers of images, for pods with a runtimeClassName of that name, each with its path and, where needed, args before its subcommand: {kata: {path: /usr/bin/kata-runtime, args: [--debug]}}. crun, runc, runsc and youki are found where they are installed in /usr or /usr/local.",
+            "Other runtimes that make containers of images, for pods with a runtimeClassName of that name, each with its path and, where needed, args before its subcommand: {crun-debug: {path: /opt/crun/bin/crun, args: [--debug]}}. crun, runc, runsc and youki are found where they are installed in /usr or /usr/local.",
         ),
         ("kubeletListen", "Address and port of the kubelet's own API, over which the hub fetches logs."),
         ("nodeIp", "Address that the node reports; found from the route to the hub when absent."),
