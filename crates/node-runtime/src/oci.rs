@@ -279,7 +279,8 @@ fn mounts(launch: &Launch, source: impl Fn(usize, &Mount) -> PathBuf) -> Value {
     Value::Array(with_path.collect())
 }
 
-/// The shim has set them already; a runtime that sets none for a limit that it is not given would take ours away.
+/// The shim has set them already, that of swap as well, which not every kernel has; a runtime that resets what it is not given would
+/// take ours away.
 fn resources(launch: &Launch) -> Value {
     let spec = &launch.spec;
     let mut resources = json!({"devices": [{"allow": spec.security.privileged, "access": "rwm"}]});

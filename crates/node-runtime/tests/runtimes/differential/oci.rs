@@ -61,6 +61,10 @@ pub fn config(case: &Case, image_env: &[String], root: &Path, sandbox: &Sandbox)
     config["process"]["user"] = json!({"uid": uid, "gid": gid, "additionalGids": groups});
     config["root"]["path"] = json!(root);
     config["linux"]["cgroupsPath"] = json!(sandbox.cgroup);
+    if let Some(bytes) = case.spec.limits.memory_bytes {
+        // On the node the shim has set it, where the kernel accounts for swap; here the group is the runtime's own.
+        config["linux"]["resources"]["memory"]["swap"] = json!(bytes);
+    }
     config
 }
 
