@@ -5,7 +5,7 @@ fn config() -> AgentConfig {
 }
 
 fn status_at(pressure: NodePressure, before: &Value, second: i64) -> Value {
-    let machine = Machine { cpu_millis: 4000, memory_bytes: 1 << 30, info: json!({}) };
+    let machine = Machine { cpu_millis: 4000, memory_bytes: 1 << 30, info: json!({}), runtime_handlers: Vec::new() };
     let ip = Some("10.0.0.1".parse().unwrap());
     let health = Health { pressure, disk_bytes: 1 << 31, ..Health::default() };
     status(&config(), &machine, &health, ip, 10250, before, Timestamp::from_second(second).unwrap())

@@ -15,6 +15,7 @@ fn launch(spec: ContainerSpec) -> Launch {
         image_id: String::new(),
         image: None,
         oci: None,
+        processes_of: None,
         namespaces: Vec::new(),
         stop_signal: None,
         private: None,

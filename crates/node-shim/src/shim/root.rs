@@ -169,7 +169,7 @@ pub fn mount_for_others<T>(
 /// Puts a volume at a place of ours, in this process' own view. Where one cannot be had that nobody has asked for, an empty directory
 /// is there.
 pub fn attach_volume(mount: &Mount, place: &Path, left_out: &mut Vec<String>) -> Result<(), String> {
-    let volume = take_volumes(std::slice::from_ref(mount), left_out)?.pop();
+    let volume = take_volumes(std::iter::once(mount), left_out)?.pop();
     let attach = || -> io::Result<()> {
         fs::create_dir_all(place.parent().unwrap_or(place))?;
         match &volume {

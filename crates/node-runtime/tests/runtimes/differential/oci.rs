@@ -82,6 +82,7 @@ fn launch(case: &Case, image_env: &[String], sandbox: &Sandbox) -> Launch {
         bind_mounts: true,
         files: Vec::new(),
         hidden: Vec::new(),
+        processes_of: None,
         cgroup_parent: String::new(),
         isolation: Isolation::Auto,
         image_id: String::new(),
