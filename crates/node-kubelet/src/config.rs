@@ -61,14 +61,14 @@ pub struct KubeletConfig {
     pub conditions: Vec<(&'static str, node_client::Notice)>,
     /// The images of its containers, where it runs any.
     pub images: Option<Arc<NodeImages>>,
-    /// Pods the node takes at most.
-    pub max_pods: u32,
     /// Where links to logs are made.
     pub log_links: Option<node_pods::LogLinks>,
     /// How pods end with the machine, where its shutdown waits for them.
     pub machine_shutdown: Option<MachineShutdown>,
     /// When pods are evicted because the node runs short.
     pub eviction: EvictionSettings,
+    /// Pods the node takes at most.
+    pub max_pods: u32,
     /// How often the node's Lease is renewed.
     pub lease_renew_period: Duration,
     /// `leaseDurationSeconds` of the Lease.

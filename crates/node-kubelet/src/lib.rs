@@ -341,13 +341,13 @@ fn spawn(parts: Parts) -> KubeletHandle {
     let context = Context {
         config: PodsConfig { data_dir: config.data_dir.clone(), node_name: name.clone(), max_pods: config.max_pods },
         store: store.clone(),
+        log_links: config.log_links.clone(),
         client: client.clone(),
         node_ip: node_ip.clone(),
         dns: config.dns.clone(),
         service_api: config.network.as_ref().and_then(|network| network.service_api()),
         cpu_millis: machine.allocatable_cpu_millis(),
         memory_bytes: machine.allocatable_memory_bytes(),
-        log_links: config.log_links.clone(),
         registry: registry.clone(),
         sync_seconds: config.metrics.histogram(
             "kubelet_pod_worker_duration_seconds",

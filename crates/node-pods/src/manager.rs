@@ -136,10 +136,10 @@ pub struct Context {
     pub config: PodsConfig,
     /// What is on disk.
     pub store: Arc<Store>,
-    /// The way to the hub. Workers only look whether there is one, and where.
-    pub client: ApiClient,
     /// Where collectors of logs look for them.
     pub log_links: Option<LogLinks>,
+    /// The way to the hub. Workers only look whether there is one, and where.
+    pub client: ApiClient,
     /// The address that pods report.
     pub node_ip: watch::Receiver<Option<IpAddr>>,
     /// Where names are answered.

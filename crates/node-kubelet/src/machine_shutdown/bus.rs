@@ -418,7 +418,7 @@ mod tests {
         assert!(read.is("/p", "i.f", "M") && read.signature == "ss", "{read:?}");
         let mut reader = read.reader();
         assert_eq!((reader.text().unwrap(), reader.u32().unwrap()), ("ab", 1));
-        assert_eq!(&bytes[..16], [b'l', 1, 0, 1, 14, 0, 0, 0, 7, 0, 0, 0, 73, 0, 0, 0]);
+        assert_eq!(&bytes[..16], [b'l', 1, 0, 1, 14, 0, 0, 0, 7, 0, 0, 0, 72, 0, 0, 0]);
     }
 
     #[test]
@@ -428,7 +428,7 @@ mod tests {
             let mut bytes = vec![if is_big { b'B' } else { b'l' }, SIGNAL, 0, 1];
             bytes.extend(number(4));
             bytes.extend(number(1));
-            bytes.extend(number(8));
+            bytes.extend(number(7));
             bytes.extend([8, 1, b'g', 0, 1, b'b', 0, 0]);
             bytes.extend(number(1));
             bytes

@@ -67,7 +67,8 @@ impl Logind {
         let config = dir.path().join("bus.conf");
         let text = format!(
             "<busconfig><type>system</type><listen>unix:path={}</listen><auth>EXTERNAL</auth><policy context=\"default\">\
-             <allow user=\"*\"/><allow own=\"*\"/><allow send_type=\"method_call\"/><allow send_type=\"signal\"/></policy></busconfig>",
+             <allow user=\"*\"/><allow own=\"*\"/><allow send_destination=\"*\" eavesdrop=\"true\"/>\
+             <allow eavesdrop=\"true\"/></policy></busconfig>",
             bus.display()
         );
         std::fs::write(&config, text).unwrap();
