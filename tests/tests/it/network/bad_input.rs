@@ -152,7 +152,8 @@ fn a_subnet_that_an_uplink_uses_moves_and_says_so_and_uplinks_come_and_go() -> R
             "old and new addresses reach each other"
         );
         ensure!(site.get("one", "three.default:8080")? == "three");
-        let (code, said) = site.exec("three", "echo | /bin/busybox nc -w 3 kubernetes.default.svc 443")?;
+        let (code, said) =
+            site.exec("three", "echo | /bin/busybox timeout 5 /bin/busybox nc kubernetes.default.svc 443")?;
         ensure!(code == 0, "the API from a pod of the new range: {said}");
         ensure!(site.address("one")? == addresses[0], "those that run keep theirs");
         ensure!(site.kubectl.json(&["pod", "one"])?["status"]["hostIP"] == NODE_IP);

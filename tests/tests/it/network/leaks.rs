@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use testkit::wait::eventually;
 
-use super::site::{PodOptions, Site, glob, in_own_network, mounts_of, sh};
+use super::site::{PodOptions, Site, in_memory, in_own_network, mounts_of, sh};
 use crate::common::{PATIENCE, is_full};
 
 /// The machine's network as far as a node changes it; what pods have of it is in it.
@@ -26,7 +26,7 @@ fn surplus(state: &str, others: &str) -> Vec<String> {
 fn nothing_is_left(site: &Site, uids: &BTreeSet<String>, before: &str) -> Result<()> {
     eventually("nothing of the pods", PATIENCE, || {
         let of_uid = |uid: &String| {
-            let files = glob("/run/selvedge", uid).into_iter().map(|path| path.display().to_string());
+            let files = in_memory(uid).into_iter().map(|path| path.display().to_string());
             mounts_of(uid).into_iter().chain(files).collect::<Vec<_>>()
         };
         let mut left: Vec<String> = uids.iter().flat_map(of_uid).collect();
@@ -63,6 +63,10 @@ fn nothing_is_left_of_pods_that_end_while_the_agent_is_away() -> Result<()> {
         let with_all = network()?;
         ensure!(addresses.iter().all(|address| with_all.contains(address.as_str())), "{with_all}");
         let uids = names.iter().map(|name| uid(&site, name)).collect::<Result<BTreeSet<_>>>()?;
+        ensure!(
+            uids.iter().all(|uid| !in_memory(uid).is_empty() && !mounts_of(uid).is_empty()),
+            "what is looked for is there"
+        );
         site.node.kill();
         site.kubectl.ok(&["delete", "pod", "box", "process", "--wait=false", "--force", "--grace-period=0"])?;
         site.node.start_again("ephemeral")?;

@@ -58,8 +58,8 @@ fn without_a_hub_addresses_services_and_names_outlive_kills_and_a_reboot() -> Re
         works(&site, &addresses)?;
         site.reboot_without_hub()?;
         works(&site, &addresses)?;
-        site.hub_again()?;
         site.connect_again()?;
+        site.hub_again()?;
         node_is_ready(&site.kubectl, "edge-1")?;
         for (pod, address) in PODS.iter().zip(&addresses) {
             ensure!(site.address(pod)? == *address, "{pod}");

@@ -178,7 +178,8 @@ fn names_are_answered(site: &Site, addresses: &[String]) -> Result<()> {
 }
 
 fn the_api_is_reached(site: &Site) -> Result<()> {
-    let (code, said) = site.exec("client", "echo | nc -w 3 kubernetes.default.svc 443; echo $?")?;
+    let (code, said) =
+        site.exec("client", "echo | /bin/busybox timeout 5 /bin/busybox nc kubernetes.default.svc 443; echo $?")?;
     ensure!(code == 0 && said.trim().ends_with('0'), "{said}");
     let pod: Value = site.kubectl.json(&["pod", "client"])?;
     ensure!(pod["status"]["hostIP"] == NODE_IP, "{}", pod["status"]);

@@ -175,7 +175,7 @@ impl Site {
             for mount in mounts_of(uid) {
                 sh(&format!("umount -l {mount}"))?;
             }
-            for dir in glob("/run/selvedge", uid) {
+            for dir in in_memory(uid) {
                 fs::remove_dir_all(dir)?;
             }
         }
@@ -359,9 +359,10 @@ pub fn mounts_of(uid: &str) -> Vec<String> {
     paths.map(str::to_owned).collect()
 }
 
-/// Directories below `top` that are called as a pod's uid.
-pub fn glob(top: &str, uid: &str) -> Vec<PathBuf> {
-    let found = Command::new("find").args([top, "-name", uid, "-prune"]).stderr(Stdio::null()).output();
+/// Directories in memory that are called as a pod's uid: what is set up of it beside its containers.
+pub fn in_memory(uid: &str) -> Vec<PathBuf> {
+    let places = ["/run/selvedge", "/dev/shm/selvedge"];
+    let found = Command::new("find").args(places).args(["-name", uid, "-prune"]).stderr(Stdio::null()).output();
     let found = found.map(|found| String::from_utf8_lossy(&found.stdout).into_owned()).unwrap_or_default();
     found.lines().map(PathBuf::from).collect()
 }
