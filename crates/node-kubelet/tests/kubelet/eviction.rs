@@ -88,7 +88,7 @@ async fn a_node_short_of_memory_ends_what_takes_more_than_it_was_promised() {
         let status = status_of(&hub, "besteffort");
         let is_rejected = status["phase"] == "Failed"
             && status["reason"] == "Evicted"
-            && status["message"] == "The node had condition: [MemoryPressure]. ";
+            && status["message"] == "Pod was rejected: The node had condition: [MemoryPressure]. ";
         if is_rejected { Ok(()) } else { Err(status.to_string()) }
     })
     .await;
@@ -137,7 +137,7 @@ async fn a_node_short_of_disk_ends_who_has_most_of_it_and_takes_no_pod() {
     eventually("the pod is rejected", || {
         let status = status_of(&hub, "promised");
         let message = &status["message"];
-        if message == "The node had condition: [DiskPressure]. " { Ok(()) } else { Err(status.to_string()) }
+        if message == "Pod was rejected: The node had condition: [DiskPressure]. " { Ok(()) } else { Err(status.to_string()) }
     })
     .await;
     node.runtime.hold_stops(false);

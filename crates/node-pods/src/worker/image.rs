@@ -201,6 +201,9 @@ mod tests {
         }))
         .unwrap();
         let dir = tempfile::tempdir().unwrap();
+        for part in ["node/pki", "node/store"] {
+            std::fs::create_dir_all(dir.path().join(part)).unwrap();
+        }
         let store = Arc::new(Store::open(dir.path(), tokio_util::task::TaskTracker::new().token()).unwrap());
         let of = |number: usize| -> Vec<(String, Policy)> {
             let all = ImageOf::all(&pod, &pod.spec.containers[number], &store);
