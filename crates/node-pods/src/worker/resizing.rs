@@ -27,11 +27,12 @@ impl Worker {
         self.phase == Phase::Active && self.runtime.as_ref().is_some_and(|runtime| runs_ephemeral(runtime.handler()))
     }
 
-    /// Begins to change what runs with something else than it is to have.
-    pub(super) fn resize_containers(&mut self) {
+    /// Begins to change what runs with something else than it is to have; answers whether a container is to be stopped for it.
+    pub(super) fn resize_containers(&mut self) -> bool {
         if !self.resizes() || self.halt.is_some() || self.state.failure.is_some() {
-            return;
+            return false;
         }
+        let mut restarts = false;
         let (pod, now) = (self.pod.clone(), Instant::now());
         for container in pod.all_containers() {
             let Some(record) = self.containers.get_mut(&container.name) else { continue };
@@ -46,6 +47,7 @@ impl Worker {
             }
             if resize::needs_restart(container, &current) {
                 record.kill_requested = Some(pod.grace());
+                restarts = true;
                 let text = format!("Container {} resize requires restart", container.name);
                 self.shared.events.pod(&pod, Some(&container.name), "Killing", text);
                 continue;
@@ -58,6 +60,7 @@ impl Worker {
                 inbox.done(Done::Resized { id, result });
             });
         }
+        restarts
     }
 
     pub(super) fn resized(&mut self, id: &ContainerId, result: Result<ContainerStatus, RuntimeError>) {

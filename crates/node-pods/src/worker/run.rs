@@ -23,7 +23,7 @@ impl Worker {
             for action in decision.actions {
                 again |= self.act(action);
             }
-            self.resize_containers();
+            again |= self.resize_containers();
             self.publish();
             self.shared.context.sync_seconds.observe(began.elapsed().as_secs_f64());
             if again {
