@@ -13,7 +13,7 @@ use crate::install::debian;
 use crate::run::{has, output, run, say, tools_dir};
 
 /// In this order: each needs those before it. What a kernel has built in is not there as a file.
-const MODULES: [&str; 43] = [
+const MODULES: [&str; 45] = [
     "virtio_ring",
     "virtio",
     "virtio_pci_modern_dev",
@@ -56,6 +56,8 @@ const MODULES: [&str; 43] = [
     "nft_numgen",
     "nft_redir",
     "nft_reject",
+    "nft_reject_ipv4",
+    "nft_reject_ipv6",
     "nft_reject_inet",
 ];
 
