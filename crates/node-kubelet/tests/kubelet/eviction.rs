@@ -137,7 +137,11 @@ async fn a_node_short_of_disk_ends_who_has_most_of_it_and_takes_no_pod() {
     eventually("the pod is rejected", || {
         let status = status_of(&hub, "promised");
         let message = &status["message"];
-        if message == "Pod was rejected: The node had condition: [DiskPressure]. " { Ok(()) } else { Err(status.to_string()) }
+        if message == "Pod was rejected: The node had condition: [DiskPressure]. " {
+            Ok(())
+        } else {
+            Err(status.to_string())
+        }
     })
     .await;
     node.runtime.hold_stops(false);

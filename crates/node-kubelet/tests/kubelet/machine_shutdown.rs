@@ -291,8 +291,8 @@ async fn ends_in_order(logind: Logind) {
     hub.put_pod(pod("late", json!({})));
     eventually("no pod is taken any more", || {
         let status = status_of(&hub, "late");
-        let is_rejected =
-            status["reason"] == "NodeShutdown" && status["message"] == "Pod was rejected: Pod was rejected as the node is shutting down.";
+        let is_rejected = status["reason"] == "NodeShutdown"
+            && status["message"] == "Pod was rejected: Pod was rejected as the node is shutting down.";
         if is_rejected { Ok(()) } else { Err(status.to_string()) }
     })
     .await;

@@ -36,14 +36,15 @@ impl Worker {
         let is_another = self.state.instance.as_ref().is_some_and(|known| known.instance.id != instance.id);
         // What runs is in the present instance, whatever was kept; so is everything of a pod that an earlier program ran.
         let any_runs = self.containers.values().any(|record| record.is_running());
+        let has_moved = self.addresses() != instance.addresses;
         let mut first_attempts = self.state.instance.take().map(|known| known.first_attempts).unwrap_or_default();
         if is_another && !any_runs {
             first_attempts = self.containers.iter().map(|(name, record)| (name.clone(), record.next_attempt)).collect();
         }
         self.state.instance = Some(Instance { instance, first_attempts });
         self.adopt_instance();
-        // Lost in a power cut it is begun again: one more run of the init containers after one more boot.
-        self.keep_state(false);
+        // Lost in a power cut it is begun again: one more run of the init containers after one more boot. Addresses are kept through that.
+        self.keep_state(has_moved);
     }
 }
 
