@@ -55,6 +55,14 @@ pub const LABEL_NODE: &str = "selvedge.dev/node";
 /// Annotation of a pod: images that its node fetches ahead of their use, by name, separated by commas.
 pub const ANNOTATION_PRE_PULL: &str = "selvedge.dev/pre-pull";
 
+/// Bytes of a pod's status that a node may write: a basis, and as much for each container as its state before and now need with a message
+/// of some hundred bytes each. `containers` are those of all kinds; those beyond a hundred, and those of mirror pods, which the node itself
+/// writes, count none.
+pub const fn pod_status_bytes_max(containers: usize) -> usize {
+    let counted = if containers > 100 { 100 } else { containers };
+    (32 + 2 * counted) * 1024
+}
+
 /// The Kubernetes version that hub and node claim, `v1.36.0+selvedge.VERSION`.
 pub const KUBERNETES_VERSION: &str = concat!("v1.36.0+selvedge.", env!("CARGO_PKG_VERSION"));
 

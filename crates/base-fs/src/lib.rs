@@ -6,6 +6,7 @@
 //! - [`create_private_dir_all`] makes directories that only their owner may enter, whatever the umask.
 //! - [`Format`] marks a directory with the version of what is in it; a newer one is rejected untouched.
 //! - [`read_bounded`] reads a file only up to a size, [`free_space`] says how much a disk still takes.
+//! - [`remove_tree`] removes directories however deep somebody made them.
 //! - [`unmap_untouched_files`] gives back the memory of code that was only needed once.
 //!
 //! Everything is synchronous; async callers use their runtime's pool for blocking work. Keys, tokens, configuration, status
@@ -19,6 +20,7 @@ mod format;
 mod lock;
 mod mapped;
 mod read;
+mod tree;
 
 pub use atomic::{Access, WriteFileError, write_atomic, write_if_changed, write_private, write_public};
 pub use dirs::{DirError, Space, create_private_dir_all, free_space, make_dir_private, sync_dir};
@@ -26,6 +28,7 @@ pub use format::{Format, FormatError, VERSION_FILE};
 pub use lock::DirLock;
 pub use mapped::unmap_untouched_files;
 pub use read::{ReadFileError, read_bounded};
+pub use tree::remove_tree;
 
 #[cfg(test)]
 mod tests;

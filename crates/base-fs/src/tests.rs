@@ -223,3 +223,36 @@ fn a_full_disk_is_no_other_failure() {
     assert!(failed(StorageFull).is_disk_full() && failed(QuotaExceeded).is_disk_full());
     assert!(!failed(PermissionDenied).is_disk_full());
 }
+
+#[test]
+fn a_tree_is_removed_however_deep_and_wide_it_is_and_links_are_not_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, kept) = (dir.path().join("tree"), dir.path().join("kept"));
+    std::fs::create_dir_all(tree.join("a/b")).unwrap();
+    std::fs::create_dir(&kept).unwrap();
+    std::fs::write(kept.join("file"), "x").unwrap();
+    for number in 0..2000 {
+        std::fs::write(tree.join(format!("a/b/{number}")), "x").unwrap();
+    }
+    // Names that a removal gives, in the way of the next one.
+    std::fs::create_dir_all(tree.join(".removed-1/full")).unwrap();
+    std::fs::write(tree.join(".removed-2"), "x").unwrap();
+    std::os::unix::fs::symlink(&kept, tree.join("a/link")).unwrap();
+    // Deeper than any path, and than a stack with a frame for each.
+    let mut level = std::fs::File::open(&tree).unwrap();
+    for _ in 0..20_000 {
+        rustix::fs::mkdirat(&level, "d", 0o700.into()).unwrap();
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY;
+        level = rustix::fs::openat(&level, "d", flags, rustix::fs::Mode::empty()).unwrap().into();
+    }
+    drop(level);
+    remove_tree(&tree).unwrap();
+    assert!(!tree.exists());
+    assert_eq!(std::fs::read_to_string(kept.join("file")).unwrap(), "x");
+    let error = |path: &Path| remove_tree(path).unwrap_err().kind();
+    assert_eq!(error(&tree), std::io::ErrorKind::NotFound);
+    assert_eq!(error(&kept.join("file")), std::io::ErrorKind::NotADirectory);
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&kept, &link).unwrap();
+    assert_eq!(error(&link), std::io::ErrorKind::NotADirectory);
+}

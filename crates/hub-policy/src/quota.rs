@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::io;
 
-use api_edge::resources::ASSIGNMENT_STATUS_BYTES_MAX;
+use api_edge::{pod_status_bytes_max, resources::ASSIGNMENT_STATUS_BYTES_MAX};
 use base_retry::{Allowance, AllowanceLaw};
 use machinery_kinds::FieldError;
 use machinery_server::{Admission, AdmissionError, AdmissionRequest, GROUP_BOOTSTRAPPERS, Operation};
@@ -21,8 +21,6 @@ const EVENT_BYTES_MAX: usize = 16 * 1024;
 const LEASE_BYTES_MAX: usize = 4 * 1024;
 /// A manifest on a node's own disk has a few KiB; with its status that is 7 MiB for as many pods as a node may have.
 const POD_BYTES_MAX: usize = 32 * 1024;
-/// Twenty containers, each with a last message of 1 KiB.
-const POD_STATUS_BYTES_MAX: usize = 32 * 1024;
 /// A kubelet reports fifty images at most, which is most of what it says of itself.
 const NODE_BYTES_MAX: usize = 512 * 1024;
 /// The request in it has 16 KiB at most, as base64.
@@ -55,7 +53,7 @@ impl Admission for NodeQuota {
             ("", "events", _) | ("events.k8s.io", "events", _) => (object, EVENT_BYTES_MAX),
             ("coordination.k8s.io", "leases", _) => (object, LEASE_BYTES_MAX),
             ("", "pods", None) => (object, POD_BYTES_MAX),
-            ("", "pods", Some("status")) => (&object["status"], POD_STATUS_BYTES_MAX),
+            ("", "pods", Some("status")) => (&object["status"], pod_status_bytes_max(containers(object))),
             ("", "nodes", _) => (object, NODE_BYTES_MAX),
             (api_edge::GROUP, "nodeassignments", Some("status")) => (&object["status"], ASSIGNMENT_STATUS_BYTES_MAX),
             ("certificates.k8s.io", "certificatesigningrequests", _) => (object, CSR_BYTES_MAX),
@@ -75,6 +73,15 @@ impl Admission for NodeQuota {
             _ => Ok(()),
         }
     }
+}
+
+/// How many containers a pod has that is not its node's own.
+fn containers(pod: &Value) -> usize {
+    if pod.pointer("/metadata/annotations/kubernetes.io~1config.mirror").is_some() {
+        return 0;
+    }
+    let kinds = ["containers", "initContainers", "ephemeralContainers"];
+    kinds.iter().filter_map(|kind| Some(pod["spec"][kind].as_array()?.len())).sum()
 }
 
 impl NodeQuota {
@@ -145,6 +152,19 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn a_status_has_space_for_the_containers_that_the_hub_knows() {
+        let pod = |count: usize| {
+            let named: Vec<Value> =
+                (0..count).map(|number| serde_json::json!({"name": format!("c{number}")})).collect();
+            serde_json::json!({"metadata": {}, "spec": {"containers": named, "initContainers": [{"name": "i"}]}})
+        };
+        assert_eq!((containers(&pod(1)), containers(&pod(90))), (2, 91));
+        let mut mirror = pod(90);
+        mirror["metadata"]["annotations"] = serde_json::json!({"kubernetes.io/config.mirror": "x"});
+        assert_eq!(containers(&mirror), 0);
+    }
 
     #[test]
     fn events_have_a_burst_and_a_rate() {

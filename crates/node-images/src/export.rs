@@ -6,8 +6,8 @@
 //! that export.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::fs::File;
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
@@ -51,29 +51,50 @@ pub enum ExportError {
 }
 
 impl ImageStore {
-    /// Writes an image as a tar of an OCI layout to `path`. What was there is replaced when the new archive is whole.
+    /// Writes an image as a tar of an OCI layout to `path`. A file that was there is replaced when the new archive is whole; a pipe or a
+    /// device is written to, and a link is followed.
     pub fn export(&self, image: &str, path: &Path) -> Result<(), ExportError> {
         let not_found = || ExportError::NotFound { image: image.to_owned() };
-        let found = self.resolve(image)?.ok_or_else(not_found)?;
+        let whole = self.expand_id(image);
+        let found = self.resolve(whole.as_deref().unwrap_or(image))?.ok_or_else(not_found)?;
         // Held, so that nothing deletes them meanwhile.
         let held = self.hold_image(&found.id).ok_or_else(not_found)?;
         let config = self.config_bytes(&found.id)?;
         let failed = |source| ExportError::Io { path: path.to_owned(), source };
-        let mut draft_name = path.file_name().unwrap_or_default().to_owned();
-        draft_name.push(".new");
-        let draft = path.with_file_name(draft_name);
         let layers: Vec<PathBuf> = held.iter().map(|layer| self.layers_dir().join(&layer.directory)).collect();
-        let written = File::create(&draft).and_then(|file| {
+        let write = |file: File| -> io::Result<File> {
             let mut out = io::BufWriter::with_capacity(1 << 18, file);
             write_layout(&mut out, &config, &layers, &found.names)?;
-            out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
-        });
-        let written = written.and_then(|()| std::fs::rename(&draft, path));
+            out.into_inner().map_err(io::IntoInnerError::into_error)
+        };
+        if std::fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
+            return OpenOptions::new().write(true).open(path).and_then(write).map(drop).map_err(failed);
+        }
+        // What a link leads to is replaced, and not the link.
+        let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let (file, draft) = draft_beside(&target).map_err(failed)?;
+        let written = write(file).and_then(|file| file.sync_all()).and_then(|()| std::fs::rename(&draft, &target));
         if written.is_err() {
             // The error of the write is what matters.
             let _ = std::fs::remove_file(&draft);
         }
         written.map_err(failed)
+    }
+}
+
+/// A new file in the directory of `path`, under a name that nobody else has.
+fn draft_beside(path: &Path) -> io::Result<(File, PathBuf)> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut number = 0u32;
+    loop {
+        let mut draft = OsString::from(".");
+        draft.push(name);
+        draft.push(format!(".{}-{number}.new", std::process::id()));
+        let draft = path.with_file_name(draft);
+        match OpenOptions::new().write(true).create_new(true).open(&draft) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < u32::MAX => number += 1,
+            opened => return Ok((opened?, draft)),
+        }
     }
 }
 

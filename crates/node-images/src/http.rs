@@ -50,6 +50,14 @@ pub enum HttpError {
         #[source]
         source: io::Error,
     },
+    /// What answers there does not speak TLS.
+    #[error(
+        "{address} does not speak TLS; a registry that is to be asked by plain HTTP is named in plainHttp of the node's registriesFile"
+    )]
+    NoTls {
+        /// `host:port`.
+        address: String,
+    },
     /// Not the server that it should be, or one that cannot be trusted.
     #[error("failed to agree on TLS with {address}")]
     Tls {
@@ -77,7 +85,7 @@ pub enum HttpError {
         after: Duration,
     },
     /// A URL that cannot be used.
-    #[error("`{0}` is not a URL that can be used here")]
+    #[error("`{0}` is no URL of a registry: write https://HOST[:PORT], or http:// where plainHttp names its host")]
     Url(String),
     /// Certificates that cannot be read.
     #[error("failed to read trusted certificates from {path}")]
@@ -170,7 +178,14 @@ impl Client {
         // Requests are small and go out whole; a refusal changes nothing else.
         let _ = tcp.set_nodelay(true);
         let stream = if origin.is_tls {
-            let failed = |source| HttpError::Tls { address: address.to_owned(), source };
+            let failed = |source: io::Error| {
+                let cause = source.get_ref().and_then(|inner| inner.downcast_ref());
+                let address = address.to_owned();
+                match cause {
+                    Some(rustls::Error::InvalidMessage(_)) => HttpError::NoTls { address },
+                    _ => HttpError::Tls { address, source },
+                }
+            };
             let name = ServerName::try_from(origin.host.clone());
             let name = name.map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
             let tls = TlsConnector::from(self.tls.clone()).connect(name, tcp).await.map_err(failed)?;

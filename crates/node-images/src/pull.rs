@@ -52,6 +52,10 @@ const BURST: Duration = Duration::from_millis(250);
 /// Less would not keep a connection alive.
 const BANDWIDTH_MIN: u64 = 1024;
 
+/// Of the reason of one registry or mirror, as a person reads it, and of how many of them.
+const CAUSE_BYTES_MAX: usize = 512;
+const CAUSES_MAX: usize = 4;
+
 /// How far a pull is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -71,9 +75,11 @@ pub struct Progress {
 pub struct PullError {
     /// Which.
     pub image: Box<Reference>,
-    /// Why.
+    /// Why the last one that was asked has not served it: the registry itself, or nobody else could.
     #[source]
     pub cause: PullCause,
+    /// Why its mirrors have not, which were asked before.
+    pub mirrors: Vec<String>,
 }
 
 /// Why an image was not pulled.
@@ -147,6 +153,17 @@ pub enum PullCause {
 }
 
 impl PullError {
+    /// The causes, for a person: of the registry, and of the mirrors before it.
+    pub fn message(&self) -> String {
+        let causes = std::iter::once(Chain(&self.cause).to_string()).chain(self.mirrors.iter().cloned());
+        let bounded = causes.map(|mut cause| {
+            // Some of it is what a registry has sent.
+            cause.truncate(cause.floor_char_boundary(CAUSE_BYTES_MAX));
+            cause
+        });
+        bounded.take(CAUSES_MAX).collect::<Vec<_>>().join("; ")
+    }
+
     /// The reason that the kubelet puts into the status of a container, as upstream calls it.
     pub fn reason(&self) -> &'static str {
         if self.is_out_of_reach() { "RegistryUnavailable" } else { "ErrImagePull" }
@@ -184,6 +201,24 @@ struct Endpoint {
     credentials: Vec<Option<Credential>>,
 }
 
+impl RegistriesConfig {
+    /// Whether mirrors are called as they have to be.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn check(&self) -> Result<(), HttpError> {
+        for mirror in self.mirrors.values().flatten() {
+            let wrong = || HttpError::Url(mirror.clone());
+            let uri: http::Uri = mirror.parse().map_err(|_| wrong())?;
+            let origin = Origin::of(&uri).map_err(|_| wrong())?;
+            if uri.query().is_some() || (!origin.is_tls && !is_plain(&self.plain_http, &origin)) {
+                return Err(wrong());
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Puller {
     /// Reads the trusted certificates; checks the URLs of mirrors.
     pub fn new(config: RegistriesConfig) -> Result<Self, HttpError> {
@@ -192,13 +227,7 @@ impl Puller {
 
     /// With other waiting times.
     pub fn with_patience(config: RegistriesConfig, patience: Patience) -> Result<Self, HttpError> {
-        for mirror in config.mirrors.values().flatten() {
-            let uri: http::Uri = mirror.parse().map_err(|_| HttpError::Url(mirror.clone()))?;
-            let origin = Origin::of(&uri)?;
-            if uri.query().is_some() || (!origin.is_tls && !is_plain(&config.plain_http, &origin)) {
-                return Err(HttpError::Url(mirror.clone()));
-            }
-        }
+        config.check()?;
         let client = Client::new(config.ca_file.as_deref(), patience.stall)?;
         let throttle = Throttle::new(config.bytes_per_second_max);
         Ok(Self { config, patience, client, tokens: Tokens::default(), throttle, in_flight: Mutex::default() })
@@ -213,9 +242,10 @@ impl Puller {
         credentials: &[Credential],
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Image, PullError> {
-        let pulled = self.pull_from_any(store, reference, credentials, progress).await;
+        let mut mirrors = Vec::new();
+        let pulled = self.pull_from_any(store, reference, credentials, progress, &mut mirrors).await;
         self.client.close_idle();
-        pulled.map_err(|cause| PullError { image: Box::new(reference.clone()), cause })
+        pulled.map_err(|cause| PullError { image: Box::new(reference.clone()), cause, mirrors })
     }
 
     async fn pull_from_any(
@@ -224,6 +254,7 @@ impl Puller {
         reference: &Reference,
         credentials: &[Credential],
         progress: &(dyn Fn(Progress) + Send + Sync),
+        failed: &mut Vec<String>,
     ) -> Result<Image, PullCause> {
         let mut endpoints = self.endpoints(reference, credentials);
         let last = endpoints.pop().expect("the registry itself is one");
@@ -233,6 +264,7 @@ impl Puller {
                 Err(cause @ (PullCause::Store(_) | PullCause::Thread)) => return Err(cause),
                 Err(cause) => {
                     debug!(mirror = %endpoint.base, image = %reference, error = %Chain(&cause), "A mirror has not served an image.");
+                    failed.push(format!("the mirror {}: {}", endpoint.base, Chain(&cause)));
                 }
                 Ok(image) => return Ok(image),
             }

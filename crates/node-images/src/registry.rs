@@ -124,7 +124,7 @@ impl RegistryError {
 
     /// Whether the same request may succeed in a moment. A certificate that is wrong stays wrong.
     pub(crate) fn is_passing(&self) -> bool {
-        self.is_out_of_reach() && !matches!(self, Self::Http(HttpError::Tls { .. }))
+        self.is_out_of_reach() && !matches!(self, Self::Http(HttpError::Tls { .. } | HttpError::NoTls { .. }))
     }
 }
 

@@ -30,7 +30,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base_fs::{Access, DirError, DirLock, Format, ReadFileError};
 use serde::{Deserialize, Serialize};
@@ -58,6 +58,8 @@ const IMAGES_MAX: usize = 4_000;
 const CONFIGS_BYTES_MAX: usize = 32 << 20;
 /// Digits of a layer's name.
 const SHORT_NAME: usize = 12;
+/// Digits of an id that name an image, where no other begins with them.
+const ID_DIGITS_MIN: usize = 12;
 /// When an image was used is written down at most this often: the order in which images are deleted needs no more, and
 /// flash wears out.
 const USED_PERIOD_SECONDS: u64 = 3600;
@@ -284,10 +286,34 @@ impl ImageStore {
         self.write_names(&mut state, names)
     }
 
+    /// The ids of images that were added or used not longer ago than that, by the clock.
+    pub fn used_within(&self, age: Duration) -> Vec<String> {
+        let state = self.state();
+        let oldest = now_seconds().saturating_sub(age.as_secs());
+        state.used.iter().filter(|(_, used)| **used >= oldest).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// The whole id where the beginning of one is given, as lists show it, and nothing else is called so.
+    pub(crate) fn expand_id(&self, image: &str) -> Option<String> {
+        let digits = image.strip_prefix("sha256:").unwrap_or(image);
+        if digits.len() < ID_DIGITS_MIN || !is_hex(digits) {
+            return None;
+        }
+        let state = self.state();
+        if find_id(&state, image).is_ok_and(|found| found.is_some()) {
+            return None;
+        }
+        let start = format!("sha256:{digits}");
+        let mut found = state.images.keys().filter(|id| id.starts_with(&start));
+        found.next().filter(|_| found.next().is_none()).cloned()
+    }
+
     /// Removes a name; with its last name, or by its id, the image and the layers that no other image uses. An image of
     /// `in_use` (ids) keeps its last name.
     pub fn remove(&self, image: &str, in_use: &BTreeSet<String>) -> Result<Collected, RemoveError> {
         let not_found = || RemoveError::NotFound { image: image.to_owned() };
+        let whole = self.expand_id(image);
+        let image = whole.as_deref().unwrap_or(image);
         let mut state = self.state();
         let id = find_id(&state, image)?.ok_or_else(not_found)?;
         let mut names = state.names.clone();
@@ -635,7 +661,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Whether this is an id, as the kubelet reports it in `imageID`, and no name.
 fn is_id(image: &str) -> bool {
     let digits = image.strip_prefix("sha256:").unwrap_or(image);
-    digits.len() == 64 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    digits.len() == 64 && is_hex(digits)
+}
+
+fn is_hex(digits: &str) -> bool {
+    digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn now_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn find_id(state: &State, image: &str) -> Result<Option<String>, InvalidReference> {
@@ -665,7 +699,7 @@ fn add_names(names: &mut Names, id: &str, tagged: &[Reference], digests: &[Refer
 
 /// Seconds since 1970, never before what was noted already: a node without a clock starts in 1970 each time.
 fn next_stamp(state: &State) -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now = now_seconds();
     let latest = state.used.values().copied().max().unwrap_or_default();
     // A clock that was decades ahead once must not make all images equal from then on.
     if now > latest { now } else { latest.saturating_add(1) }

@@ -66,18 +66,18 @@ pub struct ImageError {
 
 type Answer = Result<Response<Body>, (StatusCode, String)>;
 
-/// Answers a request about images.
+/// Answers a request about images, or why there are none.
 pub(crate) async fn answer(
     request: Request<Incoming>,
-    images: Option<&Arc<NodeImages>>,
+    images: Result<&Arc<NodeImages>, &str>,
     shutdown: &CancellationToken,
 ) -> Response<Body> {
     let done = match images {
         // A pull would hold up the drain; what it has fetched is kept for the next.
-        Some(images) => shutdown.run_until_cancelled(perform(request, images)).await.unwrap_or_else(|| {
+        Ok(images) => shutdown.run_until_cancelled(perform(request, images)).await.unwrap_or_else(|| {
             Err((StatusCode::SERVICE_UNAVAILABLE, "the node is stopping; try again when it runs".to_owned()))
         }),
-        None => Err((StatusCode::CONFLICT, "this node runs no container images: that needs root".to_owned())),
+        Err(why) => Err((StatusCode::CONFLICT, format!("this node runs no container images: {why}"))),
     };
     done.unwrap_or_else(|(status, error)| respond::json(status, &ImageError { error }))
 }

@@ -365,12 +365,16 @@ fn spawn(parts: Parts) -> KubeletHandle {
     };
     let pods = node_pods::start(parts);
     let stats = Stats::new(pods.clone(), config.data_dir.clone());
+    let no_images = || {
+        let fault = config.faults.iter().find(|(name, _)| *name == "images");
+        fault.map_or_else(|| "that needs root".to_owned(), |(_, fault)| fault.clone())
+    };
     let status = server::StatusSocket {
         registry: registry.clone(),
         metrics: config.metrics.clone(),
         restored: client.restored(),
         pods: pods.clone(),
-        images: config.images.clone(),
+        images: config.images.clone().ok_or_else(no_images),
         shutdown: shutdown.clone(),
     };
     let status_handler = move |request, _peer| server::answer_status(request, status.clone());

@@ -92,7 +92,8 @@ pub(crate) struct StatusSocket {
     pub metrics: Metrics,
     pub restored: Wake,
     pub pods: Pods,
-    pub images: Option<Arc<NodeImages>>,
+    /// Or why there are none.
+    pub images: Result<Arc<NodeImages>, String>,
     pub shutdown: CancellationToken,
 }
 
@@ -109,7 +110,7 @@ pub(crate) async fn answer_status(request: Request<Incoming>, socket: StatusSock
             Err(Stopping) => stopping(),
         },
         (_, path) if path.starts_with(images::PATH) => {
-            images::answer(request, socket.images.as_ref(), &socket.shutdown).await
+            images::answer(request, socket.images.as_ref().map_err(String::as_str), &socket.shutdown).await
         }
         _ => text(StatusCode::NOT_FOUND, "try GET /status, /metrics, /connections or /images, or POST /accept-hub"),
     }

@@ -937,6 +937,33 @@ async fn a_container_that_is_just_starting_is_stopped_with_the_node() {
 }
 
 #[tokio::test]
+async fn a_pod_that_is_deleted_while_it_is_set_up_leaves_nothing() {
+    let hub = FakeHub::start().await;
+    hub.put_pod(pod("web", json!({})));
+    let mut node = Node::new();
+    node.runtime.hold_set_up(Some("uid-web"));
+    node.start(Some(&hub)).await;
+    eventually("the set-up has begun", || node.runtime.pod("uid-web").map(drop).ok_or_else(|| "not yet".to_owned()))
+        .await;
+    hub.delete_gracefully("web");
+    // It comes by the same watch: the deletion has arrived by then.
+    hub.put_pod(pod("later", json!({})));
+    is_ready(&hub, "later").await;
+    node.runtime.hold_set_up(None);
+    eventually("the pod has ended", || {
+        let object = hub.object("/api/v1/namespaces/d/pods/web");
+        if object.is_null() { Ok(()) } else { Err(object.to_string()) }
+    })
+    .await;
+    eventually("nothing of it is left", || {
+        let left = node.runtime.pods();
+        if left.contains("uid-web") { Err(format!("{left:?}")) } else { Ok(()) }
+    })
+    .await;
+    node.kill().await;
+}
+
+#[tokio::test]
 async fn a_mount_shows_the_folder_that_its_variables_name() {
     let hub = FakeHub::start().await;
     let mount = |expression: &str| json!([{"name": "v", "mountPath": "/data", "subPathExpr": expression}]);

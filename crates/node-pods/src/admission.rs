@@ -101,7 +101,7 @@ pub(crate) fn runtime_for<'a>(
             images.map_or_else(
                 || {
                     refuse(format!(
-                        "this node runs no container images; set spec.runtimeClassName to one of: {}",
+                        "this node runs no container images, for which it has to run as root; set spec.runtimeClassName to one of: {}",
                         offered()
                     ))
                 },

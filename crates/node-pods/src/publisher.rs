@@ -336,9 +336,9 @@ impl Publisher {
                 entry.not_before = Some(now + backoff.next_delay());
                 debug!(pod = %entry.name, %error, "A status did not reach the hub.");
             }
-            Err(error) if error.code() == Some(413) && entry.finalize => {
+            Err(error) if matches!(error.code(), Some(413 | 422)) && entry.finalize => {
                 // What is over needs no status to be deleted.
-                warn!(pod = %entry.name, error = %chain(&error), "The last status of a pod is too large for the hub; it is left out.");
+                warn!(pod = %entry.name, error = %chain(&error), "The hub does not take the last status of a pod; it is left out.");
                 entry.shown = entry.status.clone().unwrap_or_default();
                 entry.look();
             }

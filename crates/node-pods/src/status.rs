@@ -170,7 +170,31 @@ pub(crate) fn derive<'o>(
             status.insert("ephemeralContainerStatuses".to_owned(), statuses.into());
         }
     }
-    Value::Object(status)
+    let mut status = Value::Object(status);
+    let counted = if facts.pod.is_static() { 0 } else { facts.pod.every_container().count() };
+    fit(&mut status, api_edge::pod_status_bytes_max(counted));
+    status
+}
+
+/// Shortens messages, all alike, until the hub takes the status: what programs and registries have said may be long.
+fn fit(status: &mut Value, bytes_max: usize) {
+    for message_bytes_max in [1024, 256, 64, 0] {
+        if status.to_string().len() <= bytes_max {
+            return;
+        }
+        shorten(status, message_bytes_max);
+    }
+}
+
+fn shorten(value: &mut Value, message_bytes_max: usize) {
+    match value {
+        Value::Array(list) => list.iter_mut().for_each(|one| shorten(one, message_bytes_max)),
+        Value::Object(fields) => fields.iter_mut().for_each(|(name, field)| match field {
+            Value::String(text) if name == "message" => text.truncate(text.floor_char_boundary(message_bytes_max)),
+            field => shorten(field, message_bytes_max),
+        }),
+        _ => {}
+    }
 }
 
 fn phase<'o>(facts: &Facts<'_>, observed: &impl Fn(&str) -> Option<&'o Observed>, initialised: bool) -> &'static str {

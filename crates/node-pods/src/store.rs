@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use api_edge::services::ServiceRecord;
 use base_journal::{OpenSnapshotError, SnapshotError, SnapshotOptions, SnapshotStore};
@@ -211,6 +212,8 @@ pub struct Store {
     /// Who says that the disk is read-only, and whether that was said.
     registry: Option<StatusRegistry>,
     is_read_only: AtomicBool,
+    /// Held while it is decided whether a state has a pod: none outlives its own.
+    states: Mutex<()>,
     /// Released after the directory is (fields are dropped in order): whoever waits for it may open the directory again. A write
     /// under way on a blocking thread outlives the task that asked for it.
     _open: TaskTrackerToken,
@@ -232,7 +235,38 @@ impl Store {
         let snapshots = SnapshotStore::open(&data_dir.join("node/store"), SnapshotOptions::default())?;
         snapshots.require_format(FORMAT)?;
         let ballast = Ballast::hold(&data_dir.join("node"));
-        Ok(Self { snapshots, ballast, key, repair, registry: None, is_read_only: AtomicBool::new(false), _open: open })
+        let is_read_only = AtomicBool::new(false);
+        let store = Self {
+            snapshots,
+            ballast,
+            key,
+            repair,
+            registry: None,
+            is_read_only,
+            states: Mutex::default(),
+            _open: open,
+        };
+        store.forget_leftovers();
+        Ok(store)
+    }
+
+    /// Forgets states and tokens whose pod is forgotten: whoever was killed while forgetting it has left them. A disk that takes
+    /// nothing keeps them until the next start.
+    fn forget_leftovers(&self) {
+        for kind in ["state/", "tokens/"] {
+            for (key, _) in self.snapshots.iter_prefix(kind) {
+                let is_left = key.strip_prefix(kind).is_some_and(|uid| !self.may_have_state(uid));
+                if is_left && let Err(error) = self.write(|snapshots| snapshots.remove(&key)) {
+                    tracing::warn!(key, %error, "Failed to forget what is left of a pod.");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Whether a pod is kept, or is a static one, which alone has a state without an object.
+    fn may_have_state(&self, uid: &str) -> bool {
+        uid.starts_with(STATIC_UID_PREFIX) || self.pod(uid).is_some()
     }
 
     /// Has the Node say when the disk is read-only: the condition `ReadonlyFilesystem`, as node-problem-detector calls it.
@@ -317,12 +351,20 @@ impl Store {
         self.write(|snapshots| snapshots.put("hub", bytes.clone()))
     }
 
-    /// Forgets a pod and what was decided about it.
+    /// Forgets a pod and what was decided about it. The pod is first: one without its state would be started again.
     pub(crate) fn remove_pod(&self, uid: &str) -> Result<(), StoreError> {
-        self.write(|snapshots| snapshots.remove(&format!("pods/{uid}")))?;
-        self.write(|snapshots| snapshots.remove(&format!("state/{uid}")))?;
+        {
+            let _states = self.states();
+            self.write(|snapshots| snapshots.remove(&format!("pods/{uid}")))?;
+            self.write(|snapshots| snapshots.remove(&format!("state/{uid}")))?;
+        }
         self.write(|snapshots| snapshots.remove(&format!("tokens/{uid}")))?;
         self.write(SnapshotStore::sync)
+    }
+
+    fn states(&self) -> MutexGuard<'_, ()> {
+        // It guards nothing that a panic could leave half done.
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn pod_state(&self, uid: &str) -> PodState {
@@ -331,13 +373,16 @@ impl Store {
     }
 
     /// Keeps it; `is_urgent` when it must be there after a power cut. A write that comes after the pod was deleted brings nothing
-    /// back: a static pod alone has a state without an object.
+    /// back.
     pub(crate) fn put_pod_state(&self, uid: &str, state: &PodState, is_urgent: bool) -> Result<(), StoreError> {
-        if !uid.starts_with(STATIC_UID_PREFIX) && self.pod(uid).is_none() {
-            return Ok(());
-        }
         let bytes = serde_json::to_vec(state).expect("times and texts become JSON");
-        self.write(|snapshots| snapshots.put(&format!("state/{uid}"), bytes.clone()))?;
+        {
+            let _states = self.states();
+            if !self.may_have_state(uid) {
+                return Ok(());
+            }
+            self.write(|snapshots| snapshots.put(&format!("state/{uid}"), bytes.clone()))?;
+        }
         if is_urgent { self.sync() } else { Ok(()) }
     }
 
@@ -345,7 +390,7 @@ impl Store {
     pub fn pods_with_addresses(&self) -> Vec<KeptPod> {
         let states = self.snapshots.iter_prefix("state/").into_iter();
         let kept = states.filter_map(|(key, _)| {
-            let uid = key.strip_prefix("state/")?;
+            let uid = key.strip_prefix("state/").filter(|uid| self.may_have_state(uid))?;
             let instance = self.pod_state(uid).instance?.instance;
             let netns = instance.namespaces.iter().find(|one| one.kind == "net").map(|one| one.path.clone());
             let pod = self.pod(uid).and_then(|json| Pod::from_json(&json).ok());

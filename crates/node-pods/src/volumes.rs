@@ -444,7 +444,7 @@ pub(crate) fn remove(pod_dir: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    match std::fs::remove_dir_all(pod_dir) {
+    match base_fs::remove_tree(pod_dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }

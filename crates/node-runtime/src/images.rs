@@ -189,7 +189,10 @@ impl NodeImages {
     pub fn open(dir: &Path, registries: RegistriesConfig, limits: GcLimits) -> Result<Self, OpenImagesError> {
         let store = Arc::new(ImageStore::open(dir).map_err(OpenImagesError::Store)?);
         let puller = Puller::new(registries).map_err(OpenImagesError::Registries)?;
-        let kept = Kept { store, limits, users: OnceLock::new(), recent: Mutex::default(), pinned: Mutex::default() };
+        let now = Instant::now();
+        // What was imported for a node before its start is about to be used as well.
+        let recent = store.used_within(AGE_MIN).into_iter().map(|id| (id, now)).collect();
+        let kept = Kept { store, limits, users: OnceLock::new(), recent: Mutex::new(recent), pinned: Mutex::default() };
         Ok(Self { kept: Arc::new(kept), puller, turns: Semaphore::new(PULLS_AT_ONCE) })
     }
 
@@ -331,7 +334,7 @@ impl NodeImages {
                 image: image.to_owned(),
                 reason: error.reason(),
                 out_of_reach: error.is_out_of_reach(),
-                message: base_observe::Chain(&error.cause).to_string(),
+                message: error.message(),
             });
         }
     }

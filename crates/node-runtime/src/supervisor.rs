@@ -305,7 +305,7 @@ impl Supervisor {
             return Err(RuntimeError::StillRunning(id.clone()));
         }
         let written = self.state_path(id).join(node_shim::UPPER);
-        blocking(move || match fs::remove_dir_all(&written) {
+        blocking(move || match base_fs::remove_tree(&written) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(io_error("remove", &written, error)),
             Ok(()) => Ok(true),
@@ -348,7 +348,7 @@ impl Supervisor {
                 _ => {}
             }
             let _ = fs::remove_file(exit_beside(&private));
-            match fs::remove_dir_all(&gone) {
+            match base_fs::remove_tree(&gone) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &gone, error)),
                 _ => Ok(()),
             }
@@ -434,7 +434,7 @@ impl Inner {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().to_string_lossy().into_owned();
             if DRAFTS.iter().any(|draft| name.starts_with(draft)) {
-                let _ = fs::remove_dir_all(entry.path());
+                let _ = base_fs::remove_tree(&entry.path());
             } else if !name.starts_with('.') && entry.path().is_dir() {
                 left.push((name, entry.path()));
             }

@@ -317,7 +317,11 @@ impl NodeConfig {
     pub fn registries(&self) -> Result<node_runtime::RegistriesConfig, String> {
         let Some(file) = &self.registries_file else { return Ok(node_runtime::RegistriesConfig::default()) };
         let text = base_config::read(file).map_err(|error| format!("`registriesFile`: {error}"))?;
-        serde_saphyr::from_str(&text).map_err(|error| format!("`registriesFile`: {}: {error}", file.display()))
+        let wrong = |error: &dyn std::fmt::Display| format!("`registriesFile`: {}: {error}", file.display());
+        let registries: node_runtime::RegistriesConfig =
+            serde_saphyr::from_str(&text).map_err(|error| wrong(&error))?;
+        registries.check().map_err(|error| wrong(&format!("mirrors: {error}")))?;
+        Ok(registries)
     }
 
     /// Other runtimes of containers: those that are named, and those that are installed under their own names.

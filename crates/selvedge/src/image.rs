@@ -113,6 +113,10 @@ impl Store {
 
     async fn export(&self, image: String, path: PathBuf) -> Result<()> {
         match self {
+            // Pipes and /dev/stdout are this process', and the node is another one.
+            Self::Node(_) if std::fs::metadata(&path).is_ok_and(|meta| !meta.is_file()) => {
+                bail!("{} is no file, and a node that runs writes into files only; name one", path.display())
+            }
             Self::Node(socket) => ask::<ImageList>(socket, "/export", image, path).await.map(|_| ()),
             Self::Here { images, .. } => Ok(images.export(&image, &path)?),
         }

@@ -40,7 +40,7 @@ pub async fn reset(args: ResetArgs) -> Result<()> {
     let _edge = data_dir.lock("edge")?;
     // Asked for anew: the locks have made `run`, when a backup did not have it.
     for path in removals.iter().filter(|path| path.exists()) {
-        let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        let removed = if path.is_dir() { base_fs::remove_tree(path) } else { fs::remove_file(path) };
         match removed {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("failed to remove {}", path.display()));

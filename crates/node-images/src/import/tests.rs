@@ -145,4 +145,23 @@ fn an_export_is_the_same_each_time_and_after_an_import() {
     }
     other.export(NAME, &path("third.tar")).unwrap();
     assert!(fs::read(path("second.tar")).unwrap() == fs::read(path("third.tar")).unwrap());
+
+    // Into what is there already: through a link and a pipe, beside somebody's own draft.
+    std::os::unix::fs::symlink("third.tar", path("link")).unwrap();
+    fs::write(path("third.tar.new"), "a person's").unwrap();
+    store.export(NAME, &path("link")).unwrap();
+    assert!(fs::symlink_metadata(path("link")).unwrap().is_symlink());
+    assert!(fs::read(path("second.tar")).unwrap() == fs::read(path("third.tar")).unwrap());
+    assert_eq!(fs::read_to_string(path("third.tar.new")).unwrap(), "a person's");
+    rustix::fs::mknodat(rustix::fs::CWD, path("pipe"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let reader = std::thread::spawn({
+        let pipe = path("pipe");
+        move || fs::read(pipe).unwrap()
+    });
+    store.export(NAME, &path("pipe")).unwrap();
+    assert!(reader.join().unwrap() == fs::read(path("second.tar")).unwrap());
+    assert!(!fs::symlink_metadata(path("pipe")).unwrap().is_file());
+    assert!(store.export(NAME, dir.path()).is_err());
+    let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(names.iter().all(|name| !name.to_string_lossy().starts_with('.')), "{names:?}");
 }

@@ -409,6 +409,10 @@ fn mirrors_come_first_and_the_registry_has_what_they_lack() {
     mirror.fail("/blobs/", 1000, Fault::Lie);
     let node = Node::new(node.config.clone());
     assert_eq!(node.pull_as(&name("here"), &[login("user")]).unwrap().id, here.id(), "a mirror that lies is left");
+    let message = node.pull_as(&name("nowhere"), &[login("user")]).unwrap_err().message();
+    for asked in [registry.url(), &format!("the mirror http://{nobody}: "), &format!("the mirror {}: ", mirror.url())] {
+        assert!(message.contains(asked), "{message}");
+    }
 }
 
 #[test]
@@ -430,6 +434,7 @@ fn tls_is_the_rule_and_a_private_ca_is_trusted_where_it_is_configured() {
     plain.add("app", "1", &built);
     let error = Node::new(RegistriesConfig::default()).pull(&format!("{}/app:1", plain.host())).unwrap_err();
     check_out_of_reach(&error);
+    assert!(error.message().contains("does not speak TLS"), "{}", error.message());
     assert!(plain.seen().is_empty(), "nothing is said in the clear");
     let check_rejected = |config| assert!(Puller::new(config).is_err());
     let missing = Path::new("/does/not/exist.pem").to_owned();

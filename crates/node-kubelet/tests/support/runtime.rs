@@ -36,6 +36,8 @@ pub struct FakeRuntime {
     holds_starts: watch::Sender<bool>,
     /// Commands wait while it is true.
     holds_commands: watch::Sender<bool>,
+    /// The pod that is not set up while it is this one.
+    holds_set_up: watch::Sender<Option<String>>,
     /// The limit of CPU, in thousandths, to which the next resize fails.
     pub too_much: Mutex<Option<u64>>,
 }
@@ -54,6 +56,7 @@ impl FakeRuntime {
             holds_stops: watch::channel(false).0,
             holds_starts: watch::channel(false).0,
             holds_commands: watch::channel(false).0,
+            holds_set_up: watch::channel(None).0,
             too_much: Mutex::default(),
         })
     }
@@ -128,6 +131,11 @@ impl FakeRuntime {
         self.holds_commands.send_replace(hold);
     }
 
+    /// This pod takes its time to be set up until another is named, or none.
+    pub fn hold_set_up(&self, uid: Option<&str>) {
+        self.holds_set_up.send_replace(uid.map(str::to_owned));
+    }
+
     /// Pods that have something beside containers.
     pub fn pods(&self) -> BTreeSet<String> {
         self.table.lock().unwrap().remains.clone()
@@ -178,9 +186,14 @@ impl PodRuntime for FakeRuntime {
             addresses: vec![],
             devices: vec![],
         };
-        self.leave(&spec.pod.uid);
-        self.table.lock().unwrap().pods.insert(spec.pod.uid.clone(), spec);
-        Box::pin(async { Ok(instance) })
+        let uid = spec.pod.uid.clone();
+        self.table.lock().unwrap().pods.insert(uid.clone(), spec);
+        Box::pin(async move {
+            let is_free = |held: &Option<String>| held.as_ref() != Some(&uid);
+            self.holds_set_up.subscribe().wait_for(is_free).await.unwrap();
+            self.leave(&uid);
+            Ok(instance)
+        })
     }
 
     fn list_pods(&self) -> RuntimeFuture<'_, Vec<String>> {

@@ -166,3 +166,27 @@ fn a_condition_keeps_its_time_until_it_changes() {
     assert_eq!(condition(&third, "Ready")["lastTransitionTime"], "1970-01-01T00:05:00Z");
     assert_eq!(condition(&third, "PodScheduled")["lastTransitionTime"], "1970-01-01T00:01:40Z");
 }
+
+#[test]
+fn a_status_fits_whatever_programs_have_said() {
+    let names: Vec<String> = (0..40).map(|number| format!("container-{number}")).collect();
+    let containers: Vec<Value> = names.iter().map(|name| json!({"name": name})).collect();
+    let said = |message: &str| {
+        let mut exit = exited(1);
+        exit.message = message.to_owned();
+        let state = ContainerState::Exited(exit);
+        let observed =
+            |name: &String| Observed { current: Some(container(name, 0, state.clone())), ..Observed::default() };
+        let all: Vec<(&str, Observed)> = names.iter().map(|name| (name.as_str(), observed(name))).collect();
+        status(json!({"containers": containers}), &all, None)
+    };
+    let message = |status: &Value| status["containerStatuses"][39]["state"]["terminated"]["message"].to_string();
+    let bytes_max = api_edge::pod_status_bytes_max(40);
+    // Each takes six bytes in JSON.
+    let long = said(&"\0".repeat(4096));
+    assert!(long.to_string().len() <= bytes_max, "{}", long.to_string().len());
+    assert!(message(&long).contains("u0000"), "something of it is left");
+    assert_eq!(long["containerStatuses"][39]["state"]["terminated"]["exitCode"], 1);
+    let short = said("it was too warm");
+    assert_eq!(message(&short), "\"it was too warm\"");
+}

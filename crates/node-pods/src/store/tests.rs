@@ -53,6 +53,41 @@ fn a_restart_finds_everything_again() {
 }
 
 #[test]
+fn whoever_is_killed_while_forgetting_a_pod_leaves_nothing_of_it() {
+    let dir = directory();
+    let address: IpAddr = "10.39.0.2".parse().unwrap();
+    let instance = PodInstance {
+        version: node_runtime::POD_INSTANCE_VERSION,
+        id: "i".to_owned(),
+        boot_id: "b".to_owned(),
+        cgroup: None,
+        namespaces: Vec::new(),
+        addresses: vec![address],
+        devices: Vec::new(),
+    };
+    let state =
+        PodState { instance: Some(Instance { instance, first_attempts: Default::default() }), ..PodState::default() };
+    let static_pod = format!("{STATIC_UID_PREFIX}s");
+    {
+        let store = open(&dir);
+        for uid in ["forgotten", "kept"] {
+            store.put_pod(uid, "{}".into()).unwrap();
+            store.put_pod_state(uid, &state, true).unwrap();
+        }
+        store.put_pod_state(&static_pod, &state, true).unwrap();
+        // The first of the writes of `remove_pod`.
+        store.write(|snapshots| snapshots.remove("pods/forgotten")).unwrap();
+        store.write(SnapshotStore::sync).unwrap();
+        let addressed: Vec<String> = store.pods_with_addresses().into_iter().map(|pod| pod.uid).collect();
+        assert_eq!(addressed, ["kept", &static_pod], "its address is free");
+    }
+    let store = open(&dir);
+    assert!(store.snapshots.get("state/forgotten").is_none());
+    assert_eq!(store.pod_state("kept"), state);
+    assert_eq!(store.pod_state(&static_pod), state);
+}
+
+#[test]
 fn services_are_there_after_a_restart_and_one_of_another_version_is_left_out() {
     let service = |name: &str, uid: &str| ServiceRecord {
         namespace: "d".into(),

@@ -64,6 +64,8 @@ impl Worker {
                 self.fail(reason, message);
                 return true;
             }
+            // Decided again when that is done.
+            Action::Finish if self.volumes.hold_removal() => {}
             Action::Finish => self.remove(),
         }
         false

@@ -65,6 +65,11 @@ impl PodVolumes {
         self.is_checked || self.is_slow
     }
 
+    /// Whether the pod cannot be removed yet: what is set up for it meanwhile would be left. A share that hangs keeps no pod.
+    pub(super) fn hold_removal(&self) -> bool {
+        self.is_preparing && !(self.is_set_up && self.is_slow)
+    }
+
     /// When those with a limit are to be measured.
     pub(super) fn measure_at(&self) -> Option<Instant> {
         self.measure_at

@@ -276,11 +276,21 @@ async fn volumes_are_mounted_inside_the_image_wherever_its_links_lead() {
     .await;
     assert_eq!(log, ["of the node", "of the node", "touch: /ro/x: Read-only file system"]);
     assert!(volume.join("y").exists() && !Path::new("/etc/volume").exists());
-    let mut dangling = spec(&fixture, "true");
-    dangling.mounts = vec![mount("/dangling/x", false)];
-    let error = message(&start(&fixture, dangling).await.unwrap_err());
-    assert!(error.contains("failed to mount at /dangling/x"), "{error}");
+    // As /var/run of an image that has no /run, and as its /etc/resolv.conf of systemd.
+    let file = Mount { host_path: volume.join("file"), container_path: "/to-dangling".into(), ..Mount::default() };
+    let high = fixture.image.store.join("high");
+    symlink("old/../dangling/y/z", high.join("to-dangling")).unwrap();
+    let (log, _) = run(&fixture, "cat /nowhere/at/all/x/file; echo; cat /nowhere/at/all/y/z", |spec| {
+        spec.mounts = vec![mount("/dangling/x", false), file.clone()];
+    })
+    .await;
+    assert_eq!(log, ["of the node", "of the node"]);
     assert!(!Path::new("/nowhere").exists());
+    symlink("circle", high.join("circle")).unwrap();
+    let mut circle = spec(&fixture, "true");
+    circle.mounts = vec![mount("/circle/x", false)];
+    let error = message(&start(&fixture, circle).await.unwrap_err());
+    assert!(error.contains("failed to mount at /circle/x"), "{error}");
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ fn usable(folder: &Path, runtime: &OciRuntime) -> OciRuntime {
     if runtime.handler == "crun" && Path::new("/sys/fs/cgroup/unified").exists() {
         let script = folder.join("crun");
         let text = format!(
-            "#!/bin/sh\nexec unshare -m sh -c 'umount /sys/fs/cgroup/unified 2>/dev/null; exec {} \"$@\"' sh \"$@\"\n",
+            "#!/bin/sh\nexec unshare -m sh -c 'umount /sys/fs/cgroup/unified 2>/dev/null; mount -t tmpfs none /sys/fs/cgroup/unified; exec {} \"$@\"' sh \"$@\"\n",
             runtime.path.display()
         );
         fs::write(&script, text).unwrap();

@@ -16,6 +16,7 @@
 //! ```
 
 use std::{
+    ffi::OsStr,
     fs,
     io::{self, Read},
     os::{
@@ -42,6 +43,8 @@ const OVERLAY_OPTIONS_BYTES_MAX: usize = 4095;
 
 /// How deep below another directory a mount point may be made.
 const DEPTH_MAX: usize = 128;
+/// Links that lead to each other, as the kernel follows them.
+const LINKS_MAX: usize = 40;
 
 /// Devices that a privileged container gets: more than any box has.
 const DEVICES_MAX: usize = 16_384;
@@ -386,43 +389,63 @@ impl Root {
         }
     }
 
-    /// As [`open`](Self::open), with what is missing made: directories, and a file or a directory at the end.
+    /// As [`open`](Self::open), with what is missing made: directories, and a file or a directory at the end. A link that leads to
+    /// nothing, as `/var/run` of an image without `/run`, is followed to where that is to be, in the root.
     fn open_or_make(&self, path: &Path, is_dir: bool) -> io::Result<OwnedFd> {
+        let mut path = path.to_owned();
+        for _ in 0..LINKS_MAX {
+            match self.make_to_link(&path, is_dir)? {
+                Ok(found) => return Ok(found),
+                Err(led_to) => path = led_to,
+            }
+        }
+        Err(Errno::LOOP.into())
+    }
+
+    /// What is at a path, made where it is missing; or the path that the first link on it which leads to nothing makes of it.
+    fn make_to_link(&self, path: &Path, is_dir: bool) -> io::Result<Result<OwnedFd, PathBuf>> {
         let mut missing = Vec::new();
-        let mut at = path;
+        let mut at = path.to_owned();
         let mut here = loop {
-            match self.open(at) {
+            match self.open(&at) {
                 Ok(found) => break found,
                 Err(Errno::NOENT) if missing.len() < DEPTH_MAX => {
                     let (Some(parent), Some(name)) = (at.parent(), at.file_name()) else {
                         return Err(Errno::NOENT.into());
                     };
-                    missing.push(name);
-                    at = parent;
+                    missing.push(name.to_owned());
+                    at = parent.to_owned();
                 }
                 Err(error) => return Err(error.into()),
             }
         };
         while let Some(name) = missing.pop() {
             let made = match is_dir || !missing.is_empty() {
-                true => rustix::fs::mkdirat(&here, name, Mode::from_raw_mode(0o755)),
+                true => rustix::fs::mkdirat(&here, &name, Mode::from_raw_mode(0o755)),
                 false => {
                     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                    rustix::fs::openat(&here, name, flags, Mode::from_raw_mode(0o644)).map(drop)
+                    rustix::fs::openat(&here, &name, flags, Mode::from_raw_mode(0o644)).map(drop)
                 }
             };
             match made {
-                // Another container of the pod was faster; or it is a link that leads to nothing, which fails below.
+                // Another container of the pod was faster, or it is a link.
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
             }
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            here = rustix::fs::openat(&here, name, flags, Mode::empty())?;
+            let next = rustix::fs::openat(&here, &name, flags, Mode::empty())?;
+            if FileType::from_raw_mode(rustix::fs::fstat(&next)?.st_mode) == FileType::Symlink {
+                let target = rustix::fs::readlinkat(&here, &name, Vec::new())?;
+                at.push(OsStr::from_bytes(target.to_bytes()));
+                at.extend(missing.iter().rev());
+                return Ok(Err(at));
+            }
+            at.push(&name);
+            here = next;
         }
-        match FileType::from_raw_mode(rustix::fs::fstat(&here)?.st_mode) {
-            FileType::Symlink => Err(io::Error::other("a link that leads to nothing is in the way")),
-            kind if kind.is_dir() != is_dir => Err(io::Error::other("one is a file, the other a directory")),
-            _ => Ok(here),
+        match FileType::from_raw_mode(rustix::fs::fstat(&here)?.st_mode).is_dir() == is_dir {
+            true => Ok(Ok(here)),
+            false => Err(io::Error::other("one is a file, the other a directory")),
         }
     }
 

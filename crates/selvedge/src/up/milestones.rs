@@ -21,7 +21,7 @@ pub(super) fn greet(data_dir: &DataDir, hub: &Hub, node: &str) {
         api_edge::KUBERNETES_VERSION,
         data_dir.path().display()
     );
-    println!("selvedge: node  {node}, runs pods of the classes selvedge-process and selvedge-wasm");
+    println!("selvedge: node  {node}, runs pods of images, and of the classes selvedge-process and selvedge-wasm");
     println!(
         "selvedge: edge  devices, rules and export of {node}; see `selvedge status --data-dir {}`",
         data_dir.path().display()

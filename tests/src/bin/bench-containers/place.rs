@@ -122,7 +122,7 @@ impl Namespaces {
 
 /// Removes control groups that others' programs leave, and ends what is in them.
 pub fn remove_groups(name: &str) {
-    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap_or_default();
     for line in mounts.lines() {
         let fields: Vec<&str> = line.split(' ').collect();
         if let [_, target, "cgroup" | "cgroup2", ..] = fields[..] {

@@ -69,7 +69,8 @@ impl Peer {
         let mut command = Command::new("timeout");
         command.args(["-s", "KILL", "60"]);
         if self == Self::Crun && Path::new("/sys/fs/cgroup/unified").exists() {
-            let script = "umount /sys/fs/cgroup/unified 2>/dev/null; exec \"$@\"";
+            let script =
+                "umount /sys/fs/cgroup/unified 2>/dev/null; mount -t tmpfs none /sys/fs/cgroup/unified; exec \"$@\"";
             // What is mounted in volumes is still seen.
             command.args(["unshare", "-m", "--propagation", "slave", "sh", "-c", script, "sh"]);
         }
