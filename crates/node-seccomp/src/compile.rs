@@ -4,7 +4,7 @@
 //! become one range, and a range is found after some seven comparisons instead of three hundred. Classic BPF has no loops and
 //! jumps forward by at most 255 instructions where a condition decides; longer ways go by an unconditional jump.
 
-use alloc::{collections::BTreeMap, vec, vec::Vec};
+use alloc::{borrow::Cow, collections::BTreeMap, vec, vec::Vec};
 
 use crate::CapabilitySet;
 
@@ -20,6 +20,19 @@ pub struct SockFilter {
     pub jf: u8,
     /// Its operand.
     pub k: u32,
+}
+
+/// As one number, in which it can be handed on.
+impl From<SockFilter> for u64 {
+    fn from(SockFilter { code, jt, jf, k }: SockFilter) -> Self {
+        Self::from(code) << 48 | Self::from(jt) << 40 | Self::from(jf) << 32 | Self::from(k)
+    }
+}
+
+impl From<u64> for SockFilter {
+    fn from(bits: u64) -> Self {
+        Self { code: (bits >> 48) as u16, jt: (bits >> 40) as u8, jf: (bits >> 32) as u8, k: bits as u32 }
+    }
 }
 
 /// A profile on one architecture.
@@ -59,6 +72,19 @@ pub(crate) enum Arg {
         value: u32,
     },
     Equal {
+        index: u8,
+        value: u64,
+    },
+    NotEqual {
+        index: u8,
+        value: u64,
+    },
+    AtLeast {
+        index: u8,
+        value: u64,
+    },
+    /// Below a number of 64 bits.
+    Less {
         index: u8,
         value: u64,
     },
@@ -103,7 +129,17 @@ const NEAR_MAX: usize = 255;
 enum Decision {
     Return(u32),
     /// The first whose conditions hold.
-    Conditions(Vec<(&'static [Arg], u32)>),
+    Conditions(Vec<(Cow<'static, [Arg]>, u32)>),
+}
+
+/// What is done with each number of one architecture.
+pub(crate) struct Decisions {
+    audit: u32,
+    by_number: BTreeMap<u32, Decision>,
+    /// Where no rule says anything, and where no condition holds.
+    default: u32,
+    /// Above this number nothing is known, and this is the answer.
+    beyond: (u32, u32),
 }
 
 /// Where a decision begins; it holds up to the next one.
@@ -114,12 +150,19 @@ struct Range {
 
 /// The filter for a machine that knows the architectures of all `tables`.
 pub(crate) fn filter(tables: &[&Table], granted: CapabilitySet) -> Vec<SockFilter> {
-    let bodies: Vec<Vec<SockFilter>> = tables.iter().map(|table| tree(&ranges(table, granted))).collect();
+    let decisions: Vec<Decisions> = tables.iter().map(|table| Decisions::of_table(table, granted)).collect();
+    program(&decisions)
+}
+
+/// The filter for a machine that knows these architectures.
+pub(crate) fn program(architectures: &[Decisions]) -> Vec<SockFilter> {
+    let body = |decisions: &Decisions| tree(&ranges(decisions), decisions.default);
+    let bodies: Vec<Vec<SockFilter>> = architectures.iter().map(body).collect();
     let mut program = vec![op(LOAD, AT_ARCH)];
     // Each architecture has a test and a jump; after them comes the answer to every other one.
-    let mut ahead = 2 * tables.len() + 1;
-    for (table, body) in tables.iter().zip(&bodies) {
-        program.push(jump(EQUAL, table.audit, 0, 1));
+    let mut ahead = 2 * architectures.len() + 1;
+    for (decisions, body) in architectures.iter().zip(&bodies) {
+        program.push(jump(EQUAL, decisions.audit, 0, 1));
         ahead -= 2;
         program.push(op(JUMP, ahead as u32));
         ahead += body.len() + 1;
@@ -132,63 +175,74 @@ pub(crate) fn filter(tables: &[&Table], granted: CapabilitySet) -> Vec<SockFilte
     program
 }
 
-fn ranges(table: &Table, granted: CapabilitySet) -> Vec<Range> {
+fn ranges(decisions: &Decisions) -> Vec<Range> {
     let mut ranges: Vec<Range> = Vec::new();
     let mut push = |first: u32, decision: Decision| {
         if ranges.last().is_none_or(|last| last.decision != decision) {
             ranges.push(Range { first, decision });
         }
     };
-    let unknown = |number: u32| Decision::Return(ERRNO | if number > table.newest { ENOSYS } else { EPERM });
+    let (newest, beyond) = decisions.beyond;
+    let unknown = |number: u32| Decision::Return(if number > newest { beyond } else { decisions.default });
     let mut next = 0;
-    for (number, decision) in decisions(table, granted) {
-        if next < number {
+    for (number, decision) in &decisions.by_number {
+        if next < *number {
             push(next, unknown(next));
-            if next <= table.newest && table.newest + 1 < number {
-                push(table.newest + 1, unknown(number));
+            if next <= newest && newest + 1 < *number {
+                push(newest + 1, unknown(*number));
             }
         }
-        push(number, decision);
-        next = number + 1;
+        push(*number, decision.clone());
+        next = *number + 1;
     }
-    if next <= table.newest {
+    if next <= newest {
         push(next, unknown(next));
-        next = table.newest + 1;
+        next = newest + 1;
     }
     push(next, unknown(u32::MAX));
     ranges
 }
 
-/// What the rules that count say of each number they name.
-fn decisions(table: &Table, granted: CapabilitySet) -> BTreeMap<u32, Decision> {
-    let mut decisions = BTreeMap::new();
-    for rule in table.rules {
-        if !granted.has_all(rule.with) || granted.has_any(rule.without) {
-            continue;
-        }
-        let answer = match rule.answer {
-            Answer::Allow => ALLOW,
-            Answer::Errno(number) => ERRNO | u32::from(number),
-        };
-        for number in rule.numbers.iter().flat_map(|(first, last)| *first..=*last) {
-            let decision = decisions.entry(number).or_insert_with(|| Decision::Conditions(Vec::new()));
-            match decision {
-                // A rule without conditions says all there is to say.
-                Decision::Return(_) => {}
-                decision if rule.args.is_empty() => *decision = Decision::Return(answer),
-                Decision::Conditions(conditions) => conditions.push((rule.args, answer)),
+impl Decisions {
+    pub(crate) fn new(audit: u32, default: u32, beyond: (u32, u32)) -> Self {
+        Self { audit, by_number: BTreeMap::new(), default, beyond }
+    }
+
+    /// What the rules that count say of each number they name.
+    fn of_table(table: &Table, granted: CapabilitySet) -> Self {
+        let mut decisions = Self::new(table.audit, ERRNO | EPERM, (table.newest, ERRNO | ENOSYS));
+        for rule in table.rules {
+            if !granted.has_all(rule.with) || granted.has_any(rule.without) {
+                continue;
+            }
+            let answer = match rule.answer {
+                Answer::Allow => ALLOW,
+                Answer::Errno(number) => ERRNO | u32::from(number),
+            };
+            for number in rule.numbers.iter().flat_map(|(first, last)| *first..=*last) {
+                decisions.add(number, Cow::Borrowed(rule.args), answer);
             }
         }
+        decisions
     }
-    decisions
+
+    /// Adds what a rule says of a number.
+    pub(crate) fn add(&mut self, number: u32, args: Cow<'static, [Arg]>, answer: u32) {
+        match self.by_number.entry(number).or_insert_with(|| Decision::Conditions(Vec::new())) {
+            // A rule without conditions says all there is to say.
+            Decision::Return(_) => {}
+            decision if args.is_empty() => *decision = Decision::Return(answer),
+            Decision::Conditions(conditions) => conditions.push((args, answer)),
+        }
+    }
 }
 
-fn tree(ranges: &[Range]) -> Vec<SockFilter> {
+fn tree(ranges: &[Range], default: u32) -> Vec<SockFilter> {
     if let [range] = ranges {
-        return leaf(&range.decision);
+        return leaf(&range.decision, default);
     }
     let (below, above) = ranges.split_at(ranges.len() / 2);
-    let (first, below, above) = (above[0].first, tree(below), tree(above));
+    let (first, below, above) = (above[0].first, tree(below, default), tree(above, default));
     let mut program = match u8::try_from(below.len()) {
         Ok(near) => vec![jump(AT_LEAST, first, near, 0)],
         Err(_) => vec![jump(AT_LEAST, first, 0, 1), op(JUMP, below.len() as u32)],
@@ -198,7 +252,7 @@ fn tree(ranges: &[Range]) -> Vec<SockFilter> {
     program
 }
 
-fn leaf(decision: &Decision) -> Vec<SockFilter> {
+fn leaf(decision: &Decision, default: u32) -> Vec<SockFilter> {
     let conditions = match decision {
         Decision::Return(answer) => return vec![op(RETURN, *answer)],
         Decision::Conditions(conditions) => conditions,
@@ -207,7 +261,7 @@ fn leaf(decision: &Decision) -> Vec<SockFilter> {
     for (args, answer) in conditions {
         program.extend(condition(args, *answer));
     }
-    program.push(op(RETURN, ERRNO | EPERM));
+    program.push(op(RETURN, default));
     program
 }
 
@@ -233,6 +287,30 @@ fn condition(args: &[Arg], answer: u32) -> Vec<SockFilter> {
                 test(&mut program, EQUAL, (value >> 32) as u32, false);
                 program.push(op(LOAD, low(index)));
                 test(&mut program, EQUAL, value as u32, false);
+            }
+            Arg::NotEqual { index, value } => {
+                program.push(op(LOAD, high(index)));
+                program.push(jump(EQUAL, (value >> 32) as u32, 0, 2));
+                program.push(op(LOAD, low(index)));
+                test(&mut program, EQUAL, value as u32, true);
+            }
+            Arg::AtLeast { index, value } => {
+                program.push(op(LOAD, high(index)));
+                if let Some(more) = ((value >> 32) as u32).checked_add(1) {
+                    program.push(jump(AT_LEAST, more, 3, 0));
+                }
+                test(&mut program, EQUAL, (value >> 32) as u32, false);
+                program.push(op(LOAD, low(index)));
+                test(&mut program, AT_LEAST, value as u32, false);
+            }
+            Arg::Less { index, value } => {
+                program.push(op(LOAD, high(index)));
+                if let Some(more) = ((value >> 32) as u32).checked_add(1) {
+                    test(&mut program, AT_LEAST, more, true);
+                }
+                program.push(jump(EQUAL, (value >> 32) as u32, 0, 2));
+                program.push(op(LOAD, low(index)));
+                test(&mut program, AT_LEAST, value as u32, true);
             }
             Arg::Masked { index, mask, value } => {
                 for (at, mask, value) in

@@ -31,12 +31,16 @@ extern crate alloc;
 extern crate std;
 
 mod compile;
+mod localhost;
+#[rustfmt::skip]
+mod names;
 #[rustfmt::skip]
 mod tables;
 
 use alloc::vec::Vec;
 
 pub use compile::SockFilter;
+pub use localhost::{Action, Compare, Condition, NamedRule, ProfileError, localhost};
 
 /// Architectures for which the profile has a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

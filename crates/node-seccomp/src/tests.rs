@@ -3,4 +3,5 @@
 mod filters;
 mod generate;
 mod interpreter;
+mod localhost;
 mod profile;

@@ -7,9 +7,9 @@ use super::{
     profile::{self, MACHINES, Machine, Profile},
 };
 use crate::{
-    Arch, CapabilitySet,
+    Action, Arch, CapabilitySet, Compare, Condition, NamedRule,
     compile::{ALLOW, ENOSYS, EPERM, ERRNO, KILL_PROCESS, SockFilter},
-    runtime_default, wasm_worker,
+    localhost, runtime_default, wasm_worker,
 };
 
 /// What the kernel takes.
@@ -157,5 +157,46 @@ fn a_number_is_found_after_few_steps() {
     for arch in [Arch::Amd64, Arch::Arm64, Arch::Arm] {
         let sizes = (runtime_default(arch, CapabilitySet::EMPTY).len(), wasm_worker(arch).len());
         assert!(sizes.0 < 900 && sizes.1 < 350, "{arch:?}: {sizes:?}");
+    }
+}
+
+/// What is compiled of names and what is compiled of tables say the same.
+#[test]
+fn the_common_profile_is_the_same_when_it_is_read_from_a_file() {
+    let profile = profile::runtime_default();
+    let compare = |op: &str| match op {
+        "SCMP_CMP_EQ" => Compare::Equal,
+        "SCMP_CMP_NE" => Compare::NotEqual,
+        "SCMP_CMP_LT" => Compare::Less,
+        "SCMP_CMP_MASKED_EQ" => Compare::MaskedEqual,
+        other => panic!("{other} is new in the profile"),
+    };
+    let condition = |arg: &profile::Arg| Condition {
+        index: arg.index,
+        compare: compare(&arg.op),
+        value: arg.value,
+        value_two: arg.value_two,
+    };
+    for granted in [CapabilitySet::EMPTY, CapabilitySet(1 << 21), CapabilitySet(u64::MAX)] {
+        for (arch, tables) in [(Arch::Amd64, ["AMD64", "I386"]), (Arch::Arm64, ["ARM64", "ARM"])] {
+            let machines = tables.map(machine);
+            let rules: Vec<NamedRule<'_>> = profile
+                .syscalls
+                .iter()
+                .filter(|rule| rule.counts(machines[0], granted))
+                .map(|rule| NamedRule {
+                    names: rule.names.iter().map(|name| &**name).collect(),
+                    action: match rule.action.as_str() {
+                        "SCMP_ACT_ALLOW" => Action::ALLOW,
+                        _ => Action::errno(rule.errno_ret.unwrap_or(EPERM) as u16),
+                    },
+                    conditions: rule.args.iter().map(condition).collect(),
+                })
+                .collect();
+            let filter = localhost(arch, true, Action::errno(EPERM as u16), &rules).unwrap();
+            for machine in machines {
+                check(&filter, &profile, machine, granted);
+            }
+        }
     }
 }

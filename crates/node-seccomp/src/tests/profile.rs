@@ -66,6 +66,8 @@ pub struct Machine {
     /// What `includes.arches` holds: the native one, also for its 32-bit sibling.
     pub native: &'static str,
     pub number: fn(&str) -> Option<u32>,
+    /// Every call, by name.
+    pub all: fn() -> Vec<(&'static str, u32)>,
 }
 
 macro_rules! number {
@@ -74,21 +76,31 @@ macro_rules! number {
     };
 }
 
+macro_rules! all {
+    ($module:ident) => {
+        || syscalls::$module::Sysno::iter().map(|call| (call.name(), call.id() as u32)).collect()
+    };
+}
+
+/// Private calls of ARM, which no list of the kernel's has.
+const PRIVATE_OF_ARM: [(&str, u32); 3] = [("breakpoint", 0x0f_0001), ("cacheflush", 0x0f_0002), ("set_tls", 0x0f_0005)];
+
+fn all_of_arm() -> Vec<(&'static str, u32)> {
+    let listed: fn() -> Vec<(&'static str, u32)> = all!(arm);
+    let is_private = |name: &str| PRIVATE_OF_ARM.iter().any(|(private, _)| *private == name);
+    listed().into_iter().filter(|(name, _)| !is_private(name)).chain(PRIVATE_OF_ARM).collect()
+}
+
 fn arm_number(name: &str) -> Option<u32> {
-    // Private calls of ARM, which no list of the kernel's has.
-    match name {
-        "breakpoint" => Some(0x0f_0001),
-        "cacheflush" => Some(0x0f_0002),
-        "set_tls" => Some(0x0f_0005),
-        _ => number!(arm)(name),
-    }
+    let private = PRIVATE_OF_ARM.iter().find(|(private, _)| *private == name);
+    private.map_or_else(|| number!(arm)(name), |(_, number)| Some(*number))
 }
 
 pub const MACHINES: [Machine; 4] = [
-    Machine { table: "AMD64", audit: 0xc000_003e, native: "amd64", number: number!(x86_64) },
-    Machine { table: "I386", audit: 0x4000_0003, native: "amd64", number: number!(x86) },
-    Machine { table: "ARM64", audit: 0xc000_00b7, native: "arm64", number: number!(aarch64) },
-    Machine { table: "ARM", audit: 0x4000_0028, native: "arm", number: arm_number },
+    Machine { table: "AMD64", audit: 0xc000_003e, native: "amd64", number: number!(x86_64), all: all!(x86_64) },
+    Machine { table: "I386", audit: 0x4000_0003, native: "amd64", number: number!(x86), all: all!(x86) },
+    Machine { table: "ARM64", audit: 0xc000_00b7, native: "arm64", number: number!(aarch64), all: all!(aarch64) },
+    Machine { table: "ARM", audit: 0x4000_0028, native: "arm", number: arm_number, all: all_of_arm },
 ];
 
 /// Above the calls of all architectures, below the private ones of ARM.
@@ -136,7 +148,7 @@ impl Rule {
         (self.includes.arches.is_empty() || names(&self.includes.arches)) && !names(&self.excludes.arches)
     }
 
-    fn counts(&self, machine: &Machine, granted: CapabilitySet) -> bool {
+    pub fn counts(&self, machine: &Machine, granted: CapabilitySet) -> bool {
         let granted = |name: &String| granted.0 >> capability(name) & 1 == 1;
         self.is_for(machine) && self.includes.caps.iter().all(granted) && !self.excludes.caps.iter().any(granted)
     }
