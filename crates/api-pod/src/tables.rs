@@ -40,7 +40,7 @@ const NO_SELINUX: Does = Rejected("sets no SELinux label; leave it out");
 
 const NO_WINDOWS: Does = Rejected("runs on Linux only; leave it out");
 
-const NO_PROFILE: Does = Rejected("loads no profile of the node; use RuntimeDefault or Unconfined");
+const NO_PROFILE: Does = Rejected("loads no profile of the node; use RuntimeDefault");
 
 const NO_ATTACH: Does = Rejected("serves no attach and no terminal; leave it out");
 
@@ -195,13 +195,10 @@ pub const TABLES: &[(&str, &[Row])] = &[
     (
         "SeccompProfile",
         &[
-            row("localhostProfile", NO_PROFILE, NO_PROFILE),
+            row("localhostProfile", Honoured, NO_PROFILE),
             row(
                 "type",
-                Only(
-                    &["RuntimeDefault", "Unconfined"],
-                    "loads no profile of the node; use RuntimeDefault or Unconfined",
-                ),
+                Honoured,
                 Only(&["RuntimeDefault"], "filters the system calls of each module's process; use RuntimeDefault"),
             ),
         ],

@@ -4,6 +4,7 @@
 //! kubelet does not act on. Unknown fields are ignored, as the hub has already validated the object.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -256,9 +257,10 @@ pub(crate) struct Capabilities {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub(crate) struct SeccompProfile {
     pub r#type: String,
+    pub localhost_profile: PathBuf,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

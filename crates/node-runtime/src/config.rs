@@ -14,6 +14,8 @@ pub struct ProcessConfig {
     /// Directories of the node that containers do not see, unless they are privileged or have a volume there: keys, offline
     /// copies, other pods' volumes.
     pub hidden: Vec<PathBuf>,
+    /// Where `localhostProfile` of a seccomp profile is looked for.
+    pub seccomp_dir: PathBuf,
     /// Where the environments of containers are kept; it exists. By default a directory in memory, which no one else can read:
     /// below `/run/selvedge`, for a node without root below `$XDG_RUNTIME_DIR`.
     pub launch_dir: Option<PathBuf>,
@@ -43,8 +45,11 @@ impl ProcessConfig {
 
     /// Settings with a kubelet's usual limits: 10 MiB a log file, 5 files.
     pub fn new(state_dir: impl Into<PathBuf>, allowed_prefixes: Vec<PathBuf>) -> Self {
+        let state_dir = state_dir.into();
         Self {
-            state_dir: state_dir.into(),
+            // As the kubelet has it: `seccomp` in its own directory.
+            seccomp_dir: state_dir.with_file_name("seccomp"),
+            state_dir,
             hidden: Vec::new(),
             launch_dir: None,
             program: Self::THIS_PROGRAM.into(),

@@ -22,8 +22,9 @@ use crate::{
     ImagePresence, ImageRoot, OciRuntime, PodInstance, PodRuntime, PodSpec, ProcessConfig, Propagation, RuntimeError,
     RuntimeFuture,
     sandbox::Shared,
+    seccomp,
     signal::signal,
-    supervisor::{Supervisor, blocking, check_mounts, check_names, check_security},
+    supervisor::{Supervisor, blocking, check_capabilities, check_mounts, check_names, check_security},
 };
 
 /// An image that is on the node, unpacked.
@@ -151,9 +152,7 @@ impl ContainerRuntime {
 fn check(spec: &ContainerSpec) -> Result<(), RuntimeError> {
     check_names(spec)?;
     check_mounts(spec)?;
-    if let Some(name) = spec.security.unknown_capability() {
-        return Err(RuntimeError::Refused { id: spec.id(), reason: format!("{name} is no capability") });
-    }
+    check_capabilities(spec)?;
     if !spec.security.privileged && spec.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional) {
         let reason = "Bidirectional mount propagation is available only to privileged containers".to_owned();
         return Err(RuntimeError::Refused { id: spec.id(), reason });
@@ -315,7 +314,9 @@ impl PodRuntime for ContainerRuntime {
                     };
                     oci.check().map_err(|error| RuntimeError::Refused { id: spec.id(), reason: why(error) })?;
                 }
-                Self::plan(&config, &*images, spec)
+                let mut launch = Self::plan(&config, &*images, spec)?;
+                seccomp::read(&config.seccomp_dir, &mut launch.spec, oci.is_some())?;
+                Ok(launch)
             })
             .await?;
             launch.processes_of = processes_of;

@@ -30,6 +30,7 @@ mod process;
 mod program;
 mod qos;
 mod sandbox;
+mod seccomp;
 mod signal;
 mod supervisor;
 #[cfg(feature = "wasm")]
@@ -49,7 +50,8 @@ pub use launch_dir::{in_memory_dirs, make_in_memory_dir, name_of, remove_in_memo
 pub use node_images::{Collected, ExportError, ImportError, RegistriesConfig, RemoveError};
 pub use node_shim::{
     ContainerId, ContainerResources, ContainerSpec, ContainerStats, ExitReason, ExitRecord, ImageRoot, ImageVolume,
-    Isolation, Limits, Mount, NamespaceRef, PodRef, PodResources, Propagation, Requests, Seccomp, Security,
+    Isolation, Limits, Mount, NamespaceRef, PodRef, PodResources, Propagation, Requests, Seccomp, SeccompProfile,
+    Security,
 };
 pub use oci::OciRuntime;
 pub use pod::{

@@ -12,14 +12,13 @@ use std::{
 };
 
 use node_shim::{
-    Mount, Propagation, Seccomp, Security,
+    ContainerSpec, ImageRoot, Mount, Propagation, SHM_OF_NODE, Seccomp, Security,
     shim::USER_SLOT,
     state::{Launch, OciRuntime as Called},
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-/// What containerd calls its default profile has the content of this one.
-const PROFILE: &str = include_str!("../../node-seccomp/profiles/runtime-default.json");
+use crate::{RuntimeError, seccomp};
 
 /// Runtimes that are known by their names, where they are installed.
 const KNOWN: [&str; 4] = ["crun", "runc", "runsc", "youki"];
@@ -149,6 +148,14 @@ pub(crate) fn process_of_command(bundle: &Path, argv: &[String]) -> io::Result<S
     Ok(process.to_string())
 }
 
+/// Reads the seccomp profile that a container names from a directory of profiles, as [`config`] expects it.
+///
+/// # Errors
+/// When there is no such file, or no filter comes out of it.
+pub fn read_profile(dir: &Path, spec: &mut ContainerSpec) -> Result<(), RuntimeError> {
+    seccomp::read(dir, spec, true)
+}
+
 /// The configuration that containerd writes for a container (1.6 and 1.7, with its defaults, as a kubelet calls it). `root` is
 /// `rootfs` beside it; the user is for the shim to put in. `source` says where the nth mount is found.
 pub fn config(launch: &Launch, source: impl Fn(usize, &Mount) -> PathBuf) -> Value {
@@ -157,6 +164,10 @@ pub fn config(launch: &Launch, source: impl Fn(usize, &Mount) -> PathBuf) -> Val
     let is_plain = security.privileged || security.unmasked_proc;
     let (masked, read_only) =
         if is_plain { (&[][..], &[][..]) } else { (&node_shim::shim::MASKED[..], &node_shim::shim::READ_ONLY[..]) };
+    let mut masked: Vec<&Path> = masked.iter().map(Path::new).collect();
+    if !security.privileged && launch.image.as_ref().is_some_and(ImageRoot::has_shm_of_node) {
+        masked.extend(launch.hidden.iter().map(PathBuf::as_path).filter(|path| path.starts_with(SHM_OF_NODE)));
+    }
     let mut namespaces = vec![json!({"type": "mount"})];
     match &launch.processes_of {
         Some(first) => namespaces.push(json!({"type": "pid", "path": format!("/proc/{}/ns/pid", first.pid)})),
@@ -181,8 +192,11 @@ pub fn config(launch: &Launch, source: impl Fn(usize, &Mount) -> PathBuf) -> Val
     });
     if security.privileged {
         linux["devices"] = devices();
+    } else if let Some(profile) = &security.seccomp_profile {
+        // It was made by us. Were it not, the runtime would not take it.
+        linux["seccomp"] = serde_json::from_str(&profile.oci).unwrap_or(json!(""));
     } else if security.seccomp == Seccomp::RuntimeDefault {
-        linux["seccomp"] = seccomp(&granted);
+        linux["seccomp"] = seccomp::default(&granted);
     }
     let spread = spec.mounts.iter().map(|mount| mount.propagation);
     match spread.max_by_key(|propagation| *propagation as u8) {
@@ -226,12 +240,16 @@ fn process(launch: &Launch, granted: &[String]) -> Value {
 
 /// Those of a container, as far as this process can give them: that is what is meant by all.
 pub fn capabilities(security: &Security) -> Vec<String> {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let own = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let own = own.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(u64::MAX);
-    let granted = security.granted_to_image() & own;
+    let granted = security.granted_to_image() & own_capabilities();
     let names = api_kube::CAPABILITIES.iter().enumerate().filter(|(number, _)| granted & 1 << number != 0);
     names.map(|(_, name)| format!("CAP_{name}")).collect()
+}
+
+/// What this process may, by the kernel's numbers.
+pub(crate) fn own_capabilities() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let own = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    own.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(u64::MAX)
 }
 
 fn is_unified() -> bool {
@@ -325,44 +343,6 @@ fn devices() -> Value {
         }
     }
     Value::Array(found)
-}
-
-/// The rules that count for these capabilities here.
-fn seccomp(granted: &[String]) -> Value {
-    let mut profile: Value = serde_json::from_str(PROFILE).expect("the profile is part of this program and tested");
-    let (arch, architectures) = match () {
-        () if cfg!(target_arch = "x86_64") => ("amd64", json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"])),
-        () if cfg!(target_arch = "aarch64") => ("arm64", json!(["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"])),
-        () => ("arm", json!(["SCMP_ARCH_ARM"])),
-    };
-    let has = |list: &Value, test: &dyn Fn(&str) -> bool| {
-        list.as_array().into_iter().flatten().filter_map(Value::as_str).any(test)
-    };
-    let is_granted = |name: &str| granted.iter().any(|one| one == name);
-    let counts = |rule: &Map<String, Value>| {
-        let of = |key: &str, what: &str| rule.get(key).and_then(|when| when.get(what)).cloned().unwrap_or_default();
-        let arches = of("includes", "arches");
-        !has(&of("includes", "caps"), &|name| !is_granted(name))
-            && !has(&of("excludes", "caps"), &is_granted)
-            && (arches.is_null() || has(&arches, &|name| name == arch))
-            && !has(&of("excludes", "arches"), &|name| name == arch)
-    };
-    let mut rules = Vec::new();
-    for rule in profile["syscalls"].as_array_mut().into_iter().flatten() {
-        let Value::Object(mut rule) = rule.take() else { continue };
-        if counts(&rule) {
-            for name in ["includes", "excludes", "comment"] {
-                rule.remove(name);
-            }
-            rules.push(Value::Object(rule));
-        }
-    }
-    json!({
-        "defaultAction": profile["defaultAction"],
-        "defaultErrnoRet": profile["defaultErrnoRet"],
-        "architectures": architectures,
-        "syscalls": rules,
-    })
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use crate::{
     PodSpec, ProcessConfig, RuntimeError, RuntimeFuture,
     image::{self, ImageKind},
     sandbox::Shared,
+    seccomp,
     signal::signal,
     supervisor::{Supervisor, blocking, check_mounts, check_names, check_security},
 };
@@ -42,6 +43,7 @@ impl ProcessRuntime {
         check_names(&spec)?;
         check_mounts(&spec)?;
         check_security(&spec)?;
+        seccomp::read(&config.seccomp_dir, &mut spec, false)?;
         let program = image::resolve(&spec.image, &config.allowed_prefixes, ImageKind::Executable)?;
         let argv = argv(&spec, &program)?;
         let stop_signal = spec.stop_signal.as_deref().map(signal).transpose();

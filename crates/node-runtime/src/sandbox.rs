@@ -16,7 +16,7 @@ use std::{
 };
 
 use node_network::{Kind, PodNamespaces};
-use node_shim::{NamespaceRef, cgroup::CgroupPaths, state::Process};
+use node_shim::{NamespaceRef, SHM_OF_NODE, cgroup::CgroupPaths, state::Process};
 use rustix::{
     mount::{MountFlags, UnmountFlags},
     thread::LinkNameSpaceType,
@@ -129,7 +129,7 @@ impl Sandboxes {
             }
         }
         if self.shared == Shared::All {
-            sandbox.shm = Some(if spec.host.ipc { "/dev/shm".into() } else { ensure_shm(&dir.join(SHM))? });
+            sandbox.shm = Some(if spec.host.ipc { SHM_OF_NODE.into() } else { ensure_shm(&dir.join(SHM))? });
         }
         if self.shared == Shared::All && spec.shares_processes {
             let _reaping = self.reaping.lock().unwrap_or_else(PoisonError::into_inner);

@@ -547,7 +547,7 @@ impl Inner {
         if let Some(oci) = &mut launch.oci {
             oci.bundle = self.bundle(&id);
         }
-        // The environments of all containers of this machine's nodes.
+        // The environments of all containers of this machine's nodes; of those of images, what is in shared memory.
         launch.hidden.extend(launch_dir::in_memory_dirs());
         launch.hidden.push(self.launch_dir.clone());
         launch.boot_id = node_shim::state::boot_id().unwrap_or_default();
@@ -881,15 +881,27 @@ pub(crate) fn check_names(spec: &ContainerSpec) -> Result<(), RuntimeError> {
 /// Capabilities must be ones that exist, and a container that must not be root must have another user.
 pub(crate) fn check_security(spec: &ContainerSpec) -> Result<(), RuntimeError> {
     let rejected = |reason: String| Err(RuntimeError::Refused { id: spec.id(), reason });
-    if let Some(name) = spec.security.unknown_capability() {
-        return rejected(format!("{name} is no capability"));
-    }
+    check_capabilities(spec)?;
     let user = spec.run_as_user.unwrap_or_else(|| rustix::process::geteuid().as_raw());
     if spec.security.run_as_non_root && user == 0 {
         let text = "container has runAsNonRoot and would run as root; set `runAsUser` to a number other than 0";
         return rejected(text.to_owned());
     }
     Ok(())
+}
+
+/// Capabilities must be known, and those that are named must be there to be given.
+pub(crate) fn check_capabilities(spec: &ContainerSpec) -> Result<(), RuntimeError> {
+    let rejected = |reason: String| Err(RuntimeError::Refused { id: spec.id(), reason });
+    if let Some(name) = spec.security.unknown_capability() {
+        return rejected(format!("{name} is no capability"));
+    }
+    match spec.security.capability_beyond(oci::own_capabilities()) {
+        Some(name) => rejected(format!(
+            "unable to apply caps: the node itself does not have {name}; leave it out of `capabilities.add`, or give it to the node"
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Paths of mounts must be absolute and without `..`.

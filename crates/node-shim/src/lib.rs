@@ -21,5 +21,6 @@ mod users;
 pub use lock::FileLock;
 pub use types::{
     ContainerId, ContainerResources, ContainerSpec, ContainerStats, ExitReason, ExitRecord, ImageRoot, ImageVolume,
-    Isolation, Limits, Mount, NamespaceRef, PodRef, PodResources, Propagation, Requests, Seccomp, Security, UPPER,
+    Isolation, Limits, Mount, NamespaceRef, PodRef, PodResources, Propagation, Requests, SHM_OF_NODE, Seccomp,
+    SeccompProfile, Security, UPPER,
 };

@@ -11,7 +11,7 @@ use std::{
 };
 
 use api_kube::CAPABILITIES;
-use node_seccomp::{Arch, CapabilitySet, Threads};
+use node_seccomp::{Arch, CapabilitySet, SockFilter, Threads};
 
 use crate::{
     ContainerSpec, Seccomp, Security, beneath, sys,
@@ -44,6 +44,15 @@ impl Security {
     pub fn unknown_capability(&self) -> Option<&str> {
         let names = self.capabilities_add.iter().chain(&self.capabilities_drop);
         names.map(String::as_str).find(|name| *name != ALL && bit(name).is_none())
+    }
+
+    /// The first capability that is asked for by its name and is none of `own`: nobody can give what he has not got. `ALL` is what
+    /// there is.
+    pub fn capability_beyond(&self, own: u64) -> Option<&str> {
+        let is_beyond = |name: &&String| {
+            bit(name).is_some_and(|bit| bit & own == 0) && !self.capabilities_drop.contains(name) && !self.privileged
+        };
+        self.capabilities_add.iter().find(is_beyond).map(String::as_str)
     }
 
     /// The capabilities of a program of an image, by number.
@@ -174,11 +183,16 @@ fn bit(name: &str) -> Option<u64> {
 }
 
 fn load_filter(security: &Security, granted: u64) -> Result<(), String> {
-    if security.privileged || security.seccomp == Seccomp::Unconfined {
+    if security.privileged {
         return Ok(());
     }
-    let Some(arch) = Arch::NATIVE else { return Ok(()) };
-    match node_seccomp::load(&node_seccomp::runtime_default(arch, CapabilitySet(granted)), Threads::This) {
+    let filter = match (&security.seccomp_profile, security.seccomp, Arch::NATIVE) {
+        // One that was not read is empty, and the kernel takes none such.
+        (Some(profile), ..) => profile.filter.iter().map(|bits| SockFilter::from(*bits)).collect(),
+        (None, Seccomp::RuntimeDefault, Some(arch)) => node_seccomp::runtime_default(arch, CapabilitySet(granted)),
+        (None, ..) => return Ok(()),
+    };
+    match node_seccomp::load(&filter, Threads::This) {
         Ok(()) => Ok(()),
         Err(libc::ENOSYS) => {
             Err("the kernel has no filters for system calls; use `seccompProfile: Unconfined`".to_owned())
@@ -225,6 +239,12 @@ mod tests {
         check(3, &["KILL"], &["ALL"], 1 << 5);
         check(3, &["ALL"], &["CHOWN"], !1);
         check(0, &["CHECKPOINT_RESTORE"], &["CHOWN"], 1 << 40);
+        let add = |add: &str| Security { capabilities_add: vec![add.to_owned()], ..Security::default() };
+        assert_eq!(add("SYS_TIME").capability_beyond(1 << 25), None);
+        assert_eq!(add("SYS_TIME").capability_beyond(!(1 << 25)), Some("SYS_TIME"));
+        assert_eq!(add("CAP_SYS_TIME").capability_beyond(0), Some("CAP_SYS_TIME"));
+        assert_eq!(add("ALL").capability_beyond(0), None, "all there are");
+        assert_eq!(Security { privileged: true, ..add("SYS_TIME") }.capability_beyond(0), None);
         let security = Security { capabilities_add: vec!["NET_BLIND".to_owned()], ..Security::default() };
         assert_eq!(security.unknown_capability(), Some("NET_BLIND"));
     }

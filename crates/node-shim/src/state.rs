@@ -108,6 +108,10 @@ impl Launch {
         record.spec.command.clear();
         record.spec.args.clear();
         record.argv.clear();
+        if let Some(profile) = &mut record.spec.security.seccomp_profile {
+            // Long, and nobody's need once the boot is over.
+            (profile.filter, profile.oci) = Default::default();
+        }
         record
     }
 

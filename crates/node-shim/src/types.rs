@@ -295,6 +295,9 @@ pub struct Security {
     pub read_only_root: bool,
     /// Which system calls it may use.
     pub seccomp: Seccomp,
+    /// The node's own profile that takes the place of the one above.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seccomp_profile: Option<SeccompProfile>,
     /// `procMount: Unmasked`.
     pub unmasked_proc: bool,
     /// Whether the start is rejected when it would run as root.
@@ -316,6 +319,20 @@ pub enum Seccomp {
     RuntimeDefault,
     /// None.
     Unconfined,
+}
+
+/// A filter for system calls that a file of the node describes (`Localhost`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SeccompProfile {
+    /// The file, below the node's directory of profiles.
+    pub path: PathBuf,
+    /// What is loaded, one number an instruction. This and the other form of it the runtime sets: one of both.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub filter: Vec<u64>,
+    /// `linux.seccomp` of an OCI configuration, for another runtime to load.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub oci: String,
 }
 
 /// Why a container ended, in the words of `kubectl describe pod`.
@@ -416,6 +433,16 @@ pub struct ImageRoot {
     /// What the containers of the pod share as `/dev/shm`; without it, each has its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shm: Option<PathBuf>,
+}
+
+/// Shared memory of the node, which a pod with `hostIPC` sees.
+pub const SHM_OF_NODE: &str = "/dev/shm";
+
+impl ImageRoot {
+    /// Whether it sees the node's shared memory, and what is there for others.
+    pub fn has_shm_of_node(&self) -> bool {
+        self.shm.as_deref() == Some(SHM_OF_NODE.as_ref())
+    }
 }
 
 /// How far containers are kept apart from the node.

@@ -187,6 +187,8 @@ fn process_config(data_dir: &DataDir, mut prefixes: Vec<PathBuf>) -> Result<Proc
     // The edge plane is this very program in a pod of its own.
     prefixes.push(this_program()?);
     let mut config = ProcessConfig::new(data_dir.node().join("runtime"), prefixes);
+    // Not among the node's state: they are the administrator's.
+    config.seccomp_dir = data_dir.path().join("seccomp");
     // Keys, Secrets of other pods, and the rights of an administrator.
     config.hidden = vec![data_dir.node(), data_dir.hub(), data_dir.edge(), data_dir.run(), data_dir.kubeconfig()];
     Ok(config)

@@ -19,9 +19,9 @@ const EVIDENCE: [&str; 7] = [
     "edge/journal",
 ];
 
-/// What may be in a directory that becomes ours: settings, what the edge plane is to do, images, and what a file system brings along.
+/// What may be in a directory that becomes ours: settings, what the edge plane is to do, images, profiles, and what a file system brings along.
 fn may_be_there_before(name: &str) -> bool {
-    matches!(name, "edge" | "images" | "lost+found") || name.ends_with(".yaml") || name.ends_with(".yml")
+    matches!(name, "edge" | "images" | "seccomp" | "lost+found") || name.ends_with(".yaml") || name.ends_with(".yml")
 }
 
 /// A data directory.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use node_client::chain;
-use node_runtime::{ContainerSpec, ImageVolume, Mount, PodRuntime, Propagation, Seccomp, Security};
+use node_runtime::{ContainerSpec, ImageVolume, Mount, PodRuntime, Propagation, Seccomp, SeccompProfile, Security};
 
 use crate::admission::{limits, pod_ref, pod_resources, promised, runs_images};
 use crate::env::{self, NodeFacts};
@@ -21,6 +21,10 @@ fn security_of(container: &ContainerSecurityContext, pod: &PodSecurityContext) -
         Some("Unconfined") => Seccomp::Unconfined,
         _ => Seccomp::RuntimeDefault,
     };
+    // Which file it is, the runtime finds out; without a name, that it is none.
+    let file = profile.filter(|profile| profile.r#type == "Localhost");
+    let seccomp_profile =
+        file.map(|file| SeccompProfile { path: file.localhost_profile.clone(), ..SeccompProfile::default() });
     Security {
         privileged: container.privileged == Some(true),
         capabilities_add: container.capabilities.add.clone(),
@@ -28,6 +32,7 @@ fn security_of(container: &ContainerSecurityContext, pod: &PodSecurityContext) -
         allow_privilege_escalation: container.allow_privilege_escalation,
         read_only_root: container.read_only_root_filesystem == Some(true),
         seccomp,
+        seccomp_profile,
         unmasked_proc: container.proc_mount.as_deref() == Some("Unmasked"),
         run_as_non_root: container.run_as_non_root.or(pod.run_as_non_root) == Some(true),
     }
@@ -165,6 +170,36 @@ impl SpecParts {
             // Without mounts a program's exit code has to do.
             spec.mounts.pop();
             spec.termination_message = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_containers_own_profile_counts_before_its_pods() {
+        let localhost = |name: &str| json!({"seccompProfile": {"type": "Localhost", "localhostProfile": name}});
+        let of_type = |name: &str| json!({"seccompProfile": {"type": name}});
+        for (pod, container, seccomp, file) in [
+            (json!({}), json!({}), Seccomp::RuntimeDefault, None),
+            (localhost("a/b.json"), json!({}), Seccomp::RuntimeDefault, Some("a/b.json")),
+            (localhost("a.json"), localhost("b.json"), Seccomp::RuntimeDefault, Some("b.json")),
+            (localhost("a.json"), of_type("RuntimeDefault"), Seccomp::RuntimeDefault, None),
+            (localhost("a.json"), of_type("Unconfined"), Seccomp::Unconfined, None),
+            (of_type("Unconfined"), localhost("b.json"), Seccomp::RuntimeDefault, Some("b.json")),
+            // No API takes it; the runtime says that it is no path.
+            (of_type("Localhost"), json!({}), Seccomp::RuntimeDefault, Some("")),
+        ] {
+            let security = security_of(
+                &serde_json::from_value(container.clone()).expect("a security context"),
+                &serde_json::from_value(pod.clone()).expect("a security context"),
+            );
+            let found = security.seccomp_profile.as_ref().and_then(|profile| profile.path.to_str());
+            assert_eq!((security.seccomp, found), (seccomp, file), "{pod} {container}");
         }
     }
 }

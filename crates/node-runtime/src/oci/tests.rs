@@ -1,4 +1,4 @@
-use node_shim::{ContainerSpec, Isolation, state::STATE_VERSION};
+use node_shim::{Isolation, state::STATE_VERSION};
 
 use super::*;
 

@@ -16,6 +16,7 @@ mod process;
 mod propagation;
 mod resize;
 mod resources;
+mod rights;
 mod shared_processes;
 mod survival;
 #[cfg(feature = "wasm")]

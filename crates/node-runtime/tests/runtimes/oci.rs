@@ -17,6 +17,7 @@ use node_runtime::{
 use crate::{
     container::{self, OneImage},
     fixture::{self, Fixture, eventually, message, pid_in},
+    rights,
 };
 
 /// Those that are here; where none may be missing, that one is fails.
@@ -159,6 +160,22 @@ async fn another_runtime_runs_the_same_container() {
         assert_eq!(fs::read_to_string(volumes.join("data/sub/new")).unwrap(), "x\n");
         bench.leaves_nothing(&spec).await;
         assert_eq!(fs::read_to_string(volumes.join("data/sub/new")).unwrap(), "x\n", "a volume is nobody's to delete");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_profile_of_the_node_counts_under_another_runtime_too() {
+    under_each(async |bench| {
+        rights::put_profile(bench.fixture.folder.path(), "some.json", rights::DENIES_SOME.as_bytes());
+        let script = "mkdir /made; chmod 700 /tmp && echo changed; grep Seccomp: /proc/self/status";
+        let spec = rights::with_profile(bench.spec(script), "some.json");
+        let (log, record) = bench.run(&spec).await;
+        let expected = ["mkdir: can't create directory '/made': No space left on device", "changed", "Seccomp:\t2"];
+        assert_eq!(log, expected, "{}: {record:?}", bench.runtime.handler);
+        let spec = ContainerSpec { attempt: 1, ..rights::with_profile(spec, "missing.json") };
+        let error = message(&bench.fixture.runtime().start(spec).await.unwrap_err());
+        assert!(error.contains("missing.json\": No such file"), "{}: {error}", bench.runtime.handler);
     })
     .await;
 }

@@ -140,7 +140,12 @@ impl<'a> Planned<'a> {
             // be made, the directory is replaced as for any other volume.
             let _ = fs::create_dir_all(&mount.container_path);
         }
-        Ok(Self { mount, tree, is_dir, target: real_path(&mount.container_path)? })
+        let target = real_path(&mount.container_path)?;
+        if target.starts_with("/proc") {
+            // The container's own is mounted there later, and would hide it.
+            return Err(format!("{target:?} cannot be mounted because it is inside /proc"));
+        }
+        Ok(Self { mount, tree, is_dir, target })
     }
 
     fn attach(self, attached: &[PathBuf], staging: &Path) -> Result<(), String> {

@@ -36,7 +36,7 @@ use rustix::{
 };
 
 use super::confine::{MASKED, READ_ONLY};
-use crate::{ImageRoot, ImageVolume, Mount, Propagation, UPPER, beneath, state::Launch, sys};
+use crate::{ImageRoot, ImageVolume, Mount, Propagation, SHM_OF_NODE, UPPER, beneath, state::Launch, sys};
 
 /// The kernel takes a page of options for a mount, and these are its longest.
 const OVERLAY_OPTIONS_BYTES_MAX: usize = 4095;
@@ -62,6 +62,21 @@ const LINKS: [(&str, &str); 5] = [
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
     ("ptmx", "pts/ptmx"),
+];
+
+/// What of `/proc` a volume may take the place of, as with runc: what describes the machine, for programs that look at what it has.
+const REPLACEABLE: [&str; 11] = [
+    "cpuinfo",
+    "diskstats",
+    "loadavg",
+    "meminfo",
+    "net/dev",
+    "slabinfo",
+    "stat",
+    "swaps",
+    "sys/crypto/fips_enabled",
+    "sys/kernel/ns_last_pid",
+    "uptime",
 ];
 
 /// Where a container's root is made.
@@ -126,6 +141,9 @@ pub fn enter(launch: &Launch, image: &ImageRoot, places: &Places<'_>) -> Result<
     let root = Root::mount(image, places)?;
     root.mount_kernel_files(security.privileged, &mut left_out)?;
     let dev = root.mount_dev(shm, &devices)?;
+    if !security.privileged && image.has_shm_of_node() {
+        root.hide(&dev, &launch.hidden)?;
+    }
     let mut at: Vec<PathBuf> = Vec::new();
     for volume in volumes {
         let (path, optional) = (volume.mount.container_path.clone(), volume.mount.optional);
@@ -516,9 +534,38 @@ impl Root {
 
     fn mount_volume(&self, volume: Volume<'_>) -> Result<(), String> {
         let path = &volume.mount.container_path;
-        self.attach(&volume.tree, path, volume.is_dir).map_err(|error| {
+        let mount = || -> io::Result<()> {
+            let place = self.open_or_make(path, volume.is_dir)?;
+            self.check_not_in_proc(&place, &volume.tree)?;
+            attach_to(&volume.tree, &place)
+        };
+        mount().map_err(|error| {
+            let error = format!("failed to mount at {}: {error}", path.display());
             if volume.mount.volume.is_empty() { error } else { format!("volume {}: {error}", volume.mount.volume) }
         })
+    }
+
+    /// Whoever sets a container up, or looks into it, believes what its `/proc` says; so nothing else may be there (CVE-2019-16884). The
+    /// place is where links have led to. In runc's words.
+    fn check_not_in_proc(&self, place: &OwnedFd, tree: &OwnedFd) -> io::Result<()> {
+        let path = |file: &OwnedFd| fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let (place, proc) = (path(place)?, path(&self.open(Path::new("/proc"))?)?);
+        let Ok(inside) = place.strip_prefix(proc) else { return Ok(()) };
+        let (is_allowed, why) = match inside.as_os_str().is_empty() {
+            true => (rustix::fs::fstatfs(tree)?.f_type == rustix::fs::PROC_SUPER_MAGIC, "is not of type proc"),
+            false => (REPLACEABLE.iter().any(|one| inside == Path::new(one)), "is inside /proc"),
+        };
+        let shown: PathBuf = Path::new("/proc").components().chain(inside.components()).collect();
+        if is_allowed { Ok(()) } else { Err(io::Error::other(format!("{shown:?} cannot be mounted because it {why}"))) }
+    }
+
+    /// Covers what the agent keeps in the node's shared memory: the variables of all containers.
+    fn hide(&self, dev: &OwnedFd, hidden: &[PathBuf]) -> Result<(), String> {
+        for path in hidden.iter().filter(|path| path.starts_with(SHM_OF_NODE)) {
+            let Ok(found) = self.open(path) else { continue };
+            self.cover(&found, dev).map_err(|error| format!("failed to hide {}: {error}", path.display()))?;
+        }
+        Ok(())
     }
 
     /// Covers what describes the whole machine or would change it, unless a volume was asked for there.

@@ -20,7 +20,8 @@ static WINDOW: libc::winsize = libc::winsize { ws_row: 24, ws_col: 80, ws_xpixel
 /// Makes a terminal, hands its other end to the shim by `shim`, and makes it the one of this session; answers the program's end.
 pub fn open(shim: &UnixStream) -> Result<OwnedFd, String> {
     let make = || -> io::Result<OwnedFd> {
-        let flags = libc::O_NOCTTY | libc::O_CLOEXEC;
+        // What is there may be a volume's: whatever it is, nobody waits for it to open. The shim reads without waiting as well.
+        let flags = libc::O_NOCTTY | libc::O_CLOEXEC | libc::O_NONBLOCK;
         let ours = OpenOptions::new().read(true).write(true).custom_flags(flags).open("/dev/pts/ptmx")?;
         let unlocked: libc::c_int = 0;
         // SAFETY: the number outlives the call.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use node_runtime::{
     ContainerSpec, HostNamespaces, Limits, Mount, PodRef, PodResources, PodSpec, Propagation, Requests, Seccomp,
-    Security,
+    SeccompProfile, Security,
 };
 
 use super::oci;
@@ -62,6 +62,28 @@ pub struct Case {
 pub const VOLUMES: [(&str, &str); 4] =
     [("one", "/data"), ("two", "/ro"), ("file", "/etc/config"), ("three", "/data/inner")];
 
+/// Profiles of the node, by their names: what all engines have in common, as a file, and one that denies some calls in its own ways.
+pub const PROFILES: [(&str, &str); 2] = [
+    ("common.json", include_str!("../../../../node-seccomp/profiles/runtime-default.json")),
+    (
+        "denies/some.json",
+        r#"{
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"],
+            "syscalls": [
+                {"names": ["acct", "no_such_call"], "action": "SCMP_ACT_ERRNO"},
+                {"names": ["swapon", "swapoff"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38},
+                {"names": ["sysinfo"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 0, "value": 0, "op": "SCMP_CMP_EQ"}]},
+                {"names": ["pause"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 1, "value": 0, "op": "SCMP_CMP_NE"}]},
+                {"names": ["quotactl"], "action": "SCMP_ACT_ERRNO", "args": [
+                    {"index": 0, "value": 255, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"},
+                    {"index": 1, "value": 4294967296, "op": "SCMP_CMP_LT"}
+                ]}
+            ]
+        }"#,
+    ),
+];
+
 impl Case {
     pub fn generate(seed: u64, number: u64, volumes: &Path) -> Self {
         let mut dice = Dice::new(seed, number);
@@ -102,6 +124,10 @@ impl Case {
         let shares_processes = !spec.host_pid && later.hits(20);
         for mount in &mut spec.mounts {
             mount.propagation = later.one_of(&[Propagation::None, Propagation::None, Propagation::HostToContainer]);
+        }
+        if later.hits(20) {
+            let path = later.one_of(&PROFILES).0.into();
+            spec.security.seccomp_profile = Some(SeccompProfile { path, ..SeccompProfile::default() });
         }
         let pod = PodSpec { pod, hostname, host, shares_processes, ..PodSpec::default() };
         Self { user: (dice.next() % USERS.len() as u64) as usize, pod, spec, with_command: dice.hits(30) }
@@ -174,6 +200,7 @@ fn security(dice: &mut Dice) -> Security {
         allow_privilege_escalation,
         read_only_root: dice.hits(30),
         seccomp: if dice.hits(25) { Seccomp::Unconfined } else { Seccomp::RuntimeDefault },
+        seccomp_profile: None,
         unmasked_proc: dice.hits(10),
         run_as_non_root: false,
     }

@@ -106,6 +106,12 @@ pub const KNOWN: &[Known] = &[
         reason: "the mount is read-only; for others also the file system in the container's own instance, which is no more",
     },
     Known {
+        key: "mount/dev/shm/selvedge",
+        peer: None,
+        is_meant: |seen| seen.case.pod.host.ipc && seen.theirs == "-" && seen.ours.starts_with("tmpfs whole "),
+        reason: "what an agent keeps in the node's shared memory, on a node without other memory, is covered",
+    },
+    Known {
         key: "mount/dev/shm",
         peer: Some(Peer::Crun),
         is_meant: |seen| seen.is_stricter_mount(),

@@ -174,6 +174,9 @@ impl Bench {
             fs::create_dir_all(volumes.join(dir)).unwrap();
         }
         fs::write(volumes.join("file"), "of the node").unwrap();
+        for (name, text) in case::PROFILES {
+            crate::rights::put_profile(folder.path(), name, text.as_bytes());
+        }
         let mut config = fixture::config(folder.path());
         config.network = Some(Arc::new(NoLinks));
         let runtime = ContainerRuntime::open(config, Arc::new(ProbeImages(store))).unwrap();
@@ -194,6 +197,9 @@ impl Bench {
         let sandbox = self.sandbox(case, &instance);
         let names = Names::of(&instance);
         let ours = self.run_ours(case, &sandbox).await.map(|run| names.given_to(run));
+        let mut theirs = case.clone();
+        node_runtime::oci::read_profile(&self.fixture.folder.path().join("seccomp"), &mut theirs.spec)
+            .map_err(|error| message(&error))?;
         let others: Vec<_> = self
             .peers
             .iter()
@@ -202,7 +208,7 @@ impl Bench {
                 let sandbox =
                     Sandbox { cgroup: group.clone(), shm: sandbox.shm.clone(), namespaces: sandbox.namespaces.clone() };
                 let image = (&*self.images.layers(), &*ProbeImages::env());
-                let run = peer.run(self.fixture.folder.path(), case, image, &sandbox).map(|run| names.given_to(run));
+                let run = peer.run(self.fixture.folder.path(), &theirs, image, &sandbox).map(|run| names.given_to(run));
                 peer::remove_groups(Path::new(group.trim_start_matches('/')));
                 (*peer, run)
             })
