@@ -53,6 +53,10 @@ const BARE_SPAWN_FILES: &[&str] = &[
     "crates/selvedge/src/stop.rs",
 ];
 
+/// Tables whose rows name tests: a test that was renamed would leave a promise that nothing keeps.
+const TABLES: [&str; 3] =
+    ["docs/reference/compatibility.md", "docs/reference/node-compared.md", "docs/reference/critest.md"];
+
 /// Where values may be a hub's: reading by an index is harmless, changing by one is a panic where the value is no object.
 const INDEX_BANNED: [&str; 4] =
     ["crates/node-client/src", "crates/node-agent/src", "crates/node-pods/src", "crates/node-kubelet/src"];
@@ -109,6 +113,7 @@ pub fn tidy() -> Result<()> {
             _ => {}
         }
     }
+    faults.extend(missing_tests()?);
     for (user, forbidden) in ARROWS {
         for manifest in manifests(user)? {
             let text = fs::read_to_string(&manifest)?;
@@ -134,6 +139,37 @@ pub fn tidy() -> Result<()> {
         bail!("{} faults:\n  {}", faults.len(), faults.join("\n  "));
     }
     Ok(())
+}
+
+/// Tests that a table names and nobody has written.
+fn missing_tests() -> Result<Vec<String>> {
+    let mut functions = BTreeSet::new();
+    for file in ["crates", "tests"].iter().flat_map(|dir| sources(&root().join(dir))) {
+        let text = fs::read_to_string(&file)?;
+        functions.extend(text.split("fn ").skip(1).filter_map(name_at_start).map(str::to_owned));
+    }
+    let mut faults = Vec::new();
+    for table in TABLES {
+        let text = fs::read_to_string(root().join(table))?;
+        let missing = text.lines().flat_map(tests_in).filter(|name| !functions.contains(*name));
+        faults.extend(missing.map(|name| format!("{table}: there is no test `{name}`")));
+    }
+    Ok(faults)
+}
+
+/// The tests in the last cell of a row of a table: sentences of three words at least, whatever crate or module is before them.
+fn tests_in(line: &str) -> impl Iterator<Item = &str> {
+    let row = line.strip_prefix('|').and_then(|row| row.trim_end().strip_suffix('|'));
+    let cell = row.and_then(|row| row.rsplit('|').next()).unwrap_or_default();
+    let named = cell.split('`').skip(1).step_by(2).filter_map(|code| code.rsplit([' ', ':']).next());
+    named.filter(|name| name_at_start(name) == Some(*name) && name.matches('_').count() >= 2)
+}
+
+/// The name of a function with which a text begins.
+fn name_at_start(text: &str) -> Option<&str> {
+    let is_other = |letter: char| !letter.is_ascii_lowercase() && !letter.is_ascii_digit() && letter != '_';
+    let name = &text[..text.find(is_other).unwrap_or(text.len())];
+    (!name.is_empty()).then_some(name)
 }
 
 fn manifests(prefix: &str) -> Result<Vec<PathBuf>> {
@@ -162,4 +198,17 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
     }
     found.sort();
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_are_found_in_the_last_cell_of_a_row() {
+        let row = "| `field_of_a_pod`, all | yes | `node-pods: a_b_c`, `it::x::d_e_f`; `node-images: import`, `pull::tests` |";
+        assert_eq!(tests_in(row).collect::<Vec<_>>(), ["a_b_c", "d_e_f"]);
+        assert_eq!(tests_in("no row: `a_b_c`").count(), 0);
+        assert_eq!(tests_in("| --- | --- |").count(), 0);
+    }
 }

@@ -54,7 +54,7 @@ fn image(store: &Path) -> Option<Image> {
     for name in [
         "sh", "cat", "ls", "id", "env", "sleep", "mknod", "head", "mount", "hostname", "touch", "stat", "kill", "ps",
         "dd", "wget", "chmod", "ln", "mkdir", "unshare", "readlink", "test", "tail", "grep", "tty", "stty", "sort",
-        "cut",
+        "cut", "tr", "wc",
     ] {
         symlink("busybox", low.join("bin").join(name)).unwrap();
     }

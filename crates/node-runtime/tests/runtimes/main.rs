@@ -6,6 +6,7 @@
 #[cfg(feature = "wasm")]
 mod compile;
 mod container;
+mod critest;
 mod differential;
 mod escapes;
 mod fixture;
