@@ -666,12 +666,35 @@ async fn a_container_has_started_when_its_post_start_is_done() {
     .await;
     node.runtime.hold_commands(false);
     is_ready(&hub, "web").await;
-    // Whoever takes a container over knows nothing of its start.
+    // Once is enough, whoever takes the container over.
     node.kill().await;
     node.start(Some(&hub)).await;
     hub.mark_not_ready("web");
     is_ready(&hub, "web").await;
     acts(&node, &["start uid-web_a_0", "exec uid-web_a_0 say hello"]).await;
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn a_post_start_that_an_agents_end_has_cut_off_is_run_again() {
+    let hub = FakeHub::start().await;
+    let startup = json!({"exec": {"command": ["false"]}, "periodSeconds": 3600});
+    let lifecycle = json!({"postStart": {"exec": {"command": ["say", "hello"]}}});
+    hub.put_pod(pod("web", json!({"lifecycle": lifecycle, "startupProbe": startup})));
+    let (start, hook, probe) = ("start uid-web_a_0", "exec uid-web_a_0 say hello", "exec uid-web_a_0 false");
+    let mut node = Node::new();
+    node.runtime.hold_commands(true);
+    node.start(Some(&hub)).await;
+    acts(&node, &[start, hook]).await;
+    node.kill().await;
+    node.start(Some(&hub)).await;
+    acts(&node, &[start, hook, hook]).await;
+    node.runtime.hold_commands(false);
+    acts(&node, &[start, hook, hook, probe]).await;
+    // That it was done is known without a hub as well, and though no probe has found the container started.
+    node.kill().await;
+    node.start(None).await;
+    acts(&node, &[start, hook, hook, probe, probe]).await;
     node.kill().await;
 }
 

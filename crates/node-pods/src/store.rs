@@ -166,6 +166,9 @@ pub(crate) struct PodState {
     /// What it runs in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<Instance>,
+    /// For each container that has a `postStart` the newest attempt for which that was done.
+    #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub post_started: std::collections::BTreeMap<String, u32>,
 }
 
 /// The instance of a pod, and which attempts of its containers are in it.

@@ -1,9 +1,9 @@
 //! Hooks: what a container has done right after its start, and before it is stopped.
 //!
-//! A `postStart` runs beside the program, once for each attempt that this agent started; until it is done the container counts as not
-//! started and is not probed, and when it fails the container is stopped, and started again as its policy says. It is one of the
-//! tasks of the container's probes, and so ends with the container. An agent that is restarted meanwhile does not run it again, as
-//! with other kubelets: nobody knows how far it came.
+//! A `postStart` runs beside the program, at least once for each attempt; until it is done the container counts as not started and
+//! is not probed, and when it fails the container is stopped, and started again as its policy says. It is one of the tasks of the
+//! container's probes, and so ends with the container. For which attempts it was done is kept: an agent that is restarted meanwhile
+//! runs it again, because nobody knows how far it came, and no attempt is to run on without it.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -110,6 +110,13 @@ impl Worker {
         true
     }
 
+    /// Whether nothing is left to be done after the start of a container that runs since before this agent was started.
+    pub(super) fn is_post_start_done(&self, status: &ContainerStatus) -> bool {
+        let name = status.id.container.as_str();
+        // Versions that did not keep it reported such a container as started.
+        self.state.post_started.get(name) == Some(&status.id.attempt) || self.was_started(status)
+    }
+
     /// A hook is done, or has failed.
     pub(super) fn hook_done(&mut self, id: &ContainerId, kind: HookKind, result: Result<(), String>) {
         let name = id.container.as_str();
@@ -129,7 +136,12 @@ impl Worker {
             return;
         };
         match result {
-            Ok(()) => self.start_probes(&container, &current, None),
+            Ok(()) => {
+                self.state.post_started.insert(name.to_owned(), id.attempt);
+                // Lost in a power cut nothing of it is missed: the container is lost with it.
+                self.keep_state(false);
+                self.start_probes(&container, &current, None);
+            }
             Err(_) => record.kill_requested = Some(grace),
         }
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use node_runtime::{ContainerState, ContainerStatus};
+use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::Worker;
@@ -17,7 +18,8 @@ impl Worker {
     /// otherwise: the agent's restart is nothing that its clients should notice.
     pub(super) fn begin_probes(&mut self, container: &Container, status: &ContainerStatus, is_adopted: bool) {
         self.end_probes(&container.name);
-        if !is_adopted && self.begin_post_start(status) {
+        let is_done = is_adopted && self.is_post_start_done(status);
+        if !is_done && self.begin_post_start(status) {
             return;
         }
         let reported = is_adopted.then(|| self.reported(container, status)).flatten();
@@ -45,18 +47,29 @@ impl Worker {
         self.spawn_probes(container, status, kinds);
     }
 
+    /// Whether this very attempt was reported as started.
+    pub(super) fn was_started(&self, current: &ContainerStatus) -> bool {
+        self.reported_status(current).is_some_and(|status| status["started"] == true)
+    }
+
     /// What was last reported of this very attempt: whether it had started, and was ready.
     fn reported(&self, container: &Container, current: &ContainerStatus) -> Option<(bool, bool)> {
+        let found = self.reported_status(current)?;
+        let is = |field: &str| found[field].as_bool().unwrap_or(false);
+        let started = is("started") || container.startup_probe.is_none();
+        // Nobody but a probe would say that one which has started is ready.
+        Some((started, is("ready") || (started && container.readiness_probe.is_none())))
+    }
+
+    /// The status of this very attempt as it was last reported.
+    fn reported_status(&self, current: &ContainerStatus) -> Option<Value> {
         let handler = self.runtime.as_ref().map_or(crate::status::NO_HANDLER, |runtime| runtime.handler());
         let id = status::container_id(handler, &current.id);
         let lists = ["containerStatuses", "initContainerStatuses"];
         let status = self.status.value();
         let mut statuses = lists.iter().filter_map(|list| status[*list].as_array()).flatten();
-        let found = statuses.find(|one| one["name"] == container.name.as_str() && one["containerID"] == id.as_str())?;
-        let is = |field: &str| found[field].as_bool().unwrap_or(false);
-        let started = is("started") || container.startup_probe.is_none();
-        // One whose `postStart` was under way is started from now on; nobody but a probe would say that it is ready.
-        Some((started, is("ready") || (started && container.readiness_probe.is_none())))
+        let name = current.id.container.as_str();
+        statuses.find(|one| one["name"] == name && one["containerID"] == id.as_str()).cloned()
     }
 
     pub(super) fn end_probes(&mut self, name: &str) {
