@@ -29,7 +29,7 @@ const PLACEMENT: Does = Harmless("is for whoever chooses the node");
 const IMAGES: Does = Harmless("runs files of the node; nothing is pulled");
 
 const OTHER_VOLUMES: Does = Rejected(
-    "does not mount volumes of this kind; configMap, secret, emptyDir, hostPath, downwardAPI and projected are served",
+    "does not mount volumes of this kind; configMap, secret, emptyDir, hostPath, persistentVolumeClaim, downwardAPI and projected are served",
 );
 
 const NO_OTHER_RESOURCE: &str = "limits cpu and memory; leave other resources out";
@@ -251,6 +251,7 @@ pub const TABLES: &[(&str, &[Row])] = &[
         &[both("pullPolicy", OTHER_VOLUMES).of_images(Honoured), both("reference", OTHER_VOLUMES).of_images(Honoured)],
     ),
     ("HostPathVolumeSource", &[both("path", Honoured), both("type", Honoured)]),
+    ("PersistentVolumeClaimVolumeSource", &[both("claimName", Honoured), both("readOnly", Honoured)]),
     (
         "ConfigMapVolumeSource",
         &[
@@ -499,7 +500,7 @@ const VOLUME: &[Row] = &[
     both("iscsi", OTHER_VOLUMES),
     both("name", Honoured),
     both("nfs", OTHER_VOLUMES),
-    both("persistentVolumeClaim", OTHER_VOLUMES),
+    both("persistentVolumeClaim", Fields("PersistentVolumeClaimVolumeSource")),
     both("photonPersistentDisk", OTHER_VOLUMES),
     both("portworxVolume", OTHER_VOLUMES),
     both("projected", Fields("ProjectedVolumeSource")),

@@ -797,6 +797,44 @@ async fn a_container_that_is_added_to_a_running_pod_of_an_image_runs_once() {
 }
 
 #[tokio::test]
+async fn a_pod_has_what_it_claims_once_that_is_bound_and_without_a_hub_as_well() {
+    let hub = FakeHub::start().await;
+    let mut web = pod("web", json!({"volumeMounts": [{"name": "data", "mountPath": "/data"}]}));
+    web["spec"]["volumes"] =
+        json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data", "readOnly": true}}]);
+    hub.put_pod(web);
+    let mut node = Node::new();
+    let disk = node.dir.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let claim = |volume: &str| json!({"metadata": {"name": "data", "namespace": "d", "uid": "c"}, "spec": {"volumeName": volume}});
+    let path = "/api/v1/namespaces/d/persistentvolumeclaims/data";
+    hub.put(path, claim(""));
+    node.start(Some(&hub)).await;
+    let said = event(&hub, "FailedMount").await;
+    assert!(said.contains("claims d/data: it is not bound"), "{said}");
+    let affinity =
+        json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["n"]}]}]);
+    let spec = json!({
+        "local": {"path": disk}, "claimRef": {"namespace": "d", "name": "data", "uid": "c"},
+        "nodeAffinity": {"required": {"nodeSelectorTerms": affinity}},
+    });
+    hub.put("/api/v1/persistentvolumes/disk", json!({"metadata": {"name": "disk"}, "spec": spec}));
+    hub.put(path, claim("disk"));
+    is_ready(&hub, "web").await;
+    assert_eq!(node.runtime.mount("uid-web_a_0", "/data").as_ref(), Some(&disk));
+    let spec = node.runtime.spec("uid-web_a_0").unwrap();
+    assert!(spec.mounts.iter().any(|mount| mount.volume == "data" && mount.read_only));
+
+    node.kill().await;
+    node.runtime.power_cut();
+    node.start(None).await;
+    runs(&node, &["uid-web_a_1"]).await;
+    assert_eq!(node.runtime.mount("uid-web_a_1", "/data").as_ref(), Some(&disk));
+    node.kill().await;
+    assert!(disk.exists(), "a volume is nobody's to delete");
+}
+
+#[tokio::test]
 async fn a_pod_of_another_runtime_is_one_of_images() {
     let hub = FakeHub::start().await;
     let of_crun = |name: &str| {

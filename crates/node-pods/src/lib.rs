@@ -20,6 +20,7 @@
 mod admission;
 mod backoff;
 mod ballast;
+mod claims;
 mod env;
 mod events;
 mod inbox;

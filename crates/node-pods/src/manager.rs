@@ -36,6 +36,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::admission::{self, AdmissionError, Resources};
+use crate::claims;
 use crate::env::NodeFacts;
 use crate::events::PodEvents;
 use crate::inbox::{Inbox, Termination};
@@ -45,7 +46,7 @@ use crate::net_files::NodeDns;
 use crate::outline::PodOutline;
 use crate::publisher::{PodName, Publisher};
 use crate::status::{self, Waiting};
-use crate::store::{ObjectKey, Store};
+use crate::store::{ObjectKey, ObjectKind, Store};
 use crate::table::PodTable;
 use crate::tokens::TokenRef;
 use crate::worker::{Worker, WorkerInit};
@@ -356,9 +357,13 @@ impl Manager {
             Command::HubPodDeleted(uid) => self.deleted(&uid),
             Command::ObjectChanged(key) => {
                 for entry in self.pods.values() {
-                    if ObjectKey::of(&entry.pod.references(), &entry.pod.metadata.namespace).contains(&key) {
+                    if self.objects_of(&entry.pod).contains(&key) {
                         entry.inbox.refresh();
                     }
+                }
+                if key.kind == ObjectKind::Claim {
+                    // Which volume it is bound to.
+                    self.publish_desired();
                 }
             }
             Command::TokenChanged { uid } => {
@@ -749,13 +754,19 @@ impl Manager {
         Ok(LogPlace { runtime, uid, dir, namespace, pod, container, waiting, restarts })
     }
 
+    /// What a pod refers to, and the volumes that its claims are bound to.
+    fn objects_of(&self, pod: &Pod) -> BTreeSet<ObjectKey> {
+        let mut keys = ObjectKey::of(&pod.references(), &pod.metadata.namespace);
+        let store = &self.shared.context.store;
+        let claims = keys.iter().filter(|key| key.kind == ObjectKind::Claim);
+        let volumes: Vec<ObjectKey> = claims.filter_map(|claim| claims::volume_of(&store.object(claim))).collect();
+        keys.extend(volumes);
+        keys
+    }
+
     fn publish_desired(&self) {
-        let desired: BTreeSet<ObjectKey> = self
-            .pods
-            .values()
-            .filter(|entry| !entry.is_static)
-            .flat_map(|entry| ObjectKey::of(&entry.pod.references(), &entry.pod.metadata.namespace))
-            .collect();
+        let desired: BTreeSet<ObjectKey> =
+            self.pods.values().filter(|entry| !entry.is_static).flat_map(|entry| self.objects_of(&entry.pod)).collect();
         replace_if_other(&self.desired.objects, desired);
         // Nobody reads the token of a pod that has ended.
         let is_over = |pod: &Pod| matches!(pod.status.phase.as_str(), "Succeeded" | "Failed");

@@ -378,6 +378,15 @@ pub(crate) struct Volume {
     pub downward_api: Option<DownwardVolume>,
     pub projected: Option<ProjectedVolume>,
     pub image: Option<ImageSource>,
+    pub persistent_volume_claim: Option<ClaimVolume>,
+}
+
+/// `persistentVolumeClaim` of a volume.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ClaimVolume {
+    pub claim_name: String,
+    pub read_only: bool,
 }
 
 /// `image` of a volume.
@@ -567,6 +576,7 @@ impl Default for PortRef {
 pub(crate) struct References {
     pub config_maps: std::collections::BTreeSet<String>,
     pub secrets: std::collections::BTreeSet<String>,
+    pub claims: std::collections::BTreeSet<String>,
 }
 
 impl Pod {
@@ -679,6 +689,7 @@ impl Pod {
         for volume in &self.spec.volumes {
             references.config_maps.extend(volume.config_map.iter().map(|v| v.name.clone()));
             references.secrets.extend(volume.secret.iter().map(|v| v.secret_name.clone()));
+            references.claims.extend(volume.persistent_volume_claim.iter().map(|v| v.claim_name.clone()));
             for source in volume.projected.iter().flat_map(|projected| &projected.sources) {
                 references.config_maps.extend(source.config_map.iter().map(|v| v.name.clone()));
                 references.secrets.extend(source.secret.iter().map(|v| v.name.clone()));

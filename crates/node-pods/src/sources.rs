@@ -13,10 +13,11 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::claims;
 use crate::manager::Command;
 use crate::model::ANNOTATION_CONFIG_MIRROR;
 use crate::publisher::Publisher;
-use crate::store::{ObjectKey, Store, StoreError};
+use crate::store::{ObjectKey, ObjectKind, Store, StoreError};
 
 /// How long a watch is asked to last; the hub ends it in good order and it is opened anew from where it was.
 const WATCH_SECONDS: u64 = 1800;
@@ -25,6 +26,8 @@ const WATCH_SECONDS: u64 = 1800;
 const WATCHED_MAX: usize = 60;
 /// How often such an object is polled, as Kubernetes' kubelets do with theirs.
 const POLL_PERIOD: Duration = Duration::from_secs(60);
+/// How often a claim or its volume is requested until it is there and bound: a pod waits for it.
+const CLAIM_PERIOD: Duration = Duration::from_secs(5);
 /// How often the API's CA is requested, which is replaced once in years: a watch of it by each node of a fleet would cost the hub more
 /// than it is worth.
 const ROOT_CA_PERIOD: Duration = Duration::from_secs(900);
@@ -342,7 +345,8 @@ pub(crate) async fn objects(
         for key in &now {
             if !tasks.contains_key(key) {
                 let stop = shutdown.child_token();
-                let watched = tasks.len() < WATCHED_MAX && !key.is_root_ca();
+                let is_watchable = !key.is_root_ca() && !key.kind.is_read_only_now_and_then();
+                let watched = is_watchable && tasks.len() < WATCHED_MAX;
                 let task = object(client.clone(), store.clone(), key.clone(), watched, commands.clone(), stop.clone());
                 let of = key.clone();
                 running.spawn(async move {
@@ -411,7 +415,7 @@ async fn object(
                 return watch_object(&client, &store, &key, &commands).await;
             }
             retry.succeeded();
-            retry.rest(if key.is_root_ca() { ROOT_CA_PERIOD } else { POLL_PERIOD }).await;
+            retry.rest(period_of(&key, &store)).await;
             Ok(())
         };
         let result = tokio::select! {
@@ -438,8 +442,21 @@ async fn object(
     }
 }
 
+/// How long an object that is not watched is believed.
+fn period_of(key: &ObjectKey, store: &Store) -> Duration {
+    match key.kind {
+        _ if key.is_root_ca() => ROOT_CA_PERIOD,
+        ObjectKind::Claim if claims::volume_of(&store.object(key)).is_none() => CLAIM_PERIOD,
+        ObjectKind::Volume if !claims::is_bound(&store.object(key)) => CLAIM_PERIOD,
+        _ => POLL_PERIOD,
+    }
+}
+
 fn path_of(key: &ObjectKey) -> String {
-    format!("/api/v1/namespaces/{}/{}", key.namespace, key.kind.plural())
+    match key.kind {
+        ObjectKind::Volume => format!("/api/v1/{}", key.kind.plural()),
+        _ => format!("/api/v1/namespaces/{}/{}", key.namespace, key.kind.plural()),
+    }
 }
 
 fn is_requested(key: &ObjectKey, object: &Object) -> Result<(), ApiError> {

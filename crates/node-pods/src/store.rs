@@ -66,13 +66,25 @@ pub enum StoreError {
 pub(crate) enum ObjectKind {
     ConfigMap,
     Secret,
+    Claim,
+    Volume,
 }
 
 impl ObjectKind {
+    /// All of them.
+    const ALL: [Self; 4] = [Self::ConfigMap, Self::Secret, Self::Claim, Self::Volume];
+
+    /// Whether a node may read it and not watch it, as a stock control plane has it.
+    pub(crate) fn is_read_only_now_and_then(self) -> bool {
+        matches!(self, Self::Claim | Self::Volume)
+    }
+
     pub(crate) fn plural(self) -> &'static str {
         match self {
             Self::ConfigMap => "configmaps",
             Self::Secret => "secrets",
+            Self::Claim => "persistentvolumeclaims",
+            Self::Volume => "persistentvolumes",
         }
     }
 
@@ -81,6 +93,8 @@ impl ObjectKind {
         match self {
             Self::ConfigMap => "ConfigMap",
             Self::Secret => "Secret",
+            Self::Claim => "PersistentVolumeClaim",
+            Self::Volume => "PersistentVolume",
         }
     }
 
@@ -88,6 +102,8 @@ impl ObjectKind {
         match self {
             Self::ConfigMap => "configmap",
             Self::Secret => "secret",
+            Self::Claim => "persistentvolumeclaim",
+            Self::Volume => "persistentvolume",
         }
     }
 }
@@ -96,6 +112,7 @@ impl ObjectKind {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ObjectKey {
     pub kind: ObjectKind,
+    /// None of a PersistentVolume, which is the cluster's.
     pub namespace: String,
     pub name: String,
 }
@@ -116,7 +133,13 @@ impl ObjectKey {
     pub(crate) fn of(references: &References, namespace: &str) -> BTreeSet<Self> {
         let key = |kind, name: &String| Self { kind, namespace: namespace.to_owned(), name: name.clone() };
         let config_maps = references.config_maps.iter().map(|name| key(ObjectKind::ConfigMap, name));
-        config_maps.chain(references.secrets.iter().map(|name| key(ObjectKind::Secret, name))).collect()
+        let claims = references.claims.iter().map(|name| key(ObjectKind::Claim, name));
+        config_maps.chain(references.secrets.iter().map(|name| key(ObjectKind::Secret, name))).chain(claims).collect()
+    }
+
+    /// A PersistentVolume.
+    pub(crate) fn of_volume(name: &str) -> Self {
+        Self { kind: ObjectKind::Volume, namespace: String::new(), name: name.to_owned() }
     }
 }
 
@@ -433,7 +456,7 @@ impl Store {
             return Known::Absent;
         }
         let plain = match key.kind {
-            ObjectKind::ConfigMap => Some(bytes),
+            ObjectKind::ConfigMap | ObjectKind::Claim | ObjectKind::Volume => Some(bytes),
             ObjectKind::Secret => self.unseal(&name, &bytes).map(Into::into),
         };
         // What cannot be read (another key, a damaged value) is as good as never fetched.
@@ -454,7 +477,7 @@ impl Store {
                 Some(object) => {
                     let plain = object.to_string().into_bytes();
                     match key.kind {
-                        ObjectKind::ConfigMap => plain.into(),
+                        ObjectKind::ConfigMap | ObjectKind::Claim | ObjectKind::Volume => plain.into(),
                         ObjectKind::Secret => self.seal(&name, plain)?,
                     }
                 }
@@ -468,8 +491,8 @@ impl Store {
     pub(crate) fn retain_objects(&self, desired: &BTreeSet<ObjectKey>) -> Result<(), StoreError> {
         let desired: BTreeSet<String> = desired.iter().map(ObjectKey::key).collect();
         let mut changed = false;
-        for prefix in ["configmaps/", "secrets/"] {
-            for (key, _) in self.snapshots.iter_prefix(prefix) {
+        for kind in ObjectKind::ALL {
+            for (key, _) in self.snapshots.iter_prefix(&format!("{}/", kind.plural())) {
                 if !desired.contains(&key) {
                     changed |= self.write(|snapshots| snapshots.remove(&key))?;
                 }

@@ -14,6 +14,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::mount::{MountFlags, UnmountFlags};
 
+use crate::claims;
 use crate::env::{self, Lookup, NodeFacts, ValueError};
 use crate::model::{
     ConfigMapVolume, Container, DownwardVolume, HostPath, KeyToPath, Pod, Quantity, TokenProjection, Volume,
@@ -61,9 +62,11 @@ pub(crate) enum VolumeError {
     #[error("hostPath {path} of volume \"{volume}\" is not a {expected}")]
     HostPath { volume: String, path: String, expected: String },
     #[error(
-        "volume \"{0}\" is of a kind that this node does not have; use emptyDir, configMap, secret, downwardAPI, projected or hostPath"
+        "volume \"{0}\" is of a kind that this node does not have; use emptyDir, configMap, secret, downwardAPI, projected, hostPath or persistentVolumeClaim"
     )]
     Unsupported(String),
+    #[error("volume \"{volume}\" claims {claim}: {why}")]
+    Claim { volume: String, claim: String, why: String },
     #[error("failed to put volume \"{volume}\" in place at {}", path.display())]
     Io {
         volume: String,
@@ -136,6 +139,10 @@ fn prepare_one(
     let io = |source| VolumeError::Io { volume: volume.name.clone(), path: place.to_owned(), source };
     if let Some(host_path) = &volume.host_path {
         return prepare_host_path(&volume.name, host_path);
+    }
+    if let Some(claim) = &volume.persistent_volume_claim {
+        let host_path = claims::host_path(pod, &volume.name, claim, node, lookup)?;
+        return prepare_host_path(&volume.name, &host_path);
     }
     // Its runtime mounts it, for each container; here is no place for it.
     if volume.image.is_some() {

@@ -77,9 +77,9 @@ fn what_a_runtime_cannot_honour_is_named_field_by_field() {
     check(
         json!({
             "runtimeClassName": "selvedge-wasm", "hostPID": true, "containers": [{"image": "file:///x.wasm"}],
-            "volumes": [{"name": "a", "configMap": {}}, {"name": "b", "persistentVolumeClaim": {"claimName": "c"}}],
+            "volumes": [{"name": "a", "configMap": {}}, {"name": "b", "nfs": {"server": "s", "path": "/"}}],
         }),
-        &["spec.hostPID", "spec.volumes[1].persistentVolumeClaim"],
+        &["spec.hostPID", "spec.volumes[1].nfs"],
     );
 }
 

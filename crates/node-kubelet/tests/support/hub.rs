@@ -277,6 +277,8 @@ fn kind_of(path: &str) -> &'static str {
         "leases" => "Lease",
         "configmaps" => "ConfigMap",
         "secrets" => "Secret",
+        "persistentvolumeclaims" => "PersistentVolumeClaim",
+        "persistentvolumes" => "PersistentVolume",
         "events" => "Event",
         "nodeassignments" => "NodeAssignment",
         "certificatesigningrequests" => "CertificateSigningRequest",

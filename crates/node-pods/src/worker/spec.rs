@@ -87,6 +87,7 @@ impl SpecParts {
             }
             let volume = self.pod.spec.volumes.iter().find(|volume| volume.name == mount.name);
             let configuration = volume.is_some_and(volumes::is_configuration);
+            let claim = volume.and_then(|volume| volume.persistent_volume_claim.as_ref());
             let image = volume.and_then(|volume| volume.image.as_ref());
             mounts.push(Mount {
                 volume: mount.name.clone(),
@@ -94,7 +95,7 @@ impl SpecParts {
                 sub_path: volumes::sub_path(&mount.name, &sub_path).map_err(|error| chain(&error))?,
                 configuration,
                 container_path: PathBuf::from(&mount.mount_path),
-                read_only: mount.read_only || configuration,
+                read_only: mount.read_only || configuration || claim.is_some_and(|claim| claim.read_only),
                 image: image.map(|image| ImageVolume { reference: image.reference.clone(), ..ImageVolume::default() }),
                 propagation: match mount.mount_propagation.as_deref() {
                     Some("HostToContainer") => Propagation::HostToContainer,
