@@ -33,6 +33,13 @@ impl LogLinks {
         Ok(Self { root: root.to_owned() })
     }
 
+    /// Removes the links of all pods of `data_dir`: they are made somewhere else from now on, or nowhere.
+    pub fn remove_all(&self, data_dir: &Path) {
+        for entry in std::fs::read_dir(self.root.join("pods")).into_iter().flatten().flatten() {
+            self.remove(&data_dir.join("node/pods").join(entry.file_name()));
+        }
+    }
+
     /// Removes the links of pods that have no directory in `data_dir` any more.
     pub fn sweep(&self, data_dir: &Path) {
         for entry in std::fs::read_dir(self.root.join("pods")).into_iter().flatten().flatten() {
@@ -170,11 +177,16 @@ mod tests {
         std::os::unix::fs::symlink("/etc/hostname", &other).unwrap();
         links.sweep(&data_dir);
         assert_eq!(names(&root.join("pods")), ["d_other_uid-2", "d_web_uid-1"]);
+        links.remove_all(&dir.path().join("another"));
+        assert_eq!(names(&root.join("pods")), ["d_other_uid-2", "d_web_uid-1"]);
+        links.remove_all(&data_dir);
+        assert_eq!(names(&root.join("pods")), ["d_other_uid-2"]);
+        start(3);
         std::fs::rename(&pod_dir, dir.path().join("moved")).unwrap();
         links.sweep(&data_dir);
         assert_eq!(names(&root.join("pods")), ["d_other_uid-2"]);
         assert_eq!(names(&root.join("containers")), [""; 0]);
-        assert_eq!(names(&dir.path().join("moved/a")), ["0.log", "1.log", "2.log"]);
+        assert_eq!(names(&dir.path().join("moved/a")), ["0.log", "1.log", "2.log", "3.log"]);
     }
 
     #[test]

@@ -30,6 +30,8 @@ mod hub;
 mod image;
 mod kube_access;
 mod launch;
+#[cfg(feature = "node")]
+mod log_links;
 mod memory;
 #[cfg(feature = "node")]
 mod node;

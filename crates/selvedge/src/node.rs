@@ -87,7 +87,7 @@ pub async fn start(
     // The machine is not changed for a node that cannot start.
     Kubelet::check(&kubelet).context("failed to start the node")?;
     node_runtime::spare_this_process();
-    kubelet.log_links = open_log_links(config);
+    kubelet.log_links = crate::log_links::open(config, data_dir.path());
     let network = match open_network(config) {
         Ok(network) => network,
         // The pods that this node has are worth more than a network of their own.
@@ -145,18 +145,6 @@ pub async fn accept_hub(args: crate::cli::AcceptHubArgs) -> Result<()> {
         false => accepted.stopped.iter().for_each(|pod| println!("pod {pod} is being stopped")),
     }
     Ok(())
-}
-
-/// Where collectors look for logs; nothing where there can be none.
-fn open_log_links(config: &NodeConfig) -> Option<node_kubelet::LogLinks> {
-    if config.log_links_dir == "none" || !rustix::process::geteuid().is_root() {
-        return None;
-    }
-    let links = node_kubelet::LogLinks::open(std::path::Path::new(&config.log_links_dir));
-    let report = |error: &std::io::Error| {
-        tracing::warn!(directory = config.log_links_dir, %error, "Collectors of logs find none of this node's: `logLinksDir` cannot be made.");
-    };
-    links.inspect_err(report).ok()
 }
 
 /// The network of the node's pods; nothing where they have the machine's own.

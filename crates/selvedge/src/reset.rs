@@ -108,15 +108,9 @@ async fn stop_pods(data_dir: &DataDir) -> Result<()> {
     for socket in node_kubelet::status_sockets(data_dir.path()) {
         let _ = fs::remove_file(socket);
     }
+    crate::log_links::remove(data_dir.path());
     // Volumes in memory are mounts, which no removal of files would remove.
     node_kubelet::remove_pods(data_dir.path()).context("failed to remove the volumes of the pods")?;
-    // Where there are none, none are made; those of a directory that the settings name lead nowhere.
-    let log_links = PathBuf::from(crate::config::NodeConfig::default().log_links_dir);
-    if log_links.join("pods").is_dir()
-        && let Ok(links) = node_kubelet::LogLinks::open(&log_links)
-    {
-        links.sweep(data_dir.path());
-    }
     Ok(())
 }
 
