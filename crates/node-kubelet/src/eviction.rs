@@ -10,11 +10,12 @@
 //!                  one pod: beyond its requests first, then the least important, then the largest
 //! ```
 //!
-//! As upstream's eviction manager does it, with its hard thresholds: a pod that is chosen ends at once, fails with the reason `Evicted`, and
-//! does not come back; whoever made it makes another one. What differs: memory that is available is what the kernel says can be
-//! had, where upstream counts the page cache that was used of late as lost; the images have a threshold of their own only where they
-//! have a disk of their own; and a pod that has next to nothing on a disk is not ended for it, where upstream ends one after the other while
-//! somebody else fills the disk.
+//! As upstream's eviction manager does it: a pod that is chosen for a hard threshold ends at once, fails with the reason `Evicted`, and
+//! does not come back; whoever made it makes another one. For a soft threshold, which may be met for a while, it has
+//! `evictionMaxPodGracePeriodSeconds` to end. What differs: soft thresholds come after all hard ones, whatever they are of; memory that
+//! is available is what the kernel says can be had, where upstream counts the page cache that was used of late as lost; the images have
+//! a threshold of their own only where they have a disk of their own; and a pod that has next to nothing on a disk is not ended for it,
+//! where upstream ends one after the other while somebody else fills the disk.
 
 pub(crate) mod rank;
 mod thresholds;
@@ -31,14 +32,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::stats::{PodDisk, PodSample, Sample, Stats, machine};
-pub use thresholds::{Amount, BadThreshold, EvictionSettings, Signal};
-use thresholds::{Observation, Threshold};
+pub use thresholds::{Amount, BadThreshold, EvictionSettings, Signal, SoftThreshold};
+use thresholds::{Observation, Since, Threshold};
 
 /// A pod that has less on the disk than this is not ended for it: nothing would be won.
 const DISK_BYTES_MIN: u64 = 1 << 20;
 /// The same in files.
 const DISK_INODES_MIN: u64 = 100;
-/// What an evicted pod's containers get to end by themselves, as with other kubelets.
+/// What an evicted pod's containers get to end by themselves for a hard threshold, as with other kubelets.
 const GRACE: Duration = Duration::from_secs(1);
 /// How long the next one waits for a pod that does not end.
 const END_MAX: Duration = Duration::from_secs(30);
@@ -82,6 +83,7 @@ pub(crate) async fn run(eviction: Arc<Eviction>) {
 #[derive(Debug, Default)]
 struct Looks {
     clock: PressureClock,
+    since: Since,
     /// What was short at the last look, and what no pod could be ended for: each is logged once.
     short: Option<Signal>,
     helpless: Option<Signal>,
@@ -118,12 +120,14 @@ impl PressureClock {
 impl Eviction {
     /// One look; answers whether a pod was evicted.
     async fn look(&self, looks: &mut Looks) -> Result<bool, Stopping> {
-        let met = self.met().await?;
-        self.publish(looks.clock.look(&met, Instant::now(), self.settings.pressure_transition));
+        let met = self.met(&looks.since.met()).await?;
+        let now = Instant::now();
+        self.publish(looks.clock.look(&met, now, self.settings.pressure_transition));
         // Memory comes first: what runs short of it is killed by the kernel.
-        let first = met.first().map(|threshold| threshold.signal);
+        let due = looks.since.look(&met, now);
+        let first = due.map(|threshold| threshold.signal);
         let is_news = std::mem::replace(&mut looks.short, first) != first;
-        let Some(threshold) = met.first() else {
+        let Some(threshold) = due else {
             looks.helpless = None;
             return Ok(false);
         };
@@ -134,12 +138,12 @@ impl Eviction {
             self.events.node(&self.node, true, "EvictionThresholdMet", text);
         }
         if threshold.signal.is_disk() && self.free_disk().await {
-            let left = self.met().await?;
-            if !left.iter().any(|still| still.signal == threshold.signal) {
+            let left = self.met(&met).await?;
+            if !left.iter().any(|still| still.is_same(&threshold)) {
                 return Ok(false);
             }
         }
-        let has_evicted = self.evict_one(threshold).await?;
+        let has_evicted = self.evict_one(&threshold).await?;
         let helpless = (!has_evicted).then_some(threshold.signal);
         if std::mem::replace(&mut looks.helpless, helpless) != helpless && helpless.is_some() {
             error!(
@@ -151,8 +155,8 @@ impl Eviction {
         Ok(has_evicted)
     }
 
-    /// The thresholds that are met now, the most urgent first.
-    async fn met(&self) -> Result<Vec<Threshold>, Stopping> {
+    /// The thresholds that are met now, the most urgent first; what was met `before` is met for longer.
+    async fn met(&self, before: &[Threshold]) -> Result<Vec<Threshold>, Stopping> {
         let (data_dir, images) = (self.data_dir.clone(), self.images.as_ref().map(|images| images.dir()));
         let read = tokio::task::spawn_blocking(move || {
             let figures = machine::read(&data_dir);
@@ -162,7 +166,7 @@ impl Eviction {
         });
         // A panic was logged where it was.
         let observed: BTreeMap<Signal, Observation> = read.await.map_err(|_| Stopping)?;
-        Ok(self.settings.met(&observed))
+        Ok(self.settings.met(&observed, before))
     }
 
     fn publish(&self, now: NodePressure) {
@@ -228,8 +232,9 @@ impl Eviction {
         let (uid, name) = (chosen.outline.uid.clone(), chosen.outline.full_name());
         warn!(pod = %name, %message, "Evicting a pod.");
         self.registry.error(format!("{name}: evicted: {message}"));
-        let ended = self.pods.terminate(&uid, EVICTED, message, GRACE);
-        match tokio::time::timeout(END_MAX, ended).await {
+        let grace = if threshold.grace.is_some() { self.settings.max_pod_grace } else { GRACE };
+        let ended = self.pods.terminate(&uid, EVICTED, message, grace);
+        match tokio::time::timeout(END_MAX.saturating_add(grace), ended).await {
             Ok(ended) => ended?,
             Err(_) => warn!(pod = %name, "An evicted pod does not end."),
         }

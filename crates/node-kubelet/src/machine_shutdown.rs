@@ -38,13 +38,20 @@ const RETRY: Duration = Duration::from_secs(5);
 /// A stop takes a moment beyond what its containers get.
 const STOP_OVERHEAD: Duration = Duration::from_secs(1);
 
+/// Pods that end together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShutdownGroup {
+    /// From this priority on, up to that of the next group. Pods below the first group are in that one.
+    pub priority: i32,
+    /// How long they have.
+    pub grace: Duration,
+}
+
 /// How pods end with the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MachineShutdown {
-    /// How long the shutdown of the machine waits at most.
-    pub grace: Duration,
-    /// The part of it that critical pods have, after all others.
-    pub grace_critical_pods: Duration,
+    /// One after the other, with rising priorities.
+    pub groups: Vec<ShutdownGroup>,
     /// Socket of the system's message bus.
     pub bus: PathBuf,
 }
@@ -52,6 +59,23 @@ pub struct MachineShutdown {
 impl MachineShutdown {
     /// Where systemd's machines have it.
     pub const BUS: &str = "/run/dbus/system_bus_socket";
+
+    /// Ordinary pods, and after them critical ones, which have a part of the whole time.
+    pub fn of_two(grace: Duration, of_critical: Duration) -> Vec<ShutdownGroup> {
+        let of_critical = of_critical.min(grace);
+        let of = |priority, grace| ShutdownGroup { priority, grace };
+        vec![of(0, grace - of_critical), of(CRITICAL_PRIORITY, of_critical)]
+    }
+
+    /// How long the shutdown of the machine waits at most.
+    fn grace(&self) -> Duration {
+        self.groups.iter().map(|group| group.grace).sum()
+    }
+
+    /// The group of pods with a priority.
+    fn group_of(&self, priority: i32) -> usize {
+        self.groups.iter().filter(|group| group.priority <= priority).count().saturating_sub(1)
+    }
 }
 
 /// What the watch works with.
@@ -90,18 +114,19 @@ impl Watch {
     async fn follow(&self, reported: &mut String) -> Result<(), BusError> {
         let mut logind = Logind::connect(&self.settings.bus).await?;
         let most = logind.delay_max().await?;
-        if most < self.settings.grace {
+        let grace = self.settings.grace();
+        if most < grace {
             let text = format!(
                 "logind waits {} s at most where {} s are set: set InhibitDelayMaxSec in /etc/systemd/logind.conf",
                 most.as_secs(),
-                self.settings.grace.as_secs()
+                grace.as_secs()
             );
             warn!("{text}");
             self.registry.error(format!("machine shutdown: {text}"));
         }
         let mut inhibitor = Some(logind.inhibit().await?);
         reported.clear();
-        info!(grace_s = self.settings.grace.as_secs(), "The machine's shutdown waits for its pods.");
+        info!(grace_s = grace.as_secs(), "The machine's shutdown waits for its pods.");
         loop {
             match logind.prepare_for_shutdown().await? {
                 true => {
@@ -132,19 +157,35 @@ impl Watch {
         self.registry.clear_fault(FAULT);
     }
 
-    /// The ordinary pods first, those that they may need last.
+    /// The least important pods first, those that they may need last.
     async fn end_pods(&self) -> Result<(), Stopping> {
         let outlines = self.pods.outlines().await?;
-        let (critical, ordinary): (Vec<PodOutline>, Vec<PodOutline>) =
-            outlines.into_iter().filter(|pod| !pod.is_over).partition(|pod| pod.priority >= CRITICAL_PRIORITY);
-        let of_critical = self.settings.grace_critical_pods.min(self.settings.grace);
-        for (pods, grace) in [(ordinary, self.settings.grace.saturating_sub(of_critical)), (critical, of_critical)] {
-            let ends = pods.iter().map(|pod| self.pods.end_with_machine(&pod.uid, REASON, MESSAGE.to_owned(), grace));
+        for (number, ShutdownGroup { grace, .. }) in self.settings.groups.iter().copied().enumerate() {
+            let is_in = |pod: &&PodOutline| !pod.is_over && self.settings.group_of(pod.priority) == number;
+            let pods = outlines.iter().filter(is_in);
+            let ends = pods.map(|pod| self.pods.end_with_machine(&pod.uid, REASON, MESSAGE.to_owned(), grace));
             let ended = tokio::time::timeout(grace + STOP_OVERHEAD, futures::future::join_all(ends)).await;
             if ended.is_err() {
                 warn!("Pods take longer to end than the machine waits.");
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_ends_with_the_last_group_that_it_is_important_enough_for() {
+        let group = |priority, seconds| ShutdownGroup { priority, grace: Duration::from_secs(seconds) };
+        let settings =
+            MachineShutdown { groups: vec![group(-10, 5), group(0, 10), group(1000, 3)], bus: PathBuf::new() };
+        let of = |priority| settings.group_of(priority);
+        assert_eq!([-11, -10, -1, 0, 999, 1000, i32::MAX].map(of), [0, 0, 0, 1, 1, 2, 2]);
+        assert_eq!(settings.grace(), Duration::from_secs(18));
+        let seconds = Duration::from_secs;
+        assert_eq!(MachineShutdown::of_two(seconds(20), seconds(5)), [group(0, 15), group(CRITICAL_PRIORITY, 5)]);
     }
 }

@@ -118,6 +118,17 @@ impl HubConfig {
     }
 }
 
+/// Pods that end together when the machine does.
+#[cfg(feature = "node")]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ShutdownGroupConfig {
+    /// From this priority on.
+    pub priority: i32,
+    /// How long they have.
+    pub shutdown_grace_period_seconds: u64,
+}
+
 /// A program with the command line of runc.
 #[cfg(feature = "node")]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -165,10 +176,20 @@ pub struct NodeConfig {
     pub shutdown_grace_period_seconds: u64,
     /// The part of it that critical pods have.
     pub shutdown_grace_period_critical_pods_seconds: u64,
+    /// The same for each priority, in place of those two.
+    pub shutdown_grace_period_by_pod_priority: Vec<ShutdownGroupConfig>,
     /// Where links to logs are made, or `none`.
     pub log_links_dir: String,
     /// Of what there has to be how much, or pods are evicted.
     pub eviction_hard: BTreeMap<String, String>,
+    /// The same, of which there may be less for a while.
+    pub eviction_soft: BTreeMap<String, String>,
+    /// For how long.
+    pub eviction_soft_grace_period_seconds: BTreeMap<String, u64>,
+    /// What containers get at most to end for it.
+    pub eviction_max_pod_grace_period_seconds: u64,
+    /// How much more there has to be again.
+    pub eviction_minimum_reclaim: BTreeMap<String, String>,
     /// How long the node says that it is short of something after it was last.
     pub eviction_pressure_transition_seconds: u64,
     /// Addresses of pods, or `none`.
@@ -212,8 +233,13 @@ impl Default for NodeConfig {
             image_gc_low_percent: 80,
             shutdown_grace_period_seconds: 0,
             shutdown_grace_period_critical_pods_seconds: 0,
+            shutdown_grace_period_by_pod_priority: Vec::new(),
             log_links_dir: "/var/log".to_owned(),
             eviction_hard: BTreeMap::new(),
+            eviction_soft: BTreeMap::new(),
+            eviction_soft_grace_period_seconds: BTreeMap::new(),
+            eviction_max_pod_grace_period_seconds: 0,
+            eviction_minimum_reclaim: BTreeMap::new(),
             eviction_pressure_transition_seconds: 300,
             pod_subnet: "10.39.0.0/16".to_owned(),
             pod_subnet6: None,
@@ -232,6 +258,10 @@ impl Default for NodeConfig {
 /// `podSubnet` of a node whose pods have the machine's own network.
 #[cfg(feature = "node")]
 const NO_SUBNET: &str = "none";
+
+/// Longest time that one group of pods may have to end with the machine: nobody waits longer to switch one off.
+#[cfg(feature = "node")]
+const SHUTDOWN_SECONDS_MAX: u64 = 24 * 3600;
 
 /// What a pod's own first processes need, and a little.
 #[cfg(feature = "node")]
@@ -284,12 +314,32 @@ impl NodeConfig {
             "The part of shutdownGracePeriodSeconds that pods of a critical priority have, after all others.",
         ),
         (
+            "shutdownGracePeriodByPodPriority",
+            "In place of shutdownGracePeriodSeconds and shutdownGracePeriodCriticalPodsSeconds: how long pods have from each priority on, the least important first: [{priority: 0, shutdownGracePeriodSeconds: 20}, {priority: 1000, shutdownGracePeriodSeconds: 10}]. Pods below the first priority end with its pods.",
+        ),
+        (
             "logLinksDir",
             "Directory in which pods/ and containers/ have links to the logs of containers, by the names that collectors of logs know from other kubelets; made by root only. With none there are no links.",
         ),
         (
             "evictionHard",
             "How much there has to be of memory.available (100Mi, a tenth of the memory below 1 GiB), nodefs.available (10%), nodefs.inodesFree (5%), imagefs.available (15%, where images have a disk of their own) and pid.available (not watched): a node that has less ends pods, one after the other. A quantity or a part; 0 turns one off.",
+        ),
+        (
+            "evictionSoft",
+            "Amounts as those of evictionHard, which may be missed for a while, each as long as evictionSoftGracePeriodSeconds says; none is watched unless it is named.",
+        ),
+        (
+            "evictionSoftGracePeriodSeconds",
+            "For how many seconds there may be less than evictionSoft says, for each of its names.",
+        ),
+        (
+            "evictionMaxPodGracePeriodSeconds",
+            "What a pod's containers get at most to end by themselves when evictionSoft was missed for too long; for evictionHard they get a second.",
+        ),
+        (
+            "evictionMinimumReclaim",
+            "How much more than a threshold there has to be again before nothing more is ended for it, by the same names: {memory.available: 100Mi}.",
         ),
         (
             "evictionPressureTransitionSeconds",
@@ -342,11 +392,46 @@ impl NodeConfig {
     /// How pods end with the machine; nothing where its shutdown waits for nobody.
     pub fn machine_shutdown(&self) -> Option<node_kubelet::MachineShutdown> {
         let seconds = std::time::Duration::from_secs;
-        (self.shutdown_grace_period_seconds > 0).then(|| node_kubelet::MachineShutdown {
-            grace: seconds(self.shutdown_grace_period_seconds),
-            grace_critical_pods: seconds(self.shutdown_grace_period_critical_pods_seconds),
-            bus: PathBuf::from(node_kubelet::MachineShutdown::BUS),
-        })
+        let mut groups: Vec<_> = self
+            .shutdown_grace_period_by_pod_priority
+            .iter()
+            .map(|one| node_kubelet::ShutdownGroup {
+                priority: one.priority,
+                grace: seconds(one.shutdown_grace_period_seconds),
+            })
+            .collect();
+        groups.sort_by_key(|group| group.priority);
+        if groups.is_empty() && self.shutdown_grace_period_seconds > 0 {
+            let of_critical = seconds(self.shutdown_grace_period_critical_pods_seconds);
+            groups = node_kubelet::MachineShutdown::of_two(seconds(self.shutdown_grace_period_seconds), of_critical);
+        }
+        let is_needed = groups.iter().any(|group| !group.grace.is_zero());
+        let bus = PathBuf::from(node_kubelet::MachineShutdown::BUS);
+        is_needed.then_some(node_kubelet::MachineShutdown { groups, bus })
+    }
+
+    /// What is wrong with how pods end with the machine.
+    fn bad_shutdown(&self) -> Vec<String> {
+        let (all, critical) = (self.shutdown_grace_period_seconds, self.shutdown_grace_period_critical_pods_seconds);
+        let groups = &self.shutdown_grace_period_by_pod_priority;
+        let mut mistakes = Vec::new();
+        if critical > all {
+            mistakes.push(format!("`shutdownGracePeriodCriticalPodsSeconds`: {critical} is more than all of `shutdownGracePeriodSeconds`, {all}"));
+        }
+        if !groups.is_empty() && (all, critical) != (0, 0) {
+            mistakes.push("`shutdownGracePeriodByPodPriority` is in place of `shutdownGracePeriodSeconds` and `shutdownGracePeriodCriticalPodsSeconds`; leave them out".to_owned());
+        }
+        for (number, group) in groups.iter().enumerate() {
+            if groups[..number].iter().any(|earlier| earlier.priority == group.priority) {
+                mistakes
+                    .push(format!("`shutdownGracePeriodByPodPriority`: priority {} is there twice", group.priority));
+            }
+        }
+        let longest = groups.iter().map(|group| group.shutdown_grace_period_seconds).max().unwrap_or_default();
+        if longest > SHUTDOWN_SECONDS_MAX {
+            mistakes.push(format!("`shutdownGracePeriodByPodPriority`: {longest} s is longer than a day"));
+        }
+        mistakes
     }
 
     /// When pods are evicted.
@@ -354,15 +439,23 @@ impl NodeConfig {
     /// # Errors
     /// All that is wrong with its thresholds.
     pub fn eviction(&self) -> Result<node_kubelet::EvictionSettings, Vec<String>> {
+        let seconds = std::time::Duration::from_secs;
         let mut settings = node_kubelet::EvictionSettings {
-            pressure_transition: std::time::Duration::from_secs(self.eviction_pressure_transition_seconds),
+            pressure_transition: seconds(self.eviction_pressure_transition_seconds),
+            max_pod_grace: seconds(self.eviction_max_pod_grace_period_seconds),
             ..node_kubelet::EvictionSettings::default()
         };
-        let set = settings.set_hard(&self.eviction_hard);
-        set.map_err(|mistakes| {
-            mistakes.iter().map(|mistake| format!("`evictionHard`: {mistake}")).collect::<Vec<_>>()
-        })?;
-        Ok(settings)
+        let sets = [
+            ("evictionHard", settings.set_hard(&self.eviction_hard)),
+            ("evictionSoft", settings.set_soft(&self.eviction_soft, &self.eviction_soft_grace_period_seconds)),
+            ("evictionMinimumReclaim", settings.set_minimum_reclaim(&self.eviction_minimum_reclaim)),
+        ];
+        let mistakes: Vec<String> = sets
+            .into_iter()
+            .filter_map(|(key, set)| set.err().map(|mistakes| (key, mistakes)))
+            .flat_map(|(key, mistakes)| mistakes.into_iter().map(move |mistake| format!("`{key}`: {mistake}")))
+            .collect();
+        if mistakes.is_empty() { Ok(settings) } else { Err(mistakes) }
     }
 
     /// The network of the node's pods; nothing when they have the machine's own.
@@ -427,10 +520,6 @@ impl NodeConfig {
         });
         let network = self.network().err().unwrap_or_default();
         let registries = self.registries().err();
-        let (all, critical) = (self.shutdown_grace_period_seconds, self.shutdown_grace_period_critical_pods_seconds);
-        let bad_shutdown = (critical > all).then(|| {
-            format!("`shutdownGracePeriodCriticalPodsSeconds`: {critical} is more than all of `shutdownGracePeriodSeconds`, {all}")
-        });
         bad_hubs
             .chain(network)
             .chain(registries)
@@ -438,7 +527,7 @@ impl NodeConfig {
             .chain(bad_labels)
             .chain(bad_prefixes)
             .chain(self.eviction().err().unwrap_or_default())
-            .chain(bad_shutdown)
+            .chain(self.bad_shutdown())
             .chain(bad_runtimes)
             .chain(few_pids)
             .chain(bad_gc)

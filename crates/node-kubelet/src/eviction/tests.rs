@@ -116,7 +116,7 @@ fn thresholds_are_met_below_them() {
     let check = |change: &dyn Fn(&mut NodeFigures), images: Option<Disk>, expected: &[Signal]| {
         let mut now = figures();
         change(&mut now);
-        let met = EvictionSettings::default().met(&thresholds::observe(&now, images));
+        let met = EvictionSettings::default().met(&thresholds::observe(&now, images), &[]);
         assert_eq!(met.iter().map(|met| met.signal).collect::<Vec<_>>(), expected, "{now:?}");
     };
     check(&|_| (), None, &[]);
@@ -166,7 +166,7 @@ fn a_condition_holds_for_a_while_after_its_cause() {
     let settings = EvictionSettings::default();
     let mut short = figures();
     short.memory.available_bytes = 0;
-    let (met, none) = (settings.met(&thresholds::observe(&short, None)), Vec::new());
+    let (met, none) = (settings.met(&thresholds::observe(&short, None), &[]), Vec::new());
     let (start, mut clock) = (Instant::now(), PressureClock::default());
     let mut at = |seconds, met: &[Threshold]| {
         clock.look(met, start + Duration::from_secs(seconds), Duration::from_secs(300)).memory
@@ -179,11 +179,88 @@ fn a_condition_holds_for_a_while_after_its_cause() {
     assert!(at(311, &met), "short again");
 }
 
+fn given(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(name, amount)| ((*name).to_owned(), (*amount).to_owned())).collect()
+}
+
+#[test]
+fn a_soft_threshold_is_due_once_it_was_met_for_its_time_without_a_break() {
+    let mut settings = EvictionSettings::default();
+    let graces = BTreeMap::from([("memory.available".to_owned(), 90), ("nodefs.available".to_owned(), 10)]);
+    settings.set_soft(&given(&[("memory.available", "1Gi"), ("nodefs.available", "50%")]), &graces).unwrap();
+    let with = |memory: u64, disk: u64| {
+        let mut now = figures();
+        now.memory.available_bytes = memory * MIB;
+        now.disk.as_mut().unwrap().available_bytes = disk * MIB;
+        settings.met(&thresholds::observe(&now, None), &[])
+    };
+    let (start, mut since) = (Instant::now(), Since::default());
+    let mut due = |seconds, met: &[Threshold]| {
+        since.look(met, start + Duration::from_secs(seconds)).map(|due| (due.signal, due.grace.is_some()))
+    };
+    let (memory, disk) = (Signal::MemoryAvailable, Signal::NodeFsAvailable);
+    assert_eq!(with(1000, 600).iter().map(|one| one.signal).collect::<Vec<_>>(), [memory], "it is pressure at once");
+    assert_eq!(due(0, &with(1000, 600)), None);
+    assert_eq!(due(80, &with(1000, 400)), None);
+    assert_eq!(due(89, &with(1000, 400)), None);
+    assert_eq!(due(90, &with(1000, 400)), Some((memory, true)));
+    // The disk has less than its hard threshold, and that comes first.
+    assert_eq!(due(91, &with(1000, 50)), Some((disk, false)));
+    assert_eq!(due(92, &with(2000, 400)), Some((disk, true)));
+    assert_eq!(due(93, &with(2000, 600)), None);
+    assert_eq!(due(94, &with(1000, 600)), None, "its time begins anew");
+    assert_eq!(due(183, &with(1000, 600)), None);
+    assert_eq!(due(184, &with(1000, 600)), Some((memory, true)));
+}
+
+#[test]
+fn what_was_short_is_short_until_as_much_is_won_back_as_the_settings_say() {
+    let mut settings = EvictionSettings::default();
+    settings.set_minimum_reclaim(&given(&[("memory.available", "200Mi"), ("nodefs.available", "5%")])).unwrap();
+    let at = |memory: u64, disk: u64, before: &[Threshold]| {
+        let mut now = figures();
+        now.memory.available_bytes = memory * MIB;
+        now.disk.as_mut().unwrap().available_bytes = disk * MIB;
+        settings.met(&thresholds::observe(&now, None), before)
+    };
+    let signals = |met: &[Threshold]| met.iter().map(|met| met.signal).collect::<Vec<_>>();
+    let (memory, disk) = (Signal::MemoryAvailable, Signal::NodeFsAvailable);
+    assert!(at(299, 149, &[]).is_empty());
+    let met = at(99, 99, &[]);
+    assert_eq!(signals(&met), [memory, disk]);
+    assert_eq!(signals(&at(299, 149, &met)), [memory, disk]);
+    let met = at(300, 149, &met);
+    assert_eq!(signals(&met), [disk]);
+    assert_eq!(met[0].threshold, 100 * MIB, "what is said is the threshold");
+    assert!(at(299, 150, &met).is_empty());
+}
+
+#[test]
+fn soft_thresholds_and_what_is_to_be_won_back_are_checked() {
+    let mut settings = EvictionSettings::default();
+    let graces = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), 60)).collect::<BTreeMap<_, _>>();
+    let text = |mistakes: Vec<BadThreshold>| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let wrong = settings.set_soft(&given(&[("memory.free", "1"), ("pid.available", "x")]), &graces(&[])).unwrap_err();
+    assert_eq!(wrong.len(), 2);
+    let wrong = settings.set_soft(&given(&[("memory.available", "1Gi")]), &graces(&["pid.available", "pids"]));
+    let wrong = text(wrong.unwrap_err());
+    let expected = [
+        "`memory.available` has no grace period; say how many seconds in evictionSoftGracePeriodSeconds",
+        "`pid.available` has a grace period in evictionSoftGracePeriodSeconds, and no threshold in evictionSoft",
+    ];
+    assert_eq!(wrong[..2], expected);
+    assert!(wrong[2].starts_with("`pids` is not watched; use one of memory.available, "), "{wrong:?}");
+    assert_eq!(settings.set_minimum_reclaim(&given(&[("disk", "1"), ("pid.available", "-1")])).unwrap_err().len(), 2);
+    assert_eq!(settings, EvictionSettings::default(), "what is wrong changes nothing");
+    settings.set_soft(&given(&[("memory.available", "0")]), &graces(&["memory.available"])).unwrap();
+    assert!(settings.soft.is_empty());
+}
+
 #[test]
 fn the_message_is_upstreams() {
     let mut short = figures();
     short.memory.available_bytes = 83_760 << 10;
-    let met = EvictionSettings::default().met(&thresholds::observe(&short, None));
+    let met = EvictionSettings::default().met(&thresholds::observe(&short, None), &[]);
     let text = rank::message(&met[0], &pod("web", 0, 60 * MIB, 50 * MIB), &BTreeMap::new());
     let expected = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 83760Ki. \
                     Container a was using 60Mi, request is 50Mi, has larger consumption of memory. ";

@@ -1,8 +1,9 @@
-//! What is watched, and from what point on it is short: as in `evictionHard` of upstream's kubelets.
+//! What is watched, and from what point on it is short: as in `evictionHard`, `evictionSoft` and `evictionMinimumReclaim` of upstream's
+//! kubelets.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api_kube::Quantity;
 
@@ -113,6 +114,21 @@ pub enum BadThreshold {
         /// As it was given.
         amount: String,
     },
+    /// For how long it may be short is not said.
+    #[error("`{0}` has no grace period; say how many seconds in evictionSoftGracePeriodSeconds")]
+    NoGrace(String),
+    /// It is said for how long something may be short that is not watched so.
+    #[error("`{0}` has a grace period in evictionSoftGracePeriodSeconds, and no threshold in evictionSoft")]
+    NoThreshold(String),
+}
+
+/// What may be short for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SoftThreshold {
+    /// So much there has to be.
+    pub amount: Amount,
+    /// For so long there may be less.
+    pub grace: Duration,
 }
 
 /// When pods are evicted.
@@ -120,6 +136,12 @@ pub enum BadThreshold {
 pub struct EvictionSettings {
     /// Of what there has to be how much; what is not named is not watched.
     pub hard: BTreeMap<Signal, Amount>,
+    /// The same, of which there may be less for a while.
+    pub soft: BTreeMap<Signal, SoftThreshold>,
+    /// How much more than a threshold there has to be again before nothing more is ended for it.
+    pub minimum_reclaim: BTreeMap<Signal, Amount>,
+    /// What containers get at most to end by themselves when something was short for too long.
+    pub max_pod_grace: Duration,
     /// How long a condition of the Node holds after it was seen to hold last.
     pub pressure_transition: Duration,
     /// How often it is looked.
@@ -135,7 +157,14 @@ impl Default for EvictionSettings {
             (Signal::NodeFsInodesFree, Amount::Share(500)),
             (Signal::ImageFsAvailable, Amount::Share(1500)),
         ];
-        Self { hard: hard.into(), pressure_transition: Duration::from_secs(300), period: Duration::from_secs(10) }
+        Self {
+            hard: hard.into(),
+            soft: BTreeMap::new(),
+            minimum_reclaim: BTreeMap::new(),
+            max_pod_grace: Duration::ZERO,
+            pressure_transition: Duration::from_secs(300),
+            period: Duration::from_secs(10),
+        }
     }
 }
 
@@ -145,30 +174,87 @@ impl EvictionSettings {
     /// # Errors
     /// All that cannot be used.
     pub fn set_hard(&mut self, thresholds: &BTreeMap<String, String>) -> Result<(), Vec<BadThreshold>> {
-        let mut mistakes = Vec::new();
-        for (name, text) in thresholds {
-            let Some(signal) = Signal::ALL.into_iter().find(|signal| signal.name() == name) else {
-                mistakes.push(BadThreshold::Signal(name.clone()));
-                continue;
-            };
-            match parse(text) {
-                Some(Amount::Units(0) | Amount::Share(0)) => drop(self.hard.remove(&signal)),
-                Some(amount) => drop(self.hard.insert(signal, amount)),
-                None => mistakes.push(BadThreshold::Amount { signal: name.clone(), amount: text.clone() }),
+        for (signal, amount) in read(thresholds)? {
+            match amount {
+                Amount::Units(0) | Amount::Share(0) => drop(self.hard.remove(&signal)),
+                amount => drop(self.hard.insert(signal, amount)),
             }
         }
-        if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
+        Ok(())
     }
 
-    /// Those of which there is too little, in the order of signals.
-    pub(crate) fn met(&self, observed: &BTreeMap<Signal, Observation>) -> Vec<Threshold> {
-        let met = self.hard.iter().filter_map(|(signal, amount)| {
-            let observation = *observed.get(signal)?;
-            let threshold = amount.of(observation.capacity);
-            (observation.available < threshold).then_some(Threshold { signal: *signal, threshold, observation })
+    /// Reads thresholds that may be met for a while, and for how many seconds each; `0` and `0%` are none.
+    ///
+    /// # Errors
+    /// All that cannot be used.
+    pub fn set_soft(
+        &mut self,
+        thresholds: &BTreeMap<String, String>,
+        grace_seconds: &BTreeMap<String, u64>,
+    ) -> Result<(), Vec<BadThreshold>> {
+        let amounts = read(thresholds)?;
+        let missing = thresholds.keys().filter(|name| !grace_seconds.contains_key(*name));
+        let needless = grace_seconds.keys().filter(|name| !thresholds.contains_key(*name));
+        let mistakes: Vec<BadThreshold> = missing
+            .map(|name| BadThreshold::NoGrace(name.clone()))
+            .chain(needless.map(|name| match signal(name) {
+                Some(_) => BadThreshold::NoThreshold(name.clone()),
+                None => BadThreshold::Signal(name.clone()),
+            }))
+            .collect();
+        if !mistakes.is_empty() {
+            return Err(mistakes);
+        }
+        let watched = amounts.into_iter().filter(|(_, amount)| !matches!(amount, Amount::Units(0) | Amount::Share(0)));
+        let soft = watched.map(|(signal, amount)| {
+            let seconds = grace_seconds.get(signal.name()).copied().unwrap_or_default();
+            (signal, SoftThreshold { amount, grace: Duration::from_secs(seconds) })
+        });
+        self.soft = soft.collect();
+        Ok(())
+    }
+
+    /// Reads how much more than a threshold there has to be again.
+    ///
+    /// # Errors
+    /// All that cannot be used.
+    pub fn set_minimum_reclaim(&mut self, amounts: &BTreeMap<String, String>) -> Result<(), Vec<BadThreshold>> {
+        self.minimum_reclaim = read(amounts)?.into_iter().collect();
+        Ok(())
+    }
+
+    /// Those of which there is too little, the most urgent first. What was met `before` is met until there is as much more as it says.
+    pub(crate) fn met(&self, observed: &BTreeMap<Signal, Observation>, before: &[Threshold]) -> Vec<Threshold> {
+        let hard = self.hard.iter().map(|(signal, amount)| (*signal, *amount, None));
+        let soft = self.soft.iter().map(|(signal, soft)| (*signal, soft.amount, Some(soft.grace)));
+        let met = hard.chain(soft).filter_map(|(signal, amount, grace)| {
+            let observation = *observed.get(&signal)?;
+            let threshold = Threshold { signal, threshold: amount.of(observation.capacity), observation, grace };
+            let was_met = before.iter().any(|one| one.is_same(&threshold));
+            let reclaim = self.minimum_reclaim.get(&signal).filter(|_| was_met);
+            let needed =
+                threshold.threshold.saturating_add(reclaim.map_or(0, |amount| amount.of(observation.capacity)));
+            (observation.available < needed).then_some(threshold)
         });
         met.collect()
     }
+}
+
+/// Signals and amounts as they are written in settings.
+fn read(given: &BTreeMap<String, String>) -> Result<Vec<(Signal, Amount)>, Vec<BadThreshold>> {
+    let (mut amounts, mut mistakes) = (Vec::new(), Vec::new());
+    for (name, text) in given {
+        match (signal(name), parse(text)) {
+            (None, _) => mistakes.push(BadThreshold::Signal(name.clone())),
+            (_, None) => mistakes.push(BadThreshold::Amount { signal: name.clone(), amount: text.clone() }),
+            (Some(signal), Some(amount)) => amounts.push((signal, amount)),
+        }
+    }
+    if mistakes.is_empty() { Ok(amounts) } else { Err(mistakes) }
+}
+
+fn signal(name: &str) -> Option<Signal> {
+    Signal::ALL.into_iter().find(|signal| signal.name() == name)
 }
 
 fn parse(text: &str) -> Option<Amount> {
@@ -195,12 +281,45 @@ pub(crate) struct Threshold {
     /// So much there has to be.
     pub threshold: u64,
     pub observation: Observation,
+    /// For how long there may be less; `None` is for no moment.
+    pub grace: Option<Duration>,
+}
+
+impl Threshold {
+    /// Whether it is the same one, whatever was observed.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        (self.signal, self.grace) == (other.signal, other.grace)
+    }
+}
+
+/// Since when each threshold has been met without a break.
+#[derive(Debug, Default)]
+pub(crate) struct Since(Vec<(Threshold, Instant)>);
+
+impl Since {
+    /// Takes note of those that are met now, and answers the first one for which something has to be done.
+    pub(crate) fn look(&mut self, met: &[Threshold], now: Instant) -> Option<Threshold> {
+        let since = |threshold: &Threshold| {
+            let known = self.0.iter().find(|(known, _)| known.is_same(threshold));
+            known.map_or(now, |(_, since)| *since)
+        };
+        self.0 = met.iter().map(|threshold| (*threshold, since(threshold))).collect();
+        let is_due = |(threshold, since): &&(Threshold, Instant)| {
+            threshold.grace.is_none_or(|grace| now.duration_since(*since) >= grace)
+        };
+        self.0.iter().find(is_due).map(|(threshold, _)| *threshold)
+    }
+
+    /// Those that were met when it was looked last.
+    pub(crate) fn met(&self) -> Vec<Threshold> {
+        self.0.iter().map(|(threshold, _)| *threshold).collect()
+    }
 }
 
 impl fmt::Display for Threshold {
     /// In upstream's words.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { signal, threshold, observation } = self;
+        let Self { signal, threshold, observation, .. } = self;
         write!(
             formatter,
             "The node was low on resource: {}. Threshold quantity: {}, available: {}. ",

@@ -150,3 +150,31 @@ async fn a_node_short_of_disk_ends_who_has_most_of_it_and_takes_no_pod() {
     assert_eq!(status_of(&hub, "small")["reason"], "Evicted");
     node.kill().await;
 }
+
+#[tokio::test]
+async fn for_a_soft_threshold_a_pod_has_its_time_to_end() {
+    let hub = FakeHub::start().await;
+    let mut web = pod("web", json!({}));
+    web["spec"]["terminationGracePeriodSeconds"] = 7.into();
+    hub.put_pod(web);
+    let mut patient = pod("patient", json!({"resources": {"requests": {"memory": "1Mi"}}}));
+    patient["spec"]["terminationGracePeriodSeconds"] = 700.into();
+    hub.put_pod(patient);
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    is_ready(&hub, "web").await;
+    is_ready(&hub, "patient").await;
+    let mut settings = EvictionSettings { max_pod_grace: Duration::from_secs(60), ..EvictionSettings::default() };
+    let of = |text: &str| BTreeMap::from([("memory.available".to_owned(), text.to_owned())]);
+    settings.set_soft(&of("7Ei"), &BTreeMap::from([("memory.available".to_owned(), 0)])).unwrap();
+    restart(&mut node, &hub, settings).await;
+    runs(&node, &[]).await;
+    assert_eq!(node.runtime.graces("uid-web_a_0"), [7]);
+    assert_eq!(node.runtime.graces("uid-patient_a_0"), [60]);
+    eventually("both have failed", || {
+        let reasons = ["web", "patient"].map(|name| status_of(&hub, name)["reason"].clone());
+        if reasons.iter().all(|reason| reason == "Evicted") { Ok(()) } else { Err(format!("{reasons:?}")) }
+    })
+    .await;
+    node.kill().await;
+}

@@ -248,8 +248,7 @@ fn send_with(stream: &UnixStream, bytes: &[u8], file: OwnedFd) {
 async fn start(node: &mut Node, hub: &FakeHub, logind: &Logind) {
     let config = KubeletConfig {
         machine_shutdown: Some(MachineShutdown {
-            grace: Duration::from_secs(20),
-            grace_critical_pods: Duration::from_secs(5),
+            groups: MachineShutdown::of_two(Duration::from_secs(20), Duration::from_secs(5)),
             bus: logind.bus.clone(),
         }),
         ..node.config(Some(hub))

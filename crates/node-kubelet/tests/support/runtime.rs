@@ -20,6 +20,8 @@ struct Table {
     starts: Vec<String>,
     /// Stops and commands, in order.
     acts: Vec<String>,
+    /// What each got to end when it was stopped.
+    graces: BTreeMap<String, Vec<Duration>>,
     /// Pods that have something beside containers.
     remains: BTreeSet<String>,
     /// What is used, by the uid of a pod or the id of a container.
@@ -71,6 +73,12 @@ impl FakeRuntime {
     /// Ids of everything that was ever started, in order.
     pub fn starts(&self) -> Vec<String> {
         self.table.lock().unwrap().starts.clone()
+    }
+
+    /// What a container got to end each time it was stopped, in whole seconds: a moment passes before it is.
+    pub fn graces(&self, id: &str) -> Vec<u64> {
+        let graces = self.table.lock().unwrap().graces.get(id).cloned().unwrap_or_default();
+        graces.iter().map(|grace| grace.as_secs_f64().ceil() as u64).collect()
     }
 
     /// What was asked of containers, in order: `exec <id> <argv>` and `stop <id>`.
@@ -255,7 +263,7 @@ impl PodRuntime for FakeRuntime {
         })
     }
 
-    fn stop(&self, id: &ContainerId, _grace: Duration) -> RuntimeFuture<'_, ContainerStatus> {
+    fn stop(&self, id: &ContainerId, grace: Duration) -> RuntimeFuture<'_, ContainerStatus> {
         let id = id.clone();
         Box::pin(async move {
             {
@@ -264,6 +272,7 @@ impl PodRuntime for FakeRuntime {
                     return Err(RuntimeError::NotFound(id));
                 }
                 table.acts.push(format!("stop {id}"));
+                table.graces.entry(id.to_string()).or_default().push(grace);
             }
             self.holds_stops.subscribe().wait_for(|hold| !hold).await.unwrap();
             let status = self.end(&id.to_string(), 143, ExitReason::Error);
