@@ -23,9 +23,9 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lies in the checkout").to_owned()
 }
 
-/// The setting that lets the example's programs run.
-fn image_prefixes() -> String {
-    format!("imagePrefixes: [/bin, /usr/bin, {}]\n", root().join("examples").display())
+/// The setting that lets the example's programs run, and those of a test in a directory of its own.
+fn image_prefixes(modules: &Path) -> String {
+    format!("imagePrefixes: [/bin, /usr/bin, {}, {}]\n", root().join("examples").display(), modules.display())
 }
 
 /// `selvedge up`, with kubectl at hand.
@@ -43,8 +43,10 @@ impl Up {
         let data_dir = dir.path().join("data");
         let Some(kubectl) = Kubectl::newest(&data_dir.join("kubeconfig")) else { return Ok(None) };
         let config = dir.path().join("up.yaml");
+        let modules = dir.path().join("modules");
+        std::fs::create_dir_all(&modules)?;
         // A busy machine may take longer to stop than a person would wait.
-        std::fs::write(&config, format!("hub:\n  shutdownGraceSeconds: 60\nnode:\n  {}", image_prefixes()))?;
+        std::fs::write(&config, format!("hub:\n  shutdownGraceSeconds: 60\nnode:\n  {}", image_prefixes(&modules)))?;
         let config = config.to_string_lossy().into_owned();
         let mut all = vec!["up", "--node-name", "box", "--config", &config];
         all.extend(args);
@@ -84,7 +86,9 @@ impl Fleet {
         let token = token(&hub_dir)?;
         let url = format!("https://{hub_address}");
         let config = dir.path().join("node.yaml");
-        std::fs::write(&config, image_prefixes() + settings)?;
+        let modules = dir.path().join("modules");
+        std::fs::create_dir_all(&modules)?;
+        std::fs::write(&config, image_prefixes(&modules) + settings)?;
         let config = config.to_string_lossy().into_owned();
         let node = Selvedge::start(
             &dir.path().join("node"),

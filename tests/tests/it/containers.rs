@@ -162,7 +162,7 @@ fn an_imported_image_runs_outlives_its_node_and_leaves_nothing() -> Result<()> {
 
 /// Other runtimes that work on this machine. crun before 1.9 does nothing where a version 2 hierarchy of control groups is beside
 /// version 1.
-fn other_runtimes() -> Vec<&'static str> {
+pub fn other_runtimes() -> Vec<&'static str> {
     let is_here = |name: &&str| ["/usr/bin", "/usr/sbin"].iter().any(|dir| Path::new(dir).join(name).exists());
     let is_hybrid = Path::new("/sys/fs/cgroup/unified").exists();
     let found: Vec<&str> = ["runc", "crun"].into_iter().filter(is_here).collect();

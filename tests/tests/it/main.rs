@@ -21,6 +21,7 @@ mod network;
 mod newcomer;
 mod observe;
 mod pods;
+mod runtimes;
 mod snapshots;
 mod stock_cluster;
 mod terminal;
