@@ -8,7 +8,7 @@ use testkit::forgetful::ForgetfulDisk;
 
 use crate::{
     Access, DirLock, Format, FormatError, ReadFileError, WriteFileError, create_private_dir_all, free_space,
-    make_dir_private, read_bounded, write_atomic, write_if_changed, write_private, write_public,
+    make_dir_private, read_bounded, remove_tree, write_atomic, write_if_changed, write_private, write_public,
 };
 
 fn mode(path: &Path) -> u32 {

@@ -25,7 +25,7 @@ type Input<R> = BufReader<io::Chain<io::Cursor<Vec<u8>>, R>>;
 /// Reads what a layer's blob contains.
 pub(crate) enum Decoder<R: Read> {
     Plain(Input<R>),
-    Gzip(MultiGzDecoder<Input<R>>),
+    Gzip(Box<MultiGzDecoder<Input<R>>>),
     Zstd(Box<Zstd<R>>),
 }
 
@@ -36,7 +36,7 @@ impl<R: Read> Decoder<R> {
         let first = &first[..length];
         let inner = BufReader::with_capacity(INPUT_BUFFER_BYTES, io::Cursor::new(first.to_vec()).chain(inner));
         Ok(if first.starts_with(&GZIP_MAGIC) {
-            Self::Gzip(MultiGzDecoder::new(inner))
+            Self::Gzip(Box::new(MultiGzDecoder::new(inner)))
         } else if is_zstd(first) {
             Self::Zstd(Box::new(Zstd::new(inner)))
         } else {

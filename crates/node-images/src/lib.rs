@@ -44,7 +44,7 @@ pub use http::HttpError;
 pub use import::ImportError;
 pub use layout::LayoutError;
 pub use manifest::{DocumentError, ImageConfig, Platform};
-pub use pull::{Progress, PullCause, PullError, Puller};
+pub use pull::{Asked, Progress, PullCause, PullError, Puller};
 pub use reference::{DEFAULT_REGISTRY, InvalidReference, Reference};
 pub use registry::{Patience, RegistryError};
 pub use store::{

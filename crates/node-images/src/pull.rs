@@ -69,17 +69,24 @@ pub struct Progress {
     pub bytes: u64,
 }
 
+/// What was asked for, and who has not served it.
+#[derive(Debug)]
+pub struct Asked {
+    /// The image.
+    pub image: Reference,
+    /// Why mirrors have not, which are asked before the registry.
+    pub mirrors: Vec<String>,
+}
+
 /// Why an image was not pulled.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to pull image {image}")]
+#[error("failed to pull image {}", asked.image)]
 pub struct PullError {
     /// Which.
-    pub image: Box<Reference>,
+    pub asked: Box<Asked>,
     /// Why the last one that was asked has not served it: the registry itself, or nobody else could.
     #[source]
     pub cause: PullCause,
-    /// Why its mirrors have not, which were asked before.
-    pub mirrors: Vec<String>,
 }
 
 /// Why an image was not pulled.
@@ -155,7 +162,7 @@ pub enum PullCause {
 impl PullError {
     /// The causes, for a person: of the registry, and of the mirrors before it.
     pub fn message(&self) -> String {
-        let causes = std::iter::once(Chain(&self.cause).to_string()).chain(self.mirrors.iter().cloned());
+        let causes = std::iter::once(Chain(&self.cause).to_string()).chain(self.asked.mirrors.iter().cloned());
         let bounded = causes.map(|mut cause| {
             // Some of it is what a registry has sent.
             cause.truncate(cause.floor_char_boundary(CAUSE_BYTES_MAX));
@@ -245,7 +252,7 @@ impl Puller {
         let mut mirrors = Vec::new();
         let pulled = self.pull_from_any(store, reference, credentials, progress, &mut mirrors).await;
         self.client.close_idle();
-        pulled.map_err(|cause| PullError { image: Box::new(reference.clone()), cause, mirrors })
+        pulled.map_err(|cause| PullError { asked: Box::new(Asked { image: reference.clone(), mirrors }), cause })
     }
 
     async fn pull_from_any(

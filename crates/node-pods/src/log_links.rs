@@ -40,12 +40,20 @@ impl LogLinks {
         }
     }
 
-    /// Removes the links of pods that have no directory in `data_dir` any more.
+    /// Removes the links of pods that have no directory in `data_dir` any more, and those that lead to a removed one.
     pub fn sweep(&self, data_dir: &Path) {
         for entry in std::fs::read_dir(self.root.join("pods")).into_iter().flatten().flatten() {
             let pod_dir = data_dir.join("node/pods").join(entry.file_name());
             if std::fs::symlink_metadata(&pod_dir).is_err() {
                 self.remove(&pod_dir);
+            }
+        }
+        // Of a removal that was cut off between the two; those of others are as dead.
+        let pods = self.root.join("pods");
+        for entry in std::fs::read_dir(self.root.join("containers")).into_iter().flatten().flatten() {
+            let leads_to_none = |to: &Path| to.starts_with(&pods) && std::fs::symlink_metadata(to).is_err();
+            if std::fs::read_link(entry.path()).is_ok_and(|to| leads_to_none(&to)) {
+                let _ = std::fs::remove_file(entry.path());
             }
         }
     }
@@ -183,6 +191,8 @@ mod tests {
         assert_eq!(names(&root.join("pods")), ["d_other_uid-2"]);
         start(3);
         std::fs::rename(&pod_dir, dir.path().join("moved")).unwrap();
+        let left = root.join("containers/left_d_a-0.log");
+        std::os::unix::fs::symlink(root.join("pods/d_left_uid-3/a/0.log"), left).unwrap();
         links.sweep(&data_dir);
         assert_eq!(names(&root.join("pods")), ["d_other_uid-2"]);
         assert_eq!(names(&root.join("containers")), [""; 0]);

@@ -323,7 +323,7 @@ impl NodeConfig {
         ),
         (
             "evictionHard",
-            "How much there has to be of memory.available (100Mi, a tenth of the memory below 1 GiB), nodefs.available (10%), nodefs.inodesFree (5%), imagefs.available (15%, where images have a disk of their own) and pid.available (not watched): a node that has less ends pods, one after the other. A quantity or a part; 0 turns one off.",
+            "How much there has to be of memory.available (100Mi, a tenth of the memory below 1 GiB), nodefs.available (10%), nodefs.inodesFree (5%), imagefs.available (15%, where images have a disk of their own) and pid.available (not watched): a node that has less ends pods, one after the other. A quantity or a part, in quotes; \"0\" turns one off.",
         ),
         (
             "evictionSoft",

@@ -49,8 +49,8 @@ async fn what_a_node_writes_is_small() {
         let one = json!({"name": "a", "image": "", "imageID": "x".repeat(bytes), "ready": true, "restartCount": 0});
         json!({"status": {"containerStatuses": vec![one; 10]}})
     };
-    hub.check(gw, "PATCH", &format!("{PODS}/p/status"), containers(3300), 422).await;
-    hub.check(gw, "PATCH", &format!("{PODS}/p/status"), containers(2400), 200).await;
+    hub.check(gw, "PATCH", &format!("{PODS}/p/status"), containers(3600), 422).await;
+    hub.check(gw, "PATCH", &format!("{PODS}/p/status"), containers(3300), 200).await;
     let lease = json!({"metadata": {"name": "gw-1", "annotations": {"a": "x".repeat(5000)}}});
     hub.check(gw, "POST", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", lease, 422).await;
     let mut request = csr("large", "gw-1");

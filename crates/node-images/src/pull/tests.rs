@@ -434,7 +434,18 @@ fn tls_is_the_rule_and_a_private_ca_is_trusted_where_it_is_configured() {
     plain.add("app", "1", &built);
     let error = Node::new(RegistriesConfig::default()).pull(&format!("{}/app:1", plain.host())).unwrap_err();
     check_out_of_reach(&error);
+    // As web servers answer what they cannot read.
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap();
+    let answering = std::thread::spawn(move || {
+        let (mut client, _) = server.accept().unwrap();
+        std::io::Read::read(&mut client, &mut [0; 512]).unwrap();
+        std::io::Write::write_all(&mut client, b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+    });
+    let error = Node::new(RegistriesConfig::default()).pull(&format!("{address}/app:1")).unwrap_err();
+    check_out_of_reach(&error);
     assert!(error.message().contains("does not speak TLS"), "{}", error.message());
+    answering.join().unwrap();
     assert!(plain.seen().is_empty(), "nothing is said in the clear");
     let check_rejected = |config| assert!(Puller::new(config).is_err());
     let missing = Path::new("/does/not/exist.pem").to_owned();

@@ -278,7 +278,7 @@ async fn volumes_are_mounted_inside_the_image_wherever_its_links_lead() {
     assert!(volume.join("y").exists() && !Path::new("/etc/volume").exists());
     // As /var/run of an image that has no /run, and as its /etc/resolv.conf of systemd.
     let file = Mount { host_path: volume.join("file"), container_path: "/to-dangling".into(), ..Mount::default() };
-    let high = fixture.image.store.join("high");
+    let high = fixture.folder.path().join("layers/high");
     symlink("old/../dangling/y/z", high.join("to-dangling")).unwrap();
     let (log, _) = run(&fixture, "cat /nowhere/at/all/x/file; echo; cat /nowhere/at/all/y/z", |spec| {
         spec.mounts = vec![mount("/dangling/x", false), file.clone()];

@@ -44,7 +44,7 @@ fn the_sample_files_are_read_as_the_defaults() {
 /// What is wrong with the settings of a node.
 fn mistakes(text: &str) -> Vec<String> {
     let source = base_config::Source { text: Some(text), env: Vec::new() };
-    base_config::load_from::<NodeConfig>(&source, NodeConfig::ENV).unwrap().mistakes()
+    base_config::load_from::<NodeConfig>(&source, NodeConfig::ENV).expect("a file that can be read").mistakes()
 }
 
 #[test]
