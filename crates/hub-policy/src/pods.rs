@@ -26,7 +26,7 @@ impl Admission for PodRuntimeClass {
             _ => return Ok(()),
         };
         // A static pod runs already; rejecting its mirror would only hide it.
-        if object.pointer("/metadata/annotations/kubernetes.io~1config.mirror").is_some() {
+        if is_mirror(object) {
             return Ok(());
         }
         let mut found = check(object, place);
@@ -39,6 +39,11 @@ impl Admission for PodRuntimeClass {
 }
 
 /// Everything in the spec of an object that its runtime does not honour.
+/// Whether a pod is only what its node shows of a static one.
+pub(crate) fn is_mirror(pod: &Value) -> bool {
+    pod.pointer("/metadata/annotations/kubernetes.io~1config.mirror").is_some()
+}
+
 fn check(object: &Value, (pointer, path): (&str, &str)) -> Vec<Unsupported> {
     let spec = object.pointer(pointer).unwrap_or(&Value::Null);
     of_ours(spec).map(|runtime| unsupported(spec, path, runtime)).unwrap_or_default()

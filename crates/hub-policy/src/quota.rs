@@ -77,7 +77,7 @@ impl Admission for NodeQuota {
 
 /// How many containers a pod has that is not its node's own.
 fn containers(pod: &Value) -> usize {
-    if pod.pointer("/metadata/annotations/kubernetes.io~1config.mirror").is_some() {
+    if crate::pods::is_mirror(pod) {
         return 0;
     }
     let kinds = ["containers", "initContainers", "ephemeralContainers"];

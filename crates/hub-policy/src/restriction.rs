@@ -277,7 +277,7 @@ fn restrict(node: &str, request: &AdmissionRequest<'_>, object: &Value) -> Check
 fn mirror_pod(node: &str, pod: &Value) -> Checked {
     let reject = |what: &str| Err(AdmissionError::Forbidden(format!("node {node:?} is not allowed to {what}")));
     let spec = pod.get("spec").unwrap_or(&Value::Null);
-    if pod.pointer("/metadata/annotations/kubernetes.io~1config.mirror").is_none() {
+    if !crate::pods::is_mirror(pod) {
         return reject("create pods that are not mirror pods of its static pods");
     }
     if text_at(spec, "/nodeName") != node {

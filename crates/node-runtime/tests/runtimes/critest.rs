@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    net::IpAddr,
     os::unix::fs::{PermissionsExt, symlink},
     path::Path,
     sync::Arc,
@@ -11,26 +10,13 @@ use std::{
 };
 
 use node_runtime::{
-    ContainerRuntime, ContainerSpec, ContainerState, HostNamespaces, Mount, PodNetwork, PodSpec, RuntimeError, Seccomp,
-    Security,
+    ContainerRuntime, ContainerSpec, ContainerState, HostNamespaces, Mount, PodSpec, RuntimeError, Seccomp, Security,
 };
 
 use crate::{
     container::{OneImage, fixture, folder_with_image, pod_of, run, spec},
-    fixture::{self, Fixture, PATIENCE},
+    fixture::{self, Fixture, NoLinks, PATIENCE},
 };
-
-/// A network of its own for each pod, with nothing in it.
-#[derive(Debug)]
-struct NoLinks;
-
-impl PodNetwork for NoLinks {
-    fn set_up(&self, _: &PodSpec, _: &Path) -> Result<Vec<IpAddr>, String> {
-        Ok(Vec::new())
-    }
-
-    fn remove(&self, _: &str) {}
-}
 
 /// A runtime whose pods have networks, as those of a node do.
 fn with_network() -> Option<Fixture> {

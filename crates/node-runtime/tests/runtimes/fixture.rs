@@ -2,13 +2,14 @@
 
 use std::{
     env, fs,
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
 use node_runtime::{
-    ContainerId, ContainerSpec, ContainerState, ContainerStatus, ExitRecord, PodRef, PodRuntime, PodSpec,
+    ContainerId, ContainerSpec, ContainerState, ContainerStatus, ExitRecord, PodNetwork, PodRef, PodRuntime, PodSpec,
     ProcessConfig, ProcessRuntime, RuntimeError,
 };
 
@@ -175,3 +176,19 @@ pub fn skip_without_control_groups(error: &str) {
     assert!(error.contains("failed to set the container's limits"), "{error}");
     testkit::skip(error);
 }
+
+/// Pods get a network of their own, with nothing in it.
+#[derive(Debug)]
+pub struct NoLinks;
+
+impl PodNetwork for NoLinks {
+    fn set_up(&self, _: &PodSpec, _: &Path) -> Result<Vec<IpAddr>, String> {
+        Ok(Vec::new())
+    }
+
+    fn remove(&self, _: &str) {}
+}
+
+/// What a shell does for programs that are not to see the hierarchy of version 2 beside version 1, in mounts of its own: what they make in
+/// its place ends with these.
+pub const HIDE_UNIFIED: &str = "umount /sys/fs/cgroup/unified 2>/dev/null; mount -t tmpfs none /sys/fs/cgroup/unified";

@@ -16,7 +16,7 @@ use node_runtime::{
 
 use crate::{
     container::{self, OneImage},
-    fixture::{self, Fixture, eventually, message, pid_in},
+    fixture::{self, Fixture, HIDE_UNIFIED, eventually, message, pid_in},
     rights,
 };
 
@@ -39,7 +39,7 @@ fn usable(folder: &Path, runtime: &OciRuntime) -> OciRuntime {
     if runtime.handler == "crun" && Path::new("/sys/fs/cgroup/unified").exists() {
         let script = folder.join("crun");
         let text = format!(
-            "#!/bin/sh\nexec unshare -m sh -c 'umount /sys/fs/cgroup/unified 2>/dev/null; mount -t tmpfs none /sys/fs/cgroup/unified; exec {} \"$@\"' sh \"$@\"\n",
+            "#!/bin/sh\nexec unshare -m sh -c '{HIDE_UNIFIED}; exec {} \"$@\"' sh \"$@\"\n",
             runtime.path.display()
         );
         fs::write(&script, text).unwrap();

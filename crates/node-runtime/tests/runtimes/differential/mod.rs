@@ -15,16 +15,13 @@ mod peer;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    net::IpAddr,
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use node_runtime::{
-    ContainerRuntime, Image, ImageConfig, Images, PodInstance, PodNetwork, PodSpec, RuntimeError, RuntimeFuture,
-};
+use node_runtime::{ContainerRuntime, Image, ImageConfig, Images, PodInstance, RuntimeError, RuntimeFuture};
 
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
@@ -34,7 +31,7 @@ use self::{
     oci::Sandbox,
     peer::{Peer, Run},
 };
-use crate::fixture::{self, Fixture, message};
+use crate::fixture::{self, Fixture, NoLinks, message};
 
 /// In front of the facts.
 const MARKER: &str = "SELVEDGE-PROBE ";
@@ -115,18 +112,6 @@ impl Images for ProbeImages {
     fn pull(&self, _: &str, _: Vec<Vec<u8>>) -> RuntimeFuture<'_, u64> {
         Box::pin(async { Ok(0) })
     }
-}
-
-/// Pods get a network of their own, with nothing in it.
-#[derive(Debug)]
-struct NoLinks;
-
-impl PodNetwork for NoLinks {
-    fn set_up(&self, _: &PodSpec, _: &Path) -> Result<Vec<IpAddr>, String> {
-        Ok(Vec::new())
-    }
-
-    fn remove(&self, _: &str) {}
 }
 
 /// A file system for volumes that passes on what is mounted in it.

@@ -17,7 +17,7 @@ use super::{
     facts_in,
     oci::{self, Sandbox},
 };
-use crate::fixture::PATIENCE;
+use crate::fixture::{HIDE_UNIFIED, PATIENCE};
 
 /// Another runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,10 +69,9 @@ impl Peer {
         let mut command = Command::new("timeout");
         command.args(["-s", "KILL", "60"]);
         if self == Self::Crun && Path::new("/sys/fs/cgroup/unified").exists() {
-            let script =
-                "umount /sys/fs/cgroup/unified 2>/dev/null; mount -t tmpfs none /sys/fs/cgroup/unified; exec \"$@\"";
+            let script = format!("{HIDE_UNIFIED}; exec \"$@\"");
             // What is mounted in volumes is still seen.
-            command.args(["unshare", "-m", "--propagation", "slave", "sh", "-c", script, "sh"]);
+            command.args(["unshare", "-m", "--propagation", "slave", "sh", "-c", &script, "sh"]);
         }
         command.arg(self.name()).arg("--root").arg(state).stdin(Stdio::null());
         command
