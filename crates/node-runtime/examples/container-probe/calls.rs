@@ -2,7 +2,8 @@
 //!
 //! A thread loads one more filter, which hands every call over to the main thread (`SECCOMP_RET_USER_NOTIF`). The kernel takes the
 //! strictest of what all filters say, and that is the mildest but for permission: where the runtime's filter permits, the call comes to
-//! the main thread, which answers with an error number that no filter uses; where it does not, its own answer is seen.
+//! the main thread, which answers with an error number that no filter uses; where it does not, its own answer is seen. Where the
+//! answer is the end of the thread, the next one begins behind that call.
 
 use std::{
     io,
@@ -13,6 +14,9 @@ use super::{Facts, note};
 
 /// Answered to what is permitted: an error that no filter has.
 const PERMITTED: i32 = libc::EUCLEAN;
+
+/// Noted of a call that a thread did not come back from: no error number.
+const ENDED: i32 = -1;
 
 /// Above all that kernels have today.
 const NUMBERS: usize = 512;
@@ -84,10 +88,12 @@ const SEND: libc::c_ulong = 0xc018_2101;
 
 static LISTENER: AtomicI32 = AtomicI32::new(0);
 static DONE: AtomicUsize = AtomicUsize::new(0);
+/// The call that is made now.
+static AT: AtomicUsize = AtomicUsize::new(0);
 /// Answers by call, in the order in which they are made.
 static ANSWERS: [AtomicI32; NUMBERS * 3 + 128] = [const { AtomicI32::new(0) }; NUMBERS * 3 + 128];
 
-/// Every call's number, per ABI: `A` permitted, `P` EPERM, `N` ENOSYS, `?` what no profile says.
+/// Every call's number, per ABI: `A` permitted, `P` EPERM, `N` ENOSYS, `K` the end of the thread, `?` what no profile says.
 pub fn verdicts(facts: &mut Facts) {
     if let Err(error) = ask() {
         note(facts, "calls", error);
@@ -98,6 +104,7 @@ pub fn verdicts(facts: &mut Facts) {
         PERMITTED => 'A',
         libc::EPERM => 'P',
         libc::ENOSYS => 'N',
+        ENDED => 'K',
         _ => '?',
     };
     for (abi, answers) in ABIS.iter().zip(answers.chunks(NUMBERS)) {
@@ -112,20 +119,42 @@ pub fn verdicts(facts: &mut Facts) {
     }
 }
 
+/// Threads follow each other till all calls are asked about; each of them gets past one more call at least.
 fn ask() -> Result<(), String> {
-    let thread = std::thread::Builder::new().spawn(make_calls).map_err(|error| error.to_string())?;
-    let listener = loop {
-        match LISTENER.load(Ordering::Acquire) {
-            0 => std::thread::yield_now(),
-            number if number < 0 => return Err(format!("no filter: {}", io::Error::from_raw_os_error(-number))),
-            listener => break listener,
+    while DONE.load(Ordering::Acquire) == 0 {
+        LISTENER.store(0, Ordering::Release);
+        let first = AT.load(Ordering::Acquire);
+        let thread = std::thread::Builder::new().spawn(move || make_calls(first)).map_err(|error| error.to_string())?;
+        // It can make no call any more, not even to end.
+        std::mem::forget(thread);
+        let listener = loop {
+            match LISTENER.load(Ordering::Acquire) {
+                0 => std::thread::yield_now(),
+                number if number < 0 => return Err(format!("no filter: {}", io::Error::from_raw_os_error(-number))),
+                listener => break listener,
+            }
+        };
+        answer_calls(listener);
+        // SAFETY: the descriptor is this function's own, and nothing else uses it.
+        unsafe { libc::close(listener) };
+        if DONE.load(Ordering::Acquire) == 0 {
+            let ended = AT.fetch_add(1, Ordering::AcqRel);
+            ANSWERS[ended].store(ENDED, Ordering::Release);
         }
-    };
+    }
+    Ok(())
+}
+
+/// Till there are no more, or nobody who makes them.
+fn answer_calls(listener: i32) {
     while DONE.load(Ordering::Acquire) == 0 {
         let mut ready = libc::pollfd { fd: listener, events: libc::POLLIN, revents: 0 };
         // SAFETY: one descriptor is looked at, and the struct outlives the call.
         if unsafe { libc::poll(&raw mut ready, 1, 10) } != 1 {
             continue;
+        }
+        if ready.revents & libc::POLLHUP != 0 {
+            return;
         }
         let mut call = Notification::default();
         // SAFETY: the struct has the size that is encoded in the request, and begins as zeros.
@@ -136,13 +165,23 @@ fn ask() -> Result<(), String> {
         // SAFETY: as above.
         unsafe { libc::ioctl(listener, SEND as _, &raw const answer) };
     }
-    // The thread can make no call any more, not even to end.
-    std::mem::forget(thread);
-    Ok(())
+}
+
+/// The calls in their order; those by number of each ABI, then those whose arguments decide.
+fn calls() -> impl Iterator<Item = (&'static str, i64, [u64; 6])> {
+    let by_number = ABIS.into_iter().flat_map(|abi| (0..NUMBERS as i64).map(move |number| (abi, number, [0; 6])));
+    let by_argument = WITH_ARGUMENTS.into_iter().flat_map(|(number, index, values)| {
+        values.iter().map(move |value| {
+            let mut args = [0; 6];
+            args[index] = *value;
+            ("native", number, args)
+        })
+    });
+    by_number.chain(by_argument)
 }
 
 /// The thread's life. After the filter it makes no call but those that are asked about: it spins till the process ends.
-fn make_calls() {
+fn make_calls(first: usize) {
     const RETURN: u16 = 0x06;
     const USER_NOTIF: u32 = 0x7fc0_0000;
     let all = [libc::sock_filter { code: RETURN, jt: 0, jf: 0, k: USER_NOTIF }];
@@ -163,24 +202,11 @@ fn make_calls() {
         return;
     }
     LISTENER.store(listener as i32, Ordering::Release);
-    let mut answers = ANSWERS.iter();
-    let mut answer = |number: i64| {
-        if let Some(slot) = answers.next() {
-            slot.store(number as i32, Ordering::Release);
-        }
-    };
-    for abi in ABIS {
-        for number in 0..NUMBERS as i64 {
-            let is_unfiltered = abi == "native" && UNFILTERED.contains(&number);
-            answer(if is_unfiltered { 0 } else { call(abi, number, [0; 6]) });
-        }
-    }
-    for (number, index, values) in WITH_ARGUMENTS {
-        for value in values {
-            let mut args = [0; 6];
-            args[index] = *value;
-            answer(call("native", number, args));
-        }
+    for (at, (abi, number, args)) in calls().enumerate().skip(first) {
+        AT.store(at, Ordering::Release);
+        let is_unfiltered = abi == "native" && args == [0; 6] && UNFILTERED.contains(&number);
+        let answer = if is_unfiltered { 0 } else { call(abi, number, args) };
+        ANSWERS[at].store(answer as i32, Ordering::Release);
     }
     DONE.store(1, Ordering::Release);
     loop {

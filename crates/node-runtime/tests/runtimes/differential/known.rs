@@ -58,6 +58,12 @@ pub const KNOWN: &[Known] = &[
         reason: "x32 is not there for containers of ours: nobody misses it, and it doubles what can be attacked",
     },
     Known {
+        key: "calls/i386/131",
+        peer: None,
+        is_meant: |seen| (seen.ours, seen.theirs) == ("P", "A"),
+        reason: "the profile denies quotactl below 2^32: libseccomp cuts that number to 32 bits, and no argument is below 0",
+    },
+    Known {
         key: "calls/",
         peer: None,
         is_meant: |seen| seen.number() > NEWEST_OF_LIBSECCOMP && matches!(seen.theirs, "N" | "P") && seen.ours != "?",
