@@ -331,7 +331,7 @@ const POD_SPEC: &[Row] = &[
     both("hostIPC", Rejected("does not share this namespace with the host")).of_images(Honoured),
     row("hostNetwork", Honoured, NO_NETWORK),
     both("hostPID", Rejected("does not share this namespace with the host")).of_images(Honoured),
-    both("hostUsers", Only(&["true"], "has the node's users; use true, or leave it out")),
+    both("hostUsers", Only(&["true"], "has the node's users; use true, or leave it out")).of_images(Honoured),
     row("hostname", Honoured, NOT_A_PROCESS),
     both("hostnameOverride", Rejected("does not know this field; use hostname")),
     both("imagePullSecrets", IMAGES).of_images(Fields("LocalObjectReference")),

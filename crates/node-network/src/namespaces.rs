@@ -4,18 +4,21 @@
 //! mounts `/proc/thread-self/ns/KIND` over an empty file in the pod's directory. Whoever opens that file later, also after
 //! the agent was started again, enters the namespace; without the mount and without a process in it the kernel ends it.
 //!
+//! A user namespace no thread of an agent can make, since all threads of a process are in one. Of a pod with users of its own another
+//! process makes them all, and they are pinned while it holds them ([`PodNamespaces::pin`]).
+//!
 //! After a crash a file may exist without its mount, or be covered by several: what is in the way is unmounted first.
 
 use std::{
     fs::{self, File},
     io,
-    os::fd::AsRawFd,
+    os::fd::{AsFd, AsRawFd},
     path::{Path, PathBuf},
 };
 
 use rustix::{
     mount::{UnmountFlags, mount_bind, unmount},
-    thread::UnshareFlags,
+    thread::{LinkNameSpaceType, UnshareFlags},
 };
 
 use crate::{
@@ -40,10 +43,12 @@ pub enum Kind {
     Ipc,
     /// Host name.
     Uts,
+    /// Users and groups, with the rights that the other kinds are subject to.
+    User,
 }
 
 /// The kinds, in the order in which they are pinned.
-pub const KINDS: [Kind; 3] = [Kind::Net, Kind::Ipc, Kind::Uts];
+pub const KINDS: [Kind; 4] = [Kind::Net, Kind::Ipc, Kind::Uts, Kind::User];
 
 impl Kind {
     /// The name of its file.
@@ -52,14 +57,17 @@ impl Kind {
             Self::Net => "net",
             Self::Ipc => "ipc",
             Self::Uts => "uts",
+            Self::User => "user",
         }
     }
 
-    fn flag(self) -> UnshareFlags {
+    /// What the kernel makes it by.
+    pub fn flag(self) -> UnshareFlags {
         match self {
             Self::Net => UnshareFlags::NEWNET,
             Self::Ipc => UnshareFlags::NEWIPC,
             Self::Uts => UnshareFlags::NEWUTS,
+            Self::User => UnshareFlags::NEWUSER,
         }
     }
 }
@@ -110,16 +118,40 @@ pub struct PodNamespaces {
 }
 
 impl PodNamespaces {
-    /// Creates and pins namespaces of these kinds at `dir/KIND`; what is there under these names is replaced.
+    /// Creates and pins namespaces of these kinds at `dir/KIND`; what is there under these names is replaced. [`Kind::User`] is for
+    /// [`pin`](Self::pin) alone.
     ///
     /// On an error nothing is left behind.
     pub fn create(dir: &Path, kinds: &[Kind], hostname: &str) -> Result<Self, NamespaceError> {
+        Self::set_up(dir, kinds, |namespaces| {
+            namespaces.unshare()?;
+            namespaces.prepare(hostname)?;
+            namespaces.pin_from("/proc/thread-self/ns")
+        })
+    }
+
+    /// Pins the namespaces of these kinds that process `pid` is in, as [`create`](Self::create) does. Whoever calls keeps it from ending
+    /// meanwhile.
+    pub fn pin(dir: &Path, kinds: &[Kind], hostname: &str, pid: u32) -> Result<Self, NamespaceError> {
+        Self::set_up(dir, kinds, |namespaces| {
+            namespaces.pin_from(&format!("/proc/{pid}/ns"))?;
+            namespaces.enter()?;
+            namespaces.prepare(hostname)
+        })
+    }
+
+    /// `make` runs on a thread that ends afterwards.
+    fn set_up(
+        dir: &Path,
+        kinds: &[Kind],
+        make: impl FnOnce(&Self) -> Result<(), NamespaceError> + Send,
+    ) -> Result<Self, NamespaceError> {
         fs::create_dir_all(dir).map_err(|source| NamespaceError::Pin { path: dir.to_owned(), source })?;
         let namespaces = Self { dir: dir.to_owned(), kinds: kinds.to_vec() };
         for kind in KINDS {
             release(&namespaces.file(kind))?;
         }
-        let created = netlink::on_throw_away_thread(|| namespaces.create_here(hostname));
+        let created = netlink::on_throw_away_thread(|| make(&namespaces));
         let created = created.map_err(NamespaceError::Create).flatten();
         if let Err(error) = created {
             // The first error is the one to report.
@@ -149,11 +181,29 @@ impl PodNamespaces {
         self.dir.join(kind.file_name())
     }
 
-    /// Runs on a thread that ends afterwards.
-    fn create_here(&self, hostname: &str) -> Result<(), NamespaceError> {
+    fn unshare(&self) -> Result<(), NamespaceError> {
         let flags = self.kinds.iter().fold(UnshareFlags::empty(), |flags, kind| flags | kind.flag());
         // SAFETY: none of these flags unshares descriptors or memory of this thread.
-        unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(|error| NamespaceError::Create(error.into()))?;
+        unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(|error| NamespaceError::Create(error.into()))
+    }
+
+    /// Enters those in which something is to be prepared.
+    fn enter(&self) -> Result<(), NamespaceError> {
+        for (kind, as_link) in
+            [(Kind::Net, LinkNameSpaceType::Network), (Kind::Uts, LinkNameSpaceType::HostNameAndNISDomainName)]
+        {
+            if let Some(path) = self.path(kind) {
+                // The thread shares nothing else with others that setns would change.
+                File::open(&path)
+                    .and_then(|file| Ok(rustix::thread::move_into_link_name_space(file.as_fd(), Some(as_link))?))
+                    .map_err(NamespaceError::Create)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the namespaces that this thread is in what they need before anybody else is.
+    fn prepare(&self, hostname: &str) -> Result<(), NamespaceError> {
         if self.kinds.contains(&Kind::Uts) {
             let name = &hostname[..hostname.floor_char_boundary(HOSTNAME_BYTES_MAX)];
             rustix::system::sethostname(name.as_bytes())
@@ -164,10 +214,13 @@ impl PodNamespaces {
                 .and_then(|mut socket| links::loopback_up(&mut socket))
                 .map_err(NamespaceError::Loopback)?;
         }
+        Ok(())
+    }
+
+    fn pin_from(&self, of: &str) -> Result<(), NamespaceError> {
         for kind in &self.kinds {
             let path = self.file(*kind);
-            let pinned = File::create(&path)
-                .and_then(|_| Ok(mount_bind(format!("/proc/thread-self/ns/{}", kind.file_name()), &path)?));
+            let pinned = File::create(&path).and_then(|_| Ok(mount_bind(format!("{of}/{}", kind.file_name()), &path)?));
             pinned.map_err(|source| NamespaceError::Pin { path, source })?;
         }
         Ok(())

@@ -266,6 +266,7 @@ pub(crate) fn pod_spec(pod: &Pod, addresses: Vec<IpAddr>, domain: &str) -> PodSp
         resources: pod_resources(pod),
         hostname: pod.kernel_hostname(domain),
         host: HostNamespaces { network: pod.spec.host_network, ipc: pod.spec.host_ipc },
+        own_users: pod.spec.host_users == Some(false),
         shares_processes: pod.spec.share_process_namespace,
         host_ports: host_ports(pod),
         addresses,

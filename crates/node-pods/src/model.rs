@@ -101,6 +101,7 @@ pub(crate) struct PodSpec {
     #[serde(rename = "hostPID")]
     pub host_pid: bool,
     pub share_process_namespace: bool,
+    pub host_users: Option<bool>,
     pub enable_service_links: Option<bool>,
     pub subdomain: Option<String>,
     #[serde(rename = "setHostnameAsFQDN")]

@@ -196,6 +196,7 @@ fn launch(config: &ProcessConfig, image: Image, mut spec: ContainerSpec) -> Resu
         oci: None,
         namespaces: Vec::new(),
         processes_of: None,
+        users: None,
         stop_signal,
         private: None,
         boot_id: String::new(),
@@ -246,7 +247,13 @@ impl PodRuntime for ContainerRuntime {
     }
 
     fn ensure_pod(&self, spec: PodSpec) -> RuntimeFuture<'_, PodInstance> {
-        Box::pin(self.supervisor.ensure_pod(spec))
+        Box::pin(async move {
+            if spec.own_users && self.oci.is_some() {
+                let why = "hostUsers: false needs the node's own runtime; leave spec.runtimeClassName out";
+                return Err(RuntimeError::Sandbox { uid: spec.pod.uid, source: std::io::Error::other(why) });
+            }
+            self.supervisor.ensure_pod(spec).await
+        })
     }
 
     fn stop_pod(&self, uid: &str, grace: Duration) -> RuntimeFuture<'_, ()> {
@@ -302,6 +309,13 @@ impl PodRuntime for ContainerRuntime {
             let sandbox = self.supervisor.sandbox(&spec.pod.uid).await?;
             let sandbox = sandbox.ok_or_else(|| RuntimeError::PodNotFound(spec.pod.uid.clone()))?;
             let processes_of = self.processes_of(&spec, sandbox.processes_of())?;
+            if sandbox.users.is_some()
+                && spec.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional)
+            {
+                let reason = "mountPropagation Bidirectional is not possible with hostUsers: false: the node takes no \
+                              mounts of users that it does not know";
+                return Err(RuntimeError::Refused { id: spec.id(), reason: reason.to_owned() });
+            }
             let oci = self.oci.clone();
             let mut launch = blocking(move || {
                 if let Some(oci) = &oci {
@@ -321,6 +335,7 @@ impl PodRuntime for ContainerRuntime {
             .await?;
             launch.processes_of = processes_of;
             launch.namespaces = sandbox.namespaces;
+            launch.users = sandbox.users;
             if let Some(image) = &mut launch.image {
                 image.shm = sandbox.shm;
             }

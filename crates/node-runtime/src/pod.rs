@@ -27,6 +27,8 @@ pub struct PodSpec {
     pub hostname: String,
     /// What of the node it uses in place of its own.
     pub host: HostNamespaces,
+    /// `hostUsers: false`: its users are its own, and nobody on the node.
+    pub own_users: bool,
     /// `shareProcessNamespace`: its containers see each other's processes.
     pub shares_processes: bool,
     /// Ports of the node that lead to it.

@@ -56,6 +56,7 @@ impl ProcessRuntime {
             oci: None,
             namespaces: Vec::new(),
             processes_of: None,
+            users: None,
             stop_signal,
             private: None,
             boot_id: String::new(),

@@ -5,6 +5,7 @@
 //! Only a pid namespace that containers share lives by its first process (`reaper`).
 
 mod reaper;
+mod users;
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +17,7 @@ use std::{
 };
 
 use node_network::{Kind, PodNamespaces};
-use node_shim::{NamespaceRef, SHM_OF_NODE, cgroup::CgroupPaths, state::Process};
+use node_shim::{NamespaceRef, OwnUsers, SHM_OF_NODE, cgroup::CgroupPaths, state::Process};
 use rustix::{
     mount::{MountFlags, UnmountFlags},
     thread::LinkNameSpaceType,
@@ -26,7 +27,7 @@ use self::reaper::Reaper;
 use crate::{PodNetwork, PodSpec, SAFE_SYSCTLS, program::ShimProgram};
 
 /// Shared memory of a pod, as with other runtimes.
-const SHM_OPTIONS: &std::ffi::CStr = c"mode=1777,size=65536k";
+const SHM_OPTIONS: &str = "mode=1777,size=65536k";
 /// Name of its directory beside the namespaces.
 const SHM: &str = "shm";
 
@@ -48,6 +49,8 @@ pub(crate) struct Sandbox {
     pub addresses: Vec<IpAddr>,
     /// What is mounted as `/dev/shm`.
     pub shm: Option<PathBuf>,
+    /// Users of the pod's own, to whom the namespaces belong.
+    pub users: Option<OwnUsers>,
     /// The first of the processes that its containers share.
     reaper: Option<Reaper>,
 }
@@ -69,11 +72,13 @@ pub(crate) struct Sandboxes {
     known: Arc<Mutex<BTreeMap<String, Sandbox>>>,
     /// Held while a reaper is looked for or started: containers that start at once share one.
     reaping: Arc<Mutex<()>>,
+    /// Held while numbers are chosen for a pod's users.
+    numbering: Arc<Mutex<()>>,
 }
 
 impl Sandboxes {
     pub fn new(dir: PathBuf, shared: Shared, network: Option<Arc<dyn PodNetwork>>, shim: Arc<ShimProgram>) -> Self {
-        Self { dir, shared, network, shim, known: Arc::default(), reaping: Arc::default() }
+        Self { dir, shared, network, shim, known: Arc::default(), reaping: Arc::default(), numbering: Arc::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<String, Sandbox>> {
@@ -88,6 +93,7 @@ impl Sandboxes {
             Kind::Net => has_network,
             Kind::Ipc => self.shared == Shared::All && !spec.host.ipc,
             Kind::Uts => self.shared == Shared::All && !spec.host.network,
+            Kind::User => self.shared == Shared::All && spec.own_users,
         };
         node_network::KINDS.into_iter().filter(is_meant).collect()
     }
@@ -104,7 +110,7 @@ impl Sandboxes {
     /// Whether what a pod had is not there any more, or was never.
     pub fn needs_another(&self, spec: &PodSpec) -> bool {
         let kinds = self.kinds(spec);
-        !kinds.is_empty() && PodNamespaces::take_over(&self.dir_of(&spec.pod.uid), &kinds).is_none()
+        !kinds.is_empty() && find(&self.dir_of(&spec.pod.uid), &kinds).is_none()
     }
 
     /// Sets up what is missing of a pod's. `instance` are the control groups of its instance, where nothing else is.
@@ -115,21 +121,27 @@ impl Sandboxes {
         let (kinds, dir) = (self.kinds(spec), self.dir_of(&spec.pod.uid));
         let mut sandbox = Sandbox::default();
         if !kinds.is_empty() {
-            let namespaces = match PodNamespaces::take_over(&dir, &kinds) {
-                Some(namespaces) => namespaces,
-                None => create(&dir, &kinds, spec)?,
+            let (namespaces, users) = match find(&dir, &kinds) {
+                Some(found) => found,
+                None => self.create(&dir, &kinds, spec)?,
             };
+            sandbox.users = users;
             let reference = |kind: &Kind| {
                 let path = namespaces.path(*kind)?;
                 Some(NamespaceRef { kind: kind.file_name().to_owned(), path })
             };
-            sandbox.namespaces = kinds.iter().filter_map(reference).collect();
+            // Users are entered by each container when it is made, and not before.
+            sandbox.namespaces = kinds.iter().filter(|kind| **kind != Kind::User).filter_map(reference).collect();
             if let (Some(network), Some(path)) = (&self.network, namespaces.path(Kind::Net)) {
                 sandbox.addresses = network.set_up(spec, &path).map_err(io::Error::other)?;
             }
         }
         if self.shared == Shared::All {
-            sandbox.shm = Some(if spec.host.ipc { SHM_OF_NODE.into() } else { ensure_shm(&dir.join(SHM))? });
+            sandbox.shm = Some(if spec.host.ipc {
+                SHM_OF_NODE.into()
+            } else {
+                ensure_shm(&dir.join(SHM), sandbox.users.as_ref())?
+            });
         }
         if self.shared == Shared::All && spec.shares_processes {
             let _reaping = self.reaping.lock().unwrap_or_else(PoisonError::into_inner);
@@ -138,6 +150,26 @@ impl Sandboxes {
         }
         self.known().insert(spec.pod.uid.clone(), sandbox.clone());
         Ok(sandbox)
+    }
+
+    /// Creates a pod's namespaces, with the kernel parameters that it has there.
+    fn create(&self, dir: &Path, kinds: &[Kind], spec: &PodSpec) -> io::Result<(PodNamespaces, Option<OwnUsers>)> {
+        let mut first = None;
+        let namespaces = if kinds.contains(&Kind::User) {
+            let _numbering = self.numbering.lock().unwrap_or_else(PoisonError::into_inner);
+            let number = users::choose(&self.dir, dir)?;
+            first = Some(number);
+            users::create(&self.shim, dir, kinds, &spec.hostname, number)?
+        } else {
+            PodNamespaces::create(dir, kinds, &spec.hostname).map_err(io::Error::other)?
+        };
+        if let Err(error) = set_sysctls(&namespaces, &spec.sysctls, first) {
+            // Namespaces without their parameters would be taken over by the next attempt. The first error is the one to report.
+            namespaces.remove().unwrap_or_default();
+            return Err(error);
+        }
+        let users = first.zip(namespaces.path(Kind::User)).map(|(first, namespace)| OwnUsers { namespace, first });
+        Ok((namespaces, users))
     }
 
     /// What a pod was set up with, for a container that is to enter it. Where the first process of the pod has ended, whatever ended it,
@@ -192,19 +224,17 @@ impl Sandboxes {
     }
 }
 
-/// Creates a pod's namespaces, with the kernel parameters that it has there.
-fn create(dir: &Path, kinds: &[Kind], spec: &PodSpec) -> io::Result<PodNamespaces> {
-    let namespaces = PodNamespaces::create(dir, kinds, &spec.hostname).map_err(io::Error::other)?;
-    if let Err(error) = set_sysctls(&namespaces, &spec.sysctls) {
-        // Namespaces without their parameters would be taken over by the next attempt. The first error is the one to report.
-        namespaces.remove().unwrap_or_default();
-        return Err(error);
+/// What of a pod's is there and complete.
+fn find(dir: &Path, kinds: &[Kind]) -> Option<(PodNamespaces, Option<OwnUsers>)> {
+    let namespaces = PodNamespaces::take_over(dir, kinds)?;
+    match namespaces.path(Kind::User) {
+        Some(namespace) => Some((namespaces, Some(OwnUsers { namespace, first: users::first_of(dir)? }))),
+        None => Some((namespaces, None)),
     }
-    Ok(namespaces)
 }
 
-/// Writes kernel parameters of namespaces, from a thread that enters them and ends.
-fn set_sysctls(namespaces: &PodNamespaces, sysctls: &[(String, String)]) -> io::Result<()> {
+/// Writes kernel parameters of namespaces, from a thread that enters them and ends. `owner` is to whom they belong, if not to the node.
+fn set_sysctls(namespaces: &PodNamespaces, sysctls: &[(String, String)], owner: Option<u32>) -> io::Result<()> {
     let mut entered = BTreeMap::new();
     for (name, _) in sysctls {
         let failed = |why: &str| io::Error::other(format!("sysctl {name}: {why}"));
@@ -233,6 +263,9 @@ fn set_sysctls(namespaces: &PodNamespaces, sysctls: &[(String, String)]) -> io::
                 // The thread shares nothing else with others that setns would change.
                 rustix::thread::move_into_link_name_space(file.as_fd(), Some(kind))?;
             }
+            if let Some(owner) = owner {
+                node_shim::sys::act_as(owner)?;
+            }
             sysctls.iter().try_for_each(|(name, value)| {
                 let path = Path::new("/proc/sys").join(name.replace('.', "/"));
                 fs::write(path, value)
@@ -244,11 +277,13 @@ fn set_sysctls(namespaces: &PodNamespaces, sysctls: &[(String, String)]) -> io::
     })
 }
 
-fn ensure_shm(path: &Path) -> io::Result<PathBuf> {
+fn ensure_shm(path: &Path, users: Option<&OwnUsers>) -> io::Result<PathBuf> {
     fs::create_dir_all(path)?;
     if !is_mounted(path)? {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        rustix::mount::mount("shm", path, "tmpfs", flags, SHM_OPTIONS)?;
+        let owner = users.map(|users| format!(",uid={0},gid={0}", users.first)).unwrap_or_default();
+        let options = std::ffi::CString::new(format!("{SHM_OPTIONS}{owner}"))?;
+        rustix::mount::mount("shm", path, "tmpfs", flags, options.as_c_str())?;
     }
     Ok(path.to_owned())
 }

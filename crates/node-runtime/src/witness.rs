@@ -160,6 +160,7 @@ fn unknown(config: &ProcessConfig, id: &ContainerId) -> Launch {
         oci: None,
         namespaces: Vec::new(),
         processes_of: None,
+        users: None,
         stop_signal: None,
         private: None,
         boot_id: String::new(),

@@ -28,6 +28,7 @@ use crate::shim::child::{
     Exec, enter_early, enter_working_dir, environment, find_program, open_agents, set_oom_score, wait_for, who,
 };
 use crate::{
+    own_users::UserNamespace,
     shim,
     state::{Launch, OpenFile, StateDir},
     sys,
@@ -98,10 +99,12 @@ fn enter_and_run(dir: &StateDir) -> Result<u8, String> {
     let program = if launch.image.is_none() { open_agents(&request.program)? } else { None };
     sys::Signals::all().block();
     running.cgroups.enter().map_err(explain("enter the container's control groups"))?;
-    let mounts = enter_namespaces(running.child.pid).map_err(explain("enter the container's namespaces"))?;
+    let users = launch.users.as_ref().map(UserNamespace::open).transpose()?;
+    let mounts =
+        enter_namespaces(running.child.pid, users.is_some()).map_err(explain("enter the container's namespaces"))?;
     let pid = sys::fork().map_err(explain("fork"))?;
     if pid == 0 {
-        let message = become_command(&launch, &request, mounts.as_ref(), program);
+        let message = become_command(&launch, &request, mounts.as_ref(), users.as_ref(), program);
         complain(&message);
         sys::exit_now(127);
     }
@@ -111,15 +114,16 @@ fn enter_and_run(dir: &StateDir) -> Result<u8, String> {
 }
 
 /// Enters all but the mount namespace, which is answered when it is not ours already: it hides this process' `/proc`,
-/// so only the command itself enters it.
-fn enter_namespaces(pid: i32) -> io::Result<Option<File>> {
+/// so only the command itself enters it. Where the pod has users of its own, it becomes one of them last: to these belong not all of the
+/// others.
+fn enter_namespaces(pid: i32, users_last: bool) -> io::Result<Option<File>> {
     let (theirs, ours) = (PathBuf::from(format!("/proc/{pid}/ns")), PathBuf::from("/proc/self/ns"));
     // The ones we are in need no entering, and without rights could not be entered.
     let open = |name: &str| -> io::Result<Option<File>> {
         let same = fs::read_link(theirs.join(name))? == fs::read_link(ours.join(name))?;
         if same { Ok(None) } else { File::open(theirs.join(name)).map(Some) }
     };
-    let user = open("user")?;
+    let user = if users_last { None } else { open("user")? };
     let others = NAMESPACES.iter().map(|(name, kind)| Ok((open(name)?, *kind))).collect::<io::Result<Vec<_>>>()?;
     let mounts = open("mnt")?;
     for (file, kind) in std::iter::once((user, ThreadNameSpaceType::USER)).chain(others) {
@@ -131,7 +135,13 @@ fn enter_namespaces(pid: i32) -> io::Result<Option<File>> {
 }
 
 /// Becomes the command; returns only with what went wrong.
-fn become_command(launch: &Launch, request: &ExecRequest, mounts: Option<&File>, agents: Option<OwnedFd>) -> String {
+fn become_command(
+    launch: &Launch,
+    request: &ExecRequest,
+    mounts: Option<&File>,
+    users: Option<&UserNamespace>,
+    agents: Option<OwnedFd>,
+) -> String {
     let spec = &launch.spec;
     let prepare = || -> Result<(), String> {
         let explain = |error: rustix::io::Errno| format!("failed to start a session: {error}");
@@ -151,6 +161,12 @@ fn become_command(launch: &Launch, request: &ExecRequest, mounts: Option<&File>,
         let null = rustix::io::fcntl_dupfd_cloexec(null.map_or_else(no_input, Ok)?, first_free).map_err(explain)?;
         sys::join_new_session_keyring().map_err(|error| format!("failed to make a session keyring: {error}"))?;
         let who = who(launch)?;
+        if launch.image.is_some() {
+            who.own_outputs([io::stdout().as_fd(), io::stderr().as_fd()], users);
+        }
+        if let Some(users) = users {
+            users.enter()?;
+        }
         let is_there = enter_early(launch)?;
         who.assume(spec)?;
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(explain)?;

@@ -10,6 +10,7 @@ pub mod cgroup;
 pub mod exec;
 mod lock;
 mod logfile;
+pub mod own_users;
 pub mod reaper;
 mod rights;
 pub mod shim;
@@ -20,7 +21,7 @@ mod users;
 
 pub use lock::FileLock;
 pub use types::{
-    ContainerId, ContainerResources, ContainerSpec, ContainerStats, ExitReason, ExitRecord, ImageRoot, ImageVolume,
-    Isolation, Limits, Mount, NamespaceRef, PodRef, PodResources, Propagation, Requests, SHM_OF_NODE, Seccomp,
-    SeccompProfile, Security, UPPER,
+    ContainerId, ContainerResources, ContainerSpec, ContainerStats, ExitReason, ExitRecord, IDS_OF_POD, ImageRoot,
+    ImageVolume, Isolation, Limits, Mount, NamespaceRef, OwnUsers, PodRef, PodResources, Propagation, Requests,
+    SHM_OF_NODE, Seccomp, SeccompProfile, Security, UPPER,
 };

@@ -12,9 +12,12 @@ use std::{
 
 use api_kube::CAPABILITIES;
 use node_seccomp::{Arch, CapabilitySet, SockFilter, Threads};
+use rustix::fs::{FileType, Gid, Uid};
 
 use crate::{
-    ContainerSpec, Seccomp, Security, beneath, sys,
+    ContainerSpec, Seccomp, Security, beneath,
+    own_users::UserNamespace,
+    sys,
     users::{self, User},
 };
 
@@ -137,6 +140,21 @@ impl Who {
     fn with(mut self, uid: Option<u32>, gid: Option<u32>, groups: Vec<u32>) -> Self {
         (self.uid, self.gid, self.groups) = (uid, gid, groups);
         self
+    }
+
+    /// Lets the user open its outputs again by their names (`/dev/stdout`): they are pipes, which belong to whoever made them.
+    pub fn own_outputs(&self, outputs: [BorrowedFd<'_>; 2], users: Option<&UserNamespace>) {
+        let on_the_node = |id: u32| users.map_or(id, |users| users.on_the_node(id));
+        let uid = self.uid.map(|uid| Uid::from_raw(on_the_node(uid)));
+        let gid = self.gid.map(|gid| Gid::from_raw(on_the_node(gid)));
+        for output in outputs {
+            // A node without the right to has users who made them. A device is everybody's, and stays the node's.
+            let is_pipe =
+                rustix::fs::fstat(output).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
+            if is_pipe {
+                let _ = rustix::fs::fchown(output, uid, gid);
+            }
+        }
     }
 
     /// Becomes the user, with its rights. Only descriptors, the working directory and the program itself may be used

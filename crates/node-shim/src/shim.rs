@@ -111,6 +111,7 @@ use crate::{
     cgroup::{CgroupPaths, Hierarchy},
     exec,
     logfile::{Lines, LogFile, Stream},
+    own_users::{self, UserNamespace},
     reaper,
     state::{Launch, Process, Running, STATE_VERSION, StateDir},
     sys::{self, Ended},
@@ -130,7 +131,8 @@ const FALLBACK_LINES_MAX: usize = 80;
 const FALLBACK_BYTES_MAX: usize = 2048;
 
 /// `<state directory>` starts a container and ends when its program runs, leaving the shim behind;
-/// `--exec <state directory>` runs a command in it; `--reap` starts the first process of a pod's pid namespace.
+/// `--exec <state directory>` runs a command in it; `--reap` starts the first process of a pod's pid namespace; `--namespaces` makes
+/// those of a pod with users of its own.
 ///
 /// Must be called before the process has started any thread.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -142,6 +144,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match args.as_slice() {
         [flag, dir] if flag == OsStr::new("--exec") => return exec::run(&StateDir::at(dir)),
         [flag] if flag == OsStr::new(reaper::FLAG) => return reaper::start(),
+        [flag, kinds @ ..] if flag == OsStr::new(own_users::FLAG) => return own_users::make(kinds),
         [dir] => start(&StateDir::at(dir)),
         _ => Err("this program is run by the node itself: shim [--exec] <state directory>, or --reap".to_owned()),
     };
@@ -315,8 +318,9 @@ fn fork_child(
 
     let program = if launch.image.is_none() { child::open_agents(&launch.program)? } else { None };
     let staging = dir.staging().map_err(explain("make a place for mounts"))?;
+    let users = launch.users.as_ref().map(UserNamespace::open).transpose()?;
     if let Some(image) = &launch.image {
-        root::make_upper(dir.path(), image)?;
+        root::make_upper(dir.path(), image, users.as_ref())?;
     }
 
     let pid = sys::fork().map_err(explain("fork"))?;
@@ -334,7 +338,8 @@ fn fork_child(
             input: input_rx,
             cgroups,
         };
-        child::run(&launch, &root::Places { staging: &staging, state: dir.path() }, processes, ends);
+        let places = root::Places { staging: &staging, state: dir.path(), users: users.as_ref() };
+        child::run(&launch, &places, processes, ends);
     }
     drop((stdout_tx, stderr_tx, status_tx, result_tx, begin_rx, program, terminal_tx, input_rx));
 

@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     ContainerId, ContainerResources, ContainerSpec, ExitReason, ExitRecord, FileLock, ImageRoot, Isolation, Mount,
-    NamespaceRef, beneath, cgroup::CgroupPaths,
+    NamespaceRef, OwnUsers, beneath, cgroup::CgroupPaths,
 };
 
 /// Version of `launch.json`, `state.json` and `exit.json`. What came later, the file in memory, a reader of version 1 can do
@@ -81,6 +81,9 @@ pub struct Launch {
     /// Namespaces of the pod that it enters.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<NamespaceRef>,
+    /// The pod's own users, where it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub users: Option<OwnUsers>,
     /// Whose pid namespace it enters, in place of one of its own: the first process of the pod's, or another container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub processes_of: Option<Process>,

@@ -272,28 +272,49 @@ pub fn keep_capabilities_within_reach(kept: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Capabilities of this process.
+struct Capabilities {
+    header: CapabilityHeader,
+    /// Effective, permitted, inheritable; of 32 capabilities each.
+    data: [[u32; 3]; 2],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct CapabilityHeader {
+    version: u32,
+    pid: i32,
+}
+
+impl Capabilities {
+    fn own() -> io::Result<Self> {
+        // _LINUX_CAPABILITY_VERSION_3: 64 bits, in two halves.
+        let mut own = Self { header: CapabilityHeader { version: 0x2008_0522, pid: 0 }, data: [[0; 3]; 2] };
+        // SAFETY: header and data have the kernel's layout for this version, and outlive the call.
+        match unsafe { libc::syscall(libc::SYS_capget, &raw mut own.header, &raw mut own.data) } {
+            0 => Ok(own),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    fn set(mut self) -> io::Result<()> {
+        // SAFETY: as above.
+        match unsafe { libc::syscall(libc::SYS_capset, &raw mut self.header, &raw const self.data) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
 /// Gives up the capabilities of this process that are not among `kept`.
 pub fn keep_capabilities(kept: u64) -> io::Result<()> {
-    #[repr(C)]
-    struct Header {
-        version: u32,
-        pid: i32,
-    }
-    /// Effective, permitted, inheritable; of 32 capabilities each.
-    type Data = [[u32; 3]; 2];
-    // _LINUX_CAPABILITY_VERSION_3: 64 bits, in two halves.
-    let mut header = Header { version: 0x2008_0522, pid: 0 };
-    let mut data: Data = [[0; 3]; 2];
-    let check = |result: libc::c_long| if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
-    // SAFETY: header and data have the kernel's layout for this version, and outlive the call.
-    check(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, &raw mut data) })?;
-    for (half, [effective, permitted, inheritable]) in data.iter_mut().enumerate() {
+    let mut own = Capabilities::own()?;
+    for (half, [effective, permitted, inheritable]) in own.data.iter_mut().enumerate() {
         *permitted &= (kept >> (32 * half)) as u32;
         *effective = *permitted;
         *inheritable = 0;
     }
-    // SAFETY: as above.
-    check(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, &raw const data) })
+    own.set()
 }
 
 /// Makes the mounts of a detached tree read-only, all of them.
@@ -305,6 +326,40 @@ pub fn make_mounts_read_only(tree: BorrowedFd<'_>) -> io::Result<()> {
 pub fn set_propagation(tree: BorrowedFd<'_>, propagation: libc::c_ulong) -> io::Result<()> {
     let attributes = libc::mount_attr { attr_set: 0, attr_clr: 0, propagation: propagation as _, userns_fd: 0 };
     mount_setattr(tree, libc::AT_EMPTY_PATH | libc::AT_RECURSIVE, attributes)
+}
+
+/// Shows the files of a detached mount with the users of a user namespace (Linux 5.12): number 0 on the disk is its root, and so on.
+pub fn map_ids_of_mount(tree: BorrowedFd<'_>, flags: i32, users: BorrowedFd<'_>) -> io::Result<()> {
+    let userns_fd = users.as_raw_fd() as _;
+    let attributes = libc::mount_attr { attr_set: libc::MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd };
+    mount_setattr(tree, libc::AT_EMPTY_PATH | flags, attributes)
+}
+
+/// Makes files that this thread makes from now on another user's, its rights over files kept.
+pub fn make_files_as(id: u32) -> io::Result<()> {
+    let capabilities = Capabilities::own()?;
+    // SAFETY: both take plain numbers.
+    unsafe {
+        libc::setfsgid(id);
+        libc::setfsuid(id);
+    }
+    // Who is not root as the owner of files has no rights over others' files; they are only out of use.
+    capabilities.set()
+}
+
+/// Makes the calling thread, which is to end soon, act as another user, its rights kept: what belongs to a namespace's root asks for
+/// its number.
+pub fn act_as(id: u32) -> io::Result<()> {
+    const AS_IT_IS: libc::c_long = -1;
+    let capabilities = Capabilities::own()?;
+    // SAFETY: the raw calls change this thread alone and take plain numbers.
+    let results = unsafe {
+        [
+            libc::syscall(libc::SYS_setresgid, AS_IT_IS, libc::c_long::from(id as i32), AS_IT_IS),
+            libc::syscall(libc::SYS_setresuid, AS_IT_IS, libc::c_long::from(id as i32), AS_IT_IS),
+        ]
+    };
+    if results == [0, 0] { capabilities.set() } else { Err(io::Error::last_os_error()) }
 }
 
 /// `mount_setattr` (Linux 5.12) on the mount that a descriptor is of.

@@ -419,6 +419,19 @@ pub struct NamespaceRef {
     pub path: PathBuf,
 }
 
+/// How many users, and groups, a pod with users of its own has.
+pub const IDS_OF_POD: u32 = 65_536;
+
+/// The users and groups of a pod that has its own (`hostUsers: false`): its root is nobody to the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OwnUsers {
+    /// What to open to enter the user namespace.
+    pub namespace: PathBuf,
+    /// The node's number of the pod's root, user and group. The further ones follow it, [`IDS_OF_POD`] in all.
+    pub first: u32,
+}
+
 /// What a container has of an image. Everything in an image is somebody else's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

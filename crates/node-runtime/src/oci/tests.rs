@@ -16,6 +16,7 @@ fn launch(spec: ContainerSpec) -> Launch {
         image: None,
         oci: None,
         processes_of: None,
+        users: None,
         namespaces: Vec::new(),
         stop_signal: None,
         private: None,

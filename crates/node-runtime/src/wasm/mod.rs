@@ -106,6 +106,7 @@ impl WasmRuntime {
             oci: None,
             namespaces: Vec::new(),
             processes_of: None,
+            users: None,
             stop_signal: None,
             private: None,
             boot_id: String::new(),

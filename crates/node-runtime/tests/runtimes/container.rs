@@ -164,6 +164,21 @@ async fn the_user_is_looked_up_in_the_image() {
 }
 
 #[tokio::test]
+async fn who_is_not_root_opens_its_outputs_by_their_names() {
+    // As images do that link their logs to them.
+    let script = "echo out > /dev/stdout; echo err > /dev/stderr; echo self >> /proc/self/fd/1";
+    check(script, |spec| spec.run_as_user = Some(1000), &["out", "err", "self"]).await;
+    let Some(fixture) = fixture() else { return };
+    let spec = ContainerSpec { run_as_user: Some(4711), ..spec(&fixture, "echo up; sleep 100") };
+    start(&fixture, spec.clone()).await.unwrap();
+    fixture.until_logged(&spec, "up").await;
+    let argv = ["sh", "-c", "echo out > /dev/stdout; echo err > /dev/stderr"].map(str::to_owned).to_vec();
+    let output = fixture.runtime().exec(&spec.id(), argv, Duration::from_secs(20)).await.unwrap();
+    assert_eq!((&*output.stdout, &*output.stderr), (&b"out\n"[..], &b"err\n"[..]), "{output:?}");
+    fixture.runtime().stop(&spec.id(), Duration::ZERO).await.unwrap();
+}
+
+#[tokio::test]
 async fn rights_are_those_that_engines_give() {
     let script = "grep -E '^(Cap(Eff|Bnd|Inh|Amb)|NoNewPrivs|Seccomp):' /proc/self/status";
     let of = |caps: &str, bounding: &str, no_new: u8, seccomp: u8| {

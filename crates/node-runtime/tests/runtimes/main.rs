@@ -12,6 +12,7 @@ mod escapes;
 mod fixture;
 mod image_volumes;
 mod oci;
+mod own_users;
 mod pods;
 mod process;
 mod propagation;

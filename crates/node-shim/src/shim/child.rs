@@ -30,6 +30,7 @@ use super::{
 use crate::{
     ContainerSpec, ImageRoot, NamespaceRef,
     cgroup::CgroupPaths,
+    own_users::UserNamespace,
     rights::Who,
     state::{Launch, OpenFile, Process},
     sys::{self, Ended},
@@ -156,7 +157,7 @@ fn run_bare(launch: &Launch, ends: &mut Ends) -> Result<(), String> {
     wait_for_go(ends)?;
     enter_groups(ends)?;
     join(&launch.namespaces)?;
-    program(launch, ends, true)
+    program(launch, None, ends, true)
 }
 
 /// A container of an image: unless it is among the processes of others, the program itself is the first process of its pid namespace,
@@ -177,7 +178,7 @@ fn run_image(launch: &Launch, image: &ImageRoot, places: &Places<'_>, ends: &mut
     }
     // The shim's is the node's, and who is root in the container could change its mode there.
     sys::duplicate_to(entered.null.as_fd(), 0).map_err(|error| format!("failed to close the input: {error}"))?;
-    program(launch, ends, true)
+    program(launch, places.users, ends, true)
 }
 
 /// Enters namespaces that are held open.
@@ -211,7 +212,7 @@ fn run_init(launch: &Launch, root: &Path, ends: &mut Ends) -> Result<(), String>
         Err(error) => notice(ends, &format!("no mount namespace: {error}")),
     }
     match sys::fork().map_err(|error| format!("failed to fork: {error}"))? {
-        0 => program(launch, ends, false),
+        0 => program(launch, None, ends, false),
         pid => init(pid, ends),
     }
 }
@@ -257,7 +258,7 @@ fn init(program: i32, ends: &mut Ends) -> ! {
     }
 }
 
-fn program(launch: &Launch, ends: &mut Ends, die_with_shim: bool) -> Result<(), String> {
+fn program(launch: &Launch, users: Option<&UserNamespace>, ends: &mut Ends, die_with_shim: bool) -> Result<(), String> {
     let spec = &launch.spec;
     let shim = rustix::process::getppid();
     let explain = |act: &str, error: io::Error| format!("failed to {act}: {error}");
@@ -268,6 +269,12 @@ fn program(launch: &Launch, ends: &mut Ends, die_with_shim: bool) -> Result<(), 
     let open = launch.files.iter().map(OpenFile::open).collect::<Result<Vec<_>, _>>()?;
     sys::join_new_session_keyring().map_err(|error| explain("make a session keyring", error))?;
     let who = who(launch)?;
+    who.own_outputs([ends.stdout.as_fd(), ends.stderr.as_fd()], users);
+    if let Some(users) = users {
+        users.enter()?;
+        // What was mounted for it becomes a copy that belongs to its own users.
+        unshare(UnshareFlags::NEWNS).map_err(|error| explain("make its mounts its own", error))?;
+    }
     let is_there = enter_early(launch)?;
     who.assume(spec)?;
     if die_with_shim {

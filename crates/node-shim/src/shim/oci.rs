@@ -147,7 +147,7 @@ fn prepare(
     notices: &mut Vec<String>,
 ) -> Result<(), String> {
     let explain = |act: &'static str| move |error: io::Error| format!("failed to {act}: {error}");
-    root::make_upper(dir.path(), image)?;
+    root::make_upper(dir.path(), image, None)?;
     child::own_mounts().map_err(explain("make a mount namespace"))?;
     // What the node unmounts goes here as well, and nothing of this leaves.
     rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
@@ -155,9 +155,10 @@ fn prepare(
     let rootfs = oci.bundle.join("rootfs");
     let make = |path: &Path| DirBuilder::new().recursive(true).mode(0o700).create(path);
     make(&rootfs).map_err(explain("make a place for mounts"))?;
-    let user = root::mount_for_others(launch, image, &Places { staging: &rootfs, state: dir.path() }, |root| {
-        rights::identity(&launch.spec, &image.user, root)
-    })?;
+    let user =
+        root::mount_for_others(launch, image, &Places { staging: &rootfs, state: dir.path(), users: None }, |root| {
+            rights::identity(&launch.spec, &image.user, root)
+        })?;
     for (number, mount) in launch.spec.mounts.iter().enumerate() {
         let place = oci.bundle.join("volumes").join(number.to_string());
         root::attach_volume(mount, &place, notices)?;

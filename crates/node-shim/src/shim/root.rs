@@ -14,6 +14,9 @@
 //! ```text
 //! take (volumes, shm) ─▶ overlay ─▶ proc, dev, sys ─▶ volumes ─▶ mask ─▶ read-only? ─▶ pivot
 //! ```
+//!
+//! Where the pod has users of its own, what comes from a disk is shown with their numbers: volumes as they are taken, and the image's
+//! layers one by one before they become one, since the kernel maps no finished overlay. From then on files are made as its root.
 
 use std::{
     ffi::OsStr,
@@ -36,7 +39,10 @@ use rustix::{
 };
 
 use super::confine::{MASKED, READ_ONLY};
-use crate::{ImageRoot, ImageVolume, Mount, Propagation, SHM_OF_NODE, UPPER, beneath, state::Launch, sys};
+use crate::{
+    ImageRoot, ImageVolume, Mount, Propagation, SHM_OF_NODE, UPPER, beneath, own_users::UserNamespace, state::Launch,
+    sys,
+};
 
 /// The kernel takes a page of options for a mount, and these are its longest.
 const OVERLAY_OPTIONS_BYTES_MAX: usize = 4095;
@@ -85,14 +91,20 @@ pub struct Places<'a> {
     pub staging: &'a Path,
     /// The container's state directory: what it writes is below it.
     pub state: &'a Path,
+    /// The users of its pod, where those are not the node's.
+    pub users: Option<&'a UserNamespace>,
 }
+
+/// The group `tty`, as every distribution has it.
+const TERMINALS: u32 = 5;
 
 const WORK: &str = "work";
 /// What takes the place of the layers of an image that has none.
 const EMPTY: &str = "empty";
 
 /// Makes the directories that the container writes to. They are of this attempt alone.
-pub fn make_upper(state: &Path, image: &ImageRoot) -> Result<(), String> {
+pub fn make_upper(state: &Path, image: &ImageRoot, users: Option<&UserNamespace>) -> Result<(), String> {
+    let id = |id: u32| Some(users.map_or(id, |users| users.on_the_node(id)));
     let make = || -> io::Result<()> {
         for name in [UPPER, WORK, EMPTY] {
             match fs::create_dir(state.join(name)) {
@@ -101,9 +113,10 @@ pub fn make_upper(state: &Path, image: &ImageRoot) -> Result<(), String> {
             }
         }
         // `/` of the container looks as the image has it.
-        let Some(top) = image.layers.last() else { return Ok(()) };
-        let (data, upper) = (fs::metadata(image.store.join(top))?, state.join(UPPER));
-        std::os::unix::fs::chown(&upper, Some(data.uid()), Some(data.gid()))?;
+        let upper = state.join(UPPER);
+        let Some(top) = image.layers.last() else { return std::os::unix::fs::chown(&upper, id(0), id(0)) };
+        let data = fs::metadata(image.store.join(top))?;
+        std::os::unix::fs::chown(&upper, id(data.uid()), id(data.gid()))?;
         fs::set_permissions(&upper, data.permissions())
     };
     make().map_err(|error| format!("failed to make the container's root: {error}"))
@@ -124,10 +137,10 @@ pub fn enter(launch: &Launch, image: &ImageRoot, places: &Places<'_>) -> Result<
     let is_private = |mount: &&Mount| mount.propagation == Propagation::None;
     // These while mounts still pass on what is mounted in them.
     let mounts = launch.spec.mounts.iter().filter(|mount| !is_private(mount));
-    let mut volumes = take_volumes(mounts, &mut left_out)?;
+    let mut volumes = take_volumes(mounts, places.users, &mut left_out)?;
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|error| format!("failed to keep the container's mounts from the node: {error}"))?;
-    volumes.extend(take_volumes(launch.spec.mounts.iter().filter(is_private), &mut left_out)?);
+    volumes.extend(take_volumes(launch.spec.mounts.iter().filter(is_private), places.users, &mut left_out)?);
     for mount in &launch.spec.mounts {
         if let Some(image) = &mount.image {
             volumes.push(image_volume(mount, image, places)?);
@@ -139,8 +152,11 @@ pub fn enter(launch: &Launch, image: &ImageRoot, places: &Places<'_>) -> Result<
     let devices = if security.privileged { devices_of_the_node() } else { Vec::new() };
 
     let root = Root::mount(image, places)?;
+    if let Some(users) = places.users {
+        sys::make_files_as(users.on_the_node(0)).map_err(explain("make files as the pod's root"))?;
+    }
     root.mount_kernel_files(security.privileged, &mut left_out)?;
-    let dev = root.mount_dev(shm, &devices)?;
+    let dev = root.mount_dev(shm, &devices, places.users)?;
     if !security.privileged && image.has_shm_of_node() {
         root.hide(&dev, &launch.hidden)?;
     }
@@ -190,7 +206,7 @@ pub fn mount_for_others<T>(
 /// Puts a volume at a place of ours, in this process' own view. Where one cannot be had that nobody has asked for, an empty directory
 /// is there.
 pub fn attach_volume(mount: &Mount, place: &Path, left_out: &mut Vec<String>) -> Result<(), String> {
-    let volume = take_volumes(std::iter::once(mount), left_out)?.pop();
+    let volume = take_volumes(std::iter::once(mount), None, left_out)?.pop();
     let attach = || -> io::Result<()> {
         fs::create_dir_all(place.parent().unwrap_or(place))?;
         match &volume {
@@ -219,6 +235,7 @@ struct Volume<'a> {
 /// Those that are on the node already.
 fn take_volumes<'a>(
     mounts: impl Iterator<Item = &'a Mount>,
+    users: Option<&UserNamespace>,
     left_out: &mut Vec<String>,
 ) -> Result<Vec<Volume<'a>>, String> {
     let take = |mount: &'a Mount| -> Result<Volume<'a>, String> {
@@ -233,6 +250,9 @@ fn take_volumes<'a>(
                 sys::set_propagation(tree.as_fd(), libc::MS_SLAVE).map_err(failed)?;
             }
             Propagation::Bidirectional => check_propagation(&source, mount)?,
+        }
+        if let Some(users) = users {
+            map(users, &tree).map_err(failed)?;
         }
         if mount.is_read_only() {
             // Before it is attached, so that it is never seen otherwise, and with all that is mounted in it.
@@ -251,6 +271,36 @@ fn take_volumes<'a>(
     Ok(volumes)
 }
 
+/// With what a file system lacks that refuses.
+fn map(users: &UserNamespace, tree: &OwnedFd) -> io::Result<()> {
+    users.map(tree.as_fd()).map_err(|error| match error.raw_os_error() {
+        Some(libc::EINVAL) => {
+            io::Error::other("its file system cannot show files with users of the pod's own (`hostUsers: false`)")
+        }
+        _ => io::Error::new(error.kind(), format!("failed to map its users: {error}")),
+    })
+}
+
+/// Enters the directory by which the names of layers are short; answers these. It is that of the store, or, with users of the pod's own,
+/// one in memory at the place where the root will be, with each layer mounted in it.
+fn enter_layers(store: &Path, layers: &[String], places: &Places<'_>) -> io::Result<Vec<String>> {
+    let Some(users) = places.users else {
+        std::env::set_current_dir(store)?;
+        return Ok(layers.to_vec());
+    };
+    let guarded = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount("layers", places.staging, "tmpfs", guarded, c"mode=700,size=1m")?;
+    std::env::set_current_dir(places.staging)?;
+    let show = |(number, layer): (usize, &String)| -> io::Result<String> {
+        let (tree, name) = (take(&store.join(layer), false)?, number.to_string());
+        map(users, &tree)?;
+        fs::create_dir(&name)?;
+        attach_to(&tree, &rustix::fs::open(&name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)?;
+        Ok(name)
+    };
+    layers.iter().enumerate().map(show).collect()
+}
+
 /// A volume that shows an image: its layers, with nothing above them that could be written to, and nothing in them that could be executed.
 /// It is mounted in this process' view only, and ends with that.
 fn image_volume<'a>(mount: &'a Mount, image: &ImageVolume, places: &Places<'_>) -> Result<Volume<'a>, String> {
@@ -261,11 +311,11 @@ fn image_volume<'a>(mount: &'a Mount, image: &ImageVolume, places: &Places<'_>) 
     let root = match image.layers.is_empty() {
         true => beneath::open_path(&empty).map_err(io_failed)?,
         false => {
+            let layers = enter_layers(&image.store, &image.layers, places).map_err(io_failed)?;
             // The kernel wants two layers where nothing is above them.
-            let options = format!("lowerdir={}:{}", lower_dirs(&image.layers), escaped(&empty));
-            check_options(&options, &image.layers).map_err(failed)?;
+            let options = format!("lowerdir={}:{}", lower_dirs(&layers), escaped(&empty));
+            check_options(&options, &layers).map_err(failed)?;
             let options = std::ffi::CString::new(options).map_err(|error| failed(error.to_string()))?;
-            std::env::set_current_dir(&image.store).map_err(io_failed)?;
             rustix::mount::mount("overlay", places.staging, "overlay", guarded, options.as_c_str())
                 .map_err(|error| io_failed(error.into()))?;
             beneath::open_path(places.staging).map_err(io_failed)?
@@ -288,7 +338,10 @@ fn image_volume<'a>(mount: &'a Mount, image: &ImageVolume, places: &Places<'_>) 
         })
         .and_then(|source| take(source).map_err(io_failed));
     if !image.layers.is_empty() {
-        rustix::mount::unmount(places.staging, UnmountFlags::DETACH).map_err(|error| io_failed(error.into()))?;
+        // The overlay, and below it what its layers are in, where that is not the store.
+        for _ in 0..=usize::from(places.users.is_some()) {
+            rustix::mount::unmount(places.staging, UnmountFlags::DETACH).map_err(|error| io_failed(error.into()))?;
+        }
     }
     taken
 }
@@ -371,9 +424,8 @@ struct Root(OwnedFd);
 
 impl Root {
     fn mount(image: &ImageRoot, places: &Places<'_>) -> Result<Self, String> {
-        let options = overlay_options(image, places.state)?;
-        // The names of layers are relative to it: that is what makes them short.
-        std::env::set_current_dir(&image.store).map_err(explain("enter the image store"))?;
+        let layers = enter_layers(&image.store, &image.layers, places).map_err(explain("enter the image's layers"))?;
+        let options = overlay_options(&layers, places.state)?;
         let mount = |options: &str| -> io::Result<()> {
             let options = std::ffi::CString::new(options)?;
             Ok(rustix::mount::mount("overlay", places.staging, "overlay", MountFlags::empty(), options.as_c_str())?)
@@ -510,11 +562,17 @@ impl Root {
     }
 
     /// A `/dev` of the container's own; whatever is mounted over it later, this is it.
-    fn mount_dev(&self, shm: Option<OwnedFd>, devices: &[Device]) -> Result<OwnedFd, String> {
+    fn mount_dev(
+        &self,
+        shm: Option<OwnedFd>,
+        devices: &[Device],
+        users: Option<&UserNamespace>,
+    ) -> Result<OwnedFd, String> {
         let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let dev = new_mount("tmpfs", &[("mode", "755"), ("size", "65536k")], MountAttrFlags::MOUNT_ATTR_NOSUID)?;
         self.attach(&dev, Path::new("/dev"), true)?;
-        let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+        let terminals = users.map_or(TERMINALS, |users| users.on_the_node(TERMINALS)).to_string();
+        let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", &*terminals)];
         self.attach(&new_mount("devpts", &pts, plain)?, Path::new("/dev/pts"), true)?;
         let shm = match shm {
             Some(shm) => shm,
@@ -528,7 +586,7 @@ impl Root {
         if let Ok(mqueue) = new_mount("mqueue", &[], plain | MountAttrFlags::MOUNT_ATTR_NODEV) {
             self.attach(&mqueue, Path::new("/dev/mqueue"), true)?;
         }
-        fill_dev(&dev, devices).map_err(explain("make the container's devices"))?;
+        fill_dev(&dev, devices, users.is_some()).map_err(explain("make the container's devices"))?;
         Ok(dev)
     }
 
@@ -611,7 +669,8 @@ impl Root {
     }
 }
 
-fn fill_dev(dev: &OwnedFd, devices: &[Device]) -> io::Result<()> {
+/// `is_mapped` is whether files are made as the pod's root, to whom the node's devices do not belong.
+fn fill_dev(dev: &OwnedFd, devices: &[Device], is_mapped: bool) -> io::Result<()> {
     let everybody = Mode::from_raw_mode(0o666);
     let mask = rustix::process::umask(Mode::empty());
     let make = || -> io::Result<()> {
@@ -630,11 +689,16 @@ fn fill_dev(dev: &OwnedFd, devices: &[Device]) -> io::Result<()> {
                     Err(error) => return Err(error.into()),
                 }
             }
-            match rustix::fs::mknodat(dev, name, *kind, *mode, *number) {
-                Ok(()) if *owner == (0, 0) => {}
+            // Nobody is let in before it has its owner.
+            let mode_until_then = if is_mapped { Mode::empty() } else { *mode };
+            match rustix::fs::mknodat(dev, name, *kind, mode_until_then, *number) {
+                Ok(()) if *owner == (0, 0) && !is_mapped => {}
                 Ok(()) => {
                     let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
                     rustix::fs::chownat(dev, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+                    if is_mapped {
+                        rustix::fs::chmodat(dev, name, *mode, AtFlags::empty())?;
+                    }
                 }
                 Err(Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
@@ -648,14 +712,14 @@ fn fill_dev(dev: &OwnedFd, devices: &[Device]) -> io::Result<()> {
 }
 
 /// The highest layer first, as the kernel has it.
-fn overlay_options(image: &ImageRoot, state: &Path) -> Result<String, String> {
-    let lower = match image.layers.is_empty() {
+fn overlay_options(layers: &[String], state: &Path) -> Result<String, String> {
+    let lower = match layers.is_empty() {
         true => escaped(&state.join(EMPTY)),
-        false => lower_dirs(&image.layers),
+        false => lower_dirs(layers),
     };
     let (upper, work) = (escaped(&state.join(UPPER)), escaped(&state.join(WORK)));
     let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
-    check_options(&options, &image.layers).map(|()| options)
+    check_options(&options, layers).map(|()| options)
 }
 
 fn lower_dirs(layers: &[String]) -> String {
@@ -713,16 +777,15 @@ mod tests {
 
     #[test]
     fn options_of_a_mount_name_layers_from_the_top_and_escape_what_separates_them() {
-        let image = ImageRoot { layers: vec!["a1".to_owned(), "b2".to_owned()], ..ImageRoot::default() };
         assert_eq!(
-            overlay_options(&image, Path::new("/d,ir:x")).unwrap(),
+            overlay_options(&["a1".to_owned(), "b2".to_owned()], Path::new("/d,ir:x")).unwrap(),
             r"lowerdir=b2:a1,upperdir=/d\,ir\:x/upper,workdir=/d\,ir\:x/work"
         );
-        let none = overlay_options(&ImageRoot::default(), Path::new("/s")).unwrap();
+        let none = overlay_options(&[], Path::new("/s")).unwrap();
         assert_eq!(none, "lowerdir=/s/empty,upperdir=/s/upper,workdir=/s/work");
-        let many = ImageRoot { layers: vec!["0123456789ab".to_owned(); 400], ..ImageRoot::default() };
+        let many = vec!["0123456789ab".to_owned(); 400];
         assert!(overlay_options(&many, Path::new("/s")).unwrap_err().contains("400"));
-        let fit = ImageRoot { layers: vec!["0123456789ab".to_owned(); 127], ..ImageRoot::default() };
+        let fit = vec!["0123456789ab".to_owned(); 127];
         assert!(overlay_options(&fit, Path::new("/var/lib/selvedge/node/runtime/state")).is_ok());
     }
 }

@@ -21,6 +21,7 @@ fn launch() -> Launch {
         oci: None,
         namespaces: Vec::new(),
         processes_of: None,
+        users: None,
         stop_signal: None,
         private: None,
         boot_id: String::new(),

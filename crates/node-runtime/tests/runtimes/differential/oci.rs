@@ -83,6 +83,7 @@ fn launch(case: &Case, image_env: &[String], sandbox: &Sandbox) -> Launch {
         files: Vec::new(),
         hidden: Vec::new(),
         processes_of: None,
+        users: None,
         cgroup_parent: String::new(),
         isolation: Isolation::Auto,
         image_id: String::new(),
