@@ -199,8 +199,16 @@ pub fn status(
         "capacity": resources(machine.cpu_millis, machine.memory_bytes),
         "allocatable": resources(machine.allocatable_cpu_millis(), machine.allocatable_memory_bytes()),
         "conditions": conditions,
-        "runtimeHandlers": machine.runtime_handlers.iter().map(|name| json!({"name": name})).collect::<Vec<_>>(),
+        "runtimeHandlers": machine.runtime_handlers.iter().map(|name| runtime_handler(name)).collect::<Vec<_>>(),
     })
+}
+
+/// A runtime, with what upstream's schedulers and kubelets ask of it. Users of a pod's own are the business of the node's own runtime, and
+/// of a kernel that has them.
+fn runtime_handler(name: &str) -> Value {
+    let max = std::fs::read_to_string("/proc/sys/user/max_user_namespaces");
+    let has_users = name.is_empty() && max.is_ok_and(|max| max.trim() != "0");
+    json!({"name": name, "features": {"recursiveReadOnlyMounts": false, "userNamespaces": has_users}})
 }
 
 /// Conditions of ours that held and do not any more: a patch keeps what is not named.

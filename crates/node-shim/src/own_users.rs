@@ -111,7 +111,9 @@ fn hold(kinds: &[OsString]) -> Result<(), String> {
             _ => return Err(format!("no kind of namespace: {}", kind.display())),
         };
     }
-    unshare(UnshareFlags::NEWUSER).map_err(explain("make a user namespace"))?;
+    unshare(UnshareFlags::NEWUSER).map_err(|error| {
+        format!("failed to make a user namespace: {error}; the kernel allows as many as /proc/sys/user/max_user_namespaces says")
+    })?;
     say(UNMAPPED)?;
     let mut answer = [0];
     io::stdin().read_exact(&mut answer).map_err(explain("hear from the agent"))?;

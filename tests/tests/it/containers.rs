@@ -160,6 +160,64 @@ fn an_imported_image_runs_outlives_its_node_and_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn root_of_a_pod_with_users_of_its_own_is_nobody_on_the_node() -> Result<()> {
+    let Some(busybox) = busybox() else { return Ok(()) };
+    let Some(mut fleet) = Fleet::start()? else { return Ok(()) };
+    let node = fleet.node.data_dir().to_owned();
+    let tar = archive(fleet.dir.path(), "box.tar", &busybox, "example.com/box:1")?;
+    image(&node, &["import", &tar.to_string_lossy()])?.ok()?;
+    eventually("the runtime's features", PATIENCE, || {
+        let node = fleet.kubectl.json(&["node", "edge-1"]).map_err(|error| error.to_string())?;
+        let handlers = node["status"]["runtimeHandlers"].as_array().cloned().unwrap_or_default();
+        let has_users = |one: &&Value| one["name"] == "" && one["features"]["userNamespaces"] == true;
+        if handlers.iter().any(|one| has_users(&one)) { Ok(()) } else { Err(format!("{handlers:?}")) }
+    })?;
+
+    let script = "id -u; wc -c < /var/run/secrets/kubernetes.io/serviceaccount/token > /data/token; cat /etc/hosts > /data/hosts; \
+                  stat -c %u /data/token /etc/hosts; cat /proc/self/uid_map; touch /tmp/mine; echo up > /tmp/ready; \
+                  echo ended > /dev/termination-log; exec sleep 3600";
+    let manifest =
+        pod("own", "example.com/box:1", "hostUsers: false\n  volumes: [{ name: data, emptyDir: {} }]", script);
+    let manifest = manifest.replace("      env:", "      volumeMounts: [{ name: data, mountPath: /data }]\n      env:");
+    fleet.kubectl.apply(&manifest)?.ok()?;
+    let first = wait_pods(&fleet.kubectl, "app=own", 1)?.remove(0);
+    let log = fleet.kubectl.ok(&["logs", "own"])?;
+    let lines: Vec<&str> = log.lines().collect();
+    let [user, token, hosts, map] = lines[..] else { anyhow::bail!("{log}") };
+    ensure!([user, token, hosts] == ["0", "0", "0"], "{log}");
+    let map: Vec<u32> = map.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+    let [0, on_the_node, 65_536] = map[..] else { anyhow::bail!("{log}") };
+    let seen = process::find(|words| words.iter().take(2).map(String::as_str).eq(["sleep", "3600"]));
+    let owners: Vec<u32> = seen
+        .iter()
+        .filter_map(|(pid, _)| std::fs::metadata(format!("/proc/{pid}")).ok())
+        .map(|process| std::os::unix::fs::MetadataExt::uid(&process))
+        .collect();
+    ensure!(owners.contains(&on_the_node), "{owners:?} without {on_the_node}");
+
+    // What it had is taken over by the next agent; after the end of everything it begins anew, and its volume is its own still.
+    fleet.node.kill();
+    fleet.node.start_again("ephemeral")?;
+    fleet.node.address("node-kubelet")?;
+    let adopted = wait_pods(&fleet.kubectl, "app=own", 1)?.remove(0);
+    ensure!(container(&adopted)["state"] == container(&first)["state"], "{adopted}");
+    kill_with_pods(&mut fleet.node)?;
+    fleet.node.start_again("ephemeral")?;
+    let again = eventually("the container again", PATIENCE, || {
+        let pod = wait_pods(&fleet.kubectl, "app=own", 1).map_err(|error| error.to_string())?.remove(0);
+        if container(&pod)["restartCount"].as_i64() == Some(1) { Ok(pod) } else { Err(pod["status"].to_string()) }
+    })?;
+    let log = fleet.kubectl.ok(&["logs", "own"])?;
+    ensure!(log.starts_with("0\n0\n0\n"), "{log}");
+    let uid = again["metadata"]["uid"].as_str().context("a uid")?;
+    fleet.kubectl.ok(&["delete", "pod", "own", "--timeout=60s"])?;
+    eventually("nothing of the pod", PATIENCE, || {
+        let left = left_of(uid, &node);
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:#?}")) }
+    })
+}
+
 /// Other runtimes that work on this machine. crun before 1.9 does nothing where a version 2 hierarchy of control groups is beside
 /// version 1.
 pub fn other_runtimes() -> Vec<&'static str> {

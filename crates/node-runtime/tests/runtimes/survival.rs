@@ -9,12 +9,12 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use node_runtime::{ContainerSpec, ContainerState, ExitReason, ProcessRuntime, RuntimeError};
 
-use crate::fixture::{Fixture, config, eventually, pid_in};
+use crate::fixture::{Fixture, PATIENCE, config, eventually, pid_in};
 
 fn state(fixture: &Fixture, spec: &ContainerSpec) -> PathBuf {
     fixture.folder.path().join("state/selvedge-process").join(spec.id().to_string())
@@ -31,8 +31,18 @@ fn shim_program(fixture: &Fixture) -> PathBuf {
     path
 }
 
+/// Kills it and waits till it holds nothing any more, the lock of its container above all.
 fn kill(pid: i32) {
     assert!(Command::new("/bin/kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+    let runs = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while runs() {
+        assert!(Instant::now() < deadline, "process {pid} does not end");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn pid(fixture: &Fixture, spec: &ContainerSpec, who: &str) -> i32 {

@@ -274,9 +274,9 @@ fn take_volumes<'a>(
 /// With what a file system lacks that refuses.
 fn map(users: &UserNamespace, tree: &OwnedFd) -> io::Result<()> {
     users.map(tree.as_fd()).map_err(|error| match error.raw_os_error() {
-        Some(libc::EINVAL) => {
-            io::Error::other("its file system cannot show files with users of the pod's own (`hostUsers: false`)")
-        }
+        Some(libc::EINVAL) => io::Error::other(
+            "its file system cannot show files with a pod's own users (`hostUsers: false`); memory can since Linux 6.3",
+        ),
         _ => io::Error::new(error.kind(), format!("failed to map its users: {error}")),
     })
 }
