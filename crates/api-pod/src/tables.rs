@@ -191,7 +191,16 @@ pub const TABLES: &[(&str, &[Row])] = &[
     ),
     ("ContainerResizePolicy", &[both("resourceName", Honoured), both("restartPolicy", Honoured)]),
     ("SecurityContext", SECURITY_CONTEXT),
-    ("AppArmorProfile", &[both("localhostProfile", Rejected("loads no AppArmor profile")), both("type", NO_APP_ARMOR)]),
+    (
+        "AppArmorProfile",
+        &[
+            both("localhostProfile", Rejected("loads no AppArmor profile")).of_images(Honoured),
+            both("type", NO_APP_ARMOR).of_images(Only(
+                &["Localhost", "Unconfined"],
+                "has no AppArmor profile of its own; use Localhost with one that the node has loaded, or leave it out",
+            )),
+        ],
+    ),
     (
         "SeccompProfile",
         &[

@@ -163,6 +163,7 @@ pub(crate) struct PodSecurityContext {
     pub supplemental_groups: Vec<u32>,
     pub run_as_non_root: Option<bool>,
     pub seccomp_profile: Option<SeccompProfile>,
+    pub app_armor_profile: Option<AppArmorProfile>,
     pub sysctls: Vec<Sysctl>,
 }
 
@@ -247,6 +248,7 @@ pub(crate) struct ContainerSecurityContext {
     pub read_only_root_filesystem: Option<bool>,
     pub capabilities: Capabilities,
     pub seccomp_profile: Option<SeccompProfile>,
+    pub app_armor_profile: Option<AppArmorProfile>,
     pub proc_mount: Option<String>,
 }
 
@@ -255,6 +257,13 @@ pub(crate) struct ContainerSecurityContext {
 pub(crate) struct Capabilities {
     pub add: Vec<String>,
     pub drop: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct AppArmorProfile {
+    pub r#type: String,
+    pub localhost_profile: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]

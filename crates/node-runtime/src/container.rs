@@ -24,7 +24,9 @@ use crate::{
     sandbox::Shared,
     seccomp,
     signal::signal,
-    supervisor::{Supervisor, blocking, check_capabilities, check_mounts, check_names, check_security},
+    supervisor::{
+        Supervisor, blocking, check_app_armor, check_capabilities, check_mounts, check_names, check_security,
+    },
 };
 
 /// An image that is on the node, unpacked.
@@ -153,6 +155,7 @@ fn check(spec: &ContainerSpec) -> Result<(), RuntimeError> {
     check_names(spec)?;
     check_mounts(spec)?;
     check_capabilities(spec)?;
+    check_app_armor(spec)?;
     if !spec.security.privileged && spec.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional) {
         let reason = "Bidirectional mount propagation is available only to privileged containers".to_owned();
         return Err(RuntimeError::Refused { id: spec.id(), reason });

@@ -230,6 +230,9 @@ fn process(launch: &Launch, granted: &[String]) -> Value {
         "noNewPrivileges": spec.security.allow_privilege_escalation == Some(false),
         "oomScoreAdj": spec.oom_score_adj.unwrap_or(0),
     });
+    if let Some(profile) = &spec.security.app_armor {
+        process["apparmorProfile"] = json!(profile);
+    }
     if spec.tty {
         // What programs get while nobody sets the size of a window.
         process["consoleSize"] = json!({"height": 24, "width": 80});

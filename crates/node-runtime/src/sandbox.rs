@@ -157,8 +157,10 @@ impl Sandboxes {
         let mut first = None;
         let namespaces = if kinds.contains(&Kind::User) {
             let _numbering = self.numbering.lock().unwrap_or_else(PoisonError::into_inner);
-            let number = users::choose(&self.dir, dir)?;
+            let number = users::choose(&self.dir)?;
             first = Some(number);
+            // What is there belongs to others.
+            remove_shm(&dir.join(SHM))?;
             users::create(&self.shim, dir, kinds, &spec.hostname, number)?
         } else {
             PodNamespaces::create(dir, kinds, &spec.hostname).map_err(io::Error::other)?

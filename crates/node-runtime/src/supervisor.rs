@@ -904,6 +904,20 @@ pub(crate) fn check_capabilities(spec: &ContainerSpec) -> Result<(), RuntimeErro
     }
 }
 
+/// A profile of AppArmor must have a kernel that knows what it is; in upstream's words.
+pub(crate) fn check_app_armor(spec: &ContainerSpec) -> Result<(), RuntimeError> {
+    const ENABLED: &str = "/sys/module/apparmor/parameters/enabled";
+    let Some(profile) = &spec.security.app_armor else { return Ok(()) };
+    let rejected = |reason: &str| Err(RuntimeError::Refused { id: spec.id(), reason: reason.to_owned() });
+    if profile.is_empty() || profile.contains(char::is_control) {
+        return rejected("Cannot enforce AppArmor: the profile has no name");
+    }
+    match std::fs::read_to_string(ENABLED).is_ok_and(|enabled| enabled.trim() == "Y") {
+        true => Ok(()),
+        false => rejected("Cannot enforce AppArmor: AppArmor is not enabled on the host"),
+    }
+}
+
 /// Paths of mounts must be absolute and without `..`.
 pub(crate) fn check_mounts(spec: &ContainerSpec) -> Result<(), RuntimeError> {
     let plain = |path: &Path| {

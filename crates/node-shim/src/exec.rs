@@ -10,7 +10,7 @@ use std::{
     fs,
     fs::File,
     io::{self, Read, Write},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
@@ -25,7 +25,8 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 
 use crate::shim::child::{
-    Exec, enter_early, enter_working_dir, environment, find_program, open_agents, set_oom_score, wait_for, who,
+    Exec, confine_what_is_executed, enter_early, enter_working_dir, environment, find_program, open_agents,
+    set_oom_score, wait_for, who,
 };
 use crate::{
     own_users::UserNamespace,
@@ -99,7 +100,8 @@ fn enter_and_run(dir: &StateDir) -> Result<u8, String> {
     let program = if launch.image.is_none() { open_agents(&request.program)? } else { None };
     sys::Signals::all().block();
     running.cgroups.enter().map_err(explain("enter the container's control groups"))?;
-    let users = launch.users.as_ref().map(UserNamespace::open).transpose()?;
+    let of_child = |users| UserNamespace::of_process(running.child.pid, users);
+    let users = launch.users.as_ref().map(of_child).transpose()?;
     let mounts =
         enter_namespaces(running.child.pid, users.is_some()).map_err(explain("enter the container's namespaces"))?;
     let pid = sys::fork().map_err(explain("fork"))?;
@@ -147,8 +149,10 @@ fn become_command(
         let explain = |error: rustix::io::Errno| format!("failed to start a session: {error}");
         rustix::process::setsid().map_err(explain)?;
         set_oom_score(spec);
+        confine_what_is_executed(spec)?;
         let first_free = 3 + request.files.len() as i32;
-        let null = if launch.image.is_none() { Some(no_input()?) } else { None };
+        let proc = File::open("/proc").map_err(|error| format!("failed to open /proc: {error}"))?;
+        let null = if launch.image.is_none() { Some(no_input(&proc)?) } else { None };
         let mut open = Vec::new();
         for file in &request.files {
             let failed = |error: rustix::io::Errno| format!("failed to copy a descriptor: {error}");
@@ -158,13 +162,15 @@ fn become_command(
             rustix::thread::move_into_thread_name_spaces(mounts.as_fd(), ThreadNameSpaceType::MOUNT)
                 .map_err(|error| format!("failed to enter the container's mounts: {error}"))?;
         }
-        let null = rustix::io::fcntl_dupfd_cloexec(null.map_or_else(no_input, Ok)?, first_free).map_err(explain)?;
+        let null =
+            rustix::io::fcntl_dupfd_cloexec(null.map_or_else(|| no_input(&proc), Ok)?, first_free).map_err(explain)?;
         sys::join_new_session_keyring().map_err(|error| format!("failed to make a session keyring: {error}"))?;
         let who = who(launch)?;
         if launch.image.is_some() {
             who.own_outputs([io::stdout().as_fd(), io::stderr().as_fd()], users);
         }
         if let Some(users) = users {
+            who.check_within(users)?;
             users.enter()?;
         }
         let is_there = enter_early(launch)?;
@@ -194,21 +200,20 @@ fn become_command(
 }
 
 /// Something that has nothing to read. In a container of an image it is the container's: its root could change the mode of the node's.
-/// There `/dev/null` may be anything by now, and something else in its place is not taken.
-fn no_input() -> Result<OwnedFd, String> {
-    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let opened = rustix::fs::open("/dev/null", flags, Mode::empty());
+/// There `/dev/null` may be anything by now, and something else in its place is not even opened. `proc` is the node's.
+fn no_input(proc: &File) -> Result<OwnedFd, String> {
+    let found = rustix::fs::open("/dev/null", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
     let is_null = |file: &OwnedFd| {
         let number = rustix::fs::makedev(1, 3);
         rustix::fs::fstat(file)
             .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_char_device() && stat.st_rdev == number)
     };
-    match opened.ok().filter(is_null) {
+    match found.ok().filter(is_null) {
         Some(null) => {
-            // It is handed on as one that was opened as usual.
-            rustix::fs::fcntl_setfl(&null, OFlags::empty())
-                .map_err(|error| format!("failed to set up the input: {error}"))?;
-            Ok(null)
+            let by_descriptor = format!("self/fd/{}", null.as_raw_fd());
+            let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+            rustix::fs::openat(proc, by_descriptor, flags, Mode::empty())
+                .map_err(|error| format!("failed to set up the input: {error}"))
         }
         None => rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
             .map(|(reader, _)| reader)

@@ -5,7 +5,7 @@
 //! and those of a process are all in one user namespace.
 //!
 //! ```text
-//!  agent ──exec──▶ shim --namespaces KIND…
+//!  agent ──exec──▶ shim --namespaces NUMBER KIND…
 //!    ◀── 'u'        in a user namespace
 //!    maps of ids ─▶
 //!    'm' ──▶        becomes its root, makes the others
@@ -13,6 +13,9 @@
 //!    pins all
 //!    end of input ▶ ends
 //! ```
+//!
+//! The namespace belongs to the number of the pod's root: what the kernel counts of the pod, it counts against that number and not against
+//! the node's root; and it is where an agent finds the number again.
 //!
 //! The container is made with the node's rights, as every other one is, and only then enters: the file systems are the node's, so
 //! that nothing of what the container may do to a mount or a device depends on how the kernel treats those of a namespace. What it sees of
@@ -24,14 +27,16 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     os::fd::{AsFd, BorrowedFd},
+    path::Path,
     process::ExitCode,
 };
 
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
-use crate::{IDS_OF_POD, OwnUsers, shim::child::unshare, sys};
+use crate::{IDS_OF_POD, OwnUsers, beneath, shim::child::unshare, sys};
 
-/// First argument of the program that makes namespaces for a pod with users of its own; their kinds follow, as in `/proc/PID/ns`.
+/// First argument of the program that makes namespaces for a pod with users of its own. The node's number of the pod's root follows, and
+/// their kinds, as in `/proc/PID/ns`.
 pub const FLAG: &str = "--namespaces";
 /// Said when it is in its user namespace, and has no number there yet.
 pub const UNMAPPED: u8 = b'u';
@@ -53,33 +58,52 @@ pub struct UserNamespace {
 impl UserNamespace {
     /// Opens it by its name on the node.
     pub fn open(users: &OwnUsers) -> Result<Self, String> {
-        let file = File::open(&users.namespace)
-            .map_err(|error| format!("failed to open the pod's user namespace: {error}"))?;
+        Self::open_at(&users.namespace, users)
+    }
+
+    /// That which a process of the container is in.
+    pub fn of_process(pid: i32, users: &OwnUsers) -> Result<Self, String> {
+        Self::open_at(format!("/proc/{pid}/ns/user").as_ref(), users)
+    }
+
+    fn open_at(path: &Path, users: &OwnUsers) -> Result<Self, String> {
+        let file = File::open(path).map_err(|error| format!("failed to open the pod's user namespace: {error}"))?;
         Ok(Self { file, first: users.first })
+    }
+
+    /// Whether it is a number of the pod.
+    pub fn has(&self, id: u32) -> bool {
+        id < IDS_OF_POD
     }
 
     /// The node's number of one of the pod's.
     pub fn on_the_node(&self, id: u32) -> u32 {
-        self.first + if id < IDS_OF_POD { id } else { NOBODY }
+        self.first + if self.has(id) { id } else { NOBODY }
     }
 
-    /// Shows the files of a detached tree of mounts with the pod's numbers. File systems in it that cannot keep the node's.
+    /// Shows the files of a detached tree of mounts with the pod's numbers. File systems in it that cannot keep the node's. What is a device
+    /// in a directory of files is none any more: its owner on the disk would be the pod's.
     pub fn map(&self, tree: BorrowedFd<'_>) -> io::Result<()> {
-        let mapped = sys::map_ids_of_mount(tree, libc::AT_RECURSIVE, self.file.as_fd());
-        match mapped {
+        let attributes = if beneath::is_dir(tree)? { libc::MOUNT_ATTR_NODEV } else { 0 };
+        let map = |flags: i32| sys::map_ids_of_mount(tree, flags, attributes, self.file.as_fd());
+        match map(libc::AT_RECURSIVE) {
             // One of those that are mounted in it, as /proc is in /.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                sys::map_ids_of_mount(tree, 0, self.file.as_fd())
-            }
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => map(0),
             mapped => mapped,
         }
     }
 
     /// Becomes root in it. What the process had on the node it has no more.
+    ///
+    /// Before it is one of the pod's users it is the node's root with rights in the pod's namespace, and till its program runs it has more
+    /// rights than that: who may trace processes in the pod must not trace this one.
     pub fn enter(&self) -> Result<(), String> {
         let enter = || -> io::Result<()> {
+            sys::deny_tracing()?;
             rustix::thread::move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::User))?;
-            become_root()
+            become_root()?;
+            // A node may be set to let processes that changed their users be traced.
+            sys::deny_tracing()
         };
         enter().map_err(|error| format!("failed to enter the pod's user namespace: {error}"))
     }
@@ -89,9 +113,9 @@ fn become_root() -> io::Result<()> {
     sys::become_user(Some(0), Some(0), &[0])
 }
 
-/// `shim --namespaces KIND…`
-pub(crate) fn make(kinds: &[OsString]) -> ExitCode {
-    match hold(kinds) {
+/// `shim --namespaces NUMBER KIND…`
+pub(crate) fn make(args: &[OsString]) -> ExitCode {
+    match hold(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             eprintln!("{message}");
@@ -100,7 +124,9 @@ pub(crate) fn make(kinds: &[OsString]) -> ExitCode {
     }
 }
 
-fn hold(kinds: &[OsString]) -> Result<(), String> {
+fn hold(args: &[OsString]) -> Result<(), String> {
+    let number = args.split_first().and_then(|(first, kinds)| Some((first.to_str()?.parse::<u32>().ok()?, kinds)));
+    let (first, kinds) = number.ok_or("the number of the pod's root is missing")?;
     let explain = |act: &'static str| move |error: io::Error| format!("failed to {act}: {error}");
     let mut flags = UnshareFlags::empty();
     for kind in kinds {
@@ -111,6 +137,7 @@ fn hold(kinds: &[OsString]) -> Result<(), String> {
             _ => return Err(format!("no kind of namespace: {}", kind.display())),
         };
     }
+    sys::act_as(first).map_err(explain("act as the pod's root"))?;
     unshare(UnshareFlags::NEWUSER).map_err(|error| {
         format!("failed to make a user namespace: {error}; the kernel allows as many as /proc/sys/user/max_user_namespaces says")
     })?;

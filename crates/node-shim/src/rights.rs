@@ -142,6 +142,18 @@ impl Who {
         self
     }
 
+    /// Whether these are numbers that the pod has.
+    pub fn check_within(&self, users: &UserNamespace) -> Result<(), String> {
+        let mut ids = self.uid.iter().chain(&self.gid).chain(&self.groups);
+        match ids.find(|id| !users.has(**id)) {
+            None => Ok(()),
+            Some(id) => Err(format!(
+                "user or group {id} is none of the pod's: with hostUsers: false it has 0 to {}",
+                crate::IDS_OF_POD - 1
+            )),
+        }
+    }
+
     /// Lets the user open its outputs again by their names (`/dev/stdout`): they are pipes, which belong to whoever made them.
     pub fn own_outputs(&self, outputs: [BorrowedFd<'_>; 2], users: Option<&UserNamespace>) {
         let on_the_node = |id: u32| users.map_or(id, |users| users.on_the_node(id));

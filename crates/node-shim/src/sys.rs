@@ -329,9 +329,10 @@ pub fn set_propagation(tree: BorrowedFd<'_>, propagation: libc::c_ulong) -> io::
 }
 
 /// Shows the files of a detached mount with the users of a user namespace (Linux 5.12): number 0 on the disk is its root, and so on.
-pub fn map_ids_of_mount(tree: BorrowedFd<'_>, flags: i32, users: BorrowedFd<'_>) -> io::Result<()> {
-    let userns_fd = users.as_raw_fd() as _;
-    let attributes = libc::mount_attr { attr_set: libc::MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd };
+/// `attributes` are set as well.
+pub fn map_ids_of_mount(tree: BorrowedFd<'_>, flags: i32, attributes: u64, users: BorrowedFd<'_>) -> io::Result<()> {
+    let (attr_set, userns_fd) = (libc::MOUNT_ATTR_IDMAP | attributes, users.as_raw_fd() as _);
+    let attributes = libc::mount_attr { attr_set, attr_clr: 0, propagation: 0, userns_fd };
     mount_setattr(tree, libc::AT_EMPTY_PATH | flags, attributes)
 }
 

@@ -298,6 +298,9 @@ pub struct Security {
     /// The node's own profile that takes the place of the one above.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seccomp_profile: Option<SeccompProfile>,
+    /// The profile of AppArmor that the kernel holds its programs to; it must be loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app_armor: Option<String>,
     /// `procMount: Unmasked`.
     pub unmasked_proc: bool,
     /// Whether the start is rejected when it would run as root.

@@ -351,3 +351,53 @@ fn limits_are_those_of_version_2_and_a_pod_that_takes_all_memory_dies_alone() ->
     up.wait_programs(&["limited".to_owned()])?;
     up.wait_ready()
 }
+
+/// What this machine's kernel may lack: AppArmor, and users of a pod's own on a kernel that is some years old.
+#[test]
+fn a_pod_is_held_by_the_profile_and_the_users_that_it_names() -> Result<()> {
+    let profile = include_bytes!("../../data/apparmor/selvedge-test.bin");
+    let up = Up::start(|setup| setup.files.push(("data/profile.bin".into(), profile.to_vec())))?;
+    let Some(up) = up else { return Ok(()) };
+    let load = "mount -t securityfs none /sys/kernel/security; cat /data/profile.bin > /sys/kernel/security/apparmor/.load; \
+                cat /sys/kernel/security/apparmor/profiles";
+    let loaded = up.machine.run(load)?;
+    ensure!(loaded.contains("selvedge-test (enforce)"), "{loaded}");
+
+    let script = "exec > /dev/termination-log 2>&1; cat /proc/self/attr/current /proc/self/uid_map; echo x > /allowed; echo x > /denied";
+    let mut confined = container("confined");
+    confined["spec"]["restartPolicy"] = "Never".into();
+    confined["spec"]["hostUsers"] = false.into();
+    confined["spec"]["containers"][0]["command"] = json!(["sh", "-c", script]);
+    confined["spec"]["containers"][0]["securityContext"] =
+        json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": "selvedge-test"}});
+    up.create_pod(&confined)?;
+    let message = eventually("what the pod has seen", PATIENCE, || {
+        let pod = up.api.get(&format!("{PODS}/confined")).map_err(|error| format!("{error:#}"))?;
+        let end = pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"].as_str().map(str::to_owned);
+        end.ok_or_else(|| pod["status"].to_string())
+    })?;
+    let lines: Vec<&str> = message.lines().map(str::trim).collect();
+    let [label, map, denied] = lines[..] else { anyhow::bail!("{message}") };
+    ensure!(label == "selvedge-test (enforce)", "{message}");
+    ensure!(map.split_whitespace().collect::<Vec<_>>() == ["0", "65536", "65536"], "{message}");
+    ensure!(denied.contains("/denied: Permission denied"), "{message}");
+
+    // Commands are held as well: this one is ready only then.
+    let mut ready = container("ready");
+    ready["spec"]["securityContext"] = confined["spec"]["containers"][0]["securityContext"].clone();
+    ready["spec"]["containers"][0]["readinessProbe"] = json!({
+        "exec": {"command": ["grep", "-q", "^selvedge-test (enforce)", "/proc/self/attr/current"]}, "periodSeconds": 1,
+    });
+    up.create_pod(&ready)?;
+    up.wait_pods(&["ready".to_owned()])?;
+
+    let mut unknown = container("unknown");
+    unknown["spec"]["securityContext"] =
+        json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": "not-loaded"}});
+    up.create_pod(&unknown)?;
+    eventually("why a pod waits", PATIENCE, || {
+        let pod = up.api.get(&format!("{PODS}/unknown")).map_err(|error| format!("{error:#}"))?;
+        let status = pod["status"].to_string();
+        if status.contains("failed to apply AppArmor profile not-loaded") { Ok(()) } else { Err(status) }
+    })
+}

@@ -25,7 +25,10 @@ fn security_of(container: &ContainerSecurityContext, pod: &PodSecurityContext) -
     let file = profile.filter(|profile| profile.r#type == "Localhost");
     let seccomp_profile =
         file.map(|file| SeccompProfile { path: file.localhost_profile.clone(), ..SeccompProfile::default() });
+    let app_armor = container.app_armor_profile.as_ref().or(pod.app_armor_profile.as_ref());
+    let app_armor = app_armor.filter(|profile| profile.r#type == "Localhost");
     Security {
+        app_armor: app_armor.map(|profile| profile.localhost_profile.clone()),
         privileged: container.privileged == Some(true),
         capabilities_add: container.capabilities.add.clone(),
         capabilities_drop: container.capabilities.drop.clone(),
@@ -201,6 +204,19 @@ mod tests {
             );
             let found = security.seccomp_profile.as_ref().and_then(|profile| profile.path.to_str());
             assert_eq!((security.seccomp, found), (seccomp, file), "{pod} {container}");
+        }
+        let localhost = |name: &str| json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": name}});
+        for (pod, container, found) in [
+            (json!({}), json!({}), None),
+            (localhost("a"), json!({}), Some("a")),
+            (localhost("a"), localhost("b"), Some("b")),
+            (localhost("a"), json!({"appArmorProfile": {"type": "Unconfined"}}), None),
+        ] {
+            let security = security_of(
+                &serde_json::from_value(container.clone()).expect("a security context"),
+                &serde_json::from_value(pod.clone()).expect("a security context"),
+            );
+            assert_eq!(security.app_armor.as_deref(), found, "{pod} {container}");
         }
     }
 }

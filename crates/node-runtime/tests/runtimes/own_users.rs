@@ -1,6 +1,12 @@
 //! Pods whose users are their own (`hostUsers: false`): root inside, nobody on the node.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use node_runtime::{
     ContainerRuntime, ContainerSpec, ExitRecord, Mount, OciRuntime, PodRuntime as _, PodSpec, Propagation,
@@ -97,6 +103,11 @@ async fn root_of_a_pod_is_nobody_on_the_node() {
     assert_eq!(written.uid(), first);
     let image = fs::metadata(fixture.folder.path().join("layers/low/bin/busybox")).unwrap();
     assert_eq!(image.uid(), 0, "other containers share the image");
+    let mut owner: libc::uid_t = 0;
+    let namespace = fs::File::open(format!("/proc/{child}/ns/user")).unwrap();
+    // SAFETY: the number is written and outlives the call, and the descriptor is open.
+    let asked = unsafe { libc::ioctl(namespace.as_raw_fd(), 0xb704, &raw mut owner) };
+    assert_eq!((asked, owner), (0, first), "what the kernel counts of the pod counts against its own number");
     for kind in ["user", "net", "ipc", "uts", "mnt", "pid"] {
         let of = |who: &str| fs::read_link(format!("/proc/{who}/ns/{kind}")).unwrap();
         assert_ne!(of(&child.to_string()), of("self"), "{kind}");
@@ -140,7 +151,10 @@ async fn its_rights_are_over_its_own_namespaces_alone() {
         .await;
     // Privileged as it is, the node's devices and what is only root's are not its own.
     let privileged = |spec: &mut ContainerSpec| spec.security.privileged = true;
-    let script = "for one in /dev/*; do test -b $one && (: < $one) 2>/dev/null && echo open $one; done; \
+    let device = image_of(&fixture).store.join("high/disk");
+    let made = std::process::Command::new("mknod").args(["-m", "666"]).arg(&device).args(["b", "7", "0"]).status();
+    assert!(made.unwrap().success());
+    let script = "for one in /disk /dev/*; do test -b $one && (: < $one) 2>/dev/null && echo open $one; done; \
                   (: > /dev/kmsg) 2>/dev/null || echo no log of the kernel; \
                   (: > /proc/sys/kernel/core_pattern) 2>/dev/null || echo no parameter; \
                   : < /dev/zero && mount -t tmpfs none /tmp && echo its own";
@@ -187,6 +201,10 @@ async fn volumes_keep_on_the_disk_what_the_pod_says() {
     shared.mounts = vec![Mount { propagation: Propagation::Bidirectional, ..mount("/v", None) }];
     let error = try_run(&fixture, &shared).await.unwrap_err();
     assert!(message(&error).contains("not possible with hostUsers: false"), "{}", message(&error));
+    let mut unmapped = spec(&fixture, "true");
+    unmapped.run_as_user = Some(70_000);
+    let error = try_run(&fixture, &unmapped).await.unwrap_err();
+    assert!(message(&error).contains("70000 is none of the pod's"), "{}", message(&error));
     let mut proc = spec(&fixture, "stat -c %u /node/proc/1; echo end");
     proc.mounts = vec![Mount { host_path: "/".into(), container_path: "/node".into(), ..Mount::default() }];
     let (log, _) = try_run(&fixture, &proc).await.map_err(|error| message(&error)).unwrap();

@@ -47,6 +47,25 @@ fn printed(fixture: &Fixture, spec: &ContainerSpec) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn a_profile_of_app_armor_needs_a_kernel_that_has_it() {
+    let Some(fixture) = container::fixture() else { return };
+    let named = |profile: &str| {
+        let mut spec = container::spec(&fixture, "echo up");
+        spec.security.app_armor = Some(profile.to_owned());
+        spec
+    };
+    for profile in ["", "a\nb"] {
+        let error = fixture.runtime().check(&named(profile)).unwrap_err();
+        assert!(message(&error).contains("the profile has no name"), "{}", message(&error));
+    }
+    // Where it is, `it::vm` looks.
+    if !std::path::Path::new("/sys/module/apparmor").exists() {
+        let error = fixture.runtime().check(&named("some")).unwrap_err();
+        assert!(message(&error).contains("AppArmor is not enabled on the host"), "{}", message(&error));
+    }
+}
+
+#[tokio::test]
 async fn a_profile_of_the_node_decides_which_calls_a_container_may_make() {
     for (may_gain, adds) in [(None, None), (Some(false), None), (None, Some("SYS_TIME"))] {
         let Some(fixture) = container::fixture() else { return };

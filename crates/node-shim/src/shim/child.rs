@@ -167,8 +167,9 @@ fn run_image(launch: &Launch, image: &ImageRoot, places: &Places<'_>, ends: &mut
     wait_for_go(ends)?;
     enter_groups(ends)?;
     join(&launch.namespaces)?;
-    // By the node's own `/proc`: the container may have a volume in the place of its own.
+    // Both by the node's own `/proc`: the container may have a volume in the place of its own.
     set_oom_score(&launch.spec);
+    confine_what_is_executed(&launch.spec)?;
     unshare(UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP).map_err(|error| {
         format!("failed to make the container's namespaces: {error}; images need a node that runs as root")
     })?;
@@ -271,6 +272,7 @@ fn program(launch: &Launch, users: Option<&UserNamespace>, ends: &mut Ends, die_
     let who = who(launch)?;
     who.own_outputs([ends.stdout.as_fd(), ends.stderr.as_fd()], users);
     if let Some(users) = users {
+        who.check_within(users)?;
         users.enter()?;
         // What was mounted for it becomes a copy that belongs to its own users.
         unshare(UnshareFlags::NEWNS).map_err(|error| explain("make its mounts its own", error))?;
@@ -335,6 +337,18 @@ fn program(launch: &Launch, users: Option<&UserNamespace>, ends: &mut Ends, die_
 /// The agent and the shim are spared; what they start is not. Below what it was, only root may go.
 pub fn set_oom_score(spec: &ContainerSpec) {
     let _ = fs::write("/proc/self/oom_score_adj", spec.oom_score_adj.unwrap_or(0).clamp(-1000, 1000).to_string());
+}
+
+/// Has the kernel hold what this process executes next, and all that this starts, to the profile of AppArmor that the spec names.
+pub fn confine_what_is_executed(spec: &ContainerSpec) -> Result<(), String> {
+    let Some(profile) = &spec.security.app_armor else { return Ok(()) };
+    // Kernels before 5.8 have one file for all modules of this kind.
+    let files = ["/proc/thread-self/attr/apparmor/exec", "/proc/thread-self/attr/exec"];
+    let file = files.into_iter().find(|file| Path::new(file).exists()).unwrap_or(files[1]);
+    fs::write(file, format!("exec {profile}")).map_err(|error| {
+        let hint = if error.kind() == io::ErrorKind::NotFound { "; load it by apparmor_parser" } else { "" };
+        format!("failed to apply AppArmor profile {profile}: {error}{hint}")
+    })
 }
 
 /// Whom the container's programs run as. Of an image its files say it, which are at `/` by now.

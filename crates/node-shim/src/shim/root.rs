@@ -428,7 +428,9 @@ impl Root {
         let options = overlay_options(&layers, places.state)?;
         let mount = |options: &str| -> io::Result<()> {
             let options = std::ffi::CString::new(options)?;
-            Ok(rustix::mount::mount("overlay", places.staging, "overlay", MountFlags::empty(), options.as_c_str())?)
+            // Where files have the pod's users, the owner of a device that an image brings would be one of them.
+            let flags = if places.users.is_some() { MountFlags::NODEV } else { MountFlags::empty() };
+            Ok(rustix::mount::mount("overlay", places.staging, "overlay", flags, options.as_c_str())?)
         };
         // What the container writes to its root is of no use after a power cut: it need not be flushed (Linux 5.10).
         mount(&format!("{options},volatile"))

@@ -201,6 +201,7 @@ fn security(dice: &mut Dice) -> Security {
         read_only_root: dice.hits(30),
         seccomp: if dice.hits(25) { Seccomp::Unconfined } else { Seccomp::RuntimeDefault },
         seccomp_profile: None,
+        app_armor: None,
         unmasked_proc: dice.hits(10),
         run_as_non_root: false,
     }
