@@ -32,7 +32,10 @@ const OTHER_VOLUMES: Does = Rejected(
     "does not mount volumes of this kind; configMap, secret, emptyDir, hostPath, persistentVolumeClaim, downwardAPI and projected are served",
 );
 
-const NO_OTHER_RESOURCE: &str = "limits cpu and memory; leave other resources out";
+const RESOURCES: Does = Keys(
+    &["cpu", "memory", "ephemeral-storage"],
+    "limits cpu, memory and ephemeral-storage; leave other resources out",
+);
 
 const NO_APP_ARMOR: Does = Only(&["Unconfined"], "loads no AppArmor profile; use Unconfined, or leave it out");
 
@@ -90,8 +93,15 @@ pub const TABLES: &[(&str, &[Row])] = &[
             both(
                 "resource",
                 Only(
-                    &["limits.cpu", "limits.memory", "requests.cpu", "requests.memory"],
-                    "knows limits.cpu, limits.memory, requests.cpu and requests.memory only",
+                    &[
+                        "limits.cpu",
+                        "limits.memory",
+                        "limits.ephemeral-storage",
+                        "requests.cpu",
+                        "requests.memory",
+                        "requests.ephemeral-storage",
+                    ],
+                    "knows the limits and requests of cpu, memory and ephemeral-storage only",
                 ),
             ),
         ],
@@ -185,8 +195,8 @@ pub const TABLES: &[(&str, &[Row])] = &[
         "ResourceRequirements",
         &[
             both("claims", Rejected("has no devices to claim; leave it out")),
-            both("limits", Keys(&["cpu", "memory"], NO_OTHER_RESOURCE)),
-            both("requests", Keys(&["cpu", "memory"], NO_OTHER_RESOURCE)),
+            both("limits", RESOURCES),
+            both("requests", RESOURCES),
         ],
     ),
     ("ContainerResizePolicy", &[both("resourceName", Honoured), both("restartPolicy", Honoured)]),

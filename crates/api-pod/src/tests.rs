@@ -199,7 +199,8 @@ fn a_pod_as_the_api_stores_it_is_supported() {
         "containers": [{
             "name": "a", "image": "file:///opt/a.wasm", "imagePullPolicy": "IfNotPresent",
             "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
-            "resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1"}},
+            "resources": {"limits": {"cpu": "1", "memory": "1Gi", "ephemeral-storage": "2Gi"},
+                "requests": {"cpu": "1", "ephemeral-storage": "50Mi"}},
             "livenessProbe": {"exec": {"command": ["/opt/probe.wasm"]}, "periodSeconds": 10},
             "volumeMounts": [{"name": "kube-api-access-x", "mountPath": "/x", "readOnly": true}],
         }],

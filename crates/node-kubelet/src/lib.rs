@@ -348,6 +348,7 @@ fn spawn(parts: Parts) -> KubeletHandle {
         service_api: config.network.as_ref().and_then(|network| network.service_api()),
         cpu_millis: machine.allocatable_cpu_millis(),
         memory_bytes: machine.allocatable_memory_bytes(),
+        storage_bytes: stats::machine::disk(&config.data_dir).unwrap_or_default().capacity_bytes,
         registry: registry.clone(),
         sync_seconds: config.metrics.histogram(
             "kubelet_pod_worker_duration_seconds",

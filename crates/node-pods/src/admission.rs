@@ -54,7 +54,7 @@ impl Resources {
 }
 
 /// What a pod takes of one resource at most at a time, from what each of its containers takes.
-fn total(pod: &Pod, of: impl Fn(&Container) -> u64) -> u64 {
+pub(crate) fn total(pod: &Pod, of: impl Fn(&Container) -> u64) -> u64 {
     let apps: u64 = pod.spec.containers.iter().map(&of).fold(0, u64::saturating_add);
     // Init containers run one at a time, before the others, each beside the sidecars that were started before it.
     let (mut sidecars, mut init) = (0_u64, 0_u64);
@@ -129,7 +129,7 @@ pub(crate) fn fits(requested: &Resources, used: &Resources, node: &Resources) ->
         let used = used.get(name);
         let unit = match name {
             "cpu" => "m",
-            "memory" => " bytes",
+            "memory" | "ephemeral-storage" => " bytes",
             _ => "",
         };
         let message = format!(

@@ -58,7 +58,7 @@ pub(crate) enum ValueError {
     NotText { kind: ObjectKind, name: String, key: String },
     #[error("field path `{0}` is not supported")]
     Field(String),
-    #[error("resource `{0}` is not supported; use limits.cpu, limits.memory, requests.cpu or requests.memory")]
+    #[error("resource `{0}` is not supported; use limits. or requests. with cpu, memory or ephemeral-storage")]
     Resource(String),
     #[error("{0} has more than {EXPANDED_BYTES_MAX} bytes after `$(NAME)` was replaced, which no program can be given")]
     TooLong(String),
@@ -81,6 +81,7 @@ pub(crate) struct NodeFacts {
     /// In place of a limit that a container does not have.
     pub cpu_millis: u64,
     pub memory_bytes: u64,
+    pub storage_bytes: u64,
     /// Where the hub is, when that is known.
     pub hub: Option<Endpoint>,
     /// Whether the pod's programs can reach Services.
@@ -280,6 +281,7 @@ pub(crate) fn resource_value(
     let whole_node = match resource {
         "cpu" => node.cpu_millis,
         "memory" => node.memory_bytes.saturating_mul(1000),
+        "ephemeral-storage" => node.storage_bytes.saturating_mul(1000),
         _ => return Err(unknown()),
     };
     let millis = match list {

@@ -151,6 +151,8 @@ pub struct Context {
     pub cpu_millis: u64,
     /// Memory that pods may have.
     pub memory_bytes: u64,
+    /// Disk that pods may have.
+    pub storage_bytes: u64,
     /// What is reported of the node.
     pub registry: StatusRegistry,
     /// How long the steps of pods take.
@@ -199,6 +201,7 @@ impl Shared {
             pod_ips: Vec::new(),
             cpu_millis: self.context.cpu_millis,
             memory_bytes: self.context.memory_bytes,
+            storage_bytes: self.context.storage_bytes,
             hub: self.context.client.endpoint(),
             has_services: false,
         }
@@ -780,6 +783,7 @@ impl Manager {
         Resources::of([
             ("cpu", context.cpu_millis),
             ("memory", context.memory_bytes),
+            ("ephemeral-storage", context.storage_bytes),
             ("pods", u64::from(context.config.max_pods)),
         ])
     }

@@ -69,9 +69,10 @@ pub(crate) fn with_resources_of(mut pod: Pod, given: &Pod) -> Pod {
     pod
 }
 
-/// What a container runs with.
-pub(crate) fn in_force(status: &ContainerStatus) -> Resources {
-    let amounts = |cpu_millis: Option<u64>, memory_bytes: Option<u64>| -> BTreeMap<String, Quantity> {
+/// What a container runs with. Only CPU and memory are resized; of all else it has what is desired.
+pub(crate) fn in_force(container: &Container, status: &ContainerStatus) -> Resources {
+    type Amounts = BTreeMap<String, Quantity>;
+    let amounts = |desired: &Amounts, cpu_millis: Option<u64>, memory_bytes: Option<u64>| -> Amounts {
         let cpu = cpu_millis.map(|millis| match millis % 1000 {
             0 => (millis / 1000).to_string(),
             _ => format!("{millis}m"),
@@ -81,11 +82,14 @@ pub(crate) fn in_force(status: &ContainerStatus) -> Resources {
             _ => bytes.to_string(),
         });
         let named = [("cpu", cpu), ("memory", memory)].into_iter();
-        named.filter_map(|(name, amount)| Some((name.to_owned(), Quantity::Text(amount?)))).collect()
+        let given = named.filter_map(|(name, amount)| Some((name.to_owned(), Quantity::Text(amount?))));
+        let others = desired.iter().filter(|(name, _)| !matches!(name.as_str(), "cpu" | "memory"));
+        given.chain(others.map(|(name, amount)| (name.clone(), amount.clone()))).collect()
     };
+    let desired = &container.resources;
     Resources {
-        limits: amounts(status.limits.cpu_millis, status.limits.memory_bytes),
-        requests: amounts(status.requests.cpu_millis, status.requests.memory_bytes),
+        limits: amounts(&desired.limits, status.limits.cpu_millis, status.limits.memory_bytes),
+        requests: amounts(&desired.requests, status.requests.cpu_millis, status.requests.memory_bytes),
     }
 }
 
@@ -96,7 +100,7 @@ pub(crate) fn with_resources_in_force(mut pod: Pod, statuses: &[ContainerStatus]
         if let Some(status) = of.max_by_key(|status| status.id.attempt)
             && differs(container, status)
         {
-            container.resources = in_force(status);
+            container.resources = in_force(container, status);
         }
     }
     pod

@@ -303,7 +303,7 @@ fn add_resources(status: &mut Value, container: &Container, observed: &Observed)
     if let Some(current) = observed.current.as_ref().filter(|_| is_running(observed))
         && resize::differs(container, current)
     {
-        in_force = json!(resize::in_force(current));
+        in_force = json!(resize::in_force(container, current));
     }
     set_field(status, "resources", in_force);
 }

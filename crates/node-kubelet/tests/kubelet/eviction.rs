@@ -152,6 +152,45 @@ async fn a_node_short_of_disk_ends_who_has_most_of_it_and_takes_no_pod() {
 }
 
 #[tokio::test]
+async fn a_pod_that_has_more_on_the_disk_than_its_limit_is_evicted_and_no_other() {
+    let hub = FakeHub::start().await;
+    let limited = |name: &str, limit: &str| {
+        let resources = json!({"limits": {"ephemeral-storage": limit}, "requests": {"ephemeral-storage": "1Mi"}});
+        let mut pod =
+            pod(name, json!({"resources": resources, "volumeMounts": [{"name": "data", "mountPath": "/data"}]}));
+        pod["spec"]["volumes"] = json!([{"name": "data", "emptyDir": {}}]);
+        pod["spec"]["terminationGracePeriodSeconds"] = 700.into();
+        pod
+    };
+    hub.put_pod(limited("greedy", "3Mi"));
+    hub.put_pod(limited("modest", "30Mi"));
+    hub.put_pod(limited("too-large", "7Ei"));
+    let mut large = limited("impossible", "7Ei");
+    large["spec"]["containers"][0]["resources"]["requests"]["ephemeral-storage"] = "6Ei".into();
+    hub.put_pod(large);
+    let mut node = Node::new();
+    node.start(Some(&hub)).await;
+    for name in ["greedy", "modest", "too-large"] {
+        is_ready(&hub, name).await;
+        let data = node.runtime.mount(&format!("uid-{name}_a_0"), "/data").unwrap();
+        std::fs::write(data.join("file"), vec![1; 4_000_000]).unwrap();
+    }
+    eventually("the pod failed", || {
+        let status = status_of(&hub, "greedy");
+        let is_evicted = status["phase"] == "Failed"
+            && status["reason"] == "Evicted"
+            && status["message"] == "Pod ephemeral local storage usage exceeds the total limit of containers 3Mi. ";
+        if is_evicted { Ok(()) } else { Err(status.to_string()) }
+    })
+    .await;
+    assert_eq!(node.runtime.graces("uid-greedy_a_0"), [1]);
+    runs(&node, &["uid-modest_a_0", "uid-too-large_a_0"]).await;
+    let rejected = status_of(&hub, "impossible");
+    assert_eq!(rejected["reason"], "OutOfephemeral-storage", "{rejected}");
+    node.kill().await;
+}
+
+#[tokio::test]
 async fn for_a_soft_threshold_a_pod_has_its_time_to_end() {
     let hub = FakeHub::start().await;
     let mut web = pod("web", json!({}));

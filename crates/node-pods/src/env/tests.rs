@@ -48,6 +48,7 @@ fn env_near(container: Value, hub: Option<Endpoint>) -> Result<BTreeMap<String, 
         pod_ips: Vec::new(),
         cpu_millis: 4000,
         memory_bytes: 1 << 30,
+        storage_bytes: 64 << 30,
         hub,
         has_services: false,
     };
@@ -84,8 +85,10 @@ fn values_come_from_every_source() {
             {"name": "M", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory", "divisor": "1Mi"}}},
             {"name": "R", "valueFrom": {"resourceFieldRef": {"resource": "requests.memory", "divisor": "1Mi"}}},
             {"name": "C", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}},
+            {"name": "S", "valueFrom": {"resourceFieldRef": {"resource": "limits.ephemeral-storage", "divisor": "1Gi"}}},
+            {"name": "T", "valueFrom": {"resourceFieldRef": {"resource": "requests.ephemeral-storage"}}},
         ]}),
-        &[("M", "64"), ("R", "64"), ("C", "4")],
+        &[("M", "64"), ("R", "64"), ("C", "4"), ("S", "64"), ("T", "0")],
     );
 }
 

@@ -49,9 +49,10 @@ fn a_container_restarts_for_what_it_says_and_for_nothing_else() {
 fn what_is_in_force_is_what_was_given() {
     let limits = Limits { cpu_millis: Some(1500), memory_bytes: Some(5 << 20), pids: None };
     let now = status(limits, Requests { cpu_millis: Some(250), memory_bytes: Some(5 << 20) });
-    let desired = pod(json!({"limits": {"cpu": "2"}}), json!([]));
+    let desired = pod(json!({"limits": {"cpu": "2", "ephemeral-storage": "1Gi"}}), json!([]));
     let found = with_resources_in_force(desired.clone(), std::slice::from_ref(&now));
     assert!(!differs(&found.spec.containers[0], &now) && !is_same(&found, &desired));
+    assert_eq!(found.spec.containers[0].resources.limits["ephemeral-storage"], Quantity::Text("1Gi".into()));
     assert!(is_same(&with_resources_of(desired.clone(), &found), &found));
     assert!(is_same(&with_resources_in_force(desired.clone(), &[]), &desired));
 }

@@ -1,5 +1,7 @@
 //! The volumes of a pod: prepared, looked at again, and what is done while they do not answer.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -7,7 +9,7 @@ use node_runtime::{PodInstance, RuntimeError};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::Worker;
+use super::{Halt, Worker};
 use crate::admission::{self, AdmissionError};
 use crate::inbox::Done;
 use crate::volumes::{self, Places, Prepared, VolumeError, usage};
@@ -22,10 +24,12 @@ const RESYNC_PERIOD: Duration = Duration::from_secs(60);
 /// Volumes that take longer are on a disk or share that does not answer.
 const SLOW_AFTER: Duration = Duration::from_secs(30);
 
-/// Volumes with a limit are measured this often, as other kubelets do it, …
+/// What has a limit on the disk is measured this often, as other kubelets do it, …
 const MEASURE_PERIOD: Duration = Duration::from_secs(10);
 /// … and one that has many files less often: measuring takes no more than this part of the time.
 const MEASURE_SHARE: u32 = 50;
+/// What the containers of a pod that has too much there get to end, as with other kubelets: each moment it may fill the disk.
+const EVICTION_GRACE: Duration = Duration::from_secs(1);
 
 /// What is known of a pod's volumes.
 #[derive(Debug, Default)]
@@ -150,26 +154,32 @@ impl Worker {
         }
     }
 
-    /// Measures the volumes on disk that have a limit, when it is time to.
+    /// Measures what the pod has on the disk, where that has a limit, when it is time to.
     pub(super) fn measure_volumes(&mut self) {
         if self.volumes.measure_at.is_none_or(|at| at > Instant::now()) || self.is_ending() {
             return;
         }
         self.volumes.measure_at = None;
         let (pod, dir, inbox) = (self.pod.clone(), self.dir.clone(), self.inbox.clone());
+        let written = self.containers.iter().filter_map(|(name, record)| {
+            let current = record.observed.current.as_ref()?;
+            Some((name.clone(), self.runtime.as_ref()?.writable_dir(&current.id)?))
+        });
+        let written: BTreeMap<String, PathBuf> = written.collect();
         base_observe::spawn_blocking_named("volume-sizes", move || {
             let begun = std::time::Instant::now();
-            let excess = usage::excess(&pod, &dir);
+            let excess = usage::excess(&pod, &dir, &written);
             inbox.done(Done::Measured { excess, took: begun.elapsed() });
         });
     }
 
-    /// A volume that holds more than it may ends its pod, as on other kubelets' nodes.
+    /// A pod that has more on the disk than it may ends, within a second, as on other kubelets' nodes.
     pub(super) fn volumes_measured(&mut self, excess: Option<String>, took: Duration) {
         self.volumes.measure_at = Some(Instant::now() + MEASURE_PERIOD.max(took * MEASURE_SHARE));
         if let Some(message) = excess.filter(|_| self.state.failure.is_none() && !self.is_ending()) {
             self.shared.events.pod_warning(&self.pod, None, "Evicted", message.clone());
             self.fail("Evicted", message);
+            self.halt.get_or_insert(Halt { grace: EVICTION_GRACE, done: None });
         }
     }
 
