@@ -53,6 +53,8 @@ const UNSEEN_RETRY: Duration = Duration::from_millis(200);
 const NAME_TAKEN_RETRY: Duration = Duration::from_secs(2);
 /// A change of the wall clock is noticed within this time.
 const DEADLINE_MAX: Duration = Duration::from_secs(60);
+/// The generation of a set that is to be remembered anew.
+const UNKNOWN: i64 = -1;
 /// Changes of revisions that were written by hand; more are looked at with the set's next change.
 const TAKEN_NAMES_MAX: usize = 10;
 
@@ -356,6 +358,24 @@ impl DaemonSets {
         (due, next)
     }
 
+    /// Says which pods go because they have ended, in upstream's words.
+    fn report_ended(&self, set: &DaemonSetView<'_>, plan: &Plan, due: &[usize], pods: &[Pod]) {
+        let (set, recorder) = (target(set), &self.context.recorder);
+        let found = |what: &str, pod: &Pod, then: &str| {
+            format!(
+                "Found {what} daemon pod {}/{} on node {}, will try to {then} it",
+                pod.namespace, pod.name, pod.node
+            )
+        };
+        for pod in due.iter().map(|index| &pods[*index]) {
+            recorder.warning(Kind::DaemonSet, set, "FailedDaemonPod", found("failed", pod, "kill"));
+        }
+        let succeeded = plan.delete.iter().map(|index| &pods[*index]).filter(|pod| pod.phase == Phase::Succeeded);
+        for pod in succeeded {
+            recorder.normal(Kind::DaemonSet, set, "SucceededDaemonPod", found("succeeded", pod, "delete"));
+        }
+    }
+
     async fn delete(&self, key: &Key, set: &DaemonSetView<'_>, pods: Vec<Pod>) -> Result<Next, WriteError> {
         let set_target = target(set);
         let writer = &self.context.writer;
@@ -494,7 +514,14 @@ impl Reconciler for DaemonSets {
         match event {
             Event::Listed(kind, objects) => {
                 match kind {
-                    Kind::Node => self.memory.lock().sets.clear(),
+                    // Each set looks at all nodes anew, and knows how its pods have failed: a pause is not cut short by a list.
+                    Kind::Node => self.memory.lock().sets.values_mut().for_each(|set| set.generation = UNKNOWN),
+                    // Those whose deletion was missed.
+                    Kind::DaemonSet => {
+                        let listed: HashSet<Key> =
+                            objects.iter().map(|set| (set.namespace().into(), set.name().into())).collect();
+                        self.memory.lock().sets.retain(|key, _| listed.contains(key));
+                    }
                     Kind::Pod => {
                         self.memory.lock().orphans.clear();
                         objects.iter().for_each(|object| self.note_orphan(object, true));
@@ -583,6 +610,7 @@ impl Reconciler for DaemonSets {
             next = next.or(Next::After(left.clamp(Duration::from_millis(100), DEADLINE_MAX)));
         }
 
+        self.report_ended(&set, &plan, &due, &pods);
         let doomed: HashSet<usize> = plan.delete.iter().copied().chain(due).collect();
         let doomed: Vec<Pod> = doomed.into_iter().map(|index| pods[index].clone()).collect();
         let deleted = self.delete(key, &set, doomed).await;

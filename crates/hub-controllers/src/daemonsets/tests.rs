@@ -288,6 +288,25 @@ async fn a_deletion_that_meets_another_write_holds_the_set_up_only_shortly() {
     assert!(sets.expectations.are_seen(&key, sets.reader()), "nothing is expected of a pod that was not deleted");
 }
 
+#[tokio::test]
+async fn a_list_of_all_nodes_cuts_no_pause_short() {
+    let api = crate::testing::TestApi::start().await;
+    let sets = DaemonSets::new(api.context.clone());
+    let text = json!({"metadata": {"name": "agent", "namespace": "default", "uid": "u", "generation": 1}, "spec": {}});
+    let text = text.to_string();
+    let set: DaemonSetView<'_> = serde_json::from_str(&text).unwrap();
+    let (key, queue): (Key, _) = (("default".into(), "agent".into()), Queue::new(Default::default()));
+    let (template, now) = (TemplateView::default(), Instant::now());
+    let pods = [Pod { node: "gw-1".into(), phase: Phase::Failed, ..Pod::default() }];
+    let plan = Plan { failed: vec![0], ..Plan::default() };
+    sets.remember(&key, &set, &template);
+    assert_eq!(sets.due_failures(&key, &plan, &pods, now), (vec![0], Next::OnChange));
+    sets.observe(&Event::Listed(Kind::Node, Arc::new([])), &queue);
+    sets.remember(&key, &set, &template);
+    let pause = Next::After(FAILED_PAUSE_MIN);
+    assert_eq!(sets.due_failures(&key, &plan, &pods, now), (vec![], pause));
+}
+
 #[test]
 fn a_clock_that_is_set_back_holds_no_pod_up() {
     let at = |seconds: i64| Timestamp::from_second(NOW + seconds).unwrap();

@@ -141,6 +141,34 @@ async fn a_pod_whose_labels_match_no_more_is_released_and_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_fails_each_time_is_replaced_after_a_pause_and_the_set_says_so() {
+    let hub = Hub::start().await;
+    hub.gateways(&["gw-1"]).await;
+    hub.make(Kind::DaemonSet, daemon_set("agent")).await;
+    let begun = std::time::Instant::now();
+    let rejected = json!({"phase": "Failed", "reason": "UnsupportedPod"});
+    // The first is replaced at once, the next after one second, then after two.
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        let pod = loop {
+            let pod = hub.pods("default", 1).await.remove(0);
+            if !seen.contains(&pod["metadata"]["uid"]) {
+                break pod;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        };
+        seen.push(pod["metadata"]["uid"].clone());
+        hub.admin.merge_status(Kind::Pod, ("default", name_of(&pod)), &rejected).await.expect("the API takes it");
+    }
+    assert!(begun.elapsed() >= std::time::Duration::from_secs(3), "{:?}", begun.elapsed());
+    let event = hub.event_of("agent", "FailedDaemonPod").await;
+    let name = name_of(&hub.pods("default", 1).await[0]).to_owned();
+    let expected = format!("Found failed daemon pod default/{name} on node gw-1, will try to kill it");
+    assert_eq!((&event["message"], &event["type"]), (&json!(expected), &json!("Warning")));
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_is_available_when_it_was_ready_for_long_enough() {
     let hub = Hub::start().await;
     hub.gateways(&["gw-1", "gw-2"]).await;
