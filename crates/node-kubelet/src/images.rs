@@ -11,6 +11,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use node_agent::node_status::{ListImages, NodeImage};
 use node_client::{EventRecorder, StatusRegistry, chain};
+use node_pods::Pods;
 use node_runtime::{CollectError, ExportError, ImageInfo, NodeImages, RemoveError, RemoveImageError, RuntimeError};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -163,6 +164,14 @@ pub(crate) struct Keeping {
     pub events: EventRecorder,
     pub registry: StatusRegistry,
     pub shutdown: CancellationToken,
+}
+
+/// Has pods that wait for an image look for it whenever some have come, until the kubelet stops.
+pub(crate) async fn pass_on(images: Arc<NodeImages>, pods: Pods, shutdown: CancellationToken) {
+    let mut added = images.added();
+    while let Some(Ok(())) = shutdown.run_until_cancelled(added.changed()).await {
+        pods.images_added().await;
+    }
 }
 
 /// Imports the archives of `DATA_DIR/images`, then deletes unused images whenever the disk is too full, until the kubelet stops.

@@ -433,6 +433,10 @@ fn spawn(parts: Parts) -> KubeletHandle {
         };
         let keeping = Arc::new(keeping);
         supervise(&tasks, "images", registry.clone(), shutdown.clone(), move || images::keep(keeping.clone()));
+        let (images, of, end) = (images.clone(), pods.clone(), shutdown.clone());
+        supervise(&tasks, "image-news", registry.clone(), shutdown.clone(), move || {
+            images::pass_on(images.clone(), of.clone(), end.clone())
+        });
     }
     let (of, counted, period, end) = (client.clone(), stats.clone(), config.usage_period, shutdown.clone());
     supervise(&tasks, "usage", registry.clone(), shutdown.clone(), move || {

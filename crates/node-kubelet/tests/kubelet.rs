@@ -4,6 +4,8 @@
 
 #[path = "kubelet/eviction.rs"]
 mod eviction;
+#[path = "kubelet/images.rs"]
+mod images;
 #[path = "kubelet/machine_shutdown.rs"]
 mod machine_shutdown;
 #[path = "kubelet/resizes.rs"]

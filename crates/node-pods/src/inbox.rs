@@ -32,6 +32,8 @@ pub(crate) struct Messages {
     pub termination: Option<Termination>,
     /// Objects the pod refers to have changed, or its token.
     pub refresh: bool,
+    /// Images have come to the node.
+    pub images_added: bool,
     /// The hub issues no token for the pod, for now.
     pub token_rejection: Option<String>,
     /// What the runtime saw last of each container.
@@ -66,6 +68,10 @@ pub(crate) enum Done {
     NotStarted { container: String, reason: String },
     /// How an image that a container needs is being had.
     Image { container: String, image: String, news: ImageNews },
+    /// The pod's Secrets with credentials of registries were read; these do not exist.
+    PullSecrets { missing: Vec<String> },
+    /// An image that a container waits for has come by other ways.
+    ImageHere { container: String, image: String },
     /// An image that the pod has fetched ahead.
     PrePulled(PrePulled),
     /// A hook: one after a start came to its end, or one before a stop has failed.
@@ -156,6 +162,10 @@ impl Inbox {
 
     pub(crate) fn refresh(&self) {
         self.change(|messages| messages.refresh = true);
+    }
+
+    pub(crate) fn images_added(&self) {
+        self.change(|messages| messages.images_added = true);
     }
 
     pub(crate) fn token_rejected(&self, why: String) {

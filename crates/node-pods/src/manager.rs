@@ -83,6 +83,8 @@ pub(crate) enum Command {
     TokenChanged { uid: String },
     /// The hub issues no token for a pod, for now.
     TokenRejected { uid: String, message: String },
+    /// Images have come to the node.
+    ImagesAdded,
     /// These are the static pods.
     StaticPods(Vec<Value>),
     /// Stop every pod's containers within the grace; answer when none runs.
@@ -379,6 +381,7 @@ impl Manager {
                     entry.inbox.token_rejected(message);
                 }
             }
+            Command::ImagesAdded => self.pods.values().for_each(|entry| entry.inbox.images_added()),
             Command::StaticPods(manifests) => {
                 *self.static_manifests() = Some(manifests.clone());
                 self.set_static_pods(manifests);

@@ -118,6 +118,12 @@ impl Pods {
         let _ = self.commands.send(Command::StaticPods(pods)).await;
     }
 
+    /// Has pods that wait for an image look whether it is here: some have come to the node.
+    pub async fn images_added(&self) {
+        // The manager ends at shutdown only, when nothing is to be started any more.
+        let _ = self.commands.send(Command::ImagesAdded).await;
+    }
+
     /// Stops every pod's containers within `grace` and waits for it; the pods stay desired and start again with the next kubelet.
     pub async fn stop_all(&self, grace: Duration) {
         let (done, stopped) = oneshot::channel();

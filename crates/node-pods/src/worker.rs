@@ -129,6 +129,8 @@ pub(crate) struct Worker {
     containers: BTreeMap<String, ContainerRecord>,
     volumes: PodVolumes,
     pre_pull: PrePull,
+    /// Names of those Secrets with credentials of registries that were said not to exist.
+    missing_secrets: Vec<String>,
     /// Why the hub issues no token.
     token_rejection: Option<String>,
     stored_status: Packed,
@@ -177,6 +179,7 @@ impl Worker {
             containers: BTreeMap::new(),
             volumes: PodVolumes::default(),
             pre_pull: PrePull::default(),
+            missing_secrets: Vec::new(),
             token_rejection: None,
             status: Packed::from(&with_reported(init.stored_status.clone(), &reported)),
             stored_status: Packed::from(&init.stored_status),

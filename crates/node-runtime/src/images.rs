@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use node_images::{Collected, Credential, ImageStore, Puller, Reference, RegistriesConfig, StoreError};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tracing::{debug, info, warn};
 
 use crate::supervisor::blocking;
@@ -173,6 +173,8 @@ struct Kept {
     recent: Mutex<BTreeMap<String, Instant>>,
     /// Images of archives that are imported at each start.
     pinned: Mutex<BTreeSet<String>>,
+    /// Images were fetched or imported.
+    added: watch::Sender<()>,
 }
 
 impl fmt::Debug for NodeImages {
@@ -192,7 +194,7 @@ impl NodeImages {
         let now = Instant::now();
         // What was imported for a node before its start is about to be used as well.
         let recent = store.used_within(AGE_MIN).into_iter().map(|id| (id, now)).collect();
-        let kept = Kept { store, limits, users: OnceLock::new(), recent: Mutex::new(recent), pinned: Mutex::default() };
+        let kept = Kept { store, limits, users: OnceLock::new(), recent: Mutex::new(recent), pinned: Mutex::default(), added: watch::Sender::default() };
         Ok(Self { kept: Arc::new(kept), puller, turns: Semaphore::new(PULLS_AT_ONCE) })
     }
 
@@ -200,6 +202,11 @@ impl NodeImages {
     pub fn set_users(&self, users: ImageUsers) {
         // The first one stays: there is one runtime of containers.
         let _ = self.kept.users.set(users);
+    }
+
+    /// Changes whenever images were fetched or imported, whoever did it: somebody may wait for one.
+    pub fn added(&self) -> watch::Receiver<()> {
+        self.kept.added.subscribe()
     }
 
     /// Where the files of images are: its disk is the images'.
@@ -236,7 +243,9 @@ impl NodeImages {
             self.kept.note_used(&image.id);
             info(image, &users)
         });
-        Ok(noted.collect())
+        let noted = noted.collect();
+        self.kept.added.send_replace(());
+        Ok(noted)
     }
 
     /// Writes an image into an archive. It waits for the disk.
@@ -319,6 +328,7 @@ impl NodeImages {
             let error = match self.puller.pull(&self.kept.store, &reference, &logins, &|_| ()).await {
                 Ok(image) => {
                     self.kept.note_used(&image.id);
+                    self.kept.added.send_replace(());
                     return Ok(image);
                 }
                 Err(error) => error,

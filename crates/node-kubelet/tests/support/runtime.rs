@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use node_runtime::{
     ContainerEvent, ContainerId, ContainerResources, ContainerSpec, ContainerState, ContainerStats, ContainerStatus,
-    ExecOutput, ExitReason, ExitRecord, POD_INSTANCE_VERSION, PodInstance, PodRuntime, PodSpec, RuntimeError,
+    ExecOutput, ExitReason, ExitRecord, ImagePresence, Images as _, NodeImages, POD_INSTANCE_VERSION, PodInstance, PodRuntime, PodSpec, RuntimeError,
     RuntimeFuture,
 };
 use tokio::sync::{broadcast, watch};
@@ -40,6 +40,10 @@ pub struct FakeRuntime {
     holds_commands: watch::Sender<bool>,
     /// The pod that is not set up while it is this one.
     holds_set_up: watch::Sender<Option<String>>,
+    /// Where it has the images of its containers, if it needs any; it fetches none.
+    pub images: Mutex<Option<Arc<NodeImages>>>,
+    /// Names of the images that were looked for, in order.
+    pub looks: Mutex<Vec<String>>,
     /// The limit of CPU, in thousandths, to which the next resize fails.
     pub too_much: Mutex<Option<u64>>,
 }
@@ -59,6 +63,8 @@ impl FakeRuntime {
             holds_starts: watch::channel(false).0,
             holds_commands: watch::channel(false).0,
             holds_set_up: watch::channel(None).0,
+            images: Mutex::default(),
+            looks: Mutex::default(),
             too_much: Mutex::default(),
         })
     }
@@ -233,6 +239,24 @@ impl PodRuntime for FakeRuntime {
 
     fn check(&self, _spec: &ContainerSpec) -> Result<(), RuntimeError> {
         Ok(())
+    }
+
+    fn has_image(&self, image: &str) -> RuntimeFuture<'_, ImagePresence> {
+        let images = self.images.lock().unwrap().clone();
+        let found = images.map(|images| images.find(image));
+        self.looks.lock().unwrap().push(image.to_owned());
+        Box::pin(async move {
+            match found.transpose()? {
+                None => Ok(ImagePresence::NotNeeded),
+                Some(None) => Ok(ImagePresence::Absent),
+                Some(Some(_)) => Ok(ImagePresence::Present),
+            }
+        })
+    }
+
+    fn pull_image(&self, image: &str, _credentials: Vec<Vec<u8>>) -> RuntimeFuture<'_, u64> {
+        let (image, message) = (image.to_owned(), "there is no registry".to_owned());
+        Box::pin(async { Err(RuntimeError::Pull { image, reason: "ErrImagePull", message, out_of_reach: false }) })
     }
 
     fn start(&self, spec: ContainerSpec) -> RuntimeFuture<'_, ContainerStatus> {

@@ -44,6 +44,10 @@ pub(super) struct ContainerRecord {
     /// First attempt in the pod's present instance.
     pub first_attempt: u32,
     pub resizing: Resizing,
+    /// The image that it waits for.
+    pub awaited_image: Option<String>,
+    /// Images have come since its start was begun, which may have missed them.
+    pub may_have_missed: bool,
 }
 
 impl ContainerRecord {
@@ -231,6 +235,8 @@ impl Worker {
         let record = self.containers.entry(name.to_owned()).or_default();
         record.acting = Some(ContainerPhase::Starting);
         record.held_until = None;
+        record.awaited_image = None;
+        record.may_have_missed = false;
         let (inbox, name) = (self.inbox.clone(), name.to_owned());
         base_observe::spawn_detached("container-start", async move {
             let planning = runtime.clone();
@@ -305,6 +311,9 @@ impl Worker {
     /// Holds a container back whose start has failed, in upstream's words.
     fn hold_failed(&mut self, name: &str, error: &RuntimeError) {
         let message = node_client::chain(error);
+        if let RuntimeError::Pull { image, .. } = error {
+            self.await_image(name, image);
+        }
         let reason = match error {
             RuntimeError::Image { .. } => "ErrImagePull",
             RuntimeError::ImageNotAllowed { .. } | RuntimeError::ImageName { .. } => "InvalidImageName",

@@ -11,6 +11,7 @@ use super::Worker;
 use crate::env::ValueError;
 use crate::inbox::{Done, ImageNews, Inbox};
 use crate::model::{Container, Pod, Volume};
+use crate::reconcile::ContainerPhase;
 use crate::store::{Known, ObjectKey, ObjectKind, Store};
 
 /// Reason of a container whose image is not here and is not to be fetched.
@@ -78,7 +79,7 @@ impl ImageOf {
             }
             _ => {}
         }
-        let credentials = self.secrets.credentials(&self.image)?;
+        let credentials = self.secrets.credentials(&self.image, inbox)?;
         report(ImageNews::Pulling);
         let begun = Instant::now();
         match runtime.pull_image(&self.image, credentials).await {
@@ -109,14 +110,14 @@ impl PullSecrets {
     }
 
     /// What they hold. One that does not exist or is of another kind counts for nothing, as upstream: the registry says what it thinks
-    /// of that. One that may still come is waited for.
-    pub(super) fn credentials(&self, image: &str) -> Result<Vec<Vec<u8>>, RuntimeError> {
-        let mut found = Vec::new();
+    /// of that, and an Event names those that do not exist. One that may still come is waited for.
+    pub(super) fn credentials(&self, image: &str, inbox: &Inbox) -> Result<Vec<Vec<u8>>, RuntimeError> {
+        let (mut found, mut missing) = (Vec::new(), Vec::new());
         for name in &self.names {
             let key = ObjectKey { kind: ObjectKind::Secret, namespace: self.namespace.clone(), name: name.clone() };
             match self.store.object(&key) {
                 Known::Present(secret) => found.extend(credentials_in(&secret)),
-                Known::Absent => {}
+                Known::Absent => missing.push(name.clone()),
                 Known::Unknown => {
                     let pending = ValueError::Pending { kind: ObjectKind::Secret, name: name.clone() };
                     return Err(RuntimeError::Pull {
@@ -128,6 +129,7 @@ impl PullSecrets {
                 }
             }
         }
+        inbox.done(Done::PullSecrets { missing });
         Ok(found)
     }
 }
@@ -155,6 +157,62 @@ fn is_latest(image: &str) -> bool {
 }
 
 impl Worker {
+    /// Says which Secrets with credentials do not exist, once until others do not, in upstream's words.
+    pub(super) fn pull_secrets(&mut self, missing: Vec<String>) {
+        if self.missing_secrets == missing {
+            return;
+        }
+        if !missing.is_empty() {
+            let text = format!(
+                "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                missing.join(", ")
+            );
+            self.shared.events.pod_warning(&self.pod, None, "FailedToRetrieveImagePullSecret", text);
+        }
+        self.missing_secrets = missing;
+    }
+
+    /// Notes that a container waits for an image, which others may bring meanwhile.
+    pub(super) fn await_image(&mut self, container: &str, image: &str) {
+        let record = self.containers.entry(container.to_owned()).or_default();
+        record.awaited_image = Some(image.to_owned());
+        if std::mem::take(&mut record.may_have_missed) {
+            self.look_for(container.to_owned(), image.to_owned());
+        }
+    }
+
+    /// Images have come to the node: what waits for one looks whether it is among them, and waits on where it is not, so that
+    /// no registry is asked again for what others were given.
+    pub(super) fn images_added(&mut self) {
+        let mut awaited = Vec::new();
+        for (name, record) in &mut self.containers {
+            match &record.awaited_image {
+                Some(image) => awaited.push((name.clone(), image.clone())),
+                None => record.may_have_missed = record.acting == Some(ContainerPhase::Starting),
+            }
+        }
+        awaited.into_iter().for_each(|(container, image)| self.look_for(container, image));
+    }
+
+    fn look_for(&self, container: String, image: String) {
+        let Some(runtime) = self.runtime.clone() else { return };
+        let inbox = self.inbox.clone();
+        base_observe::spawn_detached("image-look", async move {
+            if matches!(runtime.has_image(&image).await, Ok(ImagePresence::Present)) {
+                inbox.done(Done::ImageHere { container, image });
+            }
+        });
+    }
+
+    /// A container that waits for this image is started at once.
+    pub(super) fn image_here(&mut self, container: &str, image: &str) {
+        let record = self.containers.get_mut(container);
+        if let Some(record) = record.filter(|record| record.awaited_image.as_deref() == Some(image)) {
+            record.awaited_image = None;
+            record.held_until = None;
+        }
+    }
+
     /// Raises the Event of it, in upstream's words.
     pub(super) fn image_news(&self, container: &str, image: &str, news: &ImageNews) {
         let events = &self.shared.events;

@@ -77,7 +77,7 @@ impl Pull {
             return Ok(None);
         }
         let begun = Instant::now();
-        let bytes = self.runtime.pull_image(image, self.secrets.credentials(image)?).await?;
+        let bytes = self.runtime.pull_image(image, self.secrets.credentials(image, &self.inbox)?).await?;
         Ok(Some((bytes, begun.elapsed())))
     }
 

@@ -93,6 +93,9 @@ impl Worker {
         if messages.refresh {
             self.refresh();
         }
+        if messages.images_added {
+            self.images_added();
+        }
         if let Some(why) = messages.token_rejection {
             self.token_rejected(why);
         }
@@ -102,6 +105,8 @@ impl Worker {
                 Done::Started { id, result } => self.started(id, result),
                 Done::NotStarted { container, reason } => self.hold(&container, "CreateContainerConfigError", reason),
                 Done::Image { container, image, news } => self.image_news(&container, &image, &news),
+                Done::PullSecrets { missing } => self.pull_secrets(missing),
+                Done::ImageHere { container, image } => self.image_here(&container, &image),
                 Done::PrePulled(pulled) => self.pre_pulled(&pulled),
                 Done::Hook { id, kind, result } => self.hook_done(&id, kind, result),
                 Done::Resized { id, result } => self.resized(&id, result),
