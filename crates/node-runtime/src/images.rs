@@ -194,7 +194,14 @@ impl NodeImages {
         let now = Instant::now();
         // What was imported for a node before its start is about to be used as well.
         let recent = store.used_within(AGE_MIN).into_iter().map(|id| (id, now)).collect();
-        let kept = Kept { store, limits, users: OnceLock::new(), recent: Mutex::new(recent), pinned: Mutex::default(), added: watch::Sender::default() };
+        let kept = Kept {
+            store,
+            limits,
+            users: OnceLock::new(),
+            recent: Mutex::new(recent),
+            pinned: Mutex::default(),
+            added: watch::Sender::default(),
+        };
         Ok(Self { kept: Arc::new(kept), puller, turns: Semaphore::new(PULLS_AT_ONCE) })
     }
 

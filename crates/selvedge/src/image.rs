@@ -88,12 +88,20 @@ impl Store {
                 data_dir.path().display()
             );
         }
-        if !creates && !data_dir.node().join("images").exists() {
+        let is_new = !data_dir.node().join("images").exists();
+        if is_new && !creates {
             bail!("{} holds no images; name the data directory of a node with --data-dir", data_dir.path().display());
         }
         let config: NodeConfig = base_config::load(config, NodeConfig::ENV)?;
         let lock = data_dir.lock("node")?;
         let images = crate::node::open_images(&data_dir, &config)?.context("images are root's, try with sudo")?;
+        if is_new {
+            // Whoever has a node on another data directory, and left it out, would look for the images there in vain.
+            eprintln!(
+                "note: no node runs on {dir}, and it held no images: a new store was created there; name the data directory of your node with --data-dir if it is another one",
+                dir = data_dir.path().display()
+            );
+        }
         Ok(Self::Here { images, data_dir, _lock: lock })
     }
 

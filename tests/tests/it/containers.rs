@@ -307,6 +307,10 @@ fn images_are_pulled_with_a_secret_and_what_cannot_be_had_says_why() -> Result<(
 
     fleet.kubectl.apply(&pod("member", &name, "imagePullSecrets: [{ name: login }]", script))?.ok()?;
     wait_pods(&fleet.kubectl, "app=member", 1)?;
+    // One that writes more into its image than it may, while the rest is looked at.
+    let greedy = pod("greedy", &name, "", "dd if=/dev/zero of=/big bs=1M count=3; exec sleep 3600");
+    let limited = "resources: { limits: { ephemeral-storage: 1Mi } }\n      command: [sh";
+    fleet.kubectl.apply(&greedy.replace("command: [sh", limited))?.ok()?;
     let events = || {
         let events = fleet.kubectl.ok(&["get", "events"]).map_err(|error| error.to_string())?;
         let is_said = ["Successfully pulled image", "Back-off pulling image"].iter().all(|said| events.contains(said));
@@ -344,6 +348,12 @@ fn images_are_pulled_with_a_secret_and_what_cannot_be_had_says_why() -> Result<(
     let listed = image(node, &["ls"])?.ok()?;
     ensure!(listed.contains("/team/next "), "{listed}");
     ensure!(container(&fleet.kubectl.json(&["pod", "member"])?)["restartCount"] == 0, "the pod runs on");
+    let evicted = eventually("the end of the greedy pod", PATIENCE, || {
+        let pod = fleet.kubectl.json(&["pod", "greedy"]).map_err(|error| error.to_string())?;
+        let status = &pod["status"];
+        if status["reason"] == "Evicted" { Ok(status["message"].clone()) } else { Err(status.to_string()) }
+    })?;
+    ensure!(evicted == "Pod ephemeral local storage usage exceeds the total limit of containers 1Mi. ", "{evicted}");
     Ok(())
 }
 
@@ -357,7 +367,13 @@ fn a_box_gets_its_images_before_it_has_a_hub() -> Result<()> {
     let said = image(&node, &["ls"])?.refused()?;
     ensure!(said.contains("holds no images") && said.contains("--data-dir"), "{said}");
     let tar = archive(dir.path(), "a.tar", &scratch("a"), "example.com/a:1")?;
-    image(&node, &["import", &tar.to_string_lossy()])?.ok()?;
+    let created = image(&node, &["import", &tar.to_string_lossy()])?;
+    let shown = node.display().to_string();
+    ensure!(created.stderr.contains(&shown) && created.stderr.contains("a new store was created"), "{created:?}");
+    created.ok()?;
+    let again = image(&node, &["import", &tar.to_string_lossy()])?;
+    ensure!(again.stderr.is_empty(), "{again:?}");
+    again.ok()?;
     std::fs::write(dir.path().join("broken.tar"), "broken")?;
     let said = image(&node, &["import", &dir.path().join("broken.tar").to_string_lossy()])?.refused()?;
     ensure!(said.contains("failed to read the archive of images") && said.contains("broken.tar"), "{said}");

@@ -81,7 +81,8 @@ async fn secrets_for_registries_that_do_not_exist_are_named_once() {
     let named = events("FailedToRetrieveImagePullSecret");
     let expected =
         "Unable to retrieve some image pull secrets (absent, lost); attempting to pull the image may not succeed.";
-    let found: Vec<_> = named.iter().map(|one| (one["message"].clone(), one["type"].clone(), one["count"].clone())).collect();
+    let found: Vec<_> =
+        named.iter().map(|one| (one["message"].clone(), one["type"].clone(), one["count"].clone())).collect();
     assert_eq!(found, [(json!(expected), json!("Warning"), json!(1))]);
     node.kill().await;
 }

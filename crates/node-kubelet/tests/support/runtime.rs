@@ -7,8 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use node_runtime::{
     ContainerEvent, ContainerId, ContainerResources, ContainerSpec, ContainerState, ContainerStats, ContainerStatus,
-    ExecOutput, ExitReason, ExitRecord, ImagePresence, Images as _, NodeImages, POD_INSTANCE_VERSION, PodInstance, PodRuntime, PodSpec, RuntimeError,
-    RuntimeFuture,
+    ExecOutput, ExitReason, ExitRecord, ImagePresence, Images as _, NodeImages, POD_INSTANCE_VERSION, PodInstance,
+    PodRuntime, PodSpec, RuntimeError, RuntimeFuture,
 };
 use tokio::sync::{broadcast, watch};
 
