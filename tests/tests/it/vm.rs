@@ -356,9 +356,9 @@ fn limits_are_those_of_version_2_and_a_pod_that_takes_all_memory_dies_alone() ->
 #[test]
 fn a_pod_is_held_by_the_profile_and_the_users_that_it_names() -> Result<()> {
     let profile = include_bytes!("../../data/apparmor/selvedge-test.bin");
-    let up = Up::start(|setup| setup.files.push(("data/profile.bin".into(), profile.to_vec())))?;
+    let up = Up::start(|setup| setup.files.push(("profile.bin".into(), profile.to_vec())))?;
     let Some(up) = up else { return Ok(()) };
-    let load = "mount -t securityfs none /sys/kernel/security; cat /data/profile.bin > /sys/kernel/security/apparmor/.load; \
+    let load = "mount -t securityfs none /sys/kernel/security; cat /profile.bin > /sys/kernel/security/apparmor/.load; \
                 cat /sys/kernel/security/apparmor/profiles";
     let loaded = up.machine.run(load)?;
     ensure!(loaded.contains("selvedge-test (enforce)"), "{loaded}");
