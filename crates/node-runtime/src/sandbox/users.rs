@@ -29,7 +29,7 @@ pub fn first_of(dir: &Path) -> Option<u32> {
     let mut owner: libc::uid_t = 0;
     // SAFETY: the number is written and outlives the call, and the descriptor is open. What is no user namespace is an error.
     let answered = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_OWNER_UID as _, &raw mut owner) };
-    (answered == 0 && owner >= IDS_OF_POD && owner % IDS_OF_POD == 0).then_some(owner)
+    (answered == 0 && owner >= IDS_OF_POD && owner.is_multiple_of(IDS_OF_POD)).then_some(owner)
 }
 
 /// A number for the root of a pod, one of those in `pods`, that no other of these has.
