@@ -862,7 +862,9 @@ async fn a_pod_of_another_runtime_is_one_of_images() {
     .await;
     eventually("the Node names its runtimes", || {
         let names = hub.object("/api/v1/nodes/n")["status"]["runtimeHandlers"].clone();
-        if names == json!([{"name": "crun"}]) { Ok(()) } else { Err(names.to_string()) }
+        let features = json!({"recursiveReadOnlyMounts": false, "userNamespaces": false});
+        let expected = json!([{"name": "crun", "features": features}]);
+        if names == expected { Ok(()) } else { Err(names.to_string()) }
     })
     .await;
     node.kill().await;
