@@ -61,8 +61,7 @@ impl Kind {
         }
     }
 
-    /// What the kernel makes it by.
-    pub fn flag(self) -> UnshareFlags {
+    fn flag(self) -> UnshareFlags {
         match self {
             Self::Net => UnshareFlags::NEWNET,
             Self::Ipc => UnshareFlags::NEWIPC,

@@ -144,7 +144,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match args.as_slice() {
         [flag, dir] if flag == OsStr::new("--exec") => return exec::run(&StateDir::at(dir)),
         [flag] if flag == OsStr::new(reaper::FLAG) => return reaper::start(),
-        [flag, kinds @ ..] if flag == OsStr::new(own_users::FLAG) => return own_users::make(kinds),
+        [flag, args @ ..] if flag == OsStr::new(own_users::FLAG) => return own_users::make(args),
         [dir] => start(&StateDir::at(dir)),
         _ => Err("this program is run by the node itself: shim [--exec] <state directory>, or --reap".to_owned()),
     };
