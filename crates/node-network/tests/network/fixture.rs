@@ -38,6 +38,10 @@ pub fn isolated(test: impl FnOnce(&Path) + Send + 'static) {
             libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast())
         };
         assert_eq!(private, 0);
+        // A new namespace begins with the settings of the machine, which forwards once a node has run on it.
+        for forwarding in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            std::fs::write(Path::new("/proc/sys/net").join(forwarding), "0").unwrap();
+        }
         test(&path);
     });
     if let Err(panic) = thread.join() {
