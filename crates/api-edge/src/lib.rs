@@ -55,6 +55,10 @@ pub const LABEL_NODE: &str = "selvedge.dev/node";
 /// Annotation of a pod: images that its node fetches ahead of their use, by name, separated by commas.
 pub const ANNOTATION_PRE_PULL: &str = "selvedge.dev/pre-pull";
 
+/// Annotation of a workload: how long a node must be out of reach before the workload's pods on it are replaced, as a Go duration.
+/// Without it they stay, however long that takes.
+pub const ANNOTATION_REPLACE_WHEN_UNREACHABLE: &str = "selvedge.dev/replace-when-unreachable";
+
 /// Bytes of a pod's status that a node may write: a basis, and as much for each container as its state before and now need with a message
 /// of some hundred bytes each. `containers` are those of all kinds; those beyond a hundred, and those of mirror pods, which the node itself
 /// writes, count none.

@@ -7,10 +7,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hub_controllers::kinds::Kind;
-use hub_controllers::runtime::StoreReader;
-use hub_controllers::writer::Writer;
-use hub_controllers::{Authorities, Controllers, ControllersConfig, NamePolicy, StatusRegistry};
+use hub_controllers::{Authorities, ControllersConfig, NamePolicy};
+use hub_runtime::kinds::Kind;
+use hub_runtime::writer::Writer;
+use hub_runtime::{Manager, StatusRegistry, StoreReader};
 use machinery_server::{Identity, Server, ServerConfig};
 use machinery_store::{Store, StoreOptions};
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ type Error = Box<dyn std::error::Error>;
 
 struct Hub {
     admin: Writer,
-    controllers: Controllers,
+    controllers: Manager,
     shutdown: CancellationToken,
     store: Store,
     _dir: tempfile::TempDir,
@@ -43,13 +43,12 @@ impl Hub {
         let client = kube::Client::new(server.in_process(Identity::controllers()), "default");
         let ca = Arc::new(base_pki::Ca::create("figures")?);
         let config = ControllersConfig {
-            client: client.clone(),
-            reader: StoreReader::new(store.clone()),
             authorities: Authorities { client: ca.clone(), serving: ca },
             names: NamePolicy::default(),
-            status: StatusRegistry::default(),
         };
-        let controllers = Controllers::start(config, shutdown.clone()).await?;
+        let reader = StoreReader::new(store.clone());
+        let controllers = Manager::new(client.clone(), reader, StatusRegistry::default(), shutdown.clone());
+        hub_controllers::start(&controllers, config).await?;
         Ok(Self { admin: Writer::new(client), controllers, shutdown, store, _dir: dir })
     }
 

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::kinds::Kind;
-use crate::writer::{WriteError, Writer};
+use hub_runtime::kinds::Kind;
+use hub_runtime::writer::{WriteError, Writer};
 
 /// Makes what is missing; brings our kinds up to this version of the program.
 pub(crate) async fn run(writer: &Writer) -> Result<(), WriteError> {

@@ -16,13 +16,13 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::Context;
-use crate::events::seconds;
-use crate::kinds::Kind;
-use crate::runtime::controller::ReconcileError;
-use crate::runtime::{Event, Next, ObjectRef, Queue, Reconciler};
-use crate::views::{ConditionView, NodeInfoView, NodeView, condition};
-use crate::writer::Target;
+use hub_runtime::Context;
+use hub_runtime::ReconcileError;
+use hub_runtime::events::seconds;
+use hub_runtime::kinds::Kind;
+use hub_runtime::views::{ConditionView, NodeInfoView, NodeView, condition};
+use hub_runtime::writer::Target;
+use hub_runtime::{Event, Next, ObjectRef, Queue, Reconciler};
 
 /// A node reports at least every five minutes, so two of them take turns within this time.
 const WINDOW: Duration = Duration::from_secs(10 * 60);

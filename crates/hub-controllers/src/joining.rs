@@ -13,9 +13,9 @@ use serde::Deserialize as _;
 use serde_json::{Value, json};
 use tracing::info;
 
-use crate::kinds::Kind;
-use crate::runtime::controller::ReconcileError;
-use crate::writer::{WriteError, Writer};
+use hub_runtime::ReconcileError;
+use hub_runtime::kinds::Kind;
+use hub_runtime::writer::{WriteError, Writer};
 
 /// What becomes of a request for a node's client certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]

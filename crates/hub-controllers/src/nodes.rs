@@ -27,13 +27,13 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 
-use crate::Context;
-use crate::events::seconds;
-use crate::kinds::Kind;
-use crate::runtime::controller::ReconcileError;
-use crate::runtime::{Event, Next, ObjectRef, Queue, Reconciler};
-use crate::views::{LeaseView, NodeView, condition};
-use crate::writer::{Target, WriteError};
+use hub_runtime::Context;
+use hub_runtime::ReconcileError;
+use hub_runtime::events::seconds;
+use hub_runtime::kinds::Kind;
+use hub_runtime::views::{LeaseView, NodeView, condition};
+use hub_runtime::writer::{Target, WriteError};
+use hub_runtime::{Event, Next, ObjectRef, Queue, Reconciler};
 
 /// Four heartbeats: one lost is normal on a radio link, four are not.
 const HEARTBEAT_GRACE: Duration = Duration::from_secs(40);

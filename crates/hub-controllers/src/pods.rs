@@ -11,13 +11,13 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::Context;
-use crate::events::seconds;
-use crate::kinds::Kind;
-use crate::runtime::controller::ReconcileError;
-use crate::runtime::{Event, Next, ObjectRef, Queue, Reconciler};
-use crate::views::{PodView, condition};
-use crate::writer::Target;
+use hub_runtime::Context;
+use hub_runtime::ReconcileError;
+use hub_runtime::events::seconds;
+use hub_runtime::kinds::Kind;
+use hub_runtime::views::{PodView, condition};
+use hub_runtime::writer::Target;
+use hub_runtime::{Event, Next, ObjectRef, Queue, Reconciler};
 
 /// After a write that met another.
 const CONFLICT_RETRY: Duration = Duration::from_millis(200);

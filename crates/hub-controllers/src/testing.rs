@@ -8,11 +8,11 @@ use machinery_store::{Store, StoreOptions};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::Context;
-use crate::events::Recorder;
-use crate::kinds::Kind;
-use crate::runtime::StoreReader;
-use crate::writer::Writer;
+use hub_runtime::Context;
+use hub_runtime::StoreReader;
+use hub_runtime::events::Recorder;
+use hub_runtime::kinds::Kind;
+use hub_runtime::writer::Writer;
 
 pub(crate) struct TestApi {
     pub context: Context,

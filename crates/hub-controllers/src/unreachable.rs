@@ -18,14 +18,14 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::Context;
-use crate::events::seconds;
-use crate::kinds::Kind;
-use crate::runtime::batch::slow_start;
-use crate::runtime::controller::ReconcileError;
-use crate::runtime::{Event, Field, Next, ObjectRef, Queue, ReadObjectError, Reader, Reconciler};
-use crate::views::{NodeView, PodView, condition};
-use crate::writer::Writer;
+use hub_runtime::Context;
+use hub_runtime::ReconcileError;
+use hub_runtime::batch::slow_start;
+use hub_runtime::events::seconds;
+use hub_runtime::kinds::Kind;
+use hub_runtime::views::{NodeView, PodView, condition};
+use hub_runtime::writer::Writer;
+use hub_runtime::{Event, Field, Next, ObjectRef, Queue, ReadObjectError, Reader, Reconciler};
 
 /// After a write that met another.
 const CONFLICT_RETRY: Duration = Duration::from_millis(500);

@@ -10,8 +10,8 @@ use std::time::SystemTime;
 use anyhow::{Context as _, Result};
 use base_http::Connections;
 use base_pki::San;
-use hub_controllers::runtime::StoreReader;
-use hub_controllers::{Authorities, Controllers, ControllersConfig, NamePolicy, StatusRegistry};
+use hub_controllers::{Authorities, ControllersConfig, NamePolicy};
+use hub_runtime::{Manager, StatusRegistry, StoreReader};
 use hub_telemetry::routes::TelemetryRoutes;
 use hub_telemetry::usage::UsageStore;
 use hub_telemetry::{Telemetry, TelemetryOptions};
@@ -36,7 +36,7 @@ pub struct Hub {
     /// Readings.
     pub telemetry: Telemetry,
     store: machinery_store::Store,
-    controllers: Controllers,
+    controllers: Manager,
     serving: JoinHandle<()>,
     upkeep: [JoinHandle<()>; 8],
     _lock: base_fs::DirLock,
@@ -100,15 +100,11 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
     let conflicts = tokio::spawn(telemetry::write_conflicts(conflicts, client.clone()));
     // Controllers first: whoever can connect finds namespaces and our kinds.
     let controllers_config = ControllersConfig {
-        client: client.clone(),
-        reader,
         authorities: Authorities { client: pki.hub.clone(), serving: pki.node_serving.clone() },
         names: NamePolicy { hub_names: config.public_names.iter().map(|name| San::from(name.as_str())).collect() },
-        status,
     };
-    let controllers = Controllers::start(controllers_config, shutdown.clone())
-        .await
-        .context("failed to start the hub's controllers")?;
+    let controllers = Manager::new(client.clone(), reader, status, shutdown.clone());
+    hub_controllers::start(&controllers, controllers_config).await.context("failed to start the hub's controllers")?;
     keeper.migrate(&server, &store).await.map_err(anyhow::Error::msg)?;
     let connections = Connections::new();
     let upkeep = [

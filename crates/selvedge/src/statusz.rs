@@ -4,7 +4,7 @@ use api_edge::status::CONTROLLERS_PATH;
 use base_http::{Body, respond};
 use futures::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode};
-use hub_controllers::StatusRegistry;
+use hub_runtime::StatusRegistry;
 use machinery_server::{Extension, Identity, RequestBody};
 
 /// Serves [`CONTROLLERS_PATH`]. No role but `system:masters` allows paths below its prefix.

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::fleet_status::Report;
-use crate::kinds::Kind;
-use crate::views::Labels;
+use hub_runtime::kinds::Kind;
+use hub_runtime::views::Labels;
 
 /// Bytes of specs that one namespace may place on nodes, each counted once for every node that it is on: whoever may write one Rule
 /// would have it copied a thousand times otherwise.

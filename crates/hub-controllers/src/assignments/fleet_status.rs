@@ -10,11 +10,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::fleet::Standing;
-use crate::events::Recorder;
-use crate::kinds::Kind;
-use crate::runtime::{ObjectRef, ReadObjectError};
-use crate::views::ObjectMeta;
-use crate::writer::Target;
+use hub_runtime::events::Recorder;
+use hub_runtime::kinds::Kind;
+use hub_runtime::views::ObjectMeta;
+use hub_runtime::writer::Target;
+use hub_runtime::{ObjectRef, ReadObjectError};
 
 /// Of an object on a node whose lease has expired.
 const UNREACHABLE: &str = "NodeUnreachable";

@@ -25,12 +25,12 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use crate::Context;
-use crate::kinds::Kind;
-use crate::runtime::controller::ReconcileError;
-use crate::runtime::{Change, Event, Field, Next, ObjectRef, Queue, Reader, Reconciler};
-use crate::views::{AnyView, Labels, NodeView, ObjectMeta, Text};
-use crate::writer::Target;
+use hub_runtime::Context;
+use hub_runtime::ReconcileError;
+use hub_runtime::kinds::Kind;
+use hub_runtime::views::{AnyView, Labels, NodeView, ObjectMeta, Text};
+use hub_runtime::writer::Target;
+use hub_runtime::{Change, Event, Field, Next, ObjectRef, Queue, Reader, Reconciler};
 
 mod fleet;
 mod fleet_status;

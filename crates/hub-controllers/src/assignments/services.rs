@@ -14,8 +14,8 @@ use api_edge::services::{KIND, ServiceSpec};
 use serde::Deserialize;
 
 use super::fleet::PLACED_BYTES_MAX;
-use crate::runtime::ObjectRef;
-use crate::views::{ObjectMeta, PodSpecView, Text};
+use hub_runtime::ObjectRef;
+use hub_runtime::views::{ObjectMeta, PodSpecView, Text};
 
 /// Services that one node is given: parts of an assignment have 400 entries, and a node follows 64 of them.
 pub(super) const OF_NODE_MAX: usize = 4_000;

@@ -21,15 +21,15 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tracing::info;
 
-use crate::Context;
-use crate::events::seconds;
 use crate::joining::Joining;
-use crate::kinds::Kind;
 use crate::nodes::LEASE_NAMESPACE;
-use crate::runtime::controller::ReconcileError;
-use crate::runtime::{Event, Next, ObjectRef, Queue, Reconciler};
-use crate::views::{CsrView, LeaseView, NodeView, condition, time};
-use crate::writer::Target;
+use hub_runtime::Context;
+use hub_runtime::ReconcileError;
+use hub_runtime::events::seconds;
+use hub_runtime::kinds::Kind;
+use hub_runtime::views::{CsrView, LeaseView, NodeView, condition, time};
+use hub_runtime::writer::Target;
+use hub_runtime::{Event, Next, ObjectRef, Queue, Reconciler};
 
 pub(crate) mod verdict;
 

@@ -31,7 +31,7 @@ fn check_with(request: &Value, addresses: Option<&[&str]>, expected: &str) {
         NamePolicy { hub_names: ["localhost", "hub.example.com", "kubernetes", "192.0.2.1"].map(San::from).to_vec() };
     let addresses: Option<String> =
         addresses.map(|list| Value::from_iter(list.iter().map(|address| json!({"address": address}))).to_string());
-    let addresses: Option<Vec<crate::views::NodeAddress<'_>>> =
+    let addresses: Option<Vec<hub_runtime::views::NodeAddress<'_>>> =
         addresses.as_ref().map(|text| serde_json::from_str(text).unwrap());
     let verdict =
         || match pem(&view.spec.request).and_then(|pem| base_pki::parse_csr(&pem).map_err(|error| error.to_string())) {

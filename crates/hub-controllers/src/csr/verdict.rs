@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use base_pki::{CsrInfo, San, Usage};
 
-use crate::views::{CsrSpecView, NodeAddress};
+use hub_runtime::views::{CsrSpecView, NodeAddress};
 
 pub(crate) const SIGNER_NODE_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 pub(crate) const SIGNER_NODE_SERVING: &str = "kubernetes.io/kubelet-serving";

@@ -6,10 +6,10 @@
 use serde_json::{Value, json};
 
 use super::template::owner_reference;
-use crate::kinds::Kind;
-use crate::runtime::ObjectRef;
-use crate::views::{DaemonSetView, LabelSelector, PodView};
-use crate::writer::{WriteError, Writer};
+use hub_runtime::ObjectRef;
+use hub_runtime::kinds::Kind;
+use hub_runtime::views::{DaemonSetView, LabelSelector, PodView};
+use hub_runtime::writer::{WriteError, Writer};
 
 /// What a set does about a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

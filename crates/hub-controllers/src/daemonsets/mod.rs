@@ -22,14 +22,15 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::Context;
-use crate::kinds::Kind;
-use crate::runtime::batch::slow_start;
-use crate::runtime::controller::ReconcileError;
-use crate::runtime::{Event, Expectations, Field, Next, ObjectRef, Queue, Reader, Reconciler};
-use crate::selector::Fit;
-use crate::views::{ConditionView, DaemonSetStatusView, DaemonSetView, NodeView, PodView, condition, time};
-use crate::writer::{Created, Target, WriteError, Writer};
+use hub_runtime::Context;
+use hub_runtime::ReconcileError;
+use hub_runtime::batch::slow_start;
+use hub_runtime::events::seconds;
+use hub_runtime::kinds::Kind;
+use hub_runtime::selector::Fit;
+use hub_runtime::views::{ConditionView, DaemonSetStatusView, DaemonSetView, NodeView, PodView, condition, time};
+use hub_runtime::writer::{Created, Target, WriteError, Writer};
+use hub_runtime::{Event, Expectations, Field, Next, ObjectRef, Queue, Reader, Reconciler};
 
 mod claim;
 mod plan;
@@ -58,6 +59,11 @@ const UNKNOWN: i64 = -1;
 /// Changes of revisions that were written by hand; more are looked at with the set's next change.
 const TAKEN_NAMES_MAX: usize = 10;
 
+/// Condition of a set some of whose nodes are out of reach in the middle of a rollout.
+const NODES_SKIPPED: &str = "NodesSkipped";
+/// Nodes that the condition names.
+const SKIPPED_NAMED_MAX: usize = 10;
+
 /// Namespace and name of a set.
 type Key = (Box<str>, Box<str>);
 
@@ -72,6 +78,8 @@ pub(crate) struct DaemonSets {
 #[derive(Default)]
 struct Memory {
     sets: HashMap<Key, SetMemory>,
+    /// Nodes that are out of reach.
+    away: BTreeSet<Box<str>>,
     /// Pods without a controller, by namespace: whom a set may adopt.
     orphans: HashMap<Box<str>, BTreeSet<Box<str>>>,
 }
@@ -119,7 +127,15 @@ impl DaemonSets {
         let left = if is_new { reader.by_field(Kind::Pod, Field::NodeName, name) } else { Vec::new() };
         left.iter().for_each(|pod| self.observe_pod(pod, false, queue));
         let mut memory = self.memory.lock();
+        let is_away = node.as_ref().is_some_and(is_unreachable);
+        let was_away = match is_away {
+            true => !memory.away.insert(name.into()),
+            false => memory.away.remove(name),
+        };
         for (key, set) in &mut memory.sets {
+            if was_away != is_away && set.nodes.contains_key(name) {
+                queue.add(key.clone());
+            }
             let Some(object) = reader.get(Kind::DaemonSet, &key.0, &key.1) else { continue };
             let Some(found) = object.view_or_log::<DaemonSetView<'_>>() else { continue };
             // A set that changed makes its map anew when it is reconciled.
@@ -470,7 +486,12 @@ impl DaemonSets {
         Ok(next)
     }
 
-    async fn write_status(&self, set: &DaemonSetView<'_>, counts: Counts) -> Result<(), WriteError> {
+    async fn write_status(
+        &self,
+        set: &DaemonSetView<'_>,
+        counts: Counts,
+        skipped: &[String],
+    ) -> Result<(), WriteError> {
         let desired = DaemonSetStatusView {
             observed_generation: Some(set.metadata.generation),
             collision_count: set.status.collision_count,
@@ -481,11 +502,13 @@ impl DaemonSets {
             number_available: Some(counts.available),
             number_unavailable: Some(counts.unavailable),
             updated_number_scheduled: Some(counts.updated),
+            conditions: with_skipped(&set.status.conditions, skipped, Timestamp::now()),
         };
         if desired == set.status {
             return Ok(());
         }
         let status = json!({
+            "conditions": desired.conditions,
             "observedGeneration": set.metadata.generation,
             "desiredNumberScheduled": counts.desired,
             "currentNumberScheduled": counts.current,
@@ -515,7 +538,12 @@ impl Reconciler for DaemonSets {
             Event::Listed(kind, objects) => {
                 match kind {
                     // Each set looks at all nodes anew, and knows how its pods have failed: a pause is not cut short by a list.
-                    Kind::Node => self.memory.lock().sets.values_mut().for_each(|set| set.generation = UNKNOWN),
+                    Kind::Node => {
+                        let mut memory = self.memory.lock();
+                        memory.sets.values_mut().for_each(|set| set.generation = UNKNOWN);
+                        let away = objects.iter().filter(|node| is_unreachable(node));
+                        memory.away = away.map(|node| node.name().into()).collect();
+                    }
                     // Those whose deletion was missed.
                     Kind::DaemonSet => {
                         let listed: HashSet<Key> =
@@ -546,7 +574,7 @@ impl Reconciler for DaemonSets {
                 _ => {
                     // A revision that somebody deleted or changed is looked at again.
                     for object in change.versions() {
-                        let Some(view) = object.view_or_log::<crate::views::AnyView<'_>>() else { continue };
+                        let Some(view) = object.view_or_log::<hub_runtime::views::AnyView<'_>>() else { continue };
                         let Some(owner) = view.metadata.controller() else { continue };
                         let key = (object.namespace().into(), owner.name.as_str().into());
                         if change.current.is_none()
@@ -598,13 +626,19 @@ impl Reconciler for DaemonSets {
 
         let now = Timestamp::now();
         let pods = self.read_pods(key, &objects, &hash, now)?;
-        let mut nodes = self.memory.lock().sets.get(key).map(|set| set.nodes.clone()).unwrap_or_default();
+        let (mut nodes, away) = {
+            let memory = self.memory.lock();
+            let nodes = memory.sets.get(key).map(|set| set.nodes.clone()).unwrap_or_default();
+            let away: BTreeSet<Box<str>> =
+                memory.away.iter().filter(|node| nodes.contains_key(*node)).cloned().collect();
+            (nodes, away)
+        };
         self.add_left(&mut nodes, &pods, &template);
         let desired = nodes.values().filter(|fit| **fit == Fit::Run).count();
         let strategy = Strategy::of(&set.spec.update_strategy, desired);
         let min_ready =
             Duration::from_secs(u64::try_from(set.spec.min_ready_seconds.clamp(0, i64::from(i32::MAX))).unwrap_or(0));
-        let mut plan = plan::plan(&nodes, &pods, strategy, Clock { now, min_ready });
+        let mut plan = plan::plan(&nodes, &away, &pods, strategy, Clock { now, min_ready });
         let (due, mut next) = self.due_failures(key, &plan, &pods, Instant::now());
         if let Some(left) = plan.available_after {
             next = next.or(Next::After(left.clamp(Duration::from_millis(100), DEADLINE_MAX)));
@@ -622,11 +656,37 @@ impl Reconciler for DaemonSets {
         let factory = PodFactory::new(&set.metadata, &tree, &hash, collisions);
         let created = self.create(key, &set, &factory, plan.create_on).await;
         // The status is true whatever became of the pods.
-        self.write_status(&set, plan.counts).await?;
+        self.write_status(&set, plan.counts, &plan.skipped).await?;
         next = next.or(deleted?);
         let taken = created?;
         Ok(next.or(self.settle_taken(&set, &taken).await?))
     }
+}
+
+fn is_unreachable(node: &ObjectRef) -> bool {
+    node.view_or_log::<NodeView<'_>>().is_some_and(|node| node.is_unreachable())
+}
+
+/// The conditions of a set, with the one that names the nodes which its rollout has left out.
+fn with_skipped(conditions: &[Value], skipped: &[String], now: Timestamp) -> Vec<Value> {
+    let (held, mut others): (Vec<Value>, Vec<Value>) =
+        conditions.iter().cloned().partition(|condition| condition["type"] == NODES_SKIPPED);
+    if skipped.is_empty() {
+        return others;
+    }
+    let number = skipped.len();
+    let named: Vec<&str> = skipped.iter().take(SKIPPED_NAMED_MAX).map(String::as_str).collect();
+    let more = if number > named.len() { ", …" } else { "" };
+    let message = format!(
+        "Nodes out of reach keep the former template until they are back ({number}): {}{more}",
+        named.join(", ")
+    );
+    let since = held.first().map_or_else(|| seconds(now).into(), |held| held["lastTransitionTime"].clone());
+    others.push(json!({
+        "type": NODES_SKIPPED, "status": "True", "reason": "NodesUnreachable", "message": message,
+        "lastTransitionTime": since,
+    }));
+    others
 }
 
 /// How well a set's pods fit on a node; `None` when there is no such node or it does not read as one.

@@ -5,13 +5,13 @@
 //! deleted once the new one is available; without, an old pod is deleted first, and at most `maxUnavailable` nodes are
 //! without an available one meanwhile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::selector::Fit;
-use crate::views::{IntOrPercent, UpdateStrategyView};
+use hub_runtime::selector::Fit;
+use hub_runtime::views::{IntOrPercent, UpdateStrategyView};
 
 /// One of the set's pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,6 +79,8 @@ pub(crate) struct Plan {
     pub counts: Counts,
     /// When a pod that is Ready becomes available, if that is still to come.
     pub available_after: Option<Duration>,
+    /// Nodes out of reach that have a pod of a former template, in order of their names.
+    pub skipped: Vec<String>,
 }
 
 /// What `status` counts.
@@ -115,7 +117,16 @@ impl Clock {
 /// Decides. `nodes` are those of which it is known how well the set's pods fit on them, in order of their names. Pods on others
 /// are left alone: a node that does not exist may be back in a moment (its pods end with pod garbage collection), and of one
 /// that cannot be read nothing is known.
-pub(crate) fn plan(nodes: &BTreeMap<Box<str>, Fit>, pods: &[Pod], strategy: Strategy, clock: Clock) -> Plan {
+///
+/// Nodes that are `away`, out of reach, are left out of a rollout: their pods run on as they are, and nobody waits for them. They
+/// have their turn when they are back.
+pub(crate) fn plan(
+    nodes: &BTreeMap<Box<str>, Fit>,
+    away: &BTreeSet<Box<str>>,
+    pods: &[Pod],
+    strategy: Strategy,
+    clock: Clock,
+) -> Plan {
     let mut plan = Plan::default();
     let mut by_node: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (index, pod) in pods.iter().enumerate() {
@@ -141,11 +152,16 @@ pub(crate) fn plan(nodes: &BTreeMap<Box<str>, Fit>, pods: &[Pod], strategy: Stra
         }
     }
     count(&mut plan, nodes, pods, &by_node, clock);
-    let running = by_node.iter().filter(|(node, _)| nodes.get(**node) == Some(&Fit::Run));
+    let is_old = |index: &usize| !pods[*index].is_updated && !pods[*index].is_terminating;
+    let skipped = away.iter().filter(|node| by_node.get(&***node).is_some_and(|of_node| of_node.iter().any(is_old)));
+    if strategy != Strategy::OnDelete {
+        plan.skipped = skipped.map(ToString::to_string).collect();
+    }
+    let running = by_node.iter().filter(|(node, _)| nodes.get(**node) == Some(&Fit::Run) && !away.contains(**node));
     match strategy {
         Strategy::OnDelete => {}
         Strategy::Unavailable(max) => {
-            let missing = plan.create_on.len();
+            let missing = plan.create_on.iter().filter(|node| !away.contains(node.as_str())).count();
             replace(&mut plan, pods, running.map(|(_, of_node)| of_node.as_slice()), max, missing, clock);
         }
         Strategy::Surge(max) => {

@@ -9,10 +9,10 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::template::{REVISION_LABEL, owner_reference, revision_hash};
-use crate::kinds::Kind;
-use crate::runtime::{Field, Reader};
-use crate::views::{DaemonSetView, ObjectMeta};
-use crate::writer::{Target, WriteError, Writer};
+use hub_runtime::kinds::Kind;
+use hub_runtime::views::{DaemonSetView, ObjectMeta};
+use hub_runtime::writer::{Target, WriteError, Writer};
+use hub_runtime::{Field, Reader};
 
 /// As upstream's default.
 const HISTORY_LIMIT: i64 = 10;

@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use crate::selector::Placement;
-use crate::views::Labels;
-use crate::views::ObjectMeta;
+use hub_runtime::selector::Placement;
+use hub_runtime::views::Labels;
+use hub_runtime::views::ObjectMeta;
 
 /// Label that says which revision of the template a pod was made from.
 pub(crate) const REVISION_LABEL: &str = "controller-revision-hash";

@@ -3,7 +3,7 @@
 use super::plan::plan;
 use super::template::{pod_name, revision_hash};
 use super::*;
-use crate::views::{LabelSelector, ObjectMeta};
+use hub_runtime::views::{LabelSelector, ObjectMeta};
 
 const NOW: i64 = 1_800_000_000;
 
@@ -31,11 +31,17 @@ fn pod(index: usize, text: &str) -> Pod {
 }
 
 fn planned(strategy: Strategy, min_ready: u64, pods: &[&str]) -> (Plan, Vec<Pod>) {
+    planned_without(&[], strategy, min_ready, pods)
+}
+
+/// With these nodes out of reach.
+fn planned_without(away: &[&str], strategy: Strategy, min_ready: u64, pods: &[&str]) -> (Plan, Vec<Pod>) {
     let pods: Vec<Pod> = pods.iter().enumerate().map(|(index, text)| pod(index, text)).collect();
     let nodes = [("gw-1", Fit::Run), ("gw-2", Fit::Run), ("gw-3", Fit::Run), ("server", Fit::Leave)];
     let nodes = nodes.map(|(name, fit)| (name.into(), fit));
     let clock = Clock { now: now(), min_ready: Duration::from_secs(min_ready) };
-    (plan(&nodes.into(), &pods, strategy, clock), pods)
+    let away = away.iter().map(|node| (*node).into()).collect();
+    (plan(&nodes.into(), &away, &pods, strategy, clock), pods)
 }
 
 fn check_after(strategy: Strategy, min_ready: u64, pods: &[&str], created_on: &[&str], deleted: &[&str]) {
@@ -93,7 +99,8 @@ fn what_does_not_read_as_a_node_fits_neither_well_nor_badly() {
 fn a_pod_stays_on_a_node_that_only_keeps_new_ones_out() {
     let pods = [pod(0, "gw-1 old ready")];
     let clock = Clock { now: now(), min_ready: Duration::ZERO };
-    let plan = plan(&[("gw-1".into(), Fit::Stay), ("gw-2".into(), Fit::Stay)].into(), &pods, ONE, clock);
+    let plan =
+        plan(&[("gw-1".into(), Fit::Stay), ("gw-2".into(), Fit::Stay)].into(), &BTreeSet::new(), &pods, ONE, clock);
     assert_eq!((plan.create_on, plan.delete), (vec![], vec![]));
     assert_eq!((plan.counts.desired, plan.counts.misscheduled), (0, 1));
 }
@@ -313,4 +320,40 @@ fn a_clock_that_is_set_back_holds_no_pod_up() {
     assert_eq!(seen_since(None, now()), now());
     assert_eq!(seen_since(Some(at(-30)), now()), at(-30));
     assert_eq!(seen_since(Some(at(24 * 3600)), now()), now());
+}
+
+#[test]
+fn a_rollout_passes_by_nodes_that_are_out_of_reach() {
+    let check = |away: &[&str], strategy, pods: &[&str], created_on: &[&str], deleted: &[&str], skipped: &[&str]| {
+        let (plan, given) = planned_without(away, strategy, 0, pods);
+        let names: Vec<&str> = plan.delete.iter().map(|index| given[*index].name.as_str()).collect();
+        assert_eq!((&plan.create_on[..], &names[..]), (&strings(created_on)[..], deleted), "{away:?} {pods:?}");
+        assert_eq!(plan.skipped, skipped, "{away:?} {pods:?}");
+    };
+    // Its pod is not ready, since nobody hears of it: neither is it deleted, nor do the others wait for it.
+    let pods = ["gw-1 old starting", "gw-2 old ready", "gw-3 old ready"];
+    check(&["gw-1"], ONE, &pods, &[], &["gw-2 old ready"], &["gw-1"]);
+    check(&[], ONE, &pods, &[], &["gw-1 old starting"], &[]);
+    check(&["gw-1"], ONE, &["gw-1 old starting", "gw-2 new ready", "gw-3 new ready"], &[], &[], &["gw-1"]);
+    check(&["gw-1"], ONE, &["gw-1 new starting", "gw-2 old ready", "gw-3 new ready"], &[], &["gw-2 old ready"], &[]);
+    // A pod that is missing there is created, and comes up when the node is back.
+    check(&["gw-1"], ONE, &["gw-2 old ready", "gw-3 new ready"], &["gw-1"], &["gw-2 old ready"], &[]);
+    check(&["gw-1"], Strategy::Surge(1), &pods, &["gw-2"], &[], &["gw-1"]);
+    check(&["gw-1"], Strategy::OnDelete, &pods, &[], &[], &[]);
+}
+
+fn strings(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+#[test]
+fn a_set_names_the_nodes_that_its_rollout_has_left_out() {
+    let at = |second| Timestamp::from_second(second).unwrap();
+    let first = with_skipped(&[], &strings(&["gw-1"]), at(1));
+    assert_eq!(first[0]["message"], "Nodes out of reach keep the former template until they are back (1): gw-1");
+    let many: Vec<String> = (0..12).map(|number| format!("n{number}")).collect();
+    let second = with_skipped(&first, &many, at(2));
+    assert_eq!((second.len(), &second[0]["lastTransitionTime"]), (1, &first[0]["lastTransitionTime"]));
+    assert!(second[0]["message"].as_str().unwrap().ends_with("n9, …"), "{second:?}");
+    assert!(with_skipped(&second, &[], at(3)).is_empty());
 }

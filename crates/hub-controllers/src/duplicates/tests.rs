@@ -79,7 +79,7 @@ async fn two_boxes_of_one_name_are_named_until_one_is_left() {
 async fn what_a_node_reports_is_noted_as_it_is_written() {
     let api = TestApi::start().await;
     let duplicates = Duplicates::new(api.context.clone());
-    let queue = Queue::new(crate::runtime::queue::QueueOptions::default());
+    let queue = Queue::new(hub_runtime::QueueOptions::default());
     api.make(Kind::Node, json!({"metadata": {"name": "gw-1"}})).await;
     for boot in ["a", "b", "a"] {
         let report = |mut node: Value| {

@@ -11,9 +11,9 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use super::{COLLECTED, FINALIZER_ORPHAN, Key, waits_for_dependents};
-use crate::kinds::{CustomResource, Kind, Resource};
-use crate::runtime::{CustomEvent, Field, ObjectRef, Reader};
-use crate::views::{AnyView, ObjectMeta, OwnerReference};
+use hub_runtime::kinds::{CustomResource, Kind, Resource};
+use hub_runtime::views::{AnyView, ObjectMeta, OwnerReference};
+use hub_runtime::{CustomEvent, Field, ObjectRef, Reader};
 
 /// So many are remembered until their dependents were looked at.
 const ENDED_MAX: usize = 4096;

@@ -30,13 +30,13 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tracing::debug;
 
-use crate::Context;
-use crate::kinds::{CustomResource, Kind, Resource};
-use crate::runtime::controller::ReconcileError;
-use crate::runtime::{Change, Event, Next, ObjectRef, Queue, Reconciler};
 use crate::served::Served;
-use crate::views::{AnyView, ObjectMeta, OwnerReference};
-use crate::writer::{Target, WriteError};
+use hub_runtime::Context;
+use hub_runtime::ReconcileError;
+use hub_runtime::kinds::{CustomResource, Kind, Resource};
+use hub_runtime::views::{AnyView, ObjectMeta, OwnerReference};
+use hub_runtime::writer::{Target, WriteError};
+use hub_runtime::{Change, Event, Next, ObjectRef, Queue, Reconciler};
 
 mod graph;
 
@@ -71,7 +71,20 @@ const COLLECTED: &[Kind] = &[
     Kind::Lease,
     Kind::RuntimeClass,
     Kind::CertificateSigningRequest,
+    Kind::Endpoints,
+    Kind::EndpointSlice,
+    Kind::ReplicationController,
+    Kind::Deployment,
+    Kind::ReplicaSet,
     Kind::DaemonSet,
+    Kind::StatefulSet,
+    Kind::Job,
+    Kind::CronJob,
+    Kind::PodDisruptionBudget,
+    Kind::StorageClass,
+    Kind::HorizontalPodAutoscaler,
+    // A StatefulSet may own its pods' claims, and a pod those of its ephemeral volumes.
+    Kind::PersistentVolumeClaim,
     Kind::ControllerRevision,
     Kind::DeviceProfile,
     Kind::Device,

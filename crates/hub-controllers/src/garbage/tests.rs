@@ -62,7 +62,7 @@ async fn a_kind_that_is_defined_later_is_found() {
     assert_eq!(garbage.reconcile(&key).await.unwrap(), Next::After(UNSHOWN_PERIOD), "nobody serves its owner's kind");
     api.define_gadgets().await;
     let definition = api.context.reader.get(Kind::CustomResourceDefinition, "", "gadgets.example.org");
-    let queue = Queue::new(crate::runtime::queue::QueueOptions::default());
+    let queue = Queue::new(hub_runtime::QueueOptions::default());
     let change = Change { kind: Kind::CustomResourceDefinition, previous: None, current: definition };
     garbage.observe(&Event::Changed(change), &queue);
     assert_eq!(garbage.reconcile(&key).await.unwrap(), Next::OnChange);

@@ -14,15 +14,15 @@ use kube::core::ApiResource;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::Context;
-use crate::events::seconds;
-use crate::kinds::Kind;
-use crate::runtime::batch::slow_start;
-use crate::runtime::controller::ReconcileError;
-use crate::runtime::{Event, Next, Queue, Reconciler};
 use crate::served::Served;
-use crate::views::AnyView;
-use crate::writer::{WriteError, Writer, absent_is_false};
+use hub_runtime::Context;
+use hub_runtime::ReconcileError;
+use hub_runtime::batch::slow_start;
+use hub_runtime::events::seconds;
+use hub_runtime::kinds::Kind;
+use hub_runtime::views::AnyView;
+use hub_runtime::writer::{WriteError, Writer, absent_is_false};
+use hub_runtime::{Event, Next, Queue, Reconciler};
 
 /// How soon a namespace on its way out is looked at again; doubled up to the second.
 const RETRY_MIN: Duration = Duration::from_millis(250);

@@ -169,13 +169,13 @@ async fn a_lease_without_a_node_is_deleted_when_nobody_has_renewed_it_for_long()
 async fn a_lease_whose_node_is_deleted_has_the_time_of_a_new_one() {
     let api = TestApi::start().await;
     let nodes = Nodes::new(api.context.clone());
-    let queue = Queue::new(crate::runtime::queue::QueueOptions::default());
+    let queue = Queue::new(hub_runtime::QueueOptions::default());
     lease(&api, "gw-1", "gw-1").await;
     let node = api.make(Kind::Node, json!({"metadata": {"name": "gw-1"}})).await;
     nodes.heartbeats.lock().renew("gw-1", 1, true, Instant::now().checked_sub(2 * ORPHANED_LEASE_GRACE).unwrap());
     let there = api.context.reader.get(Kind::Node, "", "gw-1");
     api.context.writer.delete(Kind::Node, &node, None).await.unwrap();
-    let change = crate::runtime::Change { kind: Kind::Node, previous: there, current: None };
+    let change = hub_runtime::Change { kind: Kind::Node, previous: there, current: None };
     nodes.observe(&Event::Changed(change), &queue);
     assert!(matches!(nodes.reconcile_node("gw-1").await.unwrap(), Next::After(_)));
     assert!(api.find(Kind::Lease, LEASE_NAMESPACE, "gw-1").await.is_some());
@@ -330,9 +330,9 @@ async fn a_node_that_joins_is_written_once_more_for_its_taint() {
     nodes.reconcile_node("gw-1").await.unwrap();
     assert_eq!(revision(&api).await, joined);
     // A status that says the same once more concerns nobody, another one does.
-    let queue = Queue::new(crate::runtime::queue::QueueOptions::default());
+    let queue = Queue::new(hub_runtime::QueueOptions::default());
     let observe = |previous, current| {
-        let change = crate::runtime::Change { kind: Kind::Node, previous, current };
+        let change = hub_runtime::Change { kind: Kind::Node, previous, current };
         nodes.observe(&Event::Changed(change), &queue);
         queue.lengths().ready + queue.lengths().later
     };

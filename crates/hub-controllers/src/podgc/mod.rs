@@ -13,14 +13,14 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tracing::info;
 
-use crate::Context;
-use crate::events::seconds;
-use crate::kinds::Kind;
-use crate::runtime::batch::slow_start;
-use crate::runtime::controller::ReconcileError;
-use crate::runtime::{Event, Field, Next, ObjectRef, Queue, Reconciler};
-use crate::views::PodView;
-use crate::writer::{Target, WriteError, Writer};
+use hub_runtime::Context;
+use hub_runtime::ReconcileError;
+use hub_runtime::batch::slow_start;
+use hub_runtime::events::seconds;
+use hub_runtime::kinds::Kind;
+use hub_runtime::views::PodView;
+use hub_runtime::writer::{Target, WriteError, Writer};
+use hub_runtime::{Event, Field, Next, ObjectRef, Queue, Reconciler};
 
 /// A node that joins, or is deleted and joins again, has its pods if it does so within this time.
 const QUARANTINE: Duration = Duration::from_secs(40);

@@ -1,9 +1,9 @@
 //! Tests of `podgc`: its decisions, as data.
 
 use super::*;
-use crate::runtime::Change;
-use crate::runtime::queue::QueueOptions;
 use crate::testing::TestApi;
+use hub_runtime::Change;
+use hub_runtime::QueueOptions;
 
 #[test]
 fn a_pod_goes_only_when_nobody_answers_for_it() {

@@ -11,12 +11,12 @@
 
 use serde_json::json;
 
-use crate::Context;
-use crate::kinds::Kind;
-use crate::runtime::controller::ReconcileError;
-use crate::runtime::{Event, Field, Next, ObjectRef, Queue, Reader, Reconciler};
-use crate::views::{AnyView, ClaimView, ObjectMeta, PodClaimsView, VolumeView};
-use crate::writer::Writer;
+use hub_runtime::Context;
+use hub_runtime::ReconcileError;
+use hub_runtime::kinds::Kind;
+use hub_runtime::views::{AnyView, ClaimView, ObjectMeta, PodClaimsView, VolumeView};
+use hub_runtime::writer::Writer;
+use hub_runtime::{Event, Field, Next, ObjectRef, Queue, Reader, Reconciler};
 
 /// After a write that met another.
 const CONFLICT_RETRY: std::time::Duration = std::time::Duration::from_millis(200);

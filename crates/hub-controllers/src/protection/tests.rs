@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::runtime::Change;
-use crate::runtime::queue::QueueOptions;
 use crate::testing::TestApi;
+use hub_runtime::Change;
+use hub_runtime::QueueOptions;
 
 #[test]
 fn a_pod_uses_its_claims_from_when_it_is_placed_until_it_is_deleted() {

@@ -79,7 +79,7 @@ async fn what_no_kubelet_has_reported_a_while_after_its_return_is_undone() {
 async fn a_node_that_goes_again_has_its_time_when_it_is_back() {
     let (api, name) = (TestApi::start().await, Box::from("gw-1"));
     let unreachable = Unreachable::new(api.context.clone());
-    let queue = Queue::new(crate::runtime::queue::QueueOptions::default());
+    let queue = Queue::new(hub_runtime::QueueOptions::default());
     node(&api, "True").await;
     let mut marked = conditions("False", "True");
     marked[1]["reason"] = REASON.into();
@@ -88,7 +88,7 @@ async fn a_node_that_goes_again_has_its_time_when_it_is_back() {
     assert!(matches!(unreachable.reconcile(&name).await.unwrap(), Next::After(_)), "marked before the hub started");
     node(&api, "Unknown").await;
     let current = api.context.reader.get(Kind::Node, "", "gw-1");
-    let change = crate::runtime::Change { kind: Kind::Node, previous: before, current };
+    let change = hub_runtime::Change { kind: Kind::Node, previous: before, current };
     unreachable.observe(&Event::Changed(change), &queue);
     assert!(unreachable.returned.lock().is_empty());
     assert_eq!(queue.lengths().ready + queue.lengths().later, 1);

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use hub_controllers::kinds::Kind;
+use hub_runtime::kinds::Kind;
 use serde_json::{Value, json};
 
 use crate::hub::{Hub, Source, daemon_set, name_of};

@@ -1,7 +1,7 @@
 //! What a deletion does to the objects that name the deleted one as their owner.
 
-use hub_controllers::kinds::Kind;
-use hub_controllers::writer::Target;
+use hub_runtime::kinds::Kind;
+use hub_runtime::writer::Target;
 use kube::api::{Api, DeleteParams, DynamicObject, PostParams, PropagationPolicy};
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};

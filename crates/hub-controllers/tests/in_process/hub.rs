@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hub_controllers::kinds::Kind;
-use hub_controllers::runtime::{Reader, Reflector, StoreReader};
-use hub_controllers::writer::Writer;
-use hub_controllers::{Authorities, Controllers, ControllersConfig, NamePolicy, StatusRegistry};
+use hub_controllers::{Authorities, ControllersConfig, NamePolicy};
+use hub_runtime::kinds::Kind;
+use hub_runtime::writer::Writer;
+use hub_runtime::{Manager, Reader, Reflector, StatusRegistry, StoreReader};
 use machinery_access::{NotReadyTaint, UseProtection};
 use machinery_server::{Admission, AdmissionError, AdmissionRequest, Identity, Operation, Server, ServerConfig};
 use machinery_store::{Store, StoreOptions};
@@ -44,7 +44,7 @@ pub(crate) struct Hub {
     pub(crate) store: Store,
     pub(crate) admin: Writer,
     pub(crate) serving_ca: Arc<base_pki::Ca>,
-    pub(crate) running: Option<(Controllers, CancellationToken)>,
+    pub(crate) running: Option<(Manager, CancellationToken)>,
     /// Creations of pods by the controllers: how many are in flight, and the most that ever were.
     pub(crate) in_flight: Arc<(AtomicUsize, AtomicUsize)>,
     _dir: tempfile::TempDir,
@@ -75,7 +75,7 @@ impl Hub {
         .expect("a new store lists");
         let identity = Identity::new("admin", ["system:masters"]);
         let client = kube::Client::new(server.in_process(identity), "default");
-        Controllers::bootstrap(&client).await.expect("a new hub takes what it needs");
+        hub_controllers::bootstrap(&client).await.expect("a new hub takes what it needs");
         Self {
             server,
             store,
@@ -97,16 +97,14 @@ impl Hub {
             Source::Watches => Reflector::start(&client, hub_controllers::READ, &shutdown),
         };
         let config = ControllersConfig {
-            client,
-            reader,
             authorities: Authorities {
                 client: Arc::new(base_pki::Ca::create("client").expect("a CA can be made")),
                 serving: self.serving_ca.clone(),
             },
             names: NamePolicy { hub_names: vec!["hub.example.com".into()] },
-            status: StatusRegistry::default(),
         };
-        let controllers = Controllers::start(config, shutdown.clone()).await.expect("the controllers start");
+        let controllers = Manager::new(client, reader, StatusRegistry::default(), shutdown.clone());
+        hub_controllers::start(&controllers, config).await.expect("the controllers start");
         self.running = Some((controllers, shutdown));
     }
 

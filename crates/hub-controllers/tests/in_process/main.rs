@@ -3,13 +3,14 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use hub_controllers::kinds::Kind;
+use hub_runtime::kinds::Kind;
 use machinery_store::{Durability, Encoded, Expect, Key, Op};
 use serde_json::{Value, json};
 
 use crate::hub::{Hub, Source, condition, daemon_set, name_of};
 
 mod daemonsets;
+mod endpoints;
 mod garbage;
 mod hub;
 mod protection;
@@ -17,7 +18,7 @@ mod protection;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_finds_objects_by_field_as_soon_as_it_says_that_they_are_there() {
     use futures::StreamExt as _;
-    use hub_controllers::runtime::{Event, Field, Reader as _, StoreReader};
+    use hub_runtime::{Event, Field, Reader as _, StoreReader};
     let hub = Hub::without_controllers().await;
     for field in [machinery_server::OWNER_UID_FIELD, "spec.nodeName", "refs"] {
         assert!(hub.store.is_indexed(field), "{field}");
@@ -348,22 +349,6 @@ async fn a_namespace_takes_its_content_along() {
     hub.admin.delete(Kind::Namespace, &namespace, None).await.expect("the API deletes it");
     hub.eventually(Kind::Namespace, ("", "line-2"), |namespace| namespace.is_none()).await;
     assert!(hub.admin.get_now(Kind::Rule, ("line-2", "r")).await.expect("the API answers").is_none());
-    hub.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pod_that_nobody_places_says_so() {
-    let hub = Hub::start().await;
-    let pod = json!({
-        "metadata": {"name": "alone", "namespace": "default"},
-        "spec": {"runtimeClassName": "selvedge-process", "containers": [{"name": "main", "image": "file:///bin/true"}]},
-    });
-    hub.eventually(Kind::ServiceAccount, ("default", "default"), |account| account.is_some()).await;
-    hub.make(Kind::Pod, pod).await;
-    hub.eventually(Kind::Pod, ("default", "alone"), |pod| {
-        pod.is_some_and(|pod| condition(pod, "PodScheduled")["reason"] == "NoScheduler")
-    })
-    .await;
     hub.stop().await;
 }
 
@@ -702,5 +687,21 @@ async fn a_name_whose_identity_cannot_be_read_is_not_free() {
     let secret = hub.admin.get_now(Kind::Secret, ("kube-system", "bootstrap-token-abcdef")).await;
     let secret = secret.expect("the API responds").expect("it is there");
     assert_eq!(hub_pki::join::TokenGrant::of_secret(&secret).used_by, [""; 0]);
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_nobody_places_says_so() {
+    let hub = Hub::start().await;
+    let pod = json!({
+        "metadata": {"name": "alone", "namespace": "default"},
+        "spec": {"runtimeClassName": "selvedge-process", "containers": [{"name": "main", "image": "file:///bin/true"}]},
+    });
+    hub.eventually(Kind::ServiceAccount, ("default", "default"), |account| account.is_some()).await;
+    hub.make(Kind::Pod, pod).await;
+    hub.eventually(Kind::Pod, ("default", "alone"), |pod| {
+        pod.is_some_and(|pod| condition(pod, "PodScheduled")["reason"] == "NoScheduler")
+    })
+    .await;
     hub.stop().await;
 }

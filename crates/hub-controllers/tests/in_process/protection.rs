@@ -1,8 +1,8 @@
 //! What is in use is not deleted before its last user, and a new node is not ready before it says so: both ends of what
 //! admission begins.
 
-use hub_controllers::kinds::Kind;
-use hub_controllers::runtime::{Field, Reader as _, StoreReader};
+use hub_runtime::kinds::Kind;
+use hub_runtime::{Field, Reader as _, StoreReader};
 use serde_json::{Value, json};
 
 use crate::hub::{Hub, Source, name_of};
@@ -99,12 +99,12 @@ async fn a_reader_finds_pods_by_their_claims() {
     hub.make(Kind::Pod, other).await;
     let shutdown = tokio_util::sync::CancellationToken::new();
     let client = hub.client();
-    let watches = hub_controllers::runtime::Reflector::start(&client, &[Kind::Pod], &shutdown);
+    let watches = hub_runtime::Reflector::start(&client, &[Kind::Pod], &shutdown);
     while !watches.has_synced(Kind::Pod) {
         tokio::task::yield_now().await;
     }
     let stored = StoreReader::new(hub.store.clone());
-    let readers: [&dyn hub_controllers::runtime::Reader; 2] = [&*stored, &*watches];
+    let readers: [&dyn hub_runtime::Reader; 2] = [&*stored, &*watches];
     for (index, reader) in readers.into_iter().enumerate() {
         for (claim, expected) in [
             ("default/data", &["one"][..]),

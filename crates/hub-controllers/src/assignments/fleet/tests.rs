@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use api_edge::resources::EntryStatus;
 
 use super::*;
-use crate::views::Text;
+use hub_runtime::views::Text;
 
 fn labels<'a>(pairs: &[(&'a str, &'a str)]) -> Labels<'a> {
     let text = |text: &'a str| Text(Cow::Borrowed(text));

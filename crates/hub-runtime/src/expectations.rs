@@ -1,0 +1,82 @@
+//! What a key has written and the reader does not show yet.
+//!
+//! A reader may be behind what was just written. A controller that counted from such a view would create a pod twice, or
+//! delete one more than it may. So a key notes its writes here, and does not count again before the reader shows them:
+//! a creation is shown once the reader is past the revision that the API gave it, a deletion once the object is deleted or
+//! terminating.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::{ObjectRef, Reader};
+use crate::kinds::Kind;
+use crate::views::AnyView;
+
+/// A reader that does not show a write for so long has lost it (a cluster restored from a backup): count again.
+const EXPECTED_MAX: Duration = Duration::from_secs(300);
+
+/// The unseen writes of all keys of a controller, to objects of one kind.
+pub struct Expectations<K> {
+    kind: Kind,
+    unseen: Mutex<HashMap<K, Unseen>>,
+}
+
+struct Unseen {
+    since: Instant,
+    /// The newest revision that a creation got.
+    created: u64,
+    /// Namespace, name and uid.
+    deleted: Vec<(String, String, String)>,
+}
+
+impl<K: Clone + Eq + Hash> Expectations<K> {
+    /// Nothing is expected yet; all writes are to objects of this kind.
+    pub fn new(kind: Kind) -> Self {
+        Self { kind, unseen: Mutex::new(HashMap::new()) }
+    }
+
+    /// The API gave a new object this revision.
+    pub fn created(&self, key: &K, revision: u64) {
+        self.note(key, |unseen| unseen.created = unseen.created.max(revision));
+    }
+
+    /// The API took the deletion of this object.
+    pub fn deleted(&self, key: &K, namespace: &str, name: &str, uid: &str) {
+        self.note(key, |unseen| unseen.deleted.push((namespace.to_owned(), name.to_owned(), uid.to_owned())));
+    }
+
+    fn note(&self, key: &K, note: impl FnOnce(&mut Unseen)) {
+        let mut unseen = self.unseen.lock();
+        let fresh = || Unseen { since: Instant::now(), created: 0, deleted: Vec::new() };
+        note(unseen.entry(key.clone()).or_insert_with(fresh));
+    }
+
+    /// Whether the reader shows everything that the key wrote.
+    pub fn are_seen(&self, key: &K, reader: &dyn Reader) -> bool {
+        let mut all = self.unseen.lock();
+        let Some(unseen) = all.get_mut(key) else { return true };
+        unseen.deleted.retain(|(namespace, name, uid)| {
+            let shown = reader.get(self.kind, namespace, name);
+            shown.is_some_and(|object| is_alive(&object, uid))
+        });
+        let is_seen = unseen.deleted.is_empty() && unseen.created <= reader.revision(self.kind);
+        if is_seen || unseen.since.elapsed() > EXPECTED_MAX {
+            all.remove(key);
+            return true;
+        }
+        false
+    }
+
+    /// The key's object is deleted.
+    pub fn forget(&self, key: &K) {
+        self.unseen.lock().remove(key);
+    }
+}
+
+fn is_alive(object: &ObjectRef, uid: &str) -> bool {
+    object.view_or_log::<AnyView<'_>>().is_some_and(|view| view.metadata.uid == uid && !view.metadata.is_terminating())
+}

@@ -1,0 +1,112 @@
+//! What every controller of the hub runs on.
+//!
+//! ```text
+//! Reader ──first list, then changes──▶ observe ──keys──▶ Queue ──one key at a time──▶ reconcile ──▶ Writer ──▶ API
+//!   ▲                                                     ▲  back-off, requeue after      │
+//!   └──────────────── get, by_field ──────────────────────┴───────────────────────────────┘
+//! ```
+//!
+//! - [`Reader`]: the objects of the API, encoded and shared. [`StoreReader`] looks into the store of the embedded API;
+//!   [`Reflector`] keeps one watch per kind of a real cluster.
+//! - [`views`]: what is read of an object, borrowed from its bytes; [`selector`]: whom labels and a node's properties match.
+//! - [`Queue`]: keys that are due. One key never runs twice at a time; a key that comes often runs once.
+//! - [`Expectations`]: what a key has written and the reader does not show yet.
+//! - [`writer::Writer`] and [`events::Recorder`]: what is written, and what a person is to see of it.
+//! - [`StatusRegistry`]: what each controller did last, for `selvedge status` and `/metrics`.
+//! - [`Manager`]: starts a [`Reconciler`] with all of these.
+//!
+//! A reconciler is level-triggered: it reads what should be and what is, and takes idempotent steps. A change only says
+//! which key to look at.
+
+use std::sync::Arc;
+
+use kube::Client;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub mod batch;
+mod controller;
+pub mod events;
+mod expectations;
+pub mod kinds;
+mod queue;
+mod reader;
+mod reflector;
+pub mod selector;
+mod status;
+mod store_reader;
+pub mod views;
+pub mod writer;
+
+pub use controller::{Next, ReconcileError, Reconciler};
+pub use expectations::Expectations;
+pub use queue::{Queue, QueueLengths, QueueOptions};
+pub use reader::{Change, CustomEvent, Event, Field, ObjectRef, ReadObjectError, Reader, Subscription};
+pub use reflector::Reflector;
+pub use status::{ControllerError, ControllerStatus, Recorded, StatusRegistry};
+pub use store_reader::StoreReader;
+
+use events::Recorder;
+use writer::Writer;
+
+/// What every controller is handed.
+#[derive(Clone)]
+pub struct Context {
+    /// What is.
+    pub reader: Arc<dyn Reader>,
+    /// Changes it.
+    pub writer: Writer,
+    /// Says so.
+    pub recorder: Recorder,
+}
+
+/// Starts controllers, and waits for their end.
+pub struct Manager {
+    context: Context,
+    registry: StatusRegistry,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl Manager {
+    /// What controllers run on, without any yet: `client` must be allowed everything that they write, and `reader` must show
+    /// every kind that they read.
+    pub fn new(client: Client, reader: Arc<dyn Reader>, registry: StatusRegistry, shutdown: CancellationToken) -> Self {
+        let (writer, tasks) = (Writer::new(client), TaskTracker::new());
+        let (recorder, record) = Recorder::new(writer.clone(), shutdown.clone());
+        base_observe::spawn_named(&tasks, "event-recorder", record);
+        Self { context: Context { reader, writer, recorder }, registry, tasks, shutdown }
+    }
+
+    /// Starts the controller that `make` makes.
+    pub fn run<R: Reconciler>(&self, make: impl FnOnce(Context) -> R) {
+        let reconciler = make(self.context.clone());
+        controller::spawn(reconciler, &self.context.reader, &self.registry, &self.tasks, &self.shutdown);
+    }
+
+    /// What controllers are handed, for what runs beside them.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Tasks of what runs beside the controllers; they must end with [`Manager::shutdown`].
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    /// What ends all of it.
+    pub fn shutdown(&self) -> &CancellationToken {
+        &self.shutdown
+    }
+
+    /// What each controller did last.
+    pub fn status(&self) -> &StatusRegistry {
+        &self.registry
+    }
+
+    /// Waits until every controller has ended, after the shutdown that was handed to [`Manager::new`].
+    pub async fn wait(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}

@@ -1,0 +1,88 @@
+//! Tests of `plan`: its decisions, as data.
+
+use super::*;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+/// A pod that runs and is Ready on a node.
+fn pod(name: &str) -> Pod {
+    Pod {
+        name: name.into(),
+        uid: name.into(),
+        node: "gw-1".into(),
+        created: at(100),
+        phase: Phase::Running,
+        ready_since: Some(at(110)),
+        labels: Arc::new([("app".into(), "a".into())]),
+        ..Pod::default()
+    }
+}
+
+fn run(replicas: i64, pods: &[Pod], min_ready: i64) -> Plan {
+    let pods: Vec<Arc<Pod>> = pods.iter().cloned().map(Arc::new).collect();
+    let mut on_node = HashMap::new();
+    for pod in &pods {
+        *on_node.entry(pod.node.clone()).or_insert(0) += 1;
+    }
+    let template: LabelSelector<'_> = serde_json::from_str(r#"{"matchLabels": {"app": "a"}}"#).unwrap();
+    plan(replicas, &template, &pods, &on_node, Clock::new(at(1000), min_ready))
+}
+
+#[test]
+fn what_is_missing_is_created_up_to_a_burst() {
+    let ended = Pod { phase: Phase::Failed, ..pod("b") };
+    let terminating = Pod { is_terminating: true, ..pod("c") };
+    let plan = run(3, &[pod("a"), ended, terminating], 0);
+    assert_eq!((plan.create, plan.delete.len()), (2, 0), "what has ended or is on its way out is no replica");
+    let counts = Counts { replicas: 1, fully_labeled: 1, ready: 1, available: 1, terminating: 1 };
+    assert_eq!(plan.counts, counts);
+    assert_eq!(run(i64::MAX, &[], 0).create, BURST);
+    assert_eq!(run(-1, &[pod("a")], 0).delete.len(), 1, "a number below zero is zero");
+}
+
+#[test]
+fn a_pod_is_available_once_it_was_ready_for_long_enough() {
+    let ready_at = |second| Pod { ready_since: Some(at(second)), ..pod("a") };
+    for (since, available, after) in [(990, 0, Some(50)), (940, 1, None), (2000, 0, Some(60))] {
+        let plan = run(1, &[ready_at(since)], 60);
+        assert_eq!(plan.counts.available, available, "ready since {since}");
+        assert_eq!(plan.available_after, after.map(Duration::from_secs), "ready since {since}");
+    }
+}
+
+#[test]
+fn a_pod_with_other_labels_than_the_template_is_not_fully_labeled() {
+    let other = Pod { labels: Arc::new([("app".into(), "b".into())]), ..pod("b") };
+    assert_eq!(run(2, &[pod("a"), other], 0).counts.fully_labeled, 1);
+}
+
+/// The first of a pair is deleted before the second, whatever their order and names.
+#[test]
+fn what_is_missed_least_is_deleted_first() {
+    let pairs: &[(&str, Pod, Pod)] = &[
+        ("not placed", Pod { node: "".into(), ..pod("b") }, Pod { phase: Phase::Pending, ..pod("a") }),
+        ("pending", Pod { phase: Phase::Pending, ..pod("b") }, Pod { phase: Phase::Unknown, ..pod("a") }),
+        ("unknown", Pod { phase: Phase::Unknown, ..pod("b") }, Pod { ready_since: None, ..pod("a") }),
+        ("not ready", Pod { ready_since: None, ..pod("b") }, Pod { deletion_cost: -5, ..pod("a") }),
+        ("cheap", Pod { deletion_cost: -5, ..pod("b") }, pod("a")),
+        ("ready for less", Pod { ready_since: Some(at(999)), ..pod("b") }, pod("a")),
+        ("restarted more", Pod { restarts: 3, ..pod("b") }, Pod { restarts: 1, ..pod("a") }),
+        ("younger", Pod { created: at(998), ..pod("b") }, pod("a")),
+        ("the same but for the uid", pod("a"), pod("b")),
+    ];
+    for (what, first, second) in pairs {
+        for pods in [[first.clone(), second.clone()], [second.clone(), first.clone()]] {
+            let plan = run(1, &pods, 0);
+            assert_eq!(plan.delete.iter().map(|pod| &**pod).collect::<Vec<_>>(), [first], "{what}");
+        }
+    }
+}
+
+#[test]
+fn the_node_with_most_pods_loses_one() {
+    let on = |name: &str, node: &str| Pod { node: node.into(), ..pod(name) };
+    let plan = run(2, &[on("a", "gw-1"), on("b", "gw-2"), on("c", "gw-2")], 0);
+    assert_eq!(&*plan.delete[0].name, "b");
+}

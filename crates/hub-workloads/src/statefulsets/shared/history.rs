@@ -1,0 +1,305 @@
+//! The revisions of a workload's template: for `kubectl rollout history` and `undo`, and to know which pods are of which template.
+//!
+//! A revision is found by what its template *means*, not by its bytes: a version of the API that adds a default to every
+//! pod template would otherwise roll the whole fleet. When no revision has the template itself, the older ones whose
+//! templates the new one contains are put through the API's defaults in a dry run and compared.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use hub_runtime::kinds::Kind;
+use hub_runtime::writer::{Target, WriteError, Writer};
+use hub_runtime::{Field, Reader};
+
+use super::Owner;
+
+/// As upstream's default.
+const HISTORY_LIMIT: i64 = 10;
+
+/// One stored revision.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Revision {
+    pub name: String,
+    pub uid: String,
+    /// Under which hash its template is kept.
+    pub hash: String,
+    pub number: i64,
+    pub template: Value,
+}
+
+impl Revision {
+    fn read(mut object: Value, hash_label: &str) -> Self {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let mut template = object["data"]["spec"]["template"].take();
+        if let Some(fields) = template.as_object_mut() {
+            fields.remove("$patch");
+        }
+        Self {
+            name: text(&object["metadata"]["name"]),
+            uid: text(&object["metadata"]["uid"]),
+            hash: text(&object["metadata"]["labels"][hash_label]),
+            number: object["revision"].as_i64().unwrap_or_default(),
+            template,
+        }
+    }
+}
+
+/// A workload's revisions, the oldest first.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct History {
+    revisions: Vec<Revision>,
+    current: usize,
+}
+
+impl History {
+    /// The one that the template is kept as.
+    pub fn current(&self) -> &Revision {
+        &self.revisions[self.current]
+    }
+
+    /// One by its name.
+    pub fn named(&self, name: &str) -> Option<&Revision> {
+        self.revisions.iter().find(|revision| revision.name == name)
+    }
+
+    /// Those that exceed the limit, the oldest first; `live` are names of revisions that are in use. A negative limit keeps all.
+    fn superfluous(&self, live: &BTreeSet<&str>, limit: Option<i64>) -> impl Iterator<Item = &Revision> {
+        let limit = limit.unwrap_or(HISTORY_LIMIT);
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let is_old =
+            |revision: &&Revision| revision.name != self.current().name && !live.contains(revision.name.as_str());
+        let old: Vec<&Revision> = self.revisions.iter().filter(is_old).collect();
+        let count = old.len().saturating_sub(limit);
+        old.into_iter().take(count)
+    }
+}
+
+/// What became of keeping a template.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Kept {
+    /// It is stored.
+    As(History),
+    /// Its name is taken by another object: a further collision gives it another.
+    Collision,
+}
+
+/// A template that is to be kept.
+pub(crate) struct Template<'a> {
+    pub owner: Owner<'a>,
+    /// `spec.template`.
+    pub template: &'a Value,
+    /// The workload's annotations, which say why it was changed.
+    pub annotations: &'a Value,
+    /// `status.collisionCount`.
+    pub collisions: i64,
+    /// The label of a revision that has its hash.
+    pub hash_label: &'static str,
+}
+
+impl Template<'_> {
+    /// Makes sure that the template is kept as a revision, and that it is the newest. `known` names the revision that it was
+    /// found to be before, which saves comparing it again.
+    pub async fn keep(&self, known: Option<&str>, reader: &dyn Reader, writer: &Writer) -> Result<Kept, WriteError> {
+        let meta = self.owner.meta;
+        let stored = reader.by_field(Kind::ControllerRevision, Field::OwnerUid, &meta.uid);
+        let mut revisions: Vec<Revision> = stored
+            .iter()
+            .filter(|object| object.namespace() == &*meta.namespace)
+            .filter_map(|object| object.value().ok())
+            .map(|object| Revision::read(object, self.hash_label))
+            .collect();
+        revisions.sort_by(|one, other| (one.number, &one.name).cmp(&(other.number, &other.name)));
+        let newest = revisions.last().map_or(0, |revision| revision.number);
+        let known = known.and_then(|known| revisions.iter().position(|revision| revision.name == known));
+        let found = match known {
+            Some(index) => Some(index),
+            None => self.find_same(&revisions, writer).await?,
+        };
+        let current = match found {
+            None => match self.create(newest.saturating_add(1), writer).await? {
+                None => return Ok(Kept::Collision),
+                Some(revision) => revision,
+            },
+            Some(index) => {
+                let mut revision = revisions.remove(index);
+                // Going back to an old template makes it the newest revision.
+                if revision.number < newest {
+                    revision.number = newest.saturating_add(1);
+                    let patch = json!({"metadata": {"uid": revision.uid}, "revision": revision.number});
+                    writer.merge(Kind::ControllerRevision, (&meta.namespace, &revision.name), &patch).await?;
+                }
+                revision
+            }
+        };
+        revisions.push(current);
+        Ok(Kept::As(History { current: revisions.len() - 1, revisions }))
+    }
+
+    /// Stores the template; `None` when its name is taken by something else.
+    async fn create(&self, number: i64, writer: &Writer) -> Result<Option<Revision>, WriteError> {
+        let (kind, meta) = (Kind::ControllerRevision, self.owner.meta);
+        let hash = template_hash(self.template, self.collisions);
+        let name = format!("{}-{hash}", meta.name);
+        // kubectl finds revisions by the workload's own labels, and goes back by a patch that must replace, not merge.
+        let mut labels = self.template["metadata"]["labels"].as_object().cloned().unwrap_or_default();
+        labels.insert(self.hash_label.to_owned(), hash.as_str().into());
+        let mut data = self.template.clone();
+        data["$patch"] = json!("replace");
+        let mut metadata = json!({
+            "name": name, "namespace": meta.namespace, "labels": labels, "ownerReferences": [self.owner.reference()],
+        });
+        if self.annotations.as_object().is_some_and(|annotations| !annotations.is_empty()) {
+            metadata["annotations"] = self.annotations.clone();
+        }
+        let object = json!({
+            "apiVersion": kind.api_version(), "kind": kind.name(), "metadata": metadata,
+            "data": {"spec": {"template": data}}, "revision": number,
+        });
+        if let Some(created) = writer.create(kind, object).await? {
+            return Ok(Some(Revision::read(created, self.hash_label)));
+        }
+        let Some(mut found) = writer.get_now(kind, (&meta.namespace, &name)).await? else {
+            // It was deleted in between: the next run creates it.
+            let template = self.template.clone();
+            return Ok(Some(Revision { name, uid: String::new(), hash, number, template }));
+        };
+        let revision = Revision::read(found.clone(), self.hash_label);
+        if revision.template != *self.template {
+            return Ok(None);
+        }
+        let owners = found["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
+        if owners.iter().any(|owner| owner["uid"] == *meta.uid) {
+            return Ok(Some(revision));
+        }
+        if owners.iter().any(|owner| owner["controller"] == true) {
+            return Ok(None);
+        }
+        // Left by a workload that was deleted without its dependents: adopt it.
+        found["metadata"]["ownerReferences"] = owners.into_iter().chain([self.owner.reference()]).collect();
+        found["revision"] = number.into();
+        writer.replace(kind, &found).await?;
+        Ok(Some(Revision { number, ..revision }))
+    }
+
+    /// A revision with the template, or one whose template means the same though it is written otherwise.
+    async fn find_same(&self, revisions: &[Revision], writer: &Writer) -> Result<Option<usize>, WriteError> {
+        if let Some(index) = revisions.iter().rposition(|revision| revision.template == *self.template) {
+            return Ok(Some(index));
+        }
+        let Owner { kind, meta } = self.owner;
+        for (index, revision) in revisions.iter().enumerate().rev() {
+            // Defaults only add. Whatever takes away or changes is meant by somebody.
+            if !contains(self.template, &revision.template) {
+                continue;
+            }
+            let trial = json!({
+                "apiVersion": kind.api_version(), "kind": kind.name(),
+                "metadata": {"name": format!("{}-trial", meta.name), "namespace": meta.namespace},
+                "spec": {
+                    "selector": {"matchLabels": revision.template["metadata"]["labels"]},
+                    "template": revision.template,
+                },
+            });
+            match writer.dry_create(kind, trial).await {
+                Ok(defaulted) if defaulted["spec"]["template"] == *self.template => return Ok(Some(index)),
+                Ok(_) => {}
+                // A template that is valid no more is not the one that the workload has now.
+                Err(error) if error.code().is_some_and(|code| (400..500).contains(&code)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Deletes the revisions that exceed the limit; `live` are names of revisions that are in use.
+pub(crate) async fn truncate(
+    owner: Owner<'_>,
+    history: &History,
+    live: &BTreeSet<&str>,
+    limit: Option<i64>,
+    writer: &Writer,
+) -> Result<(), WriteError> {
+    for revision in history.superfluous(live, limit) {
+        let target = Target { namespace: &owner.meta.namespace, name: &revision.name, uid: &revision.uid };
+        writer.delete_target(Kind::ControllerRevision, target, None, None).await?;
+    }
+    Ok(())
+}
+
+/// The hash of a template: short, stable, and fit for a name. A collision gives it another one.
+pub(crate) fn template_hash(template: &Value, collisions: i64) -> String {
+    match collisions {
+        0 => short_hash(template.to_string().as_bytes(), 10),
+        _ => short_hash(format!("{template}{collisions}").as_bytes(), 10),
+    }
+}
+
+/// FNV-1a in letters and digits that cannot be read as words, as Kubernetes writes its suffixes.
+fn short_hash(bytes: &[u8], len: usize) -> String {
+    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in bytes {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    let letters = ALPHABET.len() as u64;
+    (0..len)
+        .map(|_| {
+            let letter = ALPHABET[usize::try_from(hash % letters).unwrap_or_default()];
+            hash /= letters;
+            char::from(letter)
+        })
+        .collect()
+}
+
+/// Whether `have` says all that `less` says.
+fn contains(have: &Value, less: &Value) -> bool {
+    match (have, less) {
+        (Value::Object(have), Value::Object(less)) => {
+            less.iter().all(|(field, less)| have.get(field).is_some_and(|have| contains(have, less)))
+        }
+        (Value::Array(have), Value::Array(less)) => {
+            have.len() == less.len() && have.iter().zip(less).all(|(have, less)| contains(have, less))
+        }
+        (have, less) => have == less,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_default_that_was_added_is_not_a_change() {
+        let have =
+            json!({"spec": {"containers": [{"name": "a", "image": "b", "terminationMessagePath": "/x"}], "new": 1}});
+        assert!(contains(&have, &json!({"spec": {"containers": [{"name": "a", "image": "b"}]}})));
+        assert!(!contains(&have, &json!({"spec": {"containers": [{"name": "a", "image": "c"}]}})));
+        assert!(!contains(&have, &json!({"spec": {"containers": [], "new": 1}})));
+    }
+
+    #[test]
+    fn old_revisions_end_that_nobody_uses() {
+        let names = ["a", "b", "c", "d", "e"];
+        let revision = |(number, name): (usize, &&str)| Revision {
+            name: (*name).to_owned(),
+            uid: String::new(),
+            hash: String::new(),
+            number: i64::try_from(number).unwrap(),
+            template: Value::Null,
+        };
+        let history = History { revisions: names.iter().enumerate().map(revision).collect(), current: 4 };
+        for (limit, live, expected) in [
+            (None, &[][..], &[][..]),
+            (Some(-1), &[], &[]),
+            (Some(2), &[], &["a", "b"]),
+            (Some(2), &["a"], &["b"]),
+            (Some(0), &["c"], &["a", "b", "d"]),
+        ] {
+            let live = live.iter().copied().collect();
+            let ended: Vec<&str> = history.superfluous(&live, limit).map(|revision| revision.name.as_str()).collect();
+            assert_eq!(ended, expected, "{limit:?} {live:?}");
+        }
+    }
+}

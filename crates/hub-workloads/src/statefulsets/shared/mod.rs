@@ -1,0 +1,128 @@
+//! What controllers of workloads share: whose pods are whose, the history of a template, and since when a pod is ready.
+//!
+//! Nothing here knows a kind of workload: an [`Owner`] is a kind and the metadata of an object of it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value, json};
+
+use hub_runtime::kinds::Kind;
+use hub_runtime::views::ObjectMeta;
+use hub_runtime::writer::Target;
+
+pub(crate) mod claim;
+pub(crate) mod failures;
+pub(crate) mod history;
+pub(crate) mod orphans;
+pub(crate) mod ready;
+pub(crate) mod scales;
+
+/// How soon a key looks again when the reader does not show its own writes yet, or when a write met another; a change
+/// usually comes first.
+pub(crate) const UNSEEN_RETRY: Duration = Duration::from_millis(200);
+
+/// An object that owns others.
+#[derive(Clone, Copy)]
+pub(crate) struct Owner<'a> {
+    pub kind: Kind,
+    pub meta: &'a ObjectMeta<'a>,
+}
+
+impl<'a> Owner<'a> {
+    /// The reference by which it owns and controls an object.
+    pub fn reference(self) -> Value {
+        json!({
+            "apiVersion": self.kind.api_version(), "kind": self.kind.name(), "name": self.meta.name,
+            "uid": self.meta.uid, "controller": true, "blockOwnerDeletion": true,
+        })
+    }
+
+    /// The object itself, for a write or an Event.
+    pub fn target(self) -> Target<'a> {
+        Target { namespace: &self.meta.namespace, name: &self.meta.name, uid: &self.meta.uid }
+    }
+}
+
+/// A field that is `null` means what an absent one means.
+pub(crate) fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// The merge patch that makes `new` of `old`; `None` when they are the same. Maps are compared field by field, so that a key
+/// that is not in `new` is taken out; anything else is replaced as a whole.
+pub(crate) fn merge_patch(old: &Value, new: &Value) -> Option<Value> {
+    match (old, new) {
+        (old, new) if old == new => None,
+        (Value::Object(old), Value::Object(new)) => {
+            let mut patch = Map::new();
+            for key in old.keys().filter(|key| !new.contains_key(*key)) {
+                patch.insert(key.clone(), Value::Null);
+            }
+            for (key, new) in new {
+                match old.get(key).filter(|old| !old.is_null()) {
+                    Some(old) => drop(merge_patch(old, new).map(|changed| patch.insert(key.clone(), changed))),
+                    None => drop(patch.insert(key.clone(), new.clone())),
+                }
+            }
+            Some(patch.into())
+        }
+        (_, new) => Some(new.clone()),
+    }
+}
+
+/// A `metav1.LabelSelector` (JSON) as Go prints it, for messages that are upstream's.
+pub(crate) fn shown_selector(selector: &Value) -> String {
+    if selector.is_null() {
+        return "nil".to_owned();
+    }
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let labels = selector["matchLabels"].as_object().into_iter().flatten();
+    let labels: String = labels.map(|(key, value)| format!("{key}: {},", text(value))).collect();
+    let expressions = selector["matchExpressions"].as_array().into_iter().flatten().map(|one| {
+        let values: Vec<String> = one["values"].as_array().into_iter().flatten().map(text).collect();
+        let values = values.join(" ");
+        format!(
+            "LabelSelectorRequirement{{Key:{},Operator:{},Values:[{values}],}},",
+            text(&one["key"]),
+            text(&one["operator"])
+        )
+    });
+    let expressions: String = expressions.collect();
+    format!(
+        "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement{{{expressions}}},}}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_selector_is_shown_as_upstream_shows_it() {
+        let selector = json!({
+            "matchLabels": {"app": "web"}, "matchExpressions": [{"key": "tier", "operator": "In", "values": ["a", "b"]}],
+        });
+        let expected = "&LabelSelector{MatchLabels:map[string]string{app: web,},MatchExpressions:[]LabelSelectorRequirement{LabelSelectorRequirement{Key:tier,Operator:In,Values:[a b],},},}";
+        assert_eq!(shown_selector(&selector), expected);
+        assert_eq!(shown_selector(&Value::Null), "nil");
+    }
+
+    #[test]
+    fn a_patch_takes_out_what_is_not_there_any_more() {
+        for (old, new, patch) in [
+            (json!({"a": 1}), json!({"a": 1}), None),
+            (json!({"a": 1, "b": 2}), json!({"a": 1}), Some(json!({"b": null}))),
+            (json!({"m": {"x": 1, "y": 2}}), json!({"m": {"x": 3}}), Some(json!({"m": {"x": 3, "y": null}}))),
+            (json!({"l": [1, 2]}), json!({"l": [2]}), Some(json!({"l": [2]}))),
+            (json!(null), json!({"a": 1}), Some(json!({"a": 1}))),
+            (json!({"m": null}), json!({"m": {"x": 1}}), Some(json!({"m": {"x": 1}}))),
+        ] {
+            assert_eq!(merge_patch(&old, &new), patch, "{old} to {new}");
+        }
+    }
+}
