@@ -58,7 +58,7 @@ mod unreachable;
 pub use csr::{Authorities, NamePolicy};
 pub use garbage::collects;
 
-/// Everything that the controllers read: what a [`Reader`] must offer.
+/// Everything that the controllers read: what a [`Reader`](hub_runtime::Reader) must offer.
 pub const READ: &[Kind] = &[
     Kind::Namespace,
     Kind::Node,
