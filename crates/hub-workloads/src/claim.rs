@@ -4,7 +4,7 @@
 //! whose labels match no more is released, and one of another controller is never touched.
 
 use hub_runtime::kinds::Kind;
-use hub_runtime::views::{AnyView, LabelSelector, Labels};
+use hub_runtime::views::{AnyView, LabelSelector, ObjectMeta};
 use hub_runtime::writer::{WriteError, Writer};
 use hub_runtime::{ObjectRef, ReconcileError};
 use serde_json::{Value, json};
@@ -24,26 +24,18 @@ pub(crate) enum Claim {
     Ignore,
 }
 
-/// Decides about one object, of which `controller` is the uid of its controller.
-pub(crate) fn claim(
-    owner_uid: &str,
-    selector: &LabelSelector<'_>,
-    controller: Option<&str>,
-    labels: &Labels<'_>,
-    is_terminating: bool,
-) -> Claim {
-    let matches = selector.matches(labels);
-    match controller {
-        Some(uid) if uid == owner_uid => {
-            if matches {
-                Claim::Own
-            } else {
-                Claim::Release
-            }
-        }
+/// Decides about one object; `matches` says whether selector, and name where that matters, fit. An owner that is being deleted
+/// changes no object's owner.
+pub(crate) fn claim(owner: &ObjectMeta<'_>, matches: bool, pod: &ObjectMeta<'_>) -> Claim {
+    match pod.controller() {
+        Some(controller) if controller.uid == owner.uid => match matches {
+            true => Claim::Own,
+            false if owner.is_terminating() => Claim::Ignore,
+            false => Claim::Release,
+        },
         Some(_) => Claim::Ignore,
         // What is on its way out is not worth adopting.
-        None if matches && !is_terminating => Claim::Adopt,
+        None if matches && !pod.is_terminating() && !owner.is_terminating() => Claim::Adopt,
         None => Claim::Ignore,
     }
 }
@@ -64,8 +56,7 @@ pub(crate) async fn claim_all(
         if *view.metadata.namespace != *owner.meta.namespace {
             continue;
         }
-        let controller = view.metadata.controller().map(|controller| &*controller.uid);
-        match claim(&owner.meta.uid, selector, controller, &view.metadata.labels, view.metadata.is_terminating()) {
+        match claim(owner.meta, selector.matches(&view.metadata.labels), &view.metadata) {
             Claim::Own => {}
             Claim::Ignore => continue,
             Claim::Release => {
@@ -120,7 +111,8 @@ pub(crate) async fn release(
     change_owners(kind, object, writer, |owners| owners.retain(|one| one["uid"] != *owner.meta.uid)).await
 }
 
-async fn change_owners(
+/// Changes an object's owner references as they were read; `Ok(false)` when it was changed meanwhile or is deleted.
+pub(crate) async fn change_owners(
     kind: Kind,
     object: &ObjectRef,
     writer: &Writer,
@@ -135,4 +127,32 @@ async fn change_owners(
         "metadata": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"], "ownerReferences": owners},
     });
     writer.merge(kind, (object.namespace(), object.name()), &patch).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_are_claimed_by_controller_and_labels() {
+        for (matches, controller, is_pod_ending, is_owner_ending, expected) in [
+            (true, Some("me"), false, false, Claim::Own),
+            (true, Some("me"), true, false, Claim::Own),
+            (true, Some("me"), false, true, Claim::Own),
+            (false, Some("me"), false, false, Claim::Release),
+            (false, Some("me"), false, true, Claim::Ignore),
+            (true, Some("other"), false, false, Claim::Ignore),
+            (true, None, false, false, Claim::Adopt),
+            (true, None, true, false, Claim::Ignore),
+            (true, None, false, true, Claim::Ignore),
+            (false, None, false, false, Claim::Ignore),
+        ] {
+            let time = |is_ending: bool| is_ending.then_some("2026-01-01T00:00:00Z");
+            let owners: Vec<Value> = controller.iter().map(|uid| json!({"uid": uid, "controller": true})).collect();
+            let owner = json!({"uid": "me", "deletionTimestamp": time(is_owner_ending)}).to_string();
+            let pod = json!({"ownerReferences": owners, "deletionTimestamp": time(is_pod_ending)}).to_string();
+            let (owner, meta) = (serde_json::from_str(&owner).unwrap(), serde_json::from_str(&pod).unwrap());
+            assert_eq!(claim(&owner, matches, &meta), expected, "{pod} {matches} {is_owner_ending}");
+        }
+    }
 }

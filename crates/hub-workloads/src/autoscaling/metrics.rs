@@ -14,8 +14,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::statefulsets::shared::nullable;
 use crate::statefulsets::shared::scales::{Scales, text_of};
+use hub_runtime::views::nullable;
 
 use super::calculate::{Sample, Samples};
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use hub_runtime::views::{ConditionView, ObjectMeta, Text};
 
-use crate::statefulsets::shared::nullable;
+use hub_runtime::views::nullable;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

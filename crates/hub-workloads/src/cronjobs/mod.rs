@@ -31,7 +31,9 @@ mod zones;
 use plan::{Child, Concurrency, CronJob, Plan, Reference, Start, Status};
 use zones::Zones;
 
-use crate::jobs::shared::{self, nullable, target};
+use hub_runtime::views::nullable;
+
+use crate::jobs::shared::{self, target};
 use crate::jobs::views::{Ending, JobView};
 
 /// Annotation of a job: the time that it was scheduled for.

@@ -23,12 +23,12 @@ use serde_json::{Value, json};
 
 use hub_runtime::events::seconds;
 use hub_runtime::kinds::Kind;
-use hub_runtime::views::{LabelSelector, Labels, ObjectMeta, OwnerReference, PodView, condition};
+use hub_runtime::views::{LabelSelector, Labels, ObjectMeta, OwnerReference, PodView, condition, nullable};
 use hub_runtime::writer::Target;
 use hub_runtime::{Context, Event, Next, ObjectRef, Queue, ReconcileError, Reconciler};
 
 use crate::statefulsets::shared::scales::{ScaleError, Scales, Workload};
-use crate::statefulsets::shared::{UNSEEN_RETRY, merge_patch, nullable, shown_selector};
+use crate::statefulsets::shared::{UNSEEN_RETRY, merge_patch, shown_selector};
 
 mod budget;
 

@@ -46,7 +46,9 @@ pub(crate) mod views;
 
 use backoff::Record;
 use plan::{Action, Job, NewPod, Outcome, Phase, Pod};
-use shared::{Claim, Orphans};
+use shared::Orphans;
+
+use crate::claim::Claim;
 use template::PodFactory;
 use track::{Done, Ended, Suspension, Tracked};
 use views::{JobPodView, JobView};

@@ -9,31 +9,9 @@ use hub_runtime::writer::{Target, WriteError, Writer, absent_is_false};
 use kube::Error;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use parking_lot::Mutex;
-use serde::Deserialize;
-use serde::de::Deserializer;
 use serde_json::{Value, json};
 
-/// A field that is `null` means what an absent one means.
-pub(crate) fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de> + Default,
-{
-    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
-}
-
-/// What an owner does about a pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Claim {
-    /// It is the owner's.
-    Own,
-    /// It becomes the owner's.
-    Adopt,
-    /// It is the owner's no more.
-    Release,
-    /// It is none of the owner's business.
-    Ignore,
-}
+use crate::claim::Claim;
 
 /// Decides about one pod, as upstream's `ControllerRefManager`: a pod without a controller whose labels match is adopted, a pod of
 /// the owner whose labels match no more is released, a pod of another controller is never touched.

@@ -4,7 +4,7 @@ use hub_runtime::views::{LabelSelector, Labels, ObjectMeta, Text};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::shared::nullable;
+use hub_runtime::views::nullable;
 
 /// A Job.
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -149,9 +149,8 @@ impl ReplicaSets {
             }
             for pod in pods.orphans_in(&owner.meta.namespace) {
                 // What has ended is not worth adopting either.
-                let claim = claim::claim(&owner.meta.uid, selector, None, &pod.labels(), !pod.is_active());
-                if claim == Claim::Adopt {
-                    changes.push((claim, pod.clone()));
+                if pod.is_active() && selector.matches(&pod.labels()) {
+                    changes.push((Claim::Adopt, pod.clone()));
                 }
             }
         }

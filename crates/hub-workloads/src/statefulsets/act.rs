@@ -11,11 +11,12 @@ use hub_runtime::{Next, ObjectRef, ReconcileError};
 use super::claims::{self, OfPod, Owners, Retention};
 use super::plan::{Pod, Set, Step, Which};
 use super::pods::{self, NewPod};
-use super::shared::claim::{self, Claim};
+use super::shared::UNSEEN_RETRY;
 use super::shared::history::Revision;
-use super::shared::{Owner, UNSEEN_RETRY};
 use super::views::{PodView, SetView};
 use super::{Key, STALE_RETRY, StatefulSets};
+use crate::claim::{self, Claim};
+use crate::owner::Owner;
 
 /// What the steps are about.
 pub(super) struct Acts<'a> {

@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use hub_runtime::kinds::Kind;
 use hub_runtime::views::OwnerReference;
 
-use super::shared::Owner;
 use super::views::RetentionView;
+use crate::owner::Owner;
 
 /// What becomes of claims.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

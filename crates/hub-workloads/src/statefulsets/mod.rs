@@ -31,15 +31,17 @@ mod pods;
 pub(crate) mod shared;
 mod views;
 
+use crate::claim::{self, Claim};
 use act::Acts;
 use claims::{OfPod, Owners, Retention};
 use plan::{Counts, Phase, Plan, Pod, Set, Step, Update, Which};
-use shared::claim::{self, Claim};
+use shared::UNSEEN_RETRY;
 use shared::failures::Failures;
 use shared::history::{self, History, Kept, Revision, Template};
 use shared::orphans::Orphans;
 use shared::ready::{Clock, SeenReady};
-use shared::{Owner, UNSEEN_RETRY};
+
+use crate::owner::Owner;
 use views::{PodView, SelectorView, SetView};
 
 /// As upstream has it on a StatefulSet's revisions.

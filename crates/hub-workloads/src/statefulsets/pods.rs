@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::claims::claim_name;
-use super::shared::Owner;
 use super::views::PodView;
+use crate::owner::Owner;
 
 /// Label that says which revision of the template a pod was created from: the revision's name.
 pub(super) const REVISION_LABEL: &str = "controller-revision-hash";

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use hub_runtime::views::{ConditionView, LabelSelector, Labels, ObjectMeta, PodVolumeView, Text};
 
-use super::shared::nullable;
+use hub_runtime::views::nullable;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]

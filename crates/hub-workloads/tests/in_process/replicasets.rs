@@ -95,6 +95,8 @@ async fn pods_of_nobody_are_adopted_and_pods_of_other_labels_released() {
 
     hub.patch(Kind::Pod, "orphan", json!({"metadata": {"labels": {"app": "debugged"}}})).await;
     hub.eventually(Kind::Pod, "orphan", |pod| pod["metadata"]["ownerReferences"].is_null()).await;
+    // The status may be of before: what the set does about it comes first.
+    hub.settled().await;
     hub.eventually(Kind::ReplicaSet, "web", has("availableReplicas", 2)).await;
     assert_eq!(hub.pods().await.len(), 3, "it was replaced, and runs on by itself");
 }

@@ -12,7 +12,8 @@ use hub_runtime::kinds::Kind;
 use hub_runtime::writer::{Target, WriteError, Writer};
 use hub_runtime::{Field, Reader};
 
-use super::Owner;
+use crate::hash::short_hash;
+use crate::owner::Owner;
 
 /// As upstream's default.
 const HISTORY_LIMIT: i64 = 10;
@@ -234,23 +235,6 @@ pub(crate) fn template_hash(template: &Value, collisions: i64) -> String {
         0 => short_hash(template.to_string().as_bytes(), 10),
         _ => short_hash(format!("{template}{collisions}").as_bytes(), 10),
     }
-}
-
-/// FNV-1a in letters and digits that cannot be read as words, as Kubernetes writes its suffixes.
-fn short_hash(bytes: &[u8], len: usize) -> String {
-    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in bytes {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    let letters = ALPHABET.len() as u64;
-    (0..len)
-        .map(|_| {
-            let letter = ALPHABET[usize::try_from(hash % letters).unwrap_or_default()];
-            hash /= letters;
-            char::from(letter)
-        })
-        .collect()
 }
 
 /// Whether `have` says all that `less` says.

@@ -1,17 +1,11 @@
 //! What controllers of workloads share: whose pods are whose, the history of a template, and since when a pod is ready.
 //!
-//! Nothing here knows a kind of workload: an [`Owner`] is a kind and the metadata of an object of it.
+//! Nothing here knows a kind of workload: an [`Owner`](crate::owner::Owner) is a kind and the metadata of an object of it.
 
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use hub_runtime::kinds::Kind;
-use hub_runtime::views::ObjectMeta;
-use hub_runtime::writer::Target;
-
-pub(crate) mod claim;
 pub(crate) mod failures;
 pub(crate) mod history;
 pub(crate) mod orphans;
@@ -21,37 +15,6 @@ pub(crate) mod scales;
 /// How soon a key looks again when the reader does not show its own writes yet, or when a write met another; a change
 /// usually comes first.
 pub(crate) const UNSEEN_RETRY: Duration = Duration::from_millis(200);
-
-/// An object that owns others.
-#[derive(Clone, Copy)]
-pub(crate) struct Owner<'a> {
-    pub kind: Kind,
-    pub meta: &'a ObjectMeta<'a>,
-}
-
-impl<'a> Owner<'a> {
-    /// The reference by which it owns and controls an object.
-    pub fn reference(self) -> Value {
-        json!({
-            "apiVersion": self.kind.api_version(), "kind": self.kind.name(), "name": self.meta.name,
-            "uid": self.meta.uid, "controller": true, "blockOwnerDeletion": true,
-        })
-    }
-
-    /// The object itself, for a write or an Event.
-    pub fn target(self) -> Target<'a> {
-        Target { namespace: &self.meta.namespace, name: &self.meta.name, uid: &self.meta.uid }
-    }
-}
-
-/// A field that is `null` means what an absent one means.
-pub(crate) fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de> + Default,
-{
-    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
-}
 
 /// The merge patch that makes `new` of `old`; `None` when they are the same. Maps are compared field by field, so that a key
 /// that is not in `new` is taken out; anything else is replaced as a whole.
@@ -100,6 +63,8 @@ pub(crate) fn shown_selector(selector: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

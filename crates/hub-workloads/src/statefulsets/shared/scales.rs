@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use hub_runtime::kinds::Kind;
 
-use super::nullable;
+use hub_runtime::views::nullable;
 
 /// What was found out about a kind is this old at most: it may be defined, or defined anew, meanwhile.
 const AGE_MAX: Duration = Duration::from_secs(60);
