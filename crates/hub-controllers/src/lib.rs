@@ -15,8 +15,8 @@
 //! | `nodes` | node | nodes are tainted as their leases and conditions are; leases of deleted nodes go |
 //! | `duplicates` | node | two boxes that speak as one node are named |
 //! | `endpoints` | Service | EndpointSlices and Endpoints: which pods answer for it |
+//! | `endpointslicemirroring` | Endpoints | EndpointSlices of Endpoints that somebody else writes |
 //! | `unreachable` | node | pods of a node that is out of reach are not ready |
-//! | `pods` | pod | a pod that nobody places says so |
 //! | `protection` | claim, volume or class | what is in use is not deleted before its last user |
 //! | `assignments` | node, or fleet object | devices, streams, rules, exports and the Services of its pods' namespaces become one `NodeAssignment` per node; what nodes report is summed up |
 //!
@@ -48,7 +48,6 @@ mod joining;
 mod namespaces;
 mod nodes;
 mod podgc;
-mod pods;
 mod protection;
 mod served;
 #[cfg(test)]
@@ -129,8 +128,8 @@ pub async fn start(manager: &Manager, config: ControllersConfig) -> Result<(), W
     manager.run(nodes::Nodes::new);
     manager.run(duplicates::Duplicates::new);
     manager.run(endpoints::Endpoints::new);
+    manager.run(endpoints::Mirror::new);
     manager.run(unreachable::Unreachable::new);
-    manager.run(pods::Pods::new);
     manager.run(protection::Protection::new);
     manager.run(assignments::Assignments::new);
     Ok(())

@@ -58,19 +58,11 @@ const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 /// for others (classes, templates, endpoints, what a storage driver reports) is not among them.
 const WAITING: &[(&str, &str)] = &[
     ("", "persistentvolumeclaims"),
-    ("", "replicationcontrollers"),
     ("apiregistration.k8s.io", "apiservices"),
-    ("apps", "deployments"),
-    ("apps", "replicasets"),
-    ("apps", "statefulsets"),
-    ("autoscaling", "horizontalpodautoscalers"),
-    ("batch", "cronjobs"),
-    ("batch", "jobs"),
     ("flowcontrol.apiserver.k8s.io", "flowschemas"),
     ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations"),
     ("networking.k8s.io", "ingresses"),
     ("networking.k8s.io", "networkpolicies"),
-    ("policy", "poddisruptionbudgets"),
     ("resource.k8s.io", "resourceclaims"),
 ];
 

@@ -32,6 +32,7 @@ pub mod kinds;
 mod queue;
 mod reader;
 mod reflector;
+mod selection;
 pub mod selector;
 mod status;
 mod store_reader;
@@ -43,6 +44,7 @@ pub use expectations::Expectations;
 pub use queue::{Queue, QueueLengths, QueueOptions};
 pub use reader::{Change, CustomEvent, Event, Field, ObjectRef, ReadObjectError, Reader, Subscription};
 pub use reflector::Reflector;
+pub use selection::{Selection, UnknownController};
 pub use status::{ControllerError, ControllerStatus, Recorded, StatusRegistry};
 pub use store_reader::StoreReader;
 
@@ -64,6 +66,7 @@ pub struct Context {
 pub struct Manager {
     context: Context,
     registry: StatusRegistry,
+    selection: Selection,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -75,12 +78,34 @@ impl Manager {
         let (writer, tasks) = (Writer::new(client), TaskTracker::new());
         let (recorder, record) = Recorder::new(writer.clone(), shutdown.clone());
         base_observe::spawn_named(&tasks, "event-recorder", record);
-        Self { context: Context { reader, writer, recorder }, registry, tasks, shutdown }
+        let selection = Selection::default();
+        Self { context: Context { reader, writer, recorder }, registry, selection, tasks, shutdown }
     }
 
-    /// Starts the controller that `make` makes.
+    /// Runs those controllers alone that are selected; all are, unless this is called.
+    pub fn selecting(self, selection: Selection) -> Self {
+        Self { selection, ..self }
+    }
+
+    /// Whether the controller of this name runs: for one that is not started by [`Manager::run`].
+    pub fn selects(&self, name: &'static str) -> bool {
+        self.selection.has(name)
+    }
+
+    /// Checks the selection, once all controllers were started.
+    ///
+    /// # Errors
+    /// When it names a controller that there is not.
+    pub fn check_selection(&self) -> Result<(), UnknownController> {
+        self.selection.check()
+    }
+
+    /// Starts the controller that `make` makes, if it is selected.
     pub fn run<R: Reconciler>(&self, make: impl FnOnce(Context) -> R) {
         let reconciler = make(self.context.clone());
+        if !self.selects(reconciler.name()) {
+            return;
+        }
         controller::spawn(reconciler, &self.context.reader, &self.registry, &self.tasks, &self.shutdown);
     }
 

@@ -30,19 +30,26 @@ impl NodeChange {
         self == Self::default()
     }
 
-    fn concerns(self, filter: Filter) -> bool {
-        self.is_new
-            || match filter {
-                Filter::NodeUnschedulable => self.opened,
-                Filter::TaintToleration => self.taints,
-                Filter::NodeAffinity | Filter::VolumeBinding => self.labels,
-                Filter::NodeResourcesFit => self.offers_more,
-                Filter::PodTopologySpread => self.labels || self.taints,
-                Filter::InterPodAffinity => self.labels,
-                Filter::NodePorts | Filter::VolumeRestrictions => false,
-            }
+    /// Whether it concerns one of these filters beyond what [`fits_now`] looks at.
+    fn concerns_others(self, filters: FilterSet) -> bool {
+        let all = [
+            (Filter::VolumeBinding, self.labels),
+            (Filter::PodTopologySpread, self.labels || self.taints),
+            (Filter::InterPodAffinity, self.labels),
+        ];
+        all.iter().any(|(filter, is_concerned)| filters.contains(*filter) && (self.is_new || *is_concerned))
     }
 }
+
+/// The filters that [`fits_now`] looks at. A node is asked by one after the other, and the first that rejects is all that the
+/// pod remembers: what another of them would have said, a later change may be about.
+const OF_NODE: [Filter; 5] = [
+    Filter::NodeUnschedulable,
+    Filter::TaintToleration,
+    Filter::NodeAffinity,
+    Filter::NodeResourcesFit,
+    Filter::NodePorts,
+];
 
 /// A change of the cluster.
 #[derive(Clone, Copy, Debug)]
@@ -67,15 +74,18 @@ pub enum Change<'c> {
 /// rejected by none of them (there was no node) is helped by anything.
 pub fn helps(cluster: &Cluster, change: Change<'_>, demand: &Demand, claims: &[ClaimUse], filters: FilterSet) -> bool {
     let has = |filter| filters.contains(filter);
+    let is_of_node = OF_NODE.iter().any(|filter| has(*filter));
     if filters.is_empty() {
         return true;
     }
     match change {
-        Change::Node(id, what) => node_helps(cluster, id, what, demand, filters),
+        Change::Node(id, what) => {
+            what.concerns_others(filters) || is_of_node && !what.is_empty() && fits_now(cluster, id, demand)
+        }
         // Domains that are no more make the fewest more.
         Change::NodeRemoved => has(Filter::PodTopologySpread),
         Change::PodFreed(placed) => {
-            (has(Filter::NodeResourcesFit) || has(Filter::NodePorts)) && fits_now(cluster, placed.node, demand)
+            is_of_node && fits_now(cluster, placed.node, demand)
                 || has(Filter::PodTopologySpread) && is_spread_with(cluster, demand, placed)
                 || has(Filter::InterPodAffinity) && repels(cluster, demand, placed)
                 || has(Filter::VolumeRestrictions) && shares_claim(demand, claims, placed)
@@ -95,23 +105,6 @@ pub fn helps(cluster: &Cluster, change: Change<'_>, demand: &Demand, claims: &[C
         }
         Change::Storage => has(Filter::VolumeBinding) && !claims.is_empty(),
     }
-}
-
-fn node_helps(cluster: &Cluster, id: NodeId, what: NodeChange, demand: &Demand, filters: FilterSet) -> bool {
-    let concerned = Filter::ALL.iter().filter(|filter| filters.contains(**filter) && what.concerns(**filter));
-    let concerned: FilterSet = concerned.copied().collect();
-    if concerned.is_empty() {
-        return false;
-    }
-    let node = cluster.node(id);
-    if concerned.contains(Filter::PodTopologySpread) {
-        // A domain more, or fewer, may matter to other nodes than this.
-        let mut hard = demand.spread.iter().filter(|one| one.is_hard);
-        if hard.any(|one| what.labels || node.labels.get(&one.topology_key).is_some()) {
-            return true;
-        }
-    }
-    fits_now(cluster, id, demand)
 }
 
 /// Whether a node's own properties suit the pod and what is left of it suffices, or would once less important pods leave.

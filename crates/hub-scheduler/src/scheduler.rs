@@ -62,6 +62,9 @@ const GATED_MESSAGE: &str = "Scheduling is blocked due to non-empty scheduling g
 
 /// Starts the scheduler; it ends with the manager.
 pub fn start(manager: &Manager) {
+    if !manager.selects(NAME) {
+        return;
+    }
     let recorded = Arc::new(Recorded::new(NAME));
     let lengths = Arc::new(Mutex::new(QueueLengths::default()));
     manager.status().register(recorded.clone(), {

@@ -58,6 +58,8 @@ pub struct HubConfig {
     pub telemetry_bytes_max: u64,
     /// Disk for the audit log.
     pub audit_bytes_max: u64,
+    /// Which controllers run.
+    pub controllers: Vec<String>,
     /// How long a stop waits.
     pub shutdown_grace_seconds: u64,
     /// What is logged.
@@ -72,6 +74,7 @@ impl Default for HubConfig {
             public_names: Vec::new(),
             telemetry_bytes_max: 8 * 1024 * 1024 * 1024,
             audit_bytes_max: 0,
+            controllers: vec!["*".to_owned()],
             shutdown_grace_seconds: 10,
             log: "info".to_owned(),
         }
@@ -94,6 +97,10 @@ impl HubConfig {
         (
             "auditBytesMax",
             "Disk for the audit log, with one line for each write and each request in another's name: half for DATA_DIR/hub/audit.log, which has those of administrators, and a quarter each for audit-controllers.log, the hub's own, and audit-nodes.log, everybody else's. The oldest go first when one is full, 0 writes none.",
+        ),
+        (
+            "controllers",
+            "Which controllers run, as --controllers of kube-controller-manager says it: * all of them, -NAME not this one (another scheduler may be in the place of -scheduler), NAME this one. A wrong name is answered with all there are.",
         ),
         ("shutdownGraceSeconds", "How long a stop waits for open requests."),
         ("log", "A level, or a filter such as info,machinery_server=debug. SELVEDGE_LOG goes before it."),

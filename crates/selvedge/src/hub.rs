@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use base_http::Connections;
 use base_pki::San;
 use hub_controllers::{Authorities, ControllersConfig, NamePolicy};
-use hub_runtime::{Manager, StatusRegistry, StoreReader};
+use hub_runtime::{Manager, Selection, StatusRegistry, StoreReader};
 use hub_telemetry::routes::TelemetryRoutes;
 use hub_telemetry::usage::UsageStore;
 use hub_telemetry::{Telemetry, TelemetryOptions};
@@ -103,8 +103,12 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
         authorities: Authorities { client: pki.hub.clone(), serving: pki.node_serving.clone() },
         names: NamePolicy { hub_names: config.public_names.iter().map(|name| San::from(name.as_str())).collect() },
     };
-    let controllers = Manager::new(client.clone(), reader, status, shutdown.clone());
+    let controllers = Manager::new(client.clone(), reader, status, shutdown.clone())
+        .selecting(Selection::new(config.controllers.clone()));
     hub_controllers::start(&controllers, controllers_config).await.context("failed to start the hub's controllers")?;
+    hub_workloads::start(&controllers);
+    hub_scheduler::start(&controllers);
+    controllers.check_selection().context("`controllers`")?;
     keeper.migrate(&server, &store).await.map_err(anyhow::Error::msg)?;
     let connections = Connections::new();
     let upkeep = [

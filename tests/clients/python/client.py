@@ -99,6 +99,8 @@ def deployments(namespace):
     check(len(patched.spec.template.spec.containers) == 2, "lists are merged by their key", patched.spec.template.spec)
     scale = api.read_namespaced_deployment_scale("web", namespace)
     scale.spec.replicas = 3
+    # The controller of Deployments writes as well.
+    scale.metadata.resource_version = None
     check(api.replace_namespaced_deployment_scale("web", namespace, scale).spec.replicas == 3, "a scale is written")
     api.delete_namespaced_deployment("web", namespace, propagation_policy="Background")
     utils.create_from_dict(

@@ -32,12 +32,12 @@ fn wrong_manifests_are_refused_by_name() -> Result<()> {
     )?;
     let pod = |spec: &str| format!("apiVersion: v1\nkind: Pod\nmetadata: {{ name: p }}\nspec: {spec}");
     // What no node runs is stored, as in Kubernetes, and says so itself.
-    up.kubectl.apply(&pod("{ containers: [{ name: a, image: busybox }] }"))?.ok()?;
+    up.kubectl.apply(&pod("{ nodeSelector: { site: hall-9 }, containers: [{ name: a, image: busybox }] }"))?.ok()?;
     eventually("a pod that says why it waits", PATIENCE, || {
         let stored = up.kubectl.json(&["pod", "p"]).map_err(|error| error.to_string())?;
         let placed = condition(&stored, "PodScheduled").unwrap_or_default();
         let why = placed["message"].as_str().unwrap_or_default();
-        let is_so = why.contains("set spec.nodeName");
+        let is_so = why.starts_with("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.");
         if is_so { Ok(()) } else { Err(stored["status"].to_string()) }
     })?;
     up.kubectl.ok(&["delete", "pod", "p"])?;

@@ -28,3 +28,4 @@ mod terminal;
 mod tokens;
 mod up;
 mod vm;
+mod workloads;

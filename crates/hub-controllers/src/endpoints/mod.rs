@@ -1,4 +1,4 @@
-//! EndpointSlices and Endpoints: which pods answer for a Service.
+//! EndpointSlices and Endpoints: which pods answer for a Service; and slices of Endpoints that somebody else writes ([`mirror`]).
 //!
 //! ```text
 //! pod changed ──services of its namespace that select it, before or after──┐
@@ -17,15 +17,17 @@ use std::time::Duration;
 
 use hub_runtime::kinds::Kind;
 use hub_runtime::views::{AnyView, Labels, ObjectMeta, Text, nullable};
-use hub_runtime::writer::{Target, WriteError};
+use hub_runtime::writer::{Target, WriteError, Writer};
 use hub_runtime::{Change, Context, Event, Field, Next, ObjectRef, Queue, ReconcileError, Reconciler};
 use parking_lot::Mutex;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+mod mirror;
 mod plan;
 
-use plan::{Endpoint, Family, Slice};
+pub(crate) use mirror::Mirror;
+use plan::{Endpoint, Family, Plan, Slice};
 
 /// Who writes a slice.
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
@@ -161,27 +163,12 @@ impl Endpoints {
         let is_published = service.spec.publish_not_ready_addresses;
         let groups = plan::group(endpoints, &service.spec.ports, &families, service.is_headless(), is_published);
         let plan = plan::plan(&service.metadata.name, &found, groups);
-        let labels = slice_labels(service);
-        let mut next = Next::OnChange;
-        for slice in plan.write {
-            let is_new = slice.revision.is_empty();
-            if !is_new && !slice.is_changed && slice.labels == labels {
-                continue;
-            }
-            let object = slice_object(service, &slice, &labels);
-            let is_written = match is_new {
-                true => writer.create(Kind::EndpointSlice, object).await?.is_some(),
-                false => writer.replace(Kind::EndpointSlice, &object).await?,
-            };
-            if !is_written {
-                next = Next::After(CONFLICT_RETRY);
-            }
-        }
-        for slice in plan.delete {
-            let target = Target { namespace, name: &slice.name, uid: &slice.uid };
-            writer.delete_target(Kind::EndpointSlice, target, None, None).await?;
-        }
-        Ok(next)
+        let owner = json!({
+            "apiVersion": "v1", "kind": "Service", "name": service.metadata.name, "uid": service.metadata.uid,
+            "controller": true, "blockOwnerDeletion": true,
+        });
+        let of = Origin { namespace, owner, labels: slice_labels(service), annotations: None };
+        Ok(write_slices(writer, &of, plan).await?)
     }
 
     /// The Service is deleted. Its slices are collected with it; an Endpoints object has no owner, as upstream's has none.
@@ -238,12 +225,12 @@ impl Endpoints {
 }
 
 /// The Service's own labels, without those that slices have for themselves.
-fn copied_labels(service: &ServiceView<'_>) -> serde_json::Map<String, Value> {
+fn copied_labels(service: &ServiceView<'_>) -> Map<String, Value> {
     let own = service.metadata.labels.iter().filter(|(key, _)| !OWN_LABELS.contains(key));
     own.map(|(key, value)| (key.to_owned(), value.into())).collect()
 }
 
-fn slice_labels(service: &ServiceView<'_>) -> serde_json::Map<String, Value> {
+fn slice_labels(service: &ServiceView<'_>) -> Map<String, Value> {
     let mut labels = copied_labels(service);
     if service.is_headless() {
         labels.insert(HEADLESS.to_owned(), "".into());
@@ -253,14 +240,48 @@ fn slice_labels(service: &ServiceView<'_>) -> serde_json::Map<String, Value> {
     labels
 }
 
-fn slice_object(service: &ServiceView<'_>, slice: &Slice, labels: &serde_json::Map<String, Value>) -> Value {
-    let owner = json!({
-        "apiVersion": "v1", "kind": "Service", "name": service.metadata.name, "uid": service.metadata.uid,
-        "controller": true, "blockOwnerDeletion": true,
-    });
+/// What all slices of an object have in common.
+struct Origin<'a> {
+    namespace: &'a str,
+    owner: Value,
+    labels: Map<String, Value>,
+    /// `None`: those that are there stay.
+    annotations: Option<Map<String, Value>>,
+}
+
+/// Writes what differs from what is stored.
+async fn write_slices(writer: &Writer, of: &Origin<'_>, plan: Plan) -> Result<Next, WriteError> {
+    let mut next = Next::OnChange;
+    for slice in plan.write {
+        let is_new = slice.revision.is_empty();
+        let has_annotations = of.annotations.as_ref().is_none_or(|annotations| slice.annotations == *annotations);
+        if !is_new && !slice.is_changed && slice.labels == of.labels && has_annotations {
+            continue;
+        }
+        let object = slice_object(of, &slice);
+        let is_written = match is_new {
+            true => writer.create(Kind::EndpointSlice, object).await?.is_some(),
+            false => writer.replace(Kind::EndpointSlice, &object).await?,
+        };
+        if !is_written {
+            next = Next::After(CONFLICT_RETRY);
+        }
+    }
+    for slice in plan.delete {
+        let target = Target { namespace: of.namespace, name: &slice.name, uid: &slice.uid };
+        writer.delete_target(Kind::EndpointSlice, target, None, None).await?;
+    }
+    Ok(next)
+}
+
+fn slice_object(of: &Origin<'_>, slice: &Slice) -> Value {
     let mut metadata = json!({
-        "name": slice.name, "namespace": service.metadata.namespace, "labels": labels, "ownerReferences": [owner],
+        "name": slice.name, "namespace": of.namespace, "labels": of.labels, "ownerReferences": [of.owner],
     });
+    let annotations = of.annotations.as_ref().unwrap_or(&slice.annotations);
+    if !annotations.is_empty() {
+        metadata["annotations"] = annotations.clone().into();
+    }
     if !slice.revision.is_empty() {
         (metadata["uid"], metadata["resourceVersion"]) = (slice.uid.as_str().into(), slice.revision.as_str().into());
     }

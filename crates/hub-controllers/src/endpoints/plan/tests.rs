@@ -163,3 +163,26 @@ fn only_addresses_that_others_reach_are_endpoints() {
         assert_eq!(is_reachable(address), expected, "{address}");
     }
 }
+
+#[test]
+fn so_many_addresses_are_mirrored() {
+    let addresses =
+        |range: std::ops::Range<u32>| range.map(|at| json!({"ip": format!("10.0.0.{at}")})).collect::<Vec<_>>();
+    let both = json!({"ip": "fd00::1", "nodeName": "gw-1", "hostname": "a"});
+    let mut listed = addresses(1..4);
+    listed.push(both.clone());
+    // One address twice is one endpoint.
+    listed.push(json!({"ip": "10.0.0.1"}));
+    let subsets = json!([{"addresses": listed, "notReadyAddresses": addresses(4..6), "ports": [{"port": 80}]}]);
+    let (groups, is_over) = mirrored(&subsets, 10);
+    assert!(!is_over);
+    assert_eq!(
+        groups.iter().map(|group| (group.family, group.endpoints.len())).collect::<Vec<_>>(),
+        [(Family::V4, 5), (Family::V6, 1)]
+    );
+    assert_eq!(groups[1].endpoints[0]["nodeName"], "gw-1");
+    let (groups, is_over) = mirrored(&subsets, 3);
+    assert!(is_over);
+    assert_eq!(groups.iter().map(|group| group.endpoints.len()).sum::<usize>(), 3);
+    assert!(mirrored(&Value::Null, 3).0.is_empty());
+}

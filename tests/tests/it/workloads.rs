@@ -111,7 +111,7 @@ fn a_deployment_is_created_scaled_updated_undone_exposed_and_drained() -> Result
         // Nobody takes them now, and they say so.
         comes_to_say(
             &kubectl,
-            &["describe", "pods", "-l", &label],
+            &["describe", "pods", "-l", &label, "--show-events"],
             "0/1 nodes are available: 1 node(s) were unschedulable",
         )?;
         kubectl.ok(&["uncordon", "edge-1"])?;
