@@ -10,6 +10,7 @@
 //! | [`edgex`] | events, readings, device profiles and devices as EdgeX Foundry v3 publishes them |
 //! | [`resources`], [`conditions`] | the kinds of `edge.selvedge.dev/v1alpha1` as structs |
 //! | [`services`] | what a node needs of a Service |
+//! | [`volumes`] | volumes that are directories of a node |
 //! | [`crds`] | their definitions, as the hub installs them |
 //! | [`identity`] | which key may speak as a node |
 //! | [`telemetry`] | what a node sends to `POST /telemetry/v1/batches` |
@@ -36,6 +37,7 @@ pub mod services;
 pub mod status;
 pub mod telemetry;
 pub mod usage;
+pub mod volumes;
 
 /// The API group of our own kinds.
 pub const GROUP: &str = "edge.selvedge.dev";

@@ -1,4 +1,4 @@
-//! What a new hub holds before anyone has said anything: namespaces, runtime classes, our kinds.
+//! What a new hub holds before anyone has said anything: namespaces, runtime classes, a class of volumes, our kinds.
 
 use serde_json::{Value, json};
 
@@ -17,10 +17,40 @@ pub(crate) async fn run(writer: &Writer) -> Result<(), WriteError> {
         });
         writer.create(Kind::RuntimeClass, class).await?;
     }
+    create_default_class(writer).await?;
     for definition in api_edge::crds::all() {
         keep_definition(writer, definition).await?;
     }
     Ok(())
+}
+
+/// Says on the namespace of the system that the hub has created its default class: one that was deleted or changed since is the
+/// administrator's choice.
+const HAS_DEFAULT_CLASS: &str = "selvedge.dev/default-storage-class";
+
+/// Creates the class of volumes that claims get which name none: once in the life of a hub.
+async fn create_default_class(writer: &Writer) -> Result<(), WriteError> {
+    const SYSTEM: (&str, &str) = ("", "kube-system");
+    let Some(system) = writer.get_now(Kind::Namespace, SYSTEM).await? else { return Ok(()) };
+    if system["metadata"]["annotations"][HAS_DEFAULT_CLASS].is_string() {
+        return Ok(());
+    }
+    let classes = writer.list_now(Kind::StorageClass, "").await?;
+    let marks = ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+    let is_default = |class: &Value| marks.iter().any(|mark| class["metadata"]["annotations"][mark] == "true");
+    // A hub that was there before this version may have one already.
+    let mark = if classes.iter().any(is_default) { "false" } else { "true" };
+    let class = json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+        "metadata": {"name": "local", "annotations": {"storageclass.kubernetes.io/is-default-class": mark}},
+        "provisioner": api_edge::volumes::PROVISIONER,
+        "reclaimPolicy": "Delete",
+        "volumeBindingMode": "WaitForFirstConsumer",
+        "allowVolumeExpansion": false,
+    });
+    writer.create(Kind::StorageClass, class).await?;
+    let done = json!({"metadata": {"annotations": {HAS_DEFAULT_CLASS: "created"}}});
+    writer.merge(Kind::Namespace, SYSTEM, &done).await.map(|_| ())
 }
 
 async fn keep_definition(writer: &Writer, definition: Value) -> Result<(), WriteError> {

@@ -6,7 +6,7 @@
 //!
 //! | module | key | what |
 //! | --- | --- | --- |
-//! | `bootstrap` | | namespaces, runtime classes and our own kinds, before anything else |
+//! | `bootstrap` | | namespaces, runtime classes, the default StorageClass and our own kinds, before anything else |
 //! | `namespaces` | namespace | a service account in each; an end that takes the content along |
 //! | `csr` | request | certificates of nodes, and the end of old requests |
 //! | `daemonsets` | set | one pod on each node that the template fits |

@@ -73,6 +73,8 @@ pub struct Node {
     pub is_unschedulable: bool,
     /// Whether it exists; pods may be bound to one that does not.
     pub exists: bool,
+    /// Whether volumes may be directories of it.
+    pub offers_directories: bool,
     /// `spec.taints`.
     pub taints: Vec<Taint>,
     /// `metadata.labels`.
@@ -301,6 +303,7 @@ impl Cluster {
         node.allocatable = offer.allocatable;
         node.pods_max = offer.pods;
         node.is_unschedulable = offer.is_unschedulable;
+        node.offers_directories = offer.offers_directories;
         node.taints = offer.taints;
         node.labels = offer.labels;
         if is_relabeled {

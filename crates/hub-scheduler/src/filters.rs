@@ -98,6 +98,8 @@ pub enum Reason {
     NoVolume,
     /// The volume of a claim does not exist.
     VolumeMissing,
+    /// Not enough disk for the volumes that claims request.
+    NoSpace,
     /// It lacks a label by which the pod is spread.
     SpreadLabel,
     /// Too many of the pods that the pod is spread with.
@@ -299,12 +301,14 @@ impl Check {
             return Ok(ClaimPlan::default());
         }
         let node = cluster.node(id);
-        let plan = cluster.volumes.plan(pod.namespace(), &self.claims, &node.name, &node.labels);
+        let disk = node.offers_directories.then_some(node.allocatable.storage);
+        let plan = cluster.volumes.plan(pod.namespace(), &self.claims, &node.name, &node.labels, disk);
         plan.map_err(|conflict| {
             let reasons = [
                 (conflict.unreachable, Reason::VolumeUnreachable),
                 (conflict.nothing_to_bind, Reason::NoVolume),
                 (conflict.missing, Reason::VolumeMissing),
+                (conflict.no_space, Reason::NoSpace),
             ];
             let reasons = reasons.into_iter().filter(|(holds, _)| *holds).map(|(_, reason)| reason);
             Rejection::new(Filter::VolumeBinding, true, reasons)

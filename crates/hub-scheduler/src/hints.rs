@@ -16,6 +16,8 @@ pub struct NodeChange {
     pub is_new: bool,
     /// It offers more of something.
     pub offers_more: bool,
+    /// Of its disk, which volumes need.
+    pub offers_more_disk: bool,
     /// Its labels.
     pub labels: bool,
     /// Its taints.
@@ -33,7 +35,7 @@ impl NodeChange {
     /// Whether it concerns one of these filters beyond what [`fits_now`] looks at.
     fn concerns_others(self, filters: FilterSet) -> bool {
         let all = [
-            (Filter::VolumeBinding, self.labels),
+            (Filter::VolumeBinding, self.labels || self.offers_more_disk),
             (Filter::PodTopologySpread, self.labels || self.taints),
             (Filter::InterPodAffinity, self.labels),
         ];

@@ -77,6 +77,7 @@ fn text(demand: &Demand, number: usize) -> Cow<'static, str> {
         (Reason::VolumeUnreachable, "node(s) didn't match PersistentVolume's node affinity"),
         (Reason::NoVolume, "node(s) didn't find available persistent volumes to bind"),
         (Reason::VolumeMissing, "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)"),
+        (Reason::NoSpace, "node(s) did not have enough free storage"),
         (Reason::SpreadLabel, "node(s) didn't match pod topology spread constraints (missing required label)"),
         (Reason::Spread, "node(s) didn't match pod topology spread constraints"),
         (Reason::Affinity, "node(s) didn't match pod affinity rules"),

@@ -1,13 +1,16 @@
 //! What a node offers.
 
+use api_edge::volumes::ANNOTATION_DIRECTORY;
 use api_kube::Text;
 use hub_runtime::views::{ObjectMeta, Taint as TaintView};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::pod::Amounts;
 use crate::pod::parse::amounts;
 use crate::pod::views::{ListView, nullable};
 use crate::terms::{Effect, Labels, Taint};
+use crate::volumes::AnnotatedView;
 
 /// Names of images that are read of one node: a kubelet reports 50 images.
 const IMAGE_NAMES_MAX: usize = 400;
@@ -27,13 +30,15 @@ pub struct Offer {
     pub pods: i64,
     /// Names and sizes of the images that it has.
     pub images: Vec<(Box<str>, i64)>,
+    /// Whether volumes may be directories of it.
+    pub offers_directories: bool,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct NodeView<'a> {
     #[serde(borrow)]
-    metadata: ObjectMeta<'a>,
+    metadata: Option<&'a RawValue>,
     #[serde(borrow, deserialize_with = "nullable")]
     spec: SpecView<'a>,
     #[serde(borrow, deserialize_with = "nullable")]
@@ -82,8 +87,13 @@ pub fn parse(json: &[u8]) -> Result<Offer, serde_json::Error> {
         Some(Taint { key: (&*taint.key).into(), value: (&*taint.value).into(), effect })
     };
     let names = view.status.images.iter().flat_map(|image| image.names.iter().map(|name| (name, image.size_bytes)));
+    // Twice: the shared view leaves annotations out, which most controllers need of no object.
+    let metadata = view.metadata.map_or("{}", RawValue::get);
+    let annotated: AnnotatedView<'_> = serde_json::from_str(metadata)?;
+    let metadata: ObjectMeta<'_> = serde_json::from_str(metadata)?;
     Ok(Offer {
-        labels: Labels::new(view.metadata.labels.iter()),
+        labels: Labels::new(metadata.labels.iter()),
+        offers_directories: annotated.annotations.get(ANNOTATION_DIRECTORY).is_some(),
         is_unschedulable: view.spec.unschedulable,
         taints: view.spec.taints.iter().filter_map(taint).collect(),
         allocatable: amounts(&offered),

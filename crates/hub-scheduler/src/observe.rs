@@ -203,7 +203,15 @@ impl Model {
                     }
                 }
             }
-            Kind::PersistentVolume => drop(cluster.volumes.volumes.remove(name)),
+            Kind::PersistentVolume => {
+                let removed = cluster.volumes.volumes.remove(name);
+                if removed.is_some_and(|volume| volume.directory_of.is_some()) {
+                    cluster.touch();
+                    // Its node has space again.
+                    self.wake(Change::Storage, now);
+                    return;
+                }
+            }
             Kind::StorageClass => drop(cluster.volumes.classes.remove(name)),
             Kind::PodDisruptionBudget => drop(cluster.budgets.remove(&(namespace.into(), name.into()))),
             Kind::Service => cluster.set_service(namespace, name, None),
@@ -335,6 +343,7 @@ impl Cluster {
                 || after.storage > before.storage
                 || offer.pods > node.pods_max
                 || more_scalars,
+            offers_more_disk: after.storage > before.storage || (offer.offers_directories && !node.offers_directories),
             labels: node.labels != offer.labels,
             taints: node.taints != offer.taints,
             opened: node.is_unschedulable && !offer.is_unschedulable,

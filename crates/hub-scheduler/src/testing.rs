@@ -36,7 +36,7 @@ pub(crate) fn add_node(cluster: &mut Cluster, name: &str, given: Value) {
         allocatable[resource] = amount.clone();
     }
     let object = json!({
-        "metadata": {"name": name, "labels": given["labels"]},
+        "metadata": {"name": name, "labels": given["labels"], "annotations": given["annotations"]},
         "spec": {"taints": given["taints"], "unschedulable": given["unschedulable"]},
         "status": {"allocatable": allocatable, "images": given["images"]},
     });

@@ -3,9 +3,13 @@
 //! A claim that is bound leaves the nodes that its volume can be reached from. One that is not, of a class that waits for its
 //! first pod, is bound with the decision: to a volume that exists and fits, or by a provisioner, which is asked by the
 //! annotation `volume.kubernetes.io/selected-node`. One of any other class must be bound before its pod is placed.
+//!
+//! Where volumes are directories of nodes, a node has so much to give as its disk is large, less what its volumes and the claims that are
+//! about to get one were promised. Upstream reads that from CSIStorageCapacity objects; here it is known at once, and never late.
 
 use std::collections::{BTreeMap, HashMap};
 
+use api_edge::volumes::{PROVISIONED_BY, PROVISIONER, node_of};
 use api_kube::{LabelSelector, LabelSelectorSpec, Quantity, Text};
 use hub_runtime::views::ObjectMeta;
 use serde::Deserialize;
@@ -74,6 +78,8 @@ pub struct Volume {
     pub is_block: bool,
     /// Whether it may be bound: it is not released, failed or on its way out.
     pub is_usable: bool,
+    /// The node whose directory it is.
+    pub directory_of: Option<Box<str>>,
 }
 
 /// Labels, and the values that each may have.
@@ -86,6 +92,8 @@ pub struct Class {
     pub waits: bool,
     /// Whether somebody makes volumes when they are needed.
     pub provisions: bool,
+    /// Whether these are directories of nodes.
+    pub are_directories: bool,
     /// Where: one of these, or anywhere where there is none. Each demands one of some values of each of its labels.
     pub topologies: Vec<Topology>,
 }
@@ -110,6 +118,8 @@ pub struct ClaimCheck {
     waiting: Vec<Box<str>>,
     /// The pod's claims that only one pod may use at a time.
     pub exclusive: Vec<Box<str>>,
+    /// Bytes that each node has promised to others; none where that does not matter.
+    promised: HashMap<Box<str>, i64>,
 }
 
 /// How the claims of a placed pod are bound.
@@ -137,6 +147,8 @@ pub struct VolumeConflict {
     pub nothing_to_bind: bool,
     /// A claim is bound to a volume that does not exist.
     pub missing: bool,
+    /// Its disk is too small for what the claims request.
+    pub no_space: bool,
 }
 
 impl ClaimCheck {
@@ -173,7 +185,37 @@ impl Volumes {
         if is_unbound {
             return Err("pod has unbound immediate PersistentVolumeClaims".to_owned());
         }
+        let mut waiting = check.waiting.iter().filter_map(|name| self.claim(pod.namespace(), name));
+        if waiting.any(|claim| self.gets_directory(claim)) {
+            check.promised = self.promised(pod.namespace(), &check.waiting);
+        }
         Ok(check)
+    }
+
+    fn gets_directory(&self, claim: &Claim) -> bool {
+        self.classes.get(&claim.class).is_some_and(|class| class.are_directories)
+    }
+
+    /// What nodes have promised: to volumes, and to claims that are about to get one, but those named here.
+    fn promised(&self, namespace: &str, except: &[Box<str>]) -> HashMap<Box<str>, i64> {
+        let mut promised: HashMap<Box<str>, i64> = HashMap::new();
+        let mut add = |node: &str, bytes: i64| {
+            let sum = promised.entry(node.into()).or_default();
+            *sum = sum.saturating_add(bytes.max(0));
+        };
+        for volume in self.volumes.values() {
+            volume.directory_of.iter().for_each(|node| add(node, volume.capacity));
+        }
+        for (of_namespace, claims) in &self.claims {
+            for (name, claim) in claims {
+                let Some(node) = claim.selected_node.as_ref().filter(|_| claim.volume.is_none()) else { continue };
+                let is_own = **of_namespace == *namespace && except.contains(name);
+                if !is_own && self.gets_directory(claim) && !self.volumes.contains_key(&*format!("pvc-{}", claim.uid)) {
+                    add(node, claim.request);
+                }
+            }
+        }
+        promised
     }
 
     fn usable(&self, pod: &Pod, of_pod: &ClaimUse) -> Result<&Claim, String> {
@@ -199,13 +241,15 @@ impl Volumes {
         Ok(claim)
     }
 
-    /// How the pod's claims are bound when it runs on a node, or why they cannot be.
+    /// How the pod's claims are bound when it runs on a node, or why they cannot be. `disk` is how many bytes it has for directories, if it
+    /// offers any.
     pub fn plan(
         &self,
         namespace: &str,
         check: &ClaimCheck,
         node: &str,
         labels: &Labels,
+        disk: Option<i64>,
     ) -> Result<ClaimPlan, VolumeConflict> {
         let mut conflict = VolumeConflict::default();
         for name in &check.bound {
@@ -215,6 +259,7 @@ impl Volumes {
             }
         }
         let mut plan = ClaimPlan::default();
+        let mut promised = check.promised.get(node).copied().unwrap_or_default();
         for name in &check.waiting {
             let Some(claim) = self.claim(namespace, name) else {
                 conflict.nothing_to_bind = true;
@@ -228,7 +273,15 @@ impl Volumes {
             match found {
                 _ if is_for_another => conflict.nothing_to_bind = true,
                 Some(volume) => plan.bind.push((name.clone(), volume.into())),
-                None if self.can_provision(&claim.class, labels) => plan.provision.push(name.clone()),
+                None if self.gets_directory(claim) && disk.is_none() => conflict.nothing_to_bind = true,
+                None if self.can_provision(&claim.class, labels) => {
+                    if let Some(disk) = disk.filter(|_| self.gets_directory(claim)) {
+                        promised = promised.saturating_add(claim.request.max(0));
+                        // A node that does not say how large its disk is takes what comes.
+                        conflict.no_space |= disk > 0 && promised > disk;
+                    }
+                    plan.provision.push(name.clone());
+                }
                 None => conflict.nothing_to_bind = true,
             }
         }
@@ -284,11 +337,12 @@ impl Volume {
     }
 }
 
+/// Annotations of an object, which the shared views leave out.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct AnnotatedView<'a> {
+pub(crate) struct AnnotatedView<'a> {
     #[serde(borrow, deserialize_with = "nullable")]
-    annotations: hub_runtime::views::Labels<'a>,
+    pub annotations: hub_runtime::views::Labels<'a>,
 }
 
 #[derive(Default, Deserialize)]
@@ -428,6 +482,10 @@ pub fn parse_volume(json: &[u8]) -> Result<Volume, serde_json::Error> {
     let annotations = annotations(json)?;
     let text = |text: &str| -> Box<str> { text.into() };
     let reference = view.spec.claim_ref.as_ref();
+    let directory_of = match annotations.get(PROVISIONED_BY) == Some(PROVISIONER) {
+        true => node_of(&serde_json::from_slice(json)?).map(text),
+        false => None,
+    };
     Ok(Volume {
         claim: reference.map(|claim| (text(&claim.namespace), text(&claim.name), text(&claim.uid))),
         nodes: view.spec.node_affinity.required.map(node_terms).transpose()?,
@@ -438,6 +496,7 @@ pub fn parse_volume(json: &[u8]) -> Result<Volume, serde_json::Error> {
         is_block: &*view.spec.volume_mode == "Block",
         is_usable: !view.metadata.is_terminating()
             && matches!(&*view.status.phase, "" | "Pending" | "Available" | "Bound"),
+        directory_of,
     })
 }
 
@@ -480,6 +539,7 @@ pub fn parse_class(json: &[u8]) -> Result<Class, serde_json::Error> {
     Ok(Class {
         waits: &*view.volume_binding_mode == "WaitForFirstConsumer",
         provisions: !matches!(&*view.provisioner, "" | NO_PROVISIONER),
+        are_directories: &*view.provisioner == PROVISIONER,
         topologies: view
             .allowed_topologies
             .iter()

@@ -14,7 +14,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use crate::pod::Pod;
-use crate::volumes::{ClaimPlan, SELECTED_NODE, parse_claim};
+use crate::volumes::{ClaimPlan, SELECTED_NODE, parse_claim, parse_volume};
 
 /// How long claims may take to be bound, as upstream has it.
 const CLAIMS_BOUND_WITHIN: Duration = Duration::from_secs(600);
@@ -81,12 +81,23 @@ async fn bind_claims(context: &Context, pod: &Pod, node: &str, plan: &ClaimPlan)
     };
     for (claim, volume) in &plan.bind {
         let uid = claim_now(claim).ok_or_else(|| lost(claim))?.uid;
+        let object = reader.get(Kind::PersistentVolume, "", volume).ok_or_else(|| lost(claim))?;
+        let found = parse_volume(object.bytes()).map_err(|_| lost(claim))?;
+        let is_free = found.claim.as_ref().is_none_or(|(of, name, of_uid)| {
+            (&**of, &**name) == (namespace, &**claim) && (of_uid.is_empty() || *of_uid == uid)
+        });
+        if !is_free {
+            return Err(lost(claim));
+        }
         let reference = json!({
             "apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": namespace, "name": claim, "uid": uid,
         });
-        let patch = json!({
-            "metadata": {"annotations": {"pv.kubernetes.io/bound-by-controller": "yes"}}, "spec": {"claimRef": reference},
+        // Only the volume that was looked at: somebody else may be about to have it.
+        let metadata = json!({
+            "resourceVersion": object.revision().to_string(),
+            "annotations": {"pv.kubernetes.io/bound-by-controller": "yes"},
         });
+        let patch = json!({"metadata": metadata, "spec": {"claimRef": reference}});
         if !writer.merge(Kind::PersistentVolume, ("", volume), &patch).await? {
             return Err(lost(claim));
         }

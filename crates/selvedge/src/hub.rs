@@ -107,6 +107,7 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
         .selecting(Selection::new(config.controllers.clone()));
     hub_controllers::start(&controllers, controllers_config).await.context("failed to start the hub's controllers")?;
     hub_workloads::start(&controllers);
+    hub_volumes::start(&controllers);
     hub_scheduler::start(&controllers);
     controllers.check_selection().context("`controllers`")?;
     keeper.migrate(&server, &store).await.map_err(anyhow::Error::msg)?;

@@ -85,6 +85,7 @@ const COLLECTED: &[Kind] = &[
     Kind::HorizontalPodAutoscaler,
     // A StatefulSet may own its pods' claims, and a pod those of its ephemeral volumes.
     Kind::PersistentVolumeClaim,
+    Kind::PersistentVolume,
     Kind::ControllerRevision,
     Kind::DeviceProfile,
     Kind::Device,

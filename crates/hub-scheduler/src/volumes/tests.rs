@@ -107,7 +107,7 @@ fn the_smallest_volume_that_suits_is_bound() {
     assert_eq!(decide(&mut cluster, &both), Ok("b".to_owned()));
     let check = cluster.volumes.check(&both).unwrap();
     let plan = |cluster: &Cluster| {
-        cluster.volumes.plan("default", &check, "b", &cluster.node(cluster.node_id("b").unwrap()).labels)
+        cluster.volumes.plan("default", &check, "b", &cluster.node(cluster.node_id("b").unwrap()).labels, None)
     };
     let pairs = |one: &str, two: &str| vec![("data".into(), one.into()), ("more".into(), two.into())];
     assert_eq!(plan(&cluster).unwrap().bind, pairs("fits", "large"));
@@ -131,4 +131,48 @@ fn a_claim_of_one_pod_is_used_by_one_pod() {
     assert_eq!(decide(&mut cluster, &with_claim("p", "data")).unwrap_err(), format!("0/2 nodes are available: {why}."));
     cluster.remove_pod("default", "first");
     assert!(decide(&mut cluster, &with_claim("p", "data")).is_ok());
+}
+
+#[test]
+fn a_claim_is_placed_where_the_disk_can_hold_it() {
+    let disk = |name: &str, size: &str| {
+        let offer = json!({api_edge::volumes::ANNOTATION_DIRECTORY: "/volumes"});
+        json!({"labels": {"host": name}, "annotations": offer, "allocatable": {"ephemeral-storage": size}})
+    };
+    let mut cluster = cluster(&[("a", disk("a", "10Gi")), ("b", disk("b", "20Gi"))]);
+    add_class(
+        &mut cluster,
+        "local",
+        json!({"provisioner": api_edge::volumes::PROVISIONER, "volumeBindingMode": "WaitForFirstConsumer"}),
+    );
+    let of = |size: &str| json!({"storageClassName": "local", "resources": {"requests": {"storage": size}}});
+    add_claim(&mut cluster, "data", json!({}), of("15Gi"));
+    assert_eq!(decide(&mut cluster, &with_claim("p", "data")), Ok("b".to_owned()));
+    add_claim(&mut cluster, "huge", json!({}), of("21Gi"));
+    let why = "0/2 nodes are available: 2 node(s) did not have enough free storage.";
+    assert_eq!(decide(&mut cluster, &with_claim("p", "huge")).unwrap_err(), why);
+    crate::testing::add_node(&mut cluster, "c", json!({"allocatable": {"ephemeral-storage": "90Gi"}}));
+    let of_another = "0/3 nodes are available: 1 node(s) didn't find available persistent volumes to bind, 2 node(s) did not have enough free storage.";
+    assert_eq!(decide(&mut cluster, &with_claim("p", "huge")).unwrap_err(), of_another, "it offers no directories");
+    cluster.remove_node("c");
+    // A claim that is about to get its volume there counts, and its own request does not count twice.
+    add_claim(&mut cluster, "data", json!({SELECTED_NODE: "b"}), of("15Gi"));
+    assert_eq!(decide(&mut cluster, &with_claim("p", "data")), Ok("b".to_owned()));
+    add_claim(&mut cluster, "more", json!({}), of("6Gi"));
+    assert_eq!(decide(&mut cluster, &with_claim("q", "more")), Ok("a".to_owned()));
+    // So does a volume, once: the claim that it was made for is the same storage.
+    let term = json!({"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["b"]}]});
+    let made = json!({
+        "metadata": {"name": "pvc-data", "annotations": {"pv.kubernetes.io/provisioned-by": api_edge::volumes::PROVISIONER}},
+        "spec": {
+            "capacity": {"storage": "15Gi"}, "local": {"path": "/v"},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [term]}},
+        },
+    });
+    cluster.volumes.volumes.insert("pvc-data".into(), parse_volume(made.to_string().as_bytes()).unwrap());
+    add_claim(&mut cluster, "little", json!({SELECTED_NODE: "b"}), of("5Gi"));
+    assert_eq!(decide(&mut cluster, &with_claim("r", "little")), Ok("b".to_owned()));
+    add_claim(&mut cluster, "little", json!({SELECTED_NODE: "b"}), of("6Gi"));
+    let why = "0/2 nodes are available: 1 node(s) did not have enough free storage, 1 node(s) didn't find available persistent volumes to bind.";
+    assert_eq!(decide(&mut cluster, &with_claim("r", "little")).unwrap_err(), why);
 }
