@@ -166,6 +166,20 @@ fn node_rules(access: &Access<'_>, node: &str, store: &Store) -> Decision {
         ("", "pods", Some("status")) if matches!(verb, "get" | "update" | "patch") => {
             own_pod(access, store, namespace, name, node)
         }
+        // Claims and volumes are read and not watched, as by upstream's nodes.
+        ("", "persistentvolumeclaims", None) if verb == "get" => {
+            let is_own = namespace.zip(name).is_some_and(|(of, name)| is_referenced(store, node, of, resource, name));
+            Decision::allow_if(is_own, format!("no pod of node {node:?} refers to it"))
+        }
+        ("", "persistentvolumes", None) if verb == "list" => {
+            let label = api_edge::LABEL_NODE;
+            let by_label = selectors.is_some_and(|(labels, _)| labels.exact(label) == Some(node));
+            Decision::allow_if(
+                by_label,
+                format!("node {node:?} may only list volumes with labelSelector {label}={node}"),
+            )
+        }
+        ("", "persistentvolumes", None) if matches!(verb, "get" | "patch") => own_volume(access, store, name, node),
         ("", "configmaps" | "secrets", None) if reads => {
             let may = match (namespace, name_or_field) {
                 (Some(namespace), Some(name)) => is_referenced(store, node, namespace, resource, name),
@@ -229,6 +243,27 @@ fn own_assignment(access: &Access<'_>, store: &Store, name: Option<&str>, node: 
     )
 }
 
+/// A node reads the volumes that its pods have, and those that are directories of its own, whether a pod has them or not. Of
+/// these it says when the directory is removed, which admission holds it to.
+fn own_volume(access: &Access<'_>, store: &Store, name: Option<&str>, node: &str) -> Decision {
+    let is_own = |name: &str| {
+        let Some(volume) = object(access, store, Key::new("/persistentvolumes", "", name)) else {
+            // What is not there is nobody's, and the truth is 404; nothing is created that way.
+            return access.verb == "get";
+        };
+        let Some(volume) = decoded(&volume) else { return false };
+        if api_edge::volumes::node_of(&volume) == Some(node) {
+            return true;
+        }
+        let (namespace, claim) =
+            (text_at(&volume, "/spec/claimRef/namespace"), text_at(&volume, "/spec/claimRef/name"));
+        access.verb == "get"
+            && !namespace.is_empty()
+            && is_referenced(store, node, namespace, "persistentvolumeclaims", claim)
+    };
+    Decision::allow_if(name.is_some_and(is_own), format!("the volume is neither of node {node:?} nor of its pods"))
+}
+
 /// A pod is of the node that it is bound to.
 fn own_pod(access: &Access<'_>, store: &Store, namespace: Option<&str>, name: Option<&str>, node: &str) -> Decision {
     let is_own = |(namespace, name): (&str, &str)| {
@@ -238,7 +273,7 @@ fn own_pod(access: &Access<'_>, store: &Store, namespace: Option<&str>, name: Op
     Decision::allow_if(namespace.zip(name).is_some_and(is_own), format!("the pod is not bound to node {node:?}"))
 }
 
-/// Whether a pod of the node mounts or reads this ConfigMap or Secret.
+/// Whether a pod of the node mounts or reads this ConfigMap, Secret or claim.
 fn is_referenced(store: &Store, node: &str, namespace: &str, resource: &str, name: &str) -> bool {
     // By the index of the node: what it costs are the node's own pods, however many others there are, and what each of them
     // refers to was extracted when it was stored.

@@ -57,7 +57,6 @@ const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 /// Kinds of which users expect that something happens, and on which no controller of a hub and no node acts yet. What is data
 /// for others (classes, templates, endpoints, what a storage driver reports) is not among them.
 const WAITING: &[(&str, &str)] = &[
-    ("", "persistentvolumeclaims"),
     ("apiregistration.k8s.io", "apiservices"),
     ("flowcontrol.apiserver.k8s.io", "flowschemas"),
     ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations"),

@@ -236,6 +236,15 @@ fn restrict(node: &str, request: &AdmissionRequest<'_>, object: &Value) -> Check
     let reject = |what: String| Err(AdmissionError::Forbidden(format!("node {node:?} is not allowed to {what}")));
     let name = text_at(object, "/metadata/name");
     let is_create = request.operation == Operation::Create;
+    if request.target() == ("", "persistentvolumes", None) {
+        return match request.old.filter(|_| request.operation == Operation::Update) {
+            Some(old) if is_confirmed_removal(node, old, object) => Ok(()),
+            _ => reject(format!(
+                "change a volume, but to take the finalizer {} from one that it has removed",
+                api_edge::volumes::FINALIZER
+            )),
+        };
+    }
     if is_create || request.operation == Operation::Update {
         check_ties(node, request, object)?;
     }
@@ -271,6 +280,27 @@ fn restrict(node: &str, request: &AdmissionRequest<'_>, object: &Value) -> Check
         }
         _ => Ok(()),
     }
+}
+
+/// Whether all that changes is that a node has removed the directory of a volume of its own, which the hub had asked it to.
+fn is_confirmed_removal(node: &str, old: &Value, new: &Value) -> bool {
+    // What the API server itself writes with each change is nobody's statement.
+    let rest = |volume: &Value| {
+        let mut rest = volume.clone();
+        if let Some(metadata) = rest.get_mut("metadata").and_then(Value::as_object_mut) {
+            for field in ["finalizers", "managedFields", "resourceVersion"] {
+                metadata.remove(field);
+            }
+        }
+        rest
+    };
+    let finalizers = |volume: &Value| -> Vec<String> {
+        let all = volume.pointer("/metadata/finalizers").and_then(Value::as_array);
+        all.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let mut expected = finalizers(old);
+    expected.retain(|finalizer| finalizer != api_edge::volumes::FINALIZER);
+    api_edge::volumes::is_removal_requested(old, node) && finalizers(new) == expected && rest(old) == rest(new)
 }
 
 /// A node creates pods only to show its static pods, and those must not open anything to it.

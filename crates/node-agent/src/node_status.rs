@@ -258,6 +258,15 @@ fn own_labels(config: &AgentConfig) -> Map<String, Value> {
     labels
 }
 
+/// Annotations that the node has of itself: where it keeps volumes.
+fn own_annotations(config: &AgentConfig) -> Map<String, Value> {
+    let directory = config.data_dir.join(api_edge::volumes::DIRECTORY);
+    // Without a working directory there is no other name for it.
+    let directory = std::path::absolute(&directory).unwrap_or(directory);
+    let shown = directory.to_string_lossy().into_owned();
+    Map::from_iter([(api_edge::volumes::ANNOTATION_DIRECTORY.to_owned(), shown.into())])
+}
+
 /// Those, and the labels of the configuration, with which the node registers. As with a stock kubelet they count once:
 /// afterwards they are the administrator's.
 fn labels(config: &AgentConfig) -> Map<String, Value> {
@@ -460,11 +469,15 @@ async fn register(hub: &ApiClient, registration: &Registration, path: &str) -> R
     let read = |act: &str, value| Object::of_kind(value, "Node").map_err(|error| ApiError::unreadable(act, &error));
     match hub.get(path, "Node").await {
         Ok(node) => {
-            let own = own_labels(config);
-            if own.iter().all(|(key, value)| node.field("metadata")["labels"].get(key) == Some(value)) {
+            let (labels, annotations) = (own_labels(config), own_annotations(config));
+            let has = |field: &str, own: &Map<String, Value>| {
+                own.iter().all(|(key, value)| node.field("metadata")[field].get(key) == Some(value))
+            };
+            if has("labels", &labels) && has("annotations", &annotations) {
                 Ok(node)
             } else {
-                read("PATCH node", hub.patch(path, Patch::Merge, &json!({"metadata": {"labels": own}})).await?)
+                let patch = json!({"metadata": {"labels": labels, "annotations": annotations}});
+                read("PATCH node", hub.patch(path, Patch::Merge, &patch).await?)
             }
         }
         Err(error) if error.code() == Some(404) => {
@@ -486,12 +499,11 @@ async fn register(hub: &ApiClient, registration: &Registration, path: &str) -> R
                     });
                 }
             }
+            let mut annotations = own_annotations(config);
+            annotations.insert("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".into());
             let mut node = json!({
                 "apiVersion": "v1", "kind": "Node",
-                "metadata": {
-                    "name": config.node_name, "labels": labels(config),
-                    "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"},
-                },
+                "metadata": {"name": config.node_name, "labels": labels(config), "annotations": annotations},
                 "spec": {},
             });
             if !config.taints.is_empty() {

@@ -836,6 +836,73 @@ async fn a_pod_has_what_it_claims_once_that_is_bound_and_without_a_hub_as_well()
     assert!(disk.exists(), "a volume is nobody's to delete");
 }
 
+/// A volume that the hub has made for the claim `d/data`: a directory of the node.
+fn directory_volume() -> Value {
+    let on_node = json!({"key": "kubernetes.io/hostname", "operator": "In", "values": ["n"]});
+    json!({
+        "metadata": {
+            "name": "pvc-c", "uid": "v", "labels": {"selvedge.dev/node": "n"},
+            "annotations": {"pv.kubernetes.io/provisioned-by": "selvedge.dev/local"},
+            "finalizers": ["x.io/other", "selvedge.dev/local-volume"],
+        },
+        "spec": {
+            "local": {"path": "/another/pvc-c"}, "claimRef": {"namespace": "d", "name": "data", "uid": "c"},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [on_node]}]}},
+            "persistentVolumeReclaimPolicy": "Delete",
+        },
+        "status": {"phase": "Bound"},
+    })
+}
+
+#[tokio::test]
+async fn a_volume_of_the_node_is_made_kept_and_removed_when_the_hub_asks_also_after_a_time_without_it() {
+    const VOLUME: &str = "/api/v1/persistentvolumes/pvc-c";
+    let hub = FakeHub::start().await;
+    let mut web = pod("web", json!({"volumeMounts": [{"name": "data", "mountPath": "/data"}]}));
+    web["spec"]["volumes"] = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]);
+    hub.put_pod(web);
+    let claim = json!({"metadata": {"name": "data", "namespace": "d", "uid": "c"}, "spec": {"volumeName": "pvc-c"}});
+    hub.put("/api/v1/namespaces/d/persistentvolumeclaims/data", claim);
+    hub.put(VOLUME, directory_volume());
+    let mut node = Node::new();
+    let directory = node.dir.path().join("node/volumes/pvc-c");
+    node.start(Some(&hub)).await;
+    is_ready(&hub, "web").await;
+    assert_eq!(node.runtime.mount("uid-web_a_0", "/data").as_ref(), Some(&directory));
+    let offered = hub.object("/api/v1/nodes/n")["metadata"]["annotations"]["selvedge.dev/volumes-directory"].clone();
+    assert_eq!(offered, json!(node.dir.path().join("node/volumes")));
+    std::fs::write(directory.join("kept"), "data").unwrap();
+
+    // The pod ends, and its volume stays.
+    hub.delete_gracefully("web");
+    eventually("the pod is removed", || {
+        let left = std::fs::read_dir(node.dir.path().join("node/pods")).map_or(0, Iterator::count);
+        if left == 0 { Ok(()) } else { Err(left.to_string()) }
+    })
+    .await;
+    assert!(directory.join("kept").exists());
+    node.kill().await;
+
+    // While nobody looks, its claim is deleted, and then the volume.
+    let mut released = directory_volume();
+    released["status"]["phase"] = "Released".into();
+    hub.put(VOLUME, released.clone());
+    node.start(Some(&hub)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(directory.join("kept").exists(), "nobody has asked for its removal");
+    node.kill().await;
+    released["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+    hub.put(VOLUME, released);
+    node.start(Some(&hub)).await;
+    eventually("the volume is released", || {
+        let finalizers = hub.object(VOLUME)["metadata"]["finalizers"].clone();
+        if finalizers == json!(["x.io/other"]) { Ok(()) } else { Err(finalizers.to_string()) }
+    })
+    .await;
+    assert!(!directory.exists(), "the directory is removed before that is said");
+    node.kill().await;
+}
+
 #[tokio::test]
 async fn a_pod_of_another_runtime_is_one_of_images() {
     let hub = FakeHub::start().await;

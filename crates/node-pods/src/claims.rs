@@ -1,10 +1,10 @@
-//! Volumes that pods claim, as far as they were bound by hand and are directories of this node: PersistentVolumes of the kinds `local` and
-//! `hostPath`.
+//! Volumes that pods claim, as far as they are on this node: PersistentVolumes of the kinds `local` and `hostPath`, made by hand or by the
+//! hub, whose volumes are directories of the node itself.
 //!
 //! `pod ─ claimName ─▶ claim ─ spec.volumeName ─▶ volume ─ spec.claimRef ─▶ the same claim`
 //!
-//! Nobody here binds or makes volumes. A claim is bound when both name each other; what a controller of volumes writes into their
-//! statuses is not needed, except that a claim which has lost its volume says so.
+//! Nobody here binds. A claim is bound when both name each other; what a controller of volumes writes into their statuses is not
+//! needed, except that a claim which has lost its volume says so.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -108,14 +108,23 @@ pub(crate) fn is_bound(volume: &Known) -> bool {
     matches!(volume, Known::Present(volume) if volume["spec"]["claimRef"]["name"].is_string())
 }
 
+/// Where what a pod claims is.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Claimed {
+    /// In a path of the node.
+    Path(HostPath),
+    /// In the directory that the node keeps for the volume of this name, wherever the hub says that it is.
+    Directory(String),
+}
+
 /// Where what a pod claims is on this node.
-pub(crate) fn host_path(
+pub(crate) fn find(
     pod: &Pod,
     volume: &str,
     source: &ClaimVolume,
     node: &NodeFacts,
     lookup: &dyn Lookup,
-) -> Result<HostPath, VolumeError> {
+) -> Result<Claimed, VolumeError> {
     let namespace = &pod.metadata.namespace;
     let fault = |why: String| VolumeError::Claim {
         volume: volume.to_owned(),
@@ -131,9 +140,14 @@ pub(crate) fn host_path(
     }
     let bound_to = &claim.spec.volume_name;
     if bound_to.is_empty() {
-        return Err(fault("it is not bound; write the name of a PersistentVolume into its spec.volumeName".to_owned()));
+        return Err(fault(
+            "it is not bound; a PersistentVolume that suits it, or its StorageClass, would bind it, or a name in its spec.volumeName"
+                .to_owned(),
+        ));
     }
-    let found: PersistentVolume = read(volume, fetch(lookup, ObjectKind::Volume, "", bound_to), fault)?;
+    let object = fetch(lookup, ObjectKind::Volume, "", bound_to);
+    let of_node = object.as_ref().ok().and_then(api_edge::volumes::node_of).map(str::to_owned);
+    let found: PersistentVolume = read(volume, object, fault)?;
     let of = found.spec.claim_ref.unwrap_or_default();
     // A claim of the same name that was made anew has another uid; who binds by hand may leave it out.
     let is_same = (&of.namespace, &of.name) == (namespace, &source.claim_name)
@@ -149,10 +163,13 @@ pub(crate) fn host_path(
     if let Some(selector) = found.spec.node_affinity.required {
         is_of_node(&selector, node).map_err(|why| fault(format!("volume {bound_to}: {why}")))?;
     }
+    if of_node.is_some() {
+        return Ok(Claimed::Directory(bound_to.clone()));
+    }
     match (found.spec.local, found.spec.host_path) {
         // A disk that is not mounted is not to be taken for an empty one: the directory has to be there.
-        (Some(local), _) => Ok(HostPath { path: local.path, r#type: "Directory".to_owned() }),
-        (None, Some(host_path)) => Ok(host_path),
+        (Some(local), _) => Ok(Claimed::Path(HostPath { path: local.path, r#type: "Directory".to_owned() })),
+        (None, Some(host_path)) => Ok(Claimed::Path(host_path)),
         (None, None) => Err(fault(format!("volume {bound_to} is neither of the kind local nor hostPath"))),
     }
 }

@@ -5,12 +5,14 @@
 mod service_links;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use api_edge::services::{Protocol, ServiceRecord};
 use api_kube::base64_text::{self, Base64Error};
 use serde_json::Value;
 
 use self::service_links::LinkPort;
+use crate::directories::Directories;
 use crate::model::{Container, EnvSource, FieldRef, KeyRef, Pod, Quantity, ResourceFieldRef};
 use crate::store::{Known, ObjectKey, ObjectKind};
 use crate::tokens::TokenRef;
@@ -86,6 +88,8 @@ pub(crate) struct NodeFacts {
     pub hub: Option<Endpoint>,
     /// Whether the pod's programs can reach Services.
     pub has_services: bool,
+    /// The node's directories for volumes.
+    pub directories: Arc<Directories>,
 }
 
 /// The whole environment of a container.

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! - **Where is it?** What the hub says: `sources`; on disk: [`Store`]. Which pods there are and who looks after each:
-//!   `manager`. What a pod needs next, as a plain function: `reconcile`; doing it: `worker`. What the hub learns: `publisher`. Volumes,
+//!   `manager`. Volumes that are directories of the node: `directories`. What a pod needs next, as a plain function: `reconcile`; doing it: `worker`. What the hub learns: `publisher`. Volumes,
 //!   variables, probes, tokens, logs: the modules of these names.
 //! - **May I touch it?** Three things must hold. Nobody here waits for the hub, a disk, a share or a probe but the one task that
 //!   asked: the manager and the workers are only ever woken. A container is stopped because an object was deleted on the hub
@@ -21,6 +21,7 @@ mod admission;
 mod backoff;
 mod ballast;
 mod claims;
+mod directories;
 mod env;
 mod events;
 mod inbox;
@@ -50,6 +51,7 @@ use std::sync::Arc;
 use node_runtime::PodRuntime;
 
 pub use api_edge::services::Protocol;
+pub use directories::volumes_dir;
 pub use log_links::LogLinks;
 pub use logs::{LogQuery, LogReader};
 pub use manager::{Context, LogPlace};
@@ -74,7 +76,7 @@ pub fn runtime_handlers(runtimes: &Runtimes) -> Vec<String> {
 /// What the pods of a node need to know.
 #[derive(Clone, Debug)]
 pub struct PodsConfig {
-    /// Root of the program's state; pods are kept in `node/pods` and `node/store` of it.
+    /// Root of the program's state; pods are kept in `node/pods` and `node/store` of it, their volumes in `node/volumes`.
     pub data_dir: PathBuf,
     /// Name of the Node object.
     pub node_name: String,

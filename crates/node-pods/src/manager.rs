@@ -37,6 +37,7 @@ use tracing::{error, info, warn};
 
 use crate::admission::{self, AdmissionError, Resources};
 use crate::claims;
+use crate::directories::Directories;
 use crate::env::NodeFacts;
 use crate::events::PodEvents;
 use crate::inbox::{Inbox, Termination};
@@ -173,6 +174,8 @@ pub(crate) struct Shared {
     pub publisher: Publisher,
     /// The desired static pods, as they were given last: a manager that is started again begins with them.
     pub static_manifests: std::sync::Mutex<Option<Vec<Value>>>,
+    /// The node's directories for volumes.
+    pub directories: Arc<Directories>,
 }
 
 /// Longest name of a file on all file systems.
@@ -206,6 +209,7 @@ impl Shared {
             storage_bytes: self.context.storage_bytes,
             hub: self.context.client.endpoint(),
             has_services: false,
+            directories: self.directories.clone(),
         }
     }
 }

@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::directories::{self, Directories};
 use crate::events::PodEvents;
 use crate::inbox::Termination;
 use crate::manager::{Command, Context, Desired, LogPlace, Manager, Shared};
@@ -58,7 +59,14 @@ pub fn start(parts: PodsParts) -> Pods {
     let publisher = Publisher::default();
     let events = PodEvents(context.recorder.clone());
     let static_manifests = std::sync::Mutex::new(None);
-    let shared = Arc::new(Shared { context: context.clone(), events, publisher: publisher.clone(), static_manifests });
+    let directories = Arc::new(Directories::new(&context.config.data_dir));
+    let shared = Arc::new(Shared {
+        context: context.clone(),
+        events,
+        publisher: publisher.clone(),
+        static_manifests,
+        directories: directories.clone(),
+    });
     let desired = Arc::new(Desired { objects: objects_tx, tokens: tokens_tx });
     let spawn = |name, make: Task| supervise(&tasks, name, context.registry.clone(), shutdown.clone(), make);
 
@@ -107,6 +115,12 @@ pub fn start(parts: PodsParts) -> Pods {
         Box::pin(tokens::run(client, store, desired, feed.clone(), of.registry.clone(), end.clone()))
     });
     spawn("pod-tokens", tokens);
+    let (of, end) = (context.clone(), shutdown.clone());
+    let removals: Task = Box::new(move || {
+        let (client, node, registry) = (of.client.clone(), of.config.node_name.clone(), of.registry.clone());
+        Box::pin(directories::run(client, directories.clone(), node, registry, end.clone()))
+    });
+    spawn("volume-removals", removals);
     Pods { commands }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! They live in `DATA_DIR/node/pods/<ns>_<pod>_<uid>/.volumes/<name>`. Content of ConfigMaps, Secrets and fields goes
 //! through the [`atomic_writer`], so that a program reading them sees one version as a whole; [`prepare`] may be
-//! called again at any time and changes only what differs.
+//! called again at any time and changes only what differs. Of a volume that the hub has made for a claim there is a link instead:
+//! its directory outlives the pod (`directories`).
 
 pub(crate) mod atomic_writer;
 pub(crate) mod usage;
@@ -14,7 +15,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use crate::claims;
+use crate::claims::{self, Claimed};
 use crate::env::{self, Lookup, NodeFacts, ValueError};
 use crate::model::{
     ConfigMapVolume, Container, DownwardVolume, HostPath, KeyToPath, Pod, Quantity, TokenProjection, Volume,
@@ -141,8 +142,14 @@ fn prepare_one(
         return prepare_host_path(&volume.name, host_path);
     }
     if let Some(claim) = &volume.persistent_volume_claim {
-        let host_path = claims::host_path(pod, &volume.name, claim, node, lookup)?;
-        return prepare_host_path(&volume.name, &host_path);
+        return match claims::find(pod, &volume.name, claim, node, lookup)? {
+            Claimed::Path(host_path) => prepare_host_path(&volume.name, &host_path),
+            Claimed::Directory(of) => {
+                let path = node.directories.prepare(&of, place).map_err(io)?;
+                give_to_group(&path, pod);
+                Ok(path)
+            }
+        };
     }
     // Its runtime mounts it, for each container; here is no place for it.
     if volume.image.is_some() {
@@ -442,8 +449,10 @@ pub(crate) fn remove(pod_dir: &Path) -> io::Result<()> {
     match std::fs::read_dir(pod_dir.join(".volumes")) {
         Ok(entries) => {
             for entry in entries {
-                let path = entry?.path();
-                if path.is_dir() && is_memory(&path)? {
+                let entry = entry?;
+                let path = entry.path();
+                // A link leads to a volume that outlives the pod.
+                if entry.file_type()?.is_dir() && is_memory(&path)? {
                     rustix::mount::unmount(&path, UnmountFlags::DETACH)?;
                 }
             }

@@ -454,3 +454,88 @@ async fn a_node_gets_tokens_for_its_own_pods_and_for_nothing_else() {
         assert!(answer.message().contains(part), "{part}: {}", answer.message());
     }
 }
+
+const VOLUMES: &str = "/api/v1/persistentvolumes";
+
+/// A volume that is a directory of a node.
+fn directory(name: &str, node: &str) -> Value {
+    let on_node = json!({"key": "kubernetes.io/hostname", "operator": "In", "values": [node]});
+    json!({
+        "metadata": {
+            "name": name, "labels": {api_edge::LABEL_NODE: node},
+            "annotations": {"pv.kubernetes.io/provisioned-by": api_edge::volumes::PROVISIONER},
+            "finalizers": [api_edge::volumes::FINALIZER],
+        },
+        "spec": {
+            "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "local": {"path": "/data"},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [on_node]}]}},
+            "persistentVolumeReclaimPolicy": "Delete",
+        },
+    })
+}
+
+#[tokio::test]
+async fn a_node_reads_the_claims_and_volumes_of_its_pods_and_says_which_directories_it_has_removed() {
+    let hub = Hub::joined().await;
+    let gw = &node("gw-1");
+    let with_claim = |name: &str, node: &str, claim: &str| {
+        let mut pod = pod(name, node);
+        pod["spec"]["volumes"] = json!([{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]);
+        pod
+    };
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    for name in ["own", "other"] {
+        let spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
+        hub.create(claims, json!({"metadata": {"name": name}, "spec": spec})).await;
+    }
+    hub.create(PODS, with_claim("own", "gw-1", "own")).await;
+    hub.create(PODS, with_claim("other", "gw-2", "other")).await;
+    for (name, claim) in [("of-own", "own"), ("of-other", "other")] {
+        let spec = json!({
+            "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/data"},
+            "claimRef": {"namespace": "default", "name": claim},
+        });
+        hub.create(VOLUMES, json!({"metadata": {"name": name}, "spec": spec})).await;
+    }
+    hub.create(VOLUMES, directory("mine", "gw-1")).await;
+    hub.create(VOLUMES, directory("theirs", "gw-2")).await;
+    for (path, code) in [
+        (format!("{claims}/own"), 200),
+        (format!("{claims}/other"), 403),
+        (claims.to_owned(), 403),
+        (format!("{VOLUMES}/of-own"), 200),
+        (format!("{VOLUMES}/of-other"), 403),
+        (format!("{VOLUMES}/mine"), 200),
+        (format!("{VOLUMES}/theirs"), 403),
+        (format!("{VOLUMES}/absent"), 404),
+        (VOLUMES.to_owned(), 403),
+        (format!("{VOLUMES}?labelSelector=selvedge.dev%2Fnode%3Dgw-1"), 200),
+        (format!("{VOLUMES}?labelSelector=selvedge.dev%2Fnode%3Dgw-2"), 403),
+        (format!("{VOLUMES}?labelSelector=selvedge.dev%2Fnode"), 403),
+    ] {
+        hub.check(gw, "GET", &path, Value::Null, code).await;
+    }
+    let mine = format!("{VOLUMES}/mine");
+    let removed = json!({"metadata": {"finalizers": ["kubernetes.io/pv-protection"]}});
+    hub.check(gw, "PATCH", &mine, removed.clone(), 403).await;
+    let deleted = hub.call("DELETE", &mine, Value::Null).await;
+    assert_eq!(deleted.code, 200, "{}", deleted.body);
+    hub.check(gw, "PATCH", &mine, removed.clone(), 403).await;
+    let status = json!({"status": {"phase": "Released"}});
+    let changed = hub.call("PATCH", &format!("{mine}/status"), status.clone()).await;
+    assert_eq!(changed.code, 200, "{}", changed.body);
+    for (body, code) in [
+        (json!({"metadata": {"labels": {"a": "b"}}}), 403),
+        (json!({"metadata": {"finalizers": null}}), 403),
+        (json!({"metadata": {"finalizers": ["kubernetes.io/pv-protection"], "annotations": {"a": "b"}}}), 403),
+        (json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}}), 403),
+    ] {
+        hub.check(gw, "PATCH", &mine, body, code).await;
+    }
+    hub.check(&node("gw-2"), "PATCH", &mine, removed.clone(), 403).await;
+    hub.check(gw, "PATCH", &format!("{mine}/status"), status, 403).await;
+    hub.check(gw, "DELETE", &mine, Value::Null, 403).await;
+    hub.check(gw, "PATCH", &format!("{VOLUMES}/absent"), removed.clone(), 403).await;
+    hub.check(gw, "POST", VOLUMES, directory("new", "gw-1"), 403).await;
+    hub.check(gw, "PATCH", &mine, removed, 200).await;
+}

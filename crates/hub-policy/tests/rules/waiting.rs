@@ -18,12 +18,11 @@ const SERVICES: &str = "/api/v1/namespaces/default/services";
 #[tokio::test]
 async fn what_nothing_acts_on_yet_is_created_with_a_warning() {
     let hub = Hub::start().await;
-    let claim = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
     let rows = [
         (
-            "/api/v1/namespaces/default/persistentvolumeclaims",
-            json!({"metadata": {"name": "web"}, "spec": claim}),
-            "PersistentVolumeClaim",
+            "/apis/networking.k8s.io/v1/namespaces/default/ingresses",
+            json!({"metadata": {"name": "web"}, "spec": {"defaultBackend": {"service": {"name": "web", "port": {"number": 80}}}}}),
+            "Ingress",
         ),
         (
             "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies",
@@ -43,7 +42,9 @@ async fn what_nothing_acts_on_yet_is_created_with_a_warning() {
 #[tokio::test]
 async fn what_works_is_created_without_a_warning() {
     let hub = Hub::start().await;
+    let claim = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
     let rows = [
+        ("/api/v1/namespaces/default/persistentvolumeclaims", json!({"metadata": {"name": "web"}, "spec": claim})),
         (CONFIG_MAPS, json!({"metadata": {"name": "web"}})),
         (PODS, json!({"metadata": {"name": "web"}, "spec": template()["spec"]})),
         ("/apis/apps/v1/namespaces/default/daemonsets", workload("web")),

@@ -314,8 +314,18 @@ fn get(state: &State, path: &str, query: &str) -> Response<Body> {
     }
 }
 
-/// The one object that a field selector names, if it is there.
+/// The one object that a field selector names, if it is there; or the volumes of the node.
 fn listed(state: &State, path: &str, query: &str) -> Vec<Value> {
+    if query.contains("labelSelector=selvedge.dev%2Fnode%3D") && path.ends_with("/persistentvolumes") {
+        let objects = state.objects.lock().unwrap();
+        let volumes = objects.iter().filter(|(at, _)| at.starts_with(&format!("{path}/")));
+        let of_kind = volumes.map(|(_, volume)| {
+            let mut volume = volume.clone();
+            volume["kind"] = "PersistentVolume".into();
+            volume
+        });
+        return of_kind.collect();
+    }
     let name = query.split("metadata.name%3D").nth(1).and_then(|rest| rest.split('&').next()).unwrap_or_default();
     state.objects.lock().unwrap().get(&format!("{path}/{name}")).cloned().into_iter().collect()
 }

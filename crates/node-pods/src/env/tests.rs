@@ -51,6 +51,7 @@ fn env_near(container: Value, hub: Option<Endpoint>) -> Result<BTreeMap<String, 
         storage_bytes: 64 << 30,
         hub,
         has_services: false,
+        directories: Arc::default(),
     };
     environment(&pod, &pod.spec.containers[0], &node, &objects())
 }

@@ -51,6 +51,7 @@ impl Worker {
             self.shared.context.registry.error(format!("remove {}: {error}", self.pod.full_name()));
             warn!(pod = %self.pod.full_name(), %error, "Failed to remove what a pod has left; the next start removes it.");
         }
+        self.shared.directories.pod_removed();
         info!(pod = %self.pod.full_name(), "The pod has ended.");
         let uid = &self.pod.metadata.uid;
         self.shared.context.registry.remove_pod(uid);
