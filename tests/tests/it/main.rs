@@ -28,4 +28,5 @@ mod terminal;
 mod tokens;
 mod up;
 mod vm;
+mod volumes;
 mod workloads;

@@ -9,11 +9,11 @@ use testkit::wait::eventually;
 
 use crate::common::{Fleet, PATIENCE};
 
-const FIRST: &str = "example.com/box:1";
+pub(crate) const FIRST: &str = "example.com/box:1";
 const SECOND: &str = "example.com/box:2";
 
 /// A fleet whose node has two images; `None` after a printed reason where containers of images cannot be tested.
-fn fleet() -> Result<Option<Fleet>> {
+pub(crate) fn fleet() -> Result<Option<Fleet>> {
     // SAFETY: it has no arguments and cannot fail.
     if unsafe { libc::geteuid() } != 0 {
         testkit::skip("containers of images need root");
@@ -36,14 +36,14 @@ fn fleet() -> Result<Option<Fleet>> {
     Ok(Some(fleet))
 }
 
-fn says(kubectl: &Kubectl, args: &[&str], expected: &str) -> Result<()> {
+pub(crate) fn says(kubectl: &Kubectl, args: &[&str], expected: &str) -> Result<()> {
     let said = kubectl.ok(args)?;
     ensure!(said.contains(expected), "kubectl {args:?}: {said}");
     Ok(())
 }
 
 /// Waits until `kubectl` prints it.
-fn comes_to_say(kubectl: &Kubectl, args: &[&str], expected: &str) -> Result<()> {
+pub(crate) fn comes_to_say(kubectl: &Kubectl, args: &[&str], expected: &str) -> Result<()> {
     eventually(&format!("{expected:?} of kubectl {args:?}"), PATIENCE, || {
         let said = kubectl.ok(args).map_err(|error| error.to_string())?;
         if said.contains(expected) { Ok(()) } else { Err(said) }
