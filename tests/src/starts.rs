@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use testkit::wire::{Connection, Lines};
+use testkit::wire::{Access, Connection, Lines};
 
-use crate::site::{PODS, Site, milliseconds};
+use crate::site::{PODS, milliseconds};
 
 /// Between two pods, so that each start is alone.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -15,8 +15,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// When one does not become Running.
-pub async fn created_to_running(site: &Site, pods: Vec<Value>) -> Result<Vec<f64>> {
-    let (writer, watcher) = (site.access.connect().await?, site.access.connect().await?);
+pub async fn created_to_running(access: &Access, pods: Vec<Value>) -> Result<Vec<f64>> {
+    let (writer, watcher) = (access.connect().await?, access.connect().await?);
     let mut taken = Vec::new();
     for pod in pods {
         let name = pod["metadata"]["name"].as_str().context("a name")?.to_owned();

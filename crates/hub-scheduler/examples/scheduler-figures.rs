@@ -134,7 +134,7 @@ async fn bound() -> Result<(), Error> {
     let reader = StoreReader::new(store.clone());
     let manager = Manager::new(client, reader, StatusRegistry::default(), shutdown.clone());
     let ((cpu, rss), began) = (usage()?, Instant::now());
-    hub_scheduler::start(&manager);
+    hub_scheduler::start(&manager, &base_observe::Metrics::new());
     loop {
         tokio::time::sleep(Duration::from_millis(50)).await;
         let status = manager.status().snapshot();

@@ -19,7 +19,7 @@
 //! | [`preempt`] | whose place a pod takes |
 //! | [`message`] | why a pod waits, in upstream's words |
 //! | [`queue`], [`hints`] | who waits, and which change helps whom |
-//! | `scheduler` | the one task that owns all of it, and what it writes |
+//! | `scheduler` | the one task that owns all of it, and what it writes; `metrics`: what it counts |
 //!
 //! **May I touch it?** Yes: what is decided is compared with a naive implementation that is written from the definitions
 //! (`tests/naive.rs`), over random clusters. A rule that changes changes there too.
@@ -36,6 +36,7 @@ pub mod decide;
 pub mod filters;
 pub mod hints;
 pub mod message;
+mod metrics;
 pub mod node;
 mod observe;
 pub mod pod;

@@ -43,6 +43,8 @@ pub struct Waiting {
     pub nominated: Option<Box<str>>,
     /// Attempts that failed, one after the other.
     pub failures: u32,
+    /// When it could be decided on for the first time; `None` while gates have kept it from that.
+    pub entered: Option<Instant>,
     place: Place,
     not_before: Instant,
 }
@@ -116,7 +118,8 @@ impl Queue {
                     return id;
                 }
                 self.take_out(id);
-                let waiting = Waiting { pod, condition, nominated, ..known };
+                let entered = known.entered.or((!is_gated).then_some(now));
+                let waiting = Waiting { pod, condition, nominated, entered, ..known };
                 self.pods.insert(id, waiting);
                 let place = if is_gated { Place::Gated } else { self.new_rank(id) };
                 self.put(id, place);
@@ -127,7 +130,9 @@ impl Queue {
         self.numbers += 1;
         let id = self.numbers;
         self.ids.entry(pod.namespace().into()).or_default().insert(pod.name.clone(), id);
-        let waiting = Waiting { pod, condition, nominated, failures: 0, place: Place::Decided, not_before: now };
+        let entered = (!is_gated).then_some(now);
+        let waiting =
+            Waiting { pod, condition, nominated, failures: 0, entered, place: Place::Decided, not_before: now };
         self.pods.insert(id, waiting);
         let place = if is_gated { Place::Gated } else { self.new_rank(id) };
         self.put(id, place);

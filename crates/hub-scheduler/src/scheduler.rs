@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use base_observe::Metrics;
 use futures::StreamExt as _;
 use futures::future::FutureExt as _;
 use futures::stream::SelectAll;
@@ -23,6 +24,7 @@ use crate::cluster::{NodeId, PlacedState};
 use crate::decide::{Decider, Diagnosis, Verdict};
 use crate::filters::{Check, FilterSet};
 use crate::message::{self, NO_NODES, SCHEDULER_ERROR, UNSCHEDULABLE};
+use crate::metrics::{Outcome, SchedulerMetrics};
 use crate::observe::{GATED_REASON, Model};
 use crate::pod::Pod;
 use crate::preempt::{Preemption, displaced, preempt};
@@ -60,8 +62,8 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 
 const GATED_MESSAGE: &str = "Scheduling is blocked due to non-empty scheduling gates";
 
-/// Starts the scheduler; it ends with the manager.
-pub fn start(manager: &Manager) {
+/// Starts the scheduler; it ends with the manager. What it counts is shown among these metrics.
+pub fn start(manager: &Manager, metrics: &Metrics) {
     if !manager.selects(NAME) {
         return;
     }
@@ -86,6 +88,7 @@ pub fn start(manager: &Manager) {
         unlisted: READ.to_vec(),
         recorded,
         lengths,
+        metrics: SchedulerMetrics::new(metrics),
     };
     base_observe::spawn_named(manager.tasks(), NAME, scheduler.run(events, manager.shutdown().clone()));
 }
@@ -93,9 +96,19 @@ pub fn start(manager: &Manager) {
 /// What is under way.
 #[derive(Debug)]
 enum Task {
-    Bind { id: QueueId, pod: Arc<Pod>, node: Box<str>, plan: ClaimPlan },
+    Bind { id: QueueId, pod: Arc<Pod>, node: Box<str>, plan: ClaimPlan, attempt: Attempt },
     Verdict { id: QueueId },
     Victims { id: QueueId },
+}
+
+/// One attempt to schedule a pod.
+#[derive(Clone, Copy, Debug)]
+struct Attempt {
+    began: Instant,
+    /// When the pod could be decided on for the first time.
+    entered: Instant,
+    /// The first is 1.
+    number: u32,
 }
 
 type Done = Result<(), CarryOutError>;
@@ -115,6 +128,7 @@ struct Scheduler {
     unlisted: Vec<Kind>,
     recorded: Arc<Recorded>,
     lengths: Arc<Mutex<QueueLengths>>,
+    metrics: SchedulerMetrics,
 }
 
 impl Scheduler {
@@ -195,6 +209,7 @@ impl Scheduler {
             self.spawn(Task::Verdict { id }, write);
         }
         let counts = self.model.queue.counts();
+        self.metrics.waiting(counts);
         *self.lengths.lock() = QueueLengths {
             ready: counts.active,
             later: counts.back_off + counts.waiting + counts.gated,
@@ -214,9 +229,13 @@ impl Scheduler {
     fn decide(&mut self, id: QueueId, now: Instant) {
         let Some(waiting) = self.model.queue.get(id) else { return };
         let (pod, nominated) = (waiting.pod.clone(), waiting.nominated.clone());
+        let attempt =
+            Attempt { began: now, entered: waiting.entered.unwrap_or(now), number: waiting.failures.saturating_add(1) };
         let Model { cluster, nominations, .. } = &mut self.model;
-        match self.decider.decide(cluster, nominations, &pod, nominated.as_deref()) {
-            Verdict::Place(node) => self.place(id, pod, node, now),
+        let verdict = self.decider.decide(cluster, nominations, &pod, nominated.as_deref());
+        self.metrics.decided(now.elapsed());
+        match verdict {
+            Verdict::Place(node) => return self.place(id, pod, node, attempt),
             Verdict::NoNodes => {
                 // Anything may help.
                 self.model.queue.reject(id, FilterSet::default(), now);
@@ -224,9 +243,11 @@ impl Scheduler {
             }
             Verdict::Reject(diagnosis) => self.reject(id, &pod, nominated.as_deref(), &diagnosis, now),
         }
+        self.metrics.attempted(Outcome::Unschedulable, now.elapsed());
     }
 
-    fn place(&mut self, id: QueueId, pod: Arc<Pod>, node: NodeId, now: Instant) {
+    fn place(&mut self, id: QueueId, pod: Arc<Pod>, node: NodeId, attempt: Attempt) {
+        let now = attempt.began;
         let Model { cluster, nominations, queue, .. } = &mut self.model;
         let plan = match pod.claims.is_empty() {
             true => ClaimPlan::default(),
@@ -260,7 +281,7 @@ impl Scheduler {
             }
         }
         let bind = writes::bind(self.context.clone(), pod.clone(), name.clone(), plan.clone());
-        self.spawn(Task::Bind { id, pod, node: name, plan }, bind);
+        self.spawn(Task::Bind { id, pod, node: name, plan, attempt }, bind);
     }
 
     fn reject(
@@ -271,6 +292,7 @@ impl Scheduler {
         diagnosis: &Arc<Diagnosis>,
         now: Instant,
     ) {
+        self.metrics.preempting();
         if let Some((last, message)) = &self.last_rejection
             && Arc::ptr_eq(last, diagnosis)
         {
@@ -318,6 +340,7 @@ impl Scheduler {
             self.model.queue.activate(other_id, now);
         }
         if !victims.is_empty() {
+            self.metrics.preempted(victims.len());
             let end = writes::end_victims(self.context.clone(), pod.clone(), node, victims);
             self.spawn(Task::Victims { id }, end);
         }
@@ -369,11 +392,16 @@ impl Scheduler {
             }
         };
         match task {
-            Some(Task::Bind { id, pod, node, plan }) => {
+            Some(Task::Bind { id, pod, node, plan, attempt }) => {
                 if !plan.is_empty() {
                     self.claim_waiters -= 1;
                 }
-                self.finish_binding(id, &pod, &node, &plan, done, now);
+                let is_bound = self.finish_binding(id, &pod, &node, &plan, done, now);
+                let outcome = if is_bound { Outcome::Scheduled } else { Outcome::Error };
+                self.metrics.attempted(outcome, now.duration_since(attempt.began));
+                if is_bound {
+                    self.metrics.bound(now.duration_since(attempt.entered), attempt.number);
+                }
             }
             Some(Task::Verdict { id }) => {
                 if let Err(error) = done {
@@ -400,7 +428,16 @@ impl Scheduler {
         self.recorded.failed(Duration::ZERO, act, error);
     }
 
-    fn finish_binding(&mut self, id: QueueId, pod: &Arc<Pod>, node: &str, plan: &ClaimPlan, done: Done, now: Instant) {
+    /// What follows from the response to a binding; whether the pod is bound.
+    fn finish_binding(
+        &mut self,
+        id: QueueId,
+        pod: &Arc<Pod>,
+        node: &str,
+        plan: &ClaimPlan,
+        done: Done,
+        now: Instant,
+    ) -> bool {
         let model = &mut self.model;
         let is_waiting = model.queue.get(id).is_some_and(|waiting| waiting.pod.uid == pod.uid);
         let placed = model.cluster.find_placed(pod.namespace(), &pod.name).filter(|placed| placed.pod.uid == pod.uid);
@@ -412,7 +449,7 @@ impl Scheduler {
             }
             let message = format!("Successfully assigned {}/{} to {node}", pod.namespace(), pod.name);
             self.context.recorder.normal(Kind::Pod, writes::target(pod), "Scheduled", message);
-            return;
+            return true;
         }
         if placed.is_some() {
             model.free(pod.namespace(), &pod.name, now);
@@ -430,6 +467,7 @@ impl Scheduler {
                 self.say(id, SCHEDULER_ERROR, &message, Some(None));
             }
         }
+        false
     }
 
     /// Takes back what was assumed of claims and volumes.

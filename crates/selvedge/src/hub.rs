@@ -87,7 +87,7 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
         garbage_collected: hub_controllers::collects,
         audit: storage::audit_log(data_dir, config)?,
         address: api_address,
-        metrics,
+        metrics: metrics.clone(),
         shutdown: shutdown.clone(),
         ..policy
     })?;
@@ -105,10 +105,11 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
     };
     let controllers = Manager::new(client.clone(), reader, status, shutdown.clone())
         .selecting(Selection::new(config.controllers.clone()));
+    controllers.context().recorder.register_metrics(&metrics);
     hub_controllers::start(&controllers, controllers_config).await.context("failed to start the hub's controllers")?;
     hub_workloads::start(&controllers);
     hub_volumes::start(&controllers);
-    hub_scheduler::start(&controllers);
+    hub_scheduler::start(&controllers, &metrics);
     controllers.check_selection().context("`controllers`")?;
     keeper.migrate(&server, &store).await.map_err(anyhow::Error::msg)?;
     let connections = Connections::new();

@@ -31,12 +31,13 @@ pub fn bench(args: &[String]) -> Result<()> {
         "hub" => hub(&args[1..]),
         "machinery" => machinery(&args[1..]),
         "node" => node(&args[1..]),
+        "workloads" => workloads(&args[1..]),
         "store-engines" => run(Command::new("cargo")
             .args(["run", "--release", "--quiet", "--"])
             .args(&args[1..])
             .current_dir(root().join("bench/store-engines"))),
         other => bail!(
-            "`{other}` is no benchmark; there are containers, first-light, hub, machinery, node and store-engines"
+            "`{other}` is no benchmark; there are containers, first-light, hub, machinery, node, store-engines and workloads"
         ),
     }
 }
@@ -102,6 +103,18 @@ fn node(args: &[String]) -> Result<()> {
     let mut command = Command::new(target_dir().join(PROFILE).join("bench-node"));
     tools.export(&mut command);
     command.env("SELVEDGE_BIN", target_dir().join("release/selvedge")).env("SELVEDGE_BIN_NODE_ALONE", node_alone);
+    run(command.arg(root().join("bench/reports")).args(args).current_dir(root()))
+}
+
+/// Workloads and the scheduler, on hollow nodes. `--only NAME,…` measures some groups, `--small` is a smoke run.
+fn workloads(args: &[String]) -> Result<()> {
+    let tools = install()?;
+    build_release()?;
+    // The load and the hollow nodes are built as the tests are; they are not measured.
+    run(&mut cargo(&["build", "--profile", PROFILE, "--package", "selvedge-tests", "--bins"]))?;
+    let mut command = Command::new(target_dir().join(PROFILE).join("bench-workloads"));
+    tools.export(&mut command);
+    command.env("SELVEDGE_BIN", target_dir().join("release/selvedge"));
     run(command.arg(root().join("bench/reports")).args(args).current_dir(root()))
 }
 

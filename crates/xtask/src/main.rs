@@ -37,7 +37,7 @@ cargo xtask install            only install what tests need
                                kube-scheduler); minutes at first, kept afterwards
 cargo xtask check              format, tidy, glossary, licences, lints, docs, each role alone
 cargo xtask tidy               the part of check that takes seconds: tidy, glossary, licences
-cargo xtask bench NAME         measure; NAME is containers, first-light, hub, machinery, node or store-engines
+cargo xtask bench NAME         measure; NAME is containers, first-light, hub, machinery, node, store-engines or workloads
 cargo xtask fuzz [TARGET]      coverage-guided fuzzing of what comes from wires and disks; --seconds N a target
 cargo xtask dist               the shipped binary, with its size
 cargo xtask example            make the programs of examples/first-light

@@ -13,12 +13,12 @@ use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use http::Method;
 use selvedge_tests::figures::Report;
+use selvedge_tests::hub::Hub;
 use serde_json::{Value, json};
 use testkit::hollow;
 use testkit::process;
 use testkit::program::{Selvedge, binary, run};
 use testkit::wire::{self, Access};
-use tokio::runtime::Runtime;
 
 const PREAMBLE: &str = "Load and hub share the cores; hollow nodes take what the hub leaves (niceness 19). \"before\" is commit 8ed292a on a machine of the same kind.";
 /// Medians of this many where a run is cheap.
@@ -29,123 +29,20 @@ const NODES: usize = 1000;
 const PODS_PATH: &str = "/api/v1/namespaces/default/pods";
 const MAPS_PATH: &str = "/api/v1/namespaces/default/configmaps";
 
-/// A hub of its own for a group of figures.
-struct Hub {
-    runtime: Runtime,
-    program: Selvedge,
-    address: String,
-    ca: String,
-    admin: Access,
-    dir: tempfile::TempDir,
+/// [`Hub::own_mib`] without the watch cache window: nodes that come back report their status, and those changes are kept
+/// up to a bound of their own, whoever made them.
+fn own_without_window_mib(hub: &Hub) -> Result<f64> {
+    Ok(hub.own_mib() - hub.metric("selvedge_store_window_bytes")? / 1024.0 / 1024.0)
 }
 
-impl Hub {
-    fn start() -> Result<Self> {
-        let dir = tempfile::tempdir()?;
-        let hub_dir = dir.path().join("hub");
-        let mut program = Selvedge::start(&hub_dir, &["hub"])?;
-        let address = program.address("hub-api")?;
-        let kubeconfig = hub_dir.join("kubeconfig");
-        let (_, ca, _) = wire::read_kubeconfig(&kubeconfig)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        Ok(Self { runtime, program, address, ca, admin: Access::kubeconfig(&kubeconfig)?, dir })
-    }
-
-    fn rss_mib(&self) -> f64 {
-        process::memory(self.program.pid()).map_or(0.0, |memory| memory.rss_kib as f64 / 1024.0)
-    }
-
-    /// Memory of its own: code that is mapped again when it runs for the first time since the start belongs to no pod and no
-    /// connection.
-    fn own_mib(&self) -> f64 {
-        process::memory(self.program.pid()).map_or(0.0, |memory| memory.anonymous_kib as f64 / 1024.0)
-    }
-
-    /// What a page of metrics says.
-    fn metric(&self, name: &str) -> Result<f64> {
-        let page = self.runtime.block_on(async { self.admin.connect().await?.get("/metrics").await?.ok() })?;
-        wire::figure(&page.text(), name)
-    }
-
-    /// [`Self::own_mib`] without the watch cache window: nodes that come back report their status, and those changes are kept
-    /// up to a bound of their own, whoever made them.
-    fn own_without_window_mib(&self) -> Result<f64> {
-        Ok(self.own_mib() - self.metric("selvedge_store_window_bytes")? / 1024.0 / 1024.0)
-    }
-
-    fn cpu(&self) -> f64 {
-        process::cpu_seconds(self.program.pid())
-    }
-
-    /// Waits until the hub has nothing more to do, or half a minute has passed.
-    fn settle(&self) {
-        let begin = Instant::now();
-        let mut quiet = 0;
-        let mut last = self.cpu();
-        while quiet < 6 && begin.elapsed() < Duration::from_secs(30) {
-            std::thread::sleep(Duration::from_millis(500));
-            let now = self.cpu();
-            quiet = if now - last < 0.02 { quiet + 1 } else { 0 };
-            last = now;
-        }
-    }
-
-    fn tokens(&self, count: usize) -> Result<PathBuf> {
-        let text = hollow::tokens(&self.dir.path().join("hub"), count)?;
-        let path = self.dir.path().join("tokens");
-        std::fs::write(&path, text)?;
-        Ok(path)
-    }
-
-    fn node(&self, name: &str) -> Result<Access> {
-        let token = hollow::token_for(&self.dir.path().join("hub"), name)?;
-        let identity = self.runtime.block_on(hollow::request_certificate(&self.address, &self.ca, &token, name))?;
-        let access = Access::certificate(&self.address, &self.ca, &identity)?;
-        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {}});
-        self.runtime.block_on(async { access.connect().await?.post("/api/v1/nodes", &node).await?.ok() })?;
-        Ok(access)
-    }
-
-    fn hollow(&self, nodes: usize, more: &[&str]) -> Result<hollow::Fleet> {
-        let program = std::env::current_exe()?.with_file_name("hollow");
-        // Nodes have processors of their own; here they take what the hub leaves.
-        let more = [more, &["--niceness", "19"]].concat();
-        let mut fleet = hollow::Fleet::start(&program, &self.address, &self.tokens(nodes)?, nodes, &more)?;
-        fleet.wait_following(PATIENCE)?;
-        Ok(fleet)
-    }
-
-    /// Creates `count` objects with `clients` connections; answers objects a second.
-    fn create_many(
-        &self,
-        path: &str,
-        clients: usize,
-        count: usize,
-        object: impl Fn(usize) -> Value + Copy,
-    ) -> Result<f64> {
-        let begin = Instant::now();
-        self.runtime.block_on(async {
-            let workers = (0..clients).map(|worker| async move {
-                let connection = self.admin.connect().await?;
-                for number in (worker..count).step_by(clients) {
-                    connection.post(path, &object(number)).await?.ok()?;
-                }
-                anyhow::Ok(())
-            });
-            futures::future::try_join_all(workers).await
-        })?;
-        Ok(count as f64 / begin.elapsed().as_secs_f64())
-    }
-
-    fn node_objects(&self, prefix: &str, count: usize) -> Result<()> {
-        let node = |number: usize| {
-            json!({
-                "apiVersion": "v1", "kind": "Node", "spec": {},
-                "metadata": {"name": format!("{prefix}-{number}"), "labels": {"selvedge.dev/role": "gateway"}},
-            })
-        };
-        self.create_many("/api/v1/nodes", 16, count, node).map(|_| ())
-    }
+fn create_nodes(hub: &Hub, prefix: &str, count: usize) -> Result<()> {
+    let node = |number: usize| {
+        json!({
+            "apiVersion": "v1", "kind": "Node", "spec": {},
+            "metadata": {"name": format!("{prefix}-{number}"), "labels": {"selvedge.dev/role": "gateway"}},
+        })
+    };
+    hub.create_many("/api/v1/nodes", 16, count, node).map(|_| ())
 }
 
 /// A pod of 1.57 KB as it is stored, on one of the thousand nodes.
@@ -396,11 +293,11 @@ fn connections(report: &mut Report) -> Result<()> {
         hub.settle();
         // At rest: what a thousand handshakes took is given back every ten seconds.
         std::thread::sleep(GIVE_BACK);
-        let with_all = hub.own_without_window_mib()?;
+        let with_all = own_without_window_mib(&hub)?;
         fleet.ask("pause")?;
         hub.settle();
         std::thread::sleep(GIVE_BACK);
-        let without = hub.own_without_window_mib()?;
+        let without = own_without_window_mib(&hub)?;
         if let Some(before) = before {
             open.push((with_all - before) * 1024.0 / NODES as f64);
             closed.push((without - before) * 1024.0 / NODES as f64);
@@ -501,7 +398,7 @@ fn daemon_set(report: &mut Report) -> Result<()> {
 /// CPU of one label of one node, at 2,000 nodes and 20 rules.
 fn label(report: &mut Report) -> Result<()> {
     let hub = Hub::start()?;
-    hub.node_objects("node", 2000)?;
+    create_nodes(&hub, "node", 2000)?;
     for number in 0..20 {
         let edge = "/apis/edge.selvedge.dev/v1alpha1/namespaces/default";
         let rule = json!({

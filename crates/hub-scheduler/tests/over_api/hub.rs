@@ -24,6 +24,7 @@ pub(crate) struct Hub {
     pub(crate) server: Server,
     pub(crate) store: Store,
     pub(crate) admin: Writer,
+    pub(crate) metrics: base_observe::Metrics,
     running: Option<(Manager, CancellationToken)>,
     _dir: tempfile::TempDir,
 }
@@ -39,7 +40,14 @@ impl Hub {
         let store = Store::open(dir.path(), options).expect("a new store opens");
         let server = Server::new(ServerConfig::new(store.clone())).expect("a new store lists");
         let client = kube::Client::new(server.in_process(Identity::new("admin", ["system:masters"])), "default");
-        let hub = Self { server, store, admin: Writer::new(client), running: None, _dir: dir };
+        let hub = Self {
+            server,
+            store,
+            admin: Writer::new(client),
+            metrics: base_observe::Metrics::new(),
+            running: None,
+            _dir: dir,
+        };
         hub.make(Kind::Namespace, json!({"metadata": {"name": "default"}})).await;
         let account = json!({"metadata": {"name": "default", "namespace": "default"}});
         hub.make(Kind::ServiceAccount, account).await;
@@ -54,7 +62,7 @@ impl Hub {
             Source::Watches => Reflector::start(&client, hub_scheduler::READ, &shutdown),
         };
         let manager = Manager::new(client, reader, StatusRegistry::default(), shutdown.clone());
-        hub_scheduler::start(&manager);
+        hub_scheduler::start(&manager, &self.metrics);
         self.running = Some((manager, shutdown));
     }
 

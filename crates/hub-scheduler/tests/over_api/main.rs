@@ -40,6 +40,15 @@ async fn pods_get_nodes_and_events_say_so() {
         hub.node("c", json!({}), "4").await;
         hub.settled().await;
         assert!(hub.find("other").await["spec"]["nodeName"].is_null());
+        let page = hub.metrics.encode();
+        for line in [
+            r#"scheduler_schedule_attempts_total{result="scheduled",profile="default-scheduler"} 8"#,
+            r#"scheduler_pod_scheduling_sli_duration_seconds_count{attempts="1"} 8"#,
+            "scheduler_scheduling_algorithm_duration_seconds_count 8",
+            r#"scheduler_pending_pods{queue="active"} 0.0"#,
+        ] {
+            assert!(page.lines().any(|one| one == line), "{line} is not in {page}");
+        }
         hub.stop().await;
     }
 }

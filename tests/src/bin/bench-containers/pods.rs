@@ -25,7 +25,7 @@ pub fn hub(bench: &mut Bench) -> Result<()> {
     let site = Site::start_containers(&bench.image)?;
     let pods = (0..=count).map(|number| site.pod(number)).collect();
     // The first one finds nothing in any cache.
-    let runs = site.runtime.block_on(created_to_running(&site, pods))?.split_off(1);
+    let runs = site.runtime.block_on(created_to_running(&site.access, pods))?.split_off(1);
     let peer = |values: Vec<f64>| Peer::new("containerd, its pod alone by CRI", values);
     let figure = "pod created at the hub to Running seen there";
     bench.report.add_beside(format!("{figure}, p50"), "ms", runs.clone(), Some("≤ 40"), peer(theirs.clone()));

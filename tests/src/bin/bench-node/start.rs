@@ -14,7 +14,7 @@ pub fn start(report: &mut Report) -> Result<()> {
         [("process", "≤ 12", "57", pods(|number| Ok(site.pod(number)))?), ("wasm", "≤ 15", "57", pods(wasm)?)];
     for (kind, limit, before, pods) in kinds {
         // The first one compiles the module, and maps the code of this way through the agent.
-        let mut runs = site.runtime.block_on(created_to_running(&site, pods))?.split_off(1);
+        let mut runs = site.runtime.block_on(created_to_running(&site.access, pods))?.split_off(1);
         runs.sort_by(f64::total_cmp);
         let p99 = runs[runs.len() * 99 / 100];
         report.add(format!("created to Running seen, {kind}, p50"), "ms", runs, Some(limit), Some(before));
