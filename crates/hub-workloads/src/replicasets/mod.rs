@@ -350,11 +350,11 @@ impl Reconciler for ReplicaSets {
             let Some(pods) = self.claim_pods(owner, &selector).await? else { return Ok(Next::After(UNSEEN_RETRY)) };
             pods
         };
-        let on_node = self.count_on_nodes(&set.metadata, &pods);
         let clock = Clock::new(Timestamp::now(), set.spec.min_ready_seconds);
         let labels = of_labels(template.labels().clone());
+        let on_node = || self.count_on_nodes(&set.metadata, &pods);
         let Plan { create, delete, counts, available_after } =
-            plan::plan(set.spec.replicas.unwrap_or(1), &labels, &pods, &on_node, clock);
+            plan::plan(set.spec.replicas.unwrap_or(1), &labels, &pods, on_node, clock);
         let next = available_after
             .map_or(Next::OnChange, |left| Next::After(left.clamp(Duration::from_millis(100), DEADLINE_MAX)));
         let is_creating = create > 0;

@@ -35,12 +35,13 @@ pub(super) struct Counts {
     pub terminating: i64,
 }
 
-/// Decides. `pods` are the set's own; `on_node` counts the active pods that it and the other sets of its owner have on a node.
+/// Decides. `pods` are the set's own; `on_node` counts the active pods that it and the other sets of its owner have on a node: that is
+/// a walk over all of them, which only a choice among pods to delete is worth.
 pub(super) fn plan(
     replicas: i64,
     template_labels: &LabelSelector<'_>,
     pods: &[Arc<Pod>],
-    on_node: &HashMap<Box<str>, usize>,
+    on_node: impl FnOnce() -> HashMap<Box<str>, usize>,
     clock: Clock,
 ) -> Plan {
     let active: Vec<&Arc<Pod>> = pods.iter().filter(|pod| pod.is_active()).collect();
@@ -76,12 +77,13 @@ pub(super) fn plan(
 fn least_useful(
     mut pods: Vec<Arc<Pod>>,
     number: usize,
-    on_node: &HashMap<Box<str>, usize>,
+    on_node: impl FnOnce() -> HashMap<Box<str>, usize>,
     now: Timestamp,
 ) -> Vec<Arc<Pod>> {
     // All of them go in whatever order.
     if number < pods.len() {
-        pods.sort_by(|one, other| usefulness(one, other, on_node, now));
+        let on_node = on_node();
+        pods.sort_by(|one, other| usefulness(one, other, &on_node, now));
         pods.truncate(number);
     }
     pods

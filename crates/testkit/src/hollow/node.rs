@@ -607,7 +607,7 @@ fn pod_status(pod: &Entry) -> Value {
         })
     };
     let mut status = json!({
-        "phase": "Running", "qosClass": "BestEffort", "startTime": now,
+        "phase": "Running", "startTime": now,
         "hostIP": "127.0.0.1", "hostIPs": [{"ip": "127.0.0.1"}], "podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}],
         "conditions": [
             condition("PodReadyToStartContainers"), condition("Initialized"), condition("Ready"),

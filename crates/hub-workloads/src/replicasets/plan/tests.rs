@@ -27,7 +27,7 @@ fn run(replicas: i64, pods: &[Pod], min_ready: i64) -> Plan {
         *on_node.entry(pod.node.clone()).or_insert(0) += 1;
     }
     let template: LabelSelector<'_> = serde_json::from_str(r#"{"matchLabels": {"app": "a"}}"#).unwrap();
-    plan(replicas, &template, &pods, &on_node, Clock::new(at(1000), min_ready))
+    plan(replicas, &template, &pods, || on_node, Clock::new(at(1000), min_ready))
 }
 
 #[test]
