@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use selvedge_tests::hub::{Hub, PATIENCE};
 use serde_json::{Value, json};
 use testkit::wait::eventually;
-use testkit::wire::MERGE;
+use testkit::wire::{Access, MERGE};
 use tokio::task::JoinHandle;
 
 use crate::Bench;
@@ -27,7 +27,7 @@ const CLIENTS: usize = 32;
 /// Leases expire after 40 s; meanwhile many pods are created.
 const RENEW_PERIOD: Duration = Duration::from_secs(15);
 /// How often the scheduler's counters are looked at: a page of metrics is work for the hub, too.
-const LOOK_PERIOD: Duration = Duration::from_millis(25);
+const SCRAPE_PERIOD: Duration = Duration::from_millis(25);
 /// Pods that a node takes.
 const PODS_PER_NODE: usize = 110;
 
@@ -76,13 +76,20 @@ fn opener() -> Value {
 }
 
 /// Writes every lease anew, by one connection.
-async fn renew(access: &testkit::wire::Access, nodes: usize) -> Result<()> {
+async fn renew(access: &Access, nodes: usize) -> Result<()> {
     let connection = access.connect().await?;
     for number in 0..nodes {
         let patch = json!({"spec": {"renewTime": now()}});
         connection.patch(&format!("{LEASES}/node-{number}"), MERGE, &patch).await?.ok()?;
     }
     Ok(())
+}
+
+async fn renew_for_ever(access: Access, nodes: usize) -> Result<()> {
+    loop {
+        tokio::time::sleep(RENEW_PERIOD).await;
+        renew(&access, nodes).await?;
+    }
 }
 
 /// Leases that are renewed until the clock starts.
@@ -92,14 +99,7 @@ struct Leases {
 
 impl Leases {
     fn start(hub: &Hub, nodes: usize) -> Self {
-        let access = hub.admin.clone();
-        let renewing = hub.runtime.spawn(async move {
-            loop {
-                tokio::time::sleep(RENEW_PERIOD).await;
-                renew(&access, nodes).await?;
-            }
-        });
-        Self { renewing }
+        Self { renewing: hub.runtime.spawn(renew_for_ever(hub.admin.clone(), nodes)) }
     }
 
     /// Once more, and then nobody writes any.
@@ -151,7 +151,7 @@ fn measure(hub: &Hub, pods: usize, begin: impl FnOnce(&Hub) -> Result<()>) -> Re
             break (now, at);
         }
         ensure!(at < PATIENCE, "{} of {pods} pods are bound", now.bound - before.bound);
-        std::thread::sleep(LOOK_PERIOD);
+        std::thread::sleep(SCRAPE_PERIOD);
     };
     let cpu = hub.cpu() - cpu;
     let decision = |part| after.decision_ms(&before, part).context("pods were bound without a decision");

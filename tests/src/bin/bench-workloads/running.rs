@@ -113,7 +113,7 @@ fn measure_update(bench: &mut Bench, hub: &Hub, fleet: &mut Fleet) -> Result<()>
 }
 
 fn events(hub: &Hub) -> Result<f64> {
-    let mut count = 0;
+    let mut count = 0_u32;
     load::for_each(hub, "/api/v1/namespaces/default/events", |_| {
         count += 1;
         Ok(())

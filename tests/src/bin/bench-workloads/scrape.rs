@@ -27,7 +27,7 @@ impl Scheduler {
         let bucket = format!("{ALGORITHM}_bucket{{le=\"");
         let buckets = page.lines().filter_map(|line| line.strip_prefix(&bucket)?.split_once("\"} "));
         let buckets: Vec<(f64, f64)> = buckets
-            .map(|(end, count)| Ok((end.replace("+Inf", "inf").parse()?, count.parse()?)))
+            .map(|(end, count)| anyhow::Ok((end.replace("+Inf", "inf").parse::<f64>()?, count.parse::<f64>()?)))
             .collect::<Result<_>>()
             .context("failed to read the buckets of decisions")?;
         ensure!(!buckets.is_empty(), "the hub counts no decisions: {page}");
