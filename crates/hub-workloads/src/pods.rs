@@ -65,8 +65,13 @@ impl Pod {
 
     /// Its labels, as selectors read them.
     pub fn labels(&self) -> Labels<'_> {
-        Labels(self.labels.iter().map(|(key, value)| (Text::from(&**key), Text::from(&**value))).collect())
+        as_labels(&self.labels)
     }
+}
+
+/// Labels, as selectors read them.
+pub(crate) fn as_labels(labels: &SharedLabels) -> Labels<'_> {
+    Labels(labels.iter().map(|(key, value)| (Text::from(&**key), Text::from(&**value))).collect())
 }
 
 /// A moment, and how long a pod must be Ready to count as available.
@@ -208,8 +213,70 @@ fn seen_since(known: Option<Timestamp>, now: Timestamp) -> Timestamp {
     known.filter(|since| *since <= now).unwrap_or(now)
 }
 
-/// Pods by name.
-pub(crate) type Pods = BTreeMap<Box<str>, Arc<Pod>>;
+/// Pods with the same labels: how many are what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Group {
+    pub pods: usize,
+    /// Those that count as replicas, …
+    pub active: usize,
+    /// … and those of them that are Ready.
+    pub ready: usize,
+    /// Those on their way out that have not ended.
+    pub terminating: usize,
+}
+
+impl Group {
+    fn of(pod: &Pod) -> Self {
+        let is_ready = pod.is_active() && pod.ready_since.is_some();
+        Self {
+            pods: 1,
+            active: usize::from(pod.is_active()),
+            ready: usize::from(is_ready),
+            terminating: usize::from(pod.is_terminating && !pod.has_ended()),
+        }
+    }
+}
+
+/// Pods by name. They are counted as they come and leave, so that nobody walks over ten thousand to know how many are Ready.
+#[derive(Default)]
+pub(crate) struct Pods {
+    by_name: BTreeMap<Box<str>, Arc<Pod>>,
+    groups: BTreeMap<SharedLabels, Group>,
+}
+
+impl Pods {
+    fn insert(&mut self, mut pod: Pod) -> Arc<Pod> {
+        self.remove(&pod.name);
+        // Pods of one template hold one copy of its labels.
+        if let Some((labels, _)) = self.groups.get_key_value(&pod.labels) {
+            pod.labels = labels.clone();
+        }
+        let one = Group::of(&pod);
+        let group = self.groups.entry(pod.labels.clone()).or_default();
+        group.pods += one.pods;
+        group.active += one.active;
+        group.ready += one.ready;
+        group.terminating += one.terminating;
+        let pod = Arc::new(pod);
+        self.by_name.insert(pod.name.clone(), pod.clone());
+        pod
+    }
+
+    fn remove(&mut self, name: &str) -> Option<Arc<Pod>> {
+        let pod = self.by_name.remove(name)?;
+        let one = Group::of(&pod);
+        if let Some(group) = self.groups.get_mut(&pod.labels) {
+            group.pods -= one.pods;
+            group.active -= one.active;
+            group.ready -= one.ready;
+            group.terminating -= one.terminating;
+            if group.pods == 0 {
+                self.groups.remove(&pod.labels);
+            }
+        }
+        Some(pod)
+    }
+}
 
 /// The pods that workloads of some kinds control, and those that nobody controls.
 pub(crate) struct PodTable {
@@ -246,7 +313,7 @@ impl PodTable {
                         object,
                         |uid, namespace, name| {
                             let pods = uid.map_or_else(|| orphans.get(namespace), |uid| before.get(uid));
-                            pods.and_then(|pods| pods.get(name)).cloned()
+                            pods.and_then(|pods| pods.by_name.get(name)).cloned()
                         },
                         now,
                         &mut concerned,
@@ -267,12 +334,17 @@ impl PodTable {
 
     /// The pods that an owner controls.
     pub fn controlled_by(&self, uid: &str) -> impl Iterator<Item = &Arc<Pod>> {
-        self.controlled.get(uid).into_iter().flat_map(BTreeMap::values)
+        self.controlled.get(uid).into_iter().flat_map(|pods| pods.by_name.values())
+    }
+
+    /// The same counted, by their labels.
+    pub fn groups_of(&self, uid: &str) -> impl Iterator<Item = (&SharedLabels, &Group)> + Clone {
+        self.controlled.get(uid).into_iter().flat_map(|pods| &pods.groups)
     }
 
     /// The pods of a namespace that nobody controls.
     pub fn orphans_in(&self, namespace: &str) -> impl Iterator<Item = &Arc<Pod>> {
-        self.orphans.get(namespace).into_iter().flat_map(BTreeMap::values)
+        self.orphans.get(namespace).into_iter().flat_map(|pods| pods.by_name.values())
     }
 
     fn kind_of(&self, owner: &OwnerReference<'_>) -> Option<Kind> {
@@ -292,7 +364,7 @@ impl PodTable {
         };
         let of_key = pods.get_mut(key)?;
         let known = of_key.remove(object.name());
-        if of_key.is_empty() {
+        if of_key.by_name.is_empty() {
             pods.remove(key);
         }
         known
@@ -313,7 +385,8 @@ impl PodTable {
             None => None,
         };
         let known = known(owner.map(|owner| &*owner.uid), object.namespace(), object.name());
-        let pod = Arc::new(seen.pod(object, known.as_deref(), now));
+        let pod = seen.pod(object, known.as_deref(), now);
+        let is_orphan = owner.is_none();
         let pods = match (owner, kind) {
             (Some(owner), Some(kind)) => {
                 let key = (kind, (object.namespace().into(), owner.name.as_str().into()));
@@ -322,12 +395,12 @@ impl PodTable {
                 }
                 self.controlled.entry(owner.uid.as_str().into()).or_default()
             }
-            _ => {
-                concerned.orphan = Some(pod.clone());
-                self.orphans.entry(object.namespace().into()).or_default()
-            }
+            _ => self.orphans.entry(object.namespace().into()).or_default(),
         };
-        pods.insert(object.name().into(), pod);
+        let pod = pods.insert(pod);
+        if is_orphan {
+            concerned.orphan = Some(pod);
+        }
     }
 }
 

@@ -122,3 +122,29 @@ fn a_list_replaces_what_was_there() {
     let names: Vec<&str> = table.controlled_by("u-1").map(|pod| &*pod.name).collect();
     assert_eq!((names, table.orphans_in("shop").count()), (vec!["c"], 0));
 }
+
+#[test]
+fn pods_are_counted_by_their_labels_as_they_come_and_leave() {
+    let mut table = PodTable::new(&[Kind::ReplicaSet]);
+    let counted = |table: &PodTable| table.groups_of("u-1").map(|(_, group)| *group).collect::<Vec<_>>();
+    let (new, up) = (object("a", SET, json!({})), object("a", SET, ready("1970-01-01T00:02:00Z")));
+    let other = object("b", SET, ready("1970-01-01T00:02:00Z"));
+    table.apply(&changed(None, Some(new.clone())), at(200));
+    assert_eq!(counted(&table), [Group { pods: 1, active: 1, ready: 0, terminating: 0 }]);
+    table.apply(&changed(Some(new), Some(up.clone())), at(200));
+    table.apply(&changed(None, Some(other.clone())), at(200));
+    assert_eq!(counted(&table), [Group { pods: 2, active: 2, ready: 2, terminating: 0 }]);
+    let labels: Vec<SharedLabels> = table.controlled_by("u-1").map(|pod| pod.labels.clone()).collect();
+    assert!(Arc::ptr_eq(&labels[0], &labels[1]), "pods of one template hold one copy of its labels");
+
+    let mut leaving = up.value().unwrap();
+    leaving["metadata"]["deletionTimestamp"] = "1970-01-01T00:03:00Z".into();
+    let leaving = ObjectRef::watched("shop", "a", 2, leaving.to_string().into());
+    table.apply(&changed(Some(up), Some(leaving.clone())), at(200));
+    assert_eq!(counted(&table), [Group { pods: 2, active: 1, ready: 1, terminating: 1 }]);
+    table.apply(&Event::Listed(Kind::Pod, Arc::from([leaving.clone(), other.clone()])), at(200));
+    assert_eq!(counted(&table), [Group { pods: 2, active: 1, ready: 1, terminating: 1 }]);
+    table.apply(&changed(Some(leaving), None), at(200));
+    table.apply(&changed(Some(other), None), at(200));
+    assert!(counted(&table).is_empty() && table.controlled.is_empty());
+}

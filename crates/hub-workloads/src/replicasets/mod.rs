@@ -7,8 +7,8 @@
 //! reconcile: expectations seen? → claim pods → plan → delete or create in batches → status
 //! ```
 //!
-//! The pods of a set are read once, when they change, and kept as a few fields each ([`PodTable`]): one deleted pod costs
-//! the same in a set of ten and of ten thousand, but for a walk over memory. Pods get names from the API, so nothing but the
+//! The pods of a set are read once, when they change, kept as a few fields each and counted ([`PodTable`]): one deleted pod costs
+//! the same in a set of ten and of ten thousand. Only who adopts, releases or chooses pods to delete walks over them. Pods get names from the API, so nothing but the
 //! expectations keeps a set from creating too many: it looks at nothing before the reader shows what it wrote itself.
 
 use std::collections::HashMap;
@@ -29,7 +29,7 @@ use serde_json::{Value, json};
 
 use crate::claim::{self, Claim};
 use crate::owner::Owner;
-use crate::pods::{Clock, Key, Pod, PodTable};
+use crate::pods::{Clock, Key, Pod, PodTable, as_labels};
 use crate::status::{self, Says, Updated};
 use crate::template::{self, TemplateView};
 
@@ -176,6 +176,27 @@ impl ReplicaSets {
             }
         }
         Ok(Some(own))
+    }
+
+    /// The plan where counts alone say it: nobody is to be adopted or released, and a pod that is Ready is available.
+    fn plan_by_counts(
+        &self,
+        set: &SetView<'_>,
+        selector: &LabelSelector<'_>,
+        template_labels: &LabelSelector<'_>,
+    ) -> Option<Plan> {
+        if set.metadata.is_terminating() || set.spec.min_ready_seconds > 0 {
+            return None;
+        }
+        let pods = self.pods.lock();
+        let adopts = |pod: &Arc<Pod>| pod.is_active() && selector.matches(&pod.labels());
+        let groups = pods.groups_of(&set.metadata.uid);
+        if pods.orphans_in(&set.metadata.namespace).any(adopts)
+            || groups.clone().any(|(labels, _)| !selector.matches(&as_labels(labels)))
+        {
+            return None;
+        }
+        plan::by_counts(set.spec.replicas.unwrap_or(1), template_labels, groups)
     }
 
     /// Active pods by node of the set and of the other sets of its owner: a Deployment in the middle of a rollout has several.
@@ -343,18 +364,23 @@ impl Reconciler for ReplicaSets {
         let Some(selector) = set.selector(self.kind).map_err(unreadable)? else { return Ok(Next::OnChange) };
         let template = TemplateView::read(set.spec.template).map_err(unreadable)?;
         let is_terminating = set.metadata.is_terminating();
-        // One on its way out keeps what it has for those who orphan its pods, and takes nothing more.
-        let pods = if is_terminating {
-            self.pods.lock().controlled_by(&set.metadata.uid).cloned().collect()
-        } else {
-            let Some(pods) = self.claim_pods(owner, &selector).await? else { return Ok(Next::After(UNSEEN_RETRY)) };
-            pods
+        let (replicas, labels) = (set.spec.replicas.unwrap_or(1), of_labels(template.labels().clone()));
+        let Plan { create, delete, counts, available_after } = match self.plan_by_counts(&set, &selector, &labels) {
+            Some(plan) => plan,
+            None => {
+                // One on its way out keeps what it has for those who orphan its pods, and takes nothing more.
+                let pods = if is_terminating {
+                    self.pods.lock().controlled_by(&set.metadata.uid).cloned().collect()
+                } else {
+                    let Some(pods) = self.claim_pods(owner, &selector).await? else {
+                        return Ok(Next::After(UNSEEN_RETRY));
+                    };
+                    pods
+                };
+                let clock = Clock::new(Timestamp::now(), set.spec.min_ready_seconds);
+                plan::plan(replicas, &labels, &pods, || self.count_on_nodes(&set.metadata, &pods), clock)
+            }
         };
-        let clock = Clock::new(Timestamp::now(), set.spec.min_ready_seconds);
-        let labels = of_labels(template.labels().clone());
-        let on_node = || self.count_on_nodes(&set.metadata, &pods);
-        let Plan { create, delete, counts, available_after } =
-            plan::plan(set.spec.replicas.unwrap_or(1), &labels, &pods, on_node, clock);
         let next = available_after
             .map_or(Next::OnChange, |left| Next::After(left.clamp(Duration::from_millis(100), DEADLINE_MAX)));
         let is_creating = create > 0;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hub_runtime::views::LabelSelector;
 use jiff::Timestamp;
 
-use crate::pods::{Clock, Phase, Pod, SharedLabels};
+use crate::pods::{Clock, Group, Phase, Pod, SharedLabels, as_labels};
 
 /// As upstream: a set that should create more comes back for the rest.
 pub(super) const BURST: usize = 500;
@@ -71,6 +71,27 @@ pub(super) fn plan(
         plan.delete = least_useful(active.into_iter().cloned().collect(), surplus, on_node, clock.now);
     }
     plan
+}
+
+/// The same by counts alone, of pods that are available once they are Ready. `None` where some are surplus: to choose among pods is
+/// to look at them.
+pub(super) fn by_counts<'a>(
+    replicas: i64,
+    template_labels: &LabelSelector<'_>,
+    groups: impl Iterator<Item = (&'a SharedLabels, &'a Group)>,
+) -> Option<Plan> {
+    let (mut counts, mut active) = (Counts::default(), 0);
+    for (labels, group) in groups {
+        active += group.active;
+        counts.ready += count(group.ready);
+        counts.terminating += count(group.terminating);
+        if template_labels.matches(&as_labels(labels)) {
+            counts.fully_labeled += count(group.active);
+        }
+    }
+    (counts.replicas, counts.available) = (count(active), counts.ready);
+    let missing = usize::try_from(replicas).unwrap_or_default().checked_sub(active)?;
+    Some(Plan { create: missing.min(BURST), counts, ..Plan::default() })
 }
 
 /// The pods that are missed least, in upstream's order.

@@ -86,3 +86,38 @@ fn the_node_with_most_pods_loses_one() {
     let plan = run(2, &[on("a", "gw-1"), on("b", "gw-2"), on("c", "gw-2")], 0);
     assert_eq!(&*plan.delete[0].name, "b");
 }
+
+#[test]
+fn counts_alone_give_the_same_plan_while_no_pod_is_surplus() {
+    let other: SharedLabels = Arc::new([("app".into(), "b".into())]);
+    let kinds = [
+        pod("a"),
+        Pod { ready_since: None, phase: Phase::Pending, ..pod("a") },
+        Pod { is_terminating: true, ..pod("a") },
+        Pod { is_terminating: true, phase: Phase::Succeeded, ..pod("a") },
+        Pod { phase: Phase::Failed, ..pod("a") },
+        Pod { labels: other.clone(), ..pod("a") },
+        Pod { labels: other, is_terminating: true, ..pod("a") },
+    ];
+    let template: LabelSelector<'_> = serde_json::from_str(r#"{"matchLabels": {"app": "a"}}"#).unwrap();
+    // Every set of them, each at most once.
+    for chosen in 0_u32..1 << kinds.len() {
+        let pods: Vec<Pod> =
+            kinds.iter().enumerate().filter(|(bit, _)| chosen >> bit & 1 == 1).map(|(_, pod)| pod.clone()).collect();
+        let mut groups = std::collections::BTreeMap::<SharedLabels, Group>::new();
+        for pod in &pods {
+            let group = groups.entry(pod.labels.clone()).or_default();
+            group.pods += 1;
+            group.active += usize::from(pod.is_active());
+            group.ready += usize::from(pod.is_active() && pod.ready_since.is_some());
+            group.terminating += usize::from(pod.is_terminating && !pod.has_ended());
+        }
+        for replicas in [-1, 0, 1, 3, 1000] {
+            let (plan, counted) = (run(replicas, &pods, 0), by_counts(replicas, &template, groups.iter()));
+            match plan.delete.is_empty() {
+                true => assert_eq!(counted, Some(plan), "{replicas} of {pods:?}"),
+                false => assert_eq!(counted, None, "{replicas} of {pods:?}"),
+            }
+        }
+    }
+}
