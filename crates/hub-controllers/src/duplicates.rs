@@ -154,7 +154,7 @@ impl Reconciler for Duplicates {
     }
 
     async fn reconcile(&self, name: &Box<str>) -> Result<Next, ReconcileError> {
-        let Context { reader, writer, recorder } = &self.context;
+        let Context { reader, writer, recorder, .. } = &self.context;
         let Some(object) = reader.get(Kind::Node, "", name) else { return Ok(Next::OnChange) };
         let node: NodeView<'_> = object.view()?;
         let (turns, undecided) = {
@@ -176,7 +176,7 @@ impl Reconciler for Duplicates {
         if is_right(current, due.0, turns.is_some()) {
             return Ok(next);
         }
-        let now = Timestamp::now();
+        let now = self.context.clock.now();
         let written = writer.replace_status_of(Kind::Node, name, |node| with_condition(node, &due, now)).await?;
         if !written {
             return Ok(Next::After(CONFLICT_RETRY));

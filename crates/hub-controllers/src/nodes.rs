@@ -291,7 +291,7 @@ impl Nodes {
         // As it was read: a person may have tainted it meanwhile.
         let patch = json!({
             "metadata": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},
-            "spec": {"taints": tainted(&node, due, Timestamp::now())},
+            "spec": {"taints": tainted(&node, due, self.context.clock.now())},
         });
         Ok(self.context.writer.merge(Kind::Node, ("", object.name()), &patch).await?)
     }
@@ -299,7 +299,7 @@ impl Nodes {
     /// The lease of a node has expired; whether its status says so now.
     async fn note_expired(&self, target: Target<'_>) -> Result<bool, WriteError> {
         let Context { writer, recorder, .. } = &self.context;
-        let (name, wall) = (target.name, Timestamp::now());
+        let (name, wall) = (target.name, self.context.clock.now());
         let is_written =
             writer.replace_status_of(Kind::Node, name, |current| with_unknown_conditions(current, wall)).await?;
         if !is_written {

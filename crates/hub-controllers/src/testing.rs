@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use hub_runtime::Context;
 use hub_runtime::StoreReader;
+use hub_runtime::WallClock;
 use hub_runtime::events::Recorder;
 use hub_runtime::kinds::Kind;
 use hub_runtime::writer::Writer;
@@ -39,8 +40,8 @@ impl TestApi {
         });
         writer.create(Kind::ServiceAccount, account).await.unwrap();
         // Events go nowhere: nobody runs what writes them.
-        let (recorder, _) = Recorder::new(writer.clone(), CancellationToken::new());
-        let context = Context { reader: StoreReader::new(store), writer, recorder };
+        let (recorder, _) = Recorder::new(writer.clone(), WallClock::System, CancellationToken::new());
+        let context = Context { reader: StoreReader::new(store), writer, recorder, clock: WallClock::System };
         Self { context, server, _dir: dir }
     }
 

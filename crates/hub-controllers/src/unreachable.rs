@@ -81,7 +81,7 @@ impl Reconciler for Unreachable {
     }
 
     async fn reconcile(&self, name: &Box<str>) -> Result<Next, ReconcileError> {
-        let Context { reader, writer, .. } = &self.context;
+        let Context { reader, writer, clock, .. } = &self.context;
         let Some(node) = reader.get(Kind::Node, "", name) else { return Ok(Next::OnChange) };
         let is_back = !is_unreachable(&node);
         let pods = reader.by_field(Kind::Pod, Field::NodeName, name);
@@ -99,8 +99,8 @@ impl Reconciler for Unreachable {
         }
         debug!(node = &**name, pods = pods.len(), is_back, "Pods are as ready as their node is in reach.");
         let marked = slow_start(pods, |pod| {
-            let (reader, writer, name) = (reader.clone(), writer.clone(), name.clone());
-            async move { mark(&*reader, &writer, &name, &pod, is_back).await }
+            let (reader, writer, name, now) = (reader.clone(), writer.clone(), name.clone(), clock.now());
+            async move { mark(&*reader, &writer, &name, &pod, is_back, now).await }
         })
         .await;
         match marked.error {
@@ -121,12 +121,13 @@ async fn mark(
     node: &str,
     pod: &ObjectRef,
     is_back: bool,
+    now: Timestamp,
 ) -> Result<bool, ReconcileError> {
     if reader.get(Kind::Node, "", node).is_none_or(|node| is_unreachable(&node) == is_back) {
         // It went again, or is back and its kubelet is in charge.
         return Ok(true);
     }
-    let patch = with_ready(pod, is_back, Timestamp::now())?;
+    let patch = with_ready(pod, is_back, now)?;
     Ok(writer.patch_status(Kind::Pod, (pod.namespace(), pod.name()), &patch).await?)
 }
 

@@ -28,6 +28,7 @@ use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::clock::WallClock;
 use crate::kinds::{Kind, Resource};
 use crate::writer::{Target, WriteError, Writer};
 
@@ -51,6 +52,7 @@ const RECENT_MAX: usize = 64;
 pub struct Recorder {
     shared: Arc<Shared>,
     component: &'static str,
+    clock: WallClock,
 }
 
 struct Shared {
@@ -145,14 +147,14 @@ impl Bursts {
 
 impl Recorder {
     /// Makes the recorder and the task that writes; the caller spawns the task.
-    pub fn new(writer: Writer, shutdown: CancellationToken) -> (Self, impl Future<Output = ()>) {
-        let (recorder, lanes) = Self::with_lanes(WAITING_BYTES_MAX);
+    pub fn new(writer: Writer, clock: WallClock, shutdown: CancellationToken) -> (Self, impl Future<Output = ()>) {
+        let (recorder, lanes) = Self::with_lanes(WAITING_BYTES_MAX, clock);
         let lanes = lanes.into_iter().map(move |lane| write_lane(lane, writer.clone(), shutdown.clone()));
         let task = futures::future::join_all(lanes);
         (recorder, async move { drop(task.await) })
     }
 
-    fn with_lanes(bytes_max: u32) -> (Self, Vec<UnboundedReceiver<Waiting>>) {
+    fn with_lanes(bytes_max: u32, clock: WallClock) -> (Self, Vec<UnboundedReceiver<Waiting>>) {
         // Their lengths have no bound of their own: that of the bytes holds for all together.
         let (lanes, receivers) = (0..LANES).map(|_| unbounded_channel()).unzip();
         let shared = Shared {
@@ -162,7 +164,7 @@ impl Recorder {
             dropped: AtomicU64::new(0),
             hashes: RandomState::new(),
         };
-        (Self { shared: Arc::new(shared), component: COMPONENT }, receivers)
+        (Self { shared: Arc::new(shared), component: COMPONENT, clock }, receivers)
     }
 
     /// The same recorder for one component, by the name that it has upstream.
@@ -224,7 +226,7 @@ impl Recorder {
             reason: reason.into(),
             message: message.into(),
             component: self.component,
-            at: Timestamp::now(),
+            at: self.clock.now(),
             _bytes: bytes,
         };
         let lane = usize::try_from(shared.hashes.hash_one(object.uid) % LANES as u64).unwrap_or(0);
@@ -330,7 +332,7 @@ mod tests {
 
     #[test]
     fn events_of_one_object_stay_in_order_and_those_of_many_share_the_lanes() {
-        let (recorder, mut lanes) = Recorder::with_lanes(WAITING_BYTES_MAX);
+        let (recorder, mut lanes) = Recorder::with_lanes(WAITING_BYTES_MAX, WallClock::System);
         for number in 0..20 {
             (0..100).for_each(|object| record(&recorder, &format!("uid-{object}"), number.to_string()));
         }
@@ -348,7 +350,7 @@ mod tests {
 
     #[test]
     fn what_waits_is_bounded_by_its_bytes() {
-        let (recorder, mut lanes) = Recorder::with_lanes(64 * 1024);
+        let (recorder, mut lanes) = Recorder::with_lanes(64 * 1024, WallClock::System);
         for number in 0..200 {
             record(&recorder, &format!("uid-{number}"), "x".repeat(1000 - ENTRY_BYTES));
         }

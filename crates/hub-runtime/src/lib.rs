@@ -12,6 +12,7 @@
 //! - [`Queue`]: keys that are due. One key never runs twice at a time; a key that comes often runs once.
 //! - [`Expectations`]: what a key has written and the reader does not show yet.
 //! - [`writer::Writer`] and [`events::Recorder`]: what is written, and what a person is to see of it.
+//! - [`WallClock`]: what time it is, by the machine or by a simulation.
 //! - [`StatusRegistry`]: what each controller did last, for `selvedge status` and `/metrics`.
 //! - [`Manager`]: starts a [`Reconciler`] with all of these.
 //!
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub mod batch;
+mod clock;
 mod controller;
 pub mod events;
 mod expectations;
@@ -39,6 +41,7 @@ mod store_reader;
 pub mod views;
 pub mod writer;
 
+pub use clock::{WallClock, plausible_since, seen_since};
 pub use controller::{Next, ReconcileError, Reconciler};
 pub use expectations::Expectations;
 pub use queue::{Queue, QueueLengths, QueueOptions};
@@ -60,6 +63,8 @@ pub struct Context {
     pub writer: Writer,
     /// Says so.
     pub recorder: Recorder,
+    /// What time it is.
+    pub clock: WallClock,
 }
 
 /// Starts controllers, and waits for their end.
@@ -75,11 +80,22 @@ impl Manager {
     /// What controllers run on, without any yet: `client` must be allowed everything that they write, and `reader` must show
     /// every kind that they read.
     pub fn new(client: Client, reader: Arc<dyn Reader>, registry: StatusRegistry, shutdown: CancellationToken) -> Self {
+        Self::with_clock(client, reader, registry, shutdown, WallClock::System)
+    }
+
+    /// As [`Self::new`], with another clock than the machine's.
+    pub fn with_clock(
+        client: Client,
+        reader: Arc<dyn Reader>,
+        registry: StatusRegistry,
+        shutdown: CancellationToken,
+        clock: WallClock,
+    ) -> Self {
         let (writer, tasks) = (Writer::new(client), TaskTracker::new());
-        let (recorder, record) = Recorder::new(writer.clone(), shutdown.clone());
+        let (recorder, record) = Recorder::new(writer.clone(), clock, shutdown.clone());
         base_observe::spawn_named(&tasks, "event-recorder", record);
         let selection = Selection::default();
-        Self { context: Context { reader, writer, recorder }, registry, selection, tasks, shutdown }
+        Self { context: Context { reader, writer, recorder, clock }, registry, selection, tasks, shutdown }
     }
 
     /// Runs those controllers alone that are selected; all are, unless this is called.

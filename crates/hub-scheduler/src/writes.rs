@@ -146,7 +146,8 @@ pub(crate) struct Verdict {
 pub(crate) async fn write_verdict(context: Context, pod: Arc<Pod>, verdict: Verdict) -> Result<(), CarryOutError> {
     let mut status = json!({});
     if let Some((reason, message)) = &verdict.condition {
-        status["conditions"] = json!([condition("PodScheduled", "False", reason, message, !verdict.was_unscheduled)]);
+        let since = (!verdict.was_unscheduled).then(|| context.clock.now());
+        status["conditions"] = json!([condition("PodScheduled", "False", reason, message, since)]);
     }
     if let Some(nominated) = &verdict.nominated {
         status["nominatedNodeName"] = if nominated.is_empty() { Value::Null } else { json!(nominated) };
@@ -155,12 +156,12 @@ pub(crate) async fn write_verdict(context: Context, pod: Arc<Pod>, verdict: Verd
     Ok(())
 }
 
-fn condition(r#type: &str, status: &str, reason: &str, message: &str, is_new: bool) -> Value {
+fn condition(r#type: &str, status: &str, reason: &str, message: &str, since: Option<Timestamp>) -> Value {
     let mut condition = json!({
         "type": r#type, "status": status, "reason": reason, "message": message, "lastProbeTime": null,
     });
-    if is_new {
-        condition["lastTransitionTime"] = seconds(Timestamp::now()).into();
+    if let Some(since) = since {
+        condition["lastTransitionTime"] = seconds(since).into();
     }
     condition
 }
@@ -183,7 +184,8 @@ pub(crate) async fn end_victims(
     let message = format!("{}: preempting to accommodate a higher priority pod", crate::pod::SCHEDULER_NAME);
     for victim in &victims {
         let target = target(victim);
-        let condition = condition("DisruptionTarget", "True", "PreemptionByScheduler", &message, true);
+        let condition =
+            condition("DisruptionTarget", "True", "PreemptionByScheduler", &message, Some(context.clock.now()));
         if !patch_status(&context.writer, target, &json!({"conditions": [condition]})).await? {
             continue;
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use hub_runtime::kinds::Kind;
 use hub_runtime::views::{ConditionView, Labels, OwnerReference, Text, condition, nullable, time};
-use hub_runtime::{Change, Event, ObjectRef};
+use hub_runtime::{Change, Event, ObjectRef, plausible_since, seen_since};
 use jiff::Timestamp;
 use serde::Deserialize;
 
@@ -198,19 +198,6 @@ impl PodSeen<'_> {
             restarts: self.status.container_statuses.iter().map(|one| one.restart_count).max().unwrap_or_default(),
         }
     }
-}
-
-/// Since when a pod is Ready by its node's own clock, if that can be right: a box without a clock writes a time before the
-/// pod existed, or one that is still to come.
-fn plausible_since(ready: &ConditionView<'_>, created: Timestamp, now: Timestamp) -> Option<Timestamp> {
-    let since = time(ready.last_transition_time.as_deref()?)?;
-    (created <= since && since <= now).then_some(since)
-}
-
-/// Since when a pod is seen Ready. The hub's own clock may be set back: what was seen by it later than now was seen now, or the
-/// pod would wait until the clock is there again.
-fn seen_since(known: Option<Timestamp>, now: Timestamp) -> Timestamp {
-    known.filter(|since| *since <= now).unwrap_or(now)
 }
 
 /// Pods with the same labels: how many are what.

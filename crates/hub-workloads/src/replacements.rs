@@ -172,11 +172,11 @@ impl Reconciler for Replacements {
     }
 
     async fn reconcile(&self, name: &Box<str>) -> Result<Next, ReconcileError> {
-        let Context { reader, writer, .. } = &self.context;
+        let Context { reader, writer, clock, .. } = &self.context;
         let Some(node) = reader.get(Kind::Node, "", name) else { return Ok(Next::OnChange) };
         let view: NodeView<'_> = node.view()?;
         let Some(since) = unreachable_since(&view) else { return Ok(Next::OnChange) };
-        let now = Timestamp::now();
+        let now = clock.now();
         let away = Duration::try_from(now.duration_since(since)).unwrap_or_default();
         let (mut due, mut next) = (Vec::new(), Next::OnChange);
         for object in reader.by_field(Kind::Pod, Field::NodeName, name) {
@@ -202,7 +202,7 @@ impl Reconciler for Replacements {
         }
         let replaced = slow_start(due, |due| {
             let (writer, node) = (writer.clone(), name.clone());
-            async move { replace(&writer, &node, due).await }
+            async move { replace(&writer, &node, due, now).await }
         })
         .await;
         match replaced.error {
@@ -214,14 +214,14 @@ impl Reconciler for Replacements {
 }
 
 /// Says why a pod is deleted, and deletes it; `Ok(false)` when it was changed meanwhile.
-async fn replace(writer: &Writer, node: &str, due: Due) -> Result<bool, ReconcileError> {
+async fn replace(writer: &Writer, node: &str, due: Due, now: Timestamp) -> Result<bool, ReconcileError> {
     let pod = due.object.value()?;
     let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
     let mut conditions: Vec<_> = conditions.into_iter().filter(|one| one["type"] != "DisruptionTarget").collect();
     conditions.push(json!({
         "type": "DisruptionTarget", "status": "True", "reason": "NodeUnreachable",
         "message": format!("Node {node} is out of reach for as long as the workload waits for it"),
-        "lastTransitionTime": seconds(Timestamp::now()),
+        "lastTransitionTime": seconds(now),
     }));
     let patch = json!({
         "metadata": {"uid": due.uid, "resourceVersion": pod["metadata"]["resourceVersion"]},

@@ -84,7 +84,7 @@ impl Reconciler for TtlAfterFinished {
         if job.metadata.is_terminating() {
             return Ok(Next::OnChange);
         }
-        let now = Timestamp::now();
+        let now = self.context.clock.now();
         let finished = ending.last_transition_time.as_deref().and_then(time);
         let seen = match finished {
             Some(finished) if finished <= now => now,

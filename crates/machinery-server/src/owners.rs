@@ -63,7 +63,7 @@ impl<'c> Owners<'c> {
         };
         let subresource = context.path.subresource.as_deref().unwrap_or_default();
         let info = &context.info;
-        let now = timestamp(jiff::Timestamp::now());
+        let now = timestamp((context.server.now)());
         if subresource == "scale" {
             let name = Name { group: "autoscaling", version: "v1", kind: "Scale" };
             return Self { name, workload: None, filter: None, subresource, manager, now };

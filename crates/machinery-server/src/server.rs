@@ -106,6 +106,8 @@ pub struct ServerConfig {
     /// Called by a thread of the pool that works on requests when it has nothing to do; for an allocator that takes back what a
     /// thread has freed only from that thread.
     pub on_thread_park: fn(),
+    /// What time it is, for what is written into objects; simulations have a clock of their own.
+    pub now: Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>,
     /// Ends watches and log streams, so that connections can drain.
     pub shutdown: CancellationToken,
 }
@@ -131,6 +133,7 @@ impl ServerConfig {
             version: "v1.36.0",
             metrics: Metrics::new(),
             on_thread_park: || {},
+            now: Arc::new(jiff::Timestamp::now),
             shutdown: CancellationToken::new(),
         }
     }
@@ -167,6 +170,7 @@ pub(crate) struct Inner {
     virtual_resources: Vec<Arc<dyn VirtualResource>>,
     pub(crate) address: String,
     pub(crate) version: &'static str,
+    pub(crate) now: Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) registry: RwLock<Registry>,
     /// Which Service has which address and port.
@@ -234,6 +238,7 @@ impl Server {
             virtual_resources: config.virtual_resources,
             address: config.address,
             version: config.version,
+            now: config.now,
             shutdown: config.shutdown,
             registry: RwLock::new(registry),
             crd_writes: tokio::sync::Mutex::new(()),

@@ -18,7 +18,6 @@ use api_edge::resources::{
     assignment_name,
 };
 use api_edge::{API_VERSION, LABEL_NODE};
-use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -437,7 +436,7 @@ impl Assignments {
 
     /// Writes one part, unless it is as it should be.
     async fn keep_part(&self, node: &str, name: &str, spec: &NodeAssignmentSpec) -> Result<Next, ReconcileError> {
-        let Context { reader, writer, recorder } = &self.context;
+        let Context { reader, writer, recorder, .. } = &self.context;
         let spec = serde_json::to_value(spec)
             .map_err(|error| ReconcileError::Rejected(format!("the assignment {name} cannot be encoded: {error}")))?;
         let Some(current) = reader.get(Kind::NodeAssignment, "", name) else {
@@ -478,7 +477,7 @@ impl Assignments {
         let new = {
             let fleet = self.fleet.lock();
             let Some(standing) = fleet.of_object(id) else { return Ok(Next::OnChange) };
-            fleet_status::sum_up(&old.status, &standing, Timestamp::now())
+            fleet_status::sum_up(&old.status, &standing, self.context.clock.now())
         };
         if new == old.status {
             return Ok(Next::OnChange);

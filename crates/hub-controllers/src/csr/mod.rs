@@ -337,10 +337,10 @@ impl Reconciler for Csr {
 
     async fn reconcile(&self, name: &Box<str>) -> Result<Next, ReconcileError> {
         let kind = Kind::CertificateSigningRequest;
-        let Context { reader, writer, recorder } = &self.context;
+        let Context { reader, writer, recorder, .. } = &self.context;
         let Some(object) = reader.get(kind, "", name) else { return Ok(Next::OnChange) };
         let view: CsrView<'_> = object.view()?;
-        let (state, now) = (state(&view), Timestamp::now());
+        let (state, now) = (state(&view), self.context.clock.now());
         let until = kept_until(&view, state);
         let others = self.memory.lock().others(name, &view.spec.username);
         let target = Target { namespace: "", name, uid: &view.metadata.uid };

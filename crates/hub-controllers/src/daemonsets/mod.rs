@@ -28,9 +28,11 @@ use hub_runtime::batch::slow_start;
 use hub_runtime::events::seconds;
 use hub_runtime::kinds::Kind;
 use hub_runtime::selector::Fit;
-use hub_runtime::views::{ConditionView, DaemonSetStatusView, DaemonSetView, NodeView, PodView, condition, time};
+use hub_runtime::views::{DaemonSetStatusView, DaemonSetView, NodeView, PodView, condition};
 use hub_runtime::writer::{Created, Target, WriteError, Writer};
-use hub_runtime::{Event, Expectations, Field, Next, ObjectRef, Queue, Reader, Reconciler};
+use hub_runtime::{
+    Event, Expectations, Field, Next, ObjectRef, Queue, Reader, Reconciler, plausible_since, seen_since,
+};
 
 mod claim;
 mod plan;
@@ -502,7 +504,7 @@ impl DaemonSets {
             number_available: Some(counts.available),
             number_unavailable: Some(counts.unavailable),
             updated_number_scheduled: Some(counts.updated),
-            conditions: with_skipped(&set.status.conditions, skipped, Timestamp::now()),
+            conditions: with_skipped(&set.status.conditions, skipped, self.context.clock.now()),
         };
         if desired == set.status {
             return Ok(());
@@ -624,7 +626,7 @@ impl Reconciler for DaemonSets {
             .map_err(read_template)?;
         let Some(hash) = self.hash_of(key, &set, &tree, &objects).await? else { return Ok(Next::After(UNSEEN_RETRY)) };
 
-        let now = Timestamp::now();
+        let now = self.context.clock.now();
         let pods = self.read_pods(key, &objects, &hash, now)?;
         let (mut nodes, away) = {
             let memory = self.memory.lock();
@@ -697,19 +699,6 @@ fn fit_on(template: &TemplateView<'_>, node: Option<&ObjectRef>) -> Option<Fit> 
 
 fn target<'a>(set: &'a DaemonSetView<'_>) -> Target<'a> {
     Target { namespace: &set.metadata.namespace, name: &set.metadata.name, uid: &set.metadata.uid }
-}
-
-/// Since when a pod is Ready by its node's own clock, if that can be right: a box without a clock writes a time before the
-/// pod existed, or one that is still to come.
-fn plausible_since(ready: &ConditionView<'_>, created: Timestamp, now: Timestamp) -> Option<Timestamp> {
-    let since = time(ready.last_transition_time.as_deref()?)?;
-    (created <= since && since <= now).then_some(since)
-}
-
-/// Since when a pod is seen Ready. The hub's own clock may be set back: what was seen by it later than now was seen now, or the
-/// pod would wait until the clock is there again.
-fn seen_since(known: Option<Timestamp>, now: Timestamp) -> Timestamp {
-    known.filter(|since| *since <= now).unwrap_or(now)
 }
 
 /// How long the failed pod on a node waits for its replacement; `None` when it may be replaced now, which is counted.

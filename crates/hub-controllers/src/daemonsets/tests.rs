@@ -3,7 +3,7 @@
 use super::plan::plan;
 use super::template::{pod_name, revision_hash};
 use super::*;
-use hub_runtime::views::{LabelSelector, ObjectMeta};
+use hub_runtime::views::{ConditionView, LabelSelector, ObjectMeta};
 
 const NOW: i64 = 1_800_000_000;
 

@@ -106,7 +106,7 @@ impl Namespaces {
             }
             return Ok(Next::OnChange);
         }
-        let conditions = conditions(namespace, &remaining, Timestamp::now());
+        let conditions = conditions(namespace, &remaining, self.context.clock.now());
         if conditions != namespace["status"]["conditions"] {
             writer.merge_status(Kind::Namespace, ("", name), &json!({"conditions": conditions})).await?;
         }

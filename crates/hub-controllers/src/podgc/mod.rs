@@ -106,7 +106,7 @@ impl PodGc {
     }
 
     async fn reconcile_pod(&self, namespace: &str, name: &str) -> Result<Next, ReconcileError> {
-        let Context { reader, writer, .. } = &self.context;
+        let Context { reader, writer, clock, .. } = &self.context;
         let key: Name = (namespace.into(), name.into());
         let Some(object) = reader.get(Kind::Pod, namespace, name) else {
             self.memory.lock().orphaned.remove(&key);
@@ -135,7 +135,7 @@ impl PodGc {
                     self.memory.lock().orphaned.remove(&key);
                     return Ok(Next::After(QUARANTINE));
                 }
-                if !pod.has_ended() && !fail(&object, writer).await? {
+                if !pod.has_ended() && !fail(&object, writer, clock.now()).await? {
                     return Ok(Next::After(CONFLICT_RETRY));
                 }
                 self.delete(&object, &pod).await?;
@@ -181,13 +181,13 @@ fn name_of(pod: &ObjectRef) -> Name {
 }
 
 /// The pod says why it ended before it goes, for those who watch it; whether it is still this one.
-async fn fail(object: &ObjectRef, writer: &Writer) -> Result<bool, WriteError> {
+async fn fail(object: &ObjectRef, writer: &Writer, now: Timestamp) -> Result<bool, WriteError> {
     let Ok(pod) = object.value() else { return Ok(true) };
     let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
     let others = conditions.into_iter().filter(|condition| condition["type"] != "DisruptionTarget");
     let disrupted = json!({
         "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
-        "message": "PodGC: node no longer exists", "lastTransitionTime": seconds(Timestamp::now()),
+        "message": "PodGC: node no longer exists", "lastTransitionTime": seconds(now),
     });
     let conditions: Vec<Value> = others.chain([disrupted]).collect();
     let status = json!({"phase": "Failed", "conditions": conditions});

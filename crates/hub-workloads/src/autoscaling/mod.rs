@@ -13,7 +13,6 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use api_kube::LabelSelector;
-use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -88,7 +87,7 @@ impl Report<'_> {
 
     /// Sets a condition; its time changes with its status alone.
     fn condition(&mut self, r#type: &str, holds: bool, reason: &str, message: impl Into<String>) {
-        let (status, now) = (if holds { "True" } else { "False" }, seconds(Timestamp::now()));
+        let (status, now) = (if holds { "True" } else { "False" }, seconds(self.context.clock.now()));
         let mut conditions = self.status["conditions"].as_array().cloned().unwrap_or_default();
         let mut condition = json!({
             "type": r#type, "status": status, "lastTransitionTime": now, "reason": reason, "message": message.into(),
@@ -230,7 +229,7 @@ impl Autoscaling {
         self.context.recorder.normal(kind, report.target, "SuccessfulRescale", message);
         self.with_history(key, |history| history.scaled(behavior.as_ref(), current, desired, now));
         report.replicas(current, Some(desired));
-        report.status["lastScaleTime"] = seconds(Timestamp::now()).into();
+        report.status["lastScaleTime"] = seconds(self.context.clock.now()).into();
     }
 
     fn with_history<T>(&self, key: &Key, act: impl FnOnce(&mut History) -> T) -> T {
@@ -288,7 +287,7 @@ impl Autoscaling {
                 namespace: &key.0,
                 selector: &scale.selector,
             },
-            situation: Situation { current, pods: &pods, tolerances: tolerances(spec), now: Timestamp::now() },
+            situation: Situation { current, pods: &pods, tolerances: tolerances(spec), now: self.context.clock.now() },
             views: &views,
             existing: scale.current.max(0),
         };

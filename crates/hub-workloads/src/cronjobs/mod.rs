@@ -17,7 +17,7 @@ use hub_runtime::kinds::Kind;
 use hub_runtime::views::{AnyView, ObjectMeta, Text, time};
 use hub_runtime::writer::{Target, WriteError};
 use hub_runtime::{Context, Event, Expectations, Field, Next, ObjectRef, Queue, ReconcileError, Reconciler};
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use kube::api::PropagationPolicy;
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -409,7 +409,7 @@ impl Reconciler for CronJobs {
         let cron_job = view.read();
         let children = self.children(&metadata.uid)?;
         let absent = self.absent(&cron_job.status, &children).await?;
-        let plan = plan::plan(&cron_job, &children, &absent, &|name| self.zones.find(name), Timestamp::now());
+        let plan = plan::plan(&cron_job, &children, &absent, &|name| self.zones.find(name), self.context.clock.now());
         self.report(key, metadata, &plan);
 
         let mut status = plan.status.clone();

@@ -19,7 +19,6 @@ use hub_runtime::kinds::Kind;
 use hub_runtime::views::{AnyView, LabelSelector, ObjectMeta, nullable};
 use hub_runtime::writer::{Target, WriteError};
 use hub_runtime::{Context, Event, Field, Next, ObjectRef, Queue, Reader, ReconcileError, Reconciler};
-use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -249,7 +248,13 @@ impl Deployments {
             Err(error) => {
                 let message = format!("Failed to create new replica set {name:?}: {}", error.reason());
                 if deployment.spec.progress_deadline().is_some() {
-                    status::set_progressing(status, "False", "ReplicaSetCreateError", &message, Timestamp::now());
+                    status::set_progressing(
+                        status,
+                        "False",
+                        "ReplicaSetCreateError",
+                        &message,
+                        self.context.clock.now(),
+                    );
                     self.write_status(deployment, status).await?;
                 }
                 self.context.recorder.warning(Kind::Deployment, owner.target(), "ReplicaSetCreateError", message);
@@ -263,7 +268,7 @@ impl Deployments {
         }
         if deployment.spec.progress_deadline().is_some() {
             let message = format!("Created new replica set {name:?}");
-            status::set_progressing(status, "True", "NewReplicaSetCreated", &message, Timestamp::now());
+            status::set_progressing(status, "True", "NewReplicaSetCreated", &message, self.context.clock.now());
         }
         let Ok(set) = Set::deserialize(created) else { return Ok(Step::Again) };
         sets.new = Some(sets.all.len());
@@ -369,7 +374,7 @@ impl Deployments {
 
     /// One run over a Deployment whose sets are known.
     async fn step(&self, owner: Owner<'_>, deployment: &Deployment, mut sets: Sets) -> Result<Next, ReconcileError> {
-        let now = Timestamp::now();
+        let now = self.context.clock.now();
         let demand = demand(deployment);
         if let Some((reason, message)) = status::pause(deployment) {
             let mut noted = deployment.status.clone();
@@ -486,7 +491,7 @@ impl Reconciler for Deployments {
             let sets: Vec<Set> = sets.iter().map(ObjectRef::view).collect::<Result<_, _>>()?;
             let new = sets.iter().position(|set| set.template() == deployment.spec.template);
             let all: Vec<&Set> = sets.iter().collect();
-            let counted = status::counted(&deployment, &all, new.map(|new| &sets[new]), Timestamp::now());
+            let counted = status::counted(&deployment, &all, new.map(|new| &sets[new]), self.context.clock.now());
             self.write_status(&deployment, &counted).await?;
             return Ok(Next::OnChange);
         }

@@ -120,7 +120,7 @@ impl Disruption {
         for budget in budgets {
             queue.add(Key::Budget(pod.namespace().into(), budget));
         }
-        if is_current && stale_disruption(pod, Timestamp::now()).is_some() {
+        if is_current && stale_disruption(pod, self.context.clock.now()).is_some() {
             queue.add(Key::Pod(pod.namespace().into(), pod.name().into()));
         }
         count
@@ -166,7 +166,7 @@ impl Disruption {
             true => self.expected(namespace, &controllers).await,
             false => Ok(0),
         };
-        let now = Timestamp::now();
+        let now = self.context.clock.now();
         let outcome = counted.and_then(|count| {
             expected.count = count;
             let disrupted = budget::disrupted(&tree["status"]);
@@ -273,7 +273,7 @@ impl Disruption {
 
     async fn reconcile_pod(&self, namespace: &str, name: &str) -> Result<Next, ReconcileError> {
         let Some(object) = self.context.reader.get(Kind::Pod, namespace, name) else { return Ok(Next::OnChange) };
-        let now = Timestamp::now();
+        let now = self.context.clock.now();
         match stale_disruption(&object, now) {
             None => return Ok(Next::OnChange),
             Some(left) if !left.is_zero() => return Ok(Next::After(left)),
@@ -343,7 +343,7 @@ impl Reconciler for Disruption {
                     }
                 }
                 Kind::Pod => {
-                    let now = Timestamp::now();
+                    let now = self.context.clock.now();
                     for pod in objects.iter().filter(|pod| stale_disruption(pod, now).is_some()) {
                         queue.add(Key::Pod(pod.namespace().into(), pod.name().into()));
                     }

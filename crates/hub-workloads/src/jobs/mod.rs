@@ -500,7 +500,7 @@ impl Jobs {
             return Err(ReconcileError::Rejected("its selector does not select its own pods".to_owned()));
         }
         let Some(objects) = self.claim_pods(&view).await? else { return Ok(Next::After(UNSEEN_RETRY)) };
-        let now = Timestamp::now();
+        let now = self.context.clock.now();
         let (pods, record) = self.read_pods(name, &view, &objects, now)?;
         let run = Run { name: name.clone(), view: &view, job: Job::read(&view), objects, pods };
         let mut plan = plan::plan(&run.job, &run.pods, record, now);

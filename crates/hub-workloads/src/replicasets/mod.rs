@@ -21,7 +21,6 @@ use hub_runtime::kinds::Kind;
 use hub_runtime::views::{AnyView, LabelSelector, Labels, ObjectMeta, nullable};
 use hub_runtime::writer::{Target, WriteError, Writer};
 use hub_runtime::{Context, Event, Expectations, Field, Next, Queue, Reader, ReconcileError, Reconciler};
-use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -287,7 +286,7 @@ impl ReplicaSets {
             Some(_) if status::find(&conditions, "ReplicaFailure").is_some() => {}
             Some(Failure { reason, message }) => {
                 let says = Says { r#type: "ReplicaFailure", status: "True", reason, message };
-                status::set(&mut conditions, says, Updated::Absent, Timestamp::now());
+                status::set(&mut conditions, says, Updated::Absent, self.context.clock.now());
             }
             None => status::remove(&mut conditions, "ReplicaFailure"),
         }
@@ -330,7 +329,7 @@ impl Reconciler for ReplicaSets {
     }
 
     fn observe(&self, event: &Event, queue: &Queue<Key>) {
-        let concerned = self.pods.lock().apply(event, Timestamp::now());
+        let concerned = self.pods.lock().apply(event, self.context.clock.now());
         concerned.controllers.into_iter().for_each(|(_, key)| queue.add(key));
         match event {
             Event::Listed(..) => {
@@ -377,7 +376,7 @@ impl Reconciler for ReplicaSets {
                     };
                     pods
                 };
-                let clock = Clock::new(Timestamp::now(), set.spec.min_ready_seconds);
+                let clock = Clock::new(self.context.clock.now(), set.spec.min_ready_seconds);
                 plan::plan(replicas, &labels, &pods, || self.count_on_nodes(&set.metadata, &pods), clock)
             }
         };

@@ -434,7 +434,7 @@ impl Reconciler for StatefulSets {
             current_replicas: set.status.current_replicas,
         };
         let templates = tree["spec"]["volumeClaimTemplates"].as_array().map_or(&[][..], Vec::as_slice);
-        let now = Timestamp::now();
+        let now = self.context.clock.now();
         let pods = self.read_pods(key, &set, &plan_set, templates, &objects, now)?;
         let clock = Clock::new(now, set.spec.min_ready_seconds);
         let mut plan = plan::plan(&plan_set, &pods, |ordinal| self.has_stale_claims(&set, templates, ordinal), clock);

@@ -35,7 +35,7 @@ pub(crate) fn answer(context: &Context<'_>, resource: &dyn VirtualResource, body
         let mut plugins = context.server.admission.iter();
         plugins.try_for_each(|plugin| plugin.validate(&request, object))
     };
-    let answered = resource.create(&request, object, jiff::Timestamp::now(), &mut admit).map_err(refuse)?;
+    let answered = resource.create(&request, object, (context.server.now)(), &mut admit).map_err(refuse)?;
     warnings.append(&mut said.borrow_mut());
     let mut response = status::created(kind.complete(answered).to_string());
     warn(&mut response, &warnings);

@@ -141,7 +141,7 @@ async fn bind(context: &Context<'_>, binding: &Value, options: WriteOptions) -> 
                 held.extend(given.iter().map(|(key, value)| (key.clone(), value.clone())));
             }
         }
-        set_condition(&mut pod, json!({"type": "PodScheduled", "status": "True"}));
+        set_condition(&mut pod, json!({"type": "PodScheduled", "status": "True"}), (context.server.now)());
         if options.dry_run {
             return Ok(());
         }
@@ -171,8 +171,8 @@ fn check_held(binding: &Value, stored: &Object, pod: &Value) -> Result<(), Strin
 }
 
 /// Sets a condition of a pod's status; its time changes with its status alone.
-fn set_condition(pod: &mut Value, mut condition: Value) {
-    let now = timestamp(jiff::Timestamp::now());
+fn set_condition(pod: &mut Value, mut condition: Value, now: jiff::Timestamp) {
+    let now = timestamp(now);
     condition["lastProbeTime"] = Value::Null;
     condition["lastTransitionTime"] = now.into();
     if !pod["status"].is_object() {
@@ -298,12 +298,12 @@ async fn spend(context: &Context<'_>, key: &Key, pod: &str, is_dry: bool) -> Res
         let left = number(&budget, "disruptionsAllowed") - 1;
         budget["status"]["disruptionsAllowed"] = left.into();
         if left == 0 {
-            set_disallowed(&mut budget);
+            set_disallowed(&mut budget, (context.server.now)());
         }
         if is_dry {
             return Ok(());
         }
-        let now = timestamp(jiff::Timestamp::now());
+        let now = timestamp((context.server.now)());
         let disrupted =
             budget["status"].as_object_mut().map(|status| status.entry("disruptedPods").or_insert_with(|| json!({})));
         if let Some(disrupted) = disrupted {
@@ -364,11 +364,11 @@ fn check_budget(budget: &Value) -> Result<()> {
     Err(ApiError::disruption(&why, None))
 }
 
-fn set_disallowed(budget: &mut Value) {
+fn set_disallowed(budget: &mut Value, now: jiff::Timestamp) {
     let generation = budget.pointer("/status/observedGeneration").cloned().unwrap_or_default();
     let condition = json!({
         "type": "DisruptionAllowed", "status": "False", "observedGeneration": generation,
-        "lastTransitionTime": timestamp(jiff::Timestamp::now()), "reason": "InsufficientPods", "message": "",
+        "lastTransitionTime": timestamp(now), "reason": "InsufficientPods", "message": "",
     });
     let Some(status) = budget.get_mut("status").and_then(Value::as_object_mut) else { return };
     let conditions = status.entry("conditions").or_insert_with(|| json!([]));
@@ -399,7 +399,7 @@ async fn mark(pods: &Context<'_>, delete: &mut DeleteOptions) -> Result<()> {
         let stored = pods.stored()?;
         let mut pod = decode_stored(pods, &stored)?;
         delete.check(&pods.info, &stored, &pod, pods.name(), "Pod")?;
-        set_condition(&mut pod, condition.clone());
+        set_condition(&mut pod, condition.clone(), (pods.server.now)());
         match pods.put(pod, &owners_of(&stored), Expect::Revision(stored.revision)).await {
             Ok(bytes) => {
                 if delete.has_revision() {

@@ -72,7 +72,7 @@ pub(crate) async fn create_object(
     }
     let prefix = text_at(&object, "/metadata/generateName").to_owned();
     let is_generated = name_of(&object).is_empty() && !prefix.is_empty();
-    let now = timestamp(jiff::Timestamp::now());
+    let now = timestamp((context.server.now)());
     crd::check_creatable(&context.info, name_of(&object))?;
     let mut in_namespace = context.check_namespace(shown_name(&object))?;
     context.mutate(Operation::Create, &mut object, None, options, &mut warnings)?;

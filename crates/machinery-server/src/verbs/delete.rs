@@ -416,7 +416,7 @@ async fn finish(context: &Context<'_>, name: &str, is_crd: bool, outcome: &Outco
 
 /// What is to be done with an object that shall be deleted.
 fn next_step(context: &Context<'_>, options: &DeleteOptions, old: &Value) -> Step {
-    let now = jiff::Timestamp::now();
+    let now = (context.server.now)();
     let mut new = old.clone();
     if is_namespace(&context.info) {
         if is_terminating(old) && !context.info.is_held(old) {

@@ -113,7 +113,7 @@ impl ItemWriter {
             with_owners: context.shows_owners(),
             is_as_stored: is_seen_as_stored(&info),
             owners: AlikeToJson::default(),
-            now: jiff::Timestamp::now(),
+            now: (context.server.now)(),
             info,
         }
     }

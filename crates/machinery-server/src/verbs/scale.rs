@@ -247,7 +247,7 @@ fn show(context: &Context<'_>, scale: &Value, output: Output) -> Result<Bytes> {
             return Err(ApiError::no_such_form(why));
         }
         Form::Table(version, include) => {
-            let now = jiff::Timestamp::now();
+            let now = (context.server.now)();
             let created = text_at(scale, "/metadata/creationTimestamp").parse::<jiff::Timestamp>();
             let age = created.map_or_else(
                 |_| "<unknown>".to_owned(),

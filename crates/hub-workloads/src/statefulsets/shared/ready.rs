@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use hub_runtime::views::{ConditionView, time};
+use hub_runtime::views::ConditionView;
+use hub_runtime::{plausible_since, seen_since};
 
 /// What was seen of one workload's pods, by uid. It can be lost: pods then wait anew.
 #[derive(Default)]
@@ -26,7 +27,7 @@ impl SeenReady {
         let read = pods.map(|(uid, ready, created)| {
             let ready = ready.filter(|ready| ready.status == "True")?;
             Some(plausible_since(ready, created, now).unwrap_or_else(|| {
-                let since = self.0.get(uid).copied().filter(|since| *since <= now).unwrap_or(now);
+                let since = seen_since(self.0.get(uid).copied(), now);
                 seen.insert(uid.to_owned(), since);
                 since
             }))
@@ -35,11 +36,6 @@ impl SeenReady {
         self.0 = seen;
         read
     }
-}
-
-fn plausible_since(ready: &ConditionView<'_>, created: Timestamp, now: Timestamp) -> Option<Timestamp> {
-    let since = time(ready.last_transition_time.as_deref()?)?;
-    (created <= since && since <= now).then_some(since)
 }
 
 /// A moment, and how long a pod must be Ready to count as available.
