@@ -2,8 +2,8 @@
 //!
 //! A hollow node speaks as `node-kubelet` does. It fetches the CA by its token's hash, requests a certificate for a key of its
 //! own, and with that opens one HTTP/2 connection for all it says. It registers its Node, reports a status, renews its
-//! Lease, lists and watches its own pods and its own NodeAssignment, reports each pod Running and Ready, and deletes what
-//! is being terminated. When the connection ends it backs off with jitter, dials again, and resumes each watch from the
+//! Lease, lists and watches its own pods and its own NodeAssignment, reports each pod Running and Ready (or, if the plan
+//! has it so, as succeeded when nobody starts it again), and deletes what is being terminated. When the connection ends it backs off with jitter, dials again, and resumes each watch from the
 //! last revision it knows.
 //!
 //! What it adds is distrust. Each watch checks its own stream, and the process what all nodes saw together:
@@ -50,6 +50,12 @@ pub struct Plan {
     pub kubeconfig: Option<PathBuf>,
     /// Names are `PREFIX-NUMBER`.
     pub prefix: String,
+    /// The name of the only node, in place of one with a number.
+    pub name: Option<String>,
+    /// What every pod has for an address.
+    pub pod_address: String,
+    /// Whether pods that are not started again end well at once, and do not run for ever.
+    pub pods_end: bool,
     /// How many nodes.
     pub nodes: usize,
     /// How many join at once; a fleet that is switched on at once is not the usual case, but may be asked for.
@@ -75,6 +81,9 @@ impl Plan {
             tokens: PathBuf::new(),
             kubeconfig: None,
             prefix: "hollow".to_owned(),
+            name: None,
+            pod_address: "127.0.0.1".to_owned(),
+            pods_end: false,
             nodes: 1,
             join_parallel: 64,
             lease_period: Duration::from_secs(10),
@@ -91,6 +100,9 @@ impl Plan {
                 "--tokens" => plan.tokens = value.into(),
                 "--kubeconfig" => plan.kubeconfig = Some(value.into()),
                 "--prefix" => plan.prefix = value,
+                "--name" => plan.name = Some(value),
+                "--pod-address" => plan.pod_address = value,
+                "--pods-end" => plan.pods_end = value.parse().context("--pods-end")?,
                 "--nodes" => plan.nodes = value.parse().context("--nodes")?,
                 "--join-parallel" => plan.join_parallel = value.parse().context("--join-parallel")?,
                 "--lease-seconds" => plan.lease_period = Duration::from_secs(value.parse().context("--lease-seconds")?),
@@ -103,6 +115,9 @@ impl Plan {
         }
         if plan.hub.is_empty() || plan.tokens.as_os_str().is_empty() {
             bail!("--hub and --tokens are needed");
+        }
+        if plan.name.is_some() && plan.nodes != 1 {
+            bail!("--name is the name of one node");
         }
         Ok(plan)
     }
@@ -198,7 +213,8 @@ pub fn run(plan: Plan) -> Result<()> {
         let nodes: Vec<Arc<Node>> = (0..shared.plan.nodes)
             .map(|number| {
                 let token = tokens[number % tokens.len()].clone();
-                Arc::new(Node::new(format!("{}-{number}", shared.plan.prefix), token, shared.clone()))
+                let name = shared.plan.name.clone().unwrap_or_else(|| format!("{}-{number}", shared.plan.prefix));
+                Arc::new(Node::new(name, token, shared.clone()))
             })
             .collect();
         for node in &nodes {

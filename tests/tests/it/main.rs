@@ -12,6 +12,7 @@ mod data_path;
 mod differential;
 mod docs;
 mod fleet;
+mod helm;
 mod hostile_hub;
 mod hostile_pods;
 mod join;

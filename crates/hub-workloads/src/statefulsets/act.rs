@@ -110,12 +110,12 @@ impl Acts<'_> {
 
     fn claim_succeeded(&self, claim: &str, pod: &str) {
         let set = &self.set.metadata.name;
-        self.normal("SuccessfulCreate", format!("create Claim {claim} Pod {pod} in StatefulSet {set} success"));
+        self.normal("SuccessfulCreate", format!("Create Claim {claim} Pod {pod} in StatefulSet {set} success"));
     }
 
     fn claim_failed(&self, claim: &str, pod: &str, error: &str) {
         let set = &self.set.metadata.name;
-        let message = format!("create Claim {claim} for Pod {pod} in StatefulSet {set} failed error: {error}");
+        let message = format!("Create Claim {claim} for Pod {pod} in StatefulSet {set} failed error: {error}");
         self.warning("FailedCreate", message);
     }
 
@@ -191,7 +191,7 @@ impl Acts<'_> {
                 Ok(false) => return Ok(false),
                 Err(error) => {
                     let why = format!("could not update claim {name} for delete policy ownerRefs: {}", error.reason());
-                    self.pod_failed("update", "FailedUpdate", &pod.metadata.name, &why);
+                    self.pod_failed("Update", "FailedUpdate", &pod.metadata.name, &why);
                     return Err(error.into());
                 }
             }
@@ -222,12 +222,12 @@ impl Acts<'_> {
         match self.writer().merge(Kind::Pod, (namespace, name), &patch).await {
             Ok(is_done) => {
                 if is_done {
-                    self.pod_succeeded("update", "SuccessfulUpdate", name);
+                    self.pod_succeeded("Update", "SuccessfulUpdate", name);
                 }
                 Ok(is_done)
             }
             Err(error) => {
-                self.pod_failed("update", "FailedUpdate", name, &error.reason());
+                self.pod_failed("Update", "FailedUpdate", name, &error.reason());
                 Err(error.into())
             }
         }
@@ -241,7 +241,7 @@ impl Acts<'_> {
             match self.missing_claims(&name, "", ordinal) {
                 Ok(claims) => creations.push(self.creation(name, claims, ordinal, revision)),
                 Err(why) => {
-                    self.pod_failed("create", "FailedCreate", &name, &why);
+                    self.pod_failed("Create", "FailedCreate", &name, &why);
                     rejected.get_or_insert(why);
                 }
             }
@@ -261,12 +261,12 @@ impl Acts<'_> {
                         self.claim_failed(&claim, &outcome.pod, &reason);
                         reason = format!("failed to create PVC {claim}: {reason}");
                     }
-                    self.pod_failed("create", "FailedCreate", &outcome.pod, &reason);
+                    self.pod_failed("Create", "FailedCreate", &outcome.pod, &reason);
                     error.get_or_insert(why);
                 }
                 (None, Some(created)) => {
                     self.sets.expectations.created(self.key, created.revision());
-                    self.pod_succeeded("create", "SuccessfulCreate", &outcome.pod);
+                    self.pod_succeeded("Create", "SuccessfulCreate", &outcome.pod);
                 }
                 (None, None) => next = next.or(self.look_at_taken(&outcome.pod).await?),
             }
@@ -305,7 +305,7 @@ impl Acts<'_> {
             return Ok(Next::After(UNSEEN_RETRY));
         }
         if !pod.metadata.is_terminating() {
-            self.pod_failed("create", "FailedCreate", name, &format!("pods \"{name}\" already exists"));
+            self.pod_failed("Create", "FailedCreate", name, &format!("pods \"{name}\" already exists"));
         }
         Ok(Next::After(STALE_RETRY))
     }
@@ -333,7 +333,7 @@ impl Acts<'_> {
         for (name, uid, is_deleted) in deleted.done {
             if is_deleted {
                 self.sets.expectations.deleted(self.key, &self.set.metadata.namespace, &name, &uid);
-                self.pod_succeeded("delete", "SuccessfulDelete", &name);
+                self.pod_succeeded("Delete", "SuccessfulDelete", &name);
             } else {
                 // Deleted by somebody else, or met by another write: nothing is to be expected of it.
                 next = Next::After(UNSEEN_RETRY);
@@ -342,7 +342,7 @@ impl Acts<'_> {
         match deleted.error {
             None => Ok(next),
             Some((name, error)) => {
-                self.pod_failed("delete", "FailedDelete", &name, &error.reason());
+                self.pod_failed("Delete", "FailedDelete", &name, &error.reason());
                 Err(error.into())
             }
         }

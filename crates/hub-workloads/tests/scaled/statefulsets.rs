@@ -50,7 +50,7 @@ async fn pods_come_up_in_order_and_a_restart_in_between_doubles_nothing() {
     assert_eq!(claim["metadata"]["labels"], json!({"tier": "disk", "app": "web"}));
     assert!(claim["metadata"]["ownerReferences"].is_null(), "it stays whatever happens");
     let event = hub.event_of("web", "SuccessfulCreate").await;
-    assert_eq!(event["message"], "create Claim data-web-0 Pod web-0 in StatefulSet web success");
+    assert_eq!(event["message"], "Create Claim data-web-0 Pod web-0 in StatefulSet web success");
 
     hub.ready(&["web-0"]).await;
     hub.pods_are(&["web-0+", "web-1"]).await;
@@ -285,7 +285,7 @@ async fn a_set_adopts_its_pods_and_releases_those_that_are_not() {
         .await;
     assert_eq!(pod["metadata"]["labels"]["apps.kubernetes.io/pod-index"], "0");
     let event = hub.event_of("web", "FailedCreate").await;
-    let message = "create Pod web-1 in StatefulSet web failed error: pods \"web-1\" already exists";
+    let message = "Create Pod web-1 in StatefulSet web failed error: pods \"web-1\" already exists";
     assert_eq!(event["message"], message);
     for name in ["web-x", "web-01", "web-1"] {
         assert!(!adopted(&hub.find(Kind::Pod, name).await.expect("it is there")), "{name}");

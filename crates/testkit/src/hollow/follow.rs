@@ -15,6 +15,10 @@ pub(crate) struct Entry {
     pub name: String,
     pub revision: u64,
     pub is_running: bool,
+    /// It has succeeded or failed.
+    pub is_ended: bool,
+    /// Its containers are started again whenever they end.
+    pub is_restarted: bool,
     pub is_terminating: bool,
     pub containers: Vec<(String, String)>,
     pub generation: Option<i64>,
@@ -79,6 +83,8 @@ impl Meta<'_> {
 struct Spec<'a> {
     #[serde(borrow, default)]
     containers: Vec<Container<'a>>,
+    #[serde(borrow, default, rename = "restartPolicy")]
+    restart_policy: Cow<'a, str>,
 }
 
 #[derive(Deserialize)]
@@ -118,6 +124,8 @@ impl Object<'_> {
             name: self.metadata.name.to_string(),
             revision: self.metadata.revision(),
             is_running: phase == "Running",
+            is_ended: phase == "Succeeded" || phase == "Failed",
+            is_restarted: self.spec.restart_policy == "Always",
             is_terminating: self.metadata.deletion_timestamp.is_some(),
             containers: self.spec.containers.iter().map(container).collect(),
             generation: self.metadata.generation,

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::follow::{Entry, Fault, List, Seen, Sequence};
-use super::{Shared, Tally};
+use super::{Plan, Shared, Tally};
 use crate::wire::{self, Access, Answer, Connection, Identity, MERGE, STRATEGIC, WatchError};
 
 const CSRS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
@@ -410,7 +410,8 @@ impl Node {
             let next = {
                 let pods = self.pods.lock();
                 let is_due = |(uid, pod): &(&String, &Entry)| {
-                    (pod.is_terminating || !pod.is_running) && !reported.contains(&((*uid).clone(), pod.is_terminating))
+                    (pod.is_terminating || !(pod.is_running || pod.is_ended))
+                        && !reported.contains(&((*uid).clone(), pod.is_terminating))
                 };
                 let found = pods.objects.iter().find(is_due);
                 found.map(|(uid, pod)| (uid.clone(), pod.clone()))
@@ -424,7 +425,7 @@ impl Node {
                 let options = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": uid}});
                 good(connection.write(Method::DELETE, &path, wire::JSON, &options).await?)
             } else {
-                let patch = json!({"metadata": {"uid": uid}, "status": pod_status(&pod)});
+                let patch = json!({"metadata": {"uid": uid}, "status": pod_status(&pod, &self.shared.plan)});
                 good(connection.patch(&format!("{path}/status"), STRATEGIC, &patch).await?)
             };
             match outcome {
@@ -597,21 +598,35 @@ fn node_status(name: &str) -> Value {
     })
 }
 
-fn pod_status(pod: &Entry) -> Value {
+fn pod_status(pod: &Entry, plan: &Plan) -> Value {
     let now = now();
-    let condition = |kind: &str| json!({"type": kind, "status": "True", "lastTransitionTime": now});
+    let has_ended = plan.pods_end && !pod.is_restarted;
+    let condition = |kind: &str, holds: bool| {
+        let mut condition = json!({"type": kind, "status": "True", "lastTransitionTime": now});
+        if !holds {
+            condition["status"] = "False".into();
+            condition["reason"] = "PodCompleted".into();
+        }
+        condition
+    };
+    let state = if has_ended {
+        json!({"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": now, "finishedAt": now}})
+    } else {
+        json!({"running": {"startedAt": now}})
+    };
     let container = |(name, image): &(String, String)| {
         json!({
             "name": name, "image": image, "imageID": image, "containerID": format!("hollow://{}-{name}", pod.name),
-            "ready": true, "started": true, "restartCount": 0, "state": {"running": {"startedAt": now}}, "lastState": {},
+            "ready": !has_ended, "started": !has_ended, "restartCount": 0, "state": state, "lastState": {},
         })
     };
+    let address = &plan.pod_address;
     let mut status = json!({
-        "phase": "Running", "startTime": now,
-        "hostIP": "127.0.0.1", "hostIPs": [{"ip": "127.0.0.1"}], "podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}],
+        "phase": if has_ended { "Succeeded" } else { "Running" }, "startTime": now,
+        "hostIP": "127.0.0.1", "hostIPs": [{"ip": "127.0.0.1"}], "podIP": address, "podIPs": [{"ip": address}],
         "conditions": [
-            condition("PodReadyToStartContainers"), condition("Initialized"), condition("Ready"),
-            condition("ContainersReady"), condition("PodScheduled"),
+            condition("PodReadyToStartContainers", !has_ended), condition("Initialized", true),
+            condition("Ready", !has_ended), condition("ContainersReady", !has_ended), condition("PodScheduled", true),
         ],
         "containerStatuses": pod.containers.iter().map(container).collect::<Vec<_>>(),
     });

@@ -21,6 +21,9 @@ use hub_runtime::views::nullable;
 const AGE_MAX: Duration = Duration::from_secs(60);
 /// Kinds that are remembered; any of them is found out again.
 const KINDS_MAX: usize = 256;
+/// How often a number is written once more because something else of the workload has changed. A workload that is rolled out
+/// has its status written several times a second, and who waits for the next look waits a quarter of a minute.
+const CONFLICTS_MAX: usize = 5;
 
 /// Why there is no scale.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +37,9 @@ pub(crate) enum ScaleError {
     /// There is no such object.
     #[error("{0}")]
     NotFound(String),
+    /// The object was changed meanwhile.
+    #[error("{0}")]
+    Conflict(String),
     /// The API could not say.
     #[error("{0}")]
     Failed(String),
@@ -43,6 +49,7 @@ impl ScaleError {
     fn of(error: &kube::Error) -> Self {
         match error {
             kube::Error::Api(status) if status.code == 404 => Self::NotFound(status.message.clone()),
+            kube::Error::Api(status) if status.code == 409 => Self::Conflict(status.message.clone()),
             error => Self::Failed(text_of(error)),
         }
     }
@@ -136,7 +143,7 @@ impl Scales {
         Ok(Scale { uid: metadata.uid, desired, current, selector: status.selector, object })
     }
 
-    /// Makes a workload have so many, unless it was changed since its scale was read.
+    /// Makes a workload have so many, unless somebody else has changed how many since its scale was read.
     ///
     /// # Errors
     /// When the API rejects it.
@@ -149,12 +156,19 @@ impl Scales {
     ) -> Result<(), ScaleError> {
         let resource = self.resource(client, workload).await?;
         let mut object = scale.object.clone();
-        object["spec"]["replicas"] = desired.into();
-        let request = Request::builder().method(Method::PUT).uri(path(&resource, workload));
-        let request = request.header(http::header::CONTENT_TYPE, "application/json");
-        let request = request.body(object.to_string().into_bytes());
-        let request = request.map_err(|error| ScaleError::Failed(error.to_string()))?;
-        client.request::<Value>(request).await.map(drop).map_err(|error| ScaleError::of(&error))
+        for _ in 0..CONFLICTS_MAX {
+            match put(client, &path(&resource, workload), &mut object, desired).await {
+                Err(ScaleError::Conflict(message)) => {
+                    let now = self.get(client, workload).await?;
+                    if (now.uid.as_str(), now.desired) != (scale.uid.as_str(), scale.desired) {
+                        return Err(ScaleError::Conflict(message));
+                    }
+                    object = now.object;
+                }
+                ended => return ended,
+            }
+        }
+        put(client, &path(&resource, workload), &mut object, desired).await
     }
 
     async fn resource(&self, client: &Client, workload: Workload<'_>) -> Result<ApiResource, ScaleError> {
@@ -211,6 +225,85 @@ async fn discover(client: &Client, group: &str, kind: &str) -> Result<Option<Ser
     Ok(served)
 }
 
+async fn put(client: &Client, path: &str, object: &mut Value, desired: i64) -> Result<(), ScaleError> {
+    object["spec"]["replicas"] = desired.into();
+    let request = Request::builder().method(Method::PUT).uri(path);
+    let request = request.header(http::header::CONTENT_TYPE, "application/json");
+    let request = request.body(object.to_string().into_bytes());
+    let request = request.map_err(|error| ScaleError::Failed(error.to_string()))?;
+    client.request::<Value>(request).await.map(drop).map_err(|error| ScaleError::of(&error))
+}
+
 fn path(resource: &ApiResource, workload: Workload<'_>) -> String {
     format!("{}/{}/scale", DynamicObject::url_path(resource, Some(workload.namespace)), workload.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use kube::client::Body;
+    use serde_json::json;
+
+    use super::*;
+
+    const WEB: Workload<'_> =
+        Workload { api_version: "apps/v1", kind: "Deployment", namespace: "default", name: "web" };
+
+    /// An API with one Deployment, whose version and number are changed after each of its scale's first reads by so much.
+    fn api(changes: Vec<(u64, i64)>) -> (Client, Arc<Mutex<(u64, i64)>>) {
+        let held = Arc::new(Mutex::new((1, 1)));
+        let (shared, changes) = (held.clone(), Arc::new(Mutex::new(changes.into_iter())));
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let (held, changes) = (shared.clone(), changes.clone());
+            async move {
+                let is_read = request.method() == Method::GET;
+                let sent = request.into_body().collect_bytes().await.expect("a body");
+                let sent: Value = serde_json::from_slice(&sent).unwrap_or_default();
+                let mut held = held.lock();
+                let (code, answer) = if is_read {
+                    let (version, replicas) = *held;
+                    let more = changes.lock().next().unwrap_or_default();
+                    *held = (version + more.0, replicas + more.1);
+                    let metadata = json!({"name": "web", "uid": "u", "resourceVersion": version.to_string()});
+                    (
+                        200,
+                        json!({"metadata": metadata, "spec": {"replicas": replicas}, "status": {"replicas": replicas}}),
+                    )
+                } else if sent["metadata"]["resourceVersion"] == held.0.to_string() {
+                    *held = (held.0 + 1, sent["spec"]["replicas"].as_i64().expect("a number"));
+                    (200, sent)
+                } else {
+                    (
+                        409,
+                        json!({"kind": "Status", "status": "Failure", "code": 409, "reason": "Conflict", "message": "modified"}),
+                    )
+                };
+                let answer = http::Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()));
+                Ok::<_, std::convert::Infallible>(answer.expect("a response"))
+            }
+        });
+        (Client::new(service, "default"), held)
+    }
+
+    async fn check_set(changes: &[(u64, i64)], expected: Result<i64, ()>) {
+        let (client, held) = api(changes.to_vec());
+        let scales = Scales::default();
+        let scale = scales.get(&client, WEB).await.unwrap();
+        let set = scales.set(&client, WEB, &scale, 7).await;
+        match expected {
+            Ok(replicas) => assert_eq!((set, held.lock().1), (Ok(()), replicas), "{changes:?}"),
+            Err(()) => assert_eq!(set, Err(ScaleError::Conflict("modified".to_owned())), "{changes:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_number_is_set_though_the_rest_changes_and_not_over_another_number() {
+        check_set(&[], Ok(7)).await;
+        check_set(&[(1, 0)], Ok(7)).await;
+        check_set(&[(1, 0), (3, 0)], Ok(7)).await;
+        check_set(&[(1, 1)], Err(())).await;
+        check_set(&[(1, 0), (1, 2)], Err(())).await;
+        check_set(&[(1, 0); 10], Err(())).await;
+    }
 }

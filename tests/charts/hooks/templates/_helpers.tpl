@@ -1,0 +1,15 @@
+{{- define "hooks.labels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{ include "hooks.selector" . }}
+{{- end }}
+
+{{- define "hooks.selector" -}}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: {{ .Chart.Name }}
+{{- end }}
+
+{{- define "hooks.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag }}
+{{- end }}
