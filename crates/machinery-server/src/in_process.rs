@@ -6,7 +6,8 @@ use std::task::{Context, Poll};
 use base_http::{Body, BoxError};
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{Request, Response};
+use http::header::USER_AGENT;
+use http::{HeaderValue, Request, Response};
 
 use crate::server::{Origin, boxed};
 use crate::{Identity, Server};
@@ -16,11 +17,17 @@ use crate::{Identity, Server};
 pub struct InProcess {
     server: Server,
     identity: Identity,
+    user_agent: Option<HeaderValue>,
 }
 
 impl InProcess {
     pub(crate) fn new(server: Server, identity: Identity) -> Self {
-        Self { server, identity }
+        Self { server, identity, user_agent: None }
+    }
+
+    /// The same, which says who it is: the manager of the fields that it writes has this name.
+    pub fn with_user_agent(self, name: &'static str) -> Self {
+        Self { user_agent: Some(HeaderValue::from_static(name)), ..self }
     }
 }
 
@@ -37,8 +44,11 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let Self { server, identity } = self.clone();
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let Self { server, identity, user_agent } = self.clone();
+        if let Some(user_agent) = user_agent {
+            request.headers_mut().entry(USER_AGENT).or_insert(user_agent);
+        }
         Box::pin(async move { Ok(server.handle_from(request.map(boxed), Some(&identity), Origin::InProcess).await) })
     }
 }

@@ -96,7 +96,9 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
     if let Err(error) = access.bootstrap(&server).await {
         error!(%error, "Failed to create the default roles and priority classes.");
     }
-    let client = kube::Client::new(server.in_process(Identity::controllers()), "default");
+    // Upstream's name: what leaves fields to controllers, as a GitOps tool does, knows the manager `kube-controller-manager`.
+    let own = server.in_process(Identity::controllers()).with_user_agent("kube-controller-manager");
+    let client = kube::Client::new(own, "default");
     let conflicts = tokio::spawn(telemetry::write_conflicts(conflicts, client.clone()));
     // Controllers first: whoever can connect finds namespaces and our kinds.
     let controllers_config = ControllersConfig {

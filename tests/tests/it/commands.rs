@@ -1,8 +1,9 @@
 //! What kubectl and Helm print when they talk to a real kube-apiserver, and what they print here.
 //!
 //! `tests/data/kubernetes/commands` holds command lines with exit code and output. Each case is run in a namespace of its own, in
-//! order; a hollow node stands in for the kubelet, as a program of the same kind did when they were recorded. A command that waits for a controller is named in `waiting.txt` and not compared, one that differs without such an excuse
-//! is in `open.txt`, a list that only shrinks (`cargo xtask test --all --bless commands` takes out what is equal now).
+//! order; a hollow node takes the kubelet's place, as a program of the same kind did when they were recorded. A command that waits
+//! for something that is still to come is named in `waiting.txt` and not compared, one that differs without such an excuse is in
+//! `open.txt`, a list that only shrinks (`cargo xtask test --all --bless commands` takes out what is equal now).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -92,11 +93,22 @@ fn waiting() -> Result<BTreeMap<String, Waiting>> {
         .collect()
 }
 
-/// A line of `waiting.txt` is for a tool in one version, or in all.
-fn waits<'a>(waiting: &'a BTreeMap<String, Waiting>, name: &str) -> Option<&'a Waiting> {
+/// The commands between recorded ones that are not recorded themselves, by the recorded one that they came before.
+fn before() -> Result<BTreeMap<String, Vec<String>>> {
+    let text = fs::read_to_string(dir().join("before.txt"))?;
+    let mut before: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (name, command) = line.split_once(": ").with_context(|| format!("no command in {line:?}"))?;
+        before.entry(name.to_owned()).or_default().push(command.to_owned());
+    }
+    Ok(before)
+}
+
+/// A line of `waiting.txt` or `before.txt` is for a tool in one version, or in all.
+fn find<'a, T>(lines: &'a BTreeMap<String, T>, name: &str) -> Option<&'a T> {
     let (tool, rest) = name.split_once('/')?;
     let family = tool.split('-').next()?;
-    waiting.get(name).or_else(|| waiting.get(&format!("{family}/{rest}")))
+    lines.get(name).or_else(|| lines.get(&format!("{family}/{rest}")))
 }
 
 /// Replaced in turn: what differs from run to run, and how wide columns are because of it.
@@ -109,7 +121,7 @@ static VARYING: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"[A-Z][a-z]{2} [A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d \d{4}", "<time>"),
         (r#"(resourceVersion"?: ?"?)\d+"#, "${1}<version>"),
         (r"(Resource Version: +)\d+", "${1}<version>"),
-        (r"(kube-api-access|debugger|once|agent)-[a-z0-9]{5}\b", "${1}-<suffix>"),
+        (r"(kube-api-access|debugger|once|agent)-[a-z0-9]{5,10}\b", "${1}-<suffix>"),
         // The hash is of another text than Go's.
         (r"\b(first-chart)-[a-z0-9]{8,10}-[a-z0-9]{5}\b", "${1}-<hash>-<suffix>"),
         // How often an event was repeated by the time that somebody looked.
@@ -212,6 +224,7 @@ struct Setting<'a> {
     kubeconfig: &'a Path,
     work: &'a Path,
     waiting: &'a BTreeMap<String, Waiting>,
+    before: &'a BTreeMap<String, Vec<String>>,
 }
 
 fn run_case(setting: &Setting<'_>, number: usize, commands: &[Recorded]) -> Result<Vec<(String, Verdict)>> {
@@ -230,7 +243,10 @@ fn run_case(setting: &Setting<'_>, number: usize, commands: &[Recorded]) -> Resu
         let tool = setting.tools.get(&one.tool).with_context(|| format!("no {}", one.tool))?;
         let is_helm = one.tool.starts_with("helm");
         let run = |line: &str| run_line(tool, is_helm, line, &namespace, setting.kubeconfig, setting.work);
-        let verdict = match waits(setting.waiting, &one.name) {
+        for line in find(setting.before, &one.name).into_iter().flatten() {
+            run(line)?;
+        }
+        let verdict = match find(setting.waiting, &one.name) {
             Some(Waiting { instead: Some(line), .. }) => {
                 run(line)?.ok()?;
                 Verdict::Waits
@@ -341,7 +357,15 @@ fn commands_print_what_they_print_with_a_kube_apiserver() -> Result<()> {
     node.wait_following(PATIENCE)?;
 
     let waiting = waiting()?;
-    let setting = Setting { tools: &tools, kubectl: &kubectl, kubeconfig: &kubeconfig, work: &work, waiting: &waiting };
+    let before = before()?;
+    let setting = Setting {
+        tools: &tools,
+        kubectl: &kubectl,
+        kubeconfig: &kubeconfig,
+        work: &work,
+        waiting: &waiting,
+        before: &before,
+    };
     let mut done = Vec::new();
     let kubectl_cases = recorded("kubectl.jsonl.gz")?;
     // Both versions define the same custom kind, so one after the other.
@@ -444,15 +468,15 @@ fn every_listed_command_is_a_recorded_one() -> Result<()> {
     for file in ["kubectl.jsonl.gz", "helm.jsonl.gz"] {
         names.extend(recorded(file)?.into_values().flatten().map(|one| one.name));
     }
-    for listed in waiting()?.keys() {
+    for listed in waiting()?.keys().chain(before()?.keys()) {
         let (tool, rest) = listed.split_once('/').context("tool/case/number")?;
         let is_there = names.iter().any(|name| name.starts_with(tool) && name.ends_with(&format!("/{rest}")));
-        assert!(is_there, "{listed} in waiting.txt is no recorded command");
+        assert!(is_there, "{listed} of a list is no recorded command");
     }
     let waiting = waiting()?;
     for name in open().keys() {
         assert!(names.contains(name), "{name} in open.txt is no recorded command");
-        assert!(waits(&waiting, name).is_none(), "{name} is in both lists");
+        assert!(find(&waiting, name).is_none(), "{name} is in both lists");
     }
     Ok(())
 }

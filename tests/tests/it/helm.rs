@@ -30,6 +30,9 @@ const TIMEOUT: &str = "--timeout=90s";
 /// What a release is given that cannot succeed: its pods have said why after a second or two.
 const SHORT: &str = "--timeout=6s";
 
+/// The same where pods start again before it is undone, for which Helm gives them as much once more.
+const SHORT_WITH_START: &str = "--timeout=20s";
+
 /// A Helm and its words, which changed between the two.
 struct Tool {
     program: PathBuf,
@@ -103,10 +106,10 @@ impl Release<'_> {
     }
 
     /// An upgrade whose pods cannot start undoes itself, in Helm's words.
-    fn upgrade_comes_back(&self) -> Result<()> {
+    fn upgrade_comes_back(&self, timeout: &str) -> Result<()> {
         let undone = self.tool.undone();
         let chart = self.chart();
-        let said = self.refused(&["upgrade", self.name, &chart, "--reuse-values", "--set", ABSENT, undone, SHORT])?;
+        let said = self.refused(&["upgrade", self.name, &chart, "--reuse-values", "--set", ABSENT, undone, timeout])?;
         let option = undone.trim_start_matches('-');
         let undone = format!("release {} failed, and has been rolled back due to {option} being set", self.name);
         ensure!(said.contains("UPGRADE FAILED") && said.contains(&undone), "{said}");
@@ -174,7 +177,7 @@ impl Release<'_> {
         let said = self.ok(&["uninstall", self.name, "--wait", TIMEOUT])?;
         ensure!(said.contains("uninstalled"), "{said}");
         let kinds = self.fleet.kubectl.ok(&["api-resources", "--namespaced", "--verbs=list,delete", "-o", "name"])?;
-        // Events tell of the past, whoever caused them.
+        // Events outlive what they are about.
         let kinds: Vec<&str> = kinds.lines().filter(|kind| !kind.starts_with("events")).collect();
         let kinds = kinds.join(",");
         let of_every = ["configmap/kube-root-ca.crt", "serviceaccount/default"];

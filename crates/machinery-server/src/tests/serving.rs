@@ -504,3 +504,19 @@ async fn a_protobuf_body_is_taken_for_as_many_values_as_it_has() {
         assert!(answer.body.to_string().contains(part), "{}", answer.body);
     }
 }
+
+#[tokio::test]
+async fn a_caller_in_process_is_the_manager_that_it_says_it_is() {
+    let hub = Hub::start().await;
+    for (name, agent) in [("a", None), ("b", Some("kube-controller-manager"))] {
+        let mut caller = hub.server.in_process(Identity::controllers());
+        if let Some(agent) = agent {
+            caller = caller.with_user_agent(agent);
+        }
+        let map = config_map(name, json!({}), json!({"k": "v"})).to_string();
+        let request = Request::post(CONFIG_MAPS).body(Full::new(Bytes::from(map))).unwrap();
+        assert_eq!(tower::Service::call(&mut caller, request).await.unwrap().status(), 201);
+        let map = hub.get(&format!("{CONFIG_MAPS}/{name}")).await.body;
+        assert_eq!(map["metadata"]["managedFields"][0]["manager"], agent.unwrap_or("unknown"));
+    }
+}

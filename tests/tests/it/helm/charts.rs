@@ -3,11 +3,11 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::{Release, SHORT, TIMEOUT};
+use super::{ABSENT, Release, SHORT, SHORT_WITH_START, TIMEOUT};
 
 const SECOND: &str = "image.tag=2";
 
-/// When something happened that an object tells of; both are RFC 3339 of whole seconds, which compare as text.
+/// A time of an object: RFC 3339 of whole seconds in UTC, which compares as text.
 fn time<'a>(object: &'a Value, pointer: &str) -> Result<&'a str> {
     object.pointer(pointer).and_then(Value::as_str).with_context(|| format!("no {pointer}: {object}"))
 }
@@ -35,18 +35,20 @@ pub(super) fn web(release: &Release<'_>) -> Result<()> {
     release.deploy("upgrade", &["--reuse-values", "--set", SECOND])?;
     release.runs("2", 2)?;
 
-    release.upgrade_comes_back()?;
+    release.upgrade_comes_back(SHORT)?;
     release.runs("2", 2)?;
     release.has_history(&["superseded", "superseded", "superseded", "failed", "deployed"])?;
     ensure!(release.path("configmap/web", "{.data.greeting}")? == "bye");
     // Objects are replaced, and keep what the API has given them.
     let address = release.path("service/web", "{.spec.clusterIP}")?;
-    let mut replaced = vec![release.tool.replaced(), "--set", "greeting=third"];
+    // A number of its own: an autoscaler would bring back the one that a replacement lacks at its next look, 15 s later.
+    let mut replaced = vec![release.tool.replaced(), "--set", "greeting=third,autoscaling.enabled=false"];
     if !release.tool.is_3 {
         // Helm 4 applies on the server, which replaces nothing.
         replaced.push("--server-side=false");
     }
     release.deploy("upgrade", &replaced)?;
+    release.runs("1", 2)?;
     ensure!(release.path("service/web", "{.spec.clusterIP}")? == address);
     let said = release.ok(&["rollback", release.name, "1", "--wait", TIMEOUT])?;
     ensure!(said.contains("Rollback was a success!"), "{said}");
@@ -81,17 +83,7 @@ pub(super) fn database(release: &Release<'_>) -> Result<()> {
     // A member that cannot start is waited for, even when the template is the old one again: whoever rolls back deletes it,
     // as Kubernetes' documentation has it.
     let chart = release.chart();
-    release.refused(&[
-        "upgrade",
-        release.name,
-        &chart,
-        "--set",
-        super::ABSENT,
-        "--set",
-        "members=3",
-        "--wait",
-        SHORT,
-    ])?;
+    release.refused(&["upgrade", release.name, &chart, "--set", ABSENT, "--set", "members=3", "--wait", SHORT])?;
     let said = release.refused(&["rollback", release.name, "3", "--wait", SHORT])?;
     ensure!(said.contains("context deadline exceeded"), "{said}");
     release.kubectl(&["delete", "pod", "database-2"])?;
@@ -103,7 +95,7 @@ pub(super) fn database(release: &Release<'_>) -> Result<()> {
     release.deploy("install", &["--set", "management=Parallel"])?;
     let again = release.path("secret/database", "{.data.password}")?;
     ensure!(again != password, "the password of a new release is the old one");
-    release.upgrade_comes_back()?;
+    release.upgrade_comes_back(SHORT_WITH_START)?;
     release.runs("1", 2)?;
     release.uninstall(&["pod/database-password"])
 }
@@ -178,7 +170,7 @@ pub(super) fn operator(release: &Release<'_>) -> Result<()> {
     ensure!(release.path("widgets", "{.items[*].status.seenBy}")? == "2 2 2");
     let said = release.refused(&["upgrade", release.name, &chart, "--set", &client, "--set", "widgets={giant}"])?;
     ensure!(said.contains("spec.size: Unsupported value: \"giant\""), "{said}");
-    release.upgrade_comes_back()?;
+    release.upgrade_comes_back(SHORT_WITH_START)?;
     release.runs("2", 1)?;
     release.ok(&["rollback", release.name, "1", "--wait", TIMEOUT])?;
     release.comes_to_be("widgets", "{.items[*].status.seenBy}", "1 1")?;
@@ -253,10 +245,10 @@ pub(super) fn agent(release: &Release<'_>) -> Result<()> {
     ensure!(said.contains("NotFound"), "{said}");
     let history: &[&str] = if release.tool.is_3 {
         // Helm 3 waits for as many pods as must be available during an update: of one, none.
-        release.deploy("upgrade", &["--set", super::ABSENT])?;
+        release.deploy("upgrade", &["--set", ABSENT])?;
         &["superseded", "superseded", "superseded", "deployed"]
     } else {
-        release.upgrade_comes_back()?;
+        release.upgrade_comes_back(SHORT_WITH_START)?;
         release.runs("2", 1)?;
         &["superseded", "superseded", "failed", "superseded", "deployed"]
     };
