@@ -31,6 +31,8 @@ pub enum Command {
     /// Join tokens of the hub in this data directory
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Print the administrator's kubeconfig of the hub in this data directory
+    Kubeconfig(KubeconfigArgs),
     /// Images of containers on the node in this data directory
     #[cfg(feature = "node")]
     #[command(subcommand)]
@@ -163,6 +165,17 @@ pub struct TokenCreateArgs {
     /// A label of the nodes that join with it; may be given several times
     #[arg(long = "label", value_name = "KEY=VALUE")]
     pub labels: Vec<String>,
+}
+
+/// `selvedge kubeconfig`.
+#[derive(Args, Debug)]
+pub struct KubeconfigArgs {
+    /// The hub's data directory
+    #[arg(long, value_name = "DIR", env = "SELVEDGE_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// URL under which the hub is reached where the file is used [default: this machine's loopback]
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
 }
 
 /// `selvedge image`.

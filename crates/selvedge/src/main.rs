@@ -1,7 +1,8 @@
 //! The program: command line, configuration, wiring and shutdown. What Selvedge does is in the other crates.
 //!
 //! **Where is it?** What can be typed: `cli`; what can be set: `config`; how each role is put together: `hub`, `node`, `edge`,
-//! and `up` for all three; the tools `status`, `token`, `image`, `reset`; where state is: `paths`; how a role ends: `stop`, `exit`.
+//! and `up` for all three; the tools `status`, `token`, `kubeconfig`, `image`, `reset`; where state is: `paths`; how a role ends: `stop`, `exit`;
+//! what a service manager hears of it: `notify`.
 //!
 //! **May I touch it?** Nothing is decided here: what a role does belongs to the crate that owns it, and a role's wiring stays
 //! below 150 lines. The order in `start` counts: a lock first, then everything that may fail, then the listener, so that a
@@ -29,12 +30,14 @@ mod hub;
 #[cfg(feature = "node")]
 mod image;
 mod kube_access;
+mod kubeconfig;
 mod launch;
 #[cfg(feature = "node")]
 mod log_links;
 mod memory;
 #[cfg(feature = "node")]
 mod node;
+mod notify;
 mod paths;
 mod reset;
 mod roles;
@@ -129,6 +132,7 @@ fn run(command: Command) -> Result<Exit> {
             role(&config.log.clone(), roles::edge(args, config))
         }
         Command::Token(TokenCommand::Create(args)) => tool(token::create(args)),
+        Command::Kubeconfig(args) => kubeconfig::print(args).map(|()| Exit::Done),
         #[cfg(feature = "node")]
         Command::Image(command) => tool(image::image(command)),
         Command::Status(args) => tool(status::status(args)),

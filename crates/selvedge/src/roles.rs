@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::{self, PortChoice, RoleArgs};
 use crate::exit::Exit;
 use crate::paths::DataDir;
-use crate::{config, stop};
+use crate::{config, notify, stop};
 
 /// `selvedge hub`, until a signal.
 #[cfg(feature = "hub")]
@@ -27,6 +27,7 @@ pub async fn hub(args: RoleArgs, mut config: config::HubConfig) -> Result<Exit> 
         hub.url,
         data_dir.path().display()
     );
+    notify::ready();
     shutdown.cancelled().await;
     Ok(stop::drain(Duration::from_secs(config.shutdown_grace_seconds), hub.wait()).await)
 }
@@ -60,6 +61,8 @@ pub async fn node(args: cli::NodeArgs, mut config: config::NodeConfig) -> Result
     };
     let node = crate::node::start(&data_dir, &config, start, shutdown.clone()).await?;
     println!("selvedge: node  {}, state in {}", node.name, data_dir.path().display());
+    // Also where the hub is out of reach: pods run without it.
+    notify::ready();
     let until_stopped = async {
         #[cfg(feature = "edge")]
         return crate::edge_pod::keep(&node, &data_dir, &config, shutdown.clone()).await;
@@ -108,6 +111,7 @@ pub async fn edge(args: cli::EdgeArgs, config: config::EdgeConfig) -> Result<Exi
     };
     let edge = crate::edge::start(&data_dir, start, shutdown.clone()).await?;
     println!("selvedge: edge  state in {}", data_dir.path().display());
+    notify::ready();
     shutdown.cancelled().await;
     Ok(stop::drain(Duration::from_secs(config.shutdown_grace_seconds), edge.handle.stopped()).await)
 }

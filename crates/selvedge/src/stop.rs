@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::exit::Exit;
+use crate::notify;
 
 /// Waits for SIGINT or SIGTERM and cancels; a second one ends the process at once.
 pub fn on_signal(shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -26,6 +27,7 @@ pub fn on_signal(shutdown: CancellationToken) -> anyhow::Result<()> {
             }
             is_first = false;
             info!("Stopping; a second signal ends at once.");
+            notify::stopping();
             shutdown.cancel();
         }
     });

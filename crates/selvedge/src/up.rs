@@ -15,7 +15,7 @@ use crate::exit::Exit;
 use crate::hub;
 use crate::node::{self, NodeStart};
 use crate::paths::DataDir;
-use crate::{example, image, stop, token};
+use crate::{example, image, notify, stop, token};
 
 mod milestones;
 
@@ -71,6 +71,7 @@ pub async fn run(args: UpArgs, mut config: UpConfig) -> Result<Exit> {
     };
     let edge = edge::start(&data_dir, start, stop_edge.clone()).await?;
     greet(&data_dir, &hub, &node.name);
+    notify::ready();
 
     let tasks = TaskTracker::new();
     tasks.spawn(log_milestones(hub.client.clone(), hub.telemetry.clone(), node.name.clone(), stopping.clone()));

