@@ -205,12 +205,10 @@ pub fn dist(args: &[String]) -> Result<()> {
             elf::check_static(&node, arch).with_context(|| format!("the node alone for {}", arch.name()))?;
             made.file(&format!("selvedge-node-{version}-linux-{}", arch.name()), &node)?;
         }
-        made.file(
-            &format!("selvedge-{version}-linux-{}.cdx.json", arch.name()),
-            bill::of_program(&release, arch)?.as_bytes(),
-        )?;
-        made.file(&format!("selvedge_{version}_{}.deb", arch.name()), &deb::pack(&release, arch, &program)?)?;
-        programs.push((arch, program));
+        let bill = bill::Bill::of_program(&release, arch)?;
+        made.file(&format!("selvedge-{version}-linux-{}.cdx.json", arch.name()), bill.document.as_bytes())?;
+        made.file(&format!("selvedge_{version}_{}.deb", arch.name()), &deb::pack(&release, arch, &program, &bill)?)?;
+        programs.push(image::Program { arch, bytes: program, notices: bill.notices });
     }
     say("Packing the image and the chart");
     made.file(&format!("selvedge-hub-{version}.tar"), &image::pack(&release, &programs)?)?;

@@ -16,6 +16,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use super::archive::{Entry, ar, gzip, md5, tar};
+use super::bill::Bill;
 use super::{Arch, Release};
 use crate::run::{output, root};
 
@@ -38,8 +39,8 @@ const SETTINGS: &[(&str, &str)] = &[
 const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
 
 /// The package, of a program.
-pub fn pack(release: &Release, arch: Arch, program: &[u8]) -> Result<Vec<u8>> {
-    let data = data(release, program)?;
+pub fn pack(release: &Release, arch: Arch, program: &[u8], bill: &Bill) -> Result<Vec<u8>> {
+    let data = data(release, program, bill)?;
     let kib: usize = data.iter().filter_map(Entry::bytes).map(|bytes| bytes.len().div_ceil(1024)).sum();
     let mut control = vec![
         Entry::file("control", 0o644, control(release, arch, kib)?),
@@ -60,7 +61,7 @@ fn read(path: &str) -> Result<Vec<u8>> {
     fs::read(root().join(path)).with_context(|| format!("failed to read {path}"))
 }
 
-fn data(release: &Release, program: &[u8]) -> Result<Vec<Entry>> {
+fn data(release: &Release, program: &[u8], bill: &Bill) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for (sample, path) in SETTINGS {
         let sample = String::from_utf8(read(sample)?).with_context(|| format!("{sample} is not text"))?;
@@ -70,8 +71,14 @@ fn data(release: &Release, program: &[u8]) -> Result<Vec<Entry>> {
     for (source, path) in FILES {
         entries.push(Entry::file(*path, 0o644, read(source)?));
     }
-    entries.push(Entry::file("usr/share/doc/selvedge/changelog.gz", 0o644, gzip(changelog(release)?.as_bytes())?));
-    entries.push(Entry::file("usr/share/man/man1/selvedge.1.gz", 0o644, gzip(&read("packaging/debian/selvedge.1")?)?));
+    for (path, text) in [
+        ("usr/share/doc/selvedge/bill.cdx.json.gz", bill.document.as_bytes()),
+        ("usr/share/doc/selvedge/changelog.gz", changelog(release)?.as_bytes()),
+        ("usr/share/doc/selvedge/notices.gz", bill.notices.as_bytes()),
+        ("usr/share/man/man1/selvedge.1.gz", &read("packaging/debian/selvedge.1")?),
+    ] {
+        entries.push(Entry::file(path, 0o644, gzip(text)?));
+    }
     entries.sort_by(|one, other| one.path().cmp(other.path()));
     Ok(entries)
 }
@@ -129,9 +136,13 @@ mod tests {
     use super::*;
     use crate::run::has;
 
+    fn bill() -> Bill {
+        Bill { document: "{}".to_owned(), notices: "of many".to_owned() }
+    }
+
     #[test]
     fn the_same_program_is_the_same_package() {
-        let make = || pack(&release(), Arch::Amd64, b"program").expect("a package");
+        let make = || pack(&release(), Arch::Amd64, b"program", &bill()).expect("a package");
         assert_eq!(make(), make());
     }
 
@@ -152,7 +163,7 @@ mod tests {
         }
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("selvedge.deb");
-        fs::write(&path, pack(&release(), Arch::Arm64, b"program").expect("a package")).expect("space");
+        fs::write(&path, pack(&release(), Arch::Arm64, b"program", &bill()).expect("a package")).expect("space");
         let field = |name: &str| output(Command::new("dpkg-deb").arg("--field").arg(&path).arg(name)).expect("a field");
         assert_eq!((field("Package").trim(), field("Architecture").trim()), ("selvedge", "arm64"));
         assert_eq!(field("Version").trim(), "0.0.7");

@@ -21,6 +21,14 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
+/// What an image has for an architecture.
+pub struct Program {
+    pub arch: Arch,
+    pub bytes: Vec<u8>,
+    /// What is passed on with it.
+    pub notices: String,
+}
+
 /// Blobs by digest, and descriptors of them.
 #[derive(Default)]
 struct Blobs(Vec<Entry>);
@@ -39,12 +47,12 @@ impl Blobs {
 }
 
 /// The layout as a tar, of a program for each architecture.
-pub fn pack(release: &Release, programs: &[(Arch, Vec<u8>)]) -> Result<Vec<u8>> {
+pub fn pack(release: &Release, programs: &[Program]) -> Result<Vec<u8>> {
     let mut blobs = Blobs::default();
     let mut manifests = Vec::new();
-    for (arch, program) in programs {
-        let mut manifest = manifest(&mut blobs, release, *arch, program)?;
-        manifest["platform"] = json!({"architecture": arch.name(), "os": "linux"});
+    for program in programs {
+        let mut manifest = manifest(&mut blobs, release, program)?;
+        manifest["platform"] = json!({"architecture": program.arch.name(), "os": "linux"});
         manifests.push(manifest);
     }
     let mut top = match manifests.len() {
@@ -70,10 +78,11 @@ pub fn pack(release: &Release, programs: &[(Arch, Vec<u8>)]) -> Result<Vec<u8>> 
     tar(&entries, "", release.seconds)
 }
 
-fn manifest(blobs: &mut Blobs, release: &Release, arch: Arch, program: &[u8]) -> Result<Value> {
+fn manifest(blobs: &mut Blobs, release: &Release, program: &Program) -> Result<Value> {
     let layer = tar(
         &[
-            Entry::file("selvedge", 0o755, program),
+            Entry::file("selvedge", 0o755, program.bytes.clone()),
+            Entry::file("notices", 0o644, program.notices.clone()),
             // Names for what tools show; the hub itself needs none.
             Entry::file(
                 "etc/passwd",
@@ -98,7 +107,7 @@ fn manifest(blobs: &mut Blobs, release: &Release, arch: Arch, program: &[u8]) ->
     });
     let config = json!({
         "created": release.rfc3339,
-        "architecture": arch.name(),
+        "architecture": program.arch.name(),
         "os": "linux",
         "config": {
             "User": format!("{USER}:{USER}"),
@@ -128,13 +137,17 @@ mod tests {
     use super::*;
     use crate::run::{has, output};
 
-    fn programs() -> Vec<(Arch, Vec<u8>)> {
-        vec![(Arch::Amd64, b"for amd64".to_vec()), (Arch::Arm64, b"for arm64".to_vec())]
+    fn programs(archs: &[Arch]) -> Vec<Program> {
+        let program = |arch: &Arch| {
+            let bytes = format!("for {}", arch.name()).into_bytes();
+            Program { arch: *arch, bytes, notices: "of many".to_owned() }
+        };
+        archs.iter().map(program).collect()
     }
 
     #[test]
     fn the_same_programs_are_the_same_image() {
-        let make = || pack(&release(), &programs()).expect("an image");
+        let make = || pack(&release(), &programs(&Arch::ALL)).expect("an image");
         assert_eq!(make(), make());
     }
 
@@ -146,10 +159,10 @@ mod tests {
             return;
         }
         let dir = tempfile::tempdir().expect("a temporary directory");
-        for programs in [programs(), programs()[..1].to_vec()] {
+        for archs in [&Arch::ALL[..], &Arch::ALL[..1]] {
             let path = dir.path().join("hub.tar");
-            std::fs::write(&path, pack(&release(), &programs).expect("an image")).expect("space");
-            for (arch, _) in &programs {
+            std::fs::write(&path, pack(&release(), &programs(archs)).expect("an image")).expect("space");
+            for arch in archs {
                 let inspected = output(
                     Command::new("skopeo")
                         .args(["inspect", "--override-arch", arch.name(), "--override-os", "linux", "--config"])
@@ -161,7 +174,7 @@ mod tests {
                 assert_eq!(config["config"]["User"], "65532:65532");
                 assert_eq!(config["created"], "1970-01-02T00:00:00Z");
             }
-            let copied = dir.path().join(format!("copy-{}", programs.len()));
+            let copied = dir.path().join(format!("copy-{}", archs.len()));
             output(
                 Command::new("skopeo")
                     .args(["copy", "--quiet", "--all", &format!("oci-archive:{}", path.display())])
