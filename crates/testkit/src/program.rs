@@ -25,6 +25,7 @@ pub fn binary() -> PathBuf {
 /// One running role.
 pub struct Selvedge {
     child: Child,
+    program: PathBuf,
     data_dir: PathBuf,
     log_path: PathBuf,
     args: Vec<String>,
@@ -49,8 +50,9 @@ impl Selvedge {
         let log_path = data_dir.with_extension("log");
         let environment = own(environment);
         let args = args.iter().map(|arg| (*arg).to_owned()).chain(["--ports".to_owned(), ports.to_owned()]).collect();
-        let child = spawn(data_dir, &log_path, &args, &environment)?;
-        Ok(Self { child, data_dir: data_dir.to_owned(), log_path, args, environment, resets_at_drop: true })
+        let program = binary();
+        let child = spawn(&program, data_dir, &log_path, &args, &environment)?;
+        Ok(Self { child, program, data_dir: data_dir.to_owned(), log_path, args, environment, resets_at_drop: true })
     }
 
     /// The directory given to it.
@@ -125,7 +127,7 @@ impl Selvedge {
     pub fn start_again(&mut self, ports: &str) -> Result<()> {
         let last = self.args.len() - 1;
         self.args[last] = ports.to_owned();
-        self.child = spawn(&self.data_dir, &self.log_path, &self.args, &self.environment)?;
+        self.child = spawn(&self.program, &self.data_dir, &self.log_path, &self.args, &self.environment)?;
         Ok(())
     }
 
@@ -134,6 +136,11 @@ impl Selvedge {
         let ports = self.args.split_off(self.args.len() - 2);
         change(&mut self.args);
         self.args.extend(ports);
+    }
+
+    /// Another copy of the program for the next [`Selvedge::start_again`].
+    pub fn set_program(&mut self, program: &Path) {
+        program.clone_into(&mut self.program);
     }
 
     /// Environment variables for the next [`Selvedge::start_again`].
@@ -174,9 +181,15 @@ fn own(environment: &[(&str, &str)]) -> Vec<(String, String)> {
     environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-fn spawn(data_dir: &Path, log_path: &Path, args: &Vec<String>, environment: &[(String, String)]) -> Result<Child> {
+fn spawn(
+    program: &Path,
+    data_dir: &Path,
+    log_path: &Path,
+    args: &Vec<String>,
+    environment: &[(String, String)],
+) -> Result<Child> {
     let log = File::options().create(true).append(true).open(log_path)?;
-    Command::new(binary())
+    Command::new(program)
         .args(args)
         .arg("--data-dir")
         .arg(data_dir)
@@ -189,7 +202,7 @@ fn spawn(data_dir: &Path, log_path: &Path, args: &Vec<String>, environment: &[(S
         .stdout(log.try_clone()?)
         .stderr(log)
         .spawn()
-        .with_context(|| format!("failed to start {}", binary().display()))
+        .with_context(|| format!("failed to start {}", program.display()))
 }
 
 /// Runs the program to its end.

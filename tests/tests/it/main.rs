@@ -4,6 +4,7 @@
 
 mod attack;
 mod bad_input;
+mod chart;
 mod clients;
 mod commands;
 mod common;
@@ -28,6 +29,7 @@ mod stock_cluster;
 mod terminal;
 mod tokens;
 mod up;
+mod upgrade;
 mod vm;
 mod volumes;
 mod workloads;
