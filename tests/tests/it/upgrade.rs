@@ -14,7 +14,6 @@ use testkit::image::Image;
 use testkit::kubectl::Kubectl;
 use testkit::process;
 use testkit::program::{Selvedge, binary, run};
-use testkit::wait::eventually;
 
 use crate::common::{Fleet, PATIENCE, example_manifest, make_gateway, node_is_ready, root, wait_pods};
 
