@@ -181,7 +181,7 @@ impl Provisioner {
     }
 
     async fn reconcile_claim(&self, namespace: &str, name: &str) -> Result<Next, ReconcileError> {
-        let Context { reader, writer, recorder } = &self.context;
+        let Context { reader, writer, recorder, .. } = &self.context;
         let Some(object) = reader.get(Kind::PersistentVolumeClaim, namespace, name) else { return Ok(Next::OnChange) };
         let claim: Claim<'_> = object.view()?;
         if !claim.spec.volume_name.is_empty() || claim.metadata.is_terminating() || claim.class().is_empty() {

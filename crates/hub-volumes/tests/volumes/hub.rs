@@ -80,7 +80,7 @@ impl Hub {
         hub_controllers::start(&manager, config).await.expect("the controllers start");
         hub_workloads::start_stateful(&manager);
         hub_volumes::start(&manager);
-        hub_scheduler::start(&manager);
+        hub_scheduler::start(&manager, &base_observe::Metrics::new());
         self.running = Some((manager, shutdown));
     }
 

@@ -149,7 +149,7 @@ impl World {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         hub_workloads::start(&managers[1]);
-        hub_scheduler::start(&managers[2]);
+        hub_scheduler::start(&managers[2], &base_observe::Metrics::new());
         self.hub = Some(Hub { managers, shutdown });
     }
 
