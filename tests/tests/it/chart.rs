@@ -159,10 +159,9 @@ fn a_hub_runs_as_a_pod_of_another_hubs_node() -> Result<()> {
     ensure!(pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"] == true, "{pod}");
 
     // It is a hub: with an API of its own, and the names that the chart gave it.
-    let uid = pod["metadata"]["uid"].as_str().context("a uid")?;
-    let data = Command::new("find").arg(node.join("node/pods").join(uid)).args(["-name", "kubeconfig"]).output()?;
+    let data = Command::new("find").arg(&node).args(["-name", "kubeconfig"]).output()?;
     let inside = String::from_utf8_lossy(&data.stdout).trim().to_owned();
-    ensure!(!inside.is_empty(), "the hub's data is in its volume");
+    ensure!(inside.ends_with("/data/kubeconfig"), "the hub's data is in its volume: {inside:?}");
     let copy = fleet.dir.path().join("inner.kubeconfig");
     fs::copy(&inside, &copy).with_context(|| inside.clone())?;
     let Some(inner) = Kubectl::newest(&copy) else { return Ok(()) };
