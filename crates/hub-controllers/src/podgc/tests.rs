@@ -43,7 +43,7 @@ async fn a_pod_does_not_fail_for_another_of_its_name() {
     let object = api.context.reader.get(Kind::Pod, "default", "lost").unwrap();
     api.context.writer.delete(Kind::Pod, &before, Some(0)).await.unwrap();
     pod_on(&api, "gw-1").await;
-    assert!(!fail(&object, &api.context.writer).await.unwrap());
+    assert!(!fail(&object, &api.context.writer, api.context.clock.now()).await.unwrap());
     let after = api.find(Kind::Pod, "default", "lost").await.unwrap();
     assert_ne!(after["metadata"]["uid"], before["metadata"]["uid"]);
     assert_eq!(after["status"]["phase"], "Pending");
