@@ -8,12 +8,10 @@ mod charts;
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use testkit::image::Image;
-use testkit::kubectl::Kubectl;
 use testkit::program::{Outcome, run};
 use testkit::wait::eventually;
 

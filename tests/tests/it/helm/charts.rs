@@ -220,9 +220,8 @@ pub(super) fn batch(release: &Release<'_>) -> Result<()> {
     let jobs = release.kubectl(&["get", "jobs", "-o", "name"])?;
     ensure!(jobs == "job.batch/batch-indexed\njob.batch/by-hand\n", "{jobs}");
     release.has_history(&["superseded", "failed", "failed", "superseded", "deployed"])?;
-    // The Job that was made of the schedule is owned by it; the upgrade that failed has left a Job that is done, and with its
-    // time to live over it is deleted.
-    release.deploy("upgrade", &["--set", "ttl=1"])?;
+    // A Job that is done and whose time to live is over is deleted, which an upgrade that waits for it would not survive.
+    release.ok(&["upgrade", release.name, &chart, "--set", "ttl=1"])?;
     release.kubectl(&["wait", "job/batch-indexed", "--for=delete", TIMEOUT])?;
     release.uninstall(&[])
 }
