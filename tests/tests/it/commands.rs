@@ -74,21 +74,14 @@ fn recorded(file: &str) -> Result<BTreeMap<String, Vec<Recorded>>> {
     Ok(cases)
 }
 
-/// What a command waits for, and what is run in its place.
-struct Waiting {
-    controllers: String,
-    instead: Option<String>,
-}
-
-fn waiting() -> Result<BTreeMap<String, Waiting>> {
+/// What each of the commands waits for that are not compared.
+fn waiting() -> Result<BTreeMap<String, String>> {
     let text = fs::read_to_string(dir().join("waiting.txt"))?;
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines
         .map(|line| {
-            let (name, rest) = line.split_once(": ").with_context(|| format!("no controller in {line:?}"))?;
-            let (controllers, instead) =
-                rest.split_once(" | ").map_or((rest, None), |(first, last)| (first, Some(last)));
-            Ok((name.to_owned(), Waiting { controllers: controllers.to_owned(), instead: instead.map(str::to_owned) }))
+            let (name, parts) = line.split_once(": ").with_context(|| format!("nothing to wait for in {line:?}"))?;
+            Ok((name.to_owned(), parts.to_owned()))
         })
         .collect()
 }
@@ -223,7 +216,7 @@ struct Setting<'a> {
     kubectl: &'a Kubectl,
     kubeconfig: &'a Path,
     work: &'a Path,
-    waiting: &'a BTreeMap<String, Waiting>,
+    waiting: &'a BTreeMap<String, String>,
     before: &'a BTreeMap<String, Vec<String>>,
 }
 
@@ -247,10 +240,6 @@ fn run_case(setting: &Setting<'_>, number: usize, commands: &[Recorded]) -> Resu
             run(line)?;
         }
         let verdict = match find(setting.waiting, &one.name) {
-            Some(Waiting { instead: Some(line), .. }) => {
-                run(line)?.ok()?;
-                Verdict::Waits
-            }
             Some(_) => Verdict::Waits,
             None => judge(one, &run(&one.command)?, &namespace),
         };
@@ -311,8 +300,7 @@ fn report(done: &[(String, Verdict)]) -> String {
             row[3] += usize::from(matches!(verdict, Verdict::Waits));
         }
     }
-    let mut text =
-        "| tool | compared | exit codes % | words % | wait for a controller |\n|---|---|---|---|---|\n".to_owned();
+    let mut text = "| tool | compared | exit codes % | words % | wait |\n|---|---|---|---|---|\n".to_owned();
     for (name, [compared, exits, words, waits]) in rows {
         let of = |count: usize| count as f64 * 100.0 / compared.max(1) as f64;
         let _ = writeln!(text, "| {name} | {compared} | {:.1} | {:.1} | {waits} |", of(exits), of(words));
@@ -419,12 +407,10 @@ fn commands_print_what_they_print_with_a_kube_apiserver() -> Result<()> {
     Ok(())
 }
 
-fn write_report(table: &str, waiting: &BTreeMap<String, Waiting>) -> Result<()> {
+fn write_report(table: &str, waiting: &BTreeMap<String, String>) -> Result<()> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for one in waiting.values() {
-        for controller in one.controllers.split(", ") {
-            *counts.entry(controller).or_default() += 1;
-        }
+    for part in waiting.values().flat_map(|parts| parts.split(", ")) {
+        *counts.entry(part).or_default() += 1;
     }
     let waits: Vec<String> = counts.iter().map(|(name, count)| format!("- {name}: {count}\n")).collect();
     let out = root().join("bench/reports");
