@@ -261,7 +261,7 @@ mod tests {
                 let sent = request.into_body().collect_bytes().await.expect("a body");
                 let sent: Value = serde_json::from_slice(&sent).unwrap_or_default();
                 let mut held = held.lock();
-                let (code, answer) = if is_read {
+                let (code, answer): (u16, Value) = if is_read {
                     let (version, replicas) = *held;
                     let more = changes.lock().next().unwrap_or_default();
                     *held = (version + more.0, replicas + more.1);
