@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+
 use super::calculate::{self, CalculateError, Proposal, Sample, Samples};
 use super::evaluate::verdict;
 use super::normalize::{Normalized, Policy, Rules, Select, normalize};
