@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cipher::{CipherError, RowCipher};
 use crate::fields::IndexFields;
-use crate::types::{ChangeKind, Key, Object, Revision};
+use crate::types::{ChangeKind, Key, Life, Object, Revision};
 
 const KIND_PUT_1: u8 = 1;
 const KIND_DELETE_1: u8 = 2;
@@ -72,6 +72,9 @@ pub(crate) struct Meta {
     /// The rules by which the index fields of the rows were extracted; 0 is what programs wrote that did not count them.
     #[serde(default)]
     pub index_version: u32,
+    /// Which life of the state this is. Programs that had none wrote none: the first start that misses it begins one.
+    #[serde(default)]
+    pub life: Life,
 }
 
 /// Why a row cannot be read.

@@ -200,6 +200,12 @@ impl Index {
         self.kinds.values().flat_map(|kind| kind.objects.range(None, None))
     }
 
+    /// Every resource that has objects, as it is now.
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        let kinds = self.kinds.values().filter(|kind| kind.objects.len() > 0);
+        kinds.map(|kind| kind.snapshot(self.current)).collect()
+    }
+
     /// The part of the usage that is known here.
     pub fn usage(&self) -> Usage {
         let mut usage = Usage { full: self.full, ..Usage::default() };

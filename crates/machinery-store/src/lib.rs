@@ -12,7 +12,8 @@
 //! `SELVEDGE_TEST_SIZE=full` makes the models and power cuts long; `cargo run --release -p machinery-store --example
 //! measure` for bytes an object, writes a second, time of a list by field, time of a start.
 //!
-//! **What breaks?** A store is for one process, locked; restoring an old copy of its directory gives revisions twice. A
+//! **What breaks?** A store is for one process, locked; an old copy of its directory gives revisions twice, a restored backup
+//! ([`Store::backup`], [`StoreRestore`]) does not. A
 //! closure of an [`Op`] that panics ends the writer, and with it the store. A watcher that does not read lags and lists
 //! again. A full disk takes deletions only ([`Usage::full`]); a disk that fails rejects writes and is tried again every
 //! second.
@@ -52,6 +53,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
 //! ```
 
+mod backup;
 mod cipher;
 mod codec;
 mod engine;
@@ -73,6 +75,7 @@ mod types;
 mod watch;
 mod writer;
 
+pub use crate::backup::{Backup, BackupHead, FORMAT_OF_ROWS, RestoreError, StoreRestore, begins_after, check_rows};
 pub use crate::cipher::{CipherError, EnvelopeCipher, KEY_LEN, RowCipher};
 pub use crate::engine::EngineError;
 pub use crate::error::{CommitError, Expired, OpenStoreError, WatchEnded};
@@ -80,6 +83,7 @@ pub use crate::fields::IndexFields;
 pub use crate::snapshot::Snapshot;
 pub use crate::store::{Store, StoreOptions};
 pub use crate::types::{
-    Change, ChangeKind, Durability, Encode, EncodeFinal, Encoded, Expect, Key, Object, Op, Range, Revision, Usage,
+    Change, ChangeKind, Durability, Encode, EncodeFinal, Encoded, Expect, Key, Life, Object, Op, Range, Restored,
+    Revision, Usage,
 };
 pub use crate::watch::{Batch, Watch};

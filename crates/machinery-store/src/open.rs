@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
+use crate::backup;
 use crate::cipher::RowCipher;
 use crate::codec::{self, Meta, RowError};
 use crate::engine::{Batch, Engine, EngineError, LogFault, SqliteEngine};
@@ -67,6 +68,9 @@ pub(crate) fn load(
         None => Meta { closed_at: Some(0), is_scrubbed: true, index_version, ..Meta::default() },
     };
     let stored: Meta = meta.clone();
+    if meta.life.epoch.is_empty() {
+        meta.life.epoch = backup::new_epoch().map_err(open_engine)?;
+    }
     match cipher {
         Some(cipher) => {
             let unlock = |source| OpenStoreError::Unlock { path: dir.into(), source: Some(source) };

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
 
+use crate::backup::Backup;
 use crate::cipher::RowCipher;
 use crate::codec::{self, Meta};
 use crate::engine::{Batch, Engine, MemoryEngine};
@@ -20,7 +21,7 @@ use crate::open;
 use crate::queue::{Commit, Queue, Reindex, Request};
 use crate::reserve::Reserve;
 use crate::snapshot::{Retained, Snapshot};
-use crate::types::{ChangeKind, Durability, Key, Object, Op, Range, Revision, Usage};
+use crate::types::{ChangeKind, Durability, Key, Life, Object, Op, Range, Revision, Usage};
 use crate::watch::Watch;
 use crate::writer::Writer;
 
@@ -87,6 +88,10 @@ pub(crate) struct Shared {
     pub counters: Counters,
     /// The version of the index fields of all rows.
     pub index_version: AtomicU32,
+    /// What a backup names and needs beside the objects.
+    pub life: Life,
+    pub cipher: Option<Arc<dyn RowCipher>>,
+    pub wrapped_key: Option<Vec<u8>>,
     index: RwLock<Index>,
     retained: Mutex<Retained>,
 }
@@ -238,6 +243,9 @@ impl Store {
             queue: Queue::new(),
             counters,
             index_version: AtomicU32::new(loaded.meta.index_version),
+            life: loaded.meta.life.clone(),
+            cipher: options.cipher.clone(),
+            wrapped_key: loaded.meta.cipher.clone(),
             index: RwLock::new(loaded.index),
             retained: Mutex::default(),
         });
@@ -498,6 +506,17 @@ impl Store {
         self.shared.read().current
     }
 
+    /// Which life of its state this is.
+    pub fn life(&self) -> &Life {
+        &self.shared.life
+    }
+
+    /// All objects as they are at this moment, to be written to a file: one revision, and nobody waits meanwhile. Costs two
+    /// references for each resource; until it is dropped it keeps alive what is replaced.
+    pub fn backup(&self) -> Backup {
+        Backup::of(&self.shared)
+    }
+
     /// What the store holds and does.
     pub fn usage(&self) -> Usage {
         let counters = &self.shared.counters;
@@ -517,7 +536,7 @@ impl Store {
     }
 }
 
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     // A clock before 1970 is a box without one; the window is then bounded by count alone.
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::fields::IndexFields;
 
@@ -242,6 +243,31 @@ pub struct Range {
     /// How many more objects follow the last item. For a field that has no index it only says whether any follow: counting
     /// would mean to look at all.
     pub remaining: usize,
+}
+
+/// One life of a store's state. It begins when the store is created, and another one with each restore of a backup: what was
+/// answered in one life says nothing about another.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Life {
+    /// 32 hexadecimal digits at random: no two lives share them.
+    pub epoch: String,
+    /// Of a life that began with a restore, from what.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restored: Option<Restored>,
+}
+
+/// Where a life that began with a restore comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    /// When, as Unix time in milliseconds.
+    pub at_ms: u64,
+    /// The life that the backup was made in.
+    pub epoch: String,
+    /// The revision of the backup: what came after it in that life is not here.
+    pub revision: u64,
+    /// The first revision of this life. Every revision below it was given in a former one.
+    pub begins: u64,
 }
 
 /// What the store holds and does, for metrics and `selvedge status`. Counters begin when the store opens.

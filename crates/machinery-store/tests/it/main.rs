@@ -1,6 +1,8 @@
 //! The store through its API: what it promises in peace, at power cuts, on a full disk, and to older formats.
 
 #[cfg(test)]
+mod backup;
+#[cfg(test)]
 mod behaviour;
 #[cfg(test)]
 mod bounds;
