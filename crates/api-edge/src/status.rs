@@ -97,6 +97,38 @@ pub struct JournalReport {
     pub depth: u64,
 }
 
+/// Where a hub reports which life of its state it serves, as a [`LifeReport`].
+pub const LIFE_PATH: &str = "/statusz/life";
+
+/// Which life of its state a hub serves: another one after each restore of a backup.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LifeReport {
+    /// 1; fields may be added without another one.
+    pub version: u32,
+    /// Random: no two lives share it.
+    pub epoch: String,
+    /// The last revision.
+    pub revision: u64,
+    /// Of a hub that was restored, from what.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restored: Option<RestoredReport>,
+}
+
+/// From what a hub was restored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RestoredReport {
+    /// When, RFC 3339.
+    pub time: Option<Timestamp>,
+    /// The life that the backup was made in.
+    pub epoch: String,
+    /// The revision of the backup.
+    pub revision: u64,
+    /// The first revision of this life: watches from below it have expired.
+    pub begins: u64,
+}
+
 /// Where a hub reports what its controllers did last, as a [`ControllersReport`].
 pub const CONTROLLERS_PATH: &str = "/statusz/controllers";
 

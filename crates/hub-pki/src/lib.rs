@@ -30,7 +30,7 @@ mod secrets;
 pub use authorities::{BUILT_AT_S, ClockFinding, OpenPkiError, Pki};
 pub use certificates::{HubCertificate, hub_names};
 pub use renewal::{Renewable, Renewal, is_due, run as run_renewal};
-pub use secrets::{secrets_key, token_key};
+pub use secrets::{check_token_key, secrets_key, token_key};
 
 #[cfg(test)]
 mod tests;

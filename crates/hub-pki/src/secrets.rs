@@ -53,6 +53,14 @@ pub fn token_key(path: &Path) -> Result<TokenKey, OpenPkiError> {
     }
 }
 
+/// Whether these bytes are a key by which tokens are signed, without a file of them.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn check_token_key(bytes: &[u8]) -> Result<(), String> {
+    TokenKey::from_pkcs8(bytes).map(|_| ()).map_err(|error| error.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

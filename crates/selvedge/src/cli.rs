@@ -21,7 +21,7 @@ pub enum Command {
     Up(UpArgs),
     /// Run the cloud side: Kubernetes API, controllers, telemetry
     #[cfg(feature = "hub")]
-    Hub(RoleArgs),
+    Hub(HubArgs),
     /// Run a gateway: join a hub, run its pods, connect its devices
     #[cfg(feature = "node")]
     Node(NodeArgs),
@@ -91,6 +91,51 @@ pub struct UpArgs {
     /// Name of the node [default: this machine's name]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
+}
+
+/// `selvedge hub`.
+#[derive(Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct HubArgs {
+    #[command(subcommand)]
+    pub command: Option<HubCommand>,
+    #[command(flatten)]
+    pub role: RoleArgs,
+}
+
+/// What can be done with the state of a hub.
+#[derive(Clone, Debug, Subcommand)]
+pub enum HubCommand {
+    /// Write the objects and keys of a hub to a file, while it runs or not
+    Backup(BackupArgs),
+    /// Make a hub of a backup, in an empty data directory
+    Restore(RestoreArgs),
+}
+
+/// `selvedge hub backup`.
+#[derive(Args, Clone, Debug)]
+pub struct BackupArgs {
+    /// The hub's data directory
+    #[arg(long, value_name = "DIR", env = "SELVEDGE_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The file to write, readable by its owner alone, for it holds the keys of the hub; one that is there is replaced. `-` is
+    /// standard output
+    #[arg(long, value_name = "FILE")]
+    pub to: PathBuf,
+}
+
+/// `selvedge hub restore`.
+#[derive(Args, Clone, Debug)]
+pub struct RestoreArgs {
+    /// An empty or new data directory
+    #[arg(long, value_name = "DIR", env = "SELVEDGE_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Only read the backup, check every part of it and say what it holds
+    #[arg(long)]
+    pub check: bool,
+    /// The backup; `-` is standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
 }
 
 /// `selvedge node`.

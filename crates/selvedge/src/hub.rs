@@ -1,7 +1,8 @@
 //! Puts the hub together: certificates, store, API server, telemetry, controllers, one port.
 
+mod backup;
 mod listen;
-mod storage;
+pub mod storage;
 mod usage;
 
 use std::sync::Arc;
@@ -45,6 +46,7 @@ pub struct Hub {
 /// Starts a hub on a data directory.
 pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: CancellationToken) -> Result<Hub> {
     let lock = data_dir.lock("hub")?;
+    storage::check_restored(data_dir)?;
     let now = SystemTime::now();
     let pki = Arc::new(storage::pki(data_dir, now)?);
     if let Some(finding) = pki.check_clock(now) {
@@ -54,6 +56,7 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
     let address = port.listener.address().clone();
 
     let store = storage::store(data_dir).await?;
+    storage::log_life(&store);
     let assignments = Arc::new(Assignments::default());
     let following =
         tokio::spawn(assignments.clone().follow(store.clone(), assignments.load(&store)?, shutdown.clone()));
@@ -79,7 +82,8 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
     extensions.push(Arc::new(usage::UsageIngest::new(usage.clone())));
     extensions.push(Arc::new(usage::MetricsApi { usage, objects: store.clone() }));
     extensions.push(Arc::new(TelemetryExtension(TelemetryRoutes::new(telemetry.clone()))));
-    extensions.push(Arc::new(Statusz(status.clone())));
+    extensions.push(Arc::new(backup::BackupRoute::new(store.clone())));
+    extensions.push(Arc::new(Statusz { registry: status.clone(), store: store.clone() }));
     let server = Server::new(ServerConfig {
         on_thread_park: crate::memory::give_back,
         node_dialer: Arc::new(port.dialer),

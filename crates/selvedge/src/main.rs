@@ -1,7 +1,7 @@
 //! The program: command line, configuration, wiring and shutdown. What Selvedge does is in the other crates.
 //!
 //! **Where is it?** What can be typed: `cli`; what can be set: `config`; how each role is put together: `hub`, `node`, `edge`,
-//! and `up` for all three; the tools `status`, `token`, `kubeconfig`, `image`, `reset`; where state is: `paths`; how a role ends: `stop`, `exit`;
+//! and `up` for all three; the tools `status`, `token`, `kubeconfig`, `image`, `backup`, `reset`; where state is: `paths`; how a role ends: `stop`, `exit`;
 //! what a service manager hears of it: `notify`.
 //!
 //! **May I touch it?** Nothing is decided here: what a role does belongs to the crate that owns it, and a role's wiring stays
@@ -16,6 +16,8 @@
 // A build of one role alone leaves pieces unused that the roles share.
 #![cfg_attr(not(all(feature = "hub", feature = "node", feature = "edge")), allow(dead_code, unused_imports))]
 
+#[cfg(feature = "hub")]
+mod backup;
 mod cli;
 mod config;
 #[cfg(feature = "edge")]
@@ -99,7 +101,12 @@ fn run(command: Command) -> Result<Exit> {
             role(&config.hub.log.clone(), up::run(args, config))
         }
         #[cfg(feature = "hub")]
-        Command::Hub(args) => {
+        Command::Hub(cli::HubArgs { command: Some(command), .. }) => match command {
+            cli::HubCommand::Backup(args) => tool(backup::backup(args)),
+            cli::HubCommand::Restore(args) => tool(backup::restore(args)),
+        },
+        #[cfg(feature = "hub")]
+        Command::Hub(cli::HubArgs { command: None, role: args }) => {
             let config = settings::<config::HubConfig>(&args, config::HubConfig::ENV)?;
             if !launch::is_to_run(&args, config.mistakes())? {
                 return Ok(Exit::Done);

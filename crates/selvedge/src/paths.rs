@@ -50,6 +50,11 @@ impl DataDir {
         self.0.join("hub")
     }
 
+    /// A hub that is being restored, or a restore that was cut off.
+    pub fn restoring(&self) -> PathBuf {
+        self.0.join("hub.restoring")
+    }
+
     /// State of the node.
     pub fn node(&self) -> PathBuf {
         self.0.join("node")
@@ -91,8 +96,33 @@ impl DataDir {
         foreign.next().map(|entry| entry.path())
     }
 
+    /// What keeps a hub from being restored here; settings and what a file system brings along do not.
+    pub fn in_the_way(&self) -> io::Result<Option<PathBuf>> {
+        for entry in fs::read_dir(&self.0)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let is_ours = entry.path() == self.run() || entry.path() == self.restoring();
+            if !is_ours && !may_be_there_before(&name.to_string_lossy()) {
+                return Ok(Some(entry.path()));
+            }
+        }
+        Ok(None)
+    }
+
     /// Creates the directory and locks it for `role`, until the lock is dropped or the process ends.
     pub fn lock(&self, role: &str) -> Result<DirLock> {
+        let path = self.run().join(format!("{role}.lock"));
+        self.try_lock(role)?.with_context(|| {
+            format!(
+                "another selvedge {role} runs on {}{}: stop it, or choose another directory",
+                self.0.display(),
+                holder(&path)
+            )
+        })
+    }
+
+    /// As [`Self::lock`], but `None` when another process holds it.
+    pub fn try_lock(&self, role: &str) -> Result<Option<DirLock>> {
         if let Some(foreign) = self.foreign() {
             bail!(
                 "{} is not Selvedge's: it holds {}; choose an empty or a new directory with --data-dir",
@@ -106,14 +136,9 @@ impl DataDir {
         self.tighten().with_context(|| format!("failed to make {} private", self.0.display()))?;
         let path = run.join(format!("{role}.lock"));
         let lock = DirLock::try_acquire_at(&path).with_context(|| format!("failed to lock {}", path.display()))?;
-        let lock = lock.with_context(|| {
-            format!(
-                "another selvedge {role} runs on {}{}: stop it, or choose another directory",
-                self.0.display(),
-                holder(&path)
-            )
-        })?;
-        note_holder(lock.file());
+        if let Some(lock) = &lock {
+            note_holder(lock.file());
+        }
         Ok(lock)
     }
 }

@@ -55,7 +55,7 @@ pub async fn reset(args: ResetArgs) -> Result<()> {
 fn removals(data_dir: &DataDir) -> Vec<PathBuf> {
     // The locks go last. Without them a role that is restarted would begin anew amid the removal, and lose what it had just
     // written; and they mark the directory as ours when a reset is cut short, so that the next one continues it.
-    [data_dir.hub(), data_dir.node(), data_dir.example()]
+    [data_dir.hub(), data_dir.restoring(), data_dir.node(), data_dir.example()]
         .into_iter()
         .chain(edge_paths(&data_dir.edge()))
         .chain([data_dir.kubeconfig(), base_http::Ports::path(data_dir.path()), data_dir.run()])

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use api_edge::status::{
-    CONTROLLERS_PATH, CONTROLLERS_VERSION, ControllerStatus, ControllersReport, EdgeReport, EntryReport, NodeReport,
+    CONTROLLERS_PATH, CONTROLLERS_VERSION, ControllerStatus, ControllersReport, EdgeReport, EntryReport, LIFE_PATH,
+    LifeReport, NodeReport,
 };
 use base_observe::Printable;
 use http_body_util::{BodyExt as _, Limited};
@@ -51,6 +52,9 @@ struct HubStatus {
     rules: Vec<Line>,
     exports: Vec<Line>,
     controllers: Vec<ControllerStatus>,
+    /// Absent where the hub's program is older than this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    life: Option<LifeReport>,
 }
 
 /// One object: its name, whether it is well, and a sentence.
@@ -124,15 +128,12 @@ async fn hub(data_dir: &DataDir) -> Result<HubStatus> {
         rules: list(&client, &ours("Rule"), "Ready").await?,
         exports: list(&client, &ours("Export"), "Ready").await?,
         controllers: controllers(&client).await.context("failed to read what the controllers did last")?,
+        life: life(&client).await.context("failed to read which life of its state the hub serves")?,
     })
 }
 
 async fn controllers(client: &Client) -> Result<Vec<ControllerStatus>> {
-    let request = http::Request::get(CONTROLLERS_PATH).body(kube::client::Body::empty())?;
-    let answer = client.send(request).await?;
-    let code = answer.status();
-    let body = Limited::new(answer.into_body(), REPORT_BYTES_MAX).collect().await;
-    let bytes = body.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes();
+    let (code, bytes) = get(client, CONTROLLERS_PATH).await?;
     if code != http::StatusCode::OK {
         bail!("{CONTROLLERS_PATH} is answered with {code}; is the hub's program older than this one?");
     }
@@ -141,6 +142,22 @@ async fn controllers(client: &Client) -> Result<Vec<ControllerStatus>> {
         bail!("the report has version {}; use the `selvedge` of the hub", report.version);
     }
     Ok(report.controllers)
+}
+
+async fn life(client: &Client) -> Result<Option<LifeReport>> {
+    let (code, bytes) = get(client, LIFE_PATH).await?;
+    match code {
+        http::StatusCode::OK => serde_json::from_slice(&bytes).context("the answer is not a report").map(Some),
+        http::StatusCode::NOT_FOUND => Ok(None),
+        code => bail!("{LIFE_PATH} is answered with {code}"),
+    }
+}
+
+async fn get(client: &Client, path: &str) -> Result<(http::StatusCode, bytes::Bytes)> {
+    let answer = client.send(http::Request::get(path).body(kube::client::Body::empty())?).await?;
+    let code = answer.status();
+    let body = Limited::new(answer.into_body(), REPORT_BYTES_MAX).collect().await;
+    Ok((code, body.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes()))
 }
 
 async fn list(client: &Client, kind: &GroupVersionKind, condition: &str) -> Result<Vec<Line>> {
@@ -196,6 +213,7 @@ fn text(status: &Status) -> String {
             section(&mut out, title, lines.iter().map(|line| (line.name.as_str(), line.ready, line.message.clone())));
         }
         write_controllers(&mut out, &hub.controllers);
+        write_restored(&mut out, hub.life.as_ref());
     }
     if let Some(node) = &status.node {
         let link = if node.connected { "connected to the hub" } else { "not connected to a hub" };
@@ -256,6 +274,18 @@ fn write_controllers(out: &mut String, controllers: &[ControllerStatus]) {
     };
     let failing = controllers.iter().filter(|one| !is_well(one));
     section(out, "CONTROLLERS", failing.map(|one| (one.name.as_str(), false, why(one))));
+}
+
+/// Only of a hub that was restored: of others there is nothing to say.
+fn write_restored(out: &mut String, life: Option<&LifeReport>) {
+    let Some((life, restored)) = life.and_then(|life| Some((life, life.restored.as_ref()?))) else { return };
+    let when = restored.time.map(|time| format!(" at {time:.0}")).unwrap_or_default();
+    let _ = writeln!(
+        out,
+        "RESTORED{when} from a backup of revision {}; epoch {}",
+        restored.revision,
+        Printable(&life.epoch)
+    );
 }
 
 fn section<'a>(out: &mut String, title: &str, lines: impl Iterator<Item = (&'a str, bool, String)>) {
@@ -328,6 +358,25 @@ mod tests {
         let last_error = Some(ControllerError { key: "gw-1".to_owned(), ..ControllerError::default() });
         let mended = ControllerStatus { last_error, ..controller("nodes") };
         check(&[busy, mended], "CONTROLLERS: all 2 are well, 8 runs, 3 due\n");
+    }
+
+    #[test]
+    fn a_restored_hub_says_so_and_no_other_does() {
+        let restored = api_edge::status::RestoredReport {
+            time: Some("2026-03-01T08:00:00.5Z".parse().expect("a time")),
+            revision: 41,
+            ..Default::default()
+        };
+        let life = LifeReport { epoch: "ab".to_owned(), restored: Some(restored), ..LifeReport::default() };
+        for (life, expected) in [
+            (Some(&life), "RESTORED at 2026-03-01T08:00:00Z from a backup of revision 41; epoch ab\n"),
+            (Some(&LifeReport { restored: None, ..life.clone() }), ""),
+            (None, ""),
+        ] {
+            let mut out = String::new();
+            write_restored(&mut out, life);
+            assert_eq!(out, expected);
+        }
     }
 
     #[test]

@@ -34,6 +34,10 @@ fn a_directory_without_selvedge_is_named() {
     check(&["status", "--data-dir", &dir], 1, &["selvedge-is-not-here", "--data-dir"]);
     check(&["reset", "--data-dir", &dir], 0, &["holds nothing"]);
     check(&["token", "create", "--data-dir", &dir], 1, &["kubeconfig", "selvedge hub --data-dir"]);
+    check(&["hub", "backup", "--to", "x", "--data-dir", &dir], 1, &["holds no hub", "--data-dir"]);
+    check(&["hub", "restore", "/nowhere/x", "--data-dir", &dir], 1, &["failed to open /nowhere/x"]);
+    check(&["hub", "restore", "--check", "/proc/self/exe"], 1, &["is no whole backup", "no backup of a hub"]);
+    assert!(!std::path::Path::new(&*dir).exists(), "nothing was created");
 }
 
 #[test]

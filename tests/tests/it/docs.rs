@@ -75,6 +75,7 @@ pages! {
     identity "docs/explanation/identity.md"
     connect_a_modbus_device "docs/how-to/connect-a-modbus-device.md"
     join_a_node "docs/how-to/join-a-node.md"
+    restore_a_hub "docs/how-to/restore-a-hub.md"
     run_the_edge_alone "docs/how-to/run-the-edge-alone.md"
     write_a_rule "docs/how-to/write-a-rule.md"
     cli "docs/reference/cli.md"

@@ -3,6 +3,7 @@
 //! One binary, so that all is linked once. Run with `cargo xtask test --black-box [FILTER]`.
 
 mod attack;
+mod backup;
 mod bad_input;
 mod chart;
 mod clients;

@@ -11,13 +11,42 @@ use hub_telemetry::{Telemetry, TelemetryOptions};
 use machinery_access::TokenKey;
 use machinery_server::{Audit, AuditLimits, AuditLog, Server};
 use machinery_store::{CipherError, EnvelopeCipher, OpenStoreError, RowCipher, Store, StoreOptions};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::config::HubConfig;
 use crate::paths::DataDir;
 
 /// Files of each part of the audit log; together they take what the setting allows.
 const AUDIT_FILES: u32 = 4;
+
+/// Rejects a data directory in which a restore was cut off: a new and empty hub would be started in the place of the one that
+/// somebody is about to bring back.
+pub fn check_restored(data_dir: &DataDir) -> Result<()> {
+    let staging = hub_backup::staging_of(&data_dir.hub());
+    if !data_dir.hub().exists() && staging.exists() {
+        bail!(
+            "a restore into {} was cut off: run `selvedge hub restore` again; to begin with an empty hub, remove {}",
+            data_dir.path().display(),
+            staging.display()
+        );
+    }
+    Ok(())
+}
+
+/// Says which life of the state is served.
+pub fn log_life(store: &Store) {
+    let epoch = &store.life().epoch;
+    match &store.life().restored {
+        Some(restored) => info!(
+            epoch,
+            from_epoch = restored.epoch,
+            from_revision = restored.revision,
+            begins = restored.begins,
+            "Serves a state that was restored from a backup; watches from before it have expired."
+        ),
+        None => info!(epoch, "Serves a state that was never restored."),
+    }
+}
 
 /// Opens the authorities; a new hub gets new ones.
 pub fn pki(data_dir: &DataDir, now: SystemTime) -> Result<Pki> {
@@ -30,6 +59,13 @@ pub fn pki(data_dir: &DataDir, now: SystemTime) -> Result<Pki> {
         );
     }
     Ok(Pki::open(&dir, now)?)
+}
+
+/// Opens all keys of a hub that does not run, as its start does.
+pub fn check_keys(data_dir: &DataDir) -> Result<()> {
+    pki(data_dir, SystemTime::now())?;
+    token_key(data_dir)?;
+    Ok(())
 }
 
 /// The key that signs tokens of service accounts; a new hub gets a new one.
@@ -51,7 +87,8 @@ pub async fn store(data_dir: &DataDir) -> Result<Store> {
         fs::create_dir_all(&dir).with_context(|| format!("failed to create {}", dir.display()))?;
         let indexed_fields = machinery_server::INDEXED_FIELDS.to_vec();
         let index_version = machinery_server::INDEX_VERSION;
-        let cipher: Option<Arc<dyn RowCipher>> = Some(Arc::new(EnvelopeCipher::new(&key, ["/secrets"])));
+        let cipher: Option<Arc<dyn RowCipher>> =
+            Some(Arc::new(EnvelopeCipher::new(&key, hub_backup::SEALED_RESOURCES)));
         match Store::open(&dir, StoreOptions { indexed_fields, index_version, cipher, ..StoreOptions::default() }) {
             Err(error @ OpenStoreError::Unlock { source: Some(CipherError::OtherKey), .. }) => {
                 let what = if is_new { "lost" } else { "not that of this store" };

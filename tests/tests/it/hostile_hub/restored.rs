@@ -160,6 +160,47 @@ fn a_hub_restored_from_a_backup_stops_no_pod_that_it_does_not_know() -> Result<(
     site.ensure_runs_on(&programs[..1])
 }
 
+/// A hub that is made of a backup by command has a higher revision than the one that was lost, so a node knows it by its new Lease.
+#[test]
+fn a_hub_restored_by_command_stops_no_pod_that_it_does_not_know() -> Result<()> {
+    if needs_a_hub("another one is made of its backup") {
+        return Ok(());
+    }
+    let mut site = Site::start()?;
+    site.create_pods(0..1)?;
+    site.create_pods(2..3)?;
+    site.wait_shown(0..1, PATIENCE)?;
+    site.wait_shown(2..3, PATIENCE)?;
+    let (lost, backup) = (site.hub()?.data_dir().to_owned(), site.dir.path().join("hub.backup"));
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    run(["hub", "backup", "--data-dir", &text(&lost), "--to", &text(&backup)])?.ok()?;
+    site.api.delete(&format!("{PODS}/p2"))?;
+    site.wait_no_program(2, PATIENCE)?;
+    site.create_pods(1..2)?;
+    let programs = site.wait_programs(0..2, PATIENCE)?;
+    site.wait_shown(0..2, PATIENCE)?;
+    // The machine is lost; the node runs on and is never started again.
+    site.hub()?.kill();
+    std::fs::rename(&lost, site.dir.path().join("lost"))?;
+    run(["hub", "restore", "--data-dir", &text(&lost), &text(&backup)])?.ok()?;
+    site.hub_again()?;
+    site.wait_held()?;
+    site.ensure_runs_on(&programs)?;
+    // What was deleted since the backup is there again, and what the hub asks for now is done.
+    site.wait_programs(2..3, PATIENCE)?;
+    site.create_pods(3..4)?;
+    site.wait_programs(3..4, PATIENCE)?;
+    site.wait_ready()?;
+    // It is not forgotten that it is on hold.
+    site.node.kill();
+    site.node.start_again("ephemeral")?;
+    site.wait_held()?;
+    site.ensure_runs_on(&programs)?;
+    site.accept_hub()?;
+    site.wait_no_program(1, PATIENCE)?;
+    site.ensure_runs_on(&programs[..1])
+}
+
 #[test]
 fn another_hub_under_the_address_stops_no_pod_and_is_named() -> Result<()> {
     if needs_a_hub("a second hub takes its place") {
