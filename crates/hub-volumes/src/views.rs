@@ -203,7 +203,7 @@ impl Volume<'_> {
                     one.to_requirement().is_ok_and(|requirement| requirement.matches(value))
                 })
                 && term.match_fields.iter().all(|one| {
-                    let is_among = one.values.iter().any(|value| *value == node.metadata.name);
+                    let is_among = one.values.contains(&node.metadata.name);
                     &*one.key == "metadata.name"
                         && match &*one.operator {
                             "In" => is_among,

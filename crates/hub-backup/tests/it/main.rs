@@ -24,6 +24,12 @@ const OBJECTS: [(&str, &str, &str, bool); 6] = [
     (LEASES, "kube-node-lease", "gw-1", false),
 ];
 
+/// What is asked of the directory of a test, which nothing else uses.
+const FINE: &str = "the directory of the test is usable, and what it holds was written by the test";
+
+/// Entries of an archive, by their names.
+type Parts = Vec<(String, Vec<u8>)>;
+
 fn options(key: &[u8; 32]) -> StoreOptions {
     let cipher = EnvelopeCipher::new(key, SEALED_RESOURCES);
     StoreOptions { cipher: Some(Arc::new(cipher)), reserve_bytes: 0, ..StoreOptions::default() }
@@ -32,36 +38,36 @@ fn options(key: &[u8; 32]) -> StoreOptions {
 /// A hub's directory, and a backup of it.
 async fn hub(dir: &Path) -> Vec<u8> {
     let hub = dir.join("hub");
-    fs::create_dir(&hub).unwrap();
-    hub_pki::Pki::open(&hub.join("pki"), SystemTime::now()).unwrap();
-    hub_pki::token_key(&hub.join("tokens.key")).unwrap();
-    let key = hub_pki::secrets_key(&hub.join("secrets.key")).unwrap();
-    let store = Store::open(&hub.join("store"), options(&key)).unwrap();
+    fs::create_dir(&hub).expect(FINE);
+    hub_pki::Pki::open(&hub.join("pki"), SystemTime::now()).expect(FINE);
+    hub_pki::token_key(&hub.join("tokens.key")).expect(FINE);
+    let key = hub_pki::secrets_key(&hub.join("secrets.key")).expect(FINE);
+    let store = Store::open(&hub.join("store"), options(&key)).expect(FINE);
     for (resource, namespace, name, _) in OBJECTS {
         let encode = Box::new(|_| Encoded { bytes: "readable by nobody".into(), ..Encoded::default() });
         let put = Op::Put { key: Key::new(resource, namespace, name), expect: Expect::Absent, encode };
-        store.commit(vec![put], Durability::Group).await.unwrap();
+        store.commit(vec![put], Durability::Group).await.expect(FINE);
     }
     written(&hub, &store, |_| {})
 }
 
 fn written(hub: &Path, store: &Store, change: impl FnOnce(&mut Head)) -> Vec<u8> {
-    let keys = KeyFile::ALL.map(|file| fs::read(hub.join(file.path())).unwrap());
-    let ca = String::from_utf8(keys[0].clone()).unwrap();
+    let keys = KeyFile::ALL.map(|file| fs::read(hub.join(file.path())).expect(FINE));
+    let ca = String::from_utf8(keys[0].clone()).expect(FINE);
     let mut backup = store.backup();
     let mut head = Head {
         format: FORMAT,
         program: "0.1.0".to_owned(),
-        time: "2026-03-01T08:00:00Z".parse().unwrap(),
-        ca_sha256: base_pki::ca_fingerprint(&ca).unwrap(),
+        time: "2026-03-01T08:00:00Z".parse().expect(FINE),
+        ca_sha256: base_pki::ca_fingerprint(&ca).expect(FINE),
         store: backup.head().clone(),
     };
     change(&mut head);
-    let mut writer = Writer::new(Vec::new(), &head, &keys).unwrap();
-    while let Some(rows) = backup.next_rows(200).unwrap() {
-        writer.rows(&rows).unwrap();
+    let mut writer = Writer::new(Vec::new(), &head, &keys).expect(FINE);
+    while let Some(rows) = backup.next_rows(200).expect(FINE) {
+        writer.rows(&rows).expect(FINE);
     }
-    writer.finish().unwrap()
+    writer.finish().expect(FINE)
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -71,7 +77,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> =
-        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        fs::read_dir(dir).expect(FINE).map(|entry| entry.expect(FINE).file_name().into_string().expect(FINE)).collect();
     names.sort();
     names
 }
@@ -168,9 +174,9 @@ fn parts_of(archive: &[u8]) -> Vec<(String, Vec<u8>)> {
     let mut at = 0;
     while archive[at] != 0 {
         let text = |from: usize, to: usize| {
-            String::from_utf8(archive[at + from..at + to].to_vec()).unwrap().trim_end_matches('\0').to_owned()
+            String::from_utf8(archive[at + from..at + to].to_vec()).expect(FINE).trim_end_matches('\0').to_owned()
         };
-        let len = usize::from_str_radix(&text(124, 136), 8).unwrap();
+        let len = usize::from_str_radix(&text(124, 136), 8).expect(FINE);
         parts.push((text(0, 100), archive[at + 512..at + 512 + len].to_vec()));
         at += 512 + len.next_multiple_of(512);
     }
@@ -209,7 +215,7 @@ async fn what_is_no_backup_of_this_program_is_named() {
     );
     // With every sum right: a part under another name, one twice, one missing, one too many.
     let parts = parts_of(&backup);
-    let remade = |change: &dyn Fn(&mut Vec<(String, Vec<u8>)>)| {
+    let remade = |change: &dyn Fn(&mut Parts)| {
         let mut parts = parts[..parts.len() - 2].to_vec();
         change(&mut parts);
         with_manifest(parts)

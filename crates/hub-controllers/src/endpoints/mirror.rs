@@ -1,4 +1,4 @@
-//! Slices of Endpoints that somebody else writes: for a Service without a selector, which stands for a server outside of the cluster.
+//! Slices of Endpoints that somebody else writes: for a Service without a selector, as for a server outside of the cluster.
 //!
 //! `Endpoints changed, Service or slice of its name changed ──▶ key: namespace/name ──▶ subsets → groups → slices`
 //!

@@ -31,9 +31,12 @@ pub(crate) struct Feed {
     wake: Notify,
 }
 
+/// What an object is found by.
+type Fields = Vec<(Field, Box<str>)>;
+
 struct KindFeed {
     watch: Watch,
-    objects: BTreeMap<Name, (ObjectRef, Vec<(Field, Box<str>)>)>,
+    objects: BTreeMap<Name, (ObjectRef, Fields)>,
     index: HashMap<(Field, Box<str>), BTreeSet<Name>>,
     revision: u64,
     waiting: VecDeque<(Instant, Waiting)>,
@@ -112,11 +115,6 @@ impl Feed {
         if let Some(feed) = self.kinds.lock().get_mut(&kind) {
             feed.delay_max = delay_max;
         }
-    }
-
-    /// The longest delay of any kind.
-    pub(crate) fn delay_max(&self) -> Duration {
-        self.kinds.lock().values().map(|feed| feed.delay_max).max().unwrap_or_default()
     }
 
     pub(crate) fn kinds(&self) -> Vec<Kind> {

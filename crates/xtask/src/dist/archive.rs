@@ -125,7 +125,7 @@ pub fn ar(members: &[(&str, &[u8])], seconds: u64) -> Result<Vec<u8>> {
         ensure!(name.len() <= 16, "{name} is too long for a member's name");
         let (seconds, size) = (seconds.to_string(), bytes.len().to_string());
         ensure!(seconds.len() <= 12 && size.len() <= 10, "{name} is too large, or of too late a time");
-        write!(archive, "{name:<16}{seconds:<12}{:<6}{:<6}{:<8}{size:<10}`\n", 0, 0, "100644")?;
+        writeln!(archive, "{name:<16}{seconds:<12}{:<6}{:<6}{:<8}{size:<10}`", 0, 0, "100644")?;
         archive.extend_from_slice(bytes);
         // Members begin at even offsets.
         if bytes.len() % 2 == 1 {

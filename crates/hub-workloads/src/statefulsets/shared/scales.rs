@@ -270,7 +270,7 @@ mod tests {
                         200,
                         json!({"metadata": metadata, "spec": {"replicas": replicas}, "status": {"replicas": replicas}}),
                     )
-                } else if sent["metadata"]["resourceVersion"] == held.0.to_string() {
+                } else if sent["metadata"]["resourceVersion"].as_str() == Some(&*held.0.to_string()) {
                     *held = (held.0 + 1, sent["spec"]["replicas"].as_i64().expect("a number"));
                     (200, sent)
                 } else {
