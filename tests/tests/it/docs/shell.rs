@@ -236,6 +236,7 @@ fn role_of(command: &str) -> Option<&'static str> {
     let words: Vec<&str> = command.split_whitespace().collect();
     let role = match words.as_slice() {
         ["cargo", "xtask", "up", ..] => "up",
+        ["selvedge", "hub", "backup" | "restore", ..] => return None,
         ["selvedge", role, rest @ ..] if !rest.contains(&"--check-config") && !rest.contains(&"--help") => role,
         _ => return None,
     };
@@ -266,9 +267,12 @@ fn own_namespaces() -> std::io::Result<()> {
 fn roles_stay_and_other_commands_end() {
     assert_eq!(role_of("cargo xtask up"), Some("up"));
     assert_eq!(role_of("selvedge hub --data-dir .hub"), Some("hub"));
-    for ends in
-        ["selvedge hub --config hub.yaml --check-config", "selvedge status --data-dir .hub", "kubectl get nodes"]
-    {
+    for ends in [
+        "selvedge hub --config hub.yaml --check-config",
+        "selvedge hub restore --check hub.backup",
+        "selvedge status --data-dir .hub",
+        "kubectl get nodes",
+    ] {
         assert_eq!(role_of(ends), None, "{ends}");
     }
     assert!(is_shortened_token("sv1.4bfc….88wcim.x") && !is_shortened_token("sv1.4bfc.88wcim.x"));
