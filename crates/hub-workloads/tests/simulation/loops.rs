@@ -253,6 +253,7 @@ fn a_year_of_missed_times_is_one_job_and_a_warning() {
 }
 
 #[test]
+#[ignore = "what it stops at is not judged yet, see docs/plans/10.md: run it with --ignored"]
 fn a_hub_without_a_clock_waits_for_times_that_are_to_come() {
     simulate(WITHOUT_A_CLOCK, async |world| {
         missed(world, "later", "2026-03-01T00:00:00Z");

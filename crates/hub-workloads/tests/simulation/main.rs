@@ -67,6 +67,7 @@ fn part(index: u64) {
 
 /// `SEED` names one to look at; otherwise a few steps of the first.
 #[test]
+#[ignore = "what it stops at is not judged yet, see docs/plans/10.md: run it with --ignored"]
 fn one_seed() {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
     check(seed.unwrap_or(0)..seed.unwrap_or(0) + 1, if seed.is_some() { STEPS } else { STEPS_SMALL / 2 });
@@ -75,6 +76,7 @@ fn one_seed() {
 macro_rules! parts {
     ($($name:ident: $index:literal;)+) => { $(
         #[test]
+        #[ignore = "what it stops at is not judged yet, see docs/plans/10.md: run it with --ignored"]
         fn $name() {
             part($index);
         }
