@@ -201,7 +201,7 @@ mod tests {
                 &format!(
                     r#"scheduler_scheduling_attempt_duration_seconds_bucket{{le="0.004",result="scheduled",{profile}}} 2"#
                 ),
-                r#"scheduler_scheduling_algorithm_duration_seconds_bucket{le="6.25e-5"} 0"#,
+                r#"scheduler_scheduling_algorithm_duration_seconds_bucket{le="0.0000625"} 0"#,
                 r#"scheduler_scheduling_algorithm_duration_seconds_bucket{le="0.000125"} 4"#,
                 r#"scheduler_scheduling_algorithm_duration_seconds_bucket{le="0.001"} 4"#,
                 r#"scheduler_pod_scheduling_sli_duration_seconds_bucket{le="0.02",attempts="1"} 1"#,
