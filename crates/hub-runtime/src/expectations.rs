@@ -57,13 +57,18 @@ impl<K: Clone + Eq + Hash> Expectations<K> {
 
     /// Whether the reader shows everything that the key wrote.
     pub fn are_seen(&self, key: &K, reader: &dyn Reader) -> bool {
+        self.are_observed(key, reader.revision(self.kind), |namespace, name, uid| {
+            reader.get(self.kind, namespace, name).is_some_and(|object| is_alive(&object, uid))
+        })
+    }
+
+    /// The same, for who counts what it keeps of events, which come after the reader shows what they say: whether the event of
+    /// this revision, and those that say of each deleted object (namespace, name and uid) that it is not alive, have come.
+    pub fn are_observed(&self, key: &K, revision: u64, is_alive: impl Fn(&str, &str, &str) -> bool) -> bool {
         let mut all = self.unseen.lock();
         let Some(unseen) = all.get_mut(key) else { return true };
-        unseen.deleted.retain(|(namespace, name, uid)| {
-            let shown = reader.get(self.kind, namespace, name);
-            shown.is_some_and(|object| is_alive(&object, uid))
-        });
-        let is_seen = unseen.deleted.is_empty() && unseen.created <= reader.revision(self.kind);
+        unseen.deleted.retain(|(namespace, name, uid)| is_alive(namespace, name, uid));
+        let is_seen = unseen.deleted.is_empty() && unseen.created <= revision;
         if is_seen || unseen.since.elapsed() > EXPECTED_MAX {
             all.remove(key);
             return true;
@@ -79,4 +84,26 @@ impl<K: Clone + Eq + Hash> Expectations<K> {
 
 fn is_alive(object: &ObjectRef, uid: &str) -> bool {
     object.view_or_log::<AnyView<'_>>().is_some_and(|view| view.metadata.uid == uid && !view.metadata.is_terminating())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_expected_until_it_was_observed() {
+        let expectations = Expectations::new(Kind::Pod);
+        let key = "web";
+        let observed =
+            |revision, alive: &[&str]| expectations.are_observed(&key, revision, |_, _, uid| alive.contains(&uid));
+        assert!(observed(0, &[]), "nothing was written");
+        expectations.created(&key, 7);
+        expectations.created(&key, 6);
+        expectations.deleted(&key, "shop", "web-1", "u-1");
+        assert!(!observed(6, &[]), "the creation at 7 was not observed");
+        expectations.deleted(&key, "shop", "web-2", "u-2");
+        assert!(!observed(7, &["u-2"]), "one of the deletions was not observed");
+        assert!(observed(7, &["u-3"]));
+        assert!(observed(0, &["u-2"]), "what was observed is not expected again");
+    }
 }

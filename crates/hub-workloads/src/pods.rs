@@ -273,6 +273,8 @@ pub(crate) struct PodTable {
     controlled: HashMap<Box<str>, Pods>,
     /// By namespace.
     orphans: HashMap<Box<str>, Pods>,
+    /// Of the newest event. A reader may show more by now.
+    revision: u64,
 }
 
 /// Whom a change of a pod concerns.
@@ -286,7 +288,7 @@ pub(crate) struct Concerned {
 
 impl PodTable {
     pub fn new(kinds: &'static [Kind]) -> Self {
-        Self { kinds, controlled: HashMap::new(), orphans: HashMap::new() }
+        Self { kinds, controlled: HashMap::new(), orphans: HashMap::new(), revision: 0 }
     }
 
     /// Takes an event of pods in; whom a change concerns. A list concerns all.
@@ -294,6 +296,7 @@ impl PodTable {
         let mut concerned = Concerned::default();
         match event {
             Event::Listed(Kind::Pod, objects) => {
+                self.revision = objects.iter().map(ObjectRef::revision).fold(self.revision, u64::max);
                 let (before, orphans) = (std::mem::take(&mut self.controlled), std::mem::take(&mut self.orphans));
                 for object in objects.iter() {
                     self.file(
@@ -309,6 +312,8 @@ impl PodTable {
                 concerned = Concerned::default();
             }
             Event::Changed(Change { kind: Kind::Pod, previous, current }) => {
+                let versions = previous.iter().chain(current);
+                self.revision = versions.map(ObjectRef::revision).fold(self.revision, u64::max);
                 let known = previous.as_ref().and_then(|object| self.take_out(object, &mut concerned));
                 if let Some(object) = current {
                     self.file(object, |_, _, _| known.clone(), now, &mut concerned);
@@ -317,6 +322,17 @@ impl PodTable {
             _ => {}
         }
         concerned
+    }
+
+    /// The revision of the newest event that was taken in.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Whether the last that was heard of an owner's pod is that it is there and not terminating.
+    pub fn is_alive(&self, owner: &str, name: &str, uid: &str) -> bool {
+        let pod = self.controlled.get(owner).and_then(|pods| pods.by_name.get(name));
+        pod.is_some_and(|pod| *pod.uid == *uid && !pod.is_terminating)
     }
 
     /// The pods that an owner controls.

@@ -379,7 +379,8 @@ impl Reconciler for Autoscaling {
         }
         let spec: SpecView = serde_json::from_str(autoscaler.spec.get())
             .map_err(|error| ReconcileError::Rejected(format!("the spec cannot be read: {error}")))?;
-        let old = object.value()?["status"].take();
+        let mut old = object.value()?["status"].take();
+        drop_defaults(&mut old);
         let target = Target { namespace: &key.0, name: &key.1, uid: &meta.uid };
         let status = if old.is_object() { old.clone() } else { json!({}) };
         let mut report = Report { context: &self.context, target, status };

@@ -148,3 +148,21 @@ fn pods_are_counted_by_their_labels_as_they_come_and_leave() {
     table.apply(&changed(Some(other), None), at(200));
     assert!(counted(&table).is_empty() && table.controlled.is_empty());
 }
+
+/// What a controller has created is counted once its own event has come, whatever a reader shows by then.
+#[test]
+fn a_table_says_how_far_it_has_heard() {
+    let mut table = PodTable::new(&[Kind::ReplicaSet]);
+    let at_revision = |revision, object: &ObjectRef| {
+        ObjectRef::watched(object.namespace(), object.name(), revision, object.bytes().to_vec().into())
+    };
+    let (own, ended) = (object("a", SET, json!({})), object("b", None, json!({"phase": "Failed"})));
+    assert_eq!((table.revision(), table.is_alive("u-1", "a", "a")), (0, false));
+    table.apply(&changed(None, Some(at_revision(7, &own))), at(200));
+    assert_eq!((table.revision(), table.is_alive("u-1", "a", "a")), (7, true));
+    assert!(!table.is_alive("u-1", "a", "another") && !table.is_alive("u-2", "a", "a"));
+    table.apply(&Event::Listed(Kind::Pod, [at_revision(7, &own), at_revision(9, &ended)].into()), at(200));
+    assert_eq!((table.revision(), table.is_alive("u-1", "a", "a")), (9, true));
+    table.apply(&changed(Some(at_revision(7, &own)), None), at(200));
+    assert_eq!((table.revision(), table.is_alive("u-1", "a", "a")), (9, false), "it never goes back");
+}

@@ -354,10 +354,16 @@ impl Reconciler for ReplicaSets {
             self.expectations.forget(key);
             return Ok(Next::OnChange);
         };
-        if !self.expectations.are_seen(key, self.reader()) {
+        let set: SetView<'_> = object.view()?;
+        // What is counted below are the events' pods: a store in this process shows a new pod before its event comes.
+        let are_observed = {
+            let pods = self.pods.lock();
+            let is_alive = |_: &str, name: &str, uid: &str| pods.is_alive(&set.metadata.uid, name, uid);
+            self.expectations.are_observed(key, pods.revision(), is_alive)
+        };
+        if !are_observed {
             return Ok(Next::After(UNSEEN_RETRY));
         }
-        let set: SetView<'_> = object.view()?;
         let owner = Owner::new(self.kind, &set.metadata);
         let unreadable = |error: serde_json::Error| ReconcileError::Rejected(format!("it cannot be read: {error}"));
         let Some(selector) = set.selector(self.kind).map_err(unreadable)? else { return Ok(Next::OnChange) };

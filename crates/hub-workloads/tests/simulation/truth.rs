@@ -77,6 +77,7 @@ pub(crate) struct Known {
     /// When a pod of it was last lost through no fault of a controller, or its spec changed.
     disturbed: Option<Instant>,
     created_seq: u64,
+    created_at: Instant,
 }
 
 /// Everything that is there.
@@ -260,6 +261,7 @@ impl Truth {
             losses: Vec::new(),
             disturbed: None,
             created_seq: seq,
+            created_at: now,
         });
         match kind {
             Kind::ReplicaSet | Kind::ReplicationController | Kind::StatefulSet => {
@@ -288,7 +290,10 @@ impl Truth {
                 self.check("removal of a pod that runs");
                 let node = text(last, "/spec/nodeName");
                 // By force, or because its node does not exist: then nobody can wait for it.
-                if who == Who::User || self.get(Kind::Node, node).is_none() || has_ended(last) {
+                // One that has just come again may be too late for who asked a moment ago.
+                let known = self.objects.get(&Kind::Node).and_then(|nodes| nodes.get(node));
+                let is_there = known.is_some_and(|node| now.duration_since(node.created_at) > Duration::from_secs(30));
+                if who == Who::User || !is_there || has_ended(last) {
                     self.forced.insert(uid);
                 } else {
                     self.violated(format!("{who:?} took pod {name} ({uid}) out of the API while node {node} runs it"));

@@ -223,7 +223,8 @@ impl User {
             "metadata": {"labels": {"app": name, "behaviour": behaviour}},
             "spec": {
                 "restartPolicy": restart_policy,
-                "terminationGracePeriodSeconds": self.one_of(&[0, 1, 10, 30]),
+                // With 0 the API removes pods that still run, and nothing can be said of them.
+                "terminationGracePeriodSeconds": self.one_of(&[1, 10, 30]),
                 "containers": [{
                     "name": "main", "image": "registry.example/app:1",
                     "env": [{"name": "VERSION", "value": self.version.to_string()}],

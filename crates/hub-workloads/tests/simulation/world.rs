@@ -30,7 +30,7 @@ const REST_WITHIN: Duration = Duration::from_secs(90 * 60);
 /// Then nothing is written for so long, …
 const QUIET: Duration = Duration::from_secs(10 * 60);
 /// … but for so much: what is looked at every some minutes may be late once.
-const QUIET_WRITES_MAX: u64 = 5;
+const QUIET_WRITES_MAX: u64 = 10;
 
 /// Kinds whose watches are slow now and then.
 const SLOWED: &[Kind] = &[
@@ -191,8 +191,8 @@ impl World {
             }
             let pause = match self.random.u32(0..100) {
                 0..40 => 0,
-                40..95 => self.random.u64(0..3000),
-                _ => self.random.u64(10_000..90_000),
+                40..98 => self.random.u64(0..3000),
+                _ => self.random.u64(10_000..60_000),
             };
             self.advance(Duration::from_millis(pause)).await;
             self.check_violations()?;
@@ -219,17 +219,17 @@ impl World {
                 self.kubelets.set_link(&name, is_linked);
                 format!("link of {name}: {is_linked}")
             }
-            640..660 => {
+            640..650 => {
                 let name = self.any_node();
-                for _ in 0..self.random.u32(2..8) {
+                for _ in 0..self.random.u32(2..7) {
                     let is_linked = !self.kubelets.nodes[&name].is_linked;
                     self.kubelets.set_link(&name, is_linked);
-                    let pause = self.random.u64(1000..50_000);
+                    let pause = self.random.u64(1000..45_000);
                     self.advance(Duration::from_millis(pause)).await;
                 }
                 format!("{name} flaps")
             }
-            660..700 => {
+            650..700 => {
                 let name = self.any_node();
                 let is_cordoned = self.random.bool();
                 let body = json!({"spec": {"unschedulable": if is_cordoned { json!(true) } else { Value::Null }}});
