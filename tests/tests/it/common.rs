@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
+use testkit::image::Image;
 use testkit::kubectl::Kubectl;
 use testkit::process;
 use testkit::program::{Selvedge, run, signal};
@@ -75,6 +76,28 @@ impl Fleet {
     /// The same with more settings of the node.
     pub fn start_with(settings: &str) -> Result<Option<Self>> {
         Self::start_in(tempfile::tempdir()?, settings)
+    }
+
+    /// A fleet whose node runs containers and has images of this name and config, each a busybox; `None` after a printed reason
+    /// where containers of images cannot be tested.
+    pub fn with_images(images: &[(String, Value)]) -> Result<Option<Self>> {
+        // SAFETY: it has no arguments and cannot fail.
+        if unsafe { libc::geteuid() } != 0 {
+            testkit::skip("containers of images need root");
+            return Ok(None);
+        }
+        let Some(busybox) = Image::busybox() else {
+            testkit::skip("there is no static /bin/busybox; install busybox-static");
+            return Ok(None);
+        };
+        let Some(fleet) = Self::start()? else { return Ok(None) };
+        let data_dir = fleet.node.data_dir().to_string_lossy().into_owned();
+        for (number, (name, config)) in images.iter().enumerate() {
+            let archive = fleet.dir.path().join(format!("{number}.tar"));
+            std::fs::write(&archive, busybox.clone().config(config.clone()).layout_tar(name))?;
+            run(["image", "import", &archive.to_string_lossy(), "--data-dir", &data_dir])?.ok()?;
+        }
+        Ok(Some(fleet))
     }
 
     /// The same in a directory where the node's data directory `node` may be already.

@@ -10,9 +10,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
-use testkit::image::Image;
-use testkit::program::{Outcome, run};
+use serde_json::{Value, json};
+use testkit::program::Outcome;
 use testkit::wait::eventually;
 
 use crate::common::{Fleet, PATIENCE, is_full, root};
@@ -191,26 +190,12 @@ impl Release<'_> {
     }
 }
 
-/// A fleet whose node has the charts' images; `None` after a printed reason where containers of images cannot be tested.
+/// A fleet whose node has the charts' images.
 fn fleet() -> Result<Option<Fleet>> {
-    // SAFETY: it has no arguments and cannot fail.
-    if unsafe { libc::geteuid() } != 0 {
-        testkit::skip("containers of images need root");
-        return Ok(None);
-    }
-    let Some(busybox) = Image::busybox() else {
-        testkit::skip("there is no static /bin/busybox; install busybox-static");
-        return Ok(None);
-    };
-    let Some(fleet) = Fleet::start()? else { return Ok(None) };
-    let data_dir = fleet.node.data_dir().to_string_lossy().into_owned();
-    for tag in ["1", "2"] {
-        let config = serde_json::json!({"Env": ["PATH=/bin", format!("TAG={tag}")], "Cmd": ["/bin/sh"]});
-        let archive = fleet.dir.path().join(format!("{tag}.tar"));
-        std::fs::write(&archive, busybox.clone().config(config).layout_tar(&format!("{BOX}:{tag}")))?;
-        run(["image", "import", &archive.to_string_lossy(), "--data-dir", &data_dir])?.ok()?;
-    }
-    Ok(Some(fleet))
+    Fleet::with_images(&["1", "2"].map(|tag| {
+        let config = json!({"Env": ["PATH=/bin", format!("TAG={tag}")], "Cmd": ["/bin/sh"]});
+        (format!("{BOX}:{tag}"), config)
+    }))
 }
 
 /// A chart and its life.

@@ -1,10 +1,8 @@
 //! What everyone types first: workloads with kubectl, over a hub and a node that runs their containers.
 
 use anyhow::{Result, ensure};
-use serde_json::Value;
-use testkit::image::Image;
+use serde_json::{Value, json};
 use testkit::kubectl::Kubectl;
-use testkit::program::run;
 use testkit::wait::eventually;
 
 use crate::common::{Fleet, PATIENCE};
@@ -12,28 +10,12 @@ use crate::common::{Fleet, PATIENCE};
 pub(crate) const FIRST: &str = "example.com/box:1";
 const SECOND: &str = "example.com/box:2";
 
-/// A fleet whose node has two images; `None` after a printed reason where containers of images cannot be tested.
+/// A fleet whose node has two images, whose containers say which they are of.
 pub(crate) fn fleet() -> Result<Option<Fleet>> {
-    // SAFETY: it has no arguments and cannot fail.
-    if unsafe { libc::geteuid() } != 0 {
-        testkit::skip("containers of images need root");
-        return Ok(None);
-    }
-    let Some(busybox) = Image::busybox() else {
-        testkit::skip("there is no static /bin/busybox; install busybox-static");
-        return Ok(None);
-    };
-    let Some(fleet) = Fleet::start()? else { return Ok(None) };
-    let data_dir = fleet.node.data_dir().to_string_lossy().into_owned();
-    for (file, name) in [("one.tar", FIRST), ("two.tar", SECOND)] {
-        let image = busybox.clone().config(serde_json::json!({
-            "Env": ["PATH=/bin"], "Cmd": ["/bin/sh", "-c", format!("trap 'exit 0' TERM; echo I am {name}; sleep 1000000 & wait")],
-        }));
-        let archive = fleet.dir.path().join(file);
-        std::fs::write(&archive, image.layout_tar(name))?;
-        run(["image", "import", &archive.to_string_lossy(), "--data-dir", &data_dir])?.ok()?;
-    }
-    Ok(Some(fleet))
+    Fleet::with_images(&[FIRST, SECOND].map(|name| {
+        let command = format!("trap 'exit 0' TERM; echo I am {name}; sleep 1000000 & wait");
+        (name.to_owned(), json!({"Env": ["PATH=/bin"], "Cmd": ["/bin/sh", "-c", command]}))
+    }))
 }
 
 pub(crate) fn says(kubectl: &Kubectl, args: &[&str], expected: &str) -> Result<()> {

@@ -44,6 +44,33 @@ impl Site {
         })
     }
 
+    /// The pods 0 and 2, which a backup is to have.
+    fn create_pods_of_a_backup(&self) -> Result<()> {
+        for number in [0, 2] {
+            self.create_pods(number..number + 1)?;
+            self.wait_shown(number..number + 1, PATIENCE)?;
+        }
+        Ok(())
+    }
+
+    /// Pod 2 is deleted and pod 1 created, of which a backup does not know; the programs of 0 and 1.
+    fn change_since_the_backup(&self) -> Result<Vec<u32>> {
+        self.api.delete(&format!("{PODS}/p2"))?;
+        self.wait_no_program(2, PATIENCE)?;
+        self.create_pods(1..2)?;
+        let programs = self.wait_programs(0..2, PATIENCE)?;
+        self.wait_shown(0..2, PATIENCE)?;
+        Ok(programs)
+    }
+
+    /// A node that starts again has not forgotten that pods are on hold.
+    fn ensure_stays_held(&mut self, programs: &[u32]) -> Result<()> {
+        self.node.kill();
+        self.node.start_again("ephemeral")?;
+        self.wait_held()?;
+        self.ensure_runs_on(programs)
+    }
+
     /// A person decides that what the hub says now counts.
     fn accept_hub(&self) -> Result<()> {
         let data_dir = self.node.data_dir().to_string_lossy().into_owned();
@@ -103,19 +130,12 @@ fn a_hub_restored_from_a_backup_stops_no_pod_that_it_does_not_know() -> Result<(
         return Ok(());
     }
     let mut site = Site::start()?;
-    site.create_pods(0..1)?;
-    site.create_pods(2..3)?;
-    site.wait_shown(0..1, PATIENCE)?;
-    site.wait_shown(2..3, PATIENCE)?;
+    site.create_pods_of_a_backup()?;
     site.hub()?.kill();
     let backup = site.dir.path().join("backup");
     copy(&site.store(), &backup)?;
     site.hub_again()?;
-    site.api.delete(&format!("{PODS}/p2"))?;
-    site.wait_no_program(2, PATIENCE)?;
-    site.create_pods(1..2)?;
-    let programs = site.wait_programs(0..2, PATIENCE)?;
-    site.wait_shown(0..2, PATIENCE)?;
+    let programs = site.change_since_the_backup()?;
     // What the Lease had come to is by what a node knows a hub again: a backup is older than the last few renewals.
     let renewals = || site.proxy.requests_of("PATCH", "/leases/").iter().filter(|one| one.status == Some(200)).count();
     let before = renewals();
@@ -137,11 +157,7 @@ fn a_hub_restored_from_a_backup_stops_no_pod_that_it_does_not_know() -> Result<(
     site.node.start_again("ephemeral")?;
     site.wait_held()?;
     site.ensure_runs_on(&programs)?;
-    // It is not forgotten that it is on hold.
-    site.node.kill();
-    site.node.start_again("ephemeral")?;
-    site.wait_held()?;
-    site.ensure_runs_on(&programs)?;
+    site.ensure_stays_held(&programs)?;
     // What was deleted since the backup is there again.
     site.wait_programs(2..3, PATIENCE)?;
     // Who takes the place of one on hold waits for the decision: never are there two.
@@ -167,18 +183,11 @@ fn a_hub_restored_by_command_stops_no_pod_that_it_does_not_know() -> Result<()> 
         return Ok(());
     }
     let mut site = Site::start()?;
-    site.create_pods(0..1)?;
-    site.create_pods(2..3)?;
-    site.wait_shown(0..1, PATIENCE)?;
-    site.wait_shown(2..3, PATIENCE)?;
+    site.create_pods_of_a_backup()?;
     let (lost, backup) = (site.hub()?.data_dir().to_owned(), site.dir.path().join("hub.backup"));
     let text = |path: &Path| path.to_string_lossy().into_owned();
     run(["hub", "backup", "--data-dir", &text(&lost), "--to", &text(&backup)])?.ok()?;
-    site.api.delete(&format!("{PODS}/p2"))?;
-    site.wait_no_program(2, PATIENCE)?;
-    site.create_pods(1..2)?;
-    let programs = site.wait_programs(0..2, PATIENCE)?;
-    site.wait_shown(0..2, PATIENCE)?;
+    let programs = site.change_since_the_backup()?;
     // The machine is lost; the node runs on and is never started again.
     site.hub()?.kill();
     std::fs::rename(&lost, site.dir.path().join("lost"))?;
@@ -191,11 +200,7 @@ fn a_hub_restored_by_command_stops_no_pod_that_it_does_not_know() -> Result<()> 
     site.create_pods(3..4)?;
     site.wait_programs(3..4, PATIENCE)?;
     site.wait_ready()?;
-    // It is not forgotten that it is on hold.
-    site.node.kill();
-    site.node.start_again("ephemeral")?;
-    site.wait_held()?;
-    site.ensure_runs_on(&programs)?;
+    site.ensure_stays_held(&programs)?;
     site.accept_hub()?;
     site.wait_no_program(1, PATIENCE)?;
     site.ensure_runs_on(&programs[..1])
