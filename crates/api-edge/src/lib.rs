@@ -15,6 +15,7 @@
 //! | [`identity`] | which key may speak as a node |
 //! | [`telemetry`] | what a node sends to `POST /telemetry/v1/batches` |
 //! | [`status`] | what each role reports of itself |
+//! | [`variants`] | what of a pod depends on the node that it is placed on |
 //! | [`ports`] | default ports and the names that `ports.json` gives them |
 //!
 //! **May I touch it?** A field is a contract with objects in stores, journals on gateways and programs of other versions: add
@@ -37,6 +38,7 @@ pub mod services;
 pub mod status;
 pub mod telemetry;
 pub mod usage;
+pub mod variants;
 pub mod volumes;
 
 /// The API group of our own kinds.
@@ -60,6 +62,40 @@ pub const ANNOTATION_PRE_PULL: &str = "selvedge.dev/pre-pull";
 /// Annotation of a workload: how long a node must be out of reach before the workload's pods on it are replaced, as a Go duration.
 /// Without it they stay, however long that takes.
 pub const ANNOTATION_REPLACE_WHEN_UNREACHABLE: &str = "selvedge.dev/replace-when-unreachable";
+
+/// Annotation of a pod: what of it depends on the node that it is placed on, as [`variants`] describes it.
+pub const ANNOTATION_VARIANTS: &str = "selvedge.dev/variants";
+
+/// Annotation that the hub writes on a pod when it gets its node: which of its [`ANNOTATION_VARIANTS`] it is.
+pub const ANNOTATION_VARIANT: &str = "selvedge.dev/variant";
+
+/// Annotation of a Node: its box's owner holds updates. `true`, or the time until when (RFC 3339), after which the node takes it away by
+/// itself. Only the node writes it.
+pub const ANNOTATION_HOLD_UPDATES: &str = "selvedge.dev/hold-updates";
+
+/// Annotation of a workload: a label selector (`site=pilot`). A new template comes to the nodes that it selects first.
+pub const ANNOTATION_CANARY: &str = "selvedge.dev/canary";
+
+/// Annotation of a workload with [`ANNOTATION_CANARY`]: how long the pods there must run well before the others follow, as a Go duration.
+pub const ANNOTATION_CANARY_WAIT: &str = "selvedge.dev/canary-wait";
+
+/// Annotation that the hub writes on a revision (a ReplicaSet or a ControllerRevision): how its canary ended, `Passed` or `Failed`.
+pub const ANNOTATION_CANARY_RESULT: &str = "selvedge.dev/canary-result";
+
+/// Annotation that the hub writes on a revision whose canary failed: which pod, and why.
+pub const ANNOTATION_CANARY_FAILURE: &str = "selvedge.dev/canary-failure";
+
+/// Annotation that the hub writes on the ControllerRevision of a StatefulSet's canary: the ordinals that are updated first, separated by commas.
+pub const ANNOTATION_CANARY_ORDINALS: &str = "selvedge.dev/canary-ordinals";
+
+/// Annotation that a Deployment's rollout writes on its new ReplicaSet: the selector of the nodes that its pods are placed on for now.
+pub const ANNOTATION_CANARY_NODES: &str = "selvedge.dev/canary-nodes";
+
+/// Annotation that a Deployment's rollout writes on its old ReplicaSets: the selector of the nodes whose pods are deleted first.
+pub const ANNOTATION_YIELD_NODES: &str = "selvedge.dev/yield-nodes";
+
+/// Annotation that a Deployment's rollout writes on an old ReplicaSet: pods on nodes that the rollout leaves out are deleted last.
+pub const ANNOTATION_KEEP_ON_SKIPPED_NODES: &str = "selvedge.dev/keep-on-skipped-nodes";
 
 /// Bytes of a pod's status that a node may write: a basis, and as much for each container as its state before and now need with a message
 /// of some hundred bytes each. `containers` are those of all kinds; those beyond a hundred, and those of mirror pods, which the node itself

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use hub_runtime::kinds::Kind;
+use hub_runtime::volumes::DEFAULT_CLASS;
 use hub_runtime::writer::{WriteError, Writer};
 
 /// Makes what is missing; brings our kinds up to this version of the program.
@@ -36,13 +37,12 @@ async fn create_default_class(writer: &Writer) -> Result<(), WriteError> {
         return Ok(());
     }
     let classes = writer.list_now(Kind::StorageClass, "").await?;
-    let marks = ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
-    let is_default = |class: &Value| marks.iter().any(|mark| class["metadata"]["annotations"][mark] == "true");
+    let is_default = |class: &Value| DEFAULT_CLASS.iter().any(|mark| class["metadata"]["annotations"][mark] == "true");
     // A hub that was there before this version may have one already.
     let mark = if classes.iter().any(is_default) { "false" } else { "true" };
     let class = json!({
         "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
-        "metadata": {"name": "local", "annotations": {"storageclass.kubernetes.io/is-default-class": mark}},
+        "metadata": {"name": "local", "annotations": {DEFAULT_CLASS[0]: mark}},
         "provisioner": api_edge::volumes::PROVISIONER,
         "reclaimPolicy": "Delete",
         "volumeBindingMode": "WaitForFirstConsumer",

@@ -8,11 +8,11 @@
 //! tasks            BindingKeeper (records keys, revokes those of deleted nodes) · clean_tokens
 //! authorizers      system:masters · NodeAuthorizer (nodes with a key) · InNodesName · BootstrapAuthorizer · roles
 //! admission        what machinery-access has for every pod and node · NodeRestriction (nodes with a key, tokens) ·
-//!                  PodRuntimeClass (what a runtime honours) · KeptKinds · escalation of roles
+//!                  PodVariants (what a pod is on its node) · PodRuntimeClass (what a runtime honours) · KeptKinds · escalation of roles
 //! ```
 //!
 //! - **Where is it?** Which key speaks as which node: `bindings`. What a node may do: `authorizer`. What it may write into an object: `restriction`. Its labels:
-//!   `labels`. Names that no node may have: `names`. What a pod may ask of a runtime: `pods`. Kinds that nobody
+//!   `labels`. Names that no node may have: `names`. What a pod may ask of a runtime: `pods`. What of it depends on its node: `variants`. Kinds that nobody
 //!   deletes: `kinds`. How much a node may store: `quota`.
 //! - **May I touch it?** Every rule here keeps a stolen gateway from giving away more than itself: begin with a test that
 //!   fails, in `tests/`.
@@ -35,6 +35,7 @@ mod references;
 mod restriction;
 mod services;
 mod tokens;
+mod variants;
 
 use std::sync::Arc;
 
@@ -50,6 +51,7 @@ pub use quota::NodeQuota;
 pub use restriction::NodeRestriction;
 pub use services::NodeServices;
 pub use tokens::clean_tokens;
+pub use variants::PodVariants;
 
 /// What tokens of service accounts say of who issued them: the name by which pods know the API.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -74,6 +76,8 @@ pub fn authorizers() -> Vec<Arc<dyn Authorizer>> {
 pub fn admission(hub_names: Vec<String>, access: &Access, authorizer: &Union) -> Vec<Arc<dyn Admission>> {
     let nodes = Arc::new(NodeRestriction::new(hub_names, authorizer.clone()));
     let mut plugins = access.admission_with(nodes, authorizer);
+    // Before all others: they look at what a pod is on its node.
+    plugins.insert(0, Arc::new(PodVariants));
     plugins.push(Arc::new(PodRuntimeClass));
     plugins.push(Arc::new(KeptKinds));
     plugins.push(Arc::new(NodeServices));

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use api_edge::ANNOTATION_HOLD_UPDATES;
 use api_kube::base64_text;
 use machinery_kinds::FieldError;
 use machinery_server::{Admission, AdmissionError, AdmissionRequest, GROUP_BOOTSTRAPPERS, Operation, Union};
@@ -93,6 +94,9 @@ impl Admission for NodeRestriction {
             }
             _ => {}
         }
+        if matches!(request.target(), ("", "nodes", _)) && request.operation == Operation::Update {
+            check_hold(request, object)?;
+        }
         let Some(node) = request.identity.node_name() else { return Ok(()) };
         if has_key(request.identity) {
             restrict(node, request, object)?;
@@ -178,6 +182,22 @@ impl NodeRestriction {
         }
         Ok(())
     }
+}
+
+/// Whether updates of a box are held is its owner's word, which only the node repeats: nobody at the hub takes it back.
+fn check_hold(request: &AdmissionRequest<'_>, node: &Value) -> Checked {
+    let name = text_at(node, "/metadata/name");
+    let said = |node: Option<&Value>| {
+        let annotations = node.and_then(|node| node.pointer("/metadata/annotations"));
+        annotations.and_then(|all| all.get(ANNOTATION_HOLD_UPDATES)).cloned()
+    };
+    let is_own = request.identity.node_name() == Some(name) && has_key(request.identity);
+    if is_own || said(request.old) == said(Some(node)) {
+        return Ok(());
+    }
+    Err(AdmissionError::Forbidden(format!(
+        "annotation {ANNOTATION_HOLD_UPDATES} is the word of the owner of the box {name:?}: it changes with `selvedge node hold-updates` and `selvedge node release-updates` there"
+    )))
 }
 
 /// A request is deleted when it is done, and keeps nothing for whoever sent it.

@@ -2,7 +2,7 @@
 //!
 //! A reader may be behind what was just written. A controller that counted from such a view would create a pod twice, or
 //! delete one more than it may. So a key notes its writes here, and does not count again before the reader shows them:
-//! a creation is shown once the reader is past the revision that the API gave it, a deletion once the object is deleted or
+//! a creation or a change is shown once the reader is past the revision that the API gave it, a deletion once the object is deleted or
 //! terminating.
 
 use std::collections::HashMap;
@@ -27,8 +27,8 @@ pub struct Expectations<K> {
 
 struct Unseen {
     since: Instant,
-    /// The newest revision that a creation got.
-    created: u64,
+    /// The newest revision that a write got.
+    written: u64,
     /// Namespace, name and uid.
     deleted: Vec<(String, String, String)>,
 }
@@ -39,9 +39,9 @@ impl<K: Clone + Eq + Hash> Expectations<K> {
         Self { kind, unseen: Mutex::new(HashMap::new()) }
     }
 
-    /// The API gave a new object this revision.
-    pub fn created(&self, key: &K, revision: u64) {
-        self.note(key, |unseen| unseen.created = unseen.created.max(revision));
+    /// The API gave an object that was created, or changed, this revision.
+    pub fn wrote(&self, key: &K, revision: u64) {
+        self.note(key, |unseen| unseen.written = unseen.written.max(revision));
     }
 
     /// The API took the deletion of this object.
@@ -51,7 +51,7 @@ impl<K: Clone + Eq + Hash> Expectations<K> {
 
     fn note(&self, key: &K, note: impl FnOnce(&mut Unseen)) {
         let mut unseen = self.unseen.lock();
-        let fresh = || Unseen { since: Instant::now(), created: 0, deleted: Vec::new() };
+        let fresh = || Unseen { since: Instant::now(), written: 0, deleted: Vec::new() };
         note(unseen.entry(key.clone()).or_insert_with(fresh));
     }
 
@@ -68,7 +68,7 @@ impl<K: Clone + Eq + Hash> Expectations<K> {
         let mut all = self.unseen.lock();
         let Some(unseen) = all.get_mut(key) else { return true };
         unseen.deleted.retain(|(namespace, name, uid)| is_alive(namespace, name, uid));
-        let is_seen = unseen.deleted.is_empty() && unseen.created <= revision;
+        let is_seen = unseen.deleted.is_empty() && unseen.written <= revision;
         if is_seen || unseen.since.elapsed() > EXPECTED_MAX {
             all.remove(key);
             return true;
@@ -97,8 +97,8 @@ mod tests {
         let observed =
             |revision, alive: &[&str]| expectations.are_observed(&key, revision, |_, _, uid| alive.contains(&uid));
         assert!(observed(0, &[]), "nothing was written");
-        expectations.created(&key, 7);
-        expectations.created(&key, 6);
+        expectations.wrote(&key, 7);
+        expectations.wrote(&key, 6);
         expectations.deleted(&key, "shop", "web-1", "u-1");
         assert!(!observed(6, &[]), "the creation at 7 was not observed");
         expectations.deleted(&key, "shop", "web-2", "u-2");

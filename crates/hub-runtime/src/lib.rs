@@ -9,6 +9,8 @@
 //! - [`Reader`]: the objects of the API, encoded and shared. [`StoreReader`] looks into the store of the embedded API;
 //!   [`Reflector`] keeps one watch per kind of a real cluster.
 //! - [`views`]: what is read of an object, borrowed from its bytes; [`selector`]: whom labels and a node's properties match.
+//! - [`volumes`]: words on volumes that controllers and the scheduler agree on.
+//! - [`rollouts`]: which nodes a rollout leaves out, and which come first.
 //! - [`Queue`]: keys that are due. One key never runs twice at a time; a key that comes often runs once.
 //! - [`Expectations`]: what a key has written and the reader does not show yet.
 //! - [`writer::Writer`] and [`events::Recorder`]: what is written, and what a person is to see of it.
@@ -34,11 +36,13 @@ pub mod kinds;
 mod queue;
 mod reader;
 mod reflector;
+pub mod rollouts;
 mod selection;
 pub mod selector;
 mod status;
 mod store_reader;
 pub mod views;
+pub mod volumes;
 pub mod writer;
 
 pub use clock::{WallClock, plausible_since, seen_since};

@@ -3,7 +3,7 @@
 use api_kube::selector::Expression;
 use serde::Deserialize;
 
-use crate::views::{LabelSelector, Labels, NodeView, Requirement, Taint, Text};
+use crate::views::{LabelSelector, Labels, NodeView, ObjectMeta, Requirement, Taint, Text};
 
 /// Taints that a DaemonSet's pod tolerates in any case: what happens to a node must not drive its daemons away.
 const DAEMON_TOLERATES: &[&str] = &[
@@ -46,9 +46,10 @@ struct NodeAffinity<'a> {
     required_during_scheduling_ignored_during_execution: Option<NodeSelector<'a>>,
 }
 
+/// A selector of nodes, as pods and volumes have one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct NodeSelector<'a> {
+pub struct NodeSelector<'a> {
     #[serde(borrow)]
     node_selector_terms: Option<Vec<NodeSelectorTerm<'a>>>,
 }
@@ -107,18 +108,23 @@ impl Placement<'_> {
         }
     }
 
-    /// Required node affinity: one of the terms must hold. A term without a demand holds nowhere, so what has only such terms,
-    /// or none, matches no node.
     fn affinity_matches(&self, node: &NodeView<'_>) -> bool {
         let required = self.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
         let required = required.and_then(|one| one.required_during_scheduling_ignored_during_execution.as_ref());
-        let Some(required) = required else { return true };
-        required.node_selector_terms.iter().flatten().any(|term| {
+        required.is_none_or(|required| required.matches(&node.metadata))
+    }
+}
+
+impl NodeSelector<'_> {
+    /// Whether one of the terms holds for a node. A term without a demand holds nowhere, so what has only such terms, or none,
+    /// matches no node.
+    pub fn matches(&self, node: &ObjectMeta<'_>) -> bool {
+        self.node_selector_terms.iter().flatten().any(|term| {
             let expressions = term.match_expressions.as_deref().unwrap_or_default();
             let fields = term.match_fields.as_deref().unwrap_or_default();
             !(expressions.is_empty() && fields.is_empty())
-                && expressions.iter().all(|one| is_met(one, node.metadata.labels.get(&one.key)))
-                && fields.iter().all(|one| &*one.key == "metadata.name" && is_named(one, &node.metadata.name))
+                && expressions.iter().all(|one| is_met(one, node.labels.get(&one.key)))
+                && fields.iter().all(|one| &*one.key == "metadata.name" && is_named(one, &node.name))
         })
     }
 }

@@ -72,8 +72,13 @@ pub struct Created {
 impl Created {
     /// Its revision; 0 when the API does not count.
     pub fn revision(&self) -> u64 {
-        self.resource_version.parse().unwrap_or_default()
+        revision(Some(&self.resource_version))
     }
+}
+
+/// A `resourceVersion` as a number; 0 when the API does not count.
+pub fn revision(resource_version: Option<&str>) -> u64 {
+    resource_version.and_then(|version| version.parse().ok()).unwrap_or_default()
 }
 
 /// Writes with the controllers' identity.
@@ -161,10 +166,21 @@ impl Writer {
         key: (&str, &str),
         patch: &Value,
     ) -> Result<bool, WriteError> {
+        Ok(self.merge_at(resource, key, patch).await?.is_some())
+    }
+
+    /// Merges into an object: the revision that it has then, `Ok(None)` when it is deleted or was changed meanwhile.
+    pub async fn merge_at(
+        &self,
+        resource: impl Into<Resource>,
+        key: (&str, &str),
+        patch: &Value,
+    ) -> Result<Option<u64>, WriteError> {
         let resource = resource.into();
         let api = self.api(&resource, key.0);
         let done = api.patch(key.1, &PatchParams::default(), &Patch::Merge(patch)).await;
-        absent_is_false(done.map(|_| ()), || format!("change {} {}", resource.name(), key.1))
+        let merged = absent_is_none(done, || format!("change {} {}", resource.name(), key.1))?;
+        Ok(merged.map(|object| revision(object.metadata.resource_version.as_deref())))
     }
 
     /// Merges into an object's status; `Ok(false)` when it is deleted.
@@ -332,9 +348,13 @@ fn is_another(status: &kube::core::Status) -> bool {
 
 /// An object that is deleted, or another one by now, needs nothing more: its change brings the next run.
 pub fn absent_is_false(done: Result<(), Error>, act: impl FnOnce() -> String) -> Result<bool, WriteError> {
+    Ok(absent_is_none(done, act)?.is_some())
+}
+
+fn absent_is_none<T>(done: Result<T, Error>, act: impl FnOnce() -> String) -> Result<Option<T>, WriteError> {
     match done {
-        Ok(()) => Ok(true),
-        Err(Error::Api(status)) if matches!(status.code, 404 | 409) || is_another(&status) => Ok(false),
+        Ok(value) => Ok(Some(value)),
+        Err(Error::Api(status)) if matches!(status.code, 404 | 409) || is_another(&status) => Ok(None),
         Err(error) => Err(WriteError::new(act(), error)),
     }
 }

@@ -220,7 +220,7 @@ pub fn filter_with_nominated(
         if others.peek().is_some() {
             let (mut check, mut load) = (check.clone(), load.clone());
             for other in others {
-                load.add(&other.demand, 1);
+                load.add(&other.demand.placed_on(&node.labels), 1);
                 let other = Placed { pod: (**other).clone(), node: id, state: PlacedState::default() };
                 check.apply(cluster, pod, &other, 1);
             }

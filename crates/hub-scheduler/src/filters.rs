@@ -410,7 +410,7 @@ pub fn filter_load(demand: &Demand, node: &Node, load: &Load) -> Result<(), Reje
             is_final |= demanded > offered;
         }
     };
-    let (demanded, offered, used) = (&demand.requests, &node.allocatable, &load.requested);
+    let (demanded, offered, used) = (demand.requests_on(&node.labels), &node.allocatable, &load.requested);
     lack(Reason::Cpu as usize, demanded.cpu, offered.cpu, used.cpu);
     lack(Reason::Memory as usize, demanded.memory, offered.memory, used.memory);
     lack(Reason::Storage as usize, demanded.storage, offered.storage, used.storage);

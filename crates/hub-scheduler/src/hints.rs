@@ -43,7 +43,8 @@ impl NodeChange {
     }
 }
 
-/// The filters that [`fits_now`] looks at. A node is asked by one after the other, and the first that rejects is all that the
+/// The filters that [`fits_now`] looks at, which knows the pod as the variant that it would be there: with other labels a node may be one on
+/// which it needs less. A node is asked by one after the other, and the first that rejects is all that the
 /// pod remembers: what another of them would have said, a later change may be about.
 const OF_NODE: [Filter; 5] = [
     Filter::NodeUnschedulable,

@@ -172,9 +172,66 @@ pub struct Demand {
     pub images: Vec<Box<str>>,
     /// The workload that controls it.
     pub owner: Option<(WorkloadKind, Box<str>)>,
+    /// What it needs on nodes of other kinds; none once it has a node.
+    pub variants: Vec<VariantDemand>,
+}
+
+/// What a pod needs on nodes with these labels, as its annotation `selvedge.dev/variants` has it. Its `requests` have the same scalars as
+/// those of the [`Demand`], some of them zero, so that a reason names the same resource for both.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VariantDemand {
+    /// Labels of the nodes.
+    pub nodes: Labels,
+    /// What it needs there.
+    pub needs: Needs,
+}
+
+/// What a pod occupies of a node, and brings along.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// See [`Demand::requests`].
+    pub requests: Amounts,
+    /// See [`Demand::scored`].
+    pub scored: [i64; 2],
+    /// See [`Demand::images`].
+    pub images: Vec<Box<str>>,
 }
 
 impl Demand {
+    /// What of its variants it needs on a node with these labels: the first that matches, as the hub applies them.
+    fn variant(&self, labels: &Labels) -> Option<&Needs> {
+        let matches = |one: &&VariantDemand| one.nodes.iter().all(|(key, value)| labels.get(key) == Some(value));
+        self.variants.iter().find(matches).map(|one| &one.needs)
+    }
+
+    /// What it occupies of a node with these labels.
+    pub fn requests_on(&self, labels: &Labels) -> &Amounts {
+        self.variant(labels).map_or(&self.requests, |needs| &needs.requests)
+    }
+
+    /// What it counts for in scores there.
+    pub fn scored_on(&self, labels: &Labels) -> [i64; 2] {
+        self.variant(labels).map_or(self.scored, |needs| needs.scored)
+    }
+
+    /// Its images there.
+    pub fn images_on(&self, labels: &Labels) -> &[Box<str>] {
+        self.variant(labels).map_or(&self.images, |needs| &needs.images)
+    }
+
+    /// The demand of the pod once it is on a node with these labels.
+    pub fn placed_on(self: &Arc<Self>, labels: &Labels) -> Arc<Self> {
+        if self.variants.is_empty() {
+            return self.clone();
+        }
+        let mut placed = Self { variants: Vec::new(), ..(**self).clone() };
+        if let Some(Needs { requests, scored, images }) = self.variant(labels).cloned() {
+            (placed.requests, placed.scored, placed.images) = (requests, scored, images);
+        }
+        placed.requests.scalars.retain(|(_, amount)| *amount != 0);
+        Arc::new(placed)
+    }
+
     /// Whether `kubectl cordon` does not keep it out.
     pub fn tolerates_unschedulable(&self) -> bool {
         let taint = Taint { key: TAINT_UNSCHEDULABLE.into(), value: "".into(), effect: Effect::NoSchedule };

@@ -263,7 +263,8 @@ impl Scheduler {
         let name = cluster.node(node).name.clone();
         nominations.set(&pod, None);
         let state = PlacedState { is_assumed: true, ..PlacedState::new_pod() };
-        let placed = cluster.place((*pod).clone(), &name, state);
+        let demand = pod.demand.placed_on(&cluster.node(node).labels);
+        let placed = cluster.place(Pod { demand, ..(*pod).clone() }, &name, state);
         if let Some(placed) = cluster.placed(placed) {
             queue.wake(cluster, crate::hints::Change::PodPlaced(placed), now);
         }

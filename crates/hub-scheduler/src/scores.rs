@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use crate::census::{TallyId, TopologyId};
 use crate::cluster::{Cluster, NodeId};
 use crate::filters::honors;
-use crate::pod::{Demand, SpreadConstraint};
+use crate::pod::{Amounts, Demand, SpreadConstraint};
 use crate::terms::{Effect, is_tolerated};
 
 /// The best score of one plugin.
@@ -110,7 +110,8 @@ fn least_allocated(cluster: &Cluster, demand: &Demand, nodes: &[NodeId]) -> Vec<
         let node = cluster.node(*id);
         let offered = [node.allocatable.cpu, node.allocatable.memory];
         let (mut sum, mut resources) = (0_i64, 0_i64);
-        for (offered, (used, demanded)) in offered.into_iter().zip(node.load.scored.into_iter().zip(demand.scored)) {
+        let scored = demand.scored_on(&node.labels);
+        for (offered, (used, demanded)) in offered.into_iter().zip(node.load.scored.into_iter().zip(scored)) {
             if offered == 0 {
                 continue;
             }
@@ -129,13 +130,14 @@ fn least_allocated(cluster: &Cluster, demand: &Demand, nodes: &[NodeId]) -> Vec<
 /// The closer the parts of CPU and of memory that are used are to each other, the better.
 #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "upstream's arithmetic")]
 fn balanced_allocation(cluster: &Cluster, demand: &Demand, nodes: &[NodeId]) -> Option<Vec<i64>> {
-    let demanded = [demand.requests.cpu, demand.requests.memory];
-    if demanded == [0, 0] {
+    let of = |requests: &Amounts| [requests.cpu, requests.memory];
+    if of(&demand.requests) == [0, 0] && demand.variants.iter().all(|one| of(&one.needs.requests) == [0, 0]) {
         // Pods that request nothing would all come to the node that is balanced best.
         return None;
     }
     let score = |id: &NodeId| {
         let node = cluster.node(*id);
+        let demanded = of(demand.requests_on(&node.labels));
         let part = |offered: i64, used: i64, demanded: i64| {
             (offered != 0).then(|| (used.saturating_add(demanded) as f64 / offered as f64).min(1.0))
         };
@@ -159,15 +161,25 @@ fn image_locality(cluster: &mut Cluster, demand: &Demand, nodes: &[NodeId]) -> O
         let spread = f64::from(image.nodes) / all as f64;
         Some((id, (image.size as f64 * spread) as i64))
     };
-    let known: Vec<(u32, i64)> = demand.images.iter().filter_map(|name| scaled(name)).collect();
+    let of_variants = demand.variants.iter().flat_map(|one| &one.needs.images);
+    let mut known: Vec<(&str, u32, i64)> = Vec::new();
+    for name in demand.images.iter().chain(of_variants) {
+        if let Some((id, bytes)) = scaled(name) {
+            known.push((name, id, bytes));
+        }
+    }
     if known.is_empty() {
         return None;
     }
     let max = IMAGE_BYTES_MAX.saturating_mul(i64::try_from(demand.images.len()).unwrap_or(i64::MAX));
     let score = |id: &NodeId| {
-        let held = &cluster.node(*id).images;
-        let there = known.iter().filter(|(image, _)| held.binary_search(image).is_ok());
-        let sum = there.map(|(_, bytes)| *bytes).fold(0, i64::saturating_add).clamp(IMAGE_BYTES_MIN, max);
+        let node = cluster.node(*id);
+        let names = demand.images_on(&node.labels).iter();
+        let used = names.filter_map(|name| known.iter().find(|(held, _, _)| **held == **name));
+        let there = used
+            .map(|(_, image, bytes)| (*image, *bytes))
+            .filter(|(image, _)| node.images.binary_search(image).is_ok());
+        let sum = there.map(|(_, bytes)| bytes).fold(0, i64::saturating_add).clamp(IMAGE_BYTES_MIN, max);
         SCORE_MAX * (sum - IMAGE_BYTES_MIN) / (max - IMAGE_BYTES_MIN)
     };
     Some(nodes.iter().map(score).collect())

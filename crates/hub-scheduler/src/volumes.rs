@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use api_edge::volumes::{PROVISIONED_BY, PROVISIONER, node_of};
 use api_kube::{LabelSelector, LabelSelectorSpec, Quantity, Text};
 use hub_runtime::views::ObjectMeta;
+use hub_runtime::volumes::{BETA_CLASS, BIND_COMPLETED, NO_PROVISIONER, SELECTED_NODE};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -20,13 +21,6 @@ use crate::pod::views::{ListView, nullable};
 use crate::pod::{ClaimUse, Pod};
 use crate::terms::{Labels, NodeTerm};
 
-/// By which a provisioner is asked for a volume.
-pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
-const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
-/// By which volumes and claims named their class before it was a field.
-const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
-/// The provisioner of a class whose volumes somebody makes by hand.
-const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 /// Claims of one pod that are tried in every combination with volumes; more are bound as they come.
 const VOLUMES_TRIED_MAX: usize = 4096;
 

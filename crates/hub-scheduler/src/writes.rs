@@ -7,6 +7,7 @@ use http::Method;
 use hub_runtime::Context;
 use hub_runtime::events::seconds;
 use hub_runtime::kinds::Kind;
+use hub_runtime::volumes::SELECTED_NODE;
 use hub_runtime::writer::{Target, WriteError, Writer, absent_is_false};
 use jiff::Timestamp;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
@@ -14,7 +15,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use crate::pod::Pod;
-use crate::volumes::{ClaimPlan, SELECTED_NODE, parse_claim, parse_volume};
+use crate::volumes::{ClaimPlan, parse_claim, parse_volume};
 
 /// How long claims may take to be bound, as upstream has it.
 const CLAIMS_BOUND_WITHIN: Duration = Duration::from_secs(600);

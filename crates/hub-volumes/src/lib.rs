@@ -23,7 +23,6 @@ use hub_runtime::{Context, Manager};
 
 mod binder;
 mod matching;
-mod names;
 mod provisioner;
 mod views;
 

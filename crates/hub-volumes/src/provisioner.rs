@@ -24,8 +24,9 @@ use hub_runtime::kinds::Kind;
 use hub_runtime::{Context, Event, Field, Next, ObjectRef, Queue, ReconcileError, Reconciler};
 
 use crate::binder::Key;
-use crate::names::{PROVISIONED_BY, PROVISIONER_OF_CLAIM, SELECTED_NODE};
 use crate::views::{Claim, Class, Node, PodView, Volume};
+use api_edge::volumes::PROVISIONED_BY;
+use hub_runtime::volumes::{PROVISIONER_OF_CLAIM, SELECTED_NODE};
 
 /// What cannot be made now is tried again after this time: an administrator sets something right, a node reports more.
 const FAILED_RETRY: Duration = Duration::from_secs(15);

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use api_kube::selector::{Expression, LabelSelectorSpec};
+use api_kube::selector::LabelSelectorSpec;
 use api_kube::{Quantity, Text};
+use hub_runtime::selector::NodeSelector;
 use hub_runtime::views::{Labels, ObjectMeta, nullable};
 use hub_runtime::writer::Target;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::names::{BETA_CLASS, BIND_COMPLETED, DEFAULT_CLASS};
+use hub_runtime::volumes::{BETA_CLASS, BIND_COMPLETED, DEFAULT_CLASS};
 
 /// Declares views: fields that borrow, and after the bar those that own what they read.
 macro_rules! views {
@@ -51,9 +52,6 @@ views! {
     }
     ClaimRef { namespace: Text<'a>, name: Text<'a>, uid: Text<'a> }
     VolumeAffinity { required: Option<NodeSelector<'a>> }
-    NodeSelector { node_selector_terms: Vec<NodeTerm<'a>> }
-    NodeTerm { match_fields: Vec<FieldRequirement<'a>>, | match_expressions: Vec<Expression> }
-    FieldRequirement { key: Text<'a>, operator: Text<'a>, values: Vec<Text<'a>> }
     VolumeStatus { phase: Text<'a> }
     PodPlace { node_name: Text<'a> }
     PodStatus { phase: Text<'a> }
@@ -195,23 +193,7 @@ impl Volume<'_> {
 
     /// Whether a node reaches it.
     pub fn is_reachable(&self, node: &Node<'_>) -> bool {
-        let Some(selector) = &self.spec.node_affinity.required else { return true };
-        selector.node_selector_terms.iter().any(|term| {
-            !(term.match_expressions.is_empty() && term.match_fields.is_empty())
-                && term.match_expressions.iter().all(|one| {
-                    let value = node.metadata.labels.get(&one.key);
-                    one.to_requirement().is_ok_and(|requirement| requirement.matches(value))
-                })
-                && term.match_fields.iter().all(|one| {
-                    let is_among = one.values.contains(&node.metadata.name);
-                    &*one.key == "metadata.name"
-                        && match &*one.operator {
-                            "In" => is_among,
-                            "NotIn" => !is_among,
-                            _ => false,
-                        }
-                })
-        })
+        self.spec.node_affinity.required.as_ref().is_none_or(|selector| selector.matches(&node.metadata))
     }
 }
 

@@ -61,7 +61,8 @@ pub(crate) fn remove_unless_same(conditions: &mut Vec<Value>, r#type: &str, kept
     conditions.retain(|one| one["type"] != r#type || is_kept(one));
 }
 
-/// Whether two lists of conditions or whole statuses say the same. An absent number is zero, as the API leaves zeros out.
+/// Whether two lists of conditions or whole statuses say the same. An absent number is zero, as the API leaves zeros out,
+/// and what is `null` is absent.
 pub(crate) fn is_same(one: &Value, other: &Value) -> bool {
     let is_empty = |value: &Value| match value {
         Value::Null => true,
@@ -77,6 +78,9 @@ pub(crate) fn is_same(one: &Value, other: &Value) -> bool {
                 let (one, other) = (field(one), field(other));
                 (is_empty(&one) && is_empty(&other)) || is_same(&one, &other)
             })
+        }
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| is_same(one, other))
         }
         (one, other) => one == other,
     }

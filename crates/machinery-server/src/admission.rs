@@ -162,4 +162,14 @@ pub trait Admission: Send + Sync {
         let _ = (request, object);
         Ok(())
     }
+
+    /// May change a pod that is bound to a node, in the write that binds it: `request` is the creation of a binding, and its
+    /// `old` the pod as it is stored. What it makes of the pod is not validated again.
+    ///
+    /// # Errors
+    /// When the pod is not bound.
+    fn bind(&self, request: &AdmissionRequest<'_>, node: &str, pod: &mut Value) -> Result<(), AdmissionError> {
+        let _ = (request, node, pod);
+        Ok(())
+    }
 }

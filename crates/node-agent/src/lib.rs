@@ -8,7 +8,7 @@
 //! ```
 //!
 //! - **Where is it?** From a token to a certificate, and its renewal: [`join`], [`identity`]. The Lease: [`lease`]. The Node object, its
-//!   capacity and conditions: [`node_status`].
+//!   capacity and conditions: [`node_status`]. Whether its owner holds updates: [`hold`].
 //! - **May I touch it?** It knows nothing of pods. What must hold: no answer of a hub stops anything here; an identity is replaced as a
 //!   whole and only by one that works.
 //! - **How do I try it?** `cargo test -p node-agent`; through the program: `cargo xtask test --black-box join`.
@@ -16,6 +16,7 @@
 #![warn(missing_docs)]
 
 mod config;
+pub mod hold;
 pub mod identity;
 pub mod join;
 pub mod lease;

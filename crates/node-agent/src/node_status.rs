@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::AgentConfig;
+use crate::hold;
 use node_client::{
     ApiClient, ApiError, EventRecorder, NodePressure, Notice, Object, PODS_ON_HOLD, Patch, StatusRegistry, Verified,
     chain, encode, seconds, set_field,
@@ -355,6 +356,8 @@ impl Registration {
 pub async fn run(mut hub: ApiClient, registration: &Registration, shutdown: CancellationToken) {
     let mut published = Value::Null;
     let mut published_at: Option<tokio::time::Instant> = None;
+    // The Node's metadata as the hub has shown it last.
+    let mut shown = Value::Null;
     let mut retry = hub.retry();
     let mut is_first = true;
     // The failure that the log has, until it is over: another one after it is news, however many attempts failed before.
@@ -383,7 +386,7 @@ pub async fn run(mut hub: ApiClient, registration: &Registration, shutdown: Canc
         looked_at = Timestamp::now();
         registration.look_at_hub();
         retry.attempt();
-        let failed = match step(&hub, registration, &mut published, &mut published_at).await {
+        let failed = match step(&hub, registration, &mut published, &mut published_at, &mut shown).await {
             Ok(()) => {
                 retry.succeeded();
                 logged.clear();
@@ -428,6 +431,7 @@ async fn step(
     registration: &Registration,
     published: &mut Value,
     published_at: &mut Option<tokio::time::Instant>,
+    shown: &mut Value,
 ) -> Result<(), ApiError> {
     let config = &registration.config;
     let path = format!("/api/v1/nodes/{}", config.node_name);
@@ -438,6 +442,23 @@ async fn step(
         let uid = Some(node.uid()).filter(|uid| !uid.is_empty()).map(str::to_owned);
         registration.node_uid.send_replace(uid);
         *published = node.field("status").clone();
+        *shown = json!({"metadata": node.field("metadata")});
+    }
+    let data_dir = config.data_dir.clone();
+    let held = tokio::task::spawn_blocking(move || hold::held(&data_dir, Timestamp::now())).await.ok().flatten();
+    if let Some(patch) = hold::patch(shown, held.as_deref()) {
+        match hub.patch(&path, Patch::Merge, &patch).await {
+            Ok(node) => {
+                *shown = node;
+                match &held {
+                    Some(until) => info!(%until, "The owner of this box holds updates."),
+                    None => info!("Updates are released."),
+                }
+            }
+            Err(error) if error.is_outage() => return Err(error),
+            // A node that may not say this must still say that it is alive.
+            Err(error) => registration.registry.error(format!("hold-updates: {}", chain(&error))),
+        }
     }
     let registry = &registration.registry;
     let health = Health {
@@ -457,7 +478,8 @@ async fn step(
     if !is_due && without_heartbeats(&next) == without_heartbeats(published) {
         return Ok(());
     }
-    hub.patch(&format!("{path}/status"), Patch::Strategic, &json!({"status": next})).await?;
+    // Whoever changed what the owner said of updates is answered with the next look.
+    *shown = hub.patch(&format!("{path}/status"), Patch::Strategic, &json!({"status": next})).await?;
     *published = next;
     *published_at = Some(tokio::time::Instant::now());
     Ok(())

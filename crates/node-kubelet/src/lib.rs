@@ -57,7 +57,7 @@ pub use eviction::{Amount, BadThreshold, EvictionSettings, Signal, SoftThreshold
 pub use images::{IMAGES_BYTES_MAX, ImageError, ImageList, ImageRequest, ImagesRemoved};
 pub use machine_shutdown::{MachineShutdown, ShutdownGroup};
 pub use network::{NetworkSettings, NodeNetwork, OpenNetworkError};
-pub use node_agent::{Identity, IdentityError, Taint};
+pub use node_agent::{Identity, IdentityError, Taint, hold};
 pub use node_client::Notice;
 pub use node_network::Subnet;
 pub use node_pods::{LogLinks, NodeDns, Runtimes, StoreError, pod_uids, remove_pods};

@@ -165,6 +165,29 @@ pub struct NodeArgs {
 pub enum NodeCommand {
     /// Stop the pods that run on because the hub was restored, or is another one, and does not know them
     AcceptHub(AcceptHubArgs),
+    /// Keep what runs on this node as it is: rollouts leave it out until updates are released
+    HoldUpdates(HoldUpdatesArgs),
+    /// Let rollouts update this node again
+    ReleaseUpdates(ReleaseUpdatesArgs),
+}
+
+/// `selvedge node hold-updates`.
+#[derive(Args, Clone, Debug)]
+pub struct HoldUpdatesArgs {
+    /// Data directory of the node
+    #[arg(long, value_name = "DIR", env = "SELVEDGE_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// For how long, as a Go duration [default: until they are released]
+    #[arg(long = "for", value_name = "DURATION", allow_hyphen_values = true)]
+    pub hold_for: Option<String>,
+}
+
+/// `selvedge node release-updates`.
+#[derive(Args, Clone, Debug)]
+pub struct ReleaseUpdatesArgs {
+    /// Data directory of the node
+    #[arg(long, value_name = "DIR", env = "SELVEDGE_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
 }
 
 /// `selvedge node accept-hub`.

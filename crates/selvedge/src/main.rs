@@ -118,6 +118,14 @@ fn run(command: Command) -> Result<Exit> {
             tool(node::accept_hub(args))
         }
         #[cfg(feature = "node")]
+        Command::Node(cli::NodeArgs { command: Some(cli::NodeCommand::HoldUpdates(args)), .. }) => {
+            tool(async move { node::hold_updates(args) })
+        }
+        #[cfg(feature = "node")]
+        Command::Node(cli::NodeArgs { command: Some(cli::NodeCommand::ReleaseUpdates(args)), .. }) => {
+            tool(async move { node::release_updates(args) })
+        }
+        #[cfg(feature = "node")]
         Command::Node(args) => {
             let config = settings::<config::NodeConfig>(&args.role, config::NodeConfig::ENV)?;
             let given = config::node_arguments(&args.hub, args.token.as_deref(), args.node_name.as_deref());

@@ -147,6 +147,36 @@ pub async fn accept_hub(args: crate::cli::AcceptHubArgs) -> Result<()> {
     Ok(())
 }
 
+/// Holds updates of the node. It need not run: it reads the file when it does.
+pub fn hold_updates(args: crate::cli::HoldUpdatesArgs) -> Result<()> {
+    let data_dir = DataDir::new(args.data_dir)?;
+    let until = match &args.hold_for {
+        None => None,
+        Some(text) => {
+            let duration = api_edge::go_duration::parse(text).context("--for cannot be read")?;
+            let end = std::time::SystemTime::now().checked_add(duration).context("--for lies beyond the calendar")?;
+            Some(jiff::Timestamp::try_from(end).context("--for lies beyond the calendar")?)
+        }
+    };
+    anyhow::ensure!(data_dir.node().is_dir(), "{} is no directory of a node", data_dir.path().display());
+    node_kubelet::hold::hold(data_dir.path(), until).context("updates are not held")?;
+    match until {
+        None => println!("updates are held until `selvedge node release-updates`"),
+        Some(until) => println!("updates are held until {}", until.strftime("%Y-%m-%dT%H:%M:%SZ")),
+    }
+    Ok(())
+}
+
+/// Releases updates of the node.
+pub fn release_updates(args: crate::cli::ReleaseUpdatesArgs) -> Result<()> {
+    let data_dir = DataDir::new(args.data_dir)?;
+    match node_kubelet::hold::release(data_dir.path()).context("updates are not released")? {
+        true => println!("updates are released"),
+        false => println!("updates were not held"),
+    }
+    Ok(())
+}
+
 /// The network of the node's pods; nothing where they have the machine's own.
 fn open_network(config: &NodeConfig) -> Result<Option<Arc<NodeNetwork>>> {
     let settings = config.network().map_err(|mistakes| anyhow::anyhow!("{}", mistakes.join("; ")))?;

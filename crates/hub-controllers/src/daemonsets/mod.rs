@@ -25,10 +25,11 @@ use tokio::time::Instant;
 use hub_runtime::Context;
 use hub_runtime::ReconcileError;
 use hub_runtime::batch::slow_start;
-use hub_runtime::events::seconds;
 use hub_runtime::kinds::Kind;
+use hub_runtime::rollouts::canary::with_canary;
+use hub_runtime::rollouts::skipped::{SkippedNodes, with_skipped};
 use hub_runtime::selector::Fit;
-use hub_runtime::views::{DaemonSetStatusView, DaemonSetView, NodeView, PodView, condition};
+use hub_runtime::views::{AnyView, DaemonSetStatusView, DaemonSetView, NodeView, PodView, condition};
 use hub_runtime::writer::{Created, Target, WriteError, Writer};
 use hub_runtime::{
     Event, Expectations, Field, Next, ObjectRef, Queue, Reader, Reconciler, plausible_since, seen_since,
@@ -37,11 +38,13 @@ use hub_runtime::{
 mod claim;
 mod plan;
 mod revision;
+mod rollout;
 mod template;
 
 use claim::Claim;
 use plan::{Clock, Counts, Phase, Plan, Pod, Strategy};
 use revision::Kept;
+use rollout::Known;
 use template::{PodFactory, REVISION_LABEL, TemplateView};
 
 /// A pod that failed at once would fail again: the first replacement waits this long, the next twice as long.
@@ -61,11 +64,6 @@ const UNKNOWN: i64 = -1;
 /// Changes of revisions that were written by hand; more are looked at with the set's next change.
 const TAKEN_NAMES_MAX: usize = 10;
 
-/// Condition of a set some of whose nodes are out of reach in the middle of a rollout.
-const NODES_SKIPPED: &str = "NodesSkipped";
-/// Nodes that the condition names.
-const SKIPPED_NAMED_MAX: usize = 10;
-
 /// Namespace and name of a set.
 type Key = (Box<str>, Box<str>);
 
@@ -74,14 +72,14 @@ pub(crate) struct DaemonSets {
     context: Context,
     expectations: Expectations<Key>,
     memory: Mutex<Memory>,
+    /// Nodes that rollouts leave out.
+    skipped: SkippedNodes,
 }
 
 /// What is remembered between runs. All of it can be lost: it only saves work, or waits.
 #[derive(Default)]
 struct Memory {
     sets: HashMap<Key, SetMemory>,
-    /// Nodes that are out of reach.
-    away: BTreeSet<Box<str>>,
     /// Pods without a controller, by namespace: whom a set may adopt.
     orphans: HashMap<Box<str>, BTreeSet<Box<str>>>,
 }
@@ -114,7 +112,8 @@ struct Failure {
 
 impl DaemonSets {
     pub fn new(context: Context) -> Self {
-        Self { context, expectations: Expectations::new(Kind::Pod), memory: Mutex::default() }
+        let expectations = Expectations::new(Kind::Pod);
+        Self { context, expectations, memory: Mutex::default(), skipped: SkippedNodes::default() }
     }
 
     fn reader(&self) -> &dyn Reader {
@@ -122,20 +121,15 @@ impl DaemonSets {
     }
 
     /// A node changed: brings the sets' maps of nodes up to date, and finds those for which it matters.
-    fn observe_node(&self, name: &str, is_new: bool, queue: &Queue<Key>) {
+    fn observe_node(&self, name: &str, is_new: bool, is_skip_new: bool, queue: &Queue<Key>) {
         let reader = self.reader();
         let node = reader.get(Kind::Node, "", name);
         // A node that was deleted left its pods behind. What comes back under its name may be one that they should leave.
         let left = if is_new { reader.by_field(Kind::Pod, Field::NodeName, name) } else { Vec::new() };
         left.iter().for_each(|pod| self.observe_pod(pod, false, queue));
         let mut memory = self.memory.lock();
-        let is_away = node.as_ref().is_some_and(is_unreachable);
-        let was_away = match is_away {
-            true => !memory.away.insert(name.into()),
-            false => memory.away.remove(name),
-        };
         for (key, set) in &mut memory.sets {
-            if was_away != is_away && set.nodes.contains_key(name) {
+            if is_skip_new && set.nodes.contains_key(name) {
                 queue.add(key.clone());
             }
             let Some(object) = reader.get(Kind::DaemonSet, &key.0, &key.1) else { continue };
@@ -430,7 +424,10 @@ impl DaemonSets {
         let set_target = target(set);
         let (writer, namespace): (&Writer, Arc<str>) = (&self.context.writer, set.metadata.namespace.as_str().into());
         let created = slow_start(nodes, |node| {
-            let (name, bytes) = factory.pod_on(&node);
+            let object = self.reader().get(Kind::Node, "", &node);
+            let view = object.as_ref().and_then(ObjectRef::view_or_log::<AnyView<'_>>);
+            let labels = view.map(|view| view.metadata.labels).unwrap_or_default();
+            let (name, bytes) = factory.pod_on(&node, &labels);
             let (writer, namespace) = (writer.clone(), namespace.clone());
             async move {
                 let created: Option<Created> = writer.create_encoded(Kind::Pod, &namespace, &name, bytes).await?;
@@ -442,7 +439,7 @@ impl DaemonSets {
         for (pod, created) in created.done {
             match created {
                 Some(created) => {
-                    self.expectations.created(key, created.revision());
+                    self.expectations.wrote(key, created.revision());
                     let message = format!("Created pod: {}", pod.name);
                     self.context.recorder.normal(Kind::DaemonSet, set_target, "SuccessfulCreate", message);
                 }
@@ -492,7 +489,7 @@ impl DaemonSets {
         &self,
         set: &DaemonSetView<'_>,
         counts: Counts,
-        skipped: &[String],
+        conditions: Vec<Value>,
     ) -> Result<(), WriteError> {
         let desired = DaemonSetStatusView {
             observed_generation: Some(set.metadata.generation),
@@ -504,7 +501,7 @@ impl DaemonSets {
             number_available: Some(counts.available),
             number_unavailable: Some(counts.unavailable),
             updated_number_scheduled: Some(counts.updated),
-            conditions: with_skipped(&set.status.conditions, skipped, self.context.clock.now()),
+            conditions,
         };
         if desired == set.status {
             return Ok(());
@@ -536,6 +533,7 @@ impl Reconciler for DaemonSets {
     }
 
     fn observe(&self, event: &Event, queue: &Queue<Key>) {
+        let is_skip_new = self.skipped.apply(event).is_some();
         match event {
             Event::Listed(kind, objects) => {
                 match kind {
@@ -543,8 +541,6 @@ impl Reconciler for DaemonSets {
                     Kind::Node => {
                         let mut memory = self.memory.lock();
                         memory.sets.values_mut().for_each(|set| set.generation = UNKNOWN);
-                        let away = objects.iter().filter(|node| is_unreachable(node));
-                        memory.away = away.map(|node| node.name().into()).collect();
                     }
                     // Those whose deletion was missed.
                     Kind::DaemonSet => {
@@ -567,7 +563,9 @@ impl Reconciler for DaemonSets {
                     let set = change.newest();
                     queue.add((set.namespace().into(), set.name().into()));
                 }
-                Kind::Node => self.observe_node(change.newest().name(), change.previous.is_none(), queue),
+                Kind::Node => {
+                    self.observe_node(change.newest().name(), change.previous.is_none(), is_skip_new, queue);
+                }
                 Kind::Pod => {
                     self.note_orphan(change.newest(), change.current.is_some());
                     change.previous.iter().for_each(|object| self.observe_pod(object, false, queue));
@@ -576,7 +574,7 @@ impl Reconciler for DaemonSets {
                 _ => {
                     // A revision that somebody deleted or changed is looked at again.
                     for object in change.versions() {
-                        let Some(view) = object.view_or_log::<hub_runtime::views::AnyView<'_>>() else { continue };
+                        let Some(view) = object.view_or_log::<AnyView<'_>>() else { continue };
                         let Some(owner) = view.metadata.controller() else { continue };
                         let key = (object.namespace().into(), owner.name.as_str().into());
                         if change.current.is_none()
@@ -628,20 +626,27 @@ impl Reconciler for DaemonSets {
 
         let now = self.context.clock.now();
         let pods = self.read_pods(key, &objects, &hash, now)?;
-        let (mut nodes, away) = {
-            let memory = self.memory.lock();
-            let nodes = memory.sets.get(key).map(|set| set.nodes.clone()).unwrap_or_default();
-            let away: BTreeSet<Box<str>> =
-                memory.away.iter().filter(|node| nodes.contains_key(*node)).cloned().collect();
-            (nodes, away)
-        };
+        let mut nodes = self.memory.lock().sets.get(key).map(|set| set.nodes.clone()).unwrap_or_default();
+        let mut skipped = self.skipped.now();
+        skipped.retain(|node, _| nodes.contains_key(node));
         self.add_left(&mut nodes, &pods, &template);
+        let known = Known { set: &set, object: &object, hash: &hash, nodes: &nodes, pods: &pods, objects: &objects };
+        let outlook = self.look(&known, now).await?;
+        let away: BTreeSet<Box<str>> = skipped.keys().chain(&outlook.others).cloned().collect();
         let desired = nodes.values().filter(|fit| **fit == Fit::Run).count();
         let strategy = Strategy::of(&set.spec.update_strategy, desired);
         let min_ready =
             Duration::from_secs(u64::try_from(set.spec.min_ready_seconds.clamp(0, i64::from(i32::MAX))).unwrap_or(0));
         let mut plan = plan::plan(&nodes, &away, &pods, strategy, Clock { now, min_ready });
+        skipped.retain(|node, _| plan.skipped.iter().any(|one| **one == **node));
+        let conditions = with_canary(&with_skipped(&set.status.conditions, &skipped, now), &outlook.says, now);
+        if outlook.is_stale {
+            // What was written decides about the pods, and is not seen yet.
+            self.write_status(&set, plan.counts, conditions).await?;
+            return Ok(Next::After(UNSEEN_RETRY));
+        }
         let (due, mut next) = self.due_failures(key, &plan, &pods, Instant::now());
+        next = outlook.look_again.map_or(next, |after| next.or(Next::After(after)));
         if let Some(left) = plan.available_after {
             next = next.or(Next::After(left.clamp(Duration::from_millis(100), DEADLINE_MAX)));
         }
@@ -656,39 +661,23 @@ impl Reconciler for DaemonSets {
         }
         let collisions = set.status.collision_count.unwrap_or_default();
         let factory = PodFactory::new(&set.metadata, &tree, &hash, collisions);
-        let created = self.create(key, &set, &factory, plan.create_on).await;
+        let (later, create_on): (Vec<String>, Vec<String>) =
+            plan.create_on.into_iter().partition(|node| outlook.others.contains(node.as_str()));
+        let mut created = self.create(key, &set, &factory, create_on).await;
+        // What is missing where the template does not come yet is what the others there are. Without a former one, it waits.
+        if let (Some(former), Ok(taken), false) = (&outlook.former, &mut created, later.is_empty()) {
+            let factory = PodFactory::new(&set.metadata, &former.template, &former.hash, collisions);
+            match self.create(key, &set, &factory, later).await {
+                Ok(more) => taken.extend(more),
+                Err(error) => created = Err(error),
+            }
+        }
         // The status is true whatever became of the pods.
-        self.write_status(&set, plan.counts, &plan.skipped).await?;
+        self.write_status(&set, plan.counts, conditions).await?;
         next = next.or(deleted?);
         let taken = created?;
         Ok(next.or(self.settle_taken(&set, &taken).await?))
     }
-}
-
-fn is_unreachable(node: &ObjectRef) -> bool {
-    node.view_or_log::<NodeView<'_>>().is_some_and(|node| node.is_unreachable())
-}
-
-/// The conditions of a set, with the one that names the nodes which its rollout has left out.
-fn with_skipped(conditions: &[Value], skipped: &[String], now: Timestamp) -> Vec<Value> {
-    let (held, mut others): (Vec<Value>, Vec<Value>) =
-        conditions.iter().cloned().partition(|condition| condition["type"] == NODES_SKIPPED);
-    if skipped.is_empty() {
-        return others;
-    }
-    let number = skipped.len();
-    let named: Vec<&str> = skipped.iter().take(SKIPPED_NAMED_MAX).map(String::as_str).collect();
-    let more = if number > named.len() { ", …" } else { "" };
-    let message = format!(
-        "Nodes out of reach keep the former template until they are back ({number}): {}{more}",
-        named.join(", ")
-    );
-    let since = held.first().map_or_else(|| seconds(now).into(), |held| held["lastTransitionTime"].clone());
-    others.push(json!({
-        "type": NODES_SKIPPED, "status": "True", "reason": "NodesUnreachable", "message": message,
-        "lastTransitionTime": since,
-    }));
-    others
 }
 
 /// How well a set's pods fit on a node; `None` when there is no such node or it does not read as one.

@@ -6,10 +6,12 @@
 
 use std::collections::BTreeSet;
 
+use api_edge::{ANNOTATION_CANARY_FAILURE, ANNOTATION_CANARY_RESULT};
 use serde_json::{Value, json};
 
 use super::template::{REVISION_LABEL, owner_reference, revision_hash};
 use hub_runtime::kinds::Kind;
+use hub_runtime::rollouts::canary::Ended;
 use hub_runtime::views::{DaemonSetView, ObjectMeta};
 use hub_runtime::writer::{Target, WriteError, Writer};
 use hub_runtime::{Field, Reader};
@@ -18,13 +20,18 @@ use hub_runtime::{Field, Reader};
 const HISTORY_LIMIT: i64 = 10;
 
 /// One stored revision.
-#[derive(Debug)]
-struct Revision {
-    name: String,
-    uid: String,
-    hash: String,
-    number: i64,
-    template: Value,
+#[derive(Clone, Debug)]
+pub(crate) struct Revision {
+    pub name: String,
+    pub uid: String,
+    /// Under which hash its template is kept.
+    pub hash: String,
+    pub number: i64,
+    pub template: Value,
+    /// How its canary ended, if it has.
+    pub ended: Option<Ended>,
+    /// Why its canary failed.
+    pub failure: String,
 }
 
 impl Revision {
@@ -40,8 +47,23 @@ impl Revision {
             hash: text(&object["metadata"]["labels"][REVISION_LABEL]),
             number: object["revision"].as_i64().unwrap_or_default(),
             template,
+            ended: Ended::read(object["metadata"]["annotations"][ANNOTATION_CANARY_RESULT].as_str()),
+            failure: text(&object["metadata"]["annotations"][ANNOTATION_CANARY_FAILURE]),
         }
     }
+}
+
+/// The revisions of a set, the oldest first.
+pub(crate) fn stored(meta: &ObjectMeta<'_>, reader: &dyn Reader) -> Vec<Revision> {
+    let stored = reader.by_field(Kind::ControllerRevision, Field::OwnerUid, &meta.uid);
+    let mut revisions: Vec<Revision> = stored
+        .iter()
+        .filter(|object| object.namespace() == &*meta.namespace)
+        .filter_map(|object| object.value().ok())
+        .map(Revision::read)
+        .collect();
+    revisions.sort_by_key(|revision| revision.number);
+    revisions
 }
 
 /// What became of keeping the template's revision.
@@ -64,14 +86,7 @@ pub(crate) async fn keep(
     writer: &Writer,
 ) -> Result<Kept, WriteError> {
     let meta = &set.metadata;
-    let stored = reader.by_field(Kind::ControllerRevision, Field::OwnerUid, &meta.uid);
-    let mut revisions: Vec<Revision> = stored
-        .iter()
-        .filter(|object| object.namespace() == &*meta.namespace)
-        .filter_map(|object| object.value().ok())
-        .map(Revision::read)
-        .collect();
-    revisions.sort_by_key(|revision| revision.number);
+    let revisions = stored(meta, reader);
     let newest = revisions.last().map_or(0, |revision| revision.number);
     let hash = revision_hash(template, collisions);
     let current = match revisions.iter().position(|revision| revision.hash == hash) {

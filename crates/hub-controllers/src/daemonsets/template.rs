@@ -1,5 +1,9 @@
 //! The pods of a DaemonSet: what they are called and what they are made of.
 
+use std::borrow::Cow;
+
+use api_edge::variants::{self, Variant};
+use api_edge::{ANNOTATION_VARIANT, ANNOTATION_VARIANTS};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -88,6 +92,8 @@ pub(crate) struct PodFactory {
     annotations: Value,
     owner: Value,
     spec: Map<String, Value>,
+    /// What they are on nodes of other kinds. The hub applies them as well; another cluster's API server does not.
+    variants: Vec<Variant>,
 }
 
 impl PodFactory {
@@ -124,11 +130,16 @@ impl PodFactory {
             annotations: template["metadata"]["annotations"].clone(),
             owner: owner_reference(set),
             spec,
+            // A list with mistakes is rejected where a person writes it; one that is there anyway is not applied.
+            variants: variants::parse(
+                template["metadata"]["annotations"][ANNOTATION_VARIANTS].as_str().unwrap_or("[]"),
+            )
+            .unwrap_or_default(),
         }
     }
 
-    /// Name and JSON of the pod on a node.
-    pub fn pod_on(&self, node: &str) -> (String, Vec<u8>) {
+    /// Name and JSON of the pod on a node with these labels.
+    pub fn pod_on(&self, node: &str, labels: &Labels<'_>) -> (String, Vec<u8>) {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
         struct Pod<'a> {
@@ -155,6 +166,12 @@ impl PodFactory {
             template: &'a Map<String, Value>,
         }
         let name = pod_name(&self.set, &self.hash, node, self.collisions);
+        let variant = variants::find(&self.variants, |key| labels.get(key).map(str::to_owned));
+        let (mut spec, mut annotations) = (Cow::Borrowed(&self.spec), Cow::Borrowed(&self.annotations));
+        if let Some((index, variant)) = variant {
+            variant.apply(spec.to_mut());
+            annotations.to_mut()[ANNOTATION_VARIANT] = variant.label(index).into();
+        }
         let pod = Pod {
             api_version: "v1",
             kind: "Pod",
@@ -162,10 +179,10 @@ impl PodFactory {
                 name: &name,
                 namespace: &self.namespace,
                 labels: &self.labels,
-                annotations: &self.annotations,
+                annotations: &annotations,
                 owner_references: [&self.owner],
             },
-            spec: Spec { node_name: node, template: &self.spec },
+            spec: Spec { node_name: node, template: &spec },
         };
         let bytes = serde_json::to_vec(&pod).expect("JSON values and text always serialise");
         (name, bytes)

@@ -3,7 +3,7 @@
 use super::plan::plan;
 use super::template::{pod_name, revision_hash};
 use super::*;
-use hub_runtime::views::{ConditionView, LabelSelector, ObjectMeta};
+use hub_runtime::views::{ConditionView, LabelSelector, Labels, ObjectMeta};
 
 const NOW: i64 = 1_800_000_000;
 
@@ -233,7 +233,7 @@ fn names_of_pods_are_their_nodes() {
 fn a_pod_says_whose_it_is_and_where() {
     let meta: ObjectMeta<'_> = serde_json::from_str(r#"{"name":"agent","namespace":"default","uid":"u"}"#).unwrap();
     let template = json!({"metadata": {"labels": {"app": "a"}}, "spec": {"nodeSelector": {"role": "x"}}});
-    let (name, bytes) = PodFactory::new(&meta, &template, "hash", 0).pod_on("gw-1");
+    let (name, bytes) = PodFactory::new(&meta, &template, "hash", 0).pod_on("gw-1", &Labels::default());
     let pod: Value = serde_json::from_slice(&bytes).unwrap();
     assert_eq!(pod["metadata"]["name"], name.as_str());
     assert_eq!(pod["spec"]["nodeName"], "gw-1");
@@ -347,13 +347,21 @@ fn strings(texts: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn a_set_names_the_nodes_that_its_rollout_has_left_out() {
-    let at = |second| Timestamp::from_second(second).unwrap();
-    let first = with_skipped(&[], &strings(&["gw-1"]), at(1));
-    assert_eq!(first[0]["message"], "Nodes out of reach keep the former template until they are back (1): gw-1");
-    let many: Vec<String> = (0..12).map(|number| format!("n{number}")).collect();
-    let second = with_skipped(&first, &many, at(2));
-    assert_eq!((second.len(), &second[0]["lastTransitionTime"]), (1, &first[0]["lastTransitionTime"]));
-    assert!(second[0]["message"].as_str().unwrap().ends_with("n9, …"), "{second:?}");
-    assert!(with_skipped(&second, &[], at(3)).is_empty());
+fn a_pod_is_what_its_variant_is_on_the_node() {
+    let meta: ObjectMeta<'_> = serde_json::from_str(r#"{"name":"agent","namespace":"default","uid":"u"}"#).unwrap();
+    let variants =
+        json!([{"name": "arm", "nodeSelector": {"arch": "arm64"}, "containers": [{"name": "main", "image": "b"}]}]);
+    let annotations = json!({"selvedge.dev/variants": variants.to_string()});
+    let template =
+        json!({"metadata": {"annotations": annotations}, "spec": {"containers": [{"name": "main", "image": "a"}]}});
+    let factory = PodFactory::new(&meta, &template, "hash", 0);
+    let pod_on = |labels: &str| -> Value {
+        serde_json::from_slice(&factory.pod_on("gw-1", &serde_json::from_str(labels).unwrap()).1).unwrap()
+    };
+    let pod = pod_on(r#"{"arch":"arm64"}"#);
+    assert_eq!(pod["spec"]["containers"][0]["image"], "b");
+    assert_eq!(pod["metadata"]["annotations"]["selvedge.dev/variant"], "arm");
+    let pod = pod_on(r#"{"arch":"amd64"}"#);
+    assert_eq!(pod["spec"]["containers"][0]["image"], "a");
+    assert!(pod["metadata"]["annotations"].get("selvedge.dev/variant").is_none());
 }

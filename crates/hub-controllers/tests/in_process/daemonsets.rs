@@ -390,3 +390,94 @@ async fn a_pod_of_another_node_keeps_no_name_from_a_set() {
     }
     hub.stop().await;
 }
+
+/// Plays the kubelets until the pods have these images, by node.
+async fn run_until(hub: &Hub, expected: &[(&str, &str)], holds: impl Fn(&Value) -> bool) -> Value {
+    let mut last = (Vec::new(), Value::Null);
+    for _ in 0..1000 {
+        hub.kubelet_ends_pods("default").await;
+        let pods = hub.admin.list_now(Kind::Pod, "default").await.expect("the API answers");
+        for pod in pods.iter().filter(|pod| pod["status"]["conditions"].is_null()) {
+            let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+            let ready = json!({"type": "Ready", "status": "True", "lastTransitionTime": now});
+            let status = json!({"phase": "Running", "conditions": [ready]});
+            hub.admin.merge_status(Kind::Pod, ("default", name_of(pod)), &status).await.expect("the API takes it");
+        }
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let shown =
+            pods.iter().map(|pod| (text(&pod["spec"]["nodeName"]), text(&pod["metadata"]["annotations"]["version"])));
+        let mut shown: Vec<(String, String)> = shown.collect();
+        shown.sort();
+        let set = hub.admin.get_now(Kind::DaemonSet, ("default", "agent")).await.expect("the API answers");
+        last = (shown, set.unwrap_or_default());
+        if last.0.iter().map(|(node, version)| (node.as_str(), version.as_str())).eq(expected.iter().copied())
+            && holds(&last.1)
+        {
+            hub.settled().await;
+            return last.1;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("it did not come to be so in time; last seen: {last:?}");
+}
+
+fn said<'v>(set: &'v Value, r#type: &str) -> (&'v str, &'v str) {
+    let conditions = set["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let found = conditions.iter().find(|condition| condition["type"] == r#type);
+    let text = |field: &str| found.and_then(|condition| condition[field].as_str()).unwrap_or_default();
+    (text("reason"), text("message"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_canary_of_daemons_is_updated_first_and_goes_back_when_it_fails() {
+    let hub = Hub::start().await;
+    for (node, site) in [("gw-1", "hall"), ("gw-2", "pilot"), ("gw-3", "hall")] {
+        hub.node(node, json!({"selvedge.dev/role": "gateway", "site": site})).await;
+    }
+    let mut set = daemon_set("agent");
+    set["metadata"]["annotations"] = json!({"selvedge.dev/canary": "site=pilot", "selvedge.dev/canary-wait": "4s"});
+    set["spec"]["template"]["metadata"]["annotations"] = json!({"version": "1"});
+    hub.make(Kind::DaemonSet, set).await;
+    run_until(&hub, &[("gw-1", "1"), ("gw-2", "1"), ("gw-3", "1")], |set| set["status"]["numberAvailable"] == 3).await;
+
+    let update = async |version: &str, wait: &str| {
+        let patch = json!({
+            "metadata": {"annotations": {"selvedge.dev/canary-wait": wait}},
+            "spec": {"template": {"metadata": {"annotations": {"version": version}}}},
+        });
+        hub.admin.merge(Kind::DaemonSet, ("default", "agent"), &patch).await.expect("the API takes it");
+    };
+    update("2", "4s").await;
+    let is_waiting = |set: &Value| said(set, "Canary").0 == "Waiting" && set["status"]["updatedNumberScheduled"] == 1;
+    run_until(&hub, &[("gw-1", "1"), ("gw-2", "2"), ("gw-3", "1")], is_waiting).await;
+    let is_passed = |set: &Value| {
+        said(set, "Canary").0 == "Passed"
+            && set["status"]["updatedNumberScheduled"] == 3
+            && set["status"]["numberAvailable"] == 3
+    };
+    run_until(&hub, &[("gw-1", "2"), ("gw-2", "2"), ("gw-3", "2")], is_passed).await;
+
+    update("3", "1h").await;
+    run_until(&hub, &[("gw-1", "2"), ("gw-2", "3"), ("gw-3", "2")], is_waiting).await;
+    // A node that comes meanwhile has what the others have.
+    hub.node("gw-4", json!({"selvedge.dev/role": "gateway", "site": "hall"})).await;
+    run_until(&hub, &[("gw-1", "2"), ("gw-2", "3"), ("gw-3", "2"), ("gw-4", "2")], |_| true).await;
+    let pods = hub.pods("default", 4).await;
+    let new = pods.iter().find(|pod| pod["spec"]["nodeName"] == "gw-2").expect("the canary's");
+    let crashed =
+        json!({"containerStatuses": [{"name": "main", "restartCount": 1, "image": "", "imageID": "", "ready": true}]});
+    hub.admin.merge_status(Kind::Pod, ("default", name_of(new)), &crashed).await.expect("the API takes it");
+    let all_former = [("gw-1", "2"), ("gw-2", "2"), ("gw-3", "2"), ("gw-4", "2")];
+    let is_back = |set: &Value| said(set, "Canary").0 == "RolledBack" && set["status"]["updatedNumberScheduled"] == 4;
+    let set = run_until(&hub, &all_former, is_back).await;
+    assert!(said(&set, "Canary").1.contains("container main was restarted"), "{set}");
+    assert_eq!(set["spec"]["template"]["metadata"]["annotations"]["version"], "2");
+    // The same again is not tried again.
+    update("3", "1h").await;
+    hub.eventually(Kind::DaemonSet, ("default", "agent"), |set| {
+        set.is_some_and(|set| set["spec"]["template"]["metadata"]["annotations"]["version"] == "2")
+    })
+    .await;
+    run_until(&hub, &all_former, is_back).await;
+    hub.stop().await;
+}

@@ -539,3 +539,62 @@ async fn a_node_reads_the_claims_and_volumes_of_its_pods_and_says_which_director
     hub.check(gw, "POST", VOLUMES, directory("new", "gw-1"), 403).await;
     hub.check(gw, "PATCH", &mine, removed, 200).await;
 }
+
+#[tokio::test]
+async fn only_the_box_itself_says_whether_its_updates_are_held() {
+    let hub = Hub::joined().await;
+    let (gw, own) = (&node("gw-1"), "/api/v1/nodes/gw-1");
+    hub.check(gw, "POST", NODES, json!({"metadata": {"name": "gw-1"}}), 201).await;
+    hub.check(&node("gw-2"), "POST", NODES, json!({"metadata": {"name": "gw-2"}}), 201).await;
+    let hold = |value: Value| json!({"metadata": {"annotations": {api_edge::ANNOTATION_HOLD_UPDATES: value}}});
+    hub.check(gw, "PATCH", own, hold("true".into()), 200).await;
+    // Not with the status either, nor in the node's name without its key.
+    for path in [own, "/api/v1/nodes/gw-1/status"] {
+        for value in [Value::Null, json!("false"), json!("2020-01-01T00:00:00Z")] {
+            let refused = hub.call("PATCH", path, hold(value.clone())).await;
+            assert_eq!(refused.code, 403, "{path} {value}");
+            assert!(refused.message().contains("release-updates"), "{}", refused.message());
+            hub.check(&node("gw-2"), "PATCH", path, hold(value), 403).await;
+        }
+    }
+    // Whoever changes something else is not in the way, and need not know of it.
+    assert_eq!(hub.call("PATCH", own, labels(json!({"site": "hall"}))).await.code, 200);
+    assert_eq!(hub.call("PATCH", "/api/v1/nodes/gw-2", hold("true".into())).await.code, 403, "nor for another box");
+    hub.check(gw, "PATCH", own, hold(Value::Null), 200).await;
+}
+
+#[tokio::test]
+async fn a_pod_that_is_bound_becomes_its_variant() {
+    let hub = Hub::joined().await;
+    for (name, arch) in [("gw-1", "arm64"), ("gw-2", "amd64")] {
+        let labels = json!({"kubernetes.io/arch": arch});
+        hub.check(&node(name), "POST", NODES, json!({"metadata": {"name": name, "labels": labels}}), 201).await;
+    }
+    let variants = json!([{"name": "arm", "nodeSelector": {"kubernetes.io/arch": "arm64"}, "containers": [
+        {"name": "main", "image": "file:///bin/arm", "env": [{"name": "A", "value": "1"}]},
+    ]}]);
+    let container = json!({"name": "main", "image": "file:///bin/true"});
+    for (name, bound_to, image, variant) in
+        [("one", "gw-1", "file:///bin/arm", json!("arm")), ("two", "gw-2", "file:///bin/true", Value::Null)]
+    {
+        let annotations = json!({"selvedge.dev/variants": variants.to_string(), "selvedge.dev/variant": "mine"});
+        let pod = json!({
+            "metadata": {"name": name, "annotations": annotations},
+            "spec": {"runtimeClassName": "selvedge-process", "containers": [container]},
+        });
+        hub.create(PODS, pod).await;
+        let binding = json!({"metadata": {"name": name}, "target": {"kind": "Node", "name": bound_to}});
+        assert_eq!(hub.call("POST", &format!("{PODS}/{name}/binding"), binding).await.code, 201);
+        let bound = hub.call("GET", &format!("{PODS}/{name}"), Value::Null).await.body;
+        assert_eq!(
+            (&bound["spec"]["nodeName"], &bound["spec"]["containers"][0]["image"]),
+            (&json!(bound_to), &json!(image))
+        );
+        assert_eq!(bound["metadata"]["annotations"]["selvedge.dev/variant"], variant, "{name}");
+    }
+    let misspelt = json!({"selvedge.dev/variants": r#"[{"nodeselector": {}}]"#});
+    let pod = json!({"metadata": {"name": "three", "annotations": misspelt}, "spec": {"containers": [container]}});
+    let refused = hub.call("POST", PODS, pod).await;
+    assert_eq!(refused.code, 422);
+    assert!(refused.message().contains("metadata.annotations[selvedge.dev/variants][0]"), "{}", refused.message());
+}

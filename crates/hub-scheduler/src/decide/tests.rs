@@ -1,4 +1,4 @@
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::testing::{cluster, labeled, place, pod, requests, shared};
@@ -89,4 +89,39 @@ fn the_second_of_two_equal_pods_that_fail_costs_nothing() {
     assert!(Arc::ptr_eq(&first, &reject(&mut cluster, &two)));
     place(&mut cluster, labeled("other", json!({}), json!({})), "a");
     assert!(!Arc::ptr_eq(&first, &reject(&mut cluster, &two)), "the cluster has changed");
+}
+
+#[test]
+fn a_pod_counts_on_a_node_as_the_variant_that_it_is_there() {
+    let variants = json!([
+        {"nodeSelector": {"kind": "small"}, "containers": [{"name": "main", "image": "app:small", "resources": {"requests": {"cpu": "1"}}}]},
+        {"nodeSelector": {"gpu": "yes"}, "containers": [{"name": "main", "resources": {"limits": {"example.org/gpu": 1}}}]},
+    ]);
+    let pod = |name: &str, node: Option<&str>| {
+        let container = json!({"name": "main", "image": "app:large", "resources": {"requests": {"cpu": "3"}}});
+        let mut spec = json!({"containers": [container]});
+        if let Some(node) = node {
+            spec["nodeName"] = node.into();
+        }
+        let annotations = json!({"selvedge.dev/variants": variants.to_string()});
+        crate::testing::pod(name, json!({"metadata": {"annotations": annotations}, "spec": spec}))
+    };
+    let decided = |nodes: &[(&str, Value)]| crate::testing::decide(&mut cluster(nodes), &pod("p", None));
+    let small = json!({"labels": {"kind": "small"}, "allocatable": {"cpu": "1"}});
+    let large = json!({"labels": {"kind": "large"}, "allocatable": {"cpu": "2"}});
+    assert_eq!(decided(&[("small", small.clone()), ("large", large.clone())]).as_deref(), Ok("small"));
+    let why = decided(&[("large", large), ("gpu", json!({"labels": {"gpu": "yes"}}))]).unwrap_err();
+    assert!(why.contains("1 Insufficient cpu") && why.contains("1 Insufficient example.org/gpu"), "{why}");
+    // Placed, it occupies what the variant needs, also before the API shows it so.
+    let mut cluster = cluster(&[("small", small)]);
+    let labels = cluster.node(cluster.node_id("small").unwrap()).labels.clone();
+    let waiting = pod("p", None);
+    let placed = waiting.demand.placed_on(&labels);
+    assert_eq!((placed.requests.cpu, &*placed.images[0]), (1000, "app:small"));
+    assert!(placed.variants.is_empty() && placed.requests.scalars.is_empty());
+    place(&mut cluster, Pod { demand: placed, ..waiting }, "small");
+    assert_eq!(cluster.node(cluster.node_id("small").unwrap()).load.requested.cpu, 1000);
+    // What has a node is what its spec says.
+    assert_eq!(pod("q", Some("small")).demand.requests.cpu, 3000);
+    assert!(pod("q", Some("small")).demand.variants.is_empty());
 }

@@ -1,18 +1,22 @@
 //! Reads a pod's JSON.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use api_kube::selector::{Expression, Operator, ParseSelectorError, Requirement};
 use api_kube::{LabelSelector, Quantity, Text};
 use hub_runtime::views::time;
+use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::views::{
     ContainerStatusView, ContainerView, ListView, NodeSelectorView, NodeTermView, PodView, SpreadView, TermView,
-    TermsView, TolerationView, VolumeView,
+    TermsView, TolerationView, VolumeView, nullable,
 };
 use super::{
-    AffinityTerm, Amounts, ClaimUse, Demand, HostPort, Pod, PodAffinity, SCHEDULER_NAME, SpreadConstraint, WorkloadKind,
+    AffinityTerm, Amounts, ClaimUse, Demand, HostPort, Needs, Pod, PodAffinity, SCHEDULER_NAME, SpreadConstraint,
+    VariantDemand, WorkloadKind,
 };
 use crate::terms::{Effect, Labels, NodeDemand, NodeTerm, PodMatcher, Toleration};
 
@@ -64,8 +68,63 @@ pub fn parse(json: &[u8]) -> Result<(Pod, Seen), ParsePodError> {
     let view: PodView<'_> = serde_json::from_slice(json)?;
     let name: &str = &view.metadata.name;
     let claims = view.spec.volumes.iter().filter_map(|volume| claim_use(name, volume)).collect();
-    let pod = Pod { name: name.into(), uid: (&*view.metadata.uid).into(), demand: Arc::new(demand(&view)?), claims };
+    let mut demand = demand(&view)?;
+    // What has a node is what it is there already. Few pods have variants: the others are not read twice.
+    if view.spec.node_name.is_empty()
+        && std::str::from_utf8(json).is_ok_and(|text| text.contains(api_edge::ANNOTATION_VARIANTS))
+        && let Ok(Annotated { metadata: AnnotatedMeta { annotations } }) = serde_json::from_slice(json)
+        && let Some(variants) = annotations.variants
+    {
+        demand.variants = of_variants(json, &variants, &mut demand.requests)?;
+    }
+    let pod = Pod { name: name.into(), uid: (&*view.metadata.uid).into(), demand: Arc::new(demand), claims };
     Ok((pod, seen(&view)))
+}
+
+/// A pod's variants.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Annotated<'a> {
+    #[serde(borrow)]
+    metadata: AnnotatedMeta<'a>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct AnnotatedMeta<'a> {
+    #[serde(borrow, deserialize_with = "nullable")]
+    annotations: Annotations<'a>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Annotations<'a> {
+    #[serde(rename = "selvedge.dev/variants", borrow)]
+    variants: Option<Text<'a>>,
+}
+
+/// What the pod needs as each of its variants. `requests`, those of the pod as it is written, get the scalars of all of them.
+fn of_variants(json: &[u8], text: &str, requests: &mut Amounts) -> Result<Vec<VariantDemand>, ParsePodError> {
+    // What does not read as a list is placed as it is written.
+    let Ok(list) = api_edge::variants::parse(text) else { return Ok(Vec::new()) };
+    let mut all = Vec::with_capacity(list.len());
+    for variant in &list {
+        let mut pod: Value = serde_json::from_slice(json)?;
+        if let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) {
+            variant.apply(spec);
+        }
+        let text = pod.to_string();
+        let view: PodView<'_> = serde_json::from_str(&text)?;
+        let (requests, scored) = self::requests(&view);
+        let nodes = Labels::new(variant.node_selector.iter().map(|(key, value)| (key.as_str(), value.as_str())));
+        all.push(VariantDemand { nodes, needs: Needs { requests, scored, images: images(&view) } });
+    }
+    let scalars = all.iter().flat_map(|one| &one.needs.requests.scalars).chain(&requests.scalars);
+    let names: BTreeSet<Box<str>> = scalars.map(|(name, _)| name.clone()).collect();
+    for amounts in all.iter_mut().map(|one| &mut one.needs.requests).chain([requests]) {
+        amounts.scalars = names.iter().map(|name| (name.clone(), amounts.scalar(name))).collect();
+    }
+    Ok(all)
 }
 
 fn claim_use(pod: &str, volume: &VolumeView<'_>) -> Option<ClaimUse> {
@@ -141,6 +200,7 @@ fn demand(view: &PodView<'_>) -> Result<Demand, ParsePodError> {
         spread: spread.collect::<Result<_, _>>()?,
         images: images(view),
         owner: owner(view),
+        variants: Vec::new(),
         labels,
     })
 }

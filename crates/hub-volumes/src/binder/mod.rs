@@ -22,8 +22,8 @@ use hub_runtime::kinds::Kind;
 use hub_runtime::writer::Target;
 use hub_runtime::{Context, Event, Field, Next, ObjectRef, Queue, ReconcileError, Reconciler};
 
-use crate::names::{BIND_COMPLETED, BOUND_BY_CONTROLLER, PROVISIONER_OF_CLAIM, SELECTED_NODE};
 use crate::views::{Claim, Class, Node, PodView, Volume};
+use hub_runtime::volumes::{BIND_COMPLETED, BOUND_BY_CONTROLLER, PROVISIONER_OF_CLAIM, SELECTED_NODE};
 
 mod plan;
 

@@ -1,8 +1,9 @@
 //! What a claim or a volume needs next, as plain functions: the cases of upstream's controller, in its words.
 
 use crate::matching::{self, Place};
-use crate::names::{BOUND_BY_CONTROLLER, NO_PROVISIONER, PROVISIONED_BY, SELECTED_NODE};
 use crate::views::{Claim, Class, Node, PodView, Volume};
+use api_edge::volumes::PROVISIONED_BY;
+use hub_runtime::volumes::{BOUND_BY_CONTROLLER, NO_PROVISIONER, SELECTED_NODE};
 
 /// Pods that an Event names at most.
 const NAMED_PODS_MAX: usize = 10;

@@ -298,7 +298,7 @@ impl CronJobs {
         };
         let text = |field: &str| job["metadata"][field].as_str().unwrap_or_default().to_owned();
         if let Ok(revision) = text("resourceVersion").parse() {
-            self.expectations.created(key, revision);
+            self.expectations.wrote(key, revision);
         }
         Ok(Some(Reference {
             namespace: metadata.namespace.to_string(),

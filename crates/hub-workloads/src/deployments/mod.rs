@@ -2,23 +2,26 @@
 //!
 //! ```text
 //! set changed ──controller, or selector in its namespace──┐
-//! Deployment changed ─────────────────────────────────────┴──▶ key: namespace/name of a Deployment
+//! Deployment changed ─────────────────────────────────────┼──▶ key: namespace/name of a Deployment
+//! node out of reach, held, or neither any more ───────────┘
 //!
-//! reconcile: claim sets → find the new one, or create it → one step of scaling → old revisions → status
+//! reconcile: claim sets → find the new one, or create it → scope → one step of scaling → old revisions → status
 //! ```
 //!
 //! A set is named after the hash of its template, so that one is never created twice; a name that somebody else has counts as
 //! a collision and gives another hash. Which set is the new one is decided by what templates mean ([`meaning`](crate::meaning)).
 //! A step is taken from one view of all sets and written against the revisions of that view: where the view was old, the write
-//! meets another and the next run decides anew.
+//! meets another and the next run decides anew. A set that the view does not show yet would not be met: nothing is decided before
+//! the reader shows what this controller wrote. Which pods a step is about depends on their nodes: [`rollout`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use hub_runtime::kinds::Kind;
+use hub_runtime::rollouts::skipped::SkippedNodes;
 use hub_runtime::views::{AnyView, LabelSelector, ObjectMeta, nullable};
-use hub_runtime::writer::{Target, WriteError};
-use hub_runtime::{Context, Event, Field, Next, ObjectRef, Queue, Reader, ReconcileError, Reconciler};
+use hub_runtime::writer::{self, Target, WriteError};
+use hub_runtime::{Context, Event, Expectations, Field, Next, ObjectRef, Queue, Reader, ReconcileError, Reconciler};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -28,12 +31,17 @@ use crate::hash::short_hash;
 use crate::meaning;
 use crate::owner::Owner;
 use crate::pods::Key;
+use crate::statefulsets::shared::ready::SeenReady;
 
 mod plan;
+mod rollout;
+mod scope;
 mod status;
 mod view;
 
 use plan::{Demand, Scale, Size};
+use rollout::{Outlook, Stage};
+use scope::Scope;
 use view::{DESIRED_REPLICAS, Deployment, HASH, MAX_REPLICAS, Meta, REVISION, REVISION_HISTORY, Set, Strategy};
 
 /// After a write that met another; a change usually comes first.
@@ -46,8 +54,14 @@ const REVISION_HISTORY_BYTES_MAX: usize = 2000;
 /// The controller.
 pub(crate) struct Deployments {
     context: Context,
+    /// Of sets.
+    expectations: Expectations<Key>,
     /// Sets without a controller, by namespace: what a Deployment may adopt.
     orphans: Mutex<HashMap<Box<str>, BTreeSet<Box<str>>>>,
+    /// Nodes that rollouts leave out.
+    skipped: SkippedNodes,
+    /// Since when pods of canaries are seen Ready whose own word for it cannot be right. It can be lost: they wait anew.
+    seen_ready: Mutex<HashMap<Key, SeenReady>>,
 }
 
 /// What is borrowed of a Deployment.
@@ -105,7 +119,13 @@ enum Step<T> {
 
 impl Deployments {
     pub fn new(context: Context) -> Self {
-        Self { context, orphans: Mutex::default() }
+        Self {
+            context,
+            expectations: Expectations::new(Kind::ReplicaSet),
+            orphans: Mutex::default(),
+            skipped: SkippedNodes::default(),
+            seen_ready: Mutex::default(),
+        }
     }
 
     fn reader(&self) -> &dyn Reader {
@@ -229,6 +249,7 @@ impl Deployments {
         owner: Owner<'_>,
         deployment: &Deployment,
         sets: &mut Sets,
+        (scope, outlook): (&Scope, &Outlook),
         status: &mut Value,
     ) -> Result<Step<()>, WriteError> {
         let collisions = deployment.status["collisionCount"].as_i64().unwrap_or_default();
@@ -239,9 +260,17 @@ impl Deployments {
         };
         let name = format!("{}-{hash}", deployment.metadata.name);
         let demand = demand(deployment);
-        let replicas = plan::new_size(demand, 0, plan::present(&sets.sizes()));
+        let replicas = match outlook.stage {
+            Stage::Frozen => 0,
+            Stage::Open | Stage::Canary(_) => plan::new_size(scope.demand, 0, plan::present(&scope.sizes)),
+        };
         let revision = sets.all.iter().map(Set::revision).max().unwrap_or_default().saturating_add(1);
-        let object = new_set(owner, deployment, demand, (&name, &hash), replicas, revision);
+        let mut object = new_set(owner, deployment, demand, (&name, &hash), replicas, revision);
+        for (mark, value) in rollout::marks(&outlook.stage, true, false) {
+            if let Some(value) = value {
+                object["metadata"]["annotations"][mark] = value.into();
+            }
+        }
         let created = match self.context.writer.create(Kind::ReplicaSet, object).await {
             Ok(created) => created,
             Err(error) if error.is_namespace_terminating() => return Ok(Step::Done(())),
@@ -262,6 +291,8 @@ impl Deployments {
             }
         };
         let Some(created) = created else { return self.settle_taken(owner, deployment, &name, collisions).await };
+        let written = created["metadata"]["resourceVersion"].as_str();
+        self.expectations.wrote(&key_of(owner), writer::revision(written));
         if replicas > 0 {
             let message = format!("Scaled up replica set {name} from 0 to {replicas}");
             self.context.recorder.normal(Kind::Deployment, owner.target(), "ScalingReplicaSet", message);
@@ -318,9 +349,10 @@ impl Deployments {
                 "spec": {"replicas": replicas},
             });
             let key = (set.metadata.namespace.as_str(), set.metadata.name.as_str());
-            if !self.context.writer.merge(Kind::ReplicaSet, key, &patch).await? {
+            let Some(revision) = self.context.writer.merge_at(Kind::ReplicaSet, key, &patch).await? else {
                 return Ok(Step::Again);
-            }
+            };
+            self.expectations.wrote(&key_of(owner), revision);
             set.spec.replicas = replicas;
             if before != replicas {
                 has_scaled = true;
@@ -373,7 +405,13 @@ impl Deployments {
     }
 
     /// One run over a Deployment whose sets are known.
-    async fn step(&self, owner: Owner<'_>, deployment: &Deployment, mut sets: Sets) -> Result<Next, ReconcileError> {
+    async fn step(
+        &self,
+        key: &Key,
+        owner: Owner<'_>,
+        deployment: &Deployment,
+        mut sets: Sets,
+    ) -> Result<Next, ReconcileError> {
         let now = self.context.clock.now();
         let demand = demand(deployment);
         if let Some((reason, message)) = status::pause(deployment) {
@@ -386,9 +424,18 @@ impl Deployments {
         if let Step::Again = self.update_new(deployment, &mut sets).await? {
             return Ok(Next::After(CONFLICT_RETRY));
         }
+        let Step::Done(outlook) = self.look(key, owner, deployment, &sets, now).await? else {
+            return Ok(Next::After(CONFLICT_RETRY));
+        };
+        if let Step::Again = self.mark(&sets, &outlook).await? {
+            return Ok(Next::After(CONFLICT_RETRY));
+        }
         let is_paused = deployment.spec.paused;
         if is_paused || is_scaling(deployment, &sets) {
-            let scales = plan::rescale(demand, &sets.sizes(), sets.new);
+            let scales = match outlook.stage {
+                Stage::Open => plan::rescale(demand, &sets.sizes(), sets.new),
+                Stage::Canary(_) | Stage::Frozen => rollout::rescale_old(demand, &sets.sizes(), sets.new),
+            };
             if let Step::Again = self.scale(owner, demand, &mut sets, scales).await? {
                 return Ok(Next::After(CONFLICT_RETRY));
             }
@@ -396,15 +443,21 @@ impl Deployments {
                 self.trim_history(deployment, &sets).await?;
             }
             let all: Vec<&Set> = sets.all.iter().collect();
-            let counted = status::counted(deployment, &all, sets.newest(), now);
+            let mut counted = status::counted(deployment, &all, sets.newest(), now);
+            outlook.note(&mut counted, now);
             self.write_status(deployment, &counted).await?;
             return Ok(Next::OnChange);
         }
         let mut noted = deployment.status.clone();
-        let is_blocked = demand.strategy == Strategy::Recreate
-            && (sets.old().any(|set| set.spec.replicas > 0) || self.is_old_running(&sets));
+        let scope = outlook.scope(demand, &sets);
+        let is_recreating = demand.strategy == Strategy::Recreate;
+        // Two templates must not run at once, and what is out of reach may run.
+        let is_waiting = outlook.stage == Stage::Frozen || (is_recreating && !outlook.skipped.is_empty());
+        let is_blocked =
+            is_recreating && (is_waiting || sets.old().any(|set| set.spec.replicas > 0) || self.is_old_running(&sets));
         if sets.new.is_none() && !is_blocked {
-            if let Step::Again = self.create_new(owner, deployment, &mut sets, &mut noted).await? {
+            let known = (&scope, &outlook);
+            if let Step::Again = self.create_new(owner, deployment, &mut sets, known, &mut noted).await? {
                 return Ok(Next::After(CONFLICT_RETRY));
             }
         } else if let Some(new) = sets.newest()
@@ -414,9 +467,12 @@ impl Deployments {
             let message = format!("Found new replica set {:?}", new.metadata.name);
             status::set_progressing(&mut noted, "True", "FoundNewReplicaSet", &message, now);
         }
+        // A set that was just created is one more than the scope was made of.
+        let scope = outlook.scope(demand, &sets);
         let scales = match (demand.strategy, sets.new) {
+            _ if is_waiting => Vec::new(),
             (Strategy::Recreate, new) => plan::recreate(demand, &sets.sizes(), new, is_blocked),
-            (Strategy::Rolling(_), Some(new)) => plan::roll(demand, &sets.sizes(), new),
+            (Strategy::Rolling(_), Some(new)) => scope.widen(plan::roll(scope.demand, &scope.sizes, new)),
             (Strategy::Rolling(_), None) => Vec::new(),
         };
         let Step::Done(has_scaled) = self.scale(owner, demand, &mut sets, scales).await? else {
@@ -425,13 +481,33 @@ impl Deployments {
         let before = Deployment { status: noted, ..deployment.clone() };
         let all: Vec<&Set> = sets.all.iter().collect();
         let mut counted = status::counted(&before, &all, sets.newest(), now);
-        status::judge_progress(&before, &all, sets.newest(), &mut counted, now);
+        let waits_for = outlook.waits_for(&outlook.scope(demand, &sets), sets.new, is_waiting);
+        status::judge_progress(&before, &all, sets.newest(), waits_for, &mut counted, now);
+        outlook.note(&mut counted, now);
         if !has_scaled && status::is_complete(&before, &counted) {
             self.trim_history(deployment, &sets).await?;
         }
         self.write_status(deployment, &counted).await?;
-        Ok(status::look_again(deployment, &counted, now)
-            .map_or(Next::OnChange, |left| Next::After(left.clamp(Duration::from_millis(100), DEADLINE_MAX))))
+        let next = outlook.look_again.map_or(Next::OnChange, Next::After);
+        let deadline = status::look_again(deployment, &counted, now);
+        Ok(deadline.map_or(next, |left| next.or(Next::After(left.clamp(Duration::from_millis(100), DEADLINE_MAX)))))
+    }
+
+    /// A node is left out from now on, or is not any more: the Deployments that have pods there.
+    fn observe_node(&self, name: &str, queue: &Queue<Key>) {
+        let mut seen = BTreeSet::new();
+        for pod in self.reader().by_field(Kind::Pod, Field::NodeName, name) {
+            let Some(pod_view) = pod.view_or_log::<AnyView<'_>>() else { continue };
+            let Some(owner) = pod_view.metadata.controller().filter(|owner| &*owner.kind == "ReplicaSet") else {
+                continue;
+            };
+            if !seen.insert((pod.namespace().to_owned(), owner.name.to_string())) {
+                continue;
+            }
+            if let Some(set) = self.reader().get(Kind::ReplicaSet, pod.namespace(), &owner.name) {
+                self.observe_set(&set, false, queue);
+            }
+        }
     }
 }
 
@@ -444,10 +520,13 @@ impl Reconciler for Deployments {
 
     fn sources(&self) -> &'static [Kind] {
         // Pods are only read, and their first list is waited for; that one has ended is seen in its set's status.
-        &[Kind::Deployment, Kind::ReplicaSet, Kind::Pod]
+        &[Kind::Deployment, Kind::ReplicaSet, Kind::Pod, Kind::Node]
     }
 
     fn observe(&self, event: &Event, queue: &Queue<Key>) {
+        if let Some(node) = self.skipped.apply(event) {
+            self.observe_node(node, queue);
+        }
         match event {
             Event::Listed(kind, objects) => {
                 if *kind == Kind::ReplicaSet {
@@ -476,7 +555,14 @@ impl Reconciler for Deployments {
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Next, ReconcileError> {
-        let Some(object) = self.reader().get(Kind::Deployment, &key.0, &key.1) else { return Ok(Next::OnChange) };
+        let Some(object) = self.reader().get(Kind::Deployment, &key.0, &key.1) else {
+            self.seen_ready.lock().remove(key);
+            self.expectations.forget(key);
+            return Ok(Next::OnChange);
+        };
+        if !self.expectations.are_seen(key, self.reader()) {
+            return Ok(Next::After(CONFLICT_RETRY));
+        }
         let borrowed: Borrowed<'_> = object.view()?;
         let deployment: Deployment = object.view()?;
         let owner = Owner::new(Kind::Deployment, &borrowed.metadata);
@@ -497,8 +583,12 @@ impl Reconciler for Deployments {
         }
         let Step::Done(all) = self.claim_sets(owner, selector).await? else { return Ok(Next::After(CONFLICT_RETRY)) };
         let new = self.find_new(owner, &deployment, &all).await?;
-        self.step(owner, &deployment, Sets { all, new }).await
+        self.step(key, owner, &deployment, Sets { all, new }).await
     }
+}
+
+fn key_of(owner: Owner<'_>) -> Key {
+    ((&*owner.meta.namespace).into(), (&*owner.meta.name).into())
 }
 
 fn demand(deployment: &Deployment) -> Demand {

@@ -112,7 +112,9 @@ pub(super) fn recreate(demand: Demand, sizes: &[Size], new: Option<usize>, is_ol
 }
 
 /// What a change of `spec.replicas` alone means, in the middle of a rollout or while it is paused: one set gets all of it,
-/// several get their shares. `sizes` are oldest first.
+/// several get their shares. `sizes` are oldest first. Every set with pods is named, with the size it has if it keeps it: what
+/// was demanded is noted on it. Upstream notes it only on sets that change, takes the others for scaled anew at every look, and
+/// rolls nothing out ever after.
 pub(super) fn rescale(demand: Demand, sizes: &[Size], new: Option<usize>) -> Vec<Scale> {
     let active: Vec<usize> = (0..sizes.len()).filter(|index| sizes[*index].replicas > 0).collect();
     let only = match active[..] {
@@ -121,7 +123,7 @@ pub(super) fn rescale(demand: Demand, sizes: &[Size], new: Option<usize>) -> Vec
         _ => None,
     };
     if let Some(only) = only {
-        return if sizes[only].replicas == demand.replicas { Vec::new() } else { vec![(only, demand.replicas)] };
+        return vec![(only, demand.replicas)];
     }
     if active.is_empty() {
         return Vec::new();
@@ -129,10 +131,11 @@ pub(super) fn rescale(demand: Demand, sizes: &[Size], new: Option<usize>) -> Vec
     let is_saturated =
         new.is_some_and(|new| sizes[new].replicas == demand.replicas && sizes[new].available == demand.replicas);
     if is_saturated {
-        return active.into_iter().filter(|index| Some(*index) != new).map(|index| (index, 0)).collect();
+        let size = |index: usize| if Some(index) == new { demand.replicas } else { 0 };
+        return active.into_iter().map(|index| (index, size(index))).collect();
     }
     match demand.strategy {
-        Strategy::Recreate => Vec::new(),
+        Strategy::Recreate => active.into_iter().map(|index| (index, sizes[index].replicas)).collect(),
         Strategy::Rolling(_) => shares(demand, sizes, active),
     }
 }

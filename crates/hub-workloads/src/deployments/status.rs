@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hub_runtime::events::seconds;
 use hub_runtime::views::time;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -15,6 +16,35 @@ const REPLICA_FAILURE: &str = "ReplicaFailure";
 pub(super) const PAUSED: &str = "DeploymentPaused";
 const COMPLETE: &str = "NewReplicaSetAvailable";
 const TIMED_OUT: &str = "ProgressDeadlineExceeded";
+
+/// What a rollout may wait for without that being a lack of progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// Nodes that it leaves out; it is complete on the others.
+    Nodes,
+    /// Its canary, or that there can be one.
+    Canary,
+}
+
+/// Reasons of `Progressing` for them: no deadline counts with one of these.
+const NODES_SKIPPED: &str = "NodesSkipped";
+const CANARY_WAITING: &str = "CanaryWaiting";
+
+impl Waits {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Nodes => NODES_SKIPPED,
+            Self::Canary => CANARY_WAITING,
+        }
+    }
+
+    fn message(self) -> &'static str {
+        match self {
+            Self::Nodes => "has progressed on all nodes in reach; see the condition NodesSkipped.",
+            Self::Canary => "waits for its canary; see the condition Canary.",
+        }
+    }
+}
 
 /// What the sets add up to.
 pub(super) fn counted(deployment: &Deployment, sets: &[&Set], new: Option<&Set>, now: Timestamp) -> Value {
@@ -45,6 +75,20 @@ pub(super) fn conditions(status: &Value) -> Vec<Value> {
     status["conditions"].as_array().cloned().unwrap_or_default()
 }
 
+/// A Deployment's conditions say when they were last written, which those of other kinds do not: what `conditions` have that did
+/// not say the same before is written now.
+pub(super) fn with_update_times(before: &[Value], mut conditions: Vec<Value>, now: Timestamp) -> Vec<Value> {
+    for condition in conditions.iter_mut().filter(|condition| condition["lastUpdateTime"].is_null()) {
+        let is_same = |held: &&Value| {
+            ["type", "status", "reason", "message"].iter().all(|field| held[*field] == condition[*field])
+        };
+        let held = before.iter().find(is_same).map(|held| held["lastUpdateTime"].clone());
+        let written = held.filter(|time| !time.is_null()).unwrap_or_else(|| seconds(now).into());
+        condition["lastUpdateTime"] = written;
+    }
+    conditions
+}
+
 /// Sets the condition `Progressing` of a status.
 pub(super) fn set_progressing(status: &mut Value, value: &str, reason: &str, message: &str, now: Timestamp) {
     let mut conditions = conditions(status);
@@ -58,6 +102,7 @@ pub(super) fn judge_progress(
     deployment: &Deployment,
     sets: &[&Set],
     new: Option<&Set>,
+    waits_for: Option<Waits>,
     status: &mut Value,
     now: Timestamp,
 ) {
@@ -78,7 +123,11 @@ pub(super) fn judge_progress(
             let message = subject("has successfully progressed.");
             let says = Says { r#type: PROGRESSING, status: "True", reason: COMPLETE, message: &message };
             status::set(&mut conditions, says, Updated::Noted, now);
-        } else if has_progressed(&deployment.status, status) {
+        } else if let Some(waits) = waits_for {
+            let message = subject(waits.message());
+            let says = Says { r#type: PROGRESSING, status: "True", reason: waits.reason(), message: &message };
+            status::set(&mut conditions, says, Updated::Noted, now);
+        } else if has_progressed(&deployment.status, status) || current.as_ref().is_some_and(has_waited) {
             let message = subject("is progressing.");
             let says = Says { r#type: PROGRESSING, status: "True", reason: "ReplicaSetUpdated", message: &message };
             // Every step counts, so that the deadline begins anew with it; the transition does not.
@@ -111,6 +160,11 @@ pub(super) fn is_complete(deployment: &Deployment, status: &Value) -> bool {
     is_desired("updatedReplicas") && is_desired("replicas") && is_desired("availableReplicas")
 }
 
+/// Whether no deadline has counted so far.
+fn has_waited(current: &Value) -> bool {
+    matches!(current["reason"].as_str(), Some(NODES_SKIPPED | CANARY_WAITING))
+}
+
 fn has_progressed(before: &Value, after: &Value) -> bool {
     let number = |status: &Value, field: &str| status[field].as_i64().unwrap_or_default();
     let more = |field: &str| number(after, field) > number(before, field);
@@ -138,7 +192,7 @@ pub(super) fn look_again(deployment: &Deployment, status: &Value, now: Timestamp
     let deadline = deployment.spec.progress_deadline()?;
     let conditions = conditions(status);
     let current = status::find(&conditions, PROGRESSING)?;
-    if current["reason"] == TIMED_OUT || is_complete(deployment, status) {
+    if current["reason"] == TIMED_OUT || has_waited(current) || is_complete(deployment, status) {
         return None;
     }
     // Times are written in whole seconds.

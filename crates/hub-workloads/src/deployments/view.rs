@@ -25,6 +25,11 @@ const OWN_ANNOTATIONS: &[&str] = &[
     DESIRED_REPLICAS,
     MAX_REPLICAS,
     "deprecated.deployment.rollback.to",
+    api_edge::ANNOTATION_CANARY_RESULT,
+    api_edge::ANNOTATION_CANARY_FAILURE,
+    api_edge::ANNOTATION_CANARY_NODES,
+    api_edge::ANNOTATION_YIELD_NODES,
+    api_edge::ANNOTATION_KEEP_ON_SKIPPED_NODES,
 ];
 
 /// `metadata` of either.

@@ -374,7 +374,7 @@ impl Jobs {
         let mut count = 0;
         for pod in created.done.into_iter().flatten() {
             count += 1;
-            self.expectations.created(&run.name, pod.revision());
+            self.expectations.wrote(&run.name, pod.revision());
             recorder.normal(Kind::Job, run.target(), "SuccessfulCreate", format!("Created pod: {}", pod.name));
         }
         if let Some(error) = &created.error {

@@ -11,14 +11,16 @@
 //! the same in a set of ten and of ten thousand. Only who adopts, releases or chooses pods to delete walks over them. Pods get names from the API, so nothing but the
 //! expectations keeps a set from creating too many: it looks at nothing before the reader shows what it wrote itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hub_runtime::batch::slow_start;
 use hub_runtime::events::Recorder;
 use hub_runtime::kinds::Kind;
-use hub_runtime::views::{AnyView, LabelSelector, Labels, ObjectMeta, nullable};
+use hub_runtime::rollouts::canary::Canary;
+use hub_runtime::rollouts::skipped::skip_of;
+use hub_runtime::views::{AnyView, LabelSelector, Labels, ObjectMeta, Text, nullable};
 use hub_runtime::writer::{Target, WriteError, Writer};
 use hub_runtime::{Context, Event, Expectations, Field, Next, Queue, Reader, ReconcileError, Reconciler};
 use parking_lot::Mutex;
@@ -34,7 +36,7 @@ use crate::template::{self, TemplateView};
 
 mod plan;
 
-use plan::{Counts, Memo, Plan};
+use plan::{Counts, Memo, Order, Plan};
 
 /// How soon a set looks again when the reader does not show its own writes yet; a change usually comes first.
 const UNSEEN_RETRY: Duration = Duration::from_millis(200);
@@ -61,6 +63,33 @@ struct SetView<'a> {
     spec: SetSpecView<'a>,
     #[serde(deserialize_with = "nullable")]
     status: Value,
+}
+
+/// What its Deployment's rollout says of its pods.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RolloutView<'a> {
+    #[serde(rename = "selvedge.dev/canary-nodes", borrow)]
+    placed: Option<Text<'a>>,
+    #[serde(rename = "selvedge.dev/yield-nodes", borrow)]
+    yields: Option<Text<'a>>,
+    #[serde(rename = "selvedge.dev/keep-on-skipped-nodes", borrow)]
+    keeps: Option<Text<'a>>,
+}
+
+/// A set, as far as the rollout of its Deployment matters.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct OfRollout<'a> {
+    #[serde(borrow)]
+    metadata: OfRolloutMeta<'a>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct OfRolloutMeta<'a> {
+    #[serde(borrow, deserialize_with = "nullable")]
+    annotations: RolloutView<'a>,
 }
 
 #[derive(Default, Deserialize)]
@@ -95,7 +124,8 @@ impl ReplicaSets {
     /// The controller of ReplicaSets.
     pub fn new(context: Context) -> Self {
         const KINDS: &[Kind] = &[Kind::ReplicaSet];
-        Self::of(context, Kind::ReplicaSet, KINDS, &[Kind::ReplicaSet, Kind::Pod], "replicasets")
+        // Nodes are only read, for sets in the middle of a rollout.
+        Self::of(context, Kind::ReplicaSet, KINDS, &[Kind::ReplicaSet, Kind::Pod, Kind::Node], "replicasets")
     }
 
     /// The controller of ReplicationControllers.
@@ -177,7 +207,8 @@ impl ReplicaSets {
         Ok(Some(own))
     }
 
-    /// The plan where counts alone say it: nobody is to be adopted or released, and a pod that is Ready is available.
+    /// The plan where counts alone say it: nobody is to be adopted or released, and a pod that is Ready is available. What a rollout says
+    /// of nodes decides which pods are deleted, never how many there are: it matters where this says `None`.
     fn plan_by_counts(
         &self,
         set: &SetView<'_>,
@@ -215,6 +246,28 @@ impl ReplicaSets {
             pods.controlled_by(&view.metadata.uid).for_each(&mut count);
         }
         on_node
+    }
+
+    /// Which of the pods are deleted first and last while the set's Deployment moves to another one.
+    fn order_of(&self, rollout: &RolloutView<'_>, pods: &[Arc<Pod>]) -> Order {
+        let mut order = Order::default();
+        let yields = rollout.yields.as_deref().and_then(|nodes| Canary::nodes(nodes).ok());
+        let keeps = rollout.keeps.as_deref() == Some("true");
+        if yields.is_none() && !keeps {
+            return order;
+        }
+        let nodes: HashSet<&str> = pods.iter().map(|pod| &*pod.node).filter(|node| !node.is_empty()).collect();
+        for name in nodes {
+            let Some(node) = self.reader().get(Kind::Node, "", name) else { continue };
+            let Some(view) = node.view_or_log::<AnyView<'_>>() else { continue };
+            if keeps && skip_of(&node).is_some() {
+                order.last.insert(name.into());
+            }
+            if yields.as_ref().is_some_and(|canary| canary.matches(&view.metadata.labels)) {
+                order.first.insert(name.into());
+            }
+        }
+        order
     }
 
     async fn delete(&self, key: &Key, owner: Owner<'_>, pods: Vec<Arc<Pod>>) -> Result<Next, WriteError> {
@@ -256,7 +309,7 @@ impl ReplicaSets {
         for created in created.done {
             match created {
                 Some(created) => {
-                    self.expectations.created(key, created.revision());
+                    self.expectations.wrote(key, created.revision());
                     let message = format!("Created pod: {}", created.name);
                     self.recorder().normal(self.kind, owner.target(), "SuccessfulCreate", message);
                 }
@@ -332,6 +385,7 @@ impl Reconciler for ReplicaSets {
         let concerned = self.pods.lock().apply(event, self.context.clock.now());
         concerned.controllers.into_iter().for_each(|(_, key)| queue.add(key));
         match event {
+            Event::Changed(change) if change.kind == Kind::Node => {}
             Event::Listed(..) => {
                 for set in self.reader().list(self.kind, None) {
                     queue.add((set.namespace().into(), set.name().into()));
@@ -369,6 +423,7 @@ impl Reconciler for ReplicaSets {
         let Some(selector) = set.selector(self.kind).map_err(unreadable)? else { return Ok(Next::OnChange) };
         let template = TemplateView::read(set.spec.template).map_err(unreadable)?;
         let is_terminating = set.metadata.is_terminating();
+        let OfRollout { metadata: OfRolloutMeta { annotations: rollout } } = object.view()?;
         let (replicas, labels) = (set.spec.replicas.unwrap_or(1), of_labels(template.labels().clone()));
         let Plan { create, delete, counts, available_after } = match self.plan_by_counts(&set, &selector, &labels) {
             Some(plan) => plan,
@@ -383,7 +438,8 @@ impl Reconciler for ReplicaSets {
                     pods
                 };
                 let clock = Clock::new(self.context.clock.now(), set.spec.min_ready_seconds);
-                plan::plan(replicas, &labels, &pods, || self.count_on_nodes(&set.metadata, &pods), clock)
+                let on_node = || self.count_on_nodes(&set.metadata, &pods);
+                plan::plan(replicas, &labels, &pods, on_node, || self.order_of(&rollout, &pods), clock)
             }
         };
         let next = available_after
@@ -393,7 +449,13 @@ impl Reconciler for ReplicaSets {
             (true, _) => Ok(Next::OnChange),
             (false, false) => self.delete(key, owner, delete).await,
             (false, true) if is_creating => {
-                let pod = template::alike(owner, set.spec.template).map_err(unreadable)?;
+                let mut pod = template::alike(owner, set.spec.template).map_err(unreadable)?;
+                if let Some(nodes) = rollout.placed.as_deref() {
+                    let canary = Canary::nodes(nodes).map_err(ReconcileError::Rejected)?;
+                    let mut confined: Value = serde_json::from_slice(&pod).map_err(unreadable)?;
+                    canary.confine(&mut confined["spec"]);
+                    pod = confined.to_string().into_bytes();
+                }
                 self.create(key, owner, pod, create).await
             }
             (false, true) => Ok(Next::OnChange),

@@ -1,7 +1,7 @@
 //! What a ReplicaSet needs next: a plain function of its pods and the time.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,13 +35,34 @@ pub(super) struct Counts {
     pub terminating: i64,
 }
 
+/// Which pods a rollout has a set delete before or after all others, by their nodes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Order {
+    /// Nodes whose pods are deleted first.
+    pub first: HashSet<Box<str>>,
+    /// Nodes whose pods are deleted last.
+    pub last: HashSet<Box<str>>,
+}
+
+impl Order {
+    /// Small for what is deleted first.
+    fn rank(&self, pod: &Pod) -> u8 {
+        match (self.first.contains(&pod.node), self.last.contains(&pod.node)) {
+            (_, true) => 2,
+            (true, false) => 0,
+            (false, false) => 1,
+        }
+    }
+}
+
 /// Decides. `pods` are the set's own; `on_node` counts the active pods that it and the other sets of its owner have on a node: that is
-/// a walk over all of them, which only a choice among pods to delete is worth.
+/// a walk over all of them, and `order` looks at their nodes, which only a choice among pods to delete is worth.
 pub(super) fn plan(
     replicas: i64,
     template_labels: &LabelSelector<'_>,
     pods: &[Arc<Pod>],
     on_node: impl FnOnce() -> HashMap<Box<str>, usize>,
+    order: impl FnOnce() -> Order,
     clock: Clock,
 ) -> Plan {
     let active: Vec<&Arc<Pod>> = pods.iter().filter(|pod| pod.is_active()).collect();
@@ -68,7 +89,7 @@ pub(super) fn plan(
         plan.create = (desired - active.len()).min(BURST);
     } else if active.len() > desired {
         let surplus = (active.len() - desired).min(BURST);
-        plan.delete = least_useful(active.into_iter().cloned().collect(), surplus, on_node, clock.now);
+        plan.delete = least_useful(active.into_iter().cloned().collect(), surplus, on_node, order, clock.now);
     }
     plan
 }
@@ -99,12 +120,14 @@ fn least_useful(
     mut pods: Vec<Arc<Pod>>,
     number: usize,
     on_node: impl FnOnce() -> HashMap<Box<str>, usize>,
+    order: impl FnOnce() -> Order,
     now: Timestamp,
 ) -> Vec<Arc<Pod>> {
     // All of them go in whatever order.
     if number < pods.len() {
-        let on_node = on_node();
-        pods.sort_by(|one, other| usefulness(one, other, &on_node, now));
+        let (on_node, order) = (on_node(), order());
+        let rank = |one: &Pod, other: &Pod| order.rank(one).cmp(&order.rank(other));
+        pods.sort_by(|one, other| rank(one, other).then_with(|| usefulness(one, other, &on_node, now)));
         pods.truncate(number);
     }
     pods

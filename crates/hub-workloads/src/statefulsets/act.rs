@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use hub_runtime::batch::slow_start;
 use hub_runtime::kinds::Kind;
+use hub_runtime::rollouts::canary::Canary;
 use hub_runtime::views::AnyView;
 use hub_runtime::writer::{Created, Target, WriteError, Writer};
 use hub_runtime::{Next, ObjectRef, ReconcileError};
@@ -31,6 +32,8 @@ pub(super) struct Acts<'a> {
     pub objects: &'a [ObjectRef],
     /// In the order of `objects`.
     pub pods: &'a [Pod],
+    /// Where pods of an update are placed while it is about some alone.
+    pub canary: Option<&'a Canary>,
 }
 
 /// A pod with the claims that must be there before it.
@@ -265,7 +268,7 @@ impl Acts<'_> {
                     error.get_or_insert(why);
                 }
                 (None, Some(created)) => {
-                    self.sets.expectations.created(self.key, created.revision());
+                    self.sets.expectations.wrote(self.key, created.revision());
                     self.pod_succeeded("Create", "SuccessfulCreate", &outcome.pod);
                 }
                 (None, None) => next = next.or(self.look_at_taken(&outcome.pod).await?),
@@ -287,7 +290,11 @@ impl Acts<'_> {
             claims: self.templates,
             ordinal,
         };
-        Creation { pod, object: new.object().to_string().into_bytes(), claims }
+        let mut object = new.object();
+        if let (Some(canary), true) = (self.canary, revision.name == self.plan_set.updated) {
+            canary.confine(&mut object["spec"]);
+        }
+        Creation { pod, object: object.to_string().into_bytes(), claims }
     }
 
     /// A pod's name is taken: by the set's own pod that the reader does not show yet, or by somebody else's, for whose end the

@@ -6,7 +6,8 @@
 //! ```text
 //! pod changed ──owner, or name and selector──┐
 //! claim deleted ──name───────────────────────┼──▶ key: namespace/name of a set
-//! set or revision changed ───────────────────┘
+//! set or revision changed ───────────────────┤
+//! node out of reach, held, or neither any more ┘
 //!
 //! reconcile: adopt pods → keep the template's revision → plan → claims, corrections → create → delete → status → history
 //! ```
@@ -20,6 +21,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use hub_runtime::kinds::Kind;
+use hub_runtime::rollouts::canary;
+use hub_runtime::rollouts::skipped::{Skipped, SkippedNodes, with_skipped};
 use hub_runtime::views::{AnyView, condition};
 use hub_runtime::writer::WriteError;
 use hub_runtime::{Context, Event, Expectations, Field, Next, ObjectRef, Queue, Reader, ReconcileError, Reconciler};
@@ -28,13 +31,15 @@ mod act;
 mod claims;
 mod plan;
 mod pods;
+mod rollout;
 pub(crate) mod shared;
 mod views;
 
 use crate::claim::{self, Claim};
 use act::Acts;
 use claims::{OfPod, Owners, Retention};
-use plan::{Counts, Phase, Plan, Pod, Set, Step, Update, Which};
+use plan::{Counts, Phase, Plan, Pod, Scope, Set, Step, Update, Which};
+use rollout::Outlook;
 use shared::UNSEEN_RETRY;
 use shared::failures::Failures;
 use shared::history::{self, History, Kept, Revision, Template};
@@ -59,6 +64,8 @@ pub(crate) struct StatefulSets {
     context: Context,
     expectations: Expectations<Key>,
     memory: Mutex<Memory>,
+    /// Nodes that rollouts leave out.
+    skipped: SkippedNodes,
 }
 
 /// What is remembered between runs. All of it can be lost: it only saves work, or waits.
@@ -81,7 +88,8 @@ struct SetMemory {
 
 impl StatefulSets {
     pub fn new(context: Context) -> Self {
-        Self { context, expectations: Expectations::new(Kind::Pod), memory: Mutex::default() }
+        let expectations = Expectations::new(Kind::Pod);
+        Self { context, expectations, memory: Mutex::default(), skipped: SkippedNodes::default() }
     }
 
     fn reader(&self) -> &dyn Reader {
@@ -226,6 +234,7 @@ impl StatefulSets {
         };
         let (name, retention) =
             (&*set.metadata.name, Retention::of(&set.spec.persistent_volume_claim_retention_policy));
+        let skipped = self.skipped.now();
         let read = views.iter().zip(ready).map(|(view, ready_since)| {
             let ordinal = pods::ordinal_of(name, &view.metadata.name).unwrap_or(-1);
             let mut pod = Pod {
@@ -243,6 +252,8 @@ impl StatefulSets {
                 is_right: pods::has_identity(view) && pods::has_storage(view, name, templates, ordinal),
                 lacks_claims: false,
                 owners_are_right: true,
+                skip: skipped.get(&*view.spec.node_name).copied(),
+                is_rejected: false,
             };
             let owners = Owners {
                 set: Owner { kind: Kind::StatefulSet, meta: &set.metadata },
@@ -307,7 +318,13 @@ impl StatefulSets {
         next
     }
 
-    async fn write_status(&self, set: &SetView<'_>, plan_set: &Set<'_>, mut counts: Counts) -> Result<(), WriteError> {
+    async fn write_status(
+        &self,
+        set: &SetView<'_>,
+        plan_set: &Set<'_>,
+        mut counts: Counts,
+        (before, conditions): (&Value, Vec<Value>),
+    ) -> Result<(), WriteError> {
         let mut current = plan_set.current;
         if counts.completes(plan_set) {
             (current, counts.current) = (plan_set.updated, counts.updated);
@@ -318,7 +335,8 @@ impl StatefulSets {
                 == (counts.replicas, counts.ready, counts.available)
             && (old.current_replicas, old.updated_replicas) == (counts.current, counts.updated)
             && (&*old.current_revision, &*old.update_revision) == (current, plan_set.updated)
-            && old.collision_count.is_some();
+            && old.collision_count.is_some()
+            && before.as_array().map_or(&[][..], Vec::as_slice) == conditions;
         if is_same {
             return Ok(());
         }
@@ -332,9 +350,24 @@ impl StatefulSets {
             "currentRevision": current,
             "updateRevision": plan_set.updated,
             "collisionCount": old.collision_count.unwrap_or_default(),
+            "conditions": conditions,
         });
         let target = Owner { kind: Kind::StatefulSet, meta: &set.metadata }.target();
         self.context.writer.merge_status_of(Kind::StatefulSet, target, &status).await.map(|_| ())
+    }
+}
+
+impl StatefulSets {
+    /// The nodes of the pods that an update passes by.
+    fn skipped_by(&self, plan: &Plan, objects: &[ObjectRef]) -> Result<Skipped, ReconcileError> {
+        let (now, mut skipped) = (self.skipped.now(), Skipped::new());
+        for index in &plan.passed {
+            let pod: PodView<'_> = objects[*index].view()?;
+            if let Some((node, skip)) = now.get_key_value(&*pod.spec.node_name) {
+                skipped.insert(node.clone(), *skip);
+            }
+        }
+        Ok(skipped)
     }
 }
 
@@ -346,10 +379,15 @@ impl Reconciler for StatefulSets {
     }
 
     fn sources(&self) -> &'static [Kind] {
-        &[Kind::StatefulSet, Kind::Pod, Kind::PersistentVolumeClaim, Kind::ControllerRevision]
+        &[Kind::StatefulSet, Kind::Pod, Kind::PersistentVolumeClaim, Kind::ControllerRevision, Kind::Node]
     }
 
     fn observe(&self, event: &Event, queue: &Queue<Key>) {
+        if let Some(node) = self.skipped.apply(event) {
+            for pod in self.reader().by_field(Kind::Pod, Field::NodeName, node) {
+                self.observe_pod(&pod, false, queue);
+            }
+        }
         match event {
             Event::Listed(kind, objects) => {
                 match kind {
@@ -432,13 +470,27 @@ impl Reconciler for StatefulSets {
             current: &names[0],
             updated: &names[1],
             current_replicas: set.status.current_replicas,
+            scope: Scope::All,
         };
         let templates = tree["spec"]["volumeClaimTemplates"].as_array().map_or(&[][..], Vec::as_slice);
         let now = self.context.clock.now();
-        let pods = self.read_pods(key, &set, &plan_set, templates, &objects, now)?;
+        let mut pods = self.read_pods(key, &set, &plan_set, templates, &objects, now)?;
+        let outlook = match &history {
+            None => Outlook::default(),
+            Some(history) => {
+                pods.iter_mut().for_each(|pod| pod.is_rejected = history.has_failed(&pod.revision));
+                let owner = Owner { kind: Kind::StatefulSet, meta: &set.metadata };
+                self.look(owner, (&plan_set, &tree), history, (&pods, &objects), now).await?
+            }
+        };
+        let plan_set = Set { scope: outlook.scope(), ..plan_set };
         let clock = Clock::new(now, set.spec.min_ready_seconds);
         let mut plan = plan::plan(&plan_set, &pods, |ordinal| self.has_stale_claims(&set, templates, ordinal), clock);
-        let mut next = self.pause_failures(key, &plan_set, &mut plan, &pods);
+        if outlook.is_stale {
+            // What was written decides about the pods, and is not seen yet.
+            plan.steps.clear();
+        }
+        let mut next = self.pause_failures(key, &plan_set, &mut plan, &pods).or(outlook.next());
         if let Some(left) = plan.available_after {
             next = next.or(Next::After(left.clamp(Duration::from_millis(100), DEADLINE_MAX)));
         }
@@ -457,6 +509,7 @@ impl Reconciler for StatefulSets {
             templates,
             objects: &objects,
             pods: &pods,
+            canary: outlook.canary.as_ref(),
         };
         let acted = acts.take(&plan.steps, |which| match which {
             Which::Current => current,
@@ -464,7 +517,11 @@ impl Reconciler for StatefulSets {
         });
         let acted = acted.await;
         // The status is true whatever became of the pods.
-        self.write_status(&set, &plan_set, plan.counts).await?;
+        let before = &tree["status"]["conditions"];
+        let skipped = self.skipped_by(&plan, &objects)?;
+        let conditions = with_skipped(before.as_array().map_or(&[][..], Vec::as_slice), &skipped, now);
+        let conditions = canary::with_canary(&conditions, &outlook.says, now);
+        self.write_status(&set, &plan_set, plan.counts, (before, conditions)).await?;
         next = next.or(acted?);
         if let Some(history) = &history {
             let live: BTreeSet<&str> = pods.iter().map(|pod| pod.revision.as_str()).chain([plan_set.current]).collect();

@@ -10,11 +10,18 @@
 //!    by which several may be down at once (`maxUnavailable`) is off in upstream's 1.36, and so it is here.
 //!
 //! A pod on a node that is out of reach is not ready: it is neither replaced nor forced away, so that there are never two of an
-//! ordinal. A rolling update deletes it when its turn comes, and then waits for it, as it does for any pod that is terminating.
+//! ordinal. A rolling update passes by it, and by a pod whose node is held by the owner of the box
+//! ([`hub_runtime::rollouts::skipped`]): such a pod keeps its revision until the node is back or released. While an update is under way a
+//! pod out of reach does not hold up what comes after it either: the ordinals that the update deletes are created again. Without an
+//! update the order is upstream's, and what is missing waits for every pod before it.
+//!
+//! With a canary ([`hub_runtime::rollouts::canary`]) only the ordinals of its list are updated, in the same order; one that is missing
+//! and not on the list comes back with the current revision.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use hub_runtime::rollouts::skipped::Skip;
 use jiff::Timestamp;
 
 use super::shared::ready::Clock;
@@ -38,19 +45,40 @@ pub(super) struct Set<'a> {
     pub updated: &'a str,
     /// `status.currentReplicas` as it was written last.
     pub current_replicas: i64,
+    /// Which ordinals an update is about.
+    pub scope: Scope<'a>,
+}
+
+/// Which ordinals an update is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope<'a> {
+    /// All.
+    All,
+    /// These, until they have run well for long enough; none when nothing is to be updated.
+    Only(&'a BTreeSet<i64>),
 }
 
 impl Set<'_> {
+    /// Whether pods move from one revision to another.
+    fn is_updating(&self) -> bool {
+        self.current != self.updated && matches!(self.update, Update::Rolling { .. })
+    }
+
     /// Whether an ordinal is one of the replicas.
     pub fn has(&self, ordinal: i64) -> bool {
         ordinal >= self.start && ordinal < self.start.saturating_add(self.replicas)
     }
 
     /// Of which revision a new pod is.
-    fn revision_of(&self, ordinal: i64) -> Which {
+    fn revision_of(&self, ordinal: i64, passes: bool) -> Which {
+        if let (Scope::Only(ordinals), Update::Rolling { .. }) = (self.scope, self.update) {
+            return if ordinals.contains(&ordinal) { Which::Updated } else { Which::Current };
+        }
         let kept = match self.update {
             Update::OnDelete => return Which::Updated,
             Update::Rolling { partition: Some(partition) } => partition,
+            // Whoever is passed by has the current revision and is not the lowest: the number says nothing then.
+            Update::Rolling { partition: None } if passes => 0,
             Update::Rolling { partition: None } => self.current_replicas,
         };
         if ordinal < self.start.saturating_add(kept) { Which::Current } else { Which::Updated }
@@ -89,6 +117,10 @@ pub(super) struct Pod {
     pub lacks_claims: bool,
     /// Whether its claims have the owners that the retention policy says.
     pub owners_are_right: bool,
+    /// Why a rollout leaves its node out, if it does.
+    pub skip: Option<Skip>,
+    /// Whether it is of a revision whose canary has failed.
+    pub is_rejected: bool,
 }
 
 /// How far a pod is.
@@ -150,6 +182,8 @@ pub(super) struct Plan {
     pub has_stale_claims: bool,
     /// Whether there is more to do than one run does.
     pub is_partial: bool,
+    /// Pods that a rolling update passes by.
+    pub passed: Vec<usize>,
 }
 
 /// What `status` counts.
@@ -182,6 +216,11 @@ pub(super) fn plan(set: &Set<'_>, pods: &[Pod], is_stale: impl Fn(i64) -> bool, 
         return plan;
     }
     let by_ordinal: BTreeMap<i64, usize> = pods.iter().enumerate().map(|(index, pod)| (pod.ordinal, index)).collect();
+    let is_passed =
+        |pod: &Pod| pod.skip.is_some() && pod.revision != set.updated && !pod.is_terminating && set.has(pod.ordinal);
+    if set.is_updating() {
+        plan.passed = (0..pods.len()).filter(|index| is_passed(&pods[*index])).collect();
+    }
     let is_done = if set.is_parallel {
         all_replicas(&mut plan, set, pods, &by_ordinal, is_stale);
         all_superfluous(&mut plan, set, pods, &by_ordinal);
@@ -242,7 +281,7 @@ fn replicas_in_order(
             if is_stale(ordinal) {
                 plan.has_stale_claims = true;
             } else {
-                plan.steps.push(Step::Create { ordinal, revision: set.revision_of(ordinal) });
+                plan.steps.push(Step::Create { ordinal, revision: set.revision_of(ordinal, !plan.passed.is_empty()) });
             }
             return false;
         };
@@ -255,6 +294,14 @@ fn replicas_in_order(
         }
         claims(plan, pods, index);
         if pod.is_waited_for(clock) {
+            // An update does not wait for a node that nobody can reach.
+            if set.is_updating() && pod.skip == Some(Skip::Unreachable) && !pod.is_terminating {
+                continue;
+            }
+            // What a canary has shown not to work will never be ready, and upstream would wait for it.
+            if pod.is_rejected && pod.revision != set.updated && !pod.is_terminating {
+                plan.steps.push(Step::Delete(index));
+            }
             return false;
         }
         correct(plan, pods, index);
@@ -288,7 +335,7 @@ fn all_replicas(
             plan.has_stale_claims = true;
             continue;
         }
-        plan.steps.push(Step::Create { ordinal, revision: set.revision_of(ordinal) });
+        plan.steps.push(Step::Create { ordinal, revision: set.revision_of(ordinal, !plan.passed.is_empty()) });
         created += 1;
     }
 }
@@ -332,14 +379,27 @@ fn all_superfluous(plan: &mut Plan, set: &Set<'_>, pods: &[Pod], by_ordinal: &BT
     plan.steps.extend(ending.into_iter().take(CHANGES_PER_RUN).map(Step::Delete));
 }
 
-/// Deletes the highest pod of an old revision, unless one above it is not available.
+/// Deletes the highest pod of an old revision, unless one above it is not available. Pods on nodes that are left out are passed by.
 fn roll(plan: &mut Plan, set: &Set<'_>, pods: &[Pod], by_ordinal: &BTreeMap<i64, usize>, partition: i64, clock: Clock) {
     let (first, end) = (set.start.saturating_add(partition.max(0)), set.start.saturating_add(set.replicas));
     for ordinal in (first..end).rev() {
         // One that is missing was just created of the revision that it should have, and is not available yet.
         let Some(index) = by_ordinal.get(&ordinal).copied() else { return };
         let pod = &pods[index];
-        if pod.revision != set.updated && !pod.is_terminating {
+        let is_old = pod.revision != set.updated && !pod.is_terminating;
+        let is_in_scope = match set.scope {
+            Scope::All => true,
+            Scope::Only(ordinals) => ordinals.contains(&ordinal),
+        };
+        let is_passed = match pod.skip {
+            Some(Skip::Unreachable) => !pod.is_terminating,
+            Some(Skip::Held) => is_old,
+            None => false,
+        };
+        if is_passed || (is_old && !is_in_scope) {
+            continue;
+        }
+        if is_old {
             // One that has ended is deleted anyway.
             if pod.phase != Phase::Ended {
                 plan.steps.push(Step::Delete(index));

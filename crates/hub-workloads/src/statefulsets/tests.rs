@@ -3,11 +3,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::claims::{OfPod, Owners, Retention, is_stale, new_claim};
-use super::plan::{CHANGES_PER_RUN, Phase, Pod, Set, Step, Update, plan};
+use super::plan::{CHANGES_PER_RUN, Phase, Pod, Scope, Set, Step, Update, plan};
 use super::pods::{NewPod, REVISION_LABEL, ordinal_of};
 use super::shared::ready::Clock;
 use super::*;
 use crate::owner::Owner;
+use hub_runtime::rollouts::skipped::Skip;
 use hub_runtime::views::{ObjectMeta, OwnerReference};
 
 const NOW: i64 = 1_800_000_000;
@@ -26,11 +27,12 @@ fn set(replicas: i64) -> Set<'static> {
         current: "old",
         updated: "old",
         current_replicas: 0,
+        scope: Scope::All,
     }
 }
 
 /// `0R` is a ready pod 0 of the revision `old`; `+` is of the revision `new`. Of the letters R is ready, P pending, U running and
-/// not ready, F failed; then `!` terminating, `?` not as it should be, `c` without its claims, `o` with claims of other owners.
+/// not ready, F failed; then `!` terminating, `~` on a node out of reach, `h` on one that is held, `x` of a revision whose canary failed, `?` not as it should be, `c` without its claims, `o` with claims of other owners.
 fn pod(text: &str) -> Pod {
     let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
     let mut pod = Pod {
@@ -48,6 +50,9 @@ fn pod(text: &str) -> Pod {
             'F' => pod.phase = Phase::Ended,
             '+' => pod.revision = "new".to_owned(),
             '!' => pod.is_terminating = true,
+            '~' => pod.skip = Some(Skip::Unreachable),
+            'x' => pod.is_rejected = true,
+            'h' => pod.skip = Some(Skip::Held),
             '?' => pod.is_right = false,
             'c' => pod.lacks_claims = true,
             'o' => pod.owners_are_right = false,
@@ -402,4 +407,57 @@ fn a_new_claim_has_the_labels_of_its_set() {
     assert_eq!(claim, expected);
     let owned = new_claim(&template, owners(true), &json!({}), 2);
     assert_eq!(owned["metadata"]["ownerReferences"][0]["uid"], "u");
+}
+
+#[test]
+fn an_update_passes_by_ordinals_on_nodes_that_are_left_out() {
+    let updating = Set { updated: "new", ..set(3) };
+    // Ordinal 1 is out of reach: the others are updated, in their order.
+    check_with(&updating, "0R 1U~ 2R", "delete 2");
+    check_with(&updating, "0R 1U~", "create 2");
+    check_with(&updating, "0R 1U~ 2U+", "");
+    check_with(&updating, "0R 1U~ 2R+", "delete 0");
+    check_with(&updating, "1U~ 2R+", "create 0");
+    check_with(&updating, "0R+ 1U~ 2R+", "");
+    check_with(&updating, "0R+ 1R 2R+", "delete 1");
+    // One that was updated and is out of reach is not waited for.
+    check_with(&updating, "0R 1R 2U+~", "delete 1");
+    // A held one is ready, and stays as it is.
+    check_with(&updating, "0R 1R 2Rh", "delete 1");
+    check_with(&updating, "0R 1R 2R+h", "delete 1");
+    // One that somebody has deleted is waited for: its name is not free.
+    check_with(&updating, "0R 1U~! 2R", "");
+    // Without an update, what is missing waits.
+    check_with(&set(3), "0R 1U~", "");
+    let unset = Set { update: Update::Rolling { partition: None }, current_replicas: 1, ..updating };
+    check_with(&unset, "1U~ 2R+", "create 0");
+    let parallel = Set { is_parallel: true, ..updating };
+    check_with(&parallel, "0R 1U~ 2R+", "delete 0");
+    let passed = plan(&updating, &pods("0R 1U~ 2Rh 3R+~"), |_| false, Clock::new(at(0), 0)).passed;
+    assert_eq!(passed, [1, 2]);
+    let after =
+        plan(&Set { current: "new", ..updating }, &pods("0R+ 1U+~ 2R+"), |_| false, Clock::new(at(0), 0)).passed;
+    assert!(after.is_empty(), "nothing is updated");
+}
+
+#[test]
+fn a_canary_is_updated_alone() {
+    let ordinals = BTreeSet::from([0, 2]);
+    let canary = Set { updated: "new", scope: Scope::Only(&ordinals), ..set(4) };
+    check_with(&canary, "0R 1R 2R 3R", "delete 2");
+    check_with(&canary, "0R 1R 3R", "create 2");
+    check_with(&canary, "0R 1R 2R+ 3R", "delete 0");
+    check_with(&canary, "0R+ 1R 2R+ 3R", "");
+    check_with(&canary, "0R+ 1R 2R+", "create 3 current");
+    let none = BTreeSet::new();
+    let frozen = Set { scope: Scope::Only(&none), ..canary };
+    check_with(&frozen, "0R 1R 2R 3R", "");
+    check_with(&frozen, "0R 1R 2R", "create 3 current");
+    // The template was put back: what has failed is deleted first, and not waited for.
+    let back = set(3);
+    check_with(&back, "0R 1U+x 2R+x", "delete 1");
+    check_with(&back, "0R 2R+x", "create 1");
+    check_with(&back, "0R 1R 2R+x", "delete 2");
+    let by_hand = Set { update: Update::OnDelete, ..canary };
+    check_with(&by_hand, "0R 1R 2R", "create 3");
 }

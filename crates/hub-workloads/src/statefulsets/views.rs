@@ -104,6 +104,8 @@ pub(super) struct PodView<'a> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct PodSpecView<'a> {
+    #[serde(rename = "nodeName", borrow, deserialize_with = "nullable")]
+    pub node_name: Text<'a>,
     #[serde(borrow, deserialize_with = "nullable")]
     pub volumes: Vec<PodVolumeView<'a>>,
 }

@@ -10,13 +10,13 @@ use crate::replicasets::template;
 
 const REVISION: &str = "deployment.kubernetes.io/revision";
 
-fn deployment(name: &str, replicas: i64, image: &str) -> Value {
+pub(crate) fn deployment(name: &str, replicas: i64, image: &str) -> Value {
     let selector = json!({"matchLabels": {"app": name}});
     json!({"metadata": {"name": name, "annotations": {"team": "edge"}}, "spec": {"replicas": replicas, "selector": selector, "template": template(name, image)}})
 }
 
 /// Whether `kubectl rollout status` would say that it is done.
-fn is_rolled_out(deployment: &Value) -> bool {
+pub(crate) fn is_rolled_out(deployment: &Value) -> bool {
     let (status, replicas) = (&deployment["status"], &deployment["spec"]["replicas"]);
     let number = |field: &str| status[field].as_i64().unwrap_or_default();
     status["observedGeneration"] == deployment["metadata"]["generation"]
@@ -25,12 +25,12 @@ fn is_rolled_out(deployment: &Value) -> bool {
             .all(|field| Some(number(field)) == replicas.as_i64())
 }
 
-async fn set_image(hub: &Hub, name: &str, image: &str) {
+pub(crate) async fn set_image(hub: &Hub, name: &str, image: &str) {
     let containers = json!([{"name": "main", "image": image}]);
     hub.patch(Kind::Deployment, name, json!({"spec": {"template": {"spec": {"containers": containers}}}})).await;
 }
 
-fn reason<'v>(object: &'v Value, r#type: &str) -> &'v str {
+pub(crate) fn reason<'v>(object: &'v Value, r#type: &str) -> &'v str {
     let conditions = object["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
     let found = conditions.iter().find(|condition| condition["type"] == r#type);
     found.and_then(|condition| condition["reason"].as_str()).unwrap_or_default()

@@ -4,3 +4,4 @@ mod deployments;
 mod hub;
 mod replacements;
 mod replicasets;
+mod rollouts;

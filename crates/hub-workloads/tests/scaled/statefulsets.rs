@@ -340,3 +340,133 @@ async fn claims_are_kept_or_deleted_as_the_policy_says() {
     assert!(claim("data-keeps-0").await.is_some() && claim("data-keeps-1").await.is_some());
     hub.stop().await;
 }
+
+/// A set whose pods are on the nodes of their ordinals, and those nodes.
+async fn fleet(hub: &Hub, annotations: Value) {
+    for (node, site) in [("box-0", "hall"), ("box-1", "pilot"), ("box-2", "hall")] {
+        hub.make(Kind::Node, json!({"metadata": {"name": node, "labels": {"site": site}}})).await;
+        say(hub, node, "True").await;
+    }
+    let mut set = stateful_set("web", 3);
+    set["metadata"]["annotations"] = annotations;
+    set["spec"]["template"]["spec"].as_object_mut().expect("it is one").remove("nodeName");
+    hub.make(Kind::StatefulSet, set).await;
+    run_until(hub, &["web-0+", "web-1+", "web-2+"], |_| true).await;
+}
+
+async fn say(hub: &Hub, node: &str, ready: &str) {
+    let condition = json!({"type": "Ready", "status": ready, "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    let status = json!({"conditions": [condition]});
+    assert!(hub.admin.merge_status(Kind::Node, ("", node), &status).await.expect("the API takes it"));
+}
+
+/// Plays the scheduler and the kubelets of the boxes until the pods are these and the set is so.
+async fn run_until(hub: &Hub, expected: &[&str], holds: impl Fn(&Value) -> bool) -> Value {
+    let mut last = (Vec::new(), Value::Null);
+    for _ in 0..1000 {
+        hub.end_pods().await;
+        for pod in hub.admin.list_now(Kind::Pod, "default").await.expect("the API lists") {
+            let name = name_of(&pod);
+            if pod["spec"]["nodeName"].is_null() {
+                let node = name.replace("web", "box");
+                let binding = json!({
+                    "apiVersion": "v1", "kind": "Binding", "metadata": {"name": name},
+                    "target": {"kind": "Node", "name": node},
+                });
+                let request = http::Request::post(format!("/api/v1/namespaces/default/pods/{name}/binding"))
+                    .header("content-type", "application/json")
+                    .body(binding.to_string().into_bytes())
+                    .expect("it is a request");
+                let bound: Result<Value, _> = hub.admin.client().request(request).await;
+                bound.expect("it has no node yet");
+            } else if pod["status"]["conditions"]
+                .as_array()
+                .is_none_or(|all| all.iter().all(|one| one["type"] != "Ready"))
+            {
+                hub.report(name, "Running", "True").await;
+            }
+        }
+        let set = hub.find(Kind::StatefulSet, "web").await.unwrap_or_default();
+        last = (hub.pods().await, set);
+        if last.0 == expected && holds(&last.1) {
+            hub.settled().await;
+            return last.1;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("it did not come to be so in time; last seen: {last:?}");
+}
+
+fn condition<'v>(set: &'v Value, r#type: &str) -> (&'v str, &'v str) {
+    let conditions = set["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let found = conditions.iter().find(|condition| condition["type"] == r#type);
+    let text = |field: &str| found.and_then(|condition| condition[field].as_str()).unwrap_or_default();
+    (text("reason"), text("message"))
+}
+
+async fn images(hub: &Hub) -> Vec<String> {
+    let pods = hub.admin.list_now(Kind::Pod, "default").await.expect("the API lists");
+    let tag = |pod: &Value| {
+        pod["spec"]["containers"][0]["image"]
+            .as_str()
+            .and_then(|image| image.rsplit(':').next())
+            .unwrap_or_default()
+            .to_owned()
+    };
+    pods.iter().map(tag).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_update_passes_by_a_node_out_of_reach_and_ends_when_it_is_back() {
+    let hub = Hub::start().await;
+    fleet(&hub, json!({})).await;
+    say(&hub, "box-1", "Unknown").await;
+    hub.report("web-1", "Running", "False").await;
+    let before = hub.find(Kind::Pod, "web-1").await.expect("it is there")["metadata"]["uid"].clone();
+    new_image(&hub, "web", "2").await;
+    let set = run_until(&hub, &["web-0+", "web-1", "web-2+"], |set| set["status"]["updatedReplicas"] == 2).await;
+    assert_eq!(images(&hub).await, ["2", "1", "2"]);
+    assert_eq!(hub.find(Kind::Pod, "web-1").await.expect("it is there")["metadata"]["uid"], before);
+    let (reason, message) = condition(&set, "NodesSkipped");
+    assert_eq!(reason, "NodesUnreachable");
+    assert!(message.ends_with("(1): box-1"), "{message}");
+    assert_ne!(set["status"]["currentRevision"], set["status"]["updateRevision"], "kubectl waits for it");
+    say(&hub, "box-1", "True").await;
+    hub.report("web-1", "Running", "True").await;
+    let is_done = |set: &Value| set["status"]["currentRevision"] == set["status"]["updateRevision"];
+    let set = run_until(&hub, &["web-0+", "web-1+", "web-2+"], is_done).await;
+    assert_eq!((images(&hub).await, condition(&set, "NodesSkipped").0), (vec!["2".to_owned(); 3], ""));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sets_canary_is_updated_first_and_goes_back_when_it_fails() {
+    let hub = Hub::start().await;
+    fleet(&hub, json!({"selvedge.dev/canary": "site=pilot", "selvedge.dev/canary-wait": "6s"})).await;
+    new_image(&hub, "web", "2").await;
+    let is_waiting = |set: &Value| set["status"]["updatedReplicas"] == 1 && condition(set, "Canary").0 == "Waiting";
+    run_until(&hub, &["web-0+", "web-1+", "web-2+"], is_waiting).await;
+    assert_eq!(images(&hub).await, ["1", "2", "1"]);
+    let pod = hub.find(Kind::Pod, "web-1").await.expect("it is there");
+    assert!(pod["spec"]["affinity"]["nodeAffinity"].is_object(), "it is placed on the canary's nodes: {pod}");
+    let is_done = |set: &Value| set["status"]["currentRevision"] == set["status"]["updateRevision"];
+    let set =
+        run_until(&hub, &["web-0+", "web-1+", "web-2+"], |set| is_done(set) && condition(set, "Canary").0 == "Passed")
+            .await;
+    assert_eq!(images(&hub).await, ["2"; 3]);
+    let passed = set["status"]["currentRevision"].clone();
+
+    hub.merge(Kind::StatefulSet, "web", json!({"metadata": {"annotations": {"selvedge.dev/canary-wait": "1h"}}})).await;
+    new_image(&hub, "web", "3").await;
+    run_until(&hub, &["web-0+", "web-1+", "web-2+"], is_waiting).await;
+    assert_eq!(images(&hub).await, ["2", "3", "2"]);
+    let crashed =
+        json!({"containerStatuses": [{"name": "main", "restartCount": 2, "image": "", "imageID": "", "ready": false}]});
+    hub.admin.merge_status(Kind::Pod, ("default", "web-1"), &crashed).await.expect("the API takes it");
+    hub.report("web-1", "Running", "False").await;
+    let is_back = |set: &Value| {
+        is_done(set) && condition(set, "Canary").0 == "RolledBack" && set["status"]["updatedReplicas"] == 3
+    };
+    let set = run_until(&hub, &["web-0+", "web-1+", "web-2+"], is_back).await;
+    assert_eq!((images(&hub).await, &set["status"]["currentRevision"]), (vec!["2".to_owned(); 3], &passed));
+    assert!(condition(&set, "Canary").1.contains("pod web-1: container main was restarted"), "{set}");
+}

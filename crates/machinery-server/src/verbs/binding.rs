@@ -141,6 +141,7 @@ async fn bind(context: &Context<'_>, binding: &Value, options: WriteOptions) -> 
                 held.extend(given.iter().map(|(key, value)| (key.clone(), value.clone())));
             }
         }
+        pods.place(node, &mut pod, options)?;
         set_condition(&mut pod, json!({"type": "PodScheduled", "status": "True"}), (context.server.now)());
         if options.dry_run {
             return Ok(());

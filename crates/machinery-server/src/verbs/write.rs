@@ -216,6 +216,17 @@ impl Context<'_> {
         Ok(commits.into_inner())
     }
 
+    /// Has plug-ins make a pod what it is on the node that it is bound to.
+    pub(crate) fn place(&self, node: &str, pod: &mut Value, options: WriteOptions) -> Result<()> {
+        let (name, stored) = (name_of(pod).to_owned(), pod.clone());
+        let (said, commits) = (RefCell::default(), RefCell::default());
+        let request = self.admission_request(Operation::Create, &name, Some(&stored), options, &said, &commits);
+        for plugin in &self.server.admission {
+            plugin.bind(&request, node, pod).map_err(|error| ApiError::admission(&self.info, &name, error))?;
+        }
+        Ok(())
+    }
+
     /// Nothing is created in a namespace that is missing or being deleted. Returns what must still hold of the namespace
     /// when the object is written: a deletion that begins in between would leave the object behind.
     pub(crate) fn check_namespace(&self, name: &str) -> Result<Option<Op>> {

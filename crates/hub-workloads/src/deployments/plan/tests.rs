@@ -82,9 +82,10 @@ fn scaling_gives_all_to_the_only_set_that_runs() {
     check_rescale(rolling(5, 1, 1), &[(0, 0, 4), (3, 3, 4)], Some(0), &[(1, 5)]);
     check_rescale(rolling(5, 1, 1), &[(0, 0, 4), (0, 0, 4)], Some(0), &[(0, 5)]);
     check_rescale(rolling(5, 1, 1), &[(0, 0, 4), (0, 0, 4)], None, &[(1, 5)]);
-    check_rescale(rolling(5, 1, 1), &[(5, 5, 6)], Some(0), &[]);
+    check_rescale(rolling(5, 1, 1), &[(5, 5, 6)], Some(0), &[(0, 5)]);
+    check_rescale(rolling(1, 0, 1), &[(1, 1, 2), (0, 0, 2)], None, &[(0, 1)]);
     check_rescale(rolling(5, 1, 1), &[], None, &[]);
-    check_rescale(rolling(3, 1, 1), &[(2, 2, 4), (3, 3, 4)], Some(1), &[(0, 0)]);
+    check_rescale(rolling(3, 1, 1), &[(2, 2, 4), (3, 3, 4)], Some(1), &[(0, 0), (1, 3)]);
 }
 
 /// Sizes and results are those of upstream's documentation of proportional scaling.
@@ -95,7 +96,7 @@ fn scaling_in_the_middle_of_a_rollout_spreads_over_the_sets() {
     check_rescale(rolling(0, 3, 2), &[(8, 8, 13), (5, 0, 13)], Some(1), &[(0, 0), (1, 0)]);
     check_rescale(rolling(10, 3, 2), &[(8, 8, 13), (5, 0, 13)], Some(1), &[(0, 8), (1, 5)]);
     let stuck = Demand { strategy: Strategy::Recreate, ..rolling(9, 0, 0) };
-    check_rescale(stuck, &[(8, 8, 13), (5, 0, 13)], Some(1), &[]);
+    check_rescale(stuck, &[(8, 8, 13), (5, 0, 13)], Some(1), &[(0, 8), (1, 5)]);
 }
 
 #[test]

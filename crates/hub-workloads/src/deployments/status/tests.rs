@@ -29,7 +29,7 @@ fn progressing(reason: &str, second: i64) -> Value {
 /// The reason of the condition `Progressing` after a run at second 1000, with the time of its last update.
 fn judged(deployment: &Deployment, sets: &[&Set], new: Option<&Set>) -> (String, String) {
     let mut status = counted(deployment, sets, new, at(1000));
-    judge_progress(deployment, sets, new, &mut status, at(1000));
+    judge_progress(deployment, sets, new, None, &mut status, at(1000));
     let conditions = conditions(&status);
     let found = crate::status::find(&conditions, PROGRESSING).cloned().unwrap_or_default();
     let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
@@ -116,12 +116,56 @@ fn a_failure_of_a_set_is_the_deployments() {
     new.status.conditions.push(failure);
     let before = deployment(2, json!({}));
     let mut status = counted(&before, &[&new], Some(&new), at(1));
-    judge_progress(&before, &[&new], Some(&new), &mut status, at(1));
+    judge_progress(&before, &[&new], Some(&new), None, &mut status, at(1));
     let has_failed = |status: &Value| crate::status::find(&conditions(status), "ReplicaFailure").is_some();
     assert!(has_failed(&status));
     new.status.conditions.clear();
     let before = deployment(2, status);
     let mut status = counted(&before, &[&new], Some(&new), at(2));
-    judge_progress(&before, &[&new], Some(&new), &mut status, at(2));
+    judge_progress(&before, &[&new], Some(&new), None, &mut status, at(2));
     assert!(!has_failed(&status));
+}
+
+#[test]
+fn what_waits_for_nodes_or_a_canary_does_not_time_out() {
+    let reason_of = |reason: &str, waits_for| {
+        let deployment = deployment(
+            3,
+            json!({
+                "replicas": 3, "updatedReplicas": 2, "readyReplicas": 2, "availableReplicas": 2,
+                "conditions": [progressing(reason, 100)],
+            }),
+        );
+        let (old, new) = (set("old", 1, 1, 0), set("new", 2, 2, 2));
+        let mut status = counted(&deployment, &[&old, &new], Some(&new), at(1000));
+        judge_progress(&deployment, &[&old, &new], Some(&new), waits_for, &mut status, at(1000));
+        let is_awaited = look_again(&deployment, &status, at(1000)).is_some();
+        let conditions = conditions(&status);
+        let found = crate::status::find(&conditions, PROGRESSING).cloned().unwrap_or_default();
+        (found["reason"].as_str().unwrap_or_default().to_owned(), is_awaited)
+    };
+    let said = |reason: &str, is_awaited| (reason.to_owned(), is_awaited);
+    assert_eq!(reason_of("ReplicaSetUpdated", None), said("ProgressDeadlineExceeded", false));
+    assert_eq!(reason_of("ReplicaSetUpdated", Some(Waits::Nodes)), said("NodesSkipped", false));
+    assert_eq!(reason_of("ReplicaSetUpdated", Some(Waits::Canary)), said("CanaryWaiting", false));
+    assert_eq!(reason_of("ProgressDeadlineExceeded", Some(Waits::Nodes)), said("NodesSkipped", false));
+    // The node is back: the deadline begins now.
+    assert_eq!(reason_of("NodesSkipped", None), said("ReplicaSetUpdated", true));
+}
+
+#[test]
+fn conditions_of_others_get_the_time_of_their_last_change() {
+    let canary =
+        |message: &str| json!({"type": "Canary", "status": "Unknown", "reason": "Waiting", "message": message});
+    let first = with_update_times(&[], vec![canary("0 of 1")], at(100));
+    assert_eq!(first[0]["lastUpdateTime"], json!(at(100).to_string()));
+    assert_eq!(
+        with_update_times(&first, vec![canary("0 of 1")], at(200)),
+        first,
+        "what is the same is not written again"
+    );
+    assert_eq!(
+        with_update_times(&first, vec![canary("1 of 1")], at(200))[0]["lastUpdateTime"],
+        json!(at(200).to_string())
+    );
 }

@@ -21,13 +21,17 @@ fn pod(name: &str) -> Pod {
 }
 
 fn run(replicas: i64, pods: &[Pod], min_ready: i64) -> Plan {
+    run_in(&Order::default(), replicas, pods, min_ready)
+}
+
+fn run_in(order: &Order, replicas: i64, pods: &[Pod], min_ready: i64) -> Plan {
     let pods: Vec<Arc<Pod>> = pods.iter().cloned().map(Arc::new).collect();
     let mut on_node = HashMap::new();
     for pod in &pods {
         *on_node.entry(pod.node.clone()).or_insert(0) += 1;
     }
     let template: LabelSelector<'_> = serde_json::from_str(r#"{"matchLabels": {"app": "a"}}"#).unwrap();
-    plan(replicas, &template, &pods, || on_node, Clock::new(at(1000), min_ready))
+    plan(replicas, &template, &pods, || on_node, || order.clone(), Clock::new(at(1000), min_ready))
 }
 
 #[test]
@@ -120,4 +124,19 @@ fn counts_alone_give_the_same_plan_while_no_pod_is_surplus() {
             }
         }
     }
+}
+
+#[test]
+fn a_rollout_says_which_nodes_pods_are_deleted_first_and_last() {
+    let on = |name: &str, node: &str| Pod { node: node.into(), ..pod(name) };
+    let away = Pod { ready_since: None, ..on("away", "gw-3") };
+    let pods = [on("pilot", "gw-1"), on("other", "gw-2"), away];
+    let order = Order { first: ["gw-1".into()].into(), last: ["gw-3".into()].into() };
+    let deleted = |order: &Order, replicas: i64| {
+        let plan = run_in(order, replicas, &pods, 0);
+        plan.delete.iter().map(|pod| pod.name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(deleted(&order, 2), ["pilot"]);
+    assert_eq!(deleted(&order, 1), ["pilot", "other"]);
+    assert_eq!(deleted(&Order::default(), 2), ["away"], "without a rollout what does not work is deleted first");
 }

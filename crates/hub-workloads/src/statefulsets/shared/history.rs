@@ -6,9 +6,11 @@
 
 use std::collections::BTreeSet;
 
+use api_edge::{ANNOTATION_CANARY_FAILURE, ANNOTATION_CANARY_ORDINALS, ANNOTATION_CANARY_RESULT};
 use serde_json::{Value, json};
 
 use hub_runtime::kinds::Kind;
+use hub_runtime::rollouts::canary::Ended;
 use hub_runtime::writer::{Target, WriteError, Writer};
 use hub_runtime::{Field, Reader};
 
@@ -27,6 +29,35 @@ pub(crate) struct Revision {
     pub hash: String,
     pub number: i64,
     pub template: Value,
+    /// What its annotations say of its canary.
+    pub canary: RevisionCanary,
+}
+
+/// How the canary of a revision fares, as the hub notes it on the revision.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RevisionCanary {
+    /// How it ended, if it has.
+    pub ended: Option<Ended>,
+    /// Why it failed.
+    pub failure: String,
+    /// The ordinals that are updated first, once that is decided.
+    pub ordinals: Option<BTreeSet<i64>>,
+}
+
+/// More ordinals than a canary has use for.
+const ORDINALS_MAX: usize = 1000;
+
+impl RevisionCanary {
+    fn read(annotations: &Value) -> Self {
+        let text = |name: &str| annotations[name].as_str();
+        let ordinals = text(ANNOTATION_CANARY_ORDINALS)
+            .map(|list| list.split(',').filter_map(|one| one.trim().parse().ok()).take(ORDINALS_MAX).collect());
+        Self {
+            ended: Ended::read(text(ANNOTATION_CANARY_RESULT)),
+            failure: text(ANNOTATION_CANARY_FAILURE).unwrap_or_default().to_owned(),
+            ordinals,
+        }
+    }
 }
 
 impl Revision {
@@ -42,6 +73,7 @@ impl Revision {
             hash: text(&object["metadata"]["labels"][hash_label]),
             number: object["revision"].as_i64().unwrap_or_default(),
             template,
+            canary: RevisionCanary::read(&object["metadata"]["annotations"]),
         }
     }
 }
@@ -57,6 +89,11 @@ impl History {
     /// The one that the template is kept as.
     pub fn current(&self) -> &Revision {
         &self.revisions[self.current]
+    }
+
+    /// Whether the canary of a revision has failed.
+    pub fn has_failed(&self, name: &str) -> bool {
+        self.named(name).is_some_and(|revision| revision.canary.ended == Some(Ended::Failed))
     }
 
     /// One by its name.
@@ -150,8 +187,10 @@ impl Template<'_> {
         let mut metadata = json!({
             "name": name, "namespace": meta.namespace, "labels": labels, "ownerReferences": [self.owner.reference()],
         });
-        if self.annotations.as_object().is_some_and(|annotations| !annotations.is_empty()) {
-            metadata["annotations"] = self.annotations.clone();
+        if let Some(annotations) = self.annotations.as_object().filter(|annotations| !annotations.is_empty()) {
+            let of_hub = [ANNOTATION_CANARY_RESULT, ANNOTATION_CANARY_FAILURE, ANNOTATION_CANARY_ORDINALS];
+            let handed_on = annotations.iter().filter(|(name, _)| !of_hub.contains(&name.as_str()));
+            metadata["annotations"] = handed_on.map(|(name, value)| (name.clone(), value.clone())).collect();
         }
         let object = json!({
             "apiVersion": kind.api_version(), "kind": kind.name(), "metadata": metadata,
@@ -163,7 +202,8 @@ impl Template<'_> {
         let Some(mut found) = writer.get_now(kind, (&meta.namespace, &name)).await? else {
             // It was deleted in between: the next run creates it.
             let template = self.template.clone();
-            return Ok(Some(Revision { name, uid: String::new(), hash, number, template }));
+            let canary = RevisionCanary::default();
+            return Ok(Some(Revision { name, uid: String::new(), hash, number, template, canary }));
         };
         let revision = Revision::read(found.clone(), self.hash_label);
         if revision.template != *self.template {
@@ -272,6 +312,7 @@ mod tests {
             hash: String::new(),
             number: i64::try_from(number).unwrap(),
             template: Value::Null,
+            canary: RevisionCanary::default(),
         };
         let history = History { revisions: names.iter().enumerate().map(revision).collect(), current: 4 };
         for (limit, live, expected) in [

@@ -1,0 +1,202 @@
+//! What a rollout is about: which nodes it leaves out, and which come first.
+//!
+//! Nodes out of reach, and those whose owners hold updates, are left out ([`hub_runtime::rollouts::skipped`]). With a canary
+//! ([`hub_runtime::rollouts::canary`]) all nodes are left out that are not the canary's, until its pods have run well for long
+//! enough. What is missing on such a node meanwhile is created from the revision that most pods have.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use api_edge::{ANNOTATION_CANARY, ANNOTATION_CANARY_FAILURE, ANNOTATION_CANARY_RESULT, ANNOTATION_CANARY_WAIT};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::plan::Pod;
+use super::revision::{self, Revision};
+use super::template::REVISION_LABEL;
+use super::{DaemonSets, target};
+use hub_runtime::ObjectRef;
+use hub_runtime::ReconcileError;
+use hub_runtime::kinds::Kind;
+use hub_runtime::rollouts::canary::{self, Canary, CanaryPod, Ended, Health, Policy, Says, Verdict};
+use hub_runtime::selector::Fit;
+use hub_runtime::views::{DaemonSetView, NodeView, PodView, condition, time};
+
+/// What is known of a rollout before it takes a step.
+#[derive(Debug, Default)]
+pub(super) struct Outlook {
+    /// Nodes that it leaves out beside those that cannot or should not be changed.
+    pub others: BTreeSet<Box<str>>,
+    /// What is created on these.
+    pub former: Option<Revision>,
+    /// What the canary's condition says.
+    pub says: Says,
+    pub look_again: Option<Duration>,
+    /// Something was written that brings the next run; nothing is changed before.
+    pub is_stale: bool,
+}
+
+/// A set and what is known of it.
+pub(super) struct Known<'a> {
+    pub set: &'a DaemonSetView<'a>,
+    pub object: &'a ObjectRef,
+    /// Under which hash its template is kept.
+    pub hash: &'a str,
+    pub nodes: &'a BTreeMap<Box<str>, Fit>,
+    pub pods: &'a [Pod],
+    /// In the order of `pods`.
+    pub objects: &'a [ObjectRef],
+}
+
+impl Known<'_> {
+    /// Nothing is updated.
+    fn frozen(&self, former: Option<Revision>, says: Says) -> Outlook {
+        let others = self.nodes.keys().cloned().collect();
+        Outlook { others, former, says, look_again: Some(canary::LOOK_AGAIN), is_stale: false }
+    }
+
+    fn written(&self, former: Option<Revision>, says: Says) -> Outlook {
+        Outlook { is_stale: true, look_again: Some(super::UNSEEN_RETRY), ..self.frozen(former, says) }
+    }
+}
+
+impl DaemonSets {
+    /// Looks at the canary of a rollout, and takes what follows from its end.
+    pub(super) async fn look(&self, known: &Known<'_>, now: Timestamp) -> Result<Outlook, ReconcileError> {
+        let tree = known.object.value()?;
+        let annotation = |name: &str| tree["metadata"]["annotations"][name].as_str();
+        let policy = Policy::read(annotation(ANNOTATION_CANARY), annotation(ANNOTATION_CANARY_WAIT));
+        if policy == Policy::Off || &*known.set.spec.update_strategy.r#type == "OnDelete" {
+            return Ok(Outlook::default());
+        }
+        let quiet = if canary::is_rolled_back(&known.set.status.conditions) { Says::Same } else { Says::Nothing };
+        let is_rolling = known.pods.iter().any(|pod| !pod.is_updated && !pod.is_terminating);
+        let revisions = revision::stored(&known.set.metadata, self.reader());
+        let former = || former(&revisions, known);
+        let canary = match policy {
+            Policy::On(canary) => canary,
+            Policy::Invalid(why) if is_rolling => return Ok(known.frozen(former(), Says::Invalid(why))),
+            Policy::Invalid(why) => return Ok(Outlook { says: Says::Invalid(why), ..Outlook::default() }),
+            Policy::Off => return Ok(Outlook::default()),
+        };
+        let Some(new) = revisions.iter().find(|revision| revision.hash == known.hash) else {
+            // It was kept a moment ago.
+            return Ok(known.written(former(), quiet));
+        };
+        match new.ended {
+            Some(Ended::Passed) => {
+                let says = if quiet == Says::Same { quiet } else { Says::Passed };
+                return Ok(Outlook { says, ..Outlook::default() });
+            }
+            _ if !is_rolling => return Ok(Outlook { says: quiet, ..Outlook::default() }),
+            Some(Ended::Failed) => return self.roll_back(known, tree, new, former()).await,
+            None => {}
+        }
+        let (matching, nodes) = self.canary_nodes(&canary, known.nodes);
+        if nodes.is_empty() {
+            return Ok(known.frozen(former(), Says::Waiting(canary::no_node(&canary, matching))));
+        }
+        let mut seen = Vec::new();
+        for (pod, object) in known.pods.iter().zip(known.objects) {
+            let Some(back) = nodes.get(pod.node.as_str()) else { continue };
+            if pod.is_terminating || !pod.is_updated {
+                continue;
+            }
+            let (view, health): (PodView<'_>, Health<'_>) = (object.view()?, object.view()?);
+            let since = (*back).max(view.metadata.created());
+            seen.push(CanaryPod::new(&pod.name, since, pod.ready_since, &health));
+        }
+        let set = target(known.set);
+        match canary::judge(&canary, &seen, nodes.len(), canary::DEADLINE, now) {
+            Verdict::Waiting(why, next) => {
+                let others = known.nodes.keys().filter(|name| !nodes.contains_key(*name)).cloned().collect();
+                let says = Says::Waiting(why);
+                Ok(Outlook { others, former: former(), says, look_again: Some(next), is_stale: false })
+            }
+            Verdict::Passed => {
+                self.note(known, new, json!({ANNOTATION_CANARY_RESULT: Ended::Passed.as_str()})).await?;
+                let message = format!(
+                    "The pods of revision {} on nodes with {} run well; the others follow",
+                    new.name, canary.text
+                );
+                self.context.recorder.normal(Kind::DaemonSet, set, "CanaryPassed", message);
+                Ok(known.written(former(), Says::Passed))
+            }
+            Verdict::Failed(why) => {
+                let message = format!("The canary of revision {} has failed: {why}", new.name);
+                self.context.recorder.warning(Kind::DaemonSet, set, "CanaryFailed", message);
+                let marks = json!({ANNOTATION_CANARY_RESULT: Ended::Failed.as_str(), ANNOTATION_CANARY_FAILURE: why});
+                self.note(known, new, marks).await?;
+                Ok(known.written(former(), Says::RolledBack(why)))
+            }
+        }
+    }
+
+    /// Puts the template back that most pods have; that one needs no canary.
+    async fn roll_back(
+        &self,
+        known: &Known<'_>,
+        mut tree: Value,
+        failed: &Revision,
+        former: Option<Revision>,
+    ) -> Result<Outlook, ReconcileError> {
+        let says = Says::RolledBack(failed.failure.clone());
+        let Some(to) = former else { return Ok(known.frozen(None, says)) };
+        if to.ended.is_none() {
+            self.note(known, &to, json!({ANNOTATION_CANARY_RESULT: Ended::Passed.as_str()})).await?;
+            return Ok(known.written(Some(to), says));
+        }
+        tree["apiVersion"] = Kind::DaemonSet.api_version().into();
+        tree["kind"] = Kind::DaemonSet.name().into();
+        tree["spec"]["template"] = to.template.clone();
+        // The condition is written before: it is what stays of the failure.
+        if canary::is_rolled_back(&known.set.status.conditions)
+            && self.context.writer.replace(Kind::DaemonSet, &tree).await?
+        {
+            let message = format!("Put the template of revision {} back", to.name);
+            self.context.recorder.normal(Kind::DaemonSet, target(known.set), "RolledBack", message);
+        }
+        Ok(known.written(Some(to), says))
+    }
+
+    async fn note(&self, known: &Known<'_>, revision: &Revision, annotations: Value) -> Result<(), ReconcileError> {
+        let patch = json!({"metadata": {"uid": revision.uid, "annotations": annotations}});
+        let key = (&*known.set.metadata.namespace, revision.name.as_str());
+        self.context.writer.merge(Kind::ControllerRevision, key, &patch).await?;
+        Ok(())
+    }
+
+    /// How many nodes of the set a canary has, and those that are not left out, with since when each can be reached.
+    fn canary_nodes(&self, canary: &Canary, nodes: &BTreeMap<Box<str>, Fit>) -> (usize, BTreeMap<Box<str>, Timestamp>) {
+        let skipped = self.skipped.now();
+        let (mut matching, mut found) = (0, BTreeMap::new());
+        for name in nodes.iter().filter(|(_, fit)| **fit == Fit::Run).map(|(name, _)| name) {
+            let Some(node) = self.reader().get(Kind::Node, "", name) else { continue };
+            let Some(view) = node.view_or_log::<NodeView<'_>>() else { continue };
+            if !canary.matches(&view.metadata.labels) {
+                continue;
+            }
+            matching += 1;
+            if !skipped.contains_key(name) {
+                let ready = condition(&view.status.conditions, "Ready");
+                let since = ready.and_then(|ready| ready.last_transition_time.as_deref()).and_then(time);
+                found.insert(name.clone(), since.unwrap_or_default());
+            }
+        }
+        (matching, found)
+    }
+}
+
+/// The revision that most pods have, of those whose canary has not failed.
+fn former(revisions: &[Revision], known: &Known<'_>) -> Option<Revision> {
+    let mut pods: BTreeMap<String, usize> = BTreeMap::new();
+    for object in known.objects {
+        let Some(view) = object.view_or_log::<PodView<'_>>() else { continue };
+        if let Some(hash) = view.metadata.labels.get(REVISION_LABEL) {
+            *pods.entry(hash.to_owned()).or_default() += 1;
+        }
+    }
+    let may = |revision: &&Revision| revision.hash != known.hash && revision.ended != Some(Ended::Failed);
+    let number = |revision: &&Revision| (pods.get(&revision.hash).copied().unwrap_or_default(), revision.number);
+    revisions.iter().filter(may).max_by_key(number).cloned()
+}
