@@ -24,6 +24,7 @@ mod network;
 mod newcomer;
 mod observe;
 mod pods;
+mod rollouts;
 mod runtimes;
 mod snapshots;
 mod stock_cluster;

@@ -8,7 +8,7 @@ use testkit::wait::eventually;
 use crate::common::{Fleet, PATIENCE};
 
 pub(crate) const FIRST: &str = "example.com/box:1";
-const SECOND: &str = "example.com/box:2";
+pub(crate) const SECOND: &str = "example.com/box:2";
 
 /// A fleet whose node has two images, whose containers say which they are of.
 pub(crate) fn fleet() -> Result<Option<Fleet>> {

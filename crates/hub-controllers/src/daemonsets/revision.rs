@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use api_edge::{ANNOTATION_CANARY_FAILURE, ANNOTATION_CANARY_RESULT};
+use api_edge::{ANNOTATION_CANARY_FAILURE, ANNOTATION_CANARY_NODES, ANNOTATION_CANARY_RESULT};
 use serde_json::{Value, json};
 
 use super::template::{REVISION_LABEL, owner_reference, revision_hash};
@@ -32,6 +32,8 @@ pub(crate) struct Revision {
     pub ended: Option<Ended>,
     /// Why its canary failed.
     pub failure: String,
+    /// Whether its canary has begun.
+    has_begun: bool,
 }
 
 impl Revision {
@@ -49,7 +51,13 @@ impl Revision {
             template,
             ended: Ended::read(object["metadata"]["annotations"][ANNOTATION_CANARY_RESULT].as_str()),
             failure: text(&object["metadata"]["annotations"][ANNOTATION_CANARY_FAILURE]),
+            has_begun: object["metadata"]["annotations"][ANNOTATION_CANARY_NODES].is_string(),
         }
+    }
+
+    /// Whether its canary has begun and not ended.
+    pub fn is_on_trial(&self) -> bool {
+        self.has_begun && self.ended.is_none()
     }
 }
 

@@ -7,7 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use api_edge::{ANNOTATION_CANARY, ANNOTATION_CANARY_FAILURE, ANNOTATION_CANARY_RESULT, ANNOTATION_CANARY_WAIT};
+use api_edge::{
+    ANNOTATION_CANARY, ANNOTATION_CANARY_FAILURE, ANNOTATION_CANARY_NODES, ANNOTATION_CANARY_RESULT,
+    ANNOTATION_CANARY_WAIT,
+};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -67,6 +70,7 @@ impl DaemonSets {
         let annotation = |name: &str| tree["metadata"]["annotations"][name].as_str();
         let policy = Policy::read(annotation(ANNOTATION_CANARY), annotation(ANNOTATION_CANARY_WAIT));
         if policy == Policy::Off || &*known.set.spec.update_strategy.r#type == "OnDelete" {
+            self.end_trials(known).await?;
             return Ok(Outlook::default());
         }
         let quiet = if canary::is_rolled_back(&known.set.status.conditions) { Says::Same } else { Says::Nothing };
@@ -88,13 +92,18 @@ impl DaemonSets {
                 let says = if quiet == Says::Same { quiet } else { Says::Passed };
                 return Ok(Outlook { says, ..Outlook::default() });
             }
-            _ if !is_rolling => return Ok(Outlook { says: quiet, ..Outlook::default() }),
+            // A canary on all nodes of the set is judged when nothing is left to roll.
+            None if !is_rolling && !new.is_on_trial() => return Ok(Outlook { says: quiet, ..Outlook::default() }),
             Some(Ended::Failed) => return self.roll_back(known, tree, new, former()).await,
             None => {}
         }
         let (matching, nodes) = self.canary_nodes(&canary, known.nodes);
         if nodes.is_empty() {
             return Ok(known.frozen(former(), Says::Waiting(canary::no_node(&canary, matching))));
+        }
+        if !new.is_on_trial() {
+            self.note(known, new, json!({ANNOTATION_CANARY_NODES: canary.text})).await?;
+            return Ok(known.written(former(), Says::Waiting(canary::not_begun(&canary))));
         }
         let mut seen = Vec::new();
         for (pod, object) in known.pods.iter().zip(known.objects) {
@@ -130,6 +139,17 @@ impl DaemonSets {
                 Ok(known.written(former(), Says::RolledBack(why)))
             }
         }
+    }
+
+    /// Whoever takes the canary's annotation away while one waits has decided that the others follow.
+    async fn end_trials(&self, known: &Known<'_>) -> Result<(), ReconcileError> {
+        if known.set.status.conditions.iter().any(|condition| condition["type"] == canary::CANARY) {
+            let revisions = revision::stored(&known.set.metadata, self.reader());
+            for revision in revisions.iter().filter(|revision| revision.is_on_trial()) {
+                self.note(known, revision, json!({ANNOTATION_CANARY_NODES: null})).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Puts the template back that most pods have; that one needs no canary.
@@ -196,7 +216,9 @@ fn former(revisions: &[Revision], known: &Known<'_>) -> Option<Revision> {
             *pods.entry(hash.to_owned()).or_default() += 1;
         }
     }
-    let may = |revision: &&Revision| revision.hash != known.hash && revision.ended != Some(Ended::Failed);
+    let may = |revision: &&Revision| {
+        revision.hash != known.hash && revision.ended != Some(Ended::Failed) && !revision.is_on_trial()
+    };
     let number = |revision: &&Revision| (pods.get(&revision.hash).copied().unwrap_or_default(), revision.number);
     revisions.iter().filter(may).max_by_key(number).cloned()
 }

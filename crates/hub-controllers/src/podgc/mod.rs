@@ -128,14 +128,24 @@ impl PodGc {
         match judge(&pod, exists, absent_for) {
             Verdict::Keep => {}
             Verdict::Quarantine => return Ok(Next::After(QUARANTINE.saturating_sub(absent_for))),
-            Verdict::DeleteUnplaced => self.delete(&object, &pod).await?,
+            Verdict::DeleteUnplaced => {
+                // What counts it by its end, and holds it with a finalizer until then, would wait for ever.
+                if !pod.has_ended() && !fail(&object, None, writer).await? {
+                    return Ok(Next::After(CONFLICT_RETRY));
+                }
+                self.delete(&object, &pod).await?;
+            }
             Verdict::DeleteOrphaned => {
                 // The API itself is asked before the pod goes: a reader may be behind a node that has just joined.
                 if writer.get_now(Kind::Node, ("", node)).await?.is_some() {
                     self.memory.lock().orphaned.remove(&key);
                     return Ok(Next::After(QUARANTINE));
                 }
-                if !pod.has_ended() && !fail(&object, writer, clock.now()).await? {
+                let disrupted = json!({
+                    "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
+                    "message": "PodGC: node no longer exists", "lastTransitionTime": seconds(clock.now()),
+                });
+                if !pod.has_ended() && !fail(&object, Some(disrupted), writer).await? {
                     return Ok(Next::After(CONFLICT_RETRY));
                 }
                 self.delete(&object, &pod).await?;
@@ -180,17 +190,16 @@ fn name_of(pod: &ObjectRef) -> Name {
     (pod.namespace().into(), pod.name().into())
 }
 
-/// The pod says why it ended before it goes, for those who watch it; whether it is still this one.
-async fn fail(object: &ObjectRef, writer: &Writer, now: Timestamp) -> Result<bool, WriteError> {
+/// The pod has failed before it goes, and says why where there is something to say, for those who watch it; whether it is still
+/// this one.
+async fn fail(object: &ObjectRef, disrupted: Option<Value>, writer: &Writer) -> Result<bool, WriteError> {
     let Ok(pod) = object.value() else { return Ok(true) };
-    let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    let others = conditions.into_iter().filter(|condition| condition["type"] != "DisruptionTarget");
-    let disrupted = json!({
-        "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
-        "message": "PodGC: node no longer exists", "lastTransitionTime": seconds(now),
-    });
-    let conditions: Vec<Value> = others.chain([disrupted]).collect();
-    let status = json!({"phase": "Failed", "conditions": conditions});
+    let mut status = json!({"phase": "Failed"});
+    if let Some(disrupted) = disrupted {
+        let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let others = conditions.into_iter().filter(|condition| condition["type"] != disrupted["type"]);
+        status["conditions"] = others.chain([disrupted.clone()]).collect();
+    }
     let uid = pod["metadata"]["uid"].as_str().unwrap_or_default();
     let target = Target { namespace: object.namespace(), name: object.name(), uid };
     writer.merge_status_of(Kind::Pod, target, &status).await

@@ -43,7 +43,7 @@ async fn a_pod_does_not_fail_for_another_of_its_name() {
     let object = api.context.reader.get(Kind::Pod, "default", "lost").unwrap();
     api.context.writer.delete(Kind::Pod, &before, Some(0)).await.unwrap();
     pod_on(&api, "gw-1").await;
-    assert!(!fail(&object, &api.context.writer, api.context.clock.now()).await.unwrap());
+    assert!(!fail(&object, None, &api.context.writer).await.unwrap());
     let after = api.find(Kind::Pod, "default", "lost").await.unwrap();
     assert_ne!(after["metadata"]["uid"], before["metadata"]["uid"]);
     assert_eq!(after["status"]["phase"], "Pending");
@@ -87,4 +87,24 @@ async fn a_pod_of_a_node_that_never_was_has_its_time_whatever_became_of_others()
     assert_eq!(gc.reconcile_pod("default", "second").await.unwrap(), Next::After(QUARANTINE));
     gc.observe(&Event::Changed(Change { kind: Kind::Pod, previous: before, current: None }), &queue);
     assert_eq!(gc.memory.lock().orphaned.len(), 1, "nothing is kept of pods that are deleted");
+}
+
+/// A Job counts its pods by their ends, and lets none go before.
+#[tokio::test]
+async fn a_pod_that_never_had_a_node_fails_before_it_goes() {
+    let api = TestApi::start().await;
+    let gc = PodGc::new(api.context.clone());
+    let container = json!({"name": "main", "image": "file:///bin/true"});
+    let spec = json!({"runtimeClassName": "selvedge-process", "containers": [container]});
+    let metadata =
+        json!({"name": "counted", "namespace": "default", "finalizers": ["batch.kubernetes.io/job-tracking"]});
+    let pod = api.make(Kind::Pod, json!({"metadata": metadata, "spec": spec})).await;
+    api.context.writer.delete(Kind::Pod, &pod, Some(0)).await.unwrap();
+    gc.reconcile_pod("default", "counted").await.unwrap();
+    let pod = api.find(Kind::Pod, "default", "counted").await.unwrap();
+    assert_eq!(pod["status"]["phase"], "Failed");
+    let patch = json!({"metadata": {"finalizers": null}});
+    api.context.writer.merge(Kind::Pod, ("default", "counted"), &patch).await.unwrap();
+    gc.reconcile_pod("default", "counted").await.unwrap();
+    assert!(api.find(Kind::Pod, "default", "counted").await.is_none());
 }

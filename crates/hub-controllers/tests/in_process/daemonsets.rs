@@ -481,3 +481,28 @@ async fn a_canary_of_daemons_is_updated_first_and_goes_back_when_it_fails() {
     run_until(&hub, &all_former, is_back).await;
     hub.stop().await;
 }
+
+/// Nothing of the former template is left while such a canary waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_canary_of_daemons_on_all_nodes_goes_back_as_well() {
+    let hub = Hub::start().await;
+    for node in ["gw-1", "gw-2"] {
+        hub.node(node, json!({"selvedge.dev/role": "gateway", "site": "pilot"})).await;
+    }
+    let mut set = daemon_set("agent");
+    set["metadata"]["annotations"] = json!({"selvedge.dev/canary": "site=pilot", "selvedge.dev/canary-wait": "1h"});
+    set["spec"]["template"]["metadata"]["annotations"] = json!({"version": "1"});
+    hub.make(Kind::DaemonSet, set).await;
+    run_until(&hub, &[("gw-1", "1"), ("gw-2", "1")], |set| set["status"]["numberAvailable"] == 2).await;
+    let patch = json!({"spec": {"template": {"metadata": {"annotations": {"version": "2"}}}}});
+    hub.admin.merge(Kind::DaemonSet, ("default", "agent"), &patch).await.expect("the API takes it");
+    let is_waiting = |set: &Value| said(set, "Canary").0 == "Waiting" && set["status"]["updatedNumberScheduled"] == 2;
+    run_until(&hub, &[("gw-1", "2"), ("gw-2", "2")], is_waiting).await;
+    let pods = hub.pods("default", 2).await;
+    let crashed =
+        json!({"containerStatuses": [{"name": "main", "restartCount": 1, "image": "", "imageID": "", "ready": true}]});
+    hub.admin.merge_status(Kind::Pod, ("default", name_of(&pods[0])), &crashed).await.expect("the API takes it");
+    let is_back = |set: &Value| said(set, "Canary").0 == "RolledBack" && set["status"]["updatedNumberScheduled"] == 2;
+    run_until(&hub, &[("gw-1", "1"), ("gw-2", "1")], is_back).await;
+    hub.stop().await;
+}

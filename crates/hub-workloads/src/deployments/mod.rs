@@ -484,7 +484,8 @@ impl Deployments {
         let waits_for = outlook.waits_for(&outlook.scope(demand, &sets), sets.new, is_waiting);
         status::judge_progress(&before, &all, sets.newest(), waits_for, &mut counted, now);
         outlook.note(&mut counted, now);
-        if !has_scaled && status::is_complete(&before, &counted) {
+        // A canary that fails needs the former set.
+        if !has_scaled && outlook.stage == Stage::Open && status::is_complete(&before, &counted) {
             self.trim_history(deployment, &sets).await?;
         }
         self.write_status(deployment, &counted).await?;

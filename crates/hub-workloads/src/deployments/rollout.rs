@@ -146,10 +146,7 @@ impl Deployments {
             }
             Policy::On(canary) => canary,
         };
-        let ended = sets
-            .newest()
-            .and_then(|new| Ended::read(new.metadata.annotations.get(ANNOTATION_CANARY_RESULT).map(String::as_str)));
-        match ended {
+        match sets.newest().and_then(result) {
             Some(Ended::Failed) => {
                 let why =
                     sets.newest().and_then(|new| new.metadata.annotations.get(ANNOTATION_CANARY_FAILURE).cloned());
@@ -162,7 +159,8 @@ impl Deployments {
                 }
                 return Ok(Step::Done(outlook));
             }
-            None if !is_rolling => return Ok(Step::Done(outlook)),
+            // A canary that is all there is of the Deployment is judged when nothing is left to roll.
+            None if !is_rolling && !sets.newest().is_some_and(is_on_trial) => return Ok(Step::Done(outlook)),
             None => {}
         }
         self.look_at_canary(key, owner, deployment, sets, (&pods, &canary, outlook), now).await
@@ -178,6 +176,12 @@ impl Deployments {
         (pods, canary, mut outlook): (&[SeenPod], &Canary, Outlook),
         now: Timestamp,
     ) -> Result<Step<Outlook>, ReconcileError> {
+        // What ran before there was a canary needs none, and can be put back however few pods it has by then.
+        let is_proven = |set: &&Set| set.spec.replicas > 0 && result(set).is_none() && !is_on_trial(set);
+        if let Some(set) = sets.old().find(is_proven) {
+            self.pass(set).await?;
+            return Ok(Step::Again);
+        }
         let skipped = self.skipped.now();
         let nodes = self.canary_nodes(canary);
         let in_reach: HashSet<&str> =
@@ -259,19 +263,16 @@ impl Deployments {
         sets: &Sets,
         mut outlook: Outlook,
     ) -> Result<Step<Outlook>, ReconcileError> {
-        let result =
-            |set: &Set| Ended::read(set.metadata.annotations.get(ANNOTATION_CANARY_RESULT).map(String::as_str));
         let may = |set: &&Set| {
             let ended = result(set);
-            ended != Some(Ended::Failed) && (set.spec.replicas > 0 || ended == Some(Ended::Passed))
+            ended == Some(Ended::Passed) || (ended.is_none() && set.spec.replicas > 0 && !is_on_trial(set))
         };
         let Some(to) = sets.old().filter(may).max_by_key(|set| (set.spec.replicas, set.revision())) else {
             outlook.stage = Stage::Frozen;
             return Ok(Step::Done(outlook));
         };
         if result(to).is_none() {
-            let marks = json!({"annotations": {ANNOTATION_CANARY_RESULT: Ended::Passed.as_str()}});
-            self.merge_set(to, &json!({"metadata": guarded(&to.metadata, marks)})).await?;
+            self.pass(to).await?;
             return Ok(Step::Again);
         }
         // The condition is what stays of the failure when the template is another again.
@@ -302,6 +303,12 @@ impl Deployments {
             }
         }
         Ok(Step::Again)
+    }
+
+    /// Notes that a set needs no canary.
+    async fn pass(&self, set: &Set) -> Result<(), WriteError> {
+        let marks = json!({"annotations": {ANNOTATION_CANARY_RESULT: Ended::Passed.as_str()}});
+        self.merge_set(set, &json!({"metadata": guarded(&set.metadata, marks)})).await.map(|_| ())
     }
 
     /// Has the sets know which of their pods come and leave first; [`Step::Again`] when something was written.
@@ -416,6 +423,16 @@ fn leave_out(sets: &Sets, pods: &[SeenPod], skipped: &Skipped) -> Outlook {
         }
     }
     outlook
+}
+
+/// How the canary of a set's template ended.
+fn result(set: &Set) -> Option<Ended> {
+    Ended::read(set.metadata.annotations.get(ANNOTATION_CANARY_RESULT).map(String::as_str))
+}
+
+/// Whether a set's pods are those of a canary that has begun and not ended.
+fn is_on_trial(set: &Set) -> bool {
+    set.metadata.annotations.contains_key(ANNOTATION_CANARY_NODES) && result(set).is_none()
 }
 
 /// How many pods of an old set a canary leaves as they are. The set has `active` pods, so many of them on the canary's nodes; those

@@ -326,7 +326,8 @@ impl StatefulSets {
         (before, conditions): (&Value, Vec<Value>),
     ) -> Result<(), WriteError> {
         let mut current = plan_set.current;
-        if counts.completes(plan_set) {
+        // With all ordinals of a canary updated the update is not completed yet: it may fail, and go back.
+        if matches!(plan_set.scope, Scope::All) && counts.completes(plan_set) {
             (current, counts.current) = (plan_set.updated, counts.updated);
         }
         let old = &set.status;

@@ -253,6 +253,27 @@ async fn a_canary_that_fails_puts_the_former_template_back() {
     fleet.pods_are(&[("gw-1", "one"), ("gw-2", "one"), ("gw-3", "one")]).await;
 }
 
+/// Nothing of the former template is left while such a canary waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_canary_on_all_nodes_is_judged_and_goes_back_as_well() {
+    let fleet = Fleet::start().await;
+    let Fleet { hub, .. } = &fleet;
+    fleet.web(canary("site", "1h"), json!({"revisionHistoryLimit": 0})).await;
+    set_image(hub, "web", "two").await;
+    fleet.pods_are(&[("gw-1", "two"), ("gw-2", "two"), ("gw-3", "two")]).await;
+    fleet.with(|web| reason(web, "Canary") == "Waiting" && web["status"]["updatedReplicas"] == 3).await;
+    hub.settled().await;
+    let pods = hub.pods().await;
+    let name = pods[0]["metadata"]["name"].as_str().expect("it has a name");
+    let crashed = json!({"containerStatuses": [{
+        "name": "main", "restartCount": 1, "image": "two", "imageID": "", "ready": true,
+        "lastState": {"terminated": {"exitCode": 3}},
+    }]});
+    hub.admin.merge_status(Kind::Pod, ("default", name), &crashed).await.expect("the API takes it");
+    fleet.with(|web| reason(web, "Canary") == "RolledBack" && is_rolled_out(web)).await;
+    fleet.pods_are(&[("gw-1", "one"), ("gw-2", "one"), ("gw-3", "one")]).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_canary_without_nodes_updates_nothing_and_says_so() {
     let fleet = Fleet::start().await;

@@ -470,3 +470,24 @@ async fn a_sets_canary_is_updated_first_and_goes_back_when_it_fails() {
     assert_eq!((images(&hub).await, &set["status"]["currentRevision"]), (vec!["2".to_owned(); 3], &passed));
     assert!(condition(&set, "Canary").1.contains("pod web-1: container main was restarted"), "{set}");
 }
+
+/// Nothing of the former template is left while such a canary waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sets_canary_on_all_nodes_goes_back_as_well() {
+    let hub = Hub::start().await;
+    fleet(&hub, json!({"selvedge.dev/canary": "site", "selvedge.dev/canary-wait": "1h"})).await;
+    new_image(&hub, "web", "2").await;
+    let is_waiting = |set: &Value| set["status"]["updatedReplicas"] == 3 && condition(set, "Canary").0 == "Waiting";
+    run_until(&hub, &["web-0+", "web-1+", "web-2+"], is_waiting).await;
+    let crashed =
+        json!({"containerStatuses": [{"name": "main", "restartCount": 2, "image": "", "imageID": "", "ready": false}]});
+    hub.admin.merge_status(Kind::Pod, ("default", "web-1"), &crashed).await.expect("the API takes it");
+    hub.report("web-1", "Running", "False").await;
+    let is_back = |set: &Value| {
+        set["status"]["currentRevision"] == set["status"]["updateRevision"]
+            && condition(set, "Canary").0 == "RolledBack"
+            && set["status"]["updatedReplicas"] == 3
+    };
+    run_until(&hub, &["web-0+", "web-1+", "web-2+"], is_back).await;
+    assert_eq!(images(&hub).await, ["1"; 3]);
+}

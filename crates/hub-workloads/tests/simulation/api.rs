@@ -57,6 +57,9 @@ pub(crate) struct Faults {
     pub latency: Duration,
 }
 
+/// Writes in a report.
+const WRITES_REPORTED: usize = 40;
+
 /// What all parts of a simulation share.
 pub(crate) struct Api {
     transport: InProcess,
@@ -73,6 +76,8 @@ pub(crate) struct Api {
     pub writes: AtomicU64,
     /// The last of them, for a report.
     pub written: Mutex<Vec<String>>,
+    /// When something was first not as it must be, and what was written before.
+    pub violated: Mutex<Option<String>>,
 }
 
 impl Api {
@@ -111,6 +116,7 @@ impl Api {
             truth: Mutex::new(Truth::default()),
             writes: AtomicU64::new(0),
             written: Mutex::default(),
+            violated: Mutex::default(),
         })
     }
 
@@ -143,8 +149,18 @@ impl Api {
         if let Some(feed) = feed {
             feed.pump();
         }
-        let (now, faults) = (tokio::time::Instant::now(), self.faults.lock().latency);
-        self.truth.lock().pump(&self.store, who, now, faults);
+        let mut truth = self.truth.lock();
+        let before = truth.violations.len();
+        truth.pump(&self.store, who, tokio::time::Instant::now());
+        if before == 0 && !truth.violations.is_empty() {
+            *self.violated.lock() = Some(format!("{} by {who:?}, after\n{}", self.clock.now(), self.last_writes()));
+        }
+    }
+
+    /// The last writes of controllers, a line each.
+    pub(crate) fn last_writes(&self) -> String {
+        let written = self.written.lock();
+        written[written.len().saturating_sub(WRITES_REPORTED)..].join("\n")
     }
 
     /// One request of a user or a kubelet.

@@ -61,8 +61,9 @@ pub(crate) fn problems(truth: &Truth, nodes: usize) -> Vec<String> {
         for object in truth.all(*kind) {
             if let Err(why) = check(truth, object, nodes) {
                 let name = text(object, "/metadata/name");
+                let pods: Vec<String> = truth.pods_of(text(object, "/metadata/uid")).map(brief).collect();
                 problems.push(format!(
-                    "{} {name}: {why}; spec {} status {}",
+                    "{} {name}: {why}; spec {} status {} pods {pods:?}",
                     kind.name(),
                     object["spec"],
                     object["status"]
@@ -71,6 +72,14 @@ pub(crate) fn problems(truth: &Truth, nodes: usize) -> Vec<String> {
         }
     }
     problems
+}
+
+/// A pod in a report.
+fn brief(pod: &Value) -> String {
+    let way = if is_terminating(pod) { " on its way out" } else { "" };
+    let labels = &pod["metadata"]["labels"];
+    let at = (text(pod, "/metadata/name"), text(pod, "/spec/nodeName"), text(pod, "/status/phase"));
+    format!("{} on {:?}: {}{way}, ready: {}, {labels}", at.0, at.1, at.2, is_true(pod, "Ready"))
 }
 
 type Check = fn(&Truth, &Value, usize) -> Result<(), String>;

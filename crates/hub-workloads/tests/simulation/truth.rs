@@ -89,6 +89,8 @@ pub(crate) struct Truth {
     pub running: BTreeMap<String, BTreeSet<String>>,
     /// Pods that were taken out of the API by force; kubelets may still run them.
     forced: BTreeSet<String>,
+    /// When the hub's controllers were last started: the statuses that they find are of before.
+    pub started: Option<Instant>,
     pub violations: Vec<String>,
     pub changed_nodes: BTreeSet<String>,
     /// Changes so far.
@@ -218,7 +220,7 @@ impl Truth {
     }
 
     /// Takes in what has changed, in order.
-    pub(crate) fn pump(&mut self, store: &Store, who: Who, now: Instant, _latency: Duration) {
+    pub(crate) fn pump(&mut self, store: &Store, who: Who, now: Instant) {
         if self.watches.is_empty() {
             let watch = |kind: &Kind| {
                 let watch = store.watch(kind.store_key(), machinery_store::Revision(0));
@@ -295,7 +297,7 @@ impl Truth {
                 let is_there = known.is_some_and(|node| now.duration_since(node.created_at) > Duration::from_secs(30));
                 if who == Who::User || !is_there || has_ended(last) {
                     self.forced.insert(uid);
-                } else {
+                } else if !self.forced.contains(&uid) {
                     self.violated(format!("{who:?} took pod {name} ({uid}) out of the API while node {node} runs it"));
                 }
             }
@@ -336,9 +338,17 @@ impl Truth {
         if has_become_unready || is_deleted || is_released || (is_active(before) && has_ended(pod)) {
             self.disturb(before, now);
         }
+        // A set that adopts what somebody has deleted a moment ago takes it for one of its pods.
+        if is_terminating(pod) && controller(before).is_none() && controller(pod).is_some() {
+            self.disturb(pod, now);
+        }
         let (node, was) = (text(pod, "/spec/nodeName"), text(before, "/spec/nodeName"));
         if !was.is_empty() && was != node {
             self.violated(format!("pod {name} moved from {was} to {node}"));
+        }
+        // One with finalizers is taken out later, by whoever takes the last of them away.
+        if who == Who::User && is_terminating(pod) && number(pod, "/metadata/deletionGracePeriodSeconds") == 0 {
+            self.forced.insert(text(pod, "/metadata/uid").to_owned());
         }
         if !is_terminating(before) && is_terminating(pod) && is_by_controller {
             self.check_deletion(name, before, pod, who, now);
@@ -434,7 +444,8 @@ impl Truth {
             self.violated(format!("pod {name} of ReplicaSet {owner} was deleted though {active} are there of {least}"));
         }
         let Some(known) = deployment.and_then(|uid| self.by_uid(Kind::Deployment, &uid)) else { return };
-        let is_calm = known.disturbed.is_none_or(|at| now.duration_since(at) > 2 * LATELY);
+        let disturbed = known.disturbed.into_iter().chain(self.started);
+        let is_calm = disturbed.max().is_none_or(|at| now.duration_since(at) > 2 * LATELY);
         if !is_calm || !is_true(pod, "Ready") || is_terminating(&known.value) {
             return;
         }

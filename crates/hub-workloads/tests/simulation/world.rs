@@ -148,6 +148,7 @@ impl World {
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
+        self.api.truth.lock().started = Some(Instant::now());
         hub_workloads::start(&managers[1]);
         hub_scheduler::start(&managers[2], &base_observe::Metrics::new());
         self.hub = Some(Hub { managers, shutdown });
@@ -353,8 +354,8 @@ impl World {
 
     fn report(&self, error: &str) -> String {
         let log: Vec<String> = self.log.iter().cloned().collect();
-        let written = self.api.written.lock();
-        let written: Vec<String> = written.iter().rev().take(40).rev().cloned().collect();
-        format!("{error}\n--- the last steps\n{}\n--- the last writes\n{}", log.join("\n"), written.join("\n"))
+        let violated = self.api.violated.lock();
+        let written = violated.clone().unwrap_or_else(|| self.api.last_writes());
+        format!("{error}\n--- the last steps\n{}\n--- the last writes\n{written}", log.join("\n"))
     }
 }
