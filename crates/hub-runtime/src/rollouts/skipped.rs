@@ -5,6 +5,9 @@
 //! continues on the other nodes, and has these in their turn when they are back or released. New pods may still be placed on a held
 //! node: it holds what runs, not what comes.
 //!
+//! A pod that was not ready when its node was last heard of does not work as far as anybody knows, whatever is heard: it counts like
+//! one on any other node, so that nothing that works is deleted in its stead.
+//!
 //! The status of a workload counts what is so: a rollout with such nodes is not complete, and `kubectl rollout status` waits for
 //! them. The condition `NodesSkipped` says which ones, and no deadline counts while there is nothing else to do.
 
@@ -17,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::events::seconds;
 use crate::kinds::Kind;
-use crate::views::{NodeStatusView, Text, condition, nullable, time};
+use crate::views::{NodeStatusView, PodView, Text, condition, nullable, time};
 use crate::{Change, Event, ObjectRef};
 
 /// Type of the condition.
@@ -74,6 +77,13 @@ pub fn skip_of(node: &ObjectRef) -> Option<Skip> {
         return Some(Skip::Unreachable);
     }
     seen.metadata.annotations.hold.is_some_and(|value| is_held(&value)).then_some(Skip::Held)
+}
+
+/// Whether a rollout leaves a pod out that is on such a node: one out of reach ran well when it was last heard of. Its `Ready` says
+/// that it is out of reach; what its kubelet said stays in `ContainersReady`.
+pub fn leaves_out(skip: Skip, pod: &PodView<'_>) -> bool {
+    let is_true = |r#type: &str| condition(&pod.status.conditions, r#type).is_some_and(|one| one.status == "True");
+    skip == Skip::Held || is_true("Ready") || is_true("ContainersReady")
 }
 
 /// The nodes that are left out now, kept up to date by the events of nodes.

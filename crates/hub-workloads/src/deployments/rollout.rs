@@ -23,7 +23,7 @@ use api_edge::{
 };
 use hub_runtime::kinds::Kind;
 use hub_runtime::rollouts::canary::{self, Canary, CanaryPod, Ended, Health, Policy, Says, Verdict};
-use hub_runtime::rollouts::skipped::{Skip, Skipped, with_skipped};
+use hub_runtime::rollouts::skipped::{Skip, Skipped, leaves_out, with_skipped};
 use hub_runtime::views::{NodeView, PodView, condition, time};
 use hub_runtime::writer::WriteError;
 use hub_runtime::{Field, ObjectRef, ReconcileError};
@@ -100,6 +100,8 @@ struct SeenPod {
     /// Whether it counts as a replica.
     is_active: bool,
     is_ready: bool,
+    /// Why it is left out, if it is.
+    skip: Option<Skip>,
     object: ObjectRef,
 }
 
@@ -120,8 +122,8 @@ impl Deployments {
         if policy == Policy::Off && skipped.is_empty() {
             return Ok(Step::Done(Outlook::default()));
         }
-        let pods = self.pods_of(sets)?;
-        let mut outlook = leave_out(sets, &pods, &skipped);
+        let pods = self.pods_of(sets, &skipped)?;
+        let mut outlook = leave_out(sets, &pods);
         let held = conditions(&deployment.status);
         // What a former rollout has said stays until there is another.
         let quiet = if canary::is_rolled_back(&held) { Says::Same } else { Says::Nothing };
@@ -348,7 +350,7 @@ impl Deployments {
         nodes.collect()
     }
 
-    fn pods_of(&self, sets: &Sets) -> Result<Vec<SeenPod>, ReconcileError> {
+    fn pods_of(&self, sets: &Sets, skipped: &Skipped) -> Result<Vec<SeenPod>, ReconcileError> {
         let mut seen = Vec::new();
         for (index, set) in sets.all.iter().enumerate() {
             if set.spec.replicas == 0 && set.status.replicas == 0 {
@@ -367,6 +369,7 @@ impl Deployments {
                     created: pod.metadata.created(),
                     is_active: !pod.has_ended(),
                     is_ready: ready.is_some_and(|ready| ready.status == "True"),
+                    skip: skipped.get(&*pod.spec.node_name).copied().filter(|skip| leaves_out(*skip, &pod)),
                     object: object.clone(),
                 });
             }
@@ -402,24 +405,24 @@ impl Deployments {
 }
 
 /// The pods that a rollout leaves out because of their nodes.
-fn leave_out(sets: &Sets, pods: &[SeenPod], skipped: &Skipped) -> Outlook {
+fn leave_out(sets: &Sets, pods: &[SeenPod]) -> Outlook {
     let mut outlook = Outlook {
         left: vec![Left::default(); sets.all.len()],
         keeps: vec![false; sets.all.len()],
         ..Outlook::default()
     };
     for pod in pods.iter().filter(|pod| pod.is_active) {
-        let Some(skip) = skipped.get(&pod.node) else { continue };
+        let Some(skip) = pod.skip else { continue };
         let is_new = Some(pod.set) == sets.new;
         // A new pod is what the owner's box has already: only what nobody hears of is not waited for.
-        if is_new && *skip == Skip::Held {
+        if is_new && skip == Skip::Held {
             continue;
         }
         outlook.left[pod.set].pods += 1;
         outlook.left[pod.set].available += i64::from(pod.is_ready);
         if !is_new && sets.all[pod.set].spec.replicas > 0 {
             outlook.keeps[pod.set] = true;
-            outlook.skipped.insert(pod.node.clone(), *skip);
+            outlook.skipped.insert(pod.node.clone(), skip);
         }
     }
     outlook

@@ -19,8 +19,8 @@ use hub_runtime::batch::slow_start;
 use hub_runtime::events::Recorder;
 use hub_runtime::kinds::Kind;
 use hub_runtime::rollouts::canary::Canary;
-use hub_runtime::rollouts::skipped::skip_of;
-use hub_runtime::views::{AnyView, LabelSelector, Labels, ObjectMeta, Text, nullable};
+use hub_runtime::rollouts::skipped::{Skip, leaves_out, skip_of};
+use hub_runtime::views::{AnyView, LabelSelector, Labels, ObjectMeta, PodView, Text, nullable};
 use hub_runtime::writer::{Target, WriteError, Writer};
 use hub_runtime::{Context, Event, Expectations, Field, Next, Queue, Reader, ReconcileError, Reconciler};
 use parking_lot::Mutex;
@@ -249,7 +249,7 @@ impl ReplicaSets {
     }
 
     /// Which of the pods are deleted first and last while the set's Deployment moves to another one.
-    fn order_of(&self, rollout: &RolloutView<'_>, pods: &[Arc<Pod>]) -> Order {
+    fn order_of(&self, rollout: &RolloutView<'_>, namespace: &str, pods: &[Arc<Pod>]) -> Order {
         let mut order = Order::default();
         let yields = rollout.yields.as_deref().and_then(|nodes| Canary::nodes(nodes).ok());
         let keeps = rollout.keeps.as_deref() == Some("true");
@@ -260,14 +260,20 @@ impl ReplicaSets {
         for name in nodes {
             let Some(node) = self.reader().get(Kind::Node, "", name) else { continue };
             let Some(view) = node.view_or_log::<AnyView<'_>>() else { continue };
-            if keeps && skip_of(&node).is_some() {
-                order.last.insert(name.into());
+            if let Some(skip) = skip_of(&node).filter(|_| keeps) {
+                let is_left_out = |pod: &&Arc<Pod>| *pod.node == *name && self.is_left_out(skip, namespace, &pod.name);
+                order.last.extend(pods.iter().filter(is_left_out).map(|pod| pod.name.clone()));
             }
             if yields.as_ref().is_some_and(|canary| canary.matches(&view.metadata.labels)) {
                 order.first.insert(name.into());
             }
         }
         order
+    }
+
+    fn is_left_out(&self, skip: Skip, namespace: &str, pod: &str) -> bool {
+        let object = self.reader().get(Kind::Pod, namespace, pod);
+        object.is_some_and(|object| object.view_or_log::<PodView<'_>>().is_some_and(|view| leaves_out(skip, &view)))
     }
 
     async fn delete(&self, key: &Key, owner: Owner<'_>, pods: Vec<Arc<Pod>>) -> Result<Next, WriteError> {
@@ -439,7 +445,8 @@ impl Reconciler for ReplicaSets {
                 };
                 let clock = Clock::new(self.context.clock.now(), set.spec.min_ready_seconds);
                 let on_node = || self.count_on_nodes(&set.metadata, &pods);
-                plan::plan(replicas, &labels, &pods, on_node, || self.order_of(&rollout, &pods), clock)
+                let order = || self.order_of(&rollout, &set.metadata.namespace, &pods);
+                plan::plan(replicas, &labels, &pods, on_node, order, clock)
             }
         };
         let next = available_after

@@ -35,19 +35,19 @@ pub(super) struct Counts {
     pub terminating: i64,
 }
 
-/// Which pods a rollout has a set delete before or after all others, by their nodes.
+/// Which pods a rollout has a set delete before or after all others.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Order {
     /// Nodes whose pods are deleted first.
     pub first: HashSet<Box<str>>,
-    /// Nodes whose pods are deleted last.
+    /// Names of pods that are deleted last.
     pub last: HashSet<Box<str>>,
 }
 
 impl Order {
     /// Small for what is deleted first.
     fn rank(&self, pod: &Pod) -> u8 {
-        match (self.first.contains(&pod.node), self.last.contains(&pod.node)) {
+        match (self.first.contains(&pod.node), self.last.contains(&pod.name)) {
             (_, true) => 2,
             (true, false) => 0,
             (false, false) => 1,

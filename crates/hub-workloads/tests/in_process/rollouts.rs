@@ -86,9 +86,10 @@ async fn say(hub: &Hub, node: &str, ready: &str) {
 /// What the hub and a kubelet say of the pods of a node.
 async fn say_of_pods(hub: &Hub, node: &str, ready: &str) {
     for pod in hub.pods().await.iter().filter(|pod| pod["spec"]["nodeName"] == node) {
-        let condition = json!({"type": "Ready", "status": ready, "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        let condition = |r#type: &str, status: &str| json!({"type": r#type, "status": status, "lastTransitionTime": "2026-01-01T00:00:00Z"});
         let name = pod["metadata"]["name"].as_str().expect("it has a name");
-        let status = json!({"conditions": [condition]});
+        // What its kubelet said last stays.
+        let status = json!({"conditions": [condition("Ready", ready), condition("ContainersReady", "True")]});
         hub.admin.merge_status(Kind::Pod, ("default", name), &status).await.expect("the API takes it");
     }
 }
@@ -169,6 +170,24 @@ async fn a_rollout_passes_by_a_node_out_of_reach_and_ends_when_it_is_back() {
     assert_eq!((reason(&web, "NodesSkipped"), reason(&web, "Progressing")), ("", "NewReplicaSetAvailable"));
     hub.settled().await;
     assert!(hub.pods().await.iter().all(|pod| pod["spec"]["containers"][0]["image"] == "two"));
+}
+
+/// Where a new pod went dark before it was ready, the one that works is not deleted for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_pod_that_was_never_ready_takes_no_place_of_one_that_is() {
+    let fleet = Fleet::start().await;
+    let Fleet { hub, .. } = &fleet;
+    fleet.web(json!({}), json!({"strategy": {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}})).await;
+    set_image(hub, "web", BROKEN).await;
+    let web = fleet.with(|web| web["status"]["updatedReplicas"] == 1 && web["status"]["replicas"] == 4).await;
+    hub.settled().await;
+    let pods = hub.pods().await;
+    let new = pods.iter().find(|pod| pod["spec"]["containers"][0]["image"] == BROKEN).expect("the surge");
+    let node = new["spec"]["nodeName"].as_str().unwrap_or_else(|| panic!("{new} has no node: {web}"));
+    say(hub, node, "Unknown").await;
+    hub.settled().await;
+    let web = hub.get(Kind::Deployment, "web").await;
+    assert_eq!((&web["status"]["replicas"], &web["status"]["updatedReplicas"]), (&json!(4), &json!(1)), "{web}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -133,8 +133,12 @@ pub(crate) fn is_active(pod: &Value) -> bool {
 }
 
 pub(crate) fn is_true(object: &Value, condition: &str) -> bool {
+    says(object, condition, "True")
+}
+
+fn says(object: &Value, condition: &str, status: &str) -> bool {
     let conditions = object["status"]["conditions"].as_array();
-    conditions.into_iter().flatten().any(|one| one["type"] == condition && one["status"] == "True")
+    conditions.into_iter().flatten().any(|one| one["type"] == condition && one["status"] == status)
 }
 
 /// `maxSurge` or `maxUnavailable` of so many.
@@ -455,8 +459,15 @@ impl Truth {
             .filter(|set| controller(set).is_some_and(|owner| owner.2 == text(&known.value, "/metadata/uid")))
             .map(|set| text(set, "/metadata/uid"))
             .collect();
+        // One that ran well when its node was last heard of still does, for all that anybody knows.
+        let is_away = |pod: &Value| {
+            let node = self.get(Kind::Node, text(pod, "/spec/nodeName"));
+            node.is_some_and(|node| says(node, "Ready", "Unknown")) && is_true(pod, "ContainersReady")
+        };
         let is_one = |pod: &&Value| {
-            is_active(pod) && is_true(pod, "Ready") && controller(pod).is_some_and(|owner| sets.contains(owner.2))
+            is_active(pod)
+                && (is_true(pod, "Ready") || is_away(pod))
+                && controller(pod).is_some_and(|owner| sets.contains(owner.2))
         };
         // It is counted among them still.
         let available = i64::try_from(self.all(Kind::Pod).filter(is_one).count()).unwrap_or(0) - 1;
