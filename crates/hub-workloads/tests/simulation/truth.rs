@@ -433,6 +433,8 @@ impl Truth {
             if !is_asked && of.and_then(|of| self.by_uid(of, uid)).is_some() {
                 self.violated(message);
             }
+            // To the pod's owner it is a loss like any other.
+            self.disturb(before, now);
             return;
         }
         if who != Who::Workloads || kind != "ReplicaSet" || has_ended(before) {
