@@ -77,6 +77,7 @@ pages! {
     join_a_node "docs/how-to/join-a-node.md"
     restore_a_hub "docs/how-to/restore-a-hub.md"
     run_the_edge_alone "docs/how-to/run-the-edge-alone.md"
+    update_a_fleet_safely "docs/how-to/update-a-fleet-safely.md"
     write_a_rule "docs/how-to/write-a-rule.md"
     cli "docs/reference/cli.md"
     http_api "docs/reference/http-api.md"
