@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A set is named after the hash of its template, so that one is never created twice; a name that somebody else has counts as
-//! a collision and gives another hash. Which set is the new one is decided by what templates mean ([`meaning`](crate::meaning)).
+//! a collision and gives another hash. Which set is the new one is decided by what templates mean ([`meaning`]).
 //! A step is taken from one view of all sets and written against the revisions of that view: where the view was old, the write
 //! meets another and the next run decides anew. A set that the view does not show yet would not be met: nothing is decided before
 //! the reader shows what this controller wrote. Which pods a step is about depends on their nodes: [`rollout`].
