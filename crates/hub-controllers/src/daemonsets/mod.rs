@@ -424,7 +424,7 @@ impl DaemonSets {
         let set_target = target(set);
         let (writer, namespace): (&Writer, Arc<str>) = (&self.context.writer, set.metadata.namespace.as_str().into());
         let created = slow_start(nodes, |node| {
-            let object = self.reader().get(Kind::Node, "", &node);
+            let object = factory.has_variants().then(|| self.reader().get(Kind::Node, "", &node)).flatten();
             let view = object.as_ref().and_then(ObjectRef::view_or_log::<AnyView<'_>>);
             let labels = view.map(|view| view.metadata.labels).unwrap_or_default();
             let (name, bytes) = factory.pod_on(&node, &labels);

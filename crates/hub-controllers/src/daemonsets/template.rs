@@ -138,6 +138,11 @@ impl PodFactory {
         }
     }
 
+    /// Whether labels of nodes make a difference.
+    pub fn has_variants(&self) -> bool {
+        !self.variants.is_empty()
+    }
+
     /// Name and JSON of the pod on a node with these labels.
     pub fn pod_on(&self, node: &str, labels: &Labels<'_>) -> (String, Vec<u8>) {
         #[derive(Serialize)]
