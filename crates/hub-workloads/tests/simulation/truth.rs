@@ -437,7 +437,12 @@ impl Truth {
             self.disturb(before, now);
             return;
         }
-        if who != Who::Workloads || kind != "ReplicaSet" || has_ended(before) {
+        if who != Who::Workloads {
+            // The garbage collector, or the controller of nodes, took it from its owner, as a user would.
+            self.disturb(before, now);
+            return;
+        }
+        if kind != "ReplicaSet" || has_ended(before) {
             return;
         }
         let (owner, uid) = (owner.to_owned(), uid.to_owned());
