@@ -92,8 +92,8 @@ impl Datum {
             (Datum::Bool(left), Datum::Bool(right)) => left.cmp(right),
             (Datum::Int(left), Datum::Int(right)) => left.cmp(right),
             (Datum::Float(left), Datum::Float(right)) => left.total_cmp(right),
-            (Datum::Int(left), Datum::Float(right)) => (*left as f64).total_cmp(right),
-            (Datum::Float(left), Datum::Int(right)) => left.total_cmp(&(*right as f64)),
+            (Datum::Int(left), Datum::Float(right)) => order_of_numbers(*left, *right),
+            (Datum::Float(left), Datum::Int(right)) => order_of_numbers(*right, *left).reverse(),
             (Datum::String(left), Datum::String(right)) => left.cmp(right),
             (Datum::Bytes(left), Datum::Bytes(right)) => left.cmp(right),
             (Datum::Array(left), Datum::Array(right)) => left
@@ -113,6 +113,11 @@ impl Datum {
             _ => rank(self).cmp(&rank(other)),
         }
     }
+}
+
+/// Exact, also where a float has no place for every integer: a sort relies on what is equal to the same being equal.
+fn order_of_numbers(integer: i64, float: f64) -> Ordering {
+    (integer as f64).total_cmp(&float).then_with(|| i128::from(integer).cmp(&(float as i128)))
 }
 
 impl From<bool> for Datum {

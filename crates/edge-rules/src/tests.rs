@@ -359,3 +359,32 @@ proptest! {
         prop_assert_eq!((sum("s"), sum("n")), (total, steps.len() as i64));
     }
 }
+
+/// A sort that is handed what is no order may stop with a panic.
+#[test]
+fn values_of_all_types_are_in_one_order() {
+    let exact = 1_i64 << 53;
+    let numbers = [exact - 1, exact, exact + 1, exact + 2, i64::MIN, i64::MAX, 0, -1].map(Datum::Int);
+    let floats = [exact as f64, i64::MAX as f64, i64::MIN as f64, 0.0, -0.0, 0.5, f64::NAN, f64::INFINITY, -f64::NAN];
+    let others = [Datum::Null, Datum::Bool(true), Datum::from("a".to_owned())];
+    let all: Vec<Datum> = numbers.into_iter().chain(floats.map(Datum::Float)).chain(others).collect();
+    for (a, b, c) in triples(&all) {
+        assert_eq!(a.order(b), b.order(a).reverse(), "{a:?} {b:?}");
+        if a.order(b).is_le() && b.order(c).is_le() {
+            assert!(a.order(c).is_le(), "{a:?} {b:?} {c:?}");
+        }
+    }
+    let sorted = |mut some: Vec<Datum>| {
+        some.sort_by(Datum::order);
+        some
+    };
+    assert_eq!(
+        sorted(vec![Datum::Int(exact + 1), Datum::Float(exact as f64), Datum::Int(exact - 1)]),
+        [Datum::Int(exact - 1), Datum::Float(exact as f64), Datum::Int(exact + 1)],
+    );
+}
+
+/// Every three of them.
+fn triples(all: &[Datum]) -> impl Iterator<Item = (&Datum, &Datum, &Datum)> {
+    all.iter().flat_map(move |a| all.iter().flat_map(move |b| all.iter().map(move |c| (a, b, c))))
+}

@@ -1,7 +1,8 @@
 //! Starts the built program as a person would, and stops it by its process id.
 //!
 //! Every instance has its own directory and ports; what it prints is kept and shown when a test fails. Dropping an
-//! instance kills it and, by `selvedge reset`, the pods it left running.
+//! instance kills it and, by `selvedge reset`, the pods it left running. A program that has panicked fails its test, whatever else
+//! the test has seen: controllers and connections survive a panic, and what they do next may hide it.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -173,6 +174,11 @@ impl Drop for Selvedge {
         self.kill();
         if self.resets_at_drop {
             let _ = run(["reset", "--yes", "--data-dir"].iter().map(OsStr::new).chain([self.data_dir.as_os_str()]));
+        }
+        let log = self.log();
+        if let Some(at) = log.find("panicked at").filter(|_| !std::thread::panicking()) {
+            let said: Vec<&str> = log[at..].lines().take(3).collect();
+            panic!("the program {}", said.join("\n"));
         }
     }
 }

@@ -125,6 +125,11 @@ impl Run<'_> {
     }
 }
 
+/// A change of a pod's ties: no job counts it from now on.
+fn untrack(_: &mut Vec<Value>, finalizers: &mut Vec<Value>) {
+    finalizers.retain(|one| *one != *TRACKING_FINALIZER);
+}
+
 impl Jobs {
     /// The controller over what it runs on.
     pub fn new(context: Context) -> Self {
@@ -209,8 +214,10 @@ impl Jobs {
                 return Ok(Next::After(UNSEEN_RETRY));
             }
         }
-        let target = Target { namespace, name, uid: &pod.metadata.uid };
-        shared::remove_finalizer(&self.context.writer, target, TRACKING_FINALIZER).await?;
+        // As it was read: a job that adopts it meanwhile counts on the finalizer.
+        if !shared::change_ties(&object, &self.context.writer, untrack).await? {
+            return Ok(Next::After(UNSEEN_RETRY));
+        }
         Ok(Next::OnChange)
     }
 
@@ -237,7 +244,7 @@ impl Jobs {
                     let uid = job.metadata.uid.to_string();
                     shared::change_ties(&object, writer, |owners, finalizers| {
                         owners.retain(|owner| owner["uid"] != *uid);
-                        finalizers.retain(|one| *one != *TRACKING_FINALIZER);
+                        untrack(owners, finalizers);
                     })
                     .await?;
                     return Ok(None);
@@ -321,10 +328,7 @@ impl Jobs {
             let releases = uncounted && run.pods[index].is_tracked;
             let writer = writer.clone();
             async move {
-                let without = |_: &mut Vec<Value>, finalizers: &mut Vec<Value>| {
-                    finalizers.retain(|one| *one != *TRACKING_FINALIZER);
-                };
-                if releases && !shared::change_ties(&object, &writer, without).await? {
+                if releases && !shared::change_ties(&object, &writer, untrack).await? {
                     return Ok((index, Deleted::Changed));
                 }
                 let target = Target { namespace: object.namespace(), name: object.name(), uid: &uid };

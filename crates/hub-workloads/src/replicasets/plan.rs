@@ -1,6 +1,6 @@
 //! What a ReplicaSet needs next: a plain function of its pods and the time.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,44 +126,50 @@ fn least_useful(
     // All of them go in whatever order.
     if number < pods.len() {
         let (on_node, order) = (on_node(), order());
-        let rank = |one: &Pod, other: &Pod| order.rank(one).cmp(&order.rank(other));
-        pods.sort_by(|one, other| rank(one, other).then_with(|| usefulness(one, other, &on_node, now)));
-        pods.truncate(number);
+        let key = |pod: &Pod| (order.rank(pod), Usefulness::of(pod, &on_node, now));
+        let mut keyed: Vec<_> = pods.into_iter().map(|pod| (key(&pod), pod)).collect();
+        keyed.sort_by(|(one, pod), (other, other_pod)| (one, &pod.uid).cmp(&(other, &other_pod.uid)));
+        pods = keyed.into_iter().take(number).map(|(_, pod)| pod).collect();
     }
     pods
 }
-
-/// `Less` when the first is deleted before the other.
-fn usefulness(one: &Pod, other: &Pod, on_node: &HashMap<Box<str>, usize>, now: Timestamp) -> Ordering {
-    let is_placed = |pod: &Pod| !pod.node.is_empty();
-    let shared = |pod: &Pod| on_node.get(&pod.node).copied().unwrap_or_default();
-    let is_running = |pod: &Pod| match pod.phase {
-        Phase::Pending => 0,
-        Phase::Unknown => 1,
-        _ => 2,
-    };
-    is_placed(one)
-        .cmp(&is_placed(other))
-        .then_with(|| is_running(one).cmp(&is_running(other)))
-        .then_with(|| one.ready_since.is_some().cmp(&other.ready_since.is_some()))
-        .then_with(|| one.deletion_cost.cmp(&other.deletion_cost))
-        .then_with(|| shared(other).cmp(&shared(one)))
-        .then_with(|| match (one.ready_since, other.ready_since) {
-            (Some(first), Some(second)) if first != second => by_age(one, first, other, second, now),
-            _ => Ordering::Equal,
-        })
-        .then_with(|| other.restarts.cmp(&one.restarts))
-        .then_with(|| match one.created == other.created {
-            true => one.uid.cmp(&other.uid),
-            false => by_age(one, one.created, other, other.created, now),
-        })
+/// How much a pod would be missed: what is less is deleted first. Fields are in the order in which they count.
+///
+/// Upstream compares two pods, and within one order of magnitude of their ages it compares uids before it looks at anything else: so
+/// one may come before a second, that before a third, and the third before the first. A key is an order of all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Usefulness {
+    is_placed: bool,
+    phase: u8,
+    is_ready: bool,
+    deletion_cost: i32,
+    /// Pods beside it on its node.
+    shared: Reverse<usize>,
+    ready_for: Option<u32>,
+    restarts: Reverse<i64>,
+    age: Option<u32>,
 }
 
-/// The younger first, by the order of magnitude only: within one, which pod goes is as good as random, so that pods of the
-/// oldest nodes are not always the ones that stay.
-fn by_age(one: &Pod, first: Timestamp, other: &Pod, second: Timestamp, now: Timestamp) -> Ordering {
-    let magnitude = |since: Timestamp| now.duration_since(since).as_nanos().max(0).checked_ilog2();
-    magnitude(first).cmp(&magnitude(second)).then_with(|| one.uid.cmp(&other.uid))
+impl Usefulness {
+    fn of(pod: &Pod, on_node: &HashMap<Box<str>, usize>, now: Timestamp) -> Self {
+        // Only the order of magnitude counts: within one, which pod is deleted is as good as random, so that pods of the oldest
+        // nodes are not always the ones that stay.
+        let magnitude = |since: Timestamp| now.duration_since(since).as_nanos().max(0).checked_ilog2();
+        Self {
+            is_placed: !pod.node.is_empty(),
+            phase: match pod.phase {
+                Phase::Pending => 0,
+                Phase::Unknown => 1,
+                _ => 2,
+            },
+            is_ready: pod.ready_since.is_some(),
+            deletion_cost: pod.deletion_cost,
+            shared: Reverse(on_node.get(&pod.node).copied().unwrap_or_default()),
+            ready_for: pod.ready_since.and_then(magnitude),
+            restarts: Reverse(pod.restarts),
+            age: magnitude(pod.created),
+        }
+    }
 }
 
 /// Remembers what was decided about labels that pods share.

@@ -47,6 +47,8 @@ const SLOWED: &[Kind] = &[
 /// The hub's controllers while they run.
 pub(crate) struct Hub {
     pub managers: Vec<Manager>,
+    /// Of all their controllers.
+    statuses: StatusRegistry,
     shutdown: CancellationToken,
 }
 
@@ -131,9 +133,15 @@ impl World {
         *self.api.feed.lock() = Some(feed.clone());
         base_observe::spawn_detached("feed", feed.clone().run(shutdown.clone()));
         let reader: Arc<dyn Reader> = feed;
+        let statuses = StatusRegistry::default();
         let manager = |who| {
-            let (client, registry) = (self.api.client(who), StatusRegistry::default());
-            Manager::with_clock(client, reader.clone(), registry, shutdown.clone(), self.api.clock)
+            Manager::with_clock(
+                self.api.client(who),
+                reader.clone(),
+                statuses.clone(),
+                shutdown.clone(),
+                self.api.clock,
+            )
         };
         let managers: Vec<Manager> = [Who::Hub, Who::Workloads, Who::Scheduler].map(manager).into();
         loop {
@@ -151,7 +159,7 @@ impl World {
         self.api.truth.lock().started = Some(Instant::now());
         hub_workloads::start(&managers[1]);
         hub_scheduler::start(&managers[2], &base_observe::Metrics::new());
-        self.hub = Some(Hub { managers, shutdown });
+        self.hub = Some(Hub { managers, statuses, shutdown });
     }
 
     pub(crate) async fn stop_hub(&mut self) -> Result<(), String> {
@@ -205,6 +213,11 @@ impl World {
     }
 
     fn check_violations(&self) -> Result<(), String> {
+        // A key whose run panics is tried again, so nothing else may show it.
+        let panicked = self.hub.iter().flat_map(|hub| hub.statuses.snapshot()).find(|status| status.panics > 0);
+        if let Some(status) = panicked {
+            return Err(format!("the controller {} panicked: {:?}", status.name, status.last_error));
+        }
         let truth = self.api.truth.lock();
         if truth.violations.is_empty() { Ok(()) } else { Err(truth.violations.join("\n")) }
     }

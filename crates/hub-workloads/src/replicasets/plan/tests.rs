@@ -84,6 +84,29 @@ fn what_is_missed_least_is_deleted_first() {
     }
 }
 
+/// Pods that differ in some of what counts and are alike in the rest, as those of a set that is large and young.
+#[test]
+fn of_many_pods_the_same_are_deleted_in_whatever_order_they_come() {
+    let many: Vec<Pod> = (0..500_i64)
+        .map(|number| Pod {
+            name: format!("pod-{number}").into(),
+            uid: format!("{:04x}", (number * 7919) % 65_536).into(),
+            ready_since: Some(at(980 + number % 5)),
+            restarts: number * 31 % 3,
+            created: at(960 + number * 17 % 23),
+            ..pod("")
+        })
+        .collect();
+    let names = |pods: &[Pod]| {
+        let deleted = run(250, pods, 0).delete;
+        deleted.iter().map(|pod| pod.name.to_string()).collect::<std::collections::BTreeSet<_>>()
+    };
+    let (forwards, mut backwards) = (names(&many), many);
+    backwards.reverse();
+    assert_eq!(forwards.len(), 250);
+    assert_eq!(names(&backwards), forwards);
+}
+
 #[test]
 fn the_node_with_most_pods_loses_one() {
     let on = |name: &str, node: &str| Pod { node: node.into(), ..pod(name) };
