@@ -15,7 +15,7 @@
 //! They run on [`hub_runtime`] and use nothing but the Kubernetes API, so that they serve a cluster of any origin as well as
 //! the embedded hub. Each is `observe` and `reconcile` around decisions that are plain functions on data; what several share is
 //! beside them: `claim` (whose is a pod?), `pods` (what is known of pods), `meaning` (are two templates the same?), `status`
-//! (conditions), `template` (what a pod is made of).
+//! (conditions), `settling` (which status waits a moment), `template` (what a pod is made of).
 //!
 //! **How do I try it?** `cargo test -p hub-workloads`: tables beside each module, and `tests/` over an embedded API with a
 //! stand-in for the kubelets.
@@ -35,6 +35,7 @@ mod owner;
 mod pods;
 mod replacements;
 mod replicasets;
+mod settling;
 mod statefulsets;
 mod status;
 mod template;

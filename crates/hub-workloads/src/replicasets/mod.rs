@@ -31,6 +31,7 @@ use serde_json::{Value, json};
 use crate::claim::{self, Claim};
 use crate::owner::Owner;
 use crate::pods::{Clock, Key, Pod, PodTable, as_labels};
+use crate::settling::Settling;
 use crate::status::{self, Says, Updated};
 use crate::template::{self, TemplateView};
 
@@ -51,6 +52,7 @@ pub(crate) struct ReplicaSets {
     name: &'static str,
     expectations: Expectations<Key>,
     pods: Mutex<PodTable>,
+    settling: Settling<Key>,
 }
 
 /// A set of either kind.
@@ -137,7 +139,7 @@ impl ReplicaSets {
 
     fn of(context: Context, kind: Kind, kinds: &'static [Kind], sources: &'static [Kind], name: &'static str) -> Self {
         let (expectations, pods) = (Expectations::new(Kind::Pod), Mutex::new(PodTable::new(kinds)));
-        Self { context, kind, sources, name, expectations, pods }
+        Self { context, kind, sources, name, expectations, pods, settling: Settling::default() }
     }
 
     fn reader(&self) -> &dyn Reader {
@@ -333,12 +335,14 @@ impl ReplicaSets {
         Err(error)
     }
 
+    /// Writes the status, or says when: what follows from one change is one write.
     async fn write_status(
         &self,
+        key: &Key,
         set: &SetView<'_>,
         counts: Counts,
         failure: Option<Failure>,
-    ) -> Result<(), WriteError> {
+    ) -> Result<Next, WriteError> {
         let mut conditions = set.status["conditions"].as_array().cloned().unwrap_or_default();
         match &failure {
             // Upstream leaves the condition as it is while anything fails.
@@ -363,10 +367,16 @@ impl ReplicaSets {
         }
         let is_counted = self.kind != Kind::ReplicaSet || set.status["terminatingReplicas"].is_i64();
         if is_counted && status::is_same(&set.status, &desired) {
-            return Ok(());
+            self.settling.forget(key);
+            return Ok(Next::OnChange);
+        }
+        if failure.is_none()
+            && let Some(left) = self.settling.left(key)
+        {
+            return Ok(Next::After(left));
         }
         let target = Owner::new(self.kind, &set.metadata).target();
-        self.context.writer.merge_status_of(self.kind, target, &desired).await.map(|_| ())
+        self.context.writer.merge_status_of(self.kind, target, &desired).await.map(|_| Next::OnChange)
     }
 }
 
@@ -412,6 +422,7 @@ impl Reconciler for ReplicaSets {
     async fn reconcile(&self, key: &Key) -> Result<Next, ReconcileError> {
         let Some(object) = self.reader().get(self.kind, &key.0, &key.1) else {
             self.expectations.forget(key);
+            self.settling.forget(key);
             return Ok(Next::OnChange);
         };
         let set: SetView<'_> = object.view()?;
@@ -472,7 +483,7 @@ impl Reconciler for ReplicaSets {
             message: error.reason(),
         });
         // The status is true whatever became of the pods.
-        self.write_status(&set, counts, failure).await?;
-        Ok(next.or(managed?))
+        let settled = self.write_status(key, &set, counts, failure).await?;
+        Ok(next.or(managed?).or(settled))
     }
 }

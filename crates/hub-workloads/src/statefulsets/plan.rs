@@ -363,10 +363,14 @@ fn superfluous_in_order(
 ) -> bool {
     keep_owners(plan, set, pods, by_ordinal);
     let Some(highest) = superfluous(set, by_ordinal).next() else { return true };
+    // One that has ended will never be ready and nothing runs in it: nobody waits for it, where upstream would for ever.
+    let is_awaited = |pod: &Pod| pod.phase != Phase::Ended || pod.is_terminating;
     // All replicas are available here, so this is the first of all pods that is not.
-    let first_unavailable = superfluous(set, by_ordinal).rev().find(|index| pods[*index].is_unavailable(clock));
+    let is_unavailable = |index: &usize| is_awaited(&pods[*index]) && pods[*index].is_unavailable(clock);
+    let first_unavailable = superfluous(set, by_ordinal).rev().find(is_unavailable);
     let pod = &pods[highest];
-    if !pod.is_terminating && (!pod.is_waited_for(clock) || first_unavailable == Some(highest)) {
+    let is_next = !pod.is_waited_for(clock) || !is_awaited(pod) || first_unavailable == Some(highest);
+    if !pod.is_terminating && is_next {
         plan.steps.push(Step::Delete(highest));
     }
     false

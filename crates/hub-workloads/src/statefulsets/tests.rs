@@ -134,6 +134,12 @@ fn pods_leave_from_the_highest_ordinal_on() {
         ("0R 1R 2U", "delete 2"),
         ("0R 1U 2U", ""),
         ("0R 1U 2R", "delete 2"),
+        // What has ended is waited for by nobody.
+        ("0R 1F 2F", "delete 2"),
+        ("0R 1F 2U", "delete 2"),
+        ("0R 1F 2F!", ""),
+        ("0R 1U 2F", "delete 2"),
+        ("0R 1F! 2U", ""),
         ("0R 1R 2Ro", "owners 2, delete 2"),
         ("0R 1Ro 2R!", "owners 1"),
     ] {
