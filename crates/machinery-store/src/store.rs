@@ -60,7 +60,7 @@ impl Default for StoreOptions {
         Self {
             window: Duration::from_secs(600),
             window_changes_max: 100_000,
-            window_bytes_max: 64 << 20,
+            window_bytes_max: 24 << 20,
             indexed_fields: Vec::new(),
             index_version: 0,
             // The write-ahead log once more, which must be copied before it can be truncated.
