@@ -155,7 +155,9 @@ fn deployment(truth: &Truth, deployment: &Value, _: usize) -> Result<(), String>
 fn stateful_set(truth: &Truth, set: &Value, _: usize) -> Result<(), String> {
     observed(set)?;
     let pods = active(truth, set);
-    is("status.replicas", number(set, "/status/replicas"), pods.len())?;
+    // One that has ended is counted until it is replaced, which has to wait for those before it.
+    let all = truth.pods_of(text(set, "/metadata/uid")).count();
+    is("status.replicas", number(set, "/status/replicas"), all)?;
     is("status.readyReplicas", number(set, "/status/readyReplicas"), ready(&pods))?;
     if is_stuck(&set["spec"]["template"]) || pods.iter().any(|pod| is_stuck(pod)) {
         return Ok(());

@@ -400,14 +400,17 @@ impl Truth {
                     pod.pointer("/metadata/annotations/batch.kubernetes.io~1job-completion-index").cloned()
                 };
                 let active = i64::try_from(self.pods_of(&uid).filter(|pod| is_active(pod)).count()).unwrap_or(0) + 1;
-                let is_taken = self.pods_of(&uid).any(|other| {
+                let of_index = self.pods_of(&uid).find(|other| {
                     (is_active(other) || text(other, "/status/phase") == "Succeeded") && index(other) == index(pod)
                 });
+                let status = &job.value["status"];
+                let taken =
+                    of_index.map(|other| format!("{}: {}; {status}", text(other, "/metadata/name"), other["status"]));
                 if active > limit {
                     self.violated(format!("pod {name} is number {active} of Job {owner}, whose limit is {limit}"));
                 }
-                if is_indexed && is_taken && !has_lost {
-                    self.violated(format!("pod {name} of Job {owner} has the index of another: {:?}", index(pod)));
+                if let Some(taken) = taken.filter(|_| is_indexed && !has_lost) {
+                    self.violated(format!("pod {name} of Job {owner} has the index of {taken}"));
                 }
             }
             "DaemonSet" => {

@@ -321,8 +321,8 @@ impl Drop for Site {
 }
 
 /// What a pod's shell does for ever: whatever files `*.sh` appear in its directory are run.
-const LOOP: &str = "cd /w; echo up > ready; while :; do for f in *.sh; do [ -e $f ] || continue; n=${f%.sh}; \
-    mv $f $n.run; /bin/busybox sh ./$n.run > $n.out 2>&1; echo $? > $n.tmp; mv $n.tmp $n.code; done; \
+const LOOP: &str = "cd /w; echo up > ready; while :; do for f in *.sh; do [ -e \"$f\" ] || continue; n=${f%.sh}; \
+    mv \"$f\" \"$n.run\"; /bin/busybox sh \"./$n.run\" > \"$n.out\" 2>&1; echo $? > \"$n.tmp\"; mv \"$n.tmp\" \"$n.code\"; done; \
     /bin/busybox sleep 0.05; done";
 
 fn manifest(name: &str, image: &str, dir: &Path, script: &str, options: PodOptions<'_>) -> String {
