@@ -5,18 +5,21 @@
 //! numbers alone: every name is an offset into one text, so the program has no relocations for them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     env,
     fmt::Write as _,
     fs,
     io::Read as _,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
 use serde_json::Value;
 
 const TYPES: &str = "definitions/types-1.36.json.gz";
-const OPENAPI: &str = "definitions/openapi";
+const OPENAPI: &str = "definitions/openapi.zst";
+/// The document in it that is of OpenAPI v2.
+const OPENAPI_V2: &str = "openapi-v2";
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
 /// What is decoded besides the kinds: options, answers, and parts of them.
@@ -36,27 +39,22 @@ fn main() {
     println!("cargo::rerun-if-changed={TYPES}");
     println!("cargo::rerun-if-changed={OPENAPI}");
     let published = read(Path::new(TYPES));
-    let mut documents = Vec::new();
-    for entry in fs::read_dir(OPENAPI).expect("the vendored documents are part of the crate") {
-        let path = entry.expect("the directory is readable").path();
-        let file = path.file_name().and_then(|name| name.to_str()).expect("their names are text").to_owned();
-        documents.push((file.trim_end_matches(".json.gz").to_owned(), path));
-    }
-    documents.sort();
+    let archive = unpacked(Path::new(OPENAPI));
+    let documents = documents(&archive);
     let mut schemas: BTreeMap<String, Value> = BTreeMap::new();
-    for (_, path) in &documents {
-        if let Some(found) = read(path).pointer("/components/schemas").and_then(Value::as_object) {
+    for (_, range) in documents.iter().filter(|(name, _)| **name != OPENAPI_V2) {
+        let document: Value = serde_json::from_str(&archive[range.clone()]).expect("the documents are JSON");
+        if let Some(found) = document.pointer("/components/schemas").and_then(Value::as_object) {
             schemas.extend(found.iter().map(|(name, schema)| (name.clone(), schema.clone())));
         }
     }
-    let served: BTreeSet<String> = documents.iter().map(|(name, _)| name.clone()).collect();
 
     let mut tables = Tables::new(&published["types"], schemas);
     let mut kinds = Vec::new();
     for kind in array(&published["kinds"]) {
         let (group, version) = (text(&kind["group"]), text(&kind["version"]));
         let document = if group.is_empty() { format!("api__{version}") } else { format!("apis__{group}__{version}") };
-        if served.contains(&document) {
+        if documents.contains_key(document.as_str()) {
             tables.number(text(&kind["type"]));
             kinds.push((group, version, text(&kind["kind"]), text(&kind["type"])));
         }
@@ -75,14 +73,17 @@ fn main() {
     code.push_str("];\n");
     writeln!(code, "static TEXT: &str = {:?};", tables.text).expect(TEXT);
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR for build scripts"));
-    code.push_str("static DOCUMENTS: &[(&str, &[u8])] = &[\n");
-    for (name, path) in &documents {
-        // Copied, because a build directory may be kept for a checkout in another place.
-        fs::copy(path, out.join(name)).expect("OUT_DIR is writable");
-        writeln!(code, "({name:?}, include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}\"))),").expect(TEXT);
+    fs::write(out.join("tables.rs"), code).expect("OUT_DIR is writable");
+    let mut code = String::from("static DOCUMENTS: &[Document] = &[\n");
+    for (name, Range { start, end }) in documents {
+        let hash = fnv(&archive.as_bytes()[start..end]);
+        let row = format!("name: {name:?}, start: {start}, length: {}, hash: {hash:#x}", end - start);
+        writeln!(code, "Document {{ {row} }},").expect(TEXT);
     }
     code.push_str("];\n");
-    fs::write(out.join("tables.rs"), code).expect("OUT_DIR is writable");
+    // Copied, because a build directory may be kept for a checkout in another place.
+    fs::copy(OPENAPI, out.join("openapi.zst")).expect("OUT_DIR is writable");
+    fs::write(out.join("documents.rs"), code).expect("OUT_DIR is writable");
 }
 
 const TEXT: &str = "a String takes any text";
@@ -285,6 +286,31 @@ fn read(path: &Path) -> Value {
     let mut text = String::new();
     flate2::read::GzDecoder::new(packed.as_slice()).read_to_string(&mut text).expect("the documents are gzip");
     serde_json::from_str(&text).expect("the documents are JSON")
+}
+
+fn unpacked(path: &Path) -> String {
+    let packed = fs::read(path).expect("the vendored documents are part of the crate");
+    let mut text = String::new();
+    let mut decoder = ruzstd::decoding::StreamingDecoder::new(packed.as_slice()).expect("the archive is zstd");
+    decoder.read_to_string(&mut text).expect("the archive is whole");
+    text
+}
+
+/// Where each document of the archive is, by name.
+fn documents(archive: &str) -> BTreeMap<&str, Range<usize>> {
+    let mut found = BTreeMap::new();
+    let mut at = 0;
+    for line in archive.lines() {
+        let (name, _) = line.split_once('\t').expect("each line is a name, a tab and a document");
+        found.insert(name, at + name.len() + 1..at + line.len());
+        at += line.len() + 1;
+    }
+    found
+}
+
+/// FNV-1a, 64 bits.
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 fn array(value: &Value) -> &[Value] {

@@ -3,6 +3,9 @@
 //! A bare `tokio::spawn` hides a panic in a handle that nobody awaits: the part is dead and the program looks well. So every
 //! task starts here. The panic is caught where it happens, logged, counted, and then passed on into the [`JoinHandle`], so
 //! whoever awaits it sees what tokio would have shown.
+//!
+//! The future is boxed before tokio sees it. What tokio compiles for a task it compiles once for each type of future, and the program
+//! has some hundred; so it is once for each type of output.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -14,7 +17,6 @@ use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
-use pin_project_lite::pin_project;
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio_util::task::TaskTracker;
 use tracing::error;
@@ -78,6 +80,10 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
+    watched_blocking(name, Box::new(work))
+}
+
+fn watched_blocking<T: Send + 'static>(name: &'static str, work: Box<dyn FnOnce() -> T + Send>) -> JoinHandle<T> {
     let running = Running::start(name);
     tokio::task::spawn_blocking(move || match catch_unwind(AssertUnwindSafe(work)) {
         Ok(output) => output,
@@ -130,36 +136,27 @@ fn message_of(panic: &(dyn Any + Send)) -> &str {
     }
 }
 
-pin_project! {
-    /// A future whose panic is seen. It is a struct rather than an `async` block because a block keeps its argument and the
-    /// pinned future both, which doubles the memory of each connection.
-    struct Watched<F> {
-        #[pin]
-        future: F,
-        running: Running,
+/// A future whose panic is seen.
+struct Watched<T> {
+    future: Pin<Box<dyn Future<Output = T> + Send>>,
+    running: Running,
+}
+
+impl<T> Watched<T> {
+    fn new(name: &'static str, future: impl Future<Output = T> + Send + 'static) -> Self {
+        Self { future: Box::pin(future), running: Running::start(name) }
     }
 }
 
-impl<F> Watched<F> {
-    fn new(name: &'static str, future: F) -> Self {
-        Self { future, running: Running::start(name) }
-    }
-}
+impl<T> Future for Watched<T> {
+    type Output = T;
 
-impl<F: Future> Future for Watched<F> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let this = self.project();
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let Self { future, running } = &mut *self;
         // Unwind safety: a future that has panicked is not polled again, the panic resumes below.
-        match catch_unwind(AssertUnwindSafe(|| this.future.poll(context))) {
+        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
             Ok(polled) => polled,
-            Err(panic) => this.running.panicked(panic),
+            Err(panic) => running.panicked(panic),
         }
     }
-}
-
-#[cfg(test)]
-pub(crate) fn watched_size<F>(_future: &F) -> usize {
-    std::mem::size_of::<Watched<F>>()
 }

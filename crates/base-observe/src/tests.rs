@@ -147,17 +147,6 @@ async fn an_aborted_task_no_longer_runs() {
     assert_eq!(counts("test-aborted"), TaskCounts { running: 0, panicked: 0 });
 }
 
-#[test]
-fn a_task_costs_little_more_than_its_future() {
-    let future = async {
-        let buffer = [0u8; 4096];
-        tokio::task::yield_now().await;
-        buffer.len()
-    };
-    let bare = std::mem::size_of_val(&future);
-    assert!(crate::tasks::watched_size(&future) <= bare + 64, "{bare}");
-}
-
 /// The page without the figures of the process, which differ from run to run.
 fn page(metrics: &Metrics) -> String {
     let is_ours = |line: &&str| !line.contains("process_") && !line.contains("selvedge_task");

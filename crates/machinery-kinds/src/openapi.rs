@@ -22,7 +22,7 @@ use std::{
 
 use serde_json::{Map, Value, json, value::RawValue};
 
-use machinery_schema::types::{openapi_document as published, openapi_documents, openapi_v2_document};
+use machinery_schema::openapi as published;
 
 use crate::{Registry, ResourceInfo, resource::join_api_version};
 use operations::{Operations, Parameters};
@@ -99,12 +99,11 @@ impl Registry {
         let versions = self.group_versions();
         let groups: BTreeSet<&str> = versions.iter().map(|(group, _)| group.as_str()).collect();
         // Of what lies above versions there are documents, too.
-        let others =
-            openapi_documents().map(|name| name.replace("__", "/")).filter(|path| match path.split_once('/') {
-                Some(("api", _)) => false,
-                Some(("apis", group)) => groups.contains(group),
-                _ => path != "index",
-            });
+        let others = published::names().map(|name| name.replace("__", "/")).filter(|path| match path.split_once('/') {
+            Some(("api", _)) => false,
+            Some(("apis", group)) => groups.contains(group),
+            _ => path != "index",
+        });
         for path in others.chain(versions.iter().map(|(group, version)| document_path(group, version))) {
             let Some(hash) = self.openapi_hash(&path) else { continue };
             let url = format!("/openapi/v3/{path}?hash={hash}");
@@ -116,7 +115,7 @@ impl Registry {
     /// The hash of the document at `api/v1` or `apis/GROUP/VERSION`, for `ETag`; it is the one in the index.
     pub fn openapi_hash(&self, path: &str) -> Option<String> {
         let (group, version) = self.documented(path)?;
-        let builtin = published(&path.replace('/', "__")).map_or(0, hash);
+        let builtin = published::hash(&path.replace('/', "__")).unwrap_or_default();
         let custom = self.custom_resources().filter(|custom| !group.is_empty() && &*custom.group == group);
         let hash = custom
             .flat_map(|custom| &custom.openapi)
@@ -129,10 +128,10 @@ impl Registry {
     /// is no such group version.
     pub fn openapi_document(&self, path: &str) -> Option<String> {
         let (group, version) = self.documented(path)?;
-        if let Some(published) = published(&path.replace('/', "__")) {
-            return Some(unzip(published));
+        if let Some(published) = published::document(&path.replace('/', "__")) {
+            return Some(published);
         }
-        let shared = unzip(published(SHARED)?);
+        let shared = published::document(SHARED)?;
         let (paths, schemas) = parts_of_v3(&shared);
         let parameters = Parameters::read(&paths);
         let resources = self.custom_schemas();
@@ -154,7 +153,7 @@ impl Registry {
             additions.definitions.insert(name, schema);
         }
         if has_scale {
-            let with_scale = unzip(published(WITH_SCALE)?);
+            let with_scale = published::document(WITH_SCALE)?;
             let (_, schemas) = parts_of_v3(&with_scale);
             for name in ["Scale", "ScaleSpec", "ScaleStatus"].map(|name| format!("io.k8s.api.autoscaling.v1.{name}")) {
                 let schema = schemas[&name].get().to_owned();
@@ -171,20 +170,20 @@ impl Registry {
 
     /// The hash of the document of OpenAPI v2, for `ETag`; both of its forms have the same.
     pub fn openapi_v2_hash(&self) -> String {
-        let published = hash(openapi_v2_document());
+        let published = published::hash(published::V2).unwrap_or_default();
         let schemas = self.custom_resources().flat_map(|custom| &custom.openapi);
         format!("{:016X}", schemas.fold(published, |hash, schema| hash.rotate_left(7) ^ schema.hash))
     }
 
     /// The response to `GET /openapi/v2` in JSON, gzipped.
     pub fn openapi_v2(&self) -> Vec<u8> {
+        let text = published_v2();
         if self.custom_resources().next().is_none() {
-            return openapi_v2_document().to_vec();
+            return gzipped(text.as_bytes());
         }
-        let text = unzip(openapi_v2_document());
         let document = V2::read(&text, self);
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        let mut write = |text: &str| gzip.write_all(text.as_bytes()).expect("a Vec takes any bytes");
+        let mut gzip = gzip();
+        let mut write = |text: &str| gzip.write_all(text.as_bytes()).expect(TAKES_ANY);
         write("{");
         for (number, key) in KEYS.into_iter().enumerate() {
             write(if number > 0 { "," } else { "" });
@@ -197,21 +196,18 @@ impl Registry {
             }
         }
         write("}");
-        gzip.finish().expect("a Vec takes any bytes")
+        gzip.finish().expect(TAKES_ANY)
     }
 
     /// The response to `GET /openapi/v2` in protobuf, gzipped.
     pub fn openapi_v2_protobuf(&self) -> Vec<u8> {
-        let text = unzip(openapi_v2_document());
+        let text = published_v2();
         let document = V2::read(&text, self);
         let parts = &document.parts;
         let mut out = protobuf::Document::new(parts["swagger"], parts["info"]);
         out.paths(document.paths());
         out.definitions(document.definitions());
-        let bytes = out.finish(parts["parameters"], parts["security"], parts["securityDefinitions"]);
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gzip.write_all(&bytes).expect("a Vec takes any bytes");
-        gzip.finish().expect("a Vec takes any bytes")
+        gzipped(&out.finish(parts["parameters"], parts["security"], parts["securityDefinitions"]))
     }
 
     fn group_versions(&self) -> Vec<(String, String)> {
@@ -229,10 +225,10 @@ impl Registry {
             ["apis", group, version] => (*group, *version),
             ["apis", group] => {
                 self.groups().find(|known| ***known == **group)?;
-                return published(&path.replace('/', "__")).map(|_| (*group, ""));
+                return published::hash(&path.replace('/', "__")).map(|_| (*group, ""));
             }
             ["index"] => return None,
-            _ => return published(&path.replace('/', "__")).map(|_| ("", "")),
+            _ => return published::hash(&path.replace('/', "__")).map(|_| ("", "")),
         };
         self.resources_of(group, version).next()?;
         Some((group, version))
@@ -367,11 +363,20 @@ fn document_path(group: &str, version: &str) -> String {
     format!("{prefix}/{}", join_api_version(group, version))
 }
 
-/// Only for what is part of the program.
-fn unzip(packed: &[u8]) -> String {
-    let mut text = String::new();
-    flate2::read::GzDecoder::new(packed).read_to_string(&mut text).expect("it was packed when the program was made");
-    text
+const TAKES_ANY: &str = "a Vec takes any bytes";
+
+fn published_v2() -> String {
+    published::document(published::V2).expect("it is part of the program")
+}
+
+fn gzip() -> flate2::write::GzEncoder<Vec<u8>> {
+    flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast())
+}
+
+fn gzipped(bytes: &[u8]) -> Vec<u8> {
+    let mut gzip = gzip();
+    gzip.write_all(bytes).expect(TAKES_ANY);
+    gzip.finish().expect(TAKES_ANY)
 }
 
 /// FNV-1a: stable over builds, and good enough to distinguish two documents of one address.
@@ -381,8 +386,8 @@ pub(crate) fn hash(bytes: &[u8]) -> u64 {
 
 pub(crate) fn compress(text: &str) -> Vec<u8> {
     let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
-    encoder.write_all(text.as_bytes()).expect("a Vec takes any bytes");
-    encoder.finish().expect("a Vec takes any bytes")
+    encoder.write_all(text.as_bytes()).expect(TAKES_ANY);
+    encoder.finish().expect(TAKES_ANY)
 }
 
 /// Only for what this program compressed itself.

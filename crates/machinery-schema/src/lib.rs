@@ -4,6 +4,7 @@
 //!
 //! - [`types`]: structs, fields and shapes as static tables, made by `build.rs` of what Kubernetes publishes
 //!   (`definitions/`, see `NOTICE` there);
+//! - [`openapi`]: the documents that Kubernetes publishes;
 //! - [`decode`]: objects as Go reads and writes them: unknown fields, wrong types, canonical forms;
 //! - [`PatchSchema`]: what a strategic merge patch must know of a type;
 //! - [`FieldError`]: what is wrong with a field, in Kubernetes' words; [`jsonpath`]: paths into objects;
@@ -23,6 +24,7 @@ pub use decode as builtin;
 pub mod field_error;
 pub mod go;
 pub mod jsonpath;
+pub mod openapi;
 mod patch;
 pub mod protobuf;
 pub mod types;

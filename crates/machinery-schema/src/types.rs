@@ -422,23 +422,6 @@ fn shape_of(number: u16) -> Shape {
     }
 }
 
-/// The OpenAPI v3 document of a group version as kube-apiserver publishes it, gzipped; `api__v1`, `apis__apps__v1`, and
-/// `index`.
-pub fn openapi_document(name: &str) -> Option<&'static [u8]> {
-    let position = DOCUMENTS.binary_search_by(|(found, _)| (*found).cmp(name)).ok()?;
-    Some(DOCUMENTS[position].1)
-}
-
-/// The names of all such documents, sorted.
-pub fn openapi_documents() -> impl Iterator<Item = &'static str> {
-    DOCUMENTS.iter().map(|(name, _)| *name)
-}
-
-/// The OpenAPI v2 document as kube-apiserver publishes it, gzipped: some 220 KiB of the program.
-pub fn openapi_v2_document() -> &'static [u8] {
-    include_bytes!("../definitions/openapi-v2.json.gz")
-}
-
 /// The type of every kind that is served.
 pub fn all_kinds() -> impl Iterator<Item = Type> {
     KINDS.iter().map(|row| Type(row.of))

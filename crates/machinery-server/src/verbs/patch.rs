@@ -46,7 +46,7 @@ pub(crate) async fn patch(context: &Context<'_>, body: &Bytes) -> Result<Respons
         return apply(context, options, body).await;
     }
     let mut decoded = None;
-    change(context, options, Vec::new(), move |old, held| {
+    change(context, options, Vec::new(), &mut move |old, held| {
         // It is not held, decoded, while the disk is waited for; who finds that another was first decodes it anew. And it is
         // decoded after the object was found: who patches nothing learns that first.
         let patch = match decoded.take() {
@@ -304,7 +304,7 @@ async fn apply(context: &Context<'_>, options: WriteOptions, body: &Bytes) -> Re
         metadata(&mut object).remove("resourceVersion");
         return create_object(context, object, managed, options, warnings).await;
     }
-    change(context, options, Vec::new(), move |old, held| {
+    change(context, options, Vec::new(), &mut move |old, held| {
         let config = decode_config(context, body)?;
         let (mut object, managed) = applied(context, &owners, Some((old, held)), &config, force)?;
         let warnings = applied_repeats(body, &config, options)?;

@@ -143,7 +143,7 @@ struct Written {
 async fn write(
     context: &Context<'_>,
     options: WriteOptions,
-    mut compute: impl FnMut(&Owners<'_>, &Value, &Managed) -> Result<Written>,
+    mut compute: impl FnMut(&Owners<'_>, &Value, &Managed) -> Result<Written> + Send,
 ) -> Result<Response<Body>> {
     let whole = Context {
         server: context.server,
@@ -158,7 +158,7 @@ async fn write(
     };
     let (info, owners, registry) = (&context.info, Owners::of(context), context.server.registry());
     let replicas = |api_version: &str| replicas_path(&registry, info, api_version);
-    let changed = change(&whole, options, Vec::new(), |old, held| {
+    let changed = change(&whole, options, Vec::new(), &mut |old, held| {
         let shown = Scale::of(info, old).map_err(ApiError::unknown)?;
         let shown = Scale { desired: Some(shown.desired.unwrap_or(NO_REPLICAS)), ..shown };
         let Written { scale, managed, warnings } = compute(&owners, &value_of(&shown, old), &held.to_scale(&replicas))?;

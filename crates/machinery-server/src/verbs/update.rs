@@ -50,7 +50,7 @@ pub(crate) async fn update(context: &Context<'_>, body: &Bytes) -> Result<Respon
     }
     let is_unconditional = matches!(text_at(&sent, "/metadata/resourceVersion"), "" | "0");
     let said = warnings.clone();
-    change(context, options, warnings, |old, _| {
+    change(context, options, warnings, &mut |old, _| {
         let uid = uid_of(&sent);
         let is_another = !uid.is_empty() && uid != uid_of(old);
         // That it is another object is said first.
@@ -87,7 +87,7 @@ pub(crate) async fn change(
     context: &Context<'_>,
     options: WriteOptions,
     warnings: Vec<String>,
-    mut compute: impl FnMut(&Value, &Managed) -> Result<Changed>,
+    compute: &mut (dyn FnMut(&Value, &Managed) -> Result<Changed> + Send),
 ) -> Result<Response<Body>> {
     let is_crd = crd::is_crd(&context.info);
     let _guard = if is_crd { Some(context.server.crd_writes.lock().await) } else { None };

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Arch, Release};
+use super::{Arch, Release, toolchain};
 use crate::install::{debian, helms};
 use crate::run::{output, run, say};
 
@@ -22,7 +22,9 @@ pub fn check(dir: &Path, release: &Release, archs: &[Arch]) -> Result<()> {
         let deb = dir.join(format!("selvedge_{version}_{}.deb", arch.name()));
         // What it only suggests is not held against a package; overrides have their reasons beside them.
         run(Command::new("lintian").args(["--allow-root", "--fail-on", "error,warning"]).arg(&deb))?;
-        starts(&dir.join(format!("selvedge-{version}-linux-{}", arch.name())), *arch)?;
+        let program = dir.join(format!("selvedge-{version}-linux-{}", arch.name()));
+        starts(&program, *arch)?;
+        names_no_source(&program)?;
     }
     let first = archs.first().context("something was built")?;
     units(&dir.join(format!("selvedge_{version}_{}.deb", first.name())), dir)?;
@@ -41,6 +43,17 @@ pub fn check(dir: &Path, release: &Release, archs: &[Arch]) -> Result<()> {
         let chart = dir.join(format!("selvedge-hub-{version}.tgz"));
         run(Command::new(&helm).args(["lint", "--strict"]).arg(&chart))?;
         output(Command::new(&helm).args(["template", "hub"]).arg(&chart))?;
+    }
+    Ok(())
+}
+
+/// Nothing in the program says where it was built.
+fn names_no_source(program: &Path) -> Result<()> {
+    let bytes = fs::read(program).with_context(|| format!("failed to read {}", program.display()))?;
+    for dir in toolchain::sources()? {
+        let path = dir.as_os_str().as_encoded_bytes();
+        let is_there = bytes.windows(path.len()).any(|window| window == path);
+        ensure!(!is_there, "{} names {}, where it was built", program.display(), dir.display());
     }
     Ok(())
 }

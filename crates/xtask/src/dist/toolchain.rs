@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::Arch;
 use crate::install::debian;
-use crate::run::{output, run, say, target_dir, tools_dir};
+use crate::run::{output, root, run, say, target_dir, tools_dir};
 
 /// PyPI package with zig, which carries clang.
 const ZIG: (&str, &str) = ("ziglang", "0.15.2");
@@ -34,11 +34,36 @@ pub fn prepare(cargo: &mut Command, arch: Arch) -> Result<()> {
         let zig = zig()?;
         cargo.env(compiler, script(&zig, arch, "cc")?);
         cargo.env(format!("AR_{lower}"), script(&zig, arch, "ar")?);
-        // Of the machine it is built on nothing is in the program.
         cargo.env(format!("CFLAGS_{lower}"), "-g0");
+    }
+    // Of the machine it is built on nothing is in the program; panics name their places from the crate on.
+    let is_given = |name: &str| std::env::var_os(name).is_some();
+    if !is_given("RUSTFLAGS") && !is_given("CARGO_ENCODED_RUSTFLAGS") {
+        let flags: Vec<String> =
+            sources()?.iter().map(|dir| format!("--remap-path-prefix={}/=", dir.display())).collect();
+        cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
     }
     cargo.args(["--target", target]);
     Ok(())
+}
+
+/// Where the sources of other people's crates and of this one are.
+pub fn sources() -> Result<Vec<PathBuf>> {
+    let home = match (std::env::var_os("CARGO_HOME"), std::env::var_os("HOME")) {
+        (Some(home), _) => PathBuf::from(home),
+        (None, Some(home)) => Path::new(&home).join(".cargo"),
+        (None, None) => bail!("neither CARGO_HOME nor HOME says where cargo keeps sources"),
+    };
+    let registries = home.join("registry/src");
+    let mut dirs = vec![root()];
+    // What was not yet fetched is built under its full path.
+    if registries.is_dir() {
+        for registry in fs::read_dir(&registries).with_context(|| format!("cannot read {}", registries.display()))? {
+            dirs.push(registry?.path());
+        }
+    }
+    dirs.sort_unstable();
+    Ok(dirs)
 }
 
 /// Rust's standard library for a target.
