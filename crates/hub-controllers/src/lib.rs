@@ -9,7 +9,6 @@
 //! | `bootstrap` | | namespaces, runtime classes, the default StorageClass and our own kinds, before anything else |
 //! | `namespaces` | namespace | a service account in each; an end that takes the content along |
 //! | `csr` | request | certificates of nodes, and the end of old requests |
-//! | `daemonsets` | set | one pod on each node that the template fits |
 //! | `garbage` | object | what has lost its owners goes; owners that wait for their dependents |
 //! | `podgc` | pod | pods that no kubelet answers for |
 //! | `nodes` | node | nodes are tainted as their leases and conditions are; leases of deleted nodes go |
@@ -32,15 +31,14 @@
 //! **What breaks?** With a controller stopped, everything that runs continues to run; what it should bring about waits.
 //! One that fails repeats that key, with back-off, and holds up no other; see it in [`StatusRegistry`](hub_runtime::StatusRegistry).
 
+use hub_runtime::Manager;
 use hub_runtime::kinds::Kind;
 use hub_runtime::writer::{WriteError, Writer};
-use hub_runtime::{Context, Manager};
 use kube::Client;
 
 mod assignments;
 mod bootstrap;
 mod csr;
-mod daemonsets;
 mod duplicates;
 mod endpoints;
 mod garbage;
@@ -119,10 +117,6 @@ pub async fn start(manager: &Manager, config: ControllersConfig) -> Result<(), W
     bootstrap::run(&manager.context().writer).await?;
     manager.run(namespaces::Namespaces::new);
     manager.run(|context| csr::Csr::new(context, config.authorities, config.names));
-    manager.run(|context| {
-        let recorder = context.recorder.of("daemonset-controller");
-        daemonsets::DaemonSets::new(Context { recorder, ..context })
-    });
     manager.run(garbage::Garbage::new);
     manager.run(podgc::PodGc::new);
     manager.run(nodes::Nodes::new);

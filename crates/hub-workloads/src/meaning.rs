@@ -36,7 +36,7 @@ pub(crate) async fn is_same(
 }
 
 /// Whether `have` says all that `less` says.
-pub(crate) fn contains(have: &Value, less: &Value) -> bool {
+fn contains(have: &Value, less: &Value) -> bool {
     match (have, less) {
         (Value::Object(have), Value::Object(less)) => {
             less.iter().all(|(field, less)| have.get(field).is_some_and(|have| contains(have, less)))
@@ -45,5 +45,19 @@ pub(crate) fn contains(have: &Value, less: &Value) -> bool {
             have.len() == less.len() && have.iter().zip(less).all(|(have, less)| contains(have, less))
         }
         (have, less) => have == less,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_default_that_was_added_is_not_a_change() {
+        let have =
+            json!({"spec": {"containers": [{"name": "a", "image": "b", "terminationMessagePath": "/x"}], "new": 1}});
+        assert!(contains(&have, &json!({"spec": {"containers": [{"name": "a", "image": "b"}]}})));
+        assert!(!contains(&have, &json!({"spec": {"containers": [{"name": "a", "image": "c"}]}})));
+        assert!(!contains(&have, &json!({"spec": {"containers": [], "new": 1}})));
     }
 }

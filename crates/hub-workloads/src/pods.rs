@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use hub_runtime::kinds::Kind;
 use hub_runtime::views::{ConditionView, Labels, OwnerReference, Text, condition, nullable, time};
@@ -72,27 +71,6 @@ impl Pod {
 /// Labels, as selectors read them.
 pub(crate) fn as_labels(labels: &SharedLabels) -> Labels<'_> {
     Labels(labels.iter().map(|(key, value)| (Text::from(&**key), Text::from(&**value))).collect())
-}
-
-/// A moment, and how long a pod must be Ready to count as available.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
-    pub now: Timestamp,
-    pub min_ready: Duration,
-}
-
-impl Clock {
-    /// The moment, and `minReadySeconds` as an object has it.
-    pub fn new(now: Timestamp, min_ready_seconds: i64) -> Self {
-        let seconds = min_ready_seconds.clamp(0, i64::from(i32::MAX)).unsigned_abs();
-        Self { now, min_ready: Duration::from_secs(seconds) }
-    }
-
-    /// How long until a pod that is Ready since then is available.
-    pub fn left(self, since: Timestamp) -> Duration {
-        let ready_for = Duration::try_from(self.now.duration_since(since)).unwrap_or_default();
-        self.min_ready.saturating_sub(ready_for)
-    }
 }
 
 /// What is read of a pod.

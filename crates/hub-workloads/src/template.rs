@@ -15,11 +15,12 @@ pub(crate) struct TemplateView<'a> {
     metadata: TemplateMeta<'a>,
 }
 
+/// A template's metadata.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct TemplateMeta<'a> {
+pub(crate) struct TemplateMeta<'a> {
     #[serde(borrow, deserialize_with = "nullable")]
-    labels: Labels<'a>,
+    pub labels: Labels<'a>,
 }
 
 impl<'a> TemplateView<'a> {

@@ -6,7 +6,7 @@ use kube::api::{Api, DeleteParams, DynamicObject, PostParams, PropagationPolicy}
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
 
-use crate::hub::{Hub, daemon_set};
+use crate::hub::Hub;
 
 /// A ConfigMap that is owned by these.
 async fn map(hub: &Hub, name: &str, owners: &[&Value], finalizers: Value) -> Value {
@@ -90,35 +90,6 @@ async fn an_owner_without_dependents_does_not_wait() {
         delete(&hub, Kind::Namespace, &namespace, propagation).await;
         hub.eventually(Kind::Namespace, ("", &format!("line-{name}")), |namespace| namespace.is_none()).await;
     }
-    hub.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_daemon_set_is_deleted_after_its_pods_or_leaves_them_behind() {
-    let hub = Hub::start().await;
-    hub.gateways(&["gw-1", "gw-2"]).await;
-    let set = hub.make(Kind::DaemonSet, daemon_set("agent")).await;
-    let pods = hub.pods("default", 2).await;
-    hub.settled().await;
-    delete(&hub, Kind::DaemonSet, &set, PropagationPolicy::Orphan).await;
-    hub.eventually(Kind::DaemonSet, ("default", "agent"), |set| set.is_none()).await;
-    hub.settled().await;
-    let left = hub.pods("default", 2).await;
-    for (before, after) in pods.iter().zip(&left) {
-        assert_eq!(before["metadata"]["uid"], after["metadata"]["uid"]);
-        assert!(after["metadata"]["ownerReferences"].as_array().is_none_or(Vec::is_empty), "{after}");
-    }
-
-    let again = hub.make(Kind::DaemonSet, daemon_set("agent")).await;
-    hub.settled().await;
-    delete(&hub, Kind::DaemonSet, &again, PropagationPolicy::Foreground).await;
-    hub.pods("default", 0).await;
-    hub.settled().await;
-    // Their kubelets have not ended them yet.
-    let waits = hub.admin.get_now(Kind::DaemonSet, ("default", "agent")).await.expect("the API answers");
-    assert!(waits.is_some_and(|set| set["metadata"]["finalizers"] == json!(["foregroundDeletion"])));
-    hub.kubelet_ends_pods("default").await;
-    hub.eventually(Kind::DaemonSet, ("default", "agent"), |set| set.is_none()).await;
     hub.stop().await;
 }
 

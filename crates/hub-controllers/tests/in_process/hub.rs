@@ -1,8 +1,6 @@
 //! A hub with its controllers in the test's own process, and what tests ask of it.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hub_controllers::{Authorities, ControllersConfig, NamePolicy};
@@ -10,25 +8,10 @@ use hub_runtime::kinds::Kind;
 use hub_runtime::writer::Writer;
 use hub_runtime::{Manager, Reader, Reflector, StatusRegistry, StoreReader};
 use machinery_access::{NotReadyTaint, UseProtection};
-use machinery_server::{Admission, AdmissionError, AdmissionRequest, Identity, Operation, Server, ServerConfig};
+use machinery_server::{Identity, Server, ServerConfig};
 use machinery_store::{Store, StoreOptions};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-
-/// Rejects pods of the app `a-rejected`, as a quota or a policy would.
-pub(crate) struct RejectPods;
-
-impl Admission for RejectPods {
-    fn validate(&self, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), AdmissionError> {
-        if &*request.info.kind == "Pod"
-            && request.operation == Operation::Create
-            && object["metadata"]["labels"]["app"] == "a-rejected"
-        {
-            return Err(AdmissionError::Forbidden("not this one".to_owned()));
-        }
-        Ok(())
-    }
-}
 
 /// What the controllers read from.
 #[derive(Clone, Copy)]
@@ -45,8 +28,6 @@ pub(crate) struct Hub {
     pub(crate) admin: Writer,
     pub(crate) serving_ca: Arc<base_pki::Ca>,
     pub(crate) running: Option<(Manager, CancellationToken)>,
-    /// Creations of pods by the controllers: how many are in flight, and the most that ever were.
-    pub(crate) in_flight: Arc<(AtomicUsize, AtomicUsize)>,
     _dir: tempfile::TempDir,
 }
 
@@ -68,7 +49,7 @@ impl Hub {
         let store = Store::open(dir.path(), options).expect("a new store opens");
         let server = Server::new(ServerConfig {
             authorizers: hub_policy::authorizers(),
-            admission: vec![Arc::new(NotReadyTaint), Arc::new(UseProtection), Arc::new(RejectPods)],
+            admission: vec![Arc::new(NotReadyTaint), Arc::new(UseProtection)],
             garbage_collected: hub_controllers::collects,
             ..ServerConfig::new(store.clone())
         })
@@ -82,7 +63,6 @@ impl Hub {
             admin: Writer::new(client),
             serving_ca: Arc::new(base_pki::Ca::create("serving").expect("a CA can be made")),
             running: None,
-            in_flight: Arc::default(),
             _dir: dir,
         }
     }
@@ -90,8 +70,7 @@ impl Hub {
     pub(crate) async fn start_controllers(&mut self, source: Source) {
         let shutdown = CancellationToken::new();
         let identity = Identity::new("system:selvedge:controllers", ["system:masters"]);
-        let transport = Counted { inner: self.server.in_process(identity), in_flight: self.in_flight.clone() };
-        let client = kube::Client::new(transport, "default");
+        let client = kube::Client::new(self.server.in_process(identity), "default");
         let reader: Arc<dyn Reader> = match source {
             Source::Store => StoreReader::new(self.store.clone()),
             Source::Watches => Reflector::start(&client, hub_controllers::READ, &shutdown),
@@ -195,84 +174,9 @@ impl Hub {
         panic!("{} {key:?} did not come to be so in a minute; last seen: {last:?}", kind.name());
     }
 
-    /// Waits until there are so many pods that are not on their way out.
-    pub(crate) async fn pods(&self, namespace: &str, count: usize) -> Vec<Value> {
-        let mut pods = Vec::new();
-        for _ in 0..3000 {
-            pods = self.admin.list_now(Kind::Pod, namespace).await.expect("the API answers");
-            pods.retain(|pod| pod["metadata"]["deletionTimestamp"].is_null());
-            if pods.len() == count {
-                return pods;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("{count} pods did not come to be in a minute; last seen: {pods:?}");
-    }
-
-    /// What a kubelet does once a pod has ended.
-    pub(crate) async fn kubelet_ends_pods(&self, namespace: &str) {
-        for pod in self.admin.list_now(Kind::Pod, namespace).await.expect("the API answers") {
-            if !pod["metadata"]["deletionTimestamp"].is_null() {
-                self.admin.delete(Kind::Pod, &pod, Some(0)).await.expect("the API deletes it");
-            }
-        }
-    }
-
     pub(crate) async fn stop(mut self) {
         self.stop_controllers().await;
     }
-}
-
-/// Counts creations of pods.
-#[derive(Clone)]
-pub(crate) struct Counted<S> {
-    inner: S,
-    pub(crate) in_flight: Arc<(AtomicUsize, AtomicUsize)>,
-}
-
-impl<B, S> tower::Service<http::Request<B>> for Counted<S>
-where
-    S: tower::Service<http::Request<B>>,
-    S::Future: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let is_pod = request.method() == http::Method::POST && request.uri().path().ends_with("/pods");
-        let (in_flight, response) = (self.in_flight.clone(), self.inner.call(request));
-        Box::pin(async move {
-            if !is_pod {
-                return response.await;
-            }
-            in_flight.1.fetch_max(in_flight.0.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-            let response = response.await;
-            in_flight.0.fetch_sub(1, Ordering::SeqCst);
-            response
-        })
-    }
-}
-
-pub(crate) fn daemon_set(name: &str) -> Value {
-    json!({
-        "metadata": {"name": name, "namespace": "default"},
-        "spec": {
-            "selector": {"matchLabels": {"app": name}},
-            "template": {
-                "metadata": {"labels": {"app": name}},
-                "spec": {
-                    "runtimeClassName": "selvedge-process",
-                    "nodeSelector": {"selvedge.dev/role": "gateway"},
-                    "containers": [{"name": "main", "image": "file:///bin/sleep"}],
-                },
-            },
-        },
-    })
 }
 
 pub(crate) fn condition<'a>(object: &'a Value, r#type: &str) -> &'a Value {
@@ -298,19 +202,10 @@ impl Hub {
         }
     }
 
-    pub(crate) async fn set_with(&self, name: &str, holds: impl Fn(&Value) -> bool) -> Value {
-        self.eventually(Kind::DaemonSet, ("default", name), |set| set.is_some_and(&holds)).await
-    }
-
     pub(crate) async fn gateways(&self, names: &[&str]) {
         for name in names {
             self.node(name, json!({"selvedge.dev/role": "gateway"})).await;
         }
-    }
-
-    pub(crate) async fn new_template(&self, set: &str) {
-        let patch = json!({"spec": {"template": {"metadata": {"annotations": {"new": "yes"}}}}});
-        self.admin.merge(Kind::DaemonSet, ("default", set), &patch).await.expect("the API takes the template");
     }
 
     pub(crate) async fn event_of(&self, name: &str, reason: &str) -> Value {

@@ -7,9 +7,8 @@ use hub_runtime::kinds::Kind;
 use machinery_store::{Durability, Encoded, Expect, Key, Op};
 use serde_json::{Value, json};
 
-use crate::hub::{Hub, Source, condition, daemon_set, name_of};
+use crate::hub::{Hub, Source, condition, name_of};
 
-mod daemonsets;
 mod endpoints;
 mod garbage;
 mod hub;
@@ -356,9 +355,14 @@ async fn a_namespace_takes_its_content_along() {
 async fn a_restart_writes_nothing_that_is_right_already() {
     let mut hub = Hub::start().await;
     hub.gateways(&["gw-1", "gw-2"]).await;
-    hub.make(Kind::DaemonSet, daemon_set("agent")).await;
-    let pods = hub.pods("default", 2).await;
-    hub.make_ready(&pods).await;
+    hub.eventually(Kind::ServiceAccount, ("default", "default"), |account| account.is_some()).await;
+    let container = json!({"name": "main", "image": "file:///bin/true"});
+    for node in ["gw-1", "gw-2"] {
+        let spec = json!({"nodeName": node, "runtimeClassName": "selvedge-process", "containers": [container]});
+        let pod = json!({"metadata": {"name": format!("on-{node}"), "namespace": "default"}, "spec": spec});
+        let pod = hub.make(Kind::Pod, pod).await;
+        hub.make_ready(std::slice::from_ref(&pod)).await;
+    }
     let resource = json!({"name": "CPU", "properties": {"valueType": "Float64", "readWrite": "R"}});
     hub.make(Kind::DeviceProfile, json!({"metadata": {"name": "host"}, "spec": {"deviceResources": [resource]}})).await;
     let device = json!({
@@ -368,7 +372,6 @@ async fn a_restart_writes_nothing_that_is_right_already() {
     hub.make(Kind::Device, device).await;
     let rule = json!({"metadata": {"name": "r", "namespace": "default"}, "spec": {"sql": "SELECT CPU FROM host", "actions": [{"log": {}}]}});
     hub.make(Kind::Rule, rule).await;
-    hub.set_with("agent", |set| set["status"]["numberAvailable"] == 2).await;
     hub.eventually(Kind::NodeAssignment, ("", "gw-2"), |one| one.is_some()).await;
     for source in [Source::Store, Source::Watches] {
         hub.settled().await;
@@ -512,93 +515,6 @@ async fn the_part_of_an_assignment_is_its_nodes_whatever_its_name() {
     hub.start_controllers(Source::Store).await;
     let event = hub.event_of("gw-1", "AssignmentNameTaken").await;
     assert!(event["message"].as_str().is_some_and(|message| message.contains("another")), "{event}");
-    hub.stop().await;
-}
-
-fn with_ready(status: &str) -> Value {
-    json!({"conditions": [{"type": "Ready", "status": status, "reason": "Test", "lastTransitionTime": "2026-01-01T00:00:00Z"}]})
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_out_of_reach_takes_its_pods_and_devices_out_of_the_count() {
-    let mut hub = Hub::start().await;
-    hub.gateways(&["gw-1", "gw-2"]).await;
-    hub.make(Kind::DaemonSet, daemon_set("agent")).await;
-    let pods = hub.pods("default", 2).await;
-    hub.make_ready(&pods).await;
-    let resource = json!({"name": "CPU", "properties": {"valueType": "Float64", "readWrite": "R"}});
-    hub.make(Kind::DeviceProfile, json!({"metadata": {"name": "host"}, "spec": {"deviceResources": [resource]}})).await;
-    let spec = json!({"nodeName": "gw-1", "profileName": "host", "serviceName": "host"});
-    hub.make(Kind::Device, json!({"metadata": {"name": "box", "namespace": "default"}, "spec": spec})).await;
-    let assigned = |one: Option<&Value>| {
-        one.is_some_and(|one| one["spec"]["entries"].as_array().is_some_and(|entries| entries.len() == 2))
-    };
-    let assignment = hub.eventually(Kind::NodeAssignment, ("", "gw-1"), assigned).await;
-    let fine = |r#type: &str| json!({"type": r#type, "status": "True", "reason": "Fine", "message": ""});
-    let conditions = [fine("Accepted"), fine("Applied"), fine("Ready")];
-    let entry =
-        json!({"kind": "Device", "namespace": "default", "name": "box", "generation": 1, "conditions": conditions});
-    let reported = json!({"observedGeneration": assignment["metadata"]["generation"], "entries": [entry]});
-    hub.admin.merge_status(Kind::NodeAssignment, ("", "gw-1"), &reported).await.expect("the API takes the status");
-    let device = |status: &'static str| {
-        let hub = &hub;
-        async move {
-            let key = ("default", "box");
-            let is_so = |one: &Value| condition(one, "Ready")["status"] == status;
-            hub.eventually(Kind::Device, key, |one| one.is_some_and(is_so)).await
-        }
-    };
-    device("True").await;
-    hub.set_with("agent", |set| set["status"]["numberReady"] == 2).await;
-
-    hub.admin.merge_status(Kind::Node, ("", "gw-1"), &with_ready("Unknown")).await.expect("the API takes the status");
-    hub.set_with("agent", |set| {
-        set["status"]["numberReady"] == 1
-            && set["status"]["numberAvailable"] == 1
-            && set["status"]["desiredNumberScheduled"] == 2
-    })
-    .await;
-    assert_eq!(condition(&device("Unknown").await, "Ready")["reason"], "NodeUnreachable");
-    let lost = pods.iter().find(|pod| pod["spec"]["nodeName"] == "gw-1").expect("it has a pod");
-    let after = hub.eventually(Kind::Pod, ("default", name_of(lost)), |pod| pod.is_some()).await;
-    assert_eq!(after["metadata"]["uid"], lost["metadata"]["uid"]);
-    assert!(after["metadata"]["deletionTimestamp"].is_null() && after["status"]["phase"] == "Running", "{after}");
-    assert_eq!(condition(&after, "Ready")["status"], "False");
-
-    // A hub that starts now finds nothing to write; what a kubelet reports meanwhile is its word.
-    hub.settled().await;
-    hub.stop_controllers().await;
-    let before = hub.store.current();
-    hub.start_controllers(Source::Store).await;
-    hub.settled().await;
-    assert_eq!(hub.store.current(), before);
-    hub.make_ready(std::slice::from_ref(lost)).await;
-    hub.set_with("agent", |set| set["status"]["numberReady"] == 2).await;
-    hub.admin.merge_status(Kind::Node, ("", "gw-1"), &with_ready("True")).await.expect("the API takes the status");
-    hub.eventually(Kind::Device, ("default", "box"), |one| {
-        one.is_some_and(|one| condition(one, "Ready")["status"] == "True")
-    })
-    .await;
-    hub.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hub_that_was_killed_halfway_finishes_with_the_pods_of_a_node_out_of_reach() {
-    let mut hub = Hub::start().await;
-    hub.gateways(&["gw-1"]).await;
-    hub.make(Kind::DaemonSet, daemon_set("agent")).await;
-    let pods = hub.pods("default", 1).await;
-    hub.make_ready(&pods).await;
-    hub.set_with("agent", |set| set["status"]["numberReady"] == 1).await;
-    hub.stop_controllers().await;
-    hub.admin.merge_status(Kind::Node, ("", "gw-1"), &with_ready("Unknown")).await.expect("the API takes the status");
-    for source in [Source::Store, Source::Watches] {
-        hub.start_controllers(source).await;
-        hub.set_with("agent", |set| set["status"]["numberReady"] == 0).await;
-        hub.make_ready(&pods).await;
-        hub.set_with("agent", |set| set["status"]["numberReady"] == 1).await;
-        hub.stop_controllers().await;
-    }
     hub.stop().await;
 }
 

@@ -20,6 +20,7 @@
 //! What is wrong stops a rollout and never widens it: with a selector that cannot be read, or that no node matches, nothing is
 //! updated and the condition says so. A node out of reach is no failure: the canary waits for it, unless others are in reach.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use api_edge::{ANNOTATION_CANARY, ANNOTATION_CANARY_WAIT, go_duration};
@@ -28,8 +29,11 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::skipped::Skipped;
 use crate::events::seconds;
-use crate::views::{Labels, Text, nullable};
+use crate::kinds::Kind;
+use crate::views::{Labels, NodeView, Text, condition, nullable, time};
+use crate::{ObjectRef, Reader};
 
 /// Type of the condition.
 pub const CANARY: &str = "Canary";
@@ -136,6 +140,50 @@ fn expression(requirement: &api_kube::selector::Requirement) -> Value {
         expression["values"] = values.into();
     }
     expression
+}
+
+/// The nodes of a canary, each with since when it can be reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CanaryNodes {
+    /// Those that can be updated.
+    pub in_reach: BTreeMap<Box<str>, Timestamp>,
+    /// Those that the rollout leaves out.
+    pub skipped: BTreeMap<Box<str>, Timestamp>,
+}
+
+impl CanaryNodes {
+    /// Finds the nodes of a canary among those that `may` have pods of the workload.
+    pub fn find(canary: &Canary, reader: &dyn Reader, skipped: &Skipped, may: impl Fn(&str) -> bool) -> Self {
+        let nodes = reader.list(Kind::Node, None).filter(|node| may(node.name()));
+        Self::among(canary, nodes, skipped)
+    }
+
+    fn among(canary: &Canary, nodes: impl Iterator<Item = ObjectRef>, skipped: &Skipped) -> Self {
+        let mut found = Self::default();
+        for node in nodes {
+            let Some(view) = node.view_or_log::<NodeView<'_>>() else { continue };
+            if !canary.matches(&view.metadata.labels) {
+                continue;
+            }
+            let ready = condition(&view.status.conditions, "Ready");
+            // A node that does not say it has been there all the time.
+            let since = ready.and_then(|ready| ready.last_transition_time.as_deref()).and_then(time);
+            let is_skipped = skipped.contains_key(node.name());
+            let nodes = if is_skipped { &mut found.skipped } else { &mut found.in_reach };
+            nodes.insert(node.name().into(), since.unwrap_or_default());
+        }
+        found
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.in_reach.len() + self.skipped.len()
+    }
+
+    /// Since when one of them can be reached.
+    pub fn since(&self, node: &str) -> Option<Timestamp> {
+        self.in_reach.get(node).or_else(|| self.skipped.get(node)).copied()
+    }
 }
 
 /// How a revision's canary ended, as its annotation says.
@@ -385,6 +433,7 @@ pub fn is_rolled_back(conditions: &[Value]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::skipped::Skip;
     use super::*;
 
     fn at(second: i64) -> Timestamp {
@@ -442,6 +491,28 @@ mod tests {
             bare["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"][0]
                 .is_object()
         );
+    }
+
+    #[test]
+    fn nodes_that_are_left_out_are_of_a_canary_all_the_same() {
+        let node = |name: &str, site: &str, since: Option<i64>| {
+            let ready =
+                json!({"type": "Ready", "status": "True", "lastTransitionTime": since.map(|since| seconds(at(since)))});
+            let node = json!({"metadata": {"name": name, "labels": {"site": site}}, "status": {"conditions": [ready]}});
+            ObjectRef::watched("", name, 1, node.to_string().into())
+        };
+        let nodes = [
+            node("gw-1", "pilot", Some(3)),
+            node("gw-2", "hall", Some(3)),
+            node("gw-3", "pilot", None),
+            node("gw-4", "pilot", Some(5)),
+        ];
+        let skipped = [("gw-4".into(), Skip::Held), ("gw-9".into(), Skip::Unreachable)].into();
+        let found = CanaryNodes::among(&Canary::nodes("site=pilot").unwrap(), nodes.into_iter(), &skipped);
+        assert_eq!(found.in_reach, [("gw-1".into(), at(3)), ("gw-3".into(), Timestamp::default())].into());
+        assert_eq!(found.skipped, [("gw-4".into(), at(5))].into());
+        assert_eq!(found.count(), 3);
+        assert_eq!([found.since("gw-1"), found.since("gw-2"), found.since("gw-4")], [Some(at(3)), None, Some(at(5))]);
     }
 
     fn ready(name: &str, since: i64) -> CanaryPod {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use hub_runtime::views::{condition, time};
 
-use crate::statefulsets::shared::shown_selector;
+use crate::json::shown_selector;
 
 use super::calculate::{self, Pod, Proposal, Samples, Situation};
 use super::metrics::Metrics;

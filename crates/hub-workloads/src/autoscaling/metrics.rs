@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::statefulsets::shared::scales::{Scales, text_of};
+use crate::scales::{Scales, text_of};
 use hub_runtime::views::nullable;
 
 use super::calculate::{Sample, Samples};

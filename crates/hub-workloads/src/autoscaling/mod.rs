@@ -26,8 +26,9 @@ use hub_runtime::views::{AnyView, ObjectMeta};
 use hub_runtime::writer::Target;
 use hub_runtime::{Context, Event, Next, ObjectRef, Queue, ReconcileError, Reconciler};
 
-use crate::statefulsets::shared::scales::{Scale, Scales, Workload};
-use crate::statefulsets::shared::{UNSEEN_RETRY, merge_patch};
+use crate::UNSEEN_RETRY;
+use crate::json::merge_patch;
+use crate::scales::{Scale, Scales, Workload};
 
 mod calculate;
 mod evaluate;

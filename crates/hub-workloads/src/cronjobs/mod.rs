@@ -33,13 +33,12 @@ use zones::Zones;
 
 use hub_runtime::views::nullable;
 
+use crate::UNSEEN_RETRY;
 use crate::jobs::shared::{self, target};
 use crate::jobs::views::{Ending, JobView};
 
 /// Annotation of a job: the time that it was scheduled for.
 const TIMESTAMP_ANNOTATION: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
-/// How soon a CronJob looks again when the reader does not show its own writes yet; a change usually comes first.
-const UNSEEN_RETRY: Duration = Duration::from_millis(200);
 /// A change of the wall clock is noticed within this time.
 const LOOK_AGAIN_MAX: Duration = Duration::from_secs(60);
 

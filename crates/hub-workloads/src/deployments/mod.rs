@@ -31,7 +31,7 @@ use crate::hash::short_hash;
 use crate::meaning;
 use crate::owner::Owner;
 use crate::pods::Key;
-use crate::statefulsets::shared::ready::SeenReady;
+use crate::ready::SeenReady;
 
 mod plan;
 mod rollout;

@@ -14,7 +14,7 @@
 //! annotations ([`marks`]), which are written before the sizes that they are about. When the canary has failed, the template of the
 //! revision that most pods have is put back, as `kubectl rollout undo` does.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use api_edge::{
@@ -22,9 +22,9 @@ use api_edge::{
     ANNOTATION_CANARY_WAIT, ANNOTATION_KEEP_ON_SKIPPED_NODES, ANNOTATION_YIELD_NODES,
 };
 use hub_runtime::kinds::Kind;
-use hub_runtime::rollouts::canary::{self, Canary, CanaryPod, Ended, Health, Policy, Says, Verdict};
+use hub_runtime::rollouts::canary::{self, Canary, CanaryNodes, CanaryPod, Ended, Health, Policy, Says, Verdict};
 use hub_runtime::rollouts::skipped::{Skip, Skipped, leaves_out, with_skipped};
-use hub_runtime::views::{NodeView, PodView, condition, time};
+use hub_runtime::views::{PodView, condition};
 use hub_runtime::writer::WriteError;
 use hub_runtime::{Field, ObjectRef, ReconcileError};
 use jiff::Timestamp;
@@ -185,13 +185,11 @@ impl Deployments {
             return Ok(Step::Again);
         }
         let skipped = self.skipped.now();
-        let nodes = self.canary_nodes(canary);
-        let in_reach: HashSet<&str> =
-            nodes.keys().map(|name| &**name).filter(|name| !skipped.contains_key(*name)).collect();
-        if in_reach.is_empty() {
+        let nodes = CanaryNodes::find(canary, self.reader(), &skipped, |_| true);
+        if nodes.in_reach.is_empty() {
             outlook.stage = Stage::Frozen;
             outlook.look_again = Some(canary::LOOK_AGAIN);
-            outlook.says = Says::Waiting(canary::no_node(canary, nodes.len()));
+            outlook.says = Says::Waiting(canary::no_node(canary, nodes.count()));
             return Ok(Step::Done(outlook));
         }
         outlook.stage = Stage::Canary(canary.text.clone());
@@ -204,15 +202,15 @@ impl Deployments {
                     return Left::default();
                 }
                 let of_set = || pods.iter().filter(|pod| pod.set == index && pod.is_active);
-                let is_other = |pod: &&SeenPod| !in_reach.contains(&*pod.node);
-                let on_canary = count(of_set().filter(|pod| in_reach.contains(&*pod.node)).count());
+                let is_other = |pod: &&SeenPod| !nodes.in_reach.contains_key(&pod.node);
+                let on_canary = count(of_set().filter(|pod| nodes.in_reach.contains_key(&pod.node)).count());
                 Left {
                     pods: beside_canary(set.spec.replicas, count(of_set().count()), on_canary),
                     available: count(of_set().filter(is_other).filter(|pod| pod.is_ready).count()),
                 }
             })
             .collect();
-        let is_on_canary = |pod: &SeenPod| pod.node.is_empty() || nodes.contains_key(&pod.node);
+        let is_on_canary = |pod: &SeenPod| pod.node.is_empty() || nodes.since(&pod.node).is_some();
         let Some(new) = sets.new else {
             outlook.says = Says::Waiting(canary::not_begun(canary));
             return Ok(Step::Done(outlook));
@@ -337,19 +335,6 @@ impl Deployments {
         Ok(if is_same { Step::Done(()) } else { Step::Again })
     }
 
-    /// The nodes of a canary, and since when each can be reached.
-    fn canary_nodes(&self, canary: &Canary) -> BTreeMap<Box<str>, Timestamp> {
-        let nodes = self.reader().list(Kind::Node, None).filter_map(|node| {
-            let view: NodeView<'_> = node.view_or_log()?;
-            let ready =
-                condition(&view.status.conditions, "Ready").and_then(|ready| ready.last_transition_time.as_deref());
-            canary
-                .matches(&view.metadata.labels)
-                .then(|| (node.name().into(), ready.and_then(time).unwrap_or_default()))
-        });
-        nodes.collect()
-    }
-
     fn pods_of(&self, sets: &Sets, skipped: &Skipped) -> Result<Vec<SeenPod>, ReconcileError> {
         let mut seen = Vec::new();
         for (index, set) in sets.all.iter().enumerate() {
@@ -381,7 +366,7 @@ impl Deployments {
         &self,
         key: &Key,
         pods: impl Iterator<Item = &'p SeenPod>,
-        nodes: &BTreeMap<Box<str>, Timestamp>,
+        nodes: &CanaryNodes,
         skipped: &Skipped,
         now: Timestamp,
     ) -> Result<Vec<CanaryPod>, ReconcileError> {
@@ -395,7 +380,7 @@ impl Deployments {
         };
         let read = pods.iter().zip(ready).map(|(pod, ready_since)| {
             let health: Health<'_> = pod.object.view()?;
-            let since = nodes.get(&pod.node).copied().unwrap_or_default().max(pod.created);
+            let since = nodes.since(&pod.node).unwrap_or_default().max(pod.created);
             let mut read = CanaryPod::new(pod.object.name(), since, ready_since, &health);
             read.is_skipped = skipped.contains_key(&pod.node);
             Ok(read)

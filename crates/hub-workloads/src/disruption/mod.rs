@@ -27,8 +27,9 @@ use hub_runtime::views::{LabelSelector, Labels, ObjectMeta, OwnerReference, PodV
 use hub_runtime::writer::Target;
 use hub_runtime::{Context, Event, Next, ObjectRef, Queue, ReconcileError, Reconciler};
 
-use crate::statefulsets::shared::scales::{ScaleError, Scales, Workload};
-use crate::statefulsets::shared::{UNSEEN_RETRY, merge_patch, shown_selector};
+use crate::UNSEEN_RETRY;
+use crate::json::{merge_patch, shown_selector};
+use crate::scales::{ScaleError, Scales, Workload};
 
 mod budget;
 

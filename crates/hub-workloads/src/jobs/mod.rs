@@ -48,6 +48,7 @@ use backoff::Record;
 use plan::{Action, Job, NewPod, Outcome, Phase, Pod};
 use shared::Orphans;
 
+use crate::UNSEEN_RETRY;
 use crate::claim::Claim;
 use template::PodFactory;
 use track::{Done, Ended, Suspension, Tracked};
@@ -62,8 +63,6 @@ const FAILURES_ANNOTATION: &str = "batch.kubernetes.io/job-index-failure-count";
 /// How often it failed without that it counted.
 const IGNORED_FAILURES_ANNOTATION: &str = "batch.kubernetes.io/job-index-ignored-failure-count";
 
-/// How soon a job looks again when the reader does not show its own writes yet; a change usually comes first.
-const UNSEEN_RETRY: Duration = Duration::from_millis(200);
 /// A change of the wall clock is noticed within this time.
 const DEADLINE_MAX: Duration = Duration::from_secs(60);
 /// A deadline is not looked at more often than this.

@@ -28,9 +28,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use crate::UNSEEN_RETRY;
 use crate::claim::{self, Claim};
 use crate::owner::Owner;
-use crate::pods::{Clock, Key, Pod, PodTable, as_labels};
+use crate::pods::{Key, Pod, PodTable, as_labels};
+use crate::ready::Clock;
 use crate::settling::Settling;
 use crate::status::{self, Says, Updated};
 use crate::template::{self, TemplateView};
@@ -39,8 +41,6 @@ mod plan;
 
 use plan::{Counts, Memo, Order, Plan};
 
-/// How soon a set looks again when the reader does not show its own writes yet; a change usually comes first.
-const UNSEEN_RETRY: Duration = Duration::from_millis(200);
 /// A change of the wall clock is noticed within this time.
 const DEADLINE_MAX: Duration = Duration::from_secs(60);
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 use hub_runtime::views::LabelSelector;
 use jiff::Timestamp;
 
-use crate::pods::{Clock, Group, Phase, Pod, SharedLabels, as_labels};
+use crate::pods::{Group, Phase, Pod, SharedLabels, as_labels};
+use crate::ready::Clock;
 
 /// As upstream: a set that should create more comes back for the rest.
 pub(super) const BURST: usize = 500;

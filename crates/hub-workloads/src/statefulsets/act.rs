@@ -12,11 +12,11 @@ use hub_runtime::{Next, ObjectRef, ReconcileError};
 use super::claims::{self, OfPod, Owners, Retention};
 use super::plan::{Pod, Set, Step, Which};
 use super::pods::{self, NewPod};
-use super::shared::UNSEEN_RETRY;
-use super::shared::history::Revision;
 use super::views::{PodView, SetView};
 use super::{Key, STALE_RETRY, StatefulSets};
+use crate::UNSEEN_RETRY;
 use crate::claim::{self, Claim};
+use crate::history::Revision;
 use crate::owner::Owner;
 
 /// What the steps are about.

@@ -32,21 +32,19 @@ mod claims;
 mod plan;
 mod pods;
 mod rollout;
-pub(crate) mod shared;
 mod views;
 
+use crate::UNSEEN_RETRY;
 use crate::claim::{self, Claim};
+use crate::failures::Failures;
+use crate::history::{self, History, Kept, Revision, Template};
+use crate::orphans::Orphans;
+use crate::owner::Owner;
+use crate::ready::{Clock, SeenReady};
 use act::Acts;
 use claims::{OfPod, Owners, Retention};
 use plan::{Counts, Phase, Plan, Pod, Scope, Set, Step, Update, Which};
 use rollout::Outlook;
-use shared::UNSEEN_RETRY;
-use shared::failures::Failures;
-use shared::history::{self, History, Kept, Revision, Template};
-use shared::orphans::Orphans;
-use shared::ready::{Clock, SeenReady};
-
-use crate::owner::Owner;
 use views::{PodView, SelectorView, SetView};
 
 /// As upstream has it on a StatefulSet's revisions.

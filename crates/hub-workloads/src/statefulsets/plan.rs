@@ -24,7 +24,7 @@ use std::time::Duration;
 use hub_runtime::rollouts::skipped::Skip;
 use jiff::Timestamp;
 
-use super::shared::ready::Clock;
+use crate::ready::Clock;
 
 /// A set that creates or deletes more gives its worker back in between, so that others have their turn.
 pub(super) const CHANGES_PER_RUN: usize = 500;

@@ -12,17 +12,16 @@ use api_edge::{
     ANNOTATION_CANARY_WAIT,
 };
 use hub_runtime::kinds::Kind;
-use hub_runtime::rollouts::canary::{self, Canary, CanaryPod, Ended, Health, Policy, Says, Verdict};
-use hub_runtime::views::{NodeView, condition, time};
+use hub_runtime::rollouts::canary::{self, Canary, CanaryNodes, CanaryPod, Ended, Health, Policy, Says, Verdict};
 use hub_runtime::{Next, ObjectRef, ReconcileError};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::StatefulSets;
 use super::plan::{Pod, Scope, Set, Update};
-use super::shared::UNSEEN_RETRY;
-use super::shared::history::{History, Revision};
 use super::views::PodView;
+use crate::UNSEEN_RETRY;
+use crate::history::History;
 use crate::owner::Owner;
 
 /// More ordinals than a canary has use for; the highest come first.
@@ -92,18 +91,16 @@ impl StatefulSets {
             Some(Ended::Failed) => return self.roll_back(owner, set, tree, history).await,
             None => {}
         }
-        let (matching, nodes) = self.canary_nodes(&canary);
-        if nodes.is_empty() {
-            let says = Says::Waiting(canary::no_node(&canary, matching));
+        let nodes = CanaryNodes::find(&canary, &*self.context.reader, &self.skipped.now(), |_| true);
+        if nodes.in_reach.is_empty() {
+            let says = Says::Waiting(canary::no_node(&canary, nodes.count()));
             return Ok(Outlook { next: Some(canary::LOOK_AGAIN), ..Outlook::frozen(says) });
         }
         let views = objects.iter().map(ObjectRef::view::<PodView<'_>>).collect::<Result<Vec<_>, _>>()?;
         let Some(ordinals) = &new.canary.ordinals else {
             let first = set.start.saturating_add(partition.unwrap_or(0).max(0));
             let is_first = |(pod, view): &(&Pod, &PodView<'_>)| {
-                set.has(pod.ordinal)
-                    && pod.ordinal >= first
-                    && nodes.iter().any(|(node, _)| **node == *view.spec.node_name)
+                set.has(pod.ordinal) && pod.ordinal >= first && nodes.in_reach.contains_key(&*view.spec.node_name)
             };
             let mut found: Vec<i64> = pods.iter().zip(&views).filter(is_first).map(|(pod, _)| pod.ordinal).collect();
             found.sort_unstable_by(|one, other| other.cmp(one));
@@ -113,7 +110,7 @@ impl StatefulSets {
                 return Ok(Outlook { next: Some(canary::LOOK_AGAIN), ..Outlook::frozen(Says::Waiting(why)) });
             }
             let list = found.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
-            self.note(owner, new, json!({ANNOTATION_CANARY_ORDINALS: list})).await?;
+            new.annotate(owner, json!({ANNOTATION_CANARY_ORDINALS: list}), &self.context.writer).await?;
             return Ok(Outlook::written(Says::Waiting(canary::not_begun(&canary))));
         };
         let mut seen = Vec::new();
@@ -122,7 +119,7 @@ impl StatefulSets {
                 continue;
             }
             let health: Health<'_> = object.view()?;
-            let back = nodes.iter().find(|(node, _)| **node == *view.spec.node_name).map(|(_, since)| *since);
+            let back = nodes.in_reach.get(&*view.spec.node_name).copied();
             let since = back.unwrap_or_default().max(view.metadata.created());
             let mut read = CanaryPod::new(&view.metadata.name, since, pod.ready_since, &health);
             read.is_skipped = pod.skip.is_some();
@@ -139,7 +136,8 @@ impl StatefulSets {
                 is_stale: false,
             }),
             Verdict::Passed => {
-                self.note(owner, new, json!({ANNOTATION_CANARY_RESULT: Ended::Passed.as_str()})).await?;
+                new.annotate(owner, json!({ANNOTATION_CANARY_RESULT: Ended::Passed.as_str()}), &self.context.writer)
+                    .await?;
                 let message =
                     format!("The pods of revision {name} on nodes with {} run well; the others follow", canary.text);
                 self.context.recorder.normal(Kind::StatefulSet, owner.target(), "CanaryPassed", message);
@@ -149,7 +147,7 @@ impl StatefulSets {
                 let message = format!("The canary of revision {name} has failed: {why}");
                 self.context.recorder.warning(Kind::StatefulSet, owner.target(), "CanaryFailed", message);
                 let marks = json!({ANNOTATION_CANARY_RESULT: Ended::Failed.as_str(), ANNOTATION_CANARY_FAILURE: why});
-                self.note(owner, new, marks).await?;
+                new.annotate(owner, marks, &self.context.writer).await?;
                 Ok(Outlook::written(Says::RolledBack(why)))
             }
         }
@@ -178,31 +176,5 @@ impl StatefulSets {
             self.context.recorder.normal(Kind::StatefulSet, owner.target(), "RolledBack", message);
         }
         Ok(Outlook::written(says))
-    }
-
-    async fn note(&self, owner: Owner<'_>, revision: &Revision, annotations: Value) -> Result<(), ReconcileError> {
-        let patch = json!({"metadata": {"uid": revision.uid, "annotations": annotations}});
-        let key = (&*owner.meta.namespace, revision.name.as_str());
-        self.context.writer.merge(Kind::ControllerRevision, key, &patch).await?;
-        Ok(())
-    }
-
-    /// How many nodes a canary has, and those of them that are not left out, with since when each can be reached.
-    fn canary_nodes(&self, canary: &Canary) -> (usize, Vec<(Box<str>, Timestamp)>) {
-        let skipped = self.skipped.now();
-        let (mut matching, mut nodes) = (0, Vec::new());
-        for node in self.context.reader.list(Kind::Node, None) {
-            let Some(view) = node.view_or_log::<NodeView<'_>>() else { continue };
-            if !canary.matches(&view.metadata.labels) {
-                continue;
-            }
-            matching += 1;
-            if !skipped.contains_key(node.name()) {
-                let ready =
-                    condition(&view.status.conditions, "Ready").and_then(|ready| ready.last_transition_time.as_deref());
-                nodes.push((node.name().into(), ready.and_then(time).unwrap_or_default()));
-            }
-        }
-        (matching, nodes)
     }
 }

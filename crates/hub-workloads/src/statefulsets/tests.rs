@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 use super::claims::{OfPod, Owners, Retention, is_stale, new_claim};
 use super::plan::{CHANGES_PER_RUN, Phase, Pod, Scope, Set, Step, Update, plan};
 use super::pods::{NewPod, REVISION_LABEL, ordinal_of};
-use super::shared::ready::Clock;
 use super::*;
 use crate::owner::Owner;
+use crate::ready::Clock;
 use hub_runtime::rollouts::skipped::Skip;
 use hub_runtime::views::{ObjectMeta, OwnerReference};
 

@@ -32,7 +32,7 @@ pub(crate) const NAMESPACE: &str = "sim";
 /// Who sends a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Who {
-    /// `hub-controllers`: garbage collection, nodes, DaemonSets and the others.
+    /// `hub-controllers`: garbage collection, nodes and the others.
     Hub,
     /// `hub-workloads`.
     Workloads,

@@ -9,30 +9,26 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use hub_runtime::selector::Placement;
-use hub_runtime::views::Labels;
-use hub_runtime::views::ObjectMeta;
+use hub_runtime::views::{Labels, nullable};
 
-/// Label that says which revision of the template a pod was made from.
-pub(crate) const REVISION_LABEL: &str = "controller-revision-hash";
+use crate::hash::short_hash;
+use crate::owner::Owner;
+use crate::template::TemplateMeta;
+
+/// Label of a pod that says which revision of the template it was made from, and of a revision under which hash it is kept.
+pub(super) const REVISION_LABEL: &str = "controller-revision-hash";
 /// Names of pods are made from nodes' names, not drawn: with five letters two of a thousand nodes would often share one,
 /// with ten no two of a hundred thousand do.
 const POD_SUFFIX_LEN: usize = 10;
 
-/// The parts of a pod template that decisions need.
+/// The parts of a pod template that decisions need: which nodes it fits on depends on more than its labels.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct TemplateView<'a> {
-    #[serde(borrow)]
-    metadata: Option<TemplateMeta<'a>>,
+pub(super) struct TemplateView<'a> {
+    #[serde(borrow, deserialize_with = "nullable")]
+    metadata: TemplateMeta<'a>,
     #[serde(borrow)]
     pub spec: Placement<'a>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct TemplateMeta<'a> {
-    #[serde(borrow)]
-    labels: Option<Labels<'a>>,
 }
 
 impl<'a> TemplateView<'a> {
@@ -42,21 +38,13 @@ impl<'a> TemplateView<'a> {
     }
 
     /// The labels of its pods.
-    pub fn labels(&self) -> Labels<'a> {
-        self.metadata.as_ref().and_then(|metadata| metadata.labels.clone()).unwrap_or_default()
-    }
-}
-
-/// The revision of a template: short, stable, and fit for a name. A collision gives it another one.
-pub(crate) fn revision_hash(template: &Value, collisions: i64) -> String {
-    match collisions {
-        0 => short_hash(template.to_string().as_bytes(), 10),
-        _ => short_hash(format!("{template}{collisions}").as_bytes(), 10),
+    pub fn labels(&self) -> &Labels<'a> {
+        &self.metadata.labels
     }
 }
 
 /// A name for the pod of a DaemonSet's revision on a node. A collision gives every pod another one.
-pub(crate) fn pod_name(set: &str, hash: &str, node: &str, collisions: i64) -> String {
+pub(super) fn pod_name(set: &str, hash: &str, node: &str, collisions: i64) -> String {
     let set: String = set.chars().take(240).collect();
     let suffix = match collisions {
         0 => short_hash(format!("{hash}/{node}").as_bytes(), POD_SUFFIX_LEN),
@@ -65,25 +53,8 @@ pub(crate) fn pod_name(set: &str, hash: &str, node: &str, collisions: i64) -> St
     format!("{set}-{suffix}")
 }
 
-/// FNV-1a in letters and digits that cannot be read as words, as Kubernetes writes its suffixes.
-fn short_hash(bytes: &[u8], len: usize) -> String {
-    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in bytes {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    let letters = ALPHABET.len() as u64;
-    (0..len)
-        .map(|_| {
-            let letter = ALPHABET[usize::try_from(hash % letters).unwrap_or_default()];
-            hash /= letters;
-            char::from(letter)
-        })
-        .collect()
-}
-
 /// The pods of one revision of a set; only name and node differ among them.
-pub(crate) struct PodFactory {
+pub(super) struct PodFactory {
     namespace: String,
     set: String,
     hash: String,
@@ -97,7 +68,7 @@ pub(crate) struct PodFactory {
 }
 
 impl PodFactory {
-    pub fn new(set: &ObjectMeta<'_>, template: &Value, hash: &str, collisions: i64) -> Self {
+    pub fn new(set: Owner<'_>, template: &Value, hash: &str, collisions: i64) -> Self {
         let mut labels = match &template["metadata"]["labels"] {
             Value::Object(labels) => labels.clone(),
             _ => Map::new(),
@@ -122,13 +93,13 @@ impl PodFactory {
         spec.insert("tolerations".to_owned(), tolerations.into());
         spec.remove("nodeName");
         Self {
-            namespace: set.namespace.to_string(),
-            set: set.name.to_string(),
+            namespace: set.meta.namespace.to_string(),
+            set: set.meta.name.to_string(),
             hash: hash.to_owned(),
             collisions,
             labels: labels.into(),
             annotations: template["metadata"]["annotations"].clone(),
-            owner: owner_reference(set),
+            owner: set.reference(),
             spec,
             // A list with mistakes is rejected where a person writes it; one that is there anyway is not applied.
             variants: variants::parse(
@@ -192,12 +163,4 @@ impl PodFactory {
         let bytes = serde_json::to_vec(&pod).expect("JSON values and text always serialise");
         (name, bytes)
     }
-}
-
-/// The reference by which a set owns its pods and revisions.
-pub(crate) fn owner_reference(set: &ObjectMeta<'_>) -> Value {
-    json!({
-        "apiVersion": "apps/v1", "kind": "DaemonSet", "name": set.name, "uid": set.uid,
-        "controller": true, "blockOwnerDeletion": true,
-    })
 }

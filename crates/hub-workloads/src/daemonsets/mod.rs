@@ -22,8 +22,6 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use hub_runtime::Context;
-use hub_runtime::ReconcileError;
 use hub_runtime::batch::slow_start;
 use hub_runtime::kinds::Kind;
 use hub_runtime::rollouts::canary::with_canary;
@@ -31,30 +29,25 @@ use hub_runtime::rollouts::skipped::{SkippedNodes, with_skipped};
 use hub_runtime::selector::Fit;
 use hub_runtime::views::{AnyView, DaemonSetStatusView, DaemonSetView, NodeView, PodView, condition};
 use hub_runtime::writer::{Created, Target, WriteError, Writer};
-use hub_runtime::{
-    Event, Expectations, Field, Next, ObjectRef, Queue, Reader, Reconciler, plausible_since, seen_since,
-};
+use hub_runtime::{Context, Event, Expectations, Field, Next, ObjectRef, Queue, Reader, ReconcileError, Reconciler};
 
-mod claim;
 mod plan;
-mod revision;
 mod rollout;
 mod template;
 
-use claim::Claim;
-use plan::{Clock, Counts, Phase, Plan, Pod, Strategy};
-use revision::Kept;
+use crate::UNSEEN_RETRY;
+use crate::claim::{self, Claim};
+use crate::failures::Failures;
+use crate::history::{self, Kept};
+use crate::orphans::Orphans;
+use crate::owner::Owner;
+use crate::ready::{Clock, SeenReady};
+use plan::{Counts, Phase, Plan, Pod, Strategy};
 use rollout::Known;
 use template::{PodFactory, REVISION_LABEL, TemplateView};
 
-/// A pod that failed at once would fail again: the first replacement waits this long, the next twice as long.
-const FAILED_PAUSE_MIN: Duration = Duration::from_secs(1);
-/// As upstream's back-off of failed daemon pods.
-const FAILED_PAUSE_MAX: Duration = Duration::from_secs(15 * 60);
 /// A set that creates more gives its worker back in between, so that others have their turn.
 const CREATES_PER_RUN: usize = 1000;
-/// How soon a set looks again when the reader does not show its own writes yet; a change usually comes first.
-const UNSEEN_RETRY: Duration = Duration::from_millis(200);
 /// A name that a pod on its way out still has is free in its own time.
 const NAME_TAKEN_RETRY: Duration = Duration::from_secs(2);
 /// A change of the wall clock is noticed within this time.
@@ -80,8 +73,8 @@ pub(crate) struct DaemonSets {
 #[derive(Default)]
 struct Memory {
     sets: HashMap<Key, SetMemory>,
-    /// Pods without a controller, by namespace: whom a set may adopt.
-    orphans: HashMap<Box<str>, BTreeSet<Box<str>>>,
+    /// Pods whom a set may adopt.
+    orphans: Orphans,
 }
 
 struct SetMemory {
@@ -92,9 +85,9 @@ struct SetMemory {
     nodes: BTreeMap<Box<str>, Fit>,
     /// Under which hash its template is kept, once that is known.
     hash: Option<String>,
-    failures: HashMap<String, Failure>,
-    /// Since when pods are seen Ready whose own word for it cannot be right, by uid.
-    seen_ready: HashMap<String, Timestamp>,
+    /// By node.
+    failures: Failures<String>,
+    seen_ready: SeenReady,
 }
 
 /// A pod that could not be created because its name is taken.
@@ -102,12 +95,6 @@ struct Taken {
     name: String,
     /// The node that the name is for.
     node: String,
-}
-
-/// Failed pods on one node.
-struct Failure {
-    pause: Duration,
-    since: Instant,
 }
 
 impl DaemonSets {
@@ -174,20 +161,6 @@ impl DaemonSets {
         }
     }
 
-    fn note_orphan(&self, object: &ObjectRef, is_current: bool) {
-        let is_orphan =
-            is_current && object.view_or_log::<PodView<'_>>().is_some_and(|pod| pod.metadata.controller().is_none());
-        let mut memory = self.memory.lock();
-        if is_orphan {
-            memory.orphans.entry(object.namespace().into()).or_default().insert(object.name().into());
-        } else if let Some(names) = memory.orphans.get_mut(object.namespace()) {
-            names.remove(object.name());
-            if names.is_empty() {
-                memory.orphans.remove(object.namespace());
-            }
-        }
-    }
-
     /// Makes sure that the set is remembered as it is now, with the nodes it fits on.
     fn remember(&self, key: &Key, set: &DaemonSetView<'_>, template: &TemplateView<'_>) {
         let mut memory = self.memory.lock();
@@ -225,49 +198,15 @@ impl DaemonSets {
 
     /// The set's pods, after adopting and releasing; `None` when a pod changed under it and must be looked at again.
     async fn claim_pods(&self, set: &DaemonSetView<'_>) -> Result<Option<Vec<ObjectRef>>, ReconcileError> {
-        let reader = self.reader();
+        let (reader, meta) = (self.reader(), &set.metadata);
         let Some(selector) = &set.spec.selector else { return Ok(Some(Vec::new())) };
-        let own = reader.by_field(Kind::Pod, Field::OwnerUid, &set.metadata.uid);
-        let orphans: Vec<Box<str>> = {
-            let memory = self.memory.lock();
-            memory.orphans.get(&*set.metadata.namespace).into_iter().flatten().cloned().collect()
-        };
-        let orphans = orphans.iter().filter_map(|name| reader.get(Kind::Pod, &set.metadata.namespace, name));
+        let mut pods = reader.by_field(Kind::Pod, Field::OwnerUid, &meta.uid);
         // One that was adopted a moment ago may still be among the orphans.
-        let known: HashSet<&str> = own.iter().map(ObjectRef::name).collect();
-        let orphans: Vec<ObjectRef> = orphans.filter(|object| !known.contains(object.name())).collect();
-        let mut claimed = Vec::with_capacity(own.len());
-        let mut may_adopt = None;
-        for object in own.iter().cloned().chain(orphans) {
-            let pod: PodView<'_> = object.view()?;
-            if *pod.metadata.namespace != *set.metadata.namespace {
-                continue;
-            }
-            match claim::claim(&set.metadata.uid, selector, &pod) {
-                Claim::Own => {}
-                Claim::Ignore => continue,
-                Claim::Release => {
-                    if !claim::release(set, &object, &self.context.writer).await? {
-                        return Ok(None);
-                    }
-                    continue;
-                }
-                Claim::Adopt => {
-                    let may = match may_adopt {
-                        Some(may) => may,
-                        None => *may_adopt.insert(claim::may_adopt(set, &self.context.writer).await?),
-                    };
-                    if !may {
-                        continue;
-                    }
-                    if !claim::adopt(set, &object, &self.context.writer).await? {
-                        return Ok(None);
-                    }
-                }
-            }
-            claimed.push(object);
-        }
-        Ok(Some(claimed))
+        let known: HashSet<Box<str>> = pods.iter().map(|pod| pod.name().into()).collect();
+        let orphans = self.memory.lock().orphans.named(&meta.namespace, "");
+        let orphans = orphans.iter().filter(|name| !known.contains(*name));
+        pods.extend(orphans.filter_map(|name| reader.get(Kind::Pod, &meta.namespace, name)));
+        claim::claim_all(owner(set), selector, Kind::Pod, pods, &self.context.writer).await
     }
 
     /// Under which hash the set's template is kept; `None` when its name is taken and another try is due.
@@ -282,64 +221,69 @@ impl DaemonSets {
         if known.is_some() {
             return Ok(known);
         }
-        let views = pods.iter().filter_map(ObjectRef::view_or_log::<PodView<'_>>);
-        let in_use = views.filter_map(|pod| pod.metadata.labels.get(REVISION_LABEL).map(str::to_owned)).collect();
-        let collisions = set.status.collision_count.unwrap_or_default();
-        match revision::keep(set, template, collisions, &in_use, self.reader(), &self.context.writer).await? {
-            Kept::As(hash) => {
-                if let Some(set) = self.memory.lock().sets.get_mut(key) {
-                    set.hash = Some(hash.clone());
-                }
-                Ok(Some(hash))
-            }
+        let revision = history::Template {
+            owner: owner(set),
+            template,
+            // Not copied, unlike upstream's: `kubectl rollout history` shows no CHANGE-CAUSE of a DaemonSet.
+            annotations: &Value::Null,
+            collisions: set.status.collision_count.unwrap_or_default(),
+            hash_label: REVISION_LABEL,
+        };
+        let (reader, writer) = (self.reader(), &self.context.writer);
+        let history = match revision.keep(None, reader, writer).await? {
+            Kept::As(history) => history,
             Kept::Collision => {
                 self.collide(set).await?;
-                Ok(None)
+                return Ok(None);
             }
+        };
+        // A pod of a DaemonSet has the hash of its revision, one of a StatefulSet the name, as upstream.
+        let views = pods.iter().filter_map(ObjectRef::view_or_log::<PodView<'_>>);
+        let in_use: HashSet<String> =
+            views.filter_map(|pod| pod.metadata.labels.get(REVISION_LABEL).map(str::to_owned)).collect();
+        let live = history.revisions().iter().filter(|revision| in_use.contains(&revision.hash));
+        let live = live.map(|revision| revision.name.as_str()).collect();
+        history::truncate(owner(set), &history, &live, set.spec.revision_history_limit, writer).await?;
+        let hash = history.current().hash.clone();
+        if let Some(set) = self.memory.lock().sets.get_mut(key) {
+            set.hash = Some(hash.clone());
         }
+        Ok(Some(hash))
     }
 
     /// A name is taken by somebody else: from now on the set's revision and pods have others.
     async fn collide(&self, set: &DaemonSetView<'_>) -> Result<(), WriteError> {
         let status = json!({"collisionCount": set.status.collision_count.unwrap_or_default().saturating_add(1)});
-        self.context.writer.merge_status_of(Kind::DaemonSet, target(set), &status).await.map(|_| ())
+        self.context.writer.merge_status_of(Kind::DaemonSet, owner(set).target(), &status).await.map(|_| ())
     }
 
     /// What the plan needs to know of the pods.
     fn read_pods(&self, key: &Key, pods: &[ObjectRef], hash: &str, now: Timestamp) -> Result<Vec<Pod>, ReconcileError> {
-        let mut memory = self.memory.lock();
-        let Some(set) = memory.sets.get_mut(key) else { return Ok(Vec::new()) };
-        let mut read = Vec::with_capacity(pods.len());
-        let mut seen_ready = HashMap::new();
-        for object in pods {
-            let view: PodView<'_> = object.view()?;
-            let ready = condition(&view.status.conditions, "Ready").filter(|ready| ready.status == "True");
-            let ready_since = ready.map(|ready| match plausible_since(ready, view.metadata.created(), now) {
-                Some(since) => since,
-                None => {
-                    let since = seen_since(set.seen_ready.get(&*view.metadata.uid).copied(), now);
-                    seen_ready.insert(view.metadata.uid.to_string(), since);
-                    since
-                }
+        let views = pods.iter().map(ObjectRef::view::<PodView<'_>>).collect::<Result<Vec<_>, _>>()?;
+        let ready = {
+            let mut memory = self.memory.lock();
+            let Some(set) = memory.sets.get_mut(key) else { return Ok(Vec::new()) };
+            let pods = views.iter().map(|view| {
+                (&*view.metadata.uid, condition(&view.status.conditions, "Ready"), view.metadata.created())
             });
-            read.push(Pod {
-                namespace: object.namespace().to_owned(),
-                name: object.name().to_owned(),
-                uid: view.metadata.uid.to_string(),
-                node: view.spec.node_name.to_string(),
-                created: view.metadata.created(),
-                is_terminating: view.metadata.is_terminating(),
-                phase: match &*view.status.phase {
-                    "Failed" => Phase::Failed,
-                    "Succeeded" => Phase::Succeeded,
-                    _ => Phase::Alive,
-                },
-                ready_since,
-                is_updated: view.metadata.labels.get(REVISION_LABEL) == Some(hash),
-            });
-        }
-        set.seen_ready = seen_ready;
-        Ok(read)
+            set.seen_ready.read(pods, now)
+        };
+        let read = pods.iter().zip(&views).zip(ready).map(|((object, view), ready_since)| Pod {
+            namespace: object.namespace().to_owned(),
+            name: object.name().to_owned(),
+            uid: view.metadata.uid.to_string(),
+            node: view.spec.node_name.to_string(),
+            created: view.metadata.created(),
+            is_terminating: view.metadata.is_terminating(),
+            phase: match &*view.status.phase {
+                "Failed" => Phase::Failed,
+                "Succeeded" => Phase::Succeeded,
+                _ => Phase::Alive,
+            },
+            ready_since,
+            is_updated: view.metadata.labels.get(REVISION_LABEL) == Some(hash),
+        });
+        Ok(read.collect())
     }
 
     /// Adds the nodes that pods are on and should leave, so that nodes of which nothing is known are distinguished from them.
@@ -362,7 +306,7 @@ impl DaemonSets {
         let Some(set) = memory.sets.get_mut(key) else { return (Vec::new(), Next::OnChange) };
         let (mut due, mut next) = (Vec::new(), Next::OnChange);
         for index in &plan.failed {
-            match replace_after(&mut set.failures, &pods[*index].node, now) {
+            match set.failures.replace_after(pods[*index].node.clone(), now) {
                 None => due.push(*index),
                 Some(left) => next = next.or(Next::After(left)),
             }
@@ -372,7 +316,7 @@ impl DaemonSets {
 
     /// Says which pods go because they have ended, in upstream's words.
     fn report_ended(&self, set: &DaemonSetView<'_>, plan: &Plan, due: &[usize], pods: &[Pod]) {
-        let (set, recorder) = (target(set), &self.context.recorder);
+        let (set, recorder) = (owner(set).target(), &self.context.recorder);
         let found = |what: &str, pod: &Pod, then: &str| {
             format!(
                 "Found {what} daemon pod {}/{} on node {}, will try to {then} it",
@@ -389,7 +333,7 @@ impl DaemonSets {
     }
 
     async fn delete(&self, key: &Key, set: &DaemonSetView<'_>, pods: Vec<Pod>) -> Result<Next, WriteError> {
-        let set_target = target(set);
+        let set_target = owner(set).target();
         let writer = &self.context.writer;
         let deleted = slow_start(pods, |pod| {
             let writer: Writer = writer.clone();
@@ -421,7 +365,7 @@ impl DaemonSets {
         factory: &PodFactory,
         nodes: Vec<String>,
     ) -> Result<Vec<Taken>, WriteError> {
-        let set_target = target(set);
+        let set_target = owner(set).target();
         let (writer, namespace): (&Writer, Arc<str>) = (&self.context.writer, set.metadata.namespace.as_str().into());
         let created = slow_start(nodes, |node| {
             let object = factory.has_variants().then(|| self.reader().get(Kind::Node, "", &node)).flatten();
@@ -467,7 +411,8 @@ impl DaemonSets {
                 .map_err(|error| ReconcileError::Rejected(format!("the pod {name} cannot be read: {error}")))?;
             let selector = set.spec.selector.as_ref();
             let is_foreign = selector.is_none_or(|selector| {
-                claim::claim(&set.metadata.uid, selector, &pod) == Claim::Ignore && !pod.metadata.is_terminating()
+                let matches = selector.matches(&pod.metadata.labels);
+                claim::claim(&set.metadata, matches, &pod.metadata) == Claim::Ignore && !pod.metadata.is_terminating()
             });
             // A pod on another node never is the one that was to be here, whoever owns it. Its end is up to that node: to wait
             // for it would let one node keep the set's pods off all others.
@@ -476,7 +421,7 @@ impl DaemonSets {
                 let message = format!(
                     "Error creating pod: the name {name} is taken by a pod that is not of this DaemonSet; its pods get other names"
                 );
-                self.context.recorder.warning(Kind::DaemonSet, target(set), "FailedCreate", message);
+                self.context.recorder.warning(Kind::DaemonSet, owner(set).target(), "FailedCreate", message);
                 self.collide(set).await?;
                 return Ok(Next::OnChange);
             }
@@ -517,7 +462,7 @@ impl DaemonSets {
             "numberUnavailable": counts.unavailable,
             "updatedNumberScheduled": counts.updated,
         });
-        self.context.writer.merge_status_of(Kind::DaemonSet, target(set), &status).await.map(|_| ())
+        self.context.writer.merge_status_of(Kind::DaemonSet, owner(set).target(), &status).await.map(|_| ())
     }
 }
 
@@ -549,8 +494,7 @@ impl Reconciler for DaemonSets {
                         self.memory.lock().sets.retain(|key, _| listed.contains(key));
                     }
                     Kind::Pod => {
-                        self.memory.lock().orphans.clear();
-                        objects.iter().for_each(|object| self.note_orphan(object, true));
+                        self.memory.lock().orphans.listed(objects);
                     }
                     _ => {}
                 }
@@ -567,7 +511,7 @@ impl Reconciler for DaemonSets {
                     self.observe_node(change.newest().name(), change.previous.is_none(), is_skip_new, queue);
                 }
                 Kind::Pod => {
-                    self.note_orphan(change.newest(), change.current.is_some());
+                    self.memory.lock().orphans.note(change.newest(), change.current.is_some());
                     change.previous.iter().for_each(|object| self.observe_pod(object, false, queue));
                     change.current.iter().for_each(|object| self.observe_pod(object, true, queue));
                 }
@@ -608,11 +552,11 @@ impl Reconciler for DaemonSets {
             .spec
             .selector
             .as_ref()
-            .is_some_and(|selector| !selector.is_empty() && selector.matches(&template.labels()));
+            .is_some_and(|selector| !selector.is_empty() && selector.matches(template.labels()));
         if !selects_own {
             let message =
                 "This daemon set is selecting all pods, or not its own. A selector of its own labels is required.";
-            self.context.recorder.warning(Kind::DaemonSet, target(&set), "SelectingAll", message.to_owned());
+            self.context.recorder.warning(Kind::DaemonSet, owner(&set).target(), "SelectingAll", message.to_owned());
             return Ok(Next::OnChange);
         }
         self.remember(key, &set, &template);
@@ -635,9 +579,8 @@ impl Reconciler for DaemonSets {
         let away: BTreeSet<Box<str>> = skipped.keys().chain(&outlook.others).cloned().collect();
         let desired = nodes.values().filter(|fit| **fit == Fit::Run).count();
         let strategy = Strategy::of(&set.spec.update_strategy, desired);
-        let min_ready =
-            Duration::from_secs(u64::try_from(set.spec.min_ready_seconds.clamp(0, i64::from(i32::MAX))).unwrap_or(0));
-        let mut plan = plan::plan(&nodes, &away, &pods, strategy, Clock { now, min_ready });
+        let clock = Clock::new(now, set.spec.min_ready_seconds);
+        let mut plan = plan::plan(&nodes, &away, &pods, strategy, clock);
         skipped.retain(|node, _| plan.skipped.iter().any(|one| **one == **node));
         let conditions = with_canary(&with_skipped(&set.status.conditions, &skipped, now), &outlook.says, now);
         if outlook.is_stale {
@@ -660,13 +603,13 @@ impl Reconciler for DaemonSets {
             next = next.or(Next::After(Duration::ZERO));
         }
         let collisions = set.status.collision_count.unwrap_or_default();
-        let factory = PodFactory::new(&set.metadata, &tree, &hash, collisions);
+        let factory = PodFactory::new(owner(&set), &tree, &hash, collisions);
         let (later, create_on): (Vec<String>, Vec<String>) =
             plan.create_on.into_iter().partition(|node| outlook.others.contains(node.as_str()));
         let mut created = self.create(key, &set, &factory, create_on).await;
         // What is missing where the template does not come yet is what the others there are. Without a former one, it waits.
         if let (Some(former), Ok(taken), false) = (&outlook.former, &mut created, later.is_empty()) {
-            let factory = PodFactory::new(&set.metadata, &former.template, &former.hash, collisions);
+            let factory = PodFactory::new(owner(&set), &former.template, &former.hash, collisions);
             match self.create(key, &set, &factory, later).await {
                 Ok(more) => taken.extend(more),
                 Err(error) => created = Err(error),
@@ -686,28 +629,8 @@ fn fit_on(template: &TemplateView<'_>, node: Option<&ObjectRef>) -> Option<Fit> 
     Some(template.spec.fit(&view))
 }
 
-fn target<'a>(set: &'a DaemonSetView<'_>) -> Target<'a> {
-    Target { namespace: &set.metadata.namespace, name: &set.metadata.name, uid: &set.metadata.uid }
-}
-
-/// How long the failed pod on a node waits for its replacement; `None` when it may be replaced now, which is counted.
-fn replace_after(failures: &mut HashMap<String, Failure>, node: &str, now: Instant) -> Option<Duration> {
-    match failures.get_mut(node) {
-        Some(failure) if now.duration_since(failure.since) < failure.pause => {
-            Some(failure.pause - now.duration_since(failure.since))
-        }
-        Some(failure) => {
-            // A pod that ran for long before it failed is not one that fails at once.
-            let is_old = now.duration_since(failure.since) > 2 * FAILED_PAUSE_MAX;
-            failure.pause = if is_old { FAILED_PAUSE_MIN } else { (failure.pause * 2).min(FAILED_PAUSE_MAX) };
-            failure.since = now;
-            None
-        }
-        None => {
-            failures.insert(node.to_owned(), Failure { pause: FAILED_PAUSE_MIN, since: now });
-            None
-        }
-    }
+fn owner<'a>(set: &'a DaemonSetView<'a>) -> Owner<'a> {
+    Owner::new(Kind::DaemonSet, &set.metadata)
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ use jiff::Timestamp;
 use hub_runtime::selector::Fit;
 use hub_runtime::views::{IntOrPercent, UpdateStrategyView};
 
+use crate::ready::Clock;
+
 /// One of the set's pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pod {
@@ -93,25 +95,6 @@ pub(crate) struct Counts {
     pub available: i64,
     pub unavailable: i64,
     pub updated: i64,
-}
-
-/// A moment, and how long a pod must be Ready to count as available.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
-    pub now: Timestamp,
-    pub min_ready: Duration,
-}
-
-impl Clock {
-    fn is_available(self, pod: &Pod) -> bool {
-        pod.ready_since.is_some_and(|since| self.min_ready.is_zero() || self.left(since).is_zero())
-    }
-
-    /// How long until a pod that is Ready since then is available.
-    fn left(self, since: Timestamp) -> Duration {
-        let ready_for = Duration::try_from(self.now.duration_since(since)).unwrap_or_default();
-        self.min_ready.saturating_sub(ready_for)
-    }
 }
 
 /// Decides. `nodes` are those of which it is known how well the set's pods fit on them, in order of their names. Pods on others
@@ -198,7 +181,7 @@ fn keep_one(plan: &mut Plan, pods: &[Pod], of_node: &[usize], strategy: Strategy
         }
     }
     if let (Some(newer), Some(older)) = (newer, older)
-        && (pods[older].ready_since.is_none() || clock.is_available(&pods[newer]))
+        && (pods[older].ready_since.is_none() || clock.is_available(pods[newer].ready_since))
     {
         plan.delete.push(older);
     }
@@ -228,8 +211,8 @@ fn replace<'a>(
     let mut candidates = Vec::new();
     for of_node in by_node {
         match by_template(pods, of_node) {
-            Some((Some(new), None)) => unavailable += usize::from(!clock.is_available(&pods[new])),
-            Some((None, Some(old))) if clock.is_available(&pods[old]) => candidates.push(old),
+            Some((Some(new), None)) => unavailable += usize::from(!clock.is_available(pods[new].ready_since)),
+            Some((None, Some(old))) if clock.is_available(pods[old].ready_since) => candidates.push(old),
             Some((None, Some(old))) => {
                 // It does not work anyway: it may go at once.
                 unavailable += 1;
@@ -257,7 +240,7 @@ fn surge<'a>(
         match by_template(pods, of_node) {
             None => surged += 1,
             Some((_, None)) => {}
-            Some((None, Some(old))) if clock.is_available(&pods[old]) => candidates.push(node),
+            Some((None, Some(old))) if clock.is_available(pods[old].ready_since) => candidates.push(node),
             Some((None, Some(old))) => {
                 // The old one does not work: its replacement need not wait for its turn. One that failed is replaced
                 // after its pause.
@@ -266,7 +249,7 @@ fn surge<'a>(
                 }
             }
             Some((Some(new), Some(old))) => {
-                if clock.is_available(&pods[new]) {
+                if clock.is_available(pods[new].ready_since) {
                     push_once(&mut plan.delete, old);
                 } else {
                     surged += 1;
@@ -306,9 +289,9 @@ fn count(
         let Some(pod) = alive else { continue };
         plan.counts.updated += i64::from(pod.is_updated);
         plan.counts.ready += i64::from(pod.ready_since.is_some());
-        plan.counts.available += i64::from(clock.is_available(pod));
+        plan.counts.available += i64::from(clock.is_available(pod.ready_since));
     }
     plan.counts.unavailable = (plan.counts.desired - plan.counts.available).max(0);
-    let waiting = pods.iter().filter(|pod| !clock.is_available(pod)).filter_map(|pod| pod.ready_since);
+    let waiting = pods.iter().filter(|pod| !clock.is_available(pod.ready_since)).filter_map(|pod| pod.ready_since);
     plan.available_after = waiting.map(|since| clock.left(since)).min();
 }

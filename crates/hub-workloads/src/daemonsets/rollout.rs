@@ -14,16 +14,17 @@ use api_edge::{
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::plan::Pod;
-use super::revision::{self, Revision};
-use super::template::REVISION_LABEL;
-use super::{DaemonSets, target};
-use hub_runtime::ObjectRef;
-use hub_runtime::ReconcileError;
 use hub_runtime::kinds::Kind;
-use hub_runtime::rollouts::canary::{self, Canary, CanaryPod, Ended, Health, Policy, Says, Verdict};
+use hub_runtime::rollouts::canary::{self, CanaryNodes, CanaryPod, Ended, Health, Policy, Says, Verdict};
 use hub_runtime::selector::Fit;
-use hub_runtime::views::{DaemonSetView, NodeView, PodView, condition, time};
+use hub_runtime::views::{DaemonSetView, PodView};
+use hub_runtime::{ObjectRef, ReconcileError};
+
+use super::plan::Pod;
+use super::template::REVISION_LABEL;
+use super::{DaemonSets, owner};
+use crate::UNSEEN_RETRY;
+use crate::history::{self, Revision};
 
 /// What is known of a rollout before it takes a step.
 #[derive(Debug, Default)]
@@ -59,7 +60,7 @@ impl Known<'_> {
     }
 
     fn written(&self, former: Option<Revision>, says: Says) -> Outlook {
-        Outlook { is_stale: true, look_again: Some(super::UNSEEN_RETRY), ..self.frozen(former, says) }
+        Outlook { is_stale: true, look_again: Some(UNSEEN_RETRY), ..self.frozen(former, says) }
     }
 }
 
@@ -75,7 +76,7 @@ impl DaemonSets {
         }
         let quiet = if canary::is_rolled_back(&known.set.status.conditions) { Says::Same } else { Says::Nothing };
         let is_rolling = known.pods.iter().any(|pod| !pod.is_updated && !pod.is_terminating);
-        let revisions = revision::stored(&known.set.metadata, self.reader());
+        let revisions = history::stored(&known.set.metadata, REVISION_LABEL, self.reader());
         let former = || former(&revisions, known);
         let canary = match policy {
             Policy::On(canary) => canary,
@@ -87,22 +88,26 @@ impl DaemonSets {
             // It was kept a moment ago.
             return Ok(known.written(former(), quiet));
         };
-        match new.ended {
+        match new.canary.ended {
             Some(Ended::Passed) => {
                 let says = if quiet == Says::Same { quiet } else { Says::Passed };
                 return Ok(Outlook { says, ..Outlook::default() });
             }
             // A canary on all nodes of the set is judged when nothing is left to roll.
-            None if !is_rolling && !new.is_on_trial() => return Ok(Outlook { says: quiet, ..Outlook::default() }),
+            None if !is_rolling && !new.canary.is_on_trial() => {
+                return Ok(Outlook { says: quiet, ..Outlook::default() });
+            }
             Some(Ended::Failed) => return self.roll_back(known, tree, new, former()).await,
             None => {}
         }
-        let (matching, nodes) = self.canary_nodes(&canary, known.nodes);
-        if nodes.is_empty() {
-            return Ok(known.frozen(former(), Says::Waiting(canary::no_node(&canary, matching))));
+        let is_of_set = |node: &str| known.nodes.get(node) == Some(&Fit::Run);
+        let nodes = CanaryNodes::find(&canary, self.reader(), &self.skipped.now(), is_of_set);
+        if nodes.in_reach.is_empty() {
+            return Ok(known.frozen(former(), Says::Waiting(canary::no_node(&canary, nodes.count()))));
         }
-        if !new.is_on_trial() {
-            self.note(known, new, json!({ANNOTATION_CANARY_NODES: canary.text})).await?;
+        let nodes = nodes.in_reach;
+        if !new.canary.is_on_trial() {
+            new.annotate(owner(known.set), json!({ANNOTATION_CANARY_NODES: canary.text}), &self.context.writer).await?;
             return Ok(known.written(former(), Says::Waiting(canary::not_begun(&canary))));
         }
         let mut seen = Vec::new();
@@ -115,7 +120,7 @@ impl DaemonSets {
             let since = (*back).max(view.metadata.created());
             seen.push(CanaryPod::new(&pod.name, since, pod.ready_since, &health));
         }
-        let set = target(known.set);
+        let set = owner(known.set).target();
         match canary::judge(&canary, &seen, nodes.len(), canary::DEADLINE, now) {
             Verdict::Waiting(why, next) => {
                 let others = known.nodes.keys().filter(|name| !nodes.contains_key(*name)).cloned().collect();
@@ -123,7 +128,12 @@ impl DaemonSets {
                 Ok(Outlook { others, former: former(), says, look_again: Some(next), is_stale: false })
             }
             Verdict::Passed => {
-                self.note(known, new, json!({ANNOTATION_CANARY_RESULT: Ended::Passed.as_str()})).await?;
+                new.annotate(
+                    owner(known.set),
+                    json!({ANNOTATION_CANARY_RESULT: Ended::Passed.as_str()}),
+                    &self.context.writer,
+                )
+                .await?;
                 let message = format!(
                     "The pods of revision {} on nodes with {} run well; the others follow",
                     new.name, canary.text
@@ -135,7 +145,7 @@ impl DaemonSets {
                 let message = format!("The canary of revision {} has failed: {why}", new.name);
                 self.context.recorder.warning(Kind::DaemonSet, set, "CanaryFailed", message);
                 let marks = json!({ANNOTATION_CANARY_RESULT: Ended::Failed.as_str(), ANNOTATION_CANARY_FAILURE: why});
-                self.note(known, new, marks).await?;
+                new.annotate(owner(known.set), marks, &self.context.writer).await?;
                 Ok(known.written(former(), Says::RolledBack(why)))
             }
         }
@@ -144,9 +154,11 @@ impl DaemonSets {
     /// Whoever takes the canary's annotation away while one waits has decided that the others follow.
     async fn end_trials(&self, known: &Known<'_>) -> Result<(), ReconcileError> {
         if known.set.status.conditions.iter().any(|condition| condition["type"] == canary::CANARY) {
-            let revisions = revision::stored(&known.set.metadata, self.reader());
-            for revision in revisions.iter().filter(|revision| revision.is_on_trial()) {
-                self.note(known, revision, json!({ANNOTATION_CANARY_NODES: null})).await?;
+            let revisions = history::stored(&known.set.metadata, REVISION_LABEL, self.reader());
+            for revision in revisions.iter().filter(|revision| revision.canary.is_on_trial()) {
+                revision
+                    .annotate(owner(known.set), json!({ANNOTATION_CANARY_NODES: null}), &self.context.writer)
+                    .await?;
             }
         }
         Ok(())
@@ -160,10 +172,15 @@ impl DaemonSets {
         failed: &Revision,
         former: Option<Revision>,
     ) -> Result<Outlook, ReconcileError> {
-        let says = Says::RolledBack(failed.failure.clone());
+        let says = Says::RolledBack(failed.canary.failure.clone());
         let Some(to) = former else { return Ok(known.frozen(None, says)) };
-        if to.ended.is_none() {
-            self.note(known, &to, json!({ANNOTATION_CANARY_RESULT: Ended::Passed.as_str()})).await?;
+        if to.canary.ended.is_none() {
+            to.annotate(
+                owner(known.set),
+                json!({ANNOTATION_CANARY_RESULT: Ended::Passed.as_str()}),
+                &self.context.writer,
+            )
+            .await?;
             return Ok(known.written(Some(to), says));
         }
         tree["apiVersion"] = Kind::DaemonSet.api_version().into();
@@ -174,36 +191,9 @@ impl DaemonSets {
             && self.context.writer.replace(Kind::DaemonSet, &tree).await?
         {
             let message = format!("Put the template of revision {} back", to.name);
-            self.context.recorder.normal(Kind::DaemonSet, target(known.set), "RolledBack", message);
+            self.context.recorder.normal(Kind::DaemonSet, owner(known.set).target(), "RolledBack", message);
         }
         Ok(known.written(Some(to), says))
-    }
-
-    async fn note(&self, known: &Known<'_>, revision: &Revision, annotations: Value) -> Result<(), ReconcileError> {
-        let patch = json!({"metadata": {"uid": revision.uid, "annotations": annotations}});
-        let key = (&*known.set.metadata.namespace, revision.name.as_str());
-        self.context.writer.merge(Kind::ControllerRevision, key, &patch).await?;
-        Ok(())
-    }
-
-    /// How many nodes of the set a canary has, and those that are not left out, with since when each can be reached.
-    fn canary_nodes(&self, canary: &Canary, nodes: &BTreeMap<Box<str>, Fit>) -> (usize, BTreeMap<Box<str>, Timestamp>) {
-        let skipped = self.skipped.now();
-        let (mut matching, mut found) = (0, BTreeMap::new());
-        for name in nodes.iter().filter(|(_, fit)| **fit == Fit::Run).map(|(name, _)| name) {
-            let Some(node) = self.reader().get(Kind::Node, "", name) else { continue };
-            let Some(view) = node.view_or_log::<NodeView<'_>>() else { continue };
-            if !canary.matches(&view.metadata.labels) {
-                continue;
-            }
-            matching += 1;
-            if !skipped.contains_key(name) {
-                let ready = condition(&view.status.conditions, "Ready");
-                let since = ready.and_then(|ready| ready.last_transition_time.as_deref()).and_then(time);
-                found.insert(name.clone(), since.unwrap_or_default());
-            }
-        }
-        (matching, found)
     }
 }
 
@@ -217,7 +207,7 @@ fn former(revisions: &[Revision], known: &Known<'_>) -> Option<Revision> {
         }
     }
     let may = |revision: &&Revision| {
-        revision.hash != known.hash && revision.ended != Some(Ended::Failed) && !revision.is_on_trial()
+        revision.hash != known.hash && revision.canary.ended != Some(Ended::Failed) && !revision.canary.is_on_trial()
     };
     let number = |revision: &&Revision| (pods.get(&revision.hash).copied().unwrap_or_default(), revision.number);
     revisions.iter().filter(may).max_by_key(number).cloned()

@@ -1,9 +1,12 @@
 //! Tests of `daemonsets`: its decisions, as data.
 
+use hub_runtime::views::{ConditionView, Labels, ObjectMeta};
+use hub_runtime::{plausible_since, seen_since};
+
 use super::plan::plan;
-use super::template::{pod_name, revision_hash};
+use super::template::pod_name;
 use super::*;
-use hub_runtime::views::{ConditionView, LabelSelector, Labels, ObjectMeta};
+use crate::history::template_hash;
 
 const NOW: i64 = 1_800_000_000;
 
@@ -205,18 +208,6 @@ fn a_nodes_clock_counts_only_where_it_can_be_right() {
 }
 
 #[test]
-fn a_pod_that_fails_again_waits_longer() {
-    let mut failures = HashMap::new();
-    let begin = Instant::now();
-    let mut left = |seconds: u64| replace_after(&mut failures, "gw-1", begin + Duration::from_secs(seconds));
-    assert_eq!(left(0), None);
-    assert_eq!(left(1), None);
-    assert_eq!(left(2), Some(Duration::from_secs(1)));
-    assert_eq!(left(3), None);
-    assert_eq!(left(4), Some(Duration::from_secs(3)));
-}
-
-#[test]
 fn names_of_pods_are_their_nodes() {
     let names: BTreeSet<String> = (0..20_000).map(|node| pod_name("agent", "hash", &format!("gw-{node}"), 0)).collect();
     assert_eq!(names.len(), 20_000);
@@ -226,14 +217,15 @@ fn names_of_pods_are_their_nodes() {
     assert_ne!(name("hash", 0), name("hash", 1));
     assert!(pod_name(&"x".repeat(300), "hash", "gw-1", 0).len() <= 253);
     // What an earlier version called its pods and revisions is what this one calls them.
-    assert_eq!(revision_hash(&json!({"spec": {}}), 0).len(), 10);
+    assert_eq!(template_hash(&json!({"spec": {}}), 0).len(), 10);
 }
 
 #[test]
 fn a_pod_says_whose_it_is_and_where() {
     let meta: ObjectMeta<'_> = serde_json::from_str(r#"{"name":"agent","namespace":"default","uid":"u"}"#).unwrap();
     let template = json!({"metadata": {"labels": {"app": "a"}}, "spec": {"nodeSelector": {"role": "x"}}});
-    let (name, bytes) = PodFactory::new(&meta, &template, "hash", 0).pod_on("gw-1", &Labels::default());
+    let (name, bytes) =
+        PodFactory::new(Owner::new(Kind::DaemonSet, &meta), &template, "hash", 0).pod_on("gw-1", &Labels::default());
     let pod: Value = serde_json::from_slice(&bytes).unwrap();
     assert_eq!(pod["metadata"]["name"], name.as_str());
     assert_eq!(pod["spec"]["nodeName"], "gw-1");
@@ -241,34 +233,6 @@ fn a_pod_says_whose_it_is_and_where() {
     assert_eq!(pod["metadata"]["ownerReferences"][0]["uid"], "u");
     assert_eq!(pod["metadata"]["labels"], json!({"app": "a", REVISION_LABEL: "hash"}));
     assert!(pod["metadata"].get("annotations").is_none());
-}
-
-#[test]
-fn pods_are_claimed_by_controller_and_labels() {
-    let selector: LabelSelector<'_> = serde_json::from_str(r#"{"matchLabels":{"app":"a"}}"#).unwrap();
-    for (app, owner, terminating, expected) in [
-        ("a", Some("me"), false, Claim::Own),
-        ("a", Some("me"), true, Claim::Own),
-        ("b", Some("me"), false, Claim::Release),
-        ("a", Some("other"), false, Claim::Ignore),
-        ("a", None, false, Claim::Adopt),
-        ("a", None, true, Claim::Ignore),
-        ("b", None, false, Claim::Ignore),
-    ] {
-        let owners: Vec<Value> = owner.into_iter().map(|uid| json!({"uid": uid, "controller": true})).collect();
-        let time = terminating.then_some("2026-01-01T00:00:00Z");
-        let pod = json!({"metadata": {"labels": {"app": app}, "ownerReferences": owners, "deletionTimestamp": time}});
-        let pod = pod.to_string();
-        assert_eq!(claim::claim("me", &selector, &serde_json::from_str(&pod).unwrap()), expected, "{pod}");
-    }
-}
-
-#[test]
-fn a_default_that_was_added_is_not_a_change() {
-    let have = json!({"spec": {"containers": [{"name": "a", "image": "b", "terminationMessagePath": "/x"}], "new": 1}});
-    assert!(revision::contains(&have, &json!({"spec": {"containers": [{"name": "a", "image": "b"}]}})));
-    assert!(!revision::contains(&have, &json!({"spec": {"containers": [{"name": "a", "image": "c"}]}})));
-    assert!(!revision::contains(&have, &json!({"spec": {"containers": [], "new": 1}})));
 }
 
 #[tokio::test]
@@ -310,7 +274,7 @@ async fn a_list_of_all_nodes_cuts_no_pause_short() {
     assert_eq!(sets.due_failures(&key, &plan, &pods, now), (vec![0], Next::OnChange));
     sets.observe(&Event::Listed(Kind::Node, Arc::new([])), &queue);
     sets.remember(&key, &set, &template);
-    let pause = Next::After(FAILED_PAUSE_MIN);
+    let pause = Next::After(Duration::from_secs(1));
     assert_eq!(sets.due_failures(&key, &plan, &pods, now), (vec![], pause));
 }
 
@@ -354,7 +318,7 @@ fn a_pod_is_what_its_variant_is_on_the_node() {
     let annotations = json!({"selvedge.dev/variants": variants.to_string()});
     let template =
         json!({"metadata": {"annotations": annotations}, "spec": {"containers": [{"name": "main", "image": "a"}]}});
-    let factory = PodFactory::new(&meta, &template, "hash", 0);
+    let factory = PodFactory::new(Owner::new(Kind::DaemonSet, &meta), &template, "hash", 0);
     let pod_on = |labels: &str| -> Value {
         serde_json::from_slice(&factory.pod_on("gw-1", &serde_json::from_str(labels).unwrap()).1).unwrap()
     };

@@ -1,20 +1,6 @@
-//! What controllers of workloads share: whose pods are whose, the history of a template, and since when a pod is ready.
-//!
-//! Nothing here knows a kind of workload: an [`Owner`](crate::owner::Owner) is a kind and the metadata of an object of it.
-
-use std::time::Duration;
+//! JSON of objects: what changes one into another, and how messages show it.
 
 use serde_json::{Map, Value};
-
-pub(crate) mod failures;
-pub(crate) mod history;
-pub(crate) mod orphans;
-pub(crate) mod ready;
-pub(crate) mod scales;
-
-/// How soon a key looks again when the reader does not show its own writes yet, or when a write met another; a change
-/// usually comes first.
-pub(crate) const UNSEEN_RETRY: Duration = Duration::from_millis(200);
 
 /// The merge patch that makes `new` of `old`; `None` when they are the same. Maps are compared field by field, so that a key
 /// that is not in `new` is taken out; anything else is replaced as a whole.

@@ -1,20 +1,24 @@
 //! The revisions of a workload's template: for `kubectl rollout history` and `undo`, and to know which pods are of which template.
 //!
 //! A revision is found by what its template *means*, not by its bytes: a version of the API that adds a default to every
-//! pod template would otherwise roll the whole fleet. When no revision has the template itself, the older ones whose
-//! templates the new one contains are put through the API's defaults in a dry run and compared.
+//! pod template would otherwise roll the whole fleet. When no revision has the template itself, the older ones are compared by
+//! [`meaning`].
 
 use std::collections::BTreeSet;
 
-use api_edge::{ANNOTATION_CANARY_FAILURE, ANNOTATION_CANARY_ORDINALS, ANNOTATION_CANARY_RESULT};
+use api_edge::{
+    ANNOTATION_CANARY_FAILURE, ANNOTATION_CANARY_NODES, ANNOTATION_CANARY_ORDINALS, ANNOTATION_CANARY_RESULT,
+};
 use serde_json::{Value, json};
 
 use hub_runtime::kinds::Kind;
 use hub_runtime::rollouts::canary::Ended;
+use hub_runtime::views::ObjectMeta;
 use hub_runtime::writer::{Target, WriteError, Writer};
 use hub_runtime::{Field, Reader};
 
 use crate::hash::short_hash;
+use crate::meaning;
 use crate::owner::Owner;
 
 /// As upstream's default.
@@ -42,6 +46,8 @@ pub(crate) struct RevisionCanary {
     pub failure: String,
     /// The ordinals that are updated first, once that is decided.
     pub ordinals: Option<BTreeSet<i64>>,
+    /// Whether it has begun on the nodes that are updated first.
+    has_begun: bool,
 }
 
 /// More ordinals than a canary has use for.
@@ -56,7 +62,13 @@ impl RevisionCanary {
             ended: Ended::read(text(ANNOTATION_CANARY_RESULT)),
             failure: text(ANNOTATION_CANARY_FAILURE).unwrap_or_default().to_owned(),
             ordinals,
+            has_begun: text(ANNOTATION_CANARY_NODES).is_some(),
         }
+    }
+
+    /// Whether it has begun on its nodes and not ended.
+    pub fn is_on_trial(&self) -> bool {
+        self.has_begun && self.ended.is_none()
     }
 }
 
@@ -76,6 +88,25 @@ impl Revision {
             canary: RevisionCanary::read(&object["metadata"]["annotations"]),
         }
     }
+
+    /// Changes annotations of the revision; one that is `null` is taken away.
+    pub async fn annotate(&self, owner: Owner<'_>, annotations: Value, writer: &Writer) -> Result<(), WriteError> {
+        let patch = json!({"metadata": {"uid": self.uid, "annotations": annotations}});
+        writer.merge(Kind::ControllerRevision, (&owner.meta.namespace, &self.name), &patch).await.map(|_| ())
+    }
+}
+
+/// The revisions of a workload, the oldest first. `hash_label` is the label that has their hash.
+pub(crate) fn stored(meta: &ObjectMeta<'_>, hash_label: &str, reader: &dyn Reader) -> Vec<Revision> {
+    let stored = reader.by_field(Kind::ControllerRevision, Field::OwnerUid, &meta.uid);
+    let mut revisions: Vec<Revision> = stored
+        .iter()
+        .filter(|object| object.namespace() == &*meta.namespace)
+        .filter_map(|object| object.value().ok())
+        .map(|object| Revision::read(object, hash_label))
+        .collect();
+    revisions.sort_by(|one, other| (one.number, &one.name).cmp(&(other.number, &other.name)));
+    revisions
 }
 
 /// A workload's revisions, the oldest first.
@@ -86,6 +117,11 @@ pub(crate) struct History {
 }
 
 impl History {
+    /// All of them.
+    pub fn revisions(&self) -> &[Revision] {
+        &self.revisions
+    }
+
     /// The one that the template is kept as.
     pub fn current(&self) -> &Revision {
         &self.revisions[self.current]
@@ -127,7 +163,7 @@ pub(crate) struct Template<'a> {
     pub owner: Owner<'a>,
     /// `spec.template`.
     pub template: &'a Value,
-    /// The workload's annotations, which say why it was changed.
+    /// Annotations that the revision has as well: the workload's, which say why it was changed.
     pub annotations: &'a Value,
     /// `status.collisionCount`.
     pub collisions: i64,
@@ -140,14 +176,7 @@ impl Template<'_> {
     /// found to be before, which saves comparing it again.
     pub async fn keep(&self, known: Option<&str>, reader: &dyn Reader, writer: &Writer) -> Result<Kept, WriteError> {
         let meta = self.owner.meta;
-        let stored = reader.by_field(Kind::ControllerRevision, Field::OwnerUid, &meta.uid);
-        let mut revisions: Vec<Revision> = stored
-            .iter()
-            .filter(|object| object.namespace() == &*meta.namespace)
-            .filter_map(|object| object.value().ok())
-            .map(|object| Revision::read(object, self.hash_label))
-            .collect();
-        revisions.sort_by(|one, other| (one.number, &one.name).cmp(&(other.number, &other.name)));
+        let mut revisions = stored(meta, self.hash_label, reader);
         let newest = revisions.last().map_or(0, |revision| revision.number);
         let known = known.and_then(|known| revisions.iter().position(|revision| revision.name == known));
         let found = match known {
@@ -188,7 +217,12 @@ impl Template<'_> {
             "name": name, "namespace": meta.namespace, "labels": labels, "ownerReferences": [self.owner.reference()],
         });
         if let Some(annotations) = self.annotations.as_object().filter(|annotations| !annotations.is_empty()) {
-            let of_hub = [ANNOTATION_CANARY_RESULT, ANNOTATION_CANARY_FAILURE, ANNOTATION_CANARY_ORDINALS];
+            let of_hub = [
+                ANNOTATION_CANARY_RESULT,
+                ANNOTATION_CANARY_FAILURE,
+                ANNOTATION_CANARY_NODES,
+                ANNOTATION_CANARY_ORDINALS,
+            ];
             let handed_on = annotations.iter().filter(|(name, _)| !of_hub.contains(&name.as_str()));
             metadata["annotations"] = handed_on.map(|(name, value)| (name.clone(), value.clone())).collect();
         }
@@ -228,26 +262,9 @@ impl Template<'_> {
         if let Some(index) = revisions.iter().rposition(|revision| revision.template == *self.template) {
             return Ok(Some(index));
         }
-        let Owner { kind, meta } = self.owner;
         for (index, revision) in revisions.iter().enumerate().rev() {
-            // Defaults only add. Whatever takes away or changes is meant by somebody.
-            if !contains(self.template, &revision.template) {
-                continue;
-            }
-            let trial = json!({
-                "apiVersion": kind.api_version(), "kind": kind.name(),
-                "metadata": {"name": format!("{}-trial", meta.name), "namespace": meta.namespace},
-                "spec": {
-                    "selector": {"matchLabels": revision.template["metadata"]["labels"]},
-                    "template": revision.template,
-                },
-            });
-            match writer.dry_create(kind, trial).await {
-                Ok(defaulted) if defaulted["spec"]["template"] == *self.template => return Ok(Some(index)),
-                Ok(_) => {}
-                // A template that is valid no more is not the one that the workload has now.
-                Err(error) if error.code().is_some_and(|code| (400..500).contains(&code)) => {}
-                Err(error) => return Err(error),
+            if meaning::is_same(self.owner, &revision.template, self.template, writer).await? {
+                return Ok(Some(index));
             }
         }
         Ok(None)
@@ -277,31 +294,9 @@ pub(crate) fn template_hash(template: &Value, collisions: i64) -> String {
     }
 }
 
-/// Whether `have` says all that `less` says.
-fn contains(have: &Value, less: &Value) -> bool {
-    match (have, less) {
-        (Value::Object(have), Value::Object(less)) => {
-            less.iter().all(|(field, less)| have.get(field).is_some_and(|have| contains(have, less)))
-        }
-        (Value::Array(have), Value::Array(less)) => {
-            have.len() == less.len() && have.iter().zip(less).all(|(have, less)| contains(have, less))
-        }
-        (have, less) => have == less,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_default_that_was_added_is_not_a_change() {
-        let have =
-            json!({"spec": {"containers": [{"name": "a", "image": "b", "terminationMessagePath": "/x"}], "new": 1}});
-        assert!(contains(&have, &json!({"spec": {"containers": [{"name": "a", "image": "b"}]}})));
-        assert!(!contains(&have, &json!({"spec": {"containers": [{"name": "a", "image": "c"}]}})));
-        assert!(!contains(&have, &json!({"spec": {"containers": [], "new": 1}})));
-    }
 
     #[test]
     fn old_revisions_end_that_nobody_uses() {

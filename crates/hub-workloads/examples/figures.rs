@@ -1,5 +1,5 @@
-//! Measures the controllers over the embedded API in one process, without a socket:
-//! `cargo run --profile ci -p hub-controllers --example figures`.
+//! Measures a hub's controllers and that of DaemonSets over the embedded API in one process, without a socket:
+//! `cargo run --profile ci -p hub-workloads --example figures`.
 //!
 //! It prints pods per second of a DaemonSet over 1,000 nodes, the CPU time that one label of one node costs at 2,000 nodes
 //! and 20 rules, and what a pod costs in memory with everything in the hub counted.
@@ -49,6 +49,7 @@ impl Hub {
         let reader = StoreReader::new(store.clone());
         let controllers = Manager::new(client.clone(), reader, StatusRegistry::default(), shutdown.clone());
         hub_controllers::start(&controllers, config).await?;
+        hub_workloads::start_daemons(&controllers);
         Ok(Self { admin: Writer::new(client), controllers, shutdown, store, _dir: dir })
     }
 
