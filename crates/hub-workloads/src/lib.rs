@@ -51,8 +51,6 @@ mod settling;
 mod statefulsets;
 mod status;
 mod template;
-#[cfg(test)]
-mod testing;
 mod ttl;
 
 /// Everything that the controllers read: what the reader of their [`Manager`] must show.

@@ -178,7 +178,7 @@ fn requests_end_as_upstreams_cleaner_has_it() {
 async fn a_request_that_a_person_decides_about_ends_in_its_time() {
     let api = crate::testing::TestApi::start().await;
     // A bootstrapper by its groups, without a token: nothing binds its key.
-    let jane = api.writer_as("jane", &["system:masters", "system:bootstrappers"]);
+    let jane = api.as_user("jane", &["system:masters", "system:bootstrappers"]);
     let mut one = request(SIGNER_NODE_CLIENT, "jane", "system:bootstrappers", NODE, &[]);
     one["apiVersion"] = json!("certificates.k8s.io/v1");
     one["kind"] = json!("CertificateSigningRequest");
@@ -187,6 +187,6 @@ async fn a_request_that_a_person_decides_about_ends_in_its_time() {
     let authorities = Authorities { client: ca("client"), serving: ca("serving") };
     let csr = Csr::new(api.context.clone(), authorities, NamePolicy { hub_names: Vec::new() });
     assert_eq!(csr.reconcile(&"r".into()).await.unwrap(), Next::After(DEADLINE_MAX));
-    let held = api.find(Kind::CertificateSigningRequest, "", "r").await.unwrap();
+    let held = api.find(Kind::CertificateSigningRequest, ("", "r")).await.unwrap();
     assert!(held["status"]["conditions"].is_null(), "{held}");
 }

@@ -34,7 +34,7 @@ fn a_box_that_reboots_is_one_and_boxes_that_take_turns_are_two() {
 
 /// The condition of a Node, as far as tests look.
 async fn duplicate(api: &TestApi) -> Option<(String, String)> {
-    let node = api.find(Kind::Node, "", "gw-1").await.unwrap();
+    let node = api.find(Kind::Node, ("", "gw-1")).await.unwrap();
     let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let found = conditions.into_iter().find(|condition| condition["type"] == CONDITION)?;

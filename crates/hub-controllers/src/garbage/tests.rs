@@ -46,11 +46,11 @@ async fn dependent_of_press() -> (TestApi, Garbage, Key) {
 async fn what_an_owner_of_a_custom_kind_leaves_behind_is_found_in_time() {
     let (api, garbage, key) = dependent_of_press().await;
     assert_eq!(garbage.reconcile(&key).await.unwrap(), Next::After(UNSHOWN_PERIOD));
-    assert!(api.find(Kind::ConfigMap, "default", "of-press").await.is_some());
+    assert!(api.find(Kind::ConfigMap, ("default", "of-press")).await.is_some());
     // Nobody hears of this.
     api.gadgets("default").delete("press", &kube::api::DeleteParams::default()).await.unwrap();
     assert_eq!(garbage.reconcile(&key).await.unwrap(), Next::OnChange);
-    assert!(api.find(Kind::ConfigMap, "default", "of-press").await.is_none());
+    assert!(api.find(Kind::ConfigMap, ("default", "of-press")).await.is_none());
 }
 
 #[tokio::test]
@@ -66,7 +66,7 @@ async fn a_kind_that_is_defined_later_is_found() {
     let change = Change { kind: Kind::CustomResourceDefinition, previous: None, current: definition };
     garbage.observe(&Event::Changed(change), &queue);
     assert_eq!(garbage.reconcile(&key).await.unwrap(), Next::OnChange);
-    assert!(api.find(Kind::ConfigMap, "default", "of-nobody").await.is_none());
+    assert!(api.find(Kind::ConfigMap, ("default", "of-nobody")).await.is_none());
 }
 
 #[tokio::test]
@@ -82,7 +82,7 @@ async fn a_kind_that_is_served_no_more_does_not_prove_that_its_objects_are_delet
     let definition = ("", "gadgets.example.org");
     assert!(api.context.writer.merge(Kind::CustomResourceDefinition, definition, &patch).await.unwrap());
     garbage.reconcile(&key).await.unwrap();
-    assert!(api.find(Kind::ConfigMap, "default", "of-press").await.is_some());
+    assert!(api.find(Kind::ConfigMap, ("default", "of-press")).await.is_some());
 }
 
 #[tokio::test]
@@ -97,5 +97,5 @@ async fn an_object_that_changed_since_it_was_judged_is_judged_anew() {
     let view: AnyView<'_> = judged.view().unwrap();
     let next = garbage.settle(&Kind::ConfigMap.into(), &judged, &view.metadata).await.unwrap();
     assert_eq!(next, Next::After(CONFLICT_RETRY));
-    assert!(api.find(Kind::ConfigMap, "default", "one").await.is_some());
+    assert!(api.find(Kind::ConfigMap, ("default", "one")).await.is_some());
 }

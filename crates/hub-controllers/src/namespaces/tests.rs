@@ -42,7 +42,7 @@ async fn the_objects_of_a_definition_that_nobody_heard_of_are_deleted_too() {
     api.define_gadgets().await;
     api.gadget("line-2", "press").await;
     api.context.writer.delete(Kind::Namespace, &namespace, None).await.unwrap();
-    let terminating = api.find(Kind::Namespace, "", "line-2").await.unwrap();
+    let terminating = api.find(Kind::Namespace, ("", "line-2")).await.unwrap();
     namespaces.empty(&terminating, "line-2").await.unwrap();
     assert!(api.gadgets("line-2").get_opt("press").await.unwrap().is_none());
 }

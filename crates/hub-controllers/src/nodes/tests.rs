@@ -160,7 +160,7 @@ async fn a_lease_without_a_node_is_deleted_when_nobody_has_renewed_it_for_long()
     }
     let mut left = Vec::new();
     for name in ["gw-1", "gw-2", "leader"] {
-        left.extend(api.find(Kind::Lease, LEASE_NAMESPACE, name).await.map(|_| name));
+        left.extend(api.find(Kind::Lease, (LEASE_NAMESPACE, name)).await.map(|_| name));
     }
     assert_eq!(left, ["gw-2", "leader"]);
 }
@@ -178,7 +178,7 @@ async fn a_lease_whose_node_is_deleted_has_the_time_of_a_new_one() {
     let change = hub_runtime::Change { kind: Kind::Node, previous: there, current: None };
     nodes.observe(&Event::Changed(change), &queue);
     assert!(matches!(nodes.reconcile_node("gw-1").await.unwrap(), Next::After(_)));
-    assert!(api.find(Kind::Lease, LEASE_NAMESPACE, "gw-1").await.is_some());
+    assert!(api.find(Kind::Lease, (LEASE_NAMESPACE, "gw-1")).await.is_some());
 }
 
 #[test]
@@ -251,7 +251,7 @@ fn a_node_of_which_nobody_knows_whether_it_is_ready_is_out_of_reach() {
 
 /// The keys of a node's taints, and what its conditions say.
 async fn shown(api: &TestApi) -> Value {
-    let node = api.find(Kind::Node, "", "gw-1").await.unwrap();
+    let node = api.find(Kind::Node, ("", "gw-1")).await.unwrap();
     let all = |list: &Value, field: &str| -> Vec<Value> {
         list.as_array().into_iter().flatten().map(|one| one[field].clone()).collect()
     };
@@ -309,7 +309,7 @@ fn each_taint_is_one_and_leaves_others_alone() {
 
 /// The revision of a node, which each write moves on.
 async fn revision(api: &TestApi) -> Value {
-    api.find(Kind::Node, "", "gw-1").await.unwrap()["metadata"]["resourceVersion"].clone()
+    api.find(Kind::Node, ("", "gw-1")).await.unwrap()["metadata"]["resourceVersion"].clone()
 }
 
 #[tokio::test]
@@ -324,7 +324,7 @@ async fn a_node_that_joins_is_written_once_more_for_its_taint() {
     api.context.writer.merge_status(Kind::Node, ("", "gw-1"), &status).await.unwrap();
     let before = api.context.reader.get(Kind::Node, "", "gw-1");
     nodes.reconcile_node("gw-1").await.unwrap();
-    let node = api.find(Kind::Node, "", "gw-1").await.unwrap();
+    let node = api.find(Kind::Node, ("", "gw-1")).await.unwrap();
     assert!(node["spec"]["taints"].as_array().is_none_or(Vec::is_empty), "{node}");
     let joined = revision(&api).await;
     nodes.reconcile_node("gw-1").await.unwrap();

@@ -44,7 +44,7 @@ async fn a_pod_does_not_fail_for_another_of_its_name() {
     api.context.writer.delete(Kind::Pod, &before, Some(0)).await.unwrap();
     pod_on(&api, "gw-1").await;
     assert!(!fail(&object, None, &api.context.writer).await.unwrap());
-    let after = api.find(Kind::Pod, "default", "lost").await.unwrap();
+    let after = api.find(Kind::Pod, ("default", "lost")).await.unwrap();
     assert_ne!(after["metadata"]["uid"], before["metadata"]["uid"]);
     assert_eq!(after["status"]["phase"], "Pending");
 }
@@ -62,12 +62,12 @@ async fn each_absence_of_a_node_has_its_own_quarantine() {
     let there = api.context.reader.get(Kind::Node, "", "gw-1").unwrap();
     let key = ("default".into(), "lost".into());
     gc.memory.lock().orphaned.insert(key, Instant::now().checked_sub(2 * QUARANTINE).unwrap());
-    let node = api.find(Kind::Node, "", "gw-1").await.unwrap();
+    let node = api.find(Kind::Node, ("", "gw-1")).await.unwrap();
     api.context.writer.delete(Kind::Node, &node, None).await.unwrap();
     let queue = Queue::new(QueueOptions::default());
     gc.observe(&Event::Changed(Change { kind: Kind::Node, previous: Some(there), current: None }), &queue);
     assert_eq!(gc.reconcile_pod("default", "lost").await.unwrap(), Next::After(QUARANTINE));
-    assert!(api.find(Kind::Pod, "default", "lost").await.is_some());
+    assert!(api.find(Kind::Pod, ("default", "lost")).await.is_some());
 }
 
 #[tokio::test]
@@ -83,7 +83,7 @@ async fn a_pod_of_a_node_that_never_was_has_its_time_whatever_became_of_others()
     pod_called(&api, "second", "nowhere").await;
     let before = api.context.reader.get(Kind::Pod, "default", "first");
     assert_eq!(gc.reconcile_pod("default", "first").await.unwrap(), Next::OnChange);
-    assert!(api.find(Kind::Pod, "default", "first").await.is_none());
+    assert!(api.find(Kind::Pod, ("default", "first")).await.is_none());
     assert_eq!(gc.reconcile_pod("default", "second").await.unwrap(), Next::After(QUARANTINE));
     gc.observe(&Event::Changed(Change { kind: Kind::Pod, previous: before, current: None }), &queue);
     assert_eq!(gc.memory.lock().orphaned.len(), 1, "nothing is kept of pods that are deleted");
@@ -101,10 +101,10 @@ async fn a_pod_that_never_had_a_node_fails_before_it_goes() {
     let pod = api.make(Kind::Pod, json!({"metadata": metadata, "spec": spec})).await;
     api.context.writer.delete(Kind::Pod, &pod, Some(0)).await.unwrap();
     gc.reconcile_pod("default", "counted").await.unwrap();
-    let pod = api.find(Kind::Pod, "default", "counted").await.unwrap();
+    let pod = api.find(Kind::Pod, ("default", "counted")).await.unwrap();
     assert_eq!(pod["status"]["phase"], "Failed");
     let patch = json!({"metadata": {"finalizers": null}});
     api.context.writer.merge(Kind::Pod, ("default", "counted"), &patch).await.unwrap();
     gc.reconcile_pod("default", "counted").await.unwrap();
-    assert!(api.find(Kind::Pod, "default", "counted").await.is_none());
+    assert!(api.find(Kind::Pod, ("default", "counted")).await.is_none());
 }

@@ -55,7 +55,7 @@ fn key(kind: Kind, name: &str) -> Key {
 }
 
 async fn finalizers(api: &TestApi, (kind, namespace, name): &Key) -> Option<Value> {
-    let found = api.find(*kind, namespace, name).await?;
+    let found = api.find(*kind, (namespace, name)).await?;
     Some(found["metadata"]["finalizers"].clone())
 }
 

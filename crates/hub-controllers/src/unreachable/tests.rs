@@ -6,7 +6,7 @@ use crate::testing::TestApi;
 /// A Node whose kubelet was last heard, or not.
 async fn node(api: &TestApi, ready: &str) {
     let conditions = json!([{"type": "Ready", "status": ready}]);
-    if api.find(Kind::Node, "", "gw-1").await.is_none() {
+    if api.find(Kind::Node, ("", "gw-1")).await.is_none() {
         api.make(Kind::Node, json!({"metadata": {"name": "gw-1"}})).await;
     }
     let change = |mut node: Value| {
@@ -31,7 +31,7 @@ async fn report(api: &TestApi, name: &str, conditions: Value) {
 
 /// Status and reason of `Ready`.
 async fn ready(api: &TestApi, name: &str) -> (Value, Value) {
-    let pod = api.find(Kind::Pod, "default", name).await.unwrap();
+    let pod = api.find(Kind::Pod, ("default", name)).await.unwrap();
     let mut conditions = pod["status"]["conditions"].as_array().unwrap().iter();
     let ready = conditions.find(|condition| condition["type"] == "Ready").unwrap();
     (ready["status"].clone(), ready["reason"].clone())

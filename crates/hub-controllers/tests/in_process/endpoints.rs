@@ -22,7 +22,7 @@ async fn say(hub: &Hub, pod: &str, address: &str, is_ready: bool) {
 }
 
 async fn slices(hub: &Hub) -> Vec<Value> {
-    let mut slices = hub.admin.list_now(Kind::EndpointSlice, "default").await.expect("the API answers");
+    let mut slices = hub.list(Kind::EndpointSlice).await;
     slices.retain(|slice| slice["metadata"]["labels"]["kubernetes.io/service-name"] == "web");
     slices
 }
@@ -80,7 +80,7 @@ async fn the_pods_of_a_service_are_its_endpoints() {
     // A label more, and a pod less.
     let labels = json!({"metadata": {"labels": {"app": "web"}}});
     hub.admin.merge(Kind::Pod, ("default", "c"), &labels).await.expect("the API takes it");
-    let a = hub.admin.get_now(Kind::Pod, ("default", "a")).await.expect("the API answers").expect("it is there");
+    let a = hub.get(Kind::Pod, ("default", "a")).await;
     hub.admin.delete(Kind::Pod, &a, Some(0)).await.expect("the API deletes it");
     hub.settled().await;
     assert_eq!(served(&hub).await, [("10.39.0.3".to_owned(), false), ("10.39.0.4".to_owned(), true)]);

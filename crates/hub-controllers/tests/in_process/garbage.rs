@@ -46,8 +46,7 @@ async fn in_the_foreground_an_owner_is_deleted_after_its_dependents() {
     hub.settled().await;
     // Everything waits for the one that somebody holds.
     for name in ["owner", "child"] {
-        let waits =
-            hub.admin.get_now(Kind::ConfigMap, ("default", name)).await.expect("the API answers").expect("it waits");
+        let waits = hub.get(Kind::ConfigMap, ("default", name)).await;
         assert_eq!(waits["metadata"]["finalizers"], json!(["foregroundDeletion"]), "{waits}");
         assert!(is_deleted(Some(&waits)));
     }
@@ -68,8 +67,7 @@ async fn an_orphan_stays_and_has_lost_its_owner() {
     delete(&hub, Kind::ConfigMap, &owner, PropagationPolicy::Orphan).await;
     deleted(&hub, "owner").await;
     hub.settled().await;
-    let kept =
-        hub.admin.get_now(Kind::ConfigMap, ("default", "child")).await.expect("the API answers").expect("it stays");
+    let kept = hub.get(Kind::ConfigMap, ("default", "child")).await;
     assert_eq!(kept["metadata"]["uid"], child["metadata"]["uid"]);
     let owners = kept["metadata"]["ownerReferences"].as_array().expect("the other owner");
     assert_eq!((owners.len(), &owners[0]["uid"]), (1, &other["metadata"]["uid"]));
@@ -96,7 +94,7 @@ async fn an_owner_without_dependents_does_not_wait() {
 /// How long what must not happen is given to happen.
 async fn stays(hub: &Hub, kind: Kind, key: (&str, &str)) -> Value {
     hub.settled().await;
-    let found = hub.admin.get_now(kind, key).await.expect("the API answers").expect("it stays");
+    let found = hub.get(kind, key).await;
     assert!(found["metadata"]["deletionTimestamp"].is_null(), "{found}");
     found
 }
@@ -197,10 +195,8 @@ fn gadget_definition() -> Value {
 
 /// Objects of that kind.
 fn gadgets(hub: &Hub) -> (Api<DynamicObject>, ApiResource) {
-    let identity = machinery_server::Identity::new("admin", ["system:masters"]);
-    let client = kube::Client::new(hub.server.in_process(identity), "default");
     let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("example.org", "v1", "Gadget"), "gadgets");
-    (Api::namespaced_with(client, "default", &resource), resource)
+    (Api::namespaced_with(hub.client(), "default", &resource), resource)
 }
 
 async fn gadget(hub: &Hub, name: &str) -> DynamicObject {
@@ -380,10 +376,8 @@ async fn what_custom_objects_own_goes_also_when_their_definition_takes_them_alon
 
 /// Objects of one of Kubernetes' kinds on which no controller acts.
 fn objects(hub: &Hub, (group, kind, plural): (&str, &str, &str)) -> Api<DynamicObject> {
-    let identity = machinery_server::Identity::new("admin", ["system:masters"]);
-    let client = kube::Client::new(hub.server.in_process(identity), "default");
     let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, "v1", kind), plural);
-    Api::namespaced_with(client, "default", &resource)
+    Api::namespaced_with(hub.client(), "default", &resource)
 }
 
 async fn make_object(api: &Api<DynamicObject>, object: Value) -> Value {

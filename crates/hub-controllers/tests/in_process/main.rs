@@ -95,7 +95,7 @@ async fn a_node_gets_its_certificate_by_asking() {
     assert!(refused["status"]["certificate"].is_null());
 
     // Its key is bound before its certificate is signed, and the token is used up.
-    let identity = hub.admin.get_now(Kind::NodeIdentity, ("", "gw-1")).await.expect("the API answers").expect("bound");
+    let identity = hub.get(Kind::NodeIdentity, ("", "gw-1")).await;
     let own = base_pki::parse_csr(&csr).expect("made above").key_sha256;
     assert_eq!(identity["spec"]["keys"], json!([own]));
     assert_eq!(identity["spec"]["labels"], json!({"site": "hall-2"}));
@@ -165,8 +165,7 @@ async fn a_token_is_not_lost_to_a_bad_name_or_a_crash() {
         assert_eq!(message.contains("bad name"), name == "bad", "{name}: {message}");
     }
     for id in ["abcdef", "fedcba"] {
-        let secret = hub.admin.get_now(Kind::Secret, ("kube-system", &format!("bootstrap-token-{id}"))).await;
-        let secret = secret.expect("the API answers").expect("it is there");
+        let secret = hub.get(Kind::Secret, ("kube-system", &format!("bootstrap-token-{id}"))).await;
         let grant = hub_pki::join::TokenGrant::of_secret(&secret);
         assert_eq!((grant.used_by.len(), grant.unfinished), (1, Vec::new()), "{id}");
         assert_eq!(secret["data"].get("unfinished"), None, "{id}");
@@ -259,7 +258,8 @@ fn entries(assignment: Option<&serde_json::Value>) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn services_reach_the_nodes_with_pods_of_their_namespace() {
     let mut hub = Hub::start().await;
-    hub.gateways(&["gw-1", "gw-2"]).await;
+    hub.node("gw-1", json!({})).await;
+    hub.node("gw-2", json!({})).await;
     hub.make(Kind::Namespace, json!({"metadata": {"name": "line-2"}})).await;
     for namespace in ["default", "line-2"] {
         hub.eventually(Kind::ServiceAccount, (namespace, "default"), |account| account.is_some()).await;
@@ -279,7 +279,7 @@ async fn services_reach_the_nodes_with_pods_of_their_namespace() {
         hub.make(Kind::Service, service(namespace, name)).await;
     }
     hub.settled().await;
-    assert_eq!(hub.admin.get_now(Kind::NodeAssignment, ("", "gw-1")).await.expect("the API answers"), None);
+    assert_eq!(hub.find(Kind::NodeAssignment, ("", "gw-1")).await, None);
     let first = hub.make(Kind::Pod, pod("default", "a", "gw-1")).await;
     let assigned = |expected: &'static [&'static str]| move |one: Option<&serde_json::Value>| entries(one) == expected;
     let both = assigned(&["Service/default/db", "Service/default/web"]);
@@ -295,12 +295,11 @@ async fn services_reach_the_nodes_with_pods_of_their_namespace() {
     let second = hub.make(Kind::Pod, pod("default", "b", "gw-1")).await;
     let patch = json!({"metadata": {"labels": {"app": "plc"}}});
     hub.admin.merge(Kind::Service, ("line-2", "plc"), &patch).await.expect("the API takes it");
-    hub.make_ready(std::slice::from_ref(&second)).await;
+    hub.make_ready([&second]).await;
     hub.settled().await;
-    let now =
-        hub.admin.get_now(Kind::NodeAssignment, ("", "gw-1")).await.expect("the API answers").expect("it is there");
+    let now = hub.get(Kind::NodeAssignment, ("", "gw-1")).await;
     assert_eq!(version(&now), version(&assignment));
-    assert_eq!(hub.admin.get_now(Kind::NodeAssignment, ("", "gw-2")).await.expect("the API answers"), None);
+    assert_eq!(hub.find(Kind::NodeAssignment, ("", "gw-2")).await, None);
 
     hub.make(Kind::Pod, pod("line-2", "c", "gw-2")).await;
     hub.eventually(Kind::NodeAssignment, ("", "gw-2"), assigned(&["Service/line-2/plc"])).await;
@@ -310,8 +309,7 @@ async fn services_reach_the_nodes_with_pods_of_their_namespace() {
         one.is_some_and(|one| one["spec"]["entries"][1]["spec"]["selector"]["app"] == "other")
     })
     .await;
-    let web =
-        hub.admin.get_now(Kind::Service, ("default", "web")).await.expect("the API answers").expect("it is there");
+    let web = hub.get(Kind::Service, ("default", "web")).await;
     hub.admin.delete(Kind::Service, &web, None).await.expect("the API deletes it");
     hub.eventually(Kind::NodeAssignment, ("", "gw-1"), assigned(&["Service/default/db"])).await;
 
@@ -328,7 +326,7 @@ async fn services_reach_the_nodes_with_pods_of_their_namespace() {
     let ended = json!({"phase": "Succeeded"});
     hub.admin.merge_status(Kind::Pod, ("default", "a"), &ended).await.expect("the API takes it");
     hub.settled().await;
-    let kept = hub.admin.get_now(Kind::NodeAssignment, ("", "gw-1")).await.expect("the API answers");
+    let kept = hub.find(Kind::NodeAssignment, ("", "gw-1")).await;
     assert_eq!(entries(kept.as_ref()), ["Service/default/db"]);
     hub.admin.delete(Kind::Pod, &second, Some(0)).await.expect("the API deletes it");
     hub.eventually(Kind::NodeAssignment, ("", "gw-1"), |one| one.is_some_and(|one| entries(Some(one)).is_empty()))
@@ -347,21 +345,22 @@ async fn a_namespace_takes_its_content_along() {
         .await;
     hub.admin.delete(Kind::Namespace, &namespace, None).await.expect("the API deletes it");
     hub.eventually(Kind::Namespace, ("", "line-2"), |namespace| namespace.is_none()).await;
-    assert!(hub.admin.get_now(Kind::Rule, ("line-2", "r")).await.expect("the API answers").is_none());
+    assert!(hub.find(Kind::Rule, ("line-2", "r")).await.is_none());
     hub.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_writes_nothing_that_is_right_already() {
     let mut hub = Hub::start().await;
-    hub.gateways(&["gw-1", "gw-2"]).await;
+    hub.node("gw-1", json!({})).await;
+    hub.node("gw-2", json!({})).await;
     hub.eventually(Kind::ServiceAccount, ("default", "default"), |account| account.is_some()).await;
     let container = json!({"name": "main", "image": "file:///bin/true"});
     for node in ["gw-1", "gw-2"] {
         let spec = json!({"nodeName": node, "runtimeClassName": "selvedge-process", "containers": [container]});
         let pod = json!({"metadata": {"name": format!("on-{node}"), "namespace": "default"}, "spec": spec});
         let pod = hub.make(Kind::Pod, pod).await;
-        hub.make_ready(std::slice::from_ref(&pod)).await;
+        hub.make_ready([&pod]).await;
     }
     let resource = json!({"name": "CPU", "properties": {"valueType": "Float64", "readWrite": "R"}});
     hub.make(Kind::DeviceProfile, json!({"metadata": {"name": "host"}, "spec": {"deviceResources": [resource]}})).await;
@@ -483,7 +482,7 @@ async fn a_serving_certificate_waits_for_the_nodes_addresses() {
     }
     hub.eventually(kind, ("", "hub"), |one| one.is_some_and(|one| condition(one, "Failed")["status"] == "True")).await;
     hub.settled().await;
-    let waiting = hub.admin.get_now(kind, ("", "good")).await.expect("the API responds").expect("it is there");
+    let waiting = hub.get(kind, ("", "good")).await;
     assert!(condition(&waiting, "Approved").is_null());
     let addresses = json!([{"type": "InternalIP", "address": "10.0.0.7"}, {"type": "Hostname", "address": "gw-1"}]);
     hub.make(Kind::Node, json!({"metadata": {"name": "gw-1"}, "status": {"addresses": addresses}})).await;
@@ -493,7 +492,7 @@ async fn a_serving_certificate_waits_for_the_nodes_addresses() {
     let pem = String::from_utf8(pem).expect("it is PEM");
     assert!(base_pki::validity(&pem).is_ok());
     hub.settled().await;
-    let greedy = hub.admin.get_now(kind, ("", "greedy")).await.expect("the API responds").expect("it is there");
+    let greedy = hub.get(kind, ("", "greedy")).await;
     assert!(condition(&greedy, "Approved").is_null(), "an address that the node has not is not the node's");
     hub.stop().await;
 }
@@ -556,7 +555,7 @@ async fn a_request_that_a_person_approves_binds_its_key() {
         let mut request = client_request(name, &csr);
         hub.admin.create(kind, request.clone()).await.expect("the API takes it").expect("it is new");
         hub.settled().await;
-        request = hub.admin.get_now(kind, ("", name)).await.expect("the API responds").expect("it is there");
+        request = hub.get(kind, ("", name)).await;
         assert!(request["status"]["certificate"].is_null(), "{request}");
         let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let approved = json!({
@@ -566,7 +565,7 @@ async fn a_request_that_a_person_approves_binds_its_key() {
         assert!(hub.admin.replace_subresource(kind, name, "approval", &request).await.expect("the API takes it"));
         hub.eventually(kind, ("", name), |one| one.is_some_and(|one| one["status"]["certificate"].is_string())).await;
         // The second replaces the broken box.
-        let identity = hub.admin.get_now(Kind::NodeIdentity, ("", "gw-1")).await.expect("the API responds");
+        let identity = hub.find(Kind::NodeIdentity, ("", "gw-1")).await;
         let spec = identity.expect("its key is bound")["spec"].clone();
         let own = base_pki::parse_csr(&csr).expect("made above").key_sha256;
         assert_eq!((&spec["keys"], &spec["generation"]), (&json!([own]), &json!(at + 1)));
@@ -598,10 +597,9 @@ async fn a_name_whose_identity_cannot_be_read_is_not_free() {
     bootstrapper.create(kind, client_request("r", &csr)).await.expect("a bootstrapper may ask").expect("it is new");
     let status = hub.failing("csr").await;
     assert!(status.contains("the NodeIdentity gw-1 cannot be read"), "{status}");
-    let request = hub.admin.get_now(kind, ("", "r")).await.expect("the API responds").expect("it is there");
+    let request = hub.get(kind, ("", "r")).await;
     assert!(request["status"]["conditions"].is_null(), "{request}");
-    let secret = hub.admin.get_now(Kind::Secret, ("kube-system", "bootstrap-token-abcdef")).await;
-    let secret = secret.expect("the API responds").expect("it is there");
+    let secret = hub.get(Kind::Secret, ("kube-system", "bootstrap-token-abcdef")).await;
     assert_eq!(hub_pki::join::TokenGrant::of_secret(&secret).used_by, [""; 0]);
     hub.stop().await;
 }

@@ -36,7 +36,7 @@ async fn claims_are_released_with_their_last_pod(source: Source) {
     }
     hub.eventually(kind, ("default", "unused"), |claim| claim.is_none()).await;
     hub.settled().await;
-    let waits = hub.admin.get_now(kind, ("default", "used")).await.expect("the API answers").expect("a pod uses it");
+    let waits = hub.get(kind, ("default", "used")).await;
     assert!(waits["metadata"]["deletionTimestamp"].is_string(), "{waits}");
     // Whoever starts again finds what waits.
     hub.stop_controllers().await;
@@ -77,7 +77,7 @@ async fn volumes_and_their_classes_are_deleted_when_nothing_uses_them() {
     hub.admin.delete(Kind::PersistentVolume, &volume, None).await.expect("the API takes it");
     hub.settled().await;
     for (kind, name) in [(Kind::PersistentVolume, "disk"), (Kind::VolumeAttributesClass, "fast")] {
-        assert!(hub.admin.get_now(kind, ("", name)).await.expect("the API answers").is_some(), "{name} is used");
+        assert!(hub.find(kind, ("", name)).await.is_some(), "{name} is used");
     }
     hub.admin.merge_status(Kind::PersistentVolume, ("", "disk"), &json!({"phase": "Released"})).await.expect("taken");
     hub.eventually(Kind::PersistentVolume, ("", "disk"), |volume| volume.is_none()).await;

@@ -15,7 +15,7 @@ fn demands(cpu: &str) -> Value {
 async fn pods_get_nodes_and_events_say_so() {
     for source in [Source::Store, Source::Watches] {
         let mut hub = Hub::new().await;
-        hub.start(source);
+        hub.start(source).await;
         hub.node("a", json!({}), "4").await;
         hub.node("b", json!({}), "4").await;
         for number in 0..8 {
@@ -26,7 +26,7 @@ async fn pods_get_nodes_and_events_say_so() {
             assert_eq!(condition(&pod, "PodScheduled")["status"], "True", "{pod}");
         }
         let on = async |node: &'static str| {
-            let pods = hub.admin.list_now(Kind::Pod, "default").await.expect("the API lists");
+            let pods = hub.list(Kind::Pod).await;
             pods.iter().filter(|pod| pod["spec"]["nodeName"] == node).count()
         };
         assert_eq!((on("a").await, on("b").await), (4, 4));
@@ -39,7 +39,7 @@ async fn pods_get_nodes_and_events_say_so() {
         hub.pod("other", json!({}), others).await;
         hub.node("c", json!({}), "4").await;
         hub.settled().await;
-        assert!(hub.find("other").await["spec"]["nodeName"].is_null());
+        assert!(hub.get(Kind::Pod, "other").await["spec"]["nodeName"].is_null());
         let page = hub.metrics.encode();
         for line in [
             r#"scheduler_schedule_attempts_total{result="scheduled",profile="default-scheduler"} 8"#,
@@ -56,13 +56,13 @@ async fn pods_get_nodes_and_events_say_so() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_that_no_node_suits_says_why_and_is_placed_when_one_does() {
     let mut hub = Hub::new().await;
-    hub.start(Source::Store);
+    hub.start(Source::Store).await;
     hub.pod("p", json!({}), demands("3")).await;
     let says = |message: &'static str| move |pod: &Value| condition(pod, "PodScheduled")["message"] == message;
-    let pod = hub.eventually("p", says("no nodes available to schedule pods")).await;
+    let pod = hub.pod_with("p", says("no nodes available to schedule pods")).await;
     assert_eq!(condition(&pod, "PodScheduled")["reason"], "Unschedulable");
     hub.node("small", json!({}), "2").await;
-    hub.eventually(
+    hub.pod_with(
         "p",
         says(
             "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 \
@@ -75,8 +75,8 @@ async fn a_pod_that_no_node_suits_says_why_and_is_placed_when_one_does() {
     assert_eq!(hub.placed("p").await["spec"]["nodeName"], "large");
     // What other parts have written of the pod stays.
     hub.pod("q", json!({}), demands("3")).await;
-    hub.eventually("q", |pod| condition(pod, "PodScheduled")["reason"] == "Unschedulable").await;
-    let first = hub.find("p").await;
+    hub.pod_with("q", |pod| condition(pod, "PodScheduled")["reason"] == "Unschedulable").await;
+    let first = hub.get(Kind::Pod, "p").await;
     hub.admin.delete(Kind::Pod, &first, Some(0)).await.expect("the API deletes it");
     assert_eq!(hub.placed("q").await["spec"]["nodeName"], "large");
     hub.stop().await;
@@ -85,7 +85,7 @@ async fn a_pod_that_no_node_suits_says_why_and_is_placed_when_one_does() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_of_higher_priority_takes_the_place_of_others() {
     let mut hub = Hub::new().await;
-    hub.start(Source::Store);
+    hub.start(Source::Store).await;
     hub.node("a", json!({}), "2").await;
     let with = |priority: i32, cpu: &str| {
         let mut spec = demands(cpu);
@@ -100,11 +100,11 @@ async fn a_pod_of_higher_priority_takes_the_place_of_others() {
     let keep = json!({"metadata": {"finalizers": ["example.org/keep"]}});
     hub.admin.merge(Kind::Pod, ("default", "lower"), &keep).await.expect("the API takes it");
     hub.pod("high", json!({}), with(9, "1")).await;
-    let victim = hub.eventually("lower", |pod| pod["metadata"]["deletionTimestamp"].is_string()).await;
+    let victim = hub.pod_with("lower", |pod| pod["metadata"]["deletionTimestamp"].is_string()).await;
     let target = condition(&victim, "DisruptionTarget");
     assert_eq!((&target["status"], &target["reason"]), (&json!("True"), &json!("PreemptionByScheduler")));
     assert_eq!(target["message"], "default-scheduler: preempting to accommodate a higher priority pod");
-    let high = hub.eventually("high", |pod| pod["status"]["nominatedNodeName"] == "a").await;
+    let high = hub.pod_with("high", |pod| pod["status"]["nominatedNodeName"] == "a").await;
     assert!(high["spec"]["nodeName"].is_null());
     let event = hub.event_of("lower", "Preempted").await;
     let uid = high["metadata"]["uid"].as_str().expect("it has one");
@@ -116,14 +116,14 @@ async fn a_pod_of_higher_priority_takes_the_place_of_others() {
     hub.admin.delete(Kind::Pod, &victim, Some(0)).await.expect("the API deletes it");
     let high = hub.placed("high").await;
     assert!(high["status"]["nominatedNodeName"].is_null(), "{high}");
-    assert!(hub.find("low").await["metadata"]["deletionTimestamp"].is_null(), "it may stay");
+    assert!(hub.get(Kind::Pod, "low").await["metadata"]["deletionTimestamp"].is_null(), "it may stay");
     hub.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_scheduler_that_starts_again_writes_nothing_that_is_right() {
     let mut hub = Hub::new().await;
-    hub.start(Source::Store);
+    hub.start(Source::Store).await;
     hub.node("a", json!({}), "1").await;
     hub.pod("placed", json!({}), demands("1")).await;
     hub.placed("placed").await;
@@ -131,28 +131,28 @@ async fn a_scheduler_that_starts_again_writes_nothing_that_is_right() {
     let mut gated = demands("1");
     gated["schedulingGates"] = json!([{"name": "example.org/gate"}]);
     hub.pod("gated", json!({}), gated).await;
-    hub.eventually("waits", |pod| condition(pod, "PodScheduled")["reason"] == "Unschedulable").await;
-    hub.eventually("gated", |pod| condition(pod, "PodScheduled")["reason"] == "SchedulingGated").await;
+    hub.pod_with("waits", |pod| condition(pod, "PodScheduled")["reason"] == "Unschedulable").await;
+    hub.pod_with("gated", |pod| condition(pod, "PodScheduled")["reason"] == "SchedulingGated").await;
     hub.settled().await;
-    hub.stop_scheduler().await;
+    hub.stop_controllers().await;
     let before = hub.store.current();
-    hub.start(Source::Store);
+    hub.start(Source::Store).await;
     hub.settled().await;
     assert_eq!(hub.store.current(), before, "nothing was written");
     // It knows what is there: no node takes two.
-    assert!(hub.find("waits").await["spec"]["nodeName"].is_null());
+    assert!(hub.get(Kind::Pod, "waits").await["spec"]["nodeName"].is_null());
     hub.node("b", json!({}), "1").await;
     assert_eq!(hub.placed("waits").await["spec"]["nodeName"], "b");
     let open = json!({"spec": {"schedulingGates": null}});
     hub.admin.merge(Kind::Pod, ("default", "gated"), &open).await.expect("the API takes it");
-    hub.eventually("gated", |pod| condition(pod, "PodScheduled")["reason"] == "Unschedulable").await;
+    hub.pod_with("gated", |pod| condition(pod, "PodScheduled")["reason"] == "Unschedulable").await;
     hub.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_that_waits_for_its_pod_is_bound_for_the_pods_node() {
     let mut hub = Hub::new().await;
-    hub.start(Source::Store);
+    hub.start(Source::Store).await;
     hub.node("a", json!({}), "1").await;
     let class = json!({
         "metadata": {"name": "local"}, "provisioner": "example.org/local", "volumeBindingMode": "WaitForFirstConsumer",
@@ -170,8 +170,8 @@ async fn a_claim_that_waits_for_its_pod_is_bound_for_the_pods_node() {
     hub.pod("p", json!({}), spec).await;
     let key = ("default", "data");
     let selected = |claim: &Value| claim["metadata"]["annotations"]["volume.kubernetes.io/selected-node"] == "a";
-    hub.eventually_of(Kind::PersistentVolumeClaim, key, selected).await;
-    assert!(hub.find("p").await["spec"]["nodeName"].is_null(), "its volume is not there yet");
+    hub.with(Kind::PersistentVolumeClaim, key, selected).await;
+    assert!(hub.get(Kind::Pod, "p").await["spec"]["nodeName"].is_null(), "its volume is not there yet");
     // What a provisioner does.
     let bound = json!({
         "metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes"}}, "spec": {"volumeName": "v1"},

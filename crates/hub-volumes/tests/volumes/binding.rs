@@ -39,7 +39,7 @@ async fn a_claim_and_a_volume_find_each_other_and_part() {
             assert_eq!(now["metadata"]["resourceVersion"], before["metadata"]["resourceVersion"], "{source:?} {name}");
         }
 
-        hub.delete(CLAIM, "data").await;
+        hub.delete(CLAIM, "data", Some(0)).await;
         hub.eventually(CLAIM, "data", |claim| claim.is_none()).await;
         let released = hub.phase(VOLUME, "fits", "Released").await;
         assert_eq!(released["spec"]["claimRef"]["name"], "data", "whose data it has stays known");
@@ -67,7 +67,7 @@ async fn a_binding_that_was_chosen_by_hand_is_completed_and_a_lost_volume_is_sai
     assert_eq!(said, "volume \"disk\" already bound to a different claim.");
 
     hub.bound(VOLUME, "disk").await;
-    hub.delete(VOLUME, "disk").await;
+    hub.delete(VOLUME, "disk", Some(0)).await;
     let volume = hub.find(VOLUME, "disk").await.expect("its finalizer keeps it");
     let patch = json!({"metadata": {"uid": volume["metadata"]["uid"], "finalizers": null}});
     assert!(hub.admin.merge(VOLUME, ("", "disk"), &patch).await.expect("an administrator may"));
@@ -104,7 +104,7 @@ async fn a_hundred_claims_and_volumes_are_bound_one_to_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_default_class_that_comes_later_is_given_to_claims_that_named_none() {
     let hub = Hub::without_controllers().await;
-    hub.delete(Kind::StorageClass, "local").await;
+    hub.delete(Kind::StorageClass, "local", Some(0)).await;
     let mut hub = hub;
     hub.start_controllers(Source::Store).await;
     hub.claim("data", json!({})).await;

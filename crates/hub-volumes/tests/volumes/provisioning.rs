@@ -73,14 +73,14 @@ async fn a_stateful_set_with_claims_just_runs_and_its_volumes_leave_with_the_cla
         }
 
         // A pod that is deleted comes back to its data.
-        hub.delete(Kind::Pod, "db-1").await;
+        hub.delete(Kind::Pod, "db-1", Some(0)).await;
         let pod = hub.with(Kind::Pod, "db-1", |pod| pod["spec"]["nodeName"].is_string()).await;
         assert_eq!(pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"], "data-db-1");
         let claim = hub.find(CLAIM, "data-db-1").await.expect("it stays");
         assert_eq!(claim["spec"]["volumeName"], *volumes[1]);
 
         // A claim stays while a pod has it; then its volume waits for its node.
-        hub.delete(CLAIM, "data-db-2").await;
+        hub.delete(CLAIM, "data-db-2", Some(0)).await;
         hub.with(CLAIM, "data-db-2", |claim| claim["metadata"]["deletionTimestamp"].is_string()).await;
         assert!(
             hub.admin
@@ -90,7 +90,7 @@ async fn a_stateful_set_with_claims_just_runs_and_its_volumes_leave_with_the_cla
         );
         // The test plays the kubelet: the pod ends.
         hub.with(Kind::Pod, "db-2", |pod| pod["metadata"]["deletionTimestamp"].is_string()).await;
-        hub.delete(Kind::Pod, "db-2").await;
+        hub.delete(Kind::Pod, "db-2", Some(0)).await;
         hub.eventually(CLAIM, "data-db-2", |claim| claim.is_none()).await;
         let waiting = hub
             .with(VOLUME, &volumes[2], |volume| {
@@ -177,12 +177,12 @@ async fn what_no_directory_can_be_is_said_and_what_has_no_node_waits_for_none() 
     hub.pod("writer", "data", Some("gw-1")).await;
     let claim = hub.bound(CLAIM, "data").await;
     let volume = claim["spec"]["volumeName"].as_str().expect("it is bound").to_owned();
-    hub.delete(Kind::Pod, "writer").await;
-    hub.delete(CLAIM, "data").await;
+    hub.delete(Kind::Pod, "writer", Some(0)).await;
+    hub.delete(CLAIM, "data", Some(0)).await;
     hub.with(VOLUME, &volume, |volume| volume["metadata"]["deletionTimestamp"].is_string()).await;
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     assert!(hub.find(VOLUME, &volume).await.is_some(), "its node has not said that the directory is removed");
-    hub.delete(Kind::Node, "gw-1").await;
+    hub.delete(Kind::Node, "gw-1", Some(0)).await;
     hub.eventually(VOLUME, &volume, |volume| volume.is_none()).await;
     hub.stop().await;
 }

@@ -2,6 +2,7 @@
 
 use hub_runtime::views::{ConditionView, Labels, ObjectMeta};
 use hub_runtime::{plausible_since, seen_since};
+use hub_testing::Hub;
 
 use super::plan::plan;
 use super::template::pod_name;
@@ -237,10 +238,12 @@ fn a_pod_says_whose_it_is_and_where() {
 
 #[tokio::test]
 async fn a_deletion_that_meets_another_write_holds_the_set_up_only_shortly() {
-    let api = crate::testing::TestApi::start().await;
+    let hub = Hub::new(|config| config);
+    hub.make(Kind::Namespace, json!({"metadata": {"name": "default"}})).await;
+    hub.make_service_account().await;
     let container = json!({"name": "main", "image": "file:///bin/true"});
     let spec = json!({"nodeName": "gw-1", "runtimeClassName": "selvedge-process", "containers": [container]});
-    let made = api.make(Kind::Pod, json!({"metadata": {"name": "one", "namespace": "default"}, "spec": spec})).await;
+    let made = hub.make(Kind::Pod, json!({"metadata": {"name": "one"}, "spec": spec})).await;
     let conflict = tower::service_fn(|_: http::Request<kube::client::Body>| async {
         let status =
             json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Conflict", "code": 409});
@@ -249,7 +252,7 @@ async fn a_deletion_that_meets_another_write_holds_the_set_up_only_shortly() {
         response.map_err(tower::BoxError::from)
     });
     let writer = Writer::new(kube::Client::new(conflict, "default"));
-    let sets = DaemonSets::new(Context { writer, ..api.context.clone() });
+    let sets = DaemonSets::new(Context { writer, ..hub.context() });
     let text = json!({"metadata": {"name": "agent", "namespace": "default", "uid": "u"}, "spec": {}}).to_string();
     let set: DaemonSetView<'_> = serde_json::from_str(&text).unwrap();
     let uid = made["metadata"]["uid"].as_str().unwrap().to_owned();
@@ -261,8 +264,8 @@ async fn a_deletion_that_meets_another_write_holds_the_set_up_only_shortly() {
 
 #[tokio::test]
 async fn a_list_of_all_nodes_cuts_no_pause_short() {
-    let api = crate::testing::TestApi::start().await;
-    let sets = DaemonSets::new(api.context.clone());
+    let hub = Hub::new(|config| config);
+    let sets = DaemonSets::new(hub.context());
     let text = json!({"metadata": {"name": "agent", "namespace": "default", "uid": "u", "generation": 1}, "spec": {}});
     let text = text.to_string();
     let set: DaemonSetView<'_> = serde_json::from_str(&text).unwrap();

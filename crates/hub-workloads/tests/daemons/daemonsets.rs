@@ -15,26 +15,25 @@ async fn a_daemon_set_follows_the_labels_of_nodes() {
     // One of which every pod is rejected comes before the good one in every list.
     hub.make(Kind::DaemonSet, daemon_set("a-rejected")).await;
     hub.make(Kind::DaemonSet, daemon_set("agent")).await;
-    let pods = hub.pods("default", 1).await;
+    let pods = hub.alive_pods(1).await;
     assert_eq!(pods[0]["spec"]["nodeName"], "gw-1");
     assert_eq!(pods[0]["metadata"]["ownerReferences"][0]["name"], "agent");
 
     let role = |role: Value| json!({"metadata": {"labels": {"selvedge.dev/role": role}}});
     hub.admin.merge(Kind::Node, ("", "gw-2"), &role("gateway".into())).await.expect("the node takes a label");
-    hub.pods("default", 2).await;
+    hub.alive_pods(2).await;
     hub.eventually(Kind::DaemonSet, ("default", "agent"), |set| {
         set.is_some_and(|set| set["status"]["desiredNumberScheduled"] == 2)
     })
     .await;
     hub.admin.merge(Kind::Node, ("", "gw-1"), &role(Value::Null)).await.expect("the label goes");
-    let pods = hub.pods("default", 1).await;
+    let pods = hub.alive_pods(1).await;
     assert_eq!(pods[0]["spec"]["nodeName"], "gw-2");
-    hub.kubelet_ends_pods("default").await;
+    hub.end_pods().await;
 
-    let set =
-        hub.admin.get_now(Kind::DaemonSet, ("default", "agent")).await.expect("the API answers").expect("it is there");
+    let set = hub.get(Kind::DaemonSet, ("default", "agent")).await;
     hub.admin.delete(Kind::DaemonSet, &set, None).await.expect("the API deletes it");
-    hub.pods("default", 0).await;
+    hub.alive_pods(0).await;
     hub.stop().await;
 }
 
@@ -46,7 +45,7 @@ async fn a_new_template_replaces_pods_one_after_the_other() {
     }
     hub.make(Kind::DaemonSet, daemon_set("agent")).await;
     let ready = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
-    for pod in hub.pods("default", 2).await {
+    for pod in hub.alive_pods(2).await {
         let name = pod["metadata"]["name"].as_str().expect("it has a name");
         hub.admin.merge_status(Kind::Pod, ("default", name), &ready).await.expect("the API takes the status");
     }
@@ -56,9 +55,9 @@ async fn a_new_template_replaces_pods_one_after_the_other() {
     .await;
     let patch = json!({"spec": {"template": {"metadata": {"annotations": {"new": "yes"}}}}});
     hub.admin.merge(Kind::DaemonSet, ("default", "agent"), &patch).await.expect("the API takes the template");
-    hub.pods("default", 1).await;
-    hub.kubelet_ends_pods("default").await;
-    let pods = hub.pods("default", 2).await;
+    hub.alive_pods(1).await;
+    hub.end_pods().await;
+    let pods = hub.alive_pods(2).await;
     assert_eq!(pods.iter().filter(|pod| pod["metadata"]["annotations"]["new"] == "yes").count(), 1);
     hub.eventually(Kind::DaemonSet, ("default", "agent"), |set| {
         set.is_some_and(|set| set["status"]["updatedNumberScheduled"] == 1 && set["status"]["observedGeneration"] == 2)
@@ -73,12 +72,12 @@ async fn over_watches_a_daemon_set_follows_the_labels_of_nodes_as_well() {
     hub.start_controllers(Source::Watches).await;
     hub.gateways(&["gw-1", "gw-2"]).await;
     hub.make(Kind::DaemonSet, daemon_set("agent")).await;
-    let pods = hub.pods("default", 2).await;
+    let pods = hub.alive_pods(2).await;
     hub.make_ready(&pods).await;
     hub.set_with("agent", |set| set["status"]["numberAvailable"] == 2).await;
     let set = hub.set_with("agent", |_| true).await;
     hub.admin.delete(Kind::DaemonSet, &set, None).await.expect("the API deletes it");
-    hub.pods("default", 0).await;
+    hub.alive_pods(0).await;
     hub.stop().await;
 }
 
@@ -87,13 +86,13 @@ async fn orphans_are_adopted_by_a_set_of_the_same_name() {
     let mut hub = Hub::start().await;
     hub.gateways(&["gw-1"]).await;
     let set = hub.make(Kind::DaemonSet, daemon_set("agent")).await;
-    let pod = hub.pods("default", 1).await.remove(0);
+    let pod = hub.alive_pods(1).await.remove(0);
     hub.settled().await;
     // What `--cascade=orphan` leaves: the set goes, its dependents lose their owner. The set would adopt them again in
     // between, so it is left alone meanwhile.
     hub.stop_controllers().await;
     for kind in [Kind::Pod, Kind::ControllerRevision] {
-        for object in hub.admin.list_now(kind, "default").await.expect("the API lists") {
+        for object in hub.list(kind).await {
             let patch = json!({"metadata": {"ownerReferences": null}});
             hub.admin.merge(kind, ("default", name_of(&object)), &patch).await.expect("the API takes it");
         }
@@ -111,9 +110,9 @@ async fn orphans_are_adopted_by_a_set_of_the_same_name() {
         |set: &Value| set["status"]["updatedNumberScheduled"] == 1 && set["status"]["currentNumberScheduled"] == 1;
     hub.set_with("agent", is_whole).await;
     hub.settled().await;
-    hub.pods("default", 1).await;
+    hub.alive_pods(1).await;
     hub.admin.delete(Kind::DaemonSet, &again, None).await.expect("the API deletes it");
-    hub.pods("default", 0).await;
+    hub.alive_pods(0).await;
     hub.stop().await;
 }
 
@@ -122,7 +121,7 @@ async fn a_pod_whose_labels_match_no_more_is_released_and_replaced() {
     let hub = Hub::start().await;
     hub.gateways(&["gw-1"]).await;
     hub.make(Kind::DaemonSet, daemon_set("agent")).await;
-    let pod = hub.pods("default", 1).await.remove(0);
+    let pod = hub.alive_pods(1).await.remove(0);
     let patch = json!({"metadata": {"labels": {"app": "debugged"}}});
     hub.admin.merge(Kind::Pod, ("default", name_of(&pod)), &patch).await.expect("the API takes the label");
     let released = hub
@@ -132,7 +131,7 @@ async fn a_pod_whose_labels_match_no_more_is_released_and_replaced() {
         .await;
     assert!(released["metadata"]["deletionTimestamp"].is_null());
     // The name is taken by what is another's now: the replacement has another.
-    let pods = hub.pods("default", 2).await;
+    let pods = hub.alive_pods(2).await;
     assert_eq!(pods.iter().filter(|pod| pod["metadata"]["labels"]["app"] == "agent").count(), 1);
     hub.event_of("agent", "FailedCreate").await;
     let set = hub.set_with("agent", |set| set["status"]["currentNumberScheduled"] == 1).await;
@@ -151,7 +150,7 @@ async fn a_pod_that_fails_each_time_is_replaced_after_a_pause_and_the_set_says_s
     let mut seen = Vec::new();
     for _ in 0..4 {
         let pod = loop {
-            let pod = hub.pods("default", 1).await.remove(0);
+            let pod = hub.alive_pods(1).await.remove(0);
             if !seen.contains(&pod["metadata"]["uid"]) {
                 break pod;
             }
@@ -162,7 +161,7 @@ async fn a_pod_that_fails_each_time_is_replaced_after_a_pause_and_the_set_says_s
     }
     assert!(begun.elapsed() >= std::time::Duration::from_secs(3), "{:?}", begun.elapsed());
     let event = hub.event_of("agent", "FailedDaemonPod").await;
-    let name = name_of(&hub.pods("default", 1).await[0]).to_owned();
+    let name = name_of(&hub.alive_pods(1).await[0]).to_owned();
     let expected = format!("Found failed daemon pod default/{name} on node gw-1, will try to kill it");
     assert_eq!((&event["message"], &event["type"]), (&json!(expected), &json!("Warning")));
     hub.stop().await;
@@ -175,7 +174,7 @@ async fn a_pod_is_available_when_it_was_ready_for_long_enough() {
     let mut set = daemon_set("agent");
     set["spec"]["minReadySeconds"] = json!(3);
     hub.make(Kind::DaemonSet, set).await;
-    let pods = hub.pods("default", 2).await;
+    let pods = hub.alive_pods(2).await;
     hub.make_ready(&pods).await;
     let young = hub.set_with("agent", |set| set["status"]["numberReady"] == 2).await;
     // None is left out, as Kubernetes does.
@@ -192,12 +191,12 @@ async fn a_surge_brings_the_new_pod_up_before_the_old_one_goes() {
     let mut set = daemon_set("agent");
     set["spec"]["updateStrategy"] = json!({"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}});
     hub.make(Kind::DaemonSet, set).await;
-    let old = hub.pods("default", 2).await;
+    let old = hub.alive_pods(2).await;
     hub.make_ready(&old).await;
     hub.set_with("agent", |set| set["status"]["numberAvailable"] == 2).await;
     hub.new_template("agent").await;
     for _ in 0..2 {
-        let pods = hub.pods("default", 3).await;
+        let pods = hub.alive_pods(3).await;
         hub.settled().await;
         let new: Vec<Value> = pods.into_iter().filter(|pod| pod["status"]["phase"] == "Pending").collect();
         assert_eq!(new.len(), 1, "one node surges at a time");
@@ -208,10 +207,10 @@ async fn a_surge_brings_the_new_pod_up_before_the_old_one_goes() {
         .await;
         // The old pod of that node is asked to end; the next node's turn comes with it.
         hub.settled().await;
-        hub.kubelet_ends_pods("default").await;
+        hub.end_pods().await;
     }
     hub.set_with("agent", |set| set["status"]["updatedNumberScheduled"] == 2).await;
-    let pods = hub.pods("default", 2).await;
+    let pods = hub.alive_pods(2).await;
     assert!(pods.iter().all(|pod| pod["metadata"]["annotations"]["new"] == "yes"));
     hub.stop().await;
 }
@@ -242,9 +241,9 @@ async fn a_default_that_a_new_version_adds_rolls_nothing() {
     hub.make(Kind::Pod, pod).await;
     hub.start_controllers(Source::Store).await;
     hub.set_with("agent", |set| set["status"]["updatedNumberScheduled"] == 1).await;
-    let pods = hub.pods("default", 1).await;
+    let pods = hub.alive_pods(1).await;
     assert_eq!(name_of(&pods[0]), "agent-x");
-    let revisions = hub.admin.list_now(Kind::ControllerRevision, "default").await.expect("the API lists");
+    let revisions = hub.list(Kind::ControllerRevision).await;
     assert_eq!(revisions.iter().map(name_of).collect::<Vec<_>>(), ["agent-earlier"]);
     // What somebody means is a change nevertheless.
     hub.new_template("agent").await;
@@ -257,9 +256,9 @@ async fn a_node_that_is_deleted_and_joins_again_keeps_its_daemons() {
     let hub = Hub::start().await;
     hub.gateways(&["gw-1"]).await;
     hub.make(Kind::DaemonSet, daemon_set("agent")).await;
-    let pod = hub.pods("default", 1).await.remove(0);
+    let pod = hub.alive_pods(1).await.remove(0);
     hub.set_with("agent", |set| set["status"]["currentNumberScheduled"] == 1).await;
-    let node = hub.admin.get_now(Kind::Node, ("", "gw-1")).await.expect("the API answers").expect("it is there");
+    let node = hub.get(Kind::Node, ("", "gw-1")).await;
     hub.admin.delete(Kind::Node, &node, None).await.expect("the API deletes it");
     hub.set_with("agent", |set| {
         set["status"]["desiredNumberScheduled"] == 0 && set["status"]["numberMisscheduled"] == 0
@@ -269,7 +268,7 @@ async fn a_node_that_is_deleted_and_joins_again_keeps_its_daemons() {
     hub.gateways(&["gw-1"]).await;
     hub.set_with("agent", |set| set["status"]["desiredNumberScheduled"] == 1).await;
     hub.settled().await;
-    let pods = hub.pods("default", 1).await;
+    let pods = hub.alive_pods(1).await;
     assert_eq!(pods[0]["metadata"]["uid"], pod["metadata"]["uid"]);
     hub.stop().await;
 }
@@ -279,15 +278,15 @@ async fn a_node_that_is_deleted_and_joins_again_as_another_loses_its_daemons() {
     let hub = Hub::start().await;
     hub.gateways(&["gw-1"]).await;
     hub.make(Kind::DaemonSet, daemon_set("agent")).await;
-    hub.pods("default", 1).await;
-    let node = hub.admin.get_now(Kind::Node, ("", "gw-1")).await.expect("the API answers").expect("it is there");
+    hub.alive_pods(1).await;
+    let node = hub.get(Kind::Node, ("", "gw-1")).await;
     hub.admin.delete(Kind::Node, &node, None).await.expect("the API deletes it");
     hub.set_with("agent", |set| set["status"]["desiredNumberScheduled"] == 0).await;
     hub.settled().await;
-    hub.pods("default", 1).await;
+    hub.alive_pods(1).await;
     // It has no label any more, and the pod that it left says nothing: nobody but the node itself shows that something is to be done.
     hub.make(Kind::Node, json!({"metadata": {"name": "gw-1"}})).await;
-    hub.pods("default", 0).await;
+    hub.alive_pods(0).await;
     hub.stop().await;
 }
 
@@ -299,14 +298,14 @@ async fn a_node_that_waits_for_its_deletion_keeps_its_daemons() {
     });
     let node = hub.make(Kind::Node, json!({"metadata": metadata})).await;
     hub.make(Kind::DaemonSet, daemon_set("agent")).await;
-    let pod = hub.pods("default", 1).await.remove(0);
+    let pod = hub.alive_pods(1).await.remove(0);
     hub.admin.delete(Kind::Node, &node, None).await.expect("the API takes it");
     hub.eventually(Kind::Node, ("", "gw-1"), |node| {
         node.is_some_and(|node| node["metadata"]["deletionTimestamp"].is_string())
     })
     .await;
     hub.settled().await;
-    let pods = hub.pods("default", 1).await;
+    let pods = hub.alive_pods(1).await;
     assert_eq!(pods[0]["metadata"]["uid"], pod["metadata"]["uid"]);
     hub.stop().await;
 }
@@ -320,7 +319,7 @@ async fn a_template_that_names_a_node_runs_there_alone() {
     hub.make(Kind::DaemonSet, set).await;
     hub.set_with("agent", |set| set["status"]["currentNumberScheduled"] == 1).await;
     hub.settled().await;
-    let pods = hub.pods("default", 1).await;
+    let pods = hub.alive_pods(1).await;
     assert_eq!(pods[0]["spec"]["nodeName"], "gw-2");
     hub.stop().await;
 }
@@ -338,7 +337,7 @@ async fn a_large_set_creates_in_batches_and_holds_up_nobody() {
     small["spec"]["template"]["spec"]["nodeSelector"] = json!({"only": "yes"});
     hub.make(Kind::DaemonSet, small).await;
     hub.set_with("small", |set| set["status"]["currentNumberScheduled"] == 1).await;
-    let pods = hub.pods("default", NODES + 1).await;
+    let pods = hub.alive_pods(NODES + 1).await;
     let revision = |pod: &Value| -> u64 {
         pod["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).expect("a number")
     };
@@ -361,7 +360,7 @@ async fn a_pod_of_another_node_keeps_no_name_from_a_set() {
     hub.node("gw-1", json!({})).await;
     hub.make(Kind::DaemonSet, daemon_set("agent")).await;
     hub.make(Kind::DaemonSet, daemon_set("adopts")).await;
-    let pods = hub.pods("default", 2).await;
+    let pods = hub.alive_pods(2).await;
     hub.settled().await;
     hub.stop_controllers().await;
     for pod in &pods {
@@ -382,7 +381,7 @@ async fn a_pod_of_another_node_keeps_no_name_from_a_set() {
             .await;
     }
     hub.settled().await;
-    let pods = hub.admin.list_now(Kind::Pod, "default").await.expect("the API lists");
+    let pods = hub.list(Kind::Pod).await;
     for (node, is_terminating) in [("gw-1", true), ("gw-2", false)] {
         let of_node = pods.iter().filter(|pod| pod["spec"]["nodeName"] == node);
         let states: Vec<bool> = of_node.map(|pod| pod["metadata"]["deletionTimestamp"].is_string()).collect();
@@ -395,8 +394,8 @@ async fn a_pod_of_another_node_keeps_no_name_from_a_set() {
 async fn run_until(hub: &Hub, expected: &[(&str, &str)], holds: impl Fn(&Value) -> bool) -> Value {
     let mut last = (Vec::new(), Value::Null);
     for _ in 0..1000 {
-        hub.kubelet_ends_pods("default").await;
-        let pods = hub.admin.list_now(Kind::Pod, "default").await.expect("the API answers");
+        hub.end_pods().await;
+        let pods = hub.list(Kind::Pod).await;
         for pod in pods.iter().filter(|pod| pod["status"]["conditions"].is_null()) {
             let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
             let ready = json!({"type": "Ready", "status": "True", "lastTransitionTime": now});
@@ -408,7 +407,7 @@ async fn run_until(hub: &Hub, expected: &[(&str, &str)], holds: impl Fn(&Value) 
             pods.iter().map(|pod| (text(&pod["spec"]["nodeName"]), text(&pod["metadata"]["annotations"]["version"])));
         let mut shown: Vec<(String, String)> = shown.collect();
         shown.sort();
-        let set = hub.admin.get_now(Kind::DaemonSet, ("default", "agent")).await.expect("the API answers");
+        let set = hub.find(Kind::DaemonSet, ("default", "agent")).await;
         last = (shown, set.unwrap_or_default());
         if last.0.iter().map(|(node, version)| (node.as_str(), version.as_str())).eq(expected.iter().copied())
             && holds(&last.1)
@@ -462,7 +461,7 @@ async fn a_canary_of_daemons_is_updated_first_and_goes_back_when_it_fails() {
     // A node that comes meanwhile has what the others have.
     hub.node("gw-4", json!({"selvedge.dev/role": "gateway", "site": "hall"})).await;
     run_until(&hub, &[("gw-1", "2"), ("gw-2", "3"), ("gw-3", "2"), ("gw-4", "2")], |_| true).await;
-    let pods = hub.pods("default", 4).await;
+    let pods = hub.alive_pods(4).await;
     let new = pods.iter().find(|pod| pod["spec"]["nodeName"] == "gw-2").expect("the canary's");
     let crashed =
         json!({"containerStatuses": [{"name": "main", "restartCount": 1, "image": "", "imageID": "", "ready": true}]});
@@ -498,7 +497,7 @@ async fn a_canary_of_daemons_on_all_nodes_goes_back_as_well() {
     hub.admin.merge(Kind::DaemonSet, ("default", "agent"), &patch).await.expect("the API takes it");
     let is_waiting = |set: &Value| said(set, "Canary").0 == "Waiting" && set["status"]["updatedNumberScheduled"] == 2;
     run_until(&hub, &[("gw-1", "2"), ("gw-2", "2")], is_waiting).await;
-    let pods = hub.pods("default", 2).await;
+    let pods = hub.alive_pods(2).await;
     let crashed =
         json!({"containerStatuses": [{"name": "main", "restartCount": 1, "image": "", "imageID": "", "ready": true}]});
     hub.admin.merge_status(Kind::Pod, ("default", name_of(&pods[0])), &crashed).await.expect("the API takes it");

@@ -19,12 +19,12 @@ async fn a_daemon_set_is_deleted_after_its_pods_or_leaves_them_behind() {
     let hub = Hub::start().await;
     hub.gateways(&["gw-1", "gw-2"]).await;
     let set = hub.make(Kind::DaemonSet, daemon_set("agent")).await;
-    let pods = hub.pods("default", 2).await;
+    let pods = hub.alive_pods(2).await;
     hub.settled().await;
     delete(&hub, Kind::DaemonSet, &set, PropagationPolicy::Orphan).await;
     hub.eventually(Kind::DaemonSet, ("default", "agent"), |set| set.is_none()).await;
     hub.settled().await;
-    let left = hub.pods("default", 2).await;
+    let left = hub.alive_pods(2).await;
     for (before, after) in pods.iter().zip(&left) {
         assert_eq!(before["metadata"]["uid"], after["metadata"]["uid"]);
         assert!(after["metadata"]["ownerReferences"].as_array().is_none_or(Vec::is_empty), "{after}");
@@ -33,12 +33,12 @@ async fn a_daemon_set_is_deleted_after_its_pods_or_leaves_them_behind() {
     let again = hub.make(Kind::DaemonSet, daemon_set("agent")).await;
     hub.settled().await;
     delete(&hub, Kind::DaemonSet, &again, PropagationPolicy::Foreground).await;
-    hub.pods("default", 0).await;
+    hub.alive_pods(0).await;
     hub.settled().await;
     // Their kubelets have not ended them yet.
-    let waits = hub.admin.get_now(Kind::DaemonSet, ("default", "agent")).await.expect("the API answers");
+    let waits = hub.find(Kind::DaemonSet, ("default", "agent")).await;
     assert!(waits.is_some_and(|set| set["metadata"]["finalizers"] == json!(["foregroundDeletion"])));
-    hub.kubelet_ends_pods("default").await;
+    hub.end_pods().await;
     hub.eventually(Kind::DaemonSet, ("default", "agent"), |set| set.is_none()).await;
     hub.stop().await;
 }
@@ -48,7 +48,7 @@ async fn a_restart_writes_nothing_that_is_right_already() {
     let mut hub = Hub::start().await;
     hub.gateways(&["gw-1", "gw-2"]).await;
     hub.make(Kind::DaemonSet, daemon_set("agent")).await;
-    let pods = hub.pods("default", 2).await;
+    let pods = hub.alive_pods(2).await;
     hub.make_ready(&pods).await;
     let resource = json!({"name": "CPU", "properties": {"valueType": "Float64", "readWrite": "R"}});
     hub.make(Kind::DeviceProfile, json!({"metadata": {"name": "host"}, "spec": {"deviceResources": [resource]}})).await;
@@ -81,7 +81,7 @@ async fn a_node_out_of_reach_takes_its_pods_and_devices_out_of_the_count() {
     let mut hub = Hub::start().await;
     hub.gateways(&["gw-1", "gw-2"]).await;
     hub.make(Kind::DaemonSet, daemon_set("agent")).await;
-    let pods = hub.pods("default", 2).await;
+    let pods = hub.alive_pods(2).await;
     hub.make_ready(&pods).await;
     let resource = json!({"name": "CPU", "properties": {"valueType": "Float64", "readWrite": "R"}});
     hub.make(Kind::DeviceProfile, json!({"metadata": {"name": "host"}, "spec": {"deviceResources": [resource]}})).await;
@@ -129,7 +129,7 @@ async fn a_node_out_of_reach_takes_its_pods_and_devices_out_of_the_count() {
     hub.start_controllers(Source::Store).await;
     hub.settled().await;
     assert_eq!(hub.store.current(), before);
-    hub.make_ready(std::slice::from_ref(lost)).await;
+    hub.make_ready([lost]).await;
     hub.set_with("agent", |set| set["status"]["numberReady"] == 2).await;
     hub.admin.merge_status(Kind::Node, ("", "gw-1"), &with_ready("True")).await.expect("the API takes the status");
     hub.eventually(Kind::Device, ("default", "box"), |one| {
@@ -144,7 +144,7 @@ async fn a_hub_that_was_killed_halfway_finishes_with_the_pods_of_a_node_out_of_r
     let mut hub = Hub::start().await;
     hub.gateways(&["gw-1"]).await;
     hub.make(Kind::DaemonSet, daemon_set("agent")).await;
-    let pods = hub.pods("default", 1).await;
+    let pods = hub.alive_pods(1).await;
     hub.make_ready(&pods).await;
     hub.set_with("agent", |set| set["status"]["numberReady"] == 1).await;
     hub.stop_controllers().await;

@@ -50,7 +50,7 @@ async fn sets(hub: &Hub) -> Vec<(i64, i64)> {
 async fn a_deployment_brings_up_its_pods_and_rolls_to_another_template_and_back() {
     let hub = Hub::start().await;
     hub.make(Kind::Deployment, deployment("web", 4, "one")).await;
-    let done = hub.eventually(Kind::Deployment, "web", is_rolled_out).await;
+    let done = hub.with(Kind::Deployment, "web", is_rolled_out).await;
     hub.settled().await;
     assert_eq!(reason(&done, "Available"), "MinimumReplicasAvailable");
     assert_eq!(sets(&hub).await, [(1, 4)]);
@@ -74,14 +74,14 @@ async fn a_deployment_brings_up_its_pods_and_rolls_to_another_template_and_back(
     );
 
     set_image(&hub, "web", "two").await;
-    hub.eventually(Kind::Deployment, "web", is_rolled_out).await;
+    hub.with(Kind::Deployment, "web", is_rolled_out).await;
     hub.settled().await;
     assert_eq!(sets(&hub).await, [(1, 0), (2, 4)]);
     assert!(hub.pods().await.iter().all(|pod| pod["spec"]["containers"][0]["image"] == "two"));
 
     // Back: the old set is the newest revision.
     set_image(&hub, "web", "one").await;
-    hub.eventually(Kind::Deployment, "web", is_rolled_out).await;
+    hub.with(Kind::Deployment, "web", is_rolled_out).await;
     hub.settled().await;
     assert_eq!(sets(&hub).await, [(2, 0), (3, 4)]);
     let history: Vec<Value> = hub
@@ -104,10 +104,9 @@ async fn a_template_that_never_becomes_ready_stops_at_its_limits_and_is_timed_ou
     web["spec"]["progressDeadlineSeconds"] = json!(2);
     web["spec"]["strategy"] = json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 1}});
     hub.make(Kind::Deployment, web).await;
-    hub.eventually(Kind::Deployment, "web", is_rolled_out).await;
+    hub.with(Kind::Deployment, "web", is_rolled_out).await;
     set_image(&hub, "web", BROKEN).await;
-    let stuck =
-        hub.eventually(Kind::Deployment, "web", |web| reason(web, "Progressing") == "ProgressDeadlineExceeded").await;
+    let stuck = hub.with(Kind::Deployment, "web", |web| reason(web, "Progressing") == "ProgressDeadlineExceeded").await;
     assert_eq!((&stuck["status"]["availableReplicas"], &stuck["status"]["updatedReplicas"]), (&json!(3), &json!(2)));
     let (revision, runs) = (hub.settled().await, hub.runs());
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -115,7 +114,7 @@ async fn a_template_that_never_becomes_ready_stops_at_its_limits_and_is_timed_ou
     assert!(hub.runs() - runs <= 2, "and nothing is looked at: {} runs", hub.runs() - runs);
 
     set_image(&hub, "web", "one").await;
-    let web = hub.eventually(Kind::Deployment, "web", is_rolled_out).await;
+    let web = hub.with(Kind::Deployment, "web", is_rolled_out).await;
     assert_eq!(reason(&web, "Available"), "MinimumReplicasAvailable");
 }
 
@@ -125,7 +124,7 @@ async fn at_no_moment_are_there_more_or_fewer_pods_than_the_limits_allow() {
     let mut web = deployment("web", 6, "one");
     web["spec"]["strategy"] = json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 2, "maxUnavailable": 0}});
     hub.make(Kind::Deployment, web).await;
-    hub.eventually(Kind::Deployment, "web", is_rolled_out).await;
+    hub.with(Kind::Deployment, "web", is_rolled_out).await;
     set_image(&hub, "web", "two").await;
     for _ in 0..3000 {
         let pods = hub.pods().await;
@@ -145,7 +144,7 @@ async fn recreating_leaves_no_moment_with_pods_of_both_templates() {
     let mut web = deployment("web", 3, "one");
     web["spec"]["strategy"] = json!({"type": "Recreate"});
     hub.make(Kind::Deployment, web).await;
-    hub.eventually(Kind::Deployment, "web", is_rolled_out).await;
+    hub.with(Kind::Deployment, "web", is_rolled_out).await;
     set_image(&hub, "web", "two").await;
     for _ in 0..3000 {
         let pods = hub.list(Kind::Pod).await;
@@ -163,16 +162,16 @@ async fn recreating_leaves_no_moment_with_pods_of_both_templates() {
 async fn a_paused_deployment_scales_and_does_not_roll() {
     let hub = Hub::start().await;
     hub.make(Kind::Deployment, deployment("web", 2, "one")).await;
-    hub.eventually(Kind::Deployment, "web", is_rolled_out).await;
+    hub.with(Kind::Deployment, "web", is_rolled_out).await;
     hub.patch(Kind::Deployment, "web", json!({"spec": {"paused": true}})).await;
-    hub.eventually(Kind::Deployment, "web", |web| reason(web, "Progressing") == "DeploymentPaused").await;
+    hub.with(Kind::Deployment, "web", |web| reason(web, "Progressing") == "DeploymentPaused").await;
     set_image(&hub, "web", "two").await;
     hub.patch(Kind::Deployment, "web", json!({"spec": {"replicas": 5}})).await;
-    hub.eventually(Kind::Deployment, "web", |web| web["status"]["availableReplicas"] == 5).await;
+    hub.with(Kind::Deployment, "web", |web| web["status"]["availableReplicas"] == 5).await;
     hub.settled().await;
     assert_eq!(sets(&hub).await, [(1, 5)]);
     hub.patch(Kind::Deployment, "web", json!({"spec": {"paused": false}})).await;
-    hub.eventually(Kind::Deployment, "web", is_rolled_out).await;
+    hub.with(Kind::Deployment, "web", is_rolled_out).await;
     hub.settled().await;
     assert_eq!(sets(&hub).await, [(1, 0), (2, 5)]);
 }
@@ -184,10 +183,10 @@ async fn old_revisions_are_kept_as_far_as_the_history_goes() {
     web["spec"]["revisionHistoryLimit"] = json!(2);
     hub.make(Kind::Deployment, web).await;
     for version in 1..5 {
-        hub.eventually(Kind::Deployment, "web", is_rolled_out).await;
+        hub.with(Kind::Deployment, "web", is_rolled_out).await;
         set_image(&hub, "web", &format!("v{version}")).await;
     }
-    hub.eventually(Kind::Deployment, "web", is_rolled_out).await;
+    hub.with(Kind::Deployment, "web", is_rolled_out).await;
     hub.settled().await;
     assert_eq!(sets(&hub).await, [(3, 0), (4, 0), (5, 1)]);
 }
@@ -196,7 +195,7 @@ async fn old_revisions_are_kept_as_far_as_the_history_goes() {
 async fn a_name_that_is_taken_gives_the_set_another() {
     let mut hub = Hub::start().await;
     hub.make(Kind::Deployment, deployment("web", 1, "one")).await;
-    hub.eventually(Kind::Deployment, "web", is_rolled_out).await;
+    hub.with(Kind::Deployment, "web", is_rolled_out).await;
     hub.settled().await;
     let name = hub.list(Kind::ReplicaSet).await[0]["metadata"]["name"].clone();
     hub.stop_controllers().await;
@@ -208,8 +207,8 @@ async fn a_name_that_is_taken_gives_the_set_another() {
     let selector = json!({"matchLabels": {"app": "other"}});
     hub.make(Kind::ReplicaSet, json!({"metadata": {"name": name}, "spec": {"replicas": 0, "selector": selector, "template": template("other", "one")}})).await;
     hub.make(Kind::Deployment, deployment("web", 1, "one")).await;
-    hub.start_controllers();
-    let web = hub.eventually(Kind::Deployment, "web", is_rolled_out).await;
+    hub.start_controllers().await;
+    let web = hub.with(Kind::Deployment, "web", is_rolled_out).await;
     assert_eq!(web["status"]["collisionCount"], 1);
     assert_eq!(hub.list(Kind::ReplicaSet).await.len(), 2);
 }
@@ -218,17 +217,17 @@ async fn a_name_that_is_taken_gives_the_set_another() {
 async fn a_restart_in_the_middle_of_a_rollout_doubles_nothing() {
     let mut hub = Hub::start().await;
     hub.make(Kind::Deployment, deployment("web", 8, "one")).await;
-    hub.eventually(Kind::Deployment, "web", is_rolled_out).await;
+    hub.with(Kind::Deployment, "web", is_rolled_out).await;
     set_image(&hub, "web", "two").await;
     for _ in 0..5 {
         tokio::time::sleep(Duration::from_millis(15)).await;
         hub.stop_controllers().await;
-        hub.start_controllers();
+        hub.start_controllers().await;
     }
-    hub.eventually(Kind::Deployment, "web", is_rolled_out).await;
+    hub.with(Kind::Deployment, "web", is_rolled_out).await;
     let revision = hub.settled().await;
     assert_eq!((sets(&hub).await, hub.pods().await.len()), (vec![(1, 0), (2, 8)], 8));
     hub.stop_controllers().await;
-    hub.start_controllers();
+    hub.start_controllers().await;
     assert_eq!(hub.settled().await, revision, "everything is as it should be already");
 }

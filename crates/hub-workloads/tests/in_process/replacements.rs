@@ -53,7 +53,7 @@ async fn pods_of_a_node_out_of_reach_are_replaced_where_their_workload_asks_for_
     ];
     for (name, annotations) in &workloads {
         hub.make(Kind::Deployment, on_node(name, "gw-1", annotations.clone())).await;
-        hub.eventually(Kind::Deployment, name, |one| one["status"]["availableReplicas"] == 1).await;
+        hub.with(Kind::Deployment, name, |one| one["status"]["availableReplicas"] == 1).await;
     }
     let mut before = Vec::new();
     for (name, _) in &workloads {

@@ -29,7 +29,7 @@ fn names(pods: &[Value]) -> BTreeSet<String> {
 async fn a_set_has_as_many_pods_as_it_says() {
     let hub = Hub::start().await;
     hub.make(Kind::ReplicaSet, set("web", 3, "one")).await;
-    let status = hub.eventually(Kind::ReplicaSet, "web", has("availableReplicas", 3)).await["status"].clone();
+    let status = hub.with(Kind::ReplicaSet, "web", has("availableReplicas", 3)).await["status"].clone();
     for field in ["replicas", "readyReplicas", "fullyLabeledReplicas"] {
         assert_eq!(status[field], 3, "{status}");
     }
@@ -50,7 +50,7 @@ async fn a_set_has_as_many_pods_as_it_says() {
     assert_eq!((after.len(), after.intersection(&names(&pods)).count()), (3, 2));
 
     hub.patch(Kind::ReplicaSet, "web", json!({"spec": {"replicas": 1}})).await;
-    hub.eventually(Kind::ReplicaSet, "web", |set| {
+    hub.with(Kind::ReplicaSet, "web", |set| {
         set["status"]["replicas"] == 1 && set["status"]["terminatingReplicas"] == 0
     })
     .await;
@@ -70,12 +70,12 @@ async fn a_restart_creates_nothing_twice_and_writes_nothing() {
     // In the middle of it.
     tokio::time::sleep(Duration::from_millis(10)).await;
     hub.stop_controllers().await;
-    hub.start_controllers();
-    hub.eventually(Kind::ReplicaSet, "web", has("availableReplicas", 20)).await;
+    hub.start_controllers().await;
+    hub.with(Kind::ReplicaSet, "web", has("availableReplicas", 20)).await;
     let revision = hub.settled().await;
     assert_eq!(hub.pods().await.len(), 22);
     hub.stop_controllers().await;
-    hub.start_controllers();
+    hub.start_controllers().await;
     assert_eq!(hub.settled().await, revision, "everything is as it should be already");
     assert!(hub.runs() < 20, "each key runs once or twice after a start, not {}", hub.runs());
 }
@@ -87,17 +87,17 @@ async fn pods_of_nobody_are_adopted_and_pods_of_other_labels_released() {
     orphan["metadata"]["name"] = json!("orphan");
     hub.make(Kind::Pod, orphan).await;
     hub.make(Kind::ReplicaSet, set("web", 2, "one")).await;
-    hub.eventually(Kind::ReplicaSet, "web", has("availableReplicas", 2)).await;
+    hub.with(Kind::ReplicaSet, "web", has("availableReplicas", 2)).await;
     let pods = hub.pods().await;
     assert_eq!((pods.len(), names(&pods).contains("orphan")), (2, true));
     let owner = hub.get(Kind::Pod, "orphan").await["metadata"]["ownerReferences"][0]["name"].clone();
     assert_eq!(owner, "web");
 
     hub.patch(Kind::Pod, "orphan", json!({"metadata": {"labels": {"app": "debugged"}}})).await;
-    hub.eventually(Kind::Pod, "orphan", |pod| pod["metadata"]["ownerReferences"].is_null()).await;
+    hub.with(Kind::Pod, "orphan", |pod| pod["metadata"]["ownerReferences"].is_null()).await;
     // The status may be of before: what the set does about it comes first.
     hub.settled().await;
-    hub.eventually(Kind::ReplicaSet, "web", has("availableReplicas", 2)).await;
+    hub.with(Kind::ReplicaSet, "web", has("availableReplicas", 2)).await;
     assert_eq!(hub.pods().await.len(), 3, "it was replaced, and runs on by itself");
 }
 
@@ -111,7 +111,7 @@ async fn two_sets_of_one_selector_leave_each_others_pods_alone() {
         hub.make(Kind::ReplicaSet, set).await;
     }
     for name in ["one", "two"] {
-        hub.eventually(Kind::ReplicaSet, name, has("availableReplicas", 2)).await;
+        hub.with(Kind::ReplicaSet, name, has("availableReplicas", 2)).await;
     }
     let revision = hub.settled().await;
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -123,7 +123,7 @@ async fn what_the_api_rejects_is_said_and_tried_few_times() {
     let hub = Hub::start().await;
     hub.make(Kind::ReplicaSet, set(REJECTED, 50, "one")).await;
     let failed = |set: &Value| set["status"]["conditions"][0]["type"] == "ReplicaFailure";
-    let set = hub.eventually(Kind::ReplicaSet, REJECTED, failed).await;
+    let set = hub.with(Kind::ReplicaSet, REJECTED, failed).await;
     let condition = &set["status"]["conditions"][0];
     assert_eq!((&condition["status"], &condition["reason"]), (&json!("True"), &json!("FailedCreate")));
     assert!(condition["message"].as_str().unwrap().contains("not this one"), "{condition}");
@@ -134,7 +134,7 @@ async fn what_the_api_rejects_is_said_and_tried_few_times() {
     assert!(events[0].1.starts_with("Error creating: "), "{events:?}");
 
     hub.patch(Kind::ReplicaSet, REJECTED, json!({"spec": {"replicas": 0}})).await;
-    hub.eventually(Kind::ReplicaSet, REJECTED, |set| set["status"]["conditions"].is_null()).await;
+    hub.with(Kind::ReplicaSet, REJECTED, |set| set["status"]["conditions"].is_null()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -142,8 +142,8 @@ async fn a_replication_controller_is_a_set_of_another_selector() {
     let hub = Hub::start().await;
     let spec = json!({"replicas": 2, "selector": {"app": "web"}, "template": template("web", "one")});
     hub.make(Kind::ReplicationController, json!({"metadata": {"name": "web"}, "spec": spec})).await;
-    let controller = hub.eventually(Kind::ReplicationController, "web", has("availableReplicas", 2)).await;
+    let controller = hub.with(Kind::ReplicationController, "web", has("availableReplicas", 2)).await;
     assert!(controller["status"]["terminatingReplicas"].is_null(), "{controller}");
     hub.patch(Kind::ReplicationController, "web", json!({"spec": {"replicas": 0}})).await;
-    hub.eventually(Kind::ReplicationController, "web", has("replicas", 0)).await;
+    hub.with(Kind::ReplicationController, "web", has("replicas", 0)).await;
 }

@@ -44,12 +44,12 @@ impl Fleet {
             web["spec"][field] = value.clone();
         }
         self.hub.make(Kind::Deployment, web).await;
-        self.hub.eventually(Kind::Deployment, "web", is_rolled_out).await;
+        self.hub.with(Kind::Deployment, "web", is_rolled_out).await;
         self.pods_are(&[("gw-1", "one"), ("gw-2", "one"), ("gw-3", "one")]).await;
     }
 
     async fn with(&self, holds: impl Fn(&Value) -> bool) -> Value {
-        self.hub.eventually(Kind::Deployment, "web", holds).await
+        self.hub.with(Kind::Deployment, "web", holds).await
     }
 
     /// Waits until there are these pods, by node and image.
@@ -224,7 +224,7 @@ async fn a_new_template_comes_to_the_canarys_nodes_first() {
     // A hub that starts again in the middle of it begins nothing anew.
     let before = fleet.uids().await;
     fleet.hub.stop_controllers().await;
-    fleet.hub.start_controllers();
+    fleet.hub.start_controllers().await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(fleet.uids().await, before, "the others wait");
     let web = fleet.with(is_rolled_out).await;

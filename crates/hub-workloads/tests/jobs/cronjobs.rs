@@ -21,31 +21,28 @@ impl Hub {
         full.as_object_mut()
             .expect("a spec is an object")
             .extend(spec.as_object().expect("a spec is an object").clone());
-        let made = self.make(Kind::CronJob, json!({"name": name}), full).await;
+        let made = self.make(Kind::CronJob, json!({"metadata": {"name": name}, "spec": full})).await;
         let status = json!({"lastScheduleTime": hours_ago(SOME_MONTHS)});
         self.admin.merge_status(Kind::CronJob, ("default", name), &status).await.expect("the API takes the status");
-        self.change(Kind::CronJob, name, json!({"spec": {"suspend": false}})).await;
+        self.patch(Kind::CronJob, name, json!({"spec": {"suspend": false}})).await;
         made
     }
 
     /// Waits for so many jobs of a CronJob.
     async fn jobs(&self, cron_job: &str, count: usize) -> Vec<Value> {
-        let mut jobs = Vec::new();
-        for _ in 0..3000 {
-            jobs = self.admin.list_now(Kind::Job, "default").await.expect("the API lists");
+        let look = async || {
+            let mut jobs = self.list(Kind::Job).await;
             jobs.retain(|job| job["metadata"]["labels"]["cron"] == cron_job);
-            if jobs.len() == count {
-                return jobs;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-        panic!("{count} jobs of {cron_job} did not come to be in a minute; last seen: {jobs:#?}");
+            if jobs.len() == count { Ok(jobs) } else { Err(jobs) }
+        };
+        let jobs = hub_testing::until(look).await;
+        jobs.unwrap_or_else(|last| panic!("{count} jobs of {cron_job} did not come to be; last seen: {last:#?}"))
     }
 
     async fn completes(&self, job: &Value) {
         let pods = self.running(name_of(job), 1).await;
         self.ends(&pods[0], 0, 0).await;
-        self.eventually(Kind::Job, name_of(job), |job| is(job, "Complete")).await;
+        self.with(Kind::Job, name_of(job), |job| is(job, "Complete")).await;
     }
 
     /// The clock moves on: the last job was started so many hours ago.
@@ -67,28 +64,28 @@ async fn a_cron_job_starts_the_most_recent_time_once() {
     let scheduled = scheduled.expect("a job says when it was due");
     let minutes = scheduled.parse::<Timestamp>().expect("it is a time").as_second() / 60;
     assert_eq!(name_of(&jobs[0]), format!("monthly-{minutes}"));
-    let seen = hub.eventually(Kind::CronJob, "monthly", |seen| !seen["status"]["active"].is_null()).await;
+    let seen = hub.with(Kind::CronJob, "monthly", |seen| !seen["status"]["active"].is_null()).await;
     assert_eq!(seen["status"]["lastScheduleTime"], scheduled);
     assert_eq!(seen["status"]["active"][0]["uid"], metadata["uid"]);
-    hub.event("monthly", "SuccessfulCreate").await;
+    hub.event_of("monthly", "SuccessfulCreate").await;
     // A controller that is restarted, and one that forgot, starts it no second time.
     hub.settled().await;
     hub.stop_controllers().await;
     let forgotten = json!({"lastScheduleTime": hours_ago(SOME_MONTHS), "active": null});
     hub.admin.merge_status(Kind::CronJob, ("default", "monthly"), &forgotten).await.expect("the API takes the status");
-    hub.start_controllers();
-    hub.eventually(Kind::CronJob, "monthly", |seen| seen["status"]["active"][0]["uid"] == metadata["uid"]).await;
+    hub.start_controllers().await;
+    hub.with(Kind::CronJob, "monthly", |seen| seen["status"]["active"][0]["uid"] == metadata["uid"]).await;
     hub.jobs("monthly", 1).await;
 
     hub.completes(&jobs[0]).await;
-    let seen = hub.eventually(Kind::CronJob, "monthly", |seen| seen["status"]["active"].is_null()).await;
+    let seen = hub.with(Kind::CronJob, "monthly", |seen| seen["status"]["active"].is_null()).await;
     assert!(!seen["status"]["lastSuccessfulTime"].is_null());
     assert_eq!(
-        hub.event("monthly", "SawCompletedJob").await["message"],
+        hub.event_of("monthly", "SawCompletedJob").await["message"],
         format!("Saw completed job: monthly-{minutes}, status: Complete")
     );
     let before = hub.settled().await;
-    hub.change(Kind::CronJob, "monthly", json!({"metadata": {"annotations": {"a": "b"}}})).await;
+    hub.patch(Kind::CronJob, "monthly", json!({"metadata": {"annotations": {"a": "b"}}})).await;
     assert_eq!(hub.settled().await, before + 1, "nothing else is written");
 }
 
@@ -97,28 +94,28 @@ async fn a_job_may_keep_the_next_one_waiting_or_be_replaced() {
     let hub = Hub::start().await;
     hub.cron_job("waits", json!({"concurrencyPolicy": "Forbid"})).await;
     let first = hub.jobs("waits", 1).await.remove(0);
-    hub.eventually(Kind::CronJob, "waits", |seen| !seen["status"]["active"].is_null()).await;
+    hub.with(Kind::CronJob, "waits", |seen| !seen["status"]["active"].is_null()).await;
     // As if its time came again: the name of the same time is taken, so it is renamed by another schedule.
     hub.hours_pass("waits", 2).await;
-    hub.change(Kind::CronJob, "waits", json!({"spec": {"schedule": "@every 61m"}})).await;
-    hub.event("waits", "JobAlreadyActive").await;
+    hub.patch(Kind::CronJob, "waits", json!({"spec": {"schedule": "@every 61m"}})).await;
+    hub.event_of("waits", "JobAlreadyActive").await;
     assert_eq!(hub.jobs("waits", 1).await.len(), 1);
     hub.completes(&first).await;
     hub.jobs("waits", 2).await;
 
     hub.cron_job("replaces", json!({"concurrencyPolicy": "Replace"})).await;
     let first = hub.jobs("replaces", 1).await.remove(0);
-    hub.eventually(Kind::CronJob, "replaces", |seen| !seen["status"]["active"].is_null()).await;
+    hub.with(Kind::CronJob, "replaces", |seen| !seen["status"]["active"].is_null()).await;
     hub.hours_pass("replaces", 2).await;
-    hub.change(Kind::CronJob, "replaces", json!({"spec": {"schedule": "@every 61m"}})).await;
+    hub.patch(Kind::CronJob, "replaces", json!({"spec": {"schedule": "@every 61m"}})).await;
     let seen = hub
-        .eventually(Kind::CronJob, "replaces", |seen| {
+        .with(Kind::CronJob, "replaces", |seen| {
             let active = &seen["status"]["active"];
             active.as_array().is_some_and(|active| active.len() == 1) && active[0]["uid"] != first["metadata"]["uid"]
         })
         .await;
     assert!(hub.find(Kind::Job, name_of(&first)).await.is_none(), "{seen:#?}");
-    hub.event("replaces", "SuccessfulDelete").await;
+    hub.event_of("replaces", "SuccessfulDelete").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -131,7 +128,7 @@ async fn finished_jobs_are_kept_up_to_a_limit() {
     // Three more of the months before, as the CronJob would have created them.
     for name in ["monthly-1", "monthly-2", "monthly-3"] {
         let metadata = json!({"name": name, "labels": {"cron": "monthly"}, "ownerReferences": [owner]});
-        hub.make(Kind::Job, metadata, json!({"template": template()})).await;
+        hub.make(Kind::Job, json!({"metadata": metadata, "spec": {"template": template()}})).await;
         hub.completes(&json!({"metadata": {"name": name}})).await;
     }
     let pods = hub.running(name_of(&first), 1).await;
@@ -146,11 +143,11 @@ async fn a_job_that_somebody_deletes_is_missed() {
     let hub = Hub::start().await;
     hub.cron_job("monthly", json!({})).await;
     let job = hub.jobs("monthly", 1).await.remove(0);
-    hub.eventually(Kind::CronJob, "monthly", |seen| !seen["status"]["active"].is_null()).await;
+    hub.with(Kind::CronJob, "monthly", |seen| !seen["status"]["active"].is_null()).await;
     hub.settled().await;
     hub.delete_job(&job).await;
-    hub.eventually(Kind::CronJob, "monthly", |seen| seen["status"]["active"].is_null()).await;
-    let event = hub.event("monthly", "MissingJob").await;
+    hub.with(Kind::CronJob, "monthly", |seen| seen["status"]["active"].is_null()).await;
+    let event = hub.event_of("monthly", "MissingJob").await;
     assert_eq!(event["message"], format!("Active job went missing: {}", name_of(&job)));
     hub.jobs("monthly", 0).await;
 }

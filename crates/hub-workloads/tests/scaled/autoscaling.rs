@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hub_runtime::kinds::Kind;
 use serde_json::{Value, json};
 
-use crate::hub::{Added, Hub, stateful_set};
+use crate::hub::{Added, Hub, condition, stateful_set};
 
 fn autoscaler(name: &str, target: &str, metric: Value) -> Value {
     let rules = json!({
@@ -41,13 +41,8 @@ impl Hub {
     async fn look_again(&self, name: &str, marker: i64) {
         let policy = json!([{"type": "Pods", "value": 100 + marker, "periodSeconds": 15}]);
         let patch = json!({"spec": {"behavior": {"scaleUp": {"policies": policy}}}});
-        self.merge(Kind::HorizontalPodAutoscaler, name, patch).await;
+        self.patch(Kind::HorizontalPodAutoscaler, name, patch).await;
     }
-}
-
-fn condition<'a>(object: &'a Value, r#type: &str) -> &'a Value {
-    let conditions = object["status"]["conditions"].as_array();
-    conditions.into_iter().flatten().find(|one| one["type"] == r#type).unwrap_or(&Value::Null)
 }
 
 fn reason(object: &Value, r#type: &str) -> (String, String) {
@@ -121,7 +116,7 @@ async fn a_workload_grows_and_shrinks_with_what_its_pods_use() {
     let limited = hub.with(Kind::HorizontalPodAutoscaler, "web", |one| one["status"]["desiredReplicas"] == 5).await;
     assert_eq!(reason(&limited, "ScalingLimited"), is("True", "TooManyReplicas"));
     // And what is beyond the bounds is brought back at once.
-    hub.merge(Kind::HorizontalPodAutoscaler, "web", json!({"spec": {"maxReplicas": 3}})).await;
+    hub.patch(Kind::HorizontalPodAutoscaler, "web", json!({"spec": {"maxReplicas": 3}})).await;
     hub.with(Kind::StatefulSet, "web", |set| set["spec"]["replicas"] == 3).await;
     hub.stop().await;
 }
@@ -204,7 +199,7 @@ async fn an_autoscaler_says_what_is_wrong() {
     let message = "pods by selector app=web are controlled by multiple HPAs: [default/one default/two]";
     assert_eq!(condition(&two, "ScalingActive")["message"], message);
 
-    hub.merge(Kind::StatefulSet, "web", json!({"spec": {"replicas": 0}})).await;
+    hub.patch(Kind::StatefulSet, "web", json!({"spec": {"replicas": 0}})).await;
     hub.look_again("one", 1).await;
     let off = hub.with(kind, "one", |one| reason(one, "ScalingActive") == is("False", "ScalingDisabled")).await;
     assert!(off["status"]["currentReplicas"].is_null(), "none is left out: {off}");
@@ -252,7 +247,7 @@ async fn what_others_measure_counts_as_well() {
     let extensions =
         vec![added("/apis/custom.metrics.k8s.io", custom), added("/apis/external.metrics.k8s.io", external)];
     let mut hub = Hub::with_extensions(extensions).await;
-    hub.start_controllers();
+    hub.start_controllers().await;
     let kind = Kind::HorizontalPodAutoscaler;
     hub.make(Kind::StatefulSet, parallel("web", 2)).await;
     hub.play_kubelet_until(&["web-0+", "web-1+"]).await;
@@ -291,7 +286,7 @@ async fn what_others_measure_counts_as_well() {
         assert_eq!(scaled["status"]["currentMetrics"], json!([status]));
         assert_eq!(scaled["status"]["desiredReplicas"], replicas);
         hub.delete(kind, "web", None).await;
-        hub.merge(Kind::StatefulSet, "web", json!({"spec": {"replicas": 2}})).await;
+        hub.patch(Kind::StatefulSet, "web", json!({"spec": {"replicas": 2}})).await;
         hub.play_kubelet_until(&["web-0+", "web-1+"]).await;
     }
     hub.stop().await;

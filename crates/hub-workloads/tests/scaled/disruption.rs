@@ -70,12 +70,12 @@ async fn a_budget_follows_its_pods_and_an_eviction_spends_it() {
     hub.ready(&["web-0"]).await;
     counts_are(&hub, "web", [3, 2, 3, 1]).await;
     // Another limit is another generation.
-    hub.merge(Kind::PodDisruptionBudget, "web", json!({"spec": {"maxUnavailable": "50%"}})).await;
+    hub.patch(Kind::PodDisruptionBudget, "web", json!({"spec": {"maxUnavailable": "50%"}})).await;
     counts_are(&hub, "web", [3, 1, 3, 2]).await;
     hub.settled().await;
     hub.stop_controllers().await;
     let before = hub.store.current();
-    hub.start_controllers();
+    hub.start_controllers().await;
     hub.settled().await;
     assert_eq!(hub.store.current(), before, "nothing is written that is right already");
     hub.stop().await;

@@ -1,6 +1,7 @@
 //! A hub with the controllers of workloads in the test's own process; the test plays the kubelet of its one node.
 
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,14 +9,14 @@ use base_http::{Body, respond};
 use futures::future::BoxFuture;
 use http::{Request, Response, StatusCode};
 use hub_controllers::{Authorities, ControllersConfig, NamePolicy};
+use hub_runtime::Manager;
 use hub_runtime::kinds::Kind;
-use hub_runtime::writer::Writer;
-use hub_runtime::{Manager, Reader, Reflector, StatusRegistry, StoreReader};
+use hub_testing::is_alive;
 use jiff::Timestamp;
-use machinery_server::{Extension, ExtensionGroup, ExtensionResource, Identity, RequestBody, Server, ServerConfig};
-use machinery_store::{Store, StoreOptions};
+use machinery_server::{Extension, ExtensionGroup, ExtensionResource, Identity, RequestBody, ServerConfig};
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
+
+pub(crate) use hub_testing::{Source, condition, name_of};
 
 /// Use by pod, and what was asked for.
 pub(crate) type Fed = (BTreeMap<String, i64>, Vec<String>);
@@ -70,28 +71,29 @@ impl Extension for Added {
     }
 }
 
-/// What the controllers read from.
-#[derive(Clone, Copy)]
-pub(crate) enum Source {
-    /// The store of the embedded API.
-    Store,
-    /// Watches, as over a real cluster: they are behind what was just written.
-    Watches,
+pub(crate) struct Hub {
+    hub: hub_testing::Hub,
+    pub metrics: Metrics,
 }
 
-pub(crate) struct Hub {
-    pub server: Server,
-    pub store: Store,
-    pub admin: Writer,
-    pub metrics: Metrics,
-    running: Option<(Manager, CancellationToken)>,
-    _dir: tempfile::TempDir,
+impl Deref for Hub {
+    type Target = hub_testing::Hub;
+
+    fn deref(&self) -> &Self::Target {
+        &self.hub
+    }
+}
+
+impl DerefMut for Hub {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.hub
+    }
 }
 
 impl Hub {
     pub(crate) async fn start() -> Self {
         let mut hub = Self::without_controllers().await;
-        hub.start_controllers();
+        hub.start_controllers().await;
         hub
     }
 
@@ -101,139 +103,52 @@ impl Hub {
 
     /// With other APIs beside the hub's own.
     pub(crate) async fn with_extensions(mut extensions: Vec<Arc<dyn Extension>>) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory can be made");
-        let options = StoreOptions {
-            indexed_fields: machinery_server::INDEXED_FIELDS.to_vec(),
-            index_version: machinery_server::INDEX_VERSION,
-            ..StoreOptions::default()
-        };
-        let store = Store::open(dir.path(), options).expect("a new store opens");
         let metrics = Metrics::default();
         extensions.push(Arc::new(metrics.clone()));
-        let server = Server::new(ServerConfig {
+        let hub = hub_testing::Hub::new(|config| ServerConfig {
             garbage_collected: hub_controllers::collects,
             extensions,
-            ..ServerConfig::new(store.clone())
-        })
-        .expect("a new store lists");
-        let client = client(&server);
-        hub_controllers::bootstrap(&client).await.expect("a new hub takes what it needs");
-        let hub = Self { server, store, admin: Writer::new(client), metrics, running: None, _dir: dir };
-        hub.make(Kind::ServiceAccount, json!({"metadata": {"name": "default", "namespace": "default"}})).await;
-        hub.make(Kind::Node, json!({"metadata": {"name": "gw-1"}})).await;
-        hub
+            ..config
+        });
+        hub_controllers::bootstrap(&hub.client()).await.expect("a new hub takes what it needs");
+        hub.make_service_account().await;
+        hub.node("gw-1", json!({})).await;
+        Self { hub, metrics }
     }
 
-    fn manager(&self, source: Source) -> (Manager, CancellationToken) {
-        let shutdown = CancellationToken::new();
-        let reader: Arc<dyn Reader> = match source {
-            Source::Store => StoreReader::new(self.store.clone()),
-            Source::Watches => Reflector::start(&client(&self.server), hub_workloads::READ, &shutdown),
-        };
-        let manager = Manager::new(client(&self.server), reader, StatusRegistry::default(), shutdown.clone());
-        (manager, shutdown)
+    pub(crate) async fn start_controllers(&mut self) {
+        self.start_controllers_over(Source::Store).await;
     }
 
-    pub(crate) fn start_controllers(&mut self) {
-        self.start_controllers_over(Source::Store);
-    }
-
-    pub(crate) fn start_controllers_over(&mut self, source: Source) {
-        let (manager, shutdown) = self.manager(source);
-        hub_workloads::start_stateful(&manager);
-        hub_workloads::start_policies(&manager);
-        self.running = Some((manager, shutdown));
+    pub(crate) async fn start_controllers_over(&mut self, source: Source) {
+        let start = async |manager: &Manager| start_workloads(manager);
+        self.hub.run(source, &[hub_workloads::READ], start).await;
     }
 
     /// Starts the hub's other controllers as well, garbage collection among them.
     pub(crate) async fn start_all_controllers(&mut self) {
-        let (manager, shutdown) = self.manager(Source::Store);
         let ca = Arc::new(base_pki::Ca::create("test").expect("a CA can be made"));
         let config = ControllersConfig {
             authorities: Authorities { client: ca.clone(), serving: ca },
             names: NamePolicy { hub_names: Vec::new() },
         };
-        hub_controllers::start(&manager, config).await.expect("the controllers start");
-        hub_workloads::start_stateful(&manager);
-        hub_workloads::start_policies(&manager);
-        self.running = Some((manager, shutdown));
+        let start = async |manager: &Manager| {
+            hub_controllers::start(manager, config).await.expect("the controllers start");
+            start_workloads(manager);
+        };
+        self.hub.run(Source::Store, &[hub_controllers::READ, hub_workloads::READ], start).await;
     }
 
-    pub(crate) async fn stop_controllers(&mut self) {
-        let Some((manager, shutdown)) = self.running.take() else { return };
-        shutdown.cancel();
-        let ended = tokio::time::timeout(Duration::from_secs(60), manager.wait()).await;
-        assert!(ended.is_ok(), "the controllers end at shutdown");
-    }
-
-    pub(crate) async fn stop(mut self) {
-        self.stop_controllers().await;
-    }
-
-    /// Waits until no controller has anything to do now.
-    pub(crate) async fn settled(&self) {
-        let (manager, _) = self.running.as_ref().expect("the controllers run");
-        let mut last = None;
-        for _ in 0..3000 {
-            let status = manager.status().snapshot();
-            let is_idle = status.iter().all(|one| one.synced && one.queue_length + one.running + one.failing == 0);
-            let state = (self.store.current(), status.iter().map(|one| one.processed).sum::<u64>());
-            if is_idle && last == Some(state) {
-                return;
-            }
-            last = Some(state);
-            tokio::time::sleep(Duration::from_millis(30)).await;
-        }
-        panic!("the controllers did not come to rest: {:?}", manager.status().snapshot());
-    }
-
-    pub(crate) async fn make(&self, kind: Kind, object: Value) -> Value {
-        let mut full = json!({"apiVersion": kind.api_version(), "kind": kind.name()});
-        for (field, value) in object.as_object().expect("the test's object is one") {
-            full[field] = value.clone();
-        }
-        self.admin.create(kind, full).await.expect("the API takes it").expect("it is new")
-    }
-
-    pub(crate) async fn find(&self, kind: Kind, name: &str) -> Option<Value> {
-        self.admin.get_now(kind, ("default", name)).await.expect("the API answers")
-    }
-
-    pub(crate) async fn merge(&self, kind: Kind, name: &str, patch: Value) {
-        assert!(self.admin.merge(kind, ("default", name), &patch).await.expect("the API takes the patch"));
-    }
-
-    pub(crate) async fn delete(&self, kind: Kind, name: &str, grace_s: Option<u32>) {
-        let object = self.find(kind, name).await.expect("it exists");
-        self.admin.delete(kind, &object, grace_s).await.expect("the API deletes it");
-    }
-
-    /// Waits for a state of one object; says the last one seen when it does not come.
-    pub(crate) async fn eventually(&self, kind: Kind, name: &str, holds: impl Fn(Option<&Value>) -> bool) -> Value {
-        let mut last = None;
-        for _ in 0..1500 {
-            last = self.find(kind, name).await;
-            if holds(last.as_ref()) {
-                return last.unwrap_or_default();
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("{} {name} did not come to be so in half a minute; last seen: {last:?}", kind.name());
-    }
-
-    pub(crate) async fn with(&self, kind: Kind, name: &str, holds: impl Fn(&Value) -> bool) -> Value {
-        self.eventually(kind, name, |object| object.is_some_and(&holds)).await
+    pub(crate) async fn stop(self) {
+        self.hub.stop().await;
     }
 
     /// The pods as the API has them, each as `NAME` with `!` when it is terminating and `+` when it is ready.
     pub(crate) async fn pods(&self) -> Vec<String> {
-        let pods = self.admin.list_now(Kind::Pod, "default").await.expect("the API lists");
+        let pods = self.list(Kind::Pod).await;
         let shown = pods.iter().map(|pod| {
-            let conditions = pod["status"]["conditions"].as_array();
-            let is_ready =
-                conditions.into_iter().flatten().any(|one| one["type"] == "Ready" && one["status"] == "True");
-            let ready = if is_ready { "+" } else { "" };
-            let terminating = if pod["metadata"]["deletionTimestamp"].is_null() { "" } else { "!" };
+            let ready = if condition(pod, "Ready")["status"] == "True" { "+" } else { "" };
+            let terminating = if is_alive(pod) { "" } else { "!" };
             format!("{}{ready}{terminating}", name_of(pod))
         });
         shown.collect()
@@ -271,15 +186,6 @@ impl Hub {
         assert!(self.admin.merge_status(Kind::Pod, ("default", name), &status).await.expect("the API takes it"));
     }
 
-    /// What a kubelet does once a terminating pod has ended.
-    pub(crate) async fn end_pods(&self) {
-        for pod in self.admin.list_now(Kind::Pod, "default").await.expect("the API lists") {
-            if !pod["metadata"]["deletionTimestamp"].is_null() {
-                self.admin.delete(Kind::Pod, &pod, Some(0)).await.expect("the API deletes it");
-            }
-        }
-    }
-
     /// Reports every pod ready and ends those that are terminating until the pods are these.
     pub(crate) async fn play_kubelet_until(&self, expected: &[&str]) {
         let mut last = Vec::new();
@@ -303,27 +209,11 @@ impl Hub {
         }
         panic!("the pods are {last:?} and not {expected:?}");
     }
-
-    pub(crate) async fn event_of(&self, name: &str, reason: &str) -> Value {
-        for _ in 0..1500 {
-            let events = self.admin.list_now(Kind::Event, "default").await.expect("the API lists");
-            let found =
-                events.into_iter().find(|event| event["involvedObject"]["name"] == name && event["reason"] == reason);
-            if let Some(event) = found {
-                return event;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("no Event {reason} of {name} came in half a minute");
-    }
 }
 
-fn client(server: &Server) -> kube::Client {
-    kube::Client::new(server.in_process(Identity::new("admin", ["system:masters"])), "default")
-}
-
-pub(crate) fn name_of(object: &Value) -> &str {
-    object["metadata"]["name"].as_str().expect("every object has a name")
+fn start_workloads(manager: &Manager) {
+    hub_workloads::start_stateful(manager);
+    hub_workloads::start_policies(manager);
 }
 
 /// A set on the test's node, whose pods request 100 millicores.

@@ -17,7 +17,7 @@ fn with_claims(mut set: Value, when_deleted: &str, when_scaled: &str) -> Value {
 }
 
 async fn revisions(hub: &Hub) -> Vec<(String, i64)> {
-    let revisions = hub.admin.list_now(Kind::ControllerRevision, "default").await.expect("the API lists");
+    let revisions = hub.list(Kind::ControllerRevision).await;
     let mut revisions: Vec<(String, i64)> = revisions
         .iter()
         .map(|one| (name_of(one).to_owned(), one["revision"].as_i64().expect("it has a number")))
@@ -30,7 +30,7 @@ async fn new_image(hub: &Hub, set: &str, tag: &str) {
     let container = json!({
         "name": "main", "image": format!("registry.example/app:{tag}"), "resources": {"requests": {"cpu": "100m"}},
     });
-    hub.merge(Kind::StatefulSet, set, json!({"spec": {"template": {"spec": {"containers": [container]}}}})).await;
+    hub.patch(Kind::StatefulSet, set, json!({"spec": {"template": {"spec": {"containers": [container]}}}})).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -56,12 +56,12 @@ async fn pods_come_up_in_order_and_a_restart_in_between_doubles_nothing() {
     hub.pods_are(&["web-0+", "web-1"]).await;
     hub.stop_controllers().await;
     let before = hub.store.current();
-    hub.start_controllers();
+    hub.start_controllers().await;
     hub.settled().await;
     assert_eq!(hub.store.current(), before, "nothing is written that is right already");
     hub.stop_controllers().await;
     hub.ready(&["web-1"]).await;
-    hub.start_controllers();
+    hub.start_controllers().await;
     hub.pods_are(&["web-0+", "web-1+", "web-2"]).await;
     hub.ready(&["web-2"]).await;
     let set = hub.with(Kind::StatefulSet, "web", |set| set["status"]["readyReplicas"] == 3).await;
@@ -97,7 +97,7 @@ async fn pods_leave_from_the_highest_on_and_come_back_in_parallel() {
     set["spec"]["ordinals"] = json!({"start": 4});
     hub.make(Kind::StatefulSet, set).await;
     hub.pods_are(&["web-4", "web-5", "web-6"]).await;
-    hub.merge(Kind::StatefulSet, "web", json!({"spec": {"replicas": 1}})).await;
+    hub.patch(Kind::StatefulSet, "web", json!({"spec": {"replicas": 1}})).await;
     hub.pods_are(&["web-4", "web-5!", "web-6!"]).await;
     hub.end_pods().await;
     hub.pods_are(&["web-4"]).await;
@@ -106,7 +106,7 @@ async fn pods_leave_from_the_highest_on_and_come_back_in_parallel() {
     let hub = Hub::start().await;
     hub.make(Kind::StatefulSet, stateful_set("web", 3)).await;
     hub.play_kubelet_until(&["web-0+", "web-1+", "web-2+"]).await;
-    hub.merge(Kind::StatefulSet, "web", json!({"spec": {"replicas": 0}})).await;
+    hub.patch(Kind::StatefulSet, "web", json!({"spec": {"replicas": 0}})).await;
     for expected in [&["web-0+", "web-1+", "web-2+!"][..], &["web-0+", "web-1+!"], &["web-0+!"]] {
         hub.pods_are(expected).await;
         hub.end_pods().await;
@@ -125,7 +125,7 @@ async fn an_update_goes_down_to_the_partition_and_can_be_undone() {
     let first = before["status"]["updateRevision"].as_str().expect("there is one").to_owned();
 
     let partition = |partition: i64| json!({"spec": {"updateStrategy": {"rollingUpdate": {"partition": partition}}}});
-    hub.merge(Kind::StatefulSet, "web", partition(2)).await;
+    hub.patch(Kind::StatefulSet, "web", partition(2)).await;
     new_image(&hub, "web", "2").await;
     hub.pods_are(&["web-0+", "web-1+", "web-2+!"]).await;
     hub.end_pods().await;
@@ -148,11 +148,11 @@ async fn an_update_goes_down_to_the_partition_and_can_be_undone() {
     hub.play_kubelet_until(&["web-0+", "web-1+", "web-2+"]).await;
     assert_eq!(image(hub.find(Kind::Pod, "web-1").await), "registry.example/app:1");
 
-    hub.merge(Kind::StatefulSet, "web", partition(0)).await;
+    hub.patch(Kind::StatefulSet, "web", partition(0)).await;
     hub.pods_are(&["web-0+", "web-1+!", "web-2+"]).await;
     hub.stop_controllers().await;
     hub.end_pods().await;
-    hub.start_controllers();
+    hub.start_controllers().await;
     hub.pods_are(&["web-0+", "web-1", "web-2+"]).await;
     hub.play_kubelet_until(&["web-0+", "web-1+", "web-2+"]).await;
     hub.with(Kind::StatefulSet, "web", |set| set["status"]["currentRevision"] == second.as_str()).await;
@@ -205,18 +205,18 @@ async fn a_reader_that_is_behind_and_a_restart_create_nothing_twice() {
     set["spec"]["podManagementPolicy"] = json!("Parallel");
     hub.make(Kind::StatefulSet, set).await;
     hub.make(Kind::StatefulSet, stateful_set("slow", 2)).await;
-    hub.start_controllers_over(Source::Watches);
+    hub.start_controllers_over(Source::Watches).await;
     hub.eventually(Kind::Pod, "web-3", |pod| pod.is_some()).await;
     hub.stop_controllers().await;
-    hub.start_controllers_over(Source::Watches);
+    hub.start_controllers_over(Source::Watches).await;
     hub.eventually(Kind::Pod, "web-39", |pod| pod.is_some()).await;
     hub.settled().await;
     let created: std::collections::BTreeMap<String, Value> = {
-        let pods = hub.admin.list_now(Kind::Pod, "default").await.expect("the API lists");
+        let pods = hub.list(Kind::Pod).await;
         pods.into_iter().map(|pod| (name_of(&pod).to_owned(), pod["metadata"]["uid"].clone())).collect()
     };
     assert_eq!(created.len(), REPLICAS + 1, "{:?}", created.keys());
-    let claims = hub.admin.list_now(Kind::PersistentVolumeClaim, "default").await.expect("the API lists");
+    let claims = hub.list(Kind::PersistentVolumeClaim).await;
     assert_eq!(claims.len(), REPLICAS);
     hub.ready(&["slow-0"]).await;
     hub.eventually(Kind::Pod, "slow-1", |pod| pod.is_some()).await;
@@ -227,13 +227,13 @@ async fn a_reader_that_is_behind_and_a_restart_create_nothing_twice() {
     .await;
     hub.settled().await;
     assert_eq!(revisions(&hub).await.len(), 3);
-    hub.merge(Kind::StatefulSet, "web", json!({"spec": {"replicas": 1}})).await;
+    hub.patch(Kind::StatefulSet, "web", json!({"spec": {"replicas": 1}})).await;
     hub.with(Kind::Pod, "web-1", |pod| !pod["metadata"]["deletionTimestamp"].is_null()).await;
     hub.settled().await;
     let left = hub.pods().await.into_iter().filter(|pod| !pod.ends_with('!')).collect::<Vec<_>>();
     assert_eq!(left, ["slow-0+", "slow-1", "web-0"]);
     // Nothing had another life in between.
-    for pod in hub.admin.list_now(Kind::Pod, "default").await.expect("the API lists") {
+    for pod in hub.list(Kind::Pod).await {
         let known = created.get(name_of(&pod)).unwrap_or(&pod["metadata"]["uid"]);
         assert_eq!(*known, pod["metadata"]["uid"]);
     }
@@ -257,7 +257,7 @@ async fn a_default_that_the_api_adds_rolls_nothing() {
     assert!(container.as_object_mut().expect("it is a map").remove("terminationMessagePath").is_some());
     hub.make(Kind::ControllerRevision, revision).await;
     let before = hub.store.current();
-    hub.start_controllers();
+    hub.start_controllers().await;
     hub.settled().await;
     assert_eq!(hub.store.current(), before, "nothing is written");
     hub.pods_are(&["web-0+", "web-1+"]).await;
@@ -290,7 +290,7 @@ async fn a_set_adopts_its_pods_and_releases_those_that_are_not() {
     for name in ["web-x", "web-01", "web-1"] {
         assert!(!adopted(&hub.find(Kind::Pod, name).await.expect("it is there")), "{name}");
     }
-    hub.merge(Kind::Pod, "web-0", json!({"metadata": {"labels": {"app": "none"}}})).await;
+    hub.patch(Kind::Pod, "web-0", json!({"metadata": {"labels": {"app": "none"}}})).await;
     hub.with(Kind::Pod, "web-0", |pod| pod["metadata"]["ownerReferences"].is_null()).await;
     hub.stop().await;
 }
@@ -306,7 +306,7 @@ async fn claims_are_kept_or_deleted_as_the_policy_says() {
     let claim = async |name: &str| hub.find(Kind::PersistentVolumeClaim, name).await;
     assert_eq!(owner(&claim("data-drops-1").await.expect("it was created")), "StatefulSet");
     for set in ["keeps", "drops"] {
-        hub.merge(Kind::StatefulSet, set, json!({"spec": {"replicas": 1}})).await;
+        hub.patch(Kind::StatefulSet, set, json!({"spec": {"replicas": 1}})).await;
     }
     let is_of_pod = |claim: &Value| owner(claim) == "Pod";
     hub.with(Kind::PersistentVolumeClaim, "data-drops-1", is_of_pod).await;
@@ -316,17 +316,17 @@ async fn claims_are_kept_or_deleted_as_the_policy_says() {
     // Back again: the one has its old claim, the other a new one.
     let kept = claim("data-keeps-1").await.expect("it was kept")["metadata"]["uid"].clone();
     for set in ["keeps", "drops"] {
-        hub.merge(Kind::StatefulSet, set, json!({"spec": {"replicas": 2}})).await;
+        hub.patch(Kind::StatefulSet, set, json!({"spec": {"replicas": 2}})).await;
     }
     hub.play_kubelet_until(&["drops-0+", "drops-1+", "keeps-0+", "keeps-1+"]).await;
     assert_eq!(claim("data-keeps-1").await.expect("it is there")["metadata"]["uid"], kept);
     assert_eq!(owner(&claim("data-drops-1").await.expect("it is there")), "StatefulSet");
     // A change of the policy changes the owners.
     let policy = json!({"spec": {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete"}}});
-    hub.merge(Kind::StatefulSet, "keeps", policy).await;
+    hub.patch(Kind::StatefulSet, "keeps", policy).await;
     hub.with(Kind::PersistentVolumeClaim, "data-keeps-0", |claim| owner(claim) == "StatefulSet").await;
     let policy = json!({"spec": {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain"}}});
-    hub.merge(Kind::StatefulSet, "keeps", policy).await;
+    hub.patch(Kind::StatefulSet, "keeps", policy).await;
     hub.with(Kind::PersistentVolumeClaim, "data-keeps-0", |claim| owner(claim).is_null()).await;
 
     for set in ["keeps", "drops"] {
@@ -365,7 +365,7 @@ async fn run_until(hub: &Hub, expected: &[&str], holds: impl Fn(&Value) -> bool)
     let mut last = (Vec::new(), Value::Null);
     for _ in 0..1000 {
         hub.end_pods().await;
-        for pod in hub.admin.list_now(Kind::Pod, "default").await.expect("the API lists") {
+        for pod in hub.list(Kind::Pod).await {
             let name = name_of(&pod);
             if pod["spec"]["nodeName"].is_null() {
                 let node = name.replace("web", "box");
@@ -405,7 +405,7 @@ fn condition<'v>(set: &'v Value, r#type: &str) -> (&'v str, &'v str) {
 }
 
 async fn images(hub: &Hub) -> Vec<String> {
-    let pods = hub.admin.list_now(Kind::Pod, "default").await.expect("the API lists");
+    let pods = hub.list(Kind::Pod).await;
     let tag = |pod: &Value| {
         pod["spec"]["containers"][0]["image"]
             .as_str()
@@ -455,7 +455,7 @@ async fn a_sets_canary_is_updated_first_and_goes_back_when_it_fails() {
     assert_eq!(images(&hub).await, ["2"; 3]);
     let passed = set["status"]["currentRevision"].clone();
 
-    hub.merge(Kind::StatefulSet, "web", json!({"metadata": {"annotations": {"selvedge.dev/canary-wait": "1h"}}})).await;
+    hub.patch(Kind::StatefulSet, "web", json!({"metadata": {"annotations": {"selvedge.dev/canary-wait": "1h"}}})).await;
     new_image(&hub, "web", "3").await;
     run_until(&hub, &["web-0+", "web-1+", "web-2+"], is_waiting).await;
     assert_eq!(images(&hub).await, ["2", "3", "2"]);
