@@ -213,7 +213,7 @@ impl DaemonSets {
     async fn hash_of(
         &self,
         key: &Key,
-        set: &DaemonSetView<'_>,
+        (set, object): (&DaemonSetView<'_>, &ObjectRef),
         template: &Value,
         pods: &[ObjectRef],
     ) -> Result<Option<String>, ReconcileError> {
@@ -221,11 +221,11 @@ impl DaemonSets {
         if known.is_some() {
             return Ok(known);
         }
+        let tree = object.value()?;
         let revision = history::Template {
             owner: owner(set),
             template,
-            // Not copied, unlike upstream's: `kubectl rollout history` shows no CHANGE-CAUSE of a DaemonSet.
-            annotations: &Value::Null,
+            annotations: &tree["metadata"]["annotations"],
             collisions: set.status.collision_count.unwrap_or_default(),
             hash_label: REVISION_LABEL,
         };
@@ -566,7 +566,9 @@ impl Reconciler for DaemonSets {
             .template
             .map_or(Ok(Value::Null), |template| serde_json::from_str(template.get()))
             .map_err(read_template)?;
-        let Some(hash) = self.hash_of(key, &set, &tree, &objects).await? else { return Ok(Next::After(UNSEEN_RETRY)) };
+        let Some(hash) = self.hash_of(key, (&set, &object), &tree, &objects).await? else {
+            return Ok(Next::After(UNSEEN_RETRY));
+        };
 
         let now = self.context.clock.now();
         let pods = self.read_pods(key, &objects, &hash, now)?;

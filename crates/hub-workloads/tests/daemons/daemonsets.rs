@@ -251,6 +251,27 @@ async fn a_default_that_a_new_version_adds_rolls_nothing() {
     hub.stop().await;
 }
 
+/// `kubectl rollout history` shows it as CHANGE-CAUSE.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revision_says_why_the_set_was_changed() {
+    let hub = Hub::start().await;
+    let mut set = daemon_set("agent");
+    set["metadata"]["annotations"] = json!({"kubernetes.io/change-cause": "installed"});
+    hub.make(Kind::DaemonSet, set).await;
+    hub.set_with("agent", |set| set["status"]["observedGeneration"] == 1).await;
+    let patch = json!({
+        "metadata": {"annotations": {"kubernetes.io/change-cause": "a new sensor"}},
+        "spec": {"template": {"metadata": {"annotations": {"new": "yes"}}}},
+    });
+    hub.patch(Kind::DaemonSet, "agent", patch).await;
+    hub.set_with("agent", |set| set["status"]["observedGeneration"] == 2).await;
+    let mut revisions = hub.list(Kind::ControllerRevision).await;
+    revisions.sort_by_key(|revision| revision["revision"].as_i64());
+    let causes = revisions.iter().map(|revision| &revision["metadata"]["annotations"]["kubernetes.io/change-cause"]);
+    assert_eq!(causes.collect::<Vec<_>>(), ["installed", "a new sensor"]);
+    hub.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_deleted_and_joins_again_keeps_its_daemons() {
     let hub = Hub::start().await;

@@ -74,7 +74,8 @@ pub(crate) struct Known {
     lost: Vec<Instant>,
     /// Pods that were lost through no fault of a controller.
     losses: Vec<Instant>,
-    /// When a pod of it was last lost through no fault of a controller, or its spec changed.
+    /// When a pod of it was last lost through no fault of a controller, or its spec changed; of a pod, when it succeeded though it was
+    /// given up.
     disturbed: Option<Instant>,
     created_seq: u64,
     created_at: Instant,
@@ -282,6 +283,16 @@ impl Truth {
                     known.disturbed = Some(now);
                 }
             }
+            // Counted as failed, or as about to be, and then its node says how it ended before that.
+            Kind::Pod if text(&value, "/status/phase") == "Succeeded" => {
+                let was_given_up = |before: &Value| {
+                    text(before, "/status/phase") == "Failed"
+                        || (is_terminating(before) && text(before, "/status/phase") != "Succeeded")
+                };
+                if before.as_ref().is_some_and(was_given_up) {
+                    known.disturbed = Some(now);
+                }
+            }
             _ => {}
         }
         known.value = value;
@@ -400,8 +411,14 @@ impl Truth {
                     pod.pointer("/metadata/annotations/batch.kubernetes.io~1job-completion-index").cloned()
                 };
                 let active = i64::try_from(self.pods_of(&uid).filter(|pod| is_active(pod)).count()).unwrap_or(0) + 1;
+                // Who has not heard yet that a pod that was given up has succeeded replaces it, as upstream does.
+                let is_news = |other: &Value| {
+                    let known = self.objects.get(&Kind::Pod).and_then(|pods| pods.get(text(other, "/metadata/name")));
+                    known.and_then(|known| known.disturbed).is_some_and(|at| lately(&[at], now) > 0)
+                };
                 let of_index = self.pods_of(&uid).find(|other| {
-                    (is_active(other) || text(other, "/status/phase") == "Succeeded") && index(other) == index(pod)
+                    let has_succeeded = || text(other, "/status/phase") == "Succeeded" && !is_news(other);
+                    (is_active(other) || has_succeeded()) && index(other) == index(pod)
                 });
                 let status = &job.value["status"];
                 let taken =
