@@ -43,20 +43,23 @@ async fn a_daemon_set_is_deleted_after_its_pods_or_leaves_them_behind() {
     hub.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_writes_nothing_that_is_right_already() {
-    let mut hub = Hub::start().await;
+/// Two nodes, each with a pod of the set `agent` that runs, and a device `box` on the first. The pods.
+async fn daemons_and_a_device(hub: &Hub) -> Vec<Value> {
     hub.gateways(&["gw-1", "gw-2"]).await;
     hub.make(Kind::DaemonSet, daemon_set("agent")).await;
     let pods = hub.alive_pods(2).await;
     hub.make_ready(&pods).await;
     let resource = json!({"name": "CPU", "properties": {"valueType": "Float64", "readWrite": "R"}});
     hub.make(Kind::DeviceProfile, json!({"metadata": {"name": "host"}, "spec": {"deviceResources": [resource]}})).await;
-    let device = json!({
-        "metadata": {"name": "box", "namespace": "default"},
-        "spec": {"nodeName": "gw-1", "profileName": "host", "serviceName": "host"},
-    });
-    hub.make(Kind::Device, device).await;
+    let spec = json!({"nodeName": "gw-1", "profileName": "host", "serviceName": "host"});
+    hub.make(Kind::Device, json!({"metadata": {"name": "box", "namespace": "default"}, "spec": spec})).await;
+    pods
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_writes_nothing_that_is_right_already() {
+    let mut hub = Hub::start().await;
+    daemons_and_a_device(&hub).await;
     let rule = json!({"metadata": {"name": "r", "namespace": "default"}, "spec": {"sql": "SELECT CPU FROM host", "actions": [{"log": {}}]}});
     hub.make(Kind::Rule, rule).await;
     hub.set_with("agent", |set| set["status"]["numberAvailable"] == 2).await;
@@ -79,14 +82,7 @@ fn with_ready(status: &str) -> Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_out_of_reach_takes_its_pods_and_devices_out_of_the_count() {
     let mut hub = Hub::start().await;
-    hub.gateways(&["gw-1", "gw-2"]).await;
-    hub.make(Kind::DaemonSet, daemon_set("agent")).await;
-    let pods = hub.alive_pods(2).await;
-    hub.make_ready(&pods).await;
-    let resource = json!({"name": "CPU", "properties": {"valueType": "Float64", "readWrite": "R"}});
-    hub.make(Kind::DeviceProfile, json!({"metadata": {"name": "host"}, "spec": {"deviceResources": [resource]}})).await;
-    let spec = json!({"nodeName": "gw-1", "profileName": "host", "serviceName": "host"});
-    hub.make(Kind::Device, json!({"metadata": {"name": "box", "namespace": "default"}, "spec": spec})).await;
+    let pods = daemons_and_a_device(&hub).await;
     let assigned = |one: Option<&Value>| {
         one.is_some_and(|one| one["spec"]["entries"].as_array().is_some_and(|entries| entries.len() == 2))
     };
