@@ -49,7 +49,11 @@ fn main() {
     }
     // Static and at a fixed address: nothing is relocated when it starts, so all of its code and most of its data are pages
     // that every shim shares. Compilers would make a position-independent program by themselves.
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static\x1f-Crelocation-model=static");
+    let mut flags = vec!["-Ctarget-feature=+crt-static", "-Crelocation-model=static"];
+    // A program that names no directory of the machine that built it has no shim either that does.
+    let outer = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    flags.extend(outer.split('\x1f').filter(|flag| flag.starts_with("--remap-path-prefix=")));
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     // The target is named even where it is this machine's: flags would otherwise apply to procedural macros as well.
     cargo.args(["build", "--quiet", "--locked", "--profile", "shim", "--bin", "node-shim", "--target", &target]);
     cargo.arg("--manifest-path").arg(manifest).arg("--target-dir").arg(&target_dir);

@@ -12,7 +12,9 @@ use std::collections::{BTreeMap, HashMap};
 use api_edge::volumes::{PROVISIONED_BY, PROVISIONER, node_of};
 use api_kube::{LabelSelector, LabelSelectorSpec, Quantity, Text};
 use hub_runtime::views::ObjectMeta;
-use hub_runtime::volumes::{BETA_CLASS, BIND_COMPLETED, NO_PROVISIONER, SELECTED_NODE};
+use hub_runtime::volumes::{
+    AccessModes, Asked, BETA_CLASS, BIND_COMPLETED, NO_PROVISIONER, Offer, SELECTED_NODE, Suiting, Terms, is_bindable,
+};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -20,9 +22,6 @@ use crate::pod::parse::node_terms;
 use crate::pod::views::{ListView, nullable};
 use crate::pod::{ClaimUse, Pod};
 use crate::terms::{Labels, NodeTerm};
-
-/// Claims of one pod that are tried in every combination with volumes; more are bound as they come.
-const VOLUMES_TRIED_MAX: usize = 4096;
 
 /// A PersistentVolumeClaim.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,8 +42,10 @@ pub struct Claim {
     pub class: Box<str>,
     /// The node for which a provisioner is asked already.
     pub selected_node: Option<Box<str>>,
+    /// `spec.volumeAttributesClassName`.
+    pub attributes_class: Box<str>,
     /// `spec.accessModes`.
-    pub modes: Vec<Box<str>>,
+    pub modes: AccessModes,
     /// Bytes.
     pub request: i64,
     /// Whether a block device is demanded.
@@ -64,8 +65,10 @@ pub struct Volume {
     pub labels: Labels,
     /// `spec.storageClassName`.
     pub class: Box<str>,
+    /// `spec.volumeAttributesClassName`.
+    pub attributes_class: Box<str>,
     /// `spec.accessModes`.
-    pub modes: Vec<Box<str>>,
+    pub modes: AccessModes,
     /// Bytes.
     pub capacity: i64,
     /// Whether it is a block device.
@@ -108,8 +111,8 @@ pub struct Volumes {
 pub struct ClaimCheck {
     /// Volumes of bound claims.
     bound: Vec<Box<str>>,
-    /// Claims that are bound with the decision.
-    waiting: Vec<Box<str>>,
+    /// Claims that are bound with the decision, and the names of the volumes that suit each, wherever they are.
+    waiting: Vec<(Box<str>, Suiting<Box<str>>)>,
     /// The pod's claims that only one pod may use at a time.
     pub exclusive: Vec<Box<str>>,
     /// Bytes that each node has promised to others; none where that does not matter.
@@ -165,13 +168,14 @@ impl Volumes {
         let claims = claims.collect::<Result<Vec<_>, String>>()?;
         let mut is_unbound = false;
         for (of_pod, claim) in claims {
-            if claim.modes.iter().any(|mode| &**mode == "ReadWriteOncePod") {
+            if claim.modes.contain(AccessModes::ONE_POD) {
                 check.exclusive.push(of_pod.name.clone());
             }
             match &claim.volume {
                 Some(volume) if claim.is_bound => check.bound.push(volume.clone()),
                 None if self.classes.get(&claim.class).is_some_and(|class| class.waits) => {
-                    check.waiting.push(of_pod.name.clone());
+                    let suiting = self.suiting(pod.namespace(), &of_pod.name, claim);
+                    check.waiting.push((of_pod.name.clone(), suiting));
                 }
                 _ => is_unbound = true,
             }
@@ -179,11 +183,22 @@ impl Volumes {
         if is_unbound {
             return Err("pod has unbound immediate PersistentVolumeClaims".to_owned());
         }
-        let mut waiting = check.waiting.iter().filter_map(|name| self.claim(pod.namespace(), name));
-        if waiting.any(|claim| self.gets_directory(claim)) {
-            check.promised = self.promised(pod.namespace(), &check.waiting);
+        let waiting: Vec<&str> = check.waiting.iter().map(|(name, _)| &**name).collect();
+        let mut claims = waiting.iter().filter_map(|name| self.claim(pod.namespace(), name));
+        if claims.any(|claim| self.gets_directory(claim)) {
+            check.promised = self.promised(pod.namespace(), &waiting);
         }
         Ok(check)
+    }
+
+    /// The volumes that suit a claim. One for which a provisioner was asked gets what that makes.
+    fn suiting(&self, namespace: &str, name: &str, claim: &Claim) -> Suiting<Box<str>> {
+        if claim.selected_node.is_some() {
+            return Suiting::Free(Vec::new());
+        }
+        let asked = Asked { namespace, name, uid: &claim.uid, terms: claim.terms(), selector: claim.selector.as_ref() };
+        let volumes = self.volumes.iter().map(|(name, volume)| Named { name, volume });
+        Suiting::find(&asked, volumes).map(|found| found.name.into())
     }
 
     fn gets_directory(&self, claim: &Claim) -> bool {
@@ -191,7 +206,7 @@ impl Volumes {
     }
 
     /// What nodes have promised: to volumes, and to claims that are about to get one, but those named here.
-    fn promised(&self, namespace: &str, except: &[Box<str>]) -> HashMap<Box<str>, i64> {
+    fn promised(&self, namespace: &str, except: &[&str]) -> HashMap<Box<str>, i64> {
         let mut promised: HashMap<Box<str>, i64> = HashMap::new();
         let mut add = |node: &str, bytes: i64| {
             let sum = promised.entry(node.into()).or_default();
@@ -203,7 +218,7 @@ impl Volumes {
         for (of_namespace, claims) in &self.claims {
             for (name, claim) in claims {
                 let Some(node) = claim.selected_node.as_ref().filter(|_| claim.volume.is_none()) else { continue };
-                let is_own = **of_namespace == *namespace && except.contains(name);
+                let is_own = **of_namespace == *namespace && except.contains(&&**name);
                 if !is_own && self.gets_directory(claim) && !self.volumes.contains_key(&*format!("pvc-{}", claim.uid)) {
                     add(node, claim.request);
                 }
@@ -254,19 +269,19 @@ impl Volumes {
         }
         let mut plan = ClaimPlan::default();
         let mut promised = check.promised.get(node).copied().unwrap_or_default();
-        for name in &check.waiting {
+        for (name, suiting) in &check.waiting {
             let Some(claim) = self.claim(namespace, name) else {
                 conflict.nothing_to_bind = true;
                 continue;
             };
             let is_for_another = claim.selected_node.as_ref().is_some_and(|selected| **selected != *node);
-            let found = match claim.selected_node {
-                None => self.volume_for(namespace, name, claim, &plan, node, labels),
-                Some(_) => None,
-            };
+            let found = suiting.first(|volume| {
+                let is_taken = plan.bind.iter().any(|(_, taken)| taken == volume);
+                !is_taken && self.volumes.get(volume).is_some_and(|volume| volume.is_reachable(node, labels))
+            });
             match found {
                 _ if is_for_another => conflict.nothing_to_bind = true,
-                Some(volume) => plan.bind.push((name.clone(), volume.into())),
+                Some(volume) => plan.bind.push((name.clone(), volume.clone())),
                 None if self.gets_directory(claim) && disk.is_none() => conflict.nothing_to_bind = true,
                 None if self.can_provision(&claim.class, labels) => {
                     if let Some(disk) = disk.filter(|_| self.gets_directory(claim)) {
@@ -289,39 +304,46 @@ impl Volumes {
         };
         class.topologies.is_empty() || class.topologies.iter().any(|term| term.iter().all(suits))
     }
+}
 
-    /// The smallest volume that suits the claim; one that is reserved for it comes first.
-    fn volume_for(
-        &self,
-        namespace: &str,
-        name: &str,
-        claim: &Claim,
-        plan: &ClaimPlan,
-        node: &str,
-        labels: &Labels,
-    ) -> Option<&str> {
-        let mut best: Option<(&str, i64)> = None;
-        for (volume_name, volume) in self.volumes.iter().take(VOLUMES_TRIED_MAX) {
-            let is_taken = plan.bind.iter().any(|(_, taken)| taken == volume_name);
-            if is_taken || !volume.is_usable || !volume.is_reachable(node, labels) || volume.is_block != claim.is_block
-            {
-                continue;
-            }
-            if let Some((of_namespace, of_name, uid)) = &volume.claim {
-                if **of_namespace == *namespace && **of_name == *name && (uid.is_empty() || *uid == claim.uid) {
-                    return Some(volume_name);
-                }
-                continue;
-            }
-            let suits = volume.class == claim.class
-                && volume.capacity >= claim.request
-                && claim.modes.iter().all(|mode| volume.modes.contains(mode))
-                && claim.selector.as_ref().is_none_or(|selector| selector.matches(|key| volume.labels.get(key)));
-            if suits && best.is_none_or(|(_, capacity)| volume.capacity < capacity) {
-                best = Some((volume_name, volume.capacity));
-            }
+impl Claim {
+    fn terms(&self) -> Terms<'_> {
+        Terms {
+            class: &self.class,
+            attributes_class: &self.attributes_class,
+            bytes: self.request,
+            modes: self.modes,
+            is_block: self.is_block,
         }
-        best.map(|(name, _)| name)
+    }
+}
+
+/// A volume, which does not know its own name.
+struct Named<'v> {
+    name: &'v str,
+    volume: &'v Volume,
+}
+
+impl Offer for Named<'_> {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn terms(&self) -> Terms<'_> {
+        let Volume { class, attributes_class, capacity, modes, is_block, .. } = self.volume;
+        Terms { class, attributes_class, bytes: *capacity, modes: *modes, is_block: *is_block }
+    }
+
+    fn claim(&self) -> Option<(&str, &str, &str)> {
+        self.volume.claim.as_ref().map(|(namespace, name, uid)| (&**namespace, &**name, &**uid))
+    }
+
+    fn label(&self, key: &str) -> Option<&str> {
+        self.volume.labels.get(key)
+    }
+
+    fn is_usable(&self) -> bool {
+        self.volume.is_usable
     }
 }
 
@@ -361,6 +383,8 @@ struct ClaimSpecView<'a> {
     access_modes: Vec<Text<'a>>,
     #[serde(borrow, deserialize_with = "nullable")]
     resources: RequestsView<'a>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    volume_attributes_class_name: Text<'a>,
     #[serde(borrow, deserialize_with = "nullable")]
     volume_mode: Text<'a>,
     selector: Option<LabelSelectorSpec>,
@@ -414,7 +438,8 @@ pub fn parse_claim(json: &[u8]) -> Result<Claim, crate::pod::ParsePodError> {
         is_terminating: view.metadata.is_terminating(),
         class: class.unwrap_or_default().into(),
         selected_node: annotations.get(SELECTED_NODE).and_then(text),
-        modes: view.spec.access_modes.iter().map(|mode| (&**mode).into()).collect(),
+        attributes_class: (&*view.spec.volume_attributes_class_name).into(),
+        modes: AccessModes::new(view.spec.access_modes.iter().map(|mode| &**mode)),
         request: storage(&view.spec.resources.requests),
         is_block: &*view.spec.volume_mode == "Block",
         selector: view.spec.selector.as_ref().map(LabelSelectorSpec::to_selector).transpose()?,
@@ -441,6 +466,8 @@ struct VolumeSpecView<'a> {
     access_modes: Vec<Text<'a>>,
     #[serde(borrow, deserialize_with = "nullable")]
     storage_class_name: Text<'a>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    volume_attributes_class_name: Text<'a>,
     #[serde(borrow, deserialize_with = "nullable")]
     volume_mode: Text<'a>,
     #[serde(borrow)]
@@ -485,11 +512,11 @@ pub fn parse_volume(json: &[u8]) -> Result<Volume, serde_json::Error> {
         nodes: view.spec.node_affinity.required.map(node_terms).transpose()?,
         labels: Labels::new(view.metadata.labels.iter()),
         class: annotations.get(BETA_CLASS).unwrap_or(&view.spec.storage_class_name).into(),
-        modes: view.spec.access_modes.iter().map(|mode| text(mode)).collect(),
+        attributes_class: text(&view.spec.volume_attributes_class_name),
+        modes: AccessModes::new(view.spec.access_modes.iter().map(|mode| &**mode)),
         capacity: storage(&view.spec.capacity),
         is_block: &*view.spec.volume_mode == "Block",
-        is_usable: !view.metadata.is_terminating()
-            && matches!(&*view.status.phase, "" | "Pending" | "Available" | "Bound"),
+        is_usable: !view.metadata.is_terminating() && is_bindable(&view.status.phase),
         directory_of,
     })
 }

@@ -1,9 +1,7 @@
-//! Which volume suits a claim: upstream's order, as a plain function.
-//!
-//! A volume that is for the claim already comes first. Of the others the one with the fewest access modes beside those that the claim
-//! asks for, then the smallest, and of two of one size the first by name, so that a run that is repeated chooses the same.
+//! Which volume suits a claim, where its pod is, and why one does not that a person chose.
 
 use api_kube::selector::LabelSelectorSpec;
+use hub_runtime::volumes::{Offer as _, Suiting};
 
 use crate::views::{Claim, Node, Volume};
 
@@ -28,67 +26,32 @@ where
     'a: 'v,
 {
     // A selector that is none selects nothing.
-    let selector = match claim.spec.selector.as_ref().map(LabelSelectorSpec::to_selector).transpose() {
-        Ok(selector) => selector,
-        Err(_) => return None,
+    let selector = claim.spec.selector.as_ref().map(LabelSelectorSpec::to_selector).transpose().ok()?;
+    let suiting = Suiting::find(&claim.asked(selector.as_ref()), volumes);
+    let found = match (place, &suiting) {
+        (Place::NotYet, Suiting::Free(_)) => None,
+        (Place::On(node), _) => suiting.first(|volume| volume.is_reachable(node)),
+        (Place::Anywhere | Place::NotYet, _) => suiting.first(|_| true),
     };
-    let mut found: Option<&'v Volume<'a>> = None;
-    for volume in volumes {
-        let is_candidate = is_block(&volume.spec.volume_mode) == is_block(&claim.spec.volume_mode)
-            && !volume.metadata.is_terminating()
-            && volume.capacity() >= claim.request()
-            && volume.spec.volume_attributes_class_name == claim.spec.volume_attributes_class_name;
-        if !is_candidate {
-            continue;
-        }
-        let is_reachable = match place {
-            Place::On(node) => volume.is_reachable(node),
-            Place::Anywhere | Place::NotYet => true,
-        };
-        if volume.is_for(claim) {
-            // It is the claim's volume, and out of its pod's reach: no other one is.
-            return is_reachable.then_some(volume);
-        }
-        let suits = !matches!(place, Place::NotYet)
-            && is_reachable
-            && volume.spec.claim_ref.is_none()
-            && volume.class() == claim.class()
-            && has_modes(claim, volume)
-            && selector.as_ref().is_none_or(|selector| selector.matches(|key| volume.metadata.labels.get(key)));
-        if suits && found.is_none_or(|before| rank(volume) < rank(before)) {
-            found = Some(volume);
-        }
-    }
-    found
-}
-
-fn rank<'v>(volume: &'v Volume<'_>) -> (usize, api_kube::Quantity, &'v str) {
-    (volume.spec.access_modes.len(), volume.capacity(), &volume.metadata.name)
-}
-
-fn has_modes(claim: &Claim<'_>, volume: &Volume<'_>) -> bool {
-    claim.spec.access_modes.iter().all(|mode| volume.spec.access_modes.contains(mode))
-}
-
-fn is_block(mode: &str) -> bool {
-    mode == "Block"
+    found.copied()
 }
 
 /// Why a volume that the claim names by hand does not suit it, in upstream's words.
 pub(crate) fn mismatch(claim: &Claim<'_>, volume: &Volume<'_>) -> Option<&'static str> {
-    if volume.capacity() < claim.request() {
+    let (asked, offered) = (claim.terms(), volume.terms());
+    if offered.bytes < asked.bytes {
         return Some("requested PV is too small");
     }
-    if volume.class() != claim.class() {
+    if offered.class != asked.class {
         return Some("storageClassName does not match");
     }
-    if volume.spec.volume_attributes_class_name != claim.spec.volume_attributes_class_name {
+    if offered.attributes_class != asked.attributes_class {
         return Some("volumeAttributesClassName does not match");
     }
-    if is_block(&volume.spec.volume_mode) != is_block(&claim.spec.volume_mode) {
+    if offered.is_block != asked.is_block {
         return Some("incompatible volumeMode");
     }
-    if !has_modes(claim, volume) {
+    if !offered.modes.contain(asked.modes) {
         return Some("incompatible accessMode");
     }
     None

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use api_kube::selector::LabelSelectorSpec;
-use api_kube::{Quantity, Text};
+use api_kube::{LabelSelector, Quantity, Text};
 use hub_runtime::selector::NodeSelector;
 use hub_runtime::views::{Labels, ObjectMeta, nullable};
 use hub_runtime::writer::Target;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use hub_runtime::volumes::{BETA_CLASS, BIND_COMPLETED, DEFAULT_CLASS};
+use hub_runtime::volumes::{AccessModes, Asked, BETA_CLASS, BIND_COMPLETED, DEFAULT_CLASS, Offer, Terms, is_bindable};
 
 /// Declares views: fields that borrow, and after the bar those that own what they read.
 macro_rules! views {
@@ -165,6 +165,24 @@ impl Claim<'_> {
     pub fn request(&self) -> Quantity {
         storage(&self.spec.resources.requests)
     }
+
+    /// What a volume must offer.
+    pub fn terms(&self) -> Terms<'_> {
+        Terms {
+            class: self.class(),
+            attributes_class: &self.spec.volume_attributes_class_name,
+            bytes: self.request().value(),
+            modes: AccessModes::new(self.spec.access_modes.iter().map(|mode| &**mode)),
+            is_block: &*self.spec.volume_mode == "Block",
+        }
+    }
+
+    /// The claim, as it looks for a volume with the labels that it selects.
+    pub fn asked<'c>(&'c self, selector: Option<&'c LabelSelector>) -> Asked<'c> {
+        let metadata = &self.metadata;
+        let (namespace, name, uid) = (&metadata.namespace, &metadata.name, &metadata.uid);
+        Asked { namespace, name, uid, terms: self.terms(), selector }
+    }
 }
 
 impl Volume<'_> {
@@ -185,15 +203,40 @@ impl Volume<'_> {
 
     /// Whether it is for this claim: by its name, and by its uid where the volume has one.
     pub fn is_for(&self, claim: &Claim<'_>) -> bool {
-        self.spec.claim_ref.as_ref().is_some_and(|of| {
-            (&*of.namespace, &*of.name) == (&*claim.metadata.namespace, &*claim.metadata.name)
-                && (of.uid.is_empty() || of.uid == claim.metadata.uid)
-        })
+        Offer::is_for(&self, &claim.asked(None))
     }
 
     /// Whether a node reaches it.
     pub fn is_reachable(&self, node: &Node<'_>) -> bool {
         self.spec.node_affinity.required.as_ref().is_none_or(|selector| selector.matches(&node.metadata))
+    }
+}
+
+impl Offer for &Volume<'_> {
+    fn name(&self) -> &str {
+        &self.metadata.name
+    }
+
+    fn terms(&self) -> Terms<'_> {
+        Terms {
+            class: self.class(),
+            attributes_class: &self.spec.volume_attributes_class_name,
+            bytes: self.capacity().value(),
+            modes: AccessModes::new(self.spec.access_modes.iter().map(|mode| &**mode)),
+            is_block: &*self.spec.volume_mode == "Block",
+        }
+    }
+
+    fn claim(&self) -> Option<(&str, &str, &str)> {
+        self.spec.claim_ref.as_ref().map(|claim| (&*claim.namespace, &*claim.name, &*claim.uid))
+    }
+
+    fn label(&self, key: &str) -> Option<&str> {
+        self.metadata.labels.get(key)
+    }
+
+    fn is_usable(&self) -> bool {
+        !self.metadata.is_terminating() && is_bindable(&self.status.phase)
     }
 }
 

@@ -98,10 +98,8 @@ impl Signals {
 
     /// Waits for one of them, which must be blocked; `None` when `timeout` passes first.
     pub fn wait(&self, timeout: Option<std::time::Duration>) -> io::Result<Option<i32>> {
-        let limit = timeout.map(|timeout| libc::timespec {
-            tv_sec: timeout.as_secs() as libc::time_t,
-            tv_nsec: timeout.subsec_nanos() as _,
-        });
+        let limit = timeout
+            .map(|timeout| libc::timespec { tv_sec: timeout.as_secs() as _, tv_nsec: timeout.subsec_nanos() as _ });
         let limit_ptr = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         // SAFETY: the set is written, no details are asked for, and the time limit outlives the call.
         match unsafe { libc::sigtimedwait(&self.0, std::ptr::null_mut(), limit_ptr) } {

@@ -105,12 +105,17 @@ fn the_smallest_volume_that_suits_is_bound() {
     ]);
     let both = pod("p", json!({"spec": {"volumes": volumes}}));
     assert_eq!(decide(&mut cluster, &both), Ok("b".to_owned()));
-    let check = cluster.volumes.check(&both).unwrap();
     let plan = |cluster: &Cluster| {
+        let check = cluster.volumes.check(&both).unwrap();
         cluster.volumes.plan("default", &check, "b", &cluster.node(cluster.node_id("b").unwrap()).labels, None)
     };
     let pairs = |one: &str, two: &str| vec![("data".into(), one.into()), ("more".into(), two.into())];
     assert_eq!(plan(&cluster).unwrap().bind, pairs("fits", "large"));
+    // As the binder of claims chooses: one with no other access modes comes before a smaller one.
+    let mut no_other = volume("9Gi", "disk");
+    no_other["accessModes"] = json!(["ReadWriteOnce"]);
+    add_volume(&mut cluster, "large", "b", no_other);
+    assert_eq!(plan(&cluster).unwrap().bind, pairs("large", "fits"));
     // One that is reserved for a claim is for that claim, whatever its size.
     let mut reserved = volume("9Gi", "disk");
     reserved["claimRef"] = json!({"namespace": "default", "name": "data"});
