@@ -379,7 +379,7 @@ const POD_SPEC: &[Row] = &[
         Rejected("gives each container processes of its own; run both programs in one container, or leave it out"),
     )
     .of_images(Honoured),
-    both("subdomain", Rejected("has no domain for pods; leave it out")).of_images(Honoured),
+    row("subdomain", Honoured, NOT_A_PROCESS),
     both("terminationGracePeriodSeconds", Honoured),
     both("tolerations", PLACEMENT),
     both("topologySpreadConstraints", PLACEMENT),

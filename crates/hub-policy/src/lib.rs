@@ -8,12 +8,13 @@
 //! tasks            BindingKeeper (records keys, revokes those of deleted nodes) · clean_tokens
 //! authorizers      system:masters · NodeAuthorizer (nodes with a key) · InNodesName · BootstrapAuthorizer · roles
 //! admission        what machinery-access has for every pod and node · NodeRestriction (nodes with a key, tokens) ·
-//!                  PodVariants (what a pod is on its node) · PodRuntimeClass (what a runtime honours) · KeptKinds · escalation of roles
+//!                  PodVariants (what a pod is on its node) · PodRuntimeClass (what a runtime honours) · WorkloadAnnotations · KeptKinds ·
+//!                  escalation of roles
 //! ```
 //!
 //! - **Where is it?** Which key speaks as which node: `bindings`. What a node may do: `authorizer`. What it may write into an object: `restriction`. Its labels:
-//!   `labels`. Names that no node may have: `names`. What a pod may ask of a runtime: `pods`. What of it depends on its node: `variants`. Kinds that nobody
-//!   deletes: `kinds`. How much a node may store: `quota`.
+//!   `labels`. Names that no node may have: `names`. What a pod may ask of a runtime: `pods`. What of it depends on its node: `variants`. What of a
+//!   workload cannot be followed: `annotations`. Kinds that nobody deletes: `kinds`. How much a node may store: `quota`.
 //! - **May I touch it?** Every rule here keeps a stolen gateway from giving away more than itself: begin with a test that
 //!   fails, in `tests/`.
 //! - **How do I try it?** `cargo test -p hub-policy`; on a running hub with `kubectl --as system:node:NAME --as-group
@@ -24,6 +25,7 @@
 //!
 //! **Invariant:** whose an object is, a field of the stored object says, never its name.
 
+mod annotations;
 mod authorizer;
 mod bindings;
 mod kinds;
@@ -43,6 +45,7 @@ use machinery_access::{Access, AccessOptions, Issuer, TokenAuthenticator, TokenK
 use machinery_server::{Admission, Authorizer, BootstrapTokenAuthenticator, ServerConfig, SystemMasters, Union};
 use machinery_store::Store;
 
+pub use annotations::WorkloadAnnotations;
 pub use authorizer::{BootstrapAuthorizer, InNodesName, NodeAuthorizer};
 pub use bindings::{BindingKeeper, NODE_IDENTITIES, NodeKeyAuthenticator, OnChange, binding, bindings};
 pub use kinds::KeptKinds;
@@ -79,6 +82,7 @@ pub fn admission(hub_names: Vec<String>, access: &Access, authorizer: &Union) ->
     // Before all others: they look at what a pod is on its node.
     plugins.insert(0, Arc::new(PodVariants));
     plugins.push(Arc::new(PodRuntimeClass));
+    plugins.push(Arc::new(WorkloadAnnotations));
     plugins.push(Arc::new(KeptKinds));
     plugins.push(Arc::new(NodeServices));
     plugins.push(Arc::<NodeQuota>::default());

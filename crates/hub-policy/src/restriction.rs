@@ -339,6 +339,16 @@ fn mirror_pod(node: &str, pod: &Value) -> Checked {
     if stem.is_none_or(str::is_empty) {
         return reject(&format!("create mirror pods whose names do not end in \"-{node}\""));
     }
+    // One without a controller is adopted by the first workload whose selector fits, and takes the place of a pod of it.
+    let owners = held(Some(pod), "ownerReferences").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let [owner] = owners else { return reject("create mirror pods without its own Node as their one owner") };
+    let says = |field: &str| owner.get(field) == Some(&Value::Bool(true));
+    if !says("controller") {
+        return reject("create mirror pods whose controller is not its own Node");
+    }
+    if says("blockOwnerDeletion") {
+        return reject("set blockOwnerDeletion on an owner reference");
+    }
     // A service account's token would be a key to whatever that account may do.
     if !matches!(text_at(spec, "/serviceAccountName"), "" | "default")
         || spec.get("serviceAccount").is_some_and(|name| name != "default" && name != "")

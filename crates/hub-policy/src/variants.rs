@@ -10,7 +10,7 @@
 use api_edge::variants::{self, Mistake, Variant};
 use api_edge::{ANNOTATION_VARIANT, ANNOTATION_VARIANTS};
 use api_pod::{Runtime, unsupported};
-use machinery_kinds::FieldError;
+use machinery_kinds::{FieldError, ResourceInfo};
 use machinery_server::{Admission, AdmissionError, AdmissionRequest, Operation};
 use machinery_store::Key;
 use serde_json::{Value, json};
@@ -47,10 +47,10 @@ impl Admission for PodVariants {
         if is_mirror(object) {
             return Ok(());
         }
-        let mut found = mistakes(object, template);
+        let mut found = mistakes(request.info, object, template);
         // An object keeps what it was stored with: whoever changes a label should not have to mend that first.
         if let (false, Some(old)) = (found.is_empty(), request.old) {
-            let before = mistakes(old, template);
+            let before = mistakes(request.info, old, template);
             found.retain(|one| !before.contains(one));
         }
         if found.is_empty() { Ok(()) } else { Err(AdmissionError::Invalid(found)) }
@@ -79,7 +79,7 @@ fn annotation(template: &Value) -> Option<&str> {
 }
 
 /// What is wrong with the variants of an object.
-fn mistakes(object: &Value, template_at: &str) -> Vec<FieldError> {
+fn mistakes(info: &ResourceInfo, object: &Value, template_at: &str) -> Vec<FieldError> {
     let Some(template) = object.pointer(template_at) else { return Vec::new() };
     let Some(text) = annotation(template) else { return Vec::new() };
     let at = template_at.trim_start_matches('/').replace('/', ".");
@@ -94,9 +94,22 @@ fn mistakes(object: &Value, template_at: &str) -> Vec<FieldError> {
     };
     let spec = template.get("spec").cloned().unwrap_or_default();
     let mut found: Vec<FieldError> = variants::unknown_containers(&list, &spec).into_iter().map(error).collect();
-    found.extend(
-        list.iter().enumerate().flat_map(|(index, variant)| unhonoured(&spec, variant, &format!("{path}[{index}]"))),
-    );
+    let of_itself = info.validate(object);
+    for (index, variant) in list.iter().enumerate() {
+        let path = format!("{path}[{index}]");
+        found.extend(unhonoured(&spec, variant, &path));
+        let mut varied = object.clone();
+        if let Some(spec) = varied.pointer_mut(&format!("{template_at}/spec")).and_then(Value::as_object_mut) {
+            variant.apply(spec);
+        }
+        // What the rules of its kind say of the pod that it makes: nobody looks again when the pod gets its node.
+        let invalid = info.validate(&varied).into_iter().filter(|error| !of_itself.contains(error));
+        found.extend(invalid.map(|error| FieldError {
+            path: path.clone(),
+            message: format!("{}: {}", error.path, error.message),
+            ..error
+        }));
+    }
     found
 }
 

@@ -15,32 +15,51 @@ use crate::kinds::{Kind, Resource};
 pub struct WriteError {
     act: String,
     #[source]
-    source: Box<Error>,
+    source: Cause,
+}
+
+/// An error of the client, of which people read what the API said: the client's own text has it twice, and all fields of the status.
+#[derive(Debug)]
+struct Cause(Box<Error>);
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &*self.0 {
+            Error::Api(status) => f.write_str(&status.message),
+            other => other.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Cause {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &*self.0 {
+            Error::Api(_) => None,
+            other => other.source(),
+        }
+    }
 }
 
 impl WriteError {
     fn new(act: impl Into<String>, source: Error) -> Self {
-        Self { act: act.into(), source: Box::new(source) }
+        Self { act: act.into(), source: Cause(Box::new(source)) }
     }
 
     /// What the API said, for an Event.
     pub fn reason(&self) -> String {
-        match &*self.source {
-            Error::Api(status) => status.message.clone(),
-            other => other.to_string(),
-        }
+        self.source.to_string()
     }
 
     /// Whether the API creates nothing there because the namespace is being deleted.
     pub fn is_namespace_terminating(&self) -> bool {
-        let Error::Api(status) = &*self.source else { return false };
+        let Error::Api(status) = &*self.source.0 else { return false };
         let causes = status.details.iter().flat_map(|details| &details.causes);
         status.code == 403 && causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
     }
 
     /// The status code that the API responded with.
     pub fn code(&self) -> Option<u16> {
-        match &*self.source {
+        match &*self.source.0 {
             Error::Api(status) => Some(status.code),
             _ => None,
         }

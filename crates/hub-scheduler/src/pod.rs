@@ -262,6 +262,8 @@ pub struct Pod {
     pub name: Box<str>,
     /// `metadata.uid`.
     pub uid: Box<str>,
+    /// `metadata.generation`.
+    pub generation: i64,
     /// What it demands.
     pub demand: Arc<Demand>,
     /// Its claims.

@@ -148,7 +148,7 @@ pub(crate) async fn write_verdict(context: Context, pod: Arc<Pod>, verdict: Verd
     let mut status = json!({});
     if let Some((reason, message)) = &verdict.condition {
         let since = (!verdict.was_unscheduled).then(|| context.clock.now());
-        status["conditions"] = json!([condition("PodScheduled", "False", reason, message, since)]);
+        status["conditions"] = json!([condition(&pod, ("PodScheduled", "False"), reason, message, since)]);
     }
     if let Some(nominated) = &verdict.nominated {
         status["nominatedNodeName"] = if nominated.is_empty() { Value::Null } else { json!(nominated) };
@@ -157,9 +157,16 @@ pub(crate) async fn write_verdict(context: Context, pod: Arc<Pod>, verdict: Verd
     Ok(())
 }
 
-fn condition(r#type: &str, status: &str, reason: &str, message: &str, since: Option<Timestamp>) -> Value {
+fn condition(
+    pod: &Pod,
+    (r#type, status): (&str, &str),
+    reason: &str,
+    message: &str,
+    since: Option<Timestamp>,
+) -> Value {
     let mut condition = json!({
         "type": r#type, "status": status, "reason": reason, "message": message, "lastProbeTime": null,
+        "observedGeneration": pod.generation,
     });
     if let Some(since) = since {
         condition["lastTransitionTime"] = seconds(since).into();
@@ -185,8 +192,13 @@ pub(crate) async fn end_victims(
     let message = format!("{}: preempting to accommodate a higher priority pod", crate::pod::SCHEDULER_NAME);
     for victim in &victims {
         let target = target(victim);
-        let condition =
-            condition("DisruptionTarget", "True", "PreemptionByScheduler", &message, Some(context.clock.now()));
+        let condition = condition(
+            victim,
+            ("DisruptionTarget", "True"),
+            "PreemptionByScheduler",
+            &message,
+            Some(context.clock.now()),
+        );
         if !patch_status(&context.writer, target, &json!({"conditions": [condition]})).await? {
             continue;
         }

@@ -98,7 +98,12 @@ pub(crate) async fn adopt(
     object: &ObjectRef,
     writer: &Writer,
 ) -> Result<bool, WriteError> {
-    change_owners(kind, object, writer, |owners| owners.push(owner.reference())).await
+    change_owners(kind, object, writer, |owners| {
+        // It may be an owner already, and no controller.
+        owners.retain(|one| one["uid"] != *owner.meta.uid);
+        owners.push(owner.reference());
+    })
+    .await
 }
 
 /// Takes the owner out of an object's owner references.

@@ -107,6 +107,24 @@ fn summary(head: &Head) -> String {
     format!("backed up {} objects at revision {}, epoch {}", store.objects, store.revision, store.life.epoch)
 }
 
+/// The file that a name is for: where a link leads. What is no file cannot be replaced by one: a pipe's reader would wait for ever, and
+/// `/dev/null` would be a file with keys.
+fn target(path: &Path) -> Result<PathBuf> {
+    let act = || format!("failed to look up {}", path.display());
+    let found = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(path.to_owned()),
+        found => found.with_context(act)?,
+    };
+    let path = match found.is_symlink() {
+        true => fs::canonicalize(path).with_context(act)?,
+        false => path.to_owned(),
+    };
+    if !fs::metadata(&path).with_context(act)?.is_file() {
+        bail!("{} is no file: name one, or write the backup to standard output with `--to -`", path.display());
+    }
+    Ok(path)
+}
+
 /// A file that has another name until it is complete. Who may read it is decided before its first byte.
 struct Draft {
     path: PathBuf,
@@ -117,19 +135,27 @@ struct Draft {
 
 impl Draft {
     fn create(path: &Path) -> Result<Self> {
+        let path = &target(path)?;
         let name = path.file_name().with_context(|| format!("{} names no file", path.display()))?;
         let draft = path.with_file_name(format!(".{}.new", name.to_string_lossy()));
         let act = || format!("failed to create {}", draft.display());
+        let lock = |file| {
+            let lock = DirLock::try_acquire_file(file).with_context(act)?;
+            lock.with_context(|| format!("another backup is being written to {}", path.display()))
+        };
         let no_link = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(no_link);
-        let file = options.open(&draft).with_context(act)?;
-        let lock = DirLock::try_acquire_file(file).with_context(act)?;
-        let lock = lock.with_context(|| format!("another backup is being written to {}", path.display()))?;
-        // One that a backup left which was cut off; the mode given to `open` is only what the umask leaves of it.
-        let emptied =
-            lock.file().set_permissions(fs::Permissions::from_mode(0o600)).and_then(|()| lock.file().set_len(0));
-        emptied.with_context(act)?;
+        match OpenOptions::new().read(true).custom_flags(no_link).open(&draft) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // One that a backup left which was cut off. Its bytes are not written over: somebody may have made it, and reads along.
+            left => {
+                let _lock = lock(left.with_context(act)?)?;
+                fs::remove_file(&draft).with_context(act)?;
+            }
+        }
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&draft);
+        let lock = lock(file.with_context(act)?)?;
+        // The mode given to `open` is only what the umask leaves of it.
+        lock.file().set_permissions(fs::Permissions::from_mode(0o600)).with_context(act)?;
         Ok(Self { path: path.to_owned(), draft, lock, is_done: false })
     }
 

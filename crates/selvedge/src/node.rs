@@ -154,6 +154,10 @@ pub fn hold_updates(args: crate::cli::HoldUpdatesArgs) -> Result<()> {
         None => None,
         Some(text) => {
             let duration = api_edge::go_duration::parse(text).context("--for cannot be read")?;
+            anyhow::ensure!(
+                !duration.is_zero(),
+                "--for 0 holds nothing; `selvedge node release-updates` releases what is held"
+            );
             let end = std::time::SystemTime::now().checked_add(duration).context("--for lies beyond the calendar")?;
             Some(jiff::Timestamp::try_from(end).context("--for lies beyond the calendar")?)
         }

@@ -247,6 +247,19 @@ fn a_backup_under_load_is_one_moment_and_a_hub_made_of_it_is_another_life() -> R
     hub(&["backup", "--data-dir", path(&second_dir), "--to", path(&file)])?.ok()?;
     let checked = hub(&["restore", "--check", path(&file)])?.ok()?;
     ensure!(checked.contains(now["epoch"].as_str().context("one")?), "{checked}");
+    // A link names the file that it leads to. What is no file stays what it is.
+    let (link, socket) = (dir.path().join("link"), dir.path().join("socket"));
+    std::fs::remove_file(&file)?;
+    std::fs::write(&file, "old")?;
+    std::os::unix::fs::symlink(&file, &link)?;
+    hub(&["backup", "--data-dir", path(&second_dir), "--to", path(&link)])?.ok()?;
+    ensure!(link.is_symlink() && std::fs::metadata(&file)?.len() > 1000, "the file has the backup");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket)?;
+    for no_file in [path(&socket), "/dev/null", path(dir.path())] {
+        let refused = hub(&["backup", "--data-dir", path(&second_dir), "--to", no_file])?;
+        ensure!(refused.code == 1 && refused.stderr.contains("is no file: name one"), "{no_file}: {refused:?}");
+        ensure!(!std::fs::metadata(no_file)?.is_file(), "{no_file}");
+    }
     Ok(())
 }
 

@@ -26,6 +26,8 @@ fn the_owner_of_a_box_holds_updates_until_they_are_released() -> Result<()> {
     let data_dir = fleet.node.data_dir().to_string_lossy().into_owned();
     let wrong = run(["node", "hold-updates", "--for", "soon", "--data-dir", &data_dir])?.refused()?;
     ensure!(wrong.contains("--for"), "{wrong}");
+    let nothing = run(["node", "hold-updates", "--for", "0s", "--data-dir", &data_dir])?.refused()?;
+    ensure!(nothing.contains("release-updates"), "{nothing}");
     let held = run(["node", "hold-updates", "--data-dir", &data_dir])?.ok()?;
     ensure!(held.contains("release-updates"), "{held}");
     let annotation = "jsonpath={.metadata.annotations.selvedge\\.dev/hold-updates}";

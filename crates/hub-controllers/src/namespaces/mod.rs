@@ -149,10 +149,8 @@ async fn delete_all(
     let left =
         list.items.iter().filter(|object| !object.metadata.name.as_ref().is_some_and(|name| removed.contains(&name)));
     for object in left {
-        let resource = match resource.group.as_str() {
-            "" => resource.plural.clone(),
-            group => format!("{}.{group}", resource.plural),
-        };
+        // As upstream writes it: with a dot where there is no group, too.
+        let resource = format!("{}.{}", resource.plural, resource.group);
         *remaining.resources.entry(resource).or_default() += 1;
         for finalizer in object.metadata.finalizers.iter().flatten() {
             *remaining.finalizers.entry(finalizer.clone()).or_default() += 1;
@@ -188,8 +186,15 @@ pub(crate) fn conditions(namespace: &Value, remaining: &Remaining, now: Timestam
         }
         Some(error) => ("True", "ContentDeletionFailed", format!("Failed to delete all resource types: {error}")),
     };
+    let done = |reason, message: &str| ("False", reason, message.to_owned());
     let old = namespace["status"]["conditions"].as_array().cloned().unwrap_or_default();
     let desired = [
+        // Conditions are written of what was discovered.
+        ("NamespaceDeletionDiscoveryFailure", done("ResourcesDiscovered", "All resources successfully discovered")),
+        (
+            "NamespaceDeletionGroupVersionParsingFailure",
+            done("ParsedGroupVersions", "All legacy kube types successfully parsed"),
+        ),
         ("NamespaceDeletionContentFailure", failure),
         ("NamespaceContentRemaining", content),
         ("NamespaceFinalizersRemaining", held),

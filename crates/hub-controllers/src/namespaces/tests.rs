@@ -10,26 +10,28 @@ fn remaining(resources: &[(&str, usize)], finalizers: &[(&str, usize)]) -> Remai
 
 #[test]
 fn the_conditions_say_what_holds_a_namespace() {
-    let left = remaining(&[("configmaps", 2), ("rules.edge.selvedge.dev", 1)], &[("x.io/mine", 1)]);
+    let left = remaining(&[("configmaps.", 2), ("rules.edge.selvedge.dev", 1)], &[("x.io/mine", 1)]);
     let first = conditions(&json!({}), &left, Timestamp::UNIX_EPOCH);
     let text = |index: usize, field: &str| first[index][field].as_str().unwrap().to_owned();
-    assert_eq!((text(0, "type"), text(0, "status")), ("NamespaceDeletionContentFailure".into(), "False".into()));
-    assert_eq!((text(1, "type"), text(1, "status")), ("NamespaceContentRemaining".into(), "True".into()));
+    assert_eq!((text(2, "type"), text(2, "status")), ("NamespaceDeletionContentFailure".into(), "False".into()));
+    assert_eq!((text(3, "type"), text(3, "status")), ("NamespaceContentRemaining".into(), "True".into()));
     assert_eq!(
-        text(1, "message"),
-        "Some resources are remaining: configmaps has 2 resource instances, rules.edge.selvedge.dev has 1 resource instances"
+        text(3, "message"),
+        "Some resources are remaining: configmaps. has 2 resource instances, rules.edge.selvedge.dev has 1 resource instances"
     );
     assert_eq!(
-        text(2, "message"),
+        text(4, "message"),
         "Some content in the namespace has finalizers remaining: x.io/mine in 1 resource instances"
     );
+    let types: Vec<&str> = first.as_array().unwrap().iter().map(|one| one["type"].as_str().unwrap()).collect();
+    assert_eq!(types[..2], ["NamespaceDeletionDiscoveryFailure", "NamespaceDeletionGroupVersionParsingFailure"]);
     // The same again is the same to the letter, whenever it is said.
     let held = json!({"status": {"conditions": first}});
     assert_eq!(conditions(&held, &left, Timestamp::from_second(99).unwrap()), first);
     let later = conditions(&held, &remaining(&[], &[]), Timestamp::from_second(99).unwrap());
-    assert_eq!(later[1]["reason"], "ContentRemoved");
-    assert_eq!(later[1]["lastTransitionTime"], "1970-01-01T00:01:39Z");
-    assert_eq!(later[0]["lastTransitionTime"], "1970-01-01T00:00:00Z");
+    assert_eq!(later[3]["reason"], "ContentRemoved");
+    assert_eq!(later[3]["lastTransitionTime"], "1970-01-01T00:01:39Z");
+    assert_eq!(later[2]["lastTransitionTime"], "1970-01-01T00:00:00Z");
 }
 
 #[tokio::test]

@@ -115,6 +115,15 @@ async fn mistakes_are_named_where_a_person_writes_them() {
     // What the runtime of a variant does not honour.
     let process = r#"[{"nodeSelector": {"a": "b"}, "runtimeClassName": "selvedge-process"}]"#;
     check(("", "pods"), &pod(process, None), &["[selvedge.dev/variants][0]", "spec.containers[0].image"]);
+    // What no pod may be.
+    let negative = LIST.replace(r#""image": "app:cuda""#, r#""resources": {"requests": {"memory": "-1Gi"}}"#);
+    let field = "spec.containers[0].resources.requests[memory]: Invalid value: \"-1Gi\"";
+    check(("", "pods"), &pod(&negative, None), &["metadata.annotations[selvedge.dev/variants][0]", field]);
+    check(
+        ("apps", "daemonsets"),
+        &template(&negative),
+        &["[selvedge.dev/variants][0]", &format!("spec.template.{field}")],
+    );
     // One that is stored already is not in the way of another change.
     let stored = template(&unknown);
     admitted(&store, ("apps", "deployments"), &stored, Some(&stored)).unwrap();

@@ -110,6 +110,12 @@ impl Hub {
         answer.body
     }
 
+    /// Creates a Node, and returns the `ownerReferences` of its mirror pods.
+    pub async fn owned_by(&self, node: &str) -> Value {
+        let node = self.create("/api/v1/nodes", json!({"metadata": {"name": node}})).await;
+        owned_by(&node)
+    }
+
     /// Sends as `identity` and checks the code of the answer.
     pub async fn check(&self, identity: &Identity, method: &str, path: &str, body: Value, code: u16) -> Answer {
         let answer = self.send(identity, method, path, body).await;
@@ -130,6 +136,12 @@ async fn answer(response: Response<Body>) -> Answer {
         response.headers().get_all("warning").iter().map(|value| value.to_str().unwrap().to_owned()).collect();
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
     Answer { code, body: serde_json::from_slice(&bytes).unwrap_or_default(), warnings }
+}
+
+/// The `ownerReferences` of a Node's mirror pods.
+pub fn owned_by(node: &Value) -> Value {
+    let (name, uid) = (&node["metadata"]["name"], &node["metadata"]["uid"]);
+    json!([{"apiVersion": "v1", "kind": "Node", "name": name, "uid": uid, "controller": true}])
 }
 
 /// A node that speaks with its key.

@@ -5,7 +5,7 @@ use http_body_util::{BodyExt as _, StreamBody};
 use machinery_server::Identity;
 use serde_json::{Value, json};
 
-use crate::harness::{ASSIGNMENTS, CONFIG_MAPS, Hub, NODES, PODS, config_map, node, pod};
+use crate::harness::{ASSIGNMENTS, CONFIG_MAPS, Hub, NODES, PODS, config_map, node, owned_by, pod};
 
 fn labels(labels: Value) -> Value {
     json!({"metadata": {"labels": labels}})
@@ -275,7 +275,7 @@ async fn a_node_ties_nothing_to_what_is_not_its_own() {
             assert!(refused.message().contains("is not allowed to set"), "{metadata}: {}", refused.message());
         }
         // What goes with its own Node is well.
-        let own = json!({"name": name, "ownerReferences": owner("gw-1", &uid)});
+        let own = json!({"name": name, "ownerReferences": owned_by(&created.body)});
         hub.check(gw, "POST", path, make(own), 201).await;
         hub.check(gw, "PATCH", &format!("{path}/{name}"), json!({"metadata": {"finalizers": ["x.io/mine"]}}), 403)
             .await;
@@ -324,9 +324,12 @@ async fn the_hubs_own_kinds_stay() {
 async fn a_mirror_pod_is_no_key() {
     let hub = Hub::joined().await;
     let gw = &node("gw-1");
+    let owners = hub.owned_by("gw-1").await;
     let mirror = |spec: Value| {
         let mut pod = json!({
-            "metadata": {"name": "m-gw-1", "annotations": {"kubernetes.io/config.mirror": "x"}},
+            "metadata": {
+                "name": "m-gw-1", "annotations": {"kubernetes.io/config.mirror": "x"}, "ownerReferences": owners,
+            },
             "spec": {"nodeName": "gw-1", "containers": [{"name": "a", "image": "file:///bin/true"}]},
         });
         for (field, value) in spec.as_object().unwrap() {
@@ -343,6 +346,23 @@ async fn a_mirror_pod_is_no_key() {
     ] {
         let answer = hub.check(gw, "POST", PODS, mirror(spec), 403).await;
         assert!(answer.message().contains(part), "{}", answer.message());
+    }
+    // What selects its labels would adopt it in place of a pod of its own.
+    let with = |field: &str, value: bool| {
+        let mut owners = owners.clone();
+        owners[0][field] = value.into();
+        owners
+    };
+    for (owners, part) in [
+        (Value::Null, "its own Node as their one owner"),
+        (json!([]), "its own Node as their one owner"),
+        (with("controller", false), "whose controller is not its own Node"),
+        (with("blockOwnerDeletion", true), "blockOwnerDeletion"),
+    ] {
+        let mut pod = mirror(json!({}));
+        pod["metadata"]["ownerReferences"] = owners;
+        let answer = hub.send(gw, "POST", PODS, pod).await;
+        assert!(answer.code == 403 && answer.message().contains(part), "{part}: {}", answer.body);
     }
     hub.check(gw, "POST", PODS, mirror(json!({})), 201).await;
     // A name that another node's pod is to have: those of DaemonSets can be computed.

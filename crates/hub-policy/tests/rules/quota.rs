@@ -15,10 +15,10 @@ fn event(name: &str, annotation: usize) -> Value {
     })
 }
 
-fn mirror(name: &str, annotation: usize) -> Value {
+fn mirror(name: &str, owners: &Value, annotation: usize) -> Value {
     json!({
         "metadata": {
-            "name": name,
+            "name": name, "ownerReferences": owners,
             "annotations": {"kubernetes.io/config.mirror": "x", "a": "x".repeat(annotation)},
         },
         "spec": {"nodeName": "gw-1", "containers": [{"name": "a", "image": "file:///bin/true"}]},
@@ -34,14 +34,15 @@ async fn what_a_node_writes_is_small() {
     hub.check(gw, "POST", EVENTS, event("small", 8 << 10), 201).await;
     hub.check(gw, "PATCH", &format!("{EVENTS}/small"), event("small", 20 << 10), 422).await;
     hub.create(EVENTS, event("of-the-administrator", 100 << 10)).await;
+    let registered = hub.check(gw, "POST", NODES, json!({"metadata": {"name": "gw-1"}}), 201).await;
+    let owners = owned_by(&registered.body);
     let with_args = |name: &str, bytes: usize| {
-        let mut pod = mirror(name, 0);
+        let mut pod = mirror(name, &owners, 0);
         pod["spec"]["containers"][0]["args"] = json!(["x".repeat(bytes)]);
         pod
     };
     hub.check(gw, "POST", PODS, with_args("large-gw-1", 33 << 10), 422).await;
     hub.check(gw, "POST", PODS, with_args("small-gw-1", 24 << 10), 201).await;
-    hub.check(gw, "POST", NODES, json!({"metadata": {"name": "gw-1"}}), 201).await;
     let images: Vec<Value> = (0..10).map(|_| json!({"names": ["x".repeat(60 << 10)]})).collect();
     hub.check(gw, "PATCH", &format!("{NODES}/gw-1/status"), json!({"status": {"images": images}}), 422).await;
     hub.create(PODS, crate::harness::pod("p", "gw-1")).await;
@@ -78,13 +79,14 @@ async fn what_a_node_reports_of_its_assignment_is_bounded() {
 async fn a_node_has_as_many_mirror_pods_as_it_may_run() {
     let hub = Hub::joined().await;
     let gw = &node("gw-1");
+    let owners = &hub.owned_by("gw-1").await;
     for number in 0..110 {
-        hub.check(gw, "POST", PODS, mirror(&format!("m{number}-gw-1"), 0), 201).await;
+        hub.check(gw, "POST", PODS, mirror(&format!("m{number}-gw-1"), owners, 0), 201).await;
     }
-    let answer = hub.check(gw, "POST", PODS, mirror("one-more-gw-1", 0), 429).await;
+    let answer = hub.check(gw, "POST", PODS, mirror("one-more-gw-1", owners, 0), 429).await;
     assert!(answer.message().contains("110 mirror pods"), "{}", answer.message());
     hub.check(gw, "DELETE", &format!("{PODS}/m0-gw-1"), Value::Null, 200).await;
-    hub.create(PODS, mirror("of-the-administrator", 0)).await;
+    hub.create(PODS, mirror("of-the-administrator", owners, 0)).await;
 }
 
 #[tokio::test]

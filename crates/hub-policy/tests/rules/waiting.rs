@@ -59,6 +59,23 @@ async fn what_works_is_created_without_a_warning() {
 }
 
 #[tokio::test]
+async fn an_annotation_that_cannot_be_followed_says_so_where_it_is_written() {
+    let hub = Hub::start().await;
+    let path = "/apis/apps/v1/namespaces/default/deployments";
+    let annotated =
+        |value: &str| json!({"metadata": {"annotations": {"selvedge.dev/replace-when-unreachable": value}}});
+    hub.create(path, workload("web")).await;
+    let web = &format!("{path}/web");
+    let wrong = hub.call("PATCH", web, annotated("banana")).await;
+    assert!(wrong.code == 200 && wrong.warnings.len() == 1, "{:?}", wrong.warnings);
+    assert!(wrong.warnings[0].contains("it is no duration such as 10m"), "{:?}", wrong.warnings);
+    for change in [json!({"metadata": {"labels": {"a": "b"}}}), annotated("10m")] {
+        let changed = hub.call("PATCH", web, change).await;
+        assert_eq!((changed.code, changed.warnings), (200, Vec::new()));
+    }
+}
+
+#[tokio::test]
 async fn a_service_of_which_nodes_serve_a_part_only_says_so() {
     let hub = Hub::start().await;
     let spec = json!({"type": "LoadBalancer", "ports": [{"port": 80}]});

@@ -335,31 +335,48 @@ pub enum Verdict {
     Failed(String),
 }
 
-/// Judges. `pods` are those of the new template on canary nodes; `desired` is how many there shall be. A pod has `deadline` to become
-/// available.
-pub fn judge(canary: &Canary, pods: &[CanaryPod], desired: usize, deadline: Duration, now: Timestamp) -> Verdict {
+/// What is expected of the pods of a canary.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected {
+    /// How many there shall be.
+    pub pods: usize,
+    /// How long one must be Ready to be available: `minReadySeconds`.
+    pub min_ready: Duration,
+    /// How long one has to become available.
+    pub deadline: Duration,
+}
+
+/// Judges. `pods` are those of the new template on canary nodes.
+pub fn judge(canary: &Canary, pods: &[CanaryPod], expected: Expected, now: Timestamp) -> Verdict {
+    let Expected { pods: desired, min_ready, deadline } = expected;
     let since = |since: Timestamp| Duration::try_from(now.duration_since(since)).unwrap_or_default();
+    let available_in = |pod: &CanaryPod| pod.ready_since.map(|ready| min_ready.saturating_sub(since(ready)));
+    let is_available = |pod: &CanaryPod| available_in(pod).is_some_and(|left| left.is_zero());
     let known = || pods.iter().filter(|pod| !pod.is_skipped);
     for pod in known() {
         if let Some(why) = &pod.failure {
             return Verdict::Failed(format!("pod {}: {why}", pod.name));
         }
-        if pod.ready_since.is_none() && since(pod.since) >= deadline {
+        if !is_available(pod) && since(pod.since) >= deadline {
             let why = pod.waits_for.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
             let seconds = deadline.as_secs();
             return Verdict::Failed(format!("pod {} was not available within {seconds} seconds{why}", pod.name));
         }
     }
-    let ready = known().filter_map(|pod| pod.ready_since).count();
+    let available = known().filter(|pod| is_available(pod)).count();
     let (known, skipped) = (known().count(), pods.len() - known().count());
     let wait = canary.wait.as_secs();
-    if desired == 0 || ready < desired.saturating_sub(skipped) || ready == 0 {
-        let why = format!("{ready} of {desired} pods on nodes with {} are available", canary.text);
-        let next = pods.iter().map(|pod| deadline.saturating_sub(since(pod.since))).min().unwrap_or(LOOK_AGAIN);
+    if desired == 0 || available < desired.saturating_sub(skipped) || available == 0 {
+        let why = format!("{available} of {desired} pods on nodes with {} are available", canary.text);
+        let ends = pods.iter().map(|pod| deadline.saturating_sub(since(pod.since)));
+        let available_later =
+            pods.iter().filter(|pod| !pod.is_skipped).filter_map(available_in).filter(|left| !left.is_zero());
+        let next = ends.chain(available_later).min().unwrap_or(LOOK_AGAIN);
         return Verdict::Waiting(why, next.clamp(Duration::from_secs(1), LOOK_AGAIN));
     }
     let left = pods.iter().filter(|pod| !pod.is_skipped).filter_map(|pod| pod.ready_since);
-    let left = left.map(|ready| canary.wait.saturating_sub(since(ready))).max().unwrap_or_default();
+    let left = left.map(|ready| min_ready.saturating_add(canary.wait).saturating_sub(since(ready)));
+    let left = left.max().unwrap_or_default();
     if left.is_zero() {
         return Verdict::Passed;
     }
@@ -424,6 +441,11 @@ pub fn with_canary(conditions: &[Value], says: &Says, now: Timestamp) -> Vec<Val
         "type": CANARY, "status": status, "reason": reason, "message": message, "lastTransitionTime": since,
     }));
     others
+}
+
+/// Whether there is the condition.
+pub fn is_said(conditions: &[Value]) -> bool {
+    conditions.iter().any(|condition| condition["type"] == CANARY)
 }
 
 /// Whether the condition says that a former template was put back.
@@ -525,14 +547,16 @@ mod tests {
         let starting = CanaryPod { ready_since: None, ..ready("b", 0) };
         let away = CanaryPod { is_skipped: true, ..starting.clone() };
         let broken = CanaryPod { failure: Some("container main was restarted".into()), ..ready("c", 0) };
-        let check = |pods: &[CanaryPod], desired, now, expected: &str| {
-            let said = match judge(&canary, pods, desired, deadline, at(now)) {
+        let check_after = |min_ready, pods: &[CanaryPod], desired, now, expected: &str| {
+            let demand = Expected { pods: desired, min_ready: Duration::from_secs(min_ready), deadline };
+            let said = match judge(&canary, pods, demand, at(now)) {
                 Verdict::Waiting(..) => "waiting".to_owned(),
                 Verdict::Passed => "passed".to_owned(),
                 Verdict::Failed(why) => why,
             };
             assert_eq!(said, expected, "{pods:?} {desired} at {now}");
         };
+        let check = |pods: &[CanaryPod], desired, now, expected: &str| check_after(0, pods, desired, now, expected);
         check(&[], 1, 10, "waiting");
         check(&[], 0, 1000, "waiting");
         check(&[ready("a", 10)], 1, 69, "waiting");
@@ -541,6 +565,11 @@ mod tests {
         check(&[ready("a", 10), ready("b", 50)], 2, 70, "waiting");
         check(&[ready("a", 10), starting.clone()], 2, 200, "waiting");
         check(&[ready("a", 10), starting], 2, 300, "pod b was not available within 300 seconds");
+        // The wait begins when a pod is available, and not when it is Ready.
+        check_after(30, &[ready("a", 10)], 1, 70, "waiting");
+        check_after(30, &[ready("a", 10)], 1, 99, "waiting");
+        check_after(30, &[ready("a", 10)], 1, 100, "passed");
+        check_after(30, &[ready("a", 290)], 1, 300, "pod a was not available within 300 seconds");
         check(&[ready("a", 10), broken], 2, 11, "pod c: container main was restarted");
         // One out of reach is not waited for while another is in reach, and never a failure.
         check(&[ready("a", 10), away.clone()], 2, 1000, "passed");

@@ -183,7 +183,7 @@ fn a_constraint_counts_the_nodes_that_it_cares_about() {
     let with = |constraint: Value| {
         let mut pod = spread(constraint).demand.as_ref().clone();
         pod.nodes.selector = Labels::new([("ok", "yes")]);
-        Pod { name: "p".into(), uid: "p".into(), demand: pod.into(), claims: vec![] }
+        Pod { name: "p".into(), uid: "p".into(), generation: 1, demand: pod.into(), claims: vec![] }
     };
     const UNEVEN: &str = "1 node(s) didn't match pod topology spread constraints";
     let rejected =

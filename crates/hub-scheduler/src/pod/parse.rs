@@ -77,7 +77,8 @@ pub fn parse(json: &[u8]) -> Result<(Pod, Seen), ParsePodError> {
     {
         demand.variants = of_variants(json, &variants, &mut demand.requests)?;
     }
-    let pod = Pod { name: name.into(), uid: (&*view.metadata.uid).into(), demand: Arc::new(demand), claims };
+    let (uid, generation) = ((&*view.metadata.uid).into(), view.metadata.generation);
+    let pod = Pod { name: name.into(), uid, generation, demand: Arc::new(demand), claims };
     Ok((pod, seen(&view)))
 }
 

@@ -24,6 +24,7 @@ async fn pods_get_nodes_and_events_say_so() {
         for number in 0..8 {
             let pod = hub.placed(&format!("p{number}")).await;
             assert_eq!(condition(&pod, "PodScheduled")["status"], "True", "{pod}");
+            assert_eq!(condition(&pod, "PodScheduled")["observedGeneration"], 1, "{pod}");
         }
         let on = async |node: &'static str| {
             let pods = hub.list(Kind::Pod).await;
@@ -61,6 +62,7 @@ async fn a_pod_that_no_node_suits_says_why_and_is_placed_when_one_does() {
     let says = |message: &'static str| move |pod: &Value| condition(pod, "PodScheduled")["message"] == message;
     let pod = hub.pod_with("p", says("no nodes available to schedule pods")).await;
     assert_eq!(condition(&pod, "PodScheduled")["reason"], "Unschedulable");
+    assert_eq!(condition(&pod, "PodScheduled")["observedGeneration"], 1);
     hub.node("small", json!({}), "2").await;
     hub.pod_with(
         "p",

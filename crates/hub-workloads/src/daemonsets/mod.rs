@@ -367,6 +367,14 @@ impl DaemonSets {
     ) -> Result<Vec<Taken>, WriteError> {
         let set_target = owner(set).target();
         let (writer, namespace): (&Writer, Arc<str>) = (&self.context.writer, set.metadata.namespace.as_str().into());
+        // A pod of a former set of this name that is on its way out there has the name until its node has ended it, which may be never.
+        // Its deletion brings the next run.
+        let is_free = |node: &String| {
+            let held = self.reader().get(Kind::Pod, &namespace, &factory.name_on(node));
+            let held = held.as_ref().and_then(ObjectRef::view_or_log::<PodView<'_>>);
+            held.is_none_or(|pod| !pod.metadata.is_terminating() || *pod.spec.node_name != **node)
+        };
+        let nodes: Vec<String> = nodes.into_iter().filter(is_free).collect();
         let created = slow_start(nodes, |node| {
             let object = factory.has_variants().then(|| self.reader().get(Kind::Node, "", &node)).flatten();
             let view = object.as_ref().and_then(ObjectRef::view_or_log::<AnyView<'_>>);
@@ -391,7 +399,7 @@ impl DaemonSets {
             }
         }
         if let Some(error) = created.error {
-            let message = format!("Error creating pod: {}", error.reason());
+            let message = format!("Error creating: {}", error.reason());
             self.context.recorder.warning(Kind::DaemonSet, set_target, "FailedCreate", message);
             return Err(error);
         }
@@ -419,7 +427,7 @@ impl DaemonSets {
             let is_foreign = is_foreign || *pod.spec.node_name != **node;
             if is_foreign {
                 let message = format!(
-                    "Error creating pod: the name {name} is taken by a pod that is not of this DaemonSet; its pods get other names"
+                    "Error creating: the name {name} is taken by a pod that is not of this DaemonSet; its pods get other names"
                 );
                 self.context.recorder.warning(Kind::DaemonSet, owner(set).target(), "FailedCreate", message);
                 self.collide(set).await?;
@@ -577,11 +585,11 @@ impl Reconciler for DaemonSets {
         skipped.retain(|node, _| nodes.contains_key(node));
         self.add_left(&mut nodes, &pods, &template);
         let known = Known { set: &set, object: &object, hash: &hash, nodes: &nodes, pods: &pods, objects: &objects };
-        let outlook = self.look(&known, now).await?;
+        let clock = Clock::new(now, set.spec.min_ready_seconds);
+        let outlook = self.look(&known, clock).await?;
         let away: BTreeSet<Box<str>> = skipped.keys().chain(&outlook.others).cloned().collect();
         let desired = nodes.values().filter(|fit| **fit == Fit::Run).count();
         let strategy = Strategy::of(&set.spec.update_strategy, desired);
-        let clock = Clock::new(now, set.spec.min_ready_seconds);
         let mut plan = plan::plan(&nodes, &away, &pods, strategy, clock);
         skipped.retain(|node, _| plan.skipped.iter().any(|one| **one == **node));
         let conditions = with_canary(&with_skipped(&set.status.conditions, &skipped, now), &outlook.says, now);

@@ -11,11 +11,10 @@ use api_edge::{
     ANNOTATION_CANARY, ANNOTATION_CANARY_FAILURE, ANNOTATION_CANARY_NODES, ANNOTATION_CANARY_RESULT,
     ANNOTATION_CANARY_WAIT,
 };
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use hub_runtime::kinds::Kind;
-use hub_runtime::rollouts::canary::{self, CanaryNodes, CanaryPod, Ended, Health, Policy, Says, Verdict};
+use hub_runtime::rollouts::canary::{self, CanaryNodes, CanaryPod, Ended, Expected, Health, Policy, Says, Verdict};
 use hub_runtime::selector::Fit;
 use hub_runtime::views::{DaemonSetView, PodView};
 use hub_runtime::{ObjectRef, ReconcileError};
@@ -25,6 +24,7 @@ use super::template::REVISION_LABEL;
 use super::{DaemonSets, owner};
 use crate::UNSEEN_RETRY;
 use crate::history::{self, Revision};
+use crate::ready::Clock;
 
 /// What is known of a rollout before it takes a step.
 #[derive(Debug, Default)]
@@ -66,7 +66,7 @@ impl Known<'_> {
 
 impl DaemonSets {
     /// Looks at the canary of a rollout, and takes what follows from its end.
-    pub(super) async fn look(&self, known: &Known<'_>, now: Timestamp) -> Result<Outlook, ReconcileError> {
+    pub(super) async fn look(&self, known: &Known<'_>, clock: Clock) -> Result<Outlook, ReconcileError> {
         let tree = known.object.value()?;
         let annotation = |name: &str| tree["metadata"]["annotations"][name].as_str();
         let policy = Policy::read(annotation(ANNOTATION_CANARY), annotation(ANNOTATION_CANARY_WAIT));
@@ -121,7 +121,8 @@ impl DaemonSets {
             seen.push(CanaryPod::new(&pod.name, since, pod.ready_since, &health));
         }
         let set = owner(known.set).target();
-        match canary::judge(&canary, &seen, nodes.len(), canary::DEADLINE, now) {
+        let expected = Expected { pods: nodes.len(), min_ready: clock.min_ready, deadline: canary::DEADLINE };
+        match canary::judge(&canary, &seen, expected, clock.now) {
             Verdict::Waiting(why, next) => {
                 let others = known.nodes.keys().filter(|name| !nodes.contains_key(*name)).cloned().collect();
                 let says = Says::Waiting(why);

@@ -114,6 +114,11 @@ impl PodFactory {
         !self.variants.is_empty()
     }
 
+    /// What the pod of a node is called.
+    pub fn name_on(&self, node: &str) -> String {
+        pod_name(&self.set, &self.hash, node, self.collisions)
+    }
+
     /// Name and JSON of the pod on a node with these labels.
     pub fn pod_on(&self, node: &str, labels: &Labels<'_>) -> (String, Vec<u8>) {
         #[derive(Serialize)]
@@ -141,7 +146,7 @@ impl PodFactory {
             #[serde(flatten)]
             template: &'a Map<String, Value>,
         }
-        let name = pod_name(&self.set, &self.hash, node, self.collisions);
+        let name = self.name_on(node);
         let variant = variants::find(&self.variants, |key| labels.get(key).map(str::to_owned));
         let (mut spec, mut annotations) = (Cow::Borrowed(&self.spec), Cow::Borrowed(&self.annotations));
         if let Some((index, variant)) = variant {

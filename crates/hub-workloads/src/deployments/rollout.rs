@@ -22,7 +22,9 @@ use api_edge::{
     ANNOTATION_CANARY_WAIT, ANNOTATION_KEEP_ON_SKIPPED_NODES, ANNOTATION_YIELD_NODES,
 };
 use hub_runtime::kinds::Kind;
-use hub_runtime::rollouts::canary::{self, Canary, CanaryNodes, CanaryPod, Ended, Health, Policy, Says, Verdict};
+use hub_runtime::rollouts::canary::{
+    self, Canary, CanaryNodes, CanaryPod, Ended, Expected, Health, Policy, Says, Verdict,
+};
 use hub_runtime::rollouts::skipped::{Skip, Skipped, leaves_out, with_skipped};
 use hub_runtime::views::{PodView, condition};
 use hub_runtime::writer::WriteError;
@@ -37,6 +39,7 @@ use super::view::{Deployment, Set, Strategy};
 use super::{Deployments, Sets, Step, guarded};
 use crate::owner::Owner;
 use crate::pods::Key;
+use crate::ready::Clock;
 
 /// What a step may do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -77,7 +80,8 @@ impl Outlook {
         let is_done_in_reach = || new.is_some_and(|new| scope.is_complete(new) && scope.has_left());
         match &self.stage {
             Stage::Canary(_) | Stage::Frozen => Some(Waits::Canary),
-            Stage::Open => (is_waiting || is_done_in_reach()).then_some(Waits::Nodes),
+            Stage::Open if is_waiting => Some(Waits::AllNodes),
+            Stage::Open => is_done_in_reach().then_some(Waits::Nodes),
         }
     }
 
@@ -118,7 +122,6 @@ impl Deployments {
         let annotation = |name: &str| deployment.metadata.annotations.get(name).map(String::as_str);
         let policy = Policy::read(annotation(ANNOTATION_CANARY), annotation(ANNOTATION_CANARY_WAIT));
         let skipped = self.skipped.now();
-        let is_rolling = sets.old().any(|set| set.spec.replicas > 0);
         if policy == Policy::Off && skipped.is_empty() {
             return Ok(Step::Done(Outlook::default()));
         }
@@ -140,7 +143,7 @@ impl Deployments {
                 return Ok(Step::Done(outlook));
             }
             Policy::Invalid(why) => {
-                if is_rolling {
+                if is_rolling(sets) {
                     outlook.stage = Stage::Frozen;
                 }
                 outlook.says = Says::Invalid(why);
@@ -156,13 +159,19 @@ impl Deployments {
                 return self.roll_back(owner, deployment, sets, outlook).await;
             }
             Some(Ended::Passed) => {
-                if !canary::is_rolled_back(&held) {
+                // Of a template that had no canary there is nothing to say.
+                if canary::is_said(&held) && !canary::is_rolled_back(&held) {
                     outlook.says = Says::Passed;
                 }
                 return Ok(Step::Done(outlook));
             }
             // A canary that is all there is of the Deployment is judged when nothing is left to roll.
-            None if !is_rolling && !sets.newest().is_some_and(is_on_trial) => return Ok(Step::Done(outlook)),
+            None if !is_rolling(sets) && !sets.newest().is_some_and(is_on_trial) => {
+                // What runs needs no canary. It is noted while that can be seen: of sets without pods nobody knows which one ran.
+                let Some(set) = sets.newest() else { return Ok(Step::Done(outlook)) };
+                self.pass(set).await?;
+                return Ok(Step::Again);
+            }
             None => {}
         }
         self.look_at_canary(key, owner, deployment, sets, (&pods, &canary, outlook), now).await
@@ -192,16 +201,20 @@ impl Deployments {
             outlook.says = Says::Waiting(canary::no_node(canary, nodes.count()));
             return Ok(Step::Done(outlook));
         }
+        let is_on_canary = |pod: &SeenPod| pod.node.is_empty() || nodes.since(&pod.node).is_some();
         outlook.stage = Stage::Canary(canary.text.clone());
         outlook.left = sets
             .all
             .iter()
             .enumerate()
             .map(|(index, set)| {
-                if Some(index) == sets.new {
-                    return Left::default();
-                }
                 let of_set = || pods.iter().filter(|pod| pod.set == index && pod.is_active);
+                if Some(index) == sets.new {
+                    // Those on nodes that were the canary's before: labels of nodes change.
+                    let off = || of_set().filter(|pod| !is_on_canary(pod));
+                    let available = count(off().filter(|pod| pod.is_ready).count());
+                    return Left { pods: count(off().count()), available };
+                }
                 let is_other = |pod: &&SeenPod| !nodes.in_reach.contains_key(&pod.node);
                 let on_canary = count(of_set().filter(|pod| nodes.in_reach.contains_key(&pod.node)).count());
                 Left {
@@ -210,7 +223,6 @@ impl Deployments {
                 }
             })
             .collect();
-        let is_on_canary = |pod: &SeenPod| pod.node.is_empty() || nodes.since(&pod.node).is_some();
         let Some(new) = sets.new else {
             outlook.says = Says::Waiting(canary::not_begun(canary));
             return Ok(Step::Done(outlook));
@@ -230,7 +242,8 @@ impl Deployments {
             .progress_deadline()
             .map_or(canary::DEADLINE, |seconds| Duration::from_secs(seconds.max(0).unsigned_abs()));
         let set = &sets.all[new];
-        let marks = match canary::judge(canary, &seen, desired, deadline, now) {
+        let min_ready = Clock::new(now, deployment.spec.min_ready_seconds).min_ready;
+        let marks = match canary::judge(canary, &seen, Expected { pods: desired, min_ready, deadline }, now) {
             Verdict::Waiting(why, next) => {
                 outlook.says = Says::Waiting(why);
                 outlook.look_again = Some(next);
@@ -263,11 +276,7 @@ impl Deployments {
         sets: &Sets,
         mut outlook: Outlook,
     ) -> Result<Step<Outlook>, ReconcileError> {
-        let may = |set: &&Set| {
-            let ended = result(set);
-            ended == Some(Ended::Passed) || (ended.is_none() && set.spec.replicas > 0 && !is_on_trial(set))
-        };
-        let Some(to) = sets.old().filter(may).max_by_key(|set| (set.spec.replicas, set.revision())) else {
+        let Some(to) = former(sets).map(|index| &sets.all[index]) else {
             outlook.stage = Stage::Frozen;
             return Ok(Step::Done(outlook));
         };
@@ -423,6 +432,23 @@ fn is_on_trial(set: &Set) -> bool {
     set.metadata.annotations.contains_key(ANNOTATION_CANARY_NODES) && result(set).is_none()
 }
 
+/// Whether pods are of another template than the newest, or would be if there were any: a size of none in between is no way past the
+/// canary.
+fn is_rolling(sets: &Sets) -> bool {
+    let is_idle = sets.newest().is_none_or(|set| set.spec.replicas == 0);
+    sets.old().any(|set| set.spec.replicas > 0 || (is_idle && result(set) == Some(Ended::Passed)))
+}
+
+/// The set of the template that runs while a canary does: the one with most pods, of those that need no canary.
+pub(super) fn former(sets: &Sets) -> Option<usize> {
+    let may = |set: &Set| {
+        let ended = result(set);
+        ended == Some(Ended::Passed) || (ended.is_none() && set.spec.replicas > 0 && !is_on_trial(set))
+    };
+    let old = sets.all.iter().enumerate().filter(|(index, set)| Some(*index) != sets.new && may(set));
+    old.max_by_key(|(_, set)| (set.spec.replicas, set.revision())).map(|(index, _)| index)
+}
+
 /// How many pods of an old set a canary leaves as they are. The set has `active` pods, so many of them on the canary's nodes; those
 /// that it has still to delete are among these, which it deletes first.
 fn beside_canary(replicas: i64, active: i64, on_canary: i64) -> i64 {
@@ -445,13 +471,14 @@ pub(super) fn marks(stage: &Stage, is_new: bool, keeps: bool) -> [(&'static str,
     ]
 }
 
-/// What a change of `spec.replicas` means while only a canary is updated, or nothing is: the largest old set gets all of it.
-pub(super) fn rescale_old(demand: Demand, sizes: &[Size], new: Option<usize>) -> Vec<Scale> {
+/// What a change of `spec.replicas` means while only a canary is updated, or nothing is: the largest old set gets all of it, or the
+/// `former` one where none has pods.
+pub(super) fn rescale_old(demand: Demand, sizes: &[Size], new: Option<usize>, former: Option<usize>) -> Vec<Scale> {
     let old = (0..sizes.len()).filter(|index| Some(*index) != new && sizes[*index].replicas > 0);
-    let Some(largest) = old.max_by_key(|index| sizes[*index].replicas) else {
+    let Some(largest) = old.max_by_key(|index| sizes[*index].replicas).or(former) else {
         return super::plan::rescale(demand, sizes, new);
     };
-    let active = (0..sizes.len()).filter(|index| sizes[*index].replicas > 0);
+    let active = (0..sizes.len()).filter(|index| sizes[*index].replicas > 0 || *index == largest);
     let others = active
         .clone()
         .filter(|index| *index != largest)
@@ -500,14 +527,18 @@ mod tests {
     fn while_only_a_canary_is_updated_the_others_are_scaled() {
         let size = |replicas| Size { replicas, present: replicas, available: replicas, max_replicas: None };
         let demand = |replicas| Demand { replicas, strategy: Strategy::Recreate, counted: 0 };
-        let check = |replicas, sizes: &[i64], expected: &[Scale]| {
+        let check_with = |replicas, sizes: &[i64], former, expected: &[Scale]| {
             let sizes: Vec<Size> = sizes.iter().copied().map(size).collect();
-            assert_eq!(rescale_old(demand(replicas), &sizes, Some(sizes.len() - 1)), expected);
+            assert_eq!(rescale_old(demand(replicas), &sizes, Some(sizes.len() - 1), former), expected);
         };
+        let check = |replicas, sizes: &[i64], expected: &[Scale]| check_with(replicas, sizes, None, expected);
         check(6, &[3, 1], &[(0, 5), (1, 1)]);
         check(6, &[1, 3, 1], &[(0, 1), (1, 4), (2, 1)]);
         check(1, &[3, 1], &[(0, 0), (1, 1)]);
         check(4, &[3, 0], &[(0, 4)]);
         check(4, &[0, 3], &[(1, 4)]);
+        // None of the former template is left, since there were to be none meanwhile.
+        check_with(4, &[0, 0], Some(0), &[(0, 4)]);
+        check_with(4, &[0, 0, 1], Some(1), &[(1, 3), (2, 1)]);
     }
 }

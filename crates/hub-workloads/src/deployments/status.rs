@@ -22,6 +22,8 @@ const TIMED_OUT: &str = "ProgressDeadlineExceeded";
 pub(super) enum Waits {
     /// Nodes that it leaves out; it is complete on the others.
     Nodes,
+    /// Nodes that it leaves out; it does not begin without them.
+    AllNodes,
     /// Its canary, or that there can be one.
     Canary,
 }
@@ -33,7 +35,7 @@ const CANARY_WAITING: &str = "CanaryWaiting";
 impl Waits {
     fn reason(self) -> &'static str {
         match self {
-            Self::Nodes => NODES_SKIPPED,
+            Self::Nodes | Self::AllNodes => NODES_SKIPPED,
             Self::Canary => CANARY_WAITING,
         }
     }
@@ -41,6 +43,9 @@ impl Waits {
     fn message(self) -> &'static str {
         match self {
             Self::Nodes => "has progressed on all nodes in reach; see the condition NodesSkipped.",
+            Self::AllNodes => {
+                "does not begin while nodes are left out, since Recreate never has two templates at once; see the condition NodesSkipped."
+            }
             Self::Canary => "waits for its canary; see the condition Canary.",
         }
     }
@@ -119,7 +124,8 @@ pub(super) fn judge_progress(
         status::remove(&mut conditions, PROGRESSING);
     }
     if let Some(deadline) = deadline.filter(|_| !is_settled) {
-        if is_complete(deployment, status) {
+        // A canary that waits is no complete rollout, even when there are to be no pods.
+        if is_complete(deployment, status) && waits_for != Some(Waits::Canary) {
             let message = subject("has successfully progressed.");
             let says = Says { r#type: PROGRESSING, status: "True", reason: COMPLETE, message: &message };
             status::set(&mut conditions, says, Updated::Noted, now);

@@ -312,7 +312,10 @@ impl Acts<'_> {
             return Ok(Next::After(UNSEEN_RETRY));
         }
         if !pod.metadata.is_terminating() {
-            self.pod_failed("Create", "FailedCreate", name, &format!("pods \"{name}\" already exists"));
+            let why = format!("pods \"{name}\" already exists");
+            self.pod_failed("Create", "FailedCreate", name, &why);
+            // Its end may never come, and nothing says so: the set is tried again later each time.
+            return Err(ReconcileError::Rejected(why));
         }
         Ok(Next::After(STALE_RETRY))
     }

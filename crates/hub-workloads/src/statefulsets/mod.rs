@@ -473,17 +473,17 @@ impl Reconciler for StatefulSets {
         };
         let templates = tree["spec"]["volumeClaimTemplates"].as_array().map_or(&[][..], Vec::as_slice);
         let now = self.context.clock.now();
+        let clock = Clock::new(now, set.spec.min_ready_seconds);
         let mut pods = self.read_pods(key, &set, &plan_set, templates, &objects, now)?;
         let outlook = match &history {
             None => Outlook::default(),
             Some(history) => {
                 pods.iter_mut().for_each(|pod| pod.is_rejected = history.has_failed(&pod.revision));
                 let owner = Owner { kind: Kind::StatefulSet, meta: &set.metadata };
-                self.look(owner, (&plan_set, &tree), history, (&pods, &objects), now).await?
+                self.look(owner, (&plan_set, &tree), history, (&pods, &objects), clock).await?
             }
         };
         let plan_set = Set { scope: outlook.scope(), ..plan_set };
-        let clock = Clock::new(now, set.spec.min_ready_seconds);
         let mut plan = plan::plan(&plan_set, &pods, |ordinal| self.has_stale_claims(&set, templates, ordinal), clock);
         if outlook.is_stale {
             // What was written decides about the pods, and is not seen yet.

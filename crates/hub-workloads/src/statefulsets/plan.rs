@@ -142,6 +142,11 @@ impl Pod {
         self.phase == Phase::Running && self.ready_since.is_some()
     }
 
+    /// Whether nobody can reach its node. One that is to be deleted there is no more in the way than one that is not.
+    fn is_out_of_reach(&self) -> bool {
+        self.skip == Some(Skip::Unreachable)
+    }
+
     fn is_unavailable(&self, clock: Clock) -> bool {
         self.is_terminating || !clock.is_available(self.ready_since)
     }
@@ -216,8 +221,10 @@ pub(super) fn plan(set: &Set<'_>, pods: &[Pod], is_stale: impl Fn(i64) -> bool, 
         return plan;
     }
     let by_ordinal: BTreeMap<i64, usize> = pods.iter().enumerate().map(|(index, pod)| (pod.ordinal, index)).collect();
-    let is_passed =
-        |pod: &Pod| pod.skip.is_some() && pod.revision != set.updated && !pod.is_terminating && set.has(pod.ordinal);
+    let is_passed = |pod: &Pod| {
+        let is_left_out = pod.is_out_of_reach() || (pod.skip.is_some() && !pod.is_terminating);
+        is_left_out && pod.revision != set.updated && set.has(pod.ordinal)
+    };
     if set.is_updating() {
         plan.passed = (0..pods.len()).filter(|index| is_passed(&pods[*index])).collect();
     }
@@ -295,7 +302,7 @@ fn replicas_in_order(
         claims(plan, pods, index);
         if pod.is_waited_for(clock) {
             // An update does not wait for a node that nobody can reach.
-            if set.is_updating() && pod.skip == Some(Skip::Unreachable) && !pod.is_terminating {
+            if set.is_updating() && pod.is_out_of_reach() {
                 continue;
             }
             // What a canary has shown not to work will never be ready, and upstream would wait for it.
@@ -396,7 +403,7 @@ fn roll(plan: &mut Plan, set: &Set<'_>, pods: &[Pod], by_ordinal: &BTreeMap<i64,
             Scope::Only(ordinals) => ordinals.contains(&ordinal),
         };
         let is_passed = match pod.skip {
-            Some(Skip::Unreachable) => !pod.is_terminating,
+            Some(Skip::Unreachable) => true,
             Some(Skip::Held) => is_old,
             None => false,
         };

@@ -14,9 +14,10 @@ const INDEX_LABEL: &str = "apps.kubernetes.io/pod-index";
 /// The ordinal of a set's pod. A pod that is called otherwise than the set would call it is none of its pods.
 pub(super) fn ordinal_of(set: &str, pod: &str) -> Option<i64> {
     let digits = pod.strip_prefix(set)?.strip_prefix('-')?;
-    let ordinal = digits.parse::<i32>().ok().filter(|ordinal| *ordinal >= 0)?;
+    // The first ordinal may be as large as the number of replicas: their sum has more than 32 bits.
+    let ordinal = digits.parse::<i64>().ok().filter(|ordinal| *ordinal >= 0)?;
     // `01` and `+1` are numbers, but not the name.
-    (ordinal.to_string() == digits).then_some(i64::from(ordinal))
+    (ordinal.to_string() == digits).then_some(ordinal)
 }
 
 pub(super) fn pod_name(set: &str, ordinal: i64) -> String {

@@ -12,9 +12,10 @@ use api_edge::{
     ANNOTATION_CANARY_WAIT,
 };
 use hub_runtime::kinds::Kind;
-use hub_runtime::rollouts::canary::{self, Canary, CanaryNodes, CanaryPod, Ended, Health, Policy, Says, Verdict};
+use hub_runtime::rollouts::canary::{
+    self, Canary, CanaryNodes, CanaryPod, Ended, Expected, Health, Policy, Says, Verdict,
+};
 use hub_runtime::{Next, ObjectRef, ReconcileError};
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::StatefulSets;
@@ -23,6 +24,7 @@ use super::views::PodView;
 use crate::UNSEEN_RETRY;
 use crate::history::History;
 use crate::owner::Owner;
+use crate::ready::Clock;
 
 /// More ordinals than a canary has use for; the highest come first.
 const ORDINALS_MAX: usize = 100;
@@ -67,7 +69,7 @@ impl StatefulSets {
         (set, tree): (&Set<'_>, &Value),
         history: &History,
         (pods, objects): (&[Pod], &[ObjectRef]),
-        now: Timestamp,
+        clock: Clock,
     ) -> Result<Outlook, ReconcileError> {
         let annotation = |name: &str| tree["metadata"]["annotations"][name].as_str();
         let policy = Policy::read(annotation(ANNOTATION_CANARY), annotation(ANNOTATION_CANARY_WAIT));
@@ -127,7 +129,8 @@ impl StatefulSets {
         }
         let ordinals: BTreeSet<i64> = ordinals.iter().copied().filter(|ordinal| set.has(*ordinal)).collect();
         let name = &new.name;
-        match canary::judge(&canary, &seen, ordinals.len(), canary::DEADLINE, now) {
+        let expected = Expected { pods: ordinals.len(), min_ready: clock.min_ready, deadline: canary::DEADLINE };
+        match canary::judge(&canary, &seen, expected, clock.now) {
             Verdict::Waiting(why, next) => Ok(Outlook {
                 ordinals: Some(ordinals),
                 canary: Some(canary),

@@ -43,6 +43,29 @@ async fn a_daemon_set_is_deleted_after_its_pods_or_leaves_them_behind() {
     hub.stop().await;
 }
 
+/// A box that is out of reach ends its pods when it is back: until then their names are not free.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_set_that_is_made_again_waits_for_the_pods_of_the_former_one_without_asking_for_them() {
+    let hub = Hub::start().await;
+    hub.gateways(&["gw-1", "gw-2"]).await;
+    let set = hub.make(Kind::DaemonSet, daemon_set("agent")).await;
+    let former = hub.alive_pods(2).await;
+    delete(&hub, Kind::DaemonSet, &set, PropagationPolicy::Background).await;
+    hub.alive_pods(0).await;
+    hub.settled().await;
+    let again = hub.make(Kind::DaemonSet, daemon_set("agent")).await;
+    hub.settled().await;
+    let runs = hub.runs();
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(hub.runs(), runs, "nothing is tried while the names are taken");
+    hub.end_pods().await;
+    for pod in hub.alive_pods(2).await {
+        assert_eq!(pod["metadata"]["ownerReferences"][0]["uid"], again["metadata"]["uid"]);
+        assert!(former.iter().all(|before| before["metadata"]["uid"] != pod["metadata"]["uid"]));
+    }
+    hub.stop().await;
+}
+
 /// Two nodes, each with a pod of the set `agent` that runs, and a device `box` on the first. The pods.
 async fn daemons_and_a_device(hub: &Hub) -> Vec<Value> {
     hub.gateways(&["gw-1", "gw-2"]).await;

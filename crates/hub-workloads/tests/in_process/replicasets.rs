@@ -92,6 +92,12 @@ async fn pods_of_nobody_are_adopted_and_pods_of_other_labels_released() {
     assert_eq!((pods.len(), names(&pods).contains("orphan")), (2, true));
     let owner = hub.get(Kind::Pod, "orphan").await["metadata"]["ownerReferences"][0]["name"].clone();
     assert_eq!(owner, "web");
+    // One that has it as an owner and not as its controller has it once afterwards.
+    let mut owners = hub.get(Kind::Pod, "orphan").await["metadata"]["ownerReferences"].clone();
+    owners[0]["controller"] = json!(false);
+    hub.patch(Kind::Pod, "orphan", json!({"metadata": {"ownerReferences": owners}})).await;
+    let pod = hub.with(Kind::Pod, "orphan", |pod| pod["metadata"]["ownerReferences"][0]["controller"] == true).await;
+    assert_eq!(pod["metadata"]["ownerReferences"].as_array().map(Vec::len), Some(1), "{pod}");
 
     hub.patch(Kind::Pod, "orphan", json!({"metadata": {"labels": {"app": "debugged"}}})).await;
     hub.with(Kind::Pod, "orphan", |pod| pod["metadata"]["ownerReferences"].is_null()).await;

@@ -319,3 +319,56 @@ async fn a_canary_without_nodes_updates_nothing_and_says_so() {
     let web = fleet.with(is_rolled_out).await;
     assert_eq!(reason(&web, "Canary"), "Passed");
 }
+
+/// A size of none, or of no more than the canary, is no way past it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_canary_stays_one_when_its_deployment_is_scaled_down_and_up_again() {
+    let fleet = Fleet::start().await;
+    let Fleet { hub, .. } = &fleet;
+    let scale = async |replicas: i64| {
+        hub.patch(Kind::Deployment, "web", json!({"spec": {"replicas": replicas}})).await;
+        let is = |web: &Value, field: &str| web["status"][field].as_i64().unwrap_or_default() == replicas;
+        fleet.with(|web| is(web, "replicas") && is(web, "availableReplicas")).await;
+        hub.settled().await;
+    };
+    let images = async || {
+        let pods = hub.pods().await;
+        let mut images: Vec<String> = pods
+            .iter()
+            .map(|pod| pod["spec"]["containers"][0]["image"].as_str().unwrap_or_default().to_owned())
+            .collect();
+        images.sort();
+        images.join(" ")
+    };
+    fleet.web(canary("site=pilto", "1h"), json!({})).await;
+    set_image(hub, "web", "two").await;
+    fleet.with(|web| reason(web, "Canary") == "Waiting").await;
+    // Nothing is to be updated.
+    scale(0).await;
+    scale(3).await;
+    assert_eq!(images().await, "one one one");
+    let nodes = json!({"metadata": {"annotations": {"selvedge.dev/canary": "site=pilot"}}});
+    hub.patch(Kind::Deployment, "web", nodes).await;
+    fleet.with(|web| web["status"]["updatedReplicas"] == 1 && web["status"]["availableReplicas"] == 3).await;
+    hub.settled().await;
+    assert_eq!(images().await, "one one two");
+    scale(1).await;
+    assert_eq!(images().await, "two", "what is left is the canary");
+    scale(3).await;
+    assert_eq!(images().await, "one one two");
+    scale(0).await;
+    assert_eq!(reason(&fleet.with(|_| true).await, "Progressing"), "CanaryWaiting");
+    scale(3).await;
+    assert_eq!(images().await, "one one two");
+    assert_eq!(reason(&fleet.with(|_| true).await, "Canary"), "Waiting");
+    // The labels of nodes change in the middle of it: it comes to those that are the canary's now.
+    for (node, site) in [("gw-1", "hall"), ("gw-2", "pilot")] {
+        hub.admin
+            .merge(Kind::Node, ("", node), &json!({"metadata": {"labels": {"site": site}}}))
+            .await
+            .expect("a node");
+    }
+    hub.patch(Kind::Deployment, "web", json!({"metadata": {"annotations": {"selvedge.dev/canary-wait": "1s"}}})).await;
+    let web = fleet.with(is_rolled_out).await;
+    assert_eq!(reason(&web, "Canary"), "Passed");
+}

@@ -147,6 +147,7 @@ fn what_waits_for_nodes_or_a_canary_does_not_time_out() {
     let said = |reason: &str, is_awaited| (reason.to_owned(), is_awaited);
     assert_eq!(reason_of("ReplicaSetUpdated", None), said("ProgressDeadlineExceeded", false));
     assert_eq!(reason_of("ReplicaSetUpdated", Some(Waits::Nodes)), said("NodesSkipped", false));
+    assert_eq!(reason_of("ReplicaSetUpdated", Some(Waits::AllNodes)), said("NodesSkipped", false));
     assert_eq!(reason_of("ReplicaSetUpdated", Some(Waits::Canary)), said("CanaryWaiting", false));
     assert_eq!(reason_of("ProgressDeadlineExceeded", Some(Waits::Nodes)), said("NodesSkipped", false));
     // The node is back: the deadline begins now.

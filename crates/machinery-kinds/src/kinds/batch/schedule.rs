@@ -148,9 +148,10 @@ fn duration_error(text: &str) -> Option<String> {
     if rest.is_empty() {
         return invalid();
     }
+    let mut nanoseconds = 0_i128;
     while !rest.is_empty() {
         let whole = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-        let after = &rest[whole..];
+        let (digits, after) = rest.split_at(whole);
         let fraction = after
             .strip_prefix('.')
             .map_or(0, |digits| 1 + digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len()));
@@ -159,10 +160,22 @@ fn duration_error(text: &str) -> Option<String> {
         }
         rest = &after[fraction..];
         let unit = rest.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(rest.len());
-        match &rest[..unit] {
+        let scale = match &rest[..unit] {
             "" => return Some(format!("time: missing unit in duration {text:?}")),
-            "ns" | "us" | "µs" | "μs" | "ms" | "s" | "m" | "h" => {}
+            "ns" => 1,
+            "us" | "µs" | "μs" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
             other => return Some(format!("time: unknown unit {other:?} in duration {text:?}")),
+        };
+        // Go counts nanoseconds in 64 bits. A part of a unit is at most one more of it.
+        let count = if digits.is_empty() { Ok(0) } else { digits.parse::<i64>() };
+        let Ok(count) = count else { return invalid() };
+        nanoseconds += i128::from(count) * scale;
+        if nanoseconds > i128::from(i64::MAX) {
+            return invalid();
         }
         rest = &rest[unit..];
     }
@@ -180,6 +193,12 @@ mod tests {
             ("0 9-17/2 1,15 jan-MAR mon", None),
             ("@daily", None),
             ("@every 1h30m", None),
+            ("@every 2562047h", None),
+            ("@every .5h", None),
+            (
+                "@every 876000000h",
+                Some("failed to parse duration @every 876000000h: time: invalid duration \"876000000h\""),
+            ),
             ("TZ=Europe/Berlin 0 * * * *", None),
             ("* * * *", Some("expected exactly 5 fields, found 4: [* * * *]")),
             ("60 * * * *", Some("end of range (60) above maximum (59): 60")),
