@@ -330,8 +330,12 @@ impl Deployments {
         for (index, set) in sets.all.iter().enumerate() {
             let marks =
                 marks(&outlook.stage, Some(index) == sets.new, outlook.keeps.get(index).copied().unwrap_or_default());
-            let is_due =
-                |(name, value): &(&'static str, Option<String>)| set.metadata.annotations.get(*name) != value.as_ref();
+            // A trial that was cut short is none that was passed.
+            let keeps_trial = Some(index) != sets.new && is_on_trial(set);
+            let is_due = |(name, value): &(&'static str, Option<String>)| {
+                set.metadata.annotations.get(*name) != value.as_ref()
+                    && !(keeps_trial && *name == ANNOTATION_CANARY_NODES)
+            };
             let due: BTreeMap<&str, Option<String>> = marks.into_iter().filter(is_due).collect();
             // A set without pods has nothing to delete, and is left as it is.
             if due.is_empty() || (Some(index) != sets.new && set.spec.replicas == 0) {
@@ -471,11 +475,11 @@ pub(super) fn marks(stage: &Stage, is_new: bool, keeps: bool) -> [(&'static str,
     ]
 }
 
-/// What a change of `spec.replicas` means while only a canary is updated, or nothing is: the largest old set gets all of it, or the
-/// `former` one where none has pods.
+/// What a change of `spec.replicas` means while only a canary is updated, or nothing is: the [`former`] set gets all of it, or the largest old
+/// one.
 pub(super) fn rescale_old(demand: Demand, sizes: &[Size], new: Option<usize>, former: Option<usize>) -> Vec<Scale> {
     let old = (0..sizes.len()).filter(|index| Some(*index) != new && sizes[*index].replicas > 0);
-    let Some(largest) = old.max_by_key(|index| sizes[*index].replicas).or(former) else {
+    let Some(largest) = former.or_else(|| old.max_by_key(|index| sizes[*index].replicas)) else {
         return super::plan::rescale(demand, sizes, new);
     };
     let active = (0..sizes.len()).filter(|index| sizes[*index].replicas > 0 || *index == largest);
@@ -540,5 +544,7 @@ mod tests {
         // None of the former template is left, since there were to be none meanwhile.
         check_with(4, &[0, 0], Some(0), &[(0, 4)]);
         check_with(4, &[0, 0, 1], Some(1), &[(1, 3), (2, 1)]);
+        // A trial that was cut short gets no more.
+        check_with(5, &[1, 2, 1], Some(0), &[(0, 2), (1, 2), (2, 1)]);
     }
 }

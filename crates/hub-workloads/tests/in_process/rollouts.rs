@@ -320,6 +320,22 @@ async fn a_canary_without_nodes_updates_nothing_and_says_so() {
     assert_eq!(reason(&web, "Canary"), "Passed");
 }
 
+/// A template that was on trial when the next one came has not passed: whoever goes back to it gives it another trial.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trial_that_the_next_template_cuts_short_is_none_that_was_passed() {
+    let fleet = Fleet::start().await;
+    let Fleet { hub, .. } = &fleet;
+    fleet.web(canary("site=pilot", "1h"), json!({})).await;
+    for image in ["two", "three", "two"] {
+        set_image(hub, "web", image).await;
+        fleet.pods_are(&[("gw-1", image), ("gw-2", "one"), ("gw-3", "one")]).await;
+        let web = fleet.with(|web| web["status"]["updatedReplicas"] == 1 && reason(web, "Canary") == "Waiting").await;
+        assert_eq!(reason(&web, "Progressing"), "CanaryWaiting");
+        hub.settled().await;
+    }
+    fleet.pods_are(&[("gw-1", "two"), ("gw-2", "one"), ("gw-3", "one")]).await;
+}
+
 /// A size of none, or of no more than the canary, is no way past it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_canary_stays_one_when_its_deployment_is_scaled_down_and_up_again() {

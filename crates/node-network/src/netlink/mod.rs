@@ -108,7 +108,7 @@ impl Socket {
         for (option, bytes) in [(libc::SO_SNDBUFFORCE, SEND_BYTES_MAX), (libc::SO_RCVBUFFORCE, RECEIVE_BYTES_MAX)] {
             set_option(&fd, libc::SOL_SOCKET, option, &bytes).unwrap_or_default();
         }
-        let wait = libc::timeval { tv_sec: ANSWER_WAIT.as_secs() as libc::time_t, tv_usec: 0 };
+        let wait = libc::timeval { tv_sec: ANSWER_WAIT.as_secs() as _, tv_usec: 0 };
         set_option(&fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &wait).map_err(failed)?;
         Ok(Self { fd, sequence: 0, buffer: vec![0; ANSWER_BYTES_MAX] })
     }
