@@ -118,7 +118,7 @@ fn least_allocated(cluster: &Cluster, demand: &Demand, nodes: &[NodeId]) -> Vec<
             resources += 1;
             let used = used.saturating_add(demanded);
             if used <= offered {
-                let left = i128::from(offered - used) * i128::from(SCORE_MAX) / i128::from(offered);
+                let left = (i128::from(offered) - i128::from(used)) * i128::from(SCORE_MAX) / i128::from(offered);
                 sum += i64::try_from(left).unwrap_or(SCORE_MAX);
             }
         }

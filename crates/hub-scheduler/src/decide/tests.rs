@@ -24,6 +24,26 @@ fn decisions_begin_where_the_last_one_ended() {
     }
 }
 
+/// Whoever names a node by hand is asked by no filter.
+#[test]
+fn pods_that_request_more_than_there_is_leave_no_trace_when_they_are_deleted() {
+    let mut cluster = cluster(&[("a", json!({"allocatable": {"cpu": "1", "memory": "1Gi"}}))]);
+    let huge = |name: &str| {
+        let amount = i64::MAX.to_string();
+        requests(name, json!({"cpu": amount, "memory": amount, "ephemeral-storage": amount, "x.io/meter": amount}))
+    };
+    let before = cluster.node(cluster.node_id("a").unwrap()).load.clone();
+    let names = ["x", "y", "z"];
+    names.iter().for_each(|name| place(&mut cluster, huge(name), "a"));
+    assert!(crate::testing::decide(&mut cluster, &requests("p", json!({"cpu": "1"}))).is_err());
+    for name in names {
+        cluster.remove_pod("default", name);
+        let _ = crate::testing::decide(&mut cluster, &requests("p", json!({"cpu": "1"})));
+    }
+    assert_eq!(cluster.node(cluster.node_id("a").unwrap()).load, before);
+    assert_eq!(crate::testing::decide(&mut cluster, &requests("p", json!({"cpu": "1"}))), Ok("a".to_owned()));
+}
+
 #[test]
 fn chance_decides_between_equals_and_nothing_else_does() {
     let nodes = [("a", json!({})), ("b", json!({})), ("c", json!({"allocatable": {"cpu": "1"}}))];

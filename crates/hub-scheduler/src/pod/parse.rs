@@ -318,13 +318,17 @@ fn sum<'a>(
     running
 }
 
+/// As much of anything as counts: half a petabyte, or half a billion processors. The sum of what 16,384 pods of a node request is a number
+/// that 64 bits hold, so that it is zero again when they are deleted.
+const AMOUNT_MAX: i64 = i64::MAX >> 14;
+
 /// The amounts of a list; what is neither a field of its own nor counted by its name is left out.
 pub(crate) fn amounts(list: &ListView<'_>) -> Amounts {
     let mut amounts = Amounts::default();
     for (name, amount) in &list.0 {
-        let units = amount.value().max(0);
+        let units = amount.value().clamp(0, AMOUNT_MAX);
         match &**name {
-            "cpu" => amounts.cpu = amount.milli_value().max(0),
+            "cpu" => amounts.cpu = amount.milli_value().clamp(0, AMOUNT_MAX),
             "memory" => amounts.memory = units,
             "ephemeral-storage" => amounts.storage = units,
             name if is_scalar(name) => amounts.scalars.push((name.into(), units)),
