@@ -10,6 +10,7 @@
 //! | [`condition`] | conditions of a status |
 //! | [`time`] | times as objects carry them |
 //! | [`qos`] | a pod's quality-of-service class |
+//! | [`go_duration`] | durations as Go reads them |
 //! | [`int_or_percent`] | `maxUnavailable: 25%` |
 //! | [`status`] | what an API server answers when it rejects a request |
 //!
@@ -20,6 +21,7 @@
 pub mod base64_text;
 mod capabilities;
 pub mod condition;
+pub mod go_duration;
 pub mod int_or_percent;
 pub mod meta;
 pub mod names;

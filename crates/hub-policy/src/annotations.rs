@@ -17,16 +17,16 @@ impl Admission for WorkloadAnnotations {
         if !is_written {
             return Ok(());
         }
-        let said = |object: &Value| {
-            let annotations = object.get("metadata")?.get("annotations")?;
-            annotations.get(ANNOTATION_REPLACE_WHEN_UNREACHABLE)?.as_str().map(str::to_owned)
-        };
         let Some(text) = said(object) else { return Ok(()) };
-        if go_duration::parse(&text).is_err() && request.old.and_then(said) != Some(text) {
+        if go_duration::parse(text).is_err() && request.old.and_then(said) != Some(text) {
             request.warn(format!(
                 "metadata.annotations[{ANNOTATION_REPLACE_WHEN_UNREACHABLE}]: it is no duration such as 10m or 1h30m; pods on nodes that are out of reach stay"
             ));
         }
         Ok(())
     }
+}
+
+fn said(object: &Value) -> Option<&str> {
+    object.get("metadata")?.get("annotations")?.get(ANNOTATION_REPLACE_WHEN_UNREACHABLE)?.as_str()
 }

@@ -59,12 +59,8 @@ pub struct Terms<'a> {
 /// A claim that looks for a volume.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
-    /// `metadata.namespace`.
-    pub namespace: &'a str,
-    /// `metadata.name`.
-    pub name: &'a str,
-    /// `metadata.uid`.
-    pub uid: &'a str,
+    /// Its namespace, name and uid.
+    pub claim: (&'a str, &'a str, &'a str),
     /// What the volume must offer.
     pub terms: Terms<'a>,
     /// The labels that it must have.
@@ -85,10 +81,8 @@ pub trait Offer {
     fn is_usable(&self) -> bool;
 
     /// Whether it is for this claim: by name, and by uid where the volume has one.
-    fn is_for(&self, asked: &Asked<'_>) -> bool {
-        self.claim().is_some_and(|(namespace, name, uid)| {
-            (namespace, name) == (asked.namespace, asked.name) && (uid.is_empty() || uid == asked.uid)
-        })
+    fn is_for(&self, (namespace, name, uid): (&str, &str, &str)) -> bool {
+        self.claim().is_some_and(|held| (held.0, held.1) == (namespace, name) && (held.2.is_empty() || held.2 == uid))
     }
 }
 
@@ -122,7 +116,7 @@ impl<V: Offer> Suiting<V> {
             if !is_candidate {
                 continue;
             }
-            if volume.is_for(asked) {
+            if volume.is_for(asked.claim) {
                 return Self::Reserved(volume);
             }
             let suits = volume.claim().is_none()

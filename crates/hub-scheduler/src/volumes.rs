@@ -196,7 +196,8 @@ impl Volumes {
         if claim.selected_node.is_some() {
             return Suiting::Free(Vec::new());
         }
-        let asked = Asked { namespace, name, uid: &claim.uid, terms: claim.terms(), selector: claim.selector.as_ref() };
+        let (claim, terms, selector) = ((namespace, name, &*claim.uid), claim.terms(), claim.selector.as_ref());
+        let asked = Asked { claim, terms, selector };
         let volumes = self.volumes.iter().map(|(name, volume)| Named { name, volume });
         Suiting::find(&asked, volumes).map(|found| found.name.into())
     }

@@ -179,9 +179,11 @@ impl Claim<'_> {
 
     /// The claim, as it looks for a volume with the labels that it selects.
     pub fn asked<'c>(&'c self, selector: Option<&'c LabelSelector>) -> Asked<'c> {
-        let metadata = &self.metadata;
-        let (namespace, name, uid) = (&metadata.namespace, &metadata.name, &metadata.uid);
-        Asked { namespace, name, uid, terms: self.terms(), selector }
+        Asked { claim: self.identity(), terms: self.terms(), selector }
+    }
+
+    fn identity(&self) -> (&str, &str, &str) {
+        (&self.metadata.namespace, &self.metadata.name, &self.metadata.uid)
     }
 }
 
@@ -203,7 +205,7 @@ impl Volume<'_> {
 
     /// Whether it is for this claim: by its name, and by its uid where the volume has one.
     pub fn is_for(&self, claim: &Claim<'_>) -> bool {
-        Offer::is_for(&self, &claim.asked(None))
+        Offer::is_for(&self, claim.identity())
     }
 
     /// Whether a node reaches it.

@@ -24,7 +24,6 @@ mod cel;
 pub mod definition;
 use machinery_schema::go;
 mod go_regex;
-mod go_time;
 mod go_url;
 mod names;
 mod schema;

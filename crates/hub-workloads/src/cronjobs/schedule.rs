@@ -373,60 +373,12 @@ fn descriptor(text: &str) -> Result<Schedule, ParseScheduleError> {
             let Some(duration) = text.strip_prefix("@every ") else {
                 return Err(ParseScheduleError::Descriptor(text.to_owned()));
             };
-            let seconds = duration_seconds(duration).ok_or_else(|| ParseScheduleError::Duration(text.to_owned()))?;
-            return Ok(Schedule::Every(seconds.max(1)));
+            let nanoseconds =
+                api_kube::go_duration::parse(duration).map_err(|_| ParseScheduleError::Duration(text.to_owned()))?;
+            return Ok(Schedule::Every((nanoseconds / 1_000_000_000).max(1)));
         }
     };
     Schedule::parse(fields).map(|(schedule, _)| schedule)
-}
-
-/// Whole seconds of a duration as Go writes it, such as `1h30m` or `1.5h`; `None` for what is none, or longer than Go's longest.
-fn duration_seconds(text: &str) -> Option<i64> {
-    let (is_negative, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    if rest == "0" {
-        return Some(0);
-    }
-    let mut nanoseconds = 0_i128;
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let whole = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-        let (digits, after) = rest.split_at(whole);
-        let (fraction, after) = match after.strip_prefix('.') {
-            Some(after) => after.split_at(after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len())),
-            None => ("", after),
-        };
-        if digits.is_empty() && fraction.is_empty() {
-            return None;
-        }
-        let (unit, after) = after.split_at(after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len()));
-        let unit: i128 = match unit {
-            "ns" => 1,
-            "us" | "µs" | "μs" => 1_000,
-            "ms" => 1_000_000,
-            "s" => 1_000_000_000,
-            "m" => 60_000_000_000,
-            "h" => 3_600_000_000_000,
-            _ => return None,
-        };
-        // Nothing of a fraction beyond this many digits makes a nanosecond of an hour.
-        const FRACTION_DIGITS_MAX: usize = 13;
-        let fraction = &fraction[..fraction.len().min(FRACTION_DIGITS_MAX)];
-        let scale = 10_i128.pow(u32::try_from(fraction.len()).ok()?);
-        let digits: i128 = if digits.is_empty() { 0 } else { i128::from(digits.parse::<i64>().ok()?) };
-        let fraction: i128 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
-        nanoseconds = nanoseconds.checked_add(digits.checked_mul(unit)?)?.checked_add(fraction * unit / scale)?;
-        if nanoseconds > i128::from(i64::MAX) {
-            return None;
-        }
-        rest = after;
-    }
-    let seconds = i64::try_from(nanoseconds / 1_000_000_000).ok()?;
-    Some(if is_negative { -seconds } else { seconds })
 }
 
 #[cfg(test)]

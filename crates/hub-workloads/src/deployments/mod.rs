@@ -435,10 +435,11 @@ impl Deployments {
         let is_starting =
             outlook.stage != Stage::Open && demand.replicas > 0 && sets.all.iter().all(|set| set.spec.replicas == 0);
         if is_paused || is_scaling(deployment, &sets) || is_starting {
-            let former = rollout::former(&sets);
             let scales = match outlook.stage {
                 Stage::Open => plan::rescale(demand, &sets.sizes(), sets.new),
-                Stage::Canary(_) | Stage::Frozen => rollout::rescale_old(demand, &sets.sizes(), sets.new, former),
+                Stage::Canary(_) | Stage::Frozen => {
+                    rollout::rescale_old(demand, &sets.sizes(), sets.new, rollout::former(&sets))
+                }
             };
             if let Step::Again = self.scale(owner, demand, &mut sets, scales).await? {
                 return Ok(Next::After(CONFLICT_RETRY));

@@ -304,7 +304,7 @@ impl Checker {
         let Expr::Literal(Lit::Text(text)) = self.ast.nodes[last].clone() else { return };
         let is_bad = match name {
             "matches" => crate::go_regex::weigh(&text).is_err(),
-            "duration" => crate::go_time::parse_duration(&text).is_none(),
+            "duration" => api_kube::go_duration::parse(&text).is_err(),
             "timestamp" => text.parse::<jiff::Timestamp>().is_err(),
             _ => false,
         };

@@ -83,9 +83,9 @@ pub(crate) fn from_json<'v>(value: &'v Value, schema: &'v Schema, is_resource: b
                 Some(bytes) => Val::Bytes(bytes.into()),
                 None => Val::Text(text.as_str().into()),
             },
-            "duration" if &*schema.kind == "string" => match crate::go_time::parse_duration(text) {
-                Some(nanoseconds) => Val::Duration(nanoseconds),
-                None => Val::Text(text.as_str().into()),
+            "duration" if &*schema.kind == "string" => match api_kube::go_duration::parse(text) {
+                Ok(nanoseconds) => Val::Duration(nanoseconds),
+                Err(_) => Val::Text(text.as_str().into()),
             },
             "date" if &*schema.kind == "string" => match format!("{text}T00:00:00Z").parse() {
                 Ok(time) => Val::Timestamp(time),

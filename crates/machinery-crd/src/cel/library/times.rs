@@ -45,7 +45,7 @@ pub(super) fn convert<'v>(name: &str, value: &Val<'v>) -> Result<'v> {
         },
         ("bytes", Val::Text(text)) => Ok(Val::Bytes(text.as_bytes().into())),
         ("duration", Val::Text(text)) => {
-            crate::go_time::parse_duration(text).map(Val::Duration).ok_or_else(|| failed("google.protobuf.Duration"))
+            api_kube::go_duration::parse(text).map(Val::Duration).map_err(|_| failed("google.protobuf.Duration"))
         }
         ("duration", Val::Int(nanoseconds)) => Ok(Val::Duration(*nanoseconds)),
         ("timestamp", Val::Text(text)) => {

@@ -42,7 +42,7 @@ pub(super) fn is_date_time(text: &str) -> bool {
 
 /// `1h2m`, as Go reads it, or `3 days`, as Scala does.
 pub(super) fn is_duration(text: &str) -> bool {
-    if crate::go_time::parse_duration(text).is_some() {
+    if api_kube::go_duration::parse(text).is_ok() {
         return true;
     }
     const UNITS: [&[&str]; 8] = [

@@ -132,54 +132,10 @@ fn descriptor(text: &str) -> Result<(), String> {
     let Some(duration) = text.strip_prefix("@every ") else {
         return Err(format!("unrecognized descriptor: {text}"));
     };
-    match duration_error(duration) {
-        Some(why) => Err(format!("failed to parse duration {text}: {why}")),
-        None => Ok(()),
+    match api_kube::go_duration::parse(duration) {
+        Err(why) => Err(format!("failed to parse duration {text}: {why}")),
+        Ok(_) => Ok(()),
     }
-}
-
-/// What is wrong with a duration such as `1h30m`, in Go's words.
-fn duration_error(text: &str) -> Option<String> {
-    let invalid = || Some(format!("time: invalid duration {text:?}"));
-    let mut rest = text.strip_prefix(['+', '-']).unwrap_or(text);
-    if rest == "0" {
-        return None;
-    }
-    if rest.is_empty() {
-        return invalid();
-    }
-    let mut nanoseconds = 0_i128;
-    while !rest.is_empty() {
-        let whole = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-        let (digits, after) = rest.split_at(whole);
-        let fraction = after
-            .strip_prefix('.')
-            .map_or(0, |digits| 1 + digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len()));
-        if whole == 0 && fraction < 2 {
-            return invalid();
-        }
-        rest = &after[fraction..];
-        let unit = rest.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(rest.len());
-        let scale = match &rest[..unit] {
-            "" => return Some(format!("time: missing unit in duration {text:?}")),
-            "ns" => 1,
-            "us" | "µs" | "μs" => 1_000,
-            "ms" => 1_000_000,
-            "s" => 1_000_000_000,
-            "m" => 60_000_000_000,
-            "h" => 3_600_000_000_000,
-            other => return Some(format!("time: unknown unit {other:?} in duration {text:?}")),
-        };
-        // Go counts nanoseconds in 64 bits. A part of a unit is at most one more of it.
-        let count = if digits.is_empty() { Ok(0) } else { digits.parse::<i64>() };
-        let Ok(count) = count else { return invalid() };
-        nanoseconds += i128::from(count) * scale;
-        if nanoseconds > i128::from(i64::MAX) {
-            return invalid();
-        }
-        rest = &rest[unit..];
-    }
-    None
 }
 
 #[cfg(test)]
