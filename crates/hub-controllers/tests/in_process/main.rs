@@ -397,7 +397,7 @@ async fn a_namespace_says_what_holds_it() {
         })
         .await;
     let message = condition(&held, "NamespaceContentRemaining")["message"].as_str().unwrap_or_default().to_owned();
-    assert!(message.contains("configmaps has 1 resource instances"), "{message}");
+    assert!(message.contains("configmaps. has 1 resource instances"), "{message}");
     let patch = json!({"metadata": {"finalizers": null}});
     hub.admin.merge(Kind::ConfigMap, ("line-2", "c"), &patch).await.expect("the API takes it");
     hub.eventually(Kind::Namespace, ("", "line-2"), |namespace| namespace.is_none()).await;

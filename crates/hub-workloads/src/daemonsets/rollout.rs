@@ -17,6 +17,7 @@ use hub_runtime::kinds::Kind;
 use hub_runtime::rollouts::canary::{self, CanaryNodes, CanaryPod, Ended, Expected, Health, Policy, Says, Verdict};
 use hub_runtime::selector::Fit;
 use hub_runtime::views::{DaemonSetView, PodView};
+use hub_runtime::writer::{WriteError, Writer};
 use hub_runtime::{ObjectRef, ReconcileError};
 
 use super::plan::Pod;
@@ -107,6 +108,10 @@ impl DaemonSets {
         }
         let nodes = nodes.in_reach;
         if !new.canary.is_on_trial() {
+            // What the others have needs no canary: whoever goes back to it in the middle of this one has it at once.
+            if let Some(former) = former() {
+                prove(known, &former, &self.context.writer).await?;
+            }
             new.annotate(owner(known.set), json!({ANNOTATION_CANARY_NODES: canary.text}), &self.context.writer).await?;
             return Ok(known.written(former(), Says::Waiting(canary::not_begun(&canary))));
         }
@@ -129,12 +134,7 @@ impl DaemonSets {
                 Ok(Outlook { others, former: former(), says, look_again: Some(next), is_stale: false })
             }
             Verdict::Passed => {
-                new.annotate(
-                    owner(known.set),
-                    json!({ANNOTATION_CANARY_RESULT: Ended::Passed.as_str()}),
-                    &self.context.writer,
-                )
-                .await?;
+                prove(known, new, &self.context.writer).await?;
                 let message = format!(
                     "The pods of revision {} on nodes with {} run well; the others follow",
                     new.name, canary.text
@@ -175,13 +175,7 @@ impl DaemonSets {
     ) -> Result<Outlook, ReconcileError> {
         let says = Says::RolledBack(failed.canary.failure.clone());
         let Some(to) = former else { return Ok(known.frozen(None, says)) };
-        if to.canary.ended.is_none() {
-            to.annotate(
-                owner(known.set),
-                json!({ANNOTATION_CANARY_RESULT: Ended::Passed.as_str()}),
-                &self.context.writer,
-            )
-            .await?;
+        if prove(known, &to, &self.context.writer).await? {
             return Ok(known.written(Some(to), says));
         }
         tree["apiVersion"] = Kind::DaemonSet.api_version().into();
@@ -198,7 +192,17 @@ impl DaemonSets {
     }
 }
 
-/// The revision that most pods have, of those whose canary has not failed.
+/// Notes that a revision needs no canary; whether that was new.
+async fn prove(known: &Known<'_>, revision: &Revision, writer: &Writer) -> Result<bool, WriteError> {
+    if revision.canary.ended.is_some() {
+        return Ok(false);
+    }
+    let passed = json!({ANNOTATION_CANARY_RESULT: Ended::Passed.as_str()});
+    revision.annotate(owner(known.set), passed, writer).await?;
+    Ok(true)
+}
+
+/// The revision that most pods have, of those that pods have or a canary has proven.
 fn former(revisions: &[Revision], known: &Known<'_>) -> Option<Revision> {
     let mut pods: BTreeMap<String, usize> = BTreeMap::new();
     for object in known.objects {
@@ -207,9 +211,12 @@ fn former(revisions: &[Revision], known: &Known<'_>) -> Option<Revision> {
             *pods.entry(hash.to_owned()).or_default() += 1;
         }
     }
-    let may = |revision: &&Revision| {
-        revision.hash != known.hash && revision.canary.ended != Some(Ended::Failed) && !revision.canary.is_on_trial()
+    let count = |revision: &Revision| pods.get(&revision.hash).copied().unwrap_or_default();
+    let may = |revision: &&Revision| match revision.canary.ended {
+        _ if revision.hash == known.hash => false,
+        Some(Ended::Passed) => true,
+        Some(Ended::Failed) => false,
+        None => count(revision) > 0 && !revision.canary.is_on_trial(),
     };
-    let number = |revision: &&Revision| (pods.get(&revision.hash).copied().unwrap_or_default(), revision.number);
-    revisions.iter().filter(may).max_by_key(number).cloned()
+    revisions.iter().filter(may).max_by_key(|revision| (count(revision), revision.number)).cloned()
 }

@@ -444,7 +444,8 @@ impl Deployments {
             if let Step::Again = self.scale(owner, demand, &mut sets, scales).await? {
                 return Ok(Next::After(CONFLICT_RETRY));
             }
-            if is_paused {
+            // A canary that fails needs the former set.
+            if is_paused && outlook.stage == Stage::Open {
                 self.trim_history(deployment, &sets).await?;
             }
             let all: Vec<&Set> = sets.all.iter().collect();
