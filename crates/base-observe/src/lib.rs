@@ -29,7 +29,9 @@ pub use metrics::{
 };
 pub use printable::Printable;
 pub use recent::{RecentError, RecentErrors};
-pub use tasks::{TaskCounts, spawn_blocking_named, spawn_detached, spawn_in_set, spawn_named, task_counts};
+pub use tasks::{
+    TaskCounts, spawn_blocking_named, spawn_detached, spawn_in_set, spawn_named, spawn_vital, task_counts,
+};
 pub use threads::{thread_visits, visit_threads};
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
@@ -54,6 +55,22 @@ where
     F::Output: Send + 'static,
 {
     tracker.spawn(Watched::new(name, future))
+}
+
+/// Starts a task without which the program is of no use: its panic cancels `failed` as well. Whoever runs the program awaits that, and
+/// ends it, so that it is started again: a part that is dead in a program that looks well is found by nobody.
+pub fn spawn_vital<F>(
+    tracker: &TaskTracker,
+    name: &'static str,
+    failed: &CancellationToken,
+    future: F,
+) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    let watched = Watched::new(name, future);
+    tracker.spawn(Watched { failed: Some(failed.clone()), ..watched })
 }
 
 /// Starts a task that only its handle knows: for those who await or abort the handle themselves.
@@ -140,11 +157,13 @@ fn message_of(panic: &(dyn Any + Send)) -> &str {
 struct Watched<T> {
     future: Pin<Box<dyn Future<Output = T> + Send>>,
     running: Running,
+    /// Cancelled by its panic.
+    failed: Option<CancellationToken>,
 }
 
 impl<T> Watched<T> {
     fn new(name: &'static str, future: impl Future<Output = T> + Send + 'static) -> Self {
-        Self { future: Box::pin(future), running: Running::start(name) }
+        Self { future: Box::pin(future), running: Running::start(name), failed: None }
     }
 }
 
@@ -152,11 +171,14 @@ impl<T> Future for Watched<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
-        let Self { future, running } = &mut *self;
+        let Self { future, running, failed } = &mut *self;
         // Unwind safety: a future that has panicked is not polled again, the panic resumes below.
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
             Ok(polled) => polled,
-            Err(panic) => running.panicked(panic),
+            Err(panic) => {
+                failed.iter().for_each(CancellationToken::cancel);
+                running.panicked(panic)
+            }
         }
     }
 }

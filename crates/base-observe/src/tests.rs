@@ -2,13 +2,14 @@
 
 use std::time::{Duration, SystemTime};
 
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::logging::parse_filter;
 use crate::printable::LineWriter;
 use crate::{
     Chain, Metrics, Printable, RecentErrors, Sample, SampleKind, TaskCounts, spawn_blocking_named, spawn_detached,
-    spawn_in_set, spawn_named, task_counts,
+    spawn_in_set, spawn_named, spawn_vital, task_counts,
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +125,17 @@ async fn a_panic_is_counted_under_the_name_of_its_task_and_seen_by_its_handle() 
     assert_eq!(counts("test-ill"), TaskCounts { running: 0, panicked: 1 });
     tracker.close();
     tracker.wait().await;
+}
+
+#[tokio::test]
+async fn the_panic_of_a_vital_task_is_known_beyond_its_handle() {
+    let (tracker, failed) = (TaskTracker::new(), CancellationToken::new());
+    spawn_vital(&tracker, "test-vital", &failed, async {}).await.expect("it ends");
+    assert!(!failed.is_cancelled(), "it has ended well");
+    let ill = spawn_vital(&tracker, "test-vital", &failed, async { assert_eq!(1 + 1, 3, "of course not") });
+    failed.cancelled().await;
+    assert!(ill.await.expect_err("it panics").is_panic());
+    assert_eq!(counts("test-vital"), TaskCounts { running: 0, panicked: 1 });
 }
 
 #[tokio::test]

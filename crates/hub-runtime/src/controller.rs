@@ -6,9 +6,11 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base_retry::{Backoff, BackoffLaw};
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
+use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -79,13 +81,14 @@ pub trait Reconciler: Send + Sync + 'static {
 /// Keys of one controller that run at a time: one that waits for a slow API holds up a few, not all.
 const WORKERS: usize = 4;
 
-/// Starts the tasks of one controller; they end with `shutdown`, each after the key that it runs.
+/// Starts the tasks of one controller; they end with `shutdown`, each after the key that it runs. A panic over a key or an event costs that
+/// one; any other cancels `failed`.
 pub fn spawn<R: Reconciler>(
     reconciler: R,
     reader: &Arc<dyn Reader>,
     registry: &StatusRegistry,
     tasks: &TaskTracker,
-    shutdown: &CancellationToken,
+    (failed, shutdown): (&CancellationToken, &CancellationToken),
 ) {
     let name = reconciler.name();
     let queue = Arc::new(Queue::new(QueueOptions::default()));
@@ -99,7 +102,7 @@ pub fn spawn<R: Reconciler>(
     for _ in 0..WORKERS {
         let (reconciler, queue, recorded) = (reconciler.clone(), queue.clone(), recorded.clone());
         let mut synced = synced.subscribe();
-        base_observe::spawn_named(tasks, name, async move {
+        base_observe::spawn_vital(tasks, name, failed, async move {
             // An error means that the events ended before their first list: the hub is stopping.
             if synced.wait_for(|synced| *synced).await.is_ok() {
                 work(&*reconciler, &queue, &recorded).await;
@@ -110,7 +113,7 @@ pub fn spawn<R: Reconciler>(
     let events = futures::stream::select_all(sources.iter().map(|kind| reader.subscribe(*kind)));
     let mut nudges = reconciler.nudges().fuse();
     let shutdown = shutdown.clone();
-    base_observe::spawn_named(tasks, name, async move {
+    base_observe::spawn_vital(tasks, name, failed, async move {
         let mut events = events;
         let mut unlisted: Vec<Kind> = sources.to_vec();
         loop {
@@ -138,6 +141,36 @@ pub fn spawn<R: Reconciler>(
         }
         queue.close();
     });
+}
+
+/// After a task has panicked it is started again; the cause may be an object that is still there.
+const AGAIN_LAW: BackoffLaw = BackoffLaw::new(Duration::from_secs(1), Duration::from_secs(60));
+
+/// Runs what `make` makes, for a controller that is one task. When that panics, another is made, later each time it happens in a row:
+/// whatever cannot be worked with, the rest of the hub runs on, and so does this controller once it is mended. Returns when a task ends
+/// without a panic.
+pub async fn run_again<F>(
+    name: &'static str,
+    recorded: &Recorded,
+    shutdown: &CancellationToken,
+    mut make: impl FnMut() -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut backoff = Backoff::new(AGAIN_LAW);
+    loop {
+        let began = Instant::now();
+        let ended = base_observe::spawn_detached(name, make()).await;
+        // What is aborted belongs to a runtime that ends.
+        let Some(panic) = ended.err().filter(JoinError::is_panic) else { return };
+        recorded.panicked("its task", &panic_text(&*panic.into_panic()));
+        backoff.reset_after(began.elapsed());
+        let delay = backoff.next_delay();
+        error!(controller = name, ?delay, "The task of a controller panicked; another is started.");
+        if shutdown.run_until_cancelled(tokio::time::sleep(delay)).await.is_none() {
+            return;
+        }
+    }
 }
 
 async fn work<R: Reconciler>(reconciler: &R, queue: &Queue<R::Key>, recorded: &Recorded) {

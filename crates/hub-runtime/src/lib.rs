@@ -46,7 +46,7 @@ pub mod volumes;
 pub mod writer;
 
 pub use clock::{WallClock, plausible_since, seen_since};
-pub use controller::{Next, ReconcileError, Reconciler};
+pub use controller::{Next, ReconcileError, Reconciler, run_again};
 pub use expectations::Expectations;
 pub use queue::{Queue, QueueLengths, QueueOptions};
 pub use reader::{Change, CustomEvent, Event, Field, ObjectRef, ReadObjectError, Reader, Subscription};
@@ -77,6 +77,7 @@ pub struct Manager {
     registry: StatusRegistry,
     selection: Selection,
     tasks: TaskTracker,
+    failed: CancellationToken,
     shutdown: CancellationToken,
 }
 
@@ -95,11 +96,11 @@ impl Manager {
         shutdown: CancellationToken,
         clock: WallClock,
     ) -> Self {
-        let (writer, tasks) = (Writer::new(client), TaskTracker::new());
+        let (writer, tasks, failed) = (Writer::new(client), TaskTracker::new(), CancellationToken::new());
         let (recorder, record) = Recorder::new(writer.clone(), clock, shutdown.clone());
-        base_observe::spawn_named(&tasks, "event-recorder", record);
+        base_observe::spawn_vital(&tasks, "event-recorder", &failed, record);
         let selection = Selection::default();
-        Self { context: Context { reader, writer, recorder, clock }, registry, selection, tasks, shutdown }
+        Self { context: Context { reader, writer, recorder, clock }, registry, selection, tasks, failed, shutdown }
     }
 
     /// Runs those controllers alone that are selected; all are, unless this is called.
@@ -126,7 +127,13 @@ impl Manager {
         if !self.selects(reconciler.name()) {
             return;
         }
-        controller::spawn(reconciler, &self.context.reader, &self.registry, &self.tasks, &self.shutdown);
+        controller::spawn(
+            reconciler,
+            &self.context.reader,
+            &self.registry,
+            &self.tasks,
+            (&self.failed, &self.shutdown),
+        );
     }
 
     /// What controllers are handed, for what runs beside them.
@@ -137,6 +144,11 @@ impl Manager {
     /// Tasks of what runs beside the controllers; they must end with [`Manager::shutdown`].
     pub fn tasks(&self) -> &TaskTracker {
         &self.tasks
+    }
+
+    /// Cancelled when a task has panicked without which the others are of no use: the hub is to be ended, and started again.
+    pub fn failed(&self) -> &CancellationToken {
+        &self.failed
     }
 
     /// What ends all of it.

@@ -62,12 +62,14 @@ impl Outcome {
 }
 
 /// The attempts with one outcome.
+#[derive(Clone)]
 struct Counted {
     total: Counter,
     seconds: Histogram,
 }
 
 /// What is counted while the scheduler runs.
+#[derive(Clone)]
 pub(crate) struct SchedulerMetrics {
     /// In the order of [`Outcome::ALL`].
     outcomes: [Counted; 3],

@@ -75,22 +75,29 @@ pub fn start(manager: &Manager, metrics: &Metrics) {
     });
     let context = manager.context().clone();
     let context = Context { recorder: context.recorder.of("default-scheduler"), ..context };
-    let events = futures::stream::select_all(READ.iter().map(|kind| context.reader.subscribe(*kind)));
-    let scheduler = Scheduler {
-        context,
-        model: Model::default(),
-        decider: Decider::new(fastrand::Rng::new()),
-        under_way: JoinSet::new(),
-        tasks: HashMap::new(),
-        claim_waiters: 0,
-        verdicts: VecDeque::new(),
-        last_rejection: None,
-        unlisted: READ.to_vec(),
-        recorded,
-        lengths,
-        metrics: SchedulerMetrics::new(metrics),
-    };
-    base_observe::spawn_named(manager.tasks(), NAME, scheduler.run(events, manager.shutdown().clone()));
+    let (metrics, shutdown) = (SchedulerMetrics::new(metrics), manager.shutdown().clone());
+    base_observe::spawn_vital(manager.tasks(), NAME, manager.failed(), async move {
+        // One that has panicked knows what is wrong no more; another reads everything anew.
+        let make = || {
+            let events = futures::stream::select_all(READ.iter().map(|kind| context.reader.subscribe(*kind)));
+            let scheduler = Scheduler {
+                context: context.clone(),
+                model: Model::default(),
+                decider: Decider::new(fastrand::Rng::new()),
+                under_way: JoinSet::new(),
+                tasks: HashMap::new(),
+                claim_waiters: 0,
+                verdicts: VecDeque::new(),
+                last_rejection: None,
+                unlisted: READ.to_vec(),
+                recorded: recorded.clone(),
+                lengths: lengths.clone(),
+                metrics: metrics.clone(),
+            };
+            scheduler.run(events, shutdown.clone())
+        };
+        hub_runtime::run_again(NAME, &recorded, &shutdown, make).await;
+    });
 }
 
 /// What is under way.

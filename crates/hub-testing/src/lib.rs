@@ -10,6 +10,9 @@
 //! hub.run(source, …) ──▶ reader    client ──▶ manager: controllers, until stop_controllers
 //! ```
 //!
+//! **Another API server.** With `SELVEDGE_API=kube-apiserver` (`cargo xtask test --real-cluster`) the API is Kubernetes' own, with an etcd, one
+//! for each test, and controllers read by watches alone: they use nothing that is only ours. What a test adds to our server is not there.
+//!
 //! **May I touch it?** It has what more than one crate's tests need. What is about one kind of object, or about who plays the kubelet, stays
 //! with the tests that it is for: a struct of theirs around this [`Hub`], which derefs to it.
 //!
@@ -23,10 +26,12 @@ use hub_runtime::events::Recorder;
 use hub_runtime::kinds::Kind;
 use hub_runtime::writer::Writer;
 use hub_runtime::{Context, Manager, Reader, Reflector, StatusRegistry, StoreReader, WallClock};
-use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
 use machinery_server::{Identity, Server, ServerConfig};
 use machinery_store::{Store, StoreOptions};
 use serde_json::{Value, json};
+use testkit::apiserver::KubeApiserver;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -83,7 +88,41 @@ pub struct Hub {
     /// Reads and writes them as an administrator.
     pub admin: Writer,
     running: Option<(Manager, CancellationToken)>,
+    stock: Option<Stock>,
     _dir: tempfile::TempDir,
+}
+
+/// Kubernetes' own API server in place of ours.
+struct Stock {
+    client: Client,
+    /// What the controllers read.
+    read: BTreeSet<Kind>,
+    _server: KubeApiserver,
+}
+
+/// Whether tests run before Kubernetes' own API server.
+pub fn is_stock() -> bool {
+    std::env::var("SELVEDGE_API").is_ok_and(|api| api == "kube-apiserver")
+}
+
+impl Stock {
+    /// Starts a server; controllers that would make what every namespace has are not there, so it is made.
+    fn start(dir: &std::path::Path) -> Self {
+        let dir = dir.join("stock");
+        // It waits for the server on a runtime of its own, which cannot be inside another.
+        let start = move || {
+            let server = KubeApiserver::start(&dir).expect("kube-apiserver starts");
+            let server = server.expect("`cargo xtask install kube-apiserver` has built it");
+            let text = std::fs::read_to_string(server.kubeconfig()).expect("it was written");
+            let file = Kubeconfig::from_yaml(&text).expect("it is one");
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime can be made");
+            let config = runtime.block_on(Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()));
+            (server, config.expect("it names one cluster"))
+        };
+        let (server, config) = std::thread::spawn(start).join().expect("a start that panics has said why");
+        let client = Client::try_from(config).expect("its certificates are right");
+        Self { client, read: BTreeSet::new(), _server: server }
+    }
 }
 
 impl Hub {
@@ -96,15 +135,37 @@ impl Hub {
             index_version: machinery_server::INDEX_VERSION,
             ..StoreOptions::default()
         };
-        let store = Store::open(dir.path(), options).expect("a new store opens");
+        let store = Store::open(&dir.path().join("store"), options).expect("a new store opens");
         let server = Server::new(configure(ServerConfig::new(store.clone()))).expect("a new store lists");
-        let admin = Writer::new(client_as(&server, administrator()));
-        Self { server, store, admin, running: None, _dir: dir }
+        let stock = is_stock().then(|| Stock::start(dir.path()));
+        let client = stock.as_ref().map_or_else(|| client_as(&server, administrator()), |stock| stock.client.clone());
+        Self { server, store, admin: Writer::new(client), running: None, stock, _dir: dir }
     }
 
     /// A client of an administrator.
     pub fn client(&self) -> Client {
-        client_as(&self.server, administrator())
+        self.client_of(administrator())
+    }
+
+    fn client_of(&self, identity: Identity) -> Client {
+        self.stock.as_ref().map_or_else(|| client_as(&self.server, identity), |stock| stock.client.clone())
+    }
+
+    /// Changes with each write.
+    pub async fn revision(&self) -> (u64, usize) {
+        let Some(stock) = &self.stock else { return (self.store.current().0, 0) };
+        let (mut newest, mut count) = (0, 0);
+        for kind in &stock.read {
+            let objects = self
+                .admin
+                .list_now(*kind, if kind.is_namespaced() { NAMESPACE } else { "" })
+                .await
+                .expect("the API responds");
+            let revisions = objects.iter().filter_map(|one| one["metadata"]["resourceVersion"].as_str()?.parse().ok());
+            newest = revisions.fold(newest, u64::max);
+            count += objects.len();
+        }
+        (newest, count)
     }
 
     /// Reads and writes as somebody else does.
@@ -126,7 +187,7 @@ impl Hub {
 
     /// Starts controllers, which read these kinds. A former start must have been stopped.
     pub async fn run(&mut self, source: Source, read: &[&[Kind]], start: impl AsyncFnOnce(&Manager)) {
-        let client = client_as(&self.server, Identity::controllers());
+        let client = self.client_of(Identity::controllers());
         self.run_with(client, source, read, start).await;
     }
 
@@ -140,16 +201,26 @@ impl Hub {
     ) {
         assert!(self.running.is_none(), "the controllers run already");
         let shutdown = CancellationToken::new();
+        let kinds: BTreeSet<Kind> = read.iter().copied().flatten().copied().collect();
+        let source = if self.stock.is_some() { Source::Watches } else { source };
+        if let Some(stock) = &mut self.stock {
+            stock.read.clone_from(&kinds);
+        }
         let reader: Arc<dyn Reader> = match source {
             Source::Store => StoreReader::new(self.store.clone()),
-            Source::Watches => {
-                let kinds: BTreeSet<Kind> = read.iter().copied().flatten().copied().collect();
-                Reflector::start(&client, &kinds.into_iter().collect::<Vec<_>>(), &shutdown)
-            }
+            Source::Watches => Reflector::start(&client, &kinds.into_iter().collect::<Vec<_>>(), &shutdown),
         };
         let manager = Manager::new(client, reader, StatusRegistry::default(), shutdown.clone());
         start(&manager).await;
         self.running = Some((manager, shutdown));
+    }
+
+    /// A reader of these kinds until `shutdown`: of the store, or of watches where there is none.
+    pub fn reader(&self, kinds: &[Kind], shutdown: &CancellationToken) -> Arc<dyn Reader> {
+        match &self.stock {
+            None => StoreReader::new(self.store.clone()),
+            Some(stock) => Reflector::start(&stock.client, kinds, shutdown),
+        }
     }
 
     /// The manager of the controllers, which must run.
@@ -178,7 +249,7 @@ impl Hub {
         while begun.elapsed() < 5 * PATIENCE {
             let status = manager.status().snapshot();
             let is_idle = status.iter().all(|one| one.synced && one.queue_length + one.running + one.failing == 0);
-            let state = (self.store.current(), self.runs());
+            let state = (self.revision().await, self.runs());
             if is_idle && last == Some(state) {
                 return state.0.0;
             }
@@ -213,7 +284,21 @@ impl Hub {
         if kind.is_namespaced() && full["metadata"]["namespace"].is_null() {
             full["metadata"]["namespace"] = NAMESPACE.into();
         }
-        self.admin.create(kind, full).await.expect("the API takes it").expect("it is new")
+        if self.stock.is_none() {
+            return self.admin.create(kind, full).await.expect("the API takes it").expect("it is new");
+        }
+        // A stock cluster has a namespace `default` by itself.
+        let (namespace, name) = (full["metadata"]["namespace"].clone(), name_of(&full).to_owned());
+        let key = (namespace.as_str().unwrap_or_default(), name.as_str());
+        match self.admin.create(kind, full).await.expect("the API takes it") {
+            // It is kept from pods until a controller has seen it to be ready.
+            Some(_) if kind == Kind::Node => {
+                self.admin.merge(kind, key, &json!({"spec": {"taints": null}})).await.expect("the API takes it");
+                self.get(kind, &name).await
+            }
+            Some(made) => made,
+            None => self.get(kind, key).await,
+        }
     }
 
     /// Creates a node with these labels, of which nothing is reported yet.

@@ -361,6 +361,7 @@ fn spawn(parts: Parts) -> KubeletHandle {
         context,
         runtimes: runtimes.clone(),
         verified: verified.clone(),
+        node_uid: node_uid.clone(),
         tasks: tasks.clone(),
         shutdown: shutdown.clone(),
     };

@@ -14,7 +14,7 @@ use std::time::Duration;
 use base_retry::{Backoff, BackoffLaw};
 use node_client::{ApiClient, ApiError, Object, Patch, StatusRegistry, chain};
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -397,6 +397,7 @@ impl Entry {
 pub(crate) async fn run(
     publisher: Publisher,
     mut client: ApiClient,
+    registered: watch::Receiver<Option<String>>,
     registry: StatusRegistry,
     shutdown: CancellationToken,
 ) {
@@ -407,9 +408,9 @@ pub(crate) async fn run(
         let now = Instant::now();
         if client.is_connected() {
             for (key, request) in publisher.take_due(now, REQUESTS_MAX.saturating_sub(requests.len())) {
-                let client = client.clone();
+                let (client, mut registered) = (client.clone(), registered.clone());
                 base_observe::spawn_in_set(&mut requests, "pod-status", async move {
-                    let answer = send(&client, request).await;
+                    let answer = send(&client, request, &mut registered).await;
                     (key, answer)
                 });
             }
@@ -433,10 +434,20 @@ pub(crate) async fn run(
     requests.shutdown().await;
 }
 
-async fn send(client: &ApiClient, request: Request) -> Result<Answer, ApiError> {
+/// `registered` changes when the node has registered.
+async fn send(
+    client: &ApiClient,
+    request: Request,
+    registered: &mut watch::Receiver<Option<String>>,
+) -> Result<Answer, ApiError> {
     match request {
         Request::Delete(pod, uid) => delete(client, &pod, &uid).await.map(|()| Answer::Missing),
-        Request::Mirror(pod, manifest) => {
+        Request::Mirror(pod, mut manifest) => {
+            let node = manifest["spec"]["nodeName"].as_str().unwrap_or_default().to_owned();
+            let Some(uid) = node_uid(client, &node, registered).await? else { return Ok(Answer::Missing) };
+            // One without a controller would be adopted by the first workload whose selector fits; with it, it goes with its Node.
+            let owner = json!({"apiVersion": "v1", "kind": "Node", "name": node, "uid": uid, "controller": true});
+            manifest["metadata"]["ownerReferences"] = json!([owner]);
             match client.create(&format!("/api/v1/namespaces/{}/pods", pod.namespace), &manifest).await {
                 Ok(created) => Ok(Answer::Mirrored(created["metadata"]["uid"].as_str().map(str::to_owned))),
                 Err(error) if error.code() == Some(409) => Ok(Answer::MirrorExists),
@@ -458,6 +469,25 @@ async fn send(client: &ApiClient, request: Request) -> Result<Answer, ApiError> 
                 return delete(client, &pod, &uid).await.map(|()| Answer::Missing);
             }
             Ok(Answer::Shown { status, revision })
+        }
+    }
+}
+
+/// The uid that the node has at the hub of now; `None` at shutdown. A node that is not registered there will be in a moment.
+async fn node_uid(
+    client: &ApiClient,
+    node: &str,
+    registered: &mut watch::Receiver<Option<String>>,
+) -> Result<Option<String>, ApiError> {
+    loop {
+        registered.mark_unchanged();
+        match client.get(&format!("/api/v1/nodes/{node}"), "Node").await {
+            Err(error) if error.code() == Some(404) => {
+                if registered.changed().await.is_err() {
+                    return Ok(None);
+                }
+            }
+            found => return found.map(|node| Some(node.uid().to_owned())),
         }
     }
 }

@@ -31,6 +31,8 @@ pub struct PodsParts {
     pub runtimes: Runtimes,
     /// What the Lease says of the hub.
     pub verified: watch::Receiver<Verified>,
+    /// The uid of the Node, set anew when it has registered.
+    pub node_uid: watch::Receiver<Option<String>>,
     /// All tasks of the node.
     pub tasks: TaskTracker,
     /// Ends them.
@@ -52,7 +54,7 @@ type Task = Box<dyn FnMut() -> BoxFuture<'static, ()> + Send>;
 
 /// Starts everything that looks after pods. Those of the offline store are started or adopted at once.
 pub fn start(parts: PodsParts) -> Pods {
-    let PodsParts { context, runtimes, verified, tasks, shutdown } = parts;
+    let PodsParts { context, runtimes, verified, node_uid, tasks, shutdown } = parts;
     let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
     let (objects_tx, desired_objects) = watch::channel(BTreeSet::new());
     let (tokens_tx, desired_tokens) = watch::channel(BTreeSet::new());
@@ -84,7 +86,10 @@ pub fn start(parts: PodsParts) -> Pods {
         (context.client.clone(), context.registry.clone(), publisher.clone(), shutdown.clone());
     spawn(
         "pod-publisher",
-        Box::new(move || Box::pin(publisher::run(of.clone(), client.clone(), registry.clone(), end.clone()))),
+        Box::new(move || {
+            let (publisher, registered) = (of.clone(), node_uid.clone());
+            Box::pin(publisher::run(publisher, client.clone(), registered, registry.clone(), end.clone()))
+        }),
     );
     let (of, feed, end) = (context.clone(), commands.clone(), shutdown.clone());
     let pods: Task = Box::new(move || {

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, IsTerminal as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -115,14 +115,29 @@ fn target(path: &Path) -> Result<PathBuf> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(path.to_owned()),
         found => found.with_context(act)?,
     };
-    let path = match found.is_symlink() {
-        true => fs::canonicalize(path).with_context(act)?,
-        false => path.to_owned(),
+    let path = match found.is_symlink().then(|| fs::canonicalize(path)) {
+        None => path.to_owned(),
+        // Also what leads to a pipe, as /dev/stdout may.
+        Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => bail!(
+            "{} leads to nothing: name the file itself, or write the backup to standard output with `--to -`",
+            path.display()
+        ),
+        Some(found) => found.with_context(act)?,
     };
     if !fs::metadata(&path).with_context(act)?.is_file() {
         bail!("{} is no file: name one, or write the backup to standard output with `--to -`", path.display());
     }
     Ok(path)
+}
+
+/// A file that is there already. An `InvalidInput` is what is none: a link, a directory, a pipe, which would be waited for.
+fn left(path: &Path) -> io::Result<File> {
+    if !fs::symlink_metadata(path)?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
 }
 
 /// A file that has another name until it is complete. Who may read it is decided before its first byte.
@@ -143,9 +158,12 @@ impl Draft {
             let lock = DirLock::try_acquire_file(file).with_context(act)?;
             lock.with_context(|| format!("another backup is being written to {}", path.display()))
         };
-        let no_link = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-        match OpenOptions::new().read(true).custom_flags(no_link).open(&draft) {
+        match left(&draft) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => bail!(
+                "{} is in the way, and no backup that was cut off: remove it, or name another file",
+                draft.display()
+            ),
             // One that a backup left which was cut off. Its bytes are not written over: somebody may have made it, and reads along.
             left => {
                 let _lock = lock(left.with_context(act)?)?;
@@ -293,6 +311,10 @@ pub async fn restore(args: RestoreArgs) -> Result<()> {
             restored.tokens
         );
     }
+    let owner = fs::metadata(data_dir.path()).with_context(|| format!("failed to look up {dir}"))?.uid();
+    if owner != rustix::process::geteuid().as_raw() {
+        println!("what was written is yours, and {dir} is another user's: chown -R --reference={dir} {dir}");
+    }
     println!("start it at its former address: selvedge hub --data-dir {dir}");
     Ok(())
 }
@@ -345,5 +367,23 @@ mod tests {
         assert!(draft.finish().is_err());
         assert_eq!(fs::read(&path).expect("it is there"), b"the last one");
         assert_eq!(fs::read_dir(dir.path()).expect("it is there").count(), 1);
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for_and_not_replaced() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("hub.backup");
+        let draft = dir.path().join(".hub.backup.new");
+        let error = |path: &Path| Draft::create(path).err().expect("it is rejected").to_string();
+        let pipe = || rustix::fs::mkfifoat(rustix::fs::CWD, &draft, rustix::fs::Mode::RWXU).expect("space");
+        let link = || std::os::unix::fs::symlink("/dev/null", &draft).expect("space");
+        for make in [&pipe as &dyn Fn(), &link] {
+            make();
+            assert!(error(&path).contains("is in the way"), "{}", error(&path));
+            assert!(fs::symlink_metadata(&draft).is_ok(), "it is left where it is");
+            fs::remove_file(&draft).expect("it is there");
+        }
+        std::os::unix::fs::symlink("nothing", &path).expect("space");
+        assert!(error(&path).contains("leads to nothing"), "{}", error(&path));
     }
 }

@@ -5,10 +5,11 @@ mod listen;
 pub mod storage;
 mod usage;
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use base_http::Connections;
 use base_pki::San;
 use hub_controllers::{Authorities, ControllersConfig, NamePolicy};
@@ -19,6 +20,7 @@ use hub_telemetry::{Telemetry, TelemetryOptions};
 use machinery_server::{Identity, Server, ServerConfig};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
 use crate::config::HubConfig;
@@ -38,6 +40,7 @@ pub struct Hub {
     pub telemetry: Telemetry,
     store: machinery_store::Store,
     controllers: Manager,
+    failed: CancellationToken,
     serving: JoinHandle<()>,
     upkeep: [JoinHandle<()>; 8],
     _lock: base_fs::DirLock,
@@ -58,8 +61,7 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
     let store = storage::store(data_dir).await?;
     storage::log_life(&store);
     let assignments = Arc::new(Assignments::default());
-    let following =
-        tokio::spawn(assignments.clone().follow(store.clone(), assignments.load(&store)?, shutdown.clone()));
+    let following = assignments.clone().follow(store.clone(), assignments.load(&store)?, shutdown.clone());
     let (observer, conflicts) = Conflicts::channel();
     let options = TelemetryOptions {
         bytes_max: config.telemetry_bytes_max,
@@ -103,7 +105,7 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
     // Upstream's name: what leaves fields to controllers, as a GitOps tool does, knows the manager `kube-controller-manager`.
     let own = server.in_process(Identity::controllers()).with_user_agent("kube-controller-manager");
     let client = kube::Client::new(own, "default");
-    let conflicts = tokio::spawn(telemetry::write_conflicts(conflicts, client.clone()));
+    let conflicts = telemetry::write_conflicts(conflicts, client.clone());
     // Controllers first: whoever can connect finds namespaces and our kinds.
     let controllers_config = ControllersConfig {
         authorities: Authorities { client: pki.hub.clone(), serving: pki.node_serving.clone() },
@@ -119,28 +121,44 @@ pub async fn start(data_dir: &DataDir, config: &HubConfig, shutdown: Cancellatio
     controllers.check_selection().context("`controllers`")?;
     keeper.migrate(&server, &store).await.map_err(anyhow::Error::msg)?;
     let connections = Connections::new();
+    let failed = controllers.failed().clone();
     let upkeep = [
-        following,
-        conflicts,
-        tokio::spawn(server.clone().run_event_ttl()),
-        tokio::spawn(server.clone().run_expirations(connections.clone())),
-        tokio::spawn(hub_pki::run_renewal(port.renewal, shutdown.clone())),
-        tokio::spawn(keeper.run(
-            server.clone(),
-            store.clone(),
-            close_rejected(&server, &connections),
-            shutdown.clone(),
-        )),
-        tokio::spawn(hub_policy::clean_tokens(server.clone(), store.clone(), shutdown.clone())),
-        tokio::spawn({
+        vital("assignments", &failed, following),
+        vital("conflicts", &failed, conflicts),
+        vital("event-ttl", &failed, server.clone().run_event_ttl()),
+        vital("expirations", &failed, server.clone().run_expirations(connections.clone())),
+        vital("renewal", &failed, hub_pki::run_renewal(port.renewal, shutdown.clone())),
+        vital(
+            "node-keys",
+            &failed,
+            keeper.run(server.clone(), store.clone(), close_rejected(&server, &connections), shutdown.clone()),
+        ),
+        vital("token-cleaning", &failed, hub_policy::clean_tokens(server.clone(), store.clone(), shutdown.clone())),
+        vital("access", &failed, {
             let (server, shutdown) = (server.clone(), shutdown.clone());
             async move { access.run(server, shutdown).await }
         }),
     ];
     let serving = base_http::serve_with(port.listener.with_tls(port.tls), server, connections, shutdown);
+    let serving = vital("serving", &failed, async {
+        if let Err(error) = serving.await
+            && let Ok(panic) = error.try_into_panic()
+        {
+            resume_unwind(panic);
+        }
+    });
     listen::record(data_dir.path(), &address)?;
     let ca_pem = pki.ca_pem().to_owned();
-    Ok(Hub { url: port.url, ca_pem, client, telemetry, store, controllers, serving, upkeep, _lock: lock })
+    Ok(Hub { url: port.url, ca_pem, client, telemetry, store, controllers, failed, serving, upkeep, _lock: lock })
+}
+
+/// Starts a task without which the hub is of no use.
+fn vital(
+    name: &'static str,
+    failed: &CancellationToken,
+    future: impl Future<Output = ()> + Send + 'static,
+) -> JoinHandle<()> {
+    base_observe::spawn_vital(&TaskTracker::new(), name, failed, future)
 }
 
 /// What happens when a node's key is refused from now on.
@@ -156,6 +174,20 @@ fn close_rejected(server: &Server, connections: &Connections<machinery_server::S
 }
 
 impl Hub {
+    /// Waits until `stopping` is cancelled, or a task has panicked without which the hub is of no use, which cancels it as well.
+    ///
+    /// # Errors
+    /// In the second case: the program is to end, and to be started again.
+    pub async fn until(&self, stopping: &CancellationToken) -> Result<()> {
+        tokio::select! {
+            () = stopping.cancelled() => Ok(()),
+            () = self.failed.cancelled() => {
+                stopping.cancel();
+                Err(anyhow!("a task of the hub has panicked; its log says which; nothing that is stored is lost, start it again"))
+            }
+        }
+    }
+
     /// Waits until everything has ended, after the shutdown that was handed to [`start`].
     pub async fn wait(self) {
         if let Err(error) = self.serving.await {

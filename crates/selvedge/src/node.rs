@@ -162,7 +162,11 @@ pub fn hold_updates(args: crate::cli::HoldUpdatesArgs) -> Result<()> {
             Some(jiff::Timestamp::try_from(end).context("--for lies beyond the calendar")?)
         }
     };
-    anyhow::ensure!(data_dir.node().is_dir(), "{} is no directory of a node", data_dir.path().display());
+    anyhow::ensure!(
+        data_dir.node().is_dir(),
+        "{} holds no node; name its data directory with --data-dir",
+        data_dir.path().display()
+    );
     node_kubelet::hold::hold(data_dir.path(), until).context("updates are not held")?;
     match until {
         None => println!("updates are held until `selvedge node release-updates`"),

@@ -28,8 +28,9 @@ pub async fn hub(args: RoleArgs, mut config: config::HubConfig) -> Result<Exit> 
         data_dir.path().display()
     );
     notify::ready();
-    shutdown.cancelled().await;
-    Ok(stop::drain(Duration::from_secs(config.shutdown_grace_seconds), hub.wait()).await)
+    let ended = hub.until(&shutdown).await;
+    let drained = stop::drain(Duration::from_secs(config.shutdown_grace_seconds), hub.wait()).await;
+    ended.map(|()| drained)
 }
 
 /// The CAs in a file.

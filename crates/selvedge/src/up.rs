@@ -109,8 +109,8 @@ pub async fn run(args: UpArgs, mut config: UpConfig) -> Result<Exit> {
     });
     tasks.close();
 
-    stopping.cancelled().await;
-    Ok(stop::drain(grace, async move {
+    let ended = hub.until(&stopping).await;
+    let drained = stop::drain(grace, async move {
         tasks.wait().await;
         node.kubelet.stop_pods(PODS_GRACE).await;
         stop_edge.cancel();
@@ -120,5 +120,6 @@ pub async fn run(args: UpArgs, mut config: UpConfig) -> Result<Exit> {
         stop_hub.cancel();
         hub.wait().await;
     })
-    .await)
+    .await;
+    ended.map(|()| drained)
 }

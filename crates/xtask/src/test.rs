@@ -23,6 +23,11 @@ const NEEDS_A_HUB: [(&str, &str); 6] = [
     ),
 ];
 
+/// The suites of the hub's controllers and scheduler that run before Kubernetes' own API server as well; each test has one of its own.
+const CONTROLLERS: [&str; 5] = ["daemons", "jobs", "over_api", "replicated", "scaled"];
+/// Those of their tests that need more of ours, and what.
+const NEEDS_OURS: &[(&str, &[&str])] = &[];
+
 /// Runs unit tests and the black-box suites against the built program.
 pub fn test(args: &[String]) -> Result<()> {
     let (mut all, mut may_install, mut unit, mut black_box, mut filter) = (false, true, true, true, None);
@@ -101,6 +106,9 @@ pub fn test(args: &[String]) -> Result<()> {
         };
     }
     run(&mut command)?;
+    if real_cluster && filter.is_none() {
+        return controllers_before_stock(&tools);
+    }
     if !(unit && filter.is_none()) {
         return Ok(());
     }
@@ -113,4 +121,21 @@ pub fn test(args: &[String]) -> Result<()> {
     }
     crate::fuzz::all(all)?;
     if all { crate::coverage::coverage() } else { Ok(()) }
+}
+
+/// The hub's controllers before Kubernetes' own API server alone: they use nothing of ours that it has not.
+fn controllers_before_stock(tools: &Tools) -> Result<()> {
+    say("The hub's controllers and scheduler before Kubernetes' own API server and etcd");
+    let mut command = cargo(&["test", "--profile", PROFILE, "--workspace", "--no-fail-fast"]);
+    CONTROLLERS.iter().for_each(|suite| drop(command.args(["--test", suite])));
+    tools.export(&mut command);
+    command.env("SELVEDGE_API", "kube-apiserver");
+    command.args(["--", "--test-threads", "2"]);
+    for (why, tests) in NEEDS_OURS {
+        for test in *tests {
+            println!("not run: {test}: {why}");
+            command.args(["--skip", test]);
+        }
+    }
+    run(&mut command)
 }

@@ -197,13 +197,17 @@ fn pod(name: &str, node: &str) -> Value {
     })
 }
 
-/// A mirror pod, the only kind that a node may create; its name ends in the node's.
-fn mirror_pod(name: &str, node: &str) -> Value {
+/// A mirror pod, the only kind that a node may create: its name ends in the node's, and its controller is the Node as the hub has it.
+async fn mirror_pod(connection: &Connection, name: &str, node: &str) -> Result<Value> {
+    let own = connection.get(&format!("/api/v1/nodes/{node}")).await?.ok()?.json();
     let mut pod = pod(name, node);
+    pod["metadata"]["ownerReferences"] = json!([{
+        "apiVersion": "v1", "kind": "Node", "name": node, "uid": own["metadata"]["uid"], "controller": true,
+    }]);
     pod["metadata"]["annotations"] = json!({
         "kubernetes.io/config.mirror": "x", "kubernetes.io/config.source": "file", "kubernetes.io/config.hash": "x",
     });
-    pod
+    Ok(pod)
 }
 
 const PODS: &str = "/api/v1/namespaces/default/pods";

@@ -260,9 +260,11 @@ fn a_stolen_gateway_gives_away_itself_and_nothing_else() -> Result<()> {
         assert!(refusal.to_lowercase().contains("forbidden"), "{act:?}: {refusal}");
     }
     // A mirror pod that names a Secret would be a key to it.
+    let uid = thief.ok(&["get", "node", "edge-1", "-o", "jsonpath={.metadata.uid}"])?;
     let mirror = |volumes: &str| {
         format!(
-            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: m-edge-1\n  annotations: {{kubernetes.io/config.mirror: x}}\n\
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: m-edge-1\n  annotations: {{kubernetes.io/config.mirror: x}}\n  \
+             ownerReferences: [{{apiVersion: v1, kind: Node, name: edge-1, uid: {uid}, controller: true}}]\n\
              spec:\n  nodeName: edge-1\n  containers: [{{name: a, image: 'file:///bin/true'}}]\n{volumes}"
         )
     };

@@ -40,6 +40,31 @@ async fn what_nothing_acts_on_yet_is_created_with_a_warning() {
 }
 
 #[tokio::test]
+async fn what_labels_and_taints_ask_for_and_nothing_does_is_warned_of_once() {
+    let hub = Hub::start().await;
+    let made = hub.call("POST", "/api/v1/namespaces", json!({"metadata": {"name": "line"}})).await;
+    assert_eq!((made.code, made.warnings), (201, Vec::new()), "{}", made.body);
+    let made = hub.call("POST", "/api/v1/nodes", json!({"metadata": {"name": "gw-1"}})).await;
+    assert_eq!((made.code, made.warnings), (201, Vec::new()), "{}", made.body);
+    let labels = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
+    let taint = |key: &str, effect: &str| json!({"spec": {"taints": [{"key": key, "effect": effect}]}});
+    for (path, patch, part) in [
+        ("/api/v1/namespaces/line", labels, Some("does not enforce Pod Security Standards")),
+        ("/api/v1/nodes/gw-1", taint("repair", "NoSchedule"), None),
+        ("/api/v1/nodes/gw-1", taint("node.kubernetes.io/unreachable", "NoExecute"), None),
+        ("/api/v1/nodes/gw-1", taint("repair", "NoExecute"), Some("drives none away")),
+    ] {
+        let changed = hub.call("PATCH", path, patch.clone()).await;
+        let warnings = changed.warnings.join("\n");
+        assert_eq!(changed.code, 200, "{}", changed.body);
+        assert!(part.map_or(warnings.is_empty(), |part| warnings.contains(part)), "{patch}: {warnings}");
+        let other = json!({"metadata": {"labels": {"a": part.unwrap_or("none").len().to_string()}}});
+        let changed = hub.call("PATCH", path, other).await;
+        assert_eq!((changed.code, changed.warnings), (200, Vec::new()), "nothing of it is new");
+    }
+}
+
+#[tokio::test]
 async fn what_works_is_created_without_a_warning() {
     let hub = Hub::start().await;
     let claim = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});

@@ -80,7 +80,7 @@ async fn a_key_that_panics_costs_no_other_key_and_is_counted() {
     let reader: Arc<dyn Reader> = Arc::new(OneEach);
     let clumsy = Clumsy::default();
     let done = clumsy.done.clone();
-    spawn(clumsy, &reader, &registry, &tasks, &shutdown);
+    spawn(clumsy, &reader, &registry, &tasks, (&CancellationToken::new(), &shutdown));
     tokio::time::timeout(Duration::from_secs(60), async {
         while done.load(Ordering::SeqCst) < 2 {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -110,4 +110,42 @@ async fn a_key_that_panics_costs_no_other_key_and_is_counted() {
     shutdown.cancel();
     tasks.close();
     tasks.wait().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_panics_is_started_again_later_each_time() {
+    let (recorded, shutdown, runs) = (Recorded::new("clumsy"), CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
+    let began = Instant::now();
+    let make = || {
+        let (runs, shutdown) = (runs.clone(), shutdown.clone());
+        async move {
+            let run = runs.fetch_add(1, Ordering::SeqCst);
+            assert!(run >= 8, "not yet");
+            shutdown.cancelled().await;
+        }
+    };
+    let stop = async {
+        while runs.load(Ordering::SeqCst) < 9 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        shutdown.cancel();
+    };
+    tokio::join!(run_again("test-clumsy", &recorded, &shutdown, make), stop);
+    let took = began.elapsed();
+    assert!((Duration::from_secs(60)..Duration::from_secs(200)).contains(&took), "{took:?}");
+    let registry = StatusRegistry::default();
+    registry.register(Arc::new(recorded), crate::QueueLengths::default);
+    let status = &registry.snapshot()[0];
+    assert_eq!(status.panics, 8);
+    assert_eq!(status.last_error.as_ref().expect("it has panicked").message, "panicked: not yet");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_panics_is_not_started_again_at_shutdown() {
+    let (recorded, shutdown) = (Recorded::new("clumsy"), CancellationToken::new());
+    let make = || {
+        shutdown.cancel();
+        async { panic!("always") }
+    };
+    run_again("test-clumsy", &recorded, &shutdown, make).await;
 }

@@ -137,10 +137,10 @@ async fn a_scheduler_that_starts_again_writes_nothing_that_is_right() {
     hub.pod_with("gated", |pod| condition(pod, "PodScheduled")["reason"] == "SchedulingGated").await;
     hub.settled().await;
     hub.stop_controllers().await;
-    let before = hub.store.current();
+    let before = hub.revision().await;
     hub.start(Source::Store).await;
     hub.settled().await;
-    assert_eq!(hub.store.current(), before, "nothing was written");
+    assert_eq!(hub.revision().await, before, "nothing was written");
     // It knows what is there: no node takes two.
     assert!(hub.get(Kind::Pod, "waits").await["spec"]["nodeName"].is_null());
     hub.node("b", json!({}), "1").await;

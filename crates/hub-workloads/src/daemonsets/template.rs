@@ -61,6 +61,7 @@ pub(super) struct PodFactory {
     collisions: i64,
     labels: Value,
     annotations: Value,
+    finalizers: Value,
     owner: Value,
     spec: Map<String, Value>,
     /// What they are on nodes of other kinds. The hub applies them as well; another cluster's API server does not.
@@ -99,6 +100,7 @@ impl PodFactory {
             collisions,
             labels: labels.into(),
             annotations: template["metadata"]["annotations"].clone(),
+            finalizers: template["metadata"]["finalizers"].clone(),
             owner: set.reference(),
             spec,
             // A list with mistakes is rejected where a person writes it; one that is there anyway is not applied.
@@ -137,6 +139,8 @@ impl PodFactory {
             labels: &'a Value,
             #[serde(skip_serializing_if = "Value::is_null")]
             annotations: &'a Value,
+            #[serde(skip_serializing_if = "Value::is_null")]
+            finalizers: &'a Value,
             owner_references: [&'a Value; 1],
         }
         #[derive(Serialize)]
@@ -161,6 +165,7 @@ impl PodFactory {
                 namespace: &self.namespace,
                 labels: &self.labels,
                 annotations: &annotations,
+                finalizers: &self.finalizers,
                 owner_references: [&self.owner],
             },
             spec: Spec { node_name: node, template: &spec },

@@ -224,7 +224,8 @@ fn names_of_pods_are_their_nodes() {
 #[test]
 fn a_pod_says_whose_it_is_and_where() {
     let meta: ObjectMeta<'_> = serde_json::from_str(r#"{"name":"agent","namespace":"default","uid":"u"}"#).unwrap();
-    let template = json!({"metadata": {"labels": {"app": "a"}}, "spec": {"nodeSelector": {"role": "x"}}});
+    let metadata = json!({"labels": {"app": "a"}, "finalizers": ["example.com/mine"]});
+    let template = json!({"metadata": metadata, "spec": {"nodeSelector": {"role": "x"}}});
     let (name, bytes) =
         PodFactory::new(Owner::new(Kind::DaemonSet, &meta), &template, "hash", 0).pod_on("gw-1", &Labels::default());
     let pod: Value = serde_json::from_slice(&bytes).unwrap();
@@ -233,6 +234,7 @@ fn a_pod_says_whose_it_is_and_where() {
     assert_eq!(pod["spec"]["nodeSelector"]["role"], "x");
     assert_eq!(pod["metadata"]["ownerReferences"][0]["uid"], "u");
     assert_eq!(pod["metadata"]["labels"], json!({"app": "a", REVISION_LABEL: "hash"}));
+    assert_eq!(pod["metadata"]["finalizers"], json!(["example.com/mine"]));
     assert!(pod["metadata"].get("annotations").is_none());
 }
 

@@ -448,6 +448,13 @@ fn said<'v>(set: &'v Value, r#type: &str) -> (&'v str, &'v str) {
     (text("reason"), text("message"))
 }
 
+/// A container of a pod has ended and was started again.
+async fn restarted(hub: &Hub, pod: &Value) {
+    let status =
+        json!({"containerStatuses": [{"name": "main", "restartCount": 1, "image": "", "imageID": "", "ready": true}]});
+    hub.admin.merge_status(Kind::Pod, ("default", name_of(pod)), &status).await.expect("the API takes it");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_canary_of_daemons_is_updated_first_and_goes_back_when_it_fails() {
     let hub = Hub::start().await;
@@ -484,9 +491,7 @@ async fn a_canary_of_daemons_is_updated_first_and_goes_back_when_it_fails() {
     run_until(&hub, &[("gw-1", "2"), ("gw-2", "3"), ("gw-3", "2"), ("gw-4", "2")], |_| true).await;
     let pods = hub.alive_pods(4).await;
     let new = pods.iter().find(|pod| pod["spec"]["nodeName"] == "gw-2").expect("the canary's");
-    let crashed =
-        json!({"containerStatuses": [{"name": "main", "restartCount": 1, "image": "", "imageID": "", "ready": true}]});
-    hub.admin.merge_status(Kind::Pod, ("default", name_of(new)), &crashed).await.expect("the API takes it");
+    restarted(&hub, new).await;
     let all_former = [("gw-1", "2"), ("gw-2", "2"), ("gw-3", "2"), ("gw-4", "2")];
     let is_back = |set: &Value| said(set, "Canary").0 == "RolledBack" && set["status"]["updatedNumberScheduled"] == 4;
     let set = run_until(&hub, &all_former, is_back).await;
@@ -519,10 +524,39 @@ async fn a_canary_of_daemons_on_all_nodes_goes_back_as_well() {
     let is_waiting = |set: &Value| said(set, "Canary").0 == "Waiting" && set["status"]["updatedNumberScheduled"] == 2;
     run_until(&hub, &[("gw-1", "2"), ("gw-2", "2")], is_waiting).await;
     let pods = hub.alive_pods(2).await;
-    let crashed =
-        json!({"containerStatuses": [{"name": "main", "restartCount": 1, "image": "", "imageID": "", "ready": true}]});
-    hub.admin.merge_status(Kind::Pod, ("default", name_of(&pods[0])), &crashed).await.expect("the API takes it");
+    restarted(&hub, &pods[0]).await;
     let is_back = |set: &Value| said(set, "Canary").0 == "RolledBack" && set["status"]["updatedNumberScheduled"] == 2;
     run_until(&hub, &[("gw-1", "1"), ("gw-2", "1")], is_back).await;
+    hub.stop().await;
+}
+
+/// The fleet has a template that never had a canary; whoever undoes one goes back to it, and a restart there says nothing of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_canary_of_daemons_that_is_undone_puts_nothing_else_on_trial() {
+    let hub = Hub::start().await;
+    for (node, site) in [("gw-1", "hall"), ("gw-2", "pilot")] {
+        hub.node(node, json!({"selvedge.dev/role": "gateway", "site": site})).await;
+    }
+    hub.make(Kind::DaemonSet, daemon_set("agent")).await;
+    run_until(&hub, &[("gw-1", ""), ("gw-2", "")], |set| set["status"]["numberAvailable"] == 2).await;
+    let update = async |version: &str, annotations: Value| {
+        let template = json!({"metadata": {"annotations": {"version": version}}});
+        let patch = json!({"metadata": {"annotations": annotations}, "spec": {"template": template}});
+        hub.patch(Kind::DaemonSet, "agent", patch).await;
+    };
+    update("1", json!({})).await;
+    let all_updated = |set: &Value| set["status"]["updatedNumberScheduled"] == 2;
+    run_until(&hub, &[("gw-1", "1"), ("gw-2", "1")], all_updated).await;
+    update("2", json!({"selvedge.dev/canary": "site=pilot", "selvedge.dev/canary-wait": "1h"})).await;
+    run_until(&hub, &[("gw-1", "1"), ("gw-2", "2")], |set| said(set, "Canary").0 == "Waiting").await;
+    update("1", json!({})).await;
+    let is_undone = |set: &Value| all_updated(set) && said(set, "Canary").0 != "Waiting";
+    run_until(&hub, &[("gw-1", "1"), ("gw-2", "1")], is_undone).await;
+    for pod in hub.alive_pods(2).await {
+        restarted(&hub, &pod).await;
+    }
+    let set = run_until(&hub, &[("gw-1", "1"), ("gw-2", "1")], is_undone).await;
+    assert_eq!(set["spec"]["template"]["metadata"]["annotations"]["version"], "1");
+    assert_ne!(said(&set, "Canary").0, "RolledBack", "{set}");
     hub.stop().await;
 }

@@ -90,10 +90,10 @@ async fn a_restart_writes_nothing_that_is_right_already() {
     for source in [Source::Store, Source::Watches] {
         hub.settled().await;
         hub.stop_controllers().await;
-        let before = hub.store.current();
+        let before = hub.revision().await;
         hub.start_controllers(source).await;
         hub.settled().await;
-        assert_eq!(hub.store.current(), before);
+        assert_eq!(hub.revision().await, before);
     }
     hub.stop().await;
 }
@@ -144,10 +144,10 @@ async fn a_node_out_of_reach_takes_its_pods_and_devices_out_of_the_count() {
     // A hub that starts now finds nothing to write; what a kubelet reports meanwhile is its word.
     hub.settled().await;
     hub.stop_controllers().await;
-    let before = hub.store.current();
+    let before = hub.revision().await;
     hub.start_controllers(Source::Store).await;
     hub.settled().await;
-    assert_eq!(hub.store.current(), before);
+    assert_eq!(hub.revision().await, before);
     hub.make_ready([lost]).await;
     hub.set_with("agent", |set| set["status"]["numberReady"] == 2).await;
     hub.admin.merge_status(Kind::Node, ("", "gw-1"), &with_ready("True")).await.expect("the API takes the status");

@@ -97,10 +97,10 @@ async fn a_workload_grows_and_shrinks_with_what_its_pods_use() {
     assert_eq!((&same["status"]["currentReplicas"], &same["status"]["desiredReplicas"]), (&json!(4), &json!(4)));
     assert_eq!(same["status"]["lastScaleTime"], grown["status"]["lastScaleTime"]);
     hub.settled().await;
-    let before = hub.store.current();
+    let before = hub.revision().await;
     hub.look_again("web", 2).await;
     hub.settled().await;
-    assert_eq!(hub.store.current().0, before.0 + 1, "but for the spec nothing was written");
+    assert_eq!(hub.revision().await.0, before.0 + 1, "but for the spec nothing was written");
 
     hub.used(&[("web-0", 10), ("web-1", 10), ("web-2", 10), ("web-3", 10)]);
     hub.look_again("web", 3).await;
@@ -204,10 +204,10 @@ async fn an_autoscaler_says_what_is_wrong() {
     let off = hub.with(kind, "one", |one| reason(one, "ScalingActive") == is("False", "ScalingDisabled")).await;
     assert!(off["status"]["currentReplicas"].is_null(), "none is left out: {off}");
     hub.settled().await;
-    let before = hub.store.current();
+    let before = hub.revision().await;
     hub.look_again("one", 2).await;
     hub.settled().await;
-    assert_eq!(hub.store.current().0, before.0 + 1, "but for the spec nothing was written");
+    assert_eq!(hub.revision().await.0, before.0 + 1, "but for the spec nothing was written");
     hub.stop().await;
 }
 

@@ -74,10 +74,10 @@ async fn a_budget_follows_its_pods_and_an_eviction_spends_it() {
     counts_are(&hub, "web", [3, 1, 3, 2]).await;
     hub.settled().await;
     hub.stop_controllers().await;
-    let before = hub.store.current();
+    let before = hub.revision().await;
     hub.start_controllers().await;
     hub.settled().await;
-    assert_eq!(hub.store.current(), before, "nothing is written that is right already");
+    assert_eq!(hub.revision().await, before, "nothing is written that is right already");
     hub.stop().await;
 }
 

@@ -55,10 +55,10 @@ async fn pods_come_up_in_order_and_a_restart_in_between_doubles_nothing() {
     hub.ready(&["web-0"]).await;
     hub.pods_are(&["web-0+", "web-1"]).await;
     hub.stop_controllers().await;
-    let before = hub.store.current();
+    let before = hub.revision().await;
     hub.start_controllers().await;
     hub.settled().await;
-    assert_eq!(hub.store.current(), before, "nothing is written that is right already");
+    assert_eq!(hub.revision().await, before, "nothing is written that is right already");
     hub.stop_controllers().await;
     hub.ready(&["web-1"]).await;
     hub.start_controllers().await;
@@ -256,10 +256,10 @@ async fn a_default_that_the_api_adds_rolls_nothing() {
     let container = &mut revision["data"]["spec"]["template"]["spec"]["containers"][0];
     assert!(container.as_object_mut().expect("it is a map").remove("terminationMessagePath").is_some());
     hub.make(Kind::ControllerRevision, revision).await;
-    let before = hub.store.current();
+    let before = hub.revision().await;
     hub.start_controllers().await;
     hub.settled().await;
-    assert_eq!(hub.store.current(), before, "nothing is written");
+    assert_eq!(hub.revision().await, before, "nothing is written");
     hub.pods_are(&["web-0+", "web-1+"]).await;
     hub.stop().await;
 }

@@ -14,6 +14,8 @@ mod classes;
 mod pods;
 mod service_account;
 
+use std::collections::BTreeMap;
+
 use machinery_server::{Admission, AdmissionError, AdmissionRequest, Operation};
 use machinery_store::Object;
 use serde_json::{Value, json};
@@ -71,20 +73,22 @@ impl Unenforced {
 
 impl Admission for Unenforced {
     fn validate(&self, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), AdmissionError> {
-        if request.operation != Operation::Create || request.subresource.is_some() || request.dry_run {
+        let is_change = matches!(request.operation, Operation::Create | Operation::Update);
+        if !is_change || request.subresource.is_some() || request.dry_run {
             return Ok(());
         }
         let (kind, name) = (&request.info.kind, text(object, "/metadata/name"));
         match (&*request.info.group, &*request.info.plural) {
+            ("", "namespaces") if has_more(request.old, object, security_labels) => {
+                request.warn("this version does not enforce Pod Security Standards; the labels are stored");
+            }
+            ("", "nodes") if has_more(request.old, object, driving_taints) => {
+                request.warn("this version keeps new pods from a node with a taint NoExecute, and drives none away; `kubectl drain` does");
+            }
+            // A change is made by somebody who was warned.
+            _ if request.operation != Operation::Create => {}
             ("", "limitranges" | "resourcequotas") | ("admissionregistration.k8s.io", _) => {
                 request.warn(format!("this version stores {kind} {name:?} and does not enforce it"));
-            }
-            ("", "namespaces") => {
-                let labels = object.pointer("/metadata/labels").and_then(Value::as_object);
-                let is_security = |key: &String| key.starts_with("pod-security.kubernetes.io/");
-                if labels.is_some_and(|labels| labels.keys().any(is_security)) {
-                    request.warn("this version does not enforce Pod Security Standards; the labels are stored");
-                }
             }
             resource if self.waiting.contains(&resource) => {
                 request.warn(format!("this version stores {kind} {name:?}, and nothing acts on it yet"));
@@ -93,4 +97,25 @@ impl Admission for Unenforced {
         }
         Ok(())
     }
+}
+
+/// Whether an object has something that it had not before.
+fn has_more(old: Option<&Value>, new: &Value, find: fn(&Value) -> BTreeMap<&str, &str>) -> bool {
+    let before = old.map(find).unwrap_or_default();
+    find(new).into_iter().any(|(key, value)| before.get(key) != Some(&value))
+}
+
+/// The labels of a namespace that ask for Pod Security Standards.
+fn security_labels(namespace: &Value) -> BTreeMap<&str, &str> {
+    let labels = namespace.pointer("/metadata/labels").and_then(Value::as_object).into_iter().flatten();
+    let pairs = labels.filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)));
+    pairs.filter(|(key, _)| key.starts_with("pod-security.kubernetes.io/")).collect()
+}
+
+/// The taints of a node by which a person means to drive pods away; those of upstream's controllers follow from its state.
+fn driving_taints(node: &Value) -> BTreeMap<&str, &str> {
+    let taints = node.pointer("/spec/taints").and_then(Value::as_array).into_iter().flatten();
+    let driving = taints.filter(|taint| taint["effect"] == "NoExecute");
+    let pairs = driving.filter_map(|taint| Some((taint["key"].as_str()?, taint["value"].as_str().unwrap_or_default())));
+    pairs.filter(|(key, _)| !key.starts_with("node.kubernetes.io/")).collect()
 }

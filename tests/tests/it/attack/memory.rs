@@ -10,7 +10,7 @@ fn filler(bytes: usize) -> String {
 /// Patches the status of a node's own mirror pod, `count` times with 2.9 MB.
 async fn patch_large_statuses(thief: &Access, count: usize) -> Result<()> {
     let connection = thief.connect().await?;
-    connection.post(PODS, &mirror_pod("m-gw-1", "gw-1")).await?.ok()?;
+    connection.post(PODS, &mirror_pod(&connection, "m-gw-1", "gw-1").await?).await?.ok()?;
     let mut taken = 0;
     for number in 0..count {
         let patch = json!({"status": {"message": format!("{number}{}", filler(2_900_000))}});
@@ -274,7 +274,7 @@ fn a_node_that_orphans_scans_nobody_elses_objects() -> Result<()> {
         let connection = thief.connect().await?;
         for number in 0..20 {
             let name = format!("m{number}-gw-1");
-            connection.post(PODS, &mirror_pod(&name, "gw-1")).await?.ok()?;
+            connection.post(PODS, &mirror_pod(&connection, &name, "gw-1").await?).await?.ok()?;
             let options = json!({"propagationPolicy": "Orphan", "gracePeriodSeconds": 0});
             let answer = connection.write(Method::DELETE, &format!("{PODS}/{name}"), wire::JSON, &options).await?;
             ensure!(answer.status < 500, "{}: {}", answer.status, answer.text());

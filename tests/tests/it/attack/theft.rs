@@ -372,10 +372,16 @@ fn a_node_holds_no_finalizer_and_lends_no_service_account() -> Result<()> {
         let patch = json!({"metadata": {"finalizers": ["x.io/mine"]}});
         let answer = connection.patch("/api/v1/nodes/gw-1", wire::MERGE, &patch).await?;
         ensure!((400..500).contains(&answer.status), "a finalizer on itself: {}", answer.status);
-        let mut mirror = mirror_pod("m-gw-1", "gw-1");
-        mirror["spec"]["serviceAccountName"] = "admin".into();
-        let answer = connection.post(PODS, &mirror).await?;
+        let mirror = mirror_pod(&connection, "m-gw-1", "gw-1").await?;
+        let mut other = mirror.clone();
+        other["spec"]["serviceAccountName"] = "admin".into();
+        let answer = connection.post(PODS, &other).await?;
         ensure!((400..500).contains(&answer.status), "a mirror pod with a service account: {}", answer.status);
+        let mut other = mirror.clone();
+        other["metadata"]["ownerReferences"] = Value::Null;
+        let answer = connection.post(PODS, &other).await?;
+        ensure!(answer.status == 403, "a mirror pod that a workload may adopt: {}", answer.status);
+        connection.post(PODS, &mirror).await?.ok()?;
         Ok(())
     })?;
     target.as_admin(Method::DELETE, "/api/v1/nodes/gw-1", &Value::Null)?.ok()?;

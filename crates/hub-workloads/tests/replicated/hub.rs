@@ -9,11 +9,10 @@ use hub_runtime::events::seconds;
 use hub_runtime::kinds::Kind;
 use hub_runtime::views::{PodView, condition};
 use hub_runtime::writer::Writer;
-use hub_runtime::{Event, Manager, ObjectRef, Reader as _, StoreReader};
+use hub_runtime::{Event, Manager, ObjectRef, Reader};
 use hub_testing::Source;
 use jiff::Timestamp;
 use machinery_server::{Admission, AdmissionError, AdmissionRequest, Operation, ServerConfig};
-use machinery_store::Store;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -70,7 +69,7 @@ impl Hub {
         hub_controllers::bootstrap(&hub.client()).await.expect("a new hub takes what it needs");
         hub.make_service_account().await;
         let kubelets = CancellationToken::new();
-        let run = run_kubelets(hub.store.clone(), hub.admin.clone(), kubelets.clone());
+        let run = run_kubelets(hub.reader(&[Kind::Pod], &kubelets), hub.admin.clone(), kubelets.clone());
         base_observe::spawn_detached("kubelets", run);
         let mut hub = Self { hub, kubelets, rejected };
         hub.start_controllers().await;
@@ -102,8 +101,7 @@ impl Drop for Hub {
 }
 
 /// Brings every pod up at once, but for those whose image is broken, and ends those that are to be deleted.
-async fn run_kubelets(store: Store, admin: Writer, shutdown: CancellationToken) {
-    let reader = StoreReader::new(store);
+async fn run_kubelets(reader: Arc<dyn Reader>, admin: Writer, shutdown: CancellationToken) {
     let mut events = reader.subscribe(Kind::Pod);
     loop {
         let event = tokio::select! {
