@@ -115,9 +115,20 @@ impl Stock {
             let server = server.expect("`cargo xtask install kube-apiserver` has built it");
             let text = std::fs::read_to_string(server.kubeconfig()).expect("it was written");
             let file = Kubeconfig::from_yaml(&text).expect("it is one");
-            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime can be made");
-            let config = runtime.block_on(Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()));
-            (server, config.expect("it names one cluster"))
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let config = runtime.expect("a runtime can be made").block_on(async {
+                let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
+                let config = config.expect("it names one cluster");
+                let admin = Writer::new(Client::try_from(config.clone()).expect("its certificates are right"));
+                // What pods run as; the namespace comes a moment after the server is ready.
+                let account = json!({
+                    "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": NAMESPACE},
+                });
+                let made = until(async || admin.create(Kind::ServiceAccount, account.clone()).await).await;
+                made.expect("it has the namespace");
+                config
+            });
+            (server, config)
         };
         let (server, config) = std::thread::spawn(start).join().expect("a start that panics has said why");
         let client = Client::try_from(config).expect("its certificates are right");
@@ -254,7 +265,8 @@ impl Hub {
                 return state.0.0;
             }
             last = Some(state);
-            tokio::time::sleep(REST).await;
+            // Watches over a connection may be behind.
+            tokio::time::sleep(if self.stock.is_some() { 5 * REST } else { REST }).await;
         }
         panic!("the controllers did not come to rest: {:?}", manager.status().snapshot());
     }

@@ -26,7 +26,24 @@ const NEEDS_A_HUB: [(&str, &str); 6] = [
 /// The suites of the hub's controllers and scheduler that run before Kubernetes' own API server as well; each test has one of its own.
 const CONTROLLERS: [&str; 5] = ["daemons", "jobs", "over_api", "replicated", "scaled"];
 /// Those of their tests that need more of ours, and what.
-const NEEDS_OURS: &[(&str, &[&str])] = &[];
+const NEEDS_OURS: &[(&str, &[&str])] = &[
+    ("the test adds an API of its own to our server", &["autoscaling::"]),
+    (
+        "the test adds an admission plug-in of its own to our server",
+        &["what_the_api_rejects_is_said_and_tried_few_times"],
+    ),
+    (
+        "the test gives priorities without classes, which an admission plug-in rejects",
+        &["a_pod_of_higher_priority_takes_the_place_of_others"],
+    ),
+    ("other controllers of ours take part", &["others::"]),
+    ("the test counts requests before they reach our server", &["a_large_set_creates_in_batches_and_holds_up_nobody"]),
+    (
+        "garbage collection is another controller's",
+        &["a_daemon_set_follows_the_labels_of_nodes", "orphans_are_adopted_by_a_set_of_the_same_name"],
+    ),
+    ("it counts every write of the store", &["a_cron_job_starts_the_most_recent_time_once"]),
+];
 
 /// Runs unit tests and the black-box suites against the built program.
 pub fn test(args: &[String]) -> Result<()> {

@@ -24,7 +24,8 @@ async fn pods_get_nodes_and_events_say_so() {
         for number in 0..8 {
             let pod = hub.placed(&format!("p{number}")).await;
             assert_eq!(condition(&pod, "PodScheduled")["status"], "True", "{pod}");
-            assert_eq!(condition(&pod, "PodScheduled")["observedGeneration"], 1, "{pod}");
+            // The API server writes it with the binding, and upstream's leaves this out.
+            assert!(condition(&pod, "PodScheduled")["observedGeneration"].is_null(), "{pod}");
         }
         let on = async |node: &'static str| {
             let pods = hub.list(Kind::Pod).await;

@@ -278,11 +278,12 @@ impl User {
                 self.send(Method::PATCH, &path(Kind::Deployment, &name), &json!({"spec": {"paused": null}}));
             }
         }
-        // Pods without an owner are nobody's: people delete them.
+        // Pods without an owner are nobody's: people delete them. Those without a label are about to lose theirs, and keep a name from it.
         let lost: Vec<String> = {
             let truth = self.api.truth.lock();
             let pods = truth.in_order(Kind::Pod).into_iter();
-            let lost = pods.filter(|pod| controller(pod).is_none() && !is_terminating(pod));
+            let is_lost = |pod: &&Value| controller(pod).is_none() || pod["metadata"]["labels"]["app"].is_null();
+            let lost = pods.filter(|pod| is_lost(pod) && !is_terminating(pod));
             lost.map(|pod| text(pod, "/metadata/name").to_owned()).collect()
         };
         for name in lost {

@@ -176,9 +176,6 @@ fn set_condition(pod: &mut Value, mut condition: Value, now: jiff::Timestamp) {
     let now = timestamp(now);
     condition["lastProbeTime"] = Value::Null;
     condition["lastTransitionTime"] = now.into();
-    if pod["metadata"]["generation"].is_i64() {
-        condition["observedGeneration"] = pod["metadata"]["generation"].clone();
-    }
     if !pod["status"].is_object() {
         pod["status"] = json!({});
     }
