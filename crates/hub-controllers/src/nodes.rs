@@ -187,7 +187,7 @@ impl Heartbeats {
         self.expired.contains(node)
     }
 
-    /// A node whose conditions were unknown has reported them: that is a sign of life as its lease is, and may come first.
+    /// A node has reported its conditions: that is a sign of life as its lease is, and may come first.
     fn report(&mut self, node: &str, now: Instant) {
         let heartbeat = self.nodes.entry(node.into()).or_insert(Heartbeat::unseen(now));
         (heartbeat.since, heartbeat.is_heard) = (now, true);
@@ -296,13 +296,18 @@ impl Nodes {
         Ok(self.context.writer.merge(Kind::Node, ("", object.name()), &patch).await?)
     }
 
-    /// The lease of a node has expired; whether its status says so now.
-    async fn note_expired(&self, target: Target<'_>) -> Result<bool, WriteError> {
+    /// The lease of a node has expired, which was judged when it had `reported` last; whether its status says so now.
+    async fn note_expired(&self, target: Target<'_>, reported: Option<&str>) -> Result<bool, WriteError> {
         let Context { writer, recorder, .. } = &self.context;
         let (name, wall) = (target.name, self.context.clock.now());
-        let is_written =
-            writer.replace_status_of(Kind::Node, name, |current| with_unknown_conditions(current, wall)).await?;
-        if !is_written {
+        let Some(current) = writer.get_now(Kind::Node, ("", name)).await? else { return Ok(false) };
+        let ready = current["status"]["conditions"].as_array().into_iter().flatten().find(|one| one["type"] == "Ready");
+        // One that has reported meanwhile is alive, and would say so again in minutes only.
+        if ready.and_then(|ready| ready["lastHeartbeatTime"].as_str()) != reported {
+            return Ok(false);
+        }
+        let unknown = with_unknown_conditions(current, wall);
+        if !writer.replace_subresource(Kind::Node, name, "status", &unknown).await? {
             return Ok(false);
         }
         debug!(node = name, "The lease of a node has expired; its pods are left alone.");
@@ -377,7 +382,7 @@ impl Nodes {
         }
         let _writing = Writing::begin(&self.heartbeats);
         let is_done = (is_tainted_right || self.set_taints(&object, &due).await?)
-            && (is_known || self.note_expired(target).await?);
+            && (is_known || self.note_expired(target, heartbeat(&node)).await?);
         Ok(if is_done { next } else { Next::After(CONFLICT_RETRY) })
     }
 }
@@ -429,7 +434,8 @@ impl Reconciler for Nodes {
                     let is_same = match (before.view_or_log::<NodeView<'_>>(), after.view_or_log::<NodeView<'_>>()) {
                         (Some(before), Some(after)) => {
                             // Otherwise what it says would be made unknown once more, and it says it again in minutes only.
-                            if before.is_unreachable() && !after.is_unreachable() {
+                            let is_reported = before.is_unreachable() || heartbeat(&before) != heartbeat(&after);
+                            if is_reported && !after.is_unreachable() {
                                 self.heartbeats.lock().report(name, now);
                             }
                             before.spec.taints == after.spec.taints
@@ -458,6 +464,11 @@ impl Reconciler for Nodes {
         let (waves, now) = (self.waves.lock(), Instant::now());
         Ok(next.or(waves.expired.next(name, now)).or(waves.returned.next(name, now)))
     }
+}
+
+/// When a node has reported last.
+fn heartbeat<'v>(node: &'v NodeView<'_>) -> Option<&'v str> {
+    condition(&node.status.conditions, "Ready")?.last_heartbeat_time.as_deref()
 }
 
 fn renew_time(lease: &ObjectRef) -> Option<String> {

@@ -161,6 +161,8 @@ pub struct ConditionView<'a> {
     pub last_transition_time: Option<Text<'a>>,
     #[serde(borrow)]
     pub last_update_time: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub last_heartbeat_time: Option<Text<'a>>,
 }
 
 /// A condition by its type.

@@ -294,6 +294,23 @@ async fn a_node_that_is_said_to_be_unknown_is_tainted_and_its_lease_is_still_wha
     assert_eq!(shown(&api).await, json!([[], ["False", "True"]]));
 }
 
+#[tokio::test]
+async fn a_node_that_reports_while_its_lease_is_judged_is_not_said_to_be_unknown() {
+    let api = TestApi::start().await;
+    let nodes = Nodes::new(api.context.clone());
+    let node = api.make(Kind::Node, json!({"metadata": {"name": "gw-1"}})).await;
+    let reported = json!({"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-03-01T00:00:40Z"});
+    let status = json!({"conditions": [reported]});
+    api.context.writer.merge_status(Kind::Node, ("", "gw-1"), &status).await.unwrap();
+    let target = Target { namespace: "", name: "gw-1", uid: node["metadata"]["uid"].as_str().unwrap() };
+    for judged in [None, Some("2026-03-01T00:00:00Z")] {
+        assert!(!nodes.note_expired(target, judged).await.unwrap(), "{judged:?}");
+    }
+    assert_eq!(shown(&api).await[1], json!(["True"]));
+    assert!(nodes.note_expired(target, Some("2026-03-01T00:00:40Z")).await.unwrap());
+    assert_eq!(shown(&api).await[1], json!(["Unknown"]));
+}
+
 #[test]
 fn each_taint_is_one_and_leaves_others_alone() {
     let mine = json!({"key": "mine", "effect": "NoExecute"});

@@ -12,6 +12,7 @@ use http::Method;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::follow::{Entry, Fault, List, Seen, Sequence};
 use super::{Plan, Shared, Tally};
@@ -19,6 +20,8 @@ use crate::wire::{self, Access, Answer, Connection, Identity, MERGE, STRATEGIC, 
 
 const CSRS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+/// For how long a renewed Lease holds.
+const LEASE_DURATION: Duration = Duration::from_secs(40);
 /// How long a watch is asked to last, as the kubelet asks.
 const WATCH_SECONDS: u64 = 1800;
 /// Pods in a page of a list, as the kubelet asks.
@@ -253,14 +256,20 @@ impl Node {
             }
             other => other?,
         };
-        let status = json!({"status": node_status(&self.name)});
-        good(connection.patch(&format!("{path}/status"), STRATEGIC, &status).await?)?;
+        self.report_node(connection).await?;
         Ok(node["metadata"]["uid"].as_str().unwrap_or_default().to_owned())
+    }
+
+    async fn report_node(&self, connection: &Connection) -> Result<(), Trouble> {
+        let status = json!({"status": node_status(&self.name)});
+        let path = format!("/api/v1/nodes/{}/status", self.name);
+        good(connection.patch(&path, STRATEGIC, &status).await?).map(|_| ())
     }
 
     async fn renew_lease(&self, connection: &Connection, node_uid: &str) -> Result<(), Trouble> {
         let path = format!("{LEASES}/{}", self.name);
         let mut failures = 0;
+        let mut renewed_at = Instant::now();
         loop {
             let now = format!("{:.6}", jiff::Timestamp::now());
             let renewed = match good(connection.patch(&path, MERGE, &json!({"spec": {"renewTime": now}})).await?) {
@@ -271,7 +280,7 @@ impl Node {
                             "name": self.name, "namespace": "kube-node-lease",
                             "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": self.name, "uid": node_uid}],
                         },
-                        "spec": {"holderIdentity": self.name, "leaseDurationSeconds": 40, "renewTime": now},
+                        "spec": {"holderIdentity": self.name, "leaseDurationSeconds": LEASE_DURATION.as_secs(), "renewTime": now},
                     });
                     good(connection.post(LEASES, &lease).await?)
                 }
@@ -283,6 +292,11 @@ impl Node {
                     failures = 0;
                     Tally::add(&self.shared.tally.leases);
                     self.note(&lease["metadata"]);
+                    // The hub may have called it unreachable meanwhile, as it does where the machine is too busy for all of its nodes.
+                    if renewed_at.elapsed() >= LEASE_DURATION {
+                        self.report_node(connection).await?;
+                    }
+                    renewed_at = Instant::now();
                     // A thousand nodes that came up together should not beat together.
                     tokio::time::sleep(self.shared.plan.lease_period.mul_f64(0.96 + 0.04 * fastrand::f64())).await;
                 }
