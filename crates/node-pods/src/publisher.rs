@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base_retry::{Backoff, BackoffLaw};
-use node_client::{ApiClient, ApiError, Object, Patch, StatusRegistry, chain};
+use node_client::{ApiClient, ApiError, Object, Patch, StatusRegistry, chain, set_field};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -447,7 +447,9 @@ async fn send(
             let Some(uid) = node_uid(client, &node, registered).await? else { return Ok(Answer::Missing) };
             // One without a controller would be adopted by the first workload whose selector fits; with it, it goes with its Node.
             let owner = json!({"apiVersion": "v1", "kind": "Node", "name": node, "uid": uid, "controller": true});
-            manifest["metadata"]["ownerReferences"] = json!([owner]);
+            if let Some(metadata) = manifest.get_mut("metadata") {
+                set_field(metadata, "ownerReferences", json!([owner]));
+            }
             match client.create(&format!("/api/v1/namespaces/{}/pods", pod.namespace), &manifest).await {
                 Ok(created) => Ok(Answer::Mirrored(created["metadata"]["uid"].as_str().map(str::to_owned))),
                 Err(error) if error.code() == Some(409) => Ok(Answer::MirrorExists),

@@ -50,7 +50,6 @@ const BARE_SPAWN_FILES: &[&str] = &[
     "crates/node-agent/src/join.rs",
     "crates/node-kubelet/src/server.rs",
     "crates/node-runtime/src/supervisor.rs",
-    "crates/selvedge/src/hub.rs",
     "crates/selvedge/src/stop.rs",
 ];
 
