@@ -160,12 +160,14 @@ struct Heartbeat {
     since: Instant,
     /// Whether it changed while we were watching. A hub that has just started knows no more than what is written.
     is_heard: bool,
+    /// What the node had reported last, by its own clock.
+    reported: Option<Timestamp>,
 }
 
 impl Heartbeat {
     /// Of a node or a lease that is seen for the first time.
     fn unseen(now: Instant) -> Self {
-        Self { revision: 0, since: now, is_heard: false }
+        Self { revision: 0, since: now, is_heard: false, reported: None }
     }
 }
 
@@ -177,7 +179,7 @@ impl Heartbeats {
             Some(heartbeat) => {
                 // A lease that is there when we first look says nothing about when it was renewed.
                 let is_heard = is_change || heartbeat.revision != 0;
-                *heartbeat = Heartbeat { revision, since: now, is_heard };
+                *heartbeat = Heartbeat { revision, since: now, is_heard, ..*heartbeat };
             }
             None => {
                 let heartbeat = Heartbeat { revision, is_heard: is_change, ..Heartbeat::unseen(now) };
@@ -191,6 +193,17 @@ impl Heartbeats {
     fn report(&mut self, node: &str, now: Instant) {
         let heartbeat = self.nodes.entry(node.into()).or_insert(Heartbeat::unseen(now));
         (heartbeat.since, heartbeat.is_heard) = (now, true);
+    }
+
+    /// A node is as it is now. Whoever judges it may see what it has reported before its change was observed.
+    fn look(&mut self, node: &NodeView<'_>, now: Instant) {
+        let reported = heartbeat(node).and_then(|text| text.parse().ok());
+        let known = self.nodes.entry((&*node.metadata.name).into()).or_insert(Heartbeat::unseen(now));
+        let is_news = known.reported.is_some() && known.reported != reported;
+        known.reported = reported;
+        if is_news && !node.is_unreachable() {
+            self.report(&node.metadata.name, now);
+        }
     }
 
     /// A node registers: what its lease was before says nothing of it.
@@ -368,6 +381,7 @@ impl Nodes {
             let (mut heartbeats, now) = (self.heartbeats.lock(), Instant::now());
             // A hub that stood still may come here before its next tick.
             heartbeats.tick(now);
+            heartbeats.look(&node, now);
             (heartbeats.expired.contains(name), heartbeats.judge(name, is_noted, now))
         };
         let due = due_taints(&node, has_expired);
@@ -434,10 +448,13 @@ impl Reconciler for Nodes {
                     let is_same = match (before.view_or_log::<NodeView<'_>>(), after.view_or_log::<NodeView<'_>>()) {
                         (Some(before), Some(after)) => {
                             // Otherwise what it says would be made unknown once more, and it says it again in minutes only.
+                            let mut heartbeats = self.heartbeats.lock();
+                            heartbeats.look(&after, now);
                             let is_reported = before.is_unreachable() || heartbeat(&before) != heartbeat(&after);
                             if is_reported && !after.is_unreachable() {
-                                self.heartbeats.lock().report(name, now);
+                                heartbeats.report(name, now);
                             }
+                            drop(heartbeats);
                             before.spec.taints == after.spec.taints
                                 && before.is_unreachable() == after.is_unreachable()
                                 && due_taints(&before, false) == due_taints(&after, false)

@@ -307,7 +307,16 @@ async fn a_node_that_reports_while_its_lease_is_judged_is_not_said_to_be_unknown
         assert!(!nodes.note_expired(target, judged).await.unwrap(), "{judged:?}");
     }
     assert_eq!(shown(&api).await[1], json!(["True"]));
-    assert!(nodes.note_expired(target, Some("2026-03-01T00:00:40Z")).await.unwrap());
+    // It is judged before its report was observed.
+    nodes.reconcile_node("gw-1").await.unwrap();
+    nodes.heartbeats.lock().nodes.get_mut("gw-1").unwrap().since =
+        Instant::now().checked_sub(2 * HEARTBEAT_GRACE).unwrap();
+    let status =
+        json!({"conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-03-01T00:00:50Z"}]});
+    api.context.writer.merge_status(Kind::Node, ("", "gw-1"), &status).await.unwrap();
+    nodes.reconcile_node("gw-1").await.unwrap();
+    assert_eq!(shown(&api).await[1], json!(["True"]));
+    assert!(nodes.note_expired(target, Some("2026-03-01T00:00:50Z")).await.unwrap());
     assert_eq!(shown(&api).await[1], json!(["Unknown"]));
 }
 
