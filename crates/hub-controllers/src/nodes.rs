@@ -160,14 +160,14 @@ struct Heartbeat {
     since: Instant,
     /// Whether it changed while we were watching. A hub that has just started knows no more than what is written.
     is_heard: bool,
-    /// What the node had reported last, by its own clock.
-    reported: Option<Timestamp>,
+    /// What the node had said last: whether it is reachable, and when that was by its own clock.
+    said: (bool, Option<Timestamp>),
 }
 
 impl Heartbeat {
     /// Of a node or a lease that is seen for the first time.
     fn unseen(now: Instant) -> Self {
-        Self { revision: 0, since: now, is_heard: false, reported: None }
+        Self { revision: 0, since: now, is_heard: false, said: (false, None) }
     }
 }
 
@@ -189,21 +189,15 @@ impl Heartbeats {
         self.expired.contains(node)
     }
 
-    /// A node has reported its conditions: that is a sign of life as its lease is, and may come first.
-    fn report(&mut self, node: &str, now: Instant) {
-        let heartbeat = self.nodes.entry(node.into()).or_insert(Heartbeat::unseen(now));
-        (heartbeat.since, heartbeat.is_heard) = (now, true);
-    }
-
-    /// A node is as it is now. Whoever judges it may see what it has reported before its change was observed.
+    /// A node is as it is now. What it reports is a sign of life as its lease is, and may come first. Whoever judges it looks as
+    /// well: its change may not have been observed yet.
     fn look(&mut self, node: &NodeView<'_>, now: Instant) {
-        let reported = heartbeat(node).and_then(|text| text.parse().ok());
+        let said = (!node.is_unreachable(), heartbeat(node).and_then(|text| text.parse().ok()));
         let known = self.nodes.entry((&*node.metadata.name).into()).or_insert(Heartbeat::unseen(now));
-        let is_news = known.reported.is_some() && known.reported != reported;
-        known.reported = reported;
-        if is_news && !node.is_unreachable() {
-            self.report(&node.metadata.name, now);
+        if said.0 && said != known.said {
+            (known.since, known.is_heard) = (now, true);
         }
+        known.said = said;
     }
 
     /// A node registers: what its lease was before says nothing of it.
@@ -448,13 +442,7 @@ impl Reconciler for Nodes {
                     let is_same = match (before.view_or_log::<NodeView<'_>>(), after.view_or_log::<NodeView<'_>>()) {
                         (Some(before), Some(after)) => {
                             // Otherwise what it says would be made unknown once more, and it says it again in minutes only.
-                            let mut heartbeats = self.heartbeats.lock();
-                            heartbeats.look(&after, now);
-                            let is_reported = before.is_unreachable() || heartbeat(&before) != heartbeat(&after);
-                            if is_reported && !after.is_unreachable() {
-                                heartbeats.report(name, now);
-                            }
-                            drop(heartbeats);
+                            self.heartbeats.lock().look(&after, now);
                             before.spec.taints == after.spec.taints
                                 && before.is_unreachable() == after.is_unreachable()
                                 && due_taints(&before, false) == due_taints(&after, false)

@@ -31,12 +31,11 @@ struct Node {
 
 impl Node {
     fn new() -> Self {
-        Self {
-            dir: tempfile::tempdir().unwrap(),
-            runtime: FakeRuntime::new(),
-            shutdown: CancellationToken::new(),
-            kubelet: None,
-        }
+        Self::with(FakeRuntime::new())
+    }
+
+    fn with(runtime: std::sync::Arc<FakeRuntime>) -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), runtime, shutdown: CancellationToken::new(), kubelet: None }
     }
 
     fn config(&self, hub: Option<&FakeHub>) -> KubeletConfig {
@@ -61,6 +60,13 @@ impl Node {
         if let Some(kubelet) = self.kubelet.take() {
             kubelet.stopped().await;
         }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // Volumes with secrets are file systems in memory: with their directory alone they would not end.
+        let _ = node_pods::remove_pods(self.dir.path());
     }
 }
 
@@ -765,7 +771,7 @@ async fn a_container_that_is_added_to_a_running_pod_of_an_image_runs_once() {
     web["spec"].as_object_mut().unwrap().remove("runtimeClassName");
     web["spec"]["shareProcessNamespace"] = json!(true);
     hub.put_pod(web.clone());
-    let mut node = Node { runtime: FakeRuntime::of(api_edge::RUNTIME_CONTAINER), ..Node::new() };
+    let mut node = Node::with(FakeRuntime::of(api_edge::RUNTIME_CONTAINER));
     node.start(Some(&hub)).await;
     is_ready(&hub, "web").await;
     assert!(node.runtime.pod("uid-web").unwrap().shares_processes);
@@ -915,7 +921,7 @@ async fn a_pod_of_another_runtime_is_one_of_images() {
     let mut wrong = of_crun("wrong");
     wrong["spec"]["resources"] = json!({"limits": {"cpu": "1"}});
     hub.put_pod(wrong);
-    let mut node = Node { runtime: FakeRuntime::of("crun"), ..Node::new() };
+    let mut node = Node::with(FakeRuntime::of("crun"));
     node.start(Some(&hub)).await;
     is_ready(&hub, "web").await;
     let id = status_of(&hub, "web")["containerStatuses"][0]["containerID"].clone();
@@ -946,7 +952,7 @@ async fn a_pod_that_sets_what_is_not_its_own_is_forbidden_to() {
         pod["spec"]["securityContext"] = json!({"sysctls": [{"name": sysctl, "value": "1"}]});
         hub.put_pod(pod);
     }
-    let mut node = Node { runtime: FakeRuntime::of(api_edge::RUNTIME_CONTAINER), ..Node::new() };
+    let mut node = Node::with(FakeRuntime::of(api_edge::RUNTIME_CONTAINER));
     node.start(Some(&hub)).await;
     is_ready(&hub, "safe").await;
     eventually("the other one has failed", || {
@@ -970,7 +976,7 @@ async fn a_pod_whose_name_the_kernel_does_not_take_says_so() {
     spec.insert("subdomain".to_owned(), "s".repeat(60).into());
     spec.insert("setHostnameAsFQDN".to_owned(), true.into());
     hub.put_pod(web);
-    let mut node = Node { runtime: FakeRuntime::of(api_edge::RUNTIME_CONTAINER), ..Node::new() };
+    let mut node = Node::with(FakeRuntime::of(api_edge::RUNTIME_CONTAINER));
     node.start(Some(&hub)).await;
     eventually("it waits", || {
         let state = status_of(&hub, "web")["containerStatuses"][0]["state"]["waiting"].clone();

@@ -30,6 +30,9 @@ use self::disk::{Attributes, Disk};
 
 mod disk;
 
+/// What mounts of these disks are called.
+const NAME: &str = "forgetful";
+
 /// A mounted forgetful disk. Dropping it unmounts it; what it held is lost.
 pub struct ForgetfulDisk {
     disk: Arc<Mutex<Disk>>,
@@ -44,10 +47,11 @@ impl ForgetfulDisk {
     /// # Errors
     /// There is no `/dev/fuse`, or this user may not mount.
     pub fn mount() -> io::Result<Self> {
+        sweep();
         let directory = tempfile::tempdir()?;
         let disk = Arc::new(Mutex::new(Disk::new()));
         let mut config = Config::default();
-        config.mount_options = vec![MountOption::FSName("forgetful".into()), MountOption::NoAtime];
+        config.mount_options = vec![MountOption::FSName(NAME.into()), MountOption::NoAtime];
         let session = fuser::spawn_mount(Shim(disk.clone()), directory.path(), &config)?;
         Ok(Self { disk, _session: session, directory })
     }
@@ -93,6 +97,20 @@ impl ForgetfulDisk {
     /// Operations so far that a cut could have come before; see [`cut_in`](Self::cut_in).
     pub fn operations(&self) -> u64 {
         lock(&self.disk).operations
+    }
+}
+
+/// Unmounts disks whose tests were killed: whoever looks at one gets `ENOTCONN`.
+fn sweep() {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let ours = mounts.lines().filter_map(|line| line.strip_prefix(NAME)?.split(' ').nth(1));
+    for place in ours {
+        let is_dead = |error: io::Error| error.kind() == io::ErrorKind::NotConnected;
+        if std::fs::metadata(place).is_err_and(is_dead)
+            && rustix::mount::unmount(place, rustix::mount::UnmountFlags::DETACH).is_ok()
+        {
+            let _ = std::fs::remove_dir(place);
+        }
     }
 }
 

@@ -52,7 +52,9 @@ fn a_status_that_comes_before_the_lease_is_a_sign_of_life() {
     let (begin, mut known) = (Instant::now(), Heartbeats::default());
     known.renew("gw-1", 1, true, begin);
     assert!(known.judge("gw-1", false, begin + Duration::from_secs(60)).0);
-    known.report("gw-1", begin + Duration::from_secs(61));
+    let reported = json!({"metadata": {"name": "gw-1"}, "status": {"conditions": conditions(&[("Ready", "True")])}});
+    let reported = reported.to_string();
+    known.look(&serde_json::from_str(&reported).unwrap(), begin + Duration::from_secs(61));
     assert!(!known.judge("gw-1", true, begin + Duration::from_secs(61)).0);
     assert!(known.judge("gw-1", false, begin + Duration::from_secs(102)).0, "and counts for as long");
 }

@@ -476,25 +476,23 @@ pub(super) fn marks(stage: &Stage, is_new: bool, keeps: bool) -> [(&'static str,
 }
 
 /// What a change of `spec.replicas` means while only a canary is updated, or nothing is: the [`former`] set gets all of it, or the largest old
-/// one.
+/// one. The others have to give only what is more than demanded, the canary last.
 pub(super) fn rescale_old(demand: Demand, sizes: &[Size], new: Option<usize>, former: Option<usize>) -> Vec<Scale> {
     let old = (0..sizes.len()).filter(|index| Some(*index) != new && sizes[*index].replicas > 0);
     let Some(largest) = former.or_else(|| old.max_by_key(|index| sizes[*index].replicas)) else {
         return super::plan::rescale(demand, sizes, new);
     };
-    let active = (0..sizes.len()).filter(|index| sizes[*index].replicas > 0 || *index == largest);
-    let others = active
-        .clone()
-        .filter(|index| *index != largest)
-        .fold(0_i64, |sum, index| sum.saturating_add(sizes[index].replicas));
-    active
-        .map(|index| {
-            (
-                index,
-                if index == largest { demand.replicas.saturating_sub(others).max(0) } else { sizes[index].replicas },
-            )
-        })
-        .collect()
+    let others = new.into_iter().chain((0..sizes.len()).rev().filter(|index| Some(*index) != new));
+    let mut left = demand.replicas;
+    let mut scales = Vec::new();
+    for index in others.filter(|index| *index != largest && sizes[*index].replicas > 0) {
+        let kept = sizes[index].replicas.min(left);
+        left -= kept;
+        scales.push((index, kept));
+    }
+    scales.push((largest, left));
+    scales.sort_unstable();
+    scales
 }
 
 fn count(number: usize) -> i64 {
@@ -537,6 +535,9 @@ mod tests {
         };
         let check = |replicas, sizes: &[i64], expected: &[Scale]| check_with(replicas, sizes, None, expected);
         check(6, &[3, 1], &[(0, 5), (1, 1)]);
+        check(1, &[3, 2], &[(0, 0), (1, 1)]);
+        check(2, &[3, 1, 2], &[(0, 0), (1, 0), (2, 2)]);
+        check_with(0, &[0, 3], Some(0), &[(0, 0), (1, 0)]);
         check(6, &[1, 3, 1], &[(0, 1), (1, 4), (2, 1)]);
         check(1, &[3, 1], &[(0, 0), (1, 1)]);
         check(4, &[3, 0], &[(0, 4)]);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hub_runtime::kinds::Kind;
 use hub_runtime::writer::Writer;
+use hub_testing::name_of;
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -209,6 +210,15 @@ async fn a_box_whose_owner_holds_updates_keeps_its_pods() {
     assert_eq!(reason(&web, "NodesSkipped"), "");
 }
 
+/// Has the container of a pod with image `two` restart.
+async fn crash(hub: &Hub, pod: &Value) {
+    let crashed = json!({"containerStatuses": [{
+        "name": "main", "restartCount": 1, "image": "two", "imageID": "", "ready": true,
+        "lastState": {"terminated": {"exitCode": 3}},
+    }]});
+    hub.admin.merge_status(Kind::Pod, ("default", name_of(pod)), &crashed).await.expect("the API takes it");
+}
+
 fn canary(nodes: &str, wait: &str) -> Value {
     json!({"selvedge.dev/canary": nodes, "selvedge.dev/canary-wait": wait})
 }
@@ -261,12 +271,7 @@ async fn a_canary_that_fails_puts_the_former_template_back() {
     fleet.with(|web| reason(web, "Canary") == "Waiting").await;
     let pods = hub.pods().await;
     let new = pods.iter().find(|pod| pod["spec"]["nodeName"] == "gw-1").expect("the canary's");
-    let name = new["metadata"]["name"].as_str().expect("it has a name");
-    let crashed = json!({"containerStatuses": [{
-        "name": "main", "restartCount": 1, "image": "two", "imageID": "", "ready": true,
-        "lastState": {"terminated": {"exitCode": 3}},
-    }]});
-    hub.admin.merge_status(Kind::Pod, ("default", name), &crashed).await.expect("the API takes it");
+    crash(hub, new).await;
     let web = fleet.with(|web| reason(web, "Canary") == "RolledBack" && is_rolled_out(web)).await;
     assert!(message(&web, "Canary").contains("container main was restarted (exit code 3)"), "{web}");
     fleet.pods_are(&[("gw-1", "one"), ("gw-2", "one"), ("gw-3", "one")]).await;
@@ -283,12 +288,31 @@ async fn a_canary_on_all_nodes_is_judged_and_goes_back_as_well() {
     fleet.with(|web| reason(web, "Canary") == "Waiting" && web["status"]["updatedReplicas"] == 3).await;
     hub.settled().await;
     let pods = hub.pods().await;
-    let name = pods[0]["metadata"]["name"].as_str().expect("it has a name");
-    let crashed = json!({"containerStatuses": [{
-        "name": "main", "restartCount": 1, "image": "two", "imageID": "", "ready": true,
-        "lastState": {"terminated": {"exitCode": 3}},
-    }]});
-    hub.admin.merge_status(Kind::Pod, ("default", name), &crashed).await.expect("the API takes it");
+    crash(hub, &pods[0]).await;
+    fleet.with(|web| reason(web, "Canary") == "RolledBack" && is_rolled_out(web)).await;
+    fleet.pods_are(&[("gw-1", "one"), ("gw-2", "one"), ("gw-3", "one")]).await;
+}
+
+/// A pause trims the history, but not what a canary goes back to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_keeps_what_a_canary_goes_back_to() {
+    let fleet = Fleet::start().await;
+    let Fleet { hub, .. } = &fleet;
+    fleet.web(canary("site", "1h"), json!({"revisionHistoryLimit": 0, "progressDeadlineSeconds": 2})).await;
+    let replicas = async |paused: bool, replicas: i64| {
+        hub.patch(Kind::Deployment, "web", json!({"spec": {"paused": paused, "replicas": replicas}})).await;
+        fleet.with(|web| web["status"]["replicas"].as_i64().unwrap_or_default() == replicas).await;
+        hub.settled().await;
+    };
+    set_image(hub, "web", "two").await;
+    fleet.with(|web| reason(web, "Canary") == "Waiting" && web["status"]["updatedReplicas"] == 3).await;
+    hub.settled().await;
+    // Without pods nobody sees that the former set is of use.
+    replicas(true, 0).await;
+    let sets = hub.list(Kind::ReplicaSet).await;
+    assert_eq!(sets.len(), 2, "{sets:?}");
+    replicas(false, 3).await;
+    crash(hub, &hub.pods().await[0]).await;
     fleet.with(|web| reason(web, "Canary") == "RolledBack" && is_rolled_out(web)).await;
     fleet.pods_are(&[("gw-1", "one"), ("gw-2", "one"), ("gw-3", "one")]).await;
 }

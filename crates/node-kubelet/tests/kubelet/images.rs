@@ -22,7 +22,7 @@ async fn a_pod_that_waits_for_an_image_starts_when_it_is_imported_and_no_other_d
     hub.put_pod(of_image("never", "example.com/app:1", "Never"));
     hub.put_pod(of_image("absent", "example.com/app:1", "IfNotPresent"));
     hub.put_pod(of_image("other", "example.com/other:1", "IfNotPresent"));
-    let mut node = Node { runtime: FakeRuntime::of(api_edge::RUNTIME_CONTAINER), ..Node::new() };
+    let mut node = Node::with(FakeRuntime::of(api_edge::RUNTIME_CONTAINER));
     let images = NodeImages::open(&node.dir.path().join("i"), RegistriesConfig::default(), GcLimits::default());
     let images = Arc::new(images.unwrap());
     *node.runtime.images.lock().unwrap() = Some(images.clone());
@@ -63,7 +63,7 @@ async fn secrets_for_registries_that_do_not_exist_are_named_once() {
         "containers": [{"name": "a", "image": "example.com/a:1"}, {"name": "b", "image": "example.com/b:1"}],
     });
     hub.put_pod(web);
-    let mut node = Node { runtime: FakeRuntime::of(api_edge::RUNTIME_CONTAINER), ..Node::new() };
+    let mut node = Node::with(FakeRuntime::of(api_edge::RUNTIME_CONTAINER));
     let images = NodeImages::open(&node.dir.path().join("i"), RegistriesConfig::default(), GcLimits::default());
     *node.runtime.images.lock().unwrap() = Some(Arc::new(images.unwrap()));
     node.start(Some(&hub)).await;

@@ -19,7 +19,7 @@ fn of_image(cpu: &str, memory: &str) -> Value {
 async fn start(cpu: &str) -> (FakeHub, Node) {
     let hub = FakeHub::start().await;
     hub.put_pod(of_image(cpu, "8Mi"));
-    let mut node = Node { runtime: FakeRuntime::of(api_edge::RUNTIME_CONTAINER), ..Node::new() };
+    let mut node = Node::with(FakeRuntime::of(api_edge::RUNTIME_CONTAINER));
     node.start(Some(&hub)).await;
     is_ready(&hub, "web").await;
     (hub, node)
@@ -121,7 +121,7 @@ async fn what_the_node_has_not_got_is_not_given_whoever_starts_again() {
 #[tokio::test]
 async fn what_others_have_is_waited_for() {
     let hub = FakeHub::start().await;
-    let mut node = Node { runtime: FakeRuntime::of(api_edge::RUNTIME_CONTAINER), ..Node::new() };
+    let mut node = Node::with(FakeRuntime::of(api_edge::RUNTIME_CONTAINER));
     node.start(Some(&hub)).await;
     eventually("the node", || match hub.object("/api/v1/nodes/n")["status"]["allocatable"]["cpu"].as_str() {
         Some(_) => Ok(()),

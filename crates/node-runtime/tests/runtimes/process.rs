@@ -1,10 +1,11 @@
 //! What a container is given, and what is told of it.
 
-use std::{fs, time::Duration};
+use std::{ffi::CString, fs, os::fd::AsRawFd as _, path::Path, time::Duration};
 
 use node_runtime::{
     ContainerEvent, ContainerState, ExitReason, Isolation, Limits, Mount, RuntimeError, Seccomp, Security,
 };
+use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::fixture::{Fixture, eventually, message, pid_in, skip_without_control_groups};
 
@@ -226,8 +227,36 @@ async fn volumes_appear_where_the_node_has_nothing() {
     assert_eq!(log[..expected.len()], expected, "{log:?}");
     assert_eq!(fs::read_to_string(volume.join("new")).unwrap(), "x\n");
     for path in ["/selvedge-test-a", "/etc/selvedge-test", "/selvedge-test-key"] {
-        assert!(!std::path::Path::new(path).exists(), "{path} was left on the node");
+        assert!(!Path::new(path).exists(), "{path} was left on the node");
     }
+}
+
+/// Mounts a file system at `place` whose server has ended: whoever looks at it gets `ENOTCONN`.
+fn mount_dead(place: &Path) {
+    let server = fs::File::options().read(true).write(true).open("/dev/fuse").unwrap();
+    let options = CString::new(format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd())).unwrap();
+    rustix::mount::mount("dead", place, "fuse", MountFlags::NOSUID, options.as_c_str()).unwrap();
+}
+
+#[tokio::test]
+async fn a_dead_file_system_beside_a_mount_point_is_left_out_of_the_view() {
+    if !is_root() || !Path::new("/dev/fuse").exists() {
+        return testkit::skip("a FUSE mount needs root and /dev/fuse");
+    }
+    let fixture = Fixture::new();
+    let [volume, beside, dead] = ["volume", "beside", "beside/dead"].map(|name| fixture.folder.path().join(name));
+    for directory in [&volume, &beside, &dead] {
+        fs::create_dir(directory).unwrap();
+    }
+    fs::write(beside.join("alive"), "").unwrap();
+    mount_dead(&dead);
+    let found = fs::read_dir(&dead).map(|_| ()).map_err(|error| error.raw_os_error());
+    let mut spec = fixture.shell(&format!("ls {}", beside.display()));
+    spec.mounts = vec![Mount { host_path: volume.clone(), container_path: beside.join("mounted"), ..Mount::default() }];
+    fixture.run(&spec).await;
+    rustix::mount::unmount(&dead, UnmountFlags::DETACH).unwrap();
+    assert_eq!(found, Err(Some(rustix::io::Errno::NOTCONN.raw_os_error())));
+    assert_eq!(fixture.log(&spec), ["stdout F alive", "stdout F mounted"]);
 }
 
 #[tokio::test]

@@ -244,7 +244,7 @@ fn in_memory(directory: &Path) -> bool {
     last.is_some_and(|line| line.starts_with(&format!("{VIEW} ")))
 }
 
-/// Puts a directory in memory over `directory` that has the same entries.
+/// Puts a directory in memory over `directory` that has the same entries, but for those that cannot be looked at.
 fn replace(directory: &Path, staging: &Path) -> io::Result<()> {
     let entries = fs::read_dir(directory)?.collect::<io::Result<Vec<_>>>()?;
     if entries.len() > ENTRIES_MAX {
@@ -269,7 +269,8 @@ fn replace(directory: &Path, staging: &Path) -> io::Result<()> {
 }
 
 fn carry_over(from: &PathBuf, to: &PathBuf) -> io::Result<()> {
-    let kind = fs::symlink_metadata(from)?.file_type();
+    // Of no use to the container either: another has removed it, its server is dead, or it is a user's own file system.
+    let Ok(kind) = fs::symlink_metadata(from).map(|meta| meta.file_type()) else { return Ok(()) };
     if kind.is_symlink() {
         return symlink(fs::read_link(from)?, to);
     }
