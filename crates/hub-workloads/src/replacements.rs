@@ -8,6 +8,7 @@
 //!
 //! When not one node is in reach, it is the hub that is cut off: nothing is replaced.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use api_edge::ANNOTATION_REPLACE_WHEN_UNREACHABLE as ANNOTATION;
@@ -19,6 +20,7 @@ use hub_runtime::views::{NodeView, ObjectMeta, PodView, Text, condition, nullabl
 use hub_runtime::writer::{Target, Writer};
 use hub_runtime::{Context, Event, Field, Next, ObjectRef, Queue, ReconcileError, Reconciler};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -30,6 +32,43 @@ const CONFLICT_RETRY: Duration = Duration::from_millis(500);
 /// The controller.
 pub(crate) struct Replacements {
     context: Context,
+    reach: Mutex<Reach>,
+}
+
+/// Which nodes are in reach, by their events. Thousands leave and return at once: each costs the same however many there are.
+#[derive(Default)]
+struct Reach {
+    near: HashSet<Box<str>>,
+    away: HashSet<Box<str>>,
+    /// Those out of reach whose pods are due, and stay, since no other node was in reach.
+    waiting: HashSet<Box<str>>,
+}
+
+/// What a change of a node means.
+#[derive(Debug, PartialEq, Eq)]
+enum Turn {
+    Leaves,
+    /// It is in reach, for which these have waited.
+    Returns(HashSet<Box<str>>),
+    Same,
+}
+
+impl Reach {
+    /// A node is in reach, out of reach, or has never said.
+    fn put(&mut self, node: &str, is_near: Option<bool>) -> Turn {
+        if is_near != Some(true) {
+            self.near.remove(node);
+        }
+        if is_near != Some(false) {
+            self.away.remove(node);
+            self.waiting.remove(node);
+        }
+        match is_near {
+            Some(true) if self.near.insert(node.into()) => Turn::Returns(std::mem::take(&mut self.waiting)),
+            Some(false) if self.away.insert(node.into()) => Turn::Leaves,
+            _ => Turn::Same,
+        }
+    }
 }
 
 /// A workload's annotation.
@@ -85,7 +124,7 @@ struct Due {
 
 impl Replacements {
     pub fn new(context: Context) -> Self {
-        Self { context }
+        Self { context, reach: Mutex::default() }
     }
 
     /// What the pod's workload says; a complaint goes to the workload.
@@ -111,16 +150,6 @@ impl Replacements {
         }
         policy
     }
-
-    fn is_any_node_in_reach(&self) -> bool {
-        let nodes = self.context.reader.list(Kind::Node, None);
-        nodes.into_iter().any(|node| {
-            let node = node.view_or_log::<NodeView<'_>>();
-            node.is_some_and(|node| {
-                condition(&node.status.conditions, "Ready").is_some_and(|ready| *ready.status != *"Unknown")
-            })
-        })
-    }
 }
 
 /// Whose annotation counts, and the nodes and pods that it is about.
@@ -144,26 +173,27 @@ impl Reconciler for Replacements {
             let workload = object.view_or_log::<Workload<'_>>();
             workload.and_then(|workload| workload.metadata.annotations.replace.map(|text| text.to_string()))
         };
+        let mut reach = self.reach.lock();
         match event {
             Event::Listed(Kind::Node, nodes) => {
-                nodes.iter().filter(|node| is_unreachable(node)).for_each(|node| queue.add(node.name().into()));
+                *reach = Reach::default();
+                for node in nodes.iter() {
+                    reach.put(node.name(), is_near(node));
+                }
+                reach.away.iter().for_each(|node| queue.add(node.clone()));
             }
             Event::Changed(change) if change.kind == Kind::Node => {
-                let was = change.previous.as_ref().is_some_and(is_unreachable);
-                let is = change.current.as_ref().is_some_and(is_unreachable);
-                if is && !was {
-                    queue.add(change.newest().name().into());
-                } else if was && !is {
-                    // Somebody is in reach again: what waited because nobody was is looked at.
-                    let nodes = self.context.reader.list(Kind::Node, None);
-                    nodes.filter(is_unreachable).for_each(|node| queue.add(node.name().into()));
+                let name = change.newest().name();
+                match reach.put(name, change.current.as_ref().and_then(is_near)) {
+                    Turn::Leaves => queue.add(name.into()),
+                    Turn::Returns(waiting) => waiting.into_iter().for_each(|node| queue.add(node)),
+                    Turn::Same => {}
                 }
             }
             Event::Changed(change) if change.kind != Kind::Pod => {
                 let now = change.current.as_ref().and_then(says);
                 if now.is_some() && now != change.previous.as_ref().and_then(says) {
-                    let nodes = self.context.reader.list(Kind::Node, None);
-                    nodes.filter(is_unreachable).for_each(|node| queue.add(node.name().into()));
+                    reach.away.iter().for_each(|node| queue.add(node.clone()));
                 }
             }
             // A pod does not come to a node that is out of reach.
@@ -197,8 +227,12 @@ impl Reconciler for Replacements {
         if due.is_empty() {
             return Ok(next);
         }
-        if !self.is_any_node_in_reach() {
-            return Ok(next.or(Next::After(DEADLINE_MAX)));
+        {
+            let mut reach = self.reach.lock();
+            if reach.near.is_empty() {
+                reach.waiting.insert(name.clone());
+                return Ok(next.or(Next::After(DEADLINE_MAX)));
+            }
         }
         let replaced = slow_start(due, |due| {
             let (writer, node) = (writer.clone(), name.clone());
@@ -242,13 +276,34 @@ fn unreachable_since(node: &NodeView<'_>) -> Option<Timestamp> {
     time(ready.last_transition_time.as_deref()?)
 }
 
-fn is_unreachable(node: &ObjectRef) -> bool {
-    node.view_or_log::<NodeView<'_>>().is_some_and(|node| node.is_unreachable())
+/// Whether a node is in reach, if it has ever said how it is.
+fn is_near(node: &ObjectRef) -> Option<bool> {
+    let node: NodeView<'_> = node.view_or_log()?;
+    Some(*condition(&node.status.conditions, "Ready")?.status != *"Unknown")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_that_returns_wakes_those_that_have_waited_for_one_and_no_others() {
+        let mut reach = Reach::default();
+        let none = HashSet::new;
+        assert_eq!(reach.put("a", None), Turn::Same);
+        assert_eq!(reach.put("a", Some(true)), Turn::Returns(none()));
+        assert_eq!(reach.put("a", Some(true)), Turn::Same);
+        for name in ["a", "b", "c", "d"] {
+            assert_eq!(reach.put(name, Some(false)), Turn::Leaves);
+            assert_eq!(reach.put(name, Some(false)), Turn::Same);
+        }
+        assert!(reach.near.is_empty());
+        reach.waiting = ["a", "b", "c"].map(Into::into).into();
+        assert_eq!(reach.put("c", None), Turn::Same, "it is deleted");
+        assert_eq!(reach.put("a", Some(true)), Turn::Returns(["b".into()].into()));
+        assert_eq!(reach.put("b", Some(true)), Turn::Returns(none()));
+        assert_eq!(reach.away, ["d".into()].into());
+    }
 
     #[test]
     fn a_policy_is_a_duration() {

@@ -112,6 +112,11 @@ impl SkippedNodes {
         }
     }
 
+    /// Whether none is left out now.
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
+    }
+
     /// Those that are left out now.
     pub fn now(&self) -> Skipped {
         self.0.lock().clone()

@@ -121,10 +121,11 @@ impl Deployments {
     ) -> Result<Step<Outlook>, ReconcileError> {
         let annotation = |name: &str| deployment.metadata.annotations.get(name).map(String::as_str);
         let policy = Policy::read(annotation(ANNOTATION_CANARY), annotation(ANNOTATION_CANARY_WAIT));
-        let skipped = self.skipped.now();
-        if policy == Policy::Off && skipped.is_empty() {
+        // What rests leaves nobody out. Thousands of nodes that leave at once have it looked at over and over, and all pods would be read.
+        if policy == Policy::Off && (self.skipped.is_empty() || is_at_rest(deployment, sets)) {
             return Ok(Step::Done(Outlook::default()));
         }
+        let skipped = self.skipped.now();
         let pods = self.pods_of(sets, &skipped)?;
         let mut outlook = leave_out(sets, &pods);
         let held = conditions(&deployment.status);
@@ -434,6 +435,13 @@ fn result(set: &Set) -> Option<Ended> {
 /// Whether a set's pods are those of a canary that has begun and not ended.
 fn is_on_trial(set: &Set) -> bool {
     set.metadata.annotations.contains_key(ANNOTATION_CANARY_NODES) && result(set).is_none()
+}
+
+/// Whether the last rollout is complete and no pod of a former template is left: then nothing of it depends on nodes.
+fn is_at_rest(deployment: &Deployment, sets: &Sets) -> bool {
+    sets.new.is_some()
+        && sets.old().all(|set| set.spec.replicas == 0 && set.status.replicas == 0)
+        && super::status::was_complete(&deployment.status)
 }
 
 /// Whether pods are of another template than the newest, or would be if there were any: a size of none in between is no way past the

@@ -166,6 +166,12 @@ pub(super) fn is_complete(deployment: &Deployment, status: &Value) -> bool {
     is_desired("updatedReplicas") && is_desired("replicas") && is_desired("availableReplicas")
 }
 
+/// Whether a status says that the last rollout was complete.
+pub(super) fn was_complete(status: &Value) -> bool {
+    let conditions = status["conditions"].as_array();
+    conditions.and_then(|all| status::find(all, PROGRESSING)).is_some_and(|current| current["reason"] == COMPLETE)
+}
+
 /// Whether no deadline has counted so far.
 fn has_waited(current: &Value) -> bool {
     matches!(current["reason"].as_str(), Some(NODES_SKIPPED | CANARY_WAITING))

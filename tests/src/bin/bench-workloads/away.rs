@@ -26,38 +26,46 @@ const COMMANDS: [&[&str]; 3] = [
     &["get", "pods", "-A", "--field-selector", "spec.nodeName=hollow-7", "-o", "wide"],
 ];
 
+/// How kubectl fared.
+#[derive(Default)]
+struct Seen {
+    /// Milliseconds of each command.
+    times: Vec<f64>,
+    /// What those said that failed.
+    failures: Vec<String>,
+}
+
 /// Runs kubectl over and over.
 struct Looking {
     is_over: Arc<AtomicBool>,
-    times: JoinHandle<Result<Vec<f64>>>,
+    seen: JoinHandle<Seen>,
 }
 
 impl Looking {
     fn start(kubectl: Kubectl) -> Self {
         let is_over = Arc::new(AtomicBool::new(false));
-        let times = std::thread::spawn({
+        let seen = std::thread::spawn({
             let is_over = is_over.clone();
             move || {
-                let mut times = Vec::new();
+                let mut seen = Seen::default();
                 for command in COMMANDS.iter().cycle() {
                     if is_over.load(Ordering::Relaxed) {
                         break;
                     }
                     let begin = Instant::now();
-                    kubectl.ok(command)?;
-                    times.push(milliseconds(begin.elapsed()));
+                    seen.failures.extend(kubectl.ok(command).err().map(|error| format!("{error:#}")));
+                    seen.times.push(milliseconds(begin.elapsed()));
                     std::thread::sleep(PAUSE);
                 }
-                Ok(times)
+                seen
             }
         });
-        Self { is_over, times }
+        Self { is_over, seen }
     }
 
-    /// Milliseconds of each command.
-    fn stop(self) -> Result<Vec<f64>> {
+    fn stop(self) -> Result<Seen> {
         self.is_over.store(true, Ordering::Relaxed);
-        self.times.join().ok().context("who runs kubectl ended badly")?
+        self.seen.join().ok().context("who runs kubectl ended badly")
     }
 }
 
@@ -104,7 +112,7 @@ pub fn away(bench: &mut Bench) -> Result<()> {
         wait_reachable(&hub)?;
         load::wait_rolled_out(&hub)?;
         let settled = begin.elapsed().as_secs_f64();
-        let mut times = looking.stop()?;
+        let Seen { mut times, failures } = looking.stop()?;
         times.sort_by(f64::total_cmp);
         let replaced = pods.difference(&load::uids(&hub)?).count();
         let what = format!("{nodes} nodes are away for {} s", time.as_secs());
@@ -113,6 +121,16 @@ pub fn away(bench: &mut Bench) -> Result<()> {
         let p99 = times[times.len() * 99 / 100];
         report.add(format!("kubectl get throughout, {what}, p50"), "ms", times, None, None);
         report.add(format!("kubectl get throughout, {what}, p99"), "ms", vec![p99], Some("≤ 1000"), None);
+        for failure in &failures {
+            println!("{failure}");
+        }
+        report.add(
+            format!("kubectl get that failed, {what}"),
+            "commands",
+            vec![failures.len() as f64],
+            Some("0"),
+            None,
+        );
         report.add(format!("until all watch again, {what}"), "s", vec![back], Some("≤ 30"), None);
         report.add(format!("until all is as it was before, {what}"), "s", vec![settled], None, None);
         report.add(format!("CPU of the hub, {what}"), "s", vec![hub.cpu() - cpu], None, None);

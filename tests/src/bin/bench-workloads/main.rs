@@ -61,7 +61,7 @@ const FULL: Size = Size {
     deployments: 10,
     runs: 3,
     starts: 200,
-    deletions: 40,
+    deletions: 120,
     replicas: [1000, 10_000],
     away_nodes: 5000,
     away: &[Duration::from_secs(30), Duration::from_secs(60)],
