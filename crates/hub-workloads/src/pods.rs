@@ -307,10 +307,14 @@ impl PodTable {
         self.revision
     }
 
-    /// Whether the last that was heard of an owner's pod is that it is there and not terminating.
-    pub fn is_alive(&self, owner: &str, name: &str, uid: &str) -> bool {
-        let pod = self.controlled.get(owner).and_then(|pods| pods.by_name.get(name));
-        pod.is_some_and(|pod| *pod.uid == *uid && !pod.is_terminating)
+    /// Whether the last that was heard of a pod is that it is there and not terminating: one that an owner controls, or has adopted and is not
+    /// known to control yet.
+    pub fn is_alive(&self, owner: &str, namespace: &str, name: &str, uid: &str) -> bool {
+        let of = |pods: Option<&Pods>| {
+            let pod = pods.and_then(|pods| pods.by_name.get(name));
+            pod.is_some_and(|pod| *pod.uid == *uid && !pod.is_terminating)
+        };
+        of(self.controlled.get(owner)) || of(self.orphans.get(namespace))
     }
 
     /// The pods that an owner controls.

@@ -393,13 +393,19 @@ impl Connection {
     }
 
     /// Awaits one step of an answer for as long as the connection is alive and the step not hopeless.
-    async fn progressing<T>(&self, act: &str, step: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+    pub(crate) async fn progressing<T>(
+        &self,
+        act: &str,
+        step: impl Future<Output = Result<T, ApiError>>,
+    ) -> Result<T, ApiError> {
         let begun = Instant::now();
         let mut step = std::pin::pin!(step);
         loop {
             let silent_at = self.health.heard_at().max(begun) + SILENCE_MAX;
             let wake_at = silent_at.min(begun + PATIENCE);
             tokio::select! {
+                // What has come counts, whatever became of the connection since: a kube-apiserver ends it after each answer to anonymous.
+                biased;
                 result = &mut step => return result,
                 () = self.close.cancelled() => return Err(ApiError::Unreachable),
                 () = tokio::time::sleep_until(wake_at) => {}
@@ -537,8 +543,9 @@ impl Watch {
                 return parse_event(&line, self.kind).map(Some).map_err(|message| self.unreadable(message));
             }
             let frame = tokio::select! {
-                () = self.ended.cancelled() => return Err(ApiError::Unreachable),
+                biased;
                 frame = self.body.frame() => frame,
+                () = self.ended.cancelled() => return Err(ApiError::Unreachable),
             };
             match frame {
                 None => return Ok(None),

@@ -157,12 +157,15 @@ fn a_table_says_how_far_it_has_heard() {
         ObjectRef::watched(object.namespace(), object.name(), revision, object.bytes().to_vec().into())
     };
     let (own, ended) = (object("a", SET, json!({})), object("b", None, json!({"phase": "Failed"})));
-    assert_eq!((table.revision(), table.is_alive("u-1", "a", "a")), (0, false));
+    assert_eq!((table.revision(), table.is_alive("u-1", "shop", "a", "a")), (0, false));
     table.apply(&changed(None, Some(at_revision(7, &own))), at(200));
-    assert_eq!((table.revision(), table.is_alive("u-1", "a", "a")), (7, true));
-    assert!(!table.is_alive("u-1", "a", "another") && !table.is_alive("u-2", "a", "a"));
+    assert_eq!((table.revision(), table.is_alive("u-1", "shop", "a", "a")), (7, true));
+    assert!(!table.is_alive("u-1", "shop", "a", "another") && !table.is_alive("u-2", "shop", "a", "a"));
     table.apply(&Event::Listed(Kind::Pod, [at_revision(7, &own), at_revision(9, &ended)].into()), at(200));
-    assert_eq!((table.revision(), table.is_alive("u-1", "a", "a")), (9, true));
+    assert_eq!((table.revision(), table.is_alive("u-1", "shop", "a", "a")), (9, true));
     table.apply(&changed(Some(at_revision(7, &own)), None), at(200));
-    assert_eq!((table.revision(), table.is_alive("u-1", "a", "a")), (9, false), "it never goes back");
+    assert_eq!((table.revision(), table.is_alive("u-1", "shop", "a", "a")), (9, false), "it never goes back");
+    // A set has adopted it, and deleted it as one too many, before either was heard of.
+    table.apply(&changed(None, Some(object("c", None, json!({})))), at(200));
+    assert!(table.is_alive("u-1", "shop", "c", "c") && !table.is_alive("u-1", "home", "c", "c"));
 }

@@ -429,7 +429,8 @@ impl Reconciler for ReplicaSets {
         // What is counted below are the events' pods: a store in this process shows a new pod before its event comes.
         let are_observed = {
             let pods = self.pods.lock();
-            let is_alive = |_: &str, name: &str, uid: &str| pods.is_alive(&set.metadata.uid, name, uid);
+            let is_alive =
+                |namespace: &str, name: &str, uid: &str| pods.is_alive(&set.metadata.uid, namespace, name, uid);
             self.expectations.are_observed(key, pods.revision(), is_alive)
         };
         if !are_observed {

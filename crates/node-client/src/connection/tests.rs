@@ -97,6 +97,44 @@ async fn another_hub_is_named_as_such_whatever_its_ca_is_called() {
     }
 }
 
+/// A client of the hub at `url`, who keeps its connection, and what both live by.
+fn keep(
+    url: String,
+    ca: &base_pki::Ca,
+    shutdown: &CancellationToken,
+) -> (ApiClient, tokio::task::JoinHandle<()>, watch::Sender<Option<Access>>) {
+    let (hub, manager) = client();
+    let (sender, access) = watch::channel(Some(Access { urls: vec![url], tls: client_tls(ca), bearer: None }));
+    let end = shutdown.clone();
+    let keeping = tokio::spawn(async move { manager.run(access, StatusRegistry::new("n"), end).await });
+    (hub, keeping, sender)
+}
+
+/// As a kube-apiserver that ends the connection after each answer to somebody unknown.
+#[tokio::test]
+async fn an_answer_that_has_come_counts_though_the_connection_has_ended() {
+    let ca = base_pki::Ca::create("hub").unwrap();
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let listener = base_http::Listener::bind("hub", any).unwrap().with_tls(server_tls(&ca));
+    let url = format!("https://{}", listener.address());
+    let shutdown = CancellationToken::new();
+    let empty = |_, _| async { http::Response::new(base_http::Body::empty()) };
+    let serving = base_http::serve(listener, empty, shutdown.clone());
+    let (mut hub, keeping, _access) = keep(url, &ca, &shutdown);
+    hub.connected().await;
+    let connection = hub.connection.borrow().clone().expect("it is connected");
+    hub.close();
+    for number in 0..64 {
+        let answer = connection.progressing("GET /", async { Ok::<_, ApiError>(number) }).await;
+        assert!(matches!(answer, Ok(same) if same == number), "{answer:?}");
+    }
+    let never = connection.progressing("GET /", std::future::pending::<Result<(), ApiError>>()).await;
+    assert!(matches!(never, Err(ApiError::Unreachable)), "{never:?}");
+    shutdown.cancel();
+    keeping.await.unwrap();
+    serving.abort();
+}
+
 /// A hub that answers a watch and then says nothing, on a connection that nobody closes.
 #[tokio::test]
 async fn a_watch_ends_with_the_connection_that_was_given_up() {
@@ -109,11 +147,7 @@ async fn a_watch_ends_with_the_connection_that_was_given_up() {
     };
     let shutdown = CancellationToken::new();
     let serving = base_http::serve(listener, silent, shutdown.clone());
-    let (mut hub, manager) = client();
-    let tls = client_tls(&ca);
-    let (_access, access) = watch::channel(Some(Access { urls: vec![url], tls, bearer: None }));
-    let end = shutdown.clone();
-    let keeping = tokio::spawn(async move { manager.run(access, StatusRegistry::new("n"), end).await });
+    let (mut hub, keeping, _access) = keep(url, &ca, &shutdown);
     hub.connected().await;
     let mut watch = hub.watch("/api/v1/pods?watch=true", "Pod").await.unwrap();
     let mut rests = hub.retry();
