@@ -8,7 +8,7 @@
 //!
 //! When not one node is in reach, it is the hub that is cut off: nothing is replaced.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use api_edge::ANNOTATION_REPLACE_WHEN_UNREACHABLE as ANNOTATION;
@@ -35,13 +35,14 @@ pub(crate) struct Replacements {
     reach: Mutex<Reach>,
 }
 
-/// Which nodes are in reach, by their events. Thousands leave and return at once: each costs the same however many there are.
+/// Which nodes are in reach, by their events. Thousands leave and return at once: each costs the same however many there are. In order, so
+/// that a simulation is the same again.
 #[derive(Default)]
 struct Reach {
-    near: HashSet<Box<str>>,
-    away: HashSet<Box<str>>,
+    near: BTreeSet<Box<str>>,
+    away: BTreeSet<Box<str>>,
     /// Those out of reach whose pods are due, and stay, since no other node was in reach.
-    waiting: HashSet<Box<str>>,
+    waiting: BTreeSet<Box<str>>,
 }
 
 /// What a change of a node means.
@@ -49,7 +50,7 @@ struct Reach {
 enum Turn {
     Leaves,
     /// It is in reach, for which these have waited.
-    Returns(HashSet<Box<str>>),
+    Returns(BTreeSet<Box<str>>),
     Same,
 }
 
@@ -289,7 +290,7 @@ mod tests {
     #[test]
     fn a_node_that_returns_wakes_those_that_have_waited_for_one_and_no_others() {
         let mut reach = Reach::default();
-        let none = HashSet::new;
+        let none = BTreeSet::new;
         assert_eq!(reach.put("a", None), Turn::Same);
         assert_eq!(reach.put("a", Some(true)), Turn::Returns(none()));
         assert_eq!(reach.put("a", Some(true)), Turn::Same);
