@@ -65,6 +65,17 @@ fn server_tls(ca: &base_pki::Ca) -> base_http::ServerTls {
     base_http::ServerTls::new(&leaf.cert_pem, &leaf.key_pem, None).unwrap()
 }
 
+/// Serves what `handler` answers as a hub whose certificates `ca` signs; its URL.
+fn serve(
+    ca: &base_pki::Ca,
+    handler: impl base_http::Handler,
+    shutdown: &CancellationToken,
+) -> (String, tokio::task::JoinHandle<()>) {
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let listener = base_http::Listener::bind("hub", any).unwrap().with_tls(server_tls(ca));
+    (format!("https://{}", listener.address()), base_http::serve(listener, handler, shutdown.clone()))
+}
+
 fn client_tls(ca: &base_pki::Ca) -> Arc<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in base_pki::certificates(ca.cert_pem()).unwrap() {
@@ -82,12 +93,9 @@ async fn another_hub_is_named_as_such_whatever_its_ca_is_called() {
     let ours = base_pki::Ca::create("selvedge-hub").unwrap();
     for name in ["selvedge-hub", "selvedge-hub-0a1b2c3d"] {
         let other = base_pki::Ca::create(name).unwrap();
-        let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let listener = base_http::Listener::bind("hub", any).unwrap().with_tls(server_tls(&other));
-        let url = format!("https://{}", listener.address());
         let shutdown = CancellationToken::new();
         let empty = |_, _| async { http::Response::new(base_http::Body::empty()) };
-        let serving = base_http::serve(listener, empty, shutdown.clone());
+        let (url, serving) = serve(&other, empty, &shutdown);
         let access = |ca| Access { urls: vec![url.clone()], tls: client_tls(ca), bearer: None };
         let failed = dial(&url, &access(&ours)).await.map(|_| ());
         assert!(matches!(failed, Err(DialError::OtherHub { .. })), "{name}: {failed:?}");
@@ -114,12 +122,9 @@ fn keep(
 #[tokio::test]
 async fn an_answer_that_has_come_counts_though_the_connection_has_ended() {
     let ca = base_pki::Ca::create("hub").unwrap();
-    let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
-    let listener = base_http::Listener::bind("hub", any).unwrap().with_tls(server_tls(&ca));
-    let url = format!("https://{}", listener.address());
     let shutdown = CancellationToken::new();
     let empty = |_, _| async { http::Response::new(base_http::Body::empty()) };
-    let serving = base_http::serve(listener, empty, shutdown.clone());
+    let (url, serving) = serve(&ca, empty, &shutdown);
     let (mut hub, keeping, _access) = keep(url, &ca, &shutdown);
     hub.connected().await;
     let connection = hub.connection.borrow().clone().expect("it is connected");
@@ -139,14 +144,11 @@ async fn an_answer_that_has_come_counts_though_the_connection_has_ended() {
 #[tokio::test]
 async fn a_watch_ends_with_the_connection_that_was_given_up() {
     let ca = base_pki::Ca::create("hub").unwrap();
-    let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
-    let listener = base_http::Listener::bind("hub", any).unwrap().with_tls(server_tls(&ca));
-    let url = format!("https://{}", listener.address());
     let silent = |_, _| async {
         http::Response::new(base_http::Body::stream(futures::stream::pending::<Result<Bytes, std::io::Error>>()))
     };
     let shutdown = CancellationToken::new();
-    let serving = base_http::serve(listener, silent, shutdown.clone());
+    let (url, serving) = serve(&ca, silent, &shutdown);
     let (mut hub, keeping, _access) = keep(url, &ca, &shutdown);
     hub.connected().await;
     let mut watch = hub.watch("/api/v1/pods?watch=true", "Pod").await.unwrap();
